@@ -1,0 +1,45 @@
+# The two commands a new user needs are `make run` and `make test`; both make the virtual environment they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What `make run` runs: unset variables leave the default of the flow (see `$(BIN)/python -m flows.pipeline --help`).
+FLAGS := $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(SYMBOL),--symbol $(SYMBOL)) $(if $(CATEGORY),--category $(CATEGORY)) \
+         $(if $(INTERVAL),--interval $(INTERVAL)) $(if $(START),--start $(START)) $(if $(END),--end $(END)) \
+         $(if $(CANDLES),--candles $(CANDLES)) $(if $(PRESET),--preset $(PRESET)) $(if $(HORIZON),--horizon $(HORIZON))
+
+export DSC_HOME ?= $(CURDIR)/.dsc
+export PREFECT_HOME ?= $(DSC_HOME)/prefect
+export DO_NOT_TRACK := 1
+
+.PHONY: run test lint clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/installed
+	@mkdir -p $(PREFECT_HOME)
+	@$(BIN)/python -m flows.pipeline $(FLAGS) $(ARGS)
+
+test: $(VENV)/installed-test
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,oracles]'
+	@touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

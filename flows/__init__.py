@@ -1,0 +1,1 @@
+"""When and in what order: Prefect flows, each runnable by hand with `python -m flows.<name>`."""

@@ -1,0 +1,378 @@
+"""The shared vocabulary: names, units, references and errors. Standard library and NumPy only.
+
+The errors, by what to do about them:
+
+    PipelineError
+    ├── TemporaryError          the same call may succeed later: retried within a budget
+    │   ├── RateLimited         Bybit 10006: too many requests; knows when the limit resets
+    │   ├── Banned              HTTP 403: this address sent too much, or may not use Bybit; minutes, not seconds
+    │   ├── Ambiguous           time-out, 5xx, broken body: unknown whether the request took effect
+    │   └── StoreBusyError      another process holds the database
+    ├── Rejected                Bybit understood and said no (retCode)
+    ├── AuthError               key, signature or permission
+    ├── ClockError              this machine's clock is off
+    ├── ConfigError             a parameter or setting breaks a rule
+    ├── CandleError             candles that cannot be used
+    │   ├── CandleGapError      bars are missing
+    │   └── QuarantineError     too large a share of rows broke the contract
+    ├── StoreError              the database or a file under DSC_HOME is unreadable, unwritable or of a newer schema
+    ├── DatasetError            a dataset is missing, corrupt, or too short
+    ├── TrainingError           a loss or a weight is not finite
+    ├── LeakError               bars that the model was trained on were about to be used as a test
+    └── ArtifactError           a version is missing, corrupt, or does not fit
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Literal, NewType, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+Category = Literal["linear", "spot", "inverse"]
+Source = NewType("Source", str)
+"""Where candles came from: "bybit", "testnet", "demo", or "sandbox:<hash8>" of the replayed file or of the market's kind and seed."""
+
+_SOURCE = re.compile(r"bybit|testnet|demo|sandbox:[0-9a-f]{8}")
+
+CANDLE_COLUMNS = ("open", "high", "low", "close", "volume", "turnover")
+"""USDT per coin for prices, coins for volume, USDT for turnover (inverse: USD and coins); turnover may be NaN where unknown."""
+
+FEATURES = (
+    "return_1",
+    "return_12",
+    "volatility",
+    "volume_ratio",
+    "rsi",
+    "macd",
+    "macd_signal",
+    "range",
+    "vwap_deviation",
+    "log_volume",
+)
+"""The model's inputs, in channel order. `tasks/market/features.py` says what each one is."""
+
+CLASSES = ("sell", "hold", "buy")
+SELL, HOLD, BUY = 0, 1, 2
+"""Class of a label and index of a probability."""
+
+MINUTE_MS = 60_000
+DAY_MS = 86_400_000
+INTERVAL_MS = {
+    **{str(minutes): minutes * MINUTE_MS for minutes in (1, 3, 5, 15, 30, 60, 120, 240, 360, 720)},
+    "D": DAY_MS,
+    "W": 7 * DAY_MS,
+}
+"""Milliseconds per bar of each Bybit interval that has a fixed step ("M", a calendar month, has none)."""
+
+_MONDAY_MS = 4 * DAY_MS  # weeks open on Mondays; 1970-01-01 was a Thursday
+_MS_PER_YEAR = 365 * DAY_MS
+
+
+class PipelineError(Exception):
+    """Anything this project refuses to go on with."""
+
+
+class TemporaryError(PipelineError):
+    """The same call may succeed later."""
+
+
+class RateLimited(TemporaryError):
+    """Bybit 10006: too many requests.
+
+    Args:
+        message: The rule and what was found.
+        reset_ms: Server time at which the limit resets, UTC milliseconds; None where Bybit did not say.
+    """
+
+    def __init__(self, message: str, reset_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.reset_ms = reset_ms
+
+
+class Banned(TemporaryError):
+    """HTTP 403: over the limit of this address, or an address that Bybit does not serve."""
+
+
+class Ambiguous(TemporaryError):
+    """Nobody knows whether the request took effect: a read may be repeated, an order must be looked up."""
+
+
+class StoreBusyError(TemporaryError):
+    """Another process holds the database."""
+
+
+class Rejected(PipelineError):
+    """Bybit understood the request and refused it.
+
+    Args:
+        message: The rule and what was found.
+        code: Bybit's retCode.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class AuthError(PipelineError):
+    """Key, signature or permission."""
+
+
+class ClockError(PipelineError):
+    """This machine's clock is off."""
+
+
+class ConfigError(PipelineError, ValueError):
+    """A parameter or a setting breaks a rule."""
+
+
+class CandleError(PipelineError):
+    """Candles that cannot be used."""
+
+
+class CandleGapError(CandleError):
+    """Bars are missing."""
+
+
+class QuarantineError(CandleError):
+    """Too large a share of the rows broke the contract."""
+
+
+class StoreError(PipelineError):
+    """The database or a file under DSC_HOME is unreadable, unwritable or of a newer schema."""
+
+
+class DatasetError(PipelineError):
+    """A dataset is missing, corrupt, or too short."""
+
+
+class TrainingError(PipelineError):
+    """A loss or a weight is not finite."""
+
+
+class LeakError(PipelineError):
+    """Bars that the model was trained on were about to be used as a test."""
+
+
+class ArtifactError(PipelineError):
+    """A version is missing, corrupt, or does not fit."""
+
+
+def parse_source(text: str) -> Source:
+    """Return `text` as a source, or refuse it.
+
+    Raises:
+        ConfigError: `text` is none of bybit, testnet, demo, sandbox:<8 hex digits>.
+    """
+    if not _SOURCE.fullmatch(text):
+        raise ConfigError(f"source must be bybit, testnet, demo or sandbox:<8 hex digits>, was {text!r}")
+    return Source(text)
+
+
+def sandbox_source(content: bytes) -> Source:
+    """Return the source of a replayed file (its bytes) or a synthetic market (its description)."""
+    return Source(f"sandbox:{content_hash([content])[:8]}")
+
+
+def content_hash(parts: Iterable[bytes]) -> str:
+    """Return the SHA-256 of the parts, in hexadecimal; each part's length is hashed too, so that no two splits agree."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def utc_text(ms: int) -> str:
+    """Return UTC milliseconds as 2026-01-04T10:00Z."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%MZ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Market:
+    """A market and its bar length.
+
+    Attributes:
+        symbol: Bybit's symbol, upper case, such as BTCUSDT.
+        category: linear (perpetuals margined in USDT or USDC), spot or inverse.
+        interval: Bybit's interval code: 1 3 5 15 30 60 120 240 360 720 (minutes), D or W.
+    """
+
+    symbol: str = "SYNTHUSDT"
+    category: Category = "linear"
+    interval: str = "5"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Z0-9-]{2,40}", self.symbol):
+            raise ConfigError(
+                f"symbol must be upper-case letters, digits and dashes such as BTCUSDT, was {self.symbol!r}"
+            )
+        if self.category not in ("linear", "spot", "inverse"):
+            raise ConfigError(f"category must be linear, spot or inverse, was {self.category!r}")
+        if self.interval == "M":
+            raise ConfigError("interval M is a calendar month and has no fixed step; use D or W")
+        if self.interval not in INTERVAL_MS:
+            raise ConfigError(f"interval must be one of {' '.join(INTERVAL_MS)}, was {self.interval!r}")
+
+    def __str__(self) -> str:
+        unit = "" if self.interval in "DW" else "m"
+        return f"{self.symbol} {self.category} {self.interval}{unit}"
+
+    @property
+    def slug(self) -> str:
+        """The market as a file name: linear-BTCUSDT-5."""
+        return f"{self.category}-{self.symbol}-{self.interval}"
+
+    @property
+    def interval_ms(self) -> int:
+        """Milliseconds per bar."""
+        return INTERVAL_MS[self.interval]
+
+    @property
+    def bars_per_year(self) -> float:
+        """Bars in 365 days: crypto trades around the clock."""
+        return _MS_PER_YEAR / self.interval_ms
+
+    def floor(self, ms: int) -> int:
+        """Return the open time of the bar that contains `ms`, UTC milliseconds."""
+        offset = _MONDAY_MS if self.interval == "W" else 0
+        return (ms - offset) // self.interval_ms * self.interval_ms + offset
+
+    def ceil(self, ms: int) -> int:
+        """Return the open time of the first bar that opens at or after `ms`, UTC milliseconds."""
+        return self.floor(ms + self.interval_ms - 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candles:
+    """Closed candles as columns, oldest first.
+
+    Attributes:
+        start_ms: (T,) open time of each bar, UTC milliseconds, strictly increasing.
+        open, high, low, close: (T,) quote currency per coin.
+        volume: (T,) base currency.
+        turnover: (T,) quote currency; NaN where unknown.
+    """
+
+    start_ms: IntArray
+    open: FloatArray
+    high: FloatArray
+    low: FloatArray
+    close: FloatArray
+    volume: FloatArray
+    turnover: FloatArray
+
+    def __post_init__(self) -> None:
+        lengths = {f.name: len(getattr(self, f.name)) for f in fields(self)}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"candle columns must have one length, were {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.start_ms)
+
+    def __getitem__(self, rows: slice | IntArray | BoolArray) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return no candles."""
+        return cls(start_ms=np.empty(0, np.int64), **{name: np.empty(0) for name in CANDLE_COLUMNS})
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Return the parts one after the other, in the order given."""
+        if not parts:
+            return cls.empty()
+        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+    def matrix(self) -> FloatArray:
+        """Return (T, 6): start_ms, open, high, low, close, volume, as the feature recurrences read them."""
+        return np.column_stack(
+            [self.start_ms.astype(np.float64), self.open, self.high, self.low, self.close, self.volume]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectedRow:
+    """A row that was not stored, and why.
+
+    Attributes:
+        start_ms: Open time as far as it could be read, UTC milliseconds; None where not even that was readable.
+        raw: The row as it came, cut to 500 characters.
+        reason: The failed check.
+    """
+
+    start_ms: int | None
+    raw: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A run of bars: first and last open time, both inclusive, UTC milliseconds."""
+
+    first_ms: int
+    last_ms: int
+
+    def bars(self, interval_ms: int) -> int:
+        """Return how many bars the window holds."""
+        return (self.last_ms - self.first_ms) // interval_ms + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instrument:
+    """What Bybit says of a market.
+
+    Attributes:
+        launch_ms: Start of trading, UTC milliseconds; 0 where Bybit does not say (spot).
+        tick_size, qty_step, min_qty, min_notional: Decimal text, as Bybit sends it.
+        funding_interval_min: Minutes between funding stamps; 0 where there is no funding.
+        status: Trading, PreLaunch, Delivering, Closed …
+    """
+
+    symbol: str
+    category: Category
+    status: str
+    launch_ms: int
+    tick_size: str
+    qty_step: str
+    min_qty: str
+    min_notional: str
+    funding_interval_min: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRef:
+    """A dataset by name: what crosses a task instead of its rows."""
+
+    id: str
+    source: Source
+    market: Market
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionRef:
+    """A stored model version by name.
+
+    Attributes:
+        source: Where its candles came from.
+        name: The market's slug.
+        version: <UTC>-<hash8>.
+    """
+
+    source: Source
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.source}/{self.name}/{self.version}"

@@ -1,0 +1,86 @@
+"""Intermediate results, each in a folder named by the hash of what it was made from.
+
+A result that is there is complete: it was written beside its place and renamed into it. So a killed run leaves either the
+whole result or none, and the same work asked for again, by any process, is found instead of done. Deleting the folder is safe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.schema import StoreError, content_hash
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return `value` (JSON types and dataclasses) as text that is equal whenever the value is: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        raise TypeError(f"a path must not enter a content key, was {value!r}")
+    raise TypeError(f"a content key takes JSON types and dataclasses, was {type(value).__name__}")
+
+
+class WorkFolder:
+    """Results by content key.
+
+    Args:
+        root: Folder that holds them all.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @staticmethod
+    def key(step: str, made_from: Any) -> str:
+        """Return the key of the result of `step` on inputs `made_from` (JSON types and dataclasses)."""
+        return f"{step}-{content_hash([canonical_json(made_from)])[:16]}"
+
+    def __contains__(self, key: str) -> bool:
+        return (self._root / key).is_dir()
+
+    def save(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Write the files of a result at once; a result that is there already is left alone.
+
+        Raises:
+            StoreError: The folder can't be written.
+        """
+        target = self._root / key
+        if target.is_dir():
+            return
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._root))
+            try:
+                for name, content in files.items():
+                    (beside / name).write_bytes(content)
+                os.replace(beside, target)
+            except OSError:
+                shutil.rmtree(beside, ignore_errors=True)
+                if not target.is_dir():  # else another process finished the same work first
+                    raise
+        except OSError as err:
+            raise StoreError(
+                f"results must be writable, {target} is not ({err.strerror}); free space or set DSC_HOME"
+            ) from err
+
+    def read(self, key: str, name: str) -> bytes:
+        """Return one file of a result.
+
+        Raises:
+            StoreError: There is no such result or file.
+        """
+        try:
+            return (self._root / key / name).read_bytes()
+        except OSError as err:
+            raise StoreError(f"result {key} has no readable {name} ({err.strerror}); run the step again") from err

@@ -1,0 +1,1 @@
+"""Money: the decision, its accounting, its metrics and their significance. Pure."""

@@ -1,0 +1,1 @@
+"""Bars: features, labels, folds and synthetic markets. Pure."""
