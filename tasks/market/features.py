@@ -1,0 +1,266 @@
+"""The model's ten inputs: one recurrence each, advanced bar by bar, the same code for history and for live bars.
+
+C, H, L, V are a bar's close, high, low and volume; C1 and C12 the closes 1 and 12 bars before; r = ln(C / C1).
+The unit of every price feature is `vol` = sqrt(EWMA of r^2, span 100), close to close, per bar, dimensionless.
+
+    feature         formula                                                   looks back   source
+    return_1        r / vol                                                   1            (unit: vol, throughout)
+    return_12       ln(C / C12) / (vol * sqrt(12))                            12
+    volatility      ln(sqrt(mean of r^2 over 20 bars) / vol), within +-5      20
+    volume_ratio    ln(V / mean of V over 20 bars), at least -5               20
+    rsi             RSI / 100 - 0.5, that is gain / (gain + loss) - 0.5;      Wilder 14    Wilder 1978
+                    gain and loss: averages with weight 1/14 of max(+-(C - C1), 0)
+    macd            (EMA12 of C - EMA26 of C) / (C * vol)                     EMA 26       Appel
+    macd_signal     EMA9 of (EMA12 - EMA26) / (C * vol)                       EMA 26 + 9   Appel
+    range           (H - L) / (C * vol)                                       this bar
+    vwap_deviation  ln(C / VWAP) / vol; VWAP of the UTC day so far, this      UTC day
+                    bar included, at the typical price (H + L + C) / 3
+    log_volume      ln(V) - mean of ln(V) over 2,000 bars, within +-5         2,000
+
+An EMA of span n has the weight 2 / (n + 1). The choices that the formulas leave open:
+
+- A bar without trades: volume_ratio and log_volume are -5 (ln 0, clipped), and it stays out of the mean of ln(V),
+  which is over the bars of the last 2,000 that traded. vwap_deviation is 0 until the day's first trade.
+- A flat market, vol < 1e-8: every price feature is 0, rsi and volatility included (an RSI of 50; TA-Lib says 0).
+- A gap, a repeated bar or a candle that is not one (not finite, not positive, high below close ...) restarts
+  everything: a new segment begins, and its first WARM_UP - 1 bars are NaN. Nothing is bridged or filled.
+
+Recurrences start from zero, without seeding: WARM_UP outlives any seed. What lies before the start weighs
+(1 - 2/101)^2000 = 4e-18 in vol^2 and far less in the rest, so that features agree to 1e-9 wherever history starts,
+unless one bar before the start moved 70,000 times more than the market moves now.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from storage.schema import DAY_MS, FEATURES, FloatArray, IntArray
+
+WARM_UP = 2_000
+"""Bars of a segment after which features are given: the slow mean of ln(V) is full, and seeds are forgotten to 1e-9."""
+
+OUTPUTS = (*FEATURES, "vol")
+"""What `advance` writes, in this order."""
+
+FLAT_VOL = 1e-8
+"""Below this volatility per bar a market counts as flat: a millionth of a calm five minutes, and far above rounding."""
+
+CLIP = 5.0  # logs of ratios: e^5 is 148 times the usual
+_VOL_WEIGHT = 2 / 101
+_RSI_WEIGHT = 1 / 14
+_FAST_WEIGHT, _SLOW_WEIGHT, _SIGNAL_WEIGHT = 2 / 13, 2 / 27, 2 / 10
+_SHORT = 20  # bars of `volatility` and `volume_ratio`
+_LAG = 12  # bars of `return_12`
+_LEAST, _MOST = 1e-100, 1e100  # prices and volumes; no product or quotient of such numbers leaves float64
+
+# The state is one float64 array, so that other compiled code can carry it: the clock, then what a restart clears
+# (scalars, three rings), then the ring of ln(V), NaN where a bar did not trade or has not come yet.
+_INTERVAL_MS, _LAST_MS, _BARS, _CLOSE, _RETURN, _LAG_RETURN, _VARIANCE, _GAIN, _LOSS = range(9)
+_FAST, _SLOW, _SIGNAL, _DAY, _DAY_VALUE, _DAY_VOLUME, _LOG_VOLUME_SUM, _TRADED = range(9, 17)
+_SQUARES = 17
+_VOLUMES = _SQUARES + _SHORT
+_CLOSES = _VOLUMES + _SHORT
+_LOG_VOLUMES = _CLOSES + _LAG
+_SIZE = _LOG_VOLUMES + WARM_UP
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """The features of a series of candles.
+
+    Attributes:
+        values: (T, 10) in the order of `storage.schema.FEATURES`, dimensionless; NaN while a segment warms up.
+        vol: (T,) volatility per bar, dimensionless, >= 0; NaN on the same bars.
+        segment: (T,) number of the gap-free run that the bar belongs to, from 0. An invalid candle is a run of its own.
+    """
+
+    values: FloatArray
+    vol: FloatArray
+    segment: IntArray
+
+
+def new_state(interval_ms: int) -> FloatArray:
+    """Return the state of a series that has not begun.
+
+    Args:
+        interval_ms: Milliseconds per bar, >= 1.
+    Returns:
+        Packed float64 state; only `advance` reads and writes it. A copy of it is a snapshot.
+    Raises:
+        ValueError: `interval_ms` < 1.
+    """
+    if interval_ms < 1:
+        raise ValueError(f"interval_ms must be >= 1, was {interval_ms!r}")
+    state = np.zeros(_SIZE)
+    state[_INTERVAL_MS] = interval_ms
+    _restart(state)
+    return state
+
+
+@njit(cache=True)
+def advance(state: FloatArray, candle: FloatArray, out: FloatArray) -> bool:
+    """Take in one closed candle and write its features.
+
+    Args:
+        state: From `new_state`; changed in place.
+        candle: (6,) start_ms, open, high, low, close, volume.
+        out: (11,) overwritten with the values of `OUTPUTS`; NaN until the segment holds WARM_UP bars.
+    Returns:
+        Whether this bar opens a new segment: the first bar, one after a gap, an invalid one, or one after that.
+    """
+    start, high, low, close, volume = candle[0], candle[2], candle[3], candle[4], candle[5]
+    valid = _is_candle(start, candle[1], high, low, close, volume)
+    follows = valid and start == state[_LAST_MS] + state[_INTERVAL_MS]
+    if not follows:
+        _restart(state)
+    if valid:
+        volume = volume if volume >= _LEAST else 0.0
+        _remember_prices(state, close)
+        _remember_volume(state, volume)
+        _remember_day(state, start, (high + low + close) / 3 * volume, volume)
+        state[_LAST_MS] = start
+        state[_BARS] += 1
+    if state[_BARS] >= WARM_UP:
+        _write(state, high, low, close, volume, out)
+    else:
+        out[:] = np.nan
+    return not follows
+
+
+def build_features(matrix: FloatArray, interval_ms: int) -> Features:
+    """Return the features of a series of candles: `advance` in a loop.
+
+    Args:
+        matrix: (T, 6) as `Candles.matrix` gives it: start_ms, open, high, low, close, volume; oldest first.
+        interval_ms: Milliseconds per bar.
+    Returns:
+        Features of T bars.
+    Raises:
+        ValueError: `matrix` has another shape, or `interval_ms` < 1.
+    """
+    if matrix.ndim != 2 or matrix.shape[1] != 6:
+        raise ValueError(f"matrix must be (T, 6), start_ms open high low close volume, was {matrix.shape}")
+    bars = len(matrix)
+    values, vol, segment = np.empty((bars, len(FEATURES))), np.empty(bars), np.empty(bars, np.int64)
+    _advance_all(new_state(interval_ms), np.ascontiguousarray(matrix, np.float64), values, vol, segment)
+    return Features(values=values, vol=vol, segment=segment)
+
+
+@njit(cache=True)
+def _advance_all(state: FloatArray, matrix: FloatArray, values: FloatArray, vol: FloatArray, segment: IntArray) -> None:
+    out = np.empty(len(OUTPUTS))
+    number = -1
+    for bar in range(len(matrix)):
+        number += advance(state, matrix[bar], out)
+        values[bar] = out[:-1]
+        vol[bar] = out[-1]
+        segment[bar] = number
+
+
+@njit(cache=True)
+def _is_candle(start: float, open_: float, high: float, low: float, close: float, volume: float) -> bool:
+    # Every comparison with NaN is false, so NaN fails too.
+    return (
+        math.isfinite(start)
+        and _LEAST <= low <= open_ <= high <= _MOST
+        and low <= close <= high
+        and 0 <= volume <= _MOST
+    )
+
+
+@njit(cache=True)
+def _restart(state: FloatArray) -> None:
+    state[_LAST_MS] = np.nan
+    state[_BARS:_LOG_VOLUMES] = 0.0
+    state[_LOG_VOLUMES:] = np.nan
+
+
+@njit(cache=True)
+def _remember_prices(state: FloatArray, close: float) -> None:
+    bars = int(state[_BARS])
+    previous = state[_CLOSE] if bars > 0 else close
+    lagged = state[_CLOSES + bars % _LAG] if bars >= _LAG else close
+    change = close - previous
+    log_return = math.log(close / previous)
+    state[_CLOSE] = state[_CLOSES + bars % _LAG] = close
+    state[_RETURN] = log_return
+    state[_LAG_RETURN] = math.log(close / lagged)
+    state[_VARIANCE] += _VOL_WEIGHT * (log_return**2 - state[_VARIANCE])
+    state[_SQUARES + bars % _SHORT] = log_return**2
+    state[_GAIN] += _RSI_WEIGHT * (max(change, 0.0) - state[_GAIN])
+    state[_LOSS] += _RSI_WEIGHT * (max(-change, 0.0) - state[_LOSS])
+    # Both EMAs are kept as distances from the close, so that rounding is that of the moves and not of the price level.
+    state[_FAST] = (1 - _FAST_WEIGHT) * (state[_FAST] - change)
+    state[_SLOW] = (1 - _SLOW_WEIGHT) * (state[_SLOW] - change)
+    state[_SIGNAL] += _SIGNAL_WEIGHT * (state[_FAST] - state[_SLOW] - state[_SIGNAL])
+
+
+@njit(cache=True)
+def _remember_volume(state: FloatArray, volume: float) -> None:
+    bars = int(state[_BARS])
+    place = bars % WARM_UP
+    state[_VOLUMES + bars % _SHORT] = volume
+    oldest = state[_LOG_VOLUMES + place]
+    newest = math.log(volume) if volume > 0 else np.nan
+    state[_LOG_VOLUMES + place] = newest
+    if not math.isnan(oldest):
+        state[_LOG_VOLUME_SUM] -= oldest
+        state[_TRADED] -= 1
+    if not math.isnan(newest):
+        state[_LOG_VOLUME_SUM] += newest
+        state[_TRADED] += 1
+    if place == 0:  # once a round the sum is taken anew, so that rounding never adds up over more than one round
+        state[_LOG_VOLUME_SUM] = 0.0
+        for log_volume in state[_LOG_VOLUMES:]:
+            if not math.isnan(log_volume):
+                state[_LOG_VOLUME_SUM] += log_volume
+
+
+@njit(cache=True)
+def _remember_day(state: FloatArray, start: float, value: float, volume: float) -> None:
+    day = math.floor(start / DAY_MS)
+    if day != state[_DAY]:
+        state[_DAY] = day
+        state[_DAY_VALUE] = state[_DAY_VOLUME] = 0.0
+    state[_DAY_VALUE] += value
+    state[_DAY_VOLUME] += volume
+
+
+@njit(cache=True)
+def _write(state: FloatArray, high: float, low: float, close: float, volume: float, out: FloatArray) -> None:
+    vol = math.sqrt(state[_VARIANCE])
+    out[:] = 0.0
+    out[10] = vol
+    if vol >= FLAT_VOL:
+        out[0] = state[_RETURN] / vol
+        out[1] = state[_LAG_RETURN] / (vol * math.sqrt(_LAG))
+        out[2] = _clipped_log(math.sqrt(_mean(state, _SQUARES)) / vol)
+        out[4] = state[_GAIN] / (state[_GAIN] + state[_LOSS]) - 0.5
+        out[5] = (state[_FAST] - state[_SLOW]) / (close * vol)
+        out[6] = state[_SIGNAL] / (close * vol)
+        out[7] = (high - low) / (close * vol)
+        if state[_DAY_VOLUME] > 0:
+            out[8] = math.log(close * state[_DAY_VOLUME] / state[_DAY_VALUE]) / vol
+    if volume > 0:
+        out[3] = _clipped_log(volume / _mean(state, _VOLUMES))
+        out[9] = min(max(math.log(volume) - state[_LOG_VOLUME_SUM] / state[_TRADED], -CLIP), CLIP)
+    else:
+        out[3] = out[9] = -CLIP
+
+
+@njit(cache=True)
+def _mean(state: FloatArray, ring: int) -> float:
+    # Summed anew for every bar: a running sum would keep the rounding of one huge bar in the quiet ones after it.
+    total = 0.0
+    for place in range(ring, ring + _SHORT):
+        total += state[place]
+    return total / _SHORT
+
+
+@njit(cache=True)
+def _clipped_log(ratio: float) -> float:
+    return min(max(math.log(ratio), -CLIP), CLIP) if ratio > 0 else -CLIP

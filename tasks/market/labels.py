@@ -1,0 +1,152 @@
+"""What the model is to foresee. The only file of the project that looks ahead, by exactly horizon + 1 bars.
+
+A decision taken at the close of bar t is filled at the open of t + 1, so the label is the return from that open on:
+
+    R_t = ln(O[t+1+H] / O[t+1])        buy if R_t > threshold_t, sell if R_t < -threshold_t, else hold
+    threshold_t = max(k * vol_t * sqrt(H), cost_floor_multiple * round_trip_cost)
+
+For Gaussian returns P(hold) = 2 * Phi(k) - 1, so k = 0.4307 gives thirds wherever the cost floor does not bind.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.schema import BUY, CLASSES, HOLD, SELL, BoolArray, ConfigError, FloatArray, IntArray
+from tasks.market.features import FLAT_VOL
+
+UNKNOWN = -1
+"""Class of a bar whose label cannot be known."""
+
+Rows = slice | IntArray | BoolArray
+"""Bars by range, by index or by mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """How far ahead, and how much of a move counts.
+
+    Attributes:
+        horizon: Bars from fill to exit, >= 1.
+        k: Threshold in units of the volatility over the horizon, >= 0; 0.4307 makes Gaussian thirds.
+        cost_floor_multiple: Threshold in round-trip costs, >= 0: a move that does not pay its costs is a hold.
+    """
+
+    horizon: int = 12
+    k: float = 0.4307
+    cost_floor_multiple: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ConfigError(f"horizon must be >= 1 bar, was {self.horizon!r}")
+        for name in ("k", "cost_floor_multiple"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be finite and >= 0, was {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labels:
+    """What came after each bar.
+
+    Attributes:
+        horizon: Bars from fill to exit.
+        classes: (T,) SELL, HOLD or BUY; UNKNOWN where either number below is NaN.
+        forward_return: (T,) natural log, open of t+1 to open of t+1+horizon; NaN where a gap or the end lies between.
+        threshold: (T,) same unit, >= 0; NaN where volatility is.
+        end: (T,) t+1+horizon, the last bar that the label reads; beyond T - 1 for the newest bars, which are UNKNOWN.
+    """
+
+    horizon: int
+    classes: IntArray
+    forward_return: FloatArray
+    threshold: FloatArray
+    end: IntArray
+
+
+def label_bars(
+    open_: FloatArray, vol: FloatArray, segment: IntArray, config: LabelConfig, round_trip_cost: float
+) -> Labels:
+    """Return each bar's label.
+
+    Args:
+        open_: (T,) open of each bar, quote currency.
+        vol: (T,) volatility per bar as `features.Features` gives it, NaN while warming up.
+        segment: (T,) never decreasing; bars of one number follow each other without a gap.
+        config: Horizon and thresholds.
+        round_trip_cost: Fees and slippage of entry and exit together, as a share of notional, >= 0.
+    Returns:
+        Labels of T bars.
+    Raises:
+        ValueError: The arrays differ in length, or `round_trip_cost` is negative or not finite.
+    """
+    bars, horizon = len(open_), config.horizon
+    if not bars == len(vol) == len(segment):
+        raise ValueError(f"open_, vol and segment must have one length, were {bars}, {len(vol)}, {len(segment)}")
+    if not (math.isfinite(round_trip_cost) and round_trip_cost >= 0):
+        raise ValueError(f"round_trip_cost must be finite and >= 0, was {round_trip_cost!r}")
+
+    end = np.arange(bars, dtype=np.int64) + 1 + horizon
+    whole = np.flatnonzero(segment[1 + horizon :] == segment[: max(bars - 1 - horizon, 0)])
+    forward_return = np.full(bars, np.nan)
+    forward_return[whole] = np.log(open_[end[whole]] / open_[whole + 1])
+
+    threshold = np.maximum(config.k * vol * math.sqrt(horizon), config.cost_floor_multiple * round_trip_cost)
+    classes = np.full(bars, HOLD, np.int64)
+    classes[forward_return > threshold] = BUY
+    classes[forward_return < -threshold] = SELL
+    classes[np.isnan(forward_return) | np.isnan(threshold)] = UNKNOWN
+    return Labels(horizon=horizon, classes=classes, forward_return=forward_return, threshold=threshold, end=end)
+
+
+def class_means(labels: Labels, vol: FloatArray, rows: Rows) -> FloatArray:
+    """Return what a bar of each class earned on average, in units of its volatility over the horizon.
+
+    Multiplied by a bar's own vol * sqrt(horizon) and weighted with its probabilities, this is its expected return.
+
+    Args:
+        labels: Labels of T bars.
+        vol: (T,) volatility per bar.
+        rows: Bars of the training set and no others: these numbers decide trades later.
+    Returns:
+        (3,) sell, hold, buy, dimensionless; 0 for a class without bars. Flat bars, which have no unit, are left out.
+    """
+    usable = _known(labels, rows) & (vol >= FLAT_VOL)
+    classes = labels.classes[usable]
+    scaled = labels.forward_return[usable] / (vol[usable] * math.sqrt(labels.horizon))
+    counts = np.bincount(classes, minlength=len(CLASSES))
+    means: FloatArray = np.bincount(classes, scaled, minlength=len(CLASSES)) / np.maximum(counts, 1)
+    return means
+
+
+def sample_uniqueness(labels: Labels, rows: Rows) -> FloatArray:
+    """Return how much of each label is its own: the mean of 1 / (labels under way) over the bars that its return spans.
+
+    The sum is the effective number of independent samples: n overlapping labels of H bars are worth about n / H, and
+    every standard error of a score must use that number.
+
+    Args:
+        labels: Labels of T bars.
+        rows: Bars counted as samples; those with an UNKNOWN label are left out.
+    Returns:
+        (T,) within (0, 1]; 0 on bars that are not samples.
+    """
+    # Lopez de Prado 2018, sec. 4.3. The return from open t+1 to open `end` accrues over the bars t+1 .. end-1.
+    samples = np.flatnonzero(_known(labels, rows))
+    bars = len(labels.end)
+    first, stop = samples + 1, labels.end[samples]
+    under_way = np.cumsum(np.bincount(first, minlength=bars) - np.bincount(stop, minlength=bars))
+    shares = np.concatenate([[0.0], np.cumsum(1 / np.maximum(under_way, 1))])
+    uniqueness = np.zeros(bars)
+    uniqueness[samples] = (shares[stop] - shares[first]) / labels.horizon
+    return uniqueness
+
+
+def _known(labels: Labels, rows: Rows) -> BoolArray:
+    chosen = np.zeros(len(labels.end), np.bool_)
+    chosen[rows] = True
+    chosen &= labels.classes != UNKNOWN
+    return chosen

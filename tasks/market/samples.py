@@ -1,0 +1,177 @@
+"""Folds: which bars a model learns from, is tuned on, and is judged by.
+
+Labels overlap: the label of bar t reads on to bar t + 1 + H, so bars next to a boundary know what lies beyond it.
+Shuffled folds of a random walk reach 81 % accuracy that way, where the truth is 50 %. Hence walk-forward, oldest first,
+
+    [train]  gap  [validation]  gap  [test]            gap >= H + 1 bars, plus the embargo
+
+with every label ending before the next part begins. Test blocks follow each other without a hole up to the last bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from storage.schema import ConfigError, DatasetError, IntArray, utc_text
+
+Scheme = Literal["anchored", "rolling"]
+
+_LEAST_LABELS = 10  # non-overlapping labels per part: fewer say nothing about anything
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldConfig:
+    """How the usable bars are divided.
+
+    Attributes:
+        folds: Number of test blocks, >= 1.
+        test_share: Share of the usable bars that is test, over all folds together.
+        validation_share: Share of the usable bars that each fold validates on.
+        embargo: Bars left out before validation and before test, beyond the purge; >= 0.
+        scheme: Train from the first usable bar ("anchored") or on as many bars as the first fold has ("rolling").
+    """
+
+    folds: int = 4
+    test_share: float = 0.4
+    validation_share: float = 0.1
+    embargo: int = 0
+    scheme: Scheme = "anchored"
+
+    def __post_init__(self) -> None:
+        if self.folds < 1:
+            raise ConfigError(f"folds must be >= 1, was {self.folds!r}")
+        for name in ("test_share", "validation_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie between 0 and 1, was {getattr(self, name)!r}")
+        if self.test_share + self.validation_share >= 1:
+            total = self.test_share + self.validation_share
+            raise ConfigError(f"test_share + validation_share must leave bars to train on, was {total:g} of 1")
+        if self.embargo < 0:
+            raise ConfigError(f"embargo must be >= 0 bars, was {self.embargo!r}")
+        if self.scheme not in get_args(Scheme):
+            raise ConfigError(f"scheme must be anchored or rolling, was {self.scheme!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A run of bars, half open: start <= bar < stop."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0)
+
+    @property
+    def rows(self) -> slice:
+        """The bars, to index an array with."""
+        return slice(self.start, self.stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """One model's bars.
+
+    Attributes:
+        index: Number of the fold, from 0, oldest first.
+        train, validation, test: Bars whose labels may be used for that purpose. Features may reach back further.
+    """
+
+    index: int
+    train: Span
+    validation: Span
+    test: Span
+
+
+def walk_forward(bars: int, first_usable: int, horizon: int, config: FoldConfig) -> tuple[Fold, ...]:
+    """Divide a series into folds, oldest first.
+
+    Args:
+        bars: Length of the series, T.
+        first_usable: First bar that has features.
+        horizon: Label horizon H; a label at t reads up to bar t + 1 + H.
+        config: Shares, embargo and scheme.
+    Returns:
+        `config.folds` folds; the last one's test ends at bar T.
+    Raises:
+        ValueError: `horizon` < 1.
+        DatasetError: A part of a fold would hold fewer bars than 10 labels span.
+    """
+    if horizon < 1:
+        raise ValueError(f"horizon must be >= 1 bar, was {horizon!r}")
+    usable = max(bars - first_usable, 0)
+    gap = horizon + 1 + config.embargo
+    test_bars = round(usable * config.test_share) // config.folds
+    validation_bars = round(usable * config.validation_share)
+
+    folds = []
+    for index in range(config.folds):
+        test = Span(start=bars - (config.folds - index) * test_bars, stop=bars - (config.folds - 1 - index) * test_bars)
+        validation = Span(start=test.start - gap - validation_bars, stop=test.start - gap)
+        rolled = index * test_bars if config.scheme == "rolling" else 0
+        train = Span(start=first_usable + rolled, stop=validation.start - gap)
+        folds.append(Fold(index=index, train=train, validation=validation, test=test))
+
+    _refuse_short(folds[0], usable, bars, horizon)  # every later fold is at least as long in every part
+    return tuple(folds)
+
+
+def purge(label_end: IntArray, train_rows: IntArray, test: Span, embargo: int = 0) -> IntArray:
+    """Return the training rows whose labels share no bar with the test's labels.
+
+    Serves any shape of train and test, also training after the test (k-fold), and labels that end at different times.
+
+    Args:
+        label_end: (T,) last bar that each label reads; row i's label spans [i, label_end[i]].
+        train_rows: (N,) candidate rows.
+        test: Rows tested on, not empty.
+        embargo: Rows dropped after the last bar that a test label reads; where training follows a test, at least the
+            model's window, since those windows contain test bars.
+    Returns:
+        (M,) the rows that may be trained on, in the order given.
+    Raises:
+        ValueError: `test` is empty or reaches beyond the labels.
+    """
+    if not 0 <= test.start < test.stop <= len(label_end):
+        raise ValueError(f"test must hold bars within 0..{len(label_end)}, was {test.start}..{test.stop}")
+    test_end = int(label_end[test.rows].max())
+    # Lopez de Prado 2018, sec. 7.4: purge what meets the test's span, embargo what follows it.
+    before = label_end[train_rows] < test.start
+    after = train_rows > test_end + embargo
+    kept: IntArray = train_rows[before | after]
+    return kept
+
+
+def folds_table(folds: Sequence[Fold], start_ms: IntArray) -> list[dict[str, str | int]]:
+    """Return the folds as a table of dates, one row a part.
+
+    Args:
+        folds: From `walk_forward`.
+        start_ms: (T,) open time of each bar, UTC milliseconds.
+    Returns:
+        Rows of fold (from 1), part, first and last (open times of the first and last bar, UTC), bars.
+    """
+    return [
+        {
+            "fold": fold.index + 1,
+            "part": part,
+            "first": utc_text(int(start_ms[span.start])),
+            "last": utc_text(int(start_ms[span.stop - 1])),
+            "bars": len(span),
+        }
+        for fold in folds
+        for part, span in (("train", fold.train), ("validation", fold.validation), ("test", fold.test))
+    ]
+
+
+def _refuse_short(fold: Fold, usable: int, bars: int, horizon: int) -> None:
+    least = _LEAST_LABELS * horizon
+    for part, span in (("train", fold.train), ("validation", fold.validation), ("test", fold.test)):
+        if len(span) < least:
+            raise DatasetError(
+                f"dataset too short for the folds: {part} of fold {fold.index + 1} would hold {len(span):,} bars, "
+                f"needs {least:,} ({_LEAST_LABELS} labels of {horizon} bars); {usable:,} of {bars:,} bars are usable, "
+                "the rest warms up the features; ingest more bars, or ask for fewer folds or a shorter horizon"
+            )

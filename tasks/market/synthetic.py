@@ -1,0 +1,263 @@
+"""Markets made from known laws, so that the best possible accuracy, log loss and profit are known in closed form.
+
+Every market has clustered volatility; its log returns are r_t = sigma_t * e_t with unit variance of e, so that sign(r)
+= sign(e) and the best direction forecast does not depend on volatility. x is seen at the close of bar t, e' is the next
+bar's:
+
+    kind     law of e, q = sqrt(1 - k^2), eps standard normal     x               finds
+    null     e = eps                                              nothing         false discoveries
+    ar       e' = k * e + q * eps                                 e               whether a linear signal is recovered
+    gated    e' = k * g * e + q * eps                             g * e           interactions: linear models are blind
+             g = sign(ln v - 3), volume above or below its median
+    drift    e' = k * s + q * eps                                 s = ln v - 3    horizon, costs, profit end to end
+             s an AR(1) process of unit variance
+
+    ln v = 3 + tau * nu + beta * h, and in drift ln v = 3 + s, so that the signal is in the candles and nowhere else
+
+Given x standard normal, e' is normal with mean k * x and variance q^2: from that one sentence follow all optima below.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numba import njit
+
+from storage.schema import Candles, ConfigError, FloatArray
+
+Kind = Literal["null", "ar", "gated", "drift"]
+
+THIRDS = 0.4307
+"""Threshold in standard deviations that divides a normal law into thirds."""
+
+_LAW = 1  # raise it with any change that changes candles: they are then another source
+_FIRST_PRICE = 100.0
+_LOG_VOLUME = 3.0  # median: 20 coins a bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticMarket:
+    """A seeded market.
+
+    Attributes:
+        kind: Law of the returns; the module's docstring has the table.
+        k: Strength of the signal: correlation of what is seen with the next bar's return, 0 <= k < 1.
+        psi: drift: autocorrelation of s per bar, -1 < psi < 1.
+        bars: How many bars exist, >= 1. A longer market begins with the shorter one, bar for bar.
+        seed: Of everything random, >= 0.
+        volatility: Mean standard deviation of a bar's log return, > 0; 8e-4 is bitcoin's over a calm 5 minutes.
+        interval_ms: Milliseconds per bar.
+        start_ms: Open time of the first bar, UTC milliseconds; 2025-01-01 by default.
+        phi: Autocorrelation of the log variance h per bar, -1 < phi < 1.
+        sv: Standard deviation of h's shocks, >= 0; 0 is constant volatility.
+        tau: Log volume's own noise, >= 0 (not in drift).
+        beta: Share of h in log volume (not in drift).
+    """
+
+    kind: Kind = "drift"
+    k: float = 0.2
+    psi: float = 0.995
+    bars: int = 60_000
+    seed: int = 7
+    volatility: float = 8e-4
+    interval_ms: int = 300_000
+    start_ms: int = 1_735_689_600_000
+    phi: float = 0.985
+    sv: float = 0.12
+    tau: float = 0.5
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ConfigError(f"kind must be null, ar, gated or drift, was {self.kind!r}")
+        if not 0 <= self.k < 1:
+            raise ConfigError(f"k must be >= 0 and < 1, was {self.k!r}")
+        for name in ("psi", "phi"):
+            if not -1 < getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie between -1 and 1, was {getattr(self, name)!r}")
+        for name, least in (("bars", 1), ("seed", 0), ("interval_ms", 1), ("start_ms", 0), ("sv", 0), ("tau", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be finite and >= {least}, was {getattr(self, name)!r}")
+        if not math.isfinite(self.beta):
+            raise ConfigError(f"beta must be finite, was {self.beta!r}")
+        if not 0 < self.volatility < 1:
+            raise ConfigError(f"volatility must lie between 0 and 1, was {self.volatility!r}")
+
+
+def description(market: SyntheticMarket) -> bytes:
+    """Return the text that names a market's law and seed, for `storage.schema.sandbox_source`.
+
+    The number of bars is not part of it: a market that has gone on is the same source.
+    """
+    law = asdict(market) | {"law": _LAW}
+    del law["bars"]
+    return json.dumps(law, sort_keys=True).encode()
+
+
+def generate(market: SyntheticMarket) -> Candles:
+    """Return the market's candles: same market, same candles, whatever was generated before.
+
+    Each bar opens at the close before it, the first one at 100; high and low are those of Brownian bridges from open to
+    close (exact law each, approximate jointly). Turnover is volume at the mean of open, high, low and close.
+    """
+    # One stream a quantity, so that a longer market begins with the shorter one.
+    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(market.seed).spawn(6)]
+    eps, shocks, nu, signal = (stream.standard_normal(market.bars) for stream in streams[:4])
+    up, down = (np.log1p(-stream.random(market.bars)) for stream in streams[4:])  # ln of a uniform number in (0, 1]
+
+    h = _ar1(market.phi, market.sv, shocks)
+    h_variance = market.sv**2 / (1 - market.phi**2)
+    sigma = market.volatility * np.exp(h / 2 - h_variance / 8)  # its mean is `volatility`
+    if market.kind == "drift":
+        s = _ar1(market.psi, math.sqrt(1 - market.psi**2), signal)
+        log_volume = _LOG_VOLUME + s
+        seen = np.concatenate([[0.0], s[:-1]])
+        e = market.k * seen + math.sqrt(1 - market.k**2) * eps
+    else:
+        log_volume = _LOG_VOLUME + market.tau * nu + market.beta * h
+        k = market.k if market.kind != "null" else 0.0
+        gate = np.sign(log_volume - _LOG_VOLUME) if market.kind == "gated" else np.ones(market.bars)
+        e = _gated_ar1(k, gate, eps)
+
+    r = sigma * e
+    # Extremes of a Brownian bridge, by inversion: P(max > m) = exp(-2 m (m - r) / sigma^2).
+    to_high = (r + np.sqrt(r**2 - 2 * sigma**2 * up)) / 2
+    to_low = (r - np.sqrt(r**2 - 2 * sigma**2 * down)) / 2
+    close = _FIRST_PRICE * np.exp(np.cumsum(r))
+    open_ = np.concatenate([[_FIRST_PRICE], close[:-1]])
+    high = np.maximum(open_ * np.exp(to_high), np.maximum(open_, close))  # rounding alone could fall short
+    low = np.minimum(open_ * np.exp(to_low), np.minimum(open_, close))
+    volume = np.exp(log_volume)
+    return Candles(
+        start_ms=market.start_ms + market.interval_ms * np.arange(market.bars, dtype=np.int64),
+        open=open_,
+        high=high,
+        low=low,
+        close=close,
+        volume=volume,
+        turnover=volume * (open_ + high + low + close) / 4,
+    )
+
+
+def best_accuracy(k: float, classes: Literal[2, 3] = 3, threshold: float = THIRDS) -> float:
+    """Return the accuracy that no forecast of the next bar beats (null: k = 0; ar, gated, drift: the market's k).
+
+    Args:
+        k: Correlation of what is seen with what follows, -1 < k < 1.
+        classes: 2: the sign. 3: sell, hold, buy at `threshold`.
+        threshold: In standard deviations of what follows, >= 0 (3 classes).
+    Returns:
+        Expected share of hits of the best forecast.
+    """
+    if classes == 2:
+        return 0.5 + math.asin(abs(k)) / math.pi  # Sheppard 1899
+    x, weight = _standard_normal()
+    return float(np.sum(weight * _class_probabilities(k, threshold, x).max(axis=0)))
+
+
+def best_log_loss(k: float, classes: Literal[2, 3] = 3, threshold: float = THIRDS) -> float:
+    """Return the log loss that no forecast of the next bar beats, in nats; arguments as in `best_accuracy`."""
+    x, weight = _standard_normal()
+    p = _class_probabilities(k, threshold if classes == 3 else 0.0, x)
+    information = p * np.log(np.maximum(p, np.finfo(np.float64).tiny))  # p ln p -> 0
+    return float(-np.sum(weight * information))
+
+
+def drift_correlation(k: float, psi: float, horizon: int) -> float:
+    """Return the correlation of s at bar t with the return of the `horizon` bars after it (constant volatility)."""
+    return k * (1 - psi**horizon) / (1 - psi) / _drift_deviation(k, psi, horizon)
+
+
+def drift_best_accuracy(
+    k: float, psi: float, horizon: int, classes: Literal[2, 3] = 2, threshold: float = THIRDS
+) -> float:
+    """Return the accuracy over `horizon` bars that no forecast beats in the drift market (constant volatility).
+
+    Args:
+        k: Strength of the signal.
+        psi: Its autocorrelation per bar.
+        horizon: Bars, >= 1.
+        classes: 2: the sign. 3: sell, hold, buy at `threshold`.
+        threshold: As `LabelConfig.k`: in units of one bar's volatility times sqrt(horizon).
+    Returns:
+        Expected share of hits of the best forecast.
+    """
+    in_deviations = threshold * math.sqrt(horizon) / _drift_deviation(k, psi, horizon)
+    return best_accuracy(drift_correlation(k, psi, horizon), classes, in_deviations)
+
+
+def drift_best_log_loss(
+    k: float, psi: float, horizon: int, classes: Literal[2, 3] = 3, threshold: float = THIRDS
+) -> float:
+    """Return the log loss over `horizon` bars that no forecast beats; arguments as in `drift_best_accuracy`."""
+    in_deviations = threshold * math.sqrt(horizon) / _drift_deviation(k, psi, horizon)
+    return best_log_loss(drift_correlation(k, psi, horizon), classes, in_deviations)
+
+
+def drift_gross_per_bar(k: float, volatility: float) -> float:
+    """Return what holding sign(s) earns per bar before costs: the mean of volatility * k * |s|, as a log return."""
+    return volatility * k * math.sqrt(2 / math.pi)
+
+
+def drift_flips_per_bar(psi: float) -> float:
+    """Return how often s changes its sign, per bar."""
+    return math.acos(psi) / math.pi
+
+
+def drift_net_per_bar(k: float, psi: float, volatility: float, cost_per_side: float) -> float:
+    """Return what holding sign(s) earns per bar after costs: a flip pays `cost_per_side` of notional twice."""
+    return drift_gross_per_bar(k, volatility) - 2 * cost_per_side * drift_flips_per_bar(psi)
+
+
+def _drift_deviation(k: float, psi: float, horizon: int) -> float:
+    """Return the standard deviation of the sum of `horizon` successive e: more than sqrt(horizon), since they trend."""
+    lags = np.arange(1, horizon)
+    return math.sqrt(horizon + 2 * k**2 * float(np.sum((horizon - lags) * psi**lags)))
+
+
+def _class_probabilities(k: float, threshold: float, x: FloatArray) -> FloatArray:
+    """Return (3, n) probabilities of sell, hold and buy where x is seen; hold is 0 at threshold 0."""
+    q = math.sqrt(1 - k**2)
+    sell, buy = _normal_cdf((-threshold - k * x) / q), _normal_cdf((k * x - threshold) / q)
+    return np.stack([sell, np.maximum(1 - sell - buy, 0.0), buy])
+
+
+def _standard_normal() -> tuple[FloatArray, FloatArray]:
+    """Return points and weights that integrate against the standard normal density.
+
+    The trapezoid rule on +-9 in steps of 0.001: exact to rounding for smooth integrands, about 1e-7 where max(p) has
+    a kink.
+    """
+    x = np.linspace(-9, 9, 18_001)
+    density = np.exp(-(x**2) / 2)
+    return x, density / density.sum()
+
+
+def _normal_cdf(x: FloatArray) -> FloatArray:
+    return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in x])
+
+
+@njit(cache=True)
+def _ar1(coefficient: float, scale: float, noise: FloatArray) -> FloatArray:
+    """Return (T,) a stationary AR(1) process: x' = coefficient * x + scale * noise."""
+    x = np.empty(len(noise))
+    value = noise[0] * scale / math.sqrt(1 - coefficient**2)
+    for bar in range(len(noise)):
+        if bar > 0:
+            value = coefficient * value + scale * noise[bar]
+        x[bar] = value
+    return x
+
+
+@njit(cache=True)
+def _gated_ar1(k: float, gate: FloatArray, eps: FloatArray) -> FloatArray:
+    """Return (T,) e' = k * gate * e + sqrt(1 - k^2) * eps, where the gate is that of the bar before; unit variance."""
+    e = np.empty(len(eps))
+    e[0] = eps[0]
+    for bar in range(1, len(eps)):
+        e[bar] = k * gate[bar - 1] * e[bar - 1] + math.sqrt(1 - k**2) * eps[bar]
+    return e
