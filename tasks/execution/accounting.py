@@ -1,0 +1,277 @@
+"""The accounting core: what a bar's open does to an account. Backtest, paper and live book through it alone.
+
+    funding   cash -= q * open * rate, by the position held AT the stamp: before that bar's own fill
+    fill      price = open * (1 + sign(dq) * slippage); fee = commission * |dq| * price; cash -= dq * price + fee
+    equity    cash + q * price
+
+q is signed: a short is a negative quantity, and no formula asks for the side. A flip is one order of |q_new| + |q_old|
+coins, so it pays both legs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from storage.schema import BoolArray, Candles, ConfigError, FloatArray, IntArray
+
+_DEAREST_PER_SIDE = 0.1  # a rate of 10 % and more is a percentage or a basis point typed as a share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What trading costs.
+
+    Attributes:
+        commission: Fee of each fill, share of its notional; 0.001 is the source's: Bybit's taker fee plus 4.5 bp.
+        slippage: Half-spread and impact of each fill, share of the open.
+        funding: Whether funding is paid and received at its stamps.
+    """
+
+    commission: float = 0.001
+    slippage: float = 0.0001
+    funding: bool = True
+
+    def __post_init__(self) -> None:
+        for name, rate in (("commission", self.commission), ("slippage", self.slippage)):
+            if not 0.0 <= rate < _DEAREST_PER_SIDE:
+                raise ConfigError(f"{name} must be a share of the notional in [0, {_DEAREST_PER_SIDE}), was {rate!r}")
+
+    @property
+    def per_side(self) -> float:
+        """Cost of one fill, share of its notional."""
+        return self.commission + self.slippage
+
+    @property
+    def round_trip(self) -> float:
+        """Cost of getting in and out again, share of the notional."""
+        return 2.0 * self.per_side
+
+    def scaled(self, factor: float) -> Costs:
+        """Return the same costs with commission and slippage times `factor`; funding is the market's and stays."""
+        return replace(self, commission=self.commission * factor, slippage=self.slippage * factor)
+
+    def free_costs(self) -> tuple[str, ...]:
+        """Return the names of the costs that are left out, for a report to say so loudly."""
+        paid = {"commission": self.commission, "slippage": self.slippage, "funding": self.funding}
+        return tuple(name for name, cost in paid.items() if not cost)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bars:
+    """What an account sees of a market.
+
+    Attributes:
+        start_ms: (T,) open time of each bar, UTC milliseconds, strictly increasing, at least one interval apart.
+        open: (T,) first price, USDT, > 0: where orders are filled.
+        close: (T,) last price, USDT, > 0: where equity is marked.
+        interval_ms: Milliseconds per bar.
+        funding_rate: (T,) rate due at the bar's open from the position held until then, positive: longs pay; None: no
+            funding.
+    """
+
+    start_ms: IntArray
+    open: FloatArray
+    close: FloatArray
+    interval_ms: int
+    funding_rate: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        columns = {"start_ms": self.start_ms, "open": self.open, "close": self.close, "funding_rate": self.funding_rate}
+        lengths = {name: len(column) for name, column in columns.items() if column is not None}
+        if len(set(lengths.values())) != 1 or not len(self):
+            raise ValueError(f"bars must have columns of one length >= 1, were {lengths}")
+        for name in ("open", "close"):
+            price = getattr(self, name)
+            good = (price > 0.0) & (price < np.inf)
+            if not good.all():
+                bar = int(np.argmin(good))
+                raise ValueError(f"{name} must be finite and > 0, was {float(price[bar])!r} in bar {bar}")
+        steps = np.diff(self.start_ms)
+        if len(steps) and steps.min() < self.interval_ms:
+            bar = int(np.argmin(steps >= self.interval_ms)) + 1
+            raise ValueError(
+                f"start_ms must rise by interval_ms={self.interval_ms} or more,"
+                f" rose by {int(steps[bar - 1])} in bar {bar}"
+            )
+        if self.funding_rate is not None and not np.isfinite(self.funding_rate).all():
+            bar = int(np.argmin(np.isfinite(self.funding_rate)))
+            raise ValueError(f"funding_rate must be finite, was {float(self.funding_rate[bar])!r} in bar {bar}")
+
+    def __len__(self) -> int:
+        return len(self.start_ms)
+
+    @cached_property
+    def contiguous(self) -> BoolArray:
+        """(T,) whether the bar follows the one before directly; the first follows none."""
+        follows = np.zeros(len(self), np.bool_)
+        np.equal(np.diff(self.start_ms), self.interval_ms, out=follows[1:])
+        return follows
+
+    @classmethod
+    def of(cls, candles: Candles, interval_ms: int, funding: tuple[IntArray, FloatArray] | None = None) -> Bars:
+        """Return the bars of `candles`.
+
+        Args:
+            candles: T closed candles.
+            interval_ms: Milliseconds per bar.
+            funding: (n,) stamps, UTC milliseconds, and (n,) rates.
+        """
+        rates = None if funding is None else funding_by_bar(*funding, candles.start_ms)
+        return cls(
+            start_ms=candles.start_ms,
+            open=candles.open,
+            close=candles.close,
+            interval_ms=interval_ms,
+            funding_rate=rates,
+        )
+
+
+def funding_by_bar(stamp_ms: IntArray, rate: FloatArray, start_ms: IntArray) -> FloatArray:
+    """Return the funding rate due at each bar's open.
+
+    A stamp belongs to the first bar that opens at or after it: whoever trades at that open pays it before the trade,
+    and a stamp inside a bar or a gap meets the position that was held through it. Several stamps of one bar add up.
+
+    Args:
+        stamp_ms: (n,) UTC milliseconds.
+        rate: (n,) share of the position's value.
+        start_ms: (T,) open time of each bar, UTC milliseconds, increasing.
+
+    Returns:
+        (T,) rate, 0 where none is due.
+    """
+    bar = np.searchsorted(start_ms, stamp_ms, side="left")
+    seen = bar < len(start_ms)
+    return np.bincount(bar[seen], weights=rate[seen], minlength=len(start_ms)).astype(np.float64)
+
+
+def as_compiled(values: NDArray[np.generic], dtype: type[np.generic]) -> NDArray[Any]:
+    """Return `values` contiguous and writable: compiled code is specialised by both, and each variant costs seconds."""
+    return np.require(values, dtype, ["C", "W"])
+
+
+@njit(cache=True)
+def fill(
+    cash: float, quantity: float, wanted: float, price: float, commission: float, slippage: float
+) -> tuple[float, float, float, float]:
+    """Trade from `quantity` to `wanted` coins in one order.
+
+    Args:
+        cash: USDT before the fill.
+        quantity: Signed coins before the fill.
+        wanted: Signed coins after it.
+        price: Price before slippage, USDT.
+        commission: Share of the fill's notional.
+        slippage: Share of `price`.
+
+    Returns:
+        Cash after the fill; traded notional at `price`; fee; slippage paid: all USDT.
+    """
+    change = wanted - quantity
+    fill_price = price * (1.0 + slippage) if change > 0.0 else price * (1.0 - slippage)
+    fee = commission * abs(change) * fill_price
+    traded = abs(change) * price
+    return cash - change * fill_price - fee, traded, fee, traded * slippage
+
+
+@njit(cache=True)
+def trade_open(
+    cash: float, quantity: float, weight: int, wanted: int, price: float, funding_rate: float, rules: FloatArray
+) -> tuple[float, float, float, float, float, float]:
+    """Let one bar open: pay its funding, then trade to the wanted weight.
+
+    The quantity changes only when the weight does, and is sized before fees: q = weight * fraction * equity / price.
+
+    Args:
+        cash: USDT before the open.
+        quantity: Signed coins before the open.
+        weight: Weight held before the open: -1, 0 or 1.
+        wanted: Weight decided at the close before: -1, 0 or 1. An account worth nothing is closed instead.
+        price: The bar's open, USDT.
+        funding_rate: Rate due at this open, 0 for none.
+        rules: (4,) fraction of equity; coins instead of it where > 0; commission; slippage.
+
+    Returns:
+        Cash and quantity after the open; traded notional, fee, slippage and funding paid: all but the quantity in USDT.
+    """
+    paid = quantity * price * funding_rate
+    cash -= paid
+    value = cash + quantity * price
+    if value <= 0.0:
+        wanted = 0
+    if wanted == weight:
+        return cash, quantity, 0.0, 0.0, 0.0, paid
+    coins = wanted * rules[1] if rules[1] > 0.0 else wanted * rules[0] * value / price
+    cash, traded, fee, slipped = fill(cash, quantity, coins, price, rules[2], rules[3])
+    return cash, coins, traded, fee, slipped, paid
+
+
+@njit(cache=True)
+def run_account(
+    open_: FloatArray,
+    close: FloatArray,
+    target: IntArray,
+    contiguous: BoolArray,
+    funding_rate: FloatArray,
+    capital: float,
+    delay: int,
+    rules: FloatArray,
+    equity: FloatArray,
+    books: FloatArray,
+) -> tuple[int, float]:
+    """Carry an account through T bars.
+
+    Decided at the close of t, filled at the open of t + 1 + delay if every bar in between follows the one before;
+    behind a gap whatever is held is closed at the first open. What is still held is closed at the last close. An
+    account worth nothing, at an open or a close, is closed there and stays at 0.
+
+    Args:
+        open_: (T,) USDT.
+        close: (T,) USDT.
+        target: (T,) weight decided at each close: -1, 0 or 1.
+        contiguous: (T,) whether a bar follows the one before directly.
+        funding_rate: (T,) or (0,) for none.
+        capital: USDT at the start.
+        delay: Bars between decision and fill beyond the next open.
+        rules: (4,) as in `trade_open`.
+        equity: (T + 1,) out: at the start, then at each close, USDT.
+        books: (5, T) out, zeros on entry: quantity held to the close; traded notional, fee, slippage, funding.
+
+    Returns:
+        The bar in which the account was worth nothing, or -1; and what it lacked then, USDT >= 0: the exchange's loss.
+    """
+    bars = len(open_)
+    cash, quantity, weight, run = capital, 0.0, 0, 0
+    equity[0] = capital
+    for t in range(bars):
+        run = run + 1 if t > 0 and contiguous[t] else 0
+        wanted = target[t - 1 - delay] if run > delay else 0
+        rate = funding_rate[t] if len(funding_rate) > 0 else 0.0
+        if wanted != weight or quantity != 0.0:
+            cash, quantity, traded, fee, slipped, paid = trade_open(
+                cash, quantity, weight, wanted, open_[t], rate, rules
+            )
+            weight = wanted if quantity != 0.0 else 0
+            books[0, t] = quantity
+            if traded > 0.0:
+                books[1, t], books[2, t], books[3, t] = traded, fee, slipped
+            if paid != 0.0:
+                books[4, t] = paid
+        value = cash + quantity * close[t]
+        if quantity != 0.0 and (value <= 0.0 or t == bars - 1):
+            cash, traded, fee, slipped = fill(cash, quantity, 0.0, close[t], rules[2], rules[3])
+            quantity, value = 0.0, cash
+            books[1, t] += traded
+            books[2, t] += fee
+            books[3, t] += slipped
+        equity[t + 1] = value
+        if value <= 0.0:
+            equity[t + 1 :] = 0.0
+            return t, -value
+    return -1, 0.0

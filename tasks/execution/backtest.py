@@ -1,0 +1,218 @@
+"""Run decided targets through the accounting core, out of sample, and say what is left.
+
+Decision at the close of bar t, fill at the open of bar t + 1. Behind a gap nothing is filled: what is held is closed at
+the first open. What is held at the end is closed at the last close and pays for it, so no exit cost vanishes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.schema import MINUTE_MS, BoolArray, ConfigError, FloatArray, LeakError, utc_text
+from tasks.execution.accounting import Bars, Costs, as_compiled, run_account
+from tasks.execution.trades import GAP, Trades, list_trades
+
+
+@dataclass(frozen=True, kw_only=True)
+class BacktestConfig:
+    """The account.
+
+    Attributes:
+        initial_capital: USDT, > 0.
+        position_fraction: Share of equity that a position opens with, in (0, 1]; the rest pays fees. There is
+            no leverage, because no margin call is simulated.
+        fixed_coins: Coins per position instead of a share of equity; None: off.
+        delay: Bars between decision and fill beyond the next open. A result that collapses at 1 or 2 lived on bid-ask
+            bounce (Roll 1984).
+    """
+
+    initial_capital: float = 100_000.0
+    position_fraction: float = 0.95
+    fixed_coins: float | None = None
+    delay: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.initial_capital < np.inf:
+            raise ConfigError(f"initial_capital must be an amount of USDT > 0, was {self.initial_capital!r}")
+        if not 0.0 < self.position_fraction <= 1.0:
+            raise ConfigError(f"position_fraction must be in (0, 1], was {self.position_fraction!r}")
+        if self.fixed_coins is not None and not 0.0 < self.fixed_coins < np.inf:
+            raise ConfigError(f"fixed_coins must be a quantity > 0 or None, was {self.fixed_coins!r}")
+        if self.delay < 0:
+            raise ConfigError(f"delay must be a number of bars >= 0, was {self.delay!r}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BacktestResult:
+    """What became of the account. Money in USDT.
+
+    Attributes:
+        bars: The T bars it traded.
+        target: (T,) weight decided at each close.
+        contiguous: (T,) whether the account could trade from the bar before.
+        costs: What it paid.
+        equity: (T + 1,) at the start, then marked at each close, net of everything; 0 from ruin on.
+        quantity: (T,) signed coins held from the bar's open to its close.
+        traded, fees, slippage: (T,) notional traded in the bar at prices before slippage, and its costs.
+        funding: (T,) paid at the bar's open; negative where received.
+        ruined_at: Bar in which the account was worth nothing; None: it never was.
+        shortfall: What the account lacked then, >= 0: a loss of the exchange's, not of the account's.
+    """
+
+    bars: Bars
+    target: NDArray[np.int8]
+    contiguous: BoolArray
+    costs: Costs
+    equity: FloatArray
+    quantity: FloatArray
+    traded: FloatArray
+    fees: FloatArray
+    slippage: FloatArray
+    funding: FloatArray
+    ruined_at: int | None
+    shortfall: float
+
+    @cached_property
+    def trades(self) -> Trades:
+        """Every round trip."""
+        return list_trades(self.bars, self.quantity, self.funding, self.costs, self.contiguous, self.ruined_at)
+
+    @property
+    def fees_paid(self) -> float:
+        """Commission of every fill."""
+        return float(self.fees.sum())
+
+    @property
+    def slippage_paid(self) -> float:
+        """Slippage of every fill."""
+        return float(self.slippage.sum())
+
+    @property
+    def funding_paid(self) -> float:
+        """Funding paid, less funding received."""
+        return float(self.funding.sum())
+
+    @property
+    def gross_profit(self) -> float:
+        """What the price alone earned: net profit before fees, slippage and funding."""
+        costs = self.fees_paid + self.slippage_paid + self.funding_paid
+        return float(self.equity[-1] - self.equity[0]) - self.shortfall + costs
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a reader should know beside the numbers, one sentence each."""
+        said = []
+        if self.ruined_at is not None:
+            said.append(
+                f"ruined in the bar of {utc_text(int(self.bars.start_ms[self.ruined_at]))}; nothing traded after it"
+            )
+        gaps = int((self.trades.exit == GAP).sum())
+        if gaps:
+            said.append(f"{gaps} position{'s' if gaps > 1 else ''} closed at the first open after a gap")
+        if len(self.trades) and self.ruined_at is None and self.trades.at_close[-1]:
+            said.append("the last position was closed at the last close, its costs paid")
+        free = self.costs.free_costs()
+        if free:
+            said.append(f"left out of the costs: {', '.join(free)}")
+        return tuple(said)
+
+
+def run_backtest(
+    bars: Bars,
+    target: NDArray[np.signedinteger],
+    costs: Costs,
+    config: BacktestConfig,
+    *,
+    trained_until_ms: int | None,
+    label_span_ms: int,
+) -> BacktestResult:
+    """Trade the targets.
+
+    Args:
+        bars: T bars.
+        target: (T,) weight decided at each close: -1, 0 or 1. The last one comes too late to be filled.
+        costs: What it pays.
+        config: The account.
+        trained_until_ms: Open time of the last bar that any choice behind the targets was fitted on, validation
+            included, UTC milliseconds; None where nothing was fitted.
+        label_span_ms: How far that bar's label looks ahead: (horizon + 1) bars, in milliseconds.
+
+    Raises:
+        LeakError: The first bar is not behind everything that training saw.
+        ValueError: `target` does not fit the bars or holds another number.
+    """
+    require_unseen(int(bars.start_ms[0]), trained_until_ms=trained_until_ms, label_span_ms=label_span_ms)
+    return _run(bars, target, costs, config, bars.contiguous)
+
+
+def buy_and_hold(bars: Bars, costs: Costs, config: BacktestConfig) -> BacktestResult:
+    """Buy at the second open and hold to the last close, through gaps too: no decision hangs on them."""
+    return _run(bars, np.ones(len(bars), np.int8), costs, config, np.ones(len(bars), np.bool_))
+
+
+def flat(bars: Bars, costs: Costs, config: BacktestConfig) -> BacktestResult:
+    """Do nothing: the first champion."""
+    return _run(bars, np.zeros(len(bars), np.int8), costs, config, bars.contiguous)
+
+
+def require_unseen(first_ms: int, *, trained_until_ms: int | None, label_span_ms: int) -> None:
+    """Refuse bars that training saw; arguments as in `run_backtest`, with the first bar's open time.
+
+    Raises:
+        LeakError: That bar is not behind everything that training saw.
+    """
+    if trained_until_ms is None:
+        return
+    seen_ms = trained_until_ms + label_span_ms
+    if first_ms <= seen_ms:
+        raise LeakError(
+            f"a backtest must start after {utc_text(seen_ms)}, the last bar that training saw"
+            f" (samples until {utc_text(trained_until_ms)}, labels {label_span_ms // MINUTE_MS} minutes ahead),"
+            f" was {utc_text(first_ms)}; use later bars or a model trained on earlier ones"
+        )
+
+
+def _run(
+    bars: Bars, target: NDArray[np.signedinteger], costs: Costs, config: BacktestConfig, contiguous: BoolArray
+) -> BacktestResult:
+    if target.shape != (len(bars),):
+        raise ValueError(f"target must be ({len(bars)},) as the bars, was {target.shape}")
+    strange = (target != -1) & (target != 0) & (target != 1)
+    if strange.any():
+        bar = int(np.argmax(strange))
+        raise ValueError(f"target must be -1, 0 or 1, was {target[bar].item()!r} in bar {bar}")
+    rates = bars.funding_rate if costs.funding and bars.funding_rate is not None else np.empty(0)
+    rules = np.array([config.position_fraction, config.fixed_coins or 0.0, costs.commission, costs.slippage])
+    equity = np.empty(len(bars) + 1)
+    books = np.zeros((5, len(bars)))
+    ruined_at, shortfall = run_account(
+        as_compiled(bars.open, np.float64),
+        as_compiled(bars.close, np.float64),
+        as_compiled(target, np.int8),
+        as_compiled(contiguous, np.bool_),
+        as_compiled(rates, np.float64),
+        config.initial_capital,
+        config.delay,
+        rules,
+        equity,
+        books,
+    )
+    quantity, traded, fees, slippage, funding = books
+    return BacktestResult(
+        bars=bars,
+        target=target.astype(np.int8),
+        contiguous=contiguous,
+        costs=costs,
+        equity=equity,
+        quantity=quantity,
+        traded=traded,
+        fees=fees,
+        slippage=slippage,
+        funding=funding,
+        ruined_at=None if ruined_at < 0 else int(ruined_at),
+        shortfall=float(shortfall),
+    )

@@ -1,0 +1,142 @@
+"""One set of decisions beside what it must beat: other costs, later fills, buy-and-hold, and doing nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.execution.accounting import Bars, Costs
+from tasks.execution.backtest import BacktestConfig, BacktestResult, buy_and_hold, flat, run_backtest
+from tasks.execution.metrics import DAYS_PER_YEAR, Metrics, bar_returns, summarize
+from tasks.execution.significance import BootstrapTest, stationary_bootstrap_test
+
+COST_FACTORS = (0.0, 1.0, 1.5, 2.0)
+DELAYS = (0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Performance:
+    """A backtest and what its numbers mean."""
+
+    name: str
+    result: BacktestResult
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """The decisions under every circumstance; the first of each tuple that has factor 1 or delay 0 is `model` itself.
+
+    Attributes:
+        model: At the assumed costs.
+        buy_and_hold, flat: On the same bars, at the same costs.
+        by_costs: The same decisions with commission and slippage times each of COST_FACTORS.
+        by_delay: The same decisions filled each of DELAYS bars later.
+    """
+
+    model: Performance
+    buy_and_hold: Performance
+    flat: Performance
+    by_costs: tuple[Performance, ...]
+    by_delay: tuple[Performance, ...]
+
+    def at_costs(self, factor: float) -> Performance:
+        """Return the performance at one of COST_FACTORS."""
+        return self.by_costs[COST_FACTORS.index(factor)]
+
+
+def compare(
+    bars: Bars,
+    target: NDArray[np.signedinteger],
+    costs: Costs,
+    config: BacktestConfig,
+    *,
+    bars_per_year: float,
+    trained_until_ms: int | None,
+    label_span_ms: int,
+) -> Comparison:
+    """Run the decisions and what they must beat; arguments as in `run_backtest`.
+
+    Raises:
+        LeakError: The first bar is not behind everything that training saw.
+    """
+
+    def run(name: str, costs: Costs, config: BacktestConfig) -> Performance:
+        seen = {"trained_until_ms": trained_until_ms, "label_span_ms": label_span_ms}
+        return perform(name, run_backtest(bars, target, costs, config, **seen))
+
+    def perform(name: str, result: BacktestResult) -> Performance:
+        return Performance(name=name, result=result, metrics=summarize(result, bars_per_year))
+
+    return Comparison(
+        model=run("model", costs, config),
+        buy_and_hold=perform("buy and hold", buy_and_hold(bars, costs, config)),
+        flat=perform("flat", flat(bars, costs, config)),
+        by_costs=tuple(run(f"{factor:g}x costs", costs.scaled(factor), config) for factor in COST_FACTORS),
+        by_delay=tuple(run(f"+{delay} bars", costs, replace(config, delay=delay)) for delay in DELAYS),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Duel:
+    """Challenger and champion on the same bars, unseen by both, at the same costs.
+
+    Attributes:
+        challenger, champion: At the assumed costs.
+        stressed: The challenger at costs times the promotion rule's factor.
+        advantage: Test of the challenger's lead per bar; None where the two never differ.
+    """
+
+    challenger: Performance
+    champion: Performance
+    stressed: Performance
+    advantage: BootstrapTest | None
+
+
+def duel(
+    bars: Bars,
+    challenger: NDArray[np.signedinteger],
+    champion: NDArray[np.signedinteger],
+    costs: Costs,
+    config: BacktestConfig,
+    *,
+    cost_stress: float,
+    bars_per_year: float,
+    horizon: int,
+    trained_until_ms: int,
+    label_span_ms: int,
+) -> Duel:
+    """Run two sets of decisions against each other.
+
+    Args:
+        bars: T bars.
+        challenger, champion: (T,) weights decided at each close; zeros are `flat`.
+        costs: What both pay.
+        config: The account of both.
+        cost_stress: Factor on commission and slippage for the stressed run.
+        bars_per_year: Bars in 365 days.
+        horizon: Bars that a label spans.
+        trained_until_ms: Last bar that either side was fitted on, UTC milliseconds.
+        label_span_ms: How far that bar's label looks ahead, milliseconds.
+    Raises:
+        LeakError: The first bar is not behind everything that either training saw.
+    """
+
+    def run(name: str, target: NDArray[np.signedinteger], costs: Costs) -> Performance:
+        seen = {"trained_until_ms": trained_until_ms, "label_span_ms": label_span_ms}
+        result = run_backtest(bars, target, costs, config, **seen)
+        return Performance(name=name, result=result, metrics=summarize(result, bars_per_year))
+
+    ours, theirs = run("challenger", challenger, costs), run("champion", champion, costs)
+    difference = bar_returns(ours.result.equity) - bar_returns(theirs.result.equity)
+    held = [side.metrics.mean_hold_bars or 0.0 for side in (ours, theirs)]
+    # The block must outlast the dependence: label, position, and the day's rhythm.
+    block = max(horizon, bars_per_year / DAYS_PER_YEAR, *held)
+    return Duel(
+        challenger=ours,
+        champion=theirs,
+        stressed=run("stressed challenger", challenger, costs.scaled(cost_stress)),
+        advantage=stationary_bootstrap_test(difference, block) if difference.any() else None,
+    )

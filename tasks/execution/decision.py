@@ -1,0 +1,193 @@
+"""The one decision: probabilities, position and costs -> target position. Backtest, paper and live call `decide`.
+
+The value rule asks what a move is worth after its costs, never how sure the model is. With mu the expected return until
+the horizon, c the cost of one fill and w a target of -1, 0 or 1, moving from `position` is worth
+
+    V(w) = mu * w - c * |w - position| - c * |w|            the fill now, and the later exit of what is opened
+
+less exit_margin when a position is left and less enter_margin when one is opened; a flip does both. The best target is
+taken when it beats staying. So from flat it asks mu > 2c + enter_margin; a long leaves for flat at mu < -exit_margin,
+since its exit is paid sooner or later anyway; and a flip needs -mu > 2c + enter_margin too, to be better than flat.
+
+The argmax rule is the source text's strategy: buy goes long, sell goes short, hold keeps what is held.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from storage.schema import BoolArray, ConfigError, FloatArray
+from tasks.execution.accounting import Costs, as_compiled
+
+_RULES = ("value", "argmax")
+# Places in the packed parameters; compiled code reads module constants as literals.
+_RULE, _PER_SIDE, _ENTER, _EXIT, _MIN_HOLD, _SHORT, _MEAN = range(7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionConfig:
+    """How probabilities become a position.
+
+    Attributes:
+        rule: "value" (expected return against costs) or "argmax" (the source's strategy).
+        enter_margin: Return that opening a position must promise beyond its costs, >= 0; 0.0002 is 2 bp.
+        exit_margin: Return that staying must be expected to lose before a position is left, >= 0.
+        min_hold: Bars that a position is held at least; the label's horizon is its natural value.
+        allow_short: False on spot.
+    """
+
+    rule: Literal["value", "argmax"] = "value"
+    enter_margin: float = 0.0
+    exit_margin: float = 0.0
+    min_hold: int = 0
+    allow_short: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rule not in _RULES:
+            raise ConfigError(f"rule must be one of {' '.join(_RULES)}, was {self.rule!r}")
+        for name, margin in (("enter_margin", self.enter_margin), ("exit_margin", self.exit_margin)):
+            if not 0.0 <= margin < math.inf:
+                raise ConfigError(f"{name} must be a return >= 0 such as 0.0002, was {margin!r}")
+        if self.min_hold < 0:
+            raise ConfigError(f"min_hold must be a number of bars >= 0, was {self.min_hold!r}")
+
+
+def packed(config: DecisionConfig, costs: Costs, class_means: FloatArray, horizon: int) -> FloatArray:
+    """Return everything `decide` needs beside the market, as one array for compiled code.
+
+    Args:
+        config: The rule.
+        costs: What a fill costs; funding is unknown at the decision and left out.
+        class_means: (3,) mean over the train rows of return / (vol * sqrt(horizon)) for sell, hold and buy.
+        horizon: Bars that the labels look ahead, >= 1.
+
+    Returns:
+        (9,) parameters.
+
+    Raises:
+        ConfigError: The value rule got class means that are not three finite numbers, or `horizon` < 1.
+    """
+    if horizon < 1:
+        raise ConfigError(f"horizon must be a number of bars >= 1, was {horizon!r}")
+    means = np.asarray(class_means, np.float64)
+    if means.shape != (3,) or (config.rule == "value" and not np.isfinite(means).all()):
+        raise ConfigError(f"class_means must be three finite numbers (sell, hold, buy), were {means.tolist()}")
+    switches = (_RULES.index(config.rule), costs.per_side, config.enter_margin, config.exit_margin, config.min_hold)
+    return np.array([*switches, config.allow_short, *(means * math.sqrt(horizon))], np.float64)
+
+
+@njit(cache=True)
+def expected_return(p_sell: float, p_hold: float, p_buy: float, vol: float, params: FloatArray) -> float:
+    """Return mu, the expected return until the horizon: its mean in each class, in units of vol, by probability.
+
+    Takes scalars, or (T,) arrays for a whole series.
+    """
+    mu: float = (p_sell * params[_MEAN] + p_hold * params[_MEAN + 1] + p_buy * params[_MEAN + 2]) * vol
+    return mu
+
+
+@njit(cache=True)
+def decide(
+    p_sell: float, p_hold: float, p_buy: float, vol: float, position: int, bars_held: int, params: FloatArray
+) -> int:
+    """Return the position to hold from the next open.
+
+    Args:
+        p_sell: Probability; with the others NaN or infinite where unknown.
+        p_hold: Probability.
+        p_buy: Probability.
+        vol: Volatility per bar, the unit of the class means.
+        position: What is held now: -1, 0 or 1.
+        bars_held: Bars for which it has been held, the fill's own bar included.
+        params: (9,) from `packed`.
+
+    Returns:
+        -1, 0 or 1. 0 where a probability, or under the value rule vol, is unknown: what nobody can judge is neither
+        opened nor kept, min_hold or not.
+    """
+    mu = expected_return(p_sell, p_hold, p_buy, vol, params) if params[_RULE] == 0.0 else 0.0
+    if not math.isfinite(p_sell + p_hold + p_buy + mu):
+        return 0
+    lowest = -1 if params[_SHORT] != 0.0 else 0
+    if position < lowest:  # a short from before shorts were forbidden is left now, as if it were flat
+        position = 0
+    if position != 0 and bars_held < params[_MIN_HOLD]:
+        return position
+    if params[_RULE] != 0.0:
+        # The source's argmax takes the first of equals, so a tie would sell; here a tie is no signal.
+        if p_buy > p_hold and p_buy > p_sell:
+            return 1
+        if p_sell > p_hold and p_sell > p_buy:
+            return lowest
+        return position
+    return _most_valuable(mu, position, lowest, params)
+
+
+@njit(cache=True)
+def _most_valuable(mu: float, position: int, lowest: int, params: FloatArray) -> int:
+    """Return the target whose value after costs and margins is greatest; staying, then flat, wins a tie."""
+    cost = params[_PER_SIDE]
+    best, best_value = position, mu * position - cost * abs(position)
+    for target in (0, 1, -1):
+        if target == position or target < lowest:
+            continue
+        value = mu * target - cost * abs(target - position) - cost * abs(target)
+        if position != 0:
+            value -= params[_EXIT]
+        if target != 0:
+            value -= params[_ENTER]
+        if value > best_value:
+            best, best_value = target, value
+    return best
+
+
+def decide_series(
+    probabilities: FloatArray, vol: FloatArray, contiguous: BoolArray, params: FloatArray
+) -> NDArray[np.int8]:
+    """Decide at every close, each time from the position that the decisions before it led to.
+
+    A target decided at t is held from the open of t + 1; a bar that doesn't follow the one before starts flat, as the
+    accounting closes it there.
+
+    Args:
+        probabilities: (T, 3) sell, hold, buy; NaN where unknown.
+        vol: (T,) volatility per bar; NaN where unknown.
+        contiguous: (T,) whether a bar follows the one before directly.
+        params: (9,) from `packed`.
+
+    Returns:
+        (T,) targets -1, 0 or 1.
+
+    Raises:
+        ValueError: The shapes don't fit.
+    """
+    bars = len(vol)
+    if probabilities.shape != (bars, 3) or contiguous.shape != (bars,):
+        raise ValueError(
+            f"probabilities must be (T, 3) and contiguous (T,) with T={bars} as in vol,"
+            f" were {probabilities.shape} and {contiguous.shape}"
+        )
+    targets = np.zeros(bars, np.int8)
+    probabilities, vol = as_compiled(probabilities, np.float64), as_compiled(vol, np.float64)
+    _decide_bars(probabilities, vol, as_compiled(contiguous, np.bool_), params, targets)
+    return targets
+
+
+@njit(cache=True)
+def _decide_bars(
+    probabilities: FloatArray, vol: FloatArray, contiguous: BoolArray, params: FloatArray, targets: NDArray[np.int8]
+) -> None:
+    position, bars_held = 0, 0
+    for t in range(len(targets)):
+        before = position
+        position = int(targets[t - 1]) if t > 0 and contiguous[t] else 0
+        bars_held = bars_held + 1 if position == before else 1
+        targets[t] = decide(
+            probabilities[t, 0], probabilities[t, 1], probabilities[t, 2], vol[t], position, bars_held, params
+        )

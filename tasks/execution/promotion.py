@@ -1,0 +1,164 @@
+"""The promotion rule: what a challenger must show before it replaces the champion. The default answer is to keep.
+
+`flat` is the first champion, so a first model must beat doing nothing. Every condition is shown with its numbers,
+passed or failed; one failure keeps the champion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.schema import ConfigError
+from tasks.execution.skill import Skill
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionRule:
+    """Bounds of the conditions.
+
+    Attributes:
+        min_days: Fewest unseen days.
+        min_trades: Fewest closed trades on them.
+        significance: Largest p-value, of the log-loss lead and of the return lead.
+        cost_stress: Costs are multiplied by this, and the net result must still be positive.
+        drawdown_ratio: Largest maximum drawdown as a multiple of the champion's; with `flat` as champion, see `max_drawdown`.
+        max_drawdown: Largest maximum drawdown where the champion has none, share of the peak.
+        calibration_margin: Largest excess of the calibration error over a perfectly calibrated model's.
+        latency_budget_us: Largest p99 of one bar, microseconds.
+    """
+
+    min_days: float = 30.0
+    min_trades: int = 100
+    significance: float = 0.05
+    cost_stress: float = 1.5
+    drawdown_ratio: float = 1.2
+    max_drawdown: float = 0.25
+    calibration_margin: float = 0.02
+    latency_budget_us: float = 1_000.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.significance < 1.0:
+            raise ConfigError(f"significance must be in (0, 1), was {self.significance!r}")
+        for name in ("min_days", "cost_stress", "drawdown_ratio", "max_drawdown", "latency_budget_us"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be > 0, was {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the rule looks at; everything on bars that neither side was trained on, at the same costs.
+
+    Attributes:
+        champion: Version of the champion, or "flat".
+        days: Unseen days that both sides traded.
+        trades: Closed trades of the challenger on them.
+        skill: Of the challenger's probabilities on all its unseen bars.
+        net_return: Challenger's total return net of costs.
+        stressed_return: The same with the costs times `cost_stress`.
+        champion_return: Champion's total return net of costs.
+        p_value: Stationary bootstrap, one-sided: the chance of such a lead over the champion without one; None where undefined.
+        drawdown, champion_drawdown: Maximum drawdowns, share of the peak.
+        latency_p99_us: One bar through the compiled engine, microseconds.
+        parity: Largest difference between the ways to run the model, logits.
+    """
+
+    champion: str
+    days: float
+    trades: int
+    skill: Skill
+    net_return: float
+    stressed_return: float
+    champion_return: float
+    p_value: float | None
+    drawdown: float
+    champion_drawdown: float
+    latency_p99_us: float
+    parity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One condition with its numbers.
+
+    Attributes:
+        name: What is asked.
+        passed: Whether it holds.
+        found: The number, with its unit.
+        wanted: The bound, with its unit.
+    """
+
+    name: str
+    passed: bool
+    found: str
+    wanted: str
+
+
+PARITY_BOUND = 1e-5
+"""Largest difference of logits between the ways to run one model."""
+
+
+def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
+    """Return every condition, passed or failed, in the order in which a sceptic asks."""
+    skill = evidence.skill
+    excess = skill.calibration_error - skill.perfect_calibration_error
+    drawdown_bound = (
+        rule.max_drawdown if evidence.champion == "flat" else rule.drawdown_ratio * evidence.champion_drawdown
+    )
+    return (
+        _check("unseen days", evidence.days >= rule.min_days, f"{evidence.days:.0f}", f">= {rule.min_days:.0f}"),
+        _check("closed trades", evidence.trades >= rule.min_trades, f"{evidence.trades}", f">= {rule.min_trades}"),
+        _check(
+            "log-loss better than the prior",
+            skill.log_loss_skill > 0 and _below(skill.p_value, rule.significance),
+            f"{skill.log_loss_skill:+.5f} nat, {_p(skill.p_value)}",
+            f"> 0, p < {rule.significance}",
+        ),
+        _check(
+            f"net result at {rule.cost_stress:g}x costs",
+            evidence.stressed_return > 0,
+            f"{evidence.stressed_return:+.2%}",
+            "> 0 %",
+        ),
+        _check(
+            f"beats the champion ({evidence.champion})",
+            evidence.net_return > evidence.champion_return and _below(evidence.p_value, rule.significance),
+            f"{evidence.net_return:+.2%} against {evidence.champion_return:+.2%}, {_p(evidence.p_value)}",
+            f"greater, p < {rule.significance}",
+        ),
+        _check(
+            "maximum drawdown",
+            evidence.drawdown <= drawdown_bound,
+            f"{evidence.drawdown:.2%}",
+            f"<= {drawdown_bound:.2%}",
+        ),
+        _check(
+            "calibration error above a perfect model's",
+            excess <= rule.calibration_margin,
+            f"{excess:+.4f}",
+            f"<= {rule.calibration_margin}",
+        ),
+        _check(
+            "latency p99 per bar",
+            evidence.latency_p99_us < rule.latency_budget_us,
+            f"{evidence.latency_p99_us:.1f} us",
+            f"< {rule.latency_budget_us:.0f} us",
+        ),
+        _check(
+            "all ways to run it agree",
+            evidence.parity < PARITY_BOUND,
+            f"{evidence.parity:.1e}",
+            f"< {PARITY_BOUND:.0e}",
+        ),
+    )
+
+
+def _check(name: str, passed: bool, found: str, wanted: str) -> Check:
+    return Check(name=name, passed=bool(passed), found=found, wanted=wanted)
+
+
+def _below(p_value: float | None, bound: float) -> bool:
+    return p_value is not None and p_value < bound
+
+
+def _p(p_value: float | None) -> str:
+    return "p undefined" if p_value is None else f"p = {p_value:.3f}"

@@ -1,0 +1,298 @@
+"""Whether a result could be luck. Ratios here are per observation, never annualised.
+
+PSR, DSR and the minimum track record assume independent observations, such as days; the bootstrap and the HAC variance
+take dependent ones, such as bars. Undefined is None, as in the metrics.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import NormalDist
+
+import numpy as np
+from numba import njit
+
+from storage.schema import FloatArray
+from tasks.execution.metrics import sharpe_ratio
+
+_NORMAL = NormalDist()
+_EULER = 0.5772156649015329
+_ROUNDING = 1e-12  # of the largest value: a spread below it is no variation
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapTest:
+    """Outcome of `stationary_bootstrap_test`.
+
+    Attributes:
+        mean: Of the differences.
+        p_value: Of a mean that large or larger if the true one were 0 or less.
+        low, high: 95 % interval of the mean.
+    """
+
+    mean: float
+    p_value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DieboldMariano:
+    """Outcome of `diebold_mariano`.
+
+    Attributes:
+        mean_difference: Rival's loss less the model's: positive where the model is better.
+        standard_error: Of that mean, autocorrelation included.
+        statistic: Their ratio, standard normal if both were equally good.
+        p_value: One-sided, of a model no better than its rival.
+    """
+
+    mean_difference: float
+    standard_error: float
+    statistic: float
+    p_value: float
+
+
+def sharpe_standard_error(returns: FloatArray) -> float | None:
+    """Return the standard error of the Sharpe ratio per observation, skew and fat tails included.
+
+    Bailey, Lopez de Prado 2012: sqrt((1 - g3 * SR + (g4 - 1) / 4 * SR^2) / (T - 1)) with g3 the
+    skewness and g4 the kurtosis (normal: 3).
+    """
+    sharpe = sharpe_ratio(returns, 1.0)
+    if sharpe is None:
+        return None
+    return math.sqrt(_shape(returns, sharpe) / (len(returns) - 1))
+
+
+def probabilistic_sharpe(returns: FloatArray, benchmark: float = 0.0) -> float | None:
+    """Return the probability that the true Sharpe ratio per observation exceeds `benchmark`."""
+    sharpe, error = sharpe_ratio(returns, 1.0), sharpe_standard_error(returns)
+    if sharpe is None or not error:
+        return None
+    return _NORMAL.cdf((sharpe - benchmark) / error)
+
+
+def expected_max_sharpe(trials: float, variance: float) -> float:
+    """Return the Sharpe ratio that the best of `trials` worthless strategies is expected to show.
+
+    Args:
+        trials: Strategies tried, >= 1, every seed and threshold included; the effective number where correlated.
+        variance: Of the Sharpe ratio per observation over the trials.
+    """
+    if trials <= 1.0:
+        return 0.0
+    best = (1.0 - _EULER) * _NORMAL.inv_cdf(1.0 - 1.0 / trials) + _EULER * _NORMAL.inv_cdf(
+        1.0 - 1.0 / (trials * math.e)
+    )
+    return math.sqrt(variance) * best
+
+
+def deflated_sharpe(returns: FloatArray, trials: float, variance: float) -> float | None:
+    """Return the probability that the Sharpe ratio beats the best of `trials` worthless strategies.
+
+    Bailey, Lopez de Prado 2014. Arguments as in `probabilistic_sharpe` and `expected_max_sharpe`.
+    """
+    return probabilistic_sharpe(returns, expected_max_sharpe(trials, variance))
+
+
+def minimum_track_record(returns: FloatArray, benchmark: float = 0.0, alpha: float = 0.05) -> float | None:
+    """Return how many observations would prove a Sharpe ratio above `benchmark`; None where it is not above."""
+    sharpe = sharpe_ratio(returns, 1.0)
+    if sharpe is None or sharpe <= benchmark:
+        return None
+    return 1.0 + _shape(returns, sharpe) * (_NORMAL.inv_cdf(1.0 - alpha) / (sharpe - benchmark)) ** 2
+
+
+def annualisation_factor(autocorrelation: FloatArray, periods: int) -> float | None:
+    """Return by what the Sharpe ratio grows from one period to `periods`; sqrt(periods) only without autocorrelation.
+
+    Lo 2002: q / sqrt(q + 2 * sum over k < q of (q - k) * rho_k). None where that variance is not positive.
+
+    Args:
+        autocorrelation: (n,) rho_1, rho_2, …; lags beyond n count as 0.
+        periods: q, >= 1.
+    """
+    rho = autocorrelation[: periods - 1]
+    variance = periods + 2.0 * float(np.sum((periods - np.arange(1, len(rho) + 1)) * rho))
+    return periods / math.sqrt(variance) if variance > 0.0 else None
+
+
+def autocorrelations(values: FloatArray, lags: int) -> FloatArray | None:
+    """Return the (lags,) sample autocorrelations from lag 1 on; None for equal values."""
+    centred = values - values.mean()
+    variance = float(centred @ centred)
+    if variance <= (_ROUNDING * float(np.abs(values).max())) ** 2 * len(values):
+        return None
+    return np.array([centred[lag:] @ centred[: len(centred) - lag] / variance for lag in range(1, lags + 1)])
+
+
+def newey_west_variance(values: FloatArray, lag: int) -> float:
+    """Return the variance of the mean of `values`, autocorrelation up to `lag` included.
+
+    Newey, West 1987: Bartlett weights, so the estimate is never negative.
+    """
+    centred = values - values.mean()
+    bars = len(values)
+    variance = float(centred @ centred)
+    for k in range(1, min(lag, bars - 1) + 1):
+        variance += 2.0 * (1.0 - k / (lag + 1.0)) * float(centred[k:] @ centred[:-k])
+    return max(variance, 0.0) / bars**2
+
+
+def diebold_mariano(*, model_loss: FloatArray, rival_loss: FloatArray, lag: int) -> DieboldMariano | None:
+    """Test whether the model's expected loss is smaller than its rival's.
+
+    Diebold, Mariano 1995. Labels that look `horizon` bars ahead make losses overlap: use lag >= horizon - 1.
+
+    Args:
+        model_loss: (T,) loss of each forecast, such as log-loss.
+        rival_loss: (T,) of the rival, same bars.
+        lag: Autocorrelation that the variance takes in, >= 0.
+
+    Returns:
+        None where the two losses differ by a constant: there is no variance to test against.
+    """
+    difference = rival_loss - model_loss
+    mean, error = float(difference.mean()), math.sqrt(newey_west_variance(difference, lag))
+    if error <= _ROUNDING * float(np.abs(difference).max()):
+        return None
+    return DieboldMariano(
+        mean_difference=mean, standard_error=error, statistic=mean / error, p_value=_NORMAL.cdf(-mean / error)
+    )
+
+
+def stationary_bootstrap_test(
+    difference: FloatArray, mean_block: float, *, draws: int = 2_000, seed: int = 7
+) -> BootstrapTest:
+    """Test whether the mean of dependent differences is above 0, by resampling blocks of random length.
+
+    Politis, Romano 1994. The block must outlast the dependence: at least the label's horizon, the mean hold and one day
+    of bars. With blocks of one bar an autocorrelation of 0.3 turns a 5 % test into an 11 % one.
+
+    Args:
+        difference: (T,) challenger's return less the champion's, same bars, both out of sample.
+        mean_block: Mean block length, bars, >= 1.
+        draws: Resamples.
+        seed: Of the resampling.
+
+    Returns:
+        p = (1 + #{resampled mean - mean >= mean}) / (draws + 1), so it is never 0.
+    """
+    means = bootstrap_means(difference[:, None], mean_block, draws=draws, seed=seed)[:, 0]
+    mean = float(difference.mean())
+    exceeded = int(np.count_nonzero(means - mean >= mean))
+    low, high = np.quantile(means, (0.025, 0.975))
+    return BootstrapTest(mean=mean, p_value=(1 + exceeded) / (draws + 1), low=float(low), high=float(high))
+
+
+def sharpe_interval(
+    returns: FloatArray, mean_block: float, *, coverage: float = 0.95, draws: int = 2_000, seed: int = 7
+) -> tuple[float, float] | None:
+    """Return the interval of the Sharpe ratio per observation under that resampling; None where it is undefined."""
+    if sharpe_ratio(returns, 1.0) is None:
+        return None
+    means = bootstrap_means(np.column_stack([returns, returns**2]), mean_block, draws=draws, seed=seed)
+    variance = (means[:, 1] - means[:, 0] ** 2) * len(returns) / (len(returns) - 1)
+    varied = variance > 0.0  # a resample of one block of a flat stretch has no ratio
+    ratios = means[varied, 0] / np.sqrt(variance[varied])
+    low, high = np.quantile(ratios, ((1.0 - coverage) / 2.0, (1.0 + coverage) / 2.0))
+    return float(low), float(high)
+
+
+def bootstrap_means(values: FloatArray, mean_block: float, *, draws: int, seed: int) -> FloatArray:
+    """Return the column means of stationary bootstrap resamples.
+
+    Args:
+        values: (T, k) observations; the columns of a row stay together.
+        mean_block: Mean block length, >= 1.
+        draws: Resamples.
+        seed: Of the resampling.
+
+    Returns:
+        (draws, k).
+
+    Raises:
+        ValueError: `mean_block` < 1, no value, or one that is not finite.
+    """
+    if not mean_block >= 1.0:
+        raise ValueError(f"mean_block must be >= 1 bar, was {mean_block!r}")
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"values must be at least one row of finite numbers, were {values.shape}")
+    # Blocks wrap around, so the series is laid twice; a block's sum is then one difference of running sums.
+    centre = values.mean(axis=0)
+    running = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(np.tile(values - centre, (2, 1)), axis=0)])
+    out = np.empty((draws, values.shape[1]))
+    _resample(running, 1.0 / mean_block, np.random.default_rng(seed), out)
+    return np.asarray(out + centre, np.float64)
+
+
+@njit(cache=True)
+def _resample(running: FloatArray, restart: float, rng: np.random.Generator, out: FloatArray) -> None:
+    """Fill each row of `out` with the mean of blocks that begin anywhere and go on with probability 1 - `restart`."""
+    length = (len(running) - 1) // 2
+    for draw in range(len(out)):
+        out[draw] = 0.0
+        filled = 0
+        while filled < length:
+            first = rng.integers(0, length)
+            block = min(rng.geometric(restart), length - filled)
+            out[draw] += running[first + block] - running[first]
+            filled += block
+        out[draw] /= length
+
+
+def overfitting_probability(returns: FloatArray, blocks: int = 12) -> float | None:
+    """Return the probability that the best trial in sample is below the median out of sample (PBO).
+
+    Bailey et al. 2017, combinatorially symmetric cross-validation: every half of the blocks once in sample. Noise gives
+    0.5, one matrix of it with a spread of about 0.17.
+
+    Args:
+        returns: (T, N) returns of N >= 2 trials on the same bars; the last T mod blocks rows are left out.
+        blocks: Even number of blocks, >= 2 rows each.
+
+    Returns:
+        Share in [0, 1]; None where a trial has no variance in some half.
+
+    Raises:
+        ValueError: `blocks` is odd, or there is too little to split.
+    """
+    bars, trials = returns.shape
+    size = bars // blocks if blocks > 0 else 0
+    if blocks < 2 or blocks % 2 or size < 2 or trials < 2:
+        raise ValueError(
+            f"overfitting_probability needs an even number of blocks, two rows in each and two trials,"
+            f" got blocks={blocks}, rows={bars}, trials={trials}"
+        )
+    parts = returns[: size * blocks].reshape(blocks, size, trials)
+    sums, squares = parts.sum(axis=1), (parts**2).sum(axis=1)
+    halves = np.array(list(combinations(range(blocks), blocks // 2)))
+    chosen = np.zeros((len(halves), blocks))
+    np.put_along_axis(chosen, halves, 1.0, axis=1)
+    inside, outside = _sharpe_of(chosen, sums, squares, size), _sharpe_of(1.0 - chosen, sums, squares, size)
+    if inside is None or outside is None:
+        return None
+    best = np.take_along_axis(outside, inside.argmax(axis=1)[:, None], axis=1)
+    # Rank 1..N out of sample, a tie counts half; logit(rank / (N + 1)) <= 0 is rank <= (N + 1) / 2.
+    rank = 1.0 + (outside < best).sum(axis=1) + 0.5 * ((outside == best).sum(axis=1) - 1)
+    return float(np.mean(rank <= (trials + 1) / 2))
+
+
+def _sharpe_of(chosen: FloatArray, sums: FloatArray, squares: FloatArray, size: int) -> FloatArray | None:
+    """Return the (halves, trials) Sharpe ratios of the chosen blocks; None if one has no variance."""
+    rows = size * chosen[0].sum()
+    mean = chosen @ sums / rows
+    variance = chosen @ squares / rows - mean**2
+    if (variance <= 0.0).any():
+        return None
+    return np.asarray(mean / np.sqrt(variance))
+
+
+def _shape(returns: FloatArray, sharpe: float) -> float:
+    """Return 1 - g3 * SR + (g4 - 1) / 4 * SR^2: the variance of sqrt(T) * SR at this skewness and kurtosis."""
+    scaled = (returns - returns.mean()) / returns.std()
+    skewness, kurtosis = float(np.mean(scaled**3)), float(np.mean(scaled**4))
+    return 1.0 - skewness * sharpe + (kurtosis - 1.0) / 4.0 * sharpe**2

@@ -1,0 +1,168 @@
+"""How good probabilities are, before any money: log-loss against the prior, calibration, confusion.
+
+Accuracy misleads where classes are unbalanced and labels overlap, so the verdict rests on log-loss, every figure stands
+beside the one of the training classes' shares (the prior), and intervals use the number of labels that do not overlap.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.schema import ConfigError, FloatArray, IntArray
+from tasks.execution.significance import diebold_mariano
+
+_LEAST_PROBABILITY = 1e-12  # a class called impossible that happens costs 27.6 nat, not infinity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Skill:
+    """What probabilities were worth on labels they had not seen.
+
+    Attributes:
+        samples: N labels.
+        effective_samples: Labels that count as independent: the sum of their uniqueness.
+        log_loss: Mean of -ln p(true class), nat.
+        prior_log_loss: The same for the classes' shares in training, nat.
+        p_value: Diebold-Mariano, one-sided: the chance of such a lead over the prior without skill; None where undefined.
+        accuracy: Share of labels that the most probable class meets.
+        majority_accuracy: Share of labels that the most frequent training class meets.
+        class_shares: (K,) share of each class among the labels.
+        brier: Mean squared distance of the probabilities from the label, 0 to 2.
+        calibration_error: ECE in equal-mass bins.
+        perfect_calibration_error: ECE that labels drawn from these very probabilities would show: its bias.
+        macro_f1: Mean over classes of the harmonic mean of precision and recall.
+        confusion: (K, K) labels by true class (row) and most probable class (column).
+        reliability: (bins, 3) mean confidence, share right, labels.
+    """
+
+    samples: int
+    effective_samples: float
+    log_loss: float
+    prior_log_loss: float
+    p_value: float | None
+    accuracy: float
+    majority_accuracy: float
+    class_shares: FloatArray
+    brier: float
+    calibration_error: float
+    perfect_calibration_error: float
+    macro_f1: float
+    confusion: IntArray
+    reliability: FloatArray
+
+    @property
+    def log_loss_skill(self) -> float:
+        """How much better than the prior, nat; negative is worse."""
+        return self.prior_log_loss - self.log_loss
+
+    @property
+    def accuracy_error(self) -> float:
+        """Standard error of the accuracy, from labels that do not overlap."""
+        return math.sqrt(self.accuracy * (1.0 - self.accuracy) / max(self.effective_samples, 1.0))
+
+
+def log_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:
+    """Return -ln of the probability that each label was given.
+
+    Args:
+        probabilities: (N, K), rows that sum to 1.
+        classes: (N,) true class, 0 to K - 1.
+    Returns:
+        (N,) nat.
+    """
+    chosen = probabilities[np.arange(len(classes)), classes]
+    return -np.log(np.maximum(chosen, _LEAST_PROBABILITY))
+
+
+def class_shares(classes: IntArray, num_classes: int) -> FloatArray:
+    """Return (K,) the share of each class, each counted once more than seen, so that none is impossible."""
+    counts = np.bincount(classes, minlength=num_classes) + 1.0
+    return counts / counts.sum()
+
+
+def confusion_matrix(classes: IntArray, predicted: IntArray, num_classes: int) -> IntArray:
+    """Return (K, K) counts by true class (row) and predicted class (column)."""
+    return np.bincount(classes * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def macro_f1(confusion: IntArray) -> float:
+    """Return the mean over classes of 2 * hits / (labels + predictions); a class neither labelled nor predicted counts 0."""
+    hits, sizes = np.diag(confusion), confusion.sum(0) + confusion.sum(1)
+    return float(np.mean(np.divide(2.0 * hits, sizes, out=np.zeros(len(hits)), where=sizes > 0)))
+
+
+def reliability(confidence: FloatArray, right: FloatArray, bins: int = 15) -> FloatArray:
+    """Return how often predictions of each confidence were right, in bins of equal mass.
+
+    Args:
+        confidence: (N,) probability of the most probable class.
+        right: (N,) 1 where it was the true class.
+        bins: Number of bins, >= 1.
+    Returns:
+        (bins, 3) mean confidence, share right, labels; fewer rows where there are fewer labels.
+    """
+    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, max(len(confidence), 1)))
+    return np.array([(confidence[part].mean(), right[part].mean(), len(part)) for part in parts if len(part)])
+
+
+def calibration_error(table: FloatArray) -> float:
+    """Return the ECE of a reliability table: the mean distance of confidence from the share right, by labels."""
+    return float(np.sum(table[:, 2] * np.abs(table[:, 0] - table[:, 1])) / table[:, 2].sum())
+
+
+def measure_skill(
+    probabilities: FloatArray,
+    classes: IntArray,
+    prior: FloatArray,
+    *,
+    overlap: int,
+    effective_samples: float,
+    seed: int,
+) -> Skill:
+    """Compare probabilities with labels, and with the prior.
+
+    Args:
+        probabilities: (N, K) predicted, rows that sum to 1.
+        classes: (N,) true class, 0 to K - 1.
+        prior: (N, K) or (K,) share of each class in training.
+        overlap: Bars that one label spans: the lag of the Diebold-Mariano variance.
+        effective_samples: Sum of the labels' uniqueness.
+        seed: Of the labels drawn for `perfect_calibration_error`.
+
+    Raises:
+        ConfigError: No labels, or rows that are no probabilities.
+    """
+    samples, num_classes = probabilities.shape
+    if samples == 0:
+        raise ConfigError("skill needs at least one label, there are none")
+    if not np.allclose(probabilities.sum(1), 1.0, atol=1e-6) or (probabilities < 0).any():
+        raise ConfigError("probabilities must be >= 0 and sum to 1 in every row")
+    priors = np.broadcast_to(prior, probabilities.shape)
+    losses, prior_losses = log_losses(probabilities, classes), log_losses(priors, classes)
+    predicted = probabilities.argmax(1)
+    confidence = probabilities.max(1)
+    lead = diebold_mariano(model_loss=losses, rival_loss=prior_losses, lag=overlap)
+    table = reliability(confidence, (predicted == classes).astype(float))
+    # Drawn from the predicted probabilities themselves, the labels are as calibrated as labels can be.
+    drawn = (np.random.default_rng(seed).random(samples)[:, None] > probabilities.cumsum(1)[:, :-1]).sum(1)
+    perfect = reliability(confidence, (predicted == drawn).astype(float))
+    confusion = confusion_matrix(classes, predicted, num_classes)
+    return Skill(
+        samples=samples,
+        effective_samples=effective_samples,
+        log_loss=float(losses.mean()),
+        prior_log_loss=float(prior_losses.mean()),
+        p_value=None if lead is None else lead.p_value,
+        accuracy=float(np.mean(predicted == classes)),
+        majority_accuracy=float(np.mean(priors.argmax(1) == classes)),
+        class_shares=np.bincount(classes, minlength=num_classes) / samples,
+        brier=float(np.mean(np.sum((probabilities - np.eye(num_classes)[classes]) ** 2, axis=1))),
+        calibration_error=calibration_error(table),
+        perfect_calibration_error=calibration_error(perfect),
+        macro_f1=macro_f1(confusion),
+        confusion=confusion,
+        reliability=table,
+    )

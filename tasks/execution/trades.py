@@ -1,0 +1,138 @@
+"""The ledger: round trips from flat to flat or from flip to flip, each leg with its costs.
+
+Derived from the quantities held, not booked along the way: its sum must equal the equity's change, which checks both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.schema import FloatArray, IntArray
+from tasks.execution.accounting import Bars, Costs
+
+EXITS = ("signal", "gap", "end", "ruin")
+"""Why a trade ended: decided; closed at the first open after a gap; closed at the last close; nothing left."""
+SIGNAL, GAP, END, RUIN = range(len(EXITS))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trades:
+    """N closed trades as columns, oldest first. Money in USDT.
+
+    Attributes:
+        entry_bar: (N,) bar at whose open it was entered.
+        exit_bar: (N,) bar of the exit: at its open, or at its close where `at_close`.
+        at_close: (N,) whether the exit was at the bar's close (end, ruin).
+        side: (N,) 1 long, -1 short.
+        quantity: (N,) coins, > 0.
+        entry_price, exit_price: (N,) as filled, slippage included.
+        gross: (N,) what the price alone earned: before slippage, fees and funding.
+        entry_fee, exit_fee, entry_slippage, exit_slippage: (N,) each leg's costs, >= 0.
+        funding: (N,) paid; negative where received.
+        exit: (N,) index into `EXITS`.
+    """
+
+    entry_bar: IntArray
+    exit_bar: IntArray
+    at_close: NDArray[np.bool_]
+    side: IntArray
+    quantity: FloatArray
+    entry_price: FloatArray
+    exit_price: FloatArray
+    gross: FloatArray
+    entry_fee: FloatArray
+    exit_fee: FloatArray
+    entry_slippage: FloatArray
+    exit_slippage: FloatArray
+    funding: FloatArray
+    exit: IntArray
+
+    def __len__(self) -> int:
+        return len(self.entry_bar)
+
+    @property
+    def fees(self) -> FloatArray:
+        """(N,) commission of both legs."""
+        return self.entry_fee + self.exit_fee
+
+    @property
+    def slippage(self) -> FloatArray:
+        """(N,) slippage of both legs."""
+        return self.entry_slippage + self.exit_slippage
+
+    @property
+    def net(self) -> FloatArray:
+        """(N,) what the trade added to the account."""
+        return self.gross - self.fees - self.slippage - self.funding
+
+    @property
+    def entry_notional(self) -> FloatArray:
+        """(N,) coins times entry price."""
+        return self.quantity * self.entry_price
+
+    @property
+    def bars(self) -> IntArray:
+        """(N,) bars held."""
+        return self.exit_bar - self.entry_bar + self.at_close
+
+    def columns(self) -> dict[str, NDArray[np.generic]]:
+        """Return every column by name, net last, for a table or a file."""
+        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "net": self.net}
+
+
+def list_trades(
+    bars: Bars,
+    quantity: FloatArray,
+    funding: FloatArray,
+    costs: Costs,
+    contiguous: NDArray[np.bool_],
+    ruined_at: int | None,
+) -> Trades:
+    """Return the trades behind the quantities held.
+
+    Args:
+        bars: T bars.
+        quantity: (T,) signed coins held to each bar's close.
+        funding: (T,) USDT paid at each bar's open.
+        costs: What each fill paid.
+        contiguous: (T,) whether the account could trade from the bar before.
+        ruined_at: Bar in which the account was worth nothing; None: it never was.
+    """
+    last = len(quantity) - 1 if ruined_at is None else ruined_at
+    held = quantity[: last + 1]
+    before = np.concatenate([[0.0], held[:-1]])
+    entry_bar = np.flatnonzero((held != before) & (held != 0.0))
+    exit_bar = np.flatnonzero((held != before) & (before != 0.0))
+    reason = np.where(contiguous[exit_bar], SIGNAL, GAP)
+    if held[last] != 0.0:
+        exit_bar, reason = np.append(exit_bar, last), np.append(reason, END)
+    at_close = np.arange(len(exit_bar)) >= len(exit_bar) - int(held[last] != 0.0)
+    if ruined_at is not None:
+        reason[-1] = RUIN
+
+    coins = np.abs(held[entry_bar])
+    side = np.sign(held[entry_bar]).astype(np.int64)
+    entry_open = bars.open[entry_bar]
+    exit_mark = np.where(at_close, bars.close[exit_bar], bars.open[exit_bar])
+    entry_price = entry_open * (1.0 + side * costs.slippage)
+    exit_price = exit_mark * (1.0 - side * costs.slippage)
+    funded = np.concatenate([[0.0], np.cumsum(funding)])  # paid before each bar
+    return Trades(
+        entry_bar=entry_bar,
+        exit_bar=exit_bar,
+        at_close=at_close,
+        side=side,
+        quantity=coins,
+        entry_price=entry_price,
+        exit_price=exit_price,
+        gross=side * coins * (exit_mark - entry_open),
+        entry_fee=costs.commission * coins * entry_price,
+        exit_fee=costs.commission * coins * exit_price,
+        entry_slippage=costs.slippage * coins * entry_open,
+        exit_slippage=costs.slippage * coins * exit_mark,
+        funding=funded[exit_bar + 1] - funded[entry_bar + 1],  # a stamp at the entry's open came before the entry
+        exit=reason,
+    )

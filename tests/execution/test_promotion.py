@@ -1,0 +1,114 @@
+"""The promotion rule: each condition fails alone, and one failure is enough."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from storage.schema import ConfigError
+from tasks.execution.promotion import Evidence, PromotionRule, judge
+from tasks.execution.skill import Skill
+
+SKILL = Skill(
+    samples=10_000,
+    effective_samples=800.0,
+    log_loss=1.05,
+    prior_log_loss=1.06,
+    p_value=0.001,
+    accuracy=0.4,
+    majority_accuracy=0.36,
+    class_shares=np.full(3, 1 / 3),
+    brier=0.6,
+    calibration_error=0.012,
+    perfect_calibration_error=0.01,
+    macro_f1=0.39,
+    confusion=np.zeros((3, 3), np.int64),
+    reliability=np.zeros((1, 3)),
+)
+GOOD = Evidence(
+    champion="flat",
+    days=60.0,
+    trades=250,
+    skill=SKILL,
+    net_return=0.10,
+    stressed_return=0.04,
+    champion_return=0.0,
+    p_value=0.01,
+    drawdown=0.10,
+    champion_drawdown=0.0,
+    latency_p99_us=12.0,
+    parity=1e-6,
+)
+
+
+def failed(evidence: Evidence, rule: PromotionRule = PromotionRule()) -> list[str]:
+    return [check.name for check in judge(evidence, rule) if not check.passed]
+
+
+@pytest.mark.promise(13)
+def test_good_evidence_passes_every_condition():
+    assert failed(GOOD) == []
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize(
+    ("change", "condition"),
+    [
+        ({"days": 29.9}, "unseen days"),
+        ({"trades": 99}, "closed trades"),
+        ({"skill": replace(SKILL, log_loss=1.07)}, "log-loss better than the prior"),
+        ({"skill": replace(SKILL, p_value=0.05)}, "log-loss better than the prior"),
+        ({"skill": replace(SKILL, p_value=None)}, "log-loss better than the prior"),
+        ({"stressed_return": 0.0}, "net result at 1.5x costs"),
+        ({"net_return": -0.01}, "beats the champion (flat)"),
+        ({"p_value": 0.06}, "beats the champion (flat)"),
+        ({"p_value": None}, "beats the champion (flat)"),
+        ({"drawdown": 0.26}, "maximum drawdown"),
+        ({"skill": replace(SKILL, calibration_error=0.031)}, "calibration error above a perfect model's"),
+        ({"latency_p99_us": 1_000.0}, "latency p99 per bar"),
+        ({"parity": 1e-5}, "all ways to run it agree"),
+    ],
+)
+def test_one_bad_number_fails_its_condition_alone(change, condition):
+    assert failed(replace(GOOD, **change)) == [condition]
+
+
+def test_drawdown_is_measured_against_the_champion_when_there_is_one():
+    reigning = replace(GOOD, champion="20260104T100000Z-7f3c9a2e", champion_return=0.02, champion_drawdown=0.05)
+    assert failed(reigning) == ["maximum drawdown"]
+    assert failed(replace(reigning, drawdown=0.06)) == []
+
+
+def test_every_check_shows_its_number_and_its_bound():
+    checks = {check.name: check for check in judge(GOOD, PromotionRule())}
+    assert checks["unseen days"].found == "60"
+    assert checks["unseen days"].wanted == ">= 30"
+    assert checks["log-loss better than the prior"].found == "+0.01000 nat, p = 0.001"
+    assert all(check.found and check.wanted for check in checks.values())
+
+
+def test_nan_never_passes():
+    broken = replace(
+        GOOD,
+        days=np.nan,
+        net_return=np.nan,
+        stressed_return=np.nan,
+        drawdown=np.nan,
+        latency_p99_us=np.nan,
+        parity=np.nan,
+    )
+    assert failed(broken) == [
+        "unseen days",
+        "net result at 1.5x costs",
+        "beats the champion (flat)",
+        "maximum drawdown",
+        "latency p99 per bar",
+        "all ways to run it agree",
+    ]
+
+
+def test_rule_refuses_a_bound_that_lets_everything_pass():
+    with pytest.raises(ConfigError, match=r"significance must be in \(0, 1\), was 1\.5"):
+        PromotionRule(significance=1.5)
+    with pytest.raises(ConfigError, match="min_days must be > 0"):
+        PromotionRule(min_days=0)

@@ -1,0 +1,116 @@
+"""Skill against labels: scikit-learn as the oracle, closed forms where there are some."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as oracle
+
+from storage.schema import ConfigError
+from tasks.execution.skill import (
+    calibration_error,
+    class_shares,
+    confusion_matrix,
+    log_losses,
+    macro_f1,
+    measure_skill,
+    reliability,
+)
+
+CLASSES = 3
+
+
+def forecasts(seed: int, samples: int = 4_000, sharpness: float = 1.0):
+    """Return probabilities and labels drawn from them: perfectly calibrated by construction."""
+    rng = np.random.default_rng(seed)
+    logits = sharpness * rng.normal(size=(samples, CLASSES))
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (rng.random(samples)[:, None] > probabilities.cumsum(1)[:, :-1]).sum(1)
+    return probabilities, labels
+
+
+def measured(probabilities, labels, prior=(1 / 3, 1 / 3, 1 / 3), **changes):
+    settings = {"overlap": 1, "effective_samples": float(len(labels)), "seed": 1} | changes
+    return measure_skill(probabilities, labels, np.array(prior), **settings)
+
+
+def test_log_loss_brier_f1_and_confusion_equal_scikit_learn():
+    probabilities, labels = forecasts(1)
+    skill = measured(probabilities, labels)
+    predicted = probabilities.argmax(1)
+    assert skill.log_loss == pytest.approx(oracle.log_loss(labels, probabilities), rel=1e-12)
+    assert skill.macro_f1 == pytest.approx(oracle.f1_score(labels, predicted, average="macro"), rel=1e-12)
+    assert skill.accuracy == pytest.approx(oracle.accuracy_score(labels, predicted), rel=1e-12)
+    np.testing.assert_array_equal(skill.confusion, oracle.confusion_matrix(labels, predicted))
+    onehot = [oracle.brier_score_loss(labels == c, probabilities[:, c]) for c in range(CLASSES)]
+    assert skill.brier == pytest.approx(sum(onehot), rel=1e-12)
+
+
+def test_certain_and_wrong_forecast_costs_a_lot_but_not_infinity():
+    losses = log_losses(np.array([[1.0, 0.0, 0.0]]), np.array([1]))
+    assert losses[0] == pytest.approx(-np.log(1e-12))
+
+
+def test_prior_itself_has_no_skill():
+    labels = np.tile([0, 1, 1, 2], 250)
+    prior = np.array([0.25, 0.5, 0.25])
+    skill = measured(np.tile(prior, (1_000, 1)), labels, prior)
+    assert skill.log_loss_skill == 0.0
+    assert skill.p_value is None  # no difference has no variance to compare it with
+    assert skill.accuracy == skill.majority_accuracy == 0.5
+
+
+def test_drawn_labels_show_skill_with_a_small_p_value():
+    skill = measured(*forecasts(2))
+    assert skill.log_loss_skill > 0.1
+    assert skill.p_value < 1e-6
+
+
+def test_shuffled_labels_show_no_skill():
+    probabilities, labels = forecasts(3)
+    shuffled = np.random.default_rng(0).permutation(labels)
+    skill = measured(probabilities, shuffled)
+    assert skill.log_loss_skill < 0
+    assert skill.p_value > 0.5
+
+
+def test_calibrated_forecasts_have_the_calibration_error_of_chance_and_sharpened_ones_more():
+    probabilities, labels = forecasts(4, samples=20_000)
+    honest = measured(probabilities, labels)
+    assert honest.calibration_error == pytest.approx(honest.perfect_calibration_error, abs=0.01)
+    sharpened = probabilities**3 / (probabilities**3).sum(1, keepdims=True)
+    boastful = measured(sharpened, labels)
+    assert boastful.calibration_error > boastful.perfect_calibration_error + 0.05
+
+
+def test_calibration_error_of_a_hand_made_table():
+    # two bins: 3 labels said 0.6 and 1/3 right, 1 label said 0.9 and right: (3 * |0.6 - 1/3| + |0.9 - 1|) / 4
+    confidence = np.array([0.6, 0.6, 0.6, 0.9])
+    table = np.vstack(
+        [reliability(confidence[:3], np.array([1.0, 0.0, 0.0]), 1), reliability(confidence[3:], np.ones(1), 1)]
+    )
+    assert calibration_error(table) == pytest.approx((3 * (0.6 - 1 / 3) + 0.1) / 4)
+
+
+def test_reliability_has_as_many_bins_as_labels_when_labels_are_few():
+    assert reliability(np.array([0.4, 0.5]), np.array([0.0, 1.0])).shape == (2, 3)
+
+
+def test_macro_f1_counts_a_class_without_label_and_prediction_as_zero():
+    assert macro_f1(confusion_matrix(np.array([0, 1]), np.array([0, 1]), 3)) == pytest.approx(2 / 3)
+
+
+def test_class_shares_leave_no_class_impossible():
+    shares = class_shares(np.array([1, 1, 1]), 3)
+    np.testing.assert_allclose(shares, [1 / 6, 4 / 6, 1 / 6])
+
+
+def test_accuracy_error_uses_labels_that_do_not_overlap():
+    probabilities, labels = forecasts(5, samples=1_200)
+    skill = measured(probabilities, labels, effective_samples=100.0)
+    assert skill.accuracy_error == pytest.approx(np.sqrt(skill.accuracy * (1 - skill.accuracy) / 100))
+
+
+def test_skill_refuses_what_are_no_probabilities():
+    with pytest.raises(ConfigError, match="must be >= 0 and sum to 1"):
+        measured(np.array([[0.5, 0.2, 0.2]]), np.array([0]))
+    with pytest.raises(ConfigError, match="at least one label"):
+        measured(np.empty((0, 3)), np.empty(0, np.int64))
