@@ -1,0 +1,429 @@
+"""Versioned models on a disk or an object store, and the champion among them.
+
+    <url>/<source, with '-' for ':'>/<name>/
+        20260104T100000Z-7f3c9a2e/      one version, immutable
+            weights.safetensors ...
+            manifest.json               written last: a version exists once this file does
+        champion/
+            000001.json                 append-only: the highest number is in force
+
+One primitive carries the promises: a file is made whole, or not at all, and only where none was (`storage/objects.py`).
+So a process killed at any point leaves no version or a complete one, and of two promoters that saw the same champion
+exactly one gets the next number. Pointer and history are one thing and cannot disagree.
+
+Nothing here executes what it reads: files are bytes, metadata is JSON, and file names are limited to formats that hold
+data only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from storage.objects import ObjectStore
+from storage.schema import FEATURES, ArtifactError, Source, VersionRef, parse_source
+
+Document = dict[str, Any]
+"""What JSON can hold: text, finite numbers, booleans, None, lists and text-keyed dicts."""
+
+MANIFEST = "manifest.json"
+DATA_SUFFIXES = (".csv", ".html", ".json", ".md", ".onnx", ".parquet", ".png", ".safetensors", ".svg", ".txt")
+"""Formats that hold data only. Pickle and its kin (.pkl, .pt, .joblib ...) run code when loaded, so they stay out."""
+
+_STORE_KEYS = ("files", "name", "seal", "source", "version")  # of a manifest: set by the store, never by the caller
+_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_ENTRY = re.compile(r"(\d{6})\.json")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # no separator, no leading dot: cannot leave its folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A version whose every byte has been verified.
+
+    Attributes:
+        ref: Its name.
+        manifest: What was published with it, plus source, name, version, files (name -> sha256 and bytes) and seal.
+        files: File name -> content.
+    """
+
+    ref: VersionRef
+    manifest: Document
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChampionEntry:
+    """One line of the champion's history.
+
+    Attributes:
+        sequence: 0, 1, 2 ... without holes; 0 is `flat`, which nobody had to promote.
+        ref: The version in force from here on; None is `flat`, no position at all.
+        at: When, UTC, ISO 8601; empty for entry 0.
+        reason: Why, one line.
+        evidence: Numbers of both sides ("champion" and "challenger") for a promotion; empty for a rollback.
+        restores: For a rollback, the sequence of the promotion that is in force again; else None.
+        seal: The manifest's seal at its promotion: a version exchanged later no longer fits. None for flat.
+    """
+
+    sequence: int
+    ref: VersionRef | None
+    at: str
+    reason: str
+    evidence: Mapping[str, Any]
+    restores: int | None = None
+    seal: str | None = None
+
+
+class ArtifactStore:
+    """Publish, load, promote and roll back model versions.
+
+    Args:
+        url: A path or any fsspec URL; see `ObjectStore`.
+
+    Raises:
+        ArtifactError: The URL's protocol is unknown, or the package that serves it is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._objects = ObjectStore(url)
+
+    def publish(
+        self,
+        source: Source,
+        name: str,
+        hash8: str,
+        files: Mapping[str, bytes],
+        manifest: Mapping[str, Any],
+        now: datetime,
+    ) -> VersionRef:
+        """Store a version; it becomes visible at once and whole, when its manifest appears.
+
+        The same `hash8` again returns the version that is there, as long as that one still verifies. Two processes that
+        publish one hash at the same moment may both store it: two complete versions of equal content.
+
+        Args:
+            source: Where its candles came from.
+            name: The market's slug.
+            hash8: 8 hex digits over weights, config, dataset id, code and seed.
+            files: File name -> content.
+            manifest: Plain JSON values; must name the model's inputs under "features".
+            now: Time of publication, aware.
+
+        Raises:
+            ArtifactError: A name or the manifest breaks a rule, or the store refuses. No version is visible then.
+        """
+        if not re.fullmatch(r"[0-9a-f]{8}", hash8):
+            raise ArtifactError(f"hash8 must be 8 lower-case hex digits, was {hash8!r}")
+        if not files:
+            raise ArtifactError("a version must hold at least one file, was given none")
+        for file in files:
+            _check_file_name(file)
+        _check_manifest(manifest)
+        ref = VersionRef(source=source, name=name, version=f"{_stamp(now)}-{hash8}")
+        placed = {"source": source, "name": name, "version": ref.version}
+        sealed = _sealed({**manifest, **placed, "files": {f: _fingerprint(content) for f, content in files.items()}})
+
+        for twin in self.versions(source, name):
+            if twin.version.endswith(f"-{hash8}"):
+                with suppress(ArtifactError):  # a damaged twin is stored anew, not returned
+                    return self._verified(twin).ref
+        try:
+            for file, content in {**files, MANIFEST: sealed}.items():  # the manifest stays last
+                self._objects.create(f"{_folder(ref)}/{file}", content)
+        except FileExistsError as err:
+            raise ArtifactError(f"version {ref} is being published by another process; run it again") from err
+        return ref
+
+    def versions(self, source: Source, name: str) -> tuple[VersionRef, ...]:
+        """Return the stored versions, oldest first; half-written ones are not among them."""
+        stored = [
+            path.split("/")[0] for path in self._objects.names(_market(source, name)) if path.endswith(f"/{MANIFEST}")
+        ]
+        return tuple(VersionRef(source=source, name=name, version=v) for v in sorted(stored) if _VERSION.fullmatch(v))
+
+    def manifest(self, ref: VersionRef) -> Document:
+        """Return a version's manifest, verified against its own seal and its place.
+
+        Raises:
+            ArtifactError: The version is unknown, its manifest is damaged, or it was moved here from elsewhere.
+        """
+        try:
+            document = _unsealed(self._objects.read(f"{_folder(ref)}/{MANIFEST}"), f"manifest of {ref}")
+        except FileNotFoundError:
+            stored = [known.version for known in self.versions(ref.source, ref.name)]
+            newest = ", ".join(stored[-3:]) or "none"
+            raise ArtifactError(f"version {ref} is unknown; {len(stored)} stored, newest: {newest}") from None
+        for key, here in (("source", ref.source), ("name", ref.name), ("version", ref.version)):
+            if document.get(key) != here:
+                found = document.get(key)
+                raise ArtifactError(f"manifest of {ref} must say {key} {here!r}, was {found!r}: moved from elsewhere")
+        for file in document["files"]:
+            _check_file_name(file)
+        return document
+
+    def read(self, ref: VersionRef, file: str) -> bytes:
+        """Return one verified file of a version, to show it (a report, an equity curve); models go through `load`.
+
+        Raises:
+            ArtifactError: The version or the file is unknown, or its bytes are not the published ones.
+        """
+        return self._read_verified(ref, file, self.manifest(ref))
+
+    def load(self, ref: VersionRef, *, source: Source, features: Sequence[str] = FEATURES) -> Artifact:
+        """Return a whole version for use on `source` with `features`, after every hash has been verified.
+
+        Raises:
+            ArtifactError: It is unknown, damaged, of another source, or expects other features.
+        """
+        if ref.source != source:
+            raise ArtifactError(f"version {ref} is of source {ref.source}, and is refused on {source}; retrain there")
+        artifact = self._verified(ref)
+        expected = artifact.manifest["features"]
+        if list(features) != expected:
+            difference = {"missing": set(expected) - set(features), "unknown": set(features) - set(expected)}
+            parts = [f"{what}: {', '.join(map(repr, sorted(names)))}" for what, names in difference.items() if names]
+            found = f"{len(features)} ({'; '.join(parts) or 'in another order'})"
+            raise ArtifactError(f"version {ref} expects {len(expected)} features, was given {found}")
+        return artifact
+
+    def prune_unfinished(self, source: Source, name: str, before: datetime) -> tuple[str, ...]:
+        """Remove what killed writers left behind, and return the names of what went.
+
+        Args:
+            source: Where the candles came from.
+            name: The market's slug.
+            before: Only what is older goes, aware. Leave a margin, such as a day: a publish may be under way.
+        """
+        market = _market(source, name)
+        complete = {ref.version for ref in self.versions(source, name)}
+        gone = list(self._objects.prune_unfinished(market, before))
+        for path in self._objects.names(market):
+            version = path.split("/")[0]
+            if _VERSION.fullmatch(version) and version not in complete and version[:16] < _stamp(before):
+                self._objects.remove(f"{market}/{path}")
+                gone.append(path)
+        return tuple(gone)
+
+    def champion(self, source: Source, name: str) -> ChampionEntry:
+        """Return the entry in force; its `ref` is None while the champion is flat.
+
+        Raises:
+            ArtifactError: The entry is damaged, or the version it names is gone or was exchanged after its promotion.
+        """
+        entry = self._entry(source, name, self._sequence(source, name))
+        if entry.ref is not None and self.manifest(entry.ref)["seal"] != entry.seal:
+            raise ArtifactError(f"champion {entry.ref} was exchanged after its promotion; roll back and retrain")
+        return entry
+
+    def history(self, source: Source, name: str) -> tuple[ChampionEntry, ...]:
+        """Return every entry, oldest first: entry n stands at index n, and flat at 0."""
+        return tuple(self._entry(source, name, number) for number in range(self._sequence(source, name) + 1))
+
+    def promote(
+        self,
+        source: Source,
+        name: str,
+        ref: VersionRef | None,
+        evidence: Mapping[str, Any],
+        *,
+        expected: int,
+        now: datetime,
+    ) -> ChampionEntry:
+        """Put a version (None: flat) in force, if the champion is still the one that it was compared with.
+
+        Args:
+            source: Where the candles came from.
+            name: The market's slug.
+            ref: The challenger, or None for flat.
+            evidence: Plain JSON; holds the numbers of both sides under "champion" and "challenger".
+            expected: `sequence` of the champion that the evidence was measured against.
+            now: Time of promotion, aware.
+
+        Raises:
+            ArtifactError: Another source or market, a side without numbers, a damaged version, or a champion that
+                changed since. The champion is then as it was.
+        """
+        if ref is not None and (ref.source, ref.name) != (source, name):
+            raise ArtifactError(f"version {ref} must not be promoted on {source}/{name}; retrain there")
+        missing = [side for side in ("champion", "challenger") if not evidence.get(side)]
+        if missing:
+            raise ArtifactError(f"evidence must hold the numbers of both sides, was without {' and '.join(missing)}")
+        entry = ChampionEntry(
+            sequence=expected + 1,
+            ref=ref,
+            at=_stamp(now),
+            reason="promoted" if ref is not None else "went back to flat",
+            evidence=evidence,
+            seal=self._seal(ref),
+        )
+        return self._append(source, name, entry)
+
+    def rollback(self, source: Source, name: str, reason: str, now: datetime) -> ChampionEntry:
+        """Put the champion before the present one in force again; repeated, it goes back step by step to flat.
+
+        Raises:
+            ArtifactError: The champion is flat, the first one; or the version to go back to is gone or damaged, and
+                then flat can be promoted.
+        """
+        history = self.history(source, name)
+        present = _promotion(history, history[-1])
+        if present.sequence == 0:
+            raise ArtifactError(f"nothing to roll back for {source}/{name}: the champion is flat, the first one")
+        target = _promotion(history, history[present.sequence - 1])
+        if self._seal(target.ref) != target.seal:
+            raise ArtifactError(f"version {target.ref} was exchanged after its promotion; promote flat instead")
+        entry = ChampionEntry(
+            sequence=history[-1].sequence + 1,
+            ref=target.ref,
+            at=_stamp(now),
+            reason=reason,
+            evidence={},
+            restores=target.sequence,
+            seal=target.seal,
+        )
+        return self._append(source, name, entry)
+
+    def _append(self, source: Source, name: str, entry: ChampionEntry) -> ChampionEntry:
+        document = {
+            "sequence": entry.sequence,
+            "version": entry.ref.version if entry.ref else None,
+            "at": entry.at,
+            "reason": entry.reason,
+            "evidence": entry.evidence,
+            "restores": entry.restores,
+            "manifest_seal": entry.seal,
+            "nonce": secrets.token_hex(8),  # no two promoters write equal bytes, so the loser of a race is told
+        }
+        sealed = _sealed(document)
+        found = self._sequence(source, name)
+        if found == entry.sequence - 1:
+            try:
+                self._objects.create(f"{_market(source, name)}/champion/{entry.sequence:06d}.json", sealed)
+                return self._entry(source, name, entry.sequence)
+            except FileExistsError:
+                found = self._sequence(source, name)
+        raise ArtifactError(
+            f"champion of {source}/{name} changed: expected sequence {entry.sequence - 1}, found {found}; "
+            "compare with the one now in force"
+        )
+
+    def _sequence(self, source: Source, name: str) -> int:
+        entries = [_ENTRY.fullmatch(path) for path in self._objects.names(f"{_market(source, name)}/champion")]
+        numbers = [int(entry[1]) for entry in entries if entry]  # sorted, as the listing is
+        holes = sorted(set(range(1, len(numbers) + 1)) - set(numbers))
+        if holes:
+            raise ArtifactError(f"champion history of {source}/{name} has lost entry {holes[0]}; restore the file")
+        return len(numbers)
+
+    def _entry(self, source: Source, name: str, sequence: int) -> ChampionEntry:
+        if sequence == 0:
+            return ChampionEntry(sequence=0, ref=None, at="", reason="flat is the first champion", evidence={})
+        content = self._objects.read(f"{_market(source, name)}/champion/{sequence:06d}.json")
+        document = _unsealed(content, f"champion entry {sequence} of {source}/{name}")
+        version = document["version"]
+        return ChampionEntry(
+            sequence=sequence,
+            ref=None if version is None else VersionRef(source=source, name=name, version=version),
+            at=document["at"],
+            reason=document["reason"],
+            evidence=document["evidence"],
+            restores=document["restores"],
+            seal=document["manifest_seal"],
+        )
+
+    def _seal(self, ref: VersionRef | None) -> str | None:
+        return None if ref is None else str(self._verified(ref).manifest["seal"])
+
+    def _verified(self, ref: VersionRef) -> Artifact:
+        manifest = self.manifest(ref)
+        files = {file: self._read_verified(ref, file, manifest) for file in manifest["files"]}
+        return Artifact(ref=ref, manifest=manifest, files=files)
+
+    def _read_verified(self, ref: VersionRef, file: str, manifest: Document) -> bytes:
+        published = manifest["files"].get(file)
+        if published is None:
+            raise ArtifactError(f"version {ref} has no file {file!r}; it holds {', '.join(sorted(manifest['files']))}")
+        try:
+            content = self._objects.read(f"{_folder(ref)}/{file}")
+        except FileNotFoundError:
+            raise ArtifactError(f"version {ref} has lost its file {file!r}; roll back or retrain") from None
+        if _fingerprint(content) != published:
+            raise ArtifactError(
+                f"{file} of version {ref} does not match its sha256: damaged or tampered with; roll back or retrain"
+            )
+        return content
+
+
+def _promotion(history: Sequence[ChampionEntry], entry: ChampionEntry) -> ChampionEntry:
+    """Return the promotion that `entry` has in force: itself, or the one that a rollback restored."""
+    return entry if entry.restores is None else history[entry.restores]
+
+
+def _market(source: Source, name: str) -> str:
+    if not _PLAIN_NAME.fullmatch(name):
+        raise ArtifactError(f"name must be letters, digits, dots, dashes and underscores, was {name!r}")
+    return f"{parse_source(source).replace(':', '-')}/{name}"
+
+
+def _folder(ref: VersionRef) -> str:
+    if not _VERSION.fullmatch(ref.version):
+        raise ArtifactError(f"version must look like 20260104T100000Z-7f3c9a2e, was {ref.version!r}")
+    return f"{_market(ref.source, ref.name)}/{ref.version}"
+
+
+def _stamp(time: datetime) -> str:
+    if time.tzinfo is None:
+        raise ArtifactError(f"time must know its zone, was {time.isoformat()}")
+    return time.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def _check_file_name(file: str) -> None:
+    if not _PLAIN_NAME.fullmatch(file) or file == MANIFEST:
+        raise ArtifactError(f"file name must be plain and not {MANIFEST}, was {file!r}")
+    if not file.endswith(DATA_SUFFIXES):
+        raise ArtifactError(f"file must hold data only ({' '.join(DATA_SUFFIXES)}), was {file!r}")
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    clash = sorted(set(manifest).intersection(_STORE_KEYS))
+    if clash:
+        raise ArtifactError(f"manifest must leave {', '.join(_STORE_KEYS)} to the store, was given {', '.join(clash)}")
+    features = manifest.get("features")
+    if not isinstance(features, list | tuple) or not all(isinstance(feature, str) for feature in features):
+        raise ArtifactError(f"manifest must name the model's inputs under 'features', was {features!r}")
+
+
+def _fingerprint(content: bytes) -> Document:
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def _sealed(document: Mapping[str, Any]) -> bytes:
+    """Return the document as JSON with a seal: the hash of what a reader will see."""
+    try:
+        plain = json.loads(json.dumps(document, allow_nan=False))
+    except (TypeError, ValueError) as err:
+        raise ArtifactError(f"manifest and evidence must be plain JSON without NaN or infinity ({err})") from err
+    return json.dumps({**plain, "seal": _digest(plain)}, indent=2).encode()
+
+
+def _unsealed(content: bytes, what: str) -> Document:
+    """Return the document with its seal, or refuse it: the seal finds damage and careless edits."""
+    try:
+        document: Document = json.loads(content)
+        seal = document.pop("seal")
+    except (ValueError, AttributeError, TypeError, KeyError) as err:
+        raise ArtifactError(f"{what} is not a sealed JSON document ({err!r}); roll back or retrain") from err
+    if seal != _digest(document):
+        raise ArtifactError(f"{what} does not match its seal: damaged or edited; roll back or retrain")
+    return {**document, "seal": seal}
+
+
+def _digest(document: Document) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

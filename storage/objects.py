@@ -1,0 +1,150 @@
+"""Files that appear whole, or not at all, and only where none was; on a disk or an object store.
+
+Exclusive creation is atomic on local disks (a hard link to a finished temporary file), in memory, and where the store
+itself compares and swaps: S3 (`If-None-Match: *`, s3fs), Google Cloud (`ifGenerationMatch=0`, gcsfs), Azure (adlfs).
+Elsewhere fsspec looks first and then writes; that is safe for one writer at a time, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from storage.schema import ArtifactError
+
+log = logging.getLogger(__name__)
+
+_COMPARES_AND_SWAPS = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs", "abfs", "az"})
+_TEMPORARY = ".tmp"
+_MEMORY_LOCK = threading.Lock()  # fsspec's memory store looks first and then writes; this makes the two one step
+_WAY_OUT = {
+    errno.ENOSPC: "free some space and run it again",
+    errno.EDQUOT: "free some space and run it again",
+    errno.EFBIG: "raise the file size limit and run it again",
+    errno.EACCES: "check the rights on DSC_ARTIFACT_URL",
+    errno.EPERM: "check the rights on DSC_ARTIFACT_URL; a disk without hard links cannot hold the store",
+}
+
+
+class ObjectStore:
+    """Create, read, list and remove files below a URL; paths are relative to it, with '/' between folders.
+
+    Args:
+        url: A path or any fsspec URL, such as /var/lib/dsc/models, s3://bucket/models or memory://models. Credentials
+            and endpoints come from the environment, as the back end reads them.
+
+    Raises:
+        ArtifactError: The URL's protocol is unknown, or the package that serves it is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            # Another process may write at any time, so a remembered listing would be a lie.
+            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as err:
+            raise ArtifactError(f"artifact URL must be a path or a known fsspec URL ({err})") from err
+        self._root = root.rstrip("/")
+        protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
+        if not protocols & _COMPARES_AND_SWAPS:
+            log.warning("%s stores offer no atomic exclusive creation: run one writer at a time", min(protocols))
+
+    def create(self, path: str, content: bytes) -> None:
+        """Make a file, whole or not at all.
+
+        Raises:
+            FileExistsError: It is there with other content. Equal content is taken for ours: a client that retries a
+                request whose answer was lost meets its own file.
+            ArtifactError: The store refuses.
+        """
+        full = f"{self._root}/{path}"
+        with self._clear_errors("write", full, passing=FileExistsError):
+            try:
+                if isinstance(self._fs, LocalFileSystem):
+                    self._create_on_disk(full, content)
+                else:
+                    with _MEMORY_LOCK:
+                        self._fs.pipe_file(full, content, mode="create")
+            except FileExistsError:
+                if self._fs.cat_file(full) != content:
+                    raise
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ArtifactError: The store refuses.
+        """
+        full = f"{self._root}/{path}"
+        with self._clear_errors("read", full, passing=FileNotFoundError):
+            return bytes(self._fs.cat_file(full))
+
+    def names(self, folder: str) -> tuple[str, ...]:
+        """Return the files below a folder, relative to it, sorted; unfinished ones are not among them."""
+        return tuple(name for name in self._everything(folder) if not name.endswith(_TEMPORARY))
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        full = f"{self._root}/{path}"
+        with self._clear_errors("remove", full):
+            self._fs.rm_file(full)
+
+    def prune_unfinished(self, folder: str, before: datetime) -> tuple[str, ...]:
+        """Remove the temporary files that killed writers left below a folder before a time, and return their names."""
+        names = [name for name in self._everything(folder) if name.endswith(_TEMPORARY)]
+        with self._clear_errors("prune", f"{self._root}/{folder}"):
+            stale = [name for name in names if self._fs.modified(f"{self._root}/{folder}/{name}") < before]
+        for name in stale:
+            self.remove(f"{folder}/{name}")
+        return tuple(stale)
+
+    def _everything(self, folder: str) -> list[str]:
+        full = f"{self._root}/{folder}"
+        with self._clear_errors("list", full):
+            try:
+                self._fs.ls(full, detail=False)  # `find` passes in silence over a folder that it may not read
+            except FileNotFoundError:
+                return []
+            return sorted(path.removeprefix(f"{full}/") for path in self._fs.find(full))
+
+    def _create_on_disk(self, full: str, content: bytes) -> None:
+        # The temporary file lies beside its target: a hard link cannot leave its file system.
+        folder, temporary = full.rsplit("/", 1)[0], f"{full}.{secrets.token_hex(8)}{_TEMPORARY}"
+        self._fs.makedirs(folder, exist_ok=True)
+        try:
+            with self._fs.open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # a power cut must not leave a name without its content
+            self._fs.link(temporary, full)
+        finally:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(temporary)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _clear_errors(self, doing: str, full: str, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+        try:
+            yield
+        except passing:
+            raise
+        except Exception as err:  # each back end raises classes of its own; botocore's are not even OSErrors
+            code = err.errno if isinstance(err, OSError) else None
+            if code is None and isinstance(err, PermissionError):
+                code = errno.EACCES  # as s3fs raises it, without a number
+            reason = (os.strerror(code) if code else str(err)) or type(err).__name__
+            way_out = _WAY_OUT.get(code or 0, "check DSC_ARTIFACT_URL and the network")
+            raise ArtifactError(f"can't {doing} {full} ({reason}); {way_out}") from err
