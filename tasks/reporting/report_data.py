@@ -1,0 +1,269 @@
+"""What a report shows: plain values, already measured. Whatever is undefined is None, and is shown as "undefined"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from storage.schema import ConfigError, FloatArray, IntArray, Market, Source, parse_source
+
+Cell = str | int | float | bool | None
+Row = Mapping[str, Cell]
+"""A line of a table: column name -> value. All rows of one table have the same columns."""
+
+Style = Literal["count", "ratio", "share", "signed share", "share as bp", "bp", "nat", "signed nat", "us", "money"]
+"""How a number is written; the report's `written` shows each."""
+
+Origin = Literal["exchange", "replayed", "synthetic"]
+"""Where the sandbox's candles came from; "exchange" for everything that Bybit itself sent."""
+
+_SOURCE_LABELS = {"bybit": "Bybit", "testnet": "Bybit testnet", "demo": "Bybit demo"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One line of the promotion rule.
+
+    Attributes:
+        name: What is asked.
+        passed: Whether it holds; None where it was not judged.
+        found: The number found, with its unit.
+        wanted: The bound, with its unit.
+    """
+
+    name: str
+    passed: bool | None
+    found: str
+    wanted: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was decided about this version.
+
+    Attributes:
+        decision: promoted, kept (the champion stays), or measured (nothing was to be decided).
+        champion: Version in force before the decision, or "flat".
+        conditions: The promotion rule, line by line.
+        notes: Further reasons, one sentence each.
+    """
+
+    decision: Literal["promoted", "kept", "measured"]
+    champion: str = "flat"
+    conditions: tuple[Condition, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number with its interval.
+
+    Attributes:
+        name: What it is.
+        value: None where undefined.
+        style: How it is written.
+        low, high: 95 % interval; both None where there is none.
+        note: What it is compared with, or why it is undefined.
+    """
+
+    name: str
+    value: float | None
+    style: Style = "ratio"
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Equity:
+    """Account values on bars that no training saw, net of costs.
+
+    Attributes:
+        time_ms: (T,) UTC milliseconds, increasing.
+        model, buy_and_hold: (T,) quote currency.
+        initial: What both started with; also the value of doing nothing.
+        block_starts_ms: Start of each fold's test block, UTC milliseconds: another model decides from there on.
+    """
+
+    time_ms: IntArray
+    model: FloatArray
+    buy_and_hold: FloatArray
+    initial: float
+    block_starts_ms: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in ("time_ms", "model", "buy_and_hold")}
+        if len(set(lengths.values())) != 1 or len(self.time_ms) < 2:
+            raise ConfigError(f"equity series must have one length, at least 2, were {lengths}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingCurve:
+    """How one fold's training went.
+
+    Attributes:
+        fold: Its number.
+        step: (n,) optimiser steps so far, at each validation.
+        train_loss: (n,) mean since the validation before, nat; with label smoothing where that was on.
+        validation_loss: (n,) plain cross-entropy, nat.
+        best_step: The step whose weights were kept.
+        prior_loss: Validation cross-entropy of the training classes' shares, nat; None where unknown.
+    """
+
+    fold: int
+    step: IntArray
+    train_loss: FloatArray
+    validation_loss: FloatArray
+    best_step: int
+    prior_loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMix:
+    """How many labels of each class a part of the data has.
+
+    Attributes:
+        part: Such as "train", "test", "predicted".
+        counts: Sell, hold, buy.
+    """
+
+    part: str
+    counts: tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reliability:
+    """Confidence against the share that was right, per bin.
+
+    Attributes:
+        confidence, accuracy: (bins,) means, shares of 1.
+        count: (bins,) labels.
+        ece: Expected calibration error, share of 1.
+        ece_perfect: What a perfectly calibrated model would show on as many labels, share of 1.
+    """
+
+    confidence: FloatArray
+    accuracy: FloatArray
+    count: IntArray
+    ece: float | None
+    ece_perfect: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """What one prediction costs.
+
+    Attributes:
+        name: The network, such as "separable, K=3".
+        runtime: What ran it.
+        parameters, macs: Counts; None where they do not apply.
+        p50_us, p95_us, p99_us: Microseconds per bar, one thread.
+    """
+
+    name: str
+    runtime: str
+    parameters: int | None
+    macs: int | None
+    p50_us: float | None
+    p95_us: float | None
+    p99_us: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostPoint:
+    """The same decisions at other costs.
+
+    Attributes:
+        cost_bp: Fee and slippage per side, basis points of the notional.
+        total_return: Net, share of the capital.
+        sharpe_ratio: From UTC days; None where undefined.
+        assumed: Whether these are the costs that the verdict rests on.
+    """
+
+    cost_bp: float
+    total_return: float | None
+    sharpe_ratio: float | None
+    assumed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportData:
+    """Everything that a report on one version shows; an empty part is left out of the page.
+
+    Attributes:
+        market: The market.
+        source: Where its candles came from.
+        origin: Whether the exchange sent them, or a recording or a synthetic market stood in.
+        origin_detail: The replayed file, or the synthetic market's kind and seed.
+        version: Name of the version.
+        created: When it was made, UTC text.
+        verdict: What was decided, and why.
+        warnings: What a reader must know first, such as a cost that is zero; shown loudly.
+        highlights: The few numbers of the head line.
+        equity: On unseen bars; None where nothing was traded.
+        metrics: Side ("model", "buy and hold", "flat") -> metric key -> value.
+        costs: The cost sweep.
+        break_even_bp: Cost per side that would leave nothing, basis points; None where undefined.
+        stress: Further what-ifs, such as later fills.
+        trades: Some of the trades.
+        trades_total: How many there were.
+        skill: How good the predictions were.
+        class_mix: Per part of the data.
+        confusion: (3, 3) labels by true class (row) and predicted class (column).
+        reliability: Calibration on unseen bars.
+        latency: Per network and runtime.
+        data_quality: What was found in the candles.
+        folds: The table of dates.
+        training: One curve per fold.
+        config: Section -> parameter -> value.
+        versions: Library -> version.
+        provenance: Dataset id, code hash, seed, machine ...
+    """
+
+    market: Market
+    source: Source
+    origin: Origin
+    origin_detail: str = ""
+    version: str
+    created: str
+    verdict: Verdict
+    warnings: tuple[str, ...] = ()
+    highlights: tuple[Measure, ...] = ()
+    equity: Equity | None = None
+    metrics: Mapping[str, Row] = field(default_factory=dict)
+    costs: tuple[CostPoint, ...] = ()
+    break_even_bp: float | None = None
+    stress: tuple[Row, ...] = ()
+    trades: tuple[Row, ...] = ()
+    trades_total: int = 0
+    skill: tuple[Measure, ...] = ()
+    class_mix: tuple[ClassMix, ...] = ()
+    confusion: IntArray | None = None
+    reliability: Reliability | None = None
+    latency: tuple[Latency, ...] = ()
+    data_quality: tuple[Row, ...] = ()
+    folds: tuple[Row, ...] = ()
+    training: tuple[TrainingCurve, ...] = ()
+    config: Mapping[str, Row] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    provenance: Row = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parse_source(self.source)
+        if (self.origin == "exchange") == self.source.startswith("sandbox:"):
+            raise ConfigError(
+                f"origin must be replayed or synthetic for a sandbox only, was {self.origin!r} of {self.source}"
+            )
+
+    @property
+    def source_label(self) -> str:
+        """The source as every title names it: nobody takes a replay or a synthetic market for an exchange."""
+        if self.origin == "exchange":
+            return _SOURCE_LABELS[self.source]
+        return f"{'replayed candles' if self.origin == 'replayed' else 'synthetic market'}, {self.source}"
+
+    @property
+    def title_label(self) -> str:
+        """Market and source, as every title carries them."""
+        return f"{self.market} · {self.source_label}"

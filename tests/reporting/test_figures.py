@@ -1,0 +1,114 @@
+import math
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.reporting.figures import downsample, drawdown, equity_figure
+from tasks.reporting.markup import cell_text, exact_text, text, written
+from tasks.reporting.report_data import Cell, Equity, Style
+
+
+@pytest.mark.parametrize(
+    ("value", "style", "shown"),
+    [
+        (1234.5678, "ratio", "1,234.57"),
+        (-0.0211, "signed share", "−2.11 %"),
+        (0.0211, "signed share", "+2.11 %"),
+        (0.3721, "share", "37.2 %"),
+        (0.00083, "share as bp", "8.30 bp"),
+        (-0.51, "bp", "−0.51 bp"),
+        (1.0986123, "nat", "1.09861 nat"),
+        (0.00891, "signed nat", "+0.00891 nat"),
+        (1424.04, "us", "1,424.0 µs"),
+        (131040.0, "count", "131,040"),
+        (7764.2, "money", "7,764"),
+        (None, "ratio", "undefined"),
+        (math.nan, "share", "undefined"),
+        (math.inf, "nat", "undefined"),
+        (-math.inf, "us", "undefined"),
+    ],
+)
+def test_number_is_written_with_its_unit(value: float | None, style: Style, shown: str) -> None:
+    assert written(value, style).replace("\N{NO-BREAK SPACE}", " ") == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (True, "yes"),
+        (12_345, "12,345"),
+        (-7, "−7"),
+        (0.00012345, "0.0001234"),
+        (51_234.567, "51,234.57"),
+        (101.256, "101.26"),
+        ("x", "x"),
+        (None, "undefined"),
+    ],
+)
+def test_cell_keeps_four_significant_digits(value: Cell, shown: str) -> None:
+    assert cell_text(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.43072729929545756, "0.43072729929545756"),
+        (20_260_104, "20260104"),
+        (False, "no"),
+        (None, "not set"),
+        (math.inf, "unlimited"),
+        (-math.inf, "undefined"),
+        (math.nan, "undefined"),
+        ("history", "history"),
+    ],
+)
+def test_parameter_is_shown_exactly(value: Cell, shown: str) -> None:
+    assert exact_text(value) == shown
+
+
+@given(st.text())
+@settings(deadline=None, max_examples=200)
+def test_any_text_can_stand_in_a_page(words: str) -> None:
+    ElementTree.fromstring(f'<p title="{text(words)}">{text(words)}</p>')  # noqa: S314 - the text is under test
+
+
+@given(
+    st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(math.nan)), max_size=300),
+    st.integers(4, 50),
+)
+@settings(deadline=None, max_examples=200)
+def test_downsampling_keeps_the_ends_and_the_extremes(series: list[float], most: int) -> None:
+    values = np.array(series, np.float64)
+    rows = downsample(values, most)
+    assert len(rows) <= most
+    assert (np.diff(rows) > 0).all()
+    if len(values):
+        assert (rows[0], rows[-1]) == (0, len(values) - 1)
+    if np.isfinite(values).any():
+        assert np.nanmin(values[rows]) == np.nanmin(values)
+        assert np.nanmax(values[rows]) == np.nanmax(values)
+
+
+def test_drawdown_counts_from_the_highest_so_far_the_start_included() -> None:
+    equity = np.array([100.0, 110.0, 99.0, 121.0, 60.5])
+    np.testing.assert_allclose(drawdown(equity, 100.0), [0.0, 0.0, -0.1, 0.0, -0.5], atol=1e-15)
+    np.testing.assert_allclose(drawdown(equity, 200.0), [-0.5, -0.45, -0.505, -0.395, -0.6975], atol=1e-15)
+
+
+def test_equity_chart_draws_at_most_2000_points_and_the_extremes() -> None:
+    rng = np.random.default_rng(7)
+    model, held = (100_000 * np.exp(np.cumsum(rng.normal(0, 1e-3, 100_000))) for _ in range(2))
+    time_ms = 1_735_689_600_000 + 300_000 * np.arange(100_000)
+    equity = Equity(time_ms=time_ms, model=model, buy_and_hold=held, initial=100_000.0)
+    value, below = equity_figure(equity, "BTCUSDT linear 5m · Bybit").axes
+    for line, series in zip(value.lines[:2], (equity.buy_and_hold, equity.model), strict=True):
+        drawn = np.asarray(line.get_ydata())
+        assert len(drawn) <= 2_000
+        assert (drawn.min(), drawn.max(), drawn[0], drawn[-1]) == (series.min(), series.max(), series[0], series[-1])
+    deepest = 100.0 * (equity.model / np.maximum.accumulate(equity.model) - 1.0).min()
+    assert np.asarray(below.lines[1].get_ydata()).min() == pytest.approx(deepest, rel=1e-12)
+    first, last = value.get_xlim()
+    assert (first, last) == (equity.time_ms[0] / 86_400_000, equity.time_ms[-1] / 86_400_000)
