@@ -176,6 +176,10 @@ class ArtifactStore:
         """
         return self._read_verified(ref, file, self.manifest(ref))
 
+    def location(self, ref: VersionRef, file: str) -> str:
+        """Return where a file of a version lies: a path on disk, a URL elsewhere."""
+        return self._objects.location(f"{_folder(ref)}/{file}")
+
     def load(self, ref: VersionRef, *, source: Source, features: Sequence[str] = FEATURES) -> Artifact:
         """Return a whole version for use on `source` with `features`, after every hash has been verified.
 

@@ -88,6 +88,11 @@ class ObjectStore:
         with self._clear_errors("read", full, passing=FileNotFoundError):
             return bytes(self._fs.cat_file(full))
 
+    def location(self, path: str) -> str:
+        """Return where a file lies: a path on disk, a URL elsewhere."""
+        full = f"{self._root}/{path}"
+        return full if isinstance(self._fs, LocalFileSystem) else str(self._fs.unstrip_protocol(full))
+
     def names(self, folder: str) -> tuple[str, ...]:
         """Return the files below a folder, relative to it, sorted; unfinished ones are not among them."""
         return tuple(name for name in self._everything(folder) if not name.endswith(_TEMPORARY))

@@ -40,12 +40,12 @@ BoolArray = NDArray[np.bool_]
 
 Category = Literal["linear", "spot", "inverse"]
 Source = NewType("Source", str)
-"""Where candles came from: "bybit", "testnet", "demo", or "sandbox:<hash8>" of the replayed file or of the market's kind and seed."""
+"""Where candles came from: "bybit", "testnet", "demo", or "sandbox:<hash8>" of a replayed file or a market's law."""
 
 _SOURCE = re.compile(r"bybit|testnet|demo|sandbox:[0-9a-f]{8}")
 
 CANDLE_COLUMNS = ("open", "high", "low", "close", "volume", "turnover")
-"""USDT per coin for prices, coins for volume, USDT for turnover (inverse: USD and coins); turnover may be NaN where unknown."""
+"""Prices in USDT per coin, volume in coins, turnover in USDT (inverse: USD and coins); turnover NaN where unknown."""
 
 FEATURES = (
     "return_1",
@@ -185,7 +185,7 @@ def sandbox_source(content: bytes) -> Source:
 
 
 def content_hash(parts: Iterable[bytes]) -> str:
-    """Return the SHA-256 of the parts, in hexadecimal; each part's length is hashed too, so that no two splits agree."""
+    """Return the SHA-256 of the parts in hexadecimal; lengths are hashed too, so that no two splits agree."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -376,3 +376,15 @@ class VersionRef:
 
     def __str__(self) -> str:
         return f"{self.source}/{self.name}/{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the reference that `str` wrote.
+
+        Raises:
+            ConfigError: `text` is no <source>/<market>/<version>.
+        """
+        parts = text.split("/")
+        if len(parts) != 3 or not all(parts):
+            raise ConfigError(f"a version is named <source>/<market>/<version>, as a retrain prints it; was {text!r}")
+        return cls(source=parse_source(parts[0]), name=parts[1], version=parts[2])

@@ -1,13 +1,13 @@
 """Intermediate results, each in a folder named by the hash of what it was made from.
 
-A result that is there is complete: it was written beside its place and renamed into it. So a killed run leaves either the
-whole result or none, and the same work asked for again, by any process, is found instead of done. Deleting the folder is safe.
+A result that is there is complete: it was written beside its place and renamed into it. So a killed run leaves the
+whole result or none, and the same work asked for again, by any process, is found instead of done. The folder may be
+deleted at any time.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from storage.schema import StoreError, content_hash
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return `value` (JSON types and dataclasses) as text that is equal whenever the value is: sorted keys, no spaces."""
+    """Return `value` (JSON types and dataclasses) as text that is equal whenever the value is: sorted, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain).encode()
 
 
@@ -64,7 +64,7 @@ class WorkFolder:
             try:
                 for name, content in files.items():
                     (beside / name).write_bytes(content)
-                os.replace(beside, target)
+                beside.replace(target)
             except OSError:
                 shutil.rmtree(beside, ignore_errors=True)
                 if not target.is_dir():  # else another process finished the same work first

@@ -1,0 +1,340 @@
+"""Candles, funding, gaps, rejected rows and runs, in one DuckDB file that anyone may open."""
+# ruff: noqa: S608 - statements are put together from constants; every value goes in as a parameter
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import numpy as np
+
+from storage.commit import END_OF_TIME_MS, SERIES, SPAN, WindowReport, commit, require_storable, series_of
+from storage.database import Database
+from storage.schema import (
+    CANDLE_COLUMNS,
+    CandleError,
+    Candles,
+    Category,
+    ConfigError,
+    FloatArray,
+    IntArray,
+    Market,
+    RejectedRow,
+    Source,
+    StoreError,
+    Window,
+    content_hash,
+    parse_source,
+)
+
+_GAP_RUNS = f"""
+    select min(epoch_ms(start_time)), max(epoch_ms(start_time)), count(*), reason
+    from (
+        select start_time, reason,
+            epoch_ms(start_time) - $step * row_number() over (partition by reason order by start_time) as run
+        from gaps where {SPAN}
+    )
+    group by run, reason order by 1
+"""
+_COVERAGE = """
+    select source, category, symbol, interval,
+        sum(bars)::bigint, min(first_ms), max(last_ms), sum(gaps)::bigint, sum(rejected)::bigint
+    from (
+        select source, category, symbol, interval, count(*) as bars, epoch_ms(min(start_time)) as first_ms,
+            epoch_ms(max(start_time)) as last_ms, 0 as gaps, 0 as rejected
+        from candles group by all
+        union all
+        select source, category, symbol, interval, 0, null, null, count(*), 0 from gaps group by all
+        union all
+        select source, category, symbol, interval, 0, null, null, 0, count(*) from rejected group by all
+    )
+    group by source, category, symbol, interval order by source, category, symbol, interval
+"""
+_FUNDING_SERIES = "source = $source and category = $category and symbol = $symbol"
+_MERGE_FUNDING = """
+    merge into funding as old
+    using (
+        select $source as source, $category as category, $symbol as symbol, make_timestamp_ms(stamp_ms) as stamp, rate
+        from batch
+    ) as new
+    on old.source = new.source and old.category = new.category and old.symbol = new.symbol and old.stamp = new.stamp
+    when matched and old.rate is distinct from new.rate then update set rate = new.rate
+    when not matched then insert
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """A run of bars that are not stored for one reason; first and last open time, both inclusive, UTC milliseconds."""
+
+    first_ms: int
+    last_ms: int
+    bars: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What is known of one market from one source; the times are None where no candle is stored."""
+
+    source: Source
+    market: Market
+    bars: int
+    first_ms: int | None
+    last_ms: int | None
+    gaps: int
+    rejected: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a flow; `ended_ms` is None while it runs, and stays None if it was killed.
+
+    Attributes:
+        market: The market's slug; None for a run over several.
+        status: "running" until the flow says how it ended.
+        detail: JSON text.
+    """
+
+    run_id: str
+    kind: str
+    source: Source
+    market: str | None
+    started_ms: int
+    ended_ms: int | None
+    status: str
+    detail: str
+
+
+class CandleStore:
+    """The store; holds no connection between calls.
+
+    Every method may raise StoreBusyError (somebody else held the file for `timeout_s`) and StoreError (the file is
+    corrupt, unreadable, of a newer schema, or can't be written). Reading a file that does not exist finds nothing.
+
+    Args:
+        path: The DuckDB file; made by the first write.
+        timeout_s: Longest wait for the file, seconds.
+    """
+
+    def __init__(self, path: Path | str, timeout_s: float = 60.0) -> None:
+        self._database = Database(Path(path), timeout_s)
+
+    def commit_window(
+        self,
+        source: Source,
+        market: Market,
+        window: Window,
+        candles: Candles,
+        rejected: Sequence[RejectedRow],
+        now_ms: int,
+    ) -> WindowReport:
+        """Store what was learned about a window, in one transaction; doing it again changes nothing.
+
+        A stored candle that comes with other values takes the new ones; a gap that is now filled is removed. Bars that
+        have not closed at `now_ms` are not expected yet, so they are no gap.
+
+        Args:
+            source: Where the candles came from.
+            market: Whose candles they are.
+            window: The bars that were asked for, on the interval grid.
+            candles: Good rows of the window, as `split_candles` returns them.
+            rejected: Rows that broke the contract.
+            now_ms: The exchange's time, UTC milliseconds.
+
+        Raises:
+            ConfigError: The window is not on the interval grid.
+            CandleError: A candle is repeated, out of order, off the grid, outside the window, not closed or not finite.
+        """
+        require_storable(candles, market, window, now_ms)
+        with self._database.writing() as con:
+            return commit(con, source, market, window, candles, rejected, now_ms)
+
+    def missing_windows(
+        self,
+        source: Source,
+        market: Market,
+        first_ms: int,
+        last_ms: int,
+        bars: int = 1_000,
+        recheck_gaps: bool = False,
+    ) -> list[Window]:
+        """Return the windows between two times about which something is unknown, oldest first.
+
+        Windows start at multiples of `bars`, so the same ones come back however often and from wherever one asks; the
+        first and the last are cut to the range. A window whose every bar is stored or a recorded gap is left out.
+
+        Args:
+            source: Where the candles come from.
+            market: Whose candles.
+            first_ms: Earliest open time, UTC milliseconds; need not lie on the grid.
+            last_ms: Latest open time, inclusive; need not lie on the grid.
+            bars: Longest window.
+            recheck_gaps: Ask again for bars that are recorded as gaps.
+        """
+        if bars < 1:
+            raise ConfigError(f"bars must be >= 1, was {bars}")
+        first, last, step, origin = market.ceil(first_ms), market.floor(last_ms), market.interval_ms, market.floor(0)
+        length = bars * step
+        known = f"select start_time from candles where {SPAN}"
+        if not recheck_gaps:
+            known += f" union all select start_time from gaps where {SPAN}"
+        statement = f"select (epoch_ms(start_time) - $origin) // $length, count(*) from ({known}) group by 1"
+        values = _span_of(source, market, first, last) | {"origin": origin, "length": length}
+        with self._database.reading() as con:
+            counts = dict(con.execute(statement, values).fetchall())
+        windows = []
+        for page in range((first - origin) // length, (last - origin) // length + 1):
+            start = origin + page * length
+            window = Window(first_ms=max(first, start), last_ms=min(last, start + length - step))
+            if counts.get(page, 0) < window.bars(step):
+                windows.append(window)
+        return windows
+
+    def read(self, source: Source, market: Market, first_ms: int | None = None, last_ms: int | None = None) -> Candles:
+        """Return the stored candles between two open times (both inclusive), oldest first."""
+        statement = f"""
+            select epoch_ms(start_time) as start_ms, {", ".join(CANDLE_COLUMNS)}
+            from candles where {SPAN} order by start_time
+        """
+        with self._database.reading() as con:
+            columns = con.execute(statement, _span_of(source, market, first_ms, last_ms)).fetchnumpy()
+        floats = {name: np.ma.filled(columns[name], np.nan) for name in CANDLE_COLUMNS}
+        return Candles(start_ms=np.asarray(columns["start_ms"]), **floats)
+
+    def table_hash(self, source: Source, market: Market) -> str:
+        """Return the SHA-256 of the stored candles' columns, in hexadecimal."""
+        candles = self.read(source, market)
+        return content_hash(getattr(candles, name).tobytes() for name in ("start_ms", *CANDLE_COLUMNS))
+
+    def gaps(
+        self, source: Source, market: Market, first_ms: int | None = None, last_ms: int | None = None
+    ) -> list[Gap]:
+        """Return the recorded gaps between two open times (both inclusive) as runs of bars, oldest first."""
+        values = _span_of(source, market, first_ms, last_ms) | {"step": market.interval_ms}
+        with self._database.reading() as con:
+            rows = con.execute(_GAP_RUNS, values).fetchall()
+        return [Gap(first_ms=first, last_ms=last, bars=bars, reason=reason) for first, last, bars, reason in rows]
+
+    def rejected(self, source: Source, market: Market, limit: int = 1_000) -> list[RejectedRow]:
+        """Return at most `limit` quarantined rows by time, those without a readable time first."""
+        statement = f"""
+            select epoch_ms(start_time), raw, reason from rejected where {SERIES}
+            order by start_time nulls first, raw, reason limit $limit
+        """
+        with self._database.reading() as con:
+            rows = con.execute(statement, series_of(source, market) | {"limit": limit}).fetchall()
+        return [RejectedRow(start_ms=start_ms, raw=raw, reason=reason) for start_ms, raw, reason in rows]
+
+    def coverage(self) -> list[Coverage]:
+        """Return one row for each source and market of which anything is known."""
+        with self._database.reading() as con:
+            rows = con.execute(_COVERAGE).fetchall()
+        return [
+            Coverage(
+                source=parse_source(source),
+                market=Market(symbol=symbol, category=cast(Category, category), interval=interval),
+                bars=bars,
+                first_ms=first_ms,
+                last_ms=last_ms,
+                gaps=gaps,
+                rejected=rejected,
+            )
+            for source, category, symbol, interval, bars, first_ms, last_ms, gaps, rejected in rows
+        ]
+
+    def upsert_funding(self, source: Source, market: Market, stamps_ms: IntArray, rates: FloatArray) -> int:
+        """Store funding rates by stamp and return how many were new or changed.
+
+        Args:
+            source: Where the rates came from.
+            market: Whose rates they are; its interval does not matter.
+            stamps_ms: (n,) time of payment, UTC milliseconds, strictly increasing.
+            rates: (n,) share of the position's value that a long pays to a short.
+
+        Raises:
+            CandleError: The stamps are not strictly increasing, or a rate is not finite.
+        """
+        if len(stamps_ms) != len(rates) or np.any(np.diff(stamps_ms) <= 0) or not np.isfinite(rates).all():
+            raise CandleError(f"{market}: funding must be one finite rate a stamp, stamps strictly increasing")
+        with self._database.writing() as con:
+            con.register("batch", {"stamp_ms": stamps_ms, "rate": rates + 0.0})  # -0.0 is 0.0, as in candles
+            return int(con.execute(_MERGE_FUNDING, _funding_series_of(source, market)).fetchall()[0][0])
+
+    def read_funding(self, source: Source, market: Market) -> tuple[IntArray, FloatArray]:
+        """Return the funding stamps (n,) in UTC milliseconds and the rates (n,), oldest first."""
+        statement = f"select epoch_ms(stamp) as stamp_ms, rate from funding where {_FUNDING_SERIES} order by stamp"
+        with self._database.reading() as con:
+            columns = con.execute(statement, _funding_series_of(source, market)).fetchnumpy()
+        return np.asarray(columns["stamp_ms"]), np.asarray(columns["rate"])
+
+    def start_run(self, kind: str, source: Source, market: Market | None, now_ms: int) -> str:
+        """Record that a flow has started, and return the run's id."""
+        run_id, slug = uuid4().hex, market.slug if market else None
+        with self._database.writing() as con:
+            con.execute(
+                "insert into runs values ($1, $2, $3, $4, make_timestamp_ms($5), null, 'running', '{}')",
+                [run_id, kind, parse_source(source), slug, now_ms],
+            )
+        return run_id
+
+    def finish_run(self, run_id: str, status: str, now_ms: int, detail: Mapping[str, Any] | None = None) -> None:
+        """Record how a run ended; `detail` is kept as JSON text.
+
+        Raises:
+            StoreError: No such run was started.
+        """
+        values = [run_id, now_ms, status, json.dumps(detail or {}, sort_keys=True)]
+        statement = "update runs set ended_at = make_timestamp_ms($2), status = $3, detail = $4 where run_id = $1"
+        with self._database.writing() as con:
+            (changed,) = con.execute(statement, values).fetchall()[0]
+        if not changed:
+            raise StoreError(f"a run must be started before it can finish, {run_id!r} was not")
+
+    def runs(self, limit: int = 20) -> list[Run]:
+        """Return the latest runs, newest first."""
+        statement = """
+            select run_id, kind, source, market, epoch_ms(started_at), epoch_ms(ended_at), status, detail
+            from runs order by started_at desc, run_id limit $limit
+        """
+        names = ("run_id", "kind", "source", "market", "started_ms", "ended_ms", "status", "detail")
+        with self._database.reading() as con:
+            rows = con.execute(statement, {"limit": limit}).fetchall()
+        return [Run(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def export_parquet(self, path: Path) -> None:
+        """Write all candles to a Parquet file, for readers that must not hold the database; replaced as a whole.
+
+        Raises:
+            StoreError: The file can't be written; the one that was there is still there.
+        """
+        draft = path.with_name(f".{path.name}-{uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._database.reading() as con:
+                con.execute(
+                    "copy (from candles order by source, category, symbol, interval, start_time) "
+                    "to $path (format parquet, compression zstd)",
+                    {"path": str(draft)},
+                )
+            draft.replace(path)
+        except OSError as err:
+            raise StoreError(f"{path} can't be written; free space or choose another folder ({err})") from err
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+
+
+def _span_of(source: Source, market: Market, first_ms: int | None, last_ms: int | None) -> dict[str, Any]:
+    first = 0 if first_ms is None else first_ms
+    last = END_OF_TIME_MS if last_ms is None else last_ms
+    return series_of(source, market) | {"first_ms": first, "last_ms": last}
+
+
+def _funding_series_of(source: Source, market: Market) -> dict[str, Any]:
+    return {"source": parse_source(source), "category": market.category, "symbol": market.symbol}

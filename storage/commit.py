@@ -1,0 +1,181 @@
+"""One window of candles, stored in one transaction: candles, rejected rows and gaps together, or nothing.
+
+Afterwards every closed bar of the window is either in `candles` or in `gaps`, never in both.
+"""
+# ruff: noqa: S608 - statements are put together from this file's constants; every value goes in as a parameter
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from storage.schema import (
+    CANDLE_COLUMNS,
+    CandleError,
+    Candles,
+    ConfigError,
+    IntArray,
+    Market,
+    RejectedRow,
+    Source,
+    StoreError,
+    Window,
+    parse_source,
+    utc_text,
+)
+
+END_OF_TIME_MS = 253_402_300_799_000
+"""The last second of the year 9999: later times are taken for garbage."""
+
+REJECTED = "rejected"
+MISSING = "missing"
+"""Why a bar is a gap: it came and broke the contract, or it did not come."""
+
+SERIES = "source = $source and category = $category and symbol = $symbol and interval = $interval"
+"""SQL condition: rows of one source, market and interval."""
+SPAN = f"{SERIES} and start_time between make_timestamp_ms($first_ms) and make_timestamp_ms($last_ms)"
+"""SQL condition: SERIES within a range of open times, both inclusive."""
+
+_KEY = ("source", "category", "symbol", "interval", "start_time")
+_KEY_VALUES = "$source as source, $category as category, $symbol as symbol, $interval as interval"
+_MERGE = f"""
+    merge into candles as old
+    using (
+        select {_KEY_VALUES}, make_timestamp_ms(start_ms) as start_time, {", ".join(CANDLE_COLUMNS)} from batch
+    ) as new
+    on {" and ".join(f"old.{name} = new.{name}" for name in _KEY)}
+    when matched and ({" or ".join(f"old.{name} is distinct from new.{name}" for name in CANDLE_COLUMNS)})
+        then update set {", ".join(f"{name} = new.{name}" for name in CANDLE_COLUMNS)}
+    when not matched then insert
+"""
+_QUARANTINE = f"""
+    insert into rejected
+    select distinct {_KEY_VALUES}, make_timestamp_ms(new.start_ms), new.raw, new.reason, make_timestamp_ms($now_ms)
+    from (select unnest($start_ms) as start_ms, unnest($raw) as raw, unnest($reason) as reason) as new
+    where not exists (
+        from rejected
+        where {SERIES} and start_time is not distinct from make_timestamp_ms(new.start_ms)
+            and raw = new.raw and reason = new.reason
+    )
+"""
+_NOTE_GAPS = f"""
+    insert into gaps
+    select {_KEY_VALUES}, make_timestamp_ms(start_ms), if(came, '{REJECTED}', '{MISSING}') from absent
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowReport:
+    """What one commit did.
+
+    Attributes:
+        inserted, revised, unchanged: Candles that were new, that replaced other values, that were stored already.
+        rejected: Rows of this commit that broke the contract.
+        gaps: Closed bars of the window that are not stored, for whatever reason.
+    """
+
+    inserted: int
+    revised: int
+    unchanged: int
+    rejected: int
+    gaps: int
+
+
+def series_of(source: Source, market: Market) -> dict[str, Any]:
+    """Return the parameters of SERIES.
+
+    Raises:
+        ConfigError: `source` is no source.
+    """
+    return {
+        "source": parse_source(source),
+        "category": market.category,
+        "symbol": market.symbol,
+        "interval": market.interval,
+    }
+
+
+def commit(
+    con: duckdb.DuckDBPyConnection,
+    source: Source,
+    market: Market,
+    window: Window,
+    candles: Candles,
+    rejected: Sequence[RejectedRow],
+    now_ms: int,
+) -> WindowReport:
+    """Write a window inside the transaction of `con`; `CandleStore.commit_window` says what each argument is."""
+    series = series_of(source, market)
+    span = series | {"first_ms": window.first_ms, "last_ms": window.last_ms}
+    (before,) = con.execute(f"select count(*) from candles where {SPAN}", span).fetchall()[0]
+    # Adding 0.0 turns -0.0, which DuckDB takes for equal, into 0.0: the table's hash must not see which came first.
+    values = {name: getattr(candles, name) + 0.0 for name in CANDLE_COLUMNS}
+    con.register("batch", {"start_ms": candles.start_ms, **values})  # NaN, an unknown turnover, arrives as NULL
+    (touched,) = con.execute(_MERGE, series).fetchall()[0]
+    rows = con.execute(f"select epoch_ms(start_time) as ms from candles where {SPAN} order by ms", span).fetchnumpy()
+    stored = np.asarray(rows["ms"], np.int64)
+    if np.any(np.diff(stored) == 0):  # no index guards the key, so the last look before the commit does
+        raise StoreError(f"{market}: start_time must be unique, it is repeated after {utc_text(window.first_ms)}")
+    if rejected:
+        con.execute(_QUARANTINE, series | _quarantine_columns(rejected) | {"now_ms": now_ms})
+    missing = np.setdiff1d(_closed_bars(market, window, now_ms), stored, assume_unique=True)
+    con.execute(f"delete from gaps where {SPAN}", span)
+    if len(missing):
+        came = np.isin(missing, [row.start_ms for row in rejected if row.start_ms is not None])
+        con.register("absent", {"start_ms": missing, "came": came})
+        con.execute(_NOTE_GAPS, series)
+    inserted = len(stored) - before
+    return WindowReport(
+        inserted=inserted,
+        revised=touched - inserted,
+        unchanged=len(candles) - touched,
+        rejected=len(rejected),
+        gaps=len(missing),
+    )
+
+
+def require_storable(candles: Candles, market: Market, window: Window, now_ms: int) -> None:
+    """Refuse what `split_candles` would not have let through: the store is the last place where it can be caught.
+
+    Raises:
+        ConfigError: The window is not on the interval grid.
+        CandleError: A candle is repeated, out of order, off the grid, outside the window, not closed or not finite.
+    """
+    if window.first_ms > window.last_ms or any(market.floor(ms) != ms for ms in (window.first_ms, window.last_ms)):
+        raise ConfigError(f"{market}: a window must lie on the interval grid, first <= last, was {window}")
+    start, step = candles.start_ms, market.interval_ms
+    rules = {
+        "later than the one before": np.diff(start, prepend=start[:1] - 1) > 0,
+        "on the interval grid": (start - window.first_ms) % step == 0,
+        "inside its window": (start >= window.first_ms) & (start <= window.last_ms),
+        "closed": start + step <= now_ms,
+        **{f"finite in {name}": np.isfinite(getattr(candles, name)) for name in CANDLE_COLUMNS if name != "turnover"},
+        "finite in turnover, or NaN": ~np.isinf(candles.turnover),
+    }
+    for rule, kept in rules.items():
+        if not kept.all():
+            when = utc_text(int(start[np.argmin(kept)]))
+            raise CandleError(
+                f"{market}: a stored candle must be {rule}, that of {when} is not; use split_candles first"
+            )
+
+
+def _quarantine_columns(rejected: Sequence[RejectedRow]) -> dict[str, list[Any]]:
+    """Return the rows as columns that DuckDB takes; it refuses times beyond the calendar and halves of characters."""
+    times = [row.start_ms for row in rejected]
+    return {
+        "start_ms": [ms if ms is not None and 0 <= ms <= END_OF_TIME_MS else None for ms in times],
+        "raw": [row.raw.encode("utf-8", "replace").decode() for row in rejected],
+        "reason": [row.reason for row in rejected],
+    }
+
+
+def _closed_bars(market: Market, window: Window, now_ms: int) -> IntArray:
+    """Return the open times of the window's bars that have closed by `now_ms`."""
+    step = market.interval_ms
+    starts = np.arange(window.first_ms, window.last_ms + step, step, dtype=np.int64)
+    return starts[starts + step <= now_ms]

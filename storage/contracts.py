@@ -1,0 +1,237 @@
+"""What a candle and a feature must be, as pandera schemas, and what happens to rows that are not.
+
+pandas and pandera take more than a second to import, so the functions that need them load them; importing this module
+is cheap.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storage.schema import (
+    CANDLE_COLUMNS,
+    FEATURES,
+    CandleError,
+    Candles,
+    ConfigError,
+    DatasetError,
+    FloatArray,
+    IntArray,
+    Market,
+    QuarantineError,
+    RejectedRow,
+    utc_text,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pa
+
+# Every range has an upper end although no market comes near it: a check for "> 0" lets infinity pass.
+_MAX_PRICE = 1e9
+_MAX_VOLUME = 1e15
+_MAX_TURNOVER = 1e18
+_MAX_IN_VOL_UNITS = 1e7  # a bar of 10 % in a market that was flat (vol 1e-8) until then
+_FEATURE_RANGES = {
+    **dict.fromkeys(FEATURES, (-_MAX_IN_VOL_UNITS, _MAX_IN_VOL_UNITS)),
+    "volatility": (-5.0, 5.0),
+    "volume_ratio": (-5.0, 5.0),  # ln 20 at most, for a bar that has all the volume of its 20
+    "rsi": (-0.5, 0.5),
+    "range": (0.0, _MAX_IN_VOL_UNITS),
+    "log_volume": (-5.0, 5.0),
+    "vol": (0.0, 10.0),
+}
+_REPORTED = 5  # kinds of failure in an error text: it ends up in a log line and in the UI
+_RAW_LENGTH = 500
+
+
+def candle_contract(market: Market, now_ms: int) -> pa.DataFrameSchema:
+    """Return the schema of closed candles: columns start_ms and `CANDLE_COLUMNS`.
+
+    Args:
+        market: Gives the interval grid.
+        now_ms: A bar must have closed by then, UTC milliseconds.
+    """
+    import pandera.pandas as pa
+
+    step, origin = market.interval_ms, market.floor(0)
+    time_checks = [
+        pa.Check(lambda start: (start - origin) % step == 0, error="on the interval grid"),
+        pa.Check(lambda start: start <= now_ms - step, error="closed"),
+        pa.Check(lambda start: ~start.duplicated(keep=False), error="one row a bar"),
+    ]
+    price = pa.Check.in_range(0, _MAX_PRICE, include_min=False, error=f"in (0, {_MAX_PRICE:g}]")
+    volume = pa.Check.in_range(0, _MAX_VOLUME, error=f"in [0, {_MAX_VOLUME:g}]")
+    turnover = pa.Check.in_range(0, _MAX_TURNOVER, error=f"in [0, {_MAX_TURNOVER:g}], or unknown")
+    return pa.DataFrameSchema(
+        {
+            "start_ms": pa.Column(np.int64, time_checks),
+            **{name: pa.Column(np.float64, price) for name in ("open", "high", "low", "close")},
+            "volume": pa.Column(np.float64, volume),
+            "turnover": pa.Column(np.float64, turnover, nullable=True),
+        },
+        checks=[  # asked the other way round, a NaN is left to the column that has it
+            pa.Check(
+                lambda bar: ~(bar["high"] < bar[["open", "low", "close"]].max(axis=1)), error="high is the highest"
+            ),
+            pa.Check(lambda bar: ~(bar["low"] > bar[["open", "high", "close"]].min(axis=1)), error="low is the lowest"),
+        ],
+        strict=True,
+    )
+
+
+def feature_contract(interval_ms: int) -> pa.DataFrameSchema:
+    """Return the schema of features: columns start_ms, `FEATURES` and vol; a bar has all of them or none (NaN)."""
+    import pandera.pandas as pa
+
+    names = [*FEATURES, "vol"]
+    time_checks = [
+        pa.Check(lambda start: start.diff().fillna(interval_ms) > 0, error="strictly increasing"),
+        pa.Check(lambda start: start.diff().fillna(interval_ms) % interval_ms == 0, error="on the interval grid"),
+    ]
+    ranges = {
+        name: pa.Check.in_range(low, high, error=f"in [{low:g}, {high:g}]")
+        for name, (low, high) in _FEATURE_RANGES.items()
+    }
+    return pa.DataFrameSchema(
+        {
+            "start_ms": pa.Column(np.int64, time_checks),
+            **{name: pa.Column(np.float64, ranges[name], nullable=True) for name in names},
+        },
+        checks=pa.Check(lambda bar: bar[names].isna().sum(axis=1).isin([0, len(names)]), error="all known or none"),
+        strict=True,
+    )
+
+
+def split_candles(candles: Candles, market: Market, *, now_ms: int) -> tuple[Candles, tuple[RejectedRow, ...]]:
+    """Return the rows that keep the contract, oldest first, and the others with every check that they failed.
+
+    The order of the rows does not matter. Rows that are equal in everything count once; rows that disagree about a bar
+    are rejected together, since nothing says which one is true.
+
+    Args:
+        candles: (T,) columns in any order, NaN and infinities included.
+        market: Whose candles they are.
+        now_ms: The exchange's time, UTC milliseconds.
+    Raises:
+        CandleError: A column is not of its type, so no single row is to blame.
+    """
+    import pandas as pd
+    import pandera.pandas as pa
+
+    if np.any(np.diff(candles.start_ms) <= 0):
+        candles = _sorted_once(candles)
+    frame = pd.DataFrame({name: getattr(candles, name) for name in ("start_ms", *CANDLE_COLUMNS)})
+    try:
+        candle_contract(market, now_ms).validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as err:
+        failures = _failures(err.failure_cases)
+        if failures["row"].isna().any():
+            texts = "; ".join(failures.loc[failures["row"].isna(), "check"])
+            raise CandleError(f"{market}: candles must have int64 times and float64 values, failed: {texts}") from err
+        reasons: dict[int, str] = {}
+        for row, check in zip(failures["row"].astype(int), failures["check"], strict=True):
+            reasons[row] = f"{reasons[row]}; {check}" if row in reasons else check
+        kept = np.ones(len(candles), bool)
+        kept[list(reasons)] = False
+        return candles[kept], tuple(
+            RejectedRow(start_ms=int(candles.start_ms[row]), raw=_raw(candles, row), reason=reason)
+            for row, reason in reasons.items()
+        )
+    return candles, ()
+
+
+def validate_features(values: FloatArray, vol: FloatArray, start_ms: IntArray, interval_ms: int) -> None:
+    """Refuse features that break the contract; unlike a candle, a bad feature is a defect, so nothing goes on.
+
+    Args:
+        values: (T, 10) in the order of `FEATURES`, NaN where not ready.
+        vol: (T,) per-bar volatility, NaN where not ready.
+        start_ms: (T,) open times, UTC milliseconds.
+        interval_ms: Milliseconds per bar.
+    Raises:
+        DatasetError: The kinds of failure, each with its count and its first bar.
+    """
+    import pandas as pd
+    import pandera.pandas as pa
+
+    if values.shape != (len(start_ms), len(FEATURES)) or vol.shape != start_ms.shape:
+        raise DatasetError(
+            f"features must be ({len(start_ms)}, {len(FEATURES)}) with ({len(start_ms)},) vol, "
+            f"were {values.shape} with {vol.shape}"
+        )
+    frame = pd.DataFrame(values, columns=list(FEATURES))
+    frame.insert(0, "start_ms", start_ms)
+    frame["vol"] = vol
+    try:
+        feature_contract(interval_ms).validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as err:
+        failures = _failures(err.failure_cases)
+        raise DatasetError(f"features break the contract: {_feature_report(failures, frame)}") from err
+
+
+def enforce_quarantine_share(rejected: int, total: int, limit: float) -> None:
+    """Stop the run when too large a share of the rows broke the contract.
+
+    Args:
+        rejected: Rows that broke it.
+        total: All rows that came.
+        limit: Largest share to go on with, 0 to 1.
+    Raises:
+        QuarantineError: The share is above the limit.
+    """
+    if not 0.0 <= limit <= 1.0:
+        raise ConfigError(f"the quarantine limit must be a share from 0 to 1, was {limit!r}")
+    if rejected > limit * total:
+        raise QuarantineError(
+            f"{rejected} of {total} rows broke the candle contract ({rejected / total:.2%}), at most {limit:.2%} may; "
+            "the table rejected has the reasons, a higher limit goes on without them"
+        )
+
+
+def _sorted_once(candles: Candles) -> Candles:
+    """Return the rows by time, equal ones once."""
+    columns = [candles.start_ms, *(getattr(candles, name) for name in CANDLE_COLUMNS)]
+    ordered = candles[np.lexsort(columns[::-1])]
+    names = ("start_ms", *CANDLE_COLUMNS)
+    changed = np.zeros(len(ordered), bool)
+    changed[:1] = True
+    for name in names:
+        column = getattr(ordered, name)
+        changed[1:] |= ~((column[1:] == column[:-1]) | (np.isnan(column[1:]) & np.isnan(column[:-1])))
+    return ordered[changed]
+
+
+def _failures(cases: pd.DataFrame) -> pd.DataFrame:
+    """Return pandera's failure cases as columns row, check and column: once a row and check, in a fixed order.
+
+    A check on the whole frame comes once for each cell of a bad row; `row` is None where no row is to blame.
+    """
+    of_column = cases["schema_context"] == "Column"
+    check = cases["check"].astype(str).replace("not_nullable", "not NaN")
+    check = check.where(~of_column, cases["column"].astype(str) + ": " + check)
+    failures = cases.assign(row=cases["index"], check=check, column=cases["column"].where(of_column))
+    return failures[["row", "check", "column"]].drop_duplicates(["row", "check"]).sort_values(["row", "check"])
+
+
+def _feature_report(failures: pd.DataFrame, frame: pd.DataFrame) -> str:
+    kinds = []
+    for check, group in failures.groupby("check"):
+        first: Any = group.iloc[0]
+        if first["row"] is None or np.isnan(first["row"]):  # the column as a whole
+            kinds.append(str(check))
+            continue
+        bar = frame.iloc[int(first["row"])]
+        value = f" was {bar[first['column']]:g}" if first["column"] in _FEATURE_RANGES else ""
+        when = utc_text(int(frame["start_ms"].iloc[int(first["row"])]))
+        kinds.append(f"{check}, not so in {len(group)} of {len(frame)} bars, the first{value} at {when}")
+    more = [f"and {len(kinds) - _REPORTED} more kinds"] if len(kinds) > _REPORTED else []
+    return "; ".join(kinds[:_REPORTED] + more)
+
+
+def _raw(candles: Candles, row: int) -> str:
+    values = [int(candles.start_ms[row]), *(float(getattr(candles, name)[row]) for name in CANDLE_COLUMNS)]
+    return json.dumps(values)[:_RAW_LENGTH]

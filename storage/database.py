@@ -1,0 +1,214 @@
+"""The DuckDB file: made whole, opened briefly, waited for a bounded time.
+
+DuckDB lets one process write, or several read, and refuses whoever comes second at once. So every operation opens its
+own connection, keeps it for milliseconds, and waits its turn. Anyone may open the file with their own tools; while they
+hold it, this project waits, then says who holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import duckdb
+
+from storage.schema import StoreBusyError, StoreError
+
+SCHEMA_VERSION = 1
+
+# No primary key: its index costs 2.6 times the file and three times the load time. Whoever writes keeps keys unique.
+# Times are UTC in plain TIMESTAMP; a TIMESTAMPTZ would be read in the time zone of whichever machine opens the file.
+_MARKET = "source varchar not null, category varchar not null, symbol varchar not null"
+_TABLES = f"""
+    create table meta (name varchar not null, value varchar not null);
+    insert into meta values ('schema_version', '{SCHEMA_VERSION}');
+    create table candles (
+        {_MARKET}, interval varchar not null, start_time timestamp not null,
+        open double not null, high double not null, low double not null, close double not null,
+        volume double not null, turnover double
+    );
+    create table funding ({_MARKET}, stamp timestamp not null, rate double not null);
+    create table gaps ({_MARKET}, interval varchar not null, start_time timestamp not null, reason varchar not null);
+    create table rejected (
+        {_MARKET}, interval varchar not null, start_time timestamp,
+        raw varchar not null, reason varchar not null, seen_at timestamp not null
+    );
+    create table runs (
+        run_id varchar not null, kind varchar not null, source varchar not null, market varchar,
+        started_at timestamp not null, ended_at timestamp, status varchar not null, detail varchar not null
+    );
+"""  # noqa: S608 - built from the constants above
+
+_RETRY_S = (0.01, 0.06)  # random, so that two waiting processes do not stay in step
+_HOLDER_PID = re.compile(r"PID (\d+)")
+_MISTAKES = (duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.DataError, duckdb.NotSupportedError)
+_ADVICE = (  # signs in the cause, what they mean, the way out
+    (
+        ("No space left", "File too large", "Disk quota exceeded"),
+        "the disk is full, nothing of this step was stored; free space and run again",
+    ),
+    (
+        (
+            "Permission denied",
+            "Read-only file system",
+            "Not a directory",
+            "Is a directory",
+            "No such file",
+            "File exists",
+        ),
+        "can't be opened; set DSC_HOME to a writable folder",
+    ),
+    (
+        ("orrupt", "not a valid DuckDB database", "Could not read enough bytes", "Failure while replaying WAL"),
+        "the file is damaged; move it and its .wal away and run ingest again",
+    ),
+)
+
+# DuckDB lets two connections of one process merge the same new key at once, and stores both rows without an error.
+_turns: dict[str, threading.Lock] = {}
+_turns_guard = threading.Lock()
+
+
+class Database:
+    """One DuckDB file, opened anew for every operation.
+
+    Args:
+        path: The file; made on first writing, with its folder.
+        timeout_s: How long to wait for others to let go of the file, seconds.
+    """
+
+    def __init__(self, path: Path, timeout_s: float = 60.0) -> None:
+        self.path = path
+        self.timeout_s = timeout_s
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield a connection that sees one committed state; a file that does not exist yet reads as empty tables.
+
+        Raises:
+            StoreBusyError: Another process held the file for `timeout_s`.
+            StoreError: The file is corrupt, unreadable, not ours, or of a newer schema.
+        """
+        if self._exists():
+            with self._connected(read_only=True) as con:
+                yield con
+        else:
+            with contextlib.closing(duckdb.connect(":memory:")) as con:
+                con.execute(_TABLES)
+                yield con
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield a connection in a transaction: committed at the end of the block, undone by any exception or kill.
+
+        Raises:
+            StoreBusyError: Another process held the file for `timeout_s`.
+            StoreError: As in `reading`; or the folder is not writable, or the disk is full.
+        """
+        if not self._exists():
+            self._create()
+        with self._connected(read_only=False) as con:
+            con.begin()
+            yield con
+            con.commit()
+
+    def _exists(self) -> bool:
+        try:
+            return self.path.exists()
+        except OSError as err:  # a folder on the way may not be entered: that is not the same as "not there"
+            raise self._error(str(err)) from err
+
+    def _create(self) -> None:
+        """Make the file under another name and link it into place: a kill leaves no half-made database behind."""
+        draft = self.path.with_name(f".{self.path.name}-{uuid4().hex}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._explained(), contextlib.closing(duckdb.connect(draft)) as con:
+                con.execute(_TABLES)
+            with contextlib.suppress(FileExistsError):  # another process made it first, and may have written already
+                os.link(draft, self.path)
+        except OSError as err:
+            raise self._error(str(err)) from err
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+
+    @contextlib.contextmanager
+    def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        deadline = time.monotonic() + self.timeout_s
+        with self._turn(), self._explained(), contextlib.closing(self._connect(read_only, deadline)) as con:
+            self._check_version(con)
+            yield con
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Hold this process's own lock on the file."""
+        name = os.path.realpath(self.path)
+        with _turns_guard:
+            lock = _turns.setdefault(name, threading.Lock())
+        if not lock.acquire(timeout=self.timeout_s):
+            raise self._busy("another thread of this process")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _connect(self, read_only: bool, deadline: float) -> duckdb.DuckDBPyConnection:
+        while True:
+            try:
+                return duckdb.connect(self.path, read_only=read_only)
+            except (duckdb.IOException, duckdb.ConnectionException) as err:
+                holder = _holder(err)
+                if holder is None:
+                    raise
+                if time.monotonic() > deadline:
+                    raise self._busy(holder) from err
+            time.sleep(random.uniform(*_RETRY_S))
+
+    def _check_version(self, con: duckdb.DuckDBPyConnection) -> None:
+        try:
+            rows = con.execute("select value from meta where name = 'schema_version'").fetchall()
+        except duckdb.CatalogException as err:
+            raise StoreError(f"{self.path} must be a candle store, it is another DuckDB file (no table meta)") from err
+        found = rows[0][0] if rows else "none"
+        if found != str(SCHEMA_VERSION):
+            raise StoreError(
+                f"{self.path}: schema version must be {SCHEMA_VERSION}, was {found}; "
+                "update this program, or move the file away and run ingest again"
+            )
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn DuckDB's own trouble into a StoreError with a way out; mistakes in a statement stay what they are."""
+        try:
+            yield
+        except _MISTAKES:
+            raise
+        except duckdb.Error as err:
+            raise self._error(str(err).splitlines()[0]) from err
+
+    def _error(self, cause: str) -> StoreError:
+        advice = (text for signs, text in _ADVICE if any(sign in cause for sign in signs))
+        return StoreError(f"{self.path}: {next(advice, 'DuckDB failed')} ({cause})")
+
+    def _busy(self, holder: str) -> StoreBusyError:
+        return StoreBusyError(
+            f"{self.path} is held by {holder}, waited {self.timeout_s:g} s; close what holds it, then run again"
+        )
+
+
+def _holder(err: duckdb.Error) -> str | None:
+    """Return who has the file open; None where `err` is about something else."""
+    if "different configuration" in str(err):  # a connection of this process that the store did not open
+        return "another connection of this process"
+    if "Could not set lock on file" not in str(err):
+        return None
+    pid = _HOLDER_PID.search(str(err))
+    return f"process {pid[1]}" if pid else "another process"

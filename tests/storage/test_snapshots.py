@@ -1,0 +1,339 @@
+"""A dataset is what it was when it was written, or it is refused."""
+# ruff: noqa: S603 - every process that is started runs a text of this file
+
+import hashlib
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.schema import CANDLE_COLUMNS, FEATURES, ConfigError, DatasetError, DatasetRef, Market, Source, StoreError
+from storage.snapshots import load_dataset, write_dataset
+
+BYBIT = Source("bybit")
+REPLAY = Source("sandbox:0123abcd")
+FILES = ("bars.parquet", "funding.parquet", "dataset.json")
+
+
+@pytest.fixture
+def content(market, make_candles):
+    """The arguments of `write_dataset` for 50 bars, the first ten not ready."""
+    rng = np.random.default_rng(11)
+    features, vol = rng.normal(size=(50, len(FEATURES))), rng.random(50)
+    features[:10], vol[:10] = np.nan, np.nan
+    return {
+        "source": BYBIT,
+        "market": market,
+        "candles": make_candles(50),
+        "features": features,
+        "vol": vol,
+        "segment": np.repeat([0, 1], 25),
+        "funding": (np.array([1_735_689_600_000, 1_735_718_400_000]), np.array([1e-4, -2e-4])),
+        "code_hash": "c0de",
+    }
+
+
+@pytest.fixture
+def written(tmp_path, content):
+    """(folder, reference) of a stored dataset."""
+    return tmp_path, write_dataset(tmp_path, **content)
+
+
+@pytest.mark.promise(3)
+def test_dataset_is_read_back_bit_for_bit(written, content, equal):
+    folder, ref = written
+    for name in (ref, ref.id):
+        dataset = load_dataset(folder, name)
+        assert dataset.ref == ref == DatasetRef(id=ref.id, source=BYBIT, market=content["market"])
+        assert equal(dataset.candles, content["candles"])
+        for column in ("features", "vol", "segment"):
+            assert np.array_equal(getattr(dataset, column), content[column], equal_nan=column != "segment")
+            assert getattr(dataset, column).flags.writeable  # else Numba would compile its users again
+        assert dataset.features.flags.c_contiguous
+        assert dataset.funding_ms.tolist() == content["funding"][0].tolist()
+        assert dataset.funding_rate.tolist() == content["funding"][1].tolist()
+        assert dataset.code_hash == "c0de"
+
+
+@pytest.mark.promise(3)
+def test_id_is_the_hash_of_content_and_code(written, content):
+    digest = hashlib.sha256()
+
+    def add(part: bytes) -> None:
+        digest.update(struct.pack("<Q", len(part)) + part)
+
+    def add_column(table: str, name: str, values, kind: str) -> None:
+        add(f"{table} {name} <{'i8' if kind == 'q' else 'f8'}".encode())
+        add(b"".join(struct.pack(f"<{kind}", value) for value in values.tolist()))
+
+    for text in ("bybit", "linear-BTCUSDT-5", "c0de"):
+        add(text.encode())
+    candles = content["candles"]
+    add_column("bars.parquet", "start_ms", candles.start_ms, "q")
+    for name in CANDLE_COLUMNS:
+        add_column("bars.parquet", name, getattr(candles, name), "d")
+    for column, name in enumerate(FEATURES):
+        add_column("bars.parquet", name, content["features"][:, column], "d")
+    add_column("bars.parquet", "vol", content["vol"], "d")
+    add_column("bars.parquet", "segment", content["segment"], "q")
+    add_column("funding.parquet", "stamp_ms", content["funding"][0], "q")
+    add_column("funding.parquet", "rate", content["funding"][1], "d")
+    assert written[1].id == digest.hexdigest()[:16]
+
+
+@pytest.mark.promise(3)
+def test_id_changes_with_any_value_and_with_the_code(tmp_path, content):
+    def nudged(array, where):
+        copy = array.copy()
+        copy[where] = copy[where] + 1 if copy.dtype.kind == "i" else np.nextafter(copy[where], np.inf)
+        return copy
+
+    stamps, rates = content["funding"]
+    others = [
+        {"code_hash": "c0df"},
+        {"market": Market(symbol="BTCUSDT", interval="15")},
+        {"features": nudged(content["features"], (49, 9))},
+        {"features": content["features"][:, ::-1]},
+        {"vol": nudged(content["vol"], 20)},
+        {"segment": nudged(content["segment"], 49)},
+        {"funding": (nudged(stamps, 0), rates)},
+        {"funding": (stamps, nudged(rates, 1))},
+        {"funding": (stamps[:1], rates[:1])},
+        *(
+            {"candles": replace(content["candles"], **{name: nudged(getattr(content["candles"], name), 0)})}
+            for name in ("start_ms", *CANDLE_COLUMNS)
+        ),
+    ]
+    ids = {write_dataset(tmp_path, **(content | other)).id for other in ({}, *others)}
+    assert len(ids) == 1 + len(others)
+
+
+@pytest.mark.promise(3)
+def test_id_is_the_same_for_equal_values_whatever_their_bits_and_layout(written, content):
+    folder, ref = written
+    features = np.asfortranarray(content["features"])
+    features[:10] = np.array([0xFFF8_0000_0000_0001], np.uint64).view(np.float64)  # what x86 makes of 0 / 0
+    again = write_dataset(folder, **(content | {"features": features}))
+    assert again == ref
+
+
+@pytest.mark.promise(3)
+def test_existing_dataset_is_left_alone_when_written_again(written, content):
+    folder, ref = written
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*.*")}
+    assert write_dataset(folder, **content) == ref
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*.*")} == before
+    assert [path.name for path in folder.iterdir()] == [ref.id]
+
+
+@pytest.mark.promise(0)
+def test_datasets_of_two_sources_never_meet(written, content):
+    folder, ref = written
+    replayed = write_dataset(folder, **(content | {"source": REPLAY}))
+    assert replayed.id != ref.id
+    assert load_dataset(folder, replayed).ref.source == REPLAY
+    text = rf"dataset {ref.id} must be of sandbox:0123abcd BTCUSDT linear 5m, was of bybit BTCUSDT linear 5m"
+    with pytest.raises(DatasetError, match=text):
+        load_dataset(folder, replace(ref, source=REPLAY))
+    with pytest.raises(ConfigError, match=r"source must be .* was 'replay'"):
+        write_dataset(folder, **(content | {"source": Source("replay")}))
+
+
+@pytest.mark.promise(0)
+def test_dataset_whose_source_was_rewritten_is_refused(written):
+    folder, ref = written
+    manifest = folder / ref.id / "dataset.json"
+    manifest.write_text(manifest.read_text().replace('"bybit"', '"demo"'))
+    with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged; delete .* its content has the id"):
+        load_dataset(folder, ref.id)
+
+
+@pytest.mark.promise(3)
+@pytest.mark.parametrize("name", FILES)
+def test_half_written_dataset_is_refused(written, name):
+    folder, ref = written
+    path = folder / ref.id / name
+    whole = path.read_bytes()
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged; delete {folder / ref.id} and build it"):
+            load_dataset(folder, ref)
+    path.unlink()
+    with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged; delete .*{re.escape(name)}"):
+        load_dataset(folder, ref)
+
+
+@pytest.mark.promise(3)
+@pytest.mark.parametrize("name", FILES)
+def test_dataset_with_any_changed_byte_is_refused(written, name):
+    folder, ref = written
+    path = folder / ref.id / name
+    whole = path.read_bytes()
+    rng = np.random.default_rng(4)
+    for place in rng.integers(0, len(whole), 25):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(rng.integers(8))]) + whole[place + 1 :])
+        if name == "dataset.json" and json_equal(path.read_bytes(), whole):
+            continue  # a changed blank between the words says nothing else
+        with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged"):
+            load_dataset(folder, ref)
+
+
+def json_equal(one: bytes, other: bytes) -> bool:
+    try:
+        return json.loads(one) == json.loads(other)
+    except ValueError:
+        return False
+
+
+@pytest.mark.promise(3)
+def test_value_changed_with_care_is_refused_too(written):
+    folder, ref = written
+    place = folder / ref.id
+    table = pq.read_table(place / "bars.parquet")
+    close = table.column("close").to_numpy().copy()
+    close[7] *= 1.01
+    column = table.column_names.index("close")
+    pq.write_table(table.set_column(column, "close", pa.array(close)), place / "bars.parquet")
+    manifest = json.loads((place / "dataset.json").read_text())
+    manifest["sha256"]["bars.parquet"] = hashlib.sha256((place / "bars.parquet").read_bytes()).hexdigest()
+    (place / "dataset.json").write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged; delete .* its content has the id"):
+        load_dataset(folder, ref)
+
+
+@pytest.mark.promise(3)
+@pytest.mark.parametrize("change", [{"bars": 51}, {"id": "0" * 16}, {"note": "x"}, {"code_hash": 5}, {"market": None}])
+def test_manifest_that_says_something_else_is_refused(written, change):
+    folder, ref = written
+    path = folder / ref.id / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged"):
+        load_dataset(folder, ref)
+
+
+@pytest.mark.promise(3)
+def test_dataset_under_another_name_is_refused(written):
+    folder, ref = written
+    shutil.copytree(folder / ref.id, folder / ("0" * 16))
+    with pytest.raises(DatasetError, match=rf"dataset 0{{16}} is damaged; .* its content has the id {ref.id}"):
+        load_dataset(folder, "0" * 16)
+
+
+@pytest.mark.promise(3)
+def test_damaged_dataset_is_not_taken_for_the_one_to_write(written, content):
+    folder, ref = written
+    (folder / ref.id / "bars.parquet").unlink()
+    with pytest.raises(
+        DatasetError, match=rf"dataset {ref.id} is damaged; delete {folder / ref.id} and build it again"
+    ):
+        write_dataset(folder, **content)
+
+
+@pytest.mark.parametrize("name", ["", "../../etc", "0" * 15, "0" * 17, "G" * 16, "0" * 16 + "\n"])
+def test_id_that_is_no_id_is_refused(written, name):
+    with pytest.raises(DatasetError, match=r"a dataset's id must be 16 hex digits, was '"):
+        load_dataset(written[0], name)
+
+
+def test_dataset_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DatasetError, match=rf"dataset 0{{16}} is not in {tmp_path}; build it again from the stored"):
+        load_dataset(tmp_path, "0" * 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": np.zeros((50, 9))}, r"must have at least one bar and \(50, 10\) features, they were \(50, 9\)"),
+        ({"vol": np.zeros(49)}, r"the columns of bars\.parquet must have one length, were \[49, 50\]"),
+        (
+            {"funding": (np.arange(2), np.zeros(3))},
+            r"the columns of funding\.parquet must have one length, were \[2, 3\]",
+        ),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(tmp_path, content, change, message):
+    with pytest.raises(DatasetError, match=message):
+        write_dataset(tmp_path, **(content | change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dataset_without_a_bar_is_refused(tmp_path, content, make_candles):
+    with pytest.raises(DatasetError, match=r"a dataset must have at least one bar and \(0, 10\) features"):
+        write_dataset(tmp_path, **(content | {"candles": make_candles(0), "features": np.zeros((0, 10))}))
+
+
+def test_market_without_funding_is_stored(tmp_path, content):
+    none = (np.empty(0, np.int64), np.empty(0))
+    dataset = load_dataset(tmp_path, write_dataset(tmp_path, **(content | {"funding": none})))
+    assert (len(dataset.funding_ms), dataset.funding_ms.dtype, dataset.funding_rate.dtype) == (0, np.int64, np.float64)
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path, content):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"must be writable, .* is not \(.+\); free space or set DSC_HOME"):
+        write_dataset(tmp_path / "file" / "datasets", **content)
+
+
+WRITE = """
+import os, resource, signal, sys
+from pathlib import Path
+import numpy as np
+from storage.schema import CANDLE_COLUMNS, Candles, Market, Source, StoreError
+from storage.snapshots import write_dataset
+
+folder, left, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+rng = np.random.default_rng(1)
+candles = Candles(start_ms=np.arange(5_000) * 300_000, **{name: rng.random(5_000) for name in CANDLE_COLUMNS})
+
+def count_down(frame, event, argument):
+    global left
+    if event == "line" and frame.f_globals.get("__name__") in ("storage.snapshots", "storage.workfolder"):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return count_down
+
+if left:
+    sys.settrace(count_down)
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    ref = write_dataset(
+        folder, source=Source("bybit"), market=Market(), candles=candles, features=rng.random((5_000, 10)),
+        vol=rng.random(5_000), segment=np.zeros(5_000, np.int64), funding=(np.arange(3), np.zeros(3)), code_hash="c",
+    )
+    print(ref.id)
+except StoreError as err:
+    print(err)
+"""
+
+
+@pytest.mark.promise(3)
+def test_dataset_is_whole_or_absent_when_its_writer_is_killed_anywhere(tmp_path):
+    rng = np.random.default_rng(2)
+    names = set()
+    for lines in rng.integers(5, 150, 6):
+        command = [sys.executable, "-c", WRITE, str(tmp_path), str(lines), "0"]
+        assert subprocess.run(command, capture_output=True, check=False).returncode in (-9, 0)
+        for path in tmp_path.glob("[!.]*"):  # whatever is visible is whole
+            names.add(load_dataset(tmp_path, path.name).ref.id)
+    command = [sys.executable, "-c", WRITE, str(tmp_path), "0", "0"]
+    dataset_id = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+    assert names <= {dataset_id}
+    assert load_dataset(tmp_path, dataset_id).ref.id == dataset_id
+
+
+@pytest.mark.promise(3)
+def test_full_disk_leaves_no_dataset_behind(tmp_path):
+    command = [sys.executable, "-c", WRITE, str(tmp_path), "0", "100000"]
+    said = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    assert re.search(r"must be writable, .* is not \(File too large\); free space or set DSC_HOME", said)
+    assert list(tmp_path.iterdir()) == []
