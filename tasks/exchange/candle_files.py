@@ -1,0 +1,154 @@
+"""Candle and funding files that the sandbox replays: read as they stand, or refused with the row that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from storage.schema import (
+    CANDLE_COLUMNS,
+    INTERVAL_MS,
+    CandleError,
+    Candles,
+    ConfigError,
+    FloatArray,
+    IntArray,
+    Source,
+    content_hash,
+    sandbox_source,
+)
+
+_KNOWN_COLUMNS = ("start_ms", *CANDLE_COLUMNS[:-1])  # turnover may be missing or null
+_PLAUSIBLE_MS = (1_230_768_000_000, 4_102_444_800_000)  # 2009 to 2100: tells milliseconds from seconds and microseconds
+
+
+def read_candle_file(path: Path) -> Candles:
+    """Read candles from a file with the columns start_ms, open, high, low, close, volume and perhaps turnover.
+
+    Args:
+        path: A .parquet, .csv or .csv.gz file. start_ms is the open time, UTC milliseconds; other columns are ignored.
+
+    Returns:
+        The candles as they stand, turnover NaN where the file has none.
+
+    Raises:
+        ConfigError: There is no such file, or its name ends otherwise.
+        CandleError: It is unreadable, a column is missing or of the wrong type, a number is missing or not finite, or
+            the rows are not strictly increasing in time.
+    """
+    table = _read_table(path)
+    missing = [name for name in _KNOWN_COLUMNS if name not in table.column_names]
+    if missing:
+        raise CandleError(
+            f"a candle file must have the columns {', '.join(_KNOWN_COLUMNS)} and may have turnover, "
+            f"{path.name} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}"
+        )
+    if table.num_rows == 0:
+        raise CandleError(f"a candle file must hold candles, {path.name} has no row")
+    start_ms = _start_column(table, path)
+    columns = {name: _number_column(table, name, path) for name in _KNOWN_COLUMNS[1:]}
+    unknown = np.full(len(start_ms), np.nan)
+    turnover = _floats(table, "turnover", path) if "turnover" in table.column_names else unknown
+    return Candles(start_ms=start_ms, turnover=turnover, **columns)
+
+
+def read_funding_file(path: Path) -> list[tuple[int, float]]:
+    """Read funding stamps (UTC milliseconds) and rates from a file with the columns start_ms and funding_rate.
+
+    Raises:
+        ConfigError: There is no such file, or its name ends otherwise.
+        CandleError: It is unreadable, or a column is missing, of the wrong type, not finite or out of order.
+    """
+    table = _read_table(path)
+    missing = [name for name in ("start_ms", "funding_rate") if name not in table.column_names]
+    if missing:
+        raise CandleError(
+            f"a funding file must have the columns start_ms, funding_rate; {path.name} lacks {missing[0]}"
+        )
+    stamps, rates = _start_column(table, path), _number_column(table, "funding_rate", path)
+    return list(zip(stamps.tolist(), rates.tolist(), strict=True))
+
+
+def file_source(*paths: Path) -> Source:
+    """Return the source of a replay: sandbox:<hash8 of the bytes of the candle file, and of any file beside it>."""
+    contents = [_require_file(path).read_bytes() for path in paths]
+    return sandbox_source(contents[0] if len(contents) == 1 else content_hash(contents).encode())
+
+
+def base_interval(candles: Candles) -> str:
+    """Return Bybit's code of the shortest step between candles.
+
+    Raises:
+        CandleError: Fewer than two candles, or a step that is none of Bybit's intervals.
+    """
+    step_ms = int(np.diff(candles.start_ms).min()) if len(candles) > 1 else 0
+    for code, interval_ms in INTERVAL_MS.items():
+        if interval_ms == step_ms:
+            return code
+    raise CandleError(f"candles must follow each other at one of Bybit's intervals, the shortest step was {step_ms} ms")
+
+
+def _require_file(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"candles must name a file, {path} is none")
+    return path
+
+
+def _read_table(path: Path) -> pa.Table:
+    _require_file(path)
+    try:
+        if path.name.endswith(".parquet"):
+            return pyarrow.parquet.read_table(path)
+        if path.name.endswith((".csv", ".csv.gz")):
+            return pyarrow.csv.read_csv(path)
+    except (pa.ArrowException, OSError) as err:
+        raise CandleError(f"{path.name} can't be read as a candle file ({str(err).splitlines()[0]})") from err
+    raise ConfigError(f"a candle file must end in .parquet, .csv or .csv.gz, was {path.name!r}")
+
+
+def _start_column(table: pa.Table, path: Path) -> IntArray:
+    column = table["start_ms"]
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise CandleError(
+            f"start_ms must hold whole UTC milliseconds in every row, in {path.name} it is {column.type} "
+            f"with {column.null_count} nulls"
+        )
+    start_ms: IntArray = column.to_numpy().astype(np.int64)
+    strange = np.flatnonzero((start_ms < _PLAUSIBLE_MS[0]) | (start_ms > _PLAUSIBLE_MS[1]))
+    if len(strange):
+        raise CandleError(
+            f"start_ms must be UTC milliseconds, in {path.name} row {strange[0]} has {start_ms[strange[0]]}"
+        )
+    unsorted = np.flatnonzero(np.diff(start_ms) <= 0)
+    if len(unsorted):
+        row = int(unsorted[0]) + 1
+        found = "repeats" if start_ms[row] == start_ms[row - 1] else "is older than"
+        raise CandleError(
+            f"start_ms must be strictly increasing, in {path.name} row {row} {found} the one before; sort it"
+        )
+    return start_ms
+
+
+def _floats(table: pa.Table, name: str, path: Path) -> FloatArray:
+    column = table[name]
+    if pa.types.is_null(column.type):  # a CSV column without any value
+        return np.full(table.num_rows, np.nan)
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        raise CandleError(f"{name} must hold numbers, in {path.name} it is {column.type}")
+    values: FloatArray = column.cast(pa.float64()).to_numpy()
+    return values
+
+
+def _number_column(table: pa.Table, name: str, path: Path) -> FloatArray:
+    values = _floats(table, name, path)
+    broken = np.flatnonzero(~np.isfinite(values))
+    if len(broken):
+        raise CandleError(
+            f"{name} must hold finite numbers, in {path.name} {len(broken)} are not, the first in row {broken[0]}; "
+            "drop such rows, a gap is recorded as one"
+        )
+    return values

@@ -1,0 +1,248 @@
+"""The one door to Bybit's REST API: pacing, retries and checks for everything that is read from it.
+
+A question is asked again when asking again may help (TemporaryError), within a budget; whatever is still unknown then
+ends in one line. Several windows are in flight at once, one pybit client a thread, one token bucket for all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
+from itertools import islice
+from types import TracebackType
+from typing import Self
+
+from storage.schema import (
+    Candles,
+    Category,
+    ClockError,
+    ConfigError,
+    Instrument,
+    Market,
+    Source,
+    Window,
+    parse_source,
+    utc_text,
+)
+from tasks.exchange.pacing import Pace, RetryPolicy, Sleep
+from tasks.exchange.pages import FetchedWindow, closed_bars, read_page
+from tasks.exchange.reference import FUNDING_ROWS, Rates, collect_funding, read_funding, read_instrument, read_time
+from tasks.exchange.session import Session
+from tasks.exchange.transport import HOST_NAMES, Exchange
+
+PAGE_BARS = 1_000  # the most rows that Bybit returns for one request
+ADDRESS_LIMIT_PER_S = 120  # 600 requests in 5 s, then 10 minutes of HTTP 403
+CLOCK_TOLERANCE_MS = 60_000  # NTP keeps a clock within a second; a minute off is a clock that nothing keeps
+
+
+class Gateway:
+    """Bybit's public data for as long as the `with` block lasts. Needs no keys, sends none.
+
+    Args:
+        exchange: sandbox, bybit, testnet or demo.
+        source: The label of everything that comes from here: the sandbox's own, else the exchange's name.
+        url: Where the sandbox listens; only for the sandbox.
+        requests_per_s: Most requests a second, all threads together.
+        threads: Windows in flight at once.
+        retry: How often a question is repeated.
+        timeout_s: Longest wait for a connection and for the next bytes of an answer.
+        clock: Seconds, never going back.
+        wall_clock_ms: This machine's UTC milliseconds.
+        sleep: Waits for so many seconds; None for a real wait that ends at once when the question is withdrawn.
+        on_retry: Is told, in one line, of every repetition.
+
+    Raises:
+        ConfigError: An argument breaks a rule.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        source: Source,
+        url: str | None = None,
+        requests_per_s: float = 60.0,
+        threads: int = 8,
+        retry: RetryPolicy | None = None,
+        timeout_s: tuple[float, float] = (3.05, 10.0),
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        sleep: Sleep | None = None,
+        on_retry: Callable[[str], object] | None = None,
+    ) -> None:
+        _check(exchange, source, url, requests_per_s, threads)
+        self.exchange = exchange
+        self.source = source
+        self._threads = threads
+        self._wall_clock_ms = wall_clock_ms
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway")
+        self._batches: set[threading.Event] = set()  # each withdraws the windows of one fetch_windows
+        self._session = Session(
+            exchange,
+            url,
+            pace=Pace(requests_per_s, burst=threads, clock=clock),
+            retry=retry or RetryPolicy(),
+            timeout_s=timeout_s,
+            clock=clock,
+            wall_clock_ms=wall_clock_ms,
+            sleep=sleep,
+            on_retry=on_retry,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Withdraw what is still being asked and close every connection."""
+        self._session.close()
+        for stop in tuple(self._batches):
+            stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._session.disconnect()
+
+    def server_time_ms(self) -> int:
+        """Return Bybit's clock, UTC milliseconds.
+
+        Raises:
+            ClockError: This machine's clock is more than a minute away from it (not checked against the sandbox, whose
+                clock is the replay's).
+        """
+        sent_ms = self._wall_clock_ms()
+        now_ms = self._session.ask("the time", "get_server_time", {}, read_time)
+        # The answer was made about halfway between the two readings.
+        offset_ms = self._session.offset_ms = now_ms - (sent_ms + self._wall_clock_ms()) // 2
+        if self.exchange != "sandbox" and abs(offset_ms) > CLOCK_TOLERANCE_MS:
+            seconds, way = abs(offset_ms) / 1000, "behind" if offset_ms > 0 else "ahead of"
+            raise ClockError(
+                f"this machine's clock must be within 60 s of {HOST_NAMES[self.exchange]}'s, "
+                f"was {seconds:.0f} s {way} it; synchronise it (NTP)"
+            )
+        return now_ms
+
+    def instrument(self, market: Market) -> Instrument:
+        """Return what Bybit says of a market.
+
+        Raises:
+            Rejected: Bybit knows no such symbol in this category.
+        """
+        params = {"category": market.category, "symbol": market.symbol}
+        what = f"the rules of {market.symbol} {market.category}"
+        return self._session.ask(what, "get_instruments_info", params, partial(read_instrument, market=market))
+
+    def funding(self, category: Category, symbol: str, start_ms: int, end_ms: int) -> list[tuple[int, float]]:
+        """Return the funding stamps (UTC milliseconds) and rates of a range, both ends inclusive, oldest first.
+
+        Spot has none.
+        """
+        if category == "spot":
+            return []
+
+        def rates(first_ms: int, last_ms: int) -> Rates:
+            params = {"category": category, "symbol": symbol, "limit": FUNDING_ROWS}
+            params |= {"startTime": first_ms, "endTime": last_ms}
+            what = f"{symbol} {category} funding from {utc_text(first_ms)}"
+            read = partial(read_funding, symbol=symbol, first_ms=first_ms, last_ms=last_ms)
+            return self._session.ask(what, "get_funding_rate_history", params, read)
+
+        return collect_funding(rates, start_ms, end_ms)
+
+    def windows(self, market: Market, first_ms: int, last_ms: int, bars: int = PAGE_BARS) -> list[Window]:
+        """Return the windows that cover a range, oldest first: multiples of `bars`, the outer two cut to the range.
+
+        Raises:
+            ConfigError: The range holds no bar, or `bars` is not in 1..1000.
+        """
+        if not 1 <= bars <= PAGE_BARS:
+            raise ConfigError(f"bars must be in 1..{PAGE_BARS}, was {bars!r}")
+        first, last, step, origin = market.ceil(first_ms), market.floor(last_ms), market.interval_ms, market.floor(0)
+        if first > last:
+            raise ConfigError(f"start must not be after end, was start={utc_text(first_ms)} end={utc_text(last_ms)}")
+        length = bars * step
+        opens = range((first - origin) // length * length + origin, last + 1, length)
+        return [Window(first_ms=max(first, ms), last_ms=min(last, ms + length - step)) for ms in opens]
+
+    def fetch_window(self, market: Market, window: Window, now_ms: int) -> FetchedWindow:
+        """Return the closed candles of a window, and what it lacks.
+
+        A doubtful answer is asked for once more; then the newer one stands, unless the first one had more usable rows.
+
+        Args:
+            market: Symbol, category and interval.
+            window: At most 1,000 bars.
+            now_ms: Bybit's clock, UTC milliseconds: what closes later is not a candle yet.
+
+        Raises:
+            Rejected: Bybit refused.
+            TemporaryError: It could not be asked within the budget.
+        """
+        return self._fetch_window(market, window, now_ms, None)
+
+    def fetch_windows(self, market: Market, windows: Sequence[Window], now_ms: int) -> Iterator[FetchedWindow]:
+        """Yield the windows as they come in, several in flight. The first error withdraws the rest."""
+        stop = threading.Event()
+        self._batches.add(stop)
+        todo = iter(windows)
+
+        def submit(count: int) -> set[Future[FetchedWindow]]:
+            chosen = islice(todo, count)
+            return {self._pool.submit(self._fetch_window, market, window, now_ms, stop) for window in chosen}
+
+        # Twice the threads: each has its next window at hand while the consumer stores one, and memory stays bounded.
+        pending = submit(2 * self._threads)
+        try:
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    fetched = future.result()
+                    pending |= submit(1)
+                    yield fetched
+        finally:
+            stop.set()
+            self._batches.discard(stop)
+            wait({future for future in pending if not future.cancel()})  # those that a thread is at
+
+    def _fetch_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event | None) -> FetchedWindow:
+        if window.bars(market.interval_ms) > PAGE_BARS:
+            raise ConfigError(f"a window must hold at most {PAGE_BARS} bars, was {window.bars(market.interval_ms)}")
+        expected = closed_bars(market, window, now_ms)
+        if len(expected) == 0:
+            return FetchedWindow(window=window, candles=Candles.empty(), rejected=(), missing=expected, asked=0)
+        first = self._ask_window(market, window, now_ms, stop)
+        if not first.is_doubtful:
+            return first
+        second = self._ask_window(market, window, now_ms, stop)
+        better = first if first.usable > second.usable else second
+        return FetchedWindow(
+            window=window, candles=better.candles, rejected=better.rejected, missing=better.missing, asked=2
+        )
+
+    def _ask_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event | None) -> FetchedWindow:
+        params = {
+            "category": market.category, "symbol": market.symbol, "interval": market.interval,
+            "start": window.first_ms, "end": window.last_ms, "limit": PAGE_BARS,
+        }  # fmt: skip
+        what = f"{market} candles from {utc_text(window.first_ms)}"
+        read = partial(read_page, market=market, window=window, now_ms=now_ms)
+        return self._session.ask(what, "get_kline", params, read, stop)
+
+
+def _check(exchange: Exchange, source: Source, url: str | None, requests_per_s: float, threads: int) -> None:
+    if exchange not in HOST_NAMES:
+        raise ConfigError(f"exchange must be one of {', '.join(HOST_NAMES)}, was {exchange!r}")
+    sandboxed = exchange == "sandbox"
+    if sandboxed != parse_source(source).startswith("sandbox:") or (not sandboxed and source != exchange):
+        raise ConfigError(f"source must say where candles come from, was {source!r} for exchange {exchange!r}")
+    if sandboxed != (url is not None):
+        raise ConfigError(f"url must be given for the sandbox alone, was {url!r} for exchange {exchange!r}")
+    if not sandboxed and not 0 < requests_per_s <= ADDRESS_LIMIT_PER_S:
+        raise ConfigError(f"requests_per_s must be in (0, {ADDRESS_LIMIT_PER_S}], was {requests_per_s!r}")
+    if threads < 1:
+        raise ConfigError(f"threads must be >= 1, was {threads!r}")

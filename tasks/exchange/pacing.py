@@ -1,0 +1,85 @@
+"""When a request may be sent, and whether it is sent again."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from storage.schema import ConfigError
+
+Sleep = Callable[[float], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often and for how long one question is repeated.
+
+    Attributes:
+        attempts: Most requests for one question, bans apart.
+        budget_s: A repetition that would begin later than this after the first request is not made; bans apart.
+        first_wait_s: Wait after the first failure; doubles from one to the next.
+        max_wait_s: Longest such wait.
+        jitter: Each wait is lengthened by up to this share, so that threads do not come back in step.
+        max_reset_wait_s: Longest wait for a rate limit whose reset Bybit tells: its clock may be wrong.
+        ban_wait_s: Everyone's wait after HTTP 403; Bybit asks for 10 minutes.
+        bans: How many bans one question waits out.
+    """
+
+    attempts: int = 6
+    budget_s: float = 60.0
+    first_wait_s: float = 0.5
+    max_wait_s: float = 8.0
+    jitter: float = 0.25
+    max_reset_wait_s: float = 5.0
+    ban_wait_s: float = 600.0
+    bans: int = 1
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ConfigError(f"attempts must be >= 1, was {self.attempts!r}")
+        for name in ("budget_s", "first_wait_s", "max_wait_s", "jitter", "max_reset_wait_s", "ban_wait_s", "bans"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be >= 0, was {getattr(self, name)!r}")
+
+    def back_off_s(self, failures: int) -> float:
+        """Return the wait after `failures` failures in a row, seconds."""
+        wait = min(self.first_wait_s * 2.0 ** (failures - 1), self.max_wait_s)
+        return wait * (1 + self.jitter * random.random())
+
+
+class Pace:
+    """A token bucket that all threads of a gateway share, and that one of them can close for everyone.
+
+    Args:
+        requests_per_s: Refill rate.
+        burst: Requests that may go at once after a quiet time.
+        clock: Seconds, never going back.
+    """
+
+    def __init__(self, requests_per_s: float, burst: int, clock: Callable[[], float]) -> None:
+        if not requests_per_s > 0:
+            raise ConfigError(f"requests_per_s must be > 0, was {requests_per_s!r}")
+        self._interval_s = 1 / requests_per_s
+        self._slack_s = (burst - 1) / requests_per_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next_s = clock()  # when the bucket would be full again if nothing more were taken
+        self._closed_until_s = self._next_s
+
+    def wait(self, sleep: Sleep) -> None:
+        """Take a token, sleeping until there is one and nobody has closed the bucket."""
+        with self._lock:
+            now = self._clock()
+            turn = max(now, self._next_s - self._slack_s, self._closed_until_s)
+            self._next_s = max(turn, self._next_s) + self._interval_s
+        while (delay := turn - self._clock()) > 0:
+            sleep(delay)
+            with self._lock:
+                turn = max(turn, self._closed_until_s)  # closed by another thread while this one slept
+
+    def close_for(self, seconds: float) -> None:
+        """Let nobody through for so long."""
+        with self._lock:
+            self._closed_until_s = max(self._closed_until_s, self._clock() + seconds)

@@ -1,0 +1,178 @@
+"""Kline pages: from the rows that came to candles that may be stored, and a reason for every row that may not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from storage.schema import (
+    CANDLE_COLUMNS,
+    Ambiguous,
+    BoolArray,
+    Candles,
+    FloatArray,
+    IntArray,
+    Market,
+    RejectedRow,
+    Window,
+    utc_text,
+)
+from tasks.exchange.transport import Answer
+
+_FIELDS = 1 + len(CANDLE_COLUMNS)
+_RAW_LIMIT = 500
+_REASON_LIMIT = 200
+_NO_NUMBER = re.compile(r"[\s_]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchedWindow:
+    """What came of asking for a window.
+
+    Attributes:
+        window: The bars that were asked for.
+        candles: Closed, inside the window, oldest first, unique. Their numbers are as they came: contracts judge them.
+        rejected: Rows that can't be candles of this window, and why.
+        missing: (n,) open times of closed bars that `candles` lacks, UTC milliseconds.
+        asked: How often the window was asked for: once, twice if the first answer was doubtful, 0 if no bar has closed.
+    """
+
+    window: Window
+    candles: Candles
+    rejected: tuple[RejectedRow, ...]
+    missing: IntArray
+    asked: int
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether asking once more may help: rows are missing, rejected, or hold numbers that can't be prices."""
+        return bool(self.rejected) or len(self.missing) > 0 or not bool(plausible(self.candles).all())
+
+    @property
+    def usable(self) -> int:
+        """How many candles hold plausible numbers."""
+        return int(plausible(self.candles).sum())
+
+
+def closed_bars(market: Market, window: Window, now_ms: int) -> IntArray:
+    """Return the open times (n,) of the window's bars that have closed by `now_ms`."""
+    last_ms = min(window.last_ms, market.floor(now_ms) - market.interval_ms)
+    return np.arange(window.first_ms, last_ms + 1, market.interval_ms, dtype=np.int64)
+
+
+def plausible(candles: Candles) -> BoolArray:
+    """Return (T,) whether the numbers can be a candle's: finite, prices positive, low and high around the others."""
+    o, h, lo, c = candles.open, candles.high, candles.low, candles.close
+    finite = np.isfinite([o, h, lo, c, candles.volume]).all(axis=0) & ~np.isinf(candles.turnover)
+    ordered = (h >= np.maximum(o, c)) & (lo <= np.minimum(o, c)) & (lo > 0)  # false where a number is NaN
+    sound: BoolArray = finite & ordered & (candles.volume >= 0) & ~(candles.turnover < 0)
+    return sound
+
+
+def read_page(answer: Answer, market: Market, window: Window, now_ms: int) -> FetchedWindow:
+    """Turn a kline answer into candles.
+
+    Rows may come in any order, and a row that is repeated word for word counts once. A bar counts as closed when both
+    the clock that the caller read and the answer's own say so. Nothing is repaired by guessing: two rows that
+    contradict each other are both rejected.
+
+    Args:
+        answer: What Bybit answered.
+        market: What was asked for.
+        window: The bars that were asked for.
+        now_ms: Bybit's clock before the request, UTC milliseconds.
+
+    Raises:
+        Ambiguous: The answer holds no list, or is about another market.
+    """
+    rows = _require_rows(answer.result, market)
+    starts, numbers, rejected = _parse(rows)
+    closed = starts + market.interval_ms <= min(now_ms, answer.time_ms if answer.time_ms is not None else now_ms)
+    on_grid = (starts - market.floor(0)) % market.interval_ms == 0
+    inside = (starts >= window.first_ms) & (starts <= window.last_ms)
+    kept = closed & on_grid & inside
+    for row in np.flatnonzero(~on_grid):
+        rejected.append(_reject(int(starts[row]), numbers[row], f"opens off the {market.interval} grid"))
+    for row in np.flatnonzero(on_grid & ~inside & closed):
+        span = f"{utc_text(window.first_ms)}..{utc_text(window.last_ms)}"
+        rejected.append(_reject(int(starts[row]), numbers[row], f"outside the window that was asked for, {span}"))
+    starts, numbers, contradicting = _unique(starts[kept], numbers[kept])
+    rejected += contradicting
+    candles = Candles(start_ms=starts, **{name: numbers[:, i].copy() for i, name in enumerate(CANDLE_COLUMNS)})
+    missing = np.setdiff1d(closed_bars(market, window, now_ms), starts, assume_unique=True)
+    return FetchedWindow(window=window, candles=candles, rejected=tuple(rejected), missing=missing, asked=1)
+
+
+def _require_rows(result: Mapping[str, Any], market: Market) -> list[Any]:
+    for name, wanted in (("symbol", market.symbol), ("category", market.category)):
+        if result.get(name, wanted) != wanted:
+            raise Ambiguous(f"the answer is about {name} {str(result[name])[:40]!r}")
+    rows = result.get("list")
+    if not isinstance(rows, list):
+        raise Ambiguous("the answer holds no list of rows")
+    return rows
+
+
+def _parse(rows: list[Any]) -> tuple[IntArray, FloatArray, list[RejectedRow]]:
+    starts: list[int] = []
+    numbers: list[list[float]] = []
+    rejected: list[RejectedRow] = []
+    for row in rows:
+        start: int | None = None
+        try:
+            start = _start(row)
+            numbers.append(_numbers(row))
+            starts.append(start)
+        except ValueError as err:
+            raw = json.dumps(row, ensure_ascii=False)[:_RAW_LIMIT]
+            rejected.append(RejectedRow(start_ms=start, raw=raw, reason=str(err)[:_REASON_LIMIT]))
+    table = np.array(numbers, dtype=np.float64).reshape(len(numbers), len(CANDLE_COLUMNS))
+    return np.array(starts, dtype=np.int64), table, rejected
+
+
+def _start(row: object) -> int:
+    if not isinstance(row, list) or len(row) != _FIELDS:
+        raise ValueError(f"must be a list of {_FIELDS} fields")
+    field = row[0]
+    # At most 15 digits: milliseconds until the year 33,658, and no overflow.
+    if isinstance(field, str) and field.isascii() and field.isdecimal() and len(field) <= 15:
+        return int(field)
+    raise ValueError(f"start must be whole milliseconds, was {field!r}")
+
+
+def _numbers(row: list[Any]) -> list[float]:
+    try:
+        # Python also reads "1_000" and " 1"; Bybit writes neither.
+        if _NO_NUMBER.search("".join(row)):
+            raise ValueError("a number must hold no blank or underscore")
+    except TypeError as err:
+        raise ValueError("every field must be text") from err
+    numbers = [float(field) for field in row[1:-1]]
+    numbers.append(float(row[-1]) if row[-1] else np.nan)  # Bybit leaves a turnover that it does not know empty
+    return numbers
+
+
+def _unique(starts: IntArray, numbers: FloatArray) -> tuple[IntArray, FloatArray, list[RejectedRow]]:
+    order = np.argsort(starts, kind="stable")
+    starts, numbers = starts[order], numbers[order]
+    again = np.flatnonzero(np.diff(starts) == 0) + 1  # rows whose bar the row before them has too
+    if len(again) == 0:
+        return starts, numbers, []
+    differs = [row for row in again if not np.array_equal(numbers[row], numbers[row - 1], equal_nan=True)]
+    contradicted = np.isin(starts, starts[differs])
+    rejected = [
+        _reject(int(starts[row]), numbers[row], "contradicts another row of the same bar")
+        for row in np.flatnonzero(contradicted)
+    ]
+    keep = ~contradicted
+    keep[again] = False
+    return starts[keep], numbers[keep], rejected
+
+
+def _reject(start_ms: int, numbers: FloatArray, reason: str) -> RejectedRow:
+    return RejectedRow(start_ms=start_ms, raw=json.dumps([start_ms, *numbers.tolist()])[:_RAW_LIMIT], reason=reason)

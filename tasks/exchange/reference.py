@@ -1,0 +1,133 @@
+"""What Bybit says of a market besides its candles: the time, the trading rules, the funding rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from storage.schema import DAY_MS, Ambiguous, Instrument, Market, Rejected
+from tasks.exchange.transport import Answer
+
+FUNDING_ROWS = 200  # the most that Bybit returns for one request
+BAD_PARAMETER = 10001
+
+_HOUR_MS = 3_600_000
+# Bybit's usual 8 hours, so that a span is one request; a market that pays more often is split until its rows fit.
+_FUNDING_SPAN_MS = (FUNDING_ROWS - 1) * 8 * _HOUR_MS - 1
+
+Rates = list[tuple[int, float]]
+
+
+def read_time(answer: Answer) -> int:
+    """Return the server's time, UTC milliseconds.
+
+    Raises:
+        Ambiguous: The answer does not say.
+    """
+    return _whole(answer.result, "timeNano") // 1_000_000
+
+
+def read_instrument(answer: Answer, market: Market) -> Instrument:
+    """Return the trading rules of `market`.
+
+    Raises:
+        Rejected: The list is empty: there is no such symbol.
+        Ambiguous: A rule is missing.
+    """
+    rows = _rows(answer.result)
+    if not rows:
+        raise Rejected("no such symbol", BAD_PARAMETER)
+    found = rows[0]
+    if found.get("symbol") != market.symbol:
+        raise Ambiguous(f"the answer is about symbol {str(found.get('symbol'))[:40]!r}")
+    spot = market.category == "spot"
+    prices, lots = found.get("priceFilter"), found.get("lotSizeFilter")
+    return Instrument(
+        symbol=market.symbol,
+        category=market.category,
+        status=_text(found, "status"),
+        launch_ms=0 if spot else _whole(found, "launchTime"),
+        tick_size=_decimal(prices, "tickSize"),
+        qty_step=_decimal(lots, "basePrecision" if spot else "qtyStep"),
+        min_qty=_decimal(lots, "minOrderQty"),
+        min_notional=_decimal(lots, "minOrderAmt" if spot else "minNotionalValue", default="0"),
+        funding_interval_min=0 if spot else _whole(found, "fundingInterval"),
+    )
+
+
+def read_funding(answer: Answer, symbol: str, first_ms: int, last_ms: int) -> Rates:
+    """Return the stamps and rates of a funding answer, oldest first; a repeated row counts once.
+
+    Raises:
+        Ambiguous: A row can't be read, is of another symbol, lies outside the range, or contradicts another one.
+    """
+    rates: dict[int, float] = {}
+    for row in _rows(answer.result):
+        stamp, rate = _whole(row, "fundingRateTimestamp"), float(_decimal(row, "fundingRate"))
+        if row.get("symbol") != symbol:
+            raise Ambiguous(f"the answer is about symbol {str(row.get('symbol'))[:40]!r}")
+        if not first_ms <= stamp <= last_ms:
+            raise Ambiguous(f"a funding stamp lies outside the range that was asked for: {stamp}")
+        if rates.setdefault(stamp, rate) != rate:
+            raise Ambiguous(f"two funding rates for one stamp: {stamp}")
+    return sorted(rates.items())
+
+
+def collect_funding(ask: Callable[[int, int], Rates], first_ms: int, last_ms: int) -> Rates:
+    """Return every rate of a range, both ends inclusive, oldest first.
+
+    An answer that is full may have been cut, and Bybit does not say at which end; so its range is asked in halves.
+
+    Args:
+        ask: Returns the rates of a range, at most FUNDING_ROWS of them.
+        first_ms: Start of the range, UTC milliseconds.
+        last_ms: Its end, inclusive.
+    """
+    rates: Rates = []
+    todo = [(ms, min(ms + _FUNDING_SPAN_MS, last_ms)) for ms in range(first_ms, last_ms + 1, _FUNDING_SPAN_MS + 1)]
+    while todo:
+        start, end = todo.pop()
+        part = ask(start, end)
+        if len(part) >= FUNDING_ROWS and end - start > _HOUR_MS:
+            middle = (start + end) // 2
+            todo += [(start, middle), (middle + 1, end)]
+        else:
+            # No market pays less than once a day: an empty answer is doubtful, so it is asked for once more.
+            rates += part or (ask(start, end) if end - start >= DAY_MS else [])
+    return sorted(rates)
+
+
+def _rows(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    rows = result.get("list")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise Ambiguous("the answer holds no list of rows")
+    return rows
+
+
+def _text(fields: object, name: str) -> str:
+    value = fields.get(name) if isinstance(fields, dict) else None
+    if isinstance(value, str) and value:
+        return value
+    raise Ambiguous(f"the answer lacks {name}")
+
+
+def _whole(fields: object, name: str) -> int:
+    value = fields.get(name) if isinstance(fields, dict) else None
+    if type(value) is int and value >= 0:
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
+        return int(value)
+    raise Ambiguous(f"{name} must be a whole number, was {str(value)[:40]!r}")
+
+
+def _decimal(fields: object, name: str, default: str | None = None) -> str:
+    if default is not None and isinstance(fields, dict) and not fields.get(name):
+        return default
+    text = _text(fields, name)
+    try:
+        if math.isfinite(float(text)):
+            return text
+    except ValueError:
+        pass
+    raise Ambiguous(f"{name} must be a number, was {text[:40]!r}")

@@ -1,0 +1,230 @@
+"""One request to Bybit through pybit: one checked answer, or one error that says what to do about it.
+
+pybit's own retries are switched off: they sleep where nobody can interrupt them, lose the code of the last error, and
+with `force_retry` send an order twice. What each fault looks like when it leaves pybit 5.17 was observed against a
+local server, and `error_of` depends on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import requests
+from pybit.exceptions import FailedRequestError, InvalidRequestError
+from pybit.unified_trading import HTTP
+
+from storage.schema import (
+    Ambiguous,
+    AuthError,
+    Banned,
+    ClockError,
+    PipelineError,
+    RateLimited,
+    Rejected,
+    TemporaryError,
+)
+
+Exchange = Literal["sandbox", "bybit", "testnet", "demo"]
+HOST_NAMES: Mapping[Exchange, str] = {
+    "sandbox": "the sandbox",
+    "bybit": "Bybit",
+    "testnet": "Bybit testnet",
+    "demo": "Bybit demo",
+}
+
+NO_RETRY_CODES = frozenset({-99999})  # an empty set would bring pybit's defaults back
+RATE_CODES = frozenset({10006, 170005, 170222})
+BAN_CODES = frozenset({10018})
+CLOCK_CODES = frozenset({10002})
+AUTH_CODES = frozenset({10003, 10004, 10005, 10010, 33004})
+SERVER_CODES = frozenset({10000, 10016, 10019, 10429, 170001, 170007, 170032, 170146, 500000})
+
+_RESET_HEADER = "X-Bapi-Limit-Reset-Timestamp"
+_UNREADABLE_JSON = 409  # what pybit makes of a body that is no JSON
+_CONNECTING = threading.Lock()  # pybit adds a log handler to one shared logger for each client
+
+
+class Unreachable(Ambiguous):
+    """No answer came back at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What Bybit answered, its envelope checked.
+
+    Attributes:
+        result: The payload.
+        time_ms: Bybit's clock when it answered, UTC milliseconds; None where the envelope does not say.
+    """
+
+    result: dict[str, Any]
+    time_ms: int | None
+
+
+def new_client(exchange: Exchange, url: str | None, timeout_s: tuple[float, float]) -> HTTP:
+    """Return a pybit client without keys and without retries; for one thread only.
+
+    Args:
+        exchange: Which of Bybit's hosts.
+        url: Where the sandbox listens; None elsewhere.
+        timeout_s: Longest wait for a connection and for the next bytes.
+    """
+    logger = logging.getLogger("pybit._http_manager")
+    with _CONNECTING:
+        handlers = list(logger.handlers)
+        client = HTTP(
+            testnet=exchange == "testnet",
+            demo=exchange == "demo",
+            timeout=timeout_s,
+            max_retries=1,
+            force_retry=False,
+            retry_codes=set(NO_RETRY_CODES),
+        )
+        logger.handlers[:] = handlers  # where our lines go is the application's choice, not pybit's
+    if url is not None:
+        client.endpoint = url
+        client.client.trust_env = False  # no proxy stands between this process and itself
+    return client
+
+
+def ask(client: HTTP, method: str, params: Mapping[str, Any]) -> Answer:
+    """Send one request and return its checked answer.
+
+    Args:
+        client: This thread's client.
+        method: Name of pybit's method, such as get_kline.
+        params: Its arguments.
+
+    Raises:
+        TemporaryError: A rate limit, a ban, or an answer that is missing or unusable.
+        PipelineError: Bybit refused.
+    """
+    try:
+        body = getattr(client, method)(**params)
+    except (
+        FailedRequestError,
+        InvalidRequestError,
+        requests.RequestException,
+        # pybit lets these out when the body is not the object that it expects
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as err:
+        raise error_of(err) from err
+    # bool is an int to Python, and pybit takes an answer without retCode for a good one.
+    if not isinstance(body, dict) or type(body.get("retCode")) is not int:
+        raise Ambiguous("the answer is not Bybit's: no integer retCode")
+    result, time_ms = body.get("result"), body.get("time")
+    if not isinstance(result, dict):
+        raise Ambiguous("the answer is not Bybit's: no result")
+    return Answer(result=result, time_ms=time_ms if type(time_ms) is int else None)
+
+
+def error_of(err: Exception) -> PipelineError:
+    """Return what an exception that left pybit means."""
+    if isinstance(err, InvalidRequestError):
+        return _refusal(err.status_code, _one_line(err.message), err.resp_headers)
+    if isinstance(err, FailedRequestError):
+        return _http_failure(err.status_code)
+    if isinstance(err, requests.Timeout):
+        return Unreachable("no answer in time")
+    if isinstance(err, requests.ConnectionError):
+        return Unreachable(_innermost_reason(err))
+    if isinstance(err, requests.RequestException):
+        return Ambiguous(f"the answer broke off: {type(err).__name__}")
+    return Ambiguous("the answer is not Bybit's")
+
+
+def give_up(err: TemporaryError, exchange: Exchange, what: str, sent: int, spent_s: float) -> TemporaryError:
+    """Return the error that ends a question: one line that says what was asked, how often, and the way out.
+
+    Args:
+        err: What the last request met.
+        exchange: Who was asked.
+        what: What was asked for, such as "BTCUSDT linear 5m candles".
+        sent: Requests sent for this question.
+        spent_s: Time that they and the waits between them took.
+    """
+    host = HOST_NAMES[exchange]
+    asked = f"{err}; asked {sent} times in {spent_s:.0f} s" if sent > 1 else str(err)
+    instead = "" if exchange == "sandbox" else ", or run the default sandbox: make run"
+    if isinstance(err, Banned):
+        return Banned(
+            f"{host} refuses this address ({asked}): too many requests, or a country that it does not serve; "
+            f"wait 10 minutes{instead}"
+        )
+    if isinstance(err, RateLimited):
+        return RateLimited(
+            f"{host} has no room for more requests, {what} ({asked}); lower requests_per_s or wait a minute{instead}",
+            err.reset_ms,
+        )
+    if isinstance(err, Unreachable):
+        way_out = "start it again" if exchange == "sandbox" else f"check the network{instead}"
+        return Unreachable(f"{host} can't be reached ({asked}); {way_out}")
+    return Ambiguous(f"{host} gave no usable answer for {what} ({asked}); run again later{instead}")
+
+
+def refused(err: PipelineError, exchange: Exchange, what: str) -> PipelineError:
+    """Return a final refusal as one line that says what was asked and the way out."""
+    host = HOST_NAMES[exchange]
+    if isinstance(err, Rejected):
+        return Rejected(f"{host} refused {what} ({err}); check symbol, category and interval", err.code)
+    if isinstance(err, ClockError):
+        return ClockError(f"{host} refused {what} ({err}); this machine's clock is off, synchronise it (NTP)")
+    return AuthError(f"{host} refused {what} ({err}); check BYBIT_API_KEY and BYBIT_API_SECRET")
+
+
+def _refusal(code: object, message: str, headers: Mapping[str, str] | None) -> PipelineError:
+    if type(code) is not int:
+        return Ambiguous("the answer is not Bybit's: no integer retCode")
+    text = f"{code}: {message}"
+    if code in RATE_CODES:
+        return RateLimited(text, _reset_ms(headers))
+    if code in BAN_CODES:
+        return Banned(text)
+    if code in CLOCK_CODES:
+        return ClockError(text)
+    if code in AUTH_CODES:
+        return AuthError(text)
+    if code in SERVER_CODES:
+        return Ambiguous(text)
+    return Rejected(text, code)
+
+
+def _http_failure(status: int) -> PipelineError:
+    if status == _UNREADABLE_JSON:
+        return Ambiguous("the answer is not JSON")
+    if status == 403:
+        return Banned("HTTP 403")
+    if status == 429:
+        return RateLimited("HTTP 429")
+    if status >= 500:
+        return Ambiguous(f"HTTP {status}")
+    return Rejected(f"HTTP {status}", status)
+
+
+def _reset_ms(headers: Mapping[str, str] | None) -> int | None:
+    text = (headers or {}).get(_RESET_HEADER, "")
+    return int(text) if text.isascii() and text.isdecimal() else None
+
+
+def _innermost_reason(err: BaseException) -> str:
+    while (inner := _inner(err)) is not None:
+        err = inner
+    if isinstance(err, OSError) and err.strerror:
+        return err.strerror
+    return _one_line(str(err.args[-1]) if err.args else type(err).__name__)
+
+
+def _inner(err: BaseException) -> BaseException | None:
+    candidates = [getattr(err, "reason", None), *err.args, err.__cause__]
+    return next((inner for inner in candidates if isinstance(inner, BaseException)), None)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(str(text).split())[:200]

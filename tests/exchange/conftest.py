@@ -1,0 +1,112 @@
+"""A replayed market, a sandbox that serves it, and time that passes only when someone sleeps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+from pybit.unified_trading import HTTP
+
+from storage.schema import Candles, Market, Source
+from tasks.exchange.gateway import Gateway
+from tasks.exchange.sandbox import Sandbox
+from tasks.exchange.transport import new_client
+
+SOURCE = Source("sandbox:0123abcd")
+START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z
+STEP_MS = 300_000
+
+
+class FakeTime:
+    """Seconds that pass only when someone sleeps; shared by all threads."""
+
+    def __init__(self) -> None:
+        self._now = 1_000.0
+        self._lock = threading.Lock()
+        self.slept: list[float] = []
+
+    def clock(self) -> float:
+        return self._now
+
+    def wall_clock_ms(self) -> int:
+        return START_MS + int(self._now * 1000)
+
+    def sleep(self, seconds: float) -> None:
+        with self._lock:
+            self._now += seconds
+            self.slept.append(seconds)
+
+
+@pytest.fixture
+def fake_time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+def make_candles() -> Callable[..., Candles]:
+    """Return a maker of `bars` plausible 5-minute candles with prices of two decimals."""
+
+    def make(bars: int, seed: int = 1) -> Candles:
+        rng = np.random.default_rng(seed)
+        close = np.round(100 + np.cumsum(rng.normal(0, 0.1, bars)), 2)
+        open_ = np.concatenate([[100.0], close[:-1]])
+        volume = np.round(rng.exponential(10, bars), 3)
+        return Candles(
+            start_ms=START_MS + STEP_MS * np.arange(bars),
+            open=open_,
+            high=np.round(np.maximum(open_, close) + 0.05, 2),
+            low=np.round(np.minimum(open_, close) - 0.05, 2),
+            close=close,
+            volume=volume,
+            turnover=np.round(volume * close, 4),
+        )
+
+    return make
+
+
+@pytest.fixture
+def open_sandbox(fake_time: FakeTime) -> Iterator[Callable[..., Sandbox]]:
+    """Return a starter of sandboxes that stop with the test."""
+    with ExitStack() as stack:
+
+        def start(candles: Candles, **options: Any) -> Sandbox:
+            options = {"market": Market(), "source": SOURCE, "timer": fake_time.clock} | options
+            return stack.enter_context(Sandbox(candles, **options))
+
+        yield start
+
+
+@pytest.fixture
+def open_gateway(fake_time: FakeTime) -> Iterator[Callable[..., Gateway]]:
+    """Return an opener of gateways to a sandbox; they wait in fake time and close with the test."""
+    with ExitStack() as stack:
+
+        def start(sandbox: Sandbox, **options: Any) -> Gateway:
+            options = {
+                "source": sandbox.source,
+                "url": sandbox.url,
+                "clock": fake_time.clock,
+                "wall_clock_ms": fake_time.wall_clock_ms,
+                "sleep": fake_time.sleep,
+            } | options
+            return stack.enter_context(Gateway("sandbox", **options))
+
+        yield start
+
+
+@pytest.fixture
+def open_client() -> Iterator[Callable[..., HTTP]]:
+    """Return a maker of plain pybit clients of a sandbox."""
+    clients: list[HTTP] = []
+
+    def start(sandbox: Sandbox, timeout_s: tuple[float, float] = (3.05, 10.0)) -> HTTP:
+        clients.append(new_client("sandbox", sandbox.url, timeout_s))
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.client.close()
