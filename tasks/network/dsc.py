@@ -1,0 +1,385 @@
+"""The depthwise-separable network in torch, its standard-convolution twin, and two ways to run either.
+
+`forward` reads windows, (B, F, T) as the source text does, with nn.Conv1d. `forward_series` reads a series,
+time-major (T, F), and returns the logits of every bar that has its context: with padding "history" positions are
+shared between windows, so one pass replaces thousands of windows. Both compute the same function (architecture.py
+writes it down) and agree within 1e-5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from storage.schema import ArtifactError
+from tasks.network.architecture import DSCConfig, Padding
+
+_WINDOWS_AT_ONCE = 256  # padding "zeros": windows per batch of the fallback; more gains nothing and costs memory
+
+
+class Prediction(NamedTuple):
+    """What the network says of the next bars.
+
+    Attributes:
+        direction: (B,) int64 most probable class.
+        confidence: (B,) its calibrated probability.
+    """
+
+    direction: Tensor
+    confidence: Tensor
+
+
+class DepthwiseSeparableConv1d(nn.Module):
+    """Filter each channel along time, then mix channels at each position; BatchNorm and ReLU after both.
+
+    Howard et al. 2017, arXiv:1704.04861. Xception (Chollet 2017, arXiv:1610.02357) has no ReLU between the two.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(
+            in_channels, in_channels, kernel_size, stride, padding, dilation, groups=in_channels, bias=bias
+        )
+        self.bn1 = nn.BatchNorm1d(in_channels)
+        self.pointwise = nn.Conv1d(in_channels, out_channels, 1, bias=bias)
+        self.bn2 = nn.BatchNorm1d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, T') for (B, in_channels, T)."""
+        x = self.relu(self.bn1(self.depthwise(x)))
+        out: Tensor = self.relu(self.bn2(self.pointwise(x)))
+        return out
+
+    def forward_series(self, x: Tensor) -> Tensor:
+        """Return `forward` without padding and stride, time-major: (B, T - (K-1)*dilation, C) for (B, T, C)."""
+        taps = self.depthwise.weight[:, 0].T  # (K, C)
+        dilation = self.depthwise.dilation[0]
+        if self.bn1.training:
+            mixed = _normalize(_shifted_sum(x, taps, dilation, self.depthwise.bias), self.bn1)
+        else:
+            scale, shift = _affine(self.bn1, self.depthwise.bias)
+            mixed = _shifted_sum(x, taps * scale, dilation, shift)
+        return _pointwise(mixed.relu_(), self.pointwise, self.bn2)
+
+
+class StandardConv1d(nn.Module):
+    """The twin: one convolution that filters and mixes at once, BatchNorm, ReLU; same kernel, dilation and channels."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, padding: int = 1, dilation: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
+        self.bn = nn.BatchNorm1d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, T') for (B, in_channels, T)."""
+        out: Tensor = self.relu(self.bn(self.conv(x)))
+        return out
+
+    def forward_series(self, x: Tensor) -> Tensor:
+        """Return what `forward` does without padding, time-major: (B, T - (K-1)*dilation, C) for (B, T, C)."""
+        weight, dilation = self.conv.weight, self.conv.dilation[0]
+        length = x.shape[1] - (weight.shape[2] - 1) * dilation
+        out = functional.linear(x[:, :length], weight[:, :, 0])
+        for k in range(1, weight.shape[2]):
+            out = out + functional.linear(x[:, k * dilation : k * dilation + length], weight[:, :, k])
+        return _normalize(out, self.bn).relu_()
+
+
+class PoolAndNewest(nn.Module):
+    """The mean over time, and beside it the newest position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, 2C, 1) for (B, C, T)."""
+        return torch.cat([x.mean(2, keepdim=True), x[:, :, -1:]], dim=1)
+
+
+class DSCTradingModel(nn.Module):
+    """Stem, dilated blocks, skip convolution over all of them, and a head; see architecture.py for the mathematics.
+
+    The scaler (`feature_mean`, `feature_scale`) and the `temperature` are buffers: they travel with the weights.
+    """
+
+    feature_mean: Tensor
+    feature_scale: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self,
+        input_features: int = 10,
+        hidden_channels: int = 64,
+        num_blocks: int = 4,
+        num_classes: int = 3,
+        dropout: float = 0.2,
+        *,
+        kernel_size: int = 3,
+        window: int = 100,
+        padding: Padding = "history",
+        separable: bool = True,
+        newest_step: bool = False,
+        linear_bypass: bool = False,
+        input_clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = DSCConfig(
+            input_features=input_features,
+            hidden_channels=hidden_channels,
+            num_blocks=num_blocks,
+            num_classes=num_classes,
+            dropout=dropout,
+            kernel_size=kernel_size,
+            window=window,
+            padding=padding,
+            separable=separable,
+            newest_step=newest_step,
+            linear_bypass=linear_bypass,
+            input_clip=input_clip,
+        )
+        channels = hidden_channels
+        self.stem = nn.Sequential(
+            nn.Conv1d(input_features, channels, 1), nn.BatchNorm1d(channels), nn.ReLU(inplace=True)
+        )
+        block = DepthwiseSeparableConv1d if separable else StandardConv1d
+        self.blocks = nn.ModuleList(
+            block(
+                channels,
+                channels,
+                kernel_size,
+                padding=(kernel_size - 1) // 2 * dilation if padding == "zeros" else 0,
+                dilation=dilation,
+            )
+            for dilation in config.dilations
+        )
+        self.skip_conv = nn.Conv1d(channels * num_blocks, channels, 1)
+        pool = PoolAndNewest() if newest_step else nn.AdaptiveAvgPool1d(1)
+        head_inputs = 2 * channels if newest_step else channels
+        self.classifier = nn.Sequential(pool, nn.Flatten(), nn.Dropout(dropout), nn.Linear(head_inputs, num_classes))
+        self.bypass = nn.Linear(input_features, num_classes, bias=False) if linear_bypass else None
+        self.register_buffer("feature_mean", torch.zeros(input_features))
+        self.register_buffer("feature_scale", torch.ones(input_features))
+        self.register_buffer("temperature", torch.ones(()))
+
+    @classmethod
+    def from_config(cls, config: DSCConfig) -> Self:
+        """Return a model of this shape with torch's default start."""
+        return cls(
+            config.input_features,
+            config.hidden_channels,
+            config.num_blocks,
+            config.num_classes,
+            config.dropout,
+            kernel_size=config.kernel_size,
+            window=config.window,
+            padding=config.padding,
+            separable=config.separable,
+            newest_step=config.newest_step,
+            linear_bypass=config.linear_bypass,
+            input_clip=config.input_clip,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the calibrated logits of windows.
+
+        Args:
+            x: (B, F, context) raw features, oldest bar first.
+
+        Returns:
+            (B, K) logits over the temperature; softmax gives probabilities.
+
+        Raises:
+            ValueError: Another shape. A longer window would be averaged whole and be another function.
+        """
+        features, context = self.config.input_features, self.config.context
+        if x.dim() != 3 or x.shape[1] != features or x.shape[2] != context:
+            raise ValueError(f"x must be (B, {features}, {context}) windows, was {tuple(x.shape)}")
+        z = self.scale(x.transpose(1, 2)).transpose(1, 2)
+        h = self.stem(z)
+        skips = []
+        for block in self.blocks:
+            h = block(h)
+            skips.append(h)
+        s = self.skip_conv(torch.cat([h[:, :, -self.config.window :] for h in skips], dim=1))
+        logits: Tensor = self.classifier(s)
+        if self.bypass is not None:
+            logits = logits + self.bypass(z[:, :, -1])
+        return logits / self.temperature
+
+    def forward_series(self, x: Tensor) -> Tensor:
+        """Return the calibrated logits of every bar that has its context.
+
+        In training, dropout drops the same head inputs at every bar of a segment: each sample sees ordinary dropout,
+        and the head may still be applied before the mean. Padding "zeros" shares nothing between windows and falls
+        back to batched windows, at a window's price for every bar.
+
+        Args:
+            x: (T, F) or (B, T, F) raw features, time-major, consecutive bars, oldest first, finite: one NaN would
+                spoil every later bar through the running mean.
+
+        Returns:
+            (T - context + 1, K) or (B, T - context + 1, K); row i belongs to bar i + context - 1.
+
+        Raises:
+            ValueError: Another shape, or fewer bars than the context.
+        """
+        if x.dim() == 2:
+            return self.forward_series(x[None])[0]
+        features, context = self.config.input_features, self.config.context
+        if x.dim() != 3 or x.shape[2] != features:
+            raise ValueError(f"x must be (T, {features}) or (B, T, {features}), was {tuple(x.shape)}")
+        if x.shape[1] < context:
+            raise ValueError(f"a series must have at least the context of {context} bars, was {x.shape[1]}")
+        if self.config.padding == "zeros":
+            windows = x.unfold(1, context, 1)  # (B, T', F, context), a view
+            batches = torch.split(windows.flatten(0, 1), _WINDOWS_AT_ONCE)
+            return torch.cat([self(batch) for batch in batches]).view(*windows.shape[:2], -1)
+        z = self.scale(x)
+        h = _pointwise(z, self.stem[0], self.stem[1])
+        skips = []
+        block: Any  # both kinds have forward_series; nn.Module's stub has not
+        for block in self.blocks:
+            h = block.forward_series(h)
+            skips.append(h)
+        logits = self._head_series(skips)
+        if self.bypass is not None:
+            logits = logits + self.bypass(z[:, context - 1 :])
+        return logits / self.temperature
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Prediction:
+        """Return the most probable class of each window (B, F, context) and its calibrated probability.
+
+        Raises:
+            RuntimeError: The model is in training mode, where dropout and batch statistics would answer.
+        """
+        if self.training:
+            raise RuntimeError("predict needs the model in evaluation mode; call model.eval() first")
+        confidence, direction = torch.softmax(self(x), dim=1).max(dim=1)
+        return Prediction(direction, confidence)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """Return z for time-major x (B, T, F)."""
+        z = (x - self.feature_mean) / self.feature_scale
+        clip = self.config.input_clip
+        return z if clip is None else z.clamp(-clip, clip)
+
+    def _head_series(self, skips: list[Tensor]) -> Tensor:
+        """Return (B, T', K) logits from each block's output (B, T_i, C), time-major.
+
+        Pooling commutes with the skip convolution and that with the classifier, so their product maps each position
+        to K columns (K more for the newest step), and only these are averaged.
+        """
+        channels, window, classes = self.config.hidden_channels, self.config.window, self.config.num_classes
+        linear: Any = self.classifier[3]
+        skip: Any = self.skip_conv
+        weight = linear.weight[None]  # (1 or B, K, C or 2C)
+        if self.training and self.config.dropout > 0:
+            ones = weight.new_ones(len(skips[0]), 1, weight.shape[2])
+            weight = weight * functional.dropout(ones, self.config.dropout)
+        parts = torch.split(weight, channels, dim=2)
+        bias = linear.bias + torch.stack([part @ skip.bias for part in parts]).sum(0)[:, None]
+        head = torch.cat([part @ skip.weight[:, :, 0] for part in parts], dim=1)  # (1 or B, K or 2K, B*C)
+        length = skips[-1].shape[1]
+        blocks = torch.split(head, channels, dim=2)
+        columns: Any = sum(h[:, -length:] @ block.transpose(1, 2) for h, block in zip(skips, blocks, strict=True))
+        logits: Tensor = _running_mean(columns[..., :classes], window) + bias
+        return logits + columns[:, window - 1 :, classes:] if self.config.newest_step else logits
+
+
+def load_model(config: DSCConfig, weights: Mapping[str, NDArray[Any]]) -> DSCTradingModel:
+    """Return a trained network in evaluation mode.
+
+    Args:
+        config: Its shape.
+        weights: Its tensors by their names in `state_dict`.
+
+    Raises:
+        ArtifactError: The weights don't fit the config.
+    """
+    model = DSCTradingModel.from_config(config)
+    try:
+        model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
+    except RuntimeError as err:
+        raise ArtifactError(f"weights must fit the network's config ({str(err).splitlines()[-1].strip()})") from err
+    return model.eval()
+
+
+class _ShiftedSum(torch.autograd.Function):
+    """Depthwise convolution, time-major: K shifted multiply-adds in place.
+
+    Autograd of the same lines would keep and fill a full-size tensor for every tap.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, taps)
+        ctx.dilation = dilation
+        length = x.shape[1] - (len(taps) - 1) * dilation
+        out = x[:, :length] * taps[0]
+        for k in range(1, len(taps)):
+            out.addcmul_(x[:, k * dilation : k * dilation + length], taps[k])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        x, taps = ctx.saved_tensors
+        grad_x, grad_taps = torch.zeros_like(x), torch.empty_like(taps)
+        for k in range(len(taps)):
+            rows = slice(k * ctx.dilation, k * ctx.dilation + grad.shape[1])
+            grad_x[:, rows].addcmul_(grad, taps[k])
+            grad_taps[k] = (grad * x[:, rows]).sum((0, 1))
+        return grad_x, grad_taps, None
+
+
+def _shifted_sum(x: Tensor, taps: Tensor, dilation: int, bias: Tensor | None) -> Tensor:
+    """Return the depthwise convolution of x (B, T, C) with taps (K, C), oldest first, plus bias (C,)."""
+    out: Tensor = _ShiftedSum.apply(x, taps, dilation)  # type: ignore[no-untyped-call]  # torch does not type apply
+    return out if bias is None else out + bias
+
+
+def _pointwise(x: Tensor, conv: Any, bn: Any) -> Tensor:
+    """Return relu(bn(conv(x))) of a 1x1 convolution as one matrix product; x is (B, T, C_in)."""
+    weight = conv.weight[:, :, 0]
+    if bn.training:
+        return _normalize(functional.linear(x, weight, conv.bias), bn).relu_()
+    scale, shift = _affine(bn, conv.bias)
+    return functional.linear(x, weight * scale[:, None], shift).relu_()
+
+
+def _normalize(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:
+    """Return bn(x) for time-major x (B, T, C)."""
+    out: Tensor = bn(x.flatten(0, 1))
+    return out.view_as(x)
+
+
+def _affine(bn: Any, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the (C,) scale and shift that `bn` is in evaluation mode, after a convolution with this bias."""
+    scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+    mean = bn.running_mean if bias is None else bn.running_mean - bias
+    return scale, bn.bias - mean * scale
+
+
+def _running_mean(x: Tensor, window: int) -> Tensor:
+    """Return the mean of every `window` consecutive rows of x (B, T, K): (B, T - window + 1, K).
+
+    Summed in float64: differences of a float32 running sum lose 1e-5 within some ten thousand bars.
+    """
+    total = functional.pad(x.double().cumsum(1), (0, 0, 1, 0))
+    return ((total[:, window:] - total[:, :-window]) / window).to(x.dtype)

@@ -1,0 +1,393 @@
+"""The engine's arithmetic: one bar, or four at once, through packed weights and packed state.
+
+Weights and state are one float32 array each (a Numba call costs 0.08 us per array), and the offsets inside them stand
+in the weights' header, so compiled code needs nothing else. Channels are padded with zeros to whole vectors.
+
+    weights   header | one row per block: its ring's place and mask, its weights' place, its dilation | scaler | stem |
+              blocks: taps and their bias, matrix (input channel first) and its bias | head: pooled, newest, bias
+    state     clock | running sums | ring of pooled head values | one ring per block of its past inputs | scratch
+    scratch   per column: h_0 .. h_B and z; then per column: u, the input of the block's matrix
+
+A ring's length is a power of two, so that one clock serves every ring through a mask.
+
+A tile is up to four columns: four consecutive bars of one market, or one bar each of four. Each weight it loads
+serves four columns, and every sum runs in the same order as for one column, so results are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import float32, float64, njit, types
+from numpy.typing import NDArray
+
+from storage.schema import FloatArray
+from tasks.network.lanes import LANES, fma, load, lowest_bit, nonzero, relu, splat, store, total, zeros
+
+Packed = NDArray[np.float32]
+
+TILE = 4  # columns; enough to read the weights at the speed of arithmetic
+
+# The weights' header. float32 holds whole numbers up to 2**24 exactly.
+FEATURES, WIDTH, BLOCKS, TAPS, CLASSES, WINDOW, CONTEXT, SEPARABLE, SEES_NEWEST, CLIP = range(10)
+SCALER, STEM, HEAD, POOL_MASK, POOL, SCRATCH = range(10, 16)
+TABLE, TABLE_ROW = 16, 4
+RING, MASK, BLOCK, DILATION = range(4)
+
+# The state's clock, then four numbers per class: two float64 sums, each as a float32 pair (high, low).
+TIME, SEEN, AGE = range(3)
+SUMS, SUMS_ROW = 16, 4
+
+_TIME_WRAP = 1 << 22  # every ring's length divides it
+
+READY, WARMING, WRONG_SHAPE = 1, 0, -(1 << 62)
+"""What `step_packed` returns; -1 - i says that feature i was not usable."""
+
+
+@njit(cache=True)
+def step_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) -> int:
+    """Advance one market by one bar.
+
+    Args:
+        weights: As `pack` made it.
+        state: One row of `new_states`; changed in place, unless the bar is refused.
+        x: (F,) float64 raw features of the bar.
+        out: (K,) float64, set to the calibrated probabilities; NaN while warming up.
+
+    Returns:
+        READY, WARMING, WRONG_SHAPE, or -1 - i where feature i is NaN, infinite or out of float32's range.
+    """
+    if x.shape[0] != int(weights[FEATURES]) or out.shape[0] != int(weights[CLASSES]):
+        return WRONG_SHAPE
+    unusable = first_unusable(weights, x)
+    if unusable >= 0:
+        return -1 - unusable
+    _tile(weights, state, 0, 0, 1, x, 0, out, 0)
+    _softmax(out, 0, out.shape[0])
+    return READY if int(state[SEEN]) == int(weights[CONTEXT]) else WARMING
+
+
+@njit(cache=True)
+def step_entry(weights: Packed, state: Packed, features: FloatArray, out: FloatArray) -> int:
+    """Do `step_packed` for features of any layout; for calls from Python, see `prepare_entry`."""
+    x = np.empty(features.shape[0])
+    for i in range(features.shape[0]):
+        x[i] = features[i]
+    return int(step_packed(weights, state, x, out))
+
+
+def prepare_entry() -> None:
+    """Compile `step_entry`, or load it from the cache, for every (F,) float array: strided, read-only, of 4 or 8 bytes.
+
+    For anything else it raises TypeError: Numba would stop a trading process for seconds to compile once more.
+    """
+    if not step_entry.signatures:
+        for number in (float64, float32):
+            features = types.Array(number, 1, "A", readonly=True)
+            step_entry.compile((float32[::1], float32[::1], features, float64[::1]))
+        step_entry.disable_compile()
+
+
+@njit(cache=True)
+def markets_packed(weights: Packed, states: Packed, x: FloatArray, out: FloatArray) -> int:
+    """Advance every market by one bar: states (M*size,), x (M*F,), out (M*K,), all flat."""
+    features, classes = int(weights[FEATURES]), int(weights[CLASSES])
+    markets = x.shape[0] // features
+    size = states.shape[0] // markets
+    unusable = first_unusable(weights, x)
+    if unusable >= 0:
+        return -1 - unusable
+    done = 0
+    while done < markets:
+        count = TILE if markets - done >= TILE else 1
+        _tile(weights, states, done * size, size, count, x, done * features, out, done * classes)
+        done += count
+    for market in range(markets):
+        _softmax(out, market * classes, classes)
+    return READY
+
+
+@njit(cache=True)
+def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) -> int:
+    """Advance one market by T bars: x (T*F,), out (T*K,) the logits, both flat; NaN while warming up."""
+    features, classes = int(weights[FEATURES]), int(weights[CLASSES])
+    bars = x.shape[0] // features
+    unusable = first_unusable(weights, x)
+    if unusable >= 0:
+        return -1 - unusable
+    done = 0
+    while done < bars:
+        count = TILE if bars - done >= TILE else 1
+        _tile(weights, state, 0, 0, count, x, done * features, out, done * classes)
+        done += count
+    return READY
+
+
+@njit(cache=True)
+def first_unusable(weights: Packed, x: FloatArray) -> int:
+    """Return the index of the first value that has no finite z in float32; -1 where all have one."""
+    features = int(weights[FEATURES])
+    scaler = int(weights[SCALER])
+    column = 0
+    for i in range(x.shape[0]):
+        z = (x[i] - weights[scaler + column]) * weights[scaler + features + column]
+        if not abs(z) <= 3.4e38:  # NaN compares false
+            return i
+        column = 0 if column + 1 == features else column + 1
+    return -1
+
+
+@njit(cache=True)
+def _tile(
+    weights: Packed,
+    state: Packed,
+    base: int,
+    stride: int,
+    count: int,
+    x: FloatArray,
+    source: int,
+    out: FloatArray,
+    target: int,
+) -> None:
+    """Advance `count` columns; column c has its state at base + c*stride (stride 0: bars of one market)."""
+    features, width, blocks = int(weights[FEATURES]), int(weights[WIDTH]), int(weights[BLOCKS])
+    taps, separable, classes = int(weights[TAPS]), weights[SEPARABLE] != 0, int(weights[CLASSES])
+    rows = width if separable else taps * width
+    z = (blocks + 1) * width  # in a column, after h_0 .. h_B
+    column = z + (features + LANES - 1) // LANES * LANES
+    h = int(weights[SCRATCH])  # of the first state, whichever market this is: it stays in the cache
+    u = h + TILE * column
+    lag = 1 if stride == 0 else 0
+    for c in range(count):
+        _scale(weights, features, x, source + c * features, state, h + c * column + z)
+    _mix(weights, int(weights[STEM]), features, width, state, h + z, column, h, column, count)
+    for block in range(blocks):
+        entry = TABLE + block * TABLE_ROW
+        place, mask = int(weights[entry + BLOCK]), int(weights[entry + MASK])
+        dilation = int(weights[entry + DILATION])
+        for c in range(count):
+            own = base + c * stride
+            ring, time, newest = own + int(weights[entry + RING]), int(state[own + TIME]) + c * lag, h + c * column
+            if separable:
+                _filter(weights, place, taps, width, state, ring, mask, time, dilation, newest, u + c * rows)
+            else:
+                _gather(taps, width, state, ring, mask, time, dilation, newest, u + c * rows)
+        if separable:
+            place += (taps + 1) * width
+        h += width
+        _mix(weights, place, rows, width, state, u, rows, h, column, count)
+    h -= (blocks - 1) * width  # h_1
+    for c in range(count):
+        _head(weights, state, base + c * stride, h + c * column, column - width, out, target + c * classes)
+
+
+@njit(cache=True)
+def _scale(weights: Packed, features: int, x: FloatArray, source: int, state: Packed, z: int) -> None:
+    """Set z = clip((x - mean) / scale), computed in float64."""
+    scaler, clip = int(weights[SCALER]), weights[CLIP]
+    for f in range(features):
+        value = (x[source + f] - weights[scaler + f]) * weights[scaler + features + f]
+        state[z + f] = min(max(value, -clip), clip)
+
+
+@njit(cache=True)
+def _filter(
+    weights: Packed,
+    place: int,
+    taps: int,
+    width: int,
+    state: Packed,
+    ring: int,
+    mask: int,
+    time: int,
+    dilation: int,
+    newest: int,
+    u: int,
+) -> None:
+    """Set u = relu(bias + sum over taps of filter * h), the oldest bar first, and keep the newest h in the ring."""
+    bias = place + taps * width
+    for j in range(0, width, LANES):
+        at, weight = time - (taps - 1) * dilation, place + j
+        lanes = load(weights, bias + j)
+        for _ in range(taps - 1):
+            lanes = fma(load(state, ring + (at & mask) * width + j), load(weights, weight), lanes)
+            at += dilation
+            weight += width
+        h = load(state, newest + j)
+        store(state, u + j, relu(fma(h, load(weights, weight), lanes)))
+        store(state, ring + (time & mask) * width + j, h)  # where the oldest was, if the ring has no room to spare
+
+
+@njit(cache=True)
+def _gather(
+    taps: int, width: int, state: Packed, ring: int, mask: int, time: int, dilation: int, newest: int, u: int
+) -> None:
+    """Set u to the inputs of a standard convolution, tap by tap, the oldest first; keep the newest h in the ring."""
+    for j in range(0, width, LANES):
+        at, to = time - (taps - 1) * dilation, u + j
+        for _ in range(taps - 1):
+            store(state, to, load(state, ring + (at & mask) * width + j))
+            at += dilation
+            to += width
+        h = load(state, newest + j)
+        store(state, to, h)
+        store(state, ring + (time & mask) * width + j, h)
+
+
+@njit(cache=True)
+def _mix(
+    weights: Packed,
+    place: int,
+    rows: int,
+    width: int,
+    state: Packed,
+    u: int,
+    u_span: int,
+    h: int,
+    h_span: int,
+    count: int,
+) -> None:
+    """Set h = relu(bias + matrix @ u) of each column."""
+    if count == TILE:
+        _dense_tile(weights, place, rows, width, state, u, u_span, h, h_span)
+    else:
+        _dense(weights, place, rows, width, state, u, h)
+
+
+@njit(cache=True)
+def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u: int, h: int) -> None:
+    """Set h = relu(bias + matrix @ u), input by input; inputs that ReLU left at 0 cost nothing."""
+    bias = place + rows * width
+    j = 0
+    while j + 4 * LANES <= width:
+        a, b = load(weights, bias + j), load(weights, bias + j + LANES)
+        c, d = load(weights, bias + j + 2 * LANES), load(weights, bias + j + 3 * LANES)
+        for first in range(0, rows, 64):
+            bits = _active(state, u + first, min(rows - first, 64))
+            corner = place + first * width + j
+            while bits != 0:
+                k = lowest_bit(bits)
+                bits &= bits - 1
+                value, w = splat(state, u + first + k), corner + k * width
+                a = fma(value, load(weights, w), a)
+                b = fma(value, load(weights, w + LANES), b)
+                c = fma(value, load(weights, w + 2 * LANES), c)
+                d = fma(value, load(weights, w + 3 * LANES), d)
+        store(state, h + j, relu(a))
+        store(state, h + j + LANES, relu(b))
+        store(state, h + j + 2 * LANES, relu(c))
+        store(state, h + j + 3 * LANES, relu(d))
+        j += 4 * LANES
+    while j < width:
+        a = load(weights, bias + j)
+        for first in range(0, rows, 64):
+            bits = _active(state, u + first, min(rows - first, 64))
+            corner = place + first * width + j
+            while bits != 0:
+                k = lowest_bit(bits)
+                bits &= bits - 1
+                a = fma(splat(state, u + first + k), load(weights, corner + k * width), a)
+        store(state, h + j, relu(a))
+        j += LANES
+
+
+@njit(cache=True)
+def _active(state: Packed, u: int, count: int) -> int:
+    """Return which of the next `count` <= 64 values are not 0, as bits."""
+    bits: int = nonzero(load(state, u))
+    for k in range(LANES, count, LANES):
+        bits |= nonzero(load(state, u + k)) << k
+    return bits
+
+
+@njit(cache=True)
+def _dense_tile(
+    weights: Packed, place: int, rows: int, width: int, state: Packed, u: int, u_span: int, h: int, h_span: int
+) -> None:
+    """Do `_dense` for four columns at once, each weight loaded once."""
+    bias = place + rows * width
+    u1, u2, u3 = u + u_span, u + 2 * u_span, u + 3 * u_span
+    for j in range(0, width, LANES):
+        a = load(weights, bias + j)
+        b, c, d = a, a, a
+        w = place + j
+        for k in range(rows):
+            weight = load(weights, w)
+            a = fma(splat(state, u + k), weight, a)
+            b = fma(splat(state, u1 + k), weight, b)
+            c = fma(splat(state, u2 + k), weight, c)
+            d = fma(splat(state, u3 + k), weight, d)
+            w += width
+        store(state, h + j, relu(a))
+        store(state, h + h_span + j, relu(b))
+        store(state, h + 2 * h_span + j, relu(c))
+        store(state, h + 3 * h_span + j, relu(d))
+
+
+@njit(cache=True)
+def _head(weights: Packed, state: Packed, base: int, h: int, length: int, out: FloatArray, target: int) -> None:
+    """Add the newest bar to the pool, set out to the logits (NaN while warming up), and move the clock on.
+
+    `h` is the place of h_1 .. h_B and z, `length` floats in all.
+    """
+    classes, window, context = int(weights[CLASSES]), int(weights[WINDOW]), int(weights[CONTEXT])
+    sees_newest = weights[SEES_NEWEST] != 0
+    time, age = int(state[base + TIME]), int(state[base + AGE]) + 1
+    seen = min(int(state[base + SEEN]) + 1, context)
+    pool, mask = base + int(weights[POOL]), int(weights[POOL_MASK])
+    now, gone = pool + (time & mask) * classes, pool + ((time - window) & mask) * classes
+    pooled, blocks = int(weights[HEAD]), int(weights[BLOCKS]) * int(weights[WIDTH])
+    newest = pooled + classes * blocks
+    bias = newest + classes * length if sees_newest else newest
+    for c in range(classes):
+        value = _dot(weights, pooled + c * blocks, state, h, blocks)
+        sums = base + SUMS + c * SUMS_ROW
+        running: float = _read_sum(state, sums) + (value - np.float64(state[gone + c]))
+        fresh: float = _read_sum(state, sums + 2) + value
+        state[now + c] = value
+        if age == window:  # `fresh` is the whole window, summed without a subtraction: go on from it
+            running, fresh = fresh, 0.0
+        _write_sum(state, sums, running)
+        _write_sum(state, sums + 2, fresh)
+        logit = running / window + weights[bias + c]
+        if sees_newest:
+            logit += _dot(weights, newest + c * length, state, h, length)
+        out[target + c] = logit if seen == context else math.nan
+    state[base + TIME] = (time + 1) & (_TIME_WRAP - 1)
+    state[base + SEEN] = seen
+    state[base + AGE] = 0 if age == window else age
+
+
+@njit(cache=True)
+def _dot(weights: Packed, row: int, state: Packed, h: int, length: int) -> float:
+    lanes = zeros()
+    for j in range(0, length, LANES):
+        lanes = fma(load(state, h + j), load(weights, row + j), lanes)
+    return np.float64(total(lanes))
+
+
+@njit(cache=True)
+def _read_sum(state: Packed, place: int) -> float:
+    return np.float64(state[place]) + np.float64(state[place + 1])
+
+
+@njit(cache=True)
+def _write_sum(state: Packed, place: int, value: float) -> None:
+    high = np.float32(value)
+    state[place] = high
+    state[place + 1] = np.float32(value - high)
+
+
+@njit(cache=True)
+def _softmax(out: FloatArray, start: int, classes: int) -> None:
+    """Turn logits into probabilities in place."""
+    top = out[start]
+    for c in range(start + 1, start + classes):
+        top = max(top, out[c])
+    mass = 0.0
+    for c in range(start, start + classes):
+        out[c] = math.exp(out[c] - top)
+        mass += out[c]
+    for c in range(start, start + classes):
+        out[c] /= mass

@@ -1,0 +1,131 @@
+"""A network's weights, and a market's state, as the one array each that kernels.py describes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from storage.schema import ArtifactError, ConfigError, FloatArray
+from tasks.network.folding import FoldedBlock, FoldedStandard, FoldedWeights
+from tasks.network.kernels import (
+    BLOCKS,
+    FEATURES,
+    HEAD,
+    POOL,
+    POOL_MASK,
+    SCALER,
+    SCRATCH,
+    SEPARABLE,
+    STEM,
+    SUMS,
+    SUMS_ROW,
+    TABLE,
+    TABLE_ROW,
+    TAPS,
+    TILE,
+    WIDTH,
+    Packed,
+)
+from tasks.network.lanes import LANES
+
+_LARGEST = 1 << 24  # the first whole number whose successor float32 does not know
+
+
+def pack(folded: FoldedWeights) -> Packed:
+    """Return the weights of a network with padding "history" as one array.
+
+    Raises:
+        ConfigError: The network or its window is too large for offsets in float32.
+        ArtifactError: A folded weight is too large for float32.
+    """
+    config = folded.config
+    width, blocks, classes = _padded(config.hidden_channels), config.num_blocks, config.num_classes
+    header = np.zeros(_padded(TABLE + blocks * TABLE_ROW))
+    parts: list[FloatArray] = [header]
+
+    def put(*arrays: FloatArray) -> int:
+        place = sum(part.size for part in parts)
+        flat = np.concatenate([array.ravel() for array in arrays])
+        parts.append(np.pad(flat, (0, -flat.size % LANES)))
+        return place
+
+    sees_newest = config.newest_step or config.linear_bypass
+    header[:SCALER] = (
+        config.input_features, width, blocks, config.kernel_size, classes, config.window, config.context,
+        config.separable, sees_newest, math.inf if config.input_clip is None else config.input_clip,
+    )  # fmt: skip
+    header[SCALER] = put(folded.feature_mean, 1 / folded.feature_scale)
+    header[STEM] = put(_wide(folded.stem.T, width), _wide(folded.stem_bias, width))
+    header[POOL_MASK] = _power_of_two(config.window) - 1
+    header[POOL] = _padded(SUMS + SUMS_ROW * classes)
+    place = int(header[POOL]) + _padded(_power_of_two(config.window) * classes)
+    table = header[TABLE : TABLE + blocks * TABLE_ROW].reshape(blocks, TABLE_ROW)
+    for row, block, dilation in zip(table, folded.blocks, config.dilations, strict=True):
+        length = _power_of_two((config.kernel_size - 1) * dilation)
+        row[:] = place, length - 1, put(*_block_parts(block, width)), dilation
+        place += length * width
+    header[SCRATCH] = place
+    heads = [_wide(folded.pooled.reshape(classes, blocks, -1), width)]
+    if sees_newest:
+        newest = np.zeros_like(folded.pooled) if folded.newest is None else folded.newest
+        bypass = np.zeros((classes, config.input_features)) if folded.bypass is None else folded.bypass
+        newest = _wide(newest.reshape(classes, blocks, -1), width).reshape(classes, -1)
+        heads.append(np.hstack([newest, _wide(bypass, _padded(config.input_features))]))
+    header[HEAD] = put(*heads, folded.bias)
+    largest = max(place, sum(part.size for part in parts))
+    if largest >= _LARGEST:
+        raise ConfigError(f"the engine's weights and state must each be under {_LARGEST} numbers, was {largest}")
+    with np.errstate(over="ignore"):
+        weights = np.concatenate(parts).astype(np.float32)
+    if not np.isfinite(weights[header.size :]).all():
+        raise ArtifactError("folded weights must fit in float32, some did not; is a feature_scale next to 0?")
+    return _aligned(weights)
+
+
+def new_states(weights: Packed, markets: int) -> Packed:
+    """Return (markets, size) states that have seen nothing."""
+    width, blocks = int(weights[WIDTH]), int(weights[BLOCKS])
+    rows = width if weights[SEPARABLE] else width * int(weights[TAPS])
+    column = (blocks + 1) * width + _padded(int(weights[FEATURES])) + rows
+    return _aligned(np.zeros((markets, kept_size(weights) + TILE * column), np.float32))
+
+
+def kept_size(weights: Packed) -> int:
+    """Return how many floats of a state carry memory from bar to bar; the rest is scratch."""
+    return int(weights[SCRATCH])
+
+
+def _block_parts(block: FoldedBlock, width: int) -> list[FloatArray]:
+    if isinstance(block, FoldedStandard):
+        taps = block.mixing.transpose(2, 1, 0)  # (K, C in, C out)
+        return [_tall(taps, width), _wide(block.bias, width)]
+    filters = [_wide(block.taps.T, width), _wide(block.taps_bias, width)]
+    return [*filters, _tall(block.mixing.T, width), _wide(block.bias, width)]
+
+
+def _wide(array: FloatArray, width: int) -> FloatArray:
+    """Return the array with zeros up to `width` columns."""
+    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])])
+
+
+def _tall(matrix: FloatArray, width: int) -> FloatArray:
+    """Return (.., C, C) with zeros up to `width` rows and columns."""
+    return _wide(_wide(matrix, width).swapaxes(-1, -2), width).swapaxes(-1, -2)
+
+
+def _padded(count: int) -> int:
+    return -(-count // LANES) * LANES
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _aligned(array: Packed) -> Packed:
+    """Return a copy that starts at a cache line, so that no vector crosses two."""
+    room = np.zeros(array.size + LANES, np.float32)
+    start = -room.ctypes.data % 64 // 4
+    out = room[start : start + array.size].reshape(array.shape)
+    out[...] = array
+    return out

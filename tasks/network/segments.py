@@ -1,0 +1,140 @@
+"""A series cut into what training and prediction read: gap-free streams of bars, and segments of a stream.
+
+A stream joins a span's finite bars end to end. A bar of it is a sample only if its whole context is there, unbroken:
+where two runs meet, context - 1 bars lose their label, and nothing is computed across the seam that is ever read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from storage.schema import BoolArray, DatasetError, FloatArray, IntArray
+
+UNKNOWN = -1
+"""Label of a bar that is no sample: unknown class, or no full finite context."""
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Series:
+    """A labelled series, oldest bar first.
+
+    Attributes:
+        features: (T, F) raw features; NaN where not ready.
+        labels: (T,) class of each bar, -1 where unknown.
+        segment: (T,) number of the unbroken run of bars that each bar belongs to.
+    """
+
+    features: FloatArray
+    labels: IntArray
+    segment: IntArray
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2:
+            raise ValueError(f"features must be (T, F), was {self.features.shape}")
+        lengths = (len(self.features), len(self.labels), len(self.segment))
+        if len(set(lengths)) != 1:
+            raise ValueError(f"features, labels and segment must have one length, were {lengths}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stream:
+    """Bars of a span and of the context before it, without the bars that are not finite.
+
+    Attributes:
+        features: (P, F) float32.
+        labels: (P,) int64, UNKNOWN where the bar is no sample.
+        bars: (P,) int64 index of each row in the series.
+    """
+
+    features: Tensor
+    labels: Tensor
+    bars: IntArray
+
+    def to(self, device: str) -> Stream:
+        """Return the stream with its tensors on `device`."""
+        return Stream(features=self.features.to(device), labels=self.labels.to(device), bars=self.bars)
+
+
+def finite_bars(features: FloatArray) -> BoolArray:
+    """Return (T,) whether every feature of a bar is finite, in float32, which the network computes in."""
+    return np.asarray((np.abs(features) <= _LARGEST).all(axis=1))
+
+
+def ready_bars(features: FloatArray, segment: IntArray, context: int) -> BoolArray:
+    """Return (T,) whether the `context` bars that end at each bar are finite and of one segment."""
+    bars = np.arange(len(features))
+    finite = finite_bars(features)
+    starts = np.ones(len(features), np.bool_)
+    starts[1:] = segment[1:] != segment[:-1]
+    run_start = np.maximum.accumulate(np.where(starts, bars, 0))
+    after_bad = np.maximum.accumulate(np.where(finite, 0, bars + 1))
+    ready: BoolArray = bars - np.maximum(run_start, after_bad) + 1 >= context
+    return ready
+
+
+def newest_run(features: FloatArray, segment: IntArray, bars: int) -> slice:
+    """Return the newest `bars` consecutive bars that are finite and of one segment.
+
+    Raises:
+        DatasetError: There is no such run.
+    """
+    ends = np.flatnonzero(ready_bars(features, segment, bars))
+    if not len(ends):
+        raise DatasetError(f"{bars} consecutive bars with features are needed, no run is that long; ingest more bars")
+    return slice(int(ends[-1]) - bars + 1, int(ends[-1]) + 1)
+
+
+def stream_of(series: Series, span: tuple[int, int], context: int) -> Stream:
+    """Return the stream of bars [start, stop): context may reach back before `start`, labels may not."""
+    first = max(0, span[0] - context + 1)
+    features = series.features[first : span[1]]
+    finite = finite_bars(features)
+    sample = ready_bars(features, series.segment[first : span[1]], context)
+    sample[: span[0] - first] = False
+    labels = np.where(sample, series.labels[first : span[1]], UNKNOWN)
+    return Stream(
+        features=torch.from_numpy(features[finite].astype(np.float32)),
+        labels=torch.from_numpy(labels[finite].astype(np.int64)),
+        bars=first + np.flatnonzero(finite),
+    )
+
+
+def segment_starts(bars: int, segment_bars: int, phase: int) -> IntArray:
+    """Return where the segments of one epoch start: every bar is in at least one, those at the ends perhaps in two.
+
+    Args:
+        bars: Bars to cover, >= segment_bars.
+        segment_bars: Bars per segment.
+        phase: First seam, in [0, segment_bars): drawn anew each epoch, so that seams fall elsewhere.
+    """
+    return np.unique(np.clip(np.arange(phase - segment_bars, bars, segment_bars), 0, bars - segment_bars))
+
+
+def draw_batches(
+    stream: Stream, context: int, segment_bars: int, batch_segments: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches without end, epoch after epoch, in an order that `generator` decides.
+
+    Yields:
+        (b, segment_bars + context - 1, F) features, time-major, and (b, segment_bars) labels of their last bars.
+        A stream shorter than a segment is one shorter segment. Batches without any label are left out.
+    """
+    bars = len(stream.labels) - context + 1
+    length = min(segment_bars, bars)
+    window = torch.arange(length + context - 1, device=stream.labels.device)
+    while True:
+        phase = int(torch.randint(length, (), generator=generator))
+        starts = torch.from_numpy(segment_starts(bars, length, phase))
+        order = torch.randperm(len(starts), generator=generator)
+        for batch in torch.split(starts[order], batch_segments):
+            rows = batch.to(window.device)[:, None] + window
+            labels = stream.labels[rows[:, context - 1 :]]
+            if bool((labels != UNKNOWN).any()):
+                yield stream.features[rows], labels

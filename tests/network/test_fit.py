@@ -1,0 +1,393 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from storage.schema import ConfigError, DatasetError, FloatArray, LeakError, TrainingError
+from tasks.network.architecture import DSCConfig
+from tasks.network.dsc import DSCTradingModel
+from tasks.network.fit import (
+    FIT_PRESETS,
+    FitConfig,
+    Fitted,
+    Progress,
+    Series,
+    fit,
+    fit_preset,
+    predict_series,
+)
+
+NETWORK = DSCConfig(
+    input_features=3,
+    hidden_channels=8,
+    num_blocks=1,
+    dropout=0.0,
+    window=4,
+    newest_step=True,
+    linear_bypass=True,
+)
+QUICK = FitConfig(epochs=2, segment_bars=128, batch_segments=2)
+TRAIN, VALIDATION = (10, 1_200), (1_210, 1_600)
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+
+def true_probabilities(features: FloatArray) -> FloatArray:
+    """Return the law of the labels: class 2 against 0 by the first feature, class 1 by an interaction of the others."""
+    edge, gate = features[:, 0], np.sign(features[:, 1] * features[:, 2])
+    return softmax(np.column_stack([-edge, 1.2 * gate, edge]))
+
+
+def planted_series(bars: int, seed: int = 1) -> Series:
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((bars, 3))
+    p = true_probabilities(features)
+    labels = (rng.random(bars)[:, None] > p.cumsum(axis=1)).sum(axis=1)
+    return Series(
+        features=features * [1.0, 20.0, 0.01] + [0.0, 5.0, 1.0], labels=labels, segment=np.zeros(bars, np.int64)
+    )
+
+
+def log_loss(p: FloatArray, labels: Any) -> float:
+    return float(-np.log(p[np.arange(len(labels)), labels]).mean())
+
+
+def weights_of(fitted: Fitted) -> dict[str, torch.Tensor]:
+    return dict(fitted.model.state_dict())
+
+
+def test_fit_recovers_most_of_a_planted_edge_that_the_logistic_start_misses() -> None:
+    series = planted_series(14_000)
+    fitted = fit(NETWORK, series, (0, 10_000), (10_000, 11_500), replace(QUICK, epochs=12, learning_rate=1e-2))
+    test = slice(11_500, 14_000)
+    labels = series.labels[test]
+    features = (series.features[test] - [0.0, 5.0, 1.0]) / [1.0, 20.0, 0.01]
+    best = log_loss(true_probabilities(features), labels)
+    prior = np.bincount(series.labels[:10_000]) / 10_000
+    worst = log_loss(np.tile(prior, (len(labels), 1)), labels)
+    reached = log_loss(predict_series(fitted.model, series.features, series.segment)[test], labels)
+    assert (worst - reached) / (worst - best) > 0.8
+    assert (worst - reached) / (worst - best) < 1.05  # more than the law itself allows would be a leak
+    linear = fitted.history[0]  # step 0, on validation
+    assert (worst - linear.validation_loss) / (worst - best) < 0.65
+
+
+@pytest.mark.oracle
+def test_fit_starts_at_the_logistic_solution_of_the_newest_bar() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the oracle")
+    series = planted_series(1_600)
+    seen: list[Progress] = []
+    fit(NETWORK, series, TRAIN, VALIDATION, replace(QUICK, epochs=1), seen.append)
+    rows, check = slice(*TRAIN), slice(*VALIDATION)
+    mean, scale = series.features[rows].mean(axis=0), series.features[rows].std(axis=0)
+    z = np.clip((series.features - mean) / scale, -5, 5)
+    rival = linear_model.LogisticRegression(max_iter=1_000, tol=1e-8).fit(z[rows], series.labels[rows])
+    expected = log_loss(rival.predict_proba(z[check]), series.labels[check])
+    assert seen[0].step == 0
+    assert seen[0].train_loss is None
+    assert seen[0].validation_loss == pytest.approx(expected, abs=1e-5)  # float32 weights against float64
+
+
+def test_fit_is_never_worse_on_validation_than_its_start_and_calibration_keeps_or_improves_it() -> None:
+    fitted = fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, replace(QUICK, learning_rate=0.05))
+    best = min(point.validation_loss for point in fitted.history)
+    assert best == fitted.history[-1].best_loss <= fitted.history[0].validation_loss
+    assert fitted.validation_loss <= best
+    assert fitted.best_step in [point.step for point in fitted.history]
+
+
+@pytest.mark.promise(8)
+def test_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others() -> None:
+    network = replace(NETWORK, dropout=0.3)  # dropout, noise, order and start all draw
+    series, config = planted_series(1_600), replace(QUICK, learning_rate=0.01, epochs=4)
+    first = weights_of(fit(network, series, TRAIN, VALIDATION, config))
+    torch.rand(3)  # what others draw meanwhile must not matter
+    second = weights_of(fit(network, series, TRAIN, VALIDATION, config))
+    other = weights_of(fit(network, series, TRAIN, VALIDATION, replace(config, seed=8)))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["stem.0.weight"], other["stem.0.weight"])
+
+
+@pytest.mark.promise(8)
+def test_scaler_and_temperature_travel_in_the_state() -> None:
+    series = planted_series(1_600)
+    fitted = fit(NETWORK, series, TRAIN, VALIDATION, QUICK)
+    state = weights_of(fitted)
+    rows = series.features[slice(*TRAIN)]
+    np.testing.assert_allclose(state["feature_mean"].numpy(), rows.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(state["feature_scale"].numpy(), rows.std(axis=0), rtol=1e-6)
+    assert float(state["temperature"]) == pytest.approx(fitted.temperature)
+    copy = type(fitted.model).from_config(NETWORK).eval()
+    copy.load_state_dict(state)
+    x = torch.from_numpy(series.features[:300]).float()
+    assert torch.equal(copy.forward_series(x), fitted.model.forward_series(x))
+
+
+def test_fit_leaves_the_random_state_and_the_threads_of_others_alone() -> None:
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, replace(QUICK, epochs=1, threads=2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_training_is_the_same_when_validation_and_everything_after_train_is_different() -> None:
+    series, other = planted_series(1_600), planted_series(1_600, seed=2)
+    features, labels = series.features.copy(), series.labels.copy()
+    features[TRAIN[1] :], labels[TRAIN[1] :] = other.features[TRAIN[1] :] * 7, other.labels[TRAIN[1] :]
+    changed = Series(features=features, labels=labels, segment=series.segment)
+    config = replace(QUICK, patience=10**6)  # fixed steps: early stopping is validation's one influence
+    first, second = (fit(NETWORK, data, TRAIN, VALIDATION, config) for data in (series, changed))
+    assert [point.train_loss for point in first.history] == [point.train_loss for point in second.history]
+    assert [point.validation_loss for point in first.history] != [point.validation_loss for point in second.history]
+    for name in ("feature_mean", "feature_scale"):
+        assert torch.equal(weights_of(first)[name], weights_of(second)[name])
+
+
+def test_weights_are_the_same_when_validation_changes_but_picks_the_same_step() -> None:
+    series = planted_series(1_600)
+    features = series.features.copy()
+    features[VALIDATION[0] :] *= 1.001
+    changed = Series(features=features, labels=series.labels, segment=series.segment)
+    first, second = (fit(NETWORK, data, TRAIN, VALIDATION, QUICK) for data in (series, changed))
+    assert first.best_step == second.best_step
+    assert first.temperature != second.temperature
+    state, other = weights_of(first), weights_of(second)
+    assert all(torch.equal(state[name], other[name]) for name in state if name != "temperature")
+
+
+def test_labels_outside_train_are_not_trained_on() -> None:
+    series = planted_series(1_600)
+    labels = series.labels.copy()
+    labels[: TRAIN[0]] = 2 - labels[: TRAIN[0]]  # bars of context: features may be read, labels may not
+    changed = Series(features=series.features, labels=labels, segment=series.segment)
+    first, second = (weights_of(fit(NETWORK, data, TRAIN, VALIDATION, QUICK)) for data in (series, changed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_weight_average_is_what_is_validated_and_kept() -> None:
+    # Decay close to 1: whatever is learnt, the average stays at the start.
+    config = replace(QUICK, learning_rate=0.1, weight_average=1 - 1e-9)
+    fitted = fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, config)
+    losses = [point.validation_loss for point in fitted.history]
+    assert max(losses) - min(losses) < 1e-6
+    assert fitted.history[-1].train_loss != pytest.approx(losses[-1], abs=1e-3)
+
+
+def test_training_stops_after_patience_validations_without_a_better_loss() -> None:
+    fitted = fit(
+        NETWORK,
+        planted_series(1_600),
+        TRAIN,
+        VALIDATION,
+        replace(QUICK, epochs=50, patience=3, weight_average=0.0, learning_rate=0.5),  # too fast to get better
+    )
+    losses = [point.validation_loss for point in fitted.history]
+    assert len(losses) - 1 - int(np.argmin(losses)) == 3
+    assert fitted.history[-1].step < fitted.history[-1].steps
+
+
+def test_source_preset_trains_the_zero_padded_network() -> None:
+    network = DSCConfig(input_features=3, hidden_channels=4, num_blocks=1, window=6, padding="zeros")
+    config = replace(fit_preset("source"), epochs=1, segment_bars=256)
+    fitted = fit(network, planted_series(1_600), TRAIN, VALIDATION, config)
+    assert fitted.history[-1].train_loss is not None
+    assert not fitted.model.training
+
+
+@pytest.mark.parametrize("name", FIT_PRESETS)
+def test_every_fit_preset_exists_and_an_unknown_one_is_refused(name: str) -> None:
+    assert isinstance(fit_preset(name), FitConfig)
+    with pytest.raises(ConfigError, match="fit preset must be one of default source, was 'slow'"):
+        fit_preset("slow")
+
+
+def test_source_fit_preset_is_the_source_text() -> None:
+    config = fit_preset("source")
+    assert (config.epochs, config.learning_rate, config.weight_decay) == (100, 1e-3, 1e-4)
+    assert (config.label_smoothing, config.gradient_clip, config.patience) == (0.1, 1.0, 10)
+    assert (config.input_noise, config.weight_average, config.validations_per_epoch) == (0.0, 0.0, 1)
+
+
+def test_non_finite_loss_stops_with_the_step_and_the_way_out() -> None:
+    with pytest.raises(TrainingError, match=r"loss was (nan|inf) at step \d+; lower learning_rate \(was 1e\+30\)"):
+        fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, replace(QUICK, learning_rate=1e30, weight_average=0.0))
+
+
+def test_class_without_a_train_sample_is_refused() -> None:
+    series = planted_series(1_600)
+    labels = np.where(series.labels == 2, 0, series.labels)
+    lacking = Series(features=series.features, labels=labels, segment=series.segment)
+    message = r"train bars \[10, 1200\) hold no sample of class 2 \(samples per class: \[\d+, \d+, 0\]\)"
+    with pytest.raises(DatasetError, match=message):
+        fit(NETWORK, lacking, TRAIN, VALIDATION, QUICK)
+    constant = Series(features=series.features, labels=np.ones_like(labels), segment=series.segment)
+    with pytest.raises(DatasetError, match=r"no sample of class 0 \(samples per class: \[0, 1190, 0\]\)"):
+        fit(NETWORK, constant, TRAIN, VALIDATION, QUICK)
+
+
+def test_class_missing_in_validation_alone_is_no_obstacle() -> None:
+    series = planted_series(1_600)
+    labels = series.labels.copy()
+    labels[VALIDATION[0] :] = 1
+    fitted = fit(
+        NETWORK, Series(features=series.features, labels=labels, segment=series.segment), TRAIN, VALIDATION, QUICK
+    )
+    assert 0.05 <= fitted.temperature <= 20  # the bounds of the calibration
+
+
+def test_label_beyond_the_classes_is_refused() -> None:
+    series = planted_series(1_600)
+    with pytest.raises(DatasetError, match="labels must be below num_classes 2, was 2"):
+        fit(replace(NETWORK, num_classes=2), series, TRAIN, VALIDATION, QUICK)
+
+
+def test_spans_with_too_few_samples_are_refused() -> None:
+    series = planted_series(1_600)
+    message = r"train bars \[0, 8\) hold 3 labelled bars with 6 finite bars of context, at least the window of 4"
+    with pytest.raises(DatasetError, match=message):
+        fit(NETWORK, series, (0, 8), VALIDATION, QUICK)
+    unknown = Series(features=series.features, labels=np.full(1_600, -1), segment=series.segment)
+    with pytest.raises(DatasetError, match="hold 0 labelled bars"):
+        fit(NETWORK, unknown, TRAIN, VALIDATION, QUICK)
+    no_features = Series(features=np.full((1_600, 3), np.nan), labels=series.labels, segment=series.segment)
+    with pytest.raises(DatasetError, match="hold 0 labelled bars"):
+        fit(NETWORK, no_features, TRAIN, VALIDATION, QUICK)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        ((5, 5), VALIDATION, r"train must be a span within the series' 1600 bars, was \[5, 5\)"),
+        ((-1, 50), VALIDATION, r"train must be a span .* was \[-1, 50\)"),
+        (TRAIN, (1_210, 1_601), r"validation must be a span .* was \[1210, 1601\)"),
+    ],
+)
+def test_span_outside_the_series_is_refused(train: tuple[int, int], validation: tuple[int, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(NETWORK, planted_series(1_600), train, validation, QUICK)
+
+
+def test_validation_that_overlaps_train_is_refused() -> None:
+    with pytest.raises(LeakError, match="validation starts at bar 1199, before train stops at bar 1200"):
+        fit(NETWORK, planted_series(1_600), TRAIN, (1_199, 1_600), QUICK)
+
+
+def test_options_that_do_not_fit_the_network_are_refused() -> None:
+    series = planted_series(1_600)
+    with pytest.raises(ConfigError, match='bypass_start "logistic" needs a network with linear_bypass'):
+        fit(replace(NETWORK, linear_bypass=False), series, TRAIN, VALIDATION, QUICK)
+    with pytest.raises(ConfigError, match="input_features must be the series' 3, was 10"):
+        fit(replace(NETWORK, input_features=10), series, TRAIN, VALIDATION, QUICK)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here CUDA is there")
+def test_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="device 'cuda' needs CUDA, which torch does not find here; use \"cpu\""):
+        fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, replace(QUICK, device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be >= 1, was 0"),
+        ({"segment_bars": 0}, "segment_bars must be >= 1, was 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be > 0, was 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be > 0, was nan"),
+        ({"input_noise": -0.1}, "input_noise must be >= 0, was -0.1"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), was 1.0"),
+        ({"weight_average": -0.5}, r"weight_average must be in \[0, 1\), was -0.5"),
+        ({"bypass_start": "ridge"}, "bypass_start must be logistic or zero, was 'ridge'"),
+        ({"device": "gpu"}, "device must be cpu, cuda or cuda:<number>, was 'gpu'"),
+    ],
+)
+def test_fit_config_that_breaks_a_rule_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FitConfig(**change)
+
+
+def bypass_model() -> DSCTradingModel:
+    """Return a network that answers softmax(newest first feature * (1, 0, -1)): bypass alone, head at zero."""
+    model = fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, replace(QUICK, epochs=1)).model
+    for weight in model.parameters():
+        nn.init.zeros_(weight)
+    assert model.bypass is not None
+    model.bypass.weight.data[:, 0] = torch.tensor([1.0, 0.0, -1.0])
+    model.feature_mean.zero_()
+    model.feature_scale.fill_(1.0)
+    model.temperature.fill_(1.0)
+    return model
+
+
+def test_predictions_are_missing_exactly_where_the_context_is_not_finite_or_crosses_segments() -> None:
+    model = bypass_model()
+    features = np.random.default_rng(0).standard_normal((40, 3))
+    features[15, 1] = np.nan
+    features[16, 2] = 1e300  # finite in float64, not in the float32 that the network computes in
+    segment = np.where(np.arange(40) < 28, 4, 5)
+    p = predict_series(model, features, segment)
+    # context 6: bars 0-4 are too early, 15-21 see bar 15 or 16, 28-32 begin a new segment
+    expected = np.r_[
+        np.full(5, False), np.full(10, True), np.full(7, False), np.full(6, True), np.full(5, False), np.full(7, True)
+    ]
+    assert np.isfinite(p).all(axis=1).tolist() == expected.tolist()
+    assert np.isnan(p[~expected]).all()
+    first = features[expected, 0]
+    np.testing.assert_allclose(p[expected], softmax(np.column_stack([first, 0 * first, -first])), atol=1e-6)
+
+
+def test_predictions_of_a_long_series_are_those_of_its_windows() -> None:
+    series = planted_series(20_000)
+    model = fit(NETWORK, series, TRAIN, VALIDATION, QUICK).model
+    p = predict_series(model, series.features, series.segment)
+    bars = np.array([5, 8_191, 8_192, 8_196, 8_197, 8_198, 16_388, 19_999])  # around the seams of the passes too
+    windows = torch.stack([torch.from_numpy(series.features[t - 5 : t + 1].T).float() for t in bars])
+    with torch.no_grad():
+        expected = functional.softmax(model(windows), dim=1).numpy()
+    np.testing.assert_allclose(p[bars], expected, atol=1e-5)
+    assert p.dtype == np.float64
+
+
+def test_series_shorter_than_the_context_has_no_predictions() -> None:
+    series = planted_series(1_600)
+    model = fit(NETWORK, series, TRAIN, VALIDATION, QUICK).model
+    assert np.isnan(predict_series(model, series.features[:5], series.segment[:5])).all()
+    assert predict_series(model, series.features[:0], series.segment[:0]).shape == (0, 3)
+
+
+def test_prediction_of_another_width_or_in_training_mode_is_refused() -> None:
+    series = planted_series(1_600)
+    model = fit(NETWORK, series, TRAIN, VALIDATION, QUICK).model
+    with pytest.raises(ValueError, match=r"features must be \(T, 3\), was \(1600, 2\)"):
+        predict_series(model, series.features[:, :2], series.segment)
+    with pytest.raises(RuntimeError, match=r"predict_series needs the model in evaluation mode; call model\.eval\(\)"):
+        predict_series(model.train(), series.features, series.segment)
+
+
+def test_fit_with_gaps_trains_on_the_unbroken_parts_alone() -> None:
+    # Inserting non-finite bars between segments changes no sample, so it changes nothing.
+    series = planted_series(1_600)
+    segment = np.repeat([0, 1], [600, 1_000])
+    plain = Series(features=series.features, labels=series.labels, segment=segment)
+    gap = np.full((50, 3), np.nan)
+    torn = Series(
+        features=np.concatenate([series.features[:600], gap, series.features[600:]]),
+        labels=np.concatenate([series.labels[:600], np.ones(50, np.int64), series.labels[600:]]),
+        segment=np.repeat([0, 3, 1], [600, 50, 1_000]),
+    )
+    first = weights_of(fit(NETWORK, plain, TRAIN, VALIDATION, QUICK))
+    second = weights_of(fit(NETWORK, torn, (10, 1_250), (1_260, 1_650), QUICK))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_series_of_unequal_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"features, labels and segment must have one length, were \(3, 2, 3\)"):
+        Series(features=np.zeros((3, 1)), labels=np.zeros(2, np.int64), segment=np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match=r"features must be \(T, F\), was \(3,\)"):
+        Series(features=np.zeros(3), labels=np.zeros(3, np.int64), segment=np.zeros(3, np.int64))

@@ -1,0 +1,128 @@
+import math
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from storage.schema import ConfigError
+from tasks.network.architecture import DSCConfig, macs_per_bar, macs_per_window, parameters, preset
+from tasks.network.dsc import DSCTradingModel
+from tasks.network.engine import Engine
+from tasks.network.latency import (
+    Timing,
+    machine_fingerprint,
+    measure_engine,
+    measure_latency,
+    measure_model,
+    twins,
+)
+
+MakeModel = Callable[..., DSCTradingModel]
+
+TINY = DSCConfig(input_features=3, hidden_channels=4, num_blocks=1, window=4)
+
+
+def clock_of(*durations: int) -> Callable[[], int]:
+    """A clock under which the timed calls take these nanoseconds in turn, over and over."""
+
+    def instants() -> Iterator[int]:
+        now, call = 0, 0
+        while True:
+            yield now
+            now += durations[call % len(durations)]
+            yield now
+            call += 1
+
+    ticks = instants()
+    return lambda: next(ticks)
+
+
+def test_percentiles_are_those_of_the_calls_in_microseconds() -> None:
+    timing = Timing(nanoseconds=np.arange(0, 101_000, 1000))  # 0 .. 100 us
+
+    assert [timing.percentile_us(p) for p in (50, 95, 99)] == [50.0, 95.0, 99.0]
+
+
+def test_fingerprint_tells_the_machine_and_not_whose_it_is() -> None:
+    fingerprint = machine_fingerprint(threads=2)
+
+    assert fingerprint["threads"] == 2
+    assert fingerprint["torch"] == torch.__version__
+    assert {"cpu", "cores", "system", "python", "numpy", "numba", "onnxruntime"} <= fingerprint.keys()
+    words = {str(value) for value in fingerprint.values()}
+    assert not {platform.node(), str(Path.home()), str(Path.cwd())} & words
+
+
+def test_twins_are_separable_and_standard_at_each_kernel_size() -> None:
+    found = [(config.kernel_size, config.separable, config.window) for config in twins(preset("default"))]
+
+    assert found == [(3, True, 64), (3, False, 64), (9, True, 64), (9, False, 64)]
+
+
+def test_rows_hold_the_closed_forms_and_the_percentiles_of_every_runtime() -> None:
+    configs, steps = twins(TINY), []
+
+    rows = measure_latency(
+        configs, 60, on_progress=lambda done, of: steps.append((done, of)), clock=clock_of(3_000, 5_000)
+    )
+
+    assert [(row.name, row.runtime) for row in rows[:4]] == [
+        ("DSC K=3", "eager torch"),
+        ("DSC K=3", "ONNX Runtime"),
+        ("DSC K=3", "engine"),
+        ("standard K=3", "eager torch"),
+    ]
+    assert len(rows) == 3 * len(configs)
+    for row, config in zip(rows, [config for config in configs for _ in range(3)], strict=True):
+        assert (row.kernel_size, row.separable) == (config.kernel_size, config.separable)
+        assert row.parameters == parameters(config)
+        assert row.macs == (macs_per_bar(config) if row.runtime == "engine" else macs_per_window(config))
+        assert (row.p50_us, row.p95_us, row.p99_us) == (4.0, 5.0, 5.0)  # half the calls took 3 us, half 5 us
+    assert steps == [(i, 24) for i in range(1, 25)]  # 12 cases, each in a burst of 50 and one of 10
+
+
+def test_zero_padding_has_no_row_for_the_engine_and_threads_are_put_back() -> None:
+    threads = torch.get_num_threads()
+
+    rows = measure_latency([DSCConfig(**{**vars(TINY), "padding": "zeros"})], 2)
+
+    assert [row.runtime for row in rows] == ["eager torch", "ONNX Runtime"]
+    assert all(0 < row.p50_us <= row.p95_us <= row.p99_us < math.inf for row in rows)
+    assert torch.get_num_threads() == threads
+
+
+def test_engine_is_timed_without_moving_its_state(random_model: MakeModel) -> None:
+    weights = {name: tensor.numpy() for name, tensor in random_model(TINY).state_dict().items()}
+    engine = Engine.from_weights(TINY, weights)
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    engine.warm_up(x)
+    before = engine.snapshot(0)
+
+    timing = measure_engine(engine, x, repetitions=30, clock=clock_of(1_500))
+
+    np.testing.assert_array_equal(timing.nanoseconds, np.full(30, 1_500))
+    assert engine.snapshot(0) == before
+
+
+@pytest.mark.parametrize(("padding", "runtime"), [("history", "engine"), ("zeros", "ONNX Runtime")])
+def test_trained_network_is_timed_by_the_fastest_that_can_run_it(
+    random_model: MakeModel, padding: str, runtime: str
+) -> None:
+    config = DSCConfig(**{**vars(TINY), "padding": padding})
+    weights = {name: tensor.numpy() for name, tensor in random_model(config).state_dict().items()}
+
+    found, timing = measure_model(config, weights, np.zeros((20, 3)))
+
+    assert found == runtime
+    assert timing.percentile_us(50) > 0
+
+
+def test_no_repetition_is_refused(random_model: MakeModel) -> None:
+    with pytest.raises(ConfigError, match="repetitions must be >= 1, was 0"):
+        measure_latency([TINY], 0)
+    weights = {name: tensor.numpy() for name, tensor in random_model(TINY).state_dict().items()}
+    with pytest.raises(ConfigError, match="repetitions must be >= 1, was -1"):
+        measure_engine(Engine.from_weights(TINY, weights), np.zeros((20, 3)), -1)
