@@ -64,8 +64,10 @@ def compare(
     """
 
     def run(name: str, costs: Costs, config: BacktestConfig) -> Performance:
-        seen = {"trained_until_ms": trained_until_ms, "label_span_ms": label_span_ms}
-        return perform(name, run_backtest(bars, target, costs, config, **seen))
+        result = run_backtest(
+            bars, target, costs, config, trained_until_ms=trained_until_ms, label_span_ms=label_span_ms
+        )
+        return perform(name, result)
 
     def perform(name: str, result: BacktestResult) -> Performance:
         return Performance(name=name, result=result, metrics=summarize(result, bars_per_year))
@@ -125,8 +127,9 @@ def duel(
     """
 
     def run(name: str, target: NDArray[np.signedinteger], costs: Costs) -> Performance:
-        seen = {"trained_until_ms": trained_until_ms, "label_span_ms": label_span_ms}
-        result = run_backtest(bars, target, costs, config, **seen)
+        result = run_backtest(
+            bars, target, costs, config, trained_until_ms=trained_until_ms, label_span_ms=label_span_ms
+        )
         return Performance(name=name, result=result, metrics=summarize(result, bars_per_year))
 
     ours, theirs = run("challenger", challenger, costs), run("champion", champion, costs)

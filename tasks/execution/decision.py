@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from storage.schema import BoolArray, ConfigError, FloatArray
+from storage.schema import BoolArray, ConfigError, FloatArray, IntArray
 from tasks.execution.accounting import Costs, as_compiled
 
 _RULES = ("value", "argmax")
@@ -148,18 +148,23 @@ def _most_valuable(mu: float, position: int, lowest: int, params: FloatArray) ->
 
 
 def decide_series(
-    probabilities: FloatArray, vol: FloatArray, contiguous: BoolArray, params: FloatArray
+    probabilities: FloatArray,
+    vol: FloatArray,
+    contiguous: BoolArray,
+    params: FloatArray,
+    model: IntArray | None = None,
 ) -> NDArray[np.int8]:
     """Decide at every close, each time from the position that the decisions before it led to.
 
     A target decided at t is held from the open of t + 1; a bar that doesn't follow the one before starts flat, as the
-    accounting closes it there.
+    accounting closes it there. Where one model takes over from another, it takes over the position too.
 
     Args:
         probabilities: (T, 3) sell, hold, buy; NaN where unknown.
         vol: (T,) volatility per bar; NaN where unknown.
         contiguous: (T,) whether a bar follows the one before directly.
-        params: (9,) from `packed`.
+        params: (9,) from `packed`, or (M, 9) of several models.
+        model: (T,) row of `params` that decides each bar; None: the first.
 
     Returns:
         (T,) targets -1, 0 or 1.
@@ -168,20 +173,36 @@ def decide_series(
         ValueError: The shapes don't fit.
     """
     bars = len(vol)
-    if probabilities.shape != (bars, 3) or contiguous.shape != (bars,):
+    model = np.zeros(bars, np.int64) if model is None else model
+    if probabilities.shape != (bars, 3) or contiguous.shape != (bars,) or model.shape != (bars,):
         raise ValueError(
-            f"probabilities must be (T, 3) and contiguous (T,) with T={bars} as in vol,"
-            f" were {probabilities.shape} and {contiguous.shape}"
+            f"probabilities must be (T, 3), contiguous and model (T,) with T={bars} as in vol,"
+            f" were {probabilities.shape}, {contiguous.shape} and {model.shape}"
         )
+    params = np.atleast_2d(params)
+    if bars and not 0 <= model.min() <= model.max() < len(params):
+        raise ValueError(f"model must name rows 0..{len(params) - 1} of params, was {model.min()}..{model.max()}")
     targets = np.zeros(bars, np.int8)
-    probabilities, vol = as_compiled(probabilities, np.float64), as_compiled(vol, np.float64)
-    _decide_bars(probabilities, vol, as_compiled(contiguous, np.bool_), params, targets)
+    # Compiled code is specialised by layout and writability; a read-only column would cost seconds of compilation.
+    _decide_bars(
+        np.require(probabilities, np.float64, ("C", "W")),
+        np.require(vol, np.float64, ("C", "W")),
+        np.require(contiguous, np.bool_, ("C", "W")),
+        np.require(params, np.float64, ("C", "W")),
+        np.require(model, np.int64, ("C", "W")),
+        targets,
+    )
     return targets
 
 
 @njit(cache=True)
 def _decide_bars(
-    probabilities: FloatArray, vol: FloatArray, contiguous: BoolArray, params: FloatArray, targets: NDArray[np.int8]
+    probabilities: FloatArray,
+    vol: FloatArray,
+    contiguous: BoolArray,
+    params: FloatArray,
+    model: IntArray,
+    targets: NDArray[np.int8],
 ) -> None:
     position, bars_held = 0, 0
     for t in range(len(targets)):
@@ -189,5 +210,5 @@ def _decide_bars(
         position = int(targets[t - 1]) if t > 0 and contiguous[t] else 0
         bars_held = bars_held + 1 if position == before else 1
         targets[t] = decide(
-            probabilities[t, 0], probabilities[t, 1], probabilities[t, 2], vol[t], position, bars_held, params
+            probabilities[t, 0], probabilities[t, 1], probabilities[t, 2], vol[t], position, bars_held, params[model[t]]
         )

@@ -80,7 +80,8 @@ def log_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:
 def class_shares(classes: IntArray, num_classes: int) -> FloatArray:
     """Return (K,) the share of each class, each counted once more than seen, so that none is impossible."""
     counts = np.bincount(classes, minlength=num_classes) + 1.0
-    return counts / counts.sum()
+    shares: FloatArray = counts / counts.sum()
+    return shares
 
 
 def confusion_matrix(classes: IntArray, predicted: IntArray, num_classes: int) -> IntArray:
@@ -147,7 +148,8 @@ def measure_skill(
     lead = diebold_mariano(model_loss=losses, rival_loss=prior_losses, lag=overlap)
     table = reliability(confidence, (predicted == classes).astype(float))
     # Drawn from the predicted probabilities themselves, the labels are as calibrated as labels can be.
-    drawn = (np.random.default_rng(seed).random(samples)[:, None] > probabilities.cumsum(1)[:, :-1]).sum(1)
+    dice = np.random.default_rng(seed).random((samples, 1))
+    drawn = (dice > probabilities.cumsum(1)[:, :-1]).sum(1)
     perfect = reliability(confidence, (predicted == drawn).astype(float))
     confusion = confusion_matrix(classes, predicted, num_classes)
     return Skill(

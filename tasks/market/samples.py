@@ -118,6 +118,17 @@ def walk_forward(bars: int, first_usable: int, horizon: int, config: FoldConfig)
     return tuple(folds)
 
 
+def refit_fold(bars: int, first_usable: int, horizon: int, config: FoldConfig) -> Fold:
+    """Return the fold of a refit: validation at the newest bars, training on all before, and no bar left to test on.
+
+    Arguments and errors as in `walk_forward`; its index follows the last fold's.
+    """
+    last = walk_forward(bars, first_usable, horizon, config)[-1]
+    validation = Span(start=bars - len(last.validation), stop=bars)
+    train = Span(start=last.train.start, stop=validation.start - horizon - 1 - config.embargo)
+    return Fold(index=config.folds, train=train, validation=validation, test=Span(start=bars, stop=bars))
+
+
 def purge(label_end: IntArray, train_rows: IntArray, test: Span, embargo: int = 0) -> IntArray:
     """Return the training rows whose labels share no bar with the test's labels.
 

@@ -211,5 +211,18 @@ def test_packing_is_refused_when_means_or_horizon_are_unusable():
 
 
 def test_series_is_refused_when_shapes_differ():
-    with pytest.raises(ValueError, match=r"T=4 as in vol, were \(4, 2\) and \(4,\)"):
+    with pytest.raises(ValueError, match=r"T=4 as in vol, were \(4, 2\), \(4,\) and \(4,\)"):
         decide_series(np.zeros((4, 2)), np.zeros(4), np.zeros(4, np.bool_), params())
+    with pytest.raises(ValueError, match=r"model must name rows 0\.\.0 of params, was 0\.\.1"):
+        decide_series(np.zeros((2, 3)), np.zeros(2), np.zeros(2, np.bool_), params(), np.array([0, 1]))
+
+
+def test_position_is_taken_over_when_another_model_decides_from_there():
+    """5 bp are enough to stay and not enough to get in: the second model stays, because it knows what is held."""
+    mu = np.array([25, 5, 5, 5]) * BP
+    buys = np.tile([0.0, 0.0, 1.0], (4, 1))
+    follows, model = np.arange(4) > 0, np.array([0, 0, 1, 1])
+    patient, strict = params(), packed(DecisionConfig(), COSTS, np.array([1.0, 0.0, -1.0]), horizon=1)
+    assert decide_series(buys, mu, follows, np.array([patient, patient]), model).tolist() == [1, 1, 1, 1]
+    # For the strict one the same probabilities promise a loss of 5 bp: reason enough to leave.
+    assert decide_series(buys, mu, follows, np.array([patient, strict]), model).tolist() == [1, 1, 0, 0]

@@ -1,0 +1,24 @@
+"""Measure a stored version again: the same numbers must come out. Trains nothing."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.command_line import run_by_hand
+from tasks.reevaluation import Reevaluation, reevaluate
+
+
+@flow(name="evaluate", flow_run_name="evaluate {version}")
+def evaluate(*, version: str) -> Reevaluation:
+    """Verify a version's files, predict and backtest its unseen bars again, and compare with what it says of itself.
+
+    Args:
+        version: <source>/<market>/<version> as a retrain prints it.
+    """
+    comparison = reevaluate(version)
+    print(comparison.table())
+    return comparison
+
+
+if __name__ == "__main__":
+    run_by_hand(evaluate)

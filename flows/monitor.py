@@ -1,0 +1,28 @@
+"""What needs a person: stale or gappy candles, and a champion that is missing or old."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from prefect import flow
+
+from flows.command_line import run_by_hand
+from tasks.monitoring import MarketHealth, MonitorConfig, inspect_markets
+
+
+@flow(name="monitor", flow_run_name="monitor")
+def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorConfig()) -> list[MarketHealth]:
+    """Print one line for each stored market: how fresh it is, its gaps, its champion, and what needs a person.
+
+    Args:
+        limits: When a market counts as stale and a champion as old.
+    """
+    markets = inspect_markets(limits)
+    for market in markets:
+        print(market.line())
+    return markets
+
+
+if __name__ == "__main__":
+    run_by_hand(monitor)

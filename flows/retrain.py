@@ -1,0 +1,46 @@
+"""From stored candles to a judged version: dataset, folds, latency, backtest, publish, promote or keep."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from prefect import flow
+
+from flows.command_line import run_by_hand
+from storage.schema import Market
+from tasks.connection import ExchangeConfig
+from tasks.data import BarRange, build_dataset
+from tasks.evaluation import backtest_folds, measure_latency
+from tasks.publishing import Verdict, judge_version, promote_or_keep, publish_version
+from tasks.recipe import Recipe
+from tasks.training import train_fold
+
+
+@flow(name="retrain", flow_run_name="retrain {market.symbol} {market.interval} {exchange.exchange}")
+def retrain(
+    *,
+    market: Annotated[Market, Parameter(name="*")] = Market(),
+    exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
+    bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
+    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
+) -> Verdict:
+    """Train, measure, backtest and publish a model on stored candles, then promote it or keep the champion.
+
+    Args:
+        market: Symbol, category and interval.
+        exchange: Names the source of the candles; nothing is fetched.
+        bars: Which stored bars are used; the default is all of them.
+        recipe: Labels, folds, network, training, costs and decision rule.
+    """
+    data = build_dataset(exchange, market, bars)
+    models = [train_fold(data, recipe, index) for index in range(recipe.models)]
+    latency = measure_latency(data, recipe, models[-1])
+    backtest_folds(data, recipe, models)
+    judgement = judge_version(data, recipe, models, latency)
+    version = publish_version(exchange, data, recipe, models, latency, judgement)
+    return promote_or_keep(version, judgement)
+
+
+if __name__ == "__main__":
+    run_by_hand(retrain)

@@ -1,0 +1,272 @@
+"""Data tasks: candles and funding into the store, stored candles into an immutable dataset."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from storage.candles import CandleStore
+from storage.contracts import enforce_quarantine_share, split_candles, validate_features
+from storage.schema import (
+    DAY_MS,
+    Candles,
+    ConfigError,
+    DatasetError,
+    DatasetRef,
+    FloatArray,
+    Instrument,
+    IntArray,
+    Market,
+    Source,
+    Window,
+    content_hash,
+    utc_text,
+)
+from storage.settings import Settings
+from storage.snapshots import write_dataset
+from tasks.connection import ExchangeConfig, connect
+from tasks.exchange.gateway import Gateway
+from tasks.market import features
+from tasks.progress import ProgressReport
+
+WINDOW_BARS = 1_000  # the most rows that Bybit returns for one request
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarRange:
+    """Which bars.
+
+    Attributes:
+        start: First bar, UTC; None for the first that exists.
+        end: End of the range, UTC, exclusive; None for the last closed bar.
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_ms is not None and self.end_ms is not None and self.start_ms >= self.end_ms:
+            raise ConfigError(f"start must be before end, was start={self.start:%Y-%m-%d} end={self.end:%Y-%m-%d}")
+
+    @property
+    def start_ms(self) -> int | None:
+        """The start in UTC milliseconds; a time without zone is UTC."""
+        return _utc_ms(self.start)
+
+    @property
+    def end_ms(self) -> int | None:
+        """The end in UTC milliseconds; a time without zone is UTC."""
+        return _utc_ms(self.end)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """When data is too bad to go on with.
+
+    Attributes:
+        quarantine_limit: Largest share of rows that may break the contract, 0 to 1; more stops the run.
+        recheck_gaps: Ask again for bars that were recorded as missing.
+    """
+
+    quarantine_limit: float = 0.01
+    recheck_gaps: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quarantine_limit <= 1:
+            raise ConfigError(f"quarantine_limit must be in 0..1, was {self.quarantine_limit!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandleReport:
+    """What an ingest did.
+
+    Attributes:
+        source, market: What was brought up to date.
+        first_ms, last_ms: First and last bar of the range, open times, UTC milliseconds.
+        bars: Bars that the range holds on the interval grid.
+        inserted, revised: Rows that are new, and rows that the exchange changed since.
+        rejected: Rows that broke the contract.
+        missing: Bars that the windows asked for lacked.
+        windows: Windows asked for; 0 when nothing was new.
+        seconds: Wall time.
+    """
+
+    source: Source
+    market: Market
+    first_ms: int
+    last_ms: int
+    bars: int
+    inserted: int
+    revised: int
+    rejected: int
+    missing: int
+    windows: int
+    seconds: float
+
+
+# No retries here: the gateway repeats what may be repeated, within its own budget, and the store waits for its file.
+@task(cache_policy=NO_CACHE, task_run_name="ingest candles {market.symbol} {market.interval}")
+def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, quality: QualityConfig) -> CandleReport:
+    """Fetch every window that the store lacks, keep what is closed and true, and record the rest with its reason."""
+    log, began = get_run_logger(), time.monotonic()
+    settings = Settings.from_environment()
+    settings.prepare_home()
+    store = CandleStore(settings.database)
+    with connect(exchange, market, on_retry=log.warning) as gateway:
+        now_ms = gateway.server_time_ms()
+        span = closed_span(market, bars, gateway.instrument(market), now_ms)
+        windows = windows_to_ask(gateway, store, market, span, quality)
+        run_id = store.start_run("ingest", gateway.source, market, now_ms)
+        status = "failed"
+        try:
+            counts = _ingest_windows(gateway, store, market, windows, now_ms, quality)
+            status = "completed"
+        finally:
+            store.finish_run(run_id, status, now_ms + int((time.monotonic() - began) * 1000))
+    report = CandleReport(
+        source=exchange.source,
+        market=market,
+        first_ms=span.first_ms,
+        last_ms=span.last_ms,
+        bars=span.bars(market.interval_ms),
+        windows=len(windows),
+        seconds=round(time.monotonic() - began, 3),
+        **counts,
+    )
+    log.info(
+        f"ingested market={market.slug} source={report.source} inserted={report.inserted} revised={report.revised} "
+        f"rejected={report.rejected} missing={report.missing} windows={report.windows} seconds={report.seconds}"
+    )
+    return report
+
+
+def windows_to_ask(
+    gateway: Gateway, store: CandleStore, market: Market, span: Window, quality: QualityConfig
+) -> list[Window]:
+    """Return what the store lacks, and always the newest two windows: a bar may come late, or be revised."""
+    first_ms, last_ms = span.first_ms, span.last_ms
+    lacking = store.missing_windows(
+        gateway.source, market, first_ms, last_ms, WINDOW_BARS, recheck_gaps=quality.recheck_gaps
+    )
+    newest = gateway.windows(market, first_ms, last_ms, WINDOW_BARS)[-2:]
+    return [window for window in lacking if window not in newest] + newest
+
+
+def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: int) -> Window:
+    """Return the bars of the range that have closed.
+
+    Args:
+        market: Symbol, category and interval.
+        bars: The range asked for.
+        instrument: Knows when trading began.
+        now_ms: The exchange's clock, UTC milliseconds.
+
+    Raises:
+        ConfigError: The range starts before the listing, or holds no closed bar.
+    """
+    launch_ms = market.ceil(instrument.launch_ms)
+    first_ms = launch_ms if bars.start_ms is None else market.ceil(bars.start_ms)
+    if first_ms < launch_ms:
+        raise ConfigError(
+            f"start must not be before the listing, {market.symbol} was listed {utc_text(launch_ms)}, "
+            f"start was {utc_text(first_ms)}; use start={utc_text(launch_ms)[:10]} or a later day, or leave it out"
+        )
+    last_ms = market.floor(now_ms) - market.interval_ms
+    if bars.end_ms is not None:
+        last_ms = min(last_ms, market.ceil(bars.end_ms) - market.interval_ms)
+    if last_ms < first_ms:
+        raise ConfigError(
+            f"the range must hold a closed bar; {market.symbol} has them from {utc_text(launch_ms)} to "
+            f"{utc_text(market.floor(now_ms))}, asked for {utc_text(first_ms)} to "
+            f"{utc_text(last_ms + market.interval_ms)}"
+        )
+    return Window(first_ms=first_ms, last_ms=last_ms)
+
+
+def _ingest_windows(
+    gateway: Gateway, store: CandleStore, market: Market, windows: list[Window], now_ms: int, quality: QualityConfig
+) -> dict[str, int]:
+    counts = {"inserted": 0, "revised": 0, "rejected": 0, "missing": 0}
+    wanted, seen = sum(window.bars(market.interval_ms) for window in windows), 0
+    with ProgressReport(f"ingest {market.slug}") as progress:
+        for fetched in gateway.fetch_windows(market, windows, now_ms):
+            good, broken = split_candles(fetched.candles, market, now_ms=now_ms)
+            done = store.commit_window(
+                gateway.source, market, fetched.window, good, (*fetched.rejected, *broken), now_ms
+            )
+            for name, count in zip(counts, (done.inserted, done.revised, done.rejected, done.gaps), strict=True):
+                counts[name] += count
+            seen += fetched.window.bars(market.interval_ms)
+            progress.update(seen / wanted, f"{seen:,} bars")
+    enforce_quarantine_share(counts["rejected"], wanted, quality.quarantine_limit)
+    return counts
+
+
+@task(cache_policy=NO_CACHE, task_run_name="ingest funding {report.market.symbol}")
+def ingest_funding(exchange: ExchangeConfig, report: CandleReport) -> int:
+    """Store the funding rates of the range that was ingested, and return how many are new. Spot has none."""
+    market, source = report.market, report.source
+    if market.category == "spot":
+        return 0
+    store = CandleStore(Settings.from_environment().database)
+    stamps, _ = store.read_funding(source, market)
+    known = len(stamps) > 0 and stamps[0] <= report.first_ms + DAY_MS  # no market pays less than once a day
+    first_ms = int(stamps[-1]) + 1 if known else report.first_ms
+    with connect(exchange, market, on_retry=get_run_logger().warning) as gateway:
+        rates = gateway.funding(market.category, market.symbol, first_ms, report.last_ms + market.interval_ms)
+    return store.upsert_funding(
+        source, market, np.array([ms for ms, _ in rates], np.int64), np.array([rate for _, rate in rates])
+    )
+
+
+@task(cache_policy=NO_CACHE, task_run_name="build dataset {market.symbol} {market.interval}")
+def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange) -> DatasetRef:
+    """Make the stored candles of the range and their features an immutable dataset.
+
+    Raises:
+        DatasetError: The store has no such candles, or too few to warm the features up.
+    """
+    settings = Settings.from_environment()
+    store = CandleStore(settings.database)
+    end_ms = None if bars.end_ms is None else bars.end_ms - 1
+    candles = store.read(exchange.source, market, bars.start_ms, end_ms)
+    if len(candles) <= features.WARM_UP:
+        raise DatasetError(
+            f"a dataset needs more than {features.WARM_UP:,} bars to warm its features up, {market} from "
+            f"{exchange.source} has {len(candles):,} stored; ingest more history or use a shorter interval"
+        )
+    built = features.build_features(candles.matrix(), market.interval_ms)
+    validate_features(built.values, built.vol, candles.start_ms, market.interval_ms)
+    reference = write_dataset(
+        settings.datasets,
+        source=exchange.source,
+        market=market,
+        candles=candles,
+        features=built.values,
+        vol=built.vol,
+        segment=built.segment,
+        funding=_within(*store.read_funding(exchange.source, market), candles),
+        code_hash=content_hash([Path(features.__file__).read_bytes()]),
+    )
+    get_run_logger().info(
+        f"dataset id={reference.id} market={market.slug} source={reference.source} bars={len(candles)}"
+    )
+    return reference
+
+
+def _within(stamps_ms: IntArray, rates: FloatArray, candles: Candles) -> tuple[IntArray, FloatArray]:
+    inside = (stamps_ms >= candles.start_ms[0]) & (stamps_ms <= candles.start_ms[-1])
+    return stamps_ms[inside], rates[inside]
+
+
+def _utc_ms(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

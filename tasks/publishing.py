@@ -1,0 +1,308 @@
+"""Publishing tasks: judge a model against the champion, store it as a version, promote it or keep the champion."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from storage.artifacts import ArtifactStore, ChampionEntry
+from storage.candles import CandleStore
+from storage.schema import FEATURES, DatasetRef, VersionRef, content_hash, utc_text
+from storage.settings import Settings
+from storage.workfolder import WorkFolder, canonical_json
+from tasks.connection import ExchangeConfig
+from tasks.evaluation import (
+    Evaluation,
+    Measured,
+    Seen,
+    backtest_files,
+    bars_of,
+    decide_span,
+    evaluate_folds,
+    load_measured,
+    seen_by,
+)
+from tasks.execution.comparison import Duel, duel
+from tasks.execution.promotion import Check, Evidence, judge
+from tasks.market.samples import Span
+from tasks.network.dsc import load_model
+from tasks.network.export import load_weights, onnx_graphs
+from tasks.network.fit import predict_series
+from tasks.recipe import Recipe, recipe_document, recipe_of
+from tasks.report_content import conditions, report_data, summary_lines
+from tasks.reporting.report import render_report, summary_markdown
+from tasks.reporting.report_data import Cell, Row
+from tasks.reporting.report_data import Verdict as ReportVerdict
+from tasks.training import code_hash, load_fold
+
+_FEWEST_BARS = 2  # fewer make no return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """How a challenger compared with the champion of that moment.
+
+    Attributes:
+        champion: Version of the champion, or "flat".
+        sequence: The champion's number in its history: a promotion holds only against this one.
+        checks: Every condition of the promotion rule.
+        numbers: Metrics of both sides on the same unseen bars.
+    """
+
+    champion: str
+    sequence: int
+    checks: tuple[Check, ...]
+    numbers: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every condition holds."""
+        return all(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a retrain came to.
+
+    Attributes:
+        version: The version that was stored.
+        promoted: Whether it is the champion now.
+        champion: The champion now: a version, or "flat".
+        report: Where the report lies.
+        lines: What a person wants to know at once, name and value.
+    """
+
+    version: VersionRef
+    promoted: bool
+    champion: str
+    report: str
+    lines: tuple[tuple[str, str], ...]
+
+    def table(self) -> str:
+        """Return the lines as a table for a terminal."""
+        width = max(len(name) for name, _ in self.lines)
+        return "\n".join(f"  {name:<{width}}  {value}" for name, value in self.lines)
+
+
+@task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
+def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: str) -> str:
+    """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement."""
+    settings = Settings.from_environment()
+    evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
+    measured = load_measured(latency)
+    store = ArtifactStore(settings.artifact_url)
+    entry = store.champion(data.source, data.market.slug)
+    name = _champion_name(entry)
+    fought = _duel(data, recipe, evaluation, store, entry)
+    judgement = Judgement(
+        champion=name,
+        sequence=entry.sequence,
+        checks=judge(_evidence(name, fought, evaluation, measured), recipe.promotion),
+        numbers={
+            "champion": {"version": name} | (asdict(fought.champion.metrics) if fought else {}),
+            "challenger": asdict(fought.challenger.metrics) if fought else {"days": 0.0},
+        },
+    )
+    made_from = {"folds": folds, "recipe": recipe_document(recipe), "latency": latency, "champion": entry.sequence}
+    key = WorkFolder.key("judgement", made_from)
+    WorkFolder(settings.work).save(key, {"judgement.json": canonical_json(judgement)})
+    failed = [check.name for check in judgement.checks if not check.passed]
+    get_run_logger().info(f"judged key={key} champion={name} passed={judgement.passed} failed={failed}")
+    create_table_artifact(
+        [
+            {"result": "pass" if c.passed else "FAIL", "condition": c.name, "found": c.found, "wanted": c.wanted}
+            for c in judgement.checks
+        ],
+        key=f"promotion-{artifact_name(data)}",
+        description=f"Promotion rule for {data.market} from {data.source}, champion {name}",
+    )
+    return key
+
+
+def _duel(
+    data: DatasetRef, recipe: Recipe, evaluation: Evaluation, store: ArtifactStore, entry: ChampionEntry
+) -> Duel | None:
+    """Run challenger and champion on the bars that neither had seen; None where there are none."""
+    samples, span = evaluation.samples, evaluation.unseen
+    seen = seen_by(data, recipe, samples, samples.folds[0])
+    champion = np.zeros(len(span), np.int8)  # flat
+    if entry.ref is not None:
+        artifact = store.load(entry.ref, source=data.source)
+        theirs, facts = recipe_of(artifact.manifest["recipe"]), artifact.manifest["model"]
+        seen = Seen(trained_until_ms=facts["trained_until_ms"], label_span_ms=facts["label_span_ms"])
+        seen_ms = seen["trained_until_ms"] + seen["label_span_ms"]
+        unseen_from = np.searchsorted(samples.dataset.candles.start_ms, seen_ms, side="right")
+        span = Span(start=max(int(unseen_from), span.start), stop=span.stop)
+        if len(span) < _FEWEST_BARS:
+            return None
+        model = load_model(theirs.network_config, load_weights(artifact.files["weights.safetensors"]))
+        probabilities = predict_series(model, samples.dataset.features, samples.dataset.segment)[span.rows]
+        champion = decide_span(samples, theirs, span, probabilities, np.array(facts["class_means"]))
+    return duel(
+        bars_of(data, samples, span),
+        evaluation.target[span.start - evaluation.unseen.start :],
+        champion,
+        recipe.costs,
+        recipe.backtest,
+        cost_stress=recipe.promotion.cost_stress,
+        bars_per_year=data.market.bars_per_year,
+        horizon=recipe.labels.horizon,
+        **seen,
+    )
+
+
+def _evidence(champion: str, fought: Duel | None, evaluation: Evaluation, measured: Measured) -> Evidence:
+    ours, theirs, stressed = (
+        (fought.challenger.metrics, fought.champion.metrics, fought.stressed.metrics) if fought else (None, None, None)
+    )
+    # Where there is nothing to compare on, NaN fails every condition about money.
+    return Evidence(
+        champion=champion,
+        days=ours.days if ours else 0.0,
+        trades=ours.num_trades if ours else 0,
+        skill=evaluation.skill,
+        net_return=ours.total_return if ours else math.nan,
+        stressed_return=stressed.total_return if stressed else math.nan,
+        champion_return=theirs.total_return if theirs else math.nan,
+        p_value=fought.advantage.p_value if fought and fought.advantage else None,
+        drawdown=ours.max_drawdown if ours else math.nan,
+        champion_drawdown=theirs.max_drawdown if theirs else math.nan,
+        latency_p99_us=measured.p99_us,
+        parity=measured.parity,
+    )
+
+
+@task(cache_policy=NO_CACHE, task_run_name="publish {data.market.symbol}")
+def publish_version(
+    exchange: ExchangeConfig, data: DatasetRef, recipe: Recipe, folds: list[str], latency: str, judgement: str
+) -> VersionRef:
+    """Store weights, portable graphs, numbers, predictions and report as one immutable version."""
+    settings, now = Settings.from_environment(), datetime.now(UTC)
+    evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
+    measured, judged, fold = load_measured(latency), load_judgement(judgement), evaluation.folds[-1]
+    hash8 = version_hash(data, recipe, fold.weights)
+    provenance = {
+        "dataset": data.id,
+        "code": code_hash()[:16],
+        "seed": recipe.fit_config.seed,
+        **measured.machine,
+    }
+    manifest = {
+        "features": list(FEATURES),
+        "recipe": recipe_document(recipe),
+        "market": asdict(data.market),
+        "dataset": data.id,
+        "code": code_hash(),
+        "exchange": {"origin_detail": exchange.origin_detail, "exchange": exchange.exchange},
+        "model": {
+            **seen_by(data, recipe, evaluation.samples, evaluation.samples.fold(recipe.models - 1)),
+            "class_means": fold.class_means.tolist(),
+        },
+        "latency": asdict(measured),
+        "judgement": json.loads(canonical_json(judged)),
+        "summary": summary_lines(data, recipe, evaluation, measured),
+    }
+    verdict = ReportVerdict(
+        decision="promoted" if judged.passed else "kept", champion=judged.champion, conditions=conditions(judged.checks)
+    )
+    report = report_data(
+        data, recipe, exchange, evaluation, measured,
+        verdict, _quality(data, evaluation), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
+    )  # fmt: skip
+    files = {
+        "weights.safetensors": fold.weights,
+        **onnx_graphs(recipe.network_config, load_weights(fold.weights)),
+        "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
+        **backtest_files(evaluation),
+        "report.html": render_report(report).encode(),
+    }
+    store = ArtifactStore(settings.artifact_url)
+    store.prune_unfinished(data.source, data.market.slug, now - timedelta(days=1))  # what killed runs left behind
+    version = store.publish(data.source, data.market.slug, hash8, files, manifest, now)
+    create_markdown_artifact(
+        summary_markdown(report) + f"\n\nReport: `{store.location(version, 'report.html')}`",
+        key=f"verdict-{artifact_name(data)}",
+        description=f"{data.market} from {data.source}, version {version.version}",
+    )
+    get_run_logger().info(f"published version={version} files={len(files)}")
+    return version
+
+
+@task(cache_policy=NO_CACHE, task_run_name="promote or keep {version.name}")
+def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
+    """Make the version champion if it passed every condition and the champion is still the one it was compared with."""
+    store, judged = ArtifactStore(Settings.from_environment().artifact_url), load_judgement(judgement)
+    entry = store.champion(version.source, version.name)
+    already = entry.ref == version
+    if judged.passed and not already:
+        entry = store.promote(
+            version.source, version.name, version, judged.numbers, expected=judged.sequence, now=datetime.now(UTC)
+        )
+    promoted = entry.ref == version
+    decision = (
+        "champion already" if already
+        else f"promoted over {judged.champion}" if promoted
+        else f"kept {judged.champion}; failed: {', '.join(check.name for check in judged.checks if not check.passed)}"
+    )  # fmt: skip
+    report = store.location(version, "report.html")
+    get_run_logger().info(f"{'promoted' if promoted else 'kept'} version={version} champion={_champion_name(entry)}")
+    lines = [tuple(line) for line in store.manifest(version)["summary"]]
+    lines += [("decision", decision), ("version", str(version)), ("report", report)]
+    return Verdict(
+        version=version, promoted=promoted, champion=_champion_name(entry), report=report, lines=tuple(lines)
+    )
+
+
+def version_hash(data: DatasetRef, recipe: Recipe, weights: bytes) -> str:
+    """Return the version's 8 hex digits: of weights, recipe (with its seed), dataset and code; of no clock or path."""
+    document = canonical_json({"recipe": recipe_document(recipe), "dataset": data.id, "code": code_hash()})
+    return content_hash([weights, document])[:8]
+
+
+def load_judgement(key: str) -> Judgement:
+    """Return the judgement that `judge_version` left under `key`."""
+    document = json.loads(WorkFolder(Settings.from_environment().work).read(key, "judgement.json"))
+    return Judgement(**document | {"checks": tuple(Check(**check) for check in document["checks"])})
+
+
+def _champion_name(entry: ChampionEntry) -> str:
+    return entry.ref.version if entry.ref else "flat"
+
+
+def artifact_name(data: DatasetRef) -> str:
+    """Return source and market as Prefect allows them in an artifact's key: lower case, digits and dashes."""
+    return f"{data.source}-{data.market.slug}".replace(":", "-").lower()
+
+
+def _quality(data: DatasetRef, evaluation: Evaluation) -> list[Row]:
+    candles = evaluation.samples.dataset.candles
+    store = CandleStore(Settings.from_environment().database)
+    first_ms, last_ms = int(candles.start_ms[0]), int(candles.start_ms[-1])
+    gaps = store.gaps(data.source, data.market, first_ms, last_ms)
+    expected = (last_ms - first_ms) // data.market.interval_ms + 1
+    quarantined = sum(
+        row.rejected for row in store.coverage() if (row.source, row.market) == (data.source, data.market)
+    )
+    ready = np.isfinite(evaluation.samples.dataset.features).all(axis=1)
+    rows: list[tuple[str, Cell]] = [
+        ("first bar", utc_text(first_ms)),
+        ("last bar", utc_text(last_ms)),
+        ("bars on the grid", expected),
+        ("candles stored", len(candles)),
+        ("bars missing", expected - len(candles)),
+        ("gaps recorded", len(gaps)),
+        ("longest gap, bars", max((gap.bars for gap in gaps), default=0)),
+        ("rows in quarantine", quarantined),
+        ("bars with features", int(ready.sum())),
+        ("funding stamps", len(evaluation.samples.dataset.funding_ms)),
+    ]
+    return [{"what": what, "found": found} for what, found in rows]

@@ -1,0 +1,108 @@
+"""What a retrained model is made of: every choice in one object, which is also the form in the Prefect UI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from storage.schema import ArtifactError, ConfigError
+from tasks.execution.accounting import Costs
+from tasks.execution.backtest import BacktestConfig
+from tasks.execution.decision import DecisionConfig
+from tasks.execution.promotion import PromotionRule
+from tasks.market.labels import LabelConfig
+from tasks.market.samples import FoldConfig
+from tasks.network.architecture import DSCConfig
+from tasks.network.architecture import preset as network_preset
+from tasks.network.fit import FitConfig, fit_preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is labelled, split, trained, decided upon and charged.
+
+    Attributes:
+        preset: default (chosen by measurement) or source (network, training and strategy of the text this grew from).
+        labels: Horizon and thresholds of the three classes.
+        folds: Walk-forward splits.
+        network: The network; None takes the preset's.
+        fit: The training loop; None takes the preset's.
+        costs: Commission, slippage and funding of every fill.
+        decision: From probabilities to a position; None takes the preset's.
+        backtest: Capital and position size.
+        promotion: What a challenger must show.
+        refit: Train once more up to the last bar and publish that; the verdict is then the recipe's, not the weights'.
+    """
+
+    preset: Literal["default", "source"] = "default"
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    folds: FoldConfig = field(default_factory=FoldConfig)
+    network: DSCConfig | None = None
+    fit: FitConfig | None = None
+    costs: Costs = field(default_factory=Costs)
+    decision: DecisionConfig | None = None
+    backtest: BacktestConfig = field(default_factory=BacktestConfig)
+    promotion: PromotionRule = field(default_factory=PromotionRule)
+    refit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.preset not in ("default", "source"):
+            raise ConfigError(f"preset must be default or source, was {self.preset!r}")
+
+    @property
+    def models(self) -> int:
+        """How many models are trained: one a fold, and the refit."""
+        return self.folds.folds + self.refit
+
+    @property
+    def network_config(self) -> DSCConfig:
+        """The network that will be trained."""
+        return self.network or network_preset(self.preset)
+
+    @property
+    def fit_config(self) -> FitConfig:
+        """The training loop that will run."""
+        return self.fit or fit_preset(self.preset)
+
+    @property
+    def decision_config(self) -> DecisionConfig:
+        """The decision rule that will trade."""
+        return self.decision or DecisionConfig(rule="argmax" if self.preset == "source" else "value")
+
+    def parts(self) -> dict[str, Any]:
+        """Return every part of the recipe by name, presets filled in."""
+        return {
+            "labels": self.labels,
+            "folds": self.folds,
+            "network": self.network_config,
+            "fit": self.fit_config,
+            "costs": self.costs,
+            "decision": self.decision_config,
+            "backtest": self.backtest,
+            "promotion": self.promotion,
+        }
+
+
+def recipe_document(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain JSON, presets filled in, so that a later change of a preset does not change it."""
+    filled = replace(recipe, network=recipe.network_config, fit=recipe.fit_config, decision=recipe.decision_config)
+    document: dict[str, Any] = _RECIPE.dump_python(filled, mode="json")
+    return document
+
+
+def recipe_of(document: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that `recipe_document` wrote.
+
+    Raises:
+        ArtifactError: It has other fields than this version of the code knows.
+    """
+    try:
+        return _RECIPE.validate_python(dict(document))
+    except ValidationError as err:
+        raise ArtifactError(f"the recipe of this version does not fit this code ({err.errors()[0]['msg']})") from err
+
+
+_RECIPE = TypeAdapter(Recipe)

@@ -1,0 +1,134 @@
+"""Evaluation of stored versions: what a version says of itself must come out again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from storage.artifacts import Artifact, ArtifactStore
+from storage.schema import CLASSES, ArtifactError, DatasetRef, Market, VersionRef
+from storage.settings import Settings
+from storage.tables import read_columns
+from tasks.evaluation import Evaluation, backtest_numbers, evaluate_folds
+from tasks.execution.promotion import PARITY_BOUND
+from tasks.network.dsc import load_model
+from tasks.network.export import load_weights
+from tasks.network.fit import predict_series
+from tasks.recipe import Recipe, recipe_of
+from tasks.training import FoldResult, load_samples
+
+_REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reevaluation:
+    """A version measured again.
+
+    Attributes:
+        version: Its name.
+        rows: Name of a number, what the version says, what came out now; those that differ, and the headline ones.
+        differences: Names of the numbers that differ.
+        parity: Largest difference between stored and repeated probabilities of the published weights.
+    """
+
+    version: str
+    rows: tuple[tuple[str, Any, Any], ...]
+    differences: tuple[str, ...]
+    parity: float
+
+    def table(self) -> str:
+        """Return the rows as a table for a terminal."""
+        width = max(len(name) for name, _, _ in self.rows)
+        lines = [f"  {name:<{width}}  {said!s:>22}  {found!s:>22}" for name, said, found in self.rows]
+        return "\n".join([f"  {'':<{width}}  {'stored':>22}  {'again':>22}", *lines])
+
+
+@task(cache_policy=NO_CACHE, task_run_name="reevaluate {version}")
+def reevaluate(version: str) -> Reevaluation:
+    """Verify a version's files, predict and backtest its unseen bars again, and compare.
+
+    Raises:
+        ArtifactError: The version is unknown or damaged, or its numbers do not come out again.
+    """
+    settings, ref = Settings.from_environment(), VersionRef.parse(version)
+    artifact = ArtifactStore(settings.artifact_url).load(ref, source=ref.source)
+    recipe = recipe_of(artifact.manifest["recipe"])
+    data = DatasetRef(id=artifact.manifest["dataset"], source=ref.source, market=Market(**artifact.manifest["market"]))
+    folds = stored_folds(artifact, data, recipe)
+    evaluation = evaluate_folds(data, recipe, folds)
+    said = dict(_leaves(json.loads(artifact.files["backtest.json"])))
+    found = dict(_leaves(backtest_numbers(evaluation)))
+    differences = tuple(
+        name for name in sorted(said.keys() | found.keys()) if not _same(said.get(name), found.get(name))
+    )
+    parity = _repeat_predictions(artifact, recipe, evaluation)
+    headline = [f"metrics.model.{name}" for name in ("total_return", "sharpe_ratio", "max_drawdown", "num_trades")]
+    shown = [*headline, "skill.log_loss", "skill.accuracy", *differences]
+    result = Reevaluation(
+        version=version,
+        rows=tuple((name, said.get(name), found.get(name)) for name in dict.fromkeys(shown)),
+        differences=differences,
+        parity=parity,
+    )
+    get_run_logger().info(f"reevaluated version={version} differences={len(differences)} parity={parity:.1e}")
+    create_table_artifact(
+        [{"number": name, "stored": str(a), "again": str(b)} for name, a, b in result.rows],
+        key="evaluation",
+        description=f"{version} measured again",
+    )
+    if differences or not parity < PARITY_BOUND:
+        raise ArtifactError(
+            f"version {version} must give its stored numbers again; {len(differences)} differ (first: "
+            f"{', '.join(differences[:3]) or 'none'}), probabilities by {parity:.1e}; was the code changed?"
+        )
+    return result
+
+
+def stored_folds(artifact: Artifact, data: DatasetRef, recipe: Recipe) -> list[FoldResult]:
+    """Return the folds' results that a version keeps; only the last fold has weights."""
+    predictions = read_columns(artifact.files["predictions.parquet"])
+    probabilities = np.column_stack([predictions[f"p_{name}"] for name in CLASSES])
+    samples = load_samples(data, recipe)
+    lengths = [len(samples.fold(index).test) for index in range(recipe.models)]
+    parts = np.split(probabilities, np.cumsum(lengths)[:-1])
+    facts = json.loads(artifact.files["folds.json"])
+    weights = [b""] * (len(facts) - 1) + [artifact.files["weights.safetensors"]]
+    return [FoldResult.of(*one) for one in zip(facts, weights, parts, strict=True)]
+
+
+def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluation) -> float:
+    """Return the largest difference between stored probabilities and the published weights' own; a refit has none."""
+    dataset, fold = evaluation.samples.dataset, evaluation.samples.fold(recipe.models - 1)
+    if not len(fold.test):
+        return 0.0
+    model = load_model(recipe.network_config, load_weights(artifact.files["weights.safetensors"]))
+    again = predict_series(model, dataset.features, dataset.segment)[fold.test.rows]
+    stored = evaluation.folds[-1].probabilities
+    if not np.array_equal(np.isnan(again), np.isnan(stored)):
+        return float("inf")
+    return float(np.nanmax(np.abs(again - stored)))
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one == other:
+        return True
+    try:
+        return bool(np.allclose(np.asarray(one, float), np.asarray(other, float), rtol=_REPEATS, atol=1e-12))
+    except (TypeError, ValueError):  # text, nothing at all, or another shape
+        return False

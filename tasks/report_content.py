@@ -1,0 +1,321 @@
+"""What the report of a version says: the results of every room as the report's plain values."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as library_version
+from typing import Any
+
+import numpy as np
+
+from storage.schema import CLASSES, DatasetRef, utc_text
+from tasks.connection import ExchangeConfig
+from tasks.evaluation import Evaluation, Measured
+from tasks.execution.comparison import COST_FACTORS, DELAYS
+from tasks.execution.metrics import DAYS_PER_YEAR, daily_returns
+from tasks.execution.promotion import Check
+from tasks.execution.significance import sharpe_interval
+from tasks.execution.trades import EXITS
+from tasks.market.samples import folds_table
+from tasks.network.architecture import macs_per_bar, macs_per_window, parameters
+from tasks.recipe import Recipe
+from tasks.reporting.markup import written
+from tasks.reporting.report_data import (
+    Cell,
+    ClassMix,
+    Condition,
+    CostPoint,
+    Equity,
+    Latency,
+    Measure,
+    Origin,
+    Reliability,
+    ReportData,
+    Row,
+    TrainingCurve,
+    Verdict,
+)
+
+_BP = 1e4
+_TRADES_SHOWN = 20
+_SHARPE_BLOCK_DAYS = 5  # a position of many hours ties neighbouring days together, hardly more
+_LIBRARIES = ("prefect", "torch", "numpy", "pandas", "pandera", "duckdb", "pybit", "numba", "onnx", "onnxruntime")
+
+
+def report_data(
+    data: DatasetRef,
+    recipe: Recipe,
+    exchange: ExchangeConfig,
+    evaluation: Evaluation,
+    measured: Measured,
+    verdict: Verdict,
+    quality: Sequence[Row],
+    version: str,
+    created: datetime,
+    provenance: Row,
+) -> ReportData:
+    """Return everything that the report on one version shows.
+
+    Args:
+        data: The dataset.
+        recipe: How the model was made.
+        exchange: Where the candles came from.
+        evaluation: What the folds' predictions were worth.
+        measured: How fast the model is.
+        verdict: What was decided.
+        quality: What was found in the candles, one line each.
+        version: Name of the version.
+        created: When it was made, aware.
+        provenance: Hashes, seed, machine.
+    """
+    money, skill = evaluation.money, evaluation.skill
+    origin: Origin = "exchange"
+    if exchange.exchange == "sandbox":
+        origin = "replayed" if exchange.candles else "synthetic"
+    return ReportData(
+        market=data.market,
+        source=data.source,
+        origin=origin,
+        origin_detail=exchange.origin_detail,
+        version=version,
+        created=created.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        verdict=verdict,
+        warnings=_warnings(evaluation, recipe),
+        highlights=_highlights(evaluation, measured),
+        equity=_equity(evaluation),
+        metrics={side.name: asdict(side.metrics) for side in (money.model, money.buy_and_hold, money.flat)},
+        costs=tuple(
+            CostPoint(
+                cost_bp=recipe.costs.per_side * factor * _BP,
+                total_return=side.metrics.total_return,
+                sharpe_ratio=side.metrics.sharpe_ratio,
+                assumed=factor == 1.0,
+            )
+            for factor, side in zip(COST_FACTORS, money.by_costs, strict=True)
+        ),
+        break_even_bp=_times(money.model.metrics.break_even_cost_per_side, _BP),
+        stress=tuple(
+            {
+                "fill": ("at the next open", "one bar later", "two bars later")[delay],
+                "total return, net": written(side.metrics.total_return, "signed share"),
+                "Sharpe ratio, daily": written(side.metrics.sharpe_ratio, "ratio"),
+                "round trips": side.metrics.num_trades,
+            }
+            for delay, side in zip(DELAYS, money.by_delay, strict=True)
+        ),
+        trades=tuple(_trades(evaluation)),
+        trades_total=len(money.model.result.trades),
+        skill=_skill(evaluation),
+        class_mix=tuple(_class_mix(evaluation)),
+        confusion=skill.confusion,
+        reliability=Reliability(
+            confidence=skill.reliability[:, 0],
+            accuracy=skill.reliability[:, 1],
+            count=skill.reliability[:, 2].astype(np.int64),
+            ece=skill.calibration_error,
+            ece_perfect=skill.perfect_calibration_error,
+        ),
+        latency=tuple(_latency(measured, recipe)),
+        data_quality=tuple(quality),
+        folds=tuple(folds_table(evaluation.samples.folds, evaluation.samples.dataset.candles.start_ms)),
+        training=tuple(_curves(evaluation)),
+        config={name: _flat(part) for name, part in recipe.parts().items()},
+        versions={"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}},
+        provenance=provenance,
+    )
+
+
+def summary_lines(
+    data: DatasetRef, recipe: Recipe, evaluation: Evaluation, measured: Measured
+) -> list[tuple[str, str]]:
+    """Return what a person wants to know at once, as name and text."""
+    candles, folds, unseen = evaluation.samples.dataset.candles, evaluation.samples.folds, evaluation.unseen
+    skill, metrics = evaluation.skill, evaluation.money.model.metrics
+    held = evaluation.money.buy_and_hold.metrics
+    sharpe = "undefined" if metrics.sharpe_ratio is None else f"{metrics.sharpe_ratio:.2f}"
+    first, last, tested = (utc_text(int(candles.start_ms[bar])) for bar in (0, -1, unseen.start))
+    data_line = f"{data.market} from {data.source}: {len(candles):,} candles, {first} to {last}"
+    splits = f"{len(folds)} walk-forward folds, {len(unseen):,} unseen bars from {tested}"
+    return [
+        ("data", data_line),
+        ("splits", f"{splits}, horizon {recipe.labels.horizon} bars"),
+        (
+            "skill",
+            f"log-loss {skill.log_loss:.5f} nat, prior {skill.prior_log_loss:.5f} ({_p_value(skill.p_value)}); "
+            f"accuracy {skill.accuracy:.2%}, majority {skill.majority_accuracy:.2%}",
+        ),
+        ("latency", f"p50 {measured.p50_us:.1f} us, p99 {measured.p99_us:.1f} us per bar ({measured.runtime})"),
+        (
+            "net result",
+            f"{metrics.total_return:+.2%} in {metrics.days:.0f} days, Sharpe {sharpe}, drawdown "
+            f"{metrics.max_drawdown:.2%}, {metrics.num_trades} trades; buy and hold {held.total_return:+.2%}",
+        ),
+    ]
+
+
+def conditions(checks: Sequence[Check]) -> tuple[Condition, ...]:
+    """Return the promotion rule's checks as the report's lines."""
+    return tuple(
+        Condition(name=check.name, passed=check.passed, found=check.found, wanted=check.wanted) for check in checks
+    )
+
+
+def _warnings(evaluation: Evaluation, recipe: Recipe) -> tuple[str, ...]:
+    free = recipe.costs.free_costs()
+    said = [f"No {' and no '.join(free)} is charged: the result is not net of costs."] if free else []
+    if recipe.costs.funding and not len(evaluation.samples.dataset.funding_ms):
+        said.append("No funding rates are known for these bars, so none was paid or received.")
+    if recipe.refit:
+        said.append(
+            "The published weights were refit up to the last bar; the verdict belongs to the recipe, not to them."
+        )
+    return tuple(said)
+
+
+def _highlights(evaluation: Evaluation, measured: Measured) -> tuple[Measure, ...]:
+    metrics, held = evaluation.money.model.metrics, evaluation.money.buy_and_hold.metrics
+    traded = f"buy and hold {held.total_return:+.1%}; {metrics.num_trades} trades in {metrics.days:.0f} days"
+    speed = f"{measured.runtime}, one thread"
+    return (
+        Measure(name="Net return", value=metrics.total_return, style="signed share", note=traded),
+        _sharpe(evaluation),
+        _lead(evaluation),
+        Measure(name="Latency p99 per bar", value=measured.p99_us, style="us", note=speed),
+    )
+
+
+def _sharpe(evaluation: Evaluation) -> Measure:
+    performance = evaluation.money.model
+    daily = daily_returns(performance.result.equity, performance.result.bars.start_ms)
+    interval = sharpe_interval(daily, _SHARPE_BLOCK_DAYS)
+    low, high = (None, None) if interval is None else (bound * DAYS_PER_YEAR**0.5 for bound in interval)
+    return Measure(
+        name="Sharpe ratio, daily",
+        value=performance.metrics.sharpe_ratio,
+        low=low,
+        high=high,
+        note="95 % interval by stationary bootstrap",
+    )
+
+
+def _lead(evaluation: Evaluation) -> Measure:
+    skill = evaluation.skill
+    return Measure(
+        name="Log-loss lead over the prior",
+        value=skill.log_loss_skill,
+        style="signed nat",
+        note=_p_value(skill.p_value),
+    )
+
+
+def _skill(evaluation: Evaluation) -> tuple[Measure, ...]:
+    skill = evaluation.skill
+    spread = 1.96 * skill.accuracy_error
+    majority = f"always the majority class: {skill.majority_accuracy:.2%}"
+    perfect = f"a perfectly calibrated model would show {skill.perfect_calibration_error:.2%}"
+    apart = f"{skill.effective_samples:,.0f} that do not overlap"
+    low, high = skill.accuracy - spread, skill.accuracy + spread
+    return (
+        Measure(name="Log-loss", value=skill.log_loss, style="nat", note=f"prior {skill.prior_log_loss:.5f} nat"),
+        _lead(evaluation),
+        Measure(name="Accuracy", value=skill.accuracy, style="share", low=low, high=high, note=majority),
+        Measure(name="Macro F1", value=skill.macro_f1),
+        Measure(name="Brier score", value=skill.brier, note="0 is perfect, 2 is worst"),
+        Measure(name="Calibration error (ECE)", value=skill.calibration_error, style="share", note=perfect),
+        Measure(name="Labels", value=float(skill.samples), style="count", note=apart),
+    )
+
+
+def _equity(evaluation: Evaluation) -> Equity:
+    money, samples = evaluation.money, evaluation.samples
+    start_ms = money.model.result.bars.start_ms
+    closes = start_ms + money.model.result.bars.interval_ms
+    return Equity(
+        time_ms=np.concatenate([start_ms[:1], closes]),
+        model=money.model.result.equity,
+        buy_and_hold=money.buy_and_hold.result.equity,
+        initial=float(money.model.result.equity[0]),
+        block_starts_ms=tuple(int(samples.dataset.candles.start_ms[fold.test.start]) for fold in samples.folds),
+    )
+
+
+def _trades(evaluation: Evaluation) -> Iterator[Row]:
+    result = evaluation.money.model.result
+    trades, start_ms = result.trades, result.bars.start_ms
+    for i in range(max(len(trades) - _TRADES_SHOWN, 0), len(trades)):
+        yield {
+            "entered": utc_text(int(start_ms[trades.entry_bar[i]])),
+            "side": "long" if trades.side[i] > 0 else "short",
+            "bars": int(trades.bars[i]),
+            "entry": round(float(trades.entry_price[i]), 4),
+            "exit": round(float(trades.exit_price[i]), 4),
+            "gross": round(float(trades.gross[i]), 2),
+            "fees": round(float(trades.fees[i]), 2),
+            "slippage": round(float(trades.slippage[i]), 2),
+            "funding": round(float(trades.funding[i]), 2),
+            "net": round(float(trades.net[i]), 2),
+            "ended by": EXITS[trades.exit[i]],
+        }
+
+
+def _class_mix(evaluation: Evaluation) -> Iterator[ClassMix]:
+    labels, last = evaluation.samples.labels.classes, evaluation.samples.folds[-1]
+    parts = {
+        "train, last fold": labels[last.train.rows],
+        "unseen": labels[evaluation.unseen.rows],
+        "predicted": np.repeat(np.arange(len(CLASSES)), evaluation.skill.confusion.sum(0)),
+    }
+    for part, classes in parts.items():
+        sell, hold, buy = np.bincount(classes[classes >= 0], minlength=len(CLASSES)).tolist()
+        yield ClassMix(part=part, counts=(sell, hold, buy))
+
+
+def _curves(evaluation: Evaluation) -> Iterator[TrainingCurve]:
+    for number, fold in enumerate(evaluation.folds, 1):
+        points = fold.history
+        yield TrainingCurve(
+            fold=number,
+            step=np.array([point["step"] for point in points], np.int64),
+            train_loss=np.array([np.nan if point["train_loss"] is None else point["train_loss"] for point in points]),
+            validation_loss=np.array([point["validation_loss"] for point in points]),
+            best_step=fold.best_step,
+        )
+
+
+def _latency(measured: Measured, recipe: Recipe) -> Iterator[Latency]:
+    config = recipe.network_config
+    macs = macs_per_bar if measured.runtime == "engine" else macs_per_window
+    yield Latency(
+        name="this model",
+        runtime=measured.runtime,
+        parameters=parameters(config),
+        macs=macs(config),
+        p50_us=measured.p50_us,
+        p95_us=measured.p95_us,
+        p99_us=measured.p99_us,
+    )
+    for row in measured.rows:
+        yield Latency(**{name: row[name] for name in Latency.__dataclass_fields__})
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Cell]:
+    cells: dict[str, Cell] = {}
+    for name, value in (
+        asdict(config).items() if is_dataclass(config) and not isinstance(config, type) else config.items()
+    ):
+        if isinstance(value, Mapping):
+            cells |= _flat(value, f"{prefix}{name}.")
+        else:
+            cells[f"{prefix}{name}"] = value if isinstance(value, str | int | float | bool) else str(value)
+    return cells
+
+
+def _p_value(p_value: float | None) -> str:
+    return "no test: the two never differ" if p_value is None else f"p = {p_value:.3f}, Diebold-Mariano"
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor

@@ -1,0 +1,39 @@
+"""What every room's tests may ask for: real data, a home of their own, Prefect."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Return the folder of real candles, or skip."""
+    folder = os.environ.get("DSC_TEST_DATA")
+    if not folder:
+        pytest.skip("real candles are not at hand: DSC_TEST_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """Give the test a DSC_HOME of its own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("DSC_HOME", str(folder))
+    for name in ("DSC_ARTIFACT_URL", "BYBIT_API_KEY", "BYBIT_API_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory):
+    """Run flows against one Prefect server for the whole session, with results and database of its own."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    own = {
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # the engine waits a second for it at the end of every flow
+        PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
+    }
+    with prefect_test_harness(server_startup_timeout=120), temporary_settings(own):
+        yield

@@ -1,0 +1,74 @@
+"""Which exchange a configuration opens, and under which label."""
+
+import pytest
+
+from storage.schema import CandleError, ConfigError, Market
+from tasks.connection import ExchangeConfig, connect
+from tasks.market.synthetic import SyntheticMarket
+
+
+@pytest.mark.promise(0)
+def test_sources_of_different_worlds_differ(tmp_path):
+    file = tmp_path / "candles.csv"
+    file.write_text("start_ms,open,high,low,close,volume\n")
+    other = tmp_path / "other.csv"
+    other.write_text("start_ms,open,high,low,close,volume\n1735689600000,1,1,1,1,1\n")
+    sources = {
+        ExchangeConfig(exchange="bybit").source,
+        ExchangeConfig(exchange="testnet").source,
+        ExchangeConfig(exchange="demo").source,
+        ExchangeConfig().source,
+        ExchangeConfig(synthetic=SyntheticMarket(seed=8)).source,
+        ExchangeConfig(candles=str(file)).source,
+        ExchangeConfig(candles=str(other)).source,
+        ExchangeConfig(candles=str(file), funding=str(other)).source,
+    }
+    assert len(sources) == 8
+
+
+def test_default_is_the_sandbox_and_its_gateway_serves_the_synthetic_market():
+    config = ExchangeConfig(synthetic=SyntheticMarket(bars=50))
+    with connect(config, Market()) as gateway:
+        instrument = gateway.instrument(Market())
+        assert gateway.source == config.source
+        assert instrument.launch_ms == config.synthetic.start_ms
+
+
+def test_origin_is_said_in_words():
+    assert ExchangeConfig().origin_detail == "drift, k=0.2, psi=0.995, seed 7"
+    assert ExchangeConfig(candles="some/where/bars.parquet").origin_detail == "bars.parquet"
+    assert ExchangeConfig(exchange="bybit").origin_detail == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"exchange": "bybt"}, "exchange must be sandbox, bybit, testnet or demo, was 'bybt'"),
+        ({"exchange": "bybit", "candles": "a.parquet"}, "a candle file is replayed by the sandbox"),
+        ({"funding": "f.parquet"}, "a funding file goes with a candle file"),
+        ({"requests_per_s": 121}, r"requests_per_s must be in \(0, 120\], was 121"),
+        ({"threads": 0}, r"threads must be in 1\.\.32, was 0"),
+    ],
+)
+def test_exchange_config_is_refused_when_a_value_breaks_its_rule(config, message):
+    with pytest.raises(ConfigError, match=message):
+        ExchangeConfig(**config)
+
+
+def test_missing_candle_file_is_named(tmp_path):
+    with (
+        pytest.raises(ConfigError, match=r"nowhere\.parquet"),
+        connect(ExchangeConfig(candles=str(tmp_path / "nowhere.parquet")), Market()),
+    ):
+        pass
+
+
+def test_candle_file_with_a_step_that_bybit_has_not_is_refused(tmp_path):
+    file = tmp_path / "candles.csv"
+    rows = "".join(f"{1735689600000 + i * 7 * 60_000},1,1,1,1,1\n" for i in range(5))
+    file.write_text("start_ms,open,high,low,close,volume\n" + rows)
+    with (
+        pytest.raises(CandleError, match="at one of Bybit's intervals, the shortest step was 420000 ms"),
+        connect(ExchangeConfig(candles=str(file)), Market()),
+    ):
+        pass

@@ -1,0 +1,89 @@
+"""Which bars an ingest asks for, and what it says when there are none."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from storage.schema import ConfigError, Instrument, Market, Window
+from tasks.data import BarRange, QualityConfig, closed_span
+
+MARKET = Market(symbol="BTCUSDT", interval="5")
+STEP = MARKET.interval_ms
+LAUNCH = int(datetime(2020, 3, 25, 10, 36, tzinfo=UTC).timestamp() * 1000)
+INSTRUMENT = Instrument(
+    symbol="BTCUSDT",
+    category="linear",
+    status="Trading",
+    launch_ms=LAUNCH,
+    tick_size="0.10",
+    qty_step="0.001",
+    min_qty="0.001",
+    min_notional="5",
+    funding_interval_min=480,
+)
+NOW = int(datetime(2026, 1, 4, 10, 2, 30, tzinfo=UTC).timestamp() * 1000)
+
+
+def ms(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def span(**changes) -> Window:
+    return closed_span(MARKET, BarRange(**changes), INSTRUMENT, NOW)
+
+
+def test_range_is_everything_from_the_listing_to_the_last_closed_bar_when_nothing_is_asked():
+    assert span() == Window(first_ms=ms("2020-03-25T10:40"), last_ms=ms("2026-01-04T09:55"))
+
+
+def test_end_is_exclusive_and_a_time_without_zone_is_utc():
+    asked = span(start=datetime(2025, 1, 1), end=datetime(2025, 1, 2))
+    assert asked == Window(first_ms=ms("2025-01-01T00:00"), last_ms=ms("2025-01-01T23:55"))
+    assert asked.bars(STEP) == 288
+
+
+def test_end_in_the_future_is_the_last_closed_bar():
+    assert span(end=datetime(2027, 1, 1, tzinfo=UTC)).last_ms == ms("2026-01-04T09:55")
+
+
+def test_start_before_the_listing_is_refused_with_the_first_day_there_is():
+    with pytest.raises(
+        ConfigError, match=r"must not be before the listing, BTCUSDT was listed 2020-03-25T10:40Z, start was 2019"
+    ):
+        span(start=datetime(2019, 1, 1, tzinfo=UTC))
+
+
+def test_start_after_end_is_refused():
+    with pytest.raises(ConfigError, match="start must be before end, was start=2025-01-02 end=2025-01-01"):
+        BarRange(start=datetime(2025, 1, 2, tzinfo=UTC), end=datetime(2025, 1, 1, tzinfo=UTC))
+
+
+def test_range_mixing_times_with_and_without_zone_is_compared_in_utc():
+    with pytest.raises(ConfigError, match="start must be before end"):
+        BarRange(start=datetime(2025, 1, 2), end=datetime(2025, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("start", [datetime(2026, 1, 4, 10, 0, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)])
+def test_range_without_a_closed_bar_is_refused(start):
+    with pytest.raises(ConfigError, match="the range must hold a closed bar; BTCUSDT has them from 2020-03-25T10:40Z"):
+        span(start=start)
+
+
+def test_forming_bar_is_left_out_to_the_millisecond():
+    on_the_close = ms("2026-01-04T10:05")
+    assert closed_span(MARKET, BarRange(), INSTRUMENT, on_the_close - 1).last_ms == ms("2026-01-04T09:55")
+    assert closed_span(MARKET, BarRange(), INSTRUMENT, on_the_close).last_ms == ms("2026-01-04T10:00")
+
+
+def test_weeks_open_on_mondays():
+    weekly = replace(MARKET, interval="W")
+    asked = closed_span(weekly, BarRange(start=datetime(2025, 1, 1, tzinfo=UTC)), INSTRUMENT, NOW)
+    first = datetime.fromtimestamp(asked.first_ms / 1000, UTC)
+    assert first.weekday() == 0
+    assert first - datetime(2025, 1, 1, tzinfo=UTC) < timedelta(days=7)
+
+
+def test_quality_config_refuses_a_share_outside_its_range():
+    with pytest.raises(ConfigError, match=r"quarantine_limit must be in 0\.\.1, was 1\.5"):
+        QualityConfig(quarantine_limit=1.5)

@@ -1,0 +1,39 @@
+"""A recipe as a document: what a version keeps of how it was made."""
+
+import json
+
+import pytest
+
+from storage.schema import ArtifactError, ConfigError
+from storage.workfolder import canonical_json
+from tasks.market.labels import LabelConfig
+from tasks.network.architecture import preset
+from tasks.network.fit import fit_preset
+from tasks.recipe import Recipe, recipe_document, recipe_of
+
+
+@pytest.mark.parametrize("name", ["default", "source"])
+def test_recipe_comes_back_from_its_document_with_presets_filled_in(name):
+    recipe = Recipe(preset=name, labels=LabelConfig(horizon=7))
+    document = json.loads(json.dumps(recipe_document(recipe), allow_nan=False))
+    back = recipe_of(document)
+    assert back.network == preset(name)
+    assert back.fit == fit_preset(name)
+    assert back.labels == LabelConfig(horizon=7)
+    assert canonical_json(recipe_document(back)) == canonical_json(document)
+
+
+def test_source_preset_trades_every_change_of_the_most_probable_class():
+    assert Recipe(preset="source").decision_config.rule == "argmax"
+    assert Recipe().decision_config.rule == "value"
+
+
+def test_recipe_of_another_code_is_refused_in_one_line():
+    document = recipe_document(Recipe()) | {"labels": {"horizon": 0}}
+    with pytest.raises(ArtifactError, match="the recipe of this version does not fit this code"):
+        recipe_of(document)
+
+
+def test_unknown_preset_is_refused():
+    with pytest.raises(ConfigError, match="preset must be default or source, was 'fast'"):
+        Recipe(preset="fast")

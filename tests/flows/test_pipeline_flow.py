@@ -1,0 +1,175 @@
+"""The main job end to end: real pybit, real HTTP, real DuckDB, real Prefect; only the market is made up."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prefect.settings import get_current_settings
+
+from flows.evaluate import evaluate
+from flows.ingest import ingest
+from flows.monitor import monitor
+from flows.pipeline import pipeline
+from storage.artifacts import ArtifactStore
+from storage.candles import CandleStore
+from storage.schema import ArtifactError, DatasetError, Market
+from tasks.connection import ExchangeConfig
+from tasks.market.samples import FoldConfig
+from tasks.market.synthetic import SyntheticMarket
+from tasks.network.architecture import DSCConfig
+from tasks.network.fit import FitConfig
+from tasks.recipe import Recipe
+
+MARKET = Market()
+EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=6_500))
+RECIPE = Recipe(
+    folds=FoldConfig(folds=2),
+    network=DSCConfig(hidden_channels=8, num_blocks=2, window=16, newest_step=True, linear_bypass=True),
+    fit=FitConfig(epochs=1),
+)
+
+
+@pytest.fixture(scope="module")
+def job(prefect_api, tmp_path_factory):
+    """The main job, run once on a small synthetic market."""
+    home = tmp_path_factory.mktemp("job") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DSC_HOME", str(home))
+        patch.delenv("DSC_ARTIFACT_URL", raising=False)
+        yield home, pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
+
+
+@pytest.mark.promise(0)
+def test_main_job_stores_a_version_that_carries_its_source_when_it_ends(job):
+    home, verdict = job
+    assert verdict.version.source == EXCHANGE.source
+    manifest = ArtifactStore(str(home / "models")).manifest(verdict.version)
+    assert manifest["source"] == EXCHANGE.source
+    assert {"weights.safetensors", "model.onnx", "step.onnx", "report.html", "trades.parquet", "equity.parquet"} <= set(
+        manifest["files"]
+    )
+    page = Path(verdict.report).read_text()
+    assert "synthetic market" in page
+    assert str(EXCHANGE.source) in page
+
+
+def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
+    _, verdict = job
+    names = [name for name, _ in verdict.lines]
+    assert names == ["data", "splits", "skill", "latency", "net result", "decision", "version", "report"]
+    assert dict(verdict.lines)["data"].startswith("SYNTHUSDT linear 5m from sandbox:")
+    assert "6,500 candles" in verdict.table()
+
+
+@pytest.mark.promise(1)
+@pytest.mark.promise(8)
+def test_same_job_again_ingests_nothing_and_gives_the_same_version(job, prefect_api):
+    home, verdict = job
+    store = CandleStore(home / "market.duckdb")
+    before = store.table_hash(EXCHANGE.source, MARKET)
+    report = ingest(market=MARKET, exchange=EXCHANGE)
+    assert (report.inserted, report.revised, report.missing) == (0, 0, 0)
+    assert store.table_hash(EXCHANGE.source, MARKET) == before
+    assert pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE).version == verdict.version
+
+
+@pytest.mark.promise(8)
+def test_training_again_in_another_home_gives_the_same_weights_bit_for_bit(job, prefect_api, tmp_path, monkeypatch):
+    _, verdict = job
+    monkeypatch.setenv("DSC_HOME", str(tmp_path / "elsewhere"))
+    again = pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE).version
+    assert again.version[-8:] == verdict.version.version[-8:]  # the hash covers the weights; the time before it differs
+
+
+def test_stored_version_gives_its_numbers_again_when_evaluated(job, prefect_api):
+    _, verdict = job
+    result = evaluate(version=str(verdict.version))
+    assert result.differences == ()
+    assert result.parity == 0.0
+
+
+@pytest.mark.promise(9)
+def test_evaluation_refuses_a_version_whose_weights_were_exchanged(job, prefect_api):
+    home, verdict = job
+    weights = next(home.rglob("weights.safetensors"))
+    content = weights.read_bytes()
+    weights.chmod(0o644)
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        with pytest.raises(ArtifactError, match=r"weights\.safetensors"):
+            evaluate(version=str(verdict.version))
+    finally:
+        weights.write_bytes(content)
+
+
+@pytest.mark.promise(13)
+def test_first_champion_is_flat_and_both_sides_are_on_record(job):
+    home, verdict = job
+    assert not verdict.promoted  # a handful of days is no evidence, whatever the profit
+    assert verdict.champion == "flat"
+    judged = ArtifactStore(str(home / "models")).manifest(verdict.version)["judgement"]
+    assert {check["name"] for check in judged["checks"] if not check["passed"]} >= {"unseen days"}
+    assert judged["numbers"]["champion"]["total_return"] == 0.0
+    assert judged["numbers"]["challenger"]["num_trades"] >= 0
+
+
+def test_monitor_says_what_is_stored_of_each_market(job, prefect_api, capsys):
+    (health,) = monitor()
+    assert health.bars == 6_500
+    assert health.complaints == ()
+    assert "champion=flat: ok" in capsys.readouterr().out
+
+
+def test_refit_publishes_weights_that_knew_every_bar_and_says_so(job, prefect_api):
+    home, _ = job
+    verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=replace(RECIPE, refit=True))
+    manifest = ArtifactStore(str(home / "models")).manifest(verdict.version)
+    newest = CandleStore(home / "market.duckdb").read(EXCHANGE.source, MARKET).start_ms[-1]
+    assert manifest["model"]["trained_until_ms"] == newest
+    assert "the verdict belongs to the recipe" in Path(verdict.report).read_text()
+    assert evaluate(version=str(verdict.version)).differences == ()
+
+
+@pytest.mark.promise(1)
+def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, prefect_api, tmp_path):
+    home, _ = job
+    expected = CandleStore(home / "market.duckdb").table_hash(EXCHANGE.source, MARKET)
+    killed_home = tmp_path / "killed"
+    environment = os.environ | {"DSC_HOME": str(killed_home), "PREFECT_API_URL": get_current_settings().api.url}
+    command = [sys.executable, "-m", "flows.ingest", "--synthetic.bars", "6500"]
+    slowly = [*command, "--requests-per-s", "4", "--threads", "1"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    running = subprocess.Popen(slowly, env=environment, **quiet)  # noqa: S603 - our own command
+    store = CandleStore(killed_home / "market.duckdb")
+    deadline = time.monotonic() + 60
+    while running.poll() is None and time.monotonic() < deadline:
+        stored = len(store.read(EXCHANGE.source, MARKET))
+        if stored >= 1_000:
+            break
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert 1_000 <= len(store.read(EXCHANGE.source, MARKET)) < 6_500  # killed in the middle
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    assert store.table_hash(EXCHANGE.source, MARKET) == expected
+
+
+def test_command_line_says_in_one_line_what_is_wrong_when_a_parameter_breaks_a_rule(home):
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.ingest", "--interval", "7"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("ConfigError: interval must be one of 1 3 5 15 30 60")
+    assert "Traceback" not in done.stderr
+
+
+def test_pipeline_says_what_to_do_when_there_are_too_few_bars(prefect_api, home):
+    with pytest.raises(DatasetError, match=r"needs more than 2,000 bars .* has 1,500 stored; ingest more history"):
+        pipeline(market=MARKET, exchange=ExchangeConfig(synthetic=SyntheticMarket(bars=1_500)), recipe=RECIPE)
+    with pytest.raises(DatasetError, match="dataset too short for the folds"):
+        pipeline(market=MARKET, exchange=ExchangeConfig(synthetic=SyntheticMarket(bars=2_600)), recipe=RECIPE)
