@@ -114,7 +114,8 @@ def duel(
 
     Args:
         bars: T bars.
-        challenger, champion: (T,) weights decided at each close; zeros are `flat`.
+        challenger: (T,) weights decided at each close.
+        champion: (T,) weights decided at each close; zeros are `flat`.
         costs: What both pay.
         config: The account of both.
         cost_stress: Factor on commission and slippage for the stressed run.

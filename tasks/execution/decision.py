@@ -183,13 +183,12 @@ def decide_series(
     if bars and not 0 <= model.min() <= model.max() < len(params):
         raise ValueError(f"model must name rows 0..{len(params) - 1} of params, was {model.min()}..{model.max()}")
     targets = np.zeros(bars, np.int8)
-    # Compiled code is specialised by layout and writability; a read-only column would cost seconds of compilation.
     _decide_bars(
-        np.require(probabilities, np.float64, ("C", "W")),
-        np.require(vol, np.float64, ("C", "W")),
-        np.require(contiguous, np.bool_, ("C", "W")),
-        np.require(params, np.float64, ("C", "W")),
-        np.require(model, np.int64, ("C", "W")),
+        as_compiled(probabilities, np.float64),
+        as_compiled(vol, np.float64),
+        as_compiled(contiguous, np.bool_),
+        as_compiled(params, np.float64),
+        as_compiled(model, np.int64),
         targets,
     )
     return targets

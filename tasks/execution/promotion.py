@@ -21,8 +21,8 @@ class PromotionRule:
         min_trades: Fewest closed trades on them.
         significance: Largest p-value, of the log-loss lead and of the return lead.
         cost_stress: Costs are multiplied by this, and the net result must still be positive.
-        drawdown_ratio: Largest maximum drawdown as a multiple of the champion's; with `flat` as champion, see `max_drawdown`.
-        max_drawdown: Largest maximum drawdown where the champion has none, share of the peak.
+        drawdown_ratio: Largest maximum drawdown as a multiple of the champion's, unless that is `flat`.
+        max_drawdown: Largest maximum drawdown where the champion is `flat`, share of the peak.
         calibration_margin: Largest excess of the calibration error over a perfectly calibrated model's.
         latency_budget_us: Largest p99 of one bar, microseconds.
     """
@@ -56,7 +56,7 @@ class Evidence:
         net_return: Challenger's total return net of costs.
         stressed_return: The same with the costs times `cost_stress`.
         champion_return: Champion's total return net of costs.
-        p_value: Stationary bootstrap, one-sided: the chance of such a lead over the champion without one; None where undefined.
+        p_value: Stationary bootstrap, one-sided: the chance of such a lead in return by luck; None where undefined.
         drawdown, champion_drawdown: Maximum drawdowns, share of the peak.
         latency_p99_us: One bar through the compiled engine, microseconds.
         parity: Largest difference between the ways to run the model, logits.

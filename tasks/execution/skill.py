@@ -26,7 +26,7 @@ class Skill:
         effective_samples: Labels that count as independent: the sum of their uniqueness.
         log_loss: Mean of -ln p(true class), nat.
         prior_log_loss: The same for the classes' shares in training, nat.
-        p_value: Diebold-Mariano, one-sided: the chance of such a lead over the prior without skill; None where undefined.
+        p_value: Diebold-Mariano, one-sided: the chance of such a lead without skill; None where undefined.
         accuracy: Share of labels that the most probable class meets.
         majority_accuracy: Share of labels that the most frequent training class meets.
         class_shares: (K,) share of each class among the labels.
@@ -90,7 +90,7 @@ def confusion_matrix(classes: IntArray, predicted: IntArray, num_classes: int) -
 
 
 def macro_f1(confusion: IntArray) -> float:
-    """Return the mean over classes of 2 * hits / (labels + predictions); a class neither labelled nor predicted counts 0."""
+    """Return the mean over classes of 2 * hits / (labels + predictions); a class that never occurs counts 0."""
     hits, sizes = np.diag(confusion), confusion.sum(0) + confusion.sum(1)
     return float(np.mean(np.divide(2.0 * hits, sizes, out=np.zeros(len(hits)), where=sizes > 0)))
 
