@@ -15,11 +15,10 @@ export DO_NOT_TRACK := 1
 .PHONY: run test lint clean
 .DELETE_ON_ERROR:
 
-run: $(VENV)/installed
-	@mkdir -p $(PREFECT_HOME)
+run: $(VENV)/installed | $(PREFECT_HOME)
 	@$(BIN)/python -m flows.pipeline $(FLAGS) $(ARGS)
 
-test: $(VENV)/installed-test
+test: $(VENV)/installed-test | $(PREFECT_HOME)
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -28,6 +27,9 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+$(PREFECT_HOME):
+	@mkdir -p $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
