@@ -98,7 +98,7 @@ def preset(name: str) -> DSCConfig:
     if name == "default":
         return DSCConfig(
             hidden_channels=32,  # 16 learn a planted interaction too slowly
-            dropout=0.5,  # tried only with the slower weight average: together they overfit weak signals least
+            dropout=0.5,  # with the fit preset's slow weight average: strays little where there is little to learn
             kernel_size=5,  # four blocks see 61 bars, and a tap costs 1/32 of a block
             window=64,
             newest_step=True,
