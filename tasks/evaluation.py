@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -135,6 +135,8 @@ def decide_span(
         model: (N,) which model decides each bar; None: the only one.
     """
     rule, costs, horizon = recipe.decision_config, recipe.costs, recipe.labels.horizon
+    if samples.dataset.ref.market.category == "spot":
+        rule = replace(rule, allow_short=False)  # nobody lends the coins
     params = np.array([packed(rule, costs, means, horizon) for means in np.atleast_2d(class_means)])
     segment = samples.dataset.segment[span.rows]
     contiguous = np.concatenate([[False], segment[1:] == segment[:-1]])

@@ -122,7 +122,11 @@ class Bars:
             interval_ms: Milliseconds per bar.
             funding: (n,) stamps, UTC milliseconds, and (n,) rates.
         """
-        rates = None if funding is None else funding_by_bar(*funding, candles.start_ms)
+        rates = None
+        if funding is not None:
+            stamps, paid = funding
+            since = stamps > candles.start_ms[0] - interval_ms  # what was due before met no position of this account
+            rates = funding_by_bar(stamps[since], paid[since], candles.start_ms)
         return cls(
             start_ms=candles.start_ms,
             open=candles.open,

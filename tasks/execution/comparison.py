@@ -14,6 +14,7 @@ from tasks.execution.significance import BootstrapTest, stationary_bootstrap_tes
 
 COST_FACTORS = (0.0, 1.0, 1.5, 2.0)
 DELAYS = (0, 1, 2)
+_FEWEST_BLOCKS = 20  # with a handful a 5 % test is a 15 % one
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +89,7 @@ class Duel:
     Attributes:
         challenger, champion: At the assumed costs.
         stressed: The challenger at costs times the promotion rule's factor.
-        advantage: Test of the challenger's lead per bar; None where the two never differ.
+        advantage: Test of the challenger's lead per bar; None where the two never differ, or on too few blocks of bars.
     """
 
     challenger: Performance
@@ -138,9 +139,10 @@ def duel(
     held = [side.metrics.mean_hold_bars or 0.0 for side in (ours, theirs)]
     # The block must outlast the dependence: label, position, and the day's rhythm.
     block = max(horizon, bars_per_year / DAYS_PER_YEAR, *held)
+    enough = len(bars) >= _FEWEST_BLOCKS * block
     return Duel(
         challenger=ours,
         champion=theirs,
         stressed=run("stressed challenger", challenger, costs.scaled(cost_stress)),
-        advantage=stationary_bootstrap_test(difference, block) if difference.any() else None,
+        advantage=stationary_bootstrap_test(difference, block) if difference.any() and enough else None,
     )

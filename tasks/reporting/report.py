@@ -120,7 +120,7 @@ def _headline(data: ReportData) -> str:
     champion = data.verdict.champion
     name = "flat (no position)" if champion == "flat" else champion
     return {
-        "promoted": f"Promoted: this version replaces {name}",
+        "promoted": f"Meets every condition: it may replace {name}",
         "kept": f"Not promoted: the champion stays {name}",
         "measured": "Measured; nothing was to be decided",
     }[data.verdict.decision]
