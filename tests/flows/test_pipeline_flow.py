@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prefect.settings import get_current_settings
 
@@ -15,12 +17,15 @@ from flows.evaluate import evaluate
 from flows.ingest import ingest
 from flows.monitor import monitor
 from flows.pipeline import pipeline
+from flows.retrain import retrain
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
-from storage.schema import ArtifactError, DatasetError, Market
+from storage.schema import ArtifactError, ConfigError, DatasetError, Market, QuarantineError
+from storage.tables import parquet_bytes, read_columns
 from tasks.connection import ExchangeConfig
+from tasks.data import BarRange, QualityConfig
 from tasks.market.samples import FoldConfig
-from tasks.market.synthetic import SyntheticMarket
+from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit import FitConfig
 from tasks.recipe import Recipe
@@ -157,6 +162,38 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
     assert store.table_hash(EXCHANGE.source, MARKET) == expected
+
+
+def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, home):
+    bars = BarRange(start=datetime(2025, 1, 1, tzinfo=UTC))
+    verdict = pipeline(market=replace(MARKET, category="spot"), exchange=EXCHANGE, bars=bars, recipe=RECIPE)
+    trades = read_columns(ArtifactStore(str(home / "models")).read(verdict.version, "trades.parquet"))
+    assert set(trades["side"]) <= {1}
+    with pytest.raises(ConfigError, match="when SPOTUSDT spot began; give its first day as start"):
+        ingest(market=Market(symbol="SPOTUSDT", category="spot"), exchange=EXCHANGE)
+    with pytest.raises(ConfigError, match="pays in coin, and the accounting is in quote currency"):
+        pipeline(market=replace(MARKET, category="inverse"), exchange=EXCHANGE, recipe=RECIPE)
+
+
+@pytest.mark.promise(2)
+def test_range_with_too_many_broken_rows_is_refused_by_every_run_until_the_limit_is_raised(prefect_api, home, tmp_path):
+    candles = generate(replace(EXCHANGE.synthetic, bars=3_000))
+    broken = np.arange(3_000) % 30 == 7
+    high = np.where(broken, candles.low / 2, candles.high)
+    columns = {"start_ms": candles.start_ms, "open": candles.open, "high": high, "low": candles.low}
+    file = tmp_path / "candles.parquet"
+    file.write_bytes(parquet_bytes(columns | {"close": candles.close, "volume": candles.volume}))
+    replayed = ExchangeConfig(candles=str(file))
+    for _ in range(2):
+        with pytest.raises(QuarantineError, match=r"100 of 3000 rows broke the candle contract \(3\.33%\)"):
+            ingest(market=MARKET, exchange=replayed)
+    with pytest.raises(QuarantineError, match=r"at most 1\.00% may"):
+        retrain(market=MARKET, exchange=replayed, recipe=RECIPE)
+    report = ingest(market=MARKET, exchange=replayed, quality=QualityConfig(quarantine_limit=0.05))
+    assert report.inserted == 0  # the good rows were stored by the first run
+    stored = CandleStore(home / "market.duckdb")
+    assert len(stored.read(replayed.source, MARKET)) == 2_900
+    assert sum(gap.bars for gap in stored.gaps(replayed.source, MARKET)) == 100
 
 
 def test_command_line_says_in_one_line_what_is_wrong_when_a_parameter_breaks_a_rule(home):
