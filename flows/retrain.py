@@ -1,4 +1,4 @@
-"""From stored candles to a judged version: dataset, folds, latency, backtest, publish, promote or keep."""
+"""From stored candles to a judged version: dataset, folds, baselines, latency, backtest, publish, promote or keep."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tasks.data import BarRange, QualityConfig, build_dataset
 from tasks.evaluation import backtest_folds, measure_latency
 from tasks.publishing import Verdict, judge_version, promote_or_keep, publish_version
 from tasks.recipe import Recipe
+from tasks.rivalry import compare_baselines, train_baselines
 from tasks.training import train_fold
 
 
@@ -37,10 +38,12 @@ def retrain(
     """
     data = build_dataset(exchange, market, bars, quality)
     models = [train_fold(data, recipe, index) for index in range(recipe.models)]
+    baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]
     latency = measure_latency(data, recipe, models[-1])
     backtest_folds(data, recipe, models)
-    judgement = judge_version(data, recipe, models, latency)
-    version = publish_version(exchange, data, recipe, models, latency, judgement)
+    rivals = compare_baselines(data, recipe, models, baselines)
+    judgement = judge_version(data, recipe, models, latency, rivals)
+    version = publish_version(exchange, data, recipe, models, latency, rivals, judgement)
     return promote_or_keep(version, judgement)
 
 

@@ -42,6 +42,7 @@ from tasks.report_content import conditions, report_data, summary_lines
 from tasks.reporting.report import render_report, summary_markdown
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
+from tasks.rivalry import load_rivals
 from tasks.training import code_hash, load_fold
 
 _FEWEST_BARS = 2  # fewer make no return
@@ -94,9 +95,10 @@ class Verdict:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
-def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: str) -> str:
+def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: str, rivals: str) -> str:
     """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement."""
     settings = Settings.from_environment()
+    beside, _ = load_rivals(rivals)
     evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
     measured = load_measured(latency)
     store = ArtifactStore(settings.artifact_url)
@@ -110,6 +112,8 @@ def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: s
         numbers={
             "champion": {"version": name} | (asdict(fought.champion.metrics) if fought else {}),
             "challenger": asdict(fought.challenger.metrics) if fought else {"days": 0.0},
+            "baselines": [asdict(line) for line in beside.table],
+            "random": asdict(beside.random),
         },
     )
     document = canonical_json(judgement)
@@ -186,12 +190,19 @@ def _evidence(champion: str, fought: Duel | None, evaluation: Evaluation, measur
 
 @task(cache_policy=NO_CACHE, task_run_name="publish {data.market.symbol}")
 def publish_version(
-    exchange: ExchangeConfig, data: DatasetRef, recipe: Recipe, folds: list[str], latency: str, judgement: str
+    exchange: ExchangeConfig,
+    data: DatasetRef,
+    recipe: Recipe,
+    folds: list[str],
+    latency: str,
+    rivals: str,
+    judgement: str,
 ) -> VersionRef:
     """Store weights, portable graphs, numbers, predictions and report as one immutable version."""
     settings, now = Settings.from_environment(), datetime.now(UTC)
     evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
     measured, judged, fold = load_measured(latency), load_judgement(judgement), evaluation.folds[-1]
+    beside, rival_files = load_rivals(rivals)
     hash8 = version_hash(data, recipe, fold.weights)
     provenance = {
         "dataset": data.id,
@@ -212,13 +223,13 @@ def publish_version(
         },
         "latency": asdict(measured),
         "judgement": json.loads(canonical_json(judged)),
-        "summary": summary_lines(data, recipe, evaluation, measured),
+        "summary": summary_lines(data, recipe, evaluation, measured, beside),
     }
     verdict = ReportVerdict(
         decision="promoted" if judged.passed else "kept", champion=judged.champion, conditions=conditions(judged.checks)
     )
     report = report_data(
-        data, recipe, exchange, evaluation, measured,
+        data, recipe, exchange, evaluation, measured, beside,
         verdict, _quality(data, evaluation), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
     )  # fmt: skip
     files = {
@@ -226,6 +237,7 @@ def publish_version(
         **onnx_graphs(recipe.network_config, load_weights(fold.weights)),
         "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
         **backtest_files(evaluation),
+        **rival_files,
         "report.html": render_report(report).encode(),
     }
     store = ArtifactStore(settings.artifact_url)

@@ -187,7 +187,12 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
 
 def fold_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
     """Return the key of a fold's result: everything that its weights depend on."""
-    made_from = {
+    return WorkFolder.key("fold", fold_inputs(data, recipe, index))
+
+
+def fold_inputs(data: DatasetRef, recipe: Recipe, index: int) -> dict[str, Any]:
+    """Return everything that the weights of a fold depend on, by name."""
+    return {
         "dataset": data.id,
         "code": training_code_hash(),
         "libraries": [version(name) for name in _LIBRARIES],
@@ -198,4 +203,3 @@ def fold_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
         "fit": recipe.fit_config,
         "index": index,
     }
-    return WorkFolder.key("fold", made_from)

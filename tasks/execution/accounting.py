@@ -56,6 +56,12 @@ class Costs:
         """Return the same costs with commission and slippage times `factor`; funding is the market's and stays."""
         return replace(self, commission=self.commission * factor, slippage=self.slippage * factor)
 
+    def at(self, per_side: float) -> Costs:
+        """Return costs of `per_side` a fill, share of the notional, split as these are; funding stays."""
+        if not self.per_side:
+            return replace(self, commission=per_side)
+        return self.scaled(per_side / self.per_side)
+
     def free_costs(self) -> tuple[str, ...]:
         """Return the names of the costs that are left out, for a report to say so loudly."""
         paid = {"commission": self.commission, "slippage": self.slippage, "funding": self.funding}

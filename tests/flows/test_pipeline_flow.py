@@ -1,5 +1,6 @@
 """The main job end to end: real pybit, real HTTP, real DuckDB, real Prefect; only the market is made up."""
 
+import json
 import os
 import signal
 import subprocess
@@ -66,9 +67,48 @@ def test_main_job_stores_a_version_that_carries_its_source_when_it_ends(job):
 def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
     _, verdict = job
     names = [name for name, _ in verdict.lines]
-    assert names == ["data", "splits", "skill", "latency", "net result", "decision", "version", "report"]
+    assert names == ["data", "splits", "skill", "baselines", "latency", "net result", "decision", "version", "report"]
     assert dict(verdict.lines)["data"].startswith("SYNTHUSDT linear 5m from sandbox:")
     assert "6,500 candles" in verdict.table()
+
+
+def test_version_keeps_the_table_of_what_the_model_had_to_beat(job):
+    home, verdict = job
+    store = ArtifactStore(str(home / "models"))
+    document = json.loads(store.read(verdict.version, "baselines.json"))
+    lines = {line["name"]: line for line in document["table"]}
+    assert list(lines) == [
+        "this model",
+        "logistic regression",
+        "LightGBM",
+        "standard convolution twin",
+        "prior",
+        "persistence",
+        "persistence reversed",
+        "random timing, median of 1,000",
+        "buy and hold",
+        "flat",
+    ]
+    for name in ("logistic regression", "LightGBM", "standard convolution twin", "prior"):
+        line = lines[name]
+        assert line["lead"] == pytest.approx(line["log_loss"] - lines["this model"]["log_loss"], abs=1e-12)
+        assert 0.0 < line["p_value"] < 1.0
+    assert lines["flat"]["total_return"] == 0.0
+    searched = [
+        [len(fold[name]["tried"]) for name in ("logistic regression", "LightGBM")] for fold in document["folds"]
+    ]
+    assert searched == [[4, 4], [4, 4]]  # an equal search on every fold
+    judged = store.manifest(verdict.version)["judgement"]["numbers"]["baselines"]
+    assert judged == document["table"]
+    assert "Beside what it must beat" in Path(verdict.report).read_text()
+
+
+def test_baselines_are_found_again_when_the_job_runs_again(job, prefect_api):
+    home, _ = job
+    before = sorted(path.name for path in (home / "work").glob("baselines-*"))
+    assert len(before) == RECIPE.folds.folds
+    pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
+    assert sorted(path.name for path in (home / "work").glob("baselines-*")) == before
 
 
 @pytest.mark.promise(1)
