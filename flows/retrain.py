@@ -1,4 +1,4 @@
-"""From stored candles to a judged version: dataset, folds, latency, backtest, publish, promote or keep."""
+"""From stored candles to a judged version: dataset, folds, latency, leaks, backtest, publish, promote or keep."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from storage.schema import Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, build_dataset
 from tasks.evaluation import backtest_folds, measure_latency
+from tasks.leak_checks import check_leaks
 from tasks.publishing import Verdict, judge_version, promote_or_keep, publish_version
 from tasks.recipe import Recipe
 from tasks.training import train_fold
@@ -36,9 +37,10 @@ def retrain(
     data = build_dataset(exchange, market, bars)
     models = [train_fold(data, recipe, index) for index in range(recipe.models)]
     latency = measure_latency(data, recipe, models[-1])
+    leaks = check_leaks(data, recipe, models[-1])
     backtest_folds(data, recipe, models)
     judgement = judge_version(data, recipe, models, latency)
-    version = publish_version(exchange, data, recipe, models, latency, judgement)
+    version = publish_version(exchange, data, recipe, models, latency, leaks, judgement)
     return promote_or_keep(version, judgement)
 
 
