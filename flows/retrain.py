@@ -1,4 +1,4 @@
-"""From stored candles to a judged version: dataset, folds, baselines, latency, backtest, publish, promote or keep."""
+"""From stored candles to a judged version: dataset, folds, baselines, latency, leaks, publish, promote or keep."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from storage.schema import Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, build_dataset
 from tasks.evaluation import backtest_folds, measure_latency
+from tasks.leak_checks import check_leaks
 from tasks.publishing import Verdict, judge_version, promote_or_keep, publish_version
 from tasks.recipe import Recipe
 from tasks.rivalry import compare_baselines, train_baselines
@@ -40,10 +41,11 @@ def retrain(
     models = [train_fold(data, recipe, index) for index in range(recipe.models)]
     baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]
     latency = measure_latency(data, recipe, models[-1])
+    leaks = check_leaks(data, recipe, models[-1])
     backtest_folds(data, recipe, models)
     rivals = compare_baselines(data, recipe, models, baselines)
     judgement = judge_version(data, recipe, models, latency, rivals)
-    version = publish_version(exchange, data, recipe, models, latency, rivals, judgement)
+    version = publish_version(exchange, data, recipe, models, latency, leaks, rivals, judgement)
     return promote_or_keep(version, judgement)
 
 

@@ -33,12 +33,13 @@ from tasks.evaluation import (
 )
 from tasks.execution.comparison import Duel, duel
 from tasks.execution.promotion import Check, Evidence, judge
+from tasks.leak_checks import leaks_json, load_leaks
 from tasks.market.samples import Span
 from tasks.network.dsc import load_model
 from tasks.network.export import load_weights, onnx_graphs
 from tasks.network.fit import predict_series
 from tasks.recipe import Recipe, recipe_document, recipe_of
-from tasks.report_content import conditions, report_data, summary_lines
+from tasks.report_content import conditions, leak_condition, report_data, summary_lines
 from tasks.reporting.report import render_report, summary_markdown
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
@@ -195,14 +196,16 @@ def publish_version(
     recipe: Recipe,
     folds: list[str],
     latency: str,
+    leaks: str,
     rivals: str,
     judgement: str,
 ) -> VersionRef:
-    """Store weights, portable graphs, numbers, predictions and report as one immutable version."""
+    """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version."""
     settings, now = Settings.from_environment(), datetime.now(UTC)
     evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
     measured, judged, fold = load_measured(latency), load_judgement(judgement), evaluation.folds[-1]
     beside, rival_files = load_rivals(rivals)
+    leak_report = load_leaks(leaks)
     hash8 = version_hash(data, recipe, fold.weights)
     provenance = {
         "dataset": data.id,
@@ -226,7 +229,9 @@ def publish_version(
         "summary": summary_lines(data, recipe, evaluation, measured, beside),
     }
     verdict = ReportVerdict(
-        decision="promoted" if judged.passed else "kept", champion=judged.champion, conditions=conditions(judged.checks)
+        decision="promoted" if judged.passed else "kept",
+        champion=judged.champion,
+        conditions=(*conditions(judged.checks), leak_condition(leak_report)),
     )
     report = report_data(
         data, recipe, exchange, evaluation, measured, beside,
@@ -238,6 +243,7 @@ def publish_version(
         "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
         **backtest_files(evaluation),
         **rival_files,
+        "leaks.json": leaks_json(leak_report),
         "report.html": render_report(report).encode(),
     }
     store = ArtifactStore(settings.artifact_url)

@@ -19,6 +19,7 @@ from tasks.execution.metrics import DAYS_PER_YEAR, daily_returns
 from tasks.execution.promotion import Check
 from tasks.execution.significance import sharpe_interval
 from tasks.execution.trades import EXITS
+from tasks.leak_checks import LeakReport
 from tasks.market.samples import folds_table
 from tasks.network.architecture import macs_per_bar, macs_per_window, parameters
 from tasks.recipe import Recipe
@@ -168,6 +169,11 @@ def conditions(checks: Sequence[Check]) -> tuple[Condition, ...]:
     return tuple(
         Condition(name=check.name, passed=check.passed, found=check.found, wanted=check.wanted) for check in checks
     )
+
+
+def leak_condition(leaks: LeakReport) -> Condition:
+    """Return the leak report as a line of the checklist."""
+    return Condition(name="leak checks", passed=leaks.passed, found=leaks.found, wanted="all")
 
 
 def _warnings(evaluation: Evaluation, recipe: Recipe) -> tuple[str, ...]:

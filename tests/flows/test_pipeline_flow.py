@@ -64,6 +64,28 @@ def test_main_job_stores_a_version_that_carries_its_source_when_it_ends(job):
     assert str(EXCHANGE.source) in page
 
 
+@pytest.mark.promise(4)
+@pytest.mark.promise(6)
+def test_version_carries_a_leak_report_that_passed_and_the_page_shows_it(job):
+    home, verdict = job
+    store = ArtifactStore(str(home / "models"))
+    leaks = json.loads(store.load(verdict.version, source=EXCHANGE.source).files["leaks.json"])
+    assert leaks["passed"]
+    assert [check["name"] for check in leaks["checks"]] == [
+        "prefix invariance",
+        "future perturbation",
+        "start invariance",
+        "future perturbation, predictions",
+        "label span",
+        "purged folds",
+        "train isolation",
+        "block-permuted labels",
+        "random-walk null",
+        "canary",
+    ]
+    assert "10 of 10" in Path(verdict.report).read_text()
+
+
 def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
     _, verdict = job
     names = [name for name, _ in verdict.lines]

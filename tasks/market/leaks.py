@@ -1,0 +1,363 @@
+"""Leak checks: whether anything that a model learns from, or is judged by, knew what came after it.
+
+A leak makes a backtest shine and a live account bleed, and no metric shows it. So each way for the future to get in has
+a check of its own, and a canary proves that the checks can fail: a leak is planted, and they must catch it.
+
+    check                 what is done                                         what must hold
+    prefix invariance     everything after a bar is cut off                    the bar keeps its values
+    future perturbation   everything after a bar is scaled, shuffled, erased   the bar keeps its values
+    start invariance      history starts later                                 the same values after the warm-up
+    label span            what the label may not read is replaced              the label stays; what it reads moves it
+    purged folds          each part's labels are followed to their ends        none reads a bar of a later part
+    train isolation       validation and test are replaced                     what is fitted before them stays
+    chance                a model learns what cannot be known                  its directions are right by chance alone
+    canary                the next bar's return is planted as a feature        the checks above fail
+
+Models come in as callables: this room knows none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from storage.schema import BUY, SELL, DatasetError, FloatArray, IntArray
+from tasks.market.samples import Fold
+
+Columns = Callable[[FloatArray], FloatArray]
+"""(T, 6) candles as `Candles.matrix` gives them -> (T, F) numbers, one row a bar: features, predictions or labels."""
+
+LABEL_COLUMNS = ("forward_return", "threshold", "class")
+"""What the label of a bar consists of."""
+
+_OPEN, _CLOSE = 1, 4
+_ERRORS = 3.0  # standard errors around chance: 1 honest run in 370 falls out
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakCheck:
+    """Outcome of one check.
+
+    Attributes:
+        name: Of the check.
+        passed: Whether nothing leaked.
+        found: What was seen; where it failed, the column, the bar, the first differing value and the likely cause.
+        wanted: What must hold.
+    """
+
+    name: str
+    passed: bool
+    found: str
+    wanted: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Learned:
+    """What a training left behind, by name.
+
+    Attributes:
+        from_train: What only the training bars may decide: scaler, class shares, class means.
+        from_validation: What training and validation bars decide together: the kept weights, the temperature.
+    """
+
+    from_train: Mapping[str, FloatArray]
+    from_validation: Mapping[str, FloatArray]
+
+
+def prefix_invariance(
+    columns: Columns,
+    candles: FloatArray,
+    names: Sequence[str],
+    *,
+    first: int = 1,
+    cuts: int = 50,
+    tolerance: float = 0.0,
+    seed: int = 0,
+) -> LeakCheck:
+    """Cut everything after a bar off: the bar and all before it must keep their values.
+
+    Args:
+        columns: What is checked.
+        candles: (T, 6) oldest first.
+        names: (F,) of the columns.
+        first: First bar that may be cut off: before it, the columns give nothing yet.
+        cuts: Random bars at which history is cut.
+        tolerance: Largest difference allowed; 0 asks for the same bits.
+        seed: Of the bars.
+    """
+    full = columns(candles)
+    for stop in _bars(first, len(candles), cuts, seed):
+        moved = _first_difference(full[:stop], columns(candles[:stop]), names, tolerance)
+        if moved:
+            return _failed("prefix invariance", f"{moved} when history ends there; it reads bars after {stop - 1}")
+    return _passed("prefix invariance", f"{len(names)} columns unchanged at {cuts} cuts")
+
+
+def future_perturbation(
+    columns: Columns,
+    candles: FloatArray,
+    names: Sequence[str],
+    *,
+    first: int = 1,
+    cuts: int = 5,
+    tolerance: float = 0.0,
+    seed: int = 0,
+) -> LeakCheck:
+    """Scale, shuffle or erase everything after a bar: the bar and all before it must keep their values.
+
+    Arguments as in `prefix_invariance`; each of the `cuts` bars gets every kind of other future.
+    """
+    full = columns(candles)
+    rng = np.random.default_rng(seed)
+    for stop in _bars(first, len(candles) - 1, cuts, seed):
+        for kind, future in _other_futures(candles[stop:], rng).items():
+            changed = columns(np.concatenate([candles[:stop], future]))
+            moved = _first_difference(full[:stop], changed[:stop], names, tolerance)
+            if moved:
+                cause = f"{moved} when the bars from {stop} on are {kind}; it reads bars after {stop - 1}"
+                return _failed("future perturbation", cause)
+    return _passed("future perturbation", f"{len(names)} columns unchanged in {cuts} x 3 other futures")
+
+
+def start_invariance(
+    columns: Columns,
+    candles: FloatArray,
+    names: Sequence[str],
+    warm_up: int,
+    *,
+    starts: int = 5,
+    tolerance: float = 1e-9,
+    seed: int = 0,
+) -> LeakCheck:
+    """Let history start later: after the declared warm-up every bar must have the same values.
+
+    Args:
+        columns: What is checked.
+        candles: (T, 6) oldest first, T > warm_up.
+        names: (F,) of the columns.
+        warm_up: Bars after which values are given.
+        starts: Random bars at which history starts.
+        tolerance: Largest difference allowed.
+        seed: Of the bars.
+    """
+    full = columns(candles)
+    for start in _bars(1, len(candles) - warm_up, starts, seed):
+        settled = start + warm_up - 1
+        later = columns(candles[start:])[warm_up - 1 :]
+        moved = _first_difference(full[settled:], later, names, tolerance, first_bar=settled)
+        if moved:
+            return _failed(
+                "start invariance",
+                f"{moved} when history starts at {start}; it remembers bars before the warm-up of {warm_up}",
+            )
+    return _passed("start invariance", f"{len(names)} columns within {tolerance:g} at {starts} later starts")
+
+
+def label_span(label: Columns, candles: FloatArray, horizon: int, *, cuts: int = 20, seed: int = 0) -> LeakCheck:
+    """Replace what a label may not read, then the last open that it must read.
+
+    Args:
+        label: Candles to (T, 3) numbers as LABEL_COLUMNS names them.
+        candles: (T, 6) of one run without a gap, oldest first, T > horizon + 2.
+        horizon: Bars from fill to exit: the label at t reads the opens of t + 1 and t + 1 + horizon.
+        cuts: Random bars.
+        seed: Of the bars.
+    """
+    name, full = "label span", label(candles)
+    for t in _bars(1, len(candles) - horizon - 2, cuts, seed):
+        end = t + 1 + horizon
+        later, earlier, last = candles.copy(), candles.copy(), candles.copy()
+        later[end + 1 :, 1:] *= 3.0
+        earlier[: t + 1, 1:] *= 3.0
+        last[end, _OPEN] *= 1.001
+        moved = _first_difference(full[: t + 1], label(later)[: t + 1], LABEL_COLUMNS, 0.0)
+        if moved:
+            return _failed(name, f"{moved} when the bars from {end + 1} on change; it reads beyond t + 1 + {horizon}")
+        # The threshold rests on volatility, which remembers closed bars, as it should; the return must not.
+        moved = _first_difference(full[t:, :1], label(earlier)[t:, :1], LABEL_COLUMNS, 0.0, first_bar=t)
+        if moved:
+            return _failed(name, f"{moved} when the bars up to {t} change; it reads a price from before its fill")
+        if math.isfinite(full[t, 0]) and label(last)[t, 0] == full[t, 0]:
+            return _failed(name, f"label at bar {t} does not move with the open of bar {end}; its horizon is shorter")
+    return _passed(name, f"{cuts} labels read the opens of t + 1 and t + 1 + {horizon}, nothing else")
+
+
+def purged_folds(folds: Sequence[Fold], label_end: IntArray) -> LeakCheck:
+    """Follow the labels of each part to their ends: none may read a bar of a later part.
+
+    Args:
+        folds: Walk-forward folds.
+        label_end: (T,) last bar that each label reads.
+    """
+    for fold in folds:
+        parts = (("train", fold.train), ("validation", fold.validation), ("test", fold.test))
+        for (name, part), (later_name, later) in pairwise(parts):
+            rows = np.arange(part.start, part.stop)
+            moved = rows_that_know(rows, label_end, later.start)
+            if moved is not None and len(later):
+                return _failed(
+                    "purged folds",
+                    f"fold {fold.index + 1}: the label of {name} bar {moved} reads bar {int(label_end[moved])}, "
+                    f"{later_name} starts at {later.start}; the gap is shorter than the label",
+                )
+    return _passed("purged folds", f"{len(folds)} folds, every label ends before the next part")
+
+
+def rows_that_know(rows: IntArray, label_end: IntArray, first_bar: int) -> int | None:
+    """Return the first of `rows` whose label reads `first_bar` or a later bar; None if there is none."""
+    known = rows[label_end[rows] >= first_bar]
+    return int(known[0]) if len(known) else None
+
+
+def train_isolation(
+    learn: Callable[[FloatArray, IntArray], Learned],
+    features: FloatArray,
+    classes: IntArray,
+    *,
+    validation_start: int,
+    test_start: int,
+    seed: int = 0,
+) -> LeakCheck:
+    """Replace validation and test: what is fitted before each of them must not move.
+
+    Args:
+        learn: (T, F) features and (T,) classes to what a training leaves behind.
+        features: (T, F) finite.
+        classes: (T,) labels.
+        validation_start: First bar that training does not learn from.
+        test_start: First bar that nothing is fitted on.
+        seed: Of the replacement.
+    """
+    name, honest = "train isolation", learn(features, classes)
+    for part, start in (("test", test_start), ("validation", validation_start)):
+        learned = learn(*_replaced(features, classes, start, seed))
+        fitted = {part_name: (array, learned.from_train[part_name]) for part_name, array in honest.from_train.items()}
+        if part == "test":
+            weights = honest.from_validation
+            fitted |= {part_name: (array, learned.from_validation[part_name]) for part_name, array in weights.items()}
+        for fitted_name, (before, after) in fitted.items():
+            moved = _first_difference(before.reshape(-1, 1), after.reshape(-1, 1), (fitted_name,), 0.0, what="place")
+            if moved:
+                return _failed(name, f"{moved} when the {part} bars from {start} on change; it is fitted on them")
+    count = len(honest.from_train) + len(honest.from_validation)
+    return _passed(name, f"{count} fitted arrays unchanged, to the last bit")
+
+
+def chance_direction(name: str, probabilities: FloatArray, classes: IntArray, overlap: int) -> LeakCheck:
+    """Ask whether directions are right more often, or more seldom, than chance.
+
+    Holds are left out: their share follows volatility, which can be foreseen without knowing any direction.
+
+    Args:
+        name: Of the check.
+        probabilities: (N, 3) sell, hold, buy, finite.
+        classes: (N,) labels.
+        overlap: Bars that one label spans; the moves count as 1 / overlap of their number.
+    """
+    moves = (classes == BUY) | (classes == SELL)
+    if not moves.any():
+        return LeakCheck(name=name, passed=False, found="no label is a move, so nothing was asked", wanted="moves")
+    up, said_up = classes[moves] == BUY, probabilities[moves, BUY] > probabilities[moves, SELL]
+    share, said = float(up.mean()), float(said_up.mean())
+    hits, chance = float((up == said_up).mean()), share * said + (1 - share) * (1 - said)
+    error = 0.5 / math.sqrt(max(len(up) / overlap, 1.0))
+    found = f"{hits:.2%} of {len(up):,} directions right, chance {chance:.2%}, standard error {error:.2%}"
+    wanted = f"within {_ERRORS:g} standard errors of chance"
+    passed = abs(hits - chance) <= _ERRORS * error
+    return LeakCheck(
+        name=name, passed=passed, found=found if passed else f"{found}; the answer leaks in", wanted=wanted
+    )
+
+
+def permuted_in_blocks(values: IntArray, block: int, seed: int = 0) -> IntArray:
+    """Return `values` with blocks of `block` changed about, which unties them from their bars and keeps their runs."""
+    starts = np.random.default_rng(seed).permutation(np.arange(0, len(values), block))
+    return np.concatenate([values[start : start + block] for start in starts])
+
+
+def with_next_return(columns: Columns) -> Columns:
+    """Return `columns` with a leak planted: the first one tells the next bar's log return."""
+
+    def leaky(candles: FloatArray) -> FloatArray:
+        planted = columns(candles).copy()
+        change = np.diff(np.log(np.maximum(candles[:, _CLOSE], np.finfo(np.float64).tiny)))
+        known = np.isfinite(planted[:-1, 0])
+        planted[:-1, 0] = np.where(known, change / 1e-3, planted[:-1, 0])  # a scaler follows; any unit would do
+        return planted
+
+    return leaky
+
+
+def canary(checks: Sequence[LeakCheck]) -> LeakCheck:
+    """Return whether every check on a planted leak has caught it."""
+    missed = [check.name for check in checks if check.passed]
+    wanted = "the planted next return is caught by every one"
+    if missed or not checks:
+        return LeakCheck(
+            name="canary", passed=False, found=f"not caught by {', '.join(missed) or 'any'}", wanted=wanted
+        )
+    return LeakCheck(name="canary", passed=True, found=f"caught by {', '.join(c.name for c in checks)}", wanted=wanted)
+
+
+def _bars(first: int, stop: int, count: int, seed: int) -> list[int]:
+    """Return `count` bars of first .. stop - 1, newest first: the newer, the more of a leak is to be seen."""
+    if stop <= first:
+        raise DatasetError(f"leak checks need bars behind bar {first}, they end before {stop}; ingest more bars")
+    return sorted(np.random.default_rng(seed).integers(first, stop, count).tolist(), reverse=True)
+
+
+def _other_futures(future: FloatArray, rng: np.random.Generator) -> dict[str, FloatArray]:
+    """Return other candles at the same times."""
+    scaled, erased = future.copy(), future.copy()
+    scaled[:, 1:] *= 3.0
+    erased[:, 1:] = np.nan
+    shuffled = np.column_stack([future[:, :1], rng.permutation(future[:, 1:])])
+    return {"scaled": scaled, "shuffled": shuffled, "erased": erased}
+
+
+def _replaced(features: FloatArray, classes: IntArray, start: int, seed: int) -> tuple[FloatArray, IntArray]:
+    """Return features and classes with everything from `start` on in another order and size."""
+    order = start + np.random.default_rng(seed).permutation(len(features) - start)
+    other, others = features.copy(), classes.copy()
+    other[start:], others[start:] = 3.0 * features[order] + 1.0, classes[order]
+    return other, others
+
+
+def _first_difference(
+    expected: FloatArray,
+    found: FloatArray,
+    names: Sequence[str],
+    tolerance: float,
+    *,
+    first_bar: int = 0,
+    what: str = "bar",
+) -> str:
+    """Return column, bar and both values where two arrays first differ; nothing if they do not."""
+    same = (np.abs(found - expected) <= tolerance) | (found == expected) | (np.isnan(found) & np.isnan(expected))
+    if same.all():
+        return ""
+    row, column = np.argwhere(~same)[0]
+    was, now = float(expected[row, column]), float(found[row, column])
+    return f"{names[column]} at {what} {first_bar + row:,} was {was:.9g}, became {now:.9g}"
+
+
+_WANTED = {
+    "prefix invariance": "unchanged when the future is cut off",
+    "future perturbation": "unchanged when the future is another",
+    "start invariance": "unchanged when history starts later",
+    "label span": "the label at t reads t + 1 to t + 1 + horizon only",
+    "purged folds": "no label reads a later part's bar",
+    "train isolation": "nothing fitted moves with bars behind it",
+}
+
+
+def _passed(name: str, found: str) -> LeakCheck:
+    return LeakCheck(name=name, passed=True, found=found, wanted=_WANTED[name])
+
+
+def _failed(name: str, found: str) -> LeakCheck:
+    return LeakCheck(name=name, passed=False, found=found, wanted=_WANTED[name])
