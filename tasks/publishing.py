@@ -18,6 +18,7 @@ from storage.artifacts import ArtifactStore, ChampionEntry
 from storage.candles import CandleStore
 from storage.schema import FEATURES, DatasetRef, VersionRef, content_hash, utc_text
 from storage.settings import Settings
+from storage.trials import TrialLog
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.connection import ExchangeConfig
 from tasks.evaluation import (
@@ -33,6 +34,7 @@ from tasks.evaluation import (
 )
 from tasks.execution.comparison import Duel, duel
 from tasks.execution.promotion import Check, Evidence, judge
+from tasks.execution.track_record import Deflation, deflate
 from tasks.market.samples import Span
 from tasks.network.dsc import load_model
 from tasks.network.export import load_weights, onnx_graphs
@@ -42,7 +44,7 @@ from tasks.report_content import conditions, report_data, summary_lines
 from tasks.reporting.report import render_report, summary_markdown
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
-from tasks.rivalry import load_rivals
+from tasks.rivalry import Rivals, load_rivals
 from tasks.training import code_hash, load_fold
 
 _FEWEST_BARS = 2  # fewer make no return
@@ -95,8 +97,24 @@ class Verdict:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
-def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: str, rivals: str) -> str:
-    """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement."""
+def judge_version(
+    data: DatasetRef,
+    recipe: Recipe,
+    folds: list[str],
+    latency: str,
+    rivals: str,
+    leaks: list[str] | None = None,
+) -> str:
+    """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement.
+
+    Args:
+        data: The dataset.
+        recipe: How the challenger was made.
+        folds: Keys of its folds.
+        latency: Key of its timing.
+        rivals: Key of the table of its baselines.
+        leaks: Names of the leak tests that failed; None where they were not run.
+    """
     settings = Settings.from_environment()
     beside, _ = load_rivals(rivals)
     evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
@@ -105,15 +123,19 @@ def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: s
     entry = store.champion(data.source, data.market.slug)
     name = _champion_name(entry)
     fought = _duel(data, recipe, evaluation, store, entry)
+    trials = TrialLog(settings.artifact_url).trials(data.source, data.market.slug)
+    luck = deflate(evaluation.daily_returns, np.array([trial.sharpe_per_day for trial in trials]))
+    facts = _Beside(rivals=beside, luck=luck, leaks=None if leaks is None else tuple(leaks))
     judgement = Judgement(
         champion=name,
         sequence=entry.sequence,
-        checks=judge(_evidence(name, fought, evaluation, measured), recipe.promotion),
+        checks=judge(_evidence(name, fought, evaluation, measured, facts), recipe.promotion),
         numbers={
             "champion": {"version": name} | (asdict(fought.champion.metrics) if fought else {}),
             "challenger": asdict(fought.challenger.metrics) if fought else {"days": 0.0},
             "baselines": [asdict(line) for line in beside.table],
             "random": asdict(beside.random),
+            "luck": asdict(luck),
         },
     )
     made_from = {
@@ -122,6 +144,8 @@ def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: s
         "latency": latency,
         "rivals": rivals,
         "champion": entry.sequence,
+        "trials": [trial.key for trial in trials],
+        "leaks": leaks,
     }
     key = WorkFolder.key("judgement", made_from)
     WorkFolder(settings.work).save(key, {"judgement.json": canonical_json(judgement)})
@@ -170,7 +194,19 @@ def _duel(
     )
 
 
-def _evidence(champion: str, fought: Duel | None, evaluation: Evaluation, measured: Measured) -> Evidence:
+@dataclass(frozen=True, kw_only=True)
+class _Beside:
+    """What is known of a challenger beside its own backtest."""
+
+    rivals: Rivals
+    luck: Deflation
+    leaks: tuple[str, ...] | None
+
+
+def _evidence(
+    champion: str, fought: Duel | None, evaluation: Evaluation, measured: Measured, beside: _Beside
+) -> Evidence:
+    best = beside.rivals.better_baseline
     ours, theirs, stressed = (
         (fought.challenger.metrics, fought.champion.metrics, fought.stressed.metrics) if fought else (None, None, None)
     )
@@ -188,6 +224,11 @@ def _evidence(champion: str, fought: Duel | None, evaluation: Evaluation, measur
         champion_drawdown=theirs.max_drawdown if theirs else math.nan,
         latency_p99_us=measured.p99_us,
         parity=measured.parity,
+        baseline=best.name,
+        baseline_lead=math.nan if best.lead is None else best.lead,
+        deflated_sharpe=beside.luck.deflated,
+        trials=beside.luck.trials,
+        leaks=beside.leaks,
     )
 
 
@@ -232,7 +273,7 @@ def publish_version(
         decision="promoted" if judged.passed else "kept", champion=judged.champion, conditions=conditions(judged.checks)
     )
     report = report_data(
-        data, recipe, exchange, evaluation, measured, beside,
+        data, recipe, exchange, evaluation, measured, beside, Deflation(**judged.numbers["luck"]),
         verdict, _quality(data, evaluation), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
     )  # fmt: skip
     files = {
