@@ -44,7 +44,7 @@ def retrain(
     leaks = check_leaks(data, recipe, models[-1])
     backtest_folds(data, recipe, models)
     rivals = compare_baselines(data, recipe, models, baselines)
-    judgement = judge_version(data, recipe, models, latency, rivals)
+    judgement = judge_version(data, recipe, models, latency, leaks, rivals)
     version = publish_version(exchange, data, recipe, models, latency, leaks, rivals, judgement)
     return promote_or_keep(version, judgement)
 

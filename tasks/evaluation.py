@@ -13,16 +13,17 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from storage.schema import CLASSES, DatasetRef, FloatArray, IntArray
+from storage.schema import CLASSES, DAY_MS, DatasetRef, FloatArray, IntArray
 from storage.settings import Settings
 from storage.snapshots import load_dataset
 from storage.tables import parquet_bytes
+from storage.trials import Trial, TrialLog
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.execution.accounting import Bars
 from tasks.execution.backtest import require_unseen
 from tasks.execution.comparison import Comparison, compare
 from tasks.execution.decision import decide_series, packed
-from tasks.execution.metrics import daily_returns
+from tasks.execution.metrics import daily_returns, sharpe_ratio
 from tasks.execution.skill import Skill, measure_skill
 from tasks.execution.slices import Slice, slices
 from tasks.execution.track_record import TrackRecord, track_record
@@ -237,18 +238,36 @@ def load_measured(key: str) -> Measured:
 
 @task(cache_policy=NO_CACHE, task_run_name="backtest {data.market.symbol}")
 def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
-    """Backtest the folds' predictions of unseen bars net of costs, and return the key of the result."""
+    """Backtest the folds' predictions of unseen bars net of costs, log the trial, and return the key of the result."""
     made_from = {"folds": folds, "decision": recipe.decision_config, "costs": recipe.costs, "account": recipe.backtest}
     key = WorkFolder.key("backtest", made_from)
     evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
     money, skill = evaluation.money, evaluation.skill
-    WorkFolder(Settings.from_environment().work).save(key, backtest_files(evaluation))
+    settings = Settings.from_environment()
+    WorkFolder(settings.work).save(key, backtest_files(evaluation))
+    TrialLog(settings.artifact_url).append(_trial(key, data, recipe, evaluation))
     metrics = money.model.metrics
     get_run_logger().info(
         f"backtest key={key} bars={len(evaluation.unseen)} trades={metrics.num_trades} net={metrics.total_return:+.4f} "
         f"log_loss_skill={skill.log_loss_skill:+.5f} accuracy={skill.accuracy:.4f}"
     )
     return key
+
+
+def _trial(key: str, data: DatasetRef, recipe: Recipe, evaluation: Evaluation) -> Trial:
+    """Return the evaluation as the log of trials keeps it."""
+    daily, start_ms = evaluation.daily_returns, evaluation.samples.dataset.candles.start_ms
+    tried = {name: part for name, part in recipe.parts().items() if name not in ("promotion", "baselines")}
+    return Trial(
+        key=key,
+        source=data.source,
+        name=data.market.slug,
+        dataset=data.id,
+        first_day=int(start_ms[evaluation.unseen.start] // DAY_MS),
+        daily_returns=tuple(daily.tolist()),
+        sharpe_per_day=sharpe_ratio(daily, 1.0) or 0.0,
+        made_from=json.loads(canonical_json(tried)) | {"code": code_hash()},
+    )
 
 
 def backtest_numbers(evaluation: Evaluation) -> dict[str, Any]:

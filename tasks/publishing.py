@@ -18,6 +18,7 @@ from storage.artifacts import ArtifactStore, ChampionEntry
 from storage.candles import CandleStore
 from storage.schema import FEATURES, ArtifactError, DatasetRef, Market, VersionRef, content_hash, utc_text
 from storage.settings import Settings
+from storage.trials import TrialLog
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.connection import ExchangeConfig
 from tasks.evaluation import (
@@ -33,17 +34,18 @@ from tasks.evaluation import (
 )
 from tasks.execution.comparison import Duel, duel
 from tasks.execution.promotion import Check, Evidence, judge
+from tasks.execution.track_record import Deflation, deflate
 from tasks.leak_checks import leaks_json, load_leaks
 from tasks.market.samples import Span
 from tasks.network.dsc import load_model
 from tasks.network.export import load_weights, onnx_graphs
 from tasks.network.fit import predict_series
 from tasks.recipe import Recipe, recipe_document, recipe_of
-from tasks.report_content import conditions, leak_condition, report_data, summary_lines
+from tasks.report_content import conditions, report_data, summary_lines
 from tasks.reporting.report import render_report, summary_markdown
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
-from tasks.rivalry import load_rivals
+from tasks.rivalry import Rivals, load_rivals
 from tasks.training import code_hash, load_fold
 
 _FEWEST_BARS = 2  # fewer make no return
@@ -96,8 +98,17 @@ class Verdict:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
-def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: str, rivals: str) -> str:
-    """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement."""
+def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: str, leaks: str, rivals: str) -> str:
+    """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement.
+
+    Args:
+        data: The dataset.
+        recipe: How the challenger was made.
+        folds: Keys of its folds.
+        latency: Key of its timing.
+        leaks: Key of its leak report.
+        rivals: Key of the table of its baselines.
+    """
     settings = Settings.from_environment()
     beside, _ = load_rivals(rivals)
     evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
@@ -106,15 +117,19 @@ def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: s
     entry = store.champion(data.source, data.market.slug)
     name = _champion_name(entry)
     fought = _duel(data, recipe, evaluation, store, entry)
+    trials = TrialLog(settings.artifact_url).trials(data.source, data.market.slug)
+    luck = deflate(evaluation.daily_returns, np.array([trial.sharpe_per_day for trial in trials]))
+    facts = _Beside(rivals=beside, luck=luck, leaks=load_leaks(leaks).failed)
     judgement = Judgement(
         champion=name,
         sequence=entry.sequence,
-        checks=judge(_evidence(name, fought, evaluation, measured), recipe.promotion),
+        checks=judge(_evidence(name, fought, evaluation, measured, facts), recipe.promotion),
         numbers={
             "champion": {"version": name} | (asdict(fought.champion.metrics) if fought else {}),
             "challenger": asdict(fought.challenger.metrics) if fought else {"days": 0.0},
             "baselines": [asdict(line) for line in beside.table],
             "random": asdict(beside.random),
+            "luck": asdict(luck),
         },
     )
     document = canonical_json(judgement)
@@ -168,7 +183,19 @@ def _duel(
     )
 
 
-def _evidence(champion: str, fought: Duel | None, evaluation: Evaluation, measured: Measured) -> Evidence:
+@dataclass(frozen=True, kw_only=True)
+class _Beside:
+    """What is known of a challenger beside its own backtest."""
+
+    rivals: Rivals
+    luck: Deflation
+    leaks: tuple[str, ...]
+
+
+def _evidence(
+    champion: str, fought: Duel | None, evaluation: Evaluation, measured: Measured, beside: _Beside
+) -> Evidence:
+    best = beside.rivals.better_baseline
     ours, theirs, stressed = (
         (fought.challenger.metrics, fought.champion.metrics, fought.stressed.metrics) if fought else (None, None, None)
     )
@@ -186,6 +213,11 @@ def _evidence(champion: str, fought: Duel | None, evaluation: Evaluation, measur
         champion_drawdown=theirs.max_drawdown if theirs else math.nan,
         latency_p99_us=measured.p99_us,
         parity=measured.parity,
+        baseline=best.name,
+        baseline_lead=math.nan if best.lead is None else best.lead,
+        deflated_sharpe=beside.luck.deflated,
+        trials=beside.luck.trials,
+        leaks=beside.leaks,
     )
 
 
@@ -205,7 +237,6 @@ def publish_version(
     evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
     measured, judged, fold = load_measured(latency), load_judgement(judgement), evaluation.folds[-1]
     beside, rival_files = load_rivals(rivals)
-    leak_report = load_leaks(leaks)
     hash8 = version_hash(data, recipe, fold.weights)
     provenance = {
         "dataset": data.id,
@@ -231,10 +262,10 @@ def publish_version(
     verdict = ReportVerdict(
         decision="promoted" if judged.passed else "kept",
         champion=judged.champion,
-        conditions=(*conditions(judged.checks), leak_condition(leak_report)),
+        conditions=conditions(judged.checks),
     )
     report = report_data(
-        data, recipe, exchange, evaluation, measured, beside,
+        data, recipe, exchange, evaluation, measured, beside, Deflation(**judged.numbers["luck"]),
         verdict, _quality(data, evaluation), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
     )  # fmt: skip
     files = {
@@ -243,7 +274,7 @@ def publish_version(
         "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
         **backtest_files(evaluation),
         **rival_files,
-        "leaks.json": leaks_json(leak_report),
+        "leaks.json": leaks_json(load_leaks(leaks)),
         "report.html": render_report(report).encode(),
     }
     store = ArtifactStore(settings.artifact_url)

@@ -14,28 +14,36 @@ import numpy as np
 from storage.schema import CLASSES, DatasetRef, utc_text
 from tasks.connection import ExchangeConfig
 from tasks.evaluation import Evaluation, Measured
-from tasks.execution.comparison import COST_FACTORS, DELAYS
-from tasks.execution.metrics import DAYS_PER_YEAR, daily_returns
+from tasks.execution.comparison import DELAYS
 from tasks.execution.promotion import Check
-from tasks.execution.significance import sharpe_interval
+from tasks.execution.track_record import Deflation
 from tasks.execution.trades import EXITS
-from tasks.leak_checks import LeakReport
+from tasks.headline import headline_rows
 from tasks.market.samples import folds_table
 from tasks.network.architecture import macs_per_bar, macs_per_window, parameters
 from tasks.recipe import Recipe
+from tasks.report_evidence import (
+    area_measures,
+    baselines_line,
+    cost_points,
+    p_text,
+    random_note,
+    record_measures,
+    rival_lines,
+    slice_rows,
+)
 from tasks.reporting.markup import written
 from tasks.reporting.report_data import (
     Cell,
     ClassMix,
     Condition,
-    CostPoint,
+    Coverage,
     Equity,
     Latency,
     Measure,
     Origin,
     Reliability,
     ReportData,
-    RivalLine,
     Row,
     TrainingCurve,
     Verdict,
@@ -44,7 +52,6 @@ from tasks.rivalry import Rivals
 
 _BP = 1e4
 _TRADES_SHOWN = 20
-_SHARPE_BLOCK_DAYS = 5  # a position of many hours ties neighbouring days together, hardly more
 _LIBRARIES = ("prefect", "torch", "numpy", "pandas", "pandera", "duckdb", "pybit", "numba", "onnx", "onnxruntime")
 
 
@@ -55,6 +62,7 @@ def report_data(
     evaluation: Evaluation,
     measured: Measured,
     rivals: Rivals,
+    luck: Deflation,
     verdict: Verdict,
     quality: Sequence[Row],
     version: str,
@@ -70,6 +78,7 @@ def report_data(
         evaluation: What the folds' predictions were worth.
         measured: How fast the model is.
         rivals: What it had to beat.
+        luck: How it stands among all trials.
         verdict: What was decided.
         quality: What was found in the candles, one line each.
         version: Name of the version.
@@ -92,15 +101,7 @@ def report_data(
         highlights=_highlights(evaluation, measured),
         equity=_equity(evaluation),
         metrics={side.name: asdict(side.metrics) for side in (money.model, money.buy_and_hold, money.flat)},
-        costs=tuple(
-            CostPoint(
-                cost_bp=recipe.costs.per_side * factor * _BP,
-                total_return=side.metrics.total_return,
-                sharpe_ratio=side.metrics.sharpe_ratio,
-                assumed=factor == 1.0,
-            )
-            for factor, side in zip(COST_FACTORS, money.by_costs, strict=True)
-        ),
+        costs=cost_points(evaluation, recipe),
         break_even_bp=_times(money.model.metrics.break_even_cost_per_side, _BP),
         stress=tuple(
             {
@@ -113,8 +114,12 @@ def report_data(
         ),
         trades=tuple(_trades(evaluation)),
         trades_total=len(money.model.result.trades),
-        rivals=tuple(_rivals(rivals)),
-        rivals_note=_random(rivals),
+        rivals=tuple(rival_lines(rivals)),
+        rivals_note=random_note(rivals),
+        headline=headline_rows(recipe, evaluation, measured, rivals),
+        record=record_measures(evaluation, luck),
+        slices=tuple(slice_rows(evaluation)),
+        coverage=Coverage(share=skill.coverage[:, 0], accuracy=skill.coverage[:, 1], error=skill.coverage[:, 2]),
         skill=_skill(evaluation),
         class_mix=tuple(_class_mix(evaluation)),
         confusion=skill.confusion,
@@ -151,10 +156,10 @@ def summary_lines(
         ("splits", f"{splits}, horizon {recipe.labels.horizon} bars"),
         (
             "skill",
-            f"log-loss {skill.log_loss:.5f} nat, prior {skill.prior_log_loss:.5f} ({_p_value(skill.p_value)}); "
+            f"log-loss {skill.log_loss:.5f} nat, prior {skill.prior_log_loss:.5f} ({p_text(skill.p_value)}); "
             f"accuracy {skill.accuracy:.2%}, majority {skill.majority_accuracy:.2%}",
         ),
-        ("baselines", _beside(rivals)),
+        ("baselines", baselines_line(rivals)),
         ("latency", f"p50 {measured.p50_us:.1f} us, p99 {measured.p99_us:.1f} us per bar ({measured.runtime})"),
         (
             "net result",
@@ -169,11 +174,6 @@ def conditions(checks: Sequence[Check]) -> tuple[Condition, ...]:
     return tuple(
         Condition(name=check.name, passed=check.passed, found=check.found, wanted=check.wanted) for check in checks
     )
-
-
-def leak_condition(leaks: LeakReport) -> Condition:
-    """Return the leak report as a line of the checklist."""
-    return Condition(name="leak checks", passed=leaks.passed, found=leaks.found, wanted="all")
 
 
 def _warnings(evaluation: Evaluation, recipe: Recipe) -> tuple[str, ...]:
@@ -200,40 +200,13 @@ def _highlights(evaluation: Evaluation, measured: Measured) -> tuple[Measure, ..
     )
 
 
-def _beside(rivals: Rivals) -> str:
-    best = rivals.better_baseline
-    lead = "undefined" if best.lead is None else f"{best.lead:+.5f} nat"
-    loss = "undefined" if best.log_loss is None else f"{best.log_loss:.5f} nat"
-    return (
-        f"better one: {best.name}, log-loss {loss}, the model's lead {lead} ({_p_value(best.p_value)}), "
-        f"net {best.total_return:+.2%}; {rivals.random.percentile:.0%} of random timings earned less than the model"
-    )
-
-
-def _rivals(rivals: Rivals) -> Iterator[RivalLine]:
-    for line in rivals.table:
-        yield RivalLine(**{name: getattr(line, name) for name in RivalLine.__dataclass_fields__})
-
-
-def _random(rivals: Rivals) -> str:
-    drawn = rivals.random
-    return (
-        f"Of {drawn.draws:,} random timings of the model's own positions, with its exposure and turnover, "
-        f"{drawn.percentile:.1%} earned less than the model; 95 % of them ended between {drawn.low:+.1%} and "
-        f"{drawn.high:+.1%}."
-    )
-
-
 def _sharpe(evaluation: Evaluation) -> Measure:
-    performance = evaluation.money.model
-    daily = daily_returns(performance.result.equity, performance.result.bars.start_ms)
-    interval = sharpe_interval(daily, _SHARPE_BLOCK_DAYS)
-    low, high = (None, None) if interval is None else (bound * DAYS_PER_YEAR**0.5 for bound in interval)
+    record = evaluation.record
     return Measure(
         name="Sharpe ratio, daily",
-        value=performance.metrics.sharpe_ratio,
-        low=low,
-        high=high,
+        value=record.sharpe_ratio,
+        low=record.low,
+        high=record.high,
         note="95 % interval by stationary bootstrap",
     )
 
@@ -244,7 +217,7 @@ def _lead(evaluation: Evaluation) -> Measure:
         name="Log-loss lead over the prior",
         value=skill.log_loss_skill,
         style="signed nat",
-        note=_p_value(skill.p_value),
+        note=p_text(skill.p_value),
     )
 
 
@@ -260,6 +233,7 @@ def _skill(evaluation: Evaluation) -> tuple[Measure, ...]:
         _lead(evaluation),
         Measure(name="Accuracy", value=skill.accuracy, style="share", low=low, high=high, note=majority),
         Measure(name="Macro F1", value=skill.macro_f1),
+        *area_measures(evaluation),
         Measure(name="Brier score", value=skill.brier, note="0 is perfect, 2 is worst"),
         Measure(name="Calibration error (ECE)", value=skill.calibration_error, style="share", note=perfect),
         Measure(name="Labels", value=float(skill.samples), style="count", note=apart),
@@ -348,10 +322,6 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Cell]:
         else:
             cells[f"{prefix}{name}"] = value if isinstance(value, str | int | float | bool) else str(value)
     return cells
-
-
-def _p_value(p_value: float | None) -> str:
-    return "no test: the two never differ" if p_value is None else f"p = {p_value:.3f}, Diebold-Mariano"
 
 
 def _times(value: float | None, factor: float) -> float | None:

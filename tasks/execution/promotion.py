@@ -25,6 +25,8 @@ class PromotionRule:
         max_drawdown: Largest maximum drawdown where the champion is `flat`, share of the peak.
         calibration_margin: Largest excess of the calibration error over a perfectly calibrated model's.
         latency_budget_us: Largest p99 of one bar, microseconds.
+        baseline_margin: Log-loss by which the better baseline may lead, nat.
+        deflated_sharpe: Least deflated Sharpe ratio of a first champion; a later one only reports it.
     """
 
     min_days: float = 30.0
@@ -35,10 +37,15 @@ class PromotionRule:
     max_drawdown: float = 0.25
     calibration_margin: float = 0.02
     latency_budget_us: float = 1_000.0
+    baseline_margin: float = 0.001
+    deflated_sharpe: float = 0.95
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.significance < 1.0:
-            raise ConfigError(f"significance must be in (0, 1), was {self.significance!r}")
+        for name in ("significance", "deflated_sharpe"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} must be in (0, 1), was {getattr(self, name)!r}")
+        if not 0.0 <= self.baseline_margin < float("inf"):
+            raise ConfigError(f"baseline_margin must be >= 0 nat, was {self.baseline_margin!r}")
         for name in ("min_days", "cost_stress", "drawdown_ratio", "max_drawdown", "latency_budget_us"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be > 0, was {getattr(self, name)!r}")
@@ -60,6 +67,12 @@ class Evidence:
         drawdown, champion_drawdown: Maximum drawdowns, share of the peak.
         latency_p99_us: One bar through the compiled engine, microseconds.
         parity: Largest difference between the ways to run the model, logits.
+        baseline: Name of the baseline with the smallest log-loss.
+        baseline_lead: Its log-loss less the challenger's on the same labels, nat; negative where it is better.
+        deflated_sharpe: Probability that the true Sharpe ratio beats the best of as many worthless trials; None where
+            undefined.
+        trials: How many trials were run, this one included.
+        leaks: Names of the leak tests that failed; None where they were not run, which does not pass.
     """
 
     champion: str
@@ -74,6 +87,11 @@ class Evidence:
     champion_drawdown: float
     latency_p99_us: float
     parity: float
+    baseline: str
+    baseline_lead: float
+    deflated_sharpe: float | None
+    trials: int
+    leaks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +132,12 @@ def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
             f"> 0, p < {rule.significance}",
         ),
         _check(
+            "log-loss near the better baseline",
+            evidence.baseline_lead >= -rule.baseline_margin,
+            f"{evidence.baseline_lead:+.5f} nat against {evidence.baseline}",
+            f">= -{rule.baseline_margin:g} nat",
+        ),
+        _check(
             f"net result at {rule.cost_stress:g}x costs",
             evidence.stressed_return > 0,
             f"{evidence.stressed_return:+.2%}",
@@ -125,6 +149,7 @@ def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
             f"{evidence.net_return:+.2%} against {evidence.champion_return:+.2%}, {_p(evidence.p_value)}",
             f"greater, p < {rule.significance}",
         ),
+        *_first_promotion(evidence, rule),
         _check(
             "maximum drawdown",
             evidence.drawdown <= drawdown_bound,
@@ -148,6 +173,28 @@ def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
             evidence.parity < PARITY_BOUND,
             f"{evidence.parity:.1e}",
             f"< {PARITY_BOUND:.0e}",
+        ),
+        _check(
+            "leak tests",
+            evidence.leaks == (),
+            "not run" if evidence.leaks is None else ", ".join(evidence.leaks) or "all green",
+            "all green",
+        ),
+    )
+
+
+def _first_promotion(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
+    """Return what only the first champion must show: that it is more than the luckiest of all trials."""
+    if evidence.champion != "flat":
+        return ()
+    found = evidence.deflated_sharpe
+    shown = "undefined" if found is None else f"{found:.3f}"
+    return (
+        _check(
+            "deflated Sharpe ratio",
+            found is not None and found >= rule.deflated_sharpe,
+            f"{shown}, {evidence.trials} trial{'' if evidence.trials == 1 else 's'}",
+            f">= {rule.deflated_sharpe:g}",
         ),
     )
 

@@ -37,6 +37,7 @@ from tasks.reporting.report_data import (
     Cell,
     ClassMix,
     CostPoint,
+    Coverage,
     Equity,
     Latency,
     Reliability,
@@ -263,6 +264,22 @@ def reliability_figure(reliability: Reliability, label: str) -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(6))
     label_axes(axes, "", "share right (%)")
     label_axes(bars, "mean confidence of the bin (%); bars: labels", "")
+    add_legend(axes, columns=2)
+    return figure
+
+
+def coverage_figure(coverage: Coverage, label: str) -> Figure:
+    """Accuracy on the most confident share of the bars, with its 95 % interval."""
+    figure = new_figure(NARROW, 320, "Accuracy by confidence", label)
+    axes = add_axes(figure, (58, 52, NARROW - 74, 206))
+    x, y, reach = 100.0 * coverage.share, 100.0 * coverage.accuracy, 196.0 * coverage.error
+    axes.fill_between(x, y - reach, y + reach, color=MODEL, alpha=0.15, linewidth=0, label="95 %")
+    axes.plot(x, y, color=MODEL, linewidth=1.4, marker="o", markersize=4, label="this model")
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(x, [f"{share:g}" for share in x])
+    label_axes(axes, "most confident share of the bars (%)", "share right (%)")
     add_legend(axes, columns=2)
     return figure
 

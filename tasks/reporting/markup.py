@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from tasks.reporting.report_data import Cell, Measure, Row, Style
 
 UNDEFINED = "undefined"
+DASH = "\N{EN DASH}"
+"""Stands where a number does not apply, such as the log-loss of who gives no probabilities."""
 
 _UNPRINTABLE = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
 _NAMES = {"sharpe_ratio": "Sharpe ratio", "sortino_ratio": "Sortino ratio", "macs": "MACs"}
@@ -29,6 +31,7 @@ def written(value: float | None, style: Style) -> str:
     shown = {
         "count": f"{value:,.0f}",
         "ratio": f"{value:,.2f}",
+        "chance": f"{value:.3f}",
         "share": f"{100 * value:,.1f} %",
         "signed share": f"{100 * value:+,.2f} %",
         "bp": f"{value:+,.2f} bp",

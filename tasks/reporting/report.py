@@ -6,7 +6,7 @@ fixed here, so that every version is spoken of in the same measured terms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from matplotlib.figure import Figure
 
@@ -15,6 +15,7 @@ from tasks.reporting.figures import (
     class_figure,
     confusion_figure,
     cost_figure,
+    coverage_figure,
     equity_figure,
     fold_figure,
     latency_figure,
@@ -22,9 +23,9 @@ from tasks.reporting.figures import (
     rivals_figure,
     training_figure,
 )
-from tasks.reporting.markup import data_uri, heading, interval, pairs, picture, row_table, table, text, written
+from tasks.reporting.markup import DASH, data_uri, heading, interval, pairs, picture, row_table, table, text, written
 from tasks.reporting.page_style import CSS
-from tasks.reporting.report_data import Cell, Condition, ReportData, Style
+from tasks.reporting.report_data import Cell, Condition, Measure, ReportData, Style
 
 CAVEAT = "A backtest measures the past, at the costs and fills stated here. It is no forecast and no advice."
 
@@ -55,9 +56,6 @@ METRICS: dict[str, tuple[str, Style]] = {
     "cost_share_of_gross": ("costs, share of the gross result", "share"),
     "days": ("days", "ratio"),
 }
-DASH = "\N{EN DASH}"
-"""Stands where a number does not apply, such as the log-loss of who gives no probabilities."""
-
 _SUMMARY_WIDTH = 760  # points: what a Markdown view shows without shrinking it
 _MAIN_METRICS = 13  # the first ones; the rest is folded away
 
@@ -195,6 +193,10 @@ def _money(data: ReportData) -> Iterator[str]:
         yield f'<div class="columns">{figure}<div><h3>The same decisions at other costs</h3>{swept}{also}</div></div>'
     elif data.stress:
         yield f"<h3>What if</h3>{row_table(data.stress)}"
+    if data.record:
+        yield "<h3>What the days prove</h3>" + _measures(data.record)
+    if data.slices:
+        yield "<h3>When it came about</h3>" + row_table(data.slices)
     if data.trades:
         yield _folded(f"Round trips: {len(data.trades):,} of {data.trades_total:,}", row_table(data.trades))
 
@@ -232,8 +234,7 @@ def _skill(data: ReportData) -> Iterator[str]:
     label = data.title_label
     if data.skill:
         yield "<p>Probabilities on unseen bars, against labels that overlap: intervals count independent ones only.</p>"
-        rows = [[m.name, written(m.value, m.style), "; ".join(filter(None, (interval(m), m.note)))] for m in data.skill]
-        yield table(["measure", "value", "interval; beside"], rows)
+        yield _measures(data.skill)
     shown: list[tuple[Figure, str]] = []
     notes: list[str] = []
     if data.reliability is not None:
@@ -246,6 +247,11 @@ def _skill(data: ReportData) -> Iterator[str]:
     if data.confusion is not None:
         shown.append((confusion_figure(data.confusion, label), "True class against predicted class"))
         notes.append("Classes: a row tells how labels of one true class were predicted; the diagonal was right.")
+    if data.coverage is not None:
+        shown.append((coverage_figure(data.coverage, label), "Accuracy on the most confident predictions"))
+        notes.append(
+            "Confidence: accuracy on the most confident share of the bars; a flat line is no usable confidence."
+        )
     if data.class_mix:
         shown.append((class_figure(data.class_mix, label), "Share of each class"))
         notes.append("Mix: accuracy says little without it, since always naming the largest class scores its share.")
@@ -253,6 +259,15 @@ def _skill(data: ReportData) -> Iterator[str]:
         figures = "".join(picture(svg(figure), None, alt) for figure, alt in shown)
         reading = "".join(f"<p>{text(note)}</p>" for note in notes)
         yield f'<div class="columns">{figures}<div><h3>How to read these</h3>{reading}</div></div>'
+
+
+def _headline_table(data: ReportData) -> Iterator[str]:
+    if data.headline:
+        yield (
+            "<p>The text that this model comes from states these numbers and names no data, period, cost or machine. "
+            "Beside them: what this run counted and measured, with the standard convolution trained alike.</p>"
+        )
+        yield row_table(data.headline)
 
 
 def _speed(data: ReportData) -> Iterator[str]:
@@ -307,9 +322,10 @@ def _origin(data: ReportData) -> Iterator[str]:
 
 _SECTIONS: tuple[tuple[str, str, Callable[[ReportData], Iterator[str]]], ...] = (
     ("why", "Why: the promotion rule", _conditions),
-    ("baselines", "Beside what it must beat", _rivals),
+    ("baselines", "Beside the baselines", _rivals),
     ("money", "Money, net of costs", _money),
     ("skill", "Skill of the predictions", _skill),
+    ("claims", "Claimed and measured", _headline_table),
     ("speed", "Speed", _speed),
     ("data", "Candles", _candles),
     ("training", "Folds and training", _training),
@@ -321,6 +337,11 @@ def _both(draw: Callable[[int], Figure | None], alt: str) -> str:
     """Return a picture drawn for a desktop and for a phone, or nothing where there is nothing to draw."""
     wide, narrow = draw(WIDE), draw(NARROW)
     return picture(svg(wide), svg(narrow), alt) if wide and narrow else ""
+
+
+def _measures(measures: Sequence[Measure]) -> str:
+    rows = [[m.name, written(m.value, m.style), "; ".join(filter(None, (interval(m), m.note)))] for m in measures]
+    return table(["measure", "value", "interval; beside"], rows)
 
 
 def _or_dash(value: float | None, style: Style) -> str:

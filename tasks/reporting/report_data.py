@@ -12,7 +12,9 @@ Cell = str | int | float | bool | None
 Row = Mapping[str, Cell]
 """A line of a table: column name -> value. All rows of one table have the same columns."""
 
-Style = Literal["count", "ratio", "share", "signed share", "share as bp", "bp", "nat", "signed nat", "us", "money"]
+Style = Literal[
+    "count", "ratio", "chance", "share", "signed share", "share as bp", "bp", "nat", "signed nat", "us", "money"
+]
 """How a number is written; the report's `written` shows each."""
 
 Origin = Literal["exchange", "replayed", "synthetic"]
@@ -215,6 +217,21 @@ class RivalLine:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Coverage:
+    """Accuracy by how many labels one speaks on, the most confident first.
+
+    Attributes:
+        share: (n,) share of the labels.
+        accuracy: (n,) on them.
+        error: (n,) standard error, from labels that do not overlap.
+    """
+
+    share: FloatArray
+    accuracy: FloatArray
+    error: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ReportData:
     """Everything that a report on one version shows; an empty part is left out of the page.
 
@@ -237,7 +254,11 @@ class ReportData:
         trades_total: How many there were.
         rivals: The model and what it had to beat, the model first.
         rivals_note: What random timings say, one sentence.
+        headline: The source text's claims beside what was measured.
+        record: What the daily returns prove.
+        slices: The result by year and by state of the market.
         skill: How good the predictions were.
+        coverage: Accuracy by confidence.
         class_mix: Per part of the data.
         confusion: (3, 3) labels by true class (row) and predicted class (column).
         reliability: Calibration on unseen bars.
@@ -268,6 +289,10 @@ class ReportData:
     trades_total: int = 0
     rivals: tuple[RivalLine, ...] = ()
     rivals_note: str = ""
+    headline: tuple[Row, ...] = ()
+    record: tuple[Measure, ...] = ()
+    slices: tuple[Row, ...] = ()
+    coverage: Coverage | None = None
     skill: tuple[Measure, ...] = ()
     class_mix: tuple[ClassMix, ...] = ()
     confusion: IntArray | None = None

@@ -38,6 +38,11 @@ GOOD = Evidence(
     champion_drawdown=0.0,
     latency_p99_us=12.0,
     parity=1e-6,
+    baseline="LightGBM",
+    baseline_lead=0.0002,
+    deflated_sharpe=0.97,
+    trials=12,
+    leaks=(),
 )
 
 
@@ -67,6 +72,11 @@ def test_good_evidence_passes_every_condition():
         ({"skill": replace(SKILL, calibration_error=0.031)}, "calibration error above a perfect model's"),
         ({"latency_p99_us": 1_000.0}, "latency p99 per bar"),
         ({"parity": 1e-5}, "all ways to run it agree"),
+        ({"baseline_lead": -0.0011}, "log-loss near the better baseline"),
+        ({"deflated_sharpe": 0.949}, "deflated Sharpe ratio"),
+        ({"deflated_sharpe": None}, "deflated Sharpe ratio"),
+        ({"leaks": ("prefix invariance",)}, "leak tests"),
+        ({"leaks": None}, "leak tests"),  # what was not tested is not known to be clean
     ],
 )
 def test_one_bad_number_fails_its_condition_alone(change, condition):
@@ -79,10 +89,25 @@ def test_drawdown_is_measured_against_the_champion_when_there_is_one():
     assert failed(replace(reigning, drawdown=0.06)) == []
 
 
+def test_deflated_sharpe_is_asked_of_the_first_champion_alone():
+    reigning = replace(GOOD, champion="20260104T100000Z-7f3c9a2e", champion_return=0.02, champion_drawdown=0.1)
+    assert failed(replace(reigning, deflated_sharpe=0.1)) == []
+    assert failed(replace(GOOD, deflated_sharpe=0.1)) == ["deflated Sharpe ratio"]
+
+
+def test_baseline_may_lead_by_the_margin_and_no_more():
+    assert failed(replace(GOOD, baseline_lead=-0.001)) == []
+    strict = PromotionRule(baseline_margin=0.0)
+    assert failed(replace(GOOD, baseline_lead=-1e-9), strict) == ["log-loss near the better baseline"]
+
+
 def test_every_check_shows_its_number_and_its_bound():
     checks = {check.name: check for check in judge(GOOD, PromotionRule())}
     assert checks["unseen days"].found == "60"
     assert checks["unseen days"].wanted == ">= 30"
+    assert checks["deflated Sharpe ratio"].found == "0.970, 12 trials"
+    assert checks["log-loss near the better baseline"].found == "+0.00020 nat against LightGBM"
+    assert checks["leak tests"].found == "all green"
     assert checks["log-loss better than the prior"].found == "+0.01000 nat, p = 0.001"
     assert all(check.found and check.wanted for check in checks.values())
 
@@ -96,11 +121,15 @@ def test_nan_never_passes():
         drawdown=np.nan,
         latency_p99_us=np.nan,
         parity=np.nan,
+        baseline_lead=np.nan,
+        deflated_sharpe=np.nan,
     )
     assert failed(broken) == [
         "unseen days",
+        "log-loss near the better baseline",
         "net result at 1.5x costs",
         "beats the champion (flat)",
+        "deflated Sharpe ratio",
         "maximum drawdown",
         "latency p99 per bar",
         "all ways to run it agree",

@@ -21,7 +21,7 @@ def test_record_of_independent_days_needs_no_correction_of_lo():
         record = track_record(days(seed, 2_000))
         ratios.append(record.sharpe_lo / record.sharpe_ratio)
         assert record.low < record.sharpe_ratio < record.high
-    # Ten autocorrelations of sd 1/sqrt(2000) sum to 0.07 in eta^-2, so 0.07 in the ratio; the mean of 20: 0.016.
+    # Ten estimated autocorrelations of sd 1/sqrt(2000) move the ratio by 0.07; the mean of 20 ratios by 0.016.
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.05)
 
 

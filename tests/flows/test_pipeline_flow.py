@@ -23,8 +23,10 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import ArtifactError, ConfigError, DatasetError, Market, QuarantineError
 from storage.tables import parquet_bytes, read_columns
+from storage.trials import TrialLog
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig
+from tasks.execution.decision import DecisionConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
@@ -122,7 +124,7 @@ def test_version_keeps_the_table_of_what_the_model_had_to_beat(job):
     assert searched == [[4, 4], [4, 4]]  # an equal search on every fold
     judged = store.manifest(verdict.version)["judgement"]["numbers"]["baselines"]
     assert judged == document["table"]
-    assert "Beside what it must beat" in Path(verdict.report).read_text()
+    assert "Beside the baselines" in Path(verdict.report).read_text()
 
 
 def test_baselines_are_found_again_when_the_job_runs_again(job, prefect_api):
@@ -131,6 +133,40 @@ def test_baselines_are_found_again_when_the_job_runs_again(job, prefect_api):
     assert len(before) == RECIPE.folds.folds
     pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
     assert sorted(path.name for path in (home / "work").glob("baselines-*")) == before
+
+
+@pytest.mark.promise(0)
+def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, prefect_api):
+    home, _ = job
+    log = TrialLog(str(home / "models"))
+    before = log.trials(EXCHANGE.source, MARKET.slug)
+    assert before
+    pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
+    assert log.trials(EXCHANGE.source, MARKET.slug) == before  # the same work is the same trial
+    stricter = replace(RECIPE, decision=DecisionConfig(enter_margin=0.001))
+    pipeline(market=MARKET, exchange=EXCHANGE, recipe=stricter)
+    after = log.trials(EXCHANGE.source, MARKET.slug)
+    assert len(after) == len(before) + 1  # another threshold is another trial
+    (new,) = [trial for trial in after if trial not in before]
+    assert new.made_from["decision"]["enter_margin"] == 0.001
+
+
+def test_judgement_counts_the_trials_and_does_not_pass_what_was_not_tested(job):
+    home, verdict = job
+    judged = ArtifactStore(str(home / "models")).manifest(verdict.version)["judgement"]
+    checks = {check["name"]: check for check in judged["checks"]}
+    assert checks["leak tests"]["found"] == "not run"
+    assert not checks["leak tests"]["passed"]
+    assert judged["numbers"]["luck"]["trials"] >= 1
+    assert {"deflated Sharpe ratio", "log-loss near the better baseline"} <= set(checks)
+
+
+def test_report_sets_the_claims_beside_what_was_measured(job):
+    _, verdict = job
+    page = Path(verdict.report).read_text()
+    assert "Claimed and measured" in page
+    for number in ("36,864", "4,672", "12.3 ms", "1.8 ms", "36.8M", "4.7M", "safetensors"):
+        assert number in page
 
 
 @pytest.mark.promise(1)

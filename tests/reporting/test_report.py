@@ -22,11 +22,13 @@ from tasks.reporting.report_data import (
     ClassMix,
     Condition,
     CostPoint,
+    Coverage,
     Equity,
     Latency,
     Measure,
     Reliability,
     ReportData,
+    RivalLine,
     TrainingCurve,
     Verdict,
 )
@@ -150,6 +152,52 @@ def example(bars: int = 24_000) -> ReportData:
             for day in range(1, 9)
         ),
         trades_total=412,
+        rivals=tuple(
+            RivalLine(
+                name=name,
+                log_loss=loss,
+                accuracy=accuracy,
+                lead=lead,
+                lead_error=None if lead is None else 0.0006,
+                p_value=None if lead is None else 0.04,
+                total_return=earned,
+                sharpe_ratio=sharpe,
+                num_trades=trades,
+            )
+            for name, loss, accuracy, lead, earned, sharpe, trades in (
+                ("this model", 1.0897, 0.3721, None, -0.0211, -0.42, 412),
+                ("logistic regression", 1.0891, 0.3718, -0.0006, -0.0104, -0.2, 398),
+                ("LightGBM", 1.0912, 0.3702, 0.0015, -0.0311, -0.61, 402),
+                ("prior", 1.09861, 0.339, 0.00891, 0.0, None, 0),
+                ("persistence", None, 0.331, None, -0.712, -9.1, 3_204),
+                ("random timing, median of 1,000", None, None, None, -0.081, -1.6, None),
+                ("flat", None, None, None, 0.0, None, 0),
+            )
+        ),
+        rivals_note="Of 1,000 random timings of the model's own positions, 81.2% ended below the model.",
+        headline=(
+            {"": "weights of one layer", "claimed": "4,672", "measured": "4,672", "note": "K=9"},
+            {"": "accuracy", "claimed": "53.8 %", "measured": "37.21 %", "note": "95 %: +/- 1.1 %"},
+        ),
+        record=(
+            Measure(name="Sharpe ratio, √365", value=-0.42, low=-2.6, high=1.7, note="83 UTC days"),
+            Measure(name="Deflated Sharpe ratio", value=0.112, style="chance", note="trials run: 12"),
+        ),
+        slices=(
+            {"days": "2025", "number": 83, "net return": "−2.11 %", "Sharpe ratio": "−0.42", "round trips": 412},
+            {
+                "days": "calm third of the days",
+                "number": 28,
+                "net return": "−1.20 %",
+                "Sharpe ratio": "undefined",
+                "round trips": 96,
+            },
+        ),
+        coverage=Coverage(
+            share=np.array([1.0, 0.5, 0.2, 0.1, 0.05]),
+            accuracy=np.array([0.372, 0.388, 0.401, 0.409, 0.412]),
+            error=np.array([0.006, 0.008, 0.013, 0.018, 0.026]),
+        ),
         skill=(
             Measure(name="log-loss", value=1.0897, style="nat", note="prior 1.09861 nat"),
             Measure(name="skill against the prior", value=0.00891, style="signed nat", low=0.0062, high=0.0116),
@@ -368,10 +416,10 @@ def test_every_title_names_the_source(origin: str, source: str, label: str) -> N
     assert label in "".join(root.find("body/header").itertext())  # type: ignore[union-attr]
     if origin != "exchange":
         sections = [heading for heading in root.iter("h2") if not heading.text.startswith("Not promoted")]  # type: ignore[union-attr]
-        assert len(sections) == 7
+        assert len(sections) == 9
         assert all(label in "".join(heading.itertext()) for heading in sections)
     images = _Page(markup).images()
-    assert len(images) == 12
+    assert len(images) == 15
     assert all(f"SYNTHUSDT linear 5m · {label}" in image.decode() for image in images)
     assert f"**SYNTHUSDT linear 5m · {label}**" in summary_markdown(data)
 
@@ -416,6 +464,11 @@ def test_hostile_text_stays_text() -> None:
         warnings=(HOSTILE,),
         highlights=(Measure(name=HOSTILE, value=1.0, note=HOSTILE),),
         skill=(Measure(name=HOSTILE, value=1.0, note=HOSTILE),),
+        rivals=(replace(data.rivals[1], name=HOSTILE),),
+        rivals_note=HOSTILE,
+        headline=({HOSTILE: HOSTILE},),
+        record=(Measure(name=HOSTILE, value=1.0, note=HOSTILE),),
+        slices=({HOSTILE: HOSTILE},),
         metrics={HOSTILE: {HOSTILE: HOSTILE}},
         latency=(replace(data.latency[0], name=HOSTILE, runtime=HOSTILE),),
         class_mix=tuple(ClassMix(part=part, counts=(1, 2, 3)) for part in (HOSTILE, r"$\frac{$", "\U0001f680", "市場")),
@@ -453,6 +506,12 @@ def test_undefined_values_are_named_and_nothing_is_infinite() -> None:
         data,
         highlights=tuple(Measure(name="x", value=value, low=value, high=value) for value in nothing),
         skill=tuple(Measure(name="x", value=value) for value in nothing),
+        rivals=tuple(
+            replace(data.rivals[1], log_loss=value, lead=value, lead_error=value, accuracy=value, total_return=value)
+            for value in nothing
+        ),
+        record=tuple(Measure(name="x", value=value) for value in nothing),
+        coverage=Coverage(share=np.array([1.0, 0.5]), accuracy=np.full(2, np.nan), error=np.full(2, np.inf)),
         equity=replace(data.equity, model=holes),
         metrics={"model": {"sharpe_ratio": None, "sortino_ratio": math.nan, "calmar": math.inf, "other": -math.inf}},
         costs=tuple(CostPoint(cost_bp=1.0, total_return=value, sharpe_ratio=value, assumed=True) for value in nothing),
@@ -563,3 +622,24 @@ def test_equity_refuses_series_of_different_lengths() -> None:
         Equity(time_ms=np.arange(3), model=np.ones(2), buy_and_hold=np.ones(3), initial=1.0)
     with pytest.raises(ConfigError, match=r"at least 2, were .*'model': 1"):
         Equity(time_ms=np.arange(1), model=np.ones(1), buy_and_hold=np.ones(1), initial=1.0)
+
+
+def test_table_of_baselines_shows_who_was_better_and_a_dash_where_a_number_does_not_apply(page: str) -> None:
+    seen = _Page(page).visible
+    assert "Beside the baselines" in seen
+    assert "logistic regression 1.08910 nat −0.00060 nat 0.040 37.2 % −1.04 % −0.20 398" in seen
+    assert "flat – – – – +0.00 % undefined 0" in seen
+    assert "Of 1,000 random timings of the model's own positions, 81.2% ended below the model." in seen
+
+
+def test_claims_stand_beside_what_was_measured(page: str) -> None:
+    seen = _Page(page).visible
+    assert "Claimed and measured" in seen
+    assert "accuracy 53.8 % 37.21 % 95 %: +/- 1.1 %" in seen
+    assert "names no data, period, cost or machine" in seen
+
+
+def test_report_without_baselines_has_no_such_section() -> None:
+    seen = _Page(render_report(BARE)).visible
+    assert "Beside the baselines" not in seen
+    assert "Claimed and measured" not in seen

@@ -1,0 +1,108 @@
+"""What the report says of evidence: baselines, track record, costs, and the parts of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from storage.schema import CLASSES
+from tasks.evaluation import Evaluation
+from tasks.execution.comparison import COST_FACTORS, COSTS_PER_SIDE
+from tasks.execution.track_record import Deflation
+from tasks.recipe import Recipe
+from tasks.reporting.markup import written
+from tasks.reporting.report_data import CostPoint, Measure, RivalLine, Row
+from tasks.rivalry import Rivals
+
+_BP = 1e4
+
+
+def baselines_line(rivals: Rivals) -> str:
+    """Return the better baseline and random timing in one line."""
+    best = rivals.better_baseline
+    lead = "undefined" if best.lead is None else f"{best.lead:+.5f} nat"
+    loss = "undefined" if best.log_loss is None else f"{best.log_loss:.5f} nat"
+    return (
+        f"better one: {best.name}, log-loss {loss}, the model's lead {lead} ({p_text(best.p_value)}), "
+        f"net {best.total_return:+.2%}; {rivals.random.percentile:.0%} of random timings ended below the model"
+    )
+
+
+def cost_points(evaluation: Evaluation, recipe: Recipe) -> tuple[CostPoint, ...]:
+    """Return the same decisions at every cost, cheapest first: multiples of the assumed one, and what others pay."""
+    swept = {
+        recipe.costs.per_side * factor: side
+        for factor, side in zip(COST_FACTORS, evaluation.money.by_costs, strict=True)
+    }
+    fees = dict(zip(COSTS_PER_SIDE, evaluation.money.by_fee, strict=True))
+    return tuple(
+        CostPoint(
+            cost_bp=round(per_side * _BP, 4),
+            total_return=side.metrics.total_return,
+            sharpe_ratio=side.metrics.sharpe_ratio,
+            assumed=per_side == recipe.costs.per_side,
+        )
+        for per_side, side in sorted((fees | swept).items())
+    )
+
+
+def record_measures(evaluation: Evaluation, luck: Deflation) -> tuple[Measure, ...]:
+    """Return what the daily returns prove, alone and among all trials."""
+    record = evaluation.record
+    needed = "undefined" if record.days_needed is None else f"{record.days_needed:,.0f}"
+    tried = f"the best of {luck.trials} worthless ones with their spread of {luck.spread:.2f} would show"
+    return (
+        Measure(
+            name="Sharpe ratio, √365", value=record.sharpe_ratio, low=record.low, high=record.high,
+            note=f"{record.days} UTC days",
+        ),
+        Measure(name="Sharpe ratio, Lo's correction", value=record.sharpe_lo, note="autocorrelation taken in"),
+        Measure(
+            name="Probabilistic Sharpe ratio", value=record.probabilistic, style="chance",
+            note=f"chance that the true ratio is above 0; days that would prove it at 5 %: {needed}",
+        ),
+        Measure(name="Sharpe ratio of luck", value=luck.expected_best, note=tried),
+        Measure(
+            name="Deflated Sharpe ratio", value=luck.deflated, style="chance",
+            note=f"chance that the true ratio is above that; trials run: {luck.trials}",
+        ),
+    )  # fmt: skip
+
+
+def slice_rows(evaluation: Evaluation) -> Iterator[Row]:
+    """Return the result by year and by state of the market."""
+    for part in evaluation.slices:
+        yield {
+            "days": part.name,
+            "number": part.days,
+            "net return": written(part.total_return, "signed share"),
+            "Sharpe ratio": written(part.sharpe_ratio, "ratio"),
+            "buy and hold": written(part.held_return, "signed share"),
+            "round trips": part.num_trades,
+        }
+
+
+def area_measures(evaluation: Evaluation) -> Iterator[Measure]:
+    """Return the one-vs-rest area under the ROC curve of each class."""
+    for name, area in zip(CLASSES, evaluation.skill.auc, strict=True):
+        yield Measure(name=f"AUC, {name} against the rest", value=area, style="chance", note="0.5 is chance")
+
+
+def rival_lines(rivals: Rivals) -> Iterator[RivalLine]:
+    """Return the table of baselines, the model first."""
+    for line in rivals.table:
+        yield RivalLine(**{name: getattr(line, name) for name in RivalLine.__dataclass_fields__})
+
+
+def random_note(rivals: Rivals) -> str:
+    """Return what random timings say."""
+    drawn = rivals.random
+    return (
+        f"Of {drawn.draws:,} random timings of the model's own positions, with its exposure and turnover, "
+        f"{drawn.percentile:.1%} ended below the model; 95 % of them ended between {drawn.low:+.1%} and "
+        f"{drawn.high:+.1%}."
+    )
+
+
+def p_text(p_value: float | None) -> str:
+    """Return the p-value of a Diebold-Mariano test in words."""
+    return "no test: the two never differ" if p_value is None else f"p = {p_value:.3f}, Diebold-Mariano"

@@ -1,0 +1,55 @@
+"""Which version may be served right now: the champion, unless nobody has questioned it for too long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from storage.artifacts import ArtifactStore
+from storage.schema import Source, VersionRef
+from tasks.execution.expiry import ExpiryRule, has_expired, missed_retrains
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What may open a position.
+
+    Attributes:
+        ref: The version; None: nothing, hold no position.
+        reason: Why, one line.
+    """
+
+    ref: VersionRef | None
+    reason: str
+
+
+def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int, rule: ExpiryRule) -> Served:
+    """Return the champion, or nothing where it is flat or expired.
+
+    Args:
+        store: The versions.
+        source: Where the candles come from.
+        name: The market's slug.
+        now_ms: UTC milliseconds.
+        rule: When a champion expires.
+
+    Raises:
+        ArtifactError: The champion's entry or version is damaged.
+    """
+    entry = store.champion(source, name)
+    if entry.ref is None:
+        return Served(ref=None, reason="the champion is flat")
+    last_ms = _made_ms(store.versions(source, name)[-1])  # every retrain on new bars stores a version, promoted or not
+    if has_expired(last_ms, now_ms, rule):
+        missed = missed_retrains(last_ms, now_ms, rule)
+        return Served(
+            ref=None,
+            reason=f"champion {entry.ref.version} has expired: {missed} retrains missed, {rule.most_missed} are too "
+            "many; run retrain",
+        )
+    return Served(ref=entry.ref, reason=f"champion {entry.ref.version} is in force")
+
+
+def _made_ms(ref: VersionRef) -> int:
+    made = datetime.strptime(ref.version[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return int(made.timestamp() * 1000)
