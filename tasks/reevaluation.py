@@ -65,13 +65,14 @@ def reevaluate(version: str) -> Reevaluation:
     data = DatasetRef(id=artifact.manifest["dataset"], source=ref.source, market=Market(**artifact.manifest["market"]))
     folds = stored_folds(artifact, data, recipe)
     evaluation = evaluate_folds(data, recipe, folds)
-    table = json.loads(artifact.files["baselines.json"])
-    forecasts = stored_forecasts(artifact.files["baselines.parquet"])
-    again = rivals_of(data, recipe, evaluation, forecasts, table["folds"])
-    said = dict(_leaves({**json.loads(artifact.files["backtest.json"]), "baselines": _by_name(table["table"])}))
-    found = dict(
-        _leaves({**backtest_numbers(evaluation), "baselines": _by_name([asdict(line) for line in again.table])})
-    )
+    said = dict(_leaves(json.loads(artifact.files["backtest.json"])))
+    found = dict(_leaves(backtest_numbers(evaluation)))
+    if "baselines.json" in artifact.files:  # a version from before there were any keeps no table
+        table = json.loads(artifact.files["baselines.json"])
+        forecasts = stored_forecasts(artifact.files["baselines.parquet"])
+        again = rivals_of(data, recipe, evaluation, forecasts, table["folds"])
+        said |= dict(_leaves(_by_name(table["table"]), "baselines"))
+        found |= dict(_leaves(_by_name([asdict(line) for line in again.table]), "baselines"))
     differences = tuple(
         name for name in sorted(said.keys() | found.keys()) if not _same(said.get(name), found.get(name))
     )

@@ -105,4 +105,8 @@ def random_note(rivals: Rivals) -> str:
 
 def p_text(p_value: float | None) -> str:
     """Return the p-value of a Diebold-Mariano test in words."""
-    return "no test: the two never differ" if p_value is None else f"p = {p_value:.3f}, Diebold-Mariano"
+    return "no test: the two never differ" if p_value is None else f"{_shown(p_value)}, Diebold-Mariano"
+
+
+def _shown(p_value: float) -> str:
+    return f"p = {p_value:.3f}" if p_value >= 0.0005 else "p < 0.001"

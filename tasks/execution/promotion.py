@@ -208,4 +208,6 @@ def _below(p_value: float | None, bound: float) -> bool:
 
 
 def _p(p_value: float | None) -> str:
-    return "p undefined" if p_value is None else f"p = {p_value:.3f}"
+    if p_value is None:
+        return "p undefined"
+    return "p < 0.001" if p_value < 0.0005 else f"p = {p_value:.3f}"

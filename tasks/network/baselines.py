@@ -42,8 +42,8 @@ class BaselineConfig:
         threads: Of the boosting; one gives the same trees everywhere.
     """
 
-    strengths: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
-    leaves: tuple[int, ...] = (4, 8, 16, 32)
+    strengths: tuple[float, ...] = (0.0001, 0.001, 0.01, 0.1)
+    leaves: tuple[int, ...] = (2, 4, 12, 32)
     boosting_rate: float = 0.05
     most_trees: int = 400
     patience: int = 20

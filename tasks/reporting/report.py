@@ -6,6 +6,7 @@ fixed here, so that every version is spoken of in the same measured terms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from matplotlib.figure import Figure
@@ -218,7 +219,7 @@ def _rivals(data: ReportData) -> Iterator[str]:
                 line.name,
                 _or_dash(line.log_loss, "nat"),
                 _or_dash(line.lead, "signed nat"),
-                DASH if line.p_value is None else f"{line.p_value:.3f}",
+                _chance(line.p_value),
                 _or_dash(line.accuracy, "share"),
                 written(line.total_return, "signed share"),
                 written(line.sharpe_ratio, "ratio"),
@@ -342,6 +343,13 @@ def _both(draw: Callable[[int], Figure | None], alt: str) -> str:
 def _measures(measures: Sequence[Measure]) -> str:
     rows = [[m.name, written(m.value, m.style), "; ".join(filter(None, (interval(m), m.note)))] for m in measures]
     return table(["measure", "value", "interval; beside"], rows)
+
+
+def _chance(p_value: float | None) -> str:
+    """Return a p-value; one that would round to 0 is said to be small, not impossible."""
+    if p_value is None or not math.isfinite(p_value):
+        return DASH
+    return f"{p_value:.3f}" if p_value >= 0.0005 else "< 0.001"
 
 
 def _or_dash(value: float | None, style: Style) -> str:

@@ -24,7 +24,14 @@ LAW = SyntheticMarket(bars=6_500, interval_ms=MARKET.interval_ms, volatility=8e-
 EXCHANGE = ExchangeConfig(synthetic=LAW)
 # Everything passes: what is tested is the comparison, not the bounds.
 LAX = PromotionRule(
-    min_days=1e-9, min_trades=0, significance=0.999, drawdown_ratio=1e9, max_drawdown=1e9, calibration_margin=9.0
+    min_days=1e-9,
+    min_trades=0,
+    significance=0.999,
+    drawdown_ratio=1e9,
+    max_drawdown=1e9,
+    calibration_margin=9.0,
+    baseline_margin=9.0,
+    deflated_sharpe=1e-9,
 )
 NETWORK = DSCConfig(hidden_channels=4, num_blocks=1, window=8, linear_bypass=True)
 

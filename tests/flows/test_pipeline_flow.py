@@ -85,7 +85,7 @@ def test_version_carries_a_leak_report_that_passed_and_the_page_shows_it(job):
         "random-walk null",
         "canary",
     ]
-    assert "10 of 10" in Path(verdict.report).read_text()
+    assert "all green" in Path(verdict.report).read_text()
 
 
 def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
@@ -151,12 +151,12 @@ def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, prefect_a
     assert new.made_from["decision"]["enter_margin"] == 0.001
 
 
-def test_judgement_counts_the_trials_and_does_not_pass_what_was_not_tested(job):
+def test_judgement_counts_the_trials_and_shows_the_leak_tests(job):
     home, verdict = job
     judged = ArtifactStore(str(home / "models")).manifest(verdict.version)["judgement"]
     checks = {check["name"]: check for check in judged["checks"]}
-    assert checks["leak tests"]["found"] == "not run"
-    assert not checks["leak tests"]["passed"]
+    assert checks["leak tests"]["found"] == "all green"
+    assert checks["leak tests"]["passed"]
     assert judged["numbers"]["luck"]["trials"] >= 1
     assert {"deflated Sharpe ratio", "log-loss near the better baseline"} <= set(checks)
 
@@ -198,8 +198,8 @@ def test_stored_version_gives_its_numbers_again_when_evaluated(job, prefect_api)
 
 @pytest.mark.promise(9)
 def test_evaluation_refuses_a_version_whose_weights_were_exchanged(job, prefect_api):
-    home, verdict = job
-    weights = next(home.rglob("weights.safetensors"))
+    _, verdict = job
+    weights = Path(verdict.report).with_name("weights.safetensors")
     content = weights.read_bytes()
     weights.chmod(0o644)
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -643,3 +643,10 @@ def test_report_without_baselines_has_no_such_section() -> None:
     seen = _Page(render_report(BARE)).visible
     assert "Beside the baselines" not in seen
     assert "Claimed and measured" not in seen
+
+
+def test_small_p_value_is_called_small_and_never_zero() -> None:
+    line = replace(example(500).rivals[1], p_value=1e-9)
+    seen = _Page(render_report(replace(BARE, rivals=(line,)))).visible
+    assert "< 0.001" in seen
+    assert "nat 0.000 " not in seen
