@@ -36,8 +36,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from storage.compiled import compiled
 from storage.schema import DAY_MS, FEATURES, FloatArray, IntArray
 
 WARM_UP = 2_000
@@ -101,7 +101,7 @@ def new_state(interval_ms: int) -> FloatArray:
     return state
 
 
-@njit(cache=True)
+@compiled
 def advance(state: FloatArray, candle: FloatArray, out: FloatArray) -> bool:
     """Take in one closed candle and write its features.
 
@@ -150,7 +150,7 @@ def build_features(matrix: FloatArray, interval_ms: int) -> Features:
     return Features(values=values, vol=vol, segment=segment)
 
 
-@njit(cache=True)
+@compiled
 def _advance_all(state: FloatArray, matrix: FloatArray, values: FloatArray, vol: FloatArray, segment: IntArray) -> None:
     out = np.empty(len(OUTPUTS))
     number = -1
@@ -161,7 +161,7 @@ def _advance_all(state: FloatArray, matrix: FloatArray, values: FloatArray, vol:
         segment[bar] = number
 
 
-@njit(cache=True)
+@compiled
 def _is_candle(start: float, open_: float, high: float, low: float, close: float, volume: float) -> bool:
     # Every comparison with NaN is false, so NaN fails too.
     return (
@@ -172,14 +172,14 @@ def _is_candle(start: float, open_: float, high: float, low: float, close: float
     )
 
 
-@njit(cache=True)
+@compiled
 def _restart(state: FloatArray) -> None:
     state[_LAST_MS] = np.nan
     state[_BARS:_LOG_VOLUMES] = 0.0
     state[_LOG_VOLUMES:] = np.nan
 
 
-@njit(cache=True)
+@compiled
 def _remember_prices(state: FloatArray, close: float) -> None:
     bars = int(state[_BARS])
     previous = state[_CLOSE] if bars > 0 else close
@@ -199,7 +199,7 @@ def _remember_prices(state: FloatArray, close: float) -> None:
     state[_SIGNAL] += _SIGNAL_WEIGHT * (state[_FAST] - state[_SLOW] - state[_SIGNAL])
 
 
-@njit(cache=True)
+@compiled
 def _remember_volume(state: FloatArray, volume: float) -> None:
     bars = int(state[_BARS])
     place = bars % WARM_UP
@@ -220,7 +220,7 @@ def _remember_volume(state: FloatArray, volume: float) -> None:
                 state[_LOG_VOLUME_SUM] += log_volume
 
 
-@njit(cache=True)
+@compiled
 def _remember_day(state: FloatArray, start: float, value: float, volume: float) -> None:
     day = math.floor(start / DAY_MS)
     if day != state[_DAY]:
@@ -230,7 +230,7 @@ def _remember_day(state: FloatArray, start: float, value: float, volume: float) 
     state[_DAY_VOLUME] += volume
 
 
-@njit(cache=True)
+@compiled
 def _write(state: FloatArray, high: float, low: float, close: float, volume: float, out: FloatArray) -> None:
     vol = math.sqrt(state[_VARIANCE])
     out[:] = 0.0
@@ -252,7 +252,7 @@ def _write(state: FloatArray, high: float, low: float, close: float, volume: flo
         out[3] = out[9] = -CLIP
 
 
-@njit(cache=True)
+@compiled
 def _mean(state: FloatArray, ring: int) -> float:
     # Summed anew for every bar: a running sum would keep the rounding of one huge bar in the quiet ones after it.
     total = 0.0
@@ -261,6 +261,6 @@ def _mean(state: FloatArray, ring: int) -> float:
     return total / _SHORT
 
 
-@njit(cache=True)
+@compiled
 def _clipped_log(ratio: float) -> float:
     return min(max(math.log(ratio), -CLIP), CLIP) if ratio > 0 else -CLIP
