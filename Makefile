@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # What `make run` runs: unset variables leave the default of the flow (see `$(BIN)/python -m flows.pipeline --help`).
 FLAGS := $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(SYMBOL),--symbol $(SYMBOL)) $(if $(CATEGORY),--category $(CATEGORY)) \
          $(if $(INTERVAL),--interval $(INTERVAL)) $(if $(START),--start $(START)) $(if $(END),--end $(END)) \
-         $(if $(CANDLES),--candles $(CANDLES)) $(if $(PRESET),--preset $(PRESET)) $(if $(HORIZON),--horizon $(HORIZON))
+         $(if $(CANDLES),--candles "$(CANDLES)") $(if $(FUNDING),--funding "$(FUNDING)") $(if $(PRESET),--preset $(PRESET)) $(if $(HORIZON),--labels.horizon $(HORIZON))
 
 export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
@@ -16,10 +16,11 @@ export DO_NOT_TRACK := 1
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
-	@mkdir -p $(PREFECT_HOME)
+	@mkdir -p "$(PREFECT_HOME)" 2>/dev/null || true  # what is wrong with it, the program says
 	@$(BIN)/python -m flows.pipeline $(FLAGS) $(ARGS)
 
 test: $(VENV)/installed-test
+	@mkdir -p "$(PREFECT_HOME)"
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -8,20 +8,20 @@ import sys
 from typing import Any
 
 import cyclopts
+import httpx
 from prefect import Flow
 from prefect.settings import get_current_settings
 
-from storage.schema import PipelineError
+from storage.schema import PipelineError, StoreError
 from storage.settings import Settings
 
 
-class _OneLinePerRefusal(logging.Filter):
-    """Our own errors say what is wrong and what to do; a traceback under them only hides it."""
+class _SaidOnce(logging.Filter):
+    """Drops Prefect's own lines about a refusal: the run ends with ours, which says what is wrong and what to do."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], PipelineError):
-            record.exc_info = None
-        return True
+        refused = record.exc_info is not None and isinstance(record.exc_info[1], PipelineError)
+        return not refused and "Finished in state Failed" not in record.getMessage()
 
 
 def run_by_hand(flow: Flow[..., Any]) -> None:
@@ -30,7 +30,7 @@ def run_by_hand(flow: Flow[..., Any]) -> None:
     The exit status is 0; 1 when the run was refused or failed with one of our errors; 2 for a bad command line.
     """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_OneLinePerRefusal())
+        logging.getLogger(name).addFilter(_SaidOnce())
 
     @functools.wraps(flow.fn)
     def command(*args: Any, **kwargs: Any) -> None:
@@ -39,8 +39,21 @@ def run_by_hand(flow: Flow[..., Any]) -> None:
     app = cyclopts.App(result_action="return_value")
     app.default(command)
     try:
-        Settings.from_environment().prepare_home()
-        get_current_settings().home.mkdir(parents=True, exist_ok=True)  # Prefect's own server does not make it
+        _prepare_folders()
         app()
     except PipelineError as err:
         sys.exit(f"{type(err).__name__}: {err}")
+    except (httpx.TransportError, RuntimeError) as err:
+        if "API" not in str(err) and not isinstance(err, httpx.TransportError):
+            raise
+        url = get_current_settings().api.url or "its own temporary server"
+        sys.exit(f"Prefect can't be reached at {url} ({err}); start it, or unset PREFECT_API_URL to run without one")
+
+
+def _prepare_folders() -> None:
+    Settings.from_environment().prepare_home()
+    folder = get_current_settings().home
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # Prefect's own server does not make it
+    except OSError as err:
+        raise StoreError(f"PREFECT_HOME must be a writable folder, {folder} is not ({err.strerror})") from err

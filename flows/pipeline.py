@@ -36,7 +36,7 @@ def pipeline(
         recipe: Labels, folds, network, training, costs and decision rule.
     """
     ingest(market=market, exchange=exchange, bars=bars, quality=quality)
-    verdict = retrain(market=market, exchange=exchange, bars=bars, recipe=recipe)
+    verdict = retrain(market=market, exchange=exchange, bars=bars, quality=quality, recipe=recipe)
     print(verdict.table())
     return verdict
 

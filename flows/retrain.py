@@ -1,4 +1,4 @@
-"""From stored candles to a judged version: dataset, folds, latency, backtest, publish, promote or keep."""
+"""From stored candles to a judged version: dataset, folds, baselines, latency, backtest, publish, promote or keep."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from prefect import flow
 from flows.command_line import run_by_hand
 from storage.schema import Market
 from tasks.connection import ExchangeConfig
-from tasks.data import BarRange, build_dataset
+from tasks.data import BarRange, QualityConfig, build_dataset
 from tasks.evaluation import backtest_folds, measure_latency
 from tasks.publishing import Verdict, judge_version, promote_or_keep, publish_version
 from tasks.recipe import Recipe
+from tasks.rivalry import compare_baselines, train_baselines
 from tasks.training import train_fold
 
 
@@ -23,6 +24,7 @@ def retrain(
     market: Annotated[Market, Parameter(name="*")] = Market(),
     exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
     bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
+    quality: Annotated[QualityConfig, Parameter(name="*")] = QualityConfig(),
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
 ) -> Verdict:
     """Train, measure, backtest and publish a model on stored candles, then promote it or keep the champion.
@@ -31,14 +33,17 @@ def retrain(
         market: Symbol, category and interval.
         exchange: Names the source of the candles; nothing is fetched.
         bars: Which stored bars are used; the default is all of them.
+        quality: How many bad rows are too many.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
-    data = build_dataset(exchange, market, bars)
+    data = build_dataset(exchange, market, bars, quality)
     models = [train_fold(data, recipe, index) for index in range(recipe.models)]
+    baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]
     latency = measure_latency(data, recipe, models[-1])
     backtest_folds(data, recipe, models)
-    judgement = judge_version(data, recipe, models, latency)
-    version = publish_version(exchange, data, recipe, models, latency, judgement)
+    rivals = compare_baselines(data, recipe, models, baselines)
+    judgement = judge_version(data, recipe, models, latency, rivals)
+    version = publish_version(exchange, data, recipe, models, latency, rivals, judgement)
     return promote_or_keep(version, judgement)
 
 

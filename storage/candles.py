@@ -231,6 +231,16 @@ class CandleStore:
             rows = con.execute(statement, series_of(source, market) | {"limit": limit}).fetchall()
         return [RejectedRow(start_ms=start_ms, raw=raw, reason=reason) for start_ms, raw, reason in rows]
 
+    def quarantined_bars(self, source: Source, market: Market, first_ms: int, last_ms: int) -> int:
+        """Return how many bars between two open times (both inclusive) are missing because their rows were rejected."""
+        statement = f"""
+            select count(*) from (
+                select start_time from rejected where {SPAN} except select start_time from candles where {SPAN}
+            )
+        """
+        with self._database.reading() as con:
+            return int(con.execute(statement, _span_of(source, market, first_ms, last_ms)).fetchall()[0][0])
+
     def coverage(self) -> list[Coverage]:
         """Return one row for each source and market of which anything is known."""
         with self._database.reading() as con:

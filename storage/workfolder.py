@@ -7,6 +7,7 @@ deleted at any time.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from storage.schema import StoreError, content_hash
+
+_DIGESTS = "sha256.json"
 
 
 def canonical_json(value: Any) -> bytes:
@@ -62,8 +65,11 @@ class WorkFolder:
             self._root.mkdir(parents=True, exist_ok=True)
             beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._root))
             try:
+                digests = {}
                 for name, content in files.items():
                     (beside / name).write_bytes(content)
+                    digests[name] = hashlib.sha256(content).hexdigest()
+                (beside / _DIGESTS).write_text(json.dumps(digests))
                 beside.replace(target)
             except OSError:
                 shutil.rmtree(beside, ignore_errors=True)
@@ -75,12 +81,17 @@ class WorkFolder:
             ) from err
 
     def read(self, key: str, name: str) -> bytes:
-        """Return one file of a result.
+        """Return one file of a result, as it was saved.
 
         Raises:
-            StoreError: There is no such result or file.
+            StoreError: There is no such result or file, or its bytes have changed.
         """
+        folder = self._root / key
         try:
-            return (self._root / key / name).read_bytes()
-        except OSError as err:
-            raise StoreError(f"result {key} has no readable {name} ({err.strerror}); run the step again") from err
+            content = (folder / name).read_bytes()
+            digests = json.loads((folder / _DIGESTS).read_text())
+        except (OSError, ValueError) as err:
+            raise StoreError(f"result {key} has no readable {name} ({err}); delete {folder} and run it again") from err
+        if hashlib.sha256(content).hexdigest() != digests.get(name):
+            raise StoreError(f"{name} of result {key} is damaged; delete {folder} and run it again")
+        return content

@@ -37,6 +37,7 @@ from tasks.market import features
 from tasks.progress import ProgressReport
 
 WINDOW_BARS = 1_000  # the most rows that Bybit returns for one request
+FUNDING_STEP_MS = DAY_MS // 3  # no market pays less often than every 8 hours; many pay more often
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,8 @@ class BarRange:
 
     def __post_init__(self) -> None:
         if self.start_ms is not None and self.end_ms is not None and self.start_ms >= self.end_ms:
-            raise ConfigError(f"start must be before end, was start={self.start:%Y-%m-%d} end={self.end:%Y-%m-%d}")
+            start, end = utc_text(self.start_ms), utc_text(self.end_ms)
+            raise ConfigError(f"start must be before end, was start={start} end={end}")
 
     @property
     def start_ms(self) -> int | None:
@@ -94,7 +96,7 @@ class CandleReport:
         inserted, revised: Rows that are new, and rows that the exchange changed since.
         rejected: Rows that broke the contract.
         missing: Bars that the windows asked for lacked.
-        windows: Windows asked for; 0 when nothing was new.
+        windows: Windows asked for; the newest two always are.
         seconds: Wall time.
     """
 
@@ -126,7 +128,8 @@ def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, qua
         run_id = store.start_run("ingest", gateway.source, market, now_ms)
         status = "failed"
         try:
-            counts = _ingest_windows(gateway, store, market, windows, now_ms, quality)
+            counts = _ingest_windows(gateway, store, market, windows, now_ms)
+            refuse_bad_data(store, gateway.source, market, span, quality)
             status = "completed"
         finally:
             store.finish_run(run_id, status, now_ms + int((time.monotonic() - began) * 1000))
@@ -169,8 +172,12 @@ def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: 
         now_ms: The exchange's clock, UTC milliseconds.
 
     Raises:
-        ConfigError: The range starts before the listing, or holds no closed bar.
+        ConfigError: The range starts before the listing, or holds no closed bar; or nothing says where it starts.
     """
+    if not instrument.launch_ms and bars.start_ms is None:
+        raise ConfigError(
+            f"Bybit does not say when {market.symbol} {market.category} began; give its first day as start"
+        )
     launch_ms = market.ceil(instrument.launch_ms)
     first_ms = launch_ms if bars.start_ms is None else market.ceil(bars.start_ms)
     if first_ms < launch_ms:
@@ -191,7 +198,7 @@ def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: 
 
 
 def _ingest_windows(
-    gateway: Gateway, store: CandleStore, market: Market, windows: list[Window], now_ms: int, quality: QualityConfig
+    gateway: Gateway, store: CandleStore, market: Market, windows: list[Window], now_ms: int
 ) -> dict[str, int]:
     counts = {"inserted": 0, "revised": 0, "rejected": 0, "missing": 0}
     wanted, seen = sum(window.bars(market.interval_ms) for window in windows), 0
@@ -205,8 +212,17 @@ def _ingest_windows(
                 counts[name] += count
             seen += fetched.window.bars(market.interval_ms)
             progress.update(seen / wanted, f"{seen:,} bars")
-    enforce_quarantine_share(counts["rejected"], wanted, quality.quarantine_limit)
     return counts
+
+
+def refuse_bad_data(store: CandleStore, source: Source, market: Market, span: Window, quality: QualityConfig) -> None:
+    """Stop when too many bars of a range are missing because their rows broke the contract, whichever run saw them.
+
+    Raises:
+        QuarantineError: The share is above the limit.
+    """
+    quarantined = store.quarantined_bars(source, market, span.first_ms, span.last_ms)
+    enforce_quarantine_share(quarantined, span.bars(market.interval_ms), quality.quarantine_limit)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="ingest funding {report.market.symbol}")
@@ -217,8 +233,9 @@ def ingest_funding(exchange: ExchangeConfig, report: CandleReport) -> int:
         return 0
     store = CandleStore(Settings.from_environment().database)
     stamps, _ = store.read_funding(source, market)
-    known = len(stamps) > 0 and stamps[0] <= report.first_ms + DAY_MS  # no market pays less than once a day
-    first_ms = int(stamps[-1]) + 1 if known else report.first_ms
+    first_ms = first_hole(stamps, report.first_ms, report.last_ms)
+    if first_ms is None:
+        return 0
     with connect(exchange, market, on_retry=get_run_logger().warning) as gateway:
         rates = gateway.funding(market.category, market.symbol, first_ms, report.last_ms + market.interval_ms)
     return store.upsert_funding(
@@ -226,13 +243,31 @@ def ingest_funding(exchange: ExchangeConfig, report: CandleReport) -> int:
     )
 
 
+def first_hole(stamps_ms: IntArray, first_ms: int, last_ms: int) -> int | None:
+    """Return from where on funding stamps are missing in a range, UTC milliseconds; None where none can be.
+
+    Args:
+        stamps_ms: (n,) stored stamps, increasing.
+        first_ms: Start of the range.
+        last_ms: Its end, inclusive.
+    """
+    inside = stamps_ms[(stamps_ms >= first_ms) & (stamps_ms <= last_ms)]
+    ends = np.concatenate([[first_ms], inside, [last_ms + 1]])
+    holes = np.flatnonzero(np.diff(ends) > FUNDING_STEP_MS)
+    return int(ends[holes[0]]) if len(holes) else None
+
+
 @task(cache_policy=NO_CACHE, task_run_name="build dataset {market.symbol} {market.interval}")
-def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange) -> DatasetRef:
+def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange, quality: QualityConfig) -> DatasetRef:
     """Make the stored candles of the range and their features an immutable dataset.
 
     Raises:
+        ConfigError: The market is inverse.
         DatasetError: The store has no such candles, or too few to warm the features up.
+        QuarantineError: Too many bars of the range are missing because their rows were rejected.
     """
+    if market.category == "inverse":
+        raise ConfigError(f"{market} pays in coin, and the accounting is in quote currency; use linear or spot")
     settings = Settings.from_environment()
     store = CandleStore(settings.database)
     end_ms = None if bars.end_ms is None else bars.end_ms - 1
@@ -242,6 +277,8 @@ def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange) -> D
             f"a dataset needs more than {features.WARM_UP:,} bars to warm its features up, {market} from "
             f"{exchange.source} has {len(candles):,} stored; ingest more history or use a shorter interval"
         )
+    span = Window(first_ms=int(candles.start_ms[0]), last_ms=int(candles.start_ms[-1]))
+    refuse_bad_data(store, exchange.source, market, span, quality)
     built = features.build_features(candles.matrix(), market.interval_ms)
     validate_features(built.values, built.vol, candles.start_ms, market.interval_ms)
     reference = write_dataset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -22,7 +22,10 @@ from tasks.execution.accounting import Bars
 from tasks.execution.backtest import require_unseen
 from tasks.execution.comparison import Comparison, compare
 from tasks.execution.decision import decide_series, packed
+from tasks.execution.metrics import daily_returns
 from tasks.execution.skill import Skill, measure_skill
+from tasks.execution.slices import Slice, slices
+from tasks.execution.track_record import TrackRecord, track_record
 from tasks.market.labels import UNKNOWN, sample_uniqueness
 from tasks.market.samples import Fold, Span
 from tasks.network.dsc import load_model
@@ -70,6 +73,8 @@ class Evaluation:
         target: (N,) decided position.
         skill: Of the probabilities.
         money: Of the decisions.
+        record: What the money's days prove by themselves.
+        slices: The money by year and by state of the market.
     """
 
     samples: Samples
@@ -79,6 +84,14 @@ class Evaluation:
     target: NDArray[np.int8]
     skill: Skill
     money: Comparison
+    record: TrackRecord
+    slices: tuple[Slice, ...]
+
+    @property
+    def daily_returns(self) -> FloatArray:
+        """(D,) net return of every UTC day."""
+        result = self.money.model.result
+        return daily_returns(result.equity, result.bars.start_ms)
 
 
 def evaluate_folds(data: DatasetRef, recipe: Recipe, folds: Sequence[FoldResult]) -> Evaluation:
@@ -91,6 +104,15 @@ def evaluate_folds(data: DatasetRef, recipe: Recipe, folds: Sequence[FoldResult]
     class_means = np.array([fold.class_means for fold in folds])
     model = np.repeat(np.arange(len(folds)), [len(fold.probabilities) for fold in folds])
     target = decide_span(samples, recipe, unseen, probabilities, class_means, model)
+    money = compare(
+        bars_of(data, samples, unseen),
+        target,
+        recipe.costs,
+        recipe.backtest,
+        bars_per_year=data.market.bars_per_year,
+        **seen_by(data, recipe, samples, samples.folds[0]),
+    )
+    result = money.model.result
     return Evaluation(
         samples=samples,
         folds=tuple(folds),
@@ -98,14 +120,9 @@ def evaluate_folds(data: DatasetRef, recipe: Recipe, folds: Sequence[FoldResult]
         probabilities=probabilities,
         target=target,
         skill=_skill(samples, folds, probabilities, unseen),
-        money=compare(
-            bars_of(data, samples, unseen),
-            target,
-            recipe.costs,
-            recipe.backtest,
-            bars_per_year=data.market.bars_per_year,
-            **seen_by(data, recipe, samples, samples.folds[0]),
-        ),
+        money=money,
+        record=track_record(daily_returns(result.equity, result.bars.start_ms)),
+        slices=slices(result, money.buy_and_hold.result, samples.dataset.vol[unseen.rows]),
     )
 
 
@@ -135,6 +152,8 @@ def decide_span(
         model: (N,) which model decides each bar; None: the only one.
     """
     rule, costs, horizon = recipe.decision_config, recipe.costs, recipe.labels.horizon
+    if samples.dataset.ref.market.category == "spot":
+        rule = replace(rule, allow_short=False)  # nobody lends the coins
     params = np.array([packed(rule, costs, means, horizon) for means in np.atleast_2d(class_means)])
     segment = samples.dataset.segment[span.rows]
     contiguous = np.concatenate([[False], segment[1:] == segment[:-1]])
@@ -235,11 +254,15 @@ def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
 def backtest_numbers(evaluation: Evaluation) -> dict[str, Any]:
     """Return every number of an evaluation as plain JSON."""
     money, skill = evaluation.money, vars(evaluation.skill)
+    plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in skill.items()}
     return {
         "metrics": {side.name: asdict(side.metrics) for side in (money.model, money.buy_and_hold, money.flat)},
         "by_costs": {side.name: asdict(side.metrics) for side in money.by_costs},
+        "by_fee": {side.name: asdict(side.metrics) for side in money.by_fee},
         "by_delay": {side.name: asdict(side.metrics) for side in money.by_delay},
-        "skill": {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in skill.items()},
+        "skill": plain | {"auc": list(evaluation.skill.auc)},
+        "record": asdict(evaluation.record),
+        "slices": {part.name: asdict(part) for part in evaluation.slices},
         "flags": list(money.model.result.flags),
     }
 

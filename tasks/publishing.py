@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore, ChampionEntry
 from storage.candles import CandleStore
-from storage.schema import FEATURES, DatasetRef, VersionRef, content_hash, utc_text
+from storage.schema import FEATURES, ArtifactError, DatasetRef, Market, VersionRef, content_hash, utc_text
 from storage.settings import Settings
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.connection import ExchangeConfig
@@ -42,6 +42,7 @@ from tasks.report_content import conditions, report_data, summary_lines
 from tasks.reporting.report import render_report, summary_markdown
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
+from tasks.rivalry import load_rivals
 from tasks.training import code_hash, load_fold
 
 _FEWEST_BARS = 2  # fewer make no return
@@ -94,9 +95,10 @@ class Verdict:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
-def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: str) -> str:
+def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: str, rivals: str) -> str:
     """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement."""
     settings = Settings.from_environment()
+    beside, _ = load_rivals(rivals)
     evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
     measured = load_measured(latency)
     store = ArtifactStore(settings.artifact_url)
@@ -110,11 +112,13 @@ def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: s
         numbers={
             "champion": {"version": name} | (asdict(fought.champion.metrics) if fought else {}),
             "challenger": asdict(fought.challenger.metrics) if fought else {"days": 0.0},
+            "baselines": [asdict(line) for line in beside.table],
+            "random": asdict(beside.random),
         },
     )
-    made_from = {"folds": folds, "recipe": recipe_document(recipe), "latency": latency, "champion": entry.sequence}
-    key = WorkFolder.key("judgement", made_from)
-    WorkFolder(settings.work).save(key, {"judgement.json": canonical_json(judgement)})
+    document = canonical_json(judgement)
+    key = WorkFolder.key("judgement", document.decode())  # by its content: it belongs to one moment's champion
+    WorkFolder(settings.work).save(key, {"judgement.json": document})
     failed = [check.name for check in judgement.checks if not check.passed]
     get_run_logger().info(f"judged key={key} champion={name} passed={judgement.passed} failed={failed}")
     create_table_artifact(
@@ -136,8 +140,11 @@ def _duel(
     seen = seen_by(data, recipe, samples, samples.folds[0])
     champion = np.zeros(len(span), np.int8)  # flat
     if entry.ref is not None:
-        artifact = store.load(entry.ref, source=data.source)
-        theirs, facts = recipe_of(artifact.manifest["recipe"]), artifact.manifest["model"]
+        try:
+            artifact = store.load(entry.ref, source=data.source)
+            theirs, facts = recipe_of(artifact.manifest["recipe"]), artifact.manifest["model"]
+        except ArtifactError as err:
+            raise ArtifactError(f"the champion can't be compared with: {err}; roll it back (flows.rollback)") from err
         seen = Seen(trained_until_ms=facts["trained_until_ms"], label_span_ms=facts["label_span_ms"])
         seen_ms = seen["trained_until_ms"] + seen["label_span_ms"]
         unseen_from = np.searchsorted(samples.dataset.candles.start_ms, seen_ms, side="right")
@@ -183,12 +190,19 @@ def _evidence(champion: str, fought: Duel | None, evaluation: Evaluation, measur
 
 @task(cache_policy=NO_CACHE, task_run_name="publish {data.market.symbol}")
 def publish_version(
-    exchange: ExchangeConfig, data: DatasetRef, recipe: Recipe, folds: list[str], latency: str, judgement: str
+    exchange: ExchangeConfig,
+    data: DatasetRef,
+    recipe: Recipe,
+    folds: list[str],
+    latency: str,
+    rivals: str,
+    judgement: str,
 ) -> VersionRef:
     """Store weights, portable graphs, numbers, predictions and report as one immutable version."""
     settings, now = Settings.from_environment(), datetime.now(UTC)
     evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
     measured, judged, fold = load_measured(latency), load_judgement(judgement), evaluation.folds[-1]
+    beside, rival_files = load_rivals(rivals)
     hash8 = version_hash(data, recipe, fold.weights)
     provenance = {
         "dataset": data.id,
@@ -209,13 +223,13 @@ def publish_version(
         },
         "latency": asdict(measured),
         "judgement": json.loads(canonical_json(judged)),
-        "summary": summary_lines(data, recipe, evaluation, measured),
+        "summary": summary_lines(data, recipe, evaluation, measured, beside),
     }
     verdict = ReportVerdict(
         decision="promoted" if judged.passed else "kept", champion=judged.champion, conditions=conditions(judged.checks)
     )
     report = report_data(
-        data, recipe, exchange, evaluation, measured,
+        data, recipe, exchange, evaluation, measured, beside,
         verdict, _quality(data, evaluation), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
     )  # fmt: skip
     files = {
@@ -223,6 +237,7 @@ def publish_version(
         **onnx_graphs(recipe.network_config, load_weights(fold.weights)),
         "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
         **backtest_files(evaluation),
+        **rival_files,
         "report.html": render_report(report).encode(),
     }
     store = ArtifactStore(settings.artifact_url)
@@ -262,6 +277,28 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     )
 
 
+@task(cache_policy=NO_CACHE, task_run_name="roll back {market.symbol}")
+def roll_back(exchange: ExchangeConfig, market: Market, reason: str) -> str:
+    """Put the champion before the present one in force again, and return its name.
+
+    Raises:
+        ArtifactError: The champion is flat, the first one, or the one before is damaged.
+    """
+    store = ArtifactStore(Settings.from_environment().artifact_url)
+    entry = store.rollback(exchange.source, market.slug, reason, datetime.now(UTC))
+    get_run_logger().info(f"rolled back market={market.slug} champion={_champion_name(entry)} reason={reason!r}")
+    return _champion_name(entry)
+
+
+@task(cache_policy=NO_CACHE, task_run_name="champions of {market.symbol}")
+def champion_history(exchange: ExchangeConfig, market: Market) -> list[str]:
+    """Return every champion there was, oldest first, one line each."""
+    history = ArtifactStore(Settings.from_environment().artifact_url).history(exchange.source, market.slug)
+    return [
+        f"{entry.sequence}  {entry.at or 'first':20}  {_champion_name(entry):26}  {entry.reason}" for entry in history
+    ]
+
+
 def version_hash(data: DatasetRef, recipe: Recipe, weights: bytes) -> str:
     """Return the version's 8 hex digits: of weights, recipe (with its seed), dataset and code; of no clock or path."""
     document = canonical_json({"recipe": recipe_document(recipe), "dataset": data.id, "code": code_hash()})
@@ -289,9 +326,7 @@ def _quality(data: DatasetRef, evaluation: Evaluation) -> list[Row]:
     first_ms, last_ms = int(candles.start_ms[0]), int(candles.start_ms[-1])
     gaps = store.gaps(data.source, data.market, first_ms, last_ms)
     expected = (last_ms - first_ms) // data.market.interval_ms + 1
-    quarantined = sum(
-        row.rejected for row in store.coverage() if (row.source, row.market) == (data.source, data.market)
-    )
+    quarantined = store.quarantined_bars(data.source, data.market, first_ms, last_ms)
     ready = np.isfinite(evaluation.samples.dataset.features).all(axis=1)
     rows: list[tuple[str, Cell]] = [
         ("first bar", utc_text(first_ms)),
@@ -301,7 +336,7 @@ def _quality(data: DatasetRef, evaluation: Evaluation) -> list[Row]:
         ("bars missing", expected - len(candles)),
         ("gaps recorded", len(gaps)),
         ("longest gap, bars", max((gap.bars for gap in gaps), default=0)),
-        ("rows in quarantine", quarantined),
+        ("bars missing because their rows were rejected", quarantined),
         ("bars with features", int(ready.sum())),
         ("funding stamps", len(evaluation.samples.dataset.funding_ms)),
     ]

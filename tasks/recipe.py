@@ -17,6 +17,7 @@ from tasks.market.labels import LabelConfig
 from tasks.market.samples import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.architecture import preset as network_preset
+from tasks.network.baselines import BaselineConfig
 from tasks.network.fit import FitConfig, fit_preset
 
 
@@ -34,6 +35,7 @@ class Recipe:
         decision: From probabilities to a position; None takes the preset's.
         backtest: Capital and position size.
         promotion: What a challenger must show.
+        baselines: What the simple models that it must beat may try.
         refit: Train once more up to the last bar and publish that; the verdict is then the recipe's, not the weights'.
     """
 
@@ -46,6 +48,7 @@ class Recipe:
     decision: DecisionConfig | None = None
     backtest: BacktestConfig = field(default_factory=BacktestConfig)
     promotion: PromotionRule = field(default_factory=PromotionRule)
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
     refit: bool = False
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ class Recipe:
             "decision": self.decision_config,
             "backtest": self.backtest,
             "promotion": self.promotion,
+            "baselines": self.baselines,
         }
 
 

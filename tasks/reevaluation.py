@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from tasks.network.dsc import load_model
 from tasks.network.export import load_weights
 from tasks.network.fit import predict_series
 from tasks.recipe import Recipe, recipe_of
+from tasks.rivalry import rivals_of, stored_forecasts
 from tasks.training import FoldResult, load_samples
 
 _REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding
@@ -64,8 +65,13 @@ def reevaluate(version: str) -> Reevaluation:
     data = DatasetRef(id=artifact.manifest["dataset"], source=ref.source, market=Market(**artifact.manifest["market"]))
     folds = stored_folds(artifact, data, recipe)
     evaluation = evaluate_folds(data, recipe, folds)
-    said = dict(_leaves(json.loads(artifact.files["backtest.json"])))
-    found = dict(_leaves(backtest_numbers(evaluation)))
+    table = json.loads(artifact.files["baselines.json"])
+    forecasts = stored_forecasts(artifact.files["baselines.parquet"])
+    again = rivals_of(data, recipe, evaluation, forecasts, table["folds"])
+    said = dict(_leaves({**json.loads(artifact.files["backtest.json"]), "baselines": _by_name(table["table"])}))
+    found = dict(
+        _leaves({**backtest_numbers(evaluation), "baselines": _by_name([asdict(line) for line in again.table])})
+    )
     differences = tuple(
         name for name in sorted(said.keys() | found.keys()) if not _same(said.get(name), found.get(name))
     )
@@ -115,6 +121,10 @@ def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluati
     if not np.array_equal(np.isnan(again), np.isnan(stored)):
         return float("inf")
     return float(np.nanmax(np.abs(again - stored)))
+
+
+def _by_name(table: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {line["name"]: line for line in table}
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

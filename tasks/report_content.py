@@ -34,10 +34,12 @@ from tasks.reporting.report_data import (
     Origin,
     Reliability,
     ReportData,
+    RivalLine,
     Row,
     TrainingCurve,
     Verdict,
 )
+from tasks.rivalry import Rivals
 
 _BP = 1e4
 _TRADES_SHOWN = 20
@@ -51,6 +53,7 @@ def report_data(
     exchange: ExchangeConfig,
     evaluation: Evaluation,
     measured: Measured,
+    rivals: Rivals,
     verdict: Verdict,
     quality: Sequence[Row],
     version: str,
@@ -65,6 +68,7 @@ def report_data(
         exchange: Where the candles came from.
         evaluation: What the folds' predictions were worth.
         measured: How fast the model is.
+        rivals: What it had to beat.
         verdict: What was decided.
         quality: What was found in the candles, one line each.
         version: Name of the version.
@@ -108,6 +112,8 @@ def report_data(
         ),
         trades=tuple(_trades(evaluation)),
         trades_total=len(money.model.result.trades),
+        rivals=tuple(_rivals(rivals)),
+        rivals_note=_random(rivals),
         skill=_skill(evaluation),
         class_mix=tuple(_class_mix(evaluation)),
         confusion=skill.confusion,
@@ -129,7 +135,7 @@ def report_data(
 
 
 def summary_lines(
-    data: DatasetRef, recipe: Recipe, evaluation: Evaluation, measured: Measured
+    data: DatasetRef, recipe: Recipe, evaluation: Evaluation, measured: Measured, rivals: Rivals
 ) -> list[tuple[str, str]]:
     """Return what a person wants to know at once, as name and text."""
     candles, folds, unseen = evaluation.samples.dataset.candles, evaluation.samples.folds, evaluation.unseen
@@ -147,6 +153,7 @@ def summary_lines(
             f"log-loss {skill.log_loss:.5f} nat, prior {skill.prior_log_loss:.5f} ({_p_value(skill.p_value)}); "
             f"accuracy {skill.accuracy:.2%}, majority {skill.majority_accuracy:.2%}",
         ),
+        ("baselines", _beside(rivals)),
         ("latency", f"p50 {measured.p50_us:.1f} us, p99 {measured.p99_us:.1f} us per bar ({measured.runtime})"),
         (
             "net result",
@@ -184,6 +191,30 @@ def _highlights(evaluation: Evaluation, measured: Measured) -> tuple[Measure, ..
         _sharpe(evaluation),
         _lead(evaluation),
         Measure(name="Latency p99 per bar", value=measured.p99_us, style="us", note=speed),
+    )
+
+
+def _beside(rivals: Rivals) -> str:
+    best = rivals.better_baseline
+    lead = "undefined" if best.lead is None else f"{best.lead:+.5f} nat"
+    loss = "undefined" if best.log_loss is None else f"{best.log_loss:.5f} nat"
+    return (
+        f"better one: {best.name}, log-loss {loss}, the model's lead {lead} ({_p_value(best.p_value)}), "
+        f"net {best.total_return:+.2%}; {rivals.random.percentile:.0%} of random timings earned less than the model"
+    )
+
+
+def _rivals(rivals: Rivals) -> Iterator[RivalLine]:
+    for line in rivals.table:
+        yield RivalLine(**{name: getattr(line, name) for name in RivalLine.__dataclass_fields__})
+
+
+def _random(rivals: Rivals) -> str:
+    drawn = rivals.random
+    return (
+        f"Of {drawn.draws:,} random timings of the model's own positions, with its exposure and turnover, "
+        f"{drawn.percentile:.1%} earned less than the model; 95 % of them ended between {drawn.low:+.1%} and "
+        f"{drawn.high:+.1%}."
     )
 
 

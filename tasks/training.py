@@ -15,6 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from storage import schema
 from storage.schema import CLASSES, DatasetError, DatasetRef, FloatArray, content_hash
 from storage.settings import Settings
 from storage.snapshots import Dataset, load_dataset
@@ -27,6 +28,7 @@ from tasks.network.fit import Series, fit, predict_series
 from tasks.progress import ProgressReport
 from tasks.recipe import Recipe
 
+_HERE = Path(__file__).parent
 _ROOMS = ("market", "network", "execution")
 _LIBRARIES = ("numpy", "numba", "torch")
 
@@ -90,10 +92,18 @@ class FoldResult:
 
 
 def code_hash() -> str:
-    """Return the hash of the code that makes a model: every source file of the pure rooms."""
-    here = Path(__file__).parent
-    files = sorted(path for room in _ROOMS for path in (here / room).glob("*.py"))
-    return content_hash([part for path in files for part in (path.name.encode(), path.read_bytes())])
+    """Return the hash of the code behind a version: every file of tasks/, and the shared vocabulary."""
+    return _hash_of([*_HERE.rglob("*.py"), Path(schema.__file__)])
+
+
+def training_code_hash() -> str:
+    """Return the hash of the code behind a fold's weights: the pure rooms, this file, and the shared vocabulary."""
+    rooms = [path for room in _ROOMS for path in (_HERE / room).glob("*.py")]
+    return _hash_of([*rooms, Path(__file__), Path(schema.__file__)])
+
+
+def _hash_of(files: list[Path]) -> str:
+    return content_hash([part for path in sorted(files) for part in (path.name.encode(), path.read_bytes())])
 
 
 def load_samples(data: DatasetRef, recipe: Recipe) -> Samples:
@@ -177,9 +187,14 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
 
 def fold_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
     """Return the key of a fold's result: everything that its weights depend on."""
-    made_from = {
+    return WorkFolder.key("fold", fold_inputs(data, recipe, index))
+
+
+def fold_inputs(data: DatasetRef, recipe: Recipe, index: int) -> dict[str, Any]:
+    """Return everything that the weights of a fold depend on, by name."""
+    return {
         "dataset": data.id,
-        "code": code_hash(),
+        "code": training_code_hash(),
         "libraries": [version(name) for name in _LIBRARIES],
         "labels": recipe.labels,
         "round_trip": recipe.costs.round_trip,
@@ -188,4 +203,3 @@ def fold_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
         "fit": recipe.fit_config,
         "index": index,
     }
-    return WorkFolder.key("fold", made_from)

@@ -1,13 +1,15 @@
 """Each promise of the design has a running test that carries its number."""
 
-import re
-from pathlib import Path
+import pytest
 
-ROOT = Path(__file__).parents[1]
-PROMISED = range(14)  # 14 and 15 belong to trading, which is not built yet
+PROMISED = set(range(14))  # 14 and 15 belong to trading, which is not built yet
+FOLDERS = {"edge", "exchange", "execution", "flows", "market", "network", "reporting", "storage"}
 
 
-def test_every_promise_has_a_test_that_carries_its_number():
-    text = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    kept = {int(number) for number in re.findall(r"promise\((\d+)\)", text)}
-    assert kept >= set(PROMISED)
+def test_every_promise_has_a_test_that_runs_and_carries_its_number(request):
+    items = request.session.items
+    if {item.path.parent.name for item in items} < FOLDERS:
+        pytest.skip("only a part of the tests was collected")
+    running = [item for item in items if item.get_closest_marker("skip") is None]
+    kept = {mark.args[0] for item in running for mark in item.iter_markers("promise")}
+    assert kept >= PROMISED

@@ -56,6 +56,12 @@ class Costs:
         """Return the same costs with commission and slippage times `factor`; funding is the market's and stays."""
         return replace(self, commission=self.commission * factor, slippage=self.slippage * factor)
 
+    def at(self, per_side: float) -> Costs:
+        """Return costs of `per_side` a fill, share of the notional, split as these are; funding stays."""
+        if not self.per_side:
+            return replace(self, commission=per_side)
+        return self.scaled(per_side / self.per_side)
+
     def free_costs(self) -> tuple[str, ...]:
         """Return the names of the costs that are left out, for a report to say so loudly."""
         paid = {"commission": self.commission, "slippage": self.slippage, "funding": self.funding}
@@ -122,7 +128,11 @@ class Bars:
             interval_ms: Milliseconds per bar.
             funding: (n,) stamps, UTC milliseconds, and (n,) rates.
         """
-        rates = None if funding is None else funding_by_bar(*funding, candles.start_ms)
+        rates = None
+        if funding is not None:
+            stamps, paid = funding
+            since = stamps > candles.start_ms[0] - interval_ms  # what was due before met no position of this account
+            rates = funding_by_bar(stamps[since], paid[since], candles.start_ms)
         return cls(
             start_ms=candles.start_ms,
             open=candles.open,

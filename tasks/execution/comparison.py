@@ -13,7 +13,11 @@ from tasks.execution.metrics import DAYS_PER_YEAR, Metrics, bar_returns, summari
 from tasks.execution.significance import BootstrapTest, stationary_bootstrap_test
 
 COST_FACTORS = (0.0, 1.0, 1.5, 2.0)
+COSTS_PER_SIDE = (0.0, 0.0002, 0.00055, 0.001, 0.0015)
+"""What others may pay for a fill: nothing, a maker's fee, a taker's, the source's, and a taker's in a thin market."""
+
 DELAYS = (0, 1, 2)
+_FEWEST_BLOCKS = 20  # with a handful a 5 % test is a 15 % one
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +37,7 @@ class Comparison:
         model: At the assumed costs.
         buy_and_hold, flat: On the same bars, at the same costs.
         by_costs: The same decisions with commission and slippage times each of COST_FACTORS.
+        by_fee: The same decisions at each of COSTS_PER_SIDE.
         by_delay: The same decisions filled each of DELAYS bars later.
     """
 
@@ -40,6 +45,7 @@ class Comparison:
     buy_and_hold: Performance
     flat: Performance
     by_costs: tuple[Performance, ...]
+    by_fee: tuple[Performance, ...]
     by_delay: tuple[Performance, ...]
 
     def at_costs(self, factor: float) -> Performance:
@@ -77,6 +83,7 @@ def compare(
         buy_and_hold=perform("buy and hold", buy_and_hold(bars, costs, config)),
         flat=perform("flat", flat(bars, costs, config)),
         by_costs=tuple(run(f"{factor:g}x costs", costs.scaled(factor), config) for factor in COST_FACTORS),
+        by_fee=tuple(run(f"{per_side * 1e4:g} bp", costs.at(per_side), config) for per_side in COSTS_PER_SIDE),
         by_delay=tuple(run(f"+{delay} bars", costs, replace(config, delay=delay)) for delay in DELAYS),
     )
 
@@ -88,7 +95,7 @@ class Duel:
     Attributes:
         challenger, champion: At the assumed costs.
         stressed: The challenger at costs times the promotion rule's factor.
-        advantage: Test of the challenger's lead per bar; None where the two never differ.
+        advantage: Test of the challenger's lead per bar; None where the two never differ, or on too few blocks of bars.
     """
 
     challenger: Performance
@@ -138,9 +145,10 @@ def duel(
     held = [side.metrics.mean_hold_bars or 0.0 for side in (ours, theirs)]
     # The block must outlast the dependence: label, position, and the day's rhythm.
     block = max(horizon, bars_per_year / DAYS_PER_YEAR, *held)
+    enough = len(bars) >= _FEWEST_BLOCKS * block
     return Duel(
         challenger=ours,
         champion=theirs,
         stressed=run("stressed challenger", challenger, costs.scaled(cost_stress)),
-        advantage=stationary_bootstrap_test(difference, block) if difference.any() else None,
+        advantage=stationary_bootstrap_test(difference, block) if difference.any() and enough else None,
     )

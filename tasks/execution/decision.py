@@ -39,7 +39,7 @@ class DecisionConfig:
         enter_margin: Return that opening a position must promise beyond its costs, >= 0; 0.0002 is 2 bp.
         exit_margin: Return that staying must be expected to lose before a position is left, >= 0.
         min_hold: Bars that a position is held at least; the label's horizon is its natural value.
-        allow_short: False on spot.
+        allow_short: Whether sell opens a short; on spot the pipeline never does.
     """
 
     rule: Literal["value", "argmax"] = "value"

@@ -7,12 +7,15 @@ beside the one of the training classes' shares (the prior), and intervals use th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from storage.schema import ConfigError, FloatArray, IntArray
+from storage.schema import BoolArray, ConfigError, FloatArray, IntArray
 from tasks.execution.significance import diebold_mariano
+
+COVERAGES = (1.0, 0.5, 0.2, 0.1, 0.05)
+"""Shares of the labels, the most confident first, on which accuracy is shown: a flat curve is no usable confidence."""
 
 _LEAST_PROBABILITY = 1e-12  # a class called impossible that happens costs 27.6 nat, not infinity
 
@@ -36,6 +39,10 @@ class Skill:
         macro_f1: Mean over classes of the harmonic mean of precision and recall.
         confusion: (K, K) labels by true class (row) and most probable class (column).
         reliability: (bins, 3) mean confidence, share right, labels.
+        auc: Per class, the chance that a label of it was given more probability than one of another (one-vs-rest);
+            None for a class that is all or none of the labels.
+        coverage: (len(COVERAGES), 3) share of the labels that were spoken on, most confident first; accuracy on them;
+            its standard error, from labels that do not overlap.
     """
 
     samples: int
@@ -52,6 +59,8 @@ class Skill:
     macro_f1: float
     confusion: IntArray
     reliability: FloatArray
+    auc: tuple[float | None, ...] = ()
+    coverage: FloatArray = field(default_factory=lambda: np.empty((0, 3)))
 
     @property
     def log_loss_skill(self) -> float:
@@ -114,6 +123,37 @@ def calibration_error(table: FloatArray) -> float:
     return float(np.sum(table[:, 2] * np.abs(table[:, 0] - table[:, 1])) / table[:, 2].sum())
 
 
+def roc_auc(score: FloatArray, positive: BoolArray) -> float | None:
+    """Return the chance that a positive scores above a negative, a tie counting half; None without one of either.
+
+    The area under the ROC curve as Mann and Whitney 1947 count it, from ranks.
+    """
+    yes, no = int(positive.sum()), int((~positive).sum())
+    if not yes or not no:
+        return None
+    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2.0)[place]
+    return float((ranks[positive].sum() - yes * (yes + 1) / 2.0) / (yes * no))
+
+
+def coverage_curve(confidence: FloatArray, right: FloatArray, effective_samples: float) -> FloatArray:
+    """Return accuracy by how many labels one speaks on.
+
+    Args:
+        confidence: (N,) probability of the most probable class.
+        right: (N,) 1 where it was the true class.
+        effective_samples: Labels that count as independent among all N.
+    Returns:
+        (len(COVERAGES), 3) share spoken on, accuracy, standard error.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    rows = []
+    for share in COVERAGES:
+        accuracy = float(right[order[: max(round(share * len(order)), 1)]].mean())
+        rows.append((share, accuracy, math.sqrt(accuracy * (1.0 - accuracy) / max(share * effective_samples, 1.0))))
+    return np.array(rows)
+
+
 def measure_skill(
     probabilities: FloatArray,
     classes: IntArray,
@@ -167,4 +207,6 @@ def measure_skill(
         macro_f1=macro_f1(confusion),
         confusion=confusion,
         reliability=table,
+        auc=tuple(roc_auc(probabilities[:, place], classes == place) for place in range(num_classes)),
+        coverage=coverage_curve(confidence, (predicted == classes).astype(float), effective_samples),
     )

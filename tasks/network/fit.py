@@ -35,7 +35,10 @@ FIT_PRESETS = ("default", "source")
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """How a network is trained.
+    """How a network is trained. The defaults are the preset "default".
+
+    They were chosen on real five-minute candles and on a planted interaction. Larger batches take too few steps to
+    leave the logistic start; a shorter average or a higher rate leaves it where there is nothing to find.
 
     Attributes:
         epochs: Most passes over the training bars.
@@ -66,7 +69,7 @@ class FitConfig:
     batch_segments: int = 1
     validations_per_epoch: int = 4
     input_noise: float = 0.2
-    weight_average: float = 0.99
+    weight_average: float = 0.995
     bypass_start: Literal["logistic", "zero"] = "logistic"
     seed: int = 7
     threads: int = 1

@@ -33,7 +33,17 @@ from tasks.reporting.canvas import (
     plain_text,
     use_dates,
 )
-from tasks.reporting.report_data import Cell, ClassMix, CostPoint, Equity, Latency, Reliability, Row, TrainingCurve
+from tasks.reporting.report_data import (
+    Cell,
+    ClassMix,
+    CostPoint,
+    Equity,
+    Latency,
+    Reliability,
+    RivalLine,
+    Row,
+    TrainingCurve,
+)
 
 MOST_POINTS = 2_000
 
@@ -281,6 +291,30 @@ def latency_figure(rows: Sequence[Latency], label: str, width: int = WIDE) -> Fi
     axes.set_ylim(-0.6, len(timed) - 0.4)
     label_axes(axes, "microseconds, logarithmic", "")
     add_legend(axes, columns=2)
+    return figure
+
+
+def rivals_figure(lines: Sequence[RivalLine], label: str, width: int = WIDE) -> Figure | None:
+    """The model's log-loss lead over every forecaster, with its 95 % interval; None where there is no lead to draw."""
+    drawn = [(line.name, line.lead, line.lead_error) for line in lines]
+    shown = [(name, lead, error) for name, lead, error in drawn if is_number(lead)]
+    if not shown:
+        return None
+    height = 112 + 26 * len(shown)
+    figure = new_figure(width, height, "The model's lead in log-loss", label)
+    left = 190 if width > NARROW else 140
+    axes = add_axes(figure, (left, 48, width - left - 90, height - 112), grid="x")
+    places = range(len(shown))[::-1]
+    axes.axvline(0.0, color=NOTHING, linewidth=1.1, linestyle=DASHES)
+    for place, (_, lead, error) in zip(places, shown, strict=True):
+        colour, reach = MODEL if lead > 0 else RIVAL, 1.96 * error if is_number(error) else 0.0
+        axes.plot((1e3 * (lead - reach), 1e3 * (lead + reach)), (place, place), color=colour, linewidth=2.4, alpha=0.35)
+        axes.plot(1e3 * lead, place, "o", color=colour, markersize=6)
+        right = axes.annotate(f"{1e3 * lead:+.2f}", (1e3 * (lead + reach), place), (8, 0), textcoords="offset points")
+        right.set(fontsize=9, color=INK, va="center")
+    axes.set_yticks(places, [plain_text(name, 28) for name, _, _ in shown], fontsize=9.5 if width > NARROW else 8)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    label_axes(axes, "thousandths of a nat; right of the line the model is better; bars: 95 %", "")
     return figure
 
 

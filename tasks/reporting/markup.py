@@ -107,7 +107,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Cell]], *, marked: froz
 
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?[\d,.]+(\s(%|bp|nat|µs))?$|undefined$")
+_NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?[\d,.]+(\s(%|bp|nat|µs))?$|undefined$|\N{EN DASH}$")
 
 
 def row_table(rows: Sequence[Row]) -> str:

@@ -19,6 +19,7 @@ from tasks.reporting.figures import (
     fold_figure,
     latency_figure,
     reliability_figure,
+    rivals_figure,
     training_figure,
 )
 from tasks.reporting.markup import data_uri, heading, interval, pairs, picture, row_table, table, text, written
@@ -54,6 +55,9 @@ METRICS: dict[str, tuple[str, Style]] = {
     "cost_share_of_gross": ("costs, share of the gross result", "share"),
     "days": ("days", "ratio"),
 }
+DASH = "\N{EN DASH}"
+"""Stands where a number does not apply, such as the log-loss of who gives no probabilities."""
+
 _SUMMARY_WIDTH = 760  # points: what a Markdown view shows without shrinking it
 _MAIN_METRICS = 13  # the first ones; the rest is folded away
 
@@ -120,7 +124,7 @@ def _headline(data: ReportData) -> str:
     champion = data.verdict.champion
     name = "flat (no position)" if champion == "flat" else champion
     return {
-        "promoted": f"Promoted: this version replaces {name}",
+        "promoted": f"Meets every condition: it may replace {name}",
         "kept": f"Not promoted: the champion stays {name}",
         "measured": "Measured; nothing was to be decided",
     }[data.verdict.decision]
@@ -193,6 +197,35 @@ def _money(data: ReportData) -> Iterator[str]:
         yield f"<h3>What if</h3>{row_table(data.stress)}"
     if data.trades:
         yield _folded(f"Round trips: {len(data.trades):,} of {data.trades_total:,}", row_table(data.trades))
+
+
+def _rivals(data: ReportData) -> Iterator[str]:
+    if data.rivals:
+        lines = data.rivals
+        yield (
+            "<p>Everyone on the same unseen bars, at the same costs; whoever forecasts trades by the model's own rule. "
+            "A lead is the other's log-loss less the model's, p the chance of such a lead if the model were no better "
+            "(Diebold-Mariano, overlap included).</p>"
+        )
+        yield _both(
+            lambda width: rivals_figure(lines, data.title_label, width), "The model's lead over each forecaster"
+        )
+        header = ["", "log-loss", "the model's lead", "p", "accuracy", "net return", "Sharpe ratio", "round trips"]
+        rows: list[list[Cell]] = [
+            [
+                line.name,
+                _or_dash(line.log_loss, "nat"),
+                _or_dash(line.lead, "signed nat"),
+                DASH if line.p_value is None else f"{line.p_value:.3f}",
+                _or_dash(line.accuracy, "share"),
+                written(line.total_return, "signed share"),
+                written(line.sharpe_ratio, "ratio"),
+                DASH if line.num_trades is None else line.num_trades,
+            ]
+            for line in lines
+        ]
+        yield table(header, rows, marked=frozenset({0}))
+        yield f"<p>{text(data.rivals_note)}</p>" if data.rivals_note else ""
 
 
 def _skill(data: ReportData) -> Iterator[str]:
@@ -274,6 +307,7 @@ def _origin(data: ReportData) -> Iterator[str]:
 
 _SECTIONS: tuple[tuple[str, str, Callable[[ReportData], Iterator[str]]], ...] = (
     ("why", "Why: the promotion rule", _conditions),
+    ("baselines", "Beside what it must beat", _rivals),
     ("money", "Money, net of costs", _money),
     ("skill", "Skill of the predictions", _skill),
     ("speed", "Speed", _speed),
@@ -287,6 +321,10 @@ def _both(draw: Callable[[int], Figure | None], alt: str) -> str:
     """Return a picture drawn for a desktop and for a phone, or nothing where there is nothing to draw."""
     wide, narrow = draw(WIDE), draw(NARROW)
     return picture(svg(wide), svg(narrow), alt) if wide and narrow else ""
+
+
+def _or_dash(value: float | None, style: Style) -> str:
+    return DASH if value is None else written(value, style)
 
 
 def _folded(title: str, body: str) -> str:

@@ -187,6 +187,33 @@ class CostPoint:
     assumed: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class RivalLine:
+    """The model or something that it must beat; None where a number does not apply.
+
+    Attributes:
+        name: Who; the first line of a table is the model.
+        log_loss: Nat.
+        accuracy: Share of labels.
+        lead: Log-loss less the model's, nat: positive where the model is better.
+        lead_error: Standard error of the lead.
+        p_value: One-sided, of a model no better.
+        total_return: Net, share of the capital.
+        sharpe_ratio: From UTC days.
+        num_trades: Round trips.
+    """
+
+    name: str
+    log_loss: float | None
+    accuracy: float | None
+    lead: float | None
+    lead_error: float | None
+    p_value: float | None
+    total_return: float | None
+    sharpe_ratio: float | None
+    num_trades: int | None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportData:
     """Everything that a report on one version shows; an empty part is left out of the page.
@@ -208,6 +235,8 @@ class ReportData:
         stress: Further what-ifs, such as later fills.
         trades: Some of the trades.
         trades_total: How many there were.
+        rivals: The model and what it had to beat, the model first.
+        rivals_note: What random timings say, one sentence.
         skill: How good the predictions were.
         class_mix: Per part of the data.
         confusion: (3, 3) labels by true class (row) and predicted class (column).
@@ -237,6 +266,8 @@ class ReportData:
     stress: tuple[Row, ...] = ()
     trades: tuple[Row, ...] = ()
     trades_total: int = 0
+    rivals: tuple[RivalLine, ...] = ()
+    rivals_note: str = ""
     skill: tuple[Measure, ...] = ()
     class_mix: tuple[ClassMix, ...] = ()
     confusion: IntArray | None = None

@@ -55,7 +55,9 @@ def test_start_before_the_listing_is_refused_with_the_first_day_there_is():
 
 
 def test_start_after_end_is_refused():
-    with pytest.raises(ConfigError, match="start must be before end, was start=2025-01-02 end=2025-01-01"):
+    with pytest.raises(
+        ConfigError, match="start must be before end, was start=2025-01-02T00:00Z end=2025-01-01T00:00Z"
+    ):
         BarRange(start=datetime(2025, 1, 2, tzinfo=UTC), end=datetime(2025, 1, 1, tzinfo=UTC))
 
 

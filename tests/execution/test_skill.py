@@ -6,6 +6,7 @@ from sklearn import metrics as oracle
 
 from storage.schema import ConfigError
 from tasks.execution.skill import (
+    COVERAGES,
     calibration_error,
     class_shares,
     confusion_matrix,
@@ -13,6 +14,7 @@ from tasks.execution.skill import (
     macro_f1,
     measure_skill,
     reliability,
+    roc_auc,
 )
 
 CLASSES = 3
@@ -114,3 +116,33 @@ def test_skill_refuses_what_are_no_probabilities():
         measured(np.array([[0.5, 0.2, 0.2]]), np.array([0]))
     with pytest.raises(ConfigError, match="at least one label"):
         measured(np.empty((0, 3)), np.empty(0, np.int64))
+
+
+def test_area_under_the_curve_equals_scikit_learn_ties_included():
+    probabilities, labels = forecasts(6)
+    skill = measured(probabilities, labels)
+    expected = [oracle.roc_auc_score(labels == c, probabilities[:, c]) for c in range(CLASSES)]
+    np.testing.assert_allclose(skill.auc, expected, rtol=1e-12)
+    rounded = probabilities[:, 0].round(1)
+    assert roc_auc(rounded, labels == 0) == pytest.approx(oracle.roc_auc_score(labels == 0, rounded), rel=1e-12)
+
+
+def test_area_is_undefined_when_a_class_is_missing():
+    assert roc_auc(np.array([0.1, 0.2]), np.array([True, True])) is None
+
+
+def test_coverage_curve_rises_when_confidence_means_something():
+    probabilities, labels = forecasts(7, samples=20_000)
+    skill = measured(probabilities, labels)
+    np.testing.assert_array_equal(skill.coverage[:, 0], COVERAGES)
+    assert skill.coverage[0, 1] == pytest.approx(skill.accuracy)
+    assert (np.diff(skill.coverage[:, 1]) > 0).all()
+    # The most confident tenth by hand.
+    top = np.argsort(-probabilities.max(1), kind="stable")[:2_000]
+    assert skill.coverage[3, 1] == pytest.approx(np.mean(probabilities[top].argmax(1) == labels[top]))
+
+
+def test_coverage_curve_counts_labels_that_do_not_overlap():
+    skill = measured(*forecasts(8), effective_samples=400.0)
+    accuracy = skill.coverage[1, 1]
+    assert skill.coverage[1, 2] == pytest.approx(np.sqrt(accuracy * (1 - accuracy) / 200.0))

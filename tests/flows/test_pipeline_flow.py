@@ -1,13 +1,16 @@
 """The main job end to end: real pybit, real HTTP, real DuckDB, real Prefect; only the market is made up."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prefect.settings import get_current_settings
 
@@ -15,12 +18,15 @@ from flows.evaluate import evaluate
 from flows.ingest import ingest
 from flows.monitor import monitor
 from flows.pipeline import pipeline
+from flows.retrain import retrain
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
-from storage.schema import ArtifactError, DatasetError, Market
+from storage.schema import ArtifactError, ConfigError, DatasetError, Market, QuarantineError
+from storage.tables import parquet_bytes, read_columns
 from tasks.connection import ExchangeConfig
+from tasks.data import BarRange, QualityConfig
 from tasks.market.samples import FoldConfig
-from tasks.market.synthetic import SyntheticMarket
+from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit import FitConfig
 from tasks.recipe import Recipe
@@ -61,9 +67,48 @@ def test_main_job_stores_a_version_that_carries_its_source_when_it_ends(job):
 def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
     _, verdict = job
     names = [name for name, _ in verdict.lines]
-    assert names == ["data", "splits", "skill", "latency", "net result", "decision", "version", "report"]
+    assert names == ["data", "splits", "skill", "baselines", "latency", "net result", "decision", "version", "report"]
     assert dict(verdict.lines)["data"].startswith("SYNTHUSDT linear 5m from sandbox:")
     assert "6,500 candles" in verdict.table()
+
+
+def test_version_keeps_the_table_of_what_the_model_had_to_beat(job):
+    home, verdict = job
+    store = ArtifactStore(str(home / "models"))
+    document = json.loads(store.read(verdict.version, "baselines.json"))
+    lines = {line["name"]: line for line in document["table"]}
+    assert list(lines) == [
+        "this model",
+        "logistic regression",
+        "LightGBM",
+        "standard convolution twin",
+        "prior",
+        "persistence",
+        "persistence reversed",
+        "random timing, median of 1,000",
+        "buy and hold",
+        "flat",
+    ]
+    for name in ("logistic regression", "LightGBM", "standard convolution twin", "prior"):
+        line = lines[name]
+        assert line["lead"] == pytest.approx(line["log_loss"] - lines["this model"]["log_loss"], abs=1e-12)
+        assert 0.0 < line["p_value"] < 1.0
+    assert lines["flat"]["total_return"] == 0.0
+    searched = [
+        [len(fold[name]["tried"]) for name in ("logistic regression", "LightGBM")] for fold in document["folds"]
+    ]
+    assert searched == [[4, 4], [4, 4]]  # an equal search on every fold
+    judged = store.manifest(verdict.version)["judgement"]["numbers"]["baselines"]
+    assert judged == document["table"]
+    assert "Beside what it must beat" in Path(verdict.report).read_text()
+
+
+def test_baselines_are_found_again_when_the_job_runs_again(job, prefect_api):
+    home, _ = job
+    before = sorted(path.name for path in (home / "work").glob("baselines-*"))
+    assert len(before) == RECIPE.folds.folds
+    pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
+    assert sorted(path.name for path in (home / "work").glob("baselines-*")) == before
 
 
 @pytest.mark.promise(1)
@@ -157,6 +202,38 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
     assert store.table_hash(EXCHANGE.source, MARKET) == expected
+
+
+def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, home):
+    bars = BarRange(start=datetime(2025, 1, 1, tzinfo=UTC))
+    verdict = pipeline(market=replace(MARKET, category="spot"), exchange=EXCHANGE, bars=bars, recipe=RECIPE)
+    trades = read_columns(ArtifactStore(str(home / "models")).read(verdict.version, "trades.parquet"))
+    assert set(trades["side"]) <= {1}
+    with pytest.raises(ConfigError, match="when SPOTUSDT spot began; give its first day as start"):
+        ingest(market=Market(symbol="SPOTUSDT", category="spot"), exchange=EXCHANGE)
+    with pytest.raises(ConfigError, match="pays in coin, and the accounting is in quote currency"):
+        pipeline(market=replace(MARKET, category="inverse"), exchange=EXCHANGE, recipe=RECIPE)
+
+
+@pytest.mark.promise(2)
+def test_range_with_too_many_broken_rows_is_refused_by_every_run_until_the_limit_is_raised(prefect_api, home, tmp_path):
+    candles = generate(replace(EXCHANGE.synthetic, bars=3_000))
+    broken = np.arange(3_000) % 30 == 7
+    high = np.where(broken, candles.low / 2, candles.high)
+    columns = {"start_ms": candles.start_ms, "open": candles.open, "high": high, "low": candles.low}
+    file = tmp_path / "candles.parquet"
+    file.write_bytes(parquet_bytes(columns | {"close": candles.close, "volume": candles.volume}))
+    replayed = ExchangeConfig(candles=str(file))
+    for _ in range(2):
+        with pytest.raises(QuarantineError, match=r"100 of 3000 rows broke the candle contract \(3\.33%\)"):
+            ingest(market=MARKET, exchange=replayed)
+    with pytest.raises(QuarantineError, match=r"at most 1\.00% may"):
+        retrain(market=MARKET, exchange=replayed, recipe=RECIPE)
+    report = ingest(market=MARKET, exchange=replayed, quality=QualityConfig(quarantine_limit=0.05))
+    assert report.inserted == 0  # the good rows were stored by the first run
+    stored = CandleStore(home / "market.duckdb")
+    assert len(stored.read(replayed.source, MARKET)) == 2_900
+    assert sum(gap.bars for gap in stored.gaps(replayed.source, MARKET)) == 100
 
 
 def test_command_line_says_in_one_line_what_is_wrong_when_a_parameter_breaks_a_rule(home):

@@ -390,7 +390,7 @@ def test_fixed_wording_never_implies_profit(page: str, decision: Literal["promot
 def test_headline_names_the_decision_and_the_champion() -> None:
     verdict = Verdict(decision="promoted", champion="20260103T100000Z-00c0ffee")
     promoted = _Page(render_report(replace(BARE, verdict=verdict))).visible
-    assert "Promoted: this version replaces 20260103T100000Z-00c0ffee" in promoted
+    assert "Meets every condition: it may replace 20260103T100000Z-00c0ffee" in promoted
     assert "No conditions were judged." in promoted
     assert "Measured; nothing was to be decided" in _Page(render_report(BARE)).visible
 

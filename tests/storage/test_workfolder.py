@@ -52,8 +52,19 @@ def test_result_that_is_there_is_left_alone_when_saved_again(tmp_path):
 
 
 def test_read_says_what_to_do_when_the_result_is_missing(tmp_path):
-    with pytest.raises(StoreError, match=r"result fold-9 has no readable a\.json .*run the step again"):
+    with pytest.raises(StoreError, match=r"result fold-9 has no readable a\.json .*delete .*fold-9 and run it again"):
         WorkFolder(tmp_path).read("fold-9", "a.json")
+
+
+def test_read_refuses_a_file_that_was_changed_or_cut(tmp_path):
+    work = WorkFolder(tmp_path)
+    work.save("fold-1", {"a.json": b"[1, 2]"})
+    (tmp_path / "fold-1" / "a.json").write_bytes(b"[1, 3]")
+    with pytest.raises(StoreError, match=r"a\.json of result fold-1 is damaged; delete .*fold-1 and run it again"):
+        work.read("fold-1", "a.json")
+    (tmp_path / "fold-1" / "sha256.json").write_bytes(b"{")
+    with pytest.raises(StoreError, match=r"result fold-1 has no readable a\.json"):
+        work.read("fold-1", "a.json")
 
 
 def test_save_says_where_when_the_folder_cannot_be_written(tmp_path):

@@ -1,0 +1,38 @@
+"""Put the champion before the present one in force again, or show the history."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from prefect import flow
+
+from flows.command_line import run_by_hand
+from storage.schema import Market
+from tasks.connection import ExchangeConfig
+from tasks.publishing import champion_history, roll_back
+
+
+@flow(name="rollback", flow_run_name="rollback {market.symbol} {market.interval} {exchange.exchange}")
+def rollback(
+    *,
+    market: Annotated[Market, Parameter(name="*")] = Market(),
+    exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
+    reason: str = "",
+) -> list[str]:
+    """Put the champion before the present one in force again, and print the history; without a reason only print it.
+
+    Args:
+        market: Symbol, category and interval.
+        exchange: Names the source.
+        reason: Why, one line; it stays on record.
+    """
+    if reason:
+        roll_back(exchange, market, reason)
+    lines = champion_history(exchange, market)
+    print("\n".join(lines))
+    return lines
+
+
+if __name__ == "__main__":
+    run_by_hand(rollback)

@@ -1,0 +1,85 @@
+"""What luck earns: positions with the model's exposure and turnover, at times that mean nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.schema import FloatArray
+from tasks.execution.accounting import Bars, Costs
+from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.metrics import DAYS_PER_YEAR, daily_returns, sharpe_ratio, total_return
+
+DRAWS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomPositions:
+    """The model among random timings of its own positions.
+
+    Attributes:
+        draws: How many.
+        percentile: Share of them that earned less than the model, a tie counting half.
+        total_return: Their median, net.
+        low, high: 95 % of them earned between these.
+        sharpe_ratio: Their median, from UTC days; None where most have none.
+    """
+
+    draws: int
+    percentile: float
+    total_return: float
+    low: float
+    high: float
+    sharpe_ratio: float | None
+
+
+def shuffled_positions(target: NDArray[np.signedinteger], rng: np.random.Generator) -> NDArray[np.int8]:
+    """Return positions of equal exposure and turnover at other times.
+
+    The order of states (long, flat, short ...) stays, so no change is won or lost; how long each lasts is exchanged
+    among runs of the same state, and the whole is turned around its ends, which may join or cut one run.
+    """
+    starts = np.flatnonzero(np.concatenate([[True], target[1:] != target[:-1]]))
+    lengths, states = np.diff(np.append(starts, len(target))), target[starts]
+    for state in (-1, 0, 1):
+        places = np.flatnonzero(states == state)
+        lengths[places] = lengths[rng.permutation(places)]
+    return np.roll(np.repeat(states, lengths), rng.integers(len(target))).astype(np.int8)
+
+
+def random_positions(
+    bars: Bars,
+    target: NDArray[np.signedinteger],
+    costs: Costs,
+    config: BacktestConfig,
+    *,
+    trained_until_ms: int | None,
+    label_span_ms: int,
+    draws: int = DRAWS,
+    seed: int = 7,
+) -> RandomPositions:
+    """Trade `draws` random timings of `target` and place the model among them; arguments as in `run_backtest`."""
+    rng, seen = np.random.default_rng(seed), {"trained_until_ms": trained_until_ms, "label_span_ms": label_span_ms}
+
+    def equity(positions: NDArray[np.signedinteger]) -> FloatArray:
+        return run_backtest(bars, positions, costs, config, **seen).equity  # type: ignore[arg-type]  # a dict of both
+
+    own = total_return(equity(target))
+    earned, ratios = np.empty(draws), []
+    for draw in range(draws):
+        one = equity(shuffled_positions(target, rng))
+        earned[draw] = total_return(one)
+        ratio = sharpe_ratio(daily_returns(one, bars.start_ms), DAYS_PER_YEAR)
+        if ratio is not None:
+            ratios.append(ratio)
+    low, median, high = np.quantile(earned, (0.025, 0.5, 0.975))
+    return RandomPositions(
+        draws=draws,
+        percentile=float(np.mean(earned < own) + np.mean(earned == own) / 2),
+        total_return=float(median),
+        low=float(low),
+        high=float(high),
+        sharpe_ratio=float(np.median(ratios)) if 2 * len(ratios) > draws else None,
+    )

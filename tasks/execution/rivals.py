@@ -1,0 +1,105 @@
+"""The model beside everything that it must beat: the same bars, the same costs, the same decision rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.schema import BoolArray, FloatArray, IntArray
+from tasks.execution.metrics import Metrics
+from tasks.execution.significance import diebold_mariano
+from tasks.execution.skill import log_losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """One line of the table.
+
+    Attributes:
+        name: Who.
+        log_loss: Nat, on the labels that every forecaster knows; None for one without probabilities.
+        accuracy: On the same labels; None for one without a forecast.
+        lead: Its log-loss less the model's, nat: positive where the model is better.
+        lead_error: Standard error of that, overlap included.
+        p_value: Diebold-Mariano, one-sided: the chance of such a lead if the model were no better.
+        total_return: Net of costs.
+        sharpe_ratio: From UTC days; None where undefined.
+        max_drawdown: Share of the peak; None for the median of random positions.
+        num_trades: Round trips; None likewise.
+    """
+
+    name: str
+    log_loss: float | None = None
+    accuracy: float | None = None
+    lead: float | None = None
+    lead_error: float | None = None
+    p_value: float | None = None
+    total_return: float
+    sharpe_ratio: float | None
+    max_drawdown: float | None = None
+    num_trades: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Log-loss and accuracy of one forecaster, and the model's lead over it; attributes as in `Rival`."""
+
+    log_loss: float
+    accuracy: float
+    lead: float | None = None
+    lead_error: float | None = None
+    p_value: float | None = None
+
+
+def common_labels(classes: IntArray, forecasts: Mapping[str, FloatArray]) -> BoolArray:
+    """Return (N,) whether a bar has a label and every forecaster's probabilities: all are judged on the same ones."""
+    known = classes >= 0
+    for probabilities in forecasts.values():
+        known &= np.isfinite(probabilities).all(axis=1)
+    return known
+
+
+def rate_forecasts(
+    model: str, forecasts: Mapping[str, FloatArray], classes: IntArray, *, overlap: int
+) -> dict[str, Forecast]:
+    """Return every forecaster's log-loss and accuracy, and the lead of `model` over it.
+
+    Args:
+        model: Which of them is the model.
+        forecasts: Name -> (N, K) probabilities; rows that some do not know are left out.
+        classes: (N,) true class, -1 where unknown.
+        overlap: Bars that one label spans: the lag of the Diebold-Mariano variance.
+    """
+    known = common_labels(classes, forecasts)
+    labels = classes[known]
+    losses = {name: log_losses(probabilities[known], labels) for name, probabilities in forecasts.items()}
+    rated = {}
+    for name, probabilities in forecasts.items():
+        accuracy = float(np.mean(probabilities[known].argmax(1) == labels))
+        rated[name] = Forecast(log_loss=float(losses[name].mean()), accuracy=accuracy)
+        if name == model:
+            continue
+        lead = diebold_mariano(model_loss=losses[model], rival_loss=losses[name], lag=overlap)
+        rated[name] = Forecast(
+            log_loss=rated[name].log_loss,
+            accuracy=accuracy,
+            lead=float(losses[name].mean() - losses[model].mean()),
+            lead_error=None if lead is None else lead.standard_error,
+            p_value=None if lead is None else lead.p_value,
+        )
+    return rated
+
+
+def rival(name: str, metrics: Metrics, forecast: Forecast | None = None, accuracy: float | None = None) -> Rival:
+    """Return a line of the table; `accuracy` alone for one that names classes without probabilities."""
+    said = {} if forecast is None else vars(forecast)
+    return Rival(
+        name=name,
+        **said or {"accuracy": accuracy},
+        total_return=metrics.total_return,
+        sharpe_ratio=metrics.sharpe_ratio,
+        max_drawdown=metrics.max_drawdown,
+        num_trades=metrics.num_trades,
+    )

@@ -1,0 +1,106 @@
+"""How much a track record proves: the Sharpe ratio with its interval, its autocorrelation, and what luck would show."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.schema import FloatArray
+from tasks.execution.metrics import DAYS_PER_YEAR, sharpe_ratio
+from tasks.execution.significance import (
+    annualisation_factor,
+    autocorrelations,
+    deflated_sharpe,
+    expected_max_sharpe,
+    minimum_track_record,
+    probabilistic_sharpe,
+    sharpe_interval,
+)
+
+_BLOCK_DAYS = 5  # a position of many hours ties neighbouring days together, hardly more
+_MOST_LAGS = 10  # days; further autocorrelations are noise of some 1 / sqrt(days) each
+_YEARLY = math.sqrt(DAYS_PER_YEAR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackRecord:
+    """What the daily returns prove; None where undefined.
+
+    Attributes:
+        days: UTC days.
+        sharpe_ratio: Annualised with sqrt(365).
+        low: Of its 95 % interval by stationary bootstrap.
+        high: Of the same.
+        sharpe_lo: Annualised with Lo's factor, which takes the days' autocorrelation in.
+        probabilistic: Probability that the true ratio is above 0.
+        days_needed: Days that would prove this ratio to be above 0 at 5 %; None where it is not.
+    """
+
+    days: int
+    sharpe_ratio: float | None
+    low: float | None
+    high: float | None
+    sharpe_lo: float | None
+    probabilistic: float | None
+    days_needed: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deflation:
+    """The track record as the best of all that was tried.
+
+    Attributes:
+        trials: Strategies whose unseen bars were looked at, this one included.
+        spread: Standard deviation of their Sharpe ratios, annualised.
+        expected_best: Annualised Sharpe ratio that the best of as many worthless ones is expected to show.
+        deflated: Probability that the true Sharpe ratio is above that; None where undefined.
+    """
+
+    trials: int
+    spread: float
+    expected_best: float
+    deflated: float | None
+
+
+def track_record(daily: FloatArray) -> TrackRecord:
+    """Return what (D,) daily returns prove by themselves."""
+    interval = sharpe_interval(daily, _BLOCK_DAYS)
+    low, high = (None, None) if interval is None else (bound * _YEARLY for bound in interval)
+    return TrackRecord(
+        days=len(daily),
+        sharpe_ratio=sharpe_ratio(daily, DAYS_PER_YEAR),
+        low=low,
+        high=high,
+        sharpe_lo=_sharpe_lo(daily),
+        probabilistic=probabilistic_sharpe(daily),
+        days_needed=minimum_track_record(daily),
+    )
+
+
+def deflate(daily: FloatArray, tried: FloatArray) -> Deflation:
+    """Return how the track record stands among all trials.
+
+    Trials of one model under other thresholds resemble each other. Their number is taken as it is all the same, since
+    their resemblance already shows in the spread: counting fewer would take it off twice.
+
+    Args:
+        daily: (D,) returns of the one that is judged.
+        tried: (N,) Sharpe ratio per day of every trial, that one included; 0 for one that never traded.
+    """
+    variance = float(np.var(tried, ddof=1)) if len(tried) > 1 else 0.0
+    return Deflation(
+        trials=len(tried),
+        spread=math.sqrt(variance) * _YEARLY,
+        expected_best=expected_max_sharpe(len(tried), variance) * _YEARLY,
+        deflated=deflated_sharpe(daily, len(tried), variance),
+    )
+
+
+def _sharpe_lo(daily: FloatArray) -> float | None:
+    """Lo 2002, with the autocorrelations of the first lags; None where too few days leave nothing to estimate."""
+    ratio, lags = sharpe_ratio(daily, 1.0), min(_MOST_LAGS, len(daily) // 4)
+    rho = autocorrelations(daily, lags) if ratio is not None and lags else None
+    factor = None if rho is None else annualisation_factor(rho, DAYS_PER_YEAR)
+    return None if ratio is None or factor is None else ratio * factor

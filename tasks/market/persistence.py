@@ -1,0 +1,36 @@
+"""The oldest forecast of all: what has just happened happens again. Looks back only."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from storage.schema import BUY, HOLD, SELL, FloatArray, IntArray
+from tasks.market.labels import UNKNOWN, LabelConfig
+
+
+def past_classes(
+    close: FloatArray, vol: FloatArray, segment: IntArray, config: LabelConfig, round_trip_cost: float
+) -> IntArray:
+    """Return the class that the last `horizon` bars would have been given, had their move still been to come.
+
+    Args:
+        close: (T,) last price of each bar, quote currency.
+        vol: (T,) volatility per bar, NaN while warming up.
+        segment: (T,) number of the gap-free run of each bar.
+        config: Horizon and thresholds of the labels.
+        round_trip_cost: As in `label_bars`.
+    Returns:
+        (T,) SELL, HOLD or BUY; UNKNOWN where the run is not `horizon` bars old or volatility is unknown.
+    """
+    horizon = config.horizon
+    move = np.full(len(close), np.nan)
+    whole = horizon + np.flatnonzero(segment[horizon:] == segment[: max(len(close) - horizon, 0)])
+    move[whole] = np.log(close[whole] / close[whole - horizon])
+    threshold = np.maximum(config.k * vol * math.sqrt(horizon), config.cost_floor_multiple * round_trip_cost)
+    classes = np.full(len(close), HOLD, np.int64)
+    classes[move > threshold] = BUY
+    classes[move < -threshold] = SELL
+    classes[np.isnan(move) | np.isnan(threshold)] = UNKNOWN
+    return classes

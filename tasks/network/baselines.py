@@ -1,0 +1,227 @@
+"""The simple models that the network must beat, on the same inputs: logistic regression and gradient boosting.
+
+Each sees the newest bar's scaled features, clipped as the network clips them, searches a grid of the same size, is
+chosen by its log-loss on validation and calibrated there with one temperature, as the network is. Every point of the
+grid is kept with its loss. scikit-learn and LightGBM are loaded where they are used: a live engine needs neither.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from storage.schema import ConfigError, DatasetError, FloatArray, IntArray
+from tasks.network.calibration import best_temperature, scaler
+from tasks.network.segments import Series, finite_bars
+
+LOGISTIC, BOOSTING = "logistic regression", "LightGBM"
+CLASSICAL = (LOGISTIC, BOOSTING)
+"""The classical baselines, by the name that every table gives them."""
+
+_LEAST_PROBABILITY = 1e-12  # a logarithm is taken of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """What the simple models may try; both grids have one size, so that neither searches longer than the other.
+
+    Attributes:
+        strengths: Inverse L2 penalties of the logistic regression (scikit-learn's C), > 0.
+        leaves: Leaves per tree of the boosting, >= 2.
+        boosting_rate: Shrinkage of each tree.
+        most_trees: Trees at most; validation stops it earlier.
+        patience: Trees without a better validation loss before it stops.
+        leaf_bars: Fewest bars in a leaf: labels overlap, so fewer would be one event.
+        twin: Whether the network's twin, standard convolutions for separable ones or the reverse, is trained too.
+        seed: Of the boosting.
+        threads: Of the boosting; one gives the same trees everywhere.
+    """
+
+    strengths: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
+    leaves: tuple[int, ...] = (4, 8, 16, 32)
+    boosting_rate: float = 0.05
+    most_trees: int = 400
+    patience: int = 20
+    leaf_bars: int = 200
+    twin: bool = True
+    seed: int = 7
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.strengths or len(self.strengths) != len(self.leaves):
+            raise ConfigError(
+                f"strengths and leaves must be grids of one size >= 1, had {len(self.strengths)} and {len(self.leaves)}"
+            )
+        if not min(self.strengths) > 0 or min(self.leaves) < 2:
+            raise ConfigError(f"strengths must be > 0 and leaves >= 2, were {self.strengths} and {self.leaves}")
+        for name in ("boosting_rate", "most_trees", "patience", "leaf_bars", "threads"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be > 0, was {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """One point of a grid.
+
+    Attributes:
+        setting: The grid's parameter and its value.
+        validation_loss: Mean log-loss on validation before calibration, nat.
+        chosen: Whether it was the best.
+    """
+
+    setting: str
+    validation_loss: float
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Baseline:
+    """A fitted simple model.
+
+    Attributes:
+        name: One of CLASSICAL.
+        probabilities: (N, K) calibrated, on the bars asked for; NaN where a feature is unknown.
+        tried: The whole grid.
+        temperature: Fitted on validation.
+        seconds: Wall time.
+    """
+
+    name: str
+    probabilities: FloatArray
+    tried: tuple[Tried, ...]
+    temperature: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Samples:
+    x: FloatArray
+    y: IntArray
+
+
+_Predict = Callable[[FloatArray], FloatArray]
+
+
+def fit_baseline(
+    name: str,
+    series: Series,
+    train: tuple[int, int],
+    validation: tuple[int, int],
+    test: slice,
+    config: BaselineConfig,
+    *,
+    input_clip: float | None,
+    num_classes: int,
+) -> Baseline:
+    """Fit a simple model on `train`, choose and calibrate it on `validation`, and predict `test`.
+
+    Args:
+        name: One of CLASSICAL.
+        series: Features, labels and runs.
+        train: Half-open span of bars.
+        validation: Half-open span of bars; purged by the caller.
+        test: Bars to predict.
+        config: The grids.
+        input_clip: Bound of the scaled features, as the network's.
+        num_classes: K.
+
+    Raises:
+        ConfigError: The name is not known.
+        DatasetError: A span has no labelled bar with features, or training lacks a class.
+    """
+    if name not in CLASSICAL:
+        raise ConfigError(f"a baseline must be one of {', '.join(CLASSICAL)}, was {name!r}")
+    started = time.perf_counter()
+    mean, scale = scaler(series.features[slice(*train)])
+    bound = math.inf if input_clip is None else input_clip
+
+    def scaled(rows: slice) -> FloatArray:
+        return np.clip((series.features[rows] - mean) / scale, -bound, bound)
+
+    learn, check = (_samples(scaled(slice(*span)), series.labels[slice(*span)], span) for span in (train, validation))
+    missing = np.flatnonzero(np.bincount(learn.y, minlength=num_classes) == 0)
+    if len(missing):
+        raise DatasetError(f"train bars {list(train)} hold no label of class {missing[0]}; use more bars")
+    search = _logistic if name == LOGISTIC else _boosting
+    models = list(search(learn, check, config))
+    found = [(setting, predict, _log_loss(predict(check.x), check.y)) for setting, predict in models]
+    best = int(np.argmin([loss for _, _, loss in found]))
+    predict = found[best][1]
+    temperature = best_temperature(_logits(predict(check.x)), check.y)
+    x = scaled(test)
+    known = np.isfinite(x).all(axis=1)
+    probabilities = np.full((len(x), num_classes), np.nan)
+    if known.any():
+        probabilities[known] = _softmax(_logits(predict(x[known])) / temperature)
+    return Baseline(
+        name=name,
+        probabilities=probabilities,
+        tried=tuple(
+            Tried(setting=setting, validation_loss=loss, chosen=i == best) for i, (setting, _, loss) in enumerate(found)
+        ),
+        temperature=temperature,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _samples(x: FloatArray, labels: IntArray, span: tuple[int, int]) -> _Samples:
+    known = finite_bars(x) & (labels >= 0)
+    if not known.any():
+        raise DatasetError(f"bars {list(span)} hold no labelled bar with features; ingest more bars")
+    return _Samples(x=x[known], y=labels[known])
+
+
+def _logistic(learn: _Samples, check: _Samples, config: BaselineConfig) -> Iterator[tuple[str, _Predict]]:
+    from sklearn.linear_model import LogisticRegression
+
+    for strength in config.strengths:
+        # Newton's steps: a Hessian of some 30 x 30 is solved exactly, in a quarter of the default solver's time.
+        model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=200, tol=1e-8).fit(learn.x, learn.y)
+        yield f"C={strength:g}", model.predict_proba
+
+
+def _boosting(learn: _Samples, check: _Samples, config: BaselineConfig) -> Iterator[tuple[str, _Predict]]:
+    import lightgbm
+
+    for leaves in config.leaves:
+        parameters: dict[str, Any] = {
+            "objective": "multiclass",
+            "num_class": int(learn.y.max()) + 1,
+            "num_leaves": leaves,
+            "learning_rate": config.boosting_rate,
+            "min_data_in_leaf": config.leaf_bars,
+            "lambda_l2": 1.0,
+            "max_bin": 63,  # finer cuts of one bar's features find noise
+            "seed": config.seed,
+            "num_threads": config.threads,
+            "deterministic": True,
+            "force_row_wise": True,  # else it times both layouts and may choose another one next time
+            "verbose": -1,
+        }
+        train = lightgbm.Dataset(learn.x, learn.y)
+        stop = lightgbm.early_stopping(config.patience, verbose=False)
+        valid = [lightgbm.Dataset(check.x, check.y, reference=train)]
+        trees = lightgbm.train(parameters, train, config.most_trees, valid, callbacks=[stop])
+        yield f"leaves={leaves}, trees={trees.best_iteration}", _predictor(trees)
+
+
+def _predictor(trees: Any) -> _Predict:
+    return lambda x: np.asarray(trees.predict(x), np.float64)
+
+
+def _logits(probabilities: FloatArray) -> FloatArray:
+    return np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def _log_loss(probabilities: FloatArray, classes: IntArray) -> float:
+    return float(-_logits(probabilities)[np.arange(len(classes)), classes].mean())

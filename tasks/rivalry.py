@@ -1,0 +1,296 @@
+"""Baseline tasks: what the model must beat, fitted on the same folds and paid at the same costs."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from storage.schema import CLASSES, DatasetRef, FloatArray
+from storage.settings import Settings
+from storage.tables import parquet_bytes, read_columns
+from storage.workfolder import WorkFolder, canonical_json
+from tasks.evaluation import Evaluation, bars_of, decide_span, evaluate_folds, seen_by
+from tasks.execution.backtest import run_backtest
+from tasks.execution.metrics import Metrics, summarize
+from tasks.execution.random_positions import RandomPositions, random_positions
+from tasks.execution.rivals import Rival, rate_forecasts, rival
+from tasks.market.persistence import past_classes
+from tasks.network.architecture import parameters
+from tasks.network.baselines import CLASSICAL, fit_baseline
+from tasks.network.export import weights_bytes
+from tasks.network.fit import Series, fit, predict_series
+from tasks.progress import ProgressReport
+from tasks.recipe import Recipe
+from tasks.training import fold_inputs, load_fold, load_samples
+
+MODEL, PRIOR = "this model", "prior"
+_LIBRARIES = ("scikit-learn", "lightgbm")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BaselineFold:
+    """What fitting the baselines of one fold left behind.
+
+    Attributes:
+        probabilities: Name -> (N, 3) on the bars of the fold's test, NaN where unknown.
+        facts: Name -> what was tried and chosen, plain JSON.
+    """
+
+    probabilities: Mapping[str, FloatArray]
+    facts: Mapping[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rivals:
+    """The model beside everything that it must beat.
+
+    Attributes:
+        table: The model first.
+        random: The model among random timings of its own positions.
+        facts: One entry a fold: name -> what the baseline tried and chose.
+    """
+
+    table: tuple[Rival, ...]
+    random: RandomPositions
+    facts: list[dict[str, Any]]
+
+    def named(self, name: str) -> Rival | None:
+        """Return the line of that name, or None."""
+        return next((line for line in self.table if line.name == name), None)
+
+    @property
+    def better_baseline(self) -> Rival:
+        """The classical baseline with the smaller log-loss."""
+        return min(
+            (line for line in self.table if line.name in CLASSICAL),
+            key=lambda line: np.inf if line.log_loss is None else line.log_loss,
+        )
+
+
+def twin_name(recipe: Recipe) -> str:
+    """Return the name of the network's twin."""
+    return f"{'standard' if recipe.network_config.separable else 'separable'} convolution twin"
+
+
+def baselines_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
+    """Return the key of a fold's baselines: everything that they depend on."""
+    libraries = [version(name) for name in _LIBRARIES]
+    made_from = {"fold": fold_inputs(data, recipe, index), "baselines": recipe.baselines, "libraries": libraries}
+    return WorkFolder.key("baselines", made_from)
+
+
+# As with the network's folds: a killed run finds what is finished by its key, so no Prefect cache, and no retry.
+@task(cache_policy=NO_CACHE, task_run_name="train baselines {index} of {data.market.symbol}")
+def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
+    """Fit logistic regression, boosting and the network's twin on one fold, and return the key of their predictions.
+
+    Args:
+        data: The dataset.
+        recipe: Labels, folds, network and training of the model; what the baselines may try.
+        index: Number of the walk-forward fold, from 0.
+    """
+    log, work = get_run_logger(), WorkFolder(Settings.from_environment().work)
+    key = baselines_key(data, recipe, index)
+    if key in work:
+        log.info(f"baselines {index} were trained before key={key}")
+        return key
+    samples = load_samples(data, recipe)
+    dataset, fold, network = samples.dataset, samples.folds[index], recipe.network_config
+    series = Series(features=dataset.features, labels=samples.labels.classes, segment=dataset.segment)
+    train, validation = ((span.start, span.stop) for span in (fold.train, fold.validation))
+    probabilities: dict[str, FloatArray] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for name in CLASSICAL:
+        fitted = fit_baseline(
+            name,
+            series,
+            train,
+            validation,
+            fold.test.rows,
+            recipe.baselines,
+            input_clip=network.input_clip,
+            num_classes=network.num_classes,
+        )
+        probabilities[name] = fitted.probabilities
+        facts[name] = {
+            "tried": [asdict(one) for one in fitted.tried],
+            "temperature": fitted.temperature,
+            "seconds": fitted.seconds,
+        }
+    if recipe.baselines.twin:
+        name, shape = twin_name(recipe), replace(network, separable=not network.separable)
+        with ProgressReport(f"twin of fold {index + 1} of {recipe.folds.folds}") as progress:
+            twin = fit(
+                shape,
+                series,
+                train,
+                validation,
+                recipe.fit_config,
+                on_progress=lambda now: progress.update(now.step / now.steps, f"validation {now.validation_loss:.4f}"),
+            )
+        probabilities[name] = predict_series(twin.model, dataset.features, dataset.segment)[fold.test.rows]
+        facts[name] = {
+            "tried": [],
+            "temperature": twin.temperature,
+            "seconds": twin.seconds,
+            "parameters": parameters(shape),
+            "weights_bytes": len(weights_bytes(twin.model)),
+            "best_step": twin.best_step,
+        }
+    arrays = io.BytesIO()
+    np.savez(arrays, **probabilities)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options
+    work.save(key, {"baselines.json": canonical_json(facts), "predictions.npz": arrays.getvalue()})
+    took = " ".join(f"{name.replace(' ', '_')}={fact['seconds']:.1f}s" for name, fact in facts.items())
+    log.info(f"trained baselines of fold={index} key={key} {took}")
+    return key
+
+
+def load_baselines(key: str) -> BaselineFold:
+    """Return what `train_baselines` left under `key`."""
+    work = WorkFolder(Settings.from_environment().work)
+    with np.load(io.BytesIO(work.read(key, "predictions.npz")), allow_pickle=False) as arrays:
+        probabilities = dict(arrays)
+    return BaselineFold(probabilities=probabilities, facts=json.loads(work.read(key, "baselines.json")))
+
+
+@task(cache_policy=NO_CACHE, task_run_name="compare baselines of {data.market.symbol}")
+def compare_baselines(data: DatasetRef, recipe: Recipe, folds: list[str], baselines: list[str]) -> str:
+    """Put the model beside its baselines on the bars that none of them had seen, and return the key of the table."""
+    key = WorkFolder.key("rivals", {"folds": folds, "baselines": baselines, "recipe": recipe.parts()})
+    work = WorkFolder(Settings.from_environment().work)
+    parts = [load_baselines(one) for one in baselines]
+    forecasts = {name: np.concatenate([part.probabilities[name] for part in parts]) for name in parts[0].probabilities}
+    evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
+    found = rivals_of(data, recipe, evaluation, forecasts, [dict(part.facts) for part in parts])
+    work.save(key, rivals_files(found, evaluation, forecasts))
+    best = found.better_baseline
+    lead = "undefined" if best.lead is None else f"{best.lead:+.5f}"
+    get_run_logger().info(
+        f"baselines key={key} better={best.name!r} log_loss={best.log_loss:.5f} lead_of_model={lead} "
+        f"random_percentile={found.random.percentile:.3f}"
+    )
+    create_table_artifact(
+        [{name: value for name, value in asdict(line).items() if name != "lead_error"} for line in found.table],
+        key=f"baselines-{data.source}-{data.market.slug}".replace(":", "-").lower(),
+        description=f"{data.market} from {data.source}: the model beside what it must beat, unseen bars, net of costs",
+    )
+    return key
+
+
+def load_rivals(key: str) -> tuple[Rivals, dict[str, bytes]]:
+    """Return what `compare_baselines` left under `key`: the table, and the files that a version keeps of it."""
+    work = WorkFolder(Settings.from_environment().work)
+    files = {name: work.read(key, name) for name in ("baselines.json", "baselines.parquet")}
+    return rivals_from(files["baselines.json"]), files
+
+
+def rivals_from(content: bytes) -> Rivals:
+    """Return the table that `rivals_files` wrote."""
+    document = json.loads(content)
+    return Rivals(
+        table=tuple(Rival(**line) for line in document["table"]),
+        random=RandomPositions(**document["random"]),
+        facts=document["folds"],
+    )
+
+
+def rivals_files(rivals: Rivals, evaluation: Evaluation, forecasts: Mapping[str, FloatArray]) -> dict[str, bytes]:
+    """Return the table, and every baseline's predictions, as a version keeps them."""
+    document = {
+        "table": [asdict(line) for line in rivals.table],
+        "random": asdict(rivals.random),
+        "folds": rivals.facts,
+    }
+    columns: dict[str, NDArray[Any]] = {
+        "start_ms": evaluation.samples.dataset.candles.start_ms[evaluation.unseen.rows],
+        **{f"{name}: {one}": p[:, i] for name, p in forecasts.items() for i, one in enumerate(CLASSES)},
+    }
+    return {
+        "baselines.json": json.dumps(document, indent=1, allow_nan=False).encode(),
+        "baselines.parquet": parquet_bytes(columns),
+    }
+
+
+def stored_forecasts(content: bytes) -> dict[str, FloatArray]:
+    """Return the predictions by baseline that `rivals_files` wrote as Parquet."""
+    columns = read_columns(content)
+    names = dict.fromkeys(name.rpartition(": ")[0] for name in columns if name != "start_ms")
+    return {name: np.column_stack([columns[f"{name}: {one}"] for one in CLASSES]) for name in names}
+
+
+def rivals_of(
+    data: DatasetRef,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    forecasts: Mapping[str, FloatArray],
+    facts: Sequence[dict[str, Any]],
+) -> Rivals:
+    """Judge every baseline on the model's unseen bars, by the model's decision rule and at its costs.
+
+    Args:
+        data: The dataset.
+        recipe: Rule, costs and labels.
+        evaluation: The model's own.
+        forecasts: Name -> (N, 3) probabilities of the fitted baselines on the unseen bars.
+        facts: What each fold tried, kept beside the table.
+    """
+    samples, unseen, money = evaluation.samples, evaluation.unseen, evaluation.money
+    walked = [fold for fold in evaluation.folds if len(fold.probabilities)]
+    lengths = [len(fold.probabilities) for fold in walked]
+    means, model = np.array([fold.class_means for fold in walked]), np.repeat(np.arange(len(walked)), lengths)
+    prior = np.repeat([fold.prior for fold in walked], lengths, axis=0)
+    bars, seen = bars_of(data, samples, unseen), seen_by(data, recipe, samples, samples.folds[0])
+
+    def traded(probabilities: FloatArray) -> Metrics:
+        target = decide_span(samples, recipe, unseen, probabilities, means, model)
+        result = run_backtest(bars, target, recipe.costs, recipe.backtest, **seen)
+        return summarize(result, data.market.bars_per_year)
+
+    classes = samples.labels.classes[unseen.rows]
+    rated = rate_forecasts(
+        MODEL,
+        {MODEL: evaluation.probabilities, PRIOR: prior, **forecasts},
+        classes,
+        overlap=recipe.labels.horizon,
+    )
+    dataset = samples.dataset
+    past = past_classes(dataset.candles.close, dataset.vol, dataset.segment, recipe.labels, recipe.costs.round_trip)[
+        unseen.rows
+    ]
+    both = (past >= 0) & (classes >= 0)
+    repeated = np.where((past >= 0)[:, None], np.eye(len(CLASSES))[past], np.nan)
+    drawn = random_positions(bars, evaluation.target, recipe.costs, recipe.backtest, **seen)
+    table = [
+        rival(MODEL, money.model.metrics, rated[MODEL]),
+        *(rival(name, traded(p), rated[name]) for name, p in forecasts.items()),
+        rival(PRIOR, traded(prior), rated[PRIOR]),
+        rival("persistence", traded(repeated), accuracy=_share(past[both] == classes[both])),
+        rival(
+            "persistence reversed",
+            traded(repeated[:, ::-1]),
+            accuracy=_share(len(CLASSES) - 1 - past[both] == classes[both]),
+        ),
+        Rival(
+            name=f"random timing, median of {drawn.draws:,}",
+            total_return=drawn.total_return,
+            sharpe_ratio=drawn.sharpe_ratio,
+        ),
+        rival("buy and hold", money.buy_and_hold.metrics),
+        rival("flat", money.flat.metrics),
+    ]
+    return Rivals(table=tuple(table), random=drawn, facts=list(facts))
+
+
+def _share(right: NDArray[np.bool_]) -> float | None:
+    return float(right.mean()) if len(right) else None

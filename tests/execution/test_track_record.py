@@ -1,0 +1,70 @@
+"""Track records: closed forms where there are some, simulation where there are none."""
+
+import numpy as np
+import pytest
+
+from tasks.execution.metrics import sharpe_ratio
+from tasks.execution.track_record import deflate, track_record
+
+
+def days(seed: int, count: int = 400, mean: float = 0.001, rho: float = 0.0):
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0.0, 0.01, count)
+    for day in range(1, count):
+        noise[day] += rho * noise[day - 1]
+    return mean + noise
+
+
+def test_record_of_independent_days_needs_no_correction_of_lo():
+    ratios = []
+    for seed in range(20):
+        record = track_record(days(seed, 2_000))
+        ratios.append(record.sharpe_lo / record.sharpe_ratio)
+        assert record.low < record.sharpe_ratio < record.high
+    # Ten autocorrelations of sd 1/sqrt(2000) sum to 0.07 in eta^-2, so 0.07 in the ratio; the mean of 20: 0.016.
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.05)
+
+
+def test_autocorrelated_days_are_worth_less_by_los_factor():
+    # AR(1) with rho = 0.3: eta over sqrt(q) tends to sqrt((1 - rho) / (1 + rho)) = 0.734 for q large.
+    ratios = [track_record(days(seed, 4_000, mean=0.002, rho=0.3)) for seed in range(10)]
+    assert np.mean([one.sharpe_lo / one.sharpe_ratio for one in ratios]) == pytest.approx(0.734, abs=0.04)
+
+
+def test_probability_that_the_ratio_is_above_zero_is_one_half_without_a_mean():
+    daily = days(1)
+    assert track_record(daily - daily.mean()).probabilistic == pytest.approx(0.5, abs=1e-9)
+
+
+def test_record_of_nothing_is_undefined_not_zero():
+    record = track_record(np.zeros(50))
+    assert (record.sharpe_ratio, record.sharpe_lo, record.probabilistic, record.days_needed) == (None,) * 4
+    assert (record.low, record.high) == (None, None)
+
+
+def test_single_trial_is_not_deflated():
+    daily = days(2)
+    single = deflate(daily, np.array([sharpe_ratio(daily, 1.0)]))
+    assert single.expected_best == 0.0
+    assert single.deflated == pytest.approx(track_record(daily).probabilistic, abs=1e-12)
+
+
+def test_best_of_fifty_worthless_strategies_looks_good_alone_and_not_among_its_kind():
+    # The check of the evaluation notes: PSR(0) > 0.95 for most winners, DSR > 0.95 for hardly any.
+    fooled_alone, fooled = [], []
+    for seed in range(30):
+        returns = np.random.default_rng(seed).standard_t(5, (500, 50)) * 0.01
+        tried = np.array([sharpe_ratio(column, 1.0) for column in returns.T])
+        best = returns[:, tried.argmax()]
+        fooled_alone.append(track_record(best).probabilistic > 0.95)
+        fooled.append(deflate(best, tried).deflated > 0.95)
+    assert np.mean(fooled_alone) > 0.8
+    assert np.mean(fooled) < 0.1
+
+
+def test_more_trials_of_the_same_spread_expect_more_of_luck():
+    daily = days(3)
+    few, many = (deflate(daily, np.tile([-0.05, 0.05], count)) for count in (5, 50))
+    assert (few.trials, many.trials) == (10, 100)
+    assert few.expected_best < many.expected_best
+    assert few.deflated > many.deflated
