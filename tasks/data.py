@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from storage.candles import CandleStore
+from storage.candles import CandleStore, Learned
+from storage.commit import WindowReport
 from storage.contracts import enforce_quarantine_share, split_candles, validate_features
 from storage.schema import (
     DAY_MS,
@@ -33,10 +36,12 @@ from storage.settings import Settings
 from storage.snapshots import write_dataset
 from tasks.connection import ExchangeConfig, connect
 from tasks.exchange.gateway import Gateway
+from tasks.exchange.pages import FetchedWindow
 from tasks.market import features
 from tasks.progress import ProgressReport
 
 WINDOW_BARS = 1_000  # the most rows that Bybit returns for one request
+COMMITTED_TOGETHER = 8  # a third of the time of as many commits, and a killed run has little to ask for again
 FUNDING_STEP_MS = DAY_MS // 3  # no market pays less often than every 8 hours; many pay more often
 
 
@@ -203,16 +208,30 @@ def _ingest_windows(
     counts = {"inserted": 0, "revised": 0, "rejected": 0, "missing": 0}
     wanted, seen = sum(window.bars(market.interval_ms) for window in windows), 0
     with ProgressReport(f"ingest {market.slug}") as progress:
-        for fetched in gateway.fetch_windows(market, windows, now_ms):
-            good, broken = split_candles(fetched.candles, market, now_ms=now_ms)
-            done = store.commit_window(
-                gateway.source, market, fetched.window, good, (*fetched.rejected, *broken), now_ms
-            )
+        arriving = gateway.fetch_windows(market, windows, now_ms)
+        for window, done in store_windows(store, gateway.source, market, arriving, now_ms):
             for name, count in zip(counts, (done.inserted, done.revised, done.rejected, done.gaps), strict=True):
                 counts[name] += count
-            seen += fetched.window.bars(market.interval_ms)
+            seen += window.bars(market.interval_ms)
             progress.update(seen / wanted, f"{seen:,} bars")
     return counts
+
+
+def store_windows(
+    store: CandleStore, source: Source, market: Market, arriving: Iterable[FetchedWindow], now_ms: int
+) -> Iterator[tuple[Window, WindowReport]]:
+    """Check and store windows as they arrive, some in one transaction, and yield what became of each.
+
+    A run that ends early asks again for the windows that it had not yet stored.
+    """
+    windows = iter(arriving)
+    while batch := list(islice(windows, COMMITTED_TOGETHER)):
+        learned: list[Learned] = []
+        for fetched in batch:
+            good, broken = split_candles(fetched.candles, market, now_ms=now_ms)
+            learned.append((fetched.window, good, (*fetched.rejected, *broken)))
+        reports = store.commit_windows(source, market, learned, now_ms)
+        yield from zip((fetched.window for fetched in batch), reports, strict=True)
 
 
 def refuse_bad_data(store: CandleStore, source: Source, market: Market, span: Window, quality: QualityConfig) -> None:

@@ -175,10 +175,10 @@ def race(benchmark: BenchmarkFixture) -> Callable[..., Times]:
     """Return what times sides by name in turn, round after round, on one thread of torch."""
     torch.set_num_threads(1)
 
-    def run(sides: Mapping[str, Side], rounds: int) -> Times:
+    def run(sides: Mapping[str, Side], rounds: int, *, warm: bool = True) -> Times:
         (first, ours), *others = sides.items()
         taken: dict[str, list[float]] = {name: [] for name in sides}
-        for side in sides.values():
+        for side in sides.values() if warm else ():
             side.call()
 
         def time_others() -> None:
