@@ -12,7 +12,7 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run test lint clean
+.PHONY: run test lint bench bench-quick clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -23,6 +23,13 @@ test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
+
+# Rows of speed against the alternatives, a table, and $(DSC_HOME)/bench.json; quick: the inference rows, bench-quick.json.
+bench: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-quiet -q $(ARGS)
+
+bench-quick: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-quiet -q -m quick $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

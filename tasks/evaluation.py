@@ -51,6 +51,7 @@ class Measured:
         runtime: What `p50_us` to `p99_us` were taken with: the engine where the network allows it.
         p50_us, p95_us, p99_us: One new bar through the trained model, microseconds.
         rows: The separable network and its standard twin in every runtime, as `LatencyRow`.
+        edges_us, calls: Histogram of the times behind `p50_us`; a bin's calls lie between two edges.
     """
 
     machine: dict[str, str | int]
@@ -60,6 +61,8 @@ class Measured:
     p95_us: float
     p99_us: float
     rows: list[dict[str, Any]]
+    edges_us: list[float]
+    calls: list[int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -215,6 +218,7 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     with ProgressReport("latency") as progress:
         rows = time_networks(twins(config), on_progress=lambda done, of: progress.update(done / of))
         runtime, timing = measure_model(config, weights, features)
+    edges_us, calls = timing.histogram()
     measured = Measured(
         machine=machine,
         parity=max(parity.values()),
@@ -223,6 +227,8 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
         p95_us=timing.percentile_us(95),
         p99_us=timing.percentile_us(99),
         rows=[asdict(row) for row in rows],
+        edges_us=edges_us,
+        calls=calls,
     )
     work.save(key, {"latency.json": canonical_json(measured)})
     log.info(

@@ -45,6 +45,7 @@ from tasks.reporting.report_data import (
     Reliability,
     ReportData,
     Row,
+    StepTimes,
     TrainingCurve,
     Verdict,
 )
@@ -131,6 +132,12 @@ def report_data(
             ece_perfect=skill.perfect_calibration_error,
         ),
         latency=tuple(_latency(measured, recipe)),
+        step_times=StepTimes(
+            edges_us=np.array(measured.edges_us),
+            calls=np.array(measured.calls, np.int64),
+            p50_us=measured.p50_us,
+            p99_us=measured.p99_us,
+        ),
         data_quality=tuple(quality),
         folds=tuple(folds_table(evaluation.samples.folds, evaluation.samples.dataset.candles.start_ms)),
         training=tuple(_curves(evaluation)),

@@ -15,9 +15,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from storage.compiled import compiled
 from storage.schema import BoolArray, Candles, ConfigError, FloatArray, IntArray
 
 _DEAREST_PER_SIDE = 0.1  # a rate of 10 % and more is a percentage or a basis point typed as a share
@@ -166,7 +166,7 @@ def as_compiled(values: NDArray[np.generic], dtype: type[np.generic]) -> NDArray
     return np.require(values, dtype, ["C", "W"])
 
 
-@njit(cache=True)
+@compiled
 def fill(
     cash: float, quantity: float, wanted: float, price: float, commission: float, slippage: float
 ) -> tuple[float, float, float, float]:
@@ -190,7 +190,7 @@ def fill(
     return cash - change * fill_price - fee, traded, fee, traded * slippage
 
 
-@njit(cache=True)
+@compiled
 def trade_open(
     cash: float, quantity: float, weight: int, wanted: int, price: float, funding_rate: float, rules: FloatArray
 ) -> tuple[float, float, float, float, float, float]:
@@ -222,7 +222,7 @@ def trade_open(
     return cash, coins, traded, fee, slipped, paid
 
 
-@njit(cache=True)
+@compiled
 def run_account(
     open_: FloatArray,
     close: FloatArray,

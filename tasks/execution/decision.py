@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from storage.compiled import compiled
 from storage.schema import BoolArray, ConfigError, FloatArray, IntArray
 from tasks.execution.accounting import Costs, as_compiled
 
@@ -82,7 +82,7 @@ def packed(config: DecisionConfig, costs: Costs, class_means: FloatArray, horizo
     return np.array([*switches, config.allow_short, *(means * math.sqrt(horizon))], np.float64)
 
 
-@njit(cache=True)
+@compiled
 def expected_return(p_sell: float, p_hold: float, p_buy: float, vol: float, params: FloatArray) -> float:
     """Return mu, the expected return until the horizon: its mean in each class, in units of vol, by probability.
 
@@ -92,7 +92,7 @@ def expected_return(p_sell: float, p_hold: float, p_buy: float, vol: float, para
     return mu
 
 
-@njit(cache=True)
+@compiled
 def decide(
     p_sell: float, p_hold: float, p_buy: float, vol: float, position: int, bars_held: int, params: FloatArray
 ) -> int:
@@ -129,7 +129,7 @@ def decide(
     return _most_valuable(mu, position, lowest, params)
 
 
-@njit(cache=True)
+@compiled
 def _most_valuable(mu: float, position: int, lowest: int, params: FloatArray) -> int:
     """Return the target whose value after costs and margins is greatest; staying, then flat, wins a tie."""
     cost = params[_PER_SIDE]
@@ -194,7 +194,7 @@ def decide_series(
     return targets
 
 
-@njit(cache=True)
+@compiled
 def _decide_bars(
     probabilities: FloatArray,
     vol: FloatArray,

@@ -12,8 +12,8 @@ from itertools import combinations
 from statistics import NormalDist
 
 import numpy as np
-from numba import njit
 
+from storage.compiled import compiled
 from storage.schema import FloatArray
 from tasks.execution.metrics import sharpe_ratio
 
@@ -229,7 +229,7 @@ def bootstrap_means(values: FloatArray, mean_block: float, *, draws: int, seed: 
     return np.asarray(out + centre, np.float64)
 
 
-@njit(cache=True)
+@compiled
 def _resample(running: FloatArray, restart: float, rng: np.random.Generator, out: FloatArray) -> None:
     """Fill each row of `out` with the mean of blocks that begin anywhere and go on with probability 1 - `restart`."""
     length = (len(running) - 1) // 2

@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numba import njit
 
+from storage.compiled import compiled
 from storage.schema import Candles, ConfigError, FloatArray
 
 Kind = Literal["null", "ar", "gated", "drift"]
@@ -241,7 +241,7 @@ def _normal_cdf(x: FloatArray) -> FloatArray:
     return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in x])
 
 
-@njit(cache=True)
+@compiled
 def _ar1(coefficient: float, scale: float, noise: FloatArray) -> FloatArray:
     """Return (T,) a stationary AR(1) process: x' = coefficient * x + scale * noise."""
     x = np.empty(len(noise))
@@ -253,7 +253,7 @@ def _ar1(coefficient: float, scale: float, noise: FloatArray) -> FloatArray:
     return x
 
 
-@njit(cache=True)
+@compiled
 def _gated_ar1(k: float, gate: FloatArray, eps: FloatArray) -> FloatArray:
     """Return (T,) e' = k * gate * e + sqrt(1 - k^2) * eps, where the gate is that of the bar before; unit variance."""
     e = np.empty(len(eps))

@@ -19,9 +19,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import float32, float64, njit, types
+from numba import float32, float64, types
 from numpy.typing import NDArray
 
+from storage.compiled import compiled
 from storage.schema import FloatArray
 from tasks.network.lanes import LANES, fma, load, lowest_bit, nonzero, relu, splat, store, total, zeros
 
@@ -45,7 +46,7 @@ READY, WARMING, WRONG_SHAPE = 1, 0, -(1 << 62)
 """What `step_packed` returns; -1 - i says that feature i was not usable."""
 
 
-@njit(cache=True)
+@compiled
 def step_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) -> int:
     """Advance one market by one bar.
 
@@ -68,7 +69,7 @@ def step_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) 
     return READY if int(state[SEEN]) == int(weights[CONTEXT]) else WARMING
 
 
-@njit(cache=True)
+@compiled
 def step_entry(weights: Packed, state: Packed, features: FloatArray, out: FloatArray) -> int:
     """Do `step_packed` for features of any layout; for calls from Python, see `prepare_entry`."""
     x = np.empty(features.shape[0])
@@ -89,7 +90,7 @@ def prepare_entry() -> None:
         step_entry.disable_compile()
 
 
-@njit(cache=True)
+@compiled
 def markets_packed(weights: Packed, states: Packed, x: FloatArray, out: FloatArray) -> int:
     """Advance every market by one bar: states (M*size,), x (M*F,), out (M*K,), all flat."""
     features, classes = int(weights[FEATURES]), int(weights[CLASSES])
@@ -108,7 +109,7 @@ def markets_packed(weights: Packed, states: Packed, x: FloatArray, out: FloatArr
     return READY
 
 
-@njit(cache=True)
+@compiled
 def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) -> int:
     """Advance one market by T bars: x (T*F,), out (T*K,) the logits, both flat; NaN while warming up."""
     features, classes = int(weights[FEATURES]), int(weights[CLASSES])
@@ -124,7 +125,7 @@ def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray
     return READY
 
 
-@njit(cache=True)
+@compiled
 def first_unusable(weights: Packed, x: FloatArray) -> int:
     """Return the index of the first value that has no finite z in float32; -1 where all have one."""
     features = int(weights[FEATURES])
@@ -138,7 +139,7 @@ def first_unusable(weights: Packed, x: FloatArray) -> int:
     return -1
 
 
-@njit(cache=True)
+@compiled
 def _tile(
     weights: Packed,
     state: Packed,
@@ -182,7 +183,7 @@ def _tile(
         _head(weights, state, base + c * stride, h + c * column, column - width, out, target + c * classes)
 
 
-@njit(cache=True)
+@compiled
 def _scale(weights: Packed, features: int, x: FloatArray, source: int, state: Packed, z: int) -> None:
     """Set z = clip((x - mean) / scale), computed in float64."""
     scaler, clip = int(weights[SCALER]), weights[CLIP]
@@ -191,7 +192,7 @@ def _scale(weights: Packed, features: int, x: FloatArray, source: int, state: Pa
         state[z + f] = min(max(value, -clip), clip)
 
 
-@njit(cache=True)
+@compiled
 def _filter(
     weights: Packed,
     place: int,
@@ -219,7 +220,7 @@ def _filter(
         store(state, ring + (time & mask) * width + j, h)  # where the oldest was, if the ring has no room to spare
 
 
-@njit(cache=True)
+@compiled
 def _gather(
     taps: int, width: int, state: Packed, ring: int, mask: int, time: int, dilation: int, newest: int, u: int
 ) -> None:
@@ -235,7 +236,7 @@ def _gather(
         store(state, ring + (time & mask) * width + j, h)
 
 
-@njit(cache=True)
+@compiled
 def _mix(
     weights: Packed,
     place: int,
@@ -255,7 +256,7 @@ def _mix(
         _dense(weights, place, rows, width, state, u, h)
 
 
-@njit(cache=True)
+@compiled
 def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u: int, h: int) -> None:
     """Set h = relu(bias + matrix @ u), input by input; inputs that ReLU left at 0 cost nothing."""
     bias = place + rows * width
@@ -292,7 +293,7 @@ def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u:
         j += LANES
 
 
-@njit(cache=True)
+@compiled
 def _active(state: Packed, u: int, count: int) -> int:
     """Return which of the next `count` <= 64 values are not 0, as bits."""
     bits: int = nonzero(load(state, u))
@@ -301,7 +302,7 @@ def _active(state: Packed, u: int, count: int) -> int:
     return bits
 
 
-@njit(cache=True)
+@compiled
 def _dense_tile(
     weights: Packed, place: int, rows: int, width: int, state: Packed, u: int, u_span: int, h: int, h_span: int
 ) -> None:
@@ -325,7 +326,7 @@ def _dense_tile(
         store(state, h + 3 * h_span + j, relu(d))
 
 
-@njit(cache=True)
+@compiled
 def _head(weights: Packed, state: Packed, base: int, h: int, length: int, out: FloatArray, target: int) -> None:
     """Add the newest bar to the pool, set out to the logits (NaN while warming up), and move the clock on.
 
@@ -359,7 +360,7 @@ def _head(weights: Packed, state: Packed, base: int, h: int, length: int, out: F
     state[base + AGE] = 0 if age == window else age
 
 
-@njit(cache=True)
+@compiled
 def _dot(weights: Packed, row: int, state: Packed, h: int, length: int) -> float:
     lanes = zeros()
     for j in range(0, length, LANES):
@@ -367,19 +368,19 @@ def _dot(weights: Packed, row: int, state: Packed, h: int, length: int) -> float
     return np.float64(total(lanes))
 
 
-@njit(cache=True)
+@compiled
 def _read_sum(state: Packed, place: int) -> float:
     return np.float64(state[place]) + np.float64(state[place + 1])
 
 
-@njit(cache=True)
+@compiled
 def _write_sum(state: Packed, place: int, value: float) -> None:
     high = np.float32(value)
     state[place] = high
     state[place + 1] = np.float32(value - high)
 
 
-@njit(cache=True)
+@compiled
 def _softmax(out: FloatArray, start: int, classes: int) -> None:
     """Turn logits into probabilities in place."""
     top = out[start]

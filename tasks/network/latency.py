@@ -51,6 +51,16 @@ class Timing:
         """Return the duration that `percent` of the calls stay under, microseconds."""
         return float(np.percentile(self.nanoseconds, percent)) / 1000
 
+    def histogram(self, bins: int = 40) -> tuple[list[float], list[int]]:
+        """Return the bins + 1 edges, microseconds, evenly spaced on a logarithmic axis, and the calls in each bin.
+
+        From the fastest call to the slowest, so that every call is counted, the one that the system interrupted too.
+        """
+        fastest, slowest = float(self.nanoseconds.min()), float(self.nanoseconds.max())
+        edges = np.geomspace(max(fastest, 1.0), max(slowest, 1.01 * fastest, 2.0), bins + 1)
+        calls = np.histogram(np.clip(self.nanoseconds, edges[0], edges[-1]), edges)[0]
+        return (edges / 1000).tolist(), calls.tolist()
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyRow:

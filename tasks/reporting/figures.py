@@ -43,6 +43,7 @@ from tasks.reporting.report_data import (
     Reliability,
     RivalLine,
     Row,
+    StepTimes,
     TrainingCurve,
 )
 
@@ -307,6 +308,25 @@ def latency_figure(rows: Sequence[Latency], label: str, width: int = WIDE) -> Fi
     axes.set_yticks(places, names, fontsize=9.5 if width > NARROW else 8)
     axes.set_ylim(-0.6, len(timed) - 0.4)
     label_axes(axes, "microseconds, logarithmic", "")
+    add_legend(axes, columns=2)
+    return figure
+
+
+def step_figure(times: StepTimes, label: str, width: int = WIDE) -> Figure:
+    """How often one prediction took how long: both axes logarithmic, so that the rare slow ones show."""
+    figure = new_figure(width, 240, "One prediction of this model", label)
+    axes = add_axes(figure, (58, 44, width - 74, 130), grid="y")
+    axes.stairs(times.calls, times.edges_us, fill=True, color=MODEL, alpha=0.55)
+    for percentile, us, style in (("median", times.p50_us, DASHES), ("99th percentile", times.p99_us, DOTS)):
+        axes.axvline(us, color=INK, linewidth=1.1, linestyle=style, label=f"{percentile} {us:,.1f} µs")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, 2.0 * max(int(times.calls.max()), 1))
+    axes.set_xlim(times.edges_us[0], times.edges_us[-1])
+    axes.minorticks_off()
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    label_axes(axes, "microseconds, logarithmic", "calls, logarithmic")
     add_legend(axes, columns=2)
     return figure
 

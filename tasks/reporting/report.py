@@ -22,6 +22,7 @@ from tasks.reporting.figures import (
     latency_figure,
     reliability_figure,
     rivals_figure,
+    step_figure,
     training_figure,
 )
 from tasks.reporting.markup import DASH, data_uri, heading, interval, pairs, picture, row_table, table, text, written
@@ -279,6 +280,9 @@ def _speed(data: ReportData) -> Iterator[str]:
             "latter.</p>"
         )
         yield _both(lambda width: latency_figure(rows, data.title_label, width), "Time per prediction")
+        times = data.step_times
+        if times is not None:
+            yield _both(lambda width: step_figure(times, data.title_label, width), "Histogram of single predictions")
         header = ["network", "runtime", "parameters", "MACs", "p50", "p95", "p99"]
         yield table(
             header,

@@ -172,6 +172,22 @@ class Latency:
     p99_us: float | None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepTimes:
+    """How long single predictions of this model took.
+
+    Attributes:
+        edges_us: (bins + 1,) increasing, > 0, microseconds.
+        calls: (bins,) predictions between two edges.
+        p50_us, p99_us: Percentiles of the same calls.
+    """
+
+    edges_us: FloatArray
+    calls: IntArray
+    p50_us: float
+    p99_us: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class CostPoint:
     """The same decisions at other costs.
@@ -263,6 +279,7 @@ class ReportData:
         confusion: (3, 3) labels by true class (row) and predicted class (column).
         reliability: Calibration on unseen bars.
         latency: Per network and runtime.
+        step_times: Of this model alone.
         data_quality: What was found in the candles.
         folds: The table of dates.
         training: One curve per fold.
@@ -298,6 +315,7 @@ class ReportData:
     confusion: IntArray | None = None
     reliability: Reliability | None = None
     latency: tuple[Latency, ...] = ()
+    step_times: StepTimes | None = None
     data_quality: tuple[Row, ...] = ()
     folds: tuple[Row, ...] = ()
     training: tuple[TrainingCurve, ...] = ()

@@ -46,6 +46,21 @@ def test_percentiles_are_those_of_the_calls_in_microseconds() -> None:
     assert [timing.percentile_us(p) for p in (50, 95, 99)] == [50.0, 95.0, 99.0]
 
 
+def test_histogram_counts_every_call_between_logarithmic_edges() -> None:
+    timing = Timing(nanoseconds=np.array([1_000, 1_500, 2_500, 9_000, 10_000]))
+
+    edges, calls = timing.histogram(bins=2)
+
+    np.testing.assert_allclose(edges, [1.0, math.sqrt(10), 10.0])
+    assert calls == [3, 2]
+
+
+def test_histogram_of_equal_calls_has_them_all() -> None:
+    _, calls = Timing(nanoseconds=np.full(7, 1_200)).histogram()
+
+    assert sum(calls) == 7
+
+
 def test_fingerprint_tells_the_machine_and_not_whose_it_is() -> None:
     fingerprint = machine_fingerprint(threads=2)
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.reporting.figures import downsample, drawdown, equity_figure
+from tasks.reporting.canvas import NARROW, WIDE, svg
+from tasks.reporting.figures import downsample, drawdown, equity_figure, step_figure
 from tasks.reporting.markup import cell_text, exact_text, text, written
-from tasks.reporting.report_data import Cell, Equity, Style
+from tasks.reporting.report_data import Cell, Equity, StepTimes, Style
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,20 @@ def test_equity_chart_draws_at_most_2000_points_and_the_extremes() -> None:
     assert np.asarray(below.lines[1].get_ydata()).min() == pytest.approx(deepest, rel=1e-12)
     first, last = value.get_xlim()
     assert (first, last) == (equity.time_ms[0] / 86_400_000, equity.time_ms[-1] / 86_400_000)
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("calls", [[3, 9_000, 800, 0, 1], [0, 0, 5, 0, 0]])
+def test_histogram_of_steps_shows_every_bin_and_names_both_percentiles(width: int, calls: list[int]) -> None:
+    times = StepTimes(edges_us=np.geomspace(1, 100, 6), calls=np.array(calls), p50_us=1.4, p99_us=2.61)
+
+    figure = step_figure(times, "BTCUSDT 5m", width)
+
+    (steps,) = figure.axes[0].patches
+    np.testing.assert_array_equal(steps.get_data().values, calls)
+    low, high = figure.axes[0].get_ylim()
+    assert low < 1
+    assert high > max(calls)
+    drawn = svg(figure).decode()
+    assert "median 1.4 µs" in drawn
+    assert "99th percentile 2.6 µs" in drawn

@@ -29,6 +29,7 @@ from tasks.reporting.report_data import (
     Reliability,
     ReportData,
     RivalLine,
+    StepTimes,
     TrainingCurve,
     Verdict,
 )
@@ -220,6 +221,7 @@ def example(bars: int = 24_000) -> ReportData:
             ece=0.0098,
             ece_perfect=0.0081,
         ),
+        step_times=StepTimes(edges_us=np.geomspace(1, 50, 41), calls=rng.integers(0, 400, 40), p50_us=1.4, p99_us=3.2),
         latency=tuple(
             Latency(
                 name=f"{kind}, K={size}",
@@ -419,7 +421,7 @@ def test_every_title_names_the_source(origin: str, source: str, label: str) -> N
         assert len(sections) == 9
         assert all(label in "".join(heading.itertext()) for heading in sections)
     images = _Page(markup).images()
-    assert len(images) == 15
+    assert len(images) == 17
     assert all(f"SYNTHUSDT linear 5m · {label}" in image.decode() for image in images)
     assert f"**SYNTHUSDT linear 5m · {label}**" in summary_markdown(data)
 

@@ -1,0 +1,66 @@
+"""The decorator of all that Numba compiles: machine code outlives the process, but no change of its sources.
+
+Numba's own cache looks at the file of the function that is called and not at the files of those that it calls, whose
+code is inside: after a change of a feature the compiled live tick would go on computing the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from numba import njit
+from numba.core.caching import FunctionCache
+from numba.core.dispatcher import Dispatcher
+from numba.extending import intrinsic
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_Intrinsic: Any = type(intrinsic(lambda typing: None))  # Numba does not name the type
+_CONSTANTS = (bool, int, float, str, tuple)
+
+
+def compiled(function: Function) -> Dispatcher[Function]:
+    """Return `function` compiled: loaded from the cache, unless anything that it is made from has changed."""
+    dispatcher: Dispatcher[Function] = njit(function)
+    # Where njit(cache=True) puts its own.
+    dispatcher._cache = _SourcesCache(function)  # type: ignore[attr-defined, no-untyped-call]
+    return dispatcher
+
+
+def sources_hash(function: Callable[..., Any]) -> str:
+    """Return the SHA-256 of what compiled code is made from: the files of all it reaches, and its constants."""
+    files: set[str] = set()
+    constants: set[str] = set()
+    seen: set[Any] = set()
+    todo: list[Any] = [function]
+    while todo:
+        found = todo.pop()
+        source = found.py_func if isinstance(found, Dispatcher) else getattr(found, "_defn", found)
+        if source in seen:
+            continue
+        seen.add(source)
+        files.add(source.__code__.co_filename)
+        for name in source.__code__.co_names:
+            value = source.__globals__.get(name)
+            if isinstance(value, (Dispatcher, _Intrinsic)):
+                todo.append(value)
+            elif isinstance(value, _CONSTANTS):
+                constants.add(f"{source.__module__}.{name}={value!r}")
+    return hashlib.sha256("\n".join([*sorted(map(_file_hash, files)), *sorted(constants)]).encode()).hexdigest()
+
+
+@cache
+def _file_hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+class _SourcesCache(FunctionCache):
+    """Numba's cache, with every source in the key of an entry."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        key = super()._index_key(sig, codegen)  # type: ignore[no-untyped-call]
+        return (*key, sources_hash(self._py_func))

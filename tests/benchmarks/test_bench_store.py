@@ -1,0 +1,167 @@
+"""Rows 11 and 12: candles into DuckDB, and from the exchange into DuckDB."""
+
+import json
+import subprocess
+import sys
+from itertools import count
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from storage.candles import CandleStore
+from storage.contracts import split_candles
+from storage.schema import CANDLE_COLUMNS, Market, Source, Window
+from tasks.exchange.gateway import ADDRESS_LIMIT_PER_S, Gateway
+from tasks.market.synthetic import SyntheticMarket, generate
+
+SOURCE, MARKET, STEP_MS = Source("sandbox:0123abcd"), Market(interval="5"), 300_000
+ROWS, SERIAL_ROWS = 1_000_000, 10_000
+INGESTED, LATENCY_MS, REQUESTS_PER_S = 131_040, 150, 60.0
+SERIAL_WINDOWS = 12  # of 132, one request at a time; each is like any other
+
+# The sandbox has a process of its own: in ours, client and server would share one interpreter lock.
+SERVE = f"""
+import json, sys
+from storage.schema import Market, Source
+from tasks.exchange.sandbox import Sandbox
+from tasks.market.synthetic import SyntheticMarket, generate
+candles = generate(SyntheticMarket(bars={INGESTED}))
+market = Market(interval="5")
+with Sandbox(candles, market=market, source=Source({SOURCE!r}), latency_ms={LATENCY_MS}) as sandbox:
+    print(json.dumps([sandbox.url, sandbox.clock.now_ms()]), flush=True)
+    for _ in sys.stdin:
+        print(len(sandbox.requests), flush=True)
+"""
+
+
+def whole(candles) -> tuple[Window, int]:
+    first, last = int(candles.start_ms[0]), int(candles.start_ms[-1])
+    return Window(first_ms=first, last_ms=last), last + STEP_MS
+
+
+def commit(path: Path, candles) -> CandleStore:
+    window, now_ms = whole(candles)
+    store = CandleStore(path)
+    store.commit_window(SOURCE, MARKET, window, candles, (), now_ms)
+    return store
+
+
+def test_million_candles_are_stored_faster_than_row_by_row(race, ledger, compare, side, tmp_path):
+    candles, files = generate(SyntheticMarket(bars=ROWS)), count()
+    columns = np.column_stack([getattr(candles, name) for name in CANDLE_COLUMNS])[:SERIAL_ROWS]
+    rows = [
+        (SOURCE, MARKET.symbol, int(ms), *map(float, row)) for ms, row in zip(candles.start_ms, columns, strict=False)
+    ]
+
+    def ours():
+        return commit(tmp_path / f"{next(files)}.duckdb", candles)
+
+    def row_by_row():
+        with duckdb.connect(tmp_path / f"{next(files)}.duckdb") as con:
+            con.execute(
+                "create table candles (source text, symbol text, start_ms bigint, open double, high double, low double,"
+                " close double, volume double, turnover double, primary key (source, symbol, start_ms))"
+            )
+            con.begin()
+            con.executemany("insert or replace into candles values (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            con.commit()
+
+    store = ours()
+    before = store.table_hash(SOURCE, MARKET)
+    window, now_ms = whole(candles)
+    again = store.commit_window(SOURCE, MARKET, window, candles, (), now_ms)
+    assert (again.inserted, again.unchanged, store.table_hash(SOURCE, MARKET)) == (0, ROWS, before)
+
+    times = race({"upsert": side(ours, 1, ROWS), "executemany": side(row_by_row, 1, SERIAL_ROWS)}, rounds=3)
+
+    beside = {"seconds for 1,000,000": times.median_us("upsert"), "peak memory added, MB": _peak_mb(tmp_path)}
+    ledger.enter(
+        compare(
+            11, "upsert_vs_executemany", times, "executemany", "upsert", "1,000,000 candles", at_least=30, beside=beside
+        )
+    )
+
+
+def _peak_mb(folder: Path) -> float:
+    """What a commit of all rows adds to the peak of a process that holds their columns."""
+    code = f"""
+import re, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_bench_store as bench
+candles = bench.generate(bench.SyntheticMarket(bars=bench.ROWS))
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+before = peak()
+bench.commit(Path({str(folder / "peak.duckdb")!r}), candles)
+print((peak() - before) / 1000)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    return float(run.stdout)
+
+
+@pytest.fixture
+def served():
+    """(url, now_ms, ask how many requests came) of a sandbox that takes its time."""
+    with subprocess.Popen(  # noqa: S603  # the code above
+        [sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        url, now_ms = json.loads(process.stdout.readline())
+
+        def requests() -> int:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield url, now_ms, requests
+        process.stdin.close()
+
+
+def test_ingest_is_faster_than_one_request_at_a_time(race, ledger, compare, side, served, tmp_path):
+    url, now_ms, requests = served
+    first_ms = SyntheticMarket().start_ms
+    files = count()
+
+    def ingest(threads: int, windows: int | None = None) -> CandleStore:
+        store = CandleStore(tmp_path / f"{next(files)}.duckdb")
+        with Gateway("sandbox", source=SOURCE, url=url, threads=threads, requests_per_s=REQUESTS_PER_S) as gateway:
+            wanted = gateway.windows(MARKET, first_ms, first_ms + (INGESTED - 1) * STEP_MS)[:windows]
+            for fetched in gateway.fetch_windows(MARKET, wanted, now_ms):
+                good, broken = split_candles(fetched.candles, MARKET, now_ms=now_ms)
+                store.commit_window(SOURCE, MARKET, fetched.window, good, (*fetched.rejected, *broken), now_ms)
+        return store
+
+    before = requests()
+    store = ingest(8)
+    asked = requests() - before
+    assert sum(coverage.bars for coverage in store.coverage()) == INGESTED
+
+    pages = -(-INGESTED // 1_000)
+    times = race(
+        {
+            "eight in flight": side(lambda: ingest(8), 1, pages),
+            "one at a time": side(lambda: ingest(1, SERIAL_WINDOWS), 1, SERIAL_WINDOWS),
+        },
+        rounds=3,
+    )
+
+    per_s = asked / (times.median_us("eight in flight") * pages / 1e6)
+    assert asked <= pages + 1
+    assert per_s <= REQUESTS_PER_S <= ADDRESS_LIMIT_PER_S
+    beside = {"requests": asked, "requests per second": per_s, "Bybit's limit": ADDRESS_LIMIT_PER_S}
+    ledger.enter(
+        compare(
+            12,
+            "ingest_vs_serial",
+            times,
+            "one at a time",
+            "eight in flight",
+            "a page of 1,000",
+            at_least=5,
+            beside=beside,
+        )
+    )

@@ -1,0 +1,93 @@
+"""Row 8: an epoch on segments against an epoch on windows; same network, samples, optimiser and schedule."""
+
+import time
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from tasks.market.features import WARM_UP, build_features
+from tasks.market.labels import LabelConfig, label_bars
+from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.network.calibration import scaler
+from tasks.network.fit import FitConfig, Series, fit
+from tasks.network.inference import sample_logits
+from tasks.network.segments import UNKNOWN, stream_of
+
+TRAIN, CHECK = 20_000, 10_000
+BATCH = 64  # windows a step
+RATE = 1e-3
+SHARE = 8  # the windowed epoch is timed on every eighth step, and scaled, once it has been trained in full
+
+
+def planted_series(context):
+    candles = generate(SyntheticMarket(bars=WARM_UP + context + TRAIN + CHECK))
+    features = build_features(candles.matrix(), 300_000)
+    labels = label_bars(candles.open, features.vol, features.segment, LabelConfig(cost_floor_multiple=0.0), 0.0)
+    return Series(features=features.values, labels=labels.classes, segment=features.segment)
+
+
+def windowed_epoch(network, series, train):
+    """Train as the source text does, a batch of shuffled windows a step; return the model and each step's seconds."""
+    stream = stream_of(series, train, network.config.context)
+    model = network.model.__class__.from_config(network.config).train()
+    mean, scale = scaler(series.features[slice(*train)])
+    model.feature_mean.copy_(torch.from_numpy(mean))
+    model.feature_scale.copy_(torch.from_numpy(scale))
+    windows = stream.features.unfold(0, network.config.context, 1)  # (N, F, context), a view
+    labels = stream.labels[network.config.context - 1 :]
+    known = torch.nonzero(labels != UNKNOWN)[:, 0]
+    batches = torch.split(known[torch.randperm(len(known))], BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
+    seconds = []
+    for rows in batches:
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        functional.cross_entropy(model(windows[rows]), labels[rows]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        seconds.append(time.perf_counter() - start)
+    return model.eval(), seconds
+
+
+def loss_of(model, series, span):
+    logits, labels = sample_logits(model, stream_of(series, span, model.config.context))
+    return float(functional.cross_entropy(logits.double(), labels))
+
+
+def test_epoch_on_segments_is_faster_than_on_windows_and_learns_as_much(
+    race, ledger, compare, line, side, make_network
+):
+    network = make_network("source", 400)
+    context = network.config.context
+    series = planted_series(context)
+    first = WARM_UP + context
+    train, check = (first, first + TRAIN), (first + TRAIN, first + TRAIN + CHECK)
+    config = FitConfig(
+        epochs=1, learning_rate=RATE, validations_per_epoch=1, input_noise=0.0, weight_average=0.0,
+        bypass_start="zero", segment_bars=640, seed=7,
+    )  # fmt: skip
+    torch.manual_seed(7)
+    windowed, seconds = windowed_epoch(network, series, train)
+    fitted = fit(network.config, series, train, check, config)
+
+    # Our side's time holds what `fit` does beside the epoch: streams, two validations, calibration.
+    times = race(
+        {"segments": side(lambda: fit(network.config, series, train, check, config)), "windows": side(lambda: None)},
+        rounds=5,
+    )
+    times.seconds["windows"][:] = np.median(seconds) * len(seconds)
+
+    ours, theirs = fitted.history[-1].validation_loss, loss_of(windowed, series, check)
+    prior = np.bincount(series.labels[slice(*train)][series.labels[slice(*train)] >= 0], minlength=3) / TRAIN
+    beside = {
+        "log-loss, segments": ours,
+        "log-loss, windows": theirs,
+        "of the prior": float(-(prior * np.log(prior)).sum()),
+    }
+    ledger.enter(
+        compare(8, "epoch_vs_windowed", times, "windows", "segments", "20,000 bars", at_least=60, beside=beside),
+        line(number=8, key="epoch_logloss_delta", value=ours - theirs, at_most=0.001, work="after one epoch each"),
+    )
