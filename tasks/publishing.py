@@ -41,7 +41,7 @@ from tasks.network.dsc import load_model
 from tasks.network.export import load_weights, onnx_graphs
 from tasks.network.fit import predict_series
 from tasks.recipe import Recipe, recipe_document, recipe_of
-from tasks.report_content import conditions, report_data, summary_lines
+from tasks.report_content import conditions, report_data, report_versions, summary_lines
 from tasks.reporting.report import render_report, summary_markdown
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
@@ -250,6 +250,9 @@ def publish_version(
         "market": asdict(data.market),
         "dataset": data.id,
         "code": code_hash(),
+        "seed": recipe.fit_config.seed,
+        "versions": report_versions(),
+        "metrics": asdict(evaluation.money.model.metrics),
         "exchange": {"origin_detail": exchange.origin_detail, "exchange": exchange.exchange},
         "model": {
             **seen_by(data, recipe, evaluation.samples, evaluation.samples.fold(recipe.models - 1)),

@@ -142,7 +142,7 @@ def report_data(
         folds=tuple(folds_table(evaluation.samples.folds, evaluation.samples.dataset.candles.start_ms)),
         training=tuple(_curves(evaluation)),
         config={name: _flat(part) for name, part in recipe.parts().items()},
-        versions={"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}},
+        versions=report_versions(),
         provenance=provenance,
     )
 
@@ -174,6 +174,11 @@ def summary_lines(
             f"{metrics.max_drawdown:.2%}, {metrics.num_trades} trades; buy and hold {held.total_return:+.2%}",
         ),
     ]
+
+
+def report_versions() -> dict[str, str]:
+    """Return the version of Python and of each library that shaped the result."""
+    return {"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}}
 
 
 def conditions(checks: Sequence[Check]) -> tuple[Condition, ...]:

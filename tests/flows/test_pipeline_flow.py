@@ -58,6 +58,9 @@ def test_main_job_stores_a_version_that_carries_its_source_when_it_ends(job):
     assert verdict.version.source == EXCHANGE.source
     manifest = ArtifactStore(str(home / "models")).manifest(verdict.version)
     assert manifest["source"] == EXCHANGE.source
+    assert manifest["seed"] == RECIPE.fit_config.seed
+    assert manifest["metrics"]["num_trades"] >= 0
+    assert {"python", "torch", "duckdb", "pybit"} <= set(manifest["versions"])
     assert {"weights.safetensors", "model.onnx", "step.onnx", "report.html", "trades.parquet", "equity.parquet"} <= set(
         manifest["files"]
     )
