@@ -8,7 +8,7 @@ FOLDERS = {"edge", "exchange", "execution", "flows", "market", "network", "repor
 
 def test_every_promise_has_a_test_that_runs_and_carries_its_number(request):
     items = request.session.items
-    if {item.path.parent.name for item in items} < FOLDERS:
+    if not {item.path.parent.name for item in items} >= FOLDERS:
         pytest.skip("only a part of the tests was collected")
     running = [item for item in items if item.get_closest_marker("skip") is None]
     kept = {mark.args[0] for item in running for mark in item.iter_markers("promise")}
