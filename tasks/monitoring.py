@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -14,6 +13,8 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage
 from storage.schema import ConfigError, utc_text
 from storage.settings import Settings
+from tasks.execution.expiry import ExpiryRule
+from tasks.serving import served_champion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +23,15 @@ class MonitorConfig:
 
     Attributes:
         stale_bars: Bars that may be missing at the end of a market before it counts as stale; a replay has no present.
-        champion_days: Days after which a champion counts as old.
+        expiry: When a champion is no longer served; a missed retrain before that, it is a complaint.
     """
 
     stale_bars: int = 3
-    champion_days: float = 4.0
+    expiry: ExpiryRule = field(default_factory=ExpiryRule)
 
     def __post_init__(self) -> None:
         if self.stale_bars < 1:
             raise ConfigError(f"stale_bars must be >= 1, was {self.stale_bars!r}")
-        if not self.champion_days > 0:
-            raise ConfigError(f"champion_days must be > 0, was {self.champion_days!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +90,11 @@ def health(row: Coverage, models: ArtifactStore, limits: MonitorConfig, now_ms: 
             complaints.append(f"stale: {late} closed bars are missing at the end; run ingest")
     entry = models.champion(row.source, row.market.slug)
     if entry.ref is not None and not replayed:
-        made = datetime.strptime(entry.ref.version[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        days = now_ms / 86_400_000 - made.timestamp() / 86_400
-        if days > limits.champion_days:
-            complaints.append(f"champion is {days:.1f} days old; run retrain")
+        served = served_champion(models, row.source, row.market.slug, now_ms, limits.expiry)
+        if served.ref is None:
+            complaints.append(served.reason)
+        elif served.missed and served.missed >= limits.expiry.most_missed - 1:
+            complaints.append(f"one more missed retrain and champion {served.ref.version} expires; run retrain")
     return MarketHealth(
         market=f"{row.source}/{row.market.slug}",
         bars=row.bars,
