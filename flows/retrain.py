@@ -12,6 +12,7 @@ from storage.schema import Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, build_dataset
 from tasks.evaluation import backtest_folds, measure_latency
+from tasks.housekeeping import PruneRule, prune_home
 from tasks.leak_checks import check_leaks
 from tasks.publishing import Verdict, judge_version, promote_or_keep, publish_version
 from tasks.recipe import Recipe
@@ -42,11 +43,13 @@ def retrain(
     baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]
     latency = measure_latency(data, recipe, models[-1])
     leaks = check_leaks(data, recipe, models[-1])
-    backtest_folds(data, recipe, models)
-    rivals = compare_baselines(data, recipe, models, baselines)
-    judgement = judge_version(data, recipe, models, latency, leaks, rivals)
-    version = publish_version(exchange, data, recipe, models, latency, leaks, rivals, judgement)
-    return promote_or_keep(version, judgement)
+    backtest = backtest_folds(data, recipe, models)
+    rivals = compare_baselines(data, recipe, backtest, baselines)
+    judgement = judge_version(data, recipe, backtest, latency, leaks, rivals)
+    version = publish_version(exchange, data, recipe, backtest, latency, leaks, rivals, judgement)
+    verdict = promote_or_keep(version, judgement)
+    prune_home(PruneRule())
+    return verdict
 
 
 if __name__ == "__main__":

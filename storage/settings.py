@@ -61,7 +61,7 @@ class Settings:
 
     @property
     def work(self) -> Path:
-        """Folder of intermediate results, each named by what it was made from; may be deleted at any time."""
+        """Folder of intermediate results, each named by what it was made from; may be deleted while nothing runs."""
         return self.home / "work"
 
     def prepare_home(self) -> Path:

@@ -28,7 +28,7 @@ from tasks.evaluation import (
     backtest_files,
     bars_of,
     decide_span,
-    evaluate_folds,
+    load_evaluation,
     load_measured,
     seen_by,
 )
@@ -46,7 +46,7 @@ from tasks.reporting.report import render_report, summary_markdown
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
 from tasks.rivalry import Rivals, load_rivals
-from tasks.training import code_hash, load_fold
+from tasks.training import code_hash
 
 _FEWEST_BARS = 2  # fewer make no return
 
@@ -98,20 +98,20 @@ class Verdict:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
-def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: str, leaks: str, rivals: str) -> str:
+def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str, leaks: str, rivals: str) -> str:
     """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement.
 
     Args:
         data: The dataset.
         recipe: How the challenger was made.
-        folds: Keys of its folds.
+        backtest: Key of its evaluation, from `backtest_folds`.
         latency: Key of its timing.
         leaks: Key of its leak report.
         rivals: Key of the table of its baselines.
     """
     settings = Settings.from_environment()
     beside, _ = load_rivals(rivals)
-    evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
+    evaluation = load_evaluation(backtest)
     measured = load_measured(latency)
     store = ArtifactStore(settings.artifact_url)
     entry = store.champion(data.source, data.market.slug)
@@ -226,7 +226,7 @@ def publish_version(
     exchange: ExchangeConfig,
     data: DatasetRef,
     recipe: Recipe,
-    folds: list[str],
+    backtest: str,
     latency: str,
     leaks: str,
     rivals: str,
@@ -234,7 +234,7 @@ def publish_version(
 ) -> VersionRef:
     """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version."""
     settings, now = Settings.from_environment(), datetime.now(UTC)
-    evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
+    evaluation = load_evaluation(backtest)
     measured, judged, fold = load_measured(latency), load_judgement(judgement), evaluation.folds[-1]
     beside, rival_files = load_rivals(rivals)
     hash8 = version_hash(data, recipe, fold.weights)
