@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -80,7 +80,7 @@ class Rivals:
 
 def twin_name(recipe: Recipe) -> str:
     """Return the name of the network's twin."""
-    return f"{'standard' if recipe.network_config.separable else 'separable'} convolution twin"
+    return f"{recipe.network_config.twin.block} convolution twin"
 
 
 def baselines_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
@@ -129,7 +129,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
             "seconds": fitted.seconds,
         }
     if recipe.baselines.twin:
-        name, shape = twin_name(recipe), replace(network, separable=not network.separable)
+        name, shape = twin_name(recipe), network.twin
         with ProgressReport(f"twin of fold {index + 1} of {recipe.folds.folds}") as progress:
             twin = fit(
                 shape,
