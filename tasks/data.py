@@ -16,6 +16,7 @@ from storage.candles import CandleStore
 from storage.contracts import enforce_quarantine_share, split_candles, validate_features
 from storage.schema import (
     DAY_MS,
+    CandleGapError,
     Candles,
     ConfigError,
     DatasetError,
@@ -74,15 +75,18 @@ class QualityConfig:
 
     Attributes:
         quarantine_limit: Largest share of rows that may break the contract, 0 to 1; more stops the run.
+        gap_limit: Largest share of bars that may be missing for whatever reason, 0 to 1; more stops the run.
         recheck_gaps: Ask again for bars that were recorded as missing.
     """
 
     quarantine_limit: float = 0.01
+    gap_limit: float = 0.1
     recheck_gaps: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.quarantine_limit <= 1:
-            raise ConfigError(f"quarantine_limit must be in 0..1, was {self.quarantine_limit!r}")
+        for name in ("quarantine_limit", "gap_limit"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in 0..1, was {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +151,10 @@ def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, qua
         f"ingested market={market.slug} source={report.source} inserted={report.inserted} revised={report.revised} "
         f"rejected={report.rejected} missing={report.missing} windows={report.windows} seconds={report.seconds}"
     )
+    if report.rejected or report.missing:
+        log.warning(
+            f"not stored: rejected={report.rejected} missing={report.missing}; the tables rejected and gaps say which"
+        )
     return report
 
 
@@ -216,13 +224,23 @@ def _ingest_windows(
 
 
 def refuse_bad_data(store: CandleStore, source: Source, market: Market, span: Window, quality: QualityConfig) -> None:
-    """Stop when too many bars of a range are missing because their rows broke the contract, whichever run saw them.
+    """Stop when too many bars of a range are missing, or broke the contract, whichever run saw them.
 
     Raises:
-        QuarantineError: The share is above the limit.
+        QuarantineError: Too many are missing because their rows broke the contract.
+        CandleGapError: Too many are missing for whatever reason.
     """
+    bars = span.bars(market.interval_ms)
     quarantined = store.quarantined_bars(source, market, span.first_ms, span.last_ms)
-    enforce_quarantine_share(quarantined, span.bars(market.interval_ms), quality.quarantine_limit)
+    enforce_quarantine_share(quarantined, bars, quality.quarantine_limit)
+    missing = bars - store.count(source, market, span.first_ms, span.last_ms)
+    if missing > quality.gap_limit * bars:
+        first, last = utc_text(span.first_ms), utc_text(span.last_ms)
+        raise CandleGapError(
+            f"{market}: {missing:,} of {bars:,} bars are missing ({missing / bars:.2%}) from {first} to {last}, "
+            f"at most {quality.gap_limit:.2%} may; run ingest again (recheck_gaps asks for recorded gaps too), "
+            "choose another start, or raise gap_limit to go on without them"
+        )
 
 
 @task(cache_policy=NO_CACHE, task_run_name="ingest funding {report.market.symbol}")
@@ -265,6 +283,7 @@ def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange, qual
         ConfigError: The market is inverse.
         DatasetError: The store has no such candles, or too few to warm the features up.
         QuarantineError: Too many bars of the range are missing because their rows were rejected.
+        CandleGapError: Too many are missing for whatever reason.
     """
     if market.category == "inverse":
         raise ConfigError(f"{market} pays in coin, and the accounting is in quote currency; use linear or spot")
