@@ -12,7 +12,7 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run ui automations test lint bench bench-quick clean
+.PHONY: run ui automations test verify lint bench bench-quick clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -31,6 +31,12 @@ test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
+
+# What is known in closed form or by another library against what the project says, and planted faults: a table, and
+# $(DSC_HOME)/verify.json. With DSC_TEST_DATA set, recorded candles before 2026 too.
+verify: $(VENV)/installed-test
+	@mkdir -p "$(PREFECT_HOME)"
+	$(BIN)/python -m pytest tests/verification/verify_*.py tests/verification/test_*.py -q $(ARGS)
 
 # Rows of speed against the alternatives, a table, and $(DSC_HOME)/bench.json; quick: the inference rows, bench-quick.json.
 bench: $(VENV)/installed-test
