@@ -13,7 +13,7 @@ from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, CandleReport, QualityConfig, ingest_candles, ingest_funding
 
 
-@flow(name="ingest", flow_run_name="ingest {market.symbol} {market.interval} {exchange.exchange}")
+@flow(name="ingest", flow_run_name="ingest {market} {exchange.exchange} {bars.text}")
 def ingest(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),

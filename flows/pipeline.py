@@ -17,7 +17,7 @@ from tasks.publishing import Verdict
 from tasks.recipe import Recipe
 
 
-@flow(name="pipeline", flow_run_name="pipeline {market.symbol} {market.interval} {exchange.exchange}")
+@flow(name="pipeline", flow_run_name="pipeline {market} {exchange.exchange} {bars.text}")
 def pipeline(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),

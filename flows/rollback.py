@@ -13,7 +13,7 @@ from tasks.connection import ExchangeConfig
 from tasks.publishing import champion_history, roll_back
 
 
-@flow(name="rollback", flow_run_name="rollback {market.symbol} {market.interval} {exchange.exchange}")
+@flow(name="rollback", flow_run_name="rollback {market} {exchange.exchange}")
 def rollback(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),
