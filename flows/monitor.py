@@ -8,10 +8,12 @@ from cyclopts import Parameter
 from prefect import flow
 
 from flows.command_line import run_by_hand
+from flows.form import form
 from tasks.monitoring import MarketHealth, MonitorConfig, inspect_markets
 
 
 @flow(name="monitor", flow_run_name="monitor")
+@form
 def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorConfig()) -> list[MarketHealth]:
     """Print one line for each stored market: how fresh it is, its gaps, its champion, and what needs a person.
 

@@ -27,7 +27,7 @@ import httpx
 import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import DeploymentFilter
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessWorker
@@ -218,7 +218,9 @@ def make_pool() -> None:
 def pause_schedules(*names: str) -> None:
     """Pause the deployments of these names; what an earlier start has deployed stays on the server."""
     with get_client(sync_client=True) as client:
-        for found in client.read_deployments(deployment_filter=DeploymentFilter(name={"any_": list(names)})):
+        for found in client.read_deployments(
+            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=list(names)))
+        ):
             client.pause_deployment(found.id)
 
 

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from prefect import flow
 
 from flows.command_line import run_by_hand
+from flows.form import form
 from storage.schema import Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, build_dataset
@@ -21,6 +22,7 @@ from tasks.turns import retrain_turn
 
 
 @flow(name="retrain", flow_run_name="retrain {market} {exchange.exchange} {bars.text}")
+@form
 def retrain(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),
