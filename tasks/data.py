@@ -24,6 +24,7 @@ from storage.schema import (
     Instrument,
     IntArray,
     Market,
+    QuarantineError,
     Source,
     Window,
     content_hash,
@@ -31,6 +32,7 @@ from storage.schema import (
 )
 from storage.settings import Settings
 from storage.snapshots import write_dataset
+from tasks.alerts import raise_alert
 from tasks.connection import ExchangeConfig, connect
 from tasks.exchange.gateway import Gateway
 from tasks.market import features
@@ -244,7 +246,11 @@ def refuse_bad_data(store: CandleStore, source: Source, market: Market, span: Wi
         QuarantineError: The share is above the limit.
     """
     quarantined = store.quarantined_bars(source, market, span.first_ms, span.last_ms)
-    enforce_quarantine_share(quarantined, span.bars(market.interval_ms), quality.quarantine_limit)
+    try:
+        enforce_quarantine_share(quarantined, span.bars(market.interval_ms), quality.quarantine_limit)
+    except QuarantineError as err:
+        raise_alert("quarantine", f"{source}/{market.slug}", str(err))
+        raise
 
 
 @task(cache_policy=NO_CACHE, **LATER, task_run_name="ingest funding {report.market.symbol}")
