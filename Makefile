@@ -19,9 +19,9 @@ run: $(VENV)/installed
 	@mkdir -p "$(PREFECT_HOME)" 2>/dev/null || true  # what is wrong with it, the program says
 	@$(BIN)/python -m flows.pipeline $(FLAGS) $(ARGS)
 
-# The Prefect UI with server, worker, deployments and automations, until Ctrl-C; PORT and WORKERS choose.
+# The Prefect UI with server, worker, deployments and automations, until Ctrl-C; EXCHANGE (sandbox, bybit), PORT and WORKERS choose.
 ui: $(VENV)/installed
-	@exec $(BIN)/python -m flows.operation $(if $(PORT),--port $(PORT)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+	@exec $(BIN)/python -m flows.operation $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(PORT),--port $(PORT)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 # The automations alone, on the server that PREFECT_API_URL names.
 automations: $(VENV)/installed

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from prefect import flow
 
 from flows.command_line import run_by_hand
+from flows.form import form
 from storage.schema import Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, build_dataset
@@ -18,9 +19,11 @@ from tasks.publishing import Verdict, judge_version, promote_or_keep, publish_ve
 from tasks.recipe import Recipe
 from tasks.rivalry import compare_baselines, train_baselines
 from tasks.training import train_fold
+from tasks.turns import retrain_turn
 
 
-@flow(name="retrain", flow_run_name="retrain {market.symbol} {market.interval} {exchange.exchange}")
+@flow(name="retrain", flow_run_name="retrain {market} {exchange.exchange} {bars.text}")
+@form
 def retrain(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),
@@ -38,6 +41,14 @@ def retrain(
         quality: How many bad rows are too many.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
+    with retrain_turn(exchange.source, market):
+        return judged_version(exchange, market, bars, quality, recipe)
+
+
+def judged_version(
+    exchange: ExchangeConfig, market: Market, bars: BarRange, quality: QualityConfig, recipe: Recipe
+) -> Verdict:
+    """Return the verdict on a model made now; arguments as in `retrain`."""
     data = build_dataset(exchange, market, bars, quality)
     models = [train_fold(data, recipe, index) for index in range(recipe.models)]
     baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]

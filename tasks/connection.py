@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from tasks.exchange.candle_files import base_interval, file_source, read_candle_
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.sandbox import Sandbox
 from tasks.exchange.transport import Exchange
-from tasks.market.synthetic import SyntheticMarket, description, generate
+from tasks.market.synthetic import SyntheticMarket, description, generate, grown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class ExchangeConfig:
         candles: Candle file that the sandbox replays (.parquet, .csv, .csv.gz); None for the synthetic market.
         funding: Parquet file of funding rates (start_ms, funding_rate) for the same replay; None for no funding.
         synthetic: The market that the sandbox makes up when it replays no file.
+        live: The synthetic market moves on with real time, a new bar each interval; otherwise it stands still.
         requests_per_s: Most requests a second, all threads together; Bybit's limit is 120 for each address.
         threads: Requests in flight at once.
     """
@@ -33,6 +35,7 @@ class ExchangeConfig:
     candles: str | None = None
     funding: str | None = None
     synthetic: SyntheticMarket = field(default_factory=SyntheticMarket)
+    live: bool = False
     requests_per_s: float = 60.0
     threads: int = 8
 
@@ -45,6 +48,8 @@ class ExchangeConfig:
             )
         if self.funding is not None and self.candles is None:
             raise ConfigError("a funding file goes with a candle file; leave out funding or name the candles")
+        if self.live and (self.exchange != "sandbox" or self.candles is not None):
+            raise ConfigError("only the synthetic market can be live; leave out live, or candles and exchange")
         if not 0 < self.requests_per_s <= 120:
             raise ConfigError(f"requests_per_s must be in (0, 120], was {self.requests_per_s!r}")
         if not 1 <= self.threads <= 32:
@@ -90,11 +95,13 @@ def connect(config: ExchangeConfig, market: Market, on_retry: Callable[[str], No
         with Gateway(config.exchange, source=source, **pace) as gateway:
             yield gateway
         return
-    candles = read_candle_file(Path(config.candles)) if config.candles else generate(config.synthetic)
+    now_ms = int(time.time() * 1000) if config.live else None
+    synthetic = config.synthetic if now_ms is None else grown(config.synthetic, now_ms)
+    candles = read_candle_file(Path(config.candles)) if config.candles else generate(synthetic)
     funding = read_funding_file(Path(config.funding)) if config.funding else ()
     base = Market(symbol=market.symbol, category=market.category, interval=base_interval(candles))
     with (
-        Sandbox(candles, market=base, source=source, funding=funding) as sandbox,
+        Sandbox(candles, market=base, source=source, funding=funding, now_ms=now_ms) as sandbox,
         Gateway("sandbox", source=source, url=sandbox.url, **pace) as gateway,
     ):
         yield gateway

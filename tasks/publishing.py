@@ -20,6 +20,7 @@ from storage.schema import FEATURES, ArtifactError, DatasetRef, Market, VersionR
 from storage.settings import Settings
 from storage.trials import TrialLog
 from storage.workfolder import WorkFolder, canonical_json
+from tasks.alerts import raise_alert
 from tasks.connection import ExchangeConfig
 from tasks.evaluation import (
     Evaluation,
@@ -309,6 +310,8 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
         else f"kept {judged.champion}; failed: {', '.join(check.name for check in judged.checks if not check.passed)}"
     )  # fmt: skip
     report = store.location(version, "report.html")
+    if promoted and not already:
+        raise_alert("promotion", f"{version.source}/{version.name}", f"{version.version} {decision}; report: {report}")
     get_run_logger().info(f"{'promoted' if promoted else 'kept'} version={version} champion={_champion_name(entry)}")
     lines = [tuple(line) for line in store.manifest(version)["summary"]]
     lines += [("decision", decision), ("version", str(version)), ("report", report)]
@@ -326,6 +329,7 @@ def roll_back(exchange: ExchangeConfig, market: Market, reason: str) -> str:
     """
     store = ArtifactStore(Settings.from_environment().artifact_url)
     entry = store.rollback(exchange.source, market.slug, reason, datetime.now(UTC))
+    raise_alert("rollback", f"{exchange.source}/{market.slug}", f"champion is now {_champion_name(entry)}: {reason}")
     get_run_logger().info(f"rolled back market={market.slug} champion={_champion_name(entry)} reason={reason!r}")
     return _champion_name(entry)
 

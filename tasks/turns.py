@@ -1,0 +1,51 @@
+"""When a step waits its turn, and when it is tried again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from prefect.runtime import deployment
+
+from storage.locks import exclusive
+from storage.schema import Market, Source, TemporaryError
+from storage.settings import Settings
+
+RETRAIN_WAIT_S = 4 * 3600.0  # longer than any retrain; whoever waits finds the other's folds and is done in a minute
+
+
+def may_pass_later(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a failed task is tried again: its error is temporary, and no person waits for the run."""
+    if deployment.id is None:
+        return False
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, TemporaryError)
+
+
+class _Later(TypedDict):
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_condition_fn: Any
+
+
+LATER = _Later(retries=3, retry_delay_seconds=[10, 60, 120], retry_condition_fn=may_pass_later)
+"""How a task of a deployment is retried: temporary errors only, for three minutes; then the next run has it."""
+
+
+@contextlib.contextmanager
+def retrain_turn(source: Source, market: Market) -> Iterator[None]:
+    """Let one retrain of a market run at a time, whichever deployment or shell started it.
+
+    A deployment's concurrency limit covers that one alone, and its slot can leak; this lock dies with its holder.
+
+    Raises:
+        StoreBusyError: Another one held it for hours.
+    """
+    settings = Settings.from_environment()
+    path = settings.prepare_home() / "locks" / f"retrain-{source}-{market.slug}".replace(":", "-")
+    with exclusive(path, f"retraining {market} from {source}", RETRAIN_WAIT_S, get_run_logger().info):
+        yield
