@@ -300,7 +300,11 @@ def first_hole(stamps_ms: IntArray, first_ms: int, last_ms: int) -> int | None:
     inside = stamps_ms[(stamps_ms >= first_ms) & (stamps_ms <= last_ms)]
     ends = np.concatenate([[first_ms], inside, [last_ms + 1]])
     holes = np.flatnonzero(np.diff(ends) > FUNDING_STEP_MS)
-    return int(ends[holes[0]]) if len(holes) else None
+    if len(holes):
+        return int(ends[holes[0]])
+    # A market that pays more often does so until it says otherwise: its newest stamps are due sooner.
+    due = len(inside) >= 2 and last_ms - inside[-1] >= inside[-1] - inside[-2]
+    return int(inside[-1]) if due else None
 
 
 @task(cache_policy=NO_CACHE, task_run_name="build dataset {market.symbol} {market.interval}")
