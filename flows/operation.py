@@ -27,9 +27,17 @@ import httpx
 import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
 
 from storage.schema import ConfigError, PipelineError
@@ -47,7 +55,7 @@ SHARED = ("hourly", "by-hand")
 """Names of those that belong to both."""
 
 _SERVER_START_S = 180.0  # a first start migrates a database; a busy machine has needed a minute
-_STOP_S = 15.0
+_STOP_S = 30.0  # a flow run on a busy machine needs some of it to report that it was stopped
 _POLL_S = 0.25
 
 
@@ -122,6 +130,7 @@ class Operation:
         """Make the work pool, every deployment and every automation; what is there already is brought up to date."""
         with self.connected():
             make_pool()
+            end_lost_runs()
             install_automations()
             pause_schedules(*(world for world in get_args(World) if world != self._world))
         names = [text for pattern in (f"*/{self._world}", *SHARED) for text in ("--name", pattern)]
@@ -199,6 +208,8 @@ def operation_environment(api_url: str, home: Path) -> dict[str, str]:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        # On disk: with the default, in memory, a restart forgets who holds a slot, and it is never free again.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         "PYTHONUNBUFFERED": "1",
     }
@@ -213,6 +224,14 @@ def make_pool() -> None:
         except ObjectNotFound:
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+
+
+def end_lost_runs() -> None:
+    """Mark as crashed what an earlier worker took and never started; a run that did start has the guard for that."""
+    with get_client(sync_client=True) as client:
+        pending = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=pending)):
+            client.set_flow_run_state(run.id, Crashed(message="its worker stopped before the run began"), force=True)
 
 
 def pause_schedules(*names: str) -> None:

@@ -38,6 +38,7 @@ from tasks.connection import ExchangeConfig, connect
 from tasks.exchange.gateway import Gateway
 from tasks.market import features
 from tasks.progress import ProgressReport
+from tasks.run_page import show_table
 from tasks.turns import LATER
 
 WINDOW_BARS = 1_000  # the most rows that Bybit returns for one request
@@ -169,6 +170,11 @@ def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, qua
         seconds=round(time.monotonic() - began, 3),
         **counts,
     )
+    counted = ("first_ms", "last_ms", "bars", "inserted", "revised", "rejected", "missing", "windows", "seconds")
+    found = {name: getattr(report, name) for name in counted}
+    found |= {name: utc_text(found[name]) for name in ("first_ms", "last_ms")}
+    rows = [{"what": name.replace("_ms", " bar"), "found": value} for name, value in found.items()]
+    show_table("ingest", report.source, market, rows, "What the ingest did")
     log.info(
         f"ingested market={market.slug} source={report.source} inserted={report.inserted} revised={report.revised} "
         f"rejected={report.rejected} missing={report.missing} windows={report.windows} seconds={report.seconds}"

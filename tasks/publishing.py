@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -43,10 +42,11 @@ from tasks.network.export import load_weights, onnx_graphs
 from tasks.network.fit import predict_series
 from tasks.recipe import Recipe, recipe_document, recipe_of
 from tasks.report_content import conditions, report_data, report_versions, summary_lines
-from tasks.reporting.report import render_report, summary_markdown
+from tasks.reporting.report import render_report
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
 from tasks.rivalry import Rivals, load_rivals
+from tasks.run_page import show_checklist, show_version
 from tasks.training import code_hash
 
 _FEWEST_BARS = 2  # fewer make no return
@@ -138,14 +138,7 @@ def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str,
     WorkFolder(settings.work).save(key, {"judgement.json": document})
     failed = [check.name for check in judgement.checks if not check.passed]
     get_run_logger().info(f"judged key={key} champion={name} passed={judgement.passed} failed={failed}")
-    create_table_artifact(
-        [
-            {"result": "pass" if c.passed else "FAIL", "condition": c.name, "found": c.found, "wanted": c.wanted}
-            for c in judgement.checks
-        ],
-        key=f"promotion-{artifact_name(data)}",
-        description=f"Promotion rule for {data.market} from {data.source}, champion {name}",
-    )
+    show_checklist(data.source, data.market, conditions(judgement.checks), name)
     return key
 
 
@@ -284,11 +277,7 @@ def publish_version(
     store = ArtifactStore(settings.artifact_url)
     store.prune_unfinished(data.source, data.market.slug, now - timedelta(days=1))  # what killed runs left behind
     version = store.publish(data.source, data.market.slug, hash8, files, manifest, now)
-    create_markdown_artifact(
-        summary_markdown(report) + f"\n\nReport: `{store.location(version, 'report.html')}`",
-        key=f"verdict-{artifact_name(data)}",
-        description=f"{data.market} from {data.source}, version {version.version}",
-    )
+    show_version(report, store.location(version, "report.html"))
     get_run_logger().info(f"published version={version} files={len(files)}")
     return version
 
@@ -357,11 +346,6 @@ def load_judgement(key: str) -> Judgement:
 
 def _champion_name(entry: ChampionEntry) -> str:
     return entry.ref.version if entry.ref else "flat"
-
-
-def artifact_name(data: DatasetRef) -> str:
-    """Return source and market as Prefect allows them in an artifact's key: lower case, digits and dashes."""
-    return f"{data.source}-{data.market.slug}".replace(":", "-").lower()
 
 
 def _quality(data: DatasetRef, evaluation: Evaluation) -> list[Row]:
