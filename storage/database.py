@@ -8,6 +8,7 @@ hold it, this project waits, then says who holds it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import re
@@ -20,6 +21,8 @@ from uuid import uuid4
 import duckdb
 
 from storage.schema import StoreBusyError, StoreError
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 
@@ -46,6 +49,7 @@ _TABLES = f"""
     );
 """  # noqa: S608 - built from the constants above
 
+_SAY_AFTER_S = 3.0  # of waiting: turns are milliseconds, so somebody has opened the file and gone to lunch
 _RETRY_S = (0.01, 0.06)  # random, so that two waiting processes do not stay in step
 _HOLDER_PID = re.compile(r"PID (\d+)")
 _MISTAKES = (duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.DataError, duckdb.NotSupportedError)
@@ -161,6 +165,7 @@ class Database:
             lock.release()
 
     def _connect(self, read_only: bool, deadline: float) -> duckdb.DuckDBPyConnection:
+        say_at = time.monotonic() + _SAY_AFTER_S
         while True:
             try:
                 return duckdb.connect(self.path, read_only=read_only)
@@ -170,6 +175,9 @@ class Database:
                     raise
                 if time.monotonic() > deadline:
                     raise self._busy(holder) from err
+                if time.monotonic() > say_at:
+                    log.warning("%s is held by %s; waiting, %g s at most", self.path, holder, self.timeout_s)
+                    say_at = deadline
             time.sleep(random.uniform(*_RETRY_S))
 
     def _check_version(self, con: duckdb.DuckDBPyConnection) -> None:

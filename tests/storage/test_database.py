@@ -101,6 +101,16 @@ def test_busy_error_names_file_and_holder_when_another_process_writes(path, hold
         pass
 
 
+def test_somebody_who_waits_is_told_for_whom(path, hold, monkeypatch, caplog):
+    monkeypatch.setattr("storage.database._SAY_AFTER_S", 0.0)
+    holder = hold("writing")
+    with pytest.raises(StoreBusyError), Database(path, timeout_s=0.3).reading():
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is held by process {holder.process.pid}; waiting, 0.3 s at most"
+    ]
+
+
 def test_two_processes_read_at_once(path, hold):
     hold("reading")
     assert count_runs(Database(path, timeout_s=0.05)) == 1
