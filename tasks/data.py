@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +33,9 @@ from storage.schema import (
     utc_text,
 )
 from storage.settings import Settings
-from storage.snapshots import write_dataset
+from storage.shared_results import results_at
+from storage.snapshots import load_dataset, write_dataset
+from storage.workfolder import WorkFolder, canonical_json
 from tasks.alerts import raise_alert
 from tasks.connection import ExchangeConfig, connect
 from tasks.exchange.gateway import Gateway
@@ -137,6 +140,21 @@ class CandleReport:
     missing: int
     windows: int
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredQuality:
+    """What the candle store knows of the bars of a dataset, and the dataset does not.
+
+    Attributes:
+        gaps: Runs of bars that are recorded as missing.
+        longest_gap: Bars in the longest of them.
+        quarantined: Bars that are missing because their rows were rejected.
+    """
+
+    gaps: int
+    longest_gap: int
+    quarantined: int
 
 
 # The gateway repeats what may be repeated, within its own budget, and the store waits for its file. Beyond that only a
@@ -355,6 +373,29 @@ def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange, qual
         f"dataset id={reference.id} market={market.slug} source={reference.source} bars={len(candles)}"
     )
     return reference
+
+
+@task(cache_policy=NO_CACHE, task_run_name="note quality of {data.market.symbol}")
+def note_quality(data: DatasetRef) -> str:
+    """Keep what the candle store alone knows of a dataset's bars, for machines that don't reach it; return the key."""
+    settings = Settings.from_environment()
+    candles, store = load_dataset(settings.datasets, data).candles, CandleStore(settings.database)
+    first_ms, last_ms = int(candles.start_ms[0]), int(candles.start_ms[-1])
+    gaps = store.gaps(data.source, data.market, first_ms, last_ms)
+    quality = StoredQuality(
+        gaps=len(gaps),
+        longest_gap=max((gap.bars for gap in gaps), default=0),
+        quarantined=store.quarantined_bars(data.source, data.market, first_ms, last_ms),
+    )
+    document = canonical_json(quality)
+    key = WorkFolder.key("quality", {"dataset": data.id, "found": quality})
+    results_at(settings.work).save(key, {"quality.json": document})
+    return key
+
+
+def load_quality(key: str) -> StoredQuality:
+    """Return what `note_quality` left under `key`."""
+    return StoredQuality(**json.loads(results_at(Settings.from_environment().work).read(key, "quality.json")))
 
 
 def _within(stamps_ms: IntArray, rates: FloatArray, candles: Candles) -> tuple[IntArray, FloatArray]:
