@@ -8,10 +8,12 @@ from cyclopts import Parameter
 from prefect import flow
 
 from flows.command_line import run_by_hand
+from flows.form import form
 from tasks.housekeeping import PruneRule, Removed, prune_home
 
 
 @flow(name="prune", flow_run_name="prune")
+@form
 def prune(*, rule: Annotated[PruneRule, Parameter(name="*")] = PruneRule()) -> Removed:
     """Remove intermediate results and datasets that nobody needs, and print what went. Candles and versions stay.
 
