@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -77,8 +78,12 @@ class WorkFolder:
 
     def by_last_use(self) -> tuple[str, ...]:
         """Return the names of the results, the one that was used last first."""
-        found = [path for path in self._root.glob("*") if path.is_dir() and not path.name.startswith(".")]
-        return tuple(path.name for path in sorted(found, key=lambda path: -path.stat().st_mtime_ns))
+        found = []
+        for path in self._root.glob("*"):
+            with suppress(FileNotFoundError):  # pruned meanwhile
+                if path.is_dir() and not path.name.startswith("."):
+                    found.append((path.stat().st_mtime_ns, path.name))
+        return tuple(name for _, name in sorted(found, reverse=True))
 
     def prune(self, before: datetime, keep: Callable[[str], bool] = lambda key: False) -> Pruned:
         """Remove the results that nobody has used since a time, and return what went.
@@ -91,22 +96,23 @@ class WorkFolder:
             StoreError: The folder can't be changed.
         """
         gone, freed = [], 0
-        try:
-            for path in sorted(self._root.glob("*")):
-                unfinished = path.name.startswith(_UNFINISHED)
-                if not path.is_dir() or (path.name.startswith(".") and not unfinished):
+        for path in sorted(self._root.glob("*")):
+            leftover = path.name.startswith(_UNFINISHED)
+            if (path.name.startswith(".") and not leftover) or (not leftover and keep(path.name)):
+                continue
+            try:
+                if not path.is_dir() or path.stat().st_mtime >= before.timestamp():
                     continue
-                if path.stat().st_mtime >= before.timestamp() or (not unfinished and keep(path.name)):
-                    continue
-                freed += sum(file.stat().st_size for file in path.glob("*"))
-                condemned = path if unfinished else path.with_name(f"{_UNFINISHED}{path.name}")
+                size = sum(file.stat().st_size for file in path.glob("*"))
+                condemned = path if leftover else path.with_name(f"{_UNFINISHED}{path.name}")
                 path.rename(condemned)  # at once, as it came: a kill leaves no result without its files
                 shutil.rmtree(condemned)
-                gone.append(path.name)
-        except FileNotFoundError:  # another run prunes at the same time: the rest is its own
-            pass
-        except OSError as err:
-            raise StoreError(f"{self._root} can't be pruned ({err.strerror}); check its rights") from err
+            except FileNotFoundError:  # another run, of another market, prunes at the same time
+                continue
+            except OSError as err:
+                raise StoreError(f"{self._root} can't be pruned ({err.strerror}); check its rights") from err
+            gone.append(path.name)
+            freed += size
         return Pruned(keys=tuple(gone), freed_bytes=freed)
 
     def save(self, key: str, files: Mapping[str, bytes]) -> None:

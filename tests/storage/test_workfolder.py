@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -151,3 +152,16 @@ def test_prune_says_why_when_a_result_cannot_be_removed(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match=r"can't be pruned \(Permission denied\); check its rights"):
         work.prune(NOW)
     assert work.read("fold-1", "a.json") == b"{}"
+
+
+def test_runs_that_prune_at_the_same_time_remove_everything_once(tmp_path):
+    work, keys = WorkFolder(tmp_path), [f"fold-{number}" for number in range(40)]
+    for key in keys:
+        work.save(key, {"a.json": b"{}", "b.json": b"{}"})
+        used(tmp_path / key, 8)
+    with ThreadPoolExecutor(4) as pool:
+        pruned = list(pool.map(lambda _: work.prune(NOW - timedelta(days=7)), range(4)))
+    removed = [key.removeprefix(".unfinished-") for part in pruned for key in part.keys]
+    assert len(removed) == len(set(removed))
+    assert set(removed) <= set(keys)
+    assert work.by_last_use() == ()
