@@ -58,9 +58,8 @@ def prune_home(rule: PruneRule) -> Removed:
     """Remove from DSC_HOME what no version refers to and no run has used for long, and say what went."""
     settings, log = Settings.from_environment(), get_run_logger()
     before = datetime.now(UTC) - timedelta(days=rule.keep_days)
-    urls = dict.fromkeys(
-        (settings.artifact_url, str(settings.home / "models"))
-    )  # a moved store left the old one behind
+    # Versions may also lie where they lay before DSC_ARTIFACT_URL was set.
+    urls = dict.fromkeys((settings.artifact_url, str(settings.home / "models")))
     stores = [ArtifactStore(url) for url in urls]
 
     def referred(source: Source, market: Market) -> Set[str]:
