@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import shutil
 import sys
 from typing import Any
 
@@ -14,6 +15,8 @@ from prefect.settings import get_current_settings
 
 from storage.schema import PipelineError, StoreError
 from storage.settings import Settings
+
+_LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of traceback before the first step can say why
 
 
 class _SaidOnce(logging.Filter):
@@ -61,9 +64,15 @@ def _unreachable(err: Exception) -> str:
 
 
 def _prepare_folders() -> None:
-    Settings.from_environment().prepare_home()
+    home = Settings.from_environment().prepare_home()
     folder = get_current_settings().home
     try:
         folder.mkdir(parents=True, exist_ok=True)  # Prefect's own server does not make it
     except OSError as err:
         raise StoreError(f"PREFECT_HOME must be a writable folder, {folder} is not ({err.strerror})") from err
+    for name, place in (("DSC_HOME", home), ("PREFECT_HOME", folder)):
+        free_mb = shutil.disk_usage(place).free / 1e6
+        if free_mb < _LEAST_FREE_MB:
+            raise StoreError(
+                f"{name} must have {_LEAST_FREE_MB} MB free, {place} has {free_mb:.1f}; free space or set {name}"
+            )

@@ -1,6 +1,8 @@
 """The command line: whatever stops a flow is one line with the way out."""
 
+import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -31,4 +33,10 @@ def test_home_that_cannot_be_written_is_refused_before_anything_starts(tmp_path,
     monkeypatch.setenv("DSC_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(sys, "argv", ["monitor"])
     with pytest.raises(SystemExit, match=r"StoreError: DSC_HOME must be a writable folder, .* \(File exists\); set"):
+        run_by_hand(monitor)
+
+
+def test_full_disk_is_refused_before_anything_starts(home, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1_500_000))
+    with pytest.raises(SystemExit, match=r"StoreError: DSC_HOME must have 64 MB free, .*home has 1\.5; free space or"):
         run_by_hand(monitor)
