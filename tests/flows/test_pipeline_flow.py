@@ -269,7 +269,7 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     running = subprocess.Popen(slowly, env=environment, **quiet)  # noqa: S603 - our own command
     store = CandleStore(killed_home / "market.duckdb")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while running.poll() is None and time.monotonic() < deadline:
         stored = len(store.read(EXCHANGE.source, MARKET))
         if stored >= 1_000:
