@@ -56,7 +56,8 @@ def plain_errors() -> Iterator[None]:
     except PrefectHTTPStatusError as err:
         if err.response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
             raise
-        sys.exit(f"no Prefect API at {err.request.url}; PREFECT_API_URL must end in /api, was {get_current_settings().api.url}")
+        url = get_current_settings().api.url
+        sys.exit(f"no Prefect API at {err.request.url}; PREFECT_API_URL must end in /api, was {url}")
     except (httpx.TransportError, RuntimeError) as err:
         if "API" not in str(err) and not isinstance(err, httpx.TransportError):
             raise
