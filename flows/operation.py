@@ -42,7 +42,7 @@ from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
 
 from flows.command_line import plain_errors
-from storage.schema import ConfigError, PipelineError
+from storage.schema import ConfigError, PipelineError, StoreError
 from storage.settings import Settings
 from tasks.alerts import HEARTBEAT_S, install_automations
 
@@ -309,9 +309,12 @@ def end_family(child: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def sole_server(prefect_home: Path, url: str) -> Iterator[None]:
     """Hold the lock of a PREFECT_HOME: two servers on one database would both schedule every run."""
-    prefect_home.mkdir(parents=True, exist_ok=True)
-    path = prefect_home / "operation.lock"
-    with path.open("a+") as lock:
+    try:
+        prefect_home.mkdir(parents=True, exist_ok=True)
+        file = (prefect_home / "operation.lock").open("a+")
+    except OSError as err:
+        raise StoreError(f"PREFECT_HOME must be a writable folder, {prefect_home} is not ({err.strerror})") from err
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
