@@ -25,7 +25,7 @@ ui: $(VENV)/installed
 
 # The automations alone, on the server that PREFECT_API_URL names.
 automations: $(VENV)/installed
-	@$(BIN)/python -c 'from tasks.alerts import install_automations; print("installed:", *install_automations())'
+	@$(BIN)/python -m flows.operation automations
 
 test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"

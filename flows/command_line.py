@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import cyclopts
 import httpx
 from prefect import Flow
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 
 from storage.schema import PipelineError, StoreError
@@ -41,11 +44,23 @@ def run_by_hand(flow: Flow[..., Any]) -> Any:
 
     app = cyclopts.App(result_action="return_value")
     app.default(command)
-    try:
+    with plain_errors():
         _prepare_folders()
         return app()
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """End the program with one line where something is refused or Prefect's server is not there."""
+    try:
+        yield
     except PipelineError as err:
         sys.exit(f"{type(err).__name__}: {err}")
+    except PrefectHTTPStatusError as err:
+        if err.response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
+            raise
+        url = get_current_settings().api.url
+        sys.exit(f"no Prefect API at {err.request.url}; PREFECT_API_URL must end in /api, was {url}")
     except (httpx.TransportError, RuntimeError) as err:
         if "API" not in str(err) and not isinstance(err, httpx.TransportError):
             raise
@@ -55,7 +70,8 @@ def run_by_hand(flow: Flow[..., Any]) -> Any:
 def _unreachable(err: Exception) -> str:
     settings = get_current_settings()
     if settings.api.url:
-        return f"Prefect can't be reached at {settings.api.url} ({err}); start it, or unset PREFECT_API_URL"
+        hint = "start it, check PREFECT_API_URL (it ends in /api), or unset that"
+        return f"Prefect can't be reached at {settings.api.url} ({err}); {hint}"
     limit_s = settings.server.ephemeral.startup_timeout_seconds
     return (
         f"Prefect's own temporary server can't be reached, it has {limit_s} s to start ({err}); run again when this "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -68,9 +69,8 @@ class _Described:
 
 def described_fields(config: type) -> tuple[str, dict[str, str]]:
     """Return the first paragraph of a config's docstring, and what it says of each attribute."""
-    text = re.sub(r"\n +", lambda indent: indent.group().replace(" " * 4, "\t"), config.__doc__ or "")
-    summary, _, attributes = text.partition("\n\tAttributes:\n")
-    found = re.findall(r"^\t\t([a-z_, ]+): (.*(?:\n\t\t\t.*)*)", attributes, re.M)
+    summary, _, attributes = inspect.cleandoc(config.__doc__ or "").partition("\nAttributes:\n")
+    found = re.findall(r"^ {4}([a-z_, ]+): (.*(?:\n {8}.*)*)", attributes, re.M)
     fields = {name.strip(): " ".join(said.split()) for names, said in found for name in names.split(",")}
     return summary.partition("\n\n")[0].strip(), fields
 

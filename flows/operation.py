@@ -37,11 +37,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
 
-from storage.schema import ConfigError, PipelineError
+from flows.command_line import plain_errors
+from storage.schema import ConfigError, PipelineError, StoreError
 from storage.settings import Settings
 from tasks.alerts import HEARTBEAT_S, install_automations
 
@@ -115,7 +116,7 @@ class Operation:
                 if not _answers(self.api_url):
                     raise OperationError(f"no Prefect server answers at {self.api_url}; start it there with --host")
             else:
-                self._stack.enter_context(_sole_server(Path(self.environment["PREFECT_HOME"]), self.url))
+                self._stack.enter_context(sole_server(Path(self.environment["PREFECT_HOME"]), self.url))
                 self.start_server()
                 self.prepare()
             prefix = f"{socket.gethostname()}-" if self._joins else ""
@@ -259,8 +260,12 @@ def pause_schedules(*names: str) -> None:
             client.pause_deployment(found.id)
 
 
-def refuse_taken_port(port: int) -> None:
+def refuse_taken_port(port: int, answer_s: float = 5.0) -> None:
     """Refuse a port that something listens on.
+
+    Args:
+        port: The port.
+        answer_s: How long whoever listens there may take to say what it is.
 
     Raises:
         ConfigError: It does.
@@ -270,7 +275,7 @@ def refuse_taken_port(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as err:
-            who = "another Prefect server" if _answers(f"http://{HOST}:{port}/api") else "another program"
+            who = "another Prefect server" if _answers(f"http://{HOST}:{port}/api", answer_s) else "another program"
             raise ConfigError(
                 f"port {port} of {HOST} must be free, {who} has it ({err.strerror}); stop that one or set PORT"
             ) from err
@@ -302,11 +307,14 @@ def end_family(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _sole_server(prefect_home: Path, url: str) -> Iterator[None]:
+def sole_server(prefect_home: Path, url: str) -> Iterator[None]:
     """Hold the lock of a PREFECT_HOME: two servers on one database would both schedule every run."""
-    prefect_home.mkdir(parents=True, exist_ok=True)
-    path = prefect_home / "operation.lock"
-    with path.open("a+") as lock:
+    try:
+        prefect_home.mkdir(parents=True, exist_ok=True)
+        file = (prefect_home / "operation.lock").open("a+")
+    except OSError as err:
+        raise StoreError(f"PREFECT_HOME must be a writable folder, {prefect_home} is not ({err.strerror})") from err
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
@@ -320,9 +328,9 @@ def _sole_server(prefect_home: Path, url: str) -> Iterator[None]:
         yield
 
 
-def _answers(api_url: str) -> bool:
+def _answers(api_url: str, timeout_s: float = 5.0) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{api_url}/health", timeout=5.0).status_code == httpx.codes.OK
+        return httpx.get(f"{api_url}/health", timeout=timeout_s).status_code == httpx.codes.OK
     return False
 
 
@@ -359,10 +367,18 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def automations() -> None:
+    """Install the automations alone, on the server that PREFECT_API_URL names."""
+    if not get_current_settings().api.url:
+        raise ConfigError(
+            "PREFECT_API_URL must name the server that gets the automations, such as http://127.0.0.1:4200/api"
+        )
+    print("installed:", *install_automations())
+
+
 if __name__ == "__main__":
     app = cyclopts.App(result_action="return_value")
     app.default(operate)
-    try:
+    app.command(automations)
+    with plain_errors():
         app()
-    except PipelineError as err:
-        sys.exit(f"{type(err).__name__}: {err}")

@@ -34,6 +34,32 @@ def test_default_is_the_sandbox_and_its_gateway_serves_the_synthetic_market():
         assert instrument.launch_ms == config.synthetic.start_ms
 
 
+def test_live_market_has_a_bar_for_each_interval_that_is_over_and_stays_one_source(monkeypatch):
+    start_ms = 1_735_689_600_000
+    now = {"s": start_ms / 1000 + 300 * 50 + 7}
+    monkeypatch.setattr("tasks.connection.time.time", lambda: now["s"])
+    config, market = ExchangeConfig(live=True), Market()
+    seen = []
+    for passed_s in (0, 60, 300):  # nothing closes within the first minute; then one bar does
+        now["s"] += passed_s
+        with connect(config, market) as gateway:
+            now_ms = gateway.server_time_ms()
+            (fetched,) = gateway.fetch_windows(market, gateway.windows(market, start_ms, now_ms, 1000), now_ms)
+            seen.append(fetched.candles)
+        assert now_ms == int(now["s"] * 1000)
+    assert [len(candles) for candles in seen] == [50, 50, 51]
+    assert seen[2].close[:50].tolist() == seen[0].close.tolist()
+    assert config.source == ExchangeConfig().source  # a market that has gone on is the same one
+
+
+def test_live_market_that_has_no_bar_yet_is_refused():
+    with (
+        pytest.raises(ConfigError, match="a live market must have a closed bar, its first one opens at start_ms=99999"),
+        connect(ExchangeConfig(live=True, synthetic=SyntheticMarket(start_ms=9_999_900_000_000)), Market()),
+    ):
+        pass
+
+
 def test_origin_is_said_in_words():
     assert ExchangeConfig().origin_detail == "drift, k=0.2, psi=0.995, seed 7"
     assert ExchangeConfig(candles="some/where/bars.parquet").origin_detail == "bars.parquet"
@@ -46,6 +72,8 @@ def test_origin_is_said_in_words():
         ({"exchange": "bybt"}, "exchange must be sandbox, bybit, testnet or demo, was 'bybt'"),
         ({"exchange": "bybit", "candles": "a.parquet"}, "a candle file is replayed by the sandbox"),
         ({"funding": "f.parquet"}, "a funding file goes with a candle file"),
+        ({"exchange": "bybit", "live": True}, "only the synthetic market can be live"),
+        ({"candles": "a.parquet", "live": True}, "only the synthetic market can be live"),
         ({"requests_per_s": 121}, r"requests_per_s must be in \(0, 120\], was 121"),
         ({"threads": 0}, r"threads must be in 1\.\.32, was 0"),
     ],

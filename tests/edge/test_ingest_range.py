@@ -47,6 +47,34 @@ def test_end_in_the_future_is_the_last_closed_bar():
     assert span(end=datetime(2027, 1, 1, tzinfo=UTC)).last_ms == ms("2026-01-04T09:55")
 
 
+def test_days_count_back_from_the_end_and_never_before_the_listing():
+    assert span(days=1) == Window(first_ms=ms("2026-01-03T10:00"), last_ms=ms("2026-01-04T09:55"))
+    ended = span(days=1, end=datetime(2025, 1, 2, tzinfo=UTC))
+    assert ended == Window(first_ms=ms("2025-01-01T00:00"), last_ms=ms("2025-01-01T23:55"))
+    assert span(days=50_000).first_ms == ms("2020-03-25T10:40")
+
+
+def test_days_are_refused_beside_a_start_and_outside_their_bounds():
+    with pytest.raises(ConfigError, match="a range has a start or a number of days, had both"):
+        BarRange(start=datetime(2025, 1, 1, tzinfo=UTC), days=3)
+    with pytest.raises(ConfigError, match="days must be > 0 and < 100000, was 0"):
+        BarRange(days=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({}, "from the listing on"),
+        ({"days": 180}, "last 180 days"),
+        ({"start": datetime(2025, 1, 1, tzinfo=UTC)}, "from 2025-01-01 on"),
+        ({"start": datetime(2025, 1, 1), "end": datetime(2025, 2, 1)}, "from 2025-01-01 to 2025-02-01"),
+        ({"days": 2.5, "end": datetime(2025, 2, 1)}, "last 2.5 days to 2025-02-01"),
+    ],
+)
+def test_range_is_said_in_a_few_words(asked, text):
+    assert BarRange(**asked).text == text
+
+
 def test_start_before_the_listing_is_refused_with_the_first_day_there_is():
     with pytest.raises(
         ConfigError, match=r"must not be before the listing, BTCUSDT was listed 2020-03-25T10:40Z, start was 2019"

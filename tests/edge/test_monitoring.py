@@ -8,7 +8,7 @@ from storage.artifacts import ArtifactStore
 from storage.candles import Coverage
 from storage.schema import FEATURES, ConfigError, Market, Source
 from tasks.execution.expiry import ExpiryRule
-from tasks.monitoring import MonitorConfig, health
+from tasks.monitoring import MonitorConfig, changes, count_breaches, health
 from tasks.serving import served_champion
 
 SOURCE, MARKET = Source("bybit"), Market(symbol="BTCUSDT")
@@ -82,6 +82,28 @@ def test_market_is_stale_only_beyond_the_limit_and_without_candles_says_so(tmp_p
     assert health(coverage(None), store, MonitorConfig(), ms(now)).complaints == ("no candle is stored",)
 
 
+def test_sandbox_market_that_moves_on_is_judged_like_an_exchange_and_a_replay_is_not(tmp_path):
+    store, source = ArtifactStore(str(tmp_path)), Source("sandbox:0123abcd")
+    limits = MonitorConfig(live_sandbox=True)
+    hour_old = health(coverage(MONDAY - timedelta(hours=1), source), store, limits, ms(MONDAY))
+    assert hour_old.complaints == ("stale: 11 closed bars are missing at the end; run ingest",)
+    assert health(coverage(MONDAY - timedelta(days=2), source), store, limits, ms(MONDAY)).complaints == ()
+    assert health(coverage(MONDAY - timedelta(hours=1), source), store, MonitorConfig(), ms(MONDAY)).complaints == ()
+
+
+def test_somebody_is_told_when_a_state_changes_and_of_drift_only_the_second_time():
+    found = [{"stale": "s"}, {"stale": "s", "drift": "d"}, {"drift": "d"}, {"drift": "d"}, {}]
+    counts, told = {}, []
+    for breaches in found:
+        after = count_breaches(counts, breaches)
+        told.append(changes(counts, after))
+        counts = after
+    assert told == [{"stale": "raised"}, {}, {"drift": "raised", "stale": "over"}, {}, {"drift": "over"}]
+    assert changes({"drift": 1}, {}) == {}  # nobody had been told
+
+
 def test_limits_that_make_no_sense_are_refused():
+    with pytest.raises(ConfigError, match="drift_bars must be >= 0, was -1"):
+        MonitorConfig(drift_bars=-1)
     with pytest.raises(ConfigError, match="stale_bars must be >= 1, was 0"):
         MonitorConfig(stale_bars=0)

@@ -1,0 +1,270 @@
+"""The whole system as its user starts it: server, worker, deployments, schedules, alerts, and what a browser shows."""
+
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 600.0  # of every wait: a busy machine is no failure
+SMALL = {
+    "market": {"interval": "5"},
+    "exchange": {"synthetic": {"bars": 6_500}},
+    "bars": {},
+    "recipe": {
+        "folds": {"folds": 2},
+        "network": {"hidden_channels": 8, "num_blocks": 2, "window": 16, "newest_step": True, "linear_bypass": True},
+        "fit": {"epochs": 1},
+        "baselines": {"twin": False, "strengths": [0.001], "leaves": [2], "most_trees": 20},
+    },
+}
+
+
+@dataclass
+class System:
+    """A started system, and what its webhook has heard."""
+
+    url: str
+    process: subprocess.Popen[str]
+    heard: list[str] = field(default_factory=list)
+
+    def api(self, path: str, body: Any = None) -> Any:
+        """Ask the server: POST with a body, GET without one. A busy SQLite answers 503, and is asked again."""
+
+        def ask() -> Any:
+            method = "GET" if body is None else "POST"
+            reply = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=60.0)
+            return None if reply.status_code == httpx.codes.SERVICE_UNAVAILABLE else reply
+
+        reply = wait_for(ask)
+        reply.raise_for_status()
+        return reply.json() if reply.content else None
+
+    def run(self, deployment: str, **parameters: Any) -> str:
+        """Start a run as the UI does, and return its id."""
+        found = self.api(f"/deployments/name/{deployment}")["id"]
+        return str(self.api(f"/deployments/{found}/create_flow_run", {"parameters": parameters})["id"])
+
+    def ended(self, run: str) -> dict[str, Any]:
+        """Wait until a run has ended, and return it."""
+
+        def look() -> Any:
+            found = self.api(f"/flow_runs/{run}")
+            return found if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+        return wait_for(look)
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    """Return what `look` returns once it is true."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (found := look()):
+        assert time.monotonic() < deadline, "nothing came"
+        time.sleep(0.2)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def webhook() -> Iterator[tuple[str, list[str]]]:
+    heard: list[str] = []
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/hook", heard
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory, webhook) -> Iterator[System]:
+    """What `make ui` starts, in a home of its own; SIGINT is ignored, as a shell's background jobs inherit it."""
+    address, heard = webhook
+    port = free_port()
+    environment = {
+        name: text for name, text in os.environ.items() if not name.startswith(("PREFECT_", "DSC_", "BYBIT_"))
+    }
+    home = tmp_path_factory.mktemp("system")
+    environment |= {"DSC_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "DSC_ALERT_URL": address}
+    environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"  # somebody's setting, wrong: ours must win
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "flows.operation", "--port", str(port)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    try:
+        line = process.stdout.readline()
+        assert line == f"Prefect is up on sandbox: http://127.0.0.1:{port}\n", line + process.stdout.read()
+        yield System(url=f"http://127.0.0.1:{port}", process=process, heard=heard)
+    finally:
+        process.terminate()
+        process.wait(LIMIT_S)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def verdict(system) -> dict[str, Any]:
+    """The main job, started from the command line and done."""
+    command = [sys.executable, "-m", "prefect", "deployment", "run", "pipeline/sandbox", "--params", json.dumps(SMALL)]
+    environment = os.environ | {"PREFECT_API_URL": f"{system.url}/api", "COLUMNS": "400"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stdout + done.stderr
+    return system.ended(re.findall(r"UUID: ([0-9a-f-]{36})", done.stdout)[0])
+
+
+def test_every_deployment_of_one_world_is_there_and_the_other_worlds_are_not(system):
+    found = system.api("/deployments/filter", {})
+    names = sorted(deployment["entrypoint"].split(".")[1] + "/" + deployment["name"] for deployment in found)
+    assert names == [
+        "evaluate/by-hand", "ingest/sandbox", "monitor/hourly",
+        "pipeline/sandbox", "retrain/sandbox", "rollback/sandbox",
+    ]  # fmt: skip
+    assert all(deployment["description"] for deployment in found)
+
+
+def test_form_shows_what_each_field_means_and_takes(system):
+    schema = system.api("/deployments/name/retrain/sandbox")["parameter_openapi_schema"]
+    folds = schema["definitions"]["FoldConfig"]["properties"]["folds"]
+    assert (folds["description"], folds["minimum"], folds["default"]) == ("Number of test blocks, >= 1.", 1, 4)
+    assert schema["definitions"]["Market"]["properties"]["category"]["enum"] == ["linear", "spot", "inverse"]
+
+
+def test_value_out_of_bounds_is_refused_with_its_reason_when_a_run_is_asked_for(system):
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        system.run("retrain/sandbox", recipe={"folds": {"folds": 0}})
+    assert "0 is less than the minimum of 1" in refused.value.response.text
+
+
+def test_scheduler_plans_and_fires_runs(system):
+    for name in ("ingest/sandbox", "pipeline/sandbox"):  # they have their own tests, and take time
+        system.api(f"/deployments/{system.api(f'/deployments/name/{name}')['id']}/pause_deployment", {})
+    monitor = system.api("/deployments/name/monitor/hourly")["id"]
+    often = {"interval": 10.0, "anchor_date": "2026-01-01T00:00:00Z"}
+    system.api(f"/deployments/{monitor}/schedules", [{"schedule": often, "active": True, "slug": "often"}])
+
+    def fired() -> Any:
+        runs = system.api("/flow_runs/filter", {"deployments": {"id": {"any_": [monitor]}}})
+        done = [run for run in runs if run["auto_scheduled"] and run["state_type"] == "COMPLETED"]
+        return len(runs) > 10 and done  # an hourly schedule plans three
+
+    assert wait_for(fired)[0]["name"] == "monitor"
+    system.api(f"/deployments/{monitor}/pause_deployment", {})
+
+
+def test_deployment_run_ends_on_a_page_that_a_browser_shows(system, verdict, tmp_path):
+    assert (verdict["state_type"], verdict["name"]) == (
+        "COMPLETED",
+        "pipeline SYNTHUSDT linear 5m sandbox from the listing on",
+    )
+    found = {artifact["key"]: artifact for artifact in system.api("/artifacts/latest/filter", {}) if artifact["key"]}
+    wanted = {
+        "verdict": "markdown",
+        "promotion": "table",
+        "data-quality": "table",
+        "backtest": "table",
+        "latency": "table",
+    }
+    pages = {}
+    for what, kind in wanted.items():
+        (key,) = (key for key in found if key.startswith(f"{what}-sandbox-"))
+        assert found[key]["type"] == kind
+        pages[what] = f"{system.url}/v2/artifacts/artifact/{found[key]['latest_id']}"
+    texts = browse(pages, tmp_path)
+    assert "SYNTHUSDT linear 5m" in texts["verdict"]
+    assert "Kept" in texts["verdict"] or "Promoted" in texts["verdict"]
+    assert "report.html" in texts["verdict"]
+    assert "FAIL" in texts["promotion"]
+    assert "unseen days" in texts["promotion"]
+    assert "candles stored" in texts["data-quality"]
+    assert "sharpe ratio" in texts["backtest"]
+    assert "eager torch" in texts["latency"]
+
+
+def browse(pages: dict[str, str], folder: Path) -> dict[str, str]:
+    """Open each page in Chromium, and return its text; an error on the page's console is one of ours."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on the PATH; set CHROMIUM to one")
+    texts, errors = {}, []
+    with playwright.sync_playwright() as started:
+        arguments = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
+        browser = started.chromium.launch(executable_path=chromium, args=arguments)
+        page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        for name, url in pages.items():
+            page.goto(url, wait_until="domcontentloaded")
+            inside = ".markdown, table, [class*=prose]"
+            page.wait_for_selector(inside, timeout=60_000)
+            if name == "verdict":
+                page.wait_for_function(
+                    "[...document.images].filter(i => i.src.startsWith('data:') && i.naturalWidth > 300).length == 2"
+                )
+            page.screenshot(path=str(folder / f"{name}.png"), full_page=True)
+            texts[name] = page.inner_text("body")
+        browser.close()
+    # The UI asks a host outside for its settings of analytics, which are off; no answer harms nothing.
+    assert [error for error in errors if "ERR_NAME_NOT_RESOLVED" not in error and "ERR_INTERNET" not in error] == []
+    return texts
+
+
+def test_failed_run_is_told_to_the_webhook_with_its_reason(system):
+    run = system.ended(
+        system.run("ingest/sandbox", bars={"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"})
+    )
+    assert run["state_type"] == "FAILED"
+    text = wait_for(lambda: [text for text in system.heard if "start must be before end" in text])[0]
+    assert text.startswith("run failed: ")
+
+
+def test_promotion_and_drift_are_told_to_the_webhook(system):
+    code = (
+        "from tasks.alerts import raise_alert; [raise_alert(kind, 'bybit/x', 'why') for kind in ('promotion', 'drift')]"
+    )
+    environment = os.environ | {"PREFECT_API_URL": f"{system.url}/api"}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True)  # noqa: S603
+    wanted = {"a new champion: bybit/x: why", "the market has changed: bybit/x: why"}
+    wait_for(lambda: wanted <= set(system.heard))
+
+
+def test_stop_leaves_nothing_behind_not_even_a_running_flow(system):
+    run = system.run("retrain/sandbox", **SMALL | {"recipe": SMALL["recipe"] | {"fit": {"epochs": 500, "seed": 2}}})
+    wait_for(lambda: system.api(f"/flow_runs/{run}")["state_type"] == "RUNNING")
+    family = psutil.Process(system.process.pid).children(recursive=True)
+    assert len(family) >= 3  # server, worker, flow run
+    system.process.send_signal(signal.SIGTERM)
+    assert system.process.wait(LIMIT_S) == 0
+    _, alive = psutil.wait_procs(family, timeout=0)
+    assert alive == []
+    assert system.process.stdout.read().splitlines()[-1] == "stopped"
