@@ -37,7 +37,8 @@ def search(
     """
     data = build_dataset(exchange, market, bars, quality)
     networks = space.networks(recipe.network_config)
-    tried = [[try_network(data, recipe, network, seed) for seed in space.seeds] for network in networks]
+    longest = max(networks, key=lambda network: network.context)
+    tried = [[try_network(data, recipe, network, seed, longest) for seed in space.seeds] for network in networks]
     table = rank_networks(data, networks, tried)
     print(table)
     return table

@@ -28,7 +28,7 @@ class Candidate:
         source: Where the candles came from.
         name: The market's slug.
         log_loss: Calibrated, on the validation bars, nats.
-        start_loss: Of the state that training started from, on the same bars, nats.
+        learned: What training took off the loss that it started from, on the same bars and before calibration, nats.
         seconds: Wall time of the training.
         made_from: Dataset, network, training, labels, code, seed; plain JSON.
     """
@@ -37,14 +37,14 @@ class Candidate:
     source: Source
     name: str
     log_loss: float
-    start_loss: float
+    learned: float
     seconds: float
     made_from: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         parse_source(self.source)
-        if not all(map(math.isfinite, (self.log_loss, self.start_loss))):
-            raise ArtifactError(f"candidate {self.key} must have finite losses, had {self.log_loss}, {self.start_loss}")
+        if not all(map(math.isfinite, (self.log_loss, self.learned))):
+            raise ArtifactError(f"candidate {self.key} must have finite losses, had {self.log_loss}, {self.learned}")
 
 
 class SearchLog:

@@ -1,7 +1,8 @@
 """The search behind a preset: networks around a base, trained alike, ranked by validation log-loss, timed by the bar.
 
 It never looks at test bars. Every candidate trains on the bars of the refit and is scored on the newest
-`validation_share` of the dataset, so a dataset that ends where the evaluation's test begins keeps the two apart.
+`validation_share` of the dataset, so a dataset that ends where the evaluation's test begins keeps the two apart. The
+network that reads furthest back decides where the bars begin, so all are scored on the same ones.
 """
 
 from __future__ import annotations
@@ -66,24 +67,32 @@ class SearchSpace:
 
 # As with folds: a killed search finds its finished candidates in the log, by the hash of what they were made from.
 @task(cache_policy=NO_CACHE, task_run_name="try {network.block} C={network.hidden_channels} seed {seed}")
-def try_network(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int) -> str:
-    """Train a network on all but the newest bars, log what it scores on those, and return its key."""
-    candidate = candidate_of(data, recipe, network, seed)
+def try_network(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int, longest: DSCConfig) -> str:
+    """Train a network on all but the newest bars, log what it scores on those, and return its key.
+
+    Args:
+        data: The dataset.
+        recipe: Labels and training.
+        network: What is tried.
+        seed: Of this training.
+        longest: The network of the search that reads furthest back.
+    """
+    candidate = _candidate(data, recipe, network, seed, longest)
     get_run_logger().info(f"tried {_shape(network)} seed={seed} log_loss={candidate.log_loss:.5f} key={candidate.key}")
     return candidate.key
 
 
-def candidate_of(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int) -> Candidate:
+def _candidate(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int, longest: DSCConfig) -> Candidate:
     """Return the candidate from the log, or train and log it."""
     settings, slug = Settings.from_environment(), data.market.slug
     searches = SearchLog(settings.artifact_url)
     variant = replace(recipe, network=network, fit=replace(recipe.fit_config, seed=seed))
-    made_from = fold_inputs(data, variant, recipe.folds.folds)
+    made_from = fold_inputs(data, variant, recipe.folds.folds) | {"context": longest.context}
     key = WorkFolder.key("search", made_from)
     known = searches.find(data.source, slug, key)
     if known is not None:
         return known
-    samples = load_samples(data, variant)
+    samples = load_samples(data, replace(recipe, network=longest))
     series = Series(features=samples.dataset.features, labels=samples.labels.classes, segment=samples.dataset.segment)
     train, validation = ((part.start, part.stop) for part in (samples.refit.train, samples.refit.validation))
     fitted = fit(network, series, train, validation, variant.fit_config)
@@ -92,7 +101,7 @@ def candidate_of(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int
         source=data.source,
         name=slug,
         log_loss=fitted.validation_loss,
-        start_loss=fitted.history[0].validation_loss,
+        learned=fitted.history[0].validation_loss - fitted.history[-1].best_loss,
         seconds=fitted.seconds,
         made_from=json.loads(canonical_json(made_from)),
     )
@@ -115,7 +124,7 @@ def rank_networks(data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequen
     for network, keys in zip(networks, tried, strict=True):
         found = [searches.find(data.source, data.market.slug, key) for key in keys]
         losses = np.array([candidate.log_loss for candidate in found if candidate is not None])
-        starts = np.array([candidate.start_loss for candidate in found if candidate is not None])
+        learned = np.array([candidate.learned for candidate in found if candidate is not None])
         rows.append(
             {
                 "network": _shape(network),
@@ -124,7 +133,7 @@ def rank_networks(data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequen
                 "p50 us": round(times[network], 2),
                 "log-loss": round(float(losses.mean()), 5),
                 "seeds apart": round(float(np.ptp(losses)), 5),
-                "below its start": round(float((starts - losses).mean()), 5),
+                "learned": round(float(learned.mean()), 5),
             }
         )
     rows.sort(key=lambda row: row["log-loss"])

@@ -13,7 +13,7 @@ CANDIDATE = Candidate(
     source=SOURCE,
     name="linear-SYNTHUSDT-5",
     log_loss=0.9,
-    start_loss=0.91,
+    learned=0.01,
     seconds=3.5,
     made_from={"network": {"block": "separable"}, "seed": 7},
 )
