@@ -14,7 +14,7 @@ from uuid import uuid4
 import numpy as np
 
 from storage.commit import END_OF_TIME_MS, SERIES, SPAN, WindowReport, commit, require_storable, series_of
-from storage.database import Database
+from storage.database import Database, transaction
 from storage.schema import (
     CANDLE_COLUMNS,
     CandleError,
@@ -67,6 +67,15 @@ _MERGE_FUNDING = """
     when matched and old.rate is distinct from new.rate then update set rate = new.rate
     when not matched then insert
 """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Page:
+    """What was learned about one window, as `CandleStore.commit_window` says."""
+
+    window: Window
+    candles: Candles
+    rejected: Sequence[RejectedRow]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +161,23 @@ class CandleStore:
             ConfigError: The window is not on the interval grid.
             CandleError: A candle is repeated, out of order, off the grid, outside the window, not closed or not finite.
         """
-        require_storable(candles, market, window, now_ms)
-        with self._database.writing() as con:
-            return commit(con, source, market, window, candles, rejected, now_ms)
+        page = Page(window=window, candles=candles, rejected=rejected)
+        return self.commit_windows(source, market, [page], now_ms)[0]
+
+    def commit_windows(self, source: Source, market: Market, pages: Sequence[Page], now_ms: int) -> list[WindowReport]:
+        """Store what was learned about several windows, each in a transaction of its own, over one connection.
+
+        A kill in between keeps the windows before it, whole. Arguments and errors as in `commit_window`; one window
+        that breaks a rule keeps all of them out.
+        """
+        for page in pages:
+            require_storable(page.candles, market, page.window, now_ms)
+        reports = []
+        with self._database.writer() as con:
+            for page in pages:
+                with transaction(con):
+                    reports.append(commit(con, source, market, page.window, page.candles, page.rejected, now_ms))
+        return reports
 
     def missing_windows(
         self,

@@ -116,12 +116,19 @@ class Database:
             StoreBusyError: Another process held the file for `timeout_s`.
             StoreError: As in `reading`; or the folder is not writable, or the disk is full.
         """
+        with self.writer() as con, transaction(con):
+            yield con
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield a connection for several transactions in a row: opening and closing the file costs as much as two.
+
+        Everybody else waits meanwhile, so nothing slow may happen inside. Raises what `writing` raises.
+        """
         if not self._exists():
             self._create()
         with self._connected(read_only=False) as con:
-            con.begin()
             yield con
-            con.commit()
 
     def _exists(self) -> bool:
         try:
@@ -210,6 +217,14 @@ class Database:
         return StoreBusyError(
             f"{self.path} is held by {holder}, waited {self.timeout_s:g} s; close what holds it, then run again"
         )
+
+
+@contextlib.contextmanager
+def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Commit at the end of the block; after an exception, closing the connection undoes what was done."""
+    con.begin()
+    yield
+    con.commit()
 
 
 def _holder(err: duckdb.Error) -> str | None:

@@ -55,7 +55,9 @@ def _rows(
 
 
 def _times(config: DSCConfig, measured: Measured) -> Iterator[dict[str, str]]:
-    times = {(row["runtime"], row["kernel_size"], row["block"]): row["p50_us"] for row in measured.rows}
+    times = {
+        (row["runtime"], row["config"]["kernel_size"], row["config"]["block"]): row["p50_us"] for row in measured.rows
+    }
     for runtime, what in (("eager torch", "a window"), ("ONNX Runtime", "a window"), ("engine", "a new bar")):
         pair = [times.get((runtime, _TAPS, network.block)) for network in _pair(config)]
         claimed = ("12.3 ms", "1.8 ms") if runtime == "eager torch" else (DASH, DASH)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -187,6 +188,18 @@ class Gateway:
 
     def fetch_windows(self, market: Market, windows: Sequence[Window], now_ms: int) -> Iterator[FetchedWindow]:
         """Yield the windows as they come in, several in flight. The first error withdraws the rest."""
+        with closing(self.fetch_batches(market, windows, now_ms)) as batches:
+            for batch in batches:
+                yield from batch
+
+    def fetch_batches(
+        self, market: Market, windows: Sequence[Window], now_ms: int
+    ) -> Generator[tuple[FetchedWindow, ...]]:
+        """Yield what has come in each time that somebody asks: one window or several, at most twice the threads.
+
+        So a consumer that is slower than the network pays once for many windows what it pays once a visit. The first
+        error withdraws the rest; what came with it is yielded before it is raised.
+        """
         stop = threading.Event()
         self._batches.add(stop)
         todo = iter(windows)
@@ -200,10 +213,12 @@ class Gateway:
         try:
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    fetched = future.result()
-                    pending |= submit(1)
-                    yield fetched
+                failed = [future for future in done if future.exception() is not None]
+                pending |= submit(0 if failed else len(done))
+                if came := tuple(future.result() for future in done if future not in failed):
+                    yield came
+                for future in failed:
+                    future.result()
         finally:
             stop.set()
             self._batches.discard(stop)

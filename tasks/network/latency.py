@@ -16,18 +16,19 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from storage.schema import ConfigError, FloatArray, IntArray
-from tasks.network.architecture import Block, DSCConfig, macs_per_bar, macs_per_window, parameters
+from tasks.network.architecture import DSCConfig, macs_per_bar, macs_per_window, parameters
 from tasks.network.engine import Engine
 from tasks.network.export import open_session
 from tasks.network.folding import Weights, fold
 from tasks.network.onnx_graphs import onnx_plain, onnx_window
 
 Runtime = Literal["eager torch", "ONNX Runtime", "engine"]
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 Clock = Callable[[], int]
 Call = Callable[[], object]
 
@@ -68,7 +69,7 @@ class LatencyRow:
 
     Attributes:
         name: "DSC K=3" or "standard K=3".
-        kernel_size, block: Which blocks it has.
+        config: Its shape.
         runtime: What ran it. The engine does one new bar, the others a whole window.
         parameters: Trained numbers.
         macs: Multiply-adds of what was timed.
@@ -76,8 +77,7 @@ class LatencyRow:
     """
 
     name: str
-    kernel_size: int
-    block: Block
+    config: DSCConfig
     runtime: Runtime
     parameters: int
     macs: int
@@ -109,6 +109,7 @@ def measure_latency(
     configs: Sequence[DSCConfig],
     repetitions: int = 300,
     *,
+    runtimes: Sequence[Runtime] = RUNTIMES,
     seed: int = 7,
     on_progress: Callable[[int, int], None] | None = None,
     clock: Clock = time.perf_counter_ns,
@@ -118,6 +119,7 @@ def measure_latency(
     Args:
         configs: The networks; their weights are random, which leaves about half the channels at 0, as training does.
         repetitions: Timed calls of each.
+        runtimes: Which of them.
         seed: Of weights and inputs.
         on_progress: Called with (bursts done, bursts in all).
         clock: Nanoseconds.
@@ -132,7 +134,7 @@ def measure_latency(
 
     if repetitions < 1:
         raise ConfigError(f"repetitions must be >= 1, was {repetitions}")
-    cases = [case for config in configs for case in _cases(config, seed)]
+    cases = [case for config in configs for case in _cases(config, seed) if case[1] in runtimes]
     durations: list[list[int]] = [[] for _ in cases]
     bursts = -(-repetitions // _BURST)
     threads = torch.get_num_threads()
@@ -223,8 +225,7 @@ def _row(config: DSCConfig, runtime: Runtime, timing: Timing) -> LatencyRow:
     p50, p95, p99 = (timing.percentile_us(percent) for percent in (50, 95, 99))
     return LatencyRow(
         name=f"{'standard' if config.block == 'standard' else 'DSC'} K={config.kernel_size}",
-        kernel_size=config.kernel_size,
-        block=config.block,
+        config=config,
         runtime=runtime,
         parameters=parameters(config),
         macs=macs_per_bar(config) if runtime == "engine" else macs_per_window(config),

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from storage.candles import CandleStore
-from storage.contracts import split_candles
 from storage.schema import CANDLE_COLUMNS, Market, Source, Window
+from tasks.data import judge_windows
 from tasks.exchange.gateway import ADDRESS_LIMIT_PER_S, Gateway
 from tasks.market.synthetic import SyntheticMarket, generate
 
@@ -130,9 +130,8 @@ def test_ingest_is_faster_than_one_request_at_a_time(race, ledger, compare, side
         store = CandleStore(tmp_path / f"{next(files)}.duckdb")
         with Gateway("sandbox", source=SOURCE, url=url, threads=threads, requests_per_s=REQUESTS_PER_S) as gateway:
             wanted = gateway.windows(MARKET, first_ms, first_ms + (INGESTED - 1) * STEP_MS)[:windows]
-            for fetched in gateway.fetch_windows(MARKET, wanted, now_ms):
-                good, broken = split_candles(fetched.candles, MARKET, now_ms=now_ms)
-                store.commit_window(SOURCE, MARKET, fetched.window, good, (*fetched.rejected, *broken), now_ms)
+            for fetched in gateway.fetch_batches(MARKET, wanted, now_ms):
+                store.commit_windows(SOURCE, MARKET, judge_windows(fetched, MARKET, now_ms), now_ms)
         return store
 
     before = requests()

@@ -16,7 +16,7 @@ def test_separable_network_beside_its_standard_twin(benchmark, ledger):
 
     rows = benchmark.pedantic(lambda: measure_latency(configs, 300), rounds=1)
 
-    by_name = {(row.kernel_size, row.runtime, row.block): row for row in rows}
+    by_name = {(row.config.kernel_size, row.runtime, row.config.block): row for row in rows}
     ledger.tables["dsc_vs_standard"] = [
         {
             "K": kernel,

@@ -385,8 +385,24 @@ def test_windows_in_flight_are_bounded_whatever_the_consumer_does(
     waiting = iter(gateway.windows(MARKET, at(0), at(999), 10))
     windows = gateway.fetch_windows(MARKET, waiting, sandbox.clock.now_ms())  # type: ignore[arg-type]
     next(windows)
-    assert len(list(waiting)) >= 100 - (2 * 2 + 1)
+    assert len(list(waiting)) >= 100 - 2 * (2 * 2)  # as many again as are in flight were fetched and may be waiting
     windows.close()
+
+
+def test_what_came_in_with_a_failure_is_yielded_before_the_error_is_raised(
+    make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN
+) -> None:
+    plan = FaultPlan([Fault(Match(nth=4, times=None), actions.ret_code(10001, "no"))])
+    sandbox = open_sandbox(make_candles(100), faults=plan)
+    gateway = open_gateway(sandbox, threads=1)
+    windows, came = gateway.windows(MARKET, at(0), at(99), 10), []
+    batches = gateway.fetch_batches(MARKET, windows, sandbox.clock.now_ms())
+
+    with pytest.raises(Rejected):  # noqa: PT012  # what comes before the error is what is tested
+        for batch in batches:
+            came += batch
+
+    assert [window.window for window in came] == windows[:4]  # the fault begins after four answers
 
 
 def test_rate_limit_met_by_one_thread_holds_all_of_them(

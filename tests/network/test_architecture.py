@@ -20,6 +20,7 @@ from tasks.network.architecture import (
     macs_per_window,
     parameters,
     preset,
+    scaled,
 )
 from tasks.network.dsc import DSCTradingModel
 
@@ -122,6 +123,19 @@ def test_parameters_and_macs_are_what_torch_counts(config: DSCConfig) -> None:
 def test_config_that_breaks_a_rule_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DSCConfig(**change)  # type: ignore[arg-type]
+
+
+def test_scaling_changes_depth_width_and_window_at_once() -> None:
+    # 4 * 1.2**2 = 5.76, 32 * 1.1**2 = 38.7, 64 * 1.15**2 = 84.6; the other way 2.78, 26.4, 48.4; channels in eights
+    base = DSCConfig(hidden_channels=32, num_blocks=4, window=64)
+    assert scaled(base, 0) == base
+    assert scaled(base, 2) == DSCConfig(hidden_channels=40, num_blocks=6, window=85)
+    assert scaled(base, -2) == DSCConfig(hidden_channels=24, num_blocks=3, window=48)
+
+
+def test_twin_has_standard_convolutions_and_the_twin_of_those_is_separable() -> None:
+    assert DSCConfig(block="xception").twin == DSCConfig(block="standard")
+    assert DSCConfig(block="standard", window=7).twin == DSCConfig(block="separable", window=7)
 
 
 def test_preset_source_is_the_source_text_and_an_unknown_one_is_refused() -> None:

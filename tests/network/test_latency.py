@@ -94,11 +94,17 @@ def test_rows_hold_the_closed_forms_and_the_percentiles_of_every_runtime() -> No
     ]
     assert len(rows) == 3 * len(configs)
     for row, config in zip(rows, [config for config in configs for _ in range(3)], strict=True):
-        assert (row.kernel_size, row.block) == (config.kernel_size, config.block)
+        assert row.config == config
         assert row.parameters == parameters(config)
         assert row.macs == (macs_per_bar(config) if row.runtime == "engine" else macs_per_window(config))
         assert (row.p50_us, row.p95_us, row.p99_us) == (4.0, 5.0, 5.0)  # half the calls took 3 us, half 5 us
     assert steps == [(i, 24) for i in range(1, 25)]  # 12 cases, each in a burst of 50 and one of 10
+
+
+def test_only_the_runtimes_asked_for_are_timed() -> None:
+    rows = measure_latency([TINY, TINY.twin], 2, runtimes=("engine",))
+
+    assert [(row.config, row.runtime) for row in rows] == [(TINY, "engine"), (TINY.twin, "engine")]
 
 
 def test_zero_padding_has_no_row_for_the_engine_and_threads_are_put_back() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from storage.candles import CandleStore, Coverage, Gap
+from storage.candles import CandleStore, Coverage, Gap, Page
 from storage.schema import (
     CANDLE_COLUMNS,
     CandleError,
@@ -48,6 +48,55 @@ def test_commit_stores_candles_as_they_are_and_reports_them(store, market, make_
     assert (report.inserted, report.revised, report.unchanged, report.rejected, report.gaps) == (10, 0, 0, 0, 0)
     assert equal(store.read(BYBIT, market), candles)
     assert equal(store.read(BYBIT, market, START + 2 * STEP, START + 4 * STEP), candles[2:5])
+
+
+@pytest.mark.promise(1)
+def test_windows_over_one_connection_are_stored_as_if_one_by_one(store, market, make_candles, tmp_path):
+    candles, rejected = make_candles(30), RejectedRow(start_ms=START + 12 * STEP, raw="[]", reason="no numbers")
+    kept = candles[np.r_[0:12, 13:30]]
+    parts = {window(0, 9): slice(0, 10), window(10, 19): slice(10, 19), window(20, 29): slice(19, 29)}
+    pages = [
+        Page(window=w, candles=kept[rows], rejected=[rejected] * (w == window(10, 19))) for w, rows in parts.items()
+    ]
+    alone = CandleStore(tmp_path / "alone.duckdb")
+
+    together = store.commit_windows(BYBIT, market, pages, LATER)
+
+    one_by_one = [alone.commit_window(BYBIT, market, p.window, p.candles, p.rejected, LATER) for p in pages]
+    assert together == one_by_one
+    assert [(report.inserted, report.rejected, report.gaps) for report in together] == [
+        (10, 0, 0),
+        (9, 1, 1),
+        (10, 0, 0),
+    ]
+    assert store.table_hash(BYBIT, market) == alone.table_hash(BYBIT, market)
+    assert store.gaps(BYBIT, market) == alone.gaps(BYBIT, market)
+
+
+def test_window_that_breaks_a_rule_keeps_the_windows_beside_it_out(store, market, make_candles):
+    candles = make_candles(20)
+    pages = [
+        Page(window=window(0, 9), candles=candles[:10], rejected=()),
+        Page(window=window(10, 19), candles=candles[5:15], rejected=()),
+    ]
+    with pytest.raises(CandleError, match="must be inside its window"):
+        store.commit_windows(BYBIT, market, pages, LATER)
+    assert len(store.read(BYBIT, market)) == 0
+
+
+@pytest.mark.promise(1)
+def test_windows_before_a_failing_transaction_stay_stored_and_the_failing_one_leaves_nothing(
+    store, market, make_candles, equal
+):
+    candles = make_candles(20)
+    twice = RejectedRow(start_ms=None, raw="\ud800", reason=None)  # a reason that the table must not hold
+    pages = [
+        Page(window=window(0, 9), candles=candles[:10], rejected=()),
+        Page(window=window(10, 19), candles=candles[10:], rejected=[twice]),
+    ]
+    with pytest.raises(duckdb.ConstraintException):
+        store.commit_windows(BYBIT, market, pages, LATER)
+    assert equal(store.read(BYBIT, market), candles[:10])
 
 
 def test_commit_takes_new_values_and_fills_gaps_when_a_window_comes_again(store, market, make_candles, equal):

@@ -1,0 +1,48 @@
+"""The search for a network: variations of a base, trained and ranked on validation bars alone; publishes nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from prefect import flow
+
+from flows.command_line import run_by_hand
+from storage.schema import Market
+from tasks.connection import ExchangeConfig
+from tasks.data import BarRange, QualityConfig, build_dataset
+from tasks.recipe import Recipe
+from tasks.search import SearchSpace, rank_networks, try_network
+
+
+@flow(name="search", flow_run_name="search {market.symbol} {market.interval} {exchange.exchange}")
+def search(
+    *,
+    market: Annotated[Market, Parameter(name="*")] = Market(),
+    exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
+    bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
+    quality: Annotated[QualityConfig, Parameter(name="*")] = QualityConfig(),
+    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
+    space: Annotated[SearchSpace, Parameter(name="*")] = SearchSpace(),
+) -> str:
+    """Train networks around the recipe's on stored candles and print them by validation log-loss.
+
+    Args:
+        market: Symbol, category and interval.
+        exchange: Names the source of the candles; nothing is fetched.
+        bars: Which stored bars are used; end them where the test of a later evaluation begins.
+        quality: How many bad rows are too many.
+        recipe: Labels, training and the base network; its test share is not used.
+        space: What is varied.
+    """
+    data = build_dataset(exchange, market, bars, quality)
+    networks = space.networks(recipe.network_config)
+    longest = max(networks, key=lambda network: network.context)
+    tried = [[try_network(data, recipe, network, seed, longest) for seed in space.seeds] for network in networks]
+    table = rank_networks(data, networks, tried)
+    print(table)
+    return table
+
+
+if __name__ == "__main__":
+    run_by_hand(search)
