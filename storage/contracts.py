@@ -42,6 +42,9 @@ _FEATURE_RANGES = {
     "rsi": (-0.5, 0.5),
     "range": (0.0, _MAX_IN_VOL_UNITS),
     "log_volume": (-5.0, 5.0),
+    "vol_level": (-12.0, 12.0),  # ln(1e-8 / 0.001) is its floor
+    **dict.fromkeys(("range_vol_12", "range_vol_100", "vol_2000", "volume_level"), (-5.0, 5.0)),
+    **{name: (-1.0 - 1e-9, 1.0 + 1e-9) for name in FEATURES if name.startswith(("week_", "day_"))},
     "vol": (0.0, 10.0),
 }
 _REPORTED = 5  # kinds of failure in an error text: it ends up in a log line and in the UI
@@ -148,7 +151,7 @@ def validate_features(values: FloatArray, vol: FloatArray, start_ms: IntArray, i
     """Refuse features that break the contract; unlike a candle, a bad feature is a defect, so nothing goes on.
 
     Args:
-        values: (T, 10) in the order of `FEATURES`, NaN where not ready.
+        values: (T, F) in the order of `FEATURES`, NaN where not ready.
         vol: (T,) per-bar volatility, NaN where not ready.
         start_ms: (T,) open times, UTC milliseconds.
         interval_ms: Milliseconds per bar.

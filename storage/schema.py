@@ -60,8 +60,18 @@ FEATURES = (
     "range",
     "vwap_deviation",
     "log_volume",
+    "vol_level",
+    "range_vol_12",
+    "range_vol_100",
+    "vol_2000",
+    "volume_level",
+    *(f"week_{wave}_{k}" for k in range(1, 7) for wave in ("sin", "cos")),
+    *(f"day_{wave}_{k}" for k in range(1, 5) for wave in ("sin", "cos")),
 )
-"""The model's inputs, in channel order. `tasks/market/features.py` says what each one is."""
+"""The model's inputs, in channel order: the source's ten come first. `tasks/market/features.py` says what each is."""
+
+ODD_FEATURES = frozenset({"return_1", "return_12", "rsi", "macd", "macd_signal", "vwap_deviation"})
+"""Those that change their sign where the market is turned upside down (1 / price); all others stay about the same."""
 
 CLASSES = ("sell", "hold", "buy")
 SELL, HOLD, BUY = 0, 1, 2
@@ -76,7 +86,7 @@ INTERVAL_MS = {
 }
 """Milliseconds per bar of each Bybit interval that has a fixed step ("M", a calendar month, has none)."""
 
-_MONDAY_MS = 4 * DAY_MS  # weeks open on Mondays; 1970-01-01 was a Thursday
+MONDAY_MS = 4 * DAY_MS  # weeks open on Mondays; 1970-01-01 was a Thursday
 _MS_PER_YEAR = 365 * DAY_MS
 
 
@@ -255,7 +265,7 @@ class Market:
 
     def floor(self, ms: int) -> int:
         """Return the open time of the bar that contains `ms`, UTC milliseconds."""
-        offset = _MONDAY_MS if self.interval == "W" else 0
+        offset = MONDAY_MS if self.interval == "W" else 0
         return (ms - offset) // self.interval_ms * self.interval_ms + offset
 
     def ceil(self, ms: int) -> int:

@@ -57,7 +57,7 @@ class Dataset:
 
     Attributes:
         candles: (T,) columns.
-        features: (T, 10) in the order of `FEATURES`, NaN where not ready.
+        features: (T, F) in the order of `FEATURES`, NaN where not ready.
         vol: (T,) per-bar volatility, NaN where not ready.
         segment: (T,) number of the gapless stretch that the bar is in.
         funding_ms: (n,) funding stamps, UTC milliseconds.
@@ -96,7 +96,7 @@ def write_dataset(
         source: Where the candles came from.
         market: Whose candles they are.
         candles: (T,) columns, T >= 1.
-        features: (T, 10) in the order of `FEATURES`, NaN where not ready.
+        features: (T, F) in the order of `FEATURES`, NaN where not ready.
         vol: (T,) per-bar volatility, NaN where not ready.
         segment: (T,) number of the gapless stretch that the bar is in.
         funding: (n,) stamps in UTC milliseconds and (n,) rates.

@@ -214,7 +214,8 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     weights = load_weights(load_fold(fold).weights)
     graphs = onnx_graphs(config, weights)
     dataset = load_dataset(settings.datasets, data)
-    features = dataset.features[newest_run(dataset.features, dataset.segment, config.context + _PARITY_BARS)]
+    inputs = dataset.features[:, : config.input_features]
+    features = inputs[newest_run(inputs, dataset.segment, config.context + _PARITY_BARS)]
     parity = check_parity(
         load_model(config, weights), features, window=graphs["model.onnx"], step=graphs.get("step.onnx")
     )

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from storage.schema import CLASSES, DAY_MS, DatasetRef, FloatArray, IntArray
+from storage.schema import CLASSES, DAY_MS, FEATURES, DatasetRef, FloatArray, IntArray
 from storage.settings import Settings
 from storage.shared_results import results_at
 from storage.workfolder import WorkFolder, canonical_json
@@ -52,7 +52,14 @@ _PREDICTED = 400  # newest bars whose predictions are watched
 # What is trained here asks about data, labels, folds and the training loop, so one small network serves every recipe:
 # it starts at the logistic solution, which sees any planted answer, and is done in a second.
 _NETWORK = DSCConfig(
-    hidden_channels=8, num_blocks=2, kernel_size=3, window=16, newest_step=True, linear_bypass=True, padding="history"
+    input_features=len(FEATURES),
+    hidden_channels=8,
+    num_blocks=2,
+    kernel_size=3,
+    window=16,
+    newest_step=True,
+    linear_bypass=True,
+    padding="history",
 )
 _FIT = FitConfig(epochs=2, learning_rate=1e-3, bypass_start="logistic")
 _AGREE = 1e-5  # of probabilities: series passes of other lengths round differently in float32

@@ -18,6 +18,7 @@ from storage.schema import CLASSES, FEATURES, ConfigError, FloatArray
 from tasks.execution.decision import decide
 from tasks.market.features import OUTPUTS, WARM_UP, advance, new_state
 from tasks.network.engine import Engine
+from tasks.network.kernels import FEATURES as INPUTS
 from tasks.network.kernels import Packed, step_packed
 
 _INPUTS, _KNOWN = len(FEATURES), len(OUTPUTS)
@@ -29,7 +30,7 @@ class Tick(NamedTuple):
 
     Attributes:
         target: Position to hold from the next open: -1, 0 or 1.
-        values: (14,) ten features, vol, three probabilities; NaN where not ready.
+        values: (F + 4,) features, vol, three probabilities; NaN where not ready.
     """
 
     target: int
@@ -37,7 +38,7 @@ class Tick(NamedTuple):
 
     @property
     def features(self) -> FloatArray:
-        """(10,) the network's inputs, in the order of `storage.schema.FEATURES`."""
+        """(F,) in the order of `storage.schema.FEATURES`; the network reads the first that it has inputs for."""
         return self.values[:_INPUTS]
 
     @property
@@ -64,13 +65,16 @@ class LiveTick:
         history_bars: Candles of unbroken history after which the next one has probabilities.
 
     Raises:
-        ConfigError: The network takes other inputs, or has other classes, than features and decision know.
+        ConfigError: The network takes more inputs, or has other classes, than features and decision know.
     """
 
     def __init__(self, engine: Engine, interval_ms: int, params: FloatArray, market: int = 0) -> None:
-        shape, wanted = (engine.config.input_features, engine.config.num_classes), (_INPUTS, len(CLASSES))
-        if shape != wanted:
-            raise ConfigError(f"a live network must have {wanted} features and classes, was {shape}")
+        inputs, classes = engine.config.input_features, engine.config.num_classes
+        if inputs > _INPUTS or classes != len(CLASSES):
+            raise ConfigError(
+                f"a live network must read at most {_INPUTS} features and tell {len(CLASSES)} classes apart, "
+                f"was {inputs} and {classes}"
+            )
         self.history_bars = WARM_UP + engine.config.context - 2
         self._weights, self._network = engine.weights, engine.state(market)
         self._features = new_state(interval_ms)
@@ -124,14 +128,14 @@ def tick_packed(
         candle: (6,) start_ms, open, high, low, close, volume.
         position: -1, 0 or 1.
         bars_held: Bars for which it has been held.
-        values: (14,) overwritten, as in `Tick`.
+        values: (F + 4,) overwritten, as in `Tick`.
     """
     restarted = advance(features, candle, values[:_KNOWN])
     values[_KNOWN:] = np.nan
     if restarted:
         network[:] = 0
     if not np.isnan(values[_INPUTS]):
-        status = step_packed(weights, network, values[:_INPUTS], values[_KNOWN:])
+        status = step_packed(weights, network, values[: int(weights[INPUTS])], values[_KNOWN:])
         if status < 0:  # out of float32's range: a bar that history leaves out too, and whose context is lost
             network[:] = 0
     return decide(values[_KNOWN], values[_KNOWN + 1], values[_KNOWN + 2], values[_INPUTS], position, bars_held, params)

@@ -30,7 +30,7 @@ from tasks.market.persistence import past_classes
 from tasks.network.architecture import parameters
 from tasks.network.baselines import CLASSICAL, fit_baseline
 from tasks.network.export import weights_bytes
-from tasks.network.fit import Series, fit, predict_series
+from tasks.network.fit import fit, predict_series
 from tasks.progress import ProgressReport
 from tasks.recipe import Recipe
 from tasks.training import fold_inputs, load_samples
@@ -108,7 +108,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
         return key
     samples = load_samples(data, recipe)
     dataset, fold, network = samples.dataset, samples.folds[index], recipe.network_config
-    series = Series(features=dataset.features, labels=samples.labels.classes, segment=dataset.segment)
+    series = samples.series.first(network.input_features)
     train, validation = ((span.start, span.stop) for span in (fold.train, fold.validation))
     probabilities: dict[str, FloatArray] = {}
     facts: dict[str, dict[str, Any]] = {}

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from storage import schema
-from storage.schema import CLASSES, DatasetError, DatasetRef, FloatArray, content_hash
+from storage.schema import CLASSES, FEATURES, ODD_FEATURES, DatasetError, DatasetRef, FloatArray, content_hash
 from storage.settings import Settings
 from storage.shared_results import results_at
 from storage.snapshots import Dataset, load_dataset
@@ -49,6 +49,13 @@ class Samples:
     labels: Labels
     folds: tuple[Fold, ...]
     refit: Fold
+
+    @property
+    def series(self) -> Series:
+        """What a network learns from. In the market upside down sell is buy, and odd features change their sign."""
+        signs = np.array([-1.0 if name in ODD_FEATURES else 1.0 for name in FEATURES])
+        dataset = self.dataset
+        return Series(features=dataset.features, labels=self.labels.classes, segment=dataset.segment, signs=signs)
 
     def fold(self, index: int) -> Fold:
         """Return the walk-forward fold of that number, or the refit, which follows the last one."""
@@ -151,7 +158,7 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
         return key
     samples = load_samples(data, recipe)
     dataset, labels, fold = samples.dataset, samples.labels, samples.fold(index)
-    series = Series(features=dataset.features, labels=labels.classes, segment=dataset.segment)
+    series = samples.series
     with ProgressReport(f"fold {index + 1} of {recipe.models}") as progress:
         fitted = fit(
             recipe.network_config,
@@ -182,7 +189,10 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
         "fold.json": json.dumps(result.facts()).encode(),
     }
     work.save(key, files)
-    log.info(f"trained fold={index} key={key} seconds={fitted.seconds:.1f} temperature={fitted.temperature:.3f}")
+    log.info(
+        f"trained fold={index} key={key} seconds={fitted.seconds:.1f} mirrored={fitted.mirrored} "
+        f"temperature={fitted.temperature:.3f}"
+    )
     return key
 
 

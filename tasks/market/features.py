@@ -1,4 +1,4 @@
-"""The model's ten inputs: one recurrence each, advanced bar by bar, the same code for history and for live bars.
+"""The model's inputs: one recurrence each, advanced bar by bar, the same code for history and for live bars.
 
 C, H, L, V are a bar's close, high, low and volume; C1 and C12 the closes 1 and 12 bars before; r = ln(C / C1).
 The unit of every price feature is `vol` = sqrt(EWMA of r^2, span 100), close to close, per bar, dimensionless.
@@ -16,12 +16,28 @@ The unit of every price feature is `vol` = sqrt(EWMA of r^2, span 100), close to
     vwap_deviation  ln(C / VWAP) / vol; VWAP of the UTC day so far, this      UTC day
                     bar included, at the typical price (H + L + C) / 3
     log_volume      ln(V) - mean of ln(V) over 2,000 bars, within +-5         2,000
+    vol_level       ln(max(vol, 1e-8) / 0.001)                                EWMA 100
+    range_vol_12    ln(sqrt(EMA of ln(H / L)^2 / (4 ln 2), span 12) / vol),   EMA 12       Parkinson 1980
+                    within +-5
+    range_vol_100   the same, span 100                                        EMA 100
+    vol_2000        ln(sqrt(mean of r^2 over 2,000 bars) / vol), within +-5   2,000
+    volume_level    ln(EMA of V, span 100) - mean of ln(V) over 2,000 bars,   2,000
+                    within +-5
+    week_sin_1 ..   sin and cos of k turns a UTC week, k = 1 to 6, that is    this bar
+    week_cos_6      sin(2 pi k w), w: share of the week, from Monday, at the
+                    bar's open
+    day_sin_1 ..    sin and cos of k turns a UTC day, k = 1 to 4              this bar
+    day_cos_4
+
+The first ten are the source text's, and a network with ten inputs reads those. The others tell how much the market is
+about to move, which decides whether a move will pay its costs: how much it moves now, and what its hour usually brings.
 
 An EMA of span n has the weight 2 / (n + 1). The choices that the formulas leave open:
 
 - A bar without trades: volume_ratio and log_volume are -5 (ln 0, clipped), and it stays out of the mean of ln(V),
   which is over the bars of the last 2,000 that traded. vwap_deviation is 0 until the day's first trade.
-- A flat market, vol < 1e-8: every price feature is 0, rsi and volatility included (an RSI of 50; TA-Lib says 0).
+- A flat market, vol < 1e-8: every price feature is 0, rsi and volatility included (an RSI of 50; TA-Lib says 0), and
+  vol_level is at its floor.
 - A gap, a repeated bar or a candle that is not one (not finite, not positive, high below close ...) restarts
   everything: a new segment begins, and its first WARM_UP - 1 bars are NaN. Nothing is bridged or filled.
 
@@ -38,7 +54,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from storage.compiled import compiled
-from storage.schema import DAY_MS, FEATURES, FloatArray, IntArray
+from storage.schema import DAY_MS, FEATURES, MONDAY_MS, FloatArray, IntArray
 
 WARM_UP = 2_000
 """Bars of a segment after which features are given: the slow mean of ln(V) is full, and seeds are forgotten to 1e-9."""
@@ -53,18 +69,26 @@ CLIP = 5.0  # logs of ratios: e^5 is 148 times the usual
 _VOL_WEIGHT = 2 / 101
 _RSI_WEIGHT = 1 / 14
 _FAST_WEIGHT, _SLOW_WEIGHT, _SIGNAL_WEIGHT = 2 / 13, 2 / 27, 2 / 10
+_RANGE_FAST_WEIGHT, _RANGE_SLOW_WEIGHT, _VOLUME_WEIGHT = 2 / 13, 2 / 101, 2 / 101
 _SHORT = 20  # bars of `volatility` and `volume_ratio`
 _LAG = 12  # bars of `return_12`
+_VOL = len(FEATURES)  # place of vol among the outputs
+_CALENDAR = FEATURES.index("week_sin_1")
+_WEEK_TURNS, _DAY_TURNS = 6, 4  # harmonics
+_USUAL_VOL = 1e-3  # centres vol_level; any other number would do
+_PARKINSON = 1 / (4 * math.log(2))
 _LEAST, _MOST = 1e-100, 1e100  # prices and volumes; no product or quotient of such numbers leaves float64
 
 # The state is one float64 array, so that other compiled code can carry it: the clock, then what a restart clears
-# (scalars, three rings), then the ring of ln(V), NaN where a bar did not trade or has not come yet.
+# (scalars, four rings), then the ring of ln(V), NaN where a bar did not trade or has not come yet.
 _INTERVAL_MS, _LAST_MS, _BARS, _CLOSE, _RETURN, _LAG_RETURN, _VARIANCE, _GAIN, _LOSS = range(9)
 _FAST, _SLOW, _SIGNAL, _DAY, _DAY_VALUE, _DAY_VOLUME, _LOG_VOLUME_SUM, _TRADED = range(9, 17)
-_SQUARES = 17
+_RANGE_FAST, _RANGE_SLOW, _VOLUME_MEAN, _SLOW_SUM, _SLOW_REST = range(17, 22)
+_SQUARES = 22
 _VOLUMES = _SQUARES + _SHORT
 _CLOSES = _VOLUMES + _SHORT
-_LOG_VOLUMES = _CLOSES + _LAG
+_SLOW_SQUARES = _CLOSES + _LAG
+_LOG_VOLUMES = _SLOW_SQUARES + WARM_UP
 _SIZE = _LOG_VOLUMES + WARM_UP
 
 
@@ -73,7 +97,7 @@ class Features:
     """The features of a series of candles.
 
     Attributes:
-        values: (T, 10) in the order of `storage.schema.FEATURES`, dimensionless; NaN while a segment warms up.
+        values: (T, F) in the order of `storage.schema.FEATURES`, dimensionless; NaN while a segment warms up.
         vol: (T,) volatility per bar, dimensionless, >= 0; NaN on the same bars.
         segment: (T,) number of the gap-free run that the bar belongs to, from 0. An invalid candle is a run of its own.
     """
@@ -108,7 +132,7 @@ def advance(state: FloatArray, candle: FloatArray, out: FloatArray) -> bool:
     Args:
         state: From `new_state`; changed in place.
         candle: (6,) start_ms, open, high, low, close, volume.
-        out: (11,) overwritten with the values of `OUTPUTS`; NaN until the segment holds WARM_UP bars.
+        out: (F + 1,) overwritten with the values of `OUTPUTS`; NaN until the segment holds WARM_UP bars.
     Returns:
         Whether this bar opens a new segment: the first bar, one after a gap, an invalid one, or one after that.
     """
@@ -120,12 +144,15 @@ def advance(state: FloatArray, candle: FloatArray, out: FloatArray) -> bool:
     if valid:
         volume = volume if volume >= _LEAST else 0.0
         _remember_prices(state, close)
+        _remember_range(state, math.log(high / low))
         _remember_volume(state, volume)
         _remember_day(state, start, (high + low + close) / 3 * volume, volume)
         state[_LAST_MS] = start
         state[_BARS] += 1
     if state[_BARS] >= WARM_UP:
         _write(state, high, low, close, volume, out)
+        _write_levels(state, out)
+        _write_calendar(start, out)
     else:
         out[:] = np.nan
     return not follows
@@ -192,6 +219,10 @@ def _remember_prices(state: FloatArray, close: float) -> None:
     state[_LAG_RETURN] = math.log(close / lagged)
     state[_VARIANCE] += _VOL_WEIGHT * (log_return**2 - state[_VARIANCE])
     state[_SQUARES + bars % _SHORT] = log_return**2
+    slow = _SLOW_SQUARES + bars % WARM_UP
+    _add_exactly(state, log_return**2)
+    _add_exactly(state, -state[slow])
+    state[slow] = log_return**2
     state[_GAIN] += _RSI_WEIGHT * (max(change, 0.0) - state[_GAIN])
     state[_LOSS] += _RSI_WEIGHT * (max(-change, 0.0) - state[_LOSS])
     # Both EMAs are kept as distances from the close, so that rounding is that of the moves and not of the price level.
@@ -201,10 +232,28 @@ def _remember_prices(state: FloatArray, close: float) -> None:
 
 
 @compiled
+def _add_exactly(state: FloatArray, value: float) -> None:
+    # Knuth's two-sum: what rounding takes from the sum is kept beside it, so that a huge bar leaves nothing behind.
+    total = state[_SLOW_SUM]
+    added = total + value
+    part = added - total
+    state[_SLOW_REST] += (total - (added - part)) + (value - part)
+    state[_SLOW_SUM] = added
+
+
+@compiled
+def _remember_range(state: FloatArray, log_range: float) -> None:
+    square = _PARKINSON * log_range**2
+    state[_RANGE_FAST] += _RANGE_FAST_WEIGHT * (square - state[_RANGE_FAST])
+    state[_RANGE_SLOW] += _RANGE_SLOW_WEIGHT * (square - state[_RANGE_SLOW])
+
+
+@compiled
 def _remember_volume(state: FloatArray, volume: float) -> None:
     bars = int(state[_BARS])
     place = bars % WARM_UP
     state[_VOLUMES + bars % _SHORT] = volume
+    state[_VOLUME_MEAN] += _VOLUME_WEIGHT * (volume - state[_VOLUME_MEAN])
     oldest = state[_LOG_VOLUMES + place]
     newest = math.log(volume) if volume > 0 else np.nan
     state[_LOG_VOLUMES + place] = newest
@@ -235,7 +284,7 @@ def _remember_day(state: FloatArray, start: float, value: float, volume: float) 
 def _write(state: FloatArray, high: float, low: float, close: float, volume: float, out: FloatArray) -> None:
     vol = math.sqrt(state[_VARIANCE])
     out[:] = 0.0
-    out[10] = vol
+    out[_VOL] = vol
     if vol >= FLAT_VOL:
         per_vol, per_move = 1 / vol, 1 / (close * vol)
         out[0] = state[_RETURN] * per_vol
@@ -253,6 +302,38 @@ def _write(state: FloatArray, high: float, low: float, close: float, volume: flo
         out[9] = min(max(newest - state[_LOG_VOLUME_SUM] / state[_TRADED], -CLIP), CLIP)
     else:
         out[3] = out[9] = -CLIP
+
+
+@compiled
+def _write_levels(state: FloatArray, out: FloatArray) -> None:
+    vol = out[_VOL]
+    out[10] = math.log(max(vol, FLAT_VOL) / _USUAL_VOL)
+    if vol >= FLAT_VOL:
+        out[11] = _clipped_log(math.sqrt(state[_RANGE_FAST]) / vol)
+        out[12] = _clipped_log(math.sqrt(state[_RANGE_SLOW]) / vol)
+        out[13] = _clipped_log(math.sqrt(max(state[_SLOW_SUM] + state[_SLOW_REST], 0.0) / WARM_UP) / vol)
+    if state[_TRADED] > 0:
+        usual = state[_LOG_VOLUME_SUM] / state[_TRADED]
+        out[14] = min(max(math.log(max(state[_VOLUME_MEAN], _LEAST)) - usual, -CLIP), CLIP)
+    else:
+        out[14] = -CLIP
+
+
+@compiled
+def _write_calendar(start: float, out: FloatArray) -> None:
+    week = 2 * math.pi * ((start - MONDAY_MS) % (7 * DAY_MS)) / (7 * DAY_MS)
+    day = 2 * math.pi * (start % DAY_MS) / DAY_MS
+    _write_turns(math.sin(week), math.cos(week), _WEEK_TURNS, out[_CALENDAR:])
+    _write_turns(math.sin(day), math.cos(day), _DAY_TURNS, out[_CALENDAR + 2 * _WEEK_TURNS :])
+
+
+@compiled
+def _write_turns(sine: float, cosine: float, turns: int, out: FloatArray) -> None:
+    # Each harmonic turns the one before by the angle: two sines for all of them.
+    s, c = 0.0, 1.0
+    for k in range(turns):
+        s, c = s * cosine + c * sine, c * cosine - s * sine
+        out[2 * k], out[2 * k + 1] = s, c
 
 
 @compiled

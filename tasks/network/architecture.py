@@ -27,7 +27,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from storage.schema import ConfigError
+from storage.schema import FEATURES, ConfigError
 
 Padding = Literal["history", "zeros"]
 Block = Literal["separable", "xception", "inverted", "standard"]
@@ -43,7 +43,7 @@ class DSCConfig:
     """Shape of a network.
 
     Attributes:
-        input_features: F, columns of the input.
+        input_features: F, inputs: the first F features of whatever series it is given.
         hidden_channels: C, channels of every block.
         num_blocks: B; block i (from 0) has dilation 2**i.
         num_classes: K classes.
@@ -120,6 +120,7 @@ def preset(name: str) -> DSCConfig:
     """
     if name == "default":
         return DSCConfig(
+            input_features=len(FEATURES),
             hidden_channels=32,  # 16 learn a planted interaction too slowly
             dropout=0.5,  # with the fit preset's slow weight average: strays little where there is little to learn
             kernel_size=5,  # four blocks see 61 bars, and a tap costs 1/32 of a block

@@ -54,7 +54,11 @@ class FitConfig:
         weight_average: Decay per step of the exponential moving average that is validated and kept; 0 for none.
         bypass_start: "logistic": bypass at the logistic solution, the network's own head at zero;
             "zero": bypass at zero, the head at torch's start.
-        seed: Of weights, order, dropout and noise.
+        start_penalty: Of the logistic start's squared weights, summed over samples (scikit-learn's 1 / C): labels
+            overlap, so there are far fewer of them than bars.
+        mirror_margin: Where the series has `signs`, start and training also learn from the mirror image of every
+            sample, unless the logistic start is worse on validation by more than this for it, nats; None for never.
+        seed: Of weights, order, dropout, noise and mirrors.
         threads: Of torch, while fitting; sums depend on it, so equal weights need an equal number.
         device: cpu, cuda or cuda:<number>; the fitted model comes back to the CPU.
     """
@@ -71,6 +75,8 @@ class FitConfig:
     input_noise: float = 0.2
     weight_average: float = 0.995
     bypass_start: Literal["logistic", "zero"] = "logistic"
+    start_penalty: float = 100.0
+    mirror_margin: float | None = 0.005
     seed: int = 7
     threads: int = 1
     device: str = "cpu"
@@ -79,7 +85,7 @@ class FitConfig:
         for name in ("epochs", "patience", "segment_bars", "batch_segments", "validations_per_epoch", "threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, was {getattr(self, name)!r}")
-        for name in ("learning_rate", "gradient_clip"):
+        for name in ("learning_rate", "gradient_clip", "start_penalty"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be > 0, was {getattr(self, name)!r}")
         for name in ("weight_decay", "input_noise"):
@@ -88,6 +94,8 @@ class FitConfig:
         for name in ("label_smoothing", "weight_average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be in [0, 1), was {getattr(self, name)!r}")
+        if self.mirror_margin is not None and not self.mirror_margin >= 0:
+            raise ConfigError(f"mirror_margin must be >= 0, or None, was {self.mirror_margin!r}")
         if self.bypass_start not in ("logistic", "zero"):
             raise ConfigError(f"bypass_start must be logistic or zero, was {self.bypass_start!r}")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
@@ -111,6 +119,7 @@ def fit_preset(name: str) -> FitConfig:
             input_noise=0.0,
             weight_average=0.0,
             bypass_start="zero",
+            mirror_margin=None,
         )
     raise ConfigError(f"fit preset must be one of {' '.join(FIT_PRESETS)}, was {name!r}")
 
@@ -142,6 +151,7 @@ class Fitted:
         model: In evaluation mode on the CPU, with its scaler and temperature.
         history: Every validation, oldest first.
         best_step: Steps behind the kept weights.
+        mirrored: Whether it learned from mirror images too.
         temperature: Fitted on validation only.
         validation_loss: Of the kept weights, calibrated, nats.
         seconds: Wall time of the fit.
@@ -150,6 +160,7 @@ class Fitted:
     model: DSCTradingModel
     history: tuple[Progress, ...]
     best_step: int
+    mirrored: bool
     temperature: float
     validation_loss: float
     seconds: float
@@ -169,20 +180,21 @@ def fit(
 
     Args:
         config: Shape of the network.
-        series: Features, labels and runs.
+        series: Features, labels and runs; of the features the first `config.input_features` are read.
         train: Half-open span of bars.
         validation: Half-open span of bars, after `train`.
         fit_config: How to train.
         on_progress: Called after every validation.
 
     Raises:
-        ConfigError: Spans outside the series or empty; another number of features; a logistic start without a
-            bypass; a device that is not there.
+        ConfigError: Spans outside the series or empty; fewer features than the network reads; a logistic start
+            without a bypass; a device that is not there.
         LeakError: `validation` starts before `train` stops.
         DatasetError: Too few samples in a span, a class without a single train sample, or one too many.
         TrainingError: A loss is not finite.
     """
     started = time.perf_counter()
+    series = series.first(config.input_features)
     _check(config, series, train, validation, fit_config)
     devices = [torch.device(fit_config.device)] if fit_config.device.startswith("cuda") else []
     with torch_threads(fit_config.threads), torch.random.fork_rng(devices):
@@ -195,8 +207,8 @@ def fit(
         model.feature_scale.copy_(torch.from_numpy(scale))
         model.to(fit_config.device)
         learn, check = learn.to(fit_config.device), check.to(fit_config.device)
-        _start_bypass(model, learn, fit_config.bypass_start)
-        history, best_step = _train(model, learn, check, fit_config, on_progress)
+        signs = _start_bypass(model, learn, check, fit_config, _signs(series, fit_config))
+        history, best_step = _train(model, learn, check, signs, fit_config, on_progress)
         logits, labels = sample_logits(model, check)
         temperature = best_temperature(logits.double().cpu().numpy(), labels.cpu().numpy())
         model.temperature.fill_(temperature)
@@ -205,6 +217,7 @@ def fit(
         model=model.cpu().eval(),
         history=tuple(history),
         best_step=best_step,
+        mirrored=signs is not None,
         temperature=temperature,
         validation_loss=calibrated,
         seconds=time.perf_counter() - started,
@@ -215,6 +228,7 @@ def _train(
     model: DSCTradingModel,
     learn: Stream,
     check: Stream,
+    signs: Tensor | None,
     config: FitConfig,
     on_progress: Callable[[Progress], None] | None,
 ) -> tuple[list[Progress], int]:
@@ -246,7 +260,10 @@ def _train(
             if step - best_step >= config.patience * every:
                 break
         if step < steps:
-            summed, count = _step(model, optimizer, *next(batches), config)
+            x, labels = next(batches)
+            if signs is not None:
+                x, labels = _mirror_some(x, labels, signs, model.config.num_classes)
+            summed, count = _step(model, optimizer, x, labels, config)
             _refuse_non_finite(summed, "training", step + 1, config)
             total, samples = total + summed, samples + count
             schedule.step()
@@ -298,30 +315,81 @@ def _refuse_non_finite(loss: float, what: str, step: int, config: FitConfig) -> 
         )
 
 
-def _start_bypass(model: DSCTradingModel, learn: Stream, start: str) -> None:
-    """Set the bypass: at zero, or at the logistic solution with the network's own head silent."""
+def _signs(series: Series, config: FitConfig) -> Tensor | None:
+    """Return the signs of a mirror image, or None where there is none to learn from."""
+    if series.signs is None or config.mirror_margin is None:
+        return None
+    return torch.from_numpy(series.signs.astype(np.float32)).to(config.device)
+
+
+def _mirror_some(x: Tensor, labels: Tensor, signs: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return a batch with every other segment, by chance, as its mirror image."""
+    chosen = torch.rand(len(x), device=x.device) < 0.5
+    reverse = chosen[:, None] & (labels != UNKNOWN)
+    return torch.where(chosen[:, None, None], x * signs, x), torch.where(reverse, num_classes - 1 - labels, labels)
+
+
+def _start_bypass(
+    model: DSCTradingModel, learn: Stream, check: Stream, config: FitConfig, signs: Tensor | None
+) -> Tensor | None:
+    """Set the bypass at zero, or at the logistic solution with the network's own head silent.
+
+    Returns:
+        The signs to go on training with: None where the mirror image did not hold on validation.
+    """
     if model.bypass is None:
-        return
-    with torch.no_grad():
-        model.bypass.weight.zero_()
-        if start == "zero":
-            return
-        sample = learn.labels != UNKNOWN
-        z = model.scale(learn.features[None])[0]
-    weight, intercept = logistic_regression(z[sample], learn.labels[sample], model.config.num_classes)
+        return signs
+    if config.bypass_start == "zero":
+        with torch.no_grad():
+            model.bypass.weight.zero_()
+        return signs
+    weight, bias = _logistic_start(model, learn, config, None)
+    if signs is not None:
+        mirrored = _logistic_start(model, learn, config, signs)
+        worse = _start_loss(model, check, *mirrored) - _start_loss(model, check, weight, bias)
+        if worse > (config.mirror_margin or 0.0):
+            signs = None
+        else:
+            weight, bias = mirrored
     linear: Any = model.classifier[3]
     with torch.no_grad():
         model.bypass.weight.copy_(weight)
         linear.weight.zero_()
-        linear.bias.copy_(intercept)
+        linear.bias.copy_(bias)
+    return signs
+
+
+@torch.no_grad()
+def _start_inputs(model: DSCTradingModel, stream: Stream) -> tuple[Tensor, Tensor]:
+    """Return the scaled features and the labels of a stream's samples."""
+    sample = stream.labels != UNKNOWN
+    return model.scale(stream.features[None])[0][sample], stream.labels[sample]
+
+
+def _logistic_start(
+    model: DSCTradingModel, learn: Stream, config: FitConfig, signs: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return weights (K, F) and intercepts (K,) of the logistic regression on scaled features."""
+    z, labels = _start_inputs(model, learn)
+    if signs is None:
+        return logistic_regression(z, labels, model.config.num_classes, penalty=config.start_penalty)
+    # A raw feature changes its sign, a scaled one has lost its mean: it gets that back for as long as signs matter.
+    mean = torch.where(signs < 0, model.feature_mean / model.feature_scale, 0.0)
+    weight, bias = logistic_regression(
+        z + mean, labels, model.config.num_classes, penalty=config.start_penalty, signs=signs
+    )
+    return weight, bias + weight @ mean.double()
+
+
+def _start_loss(model: DSCTradingModel, check: Stream, weight: Tensor, bias: Tensor) -> float:
+    z, labels = _start_inputs(model, check)
+    return float(functional.cross_entropy(functional.linear(z.double(), weight, bias), labels))
 
 
 def _check(
     config: DSCConfig, series: Series, train: tuple[int, int], validation: tuple[int, int], fit_config: FitConfig
 ) -> None:
     """Refuse spans and options that do not fit together."""
-    if series.features.shape[1] != config.input_features:
-        raise ConfigError(f"input_features must be the series' {series.features.shape[1]}, was {config.input_features}")
     for name, (start, stop) in (("train", train), ("validation", validation)):
         if not 0 <= start < stop <= len(series.labels):
             raise ConfigError(

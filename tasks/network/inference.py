@@ -21,7 +21,7 @@ def predict_series(model: DSCTradingModel, features: FloatArray, segment: IntArr
 
     Args:
         model: In evaluation mode, on the CPU.
-        features: (T, F) raw features.
+        features: (T, F or more) raw features; the network reads the first F, as in training.
         segment: (T,) number of the unbroken run of each bar.
         threads: Of torch.
 
@@ -30,14 +30,12 @@ def predict_series(model: DSCTradingModel, features: FloatArray, segment: IntArr
 
     Raises:
         RuntimeError: The model is in training mode.
-        ValueError: Another number of features.
+        ConfigError: Fewer features than the network reads.
     """
     if model.training:
         raise RuntimeError("predict_series needs the model in evaluation mode; call model.eval() first")
-    if features.ndim != 2 or features.shape[1] != model.config.input_features:
-        raise ValueError(f"features must be (T, {model.config.input_features}), was {features.shape}")
     series = Series(features=features, labels=np.zeros(len(features), np.int64), segment=segment)
-    stream = stream_of(series, (0, len(features)), model.config.context)
+    stream = stream_of(series.first(model.config.input_features), (0, len(features)), model.config.context)
     probabilities = np.full((len(features), model.config.num_classes), np.nan)
     with torch_threads(threads):
         logits, _ = sample_logits(model, stream)

@@ -7,13 +7,13 @@ where two runs meet, context - 1 bars lose their label, and nothing is computed 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from storage.schema import BoolArray, DatasetError, FloatArray, IntArray
+from storage.schema import BoolArray, ConfigError, DatasetError, FloatArray, IntArray
 
 UNKNOWN = -1
 """Label of a bar that is no sample: unknown class, or no full finite context."""
@@ -29,11 +29,14 @@ class Series:
         features: (T, F) raw features; NaN where not ready.
         labels: (T,) class of each bar, -1 where unknown.
         segment: (T,) number of the unbroken run of bars that each bar belongs to.
+        signs: (F,) what each feature is multiplied by where the classes are read in reverse: -1 if it changes its
+            sign, 1 if it stays. None where the classes have no such mirror image.
     """
 
     features: FloatArray
     labels: IntArray
     segment: IntArray
+    signs: FloatArray | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2:
@@ -41,6 +44,26 @@ class Series:
         lengths = (len(self.features), len(self.labels), len(self.segment))
         if len(set(lengths)) != 1:
             raise ValueError(f"features, labels and segment must have one length, were {lengths}")
+        if self.signs is not None and not (
+            self.signs.shape == self.features.shape[1:] and (np.abs(self.signs) == 1).all()
+        ):
+            raise ValueError(f"signs must be {self.features.shape[1]} of -1 or 1, were {self.signs}")
+
+    def first(self, inputs: int) -> Series:
+        """Return the series with its first `inputs` features: a network reads as many as it has inputs.
+
+        Raises:
+            ConfigError: There are fewer.
+        """
+        if inputs > self.features.shape[1]:
+            raise ConfigError(
+                f"input_features must be at most the series' {self.features.shape[1]} features, was {inputs}"
+            )
+        return replace(
+            self,
+            features=self.features[:, :inputs],
+            signs=None if self.signs is None else self.signs[:inputs],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

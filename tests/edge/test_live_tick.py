@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from storage.schema import ConfigError, FloatArray
+from storage.schema import FEATURES, ConfigError, FloatArray
 from tasks.execution.accounting import Costs
 from tasks.execution.decision import DecisionConfig, decide_series, packed
 from tasks.live_tick import LiveTick, tick_packed
@@ -118,9 +118,9 @@ def test_candle_of_another_shape_is_refused(model: DSCTradingModel, candle: Any)
         live_on(model).step(candle)
 
 
-def test_network_with_other_inputs_or_classes_is_refused() -> None:
-    config = DSCConfig(input_features=9, hidden_channels=4, num_blocks=1, window=4)
+def test_network_with_more_inputs_or_other_classes_is_refused() -> None:
+    config = DSCConfig(input_features=len(FEATURES) + 1, hidden_channels=4, num_blocks=1, window=4)
     weights = {name: tensor.numpy() for name, tensor in DSCTradingModel.from_config(config).state_dict().items()}
 
-    with pytest.raises(ConfigError, match=r"a live network must have \(10, 3\) features and classes, was \(9, 3\)"):
+    with pytest.raises(ConfigError, match=r"at most 35 features and tell 3 classes apart, was 36 and 3"):
         LiveTick(Engine.from_weights(config, weights), STEP_MS, PARAMS)

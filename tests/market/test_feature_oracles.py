@@ -34,6 +34,10 @@ def pandas_features(frame: pd.DataFrame) -> pd.DataFrame:
     vwap = value.groupby(day).cumsum() / volume.groupby(day).cumsum()
     traded = volume.where(volume > 0)
     slow = np.log(traded).rolling(2_000, min_periods=1).mean()
+    parkinson = np.log(frame["high"] / frame["low"]) ** 2 / (4 * np.log(2))
+    moments = pd.to_datetime(frame["start_ms"], unit="ms", utc=True)
+    of_day = (moments - moments.dt.floor("D")) / pd.Timedelta(days=1)
+    of_week = (moments.dt.day_of_week + of_day) / 7
     columns = {
         "return_1": r / vol,
         "return_12": np.log(close).diff(12) / (vol * 12**0.5),
@@ -45,9 +49,26 @@ def pandas_features(frame: pd.DataFrame) -> pd.DataFrame:
         "range": (frame["high"] - frame["low"]) / (close * vol),
         "vwap_deviation": (np.log(close / vwap) / vol).fillna(0),
         "log_volume": (np.log(traded) - slow).fillna(-5).clip(-5, 5),
+        "vol_level": np.log(vol / 0.001),
+        "range_vol_12": np.log(parkinson.ewm(span=12).mean() ** 0.5 / vol).clip(-5, 5),
+        "range_vol_100": np.log(parkinson.ewm(span=100).mean() ** 0.5 / vol).clip(-5, 5),
+        # Not pandas' rolling mean: its running sum keeps some of the fall's rounding.
+        "vol_2000": np.log(np.sqrt(windowed_mean((r**2).fillna(0).to_numpy(), 2_000)) / vol).clip(-5, 5),
+        "volume_level": (np.log(volume.ewm(span=100).mean()) - slow).clip(-5, 5),
+        **{f"week_sin_{k}": np.sin(2 * np.pi * k * of_week) for k in range(1, 7)},
+        **{f"week_cos_{k}": np.cos(2 * np.pi * k * of_week) for k in range(1, 7)},
+        **{f"day_sin_{k}": np.sin(2 * np.pi * k * of_day) for k in range(1, 5)},
+        **{f"day_cos_{k}": np.cos(2 * np.pi * k * of_day) for k in range(1, 5)},
         "vol": vol,
     }
     return pd.DataFrame(columns)
+
+
+def windowed_mean(values: FloatArray, bars: int) -> FloatArray:
+    """The mean of the last `bars` values, each window summed by itself; NaN until there are so many."""
+    means = np.full(len(values), np.nan)
+    means[bars - 1 :] = np.lib.stride_tricks.sliding_window_view(values, bars).mean(axis=1)
+    return means
 
 
 @pytest.mark.oracle
@@ -76,6 +97,19 @@ def test_rsi_and_macd_equal_talib_after_warm_up() -> None:
         np.testing.assert_allclose(ours[WARM_UP:], values[WARM_UP:], rtol=0, atol=1e-10, err_msg=feature)
 
 
+def calendar_of(start_ms: FloatArray) -> dict[str, FloatArray]:
+    """The calendar features from whole hours and days: 2025-01-01, where the market below begins, was a Wednesday."""
+    days = (start_ms - 1_735_689_600_000) / 86_400_000
+    turns = {"week": (days + 2) / 7, "day": days}
+    waves = {"sin": np.sin, "cos": np.cos}
+    return {
+        f"{period}_{wave}_{k}": function(2 * np.pi * k * turn)
+        for period, turn in turns.items()
+        for wave, function in waves.items()
+        for k in range(1, 7)
+    }
+
+
 def test_features_equal_their_closed_form_when_the_market_grows_steadily() -> None:
     growth, bars_per_day, bars = 1.0005, 288, 2_600
     close = 100 * growth ** np.arange(bars)
@@ -99,18 +133,27 @@ def test_features_equal_their_closed_form_when_the_market_grows_steadily() -> No
     mean_over_close = (1 - growth**-of_day) / (1 - 1 / growth) / of_day
     vwap_over_close = mean_over_close * (2 + 1 / growth) / 3
     line = trail(2 / 13) - trail(2 / 27)
-    expected = {
-        "return_1": 1.0,
-        "return_12": np.sqrt(12),
-        "volatility": 0.0,
-        "volume_ratio": 0.0,
-        "rsi": 0.5,
-        "macd": line / vol,
-        "macd_signal": line * trail(2 / 10) / vol,
-        "range": (1 - 1 / growth) / vol,
-        "vwap_deviation": -np.log(vwap_over_close[WARM_UP - 1 :]) / vol,
-        "log_volume": 0.0,
-    }
+    expected = (
+        {
+            "return_1": 1.0,
+            "return_12": np.sqrt(12),
+            "volatility": 0.0,
+            "volume_ratio": 0.0,
+            "rsi": 0.5,
+            "macd": line / vol,
+            "macd_signal": line * trail(2 / 10) / vol,
+            "range": (1 - 1 / growth) / vol,
+            "vwap_deviation": -np.log(vwap_over_close[WARM_UP - 1 :]) / vol,
+            "log_volume": 0.0,
+            "vol_level": np.log(vol / 0.001),
+            "range_vol_12": -np.log(2 * np.sqrt(np.log(2))),  # high / low is one bar's growth
+            "range_vol_100": -np.log(2 * np.sqrt(np.log(2))),
+            # The first bar has no return: one square is missing until it leaves the window.
+            "vol_2000": np.where(np.arange(bars) < 2_000, np.log(1_999 / 2_000) / 2, 0.0)[WARM_UP - 1 :],
+            "volume_level": 0.0,
+        }
+        | calendar_of(matrix[WARM_UP - 1 :, 0])
+    )
     features = build_features(matrix, 300_000)
     np.testing.assert_allclose(features.vol[WARM_UP - 1 :], vol, rtol=1e-12)
     for channel, feature in enumerate(FEATURES):

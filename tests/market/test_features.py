@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.schema import FEATURES, FloatArray
+from storage.schema import FEATURES, ODD_FEATURES, FloatArray
 from tasks.market.features import (
     CLIP,
     FLAT_VOL,
@@ -242,7 +242,9 @@ def test_features_are_zero_when_the_market_is_flat() -> None:
     matrix[:, HIGH], matrix[:, LOW] = 101.0, 99.0
     features = build_features(matrix, INTERVAL_MS)
     np.testing.assert_array_equal(features.vol[WARM_UP - 1 :], 0.0)
-    np.testing.assert_allclose(features.values[WARM_UP - 1 :], 0.0, rtol=0, atol=1e-12)  # log_volume: a mean of logs
+    own = [column for column, name in enumerate(FEATURES) if not name.startswith(("vol_level", "week_", "day_"))]
+    np.testing.assert_allclose(features.values[WARM_UP - 1 :, own], 0.0, rtol=0, atol=1e-12)  # log_volume: mean of logs
+    np.testing.assert_allclose(features.values[WARM_UP - 1 :, FEATURES.index("vol_level")], np.log(1e-5))
 
 
 def test_features_return_to_zero_when_a_fall_is_followed_by_silence() -> None:
@@ -262,6 +264,25 @@ def test_features_return_to_zero_when_a_fall_is_followed_by_silence() -> None:
     np.testing.assert_array_equal(features.values[silent][:, [0, 1, 2, 4, 5, 6, 7, 8]], 0.0)
     # sqrt(2 / 101) * 0.68 * (99 / 101)^(n / 2) < 1e-8 from n = 16.0740 / 0.0100003 = 1,607.4 on.
     assert silent[0] == 2_500 + 1_608
+
+
+def test_slow_volatility_forgets_a_fall_to_the_last_digit_when_it_leaves_the_window() -> None:
+    matrix = market(6_000)
+    matrix[2_500:, OPEN:VOLUME] *= np.exp(-0.68)
+    full = build_features(matrix, INTERVAL_MS).values[:, FEATURES.index("vol_2000")]
+    later = build_features(matrix[2_501:], INTERVAL_MS).values[:, FEATURES.index("vol_2000")]
+    np.testing.assert_allclose(full[4_502:], later[2_001:], rtol=0, atol=1e-14)
+
+
+def test_odd_features_change_their_sign_and_no_others_when_the_market_is_upside_down() -> None:
+    matrix = market(6_000)
+    upside_down = matrix.copy()
+    upside_down[:, OPEN:VOLUME] = 1e4 / matrix[:, [OPEN, LOW, HIGH, CLOSE]]
+    one, other = (build_features(candles, INTERVAL_MS).values[WARM_UP - 1 :] for candles in (matrix, upside_down))
+    for column, name in enumerate(FEATURES):
+        sign = -1 if name in ODD_FEATURES else 1
+        # Sums of prices are not sums of their inverses, so that some agree only as far as moves are small.
+        np.testing.assert_allclose(one[:, column], sign * other[:, column], rtol=0.05, atol=0.05, err_msg=name)
 
 
 def test_volume_features_hit_their_floor_when_a_bar_has_no_trades() -> None:
@@ -308,7 +329,7 @@ def test_features_are_finite_when_candles_are_barely_possible(
 
 def test_features_are_empty_when_there_are_no_bars() -> None:
     features = build_features(np.empty((0, 6)), INTERVAL_MS)
-    assert features.values.shape == (0, 10)
+    assert features.values.shape == (0, len(FEATURES))
     assert features.vol.shape == features.segment.shape == (0,)
 
 

@@ -14,6 +14,23 @@ def test_scaler_reads_finite_rows_and_leaves_a_constant_feature_at_scale_one() -
     assert scale.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.oracle
+def test_mirrored_logistic_regression_equals_the_plain_one_on_every_sample_and_its_mirror_image() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the oracle")
+    rng = np.random.default_rng(3)
+    z, signs = rng.standard_normal((600, 3)), np.array([-1.0, 1.0, 1.0])
+    logits = np.column_stack([-z[:, 0], z[:, 1] - 0.3, z[:, 0] + 0.5])  # a law that has no mirror image
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    weight, bias = logistic_regression(
+        torch.from_numpy(z), torch.from_numpy(labels), 3, penalty=5.0, signs=torch.from_numpy(signs)
+    )
+    doubled = np.concatenate([z, z * signs]), np.concatenate([labels, 2 - labels])
+    # Twice the samples under the same penalty for each: C is 1 / (2 * 5).
+    rival = linear_model.LogisticRegression(C=0.1, max_iter=1_000, tol=1e-10).fit(*doubled)
+    ours = torch.softmax(torch.from_numpy(z) @ weight.T + bias, dim=1).numpy()
+    np.testing.assert_allclose(ours, rival.predict_proba(z), rtol=0, atol=1e-5)
+
+
 def test_temperature_of_two_classes_is_the_closed_form() -> None:
     # Logits (0, 3), class 1 in 8 of 10 rows: sigmoid(3 / T) = 0.8 at T = 3 / ln 4.
     logits, labels = np.tile([0.0, 3.0], (10, 1)), np.array([1] * 8 + [0] * 2)

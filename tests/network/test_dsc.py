@@ -227,7 +227,7 @@ def test_a_long_series_ends_where_its_last_window_ends() -> None:
 
 def test_logits_are_unchanged_when_the_future_is_cut_off() -> None:
     model = random_model(preset("default"))
-    x = random_series((300, 10))
+    x = random_series((300, model.config.input_features))
     with torch.no_grad():
         whole, cut = model.forward_series(x), model.forward_series(x[:200])
     torch.testing.assert_close(whole[: len(cut)], cut, atol=1e-6, rtol=0)

@@ -124,13 +124,13 @@ def test_graphs_say_what_goes_in_and_out(random_model: MakeModel) -> None:
         return inputs, outputs, session.get_modelmeta().custom_metadata_map
 
     assert ends(onnx_window(folded)) == (
-        {"window": ["batch", 10, config.context]},
+        {"window": ["batch", config.input_features, config.context]},
         {"logits": ["batch", 3]},
         {"context": "124"},
     )
     memory = {"past": ["markets", 60, 32], "pool": ["markets", 63, 3]}
     assert ends(onnx_step(folded)) == (
-        {"features": ["markets", 10], **memory},
+        {"features": ["markets", config.input_features], **memory},
         {"logits": ["markets", 3], **{f"next_{name}": shape for name, shape in memory.items()}},
         {"context": "124"},
     )

@@ -63,6 +63,12 @@ def weights_of(fitted: Fitted) -> dict[str, torch.Tensor]:
     return dict(fitted.model.state_dict())
 
 
+def assert_same_weights(one: Fitted, other: Fitted) -> None:
+    theirs = weights_of(other)
+    for name, tensor in weights_of(one).items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
 def test_fit_recovers_most_of_a_planted_edge_that_the_logistic_start_misses() -> None:
     series = planted_series(14_000)
     fitted = fit(NETWORK, series, (0, 10_000), (10_000, 11_500), replace(QUICK, epochs=12, learning_rate=1e-2))
@@ -88,7 +94,8 @@ def test_fit_starts_at_the_logistic_solution_of_the_newest_bar() -> None:
     rows, check = slice(*TRAIN), slice(*VALIDATION)
     mean, scale = series.features[rows].mean(axis=0), series.features[rows].std(axis=0)
     z = np.clip((series.features - mean) / scale, -5, 5)
-    rival = linear_model.LogisticRegression(max_iter=1_000, tol=1e-8).fit(z[rows], series.labels[rows])
+    rival = linear_model.LogisticRegression(C=1 / QUICK.start_penalty, max_iter=1_000, tol=1e-8)
+    rival.fit(z[rows], series.labels[rows])
     expected = log_loss(rival.predict_proba(z[check]), series.labels[check])
     assert seen[0].step == 0
     assert seen[0].train_loss is None
@@ -283,7 +290,7 @@ def test_options_that_do_not_fit_the_network_are_refused() -> None:
     series = planted_series(1_600)
     with pytest.raises(ConfigError, match='bypass_start "logistic" needs a network with linear_bypass'):
         fit(replace(NETWORK, linear_bypass=False), series, TRAIN, VALIDATION, QUICK)
-    with pytest.raises(ConfigError, match="input_features must be the series' 3, was 10"):
+    with pytest.raises(ConfigError, match="input_features must be at most the series' 3 features, was 10"):
         fit(replace(NETWORK, input_features=10), series, TRAIN, VALIDATION, QUICK)
 
 
@@ -364,10 +371,48 @@ def test_series_shorter_than_the_context_has_no_predictions() -> None:
 def test_prediction_of_another_width_or_in_training_mode_is_refused() -> None:
     series = planted_series(1_600)
     model = fit(NETWORK, series, TRAIN, VALIDATION, QUICK).model
-    with pytest.raises(ValueError, match=r"features must be \(T, 3\), was \(1600, 2\)"):
+    with pytest.raises(ConfigError, match="input_features must be at most the series' 2 features, was 3"):
         predict_series(model, series.features[:, :2], series.segment)
     with pytest.raises(RuntimeError, match=r"predict_series needs the model in evaluation mode; call model\.eval\(\)"):
         predict_series(model.train(), series.features, series.segment)
+
+
+def test_network_reads_the_first_features_when_the_series_has_more() -> None:
+    series = planted_series(1_600)
+    wider = replace(series, features=np.column_stack([series.features, np.arange(1_600)]))
+    narrow, wide = (fit(NETWORK, one, TRAIN, VALIDATION, QUICK) for one in (series, wider))
+    assert_same_weights(narrow, wide)
+    np.testing.assert_array_equal(
+        predict_series(wide.model, wider.features, wider.segment),
+        predict_series(narrow.model, series.features, series.segment),
+    )
+
+
+SIGNS = np.array([-1.0, 1.0, 1.0])  # of the planted law: the edge changes its sign, the interaction does not
+
+
+def test_start_is_its_own_mirror_image_when_the_law_has_one() -> None:
+    series = replace(planted_series(1_600), signs=SIGNS)
+    series.features[:, 0] += 0.3  # its mean is not 0, and the mirror stands at 0
+    start = fit(NETWORK, series, TRAIN, VALIDATION, replace(QUICK, epochs=1, learning_rate=1e-12))
+    one = predict_series(start.model, series.features, series.segment)
+    other = predict_series(start.model, series.features * SIGNS, series.segment)
+    assert start.mirrored
+    np.testing.assert_allclose(one[10:], other[10:, ::-1], rtol=0, atol=1e-5)  # float32
+
+
+def test_mirror_image_is_dropped_when_validation_speaks_against_it() -> None:
+    series = planted_series(1_600)
+    denied = replace(series, signs=-SIGNS)  # the edge would have to stay where the classes are reversed
+    without, fitted = (fit(NETWORK, one, TRAIN, VALIDATION, QUICK) for one in (series, denied))
+    assert not fitted.mirrored
+    assert_same_weights(without, fitted)
+
+
+@pytest.mark.parametrize("signs", [np.ones(2), np.zeros(3)])
+def test_signs_of_another_number_or_size_are_refused(signs: FloatArray) -> None:
+    with pytest.raises(ValueError, match="signs must be 3 of -1 or 1, were"):
+        replace(planted_series(20), signs=signs)
 
 
 def test_fit_with_gaps_trains_on_the_unbroken_parts_alone() -> None:

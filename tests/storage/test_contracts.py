@@ -275,15 +275,15 @@ def test_time_of_a_feature_must_increase_on_the_grid(features, shift, message):
 
 def test_report_is_capped_when_everything_is_wrong(features):
     _, vol, start_ms = features
-    # Ten features, vol, and features without vol in the first bars: twelve kinds, of which five are told.
-    with pytest.raises(DatasetError, match=r"; and 7 more kinds$") as caught:
+    # 35 features, vol, and features without vol in the first bars: 37 kinds, of which five are told.
+    with pytest.raises(DatasetError, match=r"; and 32 more kinds$") as caught:
         validate_features(np.full((100, len(FEATURES)), np.inf), -vol, start_ms, STEP)
     assert len(str(caught.value)) < 800
 
 
 def test_features_of_another_shape_are_refused(features):
     values, vol, start_ms = features
-    text = r"features must be \(100, 10\) with \(100,\) vol, were \(100, 9\) with \(100,\)"
+    text = r"features must be \(100, 35\) with \(100,\) vol, were \(100, 9\) with \(100,\)"
     with pytest.raises(DatasetError, match=text):
         validate_features(values[:, :9], vol, start_ms, STEP)
 
