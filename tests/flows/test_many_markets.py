@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import duckdb
 import fsspec
 import pytest
 from prefect import flow
@@ -19,11 +20,11 @@ from prefect import flow
 from flows.pipeline import pipeline, retrain_market
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
-from storage.schema import Candles, ClusterError, ConfigError, DatasetRef, Market, MarketsError, RejectedRow, Window
+from storage.schema import ClusterError, ConfigError, DatasetRef, Market, MarketsError, Window
 from tasks.connection import ExchangeConfig
 from tasks.fan_out import alone_on_equal_code, distinct, run_each
 from tasks.market.samples import FoldConfig
-from tasks.market.synthetic import SyntheticMarket
+from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.baselines import BaselineConfig
 from tasks.network.fit import FitConfig
@@ -52,25 +53,28 @@ def content(store: ArtifactStore, name: str) -> dict:
 
 @pytest.fixture(scope="module")
 def one_machine(prefect_api, tmp_path_factory):
-    """Two markets in this process: one is done, the other's rows are refused; the error and where the versions are."""
+    """Two markets in this process, the candles of one damaged: the flow's error, and the store of the versions."""
     home = tmp_path_factory.mktemp("one") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSC_HOME", str(home))
         for name in ("DSC_ARTIFACT_URL", "DSC_DASK_ADDRESS"):
             patch.delenv(name, raising=False)
-        reject_rows(home, Market(symbol="BADUSDT"))
+        store_a_bar_twice(home, Market(symbol="BADUSDT"))
         with pytest.raises(MarketsError) as caught:
             pipeline(symbols=("BADUSDT", "ONEUSDT"), **JOB)
     return str(caught.value), ArtifactStore(str(home / "models"))
 
 
-def reject_rows(home: Path, market: Market) -> None:
-    """Let a tenth of a market's bars be on record as broken, none of which comes again."""
+def store_a_bar_twice(home: Path, market: Market) -> None:
+    """Damage one market's candles as no ingest could."""
     first = EXCHANGE.synthetic.start_ms
-    times = [first + bar * market.interval_ms for bar in range(0, EXCHANGE.synthetic.bars, 10)]
-    rows = [RejectedRow(start_ms=ms - 86_400_000_000, raw="?", reason="test") for ms in times]
+    bar = generate(EXCHANGE.synthetic)[:1]
     window = Window(first_ms=first, last_ms=first)
-    CandleStore(home / "market.duckdb").commit_window(EXCHANGE.source, market, window, Candles.empty(), rows, first)
+    CandleStore(home / "market.duckdb").commit_window(
+        EXCHANGE.source, market, window, bar, (), first + market.interval_ms
+    )
+    with duckdb.connect(home / "market.duckdb") as con:
+        con.execute("insert into candles from candles")
 
 
 class Cluster:
@@ -116,7 +120,7 @@ def cluster(tmp_path):
 
 def test_one_markets_failure_ends_the_flow_failed_and_stops_no_other(one_machine):
     error, store = one_machine
-    assert error.startswith("1 of 2 markets failed, the others are done: BADUSDT linear 5m (QuarantineError: ")
+    assert error.startswith("1 of 2 markets failed, the others are done: BADUSDT linear 5m (StoreError: ")
     assert len(store.versions(EXCHANGE.source, "linear-ONEUSDT-5")) == 1
     assert store.versions(EXCHANGE.source, "linear-BADUSDT-5") == ()
 

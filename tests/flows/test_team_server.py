@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,24 +30,19 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def database_url(tmp_path_factory):
+def database_url():
     """A PostgreSQL server of its own on 127.0.0.1, with a password."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     pg_ctl = shutil.which("pg_ctl") or (str(found[-1]) if found else None)
     if pg_ctl is None:
         pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-    folder = Path(os.path.realpath(tmp_path_factory.mktemp("postgres")))
+    folder = Path(tempfile.mkdtemp(prefix="dsc-postgres-"))  # not below pytest's own, which let no other user through
+    (folder / "password").write_text(PASSWORD)
     who = {}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         who = {"user": "postgres", "group": "postgres", "extra_groups": []}
-        shutil.chown(folder, "postgres", "postgres")
-        for parent in folder.parents:
-            if parent.stat().st_mode & 0o1 == 0:
-                parent.chmod(parent.stat().st_mode | 0o1)  # pytest's folders let nobody else through
-    secret = folder / "password"
-    secret.write_text(PASSWORD)
-    if who:
-        shutil.chown(secret, "postgres", "postgres")
+        for path in (folder, folder / "password"):
+            shutil.chown(path, "postgres", "postgres")
     port = free_port()
 
     def run(*command: str) -> None:
@@ -59,6 +55,7 @@ def database_url(tmp_path_factory):
     run(pg_ctl, "-D", "data", "-l", "log", "-w", "-t", "120", "-o", listen, "start")
     yield f"postgresql+asyncpg://prefect:{PASSWORD}@127.0.0.1:{port}/postgres"
     run(pg_ctl, "-D", "data", "-m", "immediate", "-w", "stop")
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
