@@ -86,11 +86,15 @@ class Cluster:
             port = probe.getsockname()[1]
         self.address = f"tcp://127.0.0.1:{port}"
         self._folder, self._environment, self._children = folder, environment, []
-        self.start("scheduler", "--host", "127.0.0.1", "--port", str(port))
+        scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", str(port))
+        while scheduler.poll() is None:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
 
     def start(self, kind: str, *arguments: str, **environment: str) -> subprocess.Popen:
         elsewhere = self._folder / f"host-{len(self._children)}"
-        elsewhere.mkdir()
+        elsewhere.mkdir(parents=True)
         own = {"DSC_HOME": str(elsewhere / "home"), "PYTHONPATH": str(ROOT), **self._environment, **environment}
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments, "--no-dashboard"]
         with (elsewhere / "log").open("wb") as log:
@@ -163,6 +167,19 @@ def test_two_workers_that_share_only_the_url_give_what_one_machine_gives_though_
     assert not (home / "models").exists()
 
 
+WITHOUT_US = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("flows", "tasks", "storage"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Absent())
+"""
+"""What makes a Python process one where this project is not installed."""
+
+
 def submit(market: Market = MARKET) -> str:
     """Send one market away, whose dataset is nowhere, and return what came back."""
     data = DatasetRef(id="0" * 16, source=EXCHANGE.source, market=market)
@@ -186,15 +203,15 @@ def test_cluster_that_is_not_there_or_has_no_worker_or_no_package_is_said_within
         r"ClusterError: no Dask scheduler at tcp://127\.0\.0\.1:9, waited 2 s \(.*unset DSC_DASK_AD", submit()
     )
     monkeypatch.setenv("DSC_DASK_ADDRESS", cluster.address)
-    monkeypatch.setenv("DSC_DASK_WAIT_S", "10")  # the scheduler has just been started
+    monkeypatch.setenv("DSC_DASK_WAIT_S", "5")
     assert (
         submit()
-        == f"ClusterError: the Dask cluster at {cluster.address} had no worker for 10 s; start one and run it again"
+        == f"ClusterError: the Dask cluster at {cluster.address} had no worker for 5 s; start one and run it again"
     )
-    empty = tmp_path / "other" / "flows"
-    empty.mkdir(parents=True)
-    (empty / "__init__.py").touch()
-    worker = cluster.start_worker(PYTHONPATH=str(empty.parent))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "sitecustomize.py").write_text(WITHOUT_US)
+    worker = cluster.start_worker(PYTHONPATH=str(bare))
     monkeypatch.setenv("DSC_DASK_WAIT_S", "120")
     assert re.match(r"ClusterError: the worker can't load the step; install the same package there", submit())
     os.killpg(worker.pid, signal.SIGKILL)
@@ -202,6 +219,12 @@ def test_cluster_that_is_not_there_or_has_no_worker_or_no_package_is_said_within
     assert re.match(
         rf"DatasetError: dataset 0{{16}} is not in {tmp_path}/another/datasets; .*DSC_ARTIFACT_URL", submit()
     )
+    cluster.stop()
+    dying = threading.Timer(3.0, (away := Cluster(tmp_path / "dying")).stop)
+    monkeypatch.setenv("DSC_DASK_ADDRESS", away.address)
+    monkeypatch.setenv("DSC_DASK_WAIT_S", "6")
+    dying.start()
+    assert re.match(r"ClusterError: the Dask (scheduler went away|cluster at .* had no worker for 6 s)", submit())
 
 
 def test_worker_on_other_code_is_refused():
