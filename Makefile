@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # What `make run` runs: unset variables leave the default of the flow (see `$(BIN)/python -m flows.pipeline --help`).
-FLAGS := $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(SYMBOL),--symbol $(SYMBOL)) $(if $(CATEGORY),--category $(CATEGORY)) \
+FLAGS := $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(SYMBOL),--symbol $(SYMBOL)) $(if $(SYMBOLS),--symbols $(SYMBOLS)) $(if $(CATEGORY),--category $(CATEGORY)) \
          $(if $(INTERVAL),--interval $(INTERVAL)) $(if $(START),--start $(START)) $(if $(END),--end $(END)) \
          $(if $(CANDLES),--candles "$(CANDLES)") $(if $(FUNDING),--funding "$(FUNDING)") $(if $(PRESET),--preset $(PRESET)) $(if $(HORIZON),--labels.horizon $(HORIZON))
 

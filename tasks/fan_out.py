@@ -7,7 +7,7 @@ process of its own; one that was given several threads still does one market at 
 
 from __future__ import annotations
 
-import asyncio
+import concurrent.futures
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -217,7 +217,7 @@ def _ended(future: Any) -> Verdict | BaseException:
     """Return what a finished step returned or raised."""
     try:
         found: Verdict | BaseException = future.result(raise_on_failure=False)
-    except asyncio.CancelledError:  # Dask's word for a future whose scheduler has gone
+    except concurrent.futures.CancelledError:  # Dask's word for a future whose scheduler has gone
         return ClusterError("the Dask scheduler went away while this market was trained; run it again")
     except Exception as err:  # whatever it is, it is this market's alone
         if "deserializ" in str(err):

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import duckdb
 import fsspec
 import pytest
 from prefect import flow
@@ -19,11 +20,11 @@ from prefect import flow
 from flows.pipeline import pipeline, retrain_market
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
-from storage.schema import Candles, ClusterError, ConfigError, DatasetRef, Market, MarketsError, RejectedRow, Window
+from storage.schema import ClusterError, ConfigError, DatasetRef, Market, MarketsError, Window
 from tasks.connection import ExchangeConfig
 from tasks.fan_out import alone_on_equal_code, distinct, run_each
 from tasks.market.samples import FoldConfig
-from tasks.market.synthetic import SyntheticMarket
+from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.baselines import BaselineConfig
 from tasks.network.fit import FitConfig
@@ -52,25 +53,28 @@ def content(store: ArtifactStore, name: str) -> dict:
 
 @pytest.fixture(scope="module")
 def one_machine(prefect_api, tmp_path_factory):
-    """Two markets in this process: one is done, the other's rows are refused; the error and where the versions are."""
+    """Two markets in this process, the candles of one damaged: the flow's error, and the store of the versions."""
     home = tmp_path_factory.mktemp("one") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSC_HOME", str(home))
         for name in ("DSC_ARTIFACT_URL", "DSC_DASK_ADDRESS"):
             patch.delenv(name, raising=False)
-        reject_rows(home, Market(symbol="BADUSDT"))
+        store_a_bar_twice(home, Market(symbol="BADUSDT"))
         with pytest.raises(MarketsError) as caught:
             pipeline(symbols=("BADUSDT", "ONEUSDT"), **JOB)
     return str(caught.value), ArtifactStore(str(home / "models"))
 
 
-def reject_rows(home: Path, market: Market) -> None:
-    """Let a tenth of a market's bars be on record as broken, none of which comes again."""
+def store_a_bar_twice(home: Path, market: Market) -> None:
+    """Damage one market's candles as no ingest could."""
     first = EXCHANGE.synthetic.start_ms
-    times = [first + bar * market.interval_ms for bar in range(0, EXCHANGE.synthetic.bars, 10)]
-    rows = [RejectedRow(start_ms=ms - 86_400_000_000, raw="?", reason="test") for ms in times]
+    bar = generate(EXCHANGE.synthetic)[:1]
     window = Window(first_ms=first, last_ms=first)
-    CandleStore(home / "market.duckdb").commit_window(EXCHANGE.source, market, window, Candles.empty(), rows, first)
+    CandleStore(home / "market.duckdb").commit_window(
+        EXCHANGE.source, market, window, bar, (), first + market.interval_ms
+    )
+    with duckdb.connect(home / "market.duckdb") as con:
+        con.execute("insert into candles from candles")
 
 
 class Cluster:
@@ -82,11 +86,15 @@ class Cluster:
             port = probe.getsockname()[1]
         self.address = f"tcp://127.0.0.1:{port}"
         self._folder, self._environment, self._children = folder, environment, []
-        self.start("scheduler", "--host", "127.0.0.1", "--port", str(port))
+        scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", str(port))
+        while scheduler.poll() is None:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
 
     def start(self, kind: str, *arguments: str, **environment: str) -> subprocess.Popen:
         elsewhere = self._folder / f"host-{len(self._children)}"
-        elsewhere.mkdir()
+        elsewhere.mkdir(parents=True)
         own = {"DSC_HOME": str(elsewhere / "home"), "PYTHONPATH": str(ROOT), **self._environment, **environment}
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments, "--no-dashboard"]
         with (elsewhere / "log").open("wb") as log:
@@ -116,7 +124,7 @@ def cluster(tmp_path):
 
 def test_one_markets_failure_ends_the_flow_failed_and_stops_no_other(one_machine):
     error, store = one_machine
-    assert error.startswith("1 of 2 markets failed, the others are done: BADUSDT linear 5m (QuarantineError: ")
+    assert error.startswith("1 of 2 markets failed, the others are done: BADUSDT linear 5m (StoreError: ")
     assert len(store.versions(EXCHANGE.source, "linear-ONEUSDT-5")) == 1
     assert store.versions(EXCHANGE.source, "linear-BADUSDT-5") == ()
 
@@ -159,6 +167,19 @@ def test_two_workers_that_share_only_the_url_give_what_one_machine_gives_though_
     assert not (home / "models").exists()
 
 
+WITHOUT_US = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("flows", "tasks", "storage"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Absent())
+"""
+"""What makes a Python process one where this project is not installed."""
+
+
 def submit(market: Market = MARKET) -> str:
     """Send one market away, whose dataset is nowhere, and return what came back."""
     data = DatasetRef(id="0" * 16, source=EXCHANGE.source, market=market)
@@ -182,15 +203,15 @@ def test_cluster_that_is_not_there_or_has_no_worker_or_no_package_is_said_within
         r"ClusterError: no Dask scheduler at tcp://127\.0\.0\.1:9, waited 2 s \(.*unset DSC_DASK_AD", submit()
     )
     monkeypatch.setenv("DSC_DASK_ADDRESS", cluster.address)
-    monkeypatch.setenv("DSC_DASK_WAIT_S", "10")  # the scheduler has just been started
+    monkeypatch.setenv("DSC_DASK_WAIT_S", "5")
     assert (
         submit()
-        == f"ClusterError: the Dask cluster at {cluster.address} had no worker for 10 s; start one and run it again"
+        == f"ClusterError: the Dask cluster at {cluster.address} had no worker for 5 s; start one and run it again"
     )
-    empty = tmp_path / "other" / "flows"
-    empty.mkdir(parents=True)
-    (empty / "__init__.py").touch()
-    worker = cluster.start_worker(PYTHONPATH=str(empty.parent))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "sitecustomize.py").write_text(WITHOUT_US)
+    worker = cluster.start_worker(PYTHONPATH=str(bare))
     monkeypatch.setenv("DSC_DASK_WAIT_S", "120")
     assert re.match(r"ClusterError: the worker can't load the step; install the same package there", submit())
     os.killpg(worker.pid, signal.SIGKILL)
@@ -198,6 +219,12 @@ def test_cluster_that_is_not_there_or_has_no_worker_or_no_package_is_said_within
     assert re.match(
         rf"DatasetError: dataset 0{{16}} is not in {tmp_path}/another/datasets; .*DSC_ARTIFACT_URL", submit()
     )
+    cluster.stop()
+    dying = threading.Timer(3.0, (away := Cluster(tmp_path / "dying")).stop)
+    monkeypatch.setenv("DSC_DASK_ADDRESS", away.address)
+    monkeypatch.setenv("DSC_DASK_WAIT_S", "6")
+    dying.start()
+    assert re.match(r"ClusterError: the Dask (scheduler went away|cluster at .* had no worker for 6 s)", submit())
 
 
 def test_worker_on_other_code_is_refused():
