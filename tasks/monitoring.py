@@ -158,7 +158,7 @@ def health(
             breaches["champion"] = served.reason
         elif served.missed and served.missed >= limits.expiry.most_missed - 1:
             breaches["champion"] = f"one more missed retrain and champion {served.ref.version} expires; run retrain"
-    drift = "no champion"
+    drift = "not measured: no champion" if limits.drift_bars else "not measured: drift_bars is 0"
     if entry.ref is not None and store is not None and limits.drift_bars:
         drift, breached = champion_drift(entry.ref, row, models, store, limits.drift_bars)
         if breached:

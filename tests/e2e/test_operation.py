@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 LIMIT_S = 600.0  # of every wait: a busy machine is no failure
 SMALL = {
     "market": {"interval": "5"},
-    "exchange": {"synthetic": {"bars": 6_500}},
+    "exchange": {"synthetic": {"bars": 6_500, "seed": 8}},
     "bars": {},
     "recipe": {
         "folds": {"folds": 2},
