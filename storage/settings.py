@@ -60,6 +60,16 @@ class Settings:
         return self.home / "datasets"
 
     @property
+    def recent(self) -> Path:
+        """Folder of the newest candles of each market, for readers that must not hold the DuckDB file."""
+        return self.home / "recent"
+
+    @property
+    def locks(self) -> Path:
+        """Folder of locks between processes; they die with their holders, the files stay."""
+        return self.home / "locks"
+
+    @property
     def work(self) -> Path:
         """Folder of intermediate results, each named by what it was made from; may be deleted at any time."""
         return self.home / "work"

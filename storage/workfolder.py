@@ -7,10 +7,13 @@ deleted at any time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -19,6 +22,8 @@ from typing import Any
 from storage.schema import StoreError, content_hash
 
 _DIGESTS = "sha256.json"
+_UNFINISHED = ".unfinished-"
+_ABANDONED_S = 86_400  # nobody writes one result for a day: whoever began it was killed
 
 
 def canonical_json(value: Any) -> bytes:
@@ -63,22 +68,31 @@ class WorkFolder:
             return
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._root))
+            self._remove_abandoned()
+            beside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._root))
             try:
                 digests = {}
                 for name, content in files.items():
-                    (beside / name).write_bytes(content)
+                    _write(beside / name, content)
                     digests[name] = hashlib.sha256(content).hexdigest()
-                (beside / _DIGESTS).write_text(json.dumps(digests))
+                _write(beside / _DIGESTS, json.dumps(digests).encode())
                 beside.replace(target)
             except OSError:
-                shutil.rmtree(beside, ignore_errors=True)
                 if not target.is_dir():  # else another process finished the same work first
                     raise
+            finally:  # a cancelled run leaves nothing either; after the renaming there is nothing to remove
+                shutil.rmtree(beside, ignore_errors=True)
         except OSError as err:
             raise StoreError(
                 f"results must be writable, {target} is not ({err.strerror}); free space or set DSC_HOME"
             ) from err
+
+    def _remove_abandoned(self) -> None:
+        """Remove what killed processes began and nobody will finish."""
+        for beside in self._root.glob(f"{_UNFINISHED}*"):
+            with contextlib.suppress(FileNotFoundError):  # its owner has just renamed it
+                if time.time() - beside.stat().st_mtime > _ABANDONED_S:
+                    shutil.rmtree(beside, ignore_errors=True)
 
     def read(self, key: str, name: str) -> bytes:
         """Return one file of a result, as it was saved.
@@ -95,3 +109,10 @@ class WorkFolder:
         if hashlib.sha256(content).hexdigest() != digests.get(name):
             raise StoreError(f"{name} of result {key} is damaged; delete {folder} and run it again")
         return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # a power cut must not leave a result's name without its content
