@@ -12,12 +12,20 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run test lint bench bench-quick clean
+.PHONY: run ui automations test lint bench bench-quick clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
 	@mkdir -p "$(PREFECT_HOME)" 2>/dev/null || true  # what is wrong with it, the program says
 	@$(BIN)/python -m flows.pipeline $(FLAGS) $(ARGS)
+
+# The Prefect UI with server, worker, deployments and automations, until Ctrl-C; PORT and WORKERS choose.
+ui: $(VENV)/installed
+	@exec $(BIN)/python -m flows.operation $(if $(PORT),--port $(PORT)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+
+# The automations alone, on the server that PREFECT_API_URL names.
+automations: $(VENV)/installed
+	@$(BIN)/python -c 'from tasks.alerts import install_automations; print("installed:", *install_automations())'
 
 test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"

@@ -1,0 +1,297 @@
+"""The whole system on one machine: server, work pool, deployments, automations and workers, started and stopped as one.
+
+    python -m flows.operation [--port 4200] [--workers 1]
+
+Everything that was started is a child process and ends with this one, flow runs included. Settings that matter are set
+here for all of them: one server address, heartbeats that the guard against dead runs can rely on, no telemetry, and no
+server of its own for a run that has lost the one it should use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO, Self
+
+import cyclopts
+import httpx
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.workers.process import ProcessWorker
+
+from storage.schema import ConfigError, PipelineError
+from storage.settings import Settings
+from tasks.alerts import HEARTBEAT_S, install_automations
+
+ROOT = Path(__file__).parents[1]
+POOL = "local"
+HOST = "127.0.0.1"
+
+_SERVER_START_S = 180.0  # a first start migrates a database; a busy machine has needed a minute
+_STOP_S = 15.0
+_POLL_S = 0.25
+
+
+class OperationError(PipelineError):
+    """The server, a worker or a deployment could not be started, or has ended."""
+
+
+class Operation:
+    """A Prefect server with everything that this project needs, for as long as the `with` block lasts.
+
+    Args:
+        port: Where the server listens on 127.0.0.1.
+        workers: How many are started.
+        environment: Further variables of every child; they win over ours.
+
+    Raises:
+        ConfigError: The port is taken, or another server runs on the same PREFECT_HOME.
+        OperationError: Something did not start; the message names its log.
+    """
+
+    def __init__(self, *, port: int = 4200, workers: int = 1, environment: dict[str, str] | None = None) -> None:
+        self.url = f"http://{HOST}:{port}"
+        self.api_url = f"{self.url}/api"
+        self.home = Settings.from_environment().prepare_home()
+        self.logs = self.home / "logs"
+        self.environment = operation_environment(self.api_url, self.home) | (environment or {})
+        self.server: subprocess.Popen[bytes] | None = None
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._port = port
+        self._wanted = workers
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.stop)
+            self._stack.enter_context(_sole_server(Path(self.environment["PREFECT_HOME"]), self.url))
+            self.start_server()
+            self.prepare()
+            for number in range(1, self._wanted + 1):
+                self.start_worker(f"worker-{number}")
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start_server(self) -> None:
+        """Start the server, and wait until it answers."""
+        refuse_taken_port(self._port)
+        command = ["server", "start", "--host", HOST, "--port", str(self._port)]
+        self.server = self._start("server", command)
+        deadline = time.monotonic() + _SERVER_START_S
+        while not _answers(self.api_url):
+            if self.server.poll() is not None or time.monotonic() > deadline:
+                raise OperationError(f"the Prefect server did not start; see {self._log('server')}")
+            time.sleep(_POLL_S)
+
+    def prepare(self) -> None:
+        """Make the work pool, every deployment and every automation; what is there already is brought up to date."""
+        with self.connected():
+            make_pool()
+            install_automations()
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise OperationError(f"prefect deploy failed:\n{done.stdout}{done.stderr}")
+
+    def start_worker(self, name: str) -> None:
+        """Start a worker of that name."""
+        self.workers[name] = self._start(name, ["worker", "start", "--pool", POOL, "--type", "process", "--name", name])
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Let Prefect calls of this process go to the server, for as long as the block lasts."""
+        with temporary_settings({PREFECT_API_URL: self.api_url}):
+            yield
+
+    def wait(self) -> None:
+        """Return never, unless a child ends by itself.
+
+        Raises:
+            OperationError: One did.
+        """
+        while True:
+            for name, child in {"server": self.server, **self.workers}.items():
+                if child is not None and child.poll() is not None:
+                    raise OperationError(f"{name} ended with status {child.returncode}; see {self._log(name)}")
+            time.sleep(1.0)
+
+    def stop(self) -> None:
+        """Stop the workers with their flow runs, then the server, which must hear of their end."""
+        for worker in self.workers.values():
+            end_family(worker)
+        self.workers.clear()
+        if self.server is not None:
+            end_family(self.server)
+            self.server = None
+        self._stack.close()
+
+    def _start(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+        log = self._open_log(name)
+        with log:
+            return subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "prefect", *arguments],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_with_default_signals,
+            )
+
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def _open_log(self, name: str) -> IO[bytes]:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return self._log(name).open("ab")
+
+
+def operation_environment(api_url: str, home: Path) -> dict[str, str]:
+    """Return the environment of every process that belongs to the server at `api_url`.
+
+    Args:
+        api_url: Address of its API.
+        home: Folder of run-time data; Prefect's own lies in it unless PREFECT_HOME says otherwise.
+    """
+    ours = {
+        "DSC_HOME": str(home),
+        "PREFECT_HOME": str(Path(os.environ.get("PREFECT_HOME") or home / "prefect").absolute()),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a lost server is an error, never a private database
+        "PREFECT_SERVER_UI_API_URL": "/api",  # relative, so that the UI finds its server on any port
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return dict(os.environ) | ours
+
+
+def make_pool() -> None:
+    """Make the work pool where it is missing."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(POOL)
+        except ObjectNotFound:
+            template = ProcessWorker.get_default_base_job_template()
+            client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+
+
+def refuse_taken_port(port: int) -> None:
+    """Refuse a port that something listens on.
+
+    Raises:
+        ConfigError: It does.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free, as for the server
+        try:
+            probe.bind((HOST, port))
+        except OSError as err:
+            who = "another Prefect server" if _answers(f"http://{HOST}:{port}/api") else "another program"
+            raise ConfigError(
+                f"port {port} of {HOST} must be free, {who} has it ({err.strerror}); stop that one or set PORT"
+            ) from err
+
+
+def end_family(child: subprocess.Popen[bytes]) -> None:
+    """Stop a child and all its descendants: politely, then for good.
+
+    A worker ends its flow runs itself; one that was killed can't, and each run has a session of its own.
+    """
+    try:
+        family = psutil.Process(child.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    if child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_STOP_S)
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=_STOP_S)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@contextlib.contextmanager
+def _sole_server(prefect_home: Path, url: str) -> Iterator[None]:
+    """Hold the lock of a PREFECT_HOME: two servers on one database would both schedule every run."""
+    prefect_home.mkdir(parents=True, exist_ok=True)
+    path = prefect_home / "operation.lock"
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            lock.seek(0)
+            raise ConfigError(
+                f"one server at a time may use {prefect_home}, {lock.read().strip()} does; stop it or set DSC_HOME"
+            ) from err
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} ({url})\n")
+        lock.flush()
+        yield
+
+
+def _answers(api_url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{api_url}/health", timeout=5.0).status_code == httpx.codes.OK
+    return False
+
+
+def _with_default_signals() -> None:
+    # Its own session: Ctrl-C reaches this program alone, which stops its children in order. And SIGINT as usual: a
+    # child of a background shell job inherits "ignored", and Prefect stops on it.
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def operate(*, port: int = 4200, workers: int = 1) -> None:
+    """Start everything, print the address, and stop everything on Ctrl-C or SIGTERM.
+
+    Args:
+        port: Where the server listens on 127.0.0.1.
+        workers: How many are started.
+    """
+    signal.signal(signal.SIGINT, _leave)  # even where a background shell job said "ignored"
+    signal.signal(signal.SIGTERM, _leave)
+    with contextlib.suppress(KeyboardInterrupt), Operation(port=port, workers=workers) as running:
+        print(f"Prefect is up: {running.url}\nlogs: {running.logs}\nCtrl-C stops everything", flush=True)
+        running.wait()
+    print("stopped", flush=True)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    app = cyclopts.App(result_action="return_value")
+    app.default(operate)
+    try:
+        app()
+    except PipelineError as err:
+        sys.exit(f"{type(err).__name__}: {err}")
