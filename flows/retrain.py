@@ -17,6 +17,7 @@ from tasks.publishing import Verdict, judge_version, promote_or_keep, publish_ve
 from tasks.recipe import Recipe
 from tasks.rivalry import compare_baselines, train_baselines
 from tasks.training import train_fold
+from tasks.turns import retrain_turn
 
 
 @flow(name="retrain", flow_run_name="retrain {market.symbol} {market.interval} {exchange.exchange}")
@@ -37,16 +38,17 @@ def retrain(
         quality: How many bad rows are too many.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
-    data = build_dataset(exchange, market, bars, quality)
-    models = [train_fold(data, recipe, index) for index in range(recipe.models)]
-    baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]
-    latency = measure_latency(data, recipe, models[-1])
-    leaks = check_leaks(data, recipe, models[-1])
-    backtest_folds(data, recipe, models)
-    rivals = compare_baselines(data, recipe, models, baselines)
-    judgement = judge_version(data, recipe, models, latency, leaks, rivals)
-    version = publish_version(exchange, data, recipe, models, latency, leaks, rivals, judgement)
-    return promote_or_keep(version, judgement)
+    with retrain_turn(exchange, market):
+        data = build_dataset(exchange, market, bars, quality)
+        models = [train_fold(data, recipe, index) for index in range(recipe.models)]
+        baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]
+        latency = measure_latency(data, recipe, models[-1])
+        leaks = check_leaks(data, recipe, models[-1])
+        backtest_folds(data, recipe, models)
+        rivals = compare_baselines(data, recipe, models, baselines)
+        judgement = judge_version(data, recipe, models, latency, leaks, rivals)
+        version = publish_version(exchange, data, recipe, models, latency, leaks, rivals, judgement)
+        return promote_or_keep(version, judgement)
 
 
 if __name__ == "__main__":

@@ -90,3 +90,27 @@ WorkFolder(Path({str(tmp_path)!r})).save("fold-1", Files(a=1))
     assert "fold-1" not in work
     work.save("fold-1", {"a.json": b"whole"})
     assert work.read("fold-1", "a.json") == b"whole"
+
+
+def test_save_that_is_cancelled_leaves_nothing_behind(tmp_path):
+    class Cancelled(BaseException):
+        """As Prefect's TerminationSignal, no Exception."""
+
+    class Files(dict):
+        def items(self):
+            yield "a.json", b"whole"
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        WorkFolder(tmp_path).save("fold-1", Files(a=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_removes_what_a_killed_one_left_a_day_ago(tmp_path):
+    old, new = tmp_path / ".unfinished-old", tmp_path / ".unfinished-new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "a.json").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    WorkFolder(tmp_path).save("fold-1", {"a.json": b"whole"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-new", "fold-1"]
