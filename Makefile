@@ -12,16 +12,16 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run ui automations soak test lint bench bench-quick clean
+.PHONY: run ui automations soak test verify lint bench bench-quick clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
 	@mkdir -p "$(PREFECT_HOME)" 2>/dev/null || true  # what is wrong with it, the program says
 	@$(BIN)/python -m flows.pipeline $(FLAGS) $(ARGS)
 
-# The Prefect UI with server, worker, deployments and automations, until Ctrl-C; PORT and WORKERS choose.
+# The Prefect UI with server, worker, deployments and automations, until Ctrl-C; EXCHANGE (sandbox, bybit), PORT and WORKERS choose.
 ui: $(VENV)/installed
-	@exec $(BIN)/python -m flows.operation $(if $(PORT),--port $(PORT)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+	@exec $(BIN)/python -m flows.operation $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(PORT),--port $(PORT)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 # The automations alone, on the server that PREFECT_API_URL names.
 automations: $(VENV)/installed
@@ -35,6 +35,12 @@ test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
+
+# What is known in closed form or by another library against what the project says, and planted faults: a table, and
+# $(DSC_HOME)/verify.json. With DSC_TEST_DATA set, recorded candles before 2026 too.
+verify: $(VENV)/installed-test
+	@mkdir -p "$(PREFECT_HOME)"
+	$(BIN)/python -m pytest tests/verification/verify_*.py tests/verification/test_*.py -q $(ARGS)
 
 # Rows of speed against the alternatives, a table, and $(DSC_HOME)/bench.json; quick: the inference rows, bench-quick.json.
 bench: $(VENV)/installed-test

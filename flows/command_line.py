@@ -24,8 +24,8 @@ class _SaidOnce(logging.Filter):
         return not refused and "Finished in state Failed" not in record.getMessage()
 
 
-def run_by_hand(flow: Flow[..., Any]) -> None:
-    """Parse the command line into the parameters of `flow`, run it, and exit.
+def run_by_hand(flow: Flow[..., Any]) -> Any:
+    """Parse the command line into the parameters of `flow`, run it, and return its result.
 
     The exit status is 0; 1 when the run was refused or failed with one of our errors; 2 for a bad command line.
     """
@@ -33,14 +33,14 @@ def run_by_hand(flow: Flow[..., Any]) -> None:
         logging.getLogger(name).addFilter(_SaidOnce())
 
     @functools.wraps(flow.fn)
-    def command(*args: Any, **kwargs: Any) -> None:
-        flow(*args, **kwargs)
+    def command(*args: Any, **kwargs: Any) -> Any:
+        return flow(*args, **kwargs)
 
     app = cyclopts.App(result_action="return_value")
     app.default(command)
     try:
         _prepare_folders()
-        app()
+        return app()
     except PipelineError as err:
         sys.exit(f"{type(err).__name__}: {err}")
     except (httpx.TransportError, RuntimeError) as err:

@@ -8,12 +8,14 @@ from cyclopts import Parameter
 from prefect import flow
 
 from flows.command_line import run_by_hand
+from flows.form import form
 from storage.schema import Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, CandleReport, QualityConfig, ingest_candles, ingest_funding
 
 
-@flow(name="ingest", flow_run_name="ingest {market.symbol} {market.interval} {exchange.exchange}")
+@flow(name="ingest", flow_run_name="ingest {market} {exchange.exchange} {bars.text}")
+@form
 def ingest(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),

@@ -1,18 +1,26 @@
-"""What needs a person: stale or gappy candles, and a champion that is missing or old."""
+"""What needs a person: stale candles, an old champion, a market that has changed.
+
+    python -m flows.monitor --once
+
+By hand its exit status is 1 when something needs a person, for cron or a container's health check.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 from prefect import flow
 
 from flows.command_line import run_by_hand
+from flows.form import form
 from tasks.monitoring import MarketHealth, MonitorConfig, inspect_markets
 from tasks.stale_runs import end_stale_runs
 
 
 @flow(name="monitor", flow_run_name="monitor")
+@form
 def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorConfig()) -> list[MarketHealth]:
     """Print one line for each stored market: how fresh it is, its gaps, its champion, and what needs a person.
 
@@ -27,4 +35,6 @@ def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorCo
 
 
 if __name__ == "__main__":
-    run_by_hand(monitor)
+    sys.argv = [word for word in sys.argv if word != "--once"]  # it never does more; cron lines read better with it
+    found = run_by_hand(monitor)
+    sys.exit(any(market.complaints for market in found or []))

@@ -1,6 +1,6 @@
 """The whole system on one machine: server, work pool, deployments, automations and workers, started and stopped as one.
 
-    python -m flows.operation [--port 4200] [--workers 1]
+    python -m flows.operation [--exchange sandbox] [--port 4200] [--workers 1]
 
 Everything that was started is a child process and ends with this one, flow runs included. Settings that matter are set
 here for all of them: one server address, heartbeats that the guard against dead runs can rely on, no telemetry, and no
@@ -20,13 +20,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Self
+from typing import IO, Literal, Self, get_args
 
 import cyclopts
 import httpx
 import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessWorker
@@ -38,6 +39,12 @@ from tasks.alerts import HEARTBEAT_S, install_automations
 ROOT = Path(__file__).parents[1]
 POOL = "local"
 HOST = "127.0.0.1"
+
+World = Literal["sandbox", "bybit"]
+"""Names of the deployments of prefect.yaml that belong to one source of candles."""
+
+SHARED = ("hourly", "by-hand")
+"""Names of those that belong to both."""
 
 _SERVER_START_S = 180.0  # a first start migrates a database; a busy machine has needed a minute
 _STOP_S = 15.0
@@ -52,6 +59,7 @@ class Operation:
     """A Prefect server with everything that this project needs, for as long as the `with` block lasts.
 
     Args:
+        exchange: Whose deployments are made: those of the sandbox, or of Bybit; the other ones' schedules are paused.
         port: Where the server listens on 127.0.0.1.
         workers: How many are started.
         environment: Further variables of every child; they win over ours.
@@ -61,7 +69,16 @@ class Operation:
         OperationError: Something did not start; the message names its log.
     """
 
-    def __init__(self, *, port: int = 4200, workers: int = 1, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        exchange: World = "sandbox",
+        port: int = 4200,
+        workers: int = 1,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        if exchange not in get_args(World):
+            raise ConfigError(f"exchange must be one of {' '.join(get_args(World))}, was {exchange!r}")
         self.url = f"http://{HOST}:{port}"
         self.api_url = f"{self.url}/api"
         self.home = Settings.from_environment().prepare_home()
@@ -71,6 +88,7 @@ class Operation:
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self._port = port
         self._wanted = workers
+        self._world = exchange
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -105,7 +123,9 @@ class Operation:
         with self.connected():
             make_pool()
             install_automations()
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+            pause_schedules(*(world for world in get_args(World) if world != self._world))
+        names = [text for pattern in (f"*/{self._world}", *SHARED) for text in ("--name", pattern)]
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             raise OperationError(f"prefect deploy failed:\n{done.stdout}{done.stderr}")
@@ -195,6 +215,15 @@ def make_pool() -> None:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
 
 
+def pause_schedules(*names: str) -> None:
+    """Pause the deployments of these names; what an earlier start has deployed stays on the server."""
+    with get_client(sync_client=True) as client:
+        for found in client.read_deployments(
+            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=list(names)))
+        ):
+            client.pause_deployment(found.id)
+
+
 def refuse_taken_port(port: int) -> None:
     """Refuse a port that something listens on.
 
@@ -269,17 +298,18 @@ def _with_default_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def operate(*, port: int = 4200, workers: int = 1) -> None:
+def operate(*, exchange: World = "sandbox", port: int = 4200, workers: int = 1) -> None:
     """Start everything, print the address, and stop everything on Ctrl-C or SIGTERM.
 
     Args:
+        exchange: Where candles come from: the sandbox needs no network.
         port: Where the server listens on 127.0.0.1.
         workers: How many are started.
     """
     signal.signal(signal.SIGINT, _leave)  # even where a background shell job said "ignored"
     signal.signal(signal.SIGTERM, _leave)
-    with contextlib.suppress(KeyboardInterrupt), Operation(port=port, workers=workers) as running:
-        print(f"Prefect is up: {running.url}\nlogs: {running.logs}\nCtrl-C stops everything", flush=True)
+    with contextlib.suppress(KeyboardInterrupt), Operation(exchange=exchange, port=port, workers=workers) as running:
+        print(f"Prefect is up on {exchange}: {running.url}\nlogs: {running.logs}\nCtrl-C stops everything", flush=True)
         running.wait()
     print("stopped", flush=True)
 

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from prefect import flow
 
 from flows.command_line import run_by_hand
+from flows.form import form
 from flows.ingest import ingest
 from flows.retrain import retrain
 from storage.schema import Market
@@ -17,7 +18,8 @@ from tasks.publishing import Verdict
 from tasks.recipe import Recipe
 
 
-@flow(name="pipeline", flow_run_name="pipeline {market.symbol} {market.interval} {exchange.exchange}")
+@flow(name="pipeline", flow_run_name="pipeline {market} {exchange.exchange} {bars.text}")
+@form
 def pipeline(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),

@@ -8,10 +8,12 @@ from cyclopts import Parameter
 from prefect import flow
 
 from flows.command_line import run_by_hand
+from flows.form import form
 from storage.schema import Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, build_dataset
 from tasks.evaluation import backtest_folds, measure_latency
+from tasks.housekeeping import PruneRule, prune_home
 from tasks.leak_checks import check_leaks
 from tasks.publishing import Verdict, judge_version, promote_or_keep, publish_version
 from tasks.recipe import Recipe
@@ -20,7 +22,8 @@ from tasks.training import train_fold
 from tasks.turns import retrain_turn
 
 
-@flow(name="retrain", flow_run_name="retrain {market.symbol} {market.interval} {exchange.exchange}")
+@flow(name="retrain", flow_run_name="retrain {market} {exchange.exchange} {bars.text}")
+@form
 def retrain(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),
@@ -38,17 +41,26 @@ def retrain(
         quality: How many bad rows are too many.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
-    with retrain_turn(exchange, market):
-        data = build_dataset(exchange, market, bars, quality)
-        models = [train_fold(data, recipe, index) for index in range(recipe.models)]
-        baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]
-        latency = measure_latency(data, recipe, models[-1])
-        leaks = check_leaks(data, recipe, models[-1])
-        backtest_folds(data, recipe, models)
-        rivals = compare_baselines(data, recipe, models, baselines)
-        judgement = judge_version(data, recipe, models, latency, leaks, rivals)
-        version = publish_version(exchange, data, recipe, models, latency, leaks, rivals, judgement)
-        return promote_or_keep(version, judgement)
+    with retrain_turn(exchange.source, market):
+        return judged_version(exchange, market, bars, quality, recipe)
+
+
+def judged_version(
+    exchange: ExchangeConfig, market: Market, bars: BarRange, quality: QualityConfig, recipe: Recipe
+) -> Verdict:
+    """Return the verdict on a model made now; arguments as in `retrain`."""
+    data = build_dataset(exchange, market, bars, quality)
+    models = [train_fold(data, recipe, index) for index in range(recipe.models)]
+    baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]
+    latency = measure_latency(data, recipe, models[-1])
+    leaks = check_leaks(data, recipe, models[-1])
+    backtest = backtest_folds(data, recipe, models)
+    rivals = compare_baselines(data, recipe, backtest, baselines)
+    judgement = judge_version(data, recipe, backtest, latency, leaks, rivals)
+    version = publish_version(exchange, data, recipe, backtest, latency, leaks, rivals, judgement)
+    verdict = promote_or_keep(version, judgement)
+    prune_home(PruneRule())
+    return verdict
 
 
 if __name__ == "__main__":

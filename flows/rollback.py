@@ -8,12 +8,14 @@ from cyclopts import Parameter
 from prefect import flow
 
 from flows.command_line import run_by_hand
+from flows.form import form
 from storage.schema import Market
 from tasks.connection import ExchangeConfig
 from tasks.publishing import champion_history, roll_back
 
 
-@flow(name="rollback", flow_run_name="rollback {market.symbol} {market.interval} {exchange.exchange}")
+@flow(name="rollback", flow_run_name="rollback {market} {exchange.exchange}")
+@form
 def rollback(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),

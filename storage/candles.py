@@ -41,6 +41,7 @@ _GAP_RUNS = f"""
     )
     group by run, reason order by 1
 """
+_BY_PAGE = f"select (epoch_ms(start_time) - $origin) // $length, count(*) from {{table}} where {SPAN} group by 1"
 _COVERAGE = """
     select source, category, symbol, interval,
         sum(bars)::bigint, min(first_ms), max(last_ms), sum(gaps)::bigint, sum(rejected)::bigint
@@ -167,7 +168,8 @@ class CandleStore:
         """Return the windows between two times about which something is unknown, oldest first.
 
         Windows start at multiples of `bars`, so the same ones come back however often and from wherever one asks; the
-        first and the last are cut to the range. A window whose every bar is stored or a recorded gap is left out.
+        first and the last are cut to the range. A window whose every bar is stored or a recorded gap is left out; one
+        without any stored bar never is, since nothing tells the exchange's outage from the market's.
 
         Args:
             source: Where the candles come from.
@@ -181,18 +183,19 @@ class CandleStore:
             raise ConfigError(f"bars must be >= 1, was {bars}")
         first, last, step, origin = market.ceil(first_ms), market.floor(last_ms), market.interval_ms, market.floor(0)
         length = bars * step
-        known = f"select start_time from candles where {SPAN}"
-        if not recheck_gaps:
-            known += f" union all select start_time from gaps where {SPAN}"
-        statement = f"select (epoch_ms(start_time) - $origin) // $length, count(*) from ({known}) group by 1"
         values = _span_of(source, market, first, last) | {"origin": origin, "length": length}
         with self._database.reading() as con:
-            counts = dict(con.execute(statement, values).fetchall())
+            stored, gaps = (
+                dict(con.execute(_BY_PAGE.format(table=table), values).fetchall()) for table in ("candles", "gaps")
+            )
         windows = []
         for page in range((first - origin) // length, (last - origin) // length + 1):
             start = origin + page * length
             window = Window(first_ms=max(first, start), last_ms=min(last, start + length - step))
-            if counts.get(page, 0) < window.bars(step):
+            known = stored.get(page, 0)
+            if known and not recheck_gaps:
+                known += gaps.get(page, 0)
+            if known < window.bars(step):
                 windows.append(window)
         return windows
 
@@ -230,6 +233,12 @@ class CandleStore:
         with self._database.reading() as con:
             rows = con.execute(statement, series_of(source, market) | {"limit": limit}).fetchall()
         return [RejectedRow(start_ms=start_ms, raw=raw, reason=reason) for start_ms, raw, reason in rows]
+
+    def count(self, source: Source, market: Market, first_ms: int, last_ms: int) -> int:
+        """Return how many candles are stored between two open times (both inclusive)."""
+        statement = f"select count(*) from candles where {SPAN}"
+        with self._database.reading() as con:
+            return int(con.execute(statement, _span_of(source, market, first_ms, last_ms)).fetchall()[0][0])
 
     def quarantined_bars(self, source: Source, market: Market, first_ms: int, last_ms: int) -> int:
         """Return how many bars between two open times (both inclusive) are missing because their rows were rejected."""

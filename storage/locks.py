@@ -1,9 +1,4 @@
-"""Locks between the processes of one machine that no kill can leave behind.
-
-The kernel holds the lock for as long as the file is open, and closes the file of a process that dies. So nothing has to
-be cleaned up, timed out or guessed about. Machines that share a store are kept apart by the store itself: it creates a
-champion's entry once, whoever else tries.
-"""
+"""One at a time, across processes: a lock that the operating system frees when its holder dies, however it dies."""
 
 from __future__ import annotations
 
@@ -17,57 +12,49 @@ from typing import IO
 
 from storage.schema import StoreBusyError, StoreError
 
-_LOOK_EVERY_S = 0.25  # a wait in the kernel could not end at a time limit
+_POLL_S = 0.5
 
 
 @contextlib.contextmanager
-def exclusive(
-    path: Path, what: str, wait_s: float = 0.0, on_wait: Callable[[str], object] | None = None
-) -> Iterator[None]:
-    """Hold a lock for as long as the block lasts, or the process lives; threads of one process exclude each other too.
+def exclusive(path: Path, what: str, timeout_s: float, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock of `path` for as long as the block lasts; wait for whoever holds it.
+
+    It orders the processes of one machine, and is no substitute for an atomic write: a second machine does not see it.
 
     Args:
-        path: The lock's file; made with its folder, and left there.
-        what: What is locked, for the error: "the retrain of BTCUSDT".
-        wait_s: How long to wait for another holder.
-        on_wait: Is told once, in one line, that there is somebody to wait for.
+        path: The lock's file; it stays when the lock is free.
+        what: What is locked, for messages.
+        timeout_s: How long to wait.
+        on_wait: Is told once, in one line, who is waited for.
 
     Raises:
-        StoreBusyError: Another process still held it after `wait_s`.
+        StoreBusyError: It was still held after `timeout_s`.
         StoreError: The file can't be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as err:
-        raise StoreError(f"{path} must be writable, it is not ({err.strerror}); set DSC_HOME") from err
+        raise StoreError(f"locks must be writable, {path} is not ({err.strerror}); set DSC_HOME") from err
     with file:
-        deadline = time.monotonic() + wait_s
-        told = False
+        deadline, told = time.monotonic() + timeout_s, False
         while not _taken(file):
-            holder = _holder(file)
-            if time.monotonic() >= deadline:
-                raise StoreBusyError(f"{what} is under way in {holder}, waited {wait_s:g} s; let it end, or cancel it")
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            if time.monotonic() > deadline:
+                raise StoreBusyError(f"{what} must be one at a time, {holder} held it for {timeout_s:g} s; try later")
             if on_wait is not None and not told:
-                on_wait(f"{what} is under way in {holder}; waiting for at most {wait_s:g} s")
-                told = True
-            time.sleep(_LOOK_EVERY_S)
+                on_wait(f"waiting: {what} is held by {holder}")
+            told = True
+            time.sleep(_POLL_S)
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"process {os.getpid()}")
         file.flush()
-        yield
+        yield  # closing the file frees the lock
 
 
 def _taken(file: IO[str]) -> bool:
-    try:
+    with contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _holder(file: IO[str]) -> str:
-    """Return who wrote itself into the file; the holder does so just after it has taken the lock."""
-    file.seek(0)
-    pid = file.read()
-    return f"process {pid}" if pid else "another process"
+        return True
+    return False

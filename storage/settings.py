@@ -2,6 +2,7 @@
 
 DSC_HOME              where run-time data lives (default ./.dsc)
 DSC_ARTIFACT_URL      where versions live: a path or any fsspec URL (default $DSC_HOME/models)
+DSC_ALERT_URL         webhook that hears of failed runs, drift, promotions ... (default: nobody is told)
 BYBIT_API_KEY         keys, for private calls only; no public or sandbox call needs them
 BYBIT_API_SECRET
 """
@@ -23,12 +24,14 @@ class Settings:
     Attributes:
         home: Folder of run-time data, absolute.
         artifact_url: Path or fsspec URL of the model versions.
+        alert_url: Webhook of alerts, never shown: whoever knows it can write there.
         api_key: Bybit key, never shown.
         api_secret: Bybit secret, never shown.
     """
 
     home: Path
     artifact_url: str
+    alert_url: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
     api_secret: str | None = field(default=None, repr=False)
 
@@ -45,6 +48,7 @@ class Settings:
         return cls(
             home=home,
             artifact_url=env.get("DSC_ARTIFACT_URL", str(home / "models")),
+            alert_url=env.get("DSC_ALERT_URL"),
             api_key=env.get("BYBIT_API_KEY"),
             api_secret=env.get("BYBIT_API_SECRET"),
         )
@@ -65,13 +69,8 @@ class Settings:
         return self.home / "recent"
 
     @property
-    def locks(self) -> Path:
-        """Folder of locks between processes; they die with their holders, the files stay."""
-        return self.home / "locks"
-
-    @property
     def work(self) -> Path:
-        """Folder of intermediate results, each named by what it was made from; may be deleted at any time."""
+        """Folder of intermediate results, each named by what it was made from; may be deleted while nothing runs."""
         return self.home / "work"
 
     def prepare_home(self) -> Path:

@@ -14,8 +14,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from storage.schema import (
     CANDLE_COLUMNS,
     FEATURES,
     Candles,
+    ConfigError,
     DatasetError,
     DatasetRef,
     FloatArray,
@@ -37,7 +40,7 @@ from storage.schema import (
     content_hash,
     parse_source,
 )
-from storage.workfolder import WorkFolder
+from storage.workfolder import Pruned, WorkFolder
 
 _BARS, _FUNDING, _MANIFEST = "bars.parquet", "funding.parquet", "dataset.json"
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -113,7 +116,7 @@ def write_dataset(
             raise DatasetError(f"{market}: the columns of {name} must have one length, were {sorted(lengths)}")
     content = _content(parse_source(source), market, code_hash, tables)
     ref = DatasetRef(id=content[:16], source=source, market=market)
-    if (folder / ref.id).exists():
+    if ref.id in WorkFolder(folder):
         return load_dataset(folder, ref).ref
     files = {name: _parquet(columns) for name, columns in tables.items()}
     manifest = _manifest(ref, content, code_hash, len(candles), files)
@@ -148,6 +151,34 @@ def load_dataset(folder: Path, ref: DatasetRef | str) -> Dataset:
             f"dataset {dataset_id} must be of {ref.source} {ref.market}, was of {found.source} {found.market}"
         )
     return dataset
+
+
+def prune_datasets(
+    folder: Path, before: datetime, keep_newest: int, referred: Callable[[Source, Market], Set[str]]
+) -> Pruned:
+    """Remove datasets that nobody has used since a time and that no version needs, and return what went.
+
+    A dataset that can't be read stays: it says of no market that it may go.
+
+    Args:
+        folder: Folder of all datasets.
+        before: Aware; see `WorkFolder.prune`.
+        keep_newest: Datasets of each source and market that stay, those used last, whatever their age.
+        referred: Returns the ids of the datasets that the versions of a source and market were made from.
+
+    Raises:
+        StoreError: The folder can't be changed.
+    """
+    datasets = WorkFolder(folder)
+    markets: dict[tuple[Source, Market], list[str]] = {}
+    for key in datasets.by_last_use():
+        with suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
+            manifest = json.loads((folder / key / _MANIFEST).read_bytes())
+            place = parse_source(manifest["source"]), Market(**manifest["market"])
+            markets.setdefault(place, []).append(key)
+    old = {place: keys[keep_newest:] for place, keys in markets.items() if len(keys) > keep_newest}
+    spare = {key for place, keys in old.items() for key in set(keys) - referred(*place)}
+    return datasets.prune(before, lambda key: key not in spare)
 
 
 def _load(place: Path) -> Dataset:

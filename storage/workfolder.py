@@ -2,20 +2,19 @@
 
 A result that is there is complete: it was written beside its place and renamed into it. So a killed run leaves the
 whole result or none, and the same work asked for again, by any process, is found instead of done. The folder may be
-deleted at any time.
+deleted while nothing runs; `prune` may be called at any time, since whoever finds a result marks it as used.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,19 @@ from storage.schema import StoreError, content_hash
 
 _DIGESTS = "sha256.json"
 _UNFINISHED = ".unfinished-"
-_ABANDONED_S = 86_400  # nobody writes one result for a day: whoever began it was killed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """What was removed to free space.
+
+    Attributes:
+        keys: Names of the results; unfinished ones that killed runs left behind are among them.
+        freed_bytes: What they took.
+    """
+
+    keys: tuple[str, ...]
+    freed_bytes: int
 
 
 def canonical_json(value: Any) -> bytes:
@@ -55,7 +66,48 @@ class WorkFolder:
         return f"{step}-{content_hash([canonical_json(made_from)])[:16]}"
 
     def __contains__(self, key: str) -> bool:
+        """Return whether the result is there; asking marks it as used, so that `prune` leaves it to whoever asked."""
+        try:
+            os.utime(self._root / key)
+        except FileNotFoundError:
+            return False
+        except OSError:  # somebody else's folder can be read, though not marked
+            pass
         return (self._root / key).is_dir()
+
+    def by_last_use(self) -> tuple[str, ...]:
+        """Return the names of the results, the one that was used last first."""
+        found = [path for path in self._root.glob("*") if path.is_dir() and not path.name.startswith(".")]
+        return tuple(path.name for path in sorted(found, key=lambda path: -path.stat().st_mtime_ns))
+
+    def prune(self, before: datetime, keep: Callable[[str], bool] = lambda key: False) -> Pruned:
+        """Remove the results that nobody has used since a time, and return what went.
+
+        Args:
+            before: Aware. Leave more room than the longest run takes: it still needs what it found at its beginning.
+            keep: Says of a result's name that it stays, whatever its age.
+
+        Raises:
+            StoreError: The folder can't be changed.
+        """
+        gone, freed = [], 0
+        try:
+            for path in sorted(self._root.glob("*")):
+                unfinished = path.name.startswith(_UNFINISHED)
+                if not path.is_dir() or (path.name.startswith(".") and not unfinished):
+                    continue
+                if path.stat().st_mtime >= before.timestamp() or (not unfinished and keep(path.name)):
+                    continue
+                freed += sum(file.stat().st_size for file in path.glob("*"))
+                condemned = path if unfinished else path.with_name(f"{_UNFINISHED}{path.name}")
+                path.rename(condemned)  # at once, as it came: a kill leaves no result without its files
+                shutil.rmtree(condemned)
+                gone.append(path.name)
+        except FileNotFoundError:  # another run prunes at the same time: the rest is its own
+            pass
+        except OSError as err:
+            raise StoreError(f"{self._root} can't be pruned ({err.strerror}); check its rights") from err
+        return Pruned(keys=tuple(gone), freed_bytes=freed)
 
     def save(self, key: str, files: Mapping[str, bytes]) -> None:
         """Write the files of a result at once; a result that is there already is left alone.
@@ -64,11 +116,10 @@ class WorkFolder:
             StoreError: The folder can't be written.
         """
         target = self._root / key
-        if target.is_dir():
+        if key in self:
             return
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            self._remove_abandoned()
             beside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._root))
             try:
                 digests = {}
@@ -86,13 +137,6 @@ class WorkFolder:
             raise StoreError(
                 f"results must be writable, {target} is not ({err.strerror}); free space or set DSC_HOME"
             ) from err
-
-    def _remove_abandoned(self) -> None:
-        """Remove what killed processes began and nobody will finish."""
-        for beside in self._root.glob(f"{_UNFINISHED}*"):
-            with contextlib.suppress(FileNotFoundError):  # its owner has just renamed it
-                if time.time() - beside.stat().st_mtime > _ABANDONED_S:
-                    shutil.rmtree(beside, ignore_errors=True)
 
     def read(self, key: str, name: str) -> bytes:
         """Return one file of a result, as it was saved.

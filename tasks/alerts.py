@@ -1,5 +1,8 @@
 """Automations of the Prefect server: runs that died without a word, and what a person must hear of.
 
+Tasks raise what Prefect knows nothing of (a promotion, drift ...) as events; automations turn these, failed runs and
+late ones into a message to the webhook that DSC_ALERT_URL names: {"text": "..."}, as Slack and its like take it.
+
 Prefect's open-source server cleans up nothing: a run whose processes were all killed stays "Running" for ever and keeps
 its concurrency slot. The guard here ends it once its heartbeats have been missing for three of their intervals, so
 every process that runs a flow must beat at least that often (`flows.operation` sets it for all that it starts).
@@ -8,24 +11,120 @@ every process that runs a flow must beat at least that often (`flows.operation` 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import cast
+from uuid import UUID
 
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events import emit_event
+from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
 
+from storage.settings import Settings
+
+Labels = dict[str, str | list[str]]
+
+BLOCK = "dsc-alerts"
 HEARTBEAT_S = 30  # the shortest that Prefect takes
 START_S = 300  # a worker starts a process within seconds; a busy machine has needed half a minute
 _MISSED_BEATS = 3
 
 
+KINDS = {
+    "promotion": "a new champion",
+    "rollback": "a champion was rolled back",
+    "quarantine": "too many bad rows",
+    "stale": "candles are missing at the end",
+    "champion": "the champion is old",
+    "drift": "the market has changed",
+    "recovered": "something is well again",
+}
+"""What tasks raise, and what it means."""
+
+
+def raise_alert(kind: str, market: str, text: str) -> None:
+    """Emit the event of an alert.
+
+    Args:
+        kind: One of `KINDS`.
+        market: Source and slug, <source>/<market>.
+        text: What a person reads, one sentence.
+    """
+    resource = {"prefect.resource.id": f"dsc.market.{market}", "prefect.resource.name": market}
+    emit_event(event=f"dsc.{kind}", resource=resource, payload={"text": text, "what": KINDS[kind]})
+
+
 def install_automations() -> list[str]:
-    """Install every automation on the server in force, in place of earlier ones of the same name; return the names."""
+    """Install every automation on the server in force, in place of earlier ones of the same name; return the names.
+
+    Without DSC_ALERT_URL the guards alone are installed: there is nobody to tell.
+    """
     made = [zombie_guard(), start_guard()]
+    webhook = Settings.from_environment().alert_url
+    if webhook is not None:
+        made += alert_automations(_webhook_block(webhook))
     with get_client(sync_client=True) as client:
         for automation in made:
             _install(client, automation)
     return [automation.name for automation in made]
+
+
+def _webhook_block(url: str) -> UUID:
+    """Save the notification block that sends to `url`, and return its id. The address stays a secret on the server."""
+    fields = {
+        "name": "alerts",
+        "url": "{{address}}",
+        "secrets": {"address": url},
+        "json_data": {"text": "{{subject}}: {{body}}"},
+    }
+    return cast(UUID, CustomWebhookNotificationBlock.model_validate(fields).save(BLOCK, overwrite=True))
+
+
+def alert_automations(block: UUID) -> list[AutomationCore]:
+    """Return the automations that send a message for failed and late runs, and for everything that tasks raise.
+
+    Args:
+        block: The notification block that sends.
+    """
+    run: Labels = {"prefect.resource.id": "prefect.flow-run.*"}
+    ended = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
+    run_text = "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
+    tagged_ingest: Labels = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.ingest"}
+    market: Labels = {"prefect.resource.id": "dsc.market.*"}
+    text = "{{ event.resource.name }}: {{ event.payload.text }}"
+    return [
+        _alert("failed-runs", block, "run failed", run_text, expect=ended, match=run),
+        _alert(
+            "late-ingest", block, "ingest is late", "{{ flow_run.name }} has not started; is a worker up?",
+            expect={"prefect.flow-run.Late"}, match=run, match_related=tagged_ingest,
+        ),
+        *(_alert(kind, block, what, text, expect={f"dsc.{kind}"}, match=market) for kind, what in KINDS.items()),
+    ]  # fmt: skip
+
+
+def _alert(
+    name: str,
+    block: UUID,
+    subject: str,
+    body: str,
+    *,
+    expect: set[str],
+    match: Labels,
+    match_related: Labels | None = None,
+) -> AutomationCore:
+    trigger = EventTrigger(
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(0),
+        expect=expect,
+        match=ResourceSpecification(match),
+        match_related=ResourceSpecification(match_related or {}),
+        for_each={"prefect.resource.id"},
+    )
+    send = SendNotification(block_document_id=block, subject=subject, body=body)
+    return AutomationCore(name=f"alert-{name}", trigger=trigger, actions=[send])
 
 
 def zombie_guard(heartbeat_s: int = HEARTBEAT_S) -> AutomationCore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from tasks.exchange.candle_files import base_interval, file_source, read_candle_
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.sandbox import Sandbox
 from tasks.exchange.transport import Exchange
-from tasks.market.synthetic import SyntheticMarket, description, generate
+from tasks.market.synthetic import SyntheticMarket, description, generate, grown
 
 _LOOPBACK = re.compile(r"http://127\.0\.0\.1:\d{1,5}")
 
@@ -29,6 +30,7 @@ class ExchangeConfig:
         funding: Parquet file of funding rates (start_ms, funding_rate) for the same replay; None for no funding.
         synthetic: The market that the sandbox makes up when it replays no file.
         url: Where a sandbox is running already, as http://127.0.0.1:<port>; None starts one for each run.
+        live: The synthetic market moves on with real time, a new bar each interval; otherwise it stands still.
         requests_per_s: Most requests a second, all threads together; Bybit's limit is 120 for each address.
         threads: Requests in flight at once.
     """
@@ -38,6 +40,7 @@ class ExchangeConfig:
     funding: str | None = None
     synthetic: SyntheticMarket = field(default_factory=SyntheticMarket)
     url: str | None = None
+    live: bool = False
     requests_per_s: float = 60.0
     threads: int = 8
 
@@ -55,6 +58,8 @@ class ExchangeConfig:
                 f"url is of a sandbox on this machine, http://127.0.0.1:<port>, was {self.url!r} with "
                 f"exchange={self.exchange!r}; leave it out"
             )
+        if self.live and (self.exchange != "sandbox" or self.candles is not None):
+            raise ConfigError("only the synthetic market can be live; leave out live, or candles and exchange")
         if not 0 < self.requests_per_s <= 120:
             raise ConfigError(f"requests_per_s must be in (0, 120], was {self.requests_per_s!r}")
         if not 1 <= self.threads <= 32:
@@ -100,11 +105,13 @@ def connect(config: ExchangeConfig, market: Market, on_retry: Callable[[str], No
         with Gateway(config.exchange, source=source, url=config.url, **pace) as gateway:
             yield gateway
         return
-    candles = read_candle_file(Path(config.candles)) if config.candles else generate(config.synthetic)
+    now_ms = int(time.time() * 1000) if config.live else None
+    synthetic = config.synthetic if now_ms is None else grown(config.synthetic, now_ms)
+    candles = read_candle_file(Path(config.candles)) if config.candles else generate(synthetic)
     funding = read_funding_file(Path(config.funding)) if config.funding else ()
     base = Market(symbol=market.symbol, category=market.category, interval=base_interval(candles))
     with (
-        Sandbox(candles, market=base, source=source, funding=funding) as sandbox,
+        Sandbox(candles, market=base, source=source, funding=funding, now_ms=now_ms) as sandbox,
         Gateway("sandbox", source=source, url=sandbox.url, **pace) as gateway,
     ):
         yield gateway

@@ -17,6 +17,7 @@ from storage.contracts import enforce_quarantine_share, split_candles, validate_
 from storage.recent import RECENT_BARS, write_recent
 from storage.schema import (
     DAY_MS,
+    CandleGapError,
     Candles,
     ConfigError,
     DatasetError,
@@ -25,6 +26,7 @@ from storage.schema import (
     Instrument,
     IntArray,
     Market,
+    QuarantineError,
     Source,
     Window,
     content_hash,
@@ -32,10 +34,12 @@ from storage.schema import (
 )
 from storage.settings import Settings
 from storage.snapshots import write_dataset
+from tasks.alerts import raise_alert
 from tasks.connection import ExchangeConfig, connect
 from tasks.exchange.gateway import Gateway
 from tasks.market import features
 from tasks.progress import ProgressReport
+from tasks.turns import LATER
 
 WINDOW_BARS = 1_000  # the most rows that Bybit returns for one request
 FUNDING_STEP_MS = DAY_MS // 3  # no market pays less often than every 8 hours; many pay more often
@@ -48,12 +52,18 @@ class BarRange:
     Attributes:
         start: First bar, UTC; None for the first that exists.
         end: End of the range, UTC, exclusive; None for the last closed bar.
+        days: Only the last so many days up to the end, in place of a start; a schedule's range moves with it.
     """
 
     start: datetime | None = None
     end: datetime | None = None
+    days: float | None = None
 
     def __post_init__(self) -> None:
+        if self.days is not None and not 0 < self.days < 1e5:
+            raise ConfigError(f"days must be > 0 and < 100000, was {self.days!r}")
+        if self.days is not None and self.start is not None:
+            raise ConfigError(f"a range has a start or a number of days, had both: start={self.start} days={self.days}")
         if self.start_ms is not None and self.end_ms is not None and self.start_ms >= self.end_ms:
             start, end = utc_text(self.start_ms), utc_text(self.end_ms)
             raise ConfigError(f"start must be before end, was start={start} end={end}")
@@ -68,6 +78,18 @@ class BarRange:
         """The end in UTC milliseconds; a time without zone is UTC."""
         return _utc_ms(self.end)
 
+    @property
+    def text(self) -> str:
+        """The range in a few words, as the name of a run has it."""
+        if self.days is not None:
+            return f"last {self.days:g} days" + (f" to {self.end:%Y-%m-%d}" if self.end else "")
+        start, end = (f"{moment:%Y-%m-%d}" if moment else "" for moment in (self.start, self.end))
+        return f"from {start or 'the listing'} {f'to {end}' if end else 'on'}"
+
+    def first_wanted_ms(self, end_ms: int) -> int:
+        """Return where the range starts when it ends at `end_ms`, UTC milliseconds; 0 for the first bar there is."""
+        return self.start_ms or 0 if self.days is None else end_ms - int(self.days * DAY_MS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
@@ -75,15 +97,18 @@ class QualityConfig:
 
     Attributes:
         quarantine_limit: Largest share of rows that may break the contract, 0 to 1; more stops the run.
+        gap_limit: Largest share of bars that may be missing for whatever reason, 0 to 1; more stops the run.
         recheck_gaps: Ask again for bars that were recorded as missing.
     """
 
     quarantine_limit: float = 0.01
+    gap_limit: float = 0.1
     recheck_gaps: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.quarantine_limit <= 1:
-            raise ConfigError(f"quarantine_limit must be in 0..1, was {self.quarantine_limit!r}")
+        for name in ("quarantine_limit", "gap_limit"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in 0..1, was {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +139,9 @@ class CandleReport:
     seconds: float
 
 
-# No retries here: the gateway repeats what may be repeated, within its own budget, and the store waits for its file.
-@task(cache_policy=NO_CACHE, task_run_name="ingest candles {market.symbol} {market.interval}")
+# The gateway repeats what may be repeated, within its own budget, and the store waits for its file. Beyond that only a
+# scheduled run tries again later: nobody is there to do it.
+@task(cache_policy=NO_CACHE, **LATER, task_run_name="ingest candles {market.symbol} {market.interval}")
 def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, quality: QualityConfig) -> CandleReport:
     """Fetch every window that the store lacks, keep what is closed and true, and record the rest with its reason."""
     log, began = get_run_logger(), time.monotonic()
@@ -150,6 +176,10 @@ def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, qua
         f"ingested market={market.slug} source={report.source} inserted={report.inserted} revised={report.revised} "
         f"rejected={report.rejected} missing={report.missing} windows={report.windows} seconds={report.seconds}"
     )
+    if report.rejected or report.missing:
+        log.warning(
+            f"not stored: rejected={report.rejected} missing={report.missing}; the tables rejected and gaps say which"
+        )
     return report
 
 
@@ -177,20 +207,22 @@ def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: 
     Raises:
         ConfigError: The range starts before the listing, or holds no closed bar; or nothing says where it starts.
     """
-    if not instrument.launch_ms and bars.start_ms is None:
+    if not instrument.launch_ms and bars.start_ms is None and bars.days is None:
         raise ConfigError(
             f"Bybit does not say when {market.symbol} {market.category} began; give its first day as start"
         )
     launch_ms = market.ceil(instrument.launch_ms)
-    first_ms = launch_ms if bars.start_ms is None else market.ceil(bars.start_ms)
+    last_ms = market.floor(now_ms) - market.interval_ms
+    if bars.end_ms is not None:
+        last_ms = min(last_ms, market.ceil(bars.end_ms) - market.interval_ms)
+    first_ms = market.ceil(bars.first_wanted_ms(last_ms + market.interval_ms))
+    if bars.start_ms is None:
+        first_ms = max(first_ms, launch_ms)
     if first_ms < launch_ms:
         raise ConfigError(
             f"start must not be before the listing, {market.symbol} was listed {utc_text(launch_ms)}, "
             f"start was {utc_text(first_ms)}; use start={utc_text(launch_ms)[:10]} or a later day, or leave it out"
         )
-    last_ms = market.floor(now_ms) - market.interval_ms
-    if bars.end_ms is not None:
-        last_ms = min(last_ms, market.ceil(bars.end_ms) - market.interval_ms)
     if last_ms < first_ms:
         raise ConfigError(
             f"the range must hold a closed bar; {market.symbol} has them from {utc_text(launch_ms)} to "
@@ -219,16 +251,30 @@ def _ingest_windows(
 
 
 def refuse_bad_data(store: CandleStore, source: Source, market: Market, span: Window, quality: QualityConfig) -> None:
-    """Stop when too many bars of a range are missing because their rows broke the contract, whichever run saw them.
+    """Stop when too many bars of a range are missing, or broke the contract, whichever run saw them.
 
     Raises:
-        QuarantineError: The share is above the limit.
+        QuarantineError: Too many are missing because their rows broke the contract.
+        CandleGapError: Too many are missing for whatever reason.
     """
+    bars = span.bars(market.interval_ms)
     quarantined = store.quarantined_bars(source, market, span.first_ms, span.last_ms)
-    enforce_quarantine_share(quarantined, span.bars(market.interval_ms), quality.quarantine_limit)
+    try:
+        enforce_quarantine_share(quarantined, bars, quality.quarantine_limit)
+    except QuarantineError as err:
+        raise_alert("quarantine", f"{source}/{market.slug}", str(err))
+        raise
+    missing = bars - store.count(source, market, span.first_ms, span.last_ms)
+    if missing > quality.gap_limit * bars:
+        first, last = utc_text(span.first_ms), utc_text(span.last_ms)
+        raise CandleGapError(
+            f"{market}: {missing:,} of {bars:,} bars are missing ({missing / bars:.2%}) from {first} to {last}, "
+            f"at most {quality.gap_limit:.2%} may; run ingest again (recheck_gaps asks for recorded gaps too), "
+            "choose another start, or raise gap_limit to go on without them"
+        )
 
 
-@task(cache_policy=NO_CACHE, task_run_name="ingest funding {report.market.symbol}")
+@task(cache_policy=NO_CACHE, **LATER, task_run_name="ingest funding {report.market.symbol}")
 def ingest_funding(exchange: ExchangeConfig, report: CandleReport) -> int:
     """Store the funding rates of the range that was ingested, and return how many are new. Spot has none."""
     market, source = report.market, report.source
@@ -268,6 +314,7 @@ def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange, qual
         ConfigError: The market is inverse.
         DatasetError: The store has no such candles, or too few to warm the features up.
         QuarantineError: Too many bars of the range are missing because their rows were rejected.
+        CandleGapError: Too many are missing for whatever reason.
     """
     if market.category == "inverse":
         raise ConfigError(f"{market} pays in coin, and the accounting is in quote currency; use linear or spot")
@@ -275,6 +322,8 @@ def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange, qual
     store = CandleStore(settings.database)
     end_ms = None if bars.end_ms is None else bars.end_ms - 1
     candles = store.read(exchange.source, market, bars.start_ms, end_ms)
+    if bars.days is not None and len(candles):
+        candles = candles[candles.start_ms >= bars.first_wanted_ms(int(candles.start_ms[-1]) + market.interval_ms)]
     if len(candles) <= features.WARM_UP:
         raise DatasetError(
             f"a dataset needs more than {features.WARM_UP:,} bars to warm its features up, {market} from "

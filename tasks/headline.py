@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from tasks.evaluation import Evaluation, Measured
@@ -31,8 +30,8 @@ def headline_rows(recipe: Recipe, evaluation: Evaluation, measured: Measured, ri
 def _rows(
     config: DSCConfig, evaluation: Evaluation, measured: Measured, rivals: Rivals, twin: str
 ) -> Iterator[dict[str, str]]:
-    separable, standard = (_shape(config, separable=kind) for kind in (True, False))
-    one, other = (layer_macs(_CHANNELS, _TAPS, separable=kind) for kind in (True, False))
+    standard, separable = _pair(config)
+    other, one = (layer_macs(_CHANNELS, _TAPS, network.block) for network in (standard, separable))
     yield _row(
         f"weights of one layer, {_CHANNELS} channels, K={_TAPS}", "36,864", "4,672", f"{other:,}", f"{one:,}",
         "the 3x3 of an image is K=9 along time",
@@ -56,9 +55,9 @@ def _rows(
 
 
 def _times(config: DSCConfig, measured: Measured) -> Iterator[dict[str, str]]:
-    times = {(row["runtime"], row["kernel_size"], row["separable"]): row["p50_us"] for row in measured.rows}
+    times = {(row["runtime"], row["kernel_size"], row["block"]): row["p50_us"] for row in measured.rows}
     for runtime, what in (("eager torch", "a window"), ("ONNX Runtime", "a window"), ("engine", "a new bar")):
-        pair = [times.get((runtime, _TAPS, kind)) for kind in (False, True)]
+        pair = [times.get((runtime, _TAPS, network.block)) for network in _pair(config)]
         claimed = ("12.3 ms", "1.8 ms") if runtime == "eager torch" else (DASH, DASH)
         shown = [DASH if us is None else written(us, "us") for us in pair]
         ratio = f"; separable takes {pair[1] / pair[0]:.0%}" if pair[0] and pair[1] else ""
@@ -68,7 +67,7 @@ def _times(config: DSCConfig, measured: Measured) -> Iterator[dict[str, str]]:
 
 def _results(config: DSCConfig, evaluation: Evaluation, rivals: Rivals, twin: str) -> Iterator[dict[str, str]]:
     pair = [rivals.named(twin), rivals.named(MODEL)]
-    if not config.separable:
+    if config.block == "standard":
         pair.reverse()
     spread = 1.96 * evaluation.skill.accuracy_error
     accuracy = [None if line is None else line.accuracy for line in pair]
@@ -81,7 +80,7 @@ def _results(config: DSCConfig, evaluation: Evaluation, rivals: Rivals, twin: st
     interval = "" if record.low is None else f"95 % of the model's: {record.low:.2f} to {record.high:.2f}"
     yield _row("Sharpe ratio, net", "1.42", "1.38", *(_or_dash(value, "{:.2f}") for value in sharpe), interval)
     weights: list[Any] = [rivals.facts[-1].get(twin, {}).get("weights_bytes"), len(evaluation.folds[-1].weights)]
-    if not config.separable:
+    if config.block == "standard":
         weights.reverse()
     yield _row("weights, bytes", DASH, DASH, *(_or_dash(value, "{:,}") for value in weights), "safetensors, float32")
     kept = [_percent(accuracy), _percent(sharpe)]
@@ -89,8 +88,9 @@ def _results(config: DSCConfig, evaluation: Evaluation, rivals: Rivals, twin: st
         "share of the standard's performance", "100 %", "~98 %", "100 %",
         " / ".join(kept), "accuracy / Sharpe ratio, this run",
     )  # fmt: skip
-    layer = layer_macs(_CHANNELS, _TAPS, separable=True) / layer_macs(_CHANNELS, _TAPS, separable=False)
-    whole = macs_per_window(_shape(config, separable=True)) / macs_per_window(_shape(config, separable=False))
+    standard, separable = _pair(config)
+    layer = layer_macs(_CHANNELS, _TAPS, separable.block) / layer_macs(_CHANNELS, _TAPS, standard.block)
+    whole = macs_per_window(separable) / macs_per_window(standard)
     yield _row(
         "share of the standard's computation", "100 %", "~12 %", "100 %",
         f"{_or_dash(layer, '{:.1%}')} / {_or_dash(whole, '{:.1%}')}", "that layer / this network; counted, not timed",
@@ -102,8 +102,9 @@ def _row(what: str, *cells: str) -> dict[str, str]:
     return {"": what, **dict(zip(names, cells, strict=True))}
 
 
-def _shape(config: DSCConfig, *, separable: bool) -> DSCConfig:
-    return replace(config, separable=separable)
+def _pair(config: DSCConfig) -> tuple[DSCConfig, DSCConfig]:
+    """Return the network with standard convolutions, and with separable ones, or whatever the model has for them."""
+    return (config, config.twin) if config.block == "standard" else (config.twin, config)
 
 
 def _or_dash(value: Any, shape: str) -> str:

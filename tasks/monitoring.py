@@ -1,19 +1,31 @@
-"""Monitoring tasks: what is stored of each market, how old it is, and what serves it."""
+"""Monitoring tasks: what is stored of each market, how old it is, what serves it, and whether it has changed."""
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage
-from storage.schema import ConfigError, utc_text
+from storage.schema import DAY_MS, FEATURES, ConfigError, PipelineError, VersionRef, utc_text
 from storage.settings import Settings
+from storage.snapshots import load_dataset
+from tasks.alerts import raise_alert
+from tasks.execution.expiry import ExpiryRule
+from tasks.market import features
+from tasks.market.drift import measure_drift
+from tasks.serving import served_champion
+
+IN_A_ROW = {"drift": 2}
+"""How many inspections in a row must find a breach before somebody is told; one where nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +34,21 @@ class MonitorConfig:
 
     Attributes:
         stale_bars: Bars that may be missing at the end of a market before it counts as stale; a replay has no present.
-        champion_days: Days after which a champion counts as old.
+        expiry: When a champion is no longer served; a missed retrain before that, it is a complaint.
+        live_sandbox: A sandbox market with a candle of the last 24 hours moves on with real time: judge it like others.
+        drift_bars: Newest bars that are compared with those that the champion was trained on; 0 compares none.
     """
 
     stale_bars: int = 3
-    champion_days: float = 4.0
+    expiry: ExpiryRule = field(default_factory=ExpiryRule)
+    live_sandbox: bool = False
+    drift_bars: int = 1_000
 
     def __post_init__(self) -> None:
         if self.stale_bars < 1:
             raise ConfigError(f"stale_bars must be >= 1, was {self.stale_bars!r}")
-        if not self.champion_days > 0:
-            raise ConfigError(f"champion_days must be > 0, was {self.champion_days!r}")
+        if self.drift_bars < 0:
+            raise ConfigError(f"drift_bars must be >= 0, was {self.drift_bars!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +61,8 @@ class MarketHealth:
         newest: Open time of the newest, UTC; "none" without candles.
         gaps: Bars recorded as missing.
         champion: Version in force, or "flat".
-        complaints: What needs a person; empty when nothing does.
+        drift: How far the newest bars are from the training bars, in words.
+        breaches: What needs a person: kind -> what was found.
     """
 
     market: str
@@ -53,26 +70,68 @@ class MarketHealth:
     newest: str
     gaps: int
     champion: str
-    complaints: tuple[str, ...]
+    drift: str
+    breaches: Mapping[str, str]
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """What needs a person, one sentence each; empty when nothing does."""
+        return tuple(self.breaches.values())
 
     def line(self) -> str:
         """Return everything in one line."""
         state = "; ".join(self.complaints) or "ok"
         return f"{self.market} bars={self.bars} newest={self.newest} gaps={self.gaps} champion={self.champion}: {state}"
 
+    def row(self) -> dict[str, str | int]:
+        """Return everything as a line of a table."""
+        return {
+            "market": self.market,
+            "state": "; ".join(self.complaints) or "ok",
+            "newest": self.newest,
+            "bars": self.bars,
+            "gaps": self.gaps,
+            "champion": self.champion,
+            "drift": self.drift,
+        }
+
 
 @task(cache_policy=NO_CACHE, task_run_name="inspect markets")
 def inspect_markets(limits: MonitorConfig) -> list[MarketHealth]:
-    """Look at every stored market, and show what was found as a table in the Prefect UI."""
+    """Look at every stored market, show it as a table in the Prefect UI, and tell somebody where its state changed."""
     settings = Settings.from_environment()
     models, now_ms = ArtifactStore(settings.artifact_url), int(time.time() * 1000)
-    found = [health(row, models, limits, now_ms) for row in CandleStore(settings.database).coverage()]
-    rows = [vars(market) | {"complaints": "; ".join(market.complaints) or "ok"} for market in found]
-    create_table_artifact(rows, key="health", description="Every stored market")
+    store = CandleStore(settings.database)
+    found = [health(row, models, limits, now_ms, store) for row in store.coverage()]
+    create_table_artifact([market.row() for market in found], key="health", description="Every stored market")
+    state = settings.home / "monitor.json"
+    before = _read_counts(state)
+    after = {}
+    for market in found:
+        counts = count_breaches(before.get(market.market, {}), market.breaches)
+        after[market.market] = counts
+        for kind, change in changes(before.get(market.market, {}), counts).items():
+            text = market.breaches[kind] if change == "raised" else f"{kind} is over"
+            raise_alert(kind if change == "raised" else "recovered", market.market, text)
+    _write_counts(state, after)
     return found
 
 
-def health(row: Coverage, models: ArtifactStore, limits: MonitorConfig, now_ms: int) -> MarketHealth:
+def count_breaches(before: Mapping[str, int], breaches: Mapping[str, str]) -> dict[str, int]:
+    """Return for each breach how many inspections in a row have found it, this one included."""
+    return {kind: before.get(kind, 0) + 1 for kind in breaches}
+
+
+def changes(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, str]:
+    """Return the breaches whose state has changed: kind -> "raised" or "over"; one that stays is told once."""
+    raised = {kind: "raised" for kind, times in after.items() if times == IN_A_ROW.get(kind, 1)}
+    over = {kind: "over" for kind, times in before.items() if kind not in after and times >= IN_A_ROW.get(kind, 1)}
+    return raised | over
+
+
+def health(
+    row: Coverage, models: ArtifactStore, limits: MonitorConfig, now_ms: int, store: CandleStore | None = None
+) -> MarketHealth:
     """Judge one market.
 
     Args:
@@ -80,26 +139,83 @@ def health(row: Coverage, models: ArtifactStore, limits: MonitorConfig, now_ms: 
         models: Where its champion is.
         limits: When something needs a person.
         now_ms: UTC milliseconds.
+        store: Where its candles are; None leaves drift out.
     """
-    complaints = []
-    replayed = row.source.startswith("sandbox:")
+    breaches = {}
+    moves = not row.source.startswith("sandbox:")
+    if limits.live_sandbox and row.last_ms is not None and now_ms - row.last_ms < DAY_MS:
+        moves = True
     if row.last_ms is None:
-        complaints.append("no candle is stored")
-    elif not replayed:
+        breaches["stale"] = "no candle is stored"
+    elif moves:
         late = (row.market.floor(now_ms) - row.last_ms) // row.market.interval_ms - 1
         if late > limits.stale_bars:
-            complaints.append(f"stale: {late} closed bars are missing at the end; run ingest")
+            breaches["stale"] = f"stale: {late} closed bars are missing at the end; run ingest"
     entry = models.champion(row.source, row.market.slug)
-    if entry.ref is not None and not replayed:
-        made = datetime.strptime(entry.ref.version[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        days = now_ms / 86_400_000 - made.timestamp() / 86_400
-        if days > limits.champion_days:
-            complaints.append(f"champion is {days:.1f} days old; run retrain")
+    if entry.ref is not None and moves:
+        served = served_champion(models, row.source, row.market.slug, now_ms, limits.expiry)
+        if served.ref is None:
+            breaches["champion"] = served.reason
+        elif served.missed and served.missed >= limits.expiry.most_missed - 1:
+            breaches["champion"] = f"one more missed retrain and champion {served.ref.version} expires; run retrain"
+    drift = "no champion"
+    if entry.ref is not None and store is not None and limits.drift_bars:
+        drift, breached = champion_drift(entry.ref, row, models, store, limits.drift_bars)
+        if breached:
+            breaches["drift"] = f"the market has changed: {drift}; run retrain"
     return MarketHealth(
         market=f"{row.source}/{row.market.slug}",
         bars=row.bars,
         newest="none" if row.last_ms is None else utc_text(row.last_ms),
         gaps=row.gaps,
         champion=entry.ref.version if entry.ref else "flat",
-        complaints=tuple(complaints),
+        drift=drift,
+        breaches=breaches,
     )
+
+
+def champion_drift(
+    ref: VersionRef, row: Coverage, models: ArtifactStore, store: CandleStore, bars: int
+) -> tuple[str, bool]:
+    """Compare the newest stored bars with those that the champion was trained on.
+
+    Returns:
+        What was found, in words, and whether it is more than blocks of the training bars show.
+    """
+    manifest, interval_ms = models.manifest(ref), row.market.interval_ms
+    try:
+        trained = load_dataset(Settings.from_environment().datasets, manifest["dataset"])
+    except PipelineError:
+        return f"not measured: dataset {manifest['dataset']} is not on this machine", False
+    until_ms = manifest["model"]["trained_until_ms"]
+    train = trained.features[trained.candles.start_ms <= until_ms]
+    span_ms = (features.WARM_UP + bars) * interval_ms
+    newest = store.read(row.source, row.market, (row.last_ms or 0) - span_ms + interval_ms)
+    recent = features.build_features(newest.matrix(), interval_ms).values[-bars:][newest.start_ms[-bars:] > until_ms]
+    if len(recent) < bars:
+        return f"not measured: {len(recent):,} of {bars:,} new bars", False
+    drift = measure_drift(train, recent)
+    if drift is None:
+        return f"not measured: too few blocks of {bars:,} bars in training", False
+    found = (
+        f"{FEATURES[drift.feature]} has {drift.ratio:.2f} of its limit, {drift.limit:.2f} is 1 block in 100 "
+        f"(PSI {drift.index[drift.feature]:.3f})"
+    )
+    return found, drift.breached
+
+
+def _read_counts(path: Path) -> dict[str, dict[str, int]]:
+    try:
+        counts: dict[str, dict[str, int]] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as err:  # it is a memory of minutes: losing it costs one repeated alert
+        get_run_logger().warning(f"{path} is unreadable and starts anew ({err})")
+        return {}
+    return counts
+
+
+def _write_counts(path: Path, counts: Mapping[str, Mapping[str, int]]) -> None:
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(counts))
+    draft.replace(path)

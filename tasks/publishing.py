@@ -20,6 +20,7 @@ from storage.schema import FEATURES, ArtifactError, DatasetRef, Market, VersionR
 from storage.settings import Settings
 from storage.trials import TrialLog
 from storage.workfolder import WorkFolder, canonical_json
+from tasks.alerts import raise_alert
 from tasks.connection import ExchangeConfig
 from tasks.evaluation import (
     Evaluation,
@@ -28,7 +29,7 @@ from tasks.evaluation import (
     backtest_files,
     bars_of,
     decide_span,
-    evaluate_folds,
+    load_evaluation,
     load_measured,
     seen_by,
 )
@@ -46,7 +47,7 @@ from tasks.reporting.report import render_report, summary_markdown
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
 from tasks.rivalry import Rivals, load_rivals
-from tasks.training import code_hash, load_fold
+from tasks.training import code_hash
 
 _FEWEST_BARS = 2  # fewer make no return
 
@@ -98,20 +99,20 @@ class Verdict:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
-def judge_version(data: DatasetRef, recipe: Recipe, folds: list[str], latency: str, leaks: str, rivals: str) -> str:
+def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str, leaks: str, rivals: str) -> str:
     """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement.
 
     Args:
         data: The dataset.
         recipe: How the challenger was made.
-        folds: Keys of its folds.
+        backtest: Key of its evaluation, from `backtest_folds`.
         latency: Key of its timing.
         leaks: Key of its leak report.
         rivals: Key of the table of its baselines.
     """
     settings = Settings.from_environment()
     beside, _ = load_rivals(rivals)
-    evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
+    evaluation = load_evaluation(backtest)
     measured = load_measured(latency)
     store = ArtifactStore(settings.artifact_url)
     entry = store.champion(data.source, data.market.slug)
@@ -226,7 +227,7 @@ def publish_version(
     exchange: ExchangeConfig,
     data: DatasetRef,
     recipe: Recipe,
-    folds: list[str],
+    backtest: str,
     latency: str,
     leaks: str,
     rivals: str,
@@ -234,7 +235,7 @@ def publish_version(
 ) -> VersionRef:
     """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version."""
     settings, now = Settings.from_environment(), datetime.now(UTC)
-    evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
+    evaluation = load_evaluation(backtest)
     measured, judged, fold = load_measured(latency), load_judgement(judgement), evaluation.folds[-1]
     beside, rival_files = load_rivals(rivals)
     hash8 = version_hash(data, recipe, fold.weights)
@@ -309,6 +310,8 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
         else f"kept {judged.champion}; failed: {', '.join(check.name for check in judged.checks if not check.passed)}"
     )  # fmt: skip
     report = store.location(version, "report.html")
+    if promoted and not already:
+        raise_alert("promotion", f"{version.source}/{version.name}", f"{version.version} {decision}; report: {report}")
     get_run_logger().info(f"{'promoted' if promoted else 'kept'} version={version} champion={_champion_name(entry)}")
     lines = [tuple(line) for line in store.manifest(version)["summary"]]
     lines += [("decision", decision), ("version", str(version)), ("report", report)]
@@ -326,6 +329,7 @@ def roll_back(exchange: ExchangeConfig, market: Market, reason: str) -> str:
     """
     store = ArtifactStore(Settings.from_environment().artifact_url)
     entry = store.rollback(exchange.source, market.slug, reason, datetime.now(UTC))
+    raise_alert("rollback", f"{exchange.source}/{market.slug}", f"champion is now {_champion_name(entry)}: {reason}")
     get_run_logger().info(f"rolled back market={market.slug} champion={_champion_name(entry)} reason={reason!r}")
     return _champion_name(entry)
 

@@ -26,6 +26,8 @@ from tasks.report_evidence import (
     area_measures,
     baselines_line,
     cost_points,
+    direction_line,
+    direction_measure,
     p_text,
     random_note,
     record_measures,
@@ -166,6 +168,7 @@ def summary_lines(
             f"log-loss {skill.log_loss:.5f} nat, prior {skill.prior_log_loss:.5f} ({p_text(skill.p_value)}); "
             f"accuracy {skill.accuracy:.2%}, majority {skill.majority_accuracy:.2%}",
         ),
+        ("direction", direction_line(skill)),
         ("baselines", baselines_line(rivals)),
         ("latency", f"p50 {measured.p50_us:.1f} us, p99 {measured.p99_us:.1f} us per bar ({measured.runtime})"),
         (
@@ -243,6 +246,7 @@ def _skill(evaluation: Evaluation) -> tuple[Measure, ...]:
     return (
         Measure(name="Log-loss", value=skill.log_loss, style="nat", note=f"prior {skill.prior_log_loss:.5f} nat"),
         _lead(evaluation),
+        direction_measure(skill),
         Measure(name="Accuracy", value=skill.accuracy, style="share", low=low, high=high, note=majority),
         Measure(name="Macro F1", value=skill.macro_f1),
         *area_measures(evaluation),

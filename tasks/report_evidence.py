@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from storage.schema import CLASSES
 from tasks.evaluation import Evaluation
 from tasks.execution.comparison import COST_FACTORS, COSTS_PER_SIDE
+from tasks.execution.skill import Skill
 from tasks.execution.track_record import Deflation
 from tasks.recipe import Recipe
 from tasks.reporting.markup import written
@@ -85,6 +86,30 @@ def area_measures(evaluation: Evaluation) -> Iterator[Measure]:
     """Return the one-vs-rest area under the ROC curve of each class."""
     for name, area in zip(CLASSES, evaluation.skill.auc, strict=True):
         yield Measure(name=f"AUC, {name} against the rest", value=area, style="chance", note="0.5 is chance")
+
+
+def direction_line(skill: Skill) -> str:
+    """Return in one line whether the side of what moved was foreseen."""
+    if skill.direction_skill is None or skill.direction_accuracy is None:
+        return "undefined: nothing moved, or the model names the prior's side every time"
+    return (
+        f"{skill.direction_accuracy:.2%} of {skill.moves:,} moves right; log-loss of the side "
+        f"{skill.direction_skill:+.5f} nat better than the prior's ({p_text(skill.direction_p_value)})"
+    )
+
+
+def direction_measure(skill: Skill) -> Measure:
+    """Return the lead in foreseeing the side of a move."""
+    lead, error = skill.direction_skill, skill.direction_error
+    spread = None if lead is None or error is None else 1.96 * error
+    return Measure(
+        name="Direction lead over the prior, per move",
+        value=lead,
+        style="signed nat",
+        low=None if lead is None or spread is None else lead - spread,
+        high=None if lead is None or spread is None else lead + spread,
+        note=direction_line(skill),
+    )
 
 
 def rival_lines(rivals: Rivals) -> Iterator[RivalLine]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +20,7 @@ from storage.schema import CLASSES, DatasetRef, FloatArray
 from storage.settings import Settings
 from storage.tables import parquet_bytes, read_columns
 from storage.workfolder import WorkFolder, canonical_json
-from tasks.evaluation import Evaluation, bars_of, decide_span, evaluate_folds, seen_by
+from tasks.evaluation import Evaluation, bars_of, decide_span, load_evaluation, seen_by
 from tasks.execution.backtest import run_backtest
 from tasks.execution.metrics import Metrics, summarize
 from tasks.execution.random_positions import RandomPositions, random_positions
@@ -32,7 +32,7 @@ from tasks.network.export import weights_bytes
 from tasks.network.fit import Series, fit, predict_series
 from tasks.progress import ProgressReport
 from tasks.recipe import Recipe
-from tasks.training import fold_inputs, load_fold, load_samples
+from tasks.training import fold_inputs, load_samples
 
 MODEL, PRIOR = "this model", "prior"
 _LIBRARIES = ("scikit-learn", "lightgbm")
@@ -80,7 +80,7 @@ class Rivals:
 
 def twin_name(recipe: Recipe) -> str:
     """Return the name of the network's twin."""
-    return f"{'standard' if recipe.network_config.separable else 'separable'} convolution twin"
+    return f"{recipe.network_config.twin.block} convolution twin"
 
 
 def baselines_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
@@ -129,7 +129,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
             "seconds": fitted.seconds,
         }
     if recipe.baselines.twin:
-        name, shape = twin_name(recipe), replace(network, separable=not network.separable)
+        name, shape = twin_name(recipe), network.twin
         with ProgressReport(f"twin of fold {index + 1} of {recipe.folds.folds}") as progress:
             twin = fit(
                 shape,
@@ -165,13 +165,20 @@ def load_baselines(key: str) -> BaselineFold:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="compare baselines of {data.market.symbol}")
-def compare_baselines(data: DatasetRef, recipe: Recipe, folds: list[str], baselines: list[str]) -> str:
-    """Put the model beside its baselines on the bars that none of them had seen, and return the key of the table."""
-    key = WorkFolder.key("rivals", {"folds": folds, "baselines": baselines, "recipe": recipe.parts()})
+def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines: list[str]) -> str:
+    """Put the model beside its baselines on the bars that none of them had seen, and return the key of the table.
+
+    Args:
+        data: The dataset.
+        recipe: How the model was made.
+        backtest: Key of its evaluation, from `backtest_folds`.
+        baselines: Keys of the baselines of each fold.
+    """
+    key = WorkFolder.key("rivals", {"backtest": backtest, "baselines": baselines, "recipe": recipe.parts()})
     work = WorkFolder(Settings.from_environment().work)
     parts = [load_baselines(one) for one in baselines]
     forecasts = {name: np.concatenate([part.probabilities[name] for part in parts]) for name in parts[0].probabilities}
-    evaluation = evaluate_folds(data, recipe, [load_fold(fold) for fold in folds])
+    evaluation = load_evaluation(backtest)
     found = rivals_of(data, recipe, evaluation, forecasts, [dict(part.facts) for part in parts])
     work.save(key, rivals_files(found, evaluation, forecasts))
     best = found.better_baseline

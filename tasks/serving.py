@@ -17,10 +17,12 @@ class Served:
     Attributes:
         ref: The version; None: nothing, hold no position.
         reason: Why, one line.
+        missed: Scheduled retrains that have not happened since the last one; 0 where there is no champion.
     """
 
     ref: VersionRef | None
     reason: str
+    missed: int = 0
 
 
 def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int, rule: ExpiryRule) -> Served:
@@ -40,14 +42,15 @@ def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int
     if entry.ref is None:
         return Served(ref=None, reason="the champion is flat")
     last_ms = _made_ms(store.versions(source, name)[-1])  # every retrain on new bars stores a version, promoted or not
+    missed = missed_retrains(last_ms, now_ms, rule)
     if has_expired(last_ms, now_ms, rule):
-        missed = missed_retrains(last_ms, now_ms, rule)
         return Served(
             ref=None,
+            missed=missed,
             reason=f"champion {entry.ref.version} has expired: {missed} retrains missed, {rule.most_missed} are too "
             "many; run retrain",
         )
-    return Served(ref=entry.ref, reason=f"champion {entry.ref.version} is in force")
+    return Served(ref=entry.ref, reason=f"champion {entry.ref.version} is in force", missed=missed)
 
 
 def _made_ms(ref: VersionRef) -> int:

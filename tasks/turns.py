@@ -1,32 +1,51 @@
-"""Turns: two retrains of one market never run at once, whichever deployment, worker or shell started them."""
+"""When a step waits its turn, and when it is tried again."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any, TypedDict
 
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
+from prefect.runtime import deployment
 
 from storage.locks import exclusive
-from storage.schema import Market
+from storage.schema import Market, Source, TemporaryError
 from storage.settings import Settings
-from tasks.connection import ExchangeConfig
 
-_LONGEST_TURN_S = 4 * 3600.0  # a retrain takes minutes; whoever waits for longer waits for something that hangs
+RETRAIN_WAIT_S = 4 * 3600.0  # longer than any retrain; whoever waits finds the other's folds and is done in a minute
 
 
-@contextmanager
-def retrain_turn(exchange: ExchangeConfig, market: Market) -> Iterator[None]:
-    """Wait for other retrains of this market from this source on this machine, then keep them waiting.
+def may_pass_later(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a failed task is tried again: its error is temporary, and no person waits for the run."""
+    if deployment.id is None:
+        return False
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, TemporaryError)
 
-    Whoever comes second finds the first one's folds and version by their keys, so that on equal candles it has little
-    left to do. A kill ends the turn. On several machines, where locks do not reach, both may train; the champion's
-    history still takes one entry only.
+
+class _Later(TypedDict):
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_condition_fn: Any
+
+
+LATER = _Later(retries=3, retry_delay_seconds=[10, 60, 120], retry_condition_fn=may_pass_later)
+"""How a task of a deployment is retried: temporary errors only, for three minutes; then the next run has it."""
+
+
+@contextlib.contextmanager
+def retrain_turn(source: Source, market: Market) -> Iterator[None]:
+    """Let one retrain of a market run at a time, whichever deployment or shell started it.
+
+    A deployment's concurrency limit covers that one alone, and its slot can leak; this lock dies with its holder.
 
     Raises:
-        StoreBusyError: Another retrain held its turn for hours.
+        StoreBusyError: Another one held it for hours.
     """
-    what = f"the retrain of {exchange.source} {market.slug}"
-    path = Settings.from_environment().locks / f"retrain-{exchange.source.replace(':', '-')}-{market.slug}.lock"
-    with exclusive(path, what, _LONGEST_TURN_S, on_wait=get_run_logger().warning):
+    settings = Settings.from_environment()
+    path = settings.prepare_home() / "locks" / f"retrain-{source}-{market.slug}".replace(":", "-")
+    with exclusive(path, f"retraining {market} from {source}", RETRAIN_WAIT_S, get_run_logger().info):
         yield

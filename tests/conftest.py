@@ -35,5 +35,5 @@ def prefect_api(tmp_path_factory):
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # the engine waits a second for it at the end of every flow
         PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
     }
-    with prefect_test_harness(server_startup_timeout=120), temporary_settings(own):
+    with prefect_test_harness(server_startup_timeout=300), temporary_settings(own):
         yield

@@ -85,11 +85,18 @@ def base_interval(candles: Candles) -> str:
     Raises:
         CandleError: Fewer than two candles, or a step that is none of Bybit's intervals.
     """
-    step_ms = int(np.diff(candles.start_ms).min()) if len(candles) > 1 else 0
+    if len(candles) < 2:
+        raise CandleError(f"a market needs at least two candles, to show its interval; it has {len(candles)}")
+    steps = np.diff(candles.start_ms)
+    step_ms = int(steps.min())
     for code, interval_ms in INTERVAL_MS.items():
         if interval_ms == step_ms:
             return code
-    raise CandleError(f"candles must follow each other at one of Bybit's intervals, the shortest step was {step_ms} ms")
+    row = int(np.argmin(steps)) + 1
+    raise CandleError(
+        f"candles must follow each other at one of Bybit's intervals, row {row} opens {step_ms} ms after the one "
+        f"before, at {candles.start_ms[row]}; drop rows off the grid, a gap is recorded as one"
+    )
 
 
 def _require_file(path: Path) -> Path:
@@ -121,15 +128,15 @@ def _start_column(table: pa.Table, path: Path) -> IntArray:
     strange = np.flatnonzero((start_ms < _PLAUSIBLE_MS[0]) | (start_ms > _PLAUSIBLE_MS[1]))
     if len(strange):
         raise CandleError(
-            f"start_ms must be UTC milliseconds, in {path.name} row {strange[0]} has {start_ms[strange[0]]}"
+            f"start_ms must be UTC milliseconds of 2009 to 2100, in {path.name} row {strange[0]} has "
+            f"{start_ms[strange[0]]}; convert seconds, microseconds or dates first"
         )
     unsorted = np.flatnonzero(np.diff(start_ms) <= 0)
     if len(unsorted):
         row = int(unsorted[0]) + 1
-        found = "repeats" if start_ms[row] == start_ms[row - 1] else "is older than"
-        raise CandleError(
-            f"start_ms must be strictly increasing, in {path.name} row {row} {found} the one before; sort it"
-        )
+        repeats = start_ms[row] == start_ms[row - 1]
+        found = "repeats the one before; keep one row a bar" if repeats else "is older than the one before; sort it"
+        raise CandleError(f"start_ms must be strictly increasing, in {path.name} row {row} {found}")
     return start_ms
 
 

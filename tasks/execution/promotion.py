@@ -19,7 +19,7 @@ class PromotionRule:
     Attributes:
         min_days: Fewest unseen days.
         min_trades: Fewest closed trades on them.
-        significance: Largest p-value, of the log-loss lead and of the return lead.
+        significance: Largest p-value, of the log-loss lead, of the lead in direction, and of the return lead.
         cost_stress: Costs are multiplied by this, and the net result must still be positive.
         drawdown_ratio: Largest maximum drawdown as a multiple of the champion's, unless that is `flat`.
         max_drawdown: Largest maximum drawdown where the champion is `flat`, share of the peak.
@@ -131,6 +131,15 @@ def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
             f"{skill.log_loss_skill:+.5f} nat, {_p(skill.p_value)}",
             f"> 0, p < {rule.significance}",
         ),
+        # Volatility alone can make holds foreseeable, so the condition above says nothing of direction.
+        _check(
+            "direction of moves better than the prior",
+            skill.direction_skill is not None
+            and skill.direction_skill > 0
+            and _below(skill.direction_p_value, rule.significance),
+            _direction(skill),
+            f"> 0, p < {rule.significance}",
+        ),
         _check(
             "log-loss near the better baseline",
             evidence.baseline_lead >= -rule.baseline_margin,
@@ -196,6 +205,15 @@ def _first_promotion(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ..
             f"{shown}, {evidence.trials} trial{'' if evidence.trials == 1 else 's'}",
             f">= {rule.deflated_sharpe:g}",
         ),
+    )
+
+
+def _direction(skill: Skill) -> str:
+    if skill.direction_skill is None or skill.direction_accuracy is None:
+        return "undefined"
+    return (
+        f"{skill.direction_skill:+.5f} nat a move, {_p(skill.direction_p_value)};"
+        f" {skill.direction_accuracy:.1%} of {skill.moves:,} right"
     )
 
 

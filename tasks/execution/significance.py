@@ -129,17 +129,21 @@ def autocorrelations(values: FloatArray, lags: int) -> FloatArray | None:
     return np.array([centred[lag:] @ centred[: len(centred) - lag] / variance for lag in range(1, lags + 1)])
 
 
-def newey_west_variance(values: FloatArray, lag: int) -> float:
+def mean_variance(values: FloatArray, lag: int) -> float:
     """Return the variance of the mean of `values`, autocorrelation up to `lag` included.
 
-    Newey, West 1987: Bartlett weights, so the estimate is never negative.
+    The larger of two estimates. The plain sum (Hansen, Hodrick 1980, which Diebold and Mariano use) is unbiased where
+    values further apart than `lag` are independent, but may come out negative. With Bartlett weights (Newey, West 1987)
+    it never does, but of the overlap of lag + 1 bars they see two thirds: a 5 % test would reject 9 % of the time.
     """
     centred = values - values.mean()
     bars = len(values)
-    variance = float(centred @ centred)
+    plain = weighted = float(centred @ centred)
     for k in range(1, min(lag, bars - 1) + 1):
-        variance += 2.0 * (1.0 - k / (lag + 1.0)) * float(centred[k:] @ centred[:-k])
-    return max(variance, 0.0) / bars**2
+        product = 2.0 * float(centred[k:] @ centred[:-k])
+        plain += product
+        weighted += (1.0 - k / (lag + 1.0)) * product
+    return max(plain, weighted, 0.0) / bars**2
 
 
 def diebold_mariano(*, model_loss: FloatArray, rival_loss: FloatArray, lag: int) -> DieboldMariano | None:
@@ -156,7 +160,7 @@ def diebold_mariano(*, model_loss: FloatArray, rival_loss: FloatArray, lag: int)
         None where the two losses differ by a constant: there is no variance to test against.
     """
     difference = rival_loss - model_loss
-    mean, error = float(difference.mean()), math.sqrt(newey_west_variance(difference, lag))
+    mean, error = float(difference.mean()), math.sqrt(mean_variance(difference, lag))
     if error <= _ROUNDING * float(np.abs(difference).max()):
         return None
     return DieboldMariano(

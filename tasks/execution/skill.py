@@ -1,7 +1,10 @@
-"""How good probabilities are, before any money: log-loss against the prior, calibration, confusion.
+"""How good probabilities are, before any money: log-loss against the prior, direction, calibration, confusion.
 
 Accuracy misleads where classes are unbalanced and labels overlap, so the verdict rests on log-loss, every figure stands
 beside the one of the training classes' shares (the prior), and intervals use the number of labels that do not overlap.
+
+Log-loss over three classes is not enough: how often nothing moves follows volatility, which can be foreseen in a random
+walk too. So the direction of what did move is tested by itself.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from storage.schema import BoolArray, ConfigError, FloatArray, IntArray
+from storage.schema import BUY, HOLD, SELL, BoolArray, ConfigError, FloatArray, IntArray
 from tasks.execution.significance import diebold_mariano
 
 COVERAGES = (1.0, 0.5, 0.2, 0.1, 0.05)
@@ -43,6 +46,11 @@ class Skill:
             None for a class that is all or none of the labels.
         coverage: (len(COVERAGES), 3) share of the labels that were spoken on, most confident first; accuracy on them;
             its standard error, from labels that do not overlap.
+        moves: Labels that are no hold.
+        direction_skill: How much better than the prior the side of a move was foreseen, nat a move; None without one.
+        direction_error: Standard error of that, overlap included.
+        direction_p_value: Diebold-Mariano, one-sided: the chance of such a lead without any; None where undefined.
+        direction_accuracy: Share of the moves that went to the more probable side.
     """
 
     samples: int
@@ -61,6 +69,11 @@ class Skill:
     reliability: FloatArray
     auc: tuple[float | None, ...] = ()
     coverage: FloatArray = field(default_factory=lambda: np.empty((0, 3)))
+    moves: int = 0
+    direction_skill: float | None = None
+    direction_error: float | None = None
+    direction_p_value: float | None = None
+    direction_accuracy: float | None = None
 
     @property
     def log_loss_skill(self) -> float:
@@ -84,6 +97,22 @@ def log_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:
     """
     chosen = probabilities[np.arange(len(classes)), classes]
     return -np.log(np.maximum(chosen, _LEAST_PROBABILITY))
+
+
+def side_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:
+    """Return -ln p(side of the move | it moves) = -ln (p of the true class / (p_buy + p_sell)); 0 where nothing moved.
+
+    A zero for every hold keeps the bars at their distance from each other, so overlap means what it does elsewhere.
+
+    Args:
+        probabilities: (N, 3) sell, hold, buy.
+        classes: (N,) true class.
+    Returns:
+        (N,) nat.
+    """
+    sides = np.maximum(probabilities[:, (SELL, BUY)], _LEAST_PROBABILITY)
+    losses = log_losses(sides / sides.sum(axis=1, keepdims=True), (classes == BUY).astype(np.int64))
+    return np.where(classes == HOLD, 0.0, losses)
 
 
 def class_shares(classes: IntArray, num_classes: int) -> FloatArray:
@@ -166,9 +195,9 @@ def measure_skill(
     """Compare probabilities with labels, and with the prior.
 
     Args:
-        probabilities: (N, K) predicted, rows that sum to 1.
-        classes: (N,) true class, 0 to K - 1.
-        prior: (N, K) or (K,) share of each class in training.
+        probabilities: (N, 3) predicted, sell, hold, buy; rows that sum to 1.
+        classes: (N,) true class.
+        prior: (N, 3) or (3,) share of each class in training.
         overlap: Bars that one label spans: the lag of the Diebold-Mariano variance.
         effective_samples: Sum of the labels' uniqueness.
         seed: Of the labels drawn for `perfect_calibration_error`.
@@ -192,6 +221,11 @@ def measure_skill(
     drawn = (dice > probabilities.cumsum(1)[:, :-1]).sum(1)
     perfect = reliability(confidence, (predicted == drawn).astype(float))
     confusion = confusion_matrix(classes, predicted, num_classes)
+    moved = classes != HOLD
+    moves, said_up = int(moved.sum()), probabilities[:, BUY] > probabilities[:, SELL]
+    side = diebold_mariano(
+        model_loss=side_losses(probabilities, classes), rival_loss=side_losses(priors, classes), lag=overlap
+    )
     return Skill(
         samples=samples,
         effective_samples=effective_samples,
@@ -209,4 +243,10 @@ def measure_skill(
         reliability=table,
         auc=tuple(roc_auc(probabilities[:, place], classes == place) for place in range(num_classes)),
         coverage=coverage_curve(confidence, (predicted == classes).astype(float), effective_samples),
+        moves=moves,
+        # The test averages over all labels, holds included; a person asks for the lead of a move.
+        direction_skill=None if side is None else side.mean_difference * samples / moves,
+        direction_error=None if side is None else side.standard_error * samples / moves,
+        direction_p_value=None if side is None else side.p_value,
+        direction_accuracy=float(np.mean(said_up[moved] == (classes[moved] == BUY))) if moves else None,
     )

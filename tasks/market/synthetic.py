@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -96,6 +96,22 @@ def description(market: SyntheticMarket) -> bytes:
     law = asdict(market) | {"law": _LAW}
     del law["bars"]
     return json.dumps(law, sort_keys=True).encode()
+
+
+def grown(market: SyntheticMarket, now_ms: int) -> SyntheticMarket:
+    """Return the market as far as it has come when it moves on with real time: one bar for each interval that is over.
+
+    Args:
+        market: Its law, seed and first bar; how many bars it says it has does not matter.
+        now_ms: UTC milliseconds.
+
+    Raises:
+        ConfigError: Its first bar has not closed yet.
+    """
+    bars = (now_ms - market.start_ms) // market.interval_ms
+    if bars < 1:
+        raise ConfigError(f"a live market must have a closed bar, its first one opens at start_ms={market.start_ms}")
+    return replace(market, bars=bars)
 
 
 def generate(market: SyntheticMarket) -> Candles:

@@ -4,10 +4,18 @@ The network maps the newest `context` bars of F features to K class logits:
 
     z    = clip((x - feature_mean) / feature_scale)                      per feature
     h_0  = relu(BN(stem 1x1(z)))                                         F -> C
-    h_i  = relu(BN2(pointwise(relu(BN1(depthwise_{K, 2^(i-1)}(h_{i-1}))))))   i = 1..B; the twin: relu(BN(conv))
+    h_i  = block_{K, 2^(i-1)}(h_{i-1})                                   i = 1..B, C -> C
     s    = skip 1x1(concat(h_1 .. h_B))                                  B*C -> C
     head = mean of s over the window, beside it s at the newest bar if `newest_step`
     logits = (classifier(dropout(head)) + bypass(z at the newest bar) if `linear_bypass`) / temperature
+
+Its block is one of four; with f = BN1(depthwise_{K, dilation}(.)), one filter a channel along time,
+and expand a 1x1 convolution C -> 2C:
+
+    separable   relu(BN2(pointwise(relu(f(h)))))                         Howard et al. 2017, arXiv:1704.04861
+    xception    relu(BN2(pointwise(f(h))))                               Chollet 2017, arXiv:1610.02357
+    inverted    h + BN2(pointwise(relu(f(relu(BN0(expand(h)))))))        Sandler et al. 2018, arXiv:1801.04381
+    standard    relu(BN(convolution_{K, dilation}(h)))                   the twin: filters and mixes at once
 
 Padding "history" reads real bars instead of zeros: every position of every window is the same whichever window it is
 seen from, so one pass over a series serves all its windows, and a new bar costs one column of work.
@@ -16,12 +24,15 @@ seen from, so one pass over a series serves all its windows, and a new bar costs
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from storage.schema import ConfigError
 
 Padding = Literal["history", "zeros"]
+Block = Literal["separable", "xception", "inverted", "standard"]
+
+EXPANSION = 2  # of the inverted block: 4 times a separable one's multiply-adds; the 6 of its paper would be 12 times
 
 PRESETS = ("default", "source")
 """Names that `preset` knows."""
@@ -40,7 +51,7 @@ class DSCConfig:
         kernel_size: Taps of every block's convolution along time, odd and >= 3.
         window: Positions that the head averages, bars.
         padding: "history" gives the window its receptive field of real bars; "zeros" pads it on both sides.
-        separable: True for depthwise-separable blocks, False for their standard-convolution twins.
+        block: What every block is; "standard" makes the separable network's standard-convolution twin.
         newest_step: Whether the head also sees the newest position by itself: the mean alone weighs it like the oldest.
         linear_bypass: Whether the newest bar's scaled features also reach the logits directly.
         input_clip: Bound of the scaled features, standard deviations; None for no bound.
@@ -54,7 +65,7 @@ class DSCConfig:
     kernel_size: int = 3
     window: int = 100
     padding: Padding = "history"
-    separable: bool = True
+    block: Block = "separable"
     newest_step: bool = False
     linear_bypass: bool = False
     input_clip: float | None = 5.0
@@ -68,15 +79,27 @@ class DSCConfig:
             raise ConfigError(f"kernel_size must be odd and >= 3, was {self.kernel_size!r}")
         if self.padding not in ("history", "zeros"):
             raise ConfigError(f"padding must be history or zeros, was {self.padding!r}")
+        if self.block not in get_args(Block):
+            raise ConfigError(f"block must be one of {' '.join(get_args(Block))}, was {self.block!r}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), was {self.dropout!r}")
         if self.input_clip is not None and not 0 < self.input_clip < math.inf:
             raise ConfigError(f"input_clip must be > 0 standard deviations, or None, was {self.input_clip!r}")
 
     @property
+    def twin(self) -> DSCConfig:
+        """The same network with standard convolutions; of a standard one, the separable network."""
+        return replace(self, block="separable" if self.block == "standard" else "standard")
+
+    @property
     def dilations(self) -> tuple[int, ...]:
         """(B,) spacing of each block's taps, bars."""
         return tuple(2**i for i in range(self.num_blocks))
+
+    @property
+    def filtered_channels(self) -> int:
+        """Channels that a block filters along time: C, or more where it expands them first."""
+        return self.hidden_channels * (EXPANSION if self.block == "inverted" else 1)
 
     @property
     def receptive_field(self) -> int:
@@ -132,12 +155,15 @@ def layers(config: DSCConfig) -> tuple[Layer, ...]:
     length, norm = config.context, 2 * channels
     stem = features * channels
     rows = [Layer(name="stem", parameters=stem + channels + norm, macs=stem, positions=length)]
-    block = layer_macs(channels, config.kernel_size, separable=config.separable)
     for i, dilation in enumerate(config.dilations):
+        if config.block == "inverted":
+            macs, inner = channels * config.filtered_channels, 2 * config.filtered_channels
+            rows.append(Layer(name=f"blocks.{i}.expand", parameters=macs + inner, macs=macs, positions=length))
         if config.padding == "history":
             length -= (config.kernel_size - 1) * dilation
-        norms = 2 * norm if config.separable else norm
-        rows.append(Layer(name=f"blocks.{i}", parameters=block + norms, macs=block, positions=length))
+        macs = _filter_macs(channels, config.kernel_size, config.block)
+        norms = norm if config.block == "standard" else norm + 2 * config.filtered_channels
+        rows.append(Layer(name=f"blocks.{i}", parameters=macs + norms, macs=macs, positions=length))
     skip = config.num_blocks * channels * channels
     rows.append(Layer(name="skip_conv", parameters=skip + channels, macs=skip, positions=config.window))
     head = (2 if config.newest_step else 1) * channels * classes
@@ -147,14 +173,22 @@ def layers(config: DSCConfig) -> tuple[Layer, ...]:
     return tuple(rows)
 
 
-def layer_macs(channels: int, kernel_size: int, *, separable: bool) -> int:
+def layer_macs(channels: int, kernel_size: int, block: Block = "separable") -> int:
     """Return the multiply-adds (and weights) of one C -> C block at one position.
 
     Howard et al. 2017, arXiv:1704.04861, sec. 3.1, with K for their K*K, as this convolution is one-dimensional: the
     separable block costs 1/C + 1/K of the standard one, 2.87x less at K=3 and C=64, not the 8-9x of images.
     """
-    mixing = channels * channels
-    return kernel_size * channels + mixing if separable else kernel_size * mixing
+    expand = EXPANSION * channels * channels if block == "inverted" else 0
+    return expand + _filter_macs(channels, kernel_size, block)
+
+
+def _filter_macs(channels: int, kernel_size: int, block: Block) -> int:
+    """Return a block's multiply-adds without its expansion."""
+    if block == "standard":
+        return kernel_size * channels * channels
+    filtered = channels * (EXPANSION if block == "inverted" else 1)
+    return filtered * (kernel_size + channels)
 
 
 def parameters(config: DSCConfig) -> int:
@@ -179,7 +213,7 @@ def macs_per_bar(config: DSCConfig) -> int:
     if config.padding != "history":
         raise ConfigError(f'only padding "history" has a cost per bar, was {config.padding!r}')
     features, channels, classes = config.input_features, config.hidden_channels, config.num_classes
-    blocks = config.num_blocks * layer_macs(channels, config.kernel_size, separable=config.separable)
+    blocks = config.num_blocks * layer_macs(channels, config.kernel_size, config.block)
     head = (2 if config.newest_step else 1) * config.num_blocks * channels * classes
     bypass = features * classes if config.linear_bypass else 0
     return features * channels + blocks + head + bypass

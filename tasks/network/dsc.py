@@ -1,4 +1,4 @@
-"""The depthwise-separable network in torch, its standard-convolution twin, and two ways to run either.
+"""The depthwise-separable network in torch, with every block that it may have, and two ways to run it.
 
 `forward` reads windows, (B, F, T) as the source text does, with nn.Conv1d. `forward_series` reads a series,
 time-major (T, F), and returns the logits of every bar that has its context: with padding "history" positions are
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from storage.schema import ArtifactError
-from tasks.network.architecture import DSCConfig, Padding
+from tasks.network.architecture import EXPANSION, Block, DSCConfig, Padding
 
 _WINDOWS_AT_ONCE = 256  # padding "zeros": windows per batch of the fallback; more gains nothing and costs memory
 
@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
 class DepthwiseSeparableConv1d(nn.Module):
     """Filter each channel along time, then mix channels at each position; BatchNorm and ReLU after both.
 
-    Howard et al. 2017, arXiv:1704.04861. Xception (Chollet 2017, arXiv:1610.02357) has no ReLU between the two.
+    Howard et al. 2017, arXiv:1704.04861. Without `inner_relu` it is Xception's, Chollet 2017, arXiv:1610.02357.
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class DepthwiseSeparableConv1d(nn.Module):
         padding: int = 1,
         dilation: int = 1,
         bias: bool = False,
+        *,
+        inner_relu: bool = True,
     ) -> None:
         super().__init__()
         self.depthwise = nn.Conv1d(
@@ -58,23 +60,55 @@ class DepthwiseSeparableConv1d(nn.Module):
         self.pointwise = nn.Conv1d(in_channels, out_channels, 1, bias=bias)
         self.bn2 = nn.BatchNorm1d(out_channels)
         self.relu = nn.ReLU(inplace=True)
+        self.inner_relu = inner_relu
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, out_channels, T') for (B, in_channels, T)."""
-        x = self.relu(self.bn1(self.depthwise(x)))
-        out: Tensor = self.relu(self.bn2(self.pointwise(x)))
-        return out
+        return self.relu(self.mix(x))  # type: ignore[no-any-return]  # torch does not type calls of modules
 
     def forward_series(self, x: Tensor) -> Tensor:
         """Return `forward` without padding and stride, time-major: (B, T - (K-1)*dilation, C) for (B, T, C)."""
+        return self.mix_series(x).relu_()
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Return `forward` before its last ReLU."""
+        x = self.bn1(self.depthwise(x))
+        out: Tensor = self.bn2(self.pointwise(self.relu(x) if self.inner_relu else x))
+        return out
+
+    def mix_series(self, x: Tensor) -> Tensor:
+        """Return `forward_series` before its last ReLU."""
         taps = self.depthwise.weight[:, 0].T  # (K, C)
         dilation = self.depthwise.dilation[0]
         if self.bn1.training:
-            mixed = _normalize(_shifted_sum(x, taps, dilation, self.depthwise.bias), self.bn1)
+            filtered = _normalize(_shifted_sum(x, taps, dilation, self.depthwise.bias), self.bn1)
         else:
             scale, shift = _affine(self.bn1, self.depthwise.bias)
-            mixed = _shifted_sum(x, taps * scale, dilation, shift)
-        return _pointwise(mixed.relu_(), self.pointwise, self.bn2)
+            filtered = _shifted_sum(x, taps * scale, dilation, shift)
+        return _pointwise(filtered.relu_() if self.inner_relu else filtered, self.pointwise, self.bn2)
+
+
+class InvertedResidual1d(DepthwiseSeparableConv1d):
+    """Expand the channels, filter each along time, mix them back without ReLU, and add what came in.
+
+    Sandler et al. 2018, arXiv:1801.04381 (MobileNetV2), with ReLU for its ReLU6: nothing here is of low precision.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3, padding: int = 1, dilation: int = 1) -> None:
+        wide = EXPANSION * channels
+        super().__init__(wide, channels, kernel_size, padding=padding, dilation=dilation)
+        self.expand = nn.Conv1d(channels, wide, 1, bias=False)
+        self.bn0 = nn.BatchNorm1d(wide)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, T') for (B, C, T)."""
+        out = self.mix(self.relu(self.bn0(self.expand(x))))
+        return out + x[:, :, x.shape[2] - out.shape[2] :]
+
+    def forward_series(self, x: Tensor) -> Tensor:
+        """Return what `forward` does without padding, time-major: (B, T - (K-1)*dilation, C) for (B, T, C)."""
+        out = self.mix_series(_pointwise(x, self.expand, self.bn0).relu_())
+        return out + x[:, x.shape[1] - out.shape[1] :]
 
 
 class StandardConv1d(nn.Module):
@@ -132,7 +166,7 @@ class DSCTradingModel(nn.Module):
         kernel_size: int = 3,
         window: int = 100,
         padding: Padding = "history",
-        separable: bool = True,
+        block: Block = "separable",
         newest_step: bool = False,
         linear_bypass: bool = False,
         input_clip: float | None = None,
@@ -147,7 +181,7 @@ class DSCTradingModel(nn.Module):
             kernel_size=kernel_size,
             window=window,
             padding=padding,
-            separable=separable,
+            block=block,
             newest_step=newest_step,
             linear_bypass=linear_bypass,
             input_clip=input_clip,
@@ -156,17 +190,7 @@ class DSCTradingModel(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv1d(input_features, channels, 1), nn.BatchNorm1d(channels), nn.ReLU(inplace=True)
         )
-        block = DepthwiseSeparableConv1d if separable else StandardConv1d
-        self.blocks = nn.ModuleList(
-            block(
-                channels,
-                channels,
-                kernel_size,
-                padding=(kernel_size - 1) // 2 * dilation if padding == "zeros" else 0,
-                dilation=dilation,
-            )
-            for dilation in config.dilations
-        )
+        self.blocks = nn.ModuleList(_block(config, dilation) for dilation in config.dilations)
         self.skip_conv = nn.Conv1d(channels * num_blocks, channels, 1)
         pool = PoolAndNewest() if newest_step else nn.AdaptiveAvgPool1d(1)
         head_inputs = 2 * channels if newest_step else channels
@@ -188,7 +212,7 @@ class DSCTradingModel(nn.Module):
             kernel_size=config.kernel_size,
             window=config.window,
             padding=config.padding,
-            separable=config.separable,
+            block=config.block,
             newest_step=config.newest_step,
             linear_bypass=config.linear_bypass,
             input_clip=config.input_clip,
@@ -212,8 +236,8 @@ class DSCTradingModel(nn.Module):
         z = self.scale(x.transpose(1, 2)).transpose(1, 2)
         h = self.stem(z)
         skips = []
-        for block in self.blocks:
-            h = block(h)
+        for layer in self.blocks:
+            h = layer(h)
             skips.append(h)
         s = self.skip_conv(torch.cat([h[:, :, -self.config.window :] for h in skips], dim=1))
         logits: Tensor = self.classifier(s)
@@ -250,11 +274,11 @@ class DSCTradingModel(nn.Module):
             batches = torch.split(windows.flatten(0, 1), _WINDOWS_AT_ONCE)
             return torch.cat([self(batch) for batch in batches]).view(*windows.shape[:2], -1)
         z = self.scale(x)
-        h = _pointwise(z, self.stem[0], self.stem[1])
+        h = _pointwise(z, self.stem[0], self.stem[1]).relu_()
         skips = []
-        block: Any  # both kinds have forward_series; nn.Module's stub has not
-        for block in self.blocks:
-            h = block.forward_series(h)
+        layer: Any  # every block has forward_series; nn.Module's stub has not
+        for layer in self.blocks:
+            h = layer.forward_series(h)
             skips.append(h)
         logits = self._head_series(skips)
         if self.bypass is not None:
@@ -300,6 +324,18 @@ class DSCTradingModel(nn.Module):
         columns: Any = sum(h[:, -length:] @ block.transpose(1, 2) for h, block in zip(skips, blocks, strict=True))
         logits: Tensor = _running_mean(columns[..., :classes], window) + bias
         return logits + columns[:, window - 1 :, classes:] if self.config.newest_step else logits
+
+
+def _block(config: DSCConfig, dilation: int) -> nn.Module:
+    """Return a block of the kind that the config names."""
+    channels, taps = config.hidden_channels, config.kernel_size
+    padding = (taps - 1) // 2 * dilation if config.padding == "zeros" else 0
+    if config.block == "standard":
+        return StandardConv1d(channels, channels, taps, padding, dilation)
+    if config.block == "inverted":
+        return InvertedResidual1d(channels, taps, padding, dilation)
+    inner_relu = config.block == "separable"
+    return DepthwiseSeparableConv1d(channels, channels, taps, padding=padding, dilation=dilation, inner_relu=inner_relu)
 
 
 def load_model(config: DSCConfig, weights: Mapping[str, NDArray[Any]]) -> DSCTradingModel:
@@ -355,12 +391,12 @@ def _shifted_sum(x: Tensor, taps: Tensor, dilation: int, bias: Tensor | None) ->
 
 
 def _pointwise(x: Tensor, conv: Any, bn: Any) -> Tensor:
-    """Return relu(bn(conv(x))) of a 1x1 convolution as one matrix product; x is (B, T, C_in)."""
+    """Return bn(conv(x)) of a 1x1 convolution as one matrix product; x is (B, T, C_in)."""
     weight = conv.weight[:, :, 0]
     if bn.training:
-        return _normalize(functional.linear(x, weight, conv.bias), bn).relu_()
+        return _normalize(functional.linear(x, weight, conv.bias), bn)
     scale, shift = _affine(bn, conv.bias)
-    return functional.linear(x, weight * scale[:, None], shift).relu_()
+    return functional.linear(x, weight * scale[:, None], shift)
 
 
 def _normalize(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:

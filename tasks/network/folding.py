@@ -28,17 +28,20 @@ Weights = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FoldedSeparable:
-    """A depthwise-separable block.
+    """A depthwise block: separable, xception or inverted; E channels are filtered, C but for the last.
 
     Attributes:
-        taps, taps_bias: (C, K) depthwise filter, oldest bar first, and (C,).
-        mixing, bias: (C, C) pointwise matrix, output channel first, and (C,).
+        taps, taps_bias: (E, K) depthwise filter, oldest bar first, and (E,).
+        mixing, bias: (C, E) pointwise matrix, output channel first, and (C,).
+        expand, expand_bias: (E, C) matrix before the filter and (E,); None where nothing is expanded.
     """
 
     taps: FloatArray
     taps_bias: FloatArray
     mixing: FloatArray
     bias: FloatArray
+    expand: FloatArray | None = None
+    expand_bias: FloatArray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,20 +153,29 @@ class _Reader:
 
 
 def _fold_block(config: DSCConfig, read: _Reader, name: str) -> FoldedBlock:
-    channels, taps = config.hidden_channels, config.kernel_size
-    no_bias = np.zeros(channels)
-    if not config.separable:
-        mixing, bias = _fold_norm(
-            read(f"{name}.conv.weight", channels, channels, taps), no_bias, read, f"{name}.bn", channels
-        )
+    channels, filtered, taps = config.hidden_channels, config.filtered_channels, config.kernel_size
+
+    def folded(layer: str, norm: str, out: int, *shape: int) -> tuple[FloatArray, FloatArray]:
+        weight = read(f"{name}.{layer}.weight", out, *shape)
+        return _fold_norm(weight, np.zeros(out), read, f"{name}.{norm}", out)
+
+    if config.block == "standard":
+        mixing, bias = folded("conv", "bn", channels, channels, taps)
         return FoldedStandard(mixing=mixing, bias=bias)
-    depthwise, depthwise_bias = _fold_norm(
-        read(f"{name}.depthwise.weight", channels, 1, taps)[:, 0], no_bias, read, f"{name}.bn1", channels
+    expand, expand_bias = None, None
+    if config.block == "inverted":
+        expand, expand_bias = folded("expand", "bn0", filtered, channels, 1)
+        expand = expand[:, :, 0]
+    depthwise, depthwise_bias = folded("depthwise", "bn1", filtered, 1, taps)
+    pointwise, bias = folded("pointwise", "bn2", channels, filtered, 1)
+    return FoldedSeparable(
+        taps=depthwise[:, 0],
+        taps_bias=depthwise_bias,
+        mixing=pointwise[:, :, 0],
+        bias=bias,
+        expand=expand,
+        expand_bias=expand_bias,
     )
-    pointwise, bias = _fold_norm(
-        read(f"{name}.pointwise.weight", channels, channels, 1)[:, :, 0], no_bias, read, f"{name}.bn2", channels
-    )
-    return FoldedSeparable(taps=depthwise, taps_bias=depthwise_bias, mixing=pointwise, bias=bias)
 
 
 def _fold_norm(

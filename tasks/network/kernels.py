@@ -4,9 +4,11 @@ Weights and state are one float32 array each (a Numba call costs 0.08 us per arr
 in the weights' header, so compiled code needs nothing else. Channels are padded with zeros to whole vectors.
 
     weights   header | one row per block: its ring's place and mask, its weights' place, its dilation | scaler | stem |
-              blocks: taps and their bias, matrix (input channel first) and its bias | head: pooled, newest, bias
+              blocks: matrix that expands and its bias, taps and their bias, matrix (input channel first) and its
+              bias | head: pooled, newest, bias
     state     clock | running sums | ring of pooled head values | one ring per block of its past inputs | scratch
-    scratch   per column: h_0 .. h_B and z; then per column: u, the input of the block's matrix
+    scratch   per column: h_0 .. h_B and z; then per column: u, the input of the block's matrix; then per column: the
+              expanded input of the block's filter
 
 A ring's length is a power of two, so that one clock serves every ring through a mask.
 
@@ -17,6 +19,7 @@ serves four columns, and every sum runs in the same order as for one column, so 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import float32, float64, types
@@ -24,17 +27,20 @@ from numpy.typing import NDArray
 
 from storage.compiled import compiled
 from storage.schema import FloatArray
-from tasks.network.lanes import LANES, fma, load, lowest_bit, nonzero, relu, splat, store, total, zeros
+from tasks.network.lanes import LANES, add, fma, load, lowest_bit, nonzero, relu, splat, store, total, zeros
 
 Packed = NDArray[np.float32]
 
 TILE = 4  # columns; enough to read the weights at the speed of arithmetic
 
 # The weights' header. float32 holds whole numbers up to 2**24 exactly.
-FEATURES, WIDTH, BLOCKS, TAPS, CLASSES, WINDOW, CONTEXT, SEPARABLE, SEES_NEWEST, CLIP = range(10)
-SCALER, STEM, HEAD, POOL_MASK, POOL, SCRATCH = range(10, 16)
-TABLE, TABLE_ROW = 16, 4
+FEATURES, WIDTH, BLOCKS, TAPS, CLASSES, WINDOW, CONTEXT, KIND, SEES_NEWEST, CLIP, INNER = range(11)
+SCALER, STEM, HEAD, POOL_MASK, POOL, SCRATCH = range(11, 17)
+TABLE, TABLE_ROW = 17, 4
 RING, MASK, BLOCK, DILATION = range(4)
+
+# What KIND says of the blocks; INNER is how many inputs each block's matrix has.
+STANDARD, SEPARABLE, XCEPTION, INVERTED = range(4)
 
 # The state's clock, then four numbers per class: two float64 sums, each as a float32 pair (high, low).
 TIME, SEEN, AGE = range(3)
@@ -153,31 +159,38 @@ def _tile(
 ) -> None:
     """Advance `count` columns; column c has its state at base + c*stride (stride 0: bars of one market)."""
     features, width, blocks = int(weights[FEATURES]), int(weights[WIDTH]), int(weights[BLOCKS])
-    taps, separable, classes = int(weights[TAPS]), weights[SEPARABLE] != 0, int(weights[CLASSES])
-    rows = width if separable else taps * width
+    taps, kind, classes = int(weights[TAPS]), int(weights[KIND]), int(weights[CLASSES])
+    inner = int(weights[INNER])
     z = (blocks + 1) * width  # in a column, after h_0 .. h_B
     column = z + (features + LANES - 1) // LANES * LANES
     h = int(weights[SCRATCH])  # of the first state, whichever market this is: it stays in the cache
     u = h + TILE * column
+    wide = u + TILE * inner
     lag = 1 if stride == 0 else 0
     for c in range(count):
         _scale(weights, features, x, source + c * features, state, h + c * column + z)
-    _mix(weights, int(weights[STEM]), features, width, state, h + z, column, h, column, count)
+    _mix(weights, int(weights[STEM]), features, width, state, h + z, column, h, column, count, 0)
     for block in range(blocks):
         entry = TABLE + block * TABLE_ROW
         place, mask = int(weights[entry + BLOCK]), int(weights[entry + MASK])
         dilation = int(weights[entry + DILATION])
+        enters, span = h, column
+        if kind == INVERTED:
+            _mix(weights, place, width, inner, state, h, column, wide, inner, count, 0)
+            place += (width + 1) * inner
+            enters, span = wide, inner
         for c in range(count):
-            own = base + c * stride
-            ring, time, newest = own + int(weights[entry + RING]), int(state[own + TIME]) + c * lag, h + c * column
-            if separable:
-                _filter(weights, place, taps, width, state, ring, mask, time, dilation, newest, u + c * rows)
+            own, newest = base + c * stride, enters + c * span
+            ring, time = own + int(weights[entry + RING]), int(state[own + TIME]) + c * lag
+            if kind == STANDARD:
+                _gather(taps, width, state, ring, mask, time, dilation, newest, u + c * inner)
             else:
-                _gather(taps, width, state, ring, mask, time, dilation, newest, u + c * rows)
-        if separable:
-            place += (taps + 1) * width
+                _filter(weights, place, taps, inner, state, ring, mask, time, dilation, newest, u + c * inner, kind)
+        if kind != STANDARD:
+            place += (taps + 1) * inner
         h += width
-        _mix(weights, place, rows, width, state, u, rows, h, column, count)
+        back = width if kind == INVERTED else 0
+        _mix(weights, place, inner, width, state, u, inner, h, column, count, back)
     h -= (blocks - 1) * width  # h_1
     for c in range(count):
         _head(weights, state, base + c * stride, h + c * column, column - width, out, target + c * classes)
@@ -205,8 +218,12 @@ def _filter(
     dilation: int,
     newest: int,
     u: int,
+    kind: int,
 ) -> None:
-    """Set u = relu(bias + sum over taps of filter * h), the oldest bar first, and keep the newest h in the ring."""
+    """Set u = bias + sum over taps of filter * h, the oldest bar first, and keep the newest h in the ring.
+
+    But for XCEPTION, u goes through a ReLU.
+    """
     bias = place + taps * width
     for j in range(0, width, LANES):
         at, weight = time - (taps - 1) * dilation, place + j
@@ -216,7 +233,8 @@ def _filter(
             at += dilation
             weight += width
         h = load(state, newest + j)
-        store(state, u + j, relu(fma(h, load(weights, weight), lanes)))
+        lanes = fma(h, load(weights, weight), lanes)
+        store(state, u + j, lanes if kind == XCEPTION else relu(lanes))
         store(state, ring + (time & mask) * width + j, h)  # where the oldest was, if the ring has no room to spare
 
 
@@ -248,17 +266,24 @@ def _mix(
     h: int,
     h_span: int,
     count: int,
+    back: int,
 ) -> None:
-    """Set h = relu(bias + matrix @ u) of each column."""
+    """Set h = relu(bias + matrix @ u) of each column; where `back` > 0, h = bias + matrix @ u + what is so far back."""
     if count == TILE:
-        _dense_tile(weights, place, rows, width, state, u, u_span, h, h_span)
+        _dense_tile(weights, place, rows, width, state, u, u_span, h, h_span, back)
     else:
-        _dense(weights, place, rows, width, state, u, h)
+        _dense(weights, place, rows, width, state, u, h, back)
 
 
 @compiled
-def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u: int, h: int) -> None:
-    """Set h = relu(bias + matrix @ u), input by input; inputs that ReLU left at 0 cost nothing."""
+def _leave(state: Packed, h: int, back: int, lanes: Any) -> None:
+    """Set h as `_mix` says."""
+    store(state, h, add(lanes, load(state, h - back)) if back else relu(lanes))
+
+
+@compiled
+def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u: int, h: int, back: int) -> None:
+    """Do `_mix` for one column, input by input; inputs that ReLU left at 0 cost nothing."""
     bias = place + rows * width
     j = 0
     while j + 4 * LANES <= width:
@@ -275,10 +300,10 @@ def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u:
                 b = fma(value, load(weights, w + LANES), b)
                 c = fma(value, load(weights, w + 2 * LANES), c)
                 d = fma(value, load(weights, w + 3 * LANES), d)
-        store(state, h + j, relu(a))
-        store(state, h + j + LANES, relu(b))
-        store(state, h + j + 2 * LANES, relu(c))
-        store(state, h + j + 3 * LANES, relu(d))
+        _leave(state, h + j, back, a)
+        _leave(state, h + j + LANES, back, b)
+        _leave(state, h + j + 2 * LANES, back, c)
+        _leave(state, h + j + 3 * LANES, back, d)
         j += 4 * LANES
     while j < width:
         a = load(weights, bias + j)
@@ -289,7 +314,7 @@ def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u:
                 k = lowest_bit(bits)
                 bits &= bits - 1
                 a = fma(splat(state, u + first + k), load(weights, corner + k * width), a)
-        store(state, h + j, relu(a))
+        _leave(state, h + j, back, a)
         j += LANES
 
 
@@ -304,9 +329,18 @@ def _active(state: Packed, u: int, count: int) -> int:
 
 @compiled
 def _dense_tile(
-    weights: Packed, place: int, rows: int, width: int, state: Packed, u: int, u_span: int, h: int, h_span: int
+    weights: Packed,
+    place: int,
+    rows: int,
+    width: int,
+    state: Packed,
+    u: int,
+    u_span: int,
+    h: int,
+    h_span: int,
+    back: int,
 ) -> None:
-    """Do `_dense` for four columns at once, each weight loaded once."""
+    """Do `_mix` for four columns at once, each weight loaded once."""
     bias = place + rows * width
     u1, u2, u3 = u + u_span, u + 2 * u_span, u + 3 * u_span
     for j in range(0, width, LANES):
@@ -320,10 +354,10 @@ def _dense_tile(
             c = fma(splat(state, u2 + k), weight, c)
             d = fma(splat(state, u3 + k), weight, d)
             w += width
-        store(state, h + j, relu(a))
-        store(state, h + h_span + j, relu(b))
-        store(state, h + 2 * h_span + j, relu(c))
-        store(state, h + 3 * h_span + j, relu(d))
+        _leave(state, h + j, back, a)
+        _leave(state, h + h_span + j, back, b)
+        _leave(state, h + 2 * h_span + j, back, c)
+        _leave(state, h + 3 * h_span + j, back, d)
 
 
 @compiled

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from storage.schema import ConfigError, FloatArray, IntArray
-from tasks.network.architecture import DSCConfig, macs_per_bar, macs_per_window, parameters
+from tasks.network.architecture import Block, DSCConfig, macs_per_bar, macs_per_window, parameters
 from tasks.network.engine import Engine
 from tasks.network.export import open_session
 from tasks.network.folding import Weights, fold
@@ -68,7 +68,7 @@ class LatencyRow:
 
     Attributes:
         name: "DSC K=3" or "standard K=3".
-        kernel_size, separable: Which block.
+        kernel_size, block: Which blocks it has.
         runtime: What ran it. The engine does one new bar, the others a whole window.
         parameters: Trained numbers.
         macs: Multiply-adds of what was timed.
@@ -77,7 +77,7 @@ class LatencyRow:
 
     name: str
     kernel_size: int
-    separable: bool
+    block: Block
     runtime: Runtime
     parameters: int
     macs: int
@@ -100,12 +100,9 @@ def machine_fingerprint(threads: int = 1) -> dict[str, str | int]:
 
 
 def twins(config: DSCConfig, kernel_sizes: Sequence[int] = (3, 9)) -> tuple[DSCConfig, ...]:
-    """Return the separable network and its standard twin at each kernel size."""
-    return tuple(
-        replace(config, kernel_size=kernel_size, separable=separable)
-        for kernel_size in kernel_sizes
-        for separable in (True, False)
-    )
+    """Return the network and its twin at each kernel size."""
+    sized = [replace(config, kernel_size=kernel_size) for kernel_size in kernel_sizes]
+    return tuple(network for one in sized for network in (one, one.twin))
 
 
 def measure_latency(
@@ -225,9 +222,9 @@ def _cases(config: DSCConfig, seed: int) -> list[tuple[DSCConfig, Runtime, Call]
 def _row(config: DSCConfig, runtime: Runtime, timing: Timing) -> LatencyRow:
     p50, p95, p99 = (timing.percentile_us(percent) for percent in (50, 95, 99))
     return LatencyRow(
-        name=f"{'DSC' if config.separable else 'standard'} K={config.kernel_size}",
+        name=f"{'standard' if config.block == 'standard' else 'DSC'} K={config.kernel_size}",
         kernel_size=config.kernel_size,
-        separable=config.separable,
+        block=config.block,
         runtime=runtime,
         parameters=parameters(config),
         macs=macs_per_bar(config) if runtime == "engine" else macs_per_window(config),

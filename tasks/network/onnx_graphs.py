@@ -32,18 +32,15 @@ def onnx_plain(config: DSCConfig, weights: Weights) -> bytes:
     graph = _Graph()
     z = _scaled(graph, config, "window", weights["feature_mean"][:, None], weights["feature_scale"][:, None])
     h = graph.conv(z, weights["stem.0.weight"], weights["stem.0.bias"])
-    h = _normalized(graph, h, weights, "stem.1")
+    h = graph.add("Relu", _normalized(graph, h, weights, "stem.1"))
     skips = []
     for i, dilation in enumerate(config.dilations):
         name, pads = f"blocks.{i}", _pads(config, dilation)
-        if config.separable:
-            h = graph.conv(h, weights[f"{name}.depthwise.weight"], None, dilation, pads)
-            h = _normalized(graph, h, weights, f"{name}.bn1")
-            h = graph.conv(h, weights[f"{name}.pointwise.weight"])
-            h = _normalized(graph, h, weights, f"{name}.bn2")
-        else:
+        if config.block == "standard":
             h = graph.conv(h, weights[f"{name}.conv.weight"], None, dilation, pads)
-            h = _normalized(graph, h, weights, f"{name}.bn")
+            h = graph.add("Relu", _normalized(graph, h, weights, f"{name}.bn"))
+        else:
+            h = _plain_depthwise(graph, config, weights, name, h, dilation)
         skips.append(graph.newest(h, config.window))
     s = graph.conv(graph.add("Concat", *skips, axis=1), weights["skip_conv.weight"], weights["skip_conv.bias"])
     head = graph.add("GlobalAveragePool", s)
@@ -58,6 +55,19 @@ def onnx_plain(config: DSCConfig, weights: Weights) -> bytes:
         logits = graph.gemm(newest, np.transpose(weights["bypass.weight"]), logits)
     graph.add("Div", logits, graph.constant(weights["temperature"]), output="logits")
     return graph.finish(config, *_window_ends(config))
+
+
+def _plain_depthwise(graph: _Graph, config: DSCConfig, weights: Weights, name: str, x: str, dilation: int) -> str:
+    """Return what a block other than the standard one makes of x (batch, C, T), layer by layer."""
+    h = x
+    if config.block == "inverted":
+        h = graph.conv(x, weights[f"{name}.expand.weight"])
+        h = graph.add("Relu", _normalized(graph, h, weights, f"{name}.bn0"))
+    h = graph.conv(h, weights[f"{name}.depthwise.weight"], None, dilation, _pads(config, dilation))
+    h = _normalized(graph, h, weights, f"{name}.bn1")
+    h = graph.conv(h if config.block == "xception" else graph.add("Relu", h), weights[f"{name}.pointwise.weight"])
+    h = _normalized(graph, h, weights, f"{name}.bn2")
+    return _left(graph, config, h, x, dilation)
 
 
 def onnx_window(folded: FoldedWeights) -> bytes:
@@ -76,8 +86,12 @@ def onnx_window(folded: FoldedWeights) -> bytes:
         if isinstance(block, FoldedStandard):
             h = graph.add("Relu", graph.conv(h, block.mixing[:, :, None], block.bias, dilation, pads))
         else:
-            h = graph.add("Relu", graph.conv(h, block.taps[:, None, None], block.taps_bias, dilation, pads))
-            h = graph.add("Relu", graph.conv(h, block.mixing[:, :, None, None], block.bias))
+            u = h
+            if block.expand is not None:
+                u = graph.add("Relu", graph.conv(h, block.expand[:, :, None, None], block.expand_bias))
+            u = graph.conv(u, block.taps[:, None, None], block.taps_bias, dilation, pads)
+            u = u if config.block == "xception" else graph.add("Relu", u)
+            h = _left(graph, config, graph.conv(u, block.mixing[:, :, None, None], block.bias), h, dilation)
         pooled.append(graph.add("GlobalAveragePool", graph.newest(h, config.window)))
         newest.append(graph.newest(h, 1))
     inputs, matrix = pooled, [folded.pooled]
@@ -93,11 +107,12 @@ def onnx_window(folded: FoldedWeights) -> bytes:
 def onnx_step(folded: FoldedWeights) -> bytes:
     """Return the folded model of one bar.
 
-    In: "features" (markets, F), "past" (markets, P, C), "pool" (markets, window - 1, K). Out: "logits" (markets, K),
+    In: "features" (markets, F), "past" (markets, P, E), "pool" (markets, window - 1, K). Out: "logits" (markets, K),
     "next_past", "next_pool". Memory starts as zeros; the first context - 1 logits mean nothing.
 
-    "past" holds what the blocks' filters look back on, block after block, each oldest bar first; "pool" the newest
-    head values. These are averaged anew at every bar: a few hundred additions cost a graph nothing, and nothing drifts.
+    "past" holds what the blocks' filters of E channels look back on, block after block, each oldest bar first; "pool"
+    the newest head values. These are averaged anew at every bar: a few hundred additions cost a graph nothing, and
+    nothing drifts.
 
     Raises:
         ConfigError: Padding is not "history".
@@ -105,18 +120,20 @@ def onnx_step(folded: FoldedWeights) -> bytes:
     config, graph = folded.config, _Graph()
     if config.padding != "history":
         raise ConfigError(f'a one-bar step needs padding "history", was {config.padding!r}')
-    channels, classes = config.hidden_channels, config.num_classes
+    classes = config.num_classes
     lengths = [(config.kernel_size - 1) * dilation for dilation in config.dilations]
     spans = [range(sum(lengths[:i]), sum(lengths[: i + 1])) for i in range(config.num_blocks)]
     z = _scaled(graph, config, "features", folded.feature_mean, folded.feature_scale)
     h = [graph.add("Relu", graph.gemm(z, folded.stem.T, graph.constant(folded.stem_bias)))]
+    entering = []  # what each block's filter reads
     filters = [list(span[:: config.dilations[i]]) for i, span in enumerate(spans)]  # (B, K-1)
-    taps = graph.add("Gather", "past", graph.constant(filters, np.int64), axis=1)  # (markets, B, K-1, C)
+    taps = graph.add("Gather", "past", graph.constant(filters, np.int64), axis=1)  # (markets, B, K-1, E)
     for block, past in zip(folded.blocks, _filtered(graph, folded, taps), strict=True):
-        h.append(_next(graph, block, past, h[-1]))
-    entering = graph.reshape(graph.add("Concat", *h[:-1], axis=1), config.num_blocks, channels)
+        entering.append(_entering(graph, block, h[-1]))
+        h.append(_next(graph, config, block, past, entering[-1], h[-1]))
+    newest = graph.reshape(graph.add("Concat", *entering, axis=1), config.num_blocks, config.filtered_channels)
     kept = [place for i, span in enumerate(spans) for place in (*span[1:], sum(lengths) + i)]
-    past = graph.add("Concat", "past", entering, axis=1)
+    past = graph.add("Concat", "past", newest, axis=1)
     graph.add("Gather", past, graph.constant(kept, np.int64), axis=1, output="next_past")
     position = graph.add("Concat", *h[1:], axis=1)
     value = graph.reshape(graph.add("MatMul", position, graph.constant(folded.pooled.T)), 1, classes)
@@ -128,17 +145,17 @@ def onnx_step(folded: FoldedWeights) -> bytes:
     if folded.bypass is not None:
         logits = graph.gemm(z, folded.bypass.T, logits)
     graph.add("Identity", logits, output="logits")
-    memory = {"past": [sum(lengths), channels], "pool": [config.window - 1, classes]}
+    memory = {"past": [sum(lengths), config.filtered_channels], "pool": [config.window - 1, classes]}
     inputs = {"features": [config.input_features], **memory}
     outputs = {"logits": [classes], **{f"next_{name}": shape for name, shape in memory.items()}}
     return graph.finish(config, inputs, outputs, rows="markets")
 
 
 def _filtered(graph: _Graph, folded: FoldedWeights, taps: str) -> list[str]:
-    """Return what each block's filter makes of its past, its bias included: (markets, C) per block."""
+    """Return what each block's filter makes of its past, its bias included: (markets, E) per block, the twin's C."""
     separable = [block for block in folded.blocks if isinstance(block, FoldedSeparable)]
     if separable:  # all blocks at once, which saves a graph its nodes
-        weight = graph.constant([block.taps[:, :-1].T for block in separable])  # (B, K-1, C)
+        weight = graph.constant([block.taps[:, :-1].T for block in separable])  # (B, K-1, E)
         sums = graph.add("ReduceSum", graph.add("Mul", taps, weight), graph.constant([2], np.int64), keepdims=0)
         sums = graph.add("Add", sums, graph.constant([block.taps_bias for block in separable]))
         return [graph.take(sums, i) for i in range(len(separable))]
@@ -149,13 +166,21 @@ def _filtered(graph: _Graph, folded: FoldedWeights, taps: str) -> list[str]:
     return out
 
 
-def _next(graph: _Graph, block: FoldedBlock, past: str, h: str) -> str:
+def _entering(graph: _Graph, block: FoldedBlock, h: str) -> str:
+    """Return what the block's filter reads of the newest bar, (markets, E)."""
+    if isinstance(block, FoldedStandard) or block.expand is None or block.expand_bias is None:
+        return h
+    return graph.add("Relu", graph.gemm(h, block.expand.T, graph.constant(block.expand_bias)))
+
+
+def _next(graph: _Graph, config: DSCConfig, block: FoldedBlock, past: str, newest: str, h: str) -> str:
     """Return the block's output at the newest bar, (markets, C)."""
     if isinstance(block, FoldedStandard):
-        return graph.add("Relu", graph.gemm(h, block.mixing[..., -1].T, past))
-    newest = graph.add("Mul", h, graph.constant(block.taps[:, -1]))
-    u = graph.add("Relu", graph.add("Add", newest, past))
-    return graph.add("Relu", graph.gemm(u, block.mixing.T, graph.constant(block.bias)))
+        return graph.add("Relu", graph.gemm(newest, block.mixing[..., -1].T, past))
+    u = graph.add("Add", graph.add("Mul", newest, graph.constant(block.taps[:, -1])), past)
+    u = u if config.block == "xception" else graph.add("Relu", u)
+    mixed = graph.gemm(u, block.mixing.T, graph.constant(block.bias))
+    return graph.add("Add", mixed, h) if config.block == "inverted" else graph.add("Relu", mixed)
 
 
 def _scaled(graph: _Graph, config: DSCConfig, x: str, mean: ArrayLike, scale: ArrayLike) -> str:
@@ -167,8 +192,15 @@ def _scaled(graph: _Graph, config: DSCConfig, x: str, mean: ArrayLike, scale: Ar
 
 def _normalized(graph: _Graph, x: str, weights: Weights, name: str) -> str:
     parts = (weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var"))
-    norm = graph.add("BatchNormalization", x, *(graph.constant(part) for part in parts), epsilon=BN_EPS)
-    return graph.add("Relu", norm)
+    return graph.add("BatchNormalization", x, *(graph.constant(part) for part in parts), epsilon=BN_EPS)
+
+
+def _left(graph: _Graph, config: DSCConfig, mixed: str, x: str, dilation: int) -> str:
+    """Return how a block is left, time last: with a ReLU, or inverted with what came in, (batch, C, T), added."""
+    if config.block != "inverted":
+        return graph.add("Relu", mixed)
+    lost = 0 if config.padding == "zeros" else (config.kernel_size - 1) * dilation
+    return graph.add("Add", mixed, graph.slice(x, lost, axis=-1) if lost else x)
 
 
 def _pads(config: DSCConfig, dilation: int) -> int:

@@ -7,28 +7,36 @@ import math
 import numpy as np
 
 from storage.schema import ArtifactError, ConfigError, FloatArray
+from tasks.network.architecture import Block
 from tasks.network.folding import FoldedBlock, FoldedStandard, FoldedWeights
 from tasks.network.kernels import (
     BLOCKS,
     FEATURES,
     HEAD,
+    INNER,
+    INVERTED,
+    KIND,
     POOL,
     POOL_MASK,
     SCALER,
     SCRATCH,
     SEPARABLE,
+    STANDARD,
     STEM,
     SUMS,
     SUMS_ROW,
     TABLE,
     TABLE_ROW,
-    TAPS,
     TILE,
     WIDTH,
+    XCEPTION,
     Packed,
 )
 from tasks.network.lanes import LANES
 
+_KINDS: dict[Block, int] = {
+    "standard": STANDARD, "separable": SEPARABLE, "xception": XCEPTION, "inverted": INVERTED
+}  # fmt: skip
 _LARGEST = 1 << 24  # the first whole number whose successor float32 does not know
 
 
@@ -41,6 +49,8 @@ def pack(folded: FoldedWeights) -> Packed:
     """
     config = folded.config
     width, blocks, classes = _padded(config.hidden_channels), config.num_blocks, config.num_classes
+    filtered = _padded(config.filtered_channels)
+    inner = config.kernel_size * width if config.block == "standard" else filtered
     header = np.zeros(_padded(TABLE + blocks * TABLE_ROW))
     parts: list[FloatArray] = [header]
 
@@ -53,7 +63,7 @@ def pack(folded: FoldedWeights) -> Packed:
     sees_newest = config.newest_step or config.linear_bypass
     header[:SCALER] = (
         config.input_features, width, blocks, config.kernel_size, classes, config.window, config.context,
-        config.separable, sees_newest, math.inf if config.input_clip is None else config.input_clip,
+        _KINDS[config.block], sees_newest, math.inf if config.input_clip is None else config.input_clip, inner,
     )  # fmt: skip
     header[SCALER] = put(folded.feature_mean, 1 / folded.feature_scale)
     header[STEM] = put(_wide(folded.stem.T, width), _wide(folded.stem_bias, width))
@@ -63,8 +73,8 @@ def pack(folded: FoldedWeights) -> Packed:
     table = header[TABLE : TABLE + blocks * TABLE_ROW].reshape(blocks, TABLE_ROW)
     for row, block, dilation in zip(table, folded.blocks, config.dilations, strict=True):
         length = _power_of_two((config.kernel_size - 1) * dilation)
-        row[:] = place, length - 1, put(*_block_parts(block, width)), dilation
-        place += length * width
+        row[:] = place, length - 1, put(*_block_parts(block, width, filtered)), dilation
+        place += length * filtered
     header[SCRATCH] = place
     heads = [_wide(folded.pooled.reshape(classes, blocks, -1), width)]
     if sees_newest:
@@ -86,8 +96,9 @@ def pack(folded: FoldedWeights) -> Packed:
 def new_states(weights: Packed, markets: int) -> Packed:
     """Return (markets, size) states that have seen nothing."""
     width, blocks = int(weights[WIDTH]), int(weights[BLOCKS])
-    rows = width if weights[SEPARABLE] else width * int(weights[TAPS])
-    column = (blocks + 1) * width + _padded(int(weights[FEATURES])) + rows
+    inner = int(weights[INNER])
+    wide = inner if int(weights[KIND]) == INVERTED else 0
+    column = (blocks + 1) * width + _padded(int(weights[FEATURES])) + inner + wide
     return _aligned(np.zeros((markets, kept_size(weights) + TILE * column), np.float32))
 
 
@@ -96,12 +107,14 @@ def kept_size(weights: Packed) -> int:
     return int(weights[SCRATCH])
 
 
-def _block_parts(block: FoldedBlock, width: int) -> list[FloatArray]:
+def _block_parts(block: FoldedBlock, width: int, filtered: int) -> list[FloatArray]:
     if isinstance(block, FoldedStandard):
         taps = block.mixing.transpose(2, 1, 0)  # (K, C in, C out)
-        return [_tall(taps, width), _wide(block.bias, width)]
-    filters = [_wide(block.taps.T, width), _wide(block.taps_bias, width)]
-    return [*filters, _tall(block.mixing.T, width), _wide(block.bias, width)]
+        return [_tall(taps, width, width), _wide(block.bias, width)]
+    parts = [_wide(block.taps.T, filtered), _wide(block.taps_bias, filtered)]
+    if block.expand is not None and block.expand_bias is not None:
+        parts = [_tall(block.expand.T, width, filtered), _wide(block.expand_bias, filtered), *parts]
+    return [*parts, _tall(block.mixing.T, filtered, width), _wide(block.bias, width)]
 
 
 def _wide(array: FloatArray, width: int) -> FloatArray:
@@ -109,9 +122,9 @@ def _wide(array: FloatArray, width: int) -> FloatArray:
     return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])])
 
 
-def _tall(matrix: FloatArray, width: int) -> FloatArray:
-    """Return (.., C, C) with zeros up to `width` rows and columns."""
-    return _wide(_wide(matrix, width).swapaxes(-1, -2), width).swapaxes(-1, -2)
+def _tall(matrix: FloatArray, rows: int, width: int) -> FloatArray:
+    """Return the matrix (.., rows, columns) with zeros up to `rows` rows and `width` columns."""
+    return _wide(_wide(matrix, width).swapaxes(-1, -2), rows).swapaxes(-1, -2)
 
 
 def _padded(count: int) -> int:

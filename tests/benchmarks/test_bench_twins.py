@@ -16,7 +16,7 @@ def test_separable_network_beside_its_standard_twin(benchmark, ledger):
 
     rows = benchmark.pedantic(lambda: measure_latency(configs, 300), rounds=1)
 
-    by_name = {(row.kernel_size, row.runtime, row.separable): row for row in rows}
+    by_name = {(row.kernel_size, row.runtime, row.block): row for row in rows}
     ledger.tables["dsc_vs_standard"] = [
         {
             "K": kernel,
@@ -33,7 +33,7 @@ def test_separable_network_beside_its_standard_twin(benchmark, ledger):
         }
         for kernel in KERNELS
         for runtime in ("eager torch", "ONNX Runtime", "engine")
-        for dsc, standard in [(by_name[kernel, runtime, True], by_name[kernel, runtime, False])]
+        for dsc, standard in [[by_name[kernel, runtime, block] for block in ("separable", "standard")]]
     ]
 
     assert len(ledger.tables["dsc_vs_standard"]) == 3 * len(KERNELS)

@@ -89,3 +89,5 @@ def test_weeks_open_on_mondays():
 def test_quality_config_refuses_a_share_outside_its_range():
     with pytest.raises(ConfigError, match=r"quarantine_limit must be in 0\.\.1, was 1\.5"):
         QualityConfig(quarantine_limit=1.5)
+    with pytest.raises(ConfigError, match=r"gap_limit must be in 0\.\.1, was -0\.1"):
+        QualityConfig(gap_limit=-0.1)

@@ -81,7 +81,10 @@ def test_file_without_turnover_has_it_unknown(tmp_path: Path) -> None:
             "close must hold finite numbers, in candles.csv 1 are not, the first in row 2",
         ),
         (HEADER + "1735689600000,1,2,nan,1,5,\n", "low must hold finite numbers, .* the first in row 0"),
-        (HEADER + "1735689600,1,2,1,1,5,\n", "must be UTC milliseconds, in candles.csv row 0 has 1735689600$"),
+        (
+            HEADER + "1735689600,1,2,1,1,5,\n",
+            "must be UTC milliseconds of 2009 to 2100, in candles.csv row 0 has 1735689600; convert seconds",
+        ),
         (
             HEADER + "1735689600000.5,1,2,1,1,5,\n",
             "start_ms must hold whole UTC milliseconds in every row, .* it is double",
@@ -89,7 +92,7 @@ def test_file_without_turnover_has_it_unknown(tmp_path: Path) -> None:
         (HEADER + ROWS + ROWS, "strictly increasing, in candles.csv row 2 is older than the one before; sort it"),
         (
             HEADER + ROWS + ROWS.splitlines()[1] + "\n",
-            "strictly increasing, in candles.csv row 2 repeats the one before",
+            "strictly increasing, in candles.csv row 2 repeats the one before; keep one row a bar",
         ),
     ],
 )
@@ -157,12 +160,16 @@ def test_base_interval_is_the_shortest_step_whatever_is_missing(tmp_path: Path) 
     assert base_interval(read_candle_file(write_csv(tmp_path, HEADER + rows))) == "5"
 
 
-@pytest.mark.parametrize(("second", "step"), [(None, 0), (1_735_689_600_000 + 7_000, 7_000)])
-def test_base_interval_that_bybit_does_not_know_is_refused(tmp_path: Path, second: int | None, step: int) -> None:
-    rows = "".join(f"{ms},1,2,1,1,5,\n" for ms in (1_735_689_600_000, second) if ms)
+def test_base_interval_that_bybit_does_not_know_is_refused_with_the_row_that_is_off(tmp_path: Path) -> None:
+    rows = "".join(f"{1_735_689_600_000 + ms},1,2,1,1,5,\n" for ms in (0, 300_000, 307_000, 600_000))
     candles = read_candle_file(write_csv(tmp_path, HEADER + rows))
-    with pytest.raises(CandleError, match=f"at one of Bybit's intervals, the shortest step was {step} ms"):
+    with pytest.raises(CandleError, match="row 2 opens 7000 ms after the one before, at 1735689907000; drop rows off"):
         base_interval(candles)
+
+
+def test_single_candle_shows_no_interval(tmp_path: Path) -> None:
+    with pytest.raises(CandleError, match="needs at least two candles, to show its interval; it has 1"):
+        base_interval(read_candle_file(write_csv(tmp_path, HEADER + ROWS.splitlines()[0] + "\n")))
 
 
 def test_real_file_is_read_whole() -> None:

@@ -24,6 +24,11 @@ SKILL = Skill(
     macro_f1=0.39,
     confusion=np.zeros((3, 3), np.int64),
     reliability=np.zeros((1, 3)),
+    moves=6_000,
+    direction_skill=0.004,
+    direction_error=0.001,
+    direction_p_value=0.001,
+    direction_accuracy=0.53,
 )
 GOOD = Evidence(
     champion="flat",
@@ -64,6 +69,12 @@ def test_good_evidence_passes_every_condition():
         ({"skill": replace(SKILL, log_loss=1.07)}, "log-loss better than the prior"),
         ({"skill": replace(SKILL, p_value=0.05)}, "log-loss better than the prior"),
         ({"skill": replace(SKILL, p_value=None)}, "log-loss better than the prior"),
+        ({"skill": replace(SKILL, direction_p_value=0.05)}, "direction of moves better than the prior"),
+        ({"skill": replace(SKILL, direction_skill=-0.001)}, "direction of moves better than the prior"),
+        (
+            {"skill": replace(SKILL, direction_skill=None, direction_p_value=None)},
+            "direction of moves better than the prior",
+        ),
         ({"stressed_return": 0.0}, "net result at 1.5x costs"),
         ({"net_return": -0.01}, "beats the champion (flat)"),
         ({"p_value": 0.06}, "beats the champion (flat)"),
@@ -109,6 +120,8 @@ def test_every_check_shows_its_number_and_its_bound():
     assert checks["log-loss near the better baseline"].found == "+0.00020 nat against LightGBM"
     assert checks["leak tests"].found == "all green"
     assert checks["log-loss better than the prior"].found == "+0.01000 nat, p = 0.001"
+    direction = "+0.00400 nat a move, p = 0.001; 53.0% of 6,000 right"
+    assert checks["direction of moves better than the prior"].found == direction
     assert all(check.found and check.wanted for check in checks.values())
 
 

@@ -15,6 +15,7 @@ from tasks.execution.skill import (
     measure_skill,
     reliability,
     roc_auc,
+    side_losses,
 )
 
 CLASSES = 3
@@ -146,3 +147,57 @@ def test_coverage_curve_counts_labels_that_do_not_overlap():
     skill = measured(*forecasts(8), effective_samples=400.0)
     accuracy = skill.coverage[1, 1]
     assert skill.coverage[1, 2] == pytest.approx(np.sqrt(accuracy * (1 - accuracy) / 200.0))
+
+
+# --- direction --------------------------------------------------------------------------------------------------------
+
+
+def test_loss_of_the_side_equals_scikit_learn_on_what_moved():
+    probabilities, labels = forecasts(9)
+    skill = measured(probabilities, labels, (0.3, 0.5, 0.2))
+    moved = labels != 1
+    sides = probabilities[moved][:, [0, 2]] / probabilities[moved][:, [0, 2]].sum(1, keepdims=True)
+    ours = oracle.log_loss(labels[moved] == 2, sides[:, 1])
+    prior = oracle.log_loss(labels[moved] == 2, np.full(moved.sum(), 0.4))
+    assert side_losses(probabilities, labels)[moved].mean() == pytest.approx(ours, rel=1e-12)
+    assert (side_losses(probabilities, labels)[~moved] == 0).all()
+    assert skill.direction_skill == pytest.approx(prior - ours, rel=1e-12)
+    assert skill.direction_accuracy == pytest.approx(oracle.accuracy_score(labels[moved] == 2, sides[:, 1] > 0.5))
+    assert skill.moves == moved.sum()
+    assert skill.direction_p_value < 1e-6
+
+
+def foretells_holds(seed: int, overlap: int, samples: int = 3_000, tilt: float = 0.2):
+    """Probabilities that know when nothing will move and guess the side, and labels that overlap."""
+    rng = np.random.default_rng(seed)
+    quiet = np.clip(0.5 + 0.3 * np.sin(np.arange(samples) / 200), 0.1, 0.9)
+    steps = np.convolve(rng.standard_normal(samples + overlap - 1), np.ones(overlap), mode="valid")
+    guess = 0.5 + tilt * np.sin(np.arange(samples) / 50 + rng.uniform(0, 2 * np.pi))  # as persistent as features are
+    probabilities = np.column_stack([(1 - quiet) * (1 - guess), quiet, (1 - quiet) * guess])
+    labels = np.where(rng.random(samples) < quiet, 1, np.where(steps > 0, 2, 0))
+    return probabilities, labels
+
+
+@pytest.mark.parametrize("overlap", [1, 12])
+def test_direction_of_a_random_walk_is_found_in_one_of_twenty_however_well_holds_are_foreseen(overlap):
+    foreseen, found = 0, 0
+    for seed in range(200):
+        skill = measured(*foretells_holds(seed, overlap, tilt=0.02), (0.25, 0.5, 0.25), overlap=overlap)
+        foreseen += skill.p_value < 0.05
+        found += skill.direction_p_value < 0.05
+    assert foreseen == 200
+    assert found <= 0.05 * 200 + 3 * np.sqrt(0.05 * 0.95 * 200)
+
+
+def test_direction_is_undefined_when_nothing_moved_and_when_the_sides_are_the_priors():
+    still = measured(np.tile([0.2, 0.6, 0.2], (100, 1)), np.ones(100, np.int64))
+    assert (still.moves, still.direction_skill, still.direction_p_value, still.direction_accuracy) == (0,) + (None,) * 3
+    labels = np.tile([0, 1, 2, 2], 25)
+    same = measured(np.tile([0.1, 0.7, 0.2], (100, 1)), labels, (0.2, 0.4, 0.4))
+    assert (same.direction_skill, same.direction_p_value) == (None, None)
+    assert same.direction_accuracy == pytest.approx(2 / 3)
+
+
+def test_direction_that_is_certain_of_holds_names_no_side():
+    losses = side_losses(np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]), np.array([2, 1]))
+    np.testing.assert_allclose(losses, [np.log(2), 0.0])

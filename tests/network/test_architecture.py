@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from storage.schema import ConfigError
 from tasks.network.architecture import (
     PRESETS,
+    Block,
     DSCConfig,
     layer_macs,
     layers,
@@ -30,7 +32,7 @@ configs = st.builds(
     kernel_size=st.sampled_from([3, 5, 7]),
     window=st.integers(1, 20),
     padding=st.sampled_from(["history", "zeros"]),
-    separable=st.booleans(),
+    block=st.sampled_from(get_args(Block)),
     newest_step=st.booleans(),
     linear_bypass=st.booleans(),
 )
@@ -55,19 +57,25 @@ def test_context_is_window_and_field_with_history_and_window_with_zeros() -> Non
 )
 def test_layer_macs_are_the_one_dimensional_arithmetic(kernel_size: int, standard: int, separable: int) -> None:
     # K*C*C against K*C + C*C at C = 64, worked by hand
-    assert layer_macs(64, kernel_size, separable=False) == standard
-    assert layer_macs(64, kernel_size, separable=True) == separable
+    assert layer_macs(64, kernel_size, "standard") == standard
+    assert layer_macs(64, kernel_size) == separable
     assert separable / standard == pytest.approx(1 / 64 + 1 / kernel_size)
 
 
 @pytest.mark.parametrize(
-    ("kernel_size", "separable", "expected"), [(3, True, 35_587), (9, True, 37_123), (9, False, 165_379)]
+    ("kernel_size", "block", "expected"), [(3, "separable", 35_587), (9, "separable", 37_123), (9, "standard", 165_379)]
 )
-def test_parameters_of_the_source_network_are_the_counted_ones(
-    kernel_size: int, separable: bool, expected: int
-) -> None:
+def test_parameters_of_the_source_network_are_the_counted_ones(kernel_size: int, block: Block, expected: int) -> None:
     # 9 features, 64 channels, 4 blocks: stem 768, separable block 4*(64*K + 64*64 + 256), skip 16,448, classifier 195
-    assert parameters(DSCConfig(input_features=9, kernel_size=kernel_size, separable=separable)) == expected
+    assert parameters(DSCConfig(input_features=9, kernel_size=kernel_size, block=block)) == expected
+
+
+def test_macs_and_parameters_of_an_inverted_block_are_the_counted_ones() -> None:
+    # C 8, expanded to 16: 8*16 in, 16*5 along time, 16*8 out; two norms of 16, one of 8
+    assert layer_macs(8, 5, "inverted") == 128 + 80 + 128
+    one, two = (DSCConfig(hidden_channels=8, kernel_size=5, num_blocks=b, block="inverted") for b in (1, 2))
+    assert parameters(two) - parameters(one) == 336 + 2 * (16 + 16 + 8) + 8 * 8
+    assert macs_per_bar(two) - macs_per_bar(one) == 336 + 8 * 3
 
 
 def test_macs_per_bar_is_the_sum_by_hand() -> None:
@@ -89,7 +97,8 @@ def test_parameters_and_macs_are_what_torch_counts(config: DSCConfig) -> None:
         model(torch.zeros(1, config.input_features, config.context))
     assert parameters(config) == sum(weight.numel() for weight in model.parameters())
     assert 2 * macs_per_window(config) == counter.get_total_flops()  # torch counts a multiply-add as two
-    assert [layer.name for layer in layers(config)][1] == "blocks.0"
+    names = {layer.name.removesuffix(".expand") for layer in layers(config)}
+    assert {"stem", "skip_conv", "classifier", *(f"blocks.{i}" for i in range(config.num_blocks))} <= names
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,7 @@ def test_parameters_and_macs_are_what_torch_counts(config: DSCConfig) -> None:
         ({"input_features": 0}, "input_features must be >= 1, was 0"),
         ({"hidden_channels": -2}, "hidden_channels must be >= 1, was -2"),
         ({"num_blocks": 0}, "num_blocks must be >= 1, was 0"),
+        ({"block": "dense"}, "block must be one of separable xception inverted standard, was 'dense'"),
         ({"num_classes": 1}, "num_classes must be >= 2, was 1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), was 1.0"),
         ({"padding": "same"}, "padding must be history or zeros, was 'same'"),

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from tasks.network import dsc
-from tasks.network.architecture import DSCConfig, preset
+from tasks.network.architecture import Block, DSCConfig, preset
 from tasks.network.dsc import DepthwiseSeparableConv1d, DSCTradingModel, Prediction
 
 PARITY = 1e-5  # the promise; float32 sums in another order differ by about 1e-7 of the largest term
@@ -50,28 +51,35 @@ def reference_logits(model: DSCTradingModel, x: NDArray[np.float64]) -> NDArray[
     w = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
     config = model.config
 
-    def norm_relu(h: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    def norm(h: NDArray[np.float64], name: str) -> NDArray[np.float64]:
         h = (h - w[f"{name}.running_mean"]) / np.sqrt(w[f"{name}.running_var"] + 1e-5)
-        return np.maximum(h * w[f"{name}.weight"] + w[f"{name}.bias"], 0)
+        return np.asarray(h * w[f"{name}.weight"] + w[f"{name}.bias"])
+
+    def norm_relu(h: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+        return np.maximum(norm(h, name), 0)
 
     bound = np.inf if config.input_clip is None else config.input_clip
     z = np.clip((x - w["feature_mean"]) / w["feature_scale"], -bound, bound)
     h = norm_relu(z @ w["stem.0.weight"][:, :, 0].T + w["stem.0.bias"], "stem.1")
     skips = []
     for i, dilation in enumerate(config.dilations):
-        rows = range((config.kernel_size - 1) * dilation, len(h))
+        rows, block, entered = range((config.kernel_size - 1) * dilation, len(h)), f"blocks.{i}", h
+        if config.block == "inverted":
+            h = norm_relu(h @ w[f"{block}.expand.weight"][:, :, 0].T, f"{block}.bn0")
         taps = [
             np.array([h[t - (config.kernel_size - 1 - k) * dilation] for t in rows]) for k in range(config.kernel_size)
         ]
-        if config.separable:
-            mixed = sum(tap * w[f"blocks.{i}.depthwise.weight"][:, 0, k] for k, tap in enumerate(taps))
-            h = norm_relu(
-                norm_relu(mixed, f"blocks.{i}.bn1") @ w[f"blocks.{i}.pointwise.weight"][:, :, 0].T, f"blocks.{i}.bn2"
-            )
+        if config.block == "standard":
+            mixed = sum(tap @ w[f"{block}.conv.weight"][:, :, k].T for k, tap in enumerate(taps))
+            h = norm_relu(mixed, f"{block}.bn")
         else:
-            h = norm_relu(
-                sum(tap @ w[f"blocks.{i}.conv.weight"][:, :, k].T for k, tap in enumerate(taps)), f"blocks.{i}.bn"
+            filtered = norm(
+                sum(tap * w[f"{block}.depthwise.weight"][:, 0, k] for k, tap in enumerate(taps)), f"{block}.bn1"
             )
+            if config.block != "xception":
+                filtered = np.maximum(filtered, 0)
+            h = norm(filtered @ w[f"{block}.pointwise.weight"][:, :, 0].T, f"{block}.bn2")
+            h = h + entered[rows.start :] if config.block == "inverted" else np.maximum(h, 0)
         skips.append(h)
     cut = np.concatenate([h[-config.window :] for h in skips], axis=1)
     s = cut @ w["skip_conv.weight"][:, :, 0].T + w["skip_conv.bias"]
@@ -93,7 +101,7 @@ def cases(draw: st.DrawFn) -> tuple[DSCConfig, int, int]:
         kernel_size=draw(st.sampled_from([3, 5, 7, 9])),
         window=draw(st.integers(1, 33)),
         padding=draw(st.sampled_from(["history", "history", "zeros"])),
-        separable=draw(st.booleans()),
+        block=draw(st.sampled_from(get_args(Block))),
         newest_step=draw(st.booleans()),
         linear_bypass=draw(st.booleans()),
         input_clip=draw(st.sampled_from([0.5, 5.0, None])),
@@ -114,16 +122,16 @@ def test_series_pass_equals_every_window(case: tuple[DSCConfig, int, int]) -> No
     torch.testing.assert_close(dense, windows, atol=PARITY, rtol=0)
 
 
-@pytest.mark.parametrize("separable", [True, False])
+@pytest.mark.parametrize("block", get_args(Block))
 @pytest.mark.parametrize("head", [True, False])
-def test_window_pass_equals_the_formulas_in_numpy(separable: bool, head: bool) -> None:
+def test_window_pass_equals_the_formulas_in_numpy(block: Block, head: bool) -> None:
     config = DSCConfig(
         input_features=4,
         hidden_channels=6,
         num_blocks=3,
         kernel_size=5,
         window=7,
-        separable=separable,
+        block=block,
         newest_step=head,
         linear_bypass=head,
         input_clip=1.5,

@@ -2,7 +2,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from storage.schema import ArtifactError, ConfigError, content_hash
-from tasks.network.architecture import DSCConfig, preset
+from tasks.network.architecture import Block, DSCConfig, preset
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.engine import Engine, step_packed
 from tasks.network.export import weights_bytes
@@ -32,7 +32,7 @@ configs = st.builds(
     num_classes=st.integers(2, 5),
     kernel_size=st.sampled_from([3, 5, 7, 9]),
     window=st.sampled_from([1, 2, 7, 64, 100]),
-    separable=st.booleans(),
+    block=st.sampled_from(get_args(Block)),
     newest_step=st.booleans(),
     linear_bypass=st.booleans(),
     input_clip=st.sampled_from([None, 1.0]),

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from storage.schema import ArtifactError, ConfigError
-from tasks.network.architecture import DSCConfig, preset
+from tasks.network.architecture import Block, DSCConfig, preset
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.engine import Engine
 from tasks.network.export import (
@@ -38,7 +38,7 @@ configs = st.builds(
     num_classes=st.integers(2, 4),
     kernel_size=st.sampled_from([3, 5, 7, 9]),
     window=st.sampled_from([1, 2, 13, 64]),
-    separable=st.booleans(),
+    block=st.sampled_from(get_args(Block)),
     newest_step=st.booleans(),
     linear_bypass=st.booleans(),
     input_clip=st.sampled_from([None, 1.0]),

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from storage.schema import ArtifactError
-from tasks.network.architecture import DSCConfig
+from tasks.network.architecture import Block, DSCConfig
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.folding import FoldedSeparable, FoldedStandard, FoldedWeights, fold
 
@@ -28,15 +28,18 @@ def folded_logits(folded: FoldedWeights, window: Floats) -> Floats:
     outputs = []
     for block, dilation in zip(folded.blocks, config.dilations, strict=True):
         reach = (config.kernel_size - 1) * dilation
-        if config.padding == "zeros":
-            h = np.pad(h, ((0, 0), (reach // 2, reach // 2)))
-        shifted = [h[:, k * dilation : h.shape[1] - reach + k * dilation] for k in range(config.kernel_size)]
+        entered, half = h, reach // 2 if config.padding == "zeros" else 0
+        if isinstance(block, FoldedSeparable) and block.expand is not None:
+            h = np.maximum(block.expand @ h + block.expand_bias[:, None], 0)
+        h = np.pad(h, ((0, 0), (half, half)))
+        length = h.shape[1] - reach
+        shifted = [h[:, k * dilation : length + k * dilation] for k in range(config.kernel_size)]
         if isinstance(block, FoldedStandard):
-            h = sum(block.mixing[:, :, k] @ part for k, part in enumerate(shifted)) + block.bias[:, None]
+            h = np.maximum(sum(block.mixing[:, :, k] @ x for k, x in enumerate(shifted)) + block.bias[:, None], 0)
         else:
-            u = sum(block.taps[:, k, None] * part for k, part in enumerate(shifted)) + block.taps_bias[:, None]
-            h = block.mixing @ np.maximum(u, 0) + block.bias[:, None]
-        h = np.maximum(h, 0)
+            u = sum(block.taps[:, k, None] * x for k, x in enumerate(shifted)) + block.taps_bias[:, None]
+            h = block.mixing @ (u if config.block == "xception" else np.maximum(u, 0)) + block.bias[:, None]
+            h = h + entered[:, -length:] if config.block == "inverted" else np.maximum(h, 0)
         outputs.append(h)
     position = np.concatenate([h[:, -config.window :] for h in outputs])
     logits = folded.pooled @ position.mean(axis=1) + folded.bias
@@ -48,10 +51,10 @@ def folded_logits(folded: FoldedWeights, window: Floats) -> Floats:
 
 
 @pytest.mark.parametrize("padding", ["history", "zeros"])
-@pytest.mark.parametrize("separable", [True, False])
+@pytest.mark.parametrize("block", get_args(Block))
 @pytest.mark.parametrize(("newest_step", "linear_bypass"), [(False, False), (True, False), (False, True), (True, True)])
 def test_folded_formulas_equal_the_network_in_float64(
-    random_model: Callable[..., DSCTradingModel], padding: Any, separable: bool, newest_step: bool, linear_bypass: bool
+    random_model: Callable[..., DSCTradingModel], padding: Any, block: Block, newest_step: bool, linear_bypass: bool
 ) -> None:
     config = DSCConfig(
         input_features=4,
@@ -60,7 +63,7 @@ def test_folded_formulas_equal_the_network_in_float64(
         kernel_size=5,
         window=12,
         padding=padding,
-        separable=separable,
+        block=block,
         newest_step=newest_step,
         linear_bypass=linear_bypass,
         input_clip=1.5,

@@ -72,9 +72,11 @@ def test_fingerprint_tells_the_machine_and_not_whose_it_is() -> None:
 
 
 def test_twins_are_separable_and_standard_at_each_kernel_size() -> None:
-    found = [(config.kernel_size, config.separable, config.window) for config in twins(preset("default"))]
+    found = [(config.kernel_size, config.block, config.window) for config in twins(preset("default"))]
 
-    assert found == [(3, True, 64), (3, False, 64), (9, True, 64), (9, False, 64)]
+    assert found == [
+        (kernel, block, preset("default").window) for kernel in (3, 9) for block in ("separable", "standard")
+    ]
 
 
 def test_rows_hold_the_closed_forms_and_the_percentiles_of_every_runtime() -> None:
@@ -92,7 +94,7 @@ def test_rows_hold_the_closed_forms_and_the_percentiles_of_every_runtime() -> No
     ]
     assert len(rows) == 3 * len(configs)
     for row, config in zip(rows, [config for config in configs for _ in range(3)], strict=True):
-        assert (row.kernel_size, row.separable) == (config.kernel_size, config.separable)
+        assert (row.kernel_size, row.block) == (config.kernel_size, config.block)
         assert row.parameters == parameters(config)
         assert row.macs == (macs_per_bar(config) if row.runtime == "engine" else macs_per_window(config))
         assert (row.p50_us, row.p95_us, row.p99_us) == (4.0, 5.0, 5.0)  # half the calls took 3 us, half 5 us

@@ -196,6 +196,19 @@ def test_missing_windows_leave_out_what_is_stored_or_a_recorded_gap(store, marke
     assert store.missing_windows(*ask, recheck_gaps=True)[:2] == [window(38, 47), window(48, 57)]
 
 
+@pytest.mark.promise(1)
+def test_window_that_came_back_empty_is_asked_again_until_a_bar_of_it_is_stored(store, market, make_candles):
+    ask = (BYBIT, market, START, START + 99 * STEP)
+    store.commit_window(BYBIT, market, window(0, 99), Candles.empty(), (), LATER)
+    assert sum(gap.bars for gap in store.gaps(BYBIT, market)) == 100
+    assert store.missing_windows(*ask) == [window(0, 99)]
+    assert store.count(*ask) == 0
+    store.commit_window(BYBIT, market, window(0, 99), make_candles(1), (), LATER)
+    assert store.missing_windows(*ask) == []
+    assert store.count(*ask) == 1
+    assert store.count(BYBIT, market, START + STEP, START + 99 * STEP) == 0
+
+
 def test_missing_windows_of_weeks_begin_on_mondays(store):
     weekly = Market(symbol="BTCUSDT", interval="W")
     (only,) = store.missing_windows(BYBIT, weekly, START, START + 21 * 86_400_000, 1_000)

@@ -15,7 +15,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from storage.locks import exclusive
-with exclusive(Path(sys.argv[1]), "the work"):
+with exclusive(Path(sys.argv[1]), "the work", 0.0):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -33,10 +33,12 @@ def holder(tmp_path):
 
 def test_second_holder_is_refused_by_name_until_the_first_is_killed(tmp_path, holder):
     lock, told = tmp_path / "locks" / "work.lock", []
-    with pytest.raises(StoreBusyError, match=rf"the work is under way in process {holder.pid}, waited 0 s; let it end"):
-        exclusive(lock, "the work").__enter__()
+    with pytest.raises(
+        StoreBusyError, match=rf"the work must be one at a time, process {holder.pid} held it for 0 s; try"
+    ):
+        exclusive(lock, "the work", 0.0).__enter__()
     os.kill(holder.pid, signal.SIGKILL)
-    with exclusive(lock, "the work", wait_s=30.0, on_wait=told.append):
+    with exclusive(lock, "the work", timeout_s=30.0, on_wait=told.append):
         holder.wait()
     assert len(told) <= 1  # the kernel may be as quick as we are
 
@@ -48,15 +50,15 @@ def test_waiting_is_told_once_and_ends_when_the_holder_is_killed(tmp_path, holde
         told.append(line)
         holder.kill()
 
-    with exclusive(lock, "the work", wait_s=30.0, on_wait=kill):
-        assert told == [f"the work is under way in process {holder.pid}; waiting for at most 30 s"]
+    with exclusive(lock, "the work", timeout_s=30.0, on_wait=kill):
+        assert told == [f"waiting: the work is held by process {holder.pid}"]
 
 
 def test_threads_of_one_process_exclude_each_other(tmp_path):
     lock, inside, most = tmp_path / "work.lock", [], []
 
     def work():
-        with exclusive(lock, "the work", wait_s=60.0):
+        with exclusive(lock, "the work", timeout_s=60.0):
             inside.append(1)
             most.append(len(inside))
             inside.pop()
@@ -70,13 +72,15 @@ def test_threads_of_one_process_exclude_each_other(tmp_path):
 
 
 def test_lock_is_free_after_an_error_inside(tmp_path):
-    with pytest.raises(KeyError), exclusive(tmp_path / "work.lock", "the work"):
+    with pytest.raises(KeyError), exclusive(tmp_path / "work.lock", "the work", 0.0):
         raise KeyError
-    with exclusive(tmp_path / "work.lock", "the work"):
+    with exclusive(tmp_path / "work.lock", "the work", 0.0):
         pass
 
 
 def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match=r"file/locks/work\.lock must be writable, it is not .*; set DSC_HOME"):
-        exclusive(tmp_path / "file" / "locks" / "work.lock", "the work").__enter__()
+    with pytest.raises(
+        StoreError, match=r"locks must be writable, .*file/locks/work\.lock is not \(.*\); set DSC_HOME"
+    ):
+        exclusive(tmp_path / "file" / "locks" / "work.lock", "the work", 0.0).__enter__()

@@ -3,12 +3,14 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import struct
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.schema import CANDLE_COLUMNS, FEATURES, ConfigError, DatasetError, DatasetRef, Market, Source, StoreError
-from storage.snapshots import load_dataset, write_dataset
+from storage.snapshots import load_dataset, prune_datasets, write_dataset
 
 BYBIT = Source("bybit")
 REPLAY = Source("sandbox:0123abcd")
@@ -337,3 +339,35 @@ def test_full_disk_leaves_no_dataset_behind(tmp_path):
     said = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     assert re.search(r"must be writable, .* is not \(File too large\); free space or set DSC_HOME", said)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prune_keeps_what_a_version_was_made_from_and_the_newest_of_each_market(tmp_path, content):
+    def stored(number: int, **changes) -> str:
+        ref = write_dataset(tmp_path, **content | {"code_hash": f"c0de{number}"} | changes)
+        os.utime(tmp_path / ref.id, (number, number))  # used in this order, long ago
+        return ref.id
+
+    ours = [stored(number) for number in range(1, 6)]
+    other = stored(1, market=Market(symbol="ETHUSDT"))
+    replayed = stored(1, source=REPLAY)
+    damaged = stored(9)
+    (tmp_path / damaged / "dataset.json").write_text("{")
+    os.utime(tmp_path / damaged, (1, 1))
+    asked = []
+
+    def referred(source, market):
+        asked.append((source, market))
+        return {ours[0]}
+
+    pruned = prune_datasets(tmp_path, datetime(2026, 1, 1, tzinfo=UTC), 2, referred)
+    assert set(pruned.keys) == {ours[1], ours[2]}
+    assert {path.name for path in tmp_path.iterdir()} == {ours[0], ours[3], ours[4], other, replayed, damaged}
+    assert asked == [(BYBIT, content["market"])]  # where nothing could go, nobody is asked
+    assert load_dataset(tmp_path, ours[0]).ref.id == ours[0]
+
+
+def test_dataset_that_a_run_builds_again_counts_as_used(tmp_path, content):
+    ref = write_dataset(tmp_path, **content)
+    os.utime(tmp_path / ref.id, (1, 1))
+    write_dataset(tmp_path, **content)
+    assert prune_datasets(tmp_path, datetime(2026, 1, 1, tzinfo=UTC), 0, lambda *_: set()).keys == ()

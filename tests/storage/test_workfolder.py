@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -106,11 +107,61 @@ def test_save_that_is_cancelled_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_save_removes_what_a_killed_one_left_a_day_ago(tmp_path):
-    old, new = tmp_path / ".unfinished-old", tmp_path / ".unfinished-new"
-    for folder in (old, new):
-        folder.mkdir()
-        (folder / "a.json").write_bytes(b"half")
-    os.utime(old, (0, 0))
-    WorkFolder(tmp_path).save("fold-1", {"a.json": b"whole"})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-new", "fold-1"]
+NOW = datetime(2026, 1, 10, tzinfo=UTC)
+
+
+def used(folder: Path, days_ago: float) -> None:
+    """Make a result look as if it was last used so many days before NOW."""
+    seconds = (NOW - timedelta(days=days_ago)).timestamp()
+    os.utime(folder, (seconds, seconds))
+
+
+def test_prune_removes_what_nobody_used_since_then_and_says_what_went(tmp_path):
+    work = WorkFolder(tmp_path)
+    for key, days in (("fold-old", 8), ("fold-new", 6), ("fold-kept", 9)):
+        work.save(key, {"a.json": b"12345"})
+        used(tmp_path / key, days)
+    size = sum(file.stat().st_size for file in (tmp_path / "fold-old").iterdir())
+    pruned = work.prune(NOW - timedelta(days=7), keep=lambda key: key == "fold-kept")
+    assert (pruned.keys, pruned.freed_bytes) == (("fold-old",), size)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fold-kept", "fold-new"]
+    assert work.prune(NOW - timedelta(days=7), keep=lambda key: key == "fold-kept").keys == ()
+
+
+@pytest.mark.parametrize("use", [lambda work: "fold-1" in work, lambda work: work.save("fold-1", {"a.json": b"{}"})])
+def test_result_that_a_run_has_found_again_stays_however_old_it_is(tmp_path, use):
+    work = WorkFolder(tmp_path)
+    work.save("fold-1", {"a.json": b"{}"})
+    used(tmp_path / "fold-1", 400)
+    use(work)  # a run that skips the work will read the result later
+    assert work.prune(NOW - timedelta(days=7)).keys == ()
+    assert work.read("fold-1", "a.json") == b"{}"
+
+
+def test_prune_removes_old_leftovers_of_killed_runs_and_nothing_that_is_not_its_own(tmp_path):
+    work = WorkFolder(tmp_path / "work")
+    assert work.prune(NOW).keys == ()  # no folder yet
+    work.save("fold-1", {"a.json": b"{}"})
+    for name, days in ((".unfinished-old", 8), (".unfinished-running", 1), (".hidden", 8)):
+        (tmp_path / "work" / name).mkdir()
+        used(tmp_path / "work" / name, days)
+    (tmp_path / "work" / "notes.txt").write_text("a user's")
+    used(tmp_path / "work" / "notes.txt", 400)
+    assert work.prune(NOW - timedelta(days=7)).keys == (".unfinished-old",)
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {
+        "fold-1", ".unfinished-running", ".hidden", "notes.txt",
+    }  # fmt: skip
+
+
+def test_prune_says_why_when_a_result_cannot_be_removed(tmp_path, monkeypatch):
+    work = WorkFolder(tmp_path)
+    work.save("fold-1", {"a.json": b"{}"})
+    used(tmp_path / "fold-1", 8)
+
+    def refused(path, target):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(StoreError, match=r"can't be pruned \(Permission denied\); check its rights"):
+        work.prune(NOW)
+    assert work.read("fold-1", "a.json") == b"{}"

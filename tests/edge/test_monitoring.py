@@ -1,0 +1,87 @@
+"""Monitoring: what is said of a market, and that old champions and expired ones are one notion."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from storage.artifacts import ArtifactStore
+from storage.candles import Coverage
+from storage.schema import FEATURES, ConfigError, Market, Source
+from tasks.execution.expiry import ExpiryRule
+from tasks.monitoring import MonitorConfig, health
+from tasks.serving import served_champion
+
+SOURCE, MARKET = Source("bybit"), Market(symbol="BTCUSDT")
+MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
+EVIDENCE = {"champion": {"version": "flat"}, "challenger": {"sharpe_ratio": 1.0}}
+
+
+def ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def coverage(newest: datetime | None, source: Source = SOURCE) -> Coverage:
+    last = None if newest is None else ms(newest)
+    return Coverage(source=source, market=MARKET, bars=10, first_ms=last, last_ms=last, gaps=0, rejected=0)
+
+
+def published(store: ArtifactStore, source: Source, hash8: str, now: datetime):
+    return store.publish(source, MARKET.slug, hash8, {"report.html": b"x"}, {"features": list(FEATURES)}, now)
+
+
+def complaints(store: ArtifactStore, now: datetime, source: Source = SOURCE, **limits) -> tuple[str, ...]:
+    row = coverage(now - timedelta(minutes=5), source)
+    return health(row, store, MonitorConfig(**limits), ms(now)).complaints
+
+
+@pytest.fixture
+def reigning(tmp_path):
+    """A champion that was made and promoted on Monday."""
+    store = ArtifactStore(str(tmp_path))
+    ref = published(store, SOURCE, "0123abcd", MONDAY)
+    store.promote(SOURCE, MARKET.slug, ref, EVIDENCE, expected=0, now=MONDAY)
+    return store
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize("days", [0.5, 1.9, 2.0, 2.9, 3.0, 30.0])
+def test_champion_is_called_expired_exactly_when_it_is_no_longer_served(reigning, days):
+    now = MONDAY + timedelta(days=days)
+    served = served_champion(reigning, SOURCE, MARKET.slug, ms(now), ExpiryRule())
+    said = complaints(reigning, now)
+    assert (served.ref is None) == any("has expired" in line for line in said)
+    assert (served.ref is None) == (days >= 3.0)
+
+
+def test_somebody_is_told_one_missed_retrain_before_the_champion_expires(reigning):
+    assert complaints(reigning, MONDAY + timedelta(days=1.9)) == ()
+    (said,) = complaints(reigning, MONDAY + timedelta(days=2.1))
+    assert said == "one more missed retrain and champion 20260105T000000Z-0123abcd expires; run retrain"
+
+
+def test_champion_that_later_retrains_kept_is_not_old_whatever_its_age(reigning):
+    published(reigning, SOURCE, "4567abcd", MONDAY + timedelta(days=29))  # judged, not promoted
+    assert complaints(reigning, MONDAY + timedelta(days=30)) == ()
+
+
+def test_champion_of_a_replay_is_never_old(tmp_path):
+    store, source = ArtifactStore(str(tmp_path)), Source("sandbox:0123abcd")
+    ref = published(store, source, "0123abcd", MONDAY)
+    store.promote(source, MARKET.slug, ref, EVIDENCE, expected=0, now=MONDAY)
+    assert complaints(store, MONDAY + timedelta(days=300), source) == ()
+
+
+def test_market_is_stale_only_beyond_the_limit_and_without_candles_says_so(tmp_path):
+    store, now = ArtifactStore(str(tmp_path)), MONDAY + timedelta(minutes=2)
+    last_closed = MONDAY - timedelta(minutes=5)
+    late = {
+        bars: health(coverage(last_closed - timedelta(minutes=5 * bars)), store, MonitorConfig(), ms(now)).complaints
+        for bars in (0, 3, 4)
+    }
+    assert late == {0: (), 3: (), 4: ("stale: 4 closed bars are missing at the end; run ingest",)}
+    assert health(coverage(None), store, MonitorConfig(), ms(now)).complaints == ("no candle is stored",)
+
+
+def test_limits_that_make_no_sense_are_refused():
+    with pytest.raises(ConfigError, match="stale_bars must be >= 1, was 0"):
+        MonitorConfig(stale_bars=0)

@@ -1,0 +1,41 @@
+"""The three faults that make a worthless model shine, planted in a copy of the project: the build turns red for each.
+
+`make verify` plants the others.
+"""
+
+import pytest
+
+PLANTED = [
+    (
+        "a feature reads the bar after (leaky feature)", "tasks/market/features.py",
+        "        vol[bar] = out[len(FEATURES)]\n",
+        "        vol[bar] = out[len(FEATURES)]\n"
+        "        if bar > 0:\n            values[bar - 1, 3] += values[bar, 3]\n",
+        "tests/market/test_leaks.py::test_features_pass_every_invariance",
+    ),
+    (
+        "no commission on the closing leg (dropped commission)", "tasks/execution/accounting.py",
+        "fee = commission * abs(change) * fill_price", "fee = commission * abs(wanted) * fill_price",
+        "tests/execution/test_backtest.py::test_flat_price_loses_exactly_the_costs",
+    ),
+    (
+        "training draws from all bars (shuffled split)", "tasks/network/fit.py",
+        "        learn, check = (stream_of(series, span, config.context) for span in (train, validation))\n",
+        "        learn, check = (stream_of(series, span, config.context) for span in (train, validation))\n"
+        "        learn = stream_of(series, (train[0], len(series.labels)), config.context)\n",
+        "tests/network/test_fit.py::"
+        "test_training_is_the_same_when_validation_and_everything_after_train_is_different",
+    ),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def planted(plant, mutation):
+    return {name: plant(mutation(name, *rest)) for name, *rest in PLANTED}
+
+
+@pytest.mark.promise(6)
+@pytest.mark.promise(11)
+@pytest.mark.parametrize("name", [name for name, *_ in PLANTED])
+def test_fault_that_flatters_turns_its_test_red(planted, ledger, name):
+    ledger.enter_mutation(planted[name].result())

@@ -1,0 +1,214 @@
+"""`make verify`: faults that have cost others money, planted one by one in a copy; a test must go red for each.
+
+The control plants nothing that matters: with it every test named here is green, so what goes red is the fault's doing.
+"""
+
+import pytest
+
+FEATURES, LABELS, SAMPLES = "tasks/market/features.py", "tasks/market/labels.py", "tasks/market/samples.py"
+LEAKS = "tasks/market/leaks.py"
+ACCOUNTING, TRADES, BACKTEST = (f"tasks/execution/{name}.py" for name in ("accounting", "trades", "backtest"))
+METRICS, DECISION, SIGNIFICANCE = (f"tasks/execution/{name}.py" for name in ("metrics", "decision", "significance"))
+SKILL, RECORD, COMPARISON = (f"tasks/execution/{name}.py" for name in ("skill", "track_record", "comparison"))
+PROMOTION, RANDOM = "tasks/execution/promotion.py", "tasks/execution/random_positions.py"
+FIT, BASELINES = "tasks/network/fit.py", "tasks/network/baselines.py"
+
+IN_BACKTEST = "tests/execution/test_backtest.py::test_"
+IN_METRICS = "tests/execution/test_metrics.py::test_"
+IN_SAMPLES = "tests/market/test_samples.py::test_"
+IN_LABELS = "tests/market/test_labels.py::test_"
+IN_FIT = "tests/network/test_fit.py::test_"
+IN_SIGNIFICANCE = "tests/execution/test_significance.py::test_"
+ISOLATION = "tests/verification/verify_leak_report.py::test_"
+
+# name, file, text, what is put in its place, the test that must go red
+PLANTED = [
+    # --- the future -------------------------------------------------------------------------------------------------
+    (
+        "the VWAP reads on from where the file begins", FEATURES,
+        "    if day != state[_DAY]:\n", "    if math.isnan(state[_DAY]):\n",
+        "tests/market/test_features.py::test_features_are_unchanged_when_history_starts_later",
+    ),
+    (
+        "the leak checks compare nothing", LEAKS,
+        "    if same.all():\n", "    if same.any():\n",
+        "tests/market/test_leaks.py::test_feature_that_reads_on_is_named_with_bar_values_and_cause",
+    ),
+    (
+        "a label starts at the open of its own bar", LABELS,
+        "open_[end[whole]] / open_[whole + 1]", "open_[end[whole]] / open_[whole]",
+        IN_LABELS + "label_is_the_return_from_the_next_open_over_the_horizon",
+    ),
+    (
+        "overlapping labels count as independent", LABELS,
+        "    uniqueness[samples] = (shares[stop] - shares[first]) / labels.horizon", "    uniqueness[samples] = 1.0",
+        IN_LABELS + "uniqueness_is_about_one_over_the_horizon_when_labels_follow_each_other",
+    ),
+    # --- splits -----------------------------------------------------------------------------------------------------
+    (
+        "no purge between the parts", SAMPLES,
+        "    gap = horizon + 1 + config.embargo\n", "    gap = config.embargo\n",
+        IN_SAMPLES + "folds_are_these_spans_when_counted_by_hand",
+    ),
+    (
+        "the embargo is ignored", SAMPLES,
+        "    gap = horizon + 1 + config.embargo\n", "    gap = horizon + 1\n",
+        IN_SAMPLES + "no_label_reads_a_later_part_whatever_the_division",
+    ),
+    (
+        "what follows a test is not purged", SAMPLES,
+        "    after = train_rows > test_end + embargo\n", "    after = train_rows >= test.stop\n",
+        IN_SAMPLES + "neighbours_foretell_a_random_walk_only_when_nothing_is_purged",
+    ),
+    (
+        "a backtest may begin on bars that training saw", BACKTEST,
+        "    if first_ms <= seen_ms:\n", "    if first_ms <= trained_until_ms:\n",
+        IN_BACKTEST + "backtest_is_refused_when_training_saw_its_first_bar",
+    ),
+    # --- training ---------------------------------------------------------------------------------------------------
+    (
+        "the scaler is fitted on all bars", FIT,
+        "scaler(series.features[slice(*train)])", "scaler(series.features)",
+        ISOLATION + "fitted_arrays_do_not_move_with_later_bars",
+    ),
+    (
+        "the temperature is fitted on the test bars", FIT,
+        "        logits, labels = sample_logits(model, check)\n",
+        "        logits, labels = sample_logits(\n"
+        "            model, stream_of(series, (validation[1], len(series.labels)), config.context)\n        )\n",
+        ISOLATION + "fitted_arrays_do_not_move_with_later_bars",
+    ),
+    (
+        "a baseline is calibrated on the test bars", BASELINES,
+        "    temperature = best_temperature(_logits(predict(check.x)), check.y)\n",
+        "    temperature = best_temperature(_logits(predict(scaled(test))), np.maximum(series.labels[test], 0))\n",
+        "tests/network/test_baselines.py::test_predictions_are_unchanged_when_the_test_labels_are_exchanged",
+    ),
+    # --- accounting -------------------------------------------------------------------------------------------------
+    (
+        "no commission on the opening leg", ACCOUNTING,
+        "fee = commission * abs(change) * fill_price", "fee = commission * abs(quantity) * fill_price",
+        IN_BACKTEST + "flat_price_loses_exactly_the_costs",
+    ),
+    (
+        "a flip pays for one side alone", ACCOUNTING,
+        "fee = commission * abs(change) * fill_price",
+        "fee = commission * max(abs(quantity), abs(wanted)) * fill_price",
+        IN_BACKTEST + "flip_costs_what_closing_and_opening_at_one_price_cost",
+    ),
+    (
+        "slippage is in the trader's favour", ACCOUNTING,
+        "price * (1.0 + slippage) if change > 0.0", "price * (1.0 + slippage) if change < 0.0",
+        IN_BACKTEST + "table_of_a_long_flipped_to_a_short_is_booked_fill_by_fill",
+    ),
+    (
+        "funding has the wrong sign", ACCOUNTING,
+        "    paid = quantity * price * funding_rate\n", "    paid = -quantity * price * funding_rate\n",
+        IN_BACKTEST + "funding_is_paid_at_its_stamp_by_the_position_held_until_then",
+    ),
+    (
+        "a short is marked as if it were a long", ACCOUNTING,
+        "        value = cash + quantity * close[t]\n", "        value = cash + abs(quantity) * close[t]\n",
+        IN_BACKTEST + "short_earns_exactly_what_the_long_loses_before_costs",
+    ),
+    (
+        "a short's profit has the wrong sign in the ledger", TRADES,
+        "gross=side * coins * (exit_mark - entry_open)", "gross=coins * (exit_mark - entry_open)",
+        IN_BACKTEST + "trades_add_up_to_what_the_account_gained",
+    ),
+    (
+        "an order is filled at the close that decided it", ACCOUNTING,
+        "cash, quantity, weight, wanted, open_[t], rate, rules",
+        "cash, quantity, weight, wanted, close[t - 1] if t > 0 else open_[t], rate, rules",
+        IN_BACKTEST + "target_is_filled_at_the_next_open",
+    ),
+    (
+        "an order is filled before it was decided", ACCOUNTING,
+        "target[t - 1 - delay] if run > delay else 0", "target[t - delay] if run >= delay else 0",
+        IN_BACKTEST + "target_is_filled_at_the_next_open",
+    ),
+    (
+        "the last position is never closed", ACCOUNTING,
+        "(value <= 0.0 or t == bars - 1)", "(value <= 0.0)",
+        IN_BACKTEST + "last_position_is_closed_at_the_last_close_and_pays_for_it",
+    ),
+    (
+        "the gate asks for one leg's costs", DECISION,
+        "        value = mu * target - cost * abs(target - position) - cost * abs(target)\n",
+        "        value = mu * target - cost * abs(target - position)\n",
+        "tests/execution/test_decision.py::test_value_rule_moves_when_the_move_pays_its_costs",
+    ),
+    # --- metrics ----------------------------------------------------------------------------------------------------
+    (
+        "a year has 252 days", METRICS, "DAYS_PER_YEAR = 365\n", "DAYS_PER_YEAR = 252\n",
+        IN_METRICS + "summary_equals_pandas_when_derived_again",
+    ),
+    (
+        "the Sortino ratio divides by the losing bars alone", METRICS,
+        "np.mean(np.minimum(returns, 0.0) ** 2)", "np.mean(returns[returns < 0.0] ** 2)",
+        IN_METRICS + "sortino_divides_by_the_losses_of_all_periods",
+    ),
+    (
+        "the drawdown forgets the start", METRICS,
+        "np.max(1.0 - equity / np.maximum.accumulate(equity))",
+        "np.max(1.0 - equity[1:] / np.maximum.accumulate(equity[1:]))",
+        IN_METRICS + "drawdown_counts_from_the_start_and_lasts_until_the_high_is_back",
+    ),
+    # --- luck -------------------------------------------------------------------------------------------------------
+    (
+        "the deflated Sharpe ratio forgets how many were tried", RECORD,
+        "deflated=deflated_sharpe(daily, len(tried), variance)", "deflated=deflated_sharpe(daily, 1, variance)",
+        "tests/execution/test_track_record.py::"
+        "test_best_of_fifty_worthless_strategies_looks_good_alone_and_not_among_its_kind",
+    ),
+    (
+        "the bootstrap draws single bars", SIGNIFICANCE,
+        "_resample(running, 1.0 / mean_block,", "_resample(running, 1.0,",
+        IN_SIGNIFICANCE + "bootstrap_variance_equals_the_closed_form",
+    ),
+    (
+        "the duel's blocks are one bar long", COMPARISON,
+        "    block = max(horizon, bars_per_year / DAYS_PER_YEAR, *held)\n", "    block = 1.0\n",
+        "tests/execution/test_comparison.py::test_blocks_of_a_duel_outlast_label_day_and_position",
+    ),
+    (
+        "losses of overlapping labels count as independent", SIGNIFICANCE,
+        "    for k in range(1, min(lag, bars - 1) + 1):\n", "    for k in range(1, 1):\n",
+        IN_SIGNIFICANCE + "diebold_mariano_keeps_its_size_only_with_the_lag_of_the_overlap",
+    ),
+    (
+        "a hold counts as a side that was foreseen", SKILL,
+        "    return np.where(classes == HOLD, 0.0, losses)", "    return log_losses(probabilities, classes)",
+        "tests/execution/test_skill.py::"
+        "test_direction_of_a_random_walk_is_found_in_one_of_twenty_however_well_holds_are_foreseen",
+    ),
+    (
+        "random positions trade less than the model", RANDOM,
+        "        lengths[places] = lengths[rng.permutation(places)]\n", "        lengths[places[:-1]] += 1\n",
+        "tests/execution/test_rivals.py::test_random_timing_keeps_exposure_and_turnover",
+    ),
+    (
+        "leak tests that were not run pass", PROMOTION,
+        "            evidence.leaks == (),\n", "            not evidence.leaks,\n",
+        "tests/execution/test_promotion.py::test_one_bad_number_fails_its_condition_alone",
+    ),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def planted(plant, mutation):
+    """Every copy's promise, by name; they are judged as many at a time as there are processors."""
+    tests = " ".join(dict.fromkeys(test for *_, test in PLANTED))
+    control = mutation("nothing", LABELS, '"""What the model is to foresee.', '"""What is to be foreseen.', tests)
+    return {fault.name: plant(fault) for fault in (control, *(mutation(*one) for one in PLANTED))}
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in PLANTED])
+def test_fault_turns_its_test_red(planted, ledger, name):
+    ledger.enter_mutation(planted[name].result())
+
+
+def test_copy_without_a_fault_is_green(planted):
+    control = planted["nothing"].result()
+    assert control.failed == ()
+    assert " passed" in control.output
