@@ -64,7 +64,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,oracles]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,oracles,dask,s3]'
 	@touch $@ $(VENV)/installed
 
 clean:

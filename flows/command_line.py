@@ -46,8 +46,18 @@ def run_by_hand(flow: Flow[..., Any]) -> Any:
     except (httpx.TransportError, RuntimeError) as err:
         if "API" not in str(err) and not isinstance(err, httpx.TransportError):
             raise
-        url = get_current_settings().api.url or "its own temporary server"
-        sys.exit(f"Prefect can't be reached at {url} ({err}); start it, or unset PREFECT_API_URL to run without one")
+        sys.exit(_unreachable(err))
+
+
+def _unreachable(err: Exception) -> str:
+    settings = get_current_settings()
+    if settings.api.url:
+        return f"Prefect can't be reached at {settings.api.url} ({err}); start it, or unset PREFECT_API_URL"
+    limit_s = settings.server.ephemeral.startup_timeout_seconds
+    return (
+        f"Prefect's own temporary server can't be reached, it has {limit_s} s to start ({err}); run again when this "
+        "machine is less busy, or start a server and set PREFECT_API_URL"
+    )
 
 
 def _prepare_folders() -> None:

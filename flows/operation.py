@@ -1,6 +1,7 @@
 """The whole system on one machine: server, work pool, deployments, automations and workers, started and stopped as one.
 
     python -m flows.operation [--exchange sandbox] [--port 4200] [--workers 1]
+    python -m flows.operation --join http://10.0.0.5:4200/api [--workers 1]        workers alone, for that server
 
 Everything that was started is a child process and ends with this one, flow runs included. Settings that matter are set
 here for all of them: one server address, heartbeats that the guard against dead runs can rely on, no telemetry, and no
@@ -27,9 +28,17 @@ import httpx
 import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
 
 from storage.schema import ConfigError, PipelineError
@@ -39,6 +48,7 @@ from tasks.alerts import HEARTBEAT_S, install_automations
 ROOT = Path(__file__).parents[1]
 POOL = "local"
 HOST = "127.0.0.1"
+ANY_HOST = "0.0.0.0"  # noqa: S104 - only where --host asks for it
 
 World = Literal["sandbox", "bybit"]
 """Names of the deployments of prefect.yaml that belong to one source of candles."""
@@ -47,8 +57,9 @@ SHARED = ("hourly", "by-hand")
 """Names of those that belong to both."""
 
 _SERVER_START_S = 180.0  # a first start migrates a database; a busy machine has needed a minute
-_STOP_S = 15.0
+_STOP_S = 30.0  # a flow run on a busy machine needs some of it to report that it was stopped
 _POLL_S = 0.25
+_SERVER_ONLY = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_")  # its password is no business of a flow run
 
 
 class OperationError(PipelineError):
@@ -60,13 +71,15 @@ class Operation:
 
     Args:
         exchange: Whose deployments are made: those of the sandbox, or of Bybit; the other ones' schedules are paused.
-        port: Where the server listens on 127.0.0.1.
+        port: Where the server listens.
         workers: How many are started.
+        host: Address that the server listens on; any but 127.0.0.1 lets other machines in, without a password.
+        join: Address of the API of a server that runs already, here or elsewhere; then workers alone are started.
         environment: Further variables of every child; they win over ours.
 
     Raises:
         ConfigError: The port is taken, or another server runs on the same PREFECT_HOME.
-        OperationError: Something did not start; the message names its log.
+        OperationError: Something did not start, the message names its log; or the server to join does not answer.
     """
 
     def __init__(
@@ -75,18 +88,22 @@ class Operation:
         exchange: World = "sandbox",
         port: int = 4200,
         workers: int = 1,
+        host: str = HOST,
+        join: str = "",
         environment: dict[str, str] | None = None,
     ) -> None:
         if exchange not in get_args(World):
             raise ConfigError(f"exchange must be one of {' '.join(get_args(World))}, was {exchange!r}")
-        self.url = f"http://{HOST}:{port}"
+        self.url = join.removesuffix("/").removesuffix("/api") or f"http://{HOST if host == ANY_HOST else host}:{port}"
         self.api_url = f"{self.url}/api"
         self.home = Settings.from_environment().prepare_home()
         self.logs = self.home / "logs"
-        self.environment = operation_environment(self.api_url, self.home) | (environment or {})
+        given = operation_environment(self.api_url, self.home) | (environment or {})
+        self.environment = {name: text for name, text in given.items() if not name.startswith(_SERVER_ONLY)}
+        self._of_server = given
         self.server: subprocess.Popen[bytes] | None = None
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
-        self._port = port
+        self._port, self._host, self._joins = port, host, bool(join)
         self._wanted = workers
         self._world = exchange
         self._stack = contextlib.ExitStack()
@@ -94,11 +111,16 @@ class Operation:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             undo.callback(self.stop)
-            self._stack.enter_context(_sole_server(Path(self.environment["PREFECT_HOME"]), self.url))
-            self.start_server()
-            self.prepare()
+            if self._joins:
+                if not _answers(self.api_url):
+                    raise OperationError(f"no Prefect server answers at {self.api_url}; start it there with --host")
+            else:
+                self._stack.enter_context(_sole_server(Path(self.environment["PREFECT_HOME"]), self.url))
+                self.start_server()
+                self.prepare()
+            prefix = f"{socket.gethostname()}-" if self._joins else ""
             for number in range(1, self._wanted + 1):
-                self.start_worker(f"worker-{number}")
+                self.start_worker(f"{prefix}worker-{number}")
             undo.pop_all()
         return self
 
@@ -110,8 +132,8 @@ class Operation:
     def start_server(self) -> None:
         """Start the server, and wait until it answers."""
         refuse_taken_port(self._port)
-        command = ["server", "start", "--host", HOST, "--port", str(self._port)]
-        self.server = self._start("server", command)
+        command = ["server", "start", "--host", self._host, "--port", str(self._port)]
+        self.server = self._start("server", command, self._of_server)
         deadline = time.monotonic() + _SERVER_START_S
         while not _answers(self.api_url):
             if self.server.poll() is not None or time.monotonic() > deadline:
@@ -122,6 +144,7 @@ class Operation:
         """Make the work pool, every deployment and every automation; what is there already is brought up to date."""
         with self.connected():
             make_pool()
+            end_lost_runs()
             install_automations()
             pause_schedules(*(world for world in get_args(World) if world != self._world))
         names = [text for pattern in (f"*/{self._world}", *SHARED) for text in ("--name", pattern)]
@@ -162,13 +185,15 @@ class Operation:
             self.server = None
         self._stack.close()
 
-    def _start(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, name: str, arguments: list[str], environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         log = self._open_log(name)
         with log:
             return subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "prefect", *arguments],
                 cwd=ROOT,
-                env=self.environment,
+                env=environment or self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -199,6 +224,8 @@ def operation_environment(api_url: str, home: Path) -> dict[str, str]:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        # On disk: with the default, in memory, a restart forgets who holds a slot, and it is never free again.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         "PYTHONUNBUFFERED": "1",
     }
@@ -213,6 +240,14 @@ def make_pool() -> None:
         except ObjectNotFound:
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+
+
+def end_lost_runs() -> None:
+    """Mark as crashed what an earlier worker took and never started; a run that did start has the guard for that."""
+    with get_client(sync_client=True) as client:
+        pending = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=pending)):
+            client.set_flow_run_state(run.id, Crashed(message="its worker stopped before the run began"), force=True)
 
 
 def pause_schedules(*names: str) -> None:
@@ -298,18 +333,24 @@ def _with_default_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def operate(*, exchange: World = "sandbox", port: int = 4200, workers: int = 1) -> None:
+def operate(
+    *, exchange: World = "sandbox", port: int = 4200, workers: int = 1, host: str = HOST, join: str = ""
+) -> None:
     """Start everything, print the address, and stop everything on Ctrl-C or SIGTERM.
 
     Args:
         exchange: Where candles come from: the sandbox needs no network.
-        port: Where the server listens on 127.0.0.1.
+        port: Where the server listens.
         workers: How many are started.
+        host: Address that the server listens on; any but 127.0.0.1 lets other machines in, without a password.
+        join: Address of the API of a server that runs already; then workers alone are started.
     """
     signal.signal(signal.SIGINT, _leave)  # even where a background shell job said "ignored"
     signal.signal(signal.SIGTERM, _leave)
-    with contextlib.suppress(KeyboardInterrupt), Operation(exchange=exchange, port=port, workers=workers) as running:
-        print(f"Prefect is up on {exchange}: {running.url}\nlogs: {running.logs}\nCtrl-C stops everything", flush=True)
+    operation = Operation(exchange=exchange, port=port, workers=workers, host=host, join=join)
+    with contextlib.suppress(KeyboardInterrupt), operation as running:
+        what = "joined" if join else f"up on {exchange}"
+        print(f"Prefect is {what}: {running.url}\nlogs: {running.logs}\nCtrl-C stops everything", flush=True)
         running.wait()
     print("stopped", flush=True)
 

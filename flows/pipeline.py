@@ -1,46 +1,103 @@
-"""The main job: bring a market up to date, then retrain its model and judge it."""
+"""The main job: bring a market up to date, then retrain its model and judge it; or do so for many markets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Annotated
 
-from cyclopts import Parameter
-from prefect import flow
+from cyclopts import Parameter, Token
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from flows.command_line import run_by_hand
 from flows.form import form
 from flows.ingest import ingest
-from flows.retrain import retrain
-from storage.schema import Market
+from flows.retrain import judged_version, retrain
+from storage.schema import DatasetRef, Market
 from tasks.connection import ExchangeConfig
-from tasks.data import BarRange, QualityConfig
+from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
+from tasks.fan_out import Outcome, Outcomes, alone_on_equal_code, distinct, run_each
+from tasks.housekeeping import PruneRule, prune_home
 from tasks.publishing import Verdict
 from tasks.recipe import Recipe
+from tasks.training import code_hash
+from tasks.turns import retrain_turn
 
 
-@flow(name="pipeline", flow_run_name="pipeline {market} {exchange.exchange} {bars.text}")
+def _comma_separated(_: type, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(name.strip() for token in tokens for name in token.value.split(",") if name.strip())
+
+
+def _run_name() -> str:
+    given = flow_run.parameters
+    what = " ".join(str(market) for market in distinct(given["market"], given["symbols"])) or given["market"]
+    return f"pipeline {what} {given['exchange'].exchange} {given['bars'].text}"
+
+
+@flow(name="pipeline", flow_run_name=_run_name)
 @form
 def pipeline(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),
+    symbols: Annotated[tuple[str, ...], Parameter(converter=_comma_separated, n_tokens=1, negative="")] = (),
     exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
     bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
     quality: Annotated[QualityConfig, Parameter(name="*")] = QualityConfig(),
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
-) -> Verdict:
+) -> Verdict | Outcomes:
     """Ingest a market, then train, measure, backtest and publish its model, and promote it or keep the champion.
 
     Args:
         market: Symbol, category and interval.
+        symbols: Many markets instead of one: their symbols, comma-separated; category and interval are the market's.
+            They are ingested one by one, then retrained one task each, on the Dask cluster of DSC_DASK_ADDRESS if set.
         exchange: Where candles come from.
         bars: First and last day; the default is all there is.
         quality: How many bad rows are too many.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
+    if symbols:
+        return _each_of(distinct(market, symbols), exchange, bars, quality, recipe)
     ingest(market=market, exchange=exchange, bars=bars, quality=quality)
     verdict = retrain(market=market, exchange=exchange, bars=bars, quality=quality, recipe=recipe)
     print(verdict.table())
     return verdict
+
+
+def _each_of(
+    markets: Sequence[Market], exchange: ExchangeConfig, bars: BarRange, quality: QualityConfig, recipe: Recipe
+) -> Outcomes:
+    """Prepare the datasets here, where the one DuckDB file is; train wherever there is a worker; stop for no market."""
+    ended: dict[Market, Verdict | BaseException] = {}
+    calls = {}
+    with ExitStack() as turns:
+        for market in markets:
+            try:
+                ingest(market=market, exchange=exchange, bars=bars, quality=quality)
+                turns.enter_context(retrain_turn(exchange.source, market))
+                data = build_dataset(exchange, market, bars, quality)
+                references = {"data": data, "quality": note_quality(data)}
+            except Exception as err:  # whatever it is, it is this market's alone
+                ended[market] = err
+            else:
+                calls[market] = {"exchange": exchange, **references, "recipe": recipe, "code": code_hash()}
+        ended |= run_each(retrain_market, calls)
+    prune_home(PruneRule())
+    outcomes = Outcomes(each=tuple(Outcome.of(market, ended[market]) for market in markets))
+    outcomes.show()
+    outcomes.require_all()
+    return outcomes
+
+
+# Here and not in tasks/: it is a part of the flow, sent away whole. Whoever loses a worker runs it again; what is
+# finished is found by its key. Dask sends this text by value, so all it says is whom to call.
+@task(cache_policy=NO_CACHE, task_run_name="retrain {data.market.symbol} {data.market.interval}")
+def retrain_market(exchange: ExchangeConfig, data: DatasetRef, quality: str, recipe: Recipe, code: str) -> Verdict:
+    """Take one market from its dataset to a verdict, with the code that the flow has."""
+    with alone_on_equal_code(code):
+        return judged_version(exchange, data, quality, recipe)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from prefect import flow
 
 from flows.command_line import run_by_hand
 from flows.form import form
-from storage.schema import Market
+from storage.schema import DatasetRef, Market
 from tasks.connection import ExchangeConfig
-from tasks.data import BarRange, QualityConfig, build_dataset
+from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
 from tasks.evaluation import backtest_folds, measure_latency
 from tasks.housekeeping import PruneRule, prune_home
 from tasks.leak_checks import check_leaks
@@ -42,14 +42,21 @@ def retrain(
         recipe: Labels, folds, network, training, costs and decision rule.
     """
     with retrain_turn(exchange.source, market):
-        return judged_version(exchange, market, bars, quality, recipe)
+        data = build_dataset(exchange, market, bars, quality)
+        verdict = judged_version(exchange, data, note_quality(data), recipe)
+        prune_home(PruneRule())
+        return verdict
 
 
-def judged_version(
-    exchange: ExchangeConfig, market: Market, bars: BarRange, quality: QualityConfig, recipe: Recipe
-) -> Verdict:
-    """Return the verdict on a model made now; arguments as in `retrain`."""
-    data = build_dataset(exchange, market, bars, quality)
+def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, recipe: Recipe) -> Verdict:
+    """Return the verdict on a model made now; needs nothing but the place of datasets, finished steps and versions.
+
+    Args:
+        exchange: Named in the version; nothing is fetched.
+        data: The dataset.
+        quality: Key of what the candle store knows of its bars.
+        recipe: Labels, folds, network, training, costs and decision rule.
+    """
     models = [train_fold(data, recipe, index) for index in range(recipe.models)]
     baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]
     latency = measure_latency(data, recipe, models[-1])
@@ -57,10 +64,8 @@ def judged_version(
     backtest = backtest_folds(data, recipe, models)
     rivals = compare_baselines(data, recipe, backtest, baselines)
     judgement = judge_version(data, recipe, backtest, latency, leaks, rivals)
-    version = publish_version(exchange, data, recipe, backtest, latency, leaks, rivals, judgement)
-    verdict = promote_or_keep(version, judgement)
-    prune_home(PruneRule())
-    return verdict
+    version = publish_version(exchange, data, recipe, backtest, latency, leaks, rivals, judgement, quality)
+    return promote_or_keep(version, judgement)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ _TABLES = f"""
     );
 """  # noqa: S608 - built from the constants above
 
-_LONG_WAIT_S = 1.0  # nothing in this project holds the file for that long, so somebody else does, or the disk is slow
+_SAY_AFTER_S = 3.0  # of waiting: turns are milliseconds, so somebody has opened the file and gone to lunch
+_LONG_TURN_S = 1.0  # the longest wait for turns of this project that is not worth a line
 _RETRY_S = (0.01, 0.06)  # random, so that two waiting processes do not stay in step
 _TURN_S = (0.002, 0.01)  # asking the kernel for a lock costs a microsecond, trying to open the file a millisecond
 _HOLDER_PID = re.compile(r"PID (\d+)")
@@ -195,7 +196,8 @@ class Database:
             self._take(queue, fcntl.LOCK_EX, deadline)
             self._take(lock, fcntl.LOCK_SH if read_only else fcntl.LOCK_EX, deadline)
             fcntl.flock(queue, fcntl.LOCK_UN)
-            self._tell_long_wait(time.monotonic() - began, "another process of this project")
+            if (waited_s := time.monotonic() - began) > _LONG_TURN_S:
+                log.warning("waited %.1f s for %s, behind other processes of this project", waited_s, self.path.name)
             yield
 
     def _take(self, file: IO[str], how: int, deadline: float) -> None:
@@ -210,24 +212,20 @@ class Database:
                 return
 
     def _connect(self, read_only: bool, deadline: float) -> duckdb.DuckDBPyConnection:
-        began, holder = time.monotonic(), None
+        say_at = time.monotonic() + _SAY_AFTER_S
         while True:
             try:
-                con = duckdb.connect(self.path, read_only=read_only)
+                return duckdb.connect(self.path, read_only=read_only)
             except (duckdb.IOException, duckdb.ConnectionException) as err:
                 holder = _holder(err)
                 if holder is None:
                     raise
                 if time.monotonic() > deadline:
                     raise self._busy(holder) from err
-            else:
-                self._tell_long_wait(time.monotonic() - began, holder or "a slow disk")
-                return con
+                if time.monotonic() > say_at:
+                    log.warning("%s is held by %s; waiting, %g s at most", self.path, holder, self.timeout_s)
+                    say_at = deadline
             time.sleep(random.uniform(*_RETRY_S))
-
-    def _tell_long_wait(self, waited_s: float, holder: str) -> None:
-        if waited_s > _LONG_WAIT_S:
-            log.warning(f"waited {waited_s:.1f} s for {self.path.name}, held by {holder}")
 
     def _check_version(self, con: duckdb.DuckDBPyConnection) -> None:
         try:

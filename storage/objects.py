@@ -19,7 +19,7 @@ from datetime import datetime
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from storage.schema import ArtifactError
+from storage.schema import ArtifactError, PipelineError
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +41,19 @@ class ObjectStore:
     Args:
         url: A path or any fsspec URL, such as /var/lib/dsc/models, s3://bucket/models or memory://models. Credentials
             and endpoints come from the environment, as the back end reads them.
+        error: Class of every error; the texts below say ArtifactError for it.
 
     Raises:
         ArtifactError: The URL's protocol is unknown, or the package that serves it is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, error: type[PipelineError] = ArtifactError) -> None:
+        self._error = error
         try:
             # Another process may write at any time, so a remembered listing would be a lie.
             self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as err:
-            raise ArtifactError(f"artifact URL must be a path or a known fsspec URL ({err})") from err
+            raise error(f"artifact URL must be a path or a known fsspec URL ({err})") from err
         self._root = root.rstrip("/")
         protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
         if not protocols & _COMPARES_AND_SWAPS:
@@ -87,6 +89,20 @@ class ObjectStore:
         full = f"{self._root}/{path}"
         with self._clear_errors("read", full, passing=FileNotFoundError):
             return bytes(self._fs.cat_file(full))
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file is there.
+
+        Raises:
+            ArtifactError: The store refuses: that is not the same as "not there".
+        """
+        full = f"{self._root}/{path}"
+        with self._clear_errors("look for", full):
+            try:
+                self._fs.info(full)
+            except FileNotFoundError:
+                return False
+        return True
 
     def location(self, path: str) -> str:
         """Return where a file lies: a path on disk, a URL elsewhere."""
@@ -152,4 +168,4 @@ class ObjectStore:
                 code = errno.EACCES  # as s3fs raises it, without a number
             reason = (os.strerror(code) if code else str(err)) or type(err).__name__
             way_out = _WAY_OUT.get(code or 0, "check DSC_ARTIFACT_URL and the network")
-            raise ArtifactError(f"can't {doing} {full} ({reason}); {way_out}") from err
+            raise self._error(f"can't {doing} {full} ({reason}); {way_out}") from err

@@ -7,7 +7,8 @@ The errors, by what to do about them:
     │   ├── RateLimited         Bybit 10006: too many requests; knows when the limit resets
     │   ├── Banned              HTTP 403: this address sent too much, or may not use Bybit; minutes, not seconds
     │   ├── Ambiguous           time-out, 5xx, broken body: unknown whether the request took effect
-    │   └── StoreBusyError      another process holds the database
+    │   ├── StoreBusyError      another process holds the database
+    │   └── ClusterError        the Dask cluster is out of reach, without a worker, or runs other code
     ├── Rejected                Bybit understood and said no (retCode)
     ├── AuthError               key, signature or permission
     ├── ClockError              this machine's clock is off
@@ -19,7 +20,8 @@ The errors, by what to do about them:
     ├── DatasetError            a dataset is missing, corrupt, or too short
     ├── TrainingError           a loss or a weight is not finite
     ├── LeakError               bars that the model was trained on were about to be used as a test
-    └── ArtifactError           a version is missing, corrupt, or does not fit
+    ├── ArtifactError           a version is missing, corrupt, or does not fit
+    └── MarketsError            some markets of a run failed; the others are done
 """
 
 from __future__ import annotations
@@ -111,6 +113,10 @@ class StoreBusyError(TemporaryError):
     """Another process holds the database."""
 
 
+class ClusterError(TemporaryError):
+    """The Dask cluster is out of reach, without a worker, or runs other code."""
+
+
 class Rejected(PipelineError):
     """Bybit understood the request and refused it.
 
@@ -166,6 +172,10 @@ class LeakError(PipelineError):
 
 class ArtifactError(PipelineError):
     """A version is missing, corrupt, or does not fit."""
+
+
+class MarketsError(PipelineError):
+    """Some markets of a run failed; the others are done."""
 
 
 def parse_source(text: str) -> Source:

@@ -1,7 +1,10 @@
 """The environment, read once: where things lie, which artifact store, which keys.
 
 DSC_HOME              where run-time data lives (default ./.dsc)
-DSC_ARTIFACT_URL      where versions live: a path or any fsspec URL (default $DSC_HOME/models)
+DSC_ARTIFACT_URL      where versions live, and with them the datasets and finished steps that they are made from: a path
+                      or any fsspec URL that every machine reaches (default: models, datasets and work in $DSC_HOME)
+DSC_DASK_ADDRESS      scheduler of the Dask cluster on which many markets are retrained (default: this process)
+DSC_DASK_WAIT_S       how long that cluster may be out of reach or without a worker, seconds (default 60)
 DSC_ALERT_URL         webhook that hears of failed runs, drift, promotions ... (default: nobody is told)
 BYBIT_API_KEY         keys, for private calls only; no public or sandbox call needs them
 BYBIT_API_SECRET
@@ -24,6 +27,8 @@ class Settings:
     Attributes:
         home: Folder of run-time data, absolute.
         artifact_url: Path or fsspec URL of the model versions.
+        dask_address: Scheduler of the Dask cluster for many markets; None: this process.
+        dask_wait_s: How long the cluster may be out of reach or without a worker, seconds.
         alert_url: Webhook of alerts, never shown: whoever knows it can write there.
         api_key: Bybit key, never shown.
         api_secret: Bybit secret, never shown.
@@ -31,6 +36,8 @@ class Settings:
 
     home: Path
     artifact_url: str
+    dask_address: str | None = None
+    dask_wait_s: float = 60.0
     alert_url: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
     api_secret: str | None = field(default=None, repr=False)
@@ -39,6 +46,10 @@ class Settings:
         if (self.api_key is None) != (self.api_secret is None):
             missing = "BYBIT_API_SECRET" if self.api_secret is None else "BYBIT_API_KEY"
             raise ConfigError(f"BYBIT_API_KEY and BYBIT_API_SECRET go together; {missing} is not set")
+        if self.dask_address is not None and self._at_home:
+            raise ConfigError(
+                "DSC_DASK_ADDRESS needs DSC_ARTIFACT_URL: a place that every worker of the cluster reaches"
+            )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -48,6 +59,8 @@ class Settings:
         return cls(
             home=home,
             artifact_url=env.get("DSC_ARTIFACT_URL", str(home / "models")),
+            dask_address=env.get("DSC_DASK_ADDRESS"),
+            dask_wait_s=_seconds("DSC_DASK_WAIT_S", env.get("DSC_DASK_WAIT_S", "60")),
             alert_url=env.get("DSC_ALERT_URL"),
             api_key=env.get("BYBIT_API_KEY"),
             api_secret=env.get("BYBIT_API_SECRET"),
@@ -59,9 +72,9 @@ class Settings:
         return self.home / "market.duckdb"
 
     @property
-    def datasets(self) -> Path:
-        """Folder of immutable datasets."""
-        return self.home / "datasets"
+    def datasets(self) -> Path | str:
+        """Folder of immutable datasets, or its fsspec URL."""
+        return self._beside("datasets")
 
     @property
     def recent(self) -> Path:
@@ -69,9 +82,12 @@ class Settings:
         return self.home / "recent"
 
     @property
-    def work(self) -> Path:
-        """Folder of intermediate results, each named by what it was made from; may be deleted while nothing runs."""
-        return self.home / "work"
+    def work(self) -> Path | str:
+        """Folder of intermediate results, or its URL; each is named by what it was made from.
+
+        May be deleted while nothing runs.
+        """
+        return self._beside("work")
 
     def prepare_home(self) -> Path:
         """Make the home folder and prove that it can be written.
@@ -89,3 +105,25 @@ class Settings:
                 f"DSC_HOME must be a writable folder, {self.home} is not ({err.strerror}); set DSC_HOME"
             ) from err
         return self.home
+
+    @property
+    def _at_home(self) -> bool:
+        return self.artifact_url == str(self.home / "models")
+
+    def _beside(self, name: str) -> Path | str:
+        """Return where this lies: at home, or below the place that the versions were given."""
+        if self._at_home:
+            return self.home / name
+        if "://" in self.artifact_url:
+            return f"{self.artifact_url.rstrip('/')}/{name}"
+        return Path(self.artifact_url).expanduser().absolute() / name
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"{name} must be a number of seconds > 0, was {text!r}")
+    return seconds

@@ -4,6 +4,8 @@
                   funding.parquet    stamp_ms, rate
                   dataset.json       id, content_hash, source, market, code_hash, bars, SHA-256 of both files
 
+The folder is on a disk, or at an fsspec URL, where the manifest is written last and a dataset exists once it does.
+
 The id is of the values, not of the files, so it does not change with the Parquet writer. The files' own hashes are
 checked before Arrow parses a byte of them.
 """
@@ -26,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from storage.objects import ObjectStore
 from storage.schema import (
     CANDLE_COLUMNS,
     FEATURES,
@@ -37,6 +40,7 @@ from storage.schema import (
     IntArray,
     Market,
     Source,
+    StoreError,
     content_hash,
     parse_source,
 )
@@ -72,7 +76,7 @@ class Dataset:
 
 
 def write_dataset(
-    folder: Path,
+    folder: Path | str,
     *,
     source: Source,
     market: Market,
@@ -88,7 +92,7 @@ def write_dataset(
     The files are written aside and renamed together, so a dataset exists whole or not at all.
 
     Args:
-        folder: Folder of all datasets; made if need be.
+        folder: Folder of all datasets, made if need be; or its fsspec URL.
         source: Where the candles came from.
         market: Whose candles they are.
         candles: (T,) columns, T >= 1.
@@ -116,19 +120,23 @@ def write_dataset(
             raise DatasetError(f"{market}: the columns of {name} must have one length, were {sorted(lengths)}")
     content = _content(parse_source(source), market, code_hash, tables)
     ref = DatasetRef(id=content[:16], source=source, market=market)
-    if ref.id in WorkFolder(folder):
+    if _has(folder, ref.id):
         return load_dataset(folder, ref).ref
     files = {name: _parquet(columns) for name, columns in tables.items()}
     manifest = _manifest(ref, content, code_hash, len(candles), files)
-    WorkFolder(folder).save(ref.id, files | {_MANIFEST: json.dumps(manifest, indent=2).encode()})
+    files[_MANIFEST] = json.dumps(manifest, indent=2).encode()
+    if isinstance(folder, Path):
+        WorkFolder(folder).save(ref.id, files)
+    else:
+        _upload(folder, ref.id, files)
     return ref
 
 
-def load_dataset(folder: Path, ref: DatasetRef | str) -> Dataset:
+def load_dataset(folder: Path | str, ref: DatasetRef | str) -> Dataset:
     """Read a dataset and prove that it is the one that was written.
 
     Args:
-        folder: Folder of all datasets.
+        folder: Folder of all datasets, or its fsspec URL.
         ref: The reference, or the id alone.
 
     Raises:
@@ -137,11 +145,14 @@ def load_dataset(folder: Path, ref: DatasetRef | str) -> Dataset:
     dataset_id = ref if isinstance(ref, str) else ref.id
     if not _ID.fullmatch(dataset_id):
         raise DatasetError(f"a dataset's id must be 16 hex digits, was {dataset_id!r}")
-    place = folder / dataset_id
-    if not place.is_dir():
-        raise DatasetError(f"dataset {dataset_id} is not in {folder}; build it again from the stored candles")
+    place = f"{folder}/{dataset_id}"
+    if not _has(folder, dataset_id):
+        raise DatasetError(
+            f"dataset {dataset_id} is not in {folder}; build it again from the stored candles, or let DSC_ARTIFACT_URL "
+            "name the place where it was built"
+        )
     try:
-        dataset = _load(place)
+        dataset = _load(_reader(folder, dataset_id), dataset_id)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as err:
         cause = f"{type(err).__name__}: {err}"
         raise DatasetError(f"dataset {dataset_id} is damaged; delete {place} and build it again ({cause})") from err
@@ -154,14 +165,14 @@ def load_dataset(folder: Path, ref: DatasetRef | str) -> Dataset:
 
 
 def prune_datasets(
-    folder: Path, before: datetime, keep_newest: int, referred: Callable[[Source, Market], Set[str]]
+    folder: Path | str, before: datetime, keep_newest: int, referred: Callable[[Source, Market], Set[str]]
 ) -> Pruned:
     """Remove datasets that nobody has used since a time and that no version needs, and return what went.
 
     A dataset that can't be read stays: it says of no market that it may go.
 
     Args:
-        folder: Folder of all datasets.
+        folder: Folder of all datasets; nothing goes from a URL.
         before: Aware; see `WorkFolder.prune`.
         keep_newest: Datasets of each source and market that stay, those used last, whatever their age.
         referred: Returns the ids of the datasets that the versions of a source and market were made from.
@@ -169,6 +180,8 @@ def prune_datasets(
     Raises:
         StoreError: The folder can't be changed.
     """
+    if not isinstance(folder, Path):  # nothing there says when it was used
+        return Pruned(keys=(), freed_bytes=0)
     datasets = WorkFolder(folder)
     markets: dict[tuple[Source, Market], list[str]] = {}
     for key in datasets.by_last_use():
@@ -181,10 +194,35 @@ def prune_datasets(
     return datasets.prune(before, lambda key: key not in spare)
 
 
-def _load(place: Path) -> Dataset:
+def _has(folder: Path | str, dataset_id: str) -> bool:
+    if isinstance(folder, Path):
+        return dataset_id in WorkFolder(folder)
+    return ObjectStore(folder, error=StoreError).exists(f"{dataset_id}/{_MANIFEST}")
+
+
+def _reader(folder: Path | str, dataset_id: str) -> Callable[[str], bytes]:
+    if isinstance(folder, Path):
+        return lambda name: (folder / dataset_id / name).read_bytes()
+    objects = ObjectStore(folder, error=StoreError)
+    return lambda name: objects.read(f"{dataset_id}/{name}")
+
+
+def _upload(url: str, dataset_id: str, files: Mapping[str, bytes]) -> None:
+    objects = ObjectStore(url, error=StoreError)
+    try:
+        for name, content in files.items():  # the manifest is the last
+            objects.create(f"{dataset_id}/{name}", content)
+    except FileExistsError as err:
+        raise DatasetError(
+            f"dataset {dataset_id} is half written, by another version of Arrow; delete {url}/{dataset_id} and build "
+            "it again"
+        ) from err
+
+
+def _load(read: Callable[[str], bytes], dataset_id: str) -> Dataset:
     """Read a dataset; whatever is wrong with it ends in an error of the kinds that `load_dataset` explains."""
-    manifest = json.loads((place / _MANIFEST).read_bytes())
-    files = {name: (place / name).read_bytes() for name in (_BARS, _FUNDING)}
+    manifest = json.loads(read(_MANIFEST))
+    files = {name: read(name) for name in (_BARS, _FUNDING)}
     if manifest["sha256"] != _hashes(files):
         raise ValueError("its files are not those that were written")
     tables = {name: _columns(content) for name, content in files.items()}
@@ -193,7 +231,7 @@ def _load(place: Path) -> Dataset:
     code_hash = str(manifest["code_hash"])
     content = _content(source, market, code_hash, tables)
     ref = DatasetRef(id=content[:16], source=source, market=market)
-    if ref.id != place.name or manifest != _manifest(ref, content, code_hash, len(bars["vol"]), files):
+    if ref.id != dataset_id or manifest != _manifest(ref, content, code_hash, len(bars["vol"]), files):
         raise ValueError(f"its content has the id {ref.id}")
     return Dataset(
         ref=ref,

@@ -11,7 +11,7 @@ every process that runs a flow must beat at least that often (`flows.operation` 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -159,8 +159,20 @@ def _guard(name: str, states: tuple[str, ...], window_s: int, missing: str) -> A
 
 
 def _install(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """Create an automation, or bring the one of that name up to date; one that a person switched off stays off."""
+    """Create an automation, or bring the one of that name up to date; one that a person switched off stays off.
+
+    One that has not changed is left alone: an update would forget which runs the guard is waiting for.
+    """
     for found in client.read_automations_by_name(automation.name):
-        client.update_automation(found.id, automation.model_copy(update={"enabled": found.enabled}))
+        if _meaning(found) != _meaning(automation):
+            client.update_automation(found.id, automation.model_copy(update={"enabled": found.enabled}))
         return
     client.create_automation(automation)
+
+
+def _meaning(automation: AutomationCore) -> dict[str, Any]:
+    """Return what an automation does, without what the server adds to it."""
+    return {
+        "trigger": automation.trigger.model_dump(mode="json", exclude={"id"}),
+        "actions": [action.model_dump(mode="json", exclude={"id"}) for action in automation.actions],
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,12 +34,15 @@ from storage.schema import (
     utc_text,
 )
 from storage.settings import Settings
-from storage.snapshots import write_dataset
+from storage.shared_results import results_at
+from storage.snapshots import load_dataset, write_dataset
+from storage.workfolder import WorkFolder, canonical_json
 from tasks.alerts import raise_alert
 from tasks.connection import ExchangeConfig, connect
 from tasks.exchange.gateway import Gateway
 from tasks.market import features
 from tasks.progress import ProgressReport
+from tasks.run_page import show_table
 from tasks.turns import LATER
 
 WINDOW_BARS = 1_000  # the most rows that Bybit returns for one request
@@ -139,6 +143,21 @@ class CandleReport:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredQuality:
+    """What the candle store knows of the bars of a dataset, and the dataset does not.
+
+    Attributes:
+        gaps: Runs of bars that are recorded as missing.
+        longest_gap: Bars in the longest of them.
+        quarantined: Bars that are missing because their rows were rejected.
+    """
+
+    gaps: int
+    longest_gap: int
+    quarantined: int
+
+
 # The gateway repeats what may be repeated, within its own budget, and the store waits for its file. Beyond that only a
 # scheduled run tries again later: nobody is there to do it.
 @task(cache_policy=NO_CACHE, **LATER, task_run_name="ingest candles {market.symbol} {market.interval}")
@@ -172,6 +191,11 @@ def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, qua
         seconds=round(time.monotonic() - began, 3),
         **counts,
     )
+    counted = ("first_ms", "last_ms", "bars", "inserted", "revised", "rejected", "missing", "windows", "seconds")
+    found = {name: getattr(report, name) for name in counted}
+    found |= {name: utc_text(found[name]) for name in ("first_ms", "last_ms")}
+    rows = [{"what": name.replace("_ms", " bar"), "found": value} for name, value in found.items()]
+    show_table("ingest", report.source, market, rows, "What the ingest did")
     log.info(
         f"ingested market={market.slug} source={report.source} inserted={report.inserted} revised={report.revised} "
         f"rejected={report.rejected} missing={report.missing} windows={report.windows} seconds={report.seconds}"
@@ -303,7 +327,11 @@ def first_hole(stamps_ms: IntArray, first_ms: int, last_ms: int) -> int | None:
     inside = stamps_ms[(stamps_ms >= first_ms) & (stamps_ms <= last_ms)]
     ends = np.concatenate([[first_ms], inside, [last_ms + 1]])
     holes = np.flatnonzero(np.diff(ends) > FUNDING_STEP_MS)
-    return int(ends[holes[0]]) if len(holes) else None
+    if len(holes):
+        return int(ends[holes[0]])
+    # A market that pays more often does so until it says otherwise: its newest stamps are due sooner.
+    due = len(inside) >= 2 and last_ms - inside[-1] >= inside[-1] - inside[-2]
+    return int(inside[-1]) if due else None
 
 
 @task(cache_policy=NO_CACHE, task_run_name="build dataset {market.symbol} {market.interval}")
@@ -348,6 +376,29 @@ def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange, qual
         f"dataset id={reference.id} market={market.slug} source={reference.source} bars={len(candles)}"
     )
     return reference
+
+
+@task(cache_policy=NO_CACHE, task_run_name="note quality of {data.market.symbol}")
+def note_quality(data: DatasetRef) -> str:
+    """Keep what the candle store alone knows of a dataset's bars, for machines that don't reach it; return the key."""
+    settings = Settings.from_environment()
+    candles, store = load_dataset(settings.datasets, data).candles, CandleStore(settings.database)
+    first_ms, last_ms = int(candles.start_ms[0]), int(candles.start_ms[-1])
+    gaps = store.gaps(data.source, data.market, first_ms, last_ms)
+    quality = StoredQuality(
+        gaps=len(gaps),
+        longest_gap=max((gap.bars for gap in gaps), default=0),
+        quarantined=store.quarantined_bars(data.source, data.market, first_ms, last_ms),
+    )
+    document = canonical_json(quality)
+    key = WorkFolder.key("quality", {"dataset": data.id, "found": quality})
+    results_at(settings.work).save(key, {"quality.json": document})
+    return key
+
+
+def load_quality(key: str) -> StoredQuality:
+    """Return what `note_quality` left under `key`."""
+    return StoredQuality(**json.loads(results_at(Settings.from_environment().work).read(key, "quality.json")))
 
 
 def _within(stamps_ms: IntArray, rates: FloatArray, candles: Candles) -> tuple[IntArray, FloatArray]:

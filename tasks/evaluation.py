@@ -17,6 +17,7 @@ from prefect.logging import get_run_logger
 
 from storage.schema import CLASSES, DAY_MS, DatasetRef, FloatArray, IntArray, Market
 from storage.settings import Settings
+from storage.shared_results import results_at
 from storage.snapshots import load_dataset
 from storage.tables import parquet_bytes
 from storage.trials import Trial, TrialLog
@@ -205,7 +206,7 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
         DatasetError: No run of bars is long enough to compare them on.
     """
     settings, log, config = Settings.from_environment(), get_run_logger(), recipe.network_config
-    work, machine = WorkFolder(settings.work), machine_fingerprint()
+    work, machine = results_at(settings.work), machine_fingerprint()
     key = WorkFolder.key("latency", {"fold": fold, "code": code_hash(), "machine": machine})
     if key in work:
         log.info(f"latency was measured before key={key}")
@@ -241,7 +242,7 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 
 def load_measured(key: str) -> Measured:
     """Return what `measure_latency` left under `key`."""
-    return Measured(**json.loads(WorkFolder(Settings.from_environment().work).read(key, "latency.json")))
+    return Measured(**json.loads(results_at(Settings.from_environment().work).read(key, "latency.json")))
 
 
 @task(cache_policy=NO_CACHE, task_run_name="backtest {data.market.symbol}")
@@ -250,7 +251,7 @@ def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
     settings = Settings.from_environment()
     inputs = {"data": data, "recipe": recipe_document(recipe), "folds": folds}
     key = WorkFolder.key("evaluation", inputs)
-    WorkFolder(settings.work).save(key, {"inputs.json": canonical_json(inputs)})
+    results_at(settings.work).save(key, {"inputs.json": canonical_json(inputs)})
     evaluation = load_evaluation(key)
     # A trial is what was decided on unseen bars: another promotion rule or baseline is no other one.
     decided = {"folds": folds, "decision": recipe.decision_config, "costs": recipe.costs, "account": recipe.backtest}
@@ -273,8 +274,8 @@ def load_evaluation(key: str) -> Evaluation:
 
 
 @lru_cache(maxsize=1)  # a run asks for its own again and again, and for no other
-def _evaluation_of(work: Path, key: str) -> Evaluation:
-    inputs = json.loads(WorkFolder(work).read(key, "inputs.json"))
+def _evaluation_of(work: Path | str, key: str) -> Evaluation:
+    inputs = json.loads(results_at(work).read(key, "inputs.json"))
     data = DatasetRef(**inputs["data"] | {"market": Market(**inputs["data"]["market"])})
     return evaluate_folds(data, recipe_of(inputs["recipe"]), [load_fold(fold) for fold in inputs["folds"]])
 

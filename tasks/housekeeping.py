@@ -13,8 +13,9 @@ from prefect.logging import get_run_logger
 from storage.artifacts import ArtifactStore
 from storage.schema import ArtifactError, ConfigError, Market, Source
 from storage.settings import Settings
+from storage.shared_results import results_at
 from storage.snapshots import prune_datasets
-from storage.workfolder import Pruned, WorkFolder
+from storage.workfolder import Pruned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def prune_home(rule: PruneRule) -> Removed:
     def referred(source: Source, market: Market) -> Set[str]:
         return {str(store.manifest(ref)["dataset"]) for store in stores for ref in store.versions(source, market.slug)}
 
-    results = WorkFolder(settings.work).prune(before)
+    results = results_at(settings.work).prune(before)
     try:
         datasets = prune_datasets(settings.datasets, before, rule.keep_datasets, referred)
     except ArtifactError as err:  # what a version refers to can't be read, so every dataset may be needed

@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 
 from storage.schema import CLASSES, DAY_MS, DatasetRef, FloatArray, IntArray
 from storage.settings import Settings
+from storage.shared_results import results_at
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.execution.skill import class_shares
 from tasks.market.features import OUTPUTS, WARM_UP, build_features
@@ -76,7 +77,7 @@ class LeakReport:
 @task(cache_policy=NO_CACHE, task_run_name="check leaks {data.market.symbol}")
 def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     """Look for leaks in features, labels, folds and training, and return the key of the report."""
-    work, log = WorkFolder(Settings.from_environment().work), get_run_logger()
+    work, log = results_at(Settings.from_environment().work), get_run_logger()
     key = WorkFolder.key("leaks", {"fold": fold, "code": code_hash(), "dataset": data.id})
     if key in work:
         log.info(f"leaks were looked for before key={key}")
@@ -97,7 +98,7 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 
 def load_leaks(key: str) -> LeakReport:
     """Return what `check_leaks` left under `key`."""
-    document = json.loads(WorkFolder(Settings.from_environment().work).read(key, "leaks.json"))
+    document = json.loads(results_at(Settings.from_environment().work).read(key, "leaks.json"))
     return LeakReport(checks=tuple(LeakCheck(**check) for check in document["checks"]))
 
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore, ChampionEntry
-from storage.candles import CandleStore
 from storage.schema import FEATURES, ArtifactError, DatasetRef, Market, VersionRef, content_hash, utc_text
 from storage.settings import Settings
+from storage.shared_results import results_at
 from storage.trials import TrialLog
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.alerts import raise_alert
 from tasks.connection import ExchangeConfig
+from tasks.data import StoredQuality, load_quality
 from tasks.evaluation import (
     Evaluation,
     Measured,
@@ -43,10 +43,11 @@ from tasks.network.export import load_weights, onnx_graphs
 from tasks.network.fit import predict_series
 from tasks.recipe import Recipe, recipe_document, recipe_of
 from tasks.report_content import conditions, report_data, report_versions, summary_lines
-from tasks.reporting.report import render_report, summary_markdown
+from tasks.reporting.report import render_report
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
 from tasks.rivalry import Rivals, load_rivals
+from tasks.run_page import show_checklist, show_version
 from tasks.training import code_hash
 
 _FEWEST_BARS = 2  # fewer make no return
@@ -135,17 +136,10 @@ def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str,
     )
     document = canonical_json(judgement)
     key = WorkFolder.key("judgement", document.decode())  # by its content: it belongs to one moment's champion
-    WorkFolder(settings.work).save(key, {"judgement.json": document})
+    results_at(settings.work).save(key, {"judgement.json": document})
     failed = [check.name for check in judgement.checks if not check.passed]
     get_run_logger().info(f"judged key={key} champion={name} passed={judgement.passed} failed={failed}")
-    create_table_artifact(
-        [
-            {"result": "pass" if c.passed else "FAIL", "condition": c.name, "found": c.found, "wanted": c.wanted}
-            for c in judgement.checks
-        ],
-        key=f"promotion-{artifact_name(data)}",
-        description=f"Promotion rule for {data.market} from {data.source}, champion {name}",
-    )
+    show_checklist(data.source, data.market, conditions(judgement.checks), name)
     return key
 
 
@@ -232,6 +226,7 @@ def publish_version(
     leaks: str,
     rivals: str,
     judgement: str,
+    quality: str,
 ) -> VersionRef:
     """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version."""
     settings, now = Settings.from_environment(), datetime.now(UTC)
@@ -270,7 +265,7 @@ def publish_version(
     )
     report = report_data(
         data, recipe, exchange, evaluation, measured, beside, Deflation(**judged.numbers["luck"]),
-        verdict, _quality(data, evaluation), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
+        verdict, _quality(data, evaluation, load_quality(quality)), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
     )  # fmt: skip
     files = {
         "weights.safetensors": fold.weights,
@@ -284,11 +279,7 @@ def publish_version(
     store = ArtifactStore(settings.artifact_url)
     store.prune_unfinished(data.source, data.market.slug, now - timedelta(days=1))  # what killed runs left behind
     version = store.publish(data.source, data.market.slug, hash8, files, manifest, now)
-    create_markdown_artifact(
-        summary_markdown(report) + f"\n\nReport: `{store.location(version, 'report.html')}`",
-        key=f"verdict-{artifact_name(data)}",
-        description=f"{data.market} from {data.source}, version {version.version}",
-    )
+    show_version(report, store.location(version, "report.html"))
     get_run_logger().info(f"published version={version} files={len(files)}")
     return version
 
@@ -351,7 +342,7 @@ def version_hash(data: DatasetRef, recipe: Recipe, weights: bytes) -> str:
 
 def load_judgement(key: str) -> Judgement:
     """Return the judgement that `judge_version` left under `key`."""
-    document = json.loads(WorkFolder(Settings.from_environment().work).read(key, "judgement.json"))
+    document = json.loads(results_at(Settings.from_environment().work).read(key, "judgement.json"))
     return Judgement(**document | {"checks": tuple(Check(**check) for check in document["checks"])})
 
 
@@ -359,18 +350,10 @@ def _champion_name(entry: ChampionEntry) -> str:
     return entry.ref.version if entry.ref else "flat"
 
 
-def artifact_name(data: DatasetRef) -> str:
-    """Return source and market as Prefect allows them in an artifact's key: lower case, digits and dashes."""
-    return f"{data.source}-{data.market.slug}".replace(":", "-").lower()
-
-
-def _quality(data: DatasetRef, evaluation: Evaluation) -> list[Row]:
+def _quality(data: DatasetRef, evaluation: Evaluation, stored: StoredQuality) -> list[Row]:
     candles = evaluation.samples.dataset.candles
-    store = CandleStore(Settings.from_environment().database)
     first_ms, last_ms = int(candles.start_ms[0]), int(candles.start_ms[-1])
-    gaps = store.gaps(data.source, data.market, first_ms, last_ms)
     expected = (last_ms - first_ms) // data.market.interval_ms + 1
-    quarantined = store.quarantined_bars(data.source, data.market, first_ms, last_ms)
     ready = np.isfinite(evaluation.samples.dataset.features).all(axis=1)
     rows: list[tuple[str, Cell]] = [
         ("first bar", utc_text(first_ms)),
@@ -378,9 +361,9 @@ def _quality(data: DatasetRef, evaluation: Evaluation) -> list[Row]:
         ("bars on the grid", expected),
         ("candles stored", len(candles)),
         ("bars missing", expected - len(candles)),
-        ("gaps recorded", len(gaps)),
-        ("longest gap, bars", max((gap.bars for gap in gaps), default=0)),
-        ("bars missing because their rows were rejected", quarantined),
+        ("gaps recorded", stored.gaps),
+        ("longest gap, bars", stored.longest_gap),
+        ("bars missing because their rows were rejected", stored.quarantined),
         ("bars with features", int(ready.sum())),
         ("funding stamps", len(evaluation.samples.dataset.funding_ms)),
     ]

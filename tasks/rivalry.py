@@ -18,6 +18,7 @@ from prefect.logging import get_run_logger
 
 from storage.schema import CLASSES, DatasetRef, FloatArray
 from storage.settings import Settings
+from storage.shared_results import results_at
 from storage.tables import parquet_bytes, read_columns
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.evaluation import Evaluation, bars_of, decide_span, load_evaluation, seen_by
@@ -100,7 +101,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
         recipe: Labels, folds, network and training of the model; what the baselines may try.
         index: Number of the walk-forward fold, from 0.
     """
-    log, work = get_run_logger(), WorkFolder(Settings.from_environment().work)
+    log, work = get_run_logger(), results_at(Settings.from_environment().work)
     key = baselines_key(data, recipe, index)
     if key in work:
         log.info(f"baselines {index} were trained before key={key}")
@@ -158,7 +159,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
 
 def load_baselines(key: str) -> BaselineFold:
     """Return what `train_baselines` left under `key`."""
-    work = WorkFolder(Settings.from_environment().work)
+    work = results_at(Settings.from_environment().work)
     with np.load(io.BytesIO(work.read(key, "predictions.npz")), allow_pickle=False) as arrays:
         probabilities = dict(arrays)
     return BaselineFold(probabilities=probabilities, facts=json.loads(work.read(key, "baselines.json")))
@@ -175,7 +176,7 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
         baselines: Keys of the baselines of each fold.
     """
     key = WorkFolder.key("rivals", {"backtest": backtest, "baselines": baselines, "recipe": recipe.parts()})
-    work = WorkFolder(Settings.from_environment().work)
+    work = results_at(Settings.from_environment().work)
     parts = [load_baselines(one) for one in baselines]
     forecasts = {name: np.concatenate([part.probabilities[name] for part in parts]) for name in parts[0].probabilities}
     evaluation = load_evaluation(backtest)
@@ -197,7 +198,7 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
 
 def load_rivals(key: str) -> tuple[Rivals, dict[str, bytes]]:
     """Return what `compare_baselines` left under `key`: the table, and the files that a version keeps of it."""
-    work = WorkFolder(Settings.from_environment().work)
+    work = results_at(Settings.from_environment().work)
     files = {name: work.read(key, name) for name in ("baselines.json", "baselines.parquet")}
     return rivals_from(files["baselines.json"]), files
 

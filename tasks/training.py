@@ -18,6 +18,7 @@ from prefect.logging import get_run_logger
 from storage import schema
 from storage.schema import CLASSES, DatasetError, DatasetRef, FloatArray, content_hash
 from storage.settings import Settings
+from storage.shared_results import results_at
 from storage.snapshots import Dataset, load_dataset
 from storage.workfolder import WorkFolder
 from tasks.execution.skill import class_shares
@@ -126,7 +127,7 @@ def load_samples(data: DatasetRef, recipe: Recipe) -> Samples:
 
 def load_fold(key: str) -> FoldResult:
     """Return the result that `train_fold` left under `key`."""
-    work = WorkFolder(Settings.from_environment().work)
+    work = results_at(Settings.from_environment().work)
     with np.load(io.BytesIO(work.read(key, "predictions.npz")), allow_pickle=False) as arrays:
         probabilities = arrays["probabilities"]
     return FoldResult.of(json.loads(work.read(key, "fold.json")), work.read(key, "weights.safetensors"), probabilities)
@@ -143,7 +144,7 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
         index: Number of the fold, from 0; the number of folds for the refit.
     """
     log = get_run_logger()
-    work = WorkFolder(Settings.from_environment().work)
+    work = results_at(Settings.from_environment().work)
     key = fold_key(data, recipe, index)
     if key in work:
         log.info(f"fold {index} was trained before key={key}")

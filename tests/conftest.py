@@ -26,6 +26,26 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def s3_bucket():
+    """Serve S3 on 127.0.0.1 for the whole session, child processes included, and give the URL of a bucket."""
+    pytest.importorskip("s3fs", reason="s3fs serves s3:// URLs; it is not installed")
+    moto = pytest.importorskip("moto.server", reason="moto stands in for S3; it is not installed")
+    import fsspec
+
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(variable, "moto")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory):
     """Run flows against one Prefect server for the whole session, with results and database of its own."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings

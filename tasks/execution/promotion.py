@@ -21,8 +21,8 @@ class PromotionRule:
         min_trades: Fewest closed trades on them.
         significance: Largest p-value, of the log-loss lead, of the lead in direction, and of the return lead.
         cost_stress: Costs are multiplied by this, and the net result must still be positive.
-        drawdown_ratio: Largest maximum drawdown as a multiple of the champion's, unless that is `flat`.
-        max_drawdown: Largest maximum drawdown where the champion is `flat`, share of the peak.
+        drawdown_ratio: Largest maximum drawdown as a multiple of the champion's, unless that one held nothing.
+        max_drawdown: Largest maximum drawdown where the champion held nothing, as `flat` does, share of the peak.
         calibration_margin: Largest excess of the calibration error over a perfectly calibrated model's.
         latency_budget_us: Largest p99 of one bar, microseconds.
         baseline_margin: Log-loss by which the better baseline may lead, nat.
@@ -119,9 +119,9 @@ def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
     """Return every condition, passed or failed, in the order in which a sceptic asks."""
     skill = evidence.skill
     excess = skill.calibration_error - skill.perfect_calibration_error
-    drawdown_bound = (
-        rule.max_drawdown if evidence.champion == "flat" else rule.drawdown_ratio * evidence.champion_drawdown
-    )
+    # A champion that held nothing on these bars lost nothing: no challenger could trade within a multiple of that.
+    idle = evidence.champion_drawdown == 0
+    drawdown_bound = rule.max_drawdown if idle else rule.drawdown_ratio * evidence.champion_drawdown
     return (
         _check("unseen days", evidence.days >= rule.min_days, f"{evidence.days:.0f}", f">= {rule.min_days:.0f}"),
         _check("closed trades", evidence.trades >= rule.min_trades, f"{evidence.trades}", f">= {rule.min_trades}"),

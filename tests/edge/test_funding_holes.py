@@ -19,6 +19,9 @@ EVERY_8_HOURS = np.arange(0, 240 * HOUR, 8 * HOUR)
         (np.delete(EVERY_8_HOURS, 7), 0, 239 * HOUR, 48 * HOUR),  # one stamp in the middle
         (EVERY_8_HOURS, 100 * HOUR, 200 * HOUR, None),  # more is stored than asked for
         (EVERY_8_HOURS[:10], 60 * HOUR, 79 * HOUR, None),  # the next one is not due yet
+        (EVERY_8_HOURS[:10], 60 * HOUR, 80 * HOUR, 72 * HOUR),  # now it is
+        (np.arange(0, 10 * HOUR, HOUR), 0, 10 * HOUR - 1, None),  # hourly, complete
+        (np.arange(0, 10 * HOUR, HOUR), 0, 10 * HOUR, 9 * HOUR),  # hourly, the newest is due
     ],
 )
 def test_first_hole_is_where_a_step_is_longer_than_funding_ever_waits(stamps, first, last, hole):

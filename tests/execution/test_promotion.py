@@ -98,6 +98,9 @@ def test_drawdown_is_measured_against_the_champion_when_there_is_one():
     reigning = replace(GOOD, champion="20260104T100000Z-7f3c9a2e", champion_return=0.02, champion_drawdown=0.05)
     assert failed(reigning) == ["maximum drawdown"]
     assert failed(replace(reigning, drawdown=0.06)) == []
+    idle = replace(reigning, champion_return=0.0, champion_drawdown=0.0)  # it held nothing: no multiple of that bounds
+    assert failed(replace(idle, drawdown=0.25)) == []
+    assert failed(replace(idle, drawdown=0.251)) == ["maximum drawdown"]
 
 
 def test_deflated_sharpe_is_asked_of_the_first_champion_alone():

@@ -42,7 +42,7 @@ def recipe(seed: int, **changes) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def reign(prefect_api, tmp_path_factory):
+def reign(prefect_api, twins_untimed, tmp_path_factory):
     """A first champion, promoted over flat."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSC_HOME", str(tmp_path_factory.mktemp("reign") / "home"))

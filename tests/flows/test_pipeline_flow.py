@@ -24,6 +24,7 @@ from storage.candles import CandleStore
 from storage.schema import ArtifactError, ConfigError, DatasetError, Market, QuarantineError
 from storage.tables import parquet_bytes, read_columns
 from storage.trials import TrialLog
+from tasks import evaluation
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig
 from tasks.execution.decision import DecisionConfig
@@ -50,6 +51,19 @@ def job(prefect_api, tmp_path_factory):
         patch.setenv("DSC_HOME", str(home))
         patch.delenv("DSC_ARTIFACT_URL", raising=False)
         yield home, pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
+
+
+@pytest.fixture(scope="module")
+def again(job):
+    """The same job once more: (files of work/ before, trials before, verdict, how often the folds were evaluated)."""
+    home, _ = job
+    work = sorted(path.name for path in (home / "work").iterdir())
+    trials = TrialLog(str(home / "models")).trials(EXCHANGE.source, MARKET.slug)
+    evaluated, real = [], evaluation.evaluate_folds
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "evaluate_folds", lambda *given: evaluated.append(given) or real(*given))
+        evaluation._evaluation_of.cache_clear()
+        yield work, trials, pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE), len(evaluated)
 
 
 @pytest.mark.promise(0)
@@ -130,21 +144,23 @@ def test_version_keeps_the_table_of_what_the_model_had_to_beat(job):
     assert "Beside the baselines" in Path(verdict.report).read_text()
 
 
-def test_baselines_are_found_again_when_the_job_runs_again(job, prefect_api):
+def test_whatever_was_worked_out_is_found_when_the_job_runs_again(job, again):
     home, _ = job
-    before = sorted(path.name for path in (home / "work").glob("baselines-*"))
-    assert len(before) == RECIPE.folds.folds
-    pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
-    assert sorted(path.name for path in (home / "work").glob("baselines-*")) == before
+    before, _, _, evaluated = again
+    assert len([name for name in before if name.startswith("baselines-")]) == RECIPE.folds.folds
+    after = {path.name for path in (home / "work").iterdir()}
+    assert {name for name in after if not name.startswith("judgement-")} == {
+        name for name in before if not name.startswith("judgement-")
+    }
+    assert evaluated == 1  # by the backtest; baselines, judge and publisher load it by its key
 
 
 @pytest.mark.promise(0)
-def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, prefect_api):
+def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, again):
     home, _ = job
+    _, before, _, _ = again
     log = TrialLog(str(home / "models"))
-    before = log.trials(EXCHANGE.source, MARKET.slug)
     assert before
-    pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
     assert log.trials(EXCHANGE.source, MARKET.slug) == before  # the same work is the same trial
     stricter = replace(RECIPE, decision=DecisionConfig(enter_margin=0.001))
     pipeline(market=MARKET, exchange=EXCHANGE, recipe=stricter)
@@ -174,18 +190,19 @@ def test_report_sets_the_claims_beside_what_was_measured(job):
 
 @pytest.mark.promise(1)
 @pytest.mark.promise(8)
-def test_same_job_again_ingests_nothing_and_gives_the_same_version(job, prefect_api):
+def test_same_job_again_ingests_nothing_and_gives_the_same_version(job, again):
     home, verdict = job
+    _, _, repeated, _ = again
     store = CandleStore(home / "market.duckdb")
     before = store.table_hash(EXCHANGE.source, MARKET)
     report = ingest(market=MARKET, exchange=EXCHANGE)
     assert (report.inserted, report.revised, report.missing) == (0, 0, 0)
     assert store.table_hash(EXCHANGE.source, MARKET) == before
-    assert pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE).version == verdict.version
+    assert repeated.version == verdict.version
 
 
 @pytest.mark.promise(8)
-def test_training_again_in_another_home_gives_the_same_weights_bit_for_bit(job, prefect_api, tmp_path, monkeypatch):
+def test_training_again_in_another_home_gives_the_same_weights_bit_for_bit(job, twins_untimed, tmp_path, monkeypatch):
     _, verdict = job
     monkeypatch.setenv("DSC_HOME", str(tmp_path / "elsewhere"))
     again = pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE).version
@@ -231,7 +248,7 @@ def test_monitor_says_what_is_stored_of_each_market(job, prefect_api, capsys):
     assert "champion=flat: ok" in capsys.readouterr().out
 
 
-def test_refit_publishes_weights_that_knew_every_bar_and_says_so(job, prefect_api):
+def test_refit_publishes_weights_that_knew_every_bar_and_says_so(job, twins_untimed):
     home, _ = job
     verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=replace(RECIPE, refit=True))
     manifest = ArtifactStore(str(home / "models")).manifest(verdict.version)
@@ -265,7 +282,7 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
     assert store.table_hash(EXCHANGE.source, MARKET) == expected
 
 
-def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, home):
+def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, twins_untimed, home):
     bars = BarRange(start=datetime(2025, 1, 1, tzinfo=UTC))
     verdict = pipeline(market=replace(MARKET, category="spot"), exchange=EXCHANGE, bars=bars, recipe=RECIPE)
     trades = read_columns(ArtifactStore(str(home / "models")).read(verdict.version, "trades.parquet"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,14 +134,44 @@ def test_purge_refuses_a_test_without_bars(start: int, stop: int) -> None:
         purge(np.arange(8), np.arange(8), Span(start=start, stop=stop))
 
 
-@pytest.mark.oracle
-@pytest.mark.promise(6)
-def test_purge_equals_skfolio_when_every_label_has_one_length() -> None:
+@pytest.fixture(scope="module")
+def skfolio() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own dependencies, at import
-        selection = pytest.importorskip("skfolio.model_selection", reason="skfolio, the oracle of purging, is missing")
+        return pytest.importorskip("skfolio.model_selection", reason="skfolio, the oracle of the splits, is missing")
+
+
+@pytest.mark.oracle
+@pytest.mark.promise(6)
+@pytest.mark.parametrize("scheme", ["anchored", "rolling"])
+@pytest.mark.parametrize(("horizon", "embargo"), [(10, 0), (5, 7)])
+def test_walk_forward_equals_skfolio_where_both_apply(skfolio: Any, scheme: Scheme, horizon: int, embargo: int) -> None:
+    """skfolio has two parts a fold and steps by the second's length: so validation is as long as test here."""
+    config = FoldConfig(folds=4, test_share=0.4, validation_share=0.1, embargo=embargo, scheme=scheme)
+    folds = walk_forward(1_000, 0, horizon, config)
+    gap = horizon + 1 + embargo
+    first = folds[0].train
+    oracle = skfolio.WalkForward(
+        test_size=100, train_size=len(first), purged_size=gap, expand_train=scheme == "anchored"
+    )
+    splits = list(oracle.split(np.zeros((folds[-1].validation.stop, 1))))
+    assert len(splits) == 4
+    for fold, (train, validation) in zip(folds, splits, strict=True):
+        np.testing.assert_array_equal(train, np.arange(1_000)[fold.train.rows])
+        np.testing.assert_array_equal(validation, np.arange(1_000)[fold.validation.rows])
+    tests = skfolio.WalkForward(test_size=100, train_size=100, purged_size=gap)
+    judged = list(tests.split(np.zeros((1_000 - folds[0].validation.start, 1))))
+    for fold, (validation, test) in zip(folds, judged, strict=True):
+        start = folds[0].validation.start
+        np.testing.assert_array_equal(validation + start, np.arange(1_000)[fold.validation.rows])
+        np.testing.assert_array_equal(test + start, np.arange(1_000)[fold.test.rows])
+
+
+@pytest.mark.oracle
+@pytest.mark.promise(6)
+def test_purge_equals_skfolio_when_every_label_has_one_length(skfolio: Any) -> None:
     bars, span, embargo = 1_000, 30, 20
-    oracle = selection.CombinatorialPurgedCV(n_folds=6, n_test_folds=2, purged_size=span, embargo_size=embargo)
+    oracle = skfolio.CombinatorialPurgedCV(n_folds=6, n_test_folds=2, purged_size=span, embargo_size=embargo)
     label_end = np.arange(bars) + span
     splits = list(oracle.split(np.zeros((bars, 1))))
     assert len(splits) == 15

@@ -143,5 +143,5 @@ def _champions(models: ArtifactStore) -> list[str]:
 
 def _unfinished(settings: Settings) -> list[str]:
     """Folders of results hold their digests; what killed writers began has another name and stays invisible."""
-    folders = [folder for root in (settings.work, settings.datasets) for folder in root.glob("[!.]*")]
+    folders = [folder for root in (settings.work, settings.datasets) for folder in Path(root).glob("[!.]*")]
     return [f"{folder.name} lacks its digests" for folder in folders if not (folder / "sha256.json").is_file()]

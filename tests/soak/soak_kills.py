@@ -26,7 +26,7 @@ WEIGHTS: Mapping[str, int] = {
 }
 """Kinds of kills; "cancel" is what the UI's button does, all others are SIGKILL."""
 
-_WAIT_FOR_VICTIM_S = 15.0
+_WAIT_FOR_VICTIM_S = 30.0
 _DOWN_S = (0.5, 4.0)  # until a killed worker or server is started again, as a supervisor does
 _CANCEL_LIMIT_S = 60.0
 

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -77,7 +78,7 @@ def damage_champion(settings):
 
 
 def damage_result(settings):
-    (settings.work / "fold-2").mkdir()
+    (Path(settings.work) / "fold-2").mkdir()
 
 
 @pytest.mark.parametrize(

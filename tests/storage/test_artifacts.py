@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -31,28 +30,11 @@ EVIDENCE = {"champion": {"net_bp": 0.0}, "challenger": {"net_bp": 1.5}}
 STORES = ["disk", "memory", *(["s3"] if find_spec("s3fs") and find_spec("moto") else [])]
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    pytest.importorskip("s3fs", reason="s3fs serves s3:// URLs; it is not installed")
-    moto = pytest.importorskip("moto.server", reason="moto stands in for S3; it is not installed")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(variable, "moto")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield "s3://bucket"
-    server.stop()
-
-
 @pytest.fixture(params=STORES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "disk":
         return str(tmp_path / "models")
-    base = "memory:/" if request.param == "memory" else request.getfixturevalue("s3")
+    base = "memory:/" if request.param == "memory" else request.getfixturevalue("s3_bucket")
     return f"{base}{tmp_path}"
 
 

@@ -16,6 +16,7 @@ def test_settings_are_the_documented_defaults_when_nothing_is_set():
     assert settings.database == settings.home / "market.duckdb"
     assert settings.datasets == settings.home / "datasets"
     assert settings.work == settings.home / "work"
+    assert (settings.dask_address, settings.dask_wait_s) == (None, 60.0)
 
 
 def test_settings_are_taken_from_the_environment_when_set(monkeypatch, tmp_path):
@@ -25,6 +26,32 @@ def test_settings_are_taken_from_the_environment_when_set(monkeypatch, tmp_path)
     monkeypatch.delenv("BYBIT_API_SECRET", raising=False)
     settings = Settings.from_environment()
     assert (settings.home, settings.artifact_url) == (tmp_path, "s3://bucket/models")
+
+
+@pytest.mark.parametrize(
+    ("url", "datasets", "work"),
+    [
+        ("s3://bucket/dsc/", "s3://bucket/dsc/datasets", "s3://bucket/dsc/work"),
+        ("/mnt/dsc", Path("/mnt/dsc/datasets"), Path("/mnt/dsc/work")),
+    ],
+)
+def test_datasets_and_finished_steps_lie_with_the_versions_when_these_have_a_place_of_their_own(url, datasets, work):
+    settings = Settings.from_environment({"DSC_HOME": "/srv/dsc", "DSC_ARTIFACT_URL": url})
+    assert (settings.datasets, settings.work) == (datasets, work)
+    assert settings.database == Path("/srv/dsc/market.duckdb")  # one writer, on its own disk
+
+
+def test_dask_cluster_without_a_place_that_its_workers_reach_is_refused():
+    with pytest.raises(ConfigError, match="DSC_DASK_ADDRESS needs DSC_ARTIFACT_URL: a place that every worker"):
+        Settings.from_environment({"DSC_DASK_ADDRESS": "tcp://127.0.0.1:8786"})
+    shared = {"DSC_DASK_ADDRESS": "tcp://127.0.0.1:8786", "DSC_ARTIFACT_URL": "s3://bucket/dsc"}
+    assert Settings.from_environment(shared).dask_address == "tcp://127.0.0.1:8786"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "soon"])
+def test_wait_for_the_cluster_must_end(text):
+    with pytest.raises(ConfigError, match=f"DSC_DASK_WAIT_S must be a number of seconds > 0, was '{text}'"):
+        Settings.from_environment({"DSC_DASK_WAIT_S": text})
 
 
 def test_empty_variable_counts_as_unset():

@@ -1,0 +1,228 @@
+"""One coarse task a market, in this process or on a Dask cluster, and how each of them ended.
+
+In this process they run one after the other: torch's random numbers and its number of threads belong to the process, so
+two trainings at once would no longer repeat bit for bit, and each would be in the other's timings. A Dask worker is a
+process of its own; one that was given several threads still does one market at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prefect import Task
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from storage.schema import ClusterError, ConfigError, Market, MarketsError
+from storage.settings import Settings
+from tasks.publishing import Verdict
+from tasks.training import code_hash
+
+if TYPE_CHECKING:
+    from prefect_dask.task_runners import DaskTaskRunner
+
+_LOOK_EVERY_S = 0.5
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one market ended.
+
+    Attributes:
+        market: Which one.
+        verdict: What its retrain came to; None if it failed.
+        error: Why it failed, one line; empty if it did not.
+    """
+
+    market: Market
+    verdict: Verdict | None = None
+    error: str = ""
+
+    @classmethod
+    def of(cls, market: Market, ended: Verdict | BaseException) -> Outcome:
+        """Return the outcome of a step that returned `ended`, or raised it."""
+        if isinstance(ended, Verdict):
+            return cls(market=market, verdict=ended)
+        lines = str(ended).splitlines() or ["no reason was given"]
+        return cls(market=market, error=f"{type(ended).__name__}: {lines[0]}")
+
+    def row(self) -> dict[str, str]:
+        """Return the outcome as a line of a table."""
+        if self.verdict is None:
+            return {"market": str(self.market), "ended": "FAILED", "decision": self.error, "version": ""}
+        decision = dict(self.verdict.lines).get("decision", "")
+        return {
+            "market": str(self.market),
+            "ended": "ok",
+            "decision": decision,
+            "version": str(self.verdict.version),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """How every market of a run ended, in the order asked for."""
+
+    each: tuple[Outcome, ...]
+
+    def table(self) -> str:
+        """Return one line a market for a terminal."""
+        rows = [outcome.row() for outcome in self.each]
+        wide = {name: max(len(row[name]) for row in rows) for name in ("market", "ended")}
+        return "\n".join(
+            f"  {row['market']:<{wide['market']}}  {row['ended']:<{wide['ended']}}  {row['decision']}  {row['version']}"
+            for row in rows
+        )
+
+    def show(self) -> None:
+        """Print the table, and put it into the Prefect UI."""
+        print(self.table())
+        create_table_artifact([outcome.row() for outcome in self.each], key="markets", description="How each ended")
+
+    def require_all(self) -> None:
+        """Refuse to call a run done that did not do every market.
+
+        Raises:
+            MarketsError: One failed.
+        """
+        failed = [f"{outcome.market} ({outcome.error})" for outcome in self.each if outcome.verdict is None]
+        if failed:
+            raise MarketsError(
+                f"{len(failed)} of {len(self.each)} markets failed, the others are done: {'; '.join(failed)}"
+            )
+
+
+def distinct(market: Market, symbols: Sequence[str]) -> tuple[Market, ...]:
+    """Return the market of each symbol; category and interval are those of `market`.
+
+    Raises:
+        ConfigError: A symbol is none, or named twice.
+    """
+    markets = tuple(Market(symbol=name, category=market.category, interval=market.interval) for name in symbols)
+    twice = sorted({name for name in symbols if symbols.count(name) > 1})
+    if twice:
+        raise ConfigError(f"symbols must be different, {', '.join(twice)} is there more than once")
+    return markets
+
+
+@contextmanager
+def alone_on_equal_code(code: str) -> Iterator[None]:
+    """Let one market at a time through in this process, on the code of the flow that asks for it.
+
+    Args:
+        code: The flow's `code_hash`.
+
+    Raises:
+        ClusterError: This process runs other code: its versions would carry another hash than the flow expects.
+    """
+    if code != code_hash():
+        raise ClusterError(
+            f"worker and flow must run the same code, was {code_hash()[:16]} on the worker and {code[:16]} in the "
+            "flow; install one version of the package on both"
+        )
+    with _ONE_AT_A_TIME:
+        yield
+
+
+def run_each(
+    step: Task[..., Verdict], calls: Mapping[Market, Mapping[str, Any]]
+) -> dict[Market, Verdict | BaseException]:
+    """Run a step for each market, and return what it returned or raised; one market's failure stops no other.
+
+    Args:
+        step: Takes references and returns a verdict.
+        calls: Its arguments for each market.
+    """
+    if not calls:
+        return {}
+    try:
+        return _run_each(step, calls)
+    except ClusterError as err:
+        return dict.fromkeys(calls, err)
+
+
+def _run_each(
+    step: Task[..., Verdict], calls: Mapping[Market, Mapping[str, Any]]
+) -> dict[Market, Verdict | BaseException]:
+    settings = Settings.from_environment()
+    if settings.dask_address is None:
+        threads: Any = ThreadPoolTaskRunner(max_workers=1)  # its stubs know coroutines alone
+        with threads:
+            here = {market: threads.submit(step, dict(arguments)) for market, arguments in calls.items()}
+            return {market: _ended(future) for market, future in here.items()}
+    with _cluster(settings.dask_address, settings.dask_wait_s) as runner:
+        there = {market: runner.submit(step, dict(arguments)) for market, arguments in calls.items()}
+        lost = _watch(runner, list(there.values()), settings.dask_wait_s)
+        return {market: _ended(future) if _done(future) else lost for market, future in there.items()}
+
+
+@contextmanager
+def _cluster(address: str, wait_s: float) -> Iterator[DaskTaskRunner]:
+    try:
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ImportError as err:
+        raise ClusterError("DSC_DASK_ADDRESS needs prefect-dask: pip install 'dsc-trading[dask]', or unset it") from err
+    with DaskTaskRunner(address=address, client_kwargs={"timeout": wait_s}) as runner:
+        try:
+            client: Any = runner.client  # untyped
+            workers = client.nthreads()
+        except (OSError, ValueError) as err:  # nobody listens; or it is no address
+            raise ClusterError(
+                f"no Dask scheduler at {address}, waited {wait_s:g} s ({type(err).__name__}: {err}); start it, or "
+                "unset DSC_DASK_ADDRESS to retrain in this process"
+            ) from err
+        get_run_logger().info(f"dask scheduler={address} workers={len(workers)}")
+        yield runner
+
+
+def _watch(runner: DaskTaskRunner, futures: Sequence[Any], wait_s: float) -> ClusterError:
+    """Return when every future is done, or the cluster has had no worker for `wait_s`: Dask would wait for ever."""
+    lost = ClusterError(
+        f"the Dask cluster at {runner.address} had no worker for {wait_s:g} s; start one and run it again"
+    )
+    log, seen, told = get_run_logger(), time.monotonic(), False
+    while not all(map(_done, futures)):
+        if _has_workers(runner):
+            seen, told = time.monotonic(), False
+        elif time.monotonic() - seen > wait_s:
+            break
+        elif not told:
+            log.warning(f"dask scheduler={runner.address} workers=0; waiting {wait_s:g} s for one")
+            told = True
+        time.sleep(_LOOK_EVERY_S)
+    return lost
+
+
+def _done(future: Any) -> bool:
+    return bool(future.wrapped_future.done())
+
+
+def _has_workers(runner: DaskTaskRunner) -> bool:
+    client: Any = runner.client  # untyped
+    try:
+        return bool(client.nthreads())
+    except (OSError, RuntimeError, AttributeError):  # the scheduler is gone; so are, soon, its futures
+        return False
+
+
+def _ended(future: Any) -> Verdict | BaseException:
+    """Return what a finished step returned or raised."""
+    try:
+        found: Verdict | BaseException = future.result(raise_on_failure=False)
+    except asyncio.CancelledError:  # Dask's word for a future whose scheduler has gone
+        return ClusterError("the Dask scheduler went away while this market was trained; run it again")
+    except Exception as err:  # whatever it is, it is this market's alone
+        if "deserializ" in str(err):
+            return ClusterError(
+                f"the worker can't load the step; install the same package there ({err.__cause__ or err})"
+            )
+        return err
+    return found

@@ -1,0 +1,34 @@
+"""The command line: whatever stops a flow is one line with the way out."""
+
+import sys
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.command_line import _unreachable, run_by_hand
+from flows.monitor import monitor
+
+
+@pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is what is tested
+def test_server_that_is_not_there_is_named(home, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["monitor"])
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),  # the port of a service that nobody runs
+        pytest.raises(SystemExit, match=r"can't be reached at http://127\.0\.0\.1:9/api .* unset PREFECT_API_URL"),
+    ):
+        run_by_hand(monitor)
+
+
+def test_temporary_server_that_is_too_slow_has_a_way_out():
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        said = _unreachable(RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server."))
+    assert "own temporary server can't be reached, it has 300 s to start (Timed out" in said
+    assert said.endswith("run again when this machine is less busy, or start a server and set PREFECT_API_URL")
+
+
+def test_home_that_cannot_be_written_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("DSC_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(sys, "argv", ["monitor"])
+    with pytest.raises(SystemExit, match=r"StoreError: DSC_HOME must be a writable folder, .* \(File exists\); set"):
+        run_by_hand(monitor)

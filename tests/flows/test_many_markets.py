@@ -1,0 +1,223 @@
+"""Many markets: in one process, and on a Dask cluster of workers that share nothing but the artifact URL."""
+# ruff: noqa: S603 - every process that is started is our own
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+from prefect import flow
+
+from flows.pipeline import pipeline, retrain_market
+from storage.artifacts import ArtifactStore
+from storage.candles import CandleStore
+from storage.schema import Candles, ClusterError, ConfigError, DatasetRef, Market, MarketsError, RejectedRow, Window
+from tasks.connection import ExchangeConfig
+from tasks.fan_out import alone_on_equal_code, distinct, run_each
+from tasks.market.samples import FoldConfig
+from tasks.market.synthetic import SyntheticMarket
+from tasks.network.architecture import DSCConfig
+from tasks.network.baselines import BaselineConfig
+from tasks.network.fit import FitConfig
+from tasks.recipe import Recipe
+from tasks.training import code_hash
+
+ROOT = Path(__file__).parents[2]
+MARKET = Market()
+EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=4_500))
+RECIPE = Recipe(
+    folds=FoldConfig(folds=2),
+    network=DSCConfig(hidden_channels=4, num_blocks=1, window=8, linear_bypass=True),
+    fit=FitConfig(epochs=1),
+    baselines=BaselineConfig(twin=False),
+)
+JOB = {"market": MARKET, "exchange": EXCHANGE, "recipe": RECIPE}
+# What a version holds besides times of day and timings, which no two machines share.
+CONTENT = ("weights.safetensors", "predictions.parquet", "equity.parquet", "trades.parquet", "backtest.json")
+
+
+def content(store: ArtifactStore, name: str) -> dict:
+    (ref,) = store.versions(EXCHANGE.source, name)
+    files = store.load(ref, source=EXCHANGE.source).files
+    return {file: files[file] for file in CONTENT} | {"hash": ref.version[-8:]}
+
+
+@pytest.fixture(scope="module")
+def one_machine(prefect_api, tmp_path_factory):
+    """Two markets in this process: one is done, the other's rows are refused; the error and where the versions are."""
+    home = tmp_path_factory.mktemp("one") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DSC_HOME", str(home))
+        for name in ("DSC_ARTIFACT_URL", "DSC_DASK_ADDRESS"):
+            patch.delenv(name, raising=False)
+        reject_rows(home, Market(symbol="BADUSDT"))
+        with pytest.raises(MarketsError) as caught:
+            pipeline(symbols=("BADUSDT", "ONEUSDT"), **JOB)
+    return str(caught.value), ArtifactStore(str(home / "models"))
+
+
+def reject_rows(home: Path, market: Market) -> None:
+    """Let a tenth of a market's bars be on record as broken, none of which comes again."""
+    first = EXCHANGE.synthetic.start_ms
+    times = [first + bar * market.interval_ms for bar in range(0, EXCHANGE.synthetic.bars, 10)]
+    rows = [RejectedRow(start_ms=ms - 86_400_000_000, raw="?", reason="test") for ms in times]
+    window = Window(first_ms=first, last_ms=first)
+    CandleStore(home / "market.duckdb").commit_window(EXCHANGE.source, market, window, Candles.empty(), rows, first)
+
+
+class Cluster:
+    """A Dask scheduler on 127.0.0.1 and its workers: processes with a folder each, and no home in common."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{port}"
+        self._folder, self._environment, self._children = folder, environment, []
+        self.start("scheduler", "--host", "127.0.0.1", "--port", str(port))
+
+    def start(self, kind: str, *arguments: str, **environment: str) -> subprocess.Popen:
+        elsewhere = self._folder / f"host-{len(self._children)}"
+        elsewhere.mkdir()
+        own = {"DSC_HOME": str(elsewhere / "home"), "PYTHONPATH": str(ROOT), **self._environment, **environment}
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments, "--no-dashboard"]
+        with (elsewhere / "log").open("wb") as log:
+            child = subprocess.Popen(
+                command, cwd=elsewhere, env=os.environ | own, stdout=log, stderr=log, start_new_session=True
+            )
+        self._children.append(child)
+        return child
+
+    def start_worker(self, **environment: str) -> subprocess.Popen:
+        return self.start("worker", self.address, "--nthreads", "1", **environment)
+
+    def stop(self) -> None:
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    pytest.importorskip("prefect_dask", reason="DSC_DASK_ADDRESS needs prefect-dask; it is not installed")
+    running = Cluster(tmp_path)
+    yield running
+    running.stop()
+
+
+def test_one_markets_failure_ends_the_flow_failed_and_stops_no_other(one_machine):
+    error, store = one_machine
+    assert error.startswith("1 of 2 markets failed, the others are done: BADUSDT linear 5m (QuarantineError: ")
+    assert len(store.versions(EXCHANGE.source, "linear-ONEUSDT-5")) == 1
+    assert store.versions(EXCHANGE.source, "linear-BADUSDT-5") == ()
+
+
+def kill_the_first_that_has_trained_a_fold(address: str, url: str, killed: list[str]) -> None:
+    """Wait for the first finished fold, then kill the worker process that goes on with its market."""
+    from distributed import Client
+
+    store = fsspec.filesystem("s3", use_listings_cache=False)
+    with Client(address, set_as_default=False) as client:
+        deadline = time.monotonic() + 300
+        while not store.glob(f"{url}/work/fold-*.zip") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        worker, _ = max(client.processing().items(), key=lambda item: len(item[1]))
+        pid = client.run(os.getpid, workers=[worker])[worker]
+        os.kill(pid, signal.SIGKILL)
+        killed.append(worker)
+
+
+@pytest.mark.promise(8)
+def test_two_workers_that_share_only_the_url_give_what_one_machine_gives_though_one_is_killed(
+    one_machine, cluster, s3_bucket, home, tmp_path, monkeypatch
+):
+    url = f"{s3_bucket}{tmp_path}"
+    for _ in range(2):
+        cluster.start_worker(DSC_ARTIFACT_URL=url)
+    monkeypatch.setenv("DSC_ARTIFACT_URL", url)
+    monkeypatch.setenv("DSC_DASK_ADDRESS", cluster.address)
+    killed = []
+    killer = threading.Thread(target=kill_the_first_that_has_trained_a_fold, args=(cluster.address, url, killed))
+    killer.start()
+    outcomes = pipeline(symbols=("ONEUSDT", "TWOUSDT"), **JOB)
+    killer.join()
+    assert len(killed) == 1
+    assert [outcome.error for outcome in outcomes.each] == ["", ""]
+    store = ArtifactStore(url)
+    assert content(store, "linear-ONEUSDT-5") == content(one_machine[1], "linear-ONEUSDT-5")
+    assert content(store, "linear-TWOUSDT-5")["trades.parquet"] == content(store, "linear-ONEUSDT-5")["trades.parquet"]
+    assert list(tmp_path.glob("host-*/home/*")) == []  # no worker left anything on its own disk
+    assert not (home / "models").exists()
+
+
+def submit(market: Market = MARKET) -> str:
+    """Send one market away, whose dataset is nowhere, and return what came back."""
+    data = DatasetRef(id="0" * 16, source=EXCHANGE.source, market=market)
+    call = {"exchange": EXCHANGE, "data": data, "quality": "", "recipe": RECIPE, "code": code_hash()}
+
+    @flow(name="away")
+    def away() -> str:
+        (ended,) = run_each(retrain_market, {market: call}).values()
+        return f"{type(ended).__name__}: {ended}"
+
+    return away()
+
+
+def test_cluster_that_is_not_there_or_has_no_worker_or_no_package_is_said_within_the_time_limit(
+    prefect_api, cluster, home, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DSC_ARTIFACT_URL", str(tmp_path / "shared"))
+    monkeypatch.setenv("DSC_DASK_ADDRESS", "tcp://127.0.0.1:9")
+    monkeypatch.setenv("DSC_DASK_WAIT_S", "2")
+    assert re.match(
+        r"ClusterError: no Dask scheduler at tcp://127\.0\.0\.1:9, waited 2 s \(.*unset DSC_DASK_AD", submit()
+    )
+    monkeypatch.setenv("DSC_DASK_ADDRESS", cluster.address)
+    monkeypatch.setenv("DSC_DASK_WAIT_S", "10")  # the scheduler has just been started
+    assert (
+        submit()
+        == f"ClusterError: the Dask cluster at {cluster.address} had no worker for 10 s; start one and run it again"
+    )
+    empty = tmp_path / "other" / "flows"
+    empty.mkdir(parents=True)
+    (empty / "__init__.py").touch()
+    worker = cluster.start_worker(PYTHONPATH=str(empty.parent))
+    monkeypatch.setenv("DSC_DASK_WAIT_S", "120")
+    assert re.match(r"ClusterError: the worker can't load the step; install the same package there", submit())
+    os.killpg(worker.pid, signal.SIGKILL)
+    cluster.start_worker(DSC_ARTIFACT_URL=str(tmp_path / "another"))
+    assert re.match(
+        rf"DatasetError: dataset 0{{16}} is not in {tmp_path}/another/datasets; .*DSC_ARTIFACT_URL", submit()
+    )
+
+
+def test_worker_on_other_code_is_refused():
+    rule = r"worker and flow must run the same code, was [0-9a-f]{16} on the worker and 0{16}"
+    with pytest.raises(ClusterError, match=rule), alone_on_equal_code("0" * 64):
+        pytest.fail("it was let in")
+
+
+def test_symbols_become_markets_of_one_category_and_interval_and_none_twice():
+    spot = Market(category="spot", interval="60")
+    assert distinct(spot, ["BTCUSDT", "ETHUSDT"]) == (
+        Market(symbol="BTCUSDT", category="spot", interval="60"),
+        Market(symbol="ETHUSDT", category="spot", interval="60"),
+    )
+    with pytest.raises(ConfigError, match="symbols must be different, BTCUSDT is there more than once"):
+        distinct(spot, ["BTCUSDT", "ETHUSDT", "BTCUSDT"])
+
+
+def test_command_line_takes_symbols_with_commas(home):
+    command = [sys.executable, "-m", "flows.pipeline", "--symbols", "btcusdt,ETHUSDT"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert "symbol must be upper-case letters, digits and dashes such as BTCUSDT, was 'btcusdt'" in done.stderr
