@@ -44,11 +44,11 @@ def test_deployment_never_overlaps_itself_and_its_schedules_have_slugs(deploymen
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names)
-def test_scheduled_runs_that_were_missed_are_dropped_and_a_dead_workers_slot_is_freed_within_a_minute(deployment):
+def test_scheduled_runs_that_were_missed_are_dropped_and_a_dead_workers_slot_is_freed_in_two_minutes(deployment):
     # Seen on a real server: after two minutes without a worker, ENQUEUE ran ten missed runs one after the other.
     limit = deployment["concurrency_limit"]
     assert limit["collision_strategy"] == ("CANCEL_NEW" if deployment.get("schedules") else "ENQUEUE")
-    assert limit["grace_period_seconds"] == 60
+    assert limit["grace_period_seconds"] == 120
 
 
 @pytest.mark.parametrize("deployment", [one for one in DEPLOYMENTS if one.get("schedules")], ids=names)

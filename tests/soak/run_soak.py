@@ -120,6 +120,7 @@ class Soak:
         self._began = time.monotonic()
         self.kills: list[Kill] = []
         self.revived = 0
+        self._storm_at = 0.0
 
     def run(self) -> dict[str, Any]:
         """Run, check, and return the result as plain JSON."""
@@ -132,7 +133,7 @@ class Soak:
                     down = self._storm(operation)
                     exchange.stop_clock()
                     self._say("the clock stands still; the next scheduled runs must finish the work")
-                    self._wait_for(operation, {"ingest": 1, "retrain": 2}, _LAST_RUNS_LIMIT_S, time.time())
+                    unfinished = self._finish(operation)
                     self._settle(operation)
                     runs, by_name, steps, slots = self._report(operation)
                     time.sleep(2.0)  # the last champion decides once more
@@ -143,6 +144,7 @@ class Soak:
             violations["a decision every second, and no error"] = decision_violations(
                 decisions, entry.ref.version if entry.ref else None
             )
+            violations["the next scheduled runs finish the work"] = unfinished
             violations |= self._run_violations(runs, watch, slots, down)
             return self._result(exchange, by_name, steps, violations, decisions) | {
                 "longest_zombie_s": round(watch.longest_zombie_s, 1),
@@ -155,6 +157,7 @@ class Soak:
         config, killer = self._config, Killer(operation, self._config.seed)
         planned = plan(config.seed, config.kills, _FIRST_KILL_S, config.seconds * (1 - _QUIET_SHARE))
         began = self._began = time.monotonic()
+        self._storm_at = time.time()
         evaluated, told = 0.0, 0.0
         while (now := time.monotonic() - began) < config.seconds or planned:
             while planned and planned[0].at_s <= now:
@@ -206,6 +209,14 @@ class Soak:
             time.sleep(2.0)
         raise OperationError(f"after {limit_s:g} s these had not completed often enough: {left}; see {operation.logs}")
 
+    def _finish(self, operation: SoakOperation) -> list[str]:
+        """Wait for the runs that no more kill disturbs, and say which did not come."""
+        try:
+            self._wait_for(operation, {"ingest": 1, "retrain": 1}, _LAST_RUNS_LIMIT_S, time.time())
+        except OperationError as err:
+            return [str(err)]
+        return []
+
     def _settle(self, operation: SoakOperation) -> None:
         """Stop the schedules, the monitor's last: it ends what died without a word; and let what runs end."""
         deadline = time.monotonic() + START_S + SLACK_S
@@ -237,7 +248,14 @@ class Soak:
         self, runs: list[FlowRun], watch: Watch, slots: int, down: list[tuple[float, float]]
     ) -> dict[str, list[str]]:
         limit_s = ZOMBIE_WINDOW_S + SLACK_S
-        failed = [run for run in runs if run.state_type == StateType.FAILED and not _without_server(run, down)]
+        failed = [
+            run
+            for run in runs
+            if run.state_type == StateType.FAILED
+            and not _without_server(run, down)
+            and run.start_time
+            and run.start_time.timestamp() > self._storm_at  # before it there were no candles to train on
+        ]
         open_ = [run for run in runs if run.state and not run.state.is_final()]
         slow = [kill for kill in self.kills if kill.gone_s is not None and kill.gone_s > 30.0]
         return {

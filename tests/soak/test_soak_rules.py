@@ -10,7 +10,7 @@ import pytest
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.recent import write_recent
-from storage.schema import Window
+from storage.schema import FEATURES, Window
 from storage.settings import Settings
 from storage.workfolder import WorkFolder
 from tests.soak.soak_exchange import MARKET, SOURCE, SoakExchange
@@ -37,7 +37,7 @@ def settings(exchange, tmp_path):
     CandleStore(found.database).commit_window(SOURCE, MARKET, window, served, (), now_ms)
     write_recent(found.recent, SOURCE, MARKET, served)
     models = ArtifactStore(found.artifact_url)
-    manifest = {"features": ["return_1"]}
+    manifest = {"features": list(FEATURES)}
     ref = models.publish(SOURCE, MARKET.slug, "0123abcd", {"weights.safetensors": b"w"}, manifest, NOW)
     models.promote(SOURCE, MARKET.slug, ref, SIDES, expected=0, now=NOW)
     WorkFolder(found.work).save("fold-1", {"a.json": b"whole"})

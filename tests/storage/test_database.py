@@ -151,7 +151,7 @@ def test_next_process_is_let_in_when_the_last_one_has_closed_the_file_altogether
     # DuckDB alone lets it in a moment too early, and then loses a commit; readers share their turn, a writer is alone.
     with path.with_name(".market.duckdb.lock").open("a") as lock:
         fcntl.flock(lock, held)
-        busy = pytest.raises(StoreBusyError, match="is held by another process of this project, waited 0.05 s")
+        busy = pytest.raises(StoreBusyError, match=r"is held by another process of this project, waited 0\.05 s")
         with busy, Database(path, timeout_s=0.05).writing():
             pass
         with contextlib.nullcontext() if reads else busy, Database(path, timeout_s=0.05).reading():
