@@ -12,7 +12,7 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run ui automations test verify lint bench bench-quick clean
+.PHONY: run ui automations soak test verify lint bench bench-quick clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -26,6 +26,10 @@ ui: $(VENV)/installed
 # The automations alone, on the server that PREFECT_API_URL names.
 automations: $(VENV)/installed
 	@$(BIN)/python -m flows.operation automations
+
+# Everything at once under random kills for SECONDS; then the invariants, and $(DSC_HOME)/soak.json. SEED, KILLS, PORT choose.
+soak: $(VENV)/installed-test
+	@$(BIN)/python -m tests.soak.run_soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"

@@ -16,6 +16,7 @@ from prefect import flow
 from flows.command_line import run_by_hand
 from flows.form import form
 from tasks.monitoring import MarketHealth, MonitorConfig, inspect_markets
+from tasks.stale_runs import end_stale_runs
 
 
 @flow(name="monitor", flow_run_name="monitor")
@@ -26,6 +27,7 @@ def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorCo
     Args:
         limits: When a market counts as stale and a champion as old.
     """
+    end_stale_runs()
     markets = inspect_markets(limits)
     for market in markets:
         print(market.line())

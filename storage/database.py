@@ -3,11 +3,17 @@
 DuckDB lets one process write, or several read, and refuses whoever comes second at once. So every operation opens its
 own connection, keeps it for milliseconds, and waits its turn. Anyone may open the file with their own tools; while they
 hold it, this project waits, then says who holds it.
+
+Processes of this project take turns by locks of their own as well, `.<name>.lock` and `.queue` beside the file. DuckDB
+2.0.0 lets the next process in before the last one has closed the file altogether: of some hundred turns between busy
+processes, one opened the file as it was before the other's commit, and its own commit then replaced that one, without
+an error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import random
@@ -16,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 import duckdb
@@ -50,7 +57,9 @@ _TABLES = f"""
 """  # noqa: S608 - built from the constants above
 
 _SAY_AFTER_S = 3.0  # of waiting: turns are milliseconds, so somebody has opened the file and gone to lunch
+_LONG_TURN_S = 1.0  # the longest wait for turns of this project that is not worth a line
 _RETRY_S = (0.01, 0.06)  # random, so that two waiting processes do not stay in step
+_TURN_S = (0.002, 0.01)  # asking the kernel for a lock costs a microsecond, trying to open the file a millisecond
 _HOLDER_PID = re.compile(r"PID (\d+)")
 _MISTAKES = (duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.DataError, duckdb.NotSupportedError)
 _ADVICE = (  # signs in the cause, what they mean, the way out
@@ -154,7 +163,12 @@ class Database:
     @contextlib.contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         deadline = time.monotonic() + self.timeout_s
-        with self._turn(), self._explained(), contextlib.closing(self._connect(read_only, deadline)) as con:
+        with (
+            self._turn(),
+            self._turn_of_process(read_only, deadline),
+            self._explained(),
+            contextlib.closing(self._connect(read_only, deadline)) as con,
+        ):
             self._check_version(con)
             yield con
 
@@ -170,6 +184,39 @@ class Database:
             yield
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def _turn_of_process(self, read_only: bool, deadline: float) -> Iterator[None]:
+        """Hold the lock among processes until the file is closed: readers share it, a writer is alone."""
+        with contextlib.ExitStack() as files:
+            try:
+                queue, lock = (
+                    files.enter_context(self.path.with_name(f".{self.path.name}.{name}").open("a"))
+                    for name in ("queue", "lock")
+                )
+            except OSError:  # nobody writes in a folder that takes no file
+                yield
+                return
+            began = time.monotonic()
+            # Whoever is first in the queue waits for the file alone, so that a busy process cannot come back before it,
+            # nor a stream of readers keep a writer out.
+            self._take(queue, fcntl.LOCK_EX, deadline)
+            self._take(lock, fcntl.LOCK_SH if read_only else fcntl.LOCK_EX, deadline)
+            fcntl.flock(queue, fcntl.LOCK_UN)
+            if (waited_s := time.monotonic() - began) > _LONG_TURN_S:
+                log.warning("waited %.1f s for %s, behind other processes of this project", waited_s, self.path.name)
+            yield
+
+    def _take(self, file: IO[str], how: int, deadline: float) -> None:
+        while True:
+            try:
+                fcntl.flock(file, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise self._busy("another process of this project") from None
+                time.sleep(random.uniform(*_TURN_S))
+            else:
+                return
 
     def _connect(self, read_only: bool, deadline: float) -> duckdb.DuckDBPyConnection:
         say_at = time.monotonic() + _SAY_AFTER_S

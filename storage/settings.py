@@ -77,6 +77,11 @@ class Settings:
         return self._beside("datasets")
 
     @property
+    def recent(self) -> Path:
+        """Folder of the newest candles of each market, for readers that must not hold the DuckDB file."""
+        return self.home / "recent"
+
+    @property
     def work(self) -> Path | str:
         """Folder of intermediate results, or its URL; each is named by what it was made from.
 

@@ -130,14 +130,15 @@ class WorkFolder:
             try:
                 digests = {}
                 for name, content in files.items():
-                    (beside / name).write_bytes(content)
+                    _write(beside / name, content)
                     digests[name] = hashlib.sha256(content).hexdigest()
-                (beside / _DIGESTS).write_text(json.dumps(digests))
+                _write(beside / _DIGESTS, json.dumps(digests).encode())
                 beside.replace(target)
             except OSError:
-                shutil.rmtree(beside, ignore_errors=True)
                 if not target.is_dir():  # else another process finished the same work first
                     raise
+            finally:  # a cancelled run leaves nothing either; after the renaming there is nothing to remove
+                shutil.rmtree(beside, ignore_errors=True)
         except OSError as err:
             raise StoreError(
                 f"results must be writable, {target} is not ({err.strerror}); free space or set DSC_HOME"
@@ -158,3 +159,10 @@ class WorkFolder:
         if hashlib.sha256(content).hexdigest() != digests.get(name):
             raise StoreError(f"{name} of result {key} is damaged; delete {folder} and run it again")
         return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # a power cut must not leave a result's name without its content

@@ -28,6 +28,7 @@ Labels = dict[str, str | list[str]]
 
 BLOCK = "dsc-alerts"
 HEARTBEAT_S = 30  # the shortest that Prefect takes
+START_S = 300  # a worker starts a process within seconds; a busy machine has needed half a minute
 _MISSED_BEATS = 3
 
 
@@ -58,9 +59,9 @@ def raise_alert(kind: str, market: str, text: str) -> None:
 def install_automations() -> list[str]:
     """Install every automation on the server in force, in place of earlier ones of the same name; return the names.
 
-    Without DSC_ALERT_URL the guard alone is installed: there is nobody to tell.
+    Without DSC_ALERT_URL the guards alone are installed: there is nobody to tell.
     """
-    made = [zombie_guard()]
+    made = [zombie_guard(), start_guard()]
     webhook = Settings.from_environment().alert_url
     if webhook is not None:
         made += alert_automations(_webhook_block(webhook))
@@ -127,25 +128,34 @@ def _alert(
 
 
 def zombie_guard(heartbeat_s: int = HEARTBEAT_S) -> AutomationCore:
-    """Return the automation that marks a run as crashed whose heartbeats stopped.
+    """Return the automation that marks a run as crashed whose heartbeats stopped, or never began.
 
-    A run that was killed before its first heartbeat is not covered: that heartbeat arms the trigger.
+    A run that was being cancelled when its worker died is one of them: nobody is left to finish the cancelling.
     """
+    return _guard("crash-zombies", ("Running", "Cancelling"), _MISSED_BEATS * heartbeat_s, "no heartbeat")
+
+
+def start_guard(start_s: int = START_S) -> AutomationCore:
+    """Return the automation that marks a run as crashed whose worker died before the run began."""
+    return _guard("crash-stuck-starts", ("Submitting", "Pending", "InfrastructurePending"), start_s, "not started")
+
+
+def _guard(name: str, states: tuple[str, ...], window_s: int, missing: str) -> AutomationCore:
     run_event = "prefect.flow-run.{}".format
-    alive_or_over = {run_event(name) for name in ("heartbeat", "Completed", "Failed", "Cancelled", "Crashed")}
-    window = timedelta(seconds=_MISSED_BEATS * heartbeat_s)
+    alive_or_over = {"heartbeat", "Running", "Completed", "Failed", "TimedOut", "Cancelled", "Crashed"}
+    beats = {"heartbeat"} if "Running" in states else set()
     trigger = EventTrigger(
         posture=Posture.Proactive,
         threshold=1,
-        within=window,
+        within=timedelta(seconds=window_s),
         match={"prefect.resource.id": run_event("*")},
         for_each={"prefect.resource.id"},
-        after={run_event("heartbeat")},
-        expect=alive_or_over,
+        after={run_event(event) for event in {*states, *beats}},
+        expect={run_event(event) for event in alive_or_over},
     )
-    message = f"no heartbeat for {window.seconds} s"
+    message = f"{missing} for {window_s} s"
     crash = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)
-    return AutomationCore(name="crash-zombies", trigger=trigger, actions=[crash])
+    return AutomationCore(name=name, trigger=trigger, actions=[crash])
 
 
 def _install(client: SyncPrefectClient, automation: AutomationCore) -> None:

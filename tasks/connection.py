@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from tasks.exchange.sandbox import Sandbox
 from tasks.exchange.transport import Exchange
 from tasks.market.synthetic import SyntheticMarket, description, generate, grown
 
+_LOOPBACK = re.compile(r"http://127\.0\.0\.1:\d{1,5}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExchangeConfig:
@@ -26,6 +29,7 @@ class ExchangeConfig:
         candles: Candle file that the sandbox replays (.parquet, .csv, .csv.gz); None for the synthetic market.
         funding: Parquet file of funding rates (start_ms, funding_rate) for the same replay; None for no funding.
         synthetic: The market that the sandbox makes up when it replays no file.
+        url: Where a sandbox is running already, as http://127.0.0.1:<port>; None starts one for each run.
         live: The synthetic market moves on with real time, a new bar each interval; otherwise it stands still.
         requests_per_s: Most requests a second, all threads together; Bybit's limit is 120 for each address.
         threads: Requests in flight at once.
@@ -35,6 +39,7 @@ class ExchangeConfig:
     candles: str | None = None
     funding: str | None = None
     synthetic: SyntheticMarket = field(default_factory=SyntheticMarket)
+    url: str | None = None
     live: bool = False
     requests_per_s: float = 60.0
     threads: int = 8
@@ -48,6 +53,11 @@ class ExchangeConfig:
             )
         if self.funding is not None and self.candles is None:
             raise ConfigError("a funding file goes with a candle file; leave out funding or name the candles")
+        if self.url is not None and (self.exchange != "sandbox" or not _LOOPBACK.fullmatch(self.url)):
+            raise ConfigError(
+                f"url is of a sandbox on this machine, http://127.0.0.1:<port>, was {self.url!r} with "
+                f"exchange={self.exchange!r}; leave it out"
+            )
         if self.live and (self.exchange != "sandbox" or self.candles is not None):
             raise ConfigError("only the synthetic market can be live; leave out live, or candles and exchange")
         if not 0 < self.requests_per_s <= 120:
@@ -91,8 +101,8 @@ def connect(config: ExchangeConfig, market: Market, on_retry: Callable[[str], No
     """
     pace: dict[str, Any] = {"requests_per_s": config.requests_per_s, "threads": config.threads, "on_retry": on_retry}
     source = config.source
-    if config.exchange != "sandbox":
-        with Gateway(config.exchange, source=source, **pace) as gateway:
+    if config.exchange != "sandbox" or config.url is not None:
+        with Gateway(config.exchange, source=source, url=config.url, **pace) as gateway:
             yield gateway
         return
     now_ms = int(time.time() * 1000) if config.live else None

@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 
 from storage.candles import CandleStore, Page
 from storage.contracts import enforce_quarantine_share, split_candles, validate_features
+from storage.recent import RECENT_BARS, write_recent
 from storage.schema import (
     DAY_MS,
     CandleGapError,
@@ -176,6 +177,8 @@ def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, qua
         status = "failed"
         try:
             counts = _ingest_windows(gateway, store, market, windows, now_ms)
+            first_ms = span.last_ms - (RECENT_BARS - 1) * market.interval_ms
+            write_recent(settings.recent, gateway.source, market, store.read(gateway.source, market, first_ms))
             refuse_bad_data(store, gateway.source, market, span, quality)
             status = "completed"
         finally:

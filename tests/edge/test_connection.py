@@ -4,7 +4,8 @@ import pytest
 
 from storage.schema import CandleError, ConfigError, Market
 from tasks.connection import ExchangeConfig, connect
-from tasks.market.synthetic import SyntheticMarket
+from tasks.exchange.sandbox import Sandbox
+from tasks.market.synthetic import SyntheticMarket, generate
 
 
 @pytest.mark.promise(0)
@@ -60,6 +61,17 @@ def test_live_market_that_has_no_bar_yet_is_refused():
         pass
 
 
+def test_running_sandbox_is_talked_to_at_its_address_under_the_label_of_its_market():
+    market, law = Market(), SyntheticMarket(bars=50)
+    source = ExchangeConfig(synthetic=law).source
+    with Sandbox(generate(law), market=market, source=source) as sandbox:
+        config = ExchangeConfig(synthetic=law, url=sandbox.url)
+        for _ in range(2):  # it goes on when a run ends
+            with connect(config, market) as gateway:
+                assert gateway.server_time_ms() == sandbox.clock.now_ms()
+        assert gateway.source == config.source == source
+
+
 def test_origin_is_said_in_words():
     assert ExchangeConfig().origin_detail == "drift, k=0.2, psi=0.995, seed 7"
     assert ExchangeConfig(candles="some/where/bars.parquet").origin_detail == "bars.parquet"
@@ -74,6 +86,11 @@ def test_origin_is_said_in_words():
         ({"funding": "f.parquet"}, "a funding file goes with a candle file"),
         ({"exchange": "bybit", "live": True}, "only the synthetic market can be live"),
         ({"candles": "a.parquet", "live": True}, "only the synthetic market can be live"),
+        (
+            {"url": "http://203.0.113.7:80"},
+            "url is of a sandbox on this machine, http://127.0.0.1:<port>, was 'http://203",
+        ),
+        ({"url": "http://127.0.0.1:80", "exchange": "bybit"}, "with exchange='bybit'; leave it out"),
         ({"requests_per_s": 121}, r"requests_per_s must be in \(0, 120\], was 121"),
         ({"threads": 0}, r"threads must be in 1\.\.32, was 0"),
     ],

@@ -1,11 +1,14 @@
 """prefect.yaml: every deployment names a flow that exists, parameters that it takes, schedules that can be changed."""
 
+import asyncio
 import importlib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.server.schemas.schedules import CronSchedule as ServerCron
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -43,6 +46,27 @@ def test_deployment_never_overlaps_itself_and_its_schedules_have_slugs(deploymen
     for schedule in deployment.get("schedules", []):
         assert schedule["slug"]
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names)
+def test_scheduled_runs_that_were_missed_are_dropped_and_a_dead_workers_slot_is_freed_in_two_minutes(deployment):
+    # Seen on a real server: after two minutes without a worker, ENQUEUE ran ten missed runs one after the other.
+    limit = deployment["concurrency_limit"]
+    assert limit["collision_strategy"] == ("CANCEL_NEW" if deployment.get("schedules") else "ENQUEUE")
+    assert limit["grace_period_seconds"] == 120
+
+
+@pytest.mark.parametrize("deployment", [one for one in DEPLOYMENTS if one.get("schedules")], ids=names)
+def test_schedule_fires_as_often_on_the_days_when_clocks_change(deployment):
+    (schedule,) = deployment["schedules"]
+    cron = ServerCron(cron=schedule["cron"], timezone=schedule["timezone"])
+
+    def fires(day: datetime) -> int:
+        dates = asyncio.run(cron.get_dates(n=400, start=day))
+        return sum(date < day + timedelta(days=1) for date in dates)
+
+    ordinary, changes = datetime(2026, 1, 14, tzinfo=UTC), ((3, 8), (3, 29), (10, 25), (11, 1))
+    assert {fires(datetime(2026, month, day, tzinfo=UTC)) for month, day in changes} == {fires(ordinary)}
 
 
 def test_no_deployment_names_a_folder_of_a_machine():

@@ -94,6 +94,20 @@ WorkFolder(Path({str(tmp_path)!r})).save("fold-1", Files(a=1))
     assert work.read("fold-1", "a.json") == b"whole"
 
 
+def test_save_that_is_cancelled_leaves_nothing_behind(tmp_path):
+    class Cancelled(BaseException):
+        """As Prefect's TerminationSignal, no Exception."""
+
+    class Files(dict):
+        def items(self):
+            yield "a.json", b"whole"
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        WorkFolder(tmp_path).save("fold-1", Files(a=1))
+    assert list(tmp_path.iterdir()) == []
+
+
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 
 
