@@ -58,12 +58,10 @@ def prune_home(rule: PruneRule) -> Removed:
     """Remove from DSC_HOME what no version refers to and no run has used for long, and say what went."""
     settings, log = Settings.from_environment(), get_run_logger()
     before = datetime.now(UTC) - timedelta(days=rule.keep_days)
-    # Versions may also lie where they lay before DSC_ARTIFACT_URL was set.
-    urls = dict.fromkeys((settings.artifact_url, str(settings.home / "models")))
-    stores = [ArtifactStore(url) for url in urls]
+    store = ArtifactStore(settings.artifact_url)
 
     def referred(source: Source, market: Market) -> Set[str]:
-        return {str(store.manifest(ref)["dataset"]) for store in stores for ref in store.versions(source, market.slug)}
+        return {str(store.manifest(ref)["dataset"]) for ref in store.versions(source, market.slug)}
 
     results = results_at(settings.work).prune(before)
     try:

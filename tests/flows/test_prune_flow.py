@@ -36,21 +36,18 @@ def stored_dataset(home: Path, code: str) -> str:
     return reference.id
 
 
-def test_prune_names_what_went_and_keeps_what_versions_here_and_elsewhere_were_made_from(
-    prefect_api, home, tmp_path, monkeypatch, capsys
-):
-    here, elsewhere, spare = (stored_dataset(home, code) for code in ("a", "b", "c"))
-    monkeypatch.setenv("DSC_ARTIFACT_URL", str(tmp_path / "elsewhere"))
-    for url, dataset, hash8 in ((home / "models", here, "0123abcd"), (tmp_path / "elsewhere", elsewhere, "4567abcd")):
-        manifest = {"features": list(FEATURES), "dataset": dataset}
-        ArtifactStore(str(url)).publish(SOURCE, MARKET.slug, hash8, {"a.json": b"{}"}, manifest, datetime.now(UTC))
+def test_prune_names_what_went_and_keeps_what_a_version_was_made_from(prefect_api, home, capsys):
+    kept, spare = (stored_dataset(home, code) for code in ("a", "b"))
+    manifest = {"features": list(FEATURES), "dataset": kept}
+    store = ArtifactStore(str(home / "models"))
+    store.publish(SOURCE, MARKET.slug, "0123abcd", {"a.json": b"{}"}, manifest, datetime.now(UTC))
     work = WorkFolder(home / "work")
     for key in ("fold-old", "fold-new"):
         work.save(key, {"a.json": b"{}"})
     os.utime(home / "work" / "fold-old", (1, 1))
     removed = prune(rule=PruneRule(keep_datasets=0))
     assert (removed.results.keys, removed.datasets.keys) == (("fold-old",), (spare,))
-    assert {path.name for path in (home / "datasets").iterdir()} == {here, elsewhere}
+    assert {path.name for path in (home / "datasets").iterdir()} == {kept}
     said = capsys.readouterr().out
     assert "work removed=1" in said
     assert f"datasets removed=1 freed_mb=0.0 {spare}" in said
