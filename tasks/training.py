@@ -22,7 +22,7 @@ from storage.shared_results import results_at
 from storage.snapshots import Dataset, load_dataset
 from storage.workfolder import WorkFolder
 from tasks.execution.skill import class_shares
-from tasks.market.labels import Labels, class_means, label_bars
+from tasks.market.labels import Labels, class_means, label_bars, sample_uniqueness
 from tasks.market.samples import Fold, refit_fold, walk_forward
 from tasks.network.export import weights_bytes
 from tasks.network.fit import Series, fit, predict_series
@@ -151,7 +151,8 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
         return key
     samples = load_samples(data, recipe)
     dataset, labels, fold = samples.dataset, samples.labels, samples.fold(index)
-    series = Series(features=dataset.features, labels=labels.classes, segment=dataset.segment)
+    weights = sample_uniqueness(labels, fold.train.rows) if recipe.folds.weights == "uniqueness" else None
+    series = Series(features=dataset.features, labels=labels.classes, segment=dataset.segment, weights=weights)
     with ProgressReport(f"fold {index + 1} of {recipe.models}") as progress:
         fitted = fit(
             recipe.network_config,

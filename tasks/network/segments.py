@@ -29,11 +29,13 @@ class Series:
         features: (T, F) raw features; NaN where not ready.
         labels: (T,) class of each bar, -1 where unknown.
         segment: (T,) number of the unbroken run of bars that each bar belongs to.
+        weights: (T,) >= 0, how much each label counts in training; None: all alike.
     """
 
     features: FloatArray
     labels: IntArray
     segment: IntArray
+    weights: FloatArray | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2:
@@ -41,6 +43,10 @@ class Series:
         lengths = (len(self.features), len(self.labels), len(self.segment))
         if len(set(lengths)) != 1:
             raise ValueError(f"features, labels and segment must have one length, were {lengths}")
+        if self.weights is None:
+            return
+        if self.weights.shape != (len(self.labels),) or not (self.weights >= 0).all():
+            raise ValueError(f"weights must be ({len(self.labels)},) numbers >= 0, were {self.weights.shape}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,15 +57,18 @@ class Stream:
         features: (P, F) float32.
         labels: (P,) int64, UNKNOWN where the bar is no sample.
         bars: (P,) int64 index of each row in the series.
+        kept: (P,) chance that an epoch learns from the label, its weight over the largest; None: every epoch does.
     """
 
     features: Tensor
     labels: Tensor
     bars: IntArray
+    kept: Tensor | None = None
 
     def to(self, device: str) -> Stream:
         """Return the stream with its tensors on `device`."""
-        return Stream(features=self.features.to(device), labels=self.labels.to(device), bars=self.bars)
+        kept = None if self.kept is None else self.kept.to(device)
+        return Stream(features=self.features.to(device), labels=self.labels.to(device), bars=self.bars, kept=kept)
 
 
 def finite_bars(features: FloatArray) -> BoolArray:
@@ -99,10 +108,16 @@ def stream_of(series: Series, span: tuple[int, int], context: int) -> Stream:
     sample = ready_bars(features, series.segment[first : span[1]], context)
     sample[: span[0] - first] = False
     labels = np.where(sample, series.labels[first : span[1]], UNKNOWN)
+    kept = None
+    if series.weights is not None:
+        weights = np.where(labels == UNKNOWN, 0.0, series.weights[first : span[1]])[finite]
+        largest = weights.max(initial=0.0)
+        kept = torch.from_numpy(weights / largest) if largest > 0 else None
     return Stream(
         features=torch.from_numpy(features[finite].astype(np.float32)),
         labels=torch.from_numpy(labels[finite].astype(np.int64)),
         bars=first + np.flatnonzero(finite),
+        kept=kept,
     )
 
 
@@ -136,5 +151,8 @@ def draw_batches(
         for batch in torch.split(starts[order], batch_segments):
             rows = batch.to(window.device)[:, None] + window
             labels = stream.labels[rows[:, context - 1 :]]
+            if stream.kept is not None:  # drawn, not multiplied: the loss of a step stays a plain mean
+                drawn = torch.rand(labels.shape, generator=generator).to(labels.device)
+                labels = torch.where(drawn < stream.kept[rows[:, context - 1 :]], labels, UNKNOWN)
             if bool((labels != UNKNOWN).any()):
                 yield stream.features[rows], labels
