@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -216,7 +217,8 @@ def _judged(mutation: Mutation) -> Caught:
         file.write_text(text.replace(mutation.old, mutation.new))
         done = _python(["-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *mutation.test.split()], copy)
         lines = done.stdout.splitlines()
-        failed = tuple(line.split()[1].rpartition("::")[2] for line in lines if line.startswith("FAILED "))
+        names = (line.partition("::")[2] for line in lines if line.startswith("FAILED "))
+        failed = tuple(dict.fromkeys(re.split(r"[\[ ]", name)[0] for name in names))
         # 1: tests were collected and run, and some failed. Anything else is a copy that does not even start.
         return Caught(mutation, failed if done.returncode == 1 else (), done.stdout[-2_000:] + done.stderr[-2_000:])
 
