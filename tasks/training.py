@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from storage.shared_results import results_at
 from storage.snapshots import Dataset, load_dataset
 from storage.workfolder import WorkFolder
 from tasks.execution.skill import class_shares
-from tasks.market.labels import Labels, class_means, label_bars
+from tasks.market.labels import Labels, class_means, label_bars, sample_uniqueness
 from tasks.market.samples import Fold, refit_fold, walk_forward
 from tasks.network.export import weights_bytes
 from tasks.network.fit import Series, fit, predict_series
@@ -158,7 +158,8 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
         return key
     samples = load_samples(data, recipe)
     dataset, labels, fold = samples.dataset, samples.labels, samples.fold(index)
-    series = samples.series
+    weights = sample_uniqueness(labels, fold.train.rows) if recipe.folds.weights == "uniqueness" else None
+    series = replace(samples.series, weights=weights)
     with ProgressReport(f"fold {index + 1} of {recipe.models}") as progress:
         fitted = fit(
             recipe.network_config,

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 from storage.schema import ConfigError, DatasetError, IntArray, utc_text
 
 Scheme = Literal["anchored", "rolling"]
+Weights = Literal["equal", "uniqueness"]
 
 _LEAST_LABELS = 10  # non-overlapping labels per part: fewer say nothing about anything
 
@@ -31,6 +32,8 @@ class FoldConfig:
         validation_share: Share of the usable bars that each fold validates on.
         embargo: Bars left out before validation and before test, beyond the purge; >= 0.
         scheme: Train from the first usable bar ("anchored") or on as many bars as the first fold has ("rolling").
+        weights: How much each training label counts: all alike ("equal"), or by what of it no other label covers
+            ("uniqueness"). Labels of one horizon that follow each other without a gap are all alike in that too.
     """
 
     folds: int = 4
@@ -38,6 +41,7 @@ class FoldConfig:
     validation_share: float = 0.1
     embargo: int = 0
     scheme: Scheme = "anchored"
+    weights: Weights = "equal"
 
     def __post_init__(self) -> None:
         if self.folds < 1:
@@ -52,6 +56,8 @@ class FoldConfig:
             raise ConfigError(f"embargo must be >= 0 bars, was {self.embargo!r}")
         if self.scheme not in get_args(Scheme):
             raise ConfigError(f"scheme must be anchored or rolling, was {self.scheme!r}")
+        if self.weights not in get_args(Weights):
+            raise ConfigError(f"weights must be equal or uniqueness, was {self.weights!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,12 +31,14 @@ class Series:
         segment: (T,) number of the unbroken run of bars that each bar belongs to.
         signs: (F,) what each feature is multiplied by where the classes are read in reverse: -1 if it changes its
             sign, 1 if it stays. None where the classes have no such mirror image.
+        weights: (T,) >= 0, how much each label counts in training; None: all alike.
     """
 
     features: FloatArray
     labels: IntArray
     segment: IntArray
     signs: FloatArray | None = None
+    weights: FloatArray | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2:
@@ -48,6 +50,8 @@ class Series:
             self.signs.shape == self.features.shape[1:] and (np.abs(self.signs) == 1).all()
         ):
             raise ValueError(f"signs must be {self.features.shape[1]} of -1 or 1, were {self.signs}")
+        if self.weights is not None and not (self.weights.shape == self.labels.shape and (self.weights >= 0).all()):
+            raise ValueError(f"weights must be ({len(self.labels)},) numbers >= 0, were {self.weights.shape}")
 
     def first(self, inputs: int) -> Series:
         """Return the series with its first `inputs` features: a network reads as many as it has inputs.
@@ -74,15 +78,18 @@ class Stream:
         features: (P, F) float32.
         labels: (P,) int64, UNKNOWN where the bar is no sample.
         bars: (P,) int64 index of each row in the series.
+        kept: (P,) chance that an epoch learns from the label, its weight over the largest; None: every epoch does.
     """
 
     features: Tensor
     labels: Tensor
     bars: IntArray
+    kept: Tensor | None = None
 
     def to(self, device: str) -> Stream:
         """Return the stream with its tensors on `device`."""
-        return Stream(features=self.features.to(device), labels=self.labels.to(device), bars=self.bars)
+        kept = None if self.kept is None else self.kept.to(device)
+        return Stream(features=self.features.to(device), labels=self.labels.to(device), bars=self.bars, kept=kept)
 
 
 def finite_bars(features: FloatArray) -> BoolArray:
@@ -122,10 +129,16 @@ def stream_of(series: Series, span: tuple[int, int], context: int) -> Stream:
     sample = ready_bars(features, series.segment[first : span[1]], context)
     sample[: span[0] - first] = False
     labels = np.where(sample, series.labels[first : span[1]], UNKNOWN)
+    kept = None
+    if series.weights is not None:
+        weights = np.where(labels == UNKNOWN, 0.0, series.weights[first : span[1]])[finite]
+        largest = weights.max(initial=0.0)
+        kept = torch.from_numpy(weights / largest) if largest > 0 else None
     return Stream(
         features=torch.from_numpy(features[finite].astype(np.float32)),
         labels=torch.from_numpy(labels[finite].astype(np.int64)),
         bars=first + np.flatnonzero(finite),
+        kept=kept,
     )
 
 
@@ -159,5 +172,8 @@ def draw_batches(
         for batch in torch.split(starts[order], batch_segments):
             rows = batch.to(window.device)[:, None] + window
             labels = stream.labels[rows[:, context - 1 :]]
+            if stream.kept is not None:  # drawn, not multiplied: the loss of a step stays a plain mean
+                drawn = torch.rand(labels.shape, generator=generator).to(labels.device)
+                labels = torch.where(drawn < stream.kept[rows[:, context - 1 :]], labels, UNKNOWN)
             if bool((labels != UNKNOWN).any()):
                 yield stream.features[rows], labels

@@ -110,6 +110,7 @@ def test_walk_forward_refuses_a_horizon_below_one() -> None:
             r"test_share \+ validation_share must leave bars to train on, was 1\.1 of 1",
         ),
         ({"embargo": -1}, "embargo must be >= 0 bars, was -1"),
+        ({"weights": "age"}, "weights must be equal or uniqueness, was 'age'"),
         ({"scheme": "expanding"}, "scheme must be anchored or rolling, was 'expanding'"),
     ],
 )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -103,6 +105,7 @@ class Ledger:
         return {
             "machine": machine_fingerprint(),
             "seconds": round(time.perf_counter() - self.started, 1),
+            "processor_seconds": round(processor_seconds(), 1),
             **self.figures,
             "answers": [asdict(answer) for answer in self.answers],
             "planted": planted,
@@ -130,6 +133,12 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
         yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
+def processor_seconds() -> float:
+    """Return what this process and those it started have used so far: what a busy machine does not change."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 _LEDGER = pytest.StashKey[Ledger]()
 
 
@@ -147,7 +156,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in ledger.table():
         terminalreporter.write_line(line)
     seconds = time.perf_counter() - ledger.started
-    terminalreporter.write_line(f"\n{seconds:.0f} s; {path}")
+    terminalreporter.write_line(f"\n{seconds:.0f} s, {processor_seconds():.0f} s of processor time; {path}")
 
 
 @pytest.fixture(scope="session")
@@ -208,7 +217,8 @@ def _judged(mutation: Mutation) -> Caught:
         file.write_text(text.replace(mutation.old, mutation.new))
         done = _python(["-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *mutation.test.split()], copy)
         lines = done.stdout.splitlines()
-        failed = tuple(line.split()[1].rpartition("::")[2] for line in lines if line.startswith("FAILED "))
+        names = (line.partition("::")[2] for line in lines if line.startswith("FAILED "))
+        failed = tuple(dict.fromkeys(re.split(r"[\[ ]", name)[0] for name in names))
         # 1: tests were collected and run, and some failed. Anything else is a copy that does not even start.
         return Caught(mutation, failed if done.returncode == 1 else (), done.stdout[-2_000:] + done.stderr[-2_000:])
 
