@@ -43,7 +43,7 @@ def show_table(what: str, source: Source, market: Market, rows: Iterable[Mapping
 def show_checklist(source: Source, market: Market, conditions: Iterable[Condition], champion: str) -> None:
     """Show the promotion rule line by line."""
     rows = [
-        {"result": "pass" if c.passed else "FAIL", "condition": c.name, "found": c.found, "wanted": c.wanted}
+        {"result": "pass" if c.passed else "FAIL", "condition": c.name, "wanted": c.wanted, "found": c.found}
         for c in conditions
     ]
     show_table("promotion", source, market, rows, f"Promotion rule against champion {champion}")
@@ -61,8 +61,7 @@ def show_version(report: ReportData, location: str) -> None:
     show_table("latency", source, market, map(_latency_row, report.latency), "One prediction, one thread")
     sides = [{"": side, **metrics} for side, metrics in report.metrics.items()]
     show_table("backtest", source, market, _turned(sides), "Unseen bars, net of costs")
-    page = f"# Report\n\n`{location}`"
-    markdown = summary_markdown(report) + _training_picture(report) + f"\n\n{page}"
+    markdown = summary_markdown(report) + _training_picture(report) + f"\n\n**The whole report**\n\n`{location}`"
     about = f"{market} from {source}, version {report.version}"
     create_markdown_artifact(markdown, key=page_key("verdict", source, market), description=about)
     if "://" in location or location.startswith("/"):

@@ -6,6 +6,7 @@ fixed here, so that every version is spoken of in the same measured terms.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -385,5 +386,5 @@ def _outcome(condition: Condition) -> str:
 
 def _md(value: object) -> str:
     """Return text that Markdown shows as it is, on one line."""
-    line = " ".join(text(value).split())
+    line = " ".join(html.escape(str(value), quote=False).split())  # Markdown shows an escaped quote as it is written
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~$" else letter for letter in line)
