@@ -22,7 +22,7 @@ from storage.searches import Candidate, SearchLog
 from storage.settings import Settings
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.network.architecture import Block, DSCConfig, macs_per_bar, parameters, scaled
-from tasks.network.fit import Series, fit
+from tasks.network.fit import fit
 from tasks.network.latency import measure_latency as time_networks
 from tasks.recipe import Recipe
 from tasks.training import fold_inputs, load_samples
@@ -93,9 +93,8 @@ def _candidate(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int, 
     if known is not None:
         return known
     samples = load_samples(data, replace(recipe, network=longest))
-    series = Series(features=samples.dataset.features, labels=samples.labels.classes, segment=samples.dataset.segment)
     train, validation = ((part.start, part.stop) for part in (samples.refit.train, samples.refit.validation))
-    fitted = fit(network, series, train, validation, variant.fit_config)
+    fitted = fit(network, samples.series, train, validation, variant.fit_config)
     candidate = Candidate(
         key=key,
         source=data.source,

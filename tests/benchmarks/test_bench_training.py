@@ -1,6 +1,11 @@
-"""Row 8: an epoch on segments against an epoch on windows; same network, samples, optimiser and schedule."""
+"""Row 8: an epoch on segments against an epoch on windows; same network, samples, optimiser and schedule.
+
+One epoch leaves a network far from anywhere: its loss depends on the seed more than on how it was trained. So losses
+are means over seeds, and each seed's stands beside them.
+"""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,14 +22,15 @@ from tasks.network.segments import UNKNOWN, stream_of
 TRAIN, CHECK = 20_000, 10_000
 BATCH = 64  # windows a step
 RATE = 1e-3
-SHARE = 8  # the windowed epoch is timed on every eighth step, and scaled, once it has been trained in full
+SEEDS = (7, 8)  # a windowed epoch takes half a minute
 
 
-def planted_series(context):
-    candles = generate(SyntheticMarket(bars=WARM_UP + context + TRAIN + CHECK))
+def planted_series(config):
+    candles = generate(SyntheticMarket(bars=WARM_UP + config.context + TRAIN + CHECK))
     features = build_features(candles.matrix(), 300_000)
     labels = label_bars(candles.open, features.vol, features.segment, LabelConfig(cost_floor_multiple=0.0), 0.0)
-    return Series(features=features.values, labels=labels.classes, segment=features.segment)
+    inputs = features.values[:, : config.input_features]
+    return Series(features=inputs, labels=labels.classes, segment=features.segment)
 
 
 def windowed_epoch(network, series, train):
@@ -62,32 +68,43 @@ def test_epoch_on_segments_is_faster_than_on_windows_and_learns_as_much(
 ):
     network = make_network("source", 400)
     context = network.config.context
-    series = planted_series(context)
+    series = planted_series(network.config)
     first = WARM_UP + context
     train, check = (first, first + TRAIN), (first + TRAIN, first + TRAIN + CHECK)
     config = FitConfig(
         epochs=1, learning_rate=RATE, validations_per_epoch=1, input_noise=0.0, weight_average=0.0,
         bypass_start="zero", segment_bars=640, seed=7,
     )  # fmt: skip
-    torch.manual_seed(7)
-    windowed, seconds = windowed_epoch(network, series, train)
-    fitted = fit(network.config, series, train, check, config)
+    taken, theirs = [], []
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        windowed, seconds = windowed_epoch(network, series, train)
+        taken.append(np.median(seconds) * len(seconds))
+        theirs.append(loss_of(windowed, series, check))
 
-    # Our side's time holds what `fit` does beside the epoch: streams, two validations, calibration.
-    times = race(
-        {"segments": side(lambda: fit(network.config, series, train, check, config)), "windows": side(lambda: None)},
-        rounds=5,
-    )
-    times.seconds["windows"][:] = np.median(seconds) * len(seconds)
+    def fitted(epochs: int = 1, seed: int = SEEDS[0]):
+        return fit(network.config, series, train, check, replace(config, epochs=epochs, seed=seed))
 
-    ours, theirs = fitted.history[-1].validation_loss, loss_of(windowed, series, check)
+    ours = [fitted(seed=seed).history[-1].validation_loss for seed in SEEDS]
+
+    # What a second epoch adds is an epoch and its validation, without what `fit` does once.
+    times = race({"one epoch": side(fitted), "two epochs": side(lambda: fitted(2))}, rounds=5)
+    segments = times.seconds["two epochs"] - times.seconds["one epoch"]
+    times.seconds.update(segments=segments, windows=np.full(len(segments), np.mean(taken)))
+
     prior = np.bincount(series.labels[slice(*train)][series.labels[slice(*train)] >= 0], minlength=3) / TRAIN
     beside = {
-        "log-loss, segments": ours,
-        "log-loss, windows": theirs,
+        "log-loss, segments": ", ".join(f"{loss:.4f}" for loss in ours),
+        "log-loss, windows": ", ".join(f"{loss:.4f}" for loss in theirs),
         "of the prior": float(-(prior * np.log(prior)).sum()),
     }
     ledger.enter(
         compare(8, "epoch_vs_windowed", times, "windows", "segments", "20,000 bars", at_least=60, beside=beside),
-        line(number=8, key="epoch_logloss_delta", value=ours - theirs, at_most=0.001, work="after one epoch each"),
+        line(
+            number=8,
+            key="epoch_logloss_delta",
+            value=float(np.mean(ours) - np.mean(theirs)),
+            at_most=0.001,
+            work=f"after one epoch each, mean of {len(SEEDS)} seeds",
+        ),
     )
