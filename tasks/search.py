@@ -27,6 +27,8 @@ from tasks.network.latency import measure_latency as time_networks
 from tasks.recipe import Recipe
 from tasks.training import fold_inputs, load_samples
 
+Row = dict[str, str | int | float]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
@@ -119,25 +121,24 @@ def rank_networks(data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequen
     """
     searches = SearchLog(Settings.from_environment().artifact_url)
     times = {row.config: row.p50_us for row in time_networks(networks, 2_000, runtimes=("engine",))}
-    rows = []
+    rows: list[tuple[float, Row]] = []
     for network, keys in zip(networks, tried, strict=True):
         found = [searches.find(data.source, data.market.slug, key) for key in keys]
         losses = np.array([candidate.log_loss for candidate in found if candidate is not None])
         learned = np.array([candidate.learned for candidate in found if candidate is not None])
-        rows.append(
-            {
-                "network": _shape(network),
-                "parameters": parameters(network),
-                "MACs a bar": macs_per_bar(network),
-                "p50 us": round(times[network], 2),
-                "log-loss": round(float(losses.mean()), 5),
-                "seeds apart": round(float(np.ptp(losses)), 5),
-                "learned": round(float(learned.mean()), 5),
-            }
-        )
-    rows.sort(key=lambda row: row["log-loss"])
-    create_table_artifact(rows, key="search", description=f"Networks on {data.market}, by validation log-loss")
-    return _table(rows)
+        row: Row = {
+            "network": _shape(network),
+            "parameters": parameters(network),
+            "MACs a bar": macs_per_bar(network),
+            "p50 us": round(times[network], 2),
+            "log-loss": round(float(losses.mean()), 5),
+            "seeds apart": round(float(np.ptp(losses)), 5),
+            "learned": round(float(learned.mean()), 5),
+        }
+        rows.append((float(losses.mean()), row))
+    ranked = [row for _, row in sorted(rows, key=lambda scored: scored[0])]
+    create_table_artifact(ranked, key="search", description=f"Networks on {data.market}, by validation log-loss")
+    return _table(ranked)
 
 
 def _of_equal_cost(base: DSCConfig, block: Block) -> DSCConfig:
@@ -150,7 +151,7 @@ def _shape(network: DSCConfig) -> str:
     return f"{network.block} {sizes}"
 
 
-def _table(rows: Sequence[dict[str, str | int | float]]) -> str:
+def _table(rows: Sequence[Row]) -> str:
     header = list(rows[0])
     lines = [header, *([f"{value}" for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
