@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from storage import schema
-from storage.schema import CLASSES, FEATURES, ODD_FEATURES, DatasetError, DatasetRef, FloatArray, content_hash
+from storage.schema import CLASSES, FEATURES, ODD_FEATURES, DatasetError, DatasetRef, FloatArray, IntArray, content_hash
 from storage.settings import Settings
 from storage.shared_results import results_at
 from storage.snapshots import Dataset, load_dataset
@@ -52,10 +52,8 @@ class Samples:
 
     @property
     def series(self) -> Series:
-        """What a network learns from. In the market upside down sell is buy, and odd features change their sign."""
-        signs = np.array([-1.0 if name in ODD_FEATURES else 1.0 for name in FEATURES])
-        dataset = self.dataset
-        return Series(features=dataset.features, labels=self.labels.classes, segment=dataset.segment, signs=signs)
+        """What a network learns from."""
+        return mirrored_series(self.dataset.features, self.labels.classes, self.dataset.segment)
 
     def fold(self, index: int) -> Fold:
         """Return the walk-forward fold of that number, or the refit, which follows the last one."""
@@ -97,6 +95,18 @@ class FoldResult:
         """Return the result that `facts` was taken from."""
         arrays = {name: np.array(facts[name]) for name in ("class_means", "prior")}
         return cls(weights=weights, probabilities=probabilities, **dict(facts) | arrays)
+
+
+def mirrored_series(features: FloatArray, classes: IntArray, segment: IntArray) -> Series:
+    """Return a series whose mirror image is the market upside down: sell is buy, and odd features change their sign.
+
+    Args:
+        features: (T, F) in the order of `FEATURES`.
+        classes: (T,) labels.
+        segment: (T,) number of the unbroken run of each bar.
+    """
+    signs = np.array([-1.0 if name in ODD_FEATURES else 1.0 for name in FEATURES])
+    return Series(features=features, labels=classes, segment=segment, signs=signs)
 
 
 def code_hash() -> str:

@@ -23,8 +23,9 @@ from tasks.market.labels import LabelConfig, Labels, class_means, label_bars, sa
 from tasks.market.samples import Fold, FoldConfig, walk_forward
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.baselines import CLASSICAL, LOGISTIC, fit_baseline
-from tasks.network.fit import Series, fit, predict_series
+from tasks.network.fit import fit, predict_series
 from tasks.recipe import Recipe
+from tasks.training import mirrored_series
 
 MINUTE_MS = 60_000
 FREE = Costs(commission=0.0, slippage=0.0)
@@ -60,7 +61,7 @@ def walk(candles: Candles, interval_ms: int, recipe: Recipe, rivals: tuple[str, 
     network = recipe.network_config
     first = int(np.argmax(np.isfinite(features.values).all(axis=1))) + network.context - 1
     folds = walk_forward(len(candles), first, recipe.labels.horizon, recipe.folds)
-    series = Series(features=features.values, labels=labels.classes, segment=features.segment)
+    series = mirrored_series(features.values, labels.classes, features.segment)
     parts: dict[str, list[FloatArray]] = {name: [] for name in ("dsc", *rivals)}
     for fold in folds:
         spans = [(span.start, span.stop) for span in (fold.train, fold.validation)]
