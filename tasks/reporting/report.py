@@ -6,7 +6,6 @@ fixed here, so that every version is spoken of in the same measured terms.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -386,5 +385,7 @@ def _outcome(condition: Condition) -> str:
 
 def _md(value: object) -> str:
     """Return text that Markdown shows as it is, on one line."""
-    line = " ".join(html.escape(str(value), quote=False).split())  # Markdown shows an escaped quote as it is written
+    line = " ".join(text(value).split())
+    for mark, escaped in (("'", "&#x27;"), ('"', "&quot;")):  # Markdown shows these two as they are written
+        line = line.replace(escaped, mark)
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~$" else letter for letter in line)

@@ -125,7 +125,10 @@ def system(tmp_path_factory, webhook) -> Iterator[System]:
     try:
         line = process.stdout.readline()
         assert line == f"Prefect is up on sandbox: http://127.0.0.1:{port}\n", line + process.stdout.read()
-        yield System(url=f"http://127.0.0.1:{port}", process=process, heard=heard)
+        started = System(url=f"http://127.0.0.1:{port}", process=process, heard=heard)
+        for name in ("ingest/sandbox", "pipeline/sandbox"):  # runs that nobody waits for would take time and slots
+            started.api(f"/deployments/{started.api(f'/deployments/name/{name}')['id']}/pause_deployment", {})
+        yield started
     finally:
         process.terminate()
         process.wait(LIMIT_S)
@@ -166,8 +169,6 @@ def test_value_out_of_bounds_is_refused_with_its_reason_when_a_run_is_asked_for(
 
 
 def test_scheduler_plans_and_fires_runs(system):
-    for name in ("ingest/sandbox", "pipeline/sandbox"):  # they have their own tests, and take time
-        system.api(f"/deployments/{system.api(f'/deployments/name/{name}')['id']}/pause_deployment", {})
     monitor = system.api("/deployments/name/monitor/hourly")["id"]
     often = {"interval": 10.0, "anchor_date": "2026-01-01T00:00:00Z"}
     system.api(f"/deployments/{monitor}/schedules", [{"schedule": often, "active": True, "slug": "often"}])
@@ -214,6 +215,7 @@ def browse(pages: dict[str, tuple[str, list[str]]], folder: Path) -> None:
         browser = started.chromium.launch(executable_path=chromium, args=arguments)
         page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("response", lambda reply: errors.append(f"{reply.status} {reply.url}") if reply.status >= 400 else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         for name, (url, words) in pages.items():
             page.goto(url, wait_until="domcontentloaded")
@@ -226,8 +228,12 @@ def browse(pages: dict[str, tuple[str, list[str]]], folder: Path) -> None:
                 page.wait_for_function(f"{images}.length == 2", timeout=120_000)
             page.screenshot(path=str(folder / f"{name}.png"), full_page=True)
         browser.close()
-    # The UI asks a host outside for its settings of analytics, which are off; no answer harms nothing.
-    assert [error for error in errors if "ERR_NAME_NOT_RESOLVED" not in error and "ERR_INTERNET" not in error] == []
+    # A file that Prefect's own pages miss says "Failed to load" without naming it; what the API refuses is in the list
+    # with its address. The UI also asks a host outside for its settings of analytics, which are off.
+    ours = [
+        error for error in errors if not error.startswith("Failed to load") and ("/api/" in error or error[:1] != "4")
+    ]
+    assert ours == []
 
 
 def test_failed_run_is_told_to_the_webhook_with_its_reason(system):
