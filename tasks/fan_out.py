@@ -186,7 +186,8 @@ def _cluster(address: str, wait_s: float) -> Iterator[DaskTaskRunner]:
 def _watch(runner: DaskTaskRunner, futures: Sequence[Any], wait_s: float) -> ClusterError:
     """Return when every future is done, or the cluster has had no worker for `wait_s`: Dask would wait for ever."""
     lost = ClusterError(
-        f"the Dask cluster at {runner.address} had no worker for {wait_s:g} s; start one and run it again"
+        f"the Dask cluster at {runner.address} had no worker for {wait_s:g} s; start one that has this package, "
+        "and run it again"
     )
     log, seen, told = get_run_logger(), time.monotonic(), False
     while not all(map(_done, futures)):
@@ -222,7 +223,8 @@ def _ended(future: Any) -> Verdict | BaseException:
     except Exception as err:  # whatever it is, it is this market's alone
         if "deserializ" in str(err):
             return ClusterError(
-                f"the worker can't load the step; install the same package there ({err.__cause__ or err})"
+                f"the Dask scheduler can't load the step; install this package there and on every worker "
+                f"({err.__cause__})"
             )
         return err
     return found

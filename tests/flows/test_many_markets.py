@@ -107,7 +107,7 @@ class Cluster:
     def start_worker(self, **environment: str) -> subprocess.Popen:
         return self.start("worker", self.address, "--nthreads", "1", **environment)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         for child in self._children:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
@@ -119,7 +119,7 @@ def cluster(tmp_path):
     pytest.importorskip("prefect_dask", reason="DSC_DASK_ADDRESS needs prefect-dask; it is not installed")
     running = Cluster(tmp_path)
     yield running
-    running.stop()
+    running.close()
 
 
 def test_one_markets_failure_ends_the_flow_failed_and_stops_no_other(one_machine):
@@ -193,7 +193,7 @@ def submit(market: Market = MARKET) -> str:
     return away()
 
 
-def test_cluster_that_is_not_there_or_has_no_worker_or_no_package_is_said_within_the_time_limit(
+def test_cluster_that_is_not_there_or_has_no_worker_or_no_dataset_is_said_within_the_time_limit(
     prefect_api, cluster, home, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("DSC_ARTIFACT_URL", str(tmp_path / "shared"))
@@ -204,27 +204,32 @@ def test_cluster_that_is_not_there_or_has_no_worker_or_no_package_is_said_within
     )
     monkeypatch.setenv("DSC_DASK_ADDRESS", cluster.address)
     monkeypatch.setenv("DSC_DASK_WAIT_S", "5")
-    assert (
-        submit()
-        == f"ClusterError: the Dask cluster at {cluster.address} had no worker for 5 s; start one and run it again"
-    )
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    (bare / "sitecustomize.py").write_text(WITHOUT_US)
-    worker = cluster.start_worker(PYTHONPATH=str(bare))
+    said = f"ClusterError: the Dask cluster at {cluster.address} had no worker for 5 s; start one that has this package"
+    assert submit().startswith(said)
     monkeypatch.setenv("DSC_DASK_WAIT_S", "120")
-    assert re.match(r"ClusterError: the worker can't load the step; install the same package there", submit())
-    os.killpg(worker.pid, signal.SIGKILL)
     cluster.start_worker(DSC_ARTIFACT_URL=str(tmp_path / "another"))
     assert re.match(
         rf"DatasetError: dataset 0{{16}} is not in {tmp_path}/another/datasets; .*DSC_ARTIFACT_URL", submit()
     )
-    cluster.stop()
-    dying = threading.Timer(3.0, (away := Cluster(tmp_path / "dying")).stop)
-    monkeypatch.setenv("DSC_DASK_ADDRESS", away.address)
+
+
+def test_scheduler_without_the_package_or_one_that_dies_is_said(prefect_api, home, tmp_path, monkeypatch):
+    pytest.importorskip("prefect_dask", reason="DSC_DASK_ADDRESS needs prefect-dask; it is not installed")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "sitecustomize.py").write_text(WITHOUT_US)
+    monkeypatch.setenv("DSC_ARTIFACT_URL", str(tmp_path / "shared"))
+    monkeypatch.setenv("DSC_DASK_WAIT_S", "30")
+    with contextlib.closing(Cluster(tmp_path / "without", PYTHONPATH=str(bare))) as without:
+        monkeypatch.setenv("DSC_DASK_ADDRESS", without.address)
+        assert re.match(r"ClusterError: the Dask scheduler can't load the step; install this package there", submit())
     monkeypatch.setenv("DSC_DASK_WAIT_S", "6")
-    dying.start()
-    assert re.match(r"ClusterError: the Dask (scheduler went away|cluster at .* had no worker for 6 s)", submit())
+    with contextlib.closing(Cluster(tmp_path / "dying")) as dying:
+        monkeypatch.setenv("DSC_DASK_ADDRESS", dying.address)
+        end = threading.Timer(3.0, dying.close)
+        end.start()
+        assert re.match(r"ClusterError: (the Dask|no Dask) (scheduler|cluster) ", submit())
+        end.join()
 
 
 def test_worker_on_other_code_is_refused():
