@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
+from prefect.events.filters import EventFilter
 from prefect.logging import get_run_logger
 from prefect.states import Crashed
 
@@ -54,9 +54,11 @@ def _beats(client: SyncPrefectClient, run: FlowRun, since: datetime, now: dateti
     """Whether a heartbeat of a run came between two times; one that has not begun has none."""
     if run.state_type == StateType.PENDING:
         return False
-    beats = EventFilter(
-        occurred=EventOccurredFilter(since=since, until=now),
-        event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
-        resource=EventResourceFilter(id=[f"prefect.flow-run.{run.id}"]),
+    beats = EventFilter.model_validate(
+        {
+            "occurred": {"since": since, "until": now},
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+        }
     )
     return bool(client.read_events(beats, limit=1).events)
