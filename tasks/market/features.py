@@ -20,7 +20,8 @@ The unit of every price feature is `vol` = sqrt(EWMA of r^2, span 100), close to
     range_vol_12    ln(sqrt(EMA of ln(H / L)^2 / (4 ln 2), span 12) / vol),   EMA 12       Parkinson 1980
                     within +-5
     range_vol_100   the same, span 100                                        EMA 100
-    vol_2000        ln(sqrt(mean of r^2 over 2,000 bars) / vol), within +-5   2,000
+    vol_2000        ln(sqrt(mean of r^2, from the last 2,000 closes) / vol),  2,000
+                    within +-5
     volume_level    ln(EMA of V, span 100) - mean of ln(V) over 2,000 bars,   2,000
                     within +-5
     week_sin_1 ..   sin and cos of k turns a UTC week, k = 1 to 6, that is    this bar
@@ -72,6 +73,7 @@ _FAST_WEIGHT, _SLOW_WEIGHT, _SIGNAL_WEIGHT = 2 / 13, 2 / 27, 2 / 10
 _RANGE_FAST_WEIGHT, _RANGE_SLOW_WEIGHT, _VOLUME_WEIGHT = 2 / 13, 2 / 101, 2 / 101
 _SHORT = 20  # bars of `volatility` and `volume_ratio`
 _LAG = 12  # bars of `return_12`
+_LONG = WARM_UP - 1  # returns of `vol_2000`: all that the first bar with features has behind it
 _VOL = len(FEATURES)  # place of vol among the outputs
 _CALENDAR = FEATURES.index("week_sin_1")
 _WEEK_TURNS, _DAY_TURNS = 6, 4  # harmonics
@@ -88,7 +90,7 @@ _SQUARES = 22
 _VOLUMES = _SQUARES + _SHORT
 _CLOSES = _VOLUMES + _SHORT
 _SLOW_SQUARES = _CLOSES + _LAG
-_LOG_VOLUMES = _SLOW_SQUARES + WARM_UP
+_LOG_VOLUMES = _SLOW_SQUARES + _LONG
 _SIZE = _LOG_VOLUMES + WARM_UP
 
 
@@ -219,7 +221,7 @@ def _remember_prices(state: FloatArray, close: float) -> None:
     state[_LAG_RETURN] = math.log(close / lagged)
     state[_VARIANCE] += _VOL_WEIGHT * (log_return**2 - state[_VARIANCE])
     state[_SQUARES + bars % _SHORT] = log_return**2
-    slow = _SLOW_SQUARES + bars % WARM_UP
+    slow = _SLOW_SQUARES + bars % _LONG
     _add_exactly(state, log_return**2)
     _add_exactly(state, -state[slow])
     state[slow] = log_return**2
@@ -311,7 +313,7 @@ def _write_levels(state: FloatArray, out: FloatArray) -> None:
     if vol >= FLAT_VOL:
         out[11] = _clipped_log(math.sqrt(state[_RANGE_FAST]) / vol)
         out[12] = _clipped_log(math.sqrt(state[_RANGE_SLOW]) / vol)
-        out[13] = _clipped_log(math.sqrt(max(state[_SLOW_SUM] + state[_SLOW_REST], 0.0) / WARM_UP) / vol)
+        out[13] = _clipped_log(math.sqrt(max(state[_SLOW_SUM] + state[_SLOW_REST], 0.0) / _LONG) / vol)
     if state[_TRADED] > 0:
         usual = state[_LOG_VOLUME_SUM] / state[_TRADED]
         out[14] = min(max(math.log(max(state[_VOLUME_MEAN], _LEAST)) - usual, -CLIP), CLIP)

@@ -55,7 +55,7 @@ def pandas_features(frame: pd.DataFrame) -> pd.DataFrame:
             "vol_level": np.log(vol / 1e-3),
             "range_vol_12": np.log(np.sqrt(parkinson.ewm(span=12, adjust=False).mean()) / vol).clip(-5, 5),
             "range_vol_100": np.log(np.sqrt(parkinson.ewm(span=100, adjust=False).mean()) / vol).clip(-5, 5),
-            "vol_2000": np.log(np.sqrt((r**2).rolling(WARM_UP).mean()) / vol).clip(-5, 5),
+            "vol_2000": np.log(np.sqrt((r**2).rolling(WARM_UP - 1).mean()) / vol).clip(-5, 5),
             "volume_level": (np.log(volume.ewm(span=100, adjust=False).mean()) - usual_volume).clip(-5, 5),
             **{
                 f"{name}_{wave.__name__}_{k}": wave(k * turn)

@@ -53,7 +53,7 @@ def pandas_features(frame: pd.DataFrame) -> pd.DataFrame:
         "range_vol_12": np.log(parkinson.ewm(span=12).mean() ** 0.5 / vol).clip(-5, 5),
         "range_vol_100": np.log(parkinson.ewm(span=100).mean() ** 0.5 / vol).clip(-5, 5),
         # Not pandas' rolling mean: its running sum keeps some of the fall's rounding.
-        "vol_2000": np.log(np.sqrt(windowed_mean((r**2).fillna(0).to_numpy(), 2_000)) / vol).clip(-5, 5),
+        "vol_2000": np.log(np.sqrt(windowed_mean((r**2).fillna(0).to_numpy(), 1_999)) / vol).clip(-5, 5),
         "volume_level": (np.log(volume.ewm(span=100).mean()) - slow).clip(-5, 5),
         **{f"week_sin_{k}": np.sin(2 * np.pi * k * of_week) for k in range(1, 7)},
         **{f"week_cos_{k}": np.cos(2 * np.pi * k * of_week) for k in range(1, 7)},
@@ -148,8 +148,7 @@ def test_features_equal_their_closed_form_when_the_market_grows_steadily() -> No
             "vol_level": np.log(vol / 0.001),
             "range_vol_12": -np.log(2 * np.sqrt(np.log(2))),  # high / low is one bar's growth
             "range_vol_100": -np.log(2 * np.sqrt(np.log(2))),
-            # The first bar has no return: one square is missing until it leaves the window.
-            "vol_2000": np.where(np.arange(bars) < 2_000, np.log(1_999 / 2_000) / 2, 0.0)[WARM_UP - 1 :],
+            "vol_2000": 0.0,
             "volume_level": 0.0,
         }
         | calendar_of(matrix[WARM_UP - 1 :, 0])
