@@ -271,7 +271,7 @@ def test_slow_volatility_forgets_a_fall_to_the_last_digit_when_it_leaves_the_win
     matrix[2_500:, OPEN:VOLUME] *= np.exp(-0.68)
     full = build_features(matrix, INTERVAL_MS).values[:, FEATURES.index("vol_2000")]
     later = build_features(matrix[2_501:], INTERVAL_MS).values[:, FEATURES.index("vol_2000")]
-    # vol itself remembers the fall: (99 / 101)^2000 of it is 2e-14 of a feature here, and a tenth of that 115 bars later.
+    # vol itself remembers the fall: (99 / 101)^2000 of it is 2e-14 of a feature here, a tenth of that 115 bars later.
     np.testing.assert_allclose(full[4_617:], later[2_116:], rtol=0, atol=1e-14)
 
 
