@@ -1,6 +1,6 @@
 """What needs a person: stale candles, an old champion, a market that has changed.
 
-    python -m flows.monitor --once
+    python -m flows.monitor
 
 By hand its exit status is 1 when something needs a person, for cron or a container's health check.
 """
@@ -35,6 +35,5 @@ def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorCo
 
 
 if __name__ == "__main__":
-    sys.argv = [word for word in sys.argv if word != "--once"]  # it never does more; cron lines read better with it
     found = run_by_hand(monitor)
     sys.exit(any(market.complaints for market in found or []))
