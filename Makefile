@@ -34,7 +34,7 @@ soak: $(VENV)/installed-test
 test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # What is known in closed form or by another library against what the project says, and planted faults: a table, and
 # $(DSC_HOME)/verify.json. With DSC_TEST_DATA set, recorded candles before 2026 too.
