@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from storage.schema import ConfigError, DatasetError, FloatArray, IntArray
 from tasks.network.calibration import best_temperature, scaler
@@ -39,7 +40,7 @@ class BaselineConfig:
         leaf_bars: Fewest bars in a leaf: labels overlap, so fewer would be one event.
         twin: Whether the network's twin, standard convolutions for separable ones or the reverse, is trained too.
         seed: Of the boosting.
-        threads: Of the boosting; one gives the same trees everywhere.
+        threads: Of both; one gives the same trees and sums everywhere.
     """
 
     strengths: tuple[float, ...] = (0.0001, 0.001, 0.01, 0.1)
@@ -148,7 +149,8 @@ def fit_baseline(
     if len(missing):
         raise DatasetError(f"train bars {list(train)} hold no label of class {missing[0]}; use more bars")
     search = _logistic if name == LOGISTIC else _boosting
-    models = list(search(learn, check, config))
+    with threadpool_limits(config.threads):  # BLAS's threads, waiting for a core, made a second's search take minutes
+        models = list(search(learn, check, config))
     found = [(setting, predict, _log_loss(predict(check.x), check.y)) for setting, predict in models]
     best = int(np.argmin([loss for _, _, loss in found]))
     predict = found[best][1]
