@@ -13,12 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.events import Event
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Pending, Running
+
+from tasks.alerts import START_S
+from tasks.stale_runs import _beats, crash_stale_runs
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
@@ -34,6 +43,11 @@ SMALL = {
         "baselines": {"twin": False, "strengths": [0.001], "leaves": [2], "most_trees": 20},
     },
 }
+
+
+@flow
+def nothing() -> None:
+    """A flow to have runs of."""
 
 
 @dataclass
@@ -180,6 +194,23 @@ def test_scheduler_plans_and_fires_runs(system):
 
     assert wait_for(fired)[0]["name"] == "monitor"
     system.api(f"/deployments/{monitor}/pause_deployment", {})
+
+
+def test_run_that_beats_is_not_taken_for_a_stale_one(system):
+    with temporary_settings({PREFECT_API_URL: f"{system.url}/api"}), get_client(sync_client=True) as client:
+        run = client.create_flow_run(nothing, state=Pending())
+        client.set_flow_run_state(run.id, Running())
+        now = datetime.now(UTC)
+        beat = Event(
+            event="prefect.flow-run.heartbeat",
+            resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"},
+            occurred=now + timedelta(seconds=1),
+        )
+        client.request("POST", "/events", json=[beat.model_dump(mode="json")])
+        later = now + timedelta(seconds=START_S + 0.5)  # the state is out of the window by then, the beat is not
+        wait_for(lambda: _beats(client, client.read_flow_run(run.id), now, later))  # the server stores them in batches
+        assert run.name not in crash_stale_runs(client, later)
+        assert client.read_flow_run(run.id).state_name == "Running"
 
 
 def test_deployment_run_ends_on_a_page_that_a_browser_shows(system, verdict, tmp_path):

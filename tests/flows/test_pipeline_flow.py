@@ -108,7 +108,9 @@ def test_version_carries_a_leak_report_that_passed_and_the_page_shows_it(job):
 def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
     _, verdict = job
     names = [name for name, _ in verdict.lines]
-    assert names == ["data", "splits", "skill", "baselines", "latency", "net result", "decision", "version", "report"]
+    assert names == [
+        "data", "splits", "skill", "direction", "baselines", "latency", "net result", "decision", "version", "report",
+    ]  # fmt: skip
     assert dict(verdict.lines)["data"].startswith("SYNTHUSDT linear 5m from sandbox:")
     assert "6,500 candles" in verdict.table()
 

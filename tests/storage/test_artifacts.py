@@ -618,7 +618,7 @@ def test_unknown_protocol_is_a_clear_error() -> None:
         ArtifactStore("nowhere://models")
 
 
-def test_missing_bucket_is_a_clear_error(s3: str) -> None:
+def test_missing_bucket_is_a_clear_error(s3_bucket: str) -> None:
     with pytest.raises(
         ArtifactError, match=r"can't write absent/models/.*bucket does not exist.*check DSC_ARTIFACT_URL"
     ):

@@ -253,7 +253,7 @@ def test_dataset_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features": np.zeros((50, 9))}, r"must have at least one bar and \(50, 10\) features, they were \(50, 9\)"),
+        ({"features": np.zeros((50, 9))}, r"must have at least one bar and \(50, 35\) features, they were \(50, 9\)"),
         ({"vol": np.zeros(49)}, r"the columns of bars\.parquet must have one length, were \[49, 50\]"),
         (
             {"funding": (np.arange(2), np.zeros(3))},
@@ -268,8 +268,8 @@ def test_columns_that_do_not_fit_are_refused(tmp_path, content, change, message)
 
 
 def test_dataset_without_a_bar_is_refused(tmp_path, content, make_candles):
-    with pytest.raises(DatasetError, match=r"a dataset must have at least one bar and \(0, 10\) features"):
-        write_dataset(tmp_path, **(content | {"candles": make_candles(0), "features": np.zeros((0, 10))}))
+    with pytest.raises(DatasetError, match=r"a dataset must have at least one bar and \(0, 35\) features"):
+        write_dataset(tmp_path, **(content | {"candles": make_candles(0), "features": np.zeros((0, len(FEATURES)))}))
 
 
 def test_market_without_funding_is_stored(tmp_path, content):
@@ -288,7 +288,7 @@ WRITE = """
 import os, resource, signal, sys
 from pathlib import Path
 import numpy as np
-from storage.schema import CANDLE_COLUMNS, Candles, Market, Source, StoreError
+from storage.schema import CANDLE_COLUMNS, FEATURES, Candles, Market, Source, StoreError
 from storage.snapshots import write_dataset
 
 folder, left, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -309,7 +309,7 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
     ref = write_dataset(
-        folder, source=Source("bybit"), market=Market(), candles=candles, features=rng.random((5_000, 10)),
+        folder, source=Source("bybit"), market=Market(), candles=candles, features=rng.random((5_000, len(FEATURES))),
         vol=rng.random(5_000), segment=np.zeros(5_000, np.int64), funding=(np.arange(3), np.zeros(3)), code_hash="c",
     )
     print(ref.id)
