@@ -41,10 +41,10 @@ class SearchSpace:
         seeds: Each network is trained once with each.
     """
 
-    kernel_sizes: tuple[int, ...] = (3, 9)
-    num_blocks: tuple[int, ...] = (3, 5)
+    kernel_sizes: tuple[int, ...] = (5, 9)
+    num_blocks: tuple[int, ...] = (1, 4)
     hidden_channels: tuple[int, ...] = (16, 64)
-    windows: tuple[int, ...] = (32, 128)
+    windows: tuple[int, ...] = (16, 64)
     blocks: tuple[Block, ...] = ("xception", "inverted", "standard")
     scales: tuple[int, ...] = (-2, 2)
     seeds: tuple[int, ...] = (7, 8)

@@ -37,8 +37,7 @@ FIT_PRESETS = ("default", "source")
 class FitConfig:
     """How a network is trained. The defaults are the preset "default".
 
-    They were chosen on real five-minute candles and on a planted interaction. Larger batches take too few steps to
-    leave the logistic start; a shorter average or a higher rate leaves it where there is nothing to find.
+    They were chosen with the network's shape by validation loss on real candles: `fit_preset` has the trials.
 
     Attributes:
         epochs: Most passes over the training bars.
@@ -64,16 +63,16 @@ class FitConfig:
     """
 
     epochs: int = 12
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3  # lower ones hardly leave the logistic start
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
     gradient_clip: float = 1.0
     patience: int = 20
-    segment_bars: int = 640
-    batch_segments: int = 1
+    segment_bars: int = 32  # neighbours' labels overlap: 20 short segments say more than one long one
+    batch_segments: int = 20
     validations_per_epoch: int = 4
     input_noise: float = 0.2
-    weight_average: float = 0.995
+    weight_average: float = 0.99  # a slower one lags behind what an epoch finds
     bypass_start: Literal["logistic", "zero"] = "logistic"
     start_penalty: float = 100.0
     mirror_margin: float | None = 0.005
@@ -105,6 +104,30 @@ class FitConfig:
 def fit_preset(name: str) -> FitConfig:
     """Return a named configuration: "default", chosen by measurement, or "source", the source text's training.
 
+    "default" was chosen by mean validation loss, never by test, over four walk-forward folds of BTCUSDT at 5 minutes
+    (12 bars ahead) and at 15 (16), before 2026. Skill over the prior, thousandths of a nat; CPU seconds of all eight
+    fits; B, K, W are blocks, taps, window. What stops early on validation and is chosen by it looks better there than
+    on test, where half of the gain is left at 5 minutes and none at 15. The first line's folds begin 114 bars later,
+    after its longer context; over its own logistic start it gains 0.4 and 0.3 on validation, the kept one 3.9 and 1.5:
+
+        B K W   segments  rate  average dropout seed   validation     test           CPU  MACs a bar
+                                                       5 min 15 min   5 min 15 min
+        4 5 64   1 x 640  1e-3  0.995   0.5     7      57.0  34.6     56.2  48.8      65  6,729
+        2 3 4   20 x 32   1e-3  0.995   0.5     7      58.6  35.1     56.8  49.0      58  3,849
+        2 3 4   20 x 32   2e-3  0.995   0.5     7      58.7  35.2     57.9  48.8      60  3,849
+        2 3 4   20 x 32   4e-3  0.995   0.5     7      60.4  34.9     57.7  48.8      51  3,849
+        2 3 4   20 x 32   4e-3  0.995   0.5     8      59.4  35.5     56.3  48.9      45  3,849
+        2 3 4   20 x 32   4e-3  0.99    0.5     7      61.0  35.5     58.4  48.8      58  3,849  kept
+        2 3 4   20 x 32   4e-3  0.99    0.5     8      60.7  35.9     58.5  48.5      55  3,849
+        2 3 4   20 x 32   4e-3  0.995   0.5     7      57.5  35.2     58.0  48.8      44  3,849  6 epochs, all run
+        2 3 4   20 x 32   1e-3  0.995   0.2     7      58.6  35.1     58.6  48.8      56  3,849
+        2 3 4   20 x 32   4e-3  0.995   0.2     7      59.3  35.2     58.0  48.9      51  3,849
+        2 3 4   20 x 32   4e-3  0.998   0.2     7      57.5  34.6     57.1  48.8      49  3,849
+        2 3 4   80 x 8    1e-3  0.995   0.5     7      59.6  34.7     57.8  49.0      68  3,849
+        2 3 4   80 x 8    2e-3  0.995   0.2     7      59.0  34.9     58.8  48.9      65  3,849
+        2 3 4   80 x 8    4e-3  0.995   0.2     7      59.7  35.3     59.5  48.8      69  3,849
+        2 5 16  20 x 32   1e-3  0.995   0.5     7      57.3  34.4     58.5  48.5      52  3,977
+
     Raises:
         ConfigError: `name` is not in FIT_PRESETS.
     """
@@ -113,8 +136,11 @@ def fit_preset(name: str) -> FitConfig:
     if name == "source":
         return FitConfig(
             epochs=100,
+            learning_rate=1e-3,
             label_smoothing=0.1,
             patience=10,
+            segment_bars=640,
+            batch_segments=1,
             validations_per_epoch=1,
             input_noise=0.0,
             weight_average=0.0,

@@ -115,7 +115,7 @@ def test_step_of_several_markets_at_once_equals_each_alone(random_model: MakeMod
 
 
 def test_graphs_say_what_goes_in_and_out(random_model: MakeModel) -> None:
-    config = preset("default")  # 4 blocks of 5 taps: past is 4 * (1 + 2 + 4 + 8) bars
+    config = preset("default")  # 2 blocks of 3 taps: past is 2 * (1 + 2) bars
     folded = fold(config, weights_of(random_model(config)))
 
     def ends(graph: bytes) -> tuple[dict[str, list[Any]], dict[str, list[Any]], dict[str, str]]:
@@ -126,13 +126,13 @@ def test_graphs_say_what_goes_in_and_out(random_model: MakeModel) -> None:
     assert ends(onnx_window(folded)) == (
         {"window": ["batch", config.input_features, config.context]},
         {"logits": ["batch", 3]},
-        {"context": "124"},
+        {"context": "10"},
     )
-    memory = {"past": ["markets", 60, 32], "pool": ["markets", 63, 3]}
+    memory = {"past": ["markets", 6, 32], "pool": ["markets", 3, 3]}
     assert ends(onnx_step(folded)) == (
         {"features": ["markets", config.input_features], **memory},
         {"logits": ["markets", 3], **{f"next_{name}": shape for name, shape in memory.items()}},
-        {"context": "124"},
+        {"context": "10"},
     )
     assert {p.domain for p in onnx.load_from_string(onnx_step(folded)).opset_import} == {""}  # no operator of a vendor
 
