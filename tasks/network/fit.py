@@ -75,7 +75,7 @@ class FitConfig:
     weight_average: float = 0.99  # a slower one lags behind what an epoch finds
     bypass_start: Literal["logistic", "zero"] = "logistic"
     start_penalty: float = 100.0
-    mirror_margin: float | None = 0.002  # BTCUSDT stays within it on every fold; a market with a lopsided cause does not
+    mirror_margin: float | None = 0.002  # no fold of BTCUSDT was beyond it; where an even feature leads, folds are
     seed: int = 7
     threads: int = 1
     device: str = "cpu"
