@@ -73,7 +73,7 @@ def test_epoch_on_segments_is_faster_than_on_windows_and_learns_as_much(
     train, check = (first, first + TRAIN), (first + TRAIN, first + TRAIN + CHECK)
     config = FitConfig(
         epochs=1, learning_rate=RATE, validations_per_epoch=1, input_noise=0.0, weight_average=0.0,
-        bypass_start="zero", segment_bars=640, seed=7,
+        bypass_start="zero", segment_bars=640, batch_segments=1, seed=7,
     )  # fmt: skip
     taken, theirs = [], []
     for seed in SEEDS:
