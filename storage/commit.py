@@ -42,11 +42,15 @@ SPAN = f"{SERIES} and start_time between make_timestamp_ms($first_ms) and make_t
 
 _KEY = ("source", "category", "symbol", "interval", "start_time")
 _KEY_VALUES = "$source as source, $category as category, $symbol as symbol, $interval as interval"
+_KNOWN = f"""
+    select epoch_ms(start_time) as ms, false as is_gap from candles where {SPAN}
+    union all select epoch_ms(start_time), true from gaps where {SPAN}
+"""
+_NEW = f"select {_KEY_VALUES}, make_timestamp_ms(start_ms) as start_time, {', '.join(CANDLE_COLUMNS)} from batch"
+_INSERT = f"insert into candles {_NEW}"
 _MERGE = f"""
     merge into candles as old
-    using (
-        select {_KEY_VALUES}, make_timestamp_ms(start_ms) as start_time, {", ".join(CANDLE_COLUMNS)} from batch
-    ) as new
+    using ({_NEW}) as new
     on {" and ".join(f"old.{name} = new.{name}" for name in _KEY)}
     when matched and ({" or ".join(f"old.{name} is distinct from new.{name}" for name in CANDLE_COLUMNS)})
         then update set {", ".join(f"{name} = new.{name}" for name in CANDLE_COLUMNS)}
@@ -111,19 +115,24 @@ def commit(
     """Write a window inside the transaction of `con`; `CandleStore.commit_window` says what each argument is."""
     series = series_of(source, market)
     span = series | {"first_ms": window.first_ms, "last_ms": window.last_ms}
-    (before,) = con.execute(f"select count(*) from candles where {SPAN}", span).fetchall()[0]
+    known = con.execute(_KNOWN, span).fetchnumpy()
+    bars, is_gap = np.asarray(known["ms"]), np.asarray(known["is_gap"], np.bool_)
+    stored, had_gaps = bars[~is_gap], is_gap.any()
+    before = len(stored)
     # Adding 0.0 turns -0.0, which DuckDB takes for equal, into 0.0: the table's hash must not see which came first.
     values = {name: getattr(candles, name) + 0.0 for name in CANDLE_COLUMNS}
     con.register("batch", {"start_ms": candles.start_ms, **values})  # NaN, an unknown turnover, arrives as NULL
-    (touched,) = con.execute(_MERGE, series).fetchall()[0]
-    rows = con.execute(f"select epoch_ms(start_time) as ms from candles where {SPAN} order by ms", span).fetchnumpy()
-    stored = np.asarray(rows["ms"], np.int64)
-    if np.any(np.diff(stored) == 0):  # no index guards the key, so the last look before the commit does
+    statement = _MERGE if before else _INSERT  # a join with all that is stored takes five times as long
+    (touched,) = con.execute(statement, series).fetchall()[0]
+    stored = np.union1d(stored, candles.start_ms)
+    # No index guards the key, so the last look before the commit does.
+    if con.execute(f"select count(*) from candles where {SPAN}", span).fetchall() != [(len(stored),)]:
         raise StoreError(f"{market}: start_time must be unique, it is repeated after {utc_text(window.first_ms)}")
     if rejected:
         con.execute(_QUARANTINE, series | _quarantine_columns(rejected) | {"now_ms": now_ms})
     missing = np.setdiff1d(_closed_bars(market, window, now_ms), stored, assume_unique=True)
-    con.execute(f"delete from gaps where {SPAN}", span)
+    if had_gaps:
+        con.execute(f"delete from gaps where {SPAN}", span)
     if len(missing):
         came = np.isin(missing, [row.start_ms for row in rejected if row.start_ms is not None])
         con.register("absent", {"start_ms": missing, "came": came})

@@ -42,7 +42,7 @@ class ExchangeConfig:
     url: str | None = None
     live: bool = False
     requests_per_s: float = 60.0
-    threads: int = 8
+    threads: int = 16
 
     def __post_init__(self) -> None:
         if self.exchange not in ("sandbox", "bybit", "testnet", "demo"):

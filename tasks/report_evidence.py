@@ -92,9 +92,10 @@ def direction_line(skill: Skill) -> str:
     """Return in one line whether the side of what moved was foreseen."""
     if skill.direction_skill is None or skill.direction_accuracy is None:
         return "undefined: nothing moved, or the model names the prior's side every time"
+    lead = skill.direction_skill
     return (
-        f"{skill.direction_accuracy:.2%} of {skill.moves:,} moves right; log-loss of the side "
-        f"{skill.direction_skill:+.5f} nat better than the prior's ({p_text(skill.direction_p_value)})"
+        f"{skill.direction_accuracy:.2%} of {skill.moves:,} moves right; log-loss of the side {abs(lead):.5f} nat "
+        f"{'better' if lead > 0 else 'worse'} than the prior's ({p_text(skill.direction_p_value)})"
     )
 
 

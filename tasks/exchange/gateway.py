@@ -66,7 +66,7 @@ class Gateway:
         source: Source,
         url: str | None = None,
         requests_per_s: float = 60.0,
-        threads: int = 8,
+        threads: int = 16,
         retry: RetryPolicy | None = None,
         timeout_s: tuple[float, float] = (3.05, 10.0),
         clock: Callable[[], float] = time.monotonic,

@@ -78,6 +78,9 @@ _VOL = len(FEATURES)  # place of vol among the outputs
 _CALENDAR = FEATURES.index("week_sin_1")
 _WEEK_TURNS, _DAY_TURNS = 6, 4  # harmonics
 _USUAL_VOL = 1e-3  # centres vol_level; any other number would do
+_MONDAY = MONDAY_MS // DAY_MS
+_WEEKDAY_SINES = tuple(math.sin(2 * math.pi * day / 7) for day in range(7))
+_WEEKDAY_COSINES = tuple(math.cos(2 * math.pi * day / 7) for day in range(7))
 _PARKINSON = 1 / (4 * math.log(2))
 _LEAST, _MOST = 1e-100, 1e100  # prices and volumes; no product or quotient of such numbers leaves float64
 
@@ -291,7 +294,7 @@ def _write(state: FloatArray, high: float, low: float, close: float, volume: flo
         per_vol, per_move = 1 / vol, 1 / (close * vol)
         out[0] = state[_RETURN] * per_vol
         out[1] = state[_LAG_RETURN] * per_vol / math.sqrt(_LAG)
-        out[2] = _clipped_log(math.sqrt(_mean(state, _SQUARES)) * per_vol)
+        out[2] = _clipped_log_root(_mean(state, _SQUARES) * per_vol**2)
         out[4] = state[_GAIN] / (state[_GAIN] + state[_LOSS]) - 0.5
         out[5] = (state[_FAST] - state[_SLOW]) * per_move
         out[6] = state[_SIGNAL] * per_move
@@ -311,9 +314,10 @@ def _write_levels(state: FloatArray, out: FloatArray) -> None:
     vol = out[_VOL]
     out[10] = math.log(max(vol, FLAT_VOL) / _USUAL_VOL)
     if vol >= FLAT_VOL:
-        out[11] = _clipped_log(math.sqrt(state[_RANGE_FAST]) / vol)
-        out[12] = _clipped_log(math.sqrt(state[_RANGE_SLOW]) / vol)
-        out[13] = _clipped_log(math.sqrt(max(state[_SLOW_SUM] + state[_SLOW_REST], 0.0) / _LONG) / vol)
+        per_variance = 1 / state[_VARIANCE]
+        out[11] = _clipped_log_root(state[_RANGE_FAST] * per_variance)
+        out[12] = _clipped_log_root(state[_RANGE_SLOW] * per_variance)
+        out[13] = _clipped_log_root((state[_SLOW_SUM] + state[_SLOW_REST]) / _LONG * per_variance)
     if state[_TRADED] > 0:
         usual = state[_LOG_VOLUME_SUM] / state[_TRADED]
         out[14] = min(max(math.log(max(state[_VOLUME_MEAN], _LEAST)) - usual, -CLIP), CLIP)
@@ -323,19 +327,31 @@ def _write_levels(state: FloatArray, out: FloatArray) -> None:
 
 @compiled
 def _write_calendar(start: float, out: FloatArray) -> None:
-    week = 2 * math.pi * ((start - MONDAY_MS) % (7 * DAY_MS)) / (7 * DAY_MS)
-    day = 2 * math.pi * (start % DAY_MS) / DAY_MS
-    _write_turns(math.sin(week), math.cos(week), _WEEK_TURNS, out[_CALENDAR:])
-    _write_turns(math.sin(day), math.cos(day), _DAY_TURNS, out[_CALENDAR + 2 * _WEEK_TURNS :])
+    # The day's angle is seven times what it adds to the week's: one sine and one cosine for both.
+    day = math.floor(start / DAY_MS)
+    seventh = 2 * math.pi * (start - day * DAY_MS) / (7 * DAY_MS)
+    sine, cosine = math.sin(seventh), math.cos(seventh)
+    weekday = (day - _MONDAY) % 7
+    s, c = _turned(_WEEKDAY_SINES[weekday], _WEEKDAY_COSINES[weekday], sine, cosine)
+    _write_turns(s, c, _WEEK_TURNS, out[_CALENDAR:])
+    s, c = sine, cosine
+    for _ in range(6):
+        s, c = _turned(s, c, sine, cosine)
+    _write_turns(s, c, _DAY_TURNS, out[_CALENDAR + 2 * _WEEK_TURNS :])
 
 
 @compiled
 def _write_turns(sine: float, cosine: float, turns: int, out: FloatArray) -> None:
-    # Each harmonic turns the one before by the angle: two sines for all of them.
+    # Each harmonic turns the one before by the angle.
     s, c = 0.0, 1.0
     for k in range(turns):
-        s, c = s * cosine + c * sine, c * cosine - s * sine
+        s, c = _turned(s, c, sine, cosine)
         out[2 * k], out[2 * k + 1] = s, c
+
+
+@compiled
+def _turned(s: float, c: float, sine: float, cosine: float) -> tuple[float, float]:
+    return s * cosine + c * sine, c * cosine - s * sine
 
 
 @compiled
@@ -354,3 +370,9 @@ def _mean(state: FloatArray, ring: int) -> float:
 @compiled
 def _clipped_log(ratio: float) -> float:
     return min(max(math.log(ratio), -CLIP), CLIP) if ratio > 0 else -CLIP
+
+
+@compiled
+def _clipped_log_root(ratio: float) -> float:
+    # Half the log instead of the log of the root: a square root and a division less.
+    return min(max(math.log(ratio) / 2, -CLIP), CLIP) if ratio > 0 else -CLIP

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from storage.schema import ConfigError, DatasetError, LeakError, TrainingError
 from tasks.network.architecture import DSCConfig
@@ -264,9 +265,14 @@ def _train(
     batches = draw_batches(learn, context, config.segment_bars, config.batch_segments, order)
     per_epoch = math.ceil((len(learn.labels) - context + 1) / (config.segment_bars * config.batch_segments))
     steps, every = config.epochs * per_epoch, max(1, per_epoch // config.validations_per_epoch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     average = copy.deepcopy(model) if config.weight_average else model
+    average_weights = get_ema_multi_avg_fn(config.weight_average)  # type: ignore[no-untyped-call]  # torch does not type it
+    # The live tensors, so that a step changes them: weights, and running statistics too.
+    kept, new = ([t for t in one.state_dict().values() if t.is_floating_point()] for one in (average, model))
     history: list[Progress] = []
     best, best_step, best_state, total, samples = math.inf, 0, {}, 0.0, 0
     for step in range(steps + 1):
@@ -294,7 +300,7 @@ def _train(
             total, samples = total + summed, samples + count
             schedule.step()
             if average is not model:
-                _move_towards(average, model, 1 - config.weight_average)
+                average_weights(kept, new, step)
     model.load_state_dict(best_state)
     model.eval()
     return history, best_step
@@ -317,14 +323,6 @@ def _step(
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
     optimizer.step()
     return float(loss.detach()) * count, count
-
-
-@torch.no_grad()
-def _move_towards(average: DSCTradingModel, model: DSCTradingModel, share: float) -> None:
-    """Move every weight and running statistic of `average` by `share` of the way to the model's."""
-    for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, share)
 
 
 def _validation_loss(model: DSCTradingModel, stream: Stream) -> float:

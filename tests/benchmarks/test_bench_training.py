@@ -44,7 +44,7 @@ def windowed_epoch(network, series, train):
     labels = stream.labels[network.config.context - 1 :]
     known = torch.nonzero(labels != UNKNOWN)[:, 0]
     batches = torch.split(known[torch.randperm(len(known))], BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     seconds = []
     for rows in batches:
@@ -99,6 +99,7 @@ def test_epoch_on_segments_is_faster_than_on_windows_and_learns_as_much(
         "log-loss, segments": ", ".join(f"{loss:.4f}" for loss in ours),
         "log-loss, three epochs on segments": ", ".join(f"{loss:.4f}" for loss in later),
         "log-loss, windows": ", ".join(f"{loss:.4f}" for loss in theirs),
+        "one epoch on windows over three on segments": times.ratio("windows", "segments") / 3,
         "of the prior": float(-(prior * np.log(prior)).sum()),
     }
     ledger.enter(

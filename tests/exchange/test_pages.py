@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage.schema import CANDLE_COLUMNS, Ambiguous, Candles, Market, Window
 from tasks.exchange.pages import closed_bars, plausible, read_page
@@ -51,6 +53,20 @@ def test_order_and_repeated_rows_do_not_matter(rows: list[Any]) -> None:
     page = read(rows)
     assert bars_of(page.candles.start_ms) == [0, 1, 2, 3]
     assert not page.is_doubtful
+
+
+NUMBER = st.one_of(
+    st.floats(0, 1e12).map(str), st.integers(0, 10**9).map(str), st.sampled_from(["nan", "-inf", "1e309", "-0", "+1"])
+)
+
+
+@given(st.lists(st.lists(NUMBER, min_size=6, max_size=6), min_size=1, max_size=4))
+def test_page_reads_the_same_in_one_go_and_row_by_row(rows: list[list[str]]) -> None:
+    whole = [[str(START_MS + bar * STEP_MS), *numbers] for bar, numbers in enumerate(rows)]
+    in_one_go, row_by_row = read(whole), read([*whole, None])
+    assert len(row_by_row.rejected) == 1
+    for name in ("start_ms", *CANDLE_COLUMNS):
+        np.testing.assert_array_equal(getattr(in_one_go.candles, name), getattr(row_by_row.candles, name))
 
 
 def test_absent_rows_are_missing_and_doubtful() -> None:

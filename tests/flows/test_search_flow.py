@@ -1,0 +1,66 @@
+"""The search end to end on stored candles: what it prints, what it keeps, and that it judges nothing."""
+
+import pytest
+
+from flows.ingest import ingest
+from flows.search import search
+from storage.schema import Market
+from storage.trials import TrialLog
+from tasks import search as tried
+from tasks.connection import ExchangeConfig
+from tasks.market.synthetic import SyntheticMarket
+from tasks.network.architecture import DSCConfig
+from tasks.network.fit import FitConfig
+from tasks.recipe import Recipe
+from tasks.search import SearchSpace
+
+MARKET = Market()
+EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=6_500))
+BASE = DSCConfig(hidden_channels=8, num_blocks=1, window=16, linear_bypass=True)
+RECIPE = Recipe(network=BASE, fit=FitConfig(epochs=1))
+SPACE = SearchSpace(
+    kernel_sizes=(5,), num_blocks=(), hidden_channels=(), windows=(), blocks=("standard",), scales=(), seeds=(7, 8)
+)
+NETWORKS, SEEDS = 3, 2  # the base, its longer kernel, its standard twin
+
+
+@pytest.fixture(scope="module")
+def searched(prefect_api, tmp_path_factory):
+    """(home, the table, how many trainings it took, the table of a second search, how many that took)."""
+    home = tmp_path_factory.mktemp("search") / "home"
+    trained, fit = [], tried.fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DSC_HOME", str(home))
+        patch.delenv("DSC_ARTIFACT_URL", raising=False)
+        patch.setattr(tried, "fit", lambda network, *rest: trained.append(network) or fit(network, *rest))
+        ingest(market=MARKET, exchange=EXCHANGE)
+        tables, counts = [], []
+        for _ in range(2):
+            tables.append(search(market=MARKET, exchange=EXCHANGE, recipe=RECIPE, space=SPACE))
+            counts.append(len(trained))
+        yield home, tables, counts
+
+
+def test_search_prints_every_network_once_best_first(searched):
+    _, (table, _), _ = searched
+    header, *rows = [line.split("  ") for line in table.splitlines()]
+    assert header[0] == "network"
+    assert len({row[0] for row in rows}) == len(rows) == NETWORKS
+    column = table.splitlines()[0].index("log-loss")
+    losses = [float(line[column:].split()[0]) for line in table.splitlines()[1:]]
+    assert losses == sorted(losses)
+    assert all(0.5 < loss < 1.5 for loss in losses)
+
+
+def test_second_search_finds_every_training_in_the_log(searched):
+    _, (first, second), counts = searched
+    assert counts == [NETWORKS * SEEDS, NETWORKS * SEEDS]
+    strip = [[line.split("  ")[0] for line in table.splitlines()] for table in (first, second)]
+    assert strip[0] == strip[1]
+
+
+def test_search_looks_at_no_unseen_bar_and_publishes_nothing(searched):
+    home, _, _ = searched
+    assert TrialLog(str(home / "models")).trials(EXCHANGE.source, MARKET.slug) == ()
+    assert not list((home / "models").rglob("manifest.json"))
+    assert len(list((home / "models").rglob("searches/*.json"))) == NETWORKS * SEEDS
