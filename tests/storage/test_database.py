@@ -208,6 +208,31 @@ def test_damaged_file_is_refused_with_a_way_out_and_left_as_it_is(path, damage, 
     assert path.read_bytes() == damaged
 
 
+def test_damage_anywhere_is_refused_or_was_to_nothing_that_is_stored(path):
+    with Database(path).writing() as con:
+        con.execute(
+            "insert into funding select 'bybit', 'linear', 'X', make_timestamp_ms(i), hash(i) from range(50_000) r(i)"
+        )
+    with Database(path).reading() as con:
+        before = con.execute("from funding order by stamp").fetchnumpy()["rate"]
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 65_536):
+        path.write_bytes(whole[:place] + bytes(4_096) + whole[place + 4_096 :])
+        try:
+            with Database(path).reading() as con:
+                assert np.array_equal(con.execute("from funding order by stamp").fetchnumpy()["rate"], before)
+        except StoreError:
+            refused += 1
+    assert refused > 3
+
+
+@pytest.mark.parametrize("wal", [b"", b"no log of any database" * 20])
+def test_log_that_cannot_be_read_costs_what_is_in_it_alone(path, wal):
+    path.with_name(path.name + ".wal").write_bytes(wal)
+    with Database(path).writing() as con:
+        assert con.execute("select count(*) from runs").fetchall() == [(1,)]
+
+
 def test_newer_schema_is_refused(path):
     with duckdb.connect(path) as con:
         con.execute("update meta set value = '2' where name = 'schema_version'")
