@@ -300,6 +300,45 @@ def test_device_that_is_not_there_is_refused() -> None:
         fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, replace(QUICK, device="cuda"))
 
 
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
+
+
+@cuda
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fit_on_cuda_ends_where_the_one_on_the_cpu_ends_with_its_model_on_the_cpu(weighted: bool) -> None:
+    series = planted_series(6_000)
+    if weighted:
+        series = replace(series, weights=np.linspace(0.2, 1.0, 6_000))
+    config = replace(QUICK, epochs=6, input_noise=0.0)  # each device draws its own noise
+    here, there = (
+        fit(NETWORK, series, (0, 4_000), (4_000, 6_000), replace(config, device=device)) for device in ("cpu", "cuda")
+    )
+    assert {tensor.device.type for tensor in weights_of(there).values()} == {"cpu"}
+    assert [point.step for point in there.history] == [point.step for point in here.history]
+    assert there.history[0].validation_loss == pytest.approx(here.history[0].validation_loss, abs=1e-6)
+    assert there.validation_loss == pytest.approx(here.validation_loss, abs=1e-4)
+    p_here, p_there = (predict_series(one.model, series.features, series.segment) for one in (here, there))
+    np.testing.assert_allclose(p_there, p_here, atol=5e-3)
+
+
+@cuda
+def test_fit_on_cuda_learns_from_mirrors_noise_and_dropout_and_leaves_the_callers_random_state() -> None:
+    series = replace(planted_series(6_000), signs=np.array([-1.0, 1.0, 1.0]))
+    config = replace(QUICK, epochs=12, learning_rate=1e-2, device="cuda")
+    torch.manual_seed(11)
+    expected = torch.rand(3, device="cuda")
+    torch.manual_seed(11)
+    fitted = fit(replace(NETWORK, dropout=0.3), series, (0, 4_000), (4_000, 6_000), config)
+    assert torch.equal(torch.rand(3, device="cuda"), expected)
+    assert fitted.validation_loss < fitted.history[0].validation_loss - 0.002
+
+
+@cuda
+def test_non_finite_loss_on_cuda_stops_training() -> None:
+    with pytest.raises(TrainingError, match=r"loss was (nan|inf) at step"):
+        fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, replace(QUICK, learning_rate=1e30, device="cuda"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
