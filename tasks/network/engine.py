@@ -86,29 +86,32 @@ class Engine:
         """Forget what a market has seen, as after a gap."""
         self._rows[market][:] = 0
 
-    def step(self, features: ArrayLike, market: int = 0) -> FloatArray:
+    def step(self, features: ArrayLike, market: int = 0, out: FloatArray | None = None) -> FloatArray:
         """Advance a market by one closed bar.
 
         Args:
             features: (F,) raw features, finite; a float array is fastest, a list costs some 70 us more.
             market: Which market.
+            out: (K,) float64 to write to, and to return; a new array, without one, is a fifth of a bar's time.
 
         Returns:
             (K,) calibrated probabilities; NaN until `config.context` bars were seen.
 
         Raises:
-            ValueError: Another shape, or a feature that is not finite; the state is as before.
+            ValueError: Another shape, a feature that is not finite, or an unsuitable `out`; the state is as before.
         """
         x: Any = features
-        out = np.empty(self._classes)
+        result = np.empty(self._classes) if out is None else out
         try:
-            status = step_entry(self.weights, self._rows[market], x, out)
+            status = step_entry(self.weights, self._rows[market], x, result)
         except TypeError:  # no (F,) float array, which it is compiled for: a list, say
+            self._check_out(result)
             x = self._bar(features)
-            status = step_entry(self.weights, self._rows[market], x, out)
+            status = step_entry(self.weights, self._rows[market], x, result)
         if status < 0:
+            self._check_out(result)
             raise self._unusable(self._bar(x), status)
-        return out
+        return result
 
     def step_markets(self, features: ArrayLike) -> FloatArray:
         """Advance every market by one closed bar.
@@ -215,6 +218,11 @@ class Engine:
         if x.shape != (self._features,):
             raise ValueError(f"features must be ({self._features},), was {x.shape}")
         return x
+
+    def _check_out(self, out: Any) -> None:
+        fits = isinstance(out, np.ndarray) and out.shape == (self._classes,) and out.dtype == np.float64
+        if not (fits and out.flags.carray):
+            raise ValueError(f"out must be a writable, contiguous ({self._classes},) array of float64")
 
     def _table(self, features: ArrayLike) -> FloatArray:
         x = np.require(features, np.float64, ["C", "W"])

@@ -70,18 +70,16 @@ def step_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) 
     unusable = first_unusable(weights, x)
     if unusable >= 0:
         return -1 - unusable
-    _tile(weights, state, 0, 0, 1, x, 0, out, 0)
+    _scale(weights, state, 1, x, 0)
+    _tile(weights, state, 0, 0, 1, out, 0)
     _softmax(out, 0, out.shape[0])
     return READY if int(state[SEEN]) == int(weights[CONTEXT]) else WARMING
 
 
 @compiled
 def step_entry(weights: Packed, state: Packed, features: FloatArray, out: FloatArray) -> int:
-    """Do `step_packed` for features of any layout; for calls from Python, see `prepare_entry`."""
-    x = np.empty(features.shape[0])
-    for i in range(features.shape[0]):
-        x[i] = features[i]
-    return int(step_packed(weights, state, x, out))
+    """Do `step_packed`; for calls from Python, see `prepare_entry`."""
+    return int(step_packed(weights, state, features, out))
 
 
 def prepare_entry() -> None:
@@ -108,7 +106,8 @@ def markets_packed(weights: Packed, states: Packed, x: FloatArray, out: FloatArr
     done = 0
     while done < markets:
         count = TILE if markets - done >= TILE else 1
-        _tile(weights, states, done * size, size, count, x, done * features, out, done * classes)
+        _scale(weights, states, count, x, done * features)
+        _tile(weights, states, done * size, size, count, out, done * classes)
         done += count
     for market in range(markets):
         _softmax(out, market * classes, classes)
@@ -126,7 +125,8 @@ def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray
     done = 0
     while done < bars:
         count = TILE if bars - done >= TILE else 1
-        _tile(weights, state, 0, 0, count, x, done * features, out, done * classes)
+        _scale(weights, state, count, x, done * features)
+        _tile(weights, state, 0, 0, count, out, done * classes)
         done += count
     return READY
 
@@ -138,7 +138,7 @@ def first_unusable(weights: Packed, x: FloatArray) -> int:
     scaler = int(weights[SCALER])
     column = 0
     for i in range(x.shape[0]):
-        z = (x[i] - weights[scaler + column]) * weights[scaler + features + column]
+        z = (np.float64(x[i]) - weights[scaler + column]) * weights[scaler + features + column]
         if not abs(z) <= 3.4e38:  # NaN compares false
             return i
         column = 0 if column + 1 == features else column + 1
@@ -146,29 +146,37 @@ def first_unusable(weights: Packed, x: FloatArray) -> int:
 
 
 @compiled
-def _tile(
-    weights: Packed,
-    state: Packed,
-    base: int,
-    stride: int,
-    count: int,
-    x: FloatArray,
-    source: int,
-    out: FloatArray,
-    target: int,
-) -> None:
-    """Advance `count` columns; column c has its state at base + c*stride (stride 0: bars of one market)."""
+def _scale(weights: Packed, state: Packed, count: int, x: FloatArray, source: int) -> None:
+    """Set z = clip((x - mean) / scale) of the next `count` columns, computed in float64."""
+    features, scaler, clip = int(weights[FEATURES]), int(weights[SCALER]), weights[CLIP]
+    z, column = _columns(weights)
+    z += int(weights[SCRATCH])
+    for _ in range(count):
+        for f in range(features):
+            value = (np.float64(x[source + f]) - weights[scaler + f]) * weights[scaler + features + f]
+            state[z + f] = min(max(value, -clip), clip)
+        source += features
+        z += column
+
+
+@compiled
+def _columns(weights: Packed) -> tuple[int, int]:
+    """Return where z stands in a column of the scratch, after h_0 .. h_B, and the column's length."""
+    z = (int(weights[BLOCKS]) + 1) * int(weights[WIDTH])
+    return z, z + (int(weights[FEATURES]) + LANES - 1) // LANES * LANES
+
+
+@compiled
+def _tile(weights: Packed, state: Packed, base: int, stride: int, count: int, out: FloatArray, target: int) -> None:
+    """Advance `count` columns with z set; column c has its state at base + c*stride (stride 0: bars of one market)."""
     features, width, blocks = int(weights[FEATURES]), int(weights[WIDTH]), int(weights[BLOCKS])
     taps, kind, classes = int(weights[TAPS]), int(weights[KIND]), int(weights[CLASSES])
     inner = int(weights[INNER])
-    z = (blocks + 1) * width  # in a column, after h_0 .. h_B
-    column = z + (features + LANES - 1) // LANES * LANES
+    z, column = _columns(weights)
     h = int(weights[SCRATCH])  # of the first state, whichever market this is: it stays in the cache
     u = h + TILE * column
     wide = u + TILE * inner
     lag = 1 if stride == 0 else 0
-    for c in range(count):
-        _scale(weights, features, x, source + c * features, state, h + c * column + z)
     _mix(weights, int(weights[STEM]), features, width, state, h + z, column, h, column, count, 0)
     for block in range(blocks):
         entry = TABLE + block * TABLE_ROW
@@ -194,15 +202,6 @@ def _tile(
     h -= (blocks - 1) * width  # h_1
     for c in range(count):
         _head(weights, state, base + c * stride, h + c * column, column - width, out, target + c * classes)
-
-
-@compiled
-def _scale(weights: Packed, features: int, x: FloatArray, source: int, state: Packed, z: int) -> None:
-    """Set z = clip((x - mean) / scale), computed in float64."""
-    scaler, clip = int(weights[SCALER]), weights[CLIP]
-    for f in range(features):
-        value = (x[source + f] - weights[scaler + f]) * weights[scaler + features + f]
-        state[z + f] = min(max(value, -clip), clip)
 
 
 @compiled

@@ -207,6 +207,29 @@ def test_any_kind_of_array_runs_the_one_compiled_step(random_model: MakeModel) -
     assert len(step_entry.signatures) == 2  # float64 and float32, whatever came
 
 
+def test_step_writes_to_a_given_array_what_it_returns_without_one(random_model: MakeModel) -> None:
+    engine, x = engine_of(random_model(SMALL), markets=2), bars(SMALL, SMALL.context)
+    out = np.empty(3)
+
+    for row in x:
+        new = engine.step(row)
+        assert engine.step(row, 1, out) is out
+        np.testing.assert_array_equal(out, new)
+
+
+@pytest.mark.parametrize("features", [np.zeros(3), [0.0, 0.0, 0.0]])
+def test_unsuitable_array_for_a_result_is_refused_and_no_state_changed(random_model: MakeModel, features: Any) -> None:
+    engine = engine_of(random_model(SMALL))
+    before, frozen = engine.snapshot(0), np.empty(3)
+    frozen.flags.writeable = False
+
+    for out in (np.empty(2), np.empty(3, np.float32), np.empty(6)[::2], np.empty((3, 1)), frozen, [0.0, 0.0, 0.0]):
+        with pytest.raises(ValueError, match=r"out must be a writable, contiguous \(3,\) array of float64"):
+            engine.step(features, 0, out)  # type: ignore[arg-type]  # that is the point
+
+    assert engine.snapshot(0) == before
+
+
 @njit
 def step_inside(weights: Any, state: Any, x: Any, out: Any) -> Any:
     return step_packed(weights, state, x, out)
