@@ -81,6 +81,7 @@ _USUAL_VOL = 1e-3  # centres vol_level; any other number would do
 _MONDAY = MONDAY_MS // DAY_MS
 _WEEKDAY_SINES = tuple(math.sin(2 * math.pi * day / 7) for day in range(7))
 _WEEKDAY_COSINES = tuple(math.cos(2 * math.pi * day / 7) for day in range(7))
+_WEEK_ANGLE = 2 * math.pi / (7 * DAY_MS)  # per millisecond
 _PARKINSON = 1 / (4 * math.log(2))
 _LEAST, _MOST = 1e-100, 1e100  # prices and volumes; no product or quotient of such numbers leaves float64
 
@@ -157,7 +158,7 @@ def advance(state: FloatArray, candle: FloatArray, out: FloatArray) -> bool:
     if state[_BARS] >= WARM_UP:
         _write(state, high, low, close, volume, out)
         _write_levels(state, out)
-        _write_calendar(start, out)
+        _write_calendar(state, start, out)
     else:
         out[:] = np.nan
     return not follows
@@ -288,9 +289,12 @@ def _remember_day(state: FloatArray, start: float, value: float, volume: float) 
 @compiled
 def _write(state: FloatArray, high: float, low: float, close: float, volume: float, out: FloatArray) -> None:
     vol = math.sqrt(state[_VARIANCE])
-    out[:] = 0.0
     out[_VOL] = vol
-    if vol >= FLAT_VOL:
+    out[8] = 0.0
+    if vol < FLAT_VOL:
+        out[:9] = 0.0
+        out[11:14] = 0.0
+    else:
         per_vol, per_move = 1 / vol, 1 / (close * vol)
         out[0] = state[_RETURN] * per_vol
         out[1] = state[_LAG_RETURN] * per_vol / math.sqrt(_LAG)
@@ -326,27 +330,28 @@ def _write_levels(state: FloatArray, out: FloatArray) -> None:
 
 
 @compiled
-def _write_calendar(start: float, out: FloatArray) -> None:
+def _write_calendar(state: FloatArray, start: float, out: FloatArray) -> None:
     # The day's angle is seven times what it adds to the week's: one sine and one cosine for both.
-    day = math.floor(start / DAY_MS)
-    seventh = 2 * math.pi * (start - day * DAY_MS) / (7 * DAY_MS)
+    day = int(state[_DAY])
+    seventh = (start - state[_DAY] * DAY_MS) * _WEEK_ANGLE
     sine, cosine = math.sin(seventh), math.cos(seventh)
     weekday = (day - _MONDAY) % 7
     s, c = _turned(_WEEKDAY_SINES[weekday], _WEEKDAY_COSINES[weekday], sine, cosine)
     _write_turns(s, c, _WEEK_TURNS, out[_CALENDAR:])
-    s, c = sine, cosine
-    for _ in range(6):
-        s, c = _turned(s, c, sine, cosine)
+    s, c = _turned(sine, cosine, sine, cosine)
+    s, c = _turned(s, c, sine, cosine)
+    s, c = _turned(s, c, s, c)
+    s, c = _turned(s, c, sine, cosine)  # seven times: 2 * (2 + 1) + 1
     _write_turns(s, c, _DAY_TURNS, out[_CALENDAR + 2 * _WEEK_TURNS :])
 
 
 @compiled
 def _write_turns(sine: float, cosine: float, turns: int, out: FloatArray) -> None:
-    # Each harmonic turns the one before by the angle.
-    s, c = 0.0, 1.0
-    for k in range(turns):
-        s, c = _turned(s, c, sine, cosine)
-        out[2 * k], out[2 * k + 1] = s, c
+    # Harmonic k turns harmonic k // 2 by the rest: a chain of three turns reaches the sixth.
+    out[0], out[1] = sine, cosine
+    for k in range(2, turns + 1):
+        one, other = 2 * (k // 2 - 1), 2 * (k - k // 2 - 1)
+        out[2 * k - 2], out[2 * k - 1] = _turned(out[one], out[one + 1], out[other], out[other + 1])
 
 
 @compiled
