@@ -1,8 +1,9 @@
-"""What needs a person: stale candles, an old champion, a market that has changed.
+"""What needs a person: stale candles, gaps, a failed ingest, an old champion, a market that has changed.
 
-    python -m flows.monitor
+    python -m flows.monitor [--once]
 
-By hand its exit status is 1 when something needs a person, for cron or a container's health check.
+By hand it looks once, said or not, and its exit status is 1 when something needs a person: for cron or a container's
+health check.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tasks.stale_runs import end_stale_runs
 @flow(name="monitor", flow_run_name="monitor")
 @form
 def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorConfig()) -> list[MarketHealth]:
-    """Print one line for each stored market: how fresh it is, its gaps, its champion, and what needs a person.
+    """Print one line for each stored market: how fresh it is, gaps, last ingest, champion, and what needs a person.
 
     Args:
         limits: When a market counts as stale and a champion as old.
@@ -35,5 +36,6 @@ def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorCo
 
 
 if __name__ == "__main__":
+    sys.argv = [word for word in sys.argv if word != "--once"]
     found = run_by_hand(monitor)
     sys.exit(any(market.complaints for market in found or []))

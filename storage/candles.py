@@ -340,13 +340,17 @@ class CandleStore:
 
     def runs(self, limit: int = 20) -> list[Run]:
         """Return the latest runs, newest first."""
-        statement = """
-            select run_id, kind, source, market, epoch_ms(started_at), epoch_ms(ended_at), status, detail
-            from runs order by started_at desc, run_id limit $limit
-        """
+        return self._runs("order by started_at desc, run_id limit $limit", {"limit": limit})
+
+    def latest_runs(self) -> list[Run]:
+        """Return the latest run of each source and market."""
+        return self._runs("qualify row_number() over (partition by source, market order by started_at desc) = 1", {})
+
+    def _runs(self, which: str, values: Mapping[str, Any]) -> list[Run]:
+        columns = "run_id, kind, source, market, epoch_ms(started_at), epoch_ms(ended_at), status, detail"
         names = ("run_id", "kind", "source", "market", "started_ms", "ended_ms", "status", "detail")
         with self._database.reading() as con:
-            rows = con.execute(statement, {"limit": limit}).fetchall()
+            rows = con.execute(f"select {columns} from runs {which}", values).fetchall()
         return [Run(**dict(zip(names, row, strict=True))) for row in rows]
 
     def export_parquet(self, path: Path) -> None:

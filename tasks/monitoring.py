@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from prefect import task
@@ -14,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore
-from storage.candles import CandleStore, Coverage
+from storage.candles import CandleStore, Coverage, Run
 from storage.schema import DAY_MS, FEATURES, ConfigError, PipelineError, VersionRef, utc_text
 from storage.settings import Settings
 from storage.snapshots import load_dataset
@@ -34,12 +35,14 @@ class MonitorConfig:
 
     Attributes:
         stale_bars: Bars that may be missing at the end of a market before it counts as stale; a replay has no present.
+        gap_limit: Largest share of bars that may be missing between others, 0 to 1.
         expiry: When a champion is no longer served; a missed retrain before that, it is a complaint.
         live_sandbox: A sandbox market with a candle of the last 24 hours moves on with real time: judge it like others.
         drift_bars: Newest bars that are compared with those that the champion was trained on; 0 compares none.
     """
 
     stale_bars: int = 3
+    gap_limit: float = 0.1
     expiry: ExpiryRule = field(default_factory=ExpiryRule)
     live_sandbox: bool = False
     drift_bars: int = 1_000
@@ -47,6 +50,8 @@ class MonitorConfig:
     def __post_init__(self) -> None:
         if self.stale_bars < 1:
             raise ConfigError(f"stale_bars must be >= 1, was {self.stale_bars!r}")
+        if not 0 <= self.gap_limit <= 1:
+            raise ConfigError(f"gap_limit must be in 0..1, was {self.gap_limit!r}")
         if self.drift_bars < 0:
             raise ConfigError(f"drift_bars must be >= 0, was {self.drift_bars!r}")
 
@@ -61,6 +66,8 @@ class MarketHealth:
         newest: Open time of the newest, UTC; "none" without candles.
         gaps: Bars recorded as missing.
         champion: Version in force, or "flat".
+        age: How long it has been in force, in words; "-" for flat.
+        ingest: How the last ingest ended and when it began, UTC; "none" where none is on record.
         drift: How far the newest bars are from the training bars, in words.
         breaches: What needs a person: kind -> what was found.
     """
@@ -70,6 +77,8 @@ class MarketHealth:
     newest: str
     gaps: int
     champion: str
+    age: str
+    ingest: str
     drift: str
     breaches: Mapping[str, str]
 
@@ -81,7 +90,16 @@ class MarketHealth:
     def line(self) -> str:
         """Return everything in one line."""
         state = "; ".join(self.complaints) or "ok"
-        return f"{self.market} bars={self.bars} newest={self.newest} gaps={self.gaps} champion={self.champion}: {state}"
+        facts = {
+            "bars": self.bars,
+            "newest": self.newest,
+            "gaps": self.gaps,
+            "ingest": self.ingest,
+            "champion": self.champion,
+            "age": self.age,
+            "drift": self.drift,
+        }
+        return f"{self.market} {' '.join(f'{name}={value!s}' for name, value in facts.items())}: {state}"
 
     def row(self) -> dict[str, str | int]:
         """Return everything as a line of a table."""
@@ -91,7 +109,9 @@ class MarketHealth:
             "newest": self.newest,
             "bars": self.bars,
             "gaps": self.gaps,
+            "ingest": self.ingest,
             "champion": self.champion,
+            "age": self.age,
             "drift": self.drift,
         }
 
@@ -102,7 +122,10 @@ def inspect_markets(limits: MonitorConfig) -> list[MarketHealth]:
     settings = Settings.from_environment()
     models, now_ms = ArtifactStore(settings.artifact_url), int(time.time() * 1000)
     store = CandleStore(settings.database)
-    found = [health(row, models, limits, now_ms, store) for row in store.coverage()]
+    runs = {(run.source, run.market): run for run in store.latest_runs()}
+    found = [
+        health(row, models, limits, now_ms, store, runs.get((row.source, row.market.slug))) for row in store.coverage()
+    ]
     create_table_artifact([market.row() for market in found], key="health", description="Every stored market")
     state = settings.home / "monitor.json"
     before = _read_counts(state)
@@ -130,7 +153,12 @@ def changes(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, st
 
 
 def health(
-    row: Coverage, models: ArtifactStore, limits: MonitorConfig, now_ms: int, store: CandleStore | None = None
+    row: Coverage,
+    models: ArtifactStore,
+    limits: MonitorConfig,
+    now_ms: int,
+    store: CandleStore | None = None,
+    run: Run | None = None,
 ) -> MarketHealth:
     """Judge one market.
 
@@ -140,6 +168,7 @@ def health(
         limits: When something needs a person.
         now_ms: UTC milliseconds.
         store: Where its candles are; None leaves drift out.
+        run: Its last ingest, where one is on record.
     """
     breaches = {}
     moves = not row.source.startswith("sandbox:")
@@ -151,6 +180,12 @@ def health(
         late = (row.market.floor(now_ms) - row.last_ms) // row.market.interval_ms - 1
         if late > limits.stale_bars:
             breaches["stale"] = f"stale: {late} closed bars are missing at the end; run ingest"
+    expected = row.bars + row.gaps
+    if row.gaps > limits.gap_limit * expected:
+        share = f"{row.gaps:,} of {expected:,} bars are missing ({row.gaps / expected:.2%})"
+        breaches["gaps"] = f"{share}, at most {limits.gap_limit:.2%} may; run ingest with recheck_gaps"
+    if run is not None and run.status == "failed":
+        breaches["ingest"] = "the last ingest failed; its run says why"
     entry = models.champion(row.source, row.market.slug)
     if entry.ref is not None and moves:
         served = served_champion(models, row.source, row.market.slug, now_ms, limits.expiry)
@@ -169,9 +204,15 @@ def health(
         newest="none" if row.last_ms is None else utc_text(row.last_ms),
         gaps=row.gaps,
         champion=entry.ref.version if entry.ref else "flat",
+        age=_days_since(entry.at, now_ms) if entry.ref else "-",
+        ingest="none" if run is None else f"{run.status} {utc_text(run.started_ms)}",
         drift=drift,
         breaches=breaches,
     )
+
+
+def _days_since(at: str, now_ms: int) -> str:
+    return f"{(now_ms / 1000 - datetime.fromisoformat(at).timestamp()) / 86_400:.1f} days"
 
 
 def champion_drift(

@@ -1,12 +1,13 @@
 """Monitoring: what is said of a market, and that old champions and expired ones are one notion."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from storage.artifacts import ArtifactStore
-from storage.candles import Coverage
-from storage.schema import FEATURES, ConfigError, Market, Source
+from storage.candles import CandleStore, Coverage, Run
+from storage.schema import FEATURES, ConfigError, Market, Source, utc_text
 from tasks.execution.expiry import ExpiryRule
 from tasks.monitoring import MonitorConfig, changes, count_breaches, health
 from tasks.serving import served_champion
@@ -107,3 +108,36 @@ def test_limits_that_make_no_sense_are_refused():
         MonitorConfig(drift_bars=-1)
     with pytest.raises(ConfigError, match="stale_bars must be >= 1, was 0"):
         MonitorConfig(stale_bars=0)
+
+
+def test_many_gaps_and_a_failed_ingest_need_a_person_and_stand_in_the_line(reigning):
+    now = MONDAY + timedelta(days=1)
+    row = replace(coverage(now - timedelta(minutes=5)), bars=80, gaps=20)
+    began = ms(now - timedelta(minutes=4))
+    run = Run(
+        run_id="1", kind="ingest", source=SOURCE, market=MARKET.slug, started_ms=began, ended_ms=None, status="failed",
+        detail="{}",
+    )  # fmt: skip
+    found = health(row, reigning, MonitorConfig(), ms(now), None, run)
+    assert found.complaints == (
+        "20 of 100 bars are missing (20.00%), at most 10.00% may; run ingest with recheck_gaps",
+        "the last ingest failed; its run says why",
+    )
+    line = found.line()
+    assert f"gaps=20 ingest=failed {utc_text(began)} champion=" in line
+    assert "age=1.0 days" in line
+    done = health(row, reigning, MonitorConfig(gap_limit=0.2), ms(now), None, replace(run, status="completed"))
+    assert done.complaints == ()
+    assert done.line().endswith(": ok")
+    with pytest.raises(ConfigError, match=r"gap_limit must be in 0\.\.1, was 1\.1"):
+        MonitorConfig(gap_limit=1.1)
+
+
+def test_latest_run_of_each_market_is_found(tmp_path):
+    store, other = CandleStore(tmp_path / "market.duckdb"), replace(MARKET, symbol="ETHUSDT")
+    assert store.latest_runs() == []
+    for market, minute, status in ((MARKET, 0, "failed"), (MARKET, 5, "completed"), (other, 1, "failed")):
+        run = store.start_run("ingest", SOURCE, market, ms(MONDAY) + 60_000 * minute)
+        store.finish_run(run, status, ms(MONDAY) + 60_000 * minute + 1)
+    found = {run.market: run.status for run in store.latest_runs()}
+    assert found == {MARKET.slug: "completed", other.slug: "failed"}
