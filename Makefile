@@ -29,6 +29,7 @@ automations: $(VENV)/installed
 
 # Everything at once under random kills for SECONDS; then the invariants, and $(DSC_HOME)/soak.json. SEED, KILLS, PORT choose.
 soak: $(VENV)/installed-test
+	@mkdir -p "$(PREFECT_HOME)"
 	@$(BIN)/python -m tests.soak.run_soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/installed-test

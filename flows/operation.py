@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Literal, Self, get_args
@@ -36,7 +38,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
@@ -44,7 +46,8 @@ from prefect.workers.process import ProcessWorker
 from flows.command_line import plain_errors
 from storage.schema import ConfigError, PipelineError, StoreError
 from storage.settings import Settings
-from tasks.alerts import HEARTBEAT_S, install_automations
+from tasks.alerts import HEARTBEAT_S, ZOMBIE_S, install_automations
+from tasks.stale_runs import crash_stale_runs
 
 ROOT = Path(__file__).parents[1]
 POOL = "local"
@@ -107,6 +110,7 @@ class Operation:
         self._port, self._host, self._joins = port, host, bool(join)
         self._wanted = workers
         self._world = exchange
+        self._look_at = math.inf
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -140,6 +144,7 @@ class Operation:
             if self.server.poll() is not None or time.monotonic() > deadline:
                 raise OperationError(f"the Prefect server did not start; see {self._log('server')}")
             time.sleep(_POLL_S)
+        self._look_at = time.monotonic() + ZOMBIE_S  # what was said while it was down is not known to it
 
     def prepare(self) -> None:
         """Make the work pool, every deployment and every automation; what is there already is brought up to date."""
@@ -171,10 +176,23 @@ class Operation:
             OperationError: One did.
         """
         while True:
+            self.look_after_runs()
             for name, child in {"server": self.server, **self.workers}.items():
                 if child is not None and child.poll() is not None:
                     raise OperationError(f"{name} ended with status {child.returncode}; see {self._log(name)}")
             time.sleep(1.0)
+
+    def look_after_runs(self) -> None:
+        """Mark runs as crashed that show no sign of life: whoever operates the server calls it every second or so."""
+        if self._joins or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + HEARTBEAT_S
+        # A server that does not answer now is asked again.
+        with contextlib.suppress(httpx.HTTPError, PrefectException, RuntimeError), self.connected():
+            with get_client(sync_client=True) as client:
+                ended = crash_stale_runs(client, datetime.now(UTC))
+            for name in ended:
+                print(f"crashed, without a sign of life for {ZOMBIE_S} s: {name}", flush=True)
 
     def stop(self) -> None:
         """Stop the workers with their flow runs, then the server, which must hear of their end."""

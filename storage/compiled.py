@@ -25,7 +25,15 @@ _CONSTANTS = (bool, int, float, str, tuple)
 
 def compiled(function: Function) -> Dispatcher[Function]:
     """Return `function` compiled: loaded from the cache, unless anything that it is made from has changed."""
-    dispatcher: Dispatcher[Function] = njit(function)
+    return _cached(njit(function), function)
+
+
+def inlined(function: Function) -> Dispatcher[Function]:
+    """Return `function` compiled, as a part of each caller: to a call an array is seven numbers on the stack."""
+    return _cached(njit(function, forceinline=True), function)
+
+
+def _cached(dispatcher: Dispatcher[Function], function: Function) -> Dispatcher[Function]:
     # Where njit(cache=True) puts its own.
     dispatcher._cache = _SourcesCache(function)  # type: ignore[attr-defined, no-untyped-call]
     return dispatcher

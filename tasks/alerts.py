@@ -29,7 +29,7 @@ Labels = dict[str, str | list[str]]
 BLOCK = "dsc-alerts"
 HEARTBEAT_S = 30  # the shortest that Prefect takes
 START_S = 300  # a worker starts a process within seconds; a busy machine has needed half a minute
-_MISSED_BEATS = 3
+ZOMBIE_S = 3 * HEARTBEAT_S  # two beats may be lost
 
 
 KINDS = {
@@ -127,12 +127,12 @@ def _alert(
     return AutomationCore(name=f"alert-{name}", trigger=trigger, actions=[send])
 
 
-def zombie_guard(heartbeat_s: int = HEARTBEAT_S) -> AutomationCore:
+def zombie_guard(silent_s: int = ZOMBIE_S) -> AutomationCore:
     """Return the automation that marks a run as crashed whose heartbeats stopped, or never began.
 
     A run that was being cancelled when its worker died is one of them: nobody is left to finish the cancelling.
     """
-    return _guard("crash-zombies", ("Running", "Cancelling"), _MISSED_BEATS * heartbeat_s, "no heartbeat")
+    return _guard("crash-zombies", ("Running", "Cancelling"), silent_s, "no heartbeat")
 
 
 def start_guard(start_s: int = START_S) -> AutomationCore:

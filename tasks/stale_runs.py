@@ -1,7 +1,8 @@
 """Runs that the server believes in and no process works on any more: found by looking, whichever events were lost.
 
-The guards of `tasks/alerts.py` are prompt, but they live on events, and a server that is killed or too busy for its
-database loses some. So every monitor run looks at what is open and ends what shows no sign of life.
+The guards of `tasks/alerts.py` live on events, and a server that is killed or too busy for its database loses some. So
+whoever runs the server looks at what is open, too, and ends what shows no sign of life; on a server that others
+started every monitor run does, with more patience.
 """
 
 from __future__ import annotations
@@ -17,35 +18,37 @@ from prefect.events.filters import EventFilter
 from prefect.logging import get_run_logger
 from prefect.states import Crashed
 
-from tasks.alerts import START_S
+from tasks.alerts import START_S, ZOMBIE_S
 
 _OPEN = ("PENDING", "RUNNING", "CANCELLING")
-_SILENT_S = START_S  # longer than any heartbeat's interval, Prefect's default of 180 s included
+_PATIENT_S = START_S  # longer than any heartbeat's interval, Prefect's default of 180 s included
 
 
 @task(cache_policy=NO_CACHE, task_run_name="end stale runs")
 def end_stale_runs() -> list[str]:
     """Mark as crashed what has stopped without a word, and return the names."""
     with get_client(sync_client=True) as client:
-        ended = crash_stale_runs(client, datetime.now(UTC))
+        ended = crash_stale_runs(client, datetime.now(UTC), _PATIENT_S)
     for name in ended:
-        get_run_logger().warning(f"stale run marked as crashed name={name!r} silent_s={_SILENT_S}")
+        get_run_logger().warning(f"stale run marked as crashed name={name!r}")
     return ended
 
 
-def crash_stale_runs(client: SyncPrefectClient, now: datetime) -> list[str]:
+def crash_stale_runs(client: SyncPrefectClient, now: datetime, silent_s: float = ZOMBIE_S) -> list[str]:
     """Mark every open run as crashed that shows no sign of life, and return their names.
 
     Args:
         client: Of the server that is looked at.
-        now: The time, aware.
+        now: The time, aware. Before it the server must have been up for `silent_s`: it hears no beat while it is down.
+        silent_s: How long a run that has begun may be silent; one that has not may take START_S for it.
     """
     chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": list(_OPEN)}}})
-    since = now - timedelta(seconds=_SILENT_S)
     ended = []
     for run in client.read_flow_runs(flow_run_filter=chosen):
+        limit_s = START_S if run.state_type == StateType.PENDING else silent_s
+        since = now - timedelta(seconds=limit_s)
         if run.state is not None and run.state.timestamp < since and not _beats(client, run, since, now):
-            client.set_flow_run_state(run.id, Crashed(message=f"no sign of life for {_SILENT_S} s"))
+            client.set_flow_run_state(run.id, Crashed(message=f"no sign of life for {limit_s} s"))
             ended.append(run.name)
     return ended
 

@@ -54,7 +54,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.compiled import compiled
+from storage.compiled import compiled, inlined
 from storage.schema import DAY_MS, FEATURES, MONDAY_MS, FloatArray, IntArray
 
 WARM_UP = 2_000
@@ -131,7 +131,7 @@ def new_state(interval_ms: int) -> FloatArray:
     return state
 
 
-@compiled
+@inlined
 def advance(state: FloatArray, candle: FloatArray, out: FloatArray) -> bool:
     """Take in one closed candle and write its features.
 
@@ -213,7 +213,7 @@ def _restart(state: FloatArray) -> None:
     state[_LOG_VOLUMES:] = np.nan
 
 
-@compiled
+@inlined
 def _remember_prices(state: FloatArray, close: float) -> None:
     bars = int(state[_BARS])
     previous = state[_CLOSE] if bars > 0 else close
@@ -254,7 +254,7 @@ def _remember_range(state: FloatArray, log_range: float) -> None:
     state[_RANGE_SLOW] += _RANGE_SLOW_WEIGHT * (square - state[_RANGE_SLOW])
 
 
-@compiled
+@inlined
 def _remember_volume(state: FloatArray, volume: float) -> None:
     bars = int(state[_BARS])
     place = bars % WARM_UP
@@ -286,7 +286,7 @@ def _remember_day(state: FloatArray, start: float, value: float, volume: float) 
     state[_DAY_VOLUME] += volume
 
 
-@compiled
+@inlined
 def _write(state: FloatArray, high: float, low: float, close: float, volume: float, out: FloatArray) -> None:
     vol = math.sqrt(state[_VARIANCE])
     out[_VOL] = vol
@@ -313,7 +313,7 @@ def _write(state: FloatArray, high: float, low: float, close: float, volume: flo
         out[3] = out[9] = -CLIP
 
 
-@compiled
+@inlined
 def _write_levels(state: FloatArray, out: FloatArray) -> None:
     vol = out[_VOL]
     out[10] = math.log(max(vol, FLAT_VOL) / _USUAL_VOL)
@@ -329,7 +329,7 @@ def _write_levels(state: FloatArray, out: FloatArray) -> None:
         out[14] = -CLIP
 
 
-@compiled
+@inlined
 def _write_calendar(state: FloatArray, start: float, out: FloatArray) -> None:
     # The day's angle is seven times what it adds to the week's: one sine and one cosine for both.
     day = int(state[_DAY])

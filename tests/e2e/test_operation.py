@@ -26,7 +26,7 @@ from prefect.events import Event
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending, Running
 
-from tasks.alerts import START_S
+from tasks.alerts import ZOMBIE_S
 from tasks.stale_runs import _beats, crash_stale_runs
 
 pytestmark = pytest.mark.e2e
@@ -207,7 +207,7 @@ def test_run_that_beats_is_not_taken_for_a_stale_one(system):
             occurred=now + timedelta(seconds=1),
         )
         client.request("POST", "/events", json=[beat.model_dump(mode="json")])
-        later = now + timedelta(seconds=START_S + 0.5)  # the state is out of the window by then, the beat is not
+        later = now + timedelta(seconds=ZOMBIE_S + 0.5)  # the state is out of the window by then, the beat is not
         wait_for(lambda: _beats(client, client.read_flow_run(run.id), now, later))  # the server stores them in batches
         assert run.name not in crash_stale_runs(client, later)
         assert client.read_flow_run(run.id).state_name == "Running"

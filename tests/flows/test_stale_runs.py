@@ -4,13 +4,17 @@ The server of these tests stores no events; that a heartbeat counts is tested on
 """
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.settings import get_current_settings
 from prefect.states import Pending, Running
 
-from tasks.alerts import START_S, start_guard, zombie_guard
+import flows.operation
+from flows.operation import Operation
+from tasks.alerts import START_S, ZOMBIE_S, start_guard, zombie_guard
 from tasks.stale_runs import crash_stale_runs
 
 LATER = timedelta(seconds=START_S + 60)
@@ -27,16 +31,16 @@ def client(prefect_api):
         yield found
 
 
-@pytest.mark.parametrize("state", [Pending, Running])
-def test_open_run_without_a_sign_of_life_is_ended_once_the_window_has_passed(client, state):
+@pytest.mark.parametrize(("state", "window_s"), [(Pending, START_S), (Running, ZOMBIE_S)])
+def test_open_run_without_a_sign_of_life_is_ended_once_the_window_has_passed(client, state, window_s):
     run = client.create_flow_run(nothing, state=Pending())
     if state is Running:
         client.set_flow_run_state(run.id, Running())
     now = datetime.now(UTC)
-    assert run.name not in crash_stale_runs(client, now)
-    assert run.name in crash_stale_runs(client, now + LATER)
+    assert run.name not in crash_stale_runs(client, now + timedelta(seconds=window_s - 5))
+    assert run.name in crash_stale_runs(client, now + timedelta(seconds=window_s + 5))
     after = client.read_flow_run(run.id).state
-    assert (after.name, after.message) == ("Crashed", "no sign of life for 300 s")
+    assert (after.name, after.message) == ("Crashed", f"no sign of life for {window_s} s")
     assert run.name not in crash_stale_runs(client, now + LATER)
 
 
@@ -48,3 +52,17 @@ def test_guards_cover_every_state_in_which_a_killed_run_can_be_left():
     }
     assert covered == {"Running", "Cancelling", "heartbeat", "Submitting", "Pending", "InfrastructurePending"}
     assert "prefect.flow-run.TimedOut" in zombie_guard().trigger.expect  # over, though it has a name of its own
+
+
+def test_operation_ends_silent_runs_but_not_before_its_server_has_listened_for_the_window(client, home, monkeypatch):
+    operation = Operation()
+    operation.api_url = get_current_settings().api.url  # of the server that runs already
+    run = client.create_flow_run(nothing, state=Pending())
+    client.set_flow_run_state(run.id, Running())
+    later = datetime.now(UTC) + timedelta(seconds=ZOMBIE_S + 5)
+    monkeypatch.setattr(flows.operation, "datetime", SimpleNamespace(now=lambda zone: later))
+    operation.look_after_runs()
+    assert client.read_flow_run(run.id).state_name == "Running"
+    monkeypatch.setattr(operation, "_look_at", 0.0)
+    operation.look_after_runs()
+    assert client.read_flow_run(run.id).state_name == "Crashed"

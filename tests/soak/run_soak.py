@@ -163,6 +163,7 @@ class Soak:
             while planned and planned[0].at_s <= now:
                 self._kill(killer, planned.pop(0))
             self.revived += killer.revive_workers()
+            operation.look_after_runs()
             if now - evaluated > _EVALUATE_EVERY_S:
                 evaluated = now
                 self._evaluate(operation)
@@ -195,6 +196,7 @@ class Soak:
         killer, deadline, left = Killer(operation, 0), time.monotonic() + limit_s, wanted
         while time.monotonic() < deadline:
             self.revived += killer.revive_workers()
+            operation.look_after_runs()
             try:
                 with operation.connected(), get_client(sync_client=True) as client:
                     done = runs_of(client, StateType.COMPLETED)
@@ -229,6 +231,7 @@ class Soak:
                 while time.monotonic() < deadline and any(
                     last or not names[run.deployment_id].startswith("monitor") for run in runs_of(client, *HOLDING)
                 ):
+                    operation.look_after_runs()
                     time.sleep(1.0)
                 for deployment in names:
                     client.pause_deployment(deployment)
