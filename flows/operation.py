@@ -39,7 +39,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    get_current_settings,
+    temporary_settings,
+)
 from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
 
@@ -63,6 +69,7 @@ SHARED = ("hourly", "by-hand")
 _SERVER_START_S = 180.0  # a first start migrates a database; a busy machine has needed a minute
 _STOP_S = 30.0  # a flow run on a busy machine needs some of it to report that it was stopped
 _POLL_S = 0.25
+_LOOK_S = 10.0
 _SERVER_ONLY = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_")  # its password is no business of a flow run
 
 
@@ -187,9 +194,10 @@ class Operation:
         if self._joins or time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + HEARTBEAT_S
-        # A server that does not answer now is asked again.
+        # A server that is slow to answer now is asked again later: who waits for it here looks after nothing else.
+        hasty = {PREFECT_API_REQUEST_TIMEOUT: _LOOK_S, PREFECT_CLIENT_MAX_RETRIES: 0}
         with contextlib.suppress(httpx.HTTPError, PrefectException, RuntimeError), self.connected():
-            with get_client(sync_client=True) as client:
+            with temporary_settings(hasty), get_client(sync_client=True) as client:
                 ended = crash_stale_runs(client, datetime.now(UTC))
             for name in ended:
                 print(f"crashed, without a sign of life for {ZOMBIE_S} s: {name}", flush=True)
