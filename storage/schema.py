@@ -397,6 +397,16 @@ class VersionRef:
     def __str__(self) -> str:
         return f"{self.source}/{self.name}/{self.version}"
 
+    @property
+    def made(self) -> str:
+        """When it was stored, UTC, as 20260131T235959Z: text that sorts by time."""
+        return self.version.rpartition("-")[0]
+
+    @property
+    def hash8(self) -> str:
+        """Hash over what it was made from."""
+        return self.version.rpartition("-")[2]
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the reference that `str` wrote.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -94,6 +94,14 @@ class TrialLog:
                 f"trial {folder}/{file} must be of {source} {name}, was {trial.key} of {trial.source} {trial.name}"
             )
         return trial
+
+
+def sharpe_per_strategy(trials: Iterable[Trial]) -> list[float]:
+    """Return the Sharpe ratio per day of each strategy once: a retrain on newer bars measures the same one again."""
+    newest: dict[str, Trial] = {}
+    for trial in sorted(trials, key=lambda trial: trial.first_day + len(trial.daily_returns)):
+        newest[json.dumps(trial.made_from, sort_keys=True)] = trial
+    return [trial.sharpe_per_day for trial in newest.values()]
 
 
 def _folder(source: Source, name: str) -> str:

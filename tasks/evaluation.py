@@ -77,6 +77,8 @@ class Evaluation:
         folds: What each training left behind; the last one is published, and has no predictions if it is a refit.
         unseen: Bars of all test blocks, one after the other.
         probabilities: (N, 3) on them, NaN where unknown.
+        class_means: (M, 3) of each fold's model.
+        model: (N,) number of the model that predicts and decides each bar.
         target: (N,) decided position.
         skill: Of the probabilities.
         money: Of the decisions.
@@ -88,6 +90,8 @@ class Evaluation:
     folds: tuple[FoldResult, ...]
     unseen: Span
     probabilities: FloatArray
+    class_means: FloatArray
+    model: IntArray
     target: NDArray[np.int8]
     skill: Skill
     money: Comparison
@@ -125,6 +129,8 @@ def evaluate_folds(data: DatasetRef, recipe: Recipe, folds: Sequence[FoldResult]
         folds=tuple(folds),
         unseen=unseen,
         probabilities=probabilities,
+        class_means=class_means,
+        model=model,
         target=target,
         skill=_skill(samples, folds, probabilities, unseen),
         money=money,

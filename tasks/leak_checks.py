@@ -19,6 +19,7 @@ from tasks.execution.skill import class_shares
 from tasks.market.features import OUTPUTS, WARM_UP, build_features
 from tasks.market.labels import UNKNOWN, LabelConfig, Labels, label_bars
 from tasks.market.leaks import (
+    LABEL_COLUMNS,
     Columns,
     LeakCheck,
     Learned,
@@ -30,6 +31,7 @@ from tasks.market.leaks import (
     prefix_invariance,
     purged_folds,
     start_invariance,
+    stored_inputs,
     train_isolation,
     with_next_return,
 )
@@ -43,7 +45,7 @@ from tasks.progress import ProgressReport
 from tasks.recipe import Recipe
 from tasks.training import FoldResult, Samples, code_hash, load_fold, load_samples
 
-_CHECKS = 10
+_CHECKS = 11
 _BARS = 4 * WARM_UP  # of real candles: enough for every ring and sum to turn over, and built in milliseconds
 _NULL = SyntheticMarket(kind="null", bars=14_000, seed=11)
 _PERMUTED = 12_000  # newest bars whose labels are permuted
@@ -120,11 +122,12 @@ def leak_checks(samples: Samples, interval_ms: int, recipe: Recipe, fold: FoldRe
     Args:
         samples: The dataset, its labels and folds.
         interval_ms: Milliseconds per bar.
-        recipe: How the model was made; networks of its shape are trained here, for a few steps.
+        recipe: How the model was made. What is trained here is one small network, for a few steps.
         fold: The model that is to be published.
     """
     candles = samples.dataset.candles[-_BARS:].matrix()
     features = feature_columns(interval_ms)
+    yield remade_inputs(samples, interval_ms, recipe)
     yield prefix_invariance(features, candles, OUTPUTS, first=WARM_UP)
     yield future_perturbation(features, candles, OUTPUTS, first=WARM_UP)
     yield start_invariance(features, candles, OUTPUTS, WARM_UP)
@@ -137,6 +140,17 @@ def leak_checks(samples: Samples, interval_ms: int, recipe: Recipe, fold: FoldRe
     null = feature_columns(_NULL.interval_ms)
     yield random_walk(null)
     yield planted_leak(null)
+
+
+def remade_inputs(samples: Samples, interval_ms: int, recipe: Recipe) -> LeakCheck:
+    """Make features and labels of the whole dataset again, and compare."""
+    dataset, labels = samples.dataset, samples.labels
+    candles = dataset.candles.matrix()
+    features, classes = feature_columns(interval_ms), label_columns(recipe.labels, recipe.costs.round_trip, interval_ms)
+    given = (dataset.features, dataset.vol, labels.forward_return, labels.threshold, labels.classes)
+    return stored_inputs(
+        np.column_stack(given), np.column_stack([features(candles), classes(candles)]), (*OUTPUTS, *LABEL_COLUMNS)
+    )
 
 
 def feature_columns(interval_ms: int) -> Columns:

@@ -17,7 +17,7 @@ from storage.artifacts import ArtifactStore, ChampionEntry
 from storage.schema import FEATURES, ArtifactError, DatasetRef, Market, VersionRef, content_hash, utc_text
 from storage.settings import Settings
 from storage.shared_results import results_at
-from storage.trials import TrialLog
+from storage.trials import TrialLog, sharpe_per_strategy
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.alerts import raise_alert
 from tasks.connection import ExchangeConfig
@@ -119,9 +119,11 @@ def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str,
     entry = store.champion(data.source, data.market.slug)
     name = _champion_name(entry)
     fought = _duel(data, recipe, evaluation, store, entry)
-    trials = TrialLog(settings.artifact_url).trials(data.source, data.market.slug)
-    luck = deflate(evaluation.daily_returns, np.array([trial.sharpe_per_day for trial in trials]))
-    facts = _Beside(rivals=beside, luck=luck, leaks=load_leaks(leaks).failed)
+    tried = np.array(sharpe_per_strategy(TrialLog(settings.artifact_url).trials(data.source, data.market.slug)))
+    luck = deflate(evaluation.daily_returns, tried, recipe.promotion.other_trials)
+    hash8 = version_hash(data, recipe, evaluation.folds[-1].weights)
+    looks = 1 + sum(one.made > entry.at and one.hash8 != hash8 for one in store.versions(data.source, data.market.slug))
+    facts = _Beside(rivals=beside, luck=luck, leaks=load_leaks(leaks).failed, looks=looks)
     judgement = Judgement(
         champion=name,
         sequence=entry.sequence,
@@ -147,7 +149,7 @@ def _duel(
     data: DatasetRef, recipe: Recipe, evaluation: Evaluation, store: ArtifactStore, entry: ChampionEntry
 ) -> Duel | None:
     """Run challenger and champion on the bars that neither had seen; None where there are none."""
-    samples, span = evaluation.samples, evaluation.unseen
+    samples, span, challenger = evaluation.samples, evaluation.unseen, evaluation.target
     seen = seen_by(data, recipe, samples, samples.folds[0])
     champion = np.zeros(len(span), np.int8)  # flat
     if entry.ref is not None:
@@ -165,9 +167,14 @@ def _duel(
         model = load_model(theirs.network_config, load_weights(artifact.files["weights.safetensors"]))
         probabilities = predict_series(model, samples.dataset.features, samples.dataset.segment)[span.rows]
         champion = decide_span(samples, theirs, span, probabilities, np.array(facts["class_means"]))
+        ours = slice(span.start - evaluation.unseen.start, None)
+        # From flat, as the champion: a position that was opened before the span would be one side's alone.
+        challenger = decide_span(
+            samples, recipe, span, evaluation.probabilities[ours], evaluation.class_means, evaluation.model[ours]
+        )
     return duel(
         bars_of(data, samples, span),
-        evaluation.target[span.start - evaluation.unseen.start :],
+        challenger,
         champion,
         recipe.costs,
         recipe.backtest,
@@ -185,6 +192,7 @@ class _Beside:
     rivals: Rivals
     luck: Deflation
     leaks: tuple[str, ...]
+    looks: int
 
 
 def _evidence(
@@ -212,6 +220,7 @@ def _evidence(
         baseline_lead=math.nan if best.lead is None else best.lead,
         deflated_sharpe=beside.luck.deflated,
         trials=beside.luck.trials,
+        looks=beside.looks,
         leaks=beside.leaks,
     )
 

@@ -33,7 +33,7 @@ from tasks.network.export import weights_bytes
 from tasks.network.fit import fit, predict_series
 from tasks.progress import ProgressReport
 from tasks.recipe import Recipe
-from tasks.training import fold_inputs, load_samples
+from tasks.training import fold_inputs, lesson, load_samples
 
 MODEL, PRIOR = "this model", "prior"
 _LIBRARIES = ("scikit-learn", "lightgbm")
@@ -108,7 +108,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
         return key
     samples = load_samples(data, recipe)
     dataset, fold, network = samples.dataset, samples.folds[index], recipe.network_config
-    series = samples.series.first(network.input_features)
+    series = lesson(samples, recipe, fold).first(network.input_features)
     train, validation = ((span.start, span.stop) for span in (fold.train, fold.validation))
     probabilities: dict[str, FloatArray] = {}
     facts: dict[str, dict[str, Any]] = {}

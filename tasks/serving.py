@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
-from storage.artifacts import ArtifactStore
+from storage.artifacts import ArtifactStore, ChampionEntry
 from storage.schema import Source, VersionRef
 from tasks.execution.expiry import ExpiryRule, has_expired, missed_retrains
 
@@ -41,7 +41,7 @@ def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int
     entry = store.champion(source, name)
     if entry.ref is None:
         return Served(ref=None, reason="the champion is flat")
-    last_ms = _made_ms(store.versions(source, name)[-1])  # every retrain on new bars stores a version, promoted or not
+    last_ms = _questioned_ms(store, entry)
     missed = missed_retrains(last_ms, now_ms, rule)
     if has_expired(last_ms, now_ms, rule):
         return Served(
@@ -53,6 +53,22 @@ def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int
     return Served(ref=entry.ref, reason=f"champion {entry.ref.version} is in force", missed=missed)
 
 
-def _made_ms(ref: VersionRef) -> int:
-    made = datetime.strptime(ref.version[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    return int(made.timestamp() * 1000)
+def _questioned_ms(store: ArtifactStore, entry: ChampionEntry) -> int:
+    """Return when a champion was last compared with a version on newer bars, or was made itself.
+
+    Every retrain on new bars stores a version, promoted or not; one on old bars, or on the same again, asks nothing.
+    """
+    newest_bar, asked = 0, ""
+    for ref in reversed(store.versions(entry.ref.source, entry.ref.name) if entry.ref else ()):
+        manifest = store.manifest(ref)
+        if ref != entry.ref and manifest.get("judgement", {}).get("sequence", entry.sequence) != entry.sequence:
+            continue
+        bar = manifest.get("model", {}).get("trained_until_ms", _ms(ref.made))
+        if bar < newest_bar:
+            break  # those before it saw less still
+        newest_bar, asked = bar, ref.made
+    return _ms(asked)
+
+
+def _ms(stamp: str) -> int:
+    return int(datetime.fromisoformat(stamp).timestamp() * 1000)

@@ -142,6 +142,12 @@ def load_samples(data: DatasetRef, recipe: Recipe) -> Samples:
     return Samples(dataset=dataset, labels=labels, folds=walk_forward(*cut), refit=refit_fold(*cut))
 
 
+def lesson(samples: Samples, recipe: Recipe, fold: Fold) -> Series:
+    """Return what the network and whoever it is compared with learn a fold from: mirror signs and weights with it."""
+    weights = sample_uniqueness(samples.labels, fold.train.rows) if recipe.folds.weights == "uniqueness" else None
+    return replace(samples.series, weights=weights)
+
+
 def load_fold(key: str) -> FoldResult:
     """Return the result that `train_fold` left under `key`."""
     work = results_at(Settings.from_environment().work)
@@ -168,8 +174,7 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
         return key
     samples = load_samples(data, recipe)
     dataset, labels, fold = samples.dataset, samples.labels, samples.fold(index)
-    weights = sample_uniqueness(labels, fold.train.rows) if recipe.folds.weights == "uniqueness" else None
-    series = replace(samples.series, weights=weights)
+    series = lesson(samples, recipe, fold)
     with ProgressReport(f"fold {index + 1} of {recipe.models}") as progress:
         fitted = fit(
             recipe.network_config,

@@ -52,7 +52,7 @@ class Deflation:
     """The track record as the best of all that was tried.
 
     Attributes:
-        trials: Strategies whose unseen bars were looked at, this one included.
+        trials: Strategies that were looked at, this one included.
         spread: Standard deviation of their Sharpe ratios, annualised.
         expected_best: Annualised Sharpe ratio that the best of as many worthless ones is expected to show.
         deflated: Probability that the true Sharpe ratio is above that; None where undefined.
@@ -79,22 +79,25 @@ def track_record(daily: FloatArray) -> TrackRecord:
     )
 
 
-def deflate(daily: FloatArray, tried: FloatArray) -> Deflation:
+def deflate(daily: FloatArray, tried: FloatArray, others: int = 0) -> Deflation:
     """Return how the track record stands among all trials.
 
-    Trials of one model under other thresholds resemble each other. Their number is taken as it is all the same, since
-    their resemblance already shows in the spread: counting fewer would take it off twice.
+    Worthless strategies on D days lie sqrt(1 / (D - 1)) apart by chance alone. The trials' own spread is taken where
+    it is larger: resemblance, or trials that never traded, would make it smaller and the judged one look rare.
 
     Args:
         daily: (D,) returns of the one that is judged.
-        tried: (N,) Sharpe ratio per day of every trial, that one included; 0 for one that never traded.
+        tried: (N,) Sharpe ratio per day of every strategy, that one included, each once; 0 for one that never traded.
+        others: Strategies that were looked at elsewhere and have no ratio here.
     """
-    variance = float(np.var(tried, ddof=1)) if len(tried) > 1 else 0.0
+    traded = tried[tried != 0.0]
+    trials = len(tried) + others
+    variance = max(float(np.var(traded, ddof=1)) if len(traded) > 1 else 0.0, 1.0 / max(len(daily) - 1, 1))
     return Deflation(
-        trials=len(tried),
+        trials=trials,
         spread=math.sqrt(variance) * _YEARLY,
-        expected_best=expected_max_sharpe(len(tried), variance) * _YEARLY,
-        deflated=deflated_sharpe(daily, len(tried), variance),
+        expected_best=expected_max_sharpe(trials, variance) * _YEARLY,
+        deflated=deflated_sharpe(daily, trials, variance),
     )
 
 

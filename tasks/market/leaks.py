@@ -4,6 +4,7 @@ A leak makes a backtest shine and a live account bleed, and no metric shows it. 
 a check of its own, and a canary proves that the checks can fail: a leak is planted, and they must catch it.
 
     check                 what is done                                         what must hold
+    stored inputs         features and labels are made again from the candles  they are what training was given
     prefix invariance     everything after a bar is cut off                    the bar keeps its values
     future perturbation   everything after a bar is scaled, shuffled, erased   the bar keeps its values
     start invariance      history starts later                                 the same values after the warm-up
@@ -35,6 +36,7 @@ LABEL_COLUMNS = ("forward_return", "threshold", "class")
 """What the label of a bar consists of."""
 
 _OPEN, _CLOSE = 1, 4
+_REMADE = 1e-9  # another processor's logarithm may round otherwise
 _ERRORS = 3.0  # standard errors around chance: 1 honest run in 370 falls out
 
 
@@ -155,6 +157,21 @@ def start_invariance(
                 f"{moved} when history starts at {start}; it remembers bars before the warm-up of {warm_up}",
             )
     return _passed("start invariance", f"{len(names)} columns within {tolerance:g} at {starts} later starts")
+
+
+def stored_inputs(stored: FloatArray, made: FloatArray, names: Sequence[str]) -> LeakCheck:
+    """Compare what training was given with what the candles give now: the other checks look at the latter alone.
+
+    Args:
+        stored: (T, F) numbers that a model was trained on.
+        made: (T, F) the same, made from the candles.
+        names: Of the columns.
+    """
+    name = "stored inputs"
+    moved = _first_difference(stored, made, names, _REMADE)
+    if moved:
+        return _failed(name, f"{moved} between what training was given and what the candles give")
+    return _passed(name, f"{len(stored):,} bars of features and labels are what the candles give")
 
 
 def label_span(label: Columns, candles: FloatArray, horizon: int, *, cuts: int = 20, seed: int = 0) -> LeakCheck:
@@ -346,6 +363,7 @@ def _first_difference(
 
 
 _WANTED = {
+    "stored inputs": "what training was given is what the candles give",
     "prefix invariance": "unchanged when the future is cut off",
     "future perturbation": "unchanged when the future is another",
     "start invariance": "unchanged when history starts later",

@@ -1,8 +1,10 @@
 """The simple models that the network must beat, on the same inputs: logistic regression and gradient boosting.
 
 Each sees the newest bar's scaled features, clipped as the network clips them, searches a grid of the same size, is
-chosen by its log-loss on validation and calibrated there with one temperature, as the network is. Every point of the
-grid is kept with its loss. scikit-learn and LightGBM are loaded where they are used: a live engine needs neither.
+chosen by its log-loss on validation and calibrated there with one temperature, as the network is. What the network is
+given to learn from they are given: weights of labels, and where the series has `signs` every point of the grid is
+tried with the mirror image of every training label too. Every point is kept with its loss. scikit-learn and LightGBM
+are loaded where they are used: a live engine needs neither.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +105,7 @@ class Baseline:
 class _Samples:
     x: FloatArray
     y: IntArray
+    weights: FloatArray | None
 
 
 _Predict = Callable[[FloatArray], FloatArray]
@@ -123,7 +126,7 @@ def fit_baseline(
 
     Args:
         name: One of CLASSICAL.
-        series: Features, labels and runs.
+        series: Features, labels and runs; their signs and weights where training uses them.
         train: Half-open span of bars.
         validation: Half-open span of bars; purged by the caller.
         test: Bars to predict.
@@ -141,16 +144,30 @@ def fit_baseline(
     mean, scale = scaler(series.features[slice(*train)])
     bound = math.inf if input_clip is None else input_clip
 
-    def scaled(rows: slice) -> FloatArray:
-        return np.clip((series.features[rows] - mean) / scale, -bound, bound)
+    def scaled(rows: slice, signs: FloatArray | float = 1.0) -> FloatArray:
+        return np.clip((series.features[rows] * signs - mean) / scale, -bound, bound)
 
-    learn, check = (_samples(scaled(slice(*span)), series.labels[slice(*span)], span) for span in (train, validation))
+    def samples(span: tuple[int, int], signs: FloatArray | None = None) -> _Samples:
+        rows = slice(*span)
+        labels, weights = series.labels[rows], None if series.weights is None else series.weights[rows]
+        if signs is None:
+            return _samples(scaled(rows), labels, weights, span)
+        return _samples(scaled(rows, signs), np.where(labels >= 0, num_classes - 1 - labels, labels), weights, span)
+
+    learn, check = samples(train), samples(validation)
     missing = np.flatnonzero(np.bincount(learn.y, minlength=num_classes) == 0)
     if len(missing):
         raise DatasetError(f"train bars {list(train)} hold no label of class {missing[0]}; use more bars")
     search = _logistic if name == LOGISTIC else _boosting
+    lessons = [("", learn)]
+    if series.signs is not None:
+        lessons.append((", mirrored", _both(learn, samples(train, series.signs))))
     with threadpool_limits(config.threads):  # BLAS's threads, waiting for a core, made a second's search take minutes
-        models = list(search(learn, check, config))
+        models = [
+            (setting + kind, predict)
+            for kind, lesson in lessons
+            for setting, predict in search(lesson, replace(check, weights=None), config)
+        ]
     found = [(setting, predict, _log_loss(predict(check.x), check.y)) for setting, predict in models]
     best = int(np.argmin([loss for _, _, loss in found]))
     predict = found[best][1]
@@ -171,11 +188,16 @@ def fit_baseline(
     )
 
 
-def _samples(x: FloatArray, labels: IntArray, span: tuple[int, int]) -> _Samples:
+def _samples(x: FloatArray, labels: IntArray, weights: FloatArray | None, span: tuple[int, int]) -> _Samples:
     known = finite_bars(x) & (labels >= 0)
     if not known.any():
         raise DatasetError(f"bars {list(span)} hold no labelled bar with features; ingest more bars")
-    return _Samples(x=x[known], y=labels[known])
+    return _Samples(x=x[known], y=labels[known], weights=None if weights is None else weights[known])
+
+
+def _both(one: _Samples, other: _Samples) -> _Samples:
+    weights = None if one.weights is None or other.weights is None else np.concatenate([one.weights, other.weights])
+    return _Samples(x=np.concatenate([one.x, other.x]), y=np.concatenate([one.y, other.y]), weights=weights)
 
 
 def _logistic(learn: _Samples, check: _Samples, config: BaselineConfig) -> Iterator[tuple[str, _Predict]]:
@@ -183,7 +205,8 @@ def _logistic(learn: _Samples, check: _Samples, config: BaselineConfig) -> Itera
 
     for strength in config.strengths:
         # Newton's steps: a Hessian of some 30 x 30 is solved exactly, in a quarter of the default solver's time.
-        model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=200, tol=1e-8).fit(learn.x, learn.y)
+        model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=200, tol=1e-8)
+        model.fit(learn.x, learn.y, sample_weight=learn.weights)
         yield f"C={strength:g}", model.predict_proba
 
 
@@ -205,7 +228,7 @@ def _boosting(learn: _Samples, check: _Samples, config: BaselineConfig) -> Itera
             "force_row_wise": True,  # else it times both layouts and may choose another one next time
             "verbose": -1,
         }
-        train = lightgbm.Dataset(learn.x, learn.y)
+        train = lightgbm.Dataset(learn.x, learn.y, weight=learn.weights)
         stop = lightgbm.early_stopping(config.patience, verbose=False)
         valid = [lightgbm.Dataset(check.x, check.y, reference=train)]
         trees = lightgbm.train(parameters, train, config.most_trees, valid, callbacks=[stop])

@@ -50,3 +50,31 @@ def test_retrain_that_keeps_the_champion_renews_it(tmp_path):
     store.promote(SOURCE, NAME, ref, EVIDENCE, expected=0, now=MONDAY)
     published(store, "4567abcd", MONDAY + timedelta(days=2))  # a challenger that was not promoted
     assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=4.9)), RULE).ref == ref
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize(
+    ("days", "trained_until_day", "sequence"),
+    [(2, -400, 1), (2, 0, 1), (2, 2, 0)],
+    ids=["on old bars", "on the champion's bars", "against an earlier champion"],
+)
+def test_version_that_did_not_question_the_champion_on_newer_bars_renews_nothing(
+    tmp_path, days, trained_until_day, sequence
+):
+    store = ArtifactStore(str(tmp_path))
+
+    def stored(hash8: str, day: int, bar_day: int, judged: int):
+        until = ms(MONDAY + timedelta(days=bar_day))
+        manifest = {
+            "features": list(FEATURES),
+            "model": {"trained_until_ms": until},
+            "judgement": {"sequence": judged},
+        }
+        return store.publish(SOURCE, NAME, hash8, {"a.txt": b"a"}, manifest, MONDAY + timedelta(days=day))
+
+    ref = stored("0123abcd", 0, 0, 0)
+    store.promote(SOURCE, NAME, ref, EVIDENCE, expected=0, now=MONDAY)
+    stored("4567abcd", days, trained_until_day, sequence)
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE).ref is None
+    stored("89ababcd", 2, 2, 1)
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE).ref == ref

@@ -1,5 +1,7 @@
 """Track records: closed forms where there are some, simulation where there are none."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,26 @@ def test_best_of_fifty_worthless_strategies_looks_good_alone_and_not_among_its_k
         fooled.append(deflate(best, tried).deflated > 0.95)
     assert np.mean(fooled_alone) > 0.8
     assert np.mean(fooled) < 0.1
+
+
+@pytest.mark.parametrize("crowd", ["never traded", "clones"])
+def test_crowd_that_is_no_other_strategy_does_not_make_the_winner_look_rare(crowd):
+    fooled = []
+    for seed in range(60):
+        returns = np.random.default_rng(seed).standard_t(5, (180, 50)) * 0.01
+        tried = np.array([sharpe_ratio(column, 1.0) for column in returns.T])
+        more = np.zeros(1_000) if crowd == "never traded" else np.full(1_000, np.median(tried))
+        fooled.append(deflate(returns[:, tried.argmax()], np.concatenate([tried, more])).deflated > 0.95)
+    assert np.mean(fooled) < 0.05
+
+
+def test_strategies_that_were_looked_at_elsewhere_count():
+    daily = days(2)
+    alone, among = (deflate(daily, np.array([sharpe_ratio(daily, 1.0)]), others) for others in (0, 15))
+    assert (alone.trials, among.trials) == (1, 16)
+    # One of sixteen worthless ones shows 1.80 standard errors by luck alone.
+    assert among.expected_best == pytest.approx(1.80 * math.sqrt(365 / (len(daily) - 1)), rel=0.01)
+    assert among.deflated < alone.deflated
 
 
 def test_more_trials_of_the_same_spread_expect_more_of_luck():

@@ -21,18 +21,20 @@ from flows.pipeline import pipeline
 from flows.retrain import retrain
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
-from storage.schema import ArtifactError, ConfigError, DatasetError, Market, QuarantineError
+from storage.schema import ArtifactError, ConfigError, DatasetError, DatasetRef, Market, QuarantineError
 from storage.tables import parquet_bytes, read_columns
 from storage.trials import TrialLog
 from tasks import evaluation
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig
 from tasks.execution.decision import DecisionConfig
+from tasks.leak_checks import remade_inputs
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit import FitConfig
 from tasks.recipe import Recipe
+from tasks.training import load_samples
 
 MARKET = Market()
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=6_500))
@@ -91,6 +93,7 @@ def test_version_carries_a_leak_report_that_passed_and_the_page_shows_it(job):
     leaks = json.loads(store.load(verdict.version, source=EXCHANGE.source).files["leaks.json"])
     assert leaks["passed"]
     assert [check["name"] for check in leaks["checks"]] == [
+        "stored inputs",
         "prefix invariance",
         "future perturbation",
         "start invariance",
@@ -103,6 +106,21 @@ def test_version_carries_a_leak_report_that_passed_and_the_page_shows_it(job):
         "canary",
     ]
     assert "all green" in Path(verdict.report).read_text()
+
+
+@pytest.mark.promise(4)
+def test_dataset_whose_features_are_those_of_the_bar_after_fails_the_leak_report(job, monkeypatch):
+    home, verdict = job
+    monkeypatch.setenv("DSC_HOME", str(home))
+    manifest = ArtifactStore(str(home / "models")).manifest(verdict.version)
+    data = DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=MARKET)
+    samples = load_samples(data, RECIPE)
+    assert remade_inputs(samples, MARKET.interval_ms, RECIPE).passed
+    ahead = np.roll(samples.dataset.features, -1, axis=0)
+    leaky = replace(samples, dataset=replace(samples.dataset, features=ahead))
+    found = remade_inputs(leaky, MARKET.interval_ms, RECIPE)
+    assert not found.passed
+    assert found.found.startswith("return_1 at bar 1,998 was ")
 
 
 def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
@@ -140,7 +158,7 @@ def test_version_keeps_the_table_of_what_the_model_had_to_beat(job):
     searched = [
         [len(fold[name]["tried"]) for name in ("logistic regression", "LightGBM")] for fold in document["folds"]
     ]
-    assert searched == [[4, 4], [4, 4]]  # an equal search on every fold
+    assert searched == [[8, 8], [8, 8]]  # an equal search on every fold, with mirror images and without
     judged = store.manifest(verdict.version)["judgement"]["numbers"]["baselines"]
     assert judged == document["table"]
     assert "Beside the baselines" in Path(verdict.report).read_text()

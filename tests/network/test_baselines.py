@@ -1,5 +1,7 @@
 """The simple models: they find what is there, choose on validation alone, and never see the bars they predict."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -74,6 +76,43 @@ def test_predictions_are_unchanged_when_the_test_labels_are_exchanged(name):
 def test_boosting_gives_the_same_trees_twice():
     first, second = fitted(BOOSTING, planted()), fitted(BOOSTING, planted())
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_mirror_images_are_tried_at_every_point_and_taken_only_where_the_law_has_them(name):
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(BARS, 30))
+    odd, even = np.ones(30), np.ones(30)  # the law is odd in the first two
+    odd[:2], even[2] = -1.0, -1.0
+    edge = 0.5 * features[:, 0] - 0.5 * features[:, 1]
+    shares = np.exp(np.column_stack([-edge, 0.5 * features[:, 2], edge]))
+    shares /= shares.sum(1, keepdims=True)
+    labels = (rng.random((BARS, 1)) > shares.cumsum(1)[:, :-1]).sum(1)
+    labels[: TRAIN[1] - 1_000] = -1  # little to learn from
+    series = Series(features=features, labels=labels, segment=np.zeros(BARS, np.int64), signs=odd)
+    found, alone = fitted(name, series), fitted(name, replace(series, signs=None))
+    assert [one.setting.endswith(", mirrored") for one in found.tried] == [False, False, True, True]
+    assert [one.validation_loss for one in found.tried[:2]] == [one.validation_loss for one in alone.tried]
+    (chosen,) = [one for one in found.tried if one.chosen]
+    assert chosen.setting.endswith(", mirrored")
+    true = log_loss(shares[TEST], labels[TEST])
+    assert true < log_loss(found.probabilities, labels[TEST]) < log_loss(alone.probabilities, labels[TEST])
+    denied = fitted(name, replace(series, signs=even))
+    np.testing.assert_array_equal(denied.probabilities, alone.probabilities)
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_labels_of_no_weight_teach_nothing(name):
+    series = planted()
+    poisoned = series.labels.copy()
+    poisoned[:2_000] = (poisoned[:2_000] + 1) % CLASSES
+    weights = np.where(np.arange(BARS) < 2_000, 0.0, 1.0)
+    wrong = Series(features=series.features, labels=poisoned, segment=series.segment)
+    found, misled = fitted(name, replace(wrong, weights=weights)), fitted(name, wrong)
+    labels = series.labels[TEST]
+    assert log_loss(found.probabilities, labels) < log_loss(misled.probabilities, labels) - 0.1
+    right = fitted(name, replace(series, weights=weights))
+    np.testing.assert_allclose(found.probabilities, right.probabilities, atol=1e-9)
 
 
 def test_bar_without_a_feature_has_no_probabilities():

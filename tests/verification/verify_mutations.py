@@ -157,7 +157,7 @@ PLANTED = [
     # --- luck -------------------------------------------------------------------------------------------------------
     (
         "the deflated Sharpe ratio forgets how many were tried", RECORD,
-        "deflated=deflated_sharpe(daily, len(tried), variance)", "deflated=deflated_sharpe(daily, 1, variance)",
+        "deflated=deflated_sharpe(daily, trials, variance)", "deflated=deflated_sharpe(daily, 1, variance)",
         "tests/execution/test_track_record.py::"
         "test_best_of_fifty_worthless_strategies_looks_good_alone_and_not_among_its_kind",
     ),
