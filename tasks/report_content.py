@@ -13,6 +13,7 @@ import numpy as np
 
 from storage.schema import CLASSES, DatasetRef, utc_text
 from tasks.connection import ExchangeConfig
+from tasks.data import FUNDING_STEP_MS
 from tasks.evaluation import Evaluation, Measured
 from tasks.execution.comparison import DELAYS
 from tasks.execution.promotion import Check
@@ -194,13 +195,27 @@ def conditions(checks: Sequence[Check]) -> tuple[Condition, ...]:
 def _warnings(evaluation: Evaluation, recipe: Recipe) -> tuple[str, ...]:
     free = recipe.costs.free_costs()
     said = [f"No {' and no '.join(free)} is charged: the result is not net of costs."] if free else []
-    if recipe.costs.funding and not len(evaluation.samples.dataset.funding_ms):
-        said.append("No funding rates are known for these bars, so none was paid or received.")
+    unpaid = _share_without_funding(evaluation) if recipe.costs.funding else 0.0
+    if unpaid:
+        said.append(
+            f"No funding rates are known for {unpaid:.1%} of the unseen time, so none was paid or received in it."
+        )
     if recipe.refit:
         said.append(
             "The published weights were refit up to the last bar; the verdict belongs to the recipe, not to them."
         )
     return tuple(said)
+
+
+def _share_without_funding(evaluation: Evaluation) -> float:
+    """Return the share of the unseen time that no funding stamp can account for; spot pays none."""
+    dataset, unseen = evaluation.samples.dataset, evaluation.unseen
+    if dataset.ref.market.category == "spot":
+        return 0.0
+    first_ms, last_ms = dataset.candles.start_ms[[unseen.start, unseen.stop - 1]]
+    inside = dataset.funding_ms[(dataset.funding_ms >= first_ms) & (dataset.funding_ms <= last_ms)]
+    steps = np.diff(np.concatenate([[first_ms], inside, [last_ms]]))
+    return float(np.maximum(steps - FUNDING_STEP_MS, 0).sum() / max(last_ms - first_ms, 1))
 
 
 def _highlights(evaluation: Evaluation, measured: Measured) -> tuple[Measure, ...]:

@@ -20,6 +20,7 @@ from tasks.execution.significance import (
 )
 
 _BLOCK_DAYS = 5  # a position of many hours ties neighbouring days together, hardly more
+_FEWEST_BLOCKS = 4  # fewer can be put together in too few ways for an interval
 _MOST_LAGS = 10  # days; further autocorrelations are noise of some 1 / sqrt(days) each
 _YEARLY = math.sqrt(DAYS_PER_YEAR)
 
@@ -31,7 +32,7 @@ class TrackRecord:
     Attributes:
         days: UTC days.
         sharpe_ratio: Annualised with sqrt(365).
-        low: Of its 95 % interval by stationary bootstrap.
+        low: Of its 95 % interval by stationary bootstrap; None on fewer than 20 days.
         high: Of the same.
         sharpe_lo: Annualised with Lo's factor, which takes the days' autocorrelation in.
         probabilistic: Probability that the true ratio is above 0.
@@ -66,7 +67,7 @@ class Deflation:
 
 def track_record(daily: FloatArray) -> TrackRecord:
     """Return what (D,) daily returns prove by themselves."""
-    interval = sharpe_interval(daily, _BLOCK_DAYS)
+    interval = sharpe_interval(daily, _BLOCK_DAYS) if len(daily) >= _FEWEST_BLOCKS * _BLOCK_DAYS else None
     low, high = (None, None) if interval is None else (bound * _YEARLY for bound in interval)
     return TrackRecord(
         days=len(daily),

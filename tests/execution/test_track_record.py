@@ -44,6 +44,11 @@ def test_record_of_nothing_is_undefined_not_zero():
     assert (record.low, record.high) == (None, None)
 
 
+def test_days_too_few_for_an_interval_have_none():
+    assert track_record(days(4, 19)).low is None
+    assert track_record(days(4, 20)).low is not None
+
+
 def test_single_trial_is_not_deflated():
     daily = days(2)
     single = deflate(daily, np.array([sharpe_ratio(daily, 1.0)]))
