@@ -67,6 +67,10 @@ class SearchLog:
         with suppress(FileExistsError):
             self._objects.create(f"{_folder(candidate.source, candidate.name)}/{candidate.key}.json", content)
 
+    def count(self, source: Source, name: str) -> int:
+        """Return how many candidates were tried on a market from a source."""
+        return len(self._objects.names(_folder(source, name)))
+
     def find(self, source: Source, name: str, key: str) -> Candidate | None:
         """Return a candidate, or None where none is logged under this key.
 

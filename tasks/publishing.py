@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore, ChampionEntry
 from storage.schema import FEATURES, ArtifactError, DatasetRef, Market, VersionRef, content_hash, utc_text
+from storage.searches import SearchLog
 from storage.settings import Settings
 from storage.shared_results import results_at
 from storage.trials import TrialLog, sharpe_per_strategy
@@ -120,7 +121,8 @@ def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str,
     name = _champion_name(entry)
     fought = _duel(data, recipe, evaluation, store, entry)
     tried = np.array(sharpe_per_strategy(TrialLog(settings.artifact_url).trials(data.source, data.market.slug)))
-    luck = deflate(evaluation.daily_returns, tried, recipe.promotion.other_trials)
+    searched = SearchLog(settings.artifact_url).count(data.source, data.market.slug)
+    luck = deflate(evaluation.daily_returns, tried, recipe.promotion.other_trials + searched)
     hash8 = version_hash(data, recipe, evaluation.folds[-1].weights)
     looks = 1 + sum(one.made > entry.at and one.hash8 != hash8 for one in store.versions(data.source, data.market.slug))
     facts = _Beside(rivals=beside, luck=luck, leaks=load_leaks(leaks).failed, looks=looks)

@@ -1,8 +1,9 @@
 """The search behind a preset: networks around a base, trained alike, ranked by validation log-loss, timed by the bar.
 
-It never looks at test bars. Every candidate trains on the bars of the refit and is scored on the newest
-`validation_share` of the dataset, so a dataset that ends where the evaluation's test begins keeps the two apart. The
-network that reads furthest back decides where the bars begin, so all are scored on the same ones.
+Every candidate trains on the bars of the refit and is scored on the newest `validation_share` of the dataset. On the
+range of an evaluation that is the evaluation's last test block: give a search an `end` where the unseen bars begin, and
+the two stay apart. Whatever was tried counts when a Sharpe ratio is deflated. The network that reads furthest back
+decides where the bars begin, so all are scored on the same ones.
 """
 
 from __future__ import annotations

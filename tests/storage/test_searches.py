@@ -30,6 +30,8 @@ def test_candidate_stays_as_it_was_first_logged(tmp_path):
     log.append(replace(CANDIDATE, log_loss=0.1))
     assert find(log) == CANDIDATE
     assert find(log, replace(CANDIDATE, source=Source("bybit"))) is None
+    log.append(replace(CANDIDATE, key="search-fedcba9876543210"))
+    assert (log.count(SOURCE, CANDIDATE.name), log.count(Source("bybit"), CANDIDATE.name)) == (2, 0)
 
 
 @pytest.mark.promise(0)
