@@ -158,7 +158,7 @@ class Operation:
         with self.connected():
             make_pool()
             end_lost_runs()
-            install_automations()
+            install_automations(guards=False)
             pause_schedules(*(world for world in get_args(World) if world != self._world))
         names = [text for pattern in (f"*/{self._world}", *SHARED) for text in ("--name", pattern)]
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names]

@@ -4,8 +4,11 @@ Tasks raise what Prefect knows nothing of (a promotion, drift ...) as events; au
 late ones into a message to the webhook that DSC_ALERT_URL names: {"text": "..."}, as Slack and its like take it.
 
 Prefect's open-source server cleans up nothing: a run whose processes were all killed stays "Running" for ever and keeps
-its concurrency slot. The guard here ends it once its heartbeats have been missing for three of their intervals, so
-every process that runs a flow must beat at least that often (`flows.operation` sets it for all that it starts).
+its concurrency slot. The guards here end it once its heartbeats have been missing for three of their intervals, so
+every process that runs a flow must beat at least that often (`flows.operation` sets it for all that it starts). They
+are for servers that nobody looks after: `flows.operation` looks itself at the runs of a server that it started. A guard
+writes to the server's database for every event of every run, which SQLite did not bear: it lost events, and under load
+the server stood still for minutes.
 """
 
 from __future__ import annotations
@@ -56,16 +59,24 @@ def raise_alert(kind: str, market: str, text: str) -> None:
     emit_event(event=f"dsc.{kind}", resource=resource, payload={"text": text, "what": KINDS[kind]})
 
 
-def install_automations() -> list[str]:
-    """Install every automation on the server in force, in place of earlier ones of the same name; return the names.
+def install_automations(*, guards: bool = True) -> list[str]:
+    """Install the automations on the server in force, in place of earlier ones of the same name; return the names.
 
-    Without DSC_ALERT_URL the guards alone are installed: there is nobody to tell.
+    Without DSC_ALERT_URL there are no alerts: there is nobody to tell.
+
+    Args:
+        guards: Whether the guards are among them; False also removes those of an earlier start.
     """
     made = [zombie_guard(), start_guard()]
+    unwanted = [] if guards else made
+    made = made if guards else []
     webhook = Settings.from_environment().alert_url
     if webhook is not None:
         made += alert_automations(_webhook_block(webhook))
     with get_client(sync_client=True) as client:
+        for automation in unwanted:
+            for found in client.read_automations_by_name(automation.name):
+                client.delete_automation(found.id)
         for automation in made:
             _install(client, automation)
     return [automation.name for automation in made]

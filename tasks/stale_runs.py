@@ -1,8 +1,8 @@
 """Runs that the server believes in and no process works on any more: found by looking, whichever events were lost.
 
-The guards of `tasks/alerts.py` live on events, and a server that is killed or too busy for its database loses some. So
-whoever runs the server looks at what is open, too, and ends what shows no sign of life; on a server that others
-started every monitor run does, with more patience.
+Whoever runs the server looks at what is open every half minute and ends what shows no sign of life: `flows.operation`.
+On a server that others started the guards of `tasks/alerts.py` do; they live on events, and a server that is killed or
+too busy for its database loses some, so every monitor run looks too, with more patience.
 """
 
 from __future__ import annotations

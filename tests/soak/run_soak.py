@@ -84,7 +84,7 @@ class SoakOperation(Operation):
         """Make pool, guards and the soak's deployments."""
         with self.connected():
             make_pool()
-            install_automations()
+            install_automations(guards=False)
         command = [
             sys.executable,
             "-m",
