@@ -2,7 +2,8 @@
 
 Folk limits ("above 0.1") are wrong for features that hang together over time: without any change 90 % of the blocks of
 a slow one exceed them. So the limit is what blocks of the training bars themselves show, by the same statistic.
-With 50 blocks that do not overlap, 3 to 12 % of unchanged ones exceed it: one breach is a hint, two in a row a reason.
+With 50 blocks that do not overlap, 3 to 12 % of unchanged ones exceed it: one breach is a hint, two blocks in a row
+that share no bar a reason.
 """
 
 from __future__ import annotations

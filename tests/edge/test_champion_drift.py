@@ -60,15 +60,23 @@ def test_market_that_goes_on_as_before_has_no_drift(home, candles):
 
 def test_market_whose_volume_has_jumped_is_called_changed_and_the_feature_named(home, candles):
     volume = candles.volume.copy()
-    volume[-900:] *= 30
+    volume[-1_900:] *= 30
     found = inspected(replace(candles, volume=volume, turnover=volume * candles.close))
     (said,) = found.complaints
     assert said.startswith("the market has changed: log_volume has ")
     assert said.endswith("; run retrain")
 
 
+def test_one_block_that_differs_is_shown_and_no_reason_yet(home, candles):
+    volume = candles.volume.copy()
+    volume[-900:] *= 30
+    found = inspected(replace(candles, volume=volume, turnover=volume * candles.close))
+    assert found.complaints == ()
+    assert found.drift.startswith("log_volume has ")
+
+
 def test_too_few_new_bars_are_no_drift_but_said(home, candles):
-    assert inspected(candles, bars=TRAINED + 300).drift == "not measured: 300 of 1,000 new bars"
+    assert inspected(candles, bars=TRAINED + 300).drift == "not measured: 300 of 2,000 new bars"
 
 
 def test_nothing_is_compared_when_the_limit_is_zero_bars(home, candles):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from storage.schema import BUY, SELL, Candles, FloatArray, IntArray
+from storage.tables import read_columns
 from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series, packed
@@ -141,13 +142,7 @@ def _random_walk(seed: int, bars: int) -> dict[str, Any]:
 
 def real_gap(file: str, minutes: int, horizon: int, stop_ms: int) -> dict[str, float]:
     """Return the test log-loss of the network and of both baselines on recorded candles before `stop_ms`."""
-    from storage.tables import read_columns
-
-    columns = read_columns(Path(file).read_bytes())
-    names = ("start_ms", "open", "high", "low", "close", "volume", "turnover")
-    step = minutes // 5
-    matrix = {name: columns[name][columns["start_ms"] < stop_ms] for name in names}
-    candles = Candles(**(matrix if step == 1 else _resampled(matrix, step)))
+    candles = recorded(Path(file), minutes, stop_ms)
     recipe = Recipe()
     recipe = replace(recipe, labels=replace(recipe.labels, horizon=horizon))
     found = walk(candles, minutes * MINUTE_MS, recipe, CLASSICAL)
@@ -158,6 +153,15 @@ def real_gap(file: str, minutes: int, horizon: int, stop_ms: int) -> dict[str, f
     losses = {name: float(log_losses(p[known], classes[known]).mean()) for name, p in found.probabilities.items()}
     prior = log_losses(found.prior[found.fold[known]], classes[known])
     return losses | {"prior": float(prior.mean()), "labels": int(known.sum())}
+
+
+def recorded(file: Path, minutes: int, stop_ms: int) -> Candles:
+    """Return a file's 5-minute candles before `stop_ms`, as candles of so many minutes."""
+    columns = read_columns(file.read_bytes())
+    names = ("start_ms", "open", "high", "low", "close", "volume", "turnover")
+    step = minutes // 5
+    matrix = {name: columns[name][columns["start_ms"] < stop_ms] for name in names}
+    return Candles(**(matrix if step == 1 else _resampled(matrix, step)))
 
 
 def _resampled(columns: dict[str, Any], step: int) -> dict[str, Any]:
