@@ -36,7 +36,7 @@ class MonitorConfig:
         expiry: When a champion is no longer served; a missed retrain before that, it is a complaint.
         live_sandbox: A sandbox market with a candle of the last 24 hours moves on with real time: judge it like others.
         drift_bars: Bars of a block that is compared with those that the champion was trained on; 0 compares none. The
-            market has changed when the newest two, which share no bar, both differ: 3 to 11 in 100 single ones do anyway.
+            market has changed when the newest two, which share no bar, both differ: of single ones 3 to 11 % do anyway.
     """
 
     stale_bars: int = 3
