@@ -157,3 +157,14 @@ def test_rule_refuses_a_bound_that_lets_everything_pass():
         PromotionRule(significance=1.5)
     with pytest.raises(ConfigError, match="min_days must be > 0"):
         PromotionRule(min_days=0)
+
+
+@pytest.mark.promise(13)
+def test_lead_over_a_champion_must_be_rarer_with_every_look_at_it():
+    name = "beats the champion (flat)"
+    assert failed(replace(GOOD, looks=4)) == []  # 0.01 is below 0.0125
+    assert failed(replace(GOOD, looks=5)) == [name]
+    (check,) = (one for one in judge(replace(GOOD, looks=5), PromotionRule()) if one.name == name)
+    assert check.wanted == "greater, p < 0.01, look 5"
+    with pytest.raises(ConfigError, match="other_trials must be >= 0, was -1"):
+        PromotionRule(other_trials=-1)

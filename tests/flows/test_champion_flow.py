@@ -72,8 +72,13 @@ def test_champion_and_challenger_are_compared_on_bars_that_neither_has_seen(reig
         seen.update(kwargs, bars=bars, challenger=challenger, champion=champion)
         return real(bars, challenger, champion, *args, **kwargs)
 
-    real = publishing.duel
+    def decided(samples, rule, span, *args):
+        sides.append((span, decide(samples, rule, span, *args)))
+        return sides[-1][1]
+
+    real, decide, sides = publishing.duel, publishing.decide_span, []
     monkeypatch.setattr(publishing, "duel", spy)
+    monkeypatch.setattr(publishing, "decide_span", decided)
     verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe(seed=2))
     manifest = store().manifest(reign.version)
     facts = manifest["model"]
@@ -84,6 +89,11 @@ def test_champion_and_challenger_are_compared_on_bars_that_neither_has_seen(reig
     assert seen["bars"].start_ms[0] <= last_test[0]
     assert seen["bars"].start_ms[-1] == last_test[-1]
     assert len(seen["challenger"]) == len(seen["champion"]) == len(seen["bars"])
+    # Both decide from flat on one span: neither carries a position in.
+    (champions, champion), (challengers, challenger) = sides
+    assert champions == challengers
+    assert seen["champion"] is champion
+    assert seen["challenger"] is challenger
     assert verdict.version != reign.version
 
 

@@ -17,6 +17,7 @@ from tasks.market.leaks import (
     prefix_invariance,
     purged_folds,
     start_invariance,
+    stored_inputs,
     train_isolation,
     with_next_return,
 )
@@ -210,3 +211,14 @@ def test_canary_fails_when_a_check_misses_the_planted_leak():
 def test_too_few_bars_are_refused_with_the_way_out():
     with pytest.raises(DatasetError, match="leak checks need bars behind bar 2000, they end before 100; ingest more"):
         prefix_invariance(features, CANDLES[:100], OUTPUTS, first=WARM_UP)
+
+
+def test_inputs_that_are_not_what_the_candles_give_are_named():
+    made = np.random.default_rng(3).normal(size=(50, 2))
+    made[:5] = np.nan
+    stored = made * (1 + 1e-13)  # as another processor rounds
+    assert stored_inputs(stored, made, ("a", "b")).passed
+    stored[30, 1] = made[31, 1]
+    found = stored_inputs(stored, made, ("a", "b"))
+    assert not found.passed
+    assert found.found.startswith("b at bar 30 was ")

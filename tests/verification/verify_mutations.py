@@ -188,6 +188,28 @@ PLANTED = [
         "tests/execution/test_rivals.py::test_random_timing_keeps_exposure_and_turnover",
     ),
     (
+        "the hundredth look at a champion is as good as the first", PROMOTION,
+        "alpha = rule.significance / evidence.looks", "alpha = rule.significance",
+        "tests/execution/test_promotion.py::test_lead_over_a_champion_must_be_rarer_with_every_look_at_it",
+    ),
+    (
+        "near copies narrow the spread of luck", RECORD,
+        ", 1.0 / max(len(daily) - 1, 1))", ", 0.0)",
+        "tests/execution/test_track_record.py::"
+        "test_crowd_that_is_no_other_strategy_does_not_make_the_winner_look_rare",
+    ),
+    (
+        "the mirror image of a baseline's label is the label itself", BASELINES,
+        "num_classes - 1 - labels, labels)", "labels, labels)",
+        "tests/network/test_baselines.py::"
+        "test_mirror_images_are_tried_at_every_point_and_taken_only_where_the_law_has_them",
+    ),
+    (
+        "the leak report does not look at what training was given", "tasks/market/leaks.py",
+        "moved = _first_difference(stored, made,", "moved = _first_difference(made, made,",
+        "tests/market/test_leaks.py::test_inputs_that_are_not_what_the_candles_give_are_named",
+    ),
+    (
         "leak tests that were not run pass", PROMOTION,
         "            evidence.leaks == (),\n", "            not evidence.leaks,\n",
         "tests/execution/test_promotion.py::test_one_bad_number_fails_its_condition_alone",
