@@ -40,6 +40,8 @@ KINDS = {
     "rollback": "a champion was rolled back",
     "quarantine": "too many bad rows",
     "stale": "candles are missing at the end",
+    "gaps": "too many candles are missing",
+    "ingest": "the last ingest failed",
     "champion": "the champion is old",
     "drift": "the market has changed",
     "recovered": "something is well again",

@@ -1,14 +1,18 @@
 """Monitoring: what is said of a market, and that old champions and expired ones are one notion."""
 
+import inspect
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage, Run
 from storage.schema import FEATURES, ConfigError, Market, Source, utc_text
+from tasks.alerts import KINDS
 from tasks.execution.expiry import ExpiryRule
 from tasks.monitoring import MonitorConfig, changes, health
 from tasks.serving import served_champion
@@ -137,3 +141,10 @@ def test_latest_run_of_each_market_is_found(tmp_path):
         store.finish_run(run, status, ms(MONDAY) + 60_000 * minute + 1)
     found = {run.market: run.status for run in store.latest_runs()}
     assert found == {MARKET.slug: "completed", other.slug: "failed"}
+
+
+def test_every_breach_that_monitoring_names_is_an_alert_that_can_be_raised():
+    source = Path(inspect.getsourcefile(health)).read_text()
+    kinds = set(re.findall(r'breaches\["(\w+)"\]', source)) | {"recovered"}
+    assert {"stale", "gaps", "ingest", "champion", "drift"} < kinds
+    assert kinds <= set(KINDS)

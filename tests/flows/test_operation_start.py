@@ -9,7 +9,7 @@ import pytest
 
 from flows.operation import Operation, operation_environment, refuse_taken_port
 from storage.schema import ConfigError
-from tasks.alerts import HEARTBEAT_S, alert_automations, zombie_guard
+from tasks.alerts import HEARTBEAT_S, KINDS, alert_automations, zombie_guard
 
 HOLD = """
 import sys
@@ -66,6 +66,6 @@ def test_every_process_beats_three_times_within_the_guards_window(tmp_path, monk
 def test_alerts_are_told_once_an_event_and_only_of_what_is_raised():
     block = "00000000-0000-0000-0000-000000000001"
     automations = {automation.name: automation for automation in alert_automations(block)}
-    assert len(automations) == 9
+    assert len(automations) == 2 + len(KINDS)
     assert automations["alert-drift"].trigger.expect == {"dsc.drift"}
     assert all(automation.trigger.threshold == 1 for automation in automations.values())
