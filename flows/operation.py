@@ -117,7 +117,7 @@ class Operation:
         self._port, self._host, self._joins = port, host, bool(join)
         self._wanted = workers
         self._world = exchange
-        self._look_at = math.inf
+        self.up_since = self._look_at = math.inf
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -151,7 +151,8 @@ class Operation:
             if self.server.poll() is not None or time.monotonic() > deadline:
                 raise OperationError(f"the Prefect server did not start; see {self._log('server')}")
             time.sleep(_POLL_S)
-        self._look_at = time.monotonic() + ZOMBIE_S  # what was said while it was down is not known to it
+        self.up_since = time.monotonic()
+        self._look_at = self.up_since + ZOMBIE_S  # what was said while it was down is not known to it
 
     def prepare(self) -> None:
         """Make the work pool, every deployment and every automation; what is there already is brought up to date."""

@@ -35,13 +35,14 @@ class Watch:
 
     Attributes:
         longest_zombie_s: Longest time for which a run was RUNNING without a process, seconds.
+        longest_known_s: The same, counted from the server's last start: while it is down it hears nobody.
         longest_leak_s: Longest time for which a slot was taken by no run, seconds.
         crashed_alive: Runs that were marked as crashed while their process went on.
     """
 
     def __init__(self, operation: Operation) -> None:
         self._operation = operation
-        self.longest_zombie_s = 0.0
+        self.longest_zombie_s = self.longest_known_s = 0.0
         self.longest_leak_s = 0.0
         self.crashed_alive: set[UUID] = set()
         self._dead_since: dict[UUID, float] = {}
@@ -65,7 +66,9 @@ class Watch:
         alive, now = flow_processes(self._operation.home), time.monotonic()
         dead = {run.id for run in held if run.state_type in _ALIVE and run.id not in alive}
         self._dead_since = {run: self._dead_since.get(run, now) for run in dead}
-        self.longest_zombie_s = max([self.longest_zombie_s, *(now - since for since in self._dead_since.values())])
+        up_since, ages = self._operation.up_since, self._dead_since.values()
+        self.longest_zombie_s = max([self.longest_zombie_s, *(now - since for since in ages)])
+        self.longest_known_s = max([self.longest_known_s, *(now - max(since, up_since) for since in ages)])
         active = Counter(run.deployment_id for run in held)
         leaked = set()
         for deployment in client.read_deployments():
