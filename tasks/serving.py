@@ -54,12 +54,16 @@ def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int
 
 
 def _questioned_ms(store: ArtifactStore, entry: ChampionEntry) -> int:
-    """Return when a champion was last compared with a version on newer bars, or was made itself.
+    """Return when a champion was last compared with a version on newer bars, or was put in force.
 
     Every retrain on new bars stores a version, promoted or not; one on old bars, or on the same again, asks nothing.
     """
-    newest_bar, asked = 0, ""
-    for ref in reversed(store.versions(entry.ref.source, entry.ref.name) if entry.ref else ()):
+    if entry.ref is None:
+        return 0
+    newest_bar, asked = 0, entry.ref.made
+    for ref in reversed(store.versions(entry.ref.source, entry.ref.name)):
+        if ref.made < entry.ref.made:
+            break
         manifest = store.manifest(ref)
         if ref != entry.ref and manifest.get("judgement", {}).get("sequence", entry.sequence) != entry.sequence:
             continue
@@ -67,7 +71,7 @@ def _questioned_ms(store: ArtifactStore, entry: ChampionEntry) -> int:
         if bar < newest_bar:
             break  # those before it saw less still
         newest_bar, asked = bar, ref.made
-    return _ms(asked)
+    return _ms(max(asked, entry.at))
 
 
 def _ms(stamp: str) -> int:

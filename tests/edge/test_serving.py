@@ -78,3 +78,15 @@ def test_version_that_did_not_question_the_champion_on_newer_bars_renews_nothing
     assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE).ref is None
     stored("89ababcd", 2, 2, 1)
     assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE).ref == ref
+
+
+@pytest.mark.promise(13)
+def test_champion_that_a_person_put_in_force_again_is_served_from_then_on(tmp_path):
+    store = ArtifactStore(str(tmp_path))
+    first = published(store, "0123abcd", MONDAY)
+    store.promote(SOURCE, NAME, first, EVIDENCE, expected=0, now=MONDAY)
+    second = published(store, "4567abcd", MONDAY + timedelta(days=30))
+    store.promote(SOURCE, NAME, second, EVIDENCE, expected=1, now=MONDAY + timedelta(days=30))
+    store.rollback(SOURCE, NAME, "the second one lost money", MONDAY + timedelta(days=31))
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=33.9)), RULE).ref == first
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=34)), RULE).ref is None
