@@ -92,10 +92,10 @@ class MarketHealth:
             "bars": self.bars,
             "newest": self.newest,
             "gaps": self.gaps,
-            "ingest": self.ingest,
+            "ingest": repr(self.ingest),
             "champion": self.champion,
-            "age": self.age,
-            "drift": self.drift,
+            "age": repr(self.age),
+            "drift": repr(self.drift),
         }
         return f"{self.market} {' '.join(f'{name}={value!s}' for name, value in facts.items())}: {state}"
 

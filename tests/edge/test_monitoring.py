@@ -124,8 +124,8 @@ def test_many_gaps_and_a_failed_ingest_need_a_person_and_stand_in_the_line(reign
         "the last ingest failed; its run says why",
     )
     line = found.line()
-    assert f"gaps=20 ingest=failed {utc_text(began)} champion=" in line
-    assert "age=1.0 days" in line
+    assert f"gaps=20 ingest='failed {utc_text(began)}' champion=" in line
+    assert "age='1.0 days'" in line
     done = health(row, reigning, MonitorConfig(gap_limit=0.2), ms(now), None, replace(run, status="completed"))
     assert done.complaints == ()
     assert done.line().endswith(": ok")
