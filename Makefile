@@ -21,6 +21,7 @@ run: $(VENV)/installed
 
 # The Prefect UI with server, worker, deployments and automations, until Ctrl-C; EXCHANGE (sandbox, bybit), PORT and WORKERS choose.
 ui: $(VENV)/installed
+	@mkdir -p "$(PREFECT_HOME)" 2>/dev/null || true
 	@exec $(BIN)/python -m flows.operation $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(PORT),--port $(PORT)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 # The automations alone, on the server that PREFECT_API_URL names.
