@@ -18,7 +18,7 @@ from tasks.market.synthetic import SyntheticMarket, generate
 
 SOURCE, MARKET, STEP_MS = Source("sandbox:0123abcd"), Market(interval="5"), 300_000
 ROWS, SERIAL_ROWS = 1_000_000, 10_000
-INGESTED, LATENCY_MS, REQUESTS_PER_S = 131_040, 150, 60.0
+INGESTED, LATENCY_MS, REQUESTS_PER_S, THREADS = 131_040, 150, 60.0, 16
 SERIAL_WINDOWS = 12  # of 132, one request at a time; each is like any other
 
 # The sandbox has a process of its own: in ours, client and server would share one interpreter lock.
@@ -137,22 +137,24 @@ def test_ingest_is_faster_than_one_request_at_a_time(race, ledger, compare, side
         return store
 
     before = requests()
-    store = ingest(16)
+    store = ingest(THREADS)
     asked = requests() - before
     assert sum(coverage.bars for coverage in store.coverage()) == INGESTED
 
     pages = -(-INGESTED // 1_000)
     times = race(
         {
-            "sixteen in flight": side(lambda: ingest(16), 1, pages),
+            "sixteen in flight": side(lambda: ingest(THREADS), 1, pages),
             "one at a time": side(lambda: ingest(1, SERIAL_WINDOWS), 1, SERIAL_WINDOWS),
         },
         rounds=3,
     )
 
-    per_s = asked / (times.median_us("sixteen in flight") * pages / 1e6)
+    seconds = times.median_us("sixteen in flight") * pages / 1e6
+    per_s = asked / seconds
     assert asked <= pages + 1
-    assert per_s <= REQUESTS_PER_S <= ADDRESS_LIMIT_PER_S
+    assert asked <= REQUESTS_PER_S * seconds + THREADS  # that many may go at once: a fast machine meets the budget
+    assert per_s < ADDRESS_LIMIT_PER_S
     beside = {"requests": asked, "requests per second": per_s, "Bybit's limit": ADDRESS_LIMIT_PER_S}
     ledger.enter(
         compare(
