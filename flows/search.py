@@ -1,4 +1,4 @@
-"""The search for a network: variations of a base, trained and ranked on validation bars alone; publishes nothing."""
+"""The search for a network: variations of a base, walked forward and ranked by log-loss; publishes nothing."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def search(
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
     space: Annotated[SearchSpace, Parameter(name="*")] = SearchSpace(),
 ) -> str:
-    """Train networks around the recipe's on stored candles and print them by validation log-loss.
+    """Train networks around the recipe's on stored candles and print them by log-loss on bars that they had not seen.
 
     Args:
         market: Symbol, category and interval.
         exchange: Names the source of the candles; nothing is fetched.
         bars: Which stored bars are used; end them where the test of a later evaluation begins.
         quality: How many bad rows are too many.
-        recipe: Labels, training and the base network; its test share is not used.
+        recipe: Labels, folds, training and the base network.
         space: What is varied.
     """
     data = build_dataset(exchange, market, bars, quality)

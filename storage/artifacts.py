@@ -34,10 +34,12 @@ Document = dict[str, Any]
 """What JSON can hold: text, finite numbers, booleans, None, lists and text-keyed dicts."""
 
 MANIFEST = "manifest.json"
+FORMAT = 1
+"""Of a version's files and manifest: raised when what was written before can no longer be read as it is."""
 DATA_SUFFIXES = (".csv", ".html", ".json", ".md", ".onnx", ".parquet", ".png", ".safetensors", ".svg", ".txt")
 """Formats that hold data only. Pickle and its kin (.pkl, .pt, .joblib ...) run code when loaded, so they stay out."""
 
-_STORE_KEYS = ("files", "name", "seal", "source", "version")  # of a manifest: set by the store, never by the caller
+_STORE_KEYS = ("files", "format", "name", "seal", "source", "version")  # of a manifest: the store's own
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _ENTRY = re.compile(r"(\d{6})\.json")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # no separator, no leading dot: cannot leave its folder
@@ -49,7 +51,8 @@ class Artifact:
 
     Attributes:
         ref: Its name.
-        manifest: What was published with it, plus source, name, version, files (name -> sha256 and bytes) and seal.
+        manifest: What was published with it, plus source, name, version, format, files (name -> sha256 and bytes) and
+            seal.
         files: File name -> content.
     """
 
@@ -127,7 +130,7 @@ class ArtifactStore:
             _check_file_name(file)
         _check_manifest(manifest)
         ref = VersionRef(source=source, name=name, version=f"{_stamp(now)}-{hash8}")
-        placed = {"source": source, "name": name, "version": ref.version}
+        placed = {"source": source, "name": name, "version": ref.version, "format": FORMAT}
         sealed = _sealed({**manifest, **placed, "files": {f: _fingerprint(content) for f, content in files.items()}})
 
         for twin in self.versions(source, name):
@@ -152,7 +155,8 @@ class ArtifactStore:
         """Return a version's manifest, verified against its own seal and its place.
 
         Raises:
-            ArtifactError: The version is unknown, its manifest is damaged, or it was moved here from elsewhere.
+            ArtifactError: The version is unknown, its manifest is damaged, it was moved here from elsewhere, or its
+                format is not the one that this code reads.
         """
         try:
             document = _unsealed(self._objects.read(f"{_folder(ref)}/{MANIFEST}"), f"manifest of {ref}")
@@ -164,6 +168,7 @@ class ArtifactStore:
             if document.get(key) != here:
                 found = document.get(key)
                 raise ArtifactError(f"manifest of {ref} must say {key} {here!r}, was {found!r}: moved from elsewhere")
+        _check_format(ref, document.get("format", 1))  # the first versions did not say
         for file in document["files"]:
             _check_file_name(file)
         return document
@@ -393,6 +398,13 @@ def _check_file_name(file: str) -> None:
         raise ArtifactError(f"file name must be plain and not {MANIFEST}, was {file!r}")
     if not file.endswith(DATA_SUFFIXES):
         raise ArtifactError(f"file must hold data only ({' '.join(DATA_SUFFIXES)}), was {file!r}")
+
+
+def _check_format(ref: VersionRef, found: Any) -> None:
+    if found != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
+        way_out = "update this program" if newer else "retrain"
+        raise ArtifactError(f"version {ref} has format {found!r}, this program reads {FORMAT}; {way_out}")
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:

@@ -1,9 +1,8 @@
-"""Every network that a search trained, append-only: what it was, and what it scored on bars that it was validated on.
+"""Every network that a search trained, append-only: what it was, and what it scored on bars that it had not seen.
 
     <url>/<source, with '-' for ':'>/<name>/searches/<key>.json
 
-Nothing here has been judged on unseen bars, so none of it counts as a trial (trials.py): a preset chosen from this log
-meets its test bars for the first time when it is retrained.
+None of it has traded, so none is a trial (trials.py); but who chose from this log has looked as often as it is long.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from storage.schema import ArtifactError, Source, parse_source
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One network, trained once.
+    """One network, trained on every fold.
 
     Attributes:
         key: Of everything that it was made from.
         source: Where the candles came from.
         name: The market's slug.
-        log_loss: Calibrated, on the validation bars, nats.
-        learned: What training took off the loss that it started from, on the same bars and before calibration, nats.
-        seconds: Wall time of the training.
+        log_loss: Calibrated, on the folds' test bars, nats.
+        learned: What training took off the validation loss that it started from, before calibration, mean, nats.
+        seconds: Wall time of the trainings.
         made_from: Dataset, network, training, labels, code, seed; plain JSON.
     """
 

@@ -40,7 +40,8 @@ from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel, load_model
 from tasks.network.export import load_weights
-from tasks.network.fit import FitConfig, Fitted, Series, fit, predict_series
+from tasks.network.fit import Fitted, Series, fit, predict_series
+from tasks.network.fit_config import FitConfig
 from tasks.progress import ProgressReport
 from tasks.recipe import Recipe
 from tasks.training import FoldResult, Samples, code_hash, load_fold, load_samples

@@ -18,7 +18,7 @@ from tasks.market.samples import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.architecture import preset as network_preset
 from tasks.network.baselines import BaselineConfig
-from tasks.network.fit import FitConfig, fit_preset
+from tasks.network.fit_config import FitConfig, fit_preset
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -317,14 +317,16 @@ def _class_mix(evaluation: Evaluation) -> Iterator[ClassMix]:
 
 def _curves(evaluation: Evaluation) -> Iterator[TrainingCurve]:
     for number, fold in enumerate(evaluation.folds, 1):
-        points = fold.history
-        yield TrainingCurve(
-            fold=number,
-            step=np.array([point["step"] for point in points], np.int64),
-            train_loss=np.array([np.nan if point["train_loss"] is None else point["train_loss"] for point in points]),
-            validation_loss=np.array([point["validation_loss"] for point in points]),
-            best_step=fold.best_step,
-        )
+        for member, best_step in enumerate(fold.best_steps):
+            points = [point for point in fold.history if point.get("member", 0) == member]
+            losses = [np.nan if point["train_loss"] is None else point["train_loss"] for point in points]
+            yield TrainingCurve(
+                fold=number,
+                step=np.array([point["step"] for point in points], np.int64),
+                train_loss=np.array(losses),
+                validation_loss=np.array([point["validation_loss"] for point in points]),
+                best_step=best_step,
+            )
 
 
 def _latency(measured: Measured, recipe: Recipe) -> Iterator[Latency]:

@@ -138,7 +138,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
                 train,
                 validation,
                 recipe.fit_config,
-                on_progress=lambda now: progress.update(now.step / now.steps, f"validation {now.validation_loss:.4f}"),
+                on_progress=lambda now: progress.update(now.share, f"validation {now.validation_loss:.4f}"),
             )
         probabilities[name] = predict_series(twin.model, dataset.features, dataset.segment)[fold.test.rows]
         facts[name] = {
@@ -147,7 +147,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
             "seconds": twin.seconds,
             "parameters": parameters(shape),
             "weights_bytes": len(weights_bytes(twin.model)),
-            "best_step": twin.best_step,
+            "best_steps": twin.best_steps,
         }
     arrays = io.BytesIO()
     np.savez(arrays, **probabilities)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options

@@ -1,9 +1,9 @@
-"""The search behind a preset: networks around a base, trained alike, ranked by validation log-loss, timed by the bar.
+"""The search behind a preset: networks around a base, trained alike, ranked by log-loss on unseen bars, timed a bar.
 
-Every candidate trains on the bars of the refit and is scored on the newest `validation_share` of the dataset. On the
-range of an evaluation that is the evaluation's last test block: give a search an `end` where the unseen bars begin, and
-the two stay apart. Whatever was tried counts when a Sharpe ratio is deflated. The network that reads furthest back
-decides where the bars begin, so all are scored on the same ones.
+Every candidate walks through the folds of the recipe, as a model does, and its score is its mean log-loss on their test
+blocks: on validation it stops early, and what does so longest looks best there. A range that ends where the unseen bars
+of a later evaluation begin keeps the two apart. Whatever was tried counts when a Sharpe ratio is deflated. The network
+that reads furthest back decides where the bars begin, so all are scored on the same ones.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from storage.schema import ConfigError, DatasetRef
 from storage.searches import Candidate, SearchLog
 from storage.settings import Settings
 from storage.workfolder import WorkFolder, canonical_json
+from tasks.execution.skill import log_losses
 from tasks.network.architecture import Block, DSCConfig, macs_per_bar, parameters, scaled
-from tasks.network.fit import fit
+from tasks.network.fit import fit, predict_series
 from tasks.network.latency import measure_latency as time_networks
 from tasks.recipe import Recipe
-from tasks.training import fold_inputs, load_samples
+from tasks.training import fold_inputs, lesson, load_samples
 
 Row = dict[str, str | int | float]
 
@@ -36,19 +37,19 @@ class SearchSpace:
     """Which networks are tried: the base, and the base with one thing changed.
 
     Attributes:
-        kernel_sizes, num_blocks, hidden_channels, windows: Values of each beside the base's own.
-        blocks: Other blocks, with as many channels, whole eights, as cost about the base's multiply-adds.
+        kernel_sizes, num_blocks, hidden_channels, windows: Values of each beside the base's own; channels of a member.
+        blocks: Other blocks, with as many channels, whole eights a member, as cost about the base's multiply-adds.
         scales: Compound scalings of the base (`scaled`); 0 is the base.
-        seeds: Each network is trained once with each.
+        seeds: Each network is trained once with each; one of several members takes those that follow, too.
     """
 
     kernel_sizes: tuple[int, ...] = (5, 9)
     num_blocks: tuple[int, ...] = (1, 4)
     hidden_channels: tuple[int, ...] = (16, 64)
     windows: tuple[int, ...] = (16, 64)
-    blocks: tuple[Block, ...] = ("xception", "inverted", "standard")
+    blocks: tuple[Block, ...] = ("separable", "xception", "inverted", "standard")
     scales: tuple[int, ...] = (-2, 2)
-    seeds: tuple[int, ...] = (7, 8)
+    seeds: tuple[int, ...] = (7, 17)
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -60,7 +61,7 @@ class SearchSpace:
             base,
             *(replace(base, kernel_size=taps) for taps in self.kernel_sizes),
             *(replace(base, num_blocks=blocks) for blocks in self.num_blocks),
-            *(replace(base, hidden_channels=channels) for channels in self.hidden_channels),
+            *(replace(base, hidden_channels=channels * base.members) for channels in self.hidden_channels),
             *(replace(base, window=window) for window in self.windows),
             *(_of_equal_cost(base, block) for block in self.blocks),
             *(scaled(base, scale) for scale in self.scales),
@@ -71,7 +72,7 @@ class SearchSpace:
 # As with folds: a killed search finds its finished candidates in the log, by the hash of what they were made from.
 @task(cache_policy=NO_CACHE, task_run_name="try {network.block} C={network.hidden_channels} seed {seed}")
 def try_network(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int, longest: DSCConfig) -> str:
-    """Train a network on all but the newest bars, log what it scores on those, and return its key.
+    """Train a network fold by fold, log what it scores on their test bars, and return its key.
 
     Args:
         data: The dataset.
@@ -90,21 +91,28 @@ def _candidate(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int, 
     settings, slug = Settings.from_environment(), data.market.slug
     searches = SearchLog(settings.artifact_url)
     variant = replace(recipe, network=network, fit=replace(recipe.fit_config, seed=seed))
-    made_from = fold_inputs(data, variant, recipe.folds.folds) | {"context": longest.context}
+    made_from = fold_inputs(data, variant, -1) | {"context": longest.context}  # of all folds
     key = WorkFolder.key("search", made_from)
-    known = searches.find(data.source, slug, key)
-    if known is not None:
-        return known
+    found = searches.find(data.source, slug, key)
+    if found is not None:
+        return found
     samples = load_samples(data, replace(recipe, network=longest))
-    train, validation = ((part.start, part.stop) for part in (samples.refit.train, samples.refit.validation))
-    fitted = fit(network, samples.series, train, validation, variant.fit_config)
+    fits, losses = [], []
+    for fold in samples.folds:
+        train, validation = ((part.start, part.stop) for part in (fold.train, fold.validation))
+        fitted = fit(network, lesson(samples, recipe, fold), train, validation, variant.fit_config)
+        rows = fold.test.rows
+        p = predict_series(fitted.model, samples.dataset.features, samples.dataset.segment)[rows]
+        known = (samples.labels.classes[rows] >= 0) & np.isfinite(p).all(axis=1)
+        losses.append(log_losses(p[known], samples.labels.classes[rows][known]))
+        fits.append(fitted)
     candidate = Candidate(
         key=key,
         source=data.source,
         name=slug,
-        log_loss=fitted.validation_loss,
-        learned=fitted.history[0].validation_loss - fitted.history[-1].best_loss,
-        seconds=fitted.seconds,
+        log_loss=float(np.concatenate(losses).mean()),
+        learned=float(np.mean([fitted.learned for fitted in fits])),
+        seconds=sum(fitted.seconds for fitted in fits),
         made_from=json.loads(canonical_json(made_from)),
     )
     searches.append(candidate)
@@ -138,18 +146,19 @@ def rank_networks(data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequen
         }
         rows.append((float(losses.mean()), row))
     ranked = [row for _, row in sorted(rows, key=lambda scored: scored[0])]
-    create_table_artifact(ranked, key="search", description=f"Networks on {data.market}, by validation log-loss")
+    create_table_artifact(ranked, key="search", description=f"Networks on {data.market}, by log-loss on unseen bars")
     return _table(ranked)
 
 
 def _of_equal_cost(base: DSCConfig, block: Block) -> DSCConfig:
-    other = [replace(base, block=block, hidden_channels=channels) for channels in range(8, 264, 8)]
+    widths = (channels * base.members for channels in range(8, 264, 8))
+    other = [replace(base, block=block, hidden_channels=width) for width in widths]
     return min(other, key=lambda network: abs(macs_per_bar(network) - macs_per_bar(base)))
 
 
 def _shape(network: DSCConfig) -> str:
     sizes = f"C={network.hidden_channels} B={network.num_blocks} K={network.kernel_size} W={network.window}"
-    return f"{network.block} {sizes}"
+    return f"{network.block} {sizes}" + (f" M={network.members}" if network.members > 1 else "")
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -70,7 +70,7 @@ class FoldResult:
         prior: (3,) share of each class in training.
         probabilities: (N, 3) on the bars of the fold's test, NaN where a bar lacks its context.
         history: Losses along the training, one entry a validation.
-        best_step: Step whose weights were kept.
+        best_steps: Step whose weights were kept, of each member.
         temperature: Of the calibration.
         seconds: Wall time of the training.
     """
@@ -80,21 +80,24 @@ class FoldResult:
     prior: FloatArray
     probabilities: FloatArray
     history: list[dict[str, Any]]
-    best_step: int
+    best_steps: list[int]
     temperature: float
     seconds: float
 
     def facts(self) -> dict[str, Any]:
         """Return everything but weights and predictions, as plain JSON."""
         arrays = {"class_means": self.class_means.tolist(), "prior": self.prior.tolist()}
-        names = ("history", "best_step", "temperature", "seconds")
+        names = ("history", "best_steps", "temperature", "seconds")
         return arrays | {name: getattr(self, name) for name in names}
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], weights: bytes, probabilities: FloatArray) -> FoldResult:
-        """Return the result that `facts` was taken from."""
+        """Return the result that `facts` was taken from, also where it has one network's `best_step`."""
+        facts = dict(facts)
+        if "best_step" in facts:
+            facts["best_steps"] = [facts.pop("best_step")]
         arrays = {name: np.array(facts[name]) for name in ("class_means", "prior")}
-        return cls(weights=weights, probabilities=probabilities, **dict(facts) | arrays)
+        return cls(weights=weights, probabilities=probabilities, **facts | arrays)
 
 
 def mirrored_series(features: FloatArray, classes: IntArray, segment: IntArray) -> Series:
@@ -182,7 +185,7 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
             (fold.train.start, fold.train.stop),
             (fold.validation.start, fold.validation.stop),
             recipe.fit_config,
-            on_progress=lambda now: progress.update(now.step / now.steps, f"validation {now.validation_loss:.4f}"),
+            on_progress=lambda now: progress.update(now.share, f"validation {now.validation_loss:.4f}"),
         )
     test = fold.test.rows
     probabilities = predict_series(fitted.model, dataset.features, dataset.segment)[test]
@@ -193,7 +196,7 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
         prior=class_shares(known[known >= 0], len(CLASSES)),
         probabilities=probabilities,
         history=[asdict(point) for point in fitted.history],
-        best_step=fitted.best_step,
+        best_steps=list(fitted.best_steps),
         temperature=fitted.temperature,
         seconds=fitted.seconds,
     )

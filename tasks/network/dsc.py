@@ -170,6 +170,7 @@ class DSCTradingModel(nn.Module):
         newest_step: bool = False,
         linear_bypass: bool = False,
         input_clip: float | None = None,
+        members: int = 1,
     ) -> None:
         super().__init__()
         self.config = config = DSCConfig(
@@ -185,6 +186,7 @@ class DSCTradingModel(nn.Module):
             newest_step=newest_step,
             linear_bypass=linear_bypass,
             input_clip=input_clip,
+            members=members,
         )
         channels = hidden_channels
         self.stem = nn.Sequential(
@@ -216,6 +218,7 @@ class DSCTradingModel(nn.Module):
             newest_step=config.newest_step,
             linear_bypass=config.linear_bypass,
             input_clip=config.input_clip,
+            members=config.members,
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,18 +2,18 @@
 
 The network starts from what the simple model knows: its bypass at the logistic solution of the newest bar's features,
 its own head at zero. Training can then only add what is left. Its best weights by validation loss are kept in memory;
-step 0 is among the candidates, so the result is never worse on validation than the logistic start.
+step 0 is among the candidates, so the result is never worse on validation than the logistic start. A network of several
+members is trained one member after the other, each from a seed of its own, and joined in the end.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,136 +21,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from storage.schema import ConfigError, DatasetError, LeakError, TrainingError
+from storage.schema import ConfigError, DatasetError, FloatArray, LeakError, TrainingError
 from tasks.network.architecture import DSCConfig
 from tasks.network.calibration import best_temperature, logistic_regression, scaler
 from tasks.network.dsc import DSCTradingModel
+from tasks.network.fit_config import FitConfig
 from tasks.network.inference import predict_series as predict_series
 from tasks.network.inference import sample_logits, torch_threads
+from tasks.network.members import joined, member_config
 from tasks.network.segments import UNKNOWN, Stream, draw_batches, stream_of
 from tasks.network.segments import Series as Series
-
-FIT_PRESETS = ("default", "source")
-"""Names that `fit_preset` knows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How a network is trained. The defaults are the preset "default".
-
-    They were chosen with the network's shape by validation loss on real candles: `fit_preset` has the trials.
-
-    Attributes:
-        epochs: Most passes over the training bars.
-        learning_rate: AdamW's, at the first step; it falls to zero on a cosine over all steps.
-        weight_decay: AdamW's.
-        label_smoothing: Share of a label spread over all classes, in training only: validation loss is plain.
-        gradient_clip: Largest norm of a gradient.
-        patience: Validations without a better loss before training stops.
-        segment_bars: Samples per segment; its context comes on top.
-        batch_segments: Segments per step.
-        validations_per_epoch: It overfits within an epoch or two, and a validation is cheap.
-        input_noise: Standard deviation of the noise on scaled inputs in training.
-        weight_average: Decay per step of the exponential moving average that is validated and kept; 0 for none.
-        bypass_start: "logistic": bypass at the logistic solution, the network's own head at zero;
-            "zero": bypass at zero, the head at torch's start.
-        start_penalty: Of the logistic start's squared weights, summed over samples (scikit-learn's 1 / C): labels
-            overlap, so there are far fewer of them than bars.
-        mirror_margin: Where the series has `signs`, start and training also learn from the mirror image of every
-            sample, unless the logistic start is worse on validation by more than this for it, nats; None for never.
-        seed: Of weights, order, dropout, noise and mirrors.
-        threads: Of torch, while fitting; sums depend on it, so equal weights need an equal number.
-        device: cpu, cuda or cuda:<number>; the fitted model comes back to the CPU.
-    """
-
-    epochs: int = 12
-    learning_rate: float = 4e-3  # lower ones hardly leave the logistic start
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.0
-    gradient_clip: float = 1.0
-    patience: int = 20
-    segment_bars: int = 32  # neighbours' labels overlap: 20 short segments say more than one long one
-    batch_segments: int = 20
-    validations_per_epoch: int = 4
-    input_noise: float = 0.2
-    weight_average: float = 0.99  # a slower one lags behind what an epoch finds
-    bypass_start: Literal["logistic", "zero"] = "logistic"
-    start_penalty: float = 100.0
-    mirror_margin: float | None = 0.002  # no fold of BTCUSDT was beyond it; where an even feature leads, folds are
-    seed: int = 7
-    threads: int = 1
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "segment_bars", "batch_segments", "validations_per_epoch", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be >= 1, was {getattr(self, name)!r}")
-        for name in ("learning_rate", "gradient_clip", "start_penalty"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be > 0, was {getattr(self, name)!r}")
-        for name in ("weight_decay", "input_noise"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be >= 0, was {getattr(self, name)!r}")
-        for name in ("label_smoothing", "weight_average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be in [0, 1), was {getattr(self, name)!r}")
-        if self.mirror_margin is not None and not self.mirror_margin >= 0:
-            raise ConfigError(f"mirror_margin must be >= 0, or None, was {self.mirror_margin!r}")
-        if self.bypass_start not in ("logistic", "zero"):
-            raise ConfigError(f"bypass_start must be logistic or zero, was {self.bypass_start!r}")
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"device must be cpu, cuda or cuda:<number>, was {self.device!r}")
-
-
-def fit_preset(name: str) -> FitConfig:
-    """Return a named configuration: "default", chosen by measurement, or "source", the source text's training.
-
-    "default" was chosen by mean validation loss over four walk-forward folds of BTCUSDT at 5 minutes (12 bars ahead)
-    and at 15 (16), before 2026. In a walk-forward the validation of a fold is the test block before it: through three
-    validations the choice has seen three of the four test blocks, so what is measured on 2025 is a development set's
-    figure, and only later bars are unseen. Skill over the prior, thousandths of a nat; CPU seconds of all eight
-    fits; B, K, W are blocks, taps, window. What stops early on validation and is chosen by it looks better there than
-    on test, where half of the gain is left at 5 minutes and none at 15. The first line's folds begin 114 bars later,
-    after its longer context; over its own logistic start it gains 0.4 and 0.3 on validation, the kept one 3.9 and 1.5:
-
-        B K W   segments  rate  average dropout seed   validation     test           CPU  MACs a bar
-                                                       5 min 15 min   5 min 15 min
-        4 5 64   1 x 640  1e-3  0.995   0.5     7      57.0  34.6     56.2  48.8      65  6,729
-        2 3 4   20 x 32   1e-3  0.995   0.5     7      58.6  35.1     56.8  49.0      58  3,849
-        2 3 4   20 x 32   2e-3  0.995   0.5     7      58.7  35.2     57.9  48.8      60  3,849
-        2 3 4   20 x 32   4e-3  0.995   0.5     7      60.4  34.9     57.7  48.8      51  3,849
-        2 3 4   20 x 32   4e-3  0.995   0.5     8      59.4  35.5     56.3  48.9      45  3,849
-        2 3 4   20 x 32   4e-3  0.99    0.5     7      61.0  35.5     58.4  48.8      58  3,849  kept
-        2 3 4   20 x 32   4e-3  0.99    0.5     8      60.7  35.9     58.5  48.5      55  3,849
-        2 3 4   20 x 32   4e-3  0.995   0.5     7      57.5  35.2     58.0  48.8      44  3,849  6 epochs, all run
-        2 3 4   20 x 32   1e-3  0.995   0.2     7      58.6  35.1     58.6  48.8      56  3,849
-        2 3 4   20 x 32   4e-3  0.995   0.2     7      59.3  35.2     58.0  48.9      51  3,849
-        2 3 4   20 x 32   4e-3  0.998   0.2     7      57.5  34.6     57.1  48.8      49  3,849
-        2 3 4   80 x 8    1e-3  0.995   0.5     7      59.6  34.7     57.8  49.0      68  3,849
-        2 3 4   80 x 8    2e-3  0.995   0.2     7      59.0  34.9     58.8  48.9      65  3,849
-        2 3 4   80 x 8    4e-3  0.995   0.2     7      59.7  35.3     59.5  48.8      69  3,849
-        2 5 16  20 x 32   1e-3  0.995   0.5     7      57.3  34.4     58.5  48.5      52  3,977
-
-    Raises:
-        ConfigError: `name` is not in FIT_PRESETS.
-    """
-    if name == "default":
-        return FitConfig()
-    if name == "source":
-        return FitConfig(
-            epochs=100,
-            learning_rate=1e-3,
-            label_smoothing=0.1,
-            patience=10,
-            segment_bars=640,
-            batch_segments=1,
-            validations_per_epoch=1,
-            input_noise=0.0,
-            weight_average=0.0,
-            bypass_start="zero",
-            mirror_margin=None,
-        )
-    raise ConfigError(f"fit preset must be one of {' '.join(FIT_PRESETS)}, was {name!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +40,8 @@ class Progress:
     Attributes:
         step: Steps done.
         steps: Steps at most.
+        member: Which member of the network is being trained, from 0.
+        members: How many it has.
         train_loss: Mean loss per sample since the validation before, smoothing included, nats; None at step 0.
         validation_loss: Mean plain cross-entropy per validation sample, uncalibrated, nats.
         best_loss: The least validation loss so far.
@@ -167,9 +49,16 @@ class Progress:
 
     step: int
     steps: int
+    member: int
+    members: int
     train_loss: float | None
     validation_loss: float
     best_loss: float
+
+    @property
+    def share(self) -> float:
+        """Share of the whole fit that is done, if no member stops early."""
+        return (self.member + self.step / self.steps) / self.members
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,8 +67,8 @@ class Fitted:
 
     Attributes:
         model: In evaluation mode on the CPU, with its scaler and temperature.
-        history: Every validation, oldest first.
-        best_step: Steps behind the kept weights.
+        history: Every validation of every member, oldest first.
+        best_steps: Steps behind the kept weights of each member.
         mirrored: Whether it learned from mirror images too.
         temperature: Fitted on validation only.
         validation_loss: Of the kept weights, calibrated, nats.
@@ -188,11 +77,18 @@ class Fitted:
 
     model: DSCTradingModel
     history: tuple[Progress, ...]
-    best_step: int
+    best_steps: tuple[int, ...]
     mirrored: bool
     temperature: float
     validation_loss: float
     seconds: float
+
+    @property
+    def learned(self) -> float:
+        """How far training took a member's validation loss below its start, mean over the members, nats."""
+        starts = [point.validation_loss for point in self.history if point.step == 0]
+        best = {point.member: point.best_loss for point in self.history}
+        return sum(starts) / len(starts) - sum(best.values()) / len(best)
 
 
 def fit(
@@ -227,17 +123,24 @@ def fit(
     _check(config, series, train, validation, fit_config)
     devices = [torch.device(fit_config.device)] if fit_config.device.startswith("cuda") else []
     with torch_threads(fit_config.threads), torch.random.fork_rng(devices):
-        torch.manual_seed(fit_config.seed)
         learn, check = (stream_of(series, span, config.context) for span in (train, validation))
         _check_samples(config, learn, train, check, validation)
-        model = DSCTradingModel.from_config(config)
-        mean, scale = scaler(series.features[slice(*train)])
-        model.feature_mean.copy_(torch.from_numpy(mean))
-        model.feature_scale.copy_(torch.from_numpy(scale))
-        model.to(fit_config.device)
         learn, check = learn.to(fit_config.device), check.to(fit_config.device)
-        signs = _start_bypass(model, learn, check, fit_config, _signs(series, fit_config))
-        history, best_step = _train(model, learn, check, signs, fit_config, on_progress)
+        members: list[DSCTradingModel] = []
+        history: list[Progress] = []
+        best_steps, start = [], None
+        for number in range(config.members):
+            seeded = replace(fit_config, seed=fit_config.seed + number)
+            torch.manual_seed(seeded.seed)
+            model = _new_model(member_config(config), series.features[slice(*train)]).to(fit_config.device)
+            start = start or _linear_start(model, learn, check, fit_config, _signs(series, fit_config))
+            _set_start(model, start)
+            place = number, config.members
+            points, best_step = _train(model, learn, check, start.signs, seeded, place, on_progress)
+            history += points
+            best_steps.append(best_step)
+            members.append(model)
+        model = joined(members, config) if config.members > 1 else members[0]
         logits, labels = sample_logits(model, check)
         temperature = best_temperature(logits.double().cpu().numpy(), labels.cpu().numpy())
         model.temperature.fill_(temperature)
@@ -245,12 +148,30 @@ def fit(
     return Fitted(
         model=model.cpu().eval(),
         history=tuple(history),
-        best_step=best_step,
-        mirrored=signs is not None,
+        best_steps=tuple(best_steps),
+        mirrored=start is not None and start.signs is not None,
         temperature=temperature,
         validation_loss=calibrated,
         seconds=time.perf_counter() - started,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Start:
+    """Where members start: the signs of mirror images to learn from, and a logistic solution; None for none."""
+
+    signs: Tensor | None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+def _new_model(config: DSCConfig, train: FloatArray) -> DSCTradingModel:
+    """Return a network at torch's start with the scaler of its train bars."""
+    model = DSCTradingModel.from_config(config)
+    mean, scale = scaler(train)
+    model.feature_mean.copy_(torch.from_numpy(mean))
+    model.feature_scale.copy_(torch.from_numpy(scale))
+    return model
 
 
 def _train(
@@ -259,9 +180,13 @@ def _train(
     check: Stream,
     signs: Tensor | None,
     config: FitConfig,
+    place: tuple[int, int],
     on_progress: Callable[[Progress], None] | None,
 ) -> tuple[list[Progress], int]:
-    """Train `model`, leave its best weights in it, and return every validation and the best one's step."""
+    """Train `model`, leave its best weights in it, and return every validation and the best one's step.
+
+    Its `place` is its number among the members, and how many they are.
+    """
     context = model.config.context
     order = torch.Generator().manual_seed(config.seed)
     batches = draw_batches(learn, context, config.segment_bars, config.batch_segments, order)
@@ -287,7 +212,15 @@ def _train(
             train_loss = total / samples if samples else None
             total, samples = 0.0, 0
             history.append(
-                Progress(step=step, steps=steps, train_loss=train_loss, validation_loss=loss, best_loss=best)
+                Progress(
+                    step=step,
+                    steps=steps,
+                    member=place[0],
+                    members=place[1],
+                    train_loss=train_loss,
+                    validation_loss=loss,
+                    best_loss=best,
+                )
             )
             if on_progress is not None:
                 on_progress(history[-1])
@@ -355,20 +288,12 @@ def _mirror_some(x: Tensor, labels: Tensor, signs: Tensor, num_classes: int) -> 
     return torch.where(chosen[:, None, None], x * signs, x), torch.where(reverse, num_classes - 1 - labels, labels)
 
 
-def _start_bypass(
+def _linear_start(
     model: DSCTradingModel, learn: Stream, check: Stream, config: FitConfig, signs: Tensor | None
-) -> Tensor | None:
-    """Set the bypass at zero, or at the logistic solution with the network's own head silent.
-
-    Returns:
-        The signs to go on training with: None where the mirror image did not hold on validation.
-    """
-    if model.bypass is None:
-        return signs
-    if config.bypass_start == "zero":
-        with torch.no_grad():
-            model.bypass.weight.zero_()
-        return signs
+) -> _Start:
+    """Return the start of every member, without signs where the mirror image did not hold on validation."""
+    if model.bypass is None or config.bypass_start == "zero":
+        return _Start(signs=signs)
     weight, bias = _logistic_start(model, learn, config, None)
     if signs is not None:
         mirrored = _logistic_start(model, learn, config, signs)
@@ -377,12 +302,21 @@ def _start_bypass(
             signs = None
         else:
             weight, bias = mirrored
+    return _Start(signs=signs, weight=weight, bias=bias)
+
+
+@torch.no_grad()
+def _set_start(model: DSCTradingModel, start: _Start) -> None:
+    """Set the bypass at the logistic solution with the network's own head silent, or at zero."""
+    if model.bypass is None:
+        return
+    if start.weight is None or start.bias is None:
+        model.bypass.weight.zero_()
+        return
     linear: Any = model.classifier[3]
-    with torch.no_grad():
-        model.bypass.weight.copy_(weight)
-        linear.weight.zero_()
-        linear.bias.copy_(bias)
-    return signs
+    model.bypass.weight.copy_(start.weight)
+    linear.weight.zero_()
+    linear.bias.copy_(start.bias)
 
 
 @torch.no_grad()

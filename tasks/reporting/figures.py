@@ -130,23 +130,28 @@ def cost_figure(costs: Sequence[CostPoint], break_even_bp: float | None, label: 
 
 
 def training_figure(curves: Sequence[TrainingCurve], label: str, width: int = WIDE) -> Figure:
-    """Loss of every fold's training; the kept weights are marked."""
-    columns = min(len(curves), 4 if width > NARROW else 2)
-    rows = -(-len(curves) // columns)
+    """Loss of every fold's training, of each member in one frame; the kept weights are marked."""
+    folds = {number: [curve for curve in curves if curve.fold == number] for number in sorted({c.fold for c in curves})}
+    columns = min(len(folds), 4 if width > NARROW else 2)
+    rows = -(-len(folds) // columns)
     height = 84 + 168 * rows
     figure = new_figure(width, height, "Training, fold by fold", label)
     low, high = _common_range(curves)
     cell = (width - 60) / columns
-    for place, curve in enumerate(curves):
+    for place, (number, members) in enumerate(folds.items()):
         row, column = divmod(place, columns)
         axes = add_axes(figure, (52 + column * cell, height - 84 - 168 * (row + 1) + 44, cell - 14, 112))
-        axes.plot(curve.step, curve.train_loss, color=NOTHING, linewidth=1.1, label="training")
-        axes.plot(curve.step, curve.validation_loss, color=MODEL, linewidth=1.6, label="validation")
-        if is_number(curve.prior_loss):
-            axes.axhline(curve.prior_loss, color=RIVAL, linewidth=1.1, linestyle=DASHES, label="class shares alone")
-        kept = np.flatnonzero(curve.step == curve.best_step)
-        axes.plot(curve.step[kept], curve.validation_loss[kept], "o", color=MODEL, markersize=5, label="kept weights")
-        axes.set_title(f"fold {curve.fold}", loc="left", fontsize=10, color=INK, pad=4)
+        thick = 1.6 if len(members) == 1 else 1.1
+        for i, curve in enumerate(members):
+            of_all = [None if i else name for name in ("training", "validation", "class shares alone", "kept weights")]
+            axes.plot(curve.step, curve.train_loss, color=NOTHING, linewidth=thick - 0.5, label=of_all[0])
+            axes.plot(curve.step, curve.validation_loss, color=MODEL, linewidth=thick, label=of_all[1])
+            if is_number(curve.prior_loss):
+                axes.axhline(curve.prior_loss, color=RIVAL, linewidth=1.1, linestyle=DASHES, label=of_all[2])
+            kept = np.flatnonzero(curve.step == curve.best_step)
+            at = curve.step[kept], curve.validation_loss[kept]
+            axes.plot(*at, "o", color=MODEL, markersize=3.4 + thick, label=of_all[3])
+        axes.set_title(f"fold {number}", loc="left", fontsize=10, color=INK, pad=4)
         axes.set_ylim(low, high)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))

@@ -102,10 +102,10 @@ class Equity:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingCurve:
-    """How one fold's training went.
+    """How the training of one fold's network, or of one of its members, went.
 
     Attributes:
-        fold: Its number.
+        fold: Its number; members have the same.
         step: (n,) optimiser steps so far, at each validation.
         train_loss: (n,) mean since the validation before, nat; with label smoothing where that was on.
         validation_loss: (n,) plain cross-entropy, nat.

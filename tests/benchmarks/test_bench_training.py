@@ -15,7 +15,8 @@ from tasks.market.features import WARM_UP, build_features
 from tasks.market.labels import LabelConfig, label_bars
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.calibration import scaler
-from tasks.network.fit import FitConfig, Series, fit
+from tasks.network.fit import Series, fit
+from tasks.network.fit_config import FitConfig
 from tasks.network.inference import sample_logits
 from tasks.network.segments import UNKNOWN, stream_of
 

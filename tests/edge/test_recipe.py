@@ -8,7 +8,7 @@ from storage.schema import ArtifactError, ConfigError
 from storage.workfolder import canonical_json
 from tasks.market.labels import LabelConfig
 from tasks.network.architecture import preset
-from tasks.network.fit import fit_preset
+from tasks.network.fit_config import fit_preset
 from tasks.recipe import Recipe, recipe_document, recipe_of
 
 

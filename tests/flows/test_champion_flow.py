@@ -14,7 +14,7 @@ from tasks.execution.promotion import PromotionRule
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
-from tasks.network.fit import FitConfig
+from tasks.network.fit_config import FitConfig
 from tasks.recipe import Recipe
 from tasks.training import load_samples
 

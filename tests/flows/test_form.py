@@ -22,7 +22,7 @@ from tasks.market.synthetic import SyntheticMarket
 from tasks.monitoring import MonitorConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.baselines import BaselineConfig
-from tasks.network.fit import FitConfig
+from tasks.network.fit_config import FitConfig
 
 DEFINITIONS = {name: body for flow in (pipeline, monitor) for name, body in parameter_schema(flow).definitions.items()}
 CONFIGS = {

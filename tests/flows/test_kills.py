@@ -48,7 +48,7 @@ from tasks.execution.promotion import PromotionRule
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
-from tasks.network.fit import FitConfig
+from tasks.network.fit_config import FitConfig
 from tasks.recipe import Recipe
 
 evaluation.time_networks = lambda networks, on_progress: []   # half of the time, and no part of what is tested

@@ -27,7 +27,7 @@ from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.baselines import BaselineConfig
-from tasks.network.fit import FitConfig
+from tasks.network.fit_config import FitConfig
 from tasks.recipe import Recipe
 from tasks.training import code_hash
 

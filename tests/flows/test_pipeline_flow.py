@@ -32,7 +32,7 @@ from tasks.leak_checks import remade_inputs
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
-from tasks.network.fit import FitConfig
+from tasks.network.fit_config import FitConfig
 from tasks.recipe import Recipe
 from tasks.training import load_samples
 

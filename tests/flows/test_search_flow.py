@@ -8,16 +8,17 @@ from storage.schema import Market
 from storage.trials import TrialLog
 from tasks import search as tried
 from tasks.connection import ExchangeConfig
+from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
-from tasks.network.fit import FitConfig
+from tasks.network.fit_config import FitConfig
 from tasks.recipe import Recipe
 from tasks.search import SearchSpace
 
-MARKET = Market()
+MARKET, FOLDS = Market(), 2
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=6_500))
 BASE = DSCConfig(hidden_channels=8, num_blocks=1, window=16, linear_bypass=True)
-RECIPE = Recipe(network=BASE, fit=FitConfig(epochs=1))
+RECIPE = Recipe(folds=FoldConfig(folds=FOLDS), network=BASE, fit=FitConfig(epochs=1))
 SPACE = SearchSpace(
     kernel_sizes=(5,), num_blocks=(), hidden_channels=(), windows=(), blocks=("standard",), scales=(), seeds=(7, 8)
 )
@@ -54,12 +55,12 @@ def test_search_prints_every_network_once_best_first(searched):
 
 def test_second_search_finds_every_training_in_the_log(searched):
     _, (first, second), counts = searched
-    assert counts == [NETWORKS * SEEDS, NETWORKS * SEEDS]
+    assert counts == [NETWORKS * SEEDS * FOLDS] * 2
     strip = [[line.split("  ")[0] for line in table.splitlines()] for table in (first, second)]
     assert strip[0] == strip[1]
 
 
-def test_search_looks_at_no_unseen_bar_and_publishes_nothing(searched):
+def test_search_trades_nothing_and_publishes_nothing(searched):
     home, _, _ = searched
     assert TrialLog(str(home / "models")).trials(EXCHANGE.source, MARKET.slug) == ()
     assert not list((home / "models").rglob("manifest.json"))

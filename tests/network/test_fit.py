@@ -10,16 +10,8 @@ from torch.nn import functional
 from storage.schema import ConfigError, DatasetError, FloatArray, LeakError, TrainingError
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
-from tasks.network.fit import (
-    FIT_PRESETS,
-    FitConfig,
-    Fitted,
-    Progress,
-    Series,
-    fit,
-    fit_preset,
-    predict_series,
-)
+from tasks.network.fit import Fitted, Progress, Series, fit, predict_series
+from tasks.network.fit_config import FIT_PRESETS, FitConfig, fit_preset
 
 NETWORK = DSCConfig(
     input_features=3,
@@ -107,7 +99,7 @@ def test_fit_is_never_worse_on_validation_than_its_start_and_calibration_keeps_o
     best = min(point.validation_loss for point in fitted.history)
     assert best == fitted.history[-1].best_loss <= fitted.history[0].validation_loss
     assert fitted.validation_loss <= best
-    assert fitted.best_step in [point.step for point in fitted.history]
+    assert fitted.best_steps[0] in [point.step for point in fitted.history]
 
 
 @pytest.mark.promise(8)
@@ -163,7 +155,7 @@ def test_weights_are_the_same_when_validation_changes_but_picks_the_same_step() 
     features[VALIDATION[0] :] *= 1.001
     changed = Series(features=features, labels=series.labels, segment=series.segment)
     first, second = (fit(NETWORK, data, TRAIN, VALIDATION, QUICK) for data in (series, changed))
-    assert first.best_step == second.best_step
+    assert first.best_steps == second.best_steps
     assert first.temperature != second.temperature
     state, other = weights_of(first), weights_of(second)
     assert all(torch.equal(state[name], other[name]) for name in state if name != "temperature")

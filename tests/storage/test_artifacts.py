@@ -137,7 +137,7 @@ def test_second_publisher_of_one_name_is_refused_while_the_first_is_at_work(stor
         ({"files": {}}, r"a version must hold at least one file, was given none"),
         ({"files": {"../x.json": b""}}, r"file name must be plain and not manifest.json, was '../x.json'"),
         ({"files": {"manifest.json": b""}}, r"file name must be plain and not manifest.json, was 'manifest.json'"),
-        ({"manifest": {"features": ["rsi"], "files": 1}}, r"manifest must leave files, name, .* was given files"),
+        ({"manifest": {"features": ["rsi"], "files": 1}}, r"manifest must leave files, format, .* was given files"),
         ({"manifest": {}}, r"manifest must name the model's inputs under 'features', was None"),
         ({"manifest": {"features": ["rsi"], "sharpe": float("nan")}}, r"must be plain JSON without NaN or infinity"),
         ({"manifest": {"features": ["rsi"], "when": NOW}}, r"must be plain JSON .*datetime is not JSON serializable"),

@@ -1,0 +1,39 @@
+"""What an earlier day stored loads today: the champion is served, and its numbers come out again."""
+
+import tarfile
+from datetime import UTC, datetime
+
+import pytest
+
+from flows.evaluate import evaluate
+from storage.artifacts import FORMAT, ArtifactStore
+from storage.settings import Settings
+from tasks.execution.expiry import ExpiryRule
+from tasks.recipe import recipe_of
+from tasks.serving import served_champion
+from tests.golden.make_golden import EXCHANGE, MARKET, golden_path
+
+
+@pytest.fixture
+def golden(home):
+    """A home restored from the back-up of the present format."""
+    with tarfile.open(golden_path(FORMAT)) as tar:
+        tar.extractall(home, filter="data")
+    return ArtifactStore(Settings.from_environment().artifact_url)
+
+
+@pytest.mark.promise(8)
+def test_golden_champion_is_served(golden):
+    entry = golden.champion(EXCHANGE.source, MARKET.slug)
+    day_after = int(datetime.fromisoformat(entry.at).astimezone(UTC).timestamp() * 1000) + 86_400_000
+    served = served_champion(golden, EXCHANGE.source, MARKET.slug, day_after, ExpiryRule())
+    assert served.ref == entry.ref
+    artifact = golden.load(entry.ref, source=EXCHANGE.source)
+    assert recipe_of(artifact.manifest["recipe"]).network_config.input_features == len(artifact.manifest["features"])
+
+
+@pytest.mark.promise(8)
+def test_golden_version_gives_its_numbers_again(golden, prefect_api):
+    ref = golden.champion(EXCHANGE.source, MARKET.slug).ref
+    again = evaluate(version=str(ref))
+    assert (again.differences, again.parity < 1e-5) == ((), True)
