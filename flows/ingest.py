@@ -1,4 +1,4 @@
-"""Bring a market up to its last closed candle."""
+"""Bring a market, or many, up to the last closed candle."""
 
 from __future__ import annotations
 
@@ -6,31 +6,51 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from prefect import flow
+from prefect.logging import get_run_logger
 
 from flows.command_line import run_by_hand
 from flows.form import form
+from flows.symbols import Symbols, run_name
 from storage.schema import Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, CandleReport, QualityConfig, ingest_candles, ingest_funding
+from tasks.fan_out import distinct, one_line, refuse_failures
 
 
-@flow(name="ingest", flow_run_name="ingest {market} {exchange.exchange} {bars.text}")
+@flow(name="ingest", flow_run_name=run_name("ingest"))
 @form
 def ingest(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),
+    symbols: Symbols = (),
     exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
     bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
     quality: Annotated[QualityConfig, Parameter(name="*")] = QualityConfig(),
-) -> CandleReport:
+) -> CandleReport | tuple[CandleReport, ...]:
     """Fetch what the store lacks of a market, up to the last closed candle, and its funding.
 
     Args:
         market: Symbol, category and interval.
+        symbols: Many markets instead of one, one after the other: their symbols, comma-separated; category and interval
+            are the market's.
         exchange: Where candles come from.
         bars: First and last day; the default is all there is.
         quality: How many bad rows are too many.
     """
+    if not symbols:
+        return _ingested(exchange, market, bars, quality)
+    reports, failed, log = [], [], get_run_logger()
+    for one in distinct(market, symbols):
+        try:
+            reports.append(_ingested(exchange, one, bars, quality))
+        except Exception as err:  # whatever it is, it is this market's alone
+            failed.append(f"{one} ({one_line(err)})")
+            log.error(f"ingest of {failed[-1]} failed; going on with the others")
+    refuse_failures(failed, len(symbols))
+    return tuple(reports)
+
+
+def _ingested(exchange: ExchangeConfig, market: Market, bars: BarRange, quality: QualityConfig) -> CandleReport:
     report = ingest_candles(exchange, market, bars, quality)
     ingest_funding(exchange, report)
     return report

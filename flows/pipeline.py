@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Annotated
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
 
 from flows.command_line import run_by_hand
 from flows.form import form
 from flows.ingest import ingest
 from flows.retrain import judged_version, retrain
+from flows.symbols import Symbols, run_name
 from storage.schema import DatasetRef, Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
@@ -26,22 +26,12 @@ from tasks.training import code_hash
 from tasks.turns import retrain_turn
 
 
-def _comma_separated(_: type, tokens: Sequence[Token]) -> tuple[str, ...]:
-    return tuple(name.strip() for token in tokens for name in token.value.split(",") if name.strip())
-
-
-def _run_name() -> str:
-    given = flow_run.parameters
-    what = " ".join(str(market) for market in distinct(given["market"], given["symbols"])) or given["market"]
-    return f"pipeline {what} {given['exchange'].exchange} {given['bars'].text}"
-
-
-@flow(name="pipeline", flow_run_name=_run_name)
+@flow(name="pipeline", flow_run_name=run_name("pipeline"))
 @form
 def pipeline(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),
-    symbols: Annotated[tuple[str, ...], Parameter(converter=_comma_separated, n_tokens=1, negative="")] = (),
+    symbols: Symbols = (),
     exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
     bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
     quality: Annotated[QualityConfig, Parameter(name="*")] = QualityConfig(),

@@ -51,8 +51,7 @@ class Outcome:
         """Return the outcome of a step that returned `ended`, or raised it."""
         if isinstance(ended, Verdict):
             return cls(market=market, verdict=ended)
-        lines = str(ended).splitlines() or ["no reason was given"]
-        return cls(market=market, error=f"{type(ended).__name__}: {lines[0]}")
+        return cls(market=market, error=one_line(ended))
 
     def row(self) -> dict[str, str]:
         """Return the outcome as a line of a table."""
@@ -94,10 +93,27 @@ class Outcomes:
             MarketsError: One failed.
         """
         failed = [f"{outcome.market} ({outcome.error})" for outcome in self.each if outcome.verdict is None]
-        if failed:
-            raise MarketsError(
-                f"{len(failed)} of {len(self.each)} markets failed, the others are done: {'; '.join(failed)}"
-            )
+        refuse_failures(failed, len(self.each))
+
+
+def one_line(err: BaseException) -> str:
+    """Return an error in one line."""
+    lines = str(err).splitlines() or ["no reason was given"]
+    return f"{type(err).__name__}: {lines[0]}"
+
+
+def refuse_failures(failed: Sequence[str], markets: int) -> None:
+    """Refuse to call a run done in which one of its markets failed.
+
+    Args:
+        failed: Each market that did, with its reason.
+        markets: How many there were.
+
+    Raises:
+        MarketsError: There is one.
+    """
+    if failed:
+        raise MarketsError(f"{len(failed)} of {markets} markets failed, the others are done: {'; '.join(failed)}")
 
 
 def distinct(market: Market, symbols: Sequence[str]) -> tuple[Market, ...]:

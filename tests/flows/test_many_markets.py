@@ -17,6 +17,7 @@ import fsspec
 import pytest
 from prefect import flow
 
+from flows.ingest import ingest
 from flows.pipeline import pipeline, retrain_market
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
@@ -127,6 +128,14 @@ def test_one_markets_failure_ends_the_flow_failed_and_stops_no_other(one_machine
     assert error.startswith("1 of 2 markets failed, the others are done: BADUSDT linear 5m (StoreError: ")
     assert len(store.versions(EXCHANGE.source, "linear-ONEUSDT-5")) == 1
     assert store.versions(EXCHANGE.source, "linear-BADUSDT-5") == ()
+
+
+def test_ingest_of_many_markets_goes_on_after_one_that_fails(prefect_api, home):
+    store_a_bar_twice(home, Market(symbol="BADUSDT"))
+    with pytest.raises(MarketsError, match=r"1 of 3 markets failed, the others are done: BADUSDT linear 5m \(StoreErr"):
+        ingest(symbols=("ONEUSDT", "BADUSDT", "TWOUSDT"), market=MARKET, exchange=EXCHANGE)
+    stored = {found.market.symbol: found.bars for found in CandleStore(home / "market.duckdb").coverage()}
+    assert stored["ONEUSDT"] == stored["TWOUSDT"] == EXCHANGE.synthetic.bars
 
 
 def kill_the_first_that_has_trained_a_fold(address: str, url: str, killed: list[str]) -> None:

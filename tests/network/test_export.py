@@ -128,7 +128,7 @@ def test_graphs_say_what_goes_in_and_out(random_model: MakeModel) -> None:
         {"logits": ["batch", 3]},
         {"context": "10"},
     )
-    memory = {"past": ["markets", 6, 32], "pool": ["markets", 3, 3]}
+    memory = {"past": ["markets", 6, config.hidden_channels], "pool": ["markets", 3, 3]}
     assert ends(onnx_step(folded)) == (
         {"features": ["markets", config.input_features], **memory},
         {"logits": ["markets", 3], **{f"next_{name}": shape for name, shape in memory.items()}},

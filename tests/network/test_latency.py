@@ -71,11 +71,11 @@ def test_fingerprint_tells_the_machine_and_not_whose_it_is() -> None:
     assert not {platform.node(), str(Path.home()), str(Path.cwd())} & words
 
 
-def test_twins_are_separable_and_standard_at_each_kernel_size() -> None:
+def test_twins_are_the_networks_own_block_and_the_standard_one_at_each_kernel_size() -> None:
     found = [(config.kernel_size, config.block, config.window) for config in twins(preset("default"))]
 
     assert found == [
-        (kernel, block, preset("default").window) for kernel in (3, 9) for block in ("separable", "standard")
+        (kernel, block, preset("default").window) for kernel in (3, 9) for block in ("xception", "standard")
     ]
 
 

@@ -1,0 +1,129 @@
+"""Row 16: what Prefect adds to a warm ingest of many markets, from a new process to its end, on a running server."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+from prefect.logging import disable_run_logger
+
+from storage.candles import CandleStore
+from storage.schema import Market
+from tasks import data
+from tasks.connection import ExchangeConfig
+from tasks.data import BarRange, QualityConfig, ingest_candles, ingest_funding
+from tasks.market.synthetic import SyntheticMarket
+
+ROOT = Path(__file__).parents[2]
+SYMBOLS = tuple(f"M{i:02d}USDT" for i in range(20))
+EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=3_000))
+STEP, STORED, ROUNDS = timedelta(minutes=5), 2_900, 3
+ALLOWED_S = 8.0  # for a new process, its imports and its first contact with the server
+SERVER_START_S = 180.0
+
+
+class Silent:
+    """Progress that nobody is told of."""
+
+    def __init__(self, title: str) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def update(self, share: float, note: str = "") -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The environment of a flow whose server runs in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    own = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": url, "DSC_HOME": str(tmp_path / "flow")}
+    environment = os.environ | own | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-ui",
+    ]
+    with (
+        (tmp_path / "server.log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,  # noqa: S603  # our own
+    ):
+        deadline = time.monotonic() + SERVER_START_S
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{url}/health", timeout=5).is_success:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.5)
+        yield environment
+        process.terminate()
+
+
+def test_warm_ingest_of_many_markets_costs_little_more_than_its_calls(race, ledger, line, side, server, tmp_path):
+    began = datetime.fromtimestamp(EXCHANGE.synthetic.start_ms / 1000, UTC)
+    flow_ends, call_ends = ((began + (STORED + i) * STEP for i in count()) for _ in range(2))
+
+    def flow() -> str:
+        command = [sys.executable, "-m", "flows.ingest", "--symbols", ",".join(SYMBOLS)]
+        command += ["--synthetic.bars", str(EXCHANGE.synthetic.bars), "--end", next(flow_ends).isoformat()]
+        done = subprocess.run(command, env=server, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+        assert done.returncode == 0, done.stderr[-2_000:]
+        return done.stderr
+
+    def calls() -> None:
+        bars = BarRange(end=next(call_ends))
+        for symbol in SYMBOLS:
+            report = ingest_candles.fn(EXCHANGE, Market(symbol=symbol), bars, QualityConfig())
+            ingest_funding.fn(EXCHANGE, report)
+
+    with pytest.MonkeyPatch.context() as patch, disable_run_logger():
+        patch.setenv("DSC_HOME", str(tmp_path / "calls"))
+        patch.setattr(data, "show_table", lambda *args: None)
+        patch.setattr(data, "ProgressReport", Silent)
+        calls()
+        flow()
+        times = race({"flow": side(flow), "calls": side(calls)}, rounds=ROUNDS, warm=False)
+        last = flow()
+
+    stored = {
+        coverage.market.symbol: coverage.bars for coverage in CandleStore(tmp_path / "flow/market.duckdb").coverage()
+    }
+    assert stored == dict.fromkeys(SYMBOLS, STORED + ROUNDS + 1)
+    assert len(re.findall(r"inserted=1 ", last)) == len(SYMBOLS)  # one new bar each, and nothing else
+
+    seconds = {name: times.median_us(name) / 1e6 for name in ("flow", "calls")}
+    ledger.enter(
+        line(
+            number=16,
+            key="prefect_ingest",
+            value=(seconds["flow"] - ALLOWED_S) / seconds["calls"],
+            at_most=3.0,
+            work=f"one new bar of {len(SYMBOLS)} markets, {ALLOWED_S:g} s for the process taken off",
+            rounds=ROUNDS,
+            medians_us={name: 1e6 * value for name, value in seconds.items()},
+            beside={"ms that Prefect adds a task, process included": 1e3 * (seconds["flow"] - seconds["calls"]) / 40},
+        )
+    )
