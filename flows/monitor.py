@@ -1,4 +1,4 @@
-"""What needs a person: stale candles, gaps, a failed ingest, an old champion, a market that has changed.
+"""What needs a person: stale candles, gaps, a failed ingest, an old champion, a market that has changed, lost skill.
 
     python -m flows.monitor [--once]
 

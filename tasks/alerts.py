@@ -44,6 +44,9 @@ KINDS = {
     "ingest": "the last ingest failed",
     "champion": "the champion is old",
     "drift": "the market has changed",
+    "skill": "the champion foresees less than class shares do",
+    "calibration": "the champion's confidence is off",
+    "clock": "this machine's clock is behind",
     "recovered": "something is well again",
 }
 """What tasks raise, and what it means."""

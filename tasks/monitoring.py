@@ -1,4 +1,4 @@
-"""Monitoring tasks: what is stored of each market, how old it is, what serves it, and whether it has changed."""
+"""Monitoring tasks: what is stored of each market, how old it is, what serves it, and whether that still holds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage, Run
-from storage.schema import DAY_MS, FEATURES, ConfigError, PipelineError, VersionRef, utc_text
+from storage.schema import DAY_MS, ConfigError, utc_text
 from storage.settings import Settings
-from storage.snapshots import load_dataset
 from tasks.alerts import raise_alert
+from tasks.champion_watch import champion_drift, champion_skill
 from tasks.execution.expiry import ExpiryRule
-from tasks.market import features
-from tasks.market.drift import measure_drift
-from tasks.serving import served_champion
+from tasks.serving import CLOCK_SLACK_MS, served_champion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +35,7 @@ class MonitorConfig:
         live_sandbox: A sandbox market with a candle of the last 24 hours moves on with real time: judge it like others.
         drift_bars: Bars of a block that is compared with those that the champion was trained on; 0 compares none. The
             market has changed when the newest two, which share no bar, both differ: of single ones 3 to 11 % do anyway.
+        skill_labels: Newest labels whose bars the champion was not trained on, by which it is judged; 0 for none.
     """
 
     stale_bars: int = 3
@@ -44,14 +43,16 @@ class MonitorConfig:
     expiry: ExpiryRule = field(default_factory=ExpiryRule)
     live_sandbox: bool = False
     drift_bars: int = 1_000
+    skill_labels: int = 2_000
 
     def __post_init__(self) -> None:
         if self.stale_bars < 1:
             raise ConfigError(f"stale_bars must be >= 1, was {self.stale_bars!r}")
         if not 0 <= self.gap_limit <= 1:
             raise ConfigError(f"gap_limit must be in 0..1, was {self.gap_limit!r}")
-        if self.drift_bars < 0:
-            raise ConfigError(f"drift_bars must be >= 0, was {self.drift_bars!r}")
+        for name in ("drift_bars", "skill_labels"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be >= 0, was {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class MarketHealth:
         age: How long it has been in force, in words; "-" for flat.
         ingest: How the last ingest ended and when it began, UTC; "none" where none is on record.
         drift: How far the newest bars are from the training bars, in words.
+        skill: What the champion's probabilities were worth on the newest labels, in words.
         breaches: What needs a person: kind -> what was found.
     """
 
@@ -78,6 +80,7 @@ class MarketHealth:
     age: str
     ingest: str
     drift: str
+    skill: str
     breaches: Mapping[str, str]
 
     @property
@@ -96,6 +99,7 @@ class MarketHealth:
             "champion": self.champion,
             "age": repr(self.age),
             "drift": repr(self.drift),
+            "skill": repr(self.skill),
         }
         return f"{self.market} {' '.join(f'{name}={value!s}' for name, value in facts.items())}: {state}"
 
@@ -111,6 +115,7 @@ class MarketHealth:
             "champion": self.champion,
             "age": self.age,
             "drift": self.drift,
+            "skill": self.skill,
         }
 
 
@@ -156,7 +161,7 @@ def health(
         models: Where its champion is.
         limits: When something needs a person.
         now_ms: UTC milliseconds.
-        store: Where its candles are; None leaves drift out.
+        store: Where its candles are; None leaves drift and skill out.
         run: Its last ingest, where one is on record.
     """
     breaches = {}
@@ -166,6 +171,9 @@ def health(
     if row.last_ms is None:
         breaches["stale"] = "no candle is stored"
     elif moves:
+        if row.last_ms + row.market.interval_ms > now_ms + CLOCK_SLACK_MS:
+            closed = utc_text(row.last_ms + row.market.interval_ms)
+            breaches["clock"] = f"this machine's clock says {utc_text(now_ms)}, a bar closed {closed}; set the clock"
         late = (row.market.floor(now_ms) - row.last_ms) // row.market.interval_ms - 1
         if late > limits.stale_bars:
             breaches["stale"] = f"stale: {late} closed bars are missing at the end; run ingest"
@@ -187,6 +195,13 @@ def health(
         drift, breached = champion_drift(entry.ref, row, models, store, limits.drift_bars)
         if breached:
             breaches["drift"] = f"the market has changed: {drift}; run retrain"
+    skill = "not measured: no champion" if limits.skill_labels else "not measured: skill_labels is 0"
+    if entry.ref is not None and store is not None and limits.skill_labels:
+        skill, wrong = champion_skill(entry.ref, row, models, store, limits.skill_labels)
+        if "skill" in wrong:
+            breaches["skill"] = wrong["skill"]
+        if "calibration" in wrong:
+            breaches["calibration"] = wrong["calibration"]
     return MarketHealth(
         market=f"{row.source}/{row.market.slug}",
         bars=row.bars,
@@ -196,42 +211,13 @@ def health(
         age=_days_since(entry.at, now_ms) if entry.ref else "-",
         ingest="none" if run is None else f"{run.status} {utc_text(run.started_ms)}",
         drift=drift,
+        skill=skill,
         breaches=breaches,
     )
 
 
 def _days_since(at: str, now_ms: int) -> str:
     return f"{(now_ms / 1000 - datetime.fromisoformat(at).timestamp()) / 86_400:.1f} days"
-
-
-def champion_drift(
-    ref: VersionRef, row: Coverage, models: ArtifactStore, store: CandleStore, bars: int
-) -> tuple[str, bool]:
-    """Compare the newest stored bars with those that the champion was trained on.
-
-    Returns:
-        What was found, in words, and whether it is more than blocks of the training bars show.
-    """
-    manifest, interval_ms = models.manifest(ref), row.market.interval_ms
-    try:
-        trained = load_dataset(Settings.from_environment().datasets, manifest["dataset"])
-    except PipelineError:
-        return f"not measured: dataset {manifest['dataset']} is not on this machine", False
-    until_ms = manifest["model"]["trained_until_ms"]
-    train = trained.features[trained.candles.start_ms <= until_ms]
-    span_ms = (features.WARM_UP + 2 * bars) * interval_ms
-    newest = store.read(row.source, row.market, (row.last_ms or 0) - span_ms + interval_ms)
-    recent = features.build_features(newest.matrix(), interval_ms).values[newest.start_ms > until_ms][-2 * bars :]
-    if len(recent) < 2 * bars:
-        return f"not measured: {len(recent):,} of {2 * bars:,} new bars", False
-    earlier, drift = measure_drift(train, recent[:bars]), measure_drift(train, recent[bars:])
-    if drift is None or earlier is None:
-        return f"not measured: too few blocks of {bars:,} bars in training", False
-    found = (
-        f"{FEATURES[drift.feature]} has {drift.ratio:.2f} of its limit, {drift.limit:.2f} is 1 block in 100 "
-        f"(PSI {drift.index[drift.feature]:.3f})"
-    )
-    return found, drift.breached and earlier.breached
 
 
 def _read_breaches(path: Path) -> dict[str, list[str]]:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from storage.artifacts import ArtifactStore, ChampionEntry
-from storage.schema import Source, VersionRef
+from storage.schema import Source, VersionRef, utc_text
 from tasks.execution.expiry import ExpiryRule, has_expired, missed_retrains
+
+CLOCK_SLACK_MS = 300_000
+"""How far this machine's clock may be behind what it wrote or stored before it counts as wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Served:
 
 
 def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int, rule: ExpiryRule) -> Served:
-    """Return the champion, or nothing where it is flat or expired.
+    """Return the champion, or nothing where it is flat or expired, or the clock can't tell.
 
     Args:
         store: The versions.
@@ -42,6 +45,12 @@ def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int
     if entry.ref is None:
         return Served(ref=None, reason="the champion is flat")
     last_ms = _questioned_ms(store, entry)
+    if now_ms < last_ms - CLOCK_SLACK_MS:
+        return Served(
+            ref=None,
+            reason=f"this machine's clock says {utc_text(now_ms)}, champion {entry.ref.version} was last compared "
+            f"{utc_text(last_ms)}; set the clock",
+        )
     missed = missed_retrains(last_ms, now_ms, rule)
     if has_expired(last_ms, now_ms, rule):
         return Served(

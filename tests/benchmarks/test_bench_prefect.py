@@ -25,7 +25,7 @@ from tasks.market.synthetic import SyntheticMarket
 ROOT = Path(__file__).parents[2]
 SYMBOLS = tuple(f"M{i:02d}USDT" for i in range(20))
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=3_000))
-STEP, STORED, ROUNDS = timedelta(minutes=5), 2_900, 3
+STEP, STORED, ROUNDS = timedelta(minutes=5), 2_900, 2
 ALLOWED_S = 8.0  # for a new process, its imports and its first contact with the server
 SERVER_START_S = 180.0
 

@@ -103,6 +103,20 @@ def test_somebody_is_told_when_a_state_changes_and_not_while_it_stays():
     assert told == [{"stale": "raised"}, {"drift": "raised"}, {"stale": "over"}, {}, {"drift": "over"}]
 
 
+@pytest.mark.promise(15)
+def test_clock_that_is_behind_serves_nothing_and_needs_a_person(reigning):
+    behind = MONDAY - timedelta(days=30)
+    served = served_champion(reigning, SOURCE, MARKET.slug, ms(behind), ExpiryRule())
+    assert served.ref is None
+    assert served.reason.endswith("; set the clock")
+    said = health(coverage(MONDAY - timedelta(minutes=5)), reigning, MonitorConfig(), ms(behind)).breaches
+    assert said["clock"] == (
+        "this machine's clock says 2025-12-06T00:00Z, a bar closed 2026-01-05T00:00Z; set the clock"
+    )
+    a_little = MONDAY - timedelta(minutes=4)  # another machine's may differ
+    assert served_champion(reigning, SOURCE, MARKET.slug, ms(a_little), ExpiryRule()).ref is not None
+
+
 def test_limits_that_make_no_sense_are_refused():
     with pytest.raises(ConfigError, match="drift_bars must be >= 0, was -1"):
         MonitorConfig(drift_bars=-1)
@@ -146,5 +160,5 @@ def test_latest_run_of_each_market_is_found(tmp_path):
 def test_every_breach_that_monitoring_names_is_an_alert_that_can_be_raised():
     source = Path(inspect.getsourcefile(health)).read_text()
     kinds = set(re.findall(r'breaches\["(\w+)"\]', source)) | {"recovered"}
-    assert {"stale", "gaps", "ingest", "champion", "drift"} < kinds
+    assert {"stale", "gaps", "ingest", "champion", "drift", "skill", "calibration", "clock"} < kinds
     assert kinds <= set(KINDS)

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import pytest
+from prefect.exceptions import ParameterTypeError, SignatureMismatchError
 from prefect.utilities.callables import parameter_schema
 
 from flows.form import bounds, described_fields
@@ -107,3 +108,15 @@ def test_description_joins_lines_and_shares_a_line_between_names():
     summary, fields = described_fields(Pair)
     assert summary == "What it is."
     assert fields == {"low": "Both ends, on two lines.", "high": "Both ends, on two lines.", "name": "Its name."}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"recipe": {"network": {"separable": True}}}, "recipe.network.separable: Unexpected keyword argument"),
+        ({"colour": "red"}, r"expects parameters \['market', .* but was provided with parameters \['colour'\]"),
+    ],
+)
+def test_parameters_of_an_older_deployment_are_refused_by_name(parameters, reason):
+    with pytest.raises((ParameterTypeError, SignatureMismatchError), match=reason):
+        pipeline.validate_parameters(parameters)

@@ -1,0 +1,88 @@
+"""A champion's skill and confidence on labels that have matured since its training."""
+
+import re
+import tarfile
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from storage.artifacts import FORMAT, ArtifactStore
+from storage.candles import CandleStore
+from storage.schema import Window
+from storage.settings import Settings
+from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.monitoring import MarketHealth, MonitorConfig, health
+from tasks.network.export import load_weights
+from tests.golden.make_golden import EXCHANGE, MARKET, golden_path
+
+LAW = EXCHANGE.synthetic
+
+
+@pytest.fixture
+def champion(home) -> ArtifactStore:
+    """A home whose champion learned that returns follow a signal."""
+    with tarfile.open(golden_path(FORMAT)) as tar:
+        tar.extractall(home, filter="data")
+    return ArtifactStore(Settings.from_environment().artifact_url)
+
+
+def inspected(models: ArtifactStore, law: SyntheticMarket, bars: int | None = None, **limits) -> MarketHealth:
+    """Store the market's candles and look at it when the last one has closed."""
+    store, candles = CandleStore(Settings.from_environment().database), generate(law)[:bars]
+    span = Window(first_ms=int(candles.start_ms[0]), last_ms=int(candles.start_ms[-1]))
+    now_ms = span.last_ms + MARKET.interval_ms
+    store.commit_window(EXCHANGE.source, MARKET, span, candles, (), now_ms + MARKET.interval_ms)
+    (row,) = store.coverage()
+    return health(row, models, MonitorConfig(drift_bars=0, **limits), now_ms, store)
+
+
+def test_champion_on_the_market_that_it_learned_has_the_skill_that_it_was_published_with(champion):
+    found = inspected(champion, LAW)
+    ref = champion.champion(EXCHANGE.source, MARKET.slug).ref
+    assert found.complaints == ()
+    log_loss, prior = map(float, re.findall(r"log-loss (\S+) nat, prior (\S+), over", found.skill)[0])
+    assert log_loss < prior - 0.02
+    assert "skill='log-loss " in found.line()
+    said = dict(champion.manifest(ref)["summary"])["skill"]
+    assert log_loss == pytest.approx(float(re.findall(r"log-loss (\S+) nat", said)[0]), abs=0.05)  # of both folds
+
+
+def test_champion_on_a_market_that_has_turned_round_needs_a_person(champion):
+    found = inspected(champion, replace(LAW, psi=-LAW.psi))
+    assert set(found.breaches) == {"skill"}
+    assert found.breaches["skill"].startswith("the champion foresees less than the class shares do: log-loss 1.")
+    assert "; roll back or run retrain" in found.line()
+
+
+def test_champion_that_is_surer_than_it_is_right_needs_a_person(champion):
+    old = champion.champion(EXCHANGE.source, MARKET.slug)
+    artifact = champion.load(old.ref, source=EXCHANGE.source)
+    weights = load_weights(artifact.files["weights.safetensors"])
+    sure = weights | {"temperature": np.array(0.2 * weights["temperature"], np.float32)}
+    files = {**artifact.files, "weights.safetensors": safetensors.numpy.save(dict(sure))}
+    kept = ("features", "recipe", "model", "dataset")
+    manifest, later = (
+        {name: artifact.manifest[name] for name in kept},
+        datetime.fromisoformat(old.ref.made) + timedelta(days=1),
+    )
+    ref = champion.publish(EXCHANGE.source, MARKET.slug, "0123abcd", files, manifest, later)
+    champion.promote(EXCHANGE.source, MARKET.slug, ref, old.evidence, expected=old.sequence, now=later)
+    found = inspected(champion, LAW)
+    assert found.breaches["calibration"].startswith("the champion's confidence is off by ")
+    assert found.line().endswith("; run retrain")
+
+
+@pytest.mark.parametrize(
+    ("bars", "limits", "expected"),
+    [
+        (3_500, {}, r"not measured: [0-9]+ of 120 new labels"),
+        (None, {"skill_labels": 0}, "not measured: skill_labels is 0"),
+    ],
+)
+def test_too_little_to_judge_by_is_said_and_no_reason(champion, bars, limits, expected):
+    found = inspected(champion, LAW, bars, **limits)
+    assert re.fullmatch(expected, found.skill)
+    assert found.complaints == ()
