@@ -64,10 +64,9 @@ def test_champion_that_is_surer_than_it_is_right_needs_a_person(champion):
     sure = weights | {"temperature": np.array(0.2 * weights["temperature"], np.float32)}
     files = {**artifact.files, "weights.safetensors": safetensors.numpy.save(dict(sure))}
     kept = ("features", "recipe", "model", "dataset")
-    manifest, later = (
-        {name: artifact.manifest[name] for name in kept},
-        datetime.fromisoformat(old.ref.made) + timedelta(days=1),
-    )
+    manifest = {name: artifact.manifest[name] for name in kept}
+    manifest["recipe"]["promotion"]["calibration_margin"] = 0.02  # the golden rule lets anything through
+    later = datetime.fromisoformat(old.ref.made) + timedelta(days=1)
     ref = champion.publish(EXCHANGE.source, MARKET.slug, "0123abcd", files, manifest, later)
     champion.promote(EXCHANGE.source, MARKET.slug, ref, old.evidence, expected=old.sequence, now=later)
     found = inspected(champion, LAW)
