@@ -28,8 +28,8 @@ from tasks.network.latency import machine_fingerprint
 FILE_NAME = "verify.json"
 ROOT = Path(__file__).parents[2]
 KEYS = (
-    "ar_edge", "gated_edge", "gated_logistic", "null_hits", "drift_z", "mutations", "mutations_caught",
-    "real_gap_5m", "real_gap_15m", "real_gap",
+    "ar_edge", "gated_edge", "gated_logistic", "null_hits", "fair_null_hits", "drift_z", "mutations",
+    "mutations_caught", "real_gap_5m", "real_gap_15m", "real_gap",
 )  # fmt: skip
 """Figures that the file always names; null where this run did not measure one."""
 

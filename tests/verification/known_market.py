@@ -18,7 +18,7 @@ from storage.tables import read_columns
 from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series, packed
-from tasks.execution.skill import class_shares, log_losses, measure_skill
+from tasks.execution.skill import Skill, class_shares, log_losses, measure_skill
 from tasks.market.features import Features, build_features
 from tasks.market.labels import LabelConfig, Labels, class_means, label_bars, sample_uniqueness
 from tasks.market.samples import Fold, FoldConfig, walk_forward
@@ -55,10 +55,16 @@ class Walked:
     fold: IntArray
 
 
-def walk(candles: Candles, interval_ms: int, recipe: Recipe, rivals: tuple[str, ...] = ()) -> Walked:
-    """Train every fold of the recipe on the candles, and predict what it has not seen."""
+def walk(
+    candles: Candles, interval_ms: int, recipe: Recipe, rivals: tuple[str, ...] = (), vol: float | None = None
+) -> Walked:
+    """Train every fold of the recipe on the candles, and predict what it has not seen.
+
+    Labels are in units of `vol`, where it is known; else, as in a retrain, of what the candles show of it.
+    """
     features = build_features(candles.matrix(), interval_ms)
-    labels = label_bars(candles.open, features.vol, features.segment, recipe.labels, recipe.costs.round_trip)
+    unit = features.vol if vol is None else np.where(np.isfinite(features.vol), vol, np.nan)
+    labels = label_bars(candles.open, unit, features.segment, recipe.labels, recipe.costs.round_trip)
     network = recipe.network_config
     first = int(np.argmax(np.isfinite(features.values).all(axis=1))) + network.context - 1
     folds = walk_forward(len(candles), first, recipe.labels.horizon, recipe.folds)
@@ -109,19 +115,40 @@ def random_walks(seeds: list[int], bars: int) -> list[dict[str, Any]]:
     return [_random_walk(seed, bars) for seed in seeds]
 
 
+def fair_walks(seeds: list[int], bars: int) -> list[dict[str, float]]:
+    """Return what log-loss makes of random walks in which nothing can be foreseen, not even how much they will move.
+
+    Volatility is constant, and labels are in its own units: an estimate's noise, which features see, would be foreseen.
+    """
+    return [_fair_walk(seed, bars) for seed in seeds]
+
+
+def _fair_walk(seed: int, bars: int) -> dict[str, float]:
+    market = SyntheticMarket(kind="null", bars=bars, seed=seed, sv=0.0)
+    recipe = Recipe(folds=FoldConfig(folds=1), labels=LabelConfig(cost_floor_multiple=0.0))
+    found = walk(generate(market), 5 * MINUTE_MS, recipe, vol=market.volatility)
+    skill = _skill_of(found, recipe)
+    return {"skill": skill.log_loss_skill, "p_value": 1.0 if skill.p_value is None else skill.p_value}
+
+
+def _skill_of(found: Walked, recipe: Recipe) -> Skill:
+    p, classes = found.probabilities["dsc"], found.labels.classes[found.rows]
+    known = (classes >= 0) & np.isfinite(p).all(axis=1)
+    rows = found.rows.start + np.flatnonzero(known)
+    effective = float(sample_uniqueness(found.labels, rows).sum())
+    return measure_skill(
+        p[known], classes[known], found.prior[found.fold[known]],
+        overlap=recipe.labels.horizon, effective_samples=effective, seed=0,
+    )  # fmt: skip
+
+
 def _random_walk(seed: int, bars: int) -> dict[str, Any]:
     recipe = Recipe(folds=FoldConfig(folds=1))
     candles = generate(SyntheticMarket(kind="null", bars=bars, seed=seed))
     found = walk(candles, 5 * MINUTE_MS, recipe)
-    p, classes, horizon = found.probabilities["dsc"], found.labels.classes[found.rows], recipe.labels.horizon
-    known = (classes >= 0) & np.isfinite(p).all(axis=1)
-    rows = found.rows.start + np.flatnonzero(known)
-    effective = float(sample_uniqueness(found.labels, rows).sum())
-    skill = measure_skill(
-        p[known], classes[known], found.prior[found.fold[known]], overlap=horizon, effective_samples=effective, seed=0
-    )
+    skill, p = _skill_of(found, recipe), found.probabilities["dsc"]
     # Trading every forecast, as if trading cost nothing: what is left without costs is luck, and with them a loss.
-    rule = packed(DecisionConfig(), FREE, found.means[0], horizon)
+    rule = packed(DecisionConfig(), FREE, found.means[0], recipe.labels.horizon)
     traded = candles[found.rows]
     market = Bars.of(traded, 5 * MINUTE_MS)
     target = decide_series(p, found.features.vol[found.rows], market.contiguous, rule)
@@ -181,5 +208,5 @@ def _resampled(columns: dict[str, Any], step: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    measured = {"direction": direction, "random_walks": random_walks, "real_gap": real_gap}[asked.pop("measure")]
-    print(json.dumps(measured(**asked)))
+    measures = {one.__name__: one for one in (direction, random_walks, fair_walks, real_gap)}
+    print(json.dumps(measures[asked.pop("measure")](**asked)))

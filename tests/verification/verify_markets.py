@@ -47,6 +47,7 @@ def started(measure):
     half = SEEDS // 2
     for name, seeds in (("null, first", range(half)), ("null, second", range(half, SEEDS))):
         trainings[name] = measure(measure="random_walks", seeds=list(seeds), bars=NULL_BARS)
+        trainings[f"fair {name}"] = measure(measure="fair_walks", seeds=list(seeds), bars=NULL_BARS)
     return trainings
 
 
@@ -196,6 +197,24 @@ def test_models_of_random_walks_are_found_out_and_earn_what_trading_costs(starte
         null_hits=hits,
     )
     assert net == pytest.approx(gross.mean() - costs, abs=1e-9)
+
+
+def test_log_loss_finds_nothing_where_nothing_can_be_foreseen(started, ledger, answer):
+    found = started["fair null, first"].result() + started["fair null, second"].result()
+    bound = PromotionRule().significance
+    hits = sum(one["skill"] > 0 and one["p_value"] < bound for one in found)
+    ledger.enter(
+        answer(
+            market=f"null, volatility constant and known, {SEEDS} seeds",
+            what="models that the log-loss condition alone passes",
+            optimum=f"{bound * SEEDS:g} at a nominal {bound:.0%}",
+            reached=f"{hits} (skill {np.mean([one['skill'] for one in found]):+.5f} nat)",
+            interval="{:.1%} .. {:.1%} of all seeds".format(*stats.binomtest(hits, SEEDS).proportion_ci()),
+            bar="<= 3",
+            met=hits <= 3,
+        ),
+        fair_null_hits=hits,
+    )
 
 
 @pytest.mark.parametrize("name", list(REAL))
