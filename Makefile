@@ -26,6 +26,7 @@ ui: $(VENV)/installed
 
 # The automations alone, on the server that PREFECT_API_URL names.
 automations: $(VENV)/installed
+	@mkdir -p "$(PREFECT_HOME)"
 	@$(BIN)/python -m flows.operation automations
 
 # Everything at once under random kills for SECONDS; then the invariants, and $(DSC_HOME)/soak.json. SEED, KILLS, PORT choose.
@@ -46,9 +47,11 @@ verify: $(VENV)/installed-test
 
 # Rows of speed against the alternatives, a table, and $(DSC_HOME)/bench.json; quick: the inference rows, bench-quick.json.
 bench: $(VENV)/installed-test
+	@mkdir -p "$(PREFECT_HOME)"
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-quiet -q $(ARGS)
 
 bench-quick: $(VENV)/installed-test
+	@mkdir -p "$(PREFECT_HOME)"
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-quiet -q -m quick $(ARGS)
 
 lint: $(VENV)/installed-test
