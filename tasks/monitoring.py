@@ -130,7 +130,7 @@ def inspect_markets(limits: MonitorConfig) -> list[MarketHealth]:
         health(row, models, limits, now_ms, store, runs.get((row.source, row.market.slug))) for row in store.coverage()
     ]
     create_table_artifact([market.row() for market in found], key="health", description="Every stored market")
-    state = settings.home / "monitor.json"
+    state = settings.prepare_home() / "monitor.json"
     before = _read_breaches(state)
     for market in found:
         for kind, change in changes(before.get(market.market, []), market.breaches).items():

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 
 from flows.ingest import ingest
+from flows.monitor import monitor
 from storage.candles import CandleStore
 from storage.schema import CandleGapError, Market
 from tasks import connection
@@ -52,3 +53,7 @@ def test_gaps_are_named_in_a_warning_and_a_higher_limit_goes_on_without_them(pre
     assert report.missing > 0
     assert "the tables rejected and gaps say which" in caplog.text
     assert len(CandleStore(home / "market.duckdb").read(EXCHANGE.source, MARKET)) == 2_200
+
+
+def test_monitor_before_anything_is_stored_has_nothing_to_say(prefect_api, home):
+    assert monitor() == []
