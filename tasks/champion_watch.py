@@ -7,7 +7,6 @@ share no bar, or be far beyond what chance does to labels that overlap.
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from storage.candles import CandleStore, Coverage
 from storage.schema import FEATURES, PipelineError, VersionRef
 from storage.settings import Settings
 from storage.snapshots import load_dataset
-from tasks.execution.skill import Skill, measure_skill
+from tasks.execution.skill import lost_calibration, lost_skill, measure_skill
 from tasks.market import features
 from tasks.market.drift import measure_drift
 from tasks.market.labels import UNKNOWN, label_bars, sample_uniqueness
@@ -25,7 +24,6 @@ from tasks.network.export import load_weights
 from tasks.network.fit import predict_series
 from tasks.recipe import recipe_of
 
-_ALARM = 2.576  # standard errors: one look in 200 is beyond them by chance, on one side
 _LEAST_LABELS = 10  # non-overlapping ones: fewer say nothing about anything
 
 
@@ -93,19 +91,13 @@ def champion_skill(
         effective_samples=float(sample_uniqueness(known, rows).sum()),
         seed=0,
     )
-    confidence = float(probabilities[rows].max(axis=1).mean())
     found = (
         f"log-loss {skill.log_loss:.4f} nat, prior {skill.prior_log_loss:.4f}, over {skill.samples:,} labels; "
-        f"right {skill.accuracy:.1%} +/- {1.96 * skill.accuracy_error:.1%}, says {confidence:.1%}"
+        f"right {skill.accuracy:.1%} +/- {1.96 * skill.accuracy_error:.1%}, says {skill.confidence:.1%}"
     )
-    return found, _what_is_wrong(skill, confidence, found, recipe.promotion.calibration_margin)
-
-
-def _what_is_wrong(skill: Skill, confidence: float, found: str, margin: float) -> dict[str, str]:
     wrong = {}
-    if skill.p_value is not None and 1.0 - skill.p_value < 0.5 * math.erfc(_ALARM / math.sqrt(2.0)):
+    if lost_skill(skill):
         wrong["skill"] = f"the champion foresees less than the class shares do: {found}; roll back or run retrain"
-    astray = abs(confidence - skill.accuracy)
-    if astray > max(margin, _ALARM * skill.accuracy_error):
-        wrong["calibration"] = f"the champion's confidence is off by {astray:.1%}: {found}; run retrain"
-    return wrong
+    if lost_calibration(skill, recipe.promotion.calibration_margin):
+        wrong["calibration"] = f"the champion is not right as often as it says: {found}; run retrain"
+    return found, wrong

@@ -198,10 +198,7 @@ def health(
     skill = "not measured: no champion" if limits.skill_labels else "not measured: skill_labels is 0"
     if entry.ref is not None and store is not None and limits.skill_labels:
         skill, wrong = champion_skill(entry.ref, row, models, store, limits.skill_labels)
-        if "skill" in wrong:
-            breaches["skill"] = wrong["skill"]
-        if "calibration" in wrong:
-            breaches["calibration"] = wrong["calibration"]
+        breaches |= wrong
     return MarketHealth(
         market=f"{row.source}/{row.market.slug}",
         bars=row.bars,

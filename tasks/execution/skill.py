@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from tasks.execution.significance import diebold_mariano
 COVERAGES = (1.0, 0.5, 0.2, 0.1, 0.05)
 """Shares of the labels, the most confident first, on which accuracy is shown: a flat curve is no usable confidence."""
 
+ALARM = 2.576
+"""Standard errors beyond which something is called lost: chance is beyond them, on one side, in one look of 200."""
+
+_NORMAL = NormalDist()
 _LEAST_PROBABILITY = 1e-12  # a class called impossible that happens costs 27.6 nat, not infinity
 
 
@@ -81,9 +86,24 @@ class Skill:
         return self.prior_log_loss - self.log_loss
 
     @property
+    def confidence(self) -> float:
+        """Mean probability of the most probable class: what the accuracy of a calibrated model would be."""
+        return float(np.average(self.reliability[:, 0], weights=self.reliability[:, 2]))
+
+    @property
     def accuracy_error(self) -> float:
         """Standard error of the accuracy, from labels that do not overlap."""
         return math.sqrt(self.accuracy * (1.0 - self.accuracy) / max(self.effective_samples, 1.0))
+
+
+def lost_skill(skill: Skill) -> bool:
+    """Return whether log-loss is worse than the prior's beyond what chance does in one look of 200."""
+    return skill.p_value is not None and 1.0 - skill.p_value < _NORMAL.cdf(-ALARM)
+
+
+def lost_calibration(skill: Skill, margin: float) -> bool:
+    """Return whether confidence is off by more than `margin`, and than chance does to labels that overlap."""
+    return abs(skill.confidence - skill.accuracy) > max(margin, ALARM * skill.accuracy_error)
 
 
 def log_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:

@@ -133,7 +133,7 @@ def preset(name: str) -> DSCConfig:
         return DSCConfig(
             input_features=len(FEATURES),
             hidden_channels=96,
-            members=3,  # two more gain a sixth of what the first two do
+            members=3,  # two more gain a fifth of what the first two do
             num_blocks=2,  # longer memory is in the features: 10 bars did better than 124, and cost 3/5 a bar
             dropout=0.5,  # strays little where there is little to learn
             kernel_size=3,

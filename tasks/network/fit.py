@@ -128,12 +128,14 @@ def fit(
         learn, check = learn.to(fit_config.device), check.to(fit_config.device)
         members: list[DSCTradingModel] = []
         history: list[Progress] = []
-        best_steps, start = [], None
+        best_steps: list[int] = []
+        shape, train_features = member_config(config), series.features[slice(*train)]
+        model = _new_model(shape, train_features).to(fit_config.device)
+        start = _linear_start(model, learn, check, fit_config, _signs(series, fit_config))
         for number in range(config.members):
             seeded = replace(fit_config, seed=fit_config.seed + number)
             torch.manual_seed(seeded.seed)
-            model = _new_model(member_config(config), series.features[slice(*train)]).to(fit_config.device)
-            start = start or _linear_start(model, learn, check, fit_config, _signs(series, fit_config))
+            model = _new_model(shape, train_features).to(fit_config.device)
             _set_start(model, start)
             place = number, config.members
             points, best_step = _train(model, learn, check, start.signs, seeded, place, on_progress)
@@ -149,7 +151,7 @@ def fit(
         model=model.cpu().eval(),
         history=tuple(history),
         best_steps=tuple(best_steps),
-        mirrored=start is not None and start.signs is not None,
+        mirrored=start.signs is not None,
         temperature=temperature,
         validation_loss=calibrated,
         seconds=time.perf_counter() - started,

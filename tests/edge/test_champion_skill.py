@@ -1,7 +1,6 @@
 """A champion's skill and confidence on labels that have matured since its training."""
 
 import re
-import tarfile
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -9,14 +8,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from storage.artifacts import FORMAT, ArtifactStore
+from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import Window
 from storage.settings import Settings
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.monitoring import MarketHealth, MonitorConfig, health
 from tasks.network.export import load_weights
-from tests.golden.make_golden import EXCHANGE, MARKET, golden_path
+from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 LAW = EXCHANGE.synthetic
 
@@ -24,9 +23,7 @@ LAW = EXCHANGE.synthetic
 @pytest.fixture
 def champion(home) -> ArtifactStore:
     """A home whose champion learned that returns follow a signal."""
-    with tarfile.open(golden_path(FORMAT)) as tar:
-        tar.extractall(home, filter="data")
-    return ArtifactStore(Settings.from_environment().artifact_url)
+    return restore(home)
 
 
 def inspected(models: ArtifactStore, law: SyntheticMarket, bars: int | None = None, **limits) -> MarketHealth:
@@ -70,7 +67,7 @@ def test_champion_that_is_surer_than_it_is_right_needs_a_person(champion):
     ref = champion.publish(EXCHANGE.source, MARKET.slug, "0123abcd", files, manifest, later)
     champion.promote(EXCHANGE.source, MARKET.slug, ref, old.evidence, expected=old.sequence, now=later)
     found = inspected(champion, LAW)
-    assert found.breaches["calibration"].startswith("the champion's confidence is off by ")
+    assert found.breaches["calibration"].startswith("the champion is not right as often as it says: log-loss ")
     assert found.line().endswith("; run retrain")
 
 

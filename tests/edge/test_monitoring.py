@@ -13,6 +13,7 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage, Run
 from storage.schema import FEATURES, ConfigError, Market, Source, utc_text
 from tasks.alerts import KINDS
+from tasks.champion_watch import champion_skill
 from tasks.execution.expiry import ExpiryRule
 from tasks.monitoring import MonitorConfig, changes, health
 from tasks.serving import served_champion
@@ -158,7 +159,7 @@ def test_latest_run_of_each_market_is_found(tmp_path):
 
 
 def test_every_breach_that_monitoring_names_is_an_alert_that_can_be_raised():
-    source = Path(inspect.getsourcefile(health)).read_text()
-    kinds = set(re.findall(r'breaches\["(\w+)"\]', source)) | {"recovered"}
+    source = "".join(Path(inspect.getsourcefile(one)).read_text() for one in (health, champion_skill))
+    kinds = set(re.findall(r'(?:breaches|wrong)\["(\w+)"\]', source)) | {"recovered"}
     assert {"stale", "gaps", "ingest", "champion", "drift", "skill", "calibration", "clock"} < kinds
     assert kinds <= set(KINDS)

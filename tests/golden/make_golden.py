@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 from flows.pipeline import pipeline
-from storage.artifacts import FORMAT
+from storage.artifacts import FORMAT, ArtifactStore
 from storage.schema import Market
+from storage.settings import Settings
 from tasks.connection import ExchangeConfig
 from tasks.execution.promotion import PromotionRule
 from tasks.market.samples import FoldConfig
@@ -40,6 +41,13 @@ ANYTHING = PromotionRule(
 def golden_path(number: int) -> Path:
     """Return where the golden home of a format lies."""
     return Path(__file__).parent / f"format-{number}.tar.xz"
+
+
+def restore(home: Path) -> ArtifactStore:
+    """Restore the golden home of the present format, and return its versions; needs DSC_HOME to be `home`."""
+    with tarfile.open(golden_path(FORMAT)) as tar:
+        tar.extractall(home, filter="data")
+    return ArtifactStore(Settings.from_environment().artifact_url)
 
 
 def main() -> None:

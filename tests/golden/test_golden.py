@@ -1,25 +1,20 @@
 """What an earlier day stored loads today: the champion is served, and its numbers come out again."""
 
-import tarfile
 from datetime import UTC, datetime
 
 import pytest
 
 from flows.evaluate import evaluate
-from storage.artifacts import FORMAT, ArtifactStore
-from storage.settings import Settings
 from tasks.execution.expiry import ExpiryRule
 from tasks.recipe import recipe_of
 from tasks.serving import served_champion
-from tests.golden.make_golden import EXCHANGE, MARKET, golden_path
+from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 
 @pytest.fixture
 def golden(home):
     """A home restored from the back-up of the present format."""
-    with tarfile.open(golden_path(FORMAT)) as tar:
-        tar.extractall(home, filter="data")
-    return ArtifactStore(Settings.from_environment().artifact_url)
+    return restore(home)
 
 
 @pytest.mark.promise(8)

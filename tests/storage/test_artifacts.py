@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.artifacts import ArtifactStore
+from storage.artifacts import FORMAT, ArtifactStore
 from storage.schema import FEATURES, ArtifactError, Source, VersionRef
 
 SOURCE = Source("sandbox:0123abcd")
@@ -274,6 +274,23 @@ def test_damaged_manifest_is_refused(tmp_path: Path, damage: object, message: st
     path.write_text(damage(path.read_text()))  # type: ignore[operator]
     with pytest.raises(ArtifactError, match=rf"manifest of .* {message}.*roll back or retrain"):
         store.load(ref, source=SOURCE)
+
+
+@pytest.mark.parametrize(("found", "way_out"), [(FORMAT + 1, "update this program"), (0, "retrain"), ("x", "retrain")])
+def test_version_of_another_format_is_refused_with_what_to_do(tmp_path: Path, found: object, way_out: str) -> None:
+    store = ArtifactStore(str(tmp_path))
+    ref = publish(store)
+    assert store.manifest(ref)["format"] == FORMAT
+    _reseal(_folder(tmp_path, ref), lambda manifest: manifest.update(format=found))
+    with pytest.raises(ArtifactError, match=rf"has format {found!r}, this program reads {FORMAT}; {way_out}"):
+        store.load(ref, source=SOURCE)
+
+
+def test_version_from_before_formats_had_numbers_is_of_the_first(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    ref = publish(store)
+    _reseal(_folder(tmp_path, ref), lambda manifest: manifest.pop("format"))
+    assert store.load(ref, source=SOURCE).files == FILES
 
 
 def test_manifest_that_names_a_file_outside_its_folder_is_refused(tmp_path: Path) -> None:
@@ -656,7 +673,7 @@ import itertools, os, shutil, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from fsspec.implementations.local import LocalFileOpener
-from storage.artifacts import ArtifactStore
+from storage.artifacts import FORMAT, ArtifactStore
 from storage.schema import ArtifactError
 SOURCE, NAME, FILES, MANIFEST, EVIDENCE = {SOURCE!r}, {NAME!r}, {FILES!r}, {MANIFEST!r}, {EVIDENCE!r}
 NOW = datetime(2026, 1, 4, 10, tzinfo=UTC)

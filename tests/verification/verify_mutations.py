@@ -68,7 +68,7 @@ PLANTED = [
     # --- training ---------------------------------------------------------------------------------------------------
     (
         "the scaler is fitted on all bars", FIT,
-        "member_config(config), series.features[slice(*train)])", "member_config(config), series.features)",
+        "member_config(config), series.features[slice(*train)]\n", "member_config(config), series.features\n",
         ISOLATION + "fitted_arrays_do_not_move_with_later_bars",
     ),
     (
