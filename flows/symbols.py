@@ -8,8 +8,6 @@ from typing import Annotated
 from cyclopts import Parameter, Token
 from prefect.runtime import flow_run
 
-from tasks.fan_out import distinct
-
 
 def _comma_separated(_: type, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(name.strip() for token in tokens for name in token.value.split(",") if name.strip())
@@ -20,11 +18,16 @@ Symbols = Annotated[tuple[str, ...], Parameter(converter=_comma_separated, n_tok
 
 
 def run_name(flow: str) -> Callable[[], str]:
-    """Return what names a run of `flow`: by its markets, exchange and range."""
+    """Return what names a run of `flow`: by its markets, exchange and range.
+
+    A name refuses nothing: a run that can't be named never begins, and stays pending for ever.
+    """
 
     def name() -> str:
         given = flow_run.parameters
-        what = " ".join(str(market) for market in distinct(given["market"], given["symbols"])) or given["market"]
-        return f"{flow} {what} {given['exchange'].exchange} {given['bars'].text}"
+        market = given["market"]
+        symbols = " ".join(given["symbols"]) or market.symbol
+        rest = str(market).removeprefix(market.symbol)
+        return f"{flow} {symbols}{rest} {given['exchange'].exchange} {given['bars'].text}"
 
     return name

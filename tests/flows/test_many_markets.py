@@ -16,6 +16,10 @@ import duckdb
 import fsspec
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import StateType
+from prefect.settings import get_current_settings
 
 from flows.ingest import ingest
 from flows.pipeline import pipeline, retrain_market
@@ -257,8 +261,13 @@ def test_symbols_become_markets_of_one_category_and_interval_and_none_twice():
         distinct(spot, ["BTCUSDT", "ETHUSDT", "BTCUSDT"])
 
 
-def test_command_line_takes_symbols_with_commas(home):
+def test_command_line_takes_symbols_with_commas_and_a_refused_one_ends_the_run(prefect_api, home):
     command = [sys.executable, "-m", "flows.pipeline", "--symbols", "btcusdt,ETHUSDT"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    environment = os.environ | {"PREFECT_API_URL": get_current_settings().api.url}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     assert done.returncode == 1
     assert "symbol must be upper-case letters, digits and dashes such as BTCUSDT, was 'btcusdt'" in done.stderr
+    named = FlowRunFilterName(any_=["pipeline btcusdt ETHUSDT linear 5m sandbox from the listing on"])
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=named))
+    assert run.state_type == StateType.FAILED
