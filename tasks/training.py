@@ -53,7 +53,7 @@ class Samples:
     @property
     def series(self) -> Series:
         """What a network learns from."""
-        return mirrored_series(self.dataset.features, self.labels.classes, self.dataset.segment)
+        return mirrored_series(self.dataset.features, self.labels, self.dataset.segment)
 
     def fold(self, index: int) -> Fold:
         """Return the walk-forward fold of that number, or the refit, which follows the last one."""
@@ -100,16 +100,16 @@ class FoldResult:
         return cls(weights=weights, probabilities=probabilities, **facts | arrays)
 
 
-def mirrored_series(features: FloatArray, classes: IntArray, segment: IntArray) -> Series:
+def mirrored_series(features: FloatArray, labels: Labels, segment: IntArray) -> Series:
     """Return a series whose mirror image is the market upside down: sell is buy, and odd features change their sign.
 
     Args:
         features: (T, F) in the order of `FEATURES`.
-        classes: (T,) labels.
+        labels: Of T bars.
         segment: (T,) number of the unbroken run of each bar.
     """
     signs = np.array([-1.0 if name in ODD_FEATURES else 1.0 for name in FEATURES])
-    return Series(features=features, labels=classes, segment=segment, signs=signs)
+    return Series(features=features, labels=labels.classes, segment=segment, signs=signs, label_span=labels.horizon + 1)
 
 
 def code_hash() -> str:

@@ -102,13 +102,67 @@ class Baseline:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Samples:
+class Samples:
+    """What a simple model is fitted on.
+
+    Attributes:
+        x: (N, F) scaled features.
+        y: (N,) classes.
+        weights: (N,) >= 0, how much each counts; None: all alike.
+    """
+
     x: FloatArray
     y: IntArray
     weights: FloatArray | None
 
 
-_Predict = Callable[[FloatArray], FloatArray]
+Predict = Callable[[FloatArray], FloatArray]
+"""From (N, F) scaled features to (N, K) probabilities."""
+
+
+class Lessons:
+    """Bars of a series as simple models see them: the newest bar's features, scaled by the training bars.
+
+    Args:
+        series: Features, labels and runs; their signs and weights where training uses them.
+        train: Half-open span of bars that the scaler is of.
+        input_clip: Bound of the scaled features; None for none.
+        num_classes: K.
+    """
+
+    def __init__(self, series: Series, train: tuple[int, int], input_clip: float | None, num_classes: int) -> None:
+        self._series = series
+        self._mean, self._scale = scaler(series.features[slice(*train)])
+        self._bound = math.inf if input_clip is None else input_clip
+        self._num_classes = num_classes
+
+    def scaled(self, bars: IntArray, signs: FloatArray | float = 1.0) -> FloatArray:
+        """Return (N, F) scaled features, of the mirror image where there are signs."""
+        scaled = (self._series.features[bars] * signs - self._mean) / self._scale
+        return np.asarray(np.clip(scaled, -self._bound, self._bound))
+
+    def known(self, bars: IntArray) -> IntArray:
+        """Return those of the bars that have a label and all features."""
+        labelled = bars[self._series.labels[bars] >= 0]
+        return labelled[finite_bars(self.scaled(labelled))]
+
+    def samples(self, bars: IntArray, *, mirrored: bool = False) -> Samples:
+        """Return the samples of `known` bars, and the mirror image of each too if asked.
+
+        Raises:
+            DatasetError: There is none.
+        """
+        series, bars_asked = self._series, bars
+        bars = self.known(bars)
+        if not len(bars):
+            span = f"[{bars_asked[0]}, {bars_asked[-1] + 1}]" if len(bars_asked) else "[]"
+            raise DatasetError(f"bars {span} hold no labelled bar with features; ingest more bars")
+        x, y, weights = self.scaled(bars), series.labels[bars], None if series.weights is None else series.weights[bars]
+        if mirrored and series.signs is not None:
+            x = np.concatenate([x, self.scaled(bars, series.signs)])
+            y = np.concatenate([y, self._num_classes - 1 - y])
+            weights = None if weights is None else np.tile(weights, 2)
+        return Samples(x=x, y=y, weights=weights)
 
 
 def fit_baseline(
@@ -141,38 +195,26 @@ def fit_baseline(
     if name not in CLASSICAL:
         raise ConfigError(f"a baseline must be one of {', '.join(CLASSICAL)}, was {name!r}")
     started = time.perf_counter()
-    mean, scale = scaler(series.features[slice(*train)])
-    bound = math.inf if input_clip is None else input_clip
-
-    def scaled(rows: slice, signs: FloatArray | float = 1.0) -> FloatArray:
-        return np.clip((series.features[rows] * signs - mean) / scale, -bound, bound)
-
-    def samples(span: tuple[int, int], signs: FloatArray | None = None) -> _Samples:
-        rows = slice(*span)
-        labels, weights = series.labels[rows], None if series.weights is None else series.weights[rows]
-        if signs is None:
-            return _samples(scaled(rows), labels, weights, span)
-        return _samples(scaled(rows, signs), np.where(labels >= 0, num_classes - 1 - labels, labels), weights, span)
-
-    learn, check = samples(train), samples(validation)
+    lessons = Lessons(series, train, input_clip, num_classes)
+    learn, check = lessons.samples(np.arange(*train)), lessons.samples(np.arange(*validation))
     missing = np.flatnonzero(np.bincount(learn.y, minlength=num_classes) == 0)
     if len(missing):
         raise DatasetError(f"train bars {list(train)} hold no label of class {missing[0]}; use more bars")
     search = _logistic if name == LOGISTIC else _boosting
-    lessons = [("", learn)]
+    kinds = [("", learn)]
     if series.signs is not None:
-        lessons.append((", mirrored", _both(learn, samples(train, series.signs))))
+        kinds.append((", mirrored", lessons.samples(np.arange(*train), mirrored=True)))
     with threadpool_limits(config.threads):  # BLAS's threads, waiting for a core, made a second's search take minutes
         models = [
             (setting + kind, predict)
-            for kind, lesson in lessons
+            for kind, lesson in kinds
             for setting, predict in search(lesson, replace(check, weights=None), config)
         ]
     found = [(setting, predict, _log_loss(predict(check.x), check.y)) for setting, predict in models]
     best = int(np.argmin([loss for _, _, loss in found]))
     predict = found[best][1]
     temperature = best_temperature(_logits(predict(check.x)), check.y)
-    x = scaled(test)
+    x = lessons.scaled(np.arange(test.start, test.stop))
     known = np.isfinite(x).all(axis=1)
     probabilities = np.full((len(x), num_classes), np.nan)
     if known.any():
@@ -188,19 +230,7 @@ def fit_baseline(
     )
 
 
-def _samples(x: FloatArray, labels: IntArray, weights: FloatArray | None, span: tuple[int, int]) -> _Samples:
-    known = finite_bars(x) & (labels >= 0)
-    if not known.any():
-        raise DatasetError(f"bars {list(span)} hold no labelled bar with features; ingest more bars")
-    return _Samples(x=x[known], y=labels[known], weights=None if weights is None else weights[known])
-
-
-def _both(one: _Samples, other: _Samples) -> _Samples:
-    weights = None if one.weights is None or other.weights is None else np.concatenate([one.weights, other.weights])
-    return _Samples(x=np.concatenate([one.x, other.x]), y=np.concatenate([one.y, other.y]), weights=weights)
-
-
-def _logistic(learn: _Samples, check: _Samples, config: BaselineConfig) -> Iterator[tuple[str, _Predict]]:
+def _logistic(learn: Samples, check: Samples, config: BaselineConfig) -> Iterator[tuple[str, Predict]]:
     from sklearn.linear_model import LogisticRegression
 
     for strength in config.strengths:
@@ -210,33 +240,37 @@ def _logistic(learn: _Samples, check: _Samples, config: BaselineConfig) -> Itera
         yield f"C={strength:g}", model.predict_proba
 
 
-def _boosting(learn: _Samples, check: _Samples, config: BaselineConfig) -> Iterator[tuple[str, _Predict]]:
+def _boosting(learn: Samples, check: Samples, config: BaselineConfig) -> Iterator[tuple[str, Predict]]:
+    for leaves in config.leaves:
+        predict, trees = boosted(learn, check, leaves, int(learn.y.max()) + 1, config)
+        yield f"leaves={leaves}, trees={trees}", predict
+
+
+def boosted(
+    learn: Samples, check: Samples, leaves: int, num_classes: int, config: BaselineConfig
+) -> tuple[Predict, int]:
+    """Return boosted trees of so many leaves, and how many of them, grown until `check` tells them to stop."""
     import lightgbm
 
-    for leaves in config.leaves:
-        parameters: dict[str, Any] = {
-            "objective": "multiclass",
-            "num_class": int(learn.y.max()) + 1,
-            "num_leaves": leaves,
-            "learning_rate": config.boosting_rate,
-            "min_data_in_leaf": config.leaf_bars,
-            "lambda_l2": 1.0,
-            "max_bin": 63,  # finer cuts of one bar's features find noise
-            "seed": config.seed,
-            "num_threads": config.threads,
-            "deterministic": True,
-            "force_row_wise": True,  # else it times both layouts and may choose another one next time
-            "verbose": -1,
-        }
-        train = lightgbm.Dataset(learn.x, learn.y, weight=learn.weights)
-        stop = lightgbm.early_stopping(config.patience, verbose=False)
-        valid = [lightgbm.Dataset(check.x, check.y, reference=train)]
-        trees = lightgbm.train(parameters, train, config.most_trees, valid, callbacks=[stop])
-        yield f"leaves={leaves}, trees={trees.best_iteration}", _predictor(trees)
-
-
-def _predictor(trees: Any) -> _Predict:
-    return lambda x: np.asarray(trees.predict(x), np.float64)
+    parameters: dict[str, Any] = {
+        "objective": "multiclass",
+        "num_class": num_classes,
+        "num_leaves": leaves,
+        "learning_rate": config.boosting_rate,
+        "min_data_in_leaf": config.leaf_bars,
+        "lambda_l2": 1.0,
+        "max_bin": 63,  # finer cuts of one bar's features find noise
+        "seed": config.seed,
+        "num_threads": config.threads,
+        "deterministic": True,
+        "force_row_wise": True,  # else it times both layouts and may choose another one next time
+        "verbose": -1,
+    }
+    train = lightgbm.Dataset(learn.x, learn.y, weight=learn.weights)
+    stop = lightgbm.early_stopping(config.patience, verbose=False)
+    valid = [lightgbm.Dataset(check.x, check.y, reference=train)]
+    trees = lightgbm.train(parameters, train, config.most_trees, valid, callbacks=[stop])
+    return lambda x: np.asarray(trees.predict(x), np.float64), trees.best_iteration
 
 
 def _logits(probabilities: FloatArray) -> FloatArray:

@@ -1,9 +1,10 @@
 """Seeded training on segments: every bar of a segment at once through the series pass, never a materialised window.
 
 The network starts from what the simple model knows: its bypass at the logistic solution of the newest bar's features,
-its own head at zero. Training can then only add what is left. Its best weights by validation loss are kept in memory;
-step 0 is among the candidates, so the result is never worse on validation than the logistic start. A network of several
-members is trained one member after the other, each from a seed of its own, and joined in the end.
+its own head at zero. It learns what is left, from labels or from what a teacher makes of them. Kept are the weights of
+the last step, or the best by validation loss, where step 0 is a candidate: never worse on validation than the logistic
+start. A network of several members is trained one member after the other, each from a seed of its own, and joined in
+the end.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from tasks.network.fit_config import FitConfig
 from tasks.network.inference import predict_series as predict_series
 from tasks.network.inference import sample_logits, torch_threads
 from tasks.network.members import joined, member_config
-from tasks.network.segments import UNKNOWN, Stream, draw_batches, stream_of
+from tasks.network.segments import UNKNOWN, Batch, Stream, draw_batches, stream_of
 from tasks.network.segments import Series as Series
+from tasks.network.teacher import cross_fitted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,8 @@ class Progress:
         steps: Steps at most.
         member: Which member of the network is being trained, from 0.
         members: How many it has.
-        train_loss: Mean loss per sample since the validation before, smoothing included, nats; None at step 0.
+        train_loss: Mean loss per sample since the validation before, against the teacher where there is one, smoothing
+            included, nats; None at step 0.
         validation_loss: Mean plain cross-entropy per validation sample, uncalibrated, nats.
         best_loss: The least validation loss so far.
     """
@@ -85,10 +88,10 @@ class Fitted:
 
     @property
     def learned(self) -> float:
-        """How far training took a member's validation loss below its start, mean over the members, nats."""
+        """How far the kept weights' validation loss lies below the start's, mean over the members, nats."""
         starts = [point.validation_loss for point in self.history if point.step == 0]
-        best = {point.member: point.best_loss for point in self.history}
-        return sum(starts) / len(starts) - sum(best.values()) / len(best)
+        kept = [point.validation_loss for point in self.history if point.step == self.best_steps[point.member]]
+        return sum(starts) / len(starts) - sum(kept) / len(kept)
 
 
 def fit(
@@ -132,6 +135,9 @@ def fit(
         shape, train_features = member_config(config), series.features[slice(*train)]
         model = _new_model(shape, train_features).to(fit_config.device)
         start = _linear_start(model, learn, check, fit_config, _signs(series, fit_config))
+        if fit_config.distil:
+            taught = series if start.signs is not None else replace(series, signs=None)
+            learn = replace(learn, targets=_targets(config, taught, train, validation, learn, fit_config))
         for number in range(config.members):
             seeded = replace(fit_config, seed=fit_config.seed + number)
             torch.manual_seed(seeded.seed)
@@ -185,7 +191,7 @@ def _train(
     place: tuple[int, int],
     on_progress: Callable[[Progress], None] | None,
 ) -> tuple[list[Progress], int]:
-    """Train `model`, leave its best weights in it, and return every validation and the best one's step.
+    """Train `model`, leave the weights to keep in it, and return every validation and the step of those weights.
 
     Its `place` is its number among the members, and how many they are.
     """
@@ -208,8 +214,9 @@ def _train(
         if step % every == 0 or step == steps:
             loss = _validation_loss(average.eval(), check)
             _refuse_non_finite(loss, "validation", step, config)
-            if loss < best:
-                best, best_step = loss, step
+            best = min(best, loss)
+            if loss == best or config.keep == "last":
+                best_step = step
                 best_state = {name: tensor.clone() for name, tensor in average.state_dict().items()}
             train_loss = total / samples if samples else None
             total, samples = 0.0, 0
@@ -226,13 +233,13 @@ def _train(
             )
             if on_progress is not None:
                 on_progress(history[-1])
-            if step - best_step >= config.patience * every:
+            if step - best_step >= config.patience * every:  # never with keep "last"
                 break
         if step < steps:
-            x, labels = next(batches)
+            batch = next(batches)
             if signs is not None:
-                x, labels = _mirror_some(x, labels, signs, model.config.num_classes)
-            summed, count = _step(model, optimizer, x, labels, config)
+                batch = _mirror_some(batch, signs, model.config.num_classes)
+            summed, count = _step(model, optimizer, batch, config)
             _refuse_non_finite(summed, "training", step + 1, config)
             total, samples = total + summed, samples + count
             schedule.step()
@@ -244,17 +251,20 @@ def _train(
 
 
 def _step(
-    model: DSCTradingModel, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tensor, config: FitConfig
+    model: DSCTradingModel, optimizer: torch.optim.Optimizer, batch: Batch, config: FitConfig
 ) -> tuple[float, int]:
     """Take one step on a batch and return its summed loss and its number of samples."""
+    x, labels, targets = batch
     model.train()
     if config.input_noise:
         x = x + config.input_noise * model.feature_scale * torch.randn_like(x)
     optimizer.zero_grad()
-    logits = model.forward_series(x).flatten(0, 1)
-    count = int((labels != UNKNOWN).sum())
+    known = labels != UNKNOWN
+    count = int(known.sum())
     loss = functional.cross_entropy(
-        logits, labels.flatten(), ignore_index=UNKNOWN, label_smoothing=config.label_smoothing
+        model.forward_series(x)[known],
+        labels[known] if targets is None else targets[known],
+        label_smoothing=config.label_smoothing,
     )
     loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
@@ -283,11 +293,38 @@ def _signs(series: Series, config: FitConfig) -> Tensor | None:
     return torch.from_numpy(series.signs.astype(np.float32)).to(config.device)
 
 
-def _mirror_some(x: Tensor, labels: Tensor, signs: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def _targets(
+    config: DSCConfig,
+    series: Series,
+    train: tuple[int, int],
+    validation: tuple[int, int],
+    learn: Stream,
+    fit_config: FitConfig,
+) -> Tensor:
+    """Return (P, K) what each bar of the stream is to be told: teacher and label, or the label where no teacher is."""
+    taught = cross_fitted(
+        series,
+        train,
+        validation,
+        parts=fit_config.teacher_parts,
+        input_clip=config.input_clip,
+        num_classes=config.num_classes,
+        threads=fit_config.threads,
+    )[learn.bars]
+    labels = functional.one_hot(learn.labels.clamp(min=0), config.num_classes).float()
+    teacher = torch.from_numpy(taught).to(labels)
+    return torch.where(teacher.isnan(), labels, torch.lerp(labels, teacher, fit_config.distil))
+
+
+def _mirror_some(batch: Batch, signs: Tensor, num_classes: int) -> Batch:
     """Return a batch with every other segment, by chance, as its mirror image."""
+    x, labels, targets = batch
     chosen = torch.rand(len(x), device=x.device) < 0.5
     reverse = chosen[:, None] & (labels != UNKNOWN)
-    return torch.where(chosen[:, None, None], x * signs, x), torch.where(reverse, num_classes - 1 - labels, labels)
+    if targets is not None:
+        targets = torch.where(chosen[:, None, None], targets.flip(-1), targets)
+    x = torch.where(chosen[:, None, None], x * signs, x)
+    return Batch(x, torch.where(reverse, num_classes - 1 - labels, labels), targets)
 
 
 def _linear_start(

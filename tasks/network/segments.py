@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ class Series:
         signs: (F,) what each feature is multiplied by where the classes are read in reverse: -1 if it changes its
             sign, 1 if it stays. None where the classes have no such mirror image.
         weights: (T,) >= 0, how much each label counts in training; None: all alike.
+        label_span: Bars after its own that a label reads, >= 0: what is left out around bars that are held out.
     """
 
     features: FloatArray
@@ -39,6 +41,7 @@ class Series:
     segment: IntArray
     signs: FloatArray | None = None
     weights: FloatArray | None = None
+    label_span: int = 0
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2:
@@ -52,6 +55,8 @@ class Series:
             raise ValueError(f"signs must be {self.features.shape[1]} of -1 or 1, were {self.signs}")
         if self.weights is not None and not (self.weights.shape == self.labels.shape and (self.weights >= 0).all()):
             raise ValueError(f"weights must be ({len(self.labels)},) numbers >= 0, were {self.weights.shape}")
+        if self.label_span < 0:
+            raise ValueError(f"label_span must be >= 0 bars, was {self.label_span!r}")
 
     def first(self, inputs: int) -> Series:
         """Return the series with its first `inputs` features: a network reads as many as it has inputs.
@@ -79,17 +84,34 @@ class Stream:
         labels: (P,) int64, UNKNOWN where the bar is no sample.
         bars: (P,) int64 index of each row in the series.
         kept: (P,) chance that an epoch learns from the label, its weight over the largest; None: every epoch does.
+        targets: (P, K) float32 probabilities to learn instead of the labels; None: the labels.
     """
 
     features: Tensor
     labels: Tensor
     bars: IntArray
     kept: Tensor | None = None
+    targets: Tensor | None = None
 
     def to(self, device: str) -> Stream:
         """Return the stream with its tensors on `device`."""
-        kept = None if self.kept is None else self.kept.to(device)
-        return Stream(features=self.features.to(device), labels=self.labels.to(device), bars=self.bars, kept=kept)
+        kept, targets = (None if part is None else part.to(device) for part in (self.kept, self.targets))
+        features, labels = self.features.to(device), self.labels.to(device)
+        return Stream(features=features, labels=labels, bars=self.bars, kept=kept, targets=targets)
+
+
+class Batch(NamedTuple):
+    """Segments of a stream.
+
+    Attributes:
+        x: (b, segment_bars + context - 1, F) features, time-major.
+        labels: (b, segment_bars) of the last bars.
+        targets: (b, segment_bars, K) what is learned instead, where the stream has it.
+    """
+
+    x: Tensor
+    labels: Tensor
+    targets: Tensor | None
 
 
 def finite_bars(features: FloatArray) -> BoolArray:
@@ -155,12 +177,10 @@ def segment_starts(bars: int, segment_bars: int, phase: int) -> IntArray:
 
 def draw_batches(
     stream: Stream, context: int, segment_bars: int, batch_segments: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Yield batches without end, epoch after epoch, in an order that `generator` decides.
 
-    Yields:
-        (b, segment_bars + context - 1, F) features, time-major, and (b, segment_bars) labels of their last bars.
-        A stream shorter than a segment is one shorter segment. Batches without any label are left out.
+    A stream shorter than a segment is one shorter segment. Batches without any label are left out.
     """
     bars = len(stream.labels) - context + 1
     length = min(segment_bars, bars)
@@ -171,9 +191,11 @@ def draw_batches(
         order = torch.randperm(len(starts), generator=generator)
         for batch in torch.split(starts[order], batch_segments):
             rows = batch.to(window.device)[:, None] + window
-            labels = stream.labels[rows[:, context - 1 :]]
+            last = rows[:, context - 1 :]
+            labels = stream.labels[last]
             if stream.kept is not None:  # drawn, not multiplied: the loss of a step stays a plain mean
                 drawn = torch.rand(labels.shape, generator=generator).to(labels.device)
-                labels = torch.where(drawn < stream.kept[rows[:, context - 1 :]], labels, UNKNOWN)
+                labels = torch.where(drawn < stream.kept[last], labels, UNKNOWN)
             if bool((labels != UNKNOWN).any()):
-                yield stream.features[rows], labels
+                targets = None if stream.targets is None else stream.targets[last]
+                yield Batch(stream.features[rows], labels, targets)

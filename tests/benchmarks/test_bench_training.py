@@ -50,7 +50,7 @@ def windows_of_segments(stream: Stream, context: int, seed: int) -> Batches:
 
     def steps() -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.Generator().manual_seed(seed)
-        for features, labels in draw_batches(stream, context, SEGMENT, 1, order):
+        for features, labels, _ in draw_batches(stream, context, SEGMENT, 1, order):
             known = labels[0] != UNKNOWN
             yield features[0].unfold(0, context, 1)[known], labels[0][known]
 
@@ -101,7 +101,7 @@ def test_epoch_on_segments_is_faster_than_on_windows_and_learns_as_much(
     train, check = (first, first + TRAIN), (first + TRAIN, first + TRAIN + CHECK)
     config = FitConfig(
         epochs=1, learning_rate=RATE, validations_per_epoch=1, input_noise=0.0, weight_average=0.0,
-        bypass_start="zero", segment_bars=SEGMENT, batch_segments=1, seed=SEEDS[0],
+        bypass_start="zero", distil=0.0, segment_bars=SEGMENT, batch_segments=1, seed=SEEDS[0],
     )  # fmt: skip
     stream = stream_of(series, train, context)
 

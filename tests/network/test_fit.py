@@ -10,8 +10,9 @@ from torch.nn import functional
 from storage.schema import ConfigError, DatasetError, FloatArray, LeakError, TrainingError
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
-from tasks.network.fit import Fitted, Progress, Series, fit, predict_series
+from tasks.network.fit import Fitted, Progress, Series, _mirror_some, fit, predict_series
 from tasks.network.fit_config import FIT_PRESETS, FitConfig, fit_preset
+from tasks.network.segments import Batch
 
 NETWORK = DSCConfig(
     input_features=3,
@@ -23,6 +24,7 @@ NETWORK = DSCConfig(
     linear_bypass=True,
 )
 QUICK = FitConfig(epochs=2, segment_bars=128, batch_segments=2)
+SELF_TAUGHT = replace(QUICK, distil=0.0, keep="best")
 TRAIN, VALIDATION = (10, 1_200), (1_210, 1_600)
 
 
@@ -95,7 +97,7 @@ def test_fit_starts_at_the_logistic_solution_of_the_newest_bar() -> None:
 
 
 def test_fit_is_never_worse_on_validation_than_its_start_and_calibration_keeps_or_improves_it() -> None:
-    fitted = fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, replace(QUICK, learning_rate=0.05))
+    fitted = fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, replace(SELF_TAUGHT, learning_rate=0.05))
     best = min(point.validation_loss for point in fitted.history)
     assert best == fitted.history[-1].best_loss <= fitted.history[0].validation_loss
     assert fitted.validation_loss <= best
@@ -141,7 +143,7 @@ def test_training_is_the_same_when_validation_and_everything_after_train_is_diff
     features, labels = series.features.copy(), series.labels.copy()
     features[TRAIN[1] :], labels[TRAIN[1] :] = other.features[TRAIN[1] :] * 7, other.labels[TRAIN[1] :]
     changed = Series(features=features, labels=labels, segment=series.segment)
-    config = replace(QUICK, patience=10**6)  # fixed steps: early stopping is validation's one influence
+    config = replace(SELF_TAUGHT, keep="last")  # a teacher and early stopping are validation's only influences
     first, second = (fit(NETWORK, data, TRAIN, VALIDATION, config) for data in (series, changed))
     assert [point.train_loss for point in first.history] == [point.train_loss for point in second.history]
     assert [point.validation_loss for point in first.history] != [point.validation_loss for point in second.history]
@@ -154,7 +156,7 @@ def test_weights_are_the_same_when_validation_changes_but_picks_the_same_step() 
     features = series.features.copy()
     features[VALIDATION[0] :] *= 1.001
     changed = Series(features=features, labels=series.labels, segment=series.segment)
-    first, second = (fit(NETWORK, data, TRAIN, VALIDATION, QUICK) for data in (series, changed))
+    first, second = (fit(NETWORK, data, TRAIN, VALIDATION, SELF_TAUGHT) for data in (series, changed))
     assert first.best_steps == second.best_steps
     assert first.temperature != second.temperature
     state, other = weights_of(first), weights_of(second)
@@ -185,11 +187,64 @@ def test_training_stops_after_patience_validations_without_a_better_loss() -> No
         planted_series(1_600),
         TRAIN,
         VALIDATION,
-        replace(QUICK, epochs=50, patience=3, weight_average=0.0, learning_rate=0.5),  # too fast to get better
+        replace(SELF_TAUGHT, epochs=50, patience=3, weight_average=0.0, learning_rate=0.5),  # too fast to get better
     )
     losses = [point.validation_loss for point in fitted.history]
     assert len(losses) - 1 - int(np.argmin(losses)) == 3
     assert fitted.history[-1].step < fitted.history[-1].steps
+
+
+def test_last_weights_are_kept_whatever_validation_says() -> None:
+    late = replace(QUICK, distil=0.0, epochs=50, patience=3, weight_average=0.0, learning_rate=0.5)
+    fitted = fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, late)
+    last = fitted.history[-1]
+    assert fitted.best_steps == (last.steps,) == (last.step,)
+    assert last.validation_loss > last.best_loss
+    assert fitted.learned == pytest.approx(fitted.history[0].validation_loss - last.validation_loss)
+    series = planted_series(1_600)
+    logits = predict_series(fitted.model, series.features, series.segment)[slice(*VALIDATION)]
+    assert log_loss(logits, series.labels[slice(*VALIDATION)]) == pytest.approx(fitted.validation_loss, abs=1e-5)
+
+
+def test_network_learns_what_its_teacher_says_and_not_what_the_labels_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = planted_series(4_000)
+    train, validation = (10, 3_000), (3_010, 4_000)
+    scaled = (series.features - [0.0, 5.0, 1.0]) / [1.0, 20.0, 0.01]
+    said = softmax(np.column_stack([2 * scaled[:, 1], 0 * scaled[:, 1], -2 * scaled[:, 1]]))  # labels say nothing of it
+    monkeypatch.setattr("tasks.network.fit.cross_fitted", lambda *_, **__: said)
+    long = replace(QUICK, epochs=40, learning_rate=1e-2, input_noise=0.0, weight_average=0.0)
+    p = {share: _taught(series, train, validation, replace(long, distil=share)) for share in (0.0, 1.0)}
+    gap = {share: float(np.abs(p[share] - said[slice(*validation)]).mean()) for share in p}
+    assert gap[1.0] < 0.05 < 0.2 < gap[0.0]
+
+
+def _taught(series: Series, train: tuple[int, int], validation: tuple[int, int], config: FitConfig) -> FloatArray:
+    """Return the probabilities of a network before its calibration, which is of the labels."""
+    model = fit(NETWORK, series, train, validation, config).model
+    model.temperature.fill_(1.0)
+    return predict_series(model, series.features, series.segment)[slice(*validation)]
+
+
+def test_a_bar_without_a_teacher_keeps_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = planted_series(1_600)
+    silent = np.full((1_600, 3), np.nan)
+    monkeypatch.setattr("tasks.network.fit.cross_fitted", lambda *_, **__: silent)
+    assert_same_weights(
+        fit(NETWORK, series, TRAIN, VALIDATION, QUICK),
+        fit(NETWORK, series, TRAIN, VALIDATION, replace(QUICK, distil=0.0)),
+    )
+
+
+def test_teacher_of_a_mirrored_market_says_the_mirror_image_of_what_it_says_of_the_market() -> None:
+    x, labels = torch.randn(64, 5, 3), torch.zeros(64, 2, dtype=torch.int64)
+    targets = torch.tensor([0.7, 0.2, 0.1]).expand(64, 2, 3)
+    batch = _mirror_some(Batch(x, labels, targets), torch.tensor([-1.0, 1.0, -1.0]), 3)
+    assert batch.targets is not None
+    mirrored = batch.labels[:, 0] == 2
+    assert 0 < int(mirrored.sum()) < 64
+    assert torch.equal(batch.targets[mirrored], targets[mirrored].flip(-1))
+    assert torch.equal(batch.targets[~mirrored], targets[~mirrored])
+    assert torch.equal(batch.x[mirrored], x[mirrored] * torch.tensor([-1.0, 1.0, -1.0]))
 
 
 def test_source_preset_trains_the_zero_padded_network() -> None:
@@ -211,6 +266,7 @@ def test_source_fit_preset_is_the_source_text() -> None:
     config = fit_preset("source")
     assert (config.epochs, config.learning_rate, config.weight_decay) == (100, 1e-3, 1e-4)
     assert (config.label_smoothing, config.gradient_clip, config.patience) == (0.1, 1.0, 10)
+    assert (config.keep, config.distil) == ("best", 0.0)
     assert (config.input_noise, config.weight_average, config.validations_per_epoch) == (0.0, 0.0, 1)
 
 
@@ -341,6 +397,9 @@ def test_non_finite_loss_on_cuda_stops_training() -> None:
         ({"input_noise": -0.1}, "input_noise must be >= 0, was -0.1"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), was 1.0"),
         ({"weight_average": -0.5}, r"weight_average must be in \[0, 1\), was -0.5"),
+        ({"distil": 1.1}, r"distil must be in \[0, 1\], was 1.1"),
+        ({"teacher_parts": 1}, "teacher_parts must be >= 2, was 1"),
+        ({"keep": "first"}, "keep must be best or last, was 'first'"),
         ({"bypass_start": "ridge"}, "bypass_start must be logistic or zero, was 'ridge'"),
         ({"device": "gpu"}, "device must be cpu, cuda or cuda:<number>, was 'gpu'"),
     ],

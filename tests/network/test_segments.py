@@ -60,7 +60,7 @@ def test_batches_hold_each_segment_with_its_context_and_the_labels_of_its_last_b
     features, labels = torch.arange(float(bars))[:, None], torch.arange(bars)
     stream = Stream(features=features, labels=labels, bars=np.arange(bars))
     batches = draw_batches(stream, context, length, 2, torch.Generator().manual_seed(0))
-    for x, y in islice(batches, 10):
+    for x, y, _ in islice(batches, 10):
         assert x.shape[1:] == (length + context - 1, 1)
         assert y.shape == (len(x), length)
         assert torch.equal(x[:, context - 1 :, 0].long(), y)  # features and labels count the bars alike
@@ -70,9 +70,9 @@ def test_batches_without_a_label_are_left_out_and_a_short_stream_is_one_short_se
     labels = torch.full((12,), UNKNOWN)
     labels[11] = 1
     stream = Stream(features=torch.zeros(12, 1), labels=labels, bars=np.arange(12))
-    for _, y in islice(draw_batches(stream, 3, 4, 1, torch.Generator().manual_seed(0)), 5):
+    for _, y, _ in islice(draw_batches(stream, 3, 4, 1, torch.Generator().manual_seed(0)), 5):
         assert y[0, -1] == 1
-    x, y = next(draw_batches(stream, 3, 640, 8, torch.Generator().manual_seed(0)))
+    x, y, _ = next(draw_batches(stream, 3, 640, 8, torch.Generator().manual_seed(0)))
     assert x.shape == (1, 12, 1)
     assert y.shape == (1, 10)
 
@@ -86,7 +86,7 @@ def test_label_is_learned_from_as_often_as_its_weight_says() -> None:
     stream = stream_of(series, (0, bars), context)
     epochs, seen = 40, np.zeros(bars)
     batches = draw_batches(stream, context, bars, 1, torch.Generator().manual_seed(0))
-    for _, labels in islice(batches, epochs):
+    for _, labels, _ in islice(batches, epochs):
         seen[context - 1 :] += (labels[0] != UNKNOWN).numpy()
     shares = [seen[context + 1 :][weights[context + 1 :] == weight].mean() / epochs for weight in (1.0, 2.0, 4.0, 0.0)]
     # 10,000 draws each: 3 standard errors are 0.015
@@ -98,7 +98,7 @@ def test_equal_weights_leave_every_label_in_every_epoch() -> None:
         features=np.zeros((20, 1)), labels=np.ones(20, np.int64), segment=np.zeros(20, np.int64),
         weights=np.full(20, 0.1),
     )  # fmt: skip
-    (_, labels), *_ = islice(draw_batches(stream_of(series, (0, 20), 1), 1, 20, 1, torch.Generator()), 1)
+    (_, labels, _), *_ = islice(draw_batches(stream_of(series, (0, 20), 1), 1, 20, 1, torch.Generator()), 1)
     assert (labels == 1).all()
 
 

@@ -68,7 +68,7 @@ def walk(
     network = recipe.network_config
     first = int(np.argmax(np.isfinite(features.values).all(axis=1))) + network.context - 1
     folds = walk_forward(len(candles), first, recipe.labels.horizon, recipe.folds)
-    series = mirrored_series(features.values, labels.classes, features.segment)
+    series = mirrored_series(features.values, labels, features.segment)
     parts: dict[str, list[FloatArray]] = {name: [] for name in ("dsc", *rivals)}
     for fold in folds:
         spans = [(span.start, span.stop) for span in (fold.train, fold.validation)]

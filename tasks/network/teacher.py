@@ -1,0 +1,59 @@
+"""What a network is taught besides labels: probabilities of boosted trees that did not see the bars they speak of.
+
+A label is one draw from a bar's probabilities, and on market data almost all of it is chance. A model that comes closer
+to these probabilities than a network can from labels alone says more of a bar than its label does: the network learns
+what trees know of it (Hinton et al. 2015, arXiv:1503.02531). Trees remember what they were grown from, so each part of
+the training bars is spoken of by trees of the others (cross-fitting, Chernozhukov et al. 2018, arXiv:1608.00060),
+without the labels that reach from one into the next. Nothing after the training bars is read but validation, which
+says when to stop growing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from storage.schema import FloatArray
+from tasks.network.baselines import BaselineConfig, Lessons, boosted
+from tasks.network.segments import Series
+
+_LEAVES = 4  # interactions of three at most; 12 knew less of unseen bars
+
+
+def cross_fitted(
+    series: Series,
+    train: tuple[int, int],
+    validation: tuple[int, int],
+    *,
+    parts: int,
+    input_clip: float | None,
+    num_classes: int,
+    threads: int = 1,
+) -> FloatArray:
+    """Return (T, K) probabilities of the training bars, each part's from trees of the other parts.
+
+    Args:
+        series: Features, labels, weights, and signs where mirror images are learned from too.
+        train: Half-open span of bars.
+        validation: Half-open span of bars, after `train`.
+        parts: How many consecutive parts the labelled training bars are divided into, >= 2.
+        input_clip: Bound of the scaled features, as the network's.
+        num_classes: K.
+        threads: Of LightGBM.
+
+    Returns:
+        NaN outside `train`, where label or features are unknown, and where no other part is far enough away.
+
+    Raises:
+        DatasetError: `validation` has no labelled bar with features.
+    """
+    config = BaselineConfig(threads=threads)
+    lessons = Lessons(series, train, input_clip, num_classes)
+    check = lessons.samples(np.arange(*validation))
+    probabilities = np.full((len(series.labels), num_classes), np.nan)
+    bars, reach = lessons.known(np.arange(*train)), 1 + series.label_span
+    for part in np.array_split(bars, min(parts, len(bars))):
+        others = bars[(bars + reach <= part[0]) | (bars >= part[-1] + reach)]
+        if len(others):
+            trees, _ = boosted(lessons.samples(others, mirrored=True), check, _LEAVES, num_classes, config)
+            probabilities[part] = trees(lessons.scaled(part))
+    return probabilities
