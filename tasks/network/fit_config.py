@@ -174,7 +174,8 @@ def fit_preset(name: str) -> FitConfig:
         labels, last, halved              1.5    5.0    0.7    6.6    3.5   halfway between the logistic start and it
         half teacher, last                1.3    4.3   -3.1    1.2    0.9
         teacher, best weights             0.5    9.9   -2.0    0.8    2.3
-        teacher, last weights             0.1    4.8   -3.5   -2.2   -0.2   kept
+        teacher, last weights             0.1    4.8   -3.5   -2.2   -0.2
+        the same, grown at rate 0.1       0.0    4.6      .      .          kept: half the trees
         the same, three quarters         -0.5    4.6   -2.8   -2.7   -0.3
         6 epochs                         -0.2    6.2   -1.3   -1.0    0.9
         9 epochs                         -0.4    5.5   -2.9   -1.9    0.1
@@ -183,12 +184,12 @@ def fit_preset(name: str) -> FitConfig:
         dropout 0.2                       0.2    4.4   -3.6   -2.8   -0.5
         rate 6e-3, average 0.98           0.1    3.7   -3.6   -1.9   -0.5
         64 channels                       0.2    2.7   -3.2   -2.3   -0.7   three times the cost
-        teacher at rate 0.1               0.0    4.6      .      .
 
-    Below the sixth line differences are chance, and the plainest was kept. Teachers were compared by their own log-loss
-    on the training bars that they had not seen: 4 leaves from nothing 0.9780, 1.0490 and 1.0370 (2025, 2018a, 2019),
-    12 leaves 0.9788, 1.0497, 1.0384, 4 leaves on top of the logistic solution 0.9816, 1.0494, 1.0391, the mean with it
-    0.9789, 1.0490, 1.0383; without mirror images 0.9797, 1.0544; three parts at rate 0.1 0.9798, 1.0544.
+    From "teacher, last weights" on, differences are chance: the plainest was kept, and the cheapest teacher. Teachers
+    were compared by their own log-loss on the training bars that they had not seen (2025, 2018a, 2019): 4 leaves
+    0.9780, 1.0490, 1.0370; 12 leaves 0.9788, 1.0497, 1.0384; 4 leaves on top of the logistic solution 0.9816, 1.0494,
+    1.0391; the mean with it 0.9789, 1.0490, 1.0383; without mirror images 0.9797, 1.0544; 4 leaves at rate 0.1
+    0.9782, 1.0496, and in three parts 0.9798, 1.0544.
 
     Raises:
         ConfigError: `name` is not in FIT_PRESETS.
