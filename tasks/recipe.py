@@ -98,15 +98,23 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_of(document: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that `recipe_document` wrote.
+    """Return the recipe that `recipe_document` wrote, also before there was a teacher.
 
     Raises:
         ArtifactError: It has other fields than this version of the code knows.
     """
     try:
-        return _RECIPE.validate_python(dict(document))
+        return _RECIPE.validate_python(_filled(document))
     except ValidationError as err:
         raise ArtifactError(f"the recipe of this version does not fit this code ({err.errors()[0]['msg']})") from err
+
+
+def _filled(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document that says of its training what went without saying when it was written."""
+    fit = document.get("fit")
+    if isinstance(fit, Mapping) and "distil" not in fit:
+        return {**document, "fit": {**fit, "distil": 0.0, "keep": "best"}}
+    return dict(document)
 
 
 _RECIPE = TypeAdapter(Recipe)

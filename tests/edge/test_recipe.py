@@ -28,6 +28,15 @@ def test_source_preset_trades_every_change_of_the_most_probable_class():
     assert Recipe().decision_config.rule == "value"
 
 
+def test_recipe_from_before_there_was_a_teacher_learned_from_labels_and_kept_the_best_weights():
+    document = json.loads(json.dumps(recipe_document(Recipe())))
+    for name in ("distil", "keep", "teacher_parts"):
+        del document["fit"][name]
+    fit = recipe_of(document).fit_config
+    assert (fit.distil, fit.keep) == (0.0, "best")
+    assert recipe_of(recipe_document(Recipe())).fit_config == Recipe().fit_config
+
+
 def test_recipe_of_another_code_is_refused_in_one_line():
     document = recipe_document(Recipe()) | {"labels": {"horizon": 0}}
     with pytest.raises(ArtifactError, match="the recipe of this version does not fit this code"):
