@@ -12,6 +12,7 @@ METRICS, DECISION, SIGNIFICANCE = (f"tasks/execution/{name}.py" for name in ("me
 SKILL, RECORD, COMPARISON = (f"tasks/execution/{name}.py" for name in ("skill", "track_record", "comparison"))
 PROMOTION, RANDOM = "tasks/execution/promotion.py", "tasks/execution/random_positions.py"
 FIT, BASELINES = "tasks/network/fit.py", "tasks/network/baselines.py"
+TEACHER, IN_TEACHER = "tasks/network/teacher.py", "tests/network/test_teacher.py::test_"
 
 IN_BACKTEST = "tests/execution/test_backtest.py::test_"
 IN_METRICS = "tests/execution/test_metrics.py::test_"
@@ -81,8 +82,20 @@ PLANTED = [
     (
         "a baseline is calibrated on the test bars", BASELINES,
         "    temperature = best_temperature(_logits(predict(check.x)), check.y)\n",
-        "    temperature = best_temperature(_logits(predict(scaled(test))), np.maximum(series.labels[test], 0))\n",
+        "    temperature = best_temperature(\n"
+        "        _logits(predict(lessons.scaled(np.arange(test.start, test.stop)))),\n"
+        "        np.maximum(series.labels[test], 0),\n    )\n",
         "tests/network/test_baselines.py::test_predictions_are_unchanged_when_the_test_labels_are_exchanged",
+    ),
+    (
+        "a teacher speaks of the bars that it was grown from", TEACHER,
+        "        others = bars[", "        others = bars if len(bars) else bars[",
+        IN_TEACHER + "a_part_is_spoken_of_without_its_own_labels_and_without_those_that_reach_into_it",
+    ),
+    (
+        "a teacher knows labels that reach into what it speaks of", TEACHER,
+        "1 + series.label_span\n", "1\n",
+        IN_TEACHER + "a_part_is_spoken_of_without_its_own_labels_and_without_those_that_reach_into_it",
     ),
     # --- accounting -------------------------------------------------------------------------------------------------
     (
@@ -200,7 +213,7 @@ PLANTED = [
     ),
     (
         "the mirror image of a baseline's label is the label itself", BASELINES,
-        "num_classes - 1 - labels, labels)", "labels, labels)",
+        "np.concatenate([y, self._num_classes - 1 - y])", "np.concatenate([y, y])",
         "tests/network/test_baselines.py::"
         "test_mirror_images_are_tried_at_every_point_and_taken_only_where_the_law_has_them",
     ),
