@@ -42,7 +42,7 @@ class PromotionRule:
     latency_budget_us: float = 1_000.0
     baseline_margin: float = 0.001
     deflated_sharpe: float = 0.95
-    other_trials: int = 65
+    other_trials: int = 160
 
     def __post_init__(self) -> None:
         for name in ("significance", "deflated_sharpe"):

@@ -214,8 +214,8 @@ def _train(
         if step % every == 0 or step == steps:
             loss = _validation_loss(average.eval(), check)
             _refuse_non_finite(loss, "validation", step, config)
-            best = min(best, loss)
-            if loss == best or config.keep == "last":
+            better, best = loss < best, min(loss, best)
+            if better or config.keep == "last":
                 best_step = step
                 best_state = {name: tensor.clone() for name, tensor in average.state_dict().items()}
             train_loss = total / samples if samples else None

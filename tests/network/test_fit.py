@@ -194,6 +194,15 @@ def test_training_stops_after_patience_validations_without_a_better_loss() -> No
     assert fitted.history[-1].step < fitted.history[-1].steps
 
 
+def test_first_of_equal_validations_is_kept_and_patience_runs_on() -> None:
+    config = replace(SELF_TAUGHT, epochs=50, patience=3, learning_rate=1e-30, weight_decay=0.0, weight_average=0.0)
+    fitted = fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, config)  # the silent head stays silent
+    losses = [point.validation_loss for point in fitted.history]
+    assert len(losses) == 4
+    assert fitted.best_steps == (0,)
+    assert losses == [losses[0]] * 4
+
+
 def test_last_weights_are_kept_whatever_validation_says() -> None:
     late = replace(QUICK, distil=0.0, epochs=50, patience=3, weight_average=0.0, learning_rate=0.5)
     fitted = fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, late)
