@@ -1,0 +1,71 @@
+"""The home's secret: what every process of one DSC_HOME shows to every server that it starts.
+
+It lies in a file that only its owner can read. Whoever can read it can do all that the owner can; nobody else gets in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+
+from storage.locks import exclusive
+from storage.schema import ConfigError, StoreError
+
+USER = "dsc"
+"""The name before the colon, where a browser or a client asks for one."""
+
+_FORM = re.compile(rf"{USER}:[A-Za-z0-9_-]{{43}}")  # 32 random bytes
+_WAIT_S = 30.0
+
+
+def secret_path(home: Path) -> Path:
+    """Return where the secret of a home lies."""
+    return home / "secret"
+
+
+def home_secret(home: Path) -> str:
+    """Return the secret of a home, `user:password`; the first call makes it.
+
+    Args:
+        home: The folder of run-time data; it must exist.
+
+    Raises:
+        ConfigError: Others can read the file, or it holds something else.
+        StoreError: It can't be read or written.
+    """
+    path = secret_path(home)
+    try:
+        with exclusive(home / "locks" / "secret", f"the secret of {home}", _WAIT_S):
+            if not path.exists():
+                _write(path, f"{USER}:{secrets.token_urlsafe(32)}")
+        return _read(path)
+    except OSError as err:
+        raise StoreError(f"the home's secret must be readable, {path} is not ({err.strerror}); set DSC_HOME") from err
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _read(path: Path) -> str:
+    # Neither through a link nor, waiting for a writer, from a pipe.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise ConfigError(
+                f"{path} must be a file of yours that nobody else can read, was {stat.filemode(found.st_mode)} of user "
+                f"{found.st_uid}; delete it, and the next start makes a new one"
+            )
+        text = file.read(len(USER) + 64).strip()
+    if not _FORM.fullmatch(text):
+        raise ConfigError(f"{path} must hold a secret as it was made, it does not; delete it, a start makes a new one")
+    return text
