@@ -8,6 +8,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cyclopts
@@ -16,8 +17,11 @@ from prefect import Flow
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 
+from flows.entry.environment import prefect_home
+from flows.entry.interrupt import interruptible
+from flows.entry.server import server_at_hand
+from storage.private import keep_home_private
 from storage.schema import PipelineError, StoreError
-from storage.settings import Settings
 
 _LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of traceback before the first step can say why
 
@@ -33,19 +37,20 @@ class _SaidOnce(logging.Filter):
 def run_by_hand(flow: Flow[..., Any]) -> Any:
     """Parse the command line into the parameters of `flow`, run it, and return its result.
 
-    The exit status is 0; 1 when the run was refused or failed with one of our errors; 2 for a bad command line.
+    The exit status is 0; 1 when the run was refused or failed with one of our errors; 2 for a bad command line; 130
+    after Ctrl-C.
     """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_SaidOnce())
 
     @functools.wraps(flow.fn)
     def command(*args: Any, **kwargs: Any) -> Any:
-        return flow(*args, **kwargs)
+        with interruptible(), server_at_hand(_prepared_home()):
+            return flow(*args, **kwargs)
 
     app = cyclopts.App(result_action="return_value")
     app.default(command)
     with plain_errors():
-        _prepare_folders()
         return app()
 
 
@@ -57,31 +62,24 @@ def plain_errors() -> Iterator[None]:
     except PipelineError as err:
         sys.exit(f"{type(err).__name__}: {err}")
     except PrefectHTTPStatusError as err:
+        url = get_current_settings().api.url
+        if err.response.status_code == httpx.codes.UNAUTHORIZED:
+            sys.exit(
+                f"{url} asks for its home's secret; put what the file `secret` there holds into PREFECT_API_AUTH_STRING"
+            )
         if err.response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
             raise
-        url = get_current_settings().api.url
         sys.exit(f"no Prefect API at {err.request.url}; PREFECT_API_URL must end in /api, was {url}")
     except (httpx.TransportError, RuntimeError) as err:
         if "API" not in str(err) and not isinstance(err, httpx.TransportError):
             raise
-        sys.exit(_unreachable(err))
+        way_out = "start it, check PREFECT_API_URL (it ends in /api), or unset that"
+        sys.exit(f"Prefect can't be reached at {get_current_settings().api.url} ({err}); {way_out}")
 
 
-def _unreachable(err: Exception) -> str:
-    settings = get_current_settings()
-    if settings.api.url:
-        hint = "start it, check PREFECT_API_URL (it ends in /api), or unset that"
-        return f"Prefect can't be reached at {settings.api.url} ({err}); {hint}"
-    limit_s = settings.server.ephemeral.startup_timeout_seconds
-    return (
-        f"Prefect's own temporary server can't be reached, it has {limit_s} s to start ({err}); run again when this "
-        "machine is less busy, or start a server and set PREFECT_API_URL"
-    )
-
-
-def _prepare_folders() -> None:
-    home = Settings.from_environment().prepare_home()
-    folder = get_current_settings().home
+def _prepared_home() -> Path:
+    home = keep_home_private()
+    folder = prefect_home(home)
     try:
         folder.mkdir(parents=True, exist_ok=True)  # Prefect's own server does not make it
     except OSError as err:
@@ -92,3 +90,4 @@ def _prepare_folders() -> None:
             raise StoreError(
                 f"{name} must have {_LEAST_FREE_MB} MB free, {place} has {free_mb:.1f}; free space or set {name}"
             )
+    return home

@@ -3,17 +3,18 @@
     python -m flows.operation [--exchange sandbox] [--port 4200] [--workers 1]
     python -m flows.operation --join http://10.0.0.5:4200/api [--workers 1]        workers alone, for that server
 
-Everything that was started is a child process and ends with this one, flow runs included. Settings that matter are set
-here for all of them: one server address, heartbeats that the guard against dead runs can rely on, no telemetry, and no
-server of its own for a run that has lost the one it should use.
+Everything that was started is a child process and ends with this one, flow runs included, also where this one is
+killed. Settings that matter are set for all of them (`flows/entry/environment.py`): one server address, the home's
+secret that the server asks for, heartbeats that the guard against dead runs can rely on, no telemetry, and no server of
+its own for a run that has lost the one it should use.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -23,13 +24,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import cyclopts
 import httpx
-import psutil
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterName,
@@ -40,6 +40,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
     PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
@@ -50,15 +51,16 @@ from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
 
 from flows.command_line import plain_errors
-from storage.schema import ConfigError, PipelineError, StoreError
-from storage.settings import Settings
+from flows.entry.child import ROOT, child_command, end_family, start_child
+from flows.entry.environment import client_environment, server_environment
+from flows.entry.server import ANY_HOST, HOST, answers, bound_socket, sole_server, start_server, wait_until_up
+from storage.private import keep_home_private
+from storage.schema import ConfigError, OperationError
+from storage.secret import home_secret, secret_path
 from tasks.alerts import HEARTBEAT_S, ZOMBIE_S, install_automations
 from tasks.stale_runs import crash_stale_runs
 
-ROOT = Path(__file__).parents[1]
 POOL = "local"
-HOST = "127.0.0.1"
-ANY_HOST = "0.0.0.0"  # noqa: S104 - only where --host asks for it
 
 World = Literal["sandbox", "bybit"]
 """Names of the deployments of prefect.yaml that belong to one source of candles."""
@@ -67,14 +69,7 @@ SHARED = ("hourly", "by-hand")
 """Names of those that belong to both."""
 
 _SERVER_START_S = 180.0  # a first start migrates a database; a busy machine has needed a minute
-_STOP_S = 30.0  # a flow run on a busy machine needs some of it to report that it was stopped
-_POLL_S = 0.25
 _LOOK_S = 10.0
-_SERVER_ONLY = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_")  # its password is no business of a flow run
-
-
-class OperationError(PipelineError):
-    """The server, a worker or a deployment could not be started, or has ended."""
 
 
 class Operation:
@@ -84,8 +79,9 @@ class Operation:
         exchange: Whose deployments are made: those of the sandbox, or of Bybit; the other ones' schedules are paused.
         port: Where the server listens.
         workers: How many are started.
-        host: Address that the server listens on; any but 127.0.0.1 lets other machines in, without a password.
-        join: Address of the API of a server that runs already, here or elsewhere; then workers alone are started.
+        host: Address that the server listens on; any but 127.0.0.1 lets other machines in that know the secret.
+        join: Address of the API of a server that runs already, here or elsewhere; then workers alone are started, with
+            the secret in PREFECT_API_AUTH_STRING or, where that is not set, this home's.
         environment: Further variables of every child; they win over ours.
 
     Raises:
@@ -107,11 +103,11 @@ class Operation:
             raise ConfigError(f"exchange must be one of {' '.join(get_args(World))}, was {exchange!r}")
         self.url = join.removesuffix("/").removesuffix("/api") or f"http://{HOST if host == ANY_HOST else host}:{port}"
         self.api_url = f"{self.url}/api"
-        self.home = Settings.from_environment().prepare_home()
+        self.home = keep_home_private()
         self.logs = self.home / "logs"
-        given = operation_environment(self.api_url, self.home) | (environment or {})
-        self.environment = {name: text for name, text in given.items() if not name.startswith(_SERVER_ONLY)}
-        self._of_server = given
+        self._secret = (join and os.environ.get("PREFECT_API_AUTH_STRING")) or home_secret(self.home)
+        self.environment = client_environment(self.home, self.api_url, self._secret) | (environment or {})
+        self._of_server = server_environment(self.home, self.api_url, self._secret) | (environment or {})
         self.server: subprocess.Popen[bytes] | None = None
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self._port, self._host, self._joins = port, host, bool(join)
@@ -124,8 +120,7 @@ class Operation:
         with contextlib.ExitStack() as undo:
             undo.callback(self.stop)
             if self._joins:
-                if not _answers(self.api_url):
-                    raise OperationError(f"no Prefect server answers at {self.api_url}; start it there with --host")
+                self._require_entry()
             else:
                 self._stack.enter_context(sole_server(Path(self.environment["PREFECT_HOME"]), self.url))
                 self.start_server()
@@ -143,14 +138,9 @@ class Operation:
 
     def start_server(self) -> None:
         """Start the server, and wait until it answers."""
-        refuse_taken_port(self._port)
-        command = ["server", "start", "--host", self._host, "--port", str(self._port)]
-        self.server = self._start("server", command, self._of_server)
-        deadline = time.monotonic() + _SERVER_START_S
-        while not _answers(self.api_url):
-            if self.server.poll() is not None or time.monotonic() > deadline:
-                raise OperationError(f"the Prefect server did not start; see {self._log('server')}")
-            time.sleep(_POLL_S)
+        with bound_socket(self._host, self._port) as listening:
+            self.server = start_server(listening, self._of_server, self._log("server"))
+        wait_until_up(self.server, self.api_url, _SERVER_START_S, self._log("server"))
         self.up_since = time.monotonic()
         self._look_at = self.up_since + ZOMBIE_S  # what was said while it was down is not known to it
 
@@ -169,12 +159,13 @@ class Operation:
 
     def start_worker(self, name: str) -> None:
         """Start a worker of that name."""
-        self.workers[name] = self._start(name, ["worker", "start", "--pool", POOL, "--type", "process", "--name", name])
+        module = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name]
+        self.workers[name] = start_child(module, environment=self.environment, log=self._log(name))
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
         """Let Prefect calls of this process go to the server, for as long as the block lasts."""
-        with temporary_settings({PREFECT_API_URL: self.api_url}):
+        with temporary_settings({PREFECT_API_URL: self.api_url, PREFECT_API_AUTH_STRING: self._secret}):
             yield
 
     def wait(self) -> None:
@@ -213,61 +204,43 @@ class Operation:
             self.server = None
         self._stack.close()
 
-    def _start(
-        self, name: str, arguments: list[str], environment: dict[str, str] | None = None
-    ) -> subprocess.Popen[bytes]:
-        log = self._open_log(name)
-        with log:
-            return subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "prefect", *arguments],
-                cwd=ROOT,
-                env=environment or self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_with_default_signals,
+    def _require_entry(self) -> None:
+        """Refuse to join a server that is not there, or that asks for another secret."""
+        if not answers(self.api_url):
+            raise OperationError(f"no Prefect server answers at {self.api_url}; start it there with --host")
+        user, _, password = self._secret.partition(":")
+        reply = httpx.get(f"{self.api_url}/admin/version", auth=(user, password), timeout=_LOOK_S)
+        if reply.status_code == httpx.codes.UNAUTHORIZED:
+            raise OperationError(
+                f"{self.api_url} asks for another secret; put what its own file holds into PREFECT_API_AUTH_STRING, or "
+                f"copy that file to {secret_path(self.home)}"
             )
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
-    def _open_log(self, name: str) -> IO[bytes]:
-        self.logs.mkdir(parents=True, exist_ok=True)
-        return self._log(name).open("ab")
 
-
-def operation_environment(api_url: str, home: Path) -> dict[str, str]:
-    """Return the environment of every process that belongs to the server at `api_url`.
-
-    Args:
-        api_url: Address of its API.
-        home: Folder of run-time data; Prefect's own lies in it unless PREFECT_HOME says otherwise.
-    """
-    ours = {
-        "DSC_HOME": str(home),
-        "PREFECT_HOME": str(Path(os.environ.get("PREFECT_HOME") or home / "prefect").absolute()),
-        "PREFECT_API_URL": api_url,
-        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a lost server is an error, never a private database
-        "PREFECT_SERVER_UI_API_URL": "/api",  # relative, so that the UI finds its server on any port
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        # On disk: with the default, in memory, a restart forgets who holds a slot, and it is never free again.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
-        "PYTHONUNBUFFERED": "1",
-    }
-    return dict(os.environ) | ours
+def pool_template() -> dict[str, Any]:
+    """Return how the work pool starts a flow run: by one command that nobody may override, ending with its worker."""
+    template = ProcessWorker.get_default_base_job_template()
+    for name in ("command", "working_dir"):
+        del template["variables"]["properties"][name]
+        del template["job_configuration"][name]
+    template["variables"]["additionalProperties"] = False
+    template["job_configuration"]["command"] = shlex.join(child_command("prefect.engine"))
+    return template
 
 
 def make_pool() -> None:
-    """Make the work pool where it is missing."""
+    """Make the work pool where it is missing, and bring it up to date."""
+    template = pool_template()
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(POOL)
         except ObjectNotFound:
-            template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+        else:
+            client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
 
 
 def end_lost_runs() -> None:
@@ -287,87 +260,6 @@ def pause_schedules(*names: str) -> None:
             client.pause_deployment(found.id)
 
 
-def refuse_taken_port(port: int, answer_s: float = 5.0) -> None:
-    """Refuse a port that something listens on.
-
-    Args:
-        port: The port.
-        answer_s: How long whoever listens there may take to say what it is.
-
-    Raises:
-        ConfigError: It does.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free, as for the server
-        try:
-            probe.bind((HOST, port))
-        except OSError as err:
-            who = "another Prefect server" if _answers(f"http://{HOST}:{port}/api", answer_s) else "another program"
-            raise ConfigError(
-                f"port {port} of {HOST} must be free, {who} has it ({err.strerror}); stop that one or set PORT"
-            ) from err
-
-
-def end_family(child: subprocess.Popen[bytes]) -> None:
-    """Stop a child and all its descendants: politely, then for good.
-
-    A worker ends its flow runs itself; one that was killed can't, and each run has a session of its own.
-    """
-    try:
-        family = psutil.Process(child.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    if child.poll() is None:
-        child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_STOP_S)
-    if child.poll() is None:
-        child.kill()
-        child.wait()
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=_STOP_S)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-@contextlib.contextmanager
-def sole_server(prefect_home: Path, url: str) -> Iterator[None]:
-    """Hold the lock of a PREFECT_HOME: two servers on one database would both schedule every run."""
-    try:
-        prefect_home.mkdir(parents=True, exist_ok=True)
-        file = (prefect_home / "operation.lock").open("a+")
-    except OSError as err:
-        raise StoreError(f"PREFECT_HOME must be a writable folder, {prefect_home} is not ({err.strerror})") from err
-    with file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            lock.seek(0)
-            raise ConfigError(
-                f"one server at a time may use {prefect_home}, {lock.read().strip()} does; stop it or set DSC_HOME"
-            ) from err
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} ({url})\n")
-        lock.flush()
-        yield
-
-
-def _answers(api_url: str, timeout_s: float = 5.0) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{api_url}/health", timeout=timeout_s).status_code == httpx.codes.OK
-    return False
-
-
-def _with_default_signals() -> None:
-    # Its own session: Ctrl-C reaches this program alone, which stops its children in order. And SIGINT as usual: a
-    # child of a background shell job inherits "ignored", and Prefect stops on it.
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def operate(
     *, exchange: World = "sandbox", port: int = 4200, workers: int = 1, host: str = HOST, join: str = ""
 ) -> None:
@@ -377,7 +269,7 @@ def operate(
         exchange: Where candles come from: the sandbox needs no network.
         port: Where the server listens.
         workers: How many are started.
-        host: Address that the server listens on; any but 127.0.0.1 lets other machines in, without a password.
+        host: Address that the server listens on; any but 127.0.0.1 lets other machines in that know the secret.
         join: Address of the API of a server that runs already; then workers alone are started.
     """
     signal.signal(signal.SIGINT, _leave)  # even where a background shell job said "ignored"
@@ -385,7 +277,9 @@ def operate(
     operation = Operation(exchange=exchange, port=port, workers=workers, host=host, join=join)
     with contextlib.suppress(KeyboardInterrupt), operation as running:
         what = "joined" if join else f"up on {exchange}"
-        print(f"Prefect is {what}: {running.url}\nlogs: {running.logs}\nCtrl-C stops everything", flush=True)
+        print(f"Prefect is {what}: {running.url}", flush=True)
+        print(f"it asks for the secret in {secret_path(running.home)}", flush=True)
+        print(f"logs: {running.logs}\nCtrl-C stops everything", flush=True)
         running.wait()
     print("stopped", flush=True)
 

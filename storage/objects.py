@@ -15,10 +15,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from storage.private import place_umask
 from storage.schema import ArtifactError, PipelineError
 
 log = logging.getLogger(__name__)
@@ -140,9 +142,11 @@ class ObjectStore:
     def _create_on_disk(self, full: str, content: bytes) -> None:
         # The temporary file lies beside its target: a hard link cannot leave its file system.
         folder, temporary = full.rsplit("/", 1)[0], f"{full}.{secrets.token_hex(8)}{_TEMPORARY}"
-        self._fs.makedirs(folder, exist_ok=True)
         try:
-            with self._fs.open(temporary, "xb") as file:
+            with place_umask(Path(folder)):
+                self._fs.makedirs(folder, exist_ok=True)
+                file = self._fs.open(temporary, "xb")
+            with file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # a power cut must not leave a name without its content

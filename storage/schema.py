@@ -21,6 +21,7 @@ The errors, by what to do about them:
     ├── TrainingError           a loss or a weight is not finite
     ├── LeakError               bars that the model was trained on were about to be used as a test
     ├── ArtifactError           a version is missing, corrupt, or does not fit
+    ├── OperationError          the server, a worker or a deployment could not be started, or has ended
     └── MarketsError            some markets of a run failed; the others are done
 """
 
@@ -182,6 +183,10 @@ class LeakError(PipelineError):
 
 class ArtifactError(PipelineError):
     """A version is missing, corrupt, or does not fit."""
+
+
+class OperationError(PipelineError):
+    """The server, a worker or a deployment could not be started, or has ended."""
 
 
 class MarketsError(PipelineError):

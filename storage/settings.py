@@ -97,7 +97,7 @@ class Settings:
         """
         probe = self.home / f".writable-{os.getpid()}"
         try:
-            self.home.mkdir(parents=True, exist_ok=True)
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as err:

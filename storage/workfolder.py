@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from storage.private import place_umask
 from storage.schema import StoreError, content_hash
 
 _DIGESTS = "sha256.json"
@@ -125,24 +126,28 @@ class WorkFolder:
         if key in self:
             return
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._root))
-            try:
-                digests = {}
-                for name, content in files.items():
-                    _write(beside / name, content)
-                    digests[name] = hashlib.sha256(content).hexdigest()
-                _write(beside / _DIGESTS, json.dumps(digests).encode())
-                beside.replace(target)
-            except OSError:
-                if not target.is_dir():  # else another process finished the same work first
-                    raise
-            finally:  # a cancelled run leaves nothing either; after the renaming there is nothing to remove
-                shutil.rmtree(beside, ignore_errors=True)
+            with place_umask(self._root):
+                self._write(target, files)
         except OSError as err:
             raise StoreError(
                 f"results must be writable, {target} is not ({err.strerror}); free space or set DSC_HOME"
             ) from err
+
+    def _write(self, target: Path, files: Mapping[str, bytes]) -> None:
+        beside = self._root / f"{_UNFINISHED}{secrets.token_hex(8)}"
+        try:
+            beside.mkdir(parents=True)
+            digests = {}
+            for name, content in files.items():
+                _write(beside / name, content)
+                digests[name] = hashlib.sha256(content).hexdigest()
+            _write(beside / _DIGESTS, json.dumps(digests).encode())
+            beside.replace(target)
+        except OSError:
+            if not target.is_dir():  # else another process finished the same work first
+                raise
+        finally:  # a cancelled run leaves nothing either; after the renaming there is nothing to remove
+            shutil.rmtree(beside, ignore_errors=True)
 
     def read(self, key: str, name: str) -> bytes:
         """Return one file of a result, as it was saved.

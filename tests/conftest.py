@@ -1,6 +1,9 @@
 """What every room's tests may ask for: real data, a home of their own, Prefect."""
 
 import os
+import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,23 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("real candles are not at hand: DSC_TEST_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def process_restored() -> Iterator[None]:
+    """Undo what a program does to the whole process when it starts: umask, place of temporary files, Ctrl-C."""
+    names = ("TMPDIR", "DSC_UMASK")
+    saved, interrupt = {name: os.environ.get(name) for name in names}, signal.getsignal(signal.SIGINT)
+    umask = os.umask(0o022)
+    os.umask(umask)
+    yield
+    os.umask(umask)
+    signal.signal(signal.SIGINT, interrupt)
+    tempfile.tempdir = None
+    for name, text in saved.items():
+        os.environ.pop(name, None)
+        if text is not None:
+            os.environ[name] = text
 
 
 @pytest.fixture

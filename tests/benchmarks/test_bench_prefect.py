@@ -1,20 +1,18 @@
 """Row 16: what Prefect adds to a warm ingest of many markets, from a new process to its end, on a running server."""
 
-import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Self
 
-import httpx
 import pytest
 from prefect.logging import disable_run_logger
 
+from flows.entry.child import ROOT, end_family
+from flows.entry.environment import client_environment, server_environment
+from flows.entry.server import HOST, bound_socket, start_server, wait_until_up
 from storage.candles import CandleStore
 from storage.schema import Market
 from tasks import data
@@ -22,7 +20,6 @@ from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, ingest_candles, ingest_funding
 from tasks.market.synthetic import SyntheticMarket
 
-ROOT = Path(__file__).parents[2]
 SYMBOLS = tuple(f"M{i:02d}USDT" for i in range(20))
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=3_000))
 STEP, STORED, ROUNDS = timedelta(minutes=5), 2_900, 2
@@ -47,39 +44,16 @@ class Silent:
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, monkeypatch):
     """The environment of a flow whose server runs in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    own = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": url, "DSC_HOME": str(tmp_path / "flow")}
-    environment = os.environ | own | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--no-ui",
-    ]
-    with (
-        (tmp_path / "server.log").open("wb") as log,
-        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,  # noqa: S603  # our own
-    ):
-        deadline = time.monotonic() + SERVER_START_S
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{url}/health", timeout=5).is_success:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.5)
-        yield environment
-        process.terminate()
+    home, secret, log = tmp_path / "flow", "dsc:of-this-benchmark", tmp_path / "server.log"
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    with bound_socket(HOST, 0) as listening:
+        url = f"http://{HOST}:{listening.getsockname()[1]}/api"
+        process = start_server(listening, server_environment(home, url, secret), log)
+    wait_until_up(process, url, SERVER_START_S, log)
+    yield client_environment(home, url, secret)
+    end_family(process)
 
 
 def test_warm_ingest_of_many_markets_costs_little_more_than_its_calls(race, ledger, line, side, server, tmp_path):

@@ -23,7 +23,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.events import Event
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Pending, Running
 
 from tasks.alerts import ZOMBIE_S
@@ -56,6 +56,7 @@ class System:
 
     url: str
     process: subprocess.Popen[str]
+    secret: str
     heard: list[str] = field(default_factory=list)
 
     def api(self, path: str, body: Any = None) -> Any:
@@ -63,7 +64,8 @@ class System:
 
         def ask() -> Any:
             method = "GET" if body is None else "POST"
-            reply = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=60.0)
+            user, _, password = self.secret.partition(":")
+            reply = httpx.request(method, f"{self.url}/api{path}", json=body, auth=(user, password), timeout=60.0)
             return None if reply.status_code == httpx.codes.SERVICE_UNAVAILABLE else reply
 
         reply = wait_for(ask)
@@ -83,6 +85,10 @@ class System:
             return found if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
         return wait_for(look)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a program that talks to the server."""
+        return os.environ | {"PREFECT_API_URL": f"{self.url}/api", "PREFECT_API_AUTH_STRING": self.secret}
 
 
 def wait_for(look: Callable[[], Any]) -> Any:
@@ -139,7 +145,8 @@ def system(tmp_path_factory, webhook) -> Iterator[System]:
     try:
         line = process.stdout.readline()
         assert line == f"Prefect is up on sandbox: http://127.0.0.1:{port}\n", line + process.stdout.read()
-        started = System(url=f"http://127.0.0.1:{port}", process=process, heard=heard)
+        secret = (home / "secret").read_text()
+        started = System(url=f"http://127.0.0.1:{port}", process=process, secret=secret, heard=heard)
         for name in ("ingest/sandbox", "pipeline/sandbox"):  # runs that nobody waits for would take time and slots
             started.api(f"/deployments/{started.api(f'/deployments/name/{name}')['id']}/pause_deployment", {})
         yield started
@@ -153,7 +160,7 @@ def system(tmp_path_factory, webhook) -> Iterator[System]:
 def verdict(system) -> dict[str, Any]:
     """The main job, started from the command line and done."""
     command = [sys.executable, "-m", "prefect", "deployment", "run", "pipeline/sandbox", "--params", json.dumps(SMALL)]
-    environment = os.environ | {"PREFECT_API_URL": f"{system.url}/api", "COLUMNS": "400"}
+    environment = system.environment() | {"COLUMNS": "400"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stdout + done.stderr
     return system.ended(re.findall(r"UUID: ([0-9a-f-]{36})", done.stdout)[0])
@@ -197,7 +204,10 @@ def test_scheduler_plans_and_fires_runs(system):
 
 
 def test_run_that_beats_is_not_taken_for_a_stale_one(system):
-    with temporary_settings({PREFECT_API_URL: f"{system.url}/api"}), get_client(sync_client=True) as client:
+    with (
+        temporary_settings({PREFECT_API_URL: f"{system.url}/api", PREFECT_API_AUTH_STRING: system.secret}),
+        get_client(sync_client=True) as client,
+    ):
         run = client.create_flow_run(nothing, state=Pending())
         client.set_flow_run_state(run.id, Running())
         now = datetime.now(UTC)
@@ -231,11 +241,11 @@ def test_deployment_run_ends_on_a_page_that_a_browser_shows(system, verdict, tmp
         (key,) = (key for key in found if key.startswith(f"{what}-sandbox-"))
         assert found[key]["type"] == kind
         pages[what] = (f"{system.url}/v2/artifacts/artifact/{found[key]['latest_id']}", words)
-    browse(pages, tmp_path)
+    browse(system, pages, tmp_path)
 
 
-def browse(pages: dict[str, tuple[str, list[str]]], folder: Path) -> None:
-    """Open each page in Chromium, and wait for its words; an error on the page's console is one of ours."""
+def browse(system: System, pages: dict[str, tuple[str, list[str]]], folder: Path) -> None:
+    """Log in, open each page in Chromium, and wait for its words; an error on the page's console is one of ours."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
@@ -245,6 +255,10 @@ def browse(pages: dict[str, tuple[str, list[str]]], folder: Path) -> None:
         arguments = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
         browser = started.chromium.launch(executable_path=chromium, args=arguments)
         page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+        page.goto(system.url)
+        page.fill("input[type=password]", system.secret)
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: "login" not in url, timeout=120_000)
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
         page.on("response", lambda reply: errors.append(f"{reply.status} {reply.url}") if reply.status >= 400 else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -280,8 +294,7 @@ def test_promotion_and_drift_are_told_to_the_webhook(system):
     code = (
         "from tasks.alerts import raise_alert; [raise_alert(kind, 'bybit/x', 'why') for kind in ('promotion', 'drift')]"
     )
-    environment = os.environ | {"PREFECT_API_URL": f"{system.url}/api"}
-    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-c", code], env=system.environment(), cwd=ROOT, check=True)  # noqa: S603
     wanted = {"a new champion: bybit/x: why", "the market has changed: bybit/x: why"}
     wait_for(lambda: wanted <= set(system.heard))
 

@@ -7,30 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from flows.operation import Operation, operation_environment, refuse_taken_port
+from flows.entry.environment import client_environment
+from flows.entry.server import bound_socket
+from flows.operation import Operation
 from storage.schema import ConfigError
 from tasks.alerts import HEARTBEAT_S, KINDS, alert_automations, zombie_guard
+
+pytestmark = pytest.mark.usefixtures("process_restored")
 
 HOLD = """
 import sys
 from pathlib import Path
-from flows.operation import sole_server
+from flows.entry.server import sole_server
 with sole_server(Path(sys.argv[1]), "http://127.0.0.1:4200"):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_taken_port_is_refused_with_who_has_it_and_the_way_out():
+def test_taken_port_is_refused_with_the_way_out():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
         other.listen()
-        other.settimeout(0)
-        with pytest.raises(
-            ConfigError, match=rf"port {port} of 127\.0\.0\.1 must be free, another program has it .*PORT"
-        ):
-            refuse_taken_port(port, answer_s=0.1)
+        with pytest.raises(ConfigError, match=rf"port {port} of 127\.0\.0\.1 must be free .* or set PORT"):
+            bound_socket("127.0.0.1", port)
 
 
 def test_second_server_on_one_home_is_refused_with_the_first_ones_address(home, monkeypatch):
@@ -54,7 +55,7 @@ def test_unknown_exchange_is_refused(home):
 
 def test_every_process_beats_three_times_within_the_guards_window(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
-    environment = operation_environment("http://127.0.0.1:4200/api", tmp_path)
+    environment = client_environment(tmp_path, "http://127.0.0.1:4200/api", "dsc:x")
     assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert environment["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "false"
     beat_s = int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])

@@ -13,7 +13,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 
-from flows.operation import Operation, OperationError, end_family
+from flows.entry.child import end_family
+from flows.operation import Operation
+from storage.schema import OperationError
 
 PASSWORD = "hunter2-of-the-database"  # noqa: S105 - of a server that lives as long as this module
 
@@ -54,7 +56,7 @@ def database_url():
 
 
 @pytest.fixture(scope="module")
-def team(database_url, tmp_path_factory):
+def team(database_url, tmp_path_factory, process_restored):
     """The operation on that database, with one worker; another one joins it as from another machine."""
     home = tmp_path_factory.mktemp("team") / "home"
     environment = {"PREFECT_API_DATABASE_CONNECTION_URL": database_url}

@@ -31,10 +31,11 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectException
 from prefect.states import Scheduled
 
-from flows.operation import ROOT, Operation, OperationError, end_family, make_pool
+from flows.entry.child import ROOT, end_family
+from flows.operation import Operation, make_pool
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
-from storage.schema import PipelineError
+from storage.schema import OperationError, PipelineError
 from storage.settings import Settings
 from tasks.alerts import START_S, install_automations
 from tests.soak.soak_exchange import MARKET, SOURCE, SoakExchange

@@ -1,0 +1,1 @@
+"""What starts flows and keeps them company: environments, servers and other children."""

@@ -1,0 +1,62 @@
+"""What each process of an operation is told by its environment: what it needs, and no key that it does not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tasks.alerts import HEARTBEAT_S
+
+_OF_THE_SERVER = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_", "PREFECT_SERVER_API_AUTH_")
+_OF_FLOW_RUNS = ("AWS_",)  # whatever opens the artifact store
+_OF_NOBODY_BELOW = (
+    "BYBIT_",
+    "DSC_ALERT_URL",
+)  # no flow asks for a key; the webhook's address is stored once, at the start
+
+
+def client_environment(home: Path, api_url: str, secret: str) -> dict[str, str]:
+    """Return the environment of workers, flow runs and whatever else talks to the server at `api_url`.
+
+    Args:
+        home: Folder of run-time data; Prefect's own lies in it unless PREFECT_HOME says otherwise.
+        api_url: Address of the server's API.
+        secret: What the server asks for.
+    """
+    return _without(_OF_THE_SERVER) | _of_all(home, api_url, secret)
+
+
+def server_environment(home: Path, api_url: str, secret: str) -> dict[str, str]:
+    """Return the environment of the server itself; arguments as in `client_environment`."""
+    ours = {
+        "PREFECT_SERVER_API_AUTH_STRING": secret,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": api_url.removesuffix("/api"),
+        "PREFECT_SERVER_UI_API_URL": "/api",  # relative, so that the UI finds its server on any port
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # On disk: with the default, in memory, a restart forgets who holds a slot, and it is never free again.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    }
+    return _without(_OF_FLOW_RUNS) | _of_all(home, api_url, secret) | ours
+
+
+def prefect_home(home: Path) -> Path:
+    """Return where Prefect keeps its own data."""
+    return Path(os.environ.get("PREFECT_HOME") or home / "prefect").absolute()
+
+
+def _without(others: tuple[str, ...]) -> dict[str, str]:
+    return {name: text for name, text in os.environ.items() if not name.startswith(others + _OF_NOBODY_BELOW)}
+
+
+def _of_all(home: Path, api_url: str, secret: str) -> dict[str, str]:
+    return {
+        "DSC_HOME": str(home),
+        "PREFECT_HOME": str(prefect_home(home)),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_API_AUTH_STRING": secret,
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a lost server is an error, never a private database
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -1,0 +1,198 @@
+"""Prefect's server as this project runs it: on an address that was bound for it, for callers who have the secret.
+
+    python -m flows.entry.server <file descriptor of the listening socket> <host name> [<host name> ...]
+
+It answers to its own names only, so that no page of another site can reach it under a name of that site's making; it
+allows no other origin; and whatever asks the API shows the home's secret. What it prints goes to a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+import psutil
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_current_settings, temporary_settings
+
+from flows.entry.child import end_family, start_child
+from flows.entry.environment import prefect_home, server_environment
+from storage.schema import ConfigError, OperationError, StoreError
+from storage.secret import home_secret
+
+HOST = "127.0.0.1"
+ANY_HOST = "0.0.0.0"  # noqa: S104 - only where a person asks for it
+
+_LOCK = "operation.lock"
+_POLL_S = 0.1
+_DRAIN_S = 3  # what a server that was told to stop gives to requests under way
+_STOP_S = 3.0  # of a temporary one, whose caller waits
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes a free one.
+
+    Raises:
+        ConfigError: Something has the port, or the address is none of this machine.
+    """
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as err:
+        listening.close()
+        raise ConfigError(f"port {port} of {host} must be free ({err.strerror}); stop who has it or set PORT") from err
+    return listening
+
+
+def start_server(
+    listening: socket.socket, environment: Mapping[str, str], log: Path, names: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a server on a socket that listens; the caller may close its own copy.
+
+    Args:
+        listening: The socket.
+        environment: From `server_environment`.
+        log: File for what the server prints.
+        names: Further host names that it answers to.
+    """
+    host = listening.getsockname()[0]
+    hosts = dict.fromkeys([host, HOST, "localhost", *(own_names() if host == ANY_HOST else ()), *names])
+    module = ["flows.entry.server", str(listening.fileno()), *hosts]
+    return start_child(module, environment=environment, log=log, pass_fds=[listening.fileno()])
+
+
+def own_names() -> Iterator[str]:
+    """Yield the names and addresses of this machine."""
+    yield from (socket.gethostname(), socket.getfqdn())
+    for addresses in psutil.net_if_addrs().values():
+        yield from (one.address for one in addresses if one.family == socket.AF_INET)
+
+
+def wait_until_up(server: subprocess.Popen[bytes], api_url: str, limit_s: float, log: Path) -> None:
+    """Return once a server answers.
+
+    Raises:
+        OperationError: It ended, or did not answer within `limit_s`.
+    """
+    deadline = time.monotonic() + limit_s
+    while not answers(api_url):
+        if server.poll() is not None or time.monotonic() > deadline:
+            ended = server.poll() is not None
+            why = f"ended with status {server.returncode}" if ended else f"did not answer within {limit_s:g} s"
+            raise OperationError(f"the Prefect server {why}; see {log}, or run again when this machine is less busy")
+        time.sleep(_POLL_S)
+
+
+def answers(api_url: str, timeout_s: float = 5.0) -> bool:
+    """Return whether a Prefect server answers at an address."""
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{api_url}/health", timeout=timeout_s).status_code == httpx.codes.OK
+    return False
+
+
+@contextlib.contextmanager
+def sole_server(prefect_home: Path, url: str) -> Iterator[None]:
+    """Hold the lock of a PREFECT_HOME: two servers on one database would both schedule every run."""
+    try:
+        prefect_home.mkdir(parents=True, exist_ok=True)
+        file = (prefect_home / _LOCK).open("a+")
+    except OSError as err:
+        raise StoreError(f"PREFECT_HOME must be a writable folder, {prefect_home} is not ({err.strerror})") from err
+    with file as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            lock.seek(0)
+            raise ConfigError(
+                f"one server at a time may use {prefect_home}, {lock.read().strip()} does; stop it or set DSC_HOME"
+            ) from err
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} ({url})\n")
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def server_at_hand(home: Path) -> Iterator[None]:
+    """Let Prefect calls of this process reach a server for as long as the block lasts.
+
+    That is the one that PREFECT_API_URL names, with this home's secret where it is this home's own; else a temporary
+    one, for this process alone.
+
+    Args:
+        home: Folder of run-time data.
+
+    Raises:
+        OperationError: The temporary one did not start; the message names its log.
+    """
+    settings = get_current_settings()
+    if not settings.api.url:
+        with _temporary_server(home, settings.server.ephemeral.startup_timeout_seconds):
+            yield
+    elif settings.api.auth_string is None and _serves(home, settings.api.url.removesuffix("/").removesuffix("/api")):
+        with temporary_settings({PREFECT_API_AUTH_STRING: home_secret(home)}):
+            yield
+    else:
+        yield
+
+
+def _serves(home: Path, url: str) -> bool:
+    """Return whether the server at an address is this home's, and not whoever took its port after it."""
+    with contextlib.suppress(OSError), (prefect_home(home) / _LOCK).open() as lock:
+        if f"({url})" not in lock.read():
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _temporary_server(home: Path, limit_s: float) -> Iterator[None]:
+    log, secret = home / "logs" / "server.log", home_secret(home)
+    with bound_socket(HOST, 0) as listening:
+        api_url = f"http://{HOST}:{listening.getsockname()[1]}/api"
+        environment = server_environment(home, api_url, secret) | {"PREFECT__SERVER_EPHEMERAL": "1"}
+        server = start_server(listening, environment, log)
+    try:
+        wait_until_up(server, api_url, limit_s, log)
+        with temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: secret}):
+            try:
+                yield
+            finally:
+                _send_what_is_left()
+    finally:
+        end_family(server, _STOP_S)
+
+
+def _send_what_is_left() -> None:
+    """Send the server what threads of this process still hold for it: log lines and events."""
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=_STOP_S)
+
+
+def _serve(descriptor: int, hosts: Sequence[str]) -> None:
+    import uvicorn
+    from prefect.server.api.server import create_app
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    app = TrustedHostMiddleware(create_app(final=True), allowed_hosts=hosts, www_redirect=False)
+    level = os.environ.get("PREFECT_SERVER_LOGGING_LEVEL", "warning").lower()
+    config = uvicorn.Config(app, lifespan="on", log_level=level, timeout_graceful_shutdown=_DRAIN_S)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), sys.argv[2:])
