@@ -1,0 +1,245 @@
+"""What a stranger can reach: a page in the user's browser, a name that was bound to this address, a guessed secret."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from flows.entry.child import ROOT
+
+pytestmark = [pytest.mark.e2e, pytest.mark.promise(18)]
+
+LIMIT_S = 300.0  # of every wait: a busy machine is no failure
+ALERT = "https://hooks.invalid/T0KEN-0F-THE-WEBHOOK"
+KEYS = {"BYBIT_API_KEY": "KEY-0F-THE-ACC0UNT", "BYBIT_API_SECRET": "SECRET-0F-THE-ACC0UNT"}
+FOREIGN = {"Origin": "http://evil.example"}
+TYPED = {"Content-Type": "application/json"}
+
+
+@dataclass
+class House:
+    """A started operation."""
+
+    url: str
+    home: Path
+    process: subprocess.Popen[str]
+    secret: str
+
+    @property
+    def auth(self) -> tuple[str, str]:
+        """The secret as a client of HTTP takes it."""
+        user, _, password = self.secret.partition(":")
+        return user, password
+
+    def family(self) -> list[psutil.Process]:
+        """Return every process of it."""
+        first = psutil.Process(self.process.pid)
+        return [first, *first.children(recursive=True)]
+
+
+def start(home: Path) -> House:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("PREFECT_", "DSC_", "BYBIT_"))}
+    environment = kept | KEYS | {"DSC_HOME": str(home), "DSC_ALERT_URL": ALERT}
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "flows.operation", "--port", str(port)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "Ctrl-C" in line:
+            break
+    assert process.poll() is None, "".join(said)
+    house = House(f"http://127.0.0.1:{port}", home, process, (home / "secret").read_text())
+    assert str(home / "secret") in "".join(said)
+    assert house.secret not in "".join(said)
+    return house
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> Iterator[House]:
+    """What `make ui` starts, by a user whose webhook and keys are nobody's business."""
+    started = start(tmp_path_factory.mktemp("doors") / "home")
+    yield started
+    started.process.terminate()
+    started.process.wait(LIMIT_S)
+    started.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def deployment(house) -> str:
+    """The id of a deployment that runs for whoever may start it."""
+    reply = httpx.get(f"{house.url}/api/deployments/name/monitor/hourly", auth=house.auth, timeout=60)
+    return str(reply.raise_for_status().json()["id"])
+
+
+def runs(house: House) -> int:
+    reply = httpx.post(f"{house.url}/api/flow_runs/count", json={}, auth=house.auth, timeout=60)
+    return int(reply.raise_for_status().json())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        FOREIGN,  # without a Content-Type a browser asks nobody before it sends
+        FOREIGN | TYPED,
+        FOREIGN | {"Content-Type": "text/plain"},
+        {},
+        {"Authorization": "Basic " + base64.b64encode(b"dsc:guessed").decode()},
+        {"Authorization": "Basic " + base64.b64encode(b"dsc:").decode()},
+        {"Authorization": "Basic not base64"},
+        {"Authorization": "Bearer token"},
+        {"Authorization": ""},
+    ],
+)
+def test_run_is_started_for_nobody_without_the_secret(house, deployment, headers):
+    before, url = runs(house), f"{house.url}/api/deployments/{deployment}/create_flow_run"
+    body = json.dumps({"job_variables": {"command": "touch /tmp/entered"}}).encode()
+    reply = httpx.post(url, content=body, headers=headers, timeout=60)
+    assert reply.status_code == httpx.codes.UNAUTHORIZED
+    assert house.secret.split(":")[1] not in reply.text
+    assert runs(house) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/block_documents/filter"),
+        ("POST", "/api/flows/filter"),
+        ("POST", "/api/logs/filter"),
+        ("GET", "/api/admin/settings"),
+        ("GET", "/api/admin/version"),
+        ("POST", "/api/admin/database/clear"),
+        ("GET", "/api/csrf-token?client=x"),
+        ("GET", "/api//flows/"),
+        ("DELETE", "/api/work_pools/local"),
+        ("GET", "/api/work_pools/local/health"),  # the path of the health check is open, none that ends like it
+    ],
+)
+def test_nothing_is_read_or_changed_without_the_secret(house, method, path):
+    body = json.dumps({"include_secrets": True})
+    reply = httpx.request(method, f"{house.url}{path}", content=body, headers=TYPED, timeout=60)
+    assert reply.status_code == httpx.codes.UNAUTHORIZED
+    assert ALERT not in reply.text
+
+
+def test_browser_is_told_that_no_other_origin_may_ask(house):
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    reply = httpx.options(f"{house.url}/api/flows/filter", headers=FOREIGN | asks, timeout=60)
+    assert reply.status_code == httpx.codes.BAD_REQUEST
+    assert "Access-Control-Allow-Origin" not in reply.headers
+    answered = httpx.get(f"{house.url}/api/health", headers=FOREIGN, timeout=60)
+    assert "Access-Control-Allow-Origin" not in answered.headers
+
+
+@pytest.mark.parametrize("path", ["/", "/api/health", "/api/flows/filter", "/ui-settings"])
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:4200"])
+def test_server_answers_to_no_name_but_its_own(house, host, path):
+    reply = httpx.get(f"{house.url}{path}", headers={"Host": host}, auth=house.auth, timeout=60)
+    assert (reply.status_code, reply.text) == (httpx.codes.BAD_REQUEST, "Invalid host header")
+
+
+def heard_by_a_stranger(address: str, protocols: list[str] | None) -> list[str]:
+    """Return what a socket says to whoever guesses the secret, until it is closed."""
+    heard = []
+    try:
+        with connect(address, subprotocols=protocols, origin="http://evil.example") as opened:
+            opened.send(json.dumps({"type": "auth", "token": "guessed"}))
+            while True:
+                heard.append(json.loads(opened.recv(timeout=60))["type"])
+    except (ConnectionClosed, InvalidStatus):
+        return heard
+
+
+@pytest.mark.parametrize("path", ["/api/events/out", "/api/events/in", "/api/logs/out"])
+@pytest.mark.parametrize("protocols", [None, ["prefect"]])
+def test_socket_is_closed_on_whoever_does_not_show_the_secret(house, path, protocols):
+    heard = heard_by_a_stranger(house.url.replace("http", "ws") + path, protocols)
+    assert set(heard) <= {"auth_failure"}
+
+
+@pytest.mark.parametrize("variables", [{"command": "touch /tmp/entered"}, {"working_dir": "/"}])
+def test_command_of_a_run_is_changed_by_nobody_not_even_with_the_secret(house, deployment, variables):
+    url = f"{house.url}/api/deployments/{deployment}/create_flow_run"
+    reply = httpx.post(url, json={"job_variables": variables}, auth=house.auth, timeout=60)
+    assert reply.status_code >= httpx.codes.BAD_REQUEST
+    assert "Additional properties are not allowed" in reply.text
+
+
+def test_browser_gets_in_with_the_secret_and_not_without(house, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on the PATH; set CHROMIUM to one")
+    with playwright.sync_playwright() as started:
+        arguments = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
+        browser = started.chromium.launch(executable_path=chromium, args=arguments)
+        page = browser.new_page()
+        page.goto(f"{house.url}/deployments")
+        field = page.locator("input[type=password]")
+        field.fill("dsc:guessed")
+        with page.expect_response(lambda reply: "/api/admin/version" in reply.url, timeout=120_000) as refused:
+            page.keyboard.press("Enter")
+        assert refused.value.status == httpx.codes.UNAUTHORIZED
+        field.fill(house.secret)
+        page.keyboard.press("Enter")
+        shows = "document.body.innerText.includes('pipeline') && document.body.innerText.includes('monitor')"
+        page.wait_for_function(shows, timeout=120_000)
+        page.screenshot(path=str(tmp_path / "inside.png"))
+        browser.close()
+
+
+def test_key_is_in_no_file_and_in_the_environment_of_nobody_who_does_not_need_it(house):
+    told = {
+        " ".join(process.cmdline()): " ".join(process.environ().values())
+        for process in house.family()
+        if process.pid != house.process.pid
+    }
+    server = [name for name in told if "flows.entry.server" in name]
+    assert server
+    for name, values in told.items():
+        assert house.secret in values, name
+        assert not [key for key in (*KEYS.values(), ALERT) if key in values], name
+    hidden = [house.secret, *KEYS.values()]
+    holding = {
+        str(path.relative_to(house.home))
+        for path in house.home.rglob("*")
+        if path.is_file() and any(text.encode() in path.read_bytes() for text in hidden)
+    }
+    assert holding == {"secret"}
+    assert not [path for path in house.home.rglob("*") if path.lstat().st_mode & 0o077 and not path.is_symlink()]
+
+
+def test_nothing_goes_on_when_the_operation_is_killed(tmp_path):
+    killed = start(tmp_path / "home")
+    name = f"{killed.url}/api/deployments/name/pipeline/sandbox"
+    found = httpx.get(name, auth=killed.auth, timeout=60).raise_for_status().json()["id"]
+    url = f"{killed.url}/api/deployments/{found}/create_flow_run"
+    run = httpx.post(url, json={}, auth=killed.auth, timeout=60).raise_for_status().json()["id"]
+    deadline = time.monotonic() + LIMIT_S
+    while httpx.get(f"{killed.url}/api/flow_runs/{run}", auth=killed.auth).json()["state_type"] != "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    family = killed.family()
+    assert len(family) >= 4  # operation, server, worker, flow run
+    killed.process.send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert [process.cmdline() for process in alive] == []
+    killed.process.stdout.close()

@@ -1,0 +1,56 @@
+"""Ctrl-C on a run by hand: one line, status 130, at once, nothing left; also where the signal was ignored before."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.entry.child import ROOT
+
+WAIT_S = 300.0  # a busy machine is no failure
+COMMAND = ["-m", "flows.pipeline", "--synthetic.bars", "6500", "--folds.folds", "2", "--fit.epochs", "400"]
+
+
+def starting(home: Path) -> bool:
+    """Whether the interpreter has begun to import what a flow needs."""
+    return True
+
+
+def training(home: Path) -> bool:
+    """Whether the dataset is there, which is what training begins with."""
+    return any((home / "datasets").glob("[0-9a-f]*"))
+
+
+@pytest.mark.parametrize("moment", [starting, training])
+def test_run_is_interrupted_with_one_line(tmp_path, moment: Callable[[Path], bool]):
+    home = tmp_path / "home"
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("PREFECT_", "DSC_"))}
+    run = subprocess.Popen(  # noqa: S603
+        [sys.executable, *COMMAND], cwd=ROOT, env=kept | {"DSC_HOME": str(home)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a shell's background job inherits it
+    )  # fmt: skip
+    deadline, handled = time.monotonic() + WAIT_S, psutil.Process(run.pid)
+    while not (moment(home) and takes_interrupts(handled)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family = handled.children(recursive=True)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=WAIT_S)
+    assert run.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted; the same command goes on from what is finished"
+    assert "Traceback" not in errors
+    _, alive = psutil.wait_procs(family, timeout=WAIT_S)
+    assert alive == []
+
+
+def takes_interrupts(process: psutil.Process) -> bool:
+    """Whether a process handles SIGINT itself."""
+    caught = next(line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "SigCgt" in line)
+    return bool(int(caught.split()[1], 16) & 1 << (signal.SIGINT - 1))

@@ -1,0 +1,61 @@
+"""The home is its owner's alone; a shared place keeps the umask that the user started with."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.entry.child import ROOT
+
+PROGRAM = """
+import sys, tempfile
+from pathlib import Path
+from storage.objects import ObjectStore
+from storage.private import keep_home_private
+from storage.settings import Settings
+from storage.workfolder import WorkFolder
+home = keep_home_private()
+for place in (home, Path(sys.argv[1])):
+    ObjectStore(str(place / "models")).create("a/b", b"1")
+    WorkFolder(place / "work").save("key-0", {"file": b"2"})
+(home / "loose").write_bytes(b"3")
+print(tempfile.mkstemp()[1])
+"""
+
+
+def modes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): f"{stat.S_IMODE(path.lstat().st_mode):03o}" for path in sorted(folder.rglob("*"))
+    }
+
+
+def run(home: Path, shared: Path, umask: int, **environment: str) -> str:
+    command = [sys.executable, "-c", PROGRAM, str(shared)]
+    given = {name: text for name, text in os.environ.items() if name != "DSC_UMASK"} | {"DSC_HOME": str(home)}
+    done = subprocess.run(  # noqa: S603
+        command, cwd=ROOT, env=given | environment, capture_output=True, text=True, check=True, umask=umask
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("umask", "folder", "file"), [(0o022, "755", "644"), (0o002, "775", "664"), (0o077, "700", "600")]
+)
+def test_home_is_its_owners_alone_and_a_shared_place_keeps_the_users_umask(tmp_path, umask, folder, file):
+    home, shared = tmp_path / "home", tmp_path / "shared"
+    temporary = Path(run(home, shared, umask))
+    assert temporary.parent == home / "tmp"
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert set(modes(home).values()) == {"700", "600"}
+    assert modes(shared) == {
+        "models": folder, "models/a": folder, "models/a/b": file,
+        "work": folder, "work/key-0": folder, "work/key-0/file": file, "work/key-0/sha256.json": file,
+    }  # fmt: skip
+
+
+def test_child_of_a_private_program_still_knows_the_users_umask(tmp_path):
+    run(tmp_path / "home", tmp_path / "shared", 0o077, DSC_UMASK="027")
+    assert modes(tmp_path / "shared")["models/a/b"] == "640"
