@@ -53,7 +53,16 @@ from prefect.workers.process import ProcessWorker
 from flows.command_line import plain_errors
 from flows.entry.child import ROOT, child_command, end_family, start_child
 from flows.entry.environment import client_environment, server_environment
-from flows.entry.server import ANY_HOST, HOST, answers, bound_socket, sole_server, start_server, wait_until_up
+from flows.entry.server import (
+    ANY_HOST,
+    HOST,
+    answers,
+    bound_socket,
+    server_at_hand,
+    sole_server,
+    start_server,
+    wait_until_up,
+)
 from storage.private import keep_home_private
 from storage.schema import ConfigError, OperationError
 from storage.secret import home_secret, secret_path
@@ -294,7 +303,8 @@ def automations() -> None:
         raise ConfigError(
             "PREFECT_API_URL must name the server that gets the automations, such as http://127.0.0.1:4200/api"
         )
-    print("installed:", *install_automations())
+    with server_at_hand(keep_home_private()):
+        print("installed:", *install_automations())
 
 
 if __name__ == "__main__":
