@@ -242,4 +242,5 @@ def test_nothing_goes_on_when_the_operation_is_killed(tmp_path):
     killed.process.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=60)
     assert [process.cmdline() for process in alive] == []
+    killed.process.wait()
     killed.process.stdout.close()
