@@ -87,6 +87,7 @@ def champion_skill(
         probabilities[rows],
         known.classes[rows],
         np.array(json.loads(models.read(ref, "folds.json"))[-1]["prior"]),
+        known.forward_return[rows],
         overlap=horizon,
         effective_samples=float(sample_uniqueness(known, rows).sum()),
         seed=0,

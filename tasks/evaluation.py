@@ -197,6 +197,7 @@ def _skill(samples: Samples, folds: Sequence[FoldResult], probabilities: FloatAr
         probabilities[known],
         classes[known],
         priors[known],
+        samples.labels.forward_return[rows],
         overlap=samples.labels.horizon,
         effective_samples=float(sample_uniqueness(samples.labels, rows).sum()),
         seed=0,  # of a simulated perfect model; the figure is a mean over thousands of labels

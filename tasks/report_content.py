@@ -28,7 +28,7 @@ from tasks.report_evidence import (
     baselines_line,
     cost_points,
     direction_line,
-    direction_measure,
+    direction_measures,
     p_text,
     random_note,
     record_measures,
@@ -261,7 +261,7 @@ def _skill(evaluation: Evaluation) -> tuple[Measure, ...]:
     return (
         Measure(name="Log-loss", value=skill.log_loss, style="nat", note=f"prior {skill.prior_log_loss:.5f} nat"),
         _lead(evaluation),
-        direction_measure(skill),
+        *direction_measures(skill),
         Measure(name="Accuracy", value=skill.accuracy, style="share", low=low, high=high, note=majority),
         Measure(name="Macro F1", value=skill.macro_f1),
         *area_measures(evaluation),

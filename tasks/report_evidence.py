@@ -90,27 +90,33 @@ def area_measures(evaluation: Evaluation) -> Iterator[Measure]:
 
 def direction_line(skill: Skill) -> str:
     """Return in one line whether the side of what moved was foreseen."""
-    if skill.direction_skill is None or skill.direction_accuracy is None:
-        return "undefined: nothing moved, or the model names the prior's side every time"
-    lead = skill.direction_skill
+    if skill.direction_accuracy is None:
+        return "undefined: nothing moved"
+    lead, rival = skill.direction_skill or 0.0, skill.direction_rival
     return (
-        f"{skill.direction_accuracy:.2%} of {skill.moves:,} moves right; log-loss of the side {abs(lead):.5f} nat "
-        f"{'better' if lead > 0 else 'worse'} than the prior's ({p_text(skill.direction_p_value)})"
+        f"{skill.direction_accuracy:.2%} of {skill.moves:,} moves right, mean edge {skill.edge_text}; log-loss of the "
+        f"side {abs(lead):.5f} nat {'better' if lead > 0 else 'worse'} than "
+        f"{'the prior' if rival == 'prior' else rival} ({p_text(skill.direction_p_value)})"
     )
 
 
-def direction_measure(skill: Skill) -> Measure:
-    """Return the lead in foreseeing the side of a move."""
+def direction_measures(skill: Skill) -> Iterator[Measure]:
+    """Return the lead in foreseeing the side of a move, and what a move earned on the side that was named."""
     lead, error = skill.direction_skill, skill.direction_error
     spread = None if lead is None or error is None else 1.96 * error
-    return Measure(
-        name="Direction lead over the prior, per move",
+    yield Measure(
+        name="Direction lead over the better of prior and 50:50, per move",
         value=lead,
         style="signed nat",
         low=None if lead is None or spread is None else lead - spread,
         high=None if lead is None or spread is None else lead + spread,
         note=direction_line(skill),
     )
+    low, high = skill.edge_interval_bp or (None, None)
+    yield Measure(
+        name="Mean edge of a move, before costs", value=skill.edge_bp, style="bp", low=low, high=high,
+        note="return until the horizon on the side that the model names",
+    )  # fmt: skip
 
 
 def rival_lines(rivals: Rivals) -> Iterator[RivalLine]:

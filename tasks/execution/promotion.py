@@ -142,7 +142,7 @@ def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
         ),
         # Volatility alone can make holds foreseeable, so the condition above says nothing of direction.
         _check(
-            "direction of moves better than the prior",
+            "direction of moves better than prior and 50:50",
             skill.direction_skill is not None
             and skill.direction_skill > 0
             and _below(skill.direction_p_value, rule.significance),
@@ -220,10 +220,9 @@ def _first_promotion(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ..
 def _direction(skill: Skill) -> str:
     if skill.direction_skill is None or skill.direction_accuracy is None:
         return "undefined"
-    return (
-        f"{skill.direction_skill:+.5f} nat a move, {_p(skill.direction_p_value)};"
-        f" {skill.direction_accuracy:.1%} of {skill.moves:,} right"
-    )
+    lead = f"{skill.direction_skill:+.5f} nat a move against {skill.direction_rival}, {_p(skill.direction_p_value)}"
+    right = f"{skill.direction_accuracy:.1%} of {skill.moves:,} right"
+    return f"{lead}; {right}, mean edge {skill.edge_text}"
 
 
 def _check(name: str, passed: bool, found: str, wanted: str) -> Check:

@@ -4,7 +4,8 @@ Accuracy misleads where classes are unbalanced and labels overlap, so the verdic
 beside the one of the training classes' shares (the prior), and intervals use the number of labels that do not overlap.
 
 Log-loss over three classes is not enough: how often nothing moves follows volatility, which can be foreseen in a random
-walk too. So the direction of what did move is tested by itself.
+walk too. So the direction of what did move is tested by itself, against the better of the prior and 50:50: where the
+market went the other way in training, the prior is worse than a coin, and a lead over it no skill.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 
 from storage.schema import BUY, HOLD, SELL, BoolArray, ConfigError, FloatArray, IntArray
-from tasks.execution.significance import diebold_mariano
+from tasks.execution.significance import diebold_mariano, mean_variance
 
 COVERAGES = (1.0, 0.5, 0.2, 0.1, 0.05)
 """Shares of the labels, the most confident first, on which accuracy is shown: a flat curve is no usable confidence."""
@@ -24,7 +25,11 @@ COVERAGES = (1.0, 0.5, 0.2, 0.1, 0.05)
 ALARM = 2.576
 """Standard errors beyond which something is called lost: chance is beyond them, on one side, in one look of 200."""
 
+COIN = "50:50"
+"""Who gives both sides of a move the same chance, whatever training saw."""
+
 _NORMAL = NormalDist()
+_BP = 1e4
 _LEAST_PROBABILITY = 1e-12  # a class called impossible that happens costs 27.6 nat, not infinity
 
 
@@ -52,10 +57,15 @@ class Skill:
         coverage: (len(COVERAGES), 3) share of the labels that were spoken on, most confident first; accuracy on them;
             its standard error, from labels that do not overlap.
         moves: Labels that are no hold.
-        direction_skill: How much better than the prior the side of a move was foreseen, nat a move; None without one.
+        direction_rival: Whoever foresaw the sides better, "prior" or "50:50": who has to be beaten.
+        direction_skill: How much better than by that rival the side of a move was foreseen, nat a move; None where the
+            two never differ.
         direction_error: Standard error of that, overlap included.
         direction_p_value: Diebold-Mariano, one-sided: the chance of such a lead without any; None where undefined.
         direction_accuracy: Share of the moves that went to the more probable side.
+        edge_bp: Mean over the moves of what the more probable side earned until the horizon, before costs, basis
+            points; None without a move.
+        edge_error_bp: Standard error of that, overlap included.
     """
 
     samples: int
@@ -75,10 +85,13 @@ class Skill:
     auc: tuple[float | None, ...] = ()
     coverage: FloatArray = field(default_factory=lambda: np.empty((0, 3)))
     moves: int = 0
+    direction_rival: str = "prior"
     direction_skill: float | None = None
     direction_error: float | None = None
     direction_p_value: float | None = None
     direction_accuracy: float | None = None
+    edge_bp: float | None = None
+    edge_error_bp: float | None = None
 
     @property
     def log_loss_skill(self) -> float:
@@ -94,6 +107,21 @@ class Skill:
     def accuracy_error(self) -> float:
         """Standard error of the accuracy, from labels that do not overlap."""
         return math.sqrt(self.accuracy * (1.0 - self.accuracy) / max(self.effective_samples, 1.0))
+
+    @property
+    def edge_interval_bp(self) -> tuple[float, float] | None:
+        """95 % interval of the mean edge of a move, basis points; None without a move."""
+        if self.edge_bp is None or self.edge_error_bp is None:
+            return None
+        return self.edge_bp - 1.96 * self.edge_error_bp, self.edge_bp + 1.96 * self.edge_error_bp
+
+    @property
+    def edge_text(self) -> str:
+        """The mean edge of a move and its interval in words."""
+        if self.edge_bp is None or self.edge_interval_bp is None:
+            return "undefined"
+        low, high = self.edge_interval_bp
+        return f"{self.edge_bp:+.2f} bp before costs (95 %: {low:+.2f} to {high:+.2f})"
 
 
 def lost_skill(skill: Skill) -> bool:
@@ -133,6 +161,29 @@ def side_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:
     sides = np.maximum(probabilities[:, (SELL, BUY)], _LEAST_PROBABILITY)
     losses = log_losses(sides / sides.sum(axis=1, keepdims=True), (classes == BUY).astype(np.int64))
     return np.where(classes == HOLD, 0.0, losses)
+
+
+def mean_edge(
+    probabilities: FloatArray, classes: IntArray, forward_return: FloatArray, lag: int
+) -> tuple[float, float]:
+    """Return what a move earned on average on the side that was named, and the standard error of that.
+
+    A move whose sides are equally probable has no side named and counts as 0.
+
+    Args:
+        probabilities: (N, 3) sell, hold, buy.
+        classes: (N,) true class; at least one is no hold.
+        forward_return: (N,) return until the horizon.
+        lag: Bars that one label spans.
+    Returns:
+        Both in the unit of `forward_return`, before costs.
+    """
+    moved = classes != HOLD
+    earned = np.sign(probabilities[:, BUY] - probabilities[:, SELL]) * forward_return
+    edge = float(earned[moved].mean())
+    # A mean over moves is a ratio of two sums; holds count 0, so that bars keep their distance from each other.
+    around = np.where(moved, earned - edge, 0.0)
+    return edge, math.sqrt(mean_variance(around, lag)) * len(classes) / int(moved.sum())
 
 
 def class_shares(classes: IntArray, num_classes: int) -> FloatArray:
@@ -207,6 +258,7 @@ def measure_skill(
     probabilities: FloatArray,
     classes: IntArray,
     prior: FloatArray,
+    forward_return: FloatArray,
     *,
     overlap: int,
     effective_samples: float,
@@ -218,6 +270,7 @@ def measure_skill(
         probabilities: (N, 3) predicted, sell, hold, buy; rows that sum to 1.
         classes: (N,) true class.
         prior: (N, 3) or (3,) share of each class in training.
+        forward_return: (N,) natural-log return behind each label, before costs.
         overlap: Bars that one label spans: the lag of the Diebold-Mariano variance.
         effective_samples: Sum of the labels' uniqueness.
         seed: Of the labels drawn for `perfect_calibration_error`.
@@ -243,9 +296,9 @@ def measure_skill(
     confusion = confusion_matrix(classes, predicted, num_classes)
     moved = classes != HOLD
     moves, said_up = int(moved.sum()), probabilities[:, BUY] > probabilities[:, SELL]
-    side = diebold_mariano(
-        model_loss=side_losses(probabilities, classes), rival_loss=side_losses(priors, classes), lag=overlap
-    )
+    rival, rival_losses = _side_rival(priors, classes)
+    side = diebold_mariano(model_loss=side_losses(probabilities, classes), rival_loss=rival_losses, lag=overlap)
+    edge, edge_error = mean_edge(probabilities, classes, forward_return, overlap) if moves else (None, None)
     return Skill(
         samples=samples,
         effective_samples=effective_samples,
@@ -264,9 +317,19 @@ def measure_skill(
         auc=tuple(roc_auc(probabilities[:, place], classes == place) for place in range(num_classes)),
         coverage=coverage_curve(confidence, (predicted == classes).astype(float), effective_samples),
         moves=moves,
+        direction_rival=rival,
         # The test averages over all labels, holds included; a person asks for the lead of a move.
         direction_skill=None if side is None else side.mean_difference * samples / moves,
         direction_error=None if side is None else side.standard_error * samples / moves,
         direction_p_value=None if side is None else side.p_value,
         direction_accuracy=float(np.mean(said_up[moved] == (classes[moved] == BUY))) if moves else None,
+        edge_bp=None if edge is None else edge * _BP,
+        edge_error_bp=None if edge_error is None else edge_error * _BP,
     )
+
+
+def _side_rival(priors: FloatArray, classes: IntArray) -> tuple[str, FloatArray]:
+    """Return the better of the prior and the coin on the sides of these moves, and its (N,) losses."""
+    prior = side_losses(priors, classes)
+    coin = np.where(classes == HOLD, 0.0, math.log(2.0))
+    return (COIN, coin) if coin.sum() < prior.sum() else ("prior", prior)

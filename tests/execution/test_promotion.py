@@ -7,7 +7,7 @@ import pytest
 
 from storage.schema import ConfigError
 from tasks.execution.promotion import Evidence, PromotionRule, judge
-from tasks.execution.skill import Skill
+from tasks.execution.skill import Skill, measure_skill
 
 SKILL = Skill(
     samples=10_000,
@@ -29,6 +29,8 @@ SKILL = Skill(
     direction_error=0.001,
     direction_p_value=0.001,
     direction_accuracy=0.53,
+    edge_bp=1.5,
+    edge_error_bp=0.5,
 )
 GOOD = Evidence(
     champion="flat",
@@ -69,11 +71,11 @@ def test_good_evidence_passes_every_condition():
         ({"skill": replace(SKILL, log_loss=1.07)}, "log-loss better than the prior"),
         ({"skill": replace(SKILL, p_value=0.05)}, "log-loss better than the prior"),
         ({"skill": replace(SKILL, p_value=None)}, "log-loss better than the prior"),
-        ({"skill": replace(SKILL, direction_p_value=0.05)}, "direction of moves better than the prior"),
-        ({"skill": replace(SKILL, direction_skill=-0.001)}, "direction of moves better than the prior"),
+        ({"skill": replace(SKILL, direction_p_value=0.05)}, "direction of moves better than prior and 50:50"),
+        ({"skill": replace(SKILL, direction_skill=-0.001)}, "direction of moves better than prior and 50:50"),
         (
             {"skill": replace(SKILL, direction_skill=None, direction_p_value=None)},
-            "direction of moves better than the prior",
+            "direction of moves better than prior and 50:50",
         ),
         ({"stressed_return": 0.0}, "net result at 1.5x costs"),
         ({"net_return": -0.01}, "beats the champion (flat)"),
@@ -92,6 +94,23 @@ def test_good_evidence_passes_every_condition():
 )
 def test_one_bad_number_fails_its_condition_alone(change, condition):
     assert failed(replace(GOOD, **change)) == [condition]
+
+
+@pytest.mark.promise(13)
+def test_lead_in_direction_over_a_prior_that_the_market_left_behind_is_none():
+    """Training rose in 65 of 100 moves, 45 of 100 rise now; the model names both sides alike, or knows them."""
+    rng = np.random.default_rng(1)
+    rose = rng.random(6_000) < 0.45
+    side = np.where(rose, 2, 0)
+    for foreseen, condition in ((0.0, ["direction of moves better than prior and 50:50"]), (0.05, [])):
+        up = 0.55 + foreseen * np.where(rose, 1, -1) + 0.01 * rng.standard_normal(len(rose))
+        probabilities = np.column_stack([1 - up, np.zeros(len(up)), up])
+        measured = measure_skill(
+            probabilities, side, np.array([0.35, 0.0, 0.65]), 1e-3 * (side - 1),
+            overlap=1, effective_samples=6_000.0, seed=1,
+        )  # fmt: skip
+        direction = {name: getattr(measured, name) for name in vars(measured) if name.startswith("direction_")}
+        assert failed(replace(GOOD, skill=replace(SKILL, **direction))) == condition
 
 
 def test_drawdown_is_measured_against_the_champion_when_there_is_one():
@@ -123,8 +142,11 @@ def test_every_check_shows_its_number_and_its_bound():
     assert checks["log-loss near the better baseline"].found == "+0.00020 nat against LightGBM"
     assert checks["leak tests"].found == "all green"
     assert checks["log-loss better than the prior"].found == "+0.01000 nat, p = 0.001"
-    direction = "+0.00400 nat a move, p = 0.001; 53.0% of 6,000 right"
-    assert checks["direction of moves better than the prior"].found == direction
+    direction = (
+        "+0.00400 nat a move against prior, p = 0.001; 53.0% of 6,000 right,"
+        " mean edge +1.50 bp before costs (95 %: +0.52 to +2.48)"
+    )
+    assert checks["direction of moves better than prior and 50:50"].found == direction
     assert all(check.found and check.wanted for check in checks.values())
 
 

@@ -30,9 +30,10 @@ def forecasts(seed: int, samples: int = 4_000, sharpness: float = 1.0):
     return probabilities, labels
 
 
-def measured(probabilities, labels, prior=(1 / 3, 1 / 3, 1 / 3), **changes):
+def measured(probabilities, labels, prior=(1 / 3, 1 / 3, 1 / 3), forward_return=None, **changes):
     settings = {"overlap": 1, "effective_samples": float(len(labels)), "seed": 1} | changes
-    return measure_skill(probabilities, labels, np.array(prior), **settings)
+    forward_return = (labels - 1) * 0.001 if forward_return is None else forward_return
+    return measure_skill(probabilities, labels, np.array(prior), forward_return, **settings)
 
 
 def test_log_loss_brier_f1_and_confusion_equal_scikit_learn():
@@ -159,9 +160,10 @@ def test_loss_of_the_side_equals_scikit_learn_on_what_moved():
     sides = probabilities[moved][:, [0, 2]] / probabilities[moved][:, [0, 2]].sum(1, keepdims=True)
     ours = oracle.log_loss(labels[moved] == 2, sides[:, 1])
     prior = oracle.log_loss(labels[moved] == 2, np.full(moved.sum(), 0.4))
+    assert prior > np.log(2)
     assert side_losses(probabilities, labels)[moved].mean() == pytest.approx(ours, rel=1e-12)
     assert (side_losses(probabilities, labels)[~moved] == 0).all()
-    assert skill.direction_skill == pytest.approx(prior - ours, rel=1e-12)
+    assert skill.direction_skill == pytest.approx(np.log(2) - ours, rel=1e-12)
     assert skill.direction_accuracy == pytest.approx(oracle.accuracy_score(labels[moved] == 2, sides[:, 1] > 0.5))
     assert skill.moves == moved.sum()
     assert skill.direction_p_value < 1e-6
@@ -192,12 +194,90 @@ def test_direction_of_a_random_walk_is_found_in_one_of_twenty_however_well_holds
 def test_direction_is_undefined_when_nothing_moved_and_when_the_sides_are_the_priors():
     still = measured(np.tile([0.2, 0.6, 0.2], (100, 1)), np.ones(100, np.int64))
     assert (still.moves, still.direction_skill, still.direction_p_value, still.direction_accuracy) == (0,) + (None,) * 3
+    assert (still.edge_bp, still.edge_interval_bp, still.edge_text) == (None, None, "undefined")
     labels = np.tile([0, 1, 2, 2], 25)
     same = measured(np.tile([0.1, 0.7, 0.2], (100, 1)), labels, (0.2, 0.4, 0.4))
-    assert (same.direction_skill, same.direction_p_value) == (None, None)
+    assert (same.direction_skill, same.direction_p_value, same.direction_rival) == (None, None, "prior")
     assert same.direction_accuracy == pytest.approx(2 / 3)
 
 
 def test_direction_that_is_certain_of_holds_names_no_side():
     losses = side_losses(np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]), np.array([2, 1]))
     np.testing.assert_allclose(losses, [np.log(2), 0.0])
+
+
+OVERLAP, THRESHOLD = 12, 1.5  # bars that a label spans; the move that counts, where a bar moves by 1
+RISEN = (0.35 * 0.7, 0.3, 0.65 * 0.7)
+
+
+def turned_market(seed: int, foreseen: float, samples: int = 6_000):
+    """A market that rose in training, 65 moves of 100, and falls now.
+
+    The model learnt that it rises, and keeps some of it; `foreseen` is the correlation of its other half with what a
+    label's bars will do.
+    """
+    rng = np.random.default_rng(seed)
+    steps = rng.standard_normal(samples + OVERLAP - 1)
+    ahead = np.convolve(steps, np.ones(OVERLAP), mode="valid")
+    noise = np.convolve(rng.standard_normal(samples + OVERLAP - 1), np.ones(OVERLAP), mode="valid")
+    view = (foreseen * ahead + np.sqrt(1 - foreseen**2) * noise) / np.sqrt(OVERLAP)
+    up = 1 / (1 + np.exp(-(0.25 + 1.5 * foreseen * view)))
+    forward = 1e-3 * (ahead - 0.35)
+    labels = np.where(forward > 1e-3 * THRESHOLD, 2, np.where(forward < -1e-3 * THRESHOLD, 0, 1))
+    return np.column_stack([0.7 * (1 - up), np.full(samples, 0.3), 0.7 * up]), labels, forward
+
+
+def test_direction_has_no_lead_when_the_market_turned_and_the_model_only_forgot_a_part_of_the_drift():
+    for seed in range(10):
+        probabilities, labels, forward = turned_market(seed, 0.0)
+        skill = measured(probabilities, labels, RISEN, forward, overlap=OVERLAP)
+        moved, rose = labels != 1, labels[labels != 1] == 2
+        ours = oracle.log_loss(rose, probabilities[moved, 2] / 0.7)
+        assert oracle.log_loss(rose, np.full(moved.sum(), 0.65)) - ours > 0.02  # what passed for skill
+        assert skill.direction_rival == "50:50"
+        assert skill.direction_skill == pytest.approx(np.log(2) - ours, rel=1e-9)
+        assert skill.direction_skill < 0
+        assert skill.direction_p_value > 0.5
+        assert skill.edge_bp < 0
+
+
+def test_direction_has_a_lead_when_the_market_turned_and_the_model_foresees_it():
+    for seed in range(10):
+        probabilities, labels, forward = turned_market(seed, 0.6)
+        skill = measured(probabilities, labels, RISEN, forward, overlap=OVERLAP)
+        assert skill.direction_rival == "50:50"
+        assert skill.direction_skill > 0
+        assert skill.direction_p_value < 0.001
+        assert skill.edge_interval_bp[0] > 0
+
+
+def test_direction_is_measured_against_the_prior_when_that_is_better_than_a_coin():
+    probabilities, labels = forecasts(10)
+    drifting = np.where(np.random.default_rng(0).random(len(labels)) < 0.5, 2, labels)
+    assert measured(probabilities, drifting, (0.1, 0.3, 0.6)).direction_rival == "prior"
+
+
+def test_edge_of_a_move_is_the_mean_of_what_its_named_side_earned():
+    up, down, neither = [0.1, 0.3, 0.6], [0.6, 0.3, 0.1], [0.4, 0.2, 0.4]
+    probabilities = np.array([up, up, down, down, up, neither])
+    labels = np.array([2, 0, 0, 2, 1, 2])
+    forward = np.array([30.0, -10.0, -40.0, 20.0, 5.0, 7.0]) * 1e-4
+    skill = measured(probabilities, labels, forward_return=forward, overlap=1)
+    # +30 right, -10 wrong, +40 right, -20 wrong, 0 where no side was named; the hold earns nobody anything.
+    assert skill.edge_bp == pytest.approx(40.0 / 5)
+
+
+def test_interval_of_the_edge_holds_nothing_for_nineteen_of_twenty_models_without_any_however_labels_overlap():
+    def overlapping(rng, bars):
+        return np.convolve(rng.standard_normal(3_000 + bars - 1), np.ones(bars), mode="valid")
+
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        forward = 1e-3 * overlapping(rng, OVERLAP)
+        side = 0.5 + 0.1 * np.sign(overlapping(rng, 50))  # as persistent as features are
+        labels = np.where(forward > 1e-3 * THRESHOLD, 2, np.where(forward < -1e-3 * THRESHOLD, 0, 1))
+        probabilities = np.column_stack([0.7 * (1 - side), np.full(len(labels), 0.3), 0.7 * side])
+        low, high = measured(probabilities, labels, forward_return=forward, overlap=OVERLAP).edge_interval_bp
+        covered += low < 0 < high
+    assert covered == pytest.approx(0.95 * 200, abs=3 * np.sqrt(0.05 * 0.95 * 200))

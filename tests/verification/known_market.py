@@ -137,7 +137,7 @@ def _skill_of(found: Walked, recipe: Recipe) -> Skill:
     rows = found.rows.start + np.flatnonzero(known)
     effective = float(sample_uniqueness(found.labels, rows).sum())
     return measure_skill(
-        p[known], classes[known], found.prior[found.fold[known]],
+        p[known], classes[known], found.prior[found.fold[known]], found.labels.forward_return[rows],
         overlap=recipe.labels.horizon, effective_samples=effective, seed=0,
     )  # fmt: skip
 
