@@ -134,7 +134,7 @@ def evaluate_folds(data: DatasetRef, recipe: Recipe, folds: Sequence[FoldResult]
         target=target,
         skill=_skill(samples, folds, probabilities, unseen),
         money=money,
-        record=track_record(daily_returns(result.equity, result.bars.start_ms)),
+        record=track_record(daily_returns(result.equity, result.bars.start_ms), money.model.metrics.num_trades),
         slices=slices(result, money.buy_and_hold.result, samples.dataset.vol[unseen.rows]),
     )
 

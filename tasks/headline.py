@@ -79,7 +79,7 @@ def _results(config: DSCConfig, evaluation: Evaluation, rivals: Rivals, twin: st
         f"95 %: +/- {spread:.2%}; three classes, most frequent {evaluation.skill.majority_accuracy:.2%}",
     )  # fmt: skip
     record = evaluation.record
-    interval = "" if record.low is None else f"95 % of the model's: {record.low:.2f} to {record.high:.2f}"
+    interval = record.caveat or f"95 % of the model's: {record.low:.2f} to {record.high:.2f}"
     yield _row("Sharpe ratio, net", "1.42", "1.38", *(_or_dash(value, "{:.2f}") for value in sharpe), interval)
     weights: list[Any] = [rivals.facts[-1].get(twin, {}).get("weights_bytes"), len(evaluation.folds[-1].weights)]
     if config.block == "standard":

@@ -122,7 +122,8 @@ def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str,
     fought = _duel(data, recipe, evaluation, store, entry)
     tried = np.array(sharpe_per_strategy(TrialLog(settings.artifact_url).trials(data.source, data.market.slug)))
     searched = SearchLog(settings.artifact_url).count(data.source, data.market.slug)
-    luck = deflate(evaluation.daily_returns, tried, recipe.promotion.other_trials + searched)
+    trades, others = evaluation.money.model.metrics.num_trades, recipe.promotion.other_trials + searched
+    luck = deflate(evaluation.daily_returns, tried, others, trades=trades)
     hash8 = version_hash(data, recipe, evaluation.folds[-1].weights)
     looks = 1 + sum(one.made > entry.at and one.hash8 != hash8 for one in store.versions(data.source, data.market.slug))
     facts = _Beside(rivals=beside, luck=luck, leaks=load_leaks(leaks).failed, looks=looks)

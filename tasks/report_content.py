@@ -158,6 +158,7 @@ def summary_lines(
     skill, metrics = evaluation.skill, evaluation.money.model.metrics
     held = evaluation.money.buy_and_hold.metrics
     sharpe = "undefined" if metrics.sharpe_ratio is None else f"{metrics.sharpe_ratio:.2f}"
+    sharpe += f" ({evaluation.record.caveat})" if evaluation.record.caveat else ""
     first, last, tested = (utc_text(int(candles.start_ms[bar])) for bar in (0, -1, unseen.start))
     data_line = f"{data.market} from {data.source}: {len(candles):,} candles, {first} to {last}"
     splits = f"{len(folds)} walk-forward folds, {len(unseen):,} unseen bars from {tested}"
@@ -237,7 +238,7 @@ def _sharpe(evaluation: Evaluation) -> Measure:
         value=record.sharpe_ratio,
         low=record.low,
         high=record.high,
-        note="95 % interval by stationary bootstrap",
+        note=record.caveat or "95 % interval by stationary bootstrap",
     )
 
 

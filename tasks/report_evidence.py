@@ -54,7 +54,7 @@ def record_measures(evaluation: Evaluation, luck: Deflation) -> tuple[Measure, .
     return (
         Measure(
             name="Sharpe ratio, √365", value=record.sharpe_ratio, low=record.low, high=record.high,
-            note=f"{record.days} UTC days",
+            note=f"{record.days} UTC days" + (f"; {record.caveat}" if record.caveat else ""),
         ),
         Measure(name="Sharpe ratio, Lo's correction", value=record.sharpe_lo, note="autocorrelation taken in"),
         Measure(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from storage.schema import ConfigError
 from tasks.execution.skill import Skill
+from tasks.execution.track_record import FEWEST_TRADES, too_few_trades
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class Evidence:
         baseline: Name of the baseline with the smallest log-loss.
         baseline_lead: Its log-loss less the challenger's on the same labels, nat; negative where it is better.
         deflated_sharpe: Probability that the true Sharpe ratio beats the best of as many worthless trials; None where
-            undefined.
+            undefined, or of too few trades.
         trials: How many trials were run, this one included.
         looks: How many versions were compared with this champion, this one included.
         leaks: Names of the leak tests that failed; None where they were not run, which does not pass.
@@ -206,7 +207,8 @@ def _first_promotion(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ..
     if evidence.champion != "flat":
         return ()
     found = evidence.deflated_sharpe
-    shown = "undefined" if found is None else f"{found:.3f}"
+    missing = too_few_trades(evidence.trades) if evidence.trades < FEWEST_TRADES else "undefined"
+    shown = missing if found is None else f"{found:.3f}"
     return (
         _check(
             "deflated Sharpe ratio",

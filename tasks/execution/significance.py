@@ -195,13 +195,17 @@ def stationary_bootstrap_test(
 def sharpe_interval(
     returns: FloatArray, mean_block: float, *, coverage: float = 0.95, draws: int = 2_000, seed: int = 7
 ) -> tuple[float, float] | None:
-    """Return the interval of the Sharpe ratio per observation under that resampling; None where it is undefined."""
+    """Return the interval of the Sharpe ratio per observation under that resampling; None where it is undefined.
+
+    A resample without variance, of days on which nothing was held, has earned nothing and counts as 0: without it the
+    interval of a single trade would hold the lucky resamples alone.
+    """
     if sharpe_ratio(returns, 1.0) is None:
         return None
     means = bootstrap_means(np.column_stack([returns, returns**2]), mean_block, draws=draws, seed=seed)
     variance = (means[:, 1] - means[:, 0] ** 2) * len(returns) / (len(returns) - 1)
-    varied = variance > 0.0  # a resample of one block of a flat stretch has no ratio
-    ratios = means[varied, 0] / np.sqrt(variance[varied])
+    varied = variance > _ROUNDING * float(np.max(returns**2))
+    ratios = np.divide(means[:, 0], np.sqrt(np.abs(variance)), out=np.zeros(draws), where=varied)
     low, high = np.quantile(ratios, ((1.0 - coverage) / 2.0, (1.0 + coverage) / 2.0))
     return float(low), float(high)
 

@@ -19,6 +19,9 @@ from tasks.execution.significance import (
     sharpe_interval,
 )
 
+FEWEST_TRADES = 30
+"""Closed trades below which daily returns, however many, say nothing: one trade makes a Sharpe ratio of anything."""
+
 _BLOCK_DAYS = 5  # a position of many hours ties neighbouring days together, hardly more
 _FEWEST_BLOCKS = 4  # fewer can be put together in too few ways for an interval
 _MOST_LAGS = 10  # days; further autocorrelations are noise of some 1 / sqrt(days) each
@@ -31,6 +34,7 @@ class TrackRecord:
 
     Attributes:
         days: UTC days.
+        trades: Closed trades on them; below FEWEST_TRADES there is neither an interval nor a probability.
         sharpe_ratio: Annualised with sqrt(365).
         low: Of its 95 % interval by stationary bootstrap; None on fewer than 20 days.
         high: Of the same.
@@ -40,12 +44,20 @@ class TrackRecord:
     """
 
     days: int
+    trades: int
     sharpe_ratio: float | None
     low: float | None
     high: float | None
     sharpe_lo: float | None
     probabilistic: float | None
     days_needed: float | None
+
+    @property
+    def caveat(self) -> str:
+        """Why the ratio has no interval; empty where it has one."""
+        if self.trades < FEWEST_TRADES:
+            return too_few_trades(self.trades)
+        return "" if self.low is not None else "no interval: too few days that differ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +68,7 @@ class Deflation:
         trials: Strategies that were looked at, this one included.
         spread: Standard deviation of their Sharpe ratios, annualised.
         expected_best: Annualised Sharpe ratio that the best of as many worthless ones is expected to show.
-        deflated: Probability that the true Sharpe ratio is above that; None where undefined.
+        deflated: Probability that the true Sharpe ratio is above that; None where undefined, or of too few trades.
     """
 
     trials: int
@@ -65,22 +77,30 @@ class Deflation:
     deflated: float | None
 
 
-def track_record(daily: FloatArray) -> TrackRecord:
-    """Return what (D,) daily returns prove by themselves."""
-    interval = sharpe_interval(daily, _BLOCK_DAYS) if len(daily) >= _FEWEST_BLOCKS * _BLOCK_DAYS else None
+def too_few_trades(trades: int) -> str:
+    """Return in words that so few closed trades prove nothing."""
+    return f"too few trades to judge: {trades} of {FEWEST_TRADES}"
+
+
+def track_record(daily: FloatArray, trades: int) -> TrackRecord:
+    """Return what (D,) daily returns of so many closed trades prove by themselves."""
+    enough = trades >= FEWEST_TRADES
+    resampled = enough and len(daily) >= _FEWEST_BLOCKS * _BLOCK_DAYS
+    interval = sharpe_interval(daily, _BLOCK_DAYS) if resampled else None
     low, high = (None, None) if interval is None else (bound * _YEARLY for bound in interval)
     return TrackRecord(
         days=len(daily),
+        trades=trades,
         sharpe_ratio=sharpe_ratio(daily, DAYS_PER_YEAR),
         low=low,
         high=high,
         sharpe_lo=_sharpe_lo(daily),
-        probabilistic=probabilistic_sharpe(daily),
-        days_needed=minimum_track_record(daily),
+        probabilistic=probabilistic_sharpe(daily) if enough else None,
+        days_needed=minimum_track_record(daily) if enough else None,
     )
 
 
-def deflate(daily: FloatArray, tried: FloatArray, others: int = 0) -> Deflation:
+def deflate(daily: FloatArray, tried: FloatArray, others: int = 0, *, trades: int) -> Deflation:
     """Return how the track record stands among all trials.
 
     Worthless strategies on D days lie sqrt(1 / (D - 1)) apart by chance alone. The trials' own spread is taken where
@@ -90,6 +110,7 @@ def deflate(daily: FloatArray, tried: FloatArray, others: int = 0) -> Deflation:
         daily: (D,) returns of the one that is judged.
         tried: (N,) Sharpe ratio per day of every strategy, that one included, each once; 0 for one that never traded.
         others: Strategies that were looked at elsewhere and have no ratio here.
+        trades: Closed trades of the one that is judged.
     """
     traded = tried[tried != 0.0]
     trials = len(tried) + others
@@ -98,7 +119,7 @@ def deflate(daily: FloatArray, tried: FloatArray, others: int = 0) -> Deflation:
         trials=trials,
         spread=math.sqrt(variance) * _YEARLY,
         expected_best=expected_max_sharpe(trials, variance) * _YEARLY,
-        deflated=deflated_sharpe(daily, trials, variance),
+        deflated=deflated_sharpe(daily, trials, variance) if trades >= FEWEST_TRADES else None,
     )
 
 

@@ -122,6 +122,14 @@ def test_drawdown_is_measured_against_the_champion_when_there_is_one():
     assert failed(replace(idle, drawdown=0.251)) == ["maximum drawdown"]
 
 
+@pytest.mark.promise(13)
+def test_deflated_sharpe_of_too_few_trades_is_not_passed_and_says_why():
+    few = replace(GOOD, trades=29, deflated_sharpe=None)
+    lax = PromotionRule(min_trades=1)
+    (check,) = (one for one in judge(few, lax) if not one.passed)
+    assert (check.name, check.found) == ("deflated Sharpe ratio", "too few trades to judge: 29 of 30, 12 trials")
+
+
 def test_deflated_sharpe_is_asked_of_the_first_champion_alone():
     reigning = replace(GOOD, champion="20260104T100000Z-7f3c9a2e", champion_return=0.02, champion_drawdown=0.1)
     assert failed(replace(reigning, deflated_sharpe=0.1)) == []

@@ -264,6 +264,17 @@ def test_sharpe_interval_covers_the_standard_error_of_independent_returns():
     assert (high + low) / 2 == pytest.approx(0.1, abs=0.01)
 
 
+@pytest.mark.parametrize("days_held", [1, 3])
+def test_sharpe_interval_of_a_single_trade_counts_resamples_without_it_as_nothing(days_held):
+    returns = np.zeros(143)
+    returns[70 : 70 + days_held] = [0.02, 0.01, 0.014][:days_held]
+    low, high = sharpe_interval(returns, 5.0)
+    assert low == 0.0  # a third of the resamples lacks the trade
+    assert high > returns.mean() / returns.std(ddof=1)
+    loss_low, loss_high = sharpe_interval(-returns, 5.0)
+    assert (loss_low, loss_high) == pytest.approx((-high, 0.0), abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("difference", "mean_block", "message"),
     [
