@@ -22,7 +22,7 @@ from storage.snapshots import load_dataset
 from storage.tables import parquet_bytes
 from storage.trials import Trial, TrialLog
 from storage.workfolder import WorkFolder, canonical_json
-from tasks.execution.accounting import Bars
+from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import require_unseen
 from tasks.execution.comparison import Comparison, compare
 from tasks.execution.decision import decide_series, packed
@@ -114,10 +114,13 @@ def evaluate_folds(data: DatasetRef, recipe: Recipe, folds: Sequence[FoldResult]
     probabilities = np.concatenate([fold.probabilities for fold in folds])
     class_means = np.array([fold.class_means for fold in folds])
     model = np.repeat(np.arange(len(folds)), [len(fold.probabilities) for fold in folds])
-    target = decide_span(samples, recipe, unseen, probabilities, class_means, model)
+
+    def decide(costs: Costs) -> NDArray[np.int8]:
+        return decide_span(samples, replace(recipe, costs=costs), unseen, probabilities, class_means, model)
+
     money = compare(
         bars_of(data, samples, unseen),
-        target,
+        decide,
         recipe.costs,
         recipe.backtest,
         bars_per_year=data.market.bars_per_year,
@@ -131,7 +134,7 @@ def evaluate_folds(data: DatasetRef, recipe: Recipe, folds: Sequence[FoldResult]
         probabilities=probabilities,
         class_means=class_means,
         model=model,
-        target=target,
+        target=decide(recipe.costs),
         skill=_skill(samples, folds, probabilities, unseen),
         money=money,
         record=track_record(daily_returns(result.equity, result.bars.start_ms), money.model.metrics.num_trades),
@@ -312,6 +315,8 @@ def backtest_numbers(evaluation: Evaluation) -> dict[str, Any]:
         "metrics": {side.name: asdict(side.metrics) for side in (money.model, money.buy_and_hold, money.flat)},
         "by_costs": {side.name: asdict(side.metrics) for side in money.by_costs},
         "by_fee": {side.name: asdict(side.metrics) for side in money.by_fee},
+        "redecided_by_costs": {side.name: asdict(side.metrics) for side in money.redecided_by_costs},
+        "redecided_by_fee": {side.name: asdict(side.metrics) for side in money.redecided_by_fee},
         "by_delay": {side.name: asdict(side.metrics) for side in money.by_delay},
         "skill": plain | {"auc": list(evaluation.skill.auc)},
         "record": asdict(evaluation.record),

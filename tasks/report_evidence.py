@@ -29,20 +29,22 @@ def baselines_line(rivals: Rivals) -> str:
 
 
 def cost_points(evaluation: Evaluation, recipe: Recipe) -> tuple[CostPoint, ...]:
-    """Return the same decisions at every cost, cheapest first: multiples of the assumed one, and what others pay."""
-    swept = {
-        recipe.costs.per_side * factor: side
-        for factor, side in zip(COST_FACTORS, evaluation.money.by_costs, strict=True)
-    }
-    fees = dict(zip(COSTS_PER_SIDE, evaluation.money.by_fee, strict=True))
+    """Return the model at every cost, cheapest first: multiples of the assumed one, and what others pay."""
+    money, assumed = evaluation.money, recipe.costs.per_side
+    fees = zip(COSTS_PER_SIDE, money.redecided_by_fee, money.by_fee, strict=True)
+    swept = zip(COST_FACTORS, money.redecided_by_costs, money.by_costs, strict=True)
+    points = {per_side: sides for per_side, *sides in fees}
+    points |= {assumed * factor: sides for factor, *sides in swept}
     return tuple(
         CostPoint(
             cost_bp=round(per_side * _BP, 4),
-            total_return=side.metrics.total_return,
-            sharpe_ratio=side.metrics.sharpe_ratio,
-            assumed=per_side == recipe.costs.per_side,
+            total_return=decided.metrics.total_return,
+            sharpe_ratio=decided.metrics.sharpe_ratio,
+            num_trades=decided.metrics.num_trades,
+            repriced_return=repriced.metrics.total_return,
+            assumed=per_side == assumed,
         )
-        for per_side, side in sorted((fees | swept).items())
+        for per_side, (decided, repriced) in sorted(points.items())
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,13 +32,18 @@ class Performance:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """The decisions under every circumstance; the first of each tuple that has factor 1 or delay 0 is `model` itself.
+    """The model under every circumstance; the one of each tuple that has factor 1 or delay 0 is `model` itself.
+
+    Who pays other costs decides otherwise: a rule that weighs an expected return against its costs trades more where
+    they are less. So every cost is shown twice: decided again by a rule that reckons with it, and as the positions of
+    the assumed costs re-priced, which is what an error in that assumption leaves.
 
     Attributes:
         model: At the assumed costs.
         buy_and_hold, flat: On the same bars, at the same costs.
-        by_costs: The same decisions with commission and slippage times each of COST_FACTORS.
-        by_fee: The same decisions at each of COSTS_PER_SIDE.
+        by_costs: The same positions with commission and slippage times each of COST_FACTORS.
+        by_fee: The same positions at each of COSTS_PER_SIDE.
+        redecided_by_costs, redecided_by_fee: Decided again by a rule that reckons with those costs.
         by_delay: The same decisions filled each of DELAYS bars later.
     """
 
@@ -46,16 +52,14 @@ class Comparison:
     flat: Performance
     by_costs: tuple[Performance, ...]
     by_fee: tuple[Performance, ...]
+    redecided_by_costs: tuple[Performance, ...]
+    redecided_by_fee: tuple[Performance, ...]
     by_delay: tuple[Performance, ...]
-
-    def at_costs(self, factor: float) -> Performance:
-        """Return the performance at one of COST_FACTORS."""
-        return self.by_costs[COST_FACTORS.index(factor)]
 
 
 def compare(
     bars: Bars,
-    target: NDArray[np.signedinteger],
+    decide: Callable[[Costs], NDArray[np.signedinteger]],
     costs: Costs,
     config: BacktestConfig,
     *,
@@ -63,13 +67,24 @@ def compare(
     trained_until_ms: int | None,
     label_span_ms: int,
 ) -> Comparison:
-    """Run the decisions and what they must beat; arguments as in `run_backtest`.
+    """Run the decisions and what they must beat; arguments as in `run_backtest`, but for one.
 
+    Args:
+        bars: T bars.
+        decide: Returns the (T,) positions of a rule that reckons with these costs.
+        costs: What is assumed.
+        config: The account.
+        bars_per_year: Bars in 365 days.
+        trained_until_ms: Last bar that a model was fitted on.
+        label_span_ms: How far that bar's label looks ahead.
     Raises:
         LeakError: The first bar is not behind everything that training saw.
     """
+    target = decide(costs)
 
-    def run(name: str, costs: Costs, config: BacktestConfig) -> Performance:
+    def run(
+        name: str, costs: Costs, config: BacktestConfig = config, target: NDArray[np.signedinteger] = target
+    ) -> Performance:
         result = run_backtest(
             bars, target, costs, config, trained_until_ms=trained_until_ms, label_span_ms=label_span_ms
         )
@@ -78,12 +93,16 @@ def compare(
     def perform(name: str, result: BacktestResult) -> Performance:
         return Performance(name=name, result=result, metrics=summarize(result, bars_per_year))
 
+    by_factor = {f"{factor:g}x costs": costs.scaled(factor) for factor in COST_FACTORS}
+    by_fee = {f"{per_side * 1e4:g} bp": costs.at(per_side) for per_side in COSTS_PER_SIDE}
     return Comparison(
-        model=run("model", costs, config),
+        model=run("model", costs),
         buy_and_hold=perform("buy and hold", buy_and_hold(bars, costs, config)),
         flat=perform("flat", flat(bars, costs, config)),
-        by_costs=tuple(run(f"{factor:g}x costs", costs.scaled(factor), config) for factor in COST_FACTORS),
-        by_fee=tuple(run(f"{per_side * 1e4:g} bp", costs.at(per_side), config) for per_side in COSTS_PER_SIDE),
+        by_costs=tuple(run(name, other) for name, other in by_factor.items()),
+        by_fee=tuple(run(name, other) for name, other in by_fee.items()),
+        redecided_by_costs=tuple(run(name, other, target=decide(other)) for name, other in by_factor.items()),
+        redecided_by_fee=tuple(run(name, other, target=decide(other)) for name, other in by_fee.items()),
         by_delay=tuple(run(f"+{delay} bars", costs, replace(config, delay=delay)) for delay in DELAYS),
     )
 
@@ -94,7 +113,7 @@ class Duel:
 
     Attributes:
         challenger, champion: At the assumed costs.
-        stressed: The challenger at costs times the promotion rule's factor.
+        stressed: The challenger's own positions at costs times the promotion rule's factor.
         advantage: Test of the challenger's lead per bar; None where the two never differ, or on too few blocks of bars.
     """
 
@@ -125,7 +144,7 @@ def duel(
         champion: (T,) weights decided at each close; zeros are `flat`.
         costs: What both pay.
         config: The account of both.
-        cost_stress: Factor on commission and slippage for the stressed run.
+        cost_stress: Factor on commission and slippage for the stressed run, in which the same positions are dearer.
         bars_per_year: Bars in 365 days.
         horizon: Bars that a label spans.
         trained_until_ms: Last bar that either side was fitted on, UTC milliseconds.

@@ -23,7 +23,8 @@ class PromotionRule:
         significance: Largest p-value, of the log-loss lead, of the lead in direction, and of the return lead. The last
             is looked at with every retrain: at the k-th look at one champion it must be below a k-th of this. Over a
             year of daily looks at a lead of nothing, 4.4 % of 2,000 simulated champions fell; 25 % without that.
-        cost_stress: Costs are multiplied by this, and the net result must still be positive.
+        cost_stress: Costs are multiplied by this, and the net result of the same positions must still be positive. They
+            are not decided again: what is asked is what is left if fills turn out dearer than the rule reckoned with.
         drawdown_ratio: Largest maximum drawdown as a multiple of the champion's, unless that one held nothing.
         max_drawdown: Largest maximum drawdown where the champion held nothing, as `flat` does, share of the peak.
         calibration_margin: Largest excess of the calibration error over a perfectly calibrated model's.
@@ -68,7 +69,7 @@ class Evidence:
         trades: Closed trades of the challenger on them.
         skill: Of the challenger's probabilities on all its unseen bars.
         net_return: Challenger's total return net of costs.
-        stressed_return: The same with the costs times `cost_stress`.
+        stressed_return: The same positions' with the costs times `cost_stress`.
         champion_return: Champion's total return net of costs.
         p_value: Stationary bootstrap, one-sided: the chance of such a lead in return by luck; None where undefined.
         drawdown, champion_drawdown: Maximum drawdowns, share of the peak.

@@ -111,14 +111,16 @@ def equity_figure(equity: Equity, label: str, width: int = WIDE) -> Figure:
 
 
 def cost_figure(costs: Sequence[CostPoint], break_even_bp: float | None, label: str) -> Figure:
-    """What the same decisions leave at other costs."""
+    """What is left at other costs, decided again at each and as the same positions re-priced."""
     figure = new_figure(NARROW, 300, "Net result at other costs", label)
     axes = add_axes(figure, (58, 44, NARROW - 74, 184))
     points = sorted(costs, key=lambda point: point.cost_bp)
     x = [point.cost_bp for point in points]
-    y = [100.0 * point.total_return if is_number(point.total_return) else np.nan for point in points]
+    lines = ([point.total_return for point in points], [point.repriced_return for point in points])
+    y, repriced = ([100.0 * value if is_number(value) else np.nan for value in line] for line in lines)
     axes.axhline(0.0, color=NOTHING, linewidth=1.1, linestyle=DASHES, label="flat")
-    axes.plot(x, y, color=MODEL, linewidth=1.6, marker="o", markersize=4, label="same decisions")
+    axes.plot(x, repriced, color=MODEL, linewidth=1.1, linestyle=DOTS, label="same positions")
+    axes.plot(x, y, color=MODEL, linewidth=1.6, marker="o", markersize=4, label="decided again")
     for place, point in enumerate(points):
         if point.assumed:
             axes.plot(x[place], y[place], "o", markersize=10, markerfacecolor="none", color=INK, label="assumed here")

@@ -185,14 +185,17 @@ def _money(data: ReportData) -> Iterator[str]:
                 f"{point.cost_bp:g}{', assumed' if point.assumed else ''}",
                 written(point.total_return, "signed share"),
                 written(point.sharpe_ratio, "ratio"),
+                point.num_trades,
+                written(point.repriced_return, "signed share"),
             ]
             for point in data.costs
         ]
         marked = frozenset(place for place, point in enumerate(data.costs) if point.assumed)
-        swept = table(["cost per side, bp", "total return, net", "Sharpe ratio"], rows, marked=marked)
+        header = ["cost per side, bp", "total return, net", "Sharpe ratio", "round trips", "same positions re-priced"]
+        swept = table(header, rows, marked=marked)
         also = f"<h3>What if</h3>{row_table(data.stress)}" if data.stress else ""
         figure = picture(svg(cost_figure(data.costs, data.break_even_bp, label)), None, "Total return at other costs")
-        yield f'<div class="columns">{figure}<div><h3>The same decisions at other costs</h3>{swept}{also}</div></div>'
+        yield f'<div class="columns">{figure}<div><h3>At other costs, decided again</h3>{swept}{also}</div></div>'
     elif data.stress:
         yield f"<h3>What if</h3>{row_table(data.stress)}"
     if data.record:

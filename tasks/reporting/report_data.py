@@ -190,18 +190,22 @@ class StepTimes:
 
 @dataclass(frozen=True, kw_only=True)
 class CostPoint:
-    """The same decisions at other costs.
+    """The model at other costs, decided again by a rule that reckons with them.
 
     Attributes:
         cost_bp: Fee and slippage per side, basis points of the notional.
         total_return: Net, share of the capital.
         sharpe_ratio: From UTC days; None where undefined.
+        num_trades: Round trips.
+        repriced_return: What the positions of the assumed costs leave at these, net, share of the capital.
         assumed: Whether these are the costs that the verdict rests on.
     """
 
     cost_bp: float
     total_return: float | None
     sharpe_ratio: float | None
+    num_trades: int | None = None
+    repriced_return: float | None = None
     assumed: bool = False
 
 

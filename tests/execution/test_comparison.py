@@ -22,7 +22,7 @@ def traded(random_market):
 
 def compared(traded, costs):
     bars, target = traded
-    return compare(bars, target, costs, ONE_COIN, bars_per_year=BARS_PER_YEAR, **UNSEEN)
+    return compare(bars, lambda costs: target, costs, ONE_COIN, bars_per_year=BARS_PER_YEAR, **UNSEEN)
 
 
 def test_sweep_takes_off_what_the_traded_notional_pays(traded):
@@ -37,9 +37,31 @@ def test_sweep_takes_off_what_the_traded_notional_pays(traded):
         left = side.result.equity[-1] - side.result.equity[0]
         assert left == pytest.approx(gross - per_side * traded_notional, abs=1e-5)
     assert (COST_FACTORS, COSTS_PER_SIDE) == ((0.0, 1.0, 1.5, 2.0), (0.0, 0.0002, 0.00055, 0.001, 0.0015))
-    assert sweep.at_costs(2.0) is sweep.by_costs[3]
     break_even = sweep.model.metrics.break_even_cost_per_side
     assert break_even == pytest.approx(gross / traded_notional, rel=1e-9)
+
+
+def test_sweep_decides_again_at_each_cost_beside_the_same_positions_dearer_or_cheaper(traded):
+    """A rule that trades on a forecast which pays a round trip: at no cost always, at 15 bp a side hardly ever."""
+    bars, _ = traded
+    forecast = np.random.default_rng(5).normal(0.0, 1e-3, len(bars))
+
+    def decide(costs: Costs):
+        return np.where(np.abs(forecast) > 2 * costs.per_side, np.sign(forecast), 0).astype(int)
+
+    assumed = Costs(commission=0.001, slippage=0.0)
+    sweep = compare(bars, decide, assumed, ONE_COIN, bars_per_year=BARS_PER_YEAR, **UNSEEN)
+    paid = [assumed.at(per_side) for per_side in COSTS_PER_SIDE] + [assumed.scaled(factor) for factor in COST_FACTORS]
+    again, repriced = sweep.redecided_by_fee + sweep.redecided_by_costs, sweep.by_fee + sweep.by_costs
+    for costs, one, other in zip(paid, again, repriced, strict=True):
+        expected = run_backtest(bars, decide(costs), costs, ONE_COIN, **UNSEEN)
+        np.testing.assert_array_equal(one.result.equity, expected.equity)
+        np.testing.assert_array_equal(np.sign(other.result.quantity), np.sign(sweep.model.result.quantity))
+        assert one.name == other.name
+    trades = [one.metrics.num_trades for one in sweep.redecided_by_fee]
+    assert trades == sorted(trades, reverse=True)
+    assert trades[0] > 10 * trades[-1]
+    assert {one.metrics.num_trades for one in sweep.by_fee} == {sweep.model.metrics.num_trades}
 
 
 def test_delays_fill_the_same_decisions_one_and_two_bars_later(traded):
