@@ -25,6 +25,7 @@ from tasks.network.architecture import macs_per_bar, macs_per_window, parameters
 from tasks.recipe import Recipe
 from tasks.report_evidence import (
     area_measures,
+    baseline_lead,
     baselines_line,
     cost_points,
     direction_line,
@@ -102,7 +103,7 @@ def report_data(
         created=created.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         verdict=verdict,
         warnings=_warnings(evaluation, recipe),
-        highlights=_highlights(evaluation, measured),
+        highlights=_highlights(evaluation, measured, rivals),
         equity=_equity(evaluation),
         metrics={side.name: asdict(side.metrics) for side in (money.model, money.buy_and_hold, money.flat)},
         costs=cost_points(evaluation, recipe),
@@ -219,14 +220,14 @@ def _share_without_funding(evaluation: Evaluation) -> float:
     return float(np.maximum(steps - FUNDING_STEP_MS, 0).sum() / max(last_ms - first_ms, 1))
 
 
-def _highlights(evaluation: Evaluation, measured: Measured) -> tuple[Measure, ...]:
+def _highlights(evaluation: Evaluation, measured: Measured, rivals: Rivals) -> tuple[Measure, ...]:
     metrics, held = evaluation.money.model.metrics, evaluation.money.buy_and_hold.metrics
     traded = f"buy and hold {held.total_return:+.1%}; {metrics.num_trades} trades in {metrics.days:.0f} days"
     speed = f"{measured.runtime}, one thread"
     return (
         Measure(name="Net return", value=metrics.total_return, style="signed share", note=traded),
         _sharpe(evaluation),
-        _lead(evaluation),
+        baseline_lead(rivals),
         Measure(name="Latency p99 per bar", value=measured.p99_us, style="us", note=speed),
     )
 
@@ -242,16 +243,6 @@ def _sharpe(evaluation: Evaluation) -> Measure:
     )
 
 
-def _lead(evaluation: Evaluation) -> Measure:
-    skill = evaluation.skill
-    return Measure(
-        name="Log-loss lead over the prior",
-        value=skill.log_loss_skill,
-        style="signed nat",
-        note=p_text(skill.p_value),
-    )
-
-
 def _skill(evaluation: Evaluation) -> tuple[Measure, ...]:
     skill = evaluation.skill
     spread = 1.96 * skill.accuracy_error
@@ -261,7 +252,12 @@ def _skill(evaluation: Evaluation) -> tuple[Measure, ...]:
     low, high = skill.accuracy - spread, skill.accuracy + spread
     return (
         Measure(name="Log-loss", value=skill.log_loss, style="nat", note=f"prior {skill.prior_log_loss:.5f} nat"),
-        _lead(evaluation),
+        Measure(
+            name="Log-loss lead over the prior",
+            value=skill.log_loss_skill,
+            style="signed nat",
+            note=p_text(skill.p_value),
+        ),
         *direction_measures(skill),
         Measure(name="Accuracy", value=skill.accuracy, style="share", low=low, high=high, note=majority),
         Measure(name="Macro F1", value=skill.macro_f1),

@@ -28,6 +28,20 @@ def baselines_line(rivals: Rivals) -> str:
     )
 
 
+def baseline_lead(rivals: Rivals) -> Measure:
+    """Return the model's lead over the best baseline."""
+    best = rivals.best_baseline
+    spread = None if best.lead is None or best.lead_error is None else 1.96 * best.lead_error
+    return Measure(
+        name=f"Log-loss lead over the best baseline, {best.name}",
+        value=best.lead,
+        style="signed nat",
+        low=None if best.lead is None or spread is None else best.lead - spread,
+        high=None if best.lead is None or spread is None else best.lead + spread,
+        note=p_text(best.p_value),
+    )
+
+
 def cost_points(evaluation: Evaluation, recipe: Recipe) -> tuple[CostPoint, ...]:
     """Return the model at every cost, cheapest first: multiples of the assumed one, and what others pay."""
     money, assumed = evaluation.money, recipe.costs.per_side

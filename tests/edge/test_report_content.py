@@ -79,6 +79,27 @@ def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored)
     )
 
 
+def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
+    losses = {line.name: line.log_loss for line in stored.rivals.table if line.log_loss is not None}
+    better = min(("logistic regression", "LightGBM"), key=losses.__getitem__)
+    assert losses[better] < losses["prior"]
+    (card,) = (one for one in stored.report().highlights if one.name.startswith("Log-loss lead"))
+    assert card.name == f"Log-loss lead over the best baseline, {better}"
+    assert card.value == pytest.approx(losses[better] - losses["this model"], rel=1e-9)
+    assert card.low < card.value < card.high
+    assert card.note.endswith("Diebold-Mariano")
+
+
+def test_card_shows_the_lead_over_the_prior_when_every_baseline_is_worse_than_that(stored):
+    worse = tuple(
+        replace(line, log_loss=9.0, lead=7.9) if line.name in ("logistic regression", "LightGBM") else line
+        for line in stored.rivals.table
+    )
+    card = replace(stored, rivals=replace(stored.rivals, table=worse)).report().highlights[2]
+    assert card.name == "Log-loss lead over the best baseline, prior"
+    assert card.value == pytest.approx(stored.evaluation.skill.log_loss_skill, abs=0.01)
+
+
 def test_card_and_summary_say_that_too_few_trades_prove_nothing(stored):
     few = track_record(stored.evaluation.daily_returns, 1)
     sparse = replace(
