@@ -15,7 +15,7 @@ from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
 from tasks.evaluation import backtest_folds, measure_latency
 from tasks.housekeeping import PruneRule, prune_home
 from tasks.leak_checks import check_leaks
-from tasks.publishing import Verdict, judge_version, promote_or_keep, publish_version
+from tasks.publishing import Verdict, asks_for_second_seed, judge_version, promote_or_keep, publish_version
 from tasks.recipe import Recipe
 from tasks.rivalry import compare_baselines, train_baselines
 from tasks.training import train_fold
@@ -64,6 +64,9 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
     backtest = backtest_folds(data, recipe, models)
     rivals = compare_baselines(data, recipe, backtest, baselines)
     judgement = judge_version(data, recipe, backtest, latency, leaks, rivals)
+    if asks_for_second_seed(judgement):
+        again = [train_fold(data, recipe.second_seed, index) for index in range(recipe.folds.folds)]
+        judgement = judge_version(data, recipe, backtest, latency, leaks, rivals, again)
     version = publish_version(exchange, data, recipe, backtest, latency, leaks, rivals, judgement, quality)
     return promote_or_keep(version, judgement)
 

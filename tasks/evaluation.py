@@ -111,9 +111,7 @@ def evaluate_folds(data: DatasetRef, recipe: Recipe, folds: Sequence[FoldResult]
     unseen = Span(start=samples.folds[0].test.start, stop=samples.folds[-1].test.stop)
     for fold in samples.folds:
         require_unseen(int(samples.dataset.candles.start_ms[fold.test.start]), **seen_by(data, recipe, samples, fold))
-    probabilities = np.concatenate([fold.probabilities for fold in folds])
-    class_means = np.array([fold.class_means for fold in folds])
-    model = np.repeat(np.arange(len(folds)), [len(fold.probabilities) for fold in folds])
+    probabilities, class_means, model = one_after_the_other(folds)
 
     def decide(costs: Costs) -> NDArray[np.int8]:
         return decide_span(samples, replace(recipe, costs=costs), unseen, probabilities, class_means, model)
@@ -140,6 +138,13 @@ def evaluate_folds(data: DatasetRef, recipe: Recipe, folds: Sequence[FoldResult]
         record=track_record(daily_returns(result.equity, result.bars.start_ms), money.model.metrics.num_trades),
         slices=slices(result, money.buy_and_hold.result, samples.dataset.vol[unseen.rows]),
     )
+
+
+def one_after_the_other(folds: Sequence[FoldResult]) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Return probabilities (N, 3) on all unseen bars, class means (M, 3) of each model, and (N,) which model speaks."""
+    probabilities = np.concatenate([fold.probabilities for fold in folds])
+    class_means = np.array([fold.class_means for fold in folds])
+    return probabilities, class_means, np.repeat(np.arange(len(folds)), [len(fold.probabilities) for fold in folds])
 
 
 def bars_of(data: DatasetRef, samples: Samples, span: Span) -> Bars:

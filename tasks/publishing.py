@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -32,10 +34,11 @@ from tasks.evaluation import (
     decide_span,
     load_evaluation,
     load_measured,
+    one_after_the_other,
     seen_by,
 )
 from tasks.execution.comparison import Duel, duel
-from tasks.execution.promotion import Check, Evidence, judge
+from tasks.execution.promotion import Check, Evidence, awaits_second_seed, judge
 from tasks.execution.track_record import Deflation, deflate
 from tasks.leak_checks import leaks_json, load_leaks
 from tasks.market.samples import Span
@@ -49,7 +52,7 @@ from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
 from tasks.rivalry import Rivals, load_rivals
 from tasks.run_page import show_checklist, show_version
-from tasks.training import code_hash
+from tasks.training import FoldResult, code_hash, load_fold
 
 _FEWEST_BARS = 2  # fewer make no return
 
@@ -74,6 +77,11 @@ class Judgement:
     def passed(self) -> bool:
         """Whether every condition holds."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the conditions that do not hold, without one that was not run."""
+        return tuple(check.name for check in self.checks if check.passed is False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +109,15 @@ class Verdict:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
-def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str, leaks: str, rivals: str) -> str:
+def judge_version(
+    data: DatasetRef,
+    recipe: Recipe,
+    backtest: str,
+    latency: str,
+    leaks: str,
+    rivals: str,
+    second_seed: Sequence[str] = (),
+) -> str:
     """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement.
 
     Args:
@@ -111,6 +127,7 @@ def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str,
         latency: Key of its timing.
         leaks: Key of its leak report.
         rivals: Key of the table of its baselines.
+        second_seed: Keys of the folds of `recipe.second_seed`; none before it is asked for.
     """
     settings = Settings.from_environment()
     beside, _ = load_rivals(rivals)
@@ -119,7 +136,7 @@ def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str,
     store = ArtifactStore(settings.artifact_url)
     entry = store.champion(data.source, data.market.slug)
     name = _champion_name(entry)
-    fought = _duel(data, recipe, evaluation, store, entry)
+    fought = _duel(data, recipe, evaluation, store, entry, [load_fold(fold) for fold in second_seed])
     tried = np.array(sharpe_per_strategy(TrialLog(settings.artifact_url).trials(data.source, data.market.slug)))
     searched = SearchLog(settings.artifact_url).count(data.source, data.market.slug)
     trades, others = evaluation.money.model.metrics.num_trades, recipe.promotion.other_trials + searched
@@ -137,22 +154,36 @@ def judge_version(data: DatasetRef, recipe: Recipe, backtest: str, latency: str,
             "baselines": [asdict(line) for line in beside.table],
             "random": asdict(beside.random),
             "luck": asdict(luck),
+            "second_seed": asdict(fought.second.metrics) if fought and fought.second else None,
         },
     )
     document = canonical_json(judgement)
     key = WorkFolder.key("judgement", document.decode())  # by its content: it belongs to one moment's champion
     results_at(settings.work).save(key, {"judgement.json": document})
-    failed = [check.name for check in judgement.checks if not check.passed]
-    get_run_logger().info(f"judged key={key} champion={name} passed={judgement.passed} failed={failed}")
-    show_checklist(data.source, data.market, conditions(judgement.checks), name)
+    get_run_logger().info(
+        f"judged key={key} champion={name} passed={judgement.passed} failed={list(judgement.failed)}"
+        + (" next='second seed'" if awaits_second_seed(judgement.checks) else "")
+    )
+    if not awaits_second_seed(judgement.checks):
+        show_checklist(data.source, data.market, conditions(judgement.checks), name)
     return key
 
 
+def asks_for_second_seed(judgement: str) -> bool:
+    """Return whether `judge_version` needs the folds of a second seed to come to an end."""
+    return awaits_second_seed(load_judgement(judgement).checks)
+
+
 def _duel(
-    data: DatasetRef, recipe: Recipe, evaluation: Evaluation, store: ArtifactStore, entry: ChampionEntry
+    data: DatasetRef,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    store: ArtifactStore,
+    entry: ChampionEntry,
+    second_seed: Sequence[FoldResult],
 ) -> Duel | None:
-    """Run challenger and champion on the bars that neither had seen; None where there are none."""
-    samples, span, challenger = evaluation.samples, evaluation.unseen, evaluation.target
+    """Run challenger, champion and second seed on the bars that none had seen; None where there are none."""
+    samples, span = evaluation.samples, evaluation.unseen
     seen = seen_by(data, recipe, samples, samples.folds[0])
     champion = np.zeros(len(span), np.int8)  # flat
     if entry.ref is not None:
@@ -170,17 +201,20 @@ def _duel(
         model = load_model(theirs.network_config, load_weights(artifact.files["weights.safetensors"]))
         probabilities = predict_series(model, samples.dataset.features, samples.dataset.segment)[span.rows]
         champion = decide_span(samples, theirs, span, probabilities, np.array(facts["class_means"]))
-        ours = slice(span.start - evaluation.unseen.start, None)
+
+    def decided(folds: Sequence[FoldResult]) -> NDArray[np.int8]:
         # From flat, as the champion: a position that was opened before the span would be one side's alone.
-        challenger = decide_span(
-            samples, recipe, span, evaluation.probabilities[ours], evaluation.class_means, evaluation.model[ours]
-        )
+        probabilities, class_means, model = one_after_the_other(folds)
+        ours = slice(span.start - evaluation.unseen.start, None)
+        return decide_span(samples, recipe, span, probabilities[ours], class_means, model[ours])
+
     return duel(
         bars_of(data, samples, span),
-        challenger,
+        decided(evaluation.folds),
         champion,
         recipe.costs,
         recipe.backtest,
+        second=decided(second_seed) if second_seed else None,
         cost_stress=recipe.promotion.cost_stress,
         bars_per_year=data.market.bars_per_year,
         horizon=recipe.labels.horizon,
@@ -225,6 +259,7 @@ def _evidence(
         trials=beside.luck.trials,
         looks=beside.looks,
         leaks=beside.leaks,
+        second_seed_return=fought.second.metrics.total_return if fought and fought.second else None,
     )
 
 
@@ -310,7 +345,7 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     decision = (
         "champion already" if already
         else f"promoted over {judged.champion}" if promoted
-        else f"kept {judged.champion}; failed: {', '.join(check.name for check in judged.checks if not check.passed)}"
+        else f"kept {judged.champion}; failed: {', '.join(judged.failed)}"
     )  # fmt: skip
     report = store.location(version, "report.html")
     if promoted and not already:

@@ -75,6 +75,12 @@ class Recipe:
         """The decision rule that will trade."""
         return self.decision or DecisionConfig(rule="argmax" if self.preset == "source" else "value")
 
+    @property
+    def second_seed(self) -> Recipe:
+        """The same recipe with the seeds that follow those of its members; it is judged only, so nothing is refit."""
+        fit = self.fit_config
+        return replace(self, fit=replace(fit, seed=fit.seed + self.network_config.members), refit=False)
+
     def parts(self) -> dict[str, Any]:
         """Return every part of the recipe by name, presets filled in."""
         return {

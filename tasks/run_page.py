@@ -43,7 +43,12 @@ def show_table(what: str, source: Source, market: Market, rows: Iterable[Mapping
 def show_checklist(source: Source, market: Market, conditions: Iterable[Condition], champion: str) -> None:
     """Show the promotion rule line by line."""
     rows = [
-        {"result": "pass" if c.passed else "FAIL", "condition": c.name, "wanted": c.wanted, "found": c.found}
+        {
+            "result": {True: "pass", False: "FAIL", None: "open"}[c.passed],
+            "condition": c.name,
+            "wanted": c.wanted,
+            "found": c.found,
+        }
         for c in conditions
     ]
     show_table("promotion", source, market, rows, f"Promotion rule against champion {champion}")

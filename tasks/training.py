@@ -160,7 +160,7 @@ def load_fold(key: str) -> FoldResult:
 
 
 # A killed run finds its finished folds by their key, whatever Prefect knows of them: so no Prefect cache, and no retry.
-@task(cache_policy=NO_CACHE, task_run_name="train fold {index} of {data.market.symbol}")
+@task(cache_policy=NO_CACHE, task_run_name="train fold {index} of {data.market.symbol}, seed {recipe.fit_config.seed}")
 def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
     """Train one fold, predict its unseen bars, and return the key of both.
 

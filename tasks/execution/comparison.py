@@ -113,12 +113,14 @@ class Duel:
 
     Attributes:
         challenger, champion: At the assumed costs.
+        second: The challenger's recipe with a second seed, at the assumed costs; None where it was not trained.
         stressed: The challenger's own positions at costs times the promotion rule's factor.
         advantage: Test of the challenger's lead per bar; None where the two never differ, or on too few blocks of bars.
     """
 
     challenger: Performance
     champion: Performance
+    second: Performance | None
     stressed: Performance
     advantage: BootstrapTest | None
 
@@ -130,6 +132,7 @@ def duel(
     costs: Costs,
     config: BacktestConfig,
     *,
+    second: NDArray[np.signedinteger] | None = None,
     cost_stress: float,
     bars_per_year: float,
     horizon: int,
@@ -144,6 +147,7 @@ def duel(
         champion: (T,) weights decided at each close; zeros are `flat`.
         costs: What both pay.
         config: The account of both.
+        second: (T,) weights that the challenger's recipe decided with a second seed.
         cost_stress: Factor on commission and slippage for the stressed run, in which the same positions are dearer.
         bars_per_year: Bars in 365 days.
         horizon: Bars that a label spans.
@@ -168,6 +172,7 @@ def duel(
     return Duel(
         challenger=ours,
         champion=theirs,
+        second=None if second is None else run("second seed", second, costs),
         stressed=run("stressed challenger", challenger, costs.scaled(cost_stress)),
         advantage=stationary_bootstrap_test(difference, block) if difference.any() and enough else None,
     )

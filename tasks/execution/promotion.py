@@ -2,6 +2,10 @@
 
 `flat` is the first champion, so a first model must beat doing nothing. Every condition is shown with its numbers,
 passed or failed; one failure keeps the champion.
+
+Last of all the recipe must earn with a second seed too: at an equal log-loss the money of two seeds is far apart, and a
+result that only one of them has is luck. That costs one more training of the folds, so it is asked for where nothing
+else failed.
 """
 
 from __future__ import annotations
@@ -82,6 +86,7 @@ class Evidence:
         trials: How many trials were run, this one included.
         looks: How many versions were compared with this champion, this one included.
         leaks: Names of the leak tests that failed; None where they were not run, which does not pass.
+        second_seed_return: Net total return of the same recipe with another seed; None before it has been trained.
     """
 
     champion: str
@@ -102,6 +107,7 @@ class Evidence:
     trials: int
     looks: int = 1
     leaks: tuple[str, ...] | None = None
+    second_seed_return: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +116,13 @@ class Check:
 
     Attributes:
         name: What is asked.
-        passed: Whether it holds.
+        passed: Whether it holds; None where it was not run.
         found: The number, with its unit.
         wanted: The bound, with its unit.
     """
 
     name: str
-    passed: bool
+    passed: bool | None
     found: str
     wanted: str
 
@@ -126,7 +132,18 @@ PARITY_BOUND = 1e-5
 
 
 def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
-    """Return every condition, passed or failed, in the order in which a sceptic asks."""
+    """Return every condition, passed or failed, in the order in which a sceptic asks; the second seed's is the last."""
+    checks = _first_seed(evidence, rule)
+    return (*checks, _second_seed(evidence, all(check.passed for check in checks)))
+
+
+def awaits_second_seed(checks: tuple[Check, ...]) -> bool:
+    """Return whether the second seed alone is missing: every other condition holds."""
+    *others, last = checks
+    return last.passed is None and all(check.passed for check in others)
+
+
+def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
     skill = evidence.skill
     excess = skill.calibration_error - skill.perfect_calibration_error
     # A champion that held nothing on these bars lost nothing: no challenger could trade within a multiple of that.
@@ -201,6 +218,16 @@ def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
             "all green",
         ),
     )
+
+
+def _second_seed(evidence: Evidence, others_hold: bool) -> Check:
+    name, wanted = "second seed: net result", "> 0 %"
+    second = evidence.second_seed_return
+    if second is None:
+        found = "to be trained" if others_hold else "not run: other conditions failed"
+        return Check(name=name, passed=None, found=found, wanted=wanted)
+    found = f"{second:+.2%}, first seed {evidence.net_return:+.2%}"
+    return _check(name, second > 0, found, wanted)
 
 
 def _first_promotion(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:

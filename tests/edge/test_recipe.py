@@ -1,6 +1,7 @@
 """A recipe as a document: what a version keeps of how it was made."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,14 @@ def test_recipe_comes_back_from_its_document_with_presets_filled_in(name):
 def test_source_preset_trades_every_change_of_the_most_probable_class():
     assert Recipe(preset="source").decision_config.rule == "argmax"
     assert Recipe().decision_config.rule == "value"
+
+
+def test_second_seed_is_another_of_every_member_and_nothing_else():
+    recipe = Recipe(labels=LabelConfig(horizon=7), refit=True)
+    first, second = recipe.fit_config.seed, recipe.second_seed.fit_config.seed
+    members = range(recipe.network_config.members)
+    assert {first + member for member in members}.isdisjoint({second + member for member in members})
+    assert recipe.second_seed == replace(recipe, fit=replace(recipe.fit_config, seed=second), refit=False)
 
 
 def test_recipe_from_before_there_was_a_teacher_learned_from_labels_and_kept_the_best_weights():

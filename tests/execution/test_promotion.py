@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from storage.schema import ConfigError
-from tasks.execution.promotion import Evidence, PromotionRule, judge
+from tasks.execution.promotion import Evidence, PromotionRule, awaits_second_seed, judge
 from tasks.execution.skill import Skill, measure_skill
 
 SKILL = Skill(
@@ -50,11 +50,12 @@ GOOD = Evidence(
     deflated_sharpe=0.97,
     trials=12,
     leaks=(),
+    second_seed_return=0.05,
 )
 
 
 def failed(evidence: Evidence, rule: PromotionRule = PromotionRule()) -> list[str]:
-    return [check.name for check in judge(evidence, rule) if not check.passed]
+    return [check.name for check in judge(evidence, rule) if check.passed is False]
 
 
 @pytest.mark.promise(13)
@@ -90,6 +91,8 @@ def test_good_evidence_passes_every_condition():
         ({"deflated_sharpe": None}, "deflated Sharpe ratio"),
         ({"leaks": ("prefix invariance",)}, "leak tests"),
         ({"leaks": None}, "leak tests"),  # what was not tested is not known to be clean
+        ({"second_seed_return": 0.0}, "second seed: net result"),
+        ({"second_seed_return": np.nan}, "second seed: net result"),
     ],
 )
 def test_one_bad_number_fails_its_condition_alone(change, condition):
@@ -111,6 +114,27 @@ def test_lead_in_direction_over_a_prior_that_the_market_left_behind_is_none():
         )  # fmt: skip
         direction = {name: getattr(measured, name) for name in vars(measured) if name.startswith("direction_")}
         assert failed(replace(GOOD, skill=replace(SKILL, **direction))) == condition
+
+
+@pytest.mark.promise(13)
+def test_second_seed_is_asked_for_when_all_else_holds_and_not_before():
+    untrained = replace(GOOD, second_seed_return=None)
+    checks = judge(untrained, PromotionRule())
+    assert (checks[-1].name, checks[-1].passed, checks[-1].found) == ("second seed: net result", None, "to be trained")
+    assert awaits_second_seed(checks)
+    assert not all(check.passed for check in checks)
+    lacking = judge(replace(untrained, trades=99), PromotionRule())
+    assert (lacking[-1].passed, lacking[-1].found) == (None, "not run: other conditions failed")
+    assert not awaits_second_seed(lacking)
+    for trained in (0.05, -0.05):
+        assert not awaits_second_seed(judge(replace(GOOD, second_seed_return=trained), PromotionRule()))
+
+
+@pytest.mark.promise(13)
+def test_second_seed_that_loses_keeps_the_champion_whatever_the_first_earned():
+    lucky = judge(replace(GOOD, net_return=3.67, second_seed_return=-0.012), PromotionRule())
+    assert [check.name for check in lucky if not check.passed] == ["second seed: net result"]
+    assert (lucky[-1].found, lucky[-1].wanted) == ("-1.20%, first seed +367.00%", "> 0 %")
 
 
 def test_drawdown_is_measured_against_the_champion_when_there_is_one():

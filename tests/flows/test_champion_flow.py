@@ -1,9 +1,11 @@
 """Champion against challenger through the real flows: who is compared on what, who wins, and the way back."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from flows.evaluate import evaluate
 from flows.pipeline import pipeline
 from flows.rollback import rollback
 from storage.artifacts import ArtifactStore
@@ -15,7 +17,7 @@ from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.recipe import Recipe
-from tasks.training import load_samples
+from tasks.training import fold_key, load_fold, load_samples
 from tests.golden.make_golden import ANYTHING
 
 # Four-hour bars and a signal that fades within a day: enough independent blocks of bars for a test of the lead.
@@ -52,6 +54,70 @@ def test_challenger_that_passes_becomes_champion_with_both_sides_on_record(reign
     assert entry.evidence["challenger"]["total_return"] > 0
 
 
+@pytest.mark.promise(13)
+def test_promotion_is_of_a_recipe_that_earns_with_a_second_seed_and_publishes_the_first(reign):
+    manifest = store().manifest(reign.version)
+    judged, trained = manifest["judgement"], recipe(seed=1)
+    data = DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=MARKET)
+    check = judged["checks"][-1]
+    earned = judged["numbers"]["second_seed"]["total_return"]
+    assert (check["name"], check["passed"], earned > 0) == ("second seed: net result", True, True)
+    assert check["found"].startswith(
+        f"{earned:+.2%}, first seed {judged['numbers']['challenger']['total_return']:+.2%}"
+    )
+    # Decided by the last fold of the second seed, and published from that of the first.
+    first, second = (load_fold(fold_key(data, one, 1)) for one in (trained, trained.second_seed))
+    weights = store().load(reign.version, source=EXCHANGE.source).files["weights.safetensors"]
+    assert first.weights == weights != second.weights
+    assert len(work_keys("fold")) == 4
+    assert len(work_keys("baselines")) == 2  # neither baselines nor twin a second time
+    assert "second seed: net result" in store().read(reign.version, "report.html").decode()
+    assert evaluate(version=str(reign.version)).differences == ()
+
+
+@pytest.mark.promise(13)
+def test_second_seed_is_not_trained_when_another_condition_fails(reign):
+    before = work_keys("fold")
+    strict = replace(recipe(seed=1), promotion=replace(ANYTHING, min_days=9_999.0))
+    verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=strict)
+    check = store().manifest(verdict.version)["judgement"]["checks"][-1]
+    assert (check["passed"], check["found"]) == (None, "not run: other conditions failed")
+    assert work_keys("fold") == before
+    assert "second seed" not in dict(verdict.lines)["decision"]
+    assert "unseen days" in dict(verdict.lines)["decision"]
+
+
+@pytest.mark.promise(13)
+def test_second_seed_that_loses_keeps_the_champion(reign, monkeypatch):
+    monkeypatch.setattr(publishing, "duel", second_seed_reversed(publishing.duel))
+    weights = store().load(reign.version, source=EXCHANGE.source).files["weights.safetensors"]
+    first = store().champion(EXCHANGE.source, MARKET.slug)
+    while store().champion(EXCHANGE.source, MARKET.slug).ref is not None:
+        rollback(market=MARKET, exchange=EXCHANGE, reason="to judge the same weights anew")
+    looser = replace(recipe(seed=1), promotion=replace(ANYTHING, min_days=1e-6))  # another version, of the same folds
+    verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=looser)
+    assert (verdict.promoted, verdict.champion) == (False, "flat")
+    assert dict(verdict.lines)["decision"] == "kept flat; failed: second seed: net result"
+    assert store().load(verdict.version, source=EXCHANGE.source).files["weights.safetensors"] == weights
+    entry = store().champion(EXCHANGE.source, MARKET.slug)
+    now = datetime.now(UTC)
+    store().promote(EXCHANGE.source, MARKET.slug, reign.version, first.evidence, expected=entry.sequence, now=now)
+
+
+def second_seed_reversed(duel):
+    """Return the duel in which the second seed is on the wrong side all the time."""
+
+    def other(*sides, second, **rest):
+        return duel(*sides, second=None if second is None else -second, **rest)
+
+    return other
+
+
+def work_keys(kind: str) -> set[str]:
+    work = publishing.Settings.from_environment().home / "work"
+    return {path.name for path in work.iterdir() if path.name.startswith(f"{kind}-")}
+
+
 @pytest.mark.promise(12)
 @pytest.mark.promise(13)
 def test_champion_and_challenger_are_compared_on_bars_that_neither_has_seen(reign, monkeypatch):
@@ -78,11 +144,10 @@ def test_champion_and_challenger_are_compared_on_bars_that_neither_has_seen(reig
     assert seen["bars"].start_ms[0] <= last_test[0]
     assert seen["bars"].start_ms[-1] == last_test[-1]
     assert len(seen["challenger"]) == len(seen["champion"]) == len(seen["bars"])
-    # Both decide from flat on one span: neither carries a position in.
-    (champions, champion), (challengers, challenger) = sides
-    assert champions == challengers
-    assert seen["champion"] is champion
-    assert seen["challenger"] is challenger
+    # All decide from flat on one span: none carries a position in.
+    assert len({span for span, _ in sides}) == 1
+    decided = [target for _, target in sides]
+    assert all(any(seen[who] is target for target in decided) for who in ("champion", "challenger"))
     assert verdict.version != reign.version
 
 
