@@ -196,6 +196,30 @@ PLANTED = [
         "test_direction_of_a_random_walk_is_found_in_one_of_twenty_however_well_holds_are_foreseen",
     ),
     (
+        "a prior that the market left behind is all that a side must beat", SKILL,
+        "    return (COIN, coin) if coin.sum() < prior.sum() else", "    return (COIN, coin) if False else",
+        "tests/execution/test_promotion.py::"
+        "test_lead_in_direction_over_a_prior_that_the_market_left_behind_is_none",
+    ),
+    (
+        "resamples without the only trade are left out", SIGNIFICANCE,
+        "    low, high = np.quantile(ratios, ((", "    low, high = np.quantile(ratios[varied], ((",
+        IN_SIGNIFICANCE + "sharpe_interval_of_a_single_trade_counts_resamples_without_it_as_nothing",
+    ),
+    (
+        "other costs are charged to the same positions", COMPARISON,
+        "        redecided_by_fee=tuple(run(name, other, target=decide(other))",
+        "        redecided_by_fee=tuple(run(name, other, target=target)",
+        "tests/execution/test_comparison.py::"
+        "test_sweep_decides_again_at_each_cost_beside_the_same_positions_dearer_or_cheaper",
+    ),
+    (
+        "one seed that earns is enough", PROMOTION,
+        "    return _check(name, second > 0, found, wanted)\n", "    return _check(name, True, found, wanted)\n",
+        "tests/execution/test_promotion.py::"
+        "test_second_seed_that_loses_keeps_the_champion_whatever_the_first_earned",
+    ),
+    (
         "random positions trade less than the model", RANDOM,
         "        lengths[places] = lengths[rng.permutation(places)]\n", "        lengths[places[:-1]] += 1\n",
         "tests/execution/test_rivals.py::test_random_timing_keeps_exposure_and_turnover",
