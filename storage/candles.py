@@ -309,8 +309,12 @@ class CandleStore:
             return int(con.execute(_MERGE_FUNDING, _funding_series_of(source, market)).fetchall()[0][0])
 
     def read_funding(self, source: Source, market: Market) -> tuple[IntArray, FloatArray]:
-        """Return the funding stamps (n,) in UTC milliseconds and the rates (n,), oldest first."""
-        statement = f"select epoch_ms(stamp) as stamp_ms, rate from funding where {_FUNDING_SERIES} order by stamp"
+        """Return the minutes (n,) of the funding stamps in UTC milliseconds and the rates (n,), oldest first.
+
+        Stamps are stored as they came; some sources stamp a few milliseconds late.
+        """
+        minute = "epoch_ms(date_trunc('minute', stamp)) as stamp_ms"
+        statement = f"select {minute}, rate from funding where {_FUNDING_SERIES} order by stamp"
         with self._database.reading() as con:
             columns = con.execute(statement, _funding_series_of(source, market)).fetchnumpy()
         return np.asarray(columns["stamp_ms"]), np.asarray(columns["rate"])

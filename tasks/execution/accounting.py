@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.compiled import compiled
-from storage.schema import BoolArray, Candles, ConfigError, FloatArray, IntArray
+from storage.schema import MINUTE_MS, BoolArray, Candles, ConfigError, FloatArray, IntArray
 
 _DEAREST_PER_SIDE = 0.1  # a rate of 10 % and more is a percentage or a basis point typed as a share
 
@@ -128,37 +128,35 @@ class Bars:
             interval_ms: Milliseconds per bar.
             funding: (n,) stamps, UTC milliseconds, and (n,) rates.
         """
-        rates = None
-        if funding is not None:
-            stamps, paid = funding
-            since = stamps > candles.start_ms[0] - interval_ms  # what was due before met no position of this account
-            rates = funding_by_bar(stamps[since], paid[since], candles.start_ms)
         return cls(
             start_ms=candles.start_ms,
             open=candles.open,
             close=candles.close,
             interval_ms=interval_ms,
-            funding_rate=rates,
+            funding_rate=None if funding is None else funding_by_bar(*funding, candles.start_ms, interval_ms),
         )
 
 
-def funding_by_bar(stamp_ms: IntArray, rate: FloatArray, start_ms: IntArray) -> FloatArray:
+def funding_by_bar(stamp_ms: IntArray, rate: FloatArray, start_ms: IntArray, interval_ms: int) -> FloatArray:
     """Return the funding rate due at each bar's open.
 
-    A stamp belongs to the first bar that opens at or after it: whoever trades at that open pays it before the trade,
-    and a stamp inside a bar or a gap meets the position that was held through it. Several stamps of one bar add up.
+    A stamp belongs to the first bar that opens at or after its minute, since many come a few milliseconds late: whoever
+    trades at that open pays it before the trade, and a stamp inside a bar or a gap meets the position that was held
+    through it. Several stamps of one bar add up. What was due before the first bar met no position of this account.
 
     Args:
         stamp_ms: (n,) UTC milliseconds.
         rate: (n,) share of the position's value.
         start_ms: (T,) open time of each bar, UTC milliseconds, increasing.
+        interval_ms: Milliseconds per bar.
 
     Returns:
         (T,) rate, 0 where none is due.
     """
-    bar = np.searchsorted(start_ms, stamp_ms, side="left")
-    seen = bar < len(start_ms)
-    return np.bincount(bar[seen], weights=rate[seen], minlength=len(start_ms)).astype(np.float64)
+    minute = stamp_ms // MINUTE_MS * MINUTE_MS
+    bar = np.searchsorted(start_ms, minute, side="left")
+    met = (minute > start_ms[0] - interval_ms) & (bar < len(start_ms))
+    return np.bincount(bar[met], weights=rate[met], minlength=len(start_ms)).astype(np.float64)
 
 
 def as_compiled(values: NDArray[np.generic], dtype: type[np.generic]) -> NDArray[Any]:

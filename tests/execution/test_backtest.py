@@ -12,6 +12,7 @@ from tasks.execution.decision import DecisionConfig, decide, decide_series, pack
 from tasks.execution.trades import EXITS
 
 FREE = Costs(commission=0.0, slippage=0.0)
+STEP_MS = 5 * MINUTE_MS
 ONE_COIN = BacktestConfig(initial_capital=1_000.0, fixed_coins=1.0)
 EXACT = {"rel": 1e-12, "abs": 1e-9}  # hand calculations; only the last digits of float64 may differ
 
@@ -191,10 +192,22 @@ def test_costs_are_scaled_without_the_funding():
 
 
 def test_funding_stamp_belongs_to_the_first_bar_that_opens_at_or_after_it():
-    start_ms = np.array([0, 10, 20, 40])  # a bar is missing at 30
-    rates = funding_by_bar(np.array([0, 10, 25, 40, 41]), np.array([0.1, 0.2, 0.3, 0.4, 0.5]), start_ms)
+    start_ms = STEP_MS * np.array([0, 1, 2, 4])  # a bar is missing at 3
+    stamps = STEP_MS * np.array([-1, 0, 1, 2.5, 4, 4.5])  # the first was due before the account began
+    rates = funding_by_bar(stamps.astype(np.int64), np.array([9.0, 0.1, 0.2, 0.3, 0.4, 0.5]), start_ms, STEP_MS)
     assert rates == pytest.approx([0.1, 0.2, 0.0, 0.7], **EXACT)
-    assert funding_by_bar(np.empty(0, np.int64), np.empty(0), start_ms).tolist() == [0, 0, 0, 0]
+    assert funding_by_bar(np.empty(0, np.int64), np.empty(0), start_ms, STEP_MS).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.promise(11)
+@pytest.mark.parametrize("late_ms", [0, 3, 997, 59_999])
+def test_long_that_is_closed_at_a_funding_stamp_pays_it_when_the_stamp_comes_late(late_ms):
+    prices = {name: np.full(4, 100.0) for name in ("open", "high", "low", "close", "volume", "turnover")}
+    candles = Candles(start_ms=STEP_MS * np.arange(4), **prices)
+    stamps = STEP_MS * np.array([-1, 2]) + late_ms  # before the account, and at the open that closes the long
+    bars = Bars.of(candles, STEP_MS, (stamps, np.array([9.0, 0.01])))
+    result = run(bars, [1, 0, 0, 0])
+    assert result.funding == pytest.approx([0, 0, 1, 0], **EXACT)  # one coin of 100 USDT at 1 %
 
 
 def test_bars_of_candles_carry_their_funding():

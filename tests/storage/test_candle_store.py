@@ -316,6 +316,14 @@ def test_funding_is_stored_once_by_stamp_for_all_intervals_of_a_market(store, ma
     assert (read[0].tolist(), read[1].tolist()) == (stamps.tolist(), rates.tolist())
 
 
+def test_funding_is_read_by_its_minute_when_a_stamp_comes_late(store, market):
+    due = START + 28_800_000 * np.arange(4)
+    late = np.array([0, 7, 997, 59_999])
+    assert store.upsert_funding(BYBIT, market, due + late, np.full(4, 1e-4)) == 4
+    assert store.upsert_funding(BYBIT, market, due + late, np.full(4, 1e-4)) == 0
+    assert store.read_funding(BYBIT, market)[0].tolist() == due.tolist()
+
+
 @pytest.mark.parametrize(
     ("stamps", "rates"), [([1, 1], [0.1, 0.1]), ([2, 1], [0.1, 0.1]), ([1], [np.nan]), ([1, 2], [0.1])]
 )
