@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypedDict
@@ -25,7 +25,7 @@ from storage.workfolder import WorkFolder, canonical_json
 from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import require_unseen
 from tasks.execution.comparison import Comparison, compare
-from tasks.execution.decision import decide_series, packed
+from tasks.execution.decision import decide_series
 from tasks.execution.metrics import daily_returns, sharpe_ratio
 from tasks.execution.skill import Skill, measure_skill
 from tasks.execution.slices import Slice, slices
@@ -38,7 +38,7 @@ from tasks.network.latency import machine_fingerprint, measure_model, twins
 from tasks.network.latency import measure_latency as time_networks
 from tasks.network.segments import newest_run
 from tasks.progress import ProgressReport
-from tasks.recipe import Recipe, recipe_document, recipe_of
+from tasks.recipe import Recipe, decision_params, recipe_document, recipe_of
 from tasks.training import FoldResult, Samples, code_hash, load_fold, load_samples
 
 _PARITY_BARS = 256  # beyond the context, of real features, for the comparison and the timing
@@ -172,10 +172,8 @@ def decide_span(
         class_means: (M, 3) of each model.
         model: (N,) which model decides each bar; None: the only one.
     """
-    rule, costs, horizon = recipe.decision_config, recipe.costs, recipe.labels.horizon
-    if samples.dataset.ref.market.category == "spot":
-        rule = replace(rule, allow_short=False)  # nobody lends the coins
-    params = np.array([packed(rule, costs, means, horizon) for means in np.atleast_2d(class_means)])
+    market = samples.dataset.ref.market
+    params = np.array([decision_params(recipe, market, means) for means in np.atleast_2d(class_means)])
     segment = samples.dataset.segment[span.rows]
     contiguous = np.concatenate([[False], segment[1:] == segment[:-1]])
     return decide_series(probabilities, samples.dataset.vol[span.rows], contiguous, params, model)

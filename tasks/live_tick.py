@@ -58,7 +58,7 @@ class LiveTick:
     Args:
         engine: The trained network; this object advances the state of one of its markets.
         interval_ms: Milliseconds per bar.
-        params: (9,) from `tasks.execution.decision.packed`.
+        params: (9,) from `tasks.recipe.decision_params`.
         market: Which of the engine's markets.
 
     Attributes:

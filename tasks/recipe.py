@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from storage.schema import ArtifactError, ConfigError
+from storage.schema import ArtifactError, ConfigError, FloatArray, Market
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
-from tasks.execution.decision import DecisionConfig
+from tasks.execution.decision import DecisionConfig, packed
 from tasks.execution.promotion import PromotionRule
 from tasks.market.labels import LabelConfig
 from tasks.market.samples import FoldConfig
@@ -94,6 +94,20 @@ class Recipe:
             "promotion": self.promotion,
             "baselines": self.baselines,
         }
+
+
+def decision_params(recipe: Recipe, market: Market, class_means: FloatArray) -> FloatArray:
+    """Return what `decide` needs of a model that the recipe made on a market: for backtest and live alike.
+
+    Args:
+        recipe: Rule, costs and horizon.
+        market: Where it trades. On spot nobody lends the coins, so that nothing is sold short.
+        class_means: (3,) of the model, in units of vol * sqrt(horizon).
+    """
+    rule = recipe.decision_config
+    if market.category == "spot":
+        rule = replace(rule, allow_short=False)
+    return packed(rule, recipe.costs, class_means, recipe.labels.horizon)
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from storage.schema import ArtifactError, ConfigError
+from storage.schema import ArtifactError, ConfigError, Market
 from storage.workfolder import canonical_json
+from tasks.execution.decision import DecisionConfig, decide
 from tasks.market.labels import LabelConfig
 from tasks.network.architecture import preset
 from tasks.network.fit_config import fit_preset
-from tasks.recipe import Recipe, recipe_document, recipe_of
+from tasks.recipe import Recipe, decision_params, recipe_document, recipe_of
 
 
 @pytest.mark.parametrize("name", ["default", "source"])
@@ -35,6 +37,14 @@ def test_second_seed_is_another_of_every_member_and_nothing_else():
     members = range(recipe.network_config.members)
     assert {first + member for member in members}.isdisjoint({second + member for member in members})
     assert recipe.second_seed == replace(recipe, fit=replace(recipe.fit_config, seed=second), refit=False)
+
+
+@pytest.mark.parametrize("rule", ["value", "argmax"])
+@pytest.mark.parametrize(("category", "lowest"), [("linear", -1), ("inverse", -1), ("spot", 0)])
+def test_decision_of_a_recipe_sells_short_except_on_spot(rule, category, lowest):
+    recipe = Recipe(decision=DecisionConfig(rule=rule))
+    params = decision_params(recipe, Market(category=category), np.array([-1.0, 0.0, 1.0]))
+    assert decide(1.0, 0.0, 0.0, 0.01, 0, 1, params) == lowest  # a fall of sqrt(horizon) percent is certain
 
 
 def test_recipe_from_before_there_was_a_teacher_learned_from_labels_and_kept_the_best_weights():

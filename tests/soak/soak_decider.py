@@ -22,12 +22,11 @@ from storage.artifacts import ArtifactStore
 from storage.recent import read_recent
 from storage.schema import Market, VersionRef
 from storage.settings import Settings
-from tasks.execution.decision import packed
 from tasks.execution.expiry import ExpiryRule
 from tasks.live_tick import LiveTick
 from tasks.network.engine import Engine
 from tasks.network.export import load_weights
-from tasks.recipe import recipe_of
+from tasks.recipe import decision_params, recipe_of
 from tasks.serving import served_champion
 from tests.soak.soak_exchange import MARKET, SOURCE
 
@@ -72,7 +71,7 @@ class Decider:
         artifact = self._store.load(ref, source=SOURCE)
         recipe = recipe_of(artifact.manifest["recipe"])
         means = np.array(artifact.manifest["model"]["class_means"])
-        params = packed(recipe.decision_config, recipe.costs, means, recipe.labels.horizon)
+        params = decision_params(recipe, self.market, means)
         weights = load_weights(artifact.files["weights.safetensors"])
         return LiveTick(Engine.from_weights(recipe.network_config, weights), self.market.interval_ms, params)
 
