@@ -384,7 +384,8 @@ def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange, qual
         code_hash=content_hash([Path(features.__file__).read_bytes()]),
     )
     get_run_logger().info(
-        f"dataset id={reference.id} market={market.slug} source={reference.source} bars={len(candles)}"
+        f"dataset id={reference.id} market={market.slug} source={reference.source} bars={len(candles)} "
+        f"halted={features.halted_bars(built.vol, built.segment)}"
     )
     return reference
 

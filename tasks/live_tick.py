@@ -1,8 +1,8 @@
 """A closed candle to a decision in one compiled call: features, network and rule with nothing of Python in between.
 
 It calls the very functions that history is made with, `features.advance`, `kernels.step_packed` and `decision.decide`,
-so live and backtest agree. What restarts the features, such as a gap, also makes the network forget; until both are
-warm again the probabilities are NaN and the target is 0.
+so live and backtest agree. A bar without features, as after a gap or in a halt, makes the network forget; until both
+are warm again the probabilities are NaN and the target is 0.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class LiveTick:
         market: Which of the engine's markets.
 
     Attributes:
-        history_bars: Candles of unbroken history after which the next one has probabilities.
+        history_bars: Candles of unbroken history, without those of halts, after which the next one has probabilities.
 
     Raises:
         ConfigError: The network takes more inputs, or has other classes, than features and decision know.
@@ -130,11 +130,11 @@ def tick_packed(
         bars_held: Bars for which it has been held.
         values: (F + 4,) overwritten, as in `Tick`.
     """
-    restarted = advance(features, candle, values[:_KNOWN])
+    advance(features, candle, values[:_KNOWN])
     values[_KNOWN:] = np.nan
-    if restarted:
+    if np.isnan(values[_INPUTS]):
         network[:] = 0
-    if not np.isnan(values[_INPUTS]):
+    else:
         status = step_packed(weights, network, values[: int(weights[INPUTS])], values[_KNOWN:])
         if status < 0:  # out of float32's range: a bar that history leaves out too, and whose context is lost
             network[:] = 0

@@ -41,6 +41,7 @@ from tasks.execution.comparison import Duel, duel
 from tasks.execution.promotion import Check, Evidence, awaits_second_seed, judge
 from tasks.execution.track_record import Deflation, deflate
 from tasks.leak_checks import leaks_json, load_leaks
+from tasks.market.features import halted_bars
 from tasks.market.samples import Span
 from tasks.network.dsc import load_model
 from tasks.network.export import load_weights, onnx_graphs
@@ -398,10 +399,11 @@ def _champion_name(entry: ChampionEntry) -> str:
 
 
 def _quality(data: DatasetRef, evaluation: Evaluation, stored: StoredQuality) -> list[Row]:
-    candles = evaluation.samples.dataset.candles
+    dataset = evaluation.samples.dataset
+    candles = dataset.candles
     first_ms, last_ms = int(candles.start_ms[0]), int(candles.start_ms[-1])
     expected = (last_ms - first_ms) // data.market.interval_ms + 1
-    ready = np.isfinite(evaluation.samples.dataset.features).all(axis=1)
+    ready = np.isfinite(dataset.features).all(axis=1)
     rows: list[tuple[str, Cell]] = [
         ("first bar", utc_text(first_ms)),
         ("last bar", utc_text(last_ms)),
@@ -412,6 +414,7 @@ def _quality(data: DatasetRef, evaluation: Evaluation, stored: StoredQuality) ->
         ("longest gap, bars", stored.longest_gap),
         ("bars missing because their rows were rejected", stored.quarantined),
         ("bars with features", int(ready.sum())),
-        ("funding stamps", len(evaluation.samples.dataset.funding_ms)),
+        ("bars left out, the market had halted", halted_bars(dataset.vol, dataset.segment)),
+        ("funding stamps", len(dataset.funding_ms)),
     ]
     return [{"what": what, "found": found} for what, found in rows]

@@ -138,7 +138,8 @@ def load_samples(data: DatasetRef, recipe: Recipe) -> Samples:
     ready = np.flatnonzero(np.isfinite(dataset.features).all(axis=1))
     if not len(ready):
         raise DatasetError(
-            f"dataset {data.id} has no bar with features: every run without a gap is shorter than the warm-up"
+            f"dataset {data.id} has no bar with features: every run without a gap is shorter than the warm-up, "
+            "bars of halts not counted"
         )
     first_usable = int(ready[0]) + recipe.network_config.context - 1
     cut = (len(dataset.candles), first_usable, recipe.labels.horizon, recipe.folds)

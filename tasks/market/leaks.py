@@ -135,22 +135,26 @@ def start_invariance(
     tolerance: float = 1e-9,
     seed: int = 0,
 ) -> LeakCheck:
-    """Let history start later: after the declared warm-up every bar must have the same values.
+    """Let history start later: from the first bar after the declared warm-up that has values, all must be the same.
 
     Args:
         columns: What is checked.
         candles: (T, 6) oldest first, T > warm_up.
         names: (F,) of the columns.
-        warm_up: Bars after which values are given.
+        warm_up: Bars after which values are given, or later where the market halts meanwhile.
         starts: Random bars at which history starts.
         tolerance: Largest difference allowed.
         seed: Of the bars.
     """
     full = columns(candles)
     for start in _bars(1, len(candles) - warm_up, starts, seed):
-        settled = start + warm_up - 1
-        later = columns(candles[start:])[warm_up - 1 :]
-        moved = _first_difference(full[settled:], later, names, tolerance, first_bar=settled)
+        later = columns(candles[start:])
+        given = np.flatnonzero(np.isfinite(later[warm_up - 1 :]).all(axis=1))
+        if not len(given):
+            continue
+        settled = warm_up - 1 + int(given[0])
+        bar = start + settled
+        moved = _first_difference(full[bar:], later[settled:], names, tolerance, first_bar=bar)
         if moved:
             return _failed(
                 "start invariance",

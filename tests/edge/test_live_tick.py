@@ -31,8 +31,9 @@ def model() -> DSCTradingModel:
 
 @pytest.fixture(scope="module")
 def matrix() -> FloatArray:
-    """Candles with a gap, after which everything has to warm up again, and a candle that is none near the end."""
+    """Candles with a halt, a gap, after which everything has to warm up again, and one that is none near the end."""
     candles = generate(SyntheticMarket(bars=2 * WARM_UP + 900, interval_ms=STEP_MS)).matrix()
+    candles[WARM_UP + 100 : WARM_UP + 150, 1:] = [*[candles[WARM_UP + 99, 4]] * 4, 0.0]
     broken = np.delete(candles, slice(WARM_UP + 300, WARM_UP + 303), axis=0)
     broken[-20, 2] = np.nan
     return broken
@@ -65,6 +66,7 @@ def test_live_ticks_equal_features_probabilities_and_decisions_of_the_batch_path
     np.testing.assert_allclose([tick.probabilities for tick in ticks], probabilities, rtol=0, atol=1e-5)
     np.testing.assert_array_equal([tick.target for tick in ticks], targets)
     known = np.isfinite(probabilities[:, 0])
+    assert np.flatnonzero(~known[WARM_UP + 100 : WARM_UP + 200]).tolist() == list(range(10, 50 + CONFIG.context - 1))
     assert 0 < known.sum() < len(known)
     assert set(targets[known]) == {-1, 0, 1}
 

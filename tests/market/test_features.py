@@ -12,15 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.contracts import validate_features
 from storage.schema import FEATURES, ODD_FEATURES, FloatArray
 from tasks.market.features import (
     CLIP,
+    FARTHEST,
     FLAT_VOL,
     OUTPUTS,
     WARM_UP,
     Features,
     advance,
     build_features,
+    halted_bars,
     new_state,
 )
 from tasks.market.synthetic import SyntheticMarket, generate
@@ -40,13 +43,23 @@ def constant_market(bars: int, price: float = 100.0, volume: float = 20.0) -> Fl
     return matrix
 
 
+def with_halt(matrix: FloatArray, at: int, bars: int) -> FloatArray:
+    """The market with `bars` bars from `at` on in which nothing trades; after them its returns are what they were."""
+    halted, last = matrix.copy(), matrix[at - 1, CLOSE]
+    halted[at:, OPEN:VOLUME] *= last / matrix[min(at + bars, len(matrix)) - 1, CLOSE]
+    halted[at : at + bars, OPEN:VOLUME] = last
+    halted[at : at + bars, VOLUME] = 0.0
+    return halted
+
+
 def rough_market() -> FloatArray:
-    """9,000 bars with a gap, a NaN bar, bars without trades, and a fall of 0.68 in log, as ADAUSDT had one."""
+    """9,000 bars with a gap, a NaN bar, bars without trades, a halt, and a fall of 0.68 in log, as ADAUSDT had one."""
     matrix = market(9_000)
     matrix[500::97, VOLUME] = 0.0
     matrix[2_500:, OPEN:VOLUME] *= np.exp(-0.68)
     matrix[2_500, OPEN] = matrix[2_500, HIGH] = matrix[2_499, CLOSE]
     matrix[6_000, CLOSE] = np.nan
+    matrix = with_halt(matrix, 8_100, 150)
     return np.delete(matrix, slice(3_000, 3_007), axis=0)
 
 
@@ -235,6 +248,87 @@ def test_log_volume_keeps_no_rounding_when_its_ring_comes_round() -> None:
     later = 2 * WARM_UP  # whole rounds, so that both runs sum the same numbers in the same order
     full = build_features(matrix, INTERVAL_MS).values[later + WARM_UP :, 9]
     np.testing.assert_array_equal(full, build_features(matrix[later:], INTERVAL_MS).values[WARM_UP:, 9])
+
+
+@pytest.mark.promise(4)
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**16), halt=st.integers(1, 5_000), lead=st.integers(-5_000, WARM_UP))
+def test_features_are_unchanged_when_history_starts_before_or_within_a_halt(seed: int, halt: int, lead: int) -> None:
+    at = 2_500
+    matrix = with_halt(market(at + halt + WARM_UP + 500, seed), at, halt)
+    start = at - max(lead, -halt)
+    full = outputs(build_features(matrix, INTERVAL_MS))[start:]
+    later = outputs(build_features(matrix[start:], INTERVAL_MS))
+    known = np.isfinite(later[:, 0])
+    assert known[-500:].all(), "WARM_UP bars after the halt it must be warm"
+    require_equal(full[known], later[known], 1e-9, "it remembers what was before the start for too long")
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 2**16),
+    hours=st.integers(1, 72),
+    minutes=st.sampled_from([1, 5, 60]),
+    share=st.floats(0, 1),
+)
+def test_ordinary_bars_keep_their_scale_when_the_market_halts(
+    seed: int, hours: int, minutes: int, share: float
+) -> None:
+    bars, halt = 30_000, hours * 60 // minutes
+    at = 2_500 + int(share * (bars - 3_000 - halt))
+    halted = build_features(with_halt(market(bars, seed, minutes * 60_000), at, halt), minutes * 60_000)
+    ordinary = np.delete(halted.values, slice(at, at + halt + 200), axis=0)  # vol would need 200 bars to recover
+    # A scaler divides by the standard deviation of every bar that has features.
+    ratio = np.nanstd(ordinary, axis=0) / np.nanstd(halted.values, axis=0)
+    np.testing.assert_allclose(ratio, 1.0, rtol=0, atol=0.1, err_msg=f"{halt} bars from {at} on")
+    assert halted_bars(halted.vol, halted.segment) == max(halt - 10, 0)
+
+
+@pytest.mark.parametrize("fall", [0.05, 0.8, 0.99])
+def test_features_keep_their_contract_when_a_crash_is_followed_by_a_halt_of_the_day(fall: float) -> None:
+    matrix = market(4_200, interval_ms=60_000)  # the crash begins at 01:20 UTC
+    matrix[2_960:, OPEN:VOLUME] *= 1 - fall
+    matrix[2_960, OPEN] = matrix[2_960, HIGH] = matrix[2_959, CLOSE]
+    features = build_features(with_halt(matrix, 2_970, 1_200), 60_000)
+    validate_features(features.values, features.vol, matrix[:, START].astype(np.int64), 60_000)
+    assert np.isnan(features.values[2_980:4_170]).all()
+    after = features.values[4_170:, FEATURES.index("vwap_deviation")]
+    assert np.abs(after).max() < 2 * np.abs(np.log(1 - fall)) / features.vol[2_979]
+
+
+def test_features_go_on_as_before_when_a_halt_ends() -> None:
+    matrix = market(6_000)
+    halted = with_halt(matrix, 4_000, 500)
+    halted[4_500:, 1:] = matrix[4_000:-500, 1:]
+    short = with_halt(matrix, 4_000, 10)
+    short[4_010:, 1:] = matrix[4_000:-10, 1:]
+    one, other = (build_features(candles, INTERVAL_MS) for candles in (halted, short))
+    own = [column for column, name in enumerate(FEATURES) if not name.startswith(("vwap", "week_", "day_"))]
+    np.testing.assert_array_equal(one.values[4_500:, own], other.values[4_010:-490, own])
+    np.testing.assert_array_equal(one.vol[4_500:], other.vol[4_010:-490])
+    assert np.isnan(one.values[4_010:4_500]).all()
+    assert (one.segment == 0).all()
+
+
+def test_a_bar_that_moves_or_trades_ends_the_silence() -> None:
+    matrix = with_halt(market(4_000), 3_000, 40)
+    matrix[3_010, VOLUME] = 1.0
+    matrix[3_025:, OPEN:VOLUME] *= 1.001
+    known = np.isfinite(build_features(matrix, INTERVAL_MS).vol[2_990:3_050])
+    left_out = np.flatnonzero(~known) + 2_990
+    assert left_out.tolist() == [*range(3_021, 3_025), *range(3_036, 3_040)]
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_range_and_vwap_deviation_are_bounded_when_hardly_anything_moves_after_a_fall(sign: float) -> None:
+    matrix = constant_market(4_000)
+    matrix[1::2, OPEN:VOLUME] *= 1 + 1e-6
+    matrix[3_000:, OPEN:VOLUME] *= np.exp(sign * 0.5)
+    matrix[3_500:, HIGH] *= 1.01
+    features = build_features(matrix, INTERVAL_MS)
+    assert np.isfinite(features.values[WARM_UP - 1 :]).all()
+    assert features.values[:, FEATURES.index("range")][3_800] == FARTHEST
+    assert np.nanmax(sign * features.values[:, FEATURES.index("vwap_deviation")]) <= FARTHEST
 
 
 def test_features_are_zero_when_the_market_is_flat() -> None:

@@ -165,6 +165,22 @@ def test_class_means_use_the_given_rows_and_no_others() -> None:
     np.testing.assert_array_equal(class_means(labels, vol, slice(5, 7)), [0.0, 0.0, 0.0])
 
 
+@pytest.mark.parametrize("hours", [1, 8, 16, 72])
+def test_class_means_are_kept_when_the_market_halts(hours: int) -> None:
+    """A halt leaves volatility as it was: else the move that ends it would count thousands of its units."""
+    candles = generate(SyntheticMarket(bars=30_000, interval_ms=60_000)).matrix()
+    at, end = 10_000, 10_000 + 60 * hours
+    halted = candles.copy()
+    halted[end:, 1:5] *= candles[at - 1, 4] / candles[end - 1, 4]
+    halted[at:end, 1:] = [*[candles[at - 1, 4]] * 4, 0.0]
+    means = []
+    for matrix in (candles, halted):
+        built = build_features(matrix, 60_000)
+        labels = label_bars(matrix[:, 1], built.vol, built.segment, LabelConfig(), 0.0)
+        means.append(class_means(labels, built.vol, EVERY_BAR))
+    np.testing.assert_allclose(means[1], means[0], rtol=0.05, atol=0.02)
+
+
 def test_class_means_leave_out_bars_of_a_flat_market() -> None:
     log_opens = np.array([0.0, 0.0, 0.04, 0.08, 0.08])
     labels = label_returns(log_opens, np.array([0.01, 0.0, 0.01, 0.01, 0.01]), LabelConfig(horizon=1, k=1.0))

@@ -73,6 +73,13 @@ def test_features_pass_every_invariance():
     assert [check.passed for check in checks] == [True, True, True]
 
 
+def test_features_pass_every_invariance_when_the_market_halts():
+    candles = CANDLES.copy()
+    candles[-WARM_UP : -WARM_UP // 2, 1:] = [*[candles[-WARM_UP - 1, 4]] * 4, 0.0]
+    assert prefix_invariance(features, candles, OUTPUTS, first=WARM_UP).passed
+    assert start_invariance(features, candles, OUTPUTS, WARM_UP, starts=30).passed
+
+
 @pytest.mark.parametrize(
     ("leaky", "column"),
     [(with_next_return(features), "return_1"), (centred_mean, "volume_ratio"), (scaled_by_all, "return_1")],
