@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypedDict
@@ -38,8 +38,9 @@ from tasks.network.latency import machine_fingerprint, measure_model, twins
 from tasks.network.latency import measure_latency as time_networks
 from tasks.network.segments import newest_run
 from tasks.progress import ProgressReport
+from tasks.provenance import code_behind
 from tasks.recipe import Recipe, decision_params, recipe_document, recipe_of
-from tasks.training import FoldResult, Samples, code_hash, load_fold, load_samples
+from tasks.training import FoldResult, Samples, load_fold, load_samples
 
 _PARITY_BARS = 256  # beyond the context, of real features, for the comparison and the timing
 
@@ -220,7 +221,7 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     """
     settings, log, config = Settings.from_environment(), get_run_logger(), recipe.network_config
     work, machine = results_at(settings.work), machine_fingerprint()
-    key = WorkFolder.key("latency", {"fold": fold, "code": code_hash(), "machine": machine})
+    key = WorkFolder.key("latency", {"fold": fold, "code": code_behind("tasks.evaluation"), "machine": machine})
     if key in work:
         log.info(f"latency was measured before key={key}")
         return key
@@ -306,7 +307,7 @@ def _trial(key: str, data: DatasetRef, recipe: Recipe, evaluation: Evaluation) -
         first_day=int(start_ms[evaluation.unseen.start] // DAY_MS),
         daily_returns=tuple(daily.tolist()),
         sharpe_per_day=sharpe_ratio(daily, 1.0) or 0.0,
-        made_from=json.loads(canonical_json(tried)) | {"code": code_hash()},
+        made_from=json.loads(canonical_json(tried)) | {"code": code_behind("tasks.evaluation")},
     )
 
 

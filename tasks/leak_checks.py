@@ -43,8 +43,9 @@ from tasks.network.export import load_weights
 from tasks.network.fit import Fitted, Series, fit, predict_series
 from tasks.network.fit_config import FitConfig
 from tasks.progress import ProgressReport
+from tasks.provenance import code_behind
 from tasks.recipe import Recipe
-from tasks.training import FoldResult, Samples, code_hash, load_fold, load_samples
+from tasks.training import FoldResult, Samples, load_fold, load_samples
 
 _CHECKS = 11
 _BARS = 4 * WARM_UP  # of real candles: enough for every ring and sum to turn over, and built in milliseconds
@@ -88,7 +89,7 @@ class LeakReport:
 def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     """Look for leaks in features, labels, folds and training, and return the key of the report."""
     work, log = results_at(Settings.from_environment().work), get_run_logger()
-    key = WorkFolder.key("leaks", {"fold": fold, "code": code_hash(), "dataset": data.id})
+    key = WorkFolder.key("leaks", {"fold": fold, "code": code_behind("tasks.leak_checks"), "dataset": data.id})
     if key in work:
         log.info(f"leaks were looked for before key={key}")
         return key

@@ -46,6 +46,7 @@ from tasks.market.samples import Span
 from tasks.network.dsc import load_model
 from tasks.network.export import load_weights, onnx_graphs
 from tasks.network.fit import predict_series
+from tasks.provenance import code_behind
 from tasks.recipe import Recipe, recipe_document, recipe_of
 from tasks.report_content import conditions, report_data, report_versions, summary_lines
 from tasks.reporting.report import render_report
@@ -53,7 +54,7 @@ from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
 from tasks.rivalry import Rivals, load_rivals
 from tasks.run_page import show_checklist, show_version
-from tasks.training import FoldResult, code_hash, load_fold
+from tasks.training import FoldResult, load_fold
 
 _FEWEST_BARS = 2  # fewer make no return
 
@@ -284,7 +285,7 @@ def publish_version(
     hash8 = version_hash(data, recipe, fold.weights)
     provenance = {
         "dataset": data.id,
-        "code": code_hash()[:16],
+        "code": version_code()[:16],
         "seed": recipe.fit_config.seed,
         **measured.machine,
     }
@@ -293,7 +294,7 @@ def publish_version(
         "recipe": recipe_document(recipe),
         "market": asdict(data.market),
         "dataset": data.id,
-        "code": code_hash(),
+        "code": version_code(),
         "seed": recipe.fit_config.seed,
         "versions": report_versions(),
         "metrics": asdict(evaluation.money.model.metrics),
@@ -384,8 +385,13 @@ def champion_history(exchange: ExchangeConfig, market: Market) -> list[str]:
 
 def version_hash(data: DatasetRef, recipe: Recipe, weights: bytes) -> str:
     """Return the version's 8 hex digits: of weights, recipe (with its seed), dataset and code; of no clock or path."""
-    document = canonical_json({"recipe": recipe_document(recipe), "dataset": data.id, "code": code_hash()})
+    document = canonical_json({"recipe": recipe_document(recipe), "dataset": data.id, "code": version_code()})
     return content_hash([weights, document])[:8]
+
+
+def version_code() -> str:
+    """Return the hash of the code behind a version: of its weights, evaluation, baselines and leak report."""
+    return code_behind("tasks.evaluation", "tasks.rivalry", "tasks.leak_checks")
 
 
 def load_judgement(key: str) -> Judgement:

@@ -32,6 +32,7 @@ from tasks.network.baselines import CLASSICAL, fit_baseline
 from tasks.network.export import weights_bytes
 from tasks.network.fit import fit, predict_series
 from tasks.progress import ProgressReport
+from tasks.provenance import code_behind
 from tasks.recipe import Recipe
 from tasks.training import fold_inputs, lesson, load_samples
 
@@ -94,9 +95,25 @@ def twin_name(recipe: Recipe) -> str:
 
 def baselines_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
     """Return the key of a fold's baselines: everything that they depend on."""
-    libraries = [version(name) for name in _LIBRARIES]
-    made_from = {"fold": fold_inputs(data, recipe, index), "baselines": recipe.baselines, "libraries": libraries}
+    made_from = {
+        "fold": fold_inputs(data, recipe, index),
+        "baselines": recipe.baselines,
+        "libraries": [version(name) for name in _LIBRARIES],
+        "code": code_behind("tasks.rivalry"),
+    }
     return WorkFolder.key("baselines", made_from)
+
+
+def rivals_key(recipe: Recipe, backtest: str, baselines: Sequence[str]) -> str:
+    """Return the key of the table of the model and its baselines: everything that it depends on.
+
+    Args:
+        recipe: How the model was made.
+        backtest: Key of its evaluation.
+        baselines: Keys of the baselines of each fold.
+    """
+    made_from = {"backtest": backtest, "baselines": baselines, "recipe": recipe.parts()}
+    return WorkFolder.key("rivals", made_from | {"code": code_behind("tasks.rivalry")})
 
 
 # As with the network's folds: a killed run finds what is finished by its key, so no Prefect cache, and no retry.
@@ -183,7 +200,7 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
         backtest: Key of its evaluation, from `backtest_folds`.
         baselines: Keys of the baselines of each fold.
     """
-    key = WorkFolder.key("rivals", {"backtest": backtest, "baselines": baselines, "recipe": recipe.parts()})
+    key = rivals_key(recipe, backtest, baselines)
     work = results_at(Settings.from_environment().work)
     parts = [load_baselines(one) for one in baselines]
     forecasts = {name: np.concatenate([part.probabilities[name] for part in parts]) for name in parts[0].probabilities}

@@ -27,10 +27,10 @@ from tasks.market.samples import Fold, refit_fold, walk_forward
 from tasks.network.export import weights_bytes
 from tasks.network.fit import Series, fit, predict_series
 from tasks.progress import ProgressReport
+from tasks.provenance import code_behind
 from tasks.recipe import Recipe
 
 _HERE = Path(__file__).parent
-_ROOMS = ("market", "network", "execution")
 _LIBRARIES = ("numpy", "numba", "torch")
 
 
@@ -113,18 +113,9 @@ def mirrored_series(features: FloatArray, labels: Labels, segment: IntArray) -> 
 
 
 def code_hash() -> str:
-    """Return the hash of the code behind a version: every file of tasks/, and the shared vocabulary."""
-    return _hash_of([*_HERE.rglob("*.py"), Path(schema.__file__)])
-
-
-def training_code_hash() -> str:
-    """Return the hash of the code behind a fold's weights: the pure rooms, this file, and the shared vocabulary."""
-    rooms = [path for room in _ROOMS for path in (_HERE / room).glob("*.py")]
-    return _hash_of([*rooms, Path(__file__), Path(schema.__file__)])
-
-
-def _hash_of(files: list[Path]) -> str:
-    return content_hash([part for path in sorted(files) for part in (path.name.encode(), path.read_bytes())])
+    """Return the hash of what machines that share a run must have alike: every file of tasks/, and the vocabulary."""
+    files = sorted([*_HERE.rglob("*.py"), Path(schema.__file__)])
+    return content_hash([part for path in files for part in (path.name.encode(), path.read_bytes())])
 
 
 def load_samples(data: DatasetRef, recipe: Recipe) -> Samples:
@@ -225,7 +216,7 @@ def fold_inputs(data: DatasetRef, recipe: Recipe, index: int) -> dict[str, Any]:
     """Return everything that the weights of a fold depend on, by name."""
     return {
         "dataset": data.id,
-        "code": training_code_hash(),
+        "code": code_behind("tasks.training", known=("tasks.recipe",)),  # the recipe's part stands here
         "libraries": [version(name) for name in _LIBRARIES],
         "labels": recipe.labels,
         "round_trip": recipe.costs.round_trip,

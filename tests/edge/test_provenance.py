@@ -1,0 +1,122 @@
+"""A stored result is found again by the code that made it: what computes counts, and nothing else does."""
+
+import json
+import logging
+import shutil
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from storage.schema import DatasetRef, Market, Source
+from tasks import provenance, rivalry
+from tasks.execution.random_positions import RandomPositions
+from tasks.execution.rivals import Rival
+from tasks.network.baselines import CLASSICAL
+from tasks.provenance import sources_behind
+from tasks.publishing import version_hash
+from tasks.recipe import Recipe
+from tasks.rivalry import BaselineFold, Rivals, baselines_key, compare_baselines, load_rivals, rivals_key
+from tasks.training import fold_key
+
+DATA = DatasetRef(id="0123456789abcdef", source=Source("bybit"), market=Market())
+RECIPE = Recipe()
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """The project's sources in a folder where they may be edited."""
+    for package in ("tasks", "storage"):
+        shutil.copytree(provenance.ROOT / package, tmp_path / "checkout" / package)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "checkout")
+    return tmp_path / "checkout"
+
+
+def edit(path):
+    path.write_bytes(path.read_bytes() + b"\nCHANGED = True\n")
+
+
+def keys():
+    return {
+        "fold": fold_key(DATA, RECIPE, 0),
+        "baselines": baselines_key(DATA, RECIPE, 0),
+        "rivals": rivals_key(RECIPE, "evaluation-0", ["baselines-0"]),
+        "version": version_hash(DATA, RECIPE, b"weights"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("tasks/rivalry.py", {"baselines", "rivals", "version"}),
+        ("tasks/execution/rivals.py", {"baselines", "rivals", "version"}),
+        ("tasks/evaluation.py", {"baselines", "rivals", "version"}),
+        ("tasks/leak_checks.py", {"version"}),
+        ("tasks/market/leaks.py", {"version"}),
+        ("tasks/network/baselines.py", {"fold", "baselines", "rivals", "version"}),  # the network's teacher too
+        ("tasks/market/labels.py", {"fold", "baselines", "rivals", "version"}),
+        ("storage/schema.py", {"fold", "baselines", "rivals", "version"}),
+        ("storage/compiled.py", {"fold", "baselines", "rivals", "version"}),
+        ("tasks/reporting/page_style.py", set()),
+        ("tasks/report_content.py", set()),
+        ("tasks/progress.py", set()),
+        ("tasks/run_page.py", set()),
+        ("tasks/exchange/gateway.py", set()),
+        ("storage/locks.py", set()),
+    ],
+)
+def test_keys_change_with_the_code_that_computes_and_with_no_other(checkout, file, changed):
+    before = keys()
+    edit(checkout / file)
+    assert {name for name, key in keys().items() if key != before[name]} == changed
+
+
+def test_modules_behind_a_number_are_those_that_import_linter_finds():
+    grimp = pytest.importorskip("grimp", reason="import-linter, which brings the oracle, is not installed")
+    graph = grimp.build_graph("tasks", "storage")
+    for module in ("tasks.training", "tasks.evaluation", "tasks.rivalry", "tasks.leak_checks"):
+        imported = {module, *graph.find_upstream_modules(module)}
+        assert sources_behind(module).keys() | {"tasks.progress"} == {
+            name
+            for name in imported
+            if not name.startswith("storage") or name in ("storage.schema", "storage.compiled")
+        }
+
+
+def test_what_is_known_by_value_is_left_out_with_what_it_alone_imports():
+    sources = sources_behind("tasks.training", known=("tasks.recipe",))
+    assert "tasks.network.fit" in sources
+    assert not sources.keys() & {"tasks.recipe", "tasks.execution.promotion", "tasks.execution.decision"}
+
+
+def table(log_loss):
+    lines = [Rival(name=name, total_return=0.0, sharpe_ratio=None, log_loss=log_loss, lead=0.0) for name in CLASSICAL]
+    drawn = RandomPositions(draws=1, percentile=0.5, total_return=0.0, low=0.0, high=0.0, sharpe_ratio=None)
+    return Rivals(table=tuple(lines), random=drawn, facts=[])
+
+
+def test_corrected_rivals_are_never_answered_by_an_older_table(checkout, home, monkeypatch):
+    def files(found, evaluation, forecasts):
+        document = {"table": [asdict(line) for line in found.table], "random": asdict(found.random), "folds": []}
+        return {"baselines.json": json.dumps(document).encode(), "baselines.parquet": b""}
+
+    part = BaselineFold(probabilities={name: np.full((1, 3), 1 / 3) for name in CLASSICAL}, facts={})
+    replaced = {
+        "load_baselines": lambda key: part,
+        "load_evaluation": lambda key: SimpleNamespace(),
+        "rivals_files": files,
+        "create_table_artifact": lambda *args, **options: None,
+        "get_run_logger": lambda: logging.getLogger("test"),
+    }
+    for name, stub in replaced.items():
+        monkeypatch.setattr(rivalry, name, stub)
+
+    def compared(log_loss):
+        monkeypatch.setattr(rivalry, "rivals_of", lambda *args: table(log_loss))
+        key = compare_baselines.fn(DATA, RECIPE, "evaluation-0", ["baselines-0"])
+        return load_rivals(key)[0].better_baseline.log_loss
+
+    assert compared(0.9) == 0.9
+    edit(checkout / "tasks" / "rivalry.py")
+    assert compared(0.8) == 0.8
