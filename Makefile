@@ -43,16 +43,16 @@ test: $(VENV)/installed-test
 # $(DSC_HOME)/verify.json. With DSC_TEST_DATA set, recorded candles before 2026 too.
 verify: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
-	$(BIN)/python -m pytest tests/verification/verify_*.py tests/verification/test_*.py -q $(ARGS)
+	$(BIN)/python -m pytest tests/verification/verify_*.py tests/verification/test_*.py -p no:randomly -q $(ARGS)
 
 # Rows of speed against the alternatives, a table, and $(DSC_HOME)/bench.json; quick: the inference rows, bench-quick.json.
 bench: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-quiet -q $(ARGS)
+	$(BIN)/python -m pytest tests/benchmarks -p no:randomly --benchmark-only --benchmark-quiet -q $(ARGS)
 
 bench-quick: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-quiet -q -m quick $(ARGS)
+	$(BIN)/python -m pytest tests/benchmarks -p no:randomly --benchmark-only --benchmark-quiet -q -m quick $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
