@@ -197,24 +197,27 @@ class Gateway:
     ) -> Generator[tuple[FetchedWindow, ...]]:
         """Yield what has come in each time that somebody asks: one window or several, at most twice the threads.
 
-        So a consumer that is slower than the network pays once for many windows what it pays once a visit. The first
-        error withdraws the rest; what came with it is yielded before it is raised.
+        So a consumer that is slower than the network pays once for many windows what it pays once a visit. Those of
+        one visit come in the order that they were asked for. The first error withdraws the rest; what came with it is
+        yielded before it is raised.
         """
         stop = threading.Event()
         self._batches.add(stop)
         todo = iter(windows)
 
-        def submit(count: int) -> set[Future[FetchedWindow]]:
+        def submit(count: int) -> list[Future[FetchedWindow]]:
             chosen = islice(todo, count)
-            return {self._pool.submit(self._fetch_window, market, window, now_ms, stop) for window in chosen}
+            return [self._pool.submit(self._fetch_window, market, window, now_ms, stop) for window in chosen]
 
         # Twice the threads: each has its next window at hand while the consumer stores one, and memory stays bounded.
         pending = submit(2 * self._threads)
         try:
             while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                ended = wait(pending, return_when=FIRST_COMPLETED).done
+                done = [future for future in pending if future in ended]  # a set has no order that a run could repeat
                 failed = [future for future in done if future.exception() is not None]
-                pending |= submit(0 if failed else len(done))
+                pending = [future for future in pending if future not in ended]
+                pending += submit(0 if failed else len(done))
                 if came := tuple(future.result() for future in done if future not in failed):
                     yield came
                 for future in failed:
@@ -222,7 +225,7 @@ class Gateway:
         finally:
             stop.set()
             self._batches.discard(stop)
-            wait({future for future in pending if not future.cancel()})  # those that a thread is at
+            wait([future for future in pending if not future.cancel()])  # those that a thread is at
 
     def _fetch_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event | None) -> FetchedWindow:
         if window.bars(market.interval_ms) > PAGE_BARS:

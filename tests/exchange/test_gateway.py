@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import os
 import threading
@@ -389,20 +390,43 @@ def test_windows_in_flight_are_bounded_whatever_the_consumer_does(
     windows.close()
 
 
-def test_what_came_in_with_a_failure_is_yielded_before_the_error_is_raised(
-    make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN
+@pytest.fixture
+def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every window that was asked for come in before the consumer looks."""
+    monkeypatch.setattr(
+        "tasks.exchange.gateway.wait", lambda futures, return_when=None: concurrent.futures.wait(futures)
+    )
+
+
+def test_windows_of_one_visit_come_in_the_order_that_they_were_asked_for(
+    all_at_once: None, make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN
 ) -> None:
-    plan = FaultPlan([Fault(Match(nth=4, times=None), actions.ret_code(10001, "no"))])
-    sandbox = open_sandbox(make_candles(100), faults=plan)
-    gateway = open_gateway(sandbox, threads=1)
+    sandbox = open_sandbox(make_candles(100))
+    gateway = open_gateway(sandbox, threads=8)
+    windows = gateway.windows(MARKET, at(0), at(99), 10)
+    (came,) = gateway.fetch_batches(MARKET, windows, sandbox.clock.now_ms())
+    assert [fetched.window for fetched in came] == windows
+
+
+def test_what_came_in_with_a_failure_is_yielded_before_the_error_of_the_earliest_window_is_raised(
+    all_at_once: None, make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN
+) -> None:
+    sandbox = open_sandbox(make_candles(100))
+    gateway = open_gateway(sandbox, threads=8)
     windows, came = gateway.windows(MARKET, at(0), at(99), 10), []
+    broken = {windows[place].first_ms: f"no {place}" for place in range(3, 9)}
+    refusals = [
+        Fault(Match(params={"start": str(first_ms)}, times=None), actions.ret_code(10001, why))
+        for first_ms, why in broken.items()
+    ]
+    sandbox.follow(FaultPlan(refusals))
     batches = gateway.fetch_batches(MARKET, windows, sandbox.clock.now_ms())
 
-    with pytest.raises(Rejected):  # noqa: PT012  # what comes before the error is what is tested
+    with pytest.raises(Rejected, match="no 3"):  # noqa: PT012  # what comes before the error is what is tested
         for batch in batches:
             came += batch
 
-    assert [window.window for window in came] == windows[:4]  # the fault begins after four answers
+    assert [fetched.window for fetched in came] == windows[:3] + windows[9:]
 
 
 def test_rate_limit_met_by_one_thread_holds_all_of_them(
