@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import duckdb
 import numpy as np
@@ -108,7 +109,13 @@ def test_busy_error_names_file_and_holder_when_another_process_writes(path, hold
 
 
 def test_somebody_who_waits_is_told_for_whom(path, hold, monkeypatch, caplog):
+    now = [0.0]  # passes only when someone sleeps
+
+    def sleep(seconds):
+        now[0] += seconds
+
     monkeypatch.setattr("storage.database._SAY_AFTER_S", 0.0)
+    monkeypatch.setattr(storage.database, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
     holder = hold("writing")
     with pytest.raises(StoreBusyError), Database(path, timeout_s=0.3).reading():
         pass
