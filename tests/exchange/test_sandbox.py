@@ -307,7 +307,7 @@ def test_answers_have_the_shape_of_the_documented_ones(
 
 def test_every_answer_carries_the_rate_limit_headers(make_candles: MAKE, open_sandbox: OPEN) -> None:
     sandbox = open_sandbox(make_candles(10), ip_limit=7)
-    headers = requests.get(f"{sandbox.url}/v5/market/time", timeout=5).headers
+    headers = requests.get(f"{sandbox.url}/v5/market/time", timeout=60).headers
     assert (headers["X-Bapi-Limit"], headers["X-Bapi-Limit-Status"]) == ("7", "6")
     assert int(headers["X-Bapi-Limit-Reset-Timestamp"]) == sandbox.clock.now_ms() + 5_000
     assert headers["Content-Type"] == "application/json; charset=utf-8"
@@ -342,7 +342,7 @@ def test_address_limit_is_a_sliding_window_of_five_seconds(
 
 @pytest.mark.parametrize("path", ["/v5/market/nothing", "/v5/order/create", "/"])
 def test_unknown_path_is_404(make_candles: MAKE, open_sandbox: OPEN, path: str) -> None:
-    assert requests.get(open_sandbox(make_candles(10)).url + path, timeout=5).status_code == 404
+    assert requests.get(open_sandbox(make_candles(10)).url + path, timeout=60).status_code == 404
 
 
 def test_requests_are_logged_in_order_with_their_query(

@@ -24,7 +24,7 @@ def publish(store: ArtifactStore, hash8: str):
 def deny_after(requests_served: float) -> None:
     """Let the server take this many further requests, and refuse our key from then on."""
     answer = requests.post(
-        f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth", data=str(requests_served), timeout=9
+        f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth", data=str(requests_served), timeout=60
     )
     answer.raise_for_status()
 
