@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,23 @@ def home(tmp_path, monkeypatch) -> Path:
     for name in ("DSC_ARTIFACT_URL", "BYBIT_API_KEY", "BYBIT_API_SECRET"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Iterator[Callable[[], int]]:
+    """Return a finder of ports of 127.0.0.1 that nobody else is given while the session lasts.
+
+    Each stays bound: beside that a server may listen which sets SO_REUSEADDR, as all of ours do, and no other socket.
+    """
+    with ExitStack() as held:
+
+        def find() -> int:
+            probe = held.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+        yield find
 
 
 @pytest.fixture(scope="session")

@@ -85,10 +85,7 @@ def store_a_bar_twice(home: Path, market: Market) -> None:
 class Cluster:
     """A Dask scheduler on 127.0.0.1 and its workers: processes with a folder each, and no home in common."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    def __init__(self, folder: Path, port: int, **environment: str) -> None:
         self.address = f"tcp://127.0.0.1:{port}"
         self._folder, self._environment, self._children = folder, environment, []
         scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", str(port))
@@ -120,9 +117,9 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, free_port):
     pytest.importorskip("prefect_dask", reason="DSC_DASK_ADDRESS needs prefect-dask; it is not installed")
-    running = Cluster(tmp_path)
+    running = Cluster(tmp_path, free_port())
     yield running
     running.close()
 
@@ -226,18 +223,18 @@ def test_cluster_that_is_not_there_or_has_no_worker_or_no_dataset_is_said_within
     )
 
 
-def test_scheduler_without_the_package_or_one_that_dies_is_said(prefect_api, home, tmp_path, monkeypatch):
+def test_scheduler_without_the_package_or_one_that_dies_is_said(prefect_api, home, tmp_path, free_port, monkeypatch):
     pytest.importorskip("prefect_dask", reason="DSC_DASK_ADDRESS needs prefect-dask; it is not installed")
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "sitecustomize.py").write_text(WITHOUT_US)
     monkeypatch.setenv("DSC_ARTIFACT_URL", str(tmp_path / "shared"))
     monkeypatch.setenv("DSC_DASK_WAIT_S", "30")
-    with contextlib.closing(Cluster(tmp_path / "without", PYTHONPATH=str(bare))) as without:
+    with contextlib.closing(Cluster(tmp_path / "without", free_port(), PYTHONPATH=str(bare))) as without:
         monkeypatch.setenv("DSC_DASK_ADDRESS", without.address)
         assert re.match(r"ClusterError: the Dask scheduler can't load the step; install this package there", submit())
     monkeypatch.setenv("DSC_DASK_WAIT_S", "6")
-    with contextlib.closing(Cluster(tmp_path / "dying")) as dying:
+    with contextlib.closing(Cluster(tmp_path / "dying", free_port())) as dying:
         monkeypatch.setenv("DSC_DASK_ADDRESS", dying.address)
         end = threading.Timer(3.0, dying.close)
         end.start()
