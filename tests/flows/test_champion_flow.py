@@ -1,5 +1,9 @@
-"""Champion against challenger through the real flows: who is compared on what, who wins, and the way back."""
+"""Champion against challenger through the real flows: who is compared on what, who wins, and the way back.
 
+One market has its first champion; each test goes on from there in a copy of its home.
+"""
+
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -33,12 +37,20 @@ def recipe(seed: int, **changes) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def reign(prefect_api, twins_untimed, tmp_path_factory):
-    """A first champion, promoted over flat."""
+def first(prefect_api, twins_untimed, tmp_path_factory):
+    """A first champion, promoted over flat: its home and its verdict."""
+    home = tmp_path_factory.mktemp("reign") / "home"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DSC_HOME", str(tmp_path_factory.mktemp("reign") / "home"))
+        patch.setenv("DSC_HOME", str(home))
         patch.delenv("DSC_ARTIFACT_URL", raising=False)
-        yield pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe(seed=1))
+        return home, pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe(seed=1))
+
+
+@pytest.fixture
+def reign(first, home):
+    """The verdict of the first champion, in a home of the test's own where it is in force."""
+    shutil.copytree(first[0], home)
+    return first[1]
 
 
 def store() -> ArtifactStore:

@@ -1,7 +1,11 @@
-"""The main job end to end: real pybit, real HTTP, real DuckDB, real Prefect; only the market is made up."""
+"""The main job end to end: real pybit, real HTTP, real DuckDB, real Prefect; only the market is made up.
+
+The job runs once for all tests; those that add to its home work on a copy, so that they may come in any order.
+"""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +31,9 @@ from storage.trials import TrialLog
 from tasks import evaluation
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig
+from tasks.exchange import actions
+from tasks.exchange.faults import Fault, FaultPlan, Match
+from tasks.exchange.sandbox import Sandbox
 from tasks.execution.decision import DecisionConfig
 from tasks.leak_checks import remade_inputs
 from tasks.market.samples import FoldConfig
@@ -55,17 +62,25 @@ def job(prefect_api, tmp_path_factory):
         yield home, pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
 
 
+@pytest.fixture
+def own_home(job, tmp_path, monkeypatch) -> Path:
+    """A copy of the job's home, to add to."""
+    copy = tmp_path / "home"
+    shutil.copytree(job[0], copy)
+    monkeypatch.setenv("DSC_HOME", str(copy))
+    return copy
+
+
 @pytest.fixture(scope="module")
-def again(job):
-    """The same job once more: (files of work/ before, trials before, verdict, how often the folds were evaluated)."""
-    home, _ = job
-    work = sorted(path.name for path in (home / "work").iterdir())
-    trials = TrialLog(str(home / "models")).trials(EXCHANGE.source, MARKET.slug)
+def again(job, tmp_path_factory):
+    """The same job once more, in a copy of its home: (that copy, verdict, how often the folds were evaluated)."""
+    home = tmp_path_factory.mktemp("again") / "home"
+    shutil.copytree(job[0], home)
     evaluated, real = [], evaluation.evaluate_folds
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DSC_HOME", str(home))
         patch.setattr(evaluation, "evaluate_folds", lambda *given: evaluated.append(given) or real(*given))
-        evaluation._evaluation_of.cache_clear()
-        yield work, trials, pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE), len(evaluated)
+        return home, pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE), len(evaluated)
 
 
 @pytest.mark.promise(0)
@@ -165,10 +180,9 @@ def test_version_keeps_the_table_of_what_the_model_had_to_beat(job):
 
 
 def test_whatever_was_worked_out_is_found_when_the_job_runs_again(job, again):
-    home, _ = job
-    before, _, _, evaluated = again
+    before, after = ({path.name for path in (home / "work").iterdir()} for home in (job[0], again[0]))
+    _, _, evaluated = again
     assert len([name for name in before if name.startswith("baselines-")]) == RECIPE.folds.folds
-    after = {path.name for path in (home / "work").iterdir()}
     assert {name for name in after if not name.startswith("judgement-")} == {
         name for name in before if not name.startswith("judgement-")
     }
@@ -176,15 +190,15 @@ def test_whatever_was_worked_out_is_found_when_the_job_runs_again(job, again):
 
 
 @pytest.mark.promise(0)
-def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, again):
-    home, _ = job
-    _, before, _, _ = again
-    log = TrialLog(str(home / "models"))
+def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, again, own_home):
+    before, repeated = (
+        TrialLog(str(home / "models")).trials(EXCHANGE.source, MARKET.slug) for home in (job[0], again[0])
+    )
     assert before
-    assert log.trials(EXCHANGE.source, MARKET.slug) == before  # the same work is the same trial
+    assert repeated == before  # the same work is the same trial
     stricter = replace(RECIPE, decision=DecisionConfig(enter_margin=0.001))
     pipeline(market=MARKET, exchange=EXCHANGE, recipe=stricter)
-    after = log.trials(EXCHANGE.source, MARKET.slug)
+    after = TrialLog(str(own_home / "models")).trials(EXCHANGE.source, MARKET.slug)
     assert len(after) == len(before) + 1  # another threshold is another trial
     (new,) = [trial for trial in after if trial not in before]
     assert new.made_from["decision"]["enter_margin"] == 0.001
@@ -210,10 +224,10 @@ def test_report_sets_the_claims_beside_what_was_measured(job):
 
 @pytest.mark.promise(1)
 @pytest.mark.promise(8)
-def test_same_job_again_ingests_nothing_and_gives_the_same_version(job, again):
-    home, verdict = job
-    _, _, repeated, _ = again
-    store = CandleStore(home / "market.duckdb")
+def test_same_job_again_ingests_nothing_and_gives_the_same_version(job, again, own_home):
+    _, verdict = job
+    _, repeated, _ = again
+    store = CandleStore(own_home / "market.duckdb")
     before = store.table_hash(EXCHANGE.source, MARKET)
     report = ingest(market=MARKET, exchange=EXCHANGE)
     assert (report.inserted, report.revised, report.missing) == (0, 0, 0)
@@ -271,11 +285,10 @@ def test_monitor_says_what_is_stored_of_each_market(job, prefect_api, capsys):
     )
 
 
-def test_refit_publishes_weights_that_knew_every_bar_and_says_so(job, twins_untimed):
-    home, _ = job
+def test_refit_publishes_weights_that_knew_every_bar_and_says_so(own_home, twins_untimed):
     verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=replace(RECIPE, refit=True))
-    manifest = ArtifactStore(str(home / "models")).manifest(verdict.version)
-    newest = CandleStore(home / "market.duckdb").read(EXCHANGE.source, MARKET).start_ms[-1]
+    manifest = ArtifactStore(str(own_home / "models")).manifest(verdict.version)
+    newest = CandleStore(own_home / "market.duckdb").read(EXCHANGE.source, MARKET).start_ms[-1]
     assert manifest["model"]["trained_until_ms"] == newest
     assert "the verdict belongs to the recipe" in Path(verdict.report).read_text()
     assert evaluate(version=str(verdict.version)).differences == ()
@@ -288,17 +301,16 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
     killed_home = tmp_path / "killed"
     environment = os.environ | {"DSC_HOME": str(killed_home), "PREFECT_API_URL": get_current_settings().api.url}
     command = [sys.executable, "-m", "flows.ingest", "--synthetic.bars", "6500"]
-    slowly = [*command, "--requests-per-s", "4", "--threads", "1"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    running = subprocess.Popen(slowly, env=environment, **quiet)  # noqa: S603 - our own command
     store = CandleStore(killed_home / "market.duckdb")
-    deadline = time.monotonic() + 300
-    while running.poll() is None and time.monotonic() < deadline:
-        stored = len(store.read(EXCHANGE.source, MARKET))
-        if stored >= 1_000:
-            break
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    silent = FaultPlan([Fault(Match(nth=2, times=None), actions.delivery("never"))])  # from the third window on
+    with Sandbox(generate(EXCHANGE.synthetic), market=MARKET, source=EXCHANGE.source, faults=silent) as sandbox:
+        half = [*command, "--url", sandbox.url, "--threads", "1"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        running = subprocess.Popen(half, env=environment, **quiet)  # noqa: S603 - our own command
+        while running.poll() is None and len(store.read(EXCHANGE.source, MARKET)) < 1_000:
+            time.sleep(0.1)
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
     assert 1_000 <= len(store.read(EXCHANGE.source, MARKET)) < 6_500  # killed in the middle
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
