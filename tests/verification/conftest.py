@@ -218,7 +218,7 @@ def _judged(mutation: Mutation) -> Caught:
         done = _python(["-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *mutation.test.split()], copy)
         lines = done.stdout.splitlines()
         names = (line.partition("::")[2] for line in lines if line.startswith("FAILED "))
-        failed = tuple(dict.fromkeys(re.split(r"[\[ ]", name)[0] for name in names))
+        failed = tuple(sorted({re.split(r"[\[ ]", name)[0] for name in names}))  # they ran in a random order
         # 1: tests were collected and run, and some failed. Anything else is a copy that does not even start.
         return Caught(mutation, failed if done.returncode == 1 else (), done.stdout[-2_000:] + done.stderr[-2_000:])
 
