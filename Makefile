@@ -34,10 +34,11 @@ soak: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	@$(BIN)/python -m tests.soak.run_soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(PORT),--port $(PORT))
 
+# Files and the tests in them in a random order; ARGS=--randomly-seed=N repeats the one that named this seed.
 test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What is known in closed form or by another library against what the project says, and planted faults: a table, and
 # $(DSC_HOME)/verify.json. With DSC_TEST_DATA set, recorded candles before 2026 too.
