@@ -6,7 +6,7 @@ The control plants nothing that matters: with it every test named here is green,
 import pytest
 
 FEATURES, LABELS, SAMPLES = "tasks/market/features.py", "tasks/market/labels.py", "tasks/market/samples.py"
-LEAKS = "tasks/market/leaks.py"
+LEAKS, RECIPE = "tasks/market/leaks.py", "tasks/recipe.py"
 ACCOUNTING, TRADES, BACKTEST = (f"tasks/execution/{name}.py" for name in ("accounting", "trades", "backtest"))
 METRICS, DECISION, SIGNIFICANCE = (f"tasks/execution/{name}.py" for name in ("metrics", "decision", "significance"))
 SKILL, RECORD, COMPARISON = (f"tasks/execution/{name}.py" for name in ("skill", "track_record", "comparison"))
@@ -29,6 +29,11 @@ PLANTED = [
         "the VWAP reads on from where the file begins", FEATURES,
         "    if day != state[_DAY]:\n", "    if math.isnan(state[_DAY]):\n",
         "tests/market/test_features.py::test_features_are_unchanged_when_history_starts_later",
+    ),
+    (
+        "volatility decays while the market has halted", FEATURES,
+        "    halted = state[_SILENT] > _SILENT_AT_MOST\n", "    halted = state[_SILENT] < 0.0\n",
+        "tests/market/test_features.py::test_ordinary_bars_keep_their_scale_when_the_market_halts",
     ),
     (
         "the leak checks compare nothing", LEAKS,
@@ -120,6 +125,11 @@ PLANTED = [
         IN_BACKTEST + "funding_is_paid_at_its_stamp_by_the_position_held_until_then",
     ),
     (
+        "a late funding stamp is due a bar later", ACCOUNTING,
+        "    minute = stamp_ms // MINUTE_MS * MINUTE_MS\n", "    minute = stamp_ms\n",
+        IN_BACKTEST + "long_that_is_closed_at_a_funding_stamp_pays_it_when_the_stamp_comes_late",
+    ),
+    (
         "a short is marked as if it were a long", ACCOUNTING,
         "        value = cash + quantity * close[t]\n", "        value = cash + abs(quantity) * close[t]\n",
         IN_BACKTEST + "short_earns_exactly_what_the_long_loses_before_costs",
@@ -144,6 +154,11 @@ PLANTED = [
         "the last position is never closed", ACCOUNTING,
         "(value <= 0.0 or t == bars - 1)", "(value <= 0.0)",
         IN_BACKTEST + "last_position_is_closed_at_the_last_close_and_pays_for_it",
+    ),
+    (
+        "spot may be sold short", RECIPE,
+        '    if market.category == "spot":\n', '    if market.category == "":\n',
+        "tests/edge/test_recipe.py::test_decision_of_a_recipe_sells_short_except_on_spot",
     ),
     (
         "the gate asks for one leg's costs", DECISION,
