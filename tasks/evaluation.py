@@ -15,7 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from storage.schema import CLASSES, DAY_MS, DatasetRef, FloatArray, IntArray, Market
+from storage.schema import CLASSES, DAY_MS, FEATURES, DatasetRef, FloatArray, IntArray, Market
 from storage.settings import Settings
 from storage.shared_results import results_at
 from storage.snapshots import load_dataset
@@ -26,6 +26,7 @@ from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import require_unseen
 from tasks.execution.comparison import Comparison, compare
 from tasks.execution.decision import decide_series
+from tasks.execution.importance import Importance, permutation_importance
 from tasks.execution.metrics import daily_returns, sharpe_ratio
 from tasks.execution.skill import Skill, measure_skill
 from tasks.execution.slices import Slice, slices
@@ -34,6 +35,7 @@ from tasks.market.labels import UNKNOWN, sample_uniqueness
 from tasks.market.samples import Fold, Span
 from tasks.network.dsc import load_model
 from tasks.network.export import check_parity, load_weights, onnx_graphs
+from tasks.network.inference import predict_series
 from tasks.network.latency import machine_fingerprint, measure_model, twins
 from tasks.network.latency import measure_latency as time_networks
 from tasks.network.segments import newest_run
@@ -42,6 +44,8 @@ from tasks.provenance import code_behind
 from tasks.recipe import Recipe, decision_params, recipe_document, recipe_of
 from tasks.training import FoldResult, Samples, load_fold, load_samples
 
+_IMPORTANCE_BARS = 8_192  # the newest unseen ones: enough labels for a thousandth of a nat, and a few seconds
+_PERMUTATIONS = 5
 _PARITY_BARS = 256  # beyond the context, of real features, for the comparison and the timing
 
 
@@ -208,6 +212,30 @@ def _skill(samples: Samples, folds: Sequence[FoldResult], probabilities: FloatAr
         overlap=samples.labels.horizon,
         effective_samples=float(sample_uniqueness(samples.labels, rows).sum()),
         seed=0,  # of a simulated perfect model; the figure is a mean over thousands of labels
+    )
+
+
+def measure_importance(recipe: Recipe, evaluation: Evaluation) -> tuple[Importance, ...]:
+    """Return what each input is worth to the newest walk-forward fold's model, on its newest unseen bars."""
+    samples, config = evaluation.samples, recipe.network_config
+    test = samples.folds[-1].test
+    model = load_model(config, load_weights(evaluation.folds[len(samples.folds) - 1].weights))
+    first = max(test.start, test.stop - _IMPORTANCE_BARS)
+    rows = slice(max(first - config.context + 1, 0), test.stop)  # what the first of them looks back on, too
+    classes = samples.labels.classes[rows].copy()
+    classes[: first - rows.start] = UNKNOWN
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(FEATURES[: config.input_features]):
+        wave = name.partition("_")[0]
+        groups.setdefault(f"hour of the {wave}" if wave in ("day", "week") else name, []).append(place)
+    return permutation_importance(
+        lambda features: predict_series(model, features, samples.dataset.segment[rows]),
+        samples.dataset.features[rows, : config.input_features],
+        classes,
+        groups,
+        block=config.context,
+        repeats=_PERMUTATIONS,
+        seed=0,  # of which blocks change places
     )
 
 

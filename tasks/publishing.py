@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +34,7 @@ from tasks.evaluation import (
     decide_span,
     load_evaluation,
     load_measured,
+    measure_importance,
     one_after_the_other,
     seen_by,
 )
@@ -48,11 +49,12 @@ from tasks.network.export import load_weights, onnx_graphs
 from tasks.network.fit import predict_series
 from tasks.provenance import code_behind
 from tasks.recipe import Recipe, recipe_document, recipe_of
-from tasks.report_content import conditions, report_data, report_versions, summary_lines
+from tasks.report_content import report_data, report_versions, summary_lines
+from tasks.report_evidence import beside_rows
 from tasks.reporting.report import render_report
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
-from tasks.rivalry import Rivals, load_rivals
+from tasks.rivalry import Rivals, load_rivals, stored_forecasts
 from tasks.run_page import show_checklist, show_version
 from tasks.training import FoldResult, load_fold
 
@@ -167,7 +169,7 @@ def judge_version(
         + (" next='second seed'" if awaits_second_seed(judgement.checks) else "")
     )
     if not awaits_second_seed(judgement.checks):
-        show_checklist(data.source, data.market, conditions(judgement.checks), name)
+        show_checklist(data.source, data.market, judgement.checks, name)
     return key
 
 
@@ -310,22 +312,26 @@ def publish_version(
     verdict = ReportVerdict(
         decision="promoted" if judged.passed else "kept",
         champion=judged.champion,
-        conditions=conditions(judged.checks),
+        conditions=judged.checks,
     )
+    store, importance = ArtifactStore(settings.artifact_url), measure_importance(recipe, evaluation)
+    backtest_parts = backtest_files(evaluation)
+    ours = manifest | {"skill": json.loads(backtest_parts["backtest.json"])["skill"]}
     report = report_data(
-        data, recipe, exchange, evaluation, measured, beside, Deflation(**judged.numbers["luck"]),
-        verdict, _quality(data, evaluation, load_quality(quality)), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
+        data, recipe, exchange, evaluation, measured, beside, stored_forecasts(rival_files["baselines.parquet"]),
+        Deflation(**judged.numbers["luck"]), importance, verdict, _beside(store, data, hash8, judged.champion, ours),
+        _quality(data, evaluation, load_quality(quality)), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
     )  # fmt: skip
     files = {
         "weights.safetensors": fold.weights,
         **onnx_graphs(recipe.network_config, load_weights(fold.weights)),
         "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
-        **backtest_files(evaluation),
+        **backtest_parts,
         **rival_files,
+        "importance.json": canonical_json(importance),
         "leaks.json": leaks_json(load_leaks(leaks)),
         "report.html": render_report(report).encode(),
     }
-    store = ArtifactStore(settings.artifact_url)
     store.prune_unfinished(data.source, data.market.slug, now - timedelta(days=1))  # what killed runs left behind
     version = store.publish(data.source, data.market.slug, hash8, files, manifest, now)
     show_version(report, store.location(version, "report.html"))
@@ -402,6 +408,21 @@ def load_judgement(key: str) -> Judgement:
 
 def _champion_name(entry: ChampionEntry) -> str:
     return entry.ref.version if entry.ref else "flat"
+
+
+def _beside(store: ArtifactStore, data: DatasetRef, hash8: str, champion: str, ours: Mapping[str, Any]) -> list[Row]:
+    """Return this version beside the champion, or where that is flat, beside the newest one before; or nothing."""
+    others = [one for one in store.versions(data.source, data.market.slug) if one.hash8 != hash8]
+    other = next((one for one in others if one.version == champion), others[-1] if others else None)
+    if other is None:
+        return []
+    role = "champion" if other.version == champion else "the one before"
+    try:
+        theirs = store.manifest(other) | {"skill": json.loads(store.read(other, "backtest.json"))["skill"]}
+    except ArtifactError as err:  # damaged: nothing that this version needs
+        get_run_logger().warning(f"version {other} can't be shown beside this one: {err}")
+        return []
+    return list(beside_rows(f"{role}, {other.version}", ours, theirs))
 
 
 def _quality(data: DatasetRef, evaluation: Evaluation, stored: StoredQuality) -> list[Row]:

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from storage.schema import CLASSES, DatasetRef, utc_text
+from storage.schema import CLASSES, DatasetRef, FloatArray, utc_text
 from tasks.connection import ExchangeConfig
 from tasks.data import FUNDING_STEP_MS
 from tasks.evaluation import Evaluation, Measured
 from tasks.execution.comparison import DELAYS
-from tasks.execution.promotion import Check
+from tasks.execution.importance import Importance
 from tasks.execution.track_record import Deflation
-from tasks.execution.trades import EXITS
 from tasks.headline import headline_rows
 from tasks.market.samples import folds_table
 from tasks.network.architecture import macs_per_bar, macs_per_window, parameters
@@ -30,17 +29,16 @@ from tasks.report_evidence import (
     cost_points,
     direction_line,
     direction_measures,
+    flat_cells,
+    fold_rows,
     p_text,
     random_note,
     record_measures,
-    rival_lines,
     slice_rows,
 )
 from tasks.reporting.markup import written
 from tasks.reporting.report_data import (
-    Cell,
     ClassMix,
-    Condition,
     Coverage,
     Equity,
     Latency,
@@ -53,10 +51,9 @@ from tasks.reporting.report_data import (
     TrainingCurve,
     Verdict,
 )
-from tasks.rivalry import Rivals
+from tasks.rivalry import Rivals, traded_by_rule
 
 _BP = 1e4
-_TRADES_SHOWN = 20
 _LIBRARIES = ("prefect", "torch", "numpy", "pandas", "pandera", "duckdb", "pybit", "numba", "onnx", "onnxruntime")
 
 
@@ -67,8 +64,11 @@ def report_data(
     evaluation: Evaluation,
     measured: Measured,
     rivals: Rivals,
+    forecasts: Mapping[str, FloatArray],
     luck: Deflation,
+    importance: Sequence[Importance],
     verdict: Verdict,
+    beside: Sequence[Row],
     quality: Sequence[Row],
     version: str,
     created: datetime,
@@ -83,8 +83,11 @@ def report_data(
         evaluation: What the folds' predictions were worth.
         measured: How fast the model is.
         rivals: What it had to beat.
+        forecasts: Baseline -> (N, 3) its probabilities on the unseen bars.
         luck: How it stands among all trials.
+        importance: What each input is worth.
         verdict: What was decided.
+        beside: This version and the one before.
         quality: What was found in the candles, one line each.
         version: Name of the version.
         created: When it was made, aware.
@@ -103,8 +106,8 @@ def report_data(
         created=created.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         verdict=verdict,
         warnings=_warnings(evaluation, recipe),
-        highlights=_highlights(evaluation, measured, rivals),
-        equity=_equity(evaluation),
+        highlights=_highlights(evaluation, rivals),
+        equity=_equity(data, recipe, evaluation, rivals, forecasts),
         metrics={side.name: asdict(side.metrics) for side in (money.model, money.buy_and_hold, money.flat)},
         costs=cost_points(evaluation, recipe),
         break_even_bp=_times(money.model.metrics.break_even_cost_per_side, _BP),
@@ -117,15 +120,16 @@ def report_data(
             }
             for delay, side in zip(DELAYS, money.by_delay, strict=True)
         ),
-        trades=tuple(_trades(evaluation)),
-        trades_total=len(money.model.result.trades),
-        rivals=tuple(rival_lines(rivals)),
+        rivals=rivals.table,
         rivals_note=random_note(rivals),
         headline=headline_rows(recipe, evaluation, measured, rivals),
         record=record_measures(evaluation, luck),
         slices=tuple(slice_rows(evaluation)),
         coverage=Coverage(share=skill.coverage[:, 0], accuracy=skill.coverage[:, 1], error=skill.coverage[:, 2]),
         skill=_skill(evaluation),
+        fold_scores=tuple(fold_rows(evaluation, rivals.better_baseline.name, forecasts)),
+        importance=tuple(importance),
+        beside=tuple(beside),
         class_mix=tuple(_class_mix(evaluation)),
         confusion=skill.confusion,
         reliability=Reliability(
@@ -145,7 +149,7 @@ def report_data(
         data_quality=tuple(quality),
         folds=tuple(folds_table(evaluation.samples.folds, evaluation.samples.dataset.candles.start_ms)),
         training=tuple(_curves(evaluation)),
-        config={name: _flat(part) for name, part in recipe.parts().items()},
+        config={name: flat_cells(_plain(part)) for name, part in recipe.parts().items()},
         versions=report_versions(),
         provenance=provenance,
     )
@@ -187,13 +191,6 @@ def report_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}}
 
 
-def conditions(checks: Sequence[Check]) -> tuple[Condition, ...]:
-    """Return the promotion rule's checks as the report's lines."""
-    return tuple(
-        Condition(name=check.name, passed=check.passed, found=check.found, wanted=check.wanted) for check in checks
-    )
-
-
 def _warnings(evaluation: Evaluation, recipe: Recipe) -> tuple[str, ...]:
     free = recipe.costs.free_costs()
     said = [f"No {' and no '.join(free)} is charged: the result is not net of costs."] if free else []
@@ -220,15 +217,26 @@ def _share_without_funding(evaluation: Evaluation) -> float:
     return float(np.maximum(steps - FUNDING_STEP_MS, 0).sum() / max(last_ms - first_ms, 1))
 
 
-def _highlights(evaluation: Evaluation, measured: Measured, rivals: Rivals) -> tuple[Measure, ...]:
-    metrics, held = evaluation.money.model.metrics, evaluation.money.buy_and_hold.metrics
-    traded = f"buy and hold {held.total_return:+.1%}; {metrics.num_trades} trades in {metrics.days:.0f} days"
-    speed = f"{measured.runtime}, one thread"
+def _highlights(evaluation: Evaluation, rivals: Rivals) -> tuple[Measure, ...]:
+    metrics, held, skill = evaluation.money.model.metrics, evaluation.money.buy_and_hold.metrics, evaluation.skill
+    best = rivals.best_baseline
+    theirs, holding = (written(side.total_return, "signed share") for side in (best, held))
+    traded = f"{metrics.num_trades:,} trade{'' if metrics.num_trades == 1 else 's'} in {metrics.days:.0f} unseen days"
     return (
-        Measure(name="Net return", value=metrics.total_return, style="signed share", note=traded),
+        Measure(
+            name="Net return",
+            value=metrics.total_return,
+            style="signed share",
+            note=f"{best.name} {theirs}, buy and hold {holding}; {traded}",
+        ),
         _sharpe(evaluation),
         baseline_lead(rivals),
-        Measure(name="Latency p99 per bar", value=measured.p99_us, style="us", note=speed),
+        Measure(
+            name="Direction right",
+            value=skill.direction_accuracy,
+            style="share",
+            note=f"of {skill.moves:,} moves; mean edge {skill.edge_text}; {p_text(skill.direction_p_value)}",
+        ),
     )
 
 
@@ -268,36 +276,25 @@ def _skill(evaluation: Evaluation) -> tuple[Measure, ...]:
     )
 
 
-def _equity(evaluation: Evaluation) -> Equity:
+def _equity(
+    data: DatasetRef,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    rivals: Rivals,
+    forecasts: Mapping[str, FloatArray],
+) -> Equity:
+    """Return the account beside LightGBM's, the better baseline's, where that is another, and holding."""
     money, samples = evaluation.money, evaluation.samples
-    start_ms = money.model.result.bars.start_ms
-    closes = start_ms + money.model.result.bars.interval_ms
+    names = dict.fromkeys(name for name in ("LightGBM", rivals.better_baseline.name) if name in forecasts)
     return Equity(
-        time_ms=np.concatenate([start_ms[:1], closes]),
+        candles=samples.dataset.candles[evaluation.unseen.rows],
+        interval_ms=data.market.interval_ms,
         model=money.model.result.equity,
         buy_and_hold=money.buy_and_hold.result.equity,
-        initial=float(money.model.result.equity[0]),
+        baselines={name: traded_by_rule(data, recipe, evaluation, forecasts[name]).equity for name in names},
+        trades=money.model.result.trades,
         block_starts_ms=tuple(int(samples.dataset.candles.start_ms[fold.test.start]) for fold in samples.folds),
     )
-
-
-def _trades(evaluation: Evaluation) -> Iterator[Row]:
-    result = evaluation.money.model.result
-    trades, start_ms = result.trades, result.bars.start_ms
-    for i in range(max(len(trades) - _TRADES_SHOWN, 0), len(trades)):
-        yield {
-            "entered": utc_text(int(start_ms[trades.entry_bar[i]])),
-            "side": "long" if trades.side[i] > 0 else "short",
-            "bars": int(trades.bars[i]),
-            "entry": round(float(trades.entry_price[i]), 4),
-            "exit": round(float(trades.exit_price[i]), 4),
-            "gross": round(float(trades.gross[i]), 2),
-            "fees": round(float(trades.fees[i]), 2),
-            "slippage": round(float(trades.slippage[i]), 2),
-            "funding": round(float(trades.funding[i]), 2),
-            "net": round(float(trades.net[i]), 2),
-            "ended by": EXITS[trades.exit[i]],
-        }
 
 
 def _class_mix(evaluation: Evaluation) -> Iterator[ClassMix]:
@@ -342,16 +339,8 @@ def _latency(measured: Measured, recipe: Recipe) -> Iterator[Latency]:
         yield Latency(**{name: row[name] for name in Latency.__dataclass_fields__})
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Cell]:
-    cells: dict[str, Cell] = {}
-    for name, value in (
-        asdict(config).items() if is_dataclass(config) and not isinstance(config, type) else config.items()
-    ):
-        if isinstance(value, Mapping):
-            cells |= _flat(value, f"{prefix}{name}.")
-        else:
-            cells[f"{prefix}{name}"] = value if isinstance(value, str | int | float | bool) else str(value)
-    return cells
+def _plain(config: Any) -> Mapping[str, Any]:
+    return asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
 
 
 def _times(value: float | None, factor: float) -> float | None:

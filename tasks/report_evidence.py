@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from storage.schema import CLASSES
+import numpy as np
+
+from storage.schema import BUY, CLASSES, HOLD, SELL, FloatArray, utc_text
 from tasks.evaluation import Evaluation
 from tasks.execution.comparison import COST_FACTORS, COSTS_PER_SIDE
-from tasks.execution.skill import Skill
+from tasks.execution.metrics import total_return
+from tasks.execution.rivals import common_labels
+from tasks.execution.skill import Skill, log_losses
 from tasks.execution.track_record import Deflation
 from tasks.recipe import Recipe
 from tasks.reporting.markup import written
-from tasks.reporting.report_data import CostPoint, Measure, RivalLine, Row
+from tasks.reporting.report_data import Cell, CostPoint, Measure, Row, Style
 from tasks.rivalry import Rivals
 
 _BP = 1e4
@@ -33,12 +38,12 @@ def baseline_lead(rivals: Rivals) -> Measure:
     best = rivals.best_baseline
     spread = None if best.lead is None or best.lead_error is None else 1.96 * best.lead_error
     return Measure(
-        name=f"Log-loss lead over the best baseline, {best.name}",
+        name="Lead over the best baseline",
         value=best.lead,
         style="signed nat",
         low=None if best.lead is None or spread is None else best.lead - spread,
         high=None if best.lead is None or spread is None else best.lead + spread,
-        note=p_text(best.p_value),
+        note=f"log-loss, over {best.name}; {p_text(best.p_value)}",
     )
 
 
@@ -135,10 +140,77 @@ def direction_measures(skill: Skill) -> Iterator[Measure]:
     )  # fmt: skip
 
 
-def rival_lines(rivals: Rivals) -> Iterator[RivalLine]:
-    """Return the table of baselines, the model first."""
-    for line in rivals.table:
-        yield RivalLine(**{name: getattr(line, name) for name in RivalLine.__dataclass_fields__})
+def fold_rows(evaluation: Evaluation, baseline: str, forecasts: Mapping[str, FloatArray]) -> Iterator[Row]:
+    """Return skill and money of each fold's unseen block, the oldest first."""
+    samples, money, first = evaluation.samples, evaluation.money.model.result, evaluation.unseen.start
+    for number, (fold, result) in enumerate(zip(samples.folds, evaluation.folds, strict=False), 1):
+        rows = slice(fold.test.start - first, fold.test.stop - first)
+        ours, theirs = evaluation.probabilities[rows], forecasts[baseline][rows]
+        classes = samples.labels.classes[fold.test.rows]
+        known = common_labels(classes, {"model": ours, baseline: theirs})
+        labels, shown = classes[known], ours[known]
+        prior = np.tile(result.prior, (len(labels), 1))
+        loss, of_prior, of_baseline = (float(log_losses(p, labels).mean()) for p in (shown, prior, theirs[known]))
+        moved = labels != HOLD
+        right = (shown[moved, BUY] > shown[moved, SELL]) == (labels[moved] == BUY)
+        entered = money.trades.entry_bar
+        yield {
+            "fold": number,
+            "from": utc_text(int(samples.dataset.candles.start_ms[fold.test.start]))[:10],
+            "bars": len(fold.test),
+            "log-loss": written(loss, "nat"),
+            "lead over the prior": written(of_prior - loss, "signed nat"),
+            f"over {baseline}": written(of_baseline - loss, "signed nat"),
+            "direction right": written(float(right.mean()) if len(right) else None, "share"),
+            "net return": written(total_return(money.equity[rows.start : rows.stop + 1]), "signed share"),
+            "round trips": int(((entered >= rows.start) & (entered < rows.stop)).sum()),
+        }
+
+
+_BESIDE: tuple[tuple[str, str, str, Style], ...] = (
+    ("metrics", "days", "unseen days", "count"),
+    ("metrics", "total_return", "net return", "signed share"),
+    ("metrics", "sharpe_ratio", "Sharpe ratio", "ratio"),
+    ("metrics", "max_drawdown", "largest drawdown", "share"),
+    ("metrics", "num_trades", "round trips", "count"),
+    ("skill", "log_loss", "log-loss", "nat"),
+    ("skill", "prior_log_loss", "log-loss of the prior", "nat"),
+    ("skill", "direction_accuracy", "direction right", "share"),
+    ("latency", "p99_us", "latency p99 per bar", "us"),
+)
+
+
+def beside_rows(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Row]:
+    """Return two versions line by line.
+
+    Args:
+        name: Of the other column.
+        ours: Manifest of this one, with the "skill" of its backtest.
+        theirs: The same of the other.
+    """
+    for part, key, what, style in _BESIDE:
+        yield {
+            "": what,
+            "this version": written(ours[part].get(key), style),
+            name: written(theirs.get(part, {}).get(key), style),
+        }
+    for key, what in (("dataset", "dataset"), ("code", "code")):
+        yield {"": what, "this version": ours[key][:16], name: theirs[key][:16]}
+    one, other = (flat_cells(side["recipe"]) for side in (ours, theirs))
+    for key in sorted(one | other):
+        if one.get(key) != other.get(key):
+            yield {"": key, "this version": one.get(key, "not there"), name: other.get(key, "not there")}
+
+
+def flat_cells(values: Mapping[str, Any], prefix: str = "") -> dict[str, Cell]:
+    """Return nested parameters side by side: {"a": {"b": 1}} -> {"a.b": 1}."""
+    cells: dict[str, Cell] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            cells |= flat_cells(value, f"{prefix}{name}.")
+        else:
+            cells[f"{prefix}{name}"] = value if isinstance(value, str | int | float | bool) else str(value)
+    return cells
 
 
 def random_note(rivals: Rivals) -> str:

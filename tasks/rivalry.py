@@ -22,7 +22,7 @@ from storage.shared_results import results_at
 from storage.tables import parquet_bytes, read_columns
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.evaluation import Evaluation, bars_of, decide_span, load_evaluation, seen_by
-from tasks.execution.backtest import run_backtest
+from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.metrics import Metrics, summarize
 from tasks.execution.random_positions import RandomPositions, random_positions
 from tasks.execution.rivals import Rival, rate_forecasts, rival
@@ -279,16 +279,11 @@ def rivals_of(
         facts: What each fold tried, kept beside the table.
     """
     samples, unseen, money = evaluation.samples, evaluation.unseen, evaluation.money
-    walked = [fold for fold in evaluation.folds if len(fold.probabilities)]
-    lengths = [len(fold.probabilities) for fold in walked]
-    means, model = np.array([fold.class_means for fold in walked]), np.repeat(np.arange(len(walked)), lengths)
-    prior = np.repeat([fold.prior for fold in walked], lengths, axis=0)
+    prior = np.concatenate([np.tile(fold.prior, (len(fold.probabilities), 1)) for fold in evaluation.folds])
     bars, seen = bars_of(data, samples, unseen), seen_by(data, recipe, samples, samples.folds[0])
 
     def traded(probabilities: FloatArray) -> Metrics:
-        target = decide_span(samples, recipe, unseen, probabilities, means, model)
-        result = run_backtest(bars, target, recipe.costs, recipe.backtest, **seen)
-        return summarize(result, data.market.bars_per_year)
+        return summarize(traded_by_rule(data, recipe, evaluation, probabilities), data.market.bars_per_year)
 
     classes = samples.labels.classes[unseen.rows]
     rated = rate_forecasts(
@@ -323,6 +318,16 @@ def rivals_of(
         rival("flat", money.flat.metrics),
     ]
     return Rivals(table=tuple(table), random=drawn, facts=list(facts))
+
+
+def traded_by_rule(
+    data: DatasetRef, recipe: Recipe, evaluation: Evaluation, probabilities: FloatArray
+) -> BacktestResult:
+    """Trade a baseline's (N, 3) probabilities on the model's unseen bars, by its rule and at its costs."""
+    samples, unseen = evaluation.samples, evaluation.unseen
+    target = decide_span(samples, recipe, unseen, probabilities, evaluation.class_means, evaluation.model)
+    seen = seen_by(data, recipe, samples, samples.folds[0])
+    return run_backtest(bars_of(data, samples, unseen), target, recipe.costs, recipe.backtest, **seen)
 
 
 def _share(right: NDArray[np.bool_]) -> float | None:

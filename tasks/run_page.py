@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from storage.schema import Market, Source
+from tasks.execution.promotion import Check
 from tasks.reporting.canvas import png
 from tasks.reporting.figures import training_figure
 from tasks.reporting.markup import data_uri, written
 from tasks.reporting.report import summary_markdown
-from tasks.reporting.report_data import Cell, Condition, Latency, ReportData
+from tasks.reporting.report_data import Cell, Latency, ReportData
 
 _WIDTH = 760  # points: what a Markdown view shows without shrinking it
 
@@ -40,7 +41,7 @@ def show_table(what: str, source: Source, market: Market, rows: Iterable[Mapping
     create_table_artifact(table, key=page_key(what, source, market), description=f"{about}: {market} from {source}")
 
 
-def show_checklist(source: Source, market: Market, conditions: Iterable[Condition], champion: str) -> None:
+def show_checklist(source: Source, market: Market, conditions: Iterable[Check], champion: str) -> None:
     """Show the promotion rule line by line."""
     rows = [
         {

@@ -1,4 +1,4 @@
-"""How every chart looks and how it leaves: one theme, SVG or PNG bytes; equal figures give equal bytes.
+"""How every static chart looks and how it leaves: one theme, SVG or PNG; equal figures give equal bytes.
 
 Figures are made without pyplot, so there is no window, no global figure list and no display. Sizes are in points; a
 page shows one point as about one pixel.
@@ -23,28 +23,46 @@ from storage.schema import DAY_MS, FloatArray, IntArray
 WIDE, NARROW = 840, 400
 """Widths: a desktop's column; a phone, or half a column."""
 
-INK, MUTED, GRID, AXIS = "#1f2933", "#5f6b7a", "#e6e9ed", "#b8c0ca"
-MODEL, RIVAL, NOTHING = "#1f5fa8", "#b5762a", "#8a95a3"
-CLASS_COLOURS = {"sell": "#c4694f", "hold": "#c6ccd4", "buy": "#3d8a84"}
-PART_COLOURS = {"train": "#b9c6d6", "validation": RIVAL, "test": MODEL}
+INK, MUTED, GRID, AXIS, PAPER = "#1f2933", "#5f6b7a", "#e6e9ed", "#b8c0ca", "#ffffff"
+MODEL, RIVAL, SECOND, NOTHING, PAST = "#1f5fa8", "#b5762a", "#3d8a84", "#8a95a3", "#b9c6d6"
+PART_COLOURS = {"train": PAST, "validation": RIVAL, "test": MODEL}
+THEME = {
+    INK: "ink", MUTED: "muted", GRID: "grid", AXIS: "axis", PAPER: "paper",
+    MODEL: "model", RIVAL: "rival", SECOND: "second", NOTHING: "nothing", PAST: "past",
+}  # fmt: skip
+"""Colour -> the variable of the page's style sheet that stands for it: a chart follows the page into the dark."""
+
 DASHES = (0, (4, 3))
 DOTS = (0, (1, 3))
 
-_LINES, _DIGITS = re.compile(rb' d="[^"]*"'), re.compile(rb"(\.\d\d)\d+")  # a hundredth of a point is plenty
+_LINES, _DIGITS = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is plenty
+_SHEET = re.compile("<defs>\\s*<style.*?</style>\\s*</defs>", re.DOTALL)  # would style the whole page
+_COLOUR = re.compile("|".join(THEME))
+_IDS = re.compile(r'(\bid="|xlink:href="#|url\(#)')
 _SVG_LOCK = threading.Lock()  # matplotlib reads the SVG writer's options from its global settings only
 
 
-def svg(figure: Figure) -> bytes:
-    """Return a figure as SVG with real text: sharp at any size."""
-    content = io.BytesIO()
+def svg(figure: Figure, name: str) -> str:
+    """Return a figure as an SVG element of a page, with real text and the page's colours.
+
+    Args:
+        figure: What to draw.
+        name: A word, unique in the page: it begins every id within.
+    """
+    content = io.StringIO()
     options = {
         "svg.fonttype": "none",
         "svg.hashsalt": "report",  # without it every id is random
         "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     }
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with _SVG_LOCK, mpl.rc_context(options):  # type: ignore[arg-type]  # the stub wants literals
-        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
-    return _LINES.sub(lambda line: _DIGITS.sub(rb"\1", line[0]), content.getvalue())
+        figure.savefig(content, format="svg", metadata=nothing)
+    drawn = content.getvalue()
+    drawn = _SHEET.sub("", drawn[drawn.index("<svg") :], count=1)
+    drawn = _IDS.sub(rf"\1{name}-", drawn)
+    drawn = _COLOUR.sub(lambda colour: f"var(--{THEME[colour[0]]})", drawn)
+    return _LINES.sub(lambda line: _DIGITS.sub(r"\1", line[0]), drawn)
 
 
 def png(figure: Figure, dpi: int = 80) -> bytes:
@@ -56,7 +74,7 @@ def png(figure: Figure, dpi: int = 80) -> bytes:
 
 def new_figure(width: int, height: int, title: str, label: str) -> Figure:
     """Return an empty figure with its title, and its market and source below: charts get cut out and passed on."""
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="white")
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor=PAPER)
     figure.text(8 / width, 1 - 8 / height, title, fontsize=12.5, fontweight="bold", color=INK, va="top")
     figure.text(8 / width, 1 - 27 / height, plain_text(label, 76), fontsize=9, color=MUTED, va="top")
     return figure

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from storage.schema import CLASSES, DAY_MS, FloatArray, IntArray
+from storage.schema import DAY_MS, FloatArray, IntArray
+from tasks.execution.importance import Importance
+from tasks.execution.rivals import Rival
 from tasks.reporting.canvas import (
-    CLASS_COLOURS,
     DASHES,
     DOTS,
     INK,
@@ -24,6 +24,7 @@ from tasks.reporting.canvas import (
     NOTHING,
     PART_COLOURS,
     RIVAL,
+    SECOND,
     WIDE,
     add_axes,
     add_legend,
@@ -35,21 +36,19 @@ from tasks.reporting.canvas import (
 )
 from tasks.reporting.report_data import (
     Cell,
-    ClassMix,
     CostPoint,
     Coverage,
     Equity,
-    Latency,
     Reliability,
-    RivalLine,
     Row,
     StepTimes,
     TrainingCurve,
 )
+from tasks.reporting.track import day_starts, days_of, drawdown, rolling_sharpe
 
 MOST_POINTS = 2_000
 
-_HEAT = LinearSegmentedColormap.from_list("heat", ["#f6f8fb", MODEL])
+_Series = TypeVar("_Series")
 
 
 def downsample(values: FloatArray, most: int = MOST_POINTS) -> IntArray:
@@ -74,39 +73,84 @@ def downsample(values: FloatArray, most: int = MOST_POINTS) -> IntArray:
     return np.array(sorted(keep), np.int64)
 
 
-def drawdown(equity: FloatArray, initial: float) -> FloatArray:
-    """Return how far each value lies below the highest so far, the start included: (T,) shares, 0 or negative."""
-    return equity / np.maximum.accumulate(np.fmax(equity, initial)) - 1.0
-
-
 def equity_figure(equity: Equity, label: str, width: int = WIDE) -> Figure:
-    """Account value above, drawdown below, against buying and holding and doing nothing."""
-    height = 430 if width > NARROW else 400
+    """Account value above, on a logarithmic axis, drawdown below; beside the baselines, holding and doing nothing."""
+    height, legend = (310, 22) if width > NARROW else (350, 52)
     figure = new_figure(width, height, "Equity and drawdown on unseen bars, net of costs", label)
-    value = add_axes(figure, (70, 166, width - 86, height - 236))
-    below = add_axes(figure, (70, 46, width - 86, 96))
+    value = add_axes(figure, (70, 124, width - 86, height - 160 - legend))
+    below = add_axes(figure, (70, 40, width - 86, 70))
     most = min(MOST_POINTS, 2 * width)
-    sides = (("buy and hold", equity.buy_and_hold, RIVAL, 1.1), ("this model", equity.model, MODEL, 1.6))
-    for name, series, colour, weight in sides:
-        finite = _finite(series)
-        _draw_series(value, equity.time_ms, finite, most, colour=colour, weight=weight, name=name)
-        lost = 100.0 * drawdown(finite, equity.initial)
-        _draw_series(below, equity.time_ms, lost, most, colour=colour, weight=weight - 0.2, name=name)
-        if series is equity.model:
+    for colour, (name, series) in reversed(_coloured(equity.series)):  # the model on top
+        ours = colour == MODEL
+        finite = np.where(np.isfinite(series) & (series > 0.0), series, np.nan)  # a ruin has no logarithm
+        _draw_series(
+            value, equity.time_ms, finite, most, colour=colour, weight=1.6 if ours else 1.1, name=plain_text(name, 30)
+        )
+        lost = 100.0 * drawdown(finite)
+        _draw_series(below, equity.time_ms, lost, most, colour=colour, weight=1.4 if ours else 0.9, name=name)
+        if ours:
             rows = downsample(lost, most)
             below.fill_between(as_dates(equity.time_ms[rows]), lost[rows], 0.0, color=colour, alpha=0.12, linewidth=0)
-    value.axhline(equity.initial, color=NOTHING, linewidth=1.1, linestyle=DASHES, label="flat (no position)")
+    value.axhline(equity.initial, color=MUTED, linewidth=1.1, linestyle=DASHES, label="flat (no position)")
     for start in equity.block_starts_ms[1:]:
         for axes in (value, below):
             axes.axvline(start / DAY_MS, color=MUTED, linewidth=0.7, linestyle=DOTS)
-    label_axes(value, "", "equity (quote currency)")
-    value.yaxis.set_major_formatter(FuncFormatter(lambda amount, _: f"{amount:,.0f}"))
+    label_axes(value, "", "equity (log)")
+    _use_logarithm(value)
     value.tick_params(labelbottom=False)
     label_axes(below, "time (UTC)", "drawdown (%)")
-    below.yaxis.set_major_locator(MaxNLocator(4))
+    below.yaxis.set_major_locator(MaxNLocator(3))
     for axes in (value, below):
         use_dates(axes, equity.time_ms, width)
-    add_legend(value, order=(1, 0, 2))
+    lines = len(equity.series)
+    add_legend(value, order=(*reversed(range(lines)), lines), columns=5 if width > NARROW else 2, lift=2)
+    return figure
+
+
+def rolling_figure(equity: Equity, label: str, width: int = WIDE) -> Figure | None:
+    """The Sharpe ratio of the days up to each day; None on too few days."""
+    drawn = {name: rolling_sharpe(days_of(equity, series)) for name, series in equity.series.items()}
+    ours = drawn["this model"]
+    if ours is None:
+        return None
+    figure = new_figure(width, 240, f"Sharpe ratio of the last {ours[0]} days", label)
+    axes = add_axes(figure, (58, 44, width - 74, 124))
+    days = day_starts(equity)[ours[0] - 1 :]
+    axes.axhline(0.0, color=MUTED, linewidth=1.1, linestyle=DASHES)
+    for colour, (name, rolled) in reversed(_coloured(drawn)):
+        if rolled is not None:
+            axes.plot(
+                as_dates(days),
+                rolled[1],
+                color=colour,
+                linewidth=1.6 if colour == MODEL else 1.1,
+                label=plain_text(name, 30),
+            )
+    use_dates(axes, days, width)
+    label_axes(axes, "time (UTC)", "annualised, √365")
+    add_legend(axes, order=range(len(drawn))[::-1], columns=4 if width > NARROW else 2)
+    return figure
+
+
+def _coloured(series: Mapping[str, _Series]) -> list[tuple[str, tuple[str, _Series]]]:
+    """Return the colour of every account with its name and values: the model, the baselines, holding."""
+    return list(zip((*(MODEL, RIVAL, SECOND)[: len(series) - 1], NOTHING), series.items(), strict=True))
+
+
+def distribution_figure(values: FloatArray, title: str, unit: str, label: str) -> Figure:
+    """How often a day or a trade ended where: a histogram with its mean; what lies outside is put into the end bins."""
+    figure = new_figure(NARROW, 280, title, label)
+    axes = add_axes(figure, (58, 44, NARROW - 74, 164), grid="y")
+    low, high = np.percentile(values, (0.5, 99.5))
+    reach = max(abs(low), abs(high), 1e-9)
+    counts, edges = np.histogram(np.clip(values, -reach, reach), bins=31, range=(-reach, reach))
+    axes.stairs(counts, edges, fill=True, color=MODEL, alpha=0.55)
+    axes.axvline(0.0, color=MUTED, linewidth=1.1, linestyle=DASHES)
+    mean = float(values.mean())
+    axes.axvline(mean, color=RIVAL, linewidth=1.4, label=f"mean {mean:+.3g} {unit}")
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    label_axes(axes, f"net result ({unit})", "how many")
+    add_legend(axes)
     return figure
 
 
@@ -171,6 +215,8 @@ def fold_figure(rows: Sequence[Row], label: str, width: int = WIDE) -> Figure | 
     try:
         parts = [(str(row["fold"]), str(row["part"]), _day(row["first"]), _day(row["last"])) for row in rows]
     except (KeyError, ValueError):
+        parts = []
+    if not parts:
         return None
     folds = list(dict.fromkeys(fold for fold, *_ in parts))
     height = 100 + 24 * len(folds)
@@ -200,54 +246,6 @@ def _common_range(curves: Sequence[TrainingCurve]) -> tuple[float, float]:
         return 0.0, 1.0
     margin = max(0.06 * float(np.ptp(losses)), 1e-6)
     return float(losses.min()) - margin, float(losses.max()) + margin
-
-
-def class_figure(mixes: Sequence[ClassMix], label: str) -> Figure:
-    """Share of each class per part of the data."""
-    height = 104 + 30 * len(mixes)
-    figure = new_figure(NARROW, height, "Class mix", label)
-    axes = add_axes(figure, (104, 40, NARROW - 120, height - 112), grid="x")
-    shares = np.array([np.divide(mix.counts, max(sum(mix.counts), 1)) for mix in mixes]) * 100.0
-    places = np.arange(len(mixes))[::-1]
-    left = np.zeros(len(mixes))
-    for column, name in enumerate(CLASSES):
-        width = shares[:, column]
-        axes.barh(places, width, left=left, height=0.66, color=CLASS_COLOURS[name], label=name)
-        for place, start, share in zip(places, left, width, strict=True):
-            if share >= 9.0:  # narrower than its own text
-                colour = INK if name == "hold" else "white"
-                axes.text(
-                    start + share / 2, place, f"{share:.0f} %", ha="center", va="center", fontsize=9, color=colour
-                )
-        left = left + width
-    axes.set_xlim(0, 100)
-    axes.set_yticks(places, [plain_text(mix.part, 17) for mix in mixes])
-    label_axes(axes, "share of labels (%)", "")
-    add_legend(axes, columns=3)
-    return figure
-
-
-def confusion_figure(confusion: IntArray, label: str) -> Figure:
-    """True class against predicted class, as shares of each row."""
-    figure = new_figure(NARROW, 320, "Predicted against true class", label)
-    axes = add_axes(figure, (72, 48, NARROW - 88, 216), grid="")
-    totals = np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    shares = confusion / totals
-    axes.pcolormesh(shares[::-1], cmap=_HEAT, vmin=0.0, vmax=1.0, edgecolors="white", linewidth=2)
-    size = len(confusion)
-    for row in range(size):
-        for column in range(size):
-            share, colour = shares[row, column], "white" if shares[row, column] > 0.55 else INK
-            middle = (column + 0.5, size - row - 0.5)
-            axes.text(*middle, f"{100 * share:.0f} %", ha="center", va="bottom", fontsize=12, color=colour)
-            axes.text(*middle, f"{confusion[row, column]:,}", ha="center", va="top", fontsize=9, color=colour)
-    axes.set_xticks(np.arange(size) + 0.5, CLASSES[:size])
-    axes.set_yticks(np.arange(size) + 0.5, CLASSES[:size][::-1])
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    label_axes(axes, "predicted class (shares of each row)", "true class")
-    return figure
 
 
 def reliability_figure(reliability: Reliability, label: str) -> Figure:
@@ -292,33 +290,6 @@ def coverage_figure(coverage: Coverage, label: str) -> Figure:
     return figure
 
 
-def latency_figure(rows: Sequence[Latency], label: str, width: int = WIDE) -> Figure | None:
-    """Median to 99th percentile of every network and runtime, on a logarithmic axis; None where nothing was timed."""
-    timed = [(row, row.p50_us, row.p99_us) for row in rows if is_number(row.p50_us) and is_number(row.p99_us)]
-    if not timed:
-        return None
-    height = 116 + 24 * len(timed)
-    figure = new_figure(width, height, "Time per prediction, one thread", label)
-    left = 210 if width > NARROW else 156
-    axes = add_axes(figure, (left, 44, width - left - 80, height - 122), grid="x")
-    places = range(len(timed))[::-1]
-    for place, (_, p50, p99) in zip(places, timed, strict=True):
-        axes.plot((p50, p99), (place, place), color=MODEL, linewidth=2.4, alpha=0.35, solid_capstyle="butt")
-        axes.plot(p50, place, "o", color=MODEL, markersize=6, label=None if place else "median")
-        axes.plot(p99, place, "|", color=MODEL, markersize=9, label=None if place else "99th percentile")
-        right = axes.annotate(f"{p50:,.1f} µs", (p99, place), (8, 0), textcoords="offset points", va="center")
-        right.set(fontsize=9, color=INK)
-    axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda microseconds, _: f"{microseconds:,g}"))
-    names = [plain_text(f"{row.name}, {row.runtime}", 40 if width > NARROW else 30) for row, _, _ in timed]
-    axes.set_yticks(places, names, fontsize=9.5 if width > NARROW else 8)
-    axes.set_ylim(-0.6, len(timed) - 0.4)
-    label_axes(axes, "microseconds, logarithmic", "")
-    add_legend(axes, columns=2)
-    return figure
-
-
 def step_figure(times: StepTimes, label: str, width: int = WIDE) -> Figure:
     """How often one prediction took how long: both axes logarithmic, so that the rare slow ones show."""
     figure = new_figure(width, 240, "One prediction of this model", label)
@@ -338,28 +309,56 @@ def step_figure(times: StepTimes, label: str, width: int = WIDE) -> Figure:
     return figure
 
 
-def rivals_figure(lines: Sequence[RivalLine], label: str, width: int = WIDE) -> Figure | None:
+def rivals_figure(lines: Sequence[Rival], label: str, width: int = WIDE) -> Figure | None:
     """The model's log-loss lead over every forecaster, with its 95 % interval; None where there is no lead to draw."""
-    drawn = [(line.name, line.lead, line.lead_error) for line in lines]
-    shown = [(name, lead, error) for name, lead, error in drawn if is_number(lead)]
-    if not shown:
+    leads = [
+        (line.name, line.lead, 1.96 * line.lead_error if is_number(line.lead_error) else 0.0)
+        for line in lines
+        if is_number(line.lead)
+    ]
+    unit = "thousandths of a nat; right of the line the model is better; bars: 95 %"
+    return _forest(leads, "The model's lead in log-loss", unit, label, width)
+
+
+def importance_figure(found: Sequence[Importance], label: str, width: int = WIDE) -> Figure | None:
+    """How much worse the forecast gets without each input, with the spread over permutations."""
+    losses = [(one.name, one.loss, one.spread) for one in found]
+    unit = "log-loss gained by permuting it, thousandths of a nat; bars: spread over permutations"
+    return _forest(losses, "What each input is worth", unit, label, width)
+
+
+def _forest(rows: Sequence[tuple[str, float, float]], title: str, unit: str, label: str, width: int) -> Figure | None:
+    """One number a line, in thousandths, with what lies to both sides of it; None without lines."""
+    if not rows:
         return None
-    height = 112 + 26 * len(shown)
-    figure = new_figure(width, height, "The model's lead in log-loss", label)
+    height = 112 + 22 * len(rows)
+    figure = new_figure(width, height, title, label)
     left = 190 if width > NARROW else 140
     axes = add_axes(figure, (left, 48, width - left - 90, height - 112), grid="x")
-    places = range(len(shown))[::-1]
+    places = range(len(rows))[::-1]
     axes.axvline(0.0, color=NOTHING, linewidth=1.1, linestyle=DASHES)
-    for place, (_, lead, error) in zip(places, shown, strict=True):
-        colour, reach = MODEL if lead > 0 else RIVAL, 1.96 * error if is_number(error) else 0.0
-        axes.plot((1e3 * (lead - reach), 1e3 * (lead + reach)), (place, place), color=colour, linewidth=2.4, alpha=0.35)
-        axes.plot(1e3 * lead, place, "o", color=colour, markersize=6)
-        right = axes.annotate(f"{1e3 * lead:+.2f}", (1e3 * (lead + reach), place), (8, 0), textcoords="offset points")
+    for place, (_, value, reach) in zip(places, rows, strict=True):
+        colour = MODEL if value > 0 else RIVAL
+        axes.plot(
+            (1e3 * (value - reach), 1e3 * (value + reach)), (place, place), color=colour, linewidth=2.4, alpha=0.35
+        )
+        axes.plot(1e3 * value, place, "o", color=colour, markersize=6)
+        right = axes.annotate(f"{1e3 * value:+.2f}", (1e3 * (value + reach), place), (8, 0), textcoords="offset points")
         right.set(fontsize=9, color=INK, va="center")
-    axes.set_yticks(places, [plain_text(name, 28) for name, _, _ in shown], fontsize=9.5 if width > NARROW else 8)
-    axes.set_ylim(-0.6, len(shown) - 0.4)
-    label_axes(axes, "thousandths of a nat; right of the line the model is better; bars: 95 %", "")
+    axes.set_yticks(places, [plain_text(name, 28) for name, *_ in rows], fontsize=9.5 if width > NARROW else 8)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    label_axes(axes, unit if width > NARROW else unit.partition(";")[0], "")
     return figure
+
+
+def _use_logarithm(axes: Axes) -> None:
+    """Scale by ratios; ticks at 1, 2, 5 where the range is wide, at round steps where it is not."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > 6 * low else MaxNLocator(5))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda amount, _: f"{amount:,.0f}"))
 
 
 def _draw_series(
@@ -367,10 +366,6 @@ def _draw_series(
 ) -> None:
     rows = downsample(values, most)
     axes.plot(as_dates(time_ms[rows]), values[rows], color=colour, linewidth=weight, label=name)
-
-
-def _finite(values: FloatArray) -> FloatArray:
-    return np.where(np.isfinite(values), values, np.nan)
 
 
 def is_number(value: float | None) -> TypeGuard[float]:

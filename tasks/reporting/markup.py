@@ -1,4 +1,4 @@
-"""Pieces of a page: text that cannot break out of it, numbers that are never NaN or infinite, tables, pictures."""
+"""How values are written: numbers that are never NaN or infinite, names of columns, text that shows what it holds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import html
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from tasks.reporting.report_data import Cell, Measure, Row, Style
 
@@ -15,13 +18,15 @@ DASH = "\N{EN DASH}"
 """Stands where a number does not apply, such as the log-loss of who gives no probabilities."""
 
 _UNPRINTABLE = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_NUMBER = re.compile(r"(<\s)?[-+\N{MINUS SIGN}]?[\d,.]+(\s(%|bp|nat|µs))?$|undefined$|\N{EN DASH}$")
 _NAMES = {"sharpe_ratio": "Sharpe ratio", "sortino_ratio": "Sortino ratio", "macs": "MACs"}
 _UNITS = {"_us": ", µs", "_bp": ", bp", "_ms": ", ms", "_usdt": ", USDT"}
 
 
-def text(value: object) -> str:
-    """Return text as markup shows it: escaped, without control characters and changes of writing direction."""
-    return html.escape(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(value)))
+def printable(value: object) -> str:
+    """Return a template's value without control characters and changes of writing direction; markup as it is."""
+    return value if isinstance(value, Markup) else _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(value))
 
 
 def written(value: float | None, style: Style) -> str:
@@ -32,6 +37,7 @@ def written(value: float | None, style: Style) -> str:
         "count": f"{value:,.0f}",
         "ratio": f"{value:,.2f}",
         "chance": f"{value:.3f}",
+        "p": f"{value:.3f}" if value >= 0.0005 else "< 0.001",  # one that would round to 0 is small, not impossible
         "share": f"{100 * value:,.1f} %",
         "signed share": f"{100 * value:+,.2f} %",
         "bp": f"{value:+,.2f} bp",
@@ -42,6 +48,11 @@ def written(value: float | None, style: Style) -> str:
         "money": f"{value:,.0f}",
     }[style]
     return shown.replace("-", "\N{MINUS SIGN}").replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def or_dash(value: float | None, style: Style) -> str:
+    """Return a number with its unit, or a dash where it does not apply."""
+    return DASH if value is None else written(value, style)
 
 
 def interval(measure: Measure) -> str:
@@ -74,56 +85,6 @@ def heading(column: str) -> str:
     return column.replace("_", " ")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Cell]], *, marked: frozenset[int] = frozenset()) -> str:
-    """Return a table that scrolls on its own where the screen is narrow; numbers stand to the right.
-
-    Args:
-        header: Column names.
-        rows: Cells.
-        marked: Rows to point out.
-    """
-    lines = [list(row) for row in rows]
-    numeric = [
-        all(
-            isinstance(line[place], int | float) or line[place] is None or _NUMBER.match(str(line[place]))
-            for line in lines
-        )
-        for place in range(len(header))
-    ]
-
-    def cells(tag: str, line: Sequence[Cell]) -> str:
-        shown = []
-        for value, right in zip(line, numeric, strict=True):
-            words = cell_text(value)
-            marks = {"n": right, "u": words == UNDEFINED, "d": bool(_DATE.match(words))}
-            names = [name for name, on in marks.items() if on]
-            kind = f' class="{" ".join(names)}"' if names else ""
-            shown.append(f"<{tag}{kind}>{text(words)}</{tag}>")
-        return "".join(shown)
-
-    body = []
-    for place, line in enumerate(lines):
-        kind = ' class="marked"' if place in marked else ""
-        body.append(f"<tr{kind}>{cells('td', line)}</tr>")
-    head = f"<thead><tr>{cells('th', header)}</tr></thead>" if any(header) else ""
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(body)}</tbody></table></div>'
-
-
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_NUMBER = re.compile(r"(< )?[-+\N{MINUS SIGN}]?[\d,.]+(\s(%|bp|nat|µs))?$|undefined$|\N{EN DASH}$")
-
-
-def row_table(rows: Sequence[Row]) -> str:
-    """Return a table of rows that name their columns."""
-    columns = list(rows[0])
-    return table([heading(column) for column in columns], [[row.get(column) for column in columns] for row in rows])
-
-
-def pairs(values: Row) -> str:
-    """Return parameters and their exact values as a table of two columns."""
-    return table(["", ""], [[name, exact_text(value)] for name, value in values.items()])
-
-
 def exact_text(value: Cell) -> str:
     """Return a parameter as it would be typed again; an infinite bound is no bound."""
     if value is None:
@@ -133,14 +94,53 @@ def exact_text(value: Cell) -> str:
     return cell_text(value) if isinstance(value, bool) or value != value else str(value)  # NaN is not itself
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A table as its template lays it out.
+
+    Attributes:
+        header: Column names.
+        lines: Cells as text, and the class of each: n for a number, u for undefined, d for a date.
+    """
+
+    header: tuple[str, ...]
+    lines: tuple[tuple[tuple[str, str], ...], ...]
+
+
+def grid(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Grid:
+    """Return a table; a column of numbers stands to the right."""
+    lines = [list(row) for row in rows]
+    numeric = [
+        all(isinstance(line[place], int | float | None) or _NUMBER.match(str(line[place])) for line in lines)
+        for place in range(len(header))
+    ]
+
+    def cell(value: Cell, right: bool) -> tuple[str, str]:
+        words = cell_text(value)
+        marks = {"n": right, "u": words == UNDEFINED, "d": bool(_DATE.match(words))}
+        return words, " ".join(name for name, on in marks.items() if on)
+
+    shown = tuple(tuple(cell(*one) for one in zip(line, numeric, strict=True)) for line in lines)
+    return Grid(header=tuple(header), lines=shown)
+
+
+def row_grid(rows: Sequence[Row]) -> Grid:
+    """Return a table of rows that name their columns."""
+    columns = list(rows[0])
+    return grid([heading(column) for column in columns], [[row.get(column) for column in columns] for row in rows])
+
+
+def pair_grid(values: Row) -> Grid:
+    """Return parameters and their exact values as a table of two columns."""
+    return grid(["what", "value"], [[name, exact_text(value)] for name, value in values.items()])
+
+
+def markdown_text(value: object) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    line = " ".join(html.escape(printable(value), quote=False).split())
+    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~$" else letter for letter in line)
+
+
 def data_uri(content: bytes, kind: str) -> str:
     """Return bytes as an address that carries them."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def picture(wide: bytes, narrow: bytes | None, alt: str) -> str:
-    """Return an SVG, and the one that replaces it on a narrow screen."""
-    small = f'<source media="(max-width:700px)" srcset="{data_uri(narrow, "svg+xml")}"/>' if narrow else ""
-    kind = "wide" if narrow else "half"
-    image = f'<img src="{data_uri(wide, "svg+xml")}" alt="{text(alt)}"/>'
-    return f'<figure class="{kind}"><picture>{small}{image}</picture></figure>'

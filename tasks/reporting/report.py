@@ -1,33 +1,51 @@
 """One HTML page a version, and a short Markdown summary of it: the verdict first, then why, then the evidence.
 
-The page is one file without script and without any request to elsewhere; its own policy forbids both. The wording is
-fixed here, so that every version is spoken of in the same measured terms.
+The page is one file without any request to elsewhere. Its own policy forbids them, and every script but the two that
+it names by their hash. Templates escape whatever they are given; the wording is fixed in them, so that every version is
+spoken of in the same measured terms.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from storage.schema import CLASSES
 from tasks.reporting.canvas import NARROW, WIDE, png, svg
+from tasks.reporting.explorer import explorer_data, library, script_hash
 from tasks.reporting.figures import (
-    class_figure,
-    confusion_figure,
     cost_figure,
     coverage_figure,
+    distribution_figure,
     equity_figure,
     fold_figure,
-    latency_figure,
+    importance_figure,
     reliability_figure,
     rivals_figure,
+    rolling_figure,
     step_figure,
     training_figure,
 )
-from tasks.reporting.markup import DASH, data_uri, heading, interval, pairs, picture, row_table, table, text, written
-from tasks.reporting.page_style import CSS
-from tasks.reporting.report_data import Cell, Condition, Measure, ReportData, Style
+from tasks.reporting.markup import (
+    Grid,
+    data_uri,
+    grid,
+    heading,
+    interval,
+    markdown_text,
+    or_dash,
+    pair_grid,
+    printable,
+    row_grid,
+    written,
+)
+from tasks.reporting.report_data import Cell, ReportData, Style
+from tasks.reporting.track import days_of, largest_month, monthly_returns, trade_rows, used_months, worst_drawdowns
 
 CAVEAT = "A backtest measures the past, at the costs and fills stated here. It is no forecast and no advice."
 
@@ -60,72 +78,86 @@ METRICS: dict[str, tuple[str, Style]] = {
 }
 _SUMMARY_WIDTH = 760  # points: what a Markdown view shows without shrinking it
 _MAIN_METRICS = 13  # the first ones; the rest is folded away
+_FEWEST_TO_SPREAD = 10  # days or trades: fewer have no distribution to look at
+
+_SECTIONS = {
+    "conditions": "Why: the promotion rule",
+    "baselines": "Beside the baselines",
+    "money": "Money, net of costs",
+    "track": "Month by month",
+    "skill": "Skill of the predictions",
+    "beside": "Beside the version before",
+    "claims": "Claimed and measured",
+    "speed": "Speed",
+    "candles": "Candles",
+    "training": "Folds and training",
+    "origin": "How to get the same numbers",
+    "glossary": "Words",
+}
+"""Template -> its title, in the order of the page; one that has nothing to say is left out."""
 
 
 def render_report(data: ReportData) -> str:
     """Return the report as one self-contained page; equal data give equal text."""
-    title = f"{data.title_label} · {data.version}"
-    sections = [(name, title_, body) for name, title_, build in _SECTIONS if (body := "".join(build(data)))]
-    links = "".join(f'<a href="#{name}">{text(title_)}</a>' for name, title_, _ in sections)
-    source = "" if data.origin == "exchange" else f'<span class="source">{text(data.source_label)}</span>'
-    parts = [f'<section id="{name}"><h2>{text(title_)}{source}</h2>{body}</section>' for name, title_, body in sections]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>{text(title)}</title><style>{CSS}</style></head><body>"
-        f"{_header(data)}<main>{_verdict(data)}{_highlights(data)}<nav>{links}</nav>{''.join(parts)}</main>"
-        f"<footer><p>{text(CAVEAT)}</p></footer></body></html>\n"
+    environment = _environment()
+    said = {
+        "data": data,
+        "headline": _headline(data),
+        "because": _because(data),
+        "caveat": CAVEAT,
+        "pictures": _pictures(data),
+        "metrics": _metrics_grids(data),
+    }
+    bodies = {name: environment.get_template(f"{name}.html").render(said).strip() for name in _SECTIONS}
+    sections = [(name, title, Markup(bodies[name])) for name, title in _SECTIONS.items() if bodies[name]]  # noqa: S704 - rendered above
+    sheet, script = (_file(environment, name) for name in ("report.css", "report.js"))
+    chart = {} if data.equity is None else {"explorer": explorer_data(data.equity), "library": library()}
+    return environment.get_template("page.html").render(
+        said, sections=sections, sheet=sheet, script=script, script_hash=script_hash(script.encode()), **chart
     )
 
 
 def summary_markdown(data: ReportData) -> str:
     """Return the verdict, its conditions, the head line's numbers and one picture as Markdown, below 200 kB."""
-    lines = [f"# {_md(_headline(data))}", f"**{_md(data.title_label)}** · {_md(data.version)}", _md(_because(data))]
-    lines += [f"> **{_md(warning)}**" for warning in data.warnings]
-    if data.highlights:
-        rows = [
-            f"| {_md(m.name)} | {_md(written(m.value, m.style))} | {_md(interval(m) or m.note)} |"
-            for m in data.highlights
-        ]
-        lines.append("\n".join(["| number | value | 95 % interval or note |", "| --- | ---: | --- |", *rows]))
-    if data.verdict.conditions:
-        rows = [
-            f"| {_md(c.name)} | {_outcome(c)} | {_md(c.found)} | {_md(c.wanted)} |" for c in data.verdict.conditions
-        ]
-        lines.append("\n".join(["| condition | outcome | found | asked |", "| --- | --- | ---: | ---: |", *rows]))
+    uri = None
     if data.equity is not None:
         uri = data_uri(png(equity_figure(data.equity, data.title_label, _SUMMARY_WIDTH)), "png")
-        lines.append(f"![Equity and drawdown on unseen bars, net of costs]({uri})")
-    lines.append(f"_{CAVEAT}_")
-    return "\n\n".join(lines) + "\n"
+    said = {"data": data, "headline": _headline(data), "because": _because(data), "caveat": CAVEAT, "picture": uri}
+    return _environment().get_template("summary.md").render(said)
 
 
-def _header(data: ReportData) -> str:
-    detail = f"<p>{text(data.origin_detail)}</p>" if data.origin_detail else ""
-    return (
-        f'<header><p class="eyebrow">{text(data.source_label)}</p><h1>{text(data.market)}</h1>{detail}'
-        f'<p class="version">version {text(data.version)} · {text(data.created)}</p></header>'
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("tasks.reporting"),
+        autoescape=select_autoescape(("html",)),
+        finalize=printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in the order given
+    environment.filters |= {
+        "written": written, "or_dash": or_dash, "heading": heading, "interval": interval, "md": markdown_text,
+        "used_months": used_months, "largest_month": largest_month,
+    }  # fmt: skip
+    environment.globals |= {
+        "grid": grid, "row_grid": row_grid, "pair_grid": pair_grid, "classes": CLASSES,
+        "monthly_returns": monthly_returns, "worst_drawdowns": worst_drawdowns, "trade_rows": trade_rows,
+    }  # fmt: skip
+    return environment
 
 
-def _verdict(data: ReportData) -> str:
-    notes = "".join(f"<li>{text(note)}</li>" for note in data.verdict.notes)
-    warnings = "".join(f'<p class="warning">{text(warning)}</p>' for warning in data.warnings)
-    return (
-        f'<section class="verdict {data.verdict.decision}" id="verdict"><p class="eyebrow">Verdict</p>'
-        f"<h2>{text(_headline(data))}</h2><p>{text(_because(data))}</p>{f'<ul>{notes}</ul>' if notes else ''}"
-        f'<p class="caveat">{text(CAVEAT)}</p></section>{warnings}'
-    )
+def _file(environment: Environment, name: str) -> Markup:
+    return Markup(environment.get_template(name).render())  # noqa: S704 - a file of ours
 
 
 def _headline(data: ReportData) -> str:
     champion = data.verdict.champion
-    name = "flat (no position)" if champion == "flat" else champion
+    flat = champion == "flat"
     return {
-        "promoted": f"Meets every condition: it may replace {name}",
-        "kept": f"Not promoted: the champion stays {name}",
+        "promoted": f"Promoted: meets every condition and replaces {'flat (no position)' if flat else champion}",
+        "kept": "Not promoted: no position is taken" if flat else f"Not promoted: {champion} stays in force",
         "measured": "Measured; nothing was to be decided",
     }[data.verdict.decision]
 
@@ -134,261 +166,104 @@ def _because(data: ReportData) -> str:
     conditions = data.verdict.conditions
     if not conditions:
         return "No conditions were judged."
-    held = sum(condition.passed is True for condition in conditions)
-    failed = "; ".join(condition.name for condition in conditions if condition.passed is False)
-    unjudged = "; ".join(condition.name for condition in conditions if condition.passed is None)
-    text_ = f"{held} of {len(conditions)} conditions hold."
-    text_ += f" Not met: {failed}." if failed else ""
-    return text_ + (f" Not judged: {unjudged}." if unjudged else "")
+    return f"{sum(check.passed is True for check in conditions)} of {len(conditions)} conditions hold."
 
 
-def _highlights(data: ReportData) -> str:
-    cards = "".join(
-        f'<div><p class="name">{text(m.name)}</p><p class="value">{text(written(m.value, m.style))}</p>'
-        f'<p class="note">{text(interval(m))}</p><p class="note">{text(m.note)}</p></div>'
-        for m in data.highlights
-    )
-    return f'<div class="cards">{cards}</div>' if cards else ""
-
-
-def _conditions(data: ReportData) -> Iterator[str]:
-    if data.verdict.conditions:
-        yield "<p>The champion changes only if every condition holds; one that fails keeps it.</p>"
-        rows = "".join(
-            f'<tr><td><span class="chip {_outcome(c)}">{_outcome(c)}</span></td><td>{text(c.name)}</td>'
-            f"<td>{text(c.found)}</td><td>{text(c.wanted)}</td></tr>"
-            for c in data.verdict.conditions
+def _pictures(data: ReportData) -> dict[str, Markup]:
+    """Return every static chart by its name, drawn for a desktop and a phone; what has nothing to draw is empty."""
+    drawn = {}
+    for name, (alt, draw) in _PICTURES.items():
+        figures = [draw(data, data.title_label, width) for width in (WIDE, NARROW)]
+        markup = Markup("").join(
+            Markup('<div class="{}">{}</div>').format(kind, Markup(svg(figure, f"{name}-{kind}")))  # noqa: S704
+            for kind, figure in zip(("desk", "phone"), figures, strict=True)
+            if figure
         )
-        header = "<thead><tr><th></th><th>condition</th><th>found</th><th>asked</th></tr></thead>"
-        yield f'<table class="conditions">{header}<tbody>{rows}</tbody></table>'
+        drawn[name] = markup and Markup('<figure role="img" aria-label="{}">{}</figure>').format(alt, markup)
+    for name, (alt, draw_half) in _HALF_PICTURES.items():
+        figure = draw_half(data, data.title_label)
+        markup = Markup(svg(figure, name)) if figure else Markup("")  # noqa: S704 - matplotlib's
+        drawn[name] = markup and Markup('<figure role="img" aria-label="{}">{}</figure>').format(alt, markup)
+    return drawn
 
 
-def _money(data: ReportData) -> Iterator[str]:
-    label = data.title_label
-    if data.equity is not None:
-        equity = data.equity
-        yield (
-            "<p>No bar had been seen by the model that predicted it. Decided at the close, filled at the next open. "
-            "At a dotted line the next fold's model takes over.</p>"
-        )
-        yield _both(lambda width: equity_figure(equity, label, width), "Equity and drawdown against buy and hold")
-    if data.metrics:
-        known = [key for key in METRICS if any(key in side for side in data.metrics.values())]
-        other = sorted({key for side in data.metrics.values() for key in side} - set(METRICS))
-        shown = [key for key in known if key in list(METRICS)[:_MAIN_METRICS]]
-        rest = [key for key in [*known, *other] if key not in shown]
-        yield _metrics_table(data, shown)
-        yield _folded("All other metrics", _metrics_table(data, rest)) if rest else ""
-    if data.costs:
-        rows = [
-            [
-                f"{point.cost_bp:g}{', assumed' if point.assumed else ''}",
-                written(point.total_return, "signed share"),
-                written(point.sharpe_ratio, "ratio"),
-                point.num_trades,
-                written(point.repriced_return, "signed share"),
-            ]
-            for point in data.costs
-        ]
-        marked = frozenset(place for place, point in enumerate(data.costs) if point.assumed)
-        header = ["cost per side, bp", "total return, net", "Sharpe ratio", "round trips", "same positions re-priced"]
-        swept = table(header, rows, marked=marked)
-        also = f"<h3>What if</h3>{row_table(data.stress)}" if data.stress else ""
-        figure = picture(svg(cost_figure(data.costs, data.break_even_bp, label)), None, "Total return at other costs")
-        yield f'<div class="columns">{figure}<div><h3>At other costs, decided again</h3>{swept}{also}</div></div>'
-    elif data.stress:
-        yield f"<h3>What if</h3>{row_table(data.stress)}"
-    if data.record:
-        yield "<h3>What the days prove</h3>" + _measures(data.record)
-    if data.slices:
-        yield "<h3>When it came about</h3>" + row_table(data.slices)
-    if data.trades:
-        yield _folded(f"Round trips: {len(data.trades):,} of {data.trades_total:,}", row_table(data.trades))
+_PICTURES: dict[str, tuple[str, Callable[[ReportData, str, int], Figure | None]]] = {
+    "equity": (
+        "Equity and drawdown beside the baselines, buy and hold and no position",
+        lambda data, label, width: equity_figure(data.equity, label, width) if data.equity else None,
+    ),
+    "rolling": (
+        "Sharpe ratio of the last days",
+        lambda data, label, width: rolling_figure(data.equity, label, width) if data.equity else None,
+    ),
+    "rivals": (
+        "The model's lead over each forecaster",
+        lambda data, label, width: rivals_figure(data.rivals, label, width),
+    ),
+    "importance": (
+        "What each input is worth to the forecast",
+        lambda data, label, width: importance_figure(data.importance, label, width),
+    ),
+    "steps": (
+        "Histogram of single predictions",
+        lambda data, label, width: step_figure(data.step_times, label, width) if data.step_times else None,
+    ),
+    "folds": (
+        "When each fold trains and tests",
+        lambda data, label, width: fold_figure(data.folds, label, width),
+    ),
+    "training": (
+        "Training and validation loss by fold",
+        lambda data, label, width: training_figure(data.training, label, width) if data.training else None,
+    ),
+}
+_HALF_PICTURES: dict[str, tuple[str, Callable[[ReportData, str], Figure | None]]] = {
+    "costs": (
+        "Total return at other costs",
+        lambda data, label: cost_figure(data.costs, data.break_even_bp, label) if data.costs else None,
+    ),
+    "days": ("How the days ended", lambda data, label: _days_figure(data, label)),
+    "trades": ("How the round trips ended", lambda data, label: _trades_figure(data, label)),
+    "reliability": (
+        "Confidence against the share that was right",
+        lambda data, label: reliability_figure(data.reliability, label) if data.reliability else None,
+    ),
+    "coverage": (
+        "Accuracy on the most confident predictions",
+        lambda data, label: coverage_figure(data.coverage, label) if data.coverage else None,
+    ),
+}
 
 
-def _rivals(data: ReportData) -> Iterator[str]:
-    if data.rivals:
-        lines = data.rivals
-        yield (
-            "<p>Everyone on the same unseen bars, at the same costs; whoever forecasts trades by the model's own rule. "
-            "A lead is the other's log-loss less the model's, p the chance of such a lead if the model were no better "
-            "(Diebold-Mariano, overlap included).</p>"
-        )
-        yield _both(
-            lambda width: rivals_figure(lines, data.title_label, width), "The model's lead over each forecaster"
-        )
-        header = ["", "log-loss", "the model's lead", "p", "accuracy", "net return", "Sharpe ratio", "round trips"]
-        rows: list[list[Cell]] = [
-            [
-                line.name,
-                _or_dash(line.log_loss, "nat"),
-                _or_dash(line.lead, "signed nat"),
-                _chance(line.p_value),
-                _or_dash(line.accuracy, "share"),
-                written(line.total_return, "signed share"),
-                written(line.sharpe_ratio, "ratio"),
-                DASH if line.num_trades is None else line.num_trades,
-            ]
-            for line in lines
-        ]
-        yield table(header, rows, marked=frozenset({0}))
-        yield f"<p>{text(data.rivals_note)}</p>" if data.rivals_note else ""
+def _days_figure(data: ReportData, label: str) -> Figure | None:
+    days = np.empty(0) if data.equity is None else days_of(data.equity, data.equity.model)
+    days = days[days != 0.0]
+    if len(days) < _FEWEST_TO_SPREAD:
+        return None
+    return distribution_figure(100.0 * days, f"Net result of {len(days):,} days with a position", "%", label)
 
 
-def _skill(data: ReportData) -> Iterator[str]:
-    label = data.title_label
-    if data.skill:
-        yield "<p>Probabilities on unseen bars, against labels that overlap: intervals count independent ones only.</p>"
-        yield _measures(data.skill)
-    shown: list[tuple[Figure, str]] = []
-    notes: list[str] = []
-    if data.reliability is not None:
-        ece, perfect = (written(value, "share") for value in (data.reliability.ece, data.reliability.ece_perfect))
-        shown.append((reliability_figure(data.reliability, label), "Confidence against the share that was right"))
-        notes.append(
-            "Calibration: on the dashed line, a confidence is right as often as it says. The calibration error (ECE) "
-            f"is {ece}; a perfectly calibrated model would show {perfect} on as many labels."
-        )
-    if data.confusion is not None:
-        shown.append((confusion_figure(data.confusion, label), "True class against predicted class"))
-        notes.append("Classes: a row tells how labels of one true class were predicted; the diagonal was right.")
-    if data.coverage is not None:
-        shown.append((coverage_figure(data.coverage, label), "Accuracy on the most confident predictions"))
-        notes.append(
-            "Confidence: accuracy on the most confident share of the bars; a flat line is no usable confidence."
-        )
-    if data.class_mix:
-        shown.append((class_figure(data.class_mix, label), "Share of each class"))
-        notes.append("Mix: accuracy says little without it, since always naming the largest class scores its share.")
-    if shown:
-        figures = "".join(picture(svg(figure), None, alt) for figure, alt in shown)
-        reading = "".join(f"<p>{text(note)}</p>" for note in notes)
-        yield f'<div class="columns">{figures}<div><h3>How to read these</h3>{reading}</div></div>'
+def _trades_figure(data: ReportData, label: str) -> Figure | None:
+    trades = data.equity.trades if data.equity else None
+    if trades is None or len(trades) < _FEWEST_TO_SPREAD:
+        return None
+    earned = 1e4 * trades.net / trades.entry_notional
+    return distribution_figure(earned, f"Net result of {len(trades):,} round trips", "bp", label)
 
 
-def _headline_table(data: ReportData) -> Iterator[str]:
-    if data.headline:
-        yield (
-            "<p>The text that this model comes from states these numbers and names no data, period, cost or machine. "
-            "Beside them: what this run counted and measured, with the standard convolution trained alike.</p>"
-        )
-        yield row_table(data.headline)
+def _metrics_grids(data: ReportData) -> list[Grid]:
+    """Return the main metrics of every side, and the others; each only where there are any."""
+    given = {key for side in data.metrics.values() for key in side}
+    known = [key for key in METRICS if key in given]
+    main = [key for key in known if key in list(METRICS)[:_MAIN_METRICS]]
+    rest = [key for key in [*known, *sorted(given - set(METRICS))] if key not in main]
+    return [_metrics_grid(data, keys) for keys in (main, rest) if keys]
 
 
-def _speed(data: ReportData) -> Iterator[str]:
-    if data.latency:
-        rows = data.latency
-        yield (
-            "<p>Multiply-adds (MACs) are counted, times are measured: fewer of the former need not mean less of the "
-            "latter.</p>"
-        )
-        yield _both(lambda width: latency_figure(rows, data.title_label, width), "Time per prediction")
-        times = data.step_times
-        if times is not None:
-            yield _both(lambda width: step_figure(times, data.title_label, width), "Histogram of single predictions")
-        header = ["network", "runtime", "parameters", "MACs", "p50", "p95", "p99"]
-        yield table(
-            header,
-            [
-                [r.name, r.runtime, r.parameters, r.macs, *(written(us, "us") for us in (r.p50_us, r.p95_us, r.p99_us))]
-                for r in rows
-            ],
-        )
-
-
-def _candles(data: ReportData) -> Iterator[str]:
-    if data.data_quality:
-        yield "<p>Rows that break the schema are set aside with the reason; missing bars are recorded, not filled.</p>"
-        yield row_table(data.data_quality)
-
-
-def _training(data: ReportData) -> Iterator[str]:
-    if data.folds:
-        yield "<p>Test bars are always later than all that their model was trained and tuned on.</p>"
-        dates = row_table(data.folds)
-        rows = data.folds
-        drawn = _both(lambda width: fold_figure(rows, data.title_label, width), "When each fold trains and tests")
-        yield drawn + _folded("The folds as a table of dates", dates) if drawn else dates
-    if data.training:
-        curves = data.training
-        yield _both(
-            lambda width: training_figure(curves, data.title_label, width), "Training and validation loss by fold"
-        )
-
-
-def _origin(data: ReportData) -> Iterator[str]:
-    if data.provenance:
-        yield f"<h3>Provenance</h3>{pairs(data.provenance)}"
-    if data.config:
-        yield _folded(
-            "Configuration",
-            "".join(f"<h3>{text(heading(name))}</h3>{pairs(part)}" for name, part in data.config.items()),
-        )
-    if data.versions:
-        yield _folded("Library versions", pairs(data.versions))
-
-
-_SECTIONS: tuple[tuple[str, str, Callable[[ReportData], Iterator[str]]], ...] = (
-    ("why", "Why: the promotion rule", _conditions),
-    ("baselines", "Beside the baselines", _rivals),
-    ("money", "Money, net of costs", _money),
-    ("skill", "Skill of the predictions", _skill),
-    ("claims", "Claimed and measured", _headline_table),
-    ("speed", "Speed", _speed),
-    ("data", "Candles", _candles),
-    ("training", "Folds and training", _training),
-    ("origin", "How to get the same numbers", _origin),
-)
-
-
-def _both(draw: Callable[[int], Figure | None], alt: str) -> str:
-    """Return a picture drawn for a desktop and for a phone, or nothing where there is nothing to draw."""
-    wide, narrow = draw(WIDE), draw(NARROW)
-    return picture(svg(wide), svg(narrow), alt) if wide and narrow else ""
-
-
-def _measures(measures: Sequence[Measure]) -> str:
-    rows = [[m.name, written(m.value, m.style), "; ".join(filter(None, (interval(m), m.note)))] for m in measures]
-    return table(["measure", "value", "interval; beside"], rows)
-
-
-def _chance(p_value: float | None) -> str:
-    """Return a p-value; one that would round to 0 is said to be small, not impossible."""
-    if p_value is None or not math.isfinite(p_value):
-        return DASH
-    return f"{p_value:.3f}" if p_value >= 0.0005 else "< 0.001"
-
-
-def _or_dash(value: float | None, style: Style) -> str:
-    return DASH if value is None else written(value, style)
-
-
-def _folded(title: str, body: str) -> str:
-    return f"<details><summary>{text(title)}</summary>{body}</details>"
-
-
-def _metrics_table(data: ReportData, keys: list[str]) -> str:
+def _metrics_grid(data: ReportData, keys: list[str]) -> Grid:
     rows: list[list[Cell]] = []
     for key in keys:
         name, style = METRICS.get(key, (heading(key), None))
         values = [side.get(key) for side in data.metrics.values()]
-        rows.append([name, *(_metric(value, style) for value in values)])
-    return table(["", *data.metrics], rows)
-
-
-def _metric(value: Cell, style: Style | None) -> Cell:
-    if style is None or isinstance(value, str):
-        return value
-    return written(value, style)
-
-
-def _outcome(condition: Condition) -> str:
-    return {True: "pass", False: "fail", None: "open"}[condition.passed]
-
-
-def _md(value: object) -> str:
-    """Return text that Markdown shows as it is, on one line."""
-    line = " ".join(text(value).split())
-    for mark, escaped in (("'", "&#x27;"), ('"', "&quot;")):  # Markdown shows these two as they are written
-        line = line.replace(escaped, mark)
-    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~$" else letter for letter in line)
+        rows.append([name, *(v if style is None or isinstance(v, str) else written(v, style) for v in values)])
+    return grid(["", *data.metrics], rows)

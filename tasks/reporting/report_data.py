@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from storage.schema import ConfigError, FloatArray, IntArray, Market, Source, parse_source
+import numpy as np
+
+from storage.schema import Candles, ConfigError, FloatArray, IntArray, Market, Source, VersionRef, parse_source
+from tasks.execution.importance import Importance
+from tasks.execution.promotion import Check
+from tasks.execution.rivals import Rival
+from tasks.execution.trades import Trades
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Cell]
 """A line of a table: column name -> value. All rows of one table have the same columns."""
 
 Style = Literal[
-    "count", "ratio", "chance", "share", "signed share", "share as bp", "bp", "nat", "signed nat", "us", "money"
+    "count", "ratio", "chance", "p", "share", "signed share", "share as bp", "bp", "nat", "signed nat", "us", "money"
 ]
 """How a number is written; the report's `written` shows each."""
 
@@ -21,23 +27,13 @@ Origin = Literal["exchange", "replayed", "synthetic"]
 """Where the sandbox's candles came from; "exchange" for everything that Bybit itself sent."""
 
 _SOURCE_LABELS = {"bybit": "Bybit", "testnet": "Bybit testnet", "demo": "Bybit demo"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """One line of the promotion rule.
-
-    Attributes:
-        name: What is asked.
-        passed: Whether it holds; None where it was not judged.
-        found: The number found, with its unit.
-        wanted: The bound, with its unit.
-    """
-
-    name: str
-    passed: bool | None
-    found: str
-    wanted: str = ""
+_RIBBONS = {
+    "bybit": ("BYBIT", "candles of the exchange itself"),
+    "testnet": ("TESTNET", "Bybit's test exchange: its prices are not the market's"),
+    "demo": ("DEMO", "Bybit's demo exchange"),
+    "replayed": ("REPLAY", "recorded candles, played back by the sandbox"),
+    "synthetic": ("SYNTHETIC", "a made-up market: says nothing about a real one"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +49,7 @@ class Verdict:
 
     decision: Literal["promoted", "kept", "measured"]
     champion: str = "flat"
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -79,25 +75,50 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Equity:
-    """Account values on bars that no training saw, net of costs.
+    """What became of the account on bars that no training saw, net of costs.
 
     Attributes:
-        time_ms: (T,) UTC milliseconds, increasing.
-        model, buy_and_hold: (T,) quote currency.
-        initial: What both started with; also the value of doing nothing.
+        candles: (T,) those bars.
+        interval_ms: Milliseconds per bar.
+        model, buy_and_hold: (T + 1,) quote currency, at the start, then at each close.
+        baselines: Name -> the same of a baseline that trades by the model's rule.
+        trades: The model's round trips; bars count from the first of `candles`.
         block_starts_ms: Start of each fold's test block, UTC milliseconds: another model decides from there on.
     """
 
-    time_ms: IntArray
+    candles: Candles
+    interval_ms: int
     model: FloatArray
     buy_and_hold: FloatArray
-    initial: float
+    baselines: Mapping[str, FloatArray] = field(default_factory=dict)
+    trades: Trades | None = None
     block_starts_ms: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in ("time_ms", "model", "buy_and_hold")}
-        if len(set(lengths.values())) != 1 or len(self.time_ms) < 2:
-            raise ConfigError(f"equity series must have one length, at least 2, were {lengths}")
+        lengths = {name: len(values) for name, values in self.series.items()}
+        if set(lengths.values()) != {len(self.candles) + 1} or not len(self.candles):
+            raise ConfigError(
+                f"equity of {len(self.candles)} bars must have one value more in every series, had {lengths}"
+            )
+        endless = [name for name, values in self.series.items() if not np.isfinite(values).all()]
+        if endless:
+            raise ConfigError(f"equity must be finite in every bar, was not in that of {', '.join(endless)}")
+
+    @property
+    def series(self) -> dict[str, FloatArray]:
+        """Every account by its name, the model first."""
+        return {"this model": self.model, **self.baselines, "buy and hold": self.buy_and_hold}
+
+    @property
+    def initial(self) -> float:
+        """What each started with; also the value of doing nothing."""
+        return float(self.model[0])
+
+    @property
+    def time_ms(self) -> IntArray:
+        """(T + 1,) UTC milliseconds at which the values hold: the first open, then each close."""
+        start_ms = self.candles.start_ms
+        return np.concatenate([start_ms[:1], start_ms + self.interval_ms])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -209,33 +230,6 @@ class CostPoint:
     assumed: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class RivalLine:
-    """The model or something that it must beat; None where a number does not apply.
-
-    Attributes:
-        name: Who; the first line of a table is the model.
-        log_loss: Nat.
-        accuracy: Share of labels.
-        lead: Log-loss less the model's, nat: positive where the model is better.
-        lead_error: Standard error of the lead.
-        p_value: One-sided, of a model no better.
-        total_return: Net, share of the capital.
-        sharpe_ratio: From UTC days.
-        num_trades: Round trips.
-    """
-
-    name: str
-    log_loss: float | None
-    accuracy: float | None
-    lead: float | None
-    lead_error: float | None
-    p_value: float | None
-    total_return: float | None
-    sharpe_ratio: float | None
-    num_trades: int | None
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coverage:
     """Accuracy by how many labels one speaks on, the most confident first.
@@ -270,14 +264,15 @@ class ReportData:
         costs: The cost sweep.
         break_even_bp: Cost per side that would leave nothing, basis points; None where undefined.
         stress: Further what-ifs, such as later fills.
-        trades: Some of the trades.
-        trades_total: How many there were.
         rivals: The model and what it had to beat, the model first.
         rivals_note: What random timings say, one sentence.
         headline: The source text's claims beside what was measured.
         record: What the daily returns prove.
         slices: The result by year and by state of the market.
         skill: How good the predictions were.
+        fold_scores: Skill and money of each fold's test block.
+        importance: What each input is worth to the forecast.
+        beside: This version and the one before, line by line.
         coverage: Accuracy by confidence.
         class_mix: Per part of the data.
         confusion: (3, 3) labels by true class (row) and predicted class (column).
@@ -306,15 +301,16 @@ class ReportData:
     costs: tuple[CostPoint, ...] = ()
     break_even_bp: float | None = None
     stress: tuple[Row, ...] = ()
-    trades: tuple[Row, ...] = ()
-    trades_total: int = 0
-    rivals: tuple[RivalLine, ...] = ()
+    rivals: tuple[Rival, ...] = ()
     rivals_note: str = ""
     headline: tuple[Row, ...] = ()
     record: tuple[Measure, ...] = ()
     slices: tuple[Row, ...] = ()
     coverage: Coverage | None = None
     skill: tuple[Measure, ...] = ()
+    fold_scores: tuple[Row, ...] = ()
+    importance: tuple[Importance, ...] = ()
+    beside: tuple[Row, ...] = ()
     class_mix: tuple[ClassMix, ...] = ()
     confusion: IntArray | None = None
     reliability: Reliability | None = None
@@ -340,6 +336,16 @@ class ReportData:
         if self.origin == "exchange":
             return _SOURCE_LABELS[self.source]
         return f"{'replayed candles' if self.origin == 'replayed' else 'synthetic market'}, {self.source}"
+
+    @property
+    def ribbon(self) -> tuple[str, str]:
+        """The source in one loud word, and what it means."""
+        return _RIBBONS[self.source if self.origin == "exchange" else self.origin]
+
+    @property
+    def reference(self) -> VersionRef:
+        """What the version is called wherever one is asked for."""
+        return VersionRef(source=self.source, name=self.market.slug, version=self.version)
 
     @property
     def title_label(self) -> str:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from storage.schema import DatasetRef, Market
+from storage.schema import DatasetRef, FloatArray, Market
 from tasks.evaluation import Evaluation, Measured, evaluate_folds
 from tasks.execution.track_record import Deflation, track_record
 from tasks.recipe import Recipe, recipe_of
@@ -14,7 +14,7 @@ from tasks.reevaluation import stored_folds
 from tasks.report_content import report_data, summary_lines
 from tasks.reporting.report import render_report
 from tasks.reporting.report_data import ReportData, Verdict
-from tasks.rivalry import Rivals, rivals_from
+from tasks.rivalry import Rivals, rivals_from, stored_forecasts
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 
@@ -27,12 +27,13 @@ class Stored:
     evaluation: Evaluation
     measured: Measured
     rivals: Rivals
+    forecasts: dict[str, FloatArray]
     luck: Deflation
 
     def report(self) -> ReportData:
         return report_data(
-            self.data, self.recipe, EXCHANGE, self.evaluation, self.measured, self.rivals, self.luck,
-            Verdict(decision="measured"), (), "20260104T100000Z-7f3c9a2e", datetime(2026, 1, 4, tzinfo=UTC), {},
+            self.data, self.recipe, EXCHANGE, self.evaluation, self.measured, self.rivals, self.forecasts, self.luck,
+            (), Verdict(decision="measured"), (), (), "20260104T100000Z-7f3c9a2e", datetime(2026, 1, 4, tzinfo=UTC), {},
         )  # fmt: skip
 
     def summary(self) -> dict[str, str]:
@@ -55,6 +56,7 @@ def stored(tmp_path_factory):
             evaluation=evaluate_folds(data, recipe, stored_folds(artifact, data, recipe)),
             measured=Measured(**manifest["latency"]),
             rivals=rivals_from(artifact.files["baselines.json"]),
+            forecasts=stored_forecasts(artifact.files["baselines.parquet"]),
             luck=Deflation(**manifest["judgement"]["numbers"]["luck"]),
         )
 
@@ -83,8 +85,8 @@ def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
     losses = {line.name: line.log_loss for line in stored.rivals.table if line.log_loss is not None}
     better = min(("logistic regression", "LightGBM"), key=losses.__getitem__)
     assert losses[better] < losses["prior"]
-    (card,) = (one for one in stored.report().highlights if one.name.startswith("Log-loss lead"))
-    assert card.name == f"Log-loss lead over the best baseline, {better}"
+    (card,) = (one for one in stored.report().highlights if one.name == "Lead over the best baseline")
+    assert card.note.startswith(f"log-loss, over {better}; p")
     assert card.value == pytest.approx(losses[better] - losses["this model"], rel=1e-9)
     assert card.low < card.value < card.high
     assert card.note.endswith("Diebold-Mariano")
@@ -96,7 +98,7 @@ def test_card_shows_the_lead_over_the_prior_when_every_baseline_is_worse_than_th
         for line in stored.rivals.table
     )
     card = replace(stored, rivals=replace(stored.rivals, table=worse)).report().highlights[2]
-    assert card.name == "Log-loss lead over the best baseline, prior"
+    assert card.note.startswith("log-loss, over prior; p")
     assert card.value == pytest.approx(stored.evaluation.skill.log_loss_skill, abs=0.01)
 
 
