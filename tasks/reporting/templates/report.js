@@ -13,17 +13,16 @@
     });
   });
 
-  // Paper shows what is folded away, and folds it again afterwards.
+  // Paper is light, as wide as it is, and shows what is folded away; afterwards all is as before.
   let unfolded = [];
-  addEventListener("beforeprint", () => {
-    unfolded = [...document.querySelectorAll("details:not([open])")];
-    unfolded.forEach((details) => (details.open = true));
-    if (chart?.data) Plotly.relayout(chart, { width: 680 });
-  });
-  addEventListener("afterprint", () => {
-    unfolded.forEach((details) => (details.open = false));
-    if (chart?.data) Plotly.relayout(chart, { width: null });
-  });
+  function toPaper(paper) {
+    document.documentElement.classList.toggle("paper", paper);
+    if (paper) unfolded = [...document.querySelectorAll("details:not([open])")];
+    unfolded.forEach((details) => (details.open = paper));
+    if (chart?.data) draw(paper ? { autosize: false, width: 680, height: 540 } : {});
+  }
+  addEventListener("beforeprint", () => toPaper(true));
+  addEventListener("afterprint", () => toPaper(false));
 
   if (!chart) return;
 
@@ -92,8 +91,8 @@
     };
   }
 
-  function draw() {
-    return Plotly.react(chart, traces(), layout(), {
+  function draw(size = {}) {
+    return Plotly.react(chart, traces(), { ...layout(), ...size }, {
       displaylogo: false, responsive: true, displayModeBar: chart.clientWidth < 600 ? false : "hover", modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d", "autoScale2d"],
     });
   }
@@ -108,7 +107,7 @@
     packed.remove();
     document.head.append(script);
     await draw();
-    dark.addEventListener("change", draw);
+    dark.addEventListener("change", () => draw());
   }
   load();
 })();
