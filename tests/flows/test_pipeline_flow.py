@@ -100,6 +100,18 @@ def test_main_job_stores_a_version_that_carries_its_source_when_it_ends(job):
     assert str(EXCHANGE.source) in page
 
 
+def test_version_keeps_what_its_inputs_are_worth_and_the_page_shows_it(job):
+    home, verdict = job
+    files = ArtifactStore(str(home / "models")).load(verdict.version, source=EXCHANGE.source).files
+    worth = json.loads(files["importance.json"])
+    assert {"return_1", "hour of the week", "hour of the day"} < {one["name"] for one in worth}
+    assert [one["loss"] for one in worth] == sorted((one["loss"] for one in worth), reverse=True)
+    page = files["report.html"].decode()
+    assert "What each input is worth" in page
+    assert f"flows.evaluate --version {verdict.version}<" in page
+    assert 'id="beside"' not in page  # the first version has none before it
+
+
 @pytest.mark.promise(4)
 @pytest.mark.promise(6)
 def test_version_carries_a_leak_report_that_passed_and_the_page_shows_it(job):
