@@ -38,13 +38,10 @@ from tasks.report_evidence import (
 )
 from tasks.reporting.markup import written
 from tasks.reporting.report_data import (
-    ClassMix,
-    Coverage,
     Equity,
     Latency,
     Measure,
     Origin,
-    Reliability,
     ReportData,
     Row,
     StepTimes,
@@ -125,20 +122,12 @@ def report_data(
         headline=headline_rows(recipe, evaluation, measured, rivals),
         record=record_measures(evaluation, luck),
         slices=tuple(slice_rows(evaluation)),
-        coverage=Coverage(share=skill.coverage[:, 0], accuracy=skill.coverage[:, 1], error=skill.coverage[:, 2]),
         skill=_skill(evaluation),
+        forecast=skill,
         fold_scores=tuple(fold_rows(evaluation, rivals.better_baseline.name, forecasts)),
         importance=tuple(importance),
         beside=tuple(beside),
-        class_mix=tuple(_class_mix(evaluation)),
-        confusion=skill.confusion,
-        reliability=Reliability(
-            confidence=skill.reliability[:, 0],
-            accuracy=skill.reliability[:, 1],
-            count=skill.reliability[:, 2].astype(np.int64),
-            ece=skill.calibration_error,
-            ece_perfect=skill.perfect_calibration_error,
-        ),
+        class_mix=_class_mix(evaluation),
         latency=tuple(_latency(measured, recipe)),
         step_times=StepTimes(
             edges_us=np.array(measured.edges_us),
@@ -297,16 +286,12 @@ def _equity(
     )
 
 
-def _class_mix(evaluation: Evaluation) -> Iterator[ClassMix]:
+def _class_mix(evaluation: Evaluation) -> dict[str, tuple[int, ...]]:
     labels, last = evaluation.samples.labels.classes, evaluation.samples.folds[-1]
-    parts = {
-        "train, last fold": labels[last.train.rows],
-        "unseen": labels[evaluation.unseen.rows],
-        "predicted": np.repeat(np.arange(len(CLASSES)), evaluation.skill.confusion.sum(0)),
-    }
-    for part, classes in parts.items():
-        sell, hold, buy = np.bincount(classes[classes >= 0], minlength=len(CLASSES)).tolist()
-        yield ClassMix(part=part, counts=(sell, hold, buy))
+    parts = {"train, last fold": labels[last.train.rows], "unseen": labels[evaluation.unseen.rows]}
+    counted = {part: np.bincount(of[of >= 0], minlength=len(CLASSES)) for part, of in parts.items()}
+    counted["predicted"] = evaluation.skill.confusion.sum(axis=0)
+    return {part: tuple(counts.tolist()) for part, counts in counted.items()}
 
 
 def _curves(evaluation: Evaluation) -> Iterator[TrainingCurve]:

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from storage.schema import DAY_MS, FloatArray, IntArray
 from tasks.execution.importance import Importance
 from tasks.execution.rivals import Rival
+from tasks.execution.skill import Skill
 from tasks.reporting.canvas import (
     DASHES,
     DOTS,
@@ -37,9 +38,7 @@ from tasks.reporting.canvas import (
 from tasks.reporting.report_data import (
     Cell,
     CostPoint,
-    Coverage,
     Equity,
-    Reliability,
     Row,
     StepTimes,
     TrainingCurve,
@@ -248,14 +247,13 @@ def _common_range(curves: Sequence[TrainingCurve]) -> tuple[float, float]:
     return float(losses.min()) - margin, float(losses.max()) + margin
 
 
-def reliability_figure(reliability: Reliability, label: str) -> Figure:
+def reliability_figure(skill: Skill, label: str) -> Figure:
     """Confidence against the share that was right."""
     figure = new_figure(NARROW, 320, "Calibration on unseen bars", label)
     axes = add_axes(figure, (58, 102, NARROW - 74, 156))
     bars = add_axes(figure, (58, 46, NARROW - 74, 34), grid="")
-    used = (reliability.count > 0) & np.isfinite(reliability.confidence) & np.isfinite(reliability.accuracy)
-    x, y, count = (100.0 * reliability.confidence[used], 100.0 * reliability.accuracy[used], reliability.count[used])
-    low, high = (float(min(x.min(), y.min())), float(max(x.max(), y.max()))) if len(x) else (0.0, 100.0)
+    x, y, count = skill.reliability.T * np.array([[100.0], [100.0], [1.0]])
+    low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     margin = max(0.08 * (high - low), 1.0)
     ends = (low - margin, high + margin)
     axes.plot(ends, ends, color=NOTHING, linewidth=1.1, linestyle=DASHES, label="as right as confident")
@@ -274,11 +272,11 @@ def reliability_figure(reliability: Reliability, label: str) -> Figure:
     return figure
 
 
-def coverage_figure(coverage: Coverage, label: str) -> Figure:
+def coverage_figure(skill: Skill, label: str) -> Figure:
     """Accuracy on the most confident share of the bars, with its 95 % interval."""
     figure = new_figure(NARROW, 320, "Accuracy by confidence", label)
     axes = add_axes(figure, (58, 52, NARROW - 74, 206))
-    x, y, reach = 100.0 * coverage.share, 100.0 * coverage.accuracy, 196.0 * coverage.error
+    x, y, reach = skill.coverage.T * np.array([[100.0], [100.0], [196.0]])
     axes.fill_between(x, y - reach, y + reach, color=MODEL, alpha=0.15, linewidth=0, label="95 %")
     axes.plot(x, y, color=MODEL, linewidth=1.4, marker="o", markersize=4, label="this model")
     axes.set_xscale("log")

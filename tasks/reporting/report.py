@@ -226,11 +226,11 @@ _HALF_PICTURES: dict[str, tuple[str, Callable[[ReportData, str], Figure | None]]
     "trades": ("How the round trips ended", lambda data, label: _trades_figure(data, label)),
     "reliability": (
         "Confidence against the share that was right",
-        lambda data, label: reliability_figure(data.reliability, label) if data.reliability else None,
+        lambda data, label: reliability_figure(data.forecast, label) if data.forecast else None,
     ),
     "coverage": (
         "Accuracy on the most confident predictions",
-        lambda data, label: coverage_figure(data.coverage, label) if data.coverage else None,
+        lambda data, label: coverage_figure(data.forecast, label) if data.forecast else None,
     ),
 }
 

@@ -12,6 +12,7 @@ from storage.schema import Candles, ConfigError, FloatArray, IntArray, Market, S
 from tasks.execution.importance import Importance
 from tasks.execution.promotion import Check
 from tasks.execution.rivals import Rival
+from tasks.execution.skill import Skill
 from tasks.execution.trades import Trades
 
 Cell = str | int | float | bool | None
@@ -143,37 +144,6 @@ class TrainingCurve:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassMix:
-    """How many labels of each class a part of the data has.
-
-    Attributes:
-        part: Such as "train", "test", "predicted".
-        counts: Sell, hold, buy.
-    """
-
-    part: str
-    counts: tuple[int, int, int]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reliability:
-    """Confidence against the share that was right, per bin.
-
-    Attributes:
-        confidence, accuracy: (bins,) means, shares of 1.
-        count: (bins,) labels.
-        ece: Expected calibration error, share of 1.
-        ece_perfect: What a perfectly calibrated model would show on as many labels, share of 1.
-    """
-
-    confidence: FloatArray
-    accuracy: FloatArray
-    count: IntArray
-    ece: float | None
-    ece_perfect: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Latency:
     """What one prediction costs.
 
@@ -231,21 +201,6 @@ class CostPoint:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Coverage:
-    """Accuracy by how many labels one speaks on, the most confident first.
-
-    Attributes:
-        share: (n,) share of the labels.
-        accuracy: (n,) on them.
-        error: (n,) standard error, from labels that do not overlap.
-    """
-
-    share: FloatArray
-    accuracy: FloatArray
-    error: FloatArray
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class ReportData:
     """Everything that a report on one version shows; an empty part is left out of the page.
 
@@ -270,13 +225,11 @@ class ReportData:
         record: What the daily returns prove.
         slices: The result by year and by state of the market.
         skill: How good the predictions were.
+        forecast: The same as arrays: confusion, calibration, accuracy by confidence.
         fold_scores: Skill and money of each fold's test block.
         importance: What each input is worth to the forecast.
         beside: This version and the one before, line by line.
-        coverage: Accuracy by confidence.
-        class_mix: Per part of the data.
-        confusion: (3, 3) labels by true class (row) and predicted class (column).
-        reliability: Calibration on unseen bars.
+        class_mix: Part of the data -> labels of each class.
         latency: Per network and runtime.
         step_times: Of this model alone.
         data_quality: What was found in the candles.
@@ -306,14 +259,12 @@ class ReportData:
     headline: tuple[Row, ...] = ()
     record: tuple[Measure, ...] = ()
     slices: tuple[Row, ...] = ()
-    coverage: Coverage | None = None
     skill: tuple[Measure, ...] = ()
     fold_scores: tuple[Row, ...] = ()
     importance: tuple[Importance, ...] = ()
     beside: tuple[Row, ...] = ()
-    class_mix: tuple[ClassMix, ...] = ()
-    confusion: IntArray | None = None
-    reliability: Reliability | None = None
+    forecast: Skill | None = None
+    class_mix: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     latency: tuple[Latency, ...] = ()
     step_times: StepTimes | None = None
     data_quality: tuple[Row, ...] = ()

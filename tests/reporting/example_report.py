@@ -6,15 +6,13 @@ from storage.schema import Candles, Market, Source, utc_text
 from tasks.execution.importance import Importance
 from tasks.execution.promotion import Check
 from tasks.execution.rivals import Rival
+from tasks.execution.skill import Skill
 from tasks.execution.trades import Trades
 from tasks.reporting.report_data import (
-    ClassMix,
     CostPoint,
-    Coverage,
     Equity,
     Latency,
     Measure,
-    Reliability,
     ReportData,
     StepTimes,
     TrainingCurve,
@@ -61,6 +59,30 @@ def round_trips(candles: Candles, count: int) -> Trades:
         exit_slippage=zeros,
         funding=zeros,
         exit=np.zeros(count, np.int64),
+    )
+
+
+def forecast(rng: np.random.Generator) -> Skill:
+    """Return what a forecast slightly better than its prior looks like."""
+    confidence = np.linspace(0.34, 0.47, 15)
+    right = np.linspace(0.335, 0.46, 15) + rng.normal(0, 0.008, 15)
+    spoken = [[1.0, 0.372, 0.006], [0.5, 0.388, 0.008], [0.2, 0.401, 0.013], [0.1, 0.409, 0.018], [0.05, 0.412, 0.026]]
+    return Skill(
+        samples=23_993,
+        effective_samples=2_000.0,
+        log_loss=1.0897,
+        prior_log_loss=1.09861,
+        p_value=0.001,
+        accuracy=0.3721,
+        majority_accuracy=0.339,
+        class_shares=np.array([0.326, 0.347, 0.327]),
+        brier=0.6612,
+        calibration_error=0.0098,
+        perfect_calibration_error=0.0081,
+        macro_f1=0.3534,
+        confusion=np.array([[2_411, 3_502, 1_898], [2_010, 4_302, 2_010], [1_681, 3_546, 2_633]]),
+        reliability=np.column_stack([confidence, right, np.full(15, 1_600.0)]),
+        coverage=np.array(spoken),
     )
 
 
@@ -218,11 +240,6 @@ def example(bars: int = 24_000) -> ReportData:
                 "round trips": 96,
             },
         ),
-        coverage=Coverage(
-            share=np.array([1.0, 0.5, 0.2, 0.1, 0.05]),
-            accuracy=np.array([0.372, 0.388, 0.401, 0.409, 0.412]),
-            error=np.array([0.006, 0.008, 0.013, 0.018, 0.026]),
-        ),
         skill=(
             Measure(name="log-loss", value=1.0897, style="nat", note="prior 1.09861 nat"),
             Measure(name="skill against the prior", value=0.00891, style="signed nat", low=0.0062, high=0.0116),
@@ -245,19 +262,12 @@ def example(bars: int = 24_000) -> ReportData:
             {"": "net return", "this version": "−2.11 %", "champion, 20260101T100000Z-00c0ffee": "+1.20 %"},
             {"": "network.members", "this version": 3, "champion, 20260101T100000Z-00c0ffee": 1},
         ),
-        class_mix=(
-            ClassMix(part="train, fold 4", counts=(15_210, 15_822, 15_020)),
-            ClassMix(part="test, all folds", counts=(7_811, 8_322, 7_860)),
-            ClassMix(part="predicted", counts=(6_102, 11_350, 6_541)),
-        ),
-        confusion=np.array([[2_411, 3_502, 1_898], [2_010, 4_302, 2_010], [1_681, 3_546, 2_633]]),
-        reliability=Reliability(
-            confidence=np.linspace(0.34, 0.47, 15),
-            accuracy=np.linspace(0.335, 0.46, 15) + rng.normal(0, 0.008, 15),
-            count=np.full(15, 1_600),
-            ece=0.0098,
-            ece_perfect=0.0081,
-        ),
+        forecast=forecast(rng),
+        class_mix={
+            "train, fold 4": (15_210, 15_822, 15_020),
+            "test, all folds": (7_811, 8_322, 7_860),
+            "predicted": (6_102, 11_350, 6_541),
+        },
         step_times=StepTimes(edges_us=np.geomspace(1, 50, 41), calls=rng.integers(0, 400, 40), p50_us=1.4, p99_us=3.2),
         latency=tuple(
             Latency(

@@ -24,7 +24,7 @@ from tasks.execution.importance import Importance
 from tasks.execution.promotion import Check
 from tasks.reporting.explorer import library
 from tasks.reporting.report import render_report, summary_markdown
-from tasks.reporting.report_data import ClassMix, CostPoint, Coverage, Equity, Measure, Reliability, Verdict
+from tasks.reporting.report_data import CostPoint, Equity, Measure, Verdict
 from tests.reporting.example_report import BAR_MS, BARE, example, market_of
 
 
@@ -247,7 +247,7 @@ def test_hostile_text_stays_text() -> None:
         slices=({HOSTILE: HOSTILE},),
         metrics={HOSTILE: {HOSTILE: HOSTILE}},
         latency=(replace(data.latency[0], name=HOSTILE, runtime=HOSTILE),),
-        class_mix=tuple(ClassMix(part=part, counts=(1, 2, 3)) for part in (HOSTILE, r"$\frac{$", "\U0001f680", "市場")),
+        class_mix=dict.fromkeys((HOSTILE, r"$\frac{$", "🚀", "市場"), (1, 2, 3)),
         data_quality=({HOSTILE: HOSTILE},),
         folds=({"fold": HOSTILE, "part": HOSTILE, "first": HOSTILE, "last": HOSTILE},),
         stress=({HOSTILE: HOSTILE},),
@@ -292,14 +292,10 @@ def test_undefined_values_are_named_and_nothing_is_infinite() -> None:
             for value in nothing
         ),
         record=tuple(Measure(name="x", value=value) for value in nothing),
-        coverage=Coverage(share=np.array([1.0, 0.5]), accuracy=np.full(2, np.nan), error=np.full(2, np.inf)),
         equity=replace(data.equity, model=np.r_[data.equity.model[:300], np.zeros(201)]),  # ruined
         metrics={"model": {"sharpe_ratio": None, "sortino_ratio": math.nan, "calmar": math.inf, "other": -math.inf}},
         costs=tuple(CostPoint(cost_bp=1.0, total_return=value, sharpe_ratio=value, assumed=True) for value in nothing),
         break_even_bp=math.inf,
-        reliability=Reliability(
-            confidence=np.full(3, np.nan), accuracy=np.full(3, np.nan), count=np.zeros(3, np.int64), ece=math.nan
-        ),
         latency=(replace(data.latency[0], parameters=None, macs=None, p50_us=None, p95_us=math.nan, p99_us=math.inf),),
         data_quality=({"a": None, "b": math.nan, "c": math.inf},),
         training=(
@@ -310,8 +306,8 @@ def test_undefined_values_are_named_and_nothing_is_infinite() -> None:
                 prior_loss=math.nan,
             ),
         ),
-        confusion=np.zeros((3, 3), np.int64),
-        class_mix=(ClassMix(part="nothing", counts=(0, 0, 0)),),
+        forecast=replace(data.forecast, confusion=np.zeros((3, 3), np.int64), calibration_error=math.nan),
+        class_mix={"nothing": (0, 0, 0)},
     )
     seen = _Page(render_report(data)).visible + re.sub(r"base64,\S+", "", summary_markdown(data))
     assert seen.count("undefined") >= 30
