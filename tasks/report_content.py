@@ -237,6 +237,7 @@ def _sharpe(evaluation: Evaluation) -> Measure:
         low=record.low,
         high=record.high,
         note=record.caveat or "95 % interval by stationary bootstrap",
+        doubtful=bool(record.caveat),
     )
 
 

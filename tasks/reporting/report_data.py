@@ -64,6 +64,7 @@ class Measure:
         style: How it is written.
         low, high: 95 % interval; both None where there is none.
         note: What it is compared with, or why it is undefined.
+        doubtful: Whether too little stands behind it, as the note says: shown in grey.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Measure:
     low: float | None = None
     high: float | None = None
     note: str = ""
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

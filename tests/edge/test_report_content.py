@@ -110,6 +110,7 @@ def test_card_and_summary_say_that_too_few_trades_prove_nothing(stored):
     report = sparse.report()
     card = measures(report)["Sharpe ratio, daily"]
     assert (card.low, card.high, card.note) == (None, None, "too few trades to judge: 1 of 30")
+    assert card.doubtful
     assert "(too few trades to judge: 1 of 30)" in sparse.summary()["net result"]
     assert "too few trades to judge: 1 of 30" in {row["note"] for row in report.headline}
     assert measures(report)["Deflated Sharpe ratio"].value is None

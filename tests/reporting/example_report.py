@@ -190,7 +190,14 @@ def example(bars: int = 24_000) -> ReportData:
             "flat": {"total_return": 0.0, "sharpe_ratio": None, "max_drawdown": 0.0, "num_trades": 0, "win_rate": None},
         },
         costs=tuple(
-            CostPoint(cost_bp=bp, total_return=0.0643 - 0.00776 * bp, sharpe_ratio=1.3 - 0.156 * bp, assumed=bp == 11.0)
+            CostPoint(
+                cost_bp=bp,
+                total_return=0.0643 - 0.00776 * bp,
+                sharpe_ratio=1.3 - 0.156 * bp,
+                num_trades=412 - int(10 * bp),
+                repriced_return=0.06 - 0.00776 * bp,
+                assumed=bp == 11.0,
+            )
             for bp in (0.0, 2.0, 5.5, 11.0, 15.0, 22.0)
         ),
         break_even_bp=8.3,

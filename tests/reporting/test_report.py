@@ -153,7 +153,7 @@ def test_verdict_comes_first_then_why_then_evidence(page: str) -> None:
             "fail net result at 1.5x costs -7.42% > 0 %",
             "No bar had been seen by the model that predicted it.",
             "total return, net −2.11 % +10.42 % +0.00 %",
-            "11, assumed −2.11 % −0.42",
+            "11, assumed −2.11 % −0.42 302 −2.54 %",
             "Net return by month",
             "accuracy 37.2 % 95 %: 36.1 % to 38.3 %; most frequent class 33.9 %",
             "The calibration error (ECE) is 1.0 %; a perfectly calibrated model would show 0.8 %",
@@ -217,6 +217,19 @@ def test_headline_names_the_decision_and_the_champion() -> None:
     assert "Measured; nothing was to be decided" in _Page(render_report(BARE)).visible
     kept = _Page(render_report(replace(BARE, verdict=replace(verdict, decision="kept")))).visible
     assert "Not promoted: 20260103T100000Z-00c0ffee stays in force" in kept
+
+
+def test_condition_that_was_not_run_is_neither_passed_nor_failed() -> None:
+    checks = (
+        Check(name="closed trades", passed=False, found="3", wanted=">= 100"),
+        Check(name="second seed", passed=None, found="not run", wanted="> 0 %"),
+    )
+    data = replace(BARE, verdict=Verdict(decision="kept", conditions=checks))
+    seen = _Page(render_report(data)).visible
+    assert "0 of 2 conditions hold. Not met:" in seen
+    assert "condition found asked closed trades 3 >= 100 Not run: second seed." in seen
+    assert "fail closed trades 3 >= 100 open second seed not run > 0 %" in seen
+    assert "| second seed | open | not run |" in summary_markdown(data)
 
 
 HOSTILE = (
