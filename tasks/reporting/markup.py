@@ -45,7 +45,7 @@ def written(value: float | None, style: Style) -> str:
         "nat": f"{value:.5f} nat",
         "signed nat": f"{value:+.5f} nat",
         "us": f"{value:,.1f} µs",
-        "money": f"{value:,.0f}",
+        "money": f"{round(value):,}",
     }[style]
     return shown.replace("-", "\N{MINUS SIGN}").replace(" ", "\N{NO-BREAK SPACE}")
 

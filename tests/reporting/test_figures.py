@@ -28,6 +28,7 @@ from tests.reporting.example_report import market_of
         (1424.04, "us", "1,424.0 µs"),
         (131040.0, "count", "131,040"),
         (7764.2, "money", "7,764"),
+        (-0.4, "money", "0"),
         (None, "ratio", "undefined"),
         (math.nan, "share", "undefined"),
         (math.inf, "nat", "undefined"),
