@@ -315,18 +315,17 @@ def publish_version(
         conditions=judged.checks,
     )
     store, importance = ArtifactStore(settings.artifact_url), measure_importance(recipe, evaluation)
-    backtest_parts = backtest_files(evaluation)
-    ours = manifest | {"skill": json.loads(backtest_parts["backtest.json"])["skill"]}
+    other = _side_by_side(store, data, hash8, judged.champion, manifest | {"skill": vars(evaluation.skill)})
     report = report_data(
         data, recipe, exchange, evaluation, measured, beside, stored_forecasts(rival_files["baselines.parquet"]),
-        Deflation(**judged.numbers["luck"]), importance, verdict, _beside(store, data, hash8, judged.champion, ours),
+        Deflation(**judged.numbers["luck"]), importance, verdict, other,
         _quality(data, evaluation, load_quality(quality)), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
     )  # fmt: skip
     files = {
         "weights.safetensors": fold.weights,
         **onnx_graphs(recipe.network_config, load_weights(fold.weights)),
         "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
-        **backtest_parts,
+        **backtest_files(evaluation),
         **rival_files,
         "importance.json": canonical_json(importance),
         "leaks.json": leaks_json(load_leaks(leaks)),
@@ -410,7 +409,9 @@ def _champion_name(entry: ChampionEntry) -> str:
     return entry.ref.version if entry.ref else "flat"
 
 
-def _beside(store: ArtifactStore, data: DatasetRef, hash8: str, champion: str, ours: Mapping[str, Any]) -> list[Row]:
+def _side_by_side(
+    store: ArtifactStore, data: DatasetRef, hash8: str, champion: str, ours: Mapping[str, Any]
+) -> list[Row]:
     """Return this version beside the champion, or where that is flat, beside the newest one before; or nothing."""
     others = [one for one in store.versions(data.source, data.market.slug) if one.hash8 != hash8]
     other = next((one for one in others if one.version == champion), others[-1] if others else None)
