@@ -33,6 +33,7 @@ from tasks.execution.slices import Slice, slices
 from tasks.execution.track_record import TrackRecord, track_record
 from tasks.market.labels import UNKNOWN, sample_uniqueness
 from tasks.market.samples import Fold, Span
+from tasks.network.architecture import macs_per_bar, macs_per_window
 from tasks.network.dsc import load_model
 from tasks.network.export import check_parity, load_weights, onnx_graphs
 from tasks.network.inference import predict_series
@@ -44,7 +45,8 @@ from tasks.provenance import code_behind
 from tasks.recipe import Recipe, decision_params, recipe_document, recipe_of
 from tasks.training import FoldResult, Samples, load_fold, load_samples
 
-_IMPORTANCE_BARS = 8_192  # the newest unseen ones: enough labels for a thousandth of a nat, and a few seconds
+_IMPORTANCE_BARS = 8_192  # the newest unseen ones: enough labels for a thousandth of a nat
+_IMPORTANCE_MACS = 1e11  # a few seconds; a large network gets fewer bars
 _PERMUTATIONS = 5
 _PARITY_BARS = 256  # beyond the context, of real features, for the comparison and the timing
 
@@ -220,14 +222,16 @@ def measure_importance(recipe: Recipe, evaluation: Evaluation) -> tuple[Importan
     samples, config = evaluation.samples, recipe.network_config
     test = samples.folds[-1].test
     model = load_model(config, load_weights(evaluation.folds[len(samples.folds) - 1].weights))
-    first = max(test.start, test.stop - _IMPORTANCE_BARS)
-    rows = slice(max(first - config.context + 1, 0), test.stop)  # what the first of them looks back on, too
-    classes = samples.labels.classes[rows].copy()
-    classes[: first - rows.start] = UNKNOWN
     groups: dict[str, list[int]] = {}
     for place, name in enumerate(FEATURES[: config.input_features]):
         wave = name.partition("_")[0]
         groups.setdefault(f"hour of the {wave}" if wave in ("day", "week") else name, []).append(place)
+    macs = macs_per_bar(config) if config.padding == "history" else macs_per_window(config)
+    afforded = int(_IMPORTANCE_MACS / (_PERMUTATIONS * len(groups) * macs))
+    first = max(test.start, test.stop - min(_IMPORTANCE_BARS, afforded))
+    rows = slice(max(first - config.context + 1, 0), test.stop)  # what the first of them looks back on, too
+    classes = samples.labels.classes[rows].copy()
+    classes[: first - rows.start] = UNKNOWN
     return permutation_importance(
         lambda features: predict_series(model, features, samples.dataset.segment[rows]),
         samples.dataset.features[rows, : config.input_features],

@@ -42,7 +42,7 @@ def permutation_importance(
     repeats: int,
     seed: int,
 ) -> tuple[Importance, ...]:
-    """Return what each group of inputs is worth, the most valuable first.
+    """Return what each group of inputs is worth, the most valuable first; nothing where no label is known.
 
     Args:
         predict: (T, F) features -> (T, K) probabilities, NaN where unknown.
@@ -55,6 +55,8 @@ def permutation_importance(
     """
     ready = np.flatnonzero(np.isfinite(features).all(axis=1))
     known = (classes >= 0) & np.isfinite(predict(features)).all(axis=1)
+    if not known.any():
+        return ()
 
     def loss(changed: FloatArray) -> float:
         return float(log_losses(predict(changed)[known], classes[known]).mean())

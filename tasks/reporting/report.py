@@ -172,67 +172,63 @@ def _because(data: ReportData) -> str:
 def _pictures(data: ReportData) -> dict[str, Markup]:
     """Return every static chart by its name, drawn for a desktop and a phone; what has nothing to draw is empty."""
     drawn = {}
-    for name, (alt, draw) in _PICTURES.items():
-        figures = [draw(data, data.title_label, width) for width in (WIDE, NARROW)]
+    for name, (alt, kinds, draw) in _PICTURES.items():
+        figures = {kind: draw(data, data.title_label, width) for kind, width in kinds.items()}
         markup = Markup("").join(
             Markup('<div class="{}">{}</div>').format(kind, Markup(svg(figure, f"{name}-{kind}")))  # noqa: S704
-            for kind, figure in zip(("desk", "phone"), figures, strict=True)
+            for kind, figure in figures.items()
             if figure
         )
-        drawn[name] = markup and Markup('<figure role="img" aria-label="{}">{}</figure>').format(alt, markup)
-    for name, (alt, draw_half) in _HALF_PICTURES.items():
-        figure = draw_half(data, data.title_label)
-        markup = Markup(svg(figure, name)) if figure else Markup("")  # noqa: S704 - matplotlib's
         drawn[name] = markup and Markup('<figure role="img" aria-label="{}">{}</figure>').format(alt, markup)
     return drawn
 
 
-_PICTURES: dict[str, tuple[str, Callable[[ReportData, str, int], Figure | None]]] = {
+_BOTH, _HALF = {"desk": WIDE, "phone": NARROW}, {"half": NARROW}
+_PICTURES: dict[str, tuple[str, dict[str, int], Callable[[ReportData, str, int], Figure | None]]] = {
     "equity": (
-        "Equity and drawdown beside the baselines, buy and hold and no position",
+        "Equity and drawdown beside the baselines, buy and hold and no position", _BOTH,
         lambda data, label, width: equity_figure(data.equity, label, width) if data.equity else None,
     ),
     "rolling": (
-        "Sharpe ratio of the last days",
+        "Sharpe ratio of the last days", _BOTH,
         lambda data, label, width: rolling_figure(data.equity, label, width) if data.equity else None,
     ),
     "rivals": (
-        "The model's lead over each forecaster",
+        "The model's lead over each forecaster", _BOTH,
         lambda data, label, width: rivals_figure(data.rivals, label, width),
     ),
     "importance": (
-        "What each input is worth to the forecast",
+        "What each input is worth to the forecast", _BOTH,
         lambda data, label, width: importance_figure(data.importance, label, width),
     ),
     "steps": (
-        "Histogram of single predictions",
+        "Histogram of single predictions", _BOTH,
         lambda data, label, width: step_figure(data.step_times, label, width) if data.step_times else None,
     ),
     "folds": (
-        "When each fold trains and tests",
+        "When each fold trains and tests", _BOTH,
         lambda data, label, width: fold_figure(data.folds, label, width),
     ),
     "training": (
-        "Training and validation loss by fold",
+        "Training and validation loss by fold", _BOTH,
         lambda data, label, width: training_figure(data.training, label, width) if data.training else None,
     ),
-}
-_HALF_PICTURES: dict[str, tuple[str, Callable[[ReportData, str], Figure | None]]] = {
     "costs": (
-        "Total return at other costs",
-        lambda data, label: cost_figure(data.costs, data.break_even_bp, label) if data.costs else None,
+        "Total return at other costs", _HALF,
+        lambda data, label, _: cost_figure(data.costs, data.break_even_bp, label) if data.costs else None,
     ),
-    "days": ("How the days ended", lambda data, label: _days_figure(data, label)),
-    "trades": ("How the round trips ended", lambda data, label: _trades_figure(data, label)),
+    "days": ("How the days ended", _HALF, lambda data, label, _: _days_figure(data, label)),
+    "trades": ("How the round trips ended", _HALF, lambda data, label, _: _trades_figure(data, label)),
     "reliability": (
-        "Confidence against the share that was right",
-        lambda data, label: reliability_figure(data.forecast, label) if data.forecast else None,
+        "Confidence against the share that was right", _HALF,
+        lambda data, label, _: reliability_figure(data.forecast, label) if data.forecast else None,
     ),
     "coverage": (
-        "Accuracy on the most confident predictions",
-        lambda data, label: coverage_figure(data.forecast, label) if data.forecast else None,
+        "Accuracy on the most confident predictions", _HALF,
+        lambda data, label, _: coverage_figure(data.forecast, label) if data.forecast else None,
     ),
-}
+}  # fmt: skip
+"""Chart -> what it shows, where it is shown how wide, and who draws it."""
 
 
 def _days_figure(data: ReportData, label: str) -> Figure | None:

@@ -61,6 +61,12 @@ def test_bars_without_features_or_labels_stay_out():
     assert worth["used"].loss > 0.5
 
 
+def test_nothing_is_said_where_no_label_is_known():
+    features, predict, classes = market(100)
+    assert found(features, predict, np.full(100, -1)) == {}
+    assert found(np.full_like(features, np.nan), predict, classes) == {}
+
+
 def test_same_seed_gives_the_same_numbers_and_leaves_the_features_alone():
     features, predict, classes = market(1_000)
     before = features.copy()
