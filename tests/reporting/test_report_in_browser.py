@@ -71,6 +71,8 @@ def test_chart_zooms_and_shows_values_where_it_is_pointed_at(browser, report) ->
     page.wait_for_function("document.getElementById('explorer').layout.xaxis.autorange === false")
     after = page.evaluate("document.getElementById('explorer').layout.xaxis.range.map(day => +new Date(day + 'Z'))")
     assert after[1] - after[0] < 0.5 * (before[1] - before[0])
+    prices = "document.getElementById('explorer').layout.yaxis.range"
+    page.wait_for_function(f"{prices} && {prices}[1] - {prices}[0] < 12")  # of 100 to 88 in all, what is in sight
     assert wrong == []
 
 

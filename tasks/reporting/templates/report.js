@@ -66,7 +66,7 @@
 
   function layout() {
     const narrow = chart.clientWidth < 600;
-    const axis = { gridcolor: colour("grid"), linecolor: colour("axis"), zeroline: false, automargin: true, fixedrange: narrow };
+    const axis = { gridcolor: colour("grid"), linecolor: colour("axis"), zeroline: false, automargin: true, fixedrange: true };
     const title = (text) => ({ text, font: { size: 11 }, standoff: 4 });
     const range = [shown.time[0], shown.time.at(-1)];
     const steps = [["day", "1 d", 1], ["day", "1 w", 7], ["month", "1 m", 1]];
@@ -92,9 +92,26 @@
   }
 
   function draw(size = {}) {
-    return Plotly.react(chart, traces(), { ...layout(), ...size }, {
-      displaylogo: false, responsive: true, displayModeBar: chart.clientWidth < 600 ? false : "hover", modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d", "autoScale2d"],
-    });
+    return Plotly.react(chart, traces(), { ...layout(), ...size }, { responsive: true, displayModeBar: false });
+  }
+
+  // Each panel shows its values of the span in sight as large as they fit: zooming is along time alone.
+  function fit() {
+    const moment = (value) => (typeof value === "number" ? value : Date.parse(value.replace(" ", "T") + "Z"));
+    const [from, to] = chart.layout.xaxis.range.map(moment);
+    const inside = (values) => values.filter((value, i) => value !== null && shown.time[i] >= from && shown.time[i] <= to);
+    const accounts = Object.values(shown.series);
+    const equity = accounts.flatMap((account) => inside(account.equity)).filter((value) => value > 0).map(Math.log10);
+    const range = (values) => {
+      const [low, high] = [Math.min(...values), Math.max(...values)];
+      const margin = 0.05 * (high - low) || 0.01 * Math.abs(high) || 1;
+      return [low - margin, high + margin];
+    };
+    const seen = [inside(shown.low).concat(inside(shown.high)), equity, accounts.flatMap((one) => inside(one.drawdown))];
+    if (seen.every((values) => values.length)) {
+      const [price, account, fall] = seen.map(range);
+      Plotly.relayout(chart, { "yaxis.range": price, "yaxis2.range": account, "yaxis3.range": fall });
+    }
   }
 
   // The library comes deflated. A browser that cannot inflate it (before 2023) keeps the static charts.
@@ -107,6 +124,7 @@
     packed.remove();
     document.head.append(script);
     await draw();
+    chart.on("plotly_relayout", (changed) => Object.keys(changed).some((key) => key.startsWith("xaxis.")) && fit());
     dark.addEventListener("change", () => draw());
   }
   load();
