@@ -50,14 +50,16 @@
       ];
     }).reverse().flat(); // the model on top
     return [
-      { type: "candlestick", name: "price", showlegend: false, x: shown.time, open: shown.open, high: shown.high, low: shown.low,
-        close: shown.close, increasing: { line: { color: colour("good"), width: 1 } },
+      { type: "candlestick", name: "price", showlegend: false, x: shown.time, open: shown.open, high: shown.high,
+        low: shown.low, close: shown.close, increasing: { line: { color: colour("good"), width: 1 } },
         decreasing: { line: { color: colour("bad"), width: 1 } } },
-      { type: "scatter", mode: "lines", name: "held", showlegend: false, hoverinfo: "skip", line: { color: colour("ink"), width: 1, dash: "dot" },
+      { type: "scatter", mode: "lines", name: "held", showlegend: false, hoverinfo: "skip",
+        line: { color: colour("ink"), width: 1, dash: "dot" },
         x: shown.trades.flatMap((t) => [t[1], t[3], null]), y: shown.trades.flatMap((t) => [t[2], t[4], null]) },
       entries("long", long, "triangle-up", colour("good")),
       entries("short", short, "triangle-down", colour("bad")),
-      { type: "scatter", mode: "markers", name: "exit", x: shown.trades.map((t) => t[3]), y: shown.trades.map((t) => t[4]),
+      { type: "scatter", mode: "markers", name: "exit",
+        x: shown.trades.map((t) => t[3]), y: shown.trades.map((t) => t[4]),
         customdata: shown.trades.map((t) => t[5]), marker: { symbol: "circle-open", size: 5, color: colour("muted") },
         hovertemplate: "exit at %{y:,}, net %{customdata:+,.2f}<extra></extra>" },
       ...lines,
@@ -66,7 +68,9 @@
 
   function layout() {
     const narrow = chart.clientWidth < 600;
-    const axis = { gridcolor: colour("grid"), linecolor: colour("axis"), zeroline: false, automargin: true, fixedrange: true };
+    const axis = {
+      gridcolor: colour("grid"), linecolor: colour("axis"), zeroline: false, automargin: true, fixedrange: true,
+    };
     const title = (text) => ({ text, font: { size: 11 }, standoff: 4 });
     const range = [shown.time[0], shown.time.at(-1)];
     const steps = [["day", "1 d", 1], ["day", "1 w", 7], ["month", "1 m", 1]];
@@ -77,8 +81,8 @@
       hoverlabel: { bgcolor: colour("soft"), bordercolor: colour("line"), font: { color: colour("ink") } },
       legend: { orientation: "h", x: 0, traceorder: "reversed", font: { color: colour("ink") },
         ...(narrow ? { y: -0.08, yanchor: "top" } : { y: 1.005, yanchor: "bottom" }) },
-      xaxis: { ...axis, type: "date", range, anchor: "y3", fixedrange: false, rangeslider: { visible: false }, showspikes: true,
-        spikemode: "across", spikesnap: "cursor", spikethickness: 1, spikecolor: colour("axis"), spikedash: "dot",
+      xaxis: { ...axis, type: "date", range, anchor: "y3", fixedrange: false, rangeslider: { visible: false },
+        showspikes: true, spikemode: "across", spikesnap: "cursor", spikethickness: 1, spikecolor: colour("axis"), spikedash: "dot",
         rangeselector: { x: 1, xanchor: "right", y: narrow ? 1.02 : 1.06, yanchor: "bottom", bgcolor: colour("soft"),
           activecolor: colour("line"), font: { color: colour("ink") },
           buttons: [...steps.map(([step, label, count]) => ({ step, label, count, stepmode: "backward" })),
@@ -99,7 +103,8 @@
   function fit() {
     const moment = (value) => (typeof value === "number" ? value : Date.parse(value.replace(" ", "T") + "Z"));
     const [from, to] = chart.layout.xaxis.range.map(moment);
-    const inside = (values) => values.filter((value, i) => value !== null && shown.time[i] >= from && shown.time[i] <= to);
+    const inSight = shown.time.map((time) => time >= from && time <= to);
+    const inside = (values) => values.filter((value, i) => value !== null && inSight[i]);
     const accounts = Object.values(shown.series);
     const equity = accounts.flatMap((account) => inside(account.equity)).filter((value) => value > 0).map(Math.log10);
     const range = (values) => {
@@ -107,7 +112,8 @@
       const margin = 0.05 * (high - low) || 0.01 * Math.abs(high) || 1;
       return [low - margin, high + margin];
     };
-    const seen = [inside(shown.low).concat(inside(shown.high)), equity, accounts.flatMap((one) => inside(one.drawdown))];
+    const falls = accounts.flatMap((account) => inside(account.drawdown));
+    const seen = [[...inside(shown.low), ...inside(shown.high)], equity, falls];
     if (seen.every((values) => values.length)) {
       const [price, account, fall] = seen.map(range);
       Plotly.relayout(chart, { "yaxis.range": price, "yaxis2.range": account, "yaxis3.range": fall });
