@@ -12,6 +12,7 @@ from tests.reporting.example_report import example
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+LIMIT_MS = 600_000.0  # of every wait: a busy machine is no failure
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--no-proxy-server", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -24,7 +25,7 @@ def browser() -> Iterator[object]:
     if chromium is None:
         pytest.skip("no chromium on the PATH; set CHROMIUM to one")
     with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield started.chromium.launch(executable_path=chromium, args=ARGUMENTS, timeout=LIMIT_MS)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(browser, report: Path, **options):
     """Return the page with its chart drawn, and a list that fills with whatever goes wrong or asks another file."""
     page = browser.new_context(**options).new_page()
+    page.set_default_timeout(LIMIT_MS)
     wrong: list[str] = []
     page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda asked: wrong.append(asked.url) if asked.url != report.as_uri() else None)
     page.goto(report.as_uri())
-    page.wait_for_selector("#explorer .main-svg", timeout=60_000)
+    page.wait_for_selector("#explorer .main-svg")
     return page, wrong
 
 
