@@ -5,10 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.command_line import run_by_hand
+from flows.form import form
 from tasks.reevaluation import Reevaluation, reevaluate
 
 
 @flow(name="evaluate", flow_run_name="evaluate {version}")
+@form
 def evaluate(*, version: str) -> Reevaluation:
     """Verify a version's files, predict and backtest its unseen bars again, and compare with what it says of itself.
 

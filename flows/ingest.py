@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from flows.command_line import run_by_hand
-from flows.form import form
+from flows.form import Folded, form
 from flows.symbols import Symbols, run_name
 from storage.schema import Market
 from tasks.connection import ExchangeConfig
@@ -25,7 +25,7 @@ def ingest(
     symbols: Symbols = (),
     exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
     bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
-    quality: Annotated[QualityConfig, Parameter(name="*")] = QualityConfig(),
+    quality: Annotated[QualityConfig, Parameter(name="*"), Folded] = QualityConfig(),
 ) -> CandleReport | tuple[CandleReport, ...]:
     """Fetch what the store lacks of a market, up to the last closed candle, and its funding.
 

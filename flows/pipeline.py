@@ -11,7 +11,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.command_line import run_by_hand
-from flows.form import form
+from flows.form import Folded, form
 from flows.ingest import ingest
 from flows.retrain import judged_version, retrain
 from flows.symbols import Symbols, run_name
@@ -34,8 +34,8 @@ def pipeline(
     symbols: Symbols = (),
     exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
     bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
-    quality: Annotated[QualityConfig, Parameter(name="*")] = QualityConfig(),
-    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
+    quality: Annotated[QualityConfig, Parameter(name="*"), Folded] = QualityConfig(),
+    recipe: Annotated[Recipe, Parameter(name="*"), Folded] = Recipe(),
 ) -> Verdict | Outcomes:
     """Ingest a market, then train, measure, backtest and publish its model, and promote it or keep the champion.
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from prefect import flow
 
 from flows.command_line import run_by_hand
-from flows.form import form
+from flows.form import Folded, form
 from storage.schema import DatasetRef, Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
@@ -29,8 +29,8 @@ def retrain(
     market: Annotated[Market, Parameter(name="*")] = Market(),
     exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
     bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
-    quality: Annotated[QualityConfig, Parameter(name="*")] = QualityConfig(),
-    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
+    quality: Annotated[QualityConfig, Parameter(name="*"), Folded] = QualityConfig(),
+    recipe: Annotated[Recipe, Parameter(name="*"), Folded] = Recipe(),
 ) -> Verdict:
     """Train, measure, backtest and publish a model on stored candles, then promote it or keep the champion.
 

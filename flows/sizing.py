@@ -13,7 +13,7 @@ import cyclopts
 
 from flows.ingest import ingest
 from flows.retrain import retrain
-from storage.schema import Market
+from storage.schema import Interval, Market
 from storage.settings import Settings
 from tasks.connection import ExchangeConfig
 from tasks.data import FUNDING_STEP_MS, WINDOW_BARS
@@ -99,7 +99,7 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def sizing(*, bars: int = 60_000, years: float = 3.0, interval: str = "5") -> None:
+def sizing(*, bars: int = 60_000, years: float = 3.0, interval: Interval = "5") -> None:
     """Measure one synthetic market here, and print what 1, 20 and 500 of the interval need.
 
     Args:

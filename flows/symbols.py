@@ -7,13 +7,17 @@ from typing import Annotated
 
 from cyclopts import Parameter, Token
 from prefect.runtime import flow_run
+from pydantic import Field
+
+from storage.schema import SYMBOL
 
 
 def _comma_separated(_: type, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(name.strip() for token in tokens for name in token.value.split(",") if name.strip())
 
 
-Symbols = Annotated[tuple[str, ...], Parameter(converter=_comma_separated, n_tokens=1, negative="")]
+_Symbol = Annotated[str, Field(pattern=f"^{SYMBOL.pattern}$")]
+Symbols = Annotated[tuple[_Symbol, ...], Parameter(converter=_comma_separated, n_tokens=1, negative="")]
 """On a command line, one comma-separated text."""
 
 

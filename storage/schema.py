@@ -32,7 +32,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Literal, NewType, Self
+from typing import Annotated, Literal, NewType, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,11 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 Category = Literal["linear", "spot", "inverse"]
+Interval = Literal["1", "3", "5", "15", "30", "60", "120", "240", "360", "720", "D", "W"]
+"""Bybit's codes of bars with a fixed step: minutes, days and weeks; "M", a calendar month, has none."""
+SYMBOL = re.compile(r"[A-Z0-9-]{2,40}")
+Symbol = Annotated[str, SYMBOL]
+"""A market's name on Bybit."""
 Source = NewType("Source", str)
 """Where candles came from: "bybit", "testnet", "demo", or "sandbox:<hash8>" of a replayed file or a market's law."""
 
@@ -85,7 +90,7 @@ INTERVAL_MS = {
     "D": DAY_MS,
     "W": 7 * DAY_MS,
 }
-"""Milliseconds per bar of each Bybit interval that has a fixed step ("M", a calendar month, has none)."""
+"""Milliseconds per bar of each `Interval`."""
 
 MONDAY_MS = 4 * DAY_MS  # weeks open on Mondays; 1970-01-01 was a Thursday
 _MS_PER_YEAR = 365 * DAY_MS
@@ -233,19 +238,17 @@ class Market:
         interval: Bybit's interval code: 1 3 5 15 30 60 120 240 360 720 (minutes), D or W.
     """
 
-    symbol: str = "SYNTHUSDT"
+    symbol: Symbol = "SYNTHUSDT"
     category: Category = "linear"
-    interval: str = "5"
+    interval: Interval = "5"
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Z0-9-]{2,40}", self.symbol):
+        if not SYMBOL.fullmatch(self.symbol):
             raise ConfigError(
                 f"symbol must be upper-case letters, digits and dashes such as BTCUSDT, was {self.symbol!r}"
             )
         if self.category not in ("linear", "spot", "inverse"):
             raise ConfigError(f"category must be linear, spot or inverse, was {self.category!r}")
-        if self.interval == "M":
-            raise ConfigError("interval M is a calendar month and has no fixed step; use D or W")
         if self.interval not in INTERVAL_MS:
             raise ConfigError(f"interval must be one of {' '.join(INTERVAL_MS)}, was {self.interval!r}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from storage.schema import (
     ConfigError,
     FloatArray,
     IntArray,
+    Interval,
     Source,
     content_hash,
     sandbox_source,
@@ -79,7 +81,7 @@ def file_source(*paths: Path) -> Source:
     return sandbox_source(contents[0] if len(contents) == 1 else content_hash(contents).encode())
 
 
-def base_interval(candles: Candles) -> str:
+def base_interval(candles: Candles) -> Interval:
     """Return Bybit's code of the shortest step between candles.
 
     Raises:
@@ -91,7 +93,7 @@ def base_interval(candles: Candles) -> str:
     step_ms = int(steps.min())
     for code, interval_ms in INTERVAL_MS.items():
         if interval_ms == step_ms:
-            return code
+            return cast(Interval, code)
     row = int(np.argmin(steps)) + 1
     raise CandleError(
         f"candles must follow each other at one of Bybit's intervals, row {row} opens {step_ms} ms after the one "

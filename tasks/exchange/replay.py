@@ -15,6 +15,7 @@ import numpy as np
 from storage.schema import (
     CANDLE_COLUMNS,
     INTERVAL_MS,
+    MONDAY_MS,
     CandleError,
     Candles,
     IntArray,
@@ -32,7 +33,7 @@ def bar_open(ms: IntArray, interval: str) -> IntArray:
     """Return the open times of the bars that contain `ms` (n,), UTC milliseconds. Weeks open on Mondays."""
     if interval == "M":
         return ms.astype("datetime64[ms]").astype("datetime64[M]").astype("datetime64[ms]").astype(np.int64)
-    origin = Market(interval=interval).floor(0)
+    origin = MONDAY_MS if interval == "W" else 0
     step = INTERVAL_MS[interval]
     return (ms - origin) // step * step + origin
 

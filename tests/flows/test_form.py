@@ -1,17 +1,24 @@
 """The parameter form: every field says what it means, and its bounds are those of the constructor."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 import pytest
 from prefect.exceptions import ParameterTypeError, SignatureMismatchError
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import ValidationError, validate
 
+from flows.evaluate import evaluate
 from flows.form import bounds, described_fields
+from flows.ingest import ingest
 from flows.monitor import monitor
 from flows.pipeline import pipeline
+from flows.retrain import retrain
+from flows.rollback import rollback
 from storage.schema import ConfigError, Market
 from tasks.connection import ExchangeConfig
+from tasks.data import QualityConfig
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.decision import DecisionConfig
@@ -24,7 +31,9 @@ from tasks.monitoring import MonitorConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.baselines import BaselineConfig
 from tasks.network.fit_config import FitConfig
+from tasks.recipe import Recipe
 
+FLOWS = (ingest, retrain, pipeline, monitor, evaluate, rollback)
 DEFINITIONS = {name: body for flow in (pipeline, monitor) for name, body in parameter_schema(flow).definitions.items()}
 CONFIGS = {
     config.__name__: config
@@ -39,6 +48,58 @@ CONFIGS = {
 def test_every_field_of_the_form_is_described(name):
     assert DEFINITIONS[name]["description"]
     assert {field for field, body in DEFINITIONS[name]["properties"].items() if not body["description"]} == set()
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_every_field_of_the_form_has_a_title_in_words_of_its_own(flow):
+    schema = parameter_schema(flow)
+    for fields in (schema.properties, *(body["properties"] for body in schema.definitions.values())):
+        titles = [field["title"] for field in fields.values()]
+        assert len(set(titles)) == len(titles)
+        for title in titles:
+            assert re.fullmatch(r"[A-Z][a-zA-Z, µ'-]{3,}", title), title
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_form_shows_few_fields_until_a_part_is_opened(flow):
+    schema = parameter_schema(flow)
+
+    def shown(fields: dict) -> int:
+        inside = [schema.definitions[field["$ref"].rpartition("/")[2]] for field in fields.values() if "$ref" in field]
+        return len(fields) + sum(shown(one["properties"]) for one in inside)
+
+    assert shown(schema.properties) <= 17
+    for config in schema.definitions.values():
+        assert [name for name, field in config["properties"].items() if "$ref" in field] == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"market": {"interval": "7"}}, r"'market.interval'.*'7' is not one of \['1', '3', '5', .* 'D', 'W'\]"),
+        ({"market": {"symbol": "btc usdt"}}, r"'market.symbol'.*'btc usdt' does not match"),
+        ({"symbols": ["BTCUSDT", "btc usdt"]}, r"'symbols\[1\]'.*'btc usdt' does not match"),
+        ({"exchange": {"exchange": "nyse"}}, r"'exchange.exchange'.*'nyse' is not one of"),
+        ({"recipe": {"folds": {"folds": 0}}}, r"'recipe.folds.folds'.* 0 is less than the minimum of 1"),
+    ],
+)
+def test_value_that_breaks_a_rule_is_refused_by_the_servers_check_before_a_run_begins(parameters, reason):
+    with pytest.raises(ValidationError, match=reason):
+        validate(parameters, parameter_schema(pipeline).model_dump(), raise_on_error=True)
+
+
+@pytest.mark.parametrize("interval", ["1", "720", "D", "W"])
+def test_value_that_keeps_the_rules_passes_the_servers_check(interval):
+    parameters = {"market": {"symbol": "BTC-27MAR26", "interval": interval}, "symbols": [], "recipe": None}
+    assert validate(parameters, parameter_schema(pipeline).model_dump(), raise_on_error=True) == []
+
+
+def test_part_left_as_usual_is_what_the_flow_takes_without_it():
+    folded = {"quality": None, "recipe": {"labels": None, "network": None, "folds": {"folds": 2}}, "exchange": None}
+    taken = pipeline.validate_parameters(folded)
+    assert taken["quality"] == QualityConfig()
+    assert taken["exchange"] == ExchangeConfig()
+    assert taken["recipe"] == Recipe(folds=FoldConfig(folds=2))
 
 
 def refused(config: type, field: str, value: float) -> bool:
