@@ -5,6 +5,7 @@ DSC_ARTIFACT_URL      where versions live, and with them the datasets and finish
                       or any fsspec URL that every machine reaches (default: models, datasets and work in $DSC_HOME)
 DSC_DASK_ADDRESS      scheduler of the Dask cluster on which many markets are retrained (default: this process)
 DSC_DASK_WAIT_S       how long that cluster may be out of reach or without a worker, seconds (default 60)
+DSC_REPORTS_URL       where a browser finds the report of a version, set by `make ui` for its runs (default: nowhere)
 DSC_ALERT_URL         webhook that hears of failed runs, drift, promotions ... (default: nobody is told)
 BYBIT_API_KEY         keys, for private calls only; no public or sandbox call needs them
 BYBIT_API_SECRET
@@ -29,6 +30,7 @@ class Settings:
         artifact_url: Path or fsspec URL of the model versions.
         dask_address: Scheduler of the Dask cluster for many markets; None: this process.
         dask_wait_s: How long the cluster may be out of reach or without a worker, seconds.
+        reports_url: Address of the server that shows reports; None: the page of a run says where the file lies.
         alert_url: Webhook of alerts, never shown: whoever knows it can write there.
         api_key: Bybit key, never shown.
         api_secret: Bybit secret, never shown.
@@ -38,6 +40,7 @@ class Settings:
     artifact_url: str
     dask_address: str | None = None
     dask_wait_s: float = 60.0
+    reports_url: str | None = None
     alert_url: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
     api_secret: str | None = field(default=None, repr=False)
@@ -61,6 +64,7 @@ class Settings:
             artifact_url=env.get("DSC_ARTIFACT_URL", str(home / "models")),
             dask_address=env.get("DSC_DASK_ADDRESS"),
             dask_wait_s=_seconds("DSC_DASK_WAIT_S", env.get("DSC_DASK_WAIT_S", "60")),
+            reports_url=env.get("DSC_REPORTS_URL"),
             alert_url=env.get("DSC_ALERT_URL"),
             api_key=env.get("BYBIT_API_KEY"),
             api_secret=env.get("BYBIT_API_SECRET"),

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefect import Task
-from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from storage.schema import ClusterError, ConfigError, Market, MarketsError
 from storage.settings import Settings
 from tasks.publishing import Verdict
+from tasks.run_page import put_table
 from tasks.training import code_hash
 
 if TYPE_CHECKING:
@@ -84,7 +84,11 @@ class Outcomes:
     def show(self) -> None:
         """Print the table, and put it into the Prefect UI."""
         print(self.table())
-        create_table_artifact([outcome.row() for outcome in self.each], key="markets", description="How each ended")
+        rows = [
+            {"market": row["market"], "ended": f"{row['ended']}: {row['decision']}", "version": row["version"]}
+            for row in (outcome.row() for outcome in self.each)
+        ]
+        put_table("markets", rows, "How each market ended")
 
     def require_all(self) -> None:
         """Refuse to call a run done that did not do every market.

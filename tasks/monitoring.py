@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -21,6 +20,7 @@ from storage.settings import Settings
 from tasks.alerts import raise_alert
 from tasks.champion_watch import champion_drift, champion_skill
 from tasks.execution.expiry import ExpiryRule
+from tasks.run_page import put_table
 from tasks.serving import CLOCK_SLACK_MS, served_champion
 
 
@@ -103,20 +103,10 @@ class MarketHealth:
         }
         return f"{self.market} {' '.join(f'{name}={value!s}' for name, value in facts.items())}: {state}"
 
-    def row(self) -> dict[str, str | int]:
-        """Return everything as a line of a table."""
-        return {
-            "market": self.market,
-            "state": "; ".join(self.complaints) or "ok",
-            "newest": self.newest,
-            "bars": self.bars,
-            "gaps": self.gaps,
-            "ingest": self.ingest,
-            "champion": self.champion,
-            "age": self.age,
-            "drift": self.drift,
-            "skill": self.skill,
-        }
+    def row(self) -> dict[str, str]:
+        """Return what a person looks for first as a line of a table."""
+        state = "; ".join(self.complaints) or "ok"
+        return {"market": self.market, "state": state, "champion": self.champion}
 
 
 @task(cache_policy=NO_CACHE, task_run_name="inspect markets")
@@ -129,7 +119,7 @@ def inspect_markets(limits: MonitorConfig) -> list[MarketHealth]:
     found = [
         health(row, models, limits, now_ms, store, runs.get((row.source, row.market.slug))) for row in store.coverage()
     ]
-    create_table_artifact([market.row() for market in found], key="health", description="Every stored market")
+    put_table("health", [market.row() for market in found], "Every stored market; the run's log says more of each")
     state = settings.prepare_home() / "monitor.json"
     before = _read_breaches(state)
     for market in found:

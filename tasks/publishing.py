@@ -55,7 +55,7 @@ from tasks.reporting.report import render_report
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
 from tasks.rivalry import Rivals, load_rivals, stored_forecasts
-from tasks.run_page import show_checklist, show_version
+from tasks.run_page import show_checklist, show_result, show_table, show_version
 from tasks.training import FoldResult, load_fold
 
 _FEWEST_BARS = 2  # fewer make no return
@@ -333,7 +333,7 @@ def publish_version(
     }
     store.prune_unfinished(data.source, data.market.slug, now - timedelta(days=1))  # what killed runs left behind
     version = store.publish(data.source, data.market.slug, hash8, files, manifest, now)
-    show_version(report, store.location(version, "report.html"))
+    show_version(report, version, store.location(version, "report.html"))
     get_run_logger().info(f"published version={version} files={len(files)}")
     return version
 
@@ -360,6 +360,8 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     get_run_logger().info(f"{'promoted' if promoted else 'kept'} version={version} champion={_champion_name(entry)}")
     lines = [tuple(line) for line in store.manifest(version)["summary"]]
     lines += [("decision", decision), ("version", str(version)), ("report", report)]
+    market = Market(**store.manifest(version)["market"])
+    show_result(version.source, market, lines)
     return Verdict(
         version=version, promoted=promoted, champion=_champion_name(entry), report=report, lines=tuple(lines)
     )
@@ -381,8 +383,13 @@ def roll_back(exchange: ExchangeConfig, market: Market, reason: str) -> str:
 
 @task(cache_policy=NO_CACHE, task_run_name="champions of {market.symbol}")
 def champion_history(exchange: ExchangeConfig, market: Market) -> list[str]:
-    """Return every champion there was, oldest first, one line each."""
+    """Return every champion there was, oldest first, one line each; the page of the run has the newest first."""
     history = ArtifactStore(Settings.from_environment().artifact_url).history(exchange.source, market.slug)
+    rows = [
+        {"since": entry.at or "the beginning", "champion": _champion_name(entry), "why": entry.reason}
+        for entry in reversed(history)
+    ]
+    show_table("champions", exchange.source, market, rows, "Champions, the one in force first")
     return [
         f"{entry.sequence}  {entry.at or 'first':20}  {_champion_name(entry):26}  {entry.reason}" for entry in history
     ]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -24,6 +23,7 @@ from tasks.network.export import load_weights
 from tasks.network.fit import predict_series
 from tasks.recipe import Recipe, recipe_of
 from tasks.rivalry import rivals_of, stored_forecasts
+from tasks.run_page import put_table
 from tasks.training import FoldResult, load_samples
 
 _REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding
@@ -50,6 +50,15 @@ class Reevaluation:
         width = max(len(name) for name, _, _ in self.rows)
         lines = [f"  {name:<{width}}  {said!s:>22}  {found!s:>22}" for name, said, found in self.rows]
         return "\n".join([f"  {'':<{width}}  {'stored':>22}  {'again':>22}", *lines])
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Return the rows for a page; of what differs every digit, for the shown ones might be the same."""
+        return [
+            {"number": name, "stored": said, "again": found}
+            if name not in self.differences
+            else {"number": f"{name}, differs", "stored": str(said), "again": str(found)}
+            for name, said, found in self.rows
+        ]
 
 
 @task(cache_policy=NO_CACHE, task_run_name="reevaluate {version}")
@@ -85,11 +94,7 @@ def reevaluate(version: str) -> Reevaluation:
         parity=parity,
     )
     get_run_logger().info(f"reevaluated version={version} differences={len(differences)} parity={parity:.1e}")
-    create_table_artifact(
-        [{"number": name, "stored": str(a), "again": str(b)} for name, a, b in result.rows],
-        key="evaluation",
-        description=f"{version} measured again",
-    )
+    put_table("evaluation", result.cells(), f"{version} measured again")
     if differences or not parity < PARITY_BOUND:
         raise ArtifactError(
             f"version {version} must give its stored numbers again; {len(differences)} differ (first: "

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -34,6 +33,8 @@ from tasks.network.fit import fit, predict_series
 from tasks.progress import ProgressReport
 from tasks.provenance import code_behind
 from tasks.recipe import Recipe
+from tasks.reporting.markup import DASH, written
+from tasks.run_page import show_table
 from tasks.training import fold_inputs, lesson, load_samples
 
 MODEL, PRIOR = "this model", "prior"
@@ -213,11 +214,15 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
         f"baselines key={key} better={best.name!r} log_loss={best.log_loss:.5f} lead_of_model={lead} "
         f"random_percentile={found.random.percentile:.3f}"
     )
-    create_table_artifact(
-        [{name: value for name, value in asdict(line).items() if name != "lead_error"} for line in found.table],
-        key=f"baselines-{data.source}-{data.market.slug}".replace(":", "-").lower(),
-        description=f"{data.market} from {data.source}: the model beside what it must beat, unseen bars, net of costs",
-    )
+    rows = [
+        {
+            "": line.name,
+            "log-loss": DASH if line.log_loss is None else written(line.log_loss, "nat"),
+            "net return": written(line.total_return, "signed share"),
+        }
+        for line in found.table
+    ]
+    show_table("baselines", data.source, data.market, rows, "The model beside what it must beat, unseen bars")
     return key
 
 

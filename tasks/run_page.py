@@ -1,30 +1,44 @@
-"""What a run shows in the Prefect UI, from the same plain values as the report.
+"""What a run shows in the Prefect UI, from the same plain values as the report, and written as there.
 
-One key for each thing and market, so that the UI keeps its history. Cells are text or plain numbers: a table with an
-infinity in it can't be shown at all.
+One key for each thing and market, so that the UI keeps its history. The verdict stands on the page of the run that
+somebody started or a schedule did; the evidence behind it on that of the step that made it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import LinkArtifact, MarkdownArtifact, TableArtifact, create_table_artifact
+from prefect.runtime import flow_run
 
-from storage.schema import Market, Source
+from storage.schema import Market, Source, VersionRef
+from storage.settings import Settings
 from tasks.execution.promotion import Check
 from tasks.reporting.canvas import png
 from tasks.reporting.figures import training_figure
-from tasks.reporting.markup import data_uri, written
-from tasks.reporting.report import summary_markdown
+from tasks.reporting.markup import cell_text, data_uri, written
+from tasks.reporting.report import METRICS, summary_markdown
 from tasks.reporting.report_data import Cell, Latency, ReportData
 
 _WIDTH = 760  # points: what a Markdown view shows without shrinking it
+_COLUMNS = 3  # more do not fit beside each other on a run's page
 
 
 def page_key(what: str, source: Source, market: Market) -> str:
     """Return what, source and market as Prefect allows them in an artifact's key: lower case, digits and dashes."""
     return f"{what}-{source}-{market.slug}".replace(":", "-").lower()
+
+
+def put_table(key: str, rows: Iterable[Mapping[str, object]], about: str) -> None:
+    """Show a table on the page of the step that made it.
+
+    Args:
+        key: Lower case, digits and dashes.
+        rows: Lines with the same columns, three at most.
+        about: One line above it.
+    """
+    create_table_artifact(_cells(rows), key=key, description=about)
 
 
 def show_table(what: str, source: Source, market: Market, rows: Iterable[Mapping[str, object]], about: str) -> None:
@@ -34,11 +48,10 @@ def show_table(what: str, source: Source, market: Market, rows: Iterable[Mapping
         what: A word or two, lower case with dashes.
         source: Where the candles come from.
         market: The market.
-        rows: Lines with the same columns.
+        rows: Lines with the same columns, three at most.
         about: One line above it.
     """
-    table = [{name: shown(value) for name, value in row.items()} for row in rows]
-    create_table_artifact(table, key=page_key(what, source, market), description=f"{about}: {market} from {source}")
+    put_table(page_key(what, source, market), rows, f"{about}: {market} from {source}")
 
 
 def show_checklist(source: Source, market: Market, conditions: Iterable[Check], champion: str) -> None:
@@ -47,59 +60,92 @@ def show_checklist(source: Source, market: Market, conditions: Iterable[Check], 
         {
             "result": {True: "pass", False: "FAIL", None: "open"}[c.passed],
             "condition": c.name,
-            "wanted": c.wanted,
-            "found": c.found,
+            "found, asked": ", ".join(filter(None, (c.found, c.wanted))),
         }
         for c in conditions
     ]
     show_table("promotion", source, market, rows, f"Promotion rule against champion {champion}")
 
 
-def show_version(report: ReportData, location: str) -> None:
+def show_version(report: ReportData, version: VersionRef, location: str) -> None:
     """Show a version: verdict with its pictures, data quality, backtest, latency, and where the report lies.
 
     Args:
         report: What its page says.
+        version: Its name.
         location: Where that page is.
     """
     source, market = report.source, report.market
     show_table("data-quality", source, market, report.data_quality, "What was found in the candles")
     show_table("latency", source, market, map(_latency_row, report.latency), "One prediction, one thread")
-    sides = [{"": side, **metrics} for side, metrics in report.metrics.items()]
-    show_table("backtest", source, market, _turned(sides), "Unseen bars, net of costs")
-    markdown = summary_markdown(report) + _training_picture(report) + f"\n\n**The whole report**\n\n`{location}`"
-    about = f"{market} from {source}, version {report.version}"
-    create_markdown_artifact(markdown, key=page_key("verdict", source, market), description=about)
-    if "://" in location or location.startswith("/"):
-        link = location if "://" in location else f"file://{location}"
-        create_link_artifact(link, key=page_key("report", source, market), link_text=link, description=about)
+    show_table("backtest", source, market, _metric_rows(report.metrics), "Unseen bars, net of costs")
+    root, about = root_run(), f"{market} from {source}, version {report.version}"
+    link = report_link(version)
+    where = f"[The whole report]({link})" if link else f"**The whole report**\n\n`{location}`"
+    MarkdownArtifact(
+        markdown=f"{summary_markdown(report)}{_training_picture(report)}\n\n{where}",
+        key=page_key("verdict", source, market),
+        description=about,
+        flow_run_id=root,
+    ).create()
+    if link:
+        key = page_key("report", source, market)
+        LinkArtifact(link=link, link_text="The whole report", key=key, description=about, flow_run_id=root).create()
 
 
-def shown(value: object) -> Cell:
-    """Return a value as a cell that the UI can show: numbers in six digits, None and infinity in words."""
-    if value is None:
-        return "undefined"
-    if isinstance(value, bool | str | int):
-        return value
-    number = float(value)  # type: ignore[arg-type]  # what is no number should fail here
-    return float(f"{number:.6g}") if math.isfinite(number) else "undefined"
+def show_result(source: Source, market: Market, lines: Sequence[tuple[str, str]]) -> None:
+    """Show what a run came to, name and value, on the page of the run that was started."""
+    rows = _cells({"what": name, "found": value} for name, value in lines)
+    about = f"What the run came to: {market} from {source}"
+    TableArtifact(
+        table=rows, key=page_key("result", source, market), description=about, flow_run_id=root_run()
+    ).create()
 
 
-def _latency_row(row: Latency) -> dict[str, Cell]:
-    times = {name: written(getattr(row, name), "us") for name in ("p50_us", "p95_us", "p99_us")}
-    counts = {"parameters": row.parameters, "multiply-adds": row.macs}
-    return {
-        "network": row.name,
-        "runtime": row.runtime,
-        **{k.removesuffix("_us"): v for k, v in times.items()},
-        **counts,
-    }
+def root_run() -> UUID | None:
+    """Return the run that was started by a person or a schedule, of which the present one may be a part."""
+    found = flow_run.root_flow_run_id
+    return UUID(str(found)) if found else None
 
 
-def _turned(sides: list[dict[str, Cell]]) -> list[dict[str, Cell]]:
-    """Return one line for each metric and one column for each side: seven columns of numbers fit, thirty do not."""
-    names = [name for name in sides[0] if name] if sides else []
-    return [{"metric": name.replace("_", " "), **{str(side[""]): side[name] for side in sides}} for name in names]
+def report_link(version: VersionRef) -> str:
+    """Return where a browser finds the report of a version; nothing where no server shows reports."""
+    served = Settings.from_environment().reports_url
+    return f"{served}/{version}" if served else ""
+
+
+def _cells(rows: Iterable[Mapping[str, object]]) -> list[dict[str, str]]:
+    table = [{name: _written(value) for name, value in row.items()} for row in rows]
+    wide = max((len(row) for row in table), default=0)
+    if wide > _COLUMNS:
+        raise ValueError(f"a table must have {_COLUMNS} columns at most, had {wide}: {', '.join(table[0])}")
+    return table
+
+
+def _written(value: object) -> str:
+    """Return a cell as the report writes it; what is neither number nor text fails here and not in the browser."""
+    if value is None or isinstance(value, str | bool | int):
+        return cell_text(value)
+    return cell_text(float(value))  # type: ignore[arg-type]  # NumPy's numbers
+
+
+def _latency_row(row: Latency) -> dict[str, str]:
+    p50, p99 = (written(us, "us") for us in (row.p50_us, row.p99_us))
+    return {"network, runtime": f"{row.name}, {row.runtime}", "median": p50, "99 of 100 within": p99}
+
+
+def _metric_rows(metrics: Mapping[str, Mapping[str, Cell]]) -> list[dict[str, str]]:
+    """Return one line a metric: the model's beside that of whoever is told first after it."""
+    sides = dict(list(metrics.items())[: _COLUMNS - 1])
+    names = [name for name in METRICS if all(name in side for side in sides.values())]
+    return [
+        {"measure": METRICS[name][0]} | {side: _metric(values[name], name) for side, values in sides.items()}
+        for name in names
+    ]
+
+
+def _metric(value: Cell, name: str) -> str:
+    return value if isinstance(value, str) else written(value, METRICS[name][1])
 
 
 def _training_picture(report: ReportData) -> str:

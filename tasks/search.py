@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -27,6 +26,7 @@ from tasks.network.architecture import Block, DSCConfig, macs_per_bar, parameter
 from tasks.network.fit import fit, predict_series
 from tasks.network.latency import measure_latency as time_networks
 from tasks.recipe import Recipe
+from tasks.run_page import put_table
 from tasks.training import fold_inputs, lesson, load_samples
 
 Row = dict[str, str | int | float]
@@ -146,7 +146,8 @@ def rank_networks(data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequen
         }
         rows.append((float(losses.mean()), row))
     ranked = [row for _, row in sorted(rows, key=lambda scored: scored[0])]
-    create_table_artifact(ranked, key="search", description=f"Networks on {data.market}, by log-loss on unseen bars")
+    shown = [{"network": row["network"], "log-loss": row["log-loss"], "a bar, µs": row["p50 us"]} for row in ranked]
+    put_table("search", shown, f"Networks on {data.market}, by log-loss on unseen bars")
     return _table(ranked)
 
 

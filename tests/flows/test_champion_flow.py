@@ -3,11 +3,13 @@
 One market has its first champion; each test goes on from there in a copy of its home.
 """
 
+import json
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from prefect.client.orchestration import get_client
 
 from flows.evaluate import evaluate
 from flows.pipeline import pipeline
@@ -180,5 +182,10 @@ def test_rollback_is_one_command_and_ends_at_flat(reign, capsys):
         lines = rollback(market=MARKET, exchange=EXCHANGE, reason="a test of the way back")
     assert lines[0].split()[2] == "flat"
     assert "a test of the way back" in capsys.readouterr().out
+    with get_client(sync_client=True) as client:
+        shown = [one for one in client.read_artifacts() if (one.key or "").startswith("champions-sandbox-")]
+    newest = json.loads(max(shown, key=lambda one: one.created).data)
+    assert (newest[0]["champion"], newest[0]["why"]) == ("flat", "a test of the way back")
+    assert [row["champion"] for row in newest[::-1]] == [line.split()[2] for line in lines]
     with pytest.raises(ArtifactError, match="the champion is flat, the first one"):
         rollback(market=MARKET, exchange=EXCHANGE, reason="further back")

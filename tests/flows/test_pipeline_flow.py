@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
 from flows.evaluate import evaluate
@@ -158,6 +159,19 @@ def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
     ]  # fmt: skip
     assert dict(verdict.lines)["data"].startswith("SYNTHUSDT linear 5m from sandbox:")
     assert "6,500 candles" in verdict.table()
+
+
+def test_run_that_was_started_has_verdict_and_result_on_its_own_page_and_the_evidence_is_with_its_step(job):
+    with get_client(sync_client=True) as client:
+        shown = {one.key.partition("-sandbox-")[0]: one for one in client.read_artifacts() if one.key}
+        where = {what: client.read_flow_run(one.flow_run_id).name.split()[0] for what, one in shown.items()}
+    assert {what for what, flow in where.items() if flow == "pipeline"} == {"verdict", "result"}
+    assert {what for what, flow in where.items() if flow == "retrain"} >= {"promotion", "backtest", "data-quality"}
+    for what, one in shown.items():
+        if one.type == "table":
+            rows = json.loads(one.data)
+            assert all(len(row) <= 3 and all(isinstance(cell, str) for cell in row.values()) for row in rows), what
+    assert [row["what"] for row in json.loads(shown["result"].data)][-3:] == ["decision", "version", "report"]
 
 
 def test_version_keeps_the_table_of_what_the_model_had_to_beat(job):
