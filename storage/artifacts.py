@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from storage.objects import ObjectStore
-from storage.schema import FEATURES, ArtifactError, Source, VersionRef, parse_source
+from storage.schema import FEATURES, ArtifactError, ConfigError, Source, VersionRef, parse_source
 
 Document = dict[str, Any]
 """What JSON can hold: text, finite numbers, booleans, None, lists and text-keyed dicts."""
@@ -143,6 +143,16 @@ class ArtifactStore:
         except FileExistsError as err:
             raise ArtifactError(f"version {ref} is being published by another process; run it again") from err
         return ref
+
+    def markets(self) -> tuple[tuple[Source, str], ...]:
+        """Return source and name of every market of which something is stored, in the order of their names."""
+        found = []
+        for folder in self._objects.folders():
+            source = folder.replace("sandbox-", "sandbox:", 1)
+            with suppress(ConfigError):  # what else lies there is no market's
+                names = filter(_PLAIN_NAME.fullmatch, self._objects.folders(folder))
+                found += [(parse_source(source), name) for name in names]
+        return tuple(found)
 
     def versions(self, source: Source, name: str) -> tuple[VersionRef, ...]:
         """Return the stored versions, oldest first; half-written ones are not among them."""

@@ -115,6 +115,16 @@ class ObjectStore:
         """Return the files below a folder, relative to it, sorted; unfinished ones are not among them."""
         return tuple(name for name in self._everything(folder) if not name.endswith(_TEMPORARY))
 
+    def folders(self, folder: str = "") -> tuple[str, ...]:
+        """Return the names of the folders in a folder, sorted; by default in the topmost one."""
+        full = f"{self._root}/{folder}".rstrip("/")
+        with self._clear_errors("list", full):
+            try:
+                found = self._fs.ls(full, detail=True)
+            except FileNotFoundError:
+                return ()
+        return tuple(sorted(one["name"].rstrip("/").rsplit("/", 1)[1] for one in found if one["type"] == "directory"))
+
     def remove(self, path: str) -> None:
         """Remove a file."""
         full = f"{self._root}/{path}"

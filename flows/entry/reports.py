@@ -1,0 +1,221 @@
+"""The reports of the stored versions for a browser: read-only, for callers who have the home's secret.
+
+    python -m flows.entry.reports <file descriptor of the listening socket> <host name> [<host name> ...]
+
+One page lists the versions of each market, and one shows a version's report; nothing else can be read, and nothing can
+be written. No part of an address ever becomes a path: it is taken for the name of a version, and the store says whether
+there is one. A report is shown as a page without an origin, so that no script in it reaches another.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import uvicorn
+from jinja2 import Environment, StrictUndefined
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flows.entry.child import start_child
+from storage.artifacts import ArtifactStore
+from storage.schema import PipelineError, VersionRef, parse_source
+from storage.secret import home_secret
+from storage.settings import Settings
+
+_LONGEST_REQUEST = 16_384  # bytes of its first line and headers; more is refused unread
+_MOST_AT_ONCE = 32
+_NEWEST = 50  # of a market's versions, on the list
+
+_LIST_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+# A report's own policy, in the page, names its scripts by their hashes; both hold.
+_REPORT_POLICY = (
+    "sandbox allow-scripts allow-downloads; default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'"
+)
+_ON_EVERY_ANSWER = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+_PAGE = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+    """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Reports</title><style>
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .3rem 1rem .3rem 0 }
+tr { border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent) }
+.note { opacity: .7 }
+</style></head><body><h1>Reports</h1>
+{% for market in markets %}
+<h2>{{ market.title }}</h2>
+<table><thead><tr><th scope="col">made, UTC</th><th scope="col">version</th><th scope="col">in force</th></tr></thead>
+<tbody>
+{% for one in market.versions %}
+<tr><td>{{ one.made }}</td><td><a href="{{ one.path }}">{{ one.version }}</a></td><td>{{ one.role }}</td></tr>
+{% endfor %}
+</tbody></table>
+{% if market.older %}<p class="note">and {{ market.older }} older ones</p>{% endif %}
+{% else %}
+<p>There is none yet: a run of the pipeline makes the first one.</p>
+{% endfor %}
+</body></html>
+"""
+)
+
+
+def reports_app(store_url: str, secret: str, hosts: Sequence[str]) -> ASGIApp:
+    """Return the server of the reports.
+
+    Args:
+        store_url: Where the versions live.
+        secret: What a caller must show, `user:password`.
+        hosts: Host names that it answers to.
+    """
+
+    def show_list(request: Request) -> Response:
+        try:
+            page = _PAGE.render(markets=_markets(ArtifactStore(store_url)))
+        except PipelineError as err:
+            return PlainTextResponse(f"no list: {err}\n", 503)
+        return _policed(HTMLResponse(page), _LIST_POLICY)
+
+    def show_report(request: Request) -> Response:
+        try:
+            ref = VersionRef(**request.path_params | {"source": parse_source(request.path_params["source"])})
+            page = ArtifactStore(store_url).read(ref, "report.html")
+        except PipelineError as err:
+            return PlainTextResponse(f"no report: {err}\n", 404)
+        return _policed(HTMLResponse(page), _REPORT_POLICY)
+
+    routes = [Route("/", show_list), Route("/{source}/{name}/{version}", show_report)]
+    guards = [
+        Middleware(_Headed),
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+        Middleware(_Guarded, secret=secret),
+    ]
+    app = Starlette(routes=routes, middleware=guards)
+    app.router.redirect_slashes = False
+    return app
+
+
+def start_reports(
+    listening: socket.socket, environment: Mapping[str, str], log: Path, hosts: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    """Start the server of the reports on a socket that listens; the caller may close its own copy.
+
+    Args:
+        listening: The socket.
+        environment: Of the child: where the home and the versions are.
+        log: File for what it prints.
+        hosts: Host names that it answers to.
+    """
+    module = ["flows.entry.reports", str(listening.fileno()), *hosts]
+    return start_child(module, environment=environment, log=log, pass_fds=[listening.fileno()])
+
+
+class _Headed:
+    """Puts the same headers on every answer, refusals included."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_headed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_ON_EVERY_ANSWER)
+                headers.setdefault("content-security-policy", "default-src 'none'")
+            await send(message)
+
+        await self._app(scope, receive, send_headed)
+
+
+class _Guarded:
+    """Lets nobody in without the secret, and nothing but reading."""
+
+    def __init__(self, app: ASGIApp, secret: str) -> None:
+        self._app = app
+        self._wanted = base64.b64encode(secret.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        kind, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
+        if kind.lower() != "basic" or not secrets.compare_digest(shown.strip().encode(), self._wanted):
+            ask = {"www-authenticate": 'Basic realm="reports of this home", charset="UTF-8"'}
+            return PlainTextResponse("the home's secret is asked for\n", 401, ask)
+        if scope["method"] not in ("GET", "HEAD"):
+            return PlainTextResponse("read-only\n", 405, {"allow": "GET, HEAD"})
+        return None
+
+
+def _policed(response: Response, policy: str) -> Response:
+    response.headers["content-security-policy"] = policy
+    return response
+
+
+def _markets(store: ArtifactStore) -> list[dict[str, object]]:
+    """Return what the list says of each market: its versions, the newest first, and which one is in force."""
+    shown: list[dict[str, object]] = []
+    for source, name in store.markets():
+        versions = store.versions(source, name)[::-1]
+        if not versions:
+            continue
+        try:
+            champion, role = store.champion(source, name).ref, "champion"
+        except PipelineError as err:
+            champion, role = None, f"unknown: {err}"
+        lines = [
+            {
+                "made": f"{one.made[:4]}-{one.made[4:6]}-{one.made[6:8]} {one.made[9:11]}:{one.made[11:13]}",
+                "version": one.version,
+                "path": f"/{one}",
+                "role": role if one == champion or role != "champion" else "",
+            }
+            for one in versions[:_NEWEST]
+        ]
+        shown.append({"title": f"{name} from {source}", "versions": lines, "older": len(versions) - len(lines)})
+    return shown
+
+
+def _serve(descriptor: int, hosts: Sequence[str]) -> None:
+    settings = Settings.from_environment()
+    app = reports_app(settings.artifact_url, home_secret(settings.home), hosts)
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        h11_max_incomplete_event_size=_LONGEST_REQUEST,
+        limit_concurrency=_MOST_AT_ONCE,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), sys.argv[2:])
