@@ -12,7 +12,7 @@ TITLES = {
     # Of a flow.
     "market": "Market",
     "symbols": "Many markets in place of one",
-    "exchange": "Where candles come from",
+    "exchange": "Exchange or sandbox",
     "bars": "Which candles",
     "quality": "When data is too bad",
     "recipe": "How the model is made and judged",

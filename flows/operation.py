@@ -31,8 +31,6 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterName,
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -53,30 +51,37 @@ from prefect.workers.process import ProcessWorker
 from flows.command_line import plain_errors
 from flows.entry.child import ROOT, child_command, end_family, start_child
 from flows.entry.environment import client_environment, server_environment
+from flows.entry.reports import start_reports
 from flows.entry.server import (
     ANY_HOST,
     HOST,
     answers,
     bound_socket,
+    served_names,
     server_at_hand,
     sole_server,
     start_server,
     wait_until_up,
 )
+from storage.artifacts import ArtifactStore
 from storage.private import keep_home_private
 from storage.schema import ConfigError, OperationError
 from storage.secret import home_secret, secret_path
+from storage.settings import Settings
 from tasks.alerts import HEARTBEAT_S, ZOMBIE_S, install_automations
 from tasks.stale_runs import crash_stale_runs
 
 POOL = "local"
 
 World = Literal["sandbox", "bybit"]
-"""Names of the deployments of prefect.yaml that belong to one source of candles."""
+"""Ends of the names of those deployments of prefect.yaml that belong to one source of candles."""
 
-SHARED = ("hourly", "by-hand")
+SHARED = ("hourly-health-check", "measure-again")
 """Names of those that belong to both."""
 
+MAIN_JOB = "pipeline/daily-model"
+
+_PORTS = 1 << 16
 _SERVER_START_S = 180.0  # a first start migrates a database; a busy machine has needed a minute
 _LOOK_S = 10.0
 
@@ -118,6 +123,8 @@ class Operation:
         self.environment = client_environment(self.home, self.api_url, self._secret) | (environment or {})
         self._of_server = server_environment(self.home, self.api_url, self._secret) | (environment or {})
         self.server: subprocess.Popen[bytes] | None = None
+        self.reports: subprocess.Popen[bytes] | None = None
+        self.reports_url = ""
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self._port, self._host, self._joins = port, host, bool(join)
         self._wanted = workers
@@ -132,6 +139,7 @@ class Operation:
                 self._require_entry()
             else:
                 self._stack.enter_context(sole_server(Path(self.environment["PREFECT_HOME"]), self.url))
+                self.start_reports()
                 self.start_server()
                 self.prepare()
             prefix = f"{socket.gethostname()}-" if self._joins else ""
@@ -144,6 +152,18 @@ class Operation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def start_reports(self) -> None:
+        """Start the server of the reports, on the port behind the server's or, where that is taken, on a free one."""
+        try:
+            listening = bound_socket(self._host, (self._port + 1) % _PORTS)
+        except ConfigError:
+            listening = bound_socket(self._host, 0)
+        with listening:
+            names = served_names(listening)
+            self.reports = start_reports(listening, self.environment, self._log("reports"), names)
+            self.reports_url = f"{self.url.rpartition(':')[0]}:{listening.getsockname()[1]}"
+        self.environment.setdefault("DSC_REPORTS_URL", self.reports_url)
 
     def start_server(self) -> None:
         """Start the server, and wait until it answers."""
@@ -159,8 +179,8 @@ class Operation:
             make_pool()
             end_lost_runs()
             install_automations(guards=False)
-            pause_schedules(*(world for world in get_args(World) if world != self._world))
-        names = [text for pattern in (f"*/{self._world}", *SHARED) for text in ("--name", pattern)]
+            pause_others(self._world)
+        names = [text for pattern in (f"*/*-{self._world}", *SHARED) for text in ("--name", pattern)]
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
@@ -177,6 +197,17 @@ class Operation:
         with temporary_settings({PREFECT_API_URL: self.api_url, PREFECT_API_AUTH_STRING: self._secret}):
             yield
 
+    def ready_lines(self) -> Iterator[str]:
+        """Yield what a person is told once everything runs: where to look, and where a first run begins."""
+        yield f"ready: {self.url}/deployments"
+        if not self._joins:
+            yield f"reports: {self.reports_url} (user and password stand in the secret, a colon between)"
+            if not ArtifactStore(Settings.from_environment().artifact_url).markets():
+                with self.connected(), get_client(sync_client=True) as client:
+                    main_job = client.read_deployment_by_name(f"{MAIN_JOB}-{self._world}")
+                yield f"a first run: press Submit on {self.url}/deployments/deployment/{main_job.id}/run"
+        yield "Ctrl-C stops everything"
+
     def wait(self) -> None:
         """Return never, unless a child ends by itself.
 
@@ -185,7 +216,7 @@ class Operation:
         """
         while True:
             self.look_after_runs()
-            for name, child in {"server": self.server, **self.workers}.items():
+            for name, child in {"server": self.server, "reports": self.reports, **self.workers}.items():
                 if child is not None and child.poll() is not None:
                     raise OperationError(f"{name} ended with status {child.returncode}; see {self._log(name)}")
             time.sleep(1.0)
@@ -208,9 +239,9 @@ class Operation:
         for worker in self.workers.values():
             end_family(worker)
         self.workers.clear()
-        if self.server is not None:
-            end_family(self.server)
-            self.server = None
+        for child in filter(None, (self.reports, self.server)):
+            end_family(child)
+        self.server = self.reports = None
         self._stack.close()
 
     def _require_entry(self) -> None:
@@ -260,13 +291,13 @@ def end_lost_runs() -> None:
             client.set_flow_run_state(run.id, Crashed(message="its worker stopped before the run began"), force=True)
 
 
-def pause_schedules(*names: str) -> None:
-    """Pause the deployments of these names; what an earlier start has deployed stays on the server."""
+def pause_others(world: World) -> None:
+    """Pause our deployments of another world or an earlier name: what was deployed once stays on the server."""
     with get_client(sync_client=True) as client:
-        for found in client.read_deployments(
-            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=list(names)))
-        ):
-            client.pause_deployment(found.id)
+        for found in client.read_deployments():
+            ours = (found.entrypoint or "").startswith("flows.")
+            if ours and found.name not in SHARED and not found.name.endswith(f"-{world}"):
+                client.pause_deployment(found.id)
 
 
 def operate(
@@ -284,11 +315,12 @@ def operate(
     signal.signal(signal.SIGINT, _leave)  # even where a background shell job said "ignored"
     signal.signal(signal.SIGTERM, _leave)
     operation = Operation(exchange=exchange, port=port, workers=workers, host=host, join=join)
+    # Not "/", which is the new UI for a browser that has ever chosen that one, on whatever port.
+    print(f"{'joining' if join else f'starting on {exchange}'}: {operation.url}/deployments", flush=True)
+    print(f"it asks for the secret in {secret_path(operation.home)}\nlogs: {operation.logs}", flush=True)
     with contextlib.suppress(KeyboardInterrupt), operation as running:
-        what = "joined" if join else f"up on {exchange}"
-        print(f"Prefect is {what}: {running.url}", flush=True)
-        print(f"it asks for the secret in {secret_path(running.home)}", flush=True)
-        print(f"logs: {running.logs}\nCtrl-C stops everything", flush=True)
+        for line in running.ready_lines():
+            print(line, flush=True)
         running.wait()
     print("stopped", flush=True)
 

@@ -33,6 +33,7 @@ def server_environment(home: Path, api_url: str, secret: str) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": api_url.removesuffix("/api"),
         "PREFECT_SERVER_UI_API_URL": "/api",  # relative, so that the UI finds its server on any port
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # it asks a host of its makers on every page, analytics off or on
         # On disk: with the default, in memory, a restart forgets who holds a slot, and it is never free again.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }

@@ -20,15 +20,16 @@ from pathlib import Path
 import uvicorn
 from jinja2 import Environment, StrictUndefined
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flows.entry.child import start_child
+from flows.entry.headed import Headed
 from storage.artifacts import ArtifactStore
 from storage.schema import PipelineError, VersionRef, parse_source
 from storage.secret import home_secret
@@ -45,6 +46,7 @@ _REPORT_POLICY = (
     "script-src 'unsafe-inline'"
 )
 _ON_EVERY_ANSWER = {
+    "content-security-policy": "default-src 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "cross-origin-resource-policy": "same-origin",
@@ -106,7 +108,7 @@ def reports_app(store_url: str, secret: str, hosts: Sequence[str]) -> ASGIApp:
 
     routes = [Route("/", show_list), Route("/{source}/{name}/{version}", show_report)]
     guards = [
-        Middleware(_Headed),
+        Middleware(Headed, headers=_ON_EVERY_ANSWER),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         Middleware(_Guarded, secret=secret),
     ]
@@ -128,23 +130,6 @@ def start_reports(
     """
     module = ["flows.entry.reports", str(listening.fileno()), *hosts]
     return start_child(module, environment=environment, log=log, pass_fds=[listening.fileno()])
-
-
-class _Headed:
-    """Puts the same headers on every answer, refusals included."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_headed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(_ON_EVERY_ANSWER)
-                headers.setdefault("content-security-policy", "default-src 'none'")
-            await send(message)
-
-        await self._app(scope, receive, send_headed)
 
 
 class _Guarded:

@@ -3,7 +3,8 @@
     python -m flows.entry.server <file descriptor of the listening socket> <host name> [<host name> ...]
 
 It answers to its own names only, so that no page of another site can reach it under a name of that site's making; it
-allows no other origin; and whatever asks the API shows the home's secret. What it prints goes to a log.
+allows no other origin; its pages ask no other host; and whatever asks the API shows the home's secret. What it prints
+goes to a log.
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ from storage.secret import home_secret
 HOST = "127.0.0.1"
 ANY_HOST = "0.0.0.0"  # noqa: S104 - only where a person asks for it
 
+_OF_A_PAGE = {  # a page asks no other host for anything, and no page of another site frames it
+    "content-security-policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),  # eval: the picture of a run's steps is drawn by a library that compiles its own code
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 _LOCK = "operation.lock"
 _POLL_S = 0.1
 _DRAIN_S = 3  # what a server that was told to stop gives to requests under way
@@ -66,10 +76,14 @@ def start_server(
         log: File for what the server prints.
         names: Further host names that it answers to.
     """
-    host = listening.getsockname()[0]
-    hosts = dict.fromkeys([host, HOST, "localhost", *(own_names() if host == ANY_HOST else ()), *names])
-    module = ["flows.entry.server", str(listening.fileno()), *hosts]
+    module = ["flows.entry.server", str(listening.fileno()), *served_names(listening), *names]
     return start_child(module, environment=environment, log=log, pass_fds=[listening.fileno()])
+
+
+def served_names(listening: socket.socket) -> tuple[str, ...]:
+    """Return the host names under which callers of a socket that listens on this machine know it."""
+    host = listening.getsockname()[0]
+    return tuple(dict.fromkeys([host, HOST, "localhost", *(own_names() if host == ANY_HOST else ())]))
 
 
 def own_names() -> Iterator[str]:
@@ -188,7 +202,9 @@ def _serve(descriptor: int, hosts: Sequence[str]) -> None:
     from prefect.server.api.server import create_app
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    app = TrustedHostMiddleware(create_app(final=True), allowed_hosts=hosts, www_redirect=False)
+    from flows.entry.headed import Headed
+
+    app = TrustedHostMiddleware(Headed(create_app(final=True), _OF_A_PAGE), allowed_hosts=hosts, www_redirect=False)
     level = os.environ.get("PREFECT_SERVER_LOGGING_LEVEL", "warning").lower()
     config = uvicorn.Config(app, lifespan="on", log_level=level, timeout_graceful_shutdown=_DRAIN_S)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])

@@ -44,7 +44,7 @@ class SyntheticMarket:
     """A seeded market.
 
     Attributes:
-        kind: Law of the returns; the module's docstring has the table.
+        kind: What can be foreseen: null nothing, ar the bar before, gated that only at high volume, drift slow waves.
         k: Strength of the signal: correlation of what is seen with the next bar's return, 0 <= k < 1.
         psi: drift: autocorrelation of s per bar, -1 < psi < 1.
         bars: How many bars exist, >= 1. A longer market begins with the shorter one, bar for bar.

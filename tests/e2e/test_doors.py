@@ -86,7 +86,7 @@ def house(tmp_path_factory, free_port) -> Iterator[House]:
 @pytest.fixture(scope="module")
 def deployment(house) -> str:
     """The id of a deployment that runs for whoever may start it."""
-    reply = httpx.get(f"{house.url}/api/deployments/name/monitor/hourly", auth=house.auth, timeout=60)
+    reply = httpx.get(f"{house.url}/api/deployments/name/monitor/hourly-health-check", auth=house.auth, timeout=60)
     return str(reply.raise_for_status().json()["id"])
 
 
@@ -232,7 +232,7 @@ def test_key_is_in_no_file_and_in_the_environment_of_nobody_who_does_not_need_it
 
 def test_nothing_goes_on_when_the_operation_is_killed(tmp_path, free_port):
     killed = start(tmp_path / "home", free_port())
-    name = f"{killed.url}/api/deployments/name/pipeline/sandbox"
+    name = f"{killed.url}/api/deployments/name/pipeline/daily-model-sandbox"
     found = httpx.get(name, auth=killed.auth, timeout=60).raise_for_status().json()["id"]
     url = f"{killed.url}/api/deployments/{found}/create_flow_run"
     run = httpx.post(url, json={}, auth=killed.auth, timeout=60).raise_for_status().json()["id"]

@@ -2,13 +2,17 @@
 
 import asyncio
 import importlib
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas.schedules import CronSchedule as ServerCron
+
+from flows.operation import MAIN_JOB, SHARED, World
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -22,6 +26,21 @@ def test_ingest_retrain_and_pipeline_are_deployed():
     flows = {deployment["entrypoint"] for deployment in DEPLOYMENTS}
     assert flows >= {"flows.ingest.ingest", "flows.retrain.retrain", "flows.pipeline.pipeline"}
     assert len({names(deployment) for deployment in DEPLOYMENTS}) == len(DEPLOYMENTS)
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names)
+def test_name_is_shown_whole_in_the_uis_list_and_belongs_to_a_world_or_to_both(deployment):
+    name = deployment["name"]
+    assert re.fullmatch(r"[a-z-]{1,19}", name)  # a longer one was cut off in the list, looked at in a browser
+    of_a_world = [world for world in get_args(World) if name.endswith(f"-{world}")]
+    assert (name in SHARED) != bool(of_a_world)
+    assert [tag for tag in deployment["tags"] if tag in get_args(World)] == of_a_world
+
+
+def test_main_job_is_deployed_in_every_world():
+    flow, _, name = MAIN_JOB.partition("/")
+    found = {one["name"] for one in DEPLOYMENTS if one["entrypoint"].endswith(f".{flow}")}
+    assert found == {f"{name}-{world}" for world in get_args(World)}
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names)

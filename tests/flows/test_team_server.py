@@ -72,7 +72,7 @@ def team(database_url, free_port, tmp_path_factory, process_restored):
 def run_a_flow(running: Operation) -> None:
     """Run a deployment that no schedule competes for, the history of champions, and wait for its end."""
     with running.connected():
-        run = run_deployment("rollback/sandbox", timeout=LIMIT_S, poll_interval=0.5)
+        run = run_deployment("rollback/roll-back-sandbox", timeout=LIMIT_S, poll_interval=0.5)
     assert run.state is not None
     assert run.state.is_completed(), run.state
 
