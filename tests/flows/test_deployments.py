@@ -9,10 +9,11 @@ from typing import get_args
 
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas.schedules import CronSchedule as ServerCron
 
-from flows.operation import MAIN_JOB, SHARED, World
+from flows.operation import MAIN_JOB, SHARED, World, pause_others
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -41,6 +42,18 @@ def test_main_job_is_deployed_in_every_world():
     flow, _, name = MAIN_JOB.partition("/")
     found = {one["name"] for one in DEPLOYMENTS if one["entrypoint"].endswith(f".{flow}")}
     assert found == {f"{name}-{world}" for world in get_args(World)}
+
+
+def test_what_another_world_or_an_earlier_name_left_on_the_server_fires_no_more(prefect_api):
+    ours = ("daily-model-sandbox", "hourly-health-check", "daily-model-bybit", "sandbox", "hourly")
+    with get_client(sync_client=True) as client:
+        flow = client.create_flow_from_name("left-behind")
+        for name in ours:
+            client.create_deployment(flow_id=flow, name=name, entrypoint="flows.pipeline.pipeline")
+        client.create_deployment(flow_id=flow, name="somebody-elses", entrypoint="theirs.flow")
+        pause_others("sandbox")
+        paused = {found.name for found in client.read_deployments() if found.flow_id == flow and found.paused}
+    assert paused == {"daily-model-bybit", "sandbox", "hourly"}
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names)
