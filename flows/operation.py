@@ -28,6 +28,7 @@ from typing import Any, Literal, Self, get_args
 
 import cyclopts
 import httpx
+import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import (
@@ -74,10 +75,7 @@ from tasks.stale_runs import crash_stale_runs
 POOL = "local"
 
 World = Literal["sandbox", "bybit"]
-"""Ends of the names of those deployments of prefect.yaml that belong to one source of candles."""
-
-SHARED = ("hourly-health-check", "measure-again")
-"""Names of those that belong to both."""
+"""Ends of the names of those deployments of prefect.yaml that belong to one source of candles, not to both."""
 
 MAIN_JOB = "pipeline/daily-model"
 
@@ -180,7 +178,7 @@ class Operation:
             end_lost_runs()
             install_automations(guards=False)
             pause_others(self._world)
-        names = [text for pattern in (f"*/*-{self._world}", *SHARED) for text in ("--name", pattern)]
+        names = [text for name in deployment_names(self._world) for text in ("--name", name)]
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
@@ -291,12 +289,20 @@ def end_lost_runs() -> None:
             client.set_flow_run_state(run.id, Crashed(message="its worker stopped before the run began"), force=True)
 
 
+def deployment_names(world: World) -> tuple[str, ...]:
+    """Return the names of the deployments of prefect.yaml that belong to a world, or to both."""
+    others = tuple(f"-{other}" for other in get_args(World) if other != world)
+    with (ROOT / "prefect.yaml").open() as file:
+        names = [str(one["name"]) for one in yaml.safe_load(file)["deployments"]]
+    return tuple(name for name in names if not name.endswith(others))
+
+
 def pause_others(world: World) -> None:
     """Pause our deployments of another world or an earlier name: what was deployed once stays on the server."""
+    wanted = deployment_names(world)
     with get_client(sync_client=True) as client:
         for found in client.read_deployments():
-            ours = (found.entrypoint or "").startswith("flows.")
-            if ours and found.name not in SHARED and not found.name.endswith(f"-{world}"):
+            if (found.entrypoint or "").startswith("flows.") and found.name not in wanted:
                 client.pause_deployment(found.id)
 
 

@@ -284,13 +284,15 @@ def test_pages_show_what_a_run_came_to_and_ask_no_other_host(system, verdict, tm
     pages |= {
         "deployments": ("/deployments", ["daily-model-sandbox", "roll-back-sandbox"]),
         "form": (f"/deployments/deployment/{main_job}/run", ["Bar length", "as usual"]),
-        "run": (f"/runs/flow-run/{verdict['id']}?tab=Artifacts", ["verdict-sandbox", "result-sandbox"]),
-        "rollback": (f"/runs/flow-run/{history['id']}?tab=Artifacts", ["champions-sandbox"]),
+        "run": (f"/runs/flow-run/{verdict['id']}", ["verdict-sandbox", "result-sandbox", "report-sandbox"]),
+        "rollback": (f"/runs/flow-run/{history['id']}", ["champions-sandbox"]),
         "dashboard": ("/", ["Flow Runs"]),
     }
     with browser_page(system) as (page, errors, hosts):
         for name, (path, words) in pages.items():
             page.goto(system.url + path, wait_until="domcontentloaded")
+            if path.startswith("/runs/"):
+                page.get_by_role("tab", name="Artifacts").click(timeout=120_000)
             shows = "words => words.every(word => document.body.innerText.includes(word))"
             page.wait_for_function(shows, arg=words, timeout=120_000)
             if name == "verdict":  # the equity and the training, whole

@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas.schedules import CronSchedule as ServerCron
 
-from flows.operation import MAIN_JOB, SHARED, World, pause_others
+from flows.operation import MAIN_JOB, World, deployment_names, pause_others
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -33,9 +33,8 @@ def test_ingest_retrain_and_pipeline_are_deployed():
 def test_name_is_shown_whole_in_the_uis_list_and_belongs_to_a_world_or_to_both(deployment):
     name = deployment["name"]
     assert re.fullmatch(r"[a-z-]{1,19}", name)  # a longer one was cut off in the list, looked at in a browser
-    of_a_world = [world for world in get_args(World) if name.endswith(f"-{world}")]
-    assert (name in SHARED) != bool(of_a_world)
-    assert [tag for tag in deployment["tags"] if tag in get_args(World)] == of_a_world
+    deployed = [world for world in get_args(World) if name in deployment_names(world)]
+    assert deployed == ([tag for tag in deployment["tags"] if tag in get_args(World)] or list(get_args(World)))
 
 
 def test_main_job_is_deployed_in_every_world():
@@ -45,7 +44,7 @@ def test_main_job_is_deployed_in_every_world():
 
 
 def test_what_another_world_or_an_earlier_name_left_on_the_server_fires_no_more(prefect_api):
-    ours = ("daily-model-sandbox", "hourly-health-check", "daily-model-bybit", "sandbox", "hourly")
+    ours = ("daily-model-sandbox", "hourly-health-check", "daily-model-bybit", "an-earlier-sandbox", "sandbox")
     with get_client(sync_client=True) as client:
         flow = client.create_flow_from_name("left-behind")
         for name in ours:
@@ -53,7 +52,7 @@ def test_what_another_world_or_an_earlier_name_left_on_the_server_fires_no_more(
         client.create_deployment(flow_id=flow, name="somebody-elses", entrypoint="theirs.flow")
         pause_others("sandbox")
         paused = {found.name for found in client.read_deployments() if found.flow_id == flow and found.paused}
-    assert paused == {"daily-model-bybit", "sandbox", "hourly"}
+    assert paused == {"daily-model-bybit", "an-earlier-sandbox", "sandbox"}
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names)
