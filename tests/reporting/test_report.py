@@ -229,7 +229,7 @@ def test_condition_that_was_not_run_is_neither_passed_nor_failed() -> None:
     assert "0 of 2 conditions hold. Not met:" in seen
     assert "condition found asked closed trades 3 >= 100 Not run: second seed." in seen
     assert "fail closed trades 3 >= 100 open second seed not run > 0 %" in seen
-    assert "| second seed | open | not run |" in summary_markdown(data)
+    assert "| **open:** second seed | not run |" in summary_markdown(data)
 
 
 HOSTILE = (
@@ -389,7 +389,7 @@ def test_page_of_a_million_bars_stays_small() -> None:
 def test_summary_says_verdict_conditions_and_numbers_and_carries_one_picture() -> None:
     summary = summary_markdown(example())
     assert summary.startswith("# Not promoted: no position is taken\n")
-    assert "| net result at 1.5x costs | fail | -7.42% | &gt; 0 % |" in summary
+    assert "| **fail:** net result at 1.5x costs | -7.42% | &gt; 0 % |" in summary
     assert "> **Funding is switched off: positions held over a funding stamp cost nothing here.**" in summary
     assert "| total return, net | −2.11\N{NO-BREAK SPACE}% |" in summary.replace(" %", "\N{NO-BREAK SPACE}%")
     (uri,) = re.findall(r"!\[[^\]]*\]\(data:image/png;base64,([^)]+)\)", summary)
