@@ -1,29 +1,42 @@
-"""Runs a flow by hand with the same parameters as its deployment: `python -m flows.<name> --help`."""
+"""Runs a flow by hand with the same parameters as its deployment: `python -m flows.<name> --help`.
+
+What a person sees is the display of its stages and then what it came to; Prefect's own lines go to a log.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import logging
+import os
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import cyclopts
 import httpx
 from prefect import Flow
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging.configuration import setup_logging
 from prefect.settings import get_current_settings
 
+from flows.command_help import command_app
 from flows.entry.environment import prefect_home
 from flows.entry.interrupt import interruptible
 from flows.entry.server import server_at_hand
 from storage.private import keep_home_private
 from storage.schema import PipelineError, StoreError
+from tasks.run_display import duration, showing
+
+Facts = Sequence[tuple[str, str]]
+"""Name and value of what is worth a line at the end."""
 
 _LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of traceback before the first step can say why
+
+_LOG_BYTES = 10_000_000  # and as much of what was before
 
 
 class _SaidOnce(logging.Filter):
@@ -34,24 +47,69 @@ class _SaidOnce(logging.Filter):
         return not refused and "Finished in state Failed" not in record.getMessage()
 
 
-def run_by_hand(flow: Flow[..., Any]) -> Any:
-    """Parse the command line into the parameters of `flow`, run it, and return its result.
+def run_by_hand(
+    flow: Flow[..., Any],
+    examples: Sequence[str],
+    summary: Callable[[Any, Facts], str] | None = None,
+    status: Callable[[Any], int] = lambda result: 0,
+) -> NoReturn:
+    """Parse the command line into the parameters of `flow`, run it, say what it came to, and end the program.
 
-    The exit status is 0; 1 when the run was refused or failed with one of our errors; 2 for a bad command line; 130
-    after Ctrl-C.
+    The exit status is 0, or what `status` makes of the result; 1 when the run was refused or failed with one of our
+    errors; 2 for a bad command line; 130 after Ctrl-C.
+
+    Args:
+        flow: What is run.
+        examples: Command lines for the help's first screen, without `python -m`.
+        summary: Returns the text that stands last, from the result and further facts about the run; None for a flow
+            that prints for itself.
+        status: Returns the exit status.
     """
+    began = time.monotonic()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_SaidOnce())
 
     @functools.wraps(flow.fn)
-    def command(*args: Any, **kwargs: Any) -> Any:
-        with interruptible(), server_at_hand(_prepared_home()):
-            return flow(*args, **kwargs)
+    def command(*args: Any, **kwargs: Any) -> int:
+        with interruptible():
+            home = _prepared_home()
+            log = log_to_file(home)
+            with server_at_hand(home), showing():
+                result = flow(*args, **kwargs)
+        if summary is not None:
+            print(summary(result, (("log", str(log)), ("total", duration(time.monotonic() - began)))))
+        return status(result)
 
-    app = cyclopts.App(result_action="return_value")
-    app.default(command)
     with plain_errors():
-        return app()
+        _leave(command_app(command, examples)() or 0)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the program without the seconds in which Python takes apart what it loaded; all that was to be written is."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def log_to_file(home: Path) -> Path:
+    """Send what the loggers write to the terminal to a file instead, and return where it is.
+
+    Args:
+        home: Folder of run-time data.
+    """
+    path = home / "logs" / "run.log"
+    path.parent.mkdir(exist_ok=True)
+    setup_logging()  # as Prefect does at the first run; later calls leave handlers alone
+    logging.captureWarnings(True)
+    file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    for logger in (logging.root, *loggers):
+        for handler in [one for one in logger.handlers if type(one) is not RotatingFileHandler]:
+            if isinstance(handler, logging.StreamHandler):
+                file.setFormatter(handler.formatter)
+                logger.removeHandler(handler)
+                logger.addHandler(file)
+    return path
 
 
 @contextlib.contextmanager

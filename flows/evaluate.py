@@ -23,4 +23,10 @@ def evaluate(*, version: str) -> Reevaluation:
 
 
 if __name__ == "__main__":
-    run_by_hand(evaluate)
+    run_by_hand(
+        evaluate,
+        (
+            "flows.evaluate --version bybit/linear-BTCUSDT-5/20260101T001000Z-0a1b2c3d",
+            "flows.evaluate --version sandbox:0a1b2c3d/linear-SYNTHUSDT-5/20260101T001000Z-0a1b2c3d",
+        ),
+    )

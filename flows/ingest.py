@@ -8,13 +8,14 @@ from cyclopts import Parameter
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows.command_line import run_by_hand
+from flows.command_line import Facts, run_by_hand
 from flows.form import Folded, form
 from flows.symbols import Symbols, run_name
 from storage.schema import Market
 from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, CandleReport, QualityConfig, ingest_candles, ingest_funding
 from tasks.fan_out import distinct, one_line, refuse_failures
+from tasks.run_display import plan, stage
 
 
 @flow(name="ingest", flow_run_name=run_name("ingest"))
@@ -37,10 +38,13 @@ def ingest(
         bars: First and last day; the default is all there is.
         quality: How many bad rows are too many.
     """
+    plan(("ingest",))
     if not symbols:
+        stage("ingest")
         return _ingested(exchange, market, bars, quality)
     reports, failed, log = [], [], get_run_logger()
-    for one in distinct(market, symbols):
+    for number, one in enumerate(distinct(market, symbols)):
+        stage("ingest", number, len(symbols), str(one))
         try:
             reports.append(_ingested(exchange, one, bars, quality))
         except Exception as err:  # whatever it is, it is this market's alone
@@ -56,5 +60,17 @@ def _ingested(exchange: ExchangeConfig, market: Market, bars: BarRange, quality:
     return report
 
 
+def _stored(reports: CandleReport | tuple[CandleReport, ...], facts: Facts) -> str:
+    lines = [report.line for report in (reports if isinstance(reports, tuple) else (reports,))]
+    return "\n".join([*lines, *(f"  {name:<7}  {value}" for name, value in facts)])
+
+
 if __name__ == "__main__":
-    run_by_hand(ingest)
+    run_by_hand(
+        ingest,
+        (
+            "flows.ingest --exchange bybit --symbol BTCUSDT --start 2025-01-01",
+            "flows.ingest --exchange bybit --symbols BTCUSDT,ETHUSDT --days 30",
+        ),
+        summary=_stored,
+    )

@@ -37,5 +37,8 @@ def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorCo
 
 if __name__ == "__main__":
     sys.argv = [word for word in sys.argv if word != "--once"]
-    found = run_by_hand(monitor)
-    sys.exit(any(market.complaints for market in found or []))
+    run_by_hand(
+        monitor,
+        ("flows.monitor", "flows.monitor --stale-bars 12"),
+        status=lambda markets: int(any(market.complaints for market in markets)),
+    )

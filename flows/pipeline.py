@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.command_line import run_by_hand
 from flows.form import Folded, form
 from flows.ingest import ingest
-from flows.retrain import judged_version, retrain
+from flows.retrain import STAGES, judged_version, retrain
 from flows.symbols import Symbols, run_name
 from storage.schema import DatasetRef, Market
 from tasks.connection import ExchangeConfig
@@ -22,6 +22,7 @@ from tasks.fan_out import Outcome, Outcomes, alone_on_equal_code, distinct, run_
 from tasks.housekeeping import PruneRule, prune_home
 from tasks.publishing import Verdict
 from tasks.recipe import Recipe
+from tasks.run_display import plan, say, stage
 from tasks.training import code_hash
 from tasks.turns import retrain_turn
 
@@ -50,32 +51,41 @@ def pipeline(
     """
     if symbols:
         return _each_of(distinct(market, symbols), exchange, bars, quality, recipe)
+    plan(("ingest", *STAGES))
     ingest(market=market, exchange=exchange, bars=bars, quality=quality)
-    verdict = retrain(market=market, exchange=exchange, bars=bars, quality=quality, recipe=recipe)
-    print(verdict.table())
-    return verdict
+    return retrain(market=market, exchange=exchange, bars=bars, quality=quality, recipe=recipe)
 
 
 def _each_of(
     markets: Sequence[Market], exchange: ExchangeConfig, bars: BarRange, quality: QualityConfig, recipe: Recipe
 ) -> Outcomes:
     """Prepare the datasets here, where the one DuckDB file is; train wherever there is a worker; stop for no market."""
-    ended: dict[Market, Verdict | BaseException] = {}
+    plan(("ingest", "markets"))
+    ended: dict[Market, Outcome] = {}
     calls = {}
+
+    def end(market: Market, how: Verdict | BaseException) -> None:
+        ended[market] = Outcome.of(market, how)
+        say(ended[market].line)
+
     with ExitStack() as turns:
-        for market in markets:
+        for number, market in enumerate(markets):
+            stage("ingest", number, len(markets), str(market))
             try:
                 ingest(market=market, exchange=exchange, bars=bars, quality=quality)
                 turns.enter_context(retrain_turn(exchange.source, market))
                 data = build_dataset(exchange, market, bars, quality)
                 references = {"data": data, "quality": note_quality(data)}
             except Exception as err:  # whatever it is, it is this market's alone
-                ended[market] = err
+                end(market, err)
             else:
                 calls[market] = {"exchange": exchange, **references, "recipe": recipe, "code": code_hash()}
-        ended |= run_each(retrain_market, calls)
+        stage("markets", 0, len(calls))
+        for done, (market, how) in enumerate(run_each(retrain_market, calls), 1):
+            end(market, how)
+            stage("markets", done, len(calls))
     prune_home(PruneRule())
-    outcomes = Outcomes(each=tuple(Outcome.of(market, ended[market]) for market in markets))
+    outcomes = Outcomes(each=tuple(ended[market] for market in markets))
     outcomes.show()
     outcomes.require_all()
     return outcomes
@@ -91,4 +101,11 @@ def retrain_market(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
 
 
 if __name__ == "__main__":
-    run_by_hand(pipeline)
+    run_by_hand(
+        pipeline,
+        (
+            "flows.pipeline --exchange bybit --symbol BTCUSDT --start 2025-01-01",
+            "flows.pipeline --candles candles.parquet --symbol BTCUSDT --interval 5",
+        ),
+        summary=lambda result, facts: result.text(facts),
+    )

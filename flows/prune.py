@@ -26,4 +26,4 @@ def prune(*, rule: Annotated[PruneRule, Parameter(name="*")] = PruneRule()) -> R
 
 
 if __name__ == "__main__":
-    run_by_hand(prune)
+    run_by_hand(prune, ("flows.prune", "flows.prune --keep-days 30"))

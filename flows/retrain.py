@@ -18,8 +18,11 @@ from tasks.leak_checks import check_leaks
 from tasks.publishing import Verdict, asks_for_second_seed, judge_version, promote_or_keep, publish_version
 from tasks.recipe import Recipe
 from tasks.rivalry import compare_baselines, train_baselines
+from tasks.run_display import parts_of, plan, stage
 from tasks.training import train_fold
 from tasks.turns import retrain_turn
+
+STAGES = ("dataset", "networks", "baselines", "latency", "leak checks", "backtest", "judge", "publish")
 
 
 @flow(name="retrain", flow_run_name="retrain {market} {exchange.exchange} {bars.text}")
@@ -41,7 +44,9 @@ def retrain(
         quality: How many bad rows are too many.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
+    plan(STAGES)
     with retrain_turn(exchange.source, market):
+        stage("dataset")
         data = build_dataset(exchange, market, bars, quality)
         verdict = judged_version(exchange, data, note_quality(data), recipe)
         prune_home(PruneRule())
@@ -57,19 +62,34 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
         quality: Key of what the candle store knows of its bars.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
-    models = [train_fold(data, recipe, index) for index in range(recipe.models)]
-    baselines = [train_baselines(data, recipe, index) for index in range(recipe.folds.folds)]
+    models = [train_fold(data, recipe, index) for index in parts_of("networks", recipe.models)]
+    baselines = [train_baselines(data, recipe, index) for index in parts_of("baselines", recipe.folds.folds)]
+    stage("latency")
     latency = measure_latency(data, recipe, models[-1])
+    stage("leak checks")
     leaks = check_leaks(data, recipe, models[-1])
+    stage("backtest")
     backtest = backtest_folds(data, recipe, models)
     rivals = compare_baselines(data, recipe, backtest, baselines)
+    stage("judge")
     judgement = judge_version(data, recipe, backtest, latency, leaks, rivals)
     if asks_for_second_seed(judgement):
-        again = [train_fold(data, recipe.second_seed, index) for index in range(recipe.folds.folds)]
+        again = [
+            train_fold(data, recipe.second_seed, index)
+            for index in parts_of("judge", recipe.folds.folds, "second seed,")
+        ]
         judgement = judge_version(data, recipe, backtest, latency, leaks, rivals, again)
+    stage("publish")
     version = publish_version(exchange, data, recipe, backtest, latency, leaks, rivals, judgement, quality)
     return promote_or_keep(version, judgement)
 
 
 if __name__ == "__main__":
-    run_by_hand(retrain)
+    run_by_hand(
+        retrain,
+        (
+            "flows.retrain --exchange bybit --symbol BTCUSDT --days 365",
+            "flows.retrain --preset source --labels.horizon 4",
+        ),
+        summary=lambda verdict, facts: verdict.text(facts),
+    )

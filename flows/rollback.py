@@ -37,4 +37,7 @@ def rollback(
 
 
 if __name__ == "__main__":
-    run_by_hand(rollback)
+    run_by_hand(
+        rollback,
+        ("flows.rollback --exchange bybit --symbol BTCUSDT", 'flows.rollback --exchange bybit --reason "it loses"'),
+    )

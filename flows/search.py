@@ -45,4 +45,10 @@ def search(
 
 
 if __name__ == "__main__":
-    run_by_hand(search)
+    run_by_hand(
+        search,
+        (
+            "flows.search --exchange bybit --symbol BTCUSDT --end 2025-08-10",
+            "flows.search --windows 16 --windows 64 --end 2025-08-10",
+        ),
+    )

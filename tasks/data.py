@@ -144,6 +144,13 @@ class CandleReport:
     windows: int
     seconds: float
 
+    @property
+    def line(self) -> str:
+        """What a terminal shows of it."""
+        span = f"{self.bars:,} bars, {utc_text(self.first_ms)} to {utc_text(self.last_ms)}"
+        counts = {"new": self.inserted, "revised": self.revised, "rejected": self.rejected, "missing": self.missing}
+        return f"{self.market}: {span}; " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredQuality:

@@ -53,15 +53,21 @@ class Outcome:
             return cls(market=market, verdict=ended)
         return cls(market=market, error=one_line(ended))
 
+    @property
+    def line(self) -> str:
+        """How it ended, for a terminal."""
+        if self.verdict is None:
+            return f"{self.market}: FAILED - {self.error}"
+        return f"{self.market}: {self.verdict.headline} {self.verdict.decision}; {self.verdict.version}"
+
     def row(self) -> dict[str, str]:
         """Return the outcome as a line of a table."""
         if self.verdict is None:
             return {"market": str(self.market), "ended": "FAILED", "decision": self.error, "version": ""}
-        decision = dict(self.verdict.lines).get("decision", "")
         return {
             "market": str(self.market),
             "ended": "ok",
-            "decision": decision,
+            "decision": self.verdict.decision,
             "version": str(self.verdict.version),
         }
 
@@ -72,18 +78,24 @@ class Outcomes:
 
     each: tuple[Outcome, ...]
 
-    def table(self) -> str:
-        """Return one line a market for a terminal."""
-        rows = [outcome.row() for outcome in self.each]
-        wide = {name: max(len(row[name]) for row in rows) for name in ("market", "ended")}
+    def text(self, facts: Sequence[tuple[str, str]] = ()) -> str:
+        """Return what a terminal shows when every market has had its line.
+
+        Args:
+            facts: Further lines at the end, name and value.
+        """
+        promoted = sum(outcome.verdict is not None and outcome.verdict.promoted for outcome in self.each)
+        headline = "PROMOTED" if promoted else "NOT PROMOTED"
+        rows = [*facts, ("next", "what each market needs: python -m flows.monitor")]
         return "\n".join(
-            f"  {row['market']:<{wide['market']}}  {row['ended']:<{wide['ended']}}  {row['decision']}  {row['version']}"
-            for row in rows
+            [
+                f"{headline} - {promoted} of {len(self.each)} markets.",
+                *(f"  {name:<7}  {value}" for name, value in rows),
+            ]
         )
 
     def show(self) -> None:
-        """Print the table, and put it into the Prefect UI."""
-        print(self.table())
+        """Put one line a market into the Prefect UI."""
         rows = [
             {"market": row["market"], "ended": f"{row['ended']}: {row['decision']}", "version": row["version"]}
             for row in (outcome.row() for outcome in self.each)
@@ -154,34 +166,36 @@ def alone_on_equal_code(code: str) -> Iterator[None]:
 
 def run_each(
     step: Task[..., Verdict], calls: Mapping[Market, Mapping[str, Any]]
-) -> dict[Market, Verdict | BaseException]:
-    """Run a step for each market, and return what it returned or raised; one market's failure stops no other.
+) -> Iterator[tuple[Market, Verdict | BaseException]]:
+    """Run a step for each market, and yield what it returned or raised; one market's failure stops no other.
 
     Args:
         step: Takes references and returns a verdict.
         calls: Its arguments for each market.
     """
-    if not calls:
-        return {}
+    left = dict(calls)
     try:
-        return _run_each(step, calls)
+        for market, ended in _run_each(step, calls) if calls else ():
+            del left[market]
+            yield market, ended
     except ClusterError as err:
-        return dict.fromkeys(calls, err)
+        yield from dict.fromkeys(left, err).items()
 
 
 def _run_each(
     step: Task[..., Verdict], calls: Mapping[Market, Mapping[str, Any]]
-) -> dict[Market, Verdict | BaseException]:
+) -> Iterator[tuple[Market, Verdict | BaseException]]:
     settings = Settings.from_environment()
     if settings.dask_address is None:
         threads: Any = ThreadPoolTaskRunner(max_workers=1)  # its stubs know coroutines alone
         with threads:
             here = {market: threads.submit(step, dict(arguments)) for market, arguments in calls.items()}
-            return {market: _ended(future) for market, future in here.items()}
+            yield from ((market, _ended(future)) for market, future in here.items())
+        return
     with _cluster(settings.dask_address, settings.dask_wait_s) as runner:
         there = {market: runner.submit(step, dict(arguments)) for market, arguments in calls.items()}
         lost = _watch(runner, list(there.values()), settings.dask_wait_s)
-        return {market: _ended(future) if _done(future) else lost for market, future in there.items()}
+        yield from ((market, _ended(future) if _done(future) else lost) for market, future in there.items())
 
 
 @contextmanager

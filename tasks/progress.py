@@ -1,4 +1,4 @@
-"""Progress that a person can see: a bar on a terminal, a line a tenth elsewhere, an artifact in the Prefect UI."""
+"""Progress of a step: on the display of a run by hand, a line a tenth in the log, an artifact in the Prefect UI."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from tasks import run_display
 
 _ARTIFACT_EVERY_S = 2.0  # each update is a request to the API
 
@@ -29,37 +29,22 @@ class ProgressReport:
         self._last_artifact = 0.0
         self._last_tenth = 0
         self._artifact: UUID | None = None
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:3.0f} %"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(self._title, total=1.0)
-            self._bar.start()
         self._artifact = cast(UUID, create_progress_artifact(progress=0.0, description=self._title))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
         if kind is None and self._artifact is not None:
             update_progress_artifact(self._artifact, progress=100.0)
 
     def update(self, share: float, note: str = "") -> None:
         """Show that `share` (0 to 1) is done, with a short note such as the present loss."""
         share = min(max(share, 0.0), 1.0)
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=share, description=f"{self._title} {note}".rstrip())
-        elif int(share * 10) > self._last_tenth:
+        run_display.advance(share, note)
+        if int(share * 10) > self._last_tenth:
             self._last_tenth = int(share * 10)
             self._log(f"{self._title}: {share:.0%} {note}".rstrip())
         if self._artifact is not None and time.monotonic() - self._last_artifact > _ARTIFACT_EVERY_S:

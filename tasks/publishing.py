@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,14 @@ from tasks.network.export import load_weights, onnx_graphs
 from tasks.network.fit import predict_series
 from tasks.provenance import code_behind
 from tasks.recipe import Recipe, recipe_document, recipe_of
-from tasks.report_content import report_data, report_versions, summary_lines
+from tasks.report_content import report_data, report_versions
 from tasks.report_evidence import beside_rows
 from tasks.reporting.report import render_report
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
 from tasks.rivalry import Rivals, load_rivals, stored_forecasts
 from tasks.run_page import show_checklist, show_result, show_table, show_version
+from tasks.summary import Summary, summarise, verdict_lines
 from tasks.training import FoldResult, load_fold
 
 _FEWEST_BARS = 2  # fewer make no return
@@ -97,19 +99,31 @@ class Verdict:
         promoted: Whether it is the champion now.
         champion: The champion now: a version, or "flat".
         report: Where the report lies.
-        lines: What a person wants to know at once, name and value.
+        decision: What was decided and why, one line.
+        headline: The same in words for whoever started the run.
+        checks: Every condition of the promotion rule; none for a version that was the champion already.
+        summary: The version in numbers.
     """
 
     version: VersionRef
     promoted: bool
     champion: str
     report: str
-    lines: tuple[tuple[str, str], ...]
+    decision: str
+    headline: str
+    checks: tuple[Check, ...]
+    summary: Summary
 
-    def table(self) -> str:
-        """Return the lines as a table for a terminal."""
-        width = max(len(name) for name, _ in self.lines)
-        return "\n".join(f"  {name:<{width}}  {value}" for name, value in self.lines)
+    def text(self, facts: Sequence[tuple[str, str]] = ()) -> str:
+        """Return everything that a terminal shows of it, the verdict first and what to do next last.
+
+        Args:
+            facts: Further lines at the end, name and value.
+        """
+        report = self.report if "://" in self.report else Path(self.report).absolute().as_uri()
+        rows = [("report", report), ("version", str(self.version)), *facts, ("next", self.summary.next_step)]
+        closing = [f"  {name:<7}  {value}" for name, value in rows]
+        return "\n".join([*verdict_lines(self.headline, self.checks, self.summary), *closing])
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
@@ -307,7 +321,6 @@ def publish_version(
         },
         "latency": asdict(measured),
         "judgement": json.loads(canonical_json(judged)),
-        "summary": summary_lines(data, recipe, evaluation, measured, beside),
     }
     verdict = ReportVerdict(
         decision="promoted" if judged.passed else "kept",
@@ -321,6 +334,7 @@ def publish_version(
         Deflation(**judged.numbers["luck"]), importance, verdict, other,
         _quality(data, evaluation, load_quality(quality)), f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
     )  # fmt: skip
+    manifest["summary"] = asdict(summarise(report, evaluation, beside))
     files = {
         "weights.safetensors": fold.weights,
         **onnx_graphs(recipe.network_config, load_weights(fold.weights)),
@@ -358,12 +372,25 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     if promoted and not already:
         raise_alert("promotion", f"{version.source}/{version.name}", f"{version.version} {decision}; report: {report}")
     get_run_logger().info(f"{'promoted' if promoted else 'kept'} version={version} champion={_champion_name(entry)}")
-    lines = [tuple(line) for line in store.manifest(version)["summary"]]
-    lines += [("decision", decision), ("version", str(version)), ("report", report)]
-    market = Market(**store.manifest(version)["market"])
-    show_result(version.source, market, lines)
+    headline = (
+        "PROMOTED - it has been the champion already." if already
+        else "PROMOTED - it is the champion now." if promoted
+        else "NOT PROMOTED - no position is taken." if entry.ref is None
+        else f"NOT PROMOTED - the champion stays {_champion_name(entry)}."
+    )  # fmt: skip
+    manifest = store.manifest(version)
+    summary = Summary.of(manifest["summary"])
+    result = [("decision", decision), *summary.of_the_model(), ("version", str(version)), ("report", report)]
+    show_result(version.source, Market(**manifest["market"]), result)
     return Verdict(
-        version=version, promoted=promoted, champion=_champion_name(entry), report=report, lines=tuple(lines)
+        version=version,
+        promoted=promoted,
+        champion=_champion_name(entry),
+        report=report,
+        decision=decision,
+        headline=headline,
+        checks=() if already else judged.checks,
+        summary=summary,
     )
 
 

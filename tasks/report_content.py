@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.schema import CLASSES, DatasetRef, FloatArray, utc_text
+from storage.schema import CLASSES, DatasetRef, FloatArray
 from tasks.connection import ExchangeConfig
 from tasks.data import FUNDING_STEP_MS
 from tasks.evaluation import Evaluation, Measured
@@ -25,9 +25,7 @@ from tasks.recipe import Recipe
 from tasks.report_evidence import (
     area_measures,
     baseline_lead,
-    baselines_line,
     cost_points,
-    direction_line,
     direction_measures,
     flat_cells,
     fold_rows,
@@ -142,37 +140,6 @@ def report_data(
         versions=report_versions(),
         provenance=provenance,
     )
-
-
-def summary_lines(
-    data: DatasetRef, recipe: Recipe, evaluation: Evaluation, measured: Measured, rivals: Rivals
-) -> list[tuple[str, str]]:
-    """Return what a person wants to know at once, as name and text."""
-    candles, folds, unseen = evaluation.samples.dataset.candles, evaluation.samples.folds, evaluation.unseen
-    skill, metrics = evaluation.skill, evaluation.money.model.metrics
-    held = evaluation.money.buy_and_hold.metrics
-    sharpe = "undefined" if metrics.sharpe_ratio is None else f"{metrics.sharpe_ratio:.2f}"
-    sharpe += f" ({evaluation.record.caveat})" if evaluation.record.caveat else ""
-    first, last, tested = (utc_text(int(candles.start_ms[bar])) for bar in (0, -1, unseen.start))
-    data_line = f"{data.market} from {data.source}: {len(candles):,} candles, {first} to {last}"
-    splits = f"{len(folds)} walk-forward folds, {len(unseen):,} unseen bars from {tested}"
-    return [
-        ("data", data_line),
-        ("splits", f"{splits}, horizon {recipe.labels.horizon} bars"),
-        (
-            "skill",
-            f"log-loss {skill.log_loss:.5f} nat, prior {skill.prior_log_loss:.5f} ({p_text(skill.p_value)}); "
-            f"accuracy {skill.accuracy:.2%}, majority {skill.majority_accuracy:.2%}",
-        ),
-        ("direction", direction_line(skill)),
-        ("baselines", baselines_line(rivals)),
-        ("latency", f"p50 {measured.p50_us:.1f} us, p99 {measured.p99_us:.1f} us per bar ({measured.runtime})"),
-        (
-            "net result",
-            f"{metrics.total_return:+.2%} in {metrics.days:.0f} days, Sharpe {sharpe}, drawdown "
-            f"{metrics.max_drawdown:.2%}, {metrics.num_trades} trades; buy and hold {held.total_return:+.2%}",
-        ),
-    ]
 
 
 def report_versions() -> dict[str, str]:

@@ -22,17 +22,6 @@ from tasks.rivalry import Rivals
 _BP = 1e4
 
 
-def baselines_line(rivals: Rivals) -> str:
-    """Return the better baseline and random timing in one line."""
-    best = rivals.better_baseline
-    lead = "undefined" if best.lead is None else f"{best.lead:+.5f} nat"
-    loss = "undefined" if best.log_loss is None else f"{best.log_loss:.5f} nat"
-    return (
-        f"better one: {best.name}, log-loss {loss}, the model's lead {lead} ({p_text(best.p_value)}), "
-        f"net {best.total_return:+.2%}; {rivals.random.percentile:.0%} of random timings ended below the model"
-    )
-
-
 def baseline_lead(rivals: Rivals) -> Measure:
     """Return the model's lead over the best baseline."""
     best = rivals.best_baseline

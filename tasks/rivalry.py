@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -27,7 +27,7 @@ from tasks.execution.random_positions import RandomPositions, random_positions
 from tasks.execution.rivals import Rival, rate_forecasts, rival
 from tasks.market.persistence import past_classes
 from tasks.network.architecture import parameters
-from tasks.network.baselines import CLASSICAL, fit_baseline
+from tasks.network.baselines import BOOSTING, CLASSICAL, LOGISTIC, fit_baseline
 from tasks.network.export import weights_bytes
 from tasks.network.fit import fit, predict_series
 from tasks.progress import ProgressReport
@@ -38,6 +38,8 @@ from tasks.run_page import show_table
 from tasks.training import fold_inputs, lesson, load_samples
 
 MODEL, PRIOR = "this model", "prior"
+_TWIN = "the network's twin"
+_PARTS = {LOGISTIC: (0.0, 0.1), BOOSTING: (0.1, 0.55), _TWIN: (0.55, 1.0)}  # of the time that a fold's baselines take
 _LIBRARIES = ("scikit-learn", "lightgbm")
 
 
@@ -138,49 +140,51 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
     train, validation = ((span.start, span.stop) for span in (fold.train, fold.validation))
     probabilities: dict[str, FloatArray] = {}
     facts: dict[str, dict[str, Any]] = {}
-    for name in CLASSICAL:
-        fitted = fit_baseline(
-            name,
-            series,
-            train,
-            validation,
-            fold.test.rows,
-            recipe.baselines,
-            input_clip=network.input_clip,
-            num_classes=network.num_classes,
-        )
-        probabilities[name] = fitted.probabilities
-        facts[name] = {
-            "tried": [asdict(one) for one in fitted.tried],
-            "temperature": fitted.temperature,
-            "seconds": fitted.seconds,
-        }
-    if recipe.baselines.twin:
-        name, shape = twin_name(recipe), network.twin
-        with ProgressReport(f"twin of fold {index + 1} of {recipe.folds.folds}") as progress:
-            twin = fit(
-                shape,
+    with ProgressReport(f"baselines of fold {index + 1} of {recipe.folds.folds}") as progress:
+        for name in CLASSICAL:
+            fitted = fit_baseline(
+                name,
                 series,
                 train,
                 validation,
-                recipe.fit_config,
-                on_progress=lambda now: progress.update(now.share, f"validation {now.validation_loss:.4f}"),
+                fold.test.rows,
+                recipe.baselines,
+                input_clip=network.input_clip,
+                num_classes=network.num_classes,
+                on_progress=_part(progress, name),
             )
-        probabilities[name] = predict_series(twin.model, dataset.features, dataset.segment)[fold.test.rows]
-        facts[name] = {
-            "tried": [],
-            "temperature": twin.temperature,
-            "seconds": twin.seconds,
-            "parameters": parameters(shape),
-            "weights_bytes": len(weights_bytes(twin.model)),
-            "best_steps": twin.best_steps,
-        }
+            probabilities[name] = fitted.probabilities
+            facts[name] = {
+                "tried": [asdict(one) for one in fitted.tried],
+                "temperature": fitted.temperature,
+                "seconds": fitted.seconds,
+            }
+        if recipe.baselines.twin:
+            name, shape = twin_name(recipe), network.twin
+            update = _part(progress, _TWIN)
+            twin = fit(shape, series, train, validation, recipe.fit_config, on_progress=lambda now: update(now.share))
+            probabilities[name] = predict_series(twin.model, dataset.features, dataset.segment)[fold.test.rows]
+            facts[name] = {
+                "tried": [],
+                "temperature": twin.temperature,
+                "seconds": twin.seconds,
+                "parameters": parameters(shape),
+                "weights_bytes": len(weights_bytes(twin.model)),
+                "best_steps": twin.best_steps,
+            }
     arrays = io.BytesIO()
     np.savez(arrays, **probabilities)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options
     work.save(key, {"baselines.json": canonical_json(facts), "predictions.npz": arrays.getvalue()})
     took = " ".join(f"{name.replace(' ', '_')}={fact['seconds']:.1f}s" for name, fact in facts.items())
     log.info(f"trained baselines of fold={index} key={key} {took}")
     return key
+
+
+def _part(progress: ProgressReport, name: str) -> Callable[[float], None]:
+    """Return what takes the share of one baseline that is done, and shows that of them all."""
+    begin, end = _PARTS[name]
+    progress.update(begin, name)
+    return lambda share: progress.update(begin + (end - begin) * share, name)
 
 
 def load_baselines(key: str) -> BaselineFold:

@@ -151,14 +151,17 @@ def server_at_hand(home: Path) -> Iterator[None]:
         OperationError: The temporary one did not start; the message names its log.
     """
     settings = get_current_settings()
-    if not settings.api.url:
-        with _temporary_server(home, settings.server.ephemeral.startup_timeout_seconds):
+    with contextlib.ExitStack() as server:
+        if not settings.api.url:
+            server.enter_context(_temporary_server(home, settings.server.ephemeral.startup_timeout_seconds))
+        elif settings.api.auth_string is None and _serves(
+            home, settings.api.url.removesuffix("/").removesuffix("/api")
+        ):
+            server.enter_context(temporary_settings({PREFECT_API_AUTH_STRING: home_secret(home)}))
+        try:
             yield
-    elif settings.api.auth_string is None and _serves(home, settings.api.url.removesuffix("/").removesuffix("/api")):
-        with temporary_settings({PREFECT_API_AUTH_STRING: home_secret(home)}):
-            yield
-    else:
-        yield
+        finally:
+            _send_what_is_left()
 
 
 def _serves(home: Path, url: str) -> bool:
@@ -183,10 +186,7 @@ def _temporary_server(home: Path, limit_s: float) -> Iterator[None]:
     try:
         wait_until_up(server, api_url, limit_s, log)
         with temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: secret}):
-            try:
-                yield
-            finally:
-                _send_what_is_left()
+            yield
     finally:
         end_family(server, _STOP_S)
 

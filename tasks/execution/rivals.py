@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from storage.schema import BoolArray, FloatArray, IntArray
+from storage.schema import BUY, HOLD, SELL, BoolArray, FloatArray, IntArray
 from tasks.execution.metrics import Metrics
 from tasks.execution.significance import diebold_mariano
 from tasks.execution.skill import log_losses
@@ -28,6 +28,7 @@ class Rival:
         sharpe_ratio: From UTC days; None where undefined.
         max_drawdown: Share of the peak; None for the median of random positions.
         num_trades: Round trips; None likewise.
+        direction: Share of the moves among these labels that went to the side it gave more; None without probabilities.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Rival:
     sharpe_ratio: float | None
     max_drawdown: float | None = None
     num_trades: int | None = None
+    direction: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Forecast:
 
     log_loss: float
     accuracy: float
+    direction: float | None = None
     lead: float | None = None
     lead_error: float | None = None
     p_value: float | None = None
@@ -64,7 +67,7 @@ def common_labels(classes: IntArray, forecasts: Mapping[str, FloatArray]) -> Boo
 def rate_forecasts(
     model: str, forecasts: Mapping[str, FloatArray], classes: IntArray, *, overlap: int
 ) -> dict[str, Forecast]:
-    """Return every forecaster's log-loss and accuracy, and the lead of `model` over it.
+    """Return every forecaster's log-loss, accuracy and direction, and the lead of `model` over it.
 
     Args:
         model: Which of them is the model.
@@ -74,17 +77,19 @@ def rate_forecasts(
     """
     known = common_labels(classes, forecasts)
     labels = classes[known]
+    moved = labels != HOLD
     losses = {name: log_losses(probabilities[known], labels) for name, probabilities in forecasts.items()}
     rated = {}
     for name, probabilities in forecasts.items():
         accuracy = float(np.mean(probabilities[known].argmax(1) == labels))
-        rated[name] = Forecast(log_loss=float(losses[name].mean()), accuracy=accuracy)
+        up = probabilities[known, BUY] > probabilities[known, SELL]
+        direction = float(np.mean(up[moved] == (labels[moved] == BUY))) if moved.any() else None
+        rated[name] = Forecast(log_loss=float(losses[name].mean()), accuracy=accuracy, direction=direction)
         if name == model:
             continue
         lead = diebold_mariano(model_loss=losses[model], rival_loss=losses[name], lag=overlap)
-        rated[name] = Forecast(
-            log_loss=rated[name].log_loss,
-            accuracy=accuracy,
+        rated[name] = replace(
+            rated[name],
             lead=float(losses[name].mean() - losses[model].mean()),
             lead_error=None if lead is None else lead.standard_error,
             p_value=None if lead is None else lead.p_value,

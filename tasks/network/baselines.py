@@ -175,6 +175,7 @@ def fit_baseline(
     *,
     input_clip: float | None,
     num_classes: int,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Baseline:
     """Fit a simple model on `train`, choose and calibrate it on `validation`, and predict `test`.
 
@@ -187,6 +188,7 @@ def fit_baseline(
         config: The grids.
         input_clip: Bound of the scaled features, as the network's.
         num_classes: K.
+        on_progress: Called after every point of the grid with the share of them that is done.
 
     Raises:
         ConfigError: The name is not known.
@@ -204,12 +206,13 @@ def fit_baseline(
     kinds = [("", learn)]
     if series.signs is not None:
         kinds.append((", mirrored", lessons.samples(np.arange(*train), mirrored=True)))
+    models: list[tuple[str, Predict]] = []
     with threadpool_limits(config.threads):  # BLAS's threads, waiting for a core, made a second's search take minutes
-        models = [
-            (setting + kind, predict)
-            for kind, lesson in kinds
-            for setting, predict in search(lesson, replace(check, weights=None), config)
-        ]
+        for kind, lesson in kinds:
+            for setting, predict in search(lesson, replace(check, weights=None), config):
+                models.append((setting + kind, predict))
+                if on_progress is not None:
+                    on_progress(len(models) / (len(kinds) * len(config.leaves)))
     found = [(setting, predict, _log_loss(predict(check.x), check.y)) for setting, predict in models]
     best = int(np.argmin([loss for _, _, loss in found]))
     predict = found[best][1]

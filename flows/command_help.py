@@ -1,0 +1,64 @@
+"""Help on the command line: one screen with what most runs need and two examples, and `--help-all` with the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import cyclopts
+from cyclopts.help import DefaultFormatter
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpEntry, HelpPanel
+    from rich.console import Console, ConsoleOptions
+
+_FEW = 8  # so many options fit the first screen whatever they are
+_FIRST = {
+    "--symbol", "--symbols", "--category", "--interval", "--exchange", "--candles", "--funding", "--start", "--end",
+    "--days", "--preset", "--labels.horizon", "--synthetic.kind", "--reason", "--version", "--seeds",
+}  # fmt: skip
+
+
+class _FirstScreen(DefaultFormatter):
+    """Leaves out the options that few runs need, and of the others' descriptions all but the first statement."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        if panel.format != "parameter":
+            return
+        few = len(panel.entries) <= _FEW
+        entries = [_short(entry) for entry in panel.entries if few or _FIRST & set(entry.names)]
+        more = len(panel.entries) - len(entries)
+        title = f"Options ({more} more: --help-all)" if more else "Options"
+        super().__call__(console, options, panel.copy(title=title, entries=entries))
+
+
+def _short(entry: HelpEntry) -> HelpEntry:
+    said = str(getattr(entry.description, "primary_renderable", entry.description) or "")
+    first = re.split(r"(?<=[^0-9])[.;:] |\.$", said, maxsplit=1)[0]
+    return entry.copy(description=first)
+
+
+def command_app(command: Callable[..., Any], examples: Sequence[str]) -> cyclopts.App:
+    """Return what parses a command line into the parameters of `command` and calls it.
+
+    Args:
+        command: A flow's function; its docstring describes every parameter.
+        examples: Command lines for the first screen, without `python -m`.
+    """
+    app = cyclopts.App(
+        name="python -m " + examples[0].split()[0],
+        version_flags=(),
+        help_format="plaintext",
+        help_formatter=_FirstScreen(),
+        help_epilogue="\n".join(["Examples:", *(f"  python -m {example}" for example in examples)]),
+        result_action="return_value",
+    )
+    app.default(command)
+
+    @app.command(name="--help-all", show=False)
+    def help_all() -> None:
+        app.help_formatter = DefaultFormatter()
+        app.help_print([])
+
+    return app
