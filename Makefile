@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 # What `make run` runs: unset variables leave the default of the flow (see `$(BIN)/python -m flows.pipeline --help`).
 FLAGS := $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(SYMBOL),--symbol $(SYMBOL)) $(if $(SYMBOLS),--symbols $(SYMBOLS)) $(if $(CATEGORY),--category $(CATEGORY)) \
          $(if $(INTERVAL),--interval $(INTERVAL)) $(if $(START),--start $(START)) $(if $(END),--end $(END)) \
-         $(if $(CANDLES),--candles "$(CANDLES)") $(if $(FUNDING),--funding "$(FUNDING)") $(if $(PRESET),--preset $(PRESET)) $(if $(HORIZON),--labels.horizon $(HORIZON))
+         $(if $(CANDLES),--candles "$(CANDLES)") $(if $(FUNDING),--funding "$(FUNDING)") $(if $(PRESET),--preset $(PRESET)) $(if $(HORIZON),--labels.horizon $(HORIZON)) \
+         $(if $(SYNTHETIC),--exchange.synthetic.kind $(SYNTHETIC))
 
 export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect

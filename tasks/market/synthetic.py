@@ -59,11 +59,11 @@ class SyntheticMarket:
     """
 
     kind: Kind = "drift"
-    k: float = 0.2
-    psi: float = 0.995
-    bars: int = 60_000
+    k: float = 0.3
+    psi: float = 0.85
+    bars: int = 30_000
     seed: int = 7
-    volatility: float = 8e-4
+    volatility: float = 1.75e-3
     interval_ms: int = 300_000
     start_ms: int = 1_735_689_600_000
     phi: float = 0.985
