@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FLAGS := $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(SYMBOL),--symbol $(SYMBOL)) $(if $(SYMBOLS),--symbols $(SYMBOLS)) $(if $(CATEGORY),--category $(CATEGORY)) \
          $(if $(INTERVAL),--interval $(INTERVAL)) $(if $(START),--start $(START)) $(if $(END),--end $(END)) \
          $(if $(CANDLES),--candles "$(CANDLES)") $(if $(FUNDING),--funding "$(FUNDING)") $(if $(PRESET),--preset $(PRESET)) $(if $(HORIZON),--labels.horizon $(HORIZON)) \
-         $(if $(SYNTHETIC),--exchange.synthetic.kind $(SYNTHETIC))
+         $(if $(SYNTHETIC),--synthetic.kind $(SYNTHETIC))
 
 export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
@@ -63,15 +63,15 @@ lint: $(VENV)/installed-test
 	$(BIN)/lint-imports
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@$(BIN)/python flows/entry/install.py .
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,oracles,dask,s3]'
+	@$(BIN)/python flows/entry/install.py '.[test,oracles,dask,s3]'
 	@touch $@ $(VENV)/installed
 
 clean:

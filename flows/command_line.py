@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
+import psutil
 from prefect import Flow
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.configuration import setup_logging
+from prefect.logging.handlers import PrefectConsoleHandler, _SafeStreamHandler
 from prefect.settings import get_current_settings
 
 from flows.command_help import command_app
@@ -36,6 +38,7 @@ Facts = Sequence[tuple[str, str]]
 
 _LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of traceback before the first step can say why
 
+_ON_THE_TERMINAL = (PrefectConsoleHandler, _SafeStreamHandler)
 _LOG_BYTES = 10_000_000  # and as much of what was before
 
 
@@ -65,7 +68,6 @@ def run_by_hand(
             that prints for itself.
         status: Returns the exit status.
     """
-    began = time.monotonic()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_SaidOnce())
 
@@ -74,10 +76,11 @@ def run_by_hand(
         with interruptible():
             home = _prepared_home()
             log = log_to_file(home)
-            with server_at_hand(home), showing():
+            with showing(), server_at_hand(home):
                 result = flow(*args, **kwargs)
         if summary is not None:
-            print(summary(result, (("log", str(log)), ("total", duration(time.monotonic() - began)))))
+            total = duration(time.time() - psutil.Process().create_time())
+            print(summary(result, (("log", str(log)), ("total", total))))
         return status(result)
 
     with plain_errors():
@@ -102,13 +105,11 @@ def log_to_file(home: Path) -> Path:
     setup_logging()  # as Prefect does at the first run; later calls leave handlers alone
     logging.captureWarnings(True)
     file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
-    for logger in (logging.root, *loggers):
-        for handler in [one for one in logger.handlers if type(one) is not RotatingFileHandler]:
-            if isinstance(handler, logging.StreamHandler):
-                file.setFormatter(handler.formatter)
-                logger.removeHandler(handler)
-                logger.addHandler(file)
+    file.setFormatter(logging.root.handlers[0].formatter)
+    for logger in (logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)):
+        for handler in [one for one in logger.handlers if type(one) in _ON_THE_TERMINAL]:
+            logger.removeHandler(handler)
+            logger.addHandler(file)
     return path
 
 

@@ -40,19 +40,19 @@ class RunDisplay:
         self._console = _Console(file=out, highlight=False)
         self._is_terminal = out.isatty() and not self._console.is_dumb_terminal
         self._plan: tuple[str, ...] = ()
+        self._closed = False
         self._at = -1
         self._began = 0.0
         self._took: list[float] = []
         self._part, self._parts, self._what = 0, 1, ""
         self._within, self._share, self._note = "", 0.0, ""
         self._live = Live(console=self._console, get_renderable=self._stages, vertical_overflow="crop")
+        if self._is_terminal:
+            self._live.start()
 
     def plan(self, stages: Sequence[str]) -> None:
         """Name every stage, in order; a flow inside another one has no say."""
-        if not self._plan:
-            self._plan = tuple(stages)
-            if self._is_terminal:
-                self._live.start()
+        self._plan = self._plan or tuple(stages)
 
     def stage(self, name: str, part: int, parts: int, what: str) -> None:
         """Show that a stage begins, or a part of it; one that was not planned is what the present one does."""
@@ -83,12 +83,12 @@ class RunDisplay:
 
     def close(self, *, done: bool) -> None:
         """Leave what was shown as it is; `done` is whether the run came to its end."""
+        self._closed = True
         if done:
             self._end_stage()
         elif self._at >= 0 and not self._is_terminal:
             self._console.print("stopped")
         self._live.stop()
-        self._plan = ()
 
     def _end_stage(self) -> None:
         if self._at < 0:
@@ -103,6 +103,8 @@ class RunDisplay:
 
     def _stages(self) -> Group:
         """Return the display as it is now: what is done with its time, the present stage, what comes."""
+        if not self._plan:
+            return Group(*[] if self._closed else ["starting"])
         rows = Table.grid(padding=(0, 2))
         rows.add_column(no_wrap=True)
         rows.add_column(width=_BAR)

@@ -1,0 +1,128 @@
+"""Installs this project into the environment of the Python that runs it: by uv where it can be had, else by pip.
+
+    .venv/bin/python flows/entry/install.py [.[extra,...]]
+
+Needs the standard library and pip alone, for nothing else is there yet. uv is several times as fast, but does not read
+pip's settings, and would take another build of torch where these name one: so it gets what pip is set to, and the very
+file of torch that pip would take. Where a setting has no counterpart, or uv fails, pip does it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CONSTRAINTS = "constraints.txt"
+
+_PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+_NAMES = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS"}
+_SEPARATORS = {"find-links": ","}  # uv's for a list; a space for the others
+_NO_MATTER = {  # how pip talks and waits
+    "cache-dir", "default-timeout", "disable-pip-version-check", "no-color", "no-input", "no-python-version-warning",
+    "no-warn-script-location", "progress-bar", "quiet", "require-virtualenv", "retries", "root-user-action", "timeout",
+    "verbose",
+}  # fmt: skip
+_GB = {True: 1.8, False: 5.6}  # of disk for the environment of a run, by whether torch is built for the CPU alone
+_EXTRA_GB = 0.6  # for what tests need beside
+
+
+def pip_settings(listed: str) -> dict[str, str]:
+    """Return what `pip config list` says of an install, by option.
+
+    Args:
+        listed: What it printed: lines such as `global.find-links='/wheels'`; the environment's win over a command's,
+            these over the global ones.
+    """
+    found: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
+    for section, option, value in re.findall(r"^(global|install|:env:)\.([a-z-]+)=(?:'|\")(.*)(?:'|\")$", listed, re.M):
+        found[section][option] = value.replace("\\n", " ").strip()
+    return found["global"] | found["install"] | found[":env:"]
+
+
+def uv_settings(settings: Mapping[str, str]) -> tuple[dict[str, str], list[str]] | None:
+    """Return the environment and the arguments with which uv does what pip is set to; None where it can't.
+
+    Args:
+        settings: From `pip_settings`.
+    """
+    environment = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # as pip: the best of all indexes, not of the first
+    arguments: list[str] = []
+    for option, value in settings.items():
+        if option in _NAMES:
+            environment[_NAMES[option]] = _SEPARATORS.get(option, " ").join(value.split())
+        elif option == "no-index" and value.lower() in ("1", "true", "yes", "on"):
+            environment["UV_NO_INDEX"] = "1"
+        elif option == "cert":
+            environment["SSL_CERT_FILE"] = value
+        elif option == "constraint":
+            arguments += [part for file in value.split() for part in ("-c", file)]
+        elif option not in _NO_MATTER:
+            return None
+    return environment, arguments
+
+
+def torch_file(report: str) -> tuple[str, str]:
+    """Return address and version of the torch that pip would install, from its report of a dry run."""
+    (found,) = json.loads(report)["install"]
+    return found["download_info"]["url"], found["metadata"]["version"]
+
+
+def main(target: str) -> None:
+    """Install the project, or end with pip's status; say before what it takes."""
+    dry = ("install", "--quiet", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-")
+    report = _asked(*dry, "-c", CONSTRAINTS, "torch")
+    torch, version = torch_file(report) if report else ("", "")
+    uv, plan = _uv(), uv_settings(pip_settings(_asked("config", "list")))
+    by_uv = bool(torch and uv and plan)
+    size = _GB["+cpu" in version] + _EXTRA_GB * ("[" in target)
+    print(
+        f"installing into {sys.prefix}, once, with {'uv' if by_uv else 'pip'}: from a near index in "
+        f"{'half a minute' if by_uv else 'two minutes'}; {size:.1f} GB of disk, of {_free_gb():.0f} GB that are free",
+        flush=True,
+    )
+    began = time.monotonic()
+    wanted = ("-c", CONSTRAINTS, "-e", target)
+    if uv and torch and plan:
+        environment, arguments = plan
+        command = (uv, "pip", "install", "--quiet", "--python", sys.executable, *arguments, *wanted, f"torch @ {torch}")
+        by_uv = _status(*command, environment=environment) == 0
+        print("" if by_uv else "uv could not; pip tries\n", end="", flush=True)
+    if not by_uv and (status := _status(*_PIP, "install", "--quiet", *wanted)):
+        sys.exit(status)
+    print(f"installed in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _uv() -> str | None:
+    """Return uv's path, installed beside pip where it is not there yet; None where it can't be had."""
+    beside = str(Path(sys.executable).parent)
+    there = shutil.which("uv") or shutil.which("uv", path=beside)
+    if there is None:
+        _asked("install", "--quiet", "uv")
+        there = shutil.which("uv", path=beside)
+    return there
+
+
+def _free_gb() -> float:
+    return shutil.disk_usage(ROOT).free / 1e9
+
+
+def _status(*command: str, environment: Mapping[str, str] | None = None) -> int:
+    return subprocess.run(command, cwd=ROOT, env=os.environ | (environment or {}), check=False).returncode  # noqa: S603
+
+
+def _asked(*arguments: str) -> str:
+    """Return what pip prints; nothing where it fails."""
+    done = subprocess.run([*_PIP, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout if done.returncode == 0 else ""
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:] or ["."])

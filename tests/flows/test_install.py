@@ -1,0 +1,125 @@
+"""Setting up: uv is used only where it does what pip is set to, with the file of torch that pip would take."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.entry import install
+from flows.entry.install import pip_settings, torch_file, uv_settings
+
+LISTED = r"""
+:env:.default-timeout='180'
+:env:.find-links='/env/wheels'
+global.cert='/etc/ca.crt'
+global.constraint='/etc/pip/constraints.txt'
+global.extra-index-url='https://one.example/simple\nhttps://two.example/simple'
+global.find-links='/wheels /more'
+install.index-url='https://mirror.example/simple'
+list.format='columns'
+"""
+REPORT = json.dumps(
+    {
+        "install": [
+            {
+                "download_info": {"url": "file:///wheels/torch.whl"},
+                "metadata": {"name": "torch", "version": "2.13.0+cpu"},
+            }
+        ]
+    }
+)
+
+
+def test_pip_settings_are_those_of_an_install_and_the_environment_wins():
+    assert pip_settings(LISTED) == {
+        "default-timeout": "180",
+        "find-links": "/env/wheels",
+        "cert": "/etc/ca.crt",
+        "constraint": "/etc/pip/constraints.txt",
+        "extra-index-url": r"https://one.example/simple https://two.example/simple",
+        "index-url": "https://mirror.example/simple",
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "arguments"),
+    [
+        ({}, {}, []),
+        ({"find-links": "/wheels /more"}, {"UV_FIND_LINKS": "/wheels,/more"}, []),
+        ({"index-url": "https://a.example/s"}, {"UV_DEFAULT_INDEX": "https://a.example/s"}, []),
+        ({"extra-index-url": "https://a/s  https://b/s"}, {"UV_INDEX": "https://a/s https://b/s"}, []),
+        ({"no-index": "true", "timeout": "15"}, {"UV_NO_INDEX": "1"}, []),
+        ({"constraint": "a.txt b.txt", "cert": "/ca"}, {"SSL_CERT_FILE": "/ca"}, ["-c", "a.txt", "-c", "b.txt"]),
+    ],
+)
+def test_uv_is_set_to_what_pip_is_set_to(settings, environment, arguments):
+    assert uv_settings(settings) == ({"UV_INDEX_STRATEGY": "unsafe-best-match", **environment}, arguments)
+
+
+@pytest.mark.parametrize("option", ["proxy", "client-cert", "trusted-host", "only-binary", "user", "no-index", "pre"])
+def test_setting_without_a_counterpart_leaves_it_to_pip(option):
+    assert uv_settings({option: "whatever"}) is None
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """What would be run, with pip set to a folder of wheels and uv at hand."""
+    ran, answers = [], {"config": "global.find-links='/wheels'\n", "install": REPORT}
+    monkeypatch.setattr(install, "_uv", lambda: "/bin/uv")
+    monkeypatch.setattr(install, "_asked", lambda *arguments: answers[arguments[0]])
+    monkeypatch.setattr(install, "_status", lambda *command, **_: ran.append(command) or 0)
+    return ran, answers
+
+
+def test_uv_is_given_the_very_file_of_torch_that_pip_would_take(commands, capsys):
+    ran, _ = commands
+    install.main(".")
+    (command,) = ran
+    assert command[:3] == ("/bin/uv", "pip", "install")
+    assert command[-5:] == ("-c", "constraints.txt", "-e", ".", "torch @ file:///wheels/torch.whl")
+    before, _ = capsys.readouterr().out.splitlines()
+    assert "with uv: from a near index in half a minute; 1.8 GB of disk, of " in before
+
+
+def test_pip_installs_where_uv_could_not(commands, monkeypatch, capsys):
+    ran, _ = commands
+    monkeypatch.setattr(install, "_status", lambda *command, **_: ran.append(command) or int("uv" in command[0]))
+    install.main(".[test]")
+    assert [command[0] for command in ran] == ["/bin/uv", sys.executable]
+    assert ran[1][-4:] == ("-c", "constraints.txt", "-e", ".[test]")
+    assert "uv could not; pip tries" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("asked", "answer"), [("config", "global.proxy='http://p'\n"), ("install", "")])
+def test_pip_installs_where_its_settings_or_its_torch_are_not_known_to_uv(commands, asked, answer, capsys):
+    ran, answers = commands
+    answers[asked] = answer
+    install.main(".")
+    assert [command[0] for command in ran] == [sys.executable]
+    assert "once, with pip: from a near index in two minutes; " in capsys.readouterr().out
+
+
+def test_pips_failure_is_the_programs(commands, monkeypatch):
+    monkeypatch.setattr(install, "_uv", lambda: None)
+    monkeypatch.setattr(install, "_status", lambda *command, **_: 3)
+    with pytest.raises(SystemExit) as ended:
+        install.main(".")
+    assert ended.value.code == 3
+
+
+def test_both_ways_take_the_same_build_of_torch(tmp_path):
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    if uv is None:
+        pytest.skip("uv is neither on the PATH nor beside this Python")
+    dry = ("install", "--quiet", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-")
+    report = install._asked(*dry, "-c", install.CONSTRAINTS, "torch")
+    if not report:
+        pytest.skip("pip finds no torch: it has no index here")
+    url, version = torch_file(report)
+    environment, arguments = uv_settings(pip_settings(install._asked("config", "list")))
+    command = [uv, "pip", "install", "--dry-run", "--no-deps", "--target", tmp_path, *arguments, f"torch @ {url}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)  # noqa: S603
+    assert f"torch=={version}" in done.stderr
