@@ -84,7 +84,7 @@ def run_by_hand(
         return status(result)
 
     with plain_errors():
-        _leave(command_app(command, examples)() or 0)
+        _leave(command_app(command, examples)(sys.argv[1:]) or 0)
 
 
 def _leave(status: int) -> NoReturn:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from storage.schema import BUY, HOLD, SELL, BoolArray, FloatArray, IntArray
+from storage.schema import SELL, BoolArray, FloatArray, IntArray
 from tasks.execution.metrics import Metrics
 from tasks.execution.significance import diebold_mariano
 from tasks.execution.skill import log_losses
@@ -77,13 +77,14 @@ def rate_forecasts(
     """
     known = common_labels(classes, forecasts)
     labels = classes[known]
-    moved = labels != HOLD
     losses = {name: log_losses(probabilities[known], labels) for name, probabilities in forecasts.items()}
     rated = {}
     for name, probabilities in forecasts.items():
         accuracy = float(np.mean(probabilities[known].argmax(1) == labels))
-        up = probabilities[known, BUY] > probabilities[known, SELL]
-        direction = float(np.mean(up[moved] == (labels[moved] == BUY))) if moved.any() else None
+        down, up = SELL, probabilities.shape[1] - 1
+        moved = (labels == down) | (labels == up)
+        said_up = probabilities[known, up] > probabilities[known, down]
+        direction = float(np.mean((said_up == (labels == up))[moved])) if moved.any() else None
         rated[name] = Forecast(log_loss=float(losses[name].mean()), accuracy=accuracy, direction=direction)
         if name == model:
             continue

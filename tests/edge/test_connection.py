@@ -73,7 +73,7 @@ def test_running_sandbox_is_talked_to_at_its_address_under_the_label_of_its_mark
 
 
 def test_origin_is_said_in_words():
-    assert ExchangeConfig().origin_detail == "drift, k=0.2, psi=0.995, seed 7"
+    assert ExchangeConfig().origin_detail == "drift, k=0.3, psi=0.85, seed 7"
     assert ExchangeConfig(candles="some/where/bars.parquet").origin_detail == "bars.parquet"
     assert ExchangeConfig(exchange="bybit").origin_detail == ""
 

@@ -34,6 +34,13 @@ def test_everyone_is_judged_on_the_labels_that_all_know():
     np.testing.assert_array_equal(known, [False, False, True, False])
 
 
+def test_direction_is_the_share_of_moves_that_went_to_the_side_named():
+    #               sell hold buy   true: sell       buy              buy              hold
+    p = np.array([[0.5, 0.3, 0.2], [0.1, 0.5, 0.4], [0.3, 0.5, 0.2], [0.6, 0.2, 0.2]])
+    rated = rate_forecasts("model", {"model": p}, np.array([0, 2, 2, 1]), overlap=0)
+    assert rated["model"].direction == pytest.approx(2 / 3, rel=1e-12)
+
+
 def test_equal_forecasts_have_no_test():
     half = np.full((10, 2), 0.5)
     rated = rate_forecasts("a", {"a": half, "b": half.copy()}, np.zeros(10, np.int64), overlap=2)

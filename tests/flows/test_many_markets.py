@@ -197,7 +197,7 @@ def submit(market: Market = MARKET) -> str:
 
     @flow(name="away")
     def away() -> str:
-        (ended,) = run_each(retrain_market, {market: call}).values()
+        ((_, ended),) = run_each(retrain_market, {market: call})
         return f"{type(ended).__name__}: {ended}"
 
     return away()

@@ -5,6 +5,7 @@ The job runs once for all tests; those that add to its home work on a copy, so t
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -153,12 +154,16 @@ def test_dataset_whose_features_are_those_of_the_bar_after_fails_the_leak_report
 
 def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
     _, verdict = job
-    names = [name for name, _ in verdict.lines]
-    assert names == [
-        "data", "splits", "skill", "direction", "baselines", "latency", "net result", "decision", "version", "report",
-    ]  # fmt: skip
-    assert dict(verdict.lines)["data"].startswith("SYNTHUSDT linear 5m from sandbox:")
-    assert "6,500 candles" in verdict.table()
+    lines = verdict.text((("log", "/a/log"),)).splitlines()
+    assert re.fullmatch(r"NOT PROMOTED - no position is taken\. \d+ of 13 conditions hold\.", lines[0])
+    assert re.fullmatch(r"  failed: unseen days 6, asked >= 30", lines[1])
+    assert any(
+        re.fullmatch(r"  6 unseen days +model +(LightGBM|logistic regression) +buy and hold", one) for one in lines
+    )
+    assert "  ! synthetic market: says nothing about a real one" in lines
+    assert [line.split()[0] for line in lines[-4:]] == ["report", "version", "log", "next"]
+    assert lines[-4].split()[1] == Path(verdict.report).as_uri()
+    assert lines[-3].split()[1] == str(verdict.version)
 
 
 def test_run_that_was_started_has_verdict_and_result_on_its_own_page_and_the_evidence_is_with_its_step(job):

@@ -58,7 +58,7 @@ def main() -> None:
         recipe = Recipe(folds=FoldConfig(folds=2), fit=FitConfig(epochs=1), promotion=ANYTHING)
         verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe)
         if not verdict.promoted:
-            raise SystemExit(f"the golden version must be champion, was {verdict.table()}")
+            raise SystemExit(f"the golden version must be champion, was {verdict.text()}")
         with tarfile.open(golden_path(FORMAT), "w:xz") as tar:
             for folder in ("models", "datasets"):
                 tar.add(Path(home) / folder, folder)

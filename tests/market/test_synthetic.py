@@ -36,13 +36,13 @@ def log_returns(candles: Candles) -> FloatArray:
 @pytest.fixture(scope="module")
 def drift() -> Candles:
     """2,000,000 bars: s forgets itself so slowly that they are worth 5,000 independent ones."""
-    return generate(SyntheticMarket(bars=2_000_000, seed=1))
+    return generate(SyntheticMarket(k=0.2, psi=0.995, volatility=8e-4, bars=2_000_000, seed=1))
 
 
 @pytest.fixture(scope="module")
 def constant_drift() -> Candles:
     """Constant volatility, as the formulas over a horizon assume, and a signal that forgets itself within 20 bars."""
-    return generate(SyntheticMarket(k=0.3, psi=0.9, bars=1_000_000, seed=2, sv=0.0))
+    return generate(SyntheticMarket(k=0.3, psi=0.9, volatility=8e-4, bars=1_000_000, seed=2, sv=0.0))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_one_bar_markets_reach_their_best_accuracy_when_simulated(
 
 
 def test_volatility_clusters_as_stated() -> None:
-    r = log_returns(generate(SyntheticMarket(kind="null", bars=1_000_000, seed=8)))
+    r = log_returns(generate(SyntheticMarket(kind="null", volatility=8e-4, bars=1_000_000, seed=8)))
     size = np.abs(r) - np.abs(r).mean()
     # E|r| = sigma_bar * sqrt(2 / pi); kurtosis = 3 * exp(Var h) with Var h = 0.12^2 / (1 - 0.985^2).
     assert np.abs(r).mean() == pytest.approx(8e-4 * np.sqrt(2 / np.pi), rel=0.02)
@@ -194,7 +194,7 @@ def test_volatility_clusters_as_stated() -> None:
 
 def test_extremes_are_those_of_brownian_bridges() -> None:
     sigma = 8e-4
-    candles = generate(SyntheticMarket(kind="null", sv=0.0, bars=200_000, seed=9))
+    candles = generate(SyntheticMarket(kind="null", volatility=sigma, sv=0.0, bars=200_000, seed=9))
     # Over all closes, a Brownian motion's maximum is that of |normal|: mean sqrt(2/pi), deviation sqrt(1 - 2/pi).
     mean, deviation = np.sqrt(2 / np.pi), np.sqrt(1 - 2 / np.pi)
     for reach in (np.log(candles.high / candles.open), np.log(candles.open / candles.low)):
@@ -245,13 +245,13 @@ def test_drift_s_signal_is_its_log_volume_and_reaches_the_features(drift: Candle
 def test_description_names_everything_but_the_length() -> None:
     market = SyntheticMarket()
     assert description(market) == (
-        b'{"beta": 0.5, "interval_ms": 300000, "k": 0.2, "kind": "drift", "law": 1, "phi": 0.985, "psi": 0.995, '
-        b'"seed": 7, "start_ms": 1735689600000, "sv": 0.12, "tau": 0.5, "volatility": 0.0008}'
+        b'{"beta": 0.5, "interval_ms": 300000, "k": 0.3, "kind": "drift", "law": 1, "phi": 0.985, "psi": 0.85, '
+        b'"seed": 7, "start_ms": 1735689600000, "sv": 0.12, "tau": 0.5, "volatility": 0.00175}'
     )
     assert description(SyntheticMarket(bars=10)) == description(market)
     others = [
         SyntheticMarket(kind="ar"),
-        SyntheticMarket(k=0.3),
+        SyntheticMarket(k=0.2),
         SyntheticMarket(psi=0.9),
         SyntheticMarket(seed=8),
         SyntheticMarket(volatility=1e-3),

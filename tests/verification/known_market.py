@@ -29,6 +29,7 @@ from tasks.recipe import Recipe
 from tasks.training import mirrored_series
 
 MINUTE_MS = 60_000
+_CALM = 8e-4  # volatility of a 5-minute bar, bitcoin's over a calm time
 FREE = Costs(commission=0.0, slippage=0.0)
 SMALL = BacktestConfig(position_fraction=1e-4)  # of equity: so little that positions keep one size
 
@@ -95,7 +96,7 @@ def walk(
 
 def direction(kind: str, k: float, bars: int, seed: int, test_share: float) -> dict[str, float]:
     """Return how often the next bar's direction was foreseen, by the network and by logistic regression."""
-    candles = generate(SyntheticMarket(kind=kind, k=k, bars=bars, seed=seed))  # type: ignore[arg-type]  # from JSON
+    candles = generate(SyntheticMarket(kind=kind, k=k, bars=bars, seed=seed, volatility=_CALM))  # type: ignore[arg-type]  # from JSON
     labels = LabelConfig(horizon=1, cost_floor_multiple=0.0)
     recipe = Recipe(labels=labels, folds=FoldConfig(folds=1, test_share=test_share))
     found = walk(candles, 5 * MINUTE_MS, recipe, (LOGISTIC,))
@@ -124,7 +125,7 @@ def fair_walks(seeds: list[int], bars: int) -> list[dict[str, float]]:
 
 
 def _fair_walk(seed: int, bars: int) -> dict[str, float]:
-    market = SyntheticMarket(kind="null", bars=bars, seed=seed, sv=0.0)
+    market = SyntheticMarket(kind="null", bars=bars, seed=seed, sv=0.0, volatility=_CALM)
     recipe = Recipe(folds=FoldConfig(folds=1), labels=LabelConfig(cost_floor_multiple=0.0))
     found = walk(generate(market), 5 * MINUTE_MS, recipe, vol=market.volatility)
     skill = _skill_of(found, recipe)
@@ -144,7 +145,7 @@ def _skill_of(found: Walked, recipe: Recipe) -> Skill:
 
 def _random_walk(seed: int, bars: int) -> dict[str, Any]:
     recipe = Recipe(folds=FoldConfig(folds=1))
-    candles = generate(SyntheticMarket(kind="null", bars=bars, seed=seed))
+    candles = generate(SyntheticMarket(kind="null", bars=bars, seed=seed, volatility=_CALM))
     found = walk(candles, 5 * MINUTE_MS, recipe)
     skill, p = _skill_of(found, recipe), found.probabilities["dsc"]
     # Trading every forecast, as if trading cost nothing: what is left without costs is luck, and with them a loss.
