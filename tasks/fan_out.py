@@ -58,7 +58,8 @@ class Outcome:
         """How it ended, for a terminal."""
         if self.verdict is None:
             return f"{self.market}: FAILED - {self.error}"
-        return f"{self.market}: {self.verdict.headline} {self.verdict.decision}; {self.verdict.version}"
+        headline = "PROMOTED" if self.verdict.promoted else "NOT PROMOTED"
+        return f"{self.market}: {headline} - {self.verdict.decision}; {self.verdict.version}"
 
     def row(self) -> dict[str, str]:
         """Return the outcome as a line of a table."""

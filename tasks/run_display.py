@@ -40,7 +40,7 @@ class RunDisplay:
         self._console = _Console(file=out, highlight=False)
         self._is_terminal = out.isatty() and not self._console.is_dumb_terminal
         self._plan: tuple[str, ...] = ()
-        self._closed = False
+        self._closed = self._is_open = False
         self._at = -1
         self._began = 0.0
         self._took: list[float] = []
@@ -63,8 +63,7 @@ class RunDisplay:
         if at != self._at:
             self._end_stage()
             self._at, self._began = at, time.monotonic()
-            if not self._is_terminal:
-                self._console.print(f"{self._numbered(at)} ... ", end="")
+            self._open_line()
         elif parts == 1:  # inside it already
             return
         self._part, self._parts, self._what = part, parts, what
@@ -76,17 +75,15 @@ class RunDisplay:
 
     def say(self, line: str) -> None:
         """Write a line that stays."""
-        open_line = not self._is_terminal and self._at >= 0
-        self._console.print(f"\n{line}" if open_line else line, soft_wrap=True, markup=False)
-        if open_line:
-            self._console.print(f"{self._numbered(self._at)} ... ", end="")
+        self._console.print(f"\n{line}" if self._is_open else line, soft_wrap=True, markup=False)
+        self._is_open = False
 
     def close(self, *, done: bool) -> None:
         """Leave what was shown as it is; `done` is whether the run came to its end."""
         self._closed = True
         if done:
             self._end_stage()
-        elif self._at >= 0 and not self._is_terminal:
+        elif self._is_open:
             self._console.print("stopped")
         self._live.stop()
 
@@ -95,8 +92,15 @@ class RunDisplay:
             return
         self._took.append(time.monotonic() - self._began)
         if not self._is_terminal:
+            if not self._is_open:
+                self._open_line()
             self._console.print(duration(self._took[-1]))
-        self._at = -1
+        self._at, self._is_open = -1, False
+
+    def _open_line(self) -> None:
+        if not self._is_terminal:
+            self._console.print(f"{self._numbered(self._at)} ... ", end="")
+            self._is_open = True
 
     def _numbered(self, at: int) -> str:
         return f"{at + 1}/{len(self._plan)} {self._plan[at]}"

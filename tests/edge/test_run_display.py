@@ -56,7 +56,10 @@ def test_line_that_stays_does_not_break_a_stages_line(clock):
         stage("markets", 0, 2)
         say("BTCUSDT [linear] 5m: kept")
         stage("markets", 1, 2)
-    assert out.getvalue() == "1/1 markets ... \nBTCUSDT [linear] 5m: kept\n1/1 markets ... 0 s\n"
+        say("ETHUSDT linear 5m: kept")
+    assert out.getvalue() == (
+        "1/1 markets ... \nBTCUSDT [linear] 5m: kept\nETHUSDT linear 5m: kept\n1/1 markets ... 0 s\n"
+    )
 
 
 def shown(display: RunDisplay) -> list[str]:
