@@ -27,6 +27,7 @@ class Side:
         trades: Closed trades.
         log_loss: Nat.
         direction: Share of the moves that went where it said.
+        edge_bp: Mean of what a move earned on the side that it named, before costs, basis points.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Side:
     trades: int | None = None
     log_loss: float | None = None
     direction: float | None = None
+    edge_bp: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def summarise(report: ReportData, evaluation: Evaluation, rivals: Rivals) -> Sum
         rivals: What it had to beat.
     """
     metrics, held, record = evaluation.money.model.metrics, evaluation.money.buy_and_hold.metrics, evaluation.record
-    best, sharpe = rivals.best_baseline, _sharpe(metrics.sharpe_ratio, metrics.num_trades)
+    best, sharpe = rivals.best_baseline, _sharpe(metrics.sharpe_ratio, record.trades)
     if record.low is not None:
         sharpe += f" ({record.low:.1f} to {record.high:.1f})"
     model = Side(
@@ -88,6 +90,7 @@ def summarise(report: ReportData, evaluation: Evaluation, rivals: Rivals) -> Sum
         trades=metrics.num_trades,
         log_loss=evaluation.skill.log_loss,
         direction=evaluation.skill.direction_accuracy,
+        edge_bp=evaluation.skill.edge_bp,
     )
     rival = Side(
         name=best.name,
@@ -145,6 +148,7 @@ def _table(summary: Summary) -> list[str]:
         ("closed trades", [_or_dash(side.trades, ",d") for side in summary.sides]),
         ("log-loss", [_or_dash(side.log_loss, ".4f") for side in summary.sides]),
         ("direction right", [_percent(side.direction) for side in summary.sides]),
+        ("edge of a move", [_or_dash(side.edge_bp, "+.2f", " bp") for side in summary.sides]),
     ]
     named = max(len(name) for name, _ in rows)
     wide = [max(len(cells[column]) for _, cells in rows) for column in range(len(summary.sides))]
@@ -158,5 +162,5 @@ def _percent(share: float | None, shape: str = ".1f") -> str:
     return _DASH if share is None else f"{100 * share:{shape}} %"
 
 
-def _or_dash(value: float | None, shape: str) -> str:
-    return _DASH if value is None else f"{value:{shape}}"
+def _or_dash(value: float | None, shape: str, unit: str = "") -> str:
+    return _DASH if value is None else f"{value:{shape}}{unit}"

@@ -11,10 +11,11 @@ from tasks.evaluation import Evaluation, Measured, evaluate_folds
 from tasks.execution.track_record import Deflation, track_record
 from tasks.recipe import Recipe, recipe_of
 from tasks.reevaluation import stored_folds
-from tasks.report_content import report_data, summary_lines
+from tasks.report_content import report_data
 from tasks.reporting.report import render_report
 from tasks.reporting.report_data import ReportData, Verdict
 from tasks.rivalry import Rivals, rivals_from, stored_forecasts
+from tasks.summary import Side, summarise
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 
@@ -36,8 +37,8 @@ class Stored:
             (), Verdict(decision="measured"), (), (), "20260104T100000Z-7f3c9a2e", datetime(2026, 1, 4, tzinfo=UTC), {},
         )  # fmt: skip
 
-    def summary(self) -> dict[str, str]:
-        return dict(summary_lines(self.data, self.recipe, self.evaluation, self.measured, self.rivals))
+    def summary(self) -> Side:
+        return summarise(self.report(), self.evaluation, self.rivals).sides[0]
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +76,9 @@ def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored)
     found = measures(stored.report())["Mean edge of a move, before costs"]
     assert found.value == pytest.approx(edge, rel=1e-12)
     assert found.low < edge < found.high
-    assert (
-        f"moves right, mean edge {edge:+.2f} bp before costs (95 %: {found.low:+.2f} to"
-        in stored.summary()["direction"]
-    )
+    assert stored.summary().edge_bp == pytest.approx(edge, rel=1e-12)
+    said_up = evaluation.probabilities[moved, 2] > evaluation.probabilities[moved, 0]
+    assert stored.summary().direction == pytest.approx(np.mean(said_up == (classes[moved] == 2)), rel=1e-12)
 
 
 def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
@@ -111,7 +111,7 @@ def test_card_and_summary_say_that_too_few_trades_prove_nothing(stored):
     card = measures(report)["Sharpe ratio, daily"]
     assert (card.low, card.high, card.note) == (None, None, "too few trades to judge: 1 of 30")
     assert card.doubtful
-    assert "(too few trades to judge: 1 of 30)" in sparse.summary()["net result"]
+    assert sparse.summary().sharpe == "too few trades"
     assert "too few trades to judge: 1 of 30" in {row["note"] for row in report.headline}
     assert measures(report)["Deflated Sharpe ratio"].value is None
     assert "too few trades to judge: 1 of 30" in render_report(report)

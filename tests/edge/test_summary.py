@@ -9,7 +9,7 @@ SUMMARY = Summary(
     sides=(
         Side(
             name="model", net_return=3.916, sharpe="14.6 (10.2 to 19.9)", max_drawdown=0.0199, trades=37,
-            log_loss=0.90273, direction=0.7734,
+            log_loss=0.90273, direction=0.7734, edge_bp=12.345,
         ),
         Side(
             name="LightGBM", net_return=4.8962, sharpe="too few trades", max_drawdown=0.02, trades=29, log_loss=0.90424
@@ -36,6 +36,7 @@ def test_verdict_stands_first_and_what_failed_is_said_as_found_and_asked():
         "  closed trades                      37               29              1",
         "  log-loss                       0.9027           0.9042              -",
         "  direction right                77.3 %                -              -",
+        "  edge of a move              +12.35 bp                -              -",
         "  ! synthetic market: says nothing about a real one",
     ]
 
