@@ -62,6 +62,10 @@ class Summary:
         sides = tuple(Side(**side) for side in document["sides"])
         return cls(**{**document, "sides": sides, "warnings": tuple(document["warnings"])})
 
+    def of_the_model(self) -> list[tuple[str, str]]:
+        """Return name and value of every number of the model, written out."""
+        return [(name, cells[0]) for name, cells in _rows(self)]
+
     @property
     def next_step(self) -> str:
         """What whoever has read the verdict would do next."""
@@ -139,9 +143,8 @@ def verdict_lines(headline: str, checks: Sequence[Check], summary: Summary) -> l
     return [f"{headline}{count}", *marks, "", *_table(summary), *warned]
 
 
-def _table(summary: Summary) -> list[str]:
-    rows = [
-        (f"{summary.days} unseen days", [side.name for side in summary.sides]),
+def _rows(summary: Summary) -> list[tuple[str, list[str]]]:
+    return [
         ("net return", [_percent(side.net_return, "+,.1f") for side in summary.sides]),
         ("Sharpe ratio", [side.sharpe for side in summary.sides]),
         ("max drawdown", [_percent(side.max_drawdown) for side in summary.sides]),
@@ -150,6 +153,10 @@ def _table(summary: Summary) -> list[str]:
         ("direction right", [_percent(side.direction) for side in summary.sides]),
         ("edge of a move", [_or_dash(side.edge_bp, "+.2f", " bp") for side in summary.sides]),
     ]
+
+
+def _table(summary: Summary) -> list[str]:
+    rows = [(f"{summary.days} unseen days", [side.name for side in summary.sides]), *_rows(summary)]
     named = max(len(name) for name, _ in rows)
     wide = [max(len(cells[column]) for _, cells in rows) for column in range(len(summary.sides))]
     return [
