@@ -300,15 +300,24 @@ def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
     key = WorkFolder.key("evaluation", inputs)
     results_at(settings.work).save(key, {"inputs.json": canonical_json(inputs)})
     evaluation = load_evaluation(key)
-    # A trial is what was decided on unseen bars: another promotion rule or baseline is no other one.
-    decided = {"folds": folds, "decision": recipe.decision_config, "costs": recipe.costs, "account": recipe.backtest}
-    TrialLog(settings.artifact_url).append(_trial(WorkFolder.key("backtest", decided), data, recipe, evaluation))
+    TrialLog(settings.artifact_url).append(_trial(trial_key(recipe, folds), data, recipe, evaluation))
     metrics, skill = evaluation.money.model.metrics, evaluation.skill
     get_run_logger().info(
         f"backtest key={key} bars={len(evaluation.unseen)} trades={metrics.num_trades} net={metrics.total_return:+.4f} "
         f"log_loss_skill={skill.log_loss_skill:+.5f} accuracy={skill.accuracy:.4f}"
     )
     return key
+
+
+def trial_key(recipe: Recipe, folds: Sequence[str]) -> str:
+    """Return the key of a trial, what was decided on unseen bars: other bounds of promotion are no other one.
+
+    Args:
+        recipe: Rule, costs and account.
+        folds: Keys of the trained folds.
+    """
+    decided = {"folds": folds, "decision": recipe.decision_config, "costs": recipe.costs, "account": recipe.backtest}
+    return WorkFolder.key("backtest", decided | {"code": code_behind("tasks.evaluation")})
 
 
 def load_evaluation(key: str) -> Evaluation:

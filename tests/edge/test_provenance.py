@@ -11,6 +11,7 @@ import pytest
 
 from storage.schema import DatasetRef, Market, Source
 from tasks import provenance, rivalry
+from tasks.evaluation import trial_key
 from tasks.execution.random_positions import RandomPositions
 from tasks.execution.rivals import Rival
 from tasks.network.baselines import CLASSICAL
@@ -42,6 +43,7 @@ def keys():
         "fold": fold_key(DATA, RECIPE, 0),
         "baselines": baselines_key(DATA, RECIPE, 0),
         "rivals": rivals_key(RECIPE, "evaluation-0", ["baselines-0"]),
+        "trial": trial_key(RECIPE, ["fold-0"]),
         "version": version_hash(DATA, RECIPE, b"weights"),
     }
 
@@ -51,13 +53,17 @@ def keys():
     [
         ("tasks/rivalry.py", {"baselines", "rivals", "version"}),
         ("tasks/execution/rivals.py", {"baselines", "rivals", "version"}),
-        ("tasks/evaluation.py", {"baselines", "rivals", "version"}),
+        ("tasks/evaluation.py", {"baselines", "rivals", "trial", "version"}),
+        ("tasks/execution/decision.py", {"baselines", "rivals", "trial", "version"}),
         ("tasks/leak_checks.py", {"version"}),
         ("tasks/market/leaks.py", {"version"}),
-        ("tasks/network/baselines.py", {"fold", "baselines", "rivals", "version"}),  # the network's teacher too
-        ("tasks/market/labels.py", {"fold", "baselines", "rivals", "version"}),
-        ("storage/schema.py", {"fold", "baselines", "rivals", "version"}),
-        ("storage/compiled.py", {"fold", "baselines", "rivals", "version"}),
+        (
+            "tasks/network/baselines.py",
+            {"fold", "baselines", "rivals", "trial", "version"},
+        ),  # the network's teacher too
+        ("tasks/market/labels.py", {"fold", "baselines", "rivals", "trial", "version"}),
+        ("storage/schema.py", {"fold", "baselines", "rivals", "trial", "version"}),
+        ("storage/compiled.py", {"fold", "baselines", "rivals", "trial", "version"}),
         ("tasks/reporting/templates/report.css", set()),
         ("tasks/reporting/canvas.py", set()),
         ("tasks/report_content.py", set()),
