@@ -2,7 +2,7 @@
 
 A stored result is found again by what it was made from, and code is part of that. Hashed is what computes: whatever the
 module that holds a step imports, directly or not. Storage carries numbers and checks what it carries, so of it only the
-shared vocabulary and the compiler's decorator count; a progress bar shows them. A page's colour changes no hash.
+shared vocabulary and the compiler's decorator count; progress and pages show them. A colour changes no hash.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 """Folder of the packages."""
 
 _COMPUTES = ("tasks", "storage.schema", "storage.compiled")
-_SHOWS = ("tasks.progress",)
+_SHOWS = ("tasks.progress", "tasks.run_page", "tasks.reporting")
 
 
 def code_behind(*modules: str, known: tuple[str, ...] = ()) -> str:
@@ -50,8 +50,11 @@ def _file(module: str) -> Path:
 
 
 def _computes(name: str) -> bool:
-    inside = any(name == part or name.startswith(f"{part}.") for part in _COMPUTES)
-    return inside and name not in _SHOWS and _file(name).is_file()
+    return _is_in(_COMPUTES, name) and not _is_in(_SHOWS, name) and _file(name).is_file()
+
+
+def _is_in(parts: tuple[str, ...], name: str) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 @cache
