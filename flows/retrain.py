@@ -81,7 +81,9 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
         judgement = judge_version(data, recipe, backtest, latency, leaks, rivals, again)
     stage("publish")
     version = publish_version(exchange, data, recipe, backtest, latency, leaks, rivals, judgement, quality)
-    return promote_or_keep(version, judgement)
+    verdict = promote_or_keep(version, judgement)
+    stage("publish", 1)
+    return verdict
 
 
 if __name__ == "__main__":

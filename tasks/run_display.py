@@ -1,7 +1,7 @@
 """What a person sees of a run that was started by hand: where it stands, and how long the present stage will take.
 
 On a terminal one live display, a line for each stage; elsewhere a line is written when a stage begins and finished
-when it ends. Where nobody shows a run, as under a worker, all of this does nothing: Prefect's log and UI say it.
+when it ends. Where nobody shows a run, as under a worker, Prefect's log and UI say it alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from tasks import overall
 
 _BAR = 20  # columns
 _KNOWN_FROM = 0.02  # of a stage; before that, how long the rest takes is a guess
@@ -157,6 +159,7 @@ def is_shown() -> bool:
 
 def plan(stages: Sequence[str]) -> None:
     """Name every stage of the run, in order; a flow inside another one has no say."""
+    overall.plan(stages)
     if _shown is not None:
         _shown.plan(stages)
 
@@ -170,6 +173,7 @@ def stage(name: str, part: int = 0, parts: int = 1, what: str = "") -> None:
         parts: How many there are.
         what: What the part is of, where its number says too little.
     """
+    overall.stage(name, part, parts)
     if _shown is not None:
         _shown.stage(name, part, parts, what)
 
@@ -183,6 +187,7 @@ def parts_of(name: str, parts: int, what: str = "") -> Iterator[int]:
 
 def advance(share: float, note: str = "") -> None:
     """Say how much of the present stage, or part of it, is done, 0 to 1, and what it does."""
+    overall.advance(share)
     if _shown is not None:
         _shown.advance(share, note)
 

@@ -7,14 +7,13 @@ somebody started or a schedule did; the evidence behind it on that of the step t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from uuid import UUID
 
 from prefect.artifacts import LinkArtifact, MarkdownArtifact, TableArtifact, create_table_artifact
-from prefect.runtime import flow_run
 
 from storage.schema import Market, Source, VersionRef
 from storage.settings import Settings
 from tasks.execution.promotion import Check
+from tasks.overall import root_run
 from tasks.reporting.canvas import png
 from tasks.reporting.figures import training_figure
 from tasks.reporting.markup import cell_text, data_uri, written
@@ -100,12 +99,6 @@ def show_result(source: Source, market: Market, lines: Sequence[tuple[str, str]]
     TableArtifact(
         table=rows, key=page_key("result", source, market), description=about, flow_run_id=root_run()
     ).create()
-
-
-def root_run() -> UUID | None:
-    """Return the run that was started by a person or a schedule, of which the present one may be a part."""
-    found = flow_run.root_flow_run_id
-    return UUID(str(found)) if found else None
 
 
 def report_link(version: VersionRef) -> str:

@@ -168,7 +168,8 @@ def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
 
 def test_run_that_was_started_has_verdict_and_result_on_its_own_page_and_the_evidence_is_with_its_step(job):
     with get_client(sync_client=True) as client:
-        shown = {one.key.partition("-sandbox-")[0]: one for one in client.read_artifacts() if one.key}
+        artifacts = client.read_artifacts()
+        shown = {one.key.partition("-sandbox-")[0]: one for one in artifacts if one.key}
         where = {what: client.read_flow_run(one.flow_run_id).name.split()[0] for what, one in shown.items()}
     assert {what for what, flow in where.items() if flow == "pipeline"} == {"verdict", "result"}
     assert {what for what, flow in where.items() if flow == "retrain"} >= {"promotion", "backtest", "data-quality"}
@@ -176,7 +177,18 @@ def test_run_that_was_started_has_verdict_and_result_on_its_own_page_and_the_evi
         if one.type == "table":
             rows = json.loads(one.data)
             assert all(len(row) <= 3 and all(isinstance(cell, str) for cell in row.values()) for row in rows), what
-    assert [row["what"] for row in json.loads(shown["result"].data)][-3:] == ["decision", "version", "report"]
+    result = [row["what"] for row in json.loads(shown["result"].data)]
+    assert (result[0], result[-2:]) == ("decision", ["version", "report"])
+
+
+def test_run_that_was_started_has_one_bar_for_all_its_steps_and_no_step_has_another(job):
+    with get_client(sync_client=True) as client:
+        bars = [one for one in client.read_artifacts() if one.type == "progress"]
+        runs = {one.flow_run_id: client.read_flow_run(one.flow_run_id) for one in bars}
+    assert len(runs) == len(bars)
+    assert all(run.parent_task_run_id is None for run in runs.values())
+    (first,) = sorted(bars, key=lambda one: one.created)[:1]
+    assert (first.data, first.description) == (100.0, "The whole run: done")
 
 
 def test_version_keeps_the_table_of_what_the_model_had_to_beat(job):
