@@ -94,7 +94,7 @@ class Operation:
         host: Address that the server listens on; any but 127.0.0.1 lets other machines in that know the secret.
         join: Address of the API of a server that runs already, here or elsewhere; then workers alone are started, with
             the secret in PREFECT_API_AUTH_STRING or, where that is not set, this home's.
-        environment: Further variables of every child; they win over ours.
+        environment: Further variables of the children that need them.
 
     Raises:
         ConfigError: The port is taken, or another server runs on the same PREFECT_HOME.
@@ -118,8 +118,8 @@ class Operation:
         self.home = keep_home_private()
         self.logs = self.home / "logs"
         self._secret = (join and os.environ.get("PREFECT_API_AUTH_STRING")) or home_secret(self.home)
-        self.environment = client_environment(self.home, self.api_url, self._secret) | (environment or {})
-        self._of_server = server_environment(self.home, self.api_url, self._secret) | (environment or {})
+        self.environment = client_environment(self.home, self.api_url, self._secret, environment or {})
+        self._of_server = server_environment(self.home, self.api_url, self._secret, environment or {})
         self.server: subprocess.Popen[bytes] | None = None
         self.reports: subprocess.Popen[bytes] | None = None
         self.reports_url = ""

@@ -9,11 +9,12 @@ from cyclopts import Parameter, Token
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from storage.schema import SYMBOL
+from storage.schema import SYMBOL, Market
 
 
 def _comma_separated(_: type, tokens: Sequence[Token]) -> tuple[str, ...]:
-    return tuple(name.strip() for token in tokens for name in token.value.split(",") if name.strip())
+    names = (name.strip() for token in tokens for name in token.value.split(","))
+    return tuple(Market(symbol=name).symbol for name in names if name)
 
 
 _Symbol = Annotated[str, Field(pattern=f"^{SYMBOL.pattern}$")]

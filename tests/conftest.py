@@ -25,7 +25,7 @@ def real_data() -> Path:
     return Path(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def process_restored() -> Iterator[None]:
     """Undo what a program does to the whole process when it starts: umask, place of temporary files, Ctrl-C."""
     names = ("TMPDIR", "DSC_UMASK")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.alerts import HEARTBEAT_S
@@ -15,18 +16,23 @@ _OF_NOBODY_BELOW = (
 )  # no flow asks for a key; the webhook's address is stored once, at the start
 
 
-def client_environment(home: Path, api_url: str, secret: str) -> dict[str, str]:
+def client_environment(
+    home: Path, api_url: str, secret: str, further: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the environment of workers, flow runs and whatever else talks to the server at `api_url`.
 
     Args:
         home: Folder of run-time data; Prefect's own lies in it unless PREFECT_HOME says otherwise.
         api_url: Address of the server's API.
         secret: What the server asks for.
+        further: Variables beside those of this process.
     """
-    return _without(_OF_THE_SERVER) | _of_all(home, api_url, secret)
+    return _without(_OF_THE_SERVER, further) | _of_all(home, api_url, secret)
 
 
-def server_environment(home: Path, api_url: str, secret: str) -> dict[str, str]:
+def server_environment(
+    home: Path, api_url: str, secret: str, further: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the environment of the server itself; arguments as in `client_environment`."""
     ours = {
         "PREFECT_SERVER_API_AUTH_STRING": secret,
@@ -37,7 +43,7 @@ def server_environment(home: Path, api_url: str, secret: str) -> dict[str, str]:
         # On disk: with the default, in memory, a restart forgets who holds a slot, and it is never free again.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
-    return _without(_OF_FLOW_RUNS) | _of_all(home, api_url, secret) | ours
+    return _without(_OF_FLOW_RUNS, further) | _of_all(home, api_url, secret) | ours
 
 
 def prefect_home(home: Path) -> Path:
@@ -45,8 +51,9 @@ def prefect_home(home: Path) -> Path:
     return Path(os.environ.get("PREFECT_HOME") or home / "prefect").absolute()
 
 
-def _without(others: tuple[str, ...]) -> dict[str, str]:
-    return {name: text for name, text in os.environ.items() if not name.startswith(others + _OF_NOBODY_BELOW)}
+def _without(others: tuple[str, ...], further: Mapping[str, str] | None) -> dict[str, str]:
+    given = os.environ | dict(further or {})
+    return {name: text for name, text in given.items() if not name.startswith(others + _OF_NOBODY_BELOW)}
 
 
 def _of_all(home: Path, api_url: str, secret: str) -> dict[str, str]:

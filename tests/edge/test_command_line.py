@@ -16,7 +16,6 @@ from flows.command_line import run_by_hand
 from flows.monitor import monitor
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("process_restored")
 
 
 def test_server_that_is_not_there_is_named(home, monkeypatch):

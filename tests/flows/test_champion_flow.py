@@ -97,8 +97,8 @@ def test_second_seed_is_not_trained_when_another_condition_fails(reign):
     check = store().manifest(verdict.version)["judgement"]["checks"][-1]
     assert (check["passed"], check["found"]) == (None, "not run: other conditions failed")
     assert work_keys("fold") == before
-    assert "second seed" not in dict(verdict.lines)["decision"]
-    assert "unseen days" in dict(verdict.lines)["decision"]
+    assert "second seed" not in verdict.decision
+    assert "unseen days" in verdict.decision
 
 
 @pytest.mark.promise(13)
@@ -110,7 +110,7 @@ def test_second_seed_that_loses_keeps_the_champion(reign, monkeypatch):
     looser = replace(recipe(seed=1), promotion=replace(ANYTHING, min_days=1e-6))  # another version, of the same folds
     verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=looser)
     assert (verdict.promoted, verdict.champion) == (False, "flat")
-    assert dict(verdict.lines)["decision"] == "kept flat; failed: second seed: net result"
+    assert verdict.decision == "kept flat; failed: second seed: net result"
     assert store().load(verdict.version, source=EXCHANGE.source).files["weights.safetensors"] == weights
 
 

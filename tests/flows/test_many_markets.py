@@ -11,18 +11,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import get_args
 
 import duckdb
 import fsspec
 import pytest
+from cyclopts import Token
 from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
-from prefect.client.schemas.objects import StateType
-from prefect.settings import get_current_settings
 
 from flows.ingest import ingest
 from flows.pipeline import pipeline, retrain_market
+from flows.symbols import Symbols
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import ClusterError, ConfigError, DatasetRef, Market, MarketsError, Window
@@ -258,13 +257,19 @@ def test_symbols_become_markets_of_one_category_and_interval_and_none_twice():
         distinct(spot, ["BTCUSDT", "ETHUSDT", "BTCUSDT"])
 
 
-def test_command_line_takes_symbols_with_commas_and_a_refused_one_ends_the_run(prefect_api, home):
-    command = [sys.executable, "-m", "flows.pipeline", "--symbols", "btcusdt,ETHUSDT"]
-    environment = os.environ | {"PREFECT_API_URL": get_current_settings().api.url}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    assert done.returncode == 1
-    assert "symbol must be upper-case letters, digits and dashes such as BTCUSDT, was 'btcusdt'" in done.stderr
-    named = FlowRunFilterName(any_=["pipeline btcusdt ETHUSDT linear 5m sandbox from the listing on"])
-    with get_client(sync_client=True) as client:
-        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=named))
-    assert run.state_type == StateType.FAILED
+def test_command_line_refuses_a_symbol_in_a_list_before_a_run_begins(home):
+    command = [sys.executable, "-m", "flows.pipeline", "--symbols", "ETHUSDT,btcusdt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    words = " ".join(done.stderr.replace("│", " ").split())
+    assert "symbol must be upper-case letters, digits and dashes such as BTCUSDT, was 'btcusdt'" in words
+    assert not (home / "prefect").exists()  # no server was started
+
+
+def test_command_line_takes_symbols_with_commas():
+    argument = get_args(Symbols)[1]
+    assert argument.converter(str, [Token(value="BTCUSDT, ETHUSDT"), Token(value="XRPUSDT,")]) == (
+        "BTCUSDT",
+        "ETHUSDT",
+        "XRPUSDT",
+    )

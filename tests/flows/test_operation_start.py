@@ -13,8 +13,6 @@ from flows.operation import Operation
 from storage.schema import ConfigError
 from tasks.alerts import HEARTBEAT_S, KINDS, alert_automations, zombie_guard
 
-pytestmark = pytest.mark.usefixtures("process_restored")
-
 HOLD = """
 import sys
 from pathlib import Path

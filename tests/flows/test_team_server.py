@@ -50,7 +50,7 @@ def database_url(free_port):
 
 
 @pytest.fixture(scope="module")
-def team(database_url, free_port, tmp_path_factory, process_restored):
+def team(database_url, free_port, tmp_path_factory):
     """The operation on that database, with one worker that has run a flow, and who knew the password meanwhile."""
     home = tmp_path_factory.mktemp("team") / "home"
     environment = {"PREFECT_API_DATABASE_CONNECTION_URL": database_url}

@@ -370,7 +370,7 @@ def test_slow_volatility_forgets_a_fall_to_the_last_digit_when_it_leaves_the_win
 
 
 def test_odd_features_change_their_sign_and_no_others_when_the_market_is_upside_down() -> None:
-    matrix = market(6_000)
+    matrix = generate(SyntheticMarket(kind="gated", bars=6_000, seed=1, volatility=8e-4)).matrix()  # small moves
     upside_down = matrix.copy()
     upside_down[:, OPEN:VOLUME] = 1e4 / matrix[:, [OPEN, LOW, HIGH, CLOSE]]
     one, other = (build_features(candles, INTERVAL_MS).values[WARM_UP - 1 :] for candles in (matrix, upside_down))
