@@ -5,7 +5,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,8 @@ def real_data() -> Path:
     return Path(folder)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def process_restored() -> Iterator[None]:
+@contextmanager
+def process_as_found() -> Iterator[None]:
     """Undo what a program does to the whole process when it starts: umask, place of temporary files, Ctrl-C."""
     names = ("TMPDIR", "DSC_UMASK")
     saved, interrupt = {name: os.environ.get(name) for name in names}, signal.getsignal(signal.SIGINT)
@@ -40,6 +40,20 @@ def process_restored() -> Iterator[None]:
         os.environ.pop(name, None)
         if text is not None:
             os.environ[name] = text
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_restored_after_a_module() -> Iterator[None]:
+    """Give the next module the process as this one found it, whatever its fixtures started."""
+    with process_as_found():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def process_restored_after_a_test() -> Iterator[None]:
+    """Give the next test the process as this one found it."""
+    with process_as_found():
+        yield
 
 
 @pytest.fixture

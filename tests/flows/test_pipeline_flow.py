@@ -55,13 +55,20 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def job(prefect_api, tmp_path_factory):
-    """The main job, run once on a small synthetic market."""
+def ended(prefect_api, tmp_path_factory):
+    """The main job, run once on a small synthetic market: its home and the state that the run ended in."""
     home = tmp_path_factory.mktemp("job") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSC_HOME", str(home))
         patch.delenv("DSC_ARTIFACT_URL", raising=False)
-        yield home, pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
+        yield home, pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE, return_state=True)
+
+
+@pytest.fixture(scope="module")
+def job(ended):
+    """The home of the main job and its verdict."""
+    home, state = ended
+    return home, state.result()
 
 
 @pytest.fixture
@@ -181,14 +188,15 @@ def test_run_that_was_started_has_verdict_and_result_on_its_own_page_and_the_evi
     assert (result[0], result[-2:]) == ("decision", ["version", "report"])
 
 
-def test_run_that_was_started_has_one_bar_for_all_its_steps_and_no_step_has_another(job):
+def test_run_that_was_started_has_one_bar_for_all_its_steps_and_no_step_has_another(ended):
+    _, state = ended
     with get_client(sync_client=True) as client:
         bars = [one for one in client.read_artifacts() if one.type == "progress"]
         runs = {one.flow_run_id: client.read_flow_run(one.flow_run_id) for one in bars}
     assert len(runs) == len(bars)
     assert all(run.parent_task_run_id is None for run in runs.values())
-    (first,) = sorted(bars, key=lambda one: one.created)[:1]
-    assert (first.data, first.description) == (100.0, "The whole run: done")
+    (bar,) = [one for one in bars if one.flow_run_id == state.state_details.flow_run_id]
+    assert (bar.data, bar.description) == (100.0, "The whole run: done")
 
 
 def test_version_keeps_the_table_of_what_the_model_had_to_beat(job):
