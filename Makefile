@@ -23,12 +23,12 @@ run: $(VENV)/installed
 # The Prefect UI with server, worker, deployments and automations, until Ctrl-C; EXCHANGE (sandbox, bybit), PORT and WORKERS choose.
 ui: $(VENV)/installed
 	@mkdir -p "$(PREFECT_HOME)" 2>/dev/null || true
-	@exec $(BIN)/python -m flows.operation $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(PORT),--port $(PORT)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+	@exec $(BIN)/python -m flows.entry.operation $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(PORT),--port $(PORT)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 # The automations alone, on the server that PREFECT_API_URL names.
 automations: $(VENV)/installed
 	@mkdir -p "$(PREFECT_HOME)"
-	@$(BIN)/python -m flows.operation automations
+	@$(BIN)/python -m flows.entry.operation automations
 
 # Everything at once under random kills for SECONDS; then the invariants, and $(DSC_HOME)/soak.json. SEED, KILLS, PORT choose.
 soak: $(VENV)/installed-test

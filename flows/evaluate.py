@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.command_line import run_by_hand
-from flows.form import form
+from flows.entry.command_line import run_by_hand
+from flows.entry.form import form
 from tasks.reevaluation import Reevaluation, reevaluate
 
 

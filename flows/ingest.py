@@ -8,14 +8,14 @@ from cyclopts import Parameter
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows.command_line import Facts, run_by_hand
-from flows.form import Folded, form
-from flows.symbols import Symbols, run_name
+from flows.entry.command_line import Facts, run_by_hand
+from flows.entry.form import Folded, form
+from flows.entry.symbols import Symbols, run_name
 from storage.schema import Market
-from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, CandleReport, QualityConfig, ingest_candles, ingest_funding
+from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import distinct, one_line, refuse_failures
-from tasks.run_display import plan, stage
+from tasks.runs.display import plan, stage
 
 
 @flow(name="ingest", flow_run_name=run_name("ingest"))

@@ -14,10 +14,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from prefect import flow
 
-from flows.command_line import run_by_hand
-from flows.form import form
+from flows.entry.command_line import run_by_hand
+from flows.entry.form import form
 from tasks.monitoring import MarketHealth, MonitorConfig, inspect_markets
-from tasks.stale_runs import end_stale_runs
+from tasks.runs.stale_runs import end_stale_runs
 
 
 @flow(name="monitor", flow_run_name="monitor")

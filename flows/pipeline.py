@@ -10,21 +10,21 @@ from cyclopts import Parameter
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.command_line import run_by_hand
-from flows.form import Folded, form
+from flows.entry.command_line import run_by_hand
+from flows.entry.form import Folded, form
+from flows.entry.symbols import Symbols, run_name
 from flows.ingest import ingest
 from flows.retrain import STAGES, judged_version, retrain
-from flows.symbols import Symbols, run_name
 from storage.schema import DatasetRef, Market
-from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
+from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import Outcome, Outcomes, alone_on_equal_code, distinct, run_each
 from tasks.housekeeping import PruneRule, prune_home
 from tasks.publishing import Verdict
-from tasks.recipe import Recipe
-from tasks.run_display import plan, say, stage
+from tasks.runs.display import plan, say, stage
+from tasks.runs.market_lock import retrain_turn
+from tasks.strategy.recipe import Recipe
 from tasks.training import code_hash
-from tasks.turns import retrain_turn
 
 
 @flow(name="pipeline", flow_run_name=run_name("pipeline"))

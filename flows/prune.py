@@ -7,8 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from prefect import flow
 
-from flows.command_line import run_by_hand
-from flows.form import form
+from flows.entry.command_line import run_by_hand
+from flows.entry.form import form
 from tasks.housekeeping import PruneRule, Removed, prune_home
 
 

@@ -7,20 +7,20 @@ from typing import Annotated
 from cyclopts import Parameter
 from prefect import flow
 
-from flows.command_line import run_by_hand
-from flows.form import Folded, form
+from flows.entry.command_line import run_by_hand
+from flows.entry.form import Folded, form
 from storage.schema import DatasetRef, Market
-from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
 from tasks.evaluation import backtest_folds, measure_latency
+from tasks.exchange.connection import ExchangeConfig
 from tasks.housekeeping import PruneRule, prune_home
-from tasks.leak_checks import check_leaks
 from tasks.publishing import Verdict, asks_for_second_seed, judge_version, promote_or_keep, publish_version
-from tasks.recipe import Recipe
-from tasks.rivalry import compare_baselines, train_baselines
-from tasks.run_display import parts_of, plan, stage
+from tasks.runs.display import parts_of, plan, stage
+from tasks.runs.market_lock import retrain_turn
+from tasks.strategy.contest import compare_baselines, train_baselines
+from tasks.strategy.leak_suite import check_leaks
+from tasks.strategy.recipe import Recipe
 from tasks.training import train_fold
-from tasks.turns import retrain_turn
 
 STAGES = ("dataset", "networks", "baselines", "latency", "leak checks", "backtest", "judge", "publish")
 

@@ -7,10 +7,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from prefect import flow
 
-from flows.command_line import run_by_hand
-from flows.form import form
+from flows.entry.command_line import run_by_hand
+from flows.entry.form import form
 from storage.schema import Market
-from tasks.connection import ExchangeConfig
+from tasks.exchange.connection import ExchangeConfig
 from tasks.publishing import champion_history, roll_back
 
 

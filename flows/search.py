@@ -7,12 +7,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from prefect import flow
 
-from flows.command_line import run_by_hand
+from flows.entry.command_line import run_by_hand
 from storage.schema import Market
-from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig, build_dataset
-from tasks.recipe import Recipe
+from tasks.exchange.connection import ExchangeConfig
 from tasks.search import SearchSpace, rank_networks, try_network
+from tasks.strategy.recipe import Recipe
 
 
 @flow(name="search", flow_run_name="search {market.symbol} {market.interval} {exchange.exchange}")

@@ -38,14 +38,14 @@ from storage.settings import Settings
 from storage.shared_results import results_at
 from storage.snapshots import load_dataset, write_dataset
 from storage.workfolder import WorkFolder, canonical_json
-from tasks.alerts import raise_alert
-from tasks.connection import ExchangeConfig, connect
+from tasks.exchange.connection import ExchangeConfig, connect
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import FetchedWindow
 from tasks.market import features
-from tasks.progress import ProgressReport
-from tasks.run_page import show_table
-from tasks.turns import LATER
+from tasks.runs.alerts import raise_alert
+from tasks.runs.market_lock import LATER
+from tasks.runs.page import show_table
+from tasks.runs.progress import ProgressReport
 
 WINDOW_BARS = 1_000  # the most rows that Bybit returns for one request
 FUNDING_STEP_MS = DAY_MS // 3  # no market pays less often than every 8 hours; many pay more often

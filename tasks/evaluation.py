@@ -40,9 +40,9 @@ from tasks.network.inference import predict_series
 from tasks.network.latency import machine_fingerprint, measure_model, twins
 from tasks.network.latency import measure_latency as time_networks
 from tasks.network.segments import newest_run
-from tasks.progress import ProgressReport
-from tasks.provenance import code_behind
-from tasks.recipe import Recipe, decision_params, recipe_document, recipe_of
+from tasks.runs.progress import ProgressReport
+from tasks.strategy.provenance import code_behind
+from tasks.strategy.recipe import Recipe, decision_params, recipe_document, recipe_of
 from tasks.training import FoldResult, Samples, load_fold, load_samples
 
 _IMPORTANCE_BARS = 8_192  # the newest unseen ones: enough labels for a thousandth of a nat

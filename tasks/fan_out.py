@@ -22,7 +22,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from storage.schema import ClusterError, ConfigError, Market, MarketsError
 from storage.settings import Settings
 from tasks.publishing import Verdict
-from tasks.run_page import put_table
+from tasks.runs.page import put_table
 from tasks.training import code_hash
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage, Run
 from storage.schema import DAY_MS, ConfigError, utc_text
 from storage.settings import Settings
-from tasks.alerts import raise_alert
-from tasks.champion_watch import champion_drift, champion_skill
-from tasks.execution.expiry import ExpiryRule
-from tasks.run_page import put_table
-from tasks.serving import CLOCK_SLACK_MS, served_champion
+from tasks.champion.expiry import ExpiryRule
+from tasks.champion.serving import CLOCK_SLACK_MS, served_champion
+from tasks.champion.watch import champion_drift, champion_skill
+from tasks.runs.alerts import raise_alert
+from tasks.runs.page import put_table
 
 
 @dataclass(frozen=True, kw_only=True)

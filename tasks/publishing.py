@@ -23,8 +23,7 @@ from storage.settings import Settings
 from storage.shared_results import results_at
 from storage.trials import TrialLog, sharpe_per_strategy
 from storage.workfolder import WorkFolder, canonical_json
-from tasks.alerts import raise_alert
-from tasks.connection import ExchangeConfig
+from tasks.champion.promotion import Check, Evidence, awaits_second_seed, judge
 from tasks.data import StoredQuality, load_quality
 from tasks.evaluation import (
     Evaluation,
@@ -39,25 +38,26 @@ from tasks.evaluation import (
     one_after_the_other,
     seen_by,
 )
+from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.comparison import Duel, duel
-from tasks.execution.promotion import Check, Evidence, awaits_second_seed, judge
 from tasks.execution.track_record import Deflation, deflate
-from tasks.leak_checks import leaks_json, load_leaks
 from tasks.market.features import halted_bars
 from tasks.market.samples import Span
 from tasks.network.dsc import load_model
 from tasks.network.export import load_weights, onnx_graphs
 from tasks.network.fit import predict_series
-from tasks.provenance import code_behind
-from tasks.recipe import Recipe, recipe_document, recipe_of
-from tasks.report_content import report_data, report_versions
-from tasks.report_evidence import beside_rows
+from tasks.reporting.content import report_data, report_versions
+from tasks.reporting.evidence import beside_rows
 from tasks.reporting.report import render_report
 from tasks.reporting.report_data import Cell, Row
 from tasks.reporting.report_data import Verdict as ReportVerdict
-from tasks.rivalry import Rivals, load_rivals, stored_forecasts
-from tasks.run_page import show_checklist, show_result, show_table, show_version
-from tasks.summary import Summary, summarise, verdict_lines
+from tasks.reporting.summary import Summary, summarise, verdict_lines
+from tasks.runs.alerts import raise_alert
+from tasks.runs.page import show_checklist, show_result, show_table, show_version
+from tasks.strategy.contest import Rivals, load_rivals, stored_forecasts
+from tasks.strategy.leak_suite import leaks_json, load_leaks
+from tasks.strategy.provenance import code_behind
+from tasks.strategy.recipe import Recipe, recipe_document, recipe_of
 from tasks.training import FoldResult, load_fold
 
 _FEWEST_BARS = 2  # fewer make no return
@@ -430,7 +430,7 @@ def version_hash(data: DatasetRef, recipe: Recipe, weights: bytes) -> str:
 
 def version_code() -> str:
     """Return the hash of the code behind a version: of its weights, evaluation, baselines and leak report."""
-    return code_behind("tasks.evaluation", "tasks.rivalry", "tasks.leak_checks")
+    return code_behind("tasks.evaluation", "tasks.strategy.contest", "tasks.strategy.leak_suite")
 
 
 def load_judgement(key: str) -> Judgement:

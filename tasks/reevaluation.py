@@ -16,14 +16,14 @@ from storage.artifacts import Artifact, ArtifactStore
 from storage.schema import CLASSES, ArtifactError, DatasetRef, Market, VersionRef
 from storage.settings import Settings
 from storage.tables import read_columns
+from tasks.champion.promotion import PARITY_BOUND
 from tasks.evaluation import Evaluation, backtest_numbers, evaluate_folds
-from tasks.execution.promotion import PARITY_BOUND
 from tasks.network.dsc import load_model
 from tasks.network.export import load_weights
 from tasks.network.fit import predict_series
-from tasks.recipe import Recipe, recipe_of
-from tasks.rivalry import rivals_of, stored_forecasts
-from tasks.run_page import put_table
+from tasks.runs.page import put_table
+from tasks.strategy.contest import rivals_of, stored_forecasts
+from tasks.strategy.recipe import Recipe, recipe_of
 from tasks.training import FoldResult, load_samples
 
 _REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding

@@ -25,8 +25,8 @@ from tasks.execution.skill import log_losses
 from tasks.network.architecture import Block, DSCConfig, macs_per_bar, parameters, scaled
 from tasks.network.fit import fit, predict_series
 from tasks.network.latency import measure_latency as time_networks
-from tasks.recipe import Recipe
-from tasks.run_page import put_table
+from tasks.runs.page import put_table
+from tasks.strategy.recipe import Recipe
 from tasks.training import fold_inputs, lesson, load_samples
 
 Row = dict[str, str | int | float]

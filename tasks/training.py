@@ -26,9 +26,9 @@ from tasks.market.labels import Labels, class_means, label_bars, sample_uniquene
 from tasks.market.samples import Fold, refit_fold, walk_forward
 from tasks.network.export import weights_bytes
 from tasks.network.fit import Series, fit, predict_series
-from tasks.progress import ProgressReport
-from tasks.provenance import code_behind
-from tasks.recipe import Recipe
+from tasks.runs.progress import ProgressReport
+from tasks.strategy.provenance import code_behind
+from tasks.strategy.recipe import Recipe
 
 _HERE = Path(__file__).parent
 _LIBRARIES = ("numpy", "numba", "torch")
@@ -216,7 +216,7 @@ def fold_inputs(data: DatasetRef, recipe: Recipe, index: int) -> dict[str, Any]:
     """Return everything that the weights of a fold depend on, by name."""
     return {
         "dataset": data.id,
-        "code": code_behind("tasks.training", known=("tasks.recipe",)),  # the recipe's part stands here
+        "code": code_behind("tasks.training", known=("tasks.strategy.recipe",)),  # the recipe's part stands here
         "libraries": [version(name) for name in _LIBRARIES],
         "labels": recipe.labels,
         "round_trip": recipe.costs.round_trip,

@@ -1,1 +1,1 @@
-"""Bybit, through pybit, and its stand-in. I/O; knows no Prefect and no torch."""
+"""Bybit, through pybit: requests, their pace, and what answers are read as. I/O; knows no Prefect and no torch."""

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from storage.schema import Candles, ConfigError, FloatArray, IntArray, Market, Source, VersionRef, parse_source
+from tasks.champion.promotion import Check
 from tasks.execution.importance import Importance
-from tasks.execution.promotion import Check
 from tasks.execution.rivals import Rival
 from tasks.execution.skill import Skill
 from tasks.execution.trades import Trades

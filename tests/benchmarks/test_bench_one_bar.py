@@ -9,10 +9,10 @@ import torch
 
 from tasks.execution.accounting import Costs
 from tasks.execution.decision import DecisionConfig, packed
-from tasks.live_tick import LiveTick
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.export import onnx_window
 from tasks.network.folding import fold
+from tasks.strategy.live_tick import LiveTick
 
 MARKETS = 100
 

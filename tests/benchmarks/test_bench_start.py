@@ -23,7 +23,7 @@ ENGINE = """
 import json
 from pathlib import Path
 import numpy as np
-from tasks.live_tick import LiveTick
+from tasks.strategy.live_tick import LiveTick
 from tasks.network.architecture import DSCConfig
 from tasks.network.engine import Engine
 from tasks.network.export import load_weights

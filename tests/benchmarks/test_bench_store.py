@@ -25,7 +25,7 @@ SERIAL_WINDOWS = 12  # of 132, one request at a time; each is like any other
 SERVE = f"""
 import json, sys
 from storage.schema import Market, Source
-from tasks.exchange.sandbox import Sandbox
+from tasks.sandbox.sandbox import Sandbox
 from tasks.market.synthetic import SyntheticMarket, generate
 candles = generate(SyntheticMarket(bars={INGESTED}))
 market = Market(interval="5")

@@ -55,7 +55,7 @@ def start(home: Path, port: int) -> House:
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("PREFECT_", "DSC_", "BYBIT_"))}
     environment = kept | KEYS | {"DSC_HOME": str(home), "DSC_ALERT_URL": ALERT}
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "flows.operation", "--port", str(port)],
+        [sys.executable, "-m", "flows.entry.operation", "--port", str(port)],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     said = []

@@ -26,9 +26,9 @@ from prefect.events import Event
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Pending, Running
 
-from flows import operation
-from tasks.alerts import ZOMBIE_S
-from tasks.stale_runs import _beats, crash_stale_runs
+from flows.entry import operation
+from tasks.runs.alerts import ZOMBIE_S
+from tasks.runs.stale_runs import _beats, crash_stale_runs
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ class System:
         }
         given["PREFECT_API_URL"] = "http://127.0.0.1:9/api"  # somebody's setting, wrong: ours must win
         self.process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "flows.operation", "--port", str(self.port)],
+            [sys.executable, "-m", "flows.entry.operation", "--port", str(self.port)],
             cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         )  # fmt: skip
@@ -378,7 +378,8 @@ def test_failed_run_is_told_to_the_webhook_with_its_reason(system):
 
 def test_promotion_and_drift_are_told_to_the_webhook(system):
     code = (
-        "from tasks.alerts import raise_alert; [raise_alert(kind, 'bybit/x', 'why') for kind in ('promotion', 'drift')]"
+        "from tasks.runs.alerts import raise_alert\n"
+        "for kind in ('promotion', 'drift'):\n    raise_alert(kind, 'bybit/x', 'why')"
     )
     subprocess.run([sys.executable, "-c", code], env=system.environment(), cwd=ROOT, check=True)  # noqa: S603
     wanted = {"a new champion: bybit/x: why", "the market has changed: bybit/x: why"}

@@ -8,7 +8,7 @@ import pytest
 from storage.schema import Market
 from tasks.data import first_hole
 from tasks.market.samples import Span
-from tasks.report_content import _share_without_funding
+from tasks.reporting.content import _share_without_funding
 
 HOUR = 3_600_000
 EVERY_8_HOURS = np.arange(0, 240 * HOUR, 8 * HOUR)

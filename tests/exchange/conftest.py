@@ -13,8 +13,8 @@ from pybit.unified_trading import HTTP
 
 from storage.schema import Candles, Market, Source
 from tasks.exchange.gateway import Gateway
-from tasks.exchange.sandbox import Sandbox
 from tasks.exchange.transport import new_client
+from tasks.sandbox.sandbox import Sandbox
 
 SOURCE = Source("sandbox:0123abcd")
 START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from storage.schema import CANDLE_COLUMNS, Candles, Market, PipelineError, TemporaryError, Window
-from tasks.exchange import actions
-from tasks.exchange.faults import Action, Fault, FaultPlan, Match
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.pages import FetchedWindow
+from tasks.sandbox import actions
+from tasks.sandbox.faults import Action, Fault, FaultPlan, Match
 
 MAKE = Callable[..., Candles]
 OPEN = Callable[..., Any]

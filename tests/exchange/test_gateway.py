@@ -25,12 +25,12 @@ from storage.schema import (
     Source,
     Window,
 )
-from tasks.exchange import actions
-from tasks.exchange.candle_files import file_source, read_candle_file
-from tasks.exchange.faults import Action, Fault, FaultPlan, Match
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.pages import FetchedWindow
+from tasks.sandbox import actions
+from tasks.sandbox.candle_files import file_source, read_candle_file
+from tasks.sandbox.faults import Action, Fault, FaultPlan, Match
 
 MAKE = Callable[..., Candles]
 OPEN = Callable[..., Any]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.schema import CANDLE_COLUMNS, DAY_MS, CandleError, Candles, Market
-from tasks.exchange.candle_files import read_candle_file
-from tasks.exchange.replay import Replay, aggregate, bar_end, bar_open, decimal_text, encode_rows
+from tasks.sandbox.candle_files import read_candle_file
+from tasks.sandbox.replay import Replay, aggregate, bar_end, bar_open, decimal_text, encode_rows
 
 START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z, a Wednesday
 STEP_MS = 300_000

@@ -14,7 +14,7 @@ import requests
 from pybit.exceptions import FailedRequestError, InvalidRequestError
 
 from storage.schema import CandleError, Candles, Instrument, Market, Source
-from tasks.exchange.sandbox import Sandbox
+from tasks.sandbox.sandbox import Sandbox
 
 START_MS = 1_735_689_600_000
 STEP_MS = 300_000

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from storage.schema import Ambiguous, AuthError, Banned, Candles, ClockError, Market, RateLimited, Rejected
-from tasks.exchange import actions
-from tasks.exchange.faults import Action, Fault, FaultPlan, Match
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.transport import Unreachable
+from tasks.sandbox import actions
+from tasks.sandbox.faults import Action, Fault, FaultPlan, Match
 
 MAKE = Callable[..., Candles]
 OPEN = Callable[..., Any]

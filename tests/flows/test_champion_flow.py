@@ -17,12 +17,12 @@ from flows.rollback import rollback
 from storage.artifacts import ArtifactStore
 from storage.schema import ArtifactError, DatasetRef, Market
 from tasks import publishing
-from tasks.connection import ExchangeConfig
+from tasks.exchange.connection import ExchangeConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.recipe import Recipe
+from tasks.strategy.recipe import Recipe
 from tasks.training import fold_key, load_fold, load_samples
 from tests.golden.make_golden import ANYTHING
 

@@ -16,7 +16,7 @@ from prefect.settings import get_current_settings
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import Market, Window
-from tasks.connection import ExchangeConfig
+from tasks.exchange.connection import ExchangeConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 
 MARKET = Market(interval="240")
@@ -44,13 +44,13 @@ from storage.schema import Market
 from storage.settings import Settings
 from storage.workfolder import WorkFolder
 from tasks import evaluation
-from tasks.connection import ExchangeConfig
-from tasks.execution.promotion import PromotionRule
+from tasks.exchange.connection import ExchangeConfig
+from tasks.champion.promotion import PromotionRule
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.recipe import Recipe
+from tasks.strategy.recipe import Recipe
 
 evaluation.time_networks = lambda networks, on_progress: []   # half of the time, and no part of what is tested
 LAX = PromotionRule(

@@ -19,20 +19,20 @@ import pytest
 from cyclopts import Token
 from prefect import flow
 
+from flows.entry.symbols import Symbols
 from flows.ingest import ingest
 from flows.pipeline import pipeline, retrain_market
-from flows.symbols import Symbols
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import ClusterError, ConfigError, DatasetRef, Market, MarketsError, Window
-from tasks.connection import ExchangeConfig
+from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import alone_on_equal_code, distinct, run_each
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.baselines import BaselineConfig
 from tasks.network.fit_config import FitConfig
-from tasks.recipe import Recipe
+from tasks.strategy.recipe import Recipe
 from tasks.training import code_hash
 
 ROOT = Path(__file__).parents[2]

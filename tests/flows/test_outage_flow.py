@@ -8,13 +8,13 @@ from flows.ingest import ingest
 from flows.monitor import monitor
 from storage.candles import CandleStore
 from storage.schema import CandleGapError, Market
-from tasks import connection
-from tasks.connection import ExchangeConfig
 from tasks.data import QualityConfig
-from tasks.exchange import actions
-from tasks.exchange.faults import Fault, FaultPlan, Match
-from tasks.exchange.sandbox import Sandbox
+from tasks.exchange import connection
+from tasks.exchange.connection import ExchangeConfig
 from tasks.market.synthetic import SyntheticMarket
+from tasks.sandbox import actions
+from tasks.sandbox.faults import Fault, FaultPlan, Match
+from tasks.sandbox.sandbox import Sandbox
 
 MARKET = Market()
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=3_000))

@@ -31,18 +31,18 @@ from storage.schema import FEATURES, ArtifactError, ConfigError, DatasetError, D
 from storage.tables import parquet_bytes, read_columns
 from storage.trials import TrialLog
 from tasks import evaluation
-from tasks.connection import ExchangeConfig
 from tasks.data import BarRange, QualityConfig
-from tasks.exchange import actions
-from tasks.exchange.faults import Fault, FaultPlan, Match
-from tasks.exchange.sandbox import Sandbox
+from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.decision import DecisionConfig
-from tasks.leak_checks import remade_inputs
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.recipe import Recipe
+from tasks.sandbox import actions
+from tasks.sandbox.faults import Fault, FaultPlan, Match
+from tasks.sandbox.sandbox import Sandbox
+from tasks.strategy.leak_suite import remade_inputs
+from tasks.strategy.recipe import Recipe
 from tasks.training import load_samples
 
 MARKET = Market()

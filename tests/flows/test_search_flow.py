@@ -7,13 +7,13 @@ from flows.search import search
 from storage.schema import Market
 from storage.trials import TrialLog
 from tasks import search as tried
-from tasks.connection import ExchangeConfig
+from tasks.exchange.connection import ExchangeConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.recipe import Recipe
 from tasks.search import SearchSpace
+from tasks.strategy.recipe import Recipe
 
 MARKET, FOLDS = Market(), 2
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=6_500))

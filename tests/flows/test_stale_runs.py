@@ -12,10 +12,10 @@ from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from prefect.states import Pending, Running
 
-import flows.operation
-from flows.operation import Operation
-from tasks.alerts import START_S, ZOMBIE_S, start_guard, zombie_guard
-from tasks.stale_runs import crash_stale_runs
+import flows.entry.operation
+from flows.entry.operation import Operation
+from tasks.runs.alerts import START_S, ZOMBIE_S, start_guard, zombie_guard
+from tasks.runs.stale_runs import crash_stale_runs
 
 LATER = timedelta(seconds=START_S + 60)
 
@@ -60,8 +60,10 @@ def test_operation_ends_silent_runs_but_not_before_its_server_has_listened_for_t
     run = client.create_flow_run(nothing, state=Pending())
     client.set_flow_run_state(run.id, Running())
     later = datetime.now(UTC) + timedelta(seconds=ZOMBIE_S + 5)
-    monkeypatch.setattr(flows.operation, "datetime", SimpleNamespace(now=lambda zone: later))
-    monkeypatch.setattr(flows.operation, "_LOOK_S", 300.0)  # a server that is slow to answer is not what is tested
+    monkeypatch.setattr(flows.entry.operation, "datetime", SimpleNamespace(now=lambda zone: later))
+    monkeypatch.setattr(
+        flows.entry.operation, "_LOOK_S", 300.0
+    )  # a server that is slow to answer is not what is tested
     operation.look_after_runs()
     assert client.read_flow_run(run.id).state_name == "Running"
     monkeypatch.setattr(operation, "_look_at", 0.0)

@@ -14,12 +14,12 @@ from flows.pipeline import pipeline
 from storage.artifacts import FORMAT, ArtifactStore
 from storage.schema import Market
 from storage.settings import Settings
-from tasks.connection import ExchangeConfig
-from tasks.execution.promotion import PromotionRule
+from tasks.champion.promotion import PromotionRule
+from tasks.exchange.connection import ExchangeConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.fit_config import FitConfig
-from tasks.recipe import Recipe
+from tasks.strategy.recipe import Recipe
 
 MARKET = Market(interval="240")
 EXCHANGE = ExchangeConfig(

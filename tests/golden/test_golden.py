@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from flows.evaluate import evaluate
-from tasks.execution.expiry import ExpiryRule
-from tasks.recipe import recipe_of
-from tasks.serving import served_champion
+from tasks.champion.expiry import ExpiryRule
+from tasks.champion.serving import served_champion
+from tasks.strategy.recipe import recipe_of
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from storage.schema import Candles, Market, Source, utc_text
+from tasks.champion.promotion import Check
 from tasks.execution.importance import Importance
-from tasks.execution.promotion import Check
 from tasks.execution.rivals import Rival
 from tasks.execution.skill import Skill
 from tasks.execution.trades import Trades

@@ -20,8 +20,8 @@ import pytest
 from matplotlib.image import imread
 
 from storage.schema import ConfigError, Source
+from tasks.champion.promotion import Check
 from tasks.execution.importance import Importance
-from tasks.execution.promotion import Check
 from tasks.reporting.explorer import library
 from tasks.reporting.report import render_report, summary_markdown
 from tasks.reporting.report_data import CostPoint, Equity, Measure, Verdict

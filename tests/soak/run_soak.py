@@ -32,12 +32,12 @@ from prefect.exceptions import PrefectException
 from prefect.states import Scheduled
 
 from flows.entry.child import ROOT, end_family
-from flows.operation import Operation, make_pool
+from flows.entry.operation import Operation, make_pool
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import OperationError, PipelineError
 from storage.settings import Settings
-from tasks.alerts import START_S, install_automations
+from tasks.runs.alerts import START_S, install_automations
 from tests.soak.soak_exchange import MARKET, SOURCE, SoakExchange
 from tests.soak.soak_invariants import Decisions, decision_violations, store_violations
 from tests.soak.soak_kills import Kill, Killer, PlannedKill, flow_processes, plan

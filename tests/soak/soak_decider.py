@@ -22,12 +22,12 @@ from storage.artifacts import ArtifactStore
 from storage.recent import read_recent
 from storage.schema import Market, VersionRef
 from storage.settings import Settings
-from tasks.execution.expiry import ExpiryRule
-from tasks.live_tick import LiveTick
+from tasks.champion.expiry import ExpiryRule
+from tasks.champion.serving import served_champion
 from tasks.network.engine import Engine
 from tasks.network.export import load_weights
-from tasks.recipe import decision_params, recipe_of
-from tasks.serving import served_champion
+from tasks.strategy.live_tick import LiveTick
+from tasks.strategy.recipe import decision_params, recipe_of
 from tests.soak.soak_exchange import MARKET, SOURCE
 
 

@@ -14,7 +14,7 @@ import psutil
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelling
 
-from flows.operation import Operation
+from flows.entry.operation import Operation
 
 WEIGHTS: Mapping[str, int] = {
     "flow": 10,

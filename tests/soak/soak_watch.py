@@ -15,8 +15,8 @@ from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectException
 
-from flows.operation import Operation
-from tasks.alerts import HEARTBEAT_S
+from flows.entry.operation import Operation
+from tasks.runs.alerts import HEARTBEAT_S
 from tests.soak.soak_kills import flow_processes
 
 LOOK_EVERY_S = 3.0

@@ -17,7 +17,7 @@ from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.export import weights_bytes
-from tasks.recipe import Recipe, recipe_document
+from tasks.strategy.recipe import Recipe, recipe_document
 from tests.soak import soak_decider
 from tests.soak.soak_exchange import SOURCE
 

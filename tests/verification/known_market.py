@@ -25,7 +25,7 @@ from tasks.market.samples import Fold, FoldConfig, walk_forward
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.baselines import CLASSICAL, LOGISTIC, fit_baseline
 from tasks.network.fit import fit, predict_series
-from tasks.recipe import Recipe
+from tasks.strategy.recipe import Recipe
 from tasks.training import mirrored_series
 
 MINUTE_MS = 60_000

@@ -26,7 +26,7 @@ from tasks.market.features import build_features
 from tasks.market.samples import FoldConfig
 from tasks.network.baselines import CLASSICAL
 from tasks.network.latency import machine_fingerprint
-from tasks.recipe import Recipe
+from tasks.strategy.recipe import Recipe
 from tests.verification.known_market import MINUTE_MS, recorded, walk
 
 QUARTER_MS = (1_767_225_600_000, 1_775_001_600_000)  # 2026-01-01 to 2026-04-01

@@ -12,7 +12,7 @@ from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import BacktestConfig, BacktestResult, run_backtest
 from tasks.execution.decision import decide_series, packed
 from tasks.market.synthetic import SyntheticMarket, description, generate
-from tasks.recipe import Recipe
+from tasks.strategy.recipe import Recipe
 from tests.verification.promoted_seeds import SEEDS, TABLE
 
 MARKET, RECIPE = SyntheticMarket(), Recipe()

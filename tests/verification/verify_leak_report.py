@@ -1,6 +1,6 @@
 """`make verify`: the parts of a version's leak report that train, on the code as it is."""
 
-from tasks.leak_checks import feature_columns, isolated_training, planted_leak, random_walk
+from tasks.strategy.leak_suite import feature_columns, isolated_training, planted_leak, random_walk
 
 FIVE_MINUTES_MS = 300_000
 

@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 from storage.schema import SELL, Candles
+from tasks.champion.promotion import PromotionRule
 from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series, packed
-from tasks.execution.promotion import PromotionRule
 from tasks.market.labels import LabelConfig, label_bars
 from tasks.market.synthetic import (
     SyntheticMarket,

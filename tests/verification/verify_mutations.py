@@ -6,11 +6,11 @@ The control plants nothing that matters: with it every test named here is green,
 import pytest
 
 FEATURES, LABELS, SAMPLES = "tasks/market/features.py", "tasks/market/labels.py", "tasks/market/samples.py"
-LEAKS, RECIPE = "tasks/market/leaks.py", "tasks/recipe.py"
+LEAKS, RECIPE = "tasks/market/leaks.py", "tasks/strategy/recipe.py"
 ACCOUNTING, TRADES, BACKTEST = (f"tasks/execution/{name}.py" for name in ("accounting", "trades", "backtest"))
 METRICS, DECISION, SIGNIFICANCE = (f"tasks/execution/{name}.py" for name in ("metrics", "decision", "significance"))
 SKILL, RECORD, COMPARISON = (f"tasks/execution/{name}.py" for name in ("skill", "track_record", "comparison"))
-PROMOTION, RANDOM = "tasks/execution/promotion.py", "tasks/execution/random_positions.py"
+PROMOTION, RANDOM = "tasks/champion/promotion.py", "tasks/execution/random_positions.py"
 FIT, BASELINES = "tasks/network/fit.py", "tasks/network/baselines.py"
 TEACHER, IN_TEACHER = "tasks/network/teacher.py", "tests/network/test_teacher.py::test_"
 
@@ -158,7 +158,7 @@ PLANTED = [
     (
         "spot may be sold short", RECIPE,
         '    if market.category == "spot":\n', '    if market.category == "":\n',
-        "tests/edge/test_recipe.py::test_decision_of_a_recipe_sells_short_except_on_spot",
+        "tests/strategy/test_recipe.py::test_decision_of_a_recipe_sells_short_except_on_spot",
     ),
     (
         "the gate asks for one leg's costs", DECISION,
@@ -213,7 +213,7 @@ PLANTED = [
     (
         "a prior that the market left behind is all that a side must beat", SKILL,
         "    return (COIN, coin) if coin.sum() < prior.sum() else", "    return (COIN, coin) if False else",
-        "tests/execution/test_promotion.py::"
+        "tests/champion/test_promotion.py::"
         "test_lead_in_direction_over_a_prior_that_the_market_left_behind_is_none",
     ),
     (
@@ -231,7 +231,7 @@ PLANTED = [
     (
         "one seed that earns is enough", PROMOTION,
         "    return _check(name, second > 0, found, wanted)\n", "    return _check(name, True, found, wanted)\n",
-        "tests/execution/test_promotion.py::"
+        "tests/champion/test_promotion.py::"
         "test_second_seed_that_loses_keeps_the_champion_whatever_the_first_earned",
     ),
     (
@@ -242,7 +242,7 @@ PLANTED = [
     (
         "the hundredth look at a champion is as good as the first", PROMOTION,
         "alpha = rule.significance / evidence.looks", "alpha = rule.significance",
-        "tests/execution/test_promotion.py::test_lead_over_a_champion_must_be_rarer_with_every_look_at_it",
+        "tests/champion/test_promotion.py::test_lead_over_a_champion_must_be_rarer_with_every_look_at_it",
     ),
     (
         "near copies narrow the spread of luck", RECORD,
@@ -264,7 +264,7 @@ PLANTED = [
     (
         "leak tests that were not run pass", PROMOTION,
         "            evidence.leaks == (),\n", "            not evidence.leaks,\n",
-        "tests/execution/test_promotion.py::test_one_bad_number_fails_its_condition_alone",
+        "tests/champion/test_promotion.py::test_one_bad_number_fails_its_condition_alone",
     ),
 ]  # fmt: skip
 

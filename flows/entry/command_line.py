@@ -1,0 +1,152 @@
+"""Runs a flow by hand with the same parameters as its deployment: `python -m flows.<name> --help`.
+
+What a person sees is the display of its stages and then what it came to; Prefect's own lines go to a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+import psutil
+from prefect import Flow
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging.configuration import setup_logging
+from prefect.logging.handlers import PrefectConsoleHandler, _SafeStreamHandler
+from prefect.settings import get_current_settings
+
+from flows.entry.command_help import command_app
+from flows.entry.environment import prefect_home
+from flows.entry.interrupt import interruptible
+from flows.entry.server import server_at_hand
+from storage.private import keep_home_private
+from storage.schema import PipelineError, StoreError
+from tasks.runs.display import duration, showing
+
+Facts = Sequence[tuple[str, str]]
+"""Name and value of what is worth a line at the end."""
+
+_LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of traceback before the first step can say why
+
+_ON_THE_TERMINAL = (PrefectConsoleHandler, _SafeStreamHandler)
+_LOG_BYTES = 10_000_000  # and as much of what was before
+
+
+class _SaidOnce(logging.Filter):
+    """Drops Prefect's own lines about a refusal: the run ends with ours, which says what is wrong and what to do."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        refused = record.exc_info is not None and isinstance(record.exc_info[1], PipelineError)
+        return not refused and "Finished in state Failed" not in record.getMessage()
+
+
+def run_by_hand(
+    flow: Flow[..., Any],
+    examples: Sequence[str],
+    summary: Callable[[Any, Facts], str] | None = None,
+    status: Callable[[Any], int] = lambda result: 0,
+) -> NoReturn:
+    """Parse the command line into the parameters of `flow`, run it, say what it came to, and end the program.
+
+    The exit status is 0, or what `status` makes of the result; 1 when the run was refused or failed with one of our
+    errors; 2 for a bad command line; 130 after Ctrl-C.
+
+    Args:
+        flow: What is run.
+        examples: Command lines for the help's first screen, without `python -m`.
+        summary: Returns the text that stands last, from the result and further facts about the run; None for a flow
+            that prints for itself.
+        status: Returns the exit status.
+    """
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_SaidOnce())
+
+    @functools.wraps(flow.fn)
+    def command(*args: Any, **kwargs: Any) -> int:
+        with interruptible():
+            home = _prepared_home()
+            log = log_to_file(home)
+            with showing(), server_at_hand(home):
+                result = flow(*args, **kwargs)
+        if summary is not None:
+            total = duration(time.time() - psutil.Process().create_time())
+            print(summary(result, (("log", str(log)), ("total", total))))
+        return status(result)
+
+    with plain_errors():
+        _leave(command_app(command, examples)(sys.argv[1:]) or 0)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the program without the seconds in which Python takes apart what it loaded; all that was to be written is."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def log_to_file(home: Path) -> Path:
+    """Send what the loggers write to the terminal to a file instead, and return where it is.
+
+    Args:
+        home: Folder of run-time data.
+    """
+    path = home / "logs" / "run.log"
+    path.parent.mkdir(exist_ok=True)
+    setup_logging()  # as Prefect does at the first run; later calls leave handlers alone
+    logging.captureWarnings(True)
+    file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
+    file.setFormatter(logging.root.handlers[0].formatter)
+    for logger in (logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)):
+        for handler in [one for one in logger.handlers if type(one) in _ON_THE_TERMINAL]:
+            logger.removeHandler(handler)
+            logger.addHandler(file)
+    return path
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """End the program with one line where something is refused or Prefect's server is not there."""
+    try:
+        yield
+    except PipelineError as err:
+        sys.exit(f"{type(err).__name__}: {err}")
+    except PrefectHTTPStatusError as err:
+        url = get_current_settings().api.url
+        if err.response.status_code == httpx.codes.UNAUTHORIZED:
+            sys.exit(
+                f"{url} asks for its home's secret; put what the file `secret` there holds into PREFECT_API_AUTH_STRING"
+            )
+        if err.response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
+            raise
+        sys.exit(f"no Prefect API at {err.request.url}; PREFECT_API_URL must end in /api, was {url}")
+    except (httpx.TransportError, RuntimeError) as err:
+        if "API" not in str(err) and not isinstance(err, httpx.TransportError):
+            raise
+        way_out = "start it, check PREFECT_API_URL (it ends in /api), or unset that"
+        sys.exit(f"Prefect can't be reached at {get_current_settings().api.url} ({err}); {way_out}")
+
+
+def _prepared_home() -> Path:
+    home = keep_home_private()
+    folder = prefect_home(home)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # Prefect's own server does not make it
+    except OSError as err:
+        raise StoreError(f"PREFECT_HOME must be a writable folder, {folder} is not ({err.strerror})") from err
+    for name, place in (("DSC_HOME", home), ("PREFECT_HOME", folder)):
+        free_mb = shutil.disk_usage(place).free / 1e6
+        if free_mb < _LEAST_FREE_MB:
+            raise StoreError(
+                f"{name} must have {_LEAST_FREE_MB} MB free, {place} has {free_mb:.1f}; free space or set {name}"
+            )
+    return home

@@ -1,0 +1,221 @@
+"""A flow's parameters as the form that the Prefect UI shows: what each field means, and which values it takes.
+
+Both are known already: a config's docstring describes its fields, and its constructor refuses what breaks a rule, with
+the rule in words. So they are asked for, and stated nowhere twice. Prefect's server then refuses a value out of bounds
+when a run is created, before anything starts.
+
+A config inside another, and what the flow marks as `Folded`, is one line that says "as usual" until somebody opens it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_before_validator_function
+
+from flows.entry.form_titles import HIDDEN, title
+from storage.schema import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+AS_USUAL, CHANGED = "as usual", "changed"
+"""What a folded config says, closed and open."""
+
+_KINDS = {
+    "null": "none", "integer": "number", "number": "number", "string": "text", "date-time": "date and time"
+}  # fmt: skip
+_FAR = 10**9 + 1  # no bounded field takes as much; odd, for the one that must be odd
+_HALVINGS = 64  # of 1e9, which leaves 5e-11
+_DIGITS = 9  # after the point, of a bound
+
+
+class Folded:
+    """Marks a parameter of a flow that most people leave as it is."""
+
+
+def form(function: F) -> F:
+    """Describe every parameter of a flow, and every field of the configs among them; the decorator below `@flow`."""
+    hints = get_type_hints(function, include_extras=True)
+    for name, hint in hints.items():
+        if name == "return":
+            continue
+        kind, marks = _parts(hint)
+        extra: dict[str, Any] = {"title": title(name)}
+        if _is_config(kind):
+            folded = Folded in marks
+            extra["default"] = None if folded else {}  # so that its fields take their own, folded ones included
+            hint = Annotated[hint, _Described(kind, folded=folded)]
+        hints[name] = Annotated[hint, Field(json_schema_extra=extra)]
+    function.__annotations__ = hints
+    return function
+
+
+class _Described:
+    """Adds to the JSON schema of a config, and of those inside it, what each field means and takes.
+
+    Args:
+        config: The config.
+        folded: Whether it stands in one line, as those inside it do.
+    """
+
+    def __init__(self, config: type, *, folded: bool) -> None:
+        self._config, self._folded = config, folded
+        self._configs = {one.__name__: one for one in _nested(config)}
+
+    def __get_pydantic_core_schema__(self, source: type, handler: Callable[[type], CoreSchema]) -> CoreSchema:
+        return no_info_before_validator_function(functools.partial(_opened, self._config), handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core)
+        self._describe(schema, handler, set())
+        return _fold(schema) if self._folded else schema
+
+    def _describe(self, schema: JsonSchemaValue, handler: GetJsonSchemaHandler, done: set[str]) -> None:
+        for option in schema.get("anyOf", [schema]):
+            resolved = handler.resolve_ref_schema(option) if "$ref" in option else option
+            config = self._configs.get(resolved.get("title", ""))
+            if config is None or config.__name__ in done:
+                continue
+            done.add(config.__name__)
+            summary, fields = described_fields(config)
+            hints = get_type_hints(config, include_extras=True)
+            hidden = HIDDEN.get(config.__name__, frozenset())
+            resolved |= {"title": CHANGED, "description": summary + _more(hidden)}
+            for name in hidden:
+                del resolved["properties"][name]
+            for name, field in resolved["properties"].items():
+                field |= {"title": title(name, config.__name__), "description": fields.get(name, "")}
+                field |= _pattern(hints[name])
+                for values in field.get("anyOf", [field]):
+                    if values.get("type") in ("integer", "number"):
+                        values.update(bounds(config, name, whole=values["type"] == "integer"))
+                self._describe(field, handler, done)
+                if "$ref" in field:
+                    field |= _fold({"$ref": field.pop("$ref")}) | {"default": None}
+                _name_options(field)
+
+
+def _fold(schema: JsonSchemaValue) -> JsonSchemaValue:
+    return {"anyOf": [{"type": "null", "title": AS_USUAL}, schema]}
+
+
+def _more(hidden: Collection[str]) -> str:
+    return f" By JSON or on a command line also: {', '.join(sorted(hidden))}." if hidden else ""
+
+
+def _name_options(field: JsonSchemaValue) -> None:
+    """Name the kinds of value between which a field lets choose."""
+    options = field.get("anyOf", [])
+    of_config = any("$ref" in option for option in options)
+    for option in options:
+        kind = option.get("format") or option.get("type")
+        if kind is not None:
+            option["title"] = AS_USUAL if kind == "null" and of_config else _KINDS[kind]
+
+
+def _pattern(hint: Any) -> dict[str, str]:
+    """Return what a text must look like, where its type says so."""
+    found = [mark for mark in _parts(hint)[1] if isinstance(mark, re.Pattern)]
+    return {"pattern": f"^{found[0].pattern}$"} if found else {}
+
+
+def _opened(config: type, given: Any) -> Any:
+    """Return what a form gave for a config, without the configs inside it that it left as usual."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        return given
+    inside = {name: kind for name, hint in get_type_hints(config).items() if _is_config(kind := _parts(hint)[0])}
+    return {
+        name: _opened(inside[name], value) if name in inside else value
+        for name, value in given.items()
+        if name not in inside or value is not None
+    }
+
+
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return a type and what it is annotated with."""
+    return (get_args(hint)[0], get_args(hint)[1:]) if get_origin(hint) is Annotated else (hint, ())
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def described_fields(config: type) -> tuple[str, dict[str, str]]:
+    """Return the first paragraph of a config's docstring, and what it says of each attribute."""
+    summary, _, attributes = inspect.cleandoc(config.__doc__ or "").partition("\nAttributes:\n")
+    found = re.findall(r"^ {4}([a-z_, ]+): (.*(?:\n {8}.*)*)", attributes, re.M)
+    fields = {name.strip(): " ".join(said.split()) for names, said in found for name in names.split(",")}
+    return summary.partition("\n\n")[0].strip(), fields
+
+
+@functools.cache
+def bounds(config: type, name: str, *, whole: bool) -> Mapping[str, float]:
+    """Return the bounds of a number, as JSON schema names them, found by asking the constructor.
+
+    Only a refusal that names the field counts: a rule over several fields bounds none of them alone.
+
+    Args:
+        config: A dataclass whose other fields have defaults.
+        name: The field.
+        whole: Whether it takes whole numbers only.
+    """
+    good = _accepted(config, name)
+    if good is None:
+        return {}
+    found: dict[str, float] = {}
+    for far, inclusive, exclusive in ((-_FAR, "minimum", "exclusiveMinimum"), (_FAR, "maximum", "exclusiveMaximum")):
+        if _refuses(config, name, far):
+            limit = _edge(config, name, good, far, whole=whole)
+            if limit is not None:
+                found[exclusive if _refuses(config, name, limit) else inclusive] = limit
+    return found
+
+
+def _edge(config: type, name: str, good: float, bad: float, *, whole: bool) -> float | None:
+    """Return by bisection where a rule begins to refuse; None for one that is no bound, such as "odd"."""
+    for _ in range(_HALVINGS):
+        middle = (good + bad) // 2 if whole else (good + bad) / 2
+        if middle in (good, bad):
+            break
+        if _refuses(config, name, middle):
+            bad = middle
+        else:
+            good = middle
+    if whole:
+        return good if _refuses(config, name, bad + (bad - good)) else None
+    return round(good, _DIGITS)
+
+
+def _accepted(config: type, name: str) -> float | None:
+    default = getattr(config(), name)
+    for value in (default, 1, 0.5):
+        if isinstance(value, int | float) and not _refuses(config, name, value):
+            return value
+    return None
+
+
+def _refuses(config: type, name: str, value: float) -> bool:
+    try:
+        config(**{name: value})
+    except ConfigError as err:
+        return str(err).startswith(f"{name} must")
+    return False
+
+
+def _nested(config: type) -> Iterator[type]:
+    """Yield a config and every config among its fields, at any depth."""
+    yield config
+    for hint in get_type_hints(config).values():
+        for kind in get_args(hint) or (hint,):
+            if _is_config(kind):
+                yield from _nested(kind)

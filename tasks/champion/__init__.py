@@ -1,0 +1,1 @@
+"""Which version trades: judged, promoted, served, watched, expired. Knows no Prefect."""

@@ -1,0 +1,87 @@
+"""Which version may be served right now: the champion, unless nobody has questioned it for too long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from storage.artifacts import ArtifactStore, ChampionEntry
+from storage.schema import Source, VersionRef, utc_text
+from tasks.champion.expiry import ExpiryRule, has_expired, missed_retrains
+
+CLOCK_SLACK_MS = 300_000
+"""How far this machine's clock may be behind what it wrote or stored before it counts as wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What may open a position.
+
+    Attributes:
+        ref: The version; None: nothing, hold no position.
+        reason: Why, one line.
+        missed: Scheduled retrains that have not happened since the last one; 0 where there is no champion.
+    """
+
+    ref: VersionRef | None
+    reason: str
+    missed: int = 0
+
+
+def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int, rule: ExpiryRule) -> Served:
+    """Return the champion, or nothing where it is flat or expired, or the clock can't tell.
+
+    Args:
+        store: The versions.
+        source: Where the candles come from.
+        name: The market's slug.
+        now_ms: UTC milliseconds.
+        rule: When a champion expires.
+
+    Raises:
+        ArtifactError: The champion's entry or version is damaged.
+    """
+    entry = store.champion(source, name)
+    if entry.ref is None:
+        return Served(ref=None, reason="the champion is flat")
+    last_ms = _questioned_ms(store, entry)
+    if now_ms < last_ms - CLOCK_SLACK_MS:
+        return Served(
+            ref=None,
+            reason=f"this machine's clock says {utc_text(now_ms)}, champion {entry.ref.version} was last compared "
+            f"{utc_text(last_ms)}; set the clock",
+        )
+    missed = missed_retrains(last_ms, now_ms, rule)
+    if has_expired(last_ms, now_ms, rule):
+        return Served(
+            ref=None,
+            missed=missed,
+            reason=f"champion {entry.ref.version} has expired: {missed} retrains missed, {rule.most_missed} are too "
+            "many; run retrain",
+        )
+    return Served(ref=entry.ref, reason=f"champion {entry.ref.version} is in force", missed=missed)
+
+
+def _questioned_ms(store: ArtifactStore, entry: ChampionEntry) -> int:
+    """Return when a champion was last compared with a version on newer bars, or was put in force.
+
+    Every retrain on new bars stores a version, promoted or not; one on old bars, or on the same again, asks nothing.
+    """
+    if entry.ref is None:
+        return 0
+    newest_bar, asked = 0, entry.ref.made
+    for ref in reversed(store.versions(entry.ref.source, entry.ref.name)):
+        if ref.made < entry.ref.made:
+            break
+        manifest = store.manifest(ref)
+        if ref != entry.ref and manifest.get("judgement", {}).get("sequence", entry.sequence) != entry.sequence:
+            continue
+        bar = manifest.get("model", {}).get("trained_until_ms", _ms(ref.made))
+        if bar < newest_bar:
+            break  # those before it saw less still
+        newest_bar, asked = bar, ref.made
+    return _ms(max(asked, entry.at))
+
+
+def _ms(stamp: str) -> int:
+    return int(datetime.fromisoformat(stamp).timestamp() * 1000)

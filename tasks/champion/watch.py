@@ -1,0 +1,104 @@
+"""Whether what was true of a champion when it was judged still is: its market's features, its skill, its confidence.
+
+Both are looked at hourly, and a false alarm an hour is no alarm: what is called wrong must hold for two blocks that
+share no bar, or be far beyond what chance does to labels that overlap.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from storage.artifacts import ArtifactStore
+from storage.candles import CandleStore, Coverage
+from storage.schema import FEATURES, PipelineError, VersionRef
+from storage.settings import Settings
+from storage.snapshots import load_dataset
+from tasks.execution.skill import lost_calibration, lost_skill, measure_skill
+from tasks.market import features
+from tasks.market.drift import measure_drift
+from tasks.market.labels import UNKNOWN, label_bars, sample_uniqueness
+from tasks.network.dsc import load_model
+from tasks.network.export import load_weights
+from tasks.network.fit import predict_series
+from tasks.strategy.recipe import recipe_of
+
+_LEAST_LABELS = 10  # non-overlapping ones: fewer say nothing about anything
+
+
+def champion_drift(
+    ref: VersionRef, row: Coverage, models: ArtifactStore, store: CandleStore, bars: int
+) -> tuple[str, bool]:
+    """Compare the newest stored bars with those that the champion was trained on.
+
+    Returns:
+        What was found, in words, and whether it is more than blocks of the training bars show.
+    """
+    manifest, interval_ms = models.manifest(ref), row.market.interval_ms
+    try:
+        trained = load_dataset(Settings.from_environment().datasets, manifest["dataset"])
+    except PipelineError:
+        return f"not measured: dataset {manifest['dataset']} is not on this machine", False
+    until_ms = manifest["model"]["trained_until_ms"]
+    train = trained.features[trained.candles.start_ms <= until_ms]
+    span_ms = (features.WARM_UP + 2 * bars) * interval_ms
+    newest = store.read(row.source, row.market, (row.last_ms or 0) - span_ms + interval_ms)
+    recent = features.build_features(newest.matrix(), interval_ms).values[newest.start_ms > until_ms][-2 * bars :]
+    if len(recent) < 2 * bars:
+        return f"not measured: {len(recent):,} of {2 * bars:,} new bars", False
+    earlier, drift = measure_drift(train, recent[:bars]), measure_drift(train, recent[bars:])
+    if drift is None or earlier is None:
+        return f"not measured: too few blocks of {bars:,} bars in training", False
+    found = (
+        f"{FEATURES[drift.feature]} has {drift.ratio:.2f} of its limit, {drift.limit:.2f} is 1 block in 100 "
+        f"(PSI {drift.index[drift.feature]:.3f})"
+    )
+    return found, drift.breached and earlier.breached
+
+
+def champion_skill(
+    ref: VersionRef, row: Coverage, models: ArtifactStore, store: CandleStore, labels: int
+) -> tuple[str, dict[str, str]]:
+    """Judge a champion by the newest labels that have matured, on bars that it was not trained on.
+
+    Returns:
+        What was found, in words, and what is wrong: "skill" where its log-loss is beyond chance worse than that of the
+        class shares in its training, "calibration" where it is right less or more often than it says, by more than its
+        promotion allowed and beyond chance.
+    """
+    manifest = models.manifest(ref)
+    if "weights.safetensors" not in manifest["files"]:
+        return "not measured: the version holds no weights", {}
+    recipe, interval_ms = recipe_of(manifest["recipe"]), row.market.interval_ms
+    horizon, network = recipe.labels.horizon, recipe.network_config
+    span_ms = (features.WARM_UP + network.context + labels + horizon + 1) * interval_ms
+    candles = store.read(row.source, row.market, (row.last_ms or 0) - span_ms + interval_ms)
+    built = features.build_features(candles.matrix(), interval_ms)
+    known = label_bars(candles.open, built.vol, built.segment, recipe.labels, recipe.costs.round_trip)
+    model = load_model(network, load_weights(models.read(ref, "weights.safetensors")))
+    probabilities = predict_series(model, built.values, built.segment)
+    seen_ms = manifest["model"]["trained_until_ms"] + manifest["model"]["label_span_ms"]
+    asked = (candles.start_ms > seen_ms) & (known.classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
+    rows = np.flatnonzero(asked)[-labels:]
+    if len(rows) < _LEAST_LABELS * horizon:
+        return f"not measured: {len(rows):,} of {_LEAST_LABELS * horizon:,} new labels", {}
+    skill = measure_skill(
+        probabilities[rows],
+        known.classes[rows],
+        np.array(json.loads(models.read(ref, "folds.json"))[-1]["prior"]),
+        known.forward_return[rows],
+        overlap=horizon,
+        effective_samples=float(sample_uniqueness(known, rows).sum()),
+        seed=0,
+    )
+    found = (
+        f"log-loss {skill.log_loss:.4f} nat, prior {skill.prior_log_loss:.4f}, over {skill.samples:,} labels; "
+        f"right {skill.accuracy:.1%} +/- {1.96 * skill.accuracy_error:.1%}, says {skill.confidence:.1%}"
+    )
+    wrong = {}
+    if lost_skill(skill):
+        wrong["skill"] = f"the champion foresees less than the class shares do: {found}; roll back or run retrain"
+    if lost_calibration(skill, recipe.promotion.calibration_margin):
+        wrong["calibration"] = f"the champion is not right as often as it says: {found}; run retrain"
+    return found, wrong

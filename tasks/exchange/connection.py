@@ -1,0 +1,117 @@
+"""Which exchange a flow talks to: Bybit, its test sites, or the sandbox, which replays a file or a synthetic market."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from storage.schema import ConfigError, Market, Source, parse_source, sandbox_source
+from tasks.exchange.gateway import Gateway
+from tasks.exchange.transport import Exchange
+from tasks.market.synthetic import SyntheticMarket, description, generate, grown
+from tasks.sandbox.candle_files import base_interval, file_source, read_candle_file, read_funding_file
+from tasks.sandbox.sandbox import Sandbox
+
+_LOOPBACK = re.compile(r"http://127\.0\.0\.1:\d{1,5}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExchangeConfig:
+    """Where candles come from.
+
+    Attributes:
+        exchange: sandbox (a stand-in on 127.0.0.1), bybit, testnet or demo.
+        candles: Candle file that the sandbox replays (.parquet, .csv, .csv.gz); None for the synthetic market.
+        funding: Parquet file of funding rates (start_ms, funding_rate) for the same replay; None for no funding.
+        synthetic: The market that the sandbox makes up when it replays no file.
+        url: Where a sandbox is running already, as http://127.0.0.1:<port>; None starts one for each run.
+        live: The synthetic market moves on with real time, a new bar each interval; otherwise it stands still.
+        requests_per_s: Most requests a second, all threads together; Bybit's limit is 120 for each address.
+        threads: Requests in flight at once.
+    """
+
+    exchange: Exchange = "sandbox"
+    candles: str | None = None
+    funding: str | None = None
+    synthetic: SyntheticMarket = field(default_factory=SyntheticMarket)
+    url: str | None = None
+    live: bool = False
+    requests_per_s: float = 60.0
+    threads: int = 16
+
+    def __post_init__(self) -> None:
+        if self.exchange not in ("sandbox", "bybit", "testnet", "demo"):
+            raise ConfigError(f"exchange must be sandbox, bybit, testnet or demo, was {self.exchange!r}")
+        if self.candles is not None and self.exchange != "sandbox":
+            raise ConfigError(
+                f"a candle file is replayed by the sandbox; leave out candles or exchange={self.exchange!r}"
+            )
+        if self.funding is not None and self.candles is None:
+            raise ConfigError("a funding file goes with a candle file; leave out funding or name the candles")
+        if self.url is not None and (self.exchange != "sandbox" or not _LOOPBACK.fullmatch(self.url)):
+            raise ConfigError(
+                f"url is of a sandbox on this machine, http://127.0.0.1:<port>, was {self.url!r} with "
+                f"exchange={self.exchange!r}; leave it out"
+            )
+        if self.live and (self.exchange != "sandbox" or self.candles is not None):
+            raise ConfigError("only the synthetic market can be live; leave out live, or candles and exchange")
+        if not 0 < self.requests_per_s <= 120:
+            raise ConfigError(f"requests_per_s must be in (0, 120], was {self.requests_per_s!r}")
+        if not 1 <= self.threads <= 32:
+            raise ConfigError(f"threads must be in 1..32, was {self.threads!r}")
+
+    @property
+    def source(self) -> Source:
+        """The label that every candle, dataset and version from here carries."""
+        if self.exchange != "sandbox":
+            return parse_source(self.exchange)
+        if self.candles is None:
+            return sandbox_source(description(self.synthetic))
+        return file_source(*(Path(name) for name in (self.candles, self.funding) if name))
+
+    @property
+    def origin_detail(self) -> str:
+        """The replayed file, or the synthetic market's law and seed; empty for an exchange."""
+        if self.exchange != "sandbox":
+            return ""
+        market = self.synthetic
+        return (
+            Path(self.candles).name
+            if self.candles
+            else f"{market.kind}, k={market.k}, psi={market.psi}, seed {market.seed}"
+        )
+
+
+@contextmanager
+def connect(config: ExchangeConfig, market: Market, on_retry: Callable[[str], None] | None = None) -> Iterator[Gateway]:
+    """Open the exchange; the sandbox is started for as long as the gateway is open.
+
+    Args:
+        config: Which one.
+        market: The market that is wanted; the sandbox serves it from what it replays.
+        on_retry: Is told, in one line, of every repeated request.
+
+    Raises:
+        ConfigError: A synthetic market is asked for an interval shorter than its bars, or the candle file is unusable.
+    """
+    pace: dict[str, Any] = {"requests_per_s": config.requests_per_s, "threads": config.threads, "on_retry": on_retry}
+    source = config.source
+    if config.exchange != "sandbox" or config.url is not None:
+        with Gateway(config.exchange, source=source, url=config.url, **pace) as gateway:
+            yield gateway
+        return
+    now_ms = int(time.time() * 1000) if config.live else None
+    synthetic = config.synthetic if now_ms is None else grown(config.synthetic, now_ms)
+    candles = read_candle_file(Path(config.candles)) if config.candles else generate(synthetic)
+    funding = read_funding_file(Path(config.funding)) if config.funding else ()
+    base = Market(symbol=market.symbol, category=market.category, interval=base_interval(candles))
+    with (
+        Sandbox(candles, market=base, source=source, funding=funding, now_ms=now_ms) as sandbox,
+        Gateway("sandbox", source=source, url=sandbox.url, **pace) as gateway,
+    ):
+        yield gateway

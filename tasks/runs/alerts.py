@@ -1,0 +1,194 @@
+"""Automations of the Prefect server: runs that died without a word, and what a person must hear of.
+
+Tasks raise what Prefect knows nothing of (a promotion, drift ...) as events; automations turn these, failed runs and
+late ones into a message to the webhook that DSC_ALERT_URL names: {"text": "..."}, as Slack and its like take it.
+
+Prefect's open-source server cleans up nothing: a run whose processes were all killed stays "Running" for ever and keeps
+its concurrency slot. The guards here end it once its heartbeats have been missing for three of their intervals, so
+every process that runs a flow must beat at least that often (`flows.entry.operation` sets it for all that it starts).
+They are for servers that nobody looks after: `flows.entry.operation` looks itself at the runs of a server that it
+started. A guard writes to the server's database for every event of every run, which SQLite did not bear: it lost
+events, and under load the server stood still for minutes.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, cast
+from uuid import UUID
+
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events import emit_event
+from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+
+from storage.settings import Settings
+
+Labels = dict[str, str | list[str]]
+
+BLOCK = "dsc-alerts"
+HEARTBEAT_S = 30  # the shortest that Prefect takes
+START_S = 300  # a worker starts a process within seconds; a busy machine has needed half a minute
+ZOMBIE_S = 3 * HEARTBEAT_S  # two beats may be lost
+
+
+KINDS = {
+    "promotion": "a new champion",
+    "rollback": "a champion was rolled back",
+    "quarantine": "too many bad rows",
+    "stale": "candles are missing at the end",
+    "gaps": "too many candles are missing",
+    "ingest": "the last ingest failed",
+    "champion": "the champion is old",
+    "drift": "the market has changed",
+    "skill": "the champion foresees less than class shares do",
+    "calibration": "the champion's confidence is off",
+    "clock": "this machine's clock is behind",
+    "recovered": "something is well again",
+}
+"""What tasks raise, and what it means."""
+
+
+def raise_alert(kind: str, market: str, text: str) -> None:
+    """Emit the event of an alert.
+
+    Args:
+        kind: One of `KINDS`.
+        market: Source and slug, <source>/<market>.
+        text: What a person reads, one sentence.
+    """
+    resource = {"prefect.resource.id": f"dsc.market.{market}", "prefect.resource.name": market}
+    emit_event(event=f"dsc.{kind}", resource=resource, payload={"text": text, "what": KINDS[kind]})
+
+
+def install_automations(*, guards: bool = True) -> list[str]:
+    """Install the automations on the server in force, in place of earlier ones of the same name; return the names.
+
+    Without DSC_ALERT_URL there are no alerts: there is nobody to tell.
+
+    Args:
+        guards: Whether the guards are among them; False also removes those of an earlier start.
+    """
+    made = [zombie_guard(), start_guard()]
+    unwanted = [] if guards else made
+    made = made if guards else []
+    webhook = Settings.from_environment().alert_url
+    if webhook is not None:
+        made += alert_automations(_webhook_block(webhook))
+    with get_client(sync_client=True) as client:
+        for automation in unwanted:
+            for found in client.read_automations_by_name(automation.name):
+                client.delete_automation(found.id)
+        for automation in made:
+            _install(client, automation)
+    return [automation.name for automation in made]
+
+
+def _webhook_block(url: str) -> UUID:
+    """Save the notification block that sends to `url`, and return its id. The address stays a secret on the server."""
+    fields = {
+        "name": "alerts",
+        "url": "{{address}}",
+        "secrets": {"address": url},
+        "json_data": {"text": "{{subject}}: {{body}}"},
+    }
+    return cast(UUID, CustomWebhookNotificationBlock.model_validate(fields).save(BLOCK, overwrite=True))
+
+
+def alert_automations(block: UUID) -> list[AutomationCore]:
+    """Return the automations that send a message for failed and late runs, and for everything that tasks raise.
+
+    Args:
+        block: The notification block that sends.
+    """
+    run: Labels = {"prefect.resource.id": "prefect.flow-run.*"}
+    ended = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
+    run_text = "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
+    tagged_ingest: Labels = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.ingest"}
+    market: Labels = {"prefect.resource.id": "dsc.market.*"}
+    text = "{{ event.resource.name }}: {{ event.payload.text }}"
+    return [
+        _alert("failed-runs", block, "run failed", run_text, expect=ended, match=run),
+        _alert(
+            "late-ingest", block, "ingest is late", "{{ flow_run.name }} has not started; is a worker up?",
+            expect={"prefect.flow-run.Late"}, match=run, match_related=tagged_ingest,
+        ),
+        *(_alert(kind, block, what, text, expect={f"dsc.{kind}"}, match=market) for kind, what in KINDS.items()),
+    ]  # fmt: skip
+
+
+def _alert(
+    name: str,
+    block: UUID,
+    subject: str,
+    body: str,
+    *,
+    expect: set[str],
+    match: Labels,
+    match_related: Labels | None = None,
+) -> AutomationCore:
+    trigger = EventTrigger(
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(0),
+        expect=expect,
+        match=ResourceSpecification(match),
+        match_related=ResourceSpecification(match_related or {}),
+        for_each={"prefect.resource.id"},
+    )
+    send = SendNotification(block_document_id=block, subject=subject, body=body)
+    return AutomationCore(name=f"alert-{name}", trigger=trigger, actions=[send])
+
+
+def zombie_guard(silent_s: int = ZOMBIE_S) -> AutomationCore:
+    """Return the automation that marks a run as crashed whose heartbeats stopped, or never began.
+
+    A run that was being cancelled when its worker died is one of them: nobody is left to finish the cancelling.
+    """
+    return _guard("crash-zombies", ("Running", "Cancelling"), silent_s, "no heartbeat")
+
+
+def start_guard(start_s: int = START_S) -> AutomationCore:
+    """Return the automation that marks a run as crashed whose worker died before the run began."""
+    return _guard("crash-stuck-starts", ("Submitting", "Pending", "InfrastructurePending"), start_s, "not started")
+
+
+def _guard(name: str, states: tuple[str, ...], window_s: int, missing: str) -> AutomationCore:
+    run_event = "prefect.flow-run.{}".format
+    alive_or_over = {"heartbeat", "Running", "Completed", "Failed", "TimedOut", "Cancelled", "Crashed"}
+    beats = {"heartbeat"} if "Running" in states else set()
+    trigger = EventTrigger(
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=window_s),
+        match={"prefect.resource.id": run_event("*")},
+        for_each={"prefect.resource.id"},
+        after={run_event(event) for event in {*states, *beats}},
+        expect={run_event(event) for event in alive_or_over},
+    )
+    message = f"{missing} for {window_s} s"
+    crash = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)
+    return AutomationCore(name=name, trigger=trigger, actions=[crash])
+
+
+def _install(client: SyncPrefectClient, automation: AutomationCore) -> None:
+    """Create an automation, or bring the one of that name up to date; one that a person switched off stays off.
+
+    One that has not changed is left alone: an update would forget which runs the guard is waiting for.
+    """
+    for found in client.read_automations_by_name(automation.name):
+        if _meaning(found) != _meaning(automation):
+            client.update_automation(found.id, automation.model_copy(update={"enabled": found.enabled}))
+        return
+    client.create_automation(automation)
+
+
+def _meaning(automation: AutomationCore) -> dict[str, Any]:
+    """Return what an automation does, without what the server adds to it."""
+    return {
+        "trigger": automation.trigger.model_dump(mode="json", exclude={"id"}),
+        "actions": [action.model_dump(mode="json", exclude={"id"}) for action in automation.actions],
+    }

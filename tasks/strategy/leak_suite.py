@@ -1,0 +1,277 @@
+"""The leak report: what every version says about whether its features, labels, folds and training knew the future."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from storage.schema import CLASSES, DAY_MS, FEATURES, DatasetRef, FloatArray, IntArray
+from storage.settings import Settings
+from storage.shared_results import results_at
+from storage.workfolder import WorkFolder, canonical_json
+from tasks.execution.skill import class_shares
+from tasks.market.features import OUTPUTS, WARM_UP, build_features
+from tasks.market.labels import UNKNOWN, LabelConfig, Labels, label_bars
+from tasks.market.leaks import (
+    LABEL_COLUMNS,
+    Columns,
+    LeakCheck,
+    Learned,
+    canary,
+    chance_direction,
+    future_perturbation,
+    label_span,
+    permuted_in_blocks,
+    prefix_invariance,
+    purged_folds,
+    start_invariance,
+    stored_inputs,
+    train_isolation,
+    with_next_return,
+)
+from tasks.market.samples import Fold, FoldConfig, walk_forward
+from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.network.architecture import DSCConfig
+from tasks.network.dsc import DSCTradingModel, load_model
+from tasks.network.export import load_weights
+from tasks.network.fit import Fitted, Series, fit, predict_series
+from tasks.network.fit_config import FitConfig
+from tasks.runs.progress import ProgressReport
+from tasks.strategy.provenance import code_behind
+from tasks.strategy.recipe import Recipe
+from tasks.training import FoldResult, Samples, load_fold, load_samples
+
+_CHECKS = 11
+_BARS = 4 * WARM_UP  # of real candles: enough for every ring and sum to turn over, and built in milliseconds
+_NULL = SyntheticMarket(kind="null", bars=14_000, seed=11)
+_PERMUTED = 12_000  # newest bars whose labels are permuted
+_HALF = FoldConfig(folds=1, test_share=0.5, validation_share=0.1)
+_PREDICTED = 400  # newest bars whose predictions are watched
+# What is trained here asks about data, labels, folds and the training loop, so one small network serves every recipe:
+# it starts at the logistic solution, which sees any planted answer, and is done in a second.
+_NETWORK = DSCConfig(
+    input_features=len(FEATURES),
+    hidden_channels=8,
+    num_blocks=2,
+    kernel_size=3,
+    window=16,
+    newest_step=True,
+    linear_bypass=True,
+    padding="history",
+)
+_FIT = FitConfig(epochs=2, learning_rate=1e-3, segment_bars=640, batch_segments=1, weight_average=0.995)
+_AGREE = 1e-5  # of probabilities: series passes of other lengths round differently in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakReport:
+    """Every leak check of a version.
+
+    Attributes:
+        checks: In the order of the ways in: features, predictions, labels, folds, training, then chance and canary.
+    """
+
+    checks: tuple[LeakCheck, ...]
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the checks that failed; none if nothing leaked and the planted leak was caught."""
+        return tuple(check.name for check in self.checks if not check.passed)
+
+
+@task(cache_policy=NO_CACHE, task_run_name="check leaks {data.market.symbol}")
+def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
+    """Look for leaks in features, labels, folds and training, and return the key of the report."""
+    work, log = results_at(Settings.from_environment().work), get_run_logger()
+    key = WorkFolder.key("leaks", {"fold": fold, "code": code_behind("tasks.strategy.leak_suite"), "dataset": data.id})
+    if key in work:
+        log.info(f"leaks were looked for before key={key}")
+        return key
+    checks = []
+    with ProgressReport("leak checks") as progress:
+        for check in leak_checks(load_samples(data, recipe), data.market.interval_ms, recipe, load_fold(fold)):
+            checks.append(check)
+            progress.update(len(checks) / _CHECKS, check.name)
+    report = LeakReport(checks=tuple(checks))
+    work.save(key, {"leaks.json": canonical_json(report)})
+    for check in checks:
+        if not check.passed:
+            log.warning(f"leak check={check.name!r} found={check.found!r}")
+    log.info(f"leak report key={key} checks={len(checks)} failed={list(report.failed)}")
+    return key
+
+
+def load_leaks(key: str) -> LeakReport:
+    """Return what `check_leaks` left under `key`."""
+    document = json.loads(results_at(Settings.from_environment().work).read(key, "leaks.json"))
+    return LeakReport(checks=tuple(LeakCheck(**check) for check in document["checks"]))
+
+
+def leaks_json(report: LeakReport) -> bytes:
+    """Return the report as a version keeps it."""
+    return json.dumps(asdict(report) | {"passed": not report.failed}, indent=1).encode()
+
+
+def leak_checks(samples: Samples, interval_ms: int, recipe: Recipe, fold: FoldResult) -> Iterator[LeakCheck]:
+    """Yield every check of a fold's model, of its data and of the recipe that it came from.
+
+    Args:
+        samples: The dataset, its labels and folds.
+        interval_ms: Milliseconds per bar.
+        recipe: How the model was made. What is trained here is one small network, for a few steps.
+        fold: The model that is to be published.
+    """
+    candles = samples.dataset.candles[-_BARS:].matrix()
+    features = feature_columns(interval_ms)
+    yield remade_inputs(samples, interval_ms, recipe)
+    yield prefix_invariance(features, candles, OUTPUTS, first=WARM_UP)
+    yield future_perturbation(features, candles, OUTPUTS, first=WARM_UP)
+    yield start_invariance(features, candles, OUTPUTS, WARM_UP)
+    yield steady_predictions(load_model(recipe.network_config, load_weights(fold.weights)), candles, interval_ms)
+    labels = label_columns(recipe.labels, recipe.costs.round_trip, interval_ms)
+    yield label_span(labels, candles, recipe.labels.horizon)
+    yield purged_folds(samples.folds, samples.labels.end)
+    yield isolated_training()
+    yield permuted_labels(samples, interval_ms)
+    null = feature_columns(_NULL.interval_ms)
+    yield random_walk(null)
+    yield planted_leak(null)
+
+
+def remade_inputs(samples: Samples, interval_ms: int, recipe: Recipe) -> LeakCheck:
+    """Make features and labels of the whole dataset again, and compare."""
+    dataset, labels = samples.dataset, samples.labels
+    candles = dataset.candles.matrix()
+    features, classes = feature_columns(interval_ms), label_columns(recipe.labels, recipe.costs.round_trip, interval_ms)
+    given = (dataset.features, dataset.vol, labels.forward_return, labels.threshold, labels.classes)
+    return stored_inputs(
+        np.column_stack(given), np.column_stack([features(candles), classes(candles)]), (*OUTPUTS, *LABEL_COLUMNS)
+    )
+
+
+def feature_columns(interval_ms: int) -> Columns:
+    """Return what turns candles into features and volatility."""
+
+    def columns(candles: FloatArray) -> FloatArray:
+        features = build_features(candles, interval_ms)
+        return np.column_stack([features.values, features.vol])
+
+    return columns
+
+
+def prediction_columns(model: DSCTradingModel, interval_ms: int) -> Columns:
+    """Return what turns candles into a model's probabilities."""
+
+    def columns(candles: FloatArray) -> FloatArray:
+        features = build_features(candles, interval_ms)
+        return predict_series(model, features.values, features.segment)
+
+    return columns
+
+
+def label_columns(config: LabelConfig, round_trip_cost: float, interval_ms: int) -> Columns:
+    """Return what turns candles into labels."""
+
+    def columns(candles: FloatArray) -> FloatArray:
+        features = build_features(candles, interval_ms)
+        labels = label_bars(candles[:, 1], features.vol, features.segment, config, round_trip_cost)
+        return np.column_stack([labels.forward_return, labels.threshold, labels.classes])
+
+    return columns
+
+
+def steady_predictions(model: DSCTradingModel, candles: FloatArray, interval_ms: int) -> LeakCheck:
+    """Give the published model other futures: what it has predicted stays."""
+    settled = WARM_UP + model.config.context
+    check = future_perturbation(
+        prediction_columns(model, interval_ms),
+        candles[-(settled + _PREDICTED) :],
+        [f"p_{name}" for name in CLASSES],
+        first=min(settled, len(candles) - 2),
+        cuts=2,
+        tolerance=_AGREE,
+    )
+    return replace(check, name="future perturbation, predictions")
+
+
+def isolated_training() -> LeakCheck:
+    """Train on a random walk with other validation and test bars: what they must not decide stays."""
+    values, labels, fold = _null_samples(feature_columns(_NULL.interval_ms))
+
+    def learn(features: FloatArray, classes: IntArray) -> Learned:
+        fitted = _quick_fit(features, classes, fold)
+        state = {name: tensor.double().numpy() for name, tensor in fitted.model.state_dict().items()}
+        from_train = {name: state.pop(name) for name in ("feature_mean", "feature_scale")}
+        shares = class_shares(classes[fold.train.rows], len(CLASSES))
+        return Learned(from_train=from_train | {"class shares": shares}, from_validation=state)
+
+    starts = {"validation_start": fold.validation.start, "test_start": fold.test.start}
+    return train_isolation(learn, values, labels.classes, **starts)
+
+
+def permuted_labels(samples: Samples, interval_ms: int) -> LeakCheck:
+    """Train on the newest bars with labels of other days: directions are right by chance alone."""
+    dataset, horizon = samples.dataset, samples.labels.horizon
+    bars = len(dataset.candles)
+    first = max(samples.folds[0].train.start, bars - max(_PERMUTED, 150 * horizon))
+    fold = walk_forward(bars, first, horizon, _HALF)[0]
+    block = max(horizon, min(DAY_MS // interval_ms, (bars - first) // 20))
+    classes = samples.labels.classes.copy()
+    classes[first:] = permuted_in_blocks(classes[first:], block)
+    labels = replace(samples.labels, classes=classes)
+    return _chance("block-permuted labels", dataset.features, labels, fold, dataset.segment)
+
+
+def random_walk(columns: Columns) -> LeakCheck:
+    """Train on a random walk, one bar ahead, where many moves are independent: directions are right by chance alone."""
+    return _chance("random-walk null", *_null_samples(columns))
+
+
+def planted_leak(columns: Columns) -> LeakCheck:
+    """Plant the next return among the features of a random walk: every check that could see it must."""
+    leaky, candles = with_next_return(columns), generate(_NULL).matrix()[-_BARS:]
+    return canary(
+        [
+            prefix_invariance(leaky, candles, OUTPUTS, first=WARM_UP, cuts=5),
+            future_perturbation(leaky, candles, OUTPUTS, first=WARM_UP, cuts=1),
+            random_walk(leaky),
+        ]
+    )
+
+
+def _null_samples(columns: Columns) -> tuple[FloatArray, Labels, Fold]:
+    """Return (T, F) features, one-bar labels and one fold of a random walk."""
+    candles = generate(_NULL).matrix()
+    values = columns(candles)
+    segment = np.zeros(len(values), np.int64)
+    labels = label_bars(candles[:, 1], values[:, -1], segment, LabelConfig(horizon=1, cost_floor_multiple=0.0), 0.0)
+    first = WARM_UP + _NETWORK.context
+    return values[:, :-1], labels, walk_forward(len(values), first, 1, _HALF)[0]
+
+
+def _chance(name: str, features: FloatArray, labels: Labels, fold: Fold, segment: IntArray | None = None) -> LeakCheck:
+    """Train on a fold's train, predict its test, and ask whether the directions are more than chance."""
+    segment = np.zeros(len(features), np.int64) if segment is None else segment
+    fitted = _quick_fit(features, labels.classes, fold, segment)
+    probabilities = predict_series(fitted.model, features, segment)[fold.test.rows]
+    classes = labels.classes[fold.test.rows]
+    known = (classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
+    return chance_direction(name, probabilities[known], classes[known], labels.horizon)
+
+
+def _quick_fit(features: FloatArray, classes: IntArray, fold: Fold, segment: IntArray | None = None) -> Fitted:
+    """Train the small network for a few steps."""
+    segment = np.zeros(len(features), np.int64) if segment is None else segment
+    series = Series(features=features, labels=classes, segment=segment)
+    return fit(_NETWORK, series, *fold_spans(fold), _FIT)
+
+
+def fold_spans(fold: Fold) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the train and validation bars of a fold as `fit` takes them."""
+    return (fold.train.start, fold.train.stop), (fold.validation.start, fold.validation.stop)

@@ -1,0 +1,150 @@
+"""A closed candle to a decision in one compiled call: features, network and rule with nothing of Python in between.
+
+It calls the very functions that history is made with, `features.advance`, `kernels.step_packed` and `decision.decide`,
+so live and backtest agree. A bar without features, as after a gap or in a halt, makes the network forget; until both
+are warm again the probabilities are NaN and the target is 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import float32, float64, int64, types
+from numpy.typing import ArrayLike
+
+from storage.compiled import compiled
+from storage.schema import CLASSES, FEATURES, ConfigError, FloatArray
+from tasks.execution.decision import decide
+from tasks.market.features import OUTPUTS, WARM_UP, advance, new_state
+from tasks.network.engine import Engine
+from tasks.network.kernels import FEATURES as INPUTS
+from tasks.network.kernels import Packed, step_packed
+
+_INPUTS, _KNOWN = len(FEATURES), len(OUTPUTS)
+_VALUES = _KNOWN + len(CLASSES)
+
+
+class Tick(NamedTuple):
+    """What one closed candle led to.
+
+    Attributes:
+        target: Position to hold from the next open: -1, 0 or 1.
+        values: (F + 4,) features, vol, three probabilities; NaN where not ready.
+    """
+
+    target: int
+    values: FloatArray
+
+    @property
+    def features(self) -> FloatArray:
+        """(F,) in the order of `storage.schema.FEATURES`; the network reads the first that it has inputs for."""
+        return self.values[:_INPUTS]
+
+    @property
+    def vol(self) -> float:
+        """Volatility per bar."""
+        return float(self.values[_INPUTS])
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """(3,) sell, hold, buy, calibrated."""
+        return self.values[_KNOWN:]
+
+
+class LiveTick:
+    """One market, candle by candle.
+
+    Args:
+        engine: The trained network; this object advances the state of one of its markets.
+        interval_ms: Milliseconds per bar.
+        params: (9,) from `tasks.strategy.recipe.decision_params`.
+        market: Which of the engine's markets.
+
+    Attributes:
+        history_bars: Candles of unbroken history, without those of halts, after which the next one has probabilities.
+
+    Raises:
+        ConfigError: The network takes more inputs, or has other classes, than features and decision know.
+    """
+
+    def __init__(self, engine: Engine, interval_ms: int, params: FloatArray, market: int = 0) -> None:
+        inputs, classes = engine.config.input_features, engine.config.num_classes
+        if inputs > _INPUTS or classes != len(CLASSES):
+            raise ConfigError(
+                f"a live network must read at most {_INPUTS} features and tell {len(CLASSES)} classes apart, "
+                f"was {inputs} and {classes}"
+            )
+        self.history_bars = WARM_UP + engine.config.context - 2
+        self._weights, self._network = engine.weights, engine.state(market)
+        self._features = new_state(interval_ms)
+        self._params = np.array(params, np.float64)
+        _prepare()
+
+    def step(self, candle: ArrayLike, position: int = 0, bars_held: int = 0) -> Tick:
+        """Take in one closed candle.
+
+        Args:
+            candle: (6,) start_ms, open, high, low, close, volume; a float64 array is fastest.
+            position: What is held now: -1, 0 or 1.
+            bars_held: Bars for which it has been held, the fill's own bar included.
+
+        Raises:
+            ValueError: Another shape; nothing was taken in.
+        """
+        values = np.empty(_VALUES)
+        x: object = candle
+        if not isinstance(x, np.ndarray) or x.shape != (6,) or x.dtype != np.float64:
+            x = np.array(candle, np.float64)
+            if x.shape != (6,):
+                raise ValueError(f"candle must be (6,): start_ms open high low close volume, was {x.shape}")
+        target = tick_packed(self._weights, self._network, self._features, self._params, x, position, bars_held, values)
+        return Tick(target, values)
+
+    def warm_up(self, matrix: FloatArray) -> None:
+        """Take in past candles (T, 6), oldest first, up to the last closed one; `history_bars` are enough."""
+        for candle in matrix:
+            self.step(candle)
+
+
+@compiled
+def tick_packed(
+    weights: Packed,
+    network: Packed,
+    features: FloatArray,
+    params: FloatArray,
+    candle: FloatArray,
+    position: int,
+    bars_held: int,
+    values: FloatArray,
+) -> int:
+    """Advance features and network by one candle, and return the target.
+
+    Args:
+        weights: The engine's.
+        network: Its state of one market; changed in place.
+        features: State from `features.new_state`; changed in place.
+        params: (9,) of the decision.
+        candle: (6,) start_ms, open, high, low, close, volume.
+        position: -1, 0 or 1.
+        bars_held: Bars for which it has been held.
+        values: (F + 4,) overwritten, as in `Tick`.
+    """
+    advance(features, candle, values[:_KNOWN])
+    values[_KNOWN:] = np.nan
+    if np.isnan(values[_INPUTS]):
+        network[:] = 0
+    else:
+        status = step_packed(weights, network, values[: int(weights[INPUTS])], values[_KNOWN:])
+        if status < 0:  # out of float32's range: a bar that history leaves out too, and whose context is lost
+            network[:] = 0
+    return decide(values[_KNOWN], values[_KNOWN + 1], values[_KNOWN + 2], values[_INPUTS], position, bars_held, params)
+
+
+def _prepare() -> None:
+    """Compile, or load from the cache, now rather than at the first candle; for one kind of array only."""
+    if not tick_packed.signatures:
+        candle = types.Array(float64, 1, "A", readonly=True)
+        packed, numbers = float32[::1], float64[::1]
+        tick_packed.compile((packed, packed, numbers, numbers, candle, int64, int64, numbers))
+        tick_packed.disable_compile()

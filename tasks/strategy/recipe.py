@@ -1,0 +1,140 @@
+"""What a retrained model is made of: every choice in one object, which is also the form in the Prefect UI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from storage.schema import ArtifactError, ConfigError, FloatArray, Market
+from tasks.champion.promotion import PromotionRule
+from tasks.execution.accounting import Costs
+from tasks.execution.backtest import BacktestConfig
+from tasks.execution.decision import DecisionConfig, packed
+from tasks.market.labels import LabelConfig
+from tasks.market.samples import FoldConfig
+from tasks.network.architecture import DSCConfig
+from tasks.network.architecture import preset as network_preset
+from tasks.network.baselines import BaselineConfig
+from tasks.network.fit_config import FitConfig, fit_preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is labelled, split, trained, decided upon and charged.
+
+    Attributes:
+        preset: default (chosen by measurement) or source (network, training and strategy of the text this grew from).
+        labels: Horizon and thresholds of the three classes.
+        folds: Walk-forward splits.
+        network: The network; None takes the preset's.
+        fit: The training loop; None takes the preset's.
+        costs: Commission, slippage and funding of every fill.
+        decision: From probabilities to a position; None takes the preset's.
+        backtest: Capital and position size.
+        promotion: What a challenger must show.
+        baselines: What the simple models that it must beat may try.
+        refit: Train once more up to the last bar and publish that; the verdict is then the recipe's, not the weights'.
+    """
+
+    preset: Literal["default", "source"] = "default"
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    folds: FoldConfig = field(default_factory=FoldConfig)
+    network: DSCConfig | None = None
+    fit: FitConfig | None = None
+    costs: Costs = field(default_factory=Costs)
+    decision: DecisionConfig | None = None
+    backtest: BacktestConfig = field(default_factory=BacktestConfig)
+    promotion: PromotionRule = field(default_factory=PromotionRule)
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    refit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.preset not in ("default", "source"):
+            raise ConfigError(f"preset must be default or source, was {self.preset!r}")
+
+    @property
+    def models(self) -> int:
+        """How many models are trained: one a fold, and the refit."""
+        return self.folds.folds + self.refit
+
+    @property
+    def network_config(self) -> DSCConfig:
+        """The network that will be trained."""
+        return self.network or network_preset(self.preset)
+
+    @property
+    def fit_config(self) -> FitConfig:
+        """The training loop that will run."""
+        return self.fit or fit_preset(self.preset)
+
+    @property
+    def decision_config(self) -> DecisionConfig:
+        """The decision rule that will trade."""
+        return self.decision or DecisionConfig(rule="argmax" if self.preset == "source" else "value")
+
+    @property
+    def second_seed(self) -> Recipe:
+        """The same recipe with the seeds that follow those of its members; it is judged only, so nothing is refit."""
+        fit = self.fit_config
+        return replace(self, fit=replace(fit, seed=fit.seed + self.network_config.members), refit=False)
+
+    def parts(self) -> dict[str, Any]:
+        """Return every part of the recipe by name, presets filled in."""
+        return {
+            "labels": self.labels,
+            "folds": self.folds,
+            "network": self.network_config,
+            "fit": self.fit_config,
+            "costs": self.costs,
+            "decision": self.decision_config,
+            "backtest": self.backtest,
+            "promotion": self.promotion,
+            "baselines": self.baselines,
+        }
+
+
+def decision_params(recipe: Recipe, market: Market, class_means: FloatArray) -> FloatArray:
+    """Return what `decide` needs of a model that the recipe made on a market: for backtest and live alike.
+
+    Args:
+        recipe: Rule, costs and horizon.
+        market: Where it trades. On spot nobody lends the coins, so that nothing is sold short.
+        class_means: (3,) of the model, in units of vol * sqrt(horizon).
+    """
+    rule = recipe.decision_config
+    if market.category == "spot":
+        rule = replace(rule, allow_short=False)
+    return packed(rule, recipe.costs, class_means, recipe.labels.horizon)
+
+
+def recipe_document(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain JSON, presets filled in, so that a later change of a preset does not change it."""
+    filled = replace(recipe, network=recipe.network_config, fit=recipe.fit_config, decision=recipe.decision_config)
+    document: dict[str, Any] = _RECIPE.dump_python(filled, mode="json")
+    return document
+
+
+def recipe_of(document: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that `recipe_document` wrote, also before there was a teacher.
+
+    Raises:
+        ArtifactError: It has other fields than this version of the code knows.
+    """
+    try:
+        return _RECIPE.validate_python(_filled(document))
+    except ValidationError as err:
+        raise ArtifactError(f"the recipe of this version does not fit this code ({err.errors()[0]['msg']})") from err
+
+
+def _filled(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document that says of its training what went without saying when it was written."""
+    fit = document.get("fit")
+    if isinstance(fit, Mapping) and "distil" not in fit:
+        return {**document, "fit": {**fit, "distil": 0.0, "keep": "best"}}
+    return dict(document)
+
+
+_RECIPE = TypeAdapter(Recipe)

@@ -1,0 +1,224 @@
+"""The promotion rule: each condition fails alone, and one failure is enough."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from storage.schema import ConfigError
+from tasks.champion.promotion import Evidence, PromotionRule, awaits_second_seed, judge
+from tasks.execution.skill import Skill, measure_skill
+
+SKILL = Skill(
+    samples=10_000,
+    effective_samples=800.0,
+    log_loss=1.05,
+    prior_log_loss=1.06,
+    p_value=0.001,
+    accuracy=0.4,
+    majority_accuracy=0.36,
+    class_shares=np.full(3, 1 / 3),
+    brier=0.6,
+    calibration_error=0.012,
+    perfect_calibration_error=0.01,
+    macro_f1=0.39,
+    confusion=np.zeros((3, 3), np.int64),
+    reliability=np.zeros((1, 3)),
+    moves=6_000,
+    direction_skill=0.004,
+    direction_error=0.001,
+    direction_p_value=0.001,
+    direction_accuracy=0.53,
+    edge_bp=1.5,
+    edge_error_bp=0.5,
+)
+GOOD = Evidence(
+    champion="flat",
+    days=60.0,
+    trades=250,
+    skill=SKILL,
+    net_return=0.10,
+    stressed_return=0.04,
+    champion_return=0.0,
+    p_value=0.01,
+    drawdown=0.10,
+    champion_drawdown=0.0,
+    latency_p99_us=12.0,
+    parity=1e-6,
+    baseline="LightGBM",
+    baseline_lead=0.0002,
+    deflated_sharpe=0.97,
+    trials=12,
+    leaks=(),
+    second_seed_return=0.05,
+)
+
+
+def failed(evidence: Evidence, rule: PromotionRule = PromotionRule()) -> list[str]:
+    return [check.name for check in judge(evidence, rule) if check.passed is False]
+
+
+@pytest.mark.promise(13)
+def test_good_evidence_passes_every_condition():
+    assert failed(GOOD) == []
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize(
+    ("change", "condition"),
+    [
+        ({"days": 29.9}, "unseen days"),
+        ({"trades": 99}, "closed trades"),
+        ({"skill": replace(SKILL, log_loss=1.07)}, "log-loss better than the prior"),
+        ({"skill": replace(SKILL, p_value=0.05)}, "log-loss better than the prior"),
+        ({"skill": replace(SKILL, p_value=None)}, "log-loss better than the prior"),
+        ({"skill": replace(SKILL, direction_p_value=0.05)}, "direction of moves better than prior and 50:50"),
+        ({"skill": replace(SKILL, direction_skill=-0.001)}, "direction of moves better than prior and 50:50"),
+        (
+            {"skill": replace(SKILL, direction_skill=None, direction_p_value=None)},
+            "direction of moves better than prior and 50:50",
+        ),
+        ({"stressed_return": 0.0}, "net result at 1.5x costs"),
+        ({"net_return": -0.01}, "beats the champion (flat)"),
+        ({"p_value": 0.06}, "beats the champion (flat)"),
+        ({"p_value": None}, "beats the champion (flat)"),
+        ({"drawdown": 0.26}, "maximum drawdown"),
+        ({"skill": replace(SKILL, calibration_error=0.031)}, "calibration error above a perfect model's"),
+        ({"latency_p99_us": 1_000.0}, "latency p99 per bar"),
+        ({"parity": 1e-5}, "all ways to run it agree"),
+        ({"baseline_lead": -0.0011}, "log-loss near the better baseline"),
+        ({"deflated_sharpe": 0.949}, "deflated Sharpe ratio"),
+        ({"deflated_sharpe": None}, "deflated Sharpe ratio"),
+        ({"leaks": ("prefix invariance",)}, "leak tests"),
+        ({"leaks": None}, "leak tests"),  # what was not tested is not known to be clean
+        ({"second_seed_return": 0.0}, "second seed: net result"),
+        ({"second_seed_return": np.nan}, "second seed: net result"),
+    ],
+)
+def test_one_bad_number_fails_its_condition_alone(change, condition):
+    assert failed(replace(GOOD, **change)) == [condition]
+
+
+@pytest.mark.promise(13)
+def test_lead_in_direction_over_a_prior_that_the_market_left_behind_is_none():
+    """Training rose in 65 of 100 moves, 45 of 100 rise now; the model names both sides alike, or knows them."""
+    rng = np.random.default_rng(1)
+    rose = rng.random(6_000) < 0.45
+    side = np.where(rose, 2, 0)
+    for foreseen, condition in ((0.0, ["direction of moves better than prior and 50:50"]), (0.05, [])):
+        up = 0.55 + foreseen * np.where(rose, 1, -1) + 0.01 * rng.standard_normal(len(rose))
+        probabilities = np.column_stack([1 - up, np.zeros(len(up)), up])
+        measured = measure_skill(
+            probabilities, side, np.array([0.35, 0.0, 0.65]), 1e-3 * (side - 1),
+            overlap=1, effective_samples=6_000.0, seed=1,
+        )  # fmt: skip
+        direction = {name: getattr(measured, name) for name in vars(measured) if name.startswith("direction_")}
+        assert failed(replace(GOOD, skill=replace(SKILL, **direction))) == condition
+
+
+@pytest.mark.promise(13)
+def test_second_seed_is_asked_for_when_all_else_holds_and_not_before():
+    untrained = replace(GOOD, second_seed_return=None)
+    checks = judge(untrained, PromotionRule())
+    assert (checks[-1].name, checks[-1].passed, checks[-1].found) == ("second seed: net result", None, "to be trained")
+    assert awaits_second_seed(checks)
+    assert not all(check.passed for check in checks)
+    lacking = judge(replace(untrained, trades=99), PromotionRule())
+    assert (lacking[-1].passed, lacking[-1].found) == (None, "not run: other conditions failed")
+    assert not awaits_second_seed(lacking)
+    for trained in (0.05, -0.05):
+        assert not awaits_second_seed(judge(replace(GOOD, second_seed_return=trained), PromotionRule()))
+
+
+@pytest.mark.promise(13)
+def test_second_seed_that_loses_keeps_the_champion_whatever_the_first_earned():
+    lucky = judge(replace(GOOD, net_return=3.67, second_seed_return=-0.012), PromotionRule())
+    assert [check.name for check in lucky if not check.passed] == ["second seed: net result"]
+    assert (lucky[-1].found, lucky[-1].wanted) == ("-1.20%, first seed +367.00%", "> 0 %")
+
+
+def test_drawdown_is_measured_against_the_champion_when_there_is_one():
+    reigning = replace(GOOD, champion="20260104T100000Z-7f3c9a2e", champion_return=0.02, champion_drawdown=0.05)
+    assert failed(reigning) == ["maximum drawdown"]
+    assert failed(replace(reigning, drawdown=0.06)) == []
+    idle = replace(reigning, champion_return=0.0, champion_drawdown=0.0)  # it held nothing: no multiple of that bounds
+    assert failed(replace(idle, drawdown=0.25)) == []
+    assert failed(replace(idle, drawdown=0.251)) == ["maximum drawdown"]
+
+
+@pytest.mark.promise(13)
+def test_deflated_sharpe_of_too_few_trades_is_not_passed_and_says_why():
+    few = replace(GOOD, trades=29, deflated_sharpe=None)
+    lax = PromotionRule(min_trades=1)
+    (check,) = (one for one in judge(few, lax) if not one.passed)
+    assert (check.name, check.found) == ("deflated Sharpe ratio", "too few trades to judge: 29 of 30, 12 trials")
+
+
+def test_deflated_sharpe_is_asked_of_the_first_champion_alone():
+    reigning = replace(GOOD, champion="20260104T100000Z-7f3c9a2e", champion_return=0.02, champion_drawdown=0.1)
+    assert failed(replace(reigning, deflated_sharpe=0.1)) == []
+    assert failed(replace(GOOD, deflated_sharpe=0.1)) == ["deflated Sharpe ratio"]
+
+
+def test_baseline_may_lead_by_the_margin_and_no_more():
+    assert failed(replace(GOOD, baseline_lead=-0.001)) == []
+    strict = PromotionRule(baseline_margin=0.0)
+    assert failed(replace(GOOD, baseline_lead=-1e-9), strict) == ["log-loss near the better baseline"]
+
+
+def test_every_check_shows_its_number_and_its_bound():
+    checks = {check.name: check for check in judge(GOOD, PromotionRule())}
+    assert checks["unseen days"].found == "60"
+    assert checks["unseen days"].wanted == ">= 30"
+    assert checks["deflated Sharpe ratio"].found == "0.970, 12 trials"
+    assert checks["log-loss near the better baseline"].found == "+0.00020 nat against LightGBM"
+    assert checks["leak tests"].found == "all green"
+    assert checks["log-loss better than the prior"].found == "+0.01000 nat, p = 0.001"
+    direction = (
+        "+0.00400 nat a move against prior, p = 0.001; 53.0% of 6,000 right,"
+        " mean edge +1.50 bp before costs (95 %: +0.52 to +2.48)"
+    )
+    assert checks["direction of moves better than prior and 50:50"].found == direction
+    assert all(check.found and check.wanted for check in checks.values())
+
+
+def test_nan_never_passes():
+    broken = replace(
+        GOOD,
+        days=np.nan,
+        net_return=np.nan,
+        stressed_return=np.nan,
+        drawdown=np.nan,
+        latency_p99_us=np.nan,
+        parity=np.nan,
+        baseline_lead=np.nan,
+        deflated_sharpe=np.nan,
+    )
+    assert failed(broken) == [
+        "unseen days",
+        "log-loss near the better baseline",
+        "net result at 1.5x costs",
+        "beats the champion (flat)",
+        "deflated Sharpe ratio",
+        "maximum drawdown",
+        "latency p99 per bar",
+        "all ways to run it agree",
+    ]
+
+
+def test_rule_refuses_a_bound_that_lets_everything_pass():
+    with pytest.raises(ConfigError, match=r"significance must be in \(0, 1\), was 1\.5"):
+        PromotionRule(significance=1.5)
+    with pytest.raises(ConfigError, match="min_days must be > 0"):
+        PromotionRule(min_days=0)
+
+
+@pytest.mark.promise(13)
+def test_lead_over_a_champion_must_be_rarer_with_every_look_at_it():
+    name = "beats the champion (flat)"
+    assert failed(replace(GOOD, looks=4)) == []  # 0.01 is below 0.0125
+    assert failed(replace(GOOD, looks=5)) == [name]
+    (check,) = (one for one in judge(replace(GOOD, looks=5), PromotionRule()) if one.name == name)
+    assert check.wanted == "greater, p < 0.01, look 5"
+    with pytest.raises(ConfigError, match="other_trials must be >= 0, was -1"):
+        PromotionRule(other_trials=-1)

@@ -1,0 +1,92 @@
+"""Serving: flat and expired champions open no position."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from storage.artifacts import ArtifactStore
+from storage.schema import FEATURES, Source
+from tasks.champion.expiry import ExpiryRule
+from tasks.champion.serving import served_champion
+
+SOURCE, NAME, RULE = Source("bybit"), "linear-BTCUSDT-5", ExpiryRule()
+MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
+EVIDENCE = {"champion": {"version": "flat"}, "challenger": {"sharpe_ratio": 1.0}}
+
+
+def ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def published(store: ArtifactStore, hash8: str, now: datetime):
+    return store.publish(SOURCE, NAME, hash8, {"report.html": hash8.encode()}, {"features": list(FEATURES)}, now)
+
+
+@pytest.mark.promise(13)
+def test_nothing_is_served_when_the_champion_is_flat(tmp_path):
+    store = ArtifactStore(str(tmp_path))
+    published(store, "0123abcd", MONDAY)
+    served = served_champion(store, SOURCE, NAME, ms(MONDAY), RULE)
+    assert (served.ref, served.reason) == (None, "the champion is flat")
+
+
+@pytest.mark.promise(13)
+def test_champion_is_served_until_the_third_retrain_is_missed(tmp_path):
+    store = ArtifactStore(str(tmp_path))
+    ref = published(store, "0123abcd", MONDAY)
+    store.promote(SOURCE, NAME, ref, EVIDENCE, expected=0, now=MONDAY)
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=2.9)), RULE).ref == ref
+    expired = served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE)
+    assert expired.ref is None
+    assert expired.reason == (
+        "champion 20260105T000000Z-0123abcd has expired: 3 retrains missed, 3 are too many; run retrain"
+    )
+
+
+@pytest.mark.promise(13)
+def test_retrain_that_keeps_the_champion_renews_it(tmp_path):
+    store = ArtifactStore(str(tmp_path))
+    ref = published(store, "0123abcd", MONDAY)
+    store.promote(SOURCE, NAME, ref, EVIDENCE, expected=0, now=MONDAY)
+    published(store, "4567abcd", MONDAY + timedelta(days=2))  # a challenger that was not promoted
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=4.9)), RULE).ref == ref
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize(
+    ("days", "trained_until_day", "sequence"),
+    [(2, -400, 1), (2, 0, 1), (2, 2, 0)],
+    ids=["on old bars", "on the champion's bars", "against an earlier champion"],
+)
+def test_version_that_did_not_question_the_champion_on_newer_bars_renews_nothing(
+    tmp_path, days, trained_until_day, sequence
+):
+    store = ArtifactStore(str(tmp_path))
+
+    def stored(hash8: str, day: int, bar_day: int, judged: int):
+        until = ms(MONDAY + timedelta(days=bar_day))
+        manifest = {
+            "features": list(FEATURES),
+            "model": {"trained_until_ms": until},
+            "judgement": {"sequence": judged},
+        }
+        return store.publish(SOURCE, NAME, hash8, {"a.txt": b"a"}, manifest, MONDAY + timedelta(days=day))
+
+    ref = stored("0123abcd", 0, 0, 0)
+    store.promote(SOURCE, NAME, ref, EVIDENCE, expected=0, now=MONDAY)
+    stored("4567abcd", days, trained_until_day, sequence)
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE).ref is None
+    stored("89ababcd", 2, 2, 1)
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE).ref == ref
+
+
+@pytest.mark.promise(13)
+def test_champion_that_a_person_put_in_force_again_is_served_from_then_on(tmp_path):
+    store = ArtifactStore(str(tmp_path))
+    first = published(store, "0123abcd", MONDAY)
+    store.promote(SOURCE, NAME, first, EVIDENCE, expected=0, now=MONDAY)
+    second = published(store, "4567abcd", MONDAY + timedelta(days=30))
+    store.promote(SOURCE, NAME, second, EVIDENCE, expected=1, now=MONDAY + timedelta(days=30))
+    store.rollback(SOURCE, NAME, "the second one lost money", MONDAY + timedelta(days=31))
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=33.9)), RULE).ref == first
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=34)), RULE).ref is None

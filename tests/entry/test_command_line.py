@@ -1,0 +1,89 @@
+"""The command line: whatever stops a flow is one line with the way out."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+from flows.entry.command_line import run_by_hand
+from flows.monitor import monitor
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_server_that_is_not_there_is_named(home, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["monitor"])
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),  # the port of a service that nobody runs
+        pytest.raises(SystemExit, match=r"be reached at http://127\.0\.0\.1:9/api .* start it, check PREFECT_API_URL"),
+    ):
+        run_by_hand(monitor, ("flows.monitor",))
+
+
+def test_home_that_cannot_be_written_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("DSC_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(sys, "argv", ["monitor"])
+    with pytest.raises(SystemExit, match=r"StoreError: DSC_HOME must be a writable folder, .* \(File exists\); set"):
+        run_by_hand(monitor, ("flows.monitor",))
+
+
+def test_full_disk_is_refused_before_anything_starts(home, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["monitor"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1_500_000))
+    with pytest.raises(SystemExit, match=r"StoreError: DSC_HOME must have 64 MB free, .*home has 1\.5; free space or"):
+        run_by_hand(monitor, ("flows.monitor",))
+
+
+FLOWS = ("evaluate", "ingest", "monitor", "pipeline", "prune", "retrain", "rollback", "search")
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_help_is_one_screen_with_two_examples_and_the_rest_is_a_second_one(flow, helped):
+    screen, everything = helped(flow, "--help"), helped(flow, "--help-all")
+    assert len(screen) <= 40
+    assert max(map(len, screen)) <= 80
+    assert sum(line.startswith(f"  python -m flows.{flow}") for line in screen) == 2
+    assert not any("Display application version" in line for line in screen)
+    (title,) = [line for line in screen if "Options" in line and line.startswith("╭")]
+    assert ("--help-all" in title) == (len(everything) > len(screen) + 20)
+
+
+def test_help_swallows_no_placeholder(helped):
+    assert any("<source>/<market>/<version>" in line for line in helped("evaluate", "--help"))
+
+
+@pytest.fixture
+def helped(monkeypatch, capsys):
+    """Run a flow's module as a program does, and return the lines that it printed."""
+
+    def printed(flow: str, option: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", [f"flows.{flow}", option])
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setattr(os, "_exit", sys.exit)
+        with pytest.raises(SystemExit, match="0"):
+            runpy.run_path(str(ROOT / "flows" / f"{flow}.py"), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    return printed
+
+
+def test_prefects_lines_go_to_the_log_and_nothing_else_to_the_terminal(home, prefect_api):
+    command = [sys.executable, "-m", "flows.ingest", "--synthetic.bars", "300"]
+    environment = os.environ | {"DSC_HOME": str(home), "PREFECT_API_URL": get_current_settings().api.url}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stderr == ""
+    stage, stored, log, total = done.stdout.splitlines()
+    assert re.fullmatch(r"1/1 ingest \.\.\. \d+ s", stage)
+    assert stored.startswith("SYNTHUSDT linear 5m: 300 bars, 2025-01-01")
+    assert log == f"  log      {home / 'logs' / 'run.log'}"
+    assert re.fullmatch(r"  total    \d+ s", total)
+    written = (home / "logs" / "run.log").read_text()
+    assert re.search(r"INFO +\| Task run '.*' - Finished in state Completed\(\)", written)

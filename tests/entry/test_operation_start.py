@@ -1,0 +1,70 @@
+"""Starting the system: what is refused, with which words, and which settings every process gets."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.entry.environment import client_environment
+from flows.entry.operation import Operation
+from flows.entry.server import bound_socket
+from storage.schema import ConfigError
+from tasks.runs.alerts import HEARTBEAT_S, KINDS, alert_automations, zombie_guard
+
+HOLD = """
+import sys
+from pathlib import Path
+from flows.entry.server import sole_server
+with sole_server(Path(sys.argv[1]), "http://127.0.0.1:4200"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_taken_port_is_refused_with_the_way_out():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        other.listen()
+        with pytest.raises(ConfigError, match=rf"port {port} of 127\.0\.0\.1 must be free .* or set PORT"):
+            bound_socket("127.0.0.1", port)
+
+
+def test_second_server_on_one_home_is_refused_with_the_first_ones_address(home, monkeypatch):
+    folder = home / "prefect"
+    monkeypatch.setenv("PREFECT_HOME", str(folder))
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:  # noqa: S603
+        assert first.stdout.readline() == "held\n"
+        said = (
+            rf"one server at a time may use .*prefect, process {first.pid} \(http://127\.0\.0\.1:4200\) does; stop it"
+        )
+        with pytest.raises(ConfigError, match=said), Operation(port=1):
+            pytest.fail("two servers on one database")
+        first.kill()
+
+
+def test_unknown_exchange_is_refused(home):
+    with pytest.raises(ConfigError, match="exchange must be one of sandbox bybit, was 'bybt'"):
+        Operation(exchange="bybt")
+
+
+def test_every_process_beats_three_times_within_the_guards_window(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
+    environment = client_environment(tmp_path, "http://127.0.0.1:4200/api", "dsc:x")
+    assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+    assert environment["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "false"
+    beat_s = int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    assert beat_s == HEARTBEAT_S
+    assert zombie_guard().trigger.within.total_seconds() == 3 * beat_s
+    assert Path(environment["DSC_HOME"]).is_absolute()
+
+
+def test_alerts_are_told_once_an_event_and_only_of_what_is_raised():
+    block = "00000000-0000-0000-0000-000000000001"
+    automations = {automation.name: automation for automation in alert_automations(block)}
+    assert len(automations) == 2 + len(KINDS)
+    assert automations["alert-drift"].trigger.expect == {"dsc.drift"}
+    assert all(automation.trigger.threshold == 1 for automation in automations.values())

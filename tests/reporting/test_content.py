@@ -1,0 +1,130 @@
+"""What the report says of a stored version: the golden one, measured again by today's code."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from storage.schema import DatasetRef, FloatArray, Market
+from tasks.evaluation import Evaluation, Measured, evaluate_folds
+from tasks.execution.track_record import Deflation, track_record
+from tasks.reevaluation import stored_folds
+from tasks.reporting.content import report_data
+from tasks.reporting.report import render_report
+from tasks.reporting.report_data import ReportData, Verdict
+from tasks.reporting.summary import Side, summarise
+from tasks.strategy.contest import Rivals, rivals_from, stored_forecasts
+from tasks.strategy.recipe import Recipe, recipe_of
+from tests.golden.make_golden import EXCHANGE, MARKET, restore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A version's parts as the report takes them."""
+
+    data: DatasetRef
+    recipe: Recipe
+    evaluation: Evaluation
+    measured: Measured
+    rivals: Rivals
+    forecasts: dict[str, FloatArray]
+    luck: Deflation
+
+    def report(self) -> ReportData:
+        return report_data(
+            self.data, self.recipe, EXCHANGE, self.evaluation, self.measured, self.rivals, self.forecasts, self.luck,
+            (), Verdict(decision="measured"), (), (), "20260104T100000Z-7f3c9a2e", datetime(2026, 1, 4, tzinfo=UTC), {},
+        )  # fmt: skip
+
+    def summary(self) -> Side:
+        return summarise(self.report(), self.evaluation, self.rivals).sides[0]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    home = tmp_path_factory.mktemp("golden") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DSC_HOME", str(home))
+        patch.delenv("DSC_ARTIFACT_URL", raising=False)
+        store = restore(home)
+        artifact = store.load(store.champion(EXCHANGE.source, MARKET.slug).ref, source=EXCHANGE.source)
+        manifest, recipe = artifact.manifest, recipe_of(artifact.manifest["recipe"])
+        data = DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=Market(**manifest["market"]))
+        yield Stored(
+            data=data,
+            recipe=recipe,
+            evaluation=evaluate_folds(data, recipe, stored_folds(artifact, data, recipe)),
+            measured=Measured(**manifest["latency"]),
+            rivals=rivals_from(artifact.files["baselines.json"]),
+            forecasts=stored_forecasts(artifact.files["baselines.parquet"]),
+            luck=Deflation(**manifest["judgement"]["numbers"]["luck"]),
+        )
+
+
+def measures(report: ReportData):
+    return {measure.name: measure for measure in (*report.highlights, *report.record, *report.skill)}
+
+
+def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored):
+    evaluation = stored.evaluation
+    rows = evaluation.unseen.rows
+    classes, earned = evaluation.samples.labels.classes[rows], evaluation.samples.labels.forward_return[rows]
+    moved = (classes >= 0) & (classes != 1) & np.isfinite(evaluation.probabilities).all(axis=1)
+    side = np.sign(evaluation.probabilities[moved, 2] - evaluation.probabilities[moved, 0])
+    edge = 1e4 * np.mean(side * earned[moved])
+    found = measures(stored.report())["Mean edge of a move, before costs"]
+    assert found.value == pytest.approx(edge, rel=1e-12)
+    assert found.low < edge < found.high
+    assert stored.summary().edge_bp == pytest.approx(edge, rel=1e-12)
+    said_up = evaluation.probabilities[moved, 2] > evaluation.probabilities[moved, 0]
+    assert stored.summary().direction == pytest.approx(np.mean(said_up == (classes[moved] == 2)), rel=1e-12)
+
+
+def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
+    losses = {line.name: line.log_loss for line in stored.rivals.table if line.log_loss is not None}
+    better = min(("logistic regression", "LightGBM"), key=losses.__getitem__)
+    assert losses[better] < losses["prior"]
+    (card,) = (one for one in stored.report().highlights if one.name == "Lead over the best baseline")
+    assert card.note.startswith(f"log-loss, over {better}; p")
+    assert card.value == pytest.approx(losses[better] - losses["this model"], rel=1e-9)
+    assert card.low < card.value < card.high
+    assert card.note.endswith("Diebold-Mariano")
+
+
+def test_card_shows_the_lead_over_the_prior_when_every_baseline_is_worse_than_that(stored):
+    worse = tuple(
+        replace(line, log_loss=9.0, lead=7.9) if line.name in ("logistic regression", "LightGBM") else line
+        for line in stored.rivals.table
+    )
+    card = replace(stored, rivals=replace(stored.rivals, table=worse)).report().highlights[2]
+    assert card.note.startswith("log-loss, over prior; p")
+    assert card.value == pytest.approx(stored.evaluation.skill.log_loss_skill, abs=0.01)
+
+
+def test_card_and_summary_say_that_too_few_trades_prove_nothing(stored):
+    few = track_record(stored.evaluation.daily_returns, 1)
+    sparse = replace(
+        stored, evaluation=replace(stored.evaluation, record=few), luck=replace(stored.luck, deflated=None)
+    )
+    report = sparse.report()
+    card = measures(report)["Sharpe ratio, daily"]
+    assert (card.low, card.high, card.note) == (None, None, "too few trades to judge: 1 of 30")
+    assert card.doubtful
+    assert sparse.summary().sharpe == "too few trades"
+    assert "too few trades to judge: 1 of 30" in {row["note"] for row in report.headline}
+    assert measures(report)["Deflated Sharpe ratio"].value is None
+    assert "too few trades to judge: 1 of 30" in render_report(report)
+    enough = measures(stored.report())["Sharpe ratio, daily"]
+    assert (enough.note, enough.low < enough.value < enough.high) == ("95 % interval by stationary bootstrap", True)
+
+
+def test_costs_are_swept_by_deciding_again_with_the_same_positions_beside(stored):
+    points = stored.report().costs
+    assert [point.cost_bp for point in points] == [0.0, 2.0, 5.5, 10.0, 11.0, 15.0, 16.5, 22.0]
+    (assumed,) = (point for point in points if point.assumed)
+    assert assumed.total_return == assumed.repriced_return == stored.evaluation.money.model.metrics.total_return
+    trades = [point.num_trades for point in points]
+    assert trades[0] > assumed.num_trades > trades[-1]
+    assert points[0].total_return != points[0].repriced_return
+    assert "same positions re-priced" in render_report(stored.report())

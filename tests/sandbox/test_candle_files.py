@@ -1,0 +1,184 @@
+"""A candle file is read as it stands, or refused with the row that is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from storage.schema import CandleError, Candles, ConfigError
+from tasks.sandbox.candle_files import base_interval, file_source, read_candle_file, read_funding_file
+
+HEADER = "start_ms,open,high,low,close,volume,turnover\n"
+ROWS = (
+    "1735689600000,93530.0,93672.8,93501.3,93630.1,147.13,\n1735689900000,93630.1,93650,93552.4,93574.1,76.928,7200.5\n"
+)
+
+
+def write_csv(folder: Path, text: str) -> Path:
+    path = folder / "candles.csv"
+    path.write_text(text)
+    return path
+
+
+def assert_is_the_table(candles: Candles) -> None:
+    assert candles.start_ms.tolist() == [1_735_689_600_000, 1_735_689_900_000]
+    assert candles.open.tolist() == [93530.0, 93630.1]
+    assert candles.high.tolist() == [93672.8, 93650.0]
+    assert candles.volume.tolist() == [147.13, 76.928]
+    assert np.isnan(candles.turnover[0])
+    assert candles.turnover[1] == 7200.5
+
+
+def test_csv_is_read_with_unknown_turnover_as_nan(tmp_path: Path) -> None:
+    assert_is_the_table(read_candle_file(write_csv(tmp_path, HEADER + ROWS)))
+
+
+def test_gzipped_csv_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "candles.csv.gz"
+    path.write_bytes(gzip.compress((HEADER + ROWS).encode()))
+    assert_is_the_table(read_candle_file(path))
+
+
+def test_parquet_is_read_and_further_columns_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "candles.parquet"
+    table = {
+        "note": ["a", "b"],
+        "start_ms": [1_735_689_600_000, 1_735_689_900_000],
+        "open": [93530.0, 93630.1],
+        "high": [93672.8, 93650.0],
+        "low": [93501.3, 93552.4],
+        "close": [93630.1, 93574.1],
+        "volume": [147.13, 76.928],
+        "turnover": [None, 7200.5],
+    }
+    pyarrow.parquet.write_table(pa.table(table), path)
+    assert_is_the_table(read_candle_file(path))
+
+
+def test_file_without_turnover_has_it_unknown(tmp_path: Path) -> None:
+    text = "start_ms,open,high,low,close,volume\n1735689600000,1,2,0.5,1.5,10\n"
+    assert np.isnan(read_candle_file(write_csv(tmp_path, text)).turnover).tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "time,open\n1,2\n",
+            "must have the columns start_ms, open, .* lacks start_ms, high, low, close, volume; it has time, open",
+        ),
+        (HEADER, "must hold candles, candles.csv has no row"),
+        (HEADER + "1735689600000,x,2,1,1,1,1\n", "open must hold numbers, in candles.csv it is string"),
+        (
+            HEADER + ROWS + "1735690200000,1,2,1,,5,\n",
+            "close must hold finite numbers, in candles.csv 1 are not, the first in row 2",
+        ),
+        (HEADER + "1735689600000,1,2,nan,1,5,\n", "low must hold finite numbers, .* the first in row 0"),
+        (
+            HEADER + "1735689600,1,2,1,1,5,\n",
+            "must be UTC milliseconds of 2009 to 2100, in candles.csv row 0 has 1735689600; convert seconds",
+        ),
+        (
+            HEADER + "1735689600000.5,1,2,1,1,5,\n",
+            "start_ms must hold whole UTC milliseconds in every row, .* it is double",
+        ),
+        (HEADER + ROWS + ROWS, "strictly increasing, in candles.csv row 2 is older than the one before; sort it"),
+        (
+            HEADER + ROWS + ROWS.splitlines()[1] + "\n",
+            "strictly increasing, in candles.csv row 2 repeats the one before; keep one row a bar",
+        ),
+    ],
+)
+def test_broken_file_is_refused_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(CandleError, match=message):
+        read_candle_file(write_csv(tmp_path, text))
+
+
+def test_file_that_is_no_parquet_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "candles.parquet"
+    path.write_bytes(b"not a table")
+    with pytest.raises(CandleError, match=r"^candles.parquet can't be read as a candle file \(.*\)$"):
+        read_candle_file(path)
+
+
+def test_file_with_another_ending_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "candles.xlsx"
+    path.touch()
+    with pytest.raises(ConfigError, match=r"must end in .parquet, .csv or .csv.gz, was 'candles.xlsx'"):
+        read_candle_file(path)
+
+
+def test_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"candles must name a file, .*nowhere.csv is none"):
+        read_candle_file(tmp_path / "nowhere.csv")
+    with pytest.raises(ConfigError, match="candles must name a file"):
+        file_source(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.promise(0)
+def test_source_names_the_bytes_of_the_file(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, HEADER + ROWS)
+    content = path.read_bytes()
+    expected = hashlib.sha256(len(content).to_bytes(8, "little") + content).hexdigest()[:8]
+    assert file_source(path) == f"sandbox:{expected}"
+    path.write_text(HEADER + ROWS + "1735690200000,1,2,1,1,5,\n")
+    assert file_source(path) != f"sandbox:{expected}"
+
+
+@pytest.mark.promise(0)
+def test_source_of_a_replay_with_funding_differs_from_the_one_without(tmp_path: Path) -> None:
+    candles, funding = write_csv(tmp_path, HEADER + ROWS), tmp_path / "funding.csv"
+    funding.write_text("start_ms,funding_rate\n1735689600000,0.0001\n")
+    assert file_source(candles, funding) != file_source(candles)
+
+
+def test_funding_file_is_read_as_stamps_and_rates(tmp_path: Path) -> None:
+    path = tmp_path / "funding.csv"
+    path.write_text("start_ms,funding_rate\n1735689600000,0.0001\n1735718400000,-0.00002\n")
+    assert read_funding_file(path) == [(1_735_689_600_000, 0.0001), (1_735_718_400_000, -0.00002)]
+
+
+def test_funding_file_without_rates_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "funding.csv"
+    path.write_text("start_ms,rate\n1735689600000,0.0001\n")
+    with pytest.raises(
+        CandleError,
+        match=r"a funding file must have the columns start_ms, funding_rate; funding.csv lacks funding_rate",
+    ):
+        read_funding_file(path)
+
+
+def test_base_interval_is_the_shortest_step_whatever_is_missing(tmp_path: Path) -> None:
+    rows = "".join(f"{1_735_689_600_000 + 300_000 * i},1,2,1,1,5,\n" for i in (0, 3, 4, 9))
+    assert base_interval(read_candle_file(write_csv(tmp_path, HEADER + rows))) == "5"
+
+
+def test_base_interval_that_bybit_does_not_know_is_refused_with_the_row_that_is_off(tmp_path: Path) -> None:
+    rows = "".join(f"{1_735_689_600_000 + ms},1,2,1,1,5,\n" for ms in (0, 300_000, 307_000, 600_000))
+    candles = read_candle_file(write_csv(tmp_path, HEADER + rows))
+    with pytest.raises(CandleError, match="row 2 opens 7000 ms after the one before, at 1735689907000; drop rows off"):
+        base_interval(candles)
+
+
+def test_single_candle_shows_no_interval(tmp_path: Path) -> None:
+    with pytest.raises(CandleError, match="needs at least two candles, to show its interval; it has 1"):
+        base_interval(read_candle_file(write_csv(tmp_path, HEADER + ROWS.splitlines()[0] + "\n")))
+
+
+def test_real_file_is_read_whole() -> None:
+    folder = os.environ.get("DSC_TEST_DATA")
+    if not folder:
+        pytest.skip("needs real candles: DSC_TEST_DATA is not set")
+    candles = read_candle_file(Path(folder) / "candles" / "bybit_linear_BTCUSDT_5m.parquet")
+    assert len(candles) == 131_040
+    assert candles.start_ms[[0, -1]].tolist() == [1_735_689_600_000, 1_775_001_300_000]  # 2025-01-01 to 2026-03-31
+    assert candles.close[[0, -1]].tolist() == [93630.1, 68244.6]
+    assert np.isnan(candles.turnover).all()
+    assert base_interval(candles) == "5"

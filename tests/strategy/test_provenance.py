@@ -1,0 +1,133 @@
+"""A stored result is found again by the code that made it: what computes counts, and nothing else does."""
+
+import json
+import logging
+import shutil
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from storage.schema import DatasetRef, Market, Source
+from tasks.evaluation import trial_key
+from tasks.execution.random_positions import RandomPositions
+from tasks.execution.rivals import Rival
+from tasks.network.baselines import CLASSICAL
+from tasks.publishing import version_hash
+from tasks.strategy import contest as rivalry
+from tasks.strategy import provenance
+from tasks.strategy.contest import BaselineFold, Rivals, baselines_key, compare_baselines, load_rivals, rivals_key
+from tasks.strategy.provenance import sources_behind
+from tasks.strategy.recipe import Recipe
+from tasks.training import fold_key
+
+DATA = DatasetRef(id="0123456789abcdef", source=Source("bybit"), market=Market())
+RECIPE = Recipe()
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """The project's sources in a folder where they may be edited."""
+    for package in ("tasks", "storage"):
+        shutil.copytree(provenance.ROOT / package, tmp_path / "checkout" / package)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "checkout")
+    return tmp_path / "checkout"
+
+
+def edit(path):
+    path.write_bytes(path.read_bytes() + b"\nCHANGED = True\n")
+
+
+def keys():
+    return {
+        "fold": fold_key(DATA, RECIPE, 0),
+        "baselines": baselines_key(DATA, RECIPE, 0),
+        "rivals": rivals_key(RECIPE, "evaluation-0", ["baselines-0"]),
+        "trial": trial_key(RECIPE, ["fold-0"]),
+        "version": version_hash(DATA, RECIPE, b"weights"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("tasks/strategy/contest.py", {"baselines", "rivals", "version"}),
+        ("tasks/execution/rivals.py", {"baselines", "rivals", "version"}),
+        ("tasks/evaluation.py", {"baselines", "rivals", "trial", "version"}),
+        ("tasks/execution/decision.py", {"baselines", "rivals", "trial", "version"}),
+        ("tasks/strategy/leak_suite.py", {"version"}),
+        ("tasks/market/leaks.py", {"version"}),
+        (
+            "tasks/network/baselines.py",
+            {"fold", "baselines", "rivals", "trial", "version"},
+        ),  # the network's teacher too
+        ("tasks/market/labels.py", {"fold", "baselines", "rivals", "trial", "version"}),
+        ("storage/schema.py", {"fold", "baselines", "rivals", "trial", "version"}),
+        ("storage/compiled.py", {"fold", "baselines", "rivals", "trial", "version"}),
+        ("tasks/reporting/templates/report.css", set()),
+        ("tasks/reporting/canvas.py", set()),
+        ("tasks/reporting/content.py", set()),
+        ("tasks/runs/progress.py", set()),
+        ("tasks/runs/page.py", set()),
+        ("tasks/exchange/gateway.py", set()),
+        ("storage/locks.py", set()),
+    ],
+)
+def test_keys_change_with_the_code_that_computes_and_with_no_other(checkout, file, changed):
+    before = keys()
+    edit(checkout / file)
+    assert {name for name, key in keys().items() if key != before[name]} == changed
+
+
+def test_modules_behind_a_number_are_those_that_import_linter_finds():
+    grimp = pytest.importorskip("grimp", reason="import-linter, which brings the oracle, is not installed")
+    graph = grimp.build_graph("tasks", "storage")
+    for room in ("tasks.runs", "tasks.reporting"):
+        for shown in (*graph.find_descendants(room), room):
+            graph.remove_module(shown)
+    for module in ("tasks.training", "tasks.evaluation", "tasks.strategy.contest", "tasks.strategy.leak_suite"):
+        imported = {module, *graph.find_upstream_modules(module)}
+        assert sources_behind(module).keys() == {
+            name
+            for name in imported
+            if not name.startswith("storage") or name in ("storage.schema", "storage.compiled")
+        }
+
+
+def test_what_is_known_by_value_is_left_out_with_what_it_alone_imports():
+    sources = sources_behind("tasks.training", known=("tasks.strategy.recipe",))
+    assert "tasks.network.fit" in sources
+    assert not sources.keys() & {"tasks.strategy.recipe", "tasks.champion.promotion", "tasks.execution.decision"}
+
+
+def table(log_loss):
+    lines = [Rival(name=name, total_return=0.0, sharpe_ratio=None, log_loss=log_loss, lead=0.0) for name in CLASSICAL]
+    drawn = RandomPositions(draws=1, percentile=0.5, total_return=0.0, low=0.0, high=0.0, sharpe_ratio=None)
+    return Rivals(table=tuple(lines), random=drawn, facts=[])
+
+
+def test_corrected_rivals_are_never_answered_by_an_older_table(checkout, home, monkeypatch):
+    def files(found, evaluation, forecasts):
+        document = {"table": [asdict(line) for line in found.table], "random": asdict(found.random), "folds": []}
+        return {"baselines.json": json.dumps(document).encode(), "baselines.parquet": b""}
+
+    part = BaselineFold(probabilities={name: np.full((1, 3), 1 / 3) for name in CLASSICAL}, facts={})
+    replaced = {
+        "load_baselines": lambda key: part,
+        "load_evaluation": lambda key: SimpleNamespace(),
+        "rivals_files": files,
+        "show_table": lambda *args: None,
+        "get_run_logger": lambda: logging.getLogger("test"),
+    }
+    for name, stub in replaced.items():
+        monkeypatch.setattr(rivalry, name, stub)
+
+    def compared(log_loss):
+        monkeypatch.setattr(rivalry, "rivals_of", lambda *args: table(log_loss))
+        key = compare_baselines.fn(DATA, RECIPE, "evaluation-0", ["baselines-0"])
+        return load_rivals(key)[0].better_baseline.log_loss
+
+    assert compared(0.9) == 0.9
+    edit(checkout / "tasks" / "rivalry.py")
+    assert compared(0.8) == 0.8

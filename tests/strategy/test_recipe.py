@@ -1,0 +1,67 @@
+"""A recipe as a document: what a version keeps of how it was made."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from storage.schema import ArtifactError, ConfigError, Market
+from storage.workfolder import canonical_json
+from tasks.execution.decision import DecisionConfig, decide
+from tasks.market.labels import LabelConfig
+from tasks.network.architecture import preset
+from tasks.network.fit_config import fit_preset
+from tasks.strategy.recipe import Recipe, decision_params, recipe_document, recipe_of
+
+
+@pytest.mark.parametrize("name", ["default", "source"])
+def test_recipe_comes_back_from_its_document_with_presets_filled_in(name):
+    recipe = Recipe(preset=name, labels=LabelConfig(horizon=7))
+    document = json.loads(json.dumps(recipe_document(recipe), allow_nan=False))
+    back = recipe_of(document)
+    assert back.network == preset(name)
+    assert back.fit == fit_preset(name)
+    assert back.labels == LabelConfig(horizon=7)
+    assert canonical_json(recipe_document(back)) == canonical_json(document)
+
+
+def test_source_preset_trades_every_change_of_the_most_probable_class():
+    assert Recipe(preset="source").decision_config.rule == "argmax"
+    assert Recipe().decision_config.rule == "value"
+
+
+def test_second_seed_is_another_of_every_member_and_nothing_else():
+    recipe = Recipe(labels=LabelConfig(horizon=7), refit=True)
+    first, second = recipe.fit_config.seed, recipe.second_seed.fit_config.seed
+    members = range(recipe.network_config.members)
+    assert {first + member for member in members}.isdisjoint({second + member for member in members})
+    assert recipe.second_seed == replace(recipe, fit=replace(recipe.fit_config, seed=second), refit=False)
+
+
+@pytest.mark.parametrize("rule", ["value", "argmax"])
+@pytest.mark.parametrize(("category", "lowest"), [("linear", -1), ("inverse", -1), ("spot", 0)])
+def test_decision_of_a_recipe_sells_short_except_on_spot(rule, category, lowest):
+    recipe = Recipe(decision=DecisionConfig(rule=rule))
+    params = decision_params(recipe, Market(category=category), np.array([-1.0, 0.0, 1.0]))
+    assert decide(1.0, 0.0, 0.0, 0.01, 0, 1, params) == lowest  # a fall of sqrt(horizon) percent is certain
+
+
+def test_recipe_from_before_there_was_a_teacher_learned_from_labels_and_kept_the_best_weights():
+    document = json.loads(json.dumps(recipe_document(Recipe())))
+    for name in ("distil", "keep", "teacher_parts"):
+        del document["fit"][name]
+    fit = recipe_of(document).fit_config
+    assert (fit.distil, fit.keep) == (0.0, "best")
+    assert recipe_of(recipe_document(Recipe())).fit_config == Recipe().fit_config
+
+
+def test_recipe_of_another_code_is_refused_in_one_line():
+    document = recipe_document(Recipe()) | {"labels": {"horizon": 0}}
+    with pytest.raises(ArtifactError, match="the recipe of this version does not fit this code"):
+        recipe_of(document)
+
+
+def test_unknown_preset_is_refused():
+    with pytest.raises(ConfigError, match="preset must be default or source, was 'fast'"):
+        Recipe(preset="fast")
