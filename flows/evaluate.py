@@ -6,7 +6,8 @@ from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import form
-from tasks.reevaluation import Reevaluation, reevaluate
+from tasks.champion.remeasure import Reevaluation
+from tasks.reevaluation import reevaluate
 
 
 @flow(name="evaluate", flow_run_name="evaluate {version}")

@@ -16,7 +16,8 @@ from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import form
-from tasks.monitoring import MarketHealth, MonitorConfig, inspect_markets
+from tasks.champion.health import MarketHealth, MonitorConfig
+from tasks.monitoring import inspect_markets
 from tasks.runs.stale_runs import end_stale_runs
 
 

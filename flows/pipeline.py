@@ -15,16 +15,17 @@ from flows.entry.form import Folded, form
 from flows.entry.symbols import Symbols, run_name
 from flows.ingest import ingest
 from flows.retrain import STAGES, judged_version, retrain
+from storage.pruning import PruneRule
 from storage.schema import DatasetRef, Market
 from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import Outcome, Outcomes, alone_on_equal_code, distinct, run_each
-from tasks.housekeeping import PruneRule, prune_home
-from tasks.publishing import Verdict
+from tasks.housekeeping import prune_home
+from tasks.reporting.summary import Verdict
 from tasks.runs.display import plan, say, stage
 from tasks.runs.market_lock import retrain_turn
+from tasks.strategy.provenance import project_hash
 from tasks.strategy.recipe import Recipe
-from tasks.training import code_hash
 
 
 @flow(name="pipeline", flow_run_name=run_name("pipeline"))
@@ -79,7 +80,7 @@ def _each_of(
             except Exception as err:  # whatever it is, it is this market's alone
                 end(market, err)
             else:
-                calls[market] = {"exchange": exchange, **references, "recipe": recipe, "code": code_hash()}
+                calls[market] = {"exchange": exchange, **references, "recipe": recipe, "code": project_hash()}
         stage("markets", 0, len(calls))
         for done, (market, how) in enumerate(run_each(retrain_market, calls), 1):
             end(market, how)

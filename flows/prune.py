@@ -9,7 +9,8 @@ from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import form
-from tasks.housekeeping import PruneRule, Removed, prune_home
+from storage.pruning import PruneRule, Removed
+from tasks.housekeeping import prune_home
 
 
 @flow(name="prune", flow_run_name="prune")

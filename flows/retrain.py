@@ -9,18 +9,18 @@ from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import Folded, form
+from storage.pruning import PruneRule
 from storage.schema import DatasetRef, Market
 from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
-from tasks.evaluation import backtest_folds, measure_latency
+from tasks.evaluation import backtest_folds, check_leaks, compare_baselines, measure_latency
 from tasks.exchange.connection import ExchangeConfig
-from tasks.housekeeping import PruneRule, prune_home
-from tasks.publishing import Verdict, asks_for_second_seed, judge_version, promote_or_keep, publish_version
+from tasks.housekeeping import prune_home
+from tasks.publishing import asks_for_second_seed, judge_version, promote_or_keep, publish_version
+from tasks.reporting.summary import Verdict
 from tasks.runs.display import parts_of, plan, stage
 from tasks.runs.market_lock import retrain_turn
-from tasks.strategy.contest import compare_baselines, train_baselines
-from tasks.strategy.leak_suite import check_leaks
 from tasks.strategy.recipe import Recipe
-from tasks.training import train_fold
+from tasks.training import train_baselines, train_fold
 
 STAGES = ("dataset", "networks", "baselines", "latency", "leak checks", "backtest", "judge", "publish")
 
@@ -70,17 +70,17 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
     leaks = check_leaks(data, recipe, models[-1])
     stage("backtest")
     backtest = backtest_folds(data, recipe, models)
-    rivals = compare_baselines(data, recipe, backtest, baselines)
+    contest = compare_baselines(data, recipe, backtest, baselines)
     stage("judge")
-    judgement = judge_version(data, recipe, backtest, latency, leaks, rivals)
+    judgement = judge_version(data, recipe, backtest, latency, leaks, contest)
     if asks_for_second_seed(judgement):
         again = [
             train_fold(data, recipe.second_seed, index)
             for index in parts_of("judge", recipe.folds.folds, "second seed,")
         ]
-        judgement = judge_version(data, recipe, backtest, latency, leaks, rivals, again)
+        judgement = judge_version(data, recipe, backtest, latency, leaks, contest, again)
     stage("publish")
-    version = publish_version(exchange, data, recipe, backtest, latency, leaks, rivals, judgement, quality)
+    version = publish_version(exchange, data, recipe, backtest, latency, leaks, contest, judgement, quality)
     verdict = promote_or_keep(version, judgement)
     stage("publish", 1)
     return verdict

@@ -11,7 +11,8 @@ from flows.entry.command_line import run_by_hand
 from storage.schema import Market
 from tasks.data import BarRange, QualityConfig, build_dataset
 from tasks.exchange.connection import ExchangeConfig
-from tasks.search import SearchSpace, rank_networks, try_network
+from tasks.search import rank_networks, try_network
+from tasks.strategy.candidates import SearchSpace
 from tasks.strategy.recipe import Recipe
 
 

@@ -88,13 +88,14 @@ class ArtifactStore:
     """Publish, load, promote and roll back model versions.
 
     Args:
-        url: A path or any fsspec URL; see `ObjectStore`.
+        url: A path or any fsspec URL; see `ObjectStore`. The logs of trials and searches lie below it, too.
 
     Raises:
         ArtifactError: The URL's protocol is unknown, or the package that serves it is not installed.
     """
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._objects = ObjectStore(url)
 
     def publish(

@@ -415,9 +415,9 @@ def note_quality(data: DatasetRef) -> str:
     return key
 
 
-def load_quality(key: str) -> StoredQuality:
+def load_quality(work: WorkFolder, key: str) -> StoredQuality:
     """Return what `note_quality` left under `key`."""
-    return StoredQuality(**json.loads(results_at(Settings.from_environment().work).read(key, "quality.json")))
+    return StoredQuality(**json.loads(work.read(key, "quality.json")))
 
 
 def _within(stamps_ms: IntArray, rates: FloatArray, candles: Candles) -> tuple[IntArray, FloatArray]:

@@ -21,9 +21,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from storage.schema import ClusterError, ConfigError, Market, MarketsError
 from storage.settings import Settings
-from tasks.publishing import Verdict
+from tasks.reporting.summary import Verdict
 from tasks.runs.page import put_table
-from tasks.training import code_hash
+from tasks.strategy.provenance import project_hash
 
 if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner
@@ -151,14 +151,14 @@ def alone_on_equal_code(code: str) -> Iterator[None]:
     """Let one market at a time through in this process, on the code of the flow that asks for it.
 
     Args:
-        code: The flow's `code_hash`.
+        code: The flow's `project_hash`.
 
     Raises:
         ClusterError: This process runs other code: its versions would carry another hash than the flow expects.
     """
-    if code != code_hash():
+    if code != project_hash():
         raise ClusterError(
-            f"worker and flow must run the same code, was {code_hash()[:16]} on the worker and {code[:16]} in the "
+            f"worker and flow must run the same code, was {project_hash()[:16]} on the worker and {code[:16]} in the "
             "flow; install one version of the package on both"
         )
     with _ONE_AT_A_TIME:

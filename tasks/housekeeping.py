@@ -1,75 +1,20 @@
-"""Housekeeping: intermediate results and datasets that nobody needs any more make room."""
+"""Housekeeping task: intermediate results and datasets that nobody needs any more make room."""
 
 from __future__ import annotations
-
-from collections.abc import Set
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from storage.artifacts import ArtifactStore
-from storage.schema import ArtifactError, ConfigError, Market, Source
+from storage.pruning import PruneRule, Removed, prune
 from storage.settings import Settings
-from storage.shared_results import results_at
-from storage.snapshots import prune_datasets
-from storage.workfolder import Pruned
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruneRule:
-    """What may go.
-
-    Attributes:
-        keep_days: Days since its last use for which anything stays: more than the longest run takes.
-        keep_datasets: Datasets of each source and market that stay, those used last, whatever their age.
-    """
-
-    keep_days: float = 7.0
-    keep_datasets: int = 3
-
-    def __post_init__(self) -> None:
-        if not 1.0 <= self.keep_days < float("inf"):
-            raise ConfigError(f"keep_days must be >= 1 day, since a run may still need it, was {self.keep_days!r}")
-        if self.keep_datasets < 0:
-            raise ConfigError(f"keep_datasets must be >= 0, was {self.keep_datasets!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Removed:
-    """What made room: intermediate results, and datasets that no version was made from."""
-
-    results: Pruned
-    datasets: Pruned
-
-    def lines(self) -> list[str]:
-        """Return what went, one line a folder."""
-        parts = {"work": self.results, "datasets": self.datasets}
-        return [
-            f"{name} removed={len(part.keys)} freed_mb={part.freed_bytes / 1e6:.1f} {' '.join(part.keys)}".rstrip()
-            for name, part in parts.items()
-        ]
 
 
 @task(cache_policy=NO_CACHE, task_run_name="prune home")
 def prune_home(rule: PruneRule) -> Removed:
     """Remove from DSC_HOME what no version refers to and no run has used for long, and say what went."""
-    settings, log = Settings.from_environment(), get_run_logger()
-    before = datetime.now(UTC) - timedelta(days=rule.keep_days)
-    store = ArtifactStore(settings.artifact_url)
-
-    def referred(source: Source, market: Market) -> Set[str]:
-        return {str(store.manifest(ref)["dataset"]) for ref in store.versions(source, market.slug)}
-
-    results = results_at(settings.work).prune(before)
-    try:
-        datasets = prune_datasets(settings.datasets, before, rule.keep_datasets, referred)
-    except ArtifactError as err:  # what a version refers to can't be read, so every dataset may be needed
-        log.warning(f"every dataset is kept: {err}")
-        datasets = Pruned(keys=(), freed_bytes=0)
-    removed = Removed(results=results, datasets=datasets)
+    log = get_run_logger()
+    removed = prune(Settings.from_environment(), rule, log.warning)
     for line in removed.lines():
         log.info(f"pruned {line}")
     return removed

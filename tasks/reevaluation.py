@@ -1,64 +1,16 @@
-"""Evaluation of stored versions: what a version says of itself must come out again."""
+"""Reevaluation task: a stored version, measured again."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from storage.artifacts import Artifact, ArtifactStore
-from storage.schema import CLASSES, ArtifactError, DatasetRef, Market, VersionRef
+from storage.artifacts import ArtifactStore
+from storage.schema import VersionRef
 from storage.settings import Settings
-from storage.tables import read_columns
-from tasks.champion.promotion import PARITY_BOUND
-from tasks.evaluation import Evaluation, backtest_numbers, evaluate_folds
-from tasks.network.dsc import load_model
-from tasks.network.export import load_weights
-from tasks.network.fit import predict_series
+from tasks.champion.remeasure import Reevaluation, remeasure
 from tasks.runs.page import put_table
-from tasks.strategy.contest import rivals_of, stored_forecasts
-from tasks.strategy.recipe import Recipe, recipe_of
-from tasks.training import FoldResult, load_samples
-
-_REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reevaluation:
-    """A version measured again.
-
-    Attributes:
-        version: Its name.
-        rows: Name of a number, what the version says, what came out now; those that differ, and the headline ones.
-        differences: Names of the numbers that differ.
-        parity: Largest difference between stored and repeated probabilities of the published weights.
-    """
-
-    version: str
-    rows: tuple[tuple[str, Any, Any], ...]
-    differences: tuple[str, ...]
-    parity: float
-
-    def table(self) -> str:
-        """Return the rows as a table for a terminal."""
-        width = max(len(name) for name, _, _ in self.rows)
-        lines = [f"  {name:<{width}}  {said!s:>22}  {found!s:>22}" for name, said, found in self.rows]
-        return "\n".join([f"  {'':<{width}}  {'stored':>22}  {'again':>22}", *lines])
-
-    def cells(self) -> list[dict[str, Any]]:
-        """Return the rows for a page; of what differs every digit, for the shown ones might be the same."""
-        return [
-            {"number": name, "stored": said, "again": found}
-            if name not in self.differences
-            else {"number": f"{name}, differs", "stored": str(said), "again": str(found)}
-            for name, said, found in self.rows
-        ]
 
 
 @task(cache_policy=NO_CACHE, task_run_name="reevaluate {version}")
@@ -70,80 +22,10 @@ def reevaluate(version: str) -> Reevaluation:
     """
     settings, ref = Settings.from_environment(), VersionRef.parse(version)
     artifact = ArtifactStore(settings.artifact_url).load(ref, source=ref.source)
-    recipe = recipe_of(artifact.manifest["recipe"])
-    data = DatasetRef(id=artifact.manifest["dataset"], source=ref.source, market=Market(**artifact.manifest["market"]))
-    folds = stored_folds(artifact, data, recipe)
-    evaluation = evaluate_folds(data, recipe, folds)
-    said = dict(_leaves(json.loads(artifact.files["backtest.json"])))
-    found = dict(_leaves(backtest_numbers(evaluation)))
-    if "baselines.json" in artifact.files:  # a version from before there were any keeps no table
-        table = json.loads(artifact.files["baselines.json"])
-        forecasts = stored_forecasts(artifact.files["baselines.parquet"])
-        again = rivals_of(data, recipe, evaluation, forecasts, table["folds"])
-        said |= dict(_leaves(_by_name(table["table"]), "baselines"))
-        found |= dict(_leaves(_by_name([asdict(line) for line in again.table]), "baselines"))
-    # Of what the version says: code of a later day may measure more.
-    differences = tuple(name for name in sorted(said) if not _same(said[name], found.get(name)))
-    parity = _repeat_predictions(artifact, recipe, evaluation)
-    headline = [f"metrics.model.{name}" for name in ("total_return", "sharpe_ratio", "max_drawdown", "num_trades")]
-    shown = [*headline, "skill.log_loss", "skill.accuracy", *differences]
-    result = Reevaluation(
-        version=version,
-        rows=tuple((name, said.get(name), found.get(name)) for name in dict.fromkeys(shown)),
-        differences=differences,
-        parity=parity,
+    result = remeasure(artifact, settings.datasets)
+    get_run_logger().info(
+        f"reevaluated version={version} differences={len(result.differences)} parity={result.parity:.1e}"
     )
-    get_run_logger().info(f"reevaluated version={version} differences={len(differences)} parity={parity:.1e}")
     put_table("evaluation", result.cells(), f"{version} measured again")
-    if differences or not parity < PARITY_BOUND:
-        raise ArtifactError(
-            f"version {version} must give its stored numbers again; {len(differences)} differ (first: "
-            f"{', '.join(differences[:3]) or 'none'}), probabilities by {parity:.1e}; was the code changed?"
-        )
+    result.require_equal()
     return result
-
-
-def stored_folds(artifact: Artifact, data: DatasetRef, recipe: Recipe) -> list[FoldResult]:
-    """Return the folds' results that a version keeps; only the last fold has weights."""
-    predictions = read_columns(artifact.files["predictions.parquet"])
-    probabilities = np.column_stack([predictions[f"p_{name}"] for name in CLASSES])
-    samples = load_samples(data, recipe)
-    lengths = [len(samples.fold(index).test) for index in range(recipe.models)]
-    parts = np.split(probabilities, np.cumsum(lengths)[:-1])
-    facts = json.loads(artifact.files["folds.json"])
-    weights = [b""] * (len(facts) - 1) + [artifact.files["weights.safetensors"]]
-    return [FoldResult.of(*one) for one in zip(facts, weights, parts, strict=True)]
-
-
-def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluation) -> float:
-    """Return the largest difference between stored probabilities and the published weights' own; a refit has none."""
-    dataset, fold = evaluation.samples.dataset, evaluation.samples.fold(recipe.models - 1)
-    if not len(fold.test):
-        return 0.0
-    model = load_model(recipe.network_config, load_weights(artifact.files["weights.safetensors"]))
-    again = predict_series(model, dataset.features, dataset.segment)[fold.test.rows]
-    stored = evaluation.folds[-1].probabilities
-    if not np.array_equal(np.isnan(again), np.isnan(stored)):
-        return float("inf")
-    return float(np.nanmax(np.abs(again - stored)))
-
-
-def _by_name(table: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {line["name"]: line for line in table}
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _leaves(part, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
-
-
-def _same(one: Any, other: Any) -> bool:
-    if one == other:
-        return True
-    try:
-        return bool(np.allclose(np.asarray(one, float), np.asarray(other, float), rtol=_REPEATS, atol=1e-12))
-    except (TypeError, ValueError):  # text, nothing at all, or another shape
-        return False

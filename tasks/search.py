@@ -1,72 +1,20 @@
-"""The search behind a preset: networks around a base, trained alike, ranked by log-loss on unseen bars, timed a bar.
-
-Every candidate walks through the folds of the recipe, as a model does, and its score is its mean log-loss on their test
-blocks: on validation it stops early, and what does so longest looks best there. A range that ends where the unseen bars
-of a later evaluation begin keeps the two apart. Whatever was tried counts when a Sharpe ratio is deflated. The network
-that reads furthest back decides where the bars begin, so all are scored on the same ones.
-"""
+"""Search tasks: networks around a base, trained alike, ranked by log-loss on unseen bars."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
-import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from storage.schema import ConfigError, DatasetRef
-from storage.searches import Candidate, SearchLog
+from storage.schema import DatasetRef
+from storage.searches import SearchLog
 from storage.settings import Settings
-from storage.workfolder import WorkFolder, canonical_json
-from tasks.execution.skill import log_losses
-from tasks.network.architecture import Block, DSCConfig, macs_per_bar, parameters, scaled
-from tasks.network.fit import fit, predict_series
-from tasks.network.latency import measure_latency as time_networks
+from tasks.network.architecture import DSCConfig
 from tasks.runs.page import put_table
+from tasks.strategy.candidates import ranked, shape_text, table_text, try_candidate
 from tasks.strategy.recipe import Recipe
-from tasks.training import fold_inputs, lesson, load_samples
-
-Row = dict[str, str | int | float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchSpace:
-    """Which networks are tried: the base, and the base with one thing changed.
-
-    Attributes:
-        kernel_sizes, num_blocks, hidden_channels, windows: Values of each beside the base's own; channels of a member.
-        blocks: Other blocks, with as many channels, whole eights a member, as cost about the base's multiply-adds.
-        scales: Compound scalings of the base (`scaled`); 0 is the base.
-        seeds: Each network is trained once with each; one of several members takes those that follow, too.
-    """
-
-    kernel_sizes: tuple[int, ...] = (5, 9)
-    num_blocks: tuple[int, ...] = (1, 4)
-    hidden_channels: tuple[int, ...] = (16, 64)
-    windows: tuple[int, ...] = (16, 64)
-    blocks: tuple[Block, ...] = ("separable", "xception", "inverted", "standard")
-    scales: tuple[int, ...] = (-2, 2)
-    seeds: tuple[int, ...] = (7, 17)
-
-    def __post_init__(self) -> None:
-        if not self.seeds:
-            raise ConfigError("seeds must hold at least one, had none")
-
-    def networks(self, base: DSCConfig) -> tuple[DSCConfig, ...]:
-        """Return the base and its variations, each once."""
-        varied = [
-            base,
-            *(replace(base, kernel_size=taps) for taps in self.kernel_sizes),
-            *(replace(base, num_blocks=blocks) for blocks in self.num_blocks),
-            *(replace(base, hidden_channels=channels * base.members) for channels in self.hidden_channels),
-            *(replace(base, window=window) for window in self.windows),
-            *(_of_equal_cost(base, block) for block in self.blocks),
-            *(scaled(base, scale) for scale in self.scales),
-        ]
-        return tuple(dict.fromkeys(varied))
 
 
 # As with folds: a killed search finds its finished candidates in the log, by the hash of what they were made from.
@@ -81,42 +29,13 @@ def try_network(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int,
         seed: Of this training.
         longest: The network of the search that reads furthest back.
     """
-    candidate = _candidate(data, recipe, network, seed, longest)
-    get_run_logger().info(f"tried {_shape(network)} seed={seed} log_loss={candidate.log_loss:.5f} key={candidate.key}")
-    return candidate.key
-
-
-def _candidate(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int, longest: DSCConfig) -> Candidate:
-    """Return the candidate from the log, or train and log it."""
-    settings, slug = Settings.from_environment(), data.market.slug
+    settings = Settings.from_environment()
     searches = SearchLog(settings.artifact_url)
-    variant = replace(recipe, network=network, fit=replace(recipe.fit_config, seed=seed))
-    made_from = fold_inputs(data, variant, -1) | {"context": longest.context}  # of all folds
-    key = WorkFolder.key("search", made_from)
-    found = searches.find(data.source, slug, key)
-    if found is not None:
-        return found
-    samples = load_samples(data, replace(recipe, network=longest))
-    fits, losses = [], []
-    for fold in samples.folds:
-        train, validation = ((part.start, part.stop) for part in (fold.train, fold.validation))
-        fitted = fit(network, lesson(samples, recipe, fold), train, validation, variant.fit_config)
-        rows = fold.test.rows
-        p = predict_series(fitted.model, samples.dataset.features, samples.dataset.segment)[rows]
-        known = (samples.labels.classes[rows] >= 0) & np.isfinite(p).all(axis=1)
-        losses.append(log_losses(p[known], samples.labels.classes[rows][known]))
-        fits.append(fitted)
-    candidate = Candidate(
-        key=key,
-        source=data.source,
-        name=slug,
-        log_loss=float(np.concatenate(losses).mean()),
-        learned=float(np.mean([fitted.learned for fitted in fits])),
-        seconds=sum(fitted.seconds for fitted in fits),
-        made_from=json.loads(canonical_json(made_from)),
+    candidate = try_candidate(settings.datasets, searches, data, recipe, network, seed, longest)
+    get_run_logger().info(
+        f"tried {shape_text(network)} seed={seed} log_loss={candidate.log_loss:.5f} key={candidate.key}"
     )
-    searches.append(candidate)
-    return candidate
+    return candidate.key
 
 
 @task(cache_policy=NO_CACHE, task_run_name="rank networks {data.market.symbol}")
@@ -129,41 +48,7 @@ def rank_networks(data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequen
         tried: Its candidates' keys, one a seed.
     """
     searches = SearchLog(Settings.from_environment().artifact_url)
-    times = {row.config: row.p50_us for row in time_networks(networks, 2_000, runtimes=("engine",))}
-    rows: list[tuple[float, Row]] = []
-    for network, keys in zip(networks, tried, strict=True):
-        found = [searches.find(data.source, data.market.slug, key) for key in keys]
-        losses = np.array([candidate.log_loss for candidate in found if candidate is not None])
-        learned = np.array([candidate.learned for candidate in found if candidate is not None])
-        row: Row = {
-            "network": _shape(network),
-            "parameters": parameters(network),
-            "MACs a bar": macs_per_bar(network),
-            "p50 us": round(times[network], 2),
-            "log-loss": round(float(losses.mean()), 5),
-            "seeds apart": round(float(np.ptp(losses)), 5),
-            "learned": round(float(learned.mean()), 5),
-        }
-        rows.append((float(losses.mean()), row))
-    ranked = [row for _, row in sorted(rows, key=lambda scored: scored[0])]
-    shown = [{"network": row["network"], "log-loss": row["log-loss"], "a bar, µs": row["p50 us"]} for row in ranked]
+    rows = ranked(searches, data, networks, tried)
+    shown = [{"network": row["network"], "log-loss": row["log-loss"], "a bar, µs": row["p50 us"]} for row in rows]
     put_table("search", shown, f"Networks on {data.market}, by log-loss on unseen bars")
-    return _table(ranked)
-
-
-def _of_equal_cost(base: DSCConfig, block: Block) -> DSCConfig:
-    widths = (channels * base.members for channels in range(8, 264, 8))
-    other = [replace(base, block=block, hidden_channels=width) for width in widths]
-    return min(other, key=lambda network: abs(macs_per_bar(network) - macs_per_bar(base)))
-
-
-def _shape(network: DSCConfig) -> str:
-    sizes = f"C={network.hidden_channels} B={network.num_blocks} K={network.kernel_size} W={network.window}"
-    return f"{network.block} {sizes}" + (f" M={network.members}" if network.members > 1 else "")
-
-
-def _table(rows: Sequence[Row]) -> str:
-    header = list(rows[0])
-    lines = [header, *([f"{value}" for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return table_text(rows)

@@ -7,13 +7,13 @@ share no bar, or be far beyond what chance does to labels that overlap.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage
 from storage.schema import FEATURES, PipelineError, VersionRef
-from storage.settings import Settings
 from storage.snapshots import load_dataset
 from tasks.execution.skill import lost_calibration, lost_skill, measure_skill
 from tasks.market import features
@@ -28,7 +28,7 @@ _LEAST_LABELS = 10  # non-overlapping ones: fewer say nothing about anything
 
 
 def champion_drift(
-    ref: VersionRef, row: Coverage, models: ArtifactStore, store: CandleStore, bars: int
+    ref: VersionRef, row: Coverage, models: ArtifactStore, store: CandleStore, datasets: Path | str, bars: int
 ) -> tuple[str, bool]:
     """Compare the newest stored bars with those that the champion was trained on.
 
@@ -37,7 +37,7 @@ def champion_drift(
     """
     manifest, interval_ms = models.manifest(ref), row.market.interval_ms
     try:
-        trained = load_dataset(Settings.from_environment().datasets, manifest["dataset"])
+        trained = load_dataset(datasets, manifest["dataset"])
     except PipelineError:
         return f"not measured: dataset {manifest['dataset']} is not on this machine", False
     until_ms = manifest["model"]["trained_until_ms"]

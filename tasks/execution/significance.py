@@ -43,7 +43,7 @@ class DieboldMariano:
     """Outcome of `diebold_mariano`.
 
     Attributes:
-        mean_difference: Rival's loss less the model's: positive where the model is better.
+        mean_difference: Contender's loss less the model's: positive where the model is better.
         standard_error: Of that mean, autocorrelation included.
         statistic: Their ratio, standard normal if both were equally good.
         p_value: One-sided, of a model no better than its rival.

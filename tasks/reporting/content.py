@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -11,18 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from storage.schema import CLASSES, DatasetRef, FloatArray
-from tasks.data import FUNDING_STEP_MS
-from tasks.evaluation import Evaluation, Measured
+from storage.artifacts import ArtifactStore
+from storage.schema import CLASSES, ArtifactError, DatasetRef, FloatArray, utc_text
+from tasks.data import FUNDING_STEP_MS, StoredQuality
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.comparison import DELAYS
 from tasks.execution.importance import Importance
 from tasks.execution.track_record import Deflation
+from tasks.market.features import halted_bars
 from tasks.market.samples import folds_table
 from tasks.network.architecture import macs_per_bar, macs_per_window, parameters
 from tasks.reporting.evidence import (
     area_measures,
     baseline_lead,
+    beside_rows,
     cost_points,
     direction_measures,
     flat_cells,
@@ -35,6 +39,8 @@ from tasks.reporting.evidence import (
 from tasks.reporting.headline import headline_rows
 from tasks.reporting.markup import written
 from tasks.reporting.report_data import (
+    Cell,
+    Decision,
     Equity,
     Latency,
     Measure,
@@ -43,28 +49,29 @@ from tasks.reporting.report_data import (
     Row,
     StepTimes,
     TrainingCurve,
-    Verdict,
 )
-from tasks.strategy.contest import Rivals, traded_by_rule
+from tasks.strategy.contest import Contest, stored_forecasts, traded_by_rule
+from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import Recipe
+from tasks.strategy.speed import Speed
 
 _BP = 1e4
+_LOG = logging.getLogger(__name__)
 _LIBRARIES = ("prefect", "torch", "numpy", "pandas", "pandera", "duckdb", "pybit", "numba", "onnx", "onnxruntime")
 
 
 def report_data(
-    data: DatasetRef,
     recipe: Recipe,
     exchange: ExchangeConfig,
     evaluation: Evaluation,
-    measured: Measured,
-    rivals: Rivals,
-    forecasts: Mapping[str, FloatArray],
+    measured: Speed,
+    contest: Contest,
+    forecasts: bytes,
     luck: Deflation,
     importance: Sequence[Importance],
-    verdict: Verdict,
+    verdict: Decision,
     beside: Sequence[Row],
-    quality: Sequence[Row],
+    quality: StoredQuality,
     version: str,
     created: datetime,
     provenance: Row,
@@ -72,23 +79,23 @@ def report_data(
     """Return everything that the report on one version shows.
 
     Args:
-        data: The dataset.
         recipe: How the model was made.
         exchange: Where the candles came from.
         evaluation: What the folds' predictions were worth.
         measured: How fast the model is.
-        rivals: What it had to beat.
-        forecasts: Baseline -> (N, 3) its probabilities on the unseen bars.
+        contest: What it had to beat.
+        forecasts: The baselines' probabilities on the unseen bars, as `contest_files` wrote them.
         luck: How it stands among all trials.
         importance: What each input is worth.
         verdict: What was decided.
         beside: This version and the one before.
-        quality: What was found in the candles, one line each.
+        quality: What the store knows of the candles.
         version: Name of the version.
         created: When it was made, aware.
         provenance: Hashes, seed, machine.
     """
-    money, skill = evaluation.money, evaluation.skill
+    money, skill, data = evaluation.money, evaluation.skill, evaluation.samples.dataset.ref
+    baselines = stored_forecasts(forecasts)
     origin: Origin = "exchange"
     if exchange.exchange == "sandbox":
         origin = "replayed" if exchange.candles else "synthetic"
@@ -101,8 +108,8 @@ def report_data(
         created=created.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         verdict=verdict,
         warnings=_warnings(evaluation, recipe),
-        highlights=_highlights(evaluation, rivals),
-        equity=_equity(data, recipe, evaluation, rivals, forecasts),
+        highlights=_highlights(evaluation, contest),
+        equity=_equity(recipe, evaluation, contest, baselines),
         metrics={side.name: asdict(side.metrics) for side in (money.model, money.buy_and_hold, money.flat)},
         costs=cost_points(evaluation, recipe),
         break_even_bp=_times(money.model.metrics.break_even_cost_per_side, _BP),
@@ -115,14 +122,14 @@ def report_data(
             }
             for delay, side in zip(DELAYS, money.by_delay, strict=True)
         ),
-        rivals=rivals.table,
-        rivals_note=random_note(rivals),
-        headline=headline_rows(recipe, evaluation, measured, rivals),
+        contenders=contest.table,
+        random_note=random_note(contest),
+        headline=headline_rows(recipe, evaluation, measured, contest),
         record=record_measures(evaluation, luck),
         slices=tuple(slice_rows(evaluation)),
         skill=_skill(evaluation),
         forecast=skill,
-        fold_scores=tuple(fold_rows(evaluation, rivals.better_baseline.name, forecasts)),
+        fold_scores=tuple(fold_rows(evaluation, contest.better_baseline.name, baselines)),
         importance=tuple(importance),
         beside=tuple(beside),
         class_mix=_class_mix(evaluation),
@@ -133,7 +140,7 @@ def report_data(
             p50_us=measured.p50_us,
             p99_us=measured.p99_us,
         ),
-        data_quality=tuple(quality),
+        data_quality=tuple(_quality(evaluation, quality)),
         folds=tuple(folds_table(evaluation.samples.folds, evaluation.samples.dataset.candles.start_ms)),
         training=tuple(_curves(evaluation)),
         config={name: flat_cells(_plain(part)) for name, part in recipe.parts().items()},
@@ -173,9 +180,9 @@ def _share_without_funding(evaluation: Evaluation) -> float:
     return float(np.maximum(steps - FUNDING_STEP_MS, 0).sum() / max(last_ms - first_ms, 1))
 
 
-def _highlights(evaluation: Evaluation, rivals: Rivals) -> tuple[Measure, ...]:
+def _highlights(evaluation: Evaluation, contest: Contest) -> tuple[Measure, ...]:
     metrics, held, skill = evaluation.money.model.metrics, evaluation.money.buy_and_hold.metrics, evaluation.skill
-    best = rivals.best_baseline
+    best = contest.best_baseline
     theirs, holding = (written(side.total_return, "signed share") for side in (best, held))
     traded = f"{metrics.num_trades:,} trade{'' if metrics.num_trades == 1 else 's'} in {metrics.days:.0f} unseen days"
     return (
@@ -186,7 +193,7 @@ def _highlights(evaluation: Evaluation, rivals: Rivals) -> tuple[Measure, ...]:
             note=f"{best.name} {theirs}, buy and hold {holding}; {traded}",
         ),
         _sharpe(evaluation),
-        baseline_lead(rivals),
+        baseline_lead(contest),
         Measure(
             name="Direction right",
             value=skill.direction_accuracy,
@@ -234,21 +241,20 @@ def _skill(evaluation: Evaluation) -> tuple[Measure, ...]:
 
 
 def _equity(
-    data: DatasetRef,
     recipe: Recipe,
     evaluation: Evaluation,
-    rivals: Rivals,
+    contest: Contest,
     forecasts: Mapping[str, FloatArray],
 ) -> Equity:
     """Return the account beside LightGBM's, the better baseline's, where that is another, and holding."""
     money, samples = evaluation.money, evaluation.samples
-    names = dict.fromkeys(name for name in ("LightGBM", rivals.better_baseline.name) if name in forecasts)
+    names = dict.fromkeys(name for name in ("LightGBM", contest.better_baseline.name) if name in forecasts)
     return Equity(
         candles=samples.dataset.candles[evaluation.unseen.rows],
-        interval_ms=data.market.interval_ms,
+        interval_ms=samples.dataset.ref.market.interval_ms,
         model=money.model.result.equity,
         buy_and_hold=money.buy_and_hold.result.equity,
-        baselines={name: traded_by_rule(data, recipe, evaluation, forecasts[name]).equity for name in names},
+        baselines={name: traded_by_rule(recipe, evaluation, forecasts[name]).equity for name in names},
         trades=money.model.result.trades,
         block_starts_ms=tuple(int(samples.dataset.candles.start_ms[fold.test.start]) for fold in samples.folds),
     )
@@ -276,7 +282,7 @@ def _curves(evaluation: Evaluation) -> Iterator[TrainingCurve]:
             )
 
 
-def _latency(measured: Measured, recipe: Recipe) -> Iterator[Latency]:
+def _latency(measured: Speed, recipe: Recipe) -> Iterator[Latency]:
     config = recipe.network_config
     macs = macs_per_bar if measured.runtime == "engine" else macs_per_window
     yield Latency(
@@ -298,3 +304,42 @@ def _plain(config: Any) -> Mapping[str, Any]:
 
 def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
+
+
+def side_by_side(
+    store: ArtifactStore, data: DatasetRef, hash8: str, champion: str, ours: Mapping[str, Any]
+) -> list[Row]:
+    """Return this version beside the champion, or where that is flat, beside the newest one before; or nothing."""
+    others = [one for one in store.versions(data.source, data.market.slug) if one.hash8 != hash8]
+    other = next((one for one in others if one.version == champion), others[-1] if others else None)
+    if other is None:
+        return []
+    role = "champion" if other.version == champion else "the one before"
+    try:
+        theirs = store.manifest(other) | {"skill": json.loads(store.read(other, "backtest.json"))["skill"]}
+    except ArtifactError as err:  # damaged: nothing that this version needs
+        _LOG.warning(f"version {other} can't be shown beside this one: {err}")
+        return []
+    return list(beside_rows(f"{role}, {other.version}", ours, theirs))
+
+
+def _quality(evaluation: Evaluation, stored: StoredQuality) -> list[Row]:
+    dataset = evaluation.samples.dataset
+    candles = dataset.candles
+    first_ms, last_ms = int(candles.start_ms[0]), int(candles.start_ms[-1])
+    expected = (last_ms - first_ms) // dataset.ref.market.interval_ms + 1
+    ready = np.isfinite(dataset.features).all(axis=1)
+    rows: list[tuple[str, Cell]] = [
+        ("first bar", utc_text(first_ms)),
+        ("last bar", utc_text(last_ms)),
+        ("bars on the grid", expected),
+        ("candles stored", len(candles)),
+        ("bars missing", expected - len(candles)),
+        ("gaps recorded", stored.gaps),
+        ("longest gap, bars", stored.longest_gap),
+        ("bars missing because their rows were rejected", stored.quarantined),
+        ("bars with features", int(ready.sum())),
+        ("bars left out, the market had halted", halted_bars(dataset.vol, dataset.segment)),
+        ("funding stamps", len(dataset.funding_ms)),
+    ]
+    return [{"what": what, "found": found} for what, found in rows]

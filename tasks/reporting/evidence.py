@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 
 from storage.schema import BUY, CLASSES, HOLD, SELL, FloatArray, utc_text
-from tasks.evaluation import Evaluation
 from tasks.execution.comparison import COST_FACTORS, COSTS_PER_SIDE
+from tasks.execution.contenders import common_labels
 from tasks.execution.metrics import total_return
-from tasks.execution.rivals import common_labels
 from tasks.execution.skill import Skill, log_losses
 from tasks.execution.track_record import Deflation
 from tasks.reporting.markup import written
 from tasks.reporting.report_data import Cell, CostPoint, Measure, Row, Style
-from tasks.strategy.contest import Rivals
+from tasks.strategy.contest import Contest
+from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import Recipe
 
 _BP = 1e4
 
 
-def baseline_lead(rivals: Rivals) -> Measure:
+def baseline_lead(contest: Contest) -> Measure:
     """Return the model's lead over the best baseline."""
-    best = rivals.best_baseline
+    best = contest.best_baseline
     spread = None if best.lead is None or best.lead_error is None else 1.96 * best.lead_error
     return Measure(
         name="Lead over the best baseline",
@@ -202,9 +202,9 @@ def flat_cells(values: Mapping[str, Any], prefix: str = "") -> dict[str, Cell]:
     return cells
 
 
-def random_note(rivals: Rivals) -> str:
+def random_note(contest: Contest) -> str:
     """Return what random timings say."""
-    drawn = rivals.random
+    drawn = contest.random
     return (
         f"Of {drawn.draws:,} random timings of the model's own positions, with its exposure and turnover, "
         f"{drawn.percentile:.1%} ended below the model; 95 % of them ended between {drawn.low:+.1%} and "

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from storage.schema import DAY_MS, FloatArray, IntArray
+from tasks.execution.contenders import Contender
 from tasks.execution.importance import Importance
-from tasks.execution.rivals import Rival
 from tasks.execution.skill import Skill
 from tasks.reporting.canvas import (
     DASHES,
@@ -307,7 +307,7 @@ def step_figure(times: StepTimes, label: str, width: int = WIDE) -> Figure:
     return figure
 
 
-def rivals_figure(lines: Sequence[Rival], label: str, width: int = WIDE) -> Figure | None:
+def contenders_figure(lines: Sequence[Contender], label: str, width: int = WIDE) -> Figure | None:
     """The model's log-loss lead over every forecaster, with its 95 % interval; None where there is no lead to draw."""
     leads = [
         (line.name, line.lead, 1.96 * line.lead_error if is_number(line.lead_error) else 0.0)

@@ -5,30 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.evaluation import Evaluation, Measured
 from tasks.network.architecture import DSCConfig, layer_macs, macs_per_window, parameters
 from tasks.reporting.markup import DASH, written
 from tasks.reporting.report_data import Row
-from tasks.strategy.contest import MODEL, Rivals, twin_name
+from tasks.strategy.baselines import twin_name
+from tasks.strategy.contest import MODEL, Contest
+from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import Recipe
+from tasks.strategy.speed import Speed
 
 _CHANNELS, _TAPS, _BARS = 64, 9, 100  # the text's "64ch, 3x3" is K=9 in one dimension; its window has 100 bars
 
 
-def headline_rows(recipe: Recipe, evaluation: Evaluation, measured: Measured, rivals: Rivals) -> tuple[Row, ...]:
+def headline_rows(recipe: Recipe, evaluation: Evaluation, measured: Speed, contest: Contest) -> tuple[Row, ...]:
     """Return the table's lines; a number that was not measured is a dash.
 
     Args:
         recipe: Names the network, whose twin is the other column.
         evaluation: The model's own weights.
         measured: Timings of the separable and the standard network.
-        rivals: Holds the twin's results.
+        contest: Holds the twin's results.
     """
-    return tuple(_rows(recipe.network_config, evaluation, measured, rivals, twin_name(recipe)))
+    return tuple(_rows(recipe.network_config, evaluation, measured, contest, twin_name(recipe)))
 
 
 def _rows(
-    config: DSCConfig, evaluation: Evaluation, measured: Measured, rivals: Rivals, twin: str
+    config: DSCConfig, evaluation: Evaluation, measured: Speed, contest: Contest, twin: str
 ) -> Iterator[dict[str, str]]:
     standard, separable = _pair(config)
     other, one = (layer_macs(_CHANNELS, _TAPS, network.block) for network in (standard, separable))
@@ -51,10 +53,10 @@ def _rows(
         f"{config.context} bars",
     )  # fmt: skip
     yield from _times(config, measured)
-    yield from _results(config, evaluation, rivals, twin)
+    yield from _results(config, evaluation, contest, twin)
 
 
-def _times(config: DSCConfig, measured: Measured) -> Iterator[dict[str, str]]:
+def _times(config: DSCConfig, measured: Speed) -> Iterator[dict[str, str]]:
     times = {
         (row["runtime"], row["config"]["kernel_size"], row["config"]["block"]): row["p50_us"] for row in measured.rows
     }
@@ -67,8 +69,8 @@ def _times(config: DSCConfig, measured: Measured) -> Iterator[dict[str, str]]:
         yield _row(f"CPU time of {what}, K={_TAPS}, {runtime}", *claimed, *shown, note)
 
 
-def _results(config: DSCConfig, evaluation: Evaluation, rivals: Rivals, twin: str) -> Iterator[dict[str, str]]:
-    pair = [rivals.named(twin), rivals.named(MODEL)]
+def _results(config: DSCConfig, evaluation: Evaluation, contest: Contest, twin: str) -> Iterator[dict[str, str]]:
+    pair = [contest.named(twin), contest.named(MODEL)]
     if config.block == "standard":
         pair.reverse()
     spread = 1.96 * evaluation.skill.accuracy_error
@@ -81,7 +83,7 @@ def _results(config: DSCConfig, evaluation: Evaluation, rivals: Rivals, twin: st
     record = evaluation.record
     interval = record.caveat or f"95 % of the model's: {record.low:.2f} to {record.high:.2f}"
     yield _row("Sharpe ratio, net", "1.42", "1.38", *(_or_dash(value, "{:.2f}") for value in sharpe), interval)
-    weights: list[Any] = [rivals.facts[-1].get(twin, {}).get("weights_bytes"), len(evaluation.folds[-1].weights)]
+    weights: list[Any] = [contest.facts[-1].get(twin, {}).get("weights_bytes"), len(evaluation.folds[-1].weights)]
     if config.block == "standard":
         weights.reverse()
     yield _row("weights, bytes", DASH, DASH, *(_or_dash(value, "{:,}") for value in weights), "safetensors, float32")

@@ -19,6 +19,7 @@ from storage.schema import CLASSES
 from tasks.reporting.canvas import NARROW, WIDE, png, svg
 from tasks.reporting.explorer import explorer_data, library, script_hash
 from tasks.reporting.figures import (
+    contenders_figure,
     cost_figure,
     coverage_figure,
     distribution_figure,
@@ -26,7 +27,6 @@ from tasks.reporting.figures import (
     fold_figure,
     importance_figure,
     reliability_figure,
-    rivals_figure,
     rolling_figure,
     step_figure,
     training_figure,
@@ -193,9 +193,9 @@ _PICTURES: dict[str, tuple[str, dict[str, int], Callable[[ReportData, str, int],
         "Sharpe ratio of the last days", _BOTH,
         lambda data, label, width: rolling_figure(data.equity, label, width) if data.equity else None,
     ),
-    "rivals": (
+    "contenders": (
         "The model's lead over each forecaster", _BOTH,
-        lambda data, label, width: rivals_figure(data.rivals, label, width),
+        lambda data, label, width: contenders_figure(data.contenders, label, width),
     ),
     "importance": (
         "What each input is worth to the forecast", _BOTH,

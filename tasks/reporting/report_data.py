@@ -10,8 +10,8 @@ import numpy as np
 
 from storage.schema import Candles, ConfigError, FloatArray, IntArray, Market, Source, VersionRef, parse_source
 from tasks.champion.promotion import Check
+from tasks.execution.contenders import Contender
 from tasks.execution.importance import Importance
-from tasks.execution.rivals import Rival
 from tasks.execution.skill import Skill
 from tasks.execution.trades import Trades
 
@@ -38,7 +38,7 @@ _RIBBONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Decision:
     """What was decided about this version.
 
     Attributes:
@@ -221,8 +221,8 @@ class ReportData:
         costs: The cost sweep.
         break_even_bp: Cost per side that would leave nothing, basis points; None where undefined.
         stress: Further what-ifs, such as later fills.
-        rivals: The model and what it had to beat, the model first.
-        rivals_note: What random timings say, one sentence.
+        contenders: The model and what it had to beat, the model first.
+        random_note: What random timings say, one sentence.
         headline: The source text's claims beside what was measured.
         record: What the daily returns prove.
         slices: The result by year and by state of the market.
@@ -248,7 +248,7 @@ class ReportData:
     origin_detail: str = ""
     version: str
     created: str
-    verdict: Verdict
+    verdict: Decision
     warnings: tuple[str, ...] = ()
     highlights: tuple[Measure, ...] = ()
     equity: Equity | None = None
@@ -256,8 +256,8 @@ class ReportData:
     costs: tuple[CostPoint, ...] = ()
     break_even_bp: float | None = None
     stress: tuple[Row, ...] = ()
-    rivals: tuple[Rival, ...] = ()
-    rivals_note: str = ""
+    contenders: tuple[Contender, ...] = ()
+    random_note: str = ""
     headline: tuple[Row, ...] = ()
     record: tuple[Measure, ...] = ()
     slices: tuple[Row, ...] = ()

@@ -1,16 +1,18 @@
-"""What a person reads at the end of a run: promoted or not and why, and the model beside its rivals."""
+"""What a person reads at the end of a run: promoted or not and why, and the model beside what it had to beat."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from storage.schema import VersionRef
 from tasks.champion.promotion import Check
-from tasks.evaluation import Evaluation
 from tasks.execution.track_record import FEWEST_TRADES
 from tasks.reporting.report_data import ReportData
-from tasks.strategy.contest import Rivals
+from tasks.strategy.contest import Contest
+from tasks.strategy.out_of_sample import Evaluation
 
 _DASH = "-"
 
@@ -74,16 +76,52 @@ class Summary:
         return "a market that is retrained and judged every day, in the browser: make ui EXCHANGE=bybit"
 
 
-def summarise(report: ReportData, evaluation: Evaluation, rivals: Rivals) -> Summary:
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a retrain came to.
+
+    Attributes:
+        version: The version that was stored.
+        promoted: Whether it is the champion now.
+        champion: The champion now: a version, or "flat".
+        report: Where the report lies.
+        decision: What was decided and why, one line.
+        headline: The same in words for whoever started the run.
+        checks: Every condition of the promotion rule; none for a version that was the champion already.
+        summary: The version in numbers.
+    """
+
+    version: VersionRef
+    promoted: bool
+    champion: str
+    report: str
+    decision: str
+    headline: str
+    checks: tuple[Check, ...]
+    summary: Summary
+
+    def text(self, facts: Sequence[tuple[str, str]] = ()) -> str:
+        """Return everything that a terminal shows of it, the verdict first and what to do next last.
+
+        Args:
+            facts: Further lines at the end, name and value.
+        """
+        report = self.report if "://" in self.report else Path(self.report).absolute().as_uri()
+        rows = [("report", report), ("version", str(self.version)), *facts, ("next", self.summary.next_step)]
+        closing = [f"  {name:<7}  {value}" for name, value in rows]
+        return "\n".join([*verdict_lines(self.headline, self.checks, self.summary), *closing])
+
+
+def summarise(report: ReportData, evaluation: Evaluation, contest: Contest) -> Summary:
     """Return a version in a few numbers.
 
     Args:
         report: Its page.
         evaluation: What its predictions were worth.
-        rivals: What it had to beat.
+        contest: What it had to beat.
     """
     metrics, held, record = evaluation.money.model.metrics, evaluation.money.buy_and_hold.metrics, evaluation.record
-    best, sharpe = rivals.best_baseline, _sharpe(metrics.sharpe_ratio, record.trades)
+    best, sharpe = contest.best_baseline, _sharpe(metrics.sharpe_ratio, record.trades)
     if record.low is not None:
         sharpe += f" ({record.low:.1f} to {record.high:.1f})"
     model = Side(

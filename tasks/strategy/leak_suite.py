@@ -7,14 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 
 from storage.schema import CLASSES, DAY_MS, FEATURES, DatasetRef, FloatArray, IntArray
-from storage.settings import Settings
-from storage.shared_results import results_at
-from storage.workfolder import WorkFolder, canonical_json
+from storage.workfolder import WorkFolder
 from tasks.execution.skill import class_shares
 from tasks.market.features import OUTPUTS, WARM_UP, build_features
 from tasks.market.labels import UNKNOWN, LabelConfig, Labels, label_bars
@@ -42,12 +37,14 @@ from tasks.network.dsc import DSCTradingModel, load_model
 from tasks.network.export import load_weights
 from tasks.network.fit import Fitted, Series, fit, predict_series
 from tasks.network.fit_config import FitConfig
-from tasks.runs.progress import ProgressReport
+from tasks.strategy.folds import FoldResult
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
-from tasks.training import FoldResult, Samples, load_fold, load_samples
+from tasks.strategy.samples import Samples, fold_spans
 
-_CHECKS = 11
+CHECKS = 11
+"""How many checks there are."""
+
 _BARS = 4 * WARM_UP  # of real candles: enough for every ring and sum to turn over, and built in milliseconds
 _NULL = SyntheticMarket(kind="null", bars=14_000, seed=11)
 _PERMUTED = 12_000  # newest bars whose labels are permuted
@@ -85,31 +82,15 @@ class LeakReport:
         return tuple(check.name for check in self.checks if not check.passed)
 
 
-@task(cache_policy=NO_CACHE, task_run_name="check leaks {data.market.symbol}")
-def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
-    """Look for leaks in features, labels, folds and training, and return the key of the report."""
-    work, log = results_at(Settings.from_environment().work), get_run_logger()
-    key = WorkFolder.key("leaks", {"fold": fold, "code": code_behind("tasks.strategy.leak_suite"), "dataset": data.id})
-    if key in work:
-        log.info(f"leaks were looked for before key={key}")
-        return key
-    checks = []
-    with ProgressReport("leak checks") as progress:
-        for check in leak_checks(load_samples(data, recipe), data.market.interval_ms, recipe, load_fold(fold)):
-            checks.append(check)
-            progress.update(len(checks) / _CHECKS, check.name)
-    report = LeakReport(checks=tuple(checks))
-    work.save(key, {"leaks.json": canonical_json(report)})
-    for check in checks:
-        if not check.passed:
-            log.warning(f"leak check={check.name!r} found={check.found!r}")
-    log.info(f"leak report key={key} checks={len(checks)} failed={list(report.failed)}")
-    return key
+def leaks_key(data: DatasetRef, fold: str) -> str:
+    """Return the key of the report on a fold's model: of the model, the dataset and the code."""
+    made_from = {"fold": fold, "code": code_behind("tasks.strategy.leak_suite"), "dataset": data.id}
+    return WorkFolder.key("leaks", made_from)
 
 
-def load_leaks(key: str) -> LeakReport:
-    """Return what `check_leaks` left under `key`."""
-    document = json.loads(results_at(Settings.from_environment().work).read(key, "leaks.json"))
+def load_leaks(work: WorkFolder, key: str) -> LeakReport:
+    """Return the report that lies under `key`."""
+    document = json.loads(work.read(key, "leaks.json"))
     return LeakReport(checks=tuple(LeakCheck(**check) for check in document["checks"]))
 
 
@@ -270,8 +251,3 @@ def _quick_fit(features: FloatArray, classes: IntArray, fold: Fold, segment: Int
     segment = np.zeros(len(features), np.int64) if segment is None else segment
     series = Series(features=features, labels=classes, segment=segment)
     return fit(_NETWORK, series, *fold_spans(fold), _FIT)
-
-
-def fold_spans(fold: Fold) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the train and validation bars of a fold as `fit` takes them."""
-    return (fold.train.start, fold.train.stop), (fold.validation.start, fold.validation.stop)

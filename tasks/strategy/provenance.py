@@ -21,6 +21,12 @@ _COMPUTES = ("tasks", "storage.schema", "storage.compiled")
 _SHOWS = ("tasks.runs", "tasks.reporting")
 
 
+def project_hash() -> str:
+    """Return the hash of what machines that share a run must have alike: every file of tasks/, and the vocabulary."""
+    files = sorted([*(ROOT / "tasks").rglob("*.py"), ROOT / "storage" / "schema.py"])
+    return content_hash([part for path in files for part in (path.name.encode(), path.read_bytes())])
+
+
 def code_behind(*modules: str, known: tuple[str, ...] = ()) -> str:
     """Return the hash of `sources_behind` the modules."""
     sources = sources_behind(*modules, known=known)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from storage.schema import ArtifactError, ConfigError, FloatArray, Market
-from tasks.champion.promotion import PromotionRule
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.decision import DecisionConfig, packed
@@ -19,6 +18,7 @@ from tasks.network.architecture import DSCConfig
 from tasks.network.architecture import preset as network_preset
 from tasks.network.baselines import BaselineConfig
 from tasks.network.fit_config import FitConfig, fit_preset
+from tasks.strategy.promotion_rule import PromotionRule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,10 @@ from storage.settings import Settings
 from tasks.network.architecture import DSCConfig, preset
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.engine import Engine
-from tasks.network.export import onnx_plain, onnx_window, open_session
+from tasks.network.export import open_session
 from tasks.network.folding import fold
 from tasks.network.latency import machine_fingerprint
+from tasks.network.onnx_graphs import onnx_plain, onnx_window
 
 FILE_NAME = "bench.json"
 QUICK_FILE_NAME = "bench-quick.json"  # so that a quick run never replaces the figures of a whole one

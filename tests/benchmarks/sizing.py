@@ -44,7 +44,7 @@ def size(sample: Sample, markets: int, market: Market, years: float) -> dict[str
     """Return what so many markets need; everything but the first line of `Sample` grows with bars and markets.
 
     Args:
-        sample: Measured.
+        sample: What was measured.
         markets: How many.
         market: Their interval.
         years: History of each.

@@ -10,8 +10,8 @@ import torch
 from tasks.execution.accounting import Costs
 from tasks.execution.decision import DecisionConfig, packed
 from tasks.market.synthetic import SyntheticMarket, generate
-from tasks.network.export import onnx_window
 from tasks.network.folding import fold
+from tasks.network.onnx_graphs import onnx_window
 from tasks.strategy.live_tick import LiveTick
 
 MARKETS = 100

@@ -13,8 +13,9 @@ import pytest
 from tasks.execution.accounting import Costs
 from tasks.execution.decision import DecisionConfig, packed
 from tasks.market.synthetic import SyntheticMarket, generate
-from tasks.network.export import onnx_step, weights_bytes
+from tasks.network.export import weights_bytes
 from tasks.network.folding import fold
+from tasks.network.onnx_graphs import onnx_step
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 7

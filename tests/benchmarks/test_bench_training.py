@@ -22,10 +22,10 @@ from tasks.market.features import WARM_UP, build_features
 from tasks.market.labels import LabelConfig, label_bars
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.calibration import scaler
-from tasks.network.fit import Series, fit
+from tasks.network.fit import fit
 from tasks.network.fit_config import FitConfig
 from tasks.network.inference import sample_logits
-from tasks.network.segments import UNKNOWN, Stream, draw_batches, stream_of
+from tasks.network.segments import UNKNOWN, Series, Stream, draw_batches, stream_of
 
 TRAIN, CHECK = 20_000, 10_000
 SEGMENT = 640  # bars

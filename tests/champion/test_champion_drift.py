@@ -11,9 +11,9 @@ from storage.candles import CandleStore
 from storage.schema import FEATURES, Candles, Market, Source, Window
 from storage.settings import Settings
 from storage.snapshots import write_dataset
+from tasks.champion.health import MarketHealth, MonitorConfig, health
 from tasks.market.features import build_features
 from tasks.market.synthetic import SyntheticMarket, generate
-from tasks.monitoring import MarketHealth, MonitorConfig, health
 
 SOURCE, MARKET, TRAINED, ALL = Source("sandbox:0123abcd"), Market(), 25_000, 28_000
 NOW = datetime(2026, 1, 5, tzinfo=UTC)

@@ -12,8 +12,8 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import Window
 from storage.settings import Settings
+from tasks.champion.health import MarketHealth, MonitorConfig, health
 from tasks.market.synthetic import SyntheticMarket, generate
-from tasks.monitoring import MarketHealth, MonitorConfig, health
 from tasks.network.export import load_weights
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 

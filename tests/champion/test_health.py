@@ -13,9 +13,9 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage, Run
 from storage.schema import FEATURES, ConfigError, Market, Source, utc_text
 from tasks.champion.expiry import ExpiryRule
+from tasks.champion.health import MonitorConfig, changes, health
 from tasks.champion.serving import served_champion
 from tasks.champion.watch import champion_skill
-from tasks.monitoring import MonitorConfig, changes, health
 from tasks.runs.alerts import KINDS
 
 SOURCE, MARKET = Source("bybit"), Market(symbol="BTCUSDT")

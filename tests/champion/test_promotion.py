@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from storage.schema import ConfigError
-from tasks.champion.promotion import Evidence, PromotionRule, awaits_second_seed, judge
+from tasks.champion.promotion import Evidence, awaits_second_seed, judge
 from tasks.execution.skill import Skill, measure_skill
+from tasks.strategy.promotion_rule import PromotionRule
 
 SKILL = Skill(
     samples=10_000,

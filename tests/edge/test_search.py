@@ -6,7 +6,7 @@ import pytest
 
 from storage.schema import ConfigError
 from tasks.network.architecture import DSCConfig, macs_per_bar, preset
-from tasks.search import SearchSpace
+from tasks.strategy.candidates import SearchSpace
 
 BASE = replace(preset("default"), block="separable")
 

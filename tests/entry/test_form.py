@@ -18,7 +18,7 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from storage.schema import ConfigError, Market
 from tasks.champion.expiry import ExpiryRule
-from tasks.champion.promotion import PromotionRule
+from tasks.champion.health import MonitorConfig
 from tasks.data import QualityConfig
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.accounting import Costs
@@ -27,10 +27,10 @@ from tasks.execution.decision import DecisionConfig
 from tasks.market.labels import LabelConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
-from tasks.monitoring import MonitorConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.baselines import BaselineConfig
 from tasks.network.fit_config import FitConfig
+from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
 
 FLOWS = (ingest, retrain, pipeline, monitor, evaluate, rollback)

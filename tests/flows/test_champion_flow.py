@@ -16,14 +16,17 @@ from flows.pipeline import pipeline
 from flows.rollback import rollback
 from storage.artifacts import ArtifactStore
 from storage.schema import ArtifactError, DatasetRef, Market
-from tasks import publishing
+from storage.settings import Settings
+from storage.shared_results import results_at
+from tasks.champion import judgement
 from tasks.exchange.connection import ExchangeConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
+from tasks.strategy.folds import fold_key, load_fold
 from tasks.strategy.recipe import Recipe
-from tasks.training import fold_key, load_fold, load_samples
+from tasks.strategy.samples import load_samples
 from tests.golden.make_golden import ANYTHING
 
 # Four-hour bars and a signal that fades within a day: enough independent blocks of bars for a test of the lead.
@@ -56,7 +59,7 @@ def reign(first, home):
 
 
 def store() -> ArtifactStore:
-    return ArtifactStore(publishing.Settings.from_environment().artifact_url)
+    return ArtifactStore(Settings.from_environment().artifact_url)
 
 
 @pytest.mark.promise(13)
@@ -80,7 +83,8 @@ def test_promotion_is_of_a_recipe_that_earns_with_a_second_seed_and_publishes_th
         f"{earned:+.2%}, first seed {judged['numbers']['challenger']['total_return']:+.2%}"
     )
     # Decided by the last fold of the second seed, and published from that of the first.
-    first, second = (load_fold(fold_key(data, one, 1)) for one in (trained, trained.second_seed))
+    work = results_at(Settings.from_environment().work)
+    first, second = (load_fold(work, fold_key(data, one, 1)) for one in (trained, trained.second_seed))
     weights = store().load(reign.version, source=EXCHANGE.source).files["weights.safetensors"]
     assert first.weights == weights != second.weights
     assert len(work_keys("fold")) == 4
@@ -103,7 +107,7 @@ def test_second_seed_is_not_trained_when_another_condition_fails(reign):
 
 @pytest.mark.promise(13)
 def test_second_seed_that_loses_keeps_the_champion(reign, monkeypatch):
-    monkeypatch.setattr(publishing, "duel", second_seed_reversed(publishing.duel))
+    monkeypatch.setattr(judgement, "duel", second_seed_reversed(judgement.duel))
     weights = store().load(reign.version, source=EXCHANGE.source).files["weights.safetensors"]
     while store().champion(EXCHANGE.source, MARKET.slug).ref is not None:
         rollback(market=MARKET, exchange=EXCHANGE, reason="to judge the same weights anew")
@@ -124,7 +128,7 @@ def second_seed_reversed(duel):
 
 
 def work_keys(kind: str) -> set[str]:
-    work = publishing.Settings.from_environment().home / "work"
+    work = Settings.from_environment().home / "work"
     return {path.name for path in work.iterdir() if path.name.startswith(f"{kind}-")}
 
 
@@ -141,13 +145,17 @@ def test_champion_and_challenger_are_compared_on_bars_that_neither_has_seen(reig
         sides.append((span, decide(samples, rule, span, *args)))
         return sides[-1][1]
 
-    real, decide, sides = publishing.duel, publishing.decide_span, []
-    monkeypatch.setattr(publishing, "duel", spy)
-    monkeypatch.setattr(publishing, "decide_span", decided)
+    real, decide, sides = judgement.duel, judgement.decide_span, []
+    monkeypatch.setattr(judgement, "duel", spy)
+    monkeypatch.setattr(judgement, "decide_span", decided)
     verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe(seed=2))
     manifest = store().manifest(reign.version)
     facts = manifest["model"]
-    samples = load_samples(DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=MARKET), recipe(seed=2))
+    samples = load_samples(
+        Settings.from_environment().datasets,
+        DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=MARKET),
+        recipe(seed=2),
+    )
     last_test = samples.dataset.candles.start_ms[samples.folds[-1].test.rows]
     # The champion's weights are its last fold's: only that fold's test bars are new to it, and all of them are.
     assert seen["bars"].start_ms[0] > facts["trained_until_ms"] + facts["label_span_ms"]

@@ -43,16 +43,16 @@ from storage.objects import ObjectStore
 from storage.schema import Market
 from storage.settings import Settings
 from storage.workfolder import WorkFolder
-from tasks import evaluation
+from tasks.strategy import speed
 from tasks.exchange.connection import ExchangeConfig
-from tasks.champion.promotion import PromotionRule
+from tasks.strategy.promotion_rule import PromotionRule
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.recipe import Recipe
 
-evaluation.time_networks = lambda networks, on_progress: []   # half of the time, and no part of what is tested
+speed.measure_latency = lambda networks, on_progress: []   # half of the time, and no part of what is tested
 LAX = PromotionRule(
     min_days=1e-9, min_trades=0, significance=0.999, drawdown_ratio=1e9, max_drawdown=1e9, calibration_margin=9.0,
     baseline_margin=9.0, deflated_sharpe=1e-9,

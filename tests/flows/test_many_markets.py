@@ -32,8 +32,8 @@ from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.baselines import BaselineConfig
 from tasks.network.fit_config import FitConfig
+from tasks.strategy.provenance import project_hash
 from tasks.strategy.recipe import Recipe
-from tasks.training import code_hash
 
 ROOT = Path(__file__).parents[2]
 MARKET = Market()
@@ -192,7 +192,7 @@ sys.meta_path.insert(0, Absent())
 def submit(market: Market = MARKET) -> str:
     """Send one market away, whose dataset is nowhere, and return what came back."""
     data = DatasetRef(id="0" * 16, source=EXCHANGE.source, market=market)
-    call = {"exchange": EXCHANGE, "data": data, "quality": "", "recipe": RECIPE, "code": code_hash()}
+    call = {"exchange": EXCHANGE, "data": data, "quality": "", "recipe": RECIPE, "code": project_hash()}
 
     @flow(name="away")
     def away() -> str:

@@ -30,7 +30,6 @@ from storage.candles import CandleStore
 from storage.schema import FEATURES, ArtifactError, ConfigError, DatasetError, DatasetRef, Market, QuarantineError
 from storage.tables import parquet_bytes, read_columns
 from storage.trials import TrialLog
-from tasks import evaluation
 from tasks.data import BarRange, QualityConfig
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.decision import DecisionConfig
@@ -41,9 +40,10 @@ from tasks.network.fit_config import FitConfig
 from tasks.sandbox import actions
 from tasks.sandbox.faults import Fault, FaultPlan, Match
 from tasks.sandbox.sandbox import Sandbox
+from tasks.strategy import out_of_sample
 from tasks.strategy.leak_suite import remade_inputs
 from tasks.strategy.recipe import Recipe
-from tasks.training import load_samples
+from tasks.strategy.samples import load_samples
 
 MARKET = Market()
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=6_500))
@@ -85,10 +85,10 @@ def again(job, tmp_path_factory):
     """The same job once more, in a copy of its home: (that copy, verdict, how often the folds were evaluated)."""
     home = tmp_path_factory.mktemp("again") / "home"
     shutil.copytree(job[0], home)
-    evaluated, real = [], evaluation.evaluate_folds
+    evaluated, real = [], out_of_sample.evaluate_folds
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSC_HOME", str(home))
-        patch.setattr(evaluation, "evaluate_folds", lambda *given: evaluated.append(given) or real(*given))
+        patch.setattr(out_of_sample, "evaluate_folds", lambda *given: evaluated.append(given) or real(*given))
         return home, pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE), len(evaluated)
 
 
@@ -150,7 +150,7 @@ def test_dataset_whose_features_are_those_of_the_bar_after_fails_the_leak_report
     monkeypatch.setenv("DSC_HOME", str(home))
     manifest = ArtifactStore(str(home / "models")).manifest(verdict.version)
     data = DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=MARKET)
-    samples = load_samples(data, RECIPE)
+    samples = load_samples(home / "datasets", data, RECIPE)
     assert remade_inputs(samples, MARKET.interval_ms, RECIPE).passed
     ahead = np.roll(samples.dataset.features, -1, axis=0)
     leaky = replace(samples, dataset=replace(samples.dataset, features=ahead))

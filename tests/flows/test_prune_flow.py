@@ -9,10 +9,10 @@ import pytest
 
 from flows.prune import prune
 from storage.artifacts import ArtifactStore
+from storage.pruning import PruneRule
 from storage.schema import FEATURES, Candles, ConfigError, Market, Source
 from storage.snapshots import write_dataset
 from storage.workfolder import WorkFolder
-from tasks.housekeeping import PruneRule
 
 SOURCE, MARKET = Source("bybit"), Market(symbol="BTCUSDT")
 

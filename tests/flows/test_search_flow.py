@@ -12,7 +12,7 @@ from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.search import SearchSpace
+from tasks.strategy.candidates import SearchSpace
 from tasks.strategy.recipe import Recipe
 
 MARKET, FOLDS = Market(), 2

@@ -14,11 +14,11 @@ from flows.pipeline import pipeline
 from storage.artifacts import FORMAT, ArtifactStore
 from storage.schema import Market
 from storage.settings import Settings
-from tasks.champion.promotion import PromotionRule
 from tasks.exchange.connection import ExchangeConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.fit_config import FitConfig
+from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
 
 MARKET = Market(interval="240")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from storage.schema import ArtifactError, ConfigError, content_hash
 from tasks.network.architecture import Block, DSCConfig, preset
 from tasks.network.dsc import DSCTradingModel
-from tasks.network.engine import Engine, step_packed
+from tasks.network.engine import Engine
 from tasks.network.export import weights_bytes
-from tasks.network.kernels import READY, WRONG_SHAPE, step_entry
+from tasks.network.kernels import READY, WRONG_SHAPE, step_entry, step_packed
 
 Floats = NDArray[np.float64]
 MakeModel = Callable[..., DSCTradingModel]

@@ -10,9 +10,10 @@ from torch.nn import functional
 from storage.schema import ConfigError, DatasetError, FloatArray, LeakError, TrainingError
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
-from tasks.network.fit import Fitted, Progress, Series, _mirror_some, fit, predict_series
+from tasks.network.fit import Fitted, Progress, _mirror_some, fit
 from tasks.network.fit_config import FIT_PRESETS, FitConfig, fit_preset
-from tasks.network.segments import Batch
+from tasks.network.inference import predict_series
+from tasks.network.segments import Batch, Series
 
 NETWORK = DSCConfig(
     input_features=3,

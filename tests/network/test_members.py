@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from storage.schema import ConfigError
 from tasks.network.architecture import Block, DSCConfig
-from tasks.network.fit import Series, fit
+from tasks.network.fit import fit
 from tasks.network.fit_config import FitConfig
 from tasks.network.members import joined, member_config
+from tasks.network.segments import Series
 
 PARITY = 1e-5
 FIT = FitConfig(epochs=1, segment_bars=64, batch_segments=2)

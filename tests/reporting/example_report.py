@@ -4,19 +4,19 @@ import numpy as np
 
 from storage.schema import Candles, Market, Source, utc_text
 from tasks.champion.promotion import Check
+from tasks.execution.contenders import Contender
 from tasks.execution.importance import Importance
-from tasks.execution.rivals import Rival
 from tasks.execution.skill import Skill
 from tasks.execution.trades import Trades
 from tasks.reporting.report_data import (
     CostPoint,
+    Decision,
     Equity,
     Latency,
     Measure,
     ReportData,
     StepTimes,
     TrainingCurve,
-    Verdict,
 )
 
 START_MS = 1_735_689_600_000  # 2025-01-01
@@ -111,7 +111,7 @@ def example(bars: int = 24_000) -> ReportData:
         origin_detail="Synthetic market drift, k=0.2, psi=0.995, 60,000 bars, seed 7",
         version="20260104T100000Z-7f3c9a2e",
         created="2026-01-04 10:00 UTC",
-        verdict=Verdict(
+        verdict=Decision(
             decision="kept",
             champion="flat",
             conditions=(
@@ -206,8 +206,8 @@ def example(bars: int = 24_000) -> ReportData:
             {"fill": "one bar later", "total_return": "−3.02 %", "sharpe_ratio": -0.61},
             {"fill": "two bars later", "total_return": "−3.87 %", "sharpe_ratio": -0.83},
         ),
-        rivals=tuple(
-            Rival(
+        contenders=tuple(
+            Contender(
                 name=name,
                 log_loss=loss,
                 accuracy=accuracy,
@@ -228,7 +228,7 @@ def example(bars: int = 24_000) -> ReportData:
                 ("flat", None, None, None, 0.0, None, 0),
             )
         ),
-        rivals_note="Of 1,000 random timings of the model's own positions, 81.2% ended below the model.",
+        random_note="Of 1,000 random timings of the model's own positions, 81.2% ended below the model.",
         headline=(
             {"": "weights of one layer", "claimed": "4,672", "measured": "4,672", "note": "K=9"},
             {"": "accuracy", "claimed": "53.8 %", "measured": "37.21 %", "note": "95 %: +/- 1.1 %"},
@@ -351,5 +351,5 @@ BARE = ReportData(
     origin="exchange",
     version="v",
     created="2026-01-04 10:00 UTC",
-    verdict=Verdict(decision="measured"),
+    verdict=Decision(decision="measured"),
 )

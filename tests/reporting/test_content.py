@@ -6,16 +6,19 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from storage.schema import DatasetRef, FloatArray, Market
-from tasks.evaluation import Evaluation, Measured, evaluate_folds
+from storage.schema import DatasetRef, Market
+from tasks.champion.remeasure import stored_folds
+from tasks.data import StoredQuality
 from tasks.execution.track_record import Deflation, track_record
-from tasks.reevaluation import stored_folds
 from tasks.reporting.content import report_data
 from tasks.reporting.report import render_report
-from tasks.reporting.report_data import ReportData, Verdict
+from tasks.reporting.report_data import Decision, ReportData
 from tasks.reporting.summary import Side, summarise
-from tasks.strategy.contest import Rivals, rivals_from, stored_forecasts
+from tasks.strategy.contest import Contest
+from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
 from tasks.strategy.recipe import Recipe, recipe_of
+from tasks.strategy.samples import load_samples
+from tasks.strategy.speed import Speed
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 
@@ -23,22 +26,22 @@ from tests.golden.make_golden import EXCHANGE, MARKET, restore
 class Stored:
     """A version's parts as the report takes them."""
 
-    data: DatasetRef
     recipe: Recipe
     evaluation: Evaluation
-    measured: Measured
-    rivals: Rivals
-    forecasts: dict[str, FloatArray]
+    speed: Speed
+    contest: Contest
+    forecasts: bytes
     luck: Deflation
 
     def report(self) -> ReportData:
         return report_data(
-            self.data, self.recipe, EXCHANGE, self.evaluation, self.measured, self.rivals, self.forecasts, self.luck,
-            (), Verdict(decision="measured"), (), (), "20260104T100000Z-7f3c9a2e", datetime(2026, 1, 4, tzinfo=UTC), {},
+            self.recipe, EXCHANGE, self.evaluation, self.speed, self.contest, self.forecasts, self.luck, (),
+            Decision(decision="measured"), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0),
+            "20260104T100000Z-7f3c9a2e", datetime(2026, 1, 4, tzinfo=UTC), {},
         )  # fmt: skip
 
     def summary(self) -> Side:
-        return summarise(self.report(), self.evaluation, self.rivals).sides[0]
+        return summarise(self.report(), self.evaluation, self.contest).sides[0]
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +54,13 @@ def stored(tmp_path_factory):
         artifact = store.load(store.champion(EXCHANGE.source, MARKET.slug).ref, source=EXCHANGE.source)
         manifest, recipe = artifact.manifest, recipe_of(artifact.manifest["recipe"])
         data = DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=Market(**manifest["market"]))
+        samples = load_samples(home / "datasets", data, recipe)
         yield Stored(
-            data=data,
             recipe=recipe,
-            evaluation=evaluate_folds(data, recipe, stored_folds(artifact, data, recipe)),
-            measured=Measured(**manifest["latency"]),
-            rivals=rivals_from(artifact.files["baselines.json"]),
-            forecasts=stored_forecasts(artifact.files["baselines.parquet"]),
+            evaluation=evaluate_folds(samples, recipe, stored_folds(artifact, samples, recipe)),
+            speed=Speed(**manifest["latency"]),
+            contest=Contest.of(artifact.files["baselines.json"]),
+            forecasts=artifact.files["baselines.parquet"],
             luck=Deflation(**manifest["judgement"]["numbers"]["luck"]),
         )
 
@@ -82,7 +85,7 @@ def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored)
 
 
 def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
-    losses = {line.name: line.log_loss for line in stored.rivals.table if line.log_loss is not None}
+    losses = {line.name: line.log_loss for line in stored.contest.table if line.log_loss is not None}
     better = min(("logistic regression", "LightGBM"), key=losses.__getitem__)
     assert losses[better] < losses["prior"]
     (card,) = (one for one in stored.report().highlights if one.name == "Lead over the best baseline")
@@ -95,9 +98,9 @@ def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
 def test_card_shows_the_lead_over_the_prior_when_every_baseline_is_worse_than_that(stored):
     worse = tuple(
         replace(line, log_loss=9.0, lead=7.9) if line.name in ("logistic regression", "LightGBM") else line
-        for line in stored.rivals.table
+        for line in stored.contest.table
     )
-    card = replace(stored, rivals=replace(stored.rivals, table=worse)).report().highlights[2]
+    card = replace(stored, contest=replace(stored.contest, table=worse)).report().highlights[2]
     assert card.note.startswith("log-loss, over prior; p")
     assert card.value == pytest.approx(stored.evaluation.skill.log_loss_skill, abs=0.01)
 

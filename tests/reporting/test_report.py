@@ -24,7 +24,7 @@ from tasks.champion.promotion import Check
 from tasks.execution.importance import Importance
 from tasks.reporting.explorer import library
 from tasks.reporting.report import render_report, summary_markdown
-from tasks.reporting.report_data import CostPoint, Equity, Measure, Verdict
+from tasks.reporting.report_data import CostPoint, Decision, Equity, Measure
 from tests.reporting.example_report import BAR_MS, BARE, example, market_of
 
 
@@ -200,7 +200,7 @@ def test_every_title_names_the_source(origin: str, source: str, label: str, ribb
 
 @pytest.mark.parametrize("decision", ["promoted", "kept", "measured"])
 def test_fixed_wording_never_implies_profit(page: str, decision: Literal["promoted", "kept", "measured"]) -> None:
-    data = replace(BARE, verdict=Verdict(decision=decision))
+    data = replace(BARE, verdict=Decision(decision=decision))
     rendered = page if decision == "kept" else render_report(data)
     seen = _Page(rendered).visible + summary_markdown(data)
     allowed = seen.replace("profit factor", "").replace("win rate", "")
@@ -210,7 +210,7 @@ def test_fixed_wording_never_implies_profit(page: str, decision: Literal["promot
 
 
 def test_headline_names_the_decision_and_the_champion() -> None:
-    verdict = Verdict(decision="promoted", champion="20260103T100000Z-00c0ffee")
+    verdict = Decision(decision="promoted", champion="20260103T100000Z-00c0ffee")
     promoted = _Page(render_report(replace(BARE, verdict=verdict))).visible
     assert "Promoted: meets every condition and replaces 20260103T100000Z-00c0ffee" in promoted
     assert "No conditions were judged." in promoted
@@ -224,7 +224,7 @@ def test_condition_that_was_not_run_is_neither_passed_nor_failed() -> None:
         Check(name="closed trades", passed=False, found="3", wanted=">= 100"),
         Check(name="second seed", passed=None, found="not run", wanted="> 0 %"),
     )
-    data = replace(BARE, verdict=Verdict(decision="kept", conditions=checks))
+    data = replace(BARE, verdict=Decision(decision="kept", conditions=checks))
     seen = _Page(render_report(data)).visible
     assert "0 of 2 conditions hold. Not met:" in seen
     assert "condition found asked closed trades 3 >= 100 Not run: second seed." in seen
@@ -244,7 +244,7 @@ def test_hostile_text_stays_text() -> None:
         origin_detail=HOSTILE,
         version=HOSTILE,
         created=HOSTILE,
-        verdict=Verdict(
+        verdict=Decision(
             decision="kept",
             champion=HOSTILE,
             notes=(HOSTILE,),
@@ -253,8 +253,8 @@ def test_hostile_text_stays_text() -> None:
         warnings=(HOSTILE,),
         highlights=(Measure(name=HOSTILE, value=1.0, note=HOSTILE),),
         skill=(Measure(name=HOSTILE, value=1.0, note=HOSTILE),),
-        rivals=(replace(data.rivals[1], name=HOSTILE),),
-        rivals_note=HOSTILE,
+        contenders=(replace(data.contenders[1], name=HOSTILE),),
+        random_note=HOSTILE,
         headline=({HOSTILE: HOSTILE},),
         record=(Measure(name=HOSTILE, value=1.0, note=HOSTILE),),
         slices=({HOSTILE: HOSTILE},),
@@ -300,8 +300,10 @@ def test_undefined_values_are_named_and_nothing_is_infinite() -> None:
         data,
         highlights=tuple(Measure(name="x", value=value, low=value, high=value) for value in nothing),
         skill=tuple(Measure(name="x", value=value) for value in nothing),
-        rivals=tuple(
-            replace(data.rivals[1], log_loss=value, lead=value, lead_error=value, accuracy=value, total_return=value)
+        contenders=tuple(
+            replace(
+                data.contenders[1], log_loss=value, lead=value, lead_error=value, accuracy=value, total_return=value
+            )
             for value in nothing
         ),
         record=tuple(Measure(name="x", value=value) for value in nothing),
@@ -443,7 +445,7 @@ def test_report_without_baselines_has_no_such_section() -> None:
 
 
 def test_small_p_value_is_called_small_and_never_zero() -> None:
-    line = replace(example(500).rivals[1], p_value=1e-9)
-    seen = _Page(render_report(replace(BARE, rivals=(line,)))).visible
+    line = replace(example(500).contenders[1], p_value=1e-9)
+    seen = _Page(render_report(replace(BARE, contenders=(line,)))).visible
     assert "< 0.001" in seen
     assert "nat 0.000 " not in seen

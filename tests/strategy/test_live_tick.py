@@ -14,7 +14,7 @@ from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.engine import Engine
-from tasks.network.fit import predict_series
+from tasks.network.inference import predict_series
 from tasks.strategy.live_tick import LiveTick, tick_packed
 
 STEP_MS = 300_000

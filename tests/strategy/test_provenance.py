@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 
 from storage.schema import DatasetRef, Market, Source
-from tasks.evaluation import trial_key
+from storage.settings import Settings
+from storage.shared_results import results_at
+from tasks import evaluation
+from tasks.champion.versions import version_hash
+from tasks.execution.contenders import Contender
 from tasks.execution.random_positions import RandomPositions
-from tasks.execution.rivals import Rival
 from tasks.network.baselines import CLASSICAL
-from tasks.publishing import version_hash
-from tasks.strategy import contest as rivalry
 from tasks.strategy import provenance
-from tasks.strategy.contest import BaselineFold, Rivals, baselines_key, compare_baselines, load_rivals, rivals_key
+from tasks.strategy.backtest_record import trial_key
+from tasks.strategy.baselines import BaselineFold, baselines_key
+from tasks.strategy.contest import Contest, contest_key, load_contest
+from tasks.strategy.folds import fold_key
 from tasks.strategy.provenance import sources_behind
 from tasks.strategy.recipe import Recipe
-from tasks.training import fold_key
 
 DATA = DatasetRef(id="0123456789abcdef", source=Source("bybit"), market=Market())
 RECIPE = Recipe()
@@ -43,7 +46,7 @@ def keys():
     return {
         "fold": fold_key(DATA, RECIPE, 0),
         "baselines": baselines_key(DATA, RECIPE, 0),
-        "rivals": rivals_key(RECIPE, "evaluation-0", ["baselines-0"]),
+        "contest": contest_key(RECIPE, "evaluation-0", ["baselines-0"]),
         "trial": trial_key(RECIPE, ["fold-0"]),
         "version": version_hash(DATA, RECIPE, b"weights"),
     }
@@ -52,19 +55,22 @@ def keys():
 @pytest.mark.parametrize(
     ("file", "changed"),
     [
-        ("tasks/strategy/contest.py", {"baselines", "rivals", "version"}),
-        ("tasks/execution/rivals.py", {"baselines", "rivals", "version"}),
-        ("tasks/evaluation.py", {"baselines", "rivals", "trial", "version"}),
-        ("tasks/execution/decision.py", {"baselines", "rivals", "trial", "version"}),
+        ("tasks/strategy/contest.py", {"contest", "version"}),
+        ("tasks/strategy/baselines.py", {"baselines", "contest", "version"}),
+        ("tasks/execution/contenders.py", {"contest", "version"}),
+        ("tasks/strategy/out_of_sample.py", {"contest", "trial", "version"}),
+        ("tasks/execution/decision.py", {"contest", "trial", "version"}),
+        ("tasks/evaluation.py", set()),
+        ("tasks/publishing.py", set()),
         ("tasks/strategy/leak_suite.py", {"version"}),
         ("tasks/market/leaks.py", {"version"}),
         (
             "tasks/network/baselines.py",
-            {"fold", "baselines", "rivals", "trial", "version"},
+            {"fold", "baselines", "contest", "trial", "version"},
         ),  # the network's teacher too
-        ("tasks/market/labels.py", {"fold", "baselines", "rivals", "trial", "version"}),
-        ("storage/schema.py", {"fold", "baselines", "rivals", "trial", "version"}),
-        ("storage/compiled.py", {"fold", "baselines", "rivals", "trial", "version"}),
+        ("tasks/market/labels.py", {"fold", "baselines", "contest", "trial", "version"}),
+        ("storage/schema.py", {"fold", "baselines", "contest", "trial", "version"}),
+        ("storage/compiled.py", {"fold", "baselines", "contest", "trial", "version"}),
         ("tasks/reporting/templates/report.css", set()),
         ("tasks/reporting/canvas.py", set()),
         ("tasks/reporting/content.py", set()),
@@ -86,7 +92,7 @@ def test_modules_behind_a_number_are_those_that_import_linter_finds():
     for room in ("tasks.runs", "tasks.reporting"):
         for shown in (*graph.find_descendants(room), room):
             graph.remove_module(shown)
-    for module in ("tasks.training", "tasks.evaluation", "tasks.strategy.contest", "tasks.strategy.leak_suite"):
+    for module in ("tasks.strategy.folds", "tasks.strategy.out_of_sample", "tasks.strategy.contest", "tasks.strategy.leak_suite"):
         imported = {module, *graph.find_upstream_modules(module)}
         assert sources_behind(module).keys() == {
             name
@@ -96,38 +102,40 @@ def test_modules_behind_a_number_are_those_that_import_linter_finds():
 
 
 def test_what_is_known_by_value_is_left_out_with_what_it_alone_imports():
-    sources = sources_behind("tasks.training", known=("tasks.strategy.recipe",))
+    sources = sources_behind("tasks.strategy.folds", known=("tasks.strategy.recipe",))
     assert "tasks.network.fit" in sources
     assert not sources.keys() & {"tasks.strategy.recipe", "tasks.champion.promotion", "tasks.execution.decision"}
 
 
 def table(log_loss):
-    lines = [Rival(name=name, total_return=0.0, sharpe_ratio=None, log_loss=log_loss, lead=0.0) for name in CLASSICAL]
+    lines = [
+        Contender(name=name, total_return=0.0, sharpe_ratio=None, log_loss=log_loss, lead=0.0) for name in CLASSICAL
+    ]
     drawn = RandomPositions(draws=1, percentile=0.5, total_return=0.0, low=0.0, high=0.0, sharpe_ratio=None)
-    return Rivals(table=tuple(lines), random=drawn, facts=[])
+    return Contest(table=tuple(lines), random=drawn, facts=[])
 
 
-def test_corrected_rivals_are_never_answered_by_an_older_table(checkout, home, monkeypatch):
+def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monkeypatch):
     def files(found, evaluation, forecasts):
         document = {"table": [asdict(line) for line in found.table], "random": asdict(found.random), "folds": []}
         return {"baselines.json": json.dumps(document).encode(), "baselines.parquet": b""}
 
     part = BaselineFold(probabilities={name: np.full((1, 3), 1 / 3) for name in CLASSICAL}, facts={})
     replaced = {
-        "load_baselines": lambda key: part,
-        "load_evaluation": lambda key: SimpleNamespace(),
-        "rivals_files": files,
+        "load_baselines": lambda work, key: part,
+        "load_evaluation": lambda work, datasets, key: SimpleNamespace(),
+        "contest_files": files,
         "show_table": lambda *args: None,
         "get_run_logger": lambda: logging.getLogger("test"),
     }
     for name, stub in replaced.items():
-        monkeypatch.setattr(rivalry, name, stub)
+        monkeypatch.setattr(evaluation, name, stub)
 
     def compared(log_loss):
-        monkeypatch.setattr(rivalry, "rivals_of", lambda *args: table(log_loss))
-        key = compare_baselines.fn(DATA, RECIPE, "evaluation-0", ["baselines-0"])
-        return load_rivals(key)[0].better_baseline.log_loss
+        monkeypatch.setattr(evaluation, "hold_contest", lambda *args: table(log_loss))
+        key = evaluation.compare_baselines.fn(DATA, RECIPE, "evaluation-0", ["baselines-0"])
+        return load_contest(results_at(Settings.from_environment().work), key)[0].better_baseline.log_loss
 
     assert compared(0.9) == 0.9
-    edit(checkout / "tasks" / "rivalry.py")
+    edit(checkout / "tasks" / "strategy" / "contest.py")
     assert compared(0.8) == 0.8

@@ -24,9 +24,10 @@ from tasks.market.labels import LabelConfig, Labels, class_means, label_bars, sa
 from tasks.market.samples import Fold, FoldConfig, walk_forward
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.baselines import CLASSICAL, LOGISTIC, fit_baseline
-from tasks.network.fit import fit, predict_series
+from tasks.network.fit import fit
+from tasks.network.inference import predict_series
 from tasks.strategy.recipe import Recipe
-from tasks.training import mirrored_series
+from tasks.strategy.samples import mirrored_series
 
 MINUTE_MS = 60_000
 _CALM = 8e-4  # volatility of a 5-minute bar, bitcoin's over a calm time

@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from storage.schema import SELL, Candles
-from tasks.champion.promotion import PromotionRule
 from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series, packed
@@ -21,6 +20,7 @@ from tasks.market.synthetic import (
     drift_net_per_bar,
     generate,
 )
+from tasks.strategy.promotion_rule import PromotionRule
 
 K = 0.3
 SEEDS, NULL_BARS = 20, 20_000

@@ -237,7 +237,7 @@ PLANTED = [
     (
         "random positions trade less than the model", RANDOM,
         "        lengths[places] = lengths[rng.permutation(places)]\n", "        lengths[places[:-1]] += 1\n",
-        "tests/execution/test_rivals.py::test_random_timing_keeps_exposure_and_turnover",
+        "tests/execution/test_contenders.py::test_random_timing_keeps_exposure_and_turnover",
     ),
     (
         "the hundredth look at a champion is as good as the first", PROMOTION,

@@ -1,13 +1,13 @@
-"""Rivals: the same labels for all, leads with their test, and what random timing earns."""
+"""Contest: the same labels for all, leads with their test, and what random timing earns."""
 
 import numpy as np
 import pytest
 
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.contenders import common_labels, rate_forecasts
 from tasks.execution.metrics import total_return
 from tasks.execution.random_positions import random_positions, shuffled_positions
-from tasks.execution.rivals import common_labels, rate_forecasts
 
 COSTS, ACCOUNT = Costs(), BacktestConfig()
 UNSEEN = {"trained_until_ms": None, "label_span_ms": 0}

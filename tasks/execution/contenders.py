@@ -14,7 +14,7 @@ from tasks.execution.skill import log_losses
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rival:
+class Contender:
     """One line of the table.
 
     Attributes:
@@ -46,7 +46,7 @@ class Rival:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Log-loss and accuracy of one forecaster, and the model's lead over it; attributes as in `Rival`."""
+    """Log-loss and accuracy of one forecaster, and the model's lead over it; attributes as in `Contender`."""
 
     log_loss: float
     accuracy: float
@@ -98,10 +98,12 @@ def rate_forecasts(
     return rated
 
 
-def rival(name: str, metrics: Metrics, forecast: Forecast | None = None, accuracy: float | None = None) -> Rival:
+def contender(
+    name: str, metrics: Metrics, forecast: Forecast | None = None, accuracy: float | None = None
+) -> Contender:
     """Return a line of the table; `accuracy` alone for one that names classes without probabilities."""
     said = {} if forecast is None else vars(forecast)
-    return Rival(
+    return Contender(
         name=name,
         **said or {"accuracy": accuracy},
         total_return=metrics.total_return,

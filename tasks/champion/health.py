@@ -1,0 +1,179 @@
+"""The state of a market: what is stored of it, how old that is, what serves it, and whether that still holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from storage.artifacts import ArtifactStore
+from storage.candles import CandleStore, Coverage, Run
+from storage.schema import DAY_MS, ConfigError, utc_text
+from tasks.champion.expiry import ExpiryRule
+from tasks.champion.serving import CLOCK_SLACK_MS, served_champion
+from tasks.champion.watch import champion_drift, champion_skill
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """When something needs a person.
+
+    Attributes:
+        stale_bars: Bars that may be missing at the end of a market before it counts as stale; a replay has no present.
+        gap_limit: Largest share of bars that may be missing between others, 0 to 1.
+        expiry: When a champion is no longer served; a missed retrain before that, it is a complaint.
+        live_sandbox: A sandbox market with a candle of the last 24 hours moves on with real time: judge it like others.
+        drift_bars: Bars of a block that is compared with those that the champion was trained on; 0 compares none. The
+            market has changed when the newest two, which share no bar, both differ: of single ones 3 to 11 % do anyway.
+        skill_labels: Newest labels whose bars the champion was not trained on, by which it is judged; 0 for none.
+    """
+
+    stale_bars: int = 3
+    gap_limit: float = 0.1
+    expiry: ExpiryRule = field(default_factory=ExpiryRule)
+    live_sandbox: bool = False
+    drift_bars: int = 1_000
+    skill_labels: int = 2_000
+
+    def __post_init__(self) -> None:
+        if self.stale_bars < 1:
+            raise ConfigError(f"stale_bars must be >= 1, was {self.stale_bars!r}")
+        if not 0 <= self.gap_limit <= 1:
+            raise ConfigError(f"gap_limit must be in 0..1, was {self.gap_limit!r}")
+        for name in ("drift_bars", "skill_labels"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be >= 0, was {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarketHealth:
+    """One market.
+
+    Attributes:
+        market: Source and slug.
+        bars: Stored candles.
+        newest: Open time of the newest, UTC; "none" without candles.
+        gaps: Bars recorded as missing.
+        champion: Version in force, or "flat".
+        age: How long it has been in force, in words; "-" for flat.
+        ingest: How the last ingest ended and when it began, UTC; "none" where none is on record.
+        drift: How far the newest bars are from the training bars, in words.
+        skill: What the champion's probabilities were worth on the newest labels, in words.
+        breaches: What needs a person: kind -> what was found.
+    """
+
+    market: str
+    bars: int
+    newest: str
+    gaps: int
+    champion: str
+    age: str
+    ingest: str
+    drift: str
+    skill: str
+    breaches: Mapping[str, str]
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """What needs a person, one sentence each; empty when nothing does."""
+        return tuple(self.breaches.values())
+
+    def line(self) -> str:
+        """Return everything in one line."""
+        state = "; ".join(self.complaints) or "ok"
+        facts = {
+            "bars": self.bars,
+            "newest": self.newest,
+            "gaps": self.gaps,
+            "ingest": repr(self.ingest),
+            "champion": self.champion,
+            "age": repr(self.age),
+            "drift": repr(self.drift),
+            "skill": repr(self.skill),
+        }
+        return f"{self.market} {' '.join(f'{name}={value!s}' for name, value in facts.items())}: {state}"
+
+    def row(self) -> dict[str, str]:
+        """Return what a person looks for first as a line of a table."""
+        state = "; ".join(self.complaints) or "ok"
+        return {"market": self.market, "state": state, "champion": self.champion}
+
+
+def changes(before: Collection[str], after: Collection[str]) -> dict[str, str]:
+    """Return the breaches whose state has changed: kind -> "raised" or "over"; one that stays is told once."""
+    raised = {kind: "raised" for kind in after if kind not in before}
+    return raised | {kind: "over" for kind in before if kind not in after}
+
+
+def health(
+    row: Coverage,
+    models: ArtifactStore,
+    limits: MonitorConfig,
+    now_ms: int,
+    store: CandleStore | None = None,
+    datasets: Path | str = "",
+    run: Run | None = None,
+) -> MarketHealth:
+    """Judge one market.
+
+    Args:
+        row: What is stored of it.
+        models: Where its champion is.
+        limits: When something needs a person.
+        now_ms: UTC milliseconds.
+        store: Where its candles are; None leaves drift and skill out.
+        datasets: Where datasets lie.
+        run: Its last ingest, where one is on record.
+    """
+    breaches = {}
+    moves = not row.source.startswith("sandbox:")
+    if limits.live_sandbox and row.last_ms is not None and now_ms - row.last_ms < DAY_MS:
+        moves = True
+    if row.last_ms is None:
+        breaches["stale"] = "no candle is stored"
+    elif moves:
+        if row.last_ms + row.market.interval_ms > now_ms + CLOCK_SLACK_MS:
+            closed = utc_text(row.last_ms + row.market.interval_ms)
+            breaches["clock"] = f"this machine's clock says {utc_text(now_ms)}, a bar closed {closed}; set the clock"
+        late = (row.market.floor(now_ms) - row.last_ms) // row.market.interval_ms - 1
+        if late > limits.stale_bars:
+            breaches["stale"] = f"stale: {late} closed bars are missing at the end; run ingest"
+    expected = row.bars + row.gaps
+    if row.gaps > limits.gap_limit * expected:
+        share = f"{row.gaps:,} of {expected:,} bars are missing ({row.gaps / expected:.2%})"
+        breaches["gaps"] = f"{share}, at most {limits.gap_limit:.2%} may; run ingest with recheck_gaps"
+    if run is not None and run.status == "failed":
+        breaches["ingest"] = "the last ingest failed; its run says why"
+    entry = models.champion(row.source, row.market.slug)
+    if entry.ref is not None and moves:
+        served = served_champion(models, row.source, row.market.slug, now_ms, limits.expiry)
+        if served.ref is None:
+            breaches["champion"] = served.reason
+        elif served.missed and served.missed >= limits.expiry.most_missed - 1:
+            breaches["champion"] = f"one more missed retrain and champion {served.ref.version} expires; run retrain"
+    drift = "not measured: no champion" if limits.drift_bars else "not measured: drift_bars is 0"
+    if entry.ref is not None and store is not None and limits.drift_bars:
+        drift, breached = champion_drift(entry.ref, row, models, store, datasets, limits.drift_bars)
+        if breached:
+            breaches["drift"] = f"the market has changed: {drift}; run retrain"
+    skill = "not measured: no champion" if limits.skill_labels else "not measured: skill_labels is 0"
+    if entry.ref is not None and store is not None and limits.skill_labels:
+        skill, wrong = champion_skill(entry.ref, row, models, store, limits.skill_labels)
+        breaches |= wrong
+    return MarketHealth(
+        market=f"{row.source}/{row.market.slug}",
+        bars=row.bars,
+        newest="none" if row.last_ms is None else utc_text(row.last_ms),
+        gaps=row.gaps,
+        champion=entry.ref.version if entry.ref else "flat",
+        age=_days_since(entry.at, now_ms) if entry.ref else "-",
+        ingest="none" if run is None else f"{run.status} {utc_text(run.started_ms)}",
+        drift=drift,
+        skill=skill,
+        breaches=breaches,
+    )
+
+
+def _days_since(at: str, now_ms: int) -> str:
+    return f"{(now_ms / 1000 - datetime.fromisoformat(at).timestamp()) / 86_400:.1f} days"

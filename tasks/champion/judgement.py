@@ -1,0 +1,201 @@
+"""A challenger against the champion of the moment, on bars that neither has seen: every condition, with its numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.artifacts import ArtifactStore, ChampionEntry
+from storage.schema import ArtifactError
+from storage.searches import SearchLog
+from storage.trials import TrialLog, sharpe_per_strategy
+from storage.workfolder import WorkFolder
+from tasks.champion.promotion import Check, Evidence, awaits_second_seed, judge
+from tasks.champion.versions import version_hash
+from tasks.execution.comparison import Duel, duel
+from tasks.execution.track_record import deflate
+from tasks.market.samples import Span
+from tasks.network.dsc import load_model
+from tasks.network.export import load_weights
+from tasks.network.fit import predict_series
+from tasks.strategy.contest import Contest
+from tasks.strategy.folds import FoldResult
+from tasks.strategy.leak_suite import LeakReport
+from tasks.strategy.out_of_sample import Evaluation, bars_of, decide_span, one_after_the_other
+from tasks.strategy.recipe import Recipe, recipe_of
+from tasks.strategy.samples import TrainingEnd, training_end
+from tasks.strategy.speed import Speed
+
+_FEWEST_BARS = 2  # fewer make no return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """How a challenger compared with the champion of that moment.
+
+    Attributes:
+        champion: Version of the champion, or "flat".
+        sequence: The champion's number in its history: a promotion holds only against this one.
+        checks: Every condition of the promotion rule.
+        numbers: Metrics of both sides on the same unseen bars.
+    """
+
+    champion: str
+    sequence: int
+    checks: tuple[Check, ...]
+    numbers: dict[str, Any]
+
+    @classmethod
+    def of(cls, content: bytes) -> Judgement:
+        """Return the judgement of which this is the JSON."""
+        document = json.loads(content)
+        return cls(**document | {"checks": tuple(Check(**check) for check in document["checks"])})
+
+    @property
+    def awaits_second_seed(self) -> bool:
+        """Whether the folds of a second seed are needed to come to an end."""
+        return awaits_second_seed(self.checks)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every condition holds."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the conditions that do not hold, without one that was not run."""
+        return tuple(check.name for check in self.checks if check.passed is False)
+
+
+def judge_challenger(
+    store: ArtifactStore,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    speed: Speed,
+    leaks: LeakReport,
+    contest: Contest,
+    second_seed: Sequence[FoldResult] = (),
+) -> Judgement:
+    """Compare a challenger with the champion on bars that neither has seen.
+
+    Args:
+        store: Of versions and champions; its logs say what else was tried.
+        recipe: How the challenger was made.
+        evaluation: What its predictions were worth.
+        speed: How fast it is.
+        leaks: Whether it saw the future.
+        contest: What it had to beat.
+        second_seed: Folds of `recipe.second_seed`; none before it is asked for.
+    """
+    data = evaluation.samples.dataset.ref
+    entry = store.champion(data.source, data.market.slug)
+    name = champion_name(entry)
+    fought = _duel(recipe, evaluation, store, entry, second_seed)
+    tried = np.array(sharpe_per_strategy(TrialLog(store.url).trials(data.source, data.market.slug)))
+    others = recipe.promotion.other_trials + SearchLog(store.url).count(data.source, data.market.slug)
+    luck = deflate(evaluation.daily_returns, tried, others, trades=evaluation.money.model.metrics.num_trades)
+    hash8 = version_hash(data, recipe, evaluation.folds[-1].weights)
+    looks = 1 + sum(one.made > entry.at and one.hash8 != hash8 for one in store.versions(data.source, data.market.slug))
+    best = contest.better_baseline
+    ours, theirs, stressed, second = (
+        (side.metrics if side else None)
+        for side in ((fought.challenger, fought.champion, fought.stressed, fought.second) if fought else (None,) * 4)
+    )
+    # Where there is nothing to compare on, NaN fails every condition about money.
+    evidence = Evidence(
+        champion=name,
+        days=ours.days if ours else 0.0,
+        trades=ours.num_trades if ours else 0,
+        skill=evaluation.skill,
+        net_return=ours.total_return if ours else math.nan,
+        stressed_return=stressed.total_return if stressed else math.nan,
+        champion_return=theirs.total_return if theirs else math.nan,
+        p_value=fought.advantage.p_value if fought and fought.advantage else None,
+        drawdown=ours.max_drawdown if ours else math.nan,
+        champion_drawdown=theirs.max_drawdown if theirs else math.nan,
+        latency_p99_us=speed.p99_us,
+        parity=speed.parity,
+        baseline=best.name,
+        baseline_lead=math.nan if best.lead is None else best.lead,
+        deflated_sharpe=luck.deflated,
+        trials=luck.trials,
+        looks=looks,
+        leaks=leaks.failed,
+        second_seed_return=second.total_return if second else None,
+    )
+    return Judgement(
+        champion=name,
+        sequence=entry.sequence,
+        checks=judge(evidence, recipe.promotion),
+        numbers={
+            "champion": {"version": name} | (asdict(theirs) if theirs else {}),
+            "challenger": asdict(ours) if ours else {"days": 0.0},
+            "baselines": [asdict(line) for line in contest.table],
+            "random": asdict(contest.random),
+            "luck": asdict(luck),
+            "second_seed": asdict(second) if second else None,
+        },
+    )
+
+
+def _duel(
+    recipe: Recipe,
+    evaluation: Evaluation,
+    store: ArtifactStore,
+    entry: ChampionEntry,
+    second_seed: Sequence[FoldResult],
+) -> Duel | None:
+    """Run challenger, champion and second seed on the bars that none had seen; None where there are none."""
+    samples, span = evaluation.samples, evaluation.unseen
+    end = training_end(samples, recipe, samples.folds[0])
+    champion = np.zeros(len(span), np.int8)  # flat
+    if entry.ref is not None:
+        try:
+            artifact = store.load(entry.ref, source=samples.dataset.ref.source)
+            theirs, facts = recipe_of(artifact.manifest["recipe"]), artifact.manifest["model"]
+        except ArtifactError as err:
+            raise ArtifactError(f"the champion can't be compared with: {err}; roll it back (flows.rollback)") from err
+        end = TrainingEnd(trained_until_ms=facts["trained_until_ms"], label_span_ms=facts["label_span_ms"])
+        seen_ms = end["trained_until_ms"] + end["label_span_ms"]
+        unseen_from = np.searchsorted(samples.dataset.candles.start_ms, seen_ms, side="right")
+        span = Span(start=max(int(unseen_from), span.start), stop=span.stop)
+        if len(span) < _FEWEST_BARS:
+            return None
+        model = load_model(theirs.network_config, load_weights(artifact.files["weights.safetensors"]))
+        probabilities = predict_series(model, samples.dataset.features, samples.dataset.segment)[span.rows]
+        champion = decide_span(samples, theirs, span, probabilities, np.array(facts["class_means"]))
+
+    def decided(folds: Sequence[FoldResult]) -> NDArray[np.int8]:
+        # From flat, as the champion: a position that was opened before the span would be one side's alone.
+        probabilities, class_means, model = one_after_the_other(folds)
+        ours = slice(span.start - evaluation.unseen.start, None)
+        return decide_span(samples, recipe, span, probabilities[ours], class_means, model[ours])
+
+    return duel(
+        bars_of(samples, span),
+        decided(evaluation.folds),
+        champion,
+        recipe.costs,
+        recipe.backtest,
+        second=decided(second_seed) if second_seed else None,
+        cost_stress=recipe.promotion.cost_stress,
+        bars_per_year=samples.dataset.ref.market.bars_per_year,
+        horizon=recipe.labels.horizon,
+        **end,
+    )
+
+
+def load_judgement(work: WorkFolder, key: str) -> Judgement:
+    """Return the judgement that lies under `key`."""
+    return Judgement.of(work.read(key, "judgement.json"))
+
+
+def champion_name(entry: ChampionEntry) -> str:
+    """Return the version in force, or "flat"."""
+    return entry.ref.version if entry.ref else "flat"

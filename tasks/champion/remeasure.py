@@ -1,0 +1,149 @@
+"""A stored version measured again: what it says of itself must come out again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from storage.artifacts import Artifact
+from storage.schema import CLASSES, ArtifactError, DatasetRef, Market
+from storage.tables import read_columns
+from tasks.champion.promotion import PARITY_BOUND
+from tasks.network.dsc import load_model
+from tasks.network.export import load_weights
+from tasks.network.fit import predict_series
+from tasks.strategy.backtest_record import backtest_numbers
+from tasks.strategy.contest import hold_contest, stored_forecasts
+from tasks.strategy.folds import FoldResult
+from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
+from tasks.strategy.recipe import Recipe, recipe_of
+from tasks.strategy.samples import Samples, load_samples
+
+_REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reevaluation:
+    """A version measured again.
+
+    Attributes:
+        version: Its name.
+        rows: Name of a number, what the version says, what came out now; those that differ, and the headline ones.
+        differences: Names of the numbers that differ.
+        parity: Largest difference between stored and repeated probabilities of the published weights.
+    """
+
+    version: str
+    rows: tuple[tuple[str, Any, Any], ...]
+    differences: tuple[str, ...]
+    parity: float
+
+    def require_equal(self) -> None:
+        """Refuse a version whose numbers do not come out again.
+
+        Raises:
+            ArtifactError: One does not.
+        """
+        if self.differences or not self.parity < PARITY_BOUND:
+            raise ArtifactError(
+                f"version {self.version} must give its stored numbers again; {len(self.differences)} differ "
+                f"(first: {', '.join(self.differences[:3]) or 'none'}), probabilities by {self.parity:.1e}; "
+                "was the code changed?"
+            )
+
+    def table(self) -> str:
+        """Return the rows as a table for a terminal."""
+        width = max(len(name) for name, _, _ in self.rows)
+        lines = [f"  {name:<{width}}  {said!s:>22}  {found!s:>22}" for name, said, found in self.rows]
+        return "\n".join([f"  {'':<{width}}  {'stored':>22}  {'again':>22}", *lines])
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Return the rows for a page; of what differs every digit, for the shown ones might be the same."""
+        return [
+            {"number": name, "stored": said, "again": found}
+            if name not in self.differences
+            else {"number": f"{name}, differs", "stored": str(said), "again": str(found)}
+            for name, said, found in self.rows
+        ]
+
+
+def remeasure(artifact: Artifact, datasets: Path | str) -> Reevaluation:
+    """Predict and backtest a version's unseen bars again, and compare.
+
+    Args:
+        artifact: The version.
+        datasets: Where datasets lie.
+    """
+    ref, recipe = artifact.ref, recipe_of(artifact.manifest["recipe"])
+    data = DatasetRef(id=artifact.manifest["dataset"], source=ref.source, market=Market(**artifact.manifest["market"]))
+    samples = load_samples(datasets, data, recipe)
+    evaluation = evaluate_folds(samples, recipe, stored_folds(artifact, samples, recipe))
+    table = json.loads(artifact.files["baselines.json"])
+    forecasts = stored_forecasts(artifact.files["baselines.parquet"])
+    again = hold_contest(recipe, evaluation, forecasts, table["folds"])
+    said = dict(_leaves(json.loads(artifact.files["backtest.json"]))) | dict(
+        _leaves(_by_name(table["table"]), "baselines")
+    )
+    found = dict(_leaves(backtest_numbers(evaluation))) | dict(
+        _leaves(_by_name([asdict(line) for line in again.table]), "baselines")
+    )
+    # Of what the version says: code of a later day may measure more.
+    differences = tuple(name for name in sorted(said) if not _same(said[name], found.get(name)))
+    headline = [f"metrics.model.{name}" for name in ("total_return", "sharpe_ratio", "max_drawdown", "num_trades")]
+    shown = dict.fromkeys([*headline, "skill.log_loss", "skill.accuracy", *differences])
+    return Reevaluation(
+        version=str(ref),
+        rows=tuple((name, said.get(name), found.get(name)) for name in shown),
+        differences=differences,
+        parity=_repeat_predictions(artifact, recipe, evaluation),
+    )
+
+
+def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[FoldResult]:
+    """Return the folds' results that a version keeps; only the last fold has weights."""
+    predictions = read_columns(artifact.files["predictions.parquet"])
+    probabilities = np.column_stack([predictions[f"p_{name}"] for name in CLASSES])
+    lengths = [len(samples.fold(index).test) for index in range(recipe.models)]
+    parts = np.split(probabilities, np.cumsum(lengths)[:-1])
+    facts = json.loads(artifact.files["folds.json"])
+    weights = [b""] * (len(facts) - 1) + [artifact.files["weights.safetensors"]]
+    return [FoldResult.of(*one) for one in zip(facts, weights, parts, strict=True)]
+
+
+def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluation) -> float:
+    """Return the largest difference between stored probabilities and the published weights' own; a refit has none."""
+    dataset, fold = evaluation.samples.dataset, evaluation.samples.fold(recipe.models - 1)
+    if not len(fold.test):
+        return 0.0
+    model = load_model(recipe.network_config, load_weights(artifact.files["weights.safetensors"]))
+    again = predict_series(model, dataset.features, dataset.segment)[fold.test.rows]
+    stored = evaluation.folds[-1].probabilities
+    if not np.array_equal(np.isnan(again), np.isnan(stored)):
+        return float("inf")
+    return float(np.nanmax(np.abs(again - stored)))
+
+
+def _by_name(table: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {line["name"]: line for line in table}
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one == other:
+        return True
+    try:
+        return bool(np.allclose(np.asarray(one, float), np.asarray(other, float), rtol=_REPEATS, atol=1e-12))
+    except (TypeError, ValueError):  # text, nothing at all, or another shape
+        return False

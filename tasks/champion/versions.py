@@ -1,0 +1,19 @@
+"""What names a version: the hash of everything that it was made from."""
+
+from __future__ import annotations
+
+from storage.schema import DatasetRef, content_hash
+from storage.workfolder import canonical_json
+from tasks.strategy.provenance import code_behind
+from tasks.strategy.recipe import Recipe, recipe_document
+
+
+def version_hash(data: DatasetRef, recipe: Recipe, weights: bytes) -> str:
+    """Return the version's 8 hex digits: of weights, recipe (with its seed), dataset and code; of no clock or path."""
+    document = canonical_json({"recipe": recipe_document(recipe), "dataset": data.id, "code": version_code()})
+    return content_hash([weights, document])[:8]
+
+
+def version_code() -> str:
+    """Return the hash of the code behind a version: of its weights, evaluation, baselines and leak report."""
+    return code_behind("tasks.strategy.backtest_record", "tasks.strategy.contest", "tasks.strategy.leak_suite")

@@ -1,0 +1,128 @@
+"""What the model must beat, fitted on the same folds: logistic regression, boosting, and the network's own twin."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from storage.schema import DatasetRef, FloatArray
+from storage.workfolder import WorkFolder, canonical_json
+from tasks.network.architecture import parameters
+from tasks.network.baselines import BOOSTING, CLASSICAL, LOGISTIC, fit_baseline
+from tasks.network.export import weights_bytes
+from tasks.network.fit import fit, predict_series
+from tasks.strategy.folds import fold_inputs
+from tasks.strategy.provenance import code_behind
+from tasks.strategy.recipe import Recipe
+from tasks.strategy.samples import Samples, fold_series, fold_spans
+
+_TWIN = "the network's twin"
+
+
+_PARTS = {LOGISTIC: (0.0, 0.1), BOOSTING: (0.1, 0.55), _TWIN: (0.55, 1.0)}  # of the time that a fold's baselines take
+
+
+_LIBRARIES = ("scikit-learn", "lightgbm")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BaselineFold:
+    """What fitting the baselines of one fold left behind.
+
+    Attributes:
+        probabilities: Name -> (N, 3) on the bars of the fold's test, NaN where unknown.
+        facts: Name -> what was tried and chosen, plain JSON.
+    """
+
+    probabilities: Mapping[str, FloatArray]
+    facts: Mapping[str, dict[str, Any]]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the result as files, which `load_baselines` reads."""
+        arrays = io.BytesIO()
+        np.savez(arrays, **self.probabilities)  # type: ignore[arg-type]  # numpy's stub takes names for its own options
+        return {"baselines.json": canonical_json(dict(self.facts)), "predictions.npz": arrays.getvalue()}
+
+
+def twin_name(recipe: Recipe) -> str:
+    """Return the name of the network's twin."""
+    return f"{recipe.network_config.twin.block} convolution twin"
+
+
+def baselines_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
+    """Return the key of a fold's baselines: everything that they depend on."""
+    made_from = {
+        "fold": fold_inputs(data, recipe, index),
+        "baselines": recipe.baselines,
+        "libraries": [version(name) for name in _LIBRARIES],
+        "code": code_behind("tasks.strategy.baselines", known=("tasks.strategy.recipe",)),
+    }
+    return WorkFolder.key("baselines", made_from)
+
+
+def train_baselines(
+    samples: Samples, recipe: Recipe, index: int, on_progress: Callable[[float, str], None] = lambda share, note: None
+) -> BaselineFold:
+    """Fit logistic regression, boosting and the network's twin on one fold, and predict its unseen bars.
+
+    Args:
+        samples: The dataset as the recipe sees it.
+        recipe: Network and training of the model; what the baselines may try.
+        index: Number of the walk-forward fold, from 0.
+        on_progress: Is told the share of them all that is done, 0 to 1, and which one is at work.
+    """
+    dataset, fold, network = samples.dataset, samples.folds[index], recipe.network_config
+    series = fold_series(samples, recipe, fold).first(network.input_features)
+    train, validation = fold_spans(fold)
+    probabilities: dict[str, FloatArray] = {}
+    facts: dict[str, dict[str, Any]] = {}
+
+    def part(name: str) -> Callable[[float], None]:
+        begin, end = _PARTS[name]
+        on_progress(begin, name)
+        return lambda share: on_progress(begin + (end - begin) * share, name)
+
+    for name in CLASSICAL:
+        fitted = fit_baseline(
+            name,
+            series,
+            train,
+            validation,
+            fold.test.rows,
+            recipe.baselines,
+            input_clip=network.input_clip,
+            num_classes=network.num_classes,
+            on_progress=part(name),
+        )
+        probabilities[name] = fitted.probabilities
+        facts[name] = {
+            "tried": [asdict(one) for one in fitted.tried],
+            "temperature": fitted.temperature,
+            "seconds": fitted.seconds,
+        }
+    if recipe.baselines.twin:
+        name, shape, update = twin_name(recipe), network.twin, part(_TWIN)
+        twin = fit(shape, series, train, validation, recipe.fit_config, on_progress=lambda now: update(now.share))
+        probabilities[name] = predict_series(twin.model, dataset.features, dataset.segment)[fold.test.rows]
+        facts[name] = {
+            "tried": [],
+            "temperature": twin.temperature,
+            "seconds": twin.seconds,
+            "parameters": parameters(shape),
+            "weights_bytes": len(weights_bytes(twin.model)),
+            "best_steps": twin.best_steps,
+        }
+    return BaselineFold(probabilities=probabilities, facts=facts)
+
+
+def load_baselines(work: WorkFolder, key: str) -> BaselineFold:
+    """Return a fold's baselines that lie under `key`."""
+    with np.load(io.BytesIO(work.read(key, "predictions.npz")), allow_pickle=False) as arrays:
+        probabilities = dict(arrays)
+    return BaselineFold(probabilities=probabilities, facts=json.loads(work.read(key, "baselines.json")))

@@ -1,0 +1,130 @@
+"""One fold: trained on its own bars, and what it predicts on bars that it never saw."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from storage.schema import CLASSES, DatasetRef, FloatArray
+from storage.workfolder import WorkFolder
+from tasks.execution.skill import class_shares
+from tasks.market.labels import class_means
+from tasks.network.export import weights_bytes
+from tasks.network.fit import fit, predict_series
+from tasks.strategy.provenance import code_behind
+from tasks.strategy.recipe import Recipe
+from tasks.strategy.samples import Samples, fold_series, fold_spans
+
+_LIBRARIES = ("numpy", "numba", "torch")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoldResult:
+    """What training one fold left behind.
+
+    Attributes:
+        weights: The model, safetensors.
+        class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
+        prior: (3,) share of each class in training.
+        probabilities: (N, 3) on the bars of the fold's test, NaN where a bar lacks its context.
+        history: Losses along the training, one entry a validation.
+        best_steps: Step whose weights were kept, of each member.
+        temperature: Of the calibration.
+        seconds: Wall time of the training.
+    """
+
+    weights: bytes
+    class_means: FloatArray
+    prior: FloatArray
+    probabilities: FloatArray
+    history: list[dict[str, Any]]
+    best_steps: list[int]
+    temperature: float
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything but weights and predictions, as plain JSON."""
+        arrays = {"class_means": self.class_means.tolist(), "prior": self.prior.tolist()}
+        names = ("history", "best_steps", "temperature", "seconds")
+        return arrays | {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], weights: bytes, probabilities: FloatArray) -> FoldResult:
+        """Return the result that `facts` was taken from."""
+        arrays = {name: np.array(facts[name]) for name in ("class_means", "prior")}
+        return cls(weights=weights, probabilities=probabilities, **{**facts, **arrays})
+
+    def files(self) -> dict[str, bytes]:
+        """Return the result as files, which `load_fold` reads."""
+        arrays = io.BytesIO()
+        np.savez(arrays, probabilities=self.probabilities)
+        return {
+            "weights.safetensors": self.weights,
+            "predictions.npz": arrays.getvalue(),
+            "fold.json": json.dumps(self.facts()).encode(),
+        }
+
+
+def fold_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
+    """Return the key of a fold's result: everything that its weights depend on."""
+    return WorkFolder.key("fold", fold_inputs(data, recipe, index))
+
+
+def fold_inputs(data: DatasetRef, recipe: Recipe, index: int) -> dict[str, Any]:
+    """Return everything that the weights of a fold depend on, by name."""
+    return {
+        "dataset": data.id,
+        "code": code_behind("tasks.strategy.folds", known=("tasks.strategy.recipe",)),  # the recipe's part stands here
+        "libraries": [version(name) for name in _LIBRARIES],
+        "labels": recipe.labels,
+        "round_trip": recipe.costs.round_trip,
+        "folds": recipe.folds,
+        "network": recipe.network_config,
+        "fit": recipe.fit_config,
+        "index": index,
+    }
+
+
+def train(
+    samples: Samples, recipe: Recipe, index: int, on_progress: Callable[[float, str], None] = lambda share, note: None
+) -> FoldResult:
+    """Train one fold and predict its unseen bars.
+
+    Args:
+        samples: The dataset as the recipe sees it.
+        recipe: Network and training.
+        index: Number of the fold, from 0; the number of folds for the refit.
+        on_progress: Is told the share that is done, 0 to 1, and a few words.
+    """
+    dataset, labels, fold = samples.dataset, samples.labels, samples.fold(index)
+    fitted = fit(
+        recipe.network_config,
+        fold_series(samples, recipe, fold),
+        *fold_spans(fold),
+        recipe.fit_config,
+        on_progress=lambda now: on_progress(now.share, f"validation {now.validation_loss:.4f}"),
+    )
+    known = labels.classes[fold.train.rows]
+    return FoldResult(
+        weights=weights_bytes(fitted.model),
+        class_means=class_means(labels, dataset.vol, fold.train.rows),
+        prior=class_shares(known[known >= 0], len(CLASSES)),
+        probabilities=predict_series(fitted.model, dataset.features, dataset.segment)[fold.test.rows],
+        history=[asdict(point) for point in fitted.history],
+        best_steps=list(fitted.best_steps),
+        temperature=fitted.temperature,
+        seconds=fitted.seconds,
+    )
+
+
+def load_fold(work: WorkFolder, key: str) -> FoldResult:
+    """Return the result of a fold that lies under `key`."""
+    with np.load(io.BytesIO(work.read(key, "predictions.npz")), allow_pickle=False) as arrays:
+        probabilities = arrays["probabilities"]
+    return FoldResult.of(json.loads(work.read(key, "fold.json")), work.read(key, "weights.safetensors"), probabilities)

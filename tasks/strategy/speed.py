@@ -1,0 +1,92 @@
+"""How fast a trained model is, beside its twins, and whether all ways to run it agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from storage.snapshots import Dataset
+from storage.workfolder import WorkFolder
+from tasks.network.dsc import load_model
+from tasks.network.export import check_parity, load_weights, onnx_graphs
+from tasks.network.latency import machine_fingerprint, measure_latency, measure_model, twins
+from tasks.network.segments import newest_run
+from tasks.strategy.provenance import code_behind
+from tasks.strategy.recipe import Recipe
+
+_PARITY_BARS = 256  # beyond the context, of real features, for the comparison and the timing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast the trained model is, on one thread, and how well the ways to run it agree.
+
+    Attributes:
+        machine: Processor, cores and versions that the timings belong to.
+        parity: Largest difference of calibrated logits between any way and torch on windows.
+        runtime: What `p50_us` to `p99_us` were taken with: the engine where the network allows it.
+        p50_us, p95_us, p99_us: One new bar through the trained model, microseconds.
+        rows: The separable network and its standard twin in every runtime, as `LatencyRow`.
+        edges_us, calls: Histogram of the times behind `p50_us`; a bin's calls lie between two edges.
+    """
+
+    machine: dict[str, str | int]
+    parity: float
+    runtime: str
+    p50_us: float
+    p95_us: float
+    p99_us: float
+    rows: list[dict[str, Any]]
+    edges_us: list[float]
+    calls: list[int]
+
+
+def speed_key(fold: str) -> str:
+    """Return the key of a fold's speed: of its model, the code and this machine."""
+    made_from = {"fold": fold, "code": code_behind("tasks.strategy.speed"), "machine": machine_fingerprint()}
+    return WorkFolder.key("latency", made_from)
+
+
+def measure_speed(
+    dataset: Dataset, recipe: Recipe, weights: bytes, on_progress: Callable[[float], None] = lambda share: None
+) -> Speed:
+    """Prove that all ways to run a model agree on the newest bars, and time it beside its twins.
+
+    Args:
+        dataset: Its bars.
+        recipe: Names the network.
+        weights: The trained model, safetensors.
+        on_progress: Is told the share that is done, 0 to 1.
+
+    Raises:
+        ArtifactError: Two ways to run the model disagree.
+        DatasetError: No run of bars is long enough to compare them on.
+    """
+    config, tensors = recipe.network_config, load_weights(weights)
+    graphs = onnx_graphs(config, tensors)
+    inputs = dataset.features[:, : config.input_features]
+    features = inputs[newest_run(inputs, dataset.segment, config.context + _PARITY_BARS)]
+    parity = check_parity(
+        load_model(config, tensors), features, window=graphs["model.onnx"], step=graphs.get("step.onnx")
+    )
+    rows = measure_latency(twins(config), on_progress=lambda done, of: on_progress(done / of))
+    runtime, timing = measure_model(config, tensors, features)
+    edges_us, calls = timing.histogram()
+    return Speed(
+        machine=machine_fingerprint(),
+        parity=max(parity.values()),
+        runtime=runtime,
+        p50_us=timing.percentile_us(50),
+        p95_us=timing.percentile_us(95),
+        p99_us=timing.percentile_us(99),
+        rows=[asdict(row) for row in rows],
+        edges_us=edges_us,
+        calls=calls,
+    )
+
+
+def load_speed(work: WorkFolder, key: str) -> Speed:
+    """Return the speed that lies under `key`."""
+    return Speed(**json.loads(work.read(key, "latency.json")))
