@@ -207,8 +207,7 @@ PLANTED = [
     (
         "a hold counts as a side that was foreseen", SKILL,
         "    return np.where(classes == HOLD, 0.0, losses)", "    return log_losses(probabilities, classes)",
-        "tests/execution/test_skill.py::"
-        "test_direction_of_a_random_walk_is_found_in_one_of_twenty_however_well_holds_are_foreseen",
+        "tests/execution/test_skill.py::test_direction_is_the_same_however_well_holds_are_foreseen",
     ),
     (
         "a prior that the market left behind is all that a side must beat", SKILL,
