@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
+
+from storage.bounds import (
+    Checked,
+    HalfOpen,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+    Threads,
+)
 from storage.schema import ConfigError
 
 FIT_PRESETS = ("default", "source")
@@ -13,7 +25,7 @@ FIT_PRESETS = ("default", "source")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(Checked):
     """How a network is trained. The defaults are the preset "default".
 
     They were chosen on real candles, as the network's shape was: `fit_preset` has the trials.
@@ -46,50 +58,31 @@ class FitConfig:
         device: cpu, cuda or cuda:<number>; the fitted model comes back to the CPU.
     """
 
-    epochs: int = 12  # six learn less of what a teacher knows
-    learning_rate: float = 4e-3  # lower ones hardly leave the logistic start
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.0
-    gradient_clip: float = 1.0
+    epochs: PositiveInt = 12  # six learn less of what a teacher knows
+    learning_rate: PositiveFloat = 4e-3  # lower ones hardly leave the logistic start
+    weight_decay: NonNegativeFloat = 1e-4
+    label_smoothing: HalfOpen = 0.0
+    gradient_clip: PositiveFloat = 1.0
     keep: Literal["best", "last"] = "last"
-    patience: int = 20
-    distil: float = 1.0
-    teacher_parts: int = 5  # trees of two parts of three knew 0.002 to 0.005 nat less of the other
-    segment_bars: int = 32  # neighbours' labels overlap: 20 short segments say more than one long one
-    batch_segments: int = 20
-    validations_per_epoch: int = 4
-    input_noise: float = 0.2
-    weight_average: float = 0.99  # a slower one lags behind what an epoch finds
+    patience: PositiveInt = 20
+    distil: Share = 1.0
+    teacher_parts: Annotated[int, Ge(2)] = 5  # trees of two parts of three knew 0.002 to 0.005 nat less of the other
+    segment_bars: Annotated[int, Ge(1), Le(100_000)] = 32  # labels overlap: 20 short segments say more than one long
+    batch_segments: Annotated[int, Ge(1), Le(100_000)] = 20
+    validations_per_epoch: PositiveInt = 4
+    input_noise: NonNegativeFloat = 0.2
+    weight_average: HalfOpen = 0.99  # a slower one lags behind what an epoch finds
     bypass_start: Literal["logistic", "zero"] = "logistic"
-    start_penalty: float = 100.0
-    mirror_margin: float | None = 0.002  # no fold of BTCUSDT was beyond it; where an even feature leads, folds are
-    seed: int = 7
-    threads: int = 1
+    start_penalty: PositiveFloat = 100.0
+    mirror_margin: NonNegativeFloat | None = (
+        0.002  # no fold of BTCUSDT was beyond it; led by an even feature, folds are
+    )
+    seed: Seed = 7
+    threads: Threads = 1
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "segment_bars", "batch_segments", "validations_per_epoch", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be >= 1, was {getattr(self, name)!r}")
-        for name in ("learning_rate", "gradient_clip", "start_penalty"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be > 0, was {getattr(self, name)!r}")
-        for name in ("weight_decay", "input_noise"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be >= 0, was {getattr(self, name)!r}")
-        if not 0 <= self.distil <= 1:
-            raise ConfigError(f"distil must be in [0, 1], was {self.distil!r}")
-        if self.teacher_parts < 2:
-            raise ConfigError(f"teacher_parts must be >= 2, was {self.teacher_parts!r}")
-        if self.keep not in ("best", "last"):
-            raise ConfigError(f"keep must be best or last, was {self.keep!r}")
-        for name in ("label_smoothing", "weight_average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be in [0, 1), was {getattr(self, name)!r}")
-        if self.mirror_margin is not None and not self.mirror_margin >= 0:
-            raise ConfigError(f"mirror_margin must be >= 0, or None, was {self.mirror_margin!r}")
-        if self.bypass_start not in ("logistic", "zero"):
-            raise ConfigError(f"bypass_start must be logistic or zero, was {self.bypass_start!r}")
+        super().__post_init__()
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device must be cpu, cuda or cuda:<number>, was {self.device!r}")
 
