@@ -146,7 +146,7 @@ def _is_config(kind: Any) -> bool:
 def described_fields(config: type) -> tuple[str, dict[str, str]]:
     """Return the first line of a config's docstring, and what it says of each attribute."""
     said = docstring_parser.parse(config.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
-    fields = {}
+    fields: dict[str, str] = {}
     for one in said.params:
         fields |= dict.fromkeys(one.arg_name.split(", "), " ".join((one.description or "").split()))
     return said.short_description or "", fields
