@@ -113,7 +113,7 @@ class DSCConfig(Checked):
 def preset(name: str) -> DSCConfig:
     """Return a named configuration: "default", chosen by measurement, or "source", the source text's network.
 
-    The trials behind "default" are at fit_config.py's `fit_preset`, those of network and training alike.
+    The trials behind "default" are in `tests/verification/preset_trials.json`, those of network and training alike.
 
     Raises:
         ConfigError: `name` is not in PRESETS.
