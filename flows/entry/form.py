@@ -16,10 +16,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
-from pydantic import Field, GetJsonSchemaHandler
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
-from pydantic_core.core_schema import no_info_before_validator_function
 
 from flows.entry.form_titles import HIDDEN, title
 
@@ -48,7 +46,8 @@ def form(function: F) -> F:
         if _is_config(kind):
             folded = Folded in marks
             extra["default"] = None if folded else {}  # so that its fields take their own, folded ones included
-            hint = Annotated[hint, _Described(kind, folded=folded)]
+            opened = BeforeValidator(functools.partial(_opened, kind))
+            hint = Annotated[hint, opened, _Described(kind, folded=folded)]
         hints[name] = Annotated[hint, Field(json_schema_extra=extra)]
     function.__annotations__ = hints
     return function
@@ -63,13 +62,10 @@ class _Described:
     """
 
     def __init__(self, config: type, *, folded: bool) -> None:
-        self._config, self._folded = config, folded
+        self._folded = folded
         self._configs = {one.__name__: one for one in _nested(config)}
 
-    def __get_pydantic_core_schema__(self, source: type, handler: Callable[[type], CoreSchema]) -> CoreSchema:
-        return no_info_before_validator_function(functools.partial(_opened, self._config), handler(source))
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core)
         self._describe(schema, handler, set())
         return _fold(schema) if self._folded else schema
