@@ -22,14 +22,17 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
 
+from storage.bounds import Checked, HalfOpen, NonNegativeFloat, NonNegativeInt, PositiveInt, ProperShare
 from storage.compiled import compiled
 from storage.schema import Candles, ConfigError, FloatArray
 
 Kind = Literal["null", "ar", "gated", "drift"]
+Correlation = Annotated[float, Gt(-1), Lt(1)]
 
 THIRDS = 0.4307
 """Threshold in standard deviations that divides a normal law into thirds."""
@@ -40,7 +43,7 @@ _LOG_VOLUME = 3.0  # median: 20 coins a bar
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyntheticMarket:
+class SyntheticMarket(Checked):
     """A seeded market.
 
     The default ends a retrain of the default recipe in a promotion, on as few bars as that asks for: a signal much
@@ -49,47 +52,31 @@ class SyntheticMarket:
 
     Attributes:
         kind: What can be foreseen: null nothing, ar the bar before, gated that only at high volume, drift slow waves.
-        k: Strength of the signal: correlation of what is seen with the next bar's return, 0 <= k < 1.
-        psi: drift: autocorrelation of s per bar, -1 < psi < 1.
-        bars: How many bars exist, >= 1. A longer market begins with the shorter one, bar for bar.
-        seed: Of everything random, >= 0.
-        volatility: Mean standard deviation of a bar's log return, > 0; 8e-4 is bitcoin's over a calm 5 minutes.
+        k: Strength of the signal: correlation of what is seen with the next bar's return.
+        psi: drift: autocorrelation of s per bar.
+        bars: How many bars exist. A longer market begins with the shorter one, bar for bar.
+        seed: Of everything random.
+        volatility: Mean standard deviation of a bar's log return; 8e-4 is bitcoin's over a calm 5 minutes.
         interval_ms: Milliseconds per bar.
         start_ms: Open time of the first bar, UTC milliseconds; 2025-01-01 by default.
-        phi: Autocorrelation of the log variance h per bar, -1 < phi < 1.
-        sv: Standard deviation of h's shocks, >= 0; 0 is constant volatility.
-        tau: Log volume's own noise, >= 0 (not in drift).
+        phi: Autocorrelation of the log variance h per bar.
+        sv: Standard deviation of h's shocks; 0 is constant volatility.
+        tau: Log volume's own noise (not in drift).
         beta: Share of h in log volume (not in drift).
     """
 
     kind: Kind = "drift"
-    k: float = 0.3
-    psi: float = 0.85
-    bars: int = 30_000
-    seed: int = 7
-    volatility: float = 1.75e-3
-    interval_ms: int = 300_000
-    start_ms: int = 1_735_689_600_000
-    phi: float = 0.985
-    sv: float = 0.12
-    tau: float = 0.5
+    k: HalfOpen = 0.3
+    psi: Correlation = 0.85
+    bars: Annotated[int, Ge(1), Le(10_000_000)] = 30_000  # so many as may be take about a gigabyte
+    seed: NonNegativeInt = 7
+    volatility: ProperShare = 1.75e-3
+    interval_ms: PositiveInt = 300_000
+    start_ms: NonNegativeInt = 1_735_689_600_000
+    phi: Correlation = 0.985
+    sv: NonNegativeFloat = 0.12
+    tau: NonNegativeFloat = 0.5
     beta: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ConfigError(f"kind must be null, ar, gated or drift, was {self.kind!r}")
-        if not 0 <= self.k < 1:
-            raise ConfigError(f"k must be >= 0 and < 1, was {self.k!r}")
-        for name in ("psi", "phi"):
-            if not -1 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie between -1 and 1, was {getattr(self, name)!r}")
-        for name, least in (("bars", 1), ("seed", 0), ("interval_ms", 1), ("start_ms", 0), ("sv", 0), ("tau", 0)):
-            if not least <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be finite and >= {least}, was {getattr(self, name)!r}")
-        if not math.isfinite(self.beta):
-            raise ConfigError(f"beta must be finite, was {self.beta!r}")
-        if not 0 < self.volatility < 1:
-            raise ConfigError(f"volatility must lie between 0 and 1, was {self.volatility!r}")
 
 
 def description(market: SyntheticMarket) -> bytes:

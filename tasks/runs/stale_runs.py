@@ -1,8 +1,10 @@
 """Runs that the server believes in and no process works on any more: found by looking, whichever events were lost.
 
-Whoever runs the server (`flows.entry.operation`) looks at what is open every half minute and ends what shows no sign of
-life. On a server that others started the guards of `tasks/runs/alerts.py` do; they live on events, and a server that is
-killed or too busy for its database loses some, so every monitor run looks too, with more patience.
+Prefect's open-source server cleans up nothing: a run whose processes were all killed stays "Running" for ever and keeps
+its concurrency slot. Whoever runs the server (`flows.entry.operation`) looks at what is open every half minute and ends
+what shows no sign of life, so every process that runs a flow must beat as often (`flows/entry/environment.py` sets it).
+Every monitor run looks too, with more patience, for servers that others started. An automation of the server would
+write to its database for every event of every run, which SQLite does not bear.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from prefect.events.filters import EventFilter
 from prefect.logging import get_run_logger
 from prefect.states import Crashed
 
-from tasks.runs.alerts import START_S, ZOMBIE_S
-
+HEARTBEAT_S = 30  # the shortest that Prefect takes
+START_S = 300  # a worker starts a process within seconds; a busy machine has needed half a minute
+ZOMBIE_S = 3 * HEARTBEAT_S  # two beats may be lost
 _OPEN = ("PENDING", "RUNNING", "CANCELLING")
 _PATIENT_S = START_S  # longer than any heartbeat's interval, Prefect's default of 180 s included
 

@@ -102,14 +102,14 @@ def test_walk_forward_refuses_a_horizon_below_one() -> None:
     ("fields", "text"),
     [
         ({"folds": 0}, "folds must be >= 1, was 0"),
-        ({"test_share": 0.0}, r"test_share must lie between 0 and 1, was 0\.0"),
-        ({"validation_share": 1.0}, r"validation_share must lie between 0 and 1, was 1\.0"),
-        ({"test_share": float("nan")}, "test_share must lie between 0 and 1, was nan"),
+        ({"test_share": 0.0}, r"test_share must be in \(0, 1\), was 0\.0"),
+        ({"validation_share": 1.0}, r"validation_share must be in \(0, 1\), was 1\.0"),
+        ({"test_share": float("nan")}, r"test_share must be finite and in \(0, 1\), was nan"),
         (
             {"test_share": 0.7, "validation_share": 0.4},
             r"test_share \+ validation_share must leave bars to train on, was 1\.1 of 1",
         ),
-        ({"embargo": -1}, "embargo must be >= 0 bars, was -1"),
+        ({"embargo": -1}, "embargo must be >= 0, was -1"),
         ({"weights": "age"}, "weights must be equal or uniqueness, was 'age'"),
         ({"scheme": "expanding"}, "scheme must be anchored or rolling, was 'expanding'"),
     ],
