@@ -230,7 +230,7 @@ class Operation:
             with temporary_settings(hasty), get_client(sync_client=True) as client:
                 ended = crash_stale_runs(client, datetime.now(UTC))
             for name in ended:
-                print(f"crashed, without a sign of life for {ZOMBIE_S} s: {name}", flush=True)
+                print(f"ended, without a sign of life for {ZOMBIE_S} s: {name}", flush=True)
 
     def stop(self) -> None:
         """Stop the workers with their flow runs, then the server, which must hear of their end."""

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events.filters import EventFilter
 from prefect.logging import get_run_logger
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
 HEARTBEAT_S = 30  # the shortest that Prefect takes
 START_S = 300  # a worker starts a process within seconds; a busy machine has needed half a minute
@@ -29,16 +29,16 @@ _PATIENT_S = START_S  # longer than any heartbeat's interval, Prefect's default 
 
 @task(cache_policy=NO_CACHE, task_run_name="end stale runs")
 def end_stale_runs() -> list[str]:
-    """Mark as crashed what has stopped without a word, and return the names."""
+    """End what has stopped without a word, and return the names."""
     with get_client(sync_client=True) as client:
         ended = crash_stale_runs(client, datetime.now(UTC), _PATIENT_S)
     for name in ended:
-        get_run_logger().warning(f"stale run marked as crashed name={name!r}")
+        get_run_logger().warning(f"stale run ended name={name!r}")
     return ended
 
 
 def crash_stale_runs(client: SyncPrefectClient, now: datetime, silent_s: float = ZOMBIE_S) -> list[str]:
-    """Mark every open run as crashed that shows no sign of life, and return their names.
+    """Mark every open run as crashed that shows no sign of life, one being cancelled as cancelled; return their names.
 
     Args:
         client: Of the server that is looked at.
@@ -51,7 +51,8 @@ def crash_stale_runs(client: SyncPrefectClient, now: datetime, silent_s: float =
         limit_s = START_S if run.state_type == StateType.PENDING else silent_s
         since = now - timedelta(seconds=limit_s)
         if run.state is not None and run.state.timestamp < since and not _beats(client, run, since, now):
-            client.set_flow_run_state(run.id, Crashed(message=f"no sign of life for {limit_s} s"))
+            over = Cancelled if run.state_type == StateType.CANCELLING else Crashed  # the server takes no other
+            client.set_flow_run_state(run.id, over(message=f"no sign of life for {limit_s} s"))
             ended.append(run.name)
     return ended
 

@@ -30,8 +30,11 @@ def client(prefect_api):
         yield found
 
 
-@pytest.mark.parametrize(("state", "window_s"), [(Pending, START_S), (Running, ZOMBIE_S), (Cancelling, ZOMBIE_S)])
-def test_open_run_without_a_sign_of_life_is_ended_once_the_window_has_passed(client, state, window_s):
+@pytest.mark.parametrize(
+    ("state", "window_s", "end"),
+    [(Pending, START_S, "Crashed"), (Running, ZOMBIE_S, "Crashed"), (Cancelling, ZOMBIE_S, "Cancelled")],
+)
+def test_open_run_without_a_sign_of_life_is_ended_once_the_window_has_passed(client, state, window_s, end):
     run = client.create_flow_run(nothing, state=Pending())
     if state is not Pending:
         client.set_flow_run_state(run.id, state())
@@ -39,7 +42,7 @@ def test_open_run_without_a_sign_of_life_is_ended_once_the_window_has_passed(cli
     assert run.name not in crash_stale_runs(client, began + timedelta(seconds=window_s - 1))
     assert run.name in crash_stale_runs(client, began + timedelta(seconds=window_s + 1))
     after = client.read_flow_run(run.id).state
-    assert (after.name, after.message) == ("Crashed", f"no sign of life for {window_s} s")
+    assert (after.name, after.message) == (end, f"no sign of life for {window_s} s")
     assert run.name not in crash_stale_runs(client, began + LATER)
 
 

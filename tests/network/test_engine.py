@@ -293,7 +293,7 @@ def test_no_markets_and_a_state_too_large_are_refused(random_model: MakeModel) -
     with pytest.raises(ConfigError, match="markets must be >= 1, was 0"):
         engine_of(random_model(SMALL), markets=0)
     with pytest.raises(ConfigError, match=r"weights and state must each be under 16777216 numbers, was "):
-        engine_of(random_model(DSCConfig(kernel_size=63, num_blocks=12)))
+        engine_of(random_model(DSCConfig(kernel_size=63, num_blocks=12, hidden_channels=128)))
 
 
 def test_weights_that_overflow_float32_are_refused(random_model: MakeModel) -> None:
