@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -153,6 +154,12 @@ class Gateway:
             return self._session.ask(what, "get_funding_rate_history", params, read)
 
         return collect_funding(rates, start_ms, end_ms)
+
+    def fetch_windows(self, market: Market, windows: Sequence[Window], now_ms: int) -> Iterator[FetchedWindow]:
+        """Yield the windows as they come in, several in flight. The first error withdraws the rest."""
+        with closing(self.fetch_batches(market, windows, now_ms)) as batches:
+            for batch in batches:
+                yield from batch
 
     def fetch_batches(
         self, market: Market, windows: Sequence[Window], now_ms: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 import os
 import threading
 import time
@@ -48,8 +47,8 @@ def fetch_all(
     gateway: Gateway, first: int, last: int, bars: int = 1_000, market: Market = MARKET
 ) -> list[FetchedWindow]:
     now_ms = gateway.server_time_ms()
-    batches = gateway.fetch_batches(market, Window.cover(market, at(first), at(last), bars), now_ms)
-    return sorted(itertools.chain.from_iterable(batches), key=lambda fetched: fetched.window.first_ms)
+    windows = Window.cover(market, at(first), at(last), bars)
+    return sorted(gateway.fetch_windows(market, windows, now_ms), key=lambda fetched: fetched.window.first_ms)
 
 
 def assert_equal(candles: Candles, truth: Candles) -> None:
@@ -89,7 +88,7 @@ def test_window_without_a_closed_bar_is_not_asked_for(
 ) -> None:
     sandbox = open_sandbox(make_candles(30))
     window = Window(first_ms=at(30), last_ms=at(40))
-    ((fetched,),) = open_gateway(sandbox).fetch_batches(MARKET, [window], sandbox.clock.now_ms())
+    (fetched,) = open_gateway(sandbox).fetch_windows(MARKET, [window], sandbox.clock.now_ms())
     assert (len(fetched.candles), len(fetched.missing), fetched.asked, sandbox.requests) == (0, 0, 0, ())
 
 
@@ -213,7 +212,7 @@ def test_page_of_another_market_is_repeated_and_then_an_error(
 def test_window_longer_than_one_request_is_refused(make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN) -> None:
     gateway, window = open_gateway(open_sandbox(make_candles(30))), Window(first_ms=at(0), last_ms=at(1_000))
     with pytest.raises(ConfigError, match="a window must hold at most 1000 bars, was 1001"):
-        next(gateway.fetch_batches(MARKET, [window], at(2_000)))
+        next(gateway.fetch_windows(MARKET, [window], at(2_000)))
 
 
 @pytest.mark.parametrize("market", [Market(symbol="NOPEUSDT"), Market(category="spot"), Market(interval="1")])
@@ -222,7 +221,7 @@ def test_unknown_symbol_category_or_interval_is_refused_in_one_line(
 ) -> None:
     gateway = open_gateway(open_sandbox(make_candles(30)))
     with pytest.raises(Rejected) as refusal:
-        next(gateway.fetch_batches(market, [Window(first_ms=at(0), last_ms=at(0))], at(1)))
+        next(gateway.fetch_windows(market, [Window(first_ms=at(0), last_ms=at(0))], at(1)))
     assert str(market) in str(refusal.value)
     assert str(refusal.value).endswith("; check symbol, category and interval")
     assert refusal.value.code == 10001
@@ -341,10 +340,10 @@ def test_consumer_that_leaves_early_withdraws_even_a_wait_of_ten_minutes(
     # A real wait: that it ends is what is tested. The first window is served, the next one is banned for ten minutes.
     real = {"clock": time.monotonic, "sleep": None}
     gateway = open_gateway(sandbox, threads=1, on_retry=lambda line: waiting.set(), **real)
-    batches = gateway.fetch_batches(MARKET, Window.cover(MARKET, at(0), at(99), 10), sandbox.clock.now_ms())
-    assert len(next(batches)[0].candles) > 0
+    windows = gateway.fetch_windows(MARKET, Window.cover(MARKET, at(0), at(99), 10), sandbox.clock.now_ms())
+    assert len(next(iter(windows)).candles) > 0
     assert waiting.wait(LIMIT_S)
-    batches.close()  # returns at once, or the test hangs
+    windows.close()  # returns at once, or the test hangs
 
 
 def test_closing_the_gateway_ends_even_a_wait_of_ten_minutes(
@@ -355,8 +354,8 @@ def test_closing_the_gateway_ends_even_a_wait_of_ten_minutes(
     waiting = threading.Event()
     real = {"clock": time.monotonic, "sleep": None}
     gateway = open_gateway(sandbox, threads=1, on_retry=lambda line: waiting.set(), **real)
-    batches = gateway.fetch_batches(MARKET, Window.cover(MARKET, at(0), at(99), 10), sandbox.clock.now_ms())
-    next(batches)
+    windows = gateway.fetch_windows(MARKET, Window.cover(MARKET, at(0), at(99), 10), sandbox.clock.now_ms())
+    next(windows)
     assert waiting.wait(LIMIT_S)
     gateway.close()  # returns at once, or the test hangs
 
@@ -367,10 +366,10 @@ def test_windows_in_flight_are_bounded_whatever_the_consumer_does(
     sandbox = open_sandbox(make_candles(1_000))
     gateway = open_gateway(sandbox, threads=2)
     waiting = iter(Window.cover(MARKET, at(0), at(999), 10))
-    batches = gateway.fetch_batches(MARKET, waiting, sandbox.clock.now_ms())  # type: ignore[arg-type]
-    next(batches)
+    windows = gateway.fetch_windows(MARKET, waiting, sandbox.clock.now_ms())  # type: ignore[arg-type]
+    next(windows)
     assert len(list(waiting)) >= 100 - 2 * (2 * 2)  # as many again as are in flight were fetched and may be waiting
-    batches.close()
+    windows.close()
 
 
 @pytest.fixture
@@ -438,7 +437,6 @@ def test_real_candles_come_back_bit_for_bit(open_sandbox: OPEN, open_gateway: OP
     gateway = open_gateway(sandbox)
     now_ms = gateway.server_time_ms()
     windows = Window.cover(market, int(truth.start_ms[0]), now_ms)
-    batches = gateway.fetch_batches(market, windows, now_ms)
-    fetched = sorted(itertools.chain.from_iterable(batches), key=lambda fetched: fetched.window.first_ms)
+    fetched = sorted(gateway.fetch_windows(market, windows, now_ms), key=lambda window: window.window.first_ms)
     assert_equal(Candles.join([window.candles for window in fetched]), truth)
     assert len(sandbox.requests) == 1 + len(windows)
