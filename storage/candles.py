@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -355,28 +354,6 @@ class CandleStore:
         with self._database.reading() as con:
             rows = con.execute(f"select {columns} from runs {which}", values).fetchall()
         return [Run(**dict(zip(names, row, strict=True))) for row in rows]
-
-    def export_parquet(self, path: Path) -> None:
-        """Write all candles to a Parquet file, for readers that must not hold the database; replaced as a whole.
-
-        Raises:
-            StoreError: The file can't be written; the one that was there is still there.
-        """
-        draft = path.with_name(f".{path.name}-{uuid4().hex}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._database.reading() as con:
-                con.execute(
-                    "copy (from candles order by source, category, symbol, interval, start_time) "
-                    "to $path (format parquet, compression zstd)",
-                    {"path": str(draft)},
-                )
-            draft.replace(path)
-        except OSError as err:
-            raise StoreError(f"{path} can't be written; free space or choose another folder ({err})") from err
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink()
 
 
 def _span_of(source: Source, market: Market, first_ms: int | None, last_ms: int | None) -> dict[str, Any]:
