@@ -126,32 +126,6 @@ def refit_fold(bars: int, first_usable: int, horizon: int, config: FoldConfig) -
     return Fold(index=config.folds, train=train, validation=validation, test=Span(start=bars, stop=bars))
 
 
-def purge(label_end: IntArray, train_rows: IntArray, test: Span, embargo: int = 0) -> IntArray:
-    """Return the training rows whose labels share no bar with the test's labels.
-
-    Serves any shape of train and test, also training after the test (k-fold), and labels that end at different times.
-
-    Args:
-        label_end: (T,) last bar that each label reads; row i's label spans [i, label_end[i]].
-        train_rows: (N,) candidate rows.
-        test: Rows tested on, not empty.
-        embargo: Rows dropped after the last bar that a test label reads; where training follows a test, at least the
-            model's window, since those windows contain test bars.
-    Returns:
-        (M,) the rows that may be trained on, in the order given.
-    Raises:
-        ValueError: `test` is empty or reaches beyond the labels.
-    """
-    if not 0 <= test.start < test.stop <= len(label_end):
-        raise ValueError(f"test must hold bars within 0..{len(label_end)}, was {test.start}..{test.stop}")
-    test_end = int(label_end[test.rows].max())
-    # Lopez de Prado 2018, sec. 7.4: purge what meets the test's span, embargo what follows it.
-    before = label_end[train_rows] < test.start
-    after = train_rows > test_end + embargo
-    kept: IntArray = train_rows[before | after]
-    return kept
-
-
 def folds_table(folds: Sequence[Fold], start_ms: IntArray) -> list[dict[str, str | int]]:
     """Return the folds as a table of dates, one row a part.
 

@@ -9,12 +9,10 @@ The network maps the newest `context` bars of F features to K class logits:
     head = mean of s over the window, beside it s at the newest bar if `newest_step`
     logits = (classifier(dropout(head)) + bypass(z at the newest bar) if `linear_bypass`) / temperature
 
-Its block is one of four; with f = BN1(depthwise_{K, dilation}(.)), one filter a channel along time,
-and expand a 1x1 convolution C -> 2C:
+Its block is one of three; with f = BN1(depthwise_{K, dilation}(.)), one filter a channel along time:
 
     separable   relu(BN2(pointwise(relu(f(h)))))                         Howard et al. 2017, arXiv:1704.04861
     xception    relu(BN2(pointwise(f(h))))                               Chollet 2017, arXiv:1610.02357
-    inverted    h + BN2(pointwise(relu(f(relu(BN0(expand(h)))))))        Sandler et al. 2018, arXiv:1801.04381
     standard    relu(BN(convolution_{K, dilation}(h)))                   the twin: filters and mixes at once
 
 Padding "history" reads real bars instead of zeros: every position of every window is the same whichever window it is
@@ -32,9 +30,7 @@ from storage.bounds import Checked, HalfOpen, PositiveFloat
 from storage.schema import FEATURES, ConfigError
 
 Padding = Literal["history", "zeros"]
-Block = Literal["separable", "xception", "inverted", "standard"]
-
-EXPANSION = 2  # of the inverted block: 4 times a separable one's multiply-adds; the 6 of its paper would be 12 times
+Block = Literal["separable", "xception", "standard"]
 
 PRESETS = ("default", "source")
 """Names that `preset` knows."""
@@ -93,11 +89,6 @@ class DSCConfig(Checked):
     def dilations(self) -> tuple[int, ...]:
         """(B,) spacing of each block's taps, bars."""
         return tuple(2**i for i in range(self.num_blocks))
-
-    @property
-    def filtered_channels(self) -> int:
-        """Channels that a block filters along time: C, or more where it expands them first."""
-        return self.hidden_channels * (EXPANSION if self.block == "inverted" else 1)
 
     @property
     def receptive_field(self) -> int:
@@ -176,13 +167,10 @@ def layers(config: DSCConfig) -> tuple[Layer, ...]:
     stem = features * channels
     rows = [Layer(name="stem", parameters=stem + channels + norm, macs=stem, positions=length)]
     for i, dilation in enumerate(config.dilations):
-        if config.block == "inverted":
-            macs, inner = channels * config.filtered_channels, 2 * config.filtered_channels
-            rows.append(Layer(name=f"blocks.{i}.expand", parameters=macs + inner, macs=macs, positions=length))
         if config.padding == "history":
             length -= (config.kernel_size - 1) * dilation
-        macs = _filter_macs(channels, config.kernel_size, config.block)
-        norms = norm if config.block == "standard" else norm + 2 * config.filtered_channels
+        macs = layer_macs(channels, config.kernel_size, config.block)
+        norms = norm if config.block == "standard" else 2 * norm
         rows.append(Layer(name=f"blocks.{i}", parameters=macs + norms, macs=macs, positions=length))
     skip = config.num_blocks * channels * channels
     rows.append(Layer(name="skip_conv", parameters=skip + channels, macs=skip, positions=config.window))
@@ -199,16 +187,7 @@ def layer_macs(channels: int, kernel_size: int, block: Block = "separable") -> i
     Howard et al. 2017, arXiv:1704.04861, sec. 3.1, with K for their K*K, as this convolution is one-dimensional: the
     separable block costs 1/C + 1/K of the standard one, 2.87x less at K=3 and C=64, not the 8-9x of images.
     """
-    expand = EXPANSION * channels * channels if block == "inverted" else 0
-    return expand + _filter_macs(channels, kernel_size, block)
-
-
-def _filter_macs(channels: int, kernel_size: int, block: Block) -> int:
-    """Return a block's multiply-adds without its expansion."""
-    if block == "standard":
-        return kernel_size * channels * channels
-    filtered = channels * (EXPANSION if block == "inverted" else 1)
-    return filtered * (kernel_size + channels)
+    return kernel_size * channels * channels if block == "standard" else channels * (kernel_size + channels)
 
 
 def parameters(config: DSCConfig) -> int:

@@ -17,11 +17,11 @@ from flows.rollback import rollback
 from storage.schema import ConfigError, Market
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.health import MonitorConfig
-from tasks.data import QualityConfig
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.decision import DecisionConfig
+from tasks.ingestion.quality import QualityConfig
 from tasks.market.labels import LabelConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket

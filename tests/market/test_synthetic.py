@@ -10,20 +10,17 @@ from scipy import integrate, stats
 
 from storage.schema import Candles, ConfigError, FloatArray, sandbox_source
 from tasks.market.features import WARM_UP, build_features
-from tasks.market.synthetic import (
+from tasks.market.synthetic import Kind, SyntheticMarket, description, generate
+from tests.verification.known_optimum import (
     THIRDS,
-    Kind,
-    SyntheticMarket,
     best_accuracy,
     best_log_loss,
-    description,
     drift_best_accuracy,
     drift_best_log_loss,
     drift_correlation,
     drift_flips_per_bar,
     drift_gross_per_bar,
     drift_net_per_bar,
-    generate,
 )
 
 KINDS: tuple[Kind, ...] = ("null", "ar", "gated", "drift")

@@ -62,11 +62,6 @@ PLANTED = [
         IN_SAMPLES + "no_label_reads_a_later_part_whatever_the_division",
     ),
     (
-        "what follows a test is not purged", SAMPLES,
-        "    after = train_rows > test_end + embargo\n", "    after = train_rows >= test.stop\n",
-        IN_SAMPLES + "neighbours_foretell_a_random_walk_only_when_nothing_is_purged",
-    ),
-    (
         "a backtest may begin on bars that training saw", BACKTEST,
         "    if first_ms <= seen_ms:\n", "    if first_ms <= trained_until_ms:\n",
         IN_BACKTEST + "backtest_is_refused_when_training_saw_its_first_bar",

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from storage.schema import ConfigError, Instrument, Market, Window
-from tasks.data import BarRange, QualityConfig, closed_span
+from tasks.ingestion.bar_range import BarRange, closed_span
+from tasks.ingestion.quality import QualityConfig
 
 MARKET = Market(symbol="BTCUSDT", interval="5")
 STEP = MARKET.interval_ms
