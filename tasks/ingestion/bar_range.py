@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Annotated
 
+from annotated_types import Gt, Lt
+
+from storage.bounds import Checked
 from storage.schema import DAY_MS, ConfigError, Instrument, Market, Window, utc_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class BarRange:
+class BarRange(Checked):
     """Which bars.
 
     Attributes:
@@ -20,11 +24,10 @@ class BarRange:
 
     start: datetime | None = None
     end: datetime | None = None
-    days: float | None = None
+    days: Annotated[float, Gt(0), Lt(100_000)] | None = None
 
     def __post_init__(self) -> None:
-        if self.days is not None and not 0 < self.days < 1e5:
-            raise ConfigError(f"days must be > 0 and < 100000, was {self.days!r}")
+        super().__post_init__()
         if self.days is not None and self.start is not None:
             raise ConfigError(f"a range has a start or a number of days, had both: start={self.start} days={self.days}")
         if self.start_ms is not None and self.end_ms is not None and self.start_ms >= self.end_ms:

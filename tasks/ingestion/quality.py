@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from storage.bounds import Checked, Share
 from storage.candles import CandleStore
 from storage.contracts import enforce_quarantine_share
-from storage.schema import CandleGapError, Candles, ConfigError, DatasetRef, Market, Source, Window, utc_text
+from storage.schema import CandleGapError, Candles, DatasetRef, Market, Source, Window, utc_text
 from storage.workfolder import WorkFolder, canonical_json
 
 _FILE = "quality.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityConfig:
+class QualityConfig(Checked):
     """When data is too bad to go on with.
 
     Attributes:
@@ -23,14 +24,9 @@ class QualityConfig:
         recheck_gaps: Ask again for bars that were recorded as missing.
     """
 
-    quarantine_limit: float = 0.01
-    gap_limit: float = 0.1
+    quarantine_limit: Share = 0.01
+    gap_limit: Share = 0.1
     recheck_gaps: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("quarantine_limit", "gap_limit"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be in 0..1, was {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
