@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -342,42 +341,18 @@ class CandleStore:
         if not changed:
             raise StoreError(f"a run must be started before it can finish, {run_id!r} was not")
 
-    def runs(self, limit: int = 20) -> list[Run]:
-        """Return the latest runs, newest first."""
-        return self._runs("order by started_at desc, run_id limit $limit", {"limit": limit})
-
     def latest_runs(self) -> list[Run]:
-        """Return the latest run of each source and market."""
-        return self._runs("qualify row_number() over (partition by source, market order by started_at desc) = 1", {})
-
-    def _runs(self, which: str, values: Mapping[str, Any]) -> list[Run]:
+        """Return the latest run of each source and market, newest first."""
         columns = "run_id, kind, source, market, epoch_ms(started_at), epoch_ms(ended_at), status, detail"
         names = ("run_id", "kind", "source", "market", "started_ms", "ended_ms", "status", "detail")
-        with self._database.reading() as con:
-            rows = con.execute(f"select {columns} from runs {which}", values).fetchall()
-        return [Run(**dict(zip(names, row, strict=True))) for row in rows]
-
-    def export_parquet(self, path: Path) -> None:
-        """Write all candles to a Parquet file, for readers that must not hold the database; replaced as a whole.
-
-        Raises:
-            StoreError: The file can't be written; the one that was there is still there.
+        statement = f"""
+            select {columns} from runs
+            qualify row_number() over (partition by source, market order by started_at desc) = 1
+            order by started_at desc
         """
-        draft = path.with_name(f".{path.name}-{uuid4().hex}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._database.reading() as con:
-                con.execute(
-                    "copy (from candles order by source, category, symbol, interval, start_time) "
-                    "to $path (format parquet, compression zstd)",
-                    {"path": str(draft)},
-                )
-            draft.replace(path)
-        except OSError as err:
-            raise StoreError(f"{path} can't be written; free space or choose another folder ({err})") from err
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink()
+        with self._database.reading() as con:
+            rows = con.execute(statement).fetchall()
+        return [Run(**dict(zip(names, row, strict=True))) for row in rows]
 
 
 def _span_of(source: Source, market: Market, first_ms: int | None, last_ms: int | None) -> dict[str, Any]:

@@ -2,16 +2,13 @@
 
 import json
 from dataclasses import replace
-from datetime import datetime
 
 import duckdb
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from storage.candles import CandleStore, Coverage, Gap, Page
 from storage.schema import (
-    CANDLE_COLUMNS,
     CandleError,
     Candles,
     ConfigError,
@@ -224,7 +221,7 @@ def test_row_without_a_true_source_is_refused_everywhere(store, market, make_can
     for call in calls:
         with pytest.raises(ConfigError, match=r"source must be bybit, .* was 'Bybit'"):
             call()
-    assert (store.coverage(), store.runs()) == ([], [])
+    assert (store.coverage(), store.latest_runs()) == ([], [])
 
 
 # --- what is missing --------------------------------------------------------------------------------------------------
@@ -336,7 +333,7 @@ def test_run_is_recorded_from_its_start_and_says_how_it_ended(store, market):
     killed = store.start_run("ingest", BYBIT, market, START)
     done = store.start_run("retrain", REPLAY, None, START + 1)
     store.finish_run(done, "completed", START + 2, {"inserted": 5})
-    newest, oldest = store.runs()
+    newest, oldest = store.latest_runs()
     assert (newest.run_id, newest.kind, newest.source, newest.market) == (done, "retrain", REPLAY, None)
     assert (newest.started_ms, newest.ended_ms, newest.status) == (START + 1, START + 2, "completed")
     assert json.loads(newest.detail) == {"inserted": 5}
@@ -346,28 +343,10 @@ def test_run_is_recorded_from_its_start_and_says_how_it_ended(store, market):
         None,
         "running",
     )
-    assert [run.run_id for run in store.runs(limit=1)] == [done]
+    again = store.start_run("ingest", BYBIT, market, START + 2)
+    assert [run.run_id for run in store.latest_runs()] == [again, done]
 
 
 def test_run_that_was_never_started_cannot_finish(store):
     with pytest.raises(StoreError, match="a run must be started before it can finish, 'r9' was not"):
         store.finish_run("r9", "completed", START)
-
-
-def test_parquet_export_holds_all_sources_and_replaces_the_file_as_a_whole(store, market, make_candles, tmp_path):
-    path = tmp_path / "out" / "it's candles.parquet"
-    for source in (REPLAY, BYBIT):
-        store.commit_window(source, market, window(0, 9), make_candles(10), (), LATER)
-        store.export_parquet(path)
-    table = pq.read_table(path)
-    assert table.column_names == ["source", "category", "symbol", "interval", "start_time", *CANDLE_COLUMNS]
-    assert table.column("source").to_pylist() == ["bybit"] * 10 + [str(REPLAY)] * 10
-    assert table.column("close").to_pylist()[:10] == make_candles(10).close.tolist()
-    assert table.column("start_time").to_pylist()[1] == datetime(2025, 1, 1, 0, 5)
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_parquet_export_says_where_when_it_cannot_write(store, market, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"file/x\.parquet can't be written; free space or choose another folder"):
-        store.export_parquet(tmp_path / "file" / "x.parquet")
