@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from prefect.logging import get_run_logger
 from storage.candles import CandleStore, Page
 from storage.contracts import enforce_quarantine_share, split_candles, validate_features
 from storage.recent import RECENT_BARS, write_recent
+from storage.results import ResultStore
 from storage.schema import (
     DAY_MS,
     CandleGapError,
@@ -35,9 +35,7 @@ from storage.schema import (
     utc_text,
 )
 from storage.settings import Settings
-from storage.shared_results import results_at
 from storage.snapshots import load_dataset, write_dataset
-from storage.workfolder import WorkFolder, canonical_json
 from tasks.exchange.connection import ExchangeConfig, connect
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import FetchedWindow
@@ -409,15 +407,14 @@ def note_quality(data: DatasetRef) -> str:
         longest_gap=max((gap.bars for gap in gaps), default=0),
         quarantined=store.quarantined_bars(data.source, data.market, first_ms, last_ms),
     )
-    document = canonical_json(quality)
-    key = WorkFolder.key("quality", {"dataset": data.id, "found": quality})
-    results_at(settings.work).save(key, {"quality.json": document})
+    key = ResultStore.key("quality", {"dataset": data.id, "found": quality})
+    ResultStore(settings.work).save(key, quality)
     return key
 
 
-def load_quality(work: WorkFolder, key: str) -> StoredQuality:
+def load_quality(work: ResultStore, key: str) -> StoredQuality:
     """Return what `note_quality` left under `key`."""
-    return StoredQuality(**json.loads(work.read(key, "quality.json")))
+    return work.load(key, StoredQuality)
 
 
 def _within(stamps_ms: IntArray, rates: FloatArray, candles: Candles) -> tuple[IntArray, FloatArray]:

@@ -38,7 +38,7 @@ def test_second_server_on_one_home_is_refused_with_the_first_ones_address(home, 
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:  # noqa: S603
         assert first.stdout.readline() == "held\n"
-        said = rf"the server of .*prefect must be one at a time, process {first.pid} \(http://127\.0\.0\.1:4200\) holds it"
+        said = rf"the server of .*prefect must be one at a time, process {first.pid} \(http://127\.0\.0\.1:4200\) holds"
         with pytest.raises(StoreBusyError, match=said), Operation(port=1):
             pytest.fail("two servers on one database")
         first.kill()

@@ -33,7 +33,9 @@ def holder(tmp_path):
 
 def test_second_holder_is_refused_by_name_until_the_first_is_killed(tmp_path, holder):
     lock, told = tmp_path / "locks" / "work.lock", []
-    with pytest.raises(StoreBusyError, match=rf"the work must be one at a time, process {holder.pid} holds it; stop it"):
+    with pytest.raises(
+        StoreBusyError, match=rf"the work must be one at a time, process {holder.pid} holds it; stop it"
+    ):
         exclusive(lock, "the work", 0.0).__enter__()
     os.kill(holder.pid, signal.SIGKILL)
     with exclusive(lock, "the work", timeout_s=30.0, on_wait=told.append):
