@@ -21,7 +21,8 @@ from tasks.champion.versions import version_code, version_hash
 from tasks.data import load_quality
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.track_record import Deflation
-from tasks.network.export import load_weights, onnx_graphs
+from tasks.network.export import onnx_graphs
+from tasks.network.folding import load_weights
 from tasks.reporting.content import report_data, report_versions, side_by_side
 from tasks.reporting.report import render_report
 from tasks.reporting.report_data import Decision

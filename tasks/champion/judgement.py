@@ -22,7 +22,7 @@ from tasks.execution.comparison import Duel, duel
 from tasks.execution.track_record import deflate
 from tasks.market.samples import Span
 from tasks.network.dsc import load_model
-from tasks.network.export import load_weights
+from tasks.network.folding import load_weights
 from tasks.network.fit import predict_series
 from tasks.strategy.contest import Contest
 from tasks.strategy.folds import FoldResult

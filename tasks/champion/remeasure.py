@@ -15,7 +15,7 @@ from storage.schema import CLASSES, ArtifactError, DatasetRef, Market
 from storage.tables import read_columns
 from tasks.champion.promotion import PARITY_BOUND
 from tasks.network.dsc import load_model
-from tasks.network.export import load_weights
+from tasks.network.folding import load_weights
 from tasks.network.fit import predict_series
 from tasks.strategy.backtest_record import backtest_numbers
 from tasks.strategy.contest import hold_contest, stored_forecasts

@@ -20,7 +20,7 @@ from tasks.market import features
 from tasks.market.drift import measure_drift
 from tasks.market.labels import UNKNOWN, label_bars, sample_uniqueness
 from tasks.network.dsc import load_model
-from tasks.network.export import load_weights
+from tasks.network.folding import load_weights
 from tasks.network.fit import predict_series
 from tasks.strategy.recipe import recipe_of
 

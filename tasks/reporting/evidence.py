@@ -102,7 +102,7 @@ def direction_line(skill: Skill) -> str:
     """Return in one line whether the side of what moved was foreseen."""
     if skill.direction_accuracy is None:
         return "undefined: nothing moved"
-    lead, rival = skill.direction_skill or 0.0, skill.direction_rival
+    lead, rival = skill.direction_skill or 0.0, skill.direction_reference
     return (
         f"{skill.direction_accuracy:.2%} of {skill.moves:,} moves right, mean edge {skill.edge_text}; log-loss of the "
         f"side {abs(lead):.5f} nat {'better' if lead > 0 else 'worse'} than "

@@ -17,7 +17,7 @@ from tasks.market.labels import LabelConfig
 from tasks.market.samples import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.architecture import preset as network_preset
-from tasks.network.baselines import BaselineConfig
+from tasks.network.baseline_config import BaselineConfig
 from tasks.network.fit_config import FitConfig, fit_preset
 from tasks.strategy.promotion_rule import PromotionRule
 

@@ -10,7 +10,8 @@ from typing import Any
 from storage.snapshots import Dataset
 from storage.workfolder import WorkFolder
 from tasks.network.dsc import load_model
-from tasks.network.export import check_parity, load_weights, onnx_graphs
+from tasks.network.export import check_parity, onnx_graphs
+from tasks.network.folding import load_weights
 from tasks.network.latency import machine_fingerprint, measure_latency, measure_model, twins
 from tasks.network.segments import newest_run
 from tasks.strategy.provenance import code_behind

@@ -14,7 +14,7 @@ from storage.schema import Window
 from storage.settings import Settings
 from tasks.champion.health import MarketHealth, MonitorConfig, health
 from tasks.market.synthetic import SyntheticMarket, generate
-from tasks.network.export import load_weights
+from tasks.network.folding import load_weights
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 LAW = EXCHANGE.synthetic

@@ -25,7 +25,7 @@ from storage.settings import Settings
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.serving import served_champion
 from tasks.network.engine import Engine
-from tasks.network.export import load_weights
+from tasks.network.folding import load_weights
 from tasks.strategy.live_tick import LiveTick
 from tasks.strategy.recipe import decision_params, recipe_of
 from tests.soak.soak_exchange import MARKET, SOURCE
