@@ -58,7 +58,7 @@ class Skill:
             its standard error, from labels that do not overlap.
         moves: Labels that are no hold.
         direction_reference: Whoever foresaw the sides better, "prior" or "50:50": who has to be beaten.
-        direction_skill: How much better than by that reference the side of a move was foreseen, nat a move; None where the
+        direction_skill: How much better than by that one the side of a move was foreseen, nat a move; None where the
             two never differ.
         direction_error: Standard error of that, overlap included.
         direction_p_value: Diebold-Mariano, one-sided: the chance of such a lead without any; None where undefined.

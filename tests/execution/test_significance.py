@@ -192,7 +192,8 @@ def test_diebold_mariano_keeps_its_size_only_with_the_lag_of_the_overlap():
     for _ in range(600):
         overlapping = np.convolve(rng.standard_normal(4_011), np.ones(12), mode="valid")
         for lag in rejected:
-            rejected[lag] += diebold_mariano(model_loss=np.zeros(4_000), reference_loss=overlapping, lag=lag).p_value < 0.05
+            test = diebold_mariano(model_loss=np.zeros(4_000), reference_loss=overlapping, lag=lag)
+            rejected[lag] += test.p_value < 0.05
     assert rejected[12] / 600 == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / 600))
     assert rejected[0] / 600 == pytest.approx(0.32, abs=3 * math.sqrt(0.32 * 0.68 / 600))
 
