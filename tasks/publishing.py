@@ -154,8 +154,8 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     entry = store.champion(version.source, version.name)
     already = entry.ref == version
     if judged.passed and not already:
-        numbers, now = asdict(judged.numbers), datetime.now(UTC)
-        entry = store.promote(version.source, version.name, version, numbers, expected=judged.sequence, now=now)
+        evidence, now = {"beaten": judged.champion, **asdict(judged.numbers)}, datetime.now(UTC)
+        entry = store.promote(version.source, version.name, version, evidence, expected=judged.sequence, now=now)
     promoted = entry.ref == version
     decision = (
         "champion already" if already

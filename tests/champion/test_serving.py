@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from storage.artifacts import ArtifactStore
-from storage.schema import FEATURES, Source
+from storage.schema import Source
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.serving import served_champion
+from tests.champion.example_manifest import judged_against
 
 SOURCE, NAME, RULE = Source("bybit"), "linear-BTCUSDT-5", ExpiryRule()
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -18,8 +19,9 @@ def ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def published(store: ArtifactStore, hash8: str, now: datetime):
-    return store.publish(SOURCE, NAME, hash8, {"report.html": hash8.encode()}, {"features": list(FEATURES)}, now)
+def published(store: ArtifactStore, hash8: str, now: datetime, sequence: int = 1):
+    manifest = judged_against(sequence, trained_until_ms=ms(now))
+    return store.publish(SOURCE, NAME, hash8, {"report.html": hash8.encode()}, manifest.document(), now)
 
 
 @pytest.mark.promise(13)
@@ -65,12 +67,8 @@ def test_version_that_did_not_question_the_champion_on_newer_bars_renews_nothing
 
     def stored(hash8: str, day: int, bar_day: int, judged: int):
         until = ms(MONDAY + timedelta(days=bar_day))
-        manifest = {
-            "features": list(FEATURES),
-            "model": {"trained_until_ms": until},
-            "judgement": {"sequence": judged},
-        }
-        return store.publish(SOURCE, NAME, hash8, {"a.txt": b"a"}, manifest, MONDAY + timedelta(days=day))
+        manifest = judged_against(judged, trained_until_ms=until)
+        return store.publish(SOURCE, NAME, hash8, {"a.txt": b"a"}, manifest.document(), MONDAY + timedelta(days=day))
 
     ref = stored("0123abcd", 0, 0, 0)
     store.promote(SOURCE, NAME, ref, EVIDENCE, expected=0, now=MONDAY)
