@@ -1,14 +1,25 @@
-"""Serving: flat and expired champions open no position."""
+"""Serving: flat and expired champions open no position; what is served decides as it was published."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
+import torch
 
 from storage.artifacts import ArtifactStore
 from storage.schema import Source
 from tasks.champion.expiry import ExpiryRule
-from tasks.champion.serving import served_champion
-from tests.champion.example_manifest import judged_against
+from tasks.champion.serving import load_served, served_champion
+from tasks.execution.accounting import Costs
+from tasks.market.features import WARM_UP, build_features
+from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.network.architecture import DSCConfig
+from tasks.network.dsc import DSCTradingModel
+from tasks.network.export import weights_bytes
+from tasks.network.fit import predict_series
+from tasks.strategy.recipe import Recipe, decision_params
+from tests.champion.example_manifest import MANIFEST, judged_against
 
 SOURCE, NAME, RULE = Source("bybit"), "linear-BTCUSDT-5", ExpiryRule()
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -88,3 +99,22 @@ def test_champion_that_a_person_put_in_force_again_is_served_from_then_on(tmp_pa
     store.rollback(SOURCE, NAME, "the second one lost money", MONDAY + timedelta(days=31))
     assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=33.9)), RULE).ref == first
     assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=34)), RULE).ref is None
+
+
+@pytest.mark.promise(5)
+def test_served_version_decides_with_its_own_weights_rule_and_costs(tmp_path):
+    network = DSCConfig(hidden_channels=4, num_blocks=1, window=4, linear_bypass=True)
+    recipe = Recipe(network=network, costs=Costs(commission=0.0, slippage=0.0)).resolved
+    manifest = replace(MANIFEST, recipe=recipe, class_means=(-2.0, 0.1, 3.0))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = DSCTradingModel.from_config(network).eval()
+    store = ArtifactStore(str(tmp_path))
+    files = {"weights.safetensors": weights_bytes(model)}
+    ref = store.publish(SOURCE, manifest.market.slug, "0123abcd", files, manifest.document(), MONDAY)
+    served = load_served(store, ref)
+    np.testing.assert_array_equal(served.params, decision_params(recipe, manifest.market, np.array([-2.0, 0.1, 3.0])))
+    candles = generate(SyntheticMarket(bars=WARM_UP + network.context + 3))
+    live, built = served.live_tick(), build_features(candles.matrix(), served.market.interval_ms)
+    found = [live.step(candle).probabilities for candle in candles.matrix()][-1]
+    np.testing.assert_allclose(found, predict_series(model, built.values, built.segment)[-1], atol=1e-5)
