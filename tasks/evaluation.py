@@ -11,7 +11,7 @@ from storage.schema import DatasetRef
 from storage.settings import Settings
 from storage.snapshots import load_dataset
 from storage.trials import Trial, TrialLog
-from tasks.reporting.markup import DASH, written
+from storage.written import DASH, written
 from tasks.runs.page import show_table
 from tasks.runs.progress import ProgressReport
 from tasks.strategy.backtest_record import trial_key, trial_of

@@ -24,9 +24,10 @@ from tasks.network.export import onnx_graphs
 from tasks.network.folding import load_weights
 from tasks.reporting.content import library_versions, report_data, side_by_side
 from tasks.reporting.report import render_report
+from tasks.reporting.run_page import checklist_rows, verdict_markdown, version_tables
 from tasks.reporting.summary import Verdict, model_lines, summarise
 from tasks.runs.alerts import raise_alert
-from tasks.runs.page import show_checklist, show_result, show_table, show_version
+from tasks.runs.page import show_result, show_table, show_verdict
 from tasks.strategy.backtest_record import backtest_files
 from tasks.strategy.contest import load_contest
 from tasks.strategy.folds import load_fold
@@ -77,7 +78,8 @@ def judge_version(
         + (" next='second seed'" if judgement.awaits_second_seed else "")
     )
     if not judgement.awaits_second_seed:
-        show_checklist(data.source, data.market, judgement.checks, judgement.champion)
+        rows, about = checklist_rows(judgement.checks), f"Promotion rule against champion {judgement.champion}"
+        show_table("promotion", data.source, data.market, rows, about)
     return key
 
 
@@ -139,7 +141,10 @@ def publish_version(
     files["report.html"] = render_report(report).encode()
     store.prune_unfinished(data.source, data.market.slug, now - timedelta(days=1))  # what killed runs left behind
     version = store.publish(data.source, data.market.slug, hash8, files, manifest.document(), now)
-    show_version(report, version, store.location(version, "report.html"))
+    for key, rows, about in version_tables(report):
+        show_table(key, data.source, data.market, rows, about)
+    location = store.location(version, "report.html")
+    show_verdict(data.source, data.market, version, verdict_markdown(report), location)
     get_run_logger().info(f"published version={version} files={len(files)}")
     return version
 

@@ -12,13 +12,14 @@ import numpy as np
 
 from storage.artifacts import ArtifactStore
 from storage.schema import CLASSES, ArtifactError, FloatArray, VersionRef, utc_text
+from storage.written import Cell, Row
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.execution.importance import Importance
 from tasks.ingestion.quality import StoredQuality
 from tasks.market.features import halted_bars
 from tasks.market.samples import folds_table
 from tasks.reporting.evidence import compared_rows, cost_points, fold_rows, version_cells
-from tasks.reporting.report_data import Cell, Equity, ReportData, Row
+from tasks.reporting.report_data import Equity, ReportData
 from tasks.strategy.contest import Contest, stored_forecasts, traded_by_rule
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import Recipe

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from storage.schema import BUY, CLASSES, HOLD, SELL, FloatArray, utc_text
+from storage.written import Cell, Row, written
 from tasks.champion.manifest import Manifest
 from tasks.execution.accounting import Costs
 from tasks.execution.comparison import COST_FACTORS, COSTS_PER_SIDE, Comparison
@@ -16,8 +17,7 @@ from tasks.execution.contenders import common_labels
 from tasks.execution.metrics import Metrics, total_return
 from tasks.execution.skill import Skill, log_losses
 from tasks.execution.track_record import Deflation, TrackRecord
-from tasks.reporting.markup import written
-from tasks.reporting.report_data import Cell, CostPoint, Measure, ReportData, Row
+from tasks.reporting.report_data import CostPoint, Measure, ReportData
 from tasks.strategy.contest import Contest
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import recipe_document

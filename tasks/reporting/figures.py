@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from storage.schema import DAY_MS, FloatArray, IntArray
+from storage.written import Cell, Row
 from tasks.execution.contenders import Contender
 from tasks.execution.importance import Importance
 from tasks.execution.skill import Skill
@@ -36,7 +37,7 @@ from tasks.reporting.canvas import (
     plain_text,
     use_dates,
 )
-from tasks.reporting.report_data import Cell, CostPoint, Equity, Row
+from tasks.reporting.report_data import CostPoint, Equity
 from tasks.reporting.track import day_starts, days_of, drawdown, rolling_sharpe
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.speed import Speed

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from storage.written import DASH, Row, written
 from tasks.network.architecture import DSCConfig, layer_macs, macs_per_window, parameters
 from tasks.network.latency import RUNTIMES
-from tasks.reporting.markup import DASH, written
-from tasks.reporting.report_data import ReportData, Row
+from tasks.reporting.report_data import ReportData
 from tasks.strategy.baselines import twin_name
 from tasks.strategy.contest import MODEL
 

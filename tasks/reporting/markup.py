@@ -1,4 +1,4 @@
-"""How values are written: numbers that are never NaN or infinite, names of columns, text that shows what it holds."""
+"""How a page is laid out: tables, names of columns, text that shows what it holds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tasks.reporting.report_data import Cell, Measure, Row, Style
-
-UNDEFINED = "undefined"
-DASH = "\N{EN DASH}"
-"""Stands where a number does not apply, such as the log-loss of who gives no probabilities."""
+from storage.written import UNDEFINED, Cell, Row, cell_text, written
+from tasks.reporting.report_data import Measure
 
 _UNPRINTABLE = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -29,50 +26,11 @@ def printable(value: object) -> str:
     return value if isinstance(value, Markup) else _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(value))
 
 
-def written(value: float | None, style: Style) -> str:
-    """Return a number with its unit; None, NaN and infinities are "undefined"."""
-    if value is None or not math.isfinite(value):
-        return UNDEFINED
-    shown = {
-        "count": f"{value:,.0f}",
-        "ratio": f"{value:,.2f}",
-        "chance": f"{value:.3f}",
-        "p": f"{value:.3f}" if value >= 0.0005 else "< 0.001",  # one that would round to 0 is small, not impossible
-        "share": f"{100 * value:,.1f} %",
-        "signed share": f"{100 * value:+,.2f} %",
-        "bp": f"{value:+,.2f} bp",
-        "share as bp": f"{1e4 * value:,.2f} bp",
-        "nat": f"{value:.5f} nat",
-        "signed nat": f"{value:+.5f} nat",
-        "us": f"{value:,.1f} µs",
-        "money": f"{round(value):,}",
-    }[style]
-    return shown.replace("-", "\N{MINUS SIGN}").replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def or_dash(value: float | None, style: Style) -> str:
-    """Return a number with its unit, or a dash where it does not apply."""
-    return DASH if value is None else written(value, style)
-
-
 def interval(measure: Measure) -> str:
     """Return a measure's 95 % interval, or nothing."""
     if measure.low is None or measure.high is None:
         return ""
     return f"95 %: {written(measure.low, measure.style)} to {written(measure.high, measure.style)}"
-
-
-def cell_text(value: Cell) -> str:
-    """Return a table cell's text; floats keep four significant digits, or cents."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return UNDEFINED
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}".replace("-", "\N{MINUS SIGN}")
-    if isinstance(value, float):
-        return (f"{value:,.2f}" if abs(value) >= 100 else f"{value:.4g}").replace("-", "\N{MINUS SIGN}")
-    return str(value)
 
 
 def heading(column: str) -> str:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from storage.schema import CLASSES
+from storage.written import Style, or_dash, written
 from tasks.execution.metrics import Metrics
 from tasks.reporting.canvas import NARROW, WIDE, png, svg
 from tasks.reporting.evidence import flat_cells, highlights, random_note, record_measures, skill_measures
@@ -41,13 +42,11 @@ from tasks.reporting.markup import (
     heading,
     interval,
     markdown_text,
-    or_dash,
     pair_grid,
     printable,
     row_grid,
-    written,
 )
-from tasks.reporting.report_data import ReportData, Style
+from tasks.reporting.report_data import ReportData
 from tasks.reporting.track import days_of, largest_month, monthly_returns, trade_rows, used_months, worst_drawdowns
 
 CAVEAT = "A backtest measures the past, at the costs and fills stated here. It is no forecast and no advice."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from storage.schema import Candles, ConfigError, FloatArray, IntArray, VersionRef, parse_source
+from storage.written import Row, Style
 from tasks.champion.manifest import Manifest
 from tasks.execution.importance import Importance
 from tasks.execution.metrics import Metrics
@@ -19,15 +20,6 @@ from tasks.execution.trades import Trades
 from tasks.strategy.contest import Contest
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.speed import Speed
-
-Cell = str | int | float | bool | None
-Row = Mapping[str, Cell]
-"""A line of a table: column name -> value. All rows of one table have the same columns."""
-
-Style = Literal[
-    "count", "ratio", "chance", "p", "share", "signed share", "share as bp", "bp", "nat", "signed nat", "us", "money"
-]
-"""How a number is written; the report's `written` shows each."""
 
 _SOURCE_LABELS = {"bybit": "Bybit", "testnet": "Bybit testnet", "demo": "Bybit demo"}
 _RIBBONS = {

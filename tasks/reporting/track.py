@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from storage.schema import DAY_MS, FloatArray, IntArray, utc_text
+from storage.written import Row
 from tasks.execution.metrics import DAYS_PER_YEAR, daily_returns, sharpe_ratio
 from tasks.execution.trades import EXITS
-from tasks.reporting.report_data import Equity, Row
+from tasks.reporting.report_data import Equity
 
 WINDOWS = (90, 30)
 """Days of a rolling Sharpe ratio: the first of which the record holds two."""

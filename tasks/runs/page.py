@@ -1,4 +1,4 @@
-"""What a run shows in the Prefect UI, from the same plain values as the report, and written as there.
+"""What a run shows in the Prefect UI, written as in the report.
 
 One key for each thing and market, so that the UI keeps its history. The verdict stands on the page of the run that
 somebody started or a schedule did; the evidence behind it on that of the step that made it.
@@ -12,17 +12,9 @@ from prefect.artifacts import LinkArtifact, MarkdownArtifact, TableArtifact, cre
 
 from storage.schema import Market, Source, VersionRef
 from storage.settings import Settings
-from tasks.champion.promotion import Check
-from tasks.execution.metrics import Metrics
-from tasks.network.latency import LatencyRow
-from tasks.reporting.canvas import png
-from tasks.reporting.figures import training_figure
-from tasks.reporting.markup import cell_text, data_uri, written
-from tasks.reporting.report import METRICS, summary_markdown
-from tasks.reporting.report_data import ReportData
+from storage.written import cell_text
 from tasks.runs.overall import root_run
 
-_WIDTH = 760  # points: what a Markdown view shows without shrinking it
 _COLUMNS = 3  # more do not fit beside each other on a run's page
 
 
@@ -55,41 +47,21 @@ def show_table(what: str, source: Source, market: Market, rows: Iterable[Mapping
     put_table(page_key(what, source, market), rows, f"{about}: {market} from {source}")
 
 
-def show_checklist(source: Source, market: Market, conditions: Iterable[Check], champion: str) -> None:
-    """Show the promotion rule line by line."""
-    rows = [
-        {
-            "result": {True: "pass", False: "FAIL", None: "open"}[c.passed],
-            "condition": c.name,
-            "found, asked": ", ".join(filter(None, (c.found, c.wanted))),
-        }
-        for c in conditions
-    ]
-    show_table("promotion", source, market, rows, f"Promotion rule against champion {champion}")
-
-
-def show_version(report: ReportData, version: VersionRef, location: str) -> None:
-    """Show a version: verdict with its pictures, data quality, backtest, latency, and where the report lies.
+def show_verdict(source: Source, market: Market, version: VersionRef, markdown: str, location: str) -> None:
+    """Show a version's verdict on the page of the run that was started, and where its report lies.
 
     Args:
-        report: What its page says.
+        source: Where the candles come from.
+        market: The market.
         version: Its name in the store.
-        location: Where that page is.
+        markdown: The verdict.
+        location: Where the report is, for who has no server that shows it.
     """
-    source, market, speed = report.ref.source, report.manifest.market, report.speed
-    show_table("data-quality", source, market, report.data_quality, "What was found in the candles")
-    rows = map(_latency_row, (speed.model, *speed.rows))
-    show_table("latency", source, market, rows, "One prediction, one thread")
-    show_table("backtest", source, market, _metric_rows(report.metrics), "Unseen bars, net of costs")
-    root, about = root_run(), f"{market} from {source}, version {report.ref.version}"
+    root, about = root_run(), f"{market} from {source}, version {version.version}"
     link = report_link(version)
     where = f"[The whole report]({link})" if link else f"**The whole report**\n\n`{location}`"
-    MarkdownArtifact(
-        markdown=f"{summary_markdown(report)}{_training_picture(report)}\n\n{where}",
-        key=page_key("verdict", source, market),
-        description=about,
-        flow_run_id=root,
-    ).create()
+    key = page_key("verdict", source, market)
+    MarkdownArtifact(markdown=f"{markdown}\n\n{where}", key=key, description=about, flow_run_id=root).create()
     if link:
         key = page_key("report", source, market)
         LinkArtifact(link=link, link_text="The whole report", key=key, description=about, flow_run_id=root).create()
@@ -123,22 +95,3 @@ def _written(value: object) -> str:
     if value is None or isinstance(value, str | bool | int):
         return cell_text(value)
     return cell_text(float(value))  # type: ignore[arg-type]  # NumPy's numbers
-
-
-def _latency_row(row: LatencyRow) -> dict[str, str]:
-    p50, p99 = (written(us, "us") for us in (row.p50_us, row.p99_us))
-    return {"network, runtime": f"{row.name}, {row.runtime}", "median": p50, "99 of 100 within": p99}
-
-
-def _metric_rows(metrics: Mapping[str, Metrics]) -> list[dict[str, str]]:
-    """Return one line a metric: the model's beside that of whoever is told first after it."""
-    sides = list(metrics.items())[: _COLUMNS - 1]
-    return [
-        {"measure": what} | {who: written(getattr(side, name), style) for who, side in sides}
-        for name, (what, style) in METRICS.items()
-    ]
-
-
-def _training_picture(report: ReportData) -> str:
-    uri = data_uri(png(training_figure(report.training, report.title_label, _WIDTH)), "png")
-    return f"\n![Loss of each fold's training, step by step]({uri})\n"

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
+from storage.written import Cell, Style, cell_text, written
 from tasks.reporting.canvas import NARROW, WIDE, svg
 from tasks.reporting.figures import downsample, equity_figure, step_figure
-from tasks.reporting.markup import cell_text, exact_text, printable, written
-from tasks.reporting.report_data import Cell, Equity, StepTimes, Style
+from tasks.reporting.markup import exact_text, printable
+from tasks.reporting.report_data import Equity, StepTimes
 from tests.reporting.example_report import market_of
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from storage.schema import Market, Source
-from tasks.reporting.report_data import Latency
 from tasks.runs import page as run_page
 from tasks.runs.page import page_key, put_table
 
@@ -55,28 +54,3 @@ def test_what_is_neither_number_nor_text_fails_here_and_not_in_the_browser(shown
 def test_table_that_is_too_wide_for_a_page_is_refused(shown):
     with pytest.raises(ValueError, match="a table must have 3 columns at most, had 4: a, b, c, d"):
         put_table("what", [dict.fromkeys("abcd", 1)], "about")
-
-
-def test_metrics_are_the_models_beside_holding_with_their_units():
-    sides = {
-        "this model": {"total_return": 0.0431, "num_trades": 1_204, "max_drawdown": 0.2},
-        "buy and hold": {"total_return": -0.271, "num_trades": 1, "max_drawdown": None},
-        "flat": {"total_return": 0.0, "num_trades": 0, "max_drawdown": 0.0},
-    }
-    space, minus = "\N{NO-BREAK SPACE}", "\N{MINUS SIGN}"
-    assert run_page._metric_rows(sides) == [
-        {"measure": "total return, net", "this model": f"+4.31{space}%", "buy and hold": f"{minus}27.10{space}%"},
-        {"measure": "largest drawdown", "this model": f"20.0{space}%", "buy and hold": "undefined"},
-        {"measure": "round trips", "this model": "1,204", "buy and hold": "1"},
-    ]
-
-
-def test_latency_is_what_and_how_long():
-    row = Latency(
-        name="separable", runtime="engine", parameters=4_000, macs=100_000, p50_us=1.25, p95_us=2.0, p99_us=1_200.0
-    )
-    assert run_page._latency_row(row) == {
-        "network, runtime": "separable, engine",
-        "median": "1.2\N{NO-BREAK SPACE}µs",
-        "99 of 100 within": "1,200.0\N{NO-BREAK SPACE}µs",
-    }
