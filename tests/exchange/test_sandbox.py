@@ -169,6 +169,7 @@ def test_mark_price_kline_has_five_fields_and_none_for_spot(
     client = open_client(open_sandbox(make_candles(10)))
     market = {"category": "linear", "symbol": "SYNTHUSDT", "interval": "5", "start": at(2), "end": at(4)}
     rows = client.get_mark_price_kline(**market)["result"]["list"]
+    assert client.get_index_price_kline(**market)["result"]["list"] == rows
     assert rows == [row[:5] for row in client.get_kline(**market)["result"]["list"]]
     spot = open_client(open_sandbox(make_candles(10), market=Market(category="spot")))
     with pytest.raises(InvalidRequestError, match="Category is invalid"):
