@@ -1,11 +1,12 @@
 """What the sandbox shows of its candles: in any Bybit interval, at any time of its clock, as rows of strings.
 
 Nothing here looks ahead: at any time of the clock a replay shows the candles that have closed by then, and a forming
-one that is flat at the last close, because what happens inside a bar is not known before it closes.
+one that holds the trades so far (`tape.py`). Where the file has no candle, the forming one is flat at the last close.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
@@ -21,12 +22,18 @@ from storage.schema import (
     IntArray,
     Market,
 )
+from tasks.sandbox.tape import TICKS, Tick, bar_ticks
 
 RangePolicy = Literal["newest", "oldest"]
 """Which rows come when a range holds more than `limit`: Bybit's documents do not say."""
 
+Row = tuple[int, float, float, float, float, float, float]
+"""Start (UTC milliseconds), open, high, low, close, volume, turnover."""
+
 MARK_PRICE_FIELDS = 5
 """Start, open, high, low, close: a mark price has no volume."""
+
+_BARS_KEPT = 16  # whose trades are at hand
 
 
 def bar_open(ms: IntArray, interval: str) -> IntArray:
@@ -85,11 +92,14 @@ class Replay:
     Attributes:
         candles: The base candles, oldest first.
         market: Symbol, category and the interval of the base candles.
+        qty_step: Trades are of multiples of it.
     """
 
     candles: Candles
     market: Market
-    _series: dict[str, Candles] = field(default_factory=dict, repr=False)
+    qty_step: float = 0.001
+    _series: dict[str, tuple[Candles, IntArray]] = field(default_factory=dict, repr=False)
+    _traded: dict[int, list[Tick]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.candles) == 0:
@@ -101,6 +111,7 @@ class Replay:
                 f"every candle must open on the grid of its interval, {self.market}: row {off_grid[0]} opens at "
                 f"{starts[off_grid[0]]}; give the interval that the candles have"
             )
+        self._starts: list[int] = starts.tolist()  # found in by bisection at every trade
 
     @property
     def first_ms(self) -> int:
@@ -120,30 +131,85 @@ class Replay:
 
     def closed(self, interval: str, now_ms: int) -> Candles:
         """Return the bars of `interval` that have closed by `now_ms`."""
-        if interval not in self._series:
-            self._series[interval] = aggregate(self.candles, interval)
-        series = self._series[interval]
-        return series[: int(np.searchsorted(bar_end(series.start_ms, interval), now_ms, side="right"))]
+        series, ends = self._bars(interval)
+        return series[: int(np.searchsorted(ends, now_ms, side="right"))]
+
+    def closing(self, interval: str, now_ms: int) -> Row | None:
+        """Return the bar of `interval` that closes at `now_ms`, if one does."""
+        series, ends = self._bars(interval)
+        row = int(np.searchsorted(ends, now_ms))
+        return _row(series, row) if row < len(ends) and ends[row] == now_ms else None
+
+    def end_of(self, interval: str, start_ms: int) -> int:
+        """Return when the bar of `interval` that opens at `start_ms` closes, UTC milliseconds."""
+        return start_ms + INTERVAL_MS[interval] if interval != "M" else int(bar_end(np.array([start_ms]), interval)[0])
+
+    def ticks(self, since_ms: int, until_ms: int) -> list[Tick]:
+        """Return the trades after `since_ms` up to and with `until_ms`, oldest first."""
+        step_ms = self.market.interval_ms
+        first = bisect_right(self._starts, since_ms - step_ms * (TICKS - 1) // TICKS)
+        last = bisect_right(self._starts, until_ms)
+        return [
+            tick for row in range(first, last) for tick in self._bar_ticks(row) if since_ms < tick.time_ms <= until_ms
+        ]
+
+    def last_tick(self, now_ms: int) -> Tick | None:
+        """Return the last trade up to and with `now_ms`, or none before the first candle opens."""
+        row = bisect_right(self._starts, now_ms) - 1
+        if row < 0:
+            return None
+        quarter = (now_ms - self._starts[row]) * TICKS // self.market.interval_ms
+        return self._bar_ticks(row)[min(quarter, TICKS - 1)]
+
+    def next_event_ms(self, now_ms: int) -> int:
+        """Return when something happens next after `now_ms`: a trade, or the end of a bar."""
+        start_ms, step_ms = self.market.floor(now_ms), self.market.interval_ms
+        return start_ms + ((now_ms - start_ms) * TICKS // step_ms + 1) * step_ms // TICKS
+
+    def forming_row(self, interval: str, now_ms: int) -> Row | None:
+        """Return the bar of `interval` that is forming at `now_ms`; none before the first candle opens."""
+        if now_ms < self.first_ms:
+            return None
+        start_ms = self.market.floor(now_ms)
+        traded = self.ticks(start_ms - 1, now_ms)
+        closed = bisect_left(self._starts, start_ms)
+        prices = [tick.price for tick in traded] or [float(self.candles.close[closed - 1])]
+        volume, turnover = sum(tick.size for tick in traded), sum(tick.turnover for tick in traded)
+        open_ms = int(bar_open(np.array([now_ms]), interval)[0]) if interval != self.market.interval else start_ms
+        first = bisect_left(self._starts, open_ms)
+        if first == closed:
+            return (open_ms, prices[0], max(prices), min(prices), prices[-1], volume, turnover)
+        before = self.candles[first:closed]
+        return (
+            open_ms,
+            float(before.open[0]),
+            max(float(before.high.max()), *prices),
+            min(float(before.low.min()), *prices),
+            prices[-1],
+            float(before.volume.sum()) + volume,
+            float(before.turnover.sum()) + turnover,
+        )
 
     def forming(self, interval: str, now_ms: int) -> Candles:
-        """Return the one bar of `interval` that is forming at `now_ms`, or none before the first candle opens."""
-        if now_ms < self.first_ms:
+        """Return the bar of `interval` that is forming at `now_ms` as one candle, or none."""
+        row = self.forming_row(interval, now_ms)
+        if row is None:
             return Candles.empty()
-        known = self.closed(self.market.interval, now_ms)
-        price = known.close[-1:] if len(known) else self.candles.open[:1]
-        now = np.array([now_ms])
-        nothing = np.zeros(1)
-        flat = Candles(
-            start_ms=bar_open(now, self.market.interval),
-            open=price,
-            high=price,
-            low=price,
-            close=price,
-            volume=nothing,
-            turnover=nothing,
-        )
-        since = int(np.searchsorted(known.start_ms, bar_open(now, interval)[0]))
-        return aggregate(Candles.join([known[since:], flat]), interval)
+        values = {name: np.array([value]) for name, value in zip(CANDLE_COLUMNS, row[1:], strict=True)}
+        return Candles(start_ms=np.array([row[0]]), **values)
+
+    def _bars(self, interval: str) -> tuple[Candles, IntArray]:
+        if interval not in self._series:
+            bars = aggregate(self.candles, interval)
+            self._series[interval] = bars, bar_end(bars.start_ms, interval)
+        return self._series[interval]
+
+    def _bar_ticks(self, row: int) -> list[Tick]:
+        if row not in self._traded:
+            if len(self._traded) >= _BARS_KEPT:
+                self._traded.clear()
+            self._traded[row] = bar_ticks(self.candles, row, self.market.interval_ms, self.qty_step)
+        return self._traded[row]
 
     def page(
         self, interval: str, now_ms: int, start_ms: int | None, end_ms: int | None, limit: int, policy: RangePolicy
@@ -165,6 +231,11 @@ class Replay:
         if start_ms is not None and (end_ms is None or policy == "oldest"):
             return Candles.join([closed[:limit], forming])[:limit]
         return Candles.join([closed[-limit:], forming])[-limit:]
+
+
+def _row(candles: Candles, row: int) -> Row:
+    first, high, low, last, volume, turnover = (float(getattr(candles, name)[row]) for name in CANDLE_COLUMNS)
+    return int(candles.start_ms[row]), first, high, low, last, volume, turnover
 
 
 def decimal_text(value: float) -> str:

@@ -1,0 +1,266 @@
+"""The public stream over real sockets: connections, subscriptions, and what one client is sent, in order.
+
+Sockets, pings and the repeats of a quiet order book run in real time; what messages say is of the exchange's clock.
+Each connection has a queue, so a slow client gets everything, in order, and late. Whoever moves the clock may wait
+until every client has taken what it was sent (`settle`): then the clock runs ahead of none, however slow it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import WSMsgType, web
+
+from tasks.sandbox.outbox import PING, Outbox, frame, frames
+from tasks.sandbox.push import Topic, find_topic, first_messages
+from tasks.sandbox.stream_faults import Abort, Close, Frames, Item, Message, Pieces, is_confirmed
+
+if TYPE_CHECKING:
+    from tasks.sandbox.hub import Hub
+
+_SPOT_ARGS = 10  # topics in one request, as Bybit documents it
+_ARGS_LENGTH = 21_000  # characters of all topics of one connection, likewise
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamTiming:
+    """How long things take on the stream, real seconds.
+
+    Attributes:
+        delay_s: How long every message is under way.
+        ack_s: How long a request takes to be answered; pybit loses answers that come at once.
+        repeat_s: After how long an order book that has not changed is sent again.
+        stall_s: How long a played clock waits for a client that does not take what it was sent, which is then cut off,
+            or that has lost its connection by a fault.
+    """
+
+    delay_s: float = 0.0
+    ack_s: float = 0.01
+    repeat_s: float = 3.0
+    stall_s: float = 30.0
+
+
+class Connection:
+    """One client of the stream.
+
+    Attributes:
+        category: Of the markets that it may hear of.
+        number: Counts the connections of a sandbox.
+        topics: What it has subscribed to.
+        socket: Its socket.
+    """
+
+    def __init__(self, hub: Hub, category: str, number: int, transport: asyncio.Transport | None) -> None:
+        self.category = category
+        self.number = number
+        self.topics: dict[str, Topic] = {}
+        self.socket = web.WebSocketResponse(autoping=False, compress=False)
+        self._hub = hub
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(hub.timing.delay_s)
+        self._writing = asyncio.Lock()
+        self._ping_names = itertools.count(1)
+        self._awaited: dict[bytes, asyncio.Future[None]] = {}
+        self._owes = False
+        self._mute = False
+        self._deaf = False
+        self._later: dict[str, list[str]] = {}
+        self._pushed_at: dict[str, float] = {}
+
+    @property
+    def heard(self) -> Iterable[str]:
+        """The topics of which messages arrive."""
+        return () if self._mute else self.topics.keys()
+
+    async def run(self) -> None:
+        """Answer requests and send what is queued until the socket closes."""
+        sender = asyncio.create_task(self._send_queued())
+        try:
+            while not self.socket.closed:
+                received = await self.socket.receive()
+                if received.type is WSMsgType.TEXT:
+                    await self._answer(received.data)
+                elif received.type is WSMsgType.PING and not self._deaf:
+                    async with self._writing:
+                        await self.socket.pong(received.data)
+                elif received.type is WSMsgType.PONG:
+                    self._taken(bytes(received.data))
+        except ConnectionError:
+            pass  # the client is gone
+        finally:
+            sender.cancel()
+            if self._deaf:
+                self._hub.miss(self, self._hub.clock.now_ms())
+            self.topics.clear()
+            for name in list(self._awaited):
+                self._taken(name)
+
+    def push(self, topic: Topic, message: Message, text: str, time_ms: int) -> None:
+        """Send a message of a topic, after everything before it, or what the fault plan makes of it.
+
+        Args:
+            topic: Of what.
+            message: What is said.
+            text: The same as JSON.
+            time_ms: When it happened, UTC milliseconds of the exchange's clock.
+        """
+        if self._mute:
+            return
+        spoilt = self._hub.plan.take(message, text, time_ms)
+        if spoilt is None and not self._later:
+            self._queue_up([text], topic)
+            return
+        items = spoilt.items if spoilt else [text]
+        if is_confirmed(message):
+            items = [*items, *self._later.pop(topic.text, [])]
+        self._queue_up(items, topic)
+        if spoilt is None:
+            return
+        if spoilt.later:
+            self._later[topic.text] = spoilt.later
+        self._deaf |= spoilt.deaf
+        if spoilt.cost_bars:
+            self._mute = True
+            until_ms = time_ms + (spoilt.cost_bars - 1) * self._hub.plan.step_ms
+            self._hub.miss(self, until_ms, refuse=spoilt.refuse)
+
+    async def settle(self) -> None:
+        """Return when the client has taken everything, or cut it off.
+
+        A ping frame goes after the last message: a client answers it when it has handled what came before.
+        """
+        if not self._owes or self._mute:
+            return
+        self._owes = False
+        name = f"{next(self._ping_names)}".encode()
+        taken = self._awaited[name] = self._loop.create_future()
+        self._outbox.message([name])
+        try:
+            await asyncio.wait_for(taken, self._hub.timing.stall_s)
+        except TimeoutError:
+            self._abort()
+
+    def _queue_up(self, items: Iterable[Item], topic: Topic) -> None:
+        self._pushed_at[topic.text] = self._loop.time()
+        self._owes = True
+        self._outbox.message(items)
+
+    def _taken(self, name: bytes) -> None:
+        future = self._awaited.pop(name, None)
+        if future and not future.done():
+            future.set_result(None)
+
+    def _abort(self) -> None:
+        if self._transport:
+            self._transport.abort()
+
+    async def _send_queued(self) -> None:
+        while True:
+            match await self._outbox.take():
+                case list(texts):
+                    self._write(b"".join(frame(text.encode()) for text in texts))
+                case bytes(name):
+                    self._write(frame(name, PING))
+                case Close(code):
+                    await self.socket.close(code=code)
+                case Abort():
+                    self._abort()
+                case Frames(text, count):
+                    self._write(frames(text.encode(), count))
+                case Pieces(text, size, pause_s):
+                    whole = frame(text.encode())
+                    async with self._writing:  # a pong in between would break the frame
+                        for at in range(0, len(whole), size):
+                            self._write(whole[at : at + size])
+                            await asyncio.sleep(pause_s)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport and not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def _answer(self, text: str) -> None:
+        await asyncio.sleep(self._hub.timing.ack_s)
+        try:
+            request = json.loads(text)
+            op, args = request.get("op"), request.get("args", [])
+        except (ValueError, AttributeError) as err:
+            self._reply({}, "", f"Failed to decode incoming data:{err}")
+            return
+        if not (isinstance(args, list) and all(isinstance(name, str) for name in args)):
+            self._reply(request, str(op), "error:invalid args")
+        elif op == "ping":
+            if not self._deaf:
+                self._reply(request, op, "pong", success=True)
+        elif op == "subscribe":
+            self._subscribe(request, args)
+        elif op == "unsubscribe":
+            for name in args:
+                self.topics.pop(name, None)
+            self._reply(request, op, self._good(op), success=True)
+        else:
+            self._reply(request, str(op), "error:invalid op")
+
+    def _subscribe(self, request: Mapping[str, Any], args: list[str]) -> None:
+        self._hub.publish()  # what has happened before is not for this subscription
+        topics = {name: find_topic(self._hub.listings, self.category, name) for name in args}
+        fault = self._hub.plan.subscription()
+        refusal = (fault and fault.ret_msg) or self._refusal(args, topics)
+        if refusal:  # one topic that can't be had, and none of the request is
+            self._reply(request, "subscribe", refusal)
+            return
+        if fault is None:
+            self._reply(request, "subscribe", self._good("subscribe"), success=True)
+        for name, topic in topics.items():
+            if topic:
+                self.topics[name] = topic
+                self._push_first(topic)
+                if topic.kind == "orderbook":
+                    self._loop.call_later(self._hub.timing.repeat_s, self._repeat, topic)
+        self._hub.tell_subscribed()
+
+    def _push_first(self, topic: Topic) -> None:
+        now_ms = self._hub.clock.now_ms()
+        for message in first_messages(topic, now_ms):
+            self.push(topic, message, json.dumps(message, separators=(",", ":")), now_ms)
+
+    def _refusal(self, args: list[str], topics: Mapping[str, Topic | None]) -> str:
+        if self.category == "spot" and len(args) > _SPOT_ARGS:
+            return f"args size >{_SPOT_ARGS}"
+        if sum(map(len, [*self.topics, *args])) > _ARGS_LENGTH:
+            return f"args length >{_ARGS_LENGTH}"
+        for name in args:
+            if name in self.topics or args.count(name) > 1:
+                return f"error:already subscribed,topic:{name}"
+            if topics[name] is None:
+                return f"error:handler not found,topic:{name}"
+        return ""
+
+    def _good(self, op: str) -> str:
+        return op if self.category == "spot" else ""
+
+    def _reply(self, request: Mapping[str, Any], op: str, message: str, *, success: bool = False) -> None:
+        reply = {
+            "success": success,
+            "ret_msg": message,
+            "conn_id": f"sandbox-{self.number}",
+            "req_id": request.get("req_id", ""),
+            "op": op,
+        }
+        self._outbox.answer(json.dumps(reply))
+
+    def _repeat(self, topic: Topic) -> None:
+        """Send a book again that has not changed for a while."""
+        if self.topics.get(topic.text) is not topic or self.socket.closed or self._mute:
+            return
+        quiet_s = self._loop.time() - self._pushed_at.get(topic.text, 0.0)
+        if quiet_s >= self._hub.timing.repeat_s:
+            now_ms = self._hub.clock.now_ms()
+            self._queue_up([json.dumps(m, separators=(",", ":")) for m in first_messages(topic, now_ms)], topic)
+            quiet_s = 0.0
+        self._loop.call_later(self._hub.timing.repeat_s - quiet_s, self._repeat, topic)
