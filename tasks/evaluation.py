@@ -15,9 +15,9 @@ from storage.written import DASH, written
 from tasks.runs.page import show_table
 from tasks.runs.progress import ProgressReport
 from tasks.strategy.backtest_record import trial_key, trial_of
-from tasks.strategy.baselines import load_baselines
+from tasks.strategy.baselines import BaselineFold
 from tasks.strategy.contest import contest_files, contest_key, hold_contest, joined_forecasts
-from tasks.strategy.folds import load_fold
+from tasks.strategy.folds import FoldResult
 from tasks.strategy.leak_suite import CHECKS, LeakReport, leak_checks, leaks_key
 from tasks.strategy.out_of_sample import evaluation_inputs, load_evaluation
 from tasks.strategy.recipe import Recipe
@@ -40,7 +40,7 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
         return key
     dataset = load_dataset(settings.datasets, data)
     with ProgressReport("latency") as progress:
-        speed = measure_speed(dataset, recipe, load_fold(work, fold).weights, progress.update)
+        speed = measure_speed(dataset, recipe, work.load(fold, FoldResult).weights, progress.update)
     work.save(key, speed)
     row = speed.model
     log.info(f"latency key={key} p50_us={row.p50_us:.2f} p99_us={row.p99_us:.2f} parity={speed.parity:.1e}")
@@ -57,7 +57,7 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
         return key
     samples, checks = load_samples(settings.datasets, data, recipe), []
     with ProgressReport("leak checks") as progress:
-        for check in leak_checks(samples, data.market.interval_ms, recipe, load_fold(work, fold)):
+        for check in leak_checks(samples, data.market.interval_ms, recipe, work.load(fold, FoldResult)):
             checks.append(check)
             progress.update(len(checks) / CHECKS, check.name)
     report = LeakReport(checks=tuple(checks))
@@ -97,7 +97,7 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
     """
     settings, key = Settings.from_environment(), contest_key(recipe, backtest, baselines)
     work = ResultStore(settings.work)
-    parts = [load_baselines(work, one) for one in baselines]
+    parts = [work.load(one, BaselineFold) for one in baselines]
     evaluation, forecasts = load_evaluation(settings.work, settings.datasets, backtest), joined_forecasts(parts)
     found = hold_contest(recipe, evaluation, forecasts, [dict(part.facts) for part in parts])
     work.save(key, contest_files(found, evaluation, forecasts))

@@ -15,8 +15,9 @@ from storage.artifacts import ArtifactStore
 from storage.results import ResultStore, canonical_json
 from storage.schema import FEATURES, DatasetRef, Market, VersionRef
 from storage.settings import Settings
-from tasks.champion.judgement import champion_name, judge_challenger, load_judgement
+from tasks.champion.judgement import champion_name, judge_challenger
 from tasks.champion.manifest import Manifest, read_manifest
+from tasks.champion.promotion import Judgement
 from tasks.champion.versions import version_code, version_hash
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import StoredQuality
@@ -30,13 +31,13 @@ from tasks.runs.alerts import raise_alert
 from tasks.runs.page import show_result, show_table, show_verdict
 from tasks.strategy.backtest_record import backtest_files
 from tasks.strategy.contest import load_contest
-from tasks.strategy.folds import load_fold
+from tasks.strategy.folds import FoldResult
 from tasks.strategy.inputs_worth import measure_importance
-from tasks.strategy.leak_suite import leaks_json, load_leaks
+from tasks.strategy.leak_suite import LeakReport, leaks_json
 from tasks.strategy.out_of_sample import load_evaluation
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import training_end
-from tasks.strategy.speed import load_speed
+from tasks.strategy.speed import Speed
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
@@ -66,10 +67,10 @@ def judge_version(
         ArtifactStore(settings.artifact_url),
         recipe,
         load_evaluation(settings.work, settings.datasets, backtest),
-        load_speed(work, latency),
-        load_leaks(work, leaks),
+        work.load(latency, Speed),
+        work.load(leaks, LeakReport),
         load_contest(work, contest)[0],
-        [load_fold(work, fold) for fold in second_seed],
+        [work.load(fold, FoldResult) for fold in second_seed],
     )
     key = ResultStore.key("judgement", judgement)  # by its content: it belongs to one moment's champion
     work.save(key, judgement)
@@ -85,7 +86,7 @@ def judge_version(
 
 def asks_for_second_seed(judgement: str) -> bool:
     """Return whether `judge_version` needs the folds of a second seed to come to an end."""
-    return load_judgement(ResultStore(Settings.from_environment().work), judgement).awaits_second_seed
+    return ResultStore(Settings.from_environment().work).load(judgement, Judgement).awaits_second_seed
 
 
 @task(cache_policy=NO_CACHE, task_run_name="publish {data.market.symbol}")
@@ -104,7 +105,7 @@ def publish_version(
     settings, now = Settings.from_environment(), datetime.now(UTC)
     work, store = ResultStore(settings.work), ArtifactStore(settings.artifact_url)
     evaluation = load_evaluation(settings.work, settings.datasets, backtest)
-    speed, fold = load_speed(work, latency), evaluation.folds[-1]
+    speed, fold = work.load(latency, Speed), evaluation.folds[-1]
     table, contest_files = load_contest(work, contest)
     manifest = Manifest(
         features=FEATURES,
@@ -117,7 +118,7 @@ def publish_version(
         libraries=library_versions(),
         **training_end(evaluation.samples, recipe, evaluation.samples.fold(recipe.models - 1)),
         class_means=tuple(fold.class_means.tolist()),
-        judgement=load_judgement(work, judgement),
+        judgement=work.load(judgement, Judgement),
         summary=summarise(recipe, evaluation, table),
     )
     importance = measure_importance(recipe, evaluation)
@@ -129,7 +130,7 @@ def publish_version(
         **contest_files,
         "importance.json": canonical_json(importance),
         "latency.json": canonical_json(speed),
-        "leaks.json": leaks_json(load_leaks(work, leaks)),
+        "leaks.json": leaks_json(work.load(leaks, LeakReport)),
     }
     hash8 = version_hash(data, recipe, fold.weights)
     ref = VersionRef(source=data.source, name=data.market.slug, version=f"{now:%Y%m%dT%H%M%SZ}-{hash8}")
@@ -153,7 +154,7 @@ def publish_version(
 def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     """Make the version champion if it passed every condition and the champion is still the one it was compared with."""
     settings = Settings.from_environment()
-    store, judged = ArtifactStore(settings.artifact_url), load_judgement(ResultStore(settings.work), judgement)
+    store, judged = ArtifactStore(settings.artifact_url), ResultStore(settings.work).load(judgement, Judgement)
     entry = store.champion(version.source, version.name)
     already = entry.ref == version
     if judged.passed and not already:

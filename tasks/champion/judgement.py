@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from storage.artifacts import ArtifactStore, ChampionEntry
-from storage.results import ResultStore
 from storage.schema import ArtifactError
 from storage.trials import Candidate, Trial, TrialLog, sharpe_per_strategy
 from tasks.champion.manifest import Manifest
@@ -143,14 +141,6 @@ def _duel(
     )
 
 
-def load_judgement(work: ResultStore, key: str) -> Judgement:
-    """Return the judgement that lies under `key`."""
-    return work.load(key, Judgement)
-
-
 def champion_name(entry: ChampionEntry) -> str:
     """Return the version in force, or "flat"."""
     return entry.ref.version if entry.ref else "flat"
-
-
-_JUDGEMENT = TypeAdapter(Judgement)

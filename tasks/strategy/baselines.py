@@ -125,8 +125,3 @@ def train_baselines(
             "best_steps": twin.best_steps,
         }
     return BaselineFold(probabilities=probabilities, facts=facts)
-
-
-def load_baselines(work: ResultStore, key: str) -> BaselineFold:
-    """Return a fold's baselines that lie under `key`."""
-    return work.load(key, BaselineFold)

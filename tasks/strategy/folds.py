@@ -138,8 +138,3 @@ def train(
         temperature=fitted.temperature,
         seconds=fitted.seconds,
     )
-
-
-def load_fold(work: ResultStore, key: str) -> FoldResult:
-    """Return the result of a fold that lies under `key`."""
-    return work.load(key, FoldResult)

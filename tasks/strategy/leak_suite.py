@@ -88,11 +88,6 @@ def leaks_key(data: DatasetRef, fold: str) -> str:
     return ResultStore.key("leaks", made_from)
 
 
-def load_leaks(work: ResultStore, key: str) -> LeakReport:
-    """Return the report that lies under `key`."""
-    return work.load(key, LeakReport)
-
-
 def leaks_json(report: LeakReport) -> bytes:
     """Return the report as a version keeps it."""
     return json.dumps(asdict(report) | {"passed": not report.failed}, indent=1).encode()

@@ -24,7 +24,7 @@ from tasks.execution.slices import Slice, slices
 from tasks.execution.track_record import TrackRecord, track_record
 from tasks.market.labels import UNKNOWN, sample_uniqueness
 from tasks.market.samples import Span
-from tasks.strategy.folds import FoldResult, load_fold
+from tasks.strategy.folds import FoldResult
 from tasks.strategy.recipe import Recipe, decision_params, recipe_document, recipe_of
 from tasks.strategy.samples import Samples, load_samples, training_end
 
@@ -180,5 +180,5 @@ def _evaluation_of(work: Path | str, datasets: Path | str, key: str) -> Evaluati
     inputs = json.loads(results.read(key)["inputs.json"])
     data = DatasetRef(**inputs["data"] | {"market": Market(**inputs["data"]["market"])})
     recipe = recipe_of(inputs["recipe"])
-    folds = [load_fold(results, fold) for fold in inputs["folds"]]
+    folds = [results.load(fold, FoldResult) for fold in inputs["folds"]]
     return evaluate_folds(load_samples(datasets, data, recipe), recipe, folds)

@@ -81,11 +81,6 @@ def measure_speed(
     )
 
 
-def load_speed(work: ResultStore, key: str) -> Speed:
-    """Return the speed that lies under `key`."""
-    return work.load(key, Speed)
-
-
 def speed_of(content: bytes) -> Speed:
     """Return the speed of which this is the JSON."""
     return TypeAdapter(Speed).validate_json(content)

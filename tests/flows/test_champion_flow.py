@@ -24,7 +24,7 @@ from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.strategy.folds import fold_key, load_fold
+from tasks.strategy.folds import FoldResult, fold_key
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import load_samples
 from tests.golden.make_golden import ANYTHING
@@ -82,7 +82,7 @@ def test_promotion_is_of_a_recipe_that_earns_with_a_second_seed_and_publishes_th
     assert check.found.startswith(f"{earned:+.2%}, first seed {first_earned:+.2%}")
     # Decided by the last fold of the second seed, and published from that of the first.
     work = ResultStore(Settings.from_environment().work)
-    first, second = (load_fold(work, fold_key(data, one, 1)) for one in (trained, trained.second_seed))
+    first, second = (work.load(fold_key(data, one, 1), FoldResult) for one in (trained, trained.second_seed))
     weights = store().load(reign.version, source=EXCHANGE.source).files["weights.safetensors"]
     assert first.weights == weights != second.weights
     assert len(work_keys("fold")) == 4

@@ -122,12 +122,12 @@ def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monke
 
     part = BaselineFold(probabilities={name: np.full((1, 3), 1 / 3) for name in CLASSICAL}, facts={})
     replaced = {
-        "load_baselines": lambda work, key: part,
         "load_evaluation": lambda work, datasets, key: SimpleNamespace(),
         "contest_files": files,
         "show_table": lambda *args: None,
         "get_run_logger": lambda: logging.getLogger("test"),
     }
+    ResultStore(Settings.from_environment().work).save("baselines-0", part)
     for name, stub in replaced.items():
         monkeypatch.setattr(evaluation, name, stub)
 
