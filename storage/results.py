@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import IO, Any, Protocol, Self, TypeVar, runtime_checkable
 
 from pydantic import TypeAdapter
 
@@ -27,6 +27,8 @@ from storage.objects import UNFINISHED, ObjectStore
 from storage.schema import PipelineError, StoreError, content_hash
 
 Kind = TypeVar("Kind")
+Content = bytes | Callable[[IO[bytes]], None]
+"""Of a file: its bytes, or what writes them, where they are too many to be in memory twice."""
 
 _ENDING = ".zip"
 _PLAIN = "result.json"
@@ -37,7 +39,7 @@ _DIGEST = 64  # hexadecimal digits of a SHA-256
 class Filed(Protocol):
     """A result with arrays or bytes in it, which says itself how it is kept."""
 
-    def files(self) -> Mapping[str, bytes]:
+    def files(self) -> Mapping[str, Content]:
         """Return it as files by name."""
 
     @classmethod
@@ -118,6 +120,7 @@ class ResultStore:
         """
         if self.finished(key):
             return
+        files: Mapping[str, Content]
         if isinstance(result, Filed):
             files = result.files()
         else:
@@ -215,11 +218,15 @@ class ResultStore:
         return self._error(f"result {key} {how}; delete {self.location(key)} and run it again")
 
 
-def _packed(files: Mapping[str, bytes]) -> bytes:
+def _packed(files: Mapping[str, Content]) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content)  # no time of day: equal files are equal archives
+            with archive.open(zipfile.ZipInfo(name), "w") as file:  # no time of day: equal files are equal archives
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
         archive.comment = bytes(_DIGEST)
     with packed.getbuffer() as view:
         view[-_DIGEST:] = _digest(view[:-_DIGEST])

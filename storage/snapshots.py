@@ -18,15 +18,17 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import BadZipFile
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from storage.results import Pruned, ResultStore, canonical_json
+from storage.results import Content, Pruned, ResultStore, canonical_json
 from storage.schema import (
     CANDLE_COLUMNS,
     FEATURES,
@@ -41,10 +43,10 @@ from storage.schema import (
     content_hash,
     parse_source,
 )
-from storage.tables import parquet_bytes
 
 _BARS, _FUNDING, _ORIGIN = "bars.parquet", "funding.parquet", "dataset.json"
 _ID = re.compile(r"[0-9a-f]{16}")
+_ROWS = 1 << 15  # of a table that is written: a few megabytes
 _Tables = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
@@ -71,12 +73,13 @@ class Dataset:
     funding_rate: FloatArray
     code_hash: str
 
-    def files(self) -> dict[str, bytes]:
+    def files(self) -> dict[str, Content]:
         """Return it as files by name."""
         funding = self.funding_ms, self.funding_rate
         tables = _tables(self.candles, self.features, self.vol, self.segment, funding)
         origin = {"source": self.ref.source, "market": self.ref.market, "code_hash": self.code_hash}
-        return {name: _parquet(columns) for name, columns in tables.items()} | {_ORIGIN: canonical_json(origin)}
+        files: dict[str, Content] = {name: partial(_write_parquet, columns) for name, columns in tables.items()}
+        return files | {_ORIGIN: canonical_json(origin)}
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> Dataset:
@@ -257,8 +260,16 @@ def _canonical(column: NDArray[Any]) -> NDArray[Any]:
     return np.where(np.isnan(column), np.nan, column + 0.0) if column.dtype.kind == "f" else column
 
 
-def _parquet(columns: Mapping[str, NDArray[Any]]) -> bytes:
-    return parquet_bytes({name: _canonical(column) for name, column in columns.items()})
+def _write_parquet(columns: Mapping[str, NDArray[Any]], file: IO[bytes]) -> None:
+    """Write columns of one length, a stretch of rows at a time: all of them at once would be in memory twice."""
+
+    def table(first: int, last: int) -> pa.Table:
+        return pa.table({name: _canonical(column[first:last]) for name, column in columns.items()})
+
+    rows = len(next(iter(columns.values())))
+    with pq.ParquetWriter(file, table(0, 0).schema, compression="zstd") as writer:
+        for first in range(0, rows, _ROWS):
+            writer.write_table(table(first, first + _ROWS))
 
 
 def _column(file: pq.ParquetFile, name: str) -> NDArray[Any]:
