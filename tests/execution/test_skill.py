@@ -251,7 +251,7 @@ def test_direction_has_a_lead_when_the_market_turned_and_the_model_foresees_it()
         assert skill.edge_interval_bp[0] > 0
 
 
-@pytest.mark.parametrize(("prior", "rival"), [(RISEN, "50:50"), (RISEN[::-1], "prior")])
+@pytest.mark.parametrize(("prior", "rival"), [(RISEN, "50:50"), ((0.385, 0.3, 0.315), "prior")])
 def test_direction_is_the_same_however_well_holds_are_foreseen(prior, rival):
     unaware, labels, forward = turned_market(0, 0.2)
     hold = np.where(labels == 1, 0.9, 0.1)

@@ -1,6 +1,7 @@
 """Two homes that hold the same numbers are equal; one bit that differs anywhere is named, and nothing else."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -24,10 +25,17 @@ def edit(path, change):
     path.write_text(json.dumps(document))
 
 
-def store(home, today="", code="before"):
-    """Return a home with the golden version, and below work/ the folds that it could have been made from."""
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory):
+    home = tmp_path_factory.mktemp("golden")
     with tarfile.open(GOLDEN) as tar:
         tar.extractall(home, filter="data")
+    return home
+
+
+def store(golden, home, today="", code="before"):
+    """Return a home with the golden version, and below work/ the folds that it could have been made from."""
+    shutil.copytree(golden, home)
     folder = find_version(home).folder
     published = (folder / "weights.safetensors").read_bytes()
     facts = json.loads((folder / "folds.json").read_bytes())
@@ -53,8 +61,8 @@ def store(home, today="", code="before"):
 
 
 @pytest.fixture
-def homes(tmp_path):
-    return store(tmp_path / "a"), store(tmp_path / "b")
+def homes(golden, tmp_path):
+    return store(golden, tmp_path / "a"), store(golden, tmp_path / "b")
 
 
 def differing(homes):
@@ -66,8 +74,8 @@ def folder_of(home):
     return find_version(home).folder
 
 
-def test_homes_of_equal_numbers_are_equal_whatever_day_code_and_machine(tmp_path, capsys):
-    a, b = store(tmp_path / "a"), store(tmp_path / "b", today="7", code="after")
+def test_homes_of_equal_numbers_are_equal_whatever_day_code_and_machine(golden, tmp_path, capsys):
+    a, b = store(golden, tmp_path / "a"), store(golden, tmp_path / "b", today="7", code="after")
     folder = folder_of(b)
 
     def another_day(manifest):
@@ -128,7 +136,7 @@ METRIC = one_value("metrics", "total_return")
 IN_VERSION = {
     "final weights": ("weights.safetensors", one_bit_in_weights, "weights.safetensors", "1 of"),
     "a trade's profit": ("trades.parquet", one_column("net"), "trades.parquet", "net (double)[88]: "),
-    "a trade's bars": ("trades.parquet", one_column("bars"), "trades.parquet", "bars (int64)[88]: "),
+    "a trade's end": ("trades.parquet", one_column("exit_bar"), "trades.parquet", "exit_bar (int64)[88]: "),
     "a prediction": ("predictions.parquet", one_column("p_buy"), "predictions.parquet", "p_buy (double)[995]: "),
     "a metric": ("manifest.json", METRIC, "manifest: metrics", "total_return: 1.449"),
     "a figure of skill": ("backtest.json", one_value("skill", "auc", 1), "backtest.json", "skill.auc[1]: "),
