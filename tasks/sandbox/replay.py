@@ -1,7 +1,7 @@
 """What the sandbox shows of its candles: in any Bybit interval, at any time of its clock, as rows of strings.
 
 Nothing here looks ahead: at any time of the clock a replay shows the candles that have closed by then, and a forming
-one that is flat at the last close, because what happens inside a bar is not known before it closes.
+one that holds the trades so far (`tape.py`). Where the file has no candle, the forming one is flat at the last close.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from storage.schema import (
     IntArray,
     Market,
 )
+from tasks.sandbox.tape import TICKS, Tick, bar_ticks
 
 RangePolicy = Literal["newest", "oldest"]
 """Which rows come when a range holds more than `limit`: Bybit's documents do not say."""
@@ -85,11 +86,14 @@ class Replay:
     Attributes:
         candles: The base candles, oldest first.
         market: Symbol, category and the interval of the base candles.
+        qty_step: Trades are of multiples of it.
     """
 
     candles: Candles
     market: Market
-    _series: dict[str, Candles] = field(default_factory=dict, repr=False)
+    qty_step: float = 0.001
+    _series: dict[str, tuple[Candles, IntArray]] = field(default_factory=dict, repr=False)
+    _traded: tuple[int, list[Tick]] = field(default=(-1, []), repr=False)
 
     def __post_init__(self) -> None:
         if len(self.candles) == 0:
@@ -120,30 +124,70 @@ class Replay:
 
     def closed(self, interval: str, now_ms: int) -> Candles:
         """Return the bars of `interval` that have closed by `now_ms`."""
-        if interval not in self._series:
-            self._series[interval] = aggregate(self.candles, interval)
-        series = self._series[interval]
-        return series[: int(np.searchsorted(bar_end(series.start_ms, interval), now_ms, side="right"))]
+        series, ends = self._bars(interval)
+        return series[: int(np.searchsorted(ends, now_ms, side="right"))]
+
+    def closing(self, interval: str, now_ms: int) -> Candles:
+        """Return the one bar of `interval` that closes at `now_ms`, or none."""
+        series, ends = self._bars(interval)
+        row = int(np.searchsorted(ends, now_ms))
+        return series[row : row + 1] if row < len(ends) and ends[row] == now_ms else Candles.empty()
+
+    def end_of(self, interval: str, start_ms: int) -> int:
+        """Return when the bar of `interval` that opens at `start_ms` closes, UTC milliseconds."""
+        return start_ms + INTERVAL_MS[interval] if interval != "M" else int(bar_end(np.array([start_ms]), interval)[0])
+
+    def ticks(self, since_ms: int, until_ms: int) -> list[Tick]:
+        """Return the trades after `since_ms` up to and with `until_ms`, oldest first."""
+        first = int(np.searchsorted(self.candles.start_ms, since_ms - self.market.interval_ms))
+        last = int(np.searchsorted(self.candles.start_ms, until_ms, side="right"))
+        return [
+            tick for row in range(first, last) for tick in self._bar_ticks(row) if since_ms < tick.time_ms <= until_ms
+        ]
+
+    def last_tick(self, now_ms: int) -> Tick | None:
+        """Return the last trade up to and with `now_ms`, or none before the first candle opens."""
+        row = int(np.searchsorted(self.candles.start_ms, now_ms, side="right")) - 1
+        return [tick for tick in self._bar_ticks(row) if tick.time_ms <= now_ms][-1] if row >= 0 else None
+
+    def next_event_ms(self, now_ms: int) -> int:
+        """Return when something happens next after `now_ms`: a trade, or the end of a bar."""
+        start_ms, step_ms = self.market.floor(now_ms), self.market.interval_ms
+        return start_ms + ((now_ms - start_ms) * TICKS // step_ms + 1) * step_ms // TICKS
 
     def forming(self, interval: str, now_ms: int) -> Candles:
         """Return the one bar of `interval` that is forming at `now_ms`, or none before the first candle opens."""
         if now_ms < self.first_ms:
             return Candles.empty()
         known = self.closed(self.market.interval, now_ms)
-        price = known.close[-1:] if len(known) else self.candles.open[:1]
-        now = np.array([now_ms])
-        nothing = np.zeros(1)
-        flat = Candles(
-            start_ms=bar_open(now, self.market.interval),
-            open=price,
-            high=price,
-            low=price,
-            close=price,
-            volume=nothing,
-            turnover=nothing,
-        )
-        since = int(np.searchsorted(known.start_ms, bar_open(now, interval)[0]))
-        return aggregate(Candles.join([known[since:], flat]), interval)
+        since = int(np.searchsorted(known.start_ms, bar_open(np.array([now_ms]), interval)[0]))
+        bar = self._forming_base(known, now_ms)
+        return aggregate(Candles.join([known[since:], bar]), interval) if interval != self.market.interval else bar
+
+    def _bars(self, interval: str) -> tuple[Candles, IntArray]:
+        if interval not in self._series:
+            bars = aggregate(self.candles, interval)
+            self._series[interval] = bars, bar_end(bars.start_ms, interval)
+        return self._series[interval]
+
+    def _forming_base(self, known: Candles, now_ms: int) -> Candles:
+        start_ms = self.market.floor(now_ms)
+        traded = self.ticks(start_ms - 1, now_ms)
+        prices = [tick.price for tick in traded] or [float(known.close[-1])]
+        columns = {
+            "open": prices[0],
+            "high": max(prices),
+            "low": min(prices),
+            "close": prices[-1],
+            "volume": sum(tick.size for tick in traded),
+            "turnover": sum(tick.turnover for tick in traded),
+        }
+        return Candles(start_ms=np.array([start_ms]), **{name: np.array([value]) for name, value in columns.items()})
+
+    def _bar_ticks(self, row: int) -> list[Tick]:
+        if self._traded[0] != row:
+            self._traded = row, bar_ticks(self.candles, row, self.market.interval_ms, self.qty_step)
+        return self._traded[1]
 
     def page(
         self, interval: str, now_ms: int, start_ms: int | None, end_ms: int | None, limit: int, policy: RangePolicy

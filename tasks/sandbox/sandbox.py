@@ -1,7 +1,12 @@
-"""A stand-in for Bybit on 127.0.0.1 that the real pybit client talks to over real HTTP.
+"""A stand-in for Bybit on 127.0.0.1 that real clients talk to over real HTTP and a real WebSocket.
 
-It replays one market's candles with Bybit's rules (`venue.py`), keeps Bybit's limit of requests per address, and
-follows a fault plan (`faults.py`). It is controlled from Python alone; nothing sent over HTTP can change what it holds.
+It replays the candles of one market or of several with Bybit's rules (`venue.py`, `push.py`), keeps Bybit's limits per
+address, and follows a fault plan (`faults.py`). It is controlled from Python alone; nothing that is sent to it can
+change what it holds.
+
+There are two times. Data time is the exchange's clock (`Sandbox.clock`): it stands still until someone moves it, and
+`Sandbox.play` lets the next bars close one after the other, thousands in a few seconds. Everything that an answer or a
+message says is of that time. Sockets, pings, limits and delays run in real time.
 """
 
 from __future__ import annotations
@@ -11,23 +16,24 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from aiohttp import web
 
-from storage.schema import Candles, Instrument, Market, PipelineError, Source
-from tasks.sandbox.faults import RESET_HEADER, FaultPlan, PlannedFaults, Reply
-from tasks.sandbox.replay import RangePolicy, Replay
-from tasks.sandbox.venue import Venue, VirtualClock, default_instrument
+from storage.schema import Candles, ConfigError, Instrument, Market, PipelineError, Source
+from tasks.sandbox.address_limit import IP_LIMIT, SOCKET_LIMIT, SOCKET_WINDOW_S, AddressLimit
+from tasks.sandbox.clock import VirtualClock
+from tasks.sandbox.faults import FaultPlan, PlannedFaults, Reply
+from tasks.sandbox.listing import Listing
+from tasks.sandbox.playback import play
+from tasks.sandbox.replay import RangePolicy
+from tasks.sandbox.sockets import STREAM_CATEGORIES, STREAM_PATH, Hub, StreamTiming
+from tasks.sandbox.venue import Venue
 
-IP_LIMIT = 600  # requests in a window of 5 s, as Bybit documents it
-BAN_S = 600.0
-
-_IP_WINDOW_S = 5.0
 _JUST_AFTER_MS = 1_000  # how long after the last close a replay begins: any time inside the next bar would do
 _START_LIMIT_S = 30.0
 _RESET_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends RST instead of FIN
@@ -48,43 +54,6 @@ class Request:
     signed: bool
 
 
-class AddressLimit:
-    """Bybit's limit per address: so many requests in 5 s, then HTTP 403 for 10 minutes.
-
-    It counts real load, so it goes by a timer of its own and not by the exchange's virtual clock.
-
-    Args:
-        limit: Requests in a window of 5 s.
-        timer: Seconds, never going back.
-    """
-
-    def __init__(self, limit: int, timer: Callable[[], float]) -> None:
-        self.limit = limit
-        self._timer = timer
-        self._recent: deque[float] = deque()
-        self._banned_until = -1.0
-
-    def admit(self) -> bool:
-        """Count one request and return whether it is served."""
-        now = self._timer()
-        while self._recent and self._recent[0] <= now - _IP_WINDOW_S:
-            self._recent.popleft()
-        if now >= self._banned_until and len(self._recent) >= self.limit:
-            self._banned_until = now + BAN_S
-        if now < self._banned_until:
-            return False
-        self._recent.append(now)
-        return True
-
-    def headers(self, now_ms: int) -> dict[str, str]:
-        """Return Bybit's rate-limit headers, in the time of the exchange's clock."""
-        return {
-            "X-Bapi-Limit": str(self.limit),
-            "X-Bapi-Limit-Status": str(max(self.limit - len(self._recent), 0)),
-            RESET_HEADER: str(now_ms + int(_IP_WINDOW_S * 1000)),
-        }
-
-
 class Sandbox:
     """A local Bybit for as long as the `with` block lasts.
 
@@ -94,15 +63,18 @@ class Sandbox:
         source: The label of everything that comes from here.
         funding: Funding stamps (UTC milliseconds) and rates.
         instrument: Trading rules; None for plausible ones, listed at the first candle.
+        more: Further markets.
         now_ms: Where the clock stands; None for just after the last candle closed.
         faults: What goes wrong.
         latency_ms: How long every answer takes.
         ip_limit: Requests in 5 s before the address is banned.
         range_policy: Which rows come when a range holds more than `limit`.
-        timer: What the address limit goes by, seconds.
+        stream: How long things take on the stream; None for the usual.
+        timer: What the address limits go by, seconds.
 
     Raises:
         CandleError: There are no candles, or they are not on the grid of the interval.
+        ConfigError: A market is there twice.
     """
 
     def __init__(
@@ -113,19 +85,25 @@ class Sandbox:
         source: Source,
         funding: Sequence[tuple[int, float]] = (),
         instrument: Instrument | None = None,
+        more: Sequence[Listing] = (),
         now_ms: int | None = None,
         faults: FaultPlan | None = None,
         latency_ms: int = 0,
         ip_limit: int = IP_LIMIT,
         range_policy: RangePolicy = "newest",
+        stream: StreamTiming | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        replay = Replay(candles=candles, market=market)
+        first = Listing(candles=candles, market=market, funding=funding, instrument=instrument)
+        self.listings = {listing.key: listing for listing in (first, *more)}
+        if len(self.listings) != 1 + len(more):
+            raise ConfigError("each market of a sandbox must be there once, one category and symbol is there twice")
         self.source = source
-        self.clock = VirtualClock(replay.end_ms + _JUST_AFTER_MS if now_ms is None else now_ms)
-        self._venue = Venue(
-            replay, instrument or default_instrument(market, replay.first_ms), funding, self.clock, range_policy
-        )
+        self.clock = VirtualClock(first.replay.end_ms + _JUST_AFTER_MS if now_ms is None else now_ms)
+        self._venue = Venue(self.listings, self.clock, range_policy)
+        self._timing = stream or StreamTiming()
+        self._hub: Hub | None = None
+        self._socket_limit = AddressLimit(SOCKET_LIMIT, timer, SOCKET_WINDOW_S)
         self._latency_s = latency_ms / 1000
         self._address_limit = AddressLimit(ip_limit, timer)
         self._log: list[Request] = []
@@ -151,6 +129,46 @@ class Sandbox:
         """Follow another fault plan from its beginning."""
         self._faults = PlannedFaults(plan)
 
+    @property
+    def stream_url(self) -> str:
+        """Where the stream listens; a client appends /v5/public/<category>."""
+        return f"ws://127.0.0.1:{self._port}"
+
+    def play(self, bars: int | None = None, *, bar_every_s: float = 0.005) -> Future[int]:
+        """Let the next bars close one after the other, in data time; returns at once.
+
+        A bar is one of the shortest interval among the markets. The clock waits for every subscriber of the stream to
+        take what it was sent, so that none falls behind by more than a bar, and it stops at the end of the replay.
+
+        Args:
+            bars: Most bars to close; None for all there are.
+            bar_every_s: Real seconds a bar, at least.
+
+        Returns:
+            How many bars have closed, when they have; cancel it to stop the clock.
+        """
+        loop, hub = self._open()
+        playing = play(self.listings.values(), self.clock, hub, bars, bar_every_s)
+        return asyncio.run_coroutine_threadsafe(playing, loop)
+
+    def wait_for_subscribers(self, *topics: str, timeout_s: float = 30.0) -> None:
+        """Return when each of these topics of the stream has a subscriber.
+
+        Raises:
+            TimeoutError: One has none in real time.
+        """
+        loop, hub = self._open()
+        waiting = asyncio.run_coroutine_threadsafe(hub.subscribed(topics), loop)
+        try:
+            waiting.result(timeout_s)
+        finally:
+            waiting.cancel()
+
+    def _open(self) -> tuple[asyncio.AbstractEventLoop, Hub]:
+        if self._loop is None or self._hub is None:
+            raise ConfigError("a sandbox must be open before its clock can play; enter its `with` block first")
+        return self._loop, self._hub
+
     def __enter__(self) -> Self:
         self._thread.start()
         if not self._started.wait(_START_LIMIT_S) or self._failure is not None:
@@ -172,7 +190,9 @@ class Sandbox:
             self._started.set()
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        loop = self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        hub = self._hub = Hub(self.listings, self.clock, self._timing)
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         # Cancelled when the client leaves, so that an answer that never comes holds nothing up; no access log.
@@ -183,12 +203,17 @@ class Sandbox:
             await site.start()
             self._port = runner.addresses[0][1]
             self._started.set()
-            await self._stop.wait()
+            with self.clock.heard_by(lambda: loop.call_soon_threadsafe(hub.publish)):
+                await self._stop.wait()
         finally:
             await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path, params = request.path, dict(request.query)
+        if path.removeprefix(STREAM_PATH) in STREAM_CATEGORIES and self._hub is not None:
+            if not self._socket_limit.admit():
+                return web.Response(status=403, text="access too frequent")
+            return await self._hub.serve(request)
         signed = "X-BAPI-API-KEY" in request.headers
         self._log.append(Request(method=request.method, path=path, params=params, signed=signed))
         if self._latency_s:

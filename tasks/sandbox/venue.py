@@ -5,13 +5,13 @@ What is documented of the endpoints: https://bybit-exchange.github.io/docs/v5/ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
-from storage.schema import CANDLE_COLUMNS, DAY_MS, INTERVAL_MS, MINUTE_MS, Candles, Instrument, Market
-from tasks.sandbox.replay import MARK_PRICE_FIELDS, RangePolicy, Replay, decimal_text, encode_rows
+from storage.schema import CANDLE_COLUMNS, INTERVAL_MS, Instrument
+from tasks.sandbox.clock import VirtualClock
+from tasks.sandbox.listing import Listing
+from tasks.sandbox.replay import MARK_PRICE_FIELDS, RangePolicy, decimal_text, encode_rows
 
 Params = Mapping[str, str]
 Result = dict[str, Any]
@@ -19,24 +19,7 @@ Result = dict[str, Any]
 CATEGORIES = ("linear", "spot", "inverse", "option")
 KLINE_FIELDS = 1 + len(CANDLE_COLUMNS)
 BAD_PARAMETER = 10001
-
-_INTERVALS = (*INTERVAL_MS, "M")
-_HOUR_MS = 3_600_000
-
-
-class VirtualClock:
-    """The exchange's time. It stands still until someone moves it, so that a replay never runs past its file."""
-
-    def __init__(self, now_ms: int) -> None:
-        self._now_ms = now_ms
-
-    def now_ms(self) -> int:
-        """Return UTC milliseconds."""
-        return self._now_ms
-
-    def advance(self, ms: int) -> None:
-        """Move the clock on."""
-        self._now_ms += ms
+INTERVALS = (*INTERVAL_MS, "M")
 
 
 class Refusal(Exception):
@@ -48,29 +31,19 @@ class Refusal(Exception):
 
 
 class Venue:
-    """One replayed market behind Bybit's market endpoints.
+    """The replayed markets behind Bybit's market endpoints.
 
     Args:
-        replay: The market's candles.
-        instrument: What instruments-info says of it.
-        funding: Funding stamps (UTC milliseconds) and rates.
+        listings: The markets, by category and symbol.
         clock: The exchange's time.
         range_policy: Which rows come when a range holds more than `limit`.
     """
 
     def __init__(
-        self,
-        replay: Replay,
-        instrument: Instrument,
-        funding: Sequence[tuple[int, float]],
-        clock: VirtualClock,
-        range_policy: RangePolicy,
+        self, listings: Mapping[tuple[str, str], Listing], clock: VirtualClock, range_policy: RangePolicy
     ) -> None:
         self.clock = clock
-        self._replay = replay
-        self._market = replay.market
-        self._instrument = instrument
-        self._funding = sorted(funding)
+        self._listings = listings
         self._range_policy = range_policy
         self._endpoints: dict[str, Callable[[Params], Result]] = {
             "/v5/market/time": self._time,
@@ -107,116 +80,73 @@ class Venue:
         return self._candles(params, MARK_PRICE_FIELDS)  # the replay knows one price: the mark is the last one
 
     def _candles(self, params: Params, fields: int) -> Result:
-        self._require_market(params, default_category="linear")
+        listing = self._listing(params, default_category="linear")
         interval = params.get("interval", "")
-        if interval not in _INTERVALS:
+        if interval not in INTERVALS:
             raise Refusal(BAD_PARAMETER, "Invalid period!")
-        if not self._replay.serves(interval):
-            raise Refusal(BAD_PARAMETER, f"this replay holds candles of {self._market.interval}, ask for a multiple")
+        if not listing.replay.serves(interval):
+            raise Refusal(BAD_PARAMETER, f"this replay holds candles of {listing.market.interval}, ask for a multiple")
         start, end = _integer(params, "start"), _integer(params, "end")
         limit = _limit(params, default=200, most=1000)
         if start is not None and end is not None and start > end:
             raise Refusal(BAD_PARAMETER, "The start time must not be later than the end time")
-        page = self._replay.page(interval, self.clock.now_ms(), start, end, limit, self._range_policy)
+        page = listing.replay.page(interval, self.clock.now_ms(), start, end, limit, self._range_policy)
         return {
-            "category": self._market.category,
-            "symbol": self._market.symbol,
+            "category": listing.market.category,
+            "symbol": listing.market.symbol,
             "list": encode_rows(page, fields)[::-1],
         }
 
     def _funding_history(self, params: Params) -> Result:
-        self._require_market(params)
-        if self._market.category == "spot":
+        listing = self._listing(params)
+        if listing.market.category == "spot":
             raise Refusal(BAD_PARAMETER, "Category is invalid")
         start, end = _integer(params, "startTime"), _integer(params, "endTime")
         limit = _limit(params, default=200, most=200)
         if start is not None and end is None:
             raise Refusal(BAD_PARAMETER, "startTime needs endTime")
         last = min(self.clock.now_ms(), self.clock.now_ms() if end is None else end)
-        rows = [(ms, rate) for ms, rate in self._funding if (start or 0) <= ms <= last]
+        rows = [(ms, rate) for ms, rate in listing.funding if (start or 0) <= ms <= last]
         rows = rows[:limit] if start is not None and self._range_policy == "oldest" else rows[-limit:]
         named = [
             {
-                "symbol": self._market.symbol,
+                "symbol": listing.market.symbol,
                 "fundingRate": decimal_text(rate),
                 "fundingRateTimestamp": str(ms),
             }
             for ms, rate in reversed(rows)
         ]
-        return {"category": self._market.category, "list": named}
+        return {"category": listing.market.category, "list": named}
 
     def _instruments_info(self, params: Params) -> Result:
-        category, symbol = params.get("category", ""), params.get("symbol")
-        if category not in CATEGORIES:
-            raise Refusal(BAD_PARAMETER, "Category is invalid")
+        category, listings = self._some(params)
         limit = _limit(params, default=500, most=1000)
-        here = category == self._market.category and symbol in (None, self._market.symbol)
-        if symbol is not None and not here:
-            raise Refusal(BAD_PARAMETER, f"params error: symbol invalid {symbol}")
-        described = [_describe(self._instrument)] if here else []
         cursor = {} if category == "spot" else {"nextPageCursor": ""}  # spot has no pages
+        described = [_describe(listing.rules) for listing in listings]
         return {"category": category, **cursor, "list": described[:limit]}
 
     def _tickers(self, params: Params) -> Result:
-        self._require_market(params)
-        now_ms, step_ms = self.clock.now_ms(), self._market.interval_ms
-        bars = DAY_MS // step_ms + 2  # the day, the bar that it begins in, and the forming one
-        day = self._replay.page(self._market.interval, now_ms, now_ms - DAY_MS, None, bars, "oldest")
-        tickers = [self._ticker(day, now_ms)] if len(day) else []
-        return {"category": self._market.category, "list": tickers}
+        category, listings = self._some(params)
+        tickers = [listing.ticker(self.clock.now_ms()) for listing in listings]
+        return {"category": category, "list": [ticker for ticker in tickers if ticker]}
 
-    def _ticker(self, day: Candles, now_ms: int) -> Result:
-        last, before, tick = day.close[-1], day.open[0], float(self._instrument.tick_size)
-        ticker = {
-            "symbol": self._market.symbol,
-            "lastPrice": decimal_text(last),
-            "bid1Price": decimal_text(round(last - tick, 8)),
-            "bid1Size": "1",
-            "ask1Price": decimal_text(round(last + tick, 8)),
-            "ask1Size": "1",
-            "prevPrice24h": decimal_text(before),
-            "price24hPcnt": decimal_text(round(last / before - 1, 6)),
-            "highPrice24h": decimal_text(day.high.max()),
-            "lowPrice24h": decimal_text(day.low.min()),
-            "volume24h": decimal_text(day.volume.sum()),
-            "turnover24h": decimal_text(day.turnover.sum()),
-        }
-        if self._market.category == "spot":
-            return ticker
-        hour = min(int(np.searchsorted(day.start_ms, now_ms - _HOUR_MS)), len(day) - 1)
-        interval_ms = self._instrument.funding_interval_min * MINUTE_MS
-        rate = next((rate for ms, rate in reversed(self._funding) if ms <= now_ms), 0.0)
-        return ticker | {
-            "indexPrice": decimal_text(last),
-            "markPrice": decimal_text(last),
-            "prevPrice1h": decimal_text(day.open[hour]),
-            "fundingRate": decimal_text(rate),
-            "nextFundingTime": str((now_ms // interval_ms + 1) * interval_ms),
-            "fundingIntervalHour": str(self._instrument.funding_interval_min // 60),
-        }
-
-    def _require_market(self, params: Params, default_category: str = "") -> None:
+    def _listing(self, params: Params, default_category: str = "") -> Listing:
+        """Return the market that is asked for."""
         category, symbol = params.get("category", default_category), params.get("symbol", "")
         if category not in CATEGORIES:
             raise Refusal(BAD_PARAMETER, "Category is invalid")
-        if (category, symbol) != (self._market.category, self._market.symbol):
+        if (category, symbol) not in self._listings:
             raise Refusal(BAD_PARAMETER, f"params error: symbol invalid {symbol}")
+        return self._listings[category, symbol]
 
-
-def default_instrument(market: Market, launch_ms: int) -> Instrument:
-    """Return trading rules for a replayed market: those of the documents' BTCUSDT example, with a finer tick."""
-    spot = market.category == "spot"
-    return Instrument(
-        symbol=market.symbol,
-        category=market.category,
-        status="Trading",
-        launch_ms=0 if spot else launch_ms,
-        tick_size="0.01",
-        qty_step="0.001",
-        min_qty="0.001",
-        min_notional="5",
-        funding_interval_min=0 if spot else 480,
-    )
+    def _some(self, params: Params) -> tuple[str, list[Listing]]:
+        """Return the category that is asked for and its markets, or the one that is named."""
+        if "symbol" in params:
+            return params.get("category", ""), [self._listing(params)]
+        category = params.get("category", "")
+        if category not in CATEGORIES:
+            raise Refusal(BAD_PARAMETER, "Category is invalid")
+        return category, [listing for key, listing in self._listings.items() if key[0] == category]
 
 
 def _describe(instrument: Instrument) -> Result:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pybit.unified_trading import HTTP
+from pybit.unified_trading import HTTP, WebSocket
 
 from storage.schema import Candles, Market, Source
 from tasks.exchange.gateway import Gateway
@@ -110,3 +110,28 @@ def open_client() -> Iterator[Callable[..., HTTP]]:
     yield start
     for client in clients:
         client.client.close()
+
+
+class LocalStream(WebSocket):  # type: ignore[misc]  # pybit has no types
+    """pybit's client of the public stream, as it is but for the address."""
+
+    def __init__(self, url: str, category: str, **options: Any) -> None:
+        self._local = f"{url}/v5/public/{category}"
+        super().__init__(category, testnet=False, **{"retries": 2, "ping_interval": 2, "ping_timeout": 1} | options)
+
+    def _connect(self, url: str) -> None:
+        super()._connect(self._local)
+
+
+@pytest.fixture
+def open_stream() -> Iterator[Callable[..., LocalStream]]:
+    """Return an opener of plain pybit clients of a sandbox's stream; they close with the test."""
+    clients: list[LocalStream] = []
+
+    def start(sandbox: Sandbox, category: str = "linear", **options: Any) -> LocalStream:
+        clients.append(LocalStream(sandbox.stream_url, category, **options))
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.exit()  # its reader, a daemon, notices within the ping time-out

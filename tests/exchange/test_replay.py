@@ -122,13 +122,29 @@ def test_forming_candle_after_the_last_close_is_flat_at_that_close() -> None:
 
 
 def test_forming_candle_of_a_longer_interval_holds_only_what_has_closed() -> None:
-    # Candles 3 and 4 lie in the second quarter of an hour; at this time only 3 has closed.
+    # Candles 3 and 4 lie in the second quarter of an hour; now 3 has closed and 4 has opened, with 0.4 of its 5 coins.
     forming = table_replay().forming("15", START_MS + 4 * STEP_MS + 1)
-    assert rows_of(forming) == [(START_MS + 3 * STEP_MS, 12.0, 12.5, 8.0, 8.5, 4.0, 40.0)]
+    assert rows_of(forming) == [(START_MS + 3 * STEP_MS, 12.0, 12.5, 8.0, 8.5, 6.0, 57.6)]
 
 
-def test_forming_candle_before_anything_closed_is_flat_at_the_first_open() -> None:
-    assert rows_of(table_replay().forming("5", START_MS + 1)) == [(START_MS, 10.0, 10.0, 10.0, 10.0, 0.0, 0.0)]
+@pytest.mark.parametrize(
+    ("quarter", "candle"),  # candle 0 rises from 10 to 11 with 1 coin: open, low, high, close
+    [
+        (0, (10.0, 10.0, 10.0, 10.0, 0.4, 4.0)),
+        (1, (10.0, 10.0, 9.0, 9.0, 0.65, 6.5)),
+        (2, (10.0, 12.0, 9.0, 12.0, 0.9, 9.0)),
+        (3, (10.0, 12.0, 9.0, 11.0, 1.0, 10.0)),
+    ],
+)
+def test_forming_candle_opens_at_its_open_and_grows_with_each_trade(quarter: int, candle: tuple[float, ...]) -> None:
+    (forming,) = rows_of(table_replay().forming("5", START_MS + STEP_MS * quarter // 4))
+    assert forming == pytest.approx((START_MS, *candle), rel=1e-12)  # sums of shares
+
+
+def test_forming_candle_where_the_file_has_none_is_flat_at_the_last_close() -> None:
+    replay = Replay(candles=table_candles([START_MS + STEP_MS * i for i in (0, 1, 2, 4, 5)]), market=Market())
+    forming = replay.forming("5", START_MS + 3 * STEP_MS + 9)
+    assert rows_of(forming) == [(START_MS + 3 * STEP_MS, 12.0, 12.0, 12.0, 12.0, 0.0, 0.0)]
 
 
 def test_forming_candle_before_the_first_candle_opens_does_not_exist() -> None:
@@ -142,9 +158,14 @@ def test_replay_at_a_time_is_unchanged_when_the_future_is_cut_off(
 ) -> None:
     candles = make_candles(60)
     now_ms = int(candles.start_ms[bars]) + 17
-    whole = Replay(candles=candles, market=Market()).page(interval, now_ms, None, None, 1_000, "newest")
-    cut = Replay(candles=candles[:bars], market=Market()).page(interval, now_ms, None, None, 1_000, "newest")
-    assert encode_rows(whole) == encode_rows(cut)
+    cut = candles[: bars + 1]
+    cut.high[-1], cut.low[-1], cut.close[-1] = cut.open[-1] + 9, cut.open[-1] - 9, cut.open[-1] - 5
+    pages = [
+        Replay(candles=known, market=Market()).page(interval, now_ms, None, None, 1_000, "newest")
+        for known in (make_candles(60), cut)
+    ]
+    # Of the bar that has opened, the open is known. A trade's size is a share of its bar's, which no price depends on.
+    assert encode_rows(pages[0], 5) == encode_rows(pages[1], 5)
 
 
 @settings(deadline=None, max_examples=150)

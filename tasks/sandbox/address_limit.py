@@ -1,0 +1,52 @@
+"""Bybit's limits per address."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from tasks.sandbox.faults import RESET_HEADER
+
+IP_LIMIT = 600  # requests in a window of 5 s, as Bybit documents it
+SOCKET_LIMIT = 500  # connections in a window of 5 min, likewise
+SOCKET_WINDOW_S = 300.0
+BAN_S = 600.0
+
+
+class AddressLimit:
+    """So many in a window, then HTTP 403 for 10 minutes.
+
+    It counts real load, so it goes by a timer of its own and not by the exchange's virtual clock.
+
+    Args:
+        limit: Requests or connections in a window.
+        timer: Seconds, never going back.
+        window_s: Length of the window.
+    """
+
+    def __init__(self, limit: int, timer: Callable[[], float], window_s: float = 5.0) -> None:
+        self.limit = limit
+        self._timer = timer
+        self._window_s = window_s
+        self._recent: deque[float] = deque()
+        self._banned_until = -1.0
+
+    def admit(self) -> bool:
+        """Count one and return whether it is served."""
+        now = self._timer()
+        while self._recent and self._recent[0] <= now - self._window_s:
+            self._recent.popleft()
+        if now >= self._banned_until and len(self._recent) >= self.limit:
+            self._banned_until = now + BAN_S
+        if now < self._banned_until:
+            return False
+        self._recent.append(now)
+        return True
+
+    def headers(self, now_ms: int) -> dict[str, str]:
+        """Return Bybit's rate-limit headers, in the time of the exchange's clock."""
+        return {
+            "X-Bapi-Limit": str(self.limit),
+            "X-Bapi-Limit-Status": str(max(self.limit - len(self._recent), 0)),
+            RESET_HEADER: str(now_ms + int(self._window_s * 1000)),
+        }

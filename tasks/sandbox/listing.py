@@ -1,0 +1,177 @@
+"""One market as the exchange shows it at a time of its clock: candles, trades, book, ticker, trading rules."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from storage.schema import DAY_MS, MINUTE_MS, Candles, FloatArray, Instrument, Market
+from tasks.sandbox.replay import Replay, decimal_text
+from tasks.sandbox.tape import Tick
+
+Fields = dict[str, Any]
+
+_HOUR_MS = 3_600_000
+_FINEST_TICK = 8  # decimals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Book:
+    """The order book after a trade: prices and sizes as Bybit writes them, best first.
+
+    Attributes:
+        update: Counts the books of a market; the same for as long as the book is.
+        time_ms: When it came about, UTC milliseconds.
+    """
+
+    bids: list[list[str]]
+    asks: list[list[str]]
+    update: int
+    time_ms: int
+
+
+@dataclass(kw_only=True, eq=False)
+class Listing:
+    """A market that the sandbox replays.
+
+    Attributes:
+        candles: Oldest first.
+        market: Symbol, category and the interval of the candles; longer intervals are made from them.
+        funding: Stamps (UTC milliseconds) and rates.
+        instrument: Trading rules; None for plausible ones, listed at the first candle.
+
+    Raises:
+        CandleError: There are no candles, or they are not on the grid of the interval.
+    """
+
+    candles: Candles
+    market: Market
+    funding: Sequence[tuple[int, float]] = ()
+    instrument: Instrument | None = None
+    rules: Instrument = field(init=False)
+    replay: Replay = field(init=False)
+
+    def __post_init__(self) -> None:
+        first = int(self.candles.start_ms[0]) if len(self.candles) else 0
+        self.rules = self.instrument or default_instrument(self.market, first, self.candles)
+        self.replay = Replay(candles=self.candles, market=self.market, qty_step=float(self.rules.qty_step))
+        self.funding = sorted(self.funding)
+        self._tick_size = Decimal(self.rules.tick_size)
+        self._depth = float(self.candles.volume.mean()) / 20  # a market order of this size meets one level
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Category and symbol."""
+        return self.market.category, self.market.symbol
+
+    def book(self, now_ms: int, levels: int = 1) -> Book | None:
+        """Return the order book, one tick wide around the last trade, or none before the first candle opens.
+
+        The trade lies on the side that it took: a buyer's price is the ask. Where a price is between two ticks, so is
+        the book around it.
+        """
+        last = self.replay.last_tick(now_ms)
+        if last is None:
+            return None
+        grid = Decimal(repr(last.price)) / self._tick_size
+        bid = math.floor(grid) - (1 if grid == math.floor(grid) and last.side == "Buy" else 0)
+        sizes = random.Random(last.ordinal)
+        return Book(
+            bids=[self._level(bid - depth, sizes) for depth in range(levels)],
+            asks=[self._level(bid + 1 + depth, sizes) for depth in range(levels)],
+            update=last.ordinal + 1,
+            time_ms=last.time_ms,
+        )
+
+    def _level(self, ticks: int, sizes: random.Random) -> list[str]:
+        step = float(self.rules.qty_step)
+        size = max(round(self._depth * sizes.lognormvariate(0.0, 0.5) / step), 1) * step
+        return [format(ticks * self._tick_size, "f"), decimal_text(round(size, 8))]
+
+    def quote(self, now_ms: int) -> Fields:
+        """Return the part of a ticker that changes with every trade; empty before the first candle opens."""
+        last, book = self.replay.last_tick(now_ms), self.book(now_ms)
+        if last is None or book is None:
+            return {}
+        price = decimal_text(last.price)
+        quote = {
+            "lastPrice": price,
+            "bid1Price": book.bids[0][0],
+            "bid1Size": book.bids[0][1],
+            "ask1Price": book.asks[0][0],
+            "ask1Size": book.asks[0][1],
+        }
+        # The replay knows one price: mark and index are the last one.
+        return quote if self.market.category == "spot" else quote | {"indexPrice": price, "markPrice": price}
+
+    def ticker(self, now_ms: int) -> Fields:
+        """Return what the tickers endpoint shows; empty before the first candle opens."""
+        quote = self.quote(now_ms)
+        if not quote:
+            return {}
+        bars = DAY_MS // self.market.interval_ms + 2  # the day, the bar that it begins in, and the forming one
+        day = self.replay.page(self.market.interval, now_ms, now_ms - DAY_MS, None, bars, "oldest")
+        before = day.open[0]
+        ticker = {
+            "symbol": self.market.symbol,
+            **quote,
+            "prevPrice24h": decimal_text(before),
+            "price24hPcnt": decimal_text(round(day.close[-1] / before - 1, 6)),
+            "highPrice24h": decimal_text(day.high.max()),
+            "lowPrice24h": decimal_text(day.low.min()),
+            "volume24h": decimal_text(day.volume.sum()),
+            "turnover24h": decimal_text(day.turnover.sum()),
+        }
+        if self.market.category == "spot":
+            return ticker
+        hour = min(int(np.searchsorted(day.start_ms, now_ms - _HOUR_MS)), len(day) - 1)
+        interval_ms = self.rules.funding_interval_min * MINUTE_MS
+        stamp = (now_ms // interval_ms + 1) * interval_ms
+        return ticker | {
+            "prevPrice1h": decimal_text(day.open[hour]),
+            "fundingRate": decimal_text(self._funding_rate(stamp, now_ms)),
+            "nextFundingTime": str(stamp),
+            "fundingIntervalHour": str(self.rules.funding_interval_min // 60),
+        }
+
+    def _funding_rate(self, stamp_ms: int, now_ms: int) -> float:
+        """Return the rate that the next stamp will charge, as Bybit's ticker does; the last one if it is unknown."""
+        due = next((rate for ms, rate in self.funding if ms == stamp_ms), None)
+        return due if due is not None else next((rate for ms, rate in reversed(self.funding) if ms <= now_ms), 0.0)
+
+    def trades(self, now_ms: int, count: int) -> list[Tick]:
+        """Return the last `count` trades, oldest first; trades without a size are none."""
+        bars = 1 + count  # at least one trade a bar, if its volume is above zero
+        traded = self.replay.ticks(self.market.floor(now_ms) - bars * self.market.interval_ms, now_ms)
+        return [tick for tick in traded if tick.size > 0][-count:]
+
+
+def default_instrument(market: Market, launch_ms: int, candles: Candles) -> Instrument:
+    """Return plausible trading rules: those of the documents' BTCUSDT example, with the tick that the candles have."""
+    spot = market.category == "spot"
+    return Instrument(
+        symbol=market.symbol,
+        category=market.category,
+        status="Trading",
+        launch_ms=0 if spot else launch_ms,
+        tick_size=_tick_size(candles),
+        qty_step="0.001",
+        min_qty="0.001",
+        min_notional="5",
+        funding_interval_min=0 if spot else 480,
+    )
+
+
+def _tick_size(candles: Candles) -> str:
+    """Return the decimals that all prices have; 0.01 where they have too many to be an exchange's."""
+    prices: FloatArray = np.concatenate([candles.open, candles.high, candles.low, candles.close])
+    for decimals in range(_FINEST_TICK + 1):
+        if np.array_equal(np.round(prices, decimals), prices):
+            return format(Decimal(1).scaleb(-decimals), "f")
+    return "0.01"

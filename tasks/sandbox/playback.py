@@ -1,0 +1,43 @@
+"""Lets the replay's bars close one after the other, in data time, while everything else runs in real time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from tasks.sandbox.clock import VirtualClock
+from tasks.sandbox.listing import Listing
+from tasks.sandbox.sockets import Hub
+from tasks.sandbox.tape import TICKS
+
+
+async def play(
+    listings: Collection[Listing], clock: VirtualClock, hub: Hub, bars: int | None, bar_every_s: float
+) -> int:
+    """Close bars until there are no more, and return how many.
+
+    The clock stops at each trade and at each end of a bar, tells the stream, and goes on when its real time has come.
+    At the end of a bar it also waits until every subscriber has taken what it was sent. It stops at the last candle.
+
+    Args:
+        listings: The markets; a bar is one of the shortest interval among them.
+        clock: The exchange's time; it ends on the close of a bar.
+        hub: The stream.
+        bars: Most bars to close; None for all there are.
+        bar_every_s: Real seconds a bar, at least.
+    """
+    loop = asyncio.get_running_loop()
+    shortest = min((listing.market for listing in listings), key=lambda market: market.interval_ms)
+    end_ms = max(listing.replay.end_ms for listing in listings)
+    closed, due = 0, loop.time()
+    while closed != bars and (close_ms := shortest.floor(clock.now_ms()) + shortest.interval_ms) <= end_ms:
+        due = max(due, loop.time())
+        while clock.now_ms() < close_ms:
+            due += bar_every_s / TICKS
+            await asyncio.sleep(due - loop.time())
+            upcoming = min(listing.replay.next_event_ms(clock.now_ms()) for listing in listings)
+            clock.move_to(min(upcoming, close_ms))
+            hub.publish()
+        await hub.settle()
+        closed += 1
+    return closed

@@ -1,0 +1,177 @@
+"""What the public stream says: topics, and the messages that follow from a market's candles. No sockets here.
+
+A message is made of what happens at one time of the exchange's clock. There are four topics:
+
+    kline.<interval>.<symbol>   a bar that closes (confirm true), then the forming one, at each trade
+    publicTrade.<symbol>        each trade; the first of a bar is at the bar's open
+    orderbook.1.<symbol>        best bid and ask after each trade, always as a whole (snapshot)
+    tickers.<symbol>            last, mark and index price, funding; a snapshot first, then what has changed (delta)
+
+In one market and at one time they come in this order: bars that close, trade, book, ticker, forming bars. Documented
+at https://bybit-exchange.github.io/docs/v5/websocket/public/kline and its neighbours.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from storage.schema import Candles
+from tasks.sandbox.listing import Fields, Listing
+from tasks.sandbox.replay import decimal_text, encode_rows
+from tasks.sandbox.tape import Tick
+
+Message = dict[str, Any]
+Kind = Literal["kline", "publicTrade", "orderbook", "tickers"]
+
+_ROW_NAMES = ("start", "open", "high", "low", "close", "volume", "turnover")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topic:
+    """Something to subscribe to.
+
+    Attributes:
+        text: As the client writes it.
+        interval: Of kline alone, Bybit's code.
+    """
+
+    text: str
+    kind: Kind
+    listing: Listing
+    interval: str = ""
+
+
+def find_topic(listings: Mapping[tuple[str, str], Listing], category: str, text: str) -> Topic | None:
+    """Return the topic that `text` names on the stream of `category`; None if there is no such topic."""
+    kind, _, rest = text.partition(".")
+    detail, _, symbol = rest.rpartition(".")
+    listing = listings.get((category, symbol))
+    if listing is None:
+        return None
+    if kind == "kline" and listing.replay.serves(detail):
+        return Topic(text=text, kind="kline", listing=listing, interval=detail)
+    if (kind, detail) == ("orderbook", "1"):
+        return Topic(text=text, kind="orderbook", listing=listing)
+    if (kind, detail) == ("publicTrade", ""):
+        return Topic(text=text, kind="publicTrade", listing=listing)
+    if (kind, detail) == ("tickers", ""):
+        return Topic(text=text, kind="tickers", listing=listing)
+    return None
+
+
+def first_messages(topic: Topic, now_ms: int) -> list[Message]:
+    """Return what a new subscriber is told at once: how things stand. Trades have none."""
+    if topic.kind == "kline":
+        forming = topic.listing.replay.forming(topic.interval, now_ms)
+        return [_kline(topic, forming, now_ms, confirm=False)] if len(forming) else []
+    if topic.kind == "orderbook":
+        return _book(topic, now_ms)
+    if topic.kind == "tickers":
+        return _ticker(topic, now_ms, "snapshot", topic.listing.ticker(now_ms))
+    return []
+
+
+def messages_at(topics: Iterable[Topic], time_ms: int) -> list[tuple[Topic, Message]]:
+    """Return what happens at `time_ms` in one market, in the order in which it is told.
+
+    Args:
+        topics: What is wanted of one market.
+        time_ms: UTC milliseconds; nothing happens between the times that `Replay.next_event_ms` gives.
+    """
+    topics = list(topics)
+    if not topics:
+        return []
+    found: list[tuple[Topic, Message]] = []
+    klines = [topic for topic in topics if topic.kind == "kline"]
+    for topic in klines:
+        closed = topic.listing.replay.closing(topic.interval, time_ms)
+        found += [(topic, _kline(topic, closed, time_ms, confirm=True))] if len(closed) else []
+    listing = topics[0].listing
+    traded = listing.replay.ticks(time_ms - 1, time_ms)
+    if not traded:
+        return found
+    (tick,) = traded
+    for kind in ("publicTrade", "orderbook", "tickers"):
+        for topic in topics:
+            if topic.kind == kind:
+                found += [(topic, message) for message in _after_trade(topic, tick)]
+    for topic in klines:
+        found.append((topic, _kline(topic, listing.replay.forming(topic.interval, time_ms), time_ms, confirm=False)))
+    return found
+
+
+def trade_id(listing: Listing, tick: Tick) -> str:
+    """Return the name that a trade has in every answer and message."""
+    return str(uuid.UUID(int=(listing.replay.first_ms << 64) + tick.ordinal))
+
+
+def _after_trade(topic: Topic, tick: Tick) -> list[Message]:
+    if topic.kind == "publicTrade":
+        return [_trade(topic, tick)] if tick.size > 0 else []
+    if topic.kind == "orderbook":
+        return _book(topic, tick.time_ms)
+    opens = tick.time_ms == topic.listing.market.floor(tick.time_ms)
+    if opens or topic.listing.market.category == "spot":  # spot has snapshots alone
+        fields = topic.listing.ticker(tick.time_ms)
+    else:
+        fields = {"symbol": topic.listing.market.symbol, **topic.listing.quote(tick.time_ms)}
+    return _ticker(topic, tick.time_ms, "delta", fields)
+
+
+def _kline(topic: Topic, bar: Candles, time_ms: int, confirm: bool) -> Message:
+    (row,) = encode_rows(bar)
+    fields: Fields = dict(zip(_ROW_NAMES, row, strict=True))
+    start_ms = int(fields.pop("start"))
+    data = {
+        "start": start_ms,
+        "end": topic.listing.replay.end_of(topic.interval, start_ms) - 1,
+        "interval": topic.interval,
+        **fields,
+        "confirm": confirm,
+        "timestamp": time_ms,
+    }
+    return {"topic": topic.text, "data": [data], "ts": time_ms, "type": "snapshot"}
+
+
+def _trade(topic: Topic, tick: Tick) -> Message:
+    trade = {
+        "T": tick.time_ms,
+        "s": topic.listing.market.symbol,
+        "S": tick.side,
+        "v": decimal_text(tick.size),
+        "p": decimal_text(tick.price),
+        "L": "PlusTick" if tick.side == "Buy" else "MinusTick",
+        "i": trade_id(topic.listing, tick),
+        "BT": False,
+        "RPI": False,
+        "seq": tick.ordinal + 1,
+    }
+    if topic.listing.market.category == "spot":
+        del trade["L"]
+    return {"topic": topic.text, "type": "snapshot", "ts": tick.time_ms, "data": [trade]}
+
+
+def _book(topic: Topic, time_ms: int) -> list[Message]:
+    book = topic.listing.book(time_ms)
+    if book is None:
+        return []
+    data = {
+        "s": topic.listing.market.symbol,
+        "b": book.bids,
+        "a": book.asks,
+        "u": book.update,
+        "seq": book.update,
+    }
+    return [{"topic": topic.text, "type": "snapshot", "ts": time_ms, "data": data, "cts": book.time_ms}]
+
+
+def _ticker(topic: Topic, time_ms: int, kind: str, fields: Fields) -> list[Message]:
+    book = topic.listing.book(time_ms)
+    if not fields or book is None:
+        return []
+    if topic.listing.market.category == "spot":
+        kind, fields = "snapshot", {name: text for name, text in fields.items() if name[:3] not in ("bid", "ask")}
+    return [{"topic": topic.text, "type": kind, "data": fields, "cs": book.update, "ts": time_ms}]
