@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -19,11 +19,20 @@ class VirtualClock:
     def __init__(self, now_ms: int) -> None:
         self._now_ms = now_ms
         self._lock = threading.Lock()
+        self._jumps: Sequence[tuple[int, int]] = ()
         self._listeners: list[Callable[[], object]] = []
 
     def now_ms(self) -> int:
         """Return UTC milliseconds."""
         return self._now_ms
+
+    def told_ms(self) -> int:
+        """Return the time that the exchange tells: the same, unless its clock has jumped."""
+        return self._now_ms + sum(by_ms for ms, by_ms in self._jumps if ms <= self._now_ms)
+
+    def jump(self, jumps: Sequence[tuple[int, int]]) -> None:
+        """Let the time that is told jump, at some times by some milliseconds, instead of any jumps before."""
+        self._jumps = jumps
 
     def advance(self, ms: int) -> None:
         """Move the clock on by `ms`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -13,12 +15,13 @@ import numpy as np
 
 from storage.schema import DAY_MS, MINUTE_MS, Candles, FloatArray, Instrument, Market
 from tasks.sandbox.replay import Replay, decimal_text
-from tasks.sandbox.tape import Tick
+from tasks.sandbox.tape import TICKS, Tick
 
 Fields = dict[str, Any]
 
 _HOUR_MS = 3_600_000
 _FINEST_TICK = 8  # decimals
+_SIZES = 997  # a prime, so that no pattern of trades meets the same sizes again and again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +65,10 @@ class Listing:
         self.rules = self.instrument or default_instrument(self.market, first, self.candles)
         self.replay = Replay(candles=self.candles, market=self.market, qty_step=float(self.rules.qty_step))
         self.funding = sorted(self.funding)
-        self._tick_size = Decimal(self.rules.tick_size)
-        self._depth = float(self.candles.volume.mean()) / 20  # a market order of this size meets one level
+        self._books: dict[tuple[int, int], Book] = {}
+        self._tick_size = float(self.rules.tick_size)
+        self._decimals = len(self.rules.tick_size.partition(".")[2])
+        self._sizes = self._level_sizes()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -79,20 +84,23 @@ class Listing:
         last = self.replay.last_tick(now_ms)
         if last is None:
             return None
-        grid = Decimal(repr(last.price)) / self._tick_size
+        if (last.ordinal, levels) not in self._books:
+            self._books = {(last.ordinal, levels): self._book(last, levels)}
+        return self._books[last.ordinal, levels]
+
+    def _book(self, last: Tick, levels: int) -> Book:
+        grid = round(last.price / self._tick_size, 6)  # in ticks; six decimals tell a tick from rounding
         bid = math.floor(grid) - (1 if grid == math.floor(grid) and last.side == "Buy" else 0)
-        sizes = random.Random(last.ordinal)
+        sizes = itertools.islice(itertools.cycle(self._sizes), last.ordinal % len(self._sizes), None)
         return Book(
-            bids=[self._level(bid - depth, sizes) for depth in range(levels)],
-            asks=[self._level(bid + 1 + depth, sizes) for depth in range(levels)],
+            bids=[[self._price(bid - depth), next(sizes)] for depth in range(levels)],
+            asks=[[self._price(bid + 1 + depth), next(sizes)] for depth in range(levels)],
             update=last.ordinal + 1,
             time_ms=last.time_ms,
         )
 
-    def _level(self, ticks: int, sizes: random.Random) -> list[str]:
-        step = float(self.rules.qty_step)
-        size = max(round(self._depth * sizes.lognormvariate(0.0, 0.5) / step), 1) * step
-        return [format(ticks * self._tick_size, "f"), decimal_text(round(size, 8))]
+    def _price(self, ticks: int) -> str:
+        return f"{ticks * self._tick_size:.{self._decimals}f}"
 
     def quote(self, now_ms: int) -> Fields:
         """Return the part of a ticker that changes with every trade; empty before the first candle opens."""
@@ -115,9 +123,8 @@ class Listing:
         quote = self.quote(now_ms)
         if not quote:
             return {}
-        bars = DAY_MS // self.market.interval_ms + 2  # the day, the bar that it begins in, and the forming one
-        day = self.replay.page(self.market.interval, now_ms, now_ms - DAY_MS, None, bars, "oldest")
-        before = day.open[0]
+        day = self._day(now_ms)
+        before = float(day.open[0])
         ticker = {
             "symbol": self.market.symbol,
             **quote,
@@ -140,16 +147,33 @@ class Listing:
             "fundingIntervalHour": str(self.rules.funding_interval_min // 60),
         }
 
+    def _day(self, now_ms: int) -> Candles:
+        """Return the candles of the last 24 hours: from the one that the day begins in to the one that is forming."""
+        starts = self.candles.start_ms
+        first, last = np.searchsorted(starts, [self.market.floor(now_ms - DAY_MS), self.market.floor(now_ms)])
+        return Candles.join([self.candles[int(first) : int(last)], self.replay.forming(self.market.interval, now_ms)])
+
     def _funding_rate(self, stamp_ms: int, now_ms: int) -> float:
         """Return the rate that the next stamp will charge, as Bybit's ticker does; the last one if it is unknown."""
         due = next((rate for ms, rate in self.funding if ms == stamp_ms), None)
         return due if due is not None else next((rate for ms, rate in reversed(self.funding) if ms <= now_ms), 0.0)
 
+    def _level_sizes(self) -> list[str]:
+        """Return sizes for the levels of all books: a twentieth of a bar's volume, more or less."""
+        step, usual = float(self.rules.qty_step), float(self.candles.volume.mean()) / 20
+        seeded = random.Random(self.replay.first_ms)
+        steps = [max(round(usual * seeded.lognormvariate(0.0, 0.5) / step), 1) for _ in range(_SIZES)]
+        return [decimal_text(round(number * step, 8)) for number in steps]
+
     def trades(self, now_ms: int, count: int) -> list[Tick]:
-        """Return the last `count` trades, oldest first; trades without a size are none."""
-        bars = 1 + count  # at least one trade a bar, if its volume is above zero
+        """Return up to `count` of the last trades, oldest first; trades without a size are none."""
+        bars = count // TICKS + 1  # fewer trades than asked for where bars have little volume
         traded = self.replay.ticks(self.market.floor(now_ms) - bars * self.market.interval_ms, now_ms)
         return [tick for tick in traded if tick.size > 0][-count:]
+
+    def trade_id(self, tick: Tick) -> str:
+        """Return the name that a trade has in every answer and message."""
+        return str(uuid.UUID(int=(self.replay.first_ms << 64) + tick.ordinal))
 
 
 def default_instrument(market: Market, launch_ms: int, candles: Candles) -> Instrument:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Collection
 
 from tasks.sandbox.clock import VirtualClock
+from tasks.sandbox.hub import Hub
 from tasks.sandbox.listing import Listing
-from tasks.sandbox.sockets import Hub
 from tasks.sandbox.tape import TICKS
 
 
@@ -16,13 +16,13 @@ async def play(
 ) -> int:
     """Close bars until there are no more, and return how many.
 
-    The clock stops at each trade and at each end of a bar, tells the stream, and goes on when its real time has come.
+    The clock stops at each trade and at each end of a bar, and goes on when its real time has come.
     At the end of a bar it also waits until every subscriber has taken what it was sent. It stops at the last candle.
 
     Args:
         listings: The markets; a bar is one of the shortest interval among them.
         clock: The exchange's time; it ends on the close of a bar.
-        hub: The stream.
+        hub: The stream, which hears the clock.
         bars: Most bars to close; None for all there are.
         bar_every_s: Real seconds a bar, at least.
     """
@@ -37,7 +37,7 @@ async def play(
             await asyncio.sleep(due - loop.time())
             upcoming = min(listing.replay.next_event_ms(clock.now_ms()) for listing in listings)
             clock.move_to(min(upcoming, close_ms))
-            hub.publish()
+            await hub.come_back()
         await hub.settle()
         closed += 1
     return closed

@@ -13,20 +13,17 @@ at https://bybit-exchange.github.io/docs/v5/websocket/public/kline and its neigh
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from storage.schema import Candles
+from storage.schema import CANDLE_COLUMNS
 from tasks.sandbox.listing import Fields, Listing
-from tasks.sandbox.replay import decimal_text, encode_rows
+from tasks.sandbox.replay import Row, decimal_text
 from tasks.sandbox.tape import Tick
 
 Message = dict[str, Any]
 Kind = Literal["kline", "publicTrade", "orderbook", "tickers"]
-
-_ROW_NAMES = ("start", "open", "high", "low", "close", "volume", "turnover")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +62,7 @@ def find_topic(listings: Mapping[tuple[str, str], Listing], category: str, text:
 def first_messages(topic: Topic, now_ms: int) -> list[Message]:
     """Return what a new subscriber is told at once: how things stand. Trades have none."""
     if topic.kind == "kline":
-        forming = topic.listing.replay.forming(topic.interval, now_ms)
-        return [_kline(topic, forming, now_ms, confirm=False)] if len(forming) else []
+        return _kline(topic, topic.listing.replay.forming_row(topic.interval, now_ms), now_ms, confirm=False)
     if topic.kind == "orderbook":
         return _book(topic, now_ms)
     if topic.kind == "tickers":
@@ -88,24 +84,18 @@ def messages_at(topics: Iterable[Topic], time_ms: int) -> list[tuple[Topic, Mess
     klines = [topic for topic in topics if topic.kind == "kline"]
     for topic in klines:
         closed = topic.listing.replay.closing(topic.interval, time_ms)
-        found += [(topic, _kline(topic, closed, time_ms, confirm=True))] if len(closed) else []
-    listing = topics[0].listing
-    traded = listing.replay.ticks(time_ms - 1, time_ms)
-    if not traded:
+        found += [(topic, message) for message in _kline(topic, closed, time_ms, confirm=True)]
+    tick = topics[0].listing.replay.last_tick(time_ms)
+    if tick is None or tick.time_ms != time_ms:
         return found
-    (tick,) = traded
     for kind in ("publicTrade", "orderbook", "tickers"):
         for topic in topics:
             if topic.kind == kind:
                 found += [(topic, message) for message in _after_trade(topic, tick)]
     for topic in klines:
-        found.append((topic, _kline(topic, listing.replay.forming(topic.interval, time_ms), time_ms, confirm=False)))
+        forming = topic.listing.replay.forming_row(topic.interval, time_ms)
+        found += [(topic, message) for message in _kline(topic, forming, time_ms, confirm=False)]
     return found
-
-
-def trade_id(listing: Listing, tick: Tick) -> str:
-    """Return the name that a trade has in every answer and message."""
-    return str(uuid.UUID(int=(listing.replay.first_ms << 64) + tick.ordinal))
 
 
 def _after_trade(topic: Topic, tick: Tick) -> list[Message]:
@@ -121,19 +111,19 @@ def _after_trade(topic: Topic, tick: Tick) -> list[Message]:
     return _ticker(topic, tick.time_ms, "delta", fields)
 
 
-def _kline(topic: Topic, bar: Candles, time_ms: int, confirm: bool) -> Message:
-    (row,) = encode_rows(bar)
-    fields: Fields = dict(zip(_ROW_NAMES, row, strict=True))
-    start_ms = int(fields.pop("start"))
+def _kline(topic: Topic, row: Row | None, time_ms: int, confirm: bool) -> list[Message]:
+    if row is None:
+        return []
+    start_ms, *numbers = row
     data = {
         "start": start_ms,
         "end": topic.listing.replay.end_of(topic.interval, start_ms) - 1,
         "interval": topic.interval,
-        **fields,
+        **{name: decimal_text(number) for name, number in zip(CANDLE_COLUMNS, numbers, strict=True)},
         "confirm": confirm,
         "timestamp": time_ms,
     }
-    return {"topic": topic.text, "data": [data], "ts": time_ms, "type": "snapshot"}
+    return [{"topic": topic.text, "data": [data], "ts": time_ms, "type": "snapshot"}]
 
 
 def _trade(topic: Topic, tick: Tick) -> Message:
@@ -144,7 +134,7 @@ def _trade(topic: Topic, tick: Tick) -> Message:
         "v": decimal_text(tick.size),
         "p": decimal_text(tick.price),
         "L": "PlusTick" if tick.side == "Buy" else "MinusTick",
-        "i": trade_id(topic.listing, tick),
+        "i": topic.listing.trade_id(tick),
         "BT": False,
         "RPI": False,
         "seq": tick.ordinal + 1,

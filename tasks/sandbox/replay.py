@@ -6,6 +6,7 @@ one that holds the trades so far (`tape.py`). Where the file has no candle, the 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
@@ -26,8 +27,13 @@ from tasks.sandbox.tape import TICKS, Tick, bar_ticks
 RangePolicy = Literal["newest", "oldest"]
 """Which rows come when a range holds more than `limit`: Bybit's documents do not say."""
 
+Row = tuple[int, float, float, float, float, float, float]
+"""Start (UTC milliseconds), open, high, low, close, volume, turnover."""
+
 MARK_PRICE_FIELDS = 5
 """Start, open, high, low, close: a mark price has no volume."""
+
+_BARS_KEPT = 16  # whose trades are at hand
 
 
 def bar_open(ms: IntArray, interval: str) -> IntArray:
@@ -93,7 +99,7 @@ class Replay:
     market: Market
     qty_step: float = 0.001
     _series: dict[str, tuple[Candles, IntArray]] = field(default_factory=dict, repr=False)
-    _traded: tuple[int, list[Tick]] = field(default=(-1, []), repr=False)
+    _traded: dict[int, list[Tick]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.candles) == 0:
@@ -105,6 +111,7 @@ class Replay:
                 f"every candle must open on the grid of its interval, {self.market}: row {off_grid[0]} opens at "
                 f"{starts[off_grid[0]]}; give the interval that the candles have"
             )
+        self._starts: list[int] = starts.tolist()  # found in by bisection at every trade
 
     @property
     def first_ms(self) -> int:
@@ -127,11 +134,11 @@ class Replay:
         series, ends = self._bars(interval)
         return series[: int(np.searchsorted(ends, now_ms, side="right"))]
 
-    def closing(self, interval: str, now_ms: int) -> Candles:
-        """Return the one bar of `interval` that closes at `now_ms`, or none."""
+    def closing(self, interval: str, now_ms: int) -> Row | None:
+        """Return the bar of `interval` that closes at `now_ms`, if one does."""
         series, ends = self._bars(interval)
         row = int(np.searchsorted(ends, now_ms))
-        return series[row : row + 1] if row < len(ends) and ends[row] == now_ms else Candles.empty()
+        return _row(series, row) if row < len(ends) and ends[row] == now_ms else None
 
     def end_of(self, interval: str, start_ms: int) -> int:
         """Return when the bar of `interval` that opens at `start_ms` closes, UTC milliseconds."""
@@ -139,30 +146,57 @@ class Replay:
 
     def ticks(self, since_ms: int, until_ms: int) -> list[Tick]:
         """Return the trades after `since_ms` up to and with `until_ms`, oldest first."""
-        first = int(np.searchsorted(self.candles.start_ms, since_ms - self.market.interval_ms))
-        last = int(np.searchsorted(self.candles.start_ms, until_ms, side="right"))
+        step_ms = self.market.interval_ms
+        first = bisect_right(self._starts, since_ms - step_ms * (TICKS - 1) // TICKS)
+        last = bisect_right(self._starts, until_ms)
         return [
             tick for row in range(first, last) for tick in self._bar_ticks(row) if since_ms < tick.time_ms <= until_ms
         ]
 
     def last_tick(self, now_ms: int) -> Tick | None:
         """Return the last trade up to and with `now_ms`, or none before the first candle opens."""
-        row = int(np.searchsorted(self.candles.start_ms, now_ms, side="right")) - 1
-        return [tick for tick in self._bar_ticks(row) if tick.time_ms <= now_ms][-1] if row >= 0 else None
+        row = bisect_right(self._starts, now_ms) - 1
+        if row < 0:
+            return None
+        quarter = (now_ms - self._starts[row]) * TICKS // self.market.interval_ms
+        return self._bar_ticks(row)[min(quarter, TICKS - 1)]
 
     def next_event_ms(self, now_ms: int) -> int:
         """Return when something happens next after `now_ms`: a trade, or the end of a bar."""
         start_ms, step_ms = self.market.floor(now_ms), self.market.interval_ms
         return start_ms + ((now_ms - start_ms) * TICKS // step_ms + 1) * step_ms // TICKS
 
-    def forming(self, interval: str, now_ms: int) -> Candles:
-        """Return the one bar of `interval` that is forming at `now_ms`, or none before the first candle opens."""
+    def forming_row(self, interval: str, now_ms: int) -> Row | None:
+        """Return the bar of `interval` that is forming at `now_ms`; none before the first candle opens."""
         if now_ms < self.first_ms:
+            return None
+        start_ms = self.market.floor(now_ms)
+        traded = self.ticks(start_ms - 1, now_ms)
+        closed = bisect_left(self._starts, start_ms)
+        prices = [tick.price for tick in traded] or [float(self.candles.close[closed - 1])]
+        volume, turnover = sum(tick.size for tick in traded), sum(tick.turnover for tick in traded)
+        open_ms = int(bar_open(np.array([now_ms]), interval)[0]) if interval != self.market.interval else start_ms
+        first = bisect_left(self._starts, open_ms)
+        if first == closed:
+            return (open_ms, prices[0], max(prices), min(prices), prices[-1], volume, turnover)
+        before = self.candles[first:closed]
+        return (
+            open_ms,
+            float(before.open[0]),
+            max(float(before.high.max()), *prices),
+            min(float(before.low.min()), *prices),
+            prices[-1],
+            float(before.volume.sum()) + volume,
+            float(before.turnover.sum()) + turnover,
+        )
+
+    def forming(self, interval: str, now_ms: int) -> Candles:
+        """Return the bar of `interval` that is forming at `now_ms` as one candle, or none."""
+        row = self.forming_row(interval, now_ms)
+        if row is None:
             return Candles.empty()
-        known = self.closed(self.market.interval, now_ms)
-        since = int(np.searchsorted(known.start_ms, bar_open(np.array([now_ms]), interval)[0]))
-        bar = self._forming_base(known, now_ms)
-        return aggregate(Candles.join([known[since:], bar]), interval) if interval != self.market.interval else bar
+        values = {name: np.array([value]) for name, value in zip(CANDLE_COLUMNS, row[1:], strict=True)}
+        return Candles(start_ms=np.array([row[0]]), **values)
 
     def _bars(self, interval: str) -> tuple[Candles, IntArray]:
         if interval not in self._series:
@@ -170,24 +204,12 @@ class Replay:
             self._series[interval] = bars, bar_end(bars.start_ms, interval)
         return self._series[interval]
 
-    def _forming_base(self, known: Candles, now_ms: int) -> Candles:
-        start_ms = self.market.floor(now_ms)
-        traded = self.ticks(start_ms - 1, now_ms)
-        prices = [tick.price for tick in traded] or [float(known.close[-1])]
-        columns = {
-            "open": prices[0],
-            "high": max(prices),
-            "low": min(prices),
-            "close": prices[-1],
-            "volume": sum(tick.size for tick in traded),
-            "turnover": sum(tick.turnover for tick in traded),
-        }
-        return Candles(start_ms=np.array([start_ms]), **{name: np.array([value]) for name, value in columns.items()})
-
     def _bar_ticks(self, row: int) -> list[Tick]:
-        if self._traded[0] != row:
-            self._traded = row, bar_ticks(self.candles, row, self.market.interval_ms, self.qty_step)
-        return self._traded[1]
+        if row not in self._traded:
+            if len(self._traded) >= _BARS_KEPT:
+                self._traded.clear()
+            self._traded[row] = bar_ticks(self.candles, row, self.market.interval_ms, self.qty_step)
+        return self._traded[row]
 
     def page(
         self, interval: str, now_ms: int, start_ms: int | None, end_ms: int | None, limit: int, policy: RangePolicy
@@ -209,6 +231,11 @@ class Replay:
         if start_ms is not None and (end_ms is None or policy == "oldest"):
             return Candles.join([closed[:limit], forming])[:limit]
         return Candles.join([closed[-limit:], forming])[-limit:]
+
+
+def _row(candles: Candles, row: int) -> Row:
+    first, high, low, last, volume, turnover = (float(getattr(candles, name)[row]) for name in CANDLE_COLUMNS)
+    return int(candles.start_ms[row]), first, high, low, last, volume, turnover
 
 
 def decimal_text(value: float) -> str:

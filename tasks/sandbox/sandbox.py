@@ -28,10 +28,12 @@ from storage.schema import Candles, ConfigError, Instrument, Market, PipelineErr
 from tasks.sandbox.address_limit import IP_LIMIT, SOCKET_LIMIT, SOCKET_WINDOW_S, AddressLimit
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.faults import FaultPlan, PlannedFaults, Reply
+from tasks.sandbox.hub import STREAM_CATEGORIES, STREAM_PATH, Hub
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.playback import play
 from tasks.sandbox.replay import RangePolicy
-from tasks.sandbox.sockets import STREAM_CATEGORIES, STREAM_PATH, Hub, StreamTiming
+from tasks.sandbox.sockets import StreamTiming
+from tasks.sandbox.stream_faults import FollowedPlan, StreamPlan
 from tasks.sandbox.venue import Venue
 
 _JUST_AFTER_MS = 1_000  # how long after the last close a replay begins: any time inside the next bar would do
@@ -70,6 +72,7 @@ class Sandbox:
         ip_limit: Requests in 5 s before the address is banned.
         range_policy: Which rows come when a range holds more than `limit`.
         stream: How long things take on the stream; None for the usual.
+        stream_faults: What goes wrong on the stream.
         timer: What the address limits go by, seconds.
 
     Raises:
@@ -92,6 +95,7 @@ class Sandbox:
         ip_limit: int = IP_LIMIT,
         range_policy: RangePolicy = "newest",
         stream: StreamTiming | None = None,
+        stream_faults: StreamPlan | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         first = Listing(candles=candles, market=market, funding=funding, instrument=instrument)
@@ -114,6 +118,7 @@ class Sandbox:
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="sandbox", daemon=True)
         self.follow(faults or FaultPlan())
+        self.follow_stream(stream_faults or StreamPlan())
 
     @property
     def url(self) -> str:
@@ -128,6 +133,14 @@ class Sandbox:
     def follow(self, plan: FaultPlan) -> None:
         """Follow another fault plan from its beginning."""
         self._faults = PlannedFaults(plan)
+
+    def follow_stream(self, plan: StreamPlan) -> None:
+        """Follow another fault plan of the stream from its beginning: its bar 0 is the one that is forming now."""
+        shortest = min((listing.market for listing in self.listings.values()), key=lambda market: market.interval_ms)
+        self._stream_plan = FollowedPlan(plan, shortest.floor(self.clock.now_ms()), shortest.interval_ms)
+        self.clock.jump(self._stream_plan.clock_jumps())
+        if self._hub is not None:
+            self._hub.plan = self._stream_plan
 
     @property
     def stream_url(self) -> str:
@@ -190,9 +203,8 @@ class Sandbox:
             self._started.set()
 
     async def _serve(self) -> None:
-        loop = self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        hub = self._hub = Hub(self.listings, self.clock, self._timing)
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        hub = self._hub = Hub(self.listings, self.clock, self._timing, self._stream_plan)
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         # Cancelled when the client leaves, so that an answer that never comes holds nothing up; no access log.
@@ -203,7 +215,7 @@ class Sandbox:
             await site.start()
             self._port = runner.addresses[0][1]
             self._started.set()
-            with self.clock.heard_by(lambda: loop.call_soon_threadsafe(hub.publish)):
+            with self.clock.heard_by(hub.hear):
                 await self._stop.wait()
         finally:
             await runner.cleanup()

@@ -1,31 +1,31 @@
-"""The public stream over real sockets: connections, subscriptions, and what is sent to whom, in the exchange's order.
+"""The public stream over real sockets: connections, subscriptions, and what one client is sent, in order.
 
 Sockets, pings and the repeats of a quiet order book run in real time; what messages say is of the exchange's clock.
 Each connection has a queue, so a slow client gets everything, in order, and late. Whoever moves the clock may wait
-until every client has taken what it was sent (`Hub.settle`): then the clock runs ahead of none, however slow it is.
+until every client has taken what it was sent (`settle`): then the clock runs ahead of none, however slow it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
-from tasks.sandbox.clock import VirtualClock
-from tasks.sandbox.listing import Listing
-from tasks.sandbox.push import Message, Topic, find_topic, first_messages, messages_at
+from tasks.sandbox.push import Topic, find_topic, first_messages
+from tasks.sandbox.stream_faults import Abort, Close, Frames, Item, Message, Pieces, is_confirmed
 
-STREAM_PATH = "/v5/public/"
-STREAM_CATEGORIES = ("linear", "spot", "inverse")
+if TYPE_CHECKING:
+    from tasks.sandbox.hub import Hub
 
 _SPOT_ARGS = 10  # topics in one request, as Bybit documents it
 _ARGS_LENGTH = 21_000  # characters of all topics of one connection, likewise
+_FINAL, _CONTINUATION, _TEXT, _PING = 0x80, 0x0, 0x1, 0x9  # of a frame's first byte, RFC 6455
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class StreamTiming:
         delay_s: How long every message is under way.
         ack_s: How long a request takes to be answered; pybit loses answers that come at once.
         repeat_s: After how long an order book that has not changed is sent again.
-        stall_s: After how long a client that does not take what it was sent is cut off while bars are played.
+        stall_s: How long a played clock waits for a client that does not take what it was sent, which is then cut off,
+            or that has lost its connection by a fault.
     """
 
     delay_s: float = 0.0
@@ -45,160 +46,174 @@ class StreamTiming:
     stall_s: float = 30.0
 
 
-class Hub:
-    """All connections of the public stream.
-
-    It belongs to the event loop that it was made in; every method must be called there.
-
-    Args:
-        listings: The markets.
-        clock: The exchange's time.
-        timing: How long things take.
-    """
-
-    def __init__(self, listings: Mapping[tuple[str, str], Listing], clock: VirtualClock, timing: StreamTiming) -> None:
-        self.listings = listings
-        self.clock = clock
-        self.timing = timing
-        self._connections: list[Connection] = []
-        self._names = itertools.count(1)
-        self._told_ms = clock.now_ms()
-        self._news = asyncio.Event()
-
-    async def serve(self, request: web.Request) -> web.WebSocketResponse:
-        """Hold one connection until either side ends it."""
-        category = request.path.removeprefix(STREAM_PATH)
-        connection = Connection(self, category, f"sandbox-{next(self._names)}", request.transport)
-        await connection.socket.prepare(request)
-        self._connections.append(connection)
-        try:
-            await connection.run()
-        finally:
-            self._connections.remove(connection)
-        return connection.socket
-
-    def publish(self) -> None:
-        """Tell every subscriber what has happened since the last call, up to the clock's time."""
-        now_ms = self.clock.now_ms()
-        markets: dict[tuple[str, str], dict[str, Topic]] = {}
-        for connection in self._connections:
-            for name, topic in connection.topics.items():
-                markets.setdefault(topic.listing.key, {})[name] = topic
-        while markets:
-            time_ms = min(self.listings[key].replay.next_event_ms(self._told_ms) for key in markets)
-            if time_ms > now_ms:
-                break
-            for topics in markets.values():
-                for topic, message in messages_at(topics.values(), time_ms):
-                    self._broadcast(topic, message)
-            self._told_ms = time_ms
-        self._told_ms = now_ms
-
-    async def settle(self) -> None:
-        """Return when every client has taken everything that it was sent, or has been cut off for not taking it."""
-        await asyncio.gather(*(connection.settle() for connection in self._connections))
-
-    async def subscribed(self, names: Collection[str]) -> None:
-        """Return when each of these topics has a subscriber."""
-        while not set(names) <= {name for connection in self._connections for name in connection.topics}:
-            await self._news.wait()
-
-    def tell_subscribed(self) -> None:
-        """Note that there are new subscriptions."""
-        self._news.set()
-        self._news = asyncio.Event()
-
-    def _broadcast(self, topic: Topic, message: Message) -> None:
-        text = json.dumps(message, separators=(",", ":"))
-        for connection in self._connections:
-            if topic.text in connection.topics and connection.category == topic.listing.market.category:
-                connection.push(topic, text)
-
-
 class Connection:
     """One client of the stream.
 
     Attributes:
+        category: Of the markets that it may hear of.
+        number: Counts the connections of a sandbox.
         topics: What it has subscribed to.
         socket: Its socket.
     """
 
-    def __init__(self, hub: Hub, category: str, name: str, transport: asyncio.Transport | None) -> None:
+    def __init__(self, hub: Hub, category: str, number: int, transport: asyncio.Transport | None) -> None:
         self.category = category
+        self.number = number
         self.topics: dict[str, Topic] = {}
         self.socket = web.WebSocketResponse(autoping=False, compress=False)
         self._hub = hub
-        self._name = name
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[tuple[float, str | bytes]] = asyncio.Queue()
-        self._pings = itertools.count(1)
+        self._queue: deque[tuple[float, Item | bytes]] = deque()
+        self._queued = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._ping_names = itertools.count(1)
         self._awaited: dict[bytes, asyncio.Future[None]] = {}
         self._owes = False
+        self._mute = False
+        self._deaf = False
+        self._later: dict[str, list[str]] = {}
         self._pushed_at: dict[str, float] = {}
+
+    @property
+    def heard(self) -> Iterable[str]:
+        """The topics of which messages arrive."""
+        return () if self._mute else self.topics.keys()
 
     async def run(self) -> None:
         """Answer requests and send what is queued until the socket closes."""
-        sender = asyncio.create_task(self._send())
+        sender = asyncio.create_task(self._send_queued())
         try:
             while not self.socket.closed:
                 received = await self.socket.receive()
                 if received.type is WSMsgType.TEXT:
                     await self._answer(received.data)
-                elif received.type is WSMsgType.PING:
-                    await self.socket.pong(received.data)
+                elif received.type is WSMsgType.PING and not self._deaf:
+                    async with self._writing:
+                        await self.socket.pong(received.data)
                 elif received.type is WSMsgType.PONG:
                     self._taken(bytes(received.data))
         except ConnectionError:
             pass  # the client is gone
         finally:
             sender.cancel()
+            if self._deaf:
+                self._hub.miss(self, self._hub.clock.now_ms())
             self.topics.clear()
             for name in list(self._awaited):
                 self._taken(name)
 
-    def push(self, topic: Topic, text: str) -> None:
-        """Send a message of a topic, after everything before it."""
-        self._pushed_at[topic.text] = self._loop.time()
-        self._owes = True
-        self._queue.put_nowait((self._loop.time() + self._hub.timing.delay_s, text))
+    def push(self, topic: Topic, message: Message, text: str, time_ms: int) -> None:
+        """Send a message of a topic, after everything before it, or what the fault plan makes of it.
+
+        Args:
+            topic: Of what.
+            message: What is said.
+            text: The same as JSON.
+            time_ms: When it happened, UTC milliseconds of the exchange's clock.
+        """
+        if self._mute:
+            return
+        spoilt = self._hub.plan.take(message, text, time_ms)
+        if spoilt is None and not self._later:
+            self._queue_up([text], topic)
+            return
+        items = spoilt.items if spoilt else [text]
+        if is_confirmed(message):
+            items = [*items, *self._later.pop(topic.text, [])]
+        self._queue_up(items, topic)
+        if spoilt is None:
+            return
+        if spoilt.later:
+            self._later[topic.text] = spoilt.later
+        self._deaf |= spoilt.deaf
+        if spoilt.cost_bars:
+            self._mute = True
+            until_ms = time_ms + (spoilt.cost_bars - 1) * self._hub.plan.step_ms
+            self._hub.miss(self, until_ms, refuse=spoilt.refuse)
 
     async def settle(self) -> None:
         """Return when the client has taken everything, or cut it off.
 
         A ping frame goes after the last message: a client answers it when it has handled what came before.
         """
-        if not self._owes:
+        if not self._owes or self._mute:
             return
         self._owes = False
-        name = f"{next(self._pings)}".encode()
+        name = f"{next(self._ping_names)}".encode()
         taken = self._awaited[name] = self._loop.create_future()
-        self._queue.put_nowait((self._loop.time() + self._hub.timing.delay_s, name))
+        self._put([name], self._hub.timing.delay_s)
         try:
             await asyncio.wait_for(taken, self._hub.timing.stall_s)
         except TimeoutError:
-            self.abort()
+            self._abort()
 
-    def abort(self) -> None:
-        """End the connection without a word."""
-        if self._transport:
-            self._transport.abort()
+    def _queue_up(self, items: Iterable[Item], topic: Topic) -> None:
+        self._pushed_at[topic.text] = self._loop.time()
+        self._owes = True
+        self._put(items, self._hub.timing.delay_s)
+
+    def _put(self, items: Iterable[Item | bytes], delay_s: float) -> None:
+        due = self._loop.time() + delay_s
+        self._queue.extend((due, item) for item in items)
+        self._queued.set()
 
     def _taken(self, name: bytes) -> None:
         future = self._awaited.pop(name, None)
         if future and not future.done():
             future.set_result(None)
 
-    async def _send(self) -> None:
-        with contextlib.suppress(ConnectionError):
-            while True:
-                due, item = await self._queue.get()
-                if due > self._loop.time():
-                    await asyncio.sleep(due - self._loop.time())
-                if isinstance(item, bytes):
-                    await self.socket.ping(item)
-                else:
-                    await self.socket.send_str(item)
+    def _abort(self) -> None:
+        if self._transport:
+            self._transport.abort()
+
+    async def _send_queued(self) -> None:
+        while True:
+            while not self._queue:
+                self._queued.clear()
+                await self._queued.wait()
+            due, item = self._queue.popleft()
+            if due > self._loop.time():
+                await asyncio.sleep(due - self._loop.time())
+            if not isinstance(item, str):
+                await self._send(item)
+                continue
+            texts = [item, *self._texts_due()]  # in one write: a write for each would cost more than all the rest
+            self._write(b"".join(_frame(text.encode()) for text in texts))
+
+    def _texts_due(self) -> Iterator[str]:
+        while self._queue and self._queue[0][0] <= self._loop.time():
+            item = self._queue[0][1]
+            if not isinstance(item, str):
+                return
+            self._queue.popleft()
+            yield item
+
+    async def _send(self, item: Item | bytes) -> None:
+        match item:
+            case bytes():
+                self._write(_frame(item, opcode=_PING))
+            case Close(code):
+                await self.socket.close(code=code)
+            case Abort():
+                self._abort()
+            case Frames(text, count):
+                data = text.encode()
+                size = -(-len(data) // count)
+                parts = [data[at : at + size] for at in range(0, len(data), size)]
+                opcodes = [_TEXT] + [_CONTINUATION] * (len(parts) - 1)
+                for part, opcode in zip(parts, opcodes, strict=True):
+                    self._write(_frame(part, opcode=opcode, final=part is parts[-1]))
+            case Pieces(text, size, pause_s):
+                frame = _frame(text.encode())
+                async with self._writing:
+                    for at in range(0, len(frame), size):
+                        self._write(frame[at : at + size])
+                        await asyncio.sleep(pause_s)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport and not self._transport.is_closing():
+            self._transport.write(data)
 
     async def _answer(self, text: str) -> None:
         await asyncio.sleep(self._hub.timing.ack_s)
@@ -206,35 +221,42 @@ class Connection:
             request = json.loads(text)
             op, args = request.get("op"), request.get("args", [])
         except (ValueError, AttributeError) as err:
-            self._reply("", success=False, message=f"Failed to decode incoming data:{err}", request={})
+            self._reply({}, "", f"Failed to decode incoming data:{err}")
             return
         if op == "ping":
-            self._reply("ping", success=True, message="pong", request=request)
+            if not self._deaf:
+                self._reply(request, op, "pong", success=True)
         elif op == "subscribe":
             self._subscribe(request, args)
         elif op == "unsubscribe":
             for name in args:
                 self.topics.pop(name, None)
-            self._reply(op, success=True, message=self._good(op), request=request)
+            self._reply(request, op, self._good(op), success=True)
         else:
-            self._reply(str(op), success=False, message="error:invalid op", request=request)
+            self._reply(request, str(op), "error:invalid op")
 
     def _subscribe(self, request: Mapping[str, Any], args: list[str]) -> None:
-        topics = {name: find_topic(self._hub.listings, self.category, name) for name in args}
-        refusal = self._refusal(args, topics)
-        if refusal:  # one topic that can't be had, and none of the request is
-            self._reply("subscribe", success=False, message=refusal, request=request)
-            return
         self._hub.publish()  # what has happened before is not for this subscription
-        self._reply("subscribe", success=True, message=self._good("subscribe"), request=request)
+        topics = {name: find_topic(self._hub.listings, self.category, name) for name in args}
+        fault = self._hub.plan.subscription()
+        refusal = (fault and fault.ret_msg) or self._refusal(args, topics)
+        if refusal:  # one topic that can't be had, and none of the request is
+            self._reply(request, "subscribe", refusal)
+            return
+        if fault is None:
+            self._reply(request, "subscribe", self._good("subscribe"), success=True)
         for name, topic in topics.items():
             if topic:
                 self.topics[name] = topic
-                for message in first_messages(topic, self._hub.clock.now_ms()):
-                    self.push(topic, json.dumps(message, separators=(",", ":")))
+                self._push_first(topic)
                 if topic.kind == "orderbook":
                     self._loop.call_later(self._hub.timing.repeat_s, self._repeat, topic)
         self._hub.tell_subscribed()
+
+    def _push_first(self, topic: Topic) -> None:
+        now_ms = self._hub.clock.now_ms()
+        for message in first_messages(topic, now_ms):
+            self.push(topic, message, json.dumps(message, separators=(",", ":")), now_ms)
 
     def _refusal(self, args: list[str], topics: Mapping[str, Topic | None]) -> str:
         if self.category == "spot" and len(args) > _SPOT_ARGS:
@@ -251,23 +273,35 @@ class Connection:
     def _good(self, op: str) -> str:
         return op if self.category == "spot" else ""
 
-    def _reply(self, op: str, *, success: bool, message: str, request: Mapping[str, Any]) -> None:
+    def _reply(self, request: Mapping[str, Any], op: str, message: str, *, success: bool = False) -> None:
         reply = {
             "success": success,
             "ret_msg": message,
-            "conn_id": self._name,
+            "conn_id": f"sandbox-{self.number}",
             "req_id": request.get("req_id", ""),
             "op": op,
         }
-        self._queue.put_nowait((self._loop.time(), json.dumps(reply)))
+        self._put([json.dumps(reply)], 0.0)
 
     def _repeat(self, topic: Topic) -> None:
         """Send a book again that has not changed for a while."""
-        if self.topics.get(topic.text) is not topic or self.socket.closed:
+        if self.topics.get(topic.text) is not topic or self.socket.closed or self._mute:
             return
         quiet_s = self._loop.time() - self._pushed_at.get(topic.text, 0.0)
         if quiet_s >= self._hub.timing.repeat_s:
-            for message in first_messages(topic, self._hub.clock.now_ms()):
-                self.push(topic, json.dumps(message, separators=(",", ":")))
+            now_ms = self._hub.clock.now_ms()
+            self._queue_up([json.dumps(m, separators=(",", ":")) for m in first_messages(topic, now_ms)], topic)
             quiet_s = 0.0
         self._loop.call_later(self._hub.timing.repeat_s - quiet_s, self._repeat, topic)
+
+
+def _frame(payload: bytes, opcode: int = _TEXT, *, final: bool = True) -> bytes:
+    """Return a frame as a server sends it, not masked (RFC 6455, sec. 5.2)."""
+    size = len(payload)
+    if size < 126:
+        length = bytes([size])
+    elif size < 1 << 16:
+        length = b"\x7e" + size.to_bytes(2, "big")
+    else:
+        length = b"\x7f" + size.to_bytes(8, "big")
+    return bytes([(_FINAL if final else 0) | opcode]) + length + payload

@@ -8,10 +8,9 @@ and a bar's open is known as soon as the bar has opened while its other prices a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 from storage.schema import Candles
 
@@ -56,8 +55,7 @@ def bar_ticks(candles: Candles, row: int, step_ms: int, qty_step: float) -> list
     first, high, low, last = (float(getattr(candles, name)[row]) for name in ("open", "high", "low", "close"))
     volume, turnover = float(candles.volume[row]), float(candles.turnover[row])
     prices = (first, low, high, last) if last >= first else (first, high, low, last)
-    sizes = [np.floor(volume * share / qty_step) * qty_step for share in _SHARES[:-1]]
-    sizes = [round(float(size), 8) for size in sizes]
+    sizes = [round(math.floor(volume * share / qty_step) * qty_step, 8) for share in _SHARES[:-1]]
     sizes.append(max(round(volume - sum(sizes), 8), 0.0))
     start_ms, before = int(candles.start_ms[row]), float(candles.close[row - 1]) if row else first
     ticks = []

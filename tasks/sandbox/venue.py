@@ -20,6 +20,7 @@ CATEGORIES = ("linear", "spot", "inverse", "option")
 KLINE_FIELDS = 1 + len(CANDLE_COLUMNS)
 BAD_PARAMETER = 10001
 INTERVALS = (*INTERVAL_MS, "M")
+MAX_LEVERAGE = "100.00"
 
 
 class Refusal(Exception):
@@ -49,9 +50,13 @@ class Venue:
             "/v5/market/time": self._time,
             "/v5/market/kline": self._kline,
             "/v5/market/mark-price-kline": self._mark_price_kline,
+            "/v5/market/index-price-kline": self._mark_price_kline,
             "/v5/market/funding/history": self._funding_history,
             "/v5/market/instruments-info": self._instruments_info,
             "/v5/market/tickers": self._tickers,
+            "/v5/market/orderbook": self._orderbook,
+            "/v5/market/recent-trade": self._recent_trade,
+            "/v5/market/risk-limit": self._risk_limit,
         }
 
     def knows(self, path: str) -> bool:
@@ -65,11 +70,11 @@ class Venue:
             result = self._endpoints[path](params)
         except Refusal as refusal:
             code, message = refusal.code, str(refusal)
-        return {"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": self.clock.now_ms()}
+        return {"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": self.clock.told_ms()}
 
     def _time(self, params: Params) -> Result:
-        now_ms = self.clock.now_ms()
-        return {"timeSecond": str(now_ms // 1000), "timeNano": str(now_ms * 1_000_000)}
+        told_ms = self.clock.told_ms()
+        return {"timeSecond": str(told_ms // 1000), "timeNano": str(told_ms * 1_000_000)}
 
     def _kline(self, params: Params) -> Result:
         return self._candles(params, KLINE_FIELDS)
@@ -77,7 +82,7 @@ class Venue:
     def _mark_price_kline(self, params: Params) -> Result:
         if params.get("category") == "spot":
             raise Refusal(BAD_PARAMETER, "Category is invalid")
-        return self._candles(params, MARK_PRICE_FIELDS)  # the replay knows one price: the mark is the last one
+        return self._candles(params, MARK_PRICE_FIELDS)  # the replay knows one price: mark and index are the last
 
     def _candles(self, params: Params, fields: int) -> Result:
         listing = self._listing(params, default_category="linear")
@@ -130,6 +135,53 @@ class Venue:
         tickers = [listing.ticker(self.clock.now_ms()) for listing in listings]
         return {"category": category, "list": [ticker for ticker in tickers if ticker]}
 
+    def _orderbook(self, params: Params) -> Result:
+        listing = self._listing(params)
+        default, most = (1, 200) if listing.market.category == "spot" else (25, 500)
+        now_ms = self.clock.now_ms()
+        book = listing.book(now_ms, levels=_limit(params, default, most))
+        counts = {"u": book.update, "seq": book.update, "cts": book.time_ms} if book else {"u": 0, "seq": 0, "cts": 0}
+        sides = {"b": book.bids, "a": book.asks} if book else {"b": [], "a": []}
+        return {"s": listing.market.symbol, **sides, "ts": self.clock.told_ms(), **counts}
+
+    def _recent_trade(self, params: Params) -> Result:
+        listing = self._listing(params)
+        default, most = (60, 60) if listing.market.category == "spot" else (500, 1000)
+        trades = [
+            {
+                "execId": listing.trade_id(tick),
+                "symbol": listing.market.symbol,
+                "price": decimal_text(tick.price),
+                "size": decimal_text(tick.size),
+                "side": tick.side,
+                "time": str(tick.time_ms),
+                "isBlockTrade": False,
+                "isRPITrade": False,
+                "seq": str(tick.ordinal + 1),
+            }
+            for tick in listing.trades(self.clock.now_ms(), _limit(params, default, most))
+        ]
+        return {"category": listing.market.category, "list": trades[::-1]}
+
+    def _risk_limit(self, params: Params) -> Result:
+        category, listings = self._some(params)
+        if category not in ("linear", "inverse"):
+            raise Refusal(BAD_PARAMETER, "Category is invalid")
+        tiers = [
+            {
+                "id": 1,
+                "symbol": listing.market.symbol,
+                "riskLimitValue": "2000000",
+                "maintenanceMargin": "0.005",
+                "initialMargin": "0.01",
+                "isLowestRisk": 1,
+                "maxLeverage": MAX_LEVERAGE,
+                "mmDeduction": "",
+            }
+            for listing in listings
+        ]
+        return {"category": category, "list": tiers, "nextPageCursor": ""}
+
     def _listing(self, params: Params, default_category: str = "") -> Listing:
         """Return the market that is asked for."""
         category, symbol = params.get("category", default_category), params.get("symbol", "")
@@ -176,6 +228,8 @@ def _describe(instrument: Instrument) -> Result:
         "contractType": "LinearPerpetual" if instrument.category == "linear" else "InversePerpetual",
         "launchTime": str(instrument.launch_ms),
         "fundingInterval": instrument.funding_interval_min,
+        "deliveryTime": "0",
+        "leverageFilter": {"minLeverage": "1", "maxLeverage": MAX_LEVERAGE, "leverageStep": "0.01"},
         "settleCoin": quote if instrument.category == "linear" else instrument.symbol.removesuffix(quote),
         "lotSizeFilter": lot,
     }

@@ -15,6 +15,7 @@ from storage.schema import Candles, Market, Source
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.transport import new_client
 from tasks.sandbox.sandbox import Sandbox
+from tests.exchange.raw_client import RawClient
 
 SOURCE = Source("sandbox:0123abcd")
 START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z
@@ -135,3 +136,17 @@ def open_stream() -> Iterator[Callable[..., LocalStream]]:
     yield start
     for client in clients:
         client.exit()  # its reader, a daemon, notices within the ping time-out
+
+
+@pytest.fixture
+def open_raw() -> Iterator[Callable[..., RawClient]]:
+    """Return an opener of plain WebSocket clients of a sandbox's stream; they close with the test."""
+    clients: list[RawClient] = []
+
+    def start(sandbox: Sandbox, category: str = "linear") -> RawClient:
+        clients.append(RawClient(sandbox.stream_url, category))
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.close()

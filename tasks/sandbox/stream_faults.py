@@ -1,0 +1,214 @@
+"""What goes wrong on the public stream, as a plan that the sandbox follows.
+
+A plan says when something happens and what (`stream_actions.py` holds what). There are four whens:
+
+    AtBar(5, ...)           the message that confirms a bar. Bars are counted from the one that is forming when the plan
+                            begins, 0, in the shortest interval of the sandbox's markets; they pass, heard or not.
+    AtMessage(40, ...)      a message, counted from 0 over all connections. Repeats of a quiet order book, which come in
+                            real time, do not count.
+    AtHandshake(1, ...)     an attempt to connect, counted from 0.
+    AtSubscription(0, ...)  a request to subscribe, counted from 0.
+
+What ends or mutes a connection would cost the client as many bars as close until it is back, which is a matter of real
+time. So a played clock (`Sandbox.play`) lets a given number of bars close, during which nobody can connect (HTTP 503),
+and then waits until the client hears its topics again: it has missed that many bars and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage.schema import ConfigError
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Close:
+    """The server ends the connection with a close frame."""
+
+    code: int
+
+
+@dataclass(frozen=True)
+class Abort:
+    """The connection ends without a word."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A message that is written a few bytes at a time."""
+
+    text: str
+    size: int
+    pause_s: float
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A message in several frames."""
+
+    text: str
+    count: int
+
+
+Item = str | Close | Abort | Pieces | Frames
+"""What goes over the wire; a str is a message in one frame."""
+
+
+@dataclass(kw_only=True)
+class Delivery:
+    """A message on its way to one client.
+
+    Attributes:
+        message: What was to be sent.
+        text: The same as JSON.
+        items: What is sent instead, in order.
+        later: Sent after the next bar of the same topic is confirmed.
+        mute: Nothing more is sent on this connection but answers and pongs.
+        deaf: Pings on this connection are not answered any more.
+        cost_bars: The client has to come back on a new connection, and can when this many bars have closed, the one
+            that is confirmed now included; then the clock waits for it. 0 where the connection holds.
+        refuse: At least one attempt to come back is refused, with HTTP 503.
+    """
+
+    message: Message
+    text: str
+    items: list[Item]
+    later: list[str] = field(default_factory=list)
+    mute: bool = False
+    deaf: bool = False
+    cost_bars: int = 0
+    refuse: bool = False
+
+
+@dataclass(frozen=True)
+class StreamAction:
+    """What happens to a message or to the connection that it is sent on.
+
+    Attributes:
+        name: For reading a plan.
+        spoil: Changes the delivery in place.
+        clock_jump_ms: How far the time that the exchange tells jumps; data time goes on as it was.
+    """
+
+    name: str
+    spoil: Callable[[Delivery], None] = field(default=lambda delivery: None, repr=False)
+    clock_jump_ms: int = 0
+
+
+@dataclass(frozen=True)
+class AtBar:
+    """An action when a bar is confirmed; `topic` means one topic alone, such as kline.5.BTCUSDT."""
+
+    bar: int
+    action: StreamAction
+    topic: str | None = None
+
+
+@dataclass(frozen=True)
+class AtMessage:
+    """An action at the n-th message; `topic` counts and means one topic alone."""
+
+    message: int
+    action: StreamAction
+    topic: str | None = None
+
+
+@dataclass(frozen=True)
+class AtHandshake:
+    """HTTP `status` (403, 429, 503) instead of a connection, `times` in a row; None for all from there on."""
+
+    handshake: int
+    status: int
+    times: int | None = 1
+
+
+@dataclass(frozen=True)
+class AtSubscription:
+    """A request to subscribe is refused, or taken but not answered if `ret_msg` is None; `times` in a row."""
+
+    subscription: int
+    ret_msg: str | None
+    times: int | None = 1
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """Faults of the stream; the default is none.
+
+    Raises:
+        ConfigError: A number is below 0.
+    """
+
+    faults: Sequence[AtBar | AtMessage | AtHandshake | AtSubscription] = ()
+
+    def __post_init__(self) -> None:
+        for fault in self.faults:
+            numbers = [value for value in vars(fault).values() if isinstance(value, int)]
+            if min(numbers) < 0:
+                raise ConfigError(f"a fault's numbers must be >= 0, was {fault!r}")
+
+
+class FollowedPlan:
+    """A plan being followed.
+
+    Args:
+        plan: What goes wrong.
+        begin_ms: Open time of the bar that is forming, UTC milliseconds.
+        step_ms: Length of a bar.
+    """
+
+    def __init__(self, plan: StreamPlan, begin_ms: int, step_ms: int) -> None:
+        self.step_ms = step_ms
+        self._bars = [
+            (begin_ms + (fault.bar + 1) * step_ms, fault) for fault in plan.faults if isinstance(fault, AtBar)
+        ]
+        self._messages = [fault for fault in plan.faults if isinstance(fault, AtMessage)]
+        self._seen = [0] * len(self._messages)
+        self._handshakes = [fault for fault in plan.faults if isinstance(fault, AtHandshake)]
+        self._shaken = 0
+        self._subscriptions = [fault for fault in plan.faults if isinstance(fault, AtSubscription)]
+        self._subscribed = 0
+
+    def clock_jumps(self) -> list[tuple[int, int]]:
+        """Return when the exchange's clock jumps and how far, milliseconds."""
+        return [(ms, fault.action.clock_jump_ms) for ms, fault in self._bars if fault.action.clock_jump_ms]
+
+    def take(self, message: Message, text: str, time_ms: int) -> Delivery | None:
+        """Return what becomes of a message to one client; None if it goes out as it is."""
+        topic = message["topic"]
+        actions: list[StreamAction] = []
+        if is_confirmed(message):
+            actions += [f.action for ms, f in self._bars if ms == time_ms and f.topic in (None, topic)]
+        for i, fault in enumerate(self._messages):
+            if fault.topic in (None, topic):
+                actions += [fault.action] if self._seen[i] == fault.message else []
+                self._seen[i] += 1
+        if not actions:
+            return None
+        delivery = Delivery(message=message, text=text, items=[text])
+        for action in actions:
+            action.spoil(delivery)
+        return delivery
+
+    def handshake(self) -> int | None:
+        """Count an attempt to connect; return the HTTP status that it gets instead, if any."""
+        number, self._shaken = self._shaken, self._shaken + 1
+        return next((f.status for f in self._handshakes if _is_turn(number, f.handshake, f.times)), None)
+
+    def subscription(self) -> AtSubscription | None:
+        """Count a request to subscribe; return what befalls it, if anything."""
+        number, self._subscribed = self._subscribed, self._subscribed + 1
+        return next((f for f in self._subscriptions if _is_turn(number, f.subscription, f.times)), None)
+
+
+def is_confirmed(message: Message) -> bool:
+    """Return whether this message says that a bar has closed."""
+    return str(message["topic"]).startswith("kline.") and bool(message["data"][0]["confirm"])
+
+
+def _is_turn(number: int, first: int, times: int | None) -> bool:
+    return number >= first and (times is None or number < first + times)
