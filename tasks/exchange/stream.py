@@ -315,6 +315,8 @@ class _Connection(WebSocket):  # type: ignore[misc]
         for thread in (self.wst, timer):
             if thread is not None and thread.is_alive() and thread is not threading.current_thread():
                 thread.join(_JOIN_S)
+        if held is not None:
+            held.shutdown()  # its own close() does nothing after send_close()
 
     def _read(self) -> None:
         try:
