@@ -117,13 +117,8 @@ def test_bar_by_bar_paper_account_equals_the_backtest_with_the_same_steps(make_b
     rules = account_rules(SHARE, None, COSTS, steps)
     ledger, wanted, found = Ledger(777.0), 0, []
     for t in range(600):
-        opened = open_bar(
-            ledger, wanted, Quote(open_[t]), bars.funding_rate[t], account_rules(0.95, None, COSTS, steps)
-        )
-        ledger = opened.ledger
-        found.append(
-            (ledger.quantity, ledger.equity(close[t]), opened.fill.fee if opened.fill else 0.0, opened.funding)
-        )
+        ledger, fill, funding = open_bar(ledger, wanted, Quote(open_[t]), bars.funding_rate[t], rules)
+        found.append((ledger.quantity, ledger.equity(close[t]), fill.fee if fill else 0.0, funding))
         wanted = decide(*probabilities[t], vol[t], ledger.weight, ledger.bars_held, params)
         assert wanted == targets[t]
     books = np.column_stack([result.quantity, result.equity[1:], result.fees, result.funding])
