@@ -30,6 +30,7 @@ from tasks.exchange.transport import Exchange
 QUEUE_EVENTS = 100_000
 """Events that may wait to be read: five bursts of 20,000, some 20 MB."""
 
+_LOOK_S = 0.1  # how soon a patient stream notices that it is closed
 _TOLD = 3  # bad messages whose text is kept
 _JOIN_S = 15.0  # longer than any time-out of a socket
 
@@ -96,6 +97,7 @@ class PublicStream:
         url: Where a sandbox's stream listens, as ws://127.0.0.1:<port>; None elsewhere.
         events: Where events go, in the order in which they came; several streams may share it. A full one loses events.
         timing: When a connection counts as dead, and how soon there is a new one.
+        patient: A full queue is waited for, as the clock of a replay waits for its listeners; an exchange does not.
         on_note: Is told, in one line, of every connection lost and made.
 
     Raises:
@@ -110,6 +112,7 @@ class PublicStream:
         url: str | None = None,
         events: queue.Queue[Event] | None = None,
         timing: StreamTiming = StreamTiming(),
+        patient: bool = False,
         on_note: Callable[[str], object] = lambda line: None,
     ) -> None:
         categories = {market.category for market in markets}
@@ -123,6 +126,7 @@ class PublicStream:
         self._exchange = exchange
         self._url = url
         self._timing = timing
+        self._patient = patient
         self._back_off = RetryPolicy(
             first_wait_s=timing.first_wait_s, max_wait_s=timing.max_wait_s, jitter=timing.jitter
         )
@@ -237,10 +241,14 @@ class PublicStream:
                 self._connection.ended.set()
 
     def _put(self, event: Event) -> None:
-        try:
-            self.events.put_nowait(event)
-        except queue.Full:
-            self.counts.overflowed += 1
+        while not self._closing.is_set():
+            try:
+                self.events.put(event, block=self._patient, timeout=_LOOK_S)
+            except queue.Full:
+                if self._patient:
+                    continue
+                self.counts.overflowed += 1
+            return
 
 
 class _Connection(WebSocket):  # type: ignore[misc]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from storage.artifacts import ArtifactStore
-from storage.schema import FloatArray, Market, VersionRef
+from storage.schema import FloatArray, Instrument, Market, VersionRef
+from tasks.execution.accounting import Steps, account_rules
 from tasks.network.engine import Engine
 from tasks.network.export import load_weights
 from tasks.network.folding import Weights
@@ -58,3 +59,9 @@ def load_live_model(store: ArtifactStore, ref: VersionRef) -> LiveModel:
         weights=load_weights(artifact.files["weights.safetensors"]),
         class_means=np.array(artifact.manifest["model"]["class_means"]),
     )
+
+
+def session_rules(recipe: Recipe, instrument: Instrument) -> FloatArray:
+    """Return (8,) what a session's account trades by: the recipe's size and costs, the exchange's steps."""
+    account = recipe.backtest
+    return account_rules(account.position_fraction, account.fixed_coins, recipe.costs, Steps.of(instrument))

@@ -121,7 +121,7 @@ class MarketSession:
         self.last_ms = -1
         self.halted = ""
         self.close = math.nan
-        self._broker, self._instrument = broker, instrument
+        self._broker, self.instrument = broker, instrument
         self._journal, self._feed, self._time, self._config = journal, feed, time, config
         self._on_decision = on_decision
         self._step_ms = market.interval_ms
@@ -327,7 +327,7 @@ class MarketSession:
 
     def _rate_due(self, start_ms: int) -> float:
         """Return the sum of the rates whose stamps came since the open before, as the stream told them."""
-        interval_ms = self._instrument.funding_interval_min * MINUTE_MS
+        interval_ms = self.instrument.funding_interval_min * MINUTE_MS
         since_ms = max(self._opened_ms, start_ms - self._step_ms)
         due = range((since_ms // interval_ms + 1) * interval_ms, start_ms + 1, interval_ms) if interval_ms else ()
         total = 0.0

@@ -1,4 +1,4 @@
-"""A session computed again from its journal: the backtest's decisions and fills on the journal's candles, and the causes.
+"""A session computed again from its journal: the backtest's decisions and fills on its candles, and every cause.
 
 Two questions are asked, and both must be answered.
 
@@ -13,24 +13,27 @@ Two questions are asked, and both must be answered.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from storage.schema import MINUTE_MS, Candles, FloatArray, Instrument, IntArray, Market
-from tasks.execution.accounting import Bars, Steps, account_rules, funding_by_bar
-from tasks.execution.backtest import BacktestConfig, BacktestResult, run_backtest
+from tasks.execution.accounting import Bars, Steps, funding_by_bar, price_of
+from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote, open_bar
 from tasks.live.journal import BarOpen, Decision, JournalReader
-from tasks.live.live_model import LiveModel
+from tasks.live.live_model import LiveModel, session_rules
 from tasks.market.features import build_features
 
 FEATURE_BOUND, PROBABILITY_BOUND = 1e-9, 1e-5
 """How far features and probabilities of the session may lie from the batch's."""
 
 _CENT = 1e-6  # USDT; ledgers are sums of the same numbers in the same order
+
+NamedFill = tuple[int, str, str, str]
+"""Bar, side, price on the tick, quantity: what makes two fills equal."""
 
 Predict = Callable[[LiveModel, FloatArray, IntArray], FloatArray]
 """A version, (T, F) features and (T,) segments to (T, 3) probabilities: the way that history is predicted."""
@@ -80,6 +83,10 @@ class Replayed:
     probability_diff: float = 0.0
     differences: list[Difference] = field(default_factory=list)
 
+    def add(self, start_ms: int, what: str, cause: str, said: str) -> None:
+        """Note a difference."""
+        self.differences.append(Difference(start_ms, what, cause, said))
+
     @property
     def unexplained(self) -> int:
         """How many differences have no cause."""
@@ -119,56 +126,60 @@ def replay(
         reference: The same candles as the exchange shows them today; None: not compared.
         funding: Stamps and rates as the exchange shows them today; None: as the journal has them.
     """
-    slug = market.slug
+    slug, facts = market.slug, reader.facts()
     candles, origins = reader.candles(slug)
     decisions, opens = reader.decisions(slug), reader.opens(slug)
     result = Replayed(bars=len(decisions), fills=sum(bar.opened.fill is not None for bar in opens))
-    if not decisions:
-        return result
-    known = np.isin([one.start_ms for one in decisions], candles.start_ms)
-    for one in (d for d, there in zip(decisions, known, strict=True) if not there):
-        result.differences.append(Difference(one.start_ms, "candle", "", "the journal lacks the candle of a decision"))
     _compare_candles(candles, reference, result)
-    batch = _Batch(candles, market, models, predict, decisions)
-    deadline_ms = float(reader.facts()["deadline_ms"][slug])
-    rules = _rules(models[decisions[0].version], instrument) if decisions[0].version else None
-    rates = _rates(candles, market, opens, funding)
-    if rules is not None:
-        _check_steps(
-            decisions, opens, candles, origins, batch, rules, rates, deadline_ms, _capital(reader, slug), result
+    there = set(candles.start_ms.tolist())
+    for one in decisions:
+        if one.start_ms not in there:
+            result.add(one.start_ms, "candle", "", "the journal lacks the candle of a decision")
+    decisions = [one for one in decisions if one.start_ms in there]
+    if decisions:
+        told = _Told(
+            market=market,
+            candles=candles,
+            origins=dict(zip(candles.start_ms.tolist(), origins, strict=True)),
+            decisions=decisions,
+            opens={bar.start_ms: bar for bar in opens},
+            rates=_rates(candles, market, opens, funding),
+            capital=float(facts["capital"][slug]),
+            deadline_ms=float(facts["deadline_ms"][slug]),
+            instrument=instrument,
         )
-        _compare_backtest(
-            decisions, opens, candles, batch, models, instrument, rates, market, _capital(reader, slug), result
-        )
+        batch = _Batch(told, models, predict)
+        _check_steps(told, batch, result)
+        _compare_backtest(told, batch, result)
     return result
 
 
-def _capital(reader: JournalReader, slug: str) -> float:
-    return float(reader.facts()["capital"][slug])
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What the journal says of a market; `rates` are due at each open."""
 
-
-def _rules(model: LiveModel, instrument: Instrument) -> FloatArray:
-    account = model.recipe.backtest
-    return account_rules(account.position_fraction, account.fixed_coins, model.recipe.costs, Steps.of(instrument))
+    market: Market
+    candles: Candles
+    origins: dict[int, str]
+    decisions: list[Decision]
+    opens: dict[int, BarOpen]
+    rates: dict[int, float]
+    capital: float
+    deadline_ms: float
+    instrument: Instrument
 
 
 class _Batch:
-    """Features and probabilities of all candles at once, and where each decision's bar lies among them."""
+    """Features and probabilities of all candles at once, and where each bar lies among them."""
 
-    def __init__(
-        self,
-        candles: Candles,
-        market: Market,
-        models: Mapping[str, LiveModel],
-        predict: Predict,
-        decisions: list[Decision],
-    ) -> None:
-        built = build_features(candles.matrix(), market.interval_ms)
-        self.values, self.vol, self.segment = built.values, built.vol, built.segment
-        self.row = {int(ms): row for row, ms in enumerate(candles.start_ms)}
-        versions = {one.version for one in decisions if one.version}
-        self.probabilities = {name: predict(models[name], built.values, built.segment) for name in versions}
-        self.params = {name: models[name].params for name in versions}
+    def __init__(self, told: _Told, models: Mapping[str, LiveModel], predict: Predict) -> None:
+        built = build_features(told.candles.matrix(), told.market.interval_ms)
+        self.values, self.vol = built.values, built.vol
+        self.row = {int(ms): row for row, ms in enumerate(told.candles.start_ms)}
+        self.models = {one.version: models[one.version] for one in told.decisions if one.version}
+        self.probabilities = {name: predict(model, built.values, built.segment) for name, model in self.models.items()}
+        self.params = {name: model.params for name, model in self.models.items()}
+        self.rules = {name: session_rules(model.recipe, told.instrument) for name, model in self.models.items()}
 
 
 def _compare_candles(candles: Candles, reference: Candles | None, result: Replayed) -> None:
@@ -178,7 +189,7 @@ def _compare_candles(candles: Candles, reference: Candles | None, result: Replay
     other = reference[np.isin(reference.start_ms, candles.start_ms)].matrix()
     differs = (candles[there].matrix() != other).any(axis=1)
     for ms in candles.start_ms[there][differs].tolist():
-        result.differences.append(Difference(ms, "candle", "revised", "the exchange shows another candle today"))
+        result.add(ms, "candle", "revised", "the exchange shows another candle today")
 
 
 def _rates(
@@ -195,197 +206,142 @@ def _rates(
     return dict(zip(candles.start_ms.tolist(), by_bar.tolist(), strict=True))
 
 
-def _check_steps(
-    decisions: list[Decision],
-    opens: list[BarOpen],
-    candles: Candles,
-    origins: list[str],
-    batch: _Batch,
-    rules: FloatArray,
-    rates: dict[int, float],
-    deadline_ms: float,
-    capital: float,
-    result: Replayed,
-) -> None:
+def _check_steps(told: _Told, batch: _Batch, result: Replayed) -> None:
     """Compute each open and each decision again from the session's own ledger before it."""
-    add = result.differences.append
-    open_at = {bar.start_ms: bar for bar in opens}
-    origin_of = dict(zip(candles.start_ms.tolist(), origins, strict=True))
-    ledger, before, step_ms = Ledger(capital), None, 0
-    for one in decisions:
-        row = batch.row.get(one.start_ms)
-        if row is None:
-            continue
-        bar = open_at.get(one.start_ms)
+    ledger, before = Ledger(told.capital), None
+    for one in told.decisions:
+        bar = told.opens.get(one.start_ms)
         if bar is None:
-            add(Difference(one.start_ms, "fill", "", "the journal lacks what the account did at the open"))
+            result.add(one.start_ms, "fill", "", "the journal lacks what the account did at the open")
+            before = one
             continue
-        again = _open_again(bar, ledger, before, float(candles.open[row]), rates.get(one.start_ms, 0.0), rules, add)
-        if (one.position, one.bars_held) != (again.ledger.weight, again.ledger.bars_held):
-            said = f"held {one.position} for {one.bars_held}, was {again.ledger.weight} for {again.ledger.bars_held}"
-            add(Difference(one.start_ms, "decision", "", said))
+        ledger = _open_again(told, batch, bar, ledger, before, result)
+        if (one.position, one.bars_held) != (ledger.weight, ledger.bars_held):
+            said = f"held {one.position} for {one.bars_held}, was {ledger.weight} for {ledger.bars_held}"
+            result.add(one.start_ms, "decision", "", said)
         ledger = bar.opened.ledger
-        _decide_again(one, row, batch, origin_of[one.start_ms], deadline_ms, result)
+        _decide_again(told, batch, one, result)
         if before is not None:
-            step_ms = step_ms or one.start_ms - before.start_ms
-            step_ms = min(step_ms, one.start_ms - before.start_ms)
-            result.missing += (one.start_ms - before.start_ms) // step_ms - 1
+            result.missing += (one.start_ms - before.start_ms) // told.market.interval_ms - 1
         before = one
 
 
 def _open_again(
-    bar: BarOpen,
-    ledger: Ledger,
-    before: Decision | None,
-    open_: float,
-    rate: float,
-    rules: FloatArray,
-    add: Callable[[Difference], None],
-) -> Opened:
-    """Return what the core does at an open, and say what the journal has otherwise."""
+    told: _Told, batch: _Batch, bar: BarOpen, ledger: Ledger, before: Decision | None, result: Replayed
+) -> Ledger:
+    """Return the ledger that the core has after an open, and say what the journal has otherwise."""
     decided = before.wanted if before is not None else 0
-    wanted = bar.wanted
-    if wanted != decided:
-        held = wanted == ledger.weight and bar.cause in ("stale", "restart", "clock", "stop")
-        add(Difference(bar.start_ms, "fill", bar.cause if held else "", f"traded to {wanted}, decided was {decided}"))
-    expected = open_bar(ledger, wanted, Quote(open_), rate if ledger.weight else bar.rate, rules)
+    if bar.wanted != decided:
+        held = bar.wanted == ledger.weight and bar.cause in ("stale", "restart", "clock", "stop")
+        result.add(bar.start_ms, "fill", bar.cause if held else "", f"traded to {bar.wanted}, decided was {decided}")
+    # A ledger holds nothing before the first version decides; then any version's costs book nothing.
+    rules = batch.rules.get(before.version if before else "", np.zeros(8))
+    first = Quote(float(told.candles.open[batch.row[bar.start_ms]]))
+    rate = told.rates.get(bar.start_ms, 0.0) if ledger.weight else bar.rate
+    expected = open_bar(ledger, bar.wanted, first, rate, rules)
     if _same(expected, bar.opened):
-        return expected
+        return expected.ledger
     # What the session met at the open explains a difference only if exactly this comes out of it.
-    met = open_bar(ledger, wanted, bar.quote, bar.rate, rules)
+    met = open_bar(ledger, bar.wanted, bar.quote, bar.rate, rules)
     if not _same(met, bar.opened):
-        add(Difference(bar.start_ms, "fill", "", f"booked {bar.opened}, comes out as {met}"))
-        return met
-    if bar.rate != rate and ledger.weight:
-        add(Difference(bar.start_ms, "funding", "funding", f"rate {bar.rate}, the exchange's history says {rate}"))
-    if bar.quote != Quote(open_) and met.fill is not None:
-        add(Difference(bar.start_ms, "fill", "price", f"met {bar.quote}, the candle opened at {open_}"))
-    return met
+        result.add(bar.start_ms, "fill", "", f"booked {bar.opened}, comes out as {met}")
+    elif bar.rate != rate:
+        result.add(bar.start_ms, "funding", "funding", f"rate {bar.rate}, the exchange's history says {rate}")
+    else:
+        result.add(bar.start_ms, "fill", "price", f"met {bar.quote}, the candle opened at {first.first}")
+    return met.ledger
 
 
 def _same(one: Opened, other: Opened) -> bool:
     if (one.fill is None) != (other.fill is None):
         return False
-    close = np.isclose(one.ledger, other.ledger, rtol=0, atol=_CENT).all() and abs(one.funding - other.funding) <= _CENT
-    fills = one.fill is None or other.fill is None or np.isclose(one.fill, other.fill, rtol=0, atol=_CENT).all()
-    return bool(close and fills)
+    numbers = np.array([(*x.ledger, x.funding, *(x.fill or ())) for x in (one, other)])
+    return bool((np.abs(numbers[0] - numbers[1]) <= _CENT).all())
 
 
-def _decide_again(one: Decision, row: int, batch: _Batch, origin: str, deadline_ms: float, result: Replayed) -> None:
-    add = result.differences.append
+def _decide_again(told: _Told, batch: _Batch, one: Decision, result: Replayed) -> None:
     if not one.version:
-        if one.target != 0:
-            add(Difference(one.start_ms, "decision", "", f"target {one.target} without a version"))
+        if one.wanted != 0:
+            result.add(one.start_ms, "decision", "", f"wanted {one.wanted} without a version")
         return
-    features, vol = batch.values[row], batch.vol[row]
-    probabilities = batch.probabilities[one.version][row]
-    found = np.concatenate([features, [vol], probabilities])
-    size = len(features) + 1
-    for name, part, bound in (
-        ("features", slice(0, size), FEATURE_BOUND),
-        ("probabilities", slice(size, None), PROBABILITY_BOUND),
-    ):
-        said, again = one.values[part], found[part]
-        apart = np.abs(np.nan_to_num(said) - np.nan_to_num(again)).max() if said.shape == again.shape else np.inf
-        if not np.array_equal(np.isnan(said), np.isnan(again)):
-            apart = np.inf
-        attribute = "feature_diff" if name == "features" else "probability_diff"
-        setattr(result, attribute, max(getattr(result, attribute), float(apart)))
-        if apart > bound:
-            add(Difference(one.start_ms, name, "", f"differ by {apart:.1e}"))
+    row = batch.row[one.start_ms]
+    probabilities, vol = batch.probabilities[one.version][row], float(batch.vol[row])
+    again = np.concatenate([batch.values[row], [vol]])
+    apart = _apart(one.values[: len(again)], again)
+    result.feature_diff = max(result.feature_diff, apart)
+    if apart > FEATURE_BOUND:
+        result.add(one.start_ms, "features", "", f"differ by {apart:.1e}")
+    apart = _apart(one.values[len(again) :], probabilities)
+    result.probability_diff = max(result.probability_diff, apart)
+    if apart > PROBABILITY_BOUND:
+        result.add(one.start_ms, "probabilities", "", f"differ by {apart:.1e}")
     p_sell, p_hold, p_buy = probabilities.tolist()
-    target = decide(p_sell, p_hold, p_buy, float(vol), one.position, one.bars_held, batch.params[one.version])
+    target = decide(p_sell, p_hold, p_buy, vol, one.position, one.bars_held, batch.params[one.version])
     if target != one.target:
-        add(Difference(one.start_ms, "decision", "", f"target {one.target}, comes out as {target}"))
-    if one.wanted == one.target:
+        result.add(one.start_ms, "decision", "", f"target {one.target}, comes out as {target}")
+    if one.wanted != one.target:
+        true = {
+            "deadline": one.late_ms > told.deadline_ms,
+            "missed bars": told.origins[one.start_ms] == "rest",
+            "clock": True,
+            "stop": True,
+        }
+        holds = one.wanted == one.position and true.get(one.cause, False)
+        result.add(one.start_ms, "decision", one.cause if holds else "", f"target {one.target} was not traded")
+
+
+def _apart(one: FloatArray, other: FloatArray) -> float:
+    if one.shape != other.shape or not np.array_equal(np.isnan(one), np.isnan(other)):
+        return float("inf")
+    return float(np.abs(np.nan_to_num(one - other)).max())
+
+
+def _compare_backtest(told: _Told, batch: _Batch, result: Replayed) -> None:
+    """Count what a backtest over the session's bars decides and fills alike."""
+    decisions = [one for one in told.decisions if one.version]
+    if not decisions:
         return
-    holds = one.wanted == one.position and {
-        "deadline": one.late_ms > deadline_ms,
-        "missed bars": origin == "rest",
-        "clock": True,
-        "stop": True,
-    }.get(one.cause, False)
-    add(Difference(one.start_ms, "decision", one.cause if holds else "", f"target {one.target} was not traded"))
-
-
-def _compare_backtest(
-    decisions: list[Decision],
-    opens: list[BarOpen],
-    candles: Candles,
-    batch: _Batch,
-    models: Mapping[str, LiveModel],
-    instrument: Instrument,
-    rates: dict[int, float],
-    market: Market,
-    capital: float,
-    result: Replayed,
-) -> None:
-    """Count what a backtest over the session's candles decides and fills alike."""
-    decisions = [one for one in decisions if one.version and one.start_ms in batch.row]
     rows = np.array([batch.row[one.start_ms] for one in decisions])
-    versions = sorted(batch.params)
-    which = np.array([versions.index(one.version) for one in decisions])
-    starts = candles.start_ms[rows]
-    contiguous = np.concatenate([[False], np.diff(starts) == market.interval_ms])
-    probabilities = np.array([batch.probabilities[one.version][row] for one, row in zip(decisions, rows, strict=True)])
-    params = np.array([batch.params[name] for name in versions])
-    targets = decide_series(probabilities, batch.vol[rows], contiguous, params, which)
-    result.equal_decisions = int((targets == [one.target for one in decisions]).sum())
-    backtest = _backtest(candles[rows], targets, models[versions[-1]], instrument, rates, market, capital)
-    there = _backtest_fills(backtest, instrument)
-    result.backtest_fills = len(there)
-    booked = {
-        (bar.start_ms, fill.side, instrument.price_text(fill.price), instrument.quantity_text(fill.change))
-        for bar in opens
-        if (fill := bar.opened.fill) is not None
-    }
-    result.equal_fills = len(booked & there)
-
-
-def _backtest(
-    candles: Candles,
-    targets: Any,
-    model: LiveModel,
-    instrument: Instrument,
-    rates: dict[int, float],
-    market: Market,
-    capital: float,
-) -> BacktestResult:
+    names = sorted(batch.models)
+    which = np.array([names.index(one.version) for one in decisions])
+    candles, step_ms = told.candles[rows], told.market.interval_ms
     bars = Bars(
         start_ms=candles.start_ms,
         open=candles.open,
         close=candles.close,
-        interval_ms=market.interval_ms,
-        funding_rate=np.array([rates.get(ms, 0.0) for ms in candles.start_ms.tolist()]),
+        interval_ms=step_ms,
+        funding_rate=np.array([told.rates.get(ms, 0.0) for ms in candles.start_ms.tolist()]),
     )
-    account = model.recipe.backtest
-    config = BacktestConfig(
-        initial_capital=capital, position_fraction=account.position_fraction, fixed_coins=account.fixed_coins
-    )
-    # What training saw is the session's affair: it steps bars that were not there yet.
-    return run_backtest(
-        bars, targets, model.recipe.costs, config, trained_until_ms=None, label_span_ms=0, steps=Steps.of(instrument)
-    )
+    probabilities = np.stack([batch.probabilities[names[k]][row] for k, row in zip(which, rows, strict=True)])
+    params = np.stack([batch.params[name] for name in names])
+    targets = decide_series(probabilities, batch.vol[rows], bars.contiguous, params, which)
+    result.equal_decisions = int((targets == [one.target for one in decisions]).sum())
+    # One recipe's costs and size for all bars, the last one's: a backtest has one account.
+    recipe = batch.models[decisions[-1].version].recipe
+    account = replace(recipe.backtest, initial_capital=told.capital, delay=0)
+    steps = Steps.of(told.instrument)
+    # What training saw is not asked: a session steps bars that did not exist then.
+    backtest = run_backtest(bars, targets, recipe.costs, account, trained_until_ms=None, label_span_ms=0, steps=steps)
+    there = _fills_of(backtest, told.instrument)
+    booked = {
+        _named(bar.start_ms, fill.change, fill.price, told.instrument)
+        for bar in told.opens.values()
+        if (fill := bar.opened.fill) is not None
+    }
+    result.backtest_fills, result.equal_fills = len(there), len(booked & there)
 
 
-def _backtest_fills(result: BacktestResult, instrument: Instrument) -> set[tuple[int, str, str, str]]:
-    """Return bar, side, price and quantity of each fill at an open; the last close is no order of a session."""
-    quantity = result.quantity.copy()
-    before = np.concatenate([[0.0], quantity[:-1]])
-    fills = set()
-    for bar in np.flatnonzero(quantity != before):
-        change = quantity[bar] - before[bar]
-        quote = Quote(float(result.bars.open[bar]))
-        rules = account_rules(0.0, None, result.costs, Steps.of(instrument))
-        price = _price(change, quote, rules)
-        side = "Buy" if change > 0 else "Sell"
-        fills.add(
-            (int(result.bars.start_ms[bar]), side, instrument.price_text(price), instrument.quantity_text(change))
-        )
-    return fills
+def _fills_of(backtest: BacktestResult, instrument: Instrument) -> set[NamedFill]:
+    """Return each fill at an open; the one at the last close is the backtest's own."""
+    changes = np.diff(backtest.quantity, prepend=0.0)
+    tick, slippage = float(instrument.tick_size), backtest.costs.slippage
+    found = set()
+    for bar in np.flatnonzero(changes):
+        price = price_of(changes[bar], backtest.bars.open[bar], slippage, tick, np.inf, 0.0)
+        found.add(_named(int(backtest.bars.start_ms[bar]), changes[bar], price, instrument))
+    return found
 
 
-def _price(change: float, quote: Quote, rules: FloatArray) -> float:
-    from tasks.execution.accounting import price_of
-
-    return price_of(change, quote.first, rules[3], rules[5], quote.bid, quote.ask)
+def _named(start_ms: int, change: float, price: float, instrument: Instrument) -> NamedFill:
+    side = "Buy" if change > 0 else "Sell"
+    return start_ms, side, instrument.price_text(price), instrument.quantity_text(change)

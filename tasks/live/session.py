@@ -5,26 +5,33 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 
 from storage.locks import exclusive
-from storage.schema import Candles, ConfigError, Market, Source, TemporaryError
+from storage.schema import Candles, ClockError, ConfigError, FloatArray, Market, Source, TemporaryError
+from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import plausible
-from tasks.exchange.stream import PublicStream
+from tasks.exchange.stream import QUEUE_EVENTS, PublicStream, StreamTiming
 from tasks.exchange.stream_events import Event, Key, Reconnected, Refused
-from tasks.live.journal import Journal
+from tasks.execution.paper import Ledger, Opened, Quote, open_bar
+from tasks.live.journal import Decision, Journal
+from tasks.live.live_model import LiveModel, session_rules
 from tasks.live.market_session import MarketSession, Recent
+from tasks.live.session_config import DataTime, SessionConfig, WallTime
+from tasks.strategy.recipe import Recipe
 
 _LOOK_S = 1.0  # how long the queue is waited for before somebody looks whether to stop
 _RETRY_S = 5.0  # between two questions for what REST did not give
+_SPARE_BARS = 200  # beyond what makes a market ready
+_CLOCK_MS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +77,7 @@ class Session:
 
     Args:
         markets: Each warmed up or resumed.
-        streams: Open, one a category; all put into `events`.
-        events: What comes in.
-        feed: REST.
+        events: What comes in, from one stream a category.
         journal: Where everything is written first.
         bars: After how many stepped bars a market is done; None goes on until `stop`.
         stop: Set by whoever wants the session to end.
@@ -82,9 +87,7 @@ class Session:
     def __init__(
         self,
         markets: Sequence[MarketSession],
-        streams: Sequence[PublicStream],
         events: queue.Queue[Event],
-        feed: RestFeed,
         journal: Journal,
         *,
         bars: int | None = None,
@@ -94,7 +97,7 @@ class Session:
         self.markets: Mapping[Key, MarketSession] = {(one.market.category, one.market.symbol): one for one in markets}
         if len(self.markets) != len(markets):
             raise ConfigError("a session steps each symbol once; give every interval a session of its own")
-        self._streams, self._events, self._feed, self._journal = streams, events, feed, journal
+        self._events, self.journal = events, journal
         self._bars = bars
         self._stop = stop or threading.Event()
         self._on_note = on_note
@@ -162,14 +165,133 @@ class Session:
         self._on_note(f"{market.market}: {said}")
 
 
-def latency(session: MarketSession, journal: Journal) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True, kw_only=True)
+class PaperBroker:
+    """Fills on paper, by the version's own costs and size and the exchange's steps.
+
+    Attributes:
+        rules: (8,) from `live_model.session_rules`.
+    """
+
+    rules: FloatArray
+
+    def open_bar(self, ledger: Ledger, wanted: int, quote: Quote, funding_rate: float) -> Opened:
+        """Pay the funding that is due and trade to the wanted weight."""
+        return open_bar(ledger, wanted, quote, funding_rate, self.rules)
+
+
+@contextmanager
+def open_session(
+    link: Link,
+    models: Mapping[Market, LiveModel | None],
+    journal: Journal,
+    *,
+    mode: Literal["signal", "paper"],
+    config: SessionConfig = SessionConfig(),
+    timing: StreamTiming = StreamTiming(),
+    bars: int | None = None,
+    stop: threading.Event | None = None,
+    on_decision: Callable[[MarketSession, Decision], object] = lambda market, decision: None,
+    on_note: Callable[[str], object] = lambda line: None,
+) -> Iterator[Session]:
+    """Connect a session to an exchange: resumed from its journal, or warmed up from the exchange's past.
+
+    Args:
+        link: The exchange.
+        models: What decides in each market; None holds no position there.
+        journal: Empty, or of this very session.
+        mode: signal only says what it would hold.
+        config: The rules.
+        timing: Of the stream.
+        bars: After how many bars it ends; None goes on until `stop`.
+        stop: Set by whoever wants it to end.
+        on_decision: Is given each decision when it is safe.
+        on_note: Is told what a person would want to know, one line each.
+
+    Raises:
+        ClockError: This machine's clock is more than 0.5 s away from the exchange's.
+        StoreError: The journal is of another session.
+    """
+    feed = RestFeed(gateway=link.gateway)
+    exchange_time = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
+    events: queue.Queue[Event] = queue.Queue(1 if link.is_replay else QUEUE_EVENTS)
+    markets = []
+    for market, model in models.items():
+        recipe = model.recipe if model else Recipe()
+        instrument = link.gateway.instrument(market)
+        capital = config.capital / len(models) if config.capital else recipe.backtest.initial_capital
+        markets.append(
+            MarketSession(
+                market,
+                model,
+                why_none="" if model else "there is no version in force",
+                broker=PaperBroker(rules=session_rules(recipe, instrument)) if mode == "paper" else None,
+                instrument=instrument,
+                capital=capital,
+                journal=journal,
+                feed=feed,
+                time=exchange_time,
+                config=config,
+                on_decision=on_decision,
+            )
+        )
+    journal.agree(
+        {
+            "mode": mode,
+            "source": link.gateway.source,
+            "capital": {one.market.slug: one.ledger.cash for one in markets},
+            "deadline_ms": {one.market.slug: config.deadline_share * one.market.interval_ms for one in markets},
+            "instruments": {one.market.slug: asdict(one.instrument) for one in markets},
+        }
+    )
+    for one in markets:
+        if not one.resume():
+            one.warm_up(_past(feed, one, on_note))
+    with ExitStack() as stack:
+        for category in sorted({market.category for market in models}):
+            stream = PublicStream(
+                [market for market in models if market.category == category],
+                exchange=link.exchange,
+                url=link.stream_url,
+                events=events,
+                timing=timing,
+                patient=link.is_replay,
+                on_note=on_note,
+            )
+            stack.enter_context(stream)
+        yield Session(markets, events, journal, bars=bars, stop=stop, on_note=on_note)
+
+
+def _past(feed: RestFeed, one: MarketSession, on_note: Callable[[str], object]) -> Candles:
+    """Return the candles that make the next bar ready, and a few more: a halt among them has no features."""
+    bars = one.history_bars + _SPARE_BARS
+    now_ms = feed.gateway.server_time_ms()
+    first_ms = max(one.market.floor(now_ms) - bars * one.market.interval_ms, one.instrument.launch_ms, 0)
+    candles = feed.closed_since(one.market, one.market.ceil(first_ms)).candles
+    on_note(f"{one.market}: warmed up with {len(candles)} candles of {bars}")
+    return candles
+
+
+def _checked_offset(gateway: Gateway) -> float:
+    before_ns = time.time_ns()
+    now_ms = gateway.server_time_ms()
+    offset_ms = now_ms - (before_ns + time.time_ns()) / 2e6
+    if abs(offset_ms) > _CLOCK_MS:
+        raise ClockError(
+            f"this machine's clock must be within {_CLOCK_MS} ms of the exchange's, was {abs(offset_ms):.0f} ms "
+            f"{'behind' if offset_ms > 0 else 'ahead'}; synchronise it (NTP)"
+        )
+    return offset_ms
+
+
+def latency(one: MarketSession, journal: Journal) -> dict[str, dict[str, float]]:
     """Return p50 and p99 of each stage of a market's decisions: queue, step and journal in us, feed in ms."""
-    decisions = journal.reader().decisions(session.market.slug)
+    decisions = journal.reader().decisions(one.market.slug)
     stages = {
-        "feed_ms": [one.feed_ms for one in decisions],
-        "queue_us": [one.queue_us for one in decisions],
-        "step_us": [one.step_us for one in decisions],
-        "journal_us": list(session.counts.journal_us),
+        "feed_ms": [decision.feed_ms for decision in decisions],
+        "queue_us": [decision.queue_us for decision in decisions],
+        "step_us": [decision.step_us for decision in decisions],
+        "journal_us": list(one.counts.journal_us),
     }
     return {
         name: {"p50": float(np.percentile(known, 50)), "p99": float(np.percentile(known, 99))}
