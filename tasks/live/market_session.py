@@ -321,7 +321,7 @@ class MarketSession:
         else:
             opened = self._broker.open_bar(self.ledger, wanted, quote, rate)
         self._journal.opened(self.market.slug, BarOpen(start_ms, wanted, cause, quote, rate, late_ms, opened))
-        self.ledger, self._opened_ms = opened.ledger, start_ms
+        self.ledger, self._opened_ms, self._first = opened.ledger, start_ms, None
         self.counts.traded += opened.fill is not None
         self._count(cause)
 

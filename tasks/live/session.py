@@ -79,6 +79,7 @@ class Session:
         markets: Each warmed up or resumed.
         events: What comes in, from one stream a category.
         journal: Where everything is written first.
+        streams: How many streams put into `events`.
         bars: After how many stepped bars a market is done; None goes on until `stop`.
         stop: Set by whoever wants the session to end.
         on_note: Is told what a person would want to know, one line each.
@@ -90,6 +91,7 @@ class Session:
         events: queue.Queue[Event],
         journal: Journal,
         *,
+        streams: int = 1,
         bars: int | None = None,
         stop: threading.Event | None = None,
         on_note: Callable[[str], object] = lambda line: None,
@@ -98,14 +100,18 @@ class Session:
         if len(self.markets) != len(markets):
             raise ConfigError("a session steps each symbol once; give every interval a session of its own")
         self._events, self.journal = events, journal
-        self._bars = bars
+        self._bars, self._awaited = bars, streams
         self._stop = stop or threading.Event()
         self._on_note = on_note
         self._behind: set[Key] = set()  # markets of which REST must be asked again
         self._asked_s = 0.0
 
-    def run(self) -> None:
-        """Step bars until the session is over."""
+    def run(self, on_ready: Callable[[], object] = lambda: None) -> None:
+        """Step bars until the session is over.
+
+        Args:
+            on_ready: Is called once, when every stream is connected and every market is up to date.
+        """
         self._behind = set(self.markets)
         self._catch_up()
         while not self._over():
@@ -117,6 +123,10 @@ class Session:
             if isinstance(event, Reconnected):
                 self._behind |= set(self.markets)
                 self._asked_s = 0.0
+                self._catch_up()
+                self._awaited -= 1
+                if self._awaited == 0:
+                    on_ready()
             elif isinstance(event, Refused):
                 self._refused(event)
             else:
@@ -248,7 +258,8 @@ def open_session(
         if not one.resume():
             one.warm_up(_past(feed, one, on_note))
     with ExitStack() as stack:
-        for category in sorted({market.category for market in models}):
+        categories = sorted({market.category for market in models})
+        for category in categories:
             stream = PublicStream(
                 [market for market in models if market.category == category],
                 exchange=link.exchange,
@@ -259,7 +270,7 @@ def open_session(
                 on_note=on_note,
             )
             stack.enter_context(stream)
-        yield Session(markets, events, journal, bars=bars, stop=stop, on_note=on_note)
+        yield Session(markets, events, journal, streams=len(categories), bars=bars, stop=stop, on_note=on_note)
 
 
 def _past(feed: RestFeed, one: MarketSession, on_note: Callable[[str], object]) -> Candles:

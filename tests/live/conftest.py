@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
-from tasks.network.fit import load_model
+from tasks.network.dsc import load_model
 from tasks.network.inference import predict_series
 from tasks.sandbox.sandbox import Sandbox
 from tasks.strategy.recipe import Recipe
@@ -90,11 +91,13 @@ class Rig:
     def run(self, bars: int, **options: Any) -> Session:
         """Step so many bars, playing them as they are subscribed to, and return the session, closed."""
         with self.session(bars, **options) as session:
-            self.sandbox.wait_for_subscribers(f"kline.{MARKET.interval}.{MARKET.symbol}", timeout_s=WAIT_S)
-            playing = self.sandbox.play(bars=bars, bar_every_s=0)
-            session.run()
-            playing.cancel()
+            session.run(lambda: self.play(bars))
         return session
+
+    def play(self, bars: int) -> Future[int]:
+        """Let so many bars close once the session listens."""
+        self.sandbox.wait_for_subscribers(f"kline.{MARKET.interval}.{MARKET.symbol}", timeout_s=WAIT_S)
+        return self.sandbox.play(bars=bars, bar_every_s=0)
 
     def replayed(self, **options: Any) -> Replayed:
         """Compute the session again from its journal."""
