@@ -32,6 +32,7 @@ _LOOK_S = 1.0  # how long the queue is waited for before somebody looks whether 
 _RETRY_S = 5.0  # between two questions for what REST did not give
 _SPARE_BARS = 200  # beyond what makes a market ready
 _CLOCK_MS = 500
+_REPLAY_EVENTS = 32  # some two bars: a replay's clock waits, so that REST is never far ahead of the stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +225,7 @@ def open_session(
     """
     feed = RestFeed(gateway=link.gateway)
     exchange_time = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
-    events: queue.Queue[Event] = queue.Queue(1 if link.is_replay else QUEUE_EVENTS)
+    events: queue.Queue[Event] = queue.Queue(_REPLAY_EVENTS if link.is_replay else QUEUE_EVENTS)
     markets = []
     for market, model in models.items():
         recipe = model.recipe if model else Recipe()
