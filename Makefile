@@ -13,22 +13,22 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run ui automations soak test verify lint bench bench-quick clean
+.PHONY: run ui alerts soak test verify lint bench bench-quick clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
 	@mkdir -p "$(PREFECT_HOME)" 2>/dev/null || true  # what is wrong with it, the program says
 	@$(BIN)/python -m flows.pipeline $(FLAGS) $(ARGS)
 
-# The Prefect UI with server, worker, deployments and automations, until Ctrl-C; EXCHANGE (sandbox, bybit), PORT and WORKERS choose.
+# The Prefect UI with server, worker, deployments and alerts, until Ctrl-C; EXCHANGE (sandbox, bybit), PORT and WORKERS choose.
 ui: $(VENV)/installed
 	@mkdir -p "$(PREFECT_HOME)" 2>/dev/null || true
 	@exec $(BIN)/python -m flows.entry.operation $(if $(EXCHANGE),--exchange $(EXCHANGE)) $(if $(PORT),--port $(PORT)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
-# The automations alone, on the server that PREFECT_API_URL names.
-automations: $(VENV)/installed
+# The alerts alone, to the webhook of DSC_ALERT_URL, on the server that PREFECT_API_URL names.
+alerts: $(VENV)/installed
 	@mkdir -p "$(PREFECT_HOME)"
-	@$(BIN)/python -m flows.entry.operation automations
+	@$(BIN)/python -m flows.entry.operation alerts
 
 # Everything at once under random kills for SECONDS; then the invariants, and $(DSC_HOME)/soak.json. SEED, KILLS, PORT choose.
 soak: $(VENV)/installed-test

@@ -12,9 +12,12 @@ from flows.entry.command_line import Facts, run_by_hand
 from flows.entry.form import Folded, form
 from flows.entry.symbols import Symbols, run_name
 from storage.schema import Market
-from tasks.data import BarRange, CandleReport, QualityConfig, ingest_candles, ingest_funding
+from tasks.data import ingest_candles, ingest_funding
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import distinct, one_line, refuse_failures
+from tasks.ingestion.bar_range import BarRange
+from tasks.ingestion.candle_ingest import CandleReport
+from tasks.ingestion.quality import QualityConfig
 from tasks.runs.display import plan, stage
 
 

@@ -17,10 +17,12 @@ from flows.ingest import ingest
 from flows.retrain import STAGES, judged_version, retrain
 from storage.pruning import PruneRule
 from storage.schema import DatasetRef, Market
-from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
+from tasks.data import build_dataset, note_quality
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import Outcome, Outcomes, alone_on_equal_code, distinct, run_each
 from tasks.housekeeping import prune_home
+from tasks.ingestion.bar_range import BarRange
+from tasks.ingestion.quality import QualityConfig
 from tasks.reporting.summary import Verdict
 from tasks.runs.display import plan, say, stage
 from tasks.runs.market_lock import retrain_turn

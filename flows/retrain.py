@@ -11,10 +11,12 @@ from flows.entry.command_line import run_by_hand
 from flows.entry.form import Folded, form
 from storage.pruning import PruneRule
 from storage.schema import DatasetRef, Market
-from tasks.data import BarRange, QualityConfig, build_dataset, note_quality
+from tasks.data import build_dataset, note_quality
 from tasks.evaluation import backtest_folds, check_leaks, compare_baselines, measure_latency
 from tasks.exchange.connection import ExchangeConfig
 from tasks.housekeeping import prune_home
+from tasks.ingestion.bar_range import BarRange
+from tasks.ingestion.quality import QualityConfig
 from tasks.publishing import asks_for_second_seed, judge_version, promote_or_keep, publish_version
 from tasks.reporting.summary import Verdict
 from tasks.runs.display import parts_of, plan, stage

@@ -9,8 +9,10 @@ from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from storage.schema import Market
-from tasks.data import BarRange, QualityConfig, build_dataset
+from tasks.data import build_dataset
 from tasks.exchange.connection import ExchangeConfig
+from tasks.ingestion.bar_range import BarRange
+from tasks.ingestion.quality import QualityConfig
 from tasks.search import rank_networks, try_network
 from tasks.strategy.candidates import SearchSpace
 from tasks.strategy.recipe import Recipe

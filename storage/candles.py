@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from storage.commit import END_OF_TIME_MS, SERIES, SPAN, WindowReport, commit, r
 from storage.database import Database, transaction
 from storage.schema import (
     CANDLE_COLUMNS,
+    WINDOW_BARS,
     CandleError,
     Candles,
     Category,
-    ConfigError,
     FloatArray,
     IntArray,
     Market,
@@ -41,7 +40,7 @@ _GAP_RUNS = f"""
     )
     group by run, reason order by 1
 """
-_BY_PAGE = f"select (epoch_ms(start_time) - $origin) // $length, count(*) from {{table}} where {SPAN} group by 1"
+_BY_WINDOW = f"select (epoch_ms(start_time) - $origin) // $length, count(*) from {{table}} where {SPAN} group by 1"
 _COVERAGE = """
     select source, category, symbol, interval,
         sum(bars)::bigint, min(first_ms), max(last_ms), sum(gaps)::bigint, sum(rejected)::bigint
@@ -185,14 +184,13 @@ class CandleStore:
         market: Market,
         first_ms: int,
         last_ms: int,
-        bars: int = 1_000,
+        bars: int = WINDOW_BARS,
         recheck_gaps: bool = False,
     ) -> list[Window]:
-        """Return the windows between two times about which something is unknown, oldest first.
+        """Return the windows of a range (`Window.cover`) about which something is unknown, oldest first.
 
-        Windows start at multiples of `bars`, so the same ones come back however often and from wherever one asks; the
-        first and the last are cut to the range. A window whose every bar is stored or a recorded gap is left out; one
-        without any stored bar never is, since nothing tells the exchange's outage from the market's.
+        A window whose every bar is stored or a recorded gap is left out; one without any stored bar never is, since
+        nothing tells the exchange's outage from the market's.
 
         Args:
             source: Where the candles come from.
@@ -202,25 +200,25 @@ class CandleStore:
             bars: Longest window.
             recheck_gaps: Ask again for bars that are recorded as gaps.
         """
-        if bars < 1:
-            raise ConfigError(f"bars must be >= 1, was {bars}")
-        first, last, step, origin = market.ceil(first_ms), market.floor(last_ms), market.interval_ms, market.floor(0)
-        length = bars * step
-        values = _span_of(source, market, first, last) | {"origin": origin, "length": length}
+        windows = Window.cover(market, first_ms, last_ms, bars)
+        if not windows:
+            return []
+        # All but the outer two are equally long: a bar's place is counted back from the first one's end.
+        step, length = market.interval_ms, bars * market.interval_ms
+        values = _span_of(source, market, windows[0].first_ms, windows[-1].last_ms)
+        values |= {"origin": windows[0].last_ms + step - length, "length": length}
         with self._database.reading() as con:
             stored, gaps = (
-                dict(con.execute(_BY_PAGE.format(table=table), values).fetchall()) for table in ("candles", "gaps")
+                dict(con.execute(_BY_WINDOW.format(table=table), values).fetchall()) for table in ("candles", "gaps")
             )
-        windows = []
-        for page in range((first - origin) // length, (last - origin) // length + 1):
-            start = origin + page * length
-            window = Window(first_ms=max(first, start), last_ms=min(last, start + length - step))
-            known = stored.get(page, 0)
+        lacking = []
+        for place, window in enumerate(windows):
+            known = stored.get(place, 0)
             if known and not recheck_gaps:
-                known += gaps.get(page, 0)
+                known += gaps.get(place, 0)
             if known < window.bars(step):
-                windows.append(window)
-        return windows
+                lacking.append(window)
+        return lacking
 
     def read(self, source: Source, market: Market, first_ms: int | None = None, last_ms: int | None = None) -> Candles:
         """Return the stored candles between two open times (both inclusive), oldest first."""
@@ -356,28 +354,6 @@ class CandleStore:
         with self._database.reading() as con:
             rows = con.execute(f"select {columns} from runs {which}", values).fetchall()
         return [Run(**dict(zip(names, row, strict=True))) for row in rows]
-
-    def export_parquet(self, path: Path) -> None:
-        """Write all candles to a Parquet file, for readers that must not hold the database; replaced as a whole.
-
-        Raises:
-            StoreError: The file can't be written; the one that was there is still there.
-        """
-        draft = path.with_name(f".{path.name}-{uuid4().hex}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._database.reading() as con:
-                con.execute(
-                    "copy (from candles order by source, category, symbol, interval, start_time) "
-                    "to $path (format parquet, compression zstd)",
-                    {"path": str(draft)},
-                )
-            draft.replace(path)
-        except OSError as err:
-            raise StoreError(f"{path} can't be written; free space or choose another folder ({err})") from err
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink()
 
 
 def _span_of(source: Source, market: Market, first_ms: int | None, last_ms: int | None) -> dict[str, Any]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from annotated_types import Ge
 
 from storage.artifacts import ArtifactStore
-from storage.schema import ArtifactError, ConfigError, Market, Source
+from storage.bounds import Checked, NonNegativeInt
+from storage.schema import ArtifactError, Market, Source
 from storage.settings import Settings
 from storage.shared_results import results_at
 from storage.snapshots import prune_datasets
@@ -15,7 +19,7 @@ from storage.workfolder import Pruned
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneRule:
+class PruneRule(Checked):
     """What may go.
 
     Attributes:
@@ -23,14 +27,8 @@ class PruneRule:
         keep_datasets: Datasets of each source and market that stay, those used last, whatever their age.
     """
 
-    keep_days: float = 7.0
-    keep_datasets: int = 3
-
-    def __post_init__(self) -> None:
-        if not 1.0 <= self.keep_days < float("inf"):
-            raise ConfigError(f"keep_days must be >= 1 day, since a run may still need it, was {self.keep_days!r}")
-        if self.keep_datasets < 0:
-            raise ConfigError(f"keep_datasets must be >= 0, was {self.keep_datasets!r}")
+    keep_days: Annotated[float, Ge(1)] = 7.0
+    keep_datasets: NonNegativeInt = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,6 +94,12 @@ INTERVAL_MS = {
 """Milliseconds per bar of each `Interval`."""
 
 MONDAY_MS = 4 * DAY_MS  # weeks open on Mondays; 1970-01-01 was a Thursday
+FUNDING_STEP_MS = DAY_MS // 3
+"""The longest between two funding stamps: no market pays less often than every 8 hours; many pay more often."""
+
+WINDOW_BARS = 1_000
+"""Candles of one request: the most that Bybit returns."""
+
 _MS_PER_YEAR = 365 * DAY_MS
 
 
@@ -352,6 +358,31 @@ class Window:
 
     first_ms: int
     last_ms: int
+
+    @classmethod
+    def cover(cls, market: Market, first_ms: int, last_ms: int, bars: int = WINDOW_BARS) -> list[Self]:
+        """Return the windows that cover a range, oldest first; none where it holds no bar.
+
+        They begin at multiples of `bars`, so the same ones come back however often and from wherever one asks; the
+        first and the last are cut to the range.
+
+        Args:
+            market: Its bars.
+            first_ms: Earliest open time, UTC milliseconds; need not lie on the grid.
+            last_ms: Latest open time, inclusive; need not lie on the grid.
+            bars: Longest window.
+
+        Raises:
+            ConfigError: `bars` < 1.
+        """
+        if bars < 1:
+            raise ConfigError(f"bars must be >= 1, was {bars!r}")
+        first, last, step, origin = market.ceil(first_ms), market.floor(last_ms), market.interval_ms, market.floor(0)
+        if first > last:
+            return []
+        length = bars * step
+        opens = range((first - origin) // length * length + origin, last + 1, length)
+        return [cls(first_ms=max(first, ms), last_ms=min(last, ms + length - step)) for ms in opens]
 
     def bars(self, interval_ms: int) -> int:
         """Return how many bars the window holds."""

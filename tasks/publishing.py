@@ -18,9 +18,9 @@ from storage.shared_results import results_at
 from storage.workfolder import WorkFolder, canonical_json
 from tasks.champion.judgement import champion_name, judge_challenger, load_judgement
 from tasks.champion.versions import version_code, version_hash
-from tasks.data import load_quality
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.track_record import Deflation
+from tasks.ingestion.quality import load_quality
 from tasks.network.export import load_weights, onnx_graphs
 from tasks.reporting.content import report_data, report_versions, side_by_side
 from tasks.reporting.report import render_report

@@ -7,7 +7,7 @@ import pytest
 grimp = pytest.importorskip("grimp", reason="import-linter, which brings it, is not installed")
 
 PACKAGES = ("flows", "tasks", "storage")
-SHARED = {"numpy", "storage.schema", "storage.compiled"}
+SHARED = {"numpy", "annotated_types", "storage.schema", "storage.bounds", "storage.compiled"}
 ALLOWED = {
     "tasks.market": SHARED,
     "tasks.execution": SHARED,

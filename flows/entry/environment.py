@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.runs.alerts import HEARTBEAT_S
+from tasks.runs.stale_runs import HEARTBEAT_S
 
 _OF_THE_SERVER = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_", "PREFECT_SERVER_API_AUTH_")
 _OF_FLOW_RUNS = ("AWS_",)  # whatever opens the artifact store

@@ -1,8 +1,8 @@
 """A flow's parameters as the form that the Prefect UI shows: what each field means, and which values it takes.
 
-Both are known already: a config's docstring describes its fields, and its constructor refuses what breaks a rule, with
-the rule in words. So they are asked for, and stated nowhere twice. Prefect's server then refuses a value out of bounds
-when a run is created, before anything starts.
+Both are known already: a config's docstring describes its fields, and their types hold the bounds, which Pydantic reads
+(`storage/bounds.py`). So nothing is stated twice, and Prefect's server refuses a value out of bounds when a run is
+created, before anything starts.
 
 A config inside another, and what the flow marks as `Folded`, is one line that says "as usual" until somebody opens it.
 """
@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import Field, GetJsonSchemaHandler
+import docstring_parser
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
-from pydantic_core.core_schema import no_info_before_validator_function
 
 from flows.entry.form_titles import HIDDEN, title
-from storage.schema import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,9 +29,6 @@ AS_USUAL, CHANGED = "as usual", "changed"
 _KINDS = {
     "null": "none", "integer": "number", "number": "number", "string": "text", "date-time": "date and time"
 }  # fmt: skip
-_FAR = 10**9 + 1  # no bounded field takes as much; odd, for the one that must be odd
-_HALVINGS = 64  # of 1e9, which leaves 5e-11
-_DIGITS = 9  # after the point, of a bound
 
 
 class Folded:
@@ -52,7 +46,8 @@ def form(function: F) -> F:
         if _is_config(kind):
             folded = Folded in marks
             extra["default"] = None if folded else {}  # so that its fields take their own, folded ones included
-            hint = Annotated[hint, _Described(kind, folded=folded)]
+            opened = BeforeValidator(functools.partial(_opened, kind))
+            hint = Annotated[hint, opened, _Described(kind, folded=folded)]
         hints[name] = Annotated[hint, Field(json_schema_extra=extra)]
     function.__annotations__ = hints
     return function
@@ -67,13 +62,10 @@ class _Described:
     """
 
     def __init__(self, config: type, *, folded: bool) -> None:
-        self._config, self._folded = config, folded
+        self._folded = folded
         self._configs = {one.__name__: one for one in _nested(config)}
 
-    def __get_pydantic_core_schema__(self, source: type, handler: Callable[[type], CoreSchema]) -> CoreSchema:
-        return no_info_before_validator_function(functools.partial(_opened, self._config), handler(source))
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core)
         self._describe(schema, handler, set())
         return _fold(schema) if self._folded else schema
@@ -94,9 +86,6 @@ class _Described:
             for name, field in resolved["properties"].items():
                 field |= {"title": title(name, config.__name__), "description": fields.get(name, "")}
                 field |= _pattern(hints[name])
-                for values in field.get("anyOf", [field]):
-                    if values.get("type") in ("integer", "number"):
-                        values.update(bounds(config, name, whole=values["type"] == "integer"))
                 self._describe(field, handler, done)
                 if "$ref" in field:
                     field |= _fold({"$ref": field.pop("$ref")}) | {"default": None}
@@ -151,65 +140,12 @@ def _is_config(kind: Any) -> bool:
 
 
 def described_fields(config: type) -> tuple[str, dict[str, str]]:
-    """Return the first paragraph of a config's docstring, and what it says of each attribute."""
-    summary, _, attributes = inspect.cleandoc(config.__doc__ or "").partition("\nAttributes:\n")
-    found = re.findall(r"^ {4}([a-z_, ]+): (.*(?:\n {8}.*)*)", attributes, re.M)
-    fields = {name.strip(): " ".join(said.split()) for names, said in found for name in names.split(",")}
-    return summary.partition("\n\n")[0].strip(), fields
-
-
-@functools.cache
-def bounds(config: type, name: str, *, whole: bool) -> Mapping[str, float]:
-    """Return the bounds of a number, as JSON schema names them, found by asking the constructor.
-
-    Only a refusal that names the field counts: a rule over several fields bounds none of them alone.
-
-    Args:
-        config: A dataclass whose other fields have defaults.
-        name: The field.
-        whole: Whether it takes whole numbers only.
-    """
-    good = _accepted(config, name)
-    if good is None:
-        return {}
-    found: dict[str, float] = {}
-    for far, inclusive, exclusive in ((-_FAR, "minimum", "exclusiveMinimum"), (_FAR, "maximum", "exclusiveMaximum")):
-        if _refuses(config, name, far):
-            limit = _edge(config, name, good, far, whole=whole)
-            if limit is not None:
-                found[exclusive if _refuses(config, name, limit) else inclusive] = limit
-    return found
-
-
-def _edge(config: type, name: str, good: float, bad: float, *, whole: bool) -> float | None:
-    """Return by bisection where a rule begins to refuse; None for one that is no bound, such as "odd"."""
-    for _ in range(_HALVINGS):
-        middle = (good + bad) // 2 if whole else (good + bad) / 2
-        if middle in (good, bad):
-            break
-        if _refuses(config, name, middle):
-            bad = middle
-        else:
-            good = middle
-    if whole:
-        return good if _refuses(config, name, bad + (bad - good)) else None
-    return round(good, _DIGITS)
-
-
-def _accepted(config: type, name: str) -> float | None:
-    default = getattr(config(), name)
-    for value in (default, 1, 0.5):
-        if isinstance(value, int | float) and not _refuses(config, name, value):
-            return value
-    return None
-
-
-def _refuses(config: type, name: str, value: float) -> bool:
-    try:
-        config(**{name: value})
-    except ConfigError as err:
-        return str(err).startswith(f"{name} must")
-    return False
+    """Return the first line of a config's docstring, and what it says of each attribute."""
+    said = docstring_parser.parse(config.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
+    fields: dict[str, str] = {}
+    for one in said.params:
+        fields |= dict.fromkeys(one.arg_name.split(", "), " ".join((one.description or "").split()))
+    return said.short_description or "", fields
 
 
 def _nested(config: type) -> Iterator[type]:

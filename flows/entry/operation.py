@@ -1,11 +1,11 @@
-"""The whole system on one machine: server, work pool, deployments, automations and workers, started and stopped as one.
+"""The whole system on one machine: server, work pool, deployments, alerts and workers, started and stopped as one.
 
     python -m flows.entry.operation [--exchange sandbox] [--port 4200] [--workers 1]
     python -m flows.entry.operation --join http://10.0.0.5:4200/api [--workers 1]        workers alone, for that server
 
 Everything that was started is a child process and ends with this one, flow runs included, also where this one is
 killed. Settings that matter are set for all of them (`flows/entry/environment.py`): one server address, the home's
-secret that the server asks for, heartbeats that the guard against dead runs can rely on, no telemetry, and no server of
+secret that the server asks for, heartbeats that the look at stale runs relies on, no telemetry, and no server of
 its own for a run that has lost the one it should use.
 """
 
@@ -69,8 +69,8 @@ from storage.private import keep_home_private
 from storage.schema import ConfigError, OperationError
 from storage.secret import home_secret, secret_path
 from storage.settings import Settings
-from tasks.runs.alerts import HEARTBEAT_S, ZOMBIE_S, install_automations
-from tasks.runs.stale_runs import crash_stale_runs
+from tasks.runs.alerts import install_alerts
+from tasks.runs.stale_runs import HEARTBEAT_S, ZOMBIE_S, crash_stale_runs
 
 POOL = "local"
 
@@ -172,11 +172,11 @@ class Operation:
         self._look_at = self.up_since + ZOMBIE_S  # what was said while it was down is not known to it
 
     def prepare(self) -> None:
-        """Make the work pool, every deployment and every automation; what is there already is brought up to date."""
+        """Make the work pool, every deployment and every alert; what is there already is brought up to date."""
         with self.connected():
             make_pool()
             end_lost_runs()
-            install_automations(guards=False)
+            install_alerts()
             pause_others(self._world)
         names = [text for name in deployment_names(self._world) for text in ("--name", name)]
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names]
@@ -230,7 +230,7 @@ class Operation:
             with temporary_settings(hasty), get_client(sync_client=True) as client:
                 ended = crash_stale_runs(client, datetime.now(UTC))
             for name in ended:
-                print(f"crashed, without a sign of life for {ZOMBIE_S} s: {name}", flush=True)
+                print(f"ended, without a sign of life for {ZOMBIE_S} s: {name}", flush=True)
 
     def stop(self) -> None:
         """Stop the workers with their flow runs, then the server, which must hear of their end."""
@@ -282,7 +282,7 @@ def make_pool() -> None:
 
 
 def end_lost_runs() -> None:
-    """Mark as crashed what an earlier worker took and never started; a run that did start has the guard for that."""
+    """Mark as crashed what an earlier worker took and never started; one that did start is looked after."""
     with get_client(sync_client=True) as client:
         pending = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=pending)):
@@ -335,19 +335,19 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def automations() -> None:
-    """Install the automations alone, on the server that PREFECT_API_URL names."""
+def alerts() -> None:
+    """Install the alerts alone, on the server that PREFECT_API_URL names."""
     if not get_current_settings().api.url:
         raise ConfigError(
-            "PREFECT_API_URL must name the server that gets the automations, such as http://127.0.0.1:4200/api"
+            "PREFECT_API_URL must name the server that gets the alerts, such as http://127.0.0.1:4200/api"
         )
     with server_at_hand(keep_home_private()):
-        print("installed:", *install_automations())
+        print("installed:", *(install_alerts() or ["none, DSC_ALERT_URL is not set"]))
 
 
 if __name__ == "__main__":
     app = cyclopts.App(result_action="return_value")
     app.default(operate)
-    app.command(automations)
+    app.command(alerts)
     with plain_errors():
         app()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.schema import ConfigError
+from storage.bounds import Checked, PositiveFloat, PositiveInt
 
 _HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpiryRule:
+class ExpiryRule(Checked):
     """How long a champion outlives the retrains that should have questioned it.
 
     Attributes:
@@ -18,14 +18,8 @@ class ExpiryRule:
         most_missed: Retrains that may be missed in a row; from this many on nothing is served.
     """
 
-    retrain_hours: float = 24.0
-    most_missed: int = 3
-
-    def __post_init__(self) -> None:
-        if not 0 < self.retrain_hours < float("inf"):
-            raise ConfigError(f"retrain_hours must be > 0 and finite, was {self.retrain_hours!r}")
-        if self.most_missed < 1:
-            raise ConfigError(f"most_missed must be >= 1, was {self.most_missed!r}")
+    retrain_hours: PositiveFloat = 24.0
+    most_missed: PositiveInt = 3
 
 
 def missed_retrains(last_ms: int, now_ms: int, rule: ExpiryRule) -> int:

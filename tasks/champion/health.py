@@ -8,20 +8,21 @@ from datetime import datetime
 from pathlib import Path
 
 from storage.artifacts import ArtifactStore
+from storage.bounds import Checked, NonNegativeInt, PositiveInt, Share
 from storage.candles import CandleStore, Coverage, Run
-from storage.schema import DAY_MS, ConfigError, utc_text
+from storage.schema import DAY_MS, utc_text
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.serving import CLOCK_SLACK_MS, served_champion
 from tasks.champion.watch import champion_drift, champion_skill
 
 
 @dataclass(frozen=True, kw_only=True)
-class MonitorConfig:
+class MonitorConfig(Checked):
     """When something needs a person.
 
     Attributes:
         stale_bars: Bars that may be missing at the end of a market before it counts as stale; a replay has no present.
-        gap_limit: Largest share of bars that may be missing between others, 0 to 1.
+        gap_limit: Largest share of bars that may be missing between others.
         expiry: When a champion is no longer served; a missed retrain before that, it is a complaint.
         live_sandbox: A sandbox market with a candle of the last 24 hours moves on with real time: judge it like others.
         drift_bars: Bars of a block that is compared with those that the champion was trained on; 0 compares none. The
@@ -29,21 +30,12 @@ class MonitorConfig:
         skill_labels: Newest labels whose bars the champion was not trained on, by which it is judged; 0 for none.
     """
 
-    stale_bars: int = 3
-    gap_limit: float = 0.1
+    stale_bars: PositiveInt = 3
+    gap_limit: Share = 0.1
     expiry: ExpiryRule = field(default_factory=ExpiryRule)
     live_sandbox: bool = False
-    drift_bars: int = 1_000
-    skill_labels: int = 2_000
-
-    def __post_init__(self) -> None:
-        if self.stale_bars < 1:
-            raise ConfigError(f"stale_bars must be >= 1, was {self.stale_bars!r}")
-        if not 0 <= self.gap_limit <= 1:
-            raise ConfigError(f"gap_limit must be in 0..1, was {self.gap_limit!r}")
-        for name in ("drift_bars", "skill_labels"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be >= 0, was {getattr(self, name)!r}")
+    drift_bars: NonNegativeInt = 1_000
+    skill_labels: NonNegativeInt = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)

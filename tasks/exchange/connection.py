@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Gt, Le
+
+from storage.bounds import Checked
 from storage.schema import ConfigError, Market, Source, parse_source, sandbox_source, utc_text
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.transport import Exchange
@@ -21,7 +24,7 @@ _LOOPBACK = re.compile(r"http://127\.0\.0\.1:\d{1,5}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExchangeConfig:
+class ExchangeConfig(Checked):
     """Where candles come from.
 
     Attributes:
@@ -41,12 +44,11 @@ class ExchangeConfig:
     synthetic: SyntheticMarket = field(default_factory=SyntheticMarket)
     url: str | None = None
     live: bool = False
-    requests_per_s: float = 60.0
-    threads: int = 16
+    requests_per_s: Annotated[float, Gt(0), Le(120)] = 60.0
+    threads: Annotated[int, Ge(1), Le(32)] = 16
 
     def __post_init__(self) -> None:
-        if self.exchange not in ("sandbox", "bybit", "testnet", "demo"):
-            raise ConfigError(f"exchange must be sandbox, bybit, testnet or demo, was {self.exchange!r}")
+        super().__post_init__()
         if self.candles is not None and self.exchange != "sandbox":
             raise ConfigError(
                 f"a candle file is replayed by the sandbox; leave out candles or exchange={self.exchange!r}"
@@ -60,10 +62,6 @@ class ExchangeConfig:
             )
         if self.live and (self.exchange != "sandbox" or self.candles is not None):
             raise ConfigError("only the synthetic market can be live; leave out live, or candles and exchange")
-        if not 0 < self.requests_per_s <= 120:
-            raise ConfigError(f"requests_per_s must be in (0, 120], was {self.requests_per_s!r}")
-        if not 1 <= self.threads <= 32:
-            raise ConfigError(f"threads must be in 1..32, was {self.threads!r}")
 
     @property
     def source(self) -> Source:

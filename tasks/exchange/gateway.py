@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from storage.schema import (
+    WINDOW_BARS,
     Candles,
     Category,
     ClockError,
@@ -34,7 +35,6 @@ from tasks.exchange.reference import FUNDING_ROWS, Rates, collect_funding, read_
 from tasks.exchange.session import Session
 from tasks.exchange.transport import HOST_NAMES, Exchange
 
-PAGE_BARS = 1_000  # the most rows that Bybit returns for one request
 ADDRESS_LIMIT_PER_S = 120  # 600 requests in 5 s, then 10 minutes of HTTP 403
 CLOCK_TOLERANCE_MS = 60_000  # NTP keeps a clock within a second; a minute off is a clock that nothing keeps
 
@@ -80,7 +80,7 @@ class Gateway:
         self._threads = threads
         self._wall_clock_ms = wall_clock_ms
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway")
-        self._batches: set[threading.Event] = set()  # each withdraws the windows of one fetch_windows
+        self._batches: set[threading.Event] = set()  # each withdraws the windows of one fetch_batches
         self._session = Session(
             exchange,
             url,
@@ -155,37 +155,6 @@ class Gateway:
 
         return collect_funding(rates, start_ms, end_ms)
 
-    def windows(self, market: Market, first_ms: int, last_ms: int, bars: int = PAGE_BARS) -> list[Window]:
-        """Return the windows that cover a range, oldest first: multiples of `bars`, the outer two cut to the range.
-
-        Raises:
-            ConfigError: The range holds no bar, or `bars` is not in 1..1000.
-        """
-        if not 1 <= bars <= PAGE_BARS:
-            raise ConfigError(f"bars must be in 1..{PAGE_BARS}, was {bars!r}")
-        first, last, step, origin = market.ceil(first_ms), market.floor(last_ms), market.interval_ms, market.floor(0)
-        if first > last:
-            raise ConfigError(f"start must not be after end, was start={utc_text(first_ms)} end={utc_text(last_ms)}")
-        length = bars * step
-        opens = range((first - origin) // length * length + origin, last + 1, length)
-        return [Window(first_ms=max(first, ms), last_ms=min(last, ms + length - step)) for ms in opens]
-
-    def fetch_window(self, market: Market, window: Window, now_ms: int) -> FetchedWindow:
-        """Return the closed candles of a window, and what it lacks.
-
-        A doubtful answer is asked for once more; then the newer one stands, unless the first one had more usable rows.
-
-        Args:
-            market: Symbol, category and interval.
-            window: At most 1,000 bars.
-            now_ms: Bybit's clock, UTC milliseconds: what closes later is not a candle yet.
-
-        Raises:
-            Rejected: Bybit refused.
-            TemporaryError: It could not be asked within the budget.
-        """
-        return self._fetch_window(market, window, now_ms, None)
-
     def fetch_windows(self, market: Market, windows: Sequence[Window], now_ms: int) -> Iterator[FetchedWindow]:
         """Yield the windows as they come in, several in flight. The first error withdraws the rest."""
         with closing(self.fetch_batches(market, windows, now_ms)) as batches:
@@ -199,7 +168,17 @@ class Gateway:
 
         So a consumer that is slower than the network pays once for many windows what it pays once a visit. Those of
         one visit come in the order that they were asked for. The first error withdraws the rest; what came with it is
-        yielded before it is raised.
+        yielded before it is raised. A doubtful answer is asked for once more; then the newer one stands, unless the
+        first one had more usable rows.
+
+        Args:
+            market: Symbol, category and interval.
+            windows: Each at most `WINDOW_BARS` long.
+            now_ms: Bybit's clock, UTC milliseconds: what closes later is not a candle yet.
+
+        Raises:
+            Rejected: Bybit refused.
+            TemporaryError: It could not be asked within the budget.
         """
         stop = threading.Event()
         self._batches.add(stop)
@@ -227,9 +206,9 @@ class Gateway:
             self._batches.discard(stop)
             wait([future for future in pending if not future.cancel()])  # those that a thread is at
 
-    def _fetch_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event | None) -> FetchedWindow:
-        if window.bars(market.interval_ms) > PAGE_BARS:
-            raise ConfigError(f"a window must hold at most {PAGE_BARS} bars, was {window.bars(market.interval_ms)}")
+    def _fetch_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event) -> FetchedWindow:
+        if window.bars(market.interval_ms) > WINDOW_BARS:
+            raise ConfigError(f"a window must hold at most {WINDOW_BARS} bars, was {window.bars(market.interval_ms)}")
         expected = closed_bars(market, window, now_ms)
         if len(expected) == 0:
             return FetchedWindow(window=window, candles=Candles.empty(), rejected=(), missing=expected, asked=0)
@@ -242,10 +221,10 @@ class Gateway:
             window=window, candles=better.candles, rejected=better.rejected, missing=better.missing, asked=2
         )
 
-    def _ask_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event | None) -> FetchedWindow:
+    def _ask_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event) -> FetchedWindow:
         params = {
             "category": market.category, "symbol": market.symbol, "interval": market.interval,
-            "start": window.first_ms, "end": window.last_ms, "limit": PAGE_BARS,
+            "start": window.first_ms, "end": window.last_ms, "limit": WINDOW_BARS,
         }  # fmt: skip
         what = f"{market} candles from {utc_text(window.first_ms)}"
         read = partial(read_page, market=market, window=window, now_ms=now_ms)

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveInt
 from storage.schema import ConfigError
 
 Sleep = Callable[[float], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
+class RetryPolicy(Checked):
     """How often and for how long one question is repeated.
 
     Attributes:
@@ -27,21 +28,14 @@ class RetryPolicy:
         bans: How many bans one question waits out.
     """
 
-    attempts: int = 6
-    budget_s: float = 60.0
-    first_wait_s: float = 0.5
-    max_wait_s: float = 8.0
-    jitter: float = 0.25
-    max_reset_wait_s: float = 5.0
-    ban_wait_s: float = 600.0
-    bans: int = 1
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ConfigError(f"attempts must be >= 1, was {self.attempts!r}")
-        for name in ("budget_s", "first_wait_s", "max_wait_s", "jitter", "max_reset_wait_s", "ban_wait_s", "bans"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be >= 0, was {getattr(self, name)!r}")
+    attempts: PositiveInt = 6
+    budget_s: NonNegativeFloat = 60.0
+    first_wait_s: NonNegativeFloat = 0.5
+    max_wait_s: NonNegativeFloat = 8.0
+    jitter: NonNegativeFloat = 0.25
+    max_reset_wait_s: NonNegativeFloat = 5.0
+    ban_wait_s: NonNegativeFloat = 600.0
+    bans: NonNegativeInt = 1
 
     def back_off_s(self, failures: int) -> float:
         """Return the wait after `failures` failures in a row, seconds."""

@@ -22,6 +22,7 @@ from typing import Any, Self
 import websocket
 from pybit.unified_trading import WebSocket
 
+from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
 from storage.schema import Category, ConfigError, Market
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.stream_events import BadMessage, Decoder, Event, Reconnected, Refused, UnknownTopic, topics_of
@@ -36,7 +37,7 @@ _JOIN_S = 15.0  # longer than any time-out of a socket
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamTiming:
+class StreamTiming(Checked):
     """When a connection counts as dead, and how soon there is a new one.
 
     Attributes:
@@ -49,18 +50,16 @@ class StreamTiming:
         ping_timeout_s: Longest wait for a pong, < `ping_interval_s`.
     """
 
-    silence_s: float = 10.0
-    first_wait_s: float = 1.0
-    max_wait_s: float = 60.0
-    jitter: float = 0.25
-    connect_s: float = 10.0
-    ping_interval_s: float = 20.0
-    ping_timeout_s: float = 10.0
+    silence_s: PositiveFloat = 10.0
+    first_wait_s: PositiveFloat = 1.0
+    max_wait_s: PositiveFloat = 60.0
+    jitter: NonNegativeFloat = 0.25
+    connect_s: PositiveFloat = 10.0
+    ping_interval_s: PositiveFloat = 20.0
+    ping_timeout_s: PositiveFloat = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("silence_s", "first_wait_s", "max_wait_s", "connect_s", "ping_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be > 0, was {getattr(self, name)!r}")
+        super().__post_init__()
         if not self.ping_interval_s > self.ping_timeout_s:
             raise ConfigError(
                 f"ping_interval_s must be > ping_timeout_s={self.ping_timeout_s!r}, was {self.ping_interval_s!r}"

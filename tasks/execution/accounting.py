@@ -14,20 +14,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Lt, Unit
 from numpy.typing import NDArray
 
+from storage.bounds import Checked
 from storage.compiled import compiled
-from storage.schema import MINUTE_MS, BoolArray, Candles, ConfigError, FloatArray, Instrument, IntArray
+from storage.schema import MINUTE_MS, BoolArray, Candles, FloatArray, Instrument, IntArray
 
 _SAME = 1e-9  # of a step: binary noise of a quotient, far below what an exchange can tell apart
-_DEAREST_PER_SIDE = 0.1  # a rate of 10 % and more is a percentage or a basis point typed as a share
+
+# A rate of 10 % and more is a percentage or a basis point typed as a share.
+Rate = Annotated[float, Ge(0), Lt(0.1), Unit("of the notional")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Costs:
+class Costs(Checked):
     """What trading costs.
 
     Attributes:
@@ -36,14 +40,9 @@ class Costs:
         funding: Whether funding is paid and received at its stamps.
     """
 
-    commission: float = 0.001
-    slippage: float = 0.0001
+    commission: Rate = 0.001
+    slippage: Rate = 0.0001
     funding: bool = True
-
-    def __post_init__(self) -> None:
-        for name, rate in (("commission", self.commission), ("slippage", self.slippage)):
-            if not 0.0 <= rate < _DEAREST_PER_SIDE:
-                raise ConfigError(f"{name} must be a share of the notional in [0, {_DEAREST_PER_SIDE}), was {rate!r}")
 
     @property
     def per_side(self) -> float:

@@ -8,42 +8,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt, Le
 from numpy.typing import NDArray
 
-from storage.schema import MINUTE_MS, BoolArray, ConfigError, FloatArray, LeakError, utc_text
+from storage.bounds import Checked, NonNegativeInt, PositiveFloat
+from storage.schema import MINUTE_MS, BoolArray, FloatArray, LeakError, utc_text
 from tasks.execution.accounting import Bars, Costs, Steps, account_rules, as_compiled, run_account
 from tasks.execution.trades import GAP, Trades, list_trades
 
 
 @dataclass(frozen=True, kw_only=True)
-class BacktestConfig:
+class BacktestConfig(Checked):
     """The account.
 
     Attributes:
-        initial_capital: USDT, > 0.
-        position_fraction: Share of equity that a position opens with, in (0, 1]; the rest pays fees. There is
+        initial_capital: USDT.
+        position_fraction: Share of equity that a position opens with; the rest pays fees. There is
             no leverage, because no margin call is simulated.
         fixed_coins: Coins per position instead of a share of equity; None: off.
         delay: Bars between decision and fill beyond the next open. A result that collapses at 1 or 2 lived on bid-ask
             bounce (Roll 1984).
     """
 
-    initial_capital: float = 100_000.0
-    position_fraction: float = 0.95
-    fixed_coins: float | None = None
-    delay: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.initial_capital < np.inf:
-            raise ConfigError(f"initial_capital must be an amount of USDT > 0, was {self.initial_capital!r}")
-        if not 0.0 < self.position_fraction <= 1.0:
-            raise ConfigError(f"position_fraction must be in (0, 1], was {self.position_fraction!r}")
-        if self.fixed_coins is not None and not 0.0 < self.fixed_coins < np.inf:
-            raise ConfigError(f"fixed_coins must be a quantity > 0 or None, was {self.fixed_coins!r}")
-        if self.delay < 0:
-            raise ConfigError(f"delay must be a number of bars >= 0, was {self.delay!r}")
+    initial_capital: PositiveFloat = 100_000.0
+    position_fraction: Annotated[float, Gt(0), Le(1)] = 0.95
+    fixed_coins: PositiveFloat | None = None
+    delay: NonNegativeInt = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

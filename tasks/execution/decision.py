@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt
 from storage.compiled import compiled
 from storage.schema import BoolArray, ConfigError, FloatArray, IntArray
 from tasks.execution.accounting import Costs, as_compiled
@@ -31,31 +32,22 @@ _RULE, _PER_SIDE, _ENTER, _EXIT, _MIN_HOLD, _SHORT, _MEAN = range(7)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecisionConfig:
+class DecisionConfig(Checked):
     """How probabilities become a position.
 
     Attributes:
         rule: "value" (expected return against costs) or "argmax" (the source's strategy).
-        enter_margin: Return that opening a position must promise beyond its costs, >= 0; 0.0002 is 2 bp.
-        exit_margin: Return that staying must be expected to lose before a position is left, >= 0.
+        enter_margin: Return that opening a position must promise beyond its costs; 0.0002 is 2 bp.
+        exit_margin: Return that staying must be expected to lose before a position is left.
         min_hold: Bars that a position is held at least; the label's horizon is its natural value.
         allow_short: Whether sell opens a short; on spot the pipeline never does.
     """
 
     rule: Literal["value", "argmax"] = "value"
-    enter_margin: float = 0.0
-    exit_margin: float = 0.0
-    min_hold: int = 0
+    enter_margin: NonNegativeFloat = 0.0
+    exit_margin: NonNegativeFloat = 0.0
+    min_hold: NonNegativeInt = 0
     allow_short: bool = True
-
-    def __post_init__(self) -> None:
-        if self.rule not in _RULES:
-            raise ConfigError(f"rule must be one of {' '.join(_RULES)}, was {self.rule!r}")
-        for name, margin in (("enter_margin", self.enter_margin), ("exit_margin", self.exit_margin)):
-            if not 0.0 <= margin < math.inf:
-                raise ConfigError(f"{name} must be a return >= 0 such as 0.0002, was {margin!r}")
-        if self.min_hold < 0:
-            raise ConfigError(f"min_hold must be a number of bars >= 0, was {self.min_hold!r}")
 
 
 def packed(config: DecisionConfig, costs: Costs, class_means: FloatArray, horizon: int) -> FloatArray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
 from statistics import NormalDist
 
 import numpy as np
@@ -250,53 +249,6 @@ def _resample(running: FloatArray, restart: float, rng: np.random.Generator, out
             out[draw] += running[first + block] - running[first]
             filled += block
         out[draw] /= length
-
-
-def overfitting_probability(returns: FloatArray, blocks: int = 12) -> float | None:
-    """Return the probability that the best trial in sample is below the median out of sample (PBO).
-
-    Bailey et al. 2017, combinatorially symmetric cross-validation: every half of the blocks once in sample. Noise gives
-    0.5, one matrix of it with a spread of about 0.17.
-
-    Args:
-        returns: (T, N) returns of N >= 2 trials on the same bars; the last T mod blocks rows are left out.
-        blocks: Even number of blocks, >= 2 rows each.
-
-    Returns:
-        Share in [0, 1]; None where a trial has no variance in some half.
-
-    Raises:
-        ValueError: `blocks` is odd, or there is too little to split.
-    """
-    bars, trials = returns.shape
-    size = bars // blocks if blocks > 0 else 0
-    if blocks < 2 or blocks % 2 or size < 2 or trials < 2:
-        raise ValueError(
-            f"overfitting_probability needs an even number of blocks, two rows in each and two trials,"
-            f" got blocks={blocks}, rows={bars}, trials={trials}"
-        )
-    parts = returns[: size * blocks].reshape(blocks, size, trials)
-    sums, squares = parts.sum(axis=1), (parts**2).sum(axis=1)
-    halves = np.array(list(combinations(range(blocks), blocks // 2)))
-    chosen = np.zeros((len(halves), blocks))
-    np.put_along_axis(chosen, halves, 1.0, axis=1)
-    inside, outside = _sharpe_of(chosen, sums, squares, size), _sharpe_of(1.0 - chosen, sums, squares, size)
-    if inside is None or outside is None:
-        return None
-    best = np.take_along_axis(outside, inside.argmax(axis=1)[:, None], axis=1)
-    # Rank 1..N out of sample, a tie counts half; logit(rank / (N + 1)) <= 0 is rank <= (N + 1) / 2.
-    rank = 1.0 + (outside < best).sum(axis=1) + 0.5 * ((outside == best).sum(axis=1) - 1)
-    return float(np.mean(rank <= (trials + 1) / 2))
-
-
-def _sharpe_of(chosen: FloatArray, sums: FloatArray, squares: FloatArray, size: int) -> FloatArray | None:
-    """Return the (halves, trials) Sharpe ratios of the chosen blocks; None if one has no variance."""
-    rows = size * chosen[0].sum()
-    mean = chosen @ sums / rows
-    variance = chosen @ squares / rows - mean**2
-    if (variance <= 0.0).any():
-        return None
-    return np.asarray(mean / np.sqrt(variance))
 
 
 def _shape(returns: FloatArray, sharpe: float) -> float:

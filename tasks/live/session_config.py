@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from storage.schema import ConfigError
+from annotated_types import Gt, Le
+
+from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionConfig:
+class SessionConfig(Checked):
     """A session's rules.
 
     Attributes:
@@ -20,19 +22,10 @@ class SessionConfig:
         new_version_s: How often is looked whether another version decides.
     """
 
-    capital: float | None = None
-    deadline_share: float = 0.1
-    confirm_grace_s: float = 2.0
-    new_version_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.capital is not None and not 0 < self.capital < float("inf"):
-            raise ConfigError(f"capital must be an amount of USDT > 0, was {self.capital!r}")
-        if not 0 < self.deadline_share <= 1:
-            raise ConfigError(f"deadline_share must be in (0, 1], was {self.deadline_share!r}")
-        for name in ("confirm_grace_s", "new_version_s"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be >= 0, was {getattr(self, name)!r}")
+    capital: PositiveFloat | None = None
+    deadline_share: Annotated[float, Gt(0), Le(1)] = 0.1
+    confirm_grace_s: NonNegativeFloat = 2.0
+    new_version_s: NonNegativeFloat = 60.0
 
 
 class ExchangeTime(Protocol):

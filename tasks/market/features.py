@@ -57,7 +57,9 @@ unless one bar before the start moved 70,000 times more than the market moves no
 from __future__ import annotations
 
 import math
+from collections import namedtuple
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -86,8 +88,6 @@ _SHORT = 20  # bars of `volatility` and `volume_ratio`
 _SILENT_AT_MOST = 10  # bars; the short means still hold as many of before, and vol nine tenths of itself
 _LAG = 12  # bars of `return_12`
 _LONG = WARM_UP - 1  # returns of `vol_2000`: all that the first bar with features has behind it
-_VOL = len(FEATURES)  # place of vol among the outputs
-_CALENDAR = FEATURES.index("week_sin_1")
 _WEEK_TURNS, _DAY_TURNS = 6, 4  # harmonics
 _USUAL_VOL = 1e-3  # centres vol_level; any other number would do
 _MONDAY = MONDAY_MS // DAY_MS
@@ -96,6 +96,8 @@ _WEEKDAY_COSINES = tuple(math.cos(2 * math.pi * day / 7) for day in range(7))
 _WEEK_ANGLE = 2 * math.pi / (7 * DAY_MS)  # per millisecond
 _PARKINSON = 1 / (4 * math.log(2))
 _LEAST, _MOST = 1e-100, 1e100  # prices and volumes; no product or quotient of such numbers leaves float64
+
+_AT: Any = namedtuple("_AT", OUTPUTS)(*range(len(OUTPUTS)))  # where each of the outputs stands
 
 # The state is one float64 array, so that other compiled code can carry it: the clock, then what a restart clears
 # (scalars, four rings), then the ring of ln(V), NaN where a bar did not trade or has not come yet.
@@ -218,7 +220,7 @@ def _advance_all(state: FloatArray, matrix: FloatArray, values: FloatArray, vol:
         number += advance(state, matrix[bar], out)
         for column in range(len(FEATURES)):  # a slice would be checked for overlap at every bar
             values[bar, column] = out[column]
-        vol[bar] = out[len(FEATURES)]
+        vol[bar] = out[_AT.vol]
         segment[bar] = number
 
 
@@ -322,45 +324,45 @@ def _remember_day(state: FloatArray, start: float, value: float, volume: float) 
 @inlined
 def _write(state: FloatArray, high: float, low: float, close: float, volume: float, out: FloatArray) -> None:
     vol = math.sqrt(state[_VARIANCE])
-    out[_VOL] = vol
-    out[8] = 0.0
+    out[_AT.vol] = vol
+    out[_AT.vwap_deviation] = 0.0
     if vol < FLAT_VOL:
-        out[:9] = 0.0
-        out[11:14] = 0.0
+        out[: _AT.log_volume] = 0.0
+        out[_AT.range_vol_12 : _AT.volume_level] = 0.0
     else:
         per_vol, per_move = 1 / vol, 1 / (close * vol)
-        out[0] = state[_RETURN] * per_vol
-        out[1] = state[_LAG_RETURN] * per_vol / math.sqrt(_LAG)
-        out[2] = _clipped_log_root(_mean(state, _SQUARES) * per_vol**2)
-        out[4] = state[_GAIN] / (state[_GAIN] + state[_LOSS]) - 0.5
-        out[5] = (state[_FAST] - state[_SLOW]) * per_move
-        out[6] = state[_SIGNAL] * per_move
-        out[7] = min((high - low) * per_move, FARTHEST)
+        out[_AT.return_1] = state[_RETURN] * per_vol
+        out[_AT.return_12] = state[_LAG_RETURN] * per_vol / math.sqrt(_LAG)
+        out[_AT.volatility] = _clipped_log_root(_mean(state, _SQUARES) * per_vol**2)
+        out[_AT.rsi] = state[_GAIN] / (state[_GAIN] + state[_LOSS]) - 0.5
+        out[_AT.macd] = (state[_FAST] - state[_SLOW]) * per_move
+        out[_AT.macd_signal] = state[_SIGNAL] * per_move
+        out[_AT.range] = min((high - low) * per_move, FARTHEST)
         if state[_DAY_VOLUME] > 0:
             deviation = math.log(close * state[_DAY_VOLUME] / state[_DAY_VALUE]) * per_vol
-            out[8] = min(max(deviation, -FARTHEST), FARTHEST)
+            out[_AT.vwap_deviation] = min(max(deviation, -FARTHEST), FARTHEST)
     if volume > 0:
         newest = state[_LOG_VOLUMES + (int(state[_BARS]) - 1) % WARM_UP]
-        out[3] = _clipped_log(volume / _mean(state, _VOLUMES))
-        out[9] = min(max(newest - state[_LOG_VOLUME_SUM] / state[_TRADED], -CLIP), CLIP)
+        out[_AT.volume_ratio] = _clipped_log(volume / _mean(state, _VOLUMES))
+        out[_AT.log_volume] = min(max(newest - state[_LOG_VOLUME_SUM] / state[_TRADED], -CLIP), CLIP)
     else:
-        out[3] = out[9] = -CLIP
+        out[_AT.volume_ratio] = out[_AT.log_volume] = -CLIP
 
 
 @inlined
 def _write_levels(state: FloatArray, out: FloatArray) -> None:
-    vol = out[_VOL]
-    out[10] = math.log(max(vol, FLAT_VOL) / _USUAL_VOL)
+    vol = out[_AT.vol]
+    out[_AT.vol_level] = math.log(max(vol, FLAT_VOL) / _USUAL_VOL)
     if vol >= FLAT_VOL:
         per_variance = 1 / state[_VARIANCE]
-        out[11] = _clipped_log_root(state[_RANGE_FAST] * per_variance)
-        out[12] = _clipped_log_root(state[_RANGE_SLOW] * per_variance)
-        out[13] = _clipped_log_root((state[_SLOW_SUM] + state[_SLOW_REST]) / _LONG * per_variance)
+        out[_AT.range_vol_12] = _clipped_log_root(state[_RANGE_FAST] * per_variance)
+        out[_AT.range_vol_100] = _clipped_log_root(state[_RANGE_SLOW] * per_variance)
+        out[_AT.vol_2000] = _clipped_log_root((state[_SLOW_SUM] + state[_SLOW_REST]) / _LONG * per_variance)
     if state[_TRADED] > 0:
         usual = state[_LOG_VOLUME_SUM] / state[_TRADED]
-        out[14] = min(max(math.log(max(state[_VOLUME_MEAN], _LEAST)) - usual, -CLIP), CLIP)
+        out[_AT.volume_level] = min(max(math.log(max(state[_VOLUME_MEAN], _LEAST)) - usual, -CLIP), CLIP)
     else:
-        out[14] = -CLIP
+        out[_AT.volume_level] = -CLIP
 
 
 @inlined
@@ -371,12 +373,12 @@ def _write_calendar(state: FloatArray, start: float, out: FloatArray) -> None:
     sine, cosine = math.sin(seventh), math.cos(seventh)
     weekday = (day - _MONDAY) % 7
     s, c = _turned(_WEEKDAY_SINES[weekday], _WEEKDAY_COSINES[weekday], sine, cosine)
-    _write_turns(s, c, _WEEK_TURNS, out[_CALENDAR:])
+    _write_turns(s, c, _WEEK_TURNS, out[_AT.week_sin_1 :])
     s, c = _turned(sine, cosine, sine, cosine)
     s, c = _turned(s, c, sine, cosine)
     s, c = _turned(s, c, s, c)
     s, c = _turned(s, c, sine, cosine)  # seven times: 2 * (2 + 1) + 1
-    _write_turns(s, c, _DAY_TURNS, out[_CALENDAR + 2 * _WEEK_TURNS :])
+    _write_turns(s, c, _DAY_TURNS, out[_AT.day_sin_1 :])
 
 
 @compiled

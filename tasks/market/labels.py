@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.schema import BUY, CLASSES, HOLD, SELL, BoolArray, ConfigError, FloatArray, IntArray
+from storage.bounds import Checked, NonNegativeFloat, PositiveInt
+from storage.schema import BUY, CLASSES, HOLD, SELL, BoolArray, FloatArray, IntArray
 from tasks.market.features import FLAT_VOL
 
 UNKNOWN = -1
@@ -26,26 +27,18 @@ Rows = slice | IntArray | BoolArray
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConfig:
+class LabelConfig(Checked):
     """How far ahead, and how much of a move counts.
 
     Attributes:
-        horizon: Bars from fill to exit, >= 1.
-        k: Threshold in units of the volatility over the horizon, >= 0; 0.4307 makes Gaussian thirds.
-        cost_floor_multiple: Threshold in round-trip costs, >= 0: a move that does not pay its costs is a hold.
+        horizon: Bars from fill to exit.
+        k: Threshold in units of the volatility over the horizon; 0.4307 makes Gaussian thirds.
+        cost_floor_multiple: Threshold in round-trip costs: a move that does not pay its costs is a hold.
     """
 
-    horizon: int = 12
-    k: float = 0.4307
-    cost_floor_multiple: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise ConfigError(f"horizon must be >= 1 bar, was {self.horizon!r}")
-        for name in ("k", "cost_floor_multiple"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} must be finite and >= 0, was {value!r}")
+    horizon: PositiveInt = 12
+    k: NonNegativeFloat = 0.4307
+    cost_floor_multiple: NonNegativeFloat = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
+from storage.bounds import Checked, NonNegativeInt, PositiveInt, ProperShare
 from storage.schema import ConfigError, DatasetError, IntArray, utc_text
 
 Scheme = Literal["anchored", "rolling"]
@@ -23,41 +24,31 @@ _LEAST_LABELS = 10  # non-overlapping labels per part: fewer say nothing about a
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldConfig:
+class FoldConfig(Checked):
     """How the usable bars are divided.
 
     Attributes:
-        folds: Number of test blocks, >= 1.
+        folds: Number of test blocks.
         test_share: Share of the usable bars that is test, over all folds together.
         validation_share: Share of the usable bars that each fold validates on.
-        embargo: Bars left out before validation and before test, beyond the purge; >= 0.
+        embargo: Bars left out before validation and before test, beyond the purge.
         scheme: Train from the first usable bar ("anchored") or on as many bars as the first fold has ("rolling").
         weights: How much each training label counts: all alike ("equal"), or by what of it no other label covers
             ("uniqueness"). Labels of one horizon that follow each other without a gap are all alike in that too.
     """
 
-    folds: int = 4
-    test_share: float = 0.4
-    validation_share: float = 0.1
-    embargo: int = 0
+    folds: PositiveInt = 4
+    test_share: ProperShare = 0.4
+    validation_share: ProperShare = 0.1
+    embargo: NonNegativeInt = 0
     scheme: Scheme = "anchored"
     weights: Weights = "equal"
 
     def __post_init__(self) -> None:
-        if self.folds < 1:
-            raise ConfigError(f"folds must be >= 1, was {self.folds!r}")
-        for name in ("test_share", "validation_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie between 0 and 1, was {getattr(self, name)!r}")
+        super().__post_init__()
         if self.test_share + self.validation_share >= 1:
             total = self.test_share + self.validation_share
             raise ConfigError(f"test_share + validation_share must leave bars to train on, was {total:g} of 1")
-        if self.embargo < 0:
-            raise ConfigError(f"embargo must be >= 0 bars, was {self.embargo!r}")
-        if self.scheme not in get_args(Scheme):
-            raise ConfigError(f"scheme must be anchored or rolling, was {self.scheme!r}")
-        if self.weights not in get_args(Weights):
-            raise ConfigError(f"weights must be equal or uniqueness, was {self.weights!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,32 +124,6 @@ def refit_fold(bars: int, first_usable: int, horizon: int, config: FoldConfig) -
     validation = Span(start=bars - len(last.validation), stop=bars)
     train = Span(start=last.train.start, stop=validation.start - horizon - 1 - config.embargo)
     return Fold(index=config.folds, train=train, validation=validation, test=Span(start=bars, stop=bars))
-
-
-def purge(label_end: IntArray, train_rows: IntArray, test: Span, embargo: int = 0) -> IntArray:
-    """Return the training rows whose labels share no bar with the test's labels.
-
-    Serves any shape of train and test, also training after the test (k-fold), and labels that end at different times.
-
-    Args:
-        label_end: (T,) last bar that each label reads; row i's label spans [i, label_end[i]].
-        train_rows: (N,) candidate rows.
-        test: Rows tested on, not empty.
-        embargo: Rows dropped after the last bar that a test label reads; where training follows a test, at least the
-            model's window, since those windows contain test bars.
-    Returns:
-        (M,) the rows that may be trained on, in the order given.
-    Raises:
-        ValueError: `test` is empty or reaches beyond the labels.
-    """
-    if not 0 <= test.start < test.stop <= len(label_end):
-        raise ValueError(f"test must hold bars within 0..{len(label_end)}, was {test.start}..{test.stop}")
-    test_end = int(label_end[test.rows].max())
-    # Lopez de Prado 2018, sec. 7.4: purge what meets the test's span, embargo what follows it.
-    before = label_end[train_rows] < test.start
-    after = train_rows > test_end + embargo
-    kept: IntArray = train_rows[before | after]
-    return kept
 
 
 def folds_table(folds: Sequence[Fold], start_ms: IntArray) -> list[dict[str, str | int]]:

@@ -14,7 +14,8 @@ bar's:
 
     ln v = 3 + tau * nu + beta * h, and in drift ln v = 3 + s, so that the signal is in the candles and nowhere else
 
-Given x standard normal, e' is normal with mean k * x and variance q^2: from that one sentence follow all optima below.
+Given x standard normal, e' is normal with mean k * x and variance q^2: from that one sentence follow all optima
+(`tests/verification/known_optimum.py`).
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
 
+from storage.bounds import Checked, HalfOpen, NonNegativeFloat, NonNegativeInt, PositiveInt, ProperShare
 from storage.compiled import compiled
 from storage.schema import Candles, ConfigError, FloatArray
 
 Kind = Literal["null", "ar", "gated", "drift"]
-
-THIRDS = 0.4307
-"""Threshold in standard deviations that divides a normal law into thirds."""
+Correlation = Annotated[float, Gt(-1), Lt(1)]
 
 _LAW = 1  # raise it with any change that changes candles: they are then another source
 _FIRST_PRICE = 100.0
@@ -40,7 +41,7 @@ _LOG_VOLUME = 3.0  # median: 20 coins a bar
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyntheticMarket:
+class SyntheticMarket(Checked):
     """A seeded market.
 
     The default ends a retrain of the default recipe in a promotion, on as few bars as that asks for: a signal much
@@ -49,47 +50,31 @@ class SyntheticMarket:
 
     Attributes:
         kind: What can be foreseen: null nothing, ar the bar before, gated that only at high volume, drift slow waves.
-        k: Strength of the signal: correlation of what is seen with the next bar's return, 0 <= k < 1.
-        psi: drift: autocorrelation of s per bar, -1 < psi < 1.
-        bars: How many bars exist, >= 1. A longer market begins with the shorter one, bar for bar.
-        seed: Of everything random, >= 0.
-        volatility: Mean standard deviation of a bar's log return, > 0; 8e-4 is bitcoin's over a calm 5 minutes.
+        k: Strength of the signal: correlation of what is seen with the next bar's return.
+        psi: drift: autocorrelation of s per bar.
+        bars: How many bars exist. A longer market begins with the shorter one, bar for bar.
+        seed: Of everything random.
+        volatility: Mean standard deviation of a bar's log return; 8e-4 is bitcoin's over a calm 5 minutes.
         interval_ms: Milliseconds per bar.
         start_ms: Open time of the first bar, UTC milliseconds; 2025-01-01 by default.
-        phi: Autocorrelation of the log variance h per bar, -1 < phi < 1.
-        sv: Standard deviation of h's shocks, >= 0; 0 is constant volatility.
-        tau: Log volume's own noise, >= 0 (not in drift).
+        phi: Autocorrelation of the log variance h per bar.
+        sv: Standard deviation of h's shocks; 0 is constant volatility.
+        tau: Log volume's own noise (not in drift).
         beta: Share of h in log volume (not in drift).
     """
 
     kind: Kind = "drift"
-    k: float = 0.3
-    psi: float = 0.85
-    bars: int = 30_000
-    seed: int = 7
-    volatility: float = 1.75e-3
-    interval_ms: int = 300_000
-    start_ms: int = 1_735_689_600_000
-    phi: float = 0.985
-    sv: float = 0.12
-    tau: float = 0.5
+    k: HalfOpen = 0.3
+    psi: Correlation = 0.85
+    bars: Annotated[int, Ge(1), Le(10_000_000)] = 30_000  # so many as may be take about a gigabyte
+    seed: NonNegativeInt = 7
+    volatility: ProperShare = 1.75e-3
+    interval_ms: PositiveInt = 300_000
+    start_ms: NonNegativeInt = 1_735_689_600_000
+    phi: Correlation = 0.985
+    sv: NonNegativeFloat = 0.12
+    tau: NonNegativeFloat = 0.5
     beta: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ConfigError(f"kind must be null, ar, gated or drift, was {self.kind!r}")
-        if not 0 <= self.k < 1:
-            raise ConfigError(f"k must be >= 0 and < 1, was {self.k!r}")
-        for name in ("psi", "phi"):
-            if not -1 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie between -1 and 1, was {getattr(self, name)!r}")
-        for name, least in (("bars", 1), ("seed", 0), ("interval_ms", 1), ("start_ms", 0), ("sv", 0), ("tau", 0)):
-            if not least <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be finite and >= {least}, was {getattr(self, name)!r}")
-        if not math.isfinite(self.beta):
-            raise ConfigError(f"beta must be finite, was {self.beta!r}")
-        if not 0 < self.volatility < 1:
-            raise ConfigError(f"volatility must lie between 0 and 1, was {self.volatility!r}")
 
 
 def description(market: SyntheticMarket) -> bytes:
@@ -161,104 +146,6 @@ def generate(market: SyntheticMarket) -> Candles:
         volume=volume,
         turnover=volume * (open_ + high + low + close) / 4,
     )
-
-
-def best_accuracy(k: float, classes: Literal[2, 3] = 3, threshold: float = THIRDS) -> float:
-    """Return the accuracy that no forecast of the next bar beats (null: k = 0; ar, gated, drift: the market's k).
-
-    Args:
-        k: Correlation of what is seen with what follows, -1 < k < 1.
-        classes: 2: the sign. 3: sell, hold, buy at `threshold`.
-        threshold: In standard deviations of what follows, >= 0 (3 classes).
-    Returns:
-        Expected share of hits of the best forecast.
-    """
-    if classes == 2:
-        return 0.5 + math.asin(abs(k)) / math.pi  # Sheppard 1899
-    x, weight = _standard_normal()
-    return float(np.sum(weight * _class_probabilities(k, threshold, x).max(axis=0)))
-
-
-def best_log_loss(k: float, classes: Literal[2, 3] = 3, threshold: float = THIRDS) -> float:
-    """Return the log loss that no forecast of the next bar beats, in nats; arguments as in `best_accuracy`."""
-    x, weight = _standard_normal()
-    p = _class_probabilities(k, threshold if classes == 3 else 0.0, x)
-    information = p * np.log(np.maximum(p, np.finfo(np.float64).tiny))  # p ln p -> 0
-    return float(-np.sum(weight * information))
-
-
-def drift_correlation(k: float, psi: float, horizon: int) -> float:
-    """Return the correlation of s at bar t with the return of the `horizon` bars after it (constant volatility)."""
-    return k * (1 - psi**horizon) / (1 - psi) / _drift_deviation(k, psi, horizon)
-
-
-def drift_best_accuracy(
-    k: float, psi: float, horizon: int, classes: Literal[2, 3] = 2, threshold: float = THIRDS
-) -> float:
-    """Return the accuracy over `horizon` bars that no forecast beats in the drift market (constant volatility).
-
-    Args:
-        k: Strength of the signal.
-        psi: Its autocorrelation per bar.
-        horizon: Bars, >= 1.
-        classes: 2: the sign. 3: sell, hold, buy at `threshold`.
-        threshold: As `LabelConfig.k`: in units of one bar's volatility times sqrt(horizon).
-    Returns:
-        Expected share of hits of the best forecast.
-    """
-    in_deviations = threshold * math.sqrt(horizon) / _drift_deviation(k, psi, horizon)
-    return best_accuracy(drift_correlation(k, psi, horizon), classes, in_deviations)
-
-
-def drift_best_log_loss(
-    k: float, psi: float, horizon: int, classes: Literal[2, 3] = 3, threshold: float = THIRDS
-) -> float:
-    """Return the log loss over `horizon` bars that no forecast beats; arguments as in `drift_best_accuracy`."""
-    in_deviations = threshold * math.sqrt(horizon) / _drift_deviation(k, psi, horizon)
-    return best_log_loss(drift_correlation(k, psi, horizon), classes, in_deviations)
-
-
-def drift_gross_per_bar(k: float, volatility: float) -> float:
-    """Return what holding sign(s) earns per bar before costs: the mean of volatility * k * |s|, as a log return."""
-    return volatility * k * math.sqrt(2 / math.pi)
-
-
-def drift_flips_per_bar(psi: float) -> float:
-    """Return how often s changes its sign, per bar."""
-    return math.acos(psi) / math.pi
-
-
-def drift_net_per_bar(k: float, psi: float, volatility: float, cost_per_side: float) -> float:
-    """Return what holding sign(s) earns per bar after costs: a flip pays `cost_per_side` of notional twice."""
-    return drift_gross_per_bar(k, volatility) - 2 * cost_per_side * drift_flips_per_bar(psi)
-
-
-def _drift_deviation(k: float, psi: float, horizon: int) -> float:
-    """Return the standard deviation of the sum of `horizon` successive e: more than sqrt(horizon), since they trend."""
-    lags = np.arange(1, horizon)
-    return math.sqrt(horizon + 2 * k**2 * float(np.sum((horizon - lags) * psi**lags)))
-
-
-def _class_probabilities(k: float, threshold: float, x: FloatArray) -> FloatArray:
-    """Return (3, n) probabilities of sell, hold and buy where x is seen; hold is 0 at threshold 0."""
-    q = math.sqrt(1 - k**2)
-    sell, buy = _normal_cdf((-threshold - k * x) / q), _normal_cdf((k * x - threshold) / q)
-    return np.stack([sell, np.maximum(1 - sell - buy, 0.0), buy])
-
-
-def _standard_normal() -> tuple[FloatArray, FloatArray]:
-    """Return points and weights that integrate against the standard normal density.
-
-    The trapezoid rule on +-9 in steps of 0.001: exact to rounding for smooth integrands, about 1e-7 where max(p) has
-    a kink.
-    """
-    x = np.linspace(-9, 9, 18_001)
-    density = np.exp(-(x**2) / 2)
-    return x, density / density.sum()
-
-
-def _normal_cdf(x: FloatArray) -> FloatArray:
-    return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in x])
 
 
 @compiled

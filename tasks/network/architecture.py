@@ -9,12 +9,10 @@ The network maps the newest `context` bars of F features to K class logits:
     head = mean of s over the window, beside it s at the newest bar if `newest_step`
     logits = (classifier(dropout(head)) + bypass(z at the newest bar) if `linear_bypass`) / temperature
 
-Its block is one of four; with f = BN1(depthwise_{K, dilation}(.)), one filter a channel along time,
-and expand a 1x1 convolution C -> 2C:
+Its block is one of three; with f = BN1(depthwise_{K, dilation}(.)), one filter a channel along time:
 
     separable   relu(BN2(pointwise(relu(f(h)))))                         Howard et al. 2017, arXiv:1704.04861
     xception    relu(BN2(pointwise(f(h))))                               Chollet 2017, arXiv:1610.02357
-    inverted    h + BN2(pointwise(relu(f(relu(BN0(expand(h)))))))        Sandler et al. 2018, arXiv:1801.04381
     standard    relu(BN(convolution_{K, dilation}(h)))                   the twin: filters and mixes at once
 
 Padding "history" reads real bars instead of zeros: every position of every window is the same whichever window it is
@@ -23,31 +21,31 @@ seen from, so one pass over a series serves all its windows, and a new bar costs
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
+
+from storage.bounds import Checked, HalfOpen, PositiveFloat
 from storage.schema import FEATURES, ConfigError
 
 Padding = Literal["history", "zeros"]
-Block = Literal["separable", "xception", "inverted", "standard"]
-
-EXPANSION = 2  # of the inverted block: 4 times a separable one's multiply-adds; the 6 of its paper would be 12 times
+Block = Literal["separable", "xception", "standard"]
 
 PRESETS = ("default", "source")
 """Names that `preset` knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DSCConfig:
-    """Shape of a network.
+class DSCConfig(Checked):
+    """Shape of a network. The largest sizes allowed are far beyond use: a typing error must not take all memory.
 
     Attributes:
         input_features: F, inputs: the first F features of whatever series it is given.
         hidden_channels: C, channels of every block.
         num_blocks: B; block i (from 0) has dilation 2**i.
         num_classes: K classes.
-        dropout: Share of the classifier's inputs zeroed in training, in [0, 1).
+        dropout: Share of the classifier's inputs zeroed in training.
         kernel_size: Taps of every block's convolution along time, odd and >= 3.
         window: Positions that the head averages, bars.
         padding: "history" gives the window its receptive field of real bars; "zeros" pads it on both sides.
@@ -59,41 +57,28 @@ class DSCConfig:
             would mix their channels is zero, and is counted and computed like the rest.
     """
 
-    input_features: int = 10
-    hidden_channels: int = 64
-    num_blocks: int = 4
-    num_classes: int = 3
-    dropout: float = 0.2
-    kernel_size: int = 3
-    window: int = 100
+    input_features: Annotated[int, Ge(1), Le(256)] = 10
+    hidden_channels: Annotated[int, Ge(1), Le(1024)] = 64
+    num_blocks: Annotated[int, Ge(1), Le(12)] = 4
+    num_classes: Annotated[int, Ge(2), Le(64)] = 3
+    dropout: HalfOpen = 0.2
+    kernel_size: Annotated[int, Ge(3), Le(63)] = 3
+    window: Annotated[int, Ge(1), Le(100_000)] = 100
     padding: Padding = "history"
     block: Block = "separable"
     newest_step: bool = False
     linear_bypass: bool = False
-    input_clip: float | None = 5.0
-    members: int = 1
+    input_clip: PositiveFloat | None = 5.0
+    members: Annotated[int, Ge(1), Le(64)] = 1
 
     def __post_init__(self) -> None:
-        least = {
-            "input_features": 1, "hidden_channels": 1, "num_blocks": 1, "num_classes": 2, "window": 1, "members": 1
-        }  # fmt: skip
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ConfigError(f"{name} must be >= {bound}, was {getattr(self, name)!r}")
+        super().__post_init__()
         if self.hidden_channels % self.members:
             raise ConfigError(
                 f"hidden_channels must be a multiple of the {self.members} members, was {self.hidden_channels}"
             )
-        if self.kernel_size < 3 or self.kernel_size % 2 == 0:
+        if self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size must be odd and >= 3, was {self.kernel_size!r}")
-        if self.padding not in ("history", "zeros"):
-            raise ConfigError(f"padding must be history or zeros, was {self.padding!r}")
-        if self.block not in get_args(Block):
-            raise ConfigError(f"block must be one of {' '.join(get_args(Block))}, was {self.block!r}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must be in [0, 1), was {self.dropout!r}")
-        if self.input_clip is not None and not 0 < self.input_clip < math.inf:
-            raise ConfigError(f"input_clip must be > 0 standard deviations, or None, was {self.input_clip!r}")
 
     @property
     def twin(self) -> DSCConfig:
@@ -104,11 +89,6 @@ class DSCConfig:
     def dilations(self) -> tuple[int, ...]:
         """(B,) spacing of each block's taps, bars."""
         return tuple(2**i for i in range(self.num_blocks))
-
-    @property
-    def filtered_channels(self) -> int:
-        """Channels that a block filters along time: C, or more where it expands them first."""
-        return self.hidden_channels * (EXPANSION if self.block == "inverted" else 1)
 
     @property
     def receptive_field(self) -> int:
@@ -124,7 +104,7 @@ class DSCConfig:
 def preset(name: str) -> DSCConfig:
     """Return a named configuration: "default", chosen by measurement, or "source", the source text's network.
 
-    The trials behind "default" are at fit_config.py's `fit_preset`, those of network and training alike.
+    The trials behind "default" are in `tests/verification/preset_trials.json`, those of network and training alike.
 
     Raises:
         ConfigError: `name` is not in PRESETS.
@@ -187,13 +167,10 @@ def layers(config: DSCConfig) -> tuple[Layer, ...]:
     stem = features * channels
     rows = [Layer(name="stem", parameters=stem + channels + norm, macs=stem, positions=length)]
     for i, dilation in enumerate(config.dilations):
-        if config.block == "inverted":
-            macs, inner = channels * config.filtered_channels, 2 * config.filtered_channels
-            rows.append(Layer(name=f"blocks.{i}.expand", parameters=macs + inner, macs=macs, positions=length))
         if config.padding == "history":
             length -= (config.kernel_size - 1) * dilation
-        macs = _filter_macs(channels, config.kernel_size, config.block)
-        norms = norm if config.block == "standard" else norm + 2 * config.filtered_channels
+        macs = layer_macs(channels, config.kernel_size, config.block)
+        norms = norm if config.block == "standard" else 2 * norm
         rows.append(Layer(name=f"blocks.{i}", parameters=macs + norms, macs=macs, positions=length))
     skip = config.num_blocks * channels * channels
     rows.append(Layer(name="skip_conv", parameters=skip + channels, macs=skip, positions=config.window))
@@ -210,16 +187,7 @@ def layer_macs(channels: int, kernel_size: int, block: Block = "separable") -> i
     Howard et al. 2017, arXiv:1704.04861, sec. 3.1, with K for their K*K, as this convolution is one-dimensional: the
     separable block costs 1/C + 1/K of the standard one, 2.87x less at K=3 and C=64, not the 8-9x of images.
     """
-    expand = EXPANSION * channels * channels if block == "inverted" else 0
-    return expand + _filter_macs(channels, kernel_size, block)
-
-
-def _filter_macs(channels: int, kernel_size: int, block: Block) -> int:
-    """Return a block's multiply-adds without its expansion."""
-    if block == "standard":
-        return kernel_size * channels * channels
-    filtered = channels * (EXPANSION if block == "inverted" else 1)
-    return filtered * (kernel_size + channels)
+    return kernel_size * channels * channels if block == "standard" else channels * (kernel_size + channels)
 
 
 def parameters(config: DSCConfig) -> int:

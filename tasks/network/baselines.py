@@ -13,11 +13,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le
 from threadpoolctl import threadpool_limits
 
+from storage.bounds import Checked, PositiveFloat, PositiveInt, Seed, Threads
 from storage.schema import ConfigError, DatasetError, FloatArray, IntArray
 from tasks.network.calibration import best_temperature, scaler
 from tasks.network.segments import Series, finite_bars
@@ -30,12 +32,12 @@ _LEAST_PROBABILITY = 1e-12  # a logarithm is taken of it
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineConfig:
+class BaselineConfig(Checked):
     """What the simple models may try; both grids have one size, so that neither searches longer than the other.
 
     Attributes:
-        strengths: Inverse L2 penalties of the logistic regression (scikit-learn's C), > 0.
-        leaves: Leaves per tree of the boosting, >= 2.
+        strengths: Inverse L2 penalties of the logistic regression (scikit-learn's C).
+        leaves: Leaves per tree of the boosting; LightGBM takes 131,072 at most.
         boosting_rate: Shrinkage of each tree.
         most_trees: Trees at most; validation stops it earlier.
         patience: Trees without a better validation loss before it stops.
@@ -45,26 +47,22 @@ class BaselineConfig:
         threads: Of both; one gives the same trees and sums everywhere.
     """
 
-    strengths: tuple[float, ...] = (0.0001, 0.001, 0.01, 0.1)
-    leaves: tuple[int, ...] = (2, 4, 12, 32)
-    boosting_rate: float = 0.05
-    most_trees: int = 400
-    patience: int = 20
-    leaf_bars: int = 200
+    strengths: tuple[PositiveFloat, ...] = (0.0001, 0.001, 0.01, 0.1)
+    leaves: tuple[Annotated[int, Ge(2), Le(131_072)], ...] = (2, 4, 12, 32)
+    boosting_rate: PositiveFloat = 0.05
+    most_trees: PositiveInt = 400
+    patience: PositiveInt = 20
+    leaf_bars: PositiveInt = 200
     twin: bool = True
-    seed: int = 7
-    threads: int = 1
+    seed: Seed = 7
+    threads: Threads = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.strengths or len(self.strengths) != len(self.leaves):
             raise ConfigError(
                 f"strengths and leaves must be grids of one size >= 1, had {len(self.strengths)} and {len(self.leaves)}"
             )
-        if not min(self.strengths) > 0 or min(self.leaves) < 2:
-            raise ConfigError(f"strengths must be > 0 and leaves >= 2, were {self.strengths} and {self.leaves}")
-        for name in ("boosting_rate", "most_trees", "patience", "leaf_bars", "threads"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be > 0, was {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

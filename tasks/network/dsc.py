@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from storage.schema import ArtifactError
-from tasks.network.architecture import EXPANSION, Block, DSCConfig, Padding
+from tasks.network.architecture import Block, DSCConfig, Padding
 
 _WINDOWS_AT_ONCE = 256  # padding "zeros": windows per batch of the fallback; more gains nothing and costs memory
 
@@ -64,20 +64,12 @@ class DepthwiseSeparableConv1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, out_channels, T') for (B, in_channels, T)."""
-        return self.relu(self.mix(x))  # type: ignore[no-any-return]  # torch does not type calls of modules
+        x = self.bn1(self.depthwise(x))
+        out: Tensor = self.relu(self.bn2(self.pointwise(self.relu(x) if self.inner_relu else x)))
+        return out
 
     def forward_series(self, x: Tensor) -> Tensor:
         """Return `forward` without padding and stride, time-major: (B, T - (K-1)*dilation, C) for (B, T, C)."""
-        return self.mix_series(x).relu_()
-
-    def mix(self, x: Tensor) -> Tensor:
-        """Return `forward` before its last ReLU."""
-        x = self.bn1(self.depthwise(x))
-        out: Tensor = self.bn2(self.pointwise(self.relu(x) if self.inner_relu else x))
-        return out
-
-    def mix_series(self, x: Tensor) -> Tensor:
-        """Return `forward_series` before its last ReLU."""
         taps = self.depthwise.weight[:, 0].T  # (K, C)
         dilation = self.depthwise.dilation[0]
         if self.bn1.training:
@@ -85,30 +77,7 @@ class DepthwiseSeparableConv1d(nn.Module):
         else:
             scale, shift = _affine(self.bn1, self.depthwise.bias)
             filtered = _shifted_sum(x, taps * scale, dilation, shift)
-        return _pointwise(filtered.relu_() if self.inner_relu else filtered, self.pointwise, self.bn2)
-
-
-class InvertedResidual1d(DepthwiseSeparableConv1d):
-    """Expand the channels, filter each along time, mix them back without ReLU, and add what came in.
-
-    Sandler et al. 2018, arXiv:1801.04381 (MobileNetV2), with ReLU for its ReLU6: nothing here is of low precision.
-    """
-
-    def __init__(self, channels: int, kernel_size: int = 3, padding: int = 1, dilation: int = 1) -> None:
-        wide = EXPANSION * channels
-        super().__init__(wide, channels, kernel_size, padding=padding, dilation=dilation)
-        self.expand = nn.Conv1d(channels, wide, 1, bias=False)
-        self.bn0 = nn.BatchNorm1d(wide)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, T') for (B, C, T)."""
-        out = self.mix(self.relu(self.bn0(self.expand(x))))
-        return out + x[:, :, x.shape[2] - out.shape[2] :]
-
-    def forward_series(self, x: Tensor) -> Tensor:
-        """Return what `forward` does without padding, time-major: (B, T - (K-1)*dilation, C) for (B, T, C)."""
-        out = self.mix_series(_pointwise(x, self.expand, self.bn0).relu_())
-        return out + x[:, x.shape[1] - out.shape[1] :]
+        return _pointwise(filtered.relu_() if self.inner_relu else filtered, self.pointwise, self.bn2).relu_()
 
 
 class StandardConv1d(nn.Module):
@@ -335,8 +304,6 @@ def _block(config: DSCConfig, dilation: int) -> nn.Module:
     padding = (taps - 1) // 2 * dilation if config.padding == "zeros" else 0
     if config.block == "standard":
         return StandardConv1d(channels, channels, taps, padding, dilation)
-    if config.block == "inverted":
-        return InvertedResidual1d(channels, taps, padding, dilation)
     inner_relu = config.block == "separable"
     return DepthwiseSeparableConv1d(channels, channels, taps, padding=padding, dilation=dilation, inner_relu=inner_relu)
 

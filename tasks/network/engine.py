@@ -9,21 +9,18 @@ Imports NumPy and Numba, never torch. Compiled code calls `step_packed(engine.we
 
 from __future__ import annotations
 
-import json
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from storage.schema import ArtifactError, ConfigError, FloatArray, content_hash
+from storage.schema import ConfigError, FloatArray
 from tasks.network.architecture import DSCConfig
 from tasks.network.folding import Weights, fold
-from tasks.network.kernels import SEEN, Packed, markets_packed, prepare_entry, series_packed, step_entry, step_packed
-from tasks.network.packing import kept_size, new_states, pack
+from tasks.network.kernels import Packed, markets_packed, prepare_entry, series_packed, step_entry, step_packed
+from tasks.network.packing import new_states, pack
 
 __all__ = ["Engine", "step_packed"]
-
-_SNAPSHOT_FORMAT = 1  # raise it when the state's layout changes
 
 
 class Engine:
@@ -32,7 +29,6 @@ class Engine:
     Attributes:
         config: The network's shape.
         weights: Its packed weights, for compiled callers.
-        weights_hash: SHA-256 of them; a snapshot fits no other.
         markets: M, how many markets have a state here.
     """
 
@@ -41,7 +37,6 @@ class Engine:
             raise ConfigError(f"markets must be >= 1, was {markets}")
         self.config = config
         self.weights = weights
-        self.weights_hash = content_hash([weights.tobytes()])
         self.markets = markets
         self._classes = config.num_classes
         self._features = config.input_features
@@ -73,18 +68,9 @@ class Engine:
             )
         return cls(config, pack(fold(config, weights)), markets)
 
-    @property
-    def ready(self) -> bool:
-        """Whether every market has seen its context, so that the next bar has probabilities."""
-        return bool((self._states[:, SEEN] >= self.config.context - 1).all())
-
     def state(self, market: int = 0) -> Packed:
         """Return a market's state itself, not a copy, for compiled callers."""
         return self._rows[market]
-
-    def reset(self, market: int = 0) -> None:
-        """Forget what a market has seen, as after a gap."""
-        self._rows[market][:] = 0
 
     def step(self, features: ArrayLike, market: int = 0, out: FloatArray | None = None) -> FloatArray:
         """Advance a market by one closed bar.
@@ -164,43 +150,6 @@ class Engine:
         if len(logits) < context:
             raise ValueError(f"a series must have at least the context of {context} bars, was {len(logits)}")
         return logits[context - 1 :]
-
-    def snapshot(self, last_bar: int, market: int = 0) -> bytes:
-        """Return a market's state, to go on from after a restart.
-
-        Args:
-            last_bar: Names the last bar that the state has seen, such as its open time.
-            market: Which market.
-        """
-        state: bytes = self._rows[market][: kept_size(self.weights)].astype("<f4").tobytes()
-        head = {"format": _SNAPSHOT_FORMAT, "weights": self.weights_hash, "last_bar": last_bar}
-        head["sha256"] = content_hash([state])
-        return json.dumps(head).encode() + b"\n" + state
-
-    def restore(self, snapshot: bytes, last_bar: int, market: int = 0) -> None:
-        """Go on from a snapshot; the next bar after `last_bar` must be the next one stepped.
-
-        Args:
-            snapshot: As `snapshot` returned it.
-            last_bar: The last closed bar before the next `step`.
-            market: Which market.
-
-        Raises:
-            ArtifactError: The snapshot is damaged, of other weights, or ends at another bar; the state is as before.
-        """
-        line, _, state = snapshot.partition(b"\n")
-        try:
-            head: dict[str, Any] = json.loads(line)
-            found = head["format"], head["weights"], head["last_bar"], head["sha256"]
-        except (ValueError, TypeError, KeyError) as err:
-            raise ArtifactError("a state snapshot must start with a JSON line; warm up from history instead") from err
-        expected = _SNAPSHOT_FORMAT, self.weights_hash, last_bar, content_hash([state])
-        for name, value, right in zip(("format", "weights", "last bar", "sha256"), found, expected, strict=True):
-            if value != right:
-                raise ArtifactError(
-                    f"a snapshot's {name} must be {right!r}, was {value!r}; warm up from history instead"
-                )
-        self._rows[market][: kept_size(self.weights)] = np.frombuffer(state, "<f4")
 
     def _run(self, features: ArrayLike) -> tuple[Packed, FloatArray]:
         """Return the state and the (T, K) logits of a fresh market after this series."""

@@ -28,20 +28,17 @@ Weights = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FoldedSeparable:
-    """A depthwise block: separable, xception or inverted; E channels are filtered, C but for the last.
+    """A depthwise block: separable or xception.
 
     Attributes:
-        taps, taps_bias: (E, K) depthwise filter, oldest bar first, and (E,).
-        mixing, bias: (C, E) pointwise matrix, output channel first, and (C,).
-        expand, expand_bias: (E, C) matrix before the filter and (E,); None where nothing is expanded.
+        taps, taps_bias: (C, K) depthwise filter, oldest bar first, and (C,).
+        mixing, bias: (C, C) pointwise matrix, output channel first, and (C,).
     """
 
     taps: FloatArray
     taps_bias: FloatArray
     mixing: FloatArray
     bias: FloatArray
-    expand: FloatArray | None = None
-    expand_bias: FloatArray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,29 +150,18 @@ class _Reader:
 
 
 def _fold_block(config: DSCConfig, read: _Reader, name: str) -> FoldedBlock:
-    channels, filtered, taps = config.hidden_channels, config.filtered_channels, config.kernel_size
+    channels, taps = config.hidden_channels, config.kernel_size
 
-    def folded(layer: str, norm: str, out: int, *shape: int) -> tuple[FloatArray, FloatArray]:
-        weight = read(f"{name}.{layer}.weight", out, *shape)
-        return _fold_norm(weight, np.zeros(out), read, f"{name}.{norm}", out)
+    def folded(layer: str, norm: str, *shape: int) -> tuple[FloatArray, FloatArray]:
+        weight = read(f"{name}.{layer}.weight", channels, *shape)
+        return _fold_norm(weight, np.zeros(channels), read, f"{name}.{norm}", channels)
 
     if config.block == "standard":
-        mixing, bias = folded("conv", "bn", channels, channels, taps)
+        mixing, bias = folded("conv", "bn", channels, taps)
         return FoldedStandard(mixing=mixing, bias=bias)
-    expand, expand_bias = None, None
-    if config.block == "inverted":
-        expand, expand_bias = folded("expand", "bn0", filtered, channels, 1)
-        expand = expand[:, :, 0]
-    depthwise, depthwise_bias = folded("depthwise", "bn1", filtered, 1, taps)
-    pointwise, bias = folded("pointwise", "bn2", channels, filtered, 1)
-    return FoldedSeparable(
-        taps=depthwise[:, 0],
-        taps_bias=depthwise_bias,
-        mixing=pointwise[:, :, 0],
-        bias=bias,
-        expand=expand,
-        expand_bias=expand_bias,
-    )
+    depthwise, depthwise_bias = folded("depthwise", "bn1", 1, taps)
+    pointwise, bias = folded("pointwise", "bn2", channels, 1)
+    return FoldedSeparable(taps=depthwise[:, 0], taps_bias=depthwise_bias, mixing=pointwise[:, :, 0], bias=bias)
 
 
 def _fold_norm(

@@ -4,11 +4,9 @@ Weights and state are one float32 array each (a Numba call costs 0.08 us per arr
 in the weights' header, so compiled code needs nothing else. Channels are padded with zeros to whole vectors.
 
     weights   header | one row per block: its ring's place and mask, its weights' place, its dilation | scaler | stem |
-              blocks: matrix that expands and its bias, taps and their bias, matrix (input channel first) and its
-              bias | head: pooled, newest, bias
+              blocks: taps and their bias, matrix (input channel first) and its bias | head: pooled, newest, bias
     state     clock | running sums | ring of pooled head values | one ring per block of its past inputs | scratch
-    scratch   per column: h_0 .. h_B and z; then per column: u, the input of the block's matrix; then per column: the
-              expanded input of the block's filter
+    scratch   per column: h_0 .. h_B and z; then per column: u, the input of the block's matrix
 
 A ring's length is a power of two, so that one clock serves every ring through a mask.
 
@@ -19,7 +17,6 @@ serves four columns, and every sum runs in the same order as for one column, so 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import float32, float64, types
@@ -27,7 +24,7 @@ from numpy.typing import NDArray
 
 from storage.compiled import compiled
 from storage.schema import FloatArray
-from tasks.network.lanes import LANES, add, fma, load, lowest_bit, nonzero, relu, splat, store, total, zeros
+from tasks.network.lanes import LANES, fma, load, lowest_bit, nonzero, relu, splat, store, total, zeros
 
 Packed = NDArray[np.float32]
 
@@ -40,7 +37,7 @@ TABLE, TABLE_ROW = 17, 4
 RING, MASK, BLOCK, DILATION = range(4)
 
 # What KIND says of the blocks; INNER is how many inputs each block's matrix has.
-STANDARD, SEPARABLE, XCEPTION, INVERTED = range(4)
+STANDARD, SEPARABLE, XCEPTION = range(3)
 
 # The state's clock, then four numbers per class: two float64 sums, each as a float32 pair (high, low).
 TIME, SEEN, AGE = range(3)
@@ -175,20 +172,14 @@ def _tile(weights: Packed, state: Packed, base: int, stride: int, count: int, ou
     z, column = _columns(weights)
     h = int(weights[SCRATCH])  # of the first state, whichever market this is: it stays in the cache
     u = h + TILE * column
-    wide = u + TILE * inner
     lag = 1 if stride == 0 else 0
-    _mix(weights, int(weights[STEM]), features, width, state, h + z, column, h, column, count, 0)
+    _mix(weights, int(weights[STEM]), features, width, state, h + z, column, h, column, count)
     for block in range(blocks):
         entry = TABLE + block * TABLE_ROW
         place, mask = int(weights[entry + BLOCK]), int(weights[entry + MASK])
         dilation = int(weights[entry + DILATION])
-        enters, span = h, column
-        if kind == INVERTED:
-            _mix(weights, place, width, inner, state, h, column, wide, inner, count, 0)
-            place += (width + 1) * inner
-            enters, span = wide, inner
         for c in range(count):
-            own, newest = base + c * stride, enters + c * span
+            own, newest = base + c * stride, h + c * column
             ring, time = own + int(weights[entry + RING]), int(state[own + TIME]) + c * lag
             if kind == STANDARD:
                 _gather(taps, width, state, ring, mask, time, dilation, newest, u + c * inner)
@@ -197,8 +188,7 @@ def _tile(weights: Packed, state: Packed, base: int, stride: int, count: int, ou
         if kind != STANDARD:
             place += (taps + 1) * inner
         h += width
-        back = width if kind == INVERTED else 0
-        _mix(weights, place, inner, width, state, u, inner, h, column, count, back)
+        _mix(weights, place, inner, width, state, u, inner, h, column, count)
     h -= (blocks - 1) * width  # h_1
     for c in range(count):
         _head(weights, state, base + c * stride, h + c * column, column - width, out, target + c * classes)
@@ -265,23 +255,16 @@ def _mix(
     h: int,
     h_span: int,
     count: int,
-    back: int,
 ) -> None:
-    """Set h = relu(bias + matrix @ u) of each column; where `back` > 0, h = bias + matrix @ u + what is so far back."""
+    """Set h = relu(bias + matrix @ u) of each column."""
     if count == TILE:
-        _dense_tile(weights, place, rows, width, state, u, u_span, h, h_span, back)
+        _dense_tile(weights, place, rows, width, state, u, u_span, h, h_span)
     else:
-        _dense(weights, place, rows, width, state, u, h, back)
+        _dense(weights, place, rows, width, state, u, h)
 
 
 @compiled
-def _leave(state: Packed, h: int, back: int, lanes: Any) -> None:
-    """Set h as `_mix` says."""
-    store(state, h, add(lanes, load(state, h - back)) if back else relu(lanes))
-
-
-@compiled
-def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u: int, h: int, back: int) -> None:
+def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u: int, h: int) -> None:
     """Do `_mix` for one column, input by input; inputs that ReLU left at 0 cost nothing."""
     bias = place + rows * width
     j = 0
@@ -299,10 +282,10 @@ def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u:
                 b = fma(value, load(weights, w + LANES), b)
                 c = fma(value, load(weights, w + 2 * LANES), c)
                 d = fma(value, load(weights, w + 3 * LANES), d)
-        _leave(state, h + j, back, a)
-        _leave(state, h + j + LANES, back, b)
-        _leave(state, h + j + 2 * LANES, back, c)
-        _leave(state, h + j + 3 * LANES, back, d)
+        store(state, h + j, relu(a))
+        store(state, h + j + LANES, relu(b))
+        store(state, h + j + 2 * LANES, relu(c))
+        store(state, h + j + 3 * LANES, relu(d))
         j += 4 * LANES
     while j < width:
         a = load(weights, bias + j)
@@ -313,7 +296,7 @@ def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u:
                 k = lowest_bit(bits)
                 bits &= bits - 1
                 a = fma(splat(state, u + first + k), load(weights, corner + k * width), a)
-        _leave(state, h + j, back, a)
+        store(state, h + j, relu(a))
         j += LANES
 
 
@@ -328,16 +311,7 @@ def _active(state: Packed, u: int, count: int) -> int:
 
 @compiled
 def _dense_tile(
-    weights: Packed,
-    place: int,
-    rows: int,
-    width: int,
-    state: Packed,
-    u: int,
-    u_span: int,
-    h: int,
-    h_span: int,
-    back: int,
+    weights: Packed, place: int, rows: int, width: int, state: Packed, u: int, u_span: int, h: int, h_span: int
 ) -> None:
     """Do `_mix` for four columns at once, each weight loaded once."""
     bias = place + rows * width
@@ -353,10 +327,10 @@ def _dense_tile(
             c = fma(splat(state, u2 + k), weight, c)
             d = fma(splat(state, u3 + k), weight, d)
             w += width
-        _leave(state, h + j, back, a)
-        _leave(state, h + h_span + j, back, b)
-        _leave(state, h + 2 * h_span + j, back, c)
-        _leave(state, h + 3 * h_span + j, back, d)
+        store(state, h + j, relu(a))
+        store(state, h + h_span + j, relu(b))
+        store(state, h + 2 * h_span + j, relu(c))
+        store(state, h + 3 * h_span + j, relu(d))
 
 
 @compiled

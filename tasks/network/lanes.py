@@ -1,4 +1,4 @@
-"""Sixteen float32 side by side, for compiled code: load, store, splat, fma, add, relu, total, and which are not zero.
+"""Sixteen float32 side by side, for compiled code: load, store, splat, fma, relu, total, and which are not zero.
 
 LLVM will not vectorise Numba's plain loops over rows of a packed array: index wrap-around and possible aliasing stand
 in the way, and a 64x64 matrix-vector product took 12 times as long. With explicit vectors it needs no guess. LLVM
@@ -102,16 +102,6 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
         return builder.call(function, args)
 
     return _lanes(a, b, c), emit
-
-
-@_intrinsic
-def add(typing: Any, a: Any, b: Any) -> Any:
-    """Return a + b."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(*args)
-
-    return _lanes(a, b), emit
 
 
 @_intrinsic

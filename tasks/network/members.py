@@ -18,7 +18,7 @@ from torch import Tensor
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
 
-_MIXING = ("pointwise.weight", "expand.weight", "conv.weight")
+_MIXING = ("pointwise.weight", "conv.weight")
 _SHARED = ("feature_mean", "feature_scale", "num_batches_tracked")
 
 

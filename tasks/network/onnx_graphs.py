@@ -59,15 +59,10 @@ def onnx_plain(config: DSCConfig, weights: Weights) -> bytes:
 
 def _plain_depthwise(graph: _Graph, config: DSCConfig, weights: Weights, name: str, x: str, dilation: int) -> str:
     """Return what a block other than the standard one makes of x (batch, C, T), layer by layer."""
-    h = x
-    if config.block == "inverted":
-        h = graph.conv(x, weights[f"{name}.expand.weight"])
-        h = graph.add("Relu", _normalized(graph, h, weights, f"{name}.bn0"))
-    h = graph.conv(h, weights[f"{name}.depthwise.weight"], None, dilation, _pads(config, dilation))
+    h = graph.conv(x, weights[f"{name}.depthwise.weight"], None, dilation, _pads(config, dilation))
     h = _normalized(graph, h, weights, f"{name}.bn1")
     h = graph.conv(h if config.block == "xception" else graph.add("Relu", h), weights[f"{name}.pointwise.weight"])
-    h = _normalized(graph, h, weights, f"{name}.bn2")
-    return _left(graph, config, h, x, dilation)
+    return graph.add("Relu", _normalized(graph, h, weights, f"{name}.bn2"))
 
 
 def onnx_window(folded: FoldedWeights) -> bytes:
@@ -86,12 +81,9 @@ def onnx_window(folded: FoldedWeights) -> bytes:
         if isinstance(block, FoldedStandard):
             h = graph.add("Relu", graph.conv(h, block.mixing[:, :, None], block.bias, dilation, pads))
         else:
-            u = h
-            if block.expand is not None:
-                u = graph.add("Relu", graph.conv(h, block.expand[:, :, None, None], block.expand_bias))
-            u = graph.conv(u, block.taps[:, None, None], block.taps_bias, dilation, pads)
+            u = graph.conv(h, block.taps[:, None, None], block.taps_bias, dilation, pads)
             u = u if config.block == "xception" else graph.add("Relu", u)
-            h = _left(graph, config, graph.conv(u, block.mixing[:, :, None, None], block.bias), h, dilation)
+            h = graph.add("Relu", graph.conv(u, block.mixing[:, :, None, None], block.bias))
         pooled.append(graph.add("GlobalAveragePool", graph.newest(h, config.window)))
         newest.append(graph.newest(h, 1))
     inputs, matrix = pooled, [folded.pooled]
@@ -107,10 +99,10 @@ def onnx_window(folded: FoldedWeights) -> bytes:
 def onnx_step(folded: FoldedWeights) -> bytes:
     """Return the folded model of one bar.
 
-    In: "features" (markets, F), "past" (markets, P, E), "pool" (markets, window - 1, K). Out: "logits" (markets, K),
+    In: "features" (markets, F), "past" (markets, P, C), "pool" (markets, window - 1, K). Out: "logits" (markets, K),
     "next_past", "next_pool". Memory starts as zeros; the first context - 1 logits mean nothing.
 
-    "past" holds what the blocks' filters of E channels look back on, block after block, each oldest bar first; "pool"
+    "past" holds what the blocks' filters look back on, block after block, each oldest bar first; "pool"
     the newest head values. These are averaged anew at every bar: a few hundred additions cost a graph nothing, and
     nothing drifts.
 
@@ -125,13 +117,11 @@ def onnx_step(folded: FoldedWeights) -> bytes:
     spans = [range(sum(lengths[:i]), sum(lengths[: i + 1])) for i in range(config.num_blocks)]
     z = _scaled(graph, config, "features", folded.feature_mean, folded.feature_scale)
     h = [graph.add("Relu", graph.gemm(z, folded.stem.T, graph.constant(folded.stem_bias)))]
-    entering = []  # what each block's filter reads
     filters = [list(span[:: config.dilations[i]]) for i, span in enumerate(spans)]  # (B, K-1)
-    taps = graph.add("Gather", "past", graph.constant(filters, np.int64), axis=1)  # (markets, B, K-1, E)
+    taps = graph.add("Gather", "past", graph.constant(filters, np.int64), axis=1)  # (markets, B, K-1, C)
     for block, past in zip(folded.blocks, _filtered(graph, folded, taps), strict=True):
-        entering.append(_entering(graph, block, h[-1]))
-        h.append(_next(graph, config, block, past, entering[-1], h[-1]))
-    newest = graph.reshape(graph.add("Concat", *entering, axis=1), config.num_blocks, config.filtered_channels)
+        h.append(_next(graph, config, block, past, h[-1]))
+    newest = graph.reshape(graph.add("Concat", *h[:-1], axis=1), config.num_blocks, config.hidden_channels)
     kept = [place for i, span in enumerate(spans) for place in (*span[1:], sum(lengths) + i)]
     past = graph.add("Concat", "past", newest, axis=1)
     graph.add("Gather", past, graph.constant(kept, np.int64), axis=1, output="next_past")
@@ -145,17 +135,17 @@ def onnx_step(folded: FoldedWeights) -> bytes:
     if folded.bypass is not None:
         logits = graph.gemm(z, folded.bypass.T, logits)
     graph.add("Identity", logits, output="logits")
-    memory = {"past": [sum(lengths), config.filtered_channels], "pool": [config.window - 1, classes]}
+    memory = {"past": [sum(lengths), config.hidden_channels], "pool": [config.window - 1, classes]}
     inputs = {"features": [config.input_features], **memory}
     outputs = {"logits": [classes], **{f"next_{name}": shape for name, shape in memory.items()}}
     return graph.finish(config, inputs, outputs, rows="markets")
 
 
 def _filtered(graph: _Graph, folded: FoldedWeights, taps: str) -> list[str]:
-    """Return what each block's filter makes of its past, its bias included: (markets, E) per block, the twin's C."""
+    """Return what each block's filter makes of its past, its bias included: (markets, C) per block."""
     separable = [block for block in folded.blocks if isinstance(block, FoldedSeparable)]
     if separable:  # all blocks at once, which saves a graph its nodes
-        weight = graph.constant([block.taps[:, :-1].T for block in separable])  # (B, K-1, E)
+        weight = graph.constant([block.taps[:, :-1].T for block in separable])  # (B, K-1, C)
         sums = graph.add("ReduceSum", graph.add("Mul", taps, weight), graph.constant([2], np.int64), keepdims=0)
         sums = graph.add("Add", sums, graph.constant([block.taps_bias for block in separable]))
         return [graph.take(sums, i) for i in range(len(separable))]
@@ -166,21 +156,13 @@ def _filtered(graph: _Graph, folded: FoldedWeights, taps: str) -> list[str]:
     return out
 
 
-def _entering(graph: _Graph, block: FoldedBlock, h: str) -> str:
-    """Return what the block's filter reads of the newest bar, (markets, E)."""
-    if isinstance(block, FoldedStandard) or block.expand is None or block.expand_bias is None:
-        return h
-    return graph.add("Relu", graph.gemm(h, block.expand.T, graph.constant(block.expand_bias)))
-
-
-def _next(graph: _Graph, config: DSCConfig, block: FoldedBlock, past: str, newest: str, h: str) -> str:
+def _next(graph: _Graph, config: DSCConfig, block: FoldedBlock, past: str, newest: str) -> str:
     """Return the block's output at the newest bar, (markets, C)."""
     if isinstance(block, FoldedStandard):
         return graph.add("Relu", graph.gemm(newest, block.mixing[..., -1].T, past))
     u = graph.add("Add", graph.add("Mul", newest, graph.constant(block.taps[:, -1])), past)
     u = u if config.block == "xception" else graph.add("Relu", u)
-    mixed = graph.gemm(u, block.mixing.T, graph.constant(block.bias))
-    return graph.add("Add", mixed, h) if config.block == "inverted" else graph.add("Relu", mixed)
+    return graph.add("Relu", graph.gemm(u, block.mixing.T, graph.constant(block.bias)))
 
 
 def _scaled(graph: _Graph, config: DSCConfig, x: str, mean: ArrayLike, scale: ArrayLike) -> str:
@@ -193,14 +175,6 @@ def _scaled(graph: _Graph, config: DSCConfig, x: str, mean: ArrayLike, scale: Ar
 def _normalized(graph: _Graph, x: str, weights: Weights, name: str) -> str:
     parts = (weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var"))
     return graph.add("BatchNormalization", x, *(graph.constant(part) for part in parts), epsilon=BN_EPS)
-
-
-def _left(graph: _Graph, config: DSCConfig, mixed: str, x: str, dilation: int) -> str:
-    """Return how a block is left, time last: with a ReLU, or inverted with what came in, (batch, C, T), added."""
-    if config.block != "inverted":
-        return graph.add("Relu", mixed)
-    lost = 0 if config.padding == "zeros" else (config.kernel_size - 1) * dilation
-    return graph.add("Add", mixed, graph.slice(x, lost, axis=-1) if lost else x)
 
 
 def _pads(config: DSCConfig, dilation: int) -> int:

@@ -14,8 +14,6 @@ from tasks.network.kernels import (
     FEATURES,
     HEAD,
     INNER,
-    INVERTED,
-    KIND,
     POOL,
     POOL_MASK,
     SCALER,
@@ -34,9 +32,7 @@ from tasks.network.kernels import (
 )
 from tasks.network.lanes import LANES
 
-_KINDS: dict[Block, int] = {
-    "standard": STANDARD, "separable": SEPARABLE, "xception": XCEPTION, "inverted": INVERTED
-}  # fmt: skip
+_KINDS: dict[Block, int] = {"standard": STANDARD, "separable": SEPARABLE, "xception": XCEPTION}
 _LARGEST = 1 << 24  # the first whole number whose successor float32 does not know
 
 
@@ -49,8 +45,7 @@ def pack(folded: FoldedWeights) -> Packed:
     """
     config = folded.config
     width, blocks, classes = _padded(config.hidden_channels), config.num_blocks, config.num_classes
-    filtered = _padded(config.filtered_channels)
-    inner = config.kernel_size * width if config.block == "standard" else filtered
+    inner = config.kernel_size * width if config.block == "standard" else width
     header = np.zeros(_padded(TABLE + blocks * TABLE_ROW))
     parts: list[FloatArray] = [header]
 
@@ -73,8 +68,8 @@ def pack(folded: FoldedWeights) -> Packed:
     table = header[TABLE : TABLE + blocks * TABLE_ROW].reshape(blocks, TABLE_ROW)
     for row, block, dilation in zip(table, folded.blocks, config.dilations, strict=True):
         length = _power_of_two((config.kernel_size - 1) * dilation)
-        row[:] = place, length - 1, put(*_block_parts(block, width, filtered)), dilation
-        place += length * filtered
+        row[:] = place, length - 1, put(*_block_parts(block, width)), dilation
+        place += length * width
     header[SCRATCH] = place
     heads = [_wide(folded.pooled.reshape(classes, blocks, -1), width)]
     if sees_newest:
@@ -96,9 +91,7 @@ def pack(folded: FoldedWeights) -> Packed:
 def new_states(weights: Packed, markets: int) -> Packed:
     """Return (markets, size) states that have seen nothing."""
     width, blocks = int(weights[WIDTH]), int(weights[BLOCKS])
-    inner = int(weights[INNER])
-    wide = inner if int(weights[KIND]) == INVERTED else 0
-    column = (blocks + 1) * width + _padded(int(weights[FEATURES])) + inner + wide
+    column = (blocks + 1) * width + _padded(int(weights[FEATURES])) + int(weights[INNER])
     return _aligned(np.zeros((markets, kept_size(weights) + TILE * column), np.float32))
 
 
@@ -107,14 +100,12 @@ def kept_size(weights: Packed) -> int:
     return int(weights[SCRATCH])
 
 
-def _block_parts(block: FoldedBlock, width: int, filtered: int) -> list[FloatArray]:
+def _block_parts(block: FoldedBlock, width: int) -> list[FloatArray]:
     if isinstance(block, FoldedStandard):
         taps = block.mixing.transpose(2, 1, 0)  # (K, C in, C out)
         return [_tall(taps, width, width), _wide(block.bias, width)]
-    parts = [_wide(block.taps.T, filtered), _wide(block.taps_bias, filtered)]
-    if block.expand is not None and block.expand_bias is not None:
-        parts = [_tall(block.expand.T, width, filtered), _wide(block.expand_bias, filtered), *parts]
-    return [*parts, _tall(block.mixing.T, filtered, width), _wide(block.bias, width)]
+    taps, mixing = _wide(block.taps.T, width), _tall(block.mixing.T, width, width)
+    return [taps, _wide(block.taps_bias, width), mixing, _wide(block.bias, width)]
 
 
 def _wide(array: FloatArray, width: int) -> FloatArray:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from storage.artifacts import ArtifactStore
-from storage.schema import CLASSES, ArtifactError, DatasetRef, FloatArray, utc_text
-from tasks.data import FUNDING_STEP_MS, StoredQuality
+from storage.schema import CLASSES, FUNDING_STEP_MS, ArtifactError, DatasetRef, FloatArray, utc_text
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.comparison import DELAYS
 from tasks.execution.importance import Importance
 from tasks.execution.track_record import Deflation
+from tasks.ingestion.quality import StoredQuality
 from tasks.market.features import halted_bars
 from tasks.market.samples import folds_table
 from tasks.network.architecture import macs_per_bar, macs_per_window, parameters

@@ -1,14 +1,7 @@
-"""Automations of the Prefect server: runs that died without a word, and what a person must hear of.
+"""What a person must hear of: automations of the Prefect server that send it on.
 
 Tasks raise what Prefect knows nothing of (a promotion, drift ...) as events; automations turn these, failed runs and
 late ones into a message to the webhook that DSC_ALERT_URL names: {"text": "..."}, as Slack and its like take it.
-
-Prefect's open-source server cleans up nothing: a run whose processes were all killed stays "Running" for ever and keeps
-its concurrency slot. The guards here end it once its heartbeats have been missing for three of their intervals, so
-every process that runs a flow must beat at least that often (`flows.entry.operation` sets it for all that it starts).
-They are for servers that nobody looks after: `flows.entry.operation` looks itself at the runs of a server that it
-started. A guard writes to the server's database for every event of every run, which SQLite did not bear: it lost
-events, and under load the server stood still for minutes.
 """
 
 from __future__ import annotations
@@ -19,9 +12,8 @@ from uuid import UUID
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
-from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
@@ -30,10 +22,6 @@ from storage.settings import Settings
 Labels = dict[str, str | list[str]]
 
 BLOCK = "dsc-alerts"
-HEARTBEAT_S = 30  # the shortest that Prefect takes
-START_S = 300  # a worker starts a process within seconds; a busy machine has needed half a minute
-ZOMBIE_S = 3 * HEARTBEAT_S  # two beats may be lost
-
 
 KINDS = {
     "promotion": "a new champion",
@@ -64,24 +52,16 @@ def raise_alert(kind: str, market: str, text: str) -> None:
     emit_event(event=f"dsc.{kind}", resource=resource, payload={"text": text, "what": KINDS[kind]})
 
 
-def install_automations(*, guards: bool = True) -> list[str]:
+def install_alerts() -> list[str]:
     """Install the automations on the server in force, in place of earlier ones of the same name; return the names.
 
-    Without DSC_ALERT_URL there are no alerts: there is nobody to tell.
-
-    Args:
-        guards: Whether the guards are among them; False also removes those of an earlier start.
+    Without DSC_ALERT_URL there are none: there is nobody to tell.
     """
-    made = [zombie_guard(), start_guard()]
-    unwanted = [] if guards else made
-    made = made if guards else []
     webhook = Settings.from_environment().alert_url
-    if webhook is not None:
-        made += alert_automations(_webhook_block(webhook))
+    if webhook is None:
+        return []
+    made = alert_automations(_webhook_block(webhook))
     with get_client(sync_client=True) as client:
-        for automation in unwanted:
-            for found in client.read_automations_by_name(automation.name):
-                client.delete_automation(found.id)
         for automation in made:
             _install(client, automation)
     return [automation.name for automation in made]
@@ -143,42 +123,8 @@ def _alert(
     return AutomationCore(name=f"alert-{name}", trigger=trigger, actions=[send])
 
 
-def zombie_guard(silent_s: int = ZOMBIE_S) -> AutomationCore:
-    """Return the automation that marks a run as crashed whose heartbeats stopped, or never began.
-
-    A run that was being cancelled when its worker died is one of them: nobody is left to finish the cancelling.
-    """
-    return _guard("crash-zombies", ("Running", "Cancelling"), silent_s, "no heartbeat")
-
-
-def start_guard(start_s: int = START_S) -> AutomationCore:
-    """Return the automation that marks a run as crashed whose worker died before the run began."""
-    return _guard("crash-stuck-starts", ("Submitting", "Pending", "InfrastructurePending"), start_s, "not started")
-
-
-def _guard(name: str, states: tuple[str, ...], window_s: int, missing: str) -> AutomationCore:
-    run_event = "prefect.flow-run.{}".format
-    alive_or_over = {"heartbeat", "Running", "Completed", "Failed", "TimedOut", "Cancelled", "Crashed"}
-    beats = {"heartbeat"} if "Running" in states else set()
-    trigger = EventTrigger(
-        posture=Posture.Proactive,
-        threshold=1,
-        within=timedelta(seconds=window_s),
-        match={"prefect.resource.id": run_event("*")},
-        for_each={"prefect.resource.id"},
-        after={run_event(event) for event in {*states, *beats}},
-        expect={run_event(event) for event in alive_or_over},
-    )
-    message = f"{missing} for {window_s} s"
-    crash = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)
-    return AutomationCore(name=name, trigger=trigger, actions=[crash])
-
-
 def _install(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """Create an automation, or bring the one of that name up to date; one that a person switched off stays off.
-
-    One that has not changed is left alone: an update would forget which runs the guard is waiting for.
-    """
+    """Create an automation, or bring the one of that name up to date; one that a person switched off stays off."""
     for found in client.read_automations_by_name(automation.name):
         if _meaning(found) != _meaning(automation):
             client.update_automation(found.id, automation.model_copy(update={"enabled": found.enabled}))

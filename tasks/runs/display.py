@@ -152,11 +152,6 @@ def showing(out: TextIO | None = None) -> Iterator[None]:
         display.close(done=done)
 
 
-def is_shown() -> bool:
-    """Return whether a person sees this run."""
-    return _shown is not None
-
-
 def plan(stages: Sequence[str]) -> None:
     """Name every stage of the run, in order; a flow inside another one has no say."""
     overall.plan(stages)

@@ -1,8 +1,10 @@
 """Runs that the server believes in and no process works on any more: found by looking, whichever events were lost.
 
-Whoever runs the server (`flows.entry.operation`) looks at what is open every half minute and ends what shows no sign of
-life. On a server that others started the guards of `tasks/runs/alerts.py` do; they live on events, and a server that is
-killed or too busy for its database loses some, so every monitor run looks too, with more patience.
+Prefect's open-source server cleans up nothing: a run whose processes were all killed stays "Running" for ever and keeps
+its concurrency slot. Whoever runs the server (`flows.entry.operation`) looks at what is open every half minute and ends
+what shows no sign of life, so every process that runs a flow must beat as often (`flows/entry/environment.py` sets it).
+Every monitor run looks too, with more patience, for servers that others started. An automation of the server would
+write to its database for every event of every run, which SQLite does not bear.
 """
 
 from __future__ import annotations
@@ -16,26 +18,27 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events.filters import EventFilter
 from prefect.logging import get_run_logger
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
-from tasks.runs.alerts import START_S, ZOMBIE_S
-
+HEARTBEAT_S = 30  # the shortest that Prefect takes
+START_S = 300  # a worker starts a process within seconds; a busy machine has needed half a minute
+ZOMBIE_S = 3 * HEARTBEAT_S  # two beats may be lost
 _OPEN = ("PENDING", "RUNNING", "CANCELLING")
 _PATIENT_S = START_S  # longer than any heartbeat's interval, Prefect's default of 180 s included
 
 
 @task(cache_policy=NO_CACHE, task_run_name="end stale runs")
 def end_stale_runs() -> list[str]:
-    """Mark as crashed what has stopped without a word, and return the names."""
+    """End what has stopped without a word, and return the names."""
     with get_client(sync_client=True) as client:
         ended = crash_stale_runs(client, datetime.now(UTC), _PATIENT_S)
     for name in ended:
-        get_run_logger().warning(f"stale run marked as crashed name={name!r}")
+        get_run_logger().warning(f"stale run ended name={name!r}")
     return ended
 
 
 def crash_stale_runs(client: SyncPrefectClient, now: datetime, silent_s: float = ZOMBIE_S) -> list[str]:
-    """Mark every open run as crashed that shows no sign of life, and return their names.
+    """Mark every open run as crashed that shows no sign of life, one being cancelled as cancelled; return their names.
 
     Args:
         client: Of the server that is looked at.
@@ -48,7 +51,8 @@ def crash_stale_runs(client: SyncPrefectClient, now: datetime, silent_s: float =
         limit_s = START_S if run.state_type == StateType.PENDING else silent_s
         since = now - timedelta(seconds=limit_s)
         if run.state is not None and run.state.timestamp < since and not _beats(client, run, since, now):
-            client.set_flow_run_state(run.id, Crashed(message=f"no sign of life for {limit_s} s"))
+            over = Cancelled if run.state_type == StateType.CANCELLING else Crashed  # the server takes no other
+            client.set_flow_run_state(run.id, over(message=f"no sign of life for {limit_s} s"))
             ended.append(run.name)
     return ended
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from storage.schema import ConfigError
+from storage.bounds import Checked, NonNegativeInt, PositiveInt
 
 KLINE_PATH = "/v5/market/kline"
 RESET_HEADER = "X-Bapi-Limit-Reset-Timestamp"
@@ -70,7 +70,7 @@ class Action:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Match:
+class Match(Checked):
     """Which requests.
 
     Attributes:
@@ -83,13 +83,9 @@ class Match:
 
     path: str | None = KLINE_PATH
     params: Mapping[str, str] = field(default_factory=dict)
-    nth: int = 0
-    times: int | None = 1
+    nth: NonNegativeInt = 0
+    times: PositiveInt | None = 1
     method: str = "GET"
-
-    def __post_init__(self) -> None:
-        if self.nth < 0 or (self.times is not None and self.times < 1):
-            raise ConfigError(f"nth must be >= 0 and times >= 1, was nth={self.nth!r} times={self.times!r}")
 
     def covers(self, method: str, path: str, params: Mapping[str, str]) -> bool:
         """Return whether the request is of the kind that is meant."""

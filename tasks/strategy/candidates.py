@@ -44,7 +44,7 @@ class SearchSpace:
     num_blocks: tuple[int, ...] = (1, 4)
     hidden_channels: tuple[int, ...] = (16, 64)
     windows: tuple[int, ...] = (16, 64)
-    blocks: tuple[Block, ...] = ("separable", "xception", "inverted", "standard")
+    blocks: tuple[Block, ...] = ("separable", "xception", "standard")
     scales: tuple[int, ...] = (-2, 2)
     seeds: tuple[int, ...] = (7, 17)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.schema import ConfigError
+from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveFloat, ProperShare
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromotionRule:
+class PromotionRule(Checked):
     """Bounds of the conditions.
 
     Attributes:
@@ -28,26 +28,14 @@ class PromotionRule:
         other_trials: Strategies that were looked at before the log of trials began: those behind the default preset.
     """
 
-    min_days: float = 30.0
-    min_trades: int = 100
-    significance: float = 0.05
-    cost_stress: float = 1.5
-    drawdown_ratio: float = 1.2
-    max_drawdown: float = 0.25
-    calibration_margin: float = 0.02
-    latency_budget_us: float = 1_000.0
-    baseline_margin: float = 0.001
-    deflated_sharpe: float = 0.95
-    other_trials: int = 160
-
-    def __post_init__(self) -> None:
-        for name in ("significance", "deflated_sharpe"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} must be in (0, 1), was {getattr(self, name)!r}")
-        if not 0.0 <= self.baseline_margin < float("inf"):
-            raise ConfigError(f"baseline_margin must be >= 0 nat, was {self.baseline_margin!r}")
-        if self.other_trials < 0:
-            raise ConfigError(f"other_trials must be >= 0, was {self.other_trials!r}")
-        for name in ("min_days", "cost_stress", "drawdown_ratio", "max_drawdown", "latency_budget_us"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be > 0, was {getattr(self, name)!r}")
+    min_days: PositiveFloat = 30.0
+    min_trades: NonNegativeInt = 100
+    significance: ProperShare = 0.05
+    cost_stress: PositiveFloat = 1.5
+    drawdown_ratio: PositiveFloat = 1.2
+    max_drawdown: PositiveFloat = 0.25
+    calibration_margin: NonNegativeFloat = 0.02
+    latency_budget_us: PositiveFloat = 1_000.0
+    baseline_margin: NonNegativeFloat = 0.001
+    deflated_sharpe: ProperShare = 0.95
+    other_trials: NonNegativeInt = 160

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from storage.schema import ArtifactError, ConfigError, FloatArray, Market
+from storage.bounds import Checked
+from storage.schema import ArtifactError, FloatArray, Market
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.decision import DecisionConfig, packed
@@ -22,7 +23,7 @@ from tasks.strategy.promotion_rule import PromotionRule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Checked):
     """How a model is labelled, split, trained, decided upon and charged.
 
     Attributes:
@@ -50,10 +51,6 @@ class Recipe:
     promotion: PromotionRule = field(default_factory=PromotionRule)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     refit: bool = False
-
-    def __post_init__(self) -> None:
-        if self.preset not in ("default", "source"):
-            raise ConfigError(f"preset must be default or source, was {self.preset!r}")
 
     @property
     def models(self) -> int:

@@ -13,13 +13,12 @@ import cyclopts
 
 from flows.ingest import ingest
 from flows.retrain import retrain
-from storage.schema import Interval, Market
+from storage.schema import FUNDING_STEP_MS, WINDOW_BARS, Interval, Market
 from storage.settings import Settings
-from tasks.data import FUNDING_STEP_MS, WINDOW_BARS
 from tasks.exchange.connection import ExchangeConfig
+from tasks.exchange.reference import FUNDING_ROWS
 from tasks.market.synthetic import SyntheticMarket
 
-FUNDING_ROWS = 200  # the most that Bybit returns for one request
 POLL_REQUESTS = 4  # of one ingest that finds one new bar: time, instrument, the newest two windows
 BYBIT_PER_S = 60.0  # half of what Bybit allows an address; the default of ExchangeConfig
 

@@ -16,8 +16,10 @@ from flows.entry.server import HOST, bound_socket, start_server, wait_until_up
 from storage.candles import CandleStore
 from storage.schema import Market
 from tasks import data
-from tasks.data import BarRange, QualityConfig, ingest_candles, ingest_funding
+from tasks.data import ingest_candles, ingest_funding
 from tasks.exchange.connection import ExchangeConfig
+from tasks.ingestion.bar_range import BarRange
+from tasks.ingestion.quality import QualityConfig
 from tasks.market.synthetic import SyntheticMarket
 
 SYMBOLS = tuple(f"M{i:02d}USDT" for i in range(20))

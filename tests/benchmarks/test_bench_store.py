@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from storage.candles import CandleStore
-from storage.schema import CANDLE_COLUMNS, Market, Source, Window
-from tasks.data import judge_windows
+from storage.schema import CANDLE_COLUMNS, WINDOW_BARS, Market, Source, Window
 from tasks.exchange.gateway import ADDRESS_LIMIT_PER_S, Gateway
+from tasks.ingestion.candle_ingest import judge_windows
 from tasks.market.synthetic import SyntheticMarket, generate
 
 SOURCE, MARKET, STEP_MS = Source("sandbox:0123abcd"), Market(interval="5"), 300_000
@@ -131,7 +131,7 @@ def test_ingest_is_faster_than_one_request_at_a_time(race, ledger, compare, side
     def ingest(threads: int, windows: int | None = None) -> CandleStore:
         store = CandleStore(tmp_path / f"{next(files)}.duckdb")
         with Gateway("sandbox", source=SOURCE, url=url, threads=threads, requests_per_s=REQUESTS_PER_S) as gateway:
-            wanted = gateway.windows(MARKET, first_ms, first_ms + (INGESTED - 1) * STEP_MS)[:windows]
+            wanted = Window.cover(MARKET, first_ms, first_ms + (INGESTED - 1) * STEP_MS)[:windows]
             for fetched in gateway.fetch_batches(MARKET, wanted, now_ms):
                 store.commit_windows(SOURCE, MARKET, judge_windows(fetched, MARKET, now_ms), now_ms)
         return store
@@ -141,7 +141,7 @@ def test_ingest_is_faster_than_one_request_at_a_time(race, ledger, compare, side
     asked = requests() - before
     assert sum(coverage.bars for coverage in store.coverage()) == INGESTED
 
-    pages = -(-INGESTED // 1_000)
+    pages = -(-INGESTED // WINDOW_BARS)
     times = race(
         {
             "sixteen in flight": side(lambda: ingest(THREADS), 1, pages),

@@ -27,7 +27,7 @@ def test_schedule_decides_what_is_missed():
 
 
 def test_rule_refuses_a_schedule_that_never_expires():
-    with pytest.raises(ConfigError, match="retrain_hours must be > 0 and finite, was inf"):
+    with pytest.raises(ConfigError, match="retrain_hours must be finite and > 0, was inf"):
         ExpiryRule(retrain_hours=float("inf"))
     with pytest.raises(ConfigError, match="most_missed must be >= 1, was 0"):
         ExpiryRule(most_missed=0)

@@ -11,7 +11,8 @@ from flows.entry.environment import client_environment
 from flows.entry.operation import Operation
 from flows.entry.server import bound_socket
 from storage.schema import ConfigError
-from tasks.runs.alerts import HEARTBEAT_S, KINDS, alert_automations, zombie_guard
+from tasks.runs.alerts import KINDS, alert_automations
+from tasks.runs.stale_runs import HEARTBEAT_S, ZOMBIE_S
 
 HOLD = """
 import sys
@@ -51,14 +52,14 @@ def test_unknown_exchange_is_refused(home):
         Operation(exchange="bybt")
 
 
-def test_every_process_beats_three_times_within_the_guards_window(tmp_path, monkeypatch):
+def test_every_process_beats_three_times_before_it_counts_as_stale(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
     environment = client_environment(tmp_path, "http://127.0.0.1:4200/api", "dsc:x")
     assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert environment["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "false"
     beat_s = int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert beat_s == HEARTBEAT_S
-    assert zombie_guard().trigger.within.total_seconds() == 3 * beat_s
+    assert 3 * beat_s == ZOMBIE_S
     assert Path(environment["DSC_HOME"]).is_absolute()
 
 

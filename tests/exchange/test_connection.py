@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.schema import CandleError, ConfigError, Market
+from storage.schema import CandleError, ConfigError, Market, Window
 from tasks.exchange.connection import ExchangeConfig, connect
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.sandbox import Sandbox
@@ -45,7 +45,7 @@ def test_live_market_has_a_bar_for_each_interval_that_is_over_and_stays_one_sour
         now["s"] += passed_s
         with connect(config, market) as gateway:
             now_ms = gateway.server_time_ms()
-            (fetched,) = gateway.fetch_windows(market, gateway.windows(market, start_ms, now_ms, 1000), now_ms)
+            (fetched,) = gateway.fetch_windows(market, Window.cover(market, start_ms, now_ms), now_ms)
             seen.append(fetched.candles)
         assert now_ms == int(now["s"] * 1000)
     assert [len(candles) for candles in seen] == [50, 50, 51]

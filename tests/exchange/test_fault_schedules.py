@@ -97,7 +97,7 @@ def fetch(make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN) -> Callabl
         now_ms = gateway.server_time_ms()
         sandbox.follow(plan)
         # One bar beyond the last closed one, as a caller may who does not look at the clock.
-        windows = gateway.windows(MARKET, START_MS, START_MS + BARS * STEP_MS, WINDOW_BARS)
+        windows = Window.cover(MARKET, START_MS, START_MS + BARS * STEP_MS, WINDOW_BARS)
         return list(gateway.fetch_windows(MARKET, windows, now_ms)), truth, sandbox
 
     return run
@@ -147,7 +147,7 @@ def test_exchange_that_fails_for_ever_ends_in_one_line_within_the_budget(fetch: 
 def test_window_asked_for_twice_comes_back_the_same(make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN) -> None:
     sandbox = open_sandbox(make_candles(BARS))
     gateway, window = open_gateway(sandbox), Window(first_ms=START_MS, last_ms=START_MS + 99 * STEP_MS)
-    first, second = (gateway.fetch_window(MARKET, window, sandbox.clock.now_ms()) for _ in range(2))
+    first, second = gateway.fetch_windows(MARKET, [window] * 2, sandbox.clock.now_ms())
     for name in ("start_ms", *CANDLE_COLUMNS):
         assert np.array_equal(getattr(first.candles, name), getattr(second.candles, name))
 

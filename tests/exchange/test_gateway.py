@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 import os
 import threading
 import time
@@ -48,7 +47,7 @@ def fetch_all(
     gateway: Gateway, first: int, last: int, bars: int = 1_000, market: Market = MARKET
 ) -> list[FetchedWindow]:
     now_ms = gateway.server_time_ms()
-    windows = gateway.windows(market, at(first), at(last), bars)
+    windows = Window.cover(market, at(first), at(last), bars)
     return sorted(gateway.fetch_windows(market, windows, now_ms), key=lambda fetched: fetched.window.first_ms)
 
 
@@ -89,7 +88,7 @@ def test_window_without_a_closed_bar_is_not_asked_for(
 ) -> None:
     sandbox = open_sandbox(make_candles(30))
     window = Window(first_ms=at(30), last_ms=at(40))
-    fetched = open_gateway(sandbox).fetch_window(MARKET, window, sandbox.clock.now_ms())
+    (fetched,) = open_gateway(sandbox).fetch_windows(MARKET, [window], sandbox.clock.now_ms())
     assert (len(fetched.candles), len(fetched.missing), fetched.asked, sandbox.requests) == (0, 0, 0, ())
 
 
@@ -210,29 +209,10 @@ def test_page_of_another_market_is_repeated_and_then_an_error(
         fetch_all(open_gateway(sandbox), 10, 29)
 
 
-def test_windows_are_multiples_of_their_length_cut_to_the_range() -> None:
-    with Gateway("bybit", source=Source("bybit")) as gateway:
-        windows = gateway.windows(MARKET, at(0) + 1, at(3_000) + 7, 1_000)
-        spans = [(window.first_ms, window.last_ms) for window in windows]
-        position = START_MS // STEP_MS % 1_000  # 632: where the range lies in its first window
-        assert spans[0] == (at(1), at(999 - position))
-        assert spans[-1] == (at(3_000 - position), at(3_000))
-        assert all(after == before + STEP_MS for (_, before), (after, _) in itertools.pairwise(spans))
-        assert gateway.windows(MARKET, at(5), at(5)) == [Window(first_ms=at(5), last_ms=at(5))]
-
-
-def test_range_or_window_that_breaks_a_rule_is_refused(
-    make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN
-) -> None:
-    gateway = open_gateway(open_sandbox(make_candles(30)))
-    with pytest.raises(
-        ConfigError, match="start must not be after end, was start=2025-01-01T00:25Z end=2025-01-01T00:20Z"
-    ):
-        gateway.windows(MARKET, at(5), at(4))
-    with pytest.raises(ConfigError, match=r"bars must be in 1\.\.1000, was 1001"):
-        gateway.windows(MARKET, at(0), at(4), 1_001)
+def test_window_longer_than_one_request_is_refused(make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN) -> None:
+    gateway, window = open_gateway(open_sandbox(make_candles(30))), Window(first_ms=at(0), last_ms=at(1_000))
     with pytest.raises(ConfigError, match="a window must hold at most 1000 bars, was 1001"):
-        gateway.fetch_window(MARKET, Window(first_ms=at(0), last_ms=at(1_000)), at(2_000))
+        next(gateway.fetch_windows(MARKET, [window], at(2_000)))
 
 
 @pytest.mark.parametrize("market", [Market(symbol="NOPEUSDT"), Market(category="spot"), Market(interval="1")])
@@ -241,7 +221,7 @@ def test_unknown_symbol_category_or_interval_is_refused_in_one_line(
 ) -> None:
     gateway = open_gateway(open_sandbox(make_candles(30)))
     with pytest.raises(Rejected) as refusal:
-        gateway.fetch_window(market, Window(first_ms=at(0), last_ms=at(0)), at(1))
+        next(gateway.fetch_windows(market, [Window(first_ms=at(0), last_ms=at(0))], at(1)))
     assert str(market) in str(refusal.value)
     assert str(refusal.value).endswith("; check symbol, category and interval")
     assert refusal.value.code == 10001
@@ -360,7 +340,7 @@ def test_consumer_that_leaves_early_withdraws_even_a_wait_of_ten_minutes(
     # A real wait: that it ends is what is tested. The first window is served, the next one is banned for ten minutes.
     real = {"clock": time.monotonic, "sleep": None}
     gateway = open_gateway(sandbox, threads=1, on_retry=lambda line: waiting.set(), **real)
-    windows = gateway.fetch_windows(MARKET, gateway.windows(MARKET, at(0), at(99), 10), sandbox.clock.now_ms())
+    windows = gateway.fetch_windows(MARKET, Window.cover(MARKET, at(0), at(99), 10), sandbox.clock.now_ms())
     assert len(next(iter(windows)).candles) > 0
     assert waiting.wait(LIMIT_S)
     windows.close()  # returns at once, or the test hangs
@@ -374,7 +354,7 @@ def test_closing_the_gateway_ends_even_a_wait_of_ten_minutes(
     waiting = threading.Event()
     real = {"clock": time.monotonic, "sleep": None}
     gateway = open_gateway(sandbox, threads=1, on_retry=lambda line: waiting.set(), **real)
-    windows = gateway.fetch_windows(MARKET, gateway.windows(MARKET, at(0), at(99), 10), sandbox.clock.now_ms())
+    windows = gateway.fetch_windows(MARKET, Window.cover(MARKET, at(0), at(99), 10), sandbox.clock.now_ms())
     next(windows)
     assert waiting.wait(LIMIT_S)
     gateway.close()  # returns at once, or the test hangs
@@ -385,7 +365,7 @@ def test_windows_in_flight_are_bounded_whatever_the_consumer_does(
 ) -> None:
     sandbox = open_sandbox(make_candles(1_000))
     gateway = open_gateway(sandbox, threads=2)
-    waiting = iter(gateway.windows(MARKET, at(0), at(999), 10))
+    waiting = iter(Window.cover(MARKET, at(0), at(999), 10))
     windows = gateway.fetch_windows(MARKET, waiting, sandbox.clock.now_ms())  # type: ignore[arg-type]
     next(windows)
     assert len(list(waiting)) >= 100 - 2 * (2 * 2)  # as many again as are in flight were fetched and may be waiting
@@ -405,7 +385,7 @@ def test_windows_of_one_visit_come_in_the_order_that_they_were_asked_for(
 ) -> None:
     sandbox = open_sandbox(make_candles(100))
     gateway = open_gateway(sandbox, threads=8)
-    windows = gateway.windows(MARKET, at(0), at(99), 10)
+    windows = Window.cover(MARKET, at(0), at(99), 10)
     (came,) = gateway.fetch_batches(MARKET, windows, sandbox.clock.now_ms())
     assert [fetched.window for fetched in came] == windows
 
@@ -415,7 +395,7 @@ def test_what_came_in_with_a_failure_is_yielded_before_the_error_of_the_earliest
 ) -> None:
     sandbox = open_sandbox(make_candles(100))
     gateway = open_gateway(sandbox, threads=8)
-    windows, came = gateway.windows(MARKET, at(0), at(99), 10), []
+    windows, came = Window.cover(MARKET, at(0), at(99), 10), []
     broken = {windows[place].first_ms: f"no {place}" for place in range(3, 9)}
     refusals = [
         Fault(Match(params={"start": str(first_ms)}, times=None), actions.ret_code(10001, why))
@@ -456,7 +436,7 @@ def test_real_candles_come_back_bit_for_bit(open_sandbox: OPEN, open_gateway: OP
     sandbox = open_sandbox(truth, market=market, source=file_source(path))
     gateway = open_gateway(sandbox)
     now_ms = gateway.server_time_ms()
-    windows = gateway.windows(market, int(truth.start_ms[0]), now_ms)
+    windows = Window.cover(market, int(truth.start_ms[0]), now_ms)
     fetched = sorted(gateway.fetch_windows(market, windows, now_ms), key=lambda window: window.window.first_ms)
     assert_equal(Candles.join([window.candles for window in fetched]), truth)
     assert len(sandbox.requests) == 1 + len(windows)

@@ -77,7 +77,7 @@ def test_back_off_is_lengthened_by_at_most_the_jitter() -> None:
     [
         ({"attempts": 0}, "attempts must be >= 1, was 0"),
         ({"budget_s": -1.0}, "budget_s must be >= 0, was -1.0"),
-        ({"jitter": float("nan")}, "jitter must be >= 0, was nan"),
+        ({"jitter": float("nan")}, "jitter must be finite and >= 0, was nan"),
     ],
 )
 def test_retry_policy_that_breaks_a_rule_is_refused(options: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from storage.schema import Ambiguous, AuthError, Banned, Candles, ClockError, Market, RateLimited, Rejected
+from storage.schema import Ambiguous, AuthError, Banned, Candles, ClockError, Market, RateLimited, Rejected, Window
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.transport import Unreachable
 from tasks.sandbox import actions
@@ -245,7 +245,7 @@ def test_no_request_for_market_data_carries_a_key(
     now_ms = gateway.server_time_ms()
     gateway.instrument(market)
     gateway.funding("linear", market.symbol, now_ms - 86_400_000, now_ms)
-    list(gateway.fetch_windows(market, gateway.windows(market, now_ms - 9_000_000, now_ms), now_ms))
+    list(gateway.fetch_windows(market, Window.cover(market, now_ms - 9_000_000, now_ms), now_ms))
     assert {request.path.rsplit("/", 1)[-1] for request in sandbox.requests} == {
         "time",
         "instruments-info",

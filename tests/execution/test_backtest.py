@@ -457,13 +457,13 @@ def test_bars_are_refused_when_there_are_none():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Costs(commission=-0.001), r"commission must be a share of the notional in \[0, 0.1\), was -0.001"),
-        (lambda: Costs(slippage=1.0), r"slippage must be a share of the notional in \[0, 0.1\), was 1.0"),
-        (lambda: Costs(commission=np.nan), "commission must be a share of the notional"),
-        (lambda: BacktestConfig(initial_capital=0.0), "initial_capital must be an amount of USDT > 0, was 0.0"),
+        (lambda: Costs(commission=-0.001), r"commission must be in \[0, 0.1\) of the notional, was -0.001"),
+        (lambda: Costs(slippage=1.0), r"slippage must be in \[0, 0.1\) of the notional, was 1.0"),
+        (lambda: Costs(commission=np.nan), r"commission must be finite and in \[0, 0.1\) of the notional"),
+        (lambda: BacktestConfig(initial_capital=0.0), "initial_capital must be > 0, was 0.0"),
         (lambda: BacktestConfig(position_fraction=1.5), r"position_fraction must be in \(0, 1\], was 1.5"),
-        (lambda: BacktestConfig(fixed_coins=0.0), "fixed_coins must be a quantity > 0 or None, was 0.0"),
-        (lambda: BacktestConfig(delay=-1), "delay must be a number of bars >= 0, was -1"),
+        (lambda: BacktestConfig(fixed_coins=0.0), "fixed_coins must be > 0, or None, was 0.0"),
+        (lambda: BacktestConfig(delay=-1), "delay must be >= 0, was -1"),
     ],
 )
 def test_configuration_is_refused_when_a_value_breaks_its_rule(make, message):

@@ -189,10 +189,10 @@ def test_series_is_unchanged_when_its_columns_are_read_only_or_strided():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"rule": "sign"}, "rule must be one of value argmax, was 'sign'"),
-        ({"enter_margin": -0.1}, "enter_margin must be a return >= 0 such as 0.0002, was -0.1"),
-        ({"exit_margin": math.nan}, "exit_margin must be a return >= 0 such as 0.0002, was nan"),
-        ({"min_hold": -1}, "min_hold must be a number of bars >= 0, was -1"),
+        ({"rule": "sign"}, "rule must be value or argmax, was 'sign'"),
+        ({"enter_margin": -0.1}, "enter_margin must be >= 0, was -0.1"),
+        ({"exit_margin": math.nan}, "exit_margin must be finite and >= 0, was nan"),
+        ({"min_hold": -1}, "min_hold must be >= 0, was -1"),
     ],
 )
 def test_decision_config_is_refused_when_a_value_breaks_its_rule(config, message):

@@ -1,7 +1,6 @@
 """Against the numbers of the papers and of simulations written down in the notes, and against closed forms."""
 
 import math
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from tasks.execution.significance import (
     expected_max_sharpe,
     mean_variance,
     minimum_track_record,
-    overfitting_probability,
     probabilistic_sharpe,
     sharpe_interval,
     sharpe_standard_error,
@@ -287,46 +285,3 @@ def test_sharpe_interval_of_a_single_trade_counts_resamples_without_it_as_nothin
 def test_bootstrap_is_refused_when_its_input_is_unusable(difference, mean_block, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_means(difference[:, None], mean_block, draws=10, seed=1)
-
-
-# --- overfitting ------------------------------------------------------------------------------------------------------
-
-
-def test_overfitting_probability_is_a_half_on_noise_and_small_with_a_real_strategy():
-    """The notes: 0.521 (one matrix: sd 0.165) on noise, 0.122 with one real strategy; 2,400 x 40, 12 blocks."""
-    rng = np.random.default_rng(14)
-    noise, real = [], []
-    for _ in range(20):
-        trials = rng.standard_normal((2_400, 40))
-        noise.append(overfitting_probability(trials))
-        trials[:, 7] += 0.07
-        real.append(overfitting_probability(trials))
-    assert np.mean(noise) == pytest.approx(0.5, abs=4 * 0.165 / math.sqrt(20))
-    assert np.mean(real) < 0.2
-
-
-def test_overfitting_probability_equals_a_loop_over_the_halves():
-    trials = np.random.default_rng(15).standard_normal((66, 5))  # 4 blocks of 16: the last 2 rows are left out
-    parts = np.split(trials[:64], 4)
-    below = []
-    for chosen in combinations(range(4), 2):
-        inside = np.concatenate([parts[i] for i in chosen])
-        outside = np.concatenate([parts[i] for i in range(4) if i not in chosen])
-        best = (inside.mean(axis=0) / inside.std(axis=0)).argmax()
-        ratios = outside.mean(axis=0) / outside.std(axis=0)
-        rank = stats.rankdata(ratios)[best] / 6
-        below.append(math.log(rank / (1 - rank)) <= 1e-12)
-    assert overfitting_probability(trials, blocks=4) == np.mean(below)
-
-
-def test_overfitting_probability_is_undefined_when_a_trial_never_trades():
-    trials = np.random.default_rng(16).standard_normal((48, 3))
-    trials[:, 1] = 0.0
-    assert overfitting_probability(trials) is None
-
-
-@pytest.mark.parametrize(("rows", "trials", "blocks"), [(48, 3, 5), (20, 3, 12), (48, 1, 12), (48, 3, 0)])
-def test_overfitting_probability_is_refused_when_there_is_too_little_to_split(rows, trials, blocks):
-    expected = f"got blocks={blocks}, rows={rows}, trials={trials}"
-    with pytest.raises(ValueError, match=expected):
-        overfitting_probability(np.ones((rows, trials)), blocks=blocks)

@@ -8,9 +8,9 @@ from flows.ingest import ingest
 from flows.monitor import monitor
 from storage.candles import CandleStore
 from storage.schema import CandleGapError, Market
-from tasks.data import QualityConfig
 from tasks.exchange import connection
 from tasks.exchange.connection import ExchangeConfig
+from tasks.ingestion.quality import QualityConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.sandbox import actions
 from tasks.sandbox.faults import Fault, FaultPlan, Match

@@ -30,9 +30,10 @@ from storage.candles import CandleStore
 from storage.schema import FEATURES, ArtifactError, ConfigError, DatasetError, DatasetRef, Market, QuarantineError
 from storage.tables import parquet_bytes, read_columns
 from storage.trials import TrialLog
-from tasks.data import BarRange, QualityConfig
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.decision import DecisionConfig
+from tasks.ingestion.bar_range import BarRange
+from tasks.ingestion.quality import QualityConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig

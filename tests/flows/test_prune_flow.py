@@ -66,7 +66,7 @@ def test_prune_keeps_every_dataset_when_a_version_cannot_say_what_it_needs(prefe
 
 
 def test_rule_that_could_touch_a_running_run_is_refused():
-    with pytest.raises(ConfigError, match=r"keep_days must be >= 1 day, since a run may still need it, was 0\.5"):
+    with pytest.raises(ConfigError, match=r"keep_days must be >= 1, was 0\.5"):
         PruneRule(keep_days=0.5)
     with pytest.raises(ConfigError, match="keep_datasets must be >= 0, was -1"):
         PruneRule(keep_datasets=-1)

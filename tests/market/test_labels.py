@@ -222,8 +222,8 @@ def test_uniqueness_equals_its_definition_bar_by_bar(seed: int, horizon: int, sh
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"horizon": 0}, "horizon must be >= 1 bar, was 0"),
-        ({"k": -0.1}, "k must be finite and >= 0, was -0.1"),
+        ({"horizon": 0}, "horizon must be >= 1, was 0"),
+        ({"k": -0.1}, "k must be >= 0, was -0.1"),
         ({"k": float("nan")}, "k must be finite and >= 0, was nan"),
         ({"cost_floor_multiple": float("inf")}, "cost_floor_multiple must be finite and >= 0, was inf"),
     ],

@@ -63,9 +63,7 @@ def reference_logits(model: DSCTradingModel, x: NDArray[np.float64]) -> NDArray[
     h = norm_relu(z @ w["stem.0.weight"][:, :, 0].T + w["stem.0.bias"], "stem.1")
     skips = []
     for i, dilation in enumerate(config.dilations):
-        rows, block, entered = range((config.kernel_size - 1) * dilation, len(h)), f"blocks.{i}", h
-        if config.block == "inverted":
-            h = norm_relu(h @ w[f"{block}.expand.weight"][:, :, 0].T, f"{block}.bn0")
+        rows, block = range((config.kernel_size - 1) * dilation, len(h)), f"blocks.{i}"
         taps = [
             np.array([h[t - (config.kernel_size - 1 - k) * dilation] for t in rows]) for k in range(config.kernel_size)
         ]
@@ -78,8 +76,7 @@ def reference_logits(model: DSCTradingModel, x: NDArray[np.float64]) -> NDArray[
             )
             if config.block != "xception":
                 filtered = np.maximum(filtered, 0)
-            h = norm(filtered @ w[f"{block}.pointwise.weight"][:, :, 0].T, f"{block}.bn2")
-            h = h + entered[rows.start :] if config.block == "inverted" else np.maximum(h, 0)
+            h = norm_relu(filtered @ w[f"{block}.pointwise.weight"][:, :, 0].T, f"{block}.bn2")
         skips.append(h)
     cut = np.concatenate([h[-config.window :] for h in skips], axis=1)
     s = cut @ w["skip_conv.weight"][:, :, 0].T + w["skip_conv.bias"]

@@ -28,9 +28,7 @@ def folded_logits(folded: FoldedWeights, window: Floats) -> Floats:
     outputs = []
     for block, dilation in zip(folded.blocks, config.dilations, strict=True):
         reach = (config.kernel_size - 1) * dilation
-        entered, half = h, reach // 2 if config.padding == "zeros" else 0
-        if isinstance(block, FoldedSeparable) and block.expand is not None:
-            h = np.maximum(block.expand @ h + block.expand_bias[:, None], 0)
+        half = reach // 2 if config.padding == "zeros" else 0
         h = np.pad(h, ((0, 0), (half, half)))
         length = h.shape[1] - reach
         shifted = [h[:, k * dilation : length + k * dilation] for k in range(config.kernel_size)]
@@ -39,7 +37,7 @@ def folded_logits(folded: FoldedWeights, window: Floats) -> Floats:
         else:
             u = sum(block.taps[:, k, None] * x for k, x in enumerate(shifted)) + block.taps_bias[:, None]
             h = block.mixing @ (u if config.block == "xception" else np.maximum(u, 0)) + block.bias[:, None]
-            h = h + entered[:, -length:] if config.block == "inverted" else np.maximum(h, 0)
+            h = np.maximum(h, 0)
         outputs.append(h)
     position = np.concatenate([h[:, -config.window :] for h in outputs])
     logits = folded.pooled @ position.mean(axis=1) + folded.bias

@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from storage.schema import DatasetRef, Market
 from tasks.champion.remeasure import stored_folds
-from tasks.data import StoredQuality
 from tasks.execution.track_record import Deflation, track_record
-from tasks.reporting.content import report_data
+from tasks.ingestion.quality import StoredQuality
+from tasks.market.samples import Span
+from tasks.reporting.content import _share_without_funding, report_data
 from tasks.reporting.report import render_report
 from tasks.reporting.report_data import Decision, ReportData
 from tasks.reporting.summary import Side, summarise
@@ -20,6 +22,9 @@ from tasks.strategy.recipe import Recipe, recipe_of
 from tasks.strategy.samples import load_samples
 from tasks.strategy.speed import Speed
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
+
+HOUR = 3_600_000
+EVERY_8_HOURS = np.arange(0, 240 * HOUR, 8 * HOUR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,3 +136,25 @@ def test_costs_are_swept_by_deciding_again_with_the_same_positions_beside(stored
     assert trades[0] > assumed.num_trades > trades[-1]
     assert points[0].total_return != points[0].repriced_return
     assert "same positions re-priced" in render_report(stored.report())
+
+
+@pytest.mark.parametrize(
+    ("stamps", "category", "share"),
+    [
+        (EVERY_8_HOURS, "linear", 0.0),
+        (np.arange(0, 240 * HOUR, HOUR), "linear", 0.0),
+        (EVERY_8_HOURS[:0], "linear", 232 / 240),
+        (EVERY_8_HOURS[:15], "linear", 120 / 240),  # known for the first half: train has them, test has not
+        (np.delete(EVERY_8_HOURS, 7), "linear", 8 / 240),
+        (EVERY_8_HOURS[:0], "spot", 0.0),
+    ],
+)
+def test_report_says_for_how_much_of_the_unseen_time_no_funding_is_known(stamps, category, share):
+    opens = np.arange(-100 * HOUR, 240 * HOUR + 1, HOUR)
+    dataset = SimpleNamespace(
+        ref=SimpleNamespace(market=Market(category=category)),
+        candles=SimpleNamespace(start_ms=opens),
+        funding_ms=stamps,
+    )
+    evaluation = SimpleNamespace(samples=SimpleNamespace(dataset=dataset), unseen=Span(start=100, stop=len(opens)))
+    assert _share_without_funding(evaluation) == pytest.approx(share)

@@ -49,7 +49,8 @@ def test_fault_on_reads_leaves_orders_alone() -> None:
     assert PlannedFaults(FaultPlan([Fault(Match(), FIRST)])).take("POST", KLINE_PATH, {}) is None
 
 
-@pytest.mark.parametrize(("nth", "times"), [(-1, 1), (0, 0)])
-def test_match_that_can_never_be_meant_is_refused(nth: int, times: int) -> None:
-    with pytest.raises(ConfigError, match=f"nth must be >= 0 and times >= 1, was nth={nth} times={times}"):
-        Match(nth=nth, times=times)
+def test_match_that_can_never_be_meant_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nth must be >= 0, was -1"):
+        Match(nth=-1)
+    with pytest.raises(ConfigError, match="times must be >= 1, or None, was 0"):
+        Match(times=0)

@@ -37,7 +37,8 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import OperationError, PipelineError
 from storage.settings import Settings
-from tasks.runs.alerts import START_S, install_automations
+from tasks.runs.alerts import install_alerts
+from tasks.runs.stale_runs import START_S
 from tests.soak.soak_exchange import MARKET, SOURCE, SoakExchange
 from tests.soak.soak_invariants import Decisions, decision_violations, store_violations
 from tests.soak.soak_kills import Kill, Killer, PlannedKill, flow_processes, plan
@@ -82,10 +83,10 @@ class SoakOperation(Operation):
     """An operation with the soak's own deployments."""
 
     def prepare(self) -> None:
-        """Make pool, guards and the soak's deployments."""
+        """Make pool, alerts and the soak's deployments."""
         with self.connected():
             make_pool()
-            install_automations(guards=False)
+            install_alerts()
         command = [
             sys.executable,
             "-m",

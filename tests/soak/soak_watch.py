@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectException
 
 from flows.entry.operation import Operation
-from tasks.runs.alerts import HEARTBEAT_S
+from tasks.runs.stale_runs import HEARTBEAT_S
 from tests.soak.soak_kills import flow_processes
 
 LOOK_EVERY_S = 3.0

@@ -2,16 +2,13 @@
 
 import json
 from dataclasses import replace
-from datetime import datetime
 
 import duckdb
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from storage.candles import CandleStore, Coverage, Gap, Page
 from storage.schema import (
-    CANDLE_COLUMNS,
     CandleError,
     Candles,
     ConfigError,
@@ -230,10 +227,9 @@ def test_row_without_a_true_source_is_refused_everywhere(store, market, make_can
 # --- what is missing --------------------------------------------------------------------------------------------------
 
 
-def test_missing_windows_are_aligned_pages_cut_to_the_range(store, market):
-    # START is bar 5,785,632 since 1970, so pages of 1,000 begin 632 bars earlier and 368 bars later.
-    windows = store.missing_windows(BYBIT, market, START - 1, START + 1_500 * STEP + 7)
-    assert windows == [window(0, 367), window(368, 1_367), window(1_368, 1_500)]
+def test_missing_windows_of_an_empty_store_are_those_that_cover_the_range(store, market):
+    for last_ms in (START + 1_500 * STEP + 7, START, START - 1):
+        assert store.missing_windows(BYBIT, market, START - 1, last_ms) == Window.cover(market, START - 1, last_ms)
 
 
 def test_missing_windows_leave_out_what_is_stored_or_a_recorded_gap(store, market, make_candles):
@@ -256,19 +252,6 @@ def test_window_that_came_back_empty_is_asked_again_until_a_bar_of_it_is_stored(
     assert store.missing_windows(*ask) == []
     assert store.count(*ask) == 1
     assert store.count(BYBIT, market, START + STEP, START + 99 * STEP) == 0
-
-
-def test_missing_windows_of_weeks_begin_on_mondays(store):
-    weekly = Market(symbol="BTCUSDT", interval="W")
-    (only,) = store.missing_windows(BYBIT, weekly, START, START + 21 * 86_400_000, 1_000)
-    assert only == Window(first_ms=1_736_121_600_000, last_ms=1_737_331_200_000)  # 2025-01-06, 2025-01-20
-
-
-def test_missing_windows_are_none_when_the_range_holds_no_bar(store, market):
-    assert store.missing_windows(BYBIT, market, START, START - STEP) == []
-    assert store.missing_windows(BYBIT, market, START + 1, START + STEP - 1) == []
-    with pytest.raises(ConfigError, match="bars must be >= 1, was 0"):
-        store.missing_windows(BYBIT, market, START, START, 0)
 
 
 def test_gaps_are_runs_of_bars_split_by_reason_and_cut_to_the_range(store, market, make_candles):
@@ -352,22 +335,3 @@ def test_run_is_recorded_from_its_start_and_says_how_it_ended(store, market):
 def test_run_that_was_never_started_cannot_finish(store):
     with pytest.raises(StoreError, match="a run must be started before it can finish, 'r9' was not"):
         store.finish_run("r9", "completed", START)
-
-
-def test_parquet_export_holds_all_sources_and_replaces_the_file_as_a_whole(store, market, make_candles, tmp_path):
-    path = tmp_path / "out" / "it's candles.parquet"
-    for source in (REPLAY, BYBIT):
-        store.commit_window(source, market, window(0, 9), make_candles(10), (), LATER)
-        store.export_parquet(path)
-    table = pq.read_table(path)
-    assert table.column_names == ["source", "category", "symbol", "interval", "start_time", *CANDLE_COLUMNS]
-    assert table.column("source").to_pylist() == ["bybit"] * 10 + [str(REPLAY)] * 10
-    assert table.column("close").to_pylist()[:10] == make_candles(10).close.tolist()
-    assert table.column("start_time").to_pylist()[1] == datetime(2025, 1, 1, 0, 5)
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_parquet_export_says_where_when_it_cannot_write(store, market, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"file/x\.parquet can't be written; free space or choose another folder"):
-        store.export_parquet(tmp_path / "file" / "x.parquet")

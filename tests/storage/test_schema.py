@@ -9,6 +9,7 @@ import pytest
 
 from storage.schema import (
     INTERVAL_MS,
+    WINDOW_BARS,
     CandleGapError,
     Candles,
     ConfigError,
@@ -27,6 +28,8 @@ from storage.schema import (
     sandbox_source,
     utc_text,
 )
+
+NEW_YEAR = 1_735_689_600_000  # 2025-01-01
 
 
 @pytest.mark.promise(0)
@@ -128,6 +131,34 @@ def test_bars_per_year_is_365_days_of_bars():
 def test_window_counts_its_bars_with_both_ends():
     assert Window(first_ms=0, last_ms=0).bars(300_000) == 1
     assert Window(first_ms=0, last_ms=999 * 300_000).bars(300_000) == 1_000
+
+
+def covered(market: Market, first_ms: int, last_ms: int, bars: int = WINDOW_BARS) -> list[tuple[int, int]]:
+    windows = Window.cover(market, first_ms, last_ms, bars)
+    return [(window.first_ms, window.last_ms) for window in windows]
+
+
+def test_cover_begins_at_multiples_of_its_length_and_is_cut_to_the_range():
+    # 2025-01-01 is bar 5,785,632 since 1970: windows of 1,000 begin 632 bars earlier and 368 bars later.
+    market, step = Market(interval="5"), 300_000
+    asked = covered(market, NEW_YEAR - 1, NEW_YEAR + 1_500 * step + 7)
+    spans = [(0, 367), (368, 1_367), (1_368, 1_500)]
+    assert asked == [(NEW_YEAR + first * step, NEW_YEAR + last * step) for first, last in spans]
+    assert covered(market, NEW_YEAR, NEW_YEAR) == [(NEW_YEAR, NEW_YEAR)]
+
+
+def test_cover_of_weeks_begins_on_mondays():
+    weekly = Market(symbol="BTCUSDT", interval="W")
+    (only,) = covered(weekly, NEW_YEAR, NEW_YEAR + 21 * 86_400_000)
+    assert only == (1_736_121_600_000, 1_737_331_200_000)  # 2025-01-06, 2025-01-20
+
+
+def test_cover_is_empty_where_the_range_holds_no_bar_and_refuses_windows_without_one():
+    market = Market(interval="5")
+    assert covered(market, NEW_YEAR, NEW_YEAR - 300_000) == []
+    assert covered(market, NEW_YEAR + 1, NEW_YEAR + 299_999) == []
+    with pytest.raises(ConfigError, match="bars must be >= 1, was 0"):
+        covered(market, NEW_YEAR, NEW_YEAR, 0)
 
 
 def test_time_is_written_as_utc():

@@ -92,7 +92,7 @@ def test_modules_behind_a_number_are_those_that_import_linter_finds():
     for room in ("tasks.runs", "tasks.reporting"):
         for shown in (*graph.find_descendants(room), room):
             graph.remove_module(shown)
-    for module in ("tasks.strategy.folds", "tasks.strategy.out_of_sample", "tasks.strategy.contest", "tasks.strategy.leak_suite"):
+    for module in (f"tasks.strategy.{name}" for name in ("folds", "out_of_sample", "contest", "leak_suite")):
         imported = {module, *graph.find_upstream_modules(module)}
         assert sources_behind(module).keys() == {
             name

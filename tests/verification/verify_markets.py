@@ -13,14 +13,9 @@ from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series, packed
 from tasks.market.labels import LabelConfig, label_bars
-from tasks.market.synthetic import (
-    SyntheticMarket,
-    best_accuracy,
-    drift_best_accuracy,
-    drift_net_per_bar,
-    generate,
-)
+from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.strategy.promotion_rule import PromotionRule
+from tests.verification.known_optimum import best_accuracy, drift_best_accuracy, drift_net_per_bar
 
 K = 0.3
 SEEDS, NULL_BARS = 20, 20_000

@@ -62,11 +62,6 @@ PLANTED = [
         IN_SAMPLES + "no_label_reads_a_later_part_whatever_the_division",
     ),
     (
-        "what follows a test is not purged", SAMPLES,
-        "    after = train_rows > test_end + embargo\n", "    after = train_rows >= test.stop\n",
-        IN_SAMPLES + "neighbours_foretell_a_random_walk_only_when_nothing_is_purged",
-    ),
-    (
         "a backtest may begin on bars that training saw", BACKTEST,
         "    if first_ms <= seen_ms:\n", "    if first_ms <= trained_until_ms:\n",
         IN_BACKTEST + "backtest_is_refused_when_training_saw_its_first_bar",
@@ -207,8 +202,7 @@ PLANTED = [
     (
         "a hold counts as a side that was foreseen", SKILL,
         "    return np.where(classes == HOLD, 0.0, losses)", "    return log_losses(probabilities, classes)",
-        "tests/execution/test_skill.py::"
-        "test_direction_of_a_random_walk_is_found_in_one_of_twenty_however_well_holds_are_foreseen",
+        "tests/execution/test_skill.py::test_direction_is_the_same_however_well_holds_are_foreseen",
     ),
     (
         "a prior that the market left behind is all that a side must beat", SKILL,

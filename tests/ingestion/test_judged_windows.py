@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from storage.schema import Candles, Market, RejectedRow, Window
-from tasks.data import judge_windows
 from tasks.exchange.pages import FetchedWindow
+from tasks.ingestion.candle_ingest import judge_windows
 from tasks.market.synthetic import SyntheticMarket, generate
 
 MARKET = Market(interval="5")

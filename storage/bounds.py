@@ -1,0 +1,84 @@
+"""Bounds that stand in a field's type, such as `Annotated[float, Ge(0), Lt(1)]`: stated once, and kept by every config.
+
+Pydantic reads the same types, so that Prefect's form shows the bounds and its server refuses what breaks one before a
+run begins; `Checked` refuses it wherever else a config is made, in our words.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt, Unit
+
+from storage.schema import ConfigError
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+HalfOpen = Annotated[float, Ge(0), Lt(1)]
+ProperShare = Annotated[float, Gt(0), Lt(1)]
+Threads = Annotated[int, Ge(1), Le(256)]
+Seed = Annotated[int, Ge(0), Lt(2**31)]
+"""What every generator of random numbers here takes."""
+
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+class Checked:
+    """Base of a dataclass that keeps the bounds in its fields' types: Ge, Gt, Le, Lt and Literal.
+
+    Numbers are finite, bounds or none. A type may be `<type> | None` or `tuple[<type>, ...]`; `Unit` goes into the text
+    of a refusal. Rules over several fields stand in the class's own `__post_init__`, after this one.
+
+    Raises:
+        ConfigError: A value breaks a rule.
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
+            value = getattr(self, name)
+            if rule := _broken(hint, value):
+                raise ConfigError(f"{name} must be {rule}, was {value!r}")
+
+
+@functools.cache
+def _hints(config: type) -> dict[str, Any]:
+    return get_type_hints(config, include_extras=True)
+
+
+def _broken(hint: Any, value: Any) -> str:
+    """Return in words what the type demands and the value does not keep; empty where it keeps all."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType) and NoneType in parts:
+        rule = "" if value is None else _broken(next(part for part in parts if part is not NoneType), value)
+        return rule and f"{rule}, or None"
+    if kind is tuple:
+        return next((f"{rule} throughout" for one in value if (rule := _broken(parts[0], one))), "")
+    if kind is Literal:
+        return "" if value in parts else " or ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    plain, marks = (parts[0], parts[1:]) if kind is Annotated else (hint, ())
+    if plain not in (int, float):
+        return ""
+    bounds = {name: getattr(mark, name) for mark in marks if (name := type(mark).__name__.lower()) in _SIGNS}
+    finite = abs(value) < math.inf  # as math.isfinite, which a whole number of 400 digits overflows
+    if finite and all(getattr(operator, name)(value, bound) for name, bound in bounds.items()):
+        return ""
+    unit = next((f" {mark.unit}" for mark in marks if isinstance(mark, Unit)), "")
+    return " and ".join(filter(None, ("" if finite else "finite", _range(bounds) + unit)))
+
+
+def _range(bounds: Mapping[str, float]) -> str:
+    """Return bounds as text: >= 1, < 1, 0..1, or [0, 1) where an end is left out."""
+    if len(bounds) < 2:
+        return "".join(f"{_SIGNS[name]} {bound}" for name, bound in bounds.items())
+    (low, least), (high, most) = sorted(bounds.items())
+    if (low, high) == ("ge", "le"):
+        return f"in {least}..{most}"
+    return f"in {'[' if low == 'ge' else '('}{least}, {most}{']' if high == 'le' else ')'}"

@@ -1,0 +1,100 @@
+"""Which bars are asked for, and which of them have closed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from annotated_types import Gt, Lt
+
+from storage.bounds import Checked
+from storage.schema import DAY_MS, ConfigError, Instrument, Market, Window, utc_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarRange(Checked):
+    """Which bars.
+
+    Attributes:
+        start: First bar, UTC; None for the first that exists.
+        end: End of the range, UTC, exclusive; None for the last closed bar.
+        days: Only the last so many days up to the end, in place of a start; a schedule's range moves with it.
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+    days: Annotated[float, Gt(0), Lt(100_000)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.days is not None and self.start is not None:
+            raise ConfigError(f"a range has a start or a number of days, had both: start={self.start} days={self.days}")
+        if self.start_ms is not None and self.end_ms is not None and self.start_ms >= self.end_ms:
+            start, end = utc_text(self.start_ms), utc_text(self.end_ms)
+            raise ConfigError(f"start must be before end, was start={start} end={end}")
+
+    @property
+    def start_ms(self) -> int | None:
+        """The start in UTC milliseconds; a time without zone is UTC."""
+        return _utc_ms(self.start)
+
+    @property
+    def end_ms(self) -> int | None:
+        """The end in UTC milliseconds; a time without zone is UTC."""
+        return _utc_ms(self.end)
+
+    @property
+    def text(self) -> str:
+        """The range in a few words, as the name of a run has it."""
+        if self.days is not None:
+            return f"last {self.days:g} days" + (f" to {self.end:%Y-%m-%d}" if self.end else "")
+        start, end = (f"{moment:%Y-%m-%d}" if moment else "" for moment in (self.start, self.end))
+        return f"from {start or 'the listing'} {f'to {end}' if end else 'on'}"
+
+    def first_wanted_ms(self, end_ms: int) -> int:
+        """Return where the range starts when it ends at `end_ms`, UTC milliseconds; 0 for the first bar there is."""
+        return self.start_ms or 0 if self.days is None else end_ms - int(self.days * DAY_MS)
+
+
+def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: int) -> Window:
+    """Return the bars of the range that have closed.
+
+    Args:
+        market: Symbol, category and interval.
+        bars: The range asked for.
+        instrument: Knows when trading began.
+        now_ms: The exchange's clock, UTC milliseconds.
+
+    Raises:
+        ConfigError: The range starts before the listing, or holds no closed bar; or nothing says where it starts.
+    """
+    if not instrument.launch_ms and bars.start_ms is None and bars.days is None:
+        raise ConfigError(
+            f"Bybit does not say when {market.symbol} {market.category} began; give its first day as start"
+        )
+    launch_ms = market.ceil(instrument.launch_ms)
+    last_ms = market.floor(now_ms) - market.interval_ms
+    if bars.end_ms is not None:
+        last_ms = min(last_ms, market.ceil(bars.end_ms) - market.interval_ms)
+    first_ms = market.ceil(bars.first_wanted_ms(last_ms + market.interval_ms))
+    if bars.start_ms is None:
+        first_ms = max(first_ms, launch_ms)
+    if first_ms < launch_ms:
+        raise ConfigError(
+            f"start must not be before the listing, {market.symbol} was listed {utc_text(launch_ms)}, "
+            f"start was {utc_text(first_ms)}; use start={utc_text(launch_ms)[:10]} or a later day, or leave it out"
+        )
+    if last_ms < first_ms:
+        raise ConfigError(
+            f"the range must hold a closed bar; {market.symbol} has them from {utc_text(launch_ms)} to "
+            f"{utc_text(market.floor(now_ms))}, asked for {utc_text(first_ms)} to "
+            f"{utc_text(last_ms + market.interval_ms)}"
+        )
+    return Window(first_ms=first_ms, last_ms=last_ms)
+
+
+def _utc_ms(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -1,0 +1,154 @@
+"""Candles from the exchange into the store: what it lacks is asked for, judged, and committed a window at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.candles import CandleStore, Page
+from storage.contracts import split_candles
+from storage.recent import RECENT_BARS, write_recent
+from storage.schema import Candles, Market, Source, Window, utc_text
+from tasks.exchange.gateway import Gateway
+from tasks.exchange.pages import FetchedWindow
+from tasks.ingestion.bar_range import BarRange, closed_span
+from tasks.ingestion.quality import QualityConfig, refuse_bad_data
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandleReport:
+    """What an ingest did.
+
+    Attributes:
+        source, market: What was brought up to date.
+        first_ms, last_ms: First and last bar of the range, open times, UTC milliseconds.
+        bars: Bars that the range holds on the interval grid.
+        inserted, revised: Rows that are new, and rows that the exchange changed since.
+        rejected: Rows that broke the contract.
+        missing: Bars that the windows asked for lacked.
+        windows: Windows asked for; the newest two always are.
+        seconds: Wall time.
+    """
+
+    source: Source
+    market: Market
+    first_ms: int
+    last_ms: int
+    bars: int
+    inserted: int
+    revised: int
+    rejected: int
+    missing: int
+    windows: int
+    seconds: float
+
+    @property
+    def line(self) -> str:
+        """What a terminal shows of it."""
+        span = f"{self.bars:,} bars, {utc_text(self.first_ms)} to {utc_text(self.last_ms)}"
+        counts = {"new": self.inserted, "revised": self.revised, "rejected": self.rejected, "missing": self.missing}
+        return f"{self.market}: {span}; " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+    @property
+    def table(self) -> list[dict[str, str | int | float]]:
+        """What a run's page shows of it."""
+        facts = {"first bar": utc_text(self.first_ms), "last bar": utc_text(self.last_ms)}
+        counted = ("bars", "inserted", "revised", "rejected", "missing", "windows", "seconds")
+        facts |= {name: getattr(self, name) for name in counted}
+        return [{"what": what, "found": found} for what, found in facts.items()]
+
+
+def ingest(
+    gateway: Gateway,
+    store: CandleStore,
+    market: Market,
+    bars: BarRange,
+    quality: QualityConfig,
+    *,
+    recent: Path,
+    on_progress: Callable[[float, str], object],
+) -> CandleReport:
+    """Fetch every window of a range that the store lacks, keep what is closed and true, and record the rest.
+
+    Args:
+        gateway: The exchange.
+        store: Where the candles go, with a row in its table of runs.
+        market: Symbol, category and interval.
+        bars: The range asked for.
+        quality: When to stop.
+        recent: Folder of the newest candles of each market, brought up to date too.
+        on_progress: Is told what share of the bars has come, 0 to 1, and that in words.
+
+    Raises:
+        ConfigError: The range starts before the listing, or holds no closed bar.
+        QuarantineError: Too many bars of the range are missing because their rows were rejected; the good ones are
+            stored.
+        CandleGapError: Too many are missing for whatever reason; what came is stored.
+    """
+    began, source = time.monotonic(), gateway.source
+    now_ms = gateway.server_time_ms()
+    span = closed_span(market, bars, gateway.instrument(market), now_ms)
+    windows = windows_to_ask(store, source, market, span, quality)
+    run_id = store.start_run("ingest", source, market, now_ms)
+    status = "failed"
+    try:
+        counts = _ingest_windows(gateway, store, market, windows, now_ms, on_progress)
+        first_ms = span.last_ms - (RECENT_BARS - 1) * market.interval_ms
+        write_recent(recent, source, market, store.read(source, market, first_ms))
+        refuse_bad_data(store, source, market, span, quality)
+        status = "completed"
+    finally:
+        store.finish_run(run_id, status, now_ms + int((time.monotonic() - began) * 1000))
+    return CandleReport(
+        source=source,
+        market=market,
+        first_ms=span.first_ms,
+        last_ms=span.last_ms,
+        bars=span.bars(market.interval_ms),
+        windows=len(windows),
+        seconds=round(time.monotonic() - began, 3),
+        **counts,
+    )
+
+
+def windows_to_ask(
+    store: CandleStore, source: Source, market: Market, span: Window, quality: QualityConfig
+) -> list[Window]:
+    """Return what the store lacks, and always the newest two windows: a bar may come late, or be revised."""
+    ends = span.first_ms, span.last_ms
+    lacking = store.missing_windows(source, market, *ends, recheck_gaps=quality.recheck_gaps)
+    newest = Window.cover(market, *ends)[-2:]
+    return [window for window in lacking if window not in newest] + newest
+
+
+def judge_windows(fetched: Sequence[FetchedWindow], market: Market, now_ms: int) -> list[Page]:
+    """Return the windows with every row judged by the candle contract, all in one look: pandera costs by the look."""
+    good, broken = split_candles(Candles.join([one.candles for one in fetched]), market, now_ms=now_ms)
+    pages = []
+    for one in fetched:
+        first_ms, last_ms = one.window.first_ms, one.window.last_ms
+        inside = (good.start_ms >= first_ms) & (good.start_ms <= last_ms)
+        rows = (row for row in broken if row.start_ms is not None and first_ms <= row.start_ms <= last_ms)
+        pages.append(Page(window=one.window, candles=good[inside], rejected=(*one.rejected, *rows)))
+    return pages
+
+
+def _ingest_windows(
+    gateway: Gateway,
+    store: CandleStore,
+    market: Market,
+    windows: Sequence[Window],
+    now_ms: int,
+    on_progress: Callable[[float, str], object],
+) -> dict[str, int]:
+    counts = {"inserted": 0, "revised": 0, "rejected": 0, "missing": 0}
+    wanted, seen = sum(window.bars(market.interval_ms) for window in windows), 0
+    for fetched in gateway.fetch_batches(market, windows, now_ms):
+        for done in store.commit_windows(gateway.source, market, judge_windows(fetched, market, now_ms), now_ms):
+            for name, count in zip(counts, (done.inserted, done.revised, done.rejected, done.gaps), strict=True):
+                counts[name] += count
+        seen += sum(one.window.bars(market.interval_ms) for one in fetched)
+        on_progress(seen / wanted, f"{seen:,} bars")
+    return counts

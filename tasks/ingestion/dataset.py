@@ -1,0 +1,68 @@
+"""Stored candles into an immutable dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage.candles import CandleStore
+from storage.contracts import validate_features
+from storage.schema import Candles, ConfigError, DatasetError, DatasetRef, Market, Source, Window, content_hash
+from storage.snapshots import write_dataset
+from tasks.ingestion.bar_range import BarRange
+from tasks.ingestion.quality import QualityConfig, refuse_bad_data
+from tasks.market import features
+from tasks.market.features import Features
+
+
+def make_dataset(
+    store: CandleStore, datasets: Path | str, source: Source, market: Market, bars: BarRange, quality: QualityConfig
+) -> tuple[DatasetRef, Features]:
+    """Make the stored candles of a range and their features an immutable dataset; return its name and the features.
+
+    Args:
+        store: Holds candles and funding.
+        datasets: Folder of all datasets, or its fsspec URL.
+        source: Where the candles came from.
+        market: Symbol, category and interval.
+        bars: The range asked for.
+        quality: When the candles are too bad.
+
+    Raises:
+        ConfigError: The market is inverse.
+        DatasetError: The store has no such candles, or too few to warm the features up.
+        QuarantineError: Too many bars of the range are missing because their rows were rejected.
+        CandleGapError: Too many are missing for whatever reason.
+    """
+    if market.category == "inverse":
+        raise ConfigError(f"{market} pays in coin, and the accounting is in quote currency; use linear or spot")
+    candles = _stored(store, source, market, bars)
+    if len(candles) <= features.WARM_UP:
+        raise DatasetError(
+            f"a dataset needs more than {features.WARM_UP:,} bars to warm its features up, {market} from {source} has "
+            f"{len(candles):,} stored; ingest more history or use a shorter interval"
+        )
+    span = Window(first_ms=int(candles.start_ms[0]), last_ms=int(candles.start_ms[-1]))
+    refuse_bad_data(store, source, market, span, quality)
+    built = features.build_features(candles.matrix(), market.interval_ms)
+    validate_features(built.values, built.vol, candles.start_ms, market.interval_ms)
+    stamps_ms, rates = store.read_funding(source, market)
+    inside = (stamps_ms >= span.first_ms) & (stamps_ms <= span.last_ms)
+    reference = write_dataset(
+        datasets,
+        source=source,
+        market=market,
+        candles=candles,
+        features=built.values,
+        vol=built.vol,
+        segment=built.segment,
+        funding=(stamps_ms[inside], rates[inside]),
+        code_hash=content_hash([Path(features.__file__).read_bytes()]),
+    )
+    return reference, built
+
+
+def _stored(store: CandleStore, source: Source, market: Market, bars: BarRange) -> Candles:
+    candles = store.read(source, market, bars.start_ms, None if bars.end_ms is None else bars.end_ms - 1)
+    if bars.days is None or not len(candles):
+        return candles
+    return candles[candles.start_ms >= bars.first_wanted_ms(int(candles.start_ms[-1]) + market.interval_ms)]

@@ -1,0 +1,87 @@
+"""When candles are too bad to go on with, and what the store alone knows of a dataset's bars."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from storage.bounds import Checked, Share
+from storage.candles import CandleStore
+from storage.contracts import enforce_quarantine_share
+from storage.schema import CandleGapError, Candles, DatasetRef, Market, Source, Window, utc_text
+from storage.workfolder import WorkFolder, canonical_json
+
+_FILE = "quality.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig(Checked):
+    """When data is too bad to go on with.
+
+    Attributes:
+        quarantine_limit: Largest share of rows that may break the contract, 0 to 1; more stops the run.
+        gap_limit: Largest share of bars that may be missing for whatever reason, 0 to 1; more stops the run.
+        recheck_gaps: Ask again for bars that were recorded as missing.
+    """
+
+    quarantine_limit: Share = 0.01
+    gap_limit: Share = 0.1
+    recheck_gaps: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredQuality:
+    """What the candle store knows of the bars of a dataset, and the dataset does not.
+
+    Attributes:
+        gaps: Runs of bars that are recorded as missing.
+        longest_gap: Bars in the longest of them.
+        quarantined: Bars that are missing because their rows were rejected.
+    """
+
+    gaps: int
+    longest_gap: int
+    quarantined: int
+
+
+def stored_quality(store: CandleStore, source: Source, market: Market, candles: Candles) -> StoredQuality:
+    """Return what the store knows of the bars from the first of these candles to the last."""
+    ends = int(candles.start_ms[0]), int(candles.start_ms[-1])
+    gaps = store.gaps(source, market, *ends)
+    return StoredQuality(
+        gaps=len(gaps),
+        longest_gap=max((gap.bars for gap in gaps), default=0),
+        quarantined=store.quarantined_bars(source, market, *ends),
+    )
+
+
+def save_quality(results: WorkFolder, data: DatasetRef, quality: StoredQuality) -> str:
+    """Keep what was found of a dataset's bars, and return the key to load it by."""
+    key = WorkFolder.key("quality", {"dataset": data.id, "found": quality})
+    results.save(key, {_FILE: canonical_json(quality)})
+    return key
+
+
+def load_quality(results: WorkFolder, key: str) -> StoredQuality:
+    """Return what `save_quality` left under `key`."""
+    return StoredQuality(**json.loads(results.read(key, _FILE)))
+
+
+def refuse_bad_data(store: CandleStore, source: Source, market: Market, span: Window, quality: QualityConfig) -> None:
+    """Stop when too many bars of a range are missing, or broke the contract, whichever run saw them.
+
+    Raises:
+        QuarantineError: Too many are missing because their rows broke the contract.
+        CandleGapError: Too many are missing for whatever reason.
+    """
+    bars = span.bars(market.interval_ms)
+    quarantined = store.quarantined_bars(source, market, span.first_ms, span.last_ms)
+    enforce_quarantine_share(quarantined, bars, quality.quarantine_limit)
+    missing = bars - store.count(source, market, span.first_ms, span.last_ms)
+    if missing > quality.gap_limit * bars:
+        first, last = utc_text(span.first_ms), utc_text(span.last_ms)
+        raise CandleGapError(
+            f"{market}: {missing:,} of {bars:,} bars are missing ({missing / bars:.2%}) from {first} to {last}, "
+            f"at most {quality.gap_limit:.2%} may; run ingest again (recheck_gaps asks for recorded gaps too), "
+            "choose another start, or raise gap_limit to go on without them"
+        )
