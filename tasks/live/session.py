@@ -52,7 +52,7 @@ class RestFeed:
         last_ms = market.floor(now_ms) - market.interval_ms
         if first_ms > last_ms:
             return Recent(Candles.empty(), now_ms, asked_ns)
-        windows = self.gateway.windows(market, first_ms, last_ms)
+        windows = _windows(market, first_ms, last_ms)
         fetched = sorted(self.gateway.fetch_windows(market, windows, now_ms), key=lambda part: part.window.first_ms)
         candles = Candles.join([part.candles for part in fetched])
         return Recent(candles[plausible(candles)], now_ms, asked_ns)

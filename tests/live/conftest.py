@@ -27,8 +27,7 @@ from tasks.live.session import Session, open_session
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
-from tasks.network.dsc import DSCTradingModel
-from tasks.network.dsc import load_model
+from tasks.network.dsc import DSCTradingModel, load_model
 from tasks.network.inference import predict_series
 from tasks.sandbox.sandbox import Sandbox
 from tasks.strategy.recipe import Recipe
