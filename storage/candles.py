@@ -340,19 +340,17 @@ class CandleStore:
         if not changed:
             raise StoreError(f"a run must be started before it can finish, {run_id!r} was not")
 
-    def runs(self, limit: int = 20) -> list[Run]:
-        """Return the latest runs, newest first."""
-        return self._runs("order by started_at desc, run_id limit $limit", {"limit": limit})
-
     def latest_runs(self) -> list[Run]:
-        """Return the latest run of each source and market."""
-        return self._runs("qualify row_number() over (partition by source, market order by started_at desc) = 1", {})
-
-    def _runs(self, which: str, values: Mapping[str, Any]) -> list[Run]:
+        """Return the latest run of each source and market, newest first."""
         columns = "run_id, kind, source, market, epoch_ms(started_at), epoch_ms(ended_at), status, detail"
         names = ("run_id", "kind", "source", "market", "started_ms", "ended_ms", "status", "detail")
+        statement = f"""
+            select {columns} from runs
+            qualify row_number() over (partition by source, market order by started_at desc) = 1
+            order by started_at desc
+        """
         with self._database.reading() as con:
-            rows = con.execute(f"select {columns} from runs {which}", values).fetchall()
+            rows = con.execute(statement).fetchall()
         return [Run(**dict(zip(names, row, strict=True))) for row in rows]
 
 

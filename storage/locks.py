@@ -16,7 +16,9 @@ _POLL_S = 0.5
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str, timeout_s: float, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def exclusive(
+    path: Path, what: str, timeout_s: float, on_wait: Callable[[str], None] | None = None, note: str = ""
+) -> Iterator[None]:
     """Hold the lock of `path` for as long as the block lasts; wait for whoever holds it.
 
     It orders the processes of one machine, and is no substitute for an atomic write: a second machine does not see it.
@@ -26,6 +28,7 @@ def exclusive(path: Path, what: str, timeout_s: float, on_wait: Callable[[str], 
         what: What is locked, for messages.
         timeout_s: How long to wait.
         on_wait: Is told once, in one line, who is waited for.
+        note: What the holder says of itself, beside the number of its process.
 
     Raises:
         StoreBusyError: It was still held after `timeout_s`.
@@ -42,15 +45,27 @@ def exclusive(path: Path, what: str, timeout_s: float, on_wait: Callable[[str], 
             file.seek(0)
             holder = file.read().strip() or "another process"
             if time.monotonic() > deadline:
-                raise StoreBusyError(f"{what} must be one at a time, {holder} held it for {timeout_s:g} s; try later")
+                raise StoreBusyError(f"{what} must be one at a time, {holder} holds it; stop it or try later")
             if on_wait is not None and not told:
                 on_wait(f"waiting: {what} is held by {holder}")
             told = True
             time.sleep(_POLL_S)
         file.truncate(0)
-        file.write(f"process {os.getpid()}")
+        file.write(f"process {os.getpid()}" + (f" ({note})" if note else ""))
         file.flush()
         yield  # closing the file frees the lock
+
+
+def held(path: Path, note: str) -> bool:
+    """Return whether a process that says this of itself holds the lock of `path`."""
+    with contextlib.suppress(OSError), path.open() as file:
+        if f"({note})" not in file.read():
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _taken(file: IO[str]) -> bool:

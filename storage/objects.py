@@ -26,7 +26,8 @@ from storage.schema import ArtifactError, PipelineError
 log = logging.getLogger(__name__)
 
 _COMPARES_AND_SWAPS = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs", "abfs", "az"})
-_TEMPORARY = ".tmp"
+UNFINISHED = ".tmp"
+"""Ending of what a killed writer leaves behind on a disk."""
 _MEMORY_LOCK = threading.Lock()  # fsspec's memory store looks first and then writes; this makes the two one step
 _WAY_OUT = {
     errno.ENOSPC: "free some space and run it again",
@@ -60,6 +61,11 @@ class ObjectStore:
         protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
         if not protocols & _COMPARES_AND_SWAPS:
             log.warning("%s stores offer no atomic exclusive creation: run one writer at a time", min(protocols))
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds the files, absolute; None where that is no disk."""
+        return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
     def create(self, path: str, content: bytes) -> None:
         """Make a file, whole or not at all.
@@ -113,7 +119,7 @@ class ObjectStore:
 
     def names(self, folder: str) -> tuple[str, ...]:
         """Return the files below a folder, relative to it, sorted; unfinished ones are not among them."""
-        return tuple(name for name in self._everything(folder) if not name.endswith(_TEMPORARY))
+        return tuple(name for name in self._everything(folder) if not name.endswith(UNFINISHED))
 
     def folders(self, folder: str = "") -> tuple[str, ...]:
         """Return the names of the folders in a folder, sorted; by default in the topmost one."""
@@ -133,7 +139,7 @@ class ObjectStore:
 
     def prune_unfinished(self, folder: str, before: datetime) -> tuple[str, ...]:
         """Remove the temporary files that killed writers left below a folder before a time, and return their names."""
-        names = [name for name in self._everything(folder) if name.endswith(_TEMPORARY)]
+        names = [name for name in self._everything(folder) if name.endswith(UNFINISHED)]
         with self._clear_errors("prune", f"{self._root}/{folder}"):
             stale = [name for name in names if self._fs.modified(f"{self._root}/{folder}/{name}") < before]
         for name in stale:
@@ -151,7 +157,7 @@ class ObjectStore:
 
     def _create_on_disk(self, full: str, content: bytes) -> None:
         # The temporary file lies beside its target: a hard link cannot leave its file system.
-        folder, temporary = full.rsplit("/", 1)[0], f"{full}.{secrets.token_hex(8)}{_TEMPORARY}"
+        folder, temporary = full.rsplit("/", 1)[0], f"{full}.{secrets.token_hex(8)}{UNFINISHED}"
         try:
             with place_umask(Path(folder)):
                 self._fs.makedirs(folder, exist_ok=True)
@@ -181,5 +187,6 @@ class ObjectStore:
             if code is None and isinstance(err, PermissionError):
                 code = errno.EACCES  # as s3fs raises it, without a number
             reason = (os.strerror(code) if code else str(err)) or type(err).__name__
-            way_out = _WAY_OUT.get(code or 0, "check DSC_ARTIFACT_URL and the network")
+            elsewhere = "check DSC_ARTIFACT_URL and the network"
+            way_out = _WAY_OUT.get(code or 0, elsewhere if self.folder is None else "set DSC_HOME or DSC_ARTIFACT_URL")
             raise self._error(f"can't {doing} {full} ({reason}); {way_out}") from err

@@ -11,11 +11,10 @@ from annotated_types import Ge
 
 from storage.artifacts import ArtifactStore
 from storage.bounds import Checked, NonNegativeInt
+from storage.results import Pruned, ResultStore
 from storage.schema import ArtifactError, Market, Source
 from storage.settings import Settings
-from storage.shared_results import results_at
 from storage.snapshots import prune_datasets
-from storage.workfolder import Pruned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ def prune(settings: Settings, rule: PruneRule, warn: Callable[[str], None]) -> R
     def referred(source: Source, market: Market) -> Set[str]:
         return {str(store.manifest(ref)["dataset"]) for ref in store.versions(source, market.slug)}
 
-    results = results_at(settings.work).prune(before)
+    results = ResultStore(settings.work).prune(before)
     try:
         datasets = prune_datasets(settings.datasets, before, rule.keep_datasets, referred)
     except ArtifactError as err:  # what a version refers to can't be read, so every dataset may be needed

@@ -76,8 +76,8 @@ class Settings:
         return self.home / "market.duckdb"
 
     @property
-    def datasets(self) -> Path | str:
-        """Folder of immutable datasets, or its fsspec URL."""
+    def datasets(self) -> str:
+        """Where immutable datasets lie: a path or an fsspec URL."""
         return self._beside("datasets")
 
     @property
@@ -86,8 +86,8 @@ class Settings:
         return self.home / "recent"
 
     @property
-    def work(self) -> Path | str:
-        """Folder of intermediate results, or its URL; each is named by what it was made from.
+    def work(self) -> str:
+        """Where intermediate results lie, a path or an fsspec URL; each is named by what it was made from.
 
         May be deleted while nothing runs.
         """
@@ -114,13 +114,9 @@ class Settings:
     def _at_home(self) -> bool:
         return self.artifact_url == str(self.home / "models")
 
-    def _beside(self, name: str) -> Path | str:
+    def _beside(self, name: str) -> str:
         """Return where this lies: at home, or below the place that the versions were given."""
-        if self._at_home:
-            return self.home / name
-        if "://" in self.artifact_url:
-            return f"{self.artifact_url.rstrip('/')}/{name}"
-        return Path(self.artifact_url).expanduser().absolute() / name
+        return f"{self.home if self._at_home else self.artifact_url.rstrip('/')}/{name}"
 
 
 def _seconds(name: str, text: str) -> float:

@@ -1,34 +1,32 @@
 """Immutable datasets: what one training run saw, as Parquet, named by the hash of its content and of its code.
 
-    <folder>/<id>/bars.parquet       start_ms, candles, features, vol, segment: one row a bar
-                  funding.parquet    stamp_ms, rate
-                  dataset.json       id, content_hash, source, market, code_hash, bars, SHA-256 of both files
+    <place>/<id>.zip        a result (`storage/results.py`) of three files:
+        bars.parquet            start_ms, candles, features, vol, segment: one row a bar
+        funding.parquet         stamp_ms, rate
+        dataset.json            source, market, code_hash
 
-The folder is on a disk, or at an fsspec URL, where the manifest is written last and a dataset exists once it does.
-
-The id is of the values, not of the files, so it does not change with the Parquet writer. The files' own hashes are
-checked before Arrow parses a byte of them.
+The id is of the values, not of the files, so it does not change with the Parquet writer. The archive's own hash is
+checked before Arrow parses a byte of it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from storage.objects import ObjectStore
+from storage.results import Pruned, ResultStore, canonical_json
 from storage.schema import (
     CANDLE_COLUMNS,
     FEATURES,
@@ -40,15 +38,14 @@ from storage.schema import (
     IntArray,
     Market,
     Source,
-    StoreError,
     content_hash,
     parse_source,
 )
-from storage.workfolder import Pruned, WorkFolder
+from storage.tables import parquet_bytes
 
-_BARS, _FUNDING, _MANIFEST = "bars.parquet", "funding.parquet", "dataset.json"
+_BARS, _FUNDING, _ORIGIN = "bars.parquet", "funding.parquet", "dataset.json"
 _ID = re.compile(r"[0-9a-f]{16}")
-_Columns = Mapping[str, NDArray[Any]]
+_Tables = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,9 +71,40 @@ class Dataset:
     funding_rate: FloatArray
     code_hash: str
 
+    def files(self) -> dict[str, bytes]:
+        """Return it as files by name."""
+        funding = self.funding_ms, self.funding_rate
+        tables = _tables(self.candles, self.features, self.vol, self.segment, funding)
+        origin = {"source": self.ref.source, "market": self.ref.market, "code_hash": self.code_hash}
+        return {name: _parquet(columns) for name, columns in tables.items()} | {_ORIGIN: canonical_json(origin)}
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> Dataset:
+        """Return the dataset that `files` hold, under the id that its content has."""
+        origin = json.loads(files[_ORIGIN])
+        source, market = _origin(origin)
+        with pq.ParquetFile(io.BytesIO(files[_BARS])) as bars, pq.ParquetFile(io.BytesIO(files[_FUNDING])) as funding:
+            features = np.empty((bars.metadata.num_rows, len(FEATURES)))
+            for place, name in enumerate(FEATURES):
+                features[:, place] = _column(bars, name)
+            candles = Candles(**{name: _column(bars, name) for name in ("start_ms", *CANDLE_COLUMNS)})
+            vol, segment = _column(bars, "vol"), _column(bars, "segment")
+            stamps = _column(funding, "stamp_ms"), _column(funding, "rate")
+        tables = _tables(candles, features, vol, segment, stamps)
+        return cls(
+            ref=_ref(source, market, str(origin["code_hash"]), tables),
+            candles=candles,
+            features=features,
+            vol=vol,
+            segment=segment,
+            funding_ms=stamps[0],
+            funding_rate=stamps[1],
+            code_hash=str(origin["code_hash"]),
+        )
+
 
 def write_dataset(
-    folder: Path | str,
+    place: Path | str,
     *,
     source: Source,
     market: Market,
@@ -89,10 +117,8 @@ def write_dataset(
 ) -> DatasetRef:
     """Store a dataset and return its reference; the same content again returns the same reference and writes nothing.
 
-    The files are written aside and renamed together, so a dataset exists whole or not at all.
-
     Args:
-        folder: Folder of all datasets, made if need be; or its fsspec URL.
+        place: Folder of all datasets, made if need be; or its fsspec URL.
         source: Where the candles came from.
         market: Whose candles they are.
         candles: (T,) columns, T >= 1.
@@ -103,61 +129,63 @@ def write_dataset(
         code_hash: Hash of the code that made the features.
 
     Raises:
-        DatasetError: The columns do not fit each other, or a dataset of this id is there and is damaged.
-        StoreError: The folder can't be written, or the disk is full.
+        DatasetError: The columns do not fit each other, a dataset of this id is there and is damaged, or the place
+            can't be written.
     """
     if not len(candles) or features.shape != (len(candles), len(FEATURES)):
         raise DatasetError(
             f"{market}: a dataset must have at least one bar and ({len(candles)}, {len(FEATURES)}) features, "
             f"they were {features.shape}"
         )
-    bars = {"start_ms": candles.start_ms, **{name: getattr(candles, name) for name in CANDLE_COLUMNS}}
-    bars |= dict(zip(FEATURES, features.T, strict=True)) | {"vol": vol, "segment": segment}
-    tables = {_BARS: _canonical(bars), _FUNDING: _canonical({"stamp_ms": funding[0], "rate": funding[1]})}
+    tables = _tables(candles, features, vol, segment, funding)
     for name, columns in tables.items():
         lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1:
             raise DatasetError(f"{market}: the columns of {name} must have one length, were {sorted(lengths)}")
-    content = _content(parse_source(source), market, code_hash, tables)
-    ref = DatasetRef(id=content[:16], source=source, market=market)
-    if _has(folder, ref.id):
-        return load_dataset(folder, ref).ref
-    files = {name: _parquet(columns) for name, columns in tables.items()}
-    manifest = _manifest(ref, content, code_hash, len(candles), files)
-    files[_MANIFEST] = json.dumps(manifest, indent=2).encode()
-    if isinstance(folder, Path):
-        WorkFolder(folder).save(ref.id, files)
-    else:
-        _upload(folder, ref.id, files)
+    ref, store = _ref(parse_source(source), market, code_hash, tables), _store(place)
+    if store.finished(ref.id):
+        return load_dataset(place, ref).ref
+    dataset = Dataset(
+        ref=ref,
+        candles=candles,
+        features=features,
+        vol=vol,
+        segment=segment,
+        funding_ms=funding[0],
+        funding_rate=funding[1],
+        code_hash=code_hash,
+    )
+    store.save(ref.id, dataset)
     return ref
 
 
-def load_dataset(folder: Path | str, ref: DatasetRef | str) -> Dataset:
+def load_dataset(place: Path | str, ref: DatasetRef | str) -> Dataset:
     """Read a dataset and prove that it is the one that was written.
 
     Args:
-        folder: Folder of all datasets, or its fsspec URL.
+        place: Folder of all datasets, or its fsspec URL.
         ref: The reference, or the id alone.
 
     Raises:
-        DatasetError: It is missing, damaged, changed, half written, or not of the reference's source and market.
+        DatasetError: It is missing, damaged, changed, or not of the reference's source and market.
     """
     dataset_id = ref if isinstance(ref, str) else ref.id
     if not _ID.fullmatch(dataset_id):
         raise DatasetError(f"a dataset's id must be 16 hex digits, was {dataset_id!r}")
-    place = f"{folder}/{dataset_id}"
-    if not _has(folder, dataset_id):
+    store = _store(place)
+    if not store.finished(dataset_id):
         raise DatasetError(
-            f"dataset {dataset_id} is not in {folder}; build it again from the stored candles, or let DSC_ARTIFACT_URL "
+            f"dataset {dataset_id} is not in {place}; build it again from the stored candles, or let DSC_ARTIFACT_URL "
             "name the place where it was built"
         )
-    try:
-        dataset = _load(_reader(folder, dataset_id), dataset_id)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as err:
-        cause = f"{type(err).__name__}: {err}"
-        raise DatasetError(f"dataset {dataset_id} is damaged; delete {place} and build it again ({cause})") from err
-    if not isinstance(ref, str) and dataset.ref != ref:
-        found = dataset.ref
+    dataset = store.load(dataset_id, Dataset)
+    found = dataset.ref
+    if found.id != dataset_id:
+        raise DatasetError(
+            f"the content of dataset {dataset_id} has the id {found.id}; delete {store.location(dataset_id)} and build "
+            "it again"
+        )
+    if not isinstance(ref, str) and found != ref:
         raise DatasetError(
             f"dataset {dataset_id} must be of {ref.source} {ref.market}, was of {found.source} {found.market}"
         )
@@ -165,131 +193,75 @@ def load_dataset(folder: Path | str, ref: DatasetRef | str) -> Dataset:
 
 
 def prune_datasets(
-    folder: Path | str, before: datetime, keep_newest: int, referred: Callable[[Source, Market], Set[str]]
+    place: Path | str, before: datetime, keep_newest: int, referred: Callable[[Source, Market], Set[str]]
 ) -> Pruned:
     """Remove datasets that nobody has used since a time and that no version needs, and return what went.
 
     A dataset that can't be read stays: it says of no market that it may go.
 
     Args:
-        folder: Folder of all datasets; nothing goes from a URL.
-        before: Aware; see `WorkFolder.prune`.
+        place: Folder of all datasets; nothing goes from a URL.
+        before: Aware; see `ResultStore.prune`.
         keep_newest: Datasets of each source and market that stay, those used last, whatever their age.
         referred: Returns the ids of the datasets that the versions of a source and market were made from.
 
     Raises:
-        StoreError: The folder can't be changed.
+        DatasetError: The folder can't be changed.
     """
-    if not isinstance(folder, Path):  # nothing there says when it was used
-        return Pruned(keys=(), freed_bytes=0)
-    datasets = WorkFolder(folder)
+    store = _store(place)
     markets: dict[tuple[Source, Market], list[str]] = {}
-    for key in datasets.by_last_use():
-        with suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
-            manifest = json.loads((folder / key / _MANIFEST).read_bytes())
-            place = parse_source(manifest["source"]), Market(**manifest["market"])
-            markets.setdefault(place, []).append(key)
-    old = {place: keys[keep_newest:] for place, keys in markets.items() if len(keys) > keep_newest}
-    spare = {key for place, keys in old.items() for key in set(keys) - referred(*place)}
-    return datasets.prune(before, lambda key: key not in spare)
+    for key in store.by_last_use():
+        with suppress(OSError, BadZipFile, ValueError, KeyError, TypeError, ConfigError):
+            markets.setdefault(_origin(json.loads(store.peek(key, _ORIGIN))), []).append(key)
+    old = {market: keys[keep_newest:] for market, keys in markets.items() if len(keys) > keep_newest}
+    spare = {key for market, keys in old.items() for key in set(keys) - referred(*market)}
+    return store.prune(before, lambda key: key not in spare)
 
 
-def _has(folder: Path | str, dataset_id: str) -> bool:
-    if isinstance(folder, Path):
-        return dataset_id in WorkFolder(folder)
-    return ObjectStore(folder, error=StoreError).exists(f"{dataset_id}/{_MANIFEST}")
+def _store(place: Path | str) -> ResultStore:
+    return ResultStore(place, error=DatasetError)
 
 
-def _reader(folder: Path | str, dataset_id: str) -> Callable[[str], bytes]:
-    if isinstance(folder, Path):
-        return lambda name: (folder / dataset_id / name).read_bytes()
-    objects = ObjectStore(folder, error=StoreError)
-    return lambda name: objects.read(f"{dataset_id}/{name}")
+def _origin(document: Mapping[str, Any]) -> tuple[Source, Market]:
+    return parse_source(document["source"]), Market(**document["market"])
 
 
-def _upload(url: str, dataset_id: str, files: Mapping[str, bytes]) -> None:
-    objects = ObjectStore(url, error=StoreError)
-    try:
-        for name, content in files.items():  # the manifest is the last
-            objects.create(f"{dataset_id}/{name}", content)
-    except FileExistsError as err:
-        raise DatasetError(
-            f"dataset {dataset_id} is half written, by another version of Arrow; delete {url}/{dataset_id} and build "
-            "it again"
-        ) from err
+def _tables(
+    candles: Candles,
+    features: FloatArray,
+    vol: FloatArray,
+    segment: IntArray,
+    funding: tuple[IntArray, FloatArray],
+) -> _Tables:
+    """Return every column of a dataset by file and name; none is copied."""
+    bars = {name: getattr(candles, name) for name in ("start_ms", *CANDLE_COLUMNS)}
+    bars |= dict(zip(FEATURES, features.T, strict=True)) | {"vol": vol, "segment": segment}
+    return {_BARS: bars, _FUNDING: {"stamp_ms": funding[0], "rate": funding[1]}}
 
 
-def _load(read: Callable[[str], bytes], dataset_id: str) -> Dataset:
-    """Read a dataset; whatever is wrong with it ends in an error of the kinds that `load_dataset` explains."""
-    manifest = json.loads(read(_MANIFEST))
-    files = {name: read(name) for name in (_BARS, _FUNDING)}
-    if manifest["sha256"] != _hashes(files):
-        raise ValueError("its files are not those that were written")
-    tables = {name: _columns(content) for name, content in files.items()}
-    bars, funding = tables[_BARS], tables[_FUNDING]
-    source, market = parse_source(manifest["source"]), Market(**manifest["market"])
-    code_hash = str(manifest["code_hash"])
-    content = _content(source, market, code_hash, tables)
-    ref = DatasetRef(id=content[:16], source=source, market=market)
-    if ref.id != dataset_id or manifest != _manifest(ref, content, code_hash, len(bars["vol"]), files):
-        raise ValueError(f"its content has the id {ref.id}")
-    return Dataset(
-        ref=ref,
-        candles=Candles(start_ms=bars["start_ms"], **{name: bars[name] for name in CANDLE_COLUMNS}),
-        features=np.column_stack([bars[name] for name in FEATURES]),
-        vol=bars["vol"],
-        segment=bars["segment"],
-        funding_ms=funding["stamp_ms"],
-        funding_rate=funding["rate"],
-        code_hash=code_hash,
-    )
-
-
-def _canonical(columns: _Columns) -> _Columns:
-    """Return the columns with one bit pattern for NaN and one for zero, so that equal values have equal hashes."""
-    return {
-        name: np.where(np.isnan(column), np.nan, column + 0.0) if column.dtype.kind == "f" else column
-        for name, column in columns.items()
-    }
-
-
-def _content(source: Source, market: Market, code_hash: str, tables: Mapping[str, _Columns]) -> str:
-    """Return the SHA-256 of everything that a dataset says, names included."""
+def _ref(source: Source, market: Market, code_hash: str, tables: _Tables) -> DatasetRef:
+    """Return the reference of a dataset: its id is the SHA-256 of everything that it says, names included."""
 
     def parts() -> Iterator[bytes]:
         yield from (source.encode(), market.slug.encode(), code_hash.encode())
         for table, columns in tables.items():
             for name, column in columns.items():
                 yield f"{table} {name} {column.dtype.str}".encode()
-                yield column.tobytes()
+                yield _canonical(column).tobytes()
 
-    return content_hash(parts())
-
-
-def _manifest(ref: DatasetRef, content: str, code_hash: str, bars: int, files: Mapping[str, bytes]) -> dict[str, Any]:
-    return {
-        "id": ref.id,
-        "content_hash": content,
-        "source": ref.source,
-        "market": asdict(ref.market),
-        "code_hash": code_hash,
-        "bars": bars,
-        "sha256": _hashes(files),
-    }
+    return DatasetRef(id=content_hash(parts())[:16], source=source, market=market)
 
 
-def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+def _canonical(column: NDArray[Any]) -> NDArray[Any]:
+    """Return a column with one bit pattern for NaN and one for zero, so that equal values have equal hashes."""
+    return np.where(np.isnan(column), np.nan, column + 0.0) if column.dtype.kind == "f" else column
 
 
-def _parquet(columns: _Columns) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(dict(columns)), buffer, compression="zstd")
-    return buffer.getvalue()
+def _parquet(columns: Mapping[str, NDArray[Any]]) -> bytes:
+    return parquet_bytes({name: _canonical(column) for name, column in columns.items()})
 
 
-def _columns(content: bytes) -> dict[str, NDArray[Any]]:
-    with pq.ParquetFile(io.BytesIO(content)) as file:
-        table = file.read()
+def _column(file: pq.ParquetFile, name: str) -> NDArray[Any]:
+    """Return one column: all of them at once would be in memory twice, Arrow's and ours."""
     # A copy, since Arrow's own memory is read-only, for which Numba would compile everything a second time.
-    return {name: np.array(table.column(name).to_numpy()) for name in table.column_names}
+    return np.array(file.read(columns=[name]).column(0).to_numpy())

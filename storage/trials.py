@@ -1,99 +1,142 @@
-"""Every trial whose unseen bars were looked at: how many there were, and how far their results lie apart, are facts.
+"""What was tried: how many there were, and how far their results lie apart, are facts.
 
-    <url>/<source, with '-' for ':'>/<name>/trials/<key>.json
+    <url>/<source, with '-' for ':'>/<name>/trials/<key>.json       strategies whose unseen bars were looked at
+                                            searches/<key>.json     networks that a search trained
 
-One file a trial, made whole and only where none was: the log grows and never changes. The same work asked for again has
-the same key and is the same trial; another seed, threshold, feature, dataset or line of code is another one.
+One file an entry, made whole and only where none was: a log grows and never changes. The same work asked for again has
+the same key and is the same entry; another seed, threshold, feature, dataset or line of code is another one. A network
+that was only searched has not traded, so it is no trial; but who chose from its log has looked as often as it is long.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from storage.objects import ObjectStore
 from storage.schema import ArtifactError, Source, parse_source
 
-_KEY = re.compile(r"[a-z]+-[0-9a-f]{16}")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One strategy on unseen bars.
+class Tried:
+    """One entry of a log.
 
     Attributes:
         key: Of everything that it was made from.
         source: Where the candles came from.
         name: The market's slug.
+        made_from: What was tried, with data, code and seed; plain JSON.
+    """
+
+    folder: ClassVar[str]
+
+    key: Annotated[str, Field(pattern=r"^[a-z]+-[0-9a-f]{16}$")]
+    source: Source
+    name: str
+    made_from: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Tried):
+    """One strategy on unseen bars.
+
+    Attributes:
         dataset: Id of the dataset.
         first_day: First unseen UTC day, days since 1970.
         daily_returns: Net, one a UTC day.
         sharpe_per_day: Mean over standard deviation of them; 0 for a trial that never moved.
-        made_from: What was tried: network, training, labels, thresholds, seed; plain JSON.
     """
 
-    key: str
-    source: Source
-    name: str
+    folder: ClassVar[str] = "trials"
+
     dataset: str
     first_day: int
-    daily_returns: tuple[float, ...]
-    sharpe_per_day: float
-    made_from: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        parse_source(self.source)
-        if not _KEY.fullmatch(self.key):
-            raise ArtifactError(f"a trial's key must be a word, a dash and 16 hex digits, was {self.key!r}")
-        if not all(map(math.isfinite, (*self.daily_returns, self.sharpe_per_day))):
-            raise ArtifactError(f"trial {self.key} must have finite returns and Sharpe ratio, has others")
+    daily_returns: tuple[FiniteFloat, ...]
+    sharpe_per_day: FiniteFloat
 
 
-class TrialLog:
-    """The log beside the versions.
+@dataclass(frozen=True, kw_only=True)
+class Candidate(Tried):
+    """One network of a search, trained on every fold.
+
+    Attributes:
+        log_loss: Calibrated, on the folds' test bars, nats.
+        learned: What training took off the validation loss that it started from, before calibration, mean, nats.
+        seconds: Wall time of the trainings.
+    """
+
+    folder: ClassVar[str] = "searches"
+
+    log_loss: FiniteFloat
+    learned: FiniteFloat
+    seconds: FiniteFloat
+
+
+Entry = TypeVar("Entry", bound=Tried)
+
+
+class TrialLog(Generic[Entry]):
+    """A log beside the versions. A damaged entry, or one of another source or market, is an ArtifactError.
 
     Args:
         url: A path or any fsspec URL, as of the artifact store.
+        kind: What is logged.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, kind: type[Entry]) -> None:
         self._objects = ObjectStore(url)
+        self._kind = kind
 
-    def append(self, trial: Trial) -> None:
-        """Log a trial; one that is logged already stays as it was first logged.
-
-        Raises:
-            ArtifactError: The store refuses.
-        """
-        content = json.dumps(asdict(trial), sort_keys=True, allow_nan=False).encode()
+    def append(self, entry: Entry) -> None:
+        """Log an entry; one that is logged already stays as it was first logged."""
+        place, document = self._place(entry.source, entry.name, entry.key), asdict(entry)
+        self._checked(document, place)
         with suppress(FileExistsError):
-            self._objects.create(f"{_folder(trial.source, trial.name)}/{trial.key}.json", content)
+            self._objects.create(place, json.dumps(document, sort_keys=True, allow_nan=False).encode())
 
-    def trials(self, source: Source, name: str) -> tuple[Trial, ...]:
-        """Return every trial of a market from a source, in the order of their keys.
+    def count(self, source: Source, name: str) -> int:
+        """Return how many entries a market from a source has."""
+        return len(self._objects.names(self._folder(source, name)))
 
-        Raises:
-            ArtifactError: An entry is damaged, or of another source or market.
-        """
-        folder = _folder(source, name)
-        return tuple(self._read(folder, file, source, name) for file in self._objects.names(folder))
+    def entries(self, source: Source, name: str) -> tuple[Entry, ...]:
+        """Return every entry of a market from a source, in the order of their keys."""
+        folder = self._folder(source, name)
+        return tuple(self._read(f"{folder}/{file}") for file in self._objects.names(folder))
 
-    def _read(self, folder: str, file: str, source: Source, name: str) -> Trial:
+    def find(self, source: Source, name: str, key: str) -> Entry | None:
+        """Return the entry of a key, or None where there is none."""
+        place = self._place(source, name, key)
+        return self._read(place) if self._objects.exists(place) else None
+
+    def _read(self, place: str) -> Entry:
+        document = None
+        with suppress(ValueError):
+            document = json.loads(self._objects.read(place))
+        return self._checked(document, place)
+
+    def _checked(self, document: Any, place: str) -> Entry:
         try:
-            document = json.loads(self._objects.read(f"{folder}/{file}"))
-            trial = Trial(**document | {"daily_returns": tuple(document["daily_returns"])})
-        except (ValueError, TypeError, KeyError) as err:
-            raise ArtifactError(f"trial {folder}/{file} is damaged ({err!r}); restore it from a backup") from err
-        if (trial.source, trial.name, f"{trial.key}.json") != (source, name, file):
+            entry = TypeAdapter(self._kind).validate_python(document)
+        except ValidationError as err:
+            first = err.errors()[0]
+            found = " ".join([*map(str, first["loc"]), first["msg"]])
             raise ArtifactError(
-                f"trial {folder}/{file} must be of {source} {name}, was {trial.key} of {trial.source} {trial.name}"
-            )
-        return trial
+                f"{place} must be a {self._kind.__name__}, is damaged ({found}); restore it from a backup, or delete it"
+            ) from err
+        if self._place(entry.source, entry.name, entry.key) != place:
+            raise ArtifactError(f"{place} must be its own, was {entry.key} of {entry.source} {entry.name}")
+        return entry
+
+    def _place(self, source: Source, name: str, key: str) -> str:
+        return f"{self._folder(source, name)}/{key}.json"
+
+    def _folder(self, source: Source, name: str) -> str:
+        return f"{parse_source(source).replace(':', '-')}/{name}/{self._kind.folder}"
 
 
 def sharpe_per_strategy(trials: Iterable[Trial]) -> list[float]:
@@ -102,7 +145,3 @@ def sharpe_per_strategy(trials: Iterable[Trial]) -> list[float]:
     for trial in sorted(trials, key=lambda trial: trial.first_day + len(trial.daily_returns)):
         newest[json.dumps(trial.made_from, sort_keys=True)] = trial
     return [trial.sharpe_per_day for trial in newest.values()]
-
-
-def _folder(source: Source, name: str) -> str:
-    return f"{parse_source(source).replace(':', '-')}/{name}/trials"

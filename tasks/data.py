@@ -10,16 +10,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from storage.candles import CandleStore
+from storage.results import ResultStore
 from storage.schema import DatasetRef, Market, QuarantineError
 from storage.settings import Settings
-from storage.shared_results import results_at
 from storage.snapshots import load_dataset
 from tasks.exchange.connection import ExchangeConfig, connect
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.candle_ingest import CandleReport, ingest
 from tasks.ingestion.dataset import make_dataset
 from tasks.ingestion.funding import first_hole, ingest_rates
-from tasks.ingestion.quality import QualityConfig, save_quality, stored_quality
+from tasks.ingestion.quality import QualityConfig, stored_quality
 from tasks.market.features import halted_bars
 from tasks.runs.alerts import raise_alert
 from tasks.runs.market_lock import LATER
@@ -87,7 +87,9 @@ def note_quality(data: DatasetRef) -> str:
     settings = Settings.from_environment()
     candles = load_dataset(settings.datasets, data).candles
     found = stored_quality(CandleStore(settings.database), data.source, data.market, candles)
-    return save_quality(results_at(settings.work), data, found)
+    key = ResultStore.key("quality", {"dataset": data.id, "found": found})
+    ResultStore(settings.work).save(key, found)
+    return key
 
 
 @contextmanager

@@ -6,12 +6,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from storage.results import ResultStore, canonical_json
 from storage.schema import DatasetRef
 from storage.settings import Settings
-from storage.shared_results import results_at
 from storage.snapshots import load_dataset
-from storage.trials import TrialLog
-from storage.workfolder import WorkFolder, canonical_json
+from storage.trials import Trial, TrialLog
 from tasks.reporting.markup import DASH, written
 from tasks.runs.page import show_table
 from tasks.runs.progress import ProgressReport
@@ -35,14 +34,14 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
         DatasetError: No run of bars is long enough to compare them on.
     """
     settings, log = Settings.from_environment(), get_run_logger()
-    work, key = results_at(settings.work), speed_key(fold)
-    if key in work:
+    work, key = ResultStore(settings.work), speed_key(fold)
+    if work.finished(key):
         log.info(f"latency was measured before key={key}")
         return key
     dataset = load_dataset(settings.datasets, data)
     with ProgressReport("latency") as progress:
         speed = measure_speed(dataset, recipe, load_fold(work, fold).weights, progress.update)
-    work.save(key, {"latency.json": canonical_json(speed)})
+    work.save(key, speed)
     log.info(f"latency key={key} p50_us={speed.p50_us:.2f} p99_us={speed.p99_us:.2f} parity={speed.parity:.1e}")
     return key
 
@@ -51,8 +50,8 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     """Look for leaks in features, labels, folds and training, and return the key of the report."""
     settings, log = Settings.from_environment(), get_run_logger()
-    work, key = results_at(settings.work), leaks_key(data, fold)
-    if key in work:
+    work, key = ResultStore(settings.work), leaks_key(data, fold)
+    if work.finished(key):
         log.info(f"leaks were looked for before key={key}")
         return key
     samples, checks = load_samples(settings.datasets, data, recipe), []
@@ -61,7 +60,7 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
             checks.append(check)
             progress.update(len(checks) / CHECKS, check.name)
     report = LeakReport(checks=tuple(checks))
-    work.save(key, {"leaks.json": canonical_json(report)})
+    work.save(key, report)
     for check in checks:
         if not check.passed:
             log.warning(f"leak check={check.name!r} found={check.found!r}")
@@ -73,10 +72,10 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
     """Backtest the folds' predictions of unseen bars net of costs, log the trial, and return the evaluation's key."""
     settings, inputs = Settings.from_environment(), evaluation_inputs(data, recipe, folds)
-    key = WorkFolder.key("evaluation", inputs)
-    results_at(settings.work).save(key, {"inputs.json": canonical_json(inputs)})
+    key = ResultStore.key("evaluation", inputs)
+    ResultStore(settings.work).save(key, {"inputs.json": canonical_json(inputs)})
     evaluation = load_evaluation(settings.work, settings.datasets, key)
-    TrialLog(settings.artifact_url).append(trial_of(trial_key(recipe, folds), data, recipe, evaluation))
+    TrialLog(settings.artifact_url, Trial).append(trial_of(trial_key(recipe, folds), data, recipe, evaluation))
     metrics, skill = evaluation.money.model.metrics, evaluation.skill
     get_run_logger().info(
         f"backtest key={key} bars={len(evaluation.unseen)} trades={metrics.num_trades} net={metrics.total_return:+.4f} "
@@ -96,7 +95,7 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
         baselines: Keys of the baselines of each fold.
     """
     settings, key = Settings.from_environment(), contest_key(recipe, backtest, baselines)
-    work = results_at(settings.work)
+    work = ResultStore(settings.work)
     parts = [load_baselines(work, one) for one in baselines]
     evaluation, forecasts = load_evaluation(settings.work, settings.datasets, backtest), joined_forecasts(parts)
     found = hold_contest(recipe, evaluation, forecasts, [dict(part.facts) for part in parts])

@@ -12,15 +12,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore
+from storage.results import ResultStore, canonical_json
 from storage.schema import FEATURES, DatasetRef, Market, VersionRef
 from storage.settings import Settings
-from storage.shared_results import results_at
-from storage.workfolder import WorkFolder, canonical_json
 from tasks.champion.judgement import champion_name, judge_challenger, load_judgement
 from tasks.champion.versions import version_code, version_hash
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.track_record import Deflation
-from tasks.ingestion.quality import load_quality
+from tasks.ingestion.quality import StoredQuality
 from tasks.network.export import load_weights, onnx_graphs
 from tasks.reporting.content import report_data, report_versions, side_by_side
 from tasks.reporting.report import render_report
@@ -61,7 +60,7 @@ def judge_version(
         second_seed: Keys of the folds of `recipe.second_seed`; none before it is asked for.
     """
     settings = Settings.from_environment()
-    work = results_at(settings.work)
+    work = ResultStore(settings.work)
     judgement = judge_challenger(
         ArtifactStore(settings.artifact_url),
         recipe,
@@ -71,9 +70,8 @@ def judge_version(
         load_contest(work, contest)[0],
         [load_fold(work, fold) for fold in second_seed],
     )
-    document = canonical_json(judgement)
-    key = WorkFolder.key("judgement", document.decode())  # by its content: it belongs to one moment's champion
-    work.save(key, {"judgement.json": document})
+    key = ResultStore.key("judgement", judgement)  # by its content: it belongs to one moment's champion
+    work.save(key, judgement)
     get_run_logger().info(
         f"judged key={key} champion={judgement.champion} passed={judgement.passed} failed={list(judgement.failed)}"
         + (" next='second seed'" if judgement.awaits_second_seed else "")
@@ -85,7 +83,7 @@ def judge_version(
 
 def asks_for_second_seed(judgement: str) -> bool:
     """Return whether `judge_version` needs the folds of a second seed to come to an end."""
-    return load_judgement(results_at(Settings.from_environment().work), judgement).awaits_second_seed
+    return load_judgement(ResultStore(Settings.from_environment().work), judgement).awaits_second_seed
 
 
 @task(cache_policy=NO_CACHE, task_run_name="publish {data.market.symbol}")
@@ -102,7 +100,7 @@ def publish_version(
 ) -> VersionRef:
     """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version."""
     settings, now = Settings.from_environment(), datetime.now(UTC)
-    work = results_at(settings.work)
+    work = ResultStore(settings.work)
     evaluation = load_evaluation(settings.work, settings.datasets, backtest)
     speed, judged, fold = load_speed(work, latency), load_judgement(work, judgement), evaluation.folds[-1]
     beside, contest_files = load_contest(work, contest)
@@ -139,7 +137,7 @@ def publish_version(
     other = side_by_side(store, data, hash8, judged.champion, manifest | {"skill": vars(evaluation.skill)})
     report = report_data(
         recipe, exchange, evaluation, speed, beside, contest_files["baselines.parquet"],
-        Deflation(**judged.numbers["luck"]), importance, decision, other, load_quality(work, quality),
+        Deflation(**judged.numbers["luck"]), importance, decision, other, work.load(quality, StoredQuality),
         f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
     )  # fmt: skip
     manifest["summary"] = asdict(summarise(report, evaluation, beside))
@@ -164,7 +162,7 @@ def publish_version(
 def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     """Make the version champion if it passed every condition and the champion is still the one it was compared with."""
     settings = Settings.from_environment()
-    store, judged = ArtifactStore(settings.artifact_url), load_judgement(results_at(settings.work), judgement)
+    store, judged = ArtifactStore(settings.artifact_url), load_judgement(ResultStore(settings.work), judgement)
     entry = store.champion(version.source, version.name)
     already = entry.ref == version
     if judged.passed and not already:

@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from storage.schema import DatasetRef
-from storage.searches import SearchLog
 from storage.settings import Settings
+from storage.trials import Candidate, TrialLog
 from tasks.network.architecture import DSCConfig
 from tasks.runs.page import put_table
 from tasks.strategy.candidates import ranked, shape_text, table_text, try_candidate
@@ -30,7 +30,7 @@ def try_network(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int,
         longest: The network of the search that reads furthest back.
     """
     settings = Settings.from_environment()
-    searches = SearchLog(settings.artifact_url)
+    searches = TrialLog(settings.artifact_url, Candidate)
     candidate = try_candidate(settings.datasets, searches, data, recipe, network, seed, longest)
     get_run_logger().info(
         f"tried {shape_text(network)} seed={seed} log_loss={candidate.log_loss:.5f} key={candidate.key}"
@@ -47,7 +47,7 @@ def rank_networks(data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequen
         networks: Each network.
         tried: Its candidates' keys, one a seed.
     """
-    searches = SearchLog(Settings.from_environment().artifact_url)
+    searches = TrialLog(Settings.from_environment().artifact_url, Candidate)
     rows = ranked(searches, data, networks, tried)
     shown = [{"network": row["network"], "log-loss": row["log-loss"], "a bar, µs": row["p50 us"]} for row in rows]
     put_table("search", shown, f"Networks on {data.market}, by log-loss on unseen bars")

@@ -9,9 +9,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from storage.results import ResultStore
 from storage.schema import DatasetRef
 from storage.settings import Settings
-from storage.shared_results import results_at
 from tasks.runs.progress import ProgressReport
 from tasks.strategy import baselines, folds
 from tasks.strategy.recipe import Recipe
@@ -28,14 +28,14 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
         index: Number of the fold, from 0; the number of folds for the refit.
     """
     settings, log = Settings.from_environment(), get_run_logger()
-    work, key = results_at(settings.work), folds.fold_key(data, recipe, index)
-    if key in work:
+    work, key = ResultStore(settings.work), folds.fold_key(data, recipe, index)
+    if work.finished(key):
         log.info(f"fold {index} was trained before key={key}")
         return key
     samples = load_samples(settings.datasets, data, recipe)
     with ProgressReport(f"fold {index + 1} of {recipe.models}") as progress:
         result = folds.train(samples, recipe, index, progress.update)
-    work.save(key, result.files())
+    work.save(key, result)
     log.info(f"trained fold={index} key={key} seconds={result.seconds:.1f} temperature={result.temperature:.3f}")
     return key
 
@@ -50,14 +50,14 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
         index: Number of the walk-forward fold, from 0.
     """
     settings, log = Settings.from_environment(), get_run_logger()
-    work, key = results_at(settings.work), baselines.baselines_key(data, recipe, index)
-    if key in work:
+    work, key = ResultStore(settings.work), baselines.baselines_key(data, recipe, index)
+    if work.finished(key):
         log.info(f"baselines {index} were trained before key={key}")
         return key
     samples = load_samples(settings.datasets, data, recipe)
     with ProgressReport(f"baselines of fold {index + 1} of {recipe.folds.folds}") as progress:
         result = baselines.train_baselines(samples, recipe, index, progress.update)
-    work.save(key, result.files())
+    work.save(key, result)
     took = " ".join(f"{name.replace(' ', '_')}={fact['seconds']:.1f}s" for name, fact in result.facts.items())
     log.info(f"trained baselines of fold={index} key={key} {took}")
     return key

@@ -97,7 +97,8 @@ class Operation:
         environment: Further variables of the children that need them.
 
     Raises:
-        ConfigError: The port is taken, or another server runs on the same PREFECT_HOME.
+        ConfigError: The port is taken.
+        StoreBusyError: Another server runs on the same PREFECT_HOME.
         OperationError: Something did not start, the message names its log; or the server to join does not answer.
     """
 

@@ -10,7 +10,6 @@ goes to a log.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import subprocess
@@ -27,7 +26,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_curre
 
 from flows.entry.child import end_family, start_child
 from flows.entry.environment import prefect_home, server_environment
-from storage.schema import ConfigError, OperationError, StoreError
+from storage.locks import exclusive, held
+from storage.schema import ConfigError, OperationError
 from storage.secret import home_secret
 
 HOST = "127.0.0.1"
@@ -115,26 +115,9 @@ def answers(api_url: str, timeout_s: float = 5.0) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def sole_server(prefect_home: Path, url: str) -> Iterator[None]:
+def sole_server(folder: Path, url: str) -> contextlib.AbstractContextManager[None]:
     """Hold the lock of a PREFECT_HOME: two servers on one database would both schedule every run."""
-    try:
-        prefect_home.mkdir(parents=True, exist_ok=True)
-        file = (prefect_home / _LOCK).open("a+")
-    except OSError as err:
-        raise StoreError(f"PREFECT_HOME must be a writable folder, {prefect_home} is not ({err.strerror})") from err
-    with file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            lock.seek(0)
-            raise ConfigError(
-                f"one server at a time may use {prefect_home}, {lock.read().strip()} does; stop it or set DSC_HOME"
-            ) from err
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} ({url})\n")
-        lock.flush()
-        yield
+    return exclusive(folder / _LOCK, f"the server of {folder}", 0.0, note=url)
 
 
 @contextlib.contextmanager
@@ -154,26 +137,14 @@ def server_at_hand(home: Path) -> Iterator[None]:
     with contextlib.ExitStack() as server:
         if not settings.api.url:
             server.enter_context(_temporary_server(home, settings.server.ephemeral.startup_timeout_seconds))
-        elif settings.api.auth_string is None and _serves(
-            home, settings.api.url.removesuffix("/").removesuffix("/api")
-        ):
+        elif settings.api.auth_string is None and held(
+            prefect_home(home) / _LOCK, settings.api.url.removesuffix("/").removesuffix("/api")
+        ):  # it is this home's, and not whoever took its port after it
             server.enter_context(temporary_settings({PREFECT_API_AUTH_STRING: home_secret(home)}))
         try:
             yield
         finally:
             _send_what_is_left()
-
-
-def _serves(home: Path, url: str) -> bool:
-    """Return whether the server at an address is this home's, and not whoever took its port after it."""
-    with contextlib.suppress(OSError), (prefect_home(home) / _LOCK).open() as lock:
-        if f"({url})" not in lock.read():
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.artifacts import ArtifactStore, ChampionEntry
+from storage.results import ResultStore
 from storage.schema import ArtifactError
-from storage.searches import SearchLog
-from storage.trials import TrialLog, sharpe_per_strategy
-from storage.workfolder import WorkFolder
+from storage.trials import Candidate, Trial, TrialLog, sharpe_per_strategy
 from tasks.champion.promotion import Check, Evidence, awaits_second_seed, judge
 from tasks.champion.versions import version_hash
 from tasks.execution.comparison import Duel, duel
@@ -50,12 +48,6 @@ class Judgement:
     sequence: int
     checks: tuple[Check, ...]
     numbers: dict[str, Any]
-
-    @classmethod
-    def of(cls, content: bytes) -> Judgement:
-        """Return the judgement of which this is the JSON."""
-        document = json.loads(content)
-        return cls(**document | {"checks": tuple(Check(**check) for check in document["checks"])})
 
     @property
     def awaits_second_seed(self) -> bool:
@@ -97,8 +89,8 @@ def judge_challenger(
     entry = store.champion(data.source, data.market.slug)
     name = champion_name(entry)
     fought = _duel(recipe, evaluation, store, entry, second_seed)
-    tried = np.array(sharpe_per_strategy(TrialLog(store.url).trials(data.source, data.market.slug)))
-    others = recipe.promotion.other_trials + SearchLog(store.url).count(data.source, data.market.slug)
+    tried = np.array(sharpe_per_strategy(TrialLog(store.url, Trial).entries(data.source, data.market.slug)))
+    others = recipe.promotion.other_trials + TrialLog(store.url, Candidate).count(data.source, data.market.slug)
     luck = deflate(evaluation.daily_returns, tried, others, trades=evaluation.money.model.metrics.num_trades)
     hash8 = version_hash(data, recipe, evaluation.folds[-1].weights)
     looks = 1 + sum(one.made > entry.at and one.hash8 != hash8 for one in store.versions(data.source, data.market.slug))
@@ -191,9 +183,9 @@ def _duel(
     )
 
 
-def load_judgement(work: WorkFolder, key: str) -> Judgement:
+def load_judgement(work: ResultStore, key: str) -> Judgement:
     """Return the judgement that lies under `key`."""
-    return Judgement.of(work.read(key, "judgement.json"))
+    return work.load(key, Judgement)
 
 
 def champion_name(entry: ChampionEntry) -> str:

@@ -112,7 +112,7 @@ def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[F
     parts = np.split(probabilities, np.cumsum(lengths)[:-1])
     facts = json.loads(artifact.files["folds.json"])
     weights = [b""] * (len(facts) - 1) + [artifact.files["weights.safetensors"]]
-    return [FoldResult.of(*one) for one in zip(facts, weights, parts, strict=True)]
+    return [FoldResult.of_facts(*one) for one in zip(facts, weights, parts, strict=True)]
 
 
 def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluation) -> float:

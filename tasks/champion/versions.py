@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from storage.results import canonical_json
 from storage.schema import DatasetRef, content_hash
-from storage.workfolder import canonical_json
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe, recipe_document
 

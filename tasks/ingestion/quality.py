@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from storage.bounds import Checked, Share
 from storage.candles import CandleStore
 from storage.contracts import enforce_quarantine_share
-from storage.schema import CandleGapError, Candles, DatasetRef, Market, Source, Window, utc_text
-from storage.workfolder import WorkFolder, canonical_json
-
-_FILE = "quality.json"
+from storage.schema import CandleGapError, Candles, Market, Source, Window, utc_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +49,6 @@ def stored_quality(store: CandleStore, source: Source, market: Market, candles: 
         longest_gap=max((gap.bars for gap in gaps), default=0),
         quarantined=store.quarantined_bars(source, market, *ends),
     )
-
-
-def save_quality(results: WorkFolder, data: DatasetRef, quality: StoredQuality) -> str:
-    """Keep what was found of a dataset's bars, and return the key to load it by."""
-    key = WorkFolder.key("quality", {"dataset": data.id, "found": quality})
-    results.save(key, {_FILE: canonical_json(quality)})
-    return key
-
-
-def load_quality(results: WorkFolder, key: str) -> StoredQuality:
-    """Return what `save_quality` left under `key`."""
-    return StoredQuality(**json.loads(results.read(key, _FILE)))
 
 
 def refuse_bad_data(store: CandleStore, source: Source, market: Market, span: Window, quality: QualityConfig) -> None:

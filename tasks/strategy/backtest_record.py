@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.results import ResultStore, canonical_json
 from storage.schema import CLASSES, DAY_MS, DatasetRef
 from storage.tables import parquet_bytes
 from storage.trials import Trial
-from storage.workfolder import WorkFolder, canonical_json
 from tasks.execution.metrics import sharpe_ratio
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.provenance import code_behind
@@ -28,7 +28,7 @@ def trial_key(recipe: Recipe, folds: Sequence[str]) -> str:
         folds: Keys of the trained folds.
     """
     decided = {"folds": folds, "decision": recipe.decision_config, "costs": recipe.costs, "account": recipe.backtest}
-    return WorkFolder.key("backtest", decided | {"code": code_behind("tasks.strategy.out_of_sample")})
+    return ResultStore.key("backtest", decided | {"code": code_behind("tasks.strategy.out_of_sample")})
 
 
 def trial_of(key: str, data: DatasetRef, recipe: Recipe, evaluation: Evaluation) -> Trial:

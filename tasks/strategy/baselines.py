@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from storage.results import ResultStore, canonical_json
 from storage.schema import DatasetRef, FloatArray
-from storage.workfolder import WorkFolder, canonical_json
 from tasks.network.architecture import parameters
 from tasks.network.baselines import BOOSTING, CLASSICAL, LOGISTIC, fit_baseline
 from tasks.network.export import weights_bytes
@@ -43,8 +43,14 @@ class BaselineFold:
     probabilities: Mapping[str, FloatArray]
     facts: Mapping[str, dict[str, Any]]
 
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> BaselineFold:
+        """Return the result that `files` were made from."""
+        with np.load(io.BytesIO(files["predictions.npz"]), allow_pickle=False) as arrays:
+            return cls(probabilities=dict(arrays), facts=json.loads(files["baselines.json"]))
+
     def files(self) -> dict[str, bytes]:
-        """Return the result as files, which `load_baselines` reads."""
+        """Return the result as files."""
         arrays = io.BytesIO()
         np.savez(arrays, **self.probabilities)  # type: ignore[arg-type]  # numpy's stub takes names for its own options
         return {"baselines.json": canonical_json(dict(self.facts)), "predictions.npz": arrays.getvalue()}
@@ -63,7 +69,7 @@ def baselines_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
         "libraries": [version(name) for name in _LIBRARIES],
         "code": code_behind("tasks.strategy.baselines", known=("tasks.strategy.recipe",)),
     }
-    return WorkFolder.key("baselines", made_from)
+    return ResultStore.key("baselines", made_from)
 
 
 def train_baselines(
@@ -121,8 +127,6 @@ def train_baselines(
     return BaselineFold(probabilities=probabilities, facts=facts)
 
 
-def load_baselines(work: WorkFolder, key: str) -> BaselineFold:
+def load_baselines(work: ResultStore, key: str) -> BaselineFold:
     """Return a fold's baselines that lie under `key`."""
-    with np.load(io.BytesIO(work.read(key, "predictions.npz")), allow_pickle=False) as arrays:
-        probabilities = dict(arrays)
-    return BaselineFold(probabilities=probabilities, facts=json.loads(work.read(key, "baselines.json")))
+    return work.load(key, BaselineFold)

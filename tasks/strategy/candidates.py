@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.results import ResultStore, canonical_json
 from storage.schema import ConfigError, DatasetRef
-from storage.searches import Candidate, SearchLog
-from storage.workfolder import WorkFolder, canonical_json
+from storage.trials import Candidate, TrialLog
 from tasks.execution.skill import log_losses
 from tasks.network.architecture import Block, DSCConfig, macs_per_bar, parameters, scaled
 from tasks.network.fit import fit, predict_series
@@ -68,7 +68,7 @@ class SearchSpace:
 
 def try_candidate(
     datasets: Path | str,
-    searches: SearchLog,
+    searches: TrialLog[Candidate],
     data: DatasetRef,
     recipe: Recipe,
     network: DSCConfig,
@@ -89,7 +89,7 @@ def try_candidate(
     slug = data.market.slug
     variant = replace(recipe, network=network, fit=replace(recipe.fit_config, seed=seed))
     made_from = fold_inputs(data, variant, -1) | {"context": longest.context}  # of all folds
-    key = WorkFolder.key("search", made_from)
+    key = ResultStore.key("search", made_from)
     found = searches.find(data.source, slug, key)
     if found is not None:
         return found
@@ -116,7 +116,7 @@ def try_candidate(
 
 
 def ranked(
-    searches: SearchLog, data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequence[Sequence[str]]
+    searches: TrialLog[Candidate], data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequence[Sequence[str]]
 ) -> list[Row]:
     """Return a line a network, best log-loss first, with the time of a bar in the engine.
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.results import ResultStore
 from storage.schema import CLASSES, FloatArray
 from storage.tables import parquet_bytes, read_columns
-from storage.workfolder import WorkFolder
 from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.contenders import Contender, contender, rate_forecasts
 from tasks.execution.metrics import Metrics, summarize
@@ -82,7 +82,7 @@ def contest_key(recipe: Recipe, backtest: str, baselines: Sequence[str]) -> str:
         baselines: Keys of the baselines of each fold.
     """
     made_from = {"backtest": backtest, "baselines": baselines, "recipe": recipe.parts()}
-    return WorkFolder.key("contest", made_from | {"code": code_behind("tasks.strategy.contest")})
+    return ResultStore.key("contest", made_from | {"code": code_behind("tasks.strategy.contest")})
 
 
 def joined_forecasts(folds: Sequence[BaselineFold]) -> dict[str, FloatArray]:
@@ -171,9 +171,9 @@ def contest_files(contest: Contest, evaluation: Evaluation, forecasts: Mapping[s
     }
 
 
-def load_contest(work: WorkFolder, key: str) -> tuple[Contest, dict[str, bytes]]:
+def load_contest(work: ResultStore, key: str) -> tuple[Contest, dict[str, bytes]]:
     """Return what lies under `key`: the table, and the files that a version keeps of it."""
-    files = {name: work.read(key, name) for name in ("baselines.json", "baselines.parquet")}
+    files = work.read(key)
     return Contest.of(files["baselines.json"]), files
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from storage.results import ResultStore
 from storage.schema import CLASSES, DatasetRef, FloatArray
-from storage.workfolder import WorkFolder
 from tasks.execution.skill import class_shares
 from tasks.market.labels import class_means
 from tasks.network.export import weights_bytes
@@ -55,13 +55,20 @@ class FoldResult:
         return arrays | {name: getattr(self, name) for name in names}
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any], weights: bytes, probabilities: FloatArray) -> FoldResult:
+    def of_facts(cls, facts: Mapping[str, Any], weights: bytes, probabilities: FloatArray) -> FoldResult:
         """Return the result that `facts` was taken from."""
         arrays = {name: np.array(facts[name]) for name in ("class_means", "prior")}
         return cls(weights=weights, probabilities=probabilities, **{**facts, **arrays})
 
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> FoldResult:
+        """Return the result that `files` were made from."""
+        with np.load(io.BytesIO(files["predictions.npz"]), allow_pickle=False) as arrays:
+            probabilities = arrays["probabilities"]
+        return cls.of_facts(json.loads(files["fold.json"]), files["weights.safetensors"], probabilities)
+
     def files(self) -> dict[str, bytes]:
-        """Return the result as files, which `load_fold` reads."""
+        """Return the result as files."""
         arrays = io.BytesIO()
         np.savez(arrays, probabilities=self.probabilities)
         return {
@@ -73,7 +80,7 @@ class FoldResult:
 
 def fold_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
     """Return the key of a fold's result: everything that its weights depend on."""
-    return WorkFolder.key("fold", fold_inputs(data, recipe, index))
+    return ResultStore.key("fold", fold_inputs(data, recipe, index))
 
 
 def fold_inputs(data: DatasetRef, recipe: Recipe, index: int) -> dict[str, Any]:
@@ -123,8 +130,6 @@ def train(
     )
 
 
-def load_fold(work: WorkFolder, key: str) -> FoldResult:
+def load_fold(work: ResultStore, key: str) -> FoldResult:
     """Return the result of a fold that lies under `key`."""
-    with np.load(io.BytesIO(work.read(key, "predictions.npz")), allow_pickle=False) as arrays:
-        probabilities = arrays["probabilities"]
-    return FoldResult.of(json.loads(work.read(key, "fold.json")), work.read(key, "weights.safetensors"), probabilities)
+    return work.load(key, FoldResult)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from storage.results import ResultStore
 from storage.schema import CLASSES, DAY_MS, FEATURES, DatasetRef, FloatArray, IntArray
-from storage.workfolder import WorkFolder
 from tasks.execution.skill import class_shares
 from tasks.market.features import OUTPUTS, WARM_UP, build_features
 from tasks.market.labels import UNKNOWN, LabelConfig, Labels, label_bars
@@ -85,13 +85,12 @@ class LeakReport:
 def leaks_key(data: DatasetRef, fold: str) -> str:
     """Return the key of the report on a fold's model: of the model, the dataset and the code."""
     made_from = {"fold": fold, "code": code_behind("tasks.strategy.leak_suite"), "dataset": data.id}
-    return WorkFolder.key("leaks", made_from)
+    return ResultStore.key("leaks", made_from)
 
 
-def load_leaks(work: WorkFolder, key: str) -> LeakReport:
+def load_leaks(work: ResultStore, key: str) -> LeakReport:
     """Return the report that lies under `key`."""
-    document = json.loads(work.read(key, "leaks.json"))
-    return LeakReport(checks=tuple(LeakCheck(**check) for check in document["checks"]))
+    return work.load(key, LeakReport)
 
 
 def leaks_json(report: LeakReport) -> bytes:

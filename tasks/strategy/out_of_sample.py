@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.results import ResultStore
 from storage.schema import DatasetRef, FloatArray, IntArray, Market
-from storage.shared_results import results_at
 from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import require_unseen
 from tasks.execution.comparison import Comparison, compare
@@ -176,8 +176,8 @@ def load_evaluation(work: Path | str, datasets: Path | str, key: str) -> Evaluat
 
 @lru_cache(maxsize=1)  # a run asks for its own again and again, and for no other
 def _evaluation_of(work: Path | str, datasets: Path | str, key: str) -> Evaluation:
-    results = results_at(work)
-    inputs = json.loads(results.read(key, "inputs.json"))
+    results = ResultStore(work)
+    inputs = json.loads(results.read(key)["inputs.json"])
     data = DatasetRef(**inputs["data"] | {"market": Market(**inputs["data"]["market"])})
     recipe = recipe_of(inputs["recipe"])
     folds = [load_fold(results, fold) for fold in inputs["folds"]]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from storage.results import ResultStore
 from storage.snapshots import Dataset
-from storage.workfolder import WorkFolder
 from tasks.network.dsc import load_model
 from tasks.network.export import check_parity, load_weights, onnx_graphs
 from tasks.network.latency import machine_fingerprint, measure_latency, measure_model, twins
@@ -46,7 +45,7 @@ class Speed:
 def speed_key(fold: str) -> str:
     """Return the key of a fold's speed: of its model, the code and this machine."""
     made_from = {"fold": fold, "code": code_behind("tasks.strategy.speed"), "machine": machine_fingerprint()}
-    return WorkFolder.key("latency", made_from)
+    return ResultStore.key("latency", made_from)
 
 
 def measure_speed(
@@ -87,6 +86,6 @@ def measure_speed(
     )
 
 
-def load_speed(work: WorkFolder, key: str) -> Speed:
+def load_speed(work: ResultStore, key: str) -> Speed:
     """Return the speed that lies under `key`."""
-    return Speed(**json.loads(work.read(key, "latency.json")))
+    return work.load(key, Speed)

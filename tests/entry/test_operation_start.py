@@ -10,7 +10,7 @@ import pytest
 from flows.entry.environment import client_environment
 from flows.entry.operation import Operation
 from flows.entry.server import bound_socket
-from storage.schema import ConfigError
+from storage.schema import ConfigError, StoreBusyError
 from tasks.runs.alerts import KINDS, alert_automations
 from tasks.runs.stale_runs import HEARTBEAT_S, ZOMBIE_S
 
@@ -39,10 +39,8 @@ def test_second_server_on_one_home_is_refused_with_the_first_ones_address(home, 
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:  # noqa: S603
         assert first.stdout.readline() == "held\n"
-        said = (
-            rf"one server at a time may use .*prefect, process {first.pid} \(http://127\.0\.0\.1:4200\) does; stop it"
-        )
-        with pytest.raises(ConfigError, match=said), Operation(port=1):
+        said = rf"the server of .*prefect must be one at a time, process {first.pid} \(http://127\.0\.0\.1:4200\) holds"
+        with pytest.raises(StoreBusyError, match=said), Operation(port=1):
             pytest.fail("two servers on one database")
         first.kill()
 

@@ -15,9 +15,9 @@ from flows.evaluate import evaluate
 from flows.pipeline import pipeline
 from flows.rollback import rollback
 from storage.artifacts import ArtifactStore
+from storage.results import ResultStore
 from storage.schema import ArtifactError, DatasetRef, Market
 from storage.settings import Settings
-from storage.shared_results import results_at
 from tasks.champion import judgement
 from tasks.exchange.connection import ExchangeConfig
 from tasks.market.samples import FoldConfig
@@ -83,7 +83,7 @@ def test_promotion_is_of_a_recipe_that_earns_with_a_second_seed_and_publishes_th
         f"{earned:+.2%}, first seed {judged['numbers']['challenger']['total_return']:+.2%}"
     )
     # Decided by the last fold of the second seed, and published from that of the first.
-    work = results_at(Settings.from_environment().work)
+    work = ResultStore(Settings.from_environment().work)
     first, second = (load_fold(work, fold_key(data, one, 1)) for one in (trained, trained.second_seed))
     weights = store().load(reign.version, source=EXCHANGE.source).files["weights.safetensors"]
     assert first.weights == weights != second.weights

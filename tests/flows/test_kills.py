@@ -40,9 +40,9 @@ ATTEMPT = """
 import json, os, signal, sys
 from flows.retrain import retrain
 from storage.objects import ObjectStore
+from storage.results import ResultStore
 from storage.schema import Market
 from storage.settings import Settings
-from storage.workfolder import WorkFolder
 from tasks.strategy import speed
 from tasks.exchange.connection import ExchangeConfig
 from tasks.strategy.promotion_rule import PromotionRule
@@ -64,7 +64,7 @@ law, (call, word, side) = map(json.loads, sys.argv[1:])
 
 def dying(real, hits):
     def write(self, target, content):
-        new = real is not save or target not in self
+        new = real is not save or not self.finished(target)
         if new and hits(target) and side == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         real(self, target, content)
@@ -75,8 +75,8 @@ def dying(real, hits):
             os.kill(os.getpid(), signal.SIGKILL)
     return write
 
-save, create = WorkFolder.save, ObjectStore.create
-WorkFolder.save = dying(save, lambda key: call == "save" and key.startswith(word))
+save, create = ResultStore.save, ObjectStore.create
+ResultStore.save = dying(save, lambda key: call == "save" and key.startswith(word))
 ObjectStore.create = dying(create, lambda path: call == "create" and word in path)
 exchange = ExchangeConfig(synthetic=SyntheticMarket(**law))
 verdict = retrain(market=Market(interval="240"), exchange=exchange, recipe=RECIPE)

@@ -29,7 +29,7 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import FEATURES, ArtifactError, ConfigError, DatasetError, DatasetRef, Market, QuarantineError
 from storage.tables import parquet_bytes, read_columns
-from storage.trials import TrialLog
+from storage.trials import Trial, TrialLog
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.decision import DecisionConfig
 from tasks.ingestion.bar_range import BarRange
@@ -244,13 +244,13 @@ def test_whatever_was_worked_out_is_found_when_the_job_runs_again(job, again):
 @pytest.mark.promise(0)
 def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, again, own_home):
     before, repeated = (
-        TrialLog(str(home / "models")).trials(EXCHANGE.source, MARKET.slug) for home in (job[0], again[0])
+        TrialLog(str(home / "models"), Trial).entries(EXCHANGE.source, MARKET.slug) for home in (job[0], again[0])
     )
     assert before
     assert repeated == before  # the same work is the same trial
     stricter = replace(RECIPE, decision=DecisionConfig(enter_margin=0.001))
     pipeline(market=MARKET, exchange=EXCHANGE, recipe=stricter)
-    after = TrialLog(str(own_home / "models")).trials(EXCHANGE.source, MARKET.slug)
+    after = TrialLog(str(own_home / "models"), Trial).entries(EXCHANGE.source, MARKET.slug)
     assert len(after) == len(before) + 1  # another threshold is another trial
     (new,) = [trial for trial in after if trial not in before]
     assert new.made_from["decision"]["enter_margin"] == 0.001

@@ -10,9 +10,9 @@ import pytest
 from flows.prune import prune
 from storage.artifacts import ArtifactStore
 from storage.pruning import PruneRule
+from storage.results import ResultStore
 from storage.schema import FEATURES, Candles, ConfigError, Market, Source
 from storage.snapshots import write_dataset
-from storage.workfolder import WorkFolder
 
 SOURCE, MARKET = Source("bybit"), Market(symbol="BTCUSDT")
 
@@ -32,7 +32,7 @@ def stored_dataset(home: Path, code: str) -> str:
         funding=(np.empty(0, np.int64), np.empty(0)),
         code_hash=code,
     )
-    os.utime(home / "datasets" / reference.id, (1, 1))
+    os.utime(home / "datasets" / f"{reference.id}.zip", (1, 1))
     return reference.id
 
 
@@ -41,13 +41,13 @@ def test_prune_names_what_went_and_keeps_what_a_version_was_made_from(prefect_ap
     manifest = {"features": list(FEATURES), "dataset": kept}
     store = ArtifactStore(str(home / "models"))
     store.publish(SOURCE, MARKET.slug, "0123abcd", {"a.json": b"{}"}, manifest, datetime.now(UTC))
-    work = WorkFolder(home / "work")
+    work = ResultStore(home / "work")
     for key in ("fold-old", "fold-new"):
         work.save(key, {"a.json": b"{}"})
-    os.utime(home / "work" / "fold-old", (1, 1))
+    os.utime(home / "work" / "fold-old.zip", (1, 1))
     removed = prune(rule=PruneRule(keep_datasets=0))
     assert (removed.results.keys, removed.datasets.keys) == (("fold-old",), (spare,))
-    assert {path.name for path in (home / "datasets").iterdir()} == {kept}
+    assert {path.stem for path in (home / "datasets").iterdir()} == {kept}
     said = capsys.readouterr().out
     assert "work removed=1" in said
     assert f"datasets removed=1 freed_mb=0.0 {spare}" in said
@@ -61,7 +61,7 @@ def test_prune_keeps_every_dataset_when_a_version_cannot_say_what_it_needs(prefe
     path = Path(store.location(ref, "manifest.json"))
     path.write_bytes(path.read_bytes().replace(b"features", b"faetures"))
     assert prune(rule=PruneRule(keep_datasets=0)).datasets.keys == ()
-    assert (home / "datasets" / kept).is_dir()
+    assert (home / "datasets" / f"{kept}.zip").is_file()
     assert "every dataset is kept: manifest of bybit/linear-BTCUSDT-5" in caplog.text
 
 

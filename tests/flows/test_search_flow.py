@@ -5,7 +5,7 @@ import pytest
 from flows.ingest import ingest
 from flows.search import search
 from storage.schema import Market
-from storage.trials import TrialLog
+from storage.trials import Trial, TrialLog
 from tasks import search as tried
 from tasks.exchange.connection import ExchangeConfig
 from tasks.market.samples import FoldConfig
@@ -62,6 +62,6 @@ def test_second_search_finds_every_training_in_the_log(searched):
 
 def test_search_trades_nothing_and_publishes_nothing(searched):
     home, _, _ = searched
-    assert TrialLog(str(home / "models")).trials(EXCHANGE.source, MARKET.slug) == ()
+    assert TrialLog(str(home / "models"), Trial).entries(EXCHANGE.source, MARKET.slug) == ()
     assert not list((home / "models").rglob("manifest.json"))
     assert len(list((home / "models").rglob("searches/*.json"))) == NETWORKS * SEEDS

@@ -14,6 +14,7 @@ import numpy as np
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.recent import read_recent
+from storage.results import ResultStore
 from storage.schema import CANDLE_COLUMNS, PipelineError
 from storage.settings import Settings
 from tests.soak.soak_exchange import MARKET, SOURCE, SoakExchange
@@ -68,7 +69,7 @@ def store_violations(settings: Settings, exchange: SoakExchange) -> Iterator[tup
     yield "the file of recent candles is the end of the table", _recent(settings, candles)
     yield "every visible version verifies, every hash of it", _versions(models)
     yield "the champions are a chain: each beat the one before", _champions(models)
-    yield "nothing unfinished is taken for a result", _unfinished(settings)
+    yield "nothing unfinished is taken for a result", _results(settings)
 
 
 def decision_violations(decisions: Decisions, champion: str | None) -> list[str]:
@@ -141,7 +142,13 @@ def _champions(models: ArtifactStore) -> list[str]:
     return found
 
 
-def _unfinished(settings: Settings) -> list[str]:
-    """Folders of results hold their digests; what killed writers began has another name and stays invisible."""
-    folders = [folder for root in (settings.work, settings.datasets) for folder in Path(root).glob("[!.]*")]
-    return [f"{folder.name} lacks its digests" for folder in folders if not (folder / "sha256.json").is_file()]
+def _results(settings: Settings) -> list[str]:
+    """Prove everything that is visible; what killed writers began has another name."""
+    found = []
+    for store in map(ResultStore, (settings.work, settings.datasets)):
+        for key in store.by_last_use():
+            try:
+                store.read(key)
+            except PipelineError as err:
+                found.append(str(err))
+    return found

@@ -10,9 +10,9 @@ import pytest
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.recent import write_recent
+from storage.results import ResultStore
 from storage.schema import FEATURES, Window
 from storage.settings import Settings
-from storage.workfolder import WorkFolder
 from tests.soak.soak_exchange import MARKET, SOURCE, SoakExchange
 from tests.soak.soak_invariants import Decisions, decision_violations, store_violations
 from tests.soak.soak_kills import WEIGHTS, plan
@@ -40,7 +40,7 @@ def settings(exchange, tmp_path):
     manifest = {"features": list(FEATURES)}
     ref = models.publish(SOURCE, MARKET.slug, "0123abcd", {"weights.safetensors": b"w"}, manifest, NOW)
     models.promote(SOURCE, MARKET.slug, ref, SIDES, expected=0, now=NOW)
-    WorkFolder(found.work).save("fold-1", {"a.json": b"whole"})
+    ResultStore(found.work).save("fold-1", {"a.json": b"whole"})
     return found
 
 
@@ -78,7 +78,7 @@ def damage_champion(settings):
 
 
 def damage_result(settings):
-    (Path(settings.work) / "fold-2").mkdir()
+    (Path(settings.work) / "fold-2.zip").write_bytes(b"PK")
 
 
 @pytest.mark.parametrize(

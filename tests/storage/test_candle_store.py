@@ -221,7 +221,7 @@ def test_row_without_a_true_source_is_refused_everywhere(store, market, make_can
     for call in calls:
         with pytest.raises(ConfigError, match=r"source must be bybit, .* was 'Bybit'"):
             call()
-    assert (store.coverage(), store.runs()) == ([], [])
+    assert (store.coverage(), store.latest_runs()) == ([], [])
 
 
 # --- what is missing --------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def test_run_is_recorded_from_its_start_and_says_how_it_ended(store, market):
     killed = store.start_run("ingest", BYBIT, market, START)
     done = store.start_run("retrain", REPLAY, None, START + 1)
     store.finish_run(done, "completed", START + 2, {"inserted": 5})
-    newest, oldest = store.runs()
+    newest, oldest = store.latest_runs()
     assert (newest.run_id, newest.kind, newest.source, newest.market) == (done, "retrain", REPLAY, None)
     assert (newest.started_ms, newest.ended_ms, newest.status) == (START + 1, START + 2, "completed")
     assert json.loads(newest.detail) == {"inserted": 5}
@@ -329,7 +329,8 @@ def test_run_is_recorded_from_its_start_and_says_how_it_ended(store, market):
         None,
         "running",
     )
-    assert [run.run_id for run in store.runs(limit=1)] == [done]
+    again = store.start_run("ingest", BYBIT, market, START + 2)
+    assert [run.run_id for run in store.latest_runs()] == [again, done]
 
 
 def test_run_that_was_never_started_cannot_finish(store):

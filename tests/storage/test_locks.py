@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from storage.locks import exclusive
+from storage.locks import exclusive, held
 from storage.schema import StoreBusyError, StoreError
 
 HOLDER = """
@@ -34,7 +34,7 @@ def holder(tmp_path):
 def test_second_holder_is_refused_by_name_until_the_first_is_killed(tmp_path, holder):
     lock, told = tmp_path / "locks" / "work.lock", []
     with pytest.raises(
-        StoreBusyError, match=rf"the work must be one at a time, process {holder.pid} held it for 0 s; try"
+        StoreBusyError, match=rf"the work must be one at a time, process {holder.pid} holds it; stop it"
     ):
         exclusive(lock, "the work", 0.0).__enter__()
     os.kill(holder.pid, signal.SIGKILL)
@@ -84,3 +84,14 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
         StoreError, match=r"locks must be writable, .*file/locks/work\.lock is not \(.*\); set DSC_HOME"
     ):
         exclusive(tmp_path / "file" / "locks" / "work.lock", "the work", 0.0).__enter__()
+
+
+def test_lock_is_held_by_who_said_so_and_only_while_it_lasts(tmp_path):
+    lock = tmp_path / "work.lock"
+    assert not held(lock, "here")
+    with exclusive(lock, "the work", 0.0, note="here"):
+        assert held(lock, "here")
+        assert not held(lock, "there")
+        with pytest.raises(StoreBusyError, match=rf"process {os.getpid()} \(here\) holds it"):
+            exclusive(lock, "the work", 0.0).__enter__()
+    assert not held(lock, "here")  # what was written stays

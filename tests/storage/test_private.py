@@ -15,12 +15,12 @@ import sys, tempfile
 from pathlib import Path
 from storage.objects import ObjectStore
 from storage.private import keep_home_private
+from storage.results import ResultStore
 from storage.settings import Settings
-from storage.workfolder import WorkFolder
 home = keep_home_private()
 for place in (home, Path(sys.argv[1])):
     ObjectStore(str(place / "models")).create("a/b", b"1")
-    WorkFolder(place / "work").save("key-0", {"file": b"2"})
+    ResultStore(place / "work").save("key-0", {"file": b"2"})
 (home / "loose").write_bytes(b"3")
 print(tempfile.mkstemp()[1])
 """
@@ -52,7 +52,7 @@ def test_home_is_its_owners_alone_and_a_shared_place_keeps_the_users_umask(tmp_p
     assert set(modes(home).values()) == {"700", "600"}
     assert modes(shared) == {
         "models": folder, "models/a": folder, "models/a/b": file,
-        "work": folder, "work/key-0": folder, "work/key-0/file": file, "work/key-0/sha256.json": file,
+        "work": folder, "work/key-0.zip": file,
     }  # fmt: skip
 
 

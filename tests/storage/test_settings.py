@@ -14,8 +14,8 @@ def test_settings_are_the_documented_defaults_when_nothing_is_set():
     assert settings.artifact_url == str(settings.home / "models")
     assert (settings.api_key, settings.api_secret) == (None, None)
     assert settings.database == settings.home / "market.duckdb"
-    assert settings.datasets == settings.home / "datasets"
-    assert settings.work == settings.home / "work"
+    assert settings.datasets == str(settings.home / "datasets")
+    assert settings.work == str(settings.home / "work")
     assert (settings.dask_address, settings.dask_wait_s) == (None, 60.0)
 
 
@@ -32,7 +32,7 @@ def test_settings_are_taken_from_the_environment_when_set(monkeypatch, tmp_path)
     ("url", "datasets", "work"),
     [
         ("s3://bucket/dsc/", "s3://bucket/dsc/datasets", "s3://bucket/dsc/work"),
-        ("/mnt/dsc", Path("/mnt/dsc/datasets"), Path("/mnt/dsc/work")),
+        ("/mnt/dsc", "/mnt/dsc/datasets", "/mnt/dsc/work"),
     ],
 )
 def test_datasets_and_finished_steps_lie_with_the_versions_when_these_have_a_place_of_their_own(url, datasets, work):

@@ -2,6 +2,7 @@
 # ruff: noqa: S603 - every process that is started runs a text of this file
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.schema import CANDLE_COLUMNS, FEATURES, ConfigError, DatasetError, DatasetRef, Market, Source, StoreError
+from storage.results import ResultStore
+from storage.schema import CANDLE_COLUMNS, FEATURES, ConfigError, DatasetError, DatasetRef, Market, Source
 from storage.snapshots import load_dataset, prune_datasets, write_dataset
 
 BYBIT = Source("bybit")
 REPLAY = Source("sandbox:0123abcd")
-FILES = ("bars.parquet", "funding.parquet", "dataset.json")
 
 
 @pytest.fixture
@@ -47,6 +48,18 @@ def content(market, make_candles):
 def written(tmp_path, content):
     """(folder, reference) of a stored dataset."""
     return tmp_path, write_dataset(tmp_path, **content)
+
+
+def archive(folder, ref):
+    """Where a dataset lies."""
+    return folder / f"{ref.id}.zip"
+
+
+def rewrite(folder, ref, **changed: bytes) -> None:
+    """Exchange files of a dataset with such care that its archive is sound."""
+    files = ResultStore(folder).read(ref.id)
+    archive(folder, ref).unlink()
+    ResultStore(folder).save(ref.id, files | {name.replace("_", "."): content for name, content in changed.items()})
 
 
 @pytest.mark.promise(3)
@@ -130,10 +143,10 @@ def test_id_is_the_same_for_equal_values_whatever_their_bits_and_layout(written,
 @pytest.mark.promise(3)
 def test_existing_dataset_is_left_alone_when_written_again(written, content):
     folder, ref = written
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*.*")}
+    before = archive(folder, ref).read_bytes(), archive(folder, ref).stat().st_ino
     assert write_dataset(folder, **content) == ref
-    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*.*")} == before
-    assert [path.name for path in folder.iterdir()] == [ref.id]
+    assert (archive(folder, ref).read_bytes(), archive(folder, ref).stat().st_ino) == before
+    assert list(folder.iterdir()) == [archive(folder, ref)]
 
 
 @pytest.mark.promise(0)
@@ -149,93 +162,76 @@ def test_datasets_of_two_sources_never_meet(written, content):
         write_dataset(folder, **(content | {"source": Source("replay")}))
 
 
-@pytest.mark.promise(0)
-def test_dataset_whose_source_was_rewritten_is_refused(written):
-    folder, ref = written
-    manifest = folder / ref.id / "dataset.json"
-    manifest.write_text(manifest.read_text().replace('"bybit"', '"demo"'))
-    with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged; delete .* its content has the id"):
-        load_dataset(folder, ref.id)
-
-
 @pytest.mark.promise(3)
-@pytest.mark.parametrize("name", FILES)
-def test_half_written_dataset_is_refused(written, name):
+def test_half_written_dataset_is_refused(written):
     folder, ref = written
-    path = folder / ref.id / name
+    path = archive(folder, ref)
     whole = path.read_bytes()
     for length in (0, 1, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged; delete {folder / ref.id} and build it"):
+        with pytest.raises(DatasetError, match=rf"{ref.id} is damaged; delete {path} and run it again"):
             load_dataset(folder, ref)
-    path.unlink()
-    with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged; delete .*{re.escape(name)}"):
-        load_dataset(folder, ref)
 
 
 @pytest.mark.promise(3)
-@pytest.mark.parametrize("name", FILES)
-def test_dataset_with_any_changed_byte_is_refused(written, name):
+def test_dataset_with_any_changed_byte_is_refused_before_arrow_sees_it(written, monkeypatch):
     folder, ref = written
-    path = folder / ref.id / name
+    path, rng = archive(folder, ref), np.random.default_rng(4)
     whole = path.read_bytes()
-    rng = np.random.default_rng(4)
-    for place in rng.integers(0, len(whole), 25):
+    monkeypatch.setattr(pq, "ParquetFile", lambda *args: pytest.fail("parsed"))
+    for place in rng.integers(0, len(whole), 100):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(rng.integers(8))]) + whole[place + 1 :])
-        if name == "dataset.json" and json_equal(path.read_bytes(), whole):
-            continue  # a changed blank between the words says nothing else
-        with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged"):
+        with pytest.raises(DatasetError, match=rf"{ref.id} is damaged"):
             load_dataset(folder, ref)
-
-
-def json_equal(one: bytes, other: bytes) -> bool:
-    try:
-        return json.loads(one) == json.loads(other)
-    except ValueError:
-        return False
 
 
 @pytest.mark.promise(3)
 def test_value_changed_with_care_is_refused_too(written):
     folder, ref = written
-    place = folder / ref.id
-    table = pq.read_table(place / "bars.parquet")
+    table = pq.read_table(io.BytesIO(ResultStore(folder).read(ref.id)["bars.parquet"]))
     close = table.column("close").to_numpy().copy()
     close[7] *= 1.01
-    column = table.column_names.index("close")
-    pq.write_table(table.set_column(column, "close", pa.array(close)), place / "bars.parquet")
-    manifest = json.loads((place / "dataset.json").read_text())
-    manifest["sha256"]["bars.parquet"] = hashlib.sha256((place / "bars.parquet").read_bytes()).hexdigest()
-    (place / "dataset.json").write_text(json.dumps(manifest))
-    with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged; delete .* its content has the id"):
+    edited = io.BytesIO()
+    pq.write_table(table.set_column(table.column_names.index("close"), "close", pa.array(close)), edited)
+    rewrite(folder, ref, bars_parquet=edited.getvalue())
+    with pytest.raises(
+        DatasetError, match=rf"content of dataset {ref.id} has the id \w+; delete .*{ref.id}\.zip and build"
+    ):
         load_dataset(folder, ref)
 
 
+@pytest.mark.promise(0)
 @pytest.mark.promise(3)
-@pytest.mark.parametrize("change", [{"bars": 51}, {"id": "0" * 16}, {"note": "x"}, {"code_hash": 5}, {"market": None}])
-def test_manifest_that_says_something_else_is_refused(written, change):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "demo"}, "content of dataset .* has the id"),
+        ({"code_hash": "c0df"}, "content of dataset .* has the id"),
+        ({"market": {"symbol": "ETHUSDT"}}, "content of dataset .* has the id"),
+        ({"market": None}, "is no Dataset"),
+    ],
+)
+def test_dataset_that_says_it_is_of_something_else_is_refused(written, change, message):
     folder, ref = written
-    path = folder / ref.id / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(DatasetError, match=rf"dataset {ref.id} is damaged"):
-        load_dataset(folder, ref)
+    origin = json.loads(ResultStore(folder).read(ref.id)["dataset.json"])
+    rewrite(folder, ref, dataset_json=json.dumps(origin | change).encode())
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(folder, ref.id)
 
 
 @pytest.mark.promise(3)
 def test_dataset_under_another_name_is_refused(written):
     folder, ref = written
-    shutil.copytree(folder / ref.id, folder / ("0" * 16))
-    with pytest.raises(DatasetError, match=rf"dataset 0{{16}} is damaged; .* its content has the id {ref.id}"):
+    shutil.copy(archive(folder, ref), folder / f"{'0' * 16}.zip")
+    with pytest.raises(DatasetError, match=rf"content of dataset 0{{16}} has the id {ref.id}; delete"):
         load_dataset(folder, "0" * 16)
 
 
 @pytest.mark.promise(3)
 def test_damaged_dataset_is_not_taken_for_the_one_to_write(written, content):
     folder, ref = written
-    (folder / ref.id / "bars.parquet").unlink()
-    with pytest.raises(
-        DatasetError, match=rf"dataset {ref.id} is damaged; delete {folder / ref.id} and build it again"
-    ):
+    archive(folder, ref).write_bytes(b"PK")
+    with pytest.raises(DatasetError, match=rf"{ref.id} is damaged; delete {archive(folder, ref)} and run it again"):
         write_dataset(folder, **content)
 
 
@@ -280,7 +276,7 @@ def test_market_without_funding_is_stored(tmp_path, content):
 
 def test_folder_that_cannot_be_written_is_named(tmp_path, content):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"must be writable, .* is not \(.+\); free space or set DSC_HOME"):
+    with pytest.raises(DatasetError, match=r"can't .*file/datasets.* \(Not a directory\); set DSC_HOME or"):
         write_dataset(tmp_path / "file" / "datasets", **content)
 
 
@@ -288,23 +284,26 @@ WRITE = """
 import os, resource, signal, sys
 from pathlib import Path
 import numpy as np
-from storage.schema import CANDLE_COLUMNS, FEATURES, Candles, Market, Source, StoreError
+from storage.schema import CANDLE_COLUMNS, FEATURES, Candles, DatasetError, Market, Source
 from storage.snapshots import write_dataset
 
-folder, left, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+folder, last, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(1)
 candles = Candles(start_ms=np.arange(5_000) * 300_000, **{name: rng.random(5_000) for name in CANDLE_COLUMNS})
 
-def count_down(frame, event, argument):
-    global left
-    if event == "line" and frame.f_globals.get("__name__") in ("storage.snapshots", "storage.workfolder"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return count_down
+ours = {"storage.snapshots", "storage.results", "storage.objects"}
+lines = 0
 
-if left:
-    sys.settrace(count_down)
+def count(frame, event, argument):
+    global lines
+    if event == "line" and frame.f_globals.get("__name__") in ours:
+        lines += 1
+        if lines == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return count
+
+if last:
+    sys.settrace(count)
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
@@ -312,47 +311,49 @@ try:
         folder, source=Source("bybit"), market=Market(), candles=candles, features=rng.random((5_000, len(FEATURES))),
         vol=rng.random(5_000), segment=np.zeros(5_000, np.int64), funding=(np.arange(3), np.zeros(3)), code_hash="c",
     )
-    print(ref.id)
-except StoreError as err:
+    print(ref.id, lines)
+except DatasetError as err:
     print(err)
 """
 
 
+def write(folder, last: int = 0, limit: int = 0) -> subprocess.CompletedProcess[str]:
+    """Write a dataset in a process that is killed at the `last` of our lines, or may not write more than `limit`."""
+    command = [sys.executable, "-c", WRITE, str(folder), str(last), str(limit)]
+    return subprocess.run(command, capture_output=True, check=False, text=True)
+
+
 @pytest.mark.promise(3)
 def test_dataset_is_whole_or_absent_when_its_writer_is_killed_anywhere(tmp_path):
-    rng = np.random.default_rng(2)
-    names = set()
-    for lines in rng.integers(5, 150, 6):
-        command = [sys.executable, "-c", WRITE, str(tmp_path), str(lines), "0"]
-        assert subprocess.run(command, capture_output=True, check=False).returncode in (-9, 0)
-        for path in tmp_path.glob("[!.]*"):  # whatever is visible is whole
-            names.add(load_dataset(tmp_path, path.name).ref.id)
-    command = [sys.executable, "-c", WRITE, str(tmp_path), "0", "0"]
-    dataset_id = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
-    assert names <= {dataset_id}
+    dataset_id, lines = write(tmp_path / "counted", last=10**9).stdout.split()
+    for before_the_end in (200, 20, 10, 3):  # the file itself is made by the last twenty lines
+        assert write(tmp_path, int(lines) - before_the_end).returncode == -9
+        for path in tmp_path.glob("*.zip"):  # whatever is visible is whole
+            assert load_dataset(tmp_path, path.stem).ref.id == dataset_id
+            path.unlink()
+    assert write(tmp_path).stdout.split()[0] == dataset_id
     assert load_dataset(tmp_path, dataset_id).ref.id == dataset_id
 
 
 @pytest.mark.promise(3)
 def test_full_disk_leaves_no_dataset_behind(tmp_path):
-    command = [sys.executable, "-c", WRITE, str(tmp_path), "0", "100000"]
-    said = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    assert re.search(r"must be writable, .* is not \(File too large\); free space or set DSC_HOME", said)
+    said = write(tmp_path, limit=100_000).stdout
+    assert re.search(r"can't write .*\.zip \(File too large\); raise the file size limit and run it again", said)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_prune_keeps_what_a_version_was_made_from_and_the_newest_of_each_market(tmp_path, content):
     def stored(number: int, **changes) -> str:
         ref = write_dataset(tmp_path, **content | {"code_hash": f"c0de{number}"} | changes)
-        os.utime(tmp_path / ref.id, (number, number))  # used in this order, long ago
+        os.utime(archive(tmp_path, ref), (number, number))  # used in this order, long ago
         return ref.id
 
     ours = [stored(number) for number in range(1, 6)]
     other = stored(1, market=Market(symbol="ETHUSDT"))
     replayed = stored(1, source=REPLAY)
     damaged = stored(9)
-    (tmp_path / damaged / "dataset.json").write_text("{")
-    os.utime(tmp_path / damaged, (1, 1))
+    (tmp_path / f"{damaged}.zip").write_text("PK")
+    os.utime(tmp_path / f"{damaged}.zip", (1, 1))
     asked = []
 
     def referred(source, market):
@@ -361,13 +362,29 @@ def test_prune_keeps_what_a_version_was_made_from_and_the_newest_of_each_market(
 
     pruned = prune_datasets(tmp_path, datetime(2026, 1, 1, tzinfo=UTC), 2, referred)
     assert set(pruned.keys) == {ours[1], ours[2]}
-    assert {path.name for path in tmp_path.iterdir()} == {ours[0], ours[3], ours[4], other, replayed, damaged}
+    assert {path.stem for path in tmp_path.iterdir()} == {ours[0], ours[3], ours[4], other, replayed, damaged}
     assert asked == [(BYBIT, content["market"])]  # where nothing could go, nobody is asked
     assert load_dataset(tmp_path, ours[0]).ref.id == ours[0]
 
 
 def test_dataset_that_a_run_builds_again_counts_as_used(tmp_path, content):
     ref = write_dataset(tmp_path, **content)
-    os.utime(tmp_path / ref.id, (1, 1))
+    os.utime(archive(tmp_path, ref), (1, 1))
     write_dataset(tmp_path, **content)
     assert prune_datasets(tmp_path, datetime(2026, 1, 1, tzinfo=UTC), 0, lambda *_: set()).keys == ()
+
+
+@pytest.mark.promise(3)
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_dataset_at_a_url_is_that_of_a_disk(request, kind, content, tmp_path, equal):
+    url = f"{'memory:/' if kind == 'memory' else request.getfixturevalue('s3_bucket')}{tmp_path}"
+    with pytest.raises(DatasetError, match=r"is not in .*; build it again .* or let DSC_ARTIFACT_URL name the place"):
+        load_dataset(url, "0" * 16)
+    ref = write_dataset(url, **content)
+    assert ref == write_dataset(tmp_path, **content) == write_dataset(url, **content)
+    there, here = load_dataset(url, ref), load_dataset(tmp_path, ref)
+    assert equal(there.candles, here.candles)
+    for name in ("features", "vol", "segment", "funding_ms", "funding_rate"):
+        assert np.array_equal(getattr(there, name), getattr(here, name), equal_nan=True)
+    assert prune_datasets(url, datetime(2126, 1, 1, tzinfo=UTC), 0, lambda *_: set()).keys == ()
+    assert load_dataset(url, ref).ref == ref  # a bucket's own rules expire what nobody needs

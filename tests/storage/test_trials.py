@@ -1,12 +1,11 @@
-"""The log of trials grows, never changes, and never mixes sources."""
+"""Logs of what was tried grow, never change, and never mix sources."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from storage.schema import ArtifactError, ConfigError, Source
-from storage.trials import Trial, TrialLog
+from storage.trials import Candidate, Trial, TrialLog
 
 SOURCE = Source("sandbox:0123abcd")
 TRIAL = Trial(
@@ -19,58 +18,88 @@ TRIAL = Trial(
     sharpe_per_day=-0.2182,
     made_from={"decision": {"rule": "value", "enter_margin": 0.0}, "seed": 7},
 )
+CANDIDATE = Candidate(
+    key="search-0123456789abcdef",
+    source=SOURCE,
+    name="linear-SYNTHUSDT-5",
+    log_loss=0.9,
+    learned=0.01,
+    seconds=3.5,
+    made_from={"network": {"block": "separable"}, "seed": 7},
+)
+both = pytest.mark.parametrize(("entry", "changed"), [(TRIAL, "sharpe_per_day"), (CANDIDATE, "log_loss")])
+
+
+def log_of(entry, folder) -> TrialLog:
+    return TrialLog(str(folder), type(entry))
 
 
 @pytest.mark.promise(0)
-def test_trial_comes_back_with_its_source(tmp_path):
-    log = TrialLog(str(tmp_path))
-    log.append(TRIAL)
-    assert log.trials(SOURCE, TRIAL.name) == (TRIAL,)
-    assert log.trials(Source("bybit"), TRIAL.name) == ()
+@both
+def test_entry_comes_back_with_its_source_and_stays_as_it_was_first_logged(tmp_path, entry, changed):
+    log = log_of(entry, tmp_path)
+    assert log.find(SOURCE, entry.name, entry.key) is None
+    log.append(entry)
+    log.append(replace(entry, **{changed: 9.0}))
+    assert log.find(SOURCE, entry.name, entry.key) == entry
+    assert log.entries(SOURCE, entry.name) == (entry,)
+    assert log.find(Source("bybit"), entry.name, entry.key) is None
+    assert log.entries(Source("bybit"), entry.name) == ()
 
 
-def test_same_trial_again_counts_once_and_stays_as_it_was_first_logged(tmp_path):
-    log = TrialLog(str(tmp_path))
-    log.append(TRIAL)
-    log.append(replace(TRIAL, sharpe_per_day=9.0))
-    assert log.trials(SOURCE, TRIAL.name) == (TRIAL,)
-
-
-def test_another_threshold_is_another_trial(tmp_path):
-    log = TrialLog(str(tmp_path))
-    other = replace(TRIAL, key="backtest-1123456789abcdef", made_from={"decision": {"enter_margin": 0.001}})
-    log.append(TRIAL)
+@both
+def test_another_key_is_another_entry(tmp_path, entry, changed):
+    log, word = log_of(entry, tmp_path), entry.key.partition("-")[0]
+    other = replace(entry, key=f"{word}-1123456789abcdef", made_from={"decision": {"enter_margin": 0.001}})
+    log.append(entry)
     log.append(other)
-    assert log.trials(SOURCE, TRIAL.name) == (TRIAL, other)
+    assert log.entries(SOURCE, entry.name) == (entry, other)
+    assert (log.count(SOURCE, entry.name), log.count(Source("bybit"), entry.name)) == (2, 0)
+
+
+def test_candidates_are_no_trials(tmp_path):
+    log_of(CANDIDATE, tmp_path).append(CANDIDATE)
+    assert log_of(TRIAL, tmp_path).entries(SOURCE, TRIAL.name) == ()
+    assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["searches"]
 
 
 @pytest.mark.promise(0)
-def test_trial_moved_from_another_source_is_refused(tmp_path):
-    log = TrialLog(str(tmp_path))
-    log.append(TRIAL)
+@both
+def test_entry_moved_from_another_source_is_refused(tmp_path, entry, changed):
+    log = log_of(entry, tmp_path)
+    log.append(entry)
     (place,) = tmp_path.rglob("*.json")
-    moved = tmp_path / "bybit" / TRIAL.name / "trials" / place.name
+    moved = tmp_path / "bybit" / entry.name / place.parent.name / place.name
     moved.parent.mkdir(parents=True)
     moved.write_bytes(place.read_bytes())
-    with pytest.raises(ArtifactError, match=r"must be of bybit linear-SYNTHUSDT-5, was .* of sandbox:0123abcd"):
-        log.trials(Source("bybit"), TRIAL.name)
+    text = rf"bybit/{entry.name}/.*json must be its own, was {entry.key} of sandbox:0123abcd {entry.name}"
+    with pytest.raises(ArtifactError, match=text):
+        log.entries(Source("bybit"), entry.name)
+    with pytest.raises(ArtifactError, match=text):
+        log.find(Source("bybit"), entry.name, entry.key)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", json.dumps({"key": "x"}).encode()])
-def test_damaged_entry_is_refused(tmp_path, content):
-    log = TrialLog(str(tmp_path))
-    log.append(TRIAL)
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"key": "x"}', b'{"key": NaN}'])
+@both
+def test_damaged_entry_is_refused(tmp_path, entry, changed, content):
+    log = log_of(entry, tmp_path)
+    log.append(entry)
     (place,) = tmp_path.rglob("*.json")
-    place.chmod(0o644)
     place.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"is damaged .* restore it from a backup"):
-        log.trials(SOURCE, TRIAL.name)
+    with pytest.raises(
+        ArtifactError, match=r"must be a \w+, is damaged \(.+\); restore it from a backup, or delete it"
+    ):
+        log.entries(SOURCE, entry.name)
 
 
-def test_trial_without_finite_numbers_or_a_source_is_refused():
-    with pytest.raises(ArtifactError, match="finite returns"):
-        replace(TRIAL, sharpe_per_day=float("nan"))
-    with pytest.raises(ArtifactError, match=r"16 hex digits, was '../x'"):
-        replace(TRIAL, key="../x")
+@both
+def test_entry_without_finite_numbers_a_key_or_a_source_is_refused(tmp_path, entry, changed):
+    log = log_of(entry, tmp_path)
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ArtifactError, match=rf"{changed} Input should be a finite number"):
+            log.append(replace(entry, **{changed: number}))
+    with pytest.raises(ArtifactError, match=r"key String should match pattern"):
+        log.append(replace(entry, key="../x"))
     with pytest.raises(ConfigError, match="source must be"):
-        replace(TRIAL, source="binance")
+        log.append(replace(entry, source="binance"))
+    assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from storage.results import ResultStore
 from storage.schema import DatasetRef, Market, Source
 from storage.settings import Settings
-from storage.shared_results import results_at
 from tasks import evaluation
 from tasks.champion.versions import version_hash
 from tasks.execution.contenders import Contender
@@ -134,7 +134,7 @@ def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monke
     def compared(log_loss):
         monkeypatch.setattr(evaluation, "hold_contest", lambda *args: table(log_loss))
         key = evaluation.compare_baselines.fn(DATA, RECIPE, "evaluation-0", ["baselines-0"])
-        return load_contest(results_at(Settings.from_environment().work), key)[0].better_baseline.log_loss
+        return load_contest(ResultStore(Settings.from_environment().work), key)[0].better_baseline.log_loss
 
     assert compared(0.9) == 0.9
     edit(checkout / "tasks" / "strategy" / "contest.py")

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from storage.results import canonical_json
 from storage.schema import ArtifactError, ConfigError, Market
-from storage.workfolder import canonical_json
 from tasks.execution.decision import DecisionConfig, decide
 from tasks.market.labels import LabelConfig
 from tasks.network.architecture import preset
