@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from storage.locks import exclusive
-from storage.schema import Candles, ClockError, ConfigError, FloatArray, Market, Source, TemporaryError
+from storage.schema import Candles, ClockError, ConfigError, FloatArray, Market, Source, TemporaryError, Window
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import plausible
@@ -52,7 +52,7 @@ class RestFeed:
         last_ms = market.floor(now_ms) - market.interval_ms
         if first_ms > last_ms:
             return Recent(Candles.empty(), now_ms, asked_ns)
-        windows = _windows(market, first_ms, last_ms)
+        windows = Window.cover(market, first_ms, last_ms)
         fetched = sorted(self.gateway.fetch_windows(market, windows, now_ms), key=lambda part: part.window.first_ms)
         candles = Candles.join([part.candles for part in fetched])
         return Recent(candles[plausible(candles)], now_ms, asked_ns)
