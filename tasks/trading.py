@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -47,6 +47,9 @@ from tasks.network.inference import predict_series
 from tasks.runs.display import advance, say
 
 Mode = Literal["signal", "paper"]
+
+SANDBOX_BARS = 2_000
+"""Bars of a session on the sandbox where nobody says how many."""
 
 DIRECTIONS = {-1: "short", 0: "flat", 1: "long"}
 
@@ -121,10 +124,24 @@ def hold_session(
         StoreBusyError: Another process has a session of this market.
         StoreError: The session's journal can't be written, or is of another session.
     """
-    settings, log = Settings.from_environment(), get_run_logger()
+    return run_session(exchange, market, mode, version, bars, config, name, get_run_logger().info)
+
+
+def run_session(
+    exchange: ExchangeConfig,
+    market: Market,
+    mode: Mode,
+    version: str,
+    bars: int | None,
+    config: SessionConfig,
+    name: str,
+    on_note: Callable[[str], object],
+) -> SessionResult:
+    """Do what `hold_session` does, and tell `on_note` in one line each what a person would want to know."""
+    settings = Settings.from_environment()
     store, source = ArtifactStore(settings.artifact_url), exchange.source
     model, why = chosen_model(store, source, market, version)
-    log.info(f"session of {market}: {model.ref if model else why}")
+    on_note(f"session of {market}: {model.ref if model else why}")
     name = name or f"{mode}-{market.slug}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     path = settings.prepare_home() / "sessions" / f"{_plain(name)}.sqlite"
     bars = bars or (SANDBOX_BARS if exchange.exchange == "sandbox" else None)
@@ -133,13 +150,13 @@ def hold_session(
         one_session(settings.home, source, (market,), stack)
         journal = stack.enter_context(Journal(path))
         begin_ms = _begins_ms(settings, store, source, market, model, journal)
-        link = stack.enter_context(connect_stream(exchange, market, begin_ms, bars or 0, log.warning))
+        link = stack.enter_context(connect_stream(exchange, market, begin_ms, bars or 0, on_note))
         stop = stack.enter_context(stopped_by_signals())
         tell = _Teller(mode, market, bars)
         session = stack.enter_context(
             open_session(
                 link, {market: model}, journal, mode=mode, config=config, bars=bars, stop=stop,
-                on_decision=tell, on_note=log.info,
+                on_decision=tell, on_note=on_note,
             )
         )  # fmt: skip
         session.run(lambda: _play(link, market, bars))
@@ -149,11 +166,8 @@ def hold_session(
     if mode == "paper":
         (settings.home / "paper.json").write_text(json.dumps(numbers, indent=1) + "\n")
     for one in again.differences[:20]:
-        log.warning(f"differs bar={one.start_ms} what={one.what} cause={one.cause or 'unexplained'}: {one.said}")
+        on_note(f"differs bar={one.start_ms} what={one.what} cause={one.cause or 'unexplained'}: {one.said}")
     return SessionResult(name=name, mode=mode, journal=str(path), numbers=numbers)
-
-
-SANDBOX_BARS = 2_000
 
 
 def chosen_model(store: ArtifactStore, source: Source, market: Market, version: str) -> tuple[LiveModel | None, str]:
