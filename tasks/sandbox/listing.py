@@ -116,7 +116,9 @@ class Listing:
             "ask1Size": book.asks[0][1],
         }
         # The replay knows one price: mark and index are the last one.
-        return quote if self.market.category == "spot" else quote | {"indexPrice": price, "markPrice": price}
+        if self.market.category == "spot":
+            return quote | {"usdIndexPrice": price}
+        return quote | {"indexPrice": price, "markPrice": price}
 
     def ticker(self, now_ms: int) -> Fields:
         """Return what the tickers endpoint shows; empty before the first candle opens."""
@@ -142,6 +144,8 @@ class Listing:
         stamp = (now_ms // interval_ms + 1) * interval_ms
         return ticker | {
             "prevPrice1h": decimal_text(day.open[hour]),
+            "openInterest": "0",  # nobody holds a position in a replay; ccxt tells contracts from spot by these two
+            "openInterestValue": "0",
             "fundingRate": decimal_text(self._funding_rate(stamp, now_ms)),
             "nextFundingTime": str(stamp),
             "fundingIntervalHour": str(self.rules.funding_interval_min // 60),

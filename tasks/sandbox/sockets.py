@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
+from tasks.sandbox.outbox import PING, Outbox, frame, frames
 from tasks.sandbox.push import Topic, find_topic, first_messages
 from tasks.sandbox.stream_faults import Abort, Close, Frames, Item, Message, Pieces, is_confirmed
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _SPOT_ARGS = 10  # topics in one request, as Bybit documents it
 _ARGS_LENGTH = 21_000  # characters of all topics of one connection, likewise
-_FINAL, _CONTINUATION, _TEXT, _PING = 0x80, 0x0, 0x1, 0x9  # of a frame's first byte, RFC 6455
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +63,7 @@ class Connection:
         self._hub = hub
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[tuple[float, Item | bytes]] = deque()
-        self._queued = asyncio.Event()
+        self._outbox = Outbox(hub.timing.delay_s)
         self._writing = asyncio.Lock()
         self._ping_names = itertools.count(1)
         self._awaited: dict[bytes, asyncio.Future[None]] = {}
@@ -142,7 +140,7 @@ class Connection:
         self._owes = False
         name = f"{next(self._ping_names)}".encode()
         taken = self._awaited[name] = self._loop.create_future()
-        self._put([name], self._hub.timing.delay_s)
+        self._outbox.message([name])
         try:
             await asyncio.wait_for(taken, self._hub.timing.stall_s)
         except TimeoutError:
@@ -151,12 +149,7 @@ class Connection:
     def _queue_up(self, items: Iterable[Item], topic: Topic) -> None:
         self._pushed_at[topic.text] = self._loop.time()
         self._owes = True
-        self._put(items, self._hub.timing.delay_s)
-
-    def _put(self, items: Iterable[Item | bytes], delay_s: float) -> None:
-        due = self._loop.time() + delay_s
-        self._queue.extend((due, item) for item in items)
-        self._queued.set()
+        self._outbox.message(items)
 
     def _taken(self, name: bytes) -> None:
         future = self._awaited.pop(name, None)
@@ -169,47 +162,23 @@ class Connection:
 
     async def _send_queued(self) -> None:
         while True:
-            while not self._queue:
-                self._queued.clear()
-                await self._queued.wait()
-            due, item = self._queue.popleft()
-            if due > self._loop.time():
-                await asyncio.sleep(due - self._loop.time())
-            if not isinstance(item, str):
-                await self._send(item)
-                continue
-            texts = [item, *self._texts_due()]  # in one write: a write for each would cost more than all the rest
-            self._write(b"".join(_frame(text.encode()) for text in texts))
-
-    def _texts_due(self) -> Iterator[str]:
-        while self._queue and self._queue[0][0] <= self._loop.time():
-            item = self._queue[0][1]
-            if not isinstance(item, str):
-                return
-            self._queue.popleft()
-            yield item
-
-    async def _send(self, item: Item | bytes) -> None:
-        match item:
-            case bytes():
-                self._write(_frame(item, opcode=_PING))
-            case Close(code):
-                await self.socket.close(code=code)
-            case Abort():
-                self._abort()
-            case Frames(text, count):
-                data = text.encode()
-                size = -(-len(data) // count)
-                parts = [data[at : at + size] for at in range(0, len(data), size)]
-                opcodes = [_TEXT] + [_CONTINUATION] * (len(parts) - 1)
-                for part, opcode in zip(parts, opcodes, strict=True):
-                    self._write(_frame(part, opcode=opcode, final=part is parts[-1]))
-            case Pieces(text, size, pause_s):
-                frame = _frame(text.encode())
-                async with self._writing:
-                    for at in range(0, len(frame), size):
-                        self._write(frame[at : at + size])
-                        await asyncio.sleep(pause_s)
+            match await self._outbox.take():
+                case list(texts):
+                    self._write(b"".join(frame(text.encode()) for text in texts))
+                case bytes(name):
+                    self._write(frame(name, PING))
+                case Close(code):
+                    await self.socket.close(code=code)
+                case Abort():
+                    self._abort()
+                case Frames(text, count):
+                    self._write(frames(text.encode(), count))
+                case Pieces(text, size, pause_s):
+                    whole = frame(text.encode())
+                    async with self._writing:  # a pong in between would break the frame
+                        for at in range(0, len(whole), size):
+                            self._write(whole[at : at + size])
+                            await asyncio.sleep(pause_s)
 
     def _write(self, data: bytes) -> None:
         if self._transport and not self._transport.is_closing():
@@ -223,7 +192,9 @@ class Connection:
         except (ValueError, AttributeError) as err:
             self._reply({}, "", f"Failed to decode incoming data:{err}")
             return
-        if op == "ping":
+        if not (isinstance(args, list) and all(isinstance(name, str) for name in args)):
+            self._reply(request, str(op), "error:invalid args")
+        elif op == "ping":
             if not self._deaf:
                 self._reply(request, op, "pong", success=True)
         elif op == "subscribe":
@@ -281,7 +252,7 @@ class Connection:
             "req_id": request.get("req_id", ""),
             "op": op,
         }
-        self._put([json.dumps(reply)], 0.0)
+        self._outbox.answer(json.dumps(reply))
 
     def _repeat(self, topic: Topic) -> None:
         """Send a book again that has not changed for a while."""
@@ -293,15 +264,3 @@ class Connection:
             self._queue_up([json.dumps(m, separators=(",", ":")) for m in first_messages(topic, now_ms)], topic)
             quiet_s = 0.0
         self._loop.call_later(self._hub.timing.repeat_s - quiet_s, self._repeat, topic)
-
-
-def _frame(payload: bytes, opcode: int = _TEXT, *, final: bool = True) -> bytes:
-    """Return a frame as a server sends it, not masked (RFC 6455, sec. 5.2)."""
-    size = len(payload)
-    if size < 126:
-        length = bytes([size])
-    elif size < 1 << 16:
-        length = b"\x7e" + size.to_bytes(2, "big")
-    else:
-        length = b"\x7f" + size.to_bytes(8, "big")
-    return bytes([(_FINAL if final else 0) | opcode]) + length + payload
