@@ -25,7 +25,7 @@ from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
 from tasks.reporting.summary import Verdict
 from tasks.runs.display import plan, say, stage
-from tasks.runs.market_lock import retrain_turn
+from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.strategy.provenance import project_hash
 from tasks.strategy.recipe import Recipe
 
@@ -76,7 +76,7 @@ def _each_of(
             stage("ingest", number, len(markets), str(market))
             try:
                 ingest(market=market, exchange=exchange, bars=bars, quality=quality)
-                turns.enter_context(retrain_turn(exchange.source, market))
+                turns.enter_context(one_retrain_at_a_time(exchange.source, market))
                 data = build_dataset(exchange, market, bars, quality)
                 references = {"data": data, "quality": note_quality(data)}
             except Exception as err:  # whatever it is, it is this market's alone

@@ -20,7 +20,7 @@ from tasks.ingestion.quality import QualityConfig
 from tasks.publishing import asks_for_second_seed, judge_version, promote_or_keep, publish_version
 from tasks.reporting.summary import Verdict
 from tasks.runs.display import parts_of, plan, stage
-from tasks.runs.market_lock import retrain_turn
+from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.strategy.recipe import Recipe
 from tasks.training import train_baselines, train_fold
 
@@ -47,7 +47,7 @@ def retrain(
         recipe: Labels, folds, network, training, costs and decision rule.
     """
     plan(STAGES)
-    with retrain_turn(exchange.source, market):
+    with one_retrain_at_a_time(exchange.source, market):
         stage("dataset")
         data = build_dataset(exchange, market, bars, quality)
         verdict = judged_version(exchange, data, note_quality(data), recipe)

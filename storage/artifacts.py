@@ -35,11 +35,13 @@ Document = dict[str, Any]
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-"""Of a version's files and manifest: raised when what was written before can no longer be read as it is."""
+"""Of a version's files and manifest: raised when what is written changes. What was written before stays readable, for
+which `tests/golden/` keeps a home of every format."""
+STORE_KEYS = ("files", "format", "name", "seal", "source", "version")
+"""What the store itself puts into a manifest."""
 DATA_SUFFIXES = (".csv", ".html", ".json", ".md", ".onnx", ".parquet", ".png", ".safetensors", ".svg", ".txt")
 """Formats that hold data only. Pickle and its kin (.pkl, .pt, .joblib ...) run code when loaded, so they stay out."""
 
-_STORE_KEYS = ("files", "format", "name", "seal", "source", "version")  # of a manifest: the store's own
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _ENTRY = re.compile(r"(\d{6})\.json")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # no separator, no leading dot: cannot leave its folder
@@ -179,7 +181,7 @@ class ArtifactStore:
             if document.get(key) != here:
                 found = document.get(key)
                 raise ArtifactError(f"manifest of {ref} must say {key} {here!r}, was {found!r}: moved from elsewhere")
-        _check_format(ref, document.get("format", 1))  # the first versions did not say
+        _check_format(ref, document.get("format"))
         for file in document["files"]:
             _check_file_name(file)
         return document
@@ -419,9 +421,9 @@ def _check_format(ref: VersionRef, found: Any) -> None:
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:
-    clash = sorted(set(manifest).intersection(_STORE_KEYS))
+    clash = sorted(set(manifest).intersection(STORE_KEYS))
     if clash:
-        raise ArtifactError(f"manifest must leave {', '.join(_STORE_KEYS)} to the store, was given {', '.join(clash)}")
+        raise ArtifactError(f"manifest must leave {', '.join(STORE_KEYS)} to the store, was given {', '.join(clash)}")
     features = manifest.get("features")
     if not isinstance(features, list | tuple) or not all(isinstance(feature, str) for feature in features):
         raise ArtifactError(f"manifest must name the model's inputs under 'features', was {features!r}")

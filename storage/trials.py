@@ -11,19 +11,23 @@ that was only searched has not traded, so it is no trial; but who chose from its
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from storage.bounds import Checked
 from storage.objects import ObjectStore
-from storage.schema import ArtifactError, Source, parse_source
+from storage.schema import ArtifactError, ConfigError, Source, parse_source
+
+_KEY = re.compile(r"[a-z]+-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
+class Tried(Checked):
     """One entry of a log.
 
     Attributes:
@@ -35,10 +39,16 @@ class Tried:
 
     folder: ClassVar[str]
 
-    key: Annotated[str, Field(pattern=r"^[a-z]+-[0-9a-f]{16}$")]
+    key: str
     source: Source
     name: str
     made_from: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_source(self.source)
+        if not _KEY.fullmatch(self.key):
+            raise ConfigError(f"key must be a word, a dash and 16 hex digits, was {self.key!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +66,8 @@ class Trial(Tried):
 
     dataset: str
     first_day: int
-    daily_returns: tuple[FiniteFloat, ...]
-    sharpe_per_day: FiniteFloat
+    daily_returns: tuple[float, ...]
+    sharpe_per_day: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +82,9 @@ class Candidate(Tried):
 
     folder: ClassVar[str] = "searches"
 
-    log_loss: FiniteFloat
-    learned: FiniteFloat
-    seconds: FiniteFloat
+    log_loss: float
+    learned: float
+    seconds: float
 
 
 Entry = TypeVar("Entry", bound=Tried)
@@ -94,10 +104,9 @@ class TrialLog(Generic[Entry]):
 
     def append(self, entry: Entry) -> None:
         """Log an entry; one that is logged already stays as it was first logged."""
-        place, document = self._place(entry.source, entry.name, entry.key), asdict(entry)
-        self._checked(document, place)
+        content = json.dumps(asdict(entry), sort_keys=True, allow_nan=False).encode()
         with suppress(FileExistsError):
-            self._objects.create(place, json.dumps(document, sort_keys=True, allow_nan=False).encode())
+            self._objects.create(self._place(entry.source, entry.name, entry.key), content)
 
     def count(self, source: Source, name: str) -> int:
         """Return how many entries a market from a source has."""
@@ -114,20 +123,11 @@ class TrialLog(Generic[Entry]):
         return self._read(place) if self._objects.exists(place) else None
 
     def _read(self, place: str) -> Entry:
-        document = None
-        with suppress(ValueError):
-            document = json.loads(self._objects.read(place))
-        return self._checked(document, place)
-
-    def _checked(self, document: Any, place: str) -> Entry:
         try:
-            entry = TypeAdapter(self._kind).validate_python(document)
-        except ValidationError as err:
-            first = err.errors()[0]
-            found = " ".join([*map(str, first["loc"]), first["msg"]])
-            raise ArtifactError(
-                f"{place} must be a {self._kind.__name__}, is damaged ({found}); restore it from a backup, or delete it"
-            ) from err
+            entry = TypeAdapter(self._kind).validate_python(json.loads(self._objects.read(place)))
+        except (ValueError, ConfigError) as err:
+            cause = str(err).partition("\n")[0]
+            raise ArtifactError(f"{place} is damaged ({cause}); restore it from a backup, or delete it") from err
         if self._place(entry.source, entry.name, entry.key) != place:
             raise ArtifactError(f"{place} must be its own, was {entry.key} of {entry.source} {entry.name}")
         return entry

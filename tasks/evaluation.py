@@ -42,7 +42,8 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     with ProgressReport("latency") as progress:
         speed = measure_speed(dataset, recipe, load_fold(work, fold).weights, progress.update)
     work.save(key, speed)
-    log.info(f"latency key={key} p50_us={speed.p50_us:.2f} p99_us={speed.p99_us:.2f} parity={speed.parity:.1e}")
+    row = speed.model
+    log.info(f"latency key={key} p50_us={row.p50_us:.2f} p99_us={row.p99_us:.2f} parity={speed.parity:.1e}")
     return key
 
 

@@ -16,15 +16,15 @@ from storage.results import ResultStore, canonical_json
 from storage.schema import FEATURES, DatasetRef, Market, VersionRef
 from storage.settings import Settings
 from tasks.champion.judgement import champion_name, judge_challenger, load_judgement
+from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.versions import version_code, version_hash
 from tasks.exchange.connection import ExchangeConfig
-from tasks.execution.track_record import Deflation
 from tasks.ingestion.quality import StoredQuality
-from tasks.network.export import load_weights, onnx_graphs
-from tasks.reporting.content import report_data, report_versions, side_by_side
+from tasks.network.export import onnx_graphs
+from tasks.network.folding import load_weights
+from tasks.reporting.content import library_versions, report_data, side_by_side
 from tasks.reporting.report import render_report
-from tasks.reporting.report_data import Decision
-from tasks.reporting.summary import Summary, Verdict, summarise
+from tasks.reporting.summary import Verdict, model_lines, summarise
 from tasks.runs.alerts import raise_alert
 from tasks.runs.page import show_checklist, show_result, show_table, show_version
 from tasks.strategy.backtest_record import backtest_files
@@ -33,7 +33,7 @@ from tasks.strategy.folds import load_fold
 from tasks.strategy.inputs_worth import measure_importance
 from tasks.strategy.leak_suite import leaks_json, load_leaks
 from tasks.strategy.out_of_sample import load_evaluation
-from tasks.strategy.recipe import Recipe, recipe_document
+from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import training_end
 from tasks.strategy.speed import load_speed
 
@@ -100,47 +100,25 @@ def publish_version(
 ) -> VersionRef:
     """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version."""
     settings, now = Settings.from_environment(), datetime.now(UTC)
-    work = ResultStore(settings.work)
+    work, store = ResultStore(settings.work), ArtifactStore(settings.artifact_url)
     evaluation = load_evaluation(settings.work, settings.datasets, backtest)
-    speed, judged, fold = load_speed(work, latency), load_judgement(work, judgement), evaluation.folds[-1]
-    beside, contest_files = load_contest(work, contest)
-    hash8 = version_hash(data, recipe, fold.weights)
-    provenance = {
-        "dataset": data.id,
-        "code": version_code()[:16],
-        "seed": recipe.fit_config.seed,
-        **speed.machine,
-    }
-    manifest = {
-        "features": list(FEATURES),
-        "recipe": recipe_document(recipe),
-        "market": asdict(data.market),
-        "dataset": data.id,
-        "code": version_code(),
-        "seed": recipe.fit_config.seed,
-        "versions": report_versions(),
-        "metrics": asdict(evaluation.money.model.metrics),
-        "exchange": {"origin_detail": exchange.origin_detail, "exchange": exchange.exchange},
-        "model": {
-            **training_end(evaluation.samples, recipe, evaluation.samples.fold(recipe.models - 1)),
-            "class_means": fold.class_means.tolist(),
-        },
-        "latency": asdict(speed),
-        "judgement": json.loads(canonical_json(judged)),
-    }
-    decision = Decision(
-        decision="promoted" if judged.passed else "kept",
-        champion=judged.champion,
-        conditions=judged.checks,
+    speed, fold = load_speed(work, latency), evaluation.folds[-1]
+    table, contest_files = load_contest(work, contest)
+    manifest = Manifest(
+        features=FEATURES,
+        market=data.market,
+        origin=exchange.origin,
+        origin_detail=exchange.origin_detail,
+        dataset=data.id,
+        recipe=recipe.resolved,
+        code=version_code(),
+        libraries=library_versions(),
+        **training_end(evaluation.samples, recipe, evaluation.samples.fold(recipe.models - 1)),
+        class_means=tuple(fold.class_means.tolist()),
+        judgement=load_judgement(work, judgement),
+        summary=summarise(recipe, evaluation, table),
     )
-    store, importance = ArtifactStore(settings.artifact_url), measure_importance(recipe, evaluation)
-    other = side_by_side(store, data, hash8, judged.champion, manifest | {"skill": vars(evaluation.skill)})
-    report = report_data(
-        recipe, exchange, evaluation, speed, beside, contest_files["baselines.parquet"],
-        Deflation(**judged.numbers["luck"]), importance, decision, other, work.load(quality, StoredQuality),
-        f"{now:%Y%m%dT%H%M%SZ}-{hash8}", now, provenance,
-    )  # fmt: skip
-    manifest["summary"] = asdict(summarise(report, evaluation, beside))
+    importance = measure_importance(recipe, evaluation)
     files = {
         "weights.safetensors": fold.weights,
         **onnx_graphs(recipe.network_config, load_weights(fold.weights)),
@@ -148,11 +126,19 @@ def publish_version(
         **backtest_files(evaluation),
         **contest_files,
         "importance.json": canonical_json(importance),
+        "latency.json": canonical_json(speed),
         "leaks.json": leaks_json(load_leaks(work, leaks)),
-        "report.html": render_report(report).encode(),
     }
+    hash8 = version_hash(data, recipe, fold.weights)
+    ref = VersionRef(source=data.source, name=data.market.slug, version=f"{now:%Y%m%dT%H%M%SZ}-{hash8}")
+    beside = side_by_side(store, ref, manifest, files)
+    report = report_data(
+        ref, now, manifest, evaluation, speed, table, files["baselines.parquet"], importance, beside,
+        work.load(quality, StoredQuality),
+    )  # fmt: skip
+    files["report.html"] = render_report(report).encode()
     store.prune_unfinished(data.source, data.market.slug, now - timedelta(days=1))  # what killed runs left behind
-    version = store.publish(data.source, data.market.slug, hash8, files, manifest, now)
+    version = store.publish(data.source, data.market.slug, hash8, files, manifest.document(), now)
     show_version(report, version, store.location(version, "report.html"))
     get_run_logger().info(f"published version={version} files={len(files)}")
     return version
@@ -166,9 +152,8 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     entry = store.champion(version.source, version.name)
     already = entry.ref == version
     if judged.passed and not already:
-        entry = store.promote(
-            version.source, version.name, version, judged.numbers, expected=judged.sequence, now=datetime.now(UTC)
-        )
+        evidence, now = {"beaten": judged.champion, **asdict(judged.numbers)}, datetime.now(UTC)
+        entry = store.promote(version.source, version.name, version, evidence, expected=judged.sequence, now=now)
     promoted = entry.ref == version
     decision = (
         "champion already" if already
@@ -185,19 +170,18 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
         else "NOT PROMOTED - no position is taken." if entry.ref is None
         else f"NOT PROMOTED - the champion stays {champion_name(entry)}."
     )  # fmt: skip
-    manifest = store.manifest(version)
-    summary = Summary.of(manifest["summary"])
-    result = [("decision", decision), *summary.of_the_model(), ("version", str(version)), ("report", report)]
-    show_result(version.source, Market(**manifest["market"]), result)
+    manifest = read_manifest(store, version)
+    lines = [("decision", decision), *model_lines(manifest.summary), ("version", str(version)), ("report", report)]
+    show_result(version.source, manifest.market, lines)
     return Verdict(
         version=version,
+        manifest=manifest,
         promoted=promoted,
         champion=champion_name(entry),
         report=report,
         decision=decision,
         headline=headline,
         checks=() if already else judged.checks,
-        summary=summary,
     )
 
 

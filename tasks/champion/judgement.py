@@ -4,65 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from storage.artifacts import ArtifactStore, ChampionEntry
 from storage.results import ResultStore
 from storage.schema import ArtifactError
 from storage.trials import Candidate, Trial, TrialLog, sharpe_per_strategy
-from tasks.champion.promotion import Check, Evidence, awaits_second_seed, judge
+from tasks.champion.manifest import Manifest
+from tasks.champion.promotion import Evidence, Judgement, Numbers, judge
 from tasks.champion.versions import version_hash
 from tasks.execution.comparison import Duel, duel
 from tasks.execution.track_record import deflate
 from tasks.market.samples import Span
 from tasks.network.dsc import load_model
-from tasks.network.export import load_weights
 from tasks.network.fit import predict_series
+from tasks.network.folding import load_weights
 from tasks.strategy.contest import Contest
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.leak_suite import LeakReport
 from tasks.strategy.out_of_sample import Evaluation, bars_of, decide_span, one_after_the_other
-from tasks.strategy.recipe import Recipe, recipe_of
-from tasks.strategy.samples import TrainingEnd, training_end
+from tasks.strategy.recipe import Recipe
+from tasks.strategy.samples import training_end
 from tasks.strategy.speed import Speed
 
 _FEWEST_BARS = 2  # fewer make no return
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """How a challenger compared with the champion of that moment.
-
-    Attributes:
-        champion: Version of the champion, or "flat".
-        sequence: The champion's number in its history: a promotion holds only against this one.
-        checks: Every condition of the promotion rule.
-        numbers: Metrics of both sides on the same unseen bars.
-    """
-
-    champion: str
-    sequence: int
-    checks: tuple[Check, ...]
-    numbers: dict[str, Any]
-
-    @property
-    def awaits_second_seed(self) -> bool:
-        """Whether the folds of a second seed are needed to come to an end."""
-        return awaits_second_seed(self.checks)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every condition holds."""
-        return all(check.passed for check in self.checks)
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Names of the conditions that do not hold, without one that was not run."""
-        return tuple(check.name for check in self.checks if check.passed is False)
 
 
 def judge_challenger(
@@ -111,7 +79,7 @@ def judge_challenger(
         p_value=fought.advantage.p_value if fought and fought.advantage else None,
         drawdown=ours.max_drawdown if ours else math.nan,
         champion_drawdown=theirs.max_drawdown if theirs else math.nan,
-        latency_p99_us=speed.p99_us,
+        latency_p99_us=speed.model.p99_us,
         parity=speed.parity,
         baseline=best.name,
         baseline_lead=math.nan if best.lead is None else best.lead,
@@ -125,14 +93,7 @@ def judge_challenger(
         champion=name,
         sequence=entry.sequence,
         checks=judge(evidence, recipe.promotion),
-        numbers={
-            "champion": {"version": name} | (asdict(theirs) if theirs else {}),
-            "challenger": asdict(ours) if ours else {"days": 0.0},
-            "baselines": [asdict(line) for line in contest.table],
-            "random": asdict(contest.random),
-            "luck": asdict(luck),
-            "second_seed": asdict(second) if second else None,
-        },
+        numbers=Numbers(champion=theirs, challenger=ours, second_seed=second, luck=luck),
     )
 
 
@@ -150,18 +111,17 @@ def _duel(
     if entry.ref is not None:
         try:
             artifact = store.load(entry.ref, source=samples.dataset.ref.source)
-            theirs, facts = recipe_of(artifact.manifest["recipe"]), artifact.manifest["model"]
+            theirs = Manifest.of(artifact.manifest, entry.ref)
         except ArtifactError as err:
             raise ArtifactError(f"the champion can't be compared with: {err}; roll it back (flows.rollback)") from err
-        end = TrainingEnd(trained_until_ms=facts["trained_until_ms"], label_span_ms=facts["label_span_ms"])
-        seen_ms = end["trained_until_ms"] + end["label_span_ms"]
-        unseen_from = np.searchsorted(samples.dataset.candles.start_ms, seen_ms, side="right")
+        end = {"trained_until_ms": theirs.trained_until_ms, "label_span_ms": theirs.label_span_ms}
+        unseen_from = np.searchsorted(samples.dataset.candles.start_ms, theirs.seen_until_ms, side="right")
         span = Span(start=max(int(unseen_from), span.start), stop=span.stop)
         if len(span) < _FEWEST_BARS:
             return None
-        model = load_model(theirs.network_config, load_weights(artifact.files["weights.safetensors"]))
+        model = load_model(theirs.recipe.network_config, load_weights(artifact.files["weights.safetensors"]))
         probabilities = predict_series(model, samples.dataset.features, samples.dataset.segment)[span.rows]
-        champion = decide_span(samples, theirs, span, probabilities, np.array(facts["class_means"]))
+        champion = decide_span(samples, theirs.recipe, span, probabilities, np.array(theirs.class_means))
 
     def decided(folds: Sequence[FoldResult]) -> NDArray[np.int8]:
         # From flat, as the champion: a position that was opened before the span would be one side's alone.
@@ -191,3 +151,6 @@ def load_judgement(work: ResultStore, key: str) -> Judgement:
 def champion_name(entry: ChampionEntry) -> str:
     """Return the version in force, or "flat"."""
     return entry.ref.version if entry.ref else "flat"
+
+
+_JUDGEMENT = TypeAdapter(Judgement)

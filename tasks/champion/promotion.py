@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tasks.execution.metrics import Metrics
 from tasks.execution.skill import Skill
-from tasks.execution.track_record import FEWEST_TRADES, too_few_trades
+from tasks.execution.track_record import FEWEST_TRADES, Deflation, too_few_trades
 from tasks.strategy.promotion_rule import PromotionRule
 
 
@@ -81,6 +82,55 @@ class Check:
     wanted: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """What both sides came to on bars that neither had seen; None where there were none.
+
+    Attributes:
+        champion, challenger: At the assumed costs.
+        second_seed: The challenger's recipe with another seed; None where it was not asked for.
+        luck: How the challenger stands among all trials.
+    """
+
+    champion: Metrics | None
+    challenger: Metrics | None
+    second_seed: Metrics | None
+    luck: Deflation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """How a challenger compared with the champion of that moment.
+
+    Attributes:
+        champion: Version of the champion, or "flat".
+        sequence: The champion's number in its history: a promotion holds only against this one.
+        checks: Every condition of the promotion rule.
+        numbers: Of both sides on the same unseen bars.
+    """
+
+    champion: str
+    sequence: int
+    checks: tuple[Check, ...]
+    numbers: Numbers
+
+    @property
+    def awaits_second_seed(self) -> bool:
+        """Whether the second seed alone is missing: every other condition holds."""
+        *others, last = self.checks
+        return last.passed is None and all(check.passed for check in others)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every condition holds."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the conditions that do not hold, without one that was not run."""
+        return tuple(check.name for check in self.checks if check.passed is False)
+
+
 PARITY_BOUND = 1e-5
 """Largest difference of logits between the ways to run one model."""
 
@@ -89,12 +139,6 @@ def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
     """Return every condition, passed or failed, in the order in which a sceptic asks; the second seed's is the last."""
     checks = _first_seed(evidence, rule)
     return (*checks, _second_seed(evidence, all(check.passed for check in checks)))
-
-
-def awaits_second_seed(checks: tuple[Check, ...]) -> bool:
-    """Return whether the second seed alone is missing: every other condition holds."""
-    *others, last = checks
-    return last.passed is None and all(check.passed for check in others)
 
 
 def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
@@ -204,7 +248,7 @@ def _first_promotion(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ..
 def _direction(skill: Skill) -> str:
     if skill.direction_skill is None or skill.direction_accuracy is None:
         return "undefined"
-    lead = f"{skill.direction_skill:+.5f} nat a move against {skill.direction_rival}, {_p(skill.direction_p_value)}"
+    lead = f"{skill.direction_skill:+.5f} nat a move against {skill.direction_reference}, {_p(skill.direction_p_value)}"
     right = f"{skill.direction_accuracy:.1%} of {skill.moves:,} right"
     return f"{lead}; {right}, mean edge {skill.edge_text}"
 

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 
 from storage.artifacts import Artifact
-from storage.schema import CLASSES, ArtifactError, DatasetRef, Market
+from storage.schema import CLASSES, ArtifactError, DatasetRef
 from storage.tables import read_columns
+from tasks.champion.manifest import Manifest
 from tasks.champion.promotion import PARITY_BOUND
 from tasks.network.dsc import load_model
-from tasks.network.export import load_weights
 from tasks.network.fit import predict_series
+from tasks.network.folding import load_weights
 from tasks.strategy.backtest_record import backtest_numbers
 from tasks.strategy.contest import hold_contest, stored_forecasts
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
-from tasks.strategy.recipe import Recipe, recipe_of
+from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples, load_samples
 
 _REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding
@@ -79,8 +80,8 @@ def remeasure(artifact: Artifact, datasets: Path | str) -> Reevaluation:
         artifact: The version.
         datasets: Where datasets lie.
     """
-    ref, recipe = artifact.ref, recipe_of(artifact.manifest["recipe"])
-    data = DatasetRef(id=artifact.manifest["dataset"], source=ref.source, market=Market(**artifact.manifest["market"]))
+    ref, manifest = artifact.ref, Manifest.of(artifact.manifest, artifact.ref)
+    recipe, data = manifest.recipe, DatasetRef(id=manifest.dataset, source=ref.source, market=manifest.market)
     samples = load_samples(datasets, data, recipe)
     evaluation = evaluate_folds(samples, recipe, stored_folds(artifact, samples, recipe))
     table = json.loads(artifact.files["baselines.json"])

@@ -1,13 +1,20 @@
-"""Which version may be served right now: the champion, unless nobody has questioned it for too long."""
+"""Which version may be served right now, and what of it decides: weights, rule and costs; no torch, no Prefect."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
+
 from storage.artifacts import ArtifactStore, ChampionEntry
-from storage.schema import Source, VersionRef, utc_text
+from storage.schema import FloatArray, Market, Source, VersionRef, utc_text
 from tasks.champion.expiry import ExpiryRule, has_expired, missed_retrains
+from tasks.champion.manifest import Manifest, read_manifest
+from tasks.network.engine import Engine
+from tasks.network.folding import load_weights
+from tasks.strategy.live_tick import LiveTick
+from tasks.strategy.recipe import decision_params
 
 CLOCK_SLACK_MS = 300_000
 """How far this machine's clock may be behind what it wrote or stored before it counts as wrong."""
@@ -62,6 +69,45 @@ def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int
     return Served(ref=entry.ref, reason=f"champion {entry.ref.version} is in force", missed=missed)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServedModel:
+    """A version that decides.
+
+    Attributes:
+        ref: Its name.
+        market: Where it trades.
+        engine: Its weights; holds the state of one market, which has seen no bar yet.
+        params: (9,) rule, costs and class means, as `decide` takes them.
+    """
+
+    ref: VersionRef
+    market: Market
+    engine: Engine
+    params: FloatArray
+
+    def live_tick(self) -> LiveTick:
+        """Return what turns closed candles into decisions; it advances the state of `engine`."""
+        return LiveTick(self.engine, self.market.interval_ms, self.params)
+
+
+def load_served(store: ArtifactStore, ref: VersionRef) -> ServedModel:
+    """Load a version to decide with, after every hash of it has been verified.
+
+    Raises:
+        ArtifactError: It is unknown, damaged, expects other features, or its weights are of another network.
+        ConfigError: Its network is one that the engine can't run bar by bar.
+    """
+    artifact = store.load(ref, source=ref.source)
+    manifest = Manifest.of(artifact.manifest, ref)
+    recipe, weights = manifest.recipe, load_weights(artifact.files["weights.safetensors"])
+    return ServedModel(
+        ref=ref,
+        market=manifest.market,
+        engine=Engine.from_weights(recipe.network_config, weights),
+        params=decision_params(recipe, manifest.market, np.array(manifest.class_means)),
+    )
+
+
 def _questioned_ms(store: ArtifactStore, entry: ChampionEntry) -> int:
     """Return when a champion was last compared with a version on newer bars, or was put in force.
 
@@ -73,13 +119,12 @@ def _questioned_ms(store: ArtifactStore, entry: ChampionEntry) -> int:
     for ref in reversed(store.versions(entry.ref.source, entry.ref.name)):
         if ref.made < entry.ref.made:
             break
-        manifest = store.manifest(ref)
-        if ref != entry.ref and manifest.get("judgement", {}).get("sequence", entry.sequence) != entry.sequence:
+        manifest = read_manifest(store, ref)
+        if ref != entry.ref and manifest.judgement.sequence != entry.sequence:
             continue
-        bar = manifest.get("model", {}).get("trained_until_ms", _ms(ref.made))
-        if bar < newest_bar:
+        if manifest.trained_until_ms < newest_bar:
             break  # those before it saw less still
-        newest_bar, asked = bar, ref.made
+        newest_bar, asked = manifest.trained_until_ms, ref.made
     return _ms(max(asked, entry.at))
 
 

@@ -15,14 +15,14 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage
 from storage.schema import FEATURES, PipelineError, VersionRef
 from storage.snapshots import load_dataset
+from tasks.champion.manifest import read_manifest
 from tasks.execution.skill import lost_calibration, lost_skill, measure_skill
 from tasks.market import features
 from tasks.market.drift import measure_drift
 from tasks.market.labels import UNKNOWN, label_bars, sample_uniqueness
 from tasks.network.dsc import load_model
-from tasks.network.export import load_weights
 from tasks.network.fit import predict_series
-from tasks.strategy.recipe import recipe_of
+from tasks.network.folding import load_weights
 
 _LEAST_LABELS = 10  # non-overlapping ones: fewer say nothing about anything
 
@@ -35,12 +35,12 @@ def champion_drift(
     Returns:
         What was found, in words, and whether it is more than blocks of the training bars show.
     """
-    manifest, interval_ms = models.manifest(ref), row.market.interval_ms
+    manifest, interval_ms = read_manifest(models, ref), row.market.interval_ms
     try:
-        trained = load_dataset(datasets, manifest["dataset"])
+        trained = load_dataset(datasets, manifest.dataset)
     except PipelineError:
-        return f"not measured: dataset {manifest['dataset']} is not on this machine", False
-    until_ms = manifest["model"]["trained_until_ms"]
+        return f"not measured: dataset {manifest.dataset} is not on this machine", False
+    until_ms = manifest.trained_until_ms
     train = trained.features[trained.candles.start_ms <= until_ms]
     span_ms = (features.WARM_UP + 2 * bars) * interval_ms
     newest = store.read(row.source, row.market, (row.last_ms or 0) - span_ms + interval_ms)
@@ -67,10 +67,8 @@ def champion_skill(
         class shares in its training, "calibration" where it is right less or more often than it says, by more than its
         promotion allowed and beyond chance.
     """
-    manifest = models.manifest(ref)
-    if "weights.safetensors" not in manifest["files"]:
-        return "not measured: the version holds no weights", {}
-    recipe, interval_ms = recipe_of(manifest["recipe"]), row.market.interval_ms
+    manifest = read_manifest(models, ref)
+    recipe, interval_ms = manifest.recipe, row.market.interval_ms
     horizon, network = recipe.labels.horizon, recipe.network_config
     span_ms = (features.WARM_UP + network.context + labels + horizon + 1) * interval_ms
     candles = store.read(row.source, row.market, (row.last_ms or 0) - span_ms + interval_ms)
@@ -78,9 +76,8 @@ def champion_skill(
     known = label_bars(candles.open, built.vol, built.segment, recipe.labels, recipe.costs.round_trip)
     model = load_model(network, load_weights(models.read(ref, "weights.safetensors")))
     probabilities = predict_series(model, built.values, built.segment)
-    seen_ms = manifest["model"]["trained_until_ms"] + manifest["model"]["label_span_ms"]
-    asked = (candles.start_ms > seen_ms) & (known.classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
-    rows = np.flatnonzero(asked)[-labels:]
+    labelled = (known.classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
+    rows = np.flatnonzero(labelled & (candles.start_ms > manifest.seen_until_ms))[-labels:]
     if len(rows) < _LEAST_LABELS * horizon:
         return f"not measured: {len(rows):,} of {_LEAST_LABELS * horizon:,} new labels", {}
     skill = measure_skill(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -71,6 +71,13 @@ class ExchangeConfig(Checked):
         if self.candles is None:
             return sandbox_source(description(self.synthetic))
         return file_source(*(Path(name) for name in (self.candles, self.funding) if name))
+
+    @property
+    def origin(self) -> Literal["exchange", "replayed", "synthetic"]:
+        """Who sends the candles: Bybit itself, or a sandbox that replays a file or makes a market up."""
+        if self.exchange != "sandbox":
+            return "exchange"
+        return "replayed" if self.candles else "synthetic"
 
     @property
     def origin_detail(self) -> str:

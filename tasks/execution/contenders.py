@@ -88,7 +88,7 @@ def rate_forecasts(
         rated[name] = Forecast(log_loss=float(losses[name].mean()), accuracy=accuracy, direction=direction)
         if name == model:
             continue
-        lead = diebold_mariano(model_loss=losses[model], rival_loss=losses[name], lag=overlap)
+        lead = diebold_mariano(model_loss=losses[model], reference_loss=losses[name], lag=overlap)
         rated[name] = replace(
             rated[name],
             lead=float(losses[name].mean() - losses[model].mean()),

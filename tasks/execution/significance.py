@@ -45,7 +45,7 @@ class DieboldMariano:
         mean_difference: Contender's loss less the model's: positive where the model is better.
         standard_error: Of that mean, autocorrelation included.
         statistic: Their ratio, standard normal if both were equally good.
-        p_value: One-sided, of a model no better than its rival.
+        p_value: One-sided, of a model no better than its reference.
     """
 
     mean_difference: float
@@ -145,20 +145,20 @@ def mean_variance(values: FloatArray, lag: int) -> float:
     return max(plain, weighted, 0.0) / bars**2
 
 
-def diebold_mariano(*, model_loss: FloatArray, rival_loss: FloatArray, lag: int) -> DieboldMariano | None:
-    """Test whether the model's expected loss is smaller than its rival's.
+def diebold_mariano(*, model_loss: FloatArray, reference_loss: FloatArray, lag: int) -> DieboldMariano | None:
+    """Test whether the model's expected loss is smaller than its reference's.
 
     Diebold, Mariano 1995. Labels that look `horizon` bars ahead make losses overlap: use lag >= horizon - 1.
 
     Args:
         model_loss: (T,) loss of each forecast, such as log-loss.
-        rival_loss: (T,) of the rival, same bars.
+        reference_loss: (T,) of the reference, same bars.
         lag: Autocorrelation that the variance takes in, >= 0.
 
     Returns:
         None where the two losses differ by a constant: there is no variance to test against.
     """
-    difference = rival_loss - model_loss
+    difference = reference_loss - model_loss
     mean, error = float(difference.mean()), math.sqrt(mean_variance(difference, lag))
     if error <= _ROUNDING * float(np.abs(difference).max()):
         return None

@@ -57,8 +57,8 @@ class Skill:
         coverage: (len(COVERAGES), 3) share of the labels that were spoken on, most confident first; accuracy on them;
             its standard error, from labels that do not overlap.
         moves: Labels that are no hold.
-        direction_rival: Whoever foresaw the sides better, "prior" or "50:50": who has to be beaten.
-        direction_skill: How much better than by that rival the side of a move was foreseen, nat a move; None where the
+        direction_reference: Whoever foresaw the sides better, "prior" or "50:50": who has to be beaten.
+        direction_skill: How much better than by that one the side of a move was foreseen, nat a move; None where the
             two never differ.
         direction_error: Standard error of that, overlap included.
         direction_p_value: Diebold-Mariano, one-sided: the chance of such a lead without any; None where undefined.
@@ -85,7 +85,7 @@ class Skill:
     auc: tuple[float | None, ...] = ()
     coverage: FloatArray = field(default_factory=lambda: np.empty((0, 3)))
     moves: int = 0
-    direction_rival: str = "prior"
+    direction_reference: str = "prior"
     direction_skill: float | None = None
     direction_error: float | None = None
     direction_p_value: float | None = None
@@ -287,7 +287,7 @@ def measure_skill(
     losses, prior_losses = log_losses(probabilities, classes), log_losses(priors, classes)
     predicted = probabilities.argmax(1)
     confidence = probabilities.max(1)
-    lead = diebold_mariano(model_loss=losses, rival_loss=prior_losses, lag=overlap)
+    lead = diebold_mariano(model_loss=losses, reference_loss=prior_losses, lag=overlap)
     table = reliability(confidence, (predicted == classes).astype(float))
     # Drawn from the predicted probabilities themselves, the labels are as calibrated as labels can be.
     dice = np.random.default_rng(seed).random((samples, 1))
@@ -296,8 +296,8 @@ def measure_skill(
     confusion = confusion_matrix(classes, predicted, num_classes)
     moved = classes != HOLD
     moves, said_up = int(moved.sum()), probabilities[:, BUY] > probabilities[:, SELL]
-    rival, rival_losses = _side_rival(priors, classes)
-    side = diebold_mariano(model_loss=side_losses(probabilities, classes), rival_loss=rival_losses, lag=overlap)
+    reference, reference_losses = _side_reference(priors, classes)
+    side = diebold_mariano(model_loss=side_losses(probabilities, classes), reference_loss=reference_losses, lag=overlap)
     edge, edge_error = mean_edge(probabilities, classes, forward_return, overlap) if moves else (None, None)
     return Skill(
         samples=samples,
@@ -317,7 +317,7 @@ def measure_skill(
         auc=tuple(roc_auc(probabilities[:, place], classes == place) for place in range(num_classes)),
         coverage=coverage_curve(confidence, (predicted == classes).astype(float), effective_samples),
         moves=moves,
-        direction_rival=rival,
+        direction_reference=reference,
         # The test averages over all labels, holds included; a person asks for the lead of a move.
         direction_skill=None if side is None else side.mean_difference * samples / moves,
         direction_error=None if side is None else side.standard_error * samples / moves,
@@ -328,7 +328,7 @@ def measure_skill(
     )
 
 
-def _side_rival(priors: FloatArray, classes: IntArray) -> tuple[str, FloatArray]:
+def _side_reference(priors: FloatArray, classes: IntArray) -> tuple[str, FloatArray]:
     """Return the better of the prior and the coin on the sides of these moves, and its (N,) losses."""
     prior = side_losses(priors, classes)
     coin = np.where(classes == HOLD, 0.0, math.log(2.0))

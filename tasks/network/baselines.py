@@ -13,14 +13,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from annotated_types import Ge, Le
 from threadpoolctl import threadpool_limits
 
-from storage.bounds import Checked, PositiveFloat, PositiveInt, Seed, Threads
 from storage.schema import ConfigError, DatasetError, FloatArray, IntArray
+from tasks.network.baseline_config import BaselineConfig
 from tasks.network.calibration import best_temperature, scaler
 from tasks.network.segments import Series, finite_bars
 
@@ -29,40 +28,6 @@ CLASSICAL = (LOGISTIC, BOOSTING)
 """The classical baselines, by the name that every table gives them."""
 
 _LEAST_PROBABILITY = 1e-12  # a logarithm is taken of it
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaselineConfig(Checked):
-    """What the simple models may try; both grids have one size, so that neither searches longer than the other.
-
-    Attributes:
-        strengths: Inverse L2 penalties of the logistic regression (scikit-learn's C).
-        leaves: Leaves per tree of the boosting; LightGBM takes 131,072 at most.
-        boosting_rate: Shrinkage of each tree.
-        most_trees: Trees at most; validation stops it earlier.
-        patience: Trees without a better validation loss before it stops.
-        leaf_bars: Fewest bars in a leaf: labels overlap, so fewer would be one event.
-        twin: Whether the network's twin, standard convolutions for separable ones or the reverse, is trained too.
-        seed: Of the boosting.
-        threads: Of both; one gives the same trees and sums everywhere.
-    """
-
-    strengths: tuple[PositiveFloat, ...] = (0.0001, 0.001, 0.01, 0.1)
-    leaves: tuple[Annotated[int, Ge(2), Le(131_072)], ...] = (2, 4, 12, 32)
-    boosting_rate: PositiveFloat = 0.05
-    most_trees: PositiveInt = 400
-    patience: PositiveInt = 20
-    leaf_bars: PositiveInt = 200
-    twin: bool = True
-    seed: Seed = 7
-    threads: Threads = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.strengths or len(self.strengths) != len(self.leaves):
-            raise ConfigError(
-                f"strengths and leaves must be grids of one size >= 1, had {len(self.strengths)} and {len(self.leaves)}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +83,8 @@ Predict = Callable[[FloatArray], FloatArray]
 """From (N, F) scaled features to (N, K) probabilities."""
 
 
-class Lessons:
-    """Bars of a series as simple models see them: the newest bar's features, scaled by the training bars.
+class TabularSeries:
+    """A series as simple models see it, a row a bar: the newest bar's features, scaled by the training bars.
 
     Args:
         series: Features, labels and runs; their signs and weights where training uses them.
@@ -195,19 +160,19 @@ def fit_baseline(
     if name not in CLASSICAL:
         raise ConfigError(f"a baseline must be one of {', '.join(CLASSICAL)}, was {name!r}")
     started = time.perf_counter()
-    lessons = Lessons(series, train, input_clip, num_classes)
-    learn, check = lessons.samples(np.arange(*train)), lessons.samples(np.arange(*validation))
+    table = TabularSeries(series, train, input_clip, num_classes)
+    learn, check = table.samples(np.arange(*train)), table.samples(np.arange(*validation))
     missing = np.flatnonzero(np.bincount(learn.y, minlength=num_classes) == 0)
     if len(missing):
         raise DatasetError(f"train bars {list(train)} hold no label of class {missing[0]}; use more bars")
     search = _logistic if name == LOGISTIC else _boosting
     kinds = [("", learn)]
     if series.signs is not None:
-        kinds.append((", mirrored", lessons.samples(np.arange(*train), mirrored=True)))
+        kinds.append((", mirrored", table.samples(np.arange(*train), mirrored=True)))
     models: list[tuple[str, Predict]] = []
     with threadpool_limits(config.threads):  # BLAS's threads, waiting for a core, made a second's search take minutes
-        for kind, lesson in kinds:
-            for setting, predict in search(lesson, replace(check, weights=None), config):
+        for kind, samples in kinds:
+            for setting, predict in search(samples, replace(check, weights=None), config):
                 models.append((setting + kind, predict))
                 if on_progress is not None:
                     on_progress(len(models) / (len(kinds) * len(config.leaves)))
@@ -215,7 +180,7 @@ def fit_baseline(
     best = int(np.argmin([loss for _, _, loss in found]))
     predict = found[best][1]
     temperature = best_temperature(_logits(predict(check.x)), check.y)
-    x = lessons.scaled(np.arange(test.start, test.stop))
+    x = table.scaled(np.arange(test.start, test.stop))
     known = np.isfinite(x).all(axis=1)
     probabilities = np.full((len(x), num_classes), np.nan)
     if known.any():

@@ -174,21 +174,7 @@ class DSCTradingModel(nn.Module):
     @classmethod
     def from_config(cls, config: DSCConfig) -> Self:
         """Return a model of this shape with torch's default start."""
-        return cls(
-            config.input_features,
-            config.hidden_channels,
-            config.num_blocks,
-            config.num_classes,
-            config.dropout,
-            kernel_size=config.kernel_size,
-            window=config.window,
-            padding=config.padding,
-            block=config.block,
-            newest_step=config.newest_step,
-            linear_bypass=config.linear_bypass,
-            input_clip=config.input_clip,
-            members=config.members,
-        )
+        return cls(**vars(config))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the calibrated logits of windows.

@@ -1,6 +1,6 @@
 """The network for other hosts: its weights without code, its ONNX graphs, and the proof that all agree with torch.
 
-torch, onnx and onnxruntime are loaded where they are used: a live engine reads its weights here and needs none of them.
+torch, onnx and onnxruntime are loaded where they are used; whoever only reads weights takes `folding.load_weights`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from storage.schema import ArtifactError
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "TOLERANCE",
     "check_parity",
-    "load_weights",
     "onnx_graphs",
     "onnx_plain",
     "onnx_step",
@@ -44,18 +42,6 @@ def weights_bytes(model: DSCTradingModel) -> bytes:
     """Return the model's parameters and buffers as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.state_dict().items()}
     return save_safetensors(tensors)
-
-
-def load_weights(data: bytes) -> dict[str, NDArray[Any]]:
-    """Return tensors by name from safetensors; runs no code from them.
-
-    Raises:
-        ArtifactError: `data` is not safetensors.
-    """
-    try:
-        return load_safetensors(data)
-    except Exception as err:  # safetensors' own error type derives from Exception alone
-        raise ArtifactError(f"weights must be safetensors, these {len(data)} bytes are not ({err})") from err
 
 
 def onnx_graphs(config: DSCConfig, weights: Weights) -> dict[str, bytes]:

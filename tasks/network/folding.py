@@ -1,4 +1,4 @@
-"""The network with everything folded that folds exactly, in float64. NumPy only.
+"""The network with everything folded that folds exactly, in float64. NumPy and safetensors only.
 
 In evaluation mode a BatchNorm is an affine map, so it goes into the convolution before it. Average pooling commutes
 with the 1x1 skip convolution, and that with the classifier, so the head becomes one (K, B*C) matrix on each
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load as load_safetensors
 
 from storage.schema import ArtifactError, FloatArray
 from tasks.network.architecture import DSCConfig
@@ -83,6 +84,18 @@ class FoldedWeights:
     newest: FloatArray | None
     bypass: FloatArray | None
     bias: FloatArray
+
+
+def load_weights(data: bytes) -> dict[str, NDArray[Any]]:
+    """Return tensors by name from safetensors; runs no code from them.
+
+    Raises:
+        ArtifactError: `data` is not safetensors.
+    """
+    try:
+        return load_safetensors(data)
+    except Exception as err:  # safetensors' own error type derives from Exception alone
+        raise ArtifactError(f"weights must be safetensors, these {len(data)} bytes are not ({err})") from err
 
 
 def fold(config: DSCConfig, weights: Weights) -> FoldedWeights:

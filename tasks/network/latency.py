@@ -68,7 +68,7 @@ class LatencyRow:
     """One network in one runtime.
 
     Attributes:
-        name: "DSC K=3" or "standard K=3".
+        name: "DSC K=3" or "standard K=3"; "this model" for the trained one.
         config: Its shape.
         runtime: What ran it. The engine does one new bar, the others a whole window.
         parameters: Trained numbers.
@@ -149,10 +149,13 @@ def measure_latency(
     finally:
         torch.set_num_threads(threads)
     timings = [Timing(nanoseconds=np.array(taken, np.int64)) for taken in durations]
-    return [_row(config, runtime, timing) for (config, runtime, _), timing in zip(cases, timings, strict=True)]
+    return [
+        _row(f"{'standard' if config.block == 'standard' else 'DSC'} K={config.kernel_size}", config, runtime, timing)
+        for (config, runtime, _), timing in zip(cases, timings, strict=True)
+    ]
 
 
-def measure_model(config: DSCConfig, weights: Weights, features: FloatArray) -> tuple[Runtime, Timing]:
+def measure_model(config: DSCConfig, weights: Weights, features: FloatArray) -> tuple[LatencyRow, Timing]:
     """Time a trained network on real features, one new bar at a time: by the engine, or whole windows where it can't.
 
     Args:
@@ -161,11 +164,13 @@ def measure_model(config: DSCConfig, weights: Weights, features: FloatArray) -> 
         features: (T, F) raw features of consecutive bars, finite; T >= context.
     """
     if config.padding == "history":
-        return "engine", measure_engine(Engine.from_weights(config, weights), features)
+        timing = measure_engine(Engine.from_weights(config, weights), features)
+        return _row("this model", config, "engine", timing), timing
     session = open_session(onnx_window(fold(config, weights)))
     window = np.ascontiguousarray(features[-config.context :].T[None], np.float32)
     taken = _time(lambda: session.run(None, {"window": window}), _WINDOWS_TIMED, _SETTLE, time.perf_counter_ns)
-    return "ONNX Runtime", Timing(nanoseconds=np.array(taken, np.int64))
+    timing = Timing(nanoseconds=np.array(taken, np.int64))
+    return _row("this model", config, "ONNX Runtime", timing), timing
 
 
 def measure_engine(
@@ -221,10 +226,10 @@ def _cases(config: DSCConfig, seed: int) -> list[tuple[DSCConfig, Runtime, Call]
     return cases
 
 
-def _row(config: DSCConfig, runtime: Runtime, timing: Timing) -> LatencyRow:
+def _row(name: str, config: DSCConfig, runtime: Runtime, timing: Timing) -> LatencyRow:
     p50, p95, p99 = (timing.percentile_us(percent) for percent in (50, 95, 99))
     return LatencyRow(
-        name=f"{'standard' if config.block == 'standard' else 'DSC'} K={config.kernel_size}",
+        name=name,
         config=config,
         runtime=runtime,
         parameters=parameters(config),

@@ -1,6 +1,6 @@
 """Three ONNX graphs of one network, for hosts without Python: C++, Rust, edge devices.
 
-    plain    the window model as torch runs it in evaluation mode, layer by layer: the rival in benchmarks
+    plain    the window model as torch runs it in evaluation mode, layer by layer: the baseline in benchmarks
     window   the same function, folded (folding.py)
     step     one new bar, folded, with its memory in and out
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from storage.schema import FloatArray
-from tasks.network.baselines import BaselineConfig, Lessons, boosted
+from tasks.network.baseline_config import BaselineConfig
+from tasks.network.baselines import TabularSeries, boosted
 from tasks.network.segments import Series
 
 _LEAVES = 4  # interactions of three at most; 12 knew less of unseen bars
@@ -48,13 +49,13 @@ def cross_fitted(
         DatasetError: `validation` has no labelled bar with features.
     """
     config = BaselineConfig(boosting_rate=_RATE, threads=threads)
-    lessons = Lessons(series, train, input_clip, num_classes)
-    check = lessons.samples(np.arange(*validation))
+    table = TabularSeries(series, train, input_clip, num_classes)
+    check = table.samples(np.arange(*validation))
     probabilities = np.full((len(series.labels), num_classes), np.nan)
-    bars, reach = lessons.known(np.arange(*train)), 1 + series.label_span
+    bars, reach = table.known(np.arange(*train)), 1 + series.label_span
     for part in np.array_split(bars, min(parts, len(bars))):
         others = bars[(bars + reach <= part[0]) | (bars >= part[-1] + reach)]
         if len(others):
-            trees, _ = boosted(lessons.samples(others, mirrored=True), check, _LEAVES, num_classes, config)
-            probabilities[part] = trees(lessons.scaled(part))
+            trees, _ = boosted(table.samples(others, mirrored=True), check, _LEAVES, num_classes, config)
+            probabilities[part] = trees(table.scaled(part))
     return probabilities

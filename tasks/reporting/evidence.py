@@ -1,64 +1,105 @@
-"""What the report says of evidence: baselines, track record, costs, and the parts of the result."""
+"""What the report says of evidence: skill and track record with their intervals, costs, folds, another version."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from storage.schema import BUY, CLASSES, HOLD, SELL, FloatArray, utc_text
-from tasks.execution.comparison import COST_FACTORS, COSTS_PER_SIDE
+from tasks.champion.manifest import Manifest
+from tasks.execution.accounting import Costs
+from tasks.execution.comparison import COST_FACTORS, COSTS_PER_SIDE, Comparison
 from tasks.execution.contenders import common_labels
-from tasks.execution.metrics import total_return
+from tasks.execution.metrics import Metrics, total_return
 from tasks.execution.skill import Skill, log_losses
-from tasks.execution.track_record import Deflation
+from tasks.execution.track_record import Deflation, TrackRecord
 from tasks.reporting.markup import written
-from tasks.reporting.report_data import Cell, CostPoint, Measure, Row, Style
+from tasks.reporting.report_data import Cell, CostPoint, Measure, ReportData, Row
 from tasks.strategy.contest import Contest
 from tasks.strategy.out_of_sample import Evaluation
-from tasks.strategy.recipe import Recipe
-
-_BP = 1e4
-
-
-def baseline_lead(contest: Contest) -> Measure:
-    """Return the model's lead over the best baseline."""
-    best = contest.best_baseline
-    spread = None if best.lead is None or best.lead_error is None else 1.96 * best.lead_error
-    return Measure(
-        name="Lead over the best baseline",
-        value=best.lead,
-        style="signed nat",
-        low=None if best.lead is None or spread is None else best.lead - spread,
-        high=None if best.lead is None or spread is None else best.lead + spread,
-        note=f"log-loss, over {best.name}; {p_text(best.p_value)}",
-    )
+from tasks.strategy.recipe import recipe_document
+from tasks.strategy.speed import speed_of
 
 
-def cost_points(evaluation: Evaluation, recipe: Recipe) -> tuple[CostPoint, ...]:
+def highlights(data: ReportData) -> tuple[Measure, ...]:
+    """Return the few numbers of the head line."""
+    ours, held, skill, record = data.metrics["model"], data.metrics["buy and hold"], data.skill, data.record
+    best = data.contest.best_baseline
+    theirs, holding = (written(side.total_return, "signed share") for side in (best, held))
+    traded = f"{ours.num_trades:,} trade{'' if ours.num_trades == 1 else 's'} in {ours.days:.0f} unseen days"
+    return (
+        Measure(
+            name="Net return", value=ours.total_return, style="signed share",
+            note=f"{best.name} {theirs}, buy and hold {holding}; {traded}",
+        ),
+        Measure(
+            name="Sharpe ratio, daily", value=record.sharpe_ratio, low=record.low, high=record.high,
+            note=record.caveat or "95 % interval by stationary bootstrap", doubtful=bool(record.caveat),
+        ),
+        Measure.around(
+            "Lead over the best baseline", best.lead, best.lead_error, "signed nat",
+            f"log-loss, over {best.name}; {p_text(best.p_value)}",
+        ),
+        Measure(
+            name="Direction right", value=skill.direction_accuracy, style="share",
+            note=f"of {skill.moves:,} moves; mean edge {skill.edge_text}; {p_text(skill.direction_p_value)}",
+        ),
+    )  # fmt: skip
+
+
+def skill_measures(skill: Skill) -> tuple[Measure, ...]:
+    """Return how good the predictions were."""
+    low, high = skill.edge_interval_bp or (None, None)
+    perfect = f"a perfectly calibrated model would show {skill.perfect_calibration_error:.2%}"
+    return (
+        Measure(name="Log-loss", value=skill.log_loss, style="nat", note=f"prior {skill.prior_log_loss:.5f} nat"),
+        Measure(
+            name="Log-loss lead over the prior", value=skill.log_loss_skill, style="signed nat",
+            note=p_text(skill.p_value),
+        ),
+        Measure.around(
+            "Direction lead over the better of prior and 50:50, per move", skill.direction_skill,
+            skill.direction_error, "signed nat", direction_line(skill),
+        ),
+        Measure(
+            name="Mean edge of a move, before costs", value=skill.edge_bp, style="bp", low=low, high=high,
+            note="return until the horizon on the side that the model names",
+        ),
+        Measure.around(
+            "Accuracy", skill.accuracy, skill.accuracy_error, "share",
+            f"always the majority class: {skill.majority_accuracy:.2%}",
+        ),
+        Measure(name="Macro F1", value=skill.macro_f1),
+        *(
+            Measure(name=f"AUC, {name} against the rest", value=area, style="chance", note="0.5 is chance")
+            for name, area in zip(CLASSES, skill.auc, strict=True)
+        ),
+        Measure(name="Brier score", value=skill.brier, note="0 is perfect, 2 is worst"),
+        Measure(name="Calibration error (ECE)", value=skill.calibration_error, style="share", note=perfect),
+        Measure(
+            name="Labels", value=float(skill.samples), style="count",
+            note=f"{skill.effective_samples:,.0f} that do not overlap",
+        ),
+    )  # fmt: skip
+
+
+def cost_points(money: Comparison, costs: Costs) -> tuple[CostPoint, ...]:
     """Return the model at every cost, cheapest first: multiples of the assumed one, and what others pay."""
-    money, assumed = evaluation.money, recipe.costs.per_side
     fees = zip(COSTS_PER_SIDE, money.redecided_by_fee, money.by_fee, strict=True)
     swept = zip(COST_FACTORS, money.redecided_by_costs, money.by_costs, strict=True)
     points = {per_side: sides for per_side, *sides in fees}
-    points |= {assumed * factor: sides for factor, *sides in swept}
+    points |= {costs.per_side * factor: sides for factor, *sides in swept}
     return tuple(
-        CostPoint(
-            cost_bp=round(per_side * _BP, 4),
-            total_return=decided.metrics.total_return,
-            sharpe_ratio=decided.metrics.sharpe_ratio,
-            num_trades=decided.metrics.num_trades,
-            repriced_return=repriced.metrics.total_return,
-            assumed=per_side == assumed,
-        )
+        CostPoint(per_side, decided.metrics, repriced.metrics, per_side == costs.per_side)
         for per_side, (decided, repriced) in sorted(points.items())
     )
 
 
-def record_measures(evaluation: Evaluation, luck: Deflation) -> tuple[Measure, ...]:
+def record_measures(record: TrackRecord, luck: Deflation) -> tuple[Measure, ...]:
     """Return what the daily returns prove, alone and among all trials."""
-    record = evaluation.record
     needed = "undefined" if record.days_needed is None else f"{record.days_needed:,.0f}"
     tried = f"the best of {luck.trials} worthless ones with their spread of {luck.spread:.2f} would show"
     return (
@@ -79,54 +120,16 @@ def record_measures(evaluation: Evaluation, luck: Deflation) -> tuple[Measure, .
     )  # fmt: skip
 
 
-def slice_rows(evaluation: Evaluation) -> Iterator[Row]:
-    """Return the result by year and by state of the market."""
-    for part in evaluation.slices:
-        yield {
-            "days": part.name,
-            "number": part.days,
-            "net return": written(part.total_return, "signed share"),
-            "Sharpe ratio": written(part.sharpe_ratio, "ratio"),
-            "buy and hold": written(part.held_return, "signed share"),
-            "round trips": part.num_trades,
-        }
-
-
-def area_measures(evaluation: Evaluation) -> Iterator[Measure]:
-    """Return the one-vs-rest area under the ROC curve of each class."""
-    for name, area in zip(CLASSES, evaluation.skill.auc, strict=True):
-        yield Measure(name=f"AUC, {name} against the rest", value=area, style="chance", note="0.5 is chance")
-
-
 def direction_line(skill: Skill) -> str:
     """Return in one line whether the side of what moved was foreseen."""
     if skill.direction_accuracy is None:
         return "undefined: nothing moved"
-    lead, rival = skill.direction_skill or 0.0, skill.direction_rival
+    lead, reference = skill.direction_skill or 0.0, skill.direction_reference
     return (
         f"{skill.direction_accuracy:.2%} of {skill.moves:,} moves right, mean edge {skill.edge_text}; log-loss of the "
         f"side {abs(lead):.5f} nat {'better' if lead > 0 else 'worse'} than "
-        f"{'the prior' if rival == 'prior' else rival} ({p_text(skill.direction_p_value)})"
+        f"{'the prior' if reference == 'prior' else reference} ({p_text(skill.direction_p_value)})"
     )
-
-
-def direction_measures(skill: Skill) -> Iterator[Measure]:
-    """Return the lead in foreseeing the side of a move, and what a move earned on the side that was named."""
-    lead, error = skill.direction_skill, skill.direction_error
-    spread = None if lead is None or error is None else 1.96 * error
-    yield Measure(
-        name="Direction lead over the better of prior and 50:50, per move",
-        value=lead,
-        style="signed nat",
-        low=None if lead is None or spread is None else lead - spread,
-        high=None if lead is None or spread is None else lead + spread,
-        note=direction_line(skill),
-    )
-    low, high = skill.edge_interval_bp or (None, None)
-    yield Measure(
-        name="Mean edge of a move, before costs", value=skill.edge_bp, style="bp", low=low, high=high,
-        note="return until the horizon on the side that the model names",
-    )  # fmt: skip
 
 
 def fold_rows(evaluation: Evaluation, baseline: str, forecasts: Mapping[str, FloatArray]) -> Iterator[Row]:
@@ -156,39 +159,42 @@ def fold_rows(evaluation: Evaluation, baseline: str, forecasts: Mapping[str, Flo
         }
 
 
-_BESIDE: tuple[tuple[str, str, str, Style], ...] = (
-    ("metrics", "days", "unseen days", "count"),
-    ("metrics", "total_return", "net return", "signed share"),
-    ("metrics", "sharpe_ratio", "Sharpe ratio", "ratio"),
-    ("metrics", "max_drawdown", "largest drawdown", "share"),
-    ("metrics", "num_trades", "round trips", "count"),
-    ("skill", "log_loss", "log-loss", "nat"),
-    ("skill", "prior_log_loss", "log-loss of the prior", "nat"),
-    ("skill", "direction_accuracy", "direction right", "share"),
-    ("latency", "p99_us", "latency p99 per bar", "us"),
-)
+Cells = dict[str, Cell]
 
 
-def beside_rows(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Row]:
-    """Return two versions line by line.
+def version_cells(manifest: Manifest, read: Callable[[str], bytes]) -> tuple[Cells, Cells]:
+    """Return what versions are compared by: results with dataset and code, and every parameter of the recipe.
 
     Args:
-        name: Of the other column.
-        ours: Manifest of this one, with the "skill" of its backtest.
-        theirs: The same of the other.
+        manifest: The version's.
+        read: Returns one of its files.
     """
-    for part, key, what, style in _BESIDE:
-        yield {
-            "": what,
-            "this version": written(ours[part].get(key), style),
-            name: written(theirs.get(part, {}).get(key), style),
-        }
-    for key, what in (("dataset", "dataset"), ("code", "code")):
-        yield {"": what, "this version": ours[key][:16], name: theirs[key][:16]}
-    one, other = (flat_cells(side["recipe"]) for side in (ours, theirs))
-    for key in sorted(one | other):
-        if one.get(key) != other.get(key):
-            yield {"": key, "this version": one.get(key, "not there"), name: other.get(key, "not there")}
+    backtest = json.loads(read("backtest.json"))
+    metrics, skill = Metrics(**backtest["metrics"]["model"]), backtest["skill"]
+    results: Cells = {
+        "unseen days": written(metrics.days, "count"),
+        "net return": written(metrics.total_return, "signed share"),
+        "Sharpe ratio": written(metrics.sharpe_ratio, "ratio"),
+        "largest drawdown": written(metrics.max_drawdown, "share"),
+        "round trips": written(metrics.num_trades, "count"),
+        "log-loss": written(skill["log_loss"], "nat"),
+        "log-loss of the prior": written(skill["prior_log_loss"], "nat"),
+        "direction right": written(skill["direction_accuracy"], "share"),
+        "latency p99 per bar": written(speed_of(read("latency.json")).model.p99_us, "us"),
+        "dataset": manifest.dataset[:16],
+        "code": manifest.code[:16],
+    }
+    return results, flat_cells(recipe_document(manifest.recipe))
+
+
+def compared_rows(name: str, ours: tuple[Cells, Cells], theirs: tuple[Cells, Cells]) -> Iterator[Row]:
+    """Return two versions line by line, of the parameters those that differ; `name` is the other's column."""
+    (results, parameters), (other_results, other_parameters) = ours, theirs
+    for what, found in results.items():
+        yield {"": what, "this version": found, name: other_results[what]}
+    for what in sorted(parameters):
+        if parameters[what] != other_parameters[what]:
+            yield {"": what, "this version": parameters[what], name: other_parameters[what]}
 
 
 def flat_cells(values: Mapping[str, Any], prefix: str = "") -> dict[str, Cell]:

@@ -15,6 +15,7 @@ from storage.schema import DAY_MS, FloatArray, IntArray
 from tasks.execution.contenders import Contender
 from tasks.execution.importance import Importance
 from tasks.execution.skill import Skill
+from tasks.network.fit import Progress
 from tasks.reporting.canvas import (
     DASHES,
     DOTS,
@@ -35,15 +36,10 @@ from tasks.reporting.canvas import (
     plain_text,
     use_dates,
 )
-from tasks.reporting.report_data import (
-    Cell,
-    CostPoint,
-    Equity,
-    Row,
-    StepTimes,
-    TrainingCurve,
-)
+from tasks.reporting.report_data import Cell, CostPoint, Equity, Row
 from tasks.reporting.track import day_starts, days_of, drawdown, rolling_sharpe
+from tasks.strategy.folds import FoldResult
+from tasks.strategy.speed import Speed
 
 MOST_POINTS = 2_000
 
@@ -153,50 +149,48 @@ def distribution_figure(values: FloatArray, title: str, unit: str, label: str) -
     return figure
 
 
-def cost_figure(costs: Sequence[CostPoint], break_even_bp: float | None, label: str) -> Figure:
+def cost_figure(costs: Sequence[CostPoint], break_even: float | None, label: str) -> Figure:
     """What is left at other costs, decided again at each and as the same positions re-priced."""
     figure = new_figure(NARROW, 300, "Net result at other costs", label)
     axes = add_axes(figure, (58, 44, NARROW - 74, 184))
-    points = sorted(costs, key=lambda point: point.cost_bp)
-    x = [point.cost_bp for point in points]
-    lines = ([point.total_return for point in points], [point.repriced_return for point in points])
-    y, repriced = ([100.0 * value if is_number(value) else np.nan for value in line] for line in lines)
+    x = [1e4 * point.per_side for point in costs]
+    y = [100.0 * point.decided.total_return for point in costs]
+    repriced = [100.0 * point.repriced.total_return for point in costs]
     axes.axhline(0.0, color=NOTHING, linewidth=1.1, linestyle=DASHES, label="flat")
     axes.plot(x, repriced, color=MODEL, linewidth=1.1, linestyle=DOTS, label="same positions")
     axes.plot(x, y, color=MODEL, linewidth=1.6, marker="o", markersize=4, label="decided again")
-    for place, point in enumerate(points):
+    for place, point in enumerate(costs):
         if point.assumed:
             axes.plot(x[place], y[place], "o", markersize=10, markerfacecolor="none", color=INK, label="assumed here")
-    if is_number(break_even_bp) and x and min(x) <= break_even_bp <= max(x):
-        axes.axvline(break_even_bp, color=RIVAL, linewidth=1.1, label=f"break-even {break_even_bp:.2f} bp")
+    if break_even is not None and x[0] <= 1e4 * break_even <= x[-1]:
+        axes.axvline(1e4 * break_even, color=RIVAL, linewidth=1.1, label=f"break-even {1e4 * break_even:.2f} bp")
     label_axes(axes, "fee and slippage per side (bp)", "total return (%)")
     add_legend(axes, columns=2)
     return figure
 
 
-def training_figure(curves: Sequence[TrainingCurve], label: str, width: int = WIDE) -> Figure:
+def training_figure(folds: Sequence[FoldResult], label: str, width: int = WIDE) -> Figure:
     """Loss of every fold's training, of each member in one frame; the kept weights are marked."""
-    folds = {number: [curve for curve in curves if curve.fold == number] for number in sorted({c.fold for c in curves})}
     columns = min(len(folds), 4 if width > NARROW else 2)
     rows = -(-len(folds) // columns)
     height = 84 + 168 * rows
     figure = new_figure(width, height, "Training, fold by fold", label)
-    low, high = _common_range(curves)
+    low, high = _common_range(folds)
     cell = (width - 60) / columns
-    for place, (number, members) in enumerate(folds.items()):
+    for place, fold in enumerate(folds):
         row, column = divmod(place, columns)
         axes = add_axes(figure, (52 + column * cell, height - 84 - 168 * (row + 1) + 44, cell - 14, 112))
-        thick = 1.6 if len(members) == 1 else 1.1
-        for i, curve in enumerate(members):
-            of_all = [None if i else name for name in ("training", "validation", "class shares alone", "kept weights")]
-            axes.plot(curve.step, curve.train_loss, color=NOTHING, linewidth=thick - 0.5, label=of_all[0])
-            axes.plot(curve.step, curve.validation_loss, color=MODEL, linewidth=thick, label=of_all[1])
-            if is_number(curve.prior_loss):
-                axes.axhline(curve.prior_loss, color=RIVAL, linewidth=1.1, linestyle=DASHES, label=of_all[2])
-            kept = np.flatnonzero(curve.step == curve.best_step)
-            at = curve.step[kept], curve.validation_loss[kept]
-            axes.plot(*at, "o", color=MODEL, markersize=3.4 + thick, label=of_all[3])
-        axes.set_title(f"fold {number}", loc="left", fontsize=10, color=INK, pad=4)
+        thick = 1.6 if len(fold.best_steps) == 1 else 1.1
+        for member, best_step in enumerate(fold.best_steps):
+            of_all = [None if member else name for name in ("training", "validation", "kept weights")]
+            points = [point for point in fold.history if point.member == member]
+            steps = np.array([point.step for point in points])
+            losses = np.array([point.validation_loss for point in points])
+            axes.plot(steps, _train_losses(points), color=NOTHING, linewidth=thick - 0.5, label=of_all[0])
+            axes.plot(steps, losses, color=MODEL, linewidth=thick, label=of_all[1])
+            kept = steps == best_step
+            axes.plot(steps[kept], losses[kept], "o", color=MODEL, markersize=3.4 + thick, label=of_all[2])
+        axes.set_title(f"fold {place + 1}", loc="left", fontsize=10, color=INK, pad=4)
         axes.set_ylim(low, high)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -236,13 +230,15 @@ def fold_figure(rows: Sequence[Row], label: str, width: int = WIDE) -> Figure | 
     return figure
 
 
-def _common_range(curves: Sequence[TrainingCurve]) -> tuple[float, float]:
+def _train_losses(points: Sequence[Progress]) -> list[float]:
+    return [np.nan if point.train_loss is None else point.train_loss for point in points]
+
+
+def _common_range(folds: Sequence[FoldResult]) -> tuple[float, float]:
     """Return y limits that hold every loss, so that folds can be compared by eye."""
-    priors = [curve.prior_loss for curve in curves if is_number(curve.prior_loss)]
-    losses = np.concatenate([*(c.train_loss for c in curves), *(c.validation_loss for c in curves), np.array(priors)])
+    points = [point for fold in folds for point in fold.history]
+    losses = np.array([*_train_losses(points), *(point.validation_loss for point in points)])
     losses = losses[np.isfinite(losses)]
-    if not len(losses):
-        return 0.0, 1.0
     margin = max(0.06 * float(np.ptp(losses)), 1e-6)
     return float(losses.min()) - margin, float(losses.max()) + margin
 
@@ -288,17 +284,18 @@ def coverage_figure(skill: Skill, label: str) -> Figure:
     return figure
 
 
-def step_figure(times: StepTimes, label: str, width: int = WIDE) -> Figure:
+def step_figure(speed: Speed, label: str, width: int = WIDE) -> Figure:
     """How often one prediction took how long: both axes logarithmic, so that the rare slow ones show."""
     figure = new_figure(width, 240, "One prediction of this model", label)
     axes = add_axes(figure, (58, 44, width - 74, 130), grid="y")
-    axes.stairs(times.calls, times.edges_us, fill=True, color=MODEL, alpha=0.55)
-    for percentile, us, style in (("median", times.p50_us, DASHES), ("99th percentile", times.p99_us, DOTS)):
+    axes.stairs(speed.calls, speed.edges_us, fill=True, color=MODEL, alpha=0.55)
+    row = speed.model
+    for percentile, us, style in (("median", row.p50_us, DASHES), ("99th percentile", row.p99_us, DOTS)):
         axes.axvline(us, color=INK, linewidth=1.1, linestyle=style, label=f"{percentile} {us:,.1f} µs")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(0.7, 2.0 * max(int(times.calls.max()), 1))
-    axes.set_xlim(times.edges_us[0], times.edges_us[-1])
+    axes.set_ylim(0.7, 2.0 * max(*speed.calls, 1))
+    axes.set_xlim(speed.edges_us[0], speed.edges_us[-1])
     axes.minorticks_off()
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

@@ -7,16 +7,18 @@ spoken of in the same measured terms.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from storage.schema import CLASSES
+from tasks.execution.metrics import Metrics
 from tasks.reporting.canvas import NARROW, WIDE, png, svg
+from tasks.reporting.evidence import flat_cells, highlights, random_note, record_measures, skill_measures
 from tasks.reporting.explorer import explorer_data, library, script_hash
 from tasks.reporting.figures import (
     contenders_figure,
@@ -31,6 +33,7 @@ from tasks.reporting.figures import (
     step_figure,
     training_figure,
 )
+from tasks.reporting.headline import headline_rows
 from tasks.reporting.markup import (
     Grid,
     data_uri,
@@ -44,7 +47,7 @@ from tasks.reporting.markup import (
     row_grid,
     written,
 )
-from tasks.reporting.report_data import Cell, ReportData, Style
+from tasks.reporting.report_data import ReportData, Style
 from tasks.reporting.track import days_of, largest_month, monthly_returns, trade_rows, used_months, worst_drawdowns
 
 CAVEAT = "A backtest measures the past, at the costs and fills stated here. It is no forecast and no advice."
@@ -77,7 +80,7 @@ METRICS: dict[str, tuple[str, Style]] = {
     "days": ("days", "ratio"),
 }
 _SUMMARY_WIDTH = 760  # points: what a Markdown view shows without shrinking it
-_MAIN_METRICS = 13  # the first ones; the rest is folded away
+_MAIN_METRICS, _OTHER_METRICS = list(METRICS)[:13], list(METRICS)[13:]  # the latter are folded away
 _FEWEST_TO_SPREAD = 10  # days or trades: fewer have no distribution to look at
 
 _SECTIONS = {
@@ -100,30 +103,41 @@ _SECTIONS = {
 def render_report(data: ReportData) -> str:
     """Return the report as one self-contained page; equal data give equal text."""
     environment = _environment()
-    said = {
-        "data": data,
-        "headline": _headline(data),
-        "because": _because(data),
-        "caveat": CAVEAT,
+    manifest = data.manifest
+    said = _verdict(data) | {
         "pictures": _pictures(data),
-        "metrics": _metrics_grids(data),
+        "latencies": (data.speed.model, *data.speed.rows),
+        "metrics": [_metrics_grid(data.metrics, keys) for keys in (_MAIN_METRICS, _OTHER_METRICS)],
+        "record": record_measures(data.record, manifest.judgement.numbers.luck),
+        "skill": skill_measures(data.skill),
+        "claims": list(headline_rows(data)),
+        "random_note": random_note(data.contest),
+        "configuration": {name: flat_cells(asdict(part)) for name, part in manifest.recipe.parts().items()},
+        "provenance": {
+            "dataset": manifest.dataset,
+            "code": manifest.code[:16],
+            "seed": manifest.recipe.fit_config.seed,
+            **data.speed.machine,
+        },
     }
     bodies = {name: environment.get_template(f"{name}.html").render(said).strip() for name in _SECTIONS}
     sections = [(name, title, Markup(bodies[name])) for name, title in _SECTIONS.items() if bodies[name]]  # noqa: S704 - rendered above
     sheet, script = (_file(environment, name) for name in ("report.css", "report.js"))
-    chart = {} if data.equity is None else {"explorer": explorer_data(data.equity), "library": library()}
     return environment.get_template("page.html").render(
-        said, sections=sections, sheet=sheet, script=script, script_hash=script_hash(script.encode()), **chart
+        said,
+        sections=sections,
+        sheet=sheet,
+        script=script,
+        script_hash=script_hash(script.encode()),
+        explorer=explorer_data(data.equity),
+        library=library(),
     )
 
 
 def summary_markdown(data: ReportData) -> str:
     """Return the verdict, its conditions, the head line's numbers and one picture as Markdown, below 200 kB."""
-    uri = None
-    if data.equity is not None:
-        uri = data_uri(png(equity_figure(data.equity, data.title_label, _SUMMARY_WIDTH)), "png")
-    said = {"data": data, "headline": _headline(data), "because": _because(data), "caveat": CAVEAT, "picture": uri}
-    return _environment().get_template("summary.md").render(said)
+    picture = png(equity_figure(data.equity, data.title_label, _SUMMARY_WIDTH))
+    return _environment().get_template("summary.md").render(_verdict(data), picture=data_uri(picture, "png"))
 
 
 @lru_cache(maxsize=1)
@@ -152,21 +166,21 @@ def _file(environment: Environment, name: str) -> Markup:
     return Markup(environment.get_template(name).render())  # noqa: S704 - a file of ours
 
 
-def _headline(data: ReportData) -> str:
-    champion = data.verdict.champion
-    flat = champion == "flat"
+def _verdict(data: ReportData) -> dict[str, object]:
+    """Return what page and summary both say first."""
+    judgement = data.manifest.judgement
+    champion, flat = judgement.champion, judgement.champion == "flat"
+    kept = "Not promoted: no position is taken" if flat else f"Not promoted: {champion} stays in force"
+    replaced = "flat (no position)" if flat else champion
     return {
-        "promoted": f"Promoted: meets every condition and replaces {'flat (no position)' if flat else champion}",
-        "kept": "Not promoted: no position is taken" if flat else f"Not promoted: {champion} stays in force",
-        "measured": "Measured; nothing was to be decided",
-    }[data.verdict.decision]
-
-
-def _because(data: ReportData) -> str:
-    conditions = data.verdict.conditions
-    if not conditions:
-        return "No conditions were judged."
-    return f"{sum(check.passed is True for check in conditions)} of {len(conditions)} conditions hold."
+        "data": data,
+        "manifest": data.manifest,
+        "judgement": judgement,
+        "headline": f"Promoted: meets every condition and replaces {replaced}" if judgement.passed else kept,
+        "because": f"{sum(c.passed is True for c in judgement.checks)} of {len(judgement.checks)} conditions hold.",
+        "highlights": highlights(data),
+        "caveat": CAVEAT,
+    }
 
 
 def _pictures(data: ReportData) -> dict[str, Markup]:
@@ -187,15 +201,15 @@ _BOTH, _HALF = {"desk": WIDE, "phone": NARROW}, {"half": NARROW}
 _PICTURES: dict[str, tuple[str, dict[str, int], Callable[[ReportData, str, int], Figure | None]]] = {
     "equity": (
         "Equity and drawdown beside the baselines, buy and hold and no position", _BOTH,
-        lambda data, label, width: equity_figure(data.equity, label, width) if data.equity else None,
+        lambda data, label, width: equity_figure(data.equity, label, width),
     ),
     "rolling": (
         "Sharpe ratio of the last days", _BOTH,
-        lambda data, label, width: rolling_figure(data.equity, label, width) if data.equity else None,
+        lambda data, label, width: rolling_figure(data.equity, label, width),
     ),
     "contenders": (
         "The model's lead over each forecaster", _BOTH,
-        lambda data, label, width: contenders_figure(data.contenders, label, width),
+        lambda data, label, width: contenders_figure(data.contest.table, label, width),
     ),
     "importance": (
         "What each input is worth to the forecast", _BOTH,
@@ -203,7 +217,7 @@ _PICTURES: dict[str, tuple[str, dict[str, int], Callable[[ReportData, str, int],
     ),
     "steps": (
         "Histogram of single predictions", _BOTH,
-        lambda data, label, width: step_figure(data.step_times, label, width) if data.step_times else None,
+        lambda data, label, width: step_figure(data.speed, label, width),
     ),
     "folds": (
         "When each fold trains and tests", _BOTH,
@@ -211,28 +225,28 @@ _PICTURES: dict[str, tuple[str, dict[str, int], Callable[[ReportData, str, int],
     ),
     "training": (
         "Training and validation loss by fold", _BOTH,
-        lambda data, label, width: training_figure(data.training, label, width) if data.training else None,
+        lambda data, label, width: training_figure(data.training, label, width),
     ),
     "costs": (
         "Total return at other costs", _HALF,
-        lambda data, label, _: cost_figure(data.costs, data.break_even_bp, label) if data.costs else None,
+        lambda data, label, _: cost_figure(data.costs, data.metrics["model"].break_even_cost_per_side, label),
     ),
     "days": ("How the days ended", _HALF, lambda data, label, _: _days_figure(data, label)),
     "trades": ("How the round trips ended", _HALF, lambda data, label, _: _trades_figure(data, label)),
     "reliability": (
         "Confidence against the share that was right", _HALF,
-        lambda data, label, _: reliability_figure(data.forecast, label) if data.forecast else None,
+        lambda data, label, _: reliability_figure(data.skill, label),
     ),
     "coverage": (
         "Accuracy on the most confident predictions", _HALF,
-        lambda data, label, _: coverage_figure(data.forecast, label) if data.forecast else None,
+        lambda data, label, _: coverage_figure(data.skill, label),
     ),
 }  # fmt: skip
 """Chart -> what it shows, where it is shown how wide, and who draws it."""
 
 
 def _days_figure(data: ReportData, label: str) -> Figure | None:
-    days = np.empty(0) if data.equity is None else days_of(data.equity, data.equity.model)
+    days = days_of(data.equity, data.equity.model)
     days = days[days != 0.0]
     if len(days) < _FEWEST_TO_SPREAD:
         return None
@@ -240,26 +254,16 @@ def _days_figure(data: ReportData, label: str) -> Figure | None:
 
 
 def _trades_figure(data: ReportData, label: str) -> Figure | None:
-    trades = data.equity.trades if data.equity else None
+    trades = data.equity.trades
     if trades is None or len(trades) < _FEWEST_TO_SPREAD:
         return None
     earned = 1e4 * trades.net / trades.entry_notional
     return distribution_figure(earned, f"Net result of {len(trades):,} round trips", "bp", label)
 
 
-def _metrics_grids(data: ReportData) -> list[Grid]:
-    """Return the main metrics of every side, and the others; each only where there are any."""
-    given = {key for side in data.metrics.values() for key in side}
-    known = [key for key in METRICS if key in given]
-    main = [key for key in known if key in list(METRICS)[:_MAIN_METRICS]]
-    rest = [key for key in [*known, *sorted(given - set(METRICS))] if key not in main]
-    return [_metrics_grid(data, keys) for keys in (main, rest) if keys]
-
-
-def _metrics_grid(data: ReportData, keys: list[str]) -> Grid:
-    rows: list[list[Cell]] = []
+def _metrics_grid(sides: Mapping[str, Metrics], keys: Sequence[str]) -> Grid:
+    rows = []
     for key in keys:
-        name, style = METRICS.get(key, (heading(key), None))
-        values = [side.get(key) for side in data.metrics.values()]
-        rows.append([name, *(v if style is None or isinstance(v, str) else written(v, style) for v in values)])
-    return grid(["", *data.metrics], rows)
+        name, style = METRICS[key]
+        rows.append([name, *(written(getattr(side, key), style) for side in sides.values())])
+    return grid(["", *sides], rows)

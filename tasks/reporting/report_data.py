@@ -1,19 +1,24 @@
-"""What a report shows: plain values, already measured. Whatever is undefined is None, and is shown as "undefined"."""
+"""What a report shows: a version's manifest, and results as their own rooms left them; what is undefined is None."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from storage.schema import Candles, ConfigError, FloatArray, IntArray, Market, Source, VersionRef, parse_source
-from tasks.champion.promotion import Check
-from tasks.execution.contenders import Contender
+from storage.schema import Candles, ConfigError, FloatArray, IntArray, VersionRef, parse_source
+from tasks.champion.manifest import Manifest
 from tasks.execution.importance import Importance
+from tasks.execution.metrics import Metrics
 from tasks.execution.skill import Skill
+from tasks.execution.slices import Slice
+from tasks.execution.track_record import TrackRecord
 from tasks.execution.trades import Trades
+from tasks.strategy.contest import Contest
+from tasks.strategy.folds import FoldResult
+from tasks.strategy.speed import Speed
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Cell]
@@ -24,9 +29,6 @@ Style = Literal[
 ]
 """How a number is written; the report's `written` shows each."""
 
-Origin = Literal["exchange", "replayed", "synthetic"]
-"""Where the sandbox's candles came from; "exchange" for everything that Bybit itself sent."""
-
 _SOURCE_LABELS = {"bybit": "Bybit", "testnet": "Bybit testnet", "demo": "Bybit demo"}
 _RIBBONS = {
     "bybit": ("BYBIT", "candles of the exchange itself"),
@@ -35,23 +37,6 @@ _RIBBONS = {
     "replayed": ("REPLAY", "recorded candles, played back by the sandbox"),
     "synthetic": ("SYNTHETIC", "a made-up market: says nothing about a real one"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What was decided about this version.
-
-    Attributes:
-        decision: promoted, kept (the champion stays), or measured (nothing was to be decided).
-        champion: Version in force before the decision, or "flat".
-        conditions: The promotion rule, line by line.
-        notes: Further reasons, one sentence each.
-    """
-
-    decision: Literal["promoted", "kept", "measured"]
-    champion: str = "flat"
-    conditions: tuple[Check, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +59,13 @@ class Measure:
     high: float | None = None
     note: str = ""
     doubtful: bool = False
+
+    @classmethod
+    def around(cls, name: str, value: float | None, error: float | None, style: Style, note: str) -> Measure:
+        """Return a number with the interval that its standard error makes; without one where either is undefined."""
+        spread = None if value is None or error is None else 1.96 * error
+        low, high = (None, None) if value is None or spread is None else (value - spread, value + spread)
+        return cls(name=name, value=value, style=style, low=low, high=high, note=note)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,183 +116,81 @@ class Equity:
         return np.concatenate([start_ms[:1], start_ms + self.interval_ms])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TrainingCurve:
-    """How the training of one fold's network, or of one of its members, went.
+class CostPoint(NamedTuple):
+    """The model at another cost per side, a share of the notional, and whether that is the assumed one."""
 
-    Attributes:
-        fold: Its number; members have the same.
-        step: (n,) optimiser steps so far, at each validation.
-        train_loss: (n,) mean since the validation before, nat; with label smoothing where that was on.
-        validation_loss: (n,) plain cross-entropy, nat.
-        best_step: The step whose weights were kept.
-        prior_loss: Validation cross-entropy of the training classes' shares, nat; None where unknown.
-    """
-
-    fold: int
-    step: IntArray
-    train_loss: FloatArray
-    validation_loss: FloatArray
-    best_step: int
-    prior_loss: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """What one prediction costs.
-
-    Attributes:
-        name: The network, such as "separable, K=3".
-        runtime: What ran it.
-        parameters, macs: Counts; None where they do not apply.
-        p50_us, p95_us, p99_us: Microseconds per bar, one thread.
-    """
-
-    name: str
-    runtime: str
-    parameters: int | None
-    macs: int | None
-    p50_us: float | None
-    p95_us: float | None
-    p99_us: float | None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StepTimes:
-    """How long single predictions of this model took.
-
-    Attributes:
-        edges_us: (bins + 1,) increasing, > 0, microseconds.
-        calls: (bins,) predictions between two edges.
-        p50_us, p99_us: Percentiles of the same calls.
-    """
-
-    edges_us: FloatArray
-    calls: IntArray
-    p50_us: float
-    p99_us: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostPoint:
-    """The model at other costs, decided again by a rule that reckons with them.
-
-    Attributes:
-        cost_bp: Fee and slippage per side, basis points of the notional.
-        total_return: Net, share of the capital.
-        sharpe_ratio: From UTC days; None where undefined.
-        num_trades: Round trips.
-        repriced_return: What the positions of the assumed costs leave at these, net, share of the capital.
-        assumed: Whether these are the costs that the verdict rests on.
-    """
-
-    cost_bp: float
-    total_return: float | None
-    sharpe_ratio: float | None
-    num_trades: int | None = None
-    repriced_return: float | None = None
-    assumed: bool = False
+    per_side: float
+    decided: Metrics  # again, by a rule that reckons with it
+    repriced: Metrics  # the positions of the assumed costs
+    assumed: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportData:
-    """Everything that a report on one version shows; an empty part is left out of the page.
+    """Everything that the page of one version shows.
 
     Attributes:
-        market: The market.
-        source: Where its candles came from.
-        origin: Whether the exchange sent them, or a recording or a synthetic market stood in.
-        origin_detail: The replayed file, or the synthetic market's kind and seed.
-        version: Name of the version.
+        ref: Its name.
         created: When it was made, UTC text.
-        verdict: What was decided, and why.
-        warnings: What a reader must know first, such as a cost that is zero; shown loudly.
-        highlights: The few numbers of the head line.
-        equity: On unseen bars; None where nothing was traded.
-        metrics: Side ("model", "buy and hold", "flat") -> metric key -> value.
-        costs: The cost sweep.
-        break_even_bp: Cost per side that would leave nothing, basis points; None where undefined.
-        stress: Further what-ifs, such as later fills.
-        contenders: The model and what it had to beat, the model first.
-        random_note: What random timings say, one sentence.
-        headline: The source text's claims beside what was measured.
+        manifest: What it says of itself, the verdict on it included.
+        equity: On unseen bars.
+        metrics: Who -> the account in numbers: the model first, then buy and hold and flat.
+        costs: The cost sweep, cheapest first.
+        delays: The same decisions filled at the next open, one bar later, two bars later.
+        contest: The model and what it had to beat.
         record: What the daily returns prove.
         slices: The result by year and by state of the market.
         skill: How good the predictions were.
-        forecast: The same as arrays: confusion, calibration, accuracy by confidence.
         fold_scores: Skill and money of each fold's test block.
         importance: What each input is worth to the forecast.
-        beside: This version and the one before, line by line.
+        beside: This version and the champion or the one before, line by line; nothing where there is none.
         class_mix: Part of the data -> labels of each class.
-        latency: Per network and runtime.
-        step_times: Of this model alone.
+        speed: How fast the model is.
         data_quality: What was found in the candles.
         folds: The table of dates.
-        training: One curve per fold.
-        config: Section -> parameter -> value.
-        versions: Library -> version.
-        provenance: Dataset id, code hash, seed, machine ...
+        training: What each fold's training left behind.
     """
 
-    market: Market
-    source: Source
-    origin: Origin
-    origin_detail: str = ""
-    version: str
+    ref: VersionRef
     created: str
-    verdict: Decision
-    warnings: tuple[str, ...] = ()
-    highlights: tuple[Measure, ...] = ()
-    equity: Equity | None = None
-    metrics: Mapping[str, Row] = field(default_factory=dict)
-    costs: tuple[CostPoint, ...] = ()
-    break_even_bp: float | None = None
-    stress: tuple[Row, ...] = ()
-    contenders: tuple[Contender, ...] = ()
-    random_note: str = ""
-    headline: tuple[Row, ...] = ()
-    record: tuple[Measure, ...] = ()
-    slices: tuple[Row, ...] = ()
-    skill: tuple[Measure, ...] = ()
-    fold_scores: tuple[Row, ...] = ()
-    importance: tuple[Importance, ...] = ()
-    beside: tuple[Row, ...] = ()
-    forecast: Skill | None = None
-    class_mix: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    latency: tuple[Latency, ...] = ()
-    step_times: StepTimes | None = None
-    data_quality: tuple[Row, ...] = ()
-    folds: tuple[Row, ...] = ()
-    training: tuple[TrainingCurve, ...] = ()
-    config: Mapping[str, Row] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    provenance: Row = field(default_factory=dict)
+    manifest: Manifest
+    equity: Equity
+    metrics: Mapping[str, Metrics]
+    costs: tuple[CostPoint, ...]
+    delays: tuple[Metrics, ...]
+    contest: Contest
+    record: TrackRecord
+    slices: tuple[Slice, ...]
+    skill: Skill
+    fold_scores: tuple[Row, ...]
+    importance: tuple[Importance, ...]
+    beside: tuple[Row, ...]
+    class_mix: Mapping[str, tuple[int, ...]]
+    speed: Speed
+    data_quality: tuple[Row, ...]
+    folds: tuple[Row, ...]
+    training: tuple[FoldResult, ...]
 
     def __post_init__(self) -> None:
-        parse_source(self.source)
-        if (self.origin == "exchange") == self.source.startswith("sandbox:"):
-            raise ConfigError(
-                f"origin must be replayed or synthetic for a sandbox only, was {self.origin!r} of {self.source}"
-            )
+        source, origin = parse_source(self.ref.source), self.manifest.origin
+        if (origin == "exchange") == source.startswith("sandbox:"):
+            raise ConfigError(f"origin must be replayed or synthetic for a sandbox only, was {origin!r} of {source}")
 
     @property
     def source_label(self) -> str:
         """The source as every title names it: nobody takes a replay or a synthetic market for an exchange."""
-        if self.origin == "exchange":
-            return _SOURCE_LABELS[self.source]
-        return f"{'replayed candles' if self.origin == 'replayed' else 'synthetic market'}, {self.source}"
+        source, origin = self.ref.source, self.manifest.origin
+        if origin == "exchange":
+            return _SOURCE_LABELS[source]
+        return f"{'replayed candles' if origin == 'replayed' else 'synthetic market'}, {source}"
 
     @property
     def ribbon(self) -> tuple[str, str]:
         """The source in one loud word, and what it means."""
-        return _RIBBONS[self.source if self.origin == "exchange" else self.origin]
-
-    @property
-    def reference(self) -> VersionRef:
-        """What the version is called wherever one is asked for."""
-        return VersionRef(source=self.source, name=self.market.slug, version=self.version)
+        origin = self.manifest.origin
+        return _RIBBONS[self.ref.source if origin == "exchange" else origin]
 
     @property
     def title_label(self) -> str:
         """Market and source, as every title carries them."""
-        return f"{self.market} · {self.source_label}"
+        return f"{self.manifest.market} · {self.source_label}"

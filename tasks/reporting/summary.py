@@ -2,78 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from storage.schema import VersionRef
+import numpy as np
+
+from storage.schema import FUNDING_STEP_MS, VersionRef
+from tasks.champion.manifest import Manifest, Summary
 from tasks.champion.promotion import Check
+from tasks.execution.contenders import Contender
 from tasks.execution.track_record import FEWEST_TRADES
-from tasks.reporting.report_data import ReportData
-from tasks.strategy.contest import Contest
+from tasks.strategy.contest import MODEL, Contest
 from tasks.strategy.out_of_sample import Evaluation
-
-_DASH = "-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Side:
-    """One column of the table; None where there is no such number.
-
-    Attributes:
-        name: Who.
-        net_return: On the unseen bars, net of costs.
-        sharpe: Annualised, from UTC days, as text: with its interval, or why there is none.
-        max_drawdown: Share of the peak.
-        trades: Closed trades.
-        log_loss: Nat.
-        direction: Share of the moves that went where it said.
-        edge_bp: Mean of what a move earned on the side that it named, before costs, basis points.
-    """
-
-    name: str
-    net_return: float
-    sharpe: str
-    max_drawdown: float | None = None
-    trades: int | None = None
-    log_loss: float | None = None
-    direction: float | None = None
-    edge_bp: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """A version in a few numbers, as its manifest keeps them.
-
-    Attributes:
-        origin: Of its candles: exchange, replayed or synthetic.
-        days: Unseen days.
-        sides: The model, the best baseline, buy and hold.
-        warnings: What to know before believing any of it, one line each.
-    """
-
-    origin: str
-    days: int
-    sides: tuple[Side, ...]
-    warnings: tuple[str, ...]
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Summary:
-        """Return the summary that `asdict` made the document of."""
-        sides = tuple(Side(**side) for side in document["sides"])
-        return cls(**{**document, "sides": sides, "warnings": tuple(document["warnings"])})
-
-    def of_the_model(self) -> list[tuple[str, str]]:
-        """Return name and value of every number of the model, written out."""
-        return [(name, cells[0]) for name, cells in _rows(self)]
-
-    @property
-    def next_step(self) -> str:
-        """What whoever has read the verdict would do next."""
-        if self.origin == "synthetic":
-            return "the same on Bybit's public data, no key needed: make run EXCHANGE=bybit START=2025-01-01"
-        return "a market that is retrained and judged every day, in the browser: make ui EXCHANGE=bybit"
+from tasks.strategy.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,23 +24,23 @@ class Verdict:
 
     Attributes:
         version: The version that was stored.
+        manifest: What it says of itself.
         promoted: Whether it is the champion now.
         champion: The champion now: a version, or "flat".
         report: Where the report lies.
         decision: What was decided and why, one line.
         headline: The same in words for whoever started the run.
         checks: Every condition of the promotion rule; none for a version that was the champion already.
-        summary: The version in numbers.
     """
 
     version: VersionRef
+    manifest: Manifest
     promoted: bool
     champion: str
     report: str
     decision: str
     headline: str
     checks: tuple[Check, ...]
-    summary: Summary
 
     def text(self, facts: Sequence[tuple[str, str]] = ()) -> str:
         """Return everything that a terminal shows of it, the verdict first and what to do next last.
@@ -107,96 +49,108 @@ class Verdict:
             facts: Further lines at the end, name and value.
         """
         report = self.report if "://" in self.report else Path(self.report).absolute().as_uri()
-        rows = [("report", report), ("version", str(self.version)), *facts, ("next", self.summary.next_step)]
+        further = (
+            "the same on Bybit's public data, no key needed: make run EXCHANGE=bybit START=2025-01-01"
+            if self.manifest.origin == "synthetic"
+            else "a market that is retrained and judged every day, in the browser: make ui EXCHANGE=bybit"
+        )
+        rows = [("report", report), ("version", str(self.version)), *facts, ("next", further)]
         closing = [f"  {name:<7}  {value}" for name, value in rows]
-        return "\n".join([*verdict_lines(self.headline, self.checks, self.summary), *closing])
+        return "\n".join([*verdict_lines(self.headline, self.checks, self.manifest), *closing])
 
 
-def summarise(report: ReportData, evaluation: Evaluation, contest: Contest) -> Summary:
+def summarise(recipe: Recipe, evaluation: Evaluation, contest: Contest) -> Summary:
     """Return a version in a few numbers.
 
     Args:
-        report: Its page.
+        recipe: How it was made.
         evaluation: What its predictions were worth.
         contest: What it had to beat.
     """
-    metrics, held, record = evaluation.money.model.metrics, evaluation.money.buy_and_hold.metrics, evaluation.record
-    best, sharpe = contest.best_baseline, _sharpe(metrics.sharpe_ratio, record.trades)
-    if record.low is not None:
-        sharpe += f" ({record.low:.1f} to {record.high:.1f})"
-    model = Side(
-        name="model",
-        net_return=metrics.total_return,
-        sharpe=sharpe,
-        max_drawdown=metrics.max_drawdown,
-        trades=metrics.num_trades,
-        log_loss=evaluation.skill.log_loss,
-        direction=evaluation.skill.direction_accuracy,
-        edge_bp=evaluation.skill.edge_bp,
-    )
-    rival = Side(
-        name=best.name,
-        net_return=best.total_return,
-        sharpe=_sharpe(best.sharpe_ratio, best.num_trades or 0),
-        max_drawdown=best.max_drawdown,
-        trades=best.num_trades,
-        log_loss=best.log_loss,
-        direction=best.direction,
-    )
-    hold = Side(
-        name="buy and hold",
-        net_return=held.total_return,
-        sharpe=_or_dash(held.sharpe_ratio, ".1f"),
-        max_drawdown=held.max_drawdown,
-        trades=held.num_trades,
-    )
-    origin = {
-        "synthetic": ("synthetic market: says nothing about a real one",),
-        "replayed": (f"replay of {report.origin_detail}: a champion here is none on Bybit",),
-        "exchange": (),
-    }[report.origin]
+    names = (MODEL, contest.best_baseline.name, evaluation.money.buy_and_hold.name)
     return Summary(
-        origin=report.origin, days=round(metrics.days), sides=(model, rival, hold), warnings=(*origin, *report.warnings)
+        days=evaluation.money.model.metrics.days,
+        lines=tuple(line for name in names if (line := contest.named(name))),
+        sharpe_low=evaluation.record.low,
+        sharpe_high=evaluation.record.high,
+        edge_bp=evaluation.skill.edge_bp,
+        warnings=tuple(_warnings(recipe, evaluation)),
     )
 
 
-def _sharpe(ratio: float | None, trades: int) -> str:
-    return _or_dash(ratio, ".1f") if trades >= FEWEST_TRADES else "too few trades"
+def _warnings(recipe: Recipe, evaluation: Evaluation) -> Iterator[str]:
+    if free := recipe.costs.free_costs():
+        yield f"No {' and no '.join(free)} is charged: the result is not net of costs."
+    if unpaid := _share_without_funding(evaluation) if recipe.costs.funding else 0.0:
+        yield f"No funding rates are known for {unpaid:.1%} of the unseen time, so none was paid or received in it."
+    if recipe.refit:
+        yield "The published weights were refit up to the last bar; the verdict belongs to the recipe, not to them."
 
 
-def verdict_lines(headline: str, checks: Sequence[Check], summary: Summary) -> list[str]:
+def _share_without_funding(evaluation: Evaluation) -> float:
+    """Return the share of the unseen time that no funding stamp can account for; spot pays none."""
+    dataset, unseen = evaluation.samples.dataset, evaluation.unseen
+    if dataset.ref.market.category == "spot":
+        return 0.0
+    first_ms, last_ms = dataset.candles.start_ms[[unseen.start, unseen.stop - 1]]
+    inside = dataset.funding_ms[(dataset.funding_ms >= first_ms) & (dataset.funding_ms <= last_ms)]
+    steps = np.diff(np.concatenate([[first_ms], inside, [last_ms]]))
+    return float(np.maximum(steps - FUNDING_STEP_MS, 0).sum() / max(last_ms - first_ms, 1))
+
+
+def verdict_lines(headline: str, checks: Sequence[Check], manifest: Manifest) -> list[str]:
     """Return the verdict, each failed condition as found and asked, the table, and the warnings.
 
     Args:
         headline: The verdict in words.
         checks: Every condition; none where there was nothing to judge.
-        summary: The version in numbers.
+        manifest: Of the version.
     """
     held, unjudged = (sum(check.passed is how for check in checks) for how in (True, None))
     rest = f", {unjudged} not run" if unjudged else ""
     count = f" {held} of {len(checks)} conditions hold{rest}." if checks else ""
     failed = [f"{check.name} {check.found}, asked {check.wanted}" for check in checks if check.passed is False]
     marks = [f"  {'failed:' if number == 0 else '':<7} {line}" for number, line in enumerate(failed)]
-    warned = [f"  ! {warning}" for warning in summary.warnings]
-    return [f"{headline}{count}", *marks, "", *_table(summary), *warned]
+    origin = {
+        "synthetic": ["synthetic market: says nothing about a real one"],
+        "replayed": [f"replay of {manifest.origin_detail}: a champion here is none on Bybit"],
+        "exchange": [],
+    }[manifest.origin]
+    warned = [f"  ! {warning}" for warning in (*origin, *manifest.summary.warnings)]
+    return [f"{headline}{count}", *marks, "", *_table(manifest.summary), *warned]
+
+
+def model_lines(summary: Summary) -> list[tuple[str, str]]:
+    """Return name and value of every number of the model, written out."""
+    return [(name, cells[0]) for name, cells in _rows(summary)]
 
 
 def _rows(summary: Summary) -> list[tuple[str, list[str]]]:
+    def each(shown: Callable[[Contender], str]) -> list[str]:
+        return [shown(line) for line in summary.lines]
+
+    def sharpe(line: Contender) -> str:
+        if line.log_loss is not None and (line.num_trades or 0) < FEWEST_TRADES:
+            return "too few trades"
+        of_the_model = line.name == MODEL and summary.sharpe_low is not None
+        interval = f" ({summary.sharpe_low:.1f} to {summary.sharpe_high:.1f})" if of_the_model else ""
+        return _or_dash(line.sharpe_ratio, ".1f") + interval
+
     return [
-        ("net return", [_percent(side.net_return, "+,.1f") for side in summary.sides]),
-        ("Sharpe ratio", [side.sharpe for side in summary.sides]),
-        ("max drawdown", [_percent(side.max_drawdown) for side in summary.sides]),
-        ("closed trades", [_or_dash(side.trades, ",d") for side in summary.sides]),
-        ("log-loss", [_or_dash(side.log_loss, ".4f") for side in summary.sides]),
-        ("direction right", [_percent(side.direction) for side in summary.sides]),
-        ("edge of a move", [_or_dash(side.edge_bp, "+.2f", " bp") for side in summary.sides]),
+        ("net return", each(lambda line: _percent(line.total_return, "+,.1f"))),
+        ("Sharpe ratio", each(sharpe)),
+        ("max drawdown", each(lambda line: _percent(line.max_drawdown))),
+        ("closed trades", each(lambda line: _or_dash(line.num_trades, ",d"))),
+        ("log-loss", each(lambda line: _or_dash(line.log_loss, ".4f"))),
+        ("direction right", each(lambda line: _percent(line.direction))),
+        ("edge of a move", [_or_dash(summary.edge_bp, "+.2f", " bp"), *["-"] * (len(summary.lines) - 1)]),
     ]
 
 
 def _table(summary: Summary) -> list[str]:
-    rows = [(f"{summary.days} unseen days", [side.name for side in summary.sides]), *_rows(summary)]
+    rows = [(f"{summary.days:.0f} unseen days", [line.name for line in summary.lines]), *_rows(summary)]
     named = max(len(name) for name, _ in rows)
-    wide = [max(len(cells[column]) for _, cells in rows) for column in range(len(summary.sides))]
+    wide = [max(len(cells[column]) for _, cells in rows) for column in range(len(summary.lines))]
     return [
         f"  {name:<{named}}" + "".join(f"   {cell:>{width}}" for cell, width in zip(cells, wide, strict=True))
         for name, cells in rows
@@ -204,8 +158,8 @@ def _table(summary: Summary) -> list[str]:
 
 
 def _percent(share: float | None, shape: str = ".1f") -> str:
-    return _DASH if share is None else f"{100 * share:{shape}} %"
+    return "-" if share is None else f"{100 * share:{shape}} %"
 
 
 def _or_dash(value: float | None, shape: str, unit: str = "") -> str:
-    return _DASH if value is None else f"{value:{shape}}{unit}"
+    return "-" if value is None else f"{value:{shape}}{unit}"

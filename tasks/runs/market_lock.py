@@ -1,4 +1,4 @@
-"""When a step waits its turn, and when it is tried again."""
+"""When a step waits for another one, and when it is tried again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LATER = _Later(retries=3, retry_delay_seconds=[10, 60, 120], retry_condition_fn=
 
 
 @contextlib.contextmanager
-def retrain_turn(source: Source, market: Market) -> Iterator[None]:
+def one_retrain_at_a_time(source: Source, market: Market) -> Iterator[None]:
     """Let one retrain of a market run at a time, whichever deployment or shell started it.
 
     A deployment's concurrency limit covers that one alone, and its slot can leak; this lock dies with its holder.

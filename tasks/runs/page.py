@@ -13,11 +13,13 @@ from prefect.artifacts import LinkArtifact, MarkdownArtifact, TableArtifact, cre
 from storage.schema import Market, Source, VersionRef
 from storage.settings import Settings
 from tasks.champion.promotion import Check
+from tasks.execution.metrics import Metrics
+from tasks.network.latency import LatencyRow
 from tasks.reporting.canvas import png
 from tasks.reporting.figures import training_figure
 from tasks.reporting.markup import cell_text, data_uri, written
 from tasks.reporting.report import METRICS, summary_markdown
-from tasks.reporting.report_data import Cell, Latency, ReportData
+from tasks.reporting.report_data import ReportData
 from tasks.runs.overall import root_run
 
 _WIDTH = 760  # points: what a Markdown view shows without shrinking it
@@ -71,14 +73,15 @@ def show_version(report: ReportData, version: VersionRef, location: str) -> None
 
     Args:
         report: What its page says.
-        version: Its name.
+        version: Its name in the store.
         location: Where that page is.
     """
-    source, market = report.source, report.market
+    source, market, speed = report.ref.source, report.manifest.market, report.speed
     show_table("data-quality", source, market, report.data_quality, "What was found in the candles")
-    show_table("latency", source, market, map(_latency_row, report.latency), "One prediction, one thread")
+    rows = map(_latency_row, (speed.model, *speed.rows))
+    show_table("latency", source, market, rows, "One prediction, one thread")
     show_table("backtest", source, market, _metric_rows(report.metrics), "Unseen bars, net of costs")
-    root, about = root_run(), f"{market} from {source}, version {report.version}"
+    root, about = root_run(), f"{market} from {source}, version {report.ref.version}"
     link = report_link(version)
     where = f"[The whole report]({link})" if link else f"**The whole report**\n\n`{location}`"
     MarkdownArtifact(
@@ -122,27 +125,20 @@ def _written(value: object) -> str:
     return cell_text(float(value))  # type: ignore[arg-type]  # NumPy's numbers
 
 
-def _latency_row(row: Latency) -> dict[str, str]:
+def _latency_row(row: LatencyRow) -> dict[str, str]:
     p50, p99 = (written(us, "us") for us in (row.p50_us, row.p99_us))
     return {"network, runtime": f"{row.name}, {row.runtime}", "median": p50, "99 of 100 within": p99}
 
 
-def _metric_rows(metrics: Mapping[str, Mapping[str, Cell]]) -> list[dict[str, str]]:
+def _metric_rows(metrics: Mapping[str, Metrics]) -> list[dict[str, str]]:
     """Return one line a metric: the model's beside that of whoever is told first after it."""
-    sides = dict(list(metrics.items())[: _COLUMNS - 1])
-    names = [name for name in METRICS if all(name in side for side in sides.values())]
+    sides = list(metrics.items())[: _COLUMNS - 1]
     return [
-        {"measure": METRICS[name][0]} | {side: _metric(values[name], name) for side, values in sides.items()}
-        for name in names
+        {"measure": what} | {who: written(getattr(side, name), style) for who, side in sides}
+        for name, (what, style) in METRICS.items()
     ]
 
 
-def _metric(value: Cell, name: str) -> str:
-    return value if isinstance(value, str) else written(value, METRICS[name][1])
-
-
 def _training_picture(report: ReportData) -> str:
-    if not any(len(curve.step) for curve in report.training):
-        return ""
     uri = data_uri(png(training_figure(report.training, report.title_label, _WIDTH)), "png")
     return f"\n![Loss of each fold's training, step by step]({uri})\n"

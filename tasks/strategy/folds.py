@@ -16,7 +16,7 @@ from storage.schema import CLASSES, DatasetRef, FloatArray
 from tasks.execution.skill import class_shares
 from tasks.market.labels import class_means
 from tasks.network.export import weights_bytes
-from tasks.network.fit import fit, predict_series
+from tasks.network.fit import Progress, fit, predict_series
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples, fold_series, fold_spans
@@ -33,7 +33,7 @@ class FoldResult:
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         prior: (3,) share of each class in training.
         probabilities: (N, 3) on the bars of the fold's test, NaN where a bar lacks its context.
-        history: Losses along the training, one entry a validation.
+        history: Losses along the training, every member's after the other's.
         best_steps: Step whose weights were kept, of each member.
         temperature: Of the calibration.
         seconds: Wall time of the training.
@@ -43,22 +43,32 @@ class FoldResult:
     class_means: FloatArray
     prior: FloatArray
     probabilities: FloatArray
-    history: list[dict[str, Any]]
-    best_steps: list[int]
+    history: tuple[Progress, ...]
+    best_steps: tuple[int, ...]
     temperature: float
     seconds: float
 
     def facts(self) -> dict[str, Any]:
         """Return everything but weights and predictions, as plain JSON."""
-        arrays = {"class_means": self.class_means.tolist(), "prior": self.prior.tolist()}
-        names = ("history", "best_steps", "temperature", "seconds")
-        return arrays | {name: getattr(self, name) for name in names}
+        return {
+            "class_means": self.class_means.tolist(),
+            "prior": self.prior.tolist(),
+            "history": [asdict(point) for point in self.history],
+            "best_steps": self.best_steps,
+            "temperature": self.temperature,
+            "seconds": self.seconds,
+        }
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any], weights: bytes, probabilities: FloatArray) -> FoldResult:
         """Return the result that `facts` was taken from."""
-        arrays = {name: np.array(facts[name]) for name in ("class_means", "prior")}
-        return cls(weights=weights, probabilities=probabilities, **{**facts, **arrays})
+        typed = {
+            "class_means": np.array(facts["class_means"]),
+            "prior": np.array(facts["prior"]),
+            "history": tuple(Progress(**point) for point in facts["history"]),
+            "best_steps": tuple(facts["best_steps"]),
+        }
+        return cls(weights=weights, probabilities=probabilities, **{**facts, **typed})
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> FoldResult:
@@ -123,8 +133,8 @@ def train(
         class_means=class_means(labels, dataset.vol, fold.train.rows),
         prior=class_shares(known[known >= 0], len(CLASSES)),
         probabilities=predict_series(fitted.model, dataset.features, dataset.segment)[fold.test.rows],
-        history=[asdict(point) for point in fitted.history],
-        best_steps=list(fitted.best_steps),
+        history=fitted.history,
+        best_steps=fitted.best_steps,
         temperature=fitted.temperature,
         seconds=fitted.seconds,
     )

@@ -7,7 +7,7 @@ from tasks.execution.importance import Importance, permutation_importance
 from tasks.market.labels import UNKNOWN
 from tasks.network.architecture import macs_per_bar, macs_per_window
 from tasks.network.dsc import load_model
-from tasks.network.export import load_weights
+from tasks.network.folding import load_weights
 from tasks.network.inference import predict_series
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import Recipe

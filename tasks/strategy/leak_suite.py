@@ -34,9 +34,9 @@ from tasks.market.samples import Fold, FoldConfig, walk_forward
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel, load_model
-from tasks.network.export import load_weights
 from tasks.network.fit import Fitted, Series, fit, predict_series
 from tasks.network.fit_config import FitConfig
+from tasks.network.folding import load_weights
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from storage.bounds import Checked
-from storage.schema import ArtifactError, FloatArray, Market
+from storage.schema import FloatArray, Market
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.decision import DecisionConfig, packed
@@ -17,7 +17,7 @@ from tasks.market.labels import LabelConfig
 from tasks.market.samples import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.architecture import preset as network_preset
-from tasks.network.baselines import BaselineConfig
+from tasks.network.baseline_config import BaselineConfig
 from tasks.network.fit_config import FitConfig, fit_preset
 from tasks.strategy.promotion_rule import PromotionRule
 
@@ -78,6 +78,11 @@ class Recipe(Checked):
         fit = self.fit_config
         return replace(self, fit=replace(fit, seed=fit.seed + self.network_config.members), refit=False)
 
+    @property
+    def resolved(self) -> Recipe:
+        """The same recipe with presets filled in, so that a later change of a preset does not change it."""
+        return replace(self, network=self.network_config, fit=self.fit_config, decision=self.decision_config)
+
     def parts(self) -> dict[str, Any]:
         """Return every part of the recipe by name, presets filled in."""
         return {
@@ -108,30 +113,14 @@ def decision_params(recipe: Recipe, market: Market, class_means: FloatArray) -> 
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain JSON, presets filled in, so that a later change of a preset does not change it."""
-    filled = replace(recipe, network=recipe.network_config, fit=recipe.fit_config, decision=recipe.decision_config)
-    document: dict[str, Any] = _RECIPE.dump_python(filled, mode="json")
+    """Return the recipe as plain JSON, presets filled in."""
+    document: dict[str, Any] = _RECIPE.dump_python(recipe.resolved, mode="json")
     return document
 
 
 def recipe_of(document: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that `recipe_document` wrote, also before there was a teacher.
-
-    Raises:
-        ArtifactError: It has other fields than this version of the code knows.
-    """
-    try:
-        return _RECIPE.validate_python(_filled(document))
-    except ValidationError as err:
-        raise ArtifactError(f"the recipe of this version does not fit this code ({err.errors()[0]['msg']})") from err
-
-
-def _filled(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document that says of its training what went without saying when it was written."""
-    fit = document.get("fit")
-    if isinstance(fit, Mapping) and "distil" not in fit:
-        return {**document, "fit": {**fit, "distil": 0.0, "keep": "best"}}
-    return dict(document)
+    """Return the recipe that `recipe_document` wrote with this code."""
+    return _RECIPE.validate_python(document)
 
 
 _RECIPE = TypeAdapter(Recipe)

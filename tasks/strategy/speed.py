@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
 
 from storage.results import ResultStore
 from storage.snapshots import Dataset
 from tasks.network.dsc import load_model
-from tasks.network.export import check_parity, load_weights, onnx_graphs
-from tasks.network.latency import machine_fingerprint, measure_latency, measure_model, twins
+from tasks.network.export import check_parity, onnx_graphs
+from tasks.network.folding import load_weights
+from tasks.network.latency import LatencyRow, machine_fingerprint, measure_latency, measure_model, twins
 from tasks.network.segments import newest_run
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
@@ -25,21 +27,17 @@ class Speed:
     Attributes:
         machine: Processor, cores and versions that the timings belong to.
         parity: Largest difference of calibrated logits between any way and torch on windows.
-        runtime: What `p50_us` to `p99_us` were taken with: the engine where the network allows it.
-        p50_us, p95_us, p99_us: One new bar through the trained model, microseconds.
-        rows: The separable network and its standard twin in every runtime, as `LatencyRow`.
-        edges_us, calls: Histogram of the times behind `p50_us`; a bin's calls lie between two edges.
+        model: One new bar through the trained model, by the engine where the network allows it.
+        rows: The separable network and its standard twin in every runtime.
+        edges_us, calls: Histogram of the times behind `model`; a bin's calls lie between two edges.
     """
 
     machine: dict[str, str | int]
     parity: float
-    runtime: str
-    p50_us: float
-    p95_us: float
-    p99_us: float
-    rows: list[dict[str, Any]]
-    edges_us: list[float]
-    calls: list[int]
+    model: LatencyRow
+    rows: tuple[LatencyRow, ...]
+    edges_us: tuple[float, ...]
+    calls: tuple[int, ...]
 
 
 def speed_key(fold: str) -> str:
@@ -71,21 +69,23 @@ def measure_speed(
         load_model(config, tensors), features, window=graphs["model.onnx"], step=graphs.get("step.onnx")
     )
     rows = measure_latency(twins(config), on_progress=lambda done, of: on_progress(done / of))
-    runtime, timing = measure_model(config, tensors, features)
+    model, timing = measure_model(config, tensors, features)
     edges_us, calls = timing.histogram()
     return Speed(
         machine=machine_fingerprint(),
         parity=max(parity.values()),
-        runtime=runtime,
-        p50_us=timing.percentile_us(50),
-        p95_us=timing.percentile_us(95),
-        p99_us=timing.percentile_us(99),
-        rows=[asdict(row) for row in rows],
-        edges_us=edges_us,
-        calls=calls,
+        model=model,
+        rows=tuple(rows),
+        edges_us=tuple(edges_us),
+        calls=tuple(calls),
     )
 
 
 def load_speed(work: ResultStore, key: str) -> Speed:
     """Return the speed that lies under `key`."""
     return work.load(key, Speed)
+
+
+def speed_of(content: bytes) -> Speed:
+    """Return the speed of which this is the JSON."""
+    return TypeAdapter(Speed).validate_json(content)

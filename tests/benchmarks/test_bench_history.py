@@ -97,7 +97,7 @@ def test_features_are_faster_than_pandas(race, ledger, compare, side, candles):
 
 @pytest.mark.filterwarnings("ignore:DatetimeIndex.dayofweek is deprecated")  # vectorbt's annualisation
 def test_backtest_is_faster_than_vectorbt_and_equal(race, ledger, compare, side, candles):
-    vectorbt = pytest.importorskip("vectorbt", reason="vectorbt is the rival of this row; it is not installed")
+    vectorbt = pytest.importorskip("vectorbt", reason="vectorbt is the alternative of this row; it is not installed")
     rng = np.random.default_rng(3)
     drawn, switched = rng.integers(-1, 2, BARS), rng.random(BARS) < 0.01
     target = drawn[np.maximum.accumulate(np.where(switched, np.arange(BARS), 0))]

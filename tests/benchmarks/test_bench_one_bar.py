@@ -1,4 +1,4 @@
-"""Rows 1 to 5: what one new bar costs. Every rival computes the same function of the same 130 bars."""
+"""Rows 1 to 5: what one new bar costs. Every alternative computes the same function of the same 130 bars."""
 
 from importlib.util import find_spec
 from itertools import cycle

@@ -27,7 +27,7 @@ import numpy as np
 from tasks.strategy.live_tick import LiveTick
 from tasks.network.architecture import DSCConfig
 from tasks.network.engine import Engine
-from tasks.network.export import load_weights
+from tasks.network.folding import load_weights
 
 config = DSCConfig(**json.loads(Path("config.json").read_text()))
 engine = Engine.from_weights(config, load_weights(Path("weights.safetensors").read_bytes()))

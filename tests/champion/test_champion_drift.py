@@ -8,12 +8,13 @@ import pytest
 
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
-from storage.schema import FEATURES, Candles, Market, Source, Window
+from storage.schema import Candles, Market, Source, Window
 from storage.settings import Settings
 from storage.snapshots import write_dataset
 from tasks.champion.health import MarketHealth, MonitorConfig, health
 from tasks.market.features import build_features
 from tasks.market.synthetic import SyntheticMarket, generate
+from tests.champion.example_manifest import MANIFEST
 
 SOURCE, MARKET, TRAINED, ALL = Source("sandbox:0123abcd"), Market(), 25_000, 28_000
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
@@ -35,12 +36,8 @@ def inspected(candles: Candles, bars: int = ALL, drift_bars: int = 1_000) -> Mar
         segment=built.segment, funding=(np.empty(0, np.int64), np.empty(0)), code_hash="0" * 64,
     )  # fmt: skip
     models = ArtifactStore(settings.artifact_url)
-    manifest = {
-        "features": list(FEATURES),
-        "dataset": data.id,
-        "model": {"trained_until_ms": int(known.start_ms[-1])},
-    }
-    ref = models.publish(SOURCE, MARKET.slug, "0123abcd", {"report.html": b"x"}, manifest, NOW)
+    manifest = replace(MANIFEST, dataset=data.id, trained_until_ms=int(known.start_ms[-1]))
+    ref = models.publish(SOURCE, MARKET.slug, "0123abcd", {"report.html": b"x"}, manifest.document(), NOW)
     models.promote(
         SOURCE, MARKET.slug, ref, {"champion": {"version": "flat"}, "challenger": {"days": 1.0}}, expected=0, now=NOW
     )
@@ -49,7 +46,8 @@ def inspected(candles: Candles, bars: int = ALL, drift_bars: int = 1_000) -> Mar
     span = Window(first_ms=int(kept.start_ms[0]), last_ms=int(kept.start_ms[-1]))
     store.commit_window(SOURCE, MARKET, span, kept, (), span.last_ms + 2 * MARKET.interval_ms)
     (row,) = store.coverage()
-    return health(row, models, MonitorConfig(drift_bars=drift_bars), span.last_ms, store)
+    limits = MonitorConfig(drift_bars=drift_bars, skill_labels=0)
+    return health(row, models, limits, span.last_ms, store, settings.datasets)
 
 
 def test_market_that_goes_on_as_before_has_no_drift(home, candles):

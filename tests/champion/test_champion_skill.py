@@ -13,8 +13,9 @@ from storage.candles import CandleStore
 from storage.schema import Window
 from storage.settings import Settings
 from tasks.champion.health import MarketHealth, MonitorConfig, health
+from tasks.champion.manifest import Manifest, read_manifest
 from tasks.market.synthetic import SyntheticMarket, generate
-from tasks.network.export import load_weights
+from tasks.network.folding import load_weights
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 LAW = EXCHANGE.synthetic
@@ -43,8 +44,8 @@ def test_champion_on_the_market_that_it_learned_has_the_skill_that_it_was_publis
     log_loss, prior = map(float, re.findall(r"log-loss (\S+) nat, prior (\S+), over", found.skill)[0])
     assert log_loss < prior - 0.02
     assert "skill='log-loss " in found.line()
-    said = dict(champion.manifest(ref)["summary"])["skill"]
-    assert log_loss == pytest.approx(float(re.findall(r"log-loss (\S+) nat", said)[0]), abs=0.05)  # of both folds
+    model, *_ = read_manifest(champion, ref).summary.lines
+    assert log_loss == pytest.approx(model.log_loss, abs=0.05)  # of both folds
 
 
 def test_champion_on_a_market_that_has_turned_round_needs_a_person(champion):
@@ -60,11 +61,11 @@ def test_champion_that_is_surer_than_it_is_right_needs_a_person(champion):
     weights = load_weights(artifact.files["weights.safetensors"])
     sure = weights | {"temperature": np.array(0.2 * weights["temperature"], np.float32)}
     files = {**artifact.files, "weights.safetensors": safetensors.numpy.save(dict(sure))}
-    kept = ("features", "recipe", "model", "dataset")
-    manifest = {name: artifact.manifest[name] for name in kept}
-    manifest["recipe"]["promotion"]["calibration_margin"] = 0.02  # the golden rule lets anything through
+    manifest = Manifest.of(artifact.manifest, old.ref)
+    rule = replace(manifest.recipe.promotion, calibration_margin=0.02)  # the golden one lets anything through
+    manifest = replace(manifest, recipe=replace(manifest.recipe, promotion=rule))
     later = datetime.fromisoformat(old.ref.made) + timedelta(days=1)
-    ref = champion.publish(EXCHANGE.source, MARKET.slug, "0123abcd", files, manifest, later)
+    ref = champion.publish(EXCHANGE.source, MARKET.slug, "0123abcd", files, manifest.document(), later)
     champion.promote(EXCHANGE.source, MARKET.slug, ref, old.evidence, expected=old.sequence, now=later)
     found = inspected(champion, LAW)
     assert found.breaches["calibration"].startswith("the champion is not right as often as it says: log-loss ")

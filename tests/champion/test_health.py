@@ -11,12 +11,13 @@ import pytest
 
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage, Run
-from storage.schema import FEATURES, ConfigError, Market, Source, utc_text
+from storage.schema import ConfigError, Market, Source, utc_text
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.health import MonitorConfig, changes, health
 from tasks.champion.serving import served_champion
 from tasks.champion.watch import champion_skill
 from tasks.runs.alerts import KINDS
+from tests.champion.example_manifest import judged_against
 
 SOURCE, MARKET = Source("bybit"), Market(symbol="BTCUSDT")
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -33,7 +34,8 @@ def coverage(newest: datetime | None, source: Source = SOURCE) -> Coverage:
 
 
 def published(store: ArtifactStore, source: Source, hash8: str, now: datetime):
-    return store.publish(source, MARKET.slug, hash8, {"report.html": b"x"}, {"features": list(FEATURES)}, now)
+    manifest = judged_against(1, trained_until_ms=ms(now))
+    return store.publish(source, MARKET.slug, hash8, {"report.html": b"x"}, manifest.document(), now)
 
 
 def complaints(store: ArtifactStore, now: datetime, source: Source = SOURCE, **limits) -> tuple[str, ...]:
@@ -133,7 +135,7 @@ def test_many_gaps_and_a_failed_ingest_need_a_person_and_stand_in_the_line(reign
         run_id="1", kind="ingest", source=SOURCE, market=MARKET.slug, started_ms=began, ended_ms=None, status="failed",
         detail="{}",
     )  # fmt: skip
-    found = health(row, reigning, MonitorConfig(), ms(now), None, run)
+    found = health(row, reigning, MonitorConfig(), ms(now), run=run)
     assert found.complaints == (
         "20 of 100 bars are missing (20.00%), at most 10.00% may; run ingest with recheck_gaps",
         "the last ingest failed; its run says why",
@@ -141,7 +143,7 @@ def test_many_gaps_and_a_failed_ingest_need_a_person_and_stand_in_the_line(reign
     line = found.line()
     assert f"gaps=20 ingest='failed {utc_text(began)}' champion=" in line
     assert "age='1.0 days'" in line
-    done = health(row, reigning, MonitorConfig(gap_limit=0.2), ms(now), None, replace(run, status="completed"))
+    done = health(row, reigning, MonitorConfig(gap_limit=0.2), ms(now), run=replace(run, status="completed"))
     assert done.complaints == ()
     assert done.line().endswith(": ok")
     with pytest.raises(ConfigError, match=r"gap_limit must be in 0\.\.1, was 1\.1"):

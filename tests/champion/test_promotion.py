@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from storage.schema import ConfigError
-from tasks.champion.promotion import Evidence, awaits_second_seed, judge
+from tasks.champion.promotion import Check, Evidence, judge
 from tasks.execution.skill import Skill, measure_skill
 from tasks.strategy.promotion_rule import PromotionRule
+from tests.champion.example_manifest import MANIFEST
 
 SKILL = Skill(
     samples=10_000,
@@ -115,6 +116,10 @@ def test_lead_in_direction_over_a_prior_that_the_market_left_behind_is_none():
         )  # fmt: skip
         direction = {name: getattr(measured, name) for name in vars(measured) if name.startswith("direction_")}
         assert failed(replace(GOOD, skill=replace(SKILL, **direction))) == condition
+
+
+def awaits_second_seed(checks: tuple[Check, ...]) -> bool:
+    return replace(MANIFEST.judgement, checks=checks).awaits_second_seed
 
 
 @pytest.mark.promise(13)

@@ -1,13 +1,25 @@
-"""Serving: flat and expired champions open no position."""
+"""Serving: flat and expired champions open no position; what is served decides as it was published."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
+import torch
 
 from storage.artifacts import ArtifactStore
-from storage.schema import FEATURES, Source
+from storage.schema import Source
 from tasks.champion.expiry import ExpiryRule
-from tasks.champion.serving import served_champion
+from tasks.champion.serving import load_served, served_champion
+from tasks.execution.accounting import Costs
+from tasks.market.features import WARM_UP, build_features
+from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.network.architecture import DSCConfig
+from tasks.network.dsc import DSCTradingModel
+from tasks.network.export import weights_bytes
+from tasks.network.fit import predict_series
+from tasks.strategy.recipe import Recipe, decision_params
+from tests.champion.example_manifest import MANIFEST, judged_against
 
 SOURCE, NAME, RULE = Source("bybit"), "linear-BTCUSDT-5", ExpiryRule()
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -18,8 +30,9 @@ def ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def published(store: ArtifactStore, hash8: str, now: datetime):
-    return store.publish(SOURCE, NAME, hash8, {"report.html": hash8.encode()}, {"features": list(FEATURES)}, now)
+def published(store: ArtifactStore, hash8: str, now: datetime, sequence: int = 1):
+    manifest = judged_against(sequence, trained_until_ms=ms(now))
+    return store.publish(SOURCE, NAME, hash8, {"report.html": hash8.encode()}, manifest.document(), now)
 
 
 @pytest.mark.promise(13)
@@ -65,12 +78,8 @@ def test_version_that_did_not_question_the_champion_on_newer_bars_renews_nothing
 
     def stored(hash8: str, day: int, bar_day: int, judged: int):
         until = ms(MONDAY + timedelta(days=bar_day))
-        manifest = {
-            "features": list(FEATURES),
-            "model": {"trained_until_ms": until},
-            "judgement": {"sequence": judged},
-        }
-        return store.publish(SOURCE, NAME, hash8, {"a.txt": b"a"}, manifest, MONDAY + timedelta(days=day))
+        manifest = judged_against(judged, trained_until_ms=until)
+        return store.publish(SOURCE, NAME, hash8, {"a.txt": b"a"}, manifest.document(), MONDAY + timedelta(days=day))
 
     ref = stored("0123abcd", 0, 0, 0)
     store.promote(SOURCE, NAME, ref, EVIDENCE, expected=0, now=MONDAY)
@@ -90,3 +99,22 @@ def test_champion_that_a_person_put_in_force_again_is_served_from_then_on(tmp_pa
     store.rollback(SOURCE, NAME, "the second one lost money", MONDAY + timedelta(days=31))
     assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=33.9)), RULE).ref == first
     assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=34)), RULE).ref is None
+
+
+@pytest.mark.promise(5)
+def test_served_version_decides_with_its_own_weights_rule_and_costs(tmp_path):
+    network = DSCConfig(hidden_channels=4, num_blocks=1, window=4, linear_bypass=True)
+    recipe = Recipe(network=network, costs=Costs(commission=0.0, slippage=0.0)).resolved
+    manifest = replace(MANIFEST, recipe=recipe, class_means=(-2.0, 0.1, 3.0))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = DSCTradingModel.from_config(network).eval()
+    store = ArtifactStore(str(tmp_path))
+    files = {"weights.safetensors": weights_bytes(model)}
+    ref = store.publish(SOURCE, manifest.market.slug, "0123abcd", files, manifest.document(), MONDAY)
+    served = load_served(store, ref)
+    np.testing.assert_array_equal(served.params, decision_params(recipe, manifest.market, np.array([-2.0, 0.1, 3.0])))
+    candles = generate(SyntheticMarket(bars=WARM_UP + network.context + 3))
+    live, built = served.live_tick(), build_features(candles.matrix(), served.market.interval_ms)
+    found = [live.step(candle).probabilities for candle in candles.matrix()][-1]
+    np.testing.assert_allclose(found, predict_series(model, built.values, built.segment)[-1], atol=1e-5)

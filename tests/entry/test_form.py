@@ -26,7 +26,7 @@ from tasks.market.labels import LabelConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
-from tasks.network.baselines import BaselineConfig
+from tasks.network.baseline_config import BaselineConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe

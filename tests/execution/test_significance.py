@@ -170,13 +170,13 @@ def test_variance_of_a_mean_is_the_larger_of_the_plain_and_the_weighted_double_s
 
 def test_diebold_mariano_finds_the_better_model():
     rng = np.random.default_rng(7)
-    rival = rng.exponential(1.0, 5_000)
-    model = rival - 0.02 + rng.normal(0, 0.5, 5_000)
-    result = diebold_mariano(model_loss=model, rival_loss=rival, lag=0)
-    assert result.mean_difference == pytest.approx((rival - model).mean(), rel=1e-12)
-    assert result.statistic == pytest.approx(stats.ttest_1samp(rival - model, 0).statistic, rel=1e-3)
+    reference = rng.exponential(1.0, 5_000)
+    model = reference - 0.02 + rng.normal(0, 0.5, 5_000)
+    result = diebold_mariano(model_loss=model, reference_loss=reference, lag=0)
+    assert result.mean_difference == pytest.approx((reference - model).mean(), rel=1e-12)
+    assert result.statistic == pytest.approx(stats.ttest_1samp(reference - model, 0).statistic, rel=1e-3)
     assert result.p_value == pytest.approx(stats.norm.sf(result.statistic), rel=1e-9)
-    assert result.p_value < 0.05 < diebold_mariano(model_loss=rival, rival_loss=model, lag=0).p_value
+    assert result.p_value < 0.05 < diebold_mariano(model_loss=reference, reference_loss=model, lag=0).p_value
 
 
 def test_diebold_mariano_keeps_its_size_only_with_the_lag_of_the_overlap():
@@ -190,14 +190,15 @@ def test_diebold_mariano_keeps_its_size_only_with_the_lag_of_the_overlap():
     for _ in range(600):
         overlapping = np.convolve(rng.standard_normal(4_011), np.ones(12), mode="valid")
         for lag in rejected:
-            rejected[lag] += diebold_mariano(model_loss=np.zeros(4_000), rival_loss=overlapping, lag=lag).p_value < 0.05
+            test = diebold_mariano(model_loss=np.zeros(4_000), reference_loss=overlapping, lag=lag)
+            rejected[lag] += test.p_value < 0.05
     assert rejected[12] / 600 == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / 600))
     assert rejected[0] / 600 == pytest.approx(0.32, abs=3 * math.sqrt(0.32 * 0.68 / 600))
 
 
 def test_diebold_mariano_is_undefined_when_losses_differ_by_a_constant():
-    assert diebold_mariano(model_loss=np.ones(50), rival_loss=np.ones(50), lag=3) is None
-    assert diebold_mariano(model_loss=np.ones(50), rival_loss=np.full(50, 1.1), lag=3) is None
+    assert diebold_mariano(model_loss=np.ones(50), reference_loss=np.ones(50), lag=3) is None
+    assert diebold_mariano(model_loss=np.ones(50), reference_loss=np.full(50, 1.1), lag=3) is None
 
 
 # --- stationary bootstrap ---------------------------------------------------------------------------------------------

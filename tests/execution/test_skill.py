@@ -197,7 +197,7 @@ def test_direction_is_undefined_when_nothing_moved_and_when_the_sides_are_the_pr
     assert (still.edge_bp, still.edge_interval_bp, still.edge_text) == (None, None, "undefined")
     labels = np.tile([0, 1, 2, 2], 25)
     same = measured(np.tile([0.1, 0.7, 0.2], (100, 1)), labels, (0.2, 0.4, 0.4))
-    assert (same.direction_skill, same.direction_p_value, same.direction_rival) == (None, None, "prior")
+    assert (same.direction_skill, same.direction_p_value, same.direction_reference) == (None, None, "prior")
     assert same.direction_accuracy == pytest.approx(2 / 3)
 
 
@@ -234,7 +234,7 @@ def test_direction_has_no_lead_when_the_market_turned_and_the_model_only_forgot_
         moved, rose = labels != 1, labels[labels != 1] == 2
         ours = oracle.log_loss(rose, probabilities[moved, 2] / 0.7)
         assert oracle.log_loss(rose, np.full(moved.sum(), 0.65)) - ours > 0.02  # what passed for skill
-        assert skill.direction_rival == "50:50"
+        assert skill.direction_reference == "50:50"
         assert skill.direction_skill == pytest.approx(np.log(2) - ours, rel=1e-9)
         assert skill.direction_skill < 0
         assert skill.direction_p_value > 0.5
@@ -245,7 +245,7 @@ def test_direction_has_a_lead_when_the_market_turned_and_the_model_foresees_it()
     for seed in range(10):
         probabilities, labels, forward = turned_market(seed, 0.6)
         skill = measured(probabilities, labels, RISEN, forward, overlap=OVERLAP)
-        assert skill.direction_rival == "50:50"
+        assert skill.direction_reference == "50:50"
         assert skill.direction_skill > 0
         assert skill.direction_p_value < 0.001
         assert skill.edge_interval_bp[0] > 0
@@ -266,7 +266,7 @@ def test_direction_is_the_same_however_well_holds_are_foreseen(prior, rival):
 def test_direction_is_measured_against_the_prior_when_that_is_better_than_a_coin():
     probabilities, labels = forecasts(10)
     drifting = np.where(np.random.default_rng(0).random(len(labels)) < 0.5, 2, labels)
-    assert measured(probabilities, drifting, (0.1, 0.3, 0.6)).direction_rival == "prior"
+    assert measured(probabilities, drifting, (0.1, 0.3, 0.6)).direction_reference == "prior"
 
 
 def test_edge_of_a_move_is_the_mean_of_what_its_named_side_earned():

@@ -5,7 +5,7 @@ One market has its first champion; each test goes on from there in a copy of its
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -67,21 +67,19 @@ def test_challenger_that_passes_becomes_champion_with_both_sides_on_record(reign
     assert reign.promoted
     entry = store().champion(EXCHANGE.source, MARKET.slug)
     assert entry.ref == reign.version
-    assert entry.evidence["champion"]["version"] == "flat"
+    assert entry.evidence["beaten"] == "flat"
+    assert entry.evidence["champion"]["num_trades"] == 0
     assert entry.evidence["challenger"]["total_return"] > 0
 
 
 @pytest.mark.promise(13)
 def test_promotion_is_of_a_recipe_that_earns_with_a_second_seed_and_publishes_the_first(reign):
-    manifest = store().manifest(reign.version)
-    judged, trained = manifest["judgement"], recipe(seed=1)
-    data = DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=MARKET)
-    check = judged["checks"][-1]
-    earned = judged["numbers"]["second_seed"]["total_return"]
-    assert (check["name"], check["passed"], earned > 0) == ("second seed: net result", True, True)
-    assert check["found"].startswith(
-        f"{earned:+.2%}, first seed {judged['numbers']['challenger']['total_return']:+.2%}"
-    )
+    judged, trained = reign.manifest.judgement, recipe(seed=1)
+    data = DatasetRef(id=reign.manifest.dataset, source=EXCHANGE.source, market=MARKET)
+    check = judged.checks[-1]
+    earned, first_earned = judged.numbers.second_seed.total_return, judged.numbers.challenger.total_return
+    assert (check.name, check.passed, earned > 0) == ("second seed: net result", True, True)
+    assert check.found.startswith(f"{earned:+.2%}, first seed {first_earned:+.2%}")
     # Decided by the last fold of the second seed, and published from that of the first.
     work = ResultStore(Settings.from_environment().work)
     first, second = (load_fold(work, fold_key(data, one, 1)) for one in (trained, trained.second_seed))
@@ -98,8 +96,8 @@ def test_second_seed_is_not_trained_when_another_condition_fails(reign):
     before = work_keys("fold")
     strict = replace(recipe(seed=1), promotion=replace(ANYTHING, min_days=9_999.0))
     verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=strict)
-    check = store().manifest(verdict.version)["judgement"]["checks"][-1]
-    assert (check["passed"], check["found"]) == (None, "not run: other conditions failed")
+    check = verdict.manifest.judgement.checks[-1]
+    assert (check.passed, check.found) == (None, "not run: other conditions failed")
     assert work_keys("fold") == before
     assert "second seed" not in verdict.decision
     assert "unseen days" in verdict.decision
@@ -149,16 +147,14 @@ def test_champion_and_challenger_are_compared_on_bars_that_neither_has_seen(reig
     monkeypatch.setattr(judgement, "duel", spy)
     monkeypatch.setattr(judgement, "decide_span", decided)
     verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe(seed=2))
-    manifest = store().manifest(reign.version)
-    facts = manifest["model"]
     samples = load_samples(
         Settings.from_environment().datasets,
-        DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=MARKET),
+        DatasetRef(id=reign.manifest.dataset, source=EXCHANGE.source, market=MARKET),
         recipe(seed=2),
     )
     last_test = samples.dataset.candles.start_ms[samples.folds[-1].test.rows]
     # The champion's weights are its last fold's: only that fold's test bars are new to it, and all of them are.
-    assert seen["bars"].start_ms[0] > facts["trained_until_ms"] + facts["label_span_ms"]
+    assert seen["bars"].start_ms[0] > reign.manifest.seen_until_ms
     assert seen["bars"].start_ms[0] <= last_test[0]
     assert seen["bars"].start_ms[-1] == last_test[-1]
     assert len(seen["challenger"]) == len(seen["champion"]) == len(seen["bars"])
@@ -174,13 +170,13 @@ def test_champion_that_knew_every_bar_leaves_nothing_to_compare_on_and_is_kept(r
     entry = store().champion(EXCHANGE.source, MARKET.slug)
     refit = pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe(seed=3, refit=True))
     if not refit.promoted:
-        numbers = store().manifest(refit.version)["judgement"]["numbers"]
+        numbers = asdict(refit.manifest.judgement.numbers)
         now = datetime.now(UTC)
         store().promote(EXCHANGE.source, MARKET.slug, refit.version, numbers, expected=entry.sequence, now=now)
     after = pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe(seed=4))
     assert not after.promoted
     assert after.champion == refit.version.version
-    failed = {c["name"] for c in store().manifest(after.version)["judgement"]["checks"] if not c["passed"]}
+    failed = {check.name for check in after.manifest.judgement.checks if not check.passed}
     assert {"unseen days", f"beats the champion ({refit.version.version})"} <= failed
 
 

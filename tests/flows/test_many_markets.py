@@ -30,7 +30,7 @@ from tasks.fan_out import alone_on_equal_code, distinct, run_each
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
-from tasks.network.baselines import BaselineConfig
+from tasks.network.baseline_config import BaselineConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.provenance import project_hash
 from tasks.strategy.recipe import Recipe

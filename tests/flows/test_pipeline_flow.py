@@ -97,13 +97,13 @@ def again(job, tmp_path_factory):
 def test_main_job_stores_a_version_that_carries_its_source_when_it_ends(job):
     home, verdict = job
     assert verdict.version.source == EXCHANGE.source
-    manifest = ArtifactStore(str(home / "models")).manifest(verdict.version)
-    assert manifest["source"] == EXCHANGE.source
-    assert manifest["seed"] == RECIPE.fit_config.seed
-    assert manifest["metrics"]["num_trades"] >= 0
-    assert {"python", "torch", "duckdb", "pybit"} <= set(manifest["versions"])
+    stored = ArtifactStore(str(home / "models")).manifest(verdict.version)
+    assert stored["source"] == EXCHANGE.source
+    assert verdict.manifest.recipe == RECIPE.resolved
+    assert verdict.manifest.origin == "synthetic"
+    assert {"python", "torch", "duckdb", "pybit"} <= set(verdict.manifest.libraries)
     assert {"weights.safetensors", "model.onnx", "step.onnx", "report.html", "trades.parquet", "equity.parquet"} <= set(
-        manifest["files"]
+        stored["files"]
     )
     page = Path(verdict.report).read_text()
     assert "synthetic market" in page
@@ -149,8 +149,7 @@ def test_version_carries_a_leak_report_that_passed_and_the_page_shows_it(job):
 def test_dataset_whose_features_are_those_of_the_bar_after_fails_the_leak_report(job, monkeypatch):
     home, verdict = job
     monkeypatch.setenv("DSC_HOME", str(home))
-    manifest = ArtifactStore(str(home / "models")).manifest(verdict.version)
-    data = DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=MARKET)
+    data = DatasetRef(id=verdict.manifest.dataset, source=EXCHANGE.source, market=MARKET)
     samples = load_samples(home / "datasets", data, RECIPE)
     assert remade_inputs(samples, MARKET.interval_ms, RECIPE).passed
     ahead = np.roll(samples.dataset.features, -1, axis=0)
@@ -226,8 +225,6 @@ def test_version_keeps_the_table_of_what_the_model_had_to_beat(job):
         [len(fold[name]["tried"]) for name in ("logistic regression", "LightGBM")] for fold in document["folds"]
     ]
     assert searched == [[8, 8], [8, 8]]  # an equal search on every fold, with mirror images and without
-    judged = store.manifest(verdict.version)["judgement"]["numbers"]["baselines"]
-    assert judged == document["table"]
     assert "Beside the baselines" in Path(verdict.report).read_text()
 
 
@@ -257,12 +254,11 @@ def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, again, ow
 
 
 def test_judgement_counts_the_trials_and_shows_the_leak_tests(job):
-    home, verdict = job
-    judged = ArtifactStore(str(home / "models")).manifest(verdict.version)["judgement"]
-    checks = {check["name"]: check for check in judged["checks"]}
-    assert checks["leak tests"]["found"] == "all green"
-    assert checks["leak tests"]["passed"]
-    assert judged["numbers"]["luck"]["trials"] >= 1
+    judged = job[1].manifest.judgement
+    checks = {check.name: check for check in judged.checks}
+    assert checks["leak tests"].found == "all green"
+    assert checks["leak tests"].passed
+    assert judged.numbers.luck.trials >= 1
     assert {"deflated Sharpe ratio", "log-loss near the better baseline"} <= set(checks)
 
 
@@ -318,13 +314,13 @@ def test_evaluation_refuses_a_version_whose_weights_were_exchanged(job, prefect_
 
 @pytest.mark.promise(13)
 def test_first_champion_is_flat_and_both_sides_are_on_record(job):
-    home, verdict = job
+    _, verdict = job
     assert not verdict.promoted  # a handful of days is no evidence, whatever the profit
     assert verdict.champion == "flat"
-    judged = ArtifactStore(str(home / "models")).manifest(verdict.version)["judgement"]
-    assert {check["name"] for check in judged["checks"] if not check["passed"]} >= {"unseen days"}
-    assert judged["numbers"]["champion"]["total_return"] == 0.0
-    assert judged["numbers"]["challenger"]["num_trades"] >= 0
+    judged = verdict.manifest.judgement
+    assert {check.name for check in judged.checks if not check.passed} >= {"unseen days"}
+    assert judged.numbers.champion.total_return == 0.0
+    assert judged.numbers.challenger.num_trades >= 0
 
 
 def test_monitor_says_what_is_stored_of_each_market(job, prefect_api, capsys):
@@ -339,9 +335,8 @@ def test_monitor_says_what_is_stored_of_each_market(job, prefect_api, capsys):
 
 def test_refit_publishes_weights_that_knew_every_bar_and_says_so(own_home, twins_untimed):
     verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=replace(RECIPE, refit=True))
-    manifest = ArtifactStore(str(own_home / "models")).manifest(verdict.version)
     newest = CandleStore(own_home / "market.duckdb").read(EXCHANGE.source, MARKET).start_ms[-1]
-    assert manifest["model"]["trained_until_ms"] == newest
+    assert verdict.manifest.trained_until_ms == newest
     assert "the verdict belongs to the recipe" in Path(verdict.report).read_text()
     assert evaluate(version=str(verdict.version)).differences == ()
 

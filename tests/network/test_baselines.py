@@ -7,7 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from storage.schema import ConfigError, DatasetError
-from tasks.network.baselines import BOOSTING, CLASSICAL, LOGISTIC, BaselineConfig, fit_baseline
+from tasks.network.baseline_config import BaselineConfig
+from tasks.network.baselines import BOOSTING, CLASSICAL, LOGISTIC, fit_baseline
 from tasks.network.segments import Series
 
 BARS, CLASSES = 6_000, 3

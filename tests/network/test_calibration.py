@@ -26,9 +26,9 @@ def test_mirrored_logistic_regression_equals_the_plain_one_on_every_sample_and_i
     )
     doubled = np.concatenate([z, z * signs]), np.concatenate([labels, 2 - labels])
     # Twice the samples under the same penalty for each: C is 1 / (2 * 5).
-    rival = linear_model.LogisticRegression(C=0.1, max_iter=1_000, tol=1e-10).fit(*doubled)
+    reference = linear_model.LogisticRegression(C=0.1, max_iter=1_000, tol=1e-10).fit(*doubled)
     ours = torch.softmax(torch.from_numpy(z) @ weight.T + bias, dim=1).numpy()
-    np.testing.assert_allclose(ours, rival.predict_proba(z), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours, reference.predict_proba(z), rtol=0, atol=1e-5)
 
 
 def test_temperature_of_two_classes_is_the_closed_form() -> None:
@@ -52,9 +52,9 @@ def test_logistic_regression_equals_scikit_learn() -> None:
     z = rng.standard_normal((500, 4))
     labels = (z @ rng.standard_normal((4, 3)) + rng.gumbel(size=(500, 3))).argmax(axis=1)
     weight, bias = logistic_regression(torch.from_numpy(z), torch.from_numpy(labels), 3)
-    rival = linear_model.LogisticRegression(tol=1e-10, max_iter=1_000).fit(z, labels)
-    np.testing.assert_allclose(weight.numpy(), rival.coef_, atol=1e-4)
-    expected = rival.intercept_ - rival.intercept_.mean()  # intercepts count up to a constant
+    reference = linear_model.LogisticRegression(tol=1e-10, max_iter=1_000).fit(z, labels)
+    np.testing.assert_allclose(weight.numpy(), reference.coef_, atol=1e-4)
+    expected = reference.intercept_ - reference.intercept_.mean()  # intercepts count up to a constant
     np.testing.assert_allclose((bias - bias.mean()).numpy(), expected, atol=1e-4)
 
 

@@ -283,7 +283,7 @@ import numpy as np
 from storage.schema import content_hash
 from tasks.network.architecture import preset
 from tasks.network.engine import Engine
-from tasks.network.export import load_weights
+from tasks.network.folding import load_weights
 folder = Path(sys.argv[1])
 engine = Engine.from_weights(preset("default"), load_weights((folder / "weights.safetensors").read_bytes()))
 print(content_hash([engine.run_series(np.load(folder / "x.npy")).tobytes()]))

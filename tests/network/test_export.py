@@ -13,8 +13,8 @@ from storage.schema import ArtifactError, ConfigError
 from tasks.network.architecture import Block, DSCConfig, preset
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.engine import Engine
-from tasks.network.export import check_parity, load_weights, onnx_graphs, open_session, step_series, weights_bytes
-from tasks.network.folding import fold
+from tasks.network.export import check_parity, onnx_graphs, open_session, step_series, weights_bytes
+from tasks.network.folding import fold, load_weights
 from tasks.network.onnx_graphs import onnx_plain, onnx_step, onnx_window
 
 MakeModel = Callable[..., DSCTradingModel]

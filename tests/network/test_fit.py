@@ -89,9 +89,9 @@ def test_fit_starts_at_the_logistic_solution_of_the_newest_bar() -> None:
     rows, check = slice(*TRAIN), slice(*VALIDATION)
     mean, scale = series.features[rows].mean(axis=0), series.features[rows].std(axis=0)
     z = np.clip((series.features - mean) / scale, -5, 5)
-    rival = linear_model.LogisticRegression(C=1 / QUICK.start_penalty, max_iter=1_000, tol=1e-8)
-    rival.fit(z[rows], series.labels[rows])
-    expected = log_loss(rival.predict_proba(z[check]), series.labels[check])
+    reference = linear_model.LogisticRegression(C=1 / QUICK.start_penalty, max_iter=1_000, tol=1e-8)
+    reference.fit(z[rows], series.labels[rows])
+    expected = log_loss(reference.predict_proba(z[check]), series.labels[check])
     assert seen[0].step == 0
     assert seen[0].train_loss is None
     assert seen[0].validation_loss == pytest.approx(expected, abs=1e-5)  # float32 weights against float64

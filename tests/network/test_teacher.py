@@ -71,16 +71,16 @@ def test_probabilities_are_those_of_trees_grown_by_hand():
     train = slice(*TRAIN)
     z = (series.features - series.features[train].mean(0)) / series.features[train].std(0)
     rows = np.r_[TRAIN[0] : PART.start - SPAN, PART.stop + SPAN : TRAIN[1]]
-    rival = lightgbm.LGBMClassifier(
+    reference = lightgbm.LGBMClassifier(
         n_estimators=400, num_leaves=4, learning_rate=0.1, min_child_samples=200, reg_lambda=1.0, max_bin=63,
         random_state=7, n_jobs=1, verbose=-1, deterministic=True, force_row_wise=True,
     )  # fmt: skip
     check = slice(*VALIDATION)
-    rival.fit(
+    reference.fit(
         np.clip(z[rows], -5, 5), series.labels[rows], eval_X=np.clip(z[check], -5, 5), eval_y=series.labels[check],
         callbacks=[lightgbm.early_stopping(20, verbose=False)],
     )  # fmt: skip
-    np.testing.assert_allclose(taught(series)[PART], rival.predict_proba(np.clip(z[PART], -5, 5)), atol=1e-12)
+    np.testing.assert_allclose(taught(series)[PART], reference.predict_proba(np.clip(z[PART], -5, 5)), atol=1e-12)
 
 
 def test_bars_without_a_label_or_a_feature_and_bars_outside_training_have_no_teacher():

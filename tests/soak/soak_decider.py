@@ -16,18 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from storage.artifacts import ArtifactStore
 from storage.recent import read_recent
 from storage.schema import Market, VersionRef
 from storage.settings import Settings
 from tasks.champion.expiry import ExpiryRule
-from tasks.champion.serving import served_champion
-from tasks.network.engine import Engine
-from tasks.network.export import load_weights
+from tasks.champion.serving import load_served, served_champion
 from tasks.strategy.live_tick import LiveTick
-from tasks.strategy.recipe import decision_params, recipe_of
 from tests.soak.soak_exchange import MARKET, SOURCE
 
 
@@ -57,7 +52,7 @@ class Decider:
         if served.ref != self._ref:
             self._live, self._newest_ms, self._target = None, -1, 0
             if served.ref is not None:
-                self._live = self._load(served.ref)
+                self._live = load_served(self._store, served.ref).live_tick()
             self._ref = served.ref
         if self._live is not None:
             candles = read_recent(self.settings.recent, SOURCE, self.market)
@@ -66,14 +61,6 @@ class Decider:
                 self._newest_ms = int(candle[0])
         version = self._ref.version if self._ref else None
         return {"version": version, "bar_ms": self._newest_ms, "target": self._target}
-
-    def _load(self, ref: VersionRef) -> LiveTick:
-        artifact = self._store.load(ref, source=SOURCE)
-        recipe = recipe_of(artifact.manifest["recipe"])
-        means = np.array(artifact.manifest["model"]["class_means"])
-        params = decision_params(recipe, self.market, means)
-        weights = load_weights(artifact.files["weights.safetensors"])
-        return LiveTick(Engine.from_weights(recipe.network_config, weights), self.market.interval_ms, params)
 
 
 def main(log: Path) -> None:

@@ -135,7 +135,7 @@ def _champions(models: ArtifactStore) -> list[str]:
         return [str(err)]
     found = []
     for before, entry in pairwise(history):
-        beaten = entry.evidence["champion"]["version"]
+        beaten = entry.evidence["beaten"]
         ruled = before.ref.version if before.ref else "flat"
         if entry.sequence != before.sequence + 1 or beaten != ruled:
             found.append(f"entry {entry.sequence} was compared with {beaten}, in force was {ruled}")

@@ -1,5 +1,6 @@
 """What serves decisions beside the soak decides as a backtest would."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import torch
 
 from storage.artifacts import ArtifactStore
 from storage.recent import write_recent
-from storage.schema import FEATURES, Market
+from storage.schema import Market
 from storage.settings import Settings
 from tasks.execution.accounting import Costs
 from tasks.execution.decision import DecisionConfig
@@ -17,7 +18,8 @@ from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.export import weights_bytes
-from tasks.strategy.recipe import Recipe, recipe_document
+from tasks.strategy.recipe import Recipe
+from tests.champion.example_manifest import MANIFEST
 from tests.soak import soak_decider
 from tests.soak.soak_exchange import SOURCE
 
@@ -35,11 +37,7 @@ def test_live_decision_never_shorts_when_the_market_is_spot(category, lowest, tm
         torch.manual_seed(5)
         model = DSCTradingModel.from_config(NETWORK)
     recipe = Recipe(network=NETWORK, costs=Costs(commission=0.0, slippage=0.0), decision=DecisionConfig())
-    manifest = {
-        "features": list(FEATURES),
-        "recipe": recipe_document(recipe),
-        "model": {"class_means": [-1.0, 0.0, 1.0]},
-    }
+    manifest = replace(MANIFEST, market=market, recipe=recipe.resolved).document()
     store = ArtifactStore(settings.artifact_url)
     ref = store.publish(SOURCE, market.slug, "0123abcd", {"weights.safetensors": weights_bytes(model)}, manifest, NOW)
     store.promote(SOURCE, market.slug, ref, SIDES, expected=0, now=NOW)

@@ -18,7 +18,7 @@ from tests.soak.soak_invariants import Decisions, decision_violations, store_vio
 from tests.soak.soak_kills import WEIGHTS, plan
 
 NOW = datetime(2026, 1, 4, 10, tzinfo=UTC)
-SIDES = {"champion": {"version": "flat"}, "challenger": {"sharpe_ratio": 1.0}}
+SIDES = {"beaten": "flat", "champion": {"num_trades": 0}, "challenger": {"sharpe_ratio": 1.0}}
 
 
 @pytest.fixture(scope="module")

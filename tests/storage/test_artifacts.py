@@ -276,7 +276,9 @@ def test_damaged_manifest_is_refused(tmp_path: Path, damage: object, message: st
         store.load(ref, source=SOURCE)
 
 
-@pytest.mark.parametrize(("found", "way_out"), [(FORMAT + 1, "update this program"), (0, "retrain"), ("x", "retrain")])
+@pytest.mark.parametrize(
+    ("found", "way_out"), [(FORMAT + 1, "update this program"), (0, "retrain"), ("x", "retrain"), (None, "retrain")]
+)
 def test_version_of_another_format_is_refused_with_what_to_do(tmp_path: Path, found: object, way_out: str) -> None:
     store = ArtifactStore(str(tmp_path))
     ref = publish(store)
@@ -284,13 +286,6 @@ def test_version_of_another_format_is_refused_with_what_to_do(tmp_path: Path, fo
     _reseal(_folder(tmp_path, ref), lambda manifest: manifest.update(format=found))
     with pytest.raises(ArtifactError, match=rf"has format {found!r}, this program reads {FORMAT}; {way_out}"):
         store.load(ref, source=SOURCE)
-
-
-def test_version_from_before_formats_had_numbers_is_of_the_first(tmp_path: Path) -> None:
-    store = ArtifactStore(str(tmp_path))
-    ref = publish(store)
-    _reseal(_folder(tmp_path, ref), lambda manifest: manifest.pop("format"))
-    assert store.load(ref, source=SOURCE).files == FILES
 
 
 def test_manifest_that_names_a_file_outside_its_folder_is_refused(tmp_path: Path) -> None:

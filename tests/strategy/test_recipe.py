@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from storage.results import canonical_json
-from storage.schema import ArtifactError, ConfigError, Market
+from storage.schema import ConfigError, Market
 from tasks.execution.decision import DecisionConfig, decide
 from tasks.market.labels import LabelConfig
 from tasks.network.architecture import preset
@@ -45,21 +45,6 @@ def test_decision_of_a_recipe_sells_short_except_on_spot(rule, category, lowest)
     recipe = Recipe(decision=DecisionConfig(rule=rule))
     params = decision_params(recipe, Market(category=category), np.array([-1.0, 0.0, 1.0]))
     assert decide(1.0, 0.0, 0.0, 0.01, 0, 1, params) == lowest  # a fall of sqrt(horizon) percent is certain
-
-
-def test_recipe_from_before_there_was_a_teacher_learned_from_labels_and_kept_the_best_weights():
-    document = json.loads(json.dumps(recipe_document(Recipe())))
-    for name in ("distil", "keep", "teacher_parts"):
-        del document["fit"][name]
-    fit = recipe_of(document).fit_config
-    assert (fit.distil, fit.keep) == (0.0, "best")
-    assert recipe_of(recipe_document(Recipe())).fit_config == Recipe().fit_config
-
-
-def test_recipe_of_another_code_is_refused_in_one_line():
-    document = recipe_document(Recipe()) | {"labels": {"horizon": 0}}
-    with pytest.raises(ArtifactError, match="the recipe of this version does not fit this code"):
-        recipe_of(document)
 
 
 def test_unknown_preset_is_refused():

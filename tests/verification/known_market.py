@@ -58,7 +58,7 @@ class Walked:
 
 
 def walk(
-    candles: Candles, interval_ms: int, recipe: Recipe, rivals: tuple[str, ...] = (), vol: float | None = None
+    candles: Candles, interval_ms: int, recipe: Recipe, baselines: tuple[str, ...] = (), vol: float | None = None
 ) -> Walked:
     """Train every fold of the recipe on the candles, and predict what it has not seen.
 
@@ -71,17 +71,17 @@ def walk(
     first = int(np.argmax(np.isfinite(features.values).all(axis=1))) + network.context - 1
     folds = walk_forward(len(candles), first, recipe.labels.horizon, recipe.folds)
     series = mirrored_series(features.values, labels, features.segment)
-    parts: dict[str, list[FloatArray]] = {name: [] for name in ("dsc", *rivals)}
+    parts: dict[str, list[FloatArray]] = {name: [] for name in ("dsc", *baselines)}
     for fold in folds:
         spans = [(span.start, span.stop) for span in (fold.train, fold.validation)]
         fitted = fit(network, series, *spans, recipe.fit_config)
         parts["dsc"].append(predict_series(fitted.model, features.values, features.segment)[fold.test.rows])
-        for name in rivals:
-            rival = fit_baseline(
+        for name in baselines:
+            baseline = fit_baseline(
                 name, series, *spans, fold.test.rows, recipe.baselines,
                 input_clip=network.input_clip, num_classes=network.num_classes,
             )  # fmt: skip
-            parts[name].append(rival.probabilities)
+            parts[name].append(baseline.probabilities)
     known = [labels.classes[fold.train.rows] for fold in folds]
     return Walked(
         features=features,

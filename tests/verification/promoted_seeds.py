@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).with_name("promoted_seeds.json")
 SEEDS = (7, 17, 27, 37, 47)
+NUMBERS = ("total_return", "max_drawdown", "num_trades", "log_loss", "direction")
 
 
 def judged(*arguments: str) -> dict[str, Any]:
@@ -42,10 +43,8 @@ def judged(*arguments: str) -> dict[str, Any]:
             "source": manifest["source"],
             "lines_in_a_pipe": len(done.stdout.splitlines()) + len(done.stderr.splitlines()),
             "checks": {check["name"]: [check["passed"], check["found"]] for check in judgement["checks"]},
-            **{
-                side["name"]: {name: value for name, value in side.items() if name != "name"}
-                for side in summary["sides"]
-            },
+            "edge_bp": summary["edge_bp"],
+            **{line["name"]: {name: line[name] for name in NUMBERS} for line in summary["lines"]},
         }
 
 
@@ -54,4 +53,4 @@ if __name__ == "__main__":
     rows.append(judged("--synthetic.kind", "null"))
     TABLE.write_text(json.dumps(rows, indent=1) + "\n")
     for row in rows:
-        print(row["arguments"], row["verdict"], row["model"])
+        print(row["arguments"], row["verdict"], row["this model"])

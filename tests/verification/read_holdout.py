@@ -50,7 +50,7 @@ def read(candles: Candles, minutes: int, horizon: int) -> dict[str, Any]:
     losses = {name: log_losses(p[known], classes[known]) for name, p in found.probabilities.items()}
     losses["prior"] = log_losses(found.prior[found.fold[known]], classes[known])
     best = min(CLASSICAL, key=lambda name: losses[name].mean())
-    tested = diebold_mariano(model_loss=losses["dsc"], rival_loss=losses[best], lag=horizon)
+    tested = diebold_mariano(model_loss=losses["dsc"], reference_loss=losses[best], lag=horizon)
     return {name: round(float(loss.mean()), 5) for name, loss in losses.items()} | {
         "labels": int(known.sum()),
         "better baseline": best,

@@ -29,7 +29,7 @@ def test_table_is_of_the_market_that_is_the_default():
 def test_every_training_seed_ended_promoted_with_500_trades(row):
     assert row["verdict"].startswith("PROMOTED - ")
     assert [name for name, (passed, _) in row["checks"].items() if not passed] == []
-    assert row["model"]["trades"] >= 500
+    assert row["this model"]["num_trades"] >= 500
     assert row["lines_in_a_pipe"] <= 40
 
 

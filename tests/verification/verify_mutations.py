@@ -83,7 +83,7 @@ PLANTED = [
         "a baseline is calibrated on the test bars", BASELINES,
         "    temperature = best_temperature(_logits(predict(check.x)), check.y)\n",
         "    temperature = best_temperature(\n"
-        "        _logits(predict(lessons.scaled(np.arange(test.start, test.stop)))),\n"
+        "        _logits(predict(table.scaled(np.arange(test.start, test.stop)))),\n"
         "        np.maximum(series.labels[test], 0),\n    )\n",
         "tests/network/test_baselines.py::test_predictions_are_unchanged_when_the_test_labels_are_exchanged",
     ),

@@ -127,7 +127,7 @@ def test_diebold_mariano_keeps_its_size_when_labels_overlap(ledger, answer):
     hits = 0
     for _ in range(of):
         overlapping = np.convolve(rng.standard_normal(4_011), np.ones(12), mode="valid")
-        test = diebold_mariano(model_loss=np.zeros(4_000), rival_loss=overlapping, lag=12)
+        test = diebold_mariano(model_loss=np.zeros(4_000), reference_loss=overlapping, lag=12)
         hits += test.p_value < 0.05
     ledger.enter(
         rate(answer, "Diebold-Mariano, overlap 12", "p < 5 % where nothing leads", hits, of, 0.05, 0.023, 0.077)

@@ -1,0 +1,134 @@
+"""What a version says of itself: what it was made from, how it decides, how it was judged. Its numbers lie beside it.
+
+`storage/artifacts.py` seals the document and checks what any store must; here it becomes one frozen object, so that
+nobody who serves, watches or compares a version reads a dictionary by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from storage.artifacts import STORE_KEYS, ArtifactStore, Document
+from storage.schema import ArtifactError, Market, VersionRef
+from tasks.champion.promotion import Judgement
+from tasks.execution.contenders import Contender
+from tasks.strategy.recipe import Recipe
+
+Origin = Literal["exchange", "replayed", "synthetic"]
+"""Who sent the candles: Bybit itself, or a sandbox that replays a recording or makes a market up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A version in a few numbers, all on its unseen bars.
+
+    Attributes:
+        days: How many they are.
+        lines: The model, the best baseline, buy and hold.
+        sharpe_low, sharpe_high: 95 % interval of the model's Sharpe ratio; None where there is none.
+        edge_bp: Mean of what a move earned on the side that the model named, before costs, basis points; None without
+            a move.
+        warnings: What to know before believing any of it, one line each.
+    """
+
+    days: float
+    lines: tuple[Contender, ...]
+    sharpe_low: float | None
+    sharpe_high: float | None
+    edge_bp: float | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What stands in `manifest.json` beside what the store itself puts there.
+
+    Attributes:
+        features: The model's inputs, in their order.
+        market: Where it trades.
+        origin: Who sent the candles.
+        origin_detail: The replayed file, or the synthetic market's law and seed; empty for an exchange.
+        dataset: Id of the bars that it was made from.
+        recipe: How, presets filled in.
+        code: Hash of the code behind its numbers.
+        libraries: Version of Python and of each library that shaped them.
+        trained_until_ms: Open time of the last bar that it was fitted on, its validation's, UTC milliseconds.
+        label_span_ms: How far that bar's label looks ahead.
+        class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
+        judgement: How it compared with the champion of that moment.
+        summary: What it came to.
+    """
+
+    # Of every part, too: a number is a finite number, and what is not known is refused.
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    features: tuple[str, ...]
+    market: Market
+    origin: Origin
+    origin_detail: str
+    dataset: str
+    recipe: Recipe
+    code: str
+    libraries: Mapping[str, str]
+    trained_until_ms: int
+    label_span_ms: int
+    class_means: tuple[float, float, float]
+    judgement: Judgement
+    summary: Summary
+
+    @property
+    def seen_until_ms(self) -> int:
+        """The last moment that training knew of: a bar that opens after it is unseen."""
+        return self.trained_until_ms + self.label_span_ms
+
+    def document(self) -> Document:
+        """Return it as plain JSON, to be published."""
+        document: Document = _MANIFEST.dump_python(self, mode="json")
+        return document
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], ref: VersionRef) -> Manifest:
+        """Return what `document` wrote, as the store gives it back.
+
+        What is missing is not filled in: a default of today is not what went without saying on another day.
+
+        Raises:
+            ArtifactError: A part is missing, unknown, of another type, or not finite.
+        """
+        own = {name: part for name, part in document.items() if name not in STORE_KEYS}
+        try:
+            manifest = _MANIFEST.validate_json(json.dumps(own))
+            wrong = next(_missing(own, manifest.document()), "")
+        except ValidationError as err:
+            first = err.errors()[0]
+            wrong = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+        if wrong:
+            raise ArtifactError(f"manifest of {ref} does not fit this program ({wrong}); roll back or retrain")
+        return manifest
+
+
+def read_manifest(store: ArtifactStore, ref: VersionRef) -> Manifest:
+    """Return a version's verified manifest.
+
+    Raises:
+        ArtifactError: The version is unknown, or its manifest is damaged or does not fit this program.
+    """
+    return Manifest.of(store.manifest(ref), ref)
+
+
+def _missing(said: Any, whole: Any, name: str = "") -> Iterator[str]:
+    if isinstance(whole, dict):
+        for key, part in whole.items():
+            place = f"{name}.{key}" if name else key
+            yield from _missing(said[key], part, place) if key in said else iter((f"{place}: Field required",))
+    elif isinstance(whole, list):
+        for place, part in enumerate(whole):
+            yield from _missing(said[place], part, f"{name}.{place}")
+
+
+_MANIFEST = TypeAdapter(Manifest)

@@ -1,0 +1,45 @@
+"""What the simple models may try; apart from them, since whoever serves a model reads its recipe and trains nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from storage.bounds import Checked, PositiveFloat, PositiveInt, Seed, Threads
+from storage.schema import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig(Checked):
+    """What the simple models may try; both grids have one size, so that neither searches longer than the other.
+
+    Attributes:
+        strengths: Inverse L2 penalties of the logistic regression (scikit-learn's C).
+        leaves: Leaves per tree of the boosting; LightGBM takes 131,072 at most.
+        boosting_rate: Shrinkage of each tree.
+        most_trees: Trees at most; validation stops it earlier.
+        patience: Trees without a better validation loss before it stops.
+        leaf_bars: Fewest bars in a leaf: labels overlap, so fewer would be one event.
+        twin: Whether the network's twin, standard convolutions for separable ones or the reverse, is trained too.
+        seed: Of the boosting.
+        threads: Of both; one gives the same trees and sums everywhere.
+    """
+
+    strengths: tuple[PositiveFloat, ...] = (0.0001, 0.001, 0.01, 0.1)
+    leaves: tuple[Annotated[int, Ge(2), Le(131_072)], ...] = (2, 4, 12, 32)
+    boosting_rate: PositiveFloat = 0.05
+    most_trees: PositiveInt = 400
+    patience: PositiveInt = 20
+    leaf_bars: PositiveInt = 200
+    twin: bool = True
+    seed: Seed = 7
+    threads: Threads = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.strengths or len(self.strengths) != len(self.leaves):
+            raise ConfigError(
+                f"strengths and leaves must be grids of one size >= 1, had {len(self.strengths)} and {len(self.leaves)}"
+            )
