@@ -30,6 +30,12 @@ alerts: $(VENV)/installed
 	@mkdir -p "$(PREFECT_HOME)"
 	@$(BIN)/python -m flows.entry.operation alerts
 
+# A paper session of BARS bars on the sandbox, over a real WebSocket: the newest version of its market, trained first if
+# there is none, and the same bars through the backtest. $(DSC_HOME)/paper.json; fails if a difference is unexplained.
+paper: $(VENV)/installed
+	@mkdir -p "$(PREFECT_HOME)" 2>/dev/null || true
+	@$(BIN)/python -m flows.trade --mode paper --version newest --steps $(or $(BARS),2000) $(FLAGS) $(ARGS)
+
 # Everything at once under random kills for SECONDS; then the invariants, and $(DSC_HOME)/soak.json. SEED, KILLS, PORT choose.
 soak: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"

@@ -32,6 +32,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Annotated, Literal, NewType, Self
 
 import numpy as np
@@ -408,6 +409,20 @@ class Instrument:
     min_qty: str
     min_notional: str
     funding_interval_min: int
+
+    def quantity_text(self, coins: float) -> str:
+        """Return a quantity as an order states it: the nearest multiple of the step, without a sign."""
+        return _on_grid(abs(coins), self.qty_step)
+
+    def price_text(self, price: float) -> str:
+        """Return a price as an order states it: the nearest multiple of the tick."""
+        return _on_grid(price, self.tick_size)
+
+
+def _on_grid(value: float, step: str) -> str:
+    # Through Decimal: str() of a float may say 1e-05 or 0.30000000000000004, which Bybit refuses.
+    grid = Decimal(step)
+    return format((Decimal(repr(float(value))) / grid).quantize(Decimal(1)) * grid, "f")
 
 
 @dataclass(frozen=True, kw_only=True)

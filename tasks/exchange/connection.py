@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from storage.bounds import Checked
-from storage.schema import ConfigError, Market, Source, parse_source, sandbox_source
+from storage.schema import ConfigError, Market, Source, parse_source, sandbox_source, utc_text
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.transport import Exchange
 from tasks.market.synthetic import SyntheticMarket, description, generate, grown
@@ -120,3 +120,74 @@ def connect(config: ExchangeConfig, market: Market, on_retry: Callable[[str], No
         Gateway("sandbox", source=source, url=sandbox.url, **pace) as gateway,
     ):
         yield gateway
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """An exchange to hold a session with.
+
+    Attributes:
+        exchange: Which.
+        gateway: Its REST.
+        stream_url: Where a sandbox's stream listens; None for the exchange's own.
+        sandbox: The sandbox that was started for it, its clock standing still; None elsewhere.
+    """
+
+    exchange: Exchange
+    gateway: Gateway
+    stream_url: str | None = None
+    sandbox: Sandbox | None = None
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether its time is that of data, and not this machine's."""
+        return self.stream_url is not None
+
+
+@contextmanager
+def connect_stream(
+    config: ExchangeConfig,
+    market: Market,
+    now_ms: int,
+    bars: int,
+    on_retry: Callable[[str], object] | None = None,
+) -> Iterator[Link]:
+    """Open an exchange for a session; a sandbox is started, its clock where the session begins.
+
+    Args:
+        config: Which one.
+        market: The market that is wanted.
+        now_ms: Where a sandbox's clock stands.
+        bars: How many bars it must be able to play from there; a synthetic market grows that far.
+        on_retry: Is told, in one line, of every repeated request.
+
+    Raises:
+        ConfigError: The candle file ends before.
+    """
+    pace: dict[str, Any] = {"requests_per_s": config.requests_per_s, "threads": config.threads, "on_retry": on_retry}
+    source = config.source
+    if config.exchange != "sandbox" or config.url is not None:
+        url = None if config.url is None else config.url.replace("http:", "ws:")
+        with Gateway(config.exchange, source=source, url=config.url, **pace) as gateway:
+            yield Link(exchange=config.exchange, gateway=gateway, stream_url=url)
+        return
+    end_ms = now_ms + bars * market.interval_ms
+    # One bar more: the last decision is filled at the open after it.
+    candles = (
+        read_candle_file(Path(config.candles))
+        if config.candles
+        else generate(grown(config.synthetic, end_ms + config.synthetic.interval_ms))
+    )
+    base = Market(symbol=market.symbol, category=market.category, interval=base_interval(candles))
+    known_ms = int(candles.start_ms[-1]) + base.interval_ms
+    if known_ms < end_ms:
+        raise ConfigError(
+            f"a session of {bars} bars from {utc_text(now_ms)} needs candles until {utc_text(end_ms)}, "
+            f"{config.candles} ends at {utc_text(known_ms)}; use a version that was trained on earlier bars (end=...)"
+        )
+    funding = read_funding_file(Path(config.funding)) if config.funding else ()
+    with (
+        Sandbox(candles, market=base, source=source, funding=funding, now_ms=now_ms) as sandbox,
+        Gateway("sandbox", source=source, url=sandbox.url, **pace) as gateway,
+    ):
+        yield Link(exchange="sandbox", gateway=gateway, stream_url=sandbox.stream_url, sandbox=sandbox)

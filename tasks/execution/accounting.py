@@ -5,11 +5,13 @@
     equity    cash + q * price
 
 q is signed: a short is a negative quantity, and no formula asks for the side. A flip is one order of |q_new| + |q_old|
-coins, so it pays both legs.
+coins, so it pays both legs. With an exchange's `Steps` a position is whole steps of at least the minimum, or none, and
+a price is the next tick against the account.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -20,7 +22,9 @@ from numpy.typing import NDArray
 
 from storage.bounds import Checked
 from storage.compiled import compiled
-from storage.schema import MINUTE_MS, BoolArray, Candles, FloatArray, IntArray
+from storage.schema import MINUTE_MS, BoolArray, Candles, FloatArray, Instrument, IntArray
+
+_SAME = 1e-9  # of a step: binary noise of a quotient, far below what an exchange can tell apart
 
 # A rate of 10 % and more is a percentage or a basis point typed as a share.
 Rate = Annotated[float, Ge(0), Lt(0.1), Unit("of the notional")]
@@ -64,6 +68,46 @@ class Costs(Checked):
         """Return the names of the costs that are left out, for a report to say so loudly."""
         paid = {"commission": self.commission, "slippage": self.slippage, "funding": self.funding}
         return tuple(name for name, cost in paid.items() if not cost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """What an exchange trades in; 0 is off, which is how a backtest sizes.
+
+    Attributes:
+        quantity: Coins; a position is a multiple of it.
+        tick: Quote currency; a price is a multiple of it.
+        least_quantity: Coins that a position must have at least.
+        least_notional: Quote currency that a position must be worth at least when it is opened.
+    """
+
+    quantity: float = 0.0
+    tick: float = 0.0
+    least_quantity: float = 0.0
+    least_notional: float = 0.0
+
+    @classmethod
+    def of(cls, instrument: Instrument) -> Steps:
+        """Return the steps of a market."""
+        return cls(
+            quantity=float(instrument.qty_step),
+            tick=float(instrument.tick_size),
+            least_quantity=float(instrument.min_qty),
+            least_notional=float(instrument.min_notional),
+        )
+
+
+def account_rules(fraction: float, coins: float | None, costs: Costs, steps: Steps = Steps()) -> FloatArray:
+    """Return (8,) what `trade_open` trades by: size, costs, steps.
+
+    Args:
+        fraction: Share of equity that a position opens with.
+        coins: Coins per position instead; None: off.
+        costs: What a fill pays.
+        steps: What the exchange trades in.
+    """
+    sized = (steps.quantity, steps.tick, steps.least_quantity, steps.least_notional)
+    return np.array([fraction, coins or 0.0, costs.commission, costs.slippage, *sized])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,7 +208,15 @@ def as_compiled(values: NDArray[np.generic], dtype: type[np.generic]) -> NDArray
 
 @compiled
 def fill(
-    cash: float, quantity: float, wanted: float, price: float, commission: float, slippage: float
+    cash: float,
+    quantity: float,
+    wanted: float,
+    price: float,
+    commission: float,
+    slippage: float,
+    tick: float = 0.0,
+    bid: float = np.inf,
+    ask: float = 0.0,
 ) -> tuple[float, float, float, float]:
     """Trade from `quantity` to `wanted` coins in one order.
 
@@ -175,20 +227,68 @@ def fill(
         price: Price before slippage, USDT.
         commission: Share of the fill's notional.
         slippage: Share of `price`.
+        tick: As in `price_of`.
+        bid: As in `price_of`.
+        ask: As in `price_of`.
 
     Returns:
         Cash after the fill; traded notional at `price`; fee; slippage paid: all USDT.
     """
     change = wanted - quantity
-    fill_price = price * (1.0 + slippage) if change > 0.0 else price * (1.0 - slippage)
+    fill_price = price_of(change, price, slippage, tick, bid, ask)
     fee = commission * abs(change) * fill_price
     traded = abs(change) * price
-    return cash - change * fill_price - fee, traded, fee, traded * slippage
+    return cash - change * fill_price - fee, traded, fee, abs(change) * abs(fill_price - price)
+
+
+@compiled
+def price_of(change: float, price: float, slippage: float, tick: float, bid: float, ask: float) -> float:
+    """Return the price at which `change` coins trade, slippage included.
+
+    Args:
+        change: Signed coins.
+        price: Price before slippage, USDT.
+        slippage: Share of `price`.
+        tick: Multiple to which the price is rounded against the account; 0: off.
+        bid: Highest price at which anybody buys: a sale gets no better one; infinite: off.
+        ask: Lowest price at which anybody sells: a purchase gets no better one; 0: off.
+    """
+    worse: float = price * (1.0 + slippage) if change > 0.0 else price * (1.0 - slippage)
+    # A price that is a tick's multiple but for the last digit of its binary form stays where it is.
+    if change > 0.0:
+        return max(math.ceil(worse / tick - _SAME) * tick if tick > 0.0 else worse, ask)
+    return min(math.floor(worse / tick + _SAME) * tick if tick > 0.0 else worse, bid)
+
+
+@compiled
+def size_of(wanted: int, value: float, price: float, rules: FloatArray) -> float:
+    """Return the signed coins of a position: whole steps, or none where that is less than the exchange takes.
+
+    Args:
+        wanted: -1, 0 or 1.
+        value: Equity, USDT.
+        price: USDT.
+        rules: (8,) from `account_rules`.
+    """
+    coins: float = wanted * rules[1] if rules[1] > 0.0 else wanted * rules[0] * value / price
+    if rules[4] > 0.0:
+        coins = wanted * math.floor(abs(coins) / rules[4] + _SAME) * rules[4]
+    if abs(coins) < rules[6] * (1.0 - _SAME) or abs(coins) * price < rules[7] * (1.0 - _SAME):
+        return 0.0
+    return coins
 
 
 @compiled
 def trade_open(
-    cash: float, quantity: float, weight: int, wanted: int, price: float, funding_rate: float, rules: FloatArray
+    cash: float,
+    quantity: float,
+    weight: int,
+    wanted: int,
+    price: float,
+    funding_rate: float,
+    rules: FloatArray,
+    bid: float = np.inf,
+    ask: float = 0.0,
 ) -> tuple[float, float, float, float, float, float]:
     """Let one bar open: pay its funding, then trade to the wanted weight.
 
@@ -201,7 +301,9 @@ def trade_open(
         wanted: Weight decided at the close before: -1, 0 or 1. An account worth nothing is closed instead.
         price: The bar's open, USDT.
         funding_rate: Rate due at this open, 0 for none.
-        rules: (4,) fraction of equity; coins instead of it where > 0; commission; slippage.
+        rules: (8,) from `account_rules`.
+        bid: As in `price_of`.
+        ask: As in `price_of`.
 
     Returns:
         Cash and quantity after the open; traded notional, fee, slippage and funding paid: all but the quantity in USDT.
@@ -213,8 +315,8 @@ def trade_open(
         wanted = 0
     if wanted == weight:
         return cash, quantity, 0.0, 0.0, 0.0, paid
-    coins = wanted * rules[1] if rules[1] > 0.0 else wanted * rules[0] * value / price
-    cash, traded, fee, slipped = fill(cash, quantity, coins, price, rules[2], rules[3])
+    coins = size_of(wanted, value, price, rules)
+    cash, traded, fee, slipped = fill(cash, quantity, coins, price, rules[2], rules[3], rules[5], bid, ask)
     return cash, coins, traded, fee, slipped, paid
 
 
@@ -245,7 +347,7 @@ def run_account(
         funding_rate: (T,) or (0,) for none.
         capital: USDT at the start.
         delay: Bars between decision and fill beyond the next open.
-        rules: (4,) as in `trade_open`.
+        rules: (8,) from `account_rules`.
         equity: (T + 1,) out: at the start, then at each close, USDT.
         books: (5, T) out, zeros on entry: quantity held to the close; traded notional, fee, slippage, funding.
 
@@ -271,7 +373,7 @@ def run_account(
                 books[4, t] = paid
         value = cash + quantity * close[t]
         if quantity != 0.0 and (value <= 0.0 or t == bars - 1):
-            cash, traded, fee, slipped = fill(cash, quantity, 0.0, close[t], rules[2], rules[3])
+            cash, traded, fee, slipped = fill(cash, quantity, 0.0, close[t], rules[2], rules[3], rules[5])
             quantity, value = 0.0, cash
             books[1, t] += traded
             books[2, t] += fee

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from storage.bounds import Checked, NonNegativeInt, PositiveFloat
 from storage.schema import MINUTE_MS, BoolArray, FloatArray, LeakError, utc_text
-from tasks.execution.accounting import Bars, Costs, as_compiled, run_account
+from tasks.execution.accounting import Bars, Costs, Steps, account_rules, as_compiled, run_account
 from tasks.execution.trades import GAP, Trades, list_trades
 
 
@@ -122,6 +122,7 @@ def run_backtest(
     *,
     trained_until_ms: int | None,
     label_span_ms: int,
+    steps: Steps = Steps(),
 ) -> BacktestResult:
     """Trade the targets.
 
@@ -133,13 +134,14 @@ def run_backtest(
         trained_until_ms: Open time of the last bar that any choice behind the targets was fitted on, validation
             included, UTC milliseconds; None where nothing was fitted.
         label_span_ms: How far that bar's label looks ahead: (horizon + 1) bars, in milliseconds.
+        steps: What the exchange trades in; off by default, since a strategy's worth does not hang on a market's steps.
 
     Raises:
         LeakError: The first bar is not behind everything that training saw.
         ValueError: `target` does not fit the bars or holds another number.
     """
     require_unseen(int(bars.start_ms[0]), trained_until_ms=trained_until_ms, label_span_ms=label_span_ms)
-    return _run(bars, target, costs, config, bars.contiguous)
+    return _run(bars, target, costs, config, bars.contiguous, steps)
 
 
 def buy_and_hold(bars: Bars, costs: Costs, config: BacktestConfig) -> BacktestResult:
@@ -170,7 +172,12 @@ def require_unseen(first_ms: int, *, trained_until_ms: int | None, label_span_ms
 
 
 def _run(
-    bars: Bars, target: NDArray[np.signedinteger], costs: Costs, config: BacktestConfig, contiguous: BoolArray
+    bars: Bars,
+    target: NDArray[np.signedinteger],
+    costs: Costs,
+    config: BacktestConfig,
+    contiguous: BoolArray,
+    steps: Steps = Steps(),
 ) -> BacktestResult:
     if target.shape != (len(bars),):
         raise ValueError(f"target must be ({len(bars)},) as the bars, was {target.shape}")
@@ -179,7 +186,7 @@ def _run(
         bar = int(np.argmax(strange))
         raise ValueError(f"target must be -1, 0 or 1, was {target[bar].item()!r} in bar {bar}")
     rates = bars.funding_rate if costs.funding and bars.funding_rate is not None else np.empty(0)
-    rules = np.array([config.position_fraction, config.fixed_coins or 0.0, costs.commission, costs.slippage])
+    rules = account_rules(config.position_fraction, config.fixed_coins, costs, steps)
     equity = np.empty(len(bars) + 1)
     books = np.zeros((5, len(bars)))
     ruined_at, shortfall = run_account(

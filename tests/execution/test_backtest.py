@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.schema import MINUTE_MS, Candles, ConfigError, LeakError
-from tasks.execution.accounting import Bars, Costs, fill, funding_by_bar, trade_open
+from tasks.execution.accounting import Bars, Costs, account_rules, fill, funding_by_bar, trade_open
 from tasks.execution.backtest import BacktestConfig, buy_and_hold, flat, run_backtest
 from tasks.execution.decision import DecisionConfig, decide, decide_series, packed
 from tasks.execution.trades import EXITS
@@ -365,7 +365,7 @@ def test_paper_account_equals_the_backtest_when_it_trades_bar_by_bar(make_bars, 
     assert result.ruined_at is None
     assert len(result.trades) > 30
 
-    rules = np.array([0.2, 0.0, costs.commission, costs.slippage])
+    rules = account_rules(0.2, None, costs)
     cash, coins, position, bars_held, wanted, equity = 1_000.0, 0.0, 0, 0, 0, [1_000.0]
     for t in range(400):
         if t == 0 or bars.start_ms[t] - bars.start_ms[t - 1] != bars.interval_ms:

@@ -1,0 +1,337 @@
+"""Bybit's public stream through pybit, kept alive: who reads the queue never meets a socket.
+
+pybit 5.17 alone does not do (observed against a local server): its reader dies of bad JSON, of an unknown topic and of
+a refused subscription; a fast acknowledgement finds no callback and kills it too; ten attempts to connect are spent in
+0.07 s; and a feed that is silent but answers pings is never noticed. So of its `WebSocket` stay the hosts and both
+kinds of ping. A message is read here, and a supervisor replaces what is dead by a new connection.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import websocket
+from pybit.unified_trading import WebSocket
+
+from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
+from storage.schema import Category, ConfigError, Market
+from tasks.exchange.pacing import RetryPolicy
+from tasks.exchange.stream_events import BadMessage, Decoder, Event, Reconnected, Refused, UnknownTopic, topics_of
+from tasks.exchange.transport import Exchange
+
+QUEUE_EVENTS = 100_000
+"""Events that may wait to be read: five bursts of 20,000, some 20 MB."""
+
+_LOOK_S = 0.1  # how soon a patient stream notices that it is closed
+_TOLD = 3  # bad messages whose text is kept
+_JOIN_S = 15.0  # longer than any time-out of a socket
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamTiming(Checked):
+    """When a connection counts as dead, and how soon there is a new one.
+
+    Attributes:
+        silence_s: Without a message of a topic for so long it is dead, pongs or not: `orderbook.1` repeats every 3 s.
+        first_wait_s: Wait before the first new connection; doubles from one to the next until data comes.
+        max_wait_s: Longest such wait. Bybit allows 500 connections in 5 minutes.
+        jitter: Each wait is lengthened by up to this share.
+        connect_s: Longest wait for a connection, for its handshake and for the rest of a message.
+        ping_interval_s: Between two pings; Bybit asks for 20.
+        ping_timeout_s: Longest wait for a pong, < `ping_interval_s`.
+    """
+
+    silence_s: PositiveFloat = 10.0
+    first_wait_s: PositiveFloat = 1.0
+    max_wait_s: PositiveFloat = 60.0
+    jitter: NonNegativeFloat = 0.25
+    connect_s: PositiveFloat = 10.0
+    ping_interval_s: PositiveFloat = 20.0
+    ping_timeout_s: PositiveFloat = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ping_interval_s > self.ping_timeout_s:
+            raise ConfigError(
+                f"ping_interval_s must be > ping_timeout_s={self.ping_timeout_s!r}, was {self.ping_interval_s!r}"
+            )
+
+
+@dataclass
+class StreamCounts:
+    """What a stream has seen.
+
+    Attributes:
+        messages: Read, of topics that were asked for.
+        bad: Dropped because they can't be what they say.
+        unknown: Dropped because nobody asked for their topic.
+        overflowed: Events dropped because nobody read the queue.
+        connections: Made.
+        failures: Attempts to connect that failed.
+    """
+
+    messages: int = 0
+    bad: int = 0
+    unknown: int = 0
+    overflowed: int = 0
+    connections: int = 0
+    failures: int = 0
+
+
+class PublicStream:
+    """The public stream of some markets of one category, for as long as the `with` block lasts.
+
+    Args:
+        markets: All of one category; the session needs their bars, best prices, trades and tickers.
+        exchange: Which of Bybit's hosts; demo has no public stream of its own and shares Bybit's.
+        url: Where a sandbox's stream listens, as ws://127.0.0.1:<port>; None elsewhere.
+        events: Where events go, in the order in which they came; several streams may share it. A full one loses events.
+        timing: When a connection counts as dead, and how soon there is a new one.
+        patient: A full queue is waited for, as the clock of a replay waits for its listeners; an exchange does not.
+        on_note: Is told, in one line, of every connection lost and made.
+
+    Raises:
+        ConfigError: No market, or markets of several categories.
+    """
+
+    def __init__(
+        self,
+        markets: Sequence[Market],
+        *,
+        exchange: Exchange,
+        url: str | None = None,
+        events: queue.Queue[Event] | None = None,
+        timing: StreamTiming = StreamTiming(),
+        patient: bool = False,
+        on_note: Callable[[str], object] = lambda line: None,
+    ) -> None:
+        categories = {market.category for market in markets}
+        if len(categories) != 1:
+            raise ConfigError(f"a stream must be of one category, was of {sorted(categories) or 'none'}")
+        (self.category,) = categories
+        self.events: queue.Queue[Event] = events or queue.Queue(QUEUE_EVENTS)
+        self.counts = StreamCounts()
+        self.bad_messages: list[str] = []
+        self._groups = [topics_of(market) for market in markets]  # one request each, so that one alone is refused
+        self._exchange = exchange
+        self._url = url
+        self._timing = timing
+        self._patient = patient
+        self._back_off = RetryPolicy(
+            first_wait_s=timing.first_wait_s, max_wait_s=timing.max_wait_s, jitter=timing.jitter
+        )
+        self._on_note = on_note
+        self._asked: dict[str, tuple[str, ...]] = {}
+        self._decoder = Decoder(self.category, frozenset())
+        self._data_s = 0.0  # when the last message of a topic came
+        self._connection: _Connection | None = None
+        self._closing = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="stream", daemon=True)
+
+    @property
+    def generation(self) -> int:
+        """How many connections there have been; a gap may lie before each."""
+        return self.counts.connections
+
+    def __enter__(self) -> Self:
+        self._supervisor.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection and every thread of it; nothing is put into the queue any more."""
+        self._closing.set()
+        if (connection := self._connection) is not None:
+            connection.ended.set()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
+
+    def _supervise(self) -> None:
+        fruitless = 0
+        while not self._closing.is_set() and self._groups:
+            opened_s = time.monotonic()
+            try:
+                reason = self._connect_and_watch()
+            except (websocket.WebSocketException, OSError) as err:
+                self.counts.failures += 1
+                reason = f"{type(err).__name__}: {' '.join(str(err).split())[:120]}"
+            if self._closing.is_set():
+                break
+            fruitless = 1 if self._data_s > opened_s else fruitless + 1
+            wait_s = self._back_off.back_off_s(fruitless)
+            self._on_note(f"stream {self.category} lost ({reason}), connecting again in {wait_s:.1f} s")
+            self._closing.wait(wait_s)
+
+    def _connect_and_watch(self) -> str:
+        """Hold one connection until it is dead, and return why it is."""
+        connection = _Connection(
+            self.category,
+            self._url,
+            testnet=self._exchange == "testnet",
+            timing=self._timing,
+            on_text=self._receive,
+            stop=self._closing,
+        )
+        self._connection = connection
+        try:
+            self.counts.connections += 1
+            self._decoder = Decoder(self.category, frozenset(topic for group in self._groups for topic in group))
+            self._put(Reconnected(self.generation, time.monotonic_ns()))
+            # What is asked for is noted before it is sent: the answer may be faster than the next line.
+            self._asked = {f"{self.generation}-{place}": group for place, group in enumerate(self._groups)}
+            for name, group in self._asked.items():
+                connection.ws.send(json.dumps({"op": "subscribe", "req_id": name, "args": list(group)}))
+            connection.start_pings()
+            self._on_note(f"stream {self.category} connected, generation={self.generation}")
+            return self._watch(connection)
+        finally:
+            self._connection = None
+            connection.end()
+
+    def _watch(self, connection: _Connection) -> str:
+        since_s = time.monotonic()
+        while not self._closing.is_set() and self._groups:
+            left_s = max(self._data_s, since_s) + self._timing.silence_s - time.monotonic()
+            if left_s <= 0:
+                return f"silent for {self._timing.silence_s:g} s"
+            if connection.ended.wait(left_s):
+                return connection.reason
+        return "closed"
+
+    def _receive(self, text: str) -> None:
+        received_ns = time.monotonic_ns()
+        try:
+            message = json.loads(text)
+            if not isinstance(message, dict):
+                raise BadMessage(f"must be an object, was {type(message).__name__}")
+            if "topic" in message:
+                for event in self._decoder.decode(message, received_ns):
+                    self._put(event)
+                self.counts.messages += 1
+                self._data_s = received_ns / 1e9
+            elif message.get("op") == "subscribe" and message.get("success") is False:
+                self._refuse(message, received_ns)
+        except UnknownTopic:
+            self.counts.unknown += 1
+        except ValueError as err:  # JSON's own errors are of this kind too
+            self.counts.bad += 1
+            if len(self.bad_messages) < _TOLD:
+                self.bad_messages.append(f"{type(err).__name__}: {err}; {text[:80]!r}")
+
+    def _refuse(self, message: dict[str, Any], received_ns: int) -> None:
+        topics = self._asked.get(str(message.get("req_id")))
+        if topics is not None:
+            self._groups = [group for group in self._groups if group != topics]
+            self._put(Refused(topics, str(message.get("ret_msg"))[:120], received_ns))
+            if not self._groups and self._connection is not None:
+                self._connection.ended.set()
+
+    def _put(self, event: Event) -> None:
+        while not self._closing.is_set():
+            try:
+                self.events.put(event, block=self._patient, timeout=_LOOK_S)
+            except queue.Full:
+                if self._patient:
+                    continue
+                self.counts.overflowed += 1
+            return
+
+
+class _Connection(WebSocket):  # type: ignore[misc]
+    """One connection of pybit's, which ends where pybit would connect again by itself.
+
+    Attributes:
+        ended: Set when it is dead.
+        reason: Why, as far as the socket says.
+    """
+
+    def __init__(
+        self,
+        category: Category,
+        url: str | None,
+        *,
+        testnet: bool,
+        timing: StreamTiming,
+        on_text: Callable[[str], None],
+        stop: threading.Event,
+    ) -> None:
+        self.ended = threading.Event()
+        self.reason = "the connection ended"
+        self._url, self._timing, self._on_text, self._stop = url, timing, on_text, stop
+        super().__init__(
+            channel_type=category,
+            testnet=testnet,
+            restart_on_error=False,
+            ping_interval=timing.ping_interval_s,
+            ping_timeout=timing.ping_timeout_s,
+        )
+
+    def _connect(self, url: str) -> None:
+        """Connect once, in bounded time; pybit's own way tries ten times in a row and has no time-out."""
+        subdomain = "stream-testnet" if self.testnet else "stream"
+        official = url.format(SUBDOMAIN=subdomain, DOMAIN="bybit", TLD="com")
+        self.endpoint = official if self._url is None else f"{self._url}/v5/public/{official.rpartition('/')[2]}"
+        websocket.setdefaulttimeout(self._timing.connect_s)  # else a handshake may last for ever; of this library alone
+        self.ws = websocket.WebSocketApp(
+            url=self.endpoint,
+            on_message=lambda ws, text: self._on_text(text),
+            on_error=lambda ws, err: self._on_error(err),
+            on_pong=lambda ws, *args: self._on_pong(),
+        )
+        self.wst = threading.Thread(target=self._read, name="stream reader", daemon=True)
+        self.wst.start()
+        give_up_s = time.monotonic() + self._timing.connect_s
+        while self.wst.is_alive() and not self.is_connected() and not self._stop.is_set():
+            if time.monotonic() > give_up_s:
+                self.reason = f"no connection within {self._timing.connect_s:g} s"
+                break
+            time.sleep(0.01)
+        if not self.is_connected():
+            self.end()
+            raise websocket.WebSocketException(self.reason)
+
+    def start_pings(self) -> None:
+        """Send the text ping that Bybit wants beside the frames."""
+        self._send_initial_ping()
+
+    def end(self) -> None:
+        """Close the socket and wait for every thread; pybit's way leaves the reader for up to `ping_timeout_s`."""
+        self.exited = True
+        timer = self.custom_ping_timer
+        self._stop_custom_ping_timer()
+        self.ws.keep_running = False
+        held: Any = self.ws.sock
+        if held is not None:
+            with suppress(websocket.WebSocketException, OSError, AttributeError):
+                held.send_close()
+            with suppress(OSError, AttributeError):
+                held.sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, in a handshake too
+        for thread in (self.wst, timer):
+            if thread is not None and thread.is_alive() and thread is not threading.current_thread():
+                thread.join(_JOIN_S)
+        if held is not None:
+            held.shutdown()  # its own close() does nothing after send_close()
+
+    def _read(self) -> None:
+        try:
+            self.ws.run_forever(ping_interval=self._timing.ping_interval_s, ping_timeout=self._timing.ping_timeout_s)
+        finally:
+            self.ended.set()
+
+    def _on_error(self, error: BaseException) -> None:
+        if not self.ended.is_set():
+            self.reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        self.ended.set()

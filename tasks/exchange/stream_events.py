@@ -1,0 +1,227 @@
+"""What the public stream says, as small tuples: each message is read once, checked, and stamped where it came in.
+
+    kline.<interval>.<symbol>   ConfirmedBar, FormingBar
+    orderbook.1.<symbol>        BookTop
+    publicTrade.<symbol>        Trade
+    tickers.<symbol>            Ticker, put together from the snapshot and its changes
+
+The stream itself adds Reconnected and Refused. `ts_ms` is the exchange's stamp, UTC milliseconds; `received_ns` is this
+machine's monotonic clock when the message had arrived, before anything was done with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from storage.schema import INTERVAL_MS, Category, Market
+
+Key = tuple[Category, str]
+"""Category and symbol: what tells markets of one stream apart."""
+
+
+class BadMessage(ValueError):
+    """A message that can't be what its topic says; counted and dropped."""
+
+
+class UnknownTopic(ValueError):
+    """A message of a topic that nobody asked for; counted and dropped."""
+
+
+class ConfirmedBar(NamedTuple):
+    """A bar that has closed. Prices in quote currency per coin, volume in coins, turnover in quote currency."""
+
+    key: Key
+    interval: str
+    start_ms: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    turnover: float
+    ts_ms: int
+    received_ns: int
+
+
+class FormingBar(NamedTuple):
+    """A bar as far as it has come; its open is final."""
+
+    key: Key
+    interval: str
+    start_ms: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    turnover: float
+    ts_ms: int
+    received_ns: int
+
+
+class BookTop(NamedTuple):
+    """Best bid and ask with their sizes, in coins."""
+
+    key: Key
+    bid: float
+    bid_size: float
+    ask: float
+    ask_size: float
+    ts_ms: int
+    received_ns: int
+
+
+class Trade(NamedTuple):
+    """One trade; `ts_ms` is when it happened."""
+
+    key: Key
+    price: float
+    size: float
+    ts_ms: int
+    received_ns: int
+
+
+class Ticker(NamedTuple):
+    """Mark price, and the funding rate that the next stamp will charge; NaN and 0 where there is none (spot)."""
+
+    key: Key
+    mark: float
+    funding_rate: float
+    next_funding_ms: int
+    ts_ms: int
+    received_ns: int
+
+
+class Reconnected(NamedTuple):
+    """A connection was made; whatever was sent between the one before and this one is lost.
+
+    Attributes:
+        generation: Counts the connections, from 1.
+    """
+
+    generation: int
+    received_ns: int
+
+
+class Refused(NamedTuple):
+    """The exchange does not give these topics; they are not asked for again."""
+
+    topics: tuple[str, ...]
+    message: str
+    received_ns: int
+
+
+Event = ConfirmedBar | FormingBar | BookTop | Trade | Ticker | Reconnected | Refused
+
+
+def topics_of(market: Market) -> tuple[str, ...]:
+    """Return what a session needs to hear of a market."""
+    symbol = market.symbol
+    return f"kline.{market.interval}.{symbol}", f"orderbook.1.{symbol}", f"publicTrade.{symbol}", f"tickers.{symbol}"
+
+
+class Decoder:
+    """Reads the messages of one connection.
+
+    Args:
+        category: Which of Bybit's public streams it is.
+        topics: What was asked for.
+    """
+
+    def __init__(self, category: Category, topics: frozenset[str]) -> None:
+        self._category = category
+        self._topics = topics
+        self._tickers: dict[str, dict[str, Any]] = {}
+
+    def decode(self, message: Mapping[str, Any], received_ns: int) -> list[Event]:
+        """Return the events of a message, in its order.
+
+        Raises:
+            UnknownTopic: Nobody asked for it.
+            BadMessage: A field is missing, or no number that a market could have.
+        """
+        topic = message.get("topic")
+        if not isinstance(topic, str) or topic not in self._topics:
+            raise UnknownTopic(str(topic)[:80])
+        kind, _, rest = topic.partition(".")
+        detail, _, symbol = rest.rpartition(".")
+        key: Key = (self._category, symbol)
+        try:
+            data, ts_ms = message["data"], _milliseconds(message["ts"])
+            if kind == "kline":
+                return [_bar(key, detail, row, ts_ms, received_ns) for row in data]
+            if kind == "orderbook":
+                return [_book(key, data, ts_ms, received_ns)]
+            if kind == "publicTrade":
+                return [_trade(key, row, received_ns) for row in data]
+            return self._ticker(key, message, ts_ms, received_ns)
+        except (KeyError, TypeError, IndexError, AttributeError) as err:
+            raise BadMessage(f"{topic}: {type(err).__name__} {err}") from err
+
+    def _ticker(self, key: Key, message: Mapping[str, Any], ts_ms: int, received_ns: int) -> list[Event]:
+        fields = self._tickers.setdefault(key[1], {})
+        if message["type"] == "snapshot":
+            fields.clear()
+        fields.update(message["data"])
+        if not fields.get("markPrice"):  # spot has none; a change may come before the snapshot that it changes
+            return []
+        rate, stamp = fields.get("fundingRate") or "0", fields.get("nextFundingTime") or "0"
+        return [Ticker(key, _price(fields["markPrice"]), _number(rate), _milliseconds(stamp), ts_ms, received_ns)]
+
+
+def _bar(key: Key, interval: str, row: Mapping[str, Any], ts_ms: int, received_ns: int) -> Event:
+    start_ms = _milliseconds(row["start"])
+    market = Market(symbol=key[1], category=key[0], interval=interval) if interval in INTERVAL_MS else None  # type: ignore[arg-type]
+    if row["interval"] != interval or market is None or market.floor(start_ms) != start_ms:
+        raise BadMessage(f"a bar of interval {interval} can't open at {start_ms} with interval {row['interval']!r}")
+    open_, high, low, close = (_price(row[name]) for name in ("open", "high", "low", "close"))
+    if not low <= min(open_, close) <= max(open_, close) <= high:
+        raise BadMessage(f"high and low must lie around open and close, were {high} {low} {open_} {close}")
+    volume, turnover = _number(row["volume"]), _number(row["turnover"]) if row["turnover"] else math.nan
+    if volume < 0 or turnover < 0:
+        raise BadMessage(f"volume and turnover must be >= 0, were {volume} {turnover}")
+    if type(row["confirm"]) is not bool:
+        raise BadMessage(f"confirm must be true or false, was {row['confirm']!r}")
+    numbers = (start_ms, open_, high, low, close, volume, turnover, ts_ms, received_ns)
+    return ConfirmedBar(key, interval, *numbers) if row["confirm"] else FormingBar(key, interval, *numbers)
+
+
+def _book(key: Key, data: Mapping[str, Any], ts_ms: int, received_ns: int) -> BookTop:
+    (bid, bid_size), (ask, ask_size) = data["b"][0], data["a"][0]  # one level, always whole
+    top = BookTop(key, _price(bid), _number(bid_size), _price(ask), _number(ask_size), ts_ms, received_ns)
+    if top.bid >= top.ask:
+        raise BadMessage(f"the bid must be below the ask, were {top.bid} and {top.ask}")
+    return top
+
+
+def _trade(key: Key, row: Mapping[str, Any], received_ns: int) -> Trade:
+    return Trade(key, _price(row["p"]), _number(row["v"]), _milliseconds(row["T"]), received_ns)
+
+
+def _number(text: object) -> float:
+    # Python also reads "1_000" and " 1"; Bybit writes neither.
+    if isinstance(text, str) and text.isascii() and not set(text) & {"_", " "}:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise BadMessage(f"must be a number, was {str(text)[:40]!r}")
+
+
+def _price(text: object) -> float:
+    price = _number(text)
+    if price <= 0:
+        raise BadMessage(f"a price must be > 0, was {price}")
+    return price
+
+
+def _milliseconds(value: object) -> int:
+    if type(value) is int and 0 <= value < 10**15:
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 15:
+        return int(value)
+    raise BadMessage(f"must be whole milliseconds, was {str(value)[:40]!r}")

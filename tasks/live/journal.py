@@ -1,0 +1,331 @@
+"""What a session did, in one SQLite file: written before it counts, read while it runs, replayed afterwards.
+
+    facts       what was agreed at the start, and the summary at the end: JSON by name
+    takeovers   which version decides from which bar on
+    candles     every closed candle that was stepped, those of the warm-up included, and where it came from
+    decisions   what each bar of the session led to: features, vol, probabilities, target, and what became of it
+    opens       what the account did at a bar's open: quote, funding, fill, and the ledger after it
+    notes       everything else that a person would ask about: connections, holes, revisions, stops
+
+In WAL mode a reader sees the last commit and blocks nobody. synchronous=FULL: what was committed survives a power cut.
+A row of `opens` that traded nothing is committed with the next decision: without it the same ledger comes out again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, StoreError
+from tasks.execution.paper import Fill, Ledger, Opened, Quote
+
+FORMAT = 1
+
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE takeovers (market TEXT, start_ms INTEGER, version TEXT, PRIMARY KEY (market, start_ms)) STRICT;
+CREATE TABLE candles (
+    market TEXT, start_ms INTEGER, open REAL, high REAL, low REAL, close REAL, volume REAL, turnover REAL, origin TEXT,
+    PRIMARY KEY (market, start_ms)) STRICT, WITHOUT ROWID;
+CREATE TABLE decisions (
+    market TEXT, start_ms INTEGER, version TEXT, vals BLOB, position INTEGER, bars_held INTEGER, target INTEGER,
+    wanted INTEGER, cause TEXT, reason TEXT, late_ms REAL, feed_ms REAL, queue_us REAL, step_us REAL,
+    PRIMARY KEY (market, start_ms)) STRICT, WITHOUT ROWID;
+CREATE TABLE opens (
+    market TEXT, start_ms INTEGER, wanted INTEGER, cause TEXT, first REAL, bid REAL, ask REAL, rate REAL, late_ms REAL,
+    funding REAL, change REAL, price REAL, fee REAL, slippage REAL,
+    cash REAL, quantity REAL, weight INTEGER, bars_held INTEGER,
+    PRIMARY KEY (market, start_ms)) STRICT, WITHOUT ROWID;
+CREATE TABLE notes (id INTEGER PRIMARY KEY, at_ms INTEGER, market TEXT, kind TEXT, said TEXT) STRICT;
+"""
+
+
+class Decision(NamedTuple):
+    """What one closed bar led to.
+
+    Attributes:
+        start_ms: Open time of the bar.
+        version: Which decided.
+        values: (F + 4,) features, vol, probabilities, NaN where unknown.
+        position: Weight held at the close.
+        bars_held: For how many bars.
+        target: What the rule says, from that position.
+        wanted: What is attempted at the next open: the target, or the position where `cause` forbids it.
+        cause: Why the target is not attempted: late, stale, deadline, missed bars, restart, clock, stop; else empty.
+        reason: Why the rule says so, one line.
+        late_ms: From the bar's close until the decision stood, on the exchange's clock.
+        feed_ms: From the exchange's stamp to receipt; NaN where the two clocks have nothing in common.
+        queue_us: From receipt to the beginning of the step.
+        step_us: From there until the decision stood.
+    """
+
+    start_ms: int
+    version: str
+    values: FloatArray
+    position: int
+    bars_held: int
+    target: int
+    wanted: int
+    cause: str
+    reason: str
+    late_ms: float
+    feed_ms: float
+    queue_us: float
+    step_us: float
+
+
+class BarOpen(NamedTuple):
+    """What the account did at a bar's open.
+
+    Attributes:
+        start_ms: Open time of the bar.
+        wanted: What was traded to.
+        cause: Why what was decided was not attempted; else empty.
+        quote: What an order met.
+        rate: Sum of the funding rates due.
+        late_ms: From the bar's open to the fill, on the exchange's clock.
+        opened: Ledger after it, fill, funding.
+    """
+
+    start_ms: int
+    wanted: int
+    cause: str
+    quote: Quote
+    rate: float
+    late_ms: float
+    opened: Opened
+
+
+class Journal:
+    """A session's journal, open for writing, for as long as the `with` block lasts.
+
+    Args:
+        path: The file; made if need be.
+
+    Raises:
+        StoreError: It can't be made or written, is damaged, or of another format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+            (found,) = self._db.execute("PRAGMA user_version").fetchone()
+            if found == 0:
+                self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={FORMAT}; COMMIT;")
+        except (sqlite3.Error, OSError) as err:
+            raise StoreError(f"the journal {path} can't be written ({err}); free space or set DSC_HOME") from err
+        _check_format(path, found or FORMAT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Commit what waits and close the file."""
+        with _writing(self.path):
+            if self._db.in_transaction:
+                self._db.execute("COMMIT")
+            self._db.close()
+
+    def agree(self, facts: dict[str, Any]) -> None:
+        """Note what the session runs on, or prove that it is what the file says.
+
+        Raises:
+            StoreError: The journal is of a session that runs on something else.
+        """
+        known = read_facts(self._db)
+        for name, value in facts.items():
+            if name in known and known[name] != json.loads(json.dumps(value)):
+                raise StoreError(
+                    f"the journal {self.path} is of a session with {name}={known[name]!r}, was asked for {value!r}; "
+                    "start another session"
+                )
+        with self._committed():
+            for name, value in facts.items():
+                self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+
+    def takeover(self, market: str, start_ms: int, version: str) -> None:
+        """Note which version decides from the bar `start_ms` on."""
+        with self._committed():
+            self._db.execute("INSERT OR REPLACE INTO takeovers VALUES (?, ?, ?)", (market, start_ms, version))
+
+    def history(self, market: str, candles: Candles) -> None:
+        """Note the candles of a warm-up."""
+        rows = zip(*(getattr(candles, name).tolist() for name in ("start_ms", *CANDLE_COLUMNS)), strict=True)
+        with self._committed():
+            self._db.executemany(_CANDLE, ((market, *_known(row), "warm-up") for row in rows))
+
+    def decided(self, market: str, candle: tuple[float, ...], origin: str, decision: Decision) -> None:
+        """Note a closed candle and what it led to, and wait until it is safe.
+
+        Args:
+            market: Slug.
+            candle: start_ms, open, high, low, close, volume, turnover.
+            origin: stream or rest.
+            decision: What it led to.
+        """
+        row = decision._replace(values=decision.values.tobytes())  # type: ignore[arg-type]
+        with self._committed():
+            self._db.execute(_CANDLE, (market, int(candle[0]), *_known(candle[1:]), origin))
+            self._db.execute(_DECISION, (market, *_known(row)))
+
+    def opened(self, market: str, bar: BarOpen) -> None:
+        """Note what the account did at an open; waits until it is safe if anything was paid or traded."""
+        opened = bar.opened
+        paid = _known((bar.rate, bar.late_ms, opened.funding))
+        traded = opened.fill or (None,) * len(Fill._fields)
+        row = (market, bar.start_ms, bar.wanted, bar.cause, *_known(bar.quote), *paid, *traded, *opened.ledger)
+        self._begin()
+        with _writing(self.path):
+            self._db.execute(_OPEN, row)
+        if opened.fill is not None or opened.funding:
+            self._commit()
+
+    def note(self, at_ms: int, market: str, kind: str, said: str) -> None:
+        """Note something else, in one line."""
+        with self._committed():
+            self._db.execute(_NOTE, (at_ms, market, kind, said))
+
+    def reader(self) -> JournalReader:
+        """Return what reads this journal through the same connection."""
+        return JournalReader(self._db)
+
+    @contextmanager
+    def _committed(self) -> Iterator[None]:
+        self._begin()
+        with _writing(self.path):
+            yield
+        self._commit()
+
+    def _begin(self) -> None:
+        if not self._db.in_transaction:
+            with _writing(self.path):
+                self._db.execute("BEGIN IMMEDIATE")
+
+    def _commit(self) -> None:
+        with _writing(self.path):
+            self._db.execute("COMMIT")
+
+
+class JournalReader:
+    """Reads a journal, also while a session writes it.
+
+    Args:
+        db: An open connection.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @classmethod
+    @contextmanager
+    def of(cls, path: Path) -> Iterator[JournalReader]:
+        """Open a journal for reading for as long as the block lasts.
+
+        Raises:
+            StoreError: There is none, or it is damaged or of another format.
+        """
+        try:
+            db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        except sqlite3.Error as err:
+            raise StoreError(f"the journal {path} can't be read ({err})") from err
+        try:
+            (found,) = db.execute("PRAGMA user_version").fetchone()
+            _check_format(path, found)
+            yield cls(db)
+        except sqlite3.DatabaseError as err:
+            raise StoreError(f"the journal {path} can't be read ({err})") from err
+        finally:
+            db.close()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was agreed, and the summary if it has ended."""
+        return read_facts(self._db)
+
+    def markets(self) -> list[str]:
+        """Return the slugs of the markets that were stepped."""
+        return [slug for (slug,) in self._db.execute("SELECT DISTINCT market FROM candles ORDER BY market")]
+
+    def takeovers(self, market: str) -> list[tuple[int, str]]:
+        """Return from which bar on which version decided."""
+        query = "SELECT start_ms, version FROM takeovers WHERE market = ? ORDER BY start_ms"
+        return list(self._db.execute(query, (market,)))
+
+    def candles(self, market: str) -> tuple[Candles, list[str]]:
+        """Return every candle that was stepped, oldest first, and where each came from."""
+        rows = self._db.execute("SELECT * FROM candles WHERE market = ? ORDER BY start_ms", (market,))
+        _, starts, *numbers, origins = list(zip(*rows, strict=True)) or [()] * 9
+        columns = {name: np.array(column, np.float64) for name, column in zip(CANDLE_COLUMNS, numbers, strict=True)}
+        return Candles(start_ms=np.array(starts, np.int64), **columns), list(origins)
+
+    def decisions(self, market: str, last: int | None = None) -> list[Decision]:
+        """Return the decisions, oldest first: all, or the `last` ones."""
+        query = "SELECT * FROM decisions WHERE market = ? ORDER BY start_ms DESC LIMIT ?"
+        found = [
+            Decision(start_ms, version, np.frombuffer(values), *rest[:6], *map(_number, rest[6:]))
+            for _, start_ms, version, values, *rest in self._db.execute(query, (market, -1 if last is None else last))
+        ]
+        return found[::-1]
+
+    def opens(self, market: str, last: int | None = None) -> list[BarOpen]:
+        """Return what the account did at each open, oldest first: all, or the `last` ones."""
+        query = "SELECT * FROM opens WHERE market = ? ORDER BY start_ms DESC LIMIT ?"
+        found = []
+        for row in self._db.execute(query, (market, -1 if last is None else last)):
+            _, start_ms, wanted, cause, first, bid, ask, rate, late_ms, funding, *rest = row
+            quote = Quote(_number(first), np.inf if bid is None else bid, ask)
+            fill = None if rest[0] is None else Fill(*rest[:4])
+            opened = Opened(Ledger(*rest[4:]), fill, funding)
+            found.append(BarOpen(start_ms, wanted, cause, quote, rate, _number(late_ms), opened))
+        return found[::-1]
+
+    def notes(self, kind: str | None = None) -> list[tuple[int, str, str, str]]:
+        """Return time, market, kind and text of each note, oldest first: all, or those of one kind."""
+        query = "SELECT at_ms, market, kind, said FROM notes WHERE ? IS NULL OR kind = ? ORDER BY id"
+        return list(self._db.execute(query, (kind, kind)))
+
+
+_CANDLE = "INSERT INTO candles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DECISION = "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_OPEN = "INSERT INTO opens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_NOTE = "INSERT INTO notes (at_ms, market, kind, said) VALUES (?, ?, ?, ?)"
+
+
+def read_facts(db: sqlite3.Connection) -> dict[str, Any]:
+    """Return the facts of an open journal."""
+    return {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
+
+
+def _known(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a row for SQLite, which has no NaN and no infinity: both are NULL."""
+    return tuple(None if isinstance(value, float) and not np.isfinite(value) else value for value in row)
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _check_format(path: Path, found: int) -> None:
+    if found != FORMAT:
+        raise StoreError(
+            f"the journal {path} must be of format {FORMAT}, was {found}; read it with the code that wrote it"
+        )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as err:
+        raise StoreError(f"the journal {path} can't be written ({err}); free space or set DSC_HOME") from err

@@ -1,0 +1,79 @@
+"""How a session behaves where the exchange leaves a choice, and whose time it goes by."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from annotated_types import Gt, Le
+
+from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig(Checked):
+    """A session's rules.
+
+    Attributes:
+        capital: USDT that all markets start with together, split equally; None: each its version's own.
+        deadline_share: Share of the bar after which a decision or its fill is too late: recorded, and not traded.
+        confirm_grace_s: How long after a bar's end its confirmation may be missing before REST is asked.
+        new_version_s: How often is looked whether another version decides.
+    """
+
+    capital: PositiveFloat | None = None
+    deadline_share: Annotated[float, Gt(0), Le(1)] = 0.1
+    confirm_grace_s: NonNegativeFloat = 2.0
+    new_version_s: NonNegativeFloat = 60.0
+
+
+class ExchangeTime(Protocol):
+    """What time it was at the exchange when something came in."""
+
+    def at(self, ts_ms: int, received_ns: int) -> float:
+        """Return UTC milliseconds of the exchange's clock.
+
+        Args:
+            ts_ms: The exchange's own stamp of what came in.
+            received_ns: This machine's monotonic clock when it had come in.
+        """
+
+    def feed_ms(self, ts_ms: int, received_ns: int) -> float:
+        """Return how long it was under way; NaN where nobody can tell."""
+
+
+@dataclass
+class WallTime:
+    """An exchange in real time: this machine's clock, corrected.
+
+    Attributes:
+        offset_ms: The exchange's clock minus this machine's.
+    """
+
+    offset_ms: float = 0.0
+
+    def at(self, ts_ms: int, received_ns: int) -> float:
+        """Return this machine's time at receipt, corrected."""
+        return (time.time_ns() - (time.monotonic_ns() - received_ns)) / 1e6 + self.offset_ms
+
+    def feed_ms(self, ts_ms: int, received_ns: int) -> float:
+        """Return receipt minus stamp."""
+        return self.at(ts_ms, received_ns) - ts_ms
+
+
+class DataTime:
+    """A replay, whose bars close every few milliseconds: no time passes between a stamp and its receipt."""
+
+    def at(self, ts_ms: int, received_ns: int) -> float:
+        """Return the stamp."""
+        return float(ts_ms)
+
+    def feed_ms(self, ts_ms: int, received_ns: int) -> float:
+        """Return NaN."""
+        return float("nan")
+
+
+def elapsed_ms(since_ns: int) -> float:
+    """Return real milliseconds since `since_ns` of the monotonic clock."""
+    return (time.monotonic_ns() - since_ns) / 1e6

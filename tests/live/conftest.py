@@ -1,0 +1,129 @@
+"""A small network that trades often, a sandbox that plays its market, and a session between them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from storage.schema import FloatArray, IntArray, Market, Source, VersionRef
+from tasks.exchange.connection import Link
+from tasks.exchange.gateway import Gateway
+from tasks.exchange.stream import StreamTiming
+from tasks.execution.accounting import Costs
+from tasks.execution.backtest import BacktestConfig
+from tasks.live.journal import Journal, JournalReader
+from tasks.live.live_model import LiveModel
+from tasks.live.replay import Replayed, replay
+from tasks.live.session import Session, open_session
+from tasks.market.features import WARM_UP
+from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.network.architecture import DSCConfig
+from tasks.network.dsc import DSCTradingModel, load_model
+from tasks.network.inference import predict_series
+from tasks.sandbox.sandbox import Sandbox
+from tasks.strategy.recipe import Recipe
+
+SOURCE = Source("sandbox:0123abcd")
+MARKET = Market()
+NETWORK = DSCConfig(hidden_channels=16, num_blocks=2, window=12, newest_step=True, linear_bypass=True)
+FIRST = WARM_UP + NETWORK.context + 300  # bars that have closed before the session
+WAIT_S = 60.0  # for what comes in milliseconds; only a failure waits so long
+QUICK = StreamTiming(first_wait_s=0.01, max_wait_s=0.05, jitter=0.0)
+CANDLES = generate(SyntheticMarket(bars=FIRST + 400))
+START_MS = int(CANDLES.start_ms[FIRST])  # of the first bar that a session steps
+STEP_MS = MARKET.interval_ms
+
+
+def make_model(seed: int = 5, market: Market = MARKET, **changes: Any) -> LiveModel:
+    """Return an untrained model that finds something to do on every tenth bar or so."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = DSCTradingModel.from_config(NETWORK).eval()
+    costs = changes.pop("costs", Costs(commission=1e-6, slippage=1e-6))
+    recipe = replace(Recipe(network=NETWORK, costs=costs, backtest=BacktestConfig(initial_capital=10_000.0)), **changes)
+    return LiveModel(
+        ref=VersionRef(source=SOURCE, name=market.slug, version=f"20260101T000000Z-0000000{seed}"),
+        market=market,
+        recipe=recipe,
+        weights={name: tensor.numpy() for name, tensor in network.state_dict().items()},
+        class_means=np.array([-1.0, 0.0, 1.0]),
+    )
+
+
+def predict(model: LiveModel, features: FloatArray, segment: IntArray) -> FloatArray:
+    """Predict history with torch, as a backtest does."""
+    return predict_series(load_model(model.recipe.network_config, model.weights), features, segment)
+
+
+class Rig:
+    """A sandbox at the session's first bar, and what is needed to hold a session with it.
+
+    Attributes:
+        sandbox: Its clock stands still until `play`.
+        model: What decides.
+        path: The journal.
+    """
+
+    def __init__(self, sandbox: Sandbox, gateway: Gateway, path: Path, model: LiveModel) -> None:
+        self.sandbox, self.model, self.path = sandbox, model, path
+        self.link = Link(exchange="sandbox", gateway=gateway, stream_url=sandbox.stream_url, sandbox=sandbox)
+        self.notes: list[str] = []
+
+    @contextmanager
+    def session(self, bars: int | None, **options: Any) -> Iterator[Session]:
+        """Open a session, resumed if its journal says so."""
+        given: dict[str, Any] = {"mode": "paper", "timing": QUICK, "models": {MARKET: self.model}} | options
+        with Journal(self.path) as journal:
+            models = given.pop("models")
+            with open_session(self.link, models, journal, bars=bars, on_note=self.notes.append, **given) as session:
+                yield session
+
+    def run(self, bars: int, **options: Any) -> Session:
+        """Step so many bars, playing them as they are subscribed to, and return the session, closed."""
+        with self.session(bars, **options) as session:
+            session.run(lambda: self.play(bars))
+        return session
+
+    def play(self, bars: int) -> Future[int]:
+        """Let so many bars close once the session listens."""
+        self.sandbox.wait_for_subscribers(f"kline.{MARKET.interval}.{MARKET.symbol}", timeout_s=WAIT_S)
+        return self.sandbox.play(bars=bars, bar_every_s=0)
+
+    def replayed(self, **options: Any) -> Replayed:
+        """Compute the session again from its journal."""
+        models = options.pop("models", {self.model.ref.version: self.model})
+        with JournalReader.of(self.path) as reader:
+            return replay(reader, MARKET, models, self.link.gateway.instrument(MARKET), predict, **options)
+
+    def reader(self) -> Any:
+        return JournalReader.of(self.path)
+
+
+@pytest.fixture
+def open_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    """Return an opener of rigs; everything ends with the test, and leaves no thread."""
+    before = set(threading.enumerate())
+    with ExitStack() as stack:
+
+        def start(model: LiveModel | None = None, name: str = "session", **options: Any) -> Rig:
+            given: dict[str, Any] = {
+                "market": MARKET,
+                "source": SOURCE,
+                "now_ms": START_MS,
+                "ip_limit": 10**9,
+            } | options
+            sandbox = stack.enter_context(Sandbox(given.pop("candles", CANDLES), **given))
+            gateway = stack.enter_context(Gateway("sandbox", source=SOURCE, url=sandbox.url, requests_per_s=1e6))
+            return Rig(sandbox, gateway, tmp_path / f"{name}.sqlite", model or make_model())
+
+        yield start
+    assert set(threading.enumerate()) <= before
