@@ -203,6 +203,8 @@ def flat_cells(values: Mapping[str, Any], prefix: str = "") -> dict[str, Cell]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             cells |= flat_cells(value, f"{prefix}{name}.")
+        elif value is None:
+            cells[f"{prefix}{name}"] = "not set"
         else:
             cells[f"{prefix}{name}"] = value if isinstance(value, str | int | float | bool) else str(value)
     return cells

@@ -1,26 +1,45 @@
-"""A full report and a bare one, as plain values: what the page is tested with."""
+"""A full report, its results as every room would leave them: what the page is tested with."""
+
+from dataclasses import replace
 
 import numpy as np
 
-from storage.schema import Candles, Market, Source, utc_text
-from tasks.champion.promotion import Check
+from storage.schema import Candles, Market, Source, VersionRef, utc_text
+from tasks.champion.manifest import Manifest
+from tasks.champion.promotion import Check, Judgement, Numbers
 from tasks.execution.contenders import Contender
 from tasks.execution.importance import Importance
+from tasks.execution.random_positions import RandomPositions
 from tasks.execution.skill import Skill
+from tasks.execution.slices import Slice
+from tasks.execution.track_record import Deflation, TrackRecord
 from tasks.execution.trades import Trades
-from tasks.reporting.report_data import (
-    CostPoint,
-    Decision,
-    Equity,
-    Latency,
-    Measure,
-    ReportData,
-    StepTimes,
-    TrainingCurve,
-)
+from tasks.network.architecture import preset
+from tasks.network.fit import Progress
+from tasks.network.latency import RUNTIMES, LatencyRow, Runtime, twins
+from tasks.reporting.report_data import CostPoint, Equity, ReportData
+from tasks.strategy.contest import Contest
+from tasks.strategy.folds import FoldResult
+from tasks.strategy.speed import Speed
+from tests.champion.example_manifest import MANIFEST, METRICS
 
 START_MS = 1_735_689_600_000  # 2025-01-01
 BAR_MS = 300_000
+NETWORK = preset("default")
+OURS = replace(
+    METRICS, total_return=-0.0211, gross_return=0.0643, cost_drag=0.0854, sharpe_ratio=-0.42, sortino_ratio=-0.55,
+    max_drawdown=0.113, num_trades=412, win_rate=0.461, profit_factor=0.93, expectancy_bp=-0.51, days=83.3,
+    break_even_cost_per_side=0.00083, turnover_per_day=9.9, exposure=0.41, fees_paid=7_764.2, slippage_paid=776.4,
+    funding_paid=0.0,
+)  # fmt: skip
+HELD = replace(
+    METRICS, total_return=0.1042, gross_return=0.1063, cost_drag=0.0021, sharpe_ratio=1.1, sortino_ratio=1.6,
+    max_drawdown=0.187, num_trades=1, win_rate=1.0, profit_factor=None, exposure=1.0,
+)  # fmt: skip
+FLAT = replace(METRICS, total_return=0.0, sharpe_ratio=None, max_drawdown=0.0, num_trades=0, win_rate=None)
+RECORD = TrackRecord(
+    days=83, trades=412, sharpe_ratio=-0.42, low=-2.6, high=1.7, sharpe_lo=-0.4, probabilistic=0.43, days_needed=None
+)
 
 
 def market_of(close: list[float], interval_ms: int = BAR_MS, start_ms: int = START_MS) -> Candles:
@@ -83,6 +102,125 @@ def forecast(rng: np.random.Generator) -> Skill:
         confusion=np.array([[2_411, 3_502, 1_898], [2_010, 4_302, 2_010], [1_681, 3_546, 2_633]]),
         reliability=np.column_stack([confidence, right, np.full(15, 1_600.0)]),
         coverage=np.array(spoken),
+        auc=(0.52, 0.51, 0.53),
+        moves=15_671,
+        direction_reference="50:50",
+        direction_skill=0.0012,
+        direction_error=0.0005,
+        direction_p_value=0.008,
+        direction_accuracy=0.5123,
+        edge_bp=0.31,
+        edge_error_bp=0.2,
+    )
+
+
+def judged() -> Manifest:
+    """Return what a version says of itself that is kept out for its costs."""
+    checks = (
+        Check(name="unseen days", passed=True, found="83", wanted=">= 30"),
+        Check(name="closed trades", passed=True, found="412", wanted=">= 100"),
+        Check(
+            name="log-loss better than the prior", passed=True, found="+0.00891 nat, p = 0.001", wanted="> 0, p < 0.05"
+        ),
+        Check(name="net result at 1.5x costs", passed=False, found="-7.42%", wanted="> 0 %"),
+        Check(name="lead over the champion", passed=False, found="p = 0.71", wanted="p < 0.05"),
+        Check(name="largest drawdown", passed=True, found="11.3%", wanted="<= 25%"),
+        Check(name="latency, p99", passed=True, found="4.1 µs", wanted="<= 1,000 µs"),
+    )
+    luck = Deflation(trials=12, spread=1.2, expected_best=1.9, deflated=0.112)
+    numbers = Numbers(champion=FLAT, challenger=OURS, second_seed=None, luck=luck)
+    warning = "Funding is switched off: positions held over a funding stamp cost nothing here."
+    return replace(
+        MANIFEST,
+        market=Market(symbol="SYNTHUSDT"),
+        origin="synthetic",
+        origin_detail="Synthetic market drift, k=0.2, psi=0.995, 60,000 bars, seed 7",
+        dataset="d41a0c77b2e9f310",
+        judgement=Judgement(champion="flat", sequence=0, checks=checks, numbers=numbers),
+        summary=replace(MANIFEST.summary, warnings=(warning,)),
+        libraries={"torch": "2.13.0", "numpy": "2.4.6", "numba": "0.62.1"},
+    )
+
+
+def contest() -> Contest:
+    """Return the model beside what it had to beat; logistic regression was better."""
+    table = tuple(
+        Contender(
+            name=name,
+            log_loss=loss,
+            accuracy=accuracy,
+            lead=lead,
+            lead_error=None if lead is None else 0.0006,
+            p_value=None if lead is None else 0.04,
+            total_return=earned,
+            sharpe_ratio=sharpe,
+            num_trades=trades,
+        )
+        for name, loss, accuracy, lead, earned, sharpe, trades in (
+            ("this model", 1.0897, 0.3721, None, -0.0211, -0.42, 412),
+            ("logistic regression", 1.0891, 0.3718, -0.0006, -0.0104, -0.2, 398),
+            ("LightGBM", 1.0912, 0.3702, 0.0015, -0.0311, -0.61, 402),
+            ("standard convolution twin", 1.0899, 0.3715, 0.0002, -0.0191, -0.4, 409),
+            ("prior", 1.09861, 0.339, 0.00891, 0.0, None, 0),
+            ("persistence", None, 0.331, None, -0.712, -9.1, 3_204),
+            ("random timing, median of 1,000", None, None, None, -0.081, -1.6, None),
+            ("flat", None, None, None, 0.0, None, 0),
+        )
+    )
+    drawn = RandomPositions(draws=1_000, percentile=0.812, total_return=-0.081, low=-0.2, high=0.1, sharpe_ratio=-1.6)
+    return Contest(table=table, random=drawn, facts=[{"standard convolution twin": {"weights_bytes": 68_000}}])
+
+
+def latency(config, runtime: Runtime, name: str, p50_us: float) -> LatencyRow:
+    """Return how long a network takes in a runtime."""
+    return LatencyRow(
+        name=name, config=config, runtime=runtime, parameters=9_571, macs=1_010_432, p50_us=p50_us,
+        p95_us=1.35 * p50_us, p99_us=1.94 * p50_us,
+    )  # fmt: skip
+
+
+def speed(rng: np.random.Generator) -> Speed:
+    """Return the times of a model and its twins."""
+    factors = dict(zip(RUNTIMES, (8.0, 1.0, 0.02), strict=True))
+    return Speed(
+        machine={"cpu": "a processor", "cores": 2, "threads": 1},
+        parity=2e-7,
+        model=latency(NETWORK, "engine", "this model", 1.4),
+        rows=tuple(
+            latency(config, runtime, f"{config.block}, K={config.kernel_size}", 178.0 * factor)
+            for config in twins(NETWORK)
+            for runtime, factor in factors.items()
+        ),
+        edges_us=tuple(np.geomspace(1, 50, 41).tolist()),
+        calls=tuple(rng.integers(0, 400, 40).tolist()),
+    )
+
+
+def trained(rng: np.random.Generator) -> FoldResult:
+    """Return what the training of one fold leaves behind."""
+    steps = range(0, 1_000, 40)
+    learned = [1.0 - float(np.exp(-step / 300)) for step in steps]
+    points = tuple(
+        Progress(
+            step=step,
+            steps=1_000,
+            member=0,
+            members=1,
+            train_loss=1.1 - 0.012 * share + rng.normal(0, 8e-4) if step else None,
+            validation_loss=1.0985 - 0.009 * share + 6e-6 * step + rng.normal(0, 3e-4),
+            best_loss=1.0,
+        )
+        for step, share in zip(steps, learned, strict=True)
+    )
+    return FoldResult(
+        weights=bytes(41_000),
+        class_means=np.array([-1.0, 0.0, 1.0]),
+        prior=np.full(3, 1 / 3),
+        probabilities=np.empty((0, 3)),
+        history=points,
+        best_steps=(400,),
+        temperature=1.0,
+        seconds=1.0,
     )
 
 
@@ -102,48 +240,12 @@ def example(bars: int = 24_000) -> ReportData:
     )
     model = 100_000 * np.exp(np.cumsum(np.r_[0, rng.normal(-2e-6, 5e-4, bars)]))
     held = 100_000 * np.exp(np.cumsum(np.r_[0, rng.normal(4e-6, 8e-4, bars)]))
-    step = np.arange(40, 1_000, 40)
-    runtimes = {"eager torch": 8.0, "ONNX Runtime": 1.0, "engine": 0.02}
     return ReportData(
-        market=Market(symbol="SYNTHUSDT"),
-        source=Source("sandbox:1a2b3c4d"),
-        origin="synthetic",
-        origin_detail="Synthetic market drift, k=0.2, psi=0.995, 60,000 bars, seed 7",
-        version="20260104T100000Z-7f3c9a2e",
+        ref=VersionRef(
+            source=Source("sandbox:1a2b3c4d"), name="linear-SYNTHUSDT-5", version="20260104T100000Z-7f3c9a2e"
+        ),
         created="2026-01-04 10:00 UTC",
-        verdict=Decision(
-            decision="kept",
-            champion="flat",
-            conditions=(
-                Check(name="unseen days", passed=True, found="83", wanted=">= 30"),
-                Check(name="closed trades", passed=True, found="412", wanted=">= 100"),
-                Check(
-                    name="log-loss better than the prior",
-                    passed=True,
-                    found="+0.00891 nat, p = 0.001",
-                    wanted="> 0, p < 0.05",
-                ),
-                Check(name="net result at 1.5x costs", passed=False, found="-7.42%", wanted="> 0 %"),
-                Check(name="lead over the champion", passed=False, found="p = 0.71", wanted="p < 0.05"),
-                Check(name="largest drawdown", passed=True, found="11.3%", wanted="<= 25%"),
-                Check(name="latency, p99", passed=True, found="4.1 µs", wanted="<= 1,000 µs"),
-            ),
-            notes=("The result before costs is positive; the assumed costs are higher than the break-even cost.",),
-        ),
-        warnings=("Funding is switched off: positions held over a funding stamp cost nothing here.",),
-        highlights=(
-            Measure(name="total return, net", value=-0.0211, style="signed share", low=-0.094, high=0.051),
-            Measure(name="Sharpe ratio, UTC days", value=-0.42, low=-2.6, high=1.7),
-            Measure(
-                name="log-loss skill",
-                value=0.00891,
-                style="signed nat",
-                low=0.0062,
-                high=0.0116,
-                note="prior 1.09861 nat",
-            ),
-            Measure(name="p99 per bar", value=4.1, style="us", note="compiled engine, one thread"),
-        ),
+        manifest=judged(),
         equity=Equity(
             candles=candles,
             interval_ms=BAR_MS,
@@ -153,109 +255,36 @@ def example(bars: int = 24_000) -> ReportData:
             trades=round_trips(candles, bars // 100),
             block_starts_ms=tuple(int(start_ms[bars * fold // 4]) for fold in range(4)),
         ),
-        metrics={
-            "model": {
-                "total_return": -0.0211,
-                "gross_return": 0.0643,
-                "cost_drag": 0.0854,
-                "sharpe_ratio": -0.42,
-                "sortino_ratio": -0.55,
-                "max_drawdown": 0.113,
-                "num_trades": 412,
-                "win_rate": 0.461,
-                "profit_factor": 0.93,
-                "expectancy_bp": -0.51,
-                "break_even_cost_per_side": 0.00083,
-                "turnover_per_day": 9.9,
-                "exposure": 0.41,
-                "cagr": None,
-                "calmar": None,
-                "fees_paid": 7_764.2,
-                "slippage_paid": 776.4,
-                "funding_paid": 0.0,
-                "days": 83.3,
-            },
-            "buy and hold": {
-                "total_return": 0.1042,
-                "gross_return": 0.1063,
-                "cost_drag": 0.0021,
-                "sharpe_ratio": 1.1,
-                "sortino_ratio": 1.6,
-                "max_drawdown": 0.187,
-                "num_trades": 1,
-                "win_rate": 1.0,
-                "profit_factor": None,
-                "exposure": 1.0,
-            },
-            "flat": {"total_return": 0.0, "sharpe_ratio": None, "max_drawdown": 0.0, "num_trades": 0, "win_rate": None},
-        },
+        metrics={"model": OURS, "buy and hold": HELD, "flat": FLAT},
         costs=tuple(
             CostPoint(
-                cost_bp=bp,
-                total_return=0.0643 - 0.00776 * bp,
-                sharpe_ratio=1.3 - 0.156 * bp,
-                num_trades=412 - int(10 * bp),
-                repriced_return=0.06 - 0.00776 * bp,
-                assumed=bp == 11.0,
+                bp / 1e4,
+                replace(
+                    OURS,
+                    total_return=0.0643 - 0.00776 * bp,
+                    sharpe_ratio=1.3 - 0.156 * bp,
+                    num_trades=412 - int(10 * bp),
+                ),
+                replace(OURS, total_return=0.06 - 0.00776 * bp),
+                bp == 11.0,
             )
             for bp in (0.0, 2.0, 5.5, 11.0, 15.0, 22.0)
         ),
-        break_even_bp=8.3,
-        stress=(
-            {"fill": "at the next open", "total_return": "−2.11 %", "sharpe_ratio": -0.42},
-            {"fill": "one bar later", "total_return": "−3.02 %", "sharpe_ratio": -0.61},
-            {"fill": "two bars later", "total_return": "−3.87 %", "sharpe_ratio": -0.83},
-        ),
-        contenders=tuple(
-            Contender(
-                name=name,
-                log_loss=loss,
-                accuracy=accuracy,
-                lead=lead,
-                lead_error=None if lead is None else 0.0006,
-                p_value=None if lead is None else 0.04,
-                total_return=earned,
-                sharpe_ratio=sharpe,
-                num_trades=trades,
-            )
-            for name, loss, accuracy, lead, earned, sharpe, trades in (
-                ("this model", 1.0897, 0.3721, None, -0.0211, -0.42, 412),
-                ("logistic regression", 1.0891, 0.3718, -0.0006, -0.0104, -0.2, 398),
-                ("LightGBM", 1.0912, 0.3702, 0.0015, -0.0311, -0.61, 402),
-                ("prior", 1.09861, 0.339, 0.00891, 0.0, None, 0),
-                ("persistence", None, 0.331, None, -0.712, -9.1, 3_204),
-                ("random timing, median of 1,000", None, None, None, -0.081, -1.6, None),
-                ("flat", None, None, None, 0.0, None, 0),
-            )
-        ),
-        random_note="Of 1,000 random timings of the model's own positions, 81.2% ended below the model.",
-        headline=(
-            {"": "weights of one layer", "claimed": "4,672", "measured": "4,672", "note": "K=9"},
-            {"": "accuracy", "claimed": "53.8 %", "measured": "37.21 %", "note": "95 %: +/- 1.1 %"},
-        ),
-        record=(
-            Measure(name="Sharpe ratio, √365", value=-0.42, low=-2.6, high=1.7, note="83 UTC days"),
-            Measure(name="Deflated Sharpe ratio", value=0.112, style="chance", note="trials run: 12"),
-        ),
+        delays=tuple(replace(OURS, total_return=earned) for earned in (-0.0211, -0.0302, -0.0387)),
+        contest=contest(),
+        record=RECORD,
         slices=(
-            {"days": "2025", "number": 83, "net return": "−2.11 %", "Sharpe ratio": "−0.42", "round trips": 412},
-            {
-                "days": "calm third of the days",
-                "number": 28,
-                "net return": "−1.20 %",
-                "Sharpe ratio": "undefined",
-                "round trips": 96,
-            },
-        ),
-        skill=(
-            Measure(name="log-loss", value=1.0897, style="nat", note="prior 1.09861 nat"),
-            Measure(name="skill against the prior", value=0.00891, style="signed nat", low=0.0062, high=0.0116),
-            Measure(
-                name="accuracy", value=0.3721, style="share", low=0.361, high=0.383, note="most frequent class 33.9 %"
+            Slice(name="2025", days=83, total_return=-0.0211, sharpe_ratio=-0.42, held_return=0.1, num_trades=412),
+            Slice(
+                name="calm third of the days",
+                days=28,
+                total_return=-0.012,
+                sharpe_ratio=None,
+                held_return=0.0,
+                num_trades=96,
             ),
-            Measure(name="macro F1", value=0.3534),
-            Measure(name="Brier score", value=0.6612, note="0 to 2"),
         ),
+        skill=forecast(rng),
         fold_scores=tuple(
             {"fold": fold, "log-loss": f"1.0{fold} nat", "net return": f"{fold}.00 %", "round trips": 100 + fold}
             for fold in range(1, 5)
@@ -269,32 +298,12 @@ def example(bars: int = 24_000) -> ReportData:
             {"": "net return", "this version": "−2.11 %", "champion, 20260101T100000Z-00c0ffee": "+1.20 %"},
             {"": "network.members", "this version": 3, "champion, 20260101T100000Z-00c0ffee": 1},
         ),
-        forecast=forecast(rng),
         class_mix={
             "train, fold 4": (15_210, 15_822, 15_020),
             "test, all folds": (7_811, 8_322, 7_860),
             "predicted": (6_102, 11_350, 6_541),
         },
-        step_times=StepTimes(edges_us=np.geomspace(1, 50, 41), calls=rng.integers(0, 400, 40), p50_us=1.4, p99_us=3.2),
-        latency=tuple(
-            Latency(
-                name=f"{kind}, K={size}",
-                runtime=runtime,
-                parameters=parameters,
-                macs=macs,
-                p50_us=178 * factor * slow,
-                p95_us=240 * factor * slow,
-                p99_us=346 * factor * slow,
-            )
-            for size, kind, parameters, macs, slow in (
-                (3, "separable", 9_571, 1_010_432, 1.0),
-                (3, "standard", 17_251, 1_790_000, 1.1),
-                (9, "separable", 9_955, 1_070_000, 1.05),
-                (9, "standard", 42_211, 5_240_000, 2.6),
-            )
-            for runtime, factor in runtimes.items()
-            if runtime != "engine" or kind == "separable"
-        ),
+        speed=speed(rng),
         data_quality=(
             {
                 "market": "SYNTHUSDT linear 5m",
@@ -321,35 +330,5 @@ def example(bars: int = 24_000) -> ReportData:
                 ("test", bars * (3 + fold) // 8, bars * (4 + fold) // 8 - 1),
             )
         ),
-        training=tuple(
-            TrainingCurve(
-                fold=fold,
-                step=step,
-                train_loss=1.1 - 0.012 * (1 - np.exp(-step / 300)) + rng.normal(0, 8e-4, len(step)),
-                validation_loss=1.0985
-                - 0.009 * (1 - np.exp(-step / 120))
-                + 6e-6 * step
-                + rng.normal(0, 3e-4, len(step)),
-                best_step=400,
-                prior_loss=1.0986,
-            )
-            for fold in range(1, 5)
-        ),
-        config={
-            "labels": {"horizon": 12, "k": 0.4307},
-            "model": {"hidden_channels": 32, "separable": True, "padding": "history"},
-            "costs": {"commission": 0.001, "slippage": 0.0001, "funding": False},
-        },
-        versions={"torch": "2.13.0", "numpy": "2.4.6", "numba": "0.62.1"},
-        provenance={"dataset": "d41a0c77b2e9f310", "code": "9c1f22d0", "seed": 7, "machine": "2 cores, one thread"},
+        training=tuple(trained(rng) for _ in range(4)),
     )
-
-
-BARE = ReportData(
-    market=Market(symbol="BTCUSDT"),
-    source=Source("bybit"),
-    origin="exchange",
-    version="v",
-    created="2026-01-04 10:00 UTC",
-    verdict=Decision(decision="measured"),
-)

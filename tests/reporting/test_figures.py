@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,8 +12,8 @@ from storage.written import Cell, Style, cell_text, written
 from tasks.reporting.canvas import NARROW, WIDE, svg
 from tasks.reporting.figures import downsample, equity_figure, step_figure
 from tasks.reporting.markup import exact_text, printable
-from tasks.reporting.report_data import Equity, StepTimes
-from tests.reporting.example_report import market_of
+from tasks.reporting.report_data import Equity
+from tests.reporting.example_report import example, market_of
 
 
 @pytest.mark.parametrize(
@@ -114,11 +115,13 @@ def test_equity_chart_draws_at_most_2000_points_and_the_extremes_on_a_logarithmi
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
-@pytest.mark.parametrize("calls", [[3, 9_000, 800, 0, 1], [0, 0, 5, 0, 0]])
-def test_histogram_of_steps_shows_every_bin_and_names_both_percentiles(width: int, calls: list[int]) -> None:
-    times = StepTimes(edges_us=np.geomspace(1, 100, 6), calls=np.array(calls), p50_us=1.4, p99_us=2.61)
-
-    figure = step_figure(times, "BTCUSDT 5m", width)
+@pytest.mark.parametrize("calls", [(3, 9_000, 800, 0, 1), (0, 0, 5, 0, 0)])
+def test_histogram_of_steps_shows_every_bin_and_names_both_percentiles(width: int, calls: tuple[int, ...]) -> None:
+    measured = example(500).speed
+    row = replace(measured.model, p50_us=1.4, p99_us=2.61)
+    figure = step_figure(
+        replace(measured, model=row, edges_us=tuple(np.geomspace(1, 100, 6)), calls=calls), "BTCUSDT 5m", width
+    )
 
     (steps,) = figure.axes[0].patches
     np.testing.assert_array_equal(steps.get_data().values, calls)

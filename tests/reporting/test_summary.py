@@ -1,23 +1,32 @@
 """What stands last: the verdict first, failed conditions as found and asked, the table, warnings."""
 
+from dataclasses import replace
+
+from storage.schema import Source, VersionRef
+from tasks.champion.manifest import Summary
 from tasks.champion.promotion import Check
-from tasks.reporting.summary import Side, Summary, verdict_lines
+from tasks.execution.contenders import Contender
+from tasks.reporting.summary import Verdict, model_lines, verdict_lines
+from tests.champion.example_manifest import MANIFEST
 
 SUMMARY = Summary(
-    origin="synthetic",
-    days=81,
-    sides=(
-        Side(
-            name="model", net_return=3.916, sharpe="14.6 (10.2 to 19.9)", max_drawdown=0.0199, trades=37,
-            log_loss=0.90273, direction=0.7734, edge_bp=12.345,
+    days=81.2,
+    lines=(
+        Contender(
+            name="this model", total_return=3.916, sharpe_ratio=14.6, max_drawdown=0.0199, num_trades=37,
+            log_loss=0.90273, direction=0.7734,
         ),
-        Side(
-            name="LightGBM", net_return=4.8962, sharpe="too few trades", max_drawdown=0.02, trades=29, log_loss=0.90424
+        Contender(
+            name="LightGBM", total_return=4.8962, sharpe_ratio=9.9, max_drawdown=0.02, num_trades=29, log_loss=0.90424
         ),
-        Side(name="buy and hold", net_return=0.4733, sharpe="3.1", max_drawdown=0.1, trades=1),
+        Contender(name="buy and hold", total_return=0.4733, sharpe_ratio=3.1, max_drawdown=0.1, num_trades=1),
     ),
-    warnings=("synthetic market: says nothing about a real one",),
+    sharpe_low=10.2,
+    sharpe_high=19.9,
+    edge_bp=12.345,
+    warnings=("No slippage is charged: the result is not net of costs.",),
 )  # fmt: skip
+VERSION = replace(MANIFEST, origin="synthetic", summary=SUMMARY)
 CHECKS = (
     Check(name="unseen days", passed=True, found="81", wanted=">= 30"),
     Check(name="closed trades", passed=False, found="37", wanted=">= 100"),
@@ -25,11 +34,11 @@ CHECKS = (
 
 
 def test_verdict_stands_first_and_what_failed_is_said_as_found_and_asked():
-    assert verdict_lines("NOT PROMOTED - no position is taken.", CHECKS, SUMMARY) == [
+    assert verdict_lines("NOT PROMOTED - no position is taken.", CHECKS, VERSION) == [
         "NOT PROMOTED - no position is taken. 1 of 2 conditions hold.",
         "  failed: closed trades 37, asked >= 100",
         "",
-        "  81 unseen days                  model         LightGBM   buy and hold",
+        "  81 unseen days             this model         LightGBM   buy and hold",
         "  net return                   +391.6 %         +489.6 %        +47.3 %",
         "  Sharpe ratio      14.6 (10.2 to 19.9)   too few trades            3.1",
         "  max drawdown                    2.0 %            2.0 %         10.0 %",
@@ -38,14 +47,33 @@ def test_verdict_stands_first_and_what_failed_is_said_as_found_and_asked():
         "  direction right                77.3 %                -              -",
         "  edge of a move              +12.35 bp                -              -",
         "  ! synthetic market: says nothing about a real one",
+        "  ! No slippage is charged: the result is not net of costs.",
     ]
 
 
 def test_version_that_was_the_champion_already_has_no_conditions_to_count():
-    lines = verdict_lines("PROMOTED - it has been the champion already.", (), SUMMARY)
+    lines = verdict_lines("PROMOTED - it has been the champion already.", (), VERSION)
     assert lines[0] == "PROMOTED - it has been the champion already."
     assert not any("failed" in line for line in lines)
 
 
+def test_model_without_an_interval_or_with_too_few_trades_says_so():
+    model, *others = SUMMARY.lines
+    assert dict(model_lines(replace(SUMMARY, sharpe_low=None, sharpe_high=None)))["Sharpe ratio"] == "14.6"
+    idle = replace(SUMMARY, lines=(replace(model, num_trades=2), *others), edge_bp=None)
+    assert dict(model_lines(idle))["Sharpe ratio"] == "too few trades"
+    assert dict(model_lines(idle))["edge of a move"] == "-"
+
+
 def test_next_step_after_a_synthetic_market_is_the_same_on_real_data():
-    assert SUMMARY.next_step.endswith("make run EXCHANGE=bybit START=2025-01-01")
+    verdict = Verdict(
+        version=VersionRef(source=Source("sandbox:0123abcd"), name="linear-SYNTHUSDT-5", version="v"), manifest=VERSION,
+        promoted=False, champion="flat", report="s3://somewhere/report.html", decision="kept flat",
+        headline="NOT PROMOTED - no position is taken.", checks=CHECKS,
+    )  # fmt: skip
+    assert verdict.text().endswith("make run EXCHANGE=bybit START=2025-01-01")
+    real = replace(verdict, manifest=replace(VERSION, origin="exchange"))
+    assert real.text().endswith("make ui EXCHANGE=bybit")
+    assert "synthetic" not in real.text()
+    replayed = replace(verdict, manifest=replace(VERSION, origin="replayed", origin_detail="bars.parquet"))
+    assert "  ! replay of bars.parquet: a champion here is none on Bybit" in replayed.text().splitlines()
