@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("flows", "tasks", "storage")
-NEVER_IMPORTED = {"fastapi", "sqlalchemy", "plotly"}  # bounds for Prefect, and a file that reports hold
+NEVER_IMPORTED = {"plotly"}  # a file of it stands in every report
 
 
 def named(text: str) -> str:

@@ -1,6 +1,8 @@
-"""Make the golden home of today's format: `python -m tests.golden.make_golden`. One is made when `FORMAT` is raised.
+"""Make the golden home of today's format: `python -m tests.golden.make_golden`, once, when `FORMAT` is raised.
 
-A small market's champion with the dataset that it was made from, as a back-up would hold them.
+A small market's champion with the dataset that it was made from, as a back-up would hold them. Formats are kept: an
+archive is never made anew, and code of a later day serves and measures again what lies in every one of them. A change
+of what is written raises `FORMAT`, reads the format before as it was meant, and adds an archive.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from flows.entry.server import server_at_hand
 from flows.pipeline import pipeline
 from storage.artifacts import FORMAT, ArtifactStore
 from storage.schema import Market
@@ -56,7 +59,8 @@ def main() -> None:
         os.environ["DSC_HOME"] = home
         os.environ.pop("DSC_ARTIFACT_URL", None)
         recipe = Recipe(folds=FoldConfig(folds=2), fit=FitConfig(epochs=1), promotion=ANYTHING)
-        verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe)
+        with server_at_hand(Path(home)):
+            verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe)
         if not verdict.promoted:
             raise SystemExit(f"the golden version must be champion, was {verdict.text()}")
         with tarfile.open(golden_path(FORMAT), "w:xz") as tar:

@@ -6,8 +6,8 @@ import pytest
 
 from flows.evaluate import evaluate
 from tasks.champion.expiry import ExpiryRule
-from tasks.champion.serving import served_champion
-from tasks.strategy.recipe import recipe_of
+from tasks.champion.manifest import Manifest
+from tasks.champion.serving import load_served, served_champion
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 
@@ -24,7 +24,9 @@ def test_golden_champion_is_served(golden):
     served = served_champion(golden, EXCHANGE.source, MARKET.slug, day_after, ExpiryRule())
     assert served.ref == entry.ref
     artifact = golden.load(entry.ref, source=EXCHANGE.source)
-    assert recipe_of(artifact.manifest["recipe"]).network_config.input_features == len(artifact.manifest["features"])
+    manifest, served_model = Manifest.of(artifact.manifest, entry.ref), load_served(golden, entry.ref)
+    assert served_model.market == manifest.market == MARKET
+    assert served_model.engine.config == manifest.recipe.network_config
 
 
 @pytest.mark.promise(8)

@@ -7,20 +7,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from storage.schema import DatasetRef, Market
+from storage.schema import DatasetRef, Market, VersionRef
+from tasks.champion.manifest import Manifest, Summary
 from tasks.champion.remeasure import stored_folds
-from tasks.execution.track_record import Deflation, track_record
+from tasks.execution.track_record import track_record
 from tasks.ingestion.quality import StoredQuality
 from tasks.market.samples import Span
-from tasks.reporting.content import _share_without_funding, report_data
+from tasks.reporting.content import report_data
+from tasks.reporting.evidence import highlights, record_measures, skill_measures
+from tasks.reporting.headline import headline_rows
 from tasks.reporting.report import render_report
-from tasks.reporting.report_data import Decision, ReportData
-from tasks.reporting.summary import Side, summarise
+from tasks.reporting.report_data import ReportData
+from tasks.reporting.summary import _share_without_funding, summarise
 from tasks.strategy.contest import Contest
 from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
-from tasks.strategy.recipe import Recipe, recipe_of
 from tasks.strategy.samples import load_samples
-from tasks.strategy.speed import Speed
+from tasks.strategy.speed import Speed, speed_of
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 HOUR = 3_600_000
@@ -31,22 +33,21 @@ EVERY_8_HOURS = np.arange(0, 240 * HOUR, 8 * HOUR)
 class Stored:
     """A version's parts as the report takes them."""
 
-    recipe: Recipe
+    ref: VersionRef
+    manifest: Manifest
     evaluation: Evaluation
     speed: Speed
     contest: Contest
     forecasts: bytes
-    luck: Deflation
 
     def report(self) -> ReportData:
         return report_data(
-            self.recipe, EXCHANGE, self.evaluation, self.speed, self.contest, self.forecasts, self.luck, (),
-            Decision(decision="measured"), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0),
-            "20260104T100000Z-7f3c9a2e", datetime(2026, 1, 4, tzinfo=UTC), {},
+            self.ref, datetime(2026, 1, 4, tzinfo=UTC), self.manifest, self.evaluation, self.speed, self.contest,
+            self.forecasts, (), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0),
         )  # fmt: skip
 
-    def summary(self) -> Side:
-        return summarise(self.report(), self.evaluation, self.contest).sides[0]
+    def summary(self) -> Summary:
+        return summarise(self.manifest.recipe, self.evaluation, self.contest)
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +58,26 @@ def stored(tmp_path_factory):
         patch.delenv("DSC_ARTIFACT_URL", raising=False)
         store = restore(home)
         artifact = store.load(store.champion(EXCHANGE.source, MARKET.slug).ref, source=EXCHANGE.source)
-        manifest, recipe = artifact.manifest, recipe_of(artifact.manifest["recipe"])
-        data = DatasetRef(id=manifest["dataset"], source=EXCHANGE.source, market=Market(**manifest["market"]))
-        samples = load_samples(home / "datasets", data, recipe)
+        manifest = Manifest.of(artifact.manifest, artifact.ref)
+        data = DatasetRef(id=manifest.dataset, source=EXCHANGE.source, market=manifest.market)
+        samples = load_samples(home / "datasets", data, manifest.recipe)
         yield Stored(
-            recipe=recipe,
-            evaluation=evaluate_folds(samples, recipe, stored_folds(artifact, samples, recipe)),
-            speed=Speed(**manifest["latency"]),
+            ref=artifact.ref,
+            manifest=manifest,
+            evaluation=evaluate_folds(samples, manifest.recipe, stored_folds(artifact, samples, manifest.recipe)),
+            speed=speed_of(artifact.files["latency.json"]),
             contest=Contest.of(artifact.files["baselines.json"]),
             forecasts=artifact.files["baselines.parquet"],
-            luck=Deflation(**manifest["judgement"]["numbers"]["luck"]),
         )
 
 
 def measures(report: ReportData):
-    return {measure.name: measure for measure in (*report.highlights, *report.record, *report.skill)}
+    record = record_measures(report.record, report.manifest.judgement.numbers.luck)
+    return {measure.name: measure for measure in (*highlights(report), *record, *skill_measures(report.skill))}
+
+
+def test_version_says_again_what_its_manifest_says_of_it(stored):
+    assert stored.summary() == stored.manifest.summary
 
 
 def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored):
@@ -85,15 +91,16 @@ def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored)
     assert found.value == pytest.approx(edge, rel=1e-12)
     assert found.low < edge < found.high
     assert stored.summary().edge_bp == pytest.approx(edge, rel=1e-12)
+    model = stored.summary().lines[0]
     said_up = evaluation.probabilities[moved, 2] > evaluation.probabilities[moved, 0]
-    assert stored.summary().direction == pytest.approx(np.mean(said_up == (classes[moved] == 2)), rel=1e-12)
+    assert model.direction == pytest.approx(np.mean(said_up == (classes[moved] == 2)), rel=1e-12)
 
 
 def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
     losses = {line.name: line.log_loss for line in stored.contest.table if line.log_loss is not None}
     better = min(("logistic regression", "LightGBM"), key=losses.__getitem__)
     assert losses[better] < losses["prior"]
-    (card,) = (one for one in stored.report().highlights if one.name == "Lead over the best baseline")
+    card = measures(stored.report())["Lead over the best baseline"]
     assert card.note.startswith(f"log-loss, over {better}; p")
     assert card.value == pytest.approx(losses[better] - losses["this model"], rel=1e-9)
     assert card.low < card.value < card.high
@@ -105,23 +112,20 @@ def test_card_shows_the_lead_over_the_prior_when_every_baseline_is_worse_than_th
         replace(line, log_loss=9.0, lead=7.9) if line.name in ("logistic regression", "LightGBM") else line
         for line in stored.contest.table
     )
-    card = replace(stored, contest=replace(stored.contest, table=worse)).report().highlights[2]
+    card = highlights(replace(stored, contest=replace(stored.contest, table=worse)).report())[2]
     assert card.note.startswith("log-loss, over prior; p")
     assert card.value == pytest.approx(stored.evaluation.skill.log_loss_skill, abs=0.01)
 
 
 def test_card_and_summary_say_that_too_few_trades_prove_nothing(stored):
     few = track_record(stored.evaluation.daily_returns, 1)
-    sparse = replace(
-        stored, evaluation=replace(stored.evaluation, record=few), luck=replace(stored.luck, deflated=None)
-    )
+    sparse = replace(stored, evaluation=replace(stored.evaluation, record=few))
     report = sparse.report()
     card = measures(report)["Sharpe ratio, daily"]
     assert (card.low, card.high, card.note) == (None, None, "too few trades to judge: 1 of 30")
     assert card.doubtful
-    assert sparse.summary().sharpe == "too few trades"
-    assert "too few trades to judge: 1 of 30" in {row["note"] for row in report.headline}
-    assert measures(report)["Deflated Sharpe ratio"].value is None
+    assert (sparse.summary().sharpe_low, sparse.summary().sharpe_high) == (None, None)
+    assert "too few trades to judge: 1 of 30" in {row["note"] for row in headline_rows(report)}
     assert "too few trades to judge: 1 of 30" in render_report(report)
     enough = measures(stored.report())["Sharpe ratio, daily"]
     assert (enough.note, enough.low < enough.value < enough.high) == ("95 % interval by stationary bootstrap", True)
@@ -129,12 +133,13 @@ def test_card_and_summary_say_that_too_few_trades_prove_nothing(stored):
 
 def test_costs_are_swept_by_deciding_again_with_the_same_positions_beside(stored):
     points = stored.report().costs
-    assert [point.cost_bp for point in points] == [0.0, 2.0, 5.5, 10.0, 11.0, 15.0, 16.5, 22.0]
+    costs_bp = [1e4 * point.per_side for point in points]
+    assert costs_bp == pytest.approx([0.0, 2.0, 5.5, 10.0, 11.0, 15.0, 16.5, 22.0], rel=1e-12)
     (assumed,) = (point for point in points if point.assumed)
-    assert assumed.total_return == assumed.repriced_return == stored.evaluation.money.model.metrics.total_return
-    trades = [point.num_trades for point in points]
-    assert trades[0] > assumed.num_trades > trades[-1]
-    assert points[0].total_return != points[0].repriced_return
+    assert assumed.decided == assumed.repriced == stored.evaluation.money.model.metrics
+    trades = [point.decided.num_trades for point in points]
+    assert trades[0] > assumed.decided.num_trades > trades[-1]
+    assert points[0].decided.total_return != points[0].repriced.total_return
     assert "same positions re-priced" in render_report(stored.report())
 
 

@@ -1,12 +1,19 @@
 """What the report says of folds and of two versions, against numbers worked out by hand."""
 
+import json
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
 
+from storage.results import canonical_json
 from storage.schema import BUY, HOLD, SELL
+from tasks.champion.manifest import Manifest
+from tasks.execution.backtest import BacktestConfig
 from tasks.market.samples import Span
-from tasks.reporting.evidence import beside_rows, flat_cells, fold_rows
+from tasks.reporting.evidence import compared_rows, flat_cells, fold_rows, version_cells
+from tests.champion.example_manifest import MANIFEST, METRICS
+from tests.reporting.example_report import example
 
 DAY = 86_400_000
 
@@ -61,36 +68,35 @@ def test_each_fold_is_scored_on_its_own_bars_when_there_are_two():
     assert second["round trips"] == 1
 
 
-def version(**changed):
-    """Return what a manifest says, as far as it is shown."""
-    return {
-        "metrics": {"days": 81.0, "total_return": 0.05, "sharpe_ratio": None, "max_drawdown": 0.1, "num_trades": 40},
-        "skill": {"log_loss": 1.0, "prior_log_loss": 1.05, "direction_accuracy": 0.52},
-        "latency": {"p99_us": 2.9},
-        "dataset": "d" * 64,
-        "code": "c" * 64,
-        "recipe": {"network": {"members": 3}, "refit": False},
-    } | changed
+def cells_of(manifest: Manifest, **skill: object):
+    """Return what a version is compared by, from the files that it keeps."""
+    report = example(500)
+    said = {"log_loss": 1.0, "prior_log_loss": 1.05, "direction_accuracy": 0.52} | skill
+    metrics = asdict(METRICS) | {"sharpe_ratio": None}
+    files = {
+        "backtest.json": json.dumps({"metrics": {"model": metrics}, "skill": said}).encode(),
+        "latency.json": canonical_json(report.speed),
+    }
+    return version_cells(manifest, files.__getitem__)
 
 
 def test_two_versions_stand_side_by_side_with_what_differs_in_their_recipes():
-    other = version(recipe={"network": {"members": 1, "padding": "history"}, "refit": False})
-    rows = {row[""]: (row["this version"], row["champion"]) for row in beside_rows("champion", version(), other)}
+    recipe = MANIFEST.recipe
+    other = replace(recipe, network=replace(recipe.network_config, members=1), backtest=BacktestConfig(fixed_coins=2.0))
+    theirs = cells_of(replace(MANIFEST, recipe=other, dataset="e" * 64), direction_accuracy=None)
+    rows = {
+        row[""]: (row["this version"], row["champion"]) for row in compared_rows("champion", cells_of(MANIFEST), theirs)
+    }
     assert rows["round trips"] == ("40", "40")
     assert rows["Sharpe ratio"] == ("undefined", "undefined")
-    assert rows["dataset"] == ("d" * 16, "d" * 16)
-    assert rows["network.members"] == (3, 1)
-    assert rows["network.padding"] == ("not there", "history")
-    assert "refit" not in rows
-
-
-def test_older_version_without_a_number_leaves_it_undefined():
-    old = version(skill={"log_loss": 1.01})
-    del old["latency"]
-    rows = {row[""]: row["old"] for row in beside_rows("old", version(), old)}
-    assert rows["direction right"] == rows["latency p99 per bar"] == "undefined"
-    assert rows["log-loss"].startswith("1.01000")
+    assert rows["direction right"] == ("52.0\N{NO-BREAK SPACE}%", "undefined")
+    assert rows["latency p99 per bar"] == ("2.7\N{NO-BREAK SPACE}µs",) * 2
+    assert rows["dataset"] == ("d" * 16, "e" * 16)
+    assert rows["network.members"] == (recipe.network_config.members, 1)
+    assert rows["backtest.fixed_coins"] == ("not set", 2.0)
+    assert {"refit", "network.padding"}.isdisjoint(rows)
 
 
 def test_nested_parameters_become_one_level():
-    assert flat_cells({"a": {"b": 1, "c": {"d": [2]}}, "e": True}) == {"a.b": 1, "a.c.d": "[2]", "e": True}
+    values = {"a": {"b": 1, "c": {"d": [2]}}, "e": True, "f": None}
+    assert flat_cells(values) == {"a.b": 1, "a.c.d": "[2]", "e": True, "f": "not set"}

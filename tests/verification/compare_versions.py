@@ -7,14 +7,16 @@ conditions of its verdict; with it the bars of its dataset, and the folds behind
 with a second seed's folds, compare those of one run each. Folders of versions do instead of homes; where they lie in no
 home, there are no bars and no folds to compare.
 
-Clocks, timings, names and hashes of code are left out: the same model has others on another day. Files alone are read,
-and nothing of the project is imported, so what is compared may be older or newer than this file.
+Clocks, timings, pages, names of versions and hashes of code are left out: the same model has others on another day.
+Files alone are read, and nothing of the project is imported: what is compared may be older or newer than this file.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,15 +27,16 @@ import cyclopts
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 Leaves = dict[str, Any]
 """Name -> one array, or one plain value of a JSON document."""
 
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
-# Of a manifest: when, by what code and how fast, and digests of files that are compared themselves.
-_OF_THE_RUN = ("code", "dataset", "files", "latency", "seal", "version", "versions")
-_FOR_A_PERSON = ".html"  # shows the numbers of the other files, and the day
+_WEIGHTS = "weights.safetensors"
+# Of a version: when and by what code, how fast, and what shows the other files' numbers to a person.
+_NOT_COMPARED = ("manifest.json", "latency.json", "report.html")
+_JUDGED = ("challenger", "second_seed", "luck")  # of what a judgement counts; the rest stands in other files too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Stored:
 
 
 class Row(NamedTuple):
-    """One line of the table; `difference` is the first one, None where all is equal."""
+    """One line of the table; `difference` is None where all is equal."""
 
     what: str
     compared: int
@@ -77,67 +80,73 @@ def contents(stored: Stored) -> dict[str, Leaves]:
     """Return everything that is compared of a version, by what it belongs to."""
     manifest = json.loads((stored.folder / "manifest.json").read_bytes())
     judgement = manifest["judgement"]
-    found = {"conditions": dict(_leaves(judgement["checks"]))}
-    for name in sorted(manifest.keys() - {*_OF_THE_RUN, "judgement"}):
-        found[f"manifest: {name}"] = dict(_leaves(manifest[name]))
-    found["compared with the champion"] = dict(_leaves([judgement["champion"], judgement["numbers"]]))
-    files = [path for path in stored.folder.iterdir() if path.suffix != _FOR_A_PERSON and path.stem != "manifest"]
-    found |= {path.name: dict(_numbers(path)) for path in sorted(files)}
+    judged = {name: judgement["numbers"].get(name) for name in _JUDGED}
+    files = {path.name: path.read_bytes() for path in sorted(stored.folder.iterdir()) if path.name not in _NOT_COMPARED}
+    found = {name: dict(_numbers(name, content)) for name, content in files.items()}
+    found |= {"conditions": dict(_leaves(judgement["checks"])), "judged by": dict(_leaves(judged))}
     if stored.home is not None:
-        found |= _made_from(stored, stored.home, manifest)
+        bars = _result(stored.home / "datasets", manifest["dataset"])
+        found["dataset"] = _together({name: content for name, content in bars.items() if name.endswith(".parquet")})
+        own = _fold_keys(stored.home / "work", manifest["dataset"], files[_WEIGHTS])
+        found |= _folds(stored.home / "work", own, second_seed=judged["second_seed"] is not None)
     return found
 
 
-def _made_from(stored: Stored, home: Path, manifest: Mapping[str, Any]) -> dict[str, Leaves]:
-    """Return the bars and the folds of a version; those that are not there any more are nothing, and no equal's."""
-    bars = sorted((home / "datasets" / manifest["dataset"]).glob("*.parquet"))
-    found: dict[str, Leaves] = {"dataset": _together(bars)}
-    work, published = home / "work", (stored.folder / "weights.safetensors").read_bytes()
-    own: list[str] = []
-    for path in sorted(work.glob("evaluation-*/inputs.json")):
-        inputs = json.loads(path.read_bytes())
-        last = work / inputs["folds"][-1] / "weights.safetensors"
-        if inputs["data"]["id"] == manifest["dataset"] and last.is_file() and last.read_bytes() == published:
-            own = inputs["folds"]
-    found["folds"] = {"how many": len(own)} if own else {}
-    for number, key in enumerate(own, 1):
-        found[f"fold {number}"] = _together(_results(work / key))
-    if manifest["judgement"]["numbers"].get("second_seed"):
-        # Nothing names them in order, and a key is of the code too: they are known by their weights.
-        others = [folder for folder in work.glob("fold-*") if folder.name not in own]
-        named = {sha256((folder / "weights.safetensors").read_bytes()).hexdigest()[:12]: folder for folder in others}
+def _result(place: Path, key: str) -> dict[str, bytes]:
+    """Return the files of an intermediate result: of a folder, or of an archive, as they are since; none where none."""
+    if (place / key).is_dir():
+        # Its digests are of the timings too.
+        return {path.name: path.read_bytes() for path in (place / key).iterdir() if path.name != "sha256.json"}
+    if not (place / f"{key}.zip").is_file():
+        return {}
+    with zipfile.ZipFile(place / f"{key}.zip") as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _fold_keys(work: Path, dataset: str, weights: bytes) -> list[str]:
+    """Return the keys of the folds behind a version: of the evaluation on its dataset that ends with its weights."""
+    for path in sorted(work.glob("evaluation-*")):
+        inputs = json.loads(_result(work, path.stem)["inputs.json"])
+        folds: list[str] = inputs["folds"]
+        if inputs["data"]["id"] == dataset and _result(work, folds[-1]).get(_WEIGHTS) == weights:
+            return folds
+    return []
+
+
+def _folds(work: Path, own: list[str], *, second_seed: bool) -> dict[str, Leaves]:
+    found = {"folds": {"how many": len(own)} if own else {}}
+    found |= {f"fold {number}": _together(_result(work, key)) for number, key in enumerate(own, 1)}
+    if second_seed:
+        # Nothing tells their order, and their keys are of the code too: they are known by their weights.
+        others = [_result(work, path.stem) for path in work.glob("fold-*") if path.stem not in own]
+        named = {sha256(files[_WEIGHTS]).hexdigest()[:12]: files for files in others}
         found["folds of the second seed"] = {
-            f"{name}, {leaf}": value
-            for name, folder in sorted(named.items())
-            for leaf, value in _together(_results(folder)).items()
+            f"{name} {leaf}": value for name in sorted(named) for leaf, value in _together(named[name]).items()
         }
     return found
 
 
-def _results(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name != "sha256.json")  # digests of files, timings included
+def _together(files: Mapping[str, bytes]) -> Leaves:
+    return {f"{file} {name}": value for file in sorted(files) for name, value in _numbers(file, files[file])}
 
 
-def _together(paths: Iterable[Path]) -> Leaves:
-    return {f"{path.name} {name}": value for path in paths for name, value in _numbers(path)}
-
-
-def _numbers(path: Path) -> Iterator[tuple[str, Any]]:
+def _numbers(file: str, content: bytes) -> Iterator[tuple[str, Any]]:
     """Yield what a file holds: tensors, columns, arrays, the values of a document, or its bytes."""
-    if path.suffix == ".safetensors":
-        yield from sorted(load_file(path).items())
-    elif path.suffix == ".parquet":
-        table = pq.read_table(path)
+    suffix = Path(file).suffix
+    if suffix == ".safetensors":
+        yield from sorted(load(content).items())
+    elif suffix == ".parquet":
+        table = pq.read_table(io.BytesIO(content))
         for name in table.column_names:
             column = table[name].to_numpy()
             yield f"{name} ({table[name].type})", column.astype(str) if column.dtype == object else column
-    elif path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
+    elif suffix == ".npz":
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             yield from sorted(arrays.items())
-    elif path.suffix == ".json":
-        yield from _leaves(json.loads(path.read_bytes()))
+    elif suffix == ".json":
+        yield from _leaves(json.loads(content))
     else:
-        yield "bytes", np.frombuffer(path.read_bytes(), np.uint8)
+        yield "bytes", np.frombuffer(content, np.uint8)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -152,26 +161,31 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         for part, key in zip(value, names if named else range(len(value)), strict=True):
             yield from _leaves(part, f"{name}[{key}]")
     else:
-        yield name, _VERSION.sub("<version>", value) if isinstance(value, str) else value
+        yield _VERSION.sub("<version>", name), _VERSION.sub("<version>", value) if isinstance(value, str) else value
 
 
 def compare(a: Stored, b: Stored) -> list[Row]:
-    """Return what was compared of two versions, and where each part differs first."""
+    """Return what was compared of two versions, and how each part differs."""
     one, other = contents(a), contents(b)
     rows = []
     for what in dict.fromkeys([*one, *other]):
         here, there = one.get(what, {}), other.get(what, {})
-        names = list(dict.fromkeys([*here, *there]))
-        first = next(_differences(names, here, there), None) if names else "nothing there, in neither"
-        rows.append(Row(what, len(names), first))
+        both = [name for name in here if name in there]
+        found = list(_differences(both, here, there))
+        differences = [found[0] + (f" and {len(found) - 1:,} more" if len(found) > 1 else "")] if found else []
+        for side, mine, theirs in (("A", here, there), ("B", there, here)):
+            alone = [name for name in mine if name not in theirs]
+            if alone:
+                differences.append(f"{len(alone):,} only in {side}: {', '.join(alone[:2])}{' ...' * (len(alone) > 2)}")
+        if not here and not there:
+            differences = ["nothing there, in neither"]
+        rows.append(Row(what, len(both), "; ".join(differences) or None))
     return rows
 
 
 def _differences(names: Iterable[str], here: Leaves, there: Leaves) -> Iterator[str]:
     for name in names:
-        if name not in here or name not in there:
-            yield f"{name}: only in {'A' if name in here else 'B'}"
-        elif isinstance(here[name], np.ndarray) and isinstance(there[name], np.ndarray):
+        if isinstance(here[name], np.ndarray) and isinstance(there[name], np.ndarray):
             yield from _array_difference(name, here[name], there[name])
         elif repr(here[name]) != repr(there[name]):  # of a float every digit, its sign and its type
             yield f"{name}: {here[name]!r} is not {there[name]!r}"
@@ -187,7 +201,7 @@ def _array_difference(name: str, here: NDArray[Any], there: NDArray[Any]) -> Ite
         place = int(differ.argmax())
         values = " is not ".join(repr(array.reshape(-1)[place].item()) for array in (here, there))
         at = ", ".join(str(index) for index in np.unravel_index(place, here.shape))
-        yield f"{name}[{at}]: {values}; {differ.sum():,} of {here.size:,} differ"
+        yield f"{name}[{at}]: {values}, {differ.sum():,} of {here.size:,} differ"
 
 
 def compare_versions(home_a: Path, home_b: Path) -> int:

@@ -33,13 +33,23 @@ def golden(tmp_path_factory):
     return home
 
 
-def store(golden, home, today="", code="before"):
-    """Return a home with the golden version, and below work/ the folds that it could have been made from."""
+def store(golden, home, today="", archives=False):
+    """Return a home with the golden version, and the folds that it could have been made from.
+
+    Args:
+        golden: Home to copy.
+        home: Where to.
+        today: What the keys of datasets and results end with: they are of the code.
+        archives: Whether a result is an archive, or a folder, as it was before.
+    """
     shutil.copytree(golden, home)
     folder = find_version(home).folder
     published = (folder / "weights.safetensors").read_bytes()
     facts = json.loads((folder / "folds.json").read_bytes())
     dataset = json.loads((folder / "manifest.json").read_bytes())["dataset"]
+    packed = home / "datasets" / f"{dataset}.zip"
+    shutil.unpack_archive(packed, home / "datasets" / f"{dataset}{today}")
+    packed.unlink()
     for number, name in enumerate((*FOLDS, *SECOND_SEED)):
         fold = home / "work" / f"{name}{today}"
         fold.mkdir(parents=True)
@@ -50,10 +60,13 @@ def store(golden, home, today="", code="before"):
     made_from = {"data": {"id": f"{dataset}{today}"}, "folds": [f"{fold}{today}" for fold in FOLDS]}
     (home / "work" / f"evaluation-2{today}").mkdir()
     (home / "work" / f"evaluation-2{today}" / "inputs.json").write_text(json.dumps(made_from))
-    (home / "datasets" / dataset).rename(home / "datasets" / f"{dataset}{today}")
+    if archives:
+        for result in [*(home / "work").iterdir(), *(home / "datasets").iterdir()]:
+            shutil.make_archive(str(result), "zip", result)
+            shutil.rmtree(result)
 
     def judged(manifest):
-        manifest |= {"dataset": f"{dataset}{today}", "code": code}
+        manifest |= {"dataset": f"{dataset}{today}"}
         manifest["judgement"]["numbers"]["second_seed"] = {"total_return": 0.25}
 
     edit(folder / "manifest.json", judged)
@@ -74,13 +87,12 @@ def folder_of(home):
     return find_version(home).folder
 
 
-def test_homes_of_equal_numbers_are_equal_whatever_day_code_and_machine(golden, tmp_path, capsys):
-    a, b = store(golden, tmp_path / "a"), store(golden, tmp_path / "b", today="7", code="after")
+def test_homes_of_equal_numbers_are_equal_whatever_day_code_machine_and_kind_of_results(golden, tmp_path, capsys):
+    a, b = store(golden, tmp_path / "a"), store(golden, tmp_path / "b", today="7", archives=True)
     folder = folder_of(b)
 
     def another_day(manifest):
-        manifest["version"] = "20270101T000000Z-01234567"
-        manifest["latency"]["p99_us"] *= 2
+        manifest |= {"version": "20270101T000000Z-01234567", "code": "0" * 64, "latency": {"p99_us": 9.9}}
         latency = next(one for one in manifest["judgement"]["checks"] if one["name"].startswith("latency"))
         latency["found"] = "9.9 us"
 
@@ -93,7 +105,7 @@ def test_homes_of_equal_numbers_are_equal_whatever_day_code_and_machine(golden, 
     assert shown[-1].endswith("are equal, bit for bit")
     assert {line.split("  ")[0] for line in shown} >= {
         "weights.safetensors", "trades.parquet", "predictions.parquet", "equity.parquet", "baselines.json",
-        "baselines.parquet", "backtest.json", "conditions", "manifest: metrics", "dataset", "fold 1", "fold 2",
+        "baselines.parquet", "backtest.json", "conditions", "judged by", "dataset", "fold 1", "fold 2",
         "folds of the second seed",
     }  # fmt: skip
 
@@ -132,13 +144,13 @@ def one_prediction(path):
     np.savez(path, probabilities=np.array([[0.2, 0.3, np.nextafter(0.5, 1.0)], [np.nan] * 3]))
 
 
-METRIC = one_value("metrics", "total_return")
+METRIC = one_value("metrics", "model", "total_return")
 IN_VERSION = {
     "final weights": ("weights.safetensors", one_bit_in_weights, "weights.safetensors", "1 of"),
     "a trade's profit": ("trades.parquet", one_column("net"), "trades.parquet", "net (double)[88]: "),
     "a trade's end": ("trades.parquet", one_column("exit_bar"), "trades.parquet", "exit_bar (int64)[88]: "),
     "a prediction": ("predictions.parquet", one_column("p_buy"), "predictions.parquet", "p_buy (double)[995]: "),
-    "a metric": ("manifest.json", METRIC, "manifest: metrics", "total_return: 1.449"),
+    "a metric": ("backtest.json", METRIC, "backtest.json", "metrics.model.total_return: 1.449"),
     "a figure of skill": ("backtest.json", one_value("skill", "auc", 1), "backtest.json", "skill.auc[1]: "),
     "a condition": (
         "manifest.json", one_value("judgement", "checks", 1, "passed", value=False),
@@ -150,7 +162,7 @@ IN_VERSION = {
     ),
     "the second seed's number": (
         "manifest.json", one_value("judgement", "numbers", "second_seed", "total_return"),
-        "compared with the champion", "[1].second_seed.total_return: 0.25 is not 0.25000000000000006",
+        "judged by", "second_seed.total_return: 0.25 is not 0.25000000000000006",
     ),
     "a baseline": (
         "baselines.json", one_value("table", 2, "log_loss"), "baselines.json", "table[LightGBM].log_loss: ",
@@ -159,8 +171,8 @@ IN_VERSION = {
         "baselines.json", one_value("folds", 0, "LightGBM", "temperature"), "baselines.json", "folds[0].LightGBM.",
     ),
     "a count that became a share": (
-        "manifest.json", one_value("metrics", "num_trades", value=89.0),
-        "manifest: metrics", "num_trades: 89 is not 89.0",
+        "backtest.json", one_value("metrics", "model", "num_trades", value=89.0),
+        "backtest.json", "metrics.model.num_trades: 89 is not 89.0",
     ),
 }  # fmt: skip
 
@@ -182,7 +194,7 @@ def test_one_number_of_a_version_that_differs_is_named_alone(homes, planted):
         (f"work/{FOLDS[0]}/weights.safetensors", one_bit_in_weights, "fold 1", "head.bias[1]: "),
         (f"work/{FOLDS[0]}/predictions.npz", one_prediction, "fold 1", "probabilities[0, 2]: 0.5 is not 0.5000000"),
         (f"work/{FOLDS[1]}/fold.json", one_value("temperature"), "fold 2", "fold.json temperature: "),
-        (f"work/{SECOND_SEED[1]}/weights.safetensors", one_bit_in_weights, "folds of the second seed", "only in"),
+        (f"work/{SECOND_SEED[1]}/weights.safetensors", one_bit_in_weights, "folds of the second seed", " only in A: "),
         (f"work/{SECOND_SEED[1]}/predictions.npz", one_prediction, "folds of the second seed", "[0, 2]: 0.5 is"),
     ],
 )  # fmt: skip
@@ -196,10 +208,10 @@ def test_one_number_of_a_fold_that_differs_is_named_alone(homes, file, change, w
 def test_what_is_missing_is_no_equal(homes, capsys):
     (folder_of(homes[0]) / "trades.parquet").unlink()
     for home in homes:  # neither has any: that is no proof
-        (home / "work" / "evaluation-2" / "inputs.json").unlink()
+        shutil.rmtree(home / "work" / "evaluation-2")
     found = differing(homes)
     assert found.keys() == {"trades.parquet", "folds"}
-    assert found["trades.parquet"].endswith("only in B")
+    assert found["trades.parquet"] == "15 only in B: entry_bar (int64), exit_bar (int64) ..."
     assert found["folds"] == "nothing there, in neither"
     assert compare_versions(*homes) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 of ")
