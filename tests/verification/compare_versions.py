@@ -36,6 +36,7 @@ _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _WEIGHTS = "weights.safetensors"
 # Of a version: when and by what code, how fast, and what shows the other files' numbers to a person.
 _NOT_COMPARED = ("manifest.json", "latency.json", "report.html")
+_RENAMED = {"direction_rival": "direction_reference"}  # fields that had another name before
 _JUDGED = ("challenger", "second_seed", "luck")  # of what a judgement counts; the rest stands in other files too
 
 
@@ -154,7 +155,8 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         timed = "found" if str(value.get("name")).startswith("latency") else "seconds"
         for key in sorted(value.keys() - {timed}):
-            yield from _leaves(value[key], f"{name}.{key}" if name else key)
+            now = _RENAMED.get(key, key)
+            yield from _leaves(value[key], f"{name}.{now}" if name else now)
     elif isinstance(value, list) and value:
         names = [part.get("name") if isinstance(part, dict) else None for part in value]
         named = None not in names and len(set(names)) == len(names)
