@@ -19,7 +19,7 @@ from tasks.strategy.baselines import BaselineFold
 from tasks.strategy.contest import contest_files, contest_key, hold_contest, joined_forecasts
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.leak_suite import CHECKS, LeakReport, leak_checks, leaks_key
-from tasks.strategy.out_of_sample import evaluation_inputs, load_evaluation
+from tasks.strategy.out_of_sample import EvaluationInputs, load_evaluation
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import load_samples
 from tasks.strategy.speed import measure_speed, speed_key
@@ -72,7 +72,10 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 @task(cache_policy=NO_CACHE, task_run_name="backtest {data.market.symbol}")
 def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
     """Backtest the folds' predictions of unseen bars net of costs, log the trial, and return the evaluation's key."""
-    settings, inputs = Settings.from_environment(), evaluation_inputs(data, recipe, folds)
+    settings, inputs = (
+        Settings.from_environment(),
+        EvaluationInputs(data=data, recipe=recipe.resolved, folds=tuple(folds)),
+    )
     key = ResultStore.key("evaluation", inputs)
     ResultStore(settings.work).save(key, {"inputs.json": canonical_json(inputs)})
     evaluation = load_evaluation(settings.work, settings.datasets, key)

@@ -34,11 +34,10 @@ from storage.settings import Settings
 from storage.snapshots import load_dataset
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.manifest import read_manifest
-from tasks.champion.serving import served_champion
+from tasks.champion.serving import ServedModel, load_served, served_champion
 from tasks.exchange.connection import ExchangeConfig, Link, connect_stream
 from tasks.execution.decision import expected_return
 from tasks.live.journal import Decision, Journal, JournalReader
-from tasks.live.live_model import LiveModel, load_live_model
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import Replayed, replay
 from tasks.live.session import RestFeed, Session, latency, one_session, open_session, rss_mb
@@ -171,7 +170,7 @@ def run_session(
     return SessionResult(name=name, mode=mode, journal=str(path), numbers=numbers)
 
 
-def chosen_model(store: ArtifactStore, source: Source, market: Market, version: str) -> tuple[LiveModel | None, str]:
+def chosen_model(store: ArtifactStore, source: Source, market: Market, version: str) -> tuple[ServedModel | None, str]:
     """Return what decides, or None and why nothing does.
 
     Args:
@@ -187,16 +186,16 @@ def chosen_model(store: ArtifactStore, source: Source, market: Market, version: 
     if version == "champion":
         try:
             served = served_champion(store, source, market.slug, time.time_ns() // 1_000_000, ExpiryRule())
-            return (load_live_model(store, served.ref) if served.ref else None), served.reason
+            return (load_served(store, served.ref) if served.ref else None), served.reason
         except ArtifactError as err:
             return None, f"the champion can't be used ({err})"
     stored = store.versions(source, market.slug)
     if version == "newest":
-        return (load_live_model(store, stored[-1]), "") if stored else (None, f"{market} has no version")
+        return (load_served(store, stored[-1]), "") if stored else (None, f"{market} has no version")
     ref = VersionRef.parse(version)
     if (ref.source, ref.name) != (source, market.slug):
         raise ConfigError(f"a session of {market} from {source} needs a version of both, was {version}")
-    return load_live_model(store, ref), ""
+    return load_served(store, ref), ""
 
 
 def _begins_ms(
@@ -204,7 +203,7 @@ def _begins_ms(
     store: ArtifactStore,
     source: Source,
     market: Market,
-    model: LiveModel | None,
+    model: ServedModel | None,
     journal: Journal,
 ) -> int:
     """Return where a sandbox's clock stands: after what was stepped, else after the last bar that was stored."""
@@ -260,7 +259,7 @@ def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
 def _replayed(link: Link, store: ArtifactStore, reader: JournalReader, market: Market, source: Source) -> Replayed:
     versions = {version for _, version in reader.takeovers(market.slug) if version}
     models = {
-        version: load_live_model(store, VersionRef(source=source, name=market.slug, version=version))
+        version: load_served(store, VersionRef(source=source, name=market.slug, version=version))
         for version in versions
     }
     candles, _ = reader.candles(market.slug)
@@ -274,7 +273,7 @@ def _replayed(link: Link, store: ArtifactStore, reader: JournalReader, market: M
     return replay(reader, market, models, instrument, _predict, reference=reference, funding=funding)
 
 
-def _predict(model: LiveModel, features: FloatArray, segment: IntArray) -> FloatArray:
+def _predict(model: ServedModel, features: FloatArray, segment: IntArray) -> FloatArray:
     return predict_series(load_model(model.recipe.network_config, model.weights), features, segment)
 
 

@@ -12,9 +12,9 @@ from storage.schema import FloatArray, Market, Source, VersionRef, utc_text
 from tasks.champion.expiry import ExpiryRule, has_expired, missed_retrains
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.network.engine import Engine
-from tasks.network.folding import load_weights
+from tasks.network.folding import Weights, load_weights
 from tasks.strategy.live_tick import LiveTick
-from tasks.strategy.recipe import decision_params
+from tasks.strategy.recipe import Recipe, decision_params
 
 CLOCK_SLACK_MS = 300_000
 """How far this machine's clock may be behind what it wrote or stored before it counts as wrong."""
@@ -76,35 +76,47 @@ class ServedModel:
     Attributes:
         ref: Its name.
         market: Where it trades.
-        engine: Its weights; holds the state of one market, which has seen no bar yet.
-        params: (9,) rule, costs and class means, as `decide` takes them.
+        recipe: Rule, costs, capital.
+        weights: By the names that the network gives them.
+        class_means: (3,) what `decide` knows of its classes.
     """
 
     ref: VersionRef
     market: Market
-    engine: Engine
-    params: FloatArray
+    recipe: Recipe
+    weights: Weights
+    class_means: FloatArray
 
-    def live_tick(self) -> LiveTick:
-        """Return what turns closed candles into decisions; it advances the state of `engine`."""
-        return LiveTick(self.engine, self.market.interval_ms, self.params)
+    @property
+    def params(self) -> FloatArray:
+        """(9,) for `decide`."""
+        return decision_params(self.recipe, self.market, self.class_means)
+
+    def tick(self) -> LiveTick:
+        """Return a tick that has seen no candle.
+
+        Raises:
+            ArtifactError: The weights are of another network.
+            ConfigError: The network is one that the engine can't run bar by bar.
+        """
+        engine = Engine.from_weights(self.recipe.network_config, self.weights)
+        return LiveTick(engine, self.market.interval_ms, self.params)
 
 
 def load_served(store: ArtifactStore, ref: VersionRef) -> ServedModel:
     """Load a version to decide with, after every hash of it has been verified.
 
     Raises:
-        ArtifactError: It is unknown, damaged, expects other features, or its weights are of another network.
-        ConfigError: Its network is one that the engine can't run bar by bar.
+        ArtifactError: It is unknown, damaged or expects other features.
     """
     artifact = store.load(ref, source=ref.source)
     manifest = Manifest.of(artifact.manifest, ref)
-    recipe, weights = manifest.recipe, load_weights(artifact.files["weights.safetensors"])
     return ServedModel(
         ref=ref,
         market=manifest.market,
-        engine=Engine.from_weights(recipe.network_config, weights),
-        params=decision_params(recipe, manifest.market, np.array(manifest.class_means)),
+        recipe=manifest.recipe,
+        weights=load_weights(artifact.files["weights.safetensors"]),
+        class_means=np.array(manifest.class_means),
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from storage.results import canonical_json
 from storage.schema import DatasetRef, content_hash
 from tasks.strategy.provenance import code_behind
-from tasks.strategy.recipe import Recipe, recipe_document
+from tasks.strategy.recipe import Recipe
 
 
 def version_hash(data: DatasetRef, recipe: Recipe, weights: bytes) -> str:
     """Return the version's 8 hex digits: of weights, recipe (with its seed), dataset and code; of no clock or path."""
-    document = canonical_json({"recipe": recipe_document(recipe), "dataset": data.id, "code": version_code()})
+    document = canonical_json({"recipe": recipe.resolved, "dataset": data.id, "code": version_code()})
     return content_hash([weights, document])[:8]
 
 

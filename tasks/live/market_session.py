@@ -19,11 +19,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from storage.schema import CANDLE_COLUMNS, MINUTE_MS, Candles, FloatArray, Instrument, Market, utc_text
+from tasks.champion.serving import ServedModel
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Ticker, Trade
 from tasks.execution.decision import expected_return
 from tasks.execution.paper import Ledger, Opened, Quote
 from tasks.live.journal import BarOpen, Decision, Journal
-from tasks.live.live_model import LiveModel
 from tasks.live.session_config import ExchangeTime, SessionConfig, elapsed_ms
 from tasks.strategy.live_tick import LiveTick, Tick
 
@@ -103,7 +103,7 @@ class MarketSession:
     def __init__(
         self,
         market: Market,
-        model: LiveModel | None,
+        model: ServedModel | None,
         *,
         why_none: str = "",
         broker: Broker | None,
@@ -342,7 +342,7 @@ class MarketSession:
 
     # --- versions and notes -------------------------------------------------------------------------------------------
 
-    def take_over(self, model: LiveModel | None, why_none: str = "") -> None:
+    def take_over(self, model: ServedModel | None, why_none: str = "") -> None:
         """Let another version decide from the next bar on; position and bars held are taken over too."""
         candles, _ = self._journal.reader().candles(self.market.slug)
         self.model, self.why_none = model, why_none

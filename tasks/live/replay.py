@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from storage.schema import MINUTE_MS, Candles, FloatArray, Instrument, IntArray, Market
+from tasks.champion.serving import ServedModel
 from tasks.execution.accounting import Bars, Steps, funding_by_bar, price_of
 from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote, open_bar
 from tasks.live.journal import BarOpen, Decision, JournalReader
-from tasks.live.live_model import LiveModel, session_rules
+from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
 
 FEATURE_BOUND, PROBABILITY_BOUND = 1e-9, 1e-5
@@ -35,7 +36,7 @@ _CENT = 1e-6  # USDT; ledgers are sums of the same numbers in the same order
 NamedFill = tuple[int, str, str, str]
 """Bar, side, price on the tick, quantity: what makes two fills equal."""
 
-Predict = Callable[[LiveModel, FloatArray, IntArray], FloatArray]
+Predict = Callable[[ServedModel, FloatArray, IntArray], FloatArray]
 """A version, (T, F) features and (T,) segments to (T, 3) probabilities: the way that history is predicted."""
 
 
@@ -108,7 +109,7 @@ class Replayed:
 def replay(
     reader: JournalReader,
     market: Market,
-    models: Mapping[str, LiveModel],
+    models: Mapping[str, ServedModel],
     instrument: Instrument,
     predict: Predict,
     *,
@@ -172,7 +173,7 @@ class _Told:
 class _Batch:
     """Features and probabilities of all candles at once, and where each bar lies among them."""
 
-    def __init__(self, told: _Told, models: Mapping[str, LiveModel], predict: Predict) -> None:
+    def __init__(self, told: _Told, models: Mapping[str, ServedModel], predict: Predict) -> None:
         built = build_features(told.candles.matrix(), told.market.interval_ms)
         self.values, self.vol = built.values, built.vol
         self.row = {int(ms): row for row, ms in enumerate(told.candles.start_ms)}

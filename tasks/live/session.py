@@ -16,6 +16,7 @@ import psutil
 
 from storage.locks import exclusive
 from storage.schema import Candles, ClockError, ConfigError, FloatArray, Market, Source, TemporaryError, Window
+from tasks.champion.serving import ServedModel
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import plausible
@@ -23,9 +24,8 @@ from tasks.exchange.stream import QUEUE_EVENTS, PublicStream, StreamTiming
 from tasks.exchange.stream_events import Event, Key, Reconnected, Refused
 from tasks.execution.paper import Ledger, Opened, Quote, open_bar
 from tasks.live.journal import Decision, Journal
-from tasks.live.live_model import LiveModel, session_rules
 from tasks.live.market_session import MarketSession, Recent
-from tasks.live.session_config import DataTime, SessionConfig, WallTime
+from tasks.live.session_config import DataTime, SessionConfig, WallTime, session_rules
 from tasks.strategy.recipe import Recipe
 
 _LOOK_S = 1.0  # how long the queue is waited for before somebody looks whether to stop
@@ -181,7 +181,7 @@ class PaperBroker:
     """Fills on paper, by the version's own costs and size and the exchange's steps.
 
     Attributes:
-        rules: (8,) from `live_model.session_rules`.
+        rules: (8,) from `session_config.session_rules`.
     """
 
     rules: FloatArray
@@ -194,7 +194,7 @@ class PaperBroker:
 @contextmanager
 def open_session(
     link: Link,
-    models: Mapping[Market, LiveModel | None],
+    models: Mapping[Market, ServedModel | None],
     journal: Journal,
     *,
     mode: Literal["signal", "paper"],

@@ -1,4 +1,4 @@
-"""How a session behaves where the exchange leaves a choice, and whose time it goes by."""
+"""How a session behaves where the exchange leaves a choice, whose time it goes by, and what its account trades by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Annotated, Protocol
 from annotated_types import Gt, Le
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
+from storage.schema import FloatArray, Instrument
+from tasks.execution.accounting import Steps, account_rules
+from tasks.strategy.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,3 +80,9 @@ class DataTime:
 def elapsed_ms(since_ns: int) -> float:
     """Return real milliseconds since `since_ns` of the monotonic clock."""
     return (time.monotonic_ns() - since_ns) / 1e6
+
+
+def session_rules(recipe: Recipe, instrument: Instrument) -> FloatArray:
+    """Return (8,) what a session's account trades by: the recipe's size and costs, the exchange's steps."""
+    account = recipe.backtest
+    return account_rules(account.position_fraction, account.fixed_coins, recipe.costs, Steps.of(instrument))

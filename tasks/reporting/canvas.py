@@ -24,11 +24,11 @@ WIDE, NARROW = 840, 400
 """Widths: a desktop's column; a phone, or half a column."""
 
 INK, MUTED, GRID, AXIS, PAPER = "#1f2933", "#5f6b7a", "#e6e9ed", "#b8c0ca", "#ffffff"
-MODEL, RIVAL, SECOND, NOTHING, PAST = "#1f5fa8", "#b5762a", "#3d8a84", "#8a95a3", "#b9c6d6"
-PART_COLOURS = {"train": PAST, "validation": RIVAL, "test": MODEL}
+MODEL, ACCENT, SECOND, NOTHING, PAST = "#1f5fa8", "#b5762a", "#3d8a84", "#8a95a3", "#b9c6d6"
+PART_COLOURS = {"train": PAST, "validation": ACCENT, "test": MODEL}
 THEME = {
     INK: "ink", MUTED: "muted", GRID: "grid", AXIS: "axis", PAPER: "paper",
-    MODEL: "model", RIVAL: "rival", SECOND: "second", NOTHING: "nothing", PAST: "past",
+    MODEL: "model", ACCENT: "accent", SECOND: "second", NOTHING: "nothing", PAST: "past",
 }  # fmt: skip
 """Colour -> the variable of the page's style sheet that stands for it: a chart follows the page into the dark."""
 

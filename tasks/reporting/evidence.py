@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from tasks.execution.track_record import Deflation, TrackRecord
 from tasks.reporting.report_data import CostPoint, Measure, ReportData
 from tasks.strategy.contest import Contest
 from tasks.strategy.out_of_sample import Evaluation
-from tasks.strategy.recipe import recipe_document
 from tasks.strategy.speed import speed_of
 
 
@@ -184,7 +184,7 @@ def version_cells(manifest: Manifest, read: Callable[[str], bytes]) -> tuple[Cel
         "dataset": manifest.dataset[:16],
         "code": manifest.code[:16],
     }
-    return results, flat_cells(recipe_document(manifest.recipe))
+    return results, flat_cells(asdict(manifest.recipe))
 
 
 def compared_rows(name: str, ours: tuple[Cells, Cells], theirs: tuple[Cells, Cells]) -> Iterator[Row]:

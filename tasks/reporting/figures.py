@@ -18,6 +18,7 @@ from tasks.execution.importance import Importance
 from tasks.execution.skill import Skill
 from tasks.network.fit import Progress
 from tasks.reporting.canvas import (
+    ACCENT,
     DASHES,
     DOTS,
     INK,
@@ -26,7 +27,6 @@ from tasks.reporting.canvas import (
     NARROW,
     NOTHING,
     PART_COLOURS,
-    RIVAL,
     SECOND,
     WIDE,
     add_axes,
@@ -130,7 +130,7 @@ def rolling_figure(equity: Equity, label: str, width: int = WIDE) -> Figure | No
 
 def _coloured(series: Mapping[str, _Series]) -> list[tuple[str, tuple[str, _Series]]]:
     """Return the colour of every account with its name and values: the model, the baselines, holding."""
-    return list(zip((*(MODEL, RIVAL, SECOND)[: len(series) - 1], NOTHING), series.items(), strict=True))
+    return list(zip((*(MODEL, ACCENT, SECOND)[: len(series) - 1], NOTHING), series.items(), strict=True))
 
 
 def distribution_figure(values: FloatArray, title: str, unit: str, label: str) -> Figure:
@@ -143,7 +143,7 @@ def distribution_figure(values: FloatArray, title: str, unit: str, label: str) -
     axes.stairs(counts, edges, fill=True, color=MODEL, alpha=0.55)
     axes.axvline(0.0, color=MUTED, linewidth=1.1, linestyle=DASHES)
     mean = float(values.mean())
-    axes.axvline(mean, color=RIVAL, linewidth=1.4, label=f"mean {mean:+.3g} {unit}")
+    axes.axvline(mean, color=ACCENT, linewidth=1.4, label=f"mean {mean:+.3g} {unit}")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     label_axes(axes, f"net result ({unit})", "how many")
     add_legend(axes)
@@ -164,7 +164,7 @@ def cost_figure(costs: Sequence[CostPoint], break_even: float | None, label: str
         if point.assumed:
             axes.plot(x[place], y[place], "o", markersize=10, markerfacecolor="none", color=INK, label="assumed here")
     if break_even is not None and x[0] <= 1e4 * break_even <= x[-1]:
-        axes.axvline(1e4 * break_even, color=RIVAL, linewidth=1.1, label=f"break-even {1e4 * break_even:.2f} bp")
+        axes.axvline(1e4 * break_even, color=ACCENT, linewidth=1.1, label=f"break-even {1e4 * break_even:.2f} bp")
     label_axes(axes, "fee and slippage per side (bp)", "total return (%)")
     add_legend(axes, columns=2)
     return figure
@@ -334,7 +334,7 @@ def _forest(rows: Sequence[tuple[str, float, float]], title: str, unit: str, lab
     places = range(len(rows))[::-1]
     axes.axvline(0.0, color=NOTHING, linewidth=1.1, linestyle=DASHES)
     for place, (_, value, reach) in zip(places, rows, strict=True):
-        colour = MODEL if value > 0 else RIVAL
+        colour = MODEL if value > 0 else ACCENT
         axes.plot(
             (1e3 * (value - reach), 1e3 * (value + reach)), (place, place), color=colour, linewidth=2.4, alpha=0.35
         )

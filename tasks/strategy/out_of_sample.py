@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from storage.results import ResultStore
-from storage.schema import DatasetRef, FloatArray, IntArray, Market
+from storage.schema import DatasetRef, FloatArray, IntArray
 from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import require_unseen
 from tasks.execution.comparison import Comparison, compare
@@ -25,8 +24,23 @@ from tasks.execution.track_record import TrackRecord, track_record
 from tasks.market.labels import UNKNOWN, sample_uniqueness
 from tasks.market.samples import Span
 from tasks.strategy.folds import FoldResult
-from tasks.strategy.recipe import Recipe, decision_params, recipe_document, recipe_of
+from tasks.strategy.recipe import Recipe, decision_params
 from tasks.strategy.samples import Samples, load_samples, training_end
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationInputs:
+    """What an evaluation is made from.
+
+    Attributes:
+        data: The dataset.
+        recipe: Presets filled in.
+        folds: Keys of the trained folds.
+    """
+
+    data: DatasetRef
+    recipe: Recipe
+    folds: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,11 +169,6 @@ def _skill(samples: Samples, folds: Sequence[FoldResult], probabilities: FloatAr
     )
 
 
-def evaluation_inputs(data: DatasetRef, recipe: Recipe, folds: Sequence[str]) -> dict[str, Any]:
-    """Return what an evaluation is made from: the dataset, the recipe, and the keys of the trained folds."""
-    return {"data": data, "recipe": recipe_document(recipe), "folds": folds}
-
-
 def load_evaluation(work: Path | str, datasets: Path | str, key: str) -> Evaluation:
     """Return the evaluation whose inputs lie under `key`.
 
@@ -169,7 +178,7 @@ def load_evaluation(work: Path | str, datasets: Path | str, key: str) -> Evaluat
     Args:
         work: Where intermediate results lie.
         datasets: Where datasets lie.
-        key: Of `evaluation_inputs`.
+        key: Of its `EvaluationInputs`.
     """
     return _evaluation_of(work, datasets, key)
 
@@ -177,8 +186,6 @@ def load_evaluation(work: Path | str, datasets: Path | str, key: str) -> Evaluat
 @lru_cache(maxsize=1)  # a run asks for its own again and again, and for no other
 def _evaluation_of(work: Path | str, datasets: Path | str, key: str) -> Evaluation:
     results = ResultStore(work)
-    inputs = json.loads(results.read(key)["inputs.json"])
-    data = DatasetRef(**inputs["data"] | {"market": Market(**inputs["data"]["market"])})
-    recipe = recipe_of(inputs["recipe"])
-    folds = [results.load(fold, FoldResult) for fold in inputs["folds"]]
-    return evaluate_folds(load_samples(datasets, data, recipe), recipe, folds)
+    inputs = TypeAdapter(EvaluationInputs).validate_json(results.read(key)["inputs.json"])
+    folds = [results.load(fold, FoldResult) for fold in inputs.folds]
+    return evaluate_folds(load_samples(datasets, inputs.data, inputs.recipe), inputs.recipe, folds)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-
-from pydantic import TypeAdapter
 
 from storage.bounds import Checked
 from storage.schema import FloatArray, Market
@@ -85,17 +82,7 @@ class Recipe(Checked):
 
     def parts(self) -> dict[str, Any]:
         """Return every part of the recipe by name, presets filled in."""
-        return {
-            "labels": self.labels,
-            "folds": self.folds,
-            "network": self.network_config,
-            "fit": self.fit_config,
-            "costs": self.costs,
-            "decision": self.decision_config,
-            "backtest": self.backtest,
-            "promotion": self.promotion,
-            "baselines": self.baselines,
-        }
+        return {name: part for name, part in vars(self.resolved).items() if name not in ("preset", "refit")}
 
 
 def decision_params(recipe: Recipe, market: Market, class_means: FloatArray) -> FloatArray:
@@ -110,17 +97,3 @@ def decision_params(recipe: Recipe, market: Market, class_means: FloatArray) -> 
     if market.category == "spot":
         rule = replace(rule, allow_short=False)
     return packed(rule, recipe.costs, class_means, recipe.labels.horizon)
-
-
-def recipe_document(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain JSON, presets filled in."""
-    document: dict[str, Any] = _RECIPE.dump_python(recipe.resolved, mode="json")
-    return document
-
-
-def recipe_of(document: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that `recipe_document` wrote with this code."""
-    return _RECIPE.validate_python(document)
-
-
-_RECIPE = TypeAdapter(Recipe)

@@ -115,6 +115,6 @@ def test_served_version_decides_with_its_own_weights_rule_and_costs(tmp_path):
     served = load_served(store, ref)
     np.testing.assert_array_equal(served.params, decision_params(recipe, manifest.market, np.array([-2.0, 0.1, 3.0])))
     candles = generate(SyntheticMarket(bars=WARM_UP + network.context + 3))
-    live, built = served.live_tick(), build_features(candles.matrix(), served.market.interval_ms)
+    live, built = served.tick(), build_features(candles.matrix(), served.market.interval_ms)
     found = [live.step(candle).probabilities for candle in candles.matrix()][-1]
     np.testing.assert_allclose(found, predict_series(model, built.values, built.segment)[-1], atol=1e-5)

@@ -251,14 +251,14 @@ def test_direction_has_a_lead_when_the_market_turned_and_the_model_foresees_it()
         assert skill.edge_interval_bp[0] > 0
 
 
-@pytest.mark.parametrize(("prior", "rival"), [(RISEN, "50:50"), ((0.385, 0.3, 0.315), "prior")])
-def test_direction_is_the_same_however_well_holds_are_foreseen(prior, rival):
+@pytest.mark.parametrize(("prior", "reference"), [(RISEN, "50:50"), ((0.385, 0.3, 0.315), "prior")])
+def test_direction_is_the_same_however_well_holds_are_foreseen(prior, reference):
     unaware, labels, forward = turned_market(0, 0.2)
     hold = np.where(labels == 1, 0.9, 0.1)
     aware = np.column_stack([(1 - hold) * unaware[:, 0] / 0.7, hold, (1 - hold) * unaware[:, 2] / 0.7])
     guessed, known = (measured(p, labels, prior, forward, overlap=OVERLAP) for p in (unaware, aware))
     assert known.log_loss < guessed.log_loss - 0.3
-    assert known.direction_rival == guessed.direction_rival == rival
+    assert known.direction_reference == guessed.direction_reference == reference
     for name in ("skill", "error", "p_value", "accuracy"):  # of equal sides, but for rounding
         assert getattr(known, f"direction_{name}") == pytest.approx(getattr(guessed, f"direction_{name}"), rel=1e-9)
 

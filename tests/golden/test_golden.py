@@ -26,7 +26,7 @@ def test_golden_champion_is_served(golden):
     artifact = golden.load(entry.ref, source=EXCHANGE.source)
     manifest, served_model = Manifest.of(artifact.manifest, entry.ref), load_served(golden, entry.ref)
     assert served_model.market == manifest.market == MARKET
-    assert served_model.engine.config == manifest.recipe.network_config
+    assert served_model.tick().history_bars > manifest.recipe.network_config.context
 
 
 @pytest.mark.promise(8)

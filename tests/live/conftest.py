@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from storage.schema import FloatArray, IntArray, Market, Source, VersionRef
+from tasks.champion.serving import ServedModel
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.stream import StreamTiming
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.live.journal import Journal, JournalReader
-from tasks.live.live_model import LiveModel
 from tasks.live.replay import Replayed, replay
 from tasks.live.session import Session, open_session
 from tasks.market.features import WARM_UP
@@ -43,14 +43,14 @@ START_MS = int(CANDLES.start_ms[FIRST])  # of the first bar that a session steps
 STEP_MS = MARKET.interval_ms
 
 
-def make_model(seed: int = 5, market: Market = MARKET, **changes: Any) -> LiveModel:
+def make_model(seed: int = 5, market: Market = MARKET, **changes: Any) -> ServedModel:
     """Return an untrained model that finds something to do on every tenth bar or so."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = DSCTradingModel.from_config(NETWORK).eval()
     costs = changes.pop("costs", Costs(commission=1e-6, slippage=1e-6))
     recipe = replace(Recipe(network=NETWORK, costs=costs, backtest=BacktestConfig(initial_capital=10_000.0)), **changes)
-    return LiveModel(
+    return ServedModel(
         ref=VersionRef(source=SOURCE, name=market.slug, version=f"20260101T000000Z-0000000{seed}"),
         market=market,
         recipe=recipe,
@@ -59,7 +59,7 @@ def make_model(seed: int = 5, market: Market = MARKET, **changes: Any) -> LiveMo
     )
 
 
-def predict(model: LiveModel, features: FloatArray, segment: IntArray) -> FloatArray:
+def predict(model: ServedModel, features: FloatArray, segment: IntArray) -> FloatArray:
     """Predict history with torch, as a backtest does."""
     return predict_series(load_model(model.recipe.network_config, model.weights), features, segment)
 
@@ -73,7 +73,7 @@ class Rig:
         path: The journal.
     """
 
-    def __init__(self, sandbox: Sandbox, gateway: Gateway, path: Path, model: LiveModel) -> None:
+    def __init__(self, sandbox: Sandbox, gateway: Gateway, path: Path, model: ServedModel) -> None:
         self.sandbox, self.model, self.path = sandbox, model, path
         self.link = Link(exchange="sandbox", gateway=gateway, stream_url=sandbox.stream_url, sandbox=sandbox)
         self.notes: list[str] = []
@@ -114,7 +114,7 @@ def open_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     before = set(threading.enumerate())
     with ExitStack() as stack:
 
-        def start(model: LiveModel | None = None, name: str = "session", **options: Any) -> Rig:
+        def start(model: ServedModel | None = None, name: str = "session", **options: Any) -> Rig:
             given: dict[str, Any] = {
                 "market": MARKET,
                 "source": SOURCE,

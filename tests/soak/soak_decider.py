@@ -52,7 +52,7 @@ class Decider:
         if served.ref != self._ref:
             self._live, self._newest_ms, self._target = None, -1, 0
             if served.ref is not None:
-                self._live = load_served(self._store, served.ref).live_tick()
+                self._live = load_served(self._store, served.ref).tick()
             self._ref = served.ref
         if self._live is not None:
             candles = read_recent(self.settings.recent, SOURCE, self.market)

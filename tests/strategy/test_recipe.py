@@ -1,10 +1,10 @@
 """A recipe as a document: what a version keeps of how it was made."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from storage.results import canonical_json
 from storage.schema import ConfigError, Market
@@ -12,18 +12,17 @@ from tasks.execution.decision import DecisionConfig, decide
 from tasks.market.labels import LabelConfig
 from tasks.network.architecture import preset
 from tasks.network.fit_config import fit_preset
-from tasks.strategy.recipe import Recipe, decision_params, recipe_document, recipe_of
+from tasks.strategy.recipe import Recipe, decision_params
 
 
 @pytest.mark.parametrize("name", ["default", "source"])
 def test_recipe_comes_back_from_its_document_with_presets_filled_in(name):
     recipe = Recipe(preset=name, labels=LabelConfig(horizon=7))
-    document = json.loads(json.dumps(recipe_document(recipe), allow_nan=False))
-    back = recipe_of(document)
+    back = TypeAdapter(Recipe).validate_json(canonical_json(recipe.resolved))
     assert back.network == preset(name)
     assert back.fit == fit_preset(name)
     assert back.labels == LabelConfig(horizon=7)
-    assert canonical_json(recipe_document(back)) == canonical_json(document)
+    assert back == back.resolved == recipe.resolved
 
 
 def test_source_preset_trades_every_change_of_the_most_probable_class():

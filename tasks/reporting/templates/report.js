@@ -40,7 +40,7 @@
     const accounts = Object.entries(shown.series); // the model, the baselines, holding
     const lines = accounts.map(([name, values], place) => {
       const ours = place === 0;
-      const paint = colour(place === accounts.length - 1 ? "nothing" : ["model", "rival", "second"][place]);
+      const paint = colour(place === accounts.length - 1 ? "nothing" : ["model", "accent", "second"][place]);
       const line = { color: paint, width: ours ? 2 : 1.2 };
       const common = { type: "scatter", mode: "lines", x: shown.time, line, name, legendgroup: name };
       return [
