@@ -148,7 +148,10 @@ def _rows(summary: Summary) -> list[tuple[str, list[str]]]:
 
 
 def _table(summary: Summary) -> list[str]:
-    rows = [(f"{summary.days:.0f} unseen days", [line.name for line in summary.lines]), *_rows(summary)]
+    rows = [
+        (f"{summary.days:.0f} unseen days", [line.name.removeprefix("this ") for line in summary.lines]),
+        *_rows(summary),
+    ]
     named = max(len(name) for name, _ in rows)
     wide = [max(len(cells[column]) for _, cells in rows) for column in range(len(summary.lines))]
     return [

@@ -38,7 +38,7 @@ def test_verdict_stands_first_and_what_failed_is_said_as_found_and_asked():
         "NOT PROMOTED - no position is taken. 1 of 2 conditions hold.",
         "  failed: closed trades 37, asked >= 100",
         "",
-        "  81 unseen days             this model         LightGBM   buy and hold",
+        "  81 unseen days                  model         LightGBM   buy and hold",
         "  net return                   +391.6 %         +489.6 %        +47.3 %",
         "  Sharpe ratio      14.6 (10.2 to 19.9)   too few trades            3.1",
         "  max drawdown                    2.0 %            2.0 %         10.0 %",
