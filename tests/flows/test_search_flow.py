@@ -6,12 +6,12 @@ from flows.ingest import ingest
 from flows.search import search
 from storage.schema import Market
 from storage.trials import Trial, TrialLog
-from tasks import search as tried
 from tasks.exchange.connection import ExchangeConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
+from tasks.strategy import candidates as tried
 from tasks.strategy.candidates import SearchSpace
 from tasks.strategy.recipe import Recipe
 
