@@ -314,7 +314,7 @@ def test_verdict_leads_to_the_report_in_the_browser_and_the_report_asks_nobody(s
     with browser_page(system) as (page, errors, hosts):
         page.goto(served)
         page.click("td a")
-        page.wait_for_function("document.body.innerText.includes('SYNTHUSDT')")
+        page.get_by_text("SYNTHUSDT").first.wait_for(timeout=120_000)
         assert page.url == address
         assert errors == []
         assert hosts == {httpx.URL(address).netloc.decode() for address in (system.url, served)}

@@ -3,13 +3,19 @@
 `make verify` plants the others.
 """
 
+from pathlib import Path
+
 import pytest
+
+from tests.verification import verify_mutations
+
+ROOT = Path(__file__).parents[2]
 
 PLANTED = [
     (
         "a feature reads the bar after (leaky feature)", "tasks/market/features.py",
-        "        vol[bar] = out[len(FEATURES)]\n",
-        "        vol[bar] = out[len(FEATURES)]\n"
+        "        vol[bar] = out[_AT.vol]\n",
+        "        vol[bar] = out[_AT.vol]\n"
         "        if bar > 0:\n            values[bar - 1, 3] += values[bar, 3]\n",
         "tests/market/test_leaks.py::test_features_pass_every_invariance",
     ),
@@ -39,3 +45,12 @@ def planted(plant, mutation):
 @pytest.mark.parametrize("name", [name for name, *_ in PLANTED])
 def test_fault_that_flatters_turns_its_test_red(planted, ledger, name):
     ledger.enter_mutation(planted[name].result())
+
+
+def test_every_fault_s_text_stands_once_where_it_is_planted():
+    for name, file, text, instead, test in PLANTED + verify_mutations.PLANTED:
+        assert (ROOT / file).read_text().count(text) == 1, name
+        assert text != instead, name
+        for node in test.split():
+            place, _, function = node.partition("::")
+            assert f"def {function.partition('[')[0]}(" in (ROOT / place).read_text(), name
