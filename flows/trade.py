@@ -1,21 +1,26 @@
-"""Trade a market bar by bar: signals as lines of JSON, or fills on paper; the session is journalled and replayed."""
+"""Trade markets bar by bar: signals as lines of JSON, or fills on paper; the session is journalled and replayed."""
 
 from __future__ import annotations
 
 import sys
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
 from cyclopts import Parameter
 from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import Folded, form
+from flows.entry.symbols import Symbols
 from flows.pipeline import pipeline
 from storage.schema import Market
 from tasks.exchange.connection import ExchangeConfig
+from tasks.fan_out import distinct
+from tasks.live.outcome import SessionResult
+from tasks.live.run import SessionPlan
 from tasks.live.session_config import SessionConfig
 from tasks.runs.display import plan, stage
-from tasks.trading import SessionResult, hold_session, newest_version
+from tasks.trading import hold_session, lacks_a_version
 
 
 @flow(name="trade", flow_run_name="{mode} {market} {exchange.exchange}")
@@ -24,30 +29,44 @@ def trade(
     *,
     market: Annotated[Market, Parameter(name="*")] = Market(),
     exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
+    symbols: Symbols = (),
     mode: Literal["signal", "paper"] = "paper",
     version: str = "champion",
-    steps: int | None = None,
+    shadows: Annotated[int, Ge(0), Le(10)] = 0,
+    steps: Annotated[int, Ge(1)] | None = None,
+    bar_every_s: Annotated[float, Ge(0), Le(60)] = 0.005,
     session: str = "",
     rules: Annotated[SessionConfig, Parameter(name="*"), Folded] = SessionConfig(),
 ) -> SessionResult:
-    """Step a market as its bars close: decide, fill on paper, journal, and replay it all at the end. Sends no order.
+    """Step markets as their bars close: decide, fill on paper, journal, and replay it all at the end. Sends no order.
 
     Args:
         market: Symbol, category and interval.
         exchange: Where candles come from.
+        symbols: Many markets in one session: their symbols, comma-separated; category and interval are the market's.
         mode: signal prints each decision as a line of JSON and has no broker; paper fills on paper.
         version: champion; newest, which is trained first if there is none; or the name of one.
+        shadows: How many of the newest other versions decide and fill on paper beside it.
         steps: After how many bars the session ends; none goes on until it is stopped, on the sandbox after 2,000.
+        bar_every_s: Real seconds that a bar of the sandbox takes, at least.
         session: Its name; the name of an earlier one goes on with it. Empty begins a new one.
-        rules: Capital, deadlines.
+        rules: Capital, deadlines, clock, what becomes of the position at the end.
     """
+    markets = distinct(market, symbols) if symbols else [market]
     if mode == "paper":
         plan(("train", "session"))
-    if version == "newest" and newest_version(exchange, market) is None:
-        stage("train")
-        pipeline(market=market, exchange=exchange)
+    if version == "newest":
+        for one in markets:
+            if lacks_a_version(exchange, one):
+                stage("train")
+                pipeline(market=one, exchange=exchange)
     stage("session")
-    result = hold_session(exchange, market, mode, version, steps, rules, session)
+    result = hold_session(
+        SessionPlan(
+            exchange=exchange, markets=markets, mode=mode, version=version, shadows=shadows, bars=steps,
+            bar_every_s=bar_every_s, config=rules, name=session,
+        )
+    )  # fmt: skip
     print(result.text(), file=sys.stderr if mode == "signal" else sys.stdout)
     return result
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from storage.bounds import Checked
-from storage.schema import ConfigError, Market, Source, parse_source, sandbox_source, utc_text
+from storage.schema import INTERVAL_MS, ConfigError, Market, Source, parse_source, sandbox_source, utc_text
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.transport import Exchange
 from tasks.market.synthetic import SyntheticMarket, description, generate, grown
 from tasks.sandbox.candle_files import base_interval, file_source, read_candle_file, read_funding_file
+from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 
 _LOOPBACK = re.compile(r"http://127\.0\.0\.1:\d{1,5}")
@@ -131,23 +132,20 @@ class Link:
         gateway: Its REST.
         stream_url: Where a sandbox's stream listens; None for the exchange's own.
         sandbox: The sandbox that was started for it, its clock standing still; None elsewhere.
+        is_replay: Whether its time is that of data, and not this machine's.
     """
 
     exchange: Exchange
     gateway: Gateway
     stream_url: str | None = None
     sandbox: Sandbox | None = None
-
-    @property
-    def is_replay(self) -> bool:
-        """Whether its time is that of data, and not this machine's."""
-        return self.stream_url is not None
+    is_replay: bool = False
 
 
 @contextmanager
 def connect_stream(
     config: ExchangeConfig,
-    market: Market,
+    markets: Sequence[Market],
     now_ms: int,
     bars: int,
     on_retry: Callable[[str], object] | None = None,
@@ -156,9 +154,9 @@ def connect_stream(
 
     Args:
         config: Which one.
-        market: The market that is wanted.
+        markets: The markets that are wanted; a sandbox replays the same candles as each of them.
         now_ms: Where a sandbox's clock stands.
-        bars: How many bars it must be able to play from there; a synthetic market grows that far.
+        bars: How many bars of the longest interval it must be able to play; a synthetic market grows that far.
         on_retry: Is told, in one line, of every repeated request.
 
     Raises:
@@ -169,25 +167,28 @@ def connect_stream(
     if config.exchange != "sandbox" or config.url is not None:
         url = None if config.url is None else config.url.replace("http:", "ws:")
         with Gateway(config.exchange, source=source, url=config.url, **pace) as gateway:
-            yield Link(exchange=config.exchange, gateway=gateway, stream_url=url)
+            yield Link(exchange=config.exchange, gateway=gateway, stream_url=url, is_replay=url is not None)
         return
-    end_ms = now_ms + bars * market.interval_ms
+    end_ms = now_ms + bars * max(market.interval_ms for market in markets)
     # One bar more: the last decision is filled at the open after it.
     candles = (
         read_candle_file(Path(config.candles))
         if config.candles
         else generate(grown(config.synthetic, end_ms + config.synthetic.interval_ms))
     )
-    base = Market(symbol=market.symbol, category=market.category, interval=base_interval(candles))
-    known_ms = int(candles.start_ms[-1]) + base.interval_ms
+    interval = base_interval(candles)
+    known_ms = int(candles.start_ms[-1]) + INTERVAL_MS[interval]
     if known_ms < end_ms:
         raise ConfigError(
             f"a session of {bars} bars from {utc_text(now_ms)} needs candles until {utc_text(end_ms)}, "
             f"{config.candles} ends at {utc_text(known_ms)}; use a version that was trained on earlier bars (end=...)"
         )
     funding = read_funding_file(Path(config.funding)) if config.funding else ()
+    first, *more = (
+        Listing(candles=candles, market=replace(market, interval=interval), funding=funding) for market in markets
+    )
     with (
-        Sandbox(candles, market=base, source=source, funding=funding, now_ms=now_ms) as sandbox,
+        Sandbox(candles, market=first.market, source=source, funding=funding, more=more, now_ms=now_ms) as sandbox,
         Gateway("sandbox", source=source, url=sandbox.url, **pace) as gateway,
     ):
-        yield Link(exchange="sandbox", gateway=gateway, stream_url=sandbox.stream_url, sandbox=sandbox)
+        yield Link(exchange="sandbox", gateway=gateway, stream_url=sandbox.stream_url, sandbox=sandbox, is_replay=True)

@@ -1,11 +1,13 @@
 """What a session did, in one SQLite file: written before it counts, read while it runs, replayed afterwards.
 
     facts       what was agreed at the start, and the summary at the end: JSON by name
-    takeovers   which version decides from which bar on
+    takeovers   which version decides from which bar on, and what its account trades by
     candles     every closed candle that was stepped, those of the warm-up included, and where it came from
     decisions   what each bar of the session led to: features, vol, probabilities, target, and what became of it
-    opens       what the account did at a bar's open: quote, funding, fill, and the ledger after it
+    opens       what an account did at a bar's open: quote, funding, fill, and the ledger after it
     notes       everything else that a person would ask about: connections, holes, revisions, stops
+
+An account is named by its market's slug, that of a shadow by slug@version.
 
 In WAL mode a reader sees the last commit and blocks nobody. synchronous=FULL: what was committed survives a power cut.
 A row of `opens` that traded nothing is committed with the next decision: without it the same ledger comes out again.
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -29,19 +31,20 @@ FORMAT = 1
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE takeovers (market TEXT, start_ms INTEGER, version TEXT, PRIMARY KEY (market, start_ms)) STRICT;
+CREATE TABLE takeovers (
+    market TEXT, start_ms INTEGER, version TEXT, rules TEXT, PRIMARY KEY (market, start_ms)) STRICT;
 CREATE TABLE candles (
     market TEXT, start_ms INTEGER, open REAL, high REAL, low REAL, close REAL, volume REAL, turnover REAL, origin TEXT,
     PRIMARY KEY (market, start_ms)) STRICT, WITHOUT ROWID;
 CREATE TABLE decisions (
-    market TEXT, start_ms INTEGER, version TEXT, vals BLOB, position INTEGER, bars_held INTEGER, target INTEGER,
+    account TEXT, start_ms INTEGER, version TEXT, vals BLOB, position INTEGER, bars_held INTEGER, target INTEGER,
     wanted INTEGER, cause TEXT, reason TEXT, late_ms REAL, feed_ms REAL, queue_us REAL, step_us REAL,
-    PRIMARY KEY (market, start_ms)) STRICT, WITHOUT ROWID;
+    PRIMARY KEY (account, start_ms)) STRICT, WITHOUT ROWID;
 CREATE TABLE opens (
-    market TEXT, start_ms INTEGER, wanted INTEGER, cause TEXT, first REAL, bid REAL, ask REAL, rate REAL, late_ms REAL,
+    account TEXT, start_ms INTEGER, wanted INTEGER, cause TEXT, first REAL, bid REAL, ask REAL, rate REAL, late_ms REAL,
     funding REAL, change REAL, price REAL, fee REAL, slippage REAL,
     cash REAL, quantity REAL, weight INTEGER, bars_held INTEGER,
-    PRIMARY KEY (market, start_ms)) STRICT, WITHOUT ROWID;
+    PRIMARY KEY (account, start_ms)) STRICT, WITHOUT ROWID;
 CREATE TABLE notes (id INTEGER PRIMARY KEY, at_ms INTEGER, market TEXT, kind TEXT, said TEXT) STRICT;
 """
 
@@ -155,10 +158,11 @@ class Journal:
             for name, value in facts.items():
                 self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
 
-    def takeover(self, market: str, start_ms: int, version: str) -> None:
-        """Note which version decides from the bar `start_ms` on."""
+    def takeover(self, market: str, start_ms: int, version: str, rules: FloatArray) -> None:
+        """Note which version decides from the bar `start_ms` on, and the (8,) rules that its account trades by."""
         with self._committed():
-            self._db.execute("INSERT OR REPLACE INTO takeovers VALUES (?, ?, ?)", (market, start_ms, version))
+            row = (market, start_ms, version, json.dumps(rules.tolist()))
+            self._db.execute("INSERT OR REPLACE INTO takeovers VALUES (?, ?, ?, ?)", row)
 
     def history(self, market: str, candles: Candles) -> None:
         """Note the candles of a warm-up."""
@@ -166,30 +170,34 @@ class Journal:
         with self._committed():
             self._db.executemany(_CANDLE, ((market, *_known(row), "warm-up") for row in rows))
 
-    def decided(self, market: str, candle: tuple[float, ...], origin: str, decision: Decision) -> None:
+    def decided(
+        self, market: str, candle: tuple[float, ...], origin: str, decisions: Sequence[tuple[str, Decision]]
+    ) -> None:
         """Note a closed candle and what it led to, and wait until it is safe.
 
         Args:
             market: Slug.
             candle: start_ms, open, high, low, close, volume, turnover.
             origin: stream or rest.
-            decision: What it led to.
+            decisions: What it led to, by the account's name.
         """
-        row = decision._replace(values=decision.values.tobytes())  # type: ignore[arg-type]
         with self._committed():
             self._db.execute(_CANDLE, (market, int(candle[0]), *_known(candle[1:]), origin))
-            self._db.execute(_DECISION, (market, *_known(row)))
+            for name, decision in decisions:
+                row = decision._replace(values=decision.values.tobytes())  # type: ignore[arg-type]
+                self._db.execute(_DECISION, (name, *_known(row)))
 
-    def opened(self, market: str, bar: BarOpen) -> None:
-        """Note what the account did at an open; waits until it is safe if anything was paid or traded."""
-        opened = bar.opened
-        paid = _known((bar.rate, bar.late_ms, opened.funding))
-        traded = opened.fill or (None,) * len(Fill._fields)
-        row = (market, bar.start_ms, bar.wanted, bar.cause, *_known(bar.quote), *paid, *traded, *opened.ledger)
+    def opened(self, opens: Sequence[tuple[str, BarOpen]]) -> None:
+        """Note what accounts did at an open; waits until it is safe if anything was paid or traded."""
         self._begin()
-        with _writing(self.path):
-            self._db.execute(_OPEN, row)
-        if opened.fill is not None or opened.funding:
+        for name, bar in opens:
+            opened = bar.opened
+            paid = _known((bar.rate, bar.late_ms, opened.funding))
+            traded = opened.fill or (None,) * len(Fill._fields)
+            row = (name, bar.start_ms, bar.wanted, bar.cause, *_known(bar.quote), *paid, *traded, *opened.ledger)
+            with _writing(self.path):
+                self._db.execute(_OPEN, row)
+        if any(bar.opened.fill is not None or bar.opened.funding for _, bar in opens):
             self._commit()
 
     def note(self, at_ms: int, market: str, kind: str, said: str) -> None:
@@ -257,10 +265,11 @@ class JournalReader:
         """Return the slugs of the markets that were stepped."""
         return [slug for (slug,) in self._db.execute("SELECT DISTINCT market FROM candles ORDER BY market")]
 
-    def takeovers(self, market: str) -> list[tuple[int, str]]:
-        """Return from which bar on which version decided."""
-        query = "SELECT start_ms, version FROM takeovers WHERE market = ? ORDER BY start_ms"
-        return list(self._db.execute(query, (market,)))
+    def takeovers(self, market: str) -> list[tuple[int, str, FloatArray]]:
+        """Return from which bar on which version decided, and the (8,) rules that its account traded by."""
+        query = "SELECT start_ms, version, rules FROM takeovers WHERE market = ? ORDER BY start_ms"
+        found = self._db.execute(query, (market,))
+        return [(start_ms, version, np.array(json.loads(rules), np.float64)) for start_ms, version, rules in found]
 
     def candles(self, market: str) -> tuple[Candles, list[str]]:
         """Return every candle that was stepped, oldest first, and where each came from."""
@@ -269,20 +278,24 @@ class JournalReader:
         columns = {name: np.array(column, np.float64) for name, column in zip(CANDLE_COLUMNS, numbers, strict=True)}
         return Candles(start_ms=np.array(starts, np.int64), **columns), list(origins)
 
-    def decisions(self, market: str, last: int | None = None) -> list[Decision]:
+    def accounts(self) -> list[str]:
+        """Return the names of every account that has decided."""
+        return [name for (name,) in self._db.execute("SELECT DISTINCT account FROM decisions ORDER BY account")]
+
+    def decisions(self, account: str, last: int | None = None) -> list[Decision]:
         """Return the decisions, oldest first: all, or the `last` ones."""
-        query = "SELECT * FROM decisions WHERE market = ? ORDER BY start_ms DESC LIMIT ?"
+        query = "SELECT * FROM decisions WHERE account = ? ORDER BY start_ms DESC LIMIT ?"
         found = [
             Decision(start_ms, version, np.frombuffer(values), *rest[:6], *map(_number, rest[6:]))
-            for _, start_ms, version, values, *rest in self._db.execute(query, (market, -1 if last is None else last))
+            for _, start_ms, version, values, *rest in self._db.execute(query, (account, -1 if last is None else last))
         ]
         return found[::-1]
 
-    def opens(self, market: str, last: int | None = None) -> list[BarOpen]:
+    def opens(self, account: str, last: int | None = None) -> list[BarOpen]:
         """Return what the account did at each open, oldest first: all, or the `last` ones."""
-        query = "SELECT * FROM opens WHERE market = ? ORDER BY start_ms DESC LIMIT ?"
+        query = "SELECT * FROM opens WHERE account = ? ORDER BY start_ms DESC LIMIT ?"
         found = []
-        for row in self._db.execute(query, (market, -1 if last is None else last)):
+        for row in self._db.execute(query, (account, -1 if last is None else last)):
             _, start_ms, wanted, cause, first, bid, ask, rate, late_ms, funding, *rest = row
             quote = Quote(_number(first), np.inf if bid is None else bid, ask)
             fill = None if rest[0] is None else Fill(*rest[:4])

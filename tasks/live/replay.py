@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from tasks.execution.accounting import Bars, Steps, funding_by_bar, price_of
 from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote, open_bar
+from tasks.live.account import RULES, nothing_new
 from tasks.live.journal import BarOpen, Decision, JournalReader
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
@@ -93,17 +93,11 @@ class Replayed:
         """How many differences have no cause."""
         return sum(not one.cause for one in self.differences)
 
-    def numbers(self) -> dict[str, Any]:
-        """Return the counts, and how often each cause was found."""
-        names = ("bars", "fills", "missing", "equal_decisions", "equal_fills", "backtest_fills")
-        causes = sorted({one.cause for one in self.differences if one.cause})
-        return {
-            **{name: getattr(self, name) for name in names},
-            "feature_diff": self.feature_diff,
-            "probability_diff": self.probability_diff,
-            "unexplained": self.unexplained,
-            "causes": {cause: sum(one.cause == cause for one in self.differences) for cause in causes},
-        }
+    @property
+    def causes(self) -> dict[str, int]:
+        """How often each cause was found."""
+        found = [one.cause for one in self.differences if one.cause]
+        return {cause: found.count(cause) for cause in sorted(set(found))}
 
 
 def replay(
@@ -113,10 +107,11 @@ def replay(
     instrument: Instrument,
     predict: Predict,
     *,
+    account: str = "",
     reference: Candles | None = None,
     funding: list[tuple[int, float]] | None = None,
 ) -> Replayed:
-    """Compute a market's session again and compare.
+    """Compute what an account did in a market again, and compare.
 
     Args:
         reader: The journal.
@@ -124,12 +119,13 @@ def replay(
         models: Every version that decided, by name.
         instrument: The exchange's rules.
         predict: Predicts history.
+        account: Which account; empty for the session's own.
         reference: The same candles as the exchange shows them today; None: not compared.
         funding: Stamps and rates as the exchange shows them today; None: as the journal has them.
     """
-    slug, facts = market.slug, reader.facts()
-    candles, origins = reader.candles(slug)
-    decisions, opens = reader.decisions(slug), reader.opens(slug)
+    facts, account = reader.facts(), account or market.slug
+    candles, origins = reader.candles(market.slug)
+    decisions, opens = reader.decisions(account), reader.opens(account)
     result = Replayed(bars=len(decisions), fills=sum(bar.opened.fill is not None for bar in opens))
     _compare_candles(candles, reference, result)
     there = set(candles.start_ms.tolist())
@@ -143,10 +139,11 @@ def replay(
             candles=candles,
             origins=dict(zip(candles.start_ms.tolist(), origins, strict=True)),
             decisions=decisions,
-            opens={bar.start_ms: bar for bar in opens},
+            opens=opens,
+            notes=[(at_ms, kind) for at_ms, slug, kind, _ in reader.notes() if slug == market.slug],
             rates=_rates(candles, market, opens, funding),
-            capital=float(facts["capital"][slug]),
-            deadline_ms=float(facts["deadline_ms"][slug]),
+            capital=float(facts["capital"][account]),
+            deadline_ms=float(facts["deadline_ms"][market.slug]),
             instrument=instrument,
         )
         batch = _Batch(told, models, predict)
@@ -157,13 +154,14 @@ def replay(
 
 @dataclass(frozen=True, kw_only=True)
 class _Told:
-    """What the journal says of a market; `rates` are due at each open."""
+    """What the journal says of an account; `rates` are due at each open, `notes` are time and kind."""
 
     market: Market
     candles: Candles
     origins: dict[int, str]
     decisions: list[Decision]
-    opens: dict[int, BarOpen]
+    opens: list[BarOpen]
+    notes: list[tuple[int, str]]
     rates: dict[int, float]
     capital: float
     deadline_ms: float
@@ -180,7 +178,13 @@ class _Batch:
         self.models = {one.version: models[one.version] for one in told.decisions if one.version}
         self.probabilities = {name: predict(model, built.values, built.segment) for name, model in self.models.items()}
         self.params = {name: model.params for name, model in self.models.items()}
-        self.rules = {name: session_rules(model.recipe, told.instrument) for name, model in self.models.items()}
+        # Where there is no version, what is held is closed by the rules of the one before; at first nothing is held.
+        self.rules: dict[int, FloatArray] = {}
+        rules = np.zeros(RULES)
+        for one in told.decisions:
+            if one.version:
+                rules = session_rules(self.models[one.version].recipe, told.instrument)
+            self.rules[one.start_ms] = rules
 
 
 def _compare_candles(candles: Candles, reference: Candles | None, result: Replayed) -> None:
@@ -208,49 +212,61 @@ def _rates(
 
 
 def _check_steps(told: _Told, batch: _Batch, result: Replayed) -> None:
-    """Compute each open and each decision again from the session's own ledger before it."""
-    ledger, before = Ledger(told.capital), None
-    for one in told.decisions:
-        bar = told.opens.get(one.start_ms)
-        if bar is None:
+    """Compute each open and each decision again from the account's own ledger before it."""
+    step_ms = told.market.interval_ms
+    ledger, before, opens = Ledger(told.capital), None, list(told.opens[::-1])
+    for one in (*told.decisions, None):
+        booked_ms = -1
+        while opens and (one is None or opens[-1].start_ms < one.start_ms + step_ms):
+            bar = opens.pop()
+            _open_again(told, batch, bar, ledger, before, result)
+            ledger = bar.opened.ledger  # so that one difference is counted once
+            booked_ms = told.market.floor(bar.start_ms)
+        if one is None:
+            return
+        if booked_ms != one.start_ms:
             result.add(one.start_ms, "fill", "", "the journal lacks what the account did at the open")
-            before = one
-            continue
-        ledger = _open_again(told, batch, bar, ledger, before, result)
-        if (one.position, one.bars_held) != (ledger.weight, ledger.bars_held):
+        elif (one.position, one.bars_held) != (ledger.weight, ledger.bars_held):
             said = f"held {one.position} for {one.bars_held}, was {ledger.weight} for {ledger.bars_held}"
             result.add(one.start_ms, "decision", "", said)
-        ledger = bar.opened.ledger
         _decide_again(told, batch, one, result)
         if before is not None:
-            result.missing += (one.start_ms - before.start_ms) // told.market.interval_ms - 1
+            result.missing += (one.start_ms - before.start_ms) // step_ms - 1
         before = one
 
 
 def _open_again(
     told: _Told, batch: _Batch, bar: BarOpen, ledger: Ledger, before: Decision | None, result: Replayed
-) -> Ledger:
-    """Return the ledger that the core has after an open, and say what the journal has otherwise."""
+) -> None:
+    """Say what the journal has otherwise than the core at an open."""
+    rules = batch.rules[before.start_ms] if before is not None else np.zeros(RULES)
+    met = open_bar(ledger, bar.wanted, bar.quote, bar.rate, rules)
+    if told.market.floor(bar.start_ms) != bar.start_ms:
+        cause = "stop" if (bar.wanted, bar.cause, bar.rate) == (0, "stop", 0.0) and _same(met, bar.opened) else ""
+        result.add(bar.start_ms, "fill", cause, f"booked {bar.opened} amid the bar")
+        return
     decided = before.wanted if before is not None else 0
     if bar.wanted != decided:
-        held = bar.wanted == ledger.weight and bar.cause in ("stale", "restart", "clock", "stop")
+        before_ms = bar.start_ms - told.market.interval_ms
+        true = {
+            "stale": not bar.late_ms <= told.deadline_ms,
+            "restart": (before_ms, "resumed") in told.notes,
+            "stop": (before_ms, "stopped") in told.notes,
+        }
+        held = bar.wanted == ledger.weight and true.get(bar.cause, False)
         result.add(bar.start_ms, "fill", bar.cause if held else "", f"traded to {bar.wanted}, decided was {decided}")
-    # A ledger holds nothing before the first version decides; then any version's costs book nothing.
-    rules = batch.rules.get(before.version if before else "", np.zeros(8))
-    first = Quote(float(told.candles.open[batch.row[bar.start_ms]]))
-    rate = told.rates.get(bar.start_ms, 0.0) if ledger.weight else bar.rate
-    expected = open_bar(ledger, bar.wanted, first, rate, rules)
-    if _same(expected, bar.opened):
-        return expected.ledger
+    row = batch.row.get(bar.start_ms)  # None where the bar has not closed
+    first = Quote(float(told.candles.open[row])) if row is not None else Quote(bar.quote.first)
+    rate = told.rates.get(bar.start_ms, 0.0) if ledger.weight and row is not None else bar.rate
+    if _same(open_bar(ledger, bar.wanted, first, rate, rules), bar.opened):
+        return
     # What the session met at the open explains a difference only if exactly this comes out of it.
-    met = open_bar(ledger, bar.wanted, bar.quote, bar.rate, rules)
     if not _same(met, bar.opened):
         result.add(bar.start_ms, "fill", "", f"booked {bar.opened}, comes out as {met}")
     elif bar.rate != rate:
         result.add(bar.start_ms, "funding", "funding", f"rate {bar.rate}, the exchange's history says {rate}")
     else:
         result.add(bar.start_ms, "fill", "price", f"met {bar.quote}, the candle opened at {first.first}")
-    return met.ledger
 
 
 def _same(one: Opened, other: Opened) -> bool:
@@ -281,13 +297,14 @@ def _decide_again(told: _Told, batch: _Batch, one: Decision, result: Replayed) -
     if target != one.target:
         result.add(one.start_ms, "decision", "", f"target {one.target}, comes out as {target}")
     if one.wanted != one.target:
+        clock = [kind for at_ms, kind in told.notes if kind.startswith("clock") and at_ms < one.start_ms]
         true = {
             "deadline": one.late_ms > told.deadline_ms,
             "missed bars": told.origins[one.start_ms] == "rest",
-            "clock": True,
-            "stop": True,
+            "clock": clock[-1:] == ["clock off"],
         }
-        holds = one.wanted == one.position and true.get(one.cause, False)
+        restrained = nothing_new(one.position, one.target) if one.cause == "clock" else one.position
+        holds = one.wanted == restrained and true.get(one.cause, False)
         result.add(one.start_ms, "decision", one.cause if holds else "", f"target {one.target} was not traded")
 
 
@@ -326,7 +343,7 @@ def _compare_backtest(told: _Told, batch: _Batch, result: Replayed) -> None:
     there = _fills_of(backtest, told.instrument)
     booked = {
         _named(bar.start_ms, fill.change, fill.price, told.instrument)
-        for bar in told.opens.values()
+        for bar in told.opens
         if (fill := bar.opened.fill) is not None
     }
     result.backtest_fills, result.equal_fills = len(there), len(booked & there)

@@ -8,30 +8,45 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from time import monotonic
+from typing import Literal, NamedTuple
 
 import numpy as np
 import psutil
 
 from storage.locks import exclusive
-from storage.schema import Candles, ClockError, ConfigError, FloatArray, Market, Source, TemporaryError, Window
+from storage.schema import (
+    Candles,
+    ClockError,
+    ConfigError,
+    Instrument,
+    Market,
+    PipelineError,
+    Source,
+    StoreError,
+    TemporaryError,
+    Window,
+)
 from tasks.champion.serving import ServedModel
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import plausible
 from tasks.exchange.stream import QUEUE_EVENTS, PublicStream, StreamTiming
 from tasks.exchange.stream_events import Event, Key, Reconnected, Refused
-from tasks.execution.paper import Ledger, Opened, Quote, open_bar
+from tasks.execution.paper import Ledger, open_bar
+from tasks.live.account import Account
 from tasks.live.journal import Decision, Journal
 from tasks.live.market_session import MarketSession, Recent
-from tasks.live.session_config import DataTime, SessionConfig, WallTime, session_rules
+from tasks.live.session_config import DataTime, ExchangeTime, SessionConfig, WallTime
 from tasks.strategy.recipe import Recipe
 
 _LOOK_S = 1.0  # how long the queue is waited for before somebody looks whether to stop
 _RETRY_S = 5.0  # between two questions for what REST did not give
 _SPARE_BARS = 200  # beyond what makes a market ready
-_CLOCK_MS = 500
+_CLOCK_MS = 500  # a session does not begin with a clock that is further off
+_CLOCK_FAILURES = 3  # to compare the clocks, in a row, after which nobody knows the exchange's time
 _REPLAY_EVENTS = 32  # some two bars: a replay's clock waits, so that REST is never far ahead of the stream
 
 
@@ -61,6 +76,28 @@ class RestFeed:
         """Return funding stamps and rates of a range, both ends inclusive."""
         return self.gateway.funding(market.category, market.symbol, first_ms, last_ms)
 
+    def status(self, market: Market) -> str:
+        """Return what the exchange says of it: Trading, Closed ..."""
+        return self.gateway.instrument(market).status
+
+
+class Chosen(NamedTuple):
+    """What decides in a market.
+
+    Attributes:
+        model: None holds no position.
+        why_none: Why there is none.
+        shadows: Versions that decide and fill on paper beside it.
+    """
+
+    model: ServedModel | None
+    why_none: str = ""
+    shadows: Sequence[ServedModel] = ()
+
+
+Choose = Callable[[Market, ServedModel | None], Chosen]
+"""Which version decides in a market now, given the one that did; loads nothing where that is the same."""
+
 
 def one_session(folder: Path, source: Source, markets: Sequence[Market], stack: ExitStack) -> None:
     """Hold each market's lock for as long as `stack` is open: two sessions would trade each other's decisions.
@@ -80,6 +117,10 @@ class Session:
         markets: Each warmed up or resumed.
         events: What comes in, from one stream a category.
         journal: Where everything is written first.
+        time: The exchange's.
+        config: The rules.
+        choose: Says which version decides in each market now; None where that never changes.
+        compare_clocks: Returns the exchange's clock minus this machine's, milliseconds; None in a replay.
         streams: How many streams put into `events`.
         bars: After how many stepped bars a market is done; None goes on until `stop`.
         stop: Set by whoever wants the session to end.
@@ -92,6 +133,10 @@ class Session:
         events: queue.Queue[Event],
         journal: Journal,
         *,
+        time: ExchangeTime,
+        config: SessionConfig,
+        choose: Choose | None = None,
+        compare_clocks: Callable[[], float] | None = None,
         streams: int = 1,
         bars: int | None = None,
         stop: threading.Event | None = None,
@@ -101,14 +146,18 @@ class Session:
         if len(self.markets) != len(markets):
             raise ConfigError("a session steps each symbol once; give every interval a session of its own")
         self._events, self.journal = events, journal
+        self._time, self._config = time, config
+        self._choose, self._compare_clocks = choose, compare_clocks
         self._bars, self._awaited = bars, streams
         self._stop = stop or threading.Event()
         self._on_note = on_note
         self._behind: set[Key] = set()  # markets of which REST must be asked again
-        self._asked_s = 0.0
+        self._asked_s = self._looked_s = 0.0
+        self._chose_s = self._compared_s = monotonic()
+        self._failures = 0  # to compare the clocks, in a row
 
     def run(self, on_ready: Callable[[], object] = lambda: None) -> None:
-        """Step bars until the session is over.
+        """Step bars until the session is over, and end it as its rules say.
 
         Args:
             on_ready: Is called once, when every stream is connected and every market is up to date.
@@ -119,8 +168,7 @@ class Session:
             try:
                 event = self._events.get(timeout=_LOOK_S)
             except queue.Empty:
-                self._catch_up()
-                continue
+                event = None
             if isinstance(event, Reconnected):
                 self._behind |= set(self.markets)
                 self._asked_s = 0.0
@@ -130,76 +178,109 @@ class Session:
                     on_ready()
             elif isinstance(event, Refused):
                 self._refused(event)
-            else:
-                self._take(event)
+            elif event is not None and (market := self.markets.get(event.key)) is not None and self._goes_on(market):
+                self._guard(market, partial(market.on_event, event))
             if self._behind:
                 self._catch_up()
+            if monotonic() - self._looked_s > _LOOK_S:
+                self._look()
+        if self._config.at_end == "flat":
+            for market in self.markets.values():
+                self._guard(market, market.close_out)
+
+    def _goes_on(self, market: MarketSession) -> bool:
+        return not market.halted and (self._bars is None or market.counts.stepped < self._bars)
 
     def _over(self) -> bool:
-        going = [one for one in self.markets.values() if not one.halted]
-        done = all(self._bars is not None and one.counts.stepped >= self._bars for one in going)
-        return self._stop.is_set() or done
+        return self._stop.is_set() or not any(map(self._goes_on, self.markets.values()))
 
-    def _take(self, event: Any) -> None:
-        market = self.markets.get(event.key)
-        if market is None or market.halted or (self._bars is not None and market.counts.stepped >= self._bars):
-            return
+    def _guard(self, market: MarketSession, do: Callable[[], object]) -> bool:
+        """Do something for a market, and return whether it could be done; what befalls it befalls no other."""
         try:
-            market.on_event(event)
+            do()
+            return True
         except TemporaryError as err:
             self._say(market, "rest", str(err))
-            self._behind.add(event.key)
+            self._behind.add((market.market.category, market.market.symbol))
+        except StoreError:
+            raise
+        except PipelineError as err:
+            self._halt(market, str(err))
+        return False
 
     def _catch_up(self) -> None:
         """Ask REST for what was missed; what can't be had is asked for again a little later."""
-        if not self._behind or time.monotonic() - self._asked_s < _RETRY_S:
+        if not self._behind or monotonic() - self._asked_s < _RETRY_S:
             return
-        self._asked_s = time.monotonic()
+        self._asked_s = monotonic()
         for key in sorted(self._behind):
             market = self.markets[key]
-            try:
-                if not market.halted:
-                    market.catch_up()
+            if not self._goes_on(market) or self._guard(market, market.catch_up):
                 self._behind.discard(key)
-            except TemporaryError as err:
-                self._say(market, "rest", str(err))
+
+    def _look(self) -> None:
+        """Do what is due by the clock: overdue bars, other versions, this machine's clock."""
+        now_s = self._looked_s = monotonic()
+        for market in filter(self._goes_on, self.markets.values()):
+            self._guard(market, partial(market.look, self._time.now_ms()))
+        if self._choose is not None and now_s - self._chose_s >= self._config.new_version_s:
+            for market in filter(self._goes_on, self.markets.values()):
+                self._guard(market, partial(self._take_over, self._choose, market))
+            self._chose_s = monotonic()
+        if self._compare_clocks is not None and now_s - self._compared_s >= self._config.clock_check_s:
+            self._compare(self._compare_clocks)
+            self._compared_s = monotonic()
+
+    def _take_over(self, choose: Choose, market: MarketSession) -> None:
+        own = market.own
+        model, why_none, _ = choose(market.market, own.model)
+        if (model.ref if model else None) != (own.model.ref if own.model else None):
+            market.take_over(model, why_none)
+            self._say(market, "version", f"{model.ref.version if model else why_none} decides from the next bar on")
+
+    def _compare(self, compare: Callable[[], float]) -> None:
+        before = self._time.trusted
+        try:
+            offset_ms = compare()
+        except (TemporaryError, ClockError) as err:
+            self._failures += 1
+            self._time.trusted &= self._failures < _CLOCK_FAILURES and not isinstance(err, ClockError)
+            said = str(err)
+        else:
+            self._failures = 0
+            self._time.set_offset(offset_ms)
+            self._time.trusted = abs(offset_ms) <= 1_000 * self._config.clock_limit_s
+            said = f"this machine's clock is {abs(offset_ms):.0f} ms {'behind' if offset_ms > 0 else 'ahead'}"
+        if self._time.trusted != before:
+            then = "new positions are allowed again" if self._time.trusted else "nothing new is held"
+            for market in self.markets.values():
+                self._say(market, "clock on" if self._time.trusted else "clock off", f"{said}; {then}")
 
     def _refused(self, event: Refused) -> None:
         symbols = {topic.rpartition(".")[2] for topic in event.topics}
         for (_, symbol), market in self.markets.items():
             if symbol in symbols:
-                market.halted = f"the exchange gives no stream of it ({event.message})"
-                self._say(market, "halted", market.halted)
+                self._halt(market, f"the exchange gives no stream of it ({event.message})")
+
+    def _halt(self, market: MarketSession, why: str) -> None:
+        market.halted = why
+        self._say(market, "halted", f"is stepped no more: {why}")
 
     def _say(self, market: MarketSession, kind: str, said: str) -> None:
         market.note(kind, said)
         self._on_note(f"{market.market}: {said}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaperBroker:
-    """Fills on paper, by the version's own costs and size and the exchange's steps.
-
-    Attributes:
-        rules: (8,) from `session_config.session_rules`.
-    """
-
-    rules: FloatArray
-
-    def open_bar(self, ledger: Ledger, wanted: int, quote: Quote, funding_rate: float) -> Opened:
-        """Pay the funding that is due and trade to the wanted weight."""
-        return open_bar(ledger, wanted, quote, funding_rate, self.rules)
-
-
 @contextmanager
 def open_session(
     link: Link,
-    models: Mapping[Market, ServedModel | None],
+    versions: Mapping[Market, Chosen],
     journal: Journal,
     *,
     mode: Literal["signal", "paper"],
     config: SessionConfig = SessionConfig(),
     timing: StreamTiming = StreamTiming(),
+    choose: Choose | None = None,
     bars: int | None = None,
     stop: threading.Event | None = None,
     on_decision: Callable[[MarketSession, Decision], object] = lambda market, decision: None,
@@ -209,11 +290,12 @@ def open_session(
 
     Args:
         link: The exchange.
-        models: What decides in each market; None holds no position there.
+        versions: What decides in each market, and what watches there.
         journal: Empty, or of this very session.
         mode: signal only says what it would hold.
         config: The rules.
         timing: Of the stream.
+        choose: Says which version decides in each market now; None where that never changes.
         bars: After how many bars it ends; None goes on until `stop`.
         stop: Set by whoever wants it to end.
         on_decision: Is given each decision when it is safe.
@@ -221,36 +303,38 @@ def open_session(
 
     Raises:
         ClockError: This machine's clock is more than 0.5 s away from the exchange's.
+        Rejected: The exchange knows no such market.
         StoreError: The journal is of another session.
     """
     feed = RestFeed(gateway=link.gateway)
-    exchange_time = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
+    exchange_time: ExchangeTime = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
     events: queue.Queue[Event] = queue.Queue(_REPLAY_EVENTS if link.is_replay else QUEUE_EVENTS)
     markets = []
-    for market, model in models.items():
-        recipe = model.recipe if model else Recipe()
+    for market, chosen in versions.items():
         instrument = link.gateway.instrument(market)
-        capital = config.capital / len(models) if config.capital else recipe.backtest.initial_capital
+
+        def account(name: str, model: ServedModel | None, instrument: Instrument = instrument) -> Account:
+            recipe = model.recipe if model else Recipe()
+            capital = config.capital / len(versions) if config.capital else recipe.backtest.initial_capital
+            return Account(name, instrument, open_bar if mode == "paper" else None, Ledger(capital))
+
+        own = account(market.slug, chosen.model)
+        own.decide_by(chosen.model, chosen.why_none)
+        shadows = []
+        for model in chosen.shadows:
+            shadows.append(account(f"{market.slug}@{model.ref.version}", model))
+            shadows[-1].decide_by(model)
         markets.append(
             MarketSession(
-                market,
-                model,
-                why_none="" if model else "there is no version in force",
-                broker=PaperBroker(rules=session_rules(recipe, instrument)) if mode == "paper" else None,
-                instrument=instrument,
-                capital=capital,
-                journal=journal,
-                feed=feed,
-                time=exchange_time,
-                config=config,
-                on_decision=on_decision,
+                market, own, shadows=shadows, instrument=instrument, journal=journal, feed=feed, time=exchange_time,
+                config=config, on_decision=on_decision,
             )
-        )
+        )  # fmt: skip
     journal.agree(
         {
             "mode": mode,
             "source": link.gateway.source,
-            "capital": {one.market.slug: one.ledger.cash for one in markets},
+            "capital": {one.name: one.ledger.cash for market in markets for one in market.accounts},
             "deadline_ms": {one.market.slug: config.deadline_share * one.market.interval_ms for one in markets},
             "instruments": {one.market.slug: asdict(one.instrument) for one in markets},
         }
@@ -259,10 +343,10 @@ def open_session(
         if not one.resume():
             one.warm_up(_past(feed, one, on_note))
     with ExitStack() as stack:
-        categories = sorted({market.category for market in models})
+        categories = sorted({market.category for market in versions})
         for category in categories:
             stream = PublicStream(
-                [market for market in models if market.category == category],
+                [market for market in versions if market.category == category],
                 exchange=link.exchange,
                 url=link.stream_url,
                 events=events,
@@ -271,7 +355,11 @@ def open_session(
                 on_note=on_note,
             )
             stack.enter_context(stream)
-        yield Session(markets, events, journal, streams=len(categories), bars=bars, stop=stop, on_note=on_note)
+        yield Session(
+            markets, events, journal, time=exchange_time, config=config, choose=choose,
+            compare_clocks=None if link.is_replay else partial(clock_offset_ms, link.gateway),
+            streams=len(categories), bars=bars, stop=stop, on_note=on_note,
+        )  # fmt: skip
 
 
 def _past(feed: RestFeed, one: MarketSession, on_note: Callable[[str], object]) -> Candles:
@@ -285,15 +373,20 @@ def _past(feed: RestFeed, one: MarketSession, on_note: Callable[[str], object]) 
 
 
 def _checked_offset(gateway: Gateway) -> float:
-    before_ns = time.time_ns()
-    now_ms = gateway.server_time_ms()
-    offset_ms = now_ms - (before_ns + time.time_ns()) / 2e6
+    offset_ms = clock_offset_ms(gateway)
     if abs(offset_ms) > _CLOCK_MS:
         raise ClockError(
             f"this machine's clock must be within {_CLOCK_MS} ms of the exchange's, was {abs(offset_ms):.0f} ms "
             f"{'behind' if offset_ms > 0 else 'ahead'}; synchronise it (NTP)"
         )
     return offset_ms
+
+
+def clock_offset_ms(gateway: Gateway) -> float:
+    """Return the exchange's clock minus this machine's, milliseconds."""
+    before_ns = time.time_ns()
+    now_ms = gateway.server_time_ms()
+    return now_ms - (before_ns + time.time_ns()) / 2e6
 
 
 def latency(one: MarketSession, journal: Journal) -> dict[str, dict[str, float]]:

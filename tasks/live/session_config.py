@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from annotated_types import Gt, Le
 
@@ -23,27 +23,42 @@ class SessionConfig(Checked):
         deadline_share: Share of the bar after which a decision or its fill is too late: recorded, and not traded.
         confirm_grace_s: How long after a bar's end its confirmation may be missing before REST is asked.
         new_version_s: How often is looked whether another version decides.
+        clock_check_s: How often this machine's clock is compared with the exchange's.
+        clock_limit_s: Beyond this difference, or without an answer three times in a row, nothing new is held.
+        at_end: hold keeps the position when the session is stopped; flat closes it.
     """
 
     capital: PositiveFloat | None = None
     deadline_share: Annotated[float, Gt(0), Le(1)] = 0.1
     confirm_grace_s: NonNegativeFloat = 2.0
     new_version_s: NonNegativeFloat = 60.0
+    clock_check_s: PositiveFloat = 120.0
+    clock_limit_s: PositiveFloat = 1.0
+    at_end: Literal["hold", "flat"] = "hold"
 
 
 class ExchangeTime(Protocol):
-    """What time it was at the exchange when something came in."""
+    """What time it is at the exchange."""
+
+    trusted: bool
+    """Whether it is known well enough to hold anything new."""
 
     def at(self, ts_ms: int, received_ns: int) -> float:
-        """Return UTC milliseconds of the exchange's clock.
+        """Return UTC milliseconds of the exchange's clock when something came in.
 
         Args:
             ts_ms: The exchange's own stamp of what came in.
             received_ns: This machine's monotonic clock when it had come in.
         """
 
+    def now_ms(self) -> float:
+        """Return UTC milliseconds of the exchange's clock now, as far as anybody knows."""
+
     def feed_ms(self, ts_ms: int, received_ns: int) -> float:
-        """Return how long it was under way; NaN where nobody can tell."""
+        """Return how long something was under way; NaN where nobody can tell."""
+
+    def set_offset(self, offset_ms: float) -> None:
+        """Correct this machine's clock from now on."""
 
 
 @dataclass
@@ -52,29 +67,56 @@ class WallTime:
 
     Attributes:
         offset_ms: The exchange's clock minus this machine's.
+        trusted: Whether the two were close to each other when they were last compared.
     """
 
     offset_ms: float = 0.0
+    trusted: bool = True
 
     def at(self, ts_ms: int, received_ns: int) -> float:
         """Return this machine's time at receipt, corrected."""
-        return (time.time_ns() - (time.monotonic_ns() - received_ns)) / 1e6 + self.offset_ms
+        return self.now_ms() - elapsed_ms(received_ns)
+
+    def now_ms(self) -> float:
+        """Return this machine's time, corrected."""
+        return time.time_ns() / 1e6 + self.offset_ms
 
     def feed_ms(self, ts_ms: int, received_ns: int) -> float:
         """Return receipt minus stamp."""
         return self.at(ts_ms, received_ns) - ts_ms
 
+    def set_offset(self, offset_ms: float) -> None:
+        """Correct this machine's clock from now on."""
+        self.offset_ms = offset_ms
 
+
+@dataclass
 class DataTime:
-    """A replay, whose bars close every few milliseconds: no time passes between a stamp and its receipt."""
+    """A replay, whose bars close every few milliseconds: no time passes between a stamp and its receipt.
+
+    Attributes:
+        latest_ms: The latest stamp that came in.
+        trusted: Always: there is but one clock.
+    """
+
+    latest_ms: float = 0.0
+    trusted: bool = True
 
     def at(self, ts_ms: int, received_ns: int) -> float:
         """Return the stamp."""
+        self.latest_ms = max(self.latest_ms, ts_ms)
         return float(ts_ms)
+
+    def now_ms(self) -> float:
+        """Return the latest stamp."""
+        return self.latest_ms
 
     def feed_ms(self, ts_ms: int, received_ns: int) -> float:
         """Return NaN."""
         return float("nan")
+
+    def set_offset(self, offset_ms: float) -> None:
+        """Do nothing: this machine's clock says nothing here."""
 
 
 def elapsed_ms(since_ns: int) -> float:

@@ -23,7 +23,7 @@ from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.live.journal import Journal, JournalReader
 from tasks.live.replay import Replayed, replay
-from tasks.live.session import Session, open_session
+from tasks.live.session import Chosen, Session, open_session
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
@@ -75,16 +75,18 @@ class Rig:
 
     def __init__(self, sandbox: Sandbox, gateway: Gateway, path: Path, model: ServedModel) -> None:
         self.sandbox, self.model, self.path = sandbox, model, path
-        self.link = Link(exchange="sandbox", gateway=gateway, stream_url=sandbox.stream_url, sandbox=sandbox)
+        self.link = Link(
+            exchange="sandbox", gateway=gateway, stream_url=sandbox.stream_url, sandbox=sandbox, is_replay=True
+        )
         self.notes: list[str] = []
 
     @contextmanager
     def session(self, bars: int | None, **options: Any) -> Iterator[Session]:
         """Open a session, resumed if its journal says so."""
-        given: dict[str, Any] = {"mode": "paper", "timing": QUICK, "models": {MARKET: self.model}} | options
+        given: dict[str, Any] = {"mode": "paper", "timing": QUICK, "versions": {MARKET: Chosen(self.model)}} | options
         with Journal(self.path) as journal:
-            models = given.pop("models")
-            with open_session(self.link, models, journal, bars=bars, on_note=self.notes.append, **given) as session:
+            versions = given.pop("versions")
+            with open_session(self.link, versions, journal, bars=bars, on_note=self.notes.append, **given) as session:
                 yield session
 
     def run(self, bars: int, **options: Any) -> Session:

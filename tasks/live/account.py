@@ -1,0 +1,259 @@
+"""One version's decisions in a market and what comes of them: the session's own account, or a shadow's beside it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from storage.schema import Candles, FloatArray, Instrument
+from tasks.champion.serving import ServedModel
+from tasks.exchange.stream_events import BookTop
+from tasks.execution.decision import expected_return
+from tasks.execution.paper import Ledger, Opened, Quote
+from tasks.live.journal import BarOpen, Decision
+from tasks.live.session_config import ExchangeTime, elapsed_ms, session_rules
+from tasks.strategy.live_tick import LiveTick, Tick
+
+RULES = 8
+"""Numbers that `accounting.account_rules` gives."""
+
+_VERBS = {(0, 0): "stay flat", (1, 1): "stay long", (-1, -1): "stay short"}
+
+
+Broker = Callable[[Ledger, int, Quote, float, FloatArray], Opened]
+"""Pays the funding that is due and trades to the wanted weight, as `paper.open_bar` does, the only one there is."""
+
+
+class ClosedBar(NamedTuple):
+    """A bar that has closed, and how it came.
+
+    Attributes:
+        start_ms: Open time.
+        row: start_ms, open, high, low, close, volume, turnover.
+        origin: stream or rest.
+        at_ms: The exchange's clock when it came in.
+        received_ns: This machine's monotonic clock then.
+        feed_ms: How long it was under way; NaN where nobody can tell.
+        is_newest: Whether no later bar has closed, as far as anybody knows.
+    """
+
+    start_ms: int
+    row: tuple[float, ...]
+    origin: str
+    at_ms: float
+    received_ns: int
+    feed_ms: float
+    is_newest: bool
+
+
+class FirstPrice(NamedTuple):
+    """The first price of a bar.
+
+    Attributes:
+        price: USDT.
+        at_ms: The exchange's clock when it came in.
+        received_ns: This machine's monotonic clock then.
+    """
+
+    price: float
+    at_ms: float
+    received_ns: int
+
+
+@dataclass(eq=False)
+class Account:
+    """A version that decides, and a ledger that follows it.
+
+    Attributes:
+        name: In the journal: the market's slug, for a shadow with the version behind it.
+        instrument: The exchange's rules.
+        broker: Who trades; None only says what it would hold.
+        ledger: What it owns.
+        model: What decides; None holds no position.
+        why_none: Why there is no model.
+        rules: (8,) what it trades by: those of the last model that there was; nothing is held before there was one.
+        opened_ms: The last bar whose open is booked; -1 for none.
+        pending: The last decision, which the next open follows.
+        unfilled: The cause where a decision finds no open.
+        traded: Fills.
+        causes: How often something was not traded, by cause.
+    """
+
+    name: str
+    instrument: Instrument
+    broker: Broker | None
+    ledger: Ledger
+    model: ServedModel | None = None
+    why_none: str = ""
+    rules: FloatArray = field(default_factory=lambda: np.zeros(RULES))
+    opened_ms: int = -1
+    pending: Decision | None = None
+    unfilled: str = "stale"
+    traded: int = 0
+    causes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._tick: LiveTick | None = None
+        self._params: FloatArray | None = None
+        self._pending_rules = self.rules  # of who took the last decision
+        self._is_stranded = False
+
+    @property
+    def version(self) -> str:
+        """Name of the version that decides; empty for none."""
+        return self.model.ref.version if self.model else ""
+
+    @property
+    def history_bars(self) -> int:
+        """Bars of the past that make the next one ready."""
+        return self._tick.history_bars if self._tick else 0
+
+    def decide_by(self, model: ServedModel | None, why_none: str = "") -> None:
+        """Let a version decide that has seen no candle yet."""
+        self.model, self.why_none = model, why_none
+        self._tick, self._params = (model.tick(), model.params) if model else (None, None)
+        if model is not None:
+            self.rules = session_rules(model.recipe, self.instrument)
+
+    def resume(self, last: BarOpen | None, pending: Decision | None) -> None:
+        """Go on from what the journal says; another version's decision that found no open is not traded any more."""
+        if last is not None:
+            self.ledger, self.opened_ms = last.opened.ledger, last.start_ms
+        self.pending, self.unfilled, self._pending_rules = pending, "restart", self.rules
+        self._is_stranded = pending is not None and pending.version != self.version
+
+    def warm_up(self, candles: Candles) -> None:
+        """Let the version see the past."""
+        if self._tick is not None:
+            self._tick.warm_up(candles.matrix())
+
+    # --- a bar closes -------------------------------------------------------------------------------------------------
+
+    def decide(self, bar: ClosedBar, unbroken: int, step_ms: int, deadline_ms: float, trusted: bool) -> Decision:
+        """Step a closed bar and decide.
+
+        Args:
+            bar: What has closed.
+            unbroken: Bars without a hole up to this one.
+            step_ms: Length of a bar.
+            deadline_ms: Later than that after the close is too late to trade.
+            trusted: Whether the exchange's time is known.
+        """
+        began_ns = time.monotonic_ns()
+        position, bars_held = self.ledger.weight, self.ledger.bars_held
+        tick = self._tick.step(np.array(bar.row[:6]), position, bars_held) if self._tick is not None else None
+        target = tick.target if tick is not None else 0
+        late_ms = bar.at_ms - (bar.start_ms + step_ms) + elapsed_ms(bar.received_ns)
+        cause, wanted = "", target
+        if not bar.is_newest:
+            cause, wanted = "missed bars", position
+        elif late_ms > deadline_ms:
+            cause, wanted = "deadline", position
+        elif not trusted:
+            cause, wanted = "clock", nothing_new(position, target)
+        if wanted == target:
+            cause = ""
+        self.count(cause)
+        self.unfilled, self._pending_rules, self._is_stranded = "stale", self.rules, False
+        self.pending = Decision(
+            start_ms=bar.start_ms,
+            version=self.version,
+            values=tick.values if tick is not None else np.empty(0),
+            position=position,
+            bars_held=bars_held,
+            target=target,
+            wanted=wanted,
+            cause=cause,
+            reason=self._reason(tick, position, target, unbroken),
+            late_ms=late_ms,
+            feed_ms=bar.feed_ms,
+            queue_us=(began_ns - bar.received_ns) / 1e3,
+            step_us=(time.monotonic_ns() - began_ns) / 1e3,
+        )
+        return self.pending
+
+    def _reason(self, tick: Tick | None, position: int, target: int, unbroken: int) -> str:
+        if tick is None or self._params is None:
+            return self.why_none or "there is no version"
+        p_sell, p_hold, p_buy = tick.values[-3:].tolist()
+        if math.isnan(p_sell + p_hold + p_buy):
+            lacks = self.history_bars + 1 - unbroken
+            return f"warming up: lacks {lacks} bars" if lacks > 0 else "warming up: too few bars with trades"
+        mu = expected_return(p_sell, p_hold, p_buy, tick.vol, self._params)
+        verb = _VERBS.get((position, target)) or ("close" if target == 0 else "go long" if target > 0 else "go short")
+        return f"{verb}: mu {1e4 * mu:+.1f} bp, round trip {2e4 * self._params[1]:.1f} bp"
+
+    # --- a bar opens --------------------------------------------------------------------------------------------------
+
+    def try_open(
+        self,
+        start_ms: int,
+        first: FirstPrice,
+        book: BookTop | None,
+        time: ExchangeTime,
+        deadline_ms: float,
+        rate: float,
+    ) -> BarOpen | None:
+        """Follow the last decision at a bar's open; None while the book is of before the open.
+
+        Args:
+            start_ms: Open time of the bar.
+            first: Its first price.
+            book: Best prices.
+            time: Whose time the deadline is in.
+            deadline_ms: Later than that after the open is too late to trade.
+            rate: Sum of the funding rates due.
+        """
+        if self.pending is None or self.opened_ms >= start_ms:
+            return None
+        _, at_ms, received_ns = first
+        trades = self.pending.wanted != self.ledger.weight
+        if trades and self._is_stranded:
+            return None
+        quote = Quote(first.price)
+        if trades and self.broker is not None:
+            if book is None or book.ts_ms < start_ms:
+                return None  # the book of before the open says nothing about the open
+            quote = Quote(first.price, book.bid, book.ask)
+            at_ms, received_ns = time.at(book.ts_ms, book.received_ns), book.received_ns
+        late_ms = at_ms - start_ms + elapsed_ms(received_ns)
+        cause = "stale" if trades and late_ms > deadline_ms else ""
+        return self._open(start_ms, self.ledger.weight if cause else self.pending.wanted, cause, quote, rate, late_ms)
+
+    def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
+        """Book an open that nobody saw: funding is due, and nothing is traded."""
+        undone = self.pending is not None and self.pending.wanted != self.ledger.weight
+        return self._open(start_ms, self.ledger.weight, self.unfilled if undone else "", Quote(price), rate, math.nan)
+
+    def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
+        """Book the end of a session that is to end flat, amid a bar."""
+        return self._open(at_ms, 0, "stop", quote, 0.0, math.nan)
+
+    def _open(self, start_ms: int, wanted: int, cause: str, quote: Quote, rate: float, late_ms: float) -> BarOpen:
+        if self.broker is None:
+            held = self.ledger.bars_held + 1 if wanted == self.ledger.weight else 1
+            opened = Opened(self.ledger._replace(weight=wanted, bars_held=held), None, 0.0)
+        else:
+            opened = self.broker(self.ledger, wanted, quote, rate, self._pending_rules)
+        self.count(cause)
+        return BarOpen(start_ms, wanted, cause, quote, rate, late_ms, opened)
+
+    def take(self, bar: BarOpen) -> None:
+        """Go on with an open that is in the journal."""
+        self.ledger, self.opened_ms = bar.opened.ledger, bar.start_ms
+        self.traded += bar.opened.fill is not None
+
+    def count(self, cause: str) -> None:
+        """Count a cause; empty is none."""
+        if cause:
+            self.causes[cause] = self.causes.get(cause, 0) + 1
+
+
+def nothing_new(position: int, target: int) -> int:
+    """Return what may be wanted where nothing new may be held: what is held, or flat where the target is elsewhere."""
+    return position if position == target else 0

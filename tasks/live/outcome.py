@@ -1,0 +1,179 @@
+"""What a session came to: its numbers, beside those of a replay of the same bars, and a decision as a line of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import psutil
+
+from storage.schema import CLASSES
+from tasks.execution.decision import expected_return
+from tasks.live.journal import Decision, JournalReader
+from tasks.live.market_session import MarketSession
+from tasks.live.replay import Replayed
+
+DIRECTIONS = {-1: "short", 0: "flat", 1: "long"}
+
+_SUMS = (
+    "bars",
+    "missing",
+    "repeated",
+    "decisions",
+    "fills",
+    "duplicates",
+    "unexplained",
+    "equal_decisions",
+    "equal_fills",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionResult:
+    """What a session came to.
+
+    Attributes:
+        name: Of the session; the same name again goes on with it.
+        mode: signal or paper.
+        journal: Where it is.
+        numbers: As paper.json has them.
+    """
+
+    name: str
+    mode: str
+    journal: str
+    numbers: Mapping[str, Any]
+
+    @property
+    def unexplained(self) -> int:
+        """Differences from the backtest that have no cause."""
+        return int(self.numbers["unexplained"])
+
+    def text(self) -> str:
+        """Return the summary for a terminal."""
+        one = self.numbers
+        causes = ", ".join(f"{n} {cause}" for cause, n in one["causes"].items())
+        lines = [
+            f"session {self.name}: {one['bars']} bars stepped, {one['missing']} missing, {one['repeated']} repeated",
+            *(f"  halted       {line}" for line in one["halted"]),
+            f"  decisions    {one['decisions']}, {one['equal_decisions']} equal to the backtest's",
+            f"  fills        {one['fills']}, {one['equal_fills']} equal to the backtest's, {one['duplicates']} twice",
+            f"  features     within {one['feature_diff']:.1e}, probabilities within {one['probability_diff']:.1e}",
+            f"  explained    {causes or 'nothing to explain'}",
+            f"  unexplained  {one['unexplained']}",
+            f"  equity       {one['equity']:,.2f} USDT, was {one['capital']:,.2f}",
+            *(f"  {name:<11}  p50 {at['p50']:.0f}, p99 {at['p99']:.0f}" for name, at in one["latency"].items()),
+            f"  memory       {one['rss_mb']:.0f} MB",
+            f"  journal      {self.journal}",
+        ]
+        return "\n".join(lines)
+
+
+def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
+    """Return a decision as it is printed: time names the bar by its open, UTC, RFC 3339."""
+    vol, *known = decision.values[-len(CLASSES) - 1 :].tolist() or (np.nan, np.nan)
+    model = session.own.model
+    ready = model is not None and bool(np.isfinite(known).all())
+    mu = expected_return(*known[:3], vol, model.params) if model is not None and ready else None  # type: ignore[call-arg]
+    return {
+        "time": datetime.fromtimestamp(decision.start_ms / 1000, UTC).isoformat().replace("+00:00", "Z"),
+        "market": str(session.market),
+        "version": decision.version or None,
+        "direction": DIRECTIONS[decision.target],
+        "confidence": max(known) if ready else None,
+        "probabilities": dict(zip(CLASSES, known, strict=True)) if ready else None,
+        "expected_return": mu,
+        "target": decision.target,
+        "reason": decision.reason if not decision.cause else f"{decision.reason}; not traded: {decision.cause}",
+    }
+
+
+def market_numbers(
+    one: MarketSession, reader: JournalReader, again: Replayed, shadows: Mapping[str, Replayed]
+) -> dict[str, Any]:
+    """Return what became of one market.
+
+    Args:
+        one: After its session.
+        reader: Its journal.
+        again: What came of replaying its own account.
+        shadows: What came of replaying each shadow's, by version.
+    """
+    fills = [bar.start_ms for bar in reader.opens(one.market.slug) if bar.opened.fill]
+    ledger = one.own.ledger
+    return {
+        "market": str(one.market),
+        "version": str(one.own.model.ref) if one.own.model else None,
+        "halted": one.halted,
+        "bars": again.bars,
+        "missing": again.missing,
+        "repeated": one.counts.repeated,
+        "decisions": again.bars,
+        "fills": again.fills,
+        "duplicates": len(fills) - len(set(fills)),
+        "unexplained": again.unexplained + sum(shadow.unexplained for shadow in shadows.values()),
+        "causes": again.causes,
+        "equal_decisions": again.equal_decisions,
+        "equal_fills": again.equal_fills,
+        "feature_diff": again.feature_diff,
+        "probability_diff": again.probability_diff,
+        "capital": float(reader.facts()["capital"][one.market.slug]),
+        "equity": ledger.equity(one.close) if ledger.quantity else ledger.cash,
+        "shadows": {
+            account.version: {
+                "equity": account.ledger.equity(one.close) if account.ledger.quantity else account.ledger.cash,
+                "fills": shadows[account.version].fills,
+                "unexplained": shadows[account.version].unexplained,
+            }
+            for account in one.accounts[1:]
+        },
+    }
+
+
+def session_numbers(markets: Sequence[tuple[MarketSession, dict[str, Any]]], reader: JournalReader) -> dict[str, Any]:
+    """Return what became of a session: sums, extremes and stages over its markets, and each market's own numbers."""
+    each = [numbers for _, numbers in markets]
+    causes: dict[str, int] = {}
+    for numbers in each:
+        for cause, count in numbers["causes"].items():
+            causes[cause] = causes.get(cause, 0) + count
+    return {
+        **{name: sum(numbers[name] for numbers in each) for name in _SUMS},
+        "causes": causes,
+        "halted": [f"{numbers['market']}: {numbers['halted']}" for numbers in each if numbers["halted"]],
+        "feature_diff": max(numbers["feature_diff"] for numbers in each),
+        "probability_diff": max(numbers["probability_diff"] for numbers in each),
+        "capital": sum(numbers["capital"] for numbers in each),
+        "equity": sum(numbers["equity"] for numbers in each),
+        "latency": _latency([one for one, _ in markets], reader),
+        "rss_mb": float(psutil.Process().memory_info().rss / 1e6),
+        "markets": each,
+    }
+
+
+def _latency(markets: Sequence[MarketSession], reader: JournalReader) -> dict[str, dict[str, float]]:
+    """Return p50 and p99 of each stage of all decisions: queue, step and journal in us, feed in ms."""
+    decisions = [decision for one in markets for decision in reader.decisions(one.market.slug)]
+    streamed = [decision for decision in decisions if np.isfinite(decision.queue_us)]
+    stages = {
+        "feed_ms": [decision.feed_ms for decision in decisions],
+        "queue_us": [decision.queue_us for decision in streamed],
+        "step_us": [decision.step_us for decision in decisions],
+        "journal_us": [took for one in markets for took in one.counts.journal_us],
+    }
+    return {
+        name: {"p50": float(np.percentile(known, 50)), "p99": float(np.percentile(known, 99))}
+        for name, values in stages.items()
+        if (known := [value for value in values if np.isfinite(value)])
+    }
+
+
+def differing(again: Replayed) -> list[str]:
+    """Return the first differences, one line each."""
+    return [
+        f"differs bar={one.start_ms} what={one.what} cause={one.cause or 'unexplained'}: {one.said}"
+        for one in again.differences[:20]
+    ]

@@ -1,0 +1,209 @@
+"""One session from its first bar to its summary: versions chosen, bars stepped, journal replayed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, Literal
+
+from storage.artifacts import ArtifactStore
+from storage.recent import read_recent
+from storage.schema import ConfigError, Instrument, Market, PipelineError, Source, VersionRef
+from storage.settings import Settings
+from storage.snapshots import load_dataset
+from tasks.champion.manifest import read_manifest
+from tasks.champion.serving import load_served
+from tasks.exchange.connection import ExchangeConfig, Link, connect_stream
+from tasks.live.journal import Decision, Journal, JournalReader
+from tasks.live.market_session import MarketSession
+from tasks.live.outcome import SessionResult, differing, market_numbers, session_numbers
+from tasks.live.replay import Predict, Replayed, replay
+from tasks.live.session import Chosen, RestFeed, Session, one_session, open_session
+from tasks.live.session_config import SessionConfig
+from tasks.live.versions import Chooser
+
+Mode = Literal["signal", "paper"]
+
+SANDBOX_BARS = 2_000
+"""Bars of a session on the sandbox where nobody says how many."""
+
+_NAME = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionPlan:
+    """What session is to be held.
+
+    Attributes:
+        exchange: Where candles come from.
+        markets: One or more, each symbol once.
+        mode: signal has no broker; paper fills on paper.
+        version: champion, newest, or a version's name.
+        shadows: How many of the newest other versions watch in each market.
+        bars: After how many bars of each market it ends; None goes on until it is stopped, on the sandbox after 2,000.
+        bar_every_s: Real seconds that a bar of the sandbox takes, at least.
+        config: The session's rules.
+        name: Of the session; empty for a new one.
+    """
+
+    exchange: ExchangeConfig
+    markets: Sequence[Market]
+    mode: Mode
+    version: str = "champion"
+    shadows: int = 0
+    bars: int | None = None
+    bar_every_s: float = 0.005
+    config: SessionConfig = SessionConfig()
+    name: str = ""
+
+    @property
+    def most_bars(self) -> int | None:
+        """After how many bars it ends; None for no end."""
+        return self.bars or (SANDBOX_BARS if self.exchange.exchange == "sandbox" else None)
+
+    def named(self) -> SessionPlan:
+        """Return the same plan with a name.
+
+        Raises:
+            ConfigError: The name can't be one.
+        """
+        (market, *more) = self.markets
+        rest = f"-and-{len(more)}-more" if more else ""
+        name = self.name or f"{self.mode}-{market.slug}{rest}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        if not name.replace("-", "").replace("_", "").isalnum() or len(name) > _NAME:
+            raise ConfigError(f"a session's name must be up to {_NAME} letters, digits, - and _, was {name!r}")
+        return SessionPlan(**(vars(self) | {"name": name}))
+
+
+def run_session(
+    plan: SessionPlan,
+    settings: Settings,
+    predict: Predict,
+    *,
+    on_decision: Callable[[MarketSession, Decision], object] = lambda market, decision: None,
+    on_note: Callable[[str], object] = lambda line: None,
+    on_open: Callable[[Journal], object] = lambda journal: None,
+) -> SessionResult:
+    """Step markets as their bars close, until so many have or somebody stops it; then replay them.
+
+    Args:
+        plan: What session.
+        settings: Home and artifacts.
+        predict: Predicts history, for the replay.
+        on_decision: Is given each decision when it is safe.
+        on_note: Is told what a person would want to know, one line each.
+        on_open: Is given the journal before the first bar.
+
+    Raises:
+        StoreBusyError: Another process has a session of one of the markets.
+        StoreError: The session's journal can't be written, or is of another session.
+        ConfigError: The version is of another source or market, or a candle file ends too early.
+    """
+    plan = plan.named()
+    source, store = plan.exchange.source, ArtifactStore(settings.artifact_url)
+    chooser = Chooser(store=store, source=source, version=plan.version, shadows=plan.shadows)
+    path = settings.prepare_home() / "sessions" / f"{plan.name}.sqlite"
+    with ExitStack() as stack:
+        one_session(settings.home, source, plan.markets, stack)
+        chosen = {market: chooser.begin(market) for market in plan.markets}
+        for market, (model, why_none, shadows) in chosen.items():
+            beside = f", {len(shadows)} beside it" if shadows else ""
+            on_note(f"session of {market}: {model.ref if model else why_none}{beside}")
+        journal = stack.enter_context(Journal(path))
+        begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
+        link = stack.enter_context(connect_stream(plan.exchange, plan.markets, begin_ms, plan.most_bars or 0, on_note))
+        stop = stack.enter_context(stopped_by_signals(on_note))
+        on_open(journal)
+        with open_session(
+            link, chosen, journal, mode=plan.mode, config=plan.config, choose=chooser.again, bars=plan.most_bars,
+            stop=stop, on_decision=on_decision, on_note=on_note,
+        ) as session:  # fmt: skip
+            session.run(lambda: _play(link, plan))
+        numbers = _numbers(session, link, store, journal.reader(), predict, on_note)
+        journal.agree({"summary": numbers})
+    return SessionResult(name=plan.name, mode=plan.mode, journal=str(path), numbers=numbers)
+
+
+def _begins_ms(
+    settings: Settings, store: ArtifactStore, source: Source, market: Market, chosen: Chosen, journal: Journal
+) -> int:
+    """Return where a sandbox's clock stands: after what was stepped, else after the last bar that was stored."""
+    candles, _ = journal.reader().candles(market.slug)
+    if not len(candles):
+        if chosen.model is not None:
+            candles = load_dataset(settings.datasets, read_manifest(store, chosen.model.ref).dataset).candles
+        else:
+            candles = read_recent(settings.recent, source, market)
+    return int(candles.start_ms[-1]) + market.interval_ms if len(candles) else market.floor(time.time_ns() // 1_000_000)
+
+
+def _play(link: Link, plan: SessionPlan) -> None:
+    if link.sandbox is not None:
+        link.sandbox.wait_for_subscribers(*(f"kline.{market.interval}.{market.symbol}" for market in plan.markets))
+        link.sandbox.play(bars=plan.most_bars, bar_every_s=plan.bar_every_s)
+
+
+def _numbers(
+    session: Session,
+    link: Link,
+    store: ArtifactStore,
+    reader: JournalReader,
+    predict: Predict,
+    on_note: Callable[[str], object],
+) -> dict[str, Any]:
+    each = []
+    for one in session.markets.values():
+        slug, versions = one.market.slug, {account.version for account in one.accounts[1:]}
+        again = replayed(link, store, reader, one.market, predict)
+        shadows = {name: replayed(link, store, reader, one.market, predict, f"{slug}@{name}") for name in versions}
+        for line in differing(again):
+            on_note(line)
+        each.append((one, market_numbers(one, reader, again, shadows)))
+    return session_numbers(each, reader)
+
+
+def replayed(
+    link: Link, store: ArtifactStore, reader: JournalReader, market: Market, predict: Predict, account: str = ""
+) -> Replayed:
+    """Replay one account of a session, beside what the exchange says of the same bars today."""
+    account, source = account or market.slug, link.gateway.source
+    models = {
+        version: load_served(store, VersionRef(source=source, name=market.slug, version=version))
+        for version in {decision.version for decision in reader.decisions(account)}
+        if version
+    }
+    candles, _ = reader.candles(market.slug)
+    reference = funding = None
+    with suppress(PipelineError):  # what the exchange does not say any more is not compared
+        if len(candles):
+            first_ms, last_ms = int(candles.start_ms[0]), int(candles.start_ms[-1])
+            reference = RestFeed(gateway=link.gateway).closed_since(market, first_ms).candles
+            funding = link.gateway.funding(market.category, market.symbol, first_ms, last_ms)
+    instrument = Instrument(**reader.facts()["instruments"][market.slug])
+    return replay(reader, market, models, instrument, predict, account=account, reference=reference, funding=funding)
+
+
+@contextmanager
+def stopped_by_signals(on_note: Callable[[str], object]) -> Iterator[threading.Event]:
+    """Give an event that Ctrl-C and SIGTERM set while the block lasts, so that a session ends with its summary."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        on_note("stopping after the present bar ...")
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,74 @@
+"""Which versions a session goes by: the champion, the newest or one by name, and those that watch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from storage.artifacts import ArtifactStore
+from storage.schema import ArtifactError, ConfigError, Market, Source, VersionRef
+from tasks.champion.expiry import ExpiryRule
+from tasks.champion.serving import ServedModel, load_served, served_champion
+from tasks.live.session import Chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chooser:
+    """Says what decides in a market.
+
+    Attributes:
+        store: The versions.
+        source: Where candles come from.
+        version: champion, newest, or a version's name.
+        shadows: How many of the newest other versions watch.
+    """
+
+    store: ArtifactStore
+    source: Source
+    version: str = "champion"
+    shadows: int = 0
+
+    def begin(self, market: Market) -> Chosen:
+        """Return what decides and what watches at a session's start.
+
+        Raises:
+            ConfigError: The version is of another source or market.
+            ArtifactError: The version that was named is unknown or damaged.
+        """
+        ref, why_none = self._named(market)
+        model = load_served(self.store, ref) if ref else None
+        others = [other for other in self.store.versions(self.source, market.slug) if other != ref]
+        watching = others[-self.shadows :] if self.shadows else []
+        return Chosen(model, why_none, [load_served(self.store, other) for other in watching])
+
+    def again(self, market: Market, present: ServedModel | None) -> Chosen:
+        """Return what decides now, given what did; only a champion is ever followed by another."""
+        if self.version != "champion":
+            return Chosen(present)
+        ref, why_none = self._named(market)
+        if ref is None or (present is not None and present.ref == ref):
+            return Chosen(present if ref else None, why_none)
+        return Chosen(load_served(self.store, ref))
+
+    def _named(self, market: Market) -> tuple[VersionRef | None, str]:
+        if self.version == "champion":
+            try:
+                now_ms = time.time_ns() // 1_000_000
+                served = served_champion(self.store, self.source, market.slug, now_ms, ExpiryRule())
+                if served.ref is not None:
+                    self.store.load(served.ref, source=self.source)  # a damaged one holds no position
+            except ArtifactError as err:
+                return None, f"the champion can't be used ({err})"
+            return served.ref, served.reason
+        if self.version == "newest":
+            ref = newest_version(self.store, self.source, market)
+            return ref, "" if ref else f"{market} has no version"
+        ref = VersionRef.parse(self.version)
+        if (ref.source, ref.name) != (self.source, market.slug):
+            raise ConfigError(f"a session of {market} from {self.source} needs a version of both, was {self.version}")
+        return ref, ""
+
+
+def newest_version(store: ArtifactStore, source: Source, market: Market) -> VersionRef | None:
+    """Return the newest stored version of a market, champion or not; None if there is none."""
+    return next(iter(store.versions(source, market.slug)[::-1]), None)
