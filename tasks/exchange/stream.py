@@ -271,6 +271,7 @@ class _Connection(WebSocket):  # type: ignore[misc]
         self.ended = threading.Event()
         self.reason = "the connection ended"
         self._url, self._timing, self._on_text, self._stop = url, timing, on_text, stop
+        self._held: Any = None  # pybit's and its library's own reference is gone as soon as the server has closed
         super().__init__(
             channel_type=category,
             testnet=testnet,
@@ -287,6 +288,7 @@ class _Connection(WebSocket):  # type: ignore[misc]
         websocket.setdefaulttimeout(self._timing.connect_s)  # else a handshake may last for ever; of this library alone
         self.ws = websocket.WebSocketApp(
             url=self.endpoint,
+            on_open=self._hold,
             on_message=lambda ws, text: self._on_text(text),
             on_error=lambda ws, err: self._on_error(err),
             on_pong=lambda ws, *args: self._on_pong(),
@@ -313,7 +315,7 @@ class _Connection(WebSocket):  # type: ignore[misc]
         timer = self.custom_ping_timer
         self._stop_custom_ping_timer()
         self.ws.keep_running = False
-        held: Any = self.ws.sock
+        held: Any = self._held or self.ws.sock
         if held is not None:
             with suppress(websocket.WebSocketException, OSError, AttributeError):
                 held.send_close()
@@ -324,6 +326,9 @@ class _Connection(WebSocket):  # type: ignore[misc]
                 thread.join(_JOIN_S)
         if held is not None:
             held.shutdown()  # its own close() does nothing after send_close()
+
+    def _hold(self, ws: websocket.WebSocketApp) -> None:
+        self._held = ws.sock
 
     def _read(self) -> None:
         try:

@@ -156,7 +156,12 @@ class Journal:
                 )
         with self._committed():
             for name, value in facts.items():
-                self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+                self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+
+    def summarise(self, numbers: dict[str, Any]) -> None:
+        """Note what the session came to, in place of what it had come to before."""
+        with self._committed():
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", ("summary", json.dumps(numbers)))
 
     def takeover(self, market: str, start_ms: int, version: str, rules: FloatArray) -> None:
         """Note which version decides from the bar `start_ms` on, and the (8,) rules that its account trades by."""
@@ -281,6 +286,11 @@ class JournalReader:
     def accounts(self) -> list[str]:
         """Return the names of every account that has decided."""
         return [name for (name,) in self._db.execute("SELECT DISTINCT account FROM decisions ORDER BY account")]
+
+    def decided(self, account: str) -> int:
+        """Return how many decisions an account has taken."""
+        (count,) = self._db.execute("SELECT count(*) FROM decisions WHERE account = ?", (account,)).fetchone()
+        return int(count)
 
     def decisions(self, account: str, last: int | None = None) -> list[Decision]:
         """Return the decisions, oldest first: all, or the `last` ones."""

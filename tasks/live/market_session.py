@@ -61,7 +61,7 @@ class Counts:
     """What a market has seen.
 
     Attributes:
-        stepped: Bars of the session that were stepped.
+        stepped: Bars of the session that were stepped, those of before a restart included.
         missing: Bars that not even REST has.
         repeated: Bars that came again and were dropped.
         journal_us: Of each bar, how long its commit took.
@@ -118,6 +118,7 @@ class MarketSession:
         self._deadline_ms = config.deadline_share * market.interval_ms
         self._unbroken = 0
         self._first: FirstPrice | None = None
+        self._told_ms = math.inf  # the newest bar that the present connection has told of
         self._book: BookTop | None = None
         self._rates: dict[int, float] = {}
         self._last_row: tuple[float, ...] = ()
@@ -150,6 +151,7 @@ class MarketSession:
         for account in self.accounts:
             opens, decisions = reader.opens(account.name, last=1), reader.decisions(account.name, last=1)
             account.resume(opens[0] if opens else None, decisions[0] if decisions else None)
+        self.counts.stepped = reader.decided(slug)
         self.note("resumed", f"with {self.own.ledger}")
         if version != self.own.version:
             self._journal.takeover(slug, self.last_ms + self._step_ms, self.own.version, self.own.rules)
@@ -170,7 +172,7 @@ class MarketSession:
         """Take in one event of this market's stream."""
         at_ms = self._time.at(event.ts_ms, event.received_ns)
         if isinstance(event, ConfirmedBar):
-            row = (float(event.start_ms), *event[3:9])
+            row, self._told_ms = (float(event.start_ms), *event[3:9]), event.start_ms
             feed_ms = self._time.feed_ms(event.ts_ms, event.received_ns)
             self._closed(ClosedBar(event.start_ms, row, "stream", at_ms, event.received_ns, feed_ms, True))
             return
@@ -181,6 +183,7 @@ class MarketSession:
         if isinstance(event, BookTop):
             self._book = event
         elif isinstance(event, FormingBar):
+            self._told_ms = event.start_ms
             self._price(event.start_ms, event.open, at_ms, event.received_ns)
         else:
             self._price(self.market.floor(event.ts_ms), event.price, at_ms, event.received_ns)
@@ -206,6 +209,10 @@ class MarketSession:
             if (status := self._feed.status(self.market)) not in _OPEN_STATUS:
                 raise Rejected(f"the exchange says that it is {status}", 0)
 
+    def reconnected(self) -> None:
+        """Note that the stream begins anew and has told of no bar yet."""
+        self._told_ms = math.inf
+
     def catch_up(self) -> None:
         """Ask REST for every bar that has closed and was not stepped, and step it."""
         self._ask_rest()
@@ -213,6 +220,8 @@ class MarketSession:
     def _ask_rest(self, before_ms: float = math.inf) -> None:
         recent = self._feed.closed_since(self.market, self.last_ms + self._step_ms)
         rows = [row for row in _rows(recent.candles) if row[0] < before_ms]
+        if rows and rows[-1][0] >= self._told_ms:
+            rows.pop()  # while the stream tells of none later it may be forming, whatever the exchange's clock says
         for i, row in enumerate(rows):
             newest = before_ms == math.inf and i == len(rows) - 1
             self._closed(ClosedBar(int(row[0]), row, "rest", recent.now_ms, recent.asked_ns, math.nan, newest))

@@ -128,7 +128,10 @@ def replay(
     decisions, opens = reader.decisions(account), reader.opens(account)
     result = Replayed(bars=len(decisions), fills=sum(bar.opened.fill is not None for bar in opens))
     _compare_candles(candles, reference, result)
-    there = set(candles.start_ms.tolist())
+    there, decided = set(candles.start_ms.tolist()), {one.start_ms for one in decisions}
+    for start_ms, origin in zip(candles.start_ms.tolist(), origins, strict=True):
+        if origin != "warm-up" and start_ms not in decided:
+            result.add(start_ms, "decision", "", "the journal lacks the decision of a candle")
     for one in decisions:
         if one.start_ms not in there:
             result.add(one.start_ms, "candle", "", "the journal lacks the candle of a decision")

@@ -46,7 +46,8 @@ class SessionPlan:
         mode: signal has no broker; paper fills on paper.
         version: champion, newest, or a version's name.
         shadows: How many of the newest other versions watch in each market.
-        bars: After how many bars of each market it ends; None goes on until it is stopped, on the sandbox after 2,000.
+        bars: After how many bars of each market it ends, those of before a restart included; None goes on until it is
+            stopped, on the sandbox after 2,000.
         bar_every_s: Real seconds that a bar of the sandbox takes, at least.
         config: The session's rules.
         name: Of the session; empty for a new one.
@@ -126,7 +127,7 @@ def run_session(
         ) as session:  # fmt: skip
             session.run(lambda: _play(link, plan))
         numbers = _numbers(session, link, store, journal.reader(), predict, on_note)
-        journal.agree({"summary": numbers})
+        journal.summarise(numbers)
     return SessionResult(name=plan.name, mode=plan.mode, journal=str(path), numbers=numbers)
 
 

@@ -34,7 +34,17 @@ from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import plausible
 from tasks.exchange.stream import QUEUE_EVENTS, PublicStream, StreamTiming
-from tasks.exchange.stream_events import Event, Key, Reconnected, Refused
+from tasks.exchange.stream_events import (
+    BookTop,
+    ConfirmedBar,
+    Event,
+    FormingBar,
+    Key,
+    Reconnected,
+    Refused,
+    Ticker,
+    Trade,
+)
 from tasks.execution.paper import Ledger, open_bar
 from tasks.live.account import Account
 from tasks.live.journal import Decision, Journal
@@ -125,6 +135,10 @@ class Session:
         bars: After how many stepped bars a market is done; None goes on until `stop`.
         stop: Set by whoever wants the session to end.
         on_note: Is told what a person would want to know, one line each.
+
+    Attributes:
+        retry_s: Seconds between two questions for what REST did not give.
+        look_every_s: Seconds between two looks at overdue bars, versions and clocks.
     """
 
     def __init__(
@@ -150,7 +164,8 @@ class Session:
         self._choose, self._compare_clocks = choose, compare_clocks
         self._bars, self._awaited = bars, streams
         self._stop = stop or threading.Event()
-        self._on_note = on_note
+        self.on_note = on_note
+        self.retry_s, self.look_every_s = _RETRY_S, _LOOK_S
         self._behind: set[Key] = set()  # markets of which REST must be asked again
         self._asked_s = self._looked_s = 0.0
         self._chose_s = self._compared_s = monotonic()
@@ -166,10 +181,12 @@ class Session:
         self._catch_up()
         while not self._over():
             try:
-                event = self._events.get(timeout=_LOOK_S)
+                event = self._events.get(timeout=self.look_every_s)
             except queue.Empty:
                 event = None
             if isinstance(event, Reconnected):
+                for market in self.markets.values():
+                    market.reconnected()
                 self._behind |= set(self.markets)
                 self._asked_s = 0.0
                 self._catch_up()
@@ -178,15 +195,19 @@ class Session:
                     on_ready()
             elif isinstance(event, Refused):
                 self._refused(event)
-            elif event is not None and (market := self.markets.get(event.key)) is not None and self._goes_on(market):
-                self._guard(market, partial(market.on_event, event))
+            elif event is not None and event.key in self.markets:
+                self._take(self.markets[event.key], event)
             if self._behind:
                 self._catch_up()
-            if monotonic() - self._looked_s > _LOOK_S:
+            if monotonic() - self._looked_s > self.look_every_s:
                 self._look()
         if self._config.at_end == "flat":
             for market in self.markets.values():
                 self._guard(market, market.close_out)
+
+    def _take(self, market: MarketSession, event: ConfirmedBar | FormingBar | BookTop | Trade | Ticker) -> None:
+        if self._goes_on(market):
+            self._guard(market, partial(market.on_event, event))
 
     def _goes_on(self, market: MarketSession) -> bool:
         return not market.halted and (self._bars is None or market.counts.stepped < self._bars)
@@ -199,7 +220,7 @@ class Session:
         try:
             do()
             return True
-        except TemporaryError as err:
+        except (TemporaryError, ClockError) as err:
             self._say(market, "rest", str(err))
             self._behind.add((market.market.category, market.market.symbol))
         except StoreError:
@@ -210,7 +231,7 @@ class Session:
 
     def _catch_up(self) -> None:
         """Ask REST for what was missed; what can't be had is asked for again a little later."""
-        if not self._behind or monotonic() - self._asked_s < _RETRY_S:
+        if not self._behind or monotonic() - self._asked_s < self.retry_s:
             return
         self._asked_s = monotonic()
         for key in sorted(self._behind):
@@ -268,7 +289,7 @@ class Session:
 
     def _say(self, market: MarketSession, kind: str, said: str) -> None:
         market.note(kind, said)
-        self._on_note(f"{market.market}: {said}")
+        self.on_note(f"{market.market}: {said}")
 
 
 @contextmanager

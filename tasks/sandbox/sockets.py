@@ -70,6 +70,7 @@ class Connection:
         self._owes = False
         self._mute = False
         self._deaf = False
+        self._ended = False
         self._later: dict[str, list[str]] = {}
         self._pushed_at: dict[str, float] = {}
 
@@ -94,6 +95,7 @@ class Connection:
         except ConnectionError:
             pass  # the client is gone
         finally:
+            self._ended = True
             sender.cancel()
             if self._deaf:
                 self._hub.miss(self, self._hub.clock.now_ms())
@@ -135,7 +137,7 @@ class Connection:
 
         A ping frame goes after the last message: a client answers it when it has handled what came before.
         """
-        if not self._owes or self._mute:
+        if not self._owes or self._mute or self._ended:
             return
         self._owes = False
         name = f"{next(self._ping_names)}".encode()

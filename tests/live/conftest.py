@@ -95,10 +95,10 @@ class Rig:
             session.run(lambda: self.play(bars))
         return session
 
-    def play(self, bars: int) -> Future[int]:
+    def play(self, bars: int, bar_every_s: float = 0.0) -> Future[int]:
         """Let so many bars close once the session listens."""
         self.sandbox.wait_for_subscribers(f"kline.{MARKET.interval}.{MARKET.symbol}", timeout_s=WAIT_S)
-        return self.sandbox.play(bars=bars, bar_every_s=0)
+        return self.sandbox.play(bars=bars, bar_every_s=bar_every_s)
 
     def replayed(self, **options: Any) -> Replayed:
         """Compute the session again from its journal."""
@@ -110,9 +110,9 @@ class Rig:
         return JournalReader.of(self.path)
 
 
-@pytest.fixture
-def open_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    """Return an opener of rigs; everything ends with the test, and leaves no thread."""
+@contextmanager
+def rigs(folder: Path) -> Iterator[Callable[..., Rig]]:
+    """Give an opener of rigs; everything ends with the block, and leaves no thread."""
     before = set(threading.enumerate())
     with ExitStack() as stack:
 
@@ -125,7 +125,21 @@ def open_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
             } | options
             sandbox = stack.enter_context(Sandbox(given.pop("candles", CANDLES), **given))
             gateway = stack.enter_context(Gateway("sandbox", source=SOURCE, url=sandbox.url, requests_per_s=1e6))
-            return Rig(sandbox, gateway, tmp_path / f"{name}.sqlite", model or make_model())
+            return Rig(sandbox, gateway, folder / f"{name}.sqlite", model or make_model())
 
         yield start
     assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture
+def open_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    """Return an opener of rigs that lasts for a test."""
+    with rigs(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Rig]]:
+    """Return an opener of rigs that lasts for a module."""
+    with rigs(tmp_path_factory.mktemp("rigs")) as start:
+        yield start

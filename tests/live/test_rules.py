@@ -1,0 +1,459 @@
+"""What a session does on bad days: clocks, champions that change, markets that end, holes, stops, several markets."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from storage.schema import Candles, ClockError, Instrument, Market, StoreBusyError, StoreError, TemporaryError
+from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Trade
+from tasks.execution.paper import Ledger, open_bar
+from tasks.live.account import Account, nothing_new
+from tasks.live.journal import Journal, JournalReader
+from tasks.live.market_session import MarketSession, Recent
+from tasks.live.replay import replay
+from tasks.live.session import Chosen, Session, one_session
+from tasks.live.session_config import DataTime, SessionConfig, WallTime
+from tasks.sandbox.listing import Listing
+from tests.live.conftest import CANDLES, FIRST, MARKET, SOURCE, START_MS, STEP_MS, Rig, make_model, predict
+
+OPEN = Callable[..., Rig]
+INSTRUMENT = Instrument(
+    symbol=MARKET.symbol, category="linear", status="Trading", launch_ms=0, tick_size="0.01", qty_step="0.001",
+    min_qty="0.001", min_notional="5", funding_interval_min=480,
+)  # fmt: skip
+KEY = (MARKET.category, MARKET.symbol)
+PAST = CANDLES[:FIRST]
+
+
+class Rest:
+    """REST in memory: what it has, and what it was asked.
+
+    Attributes:
+        candles: Closed candles.
+        asked: How often candles were asked for.
+        down: Whether every question fails.
+        state: The market's status.
+    """
+
+    def __init__(self, candles: Candles = PAST) -> None:
+        self.candles, self.asked, self.down, self.state = candles, 0, False, "Trading"
+
+    def closed_since(self, market: Market, first_ms: int) -> Recent:
+        self.asked += 1
+        if self.down:
+            raise TemporaryError("REST is down")
+        last_ms = int(self.candles.start_ms[-1]) + STEP_MS
+        return Recent(self.candles[self.candles.start_ms >= first_ms], last_ms, time.monotonic_ns())
+
+    def funding(self, market: Market, first_ms: int, last_ms: int) -> list[tuple[int, float]]:
+        return []
+
+    def status(self, market: Market) -> str:
+        return self.state
+
+
+class Desk:
+    """A market's session whose events a test makes itself, bar by bar."""
+
+    def __init__(self, journal: Journal, rest: Rest, **options: Any) -> None:
+        self.rest, self.time = rest, options.pop("time", DataTime())
+        self.own = Account(MARKET.slug, INSTRUMENT, open_bar, Ledger(10_000.0))
+        self.own.decide_by(options.pop("model", make_model()))
+        self.market = MarketSession(
+            MARKET, self.own, instrument=INSTRUMENT, journal=journal, feed=rest, time=self.time,
+            config=options.pop("config", SessionConfig()), **options,
+        )  # fmt: skip
+        self.events: queue.Queue[Any] = queue.Queue()
+        journal.agree(
+            {"capital": {MARKET.slug: 10_000.0}, "deadline_ms": {MARKET.slug: 0.1 * STEP_MS}, "mode": "paper"}
+        )
+        self.market.warm_up(PAST)
+
+    def close(self, bar: int, late_ms: float = 0.0) -> None:
+        """Confirm a bar of the session, counted from 0."""
+        row = CANDLES.matrix()[FIRST + bar]
+        ts_ms = int(row[0]) + STEP_MS + int(late_ms)
+        self.market.on_event(ConfirmedBar(KEY, "5", int(row[0]), *row[1:6].tolist(), 0.0, ts_ms, time.monotonic_ns()))
+
+    def open(self, bar: int, late_ms: float = 0.0) -> None:
+        """Let a bar begin: its first price and the book around it."""
+        price, start_ms = float(CANDLES.open[FIRST + bar]), START_MS + bar * STEP_MS
+        ts_ms = start_ms + int(late_ms)
+        self.market.on_event(
+            FormingBar(KEY, "5", start_ms, price, price, price, price, 0.0, 0.0, ts_ms, time.monotonic_ns())
+        )
+        self.book(price, ts_ms)
+
+    def book(self, price: float, ts_ms: int) -> None:
+        self.market.on_event(BookTop(KEY, price - 0.005, 9e9, price + 0.005, 9e9, ts_ms, time.monotonic_ns()))
+
+    def step(self, bars: int, first: int = 0) -> None:
+        """Open and close so many bars."""
+        for bar in range(first, first + bars):
+            self.open(bar)
+            self.close(bar)
+
+
+@pytest.fixture
+def desk(tmp_path: Any) -> Any:
+    opened: list[Journal] = []
+
+    def sit(rest: Rest | None = None, **options: Any) -> Desk:
+        opened.append(Journal(tmp_path / f"{len(opened)}.sqlite"))
+        return Desk(opened[-1], rest or Rest(), **options)
+
+    yield sit
+    for journal in opened:
+        journal.close()
+
+
+def decisions_of(desk: Desk) -> Any:
+    return desk.market._journal.reader().decisions(MARKET.slug)
+
+
+def unexplained(desk: Desk) -> Any:
+    model = desk.own.model or make_model()
+    reader = desk.market._journal.reader()
+    return replay(reader, MARKET, {model.ref.version: model}, INSTRUMENT, predict, funding=[])
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("position", "target", "allowed"),
+    [(0, 1, 0), (0, -1, 0), (0, 0, 0), (1, 1, 1), (1, 0, 0), (1, -1, 0), (-1, -1, -1), (-1, 1, 0)],
+)
+def test_nothing_new_is_what_is_held_or_flat(position: int, target: int, allowed: int) -> None:
+    assert nothing_new(position, target) == allowed
+
+
+def test_clock_that_is_off_opens_nothing_and_closes_what_the_rule_closes(desk: Any) -> None:
+    here = desk()
+    here.step(20)
+    here.time.trusted = False
+    here.market.note("clock off", "1.2 s")
+    here.step(40, first=20)
+    held = [(one.position, one.target, one.wanted, one.cause) for one in decisions_of(here)[20:]]
+    assert all(wanted == nothing_new(position, target) for position, target, wanted, _ in held)
+    assert any(cause == "clock" for *_, cause in held)
+    assert here.own.ledger.weight == 0
+    assert unexplained(here).unexplained == 0
+
+
+class Offsets:
+    """The exchange's clock against this machine's, as it is told at each comparison."""
+
+    def __init__(self, *told: float | Exception) -> None:
+        self.told = list(told)
+
+    def __call__(self) -> float:
+        one = self.told.pop(0) if len(self.told) > 1 else self.told[0]
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+
+@pytest.mark.parametrize(
+    ("told", "trusted"),
+    [
+        ((400.0,), True),
+        ((-999.0,), True),
+        ((1_001.0,), False),
+        ((-1_001.0,), False),
+        ((5_000.0, 10.0), True),
+        ((TemporaryError("down"),) * 2 + (3.0,), True),
+        ((TemporaryError("down"),), False),
+        ((ClockError("an hour"),), False),
+    ],
+)
+def test_clock_is_trusted_while_it_is_close_to_the_exchange_s(desk: Any, told: Any, trusted: bool) -> None:
+    time_there = WallTime()
+    here = desk(time=time_there)
+    stop, offsets = threading.Event(), Offsets(*told)
+
+    def compare() -> float:
+        if len(offsets.told) == 1:
+            compared.append(None)
+            if len(compared) == 3:
+                stop.set()
+        return offsets()
+
+    compared: list[None] = []
+    config = SessionConfig(clock_check_s=1e-6)
+    session = Session(
+        [here.market], here.events, here.market._journal, time=time_there, config=config,
+        compare_clocks=compare, stop=stop,
+    )  # fmt: skip
+    session.look_every_s = 0.001
+    session.run()
+    assert time_there.trusted is trusted
+
+
+# --- late and lost ----------------------------------------------------------------------------------------------------
+
+
+def test_decision_after_its_deadline_is_recorded_and_not_traded(desk: Any) -> None:
+    here = desk()
+    for bar in range(40):
+        here.open(bar)
+        here.close(bar, late_ms=0.11 * STEP_MS)
+    causes = {one.cause for one in decisions_of(here) if one.target != one.position}
+    assert causes == {"deadline"}
+    assert (here.own.traded, here.own.ledger.weight) == (0, 0)
+    assert unexplained(here).unexplained == 0
+
+
+def test_open_that_is_seen_too_late_is_not_traded(desk: Any) -> None:
+    here = desk()
+    for bar in range(40):
+        here.open(bar, late_ms=0.11 * STEP_MS)
+        here.close(bar)
+    assert (here.own.traded, here.own.causes.keys()) == (0, {"stale"})
+    assert unexplained(here).unexplained == 0
+
+
+def test_book_of_before_the_open_fills_nothing(desk: Any) -> None:
+    here = desk()
+    here.step(30)
+    traded = here.own.traded
+    assert traded >= 1
+    bar = 30
+    while decisions_of(here)[-1].wanted == here.own.ledger.weight:
+        here.open(bar)
+        here.close(bar)
+        bar += 1
+    traded, start_ms = here.own.traded, START_MS + bar * STEP_MS
+    price = float(CANDLES.open[FIRST + bar])
+    here.book(price, start_ms - 1)
+    here.market.on_event(Trade(KEY, price, 1.0, start_ms + 5, time.monotonic_ns()))
+    assert here.own.traded == traded
+    here.book(price, start_ms + 6)
+    assert here.own.traded == traded + 1
+
+
+def test_hole_that_rest_fills_restarts_no_feature(desk: Any) -> None:
+    here, whole = desk(Rest(CANDLES[: FIRST + 13])), desk()
+    here.step(10)
+    here.step(20, first=13)
+    whole.step(33)
+    assert here.market.counts.missing == 0
+    for one, other in zip(decisions_of(here), decisions_of(whole), strict=True):
+        np.testing.assert_allclose(one.values, other.values, rtol=0, atol=1e-9)
+    assert unexplained(here).unexplained == 0
+
+
+def test_hole_that_rest_can_t_fill_restarts_the_features_and_holds_no_position(desk: Any) -> None:
+    here = desk()
+    here.step(30)
+    here.step(20, first=33)
+    after = decisions_of(here)[30:]
+    assert here.market.counts.missing == 3
+    assert all(one.target == 0 and one.reason.startswith("warming up: lacks") for one in after)
+    assert here.own.ledger.weight == 0
+    lacks = [int(one.reason.split()[3]) for one in after]
+    assert lacks == list(range(here.market.history_bars, here.market.history_bars - 20, -1))
+    again = unexplained(here)
+    assert (again.unexplained, again.missing) == (0, 3)
+
+
+def test_overdue_bar_is_asked_for_with_growing_pauses(desk: Any) -> None:
+    here = desk()
+    here.step(5)
+    asked, last_ms = here.rest.asked, here.market.last_ms
+    due_ms = last_ms + 2 * STEP_MS + 2_000
+    for ms in range(0, 120_000, 100):  # two minutes of events, ten a second
+        here.book(83.0, due_ms + 1 + ms)
+    assert here.rest.asked - asked == 7  # after 0, 1, 3, 7, 15, 31 and 63 s
+
+
+def test_overdue_bar_is_found_without_any_event(desk: Any) -> None:
+    here = desk(Rest(CANDLES[: FIRST + 6]))
+    here.step(5)
+    here.market.look(here.market.last_ms + 2 * STEP_MS + 2_001)
+    assert here.market.counts.stepped == 5  # the stream told of that bar as none that has closed
+    here.market.reconnected()
+    here.market.look(here.market.last_ms + 2 * STEP_MS + 10_000)
+    assert here.market.counts.stepped == 6
+
+
+# --- markets that end -------------------------------------------------------------------------------------------------
+
+
+def test_market_that_is_closed_stops_alone(open_rig: OPEN) -> None:
+    other = Market(symbol="OTHERUSDT")
+    short = Listing(candles=CANDLES[: FIRST + 20], market=other)
+    rig = open_rig(more=[short])
+    versions = {MARKET: Chosen(rig.model), other: Chosen(make_model(market=other))}
+    with rig.session(60, versions=versions) as session:
+        (here,) = (one for one in session.markets.values() if one.market == other)
+
+        def close() -> None:
+            short.rules = replace(short.rules, status="Closed")
+            rig.play(60)
+
+        session.run(close)
+    assert here.halted == "the exchange says that it is Closed"
+    assert here.counts.stepped == 20
+    assert session.markets[KEY].counts.stepped == 60
+    with rig.reader() as reader:
+        assert [(slug, kind) for _, slug, kind, _ in reader.notes("halted")] == [(other.slug, "halted")]
+
+
+def test_rest_that_is_down_is_asked_again_and_loses_nothing(desk: Any) -> None:
+    here = desk(Rest(CANDLES))
+    session = Session(
+        [here.market], here.events, here.market._journal, time=here.time, config=SessionConfig(), bars=12,
+    )  # fmt: skip
+    session.retry_s = 0.0
+    here.step(5)
+    here.rest.down = True
+    rows = [(FIRST + bar, CANDLES.matrix()[FIRST + bar]) for bar in (8, 9)]
+    for _, row in rows:
+        here.events.put(
+            ConfirmedBar(KEY, "5", int(row[0]), *row[1:6].tolist(), 0.0, int(row[0]) + STEP_MS, time.monotonic_ns())
+        )
+    told: list[str] = []
+    session.on_note = lambda line: (told.append(line), setattr(here.rest, "down", len(told) < 3))
+    session.run()
+    assert here.market.counts.stepped >= 12
+    assert here.market.counts.missing == 0
+    assert told[:3] == [f"{MARKET}: REST is down"] * 3
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+def test_next_version_takes_over_at_a_bar_with_the_position(desk: Any) -> None:
+    first, second = make_model(5), make_model(6)
+    here = desk(model=first)
+    here.step(30)
+    before = here.own.ledger
+    here.market.take_over(second)
+    assert here.own.ledger == before
+    here.step(30, first=30)
+    found = decisions_of(here)
+    assert [one.version for one in found] == [first.ref.version] * 30 + [second.ref.version] * 30
+    held = found[29].bars_held + 1 if found[29].wanted == found[29].position else 1
+    assert (found[30].position, found[30].bars_held) == (found[29].wanted, held)
+    reader = here.market._journal.reader()
+    models = {model.ref.version: model for model in (first, second)}
+    again = replay(reader, MARKET, models, INSTRUMENT, predict, funding=[])
+    assert (again.unexplained, again.bars) == (0, 60)
+
+
+def test_champion_that_is_taken_away_ends_flat_at_the_next_open(desk: Any) -> None:
+    here = desk()
+    bar = 0
+    while here.own.ledger.weight == 0 or bar < 20:
+        here.step(1, first=bar)
+        bar += 1
+    here.market.take_over(None, "the champion is flat")
+    here.step(2, first=bar)
+    assert here.own.ledger.weight == 0
+    last = decisions_of(here)[-1]
+    assert (last.version, last.target, last.reason) == ("", 0, "the champion is flat")
+    assert unexplained_by(here, make_model()).unexplained == 0
+
+
+def unexplained_by(desk: Desk, model: Any) -> Any:
+    reader = desk.market._journal.reader()
+    return replay(reader, MARKET, {model.ref.version: model}, INSTRUMENT, predict, funding=[])
+
+
+@pytest.mark.promise(16)
+def test_shadow_equals_a_session_of_its_own(open_rig: OPEN) -> None:
+    rig, alone = open_rig(), open_rig(model=make_model(6), name="alone")
+    shadows = [make_model(seed) for seed in (6, 7)]
+    rig.run(80, versions={MARKET: Chosen(rig.model, shadows=shadows)})
+    alone.run(80)
+    name = f"{MARKET.slug}@{shadows[0].ref.version}"
+    with rig.reader() as beside, alone.reader() as by_itself:
+        assert beside.accounts() == sorted([MARKET.slug, *(f"{MARKET.slug}@{one.ref.version}" for one in shadows)])
+        fills = [bar.opened for bar in beside.opens(name)]
+        assert fills == [bar.opened for bar in by_itself.opens(MARKET.slug)]
+        assert sum(bar.fill is not None for bar in fills) >= 5
+        for one, other in zip(beside.decisions(name), by_itself.decisions(MARKET.slug), strict=True):
+            np.testing.assert_array_equal(one.values, other.values)
+            assert (one.target, one.wanted, one.position) == (other.target, other.wanted, other.position)
+    for model in (rig.model, *shadows):
+        account = "" if model is rig.model else f"{MARKET.slug}@{model.ref.version}"
+        again = rig.replayed(models={model.ref.version: model}, account=account, reference=CANDLES, funding=[])
+        assert (again.unexplained, again.equal_decisions) == (0, 80)
+
+
+@pytest.mark.promise(16)
+def test_markets_of_one_session_decide_as_each_alone_and_share_the_capital(open_rig: OPEN) -> None:
+    other = Market(symbol="OTHERUSDT")
+    rig = open_rig(more=[Listing(candles=CANDLES, market=other)])
+    versions = {MARKET: Chosen(rig.model), other: Chosen(make_model(6, market=other))}
+    rig.run(80, versions=versions, config=SessionConfig(capital=30_000.0))
+    with rig.reader() as reader:
+        assert reader.facts()["capital"] == {MARKET.slug: 15_000.0, other.slug: 15_000.0}
+        assert reader.markets() == sorted([MARKET.slug, other.slug])
+    again = rig.replayed(reference=CANDLES, funding=[])
+    assert (again.unexplained, again.equal_decisions, again.missing) == (0, 80, 0)
+    assert again.fills == again.equal_fills >= 5
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_end", ["flat", "hold"])
+def test_session_ends_flat_or_held_as_its_rules_say(open_rig: OPEN, at_end: Any) -> None:
+    rig, stop = open_rig(), threading.Event()
+
+    def stop_when_held(market: MarketSession, decision: Any) -> None:
+        if decision.start_ms >= START_MS + 20 * STEP_MS and decision.position and decision.wanted == decision.position:
+            stop.set()
+
+    rules = SessionConfig(at_end=at_end)
+    with rig.session(None, config=rules, stop=stop, on_decision=stop_when_held) as session:
+        session.run(lambda: rig.play(300))
+    (one,) = session.markets.values()
+    assert (one.own.ledger.weight == 0) is (at_end == "flat")
+    assert one.counts.stepped < 300
+    again = rig.replayed(reference=CANDLES, funding=[])
+    assert again.unexplained == 0
+    assert ("stop" in again.causes) is (at_end == "flat")
+
+
+def test_second_session_of_a_market_names_the_first(tmp_path: Any) -> None:
+    with ExitStack() as first, ExitStack() as second:
+        one_session(tmp_path, SOURCE, (MARKET,), first)
+        with pytest.raises(StoreBusyError, match=f"a session of {MARKET}"):
+            one_session(tmp_path, SOURCE, (Market(symbol="OTHERUSDT"), MARKET), second)
+
+
+def test_journal_of_another_session_is_refused(open_rig: OPEN) -> None:
+    rig = open_rig()
+    rig.run(3)
+    with pytest.raises(StoreError, match="start another session"), rig.session(5, mode="signal"):
+        pass
+
+
+def test_home_that_can_t_be_written_is_said(tmp_path: Any) -> None:
+    folder = tmp_path / "file"
+    folder.write_text("no folder")
+    with pytest.raises(StoreError, match="free space or set DSC_HOME"):
+        Journal(folder / "sessions" / "one.sqlite")
+
+
+def test_reader_sees_a_session_while_it_runs(open_rig: OPEN) -> None:
+    rig, seen = open_rig(), []
+
+    def look(market: Any, decision: Any) -> None:
+        with JournalReader.of(rig.path) as reader:
+            seen.append(reader.decisions(MARKET.slug, last=1)[0].start_ms == decision.start_ms)
+
+    rig.run(20, on_decision=look)
+    assert seen == [True] * 20
