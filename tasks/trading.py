@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -20,7 +21,7 @@ from tasks.live.run import SessionPlan, run_session
 from tasks.live.versions import newest_version
 from tasks.network.dsc import load_model
 from tasks.network.inference import predict_series
-from tasks.runs.display import advance
+from tasks.runs.display import advance, say
 
 
 @task(cache_policy=NO_CACHE, task_run_name="{plan.mode} session")
@@ -39,7 +40,11 @@ def hold_session(plan: SessionPlan) -> SessionResult:
         elif plan.most_bars:
             advance(session.counts.stepped / plan.most_bars, f"{session.own.traded} fills")
 
-    result = run_session(plan, settings, _predict, on_decision=tell, on_note=get_run_logger().info)
+    def tell_stop() -> None:
+        line = "stopping after the present bar ..."
+        print(line, file=sys.stderr) if plan.mode == "signal" else say(line)
+
+    result = run_session(plan, settings, _predict, on_decision=tell, on_note=get_run_logger().info, on_stop=tell_stop)
     if plan.mode == "paper":
         (settings.home / "paper.json").write_text(json.dumps(result.numbers, indent=1) + "\n")
     return result

@@ -14,7 +14,7 @@ from storage.schema import Candles, FloatArray, Instrument
 from tasks.champion.serving import ServedModel
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.decision import expected_return
-from tasks.execution.paper import Ledger, Opened, Quote
+from tasks.execution.paper import Ledger, Opened, Quote, open_bar
 from tasks.live.journal import BarOpen, Decision
 from tasks.live.session_config import ExchangeTime, elapsed_ms, session_rules
 from tasks.strategy.live_tick import LiveTick, Tick
@@ -26,7 +26,17 @@ _VERBS = {(0, 0): "stay flat", (1, 1): "stay long", (-1, -1): "stay short"}
 
 
 Broker = Callable[[Ledger, int, Quote, float, FloatArray], Opened]
-"""Pays the funding that is due and trades to the wanted weight, as `paper.open_bar` does, the only one there is."""
+"""Pays the funding that is due and trades to the wanted weight, as `paper.open_bar` does."""
+
+
+def watch(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rules: FloatArray) -> Opened:
+    """Trade nothing and note what would be held: the broker of a session that only gives signals."""
+    held = ledger.bars_held + 1 if wanted == ledger.weight else 1
+    return Opened(ledger._replace(weight=wanted, bars_held=held), None, 0.0)
+
+
+BROKERS: dict[str, Broker] = {"signal": watch, "paper": open_bar}
+"""By the session's mode."""
 
 
 class ClosedBar(NamedTuple):
@@ -72,7 +82,7 @@ class Account:
     Attributes:
         name: In the journal: the market's slug, for a shadow with the version behind it.
         instrument: The exchange's rules.
-        broker: Who trades; None only says what it would hold.
+        broker: Who trades.
         ledger: What it owns.
         model: What decides; None holds no position.
         why_none: Why there is no model.
@@ -86,7 +96,7 @@ class Account:
 
     name: str
     instrument: Instrument
-    broker: Broker | None
+    broker: Broker
     ledger: Ledger
     model: ServedModel | None = None
     why_none: str = ""
@@ -216,7 +226,7 @@ class Account:
         if trades and self._is_stranded:
             return None
         quote = Quote(first.price)
-        if trades and self.broker is not None:
+        if trades:
             if book is None or book.ts_ms < start_ms:
                 return None  # the book of before the open says nothing about the open
             quote = Quote(first.price, book.bid, book.ask)
@@ -235,11 +245,7 @@ class Account:
         return self._open(at_ms, 0, "stop", quote, 0.0, math.nan)
 
     def _open(self, start_ms: int, wanted: int, cause: str, quote: Quote, rate: float, late_ms: float) -> BarOpen:
-        if self.broker is None:
-            held = self.ledger.bars_held + 1 if wanted == self.ledger.weight else 1
-            opened = Opened(self.ledger._replace(weight=wanted, bars_held=held), None, 0.0)
-        else:
-            opened = self.broker(self.ledger, wanted, quote, rate, self._pending_rules)
+        opened = self.broker(self.ledger, wanted, quote, rate, self._pending_rules)
         self.count(cause)
         return BarOpen(start_ms, wanted, cause, quote, rate, late_ms, opened)
 

@@ -22,8 +22,8 @@ from tasks.champion.serving import ServedModel
 from tasks.execution.accounting import Bars, Steps, funding_by_bar, price_of
 from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
-from tasks.execution.paper import Ledger, Opened, Quote, open_bar
-from tasks.live.account import RULES, nothing_new
+from tasks.execution.paper import Ledger, Opened, Quote
+from tasks.live.account import BROKERS, RULES, Broker, nothing_new
 from tasks.live.journal import BarOpen, Decision, JournalReader
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
@@ -143,6 +143,7 @@ def replay(
             origins=dict(zip(candles.start_ms.tolist(), origins, strict=True)),
             decisions=decisions,
             opens=opens,
+            broker=BROKERS[facts["mode"]],
             notes=[(at_ms, kind) for at_ms, slug, kind, _ in reader.notes() if slug == market.slug],
             rates=_rates(candles, market, opens, funding),
             capital=float(facts["capital"][account]),
@@ -165,6 +166,7 @@ class _Told:
     decisions: list[Decision]
     opens: list[BarOpen]
     notes: list[tuple[int, str]]
+    broker: Broker
     rates: dict[int, float]
     capital: float
     deadline_ms: float
@@ -243,7 +245,7 @@ def _open_again(
 ) -> None:
     """Say what the journal has otherwise than the core at an open."""
     rules = batch.rules[before.start_ms] if before is not None else np.zeros(RULES)
-    met = open_bar(ledger, bar.wanted, bar.quote, bar.rate, rules)
+    met = told.broker(ledger, bar.wanted, bar.quote, bar.rate, rules)
     if told.market.floor(bar.start_ms) != bar.start_ms:
         cause = "stop" if (bar.wanted, bar.cause, bar.rate) == (0, "stop", 0.0) and _same(met, bar.opened) else ""
         result.add(bar.start_ms, "fill", cause, f"booked {bar.opened} amid the bar")
@@ -261,7 +263,7 @@ def _open_again(
     row = batch.row.get(bar.start_ms)  # None where the bar has not closed
     first = Quote(float(told.candles.open[row])) if row is not None else Quote(bar.quote.first)
     rate = told.rates.get(bar.start_ms, 0.0) if ledger.weight and row is not None else bar.rate
-    if _same(open_bar(ledger, bar.wanted, first, rate, rules), bar.opened):
+    if _same(told.broker(ledger, bar.wanted, first, rate, rules), bar.opened):
         return
     # What the session met at the open explains a difference only if exactly this comes out of it.
     if not _same(met, bar.opened):

@@ -89,6 +89,7 @@ def run_session(
     *,
     on_decision: Callable[[MarketSession, Decision], object] = lambda market, decision: None,
     on_note: Callable[[str], object] = lambda line: None,
+    on_stop: Callable[[], object] = lambda: None,
     on_open: Callable[[Journal], object] = lambda journal: None,
 ) -> SessionResult:
     """Step markets as their bars close, until so many have or somebody stops it; then replay them.
@@ -99,6 +100,7 @@ def run_session(
         predict: Predicts history, for the replay.
         on_decision: Is given each decision when it is safe.
         on_note: Is told what a person would want to know, one line each.
+        on_stop: Is called when Ctrl-C or SIGTERM asks the session to end.
         on_open: Is given the journal before the first bar.
 
     Raises:
@@ -119,7 +121,7 @@ def run_session(
         journal = stack.enter_context(Journal(path))
         begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
         link = stack.enter_context(connect_stream(plan.exchange, plan.markets, begin_ms, plan.most_bars or 0, on_note))
-        stop = stack.enter_context(stopped_by_signals(on_note))
+        stop = stack.enter_context(stopped_by_signals(on_stop))
         on_open(journal)
         with open_session(
             link, chosen, journal, mode=plan.mode, config=plan.config, choose=chooser.again, bars=plan.most_bars,
@@ -191,7 +193,7 @@ def replayed(
 
 
 @contextmanager
-def stopped_by_signals(on_note: Callable[[str], object]) -> Iterator[threading.Event]:
+def stopped_by_signals(on_stop: Callable[[], object]) -> Iterator[threading.Event]:
     """Give an event that Ctrl-C and SIGTERM set while the block lasts, so that a session ends with its summary."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -199,8 +201,8 @@ def stopped_by_signals(on_note: Callable[[str], object]) -> Iterator[threading.E
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        on_note("stopping after the present bar ...")
         stop.set()
+        on_stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

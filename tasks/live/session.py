@@ -45,8 +45,8 @@ from tasks.exchange.stream_events import (
     Ticker,
     Trade,
 )
-from tasks.execution.paper import Ledger, open_bar
-from tasks.live.account import Account
+from tasks.execution.paper import Ledger
+from tasks.live.account import BROKERS, Account
 from tasks.live.journal import Decision, Journal
 from tasks.live.market_session import MarketSession, Recent
 from tasks.live.session_config import DataTime, ExchangeTime, SessionConfig, WallTime
@@ -337,7 +337,7 @@ def open_session(
         def account(name: str, model: ServedModel | None, instrument: Instrument = instrument) -> Account:
             recipe = model.recipe if model else Recipe()
             capital = config.capital / len(versions) if config.capital else recipe.backtest.initial_capital
-            return Account(name, instrument, open_bar if mode == "paper" else None, Ledger(capital))
+            return Account(name, instrument, BROKERS[mode], Ledger(capital))
 
         own = account(market.slug, chosen.model)
         own.decide_by(chosen.model, chosen.why_none)

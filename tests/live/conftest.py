@@ -35,7 +35,7 @@ from tasks.strategy.recipe import Recipe
 SOURCE = Source("sandbox:0123abcd")
 MARKET = Market()
 NETWORK = DSCConfig(hidden_channels=16, num_blocks=2, window=12, newest_step=True, linear_bypass=True)
-FIRST = WARM_UP + NETWORK.context + 300  # bars that have closed before the session
+FIRST = WARM_UP + NETWORK.context + 360  # bars before the session, in which no question over REST is split in two
 WAIT_S = 60.0  # for what comes in milliseconds; only a failure waits so long
 QUICK = StreamTiming(first_wait_s=0.01, max_wait_s=0.05, jitter=0.0)
 CANDLES = generate(SyntheticMarket(bars=FIRST + 400))

@@ -381,7 +381,7 @@ def test_shadow_equals_a_session_of_its_own(open_rig: OPEN) -> None:
         assert beside.accounts() == sorted([MARKET.slug, *(f"{MARKET.slug}@{one.ref.version}" for one in shadows)])
         fills = [bar.opened for bar in beside.opens(name)]
         assert fills == [bar.opened for bar in by_itself.opens(MARKET.slug)]
-        assert sum(bar.fill is not None for bar in fills) >= 5
+        assert sum(bar.fill is not None for bar in fills) >= 3
         for one, other in zip(beside.decisions(name), by_itself.decisions(MARKET.slug), strict=True):
             np.testing.assert_array_equal(one.values, other.values)
             assert (one.target, one.wanted, one.position) == (other.target, other.wanted, other.position)

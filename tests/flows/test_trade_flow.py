@@ -1,0 +1,169 @@
+"""Sessions through the real flow, on the champion of a golden home: paper, signals, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from datetime import UTC, datetime
+
+import pytest
+from prefect.settings import get_current_settings
+
+from flows.trade import trade
+from storage.artifacts import ArtifactStore
+from storage.schema import ArtifactError, ConfigError, StoreBusyError, VersionRef
+from storage.settings import Settings
+from tasks.live.journal import JournalReader
+from tasks.live.session import one_session
+from tasks.live.versions import Chooser
+from tests.golden.make_golden import EXCHANGE, MARKET, restore
+
+BARS = 60
+
+
+@pytest.fixture
+def version(home, prefect_api) -> VersionRef:
+    """The champion of a home of the test's own."""
+    return restore(home).champion(EXCHANGE.source, MARKET.slug).ref
+
+
+def hold(ref, **options):
+    given = {"market": MARKET, "exchange": EXCHANGE, "version": str(ref), "steps": BARS, "bar_every_s": 0.0}
+    return trade(**(given | options))
+
+
+@pytest.mark.promise(16)
+def test_paper_session_equals_the_backtest_and_leaves_its_numbers(version, home, capsys):
+    result = hold(version)
+    numbers = json.loads((home / "paper.json").read_text())
+    assert numbers == json.loads(json.dumps(result.numbers))
+    assert {name: numbers[name] for name in ("bars", "missing", "repeated", "duplicates", "unexplained")} == {
+        "bars": BARS, "missing": 0, "repeated": 0, "duplicates": 0, "unexplained": 0
+    }  # fmt: skip
+    assert numbers["equal_decisions"] == numbers["decisions"] == BARS
+    assert numbers["equal_fills"] == numbers["fills"] >= 1
+    assert numbers["feature_diff"] <= 1e-9
+    assert numbers["probability_diff"] <= 1e-5
+    assert set(numbers["latency"]) == {"queue_us", "step_us", "journal_us"}
+    assert numbers["rss_mb"] > 0
+    assert f"session {result.name}: {BARS} bars stepped" in capsys.readouterr().out
+
+
+def test_session_of_an_earlier_name_goes_on_with_its_ledger(version, home):
+    first = hold(version, session="mine", steps=20)
+    second = hold(version, session="mine", steps=BARS)
+    whole = hold(version, session="other")
+    assert (first.numbers["bars"], second.numbers["bars"]) == (20, BARS)
+    for name in ("fills", "equity", "unexplained", "causes"):
+        assert second.numbers[name] == whole.numbers[name], name
+
+
+def test_signals_are_lines_of_json_and_nothing_is_filled(version, home, capsys):
+    hold(version, mode="signal", steps=20)
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert len(lines) == 20
+    for line in lines:
+        assert list(line) == [
+            "time", "market", "version", "direction", "confidence", "probabilities", "expected_return", "target",
+            "reason",
+        ]  # fmt: skip
+        assert line["version"] == version.version
+        assert line["direction"] == {-1: "short", 0: "flat", 1: "long"}[line["target"]]
+        assert line["confidence"] == max(line["probabilities"].values())
+        assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert lines[0]["time"].endswith("Z")
+    assert "0 equal to the backtest's, 0 twice" in printed.err
+    assert not (home / "paper.json").exists()
+
+
+def test_champion_decides_and_another_version_only_if_it_is_named(version, home, monkeypatch):
+    store = ArtifactStore(Settings.from_environment().artifact_url)
+    chooser = Chooser(store=store, source=EXCHANGE.source)
+    day_ns = 86_400 * 10**9
+    made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
+    monkeypatch.setattr("tasks.live.versions.time.time_ns", lambda: made_ns + day_ns)
+    chosen = chooser.begin(MARKET)
+    assert chosen.model.ref == version
+    assert chooser.again(MARKET, chosen.model).model is chosen.model
+    monkeypatch.setattr("tasks.live.versions.time.time_ns", lambda: made_ns + 400 * day_ns)
+    late = chooser.again(MARKET, chosen.model)
+    assert late.model is None
+    assert "has expired" in late.why_none
+
+
+def test_session_of_a_flat_champion_decides_and_fills_nothing(version, home):
+    store = ArtifactStore(Settings.from_environment().artifact_url)
+    entry = store.champion(EXCHANGE.source, MARKET.slug)
+    store.promote(
+        EXCHANGE.source,
+        MARKET.slug,
+        None,
+        {"champion": {}, "challenger": {}},
+        expected=entry.sequence,
+        now=datetime.now(UTC),
+    )
+    result = hold("champion", steps=10)
+    assert (result.numbers["bars"], result.numbers["fills"], result.numbers["unexplained"]) == (10, 0, 0)
+    with JournalReader.of(result.journal) as reader:
+        assert {one.reason for one in reader.decisions(MARKET.slug)} == {"the champion is flat"}
+
+
+def test_damaged_champion_holds_no_position_and_says_why(version, home):
+    (weights,) = home.glob(f"models/*/*/{version.version}/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    result = hold("champion", steps=5)
+    assert result.numbers["fills"] == 0
+    with JournalReader.of(result.journal) as reader:
+        (reason,) = {one.reason for one in reader.decisions(MARKET.slug)}
+    assert reason.startswith("the champion can't be used (")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"version": "bybit/linear-SYNTHUSDT-240/20260101T000000Z-00000000"}, ConfigError, "needs a version of both"),
+        ({"version": f"{EXCHANGE.source}/{MARKET.slug}/20260101T000000Z-00000000"}, ArtifactError, "20260101T000000Z"),
+        ({"version": "the best one"}, ConfigError, "version"),
+        ({"session": "../out"}, ConfigError, "a session's name must be"),
+    ],
+)
+def test_what_can_t_be_traded_is_said(version, options, error, said):
+    with pytest.raises(error, match=said):
+        hold(version, **options)
+
+
+def test_second_session_is_refused_and_names_the_first(version, home):
+    with ExitStack() as stack:
+        home.mkdir(exist_ok=True)
+        one_session(home, EXCHANGE.source, (MARKET,), stack)
+        with pytest.raises(StoreBusyError, match="a session of"):
+            hold(version)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_session_closes_its_journal_and_prints_its_summary(version, home, number):
+    law = EXCHANGE.synthetic
+    session = subprocess.Popen(  # noqa: S603
+        [
+            sys.executable, "-m", "flows.trade", "--mode", "signal", "--interval", MARKET.interval, "--version",
+            str(version), "--steps", "100000", "--bar-every-s", "0.02", "--session", "stopped",
+            "--synthetic.bars", str(law.bars), "--synthetic.interval-ms", str(law.interval_ms),
+            "--synthetic.volatility", str(law.volatility), "--synthetic.k", str(law.k), "--synthetic.psi", str(law.psi),
+        ],
+        env=os.environ | {"PREFECT_API_URL": get_current_settings().api.url},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for _ in range(5):
+        assert json.loads(session.stdout.readline())["market"] == str(MARKET)
+    session.send_signal(number)
+    _, told = session.communicate()
+    assert session.returncode == 0, told
+    assert "stopping after the present bar" in told
+    assert "session stopped: " in told
+    assert "Traceback" not in told
+    with JournalReader.of(home / "sessions" / "stopped.sqlite") as reader:
+        assert reader.facts()["summary"]["unexplained"] == 0
+        assert reader.decided(MARKET.slug) >= 5
