@@ -101,7 +101,7 @@ def test_session_of_a_flat_champion_decides_and_fills_nothing(version, home):
         EXCHANGE.source,
         MARKET.slug,
         None,
-        {"champion": {}, "challenger": {}},
+        {"champion": {"days": 1}, "challenger": {"days": 1}},
         expected=entry.sequence,
         now=datetime.now(UTC),
     )
