@@ -22,7 +22,7 @@ from tasks.strategy.live_tick import LiveTick, Tick
 RULES = 8
 """Numbers that `accounting.account_rules` gives."""
 
-_VERBS = {(0, 0): "stay flat", (1, 1): "stay long", (-1, -1): "stay short"}
+_NOTHING = np.empty(0)
 
 
 Broker = Callable[[Ledger, int, Quote, float, FloatArray], Opened]
@@ -86,6 +86,7 @@ class Account:
         ledger: What it owns.
         model: What decides; None holds no position.
         why_none: Why there is no model.
+        version: Name of the model; empty for none.
         rules: (8,) what it trades by: those of the last model that there was; nothing is held before there was one.
         opened_ms: The last bar whose open is booked; -1 for none.
         pending: The last decision, which the next open follows.
@@ -100,6 +101,7 @@ class Account:
     ledger: Ledger
     model: ServedModel | None = None
     why_none: str = ""
+    version: str = ""
     rules: FloatArray = field(default_factory=lambda: np.zeros(RULES))
     opened_ms: int = -1
     pending: Decision | None = None
@@ -112,11 +114,7 @@ class Account:
         self._params: FloatArray | None = None
         self._pending_rules = self.rules  # of who took the last decision
         self._is_stranded = False
-
-    @property
-    def version(self) -> str:
-        """Name of the version that decides; empty for none."""
-        return self.model.ref.version if self.model else ""
+        self._round_trip = math.nan
 
     @property
     def history_bars(self) -> int:
@@ -126,8 +124,10 @@ class Account:
     def decide_by(self, model: ServedModel | None, why_none: str = "") -> None:
         """Let a version decide that has seen no candle yet."""
         self.model, self.why_none = model, why_none
+        self.version = model.ref.version if model else ""
         self._tick, self._params = (model.tick(), model.params) if model else (None, None)
-        if model is not None:
+        if self._params is not None and model is not None:
+            self._round_trip = 2.0 * float(self._params[1])
             self.rules = session_rules(model.recipe, self.instrument)
 
     def resume(self, last: BarOpen | None, pending: Decision | None) -> None:
@@ -144,11 +144,14 @@ class Account:
 
     # --- a bar closes -------------------------------------------------------------------------------------------------
 
-    def decide(self, bar: ClosedBar, unbroken: int, step_ms: int, deadline_ms: float, trusted: bool) -> Decision:
+    def decide(
+        self, bar: ClosedBar, candle: FloatArray, unbroken: int, step_ms: int, deadline_ms: float, trusted: bool
+    ) -> Decision:
         """Step a closed bar and decide.
 
         Args:
             bar: What has closed.
+            candle: (6,) the first six numbers of its row.
             unbroken: Bars without a hole up to this one.
             step_ms: Length of a bar.
             deadline_ms: Later than that after the close is too late to trade.
@@ -156,9 +159,10 @@ class Account:
         """
         began_ns = time.monotonic_ns()
         position, bars_held = self.ledger.weight, self.ledger.bars_held
-        tick = self._tick.step(np.array(bar.row[:6]), position, bars_held) if self._tick is not None else None
+        tick = self._tick.step(candle, position, bars_held) if self._tick is not None else None
         target = tick.target if tick is not None else 0
-        late_ms = bar.at_ms - (bar.start_ms + step_ms) + elapsed_ms(bar.received_ns)
+        waited_us = (began_ns - bar.received_ns) / 1e3
+        late_ms = bar.at_ms - bar.start_ms - step_ms + waited_us / 1e3
         cause, wanted = "", target
         if not bar.is_newest:
             cause, wanted = "missed bars", position
@@ -168,35 +172,27 @@ class Account:
             cause, wanted = "clock", nothing_new(position, target)
         if wanted == target:
             cause = ""
-        self.count(cause)
+        elif cause:
+            self.count(cause)
         self.unfilled, self._pending_rules, self._is_stranded = "stale", self.rules, False
+        lacks, mu, cost = self._foresees(tick, unbroken)
+        step_us = (time.monotonic_ns() - began_ns) / 1e3
         self.pending = Decision(
-            start_ms=bar.start_ms,
-            version=self.version,
-            values=tick.values if tick is not None else np.empty(0),
-            position=position,
-            bars_held=bars_held,
-            target=target,
-            wanted=wanted,
-            cause=cause,
-            reason=self._reason(tick, position, target, unbroken),
-            late_ms=late_ms,
-            feed_ms=bar.feed_ms,
-            queue_us=(began_ns - bar.received_ns) / 1e3,
-            step_us=(time.monotonic_ns() - began_ns) / 1e3,
-        )
+            bar.start_ms, self.version, _NOTHING if tick is None else tick.values, position, bars_held, target, wanted,
+            cause, lacks, mu, cost, late_ms, bar.feed_ms, waited_us, step_us,
+        )  # fmt: skip
         return self.pending
 
-    def _reason(self, tick: Tick | None, position: int, target: int, unbroken: int) -> str:
+    def _foresees(self, tick: Tick | None, unbroken: int) -> tuple[str, float, float]:
+        """Return why nothing is foreseen, or the expected return and what a round trip costs."""
         if tick is None or self._params is None:
-            return self.why_none or "there is no version"
-        p_sell, p_hold, p_buy = tick.values[-3:].tolist()
-        if math.isnan(p_sell + p_hold + p_buy):
-            lacks = self.history_bars + 1 - unbroken
-            return f"warming up: lacks {lacks} bars" if lacks > 0 else "warming up: too few bars with trades"
-        mu = expected_return(p_sell, p_hold, p_buy, tick.vol, self._params)
-        verb = _VERBS.get((position, target)) or ("close" if target == 0 else "go long" if target > 0 else "go short")
-        return f"{verb}: mu {1e4 * mu:+.1f} bp, round trip {2e4 * self._params[1]:.1f} bp"
+            return self.why_none or "there is no version", math.nan, math.nan
+        vol, p_sell, p_hold, p_buy = tick.values[-4:].tolist()
+        if p_buy == p_buy:  # not NaN
+            return "", expected_return(p_sell, p_hold, p_buy, vol, self._params), self._round_trip
+        lacks = self.history_bars + 1 - unbroken
+        said = f"warming up: lacks {lacks} bars" if lacks > 0 else "warming up: too few bars with trades"
+        return said, math.nan, math.nan
 
     # --- a bar opens --------------------------------------------------------------------------------------------------
 

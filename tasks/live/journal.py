@@ -38,7 +38,7 @@ CREATE TABLE candles (
     PRIMARY KEY (market, start_ms)) STRICT, WITHOUT ROWID;
 CREATE TABLE decisions (
     account TEXT, start_ms INTEGER, version TEXT, vals BLOB, position INTEGER, bars_held INTEGER, target INTEGER,
-    wanted INTEGER, cause TEXT, reason TEXT, late_ms REAL, feed_ms REAL, queue_us REAL, step_us REAL,
+    wanted INTEGER, cause TEXT, lacks TEXT, mu REAL, cost REAL, late_ms REAL, feed_ms REAL, queue_us REAL, step_us REAL,
     PRIMARY KEY (account, start_ms)) STRICT, WITHOUT ROWID;
 CREATE TABLE opens (
     account TEXT, start_ms INTEGER, wanted INTEGER, cause TEXT, first REAL, bid REAL, ask REAL, rate REAL, late_ms REAL,
@@ -47,6 +47,10 @@ CREATE TABLE opens (
     PRIMARY KEY (account, start_ms)) STRICT, WITHOUT ROWID;
 CREATE TABLE notes (id INTEGER PRIMARY KEY, at_ms INTEGER, market TEXT, kind TEXT, said TEXT) STRICT;
 """
+
+
+_STAYS = {(0, 0): "stay flat", (1, 1): "stay long", (-1, -1): "stay short"}
+_GOES = {0: "close", 1: "go long", -1: "go short"}
 
 
 class Decision(NamedTuple):
@@ -61,8 +65,10 @@ class Decision(NamedTuple):
         target: What the rule says, from that position.
         wanted: What is attempted at the next open: the target, or the position where `cause` forbids it.
         cause: Why the target is not attempted: late, stale, deadline, missed bars, restart, clock, stop; else empty.
-        reason: Why the rule says so, one line.
-        late_ms: From the bar's close until the decision stood, on the exchange's clock.
+        lacks: Why there is no expected return; empty where there is one.
+        mu: Expected return of a long position over the horizon; NaN where there is none.
+        cost: Of a round trip, share of the price; NaN likewise.
+        late_ms: From the bar's close until its step began, on the exchange's clock.
         feed_ms: From the exchange's stamp to receipt; NaN where the two clocks have nothing in common.
         queue_us: From receipt to the beginning of the step.
         step_us: From there until the decision stood.
@@ -76,11 +82,21 @@ class Decision(NamedTuple):
     target: int
     wanted: int
     cause: str
-    reason: str
+    lacks: str
+    mu: float
+    cost: float
     late_ms: float
     feed_ms: float
     queue_us: float
     step_us: float
+
+    @property
+    def reason(self) -> str:
+        """Why the rule says so, one line."""
+        if self.lacks:
+            return self.lacks
+        verb = _STAYS.get((self.position, self.target)) or _GOES[self.target]
+        return f"{verb}: mu {1e4 * self.mu:+.1f} bp, round trip {1e4 * self.cost:.1f} bp"
 
 
 class BarOpen(NamedTuple):
@@ -320,7 +336,7 @@ class JournalReader:
 
 
 _CANDLE = "INSERT INTO candles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_DECISION = "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DECISION = "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OPEN = "INSERT INTO opens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _NOTE = "INSERT INTO notes (at_ms, market, kind, said) VALUES (?, ?, ?, ?)"
 

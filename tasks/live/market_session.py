@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from storage.schema import CANDLE_COLUMNS, MINUTE_MS, Candles, Instrument, Market, Rejected, utc_text
 from tasks.champion.serving import ServedModel
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Ticker, Trade
@@ -172,9 +174,10 @@ class MarketSession:
         """Take in one event of this market's stream."""
         at_ms = self._time.at(event.ts_ms, event.received_ns)
         if isinstance(event, ConfirmedBar):
-            row, self._told_ms = (float(event.start_ms), *event[3:9]), event.start_ms
+            start_ms = self._told_ms = event.start_ms
             feed_ms = self._time.feed_ms(event.ts_ms, event.received_ns)
-            self._closed(ClosedBar(event.start_ms, row, "stream", at_ms, event.received_ns, feed_ms, True))
+            row = (start_ms, *event[3:9])
+            self._closed(ClosedBar(start_ms, row, "stream", at_ms, event.received_ns, feed_ms, True))
             return
         if isinstance(event, Ticker):
             if event.next_funding_ms:
@@ -248,13 +251,14 @@ class MarketSession:
         self._step(bar)
 
     def _step(self, bar: ClosedBar) -> None:
-        late = [account for account in self.accounts if account.opened_ms < bar.start_ms]
-        self._book_opens(
-            [(one, one.open_unseen(bar.start_ms, bar.row[1], self._rate_due(one, bar.start_ms))) for one in late]
-        )
+        if unseen := [one for one in self.accounts if one.opened_ms < bar.start_ms]:
+            self._book_opens(
+                [(one, one.open_unseen(bar.start_ms, bar.row[1], self._rate_due(one, bar.start_ms))) for one in unseen]
+            )
+        candle, trusted = np.array(bar.row[:6]), self._time.trusted
         unbroken = self._unbroken + 1 if bar.start_ms == self.last_ms + self._step_ms else 1
         decisions = [
-            (one.name, one.decide(bar, unbroken, self._step_ms, self._deadline_ms, self._time.trusted))
+            (one.name, one.decide(bar, candle, unbroken, self._step_ms, self._deadline_ms, trusted))
             for one in self.accounts
         ]
         began_ns = time.monotonic_ns()
@@ -263,7 +267,8 @@ class MarketSession:
         self.counts.stepped += 1
         self.last_ms, self._unbroken, self.close, self._last_row = bar.start_ms, unbroken, bar.row[4], bar.row
         self._first, self._ask_ms, self._wait_ms = None, -math.inf, _FIRST_WAIT_MS
-        self._rates = {stamp: rate for stamp, rate in self._rates.items() if stamp > bar.start_ms}
+        for stamp in [stamp for stamp in self._rates if stamp <= bar.start_ms]:
+            del self._rates[stamp]
         self._on_decision(self, decisions[0][1])
 
     # --- a bar opens --------------------------------------------------------------------------------------------------

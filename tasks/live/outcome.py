@@ -11,7 +11,6 @@ import numpy as np
 import psutil
 
 from storage.schema import CLASSES
-from tasks.execution.decision import expected_return
 from tasks.live.journal import Decision, JournalReader
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import Replayed
@@ -74,18 +73,15 @@ class SessionResult:
 
 def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
     """Return a decision as it is printed: time names the bar by its open, UTC, RFC 3339."""
-    vol, *known = decision.values[-len(CLASSES) - 1 :].tolist() or (np.nan, np.nan)
-    model = session.own.model
-    ready = model is not None and bool(np.isfinite(known).all())
-    mu = expected_return(*known[:3], vol, model.params) if model is not None and ready else None  # type: ignore[call-arg]
+    known = decision.values[-len(CLASSES) :].tolist() if not decision.lacks else []
     return {
         "time": datetime.fromtimestamp(decision.start_ms / 1000, UTC).isoformat().replace("+00:00", "Z"),
         "market": str(session.market),
         "version": decision.version or None,
         "direction": DIRECTIONS[decision.target],
-        "confidence": max(known) if ready else None,
-        "probabilities": dict(zip(CLASSES, known, strict=True)) if ready else None,
-        "expected_return": mu,
+        "confidence": max(known) if known else None,
+        "probabilities": dict(zip(CLASSES, known, strict=True)) if known else None,
+        "expected_return": decision.mu if known else None,
         "target": decision.target,
         "reason": decision.reason if not decision.cause else f"{decision.reason}; not traded: {decision.cause}",
     }
