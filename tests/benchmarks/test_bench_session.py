@@ -1,7 +1,8 @@
-"""Rows 17 to 19: what a session adds to a decision: from a parsed bar on, for each shadow, and over a real socket."""
+"""Rows 17 to 20: what a session adds to a decision, what a shadow does, over a real socket, and a day of 20 markets."""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from tasks.live.session_config import DataTime, SessionConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.sockets import StreamTiming
 from tasks.strategy.recipe import Recipe
+from tests.benchmarks import day_of_minutes
 from tests.live.conftest import SOURCE, rigs
 from tests.live.test_rules import INSTRUMENT, Rest
 
@@ -146,3 +148,37 @@ def test_session_adds_little_to_a_feed_of_20_ms(benchmark, ledger, line, tmp_pat
             },
         )
     )
+
+
+def test_day_of_twenty_markets_holds_its_memory(benchmark, ledger, line, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    (here, there), (mine, its) = context.Pipe(), context.Pipe()
+    exchange = context.Process(target=day_of_minutes.exchange, args=(there,), daemon=True)
+    exchange.start()
+    urls = here.recv()
+    session = context.Process(target=day_of_minutes.session, args=(its, *urls, tmp_path / "day.sqlite"), daemon=True)
+    session.start()
+    assert mine.recv() == "ready"
+    here.send("play")
+    stepped, missing, seen = benchmark.pedantic(mine.recv, rounds=1)
+    here.send("end")
+    session.join()
+    exchange.join()
+    (early_mb, early_threads, early_s), (late_mb, late_threads, late_s) = seen
+    assert (stepped, missing) == (len(day_of_minutes.MARKETS) * day_of_minutes.MINUTES, 0)
+    bars = len(day_of_minutes.MARKETS) * (day_of_minutes.MINUTES - day_of_minutes.HOUR)
+    ledger.enter(
+        line(
+            number=20,
+            key="session_day_mb",
+            value=late_mb - early_mb,
+            at_most=5.0,
+            work="MB that 23 hours of 20 markets' minutes add",
+            rounds=1,
+            beside={"bars a second": bars / (late_s - early_s), "MB in all": late_mb},
+        ),
+        line(
+            number=20, key="session_day_threads", value=late_threads - early_threads, at_most=0.0,
+            work="threads that they add", rounds=1,
+        ),
+    )  # fmt: skip

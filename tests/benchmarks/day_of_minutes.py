@@ -1,0 +1,68 @@
+"""Twenty markets through a day of minutes, exchange and session each in a process of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+
+from storage.schema import Market
+from tasks.exchange.connection import Link
+from tasks.exchange.gateway import Gateway
+from tasks.live.journal import Decision, Journal
+from tasks.live.market_session import MarketSession
+from tasks.live.session import Chosen, open_session
+from tasks.market.features import WARM_UP
+from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.sandbox.listing import Listing
+from tasks.sandbox.sandbox import Sandbox
+from tests.live.conftest import NETWORK, SOURCE, WAIT_S, make_model
+
+MARKETS = [Market(symbol=f"M{number:02}USDT", interval="1") for number in range(20)]
+MINUTES, HOUR = 1_440, 60
+PAST = WARM_UP + NETWORK.context + 300
+
+
+def exchange(told: Connection) -> None:
+    """Serve twenty markets and play a day once asked to; tells its URLs first."""
+    law = SyntheticMarket(bars=PAST + MINUTES + 1, interval_ms=60_000)
+    listings = [
+        Listing(candles=generate(replace(law, seed=number)), market=market) for number, market in enumerate(MARKETS)
+    ]
+    first, *more = listings
+    now_ms = int(first.candles.start_ms[PAST])
+    with Sandbox(
+        first.candles, market=first.market, source=SOURCE, more=more, now_ms=now_ms, ip_limit=10**9
+    ) as sandbox:  # fmt: skip
+        told.send((sandbox.url, sandbox.stream_url))
+        told.recv()
+        sandbox.wait_for_subscribers(*(f"kline.1.{market.symbol}" for market in MARKETS), timeout_s=WAIT_S)
+        told.send(sandbox.play(bars=MINUTES, bar_every_s=0).result())
+        told.recv()
+
+
+def session(told: Connection, url: str, stream_url: str, path: Path) -> None:
+    """Step the day; tells bars, seconds, and memory in MB and threads after the first hour and at the end."""
+    process, seen = psutil.Process(), []
+
+    def note(market: MarketSession, decision: Decision) -> None:
+        if market.market == MARKETS[-1] and market.counts.stepped in (HOUR, MINUTES):
+            seen.append((process.memory_info().rss / 1e6, threading.active_count(), time.monotonic()))
+
+    versions = {market: Chosen(make_model(market=market)) for market in MARKETS}
+    with (
+        Gateway("sandbox", source=SOURCE, url=url, requests_per_s=1e6) as gateway,
+        Journal(path) as journal,
+        open_session(
+            Link(exchange="sandbox", gateway=gateway, stream_url=stream_url, is_replay=True), versions, journal,
+            mode="paper", bars=MINUTES, on_decision=note,
+        ) as held,
+    ):  # fmt: skip
+        held.run(lambda: told.send("ready"))
+        stepped = sum(market.counts.stepped for market in held.markets.values())
+        missing = sum(market.counts.missing for market in held.markets.values())
+    told.send((stepped, missing, seen))
