@@ -1,8 +1,8 @@
 """What goes wrong between an exchange and its client, as an ordered plan that the sandbox follows.
 
-A plan is a list of (match, action). The match says which requests, the action what happens to them (`actions.py` holds
-them): it may ask something else than the client did, and change the answer on its way back. Each fault counts the
-requests that it matches, and the first fault whose turn it is acts.
+A plan is a list of (match, action). The match says which requests, the action what happens to them: it may ask
+something else than the client did, and change the answer on its way back. Each fault counts the requests that it
+matches, and the first fault whose turn it is acts. `tests/sandbox/actions.py` has actions for all that goes wrong.
 """
 
 from __future__ import annotations

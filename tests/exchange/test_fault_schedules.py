@@ -12,8 +12,8 @@ import pytest
 from storage.schema import CANDLE_COLUMNS, Candles, Market, PipelineError, TemporaryError, Window
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.pages import FetchedWindow
-from tasks.sandbox import actions
 from tasks.sandbox.faults import Action, Fault, FaultPlan, Match
+from tests.sandbox import actions
 
 MAKE = Callable[..., Candles]
 OPEN = Callable[..., Any]

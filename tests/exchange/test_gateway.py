@@ -27,9 +27,9 @@ from storage.schema import (
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.pages import FetchedWindow
-from tasks.sandbox import actions
 from tasks.sandbox.candle_files import file_source, read_candle_file
 from tasks.sandbox.faults import Action, Fault, FaultPlan, Match
+from tests.sandbox import actions
 
 MAKE = Callable[..., Candles]
 OPEN = Callable[..., Any]

@@ -11,8 +11,8 @@ import pytest
 from storage.schema import Ambiguous, AuthError, Banned, Candles, ClockError, Market, RateLimited, Rejected, Window
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.transport import Unreachable
-from tasks.sandbox import actions
 from tasks.sandbox.faults import Action, Fault, FaultPlan, Match
+from tests.sandbox import actions
 
 MAKE = Callable[..., Candles]
 OPEN = Callable[..., Any]

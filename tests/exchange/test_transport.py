@@ -13,8 +13,8 @@ from pybit.exceptions import InvalidRequestError
 
 from storage.schema import Ambiguous, AuthError, Banned, Candles, ClockError, PipelineError, RateLimited, Rejected
 from tasks.exchange.transport import Answer, Unreachable, ask, error_of, give_up, new_client, refused
-from tasks.sandbox import actions
 from tasks.sandbox.faults import Action, Fault, FaultPlan, Match
+from tests.sandbox import actions
 
 MAKE = Callable[..., Candles]
 OPEN = Callable[..., Any]

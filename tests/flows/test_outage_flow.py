@@ -12,9 +12,9 @@ from tasks.exchange import connection
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import QualityConfig
 from tasks.market.synthetic import SyntheticMarket
-from tasks.sandbox import actions
 from tasks.sandbox.faults import Fault, FaultPlan, Match
 from tasks.sandbox.sandbox import Sandbox
+from tests.sandbox import actions
 
 MARKET = Market()
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=3_000))

@@ -38,13 +38,13 @@ from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.sandbox import actions
 from tasks.sandbox.faults import Fault, FaultPlan, Match
 from tasks.sandbox.sandbox import Sandbox
 from tasks.strategy import out_of_sample
 from tasks.strategy.leak_suite import remade_inputs
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import load_samples
+from tests.sandbox import actions
 
 MARKET = Market()
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=6_500))

@@ -11,9 +11,9 @@ import numpy as np
 from storage.schema import CANDLE_COLUMNS, Candles, Market, content_hash
 from tasks.exchange.connection import ExchangeConfig
 from tasks.market.synthetic import SyntheticMarket, generate
-from tasks.sandbox.actions import delivery, http_status, rate_limit, truncated
 from tasks.sandbox.faults import Fault, FaultPlan, Match
 from tasks.sandbox.sandbox import Sandbox
+from tests.sandbox.actions import delivery, http_status, rate_limit, truncated
 
 # Four-hour bars and a signal that fades within a day: many independent bets, so that champions are made and beaten.
 MARKET = Market(interval="240")
