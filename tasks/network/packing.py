@@ -88,11 +88,11 @@ def pack(folded: FoldedWeights) -> Packed:
     return _aligned(weights)
 
 
-def new_states(weights: Packed, markets: int) -> Packed:
-    """Return (markets, size) states that have seen nothing."""
+def new_state(weights: Packed) -> Packed:
+    """Return the state of a market of which nothing has been seen."""
     width, blocks = int(weights[WIDTH]), int(weights[BLOCKS])
     column = (blocks + 1) * width + _padded(int(weights[FEATURES])) + int(weights[INNER])
-    return _aligned(np.zeros((markets, kept_size(weights) + TILE * column), np.float32))
+    return _aligned(np.zeros(kept_size(weights) + TILE * column, np.float32))
 
 
 def kept_size(weights: Packed) -> int:

@@ -123,12 +123,12 @@ def test_engine_is_timed_without_moving_its_state(random_model: MakeModel) -> No
     engine = Engine.from_weights(TINY, weights)
     x = np.random.default_rng(0).normal(size=(20, 3))
     engine.warm_up(x)
-    before = engine.state()[: kept_size(engine.weights)].copy()
+    before = engine.state[: kept_size(engine.weights)].copy()
 
     timing = measure_engine(engine, x, repetitions=30, clock=clock_of(1_500))
 
     np.testing.assert_array_equal(timing.nanoseconds, np.full(30, 1_500))
-    np.testing.assert_array_equal(engine.state()[: kept_size(engine.weights)], before)
+    np.testing.assert_array_equal(engine.state[: kept_size(engine.weights)], before)
 
 
 @pytest.mark.parametrize(("padding", "runtime"), [("history", "engine"), ("zeros", "ONNX Runtime")])
