@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 from zipfile import BadZipFile
@@ -47,15 +47,16 @@ from storage.schema import (
 _BARS, _FUNDING, _ORIGIN = "bars.parquet", "funding.parquet", "dataset.json"
 _ID = re.compile(r"[0-9a-f]{16}")
 _ROWS = 1 << 15  # of a table that is written: a few megabytes
-_Tables = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """A dataset that was read and verified.
+    """What one training run saw.
 
     Attributes:
-        candles: (T,) columns.
+        source: Where the candles came from.
+        market: Whose candles they are.
+        candles: (T,) columns, T >= 1.
         features: (T, F) in the order of `FEATURES`, NaN where not ready.
         vol: (T,) per-bar volatility, NaN where not ready.
         segment: (T,) number of the gapless stretch that the bar is in.
@@ -64,7 +65,8 @@ class Dataset:
         code_hash: Hash of the code that made the features.
     """
 
-    ref: DatasetRef
+    source: Source
+    market: Market
     candles: Candles
     features: FloatArray
     vol: FloatArray
@@ -73,91 +75,77 @@ class Dataset:
     funding_rate: FloatArray
     code_hash: str
 
+    @cached_property
+    def ref(self) -> DatasetRef:
+        """Its name: the id is the SHA-256 of everything that it says, names of columns included."""
+
+        def parts() -> Iterator[bytes]:
+            yield from (self.source.encode(), self.market.slug.encode(), self.code_hash.encode())
+            for table, columns in self.tables().items():
+                for name, column in columns.items():
+                    yield f"{table} {name} {column.dtype.str}".encode()
+                    yield _canonical(column).tobytes()
+
+        return DatasetRef(id=content_hash(parts())[:16], source=self.source, market=self.market)
+
+    def tables(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """Return every column by file and name; none is copied."""
+        bars = {name: getattr(self.candles, name) for name in ("start_ms", *CANDLE_COLUMNS)}
+        bars |= dict(zip(FEATURES, self.features.T, strict=True)) | {"vol": self.vol, "segment": self.segment}
+        return {_BARS: bars, _FUNDING: {"stamp_ms": self.funding_ms, "rate": self.funding_rate}}
+
     def files(self) -> dict[str, Content]:
         """Return it as files by name."""
-        funding = self.funding_ms, self.funding_rate
-        tables = _tables(self.candles, self.features, self.vol, self.segment, funding)
-        origin = {"source": self.ref.source, "market": self.ref.market, "code_hash": self.code_hash}
-        files: dict[str, Content] = {name: partial(_write_parquet, columns) for name, columns in tables.items()}
+        origin = {"source": self.source, "market": self.market, "code_hash": self.code_hash}
+        files: dict[str, Content] = {name: partial(_write_parquet, columns) for name, columns in self.tables().items()}
         return files | {_ORIGIN: canonical_json(origin)}
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> Dataset:
-        """Return the dataset that `files` hold, under the id that its content has."""
+        """Return the dataset that `files` hold."""
         origin = json.loads(files[_ORIGIN])
         source, market = _origin(origin)
         with pq.ParquetFile(io.BytesIO(files[_BARS])) as bars, pq.ParquetFile(io.BytesIO(files[_FUNDING])) as funding:
             features = np.empty((bars.metadata.num_rows, len(FEATURES)))
             for place, name in enumerate(FEATURES):
                 features[:, place] = _column(bars, name)
-            candles = Candles(**{name: _column(bars, name) for name in ("start_ms", *CANDLE_COLUMNS)})
-            vol, segment = _column(bars, "vol"), _column(bars, "segment")
-            stamps = _column(funding, "stamp_ms"), _column(funding, "rate")
-        tables = _tables(candles, features, vol, segment, stamps)
-        return cls(
-            ref=_ref(source, market, str(origin["code_hash"]), tables),
-            candles=candles,
-            features=features,
-            vol=vol,
-            segment=segment,
-            funding_ms=stamps[0],
-            funding_rate=stamps[1],
-            code_hash=str(origin["code_hash"]),
-        )
+            return cls(
+                source=source,
+                market=market,
+                candles=Candles(**{name: _column(bars, name) for name in ("start_ms", *CANDLE_COLUMNS)}),
+                features=features,
+                vol=_column(bars, "vol"),
+                segment=_column(bars, "segment"),
+                funding_ms=_column(funding, "stamp_ms"),
+                funding_rate=_column(funding, "rate"),
+                code_hash=str(origin["code_hash"]),
+            )
 
 
-def write_dataset(
-    place: Path | str,
-    *,
-    source: Source,
-    market: Market,
-    candles: Candles,
-    features: FloatArray,
-    vol: FloatArray,
-    segment: IntArray,
-    funding: tuple[IntArray, FloatArray],
-    code_hash: str,
-) -> DatasetRef:
+def write_dataset(place: Path | str, dataset: Dataset) -> DatasetRef:
     """Store a dataset and return its reference; the same content again returns the same reference and writes nothing.
 
     Args:
         place: Folder of all datasets, made if need be; or its fsspec URL.
-        source: Where the candles came from.
-        market: Whose candles they are.
-        candles: (T,) columns, T >= 1.
-        features: (T, F) in the order of `FEATURES`, NaN where not ready.
-        vol: (T,) per-bar volatility, NaN where not ready.
-        segment: (T,) number of the gapless stretch that the bar is in.
-        funding: (n,) stamps in UTC milliseconds and (n,) rates.
-        code_hash: Hash of the code that made the features.
+        dataset: What is stored.
 
     Raises:
         DatasetError: The columns do not fit each other, a dataset of this id is there and is damaged, or the place
             can't be written.
     """
-    if not len(candles) or features.shape != (len(candles), len(FEATURES)):
+    market, bars, shape = dataset.market, len(dataset.candles), dataset.features.shape
+    parse_source(dataset.source)
+    if not bars or shape != (bars, len(FEATURES)):
         raise DatasetError(
-            f"{market}: a dataset must have at least one bar and ({len(candles)}, {len(FEATURES)}) features, "
-            f"they were {features.shape}"
+            f"{market}: a dataset must have at least one bar and ({bars}, {len(FEATURES)}) features, they were {shape}"
         )
-    tables = _tables(candles, features, vol, segment, funding)
-    for name, columns in tables.items():
+    for name, columns in dataset.tables().items():
         lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1:
             raise DatasetError(f"{market}: the columns of {name} must have one length, were {sorted(lengths)}")
-    ref, store = _ref(parse_source(source), market, code_hash, tables), _store(place)
+    ref, store = dataset.ref, _store(place)
     if store.finished(ref.id):
         return load_dataset(place, ref).ref
-    dataset = Dataset(
-        ref=ref,
-        candles=candles,
-        features=features,
-        vol=vol,
-        segment=segment,
-        funding_ms=funding[0],
-        funding_rate=funding[1],
-        code_hash=code_hash,
-    )
     store.save(ref.id, dataset)
     return ref
 
@@ -227,32 +215,6 @@ def _store(place: Path | str) -> ResultStore:
 
 def _origin(document: Mapping[str, Any]) -> tuple[Source, Market]:
     return parse_source(document["source"]), Market(**document["market"])
-
-
-def _tables(
-    candles: Candles,
-    features: FloatArray,
-    vol: FloatArray,
-    segment: IntArray,
-    funding: tuple[IntArray, FloatArray],
-) -> _Tables:
-    """Return every column of a dataset by file and name; none is copied."""
-    bars = {name: getattr(candles, name) for name in ("start_ms", *CANDLE_COLUMNS)}
-    bars |= dict(zip(FEATURES, features.T, strict=True)) | {"vol": vol, "segment": segment}
-    return {_BARS: bars, _FUNDING: {"stamp_ms": funding[0], "rate": funding[1]}}
-
-
-def _ref(source: Source, market: Market, code_hash: str, tables: _Tables) -> DatasetRef:
-    """Return the reference of a dataset: its id is the SHA-256 of everything that it says, names included."""
-
-    def parts() -> Iterator[bytes]:
-        yield from (source.encode(), market.slug.encode(), code_hash.encode())
-        for table, columns in tables.items():
-            for name, column in columns.items():
-                yield f"{table} {name} {column.dtype.str}".encode()
-                yield _canonical(column).tobytes()
-
-    return DatasetRef(id=content_hash(parts())[:16], source=source, market=market)
 
 
 def _canonical(column: NDArray[Any]) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from storage.candles import CandleStore
 from storage.contracts import validate_features
 from storage.schema import Candles, ConfigError, DatasetError, DatasetRef, Market, Source, Window, content_hash
-from storage.snapshots import write_dataset
+from storage.snapshots import Dataset, write_dataset
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig, refuse_bad_data
 from tasks.market import features
@@ -47,18 +47,18 @@ def make_dataset(
     validate_features(built.values, built.vol, candles.start_ms, market.interval_ms)
     stamps_ms, rates = store.read_funding(source, market)
     inside = (stamps_ms >= span.first_ms) & (stamps_ms <= span.last_ms)
-    reference = write_dataset(
-        datasets,
+    dataset = Dataset(
         source=source,
         market=market,
         candles=candles,
         features=built.values,
         vol=built.vol,
         segment=built.segment,
-        funding=(stamps_ms[inside], rates[inside]),
+        funding_ms=stamps_ms[inside],
+        funding_rate=rates[inside],
         code_hash=content_hash([Path(features.__file__).read_bytes()]),
     )
-    return reference, built
+    return write_dataset(datasets, dataset), built
 
 
 def _stored(store: CandleStore, source: Source, market: Market, bars: BarRange) -> Candles:

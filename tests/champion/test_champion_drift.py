@@ -10,7 +10,7 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import Candles, Market, Source, Window
 from storage.settings import Settings
-from storage.snapshots import write_dataset
+from storage.snapshots import Dataset, write_dataset
 from tasks.champion.health import MarketHealth, MonitorConfig, health
 from tasks.market.features import build_features
 from tasks.market.synthetic import SyntheticMarket, generate
@@ -31,10 +31,11 @@ def inspected(candles: Candles, bars: int = ALL, drift_bars: int = 1_000) -> Mar
     settings.prepare_home()
     known = candles[:TRAINED]
     built = build_features(known.matrix(), MARKET.interval_ms)
-    data = write_dataset(
-        settings.datasets, source=SOURCE, market=MARKET, candles=known, features=built.values, vol=built.vol,
-        segment=built.segment, funding=(np.empty(0, np.int64), np.empty(0)), code_hash="0" * 64,
+    dataset = Dataset(
+        source=SOURCE, market=MARKET, candles=known, features=built.values, vol=built.vol, segment=built.segment,
+        funding_ms=np.empty(0, np.int64), funding_rate=np.empty(0), code_hash="0" * 64,
     )  # fmt: skip
+    data = write_dataset(settings.datasets, dataset)
     models = ArtifactStore(settings.artifact_url)
     manifest = replace(MANIFEST, dataset=data.id, trained_until_ms=int(known.start_ms[-1]))
     ref = models.publish(SOURCE, MARKET.slug, "0123abcd", {"report.html": b"x"}, manifest.document(), NOW)

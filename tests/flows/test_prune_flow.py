@@ -12,7 +12,7 @@ from storage.artifacts import ArtifactStore
 from storage.pruning import PruneRule
 from storage.results import ResultStore
 from storage.schema import FEATURES, Candles, ConfigError, Market, Source
-from storage.snapshots import write_dataset
+from storage.snapshots import Dataset, write_dataset
 
 SOURCE, MARKET = Source("bybit"), Market(symbol="BTCUSDT")
 
@@ -21,17 +21,18 @@ def stored_dataset(home: Path, code: str) -> str:
     """Store a dataset that looks unused for years, and return its id."""
     ones = np.ones(3)
     columns = dict.fromkeys(("open", "high", "low", "close", "volume", "turnover"), ones)
-    reference = write_dataset(
-        home / "datasets",
+    dataset = Dataset(
         source=SOURCE,
         market=MARKET,
         candles=Candles(start_ms=np.arange(3) * MARKET.interval_ms, **columns),
         features=np.zeros((3, len(FEATURES))),
         vol=ones,
         segment=np.zeros(3, np.int64),
-        funding=(np.empty(0, np.int64), np.empty(0)),
+        funding_ms=np.empty(0, np.int64),
+        funding_rate=np.empty(0),
         code_hash=code,
     )
+    reference = write_dataset(home / "datasets", dataset)
     os.utime(home / "datasets" / f"{reference.id}.zip", (1, 1))
     return reference.id
 

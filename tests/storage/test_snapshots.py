@@ -20,7 +20,7 @@ import pytest
 
 from storage.results import ResultStore
 from storage.schema import CANDLE_COLUMNS, FEATURES, ConfigError, DatasetError, DatasetRef, Market, Source
-from storage.snapshots import load_dataset, prune_datasets, write_dataset
+from storage.snapshots import Dataset, load_dataset, prune_datasets, write_dataset
 
 BYBIT = Source("bybit")
 REPLAY = Source("sandbox:0123abcd")
@@ -28,7 +28,7 @@ REPLAY = Source("sandbox:0123abcd")
 
 @pytest.fixture
 def content(market, make_candles):
-    """The arguments of `write_dataset` for 50 bars, the first ten not ready."""
+    """The parts of a dataset of 50 bars, the first ten not ready."""
     rng = np.random.default_rng(11)
     features, vol = rng.normal(size=(50, len(FEATURES))), rng.random(50)
     features[:10], vol[:10] = np.nan, np.nan
@@ -39,7 +39,8 @@ def content(market, make_candles):
         "features": features,
         "vol": vol,
         "segment": np.repeat([0, 1], 25),
-        "funding": (np.array([1_735_689_600_000, 1_735_718_400_000]), np.array([1e-4, -2e-4])),
+        "funding_ms": np.array([1_735_689_600_000, 1_735_718_400_000]),
+        "funding_rate": np.array([1e-4, -2e-4]),
         "code_hash": "c0de",
     }
 
@@ -47,7 +48,7 @@ def content(market, make_candles):
 @pytest.fixture
 def written(tmp_path, content):
     """(folder, reference) of a stored dataset."""
-    return tmp_path, write_dataset(tmp_path, **content)
+    return tmp_path, write_dataset(tmp_path, Dataset(**content))
 
 
 def archive(folder, ref):
@@ -73,8 +74,8 @@ def test_dataset_is_read_back_bit_for_bit(written, content, equal):
             assert np.array_equal(getattr(dataset, column), content[column], equal_nan=column != "segment")
             assert getattr(dataset, column).flags.writeable  # else Numba would compile its users again
         assert dataset.features.flags.c_contiguous
-        assert dataset.funding_ms.tolist() == content["funding"][0].tolist()
-        assert dataset.funding_rate.tolist() == content["funding"][1].tolist()
+        assert dataset.funding_ms.tolist() == content["funding_ms"].tolist()
+        assert dataset.funding_rate.tolist() == content["funding_rate"].tolist()
         assert dataset.code_hash == "c0de"
 
 
@@ -99,8 +100,8 @@ def test_id_is_the_hash_of_content_and_code(written, content):
         add_column("bars.parquet", name, content["features"][:, column], "d")
     add_column("bars.parquet", "vol", content["vol"], "d")
     add_column("bars.parquet", "segment", content["segment"], "q")
-    add_column("funding.parquet", "stamp_ms", content["funding"][0], "q")
-    add_column("funding.parquet", "rate", content["funding"][1], "d")
+    add_column("funding.parquet", "stamp_ms", content["funding_ms"], "q")
+    add_column("funding.parquet", "rate", content["funding_rate"], "d")
     assert written[1].id == digest.hexdigest()[:16]
 
 
@@ -111,7 +112,7 @@ def test_id_changes_with_any_value_and_with_the_code(tmp_path, content):
         copy[where] = copy[where] + 1 if copy.dtype.kind == "i" else np.nextafter(copy[where], np.inf)
         return copy
 
-    stamps, rates = content["funding"]
+    stamps, rates = content["funding_ms"], content["funding_rate"]
     others = [
         {"code_hash": "c0df"},
         {"market": Market(symbol="BTCUSDT", interval="15")},
@@ -119,15 +120,15 @@ def test_id_changes_with_any_value_and_with_the_code(tmp_path, content):
         {"features": content["features"][:, ::-1]},
         {"vol": nudged(content["vol"], 20)},
         {"segment": nudged(content["segment"], 49)},
-        {"funding": (nudged(stamps, 0), rates)},
-        {"funding": (stamps, nudged(rates, 1))},
-        {"funding": (stamps[:1], rates[:1])},
+        {"funding_ms": nudged(stamps, 0)},
+        {"funding_rate": nudged(rates, 1)},
+        {"funding_ms": stamps[:1], "funding_rate": rates[:1]},
         *(
             {"candles": replace(content["candles"], **{name: nudged(getattr(content["candles"], name), 0)})}
             for name in ("start_ms", *CANDLE_COLUMNS)
         ),
     ]
-    ids = {write_dataset(tmp_path, **(content | other)).id for other in ({}, *others)}
+    ids = {write_dataset(tmp_path, Dataset(**(content | other))).id for other in ({}, *others)}
     assert len(ids) == 1 + len(others)
 
 
@@ -136,7 +137,7 @@ def test_id_is_the_same_for_equal_values_whatever_their_bits_and_layout(written,
     folder, ref = written
     features = np.asfortranarray(content["features"])
     features[:10] = np.array([0xFFF8_0000_0000_0001], np.uint64).view(np.float64)  # what x86 makes of 0 / 0
-    again = write_dataset(folder, **(content | {"features": features}))
+    again = write_dataset(folder, Dataset(**(content | {"features": features})))
     assert again == ref
 
 
@@ -144,7 +145,7 @@ def test_id_is_the_same_for_equal_values_whatever_their_bits_and_layout(written,
 def test_existing_dataset_is_left_alone_when_written_again(written, content):
     folder, ref = written
     before = archive(folder, ref).read_bytes(), archive(folder, ref).stat().st_ino
-    assert write_dataset(folder, **content) == ref
+    assert write_dataset(folder, Dataset(**content)) == ref
     assert (archive(folder, ref).read_bytes(), archive(folder, ref).stat().st_ino) == before
     assert list(folder.iterdir()) == [archive(folder, ref)]
 
@@ -152,14 +153,14 @@ def test_existing_dataset_is_left_alone_when_written_again(written, content):
 @pytest.mark.promise(0)
 def test_datasets_of_two_sources_never_meet(written, content):
     folder, ref = written
-    replayed = write_dataset(folder, **(content | {"source": REPLAY}))
+    replayed = write_dataset(folder, Dataset(**(content | {"source": REPLAY})))
     assert replayed.id != ref.id
     assert load_dataset(folder, replayed).ref.source == REPLAY
     text = rf"dataset {ref.id} must be of sandbox:0123abcd BTCUSDT linear 5m, was of bybit BTCUSDT linear 5m"
     with pytest.raises(DatasetError, match=text):
         load_dataset(folder, replace(ref, source=REPLAY))
     with pytest.raises(ConfigError, match=r"source must be .* was 'replay'"):
-        write_dataset(folder, **(content | {"source": Source("replay")}))
+        write_dataset(folder, Dataset(**(content | {"source": Source("replay")})))
 
 
 @pytest.mark.promise(3)
@@ -232,7 +233,7 @@ def test_damaged_dataset_is_not_taken_for_the_one_to_write(written, content):
     folder, ref = written
     archive(folder, ref).write_bytes(b"PK")
     with pytest.raises(DatasetError, match=rf"{ref.id} is damaged; delete {archive(folder, ref)} and run it again"):
-        write_dataset(folder, **content)
+        write_dataset(folder, Dataset(**content))
 
 
 @pytest.mark.parametrize("name", ["", "../../etc", "0" * 15, "0" * 17, "G" * 16, "0" * 16 + "\n"])
@@ -252,32 +253,34 @@ def test_dataset_that_is_not_there_is_named(tmp_path):
         ({"features": np.zeros((50, 9))}, r"must have at least one bar and \(50, 35\) features, they were \(50, 9\)"),
         ({"vol": np.zeros(49)}, r"the columns of bars\.parquet must have one length, were \[49, 50\]"),
         (
-            {"funding": (np.arange(2), np.zeros(3))},
+            {"funding_ms": np.arange(2), "funding_rate": np.zeros(3)},
             r"the columns of funding\.parquet must have one length, were \[2, 3\]",
         ),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(tmp_path, content, change, message):
     with pytest.raises(DatasetError, match=message):
-        write_dataset(tmp_path, **(content | change))
+        write_dataset(tmp_path, Dataset(**(content | change)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_dataset_without_a_bar_is_refused(tmp_path, content, make_candles):
     with pytest.raises(DatasetError, match=r"a dataset must have at least one bar and \(0, 35\) features"):
-        write_dataset(tmp_path, **(content | {"candles": make_candles(0), "features": np.zeros((0, len(FEATURES)))}))
+        write_dataset(
+            tmp_path, Dataset(**content | {"candles": make_candles(0), "features": np.zeros((0, len(FEATURES)))})
+        )
 
 
 def test_market_without_funding_is_stored(tmp_path, content):
-    none = (np.empty(0, np.int64), np.empty(0))
-    dataset = load_dataset(tmp_path, write_dataset(tmp_path, **(content | {"funding": none})))
+    none = {"funding_ms": np.empty(0, np.int64), "funding_rate": np.empty(0)}
+    dataset = load_dataset(tmp_path, write_dataset(tmp_path, Dataset(**(content | none))))
     assert (len(dataset.funding_ms), dataset.funding_ms.dtype, dataset.funding_rate.dtype) == (0, np.int64, np.float64)
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path, content):
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match=r"can't .*file/datasets.* \(Not a directory\); set DSC_HOME or"):
-        write_dataset(tmp_path / "file" / "datasets", **content)
+        write_dataset(tmp_path / "file" / "datasets", Dataset(**content))
 
 
 WRITE = """
@@ -285,7 +288,7 @@ import os, resource, signal, sys
 from pathlib import Path
 import numpy as np
 from storage.schema import CANDLE_COLUMNS, FEATURES, Candles, DatasetError, Market, Source
-from storage.snapshots import write_dataset
+from storage.snapshots import Dataset, write_dataset
 
 folder, last, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(1)
@@ -307,10 +310,11 @@ if last:
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
-    ref = write_dataset(
-        folder, source=Source("bybit"), market=Market(), candles=candles, features=rng.random((5_000, len(FEATURES))),
-        vol=rng.random(5_000), segment=np.zeros(5_000, np.int64), funding=(np.arange(3), np.zeros(3)), code_hash="c",
-    )
+    ref = write_dataset(folder, Dataset(
+        source=Source("bybit"), market=Market(), candles=candles, features=rng.random((5_000, len(FEATURES))),
+        vol=rng.random(5_000), segment=np.zeros(5_000, np.int64), funding_ms=np.arange(3), funding_rate=np.zeros(3),
+        code_hash="c",
+    ))
     print(ref.id, lines)
 except DatasetError as err:
     print(err)
@@ -344,7 +348,7 @@ def test_full_disk_leaves_no_dataset_behind(tmp_path):
 
 def test_prune_keeps_what_a_version_was_made_from_and_the_newest_of_each_market(tmp_path, content):
     def stored(number: int, **changes) -> str:
-        ref = write_dataset(tmp_path, **content | {"code_hash": f"c0de{number}"} | changes)
+        ref = write_dataset(tmp_path, Dataset(**content | {"code_hash": f"c0de{number}"} | changes))
         os.utime(archive(tmp_path, ref), (number, number))  # used in this order, long ago
         return ref.id
 
@@ -368,9 +372,9 @@ def test_prune_keeps_what_a_version_was_made_from_and_the_newest_of_each_market(
 
 
 def test_dataset_that_a_run_builds_again_counts_as_used(tmp_path, content):
-    ref = write_dataset(tmp_path, **content)
+    ref = write_dataset(tmp_path, Dataset(**content))
     os.utime(archive(tmp_path, ref), (1, 1))
-    write_dataset(tmp_path, **content)
+    write_dataset(tmp_path, Dataset(**content))
     assert prune_datasets(tmp_path, datetime(2026, 1, 1, tzinfo=UTC), 0, lambda *_: set()).keys == ()
 
 
@@ -380,8 +384,8 @@ def test_dataset_at_a_url_is_that_of_a_disk(request, kind, content, tmp_path, eq
     url = f"{'memory:/' if kind == 'memory' else request.getfixturevalue('s3_bucket')}{tmp_path}"
     with pytest.raises(DatasetError, match=r"is not in .*; build it again .* or let DSC_ARTIFACT_URL name the place"):
         load_dataset(url, "0" * 16)
-    ref = write_dataset(url, **content)
-    assert ref == write_dataset(tmp_path, **content) == write_dataset(url, **content)
+    ref = write_dataset(url, Dataset(**content))
+    assert ref == write_dataset(tmp_path, Dataset(**content)) == write_dataset(url, Dataset(**content))
     there, here = load_dataset(url, ref), load_dataset(tmp_path, ref)
     assert equal(there.candles, here.candles)
     for name in ("features", "vol", "segment", "funding_ms", "funding_rate"):
