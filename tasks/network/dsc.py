@@ -9,7 +9,7 @@ writes it down) and agree within 1e-5.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -17,21 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from storage.schema import ArtifactError
-from tasks.network.architecture import Block, DSCConfig, Padding
+from tasks.network.architecture import DSCConfig
 
 _WINDOWS_AT_ONCE = 256  # padding "zeros": windows per batch of the fallback; more gains nothing and costs memory
-
-
-class Prediction(NamedTuple):
-    """What the network says of the next bars.
-
-    Attributes:
-        direction: (B,) int64 most probable class.
-        confidence: (B,) its calibrated probability.
-    """
-
-    direction: Tensor
-    confidence: Tensor
 
 
 class DepthwiseSeparableConv1d(nn.Module):
@@ -124,57 +112,20 @@ class DSCTradingModel(nn.Module):
     feature_scale: Tensor
     temperature: Tensor
 
-    def __init__(
-        self,
-        input_features: int = 10,
-        hidden_channels: int = 64,
-        num_blocks: int = 4,
-        num_classes: int = 3,
-        dropout: float = 0.2,
-        *,
-        kernel_size: int = 3,
-        window: int = 100,
-        padding: Padding = "history",
-        block: Block = "separable",
-        newest_step: bool = False,
-        linear_bypass: bool = False,
-        input_clip: float | None = None,
-        members: int = 1,
-    ) -> None:
+    def __init__(self, config: DSCConfig) -> None:
         super().__init__()
-        self.config = config = DSCConfig(
-            input_features=input_features,
-            hidden_channels=hidden_channels,
-            num_blocks=num_blocks,
-            num_classes=num_classes,
-            dropout=dropout,
-            kernel_size=kernel_size,
-            window=window,
-            padding=padding,
-            block=block,
-            newest_step=newest_step,
-            linear_bypass=linear_bypass,
-            input_clip=input_clip,
-            members=members,
-        )
-        channels = hidden_channels
-        self.stem = nn.Sequential(
-            nn.Conv1d(input_features, channels, 1), nn.BatchNorm1d(channels), nn.ReLU(inplace=True)
-        )
+        self.config = config
+        features, channels, classes = config.input_features, config.hidden_channels, config.num_classes
+        self.stem = nn.Sequential(nn.Conv1d(features, channels, 1), nn.BatchNorm1d(channels), nn.ReLU(inplace=True))
         self.blocks = nn.ModuleList(_block(config, dilation) for dilation in config.dilations)
-        self.skip_conv = nn.Conv1d(channels * num_blocks, channels, 1)
-        pool = PoolAndNewest() if newest_step else nn.AdaptiveAvgPool1d(1)
-        head_inputs = 2 * channels if newest_step else channels
-        self.classifier = nn.Sequential(pool, nn.Flatten(), nn.Dropout(dropout), nn.Linear(head_inputs, num_classes))
-        self.bypass = nn.Linear(input_features, num_classes, bias=False) if linear_bypass else None
-        self.register_buffer("feature_mean", torch.zeros(input_features))
-        self.register_buffer("feature_scale", torch.ones(input_features))
+        self.skip_conv = nn.Conv1d(channels * config.num_blocks, channels, 1)
+        pool = PoolAndNewest() if config.newest_step else nn.AdaptiveAvgPool1d(1)
+        linear = nn.Linear(2 * channels if config.newest_step else channels, classes)
+        self.classifier = nn.Sequential(pool, nn.Flatten(), nn.Dropout(config.dropout), linear)
+        self.bypass = nn.Linear(features, classes, bias=False) if config.linear_bypass else None
+        self.register_buffer("feature_mean", torch.zeros(features))
+        self.register_buffer("feature_scale", torch.ones(features))
         self.register_buffer("temperature", torch.ones(()))
-
-    @classmethod
-    def from_config(cls, config: DSCConfig) -> Self:
-        """Return a model of this shape with torch's default start."""
-        return cls(**vars(config))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the calibrated logits of windows.
@@ -243,18 +194,6 @@ class DSCTradingModel(nn.Module):
             logits = logits + self.bypass(z[:, context - 1 :])
         return logits / self.temperature
 
-    @torch.no_grad()
-    def predict(self, x: Tensor) -> Prediction:
-        """Return the most probable class of each window (B, F, context) and its calibrated probability.
-
-        Raises:
-            RuntimeError: The model is in training mode, where dropout and batch statistics would answer.
-        """
-        if self.training:
-            raise RuntimeError("predict needs the model in evaluation mode; call model.eval() first")
-        confidence, direction = torch.softmax(self(x), dim=1).max(dim=1)
-        return Prediction(direction, confidence)
-
     def scale(self, x: Tensor) -> Tensor:
         """Return z for time-major x (B, T, F)."""
         z = (x - self.feature_mean) / self.feature_scale
@@ -304,7 +243,7 @@ def load_model(config: DSCConfig, weights: Mapping[str, NDArray[Any]]) -> DSCTra
     Raises:
         ArtifactError: The weights don't fit the config.
     """
-    model = DSCTradingModel.from_config(config)
+    model = DSCTradingModel(config)
     try:
         model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
     except RuntimeError as err:

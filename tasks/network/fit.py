@@ -175,7 +175,7 @@ class _Start:
 
 def _new_model(config: DSCConfig, train: FloatArray) -> DSCTradingModel:
     """Return a network at torch's start with the scaler of its train bars."""
-    model = DSCTradingModel.from_config(config)
+    model = DSCTradingModel(config)
     mean, scale = scaler(train)
     model.feature_mean.copy_(torch.from_numpy(mean))
     model.feature_scale.copy_(torch.from_numpy(scale))

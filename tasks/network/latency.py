@@ -204,7 +204,7 @@ def _cases(config: DSCConfig, seed: int) -> list[tuple[DSCConfig, Runtime, Call]
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = DSCTradingModel.from_config(config).eval()
+        model = DSCTradingModel(config).eval()
         window = torch.randn(1, config.input_features, config.context)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     session, array = open_session(onnx_plain(config, weights)), window.numpy()

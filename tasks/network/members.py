@@ -34,7 +34,7 @@ def joined(members: Sequence[DSCTradingModel], config: DSCConfig) -> DSCTradingM
         members: Of one shape, `member_config(config)`, on one device and with one scaler.
         config: Of the network that they make.
     """
-    model = DSCTradingModel.from_config(config).to(members[0].feature_mean.device)
+    model = DSCTradingModel(config).to(members[0].feature_mean.device)
     states = [member.state_dict() for member in members]
     model.load_state_dict({name: _joined(name, [state[name] for state in states], config) for name in states[0]})
     model.temperature.fill_(1.0)

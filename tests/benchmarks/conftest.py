@@ -209,7 +209,7 @@ class Network:
         config = replace(preset(name), padding="history", **changes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(7)
-            model = DSCTradingModel.from_config(config).eval()
+            model = DSCTradingModel(config).eval()
         weights = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
         table = np.random.default_rng(7).normal(size=(bars, config.input_features))
         return cls(config=config, model=model, weights=weights, bars=table)

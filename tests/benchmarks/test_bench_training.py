@@ -68,7 +68,7 @@ def shuffled_windows(stream: Stream, context: int, seed: int) -> Batches:
 
 def windowed_epoch(network, series, train, batches):
     """Train on batches of windows, a step each; return the model and the seconds that the steps took."""
-    model = network.model.__class__.from_config(network.config).train()
+    model = network.model.__class__(network.config).train()
     mean, scale = scaler(series.features[slice(*train)])
     model.feature_mean.copy_(torch.from_numpy(mean))
     model.feature_scale.copy_(torch.from_numpy(scale))

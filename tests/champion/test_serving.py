@@ -108,7 +108,7 @@ def test_served_version_decides_with_its_own_weights_rule_and_costs(tmp_path):
     manifest = replace(MANIFEST, recipe=recipe, class_means=(-2.0, 0.1, 3.0))
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model = DSCTradingModel.from_config(network).eval()
+        model = DSCTradingModel(network).eval()
     store = ArtifactStore(str(tmp_path))
     files = {"weights.safetensors": weights_bytes(model)}
     ref = store.publish(SOURCE, manifest.market.slug, "0123abcd", files, manifest.document(), MONDAY)

@@ -47,7 +47,7 @@ def make_model(seed: int = 5, market: Market = MARKET, **changes: Any) -> Served
     """Return an untrained model that finds something to do on every tenth bar or so."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = DSCTradingModel.from_config(NETWORK).eval()
+        network = DSCTradingModel(NETWORK).eval()
     costs = changes.pop("costs", Costs(commission=1e-6, slippage=1e-6))
     recipe = replace(Recipe(network=NETWORK, costs=costs, backtest=BacktestConfig(initial_capital=10_000.0)), **changes)
     return ServedModel(

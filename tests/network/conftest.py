@@ -19,7 +19,7 @@ def random_model() -> RandomModel:
         def uniform(tensor: torch.Tensor, low: float, high: float) -> None:
             tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
 
-        model = DSCTradingModel.from_config(config).eval()
+        model = DSCTradingModel(config).eval()
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
                 if "running_var" in name or name in ("feature_scale", "temperature"):

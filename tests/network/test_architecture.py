@@ -85,7 +85,7 @@ def test_macs_per_bar_with_zero_padding_is_refused() -> None:
 @settings(deadline=None, max_examples=30)
 @given(config=configs)
 def test_parameters_and_macs_are_what_torch_counts(config: DSCConfig) -> None:
-    model = DSCTradingModel.from_config(config).eval()
+    model = DSCTradingModel(config).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, config.input_features, config.context))
     assert parameters(config) == sum(weight.numel() for weight in model.parameters())

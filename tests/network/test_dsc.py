@@ -1,5 +1,5 @@
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from tasks.network import dsc
 from tasks.network.architecture import Block, DSCConfig, preset
-from tasks.network.dsc import DepthwiseSeparableConv1d, DSCTradingModel, Prediction
+from tasks.network.dsc import DepthwiseSeparableConv1d, DSCTradingModel
 
 PARITY = 1e-5  # the promise; float32 sums in another order differ by about 1e-7 of the largest term
 
@@ -21,7 +21,7 @@ def random_model(config: DSCConfig, seed: int = 0) -> DSCTradingModel:
     """Return a model in evaluation mode whose every weight, statistic and buffer is random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = DSCTradingModel.from_config(config).eval()
+        model = DSCTradingModel(config).eval()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d):
                 assert module.running_mean is not None
@@ -34,6 +34,12 @@ def random_model(config: DSCConfig, seed: int = 0) -> DSCTradingModel:
         model.feature_scale.uniform_(0.5, 2.0)
         model.temperature.fill_(1.3)
     return model
+
+
+def tiny(channels: int, **changes: Any) -> DSCTradingModel:
+    """Return a network of one block at torch's start."""
+    shape = {"input_features": 1, "hidden_channels": channels, "num_blocks": 1, "input_clip": None}
+    return DSCTradingModel(DSCConfig(**shape | changes))
 
 
 def random_series(shape: tuple[int, ...], seed: int = 1) -> torch.Tensor:
@@ -141,7 +147,7 @@ def test_window_pass_equals_the_formulas_in_numpy(block: Block, head: bool) -> N
 
 def test_zero_padding_averages_the_padded_convolutions_of_the_whole_window() -> None:
     # one block, taps (1, 1, 1), everything else the identity, positive inputs: h = sum of three neighbours, ends of two
-    model = DSCTradingModel(1, 1, 1, 2, dropout=0.0, window=4, padding="zeros").eval()
+    model = tiny(1, num_classes=2, dropout=0.0, window=4, padding="zeros").eval()
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Linear):
             nn.init.ones_(module.weight)
@@ -178,7 +184,7 @@ def test_depthwise_gradient_equals_finite_differences() -> None:
 def test_batch_statistics_in_training_are_those_of_every_position() -> None:
     # In training the series pass normalises over all B*T positions: after one pass the stem's running mean has moved
     # by momentum 0.1 from 0 to the mean of its convolution's output.
-    model = DSCTradingModel(2, 3, 1, window=4, dropout=0.0)
+    model = tiny(3, input_features=2, window=4, dropout=0.0)
     x = random_series((2, 12, 2))
     stem: nn.Conv1d = model.stem[0]  # type: ignore[assignment]
     expected = 0.1 * functional.conv1d(x.transpose(1, 2), stem.weight, stem.bias).mean((0, 2))
@@ -231,7 +237,7 @@ def test_logits_are_unchanged_when_the_future_is_cut_off() -> None:
 
 
 def test_inputs_beyond_the_clip_count_as_the_clip() -> None:
-    model = DSCTradingModel(1, 2, 1, window=3, linear_bypass=True, input_clip=2.0).eval()
+    model = tiny(2, window=3, linear_bypass=True, input_clip=2.0).eval()
     model.feature_mean.fill_(10.0)
     model.feature_scale.fill_(0.5)
     with torch.no_grad():
@@ -239,25 +245,8 @@ def test_inputs_beyond_the_clip_count_as_the_clip() -> None:
     assert torch.equal(at_clip, beyond)
 
 
-def test_prediction_is_the_most_probable_class_and_its_calibrated_probability() -> None:
-    model = DSCTradingModel(1, 2, 1, window=3).eval()
-    linear: nn.Linear = model.classifier[3]  # type: ignore[assignment]
-    nn.init.zeros_(linear.weight)
-    linear.bias.data = torch.tensor([0.0, math.log(4.0), 2 * math.log(3.0)])
-    model.temperature.fill_(2.0)  # logits 0, ln 2, ln 3: probabilities 1/6, 2/6, 3/6
-    prediction = model.predict(torch.zeros(2, 1, 5))
-    assert isinstance(prediction, Prediction)
-    assert prediction.direction.tolist() == [2, 2]
-    assert prediction.confidence.tolist() == pytest.approx([0.5, 0.5])
-
-
-def test_prediction_in_training_mode_is_refused() -> None:
-    with pytest.raises(RuntimeError, match=r"predict needs the model in evaluation mode; call model\.eval\(\) first"):
-        DSCTradingModel().predict(torch.zeros(1, 10, 130))
-
-
 def test_names_in_the_state_are_those_of_the_source_text() -> None:
-    state = DSCTradingModel.from_config(preset("source")).state_dict()
+    state = DSCTradingModel(preset("source")).state_dict()
     shapes = {name: tuple(state[name].shape) for name in state if name.endswith(("weight", "bias"))}
     assert shapes["stem.0.weight"] == (64, 10, 1)
     assert shapes["blocks.3.depthwise.weight"] == (64, 1, 3)
@@ -276,11 +265,11 @@ def test_block_alone_keeps_the_length_with_its_default_padding() -> None:
 @pytest.mark.parametrize("shape", [(1, 10, 129), (1, 10, 131), (1, 9, 130), (10, 130)])
 def test_window_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=rf"x must be \(B, 10, 130\) windows, was \({shape[0]}, "):
-        DSCTradingModel().eval()(torch.zeros(shape))
+        DSCTradingModel(DSCConfig()).eval()(torch.zeros(shape))
 
 
 def test_series_of_another_width_or_too_short_is_refused() -> None:
-    model = DSCTradingModel().eval()
+    model = DSCTradingModel(DSCConfig()).eval()
     with pytest.raises(ValueError, match=r"x must be \(T, 10\) or \(B, T, 10\), was \(1, 200, 9\)"):
         model.forward_series(torch.zeros(200, 9))
     with pytest.raises(ValueError, match="a series must have at least the context of 130 bars, was 129"):

@@ -57,7 +57,7 @@ def kept(engine: Engine) -> bytes:
 def exact_logits(model: DSCTradingModel, x: Floats) -> Floats:
     """Torch's windowed forward in float64, the same weights: (T - context + 1, K)."""
     windows = np.lib.stride_tricks.sliding_window_view(x, model.config.context, axis=0).copy()
-    precise = DSCTradingModel.from_config(model.config).double().eval()
+    precise = DSCTradingModel(model.config).double().eval()
     precise.load_state_dict(model.state_dict())
     with torch.no_grad():
         return np.asarray(precise(torch.from_numpy(windows)).numpy())

@@ -126,7 +126,7 @@ def test_scaler_and_temperature_travel_in_the_state() -> None:
     np.testing.assert_allclose(state["feature_mean"].numpy(), rows.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(state["feature_scale"].numpy(), rows.std(axis=0), rtol=1e-6)
     assert float(state["temperature"]) == pytest.approx(fitted.temperature)
-    copy = type(fitted.model).from_config(NETWORK).eval()
+    copy = type(fitted.model)(NETWORK).eval()
     copy.load_state_dict(state)
     x = torch.from_numpy(series.features[:300]).float()
     assert torch.equal(copy.forward_series(x), fitted.model.forward_series(x))

@@ -35,7 +35,7 @@ def test_live_decision_never_shorts_when_the_market_is_spot(category, lowest, tm
     settings, market = Settings(home=tmp_path, artifact_url=str(tmp_path / "models")), Market(category=category)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model = DSCTradingModel.from_config(NETWORK)
+        model = DSCTradingModel(NETWORK)
     recipe = Recipe(network=NETWORK, costs=Costs(commission=0.0, slippage=0.0), decision=DecisionConfig())
     manifest = replace(MANIFEST, market=market, recipe=recipe.resolved).document()
     store = ArtifactStore(settings.artifact_url)

@@ -26,7 +26,7 @@ PARAMS = packed(DecisionConfig(min_hold=3), Costs(commission=1e-5, slippage=0.0)
 def model() -> DSCTradingModel:
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        return DSCTradingModel.from_config(CONFIG).eval()
+        return DSCTradingModel(CONFIG).eval()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_candle_of_another_shape_is_refused(model: DSCTradingModel, candle: Any)
 
 def test_network_with_more_inputs_or_other_classes_is_refused() -> None:
     config = DSCConfig(input_features=len(FEATURES) + 1, hidden_channels=4, num_blocks=1, window=4)
-    weights = {name: tensor.numpy() for name, tensor in DSCTradingModel.from_config(config).state_dict().items()}
+    weights = {name: tensor.numpy() for name, tensor in DSCTradingModel(config).state_dict().items()}
 
     with pytest.raises(ConfigError, match=r"at most 35 features and tell 3 classes apart, was 36 and 3"):
         LiveTick(Engine.from_weights(config, weights), STEP_MS, PARAMS)
