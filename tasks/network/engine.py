@@ -17,10 +17,8 @@ from numpy.typing import ArrayLike
 from storage.schema import ConfigError, FloatArray
 from tasks.network.architecture import DSCConfig
 from tasks.network.folding import Weights, fold
-from tasks.network.kernels import Packed, prepare_entry, series_packed, step_entry, step_packed
+from tasks.network.kernels import Packed, prepare_entry, series_packed, step_entry
 from tasks.network.packing import new_state, pack
-
-__all__ = ["Engine", "step_packed"]
 
 
 class Engine:

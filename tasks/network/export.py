@@ -15,22 +15,10 @@ from storage.schema import ArtifactError
 from tasks.network.architecture import DSCConfig
 from tasks.network.engine import Engine
 from tasks.network.folding import Weights, fold
-from tasks.network.onnx_graphs import onnx_plain, onnx_step, onnx_window
+from tasks.network.onnx_graphs import onnx_step, onnx_window
 
 if TYPE_CHECKING:
     from tasks.network.dsc import DSCTradingModel
-
-__all__ = [
-    "TOLERANCE",
-    "check_parity",
-    "onnx_graphs",
-    "onnx_plain",
-    "onnx_step",
-    "onnx_window",
-    "open_session",
-    "step_series",
-    "weights_bytes",
-]
 
 TOLERANCE = 1e-5
 """How far calibrated logits may differ between two ways to run one model; times the largest logit where that is > 1."""

@@ -34,7 +34,7 @@ Call = Callable[[], object]
 
 _BURST = 50  # timed calls between two changes of runtime
 _SETTLE = 10  # untimed calls before each burst: the caches still hold another runtime's weights
-_WINDOWS_TIMED = 1_000
+_BARS_TIMED, _WINDOWS_TIMED = 10_000, 1_000
 _LIBRARIES = ("numpy", "numba", "torch", "onnxruntime")
 
 
@@ -155,46 +155,31 @@ def measure_latency(
     ]
 
 
-def measure_model(config: DSCConfig, weights: Weights, features: FloatArray) -> tuple[LatencyRow, Timing]:
+def measure_model(
+    config: DSCConfig, weights: Weights, features: FloatArray, clock: Clock = time.perf_counter_ns
+) -> tuple[LatencyRow, Timing]:
     """Time a trained network on real features, one new bar at a time: by the engine, or whole windows where it can't.
+
+    Python's call is in each time.
 
     Args:
         config: The network's shape.
         weights: Its tensors by their names in `state_dict`.
         features: (T, F) raw features of consecutive bars, finite; T >= context.
-    """
-    if config.padding == "history":
-        timing = measure_engine(Engine.from_weights(config, weights), features)
-        return _row("this model", config, "engine", timing), timing
-    session = open_session(onnx_window(fold(config, weights)))
-    window = np.ascontiguousarray(features[-config.context :].T[None], np.float32)
-    taken = _time(lambda: session.run(None, {"window": window}), _WINDOWS_TIMED, _SETTLE, time.perf_counter_ns)
-    timing = Timing(nanoseconds=np.array(taken, np.int64))
-    return _row("this model", config, "ONNX Runtime", timing), timing
-
-
-def measure_engine(
-    engine: Engine, features: FloatArray, repetitions: int = 10_000, clock: Clock = time.perf_counter_ns
-) -> Timing:
-    """Time single steps of a trained network, Python's call included; no live state moves.
-
-    Args:
-        engine: Whose weights to run.
-        features: (T, F) raw features, finite; repeated as needed.
-        repetitions: Timed steps.
         clock: Nanoseconds.
-
-    Raises:
-        ConfigError: `repetitions` < 1.
-        ValueError: The features don't fit the engine.
     """
-    if repetitions < 1:
-        raise ConfigError(f"repetitions must be >= 1, was {repetitions}")
-    fresh = Engine(engine.config, engine.weights)
-    fresh.warm_up(features)
-    turn = cycle(features)
-    taken = _time(lambda: fresh.step(next(turn)), repetitions, _SETTLE, clock)
-    return Timing(nanoseconds=np.array(taken, np.int64))
+    runtime: Runtime
+    call: Call
+    if config.padding == "history":
+        engine, turn = Engine.from_weights(config, weights), cycle(features)
+        engine.warm_up(features)
+        runtime, repetitions, call = "engine", _BARS_TIMED, lambda: engine.step(next(turn))
+    else:
+        session = open_session(onnx_window(fold(config, weights)))
+        window = np.ascontiguousarray(features[-config.context :].T[None], np.float32)
+        runtime, repetitions, call = "ONNX Runtime", _WINDOWS_TIMED, lambda: session.run(None, {"window": window})
+    timing = Timing(nanoseconds=np.array(_time(call, repetitions, _SETTLE, clock), np.int64))
+    return _row("this model", config, runtime, timing), timing
 
 
 def _cases(config: DSCConfig, seed: int) -> list[tuple[DSCConfig, Runtime, Call]]:

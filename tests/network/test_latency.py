@@ -10,16 +10,13 @@ import torch
 from storage.schema import ConfigError
 from tasks.network.architecture import DSCConfig, macs_per_bar, macs_per_window, parameters, preset
 from tasks.network.dsc import DSCTradingModel
-from tasks.network.engine import Engine
 from tasks.network.latency import (
     Timing,
     machine_fingerprint,
-    measure_engine,
     measure_latency,
     measure_model,
     twins,
 )
-from tasks.network.packing import kept_size
 
 MakeModel = Callable[..., DSCTradingModel]
 
@@ -118,19 +115,6 @@ def test_zero_padding_has_no_row_for_the_engine_and_threads_are_put_back() -> No
     assert torch.get_num_threads() == threads
 
 
-def test_engine_is_timed_without_moving_its_state(random_model: MakeModel) -> None:
-    weights = {name: tensor.numpy() for name, tensor in random_model(TINY).state_dict().items()}
-    engine = Engine.from_weights(TINY, weights)
-    x = np.random.default_rng(0).normal(size=(20, 3))
-    engine.warm_up(x)
-    before = engine.state[: kept_size(engine.weights)].copy()
-
-    timing = measure_engine(engine, x, repetitions=30, clock=clock_of(1_500))
-
-    np.testing.assert_array_equal(timing.nanoseconds, np.full(30, 1_500))
-    np.testing.assert_array_equal(engine.state[: kept_size(engine.weights)], before)
-
-
 @pytest.mark.parametrize(("padding", "runtime"), [("history", "engine"), ("zeros", "ONNX Runtime")])
 def test_trained_network_is_timed_by_the_fastest_that_can_run_it(
     random_model: MakeModel, padding: str, runtime: str
@@ -138,15 +122,12 @@ def test_trained_network_is_timed_by_the_fastest_that_can_run_it(
     config = DSCConfig(**{**vars(TINY), "padding": padding})
     weights = {name: tensor.numpy() for name, tensor in random_model(config).state_dict().items()}
 
-    found, timing = measure_model(config, weights, np.zeros((20, 3)))
+    found, timing = measure_model(config, weights, np.zeros((20, 3)), clock_of(1_500))
 
     assert (found.name, found.config, found.runtime) == ("this model", config, runtime)
-    assert timing.percentile_us(50) > 0
+    assert (found.p50_us, set(timing.nanoseconds)) == (1.5, {1_500})
 
 
-def test_no_repetition_is_refused(random_model: MakeModel) -> None:
+def test_no_repetition_is_refused() -> None:
     with pytest.raises(ConfigError, match="repetitions must be >= 1, was 0"):
         measure_latency([TINY], 0)
-    weights = {name: tensor.numpy() for name, tensor in random_model(TINY).state_dict().items()}
-    with pytest.raises(ConfigError, match="repetitions must be >= 1, was -1"):
-        measure_engine(Engine.from_weights(TINY, weights), np.zeros((20, 3)), -1)
