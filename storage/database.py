@@ -4,10 +4,10 @@ DuckDB lets one process write, or several read, and refuses whoever comes second
 own connection, keeps it for milliseconds, and waits its turn. Anyone may open the file with their own tools; while they
 hold it, this project waits, then says who holds it.
 
-Processes of this project take turns by locks of their own as well, `.<name>.lock` and `.queue` beside the file. DuckDB
-2.0.0 lets the next process in before the last one has closed the file altogether: of some hundred turns between busy
-processes, one opened the file as it was before the other's commit, and its own commit then replaced that one, without
-an error.
+Processes and threads of this project take turns by locks of their own as well, `.<name>.lock` and `.queue` beside the
+file. DuckDB 2.0.0 lets the next process in before the last one has closed the file altogether: of some hundred turns
+between busy processes, one opened the file as it was before the other's commit, and its own commit then replaced that
+one, without an error. And it lets two connections of one process merge the same new key at once, and stores both rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import logging
 import os
 import random
 import re
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,10 +82,6 @@ _ADVICE = (  # signs in the cause, what they mean, the way out
         "the file is damaged; move it and its .wal away and run ingest again",
     ),
 )
-
-# DuckDB lets two connections of one process merge the same new key at once, and stores both rows without an error.
-_turns: dict[str, threading.Lock] = {}
-_turns_guard = threading.Lock()
 
 
 class Database:
@@ -164,8 +159,7 @@ class Database:
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         deadline = time.monotonic() + self.timeout_s
         with (
-            self._turn(),
-            self._turn_of_process(read_only, deadline),
+            self._turn(read_only, deadline),
             self._explained(),
             contextlib.closing(self._connect(read_only, deadline)) as con,
         ):
@@ -173,26 +167,13 @@ class Database:
             yield con
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Hold this process's own lock on the file."""
-        name = os.path.realpath(self.path)
-        with _turns_guard:
-            lock = _turns.setdefault(name, threading.Lock())
-        if not lock.acquire(timeout=self.timeout_s):
-            raise self._busy("another thread of this process")
-        try:
-            yield
-        finally:
-            lock.release()
-
-    @contextlib.contextmanager
-    def _turn_of_process(self, read_only: bool, deadline: float) -> Iterator[None]:
-        """Hold the lock among processes until the file is closed: readers share it, a writer is alone."""
+    def _turn(self, read_only: bool, deadline: float) -> Iterator[None]:
+        """Hold the lock among processes and threads until the file is closed: readers share it, a writer is alone."""
+        path = self.path.resolve()
         with contextlib.ExitStack() as files:
             try:
                 queue, lock = (
-                    files.enter_context(self.path.with_name(f".{self.path.name}.{name}").open("a"))
-                    for name in ("queue", "lock")
+                    files.enter_context(path.with_name(f".{path.name}.{name}").open("a")) for name in ("queue", "lock")
                 )
             except OSError:  # nobody writes in a folder that takes no file
                 yield
@@ -204,7 +185,7 @@ class Database:
             self._take(lock, fcntl.LOCK_SH if read_only else fcntl.LOCK_EX, deadline)
             fcntl.flock(queue, fcntl.LOCK_UN)
             if (waited_s := time.monotonic() - began) > _LONG_TURN_S:
-                log.warning("waited %.1f s for %s, behind other processes of this project", waited_s, self.path.name)
+                log.warning("waited %.1f s for %s, behind others of this project", waited_s, self.path.name)
             yield
 
     def _take(self, file: IO[str], how: int, deadline: float) -> None:
@@ -213,7 +194,7 @@ class Database:
                 fcntl.flock(file, how | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise self._busy("another process of this project") from None
+                    raise self._busy("another process or thread of this project") from None
                 time.sleep(random.uniform(*_TURN_S))
             else:
                 return

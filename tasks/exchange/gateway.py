@@ -82,8 +82,8 @@ class Gateway:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway")
         self._batches: set[threading.Event] = set()  # each withdraws the windows of one fetch_batches
         self._session = Session(
-            exchange,
-            url,
+            exchange=exchange,
+            url=url,
             pace=Pace(requests_per_s, burst=threads, clock=clock),
             retry=retry or RetryPolicy(),
             timeout_s=timeout_s,

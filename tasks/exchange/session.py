@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,10 +19,11 @@ class Withdrawn(Exception):
     """The question was withdrawn while it waited for its turn."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Session:
     """One pybit client a thread, one token bucket and one retry policy for all of them.
 
-    Args:
+    Attributes:
         exchange: Which of Bybit's hosts.
         url: Where the sandbox listens; None elsewhere.
         pace: When the next request may go.
@@ -31,36 +33,25 @@ class Session:
         wall_clock_ms: This machine's UTC milliseconds.
         sleep: Waits for so many seconds; None for a real wait that ends at once when the question is withdrawn.
         on_retry: Is told, in one line, of every repetition.
+        offset_ms: Bybit's clock minus this machine's, as far as it is known.
     """
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        url: str | None,
-        *,
-        pace: Pace,
-        retry: RetryPolicy,
-        timeout_s: tuple[float, float],
-        clock: Callable[[], float],
-        wall_clock_ms: Callable[[], int],
-        sleep: Sleep | None,
-        on_retry: Callable[[str], object] | None,
-    ) -> None:
-        self._exchange = exchange
-        self._url = url
-        self._pace = pace
-        self._retry = retry
-        self._timeout_s = timeout_s
-        self._clock = clock
-        self._wall_clock_ms = wall_clock_ms
-        self._sleep = sleep
-        self._on_retry = on_retry
+    exchange: Exchange
+    url: str | None
+    pace: Pace
+    retry: RetryPolicy
+    timeout_s: tuple[float, float]
+    clock: Callable[[], float]
+    wall_clock_ms: Callable[[], int]
+    sleep: Sleep | None
+    on_retry: Callable[[str], object] | None
+    offset_ms: int = 0
+
+    def __post_init__(self) -> None:
         self._closed = threading.Event()
         self._local = threading.local()
         self._clients: list[Any] = []
         self._served = False
-        self.offset_ms = 0
-        """Bybit's clock minus this machine's, as far as it is known."""
 
     def close(self) -> None:
         """Withdraw every question that still waits."""
@@ -93,58 +84,58 @@ class Session:
             PipelineError: Bybit refused.
             Withdrawn: Nobody waits for the answer any more.
         """
-        policy, failures, bans, spent_s = self._retry, 0, 0, 0.0
+        policy, failures, bans, spent_s = self.retry, 0, 0, 0.0
         while True:
-            self._pace.wait(partial(self._wait, stop))
-            began = self._clock()
+            self.pace.wait(partial(self._wait, stop))
+            began = self.clock()
             try:
                 parsed = read(ask(self._client(), method, params))
             except TemporaryError as err:
                 banned = isinstance(err, Banned)
                 bans, failures = bans + banned, failures + (not banned)
                 wait_s = self._wait_s(err, failures)
-                spent_s += self._clock() - began
+                spent_s += self.clock() - began
                 # An address that was never served will not be served in ten minutes either.
                 if banned:
                     hopeless = bans > policy.bans or not self._served
                 else:
                     hopeless = failures >= policy.attempts or spent_s + wait_s > policy.budget_s
                 if hopeless:
-                    raise give_up(err, self._exchange, what, failures + bans, spent_s) from err
-                if self._on_retry is not None:
-                    self._on_retry(f"asking again in {wait_s:.1f} s: {what} ({err})")
+                    raise give_up(err, self.exchange, what, failures + bans, spent_s) from err
+                if self.on_retry is not None:
+                    self.on_retry(f"asking again in {wait_s:.1f} s: {what} ({err})")
                 if isinstance(err, RateLimited | Banned):
-                    self._pace.close_for(wait_s)  # everyone's affair; this thread waits for its next turn
+                    self.pace.close_for(wait_s)  # everyone's affair; this thread waits for its next turn
                 else:
                     self._wait(stop, wait_s)
                 spent_s += 0 if banned else wait_s
             except PipelineError as err:
-                raise refused(err, self._exchange, what) from err
+                raise refused(err, self.exchange, what) from err
             else:
                 self._served = True
                 return parsed
 
     def _wait_s(self, err: TemporaryError, failures: int) -> float:
         if isinstance(err, Banned):
-            return self._retry.ban_wait_s
-        back_off_s = self._retry.back_off_s(failures)
+            return self.retry.ban_wait_s
+        back_off_s = self.retry.back_off_s(failures)
         if isinstance(err, RateLimited) and err.reset_ms is not None:
-            reset_s = (err.reset_ms - self._wall_clock_ms() - self.offset_ms) / 1000
+            reset_s = (err.reset_ms - self.wall_clock_ms() - self.offset_ms) / 1000
             # Never before the back-off: a reset that lies in the past is a clock that disagrees, not room for more.
-            return max(back_off_s, min(reset_s, self._retry.max_reset_wait_s))
+            return max(back_off_s, min(reset_s, self.retry.max_reset_wait_s))
         return back_off_s
 
     def _wait(self, stop: threading.Event | None, seconds: float) -> None:
         withdrawn = stop or self._closed
-        if self._sleep is None:
+        if self.sleep is None:
             withdrawn.wait(seconds)
         else:
-            self._sleep(seconds)
+            self.sleep(seconds)
         if withdrawn.is_set() or self._closed.is_set():
             raise Withdrawn
 
     def _client(self) -> Any:
         if not hasattr(self._local, "client"):
-            self._local.client = new_client(self._exchange, self._url, self._timeout_s)
+            self._local.client = new_client(self.exchange, self.url, self.timeout_s)
             self._clients.append(self._local.client)
         return self._local.client

@@ -158,7 +158,9 @@ def test_next_process_is_let_in_when_the_last_one_has_closed_the_file_altogether
     # DuckDB alone lets it in a moment too early, and then loses a commit; readers share their turn, a writer is alone.
     with path.with_name(".market.duckdb.lock").open("a") as lock:
         fcntl.flock(lock, held)
-        busy = pytest.raises(StoreBusyError, match=r"is held by another process of this project, waited 0\.05 s")
+        busy = pytest.raises(
+            StoreBusyError, match=r"is held by another process or thread of this project, waited 0\.05 s"
+        )
         with busy, Database(path, timeout_s=0.05).writing():
             pass
         with contextlib.nullcontext() if reads else busy, Database(path, timeout_s=0.05).reading():
@@ -169,7 +171,7 @@ def test_next_process_is_let_in_when_the_last_one_has_closed_the_file_altogether
 def test_nobody_overtakes_who_is_first_in_the_queue(path):
     with path.with_name(".market.duckdb.queue").open("a") as queue:
         fcntl.flock(queue, fcntl.LOCK_EX)
-        busy = pytest.raises(StoreBusyError, match="held by another process of this project")
+        busy = pytest.raises(StoreBusyError, match="held by another process or thread of this project")
         with busy, Database(path, timeout_s=0.05).reading():
             pass
 
@@ -180,7 +182,7 @@ def test_threads_take_turns_also_under_another_name_of_the_file(path):
 
     def second():
         try:
-            with Database(path.parent / "link.duckdb", timeout_s=0.05).reading():
+            with Database(path.parent / "link.duckdb", timeout_s=0.05).writing():
                 pass
         except StoreBusyError as err:
             caught.append(str(err))
@@ -189,7 +191,7 @@ def test_threads_take_turns_also_under_another_name_of_the_file(path):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join()
-    assert "is held by another thread of this process, waited 0.05 s" in caught[0]
+    assert "is held by another process or thread of this project, waited 0.05 s" in caught[0]
 
 
 def damage_header(data):
