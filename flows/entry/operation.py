@@ -52,13 +52,11 @@ from prefect.workers.process import ProcessWorker
 from flows.entry.child import ROOT, child_command, end_family, start_child
 from flows.entry.command_line import plain_errors
 from flows.entry.environment import client_environment, server_environment
-from flows.entry.reports import start_reports
 from flows.entry.server import (
     ANY_HOST,
     HOST,
     answers,
     bound_socket,
-    served_names,
     server_at_hand,
     sole_server,
     start_server,
@@ -159,8 +157,7 @@ class Operation:
         except ConfigError:
             listening = bound_socket(self._host, 0)
         with listening:
-            names = served_names(listening)
-            self.reports = start_reports(listening, self.environment, self._log("reports"), names)
+            self.reports = start_server(listening, self.environment, self._log("reports"), "flows.entry.reports")
             self.reports_url = f"{self.url.rpartition(':')[0]}:{listening.getsockname()[1]}"
         self.environment.setdefault("DSC_REPORTS_URL", self.reports_url)
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 import base64
 import secrets
 import socket
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import uvicorn
 from jinja2 import Environment, StrictUndefined
@@ -28,7 +26,6 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flows.entry.child import start_child
 from flows.entry.headed import Headed
 from storage.artifacts import ArtifactStore
 from storage.schema import PipelineError, VersionRef, parse_source
@@ -115,21 +112,6 @@ def reports_app(store_url: str, secret: str, hosts: Sequence[str]) -> ASGIApp:
     app = Starlette(routes=routes, middleware=guards)
     app.router.redirect_slashes = False
     return app
-
-
-def start_reports(
-    listening: socket.socket, environment: Mapping[str, str], log: Path, hosts: Sequence[str]
-) -> subprocess.Popen[bytes]:
-    """Start the server of the reports on a socket that listens; the caller may close its own copy.
-
-    Args:
-        listening: The socket.
-        environment: Of the child: where the home and the versions are.
-        log: File for what it prints.
-        hosts: Host names that it answers to.
-    """
-    module = ["flows.entry.reports", str(listening.fileno()), *hosts]
-    return start_child(module, environment=environment, log=log, pass_fds=[listening.fileno()])
 
 
 class _Guarded:

@@ -66,18 +66,18 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def start_server(
-    listening: socket.socket, environment: Mapping[str, str], log: Path, names: Sequence[str] = ()
+    listening: socket.socket, environment: Mapping[str, str], log: Path, module: str = "flows.entry.server"
 ) -> subprocess.Popen[bytes]:
     """Start a server on a socket that listens; the caller may close its own copy.
 
     Args:
         listening: The socket.
-        environment: From `server_environment`.
+        environment: From `server_environment`; of another server, what that one needs.
         log: File for what the server prints.
-        names: Further host names that it answers to.
+        module: Prefect's server, or another one that takes the socket and the names that it answers to.
     """
-    module = ["flows.entry.server", str(listening.fileno()), *served_names(listening), *names]
-    return start_child(module, environment=environment, log=log, pass_fds=[listening.fileno()])
+    command = [module, str(listening.fileno()), *served_names(listening)]
+    return start_child(command, environment=environment, log=log, pass_fds=[listening.fileno()])
 
 
 def served_names(listening: socket.socket) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from flows.entry.child import end_family
-from flows.entry.reports import reports_app, start_reports
-from flows.entry.server import HOST, bound_socket
+from flows.entry.reports import reports_app
+from flows.entry.server import HOST, bound_socket, start_server
 from storage.artifacts import ArtifactStore
 from storage.schema import FEATURES, Source, VersionRef
 from storage.secret import home_secret
@@ -66,8 +66,8 @@ def served(tmp_path_factory) -> Iterator[Served]:
     environment = {name: text for name, text in os.environ.items() if not name.startswith("DSC_")}
     with bound_socket(HOST, 0) as listening:
         port = listening.getsockname()[1]
-        hosts = [HOST, "localhost"]
-        child = start_reports(listening, environment | {"DSC_HOME": str(home)}, home / "reports.log", hosts)
+        environment |= {"DSC_HOME": str(home)}
+        child = start_server(listening, environment, home / "reports.log", "flows.entry.reports")
     yield Served(port=port, secret=home_secret(home), version=version, home=home)
     end_family(child)
 
