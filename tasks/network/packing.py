@@ -7,32 +7,13 @@ import math
 import numpy as np
 
 from storage.schema import ArtifactError, ConfigError, FloatArray
+from tasks.network import kernels
 from tasks.network.architecture import Block
 from tasks.network.folding import FoldedBlock, FoldedStandard, FoldedWeights
-from tasks.network.kernels import (
-    BLOCKS,
-    FEATURES,
-    HEAD,
-    INNER,
-    POOL,
-    POOL_MASK,
-    SCALER,
-    SCRATCH,
-    SEPARABLE,
-    STANDARD,
-    STEM,
-    SUMS,
-    SUMS_ROW,
-    TABLE,
-    TABLE_ROW,
-    TILE,
-    WIDTH,
-    XCEPTION,
-    Packed,
-)
+from tasks.network.kernels import Packed
 from tasks.network.lanes import LANES
 
-_KINDS: dict[Block, int] = {"standard": STANDARD, "separable": SEPARABLE, "xception": XCEPTION}
+_KINDS: dict[Block, int] = {"standard": kernels.STANDARD, "separable": kernels.SEPARABLE, "xception": kernels.XCEPTION}
 _LARGEST = 1 << 24  # the first whole number whose successor float32 does not know
 
 
@@ -46,7 +27,7 @@ def pack(folded: FoldedWeights) -> Packed:
     config = folded.config
     width, blocks, classes = _padded(config.hidden_channels), config.num_blocks, config.num_classes
     inner = config.kernel_size * width if config.block == "standard" else width
-    header = np.zeros(_padded(TABLE + blocks * TABLE_ROW))
+    header = np.zeros(_padded(kernels.TABLE + blocks * kernels.TABLE_ROW))
     parts: list[FloatArray] = [header]
 
     def put(*arrays: FloatArray) -> int:
@@ -56,28 +37,28 @@ def pack(folded: FoldedWeights) -> Packed:
         return place
 
     sees_newest = config.newest_step or config.linear_bypass
-    header[:SCALER] = (
+    header[:kernels.SCALER] = (
         config.input_features, width, blocks, config.kernel_size, classes, config.window, config.context,
         _KINDS[config.block], sees_newest, math.inf if config.input_clip is None else config.input_clip, inner,
     )  # fmt: skip
-    header[SCALER] = put(folded.feature_mean, 1 / folded.feature_scale)
-    header[STEM] = put(_wide(folded.stem.T, width), _wide(folded.stem_bias, width))
-    header[POOL_MASK] = _power_of_two(config.window) - 1
-    header[POOL] = _padded(SUMS + SUMS_ROW * classes)
-    place = int(header[POOL]) + _padded(_power_of_two(config.window) * classes)
-    table = header[TABLE : TABLE + blocks * TABLE_ROW].reshape(blocks, TABLE_ROW)
+    header[kernels.SCALER] = put(folded.feature_mean, 1 / folded.feature_scale)
+    header[kernels.STEM] = put(_wide(folded.stem.T, width), _wide(folded.stem_bias, width))
+    header[kernels.POOL_MASK] = _power_of_two(config.window) - 1
+    header[kernels.POOL] = _padded(kernels.SUMS + kernels.SUMS_ROW * classes)
+    place = int(header[kernels.POOL]) + _padded(_power_of_two(config.window) * classes)
+    table = header[kernels.TABLE : kernels.TABLE + blocks * kernels.TABLE_ROW].reshape(blocks, kernels.TABLE_ROW)
     for row, block, dilation in zip(table, folded.blocks, config.dilations, strict=True):
         length = _power_of_two((config.kernel_size - 1) * dilation)
         row[:] = place, length - 1, put(*_block_parts(block, width)), dilation
         place += length * width
-    header[SCRATCH] = place
+    header[kernels.SCRATCH] = place
     heads = [_wide(folded.pooled.reshape(classes, blocks, -1), width)]
     if sees_newest:
         newest = np.zeros_like(folded.pooled) if folded.newest is None else folded.newest
         bypass = np.zeros((classes, config.input_features)) if folded.bypass is None else folded.bypass
         newest = _wide(newest.reshape(classes, blocks, -1), width).reshape(classes, -1)
         heads.append(np.hstack([newest, _wide(bypass, _padded(config.input_features))]))
-    header[HEAD] = put(*heads, folded.bias)
+    header[kernels.HEAD] = put(*heads, folded.bias)
     largest = max(place, sum(part.size for part in parts))
     if largest >= _LARGEST:
         raise ConfigError(f"the engine's weights and state must each be under {_LARGEST} numbers, was {largest}")
@@ -90,14 +71,14 @@ def pack(folded: FoldedWeights) -> Packed:
 
 def new_state(weights: Packed) -> Packed:
     """Return the state of a market of which nothing has been seen."""
-    width, blocks = int(weights[WIDTH]), int(weights[BLOCKS])
-    column = (blocks + 1) * width + _padded(int(weights[FEATURES])) + int(weights[INNER])
-    return _aligned(np.zeros(kept_size(weights) + TILE * column, np.float32))
+    width, blocks = int(weights[kernels.WIDTH]), int(weights[kernels.BLOCKS])
+    column = (blocks + 1) * width + _padded(int(weights[kernels.FEATURES])) + int(weights[kernels.INNER])
+    return _aligned(np.zeros(kept_size(weights) + kernels.TILE * column, np.float32))
 
 
 def kept_size(weights: Packed) -> int:
     """Return how many floats of a state carry memory from bar to bar; the rest is scratch."""
-    return int(weights[SCRATCH])
+    return int(weights[kernels.SCRATCH])
 
 
 def _block_parts(block: FoldedBlock, width: int) -> list[FloatArray]:

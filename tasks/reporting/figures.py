@@ -69,7 +69,7 @@ def downsample(values: FloatArray, most: int = MOST_POINTS) -> IntArray:
     return np.array(sorted(keep), np.int64)
 
 
-def equity_figure(equity: Equity, label: str, width: int = WIDE) -> Figure:
+def draw_equity(equity: Equity, label: str, width: int = WIDE) -> Figure:
     """Account value above, on a logarithmic axis, drawdown below; beside the baselines, holding and doing nothing."""
     height, legend = (310, 22) if width > NARROW else (350, 52)
     figure = new_figure(width, height, "Equity and drawdown on unseen bars, net of costs", label)
@@ -103,7 +103,7 @@ def equity_figure(equity: Equity, label: str, width: int = WIDE) -> Figure:
     return figure
 
 
-def rolling_figure(equity: Equity, label: str, width: int = WIDE) -> Figure | None:
+def draw_rolling(equity: Equity, label: str, width: int = WIDE) -> Figure | None:
     """The Sharpe ratio of the days up to each day; None on too few days."""
     drawn = {name: rolling_sharpe(days_of(equity, series)) for name, series in equity.series.items()}
     ours = drawn["this model"]
@@ -133,7 +133,7 @@ def _coloured(series: Mapping[str, _Series]) -> list[tuple[str, tuple[str, _Seri
     return list(zip((*(MODEL, ACCENT, SECOND)[: len(series) - 1], NOTHING), series.items(), strict=True))
 
 
-def distribution_figure(values: FloatArray, title: str, unit: str, label: str) -> Figure:
+def draw_distribution(values: FloatArray, title: str, unit: str, label: str) -> Figure:
     """How often a day or a trade ended where: a histogram with its mean; what lies outside is put into the end bins."""
     figure = new_figure(NARROW, 280, title, label)
     axes = add_axes(figure, (58, 44, NARROW - 74, 164), grid="y")
@@ -150,7 +150,7 @@ def distribution_figure(values: FloatArray, title: str, unit: str, label: str) -
     return figure
 
 
-def cost_figure(costs: Sequence[CostPoint], break_even: float | None, label: str) -> Figure:
+def draw_cost(costs: Sequence[CostPoint], break_even: float | None, label: str) -> Figure:
     """What is left at other costs, decided again at each and as the same positions re-priced."""
     figure = new_figure(NARROW, 300, "Net result at other costs", label)
     axes = add_axes(figure, (58, 44, NARROW - 74, 184))
@@ -170,7 +170,7 @@ def cost_figure(costs: Sequence[CostPoint], break_even: float | None, label: str
     return figure
 
 
-def training_figure(folds: Sequence[FoldResult], label: str, width: int = WIDE) -> Figure:
+def draw_training(folds: Sequence[FoldResult], label: str, width: int = WIDE) -> Figure:
     """Loss of every fold's training, of each member in one frame; the kept weights are marked."""
     columns = min(len(folds), 4 if width > NARROW else 2)
     rows = -(-len(folds) // columns)
@@ -204,7 +204,7 @@ def training_figure(folds: Sequence[FoldResult], label: str, width: int = WIDE) 
     return figure
 
 
-def fold_figure(rows: Sequence[Row], label: str, width: int = WIDE) -> Figure | None:
+def draw_fold(rows: Sequence[Row], label: str, width: int = WIDE) -> Figure | None:
     """When each fold trains, validates and tests; None where the rows do not say."""
     try:
         parts = [(str(row["fold"]), str(row["part"]), _day(row["first"]), _day(row["last"])) for row in rows]
@@ -217,11 +217,9 @@ def fold_figure(rows: Sequence[Row], label: str, width: int = WIDE) -> Figure | 
     figure = new_figure(width, height, "Walk-forward folds", label)
     axes = add_axes(figure, (58, 44, width - 74, height - 112), grid="x")
     for part, colour in PART_COLOURS.items():
-        bars = [(folds.index(fold), first, last) for fold, name, first, last in parts if name == part]
-        for place, first, last in bars[:1]:
-            axes.barh(place, last - first, left=first, height=0.6, color=colour, label=part)
-        for place, first, last in bars[1:]:
-            axes.barh(place, last - first, left=first, height=0.6, color=colour)
+        bars = [(folds.index(fold), last - first, first) for fold, name, first, last in parts if name == part]
+        places, lengths, starts = zip(*bars, strict=True)
+        axes.barh(places, lengths, left=starts, height=0.6, color=colour, label=part)
     axes.set_yticks(range(len(folds)), [plain_text(f"fold {fold}", 12) for fold in folds])
     axes.invert_yaxis()
     times = np.array([min(first for *_, first, _ in parts), max(last for *_, last in parts)]) * DAY_MS
@@ -244,7 +242,7 @@ def _common_range(folds: Sequence[FoldResult]) -> tuple[float, float]:
     return float(losses.min()) - margin, float(losses.max()) + margin
 
 
-def reliability_figure(skill: Skill, label: str) -> Figure:
+def draw_reliability(skill: Skill, label: str) -> Figure:
     """Confidence against the share that was right."""
     figure = new_figure(NARROW, 320, "Calibration on unseen bars", label)
     axes = add_axes(figure, (58, 102, NARROW - 74, 156))
@@ -269,7 +267,7 @@ def reliability_figure(skill: Skill, label: str) -> Figure:
     return figure
 
 
-def coverage_figure(skill: Skill, label: str) -> Figure:
+def draw_coverage(skill: Skill, label: str) -> Figure:
     """Accuracy on the most confident share of the bars, with its 95 % interval."""
     figure = new_figure(NARROW, 320, "Accuracy by confidence", label)
     axes = add_axes(figure, (58, 52, NARROW - 74, 206))
@@ -285,7 +283,7 @@ def coverage_figure(skill: Skill, label: str) -> Figure:
     return figure
 
 
-def step_figure(speed: Speed, label: str, width: int = WIDE) -> Figure:
+def draw_step(speed: Speed, label: str, width: int = WIDE) -> Figure:
     """How often one prediction took how long: both axes logarithmic, so that the rare slow ones show."""
     figure = new_figure(width, 240, "One prediction of this model", label)
     axes = add_axes(figure, (58, 44, width - 74, 130), grid="y")
@@ -305,7 +303,7 @@ def step_figure(speed: Speed, label: str, width: int = WIDE) -> Figure:
     return figure
 
 
-def contenders_figure(lines: Sequence[Contender], label: str, width: int = WIDE) -> Figure | None:
+def draw_contenders(lines: Sequence[Contender], label: str, width: int = WIDE) -> Figure | None:
     """The model's log-loss lead over every forecaster, with its 95 % interval; None where there is no lead to draw."""
     leads = [
         (line.name, line.lead, 1.96 * line.lead_error if is_number(line.lead_error) else 0.0)
@@ -316,7 +314,7 @@ def contenders_figure(lines: Sequence[Contender], label: str, width: int = WIDE)
     return _forest(leads, "The model's lead in log-loss", unit, label, width)
 
 
-def importance_figure(found: Sequence[Importance], label: str, width: int = WIDE) -> Figure | None:
+def draw_importance(found: Sequence[Importance], label: str, width: int = WIDE) -> Figure | None:
     """How much worse the forecast gets without each input, with the spread over permutations."""
     losses = [(one.name, one.loss, one.spread) for one in found]
     unit = "log-loss gained by permuting it, thousandths of a nat; bars: spread over permutations"

@@ -18,22 +18,10 @@ from matplotlib.figure import Figure
 from storage.schema import CLASSES
 from storage.written import Style, or_dash, written
 from tasks.execution.metrics import Metrics
+from tasks.reporting import figures
 from tasks.reporting.canvas import NARROW, WIDE, png, svg
 from tasks.reporting.evidence import flat_cells, highlights, random_note, record_measures, skill_measures
 from tasks.reporting.explorer import explorer_data, library, script_hash
-from tasks.reporting.figures import (
-    contenders_figure,
-    cost_figure,
-    coverage_figure,
-    distribution_figure,
-    equity_figure,
-    fold_figure,
-    importance_figure,
-    reliability_figure,
-    rolling_figure,
-    step_figure,
-    training_figure,
-)
 from tasks.reporting.headline import headline_rows
 from tasks.reporting.markup import (
     Grid,
@@ -135,7 +123,7 @@ def render_report(data: ReportData) -> str:
 
 def summary_markdown(data: ReportData) -> str:
     """Return the verdict, its conditions, the head line's numbers and one picture as Markdown, below 200 kB."""
-    picture = png(equity_figure(data.equity, data.title_label, _SUMMARY_WIDTH))
+    picture = png(figures.draw_equity(data.equity, data.title_label, _SUMMARY_WIDTH))
     return _environment().get_template("summary.md").render(_verdict(data), picture=data_uri(picture, "png"))
 
 
@@ -186,10 +174,10 @@ def _pictures(data: ReportData) -> dict[str, Markup]:
     """Return every static chart by its name, drawn for a desktop and a phone; what has nothing to draw is empty."""
     drawn = {}
     for name, (alt, kinds, draw) in _PICTURES.items():
-        figures = {kind: draw(data, data.title_label, width) for kind, width in kinds.items()}
+        drawings = {kind: draw(data, data.title_label, width) for kind, width in kinds.items()}
         markup = Markup("").join(
             Markup('<div class="{}">{}</div>').format(kind, Markup(svg(figure, f"{name}-{kind}")))  # noqa: S704
-            for kind, figure in figures.items()
+            for kind, figure in drawings.items()
             if figure
         )
         drawn[name] = markup and Markup('<figure role="img" aria-label="{}">{}</figure>').format(alt, markup)
@@ -200,45 +188,45 @@ _BOTH, _HALF = {"desk": WIDE, "phone": NARROW}, {"half": NARROW}
 _PICTURES: dict[str, tuple[str, dict[str, int], Callable[[ReportData, str, int], Figure | None]]] = {
     "equity": (
         "Equity and drawdown beside the baselines, buy and hold and no position", _BOTH,
-        lambda data, label, width: equity_figure(data.equity, label, width),
+        lambda data, label, width: figures.draw_equity(data.equity, label, width),
     ),
     "rolling": (
         "Sharpe ratio of the last days", _BOTH,
-        lambda data, label, width: rolling_figure(data.equity, label, width),
+        lambda data, label, width: figures.draw_rolling(data.equity, label, width),
     ),
     "contenders": (
         "The model's lead over each forecaster", _BOTH,
-        lambda data, label, width: contenders_figure(data.contest.table, label, width),
+        lambda data, label, width: figures.draw_contenders(data.contest.table, label, width),
     ),
     "importance": (
         "What each input is worth to the forecast", _BOTH,
-        lambda data, label, width: importance_figure(data.importance, label, width),
+        lambda data, label, width: figures.draw_importance(data.importance, label, width),
     ),
     "steps": (
         "Histogram of single predictions", _BOTH,
-        lambda data, label, width: step_figure(data.speed, label, width),
+        lambda data, label, width: figures.draw_step(data.speed, label, width),
     ),
     "folds": (
         "When each fold trains and tests", _BOTH,
-        lambda data, label, width: fold_figure(data.folds, label, width),
+        lambda data, label, width: figures.draw_fold(data.folds, label, width),
     ),
     "training": (
         "Training and validation loss by fold", _BOTH,
-        lambda data, label, width: training_figure(data.training, label, width),
+        lambda data, label, width: figures.draw_training(data.training, label, width),
     ),
     "costs": (
         "Total return at other costs", _HALF,
-        lambda data, label, _: cost_figure(data.costs, data.metrics["model"].break_even_cost_per_side, label),
+        lambda data, label, _: figures.draw_cost(data.costs, data.metrics["model"].break_even_cost_per_side, label),
     ),
     "days": ("How the days ended", _HALF, lambda data, label, _: _days_figure(data, label)),
     "trades": ("How the round trips ended", _HALF, lambda data, label, _: _trades_figure(data, label)),
     "reliability": (
         "Confidence against the share that was right", _HALF,
-        lambda data, label, _: reliability_figure(data.skill, label),
+        lambda data, label, _: figures.draw_reliability(data.skill, label),
     ),
     "coverage": (
         "Accuracy on the most confident predictions", _HALF,
-        lambda data, label, _: coverage_figure(data.skill, label),
+        lambda data, label, _: figures.draw_coverage(data.skill, label),
     ),
 }  # fmt: skip
 """Chart -> what it shows, where it is shown how wide, and who draws it."""
@@ -249,7 +237,7 @@ def _days_figure(data: ReportData, label: str) -> Figure | None:
     days = days[days != 0.0]
     if len(days) < _FEWEST_TO_SPREAD:
         return None
-    return distribution_figure(100.0 * days, f"Net result of {len(days):,} days with a position", "%", label)
+    return figures.draw_distribution(100.0 * days, f"Net result of {len(days):,} days with a position", "%", label)
 
 
 def _trades_figure(data: ReportData, label: str) -> Figure | None:
@@ -257,7 +245,7 @@ def _trades_figure(data: ReportData, label: str) -> Figure | None:
     if trades is None or len(trades) < _FEWEST_TO_SPREAD:
         return None
     earned = 1e4 * trades.net / trades.entry_notional
-    return distribution_figure(earned, f"Net result of {len(trades):,} round trips", "bp", label)
+    return figures.draw_distribution(earned, f"Net result of {len(trades):,} round trips", "bp", label)
 
 
 def _metrics_grid(sides: Mapping[str, Metrics], keys: Sequence[str]) -> Grid:

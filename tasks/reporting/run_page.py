@@ -9,7 +9,7 @@ from tasks.champion.promotion import Check
 from tasks.execution.metrics import Metrics
 from tasks.network.latency import LatencyRow
 from tasks.reporting.canvas import png
-from tasks.reporting.figures import training_figure
+from tasks.reporting.figures import draw_training
 from tasks.reporting.markup import data_uri
 from tasks.reporting.report import METRICS, summary_markdown
 from tasks.reporting.report_data import ReportData
@@ -39,7 +39,7 @@ def version_tables(report: ReportData) -> Iterator[tuple[str, Sequence[Row], str
 
 def verdict_markdown(report: ReportData) -> str:
     """Return the verdict in words and pictures."""
-    uri = data_uri(png(training_figure(report.training, report.title_label, _WIDTH)), "png")
+    uri = data_uri(png(draw_training(report.training, report.title_label, _WIDTH)), "png")
     return f"{summary_markdown(report)}\n![Loss of each fold's training, step by step]({uri})\n"
 
 

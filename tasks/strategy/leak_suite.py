@@ -11,25 +11,10 @@ import numpy as np
 from storage.results import ResultStore
 from storage.schema import CLASSES, DAY_MS, FEATURES, DatasetRef, FloatArray, IntArray
 from tasks.execution.skill import class_shares
+from tasks.market import leaks
 from tasks.market.features import OUTPUTS, WARM_UP, build_features
 from tasks.market.labels import UNKNOWN, LabelConfig, Labels, label_bars
-from tasks.market.leaks import (
-    LABEL_COLUMNS,
-    Columns,
-    LeakCheck,
-    Learned,
-    canary,
-    chance_direction,
-    future_perturbation,
-    label_span,
-    permuted_in_blocks,
-    prefix_invariance,
-    purged_folds,
-    start_invariance,
-    stored_inputs,
-    train_isolation,
-    with_next_return,
-)
+from tasks.market.leaks import Columns, LeakCheck, Learned
 from tasks.market.samples import Fold, FoldConfig, walk_forward
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
@@ -105,13 +90,13 @@ def leak_checks(samples: Samples, interval_ms: int, recipe: Recipe, fold: FoldRe
     candles = samples.dataset.candles[-_BARS:].matrix()
     features = feature_columns(interval_ms)
     yield remade_inputs(samples, interval_ms, recipe)
-    yield prefix_invariance(features, candles, OUTPUTS, first=WARM_UP)
-    yield future_perturbation(features, candles, OUTPUTS, first=WARM_UP)
-    yield start_invariance(features, candles, OUTPUTS, WARM_UP)
+    yield leaks.prefix_invariance(features, candles, OUTPUTS, first=WARM_UP)
+    yield leaks.future_perturbation(features, candles, OUTPUTS, first=WARM_UP)
+    yield leaks.start_invariance(features, candles, OUTPUTS, WARM_UP)
     yield steady_predictions(load_model(recipe.network_config, load_weights(fold.weights)), candles, interval_ms)
     labels = label_columns(recipe.labels, recipe.costs.round_trip, interval_ms)
-    yield label_span(labels, candles, recipe.labels.horizon)
-    yield purged_folds(samples.folds, samples.labels.end)
+    yield leaks.label_span(labels, candles, recipe.labels.horizon)
+    yield leaks.purged_folds(samples.folds, samples.labels.end)
     yield isolated_training()
     yield permuted_labels(samples, interval_ms)
     null = feature_columns(_NULL.interval_ms)
@@ -125,8 +110,8 @@ def remade_inputs(samples: Samples, interval_ms: int, recipe: Recipe) -> LeakChe
     candles = dataset.candles.matrix()
     features, classes = feature_columns(interval_ms), label_columns(recipe.labels, recipe.costs.round_trip, interval_ms)
     given = (dataset.features, dataset.vol, labels.forward_return, labels.threshold, labels.classes)
-    return stored_inputs(
-        np.column_stack(given), np.column_stack([features(candles), classes(candles)]), (*OUTPUTS, *LABEL_COLUMNS)
+    return leaks.stored_inputs(
+        np.column_stack(given), np.column_stack([features(candles), classes(candles)]), (*OUTPUTS, *leaks.LABEL_COLUMNS)
     )
 
 
@@ -164,7 +149,7 @@ def label_columns(config: LabelConfig, round_trip_cost: float, interval_ms: int)
 def steady_predictions(model: DSCTradingModel, candles: FloatArray, interval_ms: int) -> LeakCheck:
     """Give the published model other futures: what it has predicted stays."""
     settled = WARM_UP + model.config.context
-    check = future_perturbation(
+    check = leaks.future_perturbation(
         prediction_columns(model, interval_ms),
         candles[-(settled + _PREDICTED) :],
         [f"p_{name}" for name in CLASSES],
@@ -177,17 +162,17 @@ def steady_predictions(model: DSCTradingModel, candles: FloatArray, interval_ms:
 
 def isolated_training() -> LeakCheck:
     """Train on a random walk with other validation and test bars: what they must not decide stays."""
-    values, labels, fold = _null_samples(feature_columns(_NULL.interval_ms))
+    values, labels, fold, segment = _null_samples(feature_columns(_NULL.interval_ms))
 
     def learn(features: FloatArray, classes: IntArray) -> Learned:
-        fitted = _quick_fit(features, classes, fold)
+        fitted = _quick_fit(features, classes, fold, segment)
         state = {name: tensor.double().numpy() for name, tensor in fitted.model.state_dict().items()}
         from_train = {name: state.pop(name) for name in ("feature_mean", "feature_scale")}
         shares = class_shares(classes[fold.train.rows], len(CLASSES))
         return Learned(from_train=from_train | {"class shares": shares}, from_validation=state)
 
     starts = {"validation_start": fold.validation.start, "test_start": fold.test.start}
-    return train_isolation(learn, values, labels.classes, **starts)
+    return leaks.train_isolation(learn, values, labels.classes, **starts)
 
 
 def permuted_labels(samples: Samples, interval_ms: int) -> LeakCheck:
@@ -198,7 +183,7 @@ def permuted_labels(samples: Samples, interval_ms: int) -> LeakCheck:
     fold = walk_forward(bars, first, horizon, _HALF)[0]
     block = max(horizon, min(DAY_MS // interval_ms, (bars - first) // 20))
     classes = samples.labels.classes.copy()
-    classes[first:] = permuted_in_blocks(classes[first:], block)
+    classes[first:] = leaks.permuted_in_blocks(classes[first:], block)
     labels = replace(samples.labels, classes=classes)
     return _chance("block-permuted labels", dataset.features, labels, fold, dataset.segment)
 
@@ -210,38 +195,36 @@ def random_walk(columns: Columns) -> LeakCheck:
 
 def planted_leak(columns: Columns) -> LeakCheck:
     """Plant the next return among the features of a random walk: every check that could see it must."""
-    leaky, candles = with_next_return(columns), generate(_NULL).matrix()[-_BARS:]
-    return canary(
+    leaky, candles = leaks.with_next_return(columns), generate(_NULL).matrix()[-_BARS:]
+    return leaks.canary(
         [
-            prefix_invariance(leaky, candles, OUTPUTS, first=WARM_UP, cuts=5),
-            future_perturbation(leaky, candles, OUTPUTS, first=WARM_UP, cuts=1),
+            leaks.prefix_invariance(leaky, candles, OUTPUTS, first=WARM_UP, cuts=5),
+            leaks.future_perturbation(leaky, candles, OUTPUTS, first=WARM_UP, cuts=1),
             random_walk(leaky),
         ]
     )
 
 
-def _null_samples(columns: Columns) -> tuple[FloatArray, Labels, Fold]:
-    """Return (T, F) features, one-bar labels and one fold of a random walk."""
+def _null_samples(columns: Columns) -> tuple[FloatArray, Labels, Fold, IntArray]:
+    """Return (T, F) features, one-bar labels, one fold and (T,) the one segment of a random walk."""
     candles = generate(_NULL).matrix()
     values = columns(candles)
     segment = np.zeros(len(values), np.int64)
     labels = label_bars(candles[:, 1], values[:, -1], segment, LabelConfig(horizon=1, cost_floor_multiple=0.0), 0.0)
     first = WARM_UP + _NETWORK.context
-    return values[:, :-1], labels, walk_forward(len(values), first, 1, _HALF)[0]
+    return values[:, :-1], labels, walk_forward(len(values), first, 1, _HALF)[0], segment
 
 
-def _chance(name: str, features: FloatArray, labels: Labels, fold: Fold, segment: IntArray | None = None) -> LeakCheck:
+def _chance(name: str, features: FloatArray, labels: Labels, fold: Fold, segment: IntArray) -> LeakCheck:
     """Train on a fold's train, predict its test, and ask whether the directions are more than chance."""
-    segment = np.zeros(len(features), np.int64) if segment is None else segment
     fitted = _quick_fit(features, labels.classes, fold, segment)
     probabilities = predict_series(fitted.model, features, segment)[fold.test.rows]
     classes = labels.classes[fold.test.rows]
     known = (classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
-    return chance_direction(name, probabilities[known], classes[known], labels.horizon)
+    return leaks.chance_direction(name, probabilities[known], classes[known], labels.horizon)
 
 
-def _quick_fit(features: FloatArray, classes: IntArray, fold: Fold, segment: IntArray | None = None) -> Fitted:
+def _quick_fit(features: FloatArray, classes: IntArray, fold: Fold, segment: IntArray) -> Fitted:
     """Train the small network for a few steps."""
-    segment = np.zeros(len(features), np.int64) if segment is None else segment
     series = Series(features=features, labels=classes, segment=segment)
     return fit(_NETWORK, series, *fold_spans(fold), _FIT)

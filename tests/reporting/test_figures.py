@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from storage.written import Cell, Style, cell_text, written
 from tasks.reporting.canvas import NARROW, WIDE, svg
-from tasks.reporting.figures import downsample, equity_figure, step_figure
+from tasks.reporting.figures import downsample, draw_equity, draw_step
 from tasks.reporting.markup import exact_text, printable
 from tasks.reporting.report_data import Equity
 from tests.reporting.example_report import example, market_of
@@ -102,7 +102,7 @@ def test_equity_chart_draws_at_most_2000_points_and_the_extremes_on_a_logarithmi
     rng = np.random.default_rng(7)
     model, held = (100_000 * np.exp(np.cumsum(np.r_[0.0, rng.normal(0, 1e-3, 100_000)])) for _ in range(2))
     equity = Equity(candles=market_of([1.0] * 100_000), interval_ms=300_000, model=model, buy_and_hold=held)
-    value, below = equity_figure(equity, "BTCUSDT linear 5m · Bybit").axes
+    value, below = draw_equity(equity, "BTCUSDT linear 5m · Bybit").axes
     assert value.get_yscale() == "log"
     for line, series in zip(value.lines[:2], (equity.buy_and_hold, equity.model), strict=True):
         drawn = np.asarray(line.get_ydata())
@@ -119,7 +119,7 @@ def test_equity_chart_draws_at_most_2000_points_and_the_extremes_on_a_logarithmi
 def test_histogram_of_steps_shows_every_bin_and_names_both_percentiles(width: int, calls: tuple[int, ...]) -> None:
     measured = example(500).speed
     row = replace(measured.model, p50_us=1.4, p99_us=2.61)
-    figure = step_figure(
+    figure = draw_step(
         replace(measured, model=row, edges_us=tuple(np.geomspace(1, 100, 6)), calls=calls), "BTCUSDT 5m", width
     )
 
