@@ -11,7 +11,7 @@ from storage.schema import DatasetRef
 from storage.settings import Settings
 from storage.snapshots import load_dataset
 from storage.trials import Trial, TrialLog
-from storage.written import DASH, written
+from storage.written import or_dash, written
 from tasks.runs.page import show_table
 from tasks.runs.progress import ProgressReport
 from tasks.strategy.backtest_record import trial_key, trial_of
@@ -72,10 +72,8 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 @task(cache_policy=NO_CACHE, task_run_name="backtest {data.market.symbol}")
 def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
     """Backtest the folds' predictions of unseen bars net of costs, log the trial, and return the evaluation's key."""
-    settings, inputs = (
-        Settings.from_environment(),
-        EvaluationInputs(data=data, recipe=recipe.resolved, folds=tuple(folds)),
-    )
+    settings = Settings.from_environment()
+    inputs = EvaluationInputs(data=data, recipe=recipe.resolved, folds=tuple(folds))
     key = ResultStore.key("evaluation", inputs)
     ResultStore(settings.work).save(key, {"inputs.json": canonical_json(inputs)})
     evaluation = load_evaluation(settings.work, settings.datasets, key)
@@ -113,7 +111,7 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
     rows = [
         {
             "": line.name,
-            "log-loss": DASH if line.log_loss is None else written(line.log_loss, "nat"),
+            "log-loss": or_dash(line.log_loss, "nat"),
             "net return": written(line.total_return, "signed share"),
         }
         for line in found.table

@@ -15,7 +15,8 @@ class ExpiryRule(Checked):
 
     Attributes:
         retrain_hours: Hours from one retrain to the next, as scheduled.
-        most_missed: Retrains that may be missed in a row; from this many on nothing is served.
+        most_missed: Retrains that may be missed in a row; from this many on nothing is served. A retrain that keeps the
+            champion has questioned it, so they count from the last retrain, not from the champion's promotion.
     """
 
     retrain_hours: PositiveFloat = 24.0
@@ -31,11 +32,3 @@ def missed_retrains(last_ms: int, now_ms: int, rule: ExpiryRule) -> int:
         rule: The schedule.
     """
     return max(int((now_ms - last_ms) / (rule.retrain_hours * _HOUR_MS)), 0)
-
-
-def has_expired(last_ms: int, now_ms: int, rule: ExpiryRule) -> bool:
-    """Return whether a champion must not be served any more; arguments as in `missed_retrains`.
-
-    A retrain that keeps the champion has questioned it, so the time runs from the last retrain, not from its promotion.
-    """
-    return missed_retrains(last_ms, now_ms, rule) >= rule.most_missed

@@ -9,7 +9,7 @@ import numpy as np
 
 from storage.artifacts import ArtifactStore, ChampionEntry
 from storage.schema import FloatArray, Market, Source, VersionRef, utc_text
-from tasks.champion.expiry import ExpiryRule, has_expired, missed_retrains
+from tasks.champion.expiry import ExpiryRule, missed_retrains
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.network.engine import Engine
 from tasks.network.folding import Weights, load_weights
@@ -59,7 +59,7 @@ def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int
             f"{utc_text(last_ms)}; set the clock",
         )
     missed = missed_retrains(last_ms, now_ms, rule)
-    if has_expired(last_ms, now_ms, rule):
+    if missed >= rule.most_missed:
         return Served(
             ref=None,
             missed=missed,

@@ -44,13 +44,11 @@ class DieboldMariano:
     Attributes:
         mean_difference: Contender's loss less the model's: positive where the model is better.
         standard_error: Of that mean, autocorrelation included.
-        statistic: Their ratio, standard normal if both were equally good.
-        p_value: One-sided, of a model no better than its reference.
+        p_value: One-sided, of a model no better than its reference: their ratio is then standard normal.
     """
 
     mean_difference: float
     standard_error: float
-    statistic: float
     p_value: float
 
 
@@ -162,9 +160,7 @@ def diebold_mariano(*, model_loss: FloatArray, reference_loss: FloatArray, lag: 
     mean, error = float(difference.mean()), math.sqrt(mean_variance(difference, lag))
     if error <= _ROUNDING * float(np.abs(difference).max()):
         return None
-    return DieboldMariano(
-        mean_difference=mean, standard_error=error, statistic=mean / error, p_value=_NORMAL.cdf(-mean / error)
-    )
+    return DieboldMariano(mean_difference=mean, standard_error=error, p_value=_NORMAL.cdf(-mean / error))
 
 
 def stationary_bootstrap_test(

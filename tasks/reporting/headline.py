@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from storage.written import DASH, Row, written
+from storage.written import DASH, Row, or_dash
 from tasks.network.architecture import DSCConfig, layer_macs, macs_per_window, parameters
 from tasks.network.latency import RUNTIMES
 from tasks.reporting.report_data import ReportData
@@ -52,7 +52,7 @@ def _times(data: ReportData, config: DSCConfig) -> Iterator[Row]:
         what = "a new bar" if runtime == "engine" else "a window"
         pair = [times.get((runtime, _TAPS, network.block)) for network in _pair(config)]
         claimed = ("12.3 ms", "1.8 ms") if runtime == "eager torch" else (DASH, DASH)
-        shown = [DASH if us is None else written(us, "us") for us in pair]
+        shown = [or_dash(us, "us") for us in pair]
         ratio = f"; separable takes {pair[1] / pair[0]:.0%}" if pair[0] and pair[1] else ""
         note = f"median, batch 1, one thread, C={config.hidden_channels}{ratio}"
         yield _row(f"CPU time of {what}, K={_TAPS}, {runtime}", *claimed, *shown, note)

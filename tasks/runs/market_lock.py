@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, TypedDict
+from typing import Any
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
@@ -26,13 +26,7 @@ def may_pass_later(task: Task[..., Any], run: TaskRun, state: State[Any]) -> boo
     return isinstance(error, TemporaryError)
 
 
-class _Later(TypedDict):
-    retries: int
-    retry_delay_seconds: list[float]
-    retry_condition_fn: Any
-
-
-LATER = _Later(retries=3, retry_delay_seconds=[10, 60, 120], retry_condition_fn=may_pass_later)
+LATER: Any = {"retries": 3, "retry_delay_seconds": [10, 60, 120], "retry_condition_fn": may_pass_later}
 """How a task of a deployment is retried: temporary errors only, for three minutes; then the next run has it."""
 
 

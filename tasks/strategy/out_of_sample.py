@@ -169,6 +169,7 @@ def _skill(samples: Samples, folds: Sequence[FoldResult], probabilities: FloatAr
     )
 
 
+@lru_cache(maxsize=1)  # a run asks for its own again and again, and for no other
 def load_evaluation(work: Path | str, datasets: Path | str, key: str) -> Evaluation:
     """Return the evaluation whose inputs lie under `key`.
 
@@ -180,11 +181,6 @@ def load_evaluation(work: Path | str, datasets: Path | str, key: str) -> Evaluat
         datasets: Where datasets lie.
         key: Of its `EvaluationInputs`.
     """
-    return _evaluation_of(work, datasets, key)
-
-
-@lru_cache(maxsize=1)  # a run asks for its own again and again, and for no other
-def _evaluation_of(work: Path | str, datasets: Path | str, key: str) -> Evaluation:
     results = ResultStore(work)
     inputs = TypeAdapter(EvaluationInputs).validate_json(results.read(key)["inputs.json"])
     folds = [results.load(fold, FoldResult) for fold in inputs.folds]
