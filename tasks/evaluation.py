@@ -90,11 +90,7 @@ def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
 def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines: list[str]) -> str:
     """Put the model beside its baselines on the bars that none of them had seen, and return the key of the table.
 
-    Args:
-        data: The dataset.
-        recipe: How the model was made.
-        backtest: Key of its evaluation, from `backtest_folds`.
-        baselines: Keys of the baselines of each fold.
+    The keys are of the model's evaluation, from `backtest_folds`, and of the baselines of each fold.
     """
     settings, key = Settings.from_environment(), contest_key(recipe, backtest, baselines)
     work = ResultStore(settings.work)

@@ -20,15 +20,7 @@ from tasks.strategy.recipe import Recipe
 # As with folds: a killed search finds its finished candidates in the log, by the hash of what they were made from.
 @task(cache_policy=NO_CACHE, task_run_name="try {network.block} C={network.hidden_channels} seed {seed}")
 def try_network(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int, longest: DSCConfig) -> str:
-    """Train a network fold by fold, log what it scores on their test bars, and return its key.
-
-    Args:
-        data: The dataset.
-        recipe: Labels and training.
-        network: What is tried.
-        seed: Of this training.
-        longest: The network of the search that reads furthest back.
-    """
+    """Train a network fold by fold, log what it scores on their test bars, and return its key; see `try_candidate`."""
     settings = Settings.from_environment()
     searches = TrialLog(settings.artifact_url, Candidate)
     candidate = try_candidate(settings.datasets, searches, data, recipe, network, seed, longest)
@@ -40,13 +32,7 @@ def try_network(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int,
 
 @task(cache_policy=NO_CACHE, task_run_name="rank networks {data.market.symbol}")
 def rank_networks(data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequence[Sequence[str]]) -> str:
-    """Return the table of all networks, best log-loss first, and show it in the Prefect UI.
-
-    Args:
-        data: The dataset that they were tried on.
-        networks: Each network.
-        tried: Its candidates' keys, one a seed.
-    """
+    """Return the table of all networks, best log-loss first, and show it in the Prefect UI; see `ranked`."""
     searches = TrialLog(Settings.from_environment().artifact_url, Candidate)
     rows = ranked(searches, data, networks, tried)
     shown = [{"network": row["network"], "log-loss": row["log-loss"], "a bar, µs": row["p50 us"]} for row in rows]

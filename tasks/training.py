@@ -20,13 +20,7 @@ from tasks.strategy.samples import load_samples
 
 @task(cache_policy=NO_CACHE, task_run_name="train fold {index} of {data.market.symbol}, seed {recipe.fit_config.seed}")
 def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
-    """Train one fold, predict its unseen bars, and return the key of both.
-
-    Args:
-        data: The dataset.
-        recipe: Labels, folds, network and training.
-        index: Number of the fold, from 0; the number of folds for the refit.
-    """
+    """Train one fold, predict its unseen bars, and return the key of both; recipe and number as in `folds.train`."""
     settings, log = Settings.from_environment(), get_run_logger()
     work, key = ResultStore(settings.work), folds.fold_key(data, recipe, index)
     if work.finished(key):
@@ -42,13 +36,7 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
 
 @task(cache_policy=NO_CACHE, task_run_name="train baselines {index} of {data.market.symbol}")
 def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
-    """Fit logistic regression, boosting and the network's twin on one fold, and return the key of their predictions.
-
-    Args:
-        data: The dataset.
-        recipe: Labels, folds, network and training of the model; what the baselines may try.
-        index: Number of the walk-forward fold, from 0.
-    """
+    """Fit what a fold's network must beat, and return the key of the predictions; see `baselines.train_baselines`."""
     settings, log = Settings.from_environment(), get_run_logger()
     work, key = ResultStore(settings.work), baselines.baselines_key(data, recipe, index)
     if work.finished(key):

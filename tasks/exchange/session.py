@@ -24,16 +24,9 @@ class Session:
     """One pybit client a thread, one token bucket and one retry policy for all of them.
 
     Attributes:
-        exchange: Which of Bybit's hosts.
-        url: Where the sandbox listens; None elsewhere.
         pace: When the next request may go.
-        retry: How often a question is repeated.
-        timeout_s: Longest wait for a connection and for the next bytes of an answer.
-        clock: Seconds, never going back.
-        wall_clock_ms: This machine's UTC milliseconds.
-        sleep: Waits for so many seconds; None for a real wait that ends at once when the question is withdrawn.
-        on_retry: Is told, in one line, of every repetition.
         offset_ms: Bybit's clock minus this machine's, as far as it is known.
+        exchange, url, retry, timeout_s, clock, wall_clock_ms, sleep, on_retry: As in `Gateway`.
     """
 
     exchange: Exchange

@@ -35,27 +35,14 @@ def put_table(key: str, rows: Iterable[Mapping[str, object]], about: str) -> Non
 
 
 def show_table(what: str, source: Source, market: Market, rows: Iterable[Mapping[str, object]], about: str) -> None:
-    """Show a table under the key of `what` for the market.
-
-    Args:
-        what: A word or two, lower case with dashes.
-        source: Where the candles come from.
-        market: The market.
-        rows: Lines with the same columns, three at most.
-        about: One line above it.
-    """
+    """Show a table under the key of `what`, a word or two with dashes, for the market; the rest as in `put_table`."""
     put_table(page_key(what, source, market), rows, f"{about}: {market} from {source}")
 
 
 def show_verdict(source: Source, market: Market, version: VersionRef, markdown: str, location: str) -> None:
     """Show a version's verdict on the page of the run that was started, and where its report lies.
 
-    Args:
-        source: Where the candles come from.
-        market: The market.
-        version: Its name in the store.
-        markdown: The verdict.
-        location: Where the report is, for who has no server that shows it.
+    That is a link, or for who has no server that shows reports, the `location` of the file.
     """
     root, about = root_run(), f"{market} from {source}, version {version.version}"
     link = report_link(version)
