@@ -125,9 +125,11 @@ def split_candles(candles: Candles, market: Market, *, now_ms: int) -> tuple[Can
     import pandas as pd
     import pandera.pandas as pa
 
+    names = ["start_ms", *CANDLE_COLUMNS]
+    frame = pd.DataFrame({name: getattr(candles, name) for name in names})
     if np.any(np.diff(candles.start_ms) <= 0):
-        candles = _sorted_once(candles)
-    frame = pd.DataFrame({name: getattr(candles, name) for name in ("start_ms", *CANDLE_COLUMNS)})
+        frame = frame.drop_duplicates().sort_values(names, ignore_index=True)
+        candles = Candles(**{name: frame[name].to_numpy(copy=True) for name in names})
     try:
         candle_contract(market, now_ms).validate(frame, lazy=True)
     except pa.errors.SchemaErrors as err:
@@ -193,19 +195,6 @@ def enforce_quarantine_share(rejected: int, total: int, limit: float) -> None:
             f"{rejected} of {total} rows broke the candle contract ({rejected / total:.2%}), at most {limit:.2%} may; "
             "the table rejected has the reasons, a higher limit goes on without them"
         )
-
-
-def _sorted_once(candles: Candles) -> Candles:
-    """Return the rows by time, equal ones once."""
-    columns = [candles.start_ms, *(getattr(candles, name) for name in CANDLE_COLUMNS)]
-    ordered = candles[np.lexsort(columns[::-1])]
-    names = ("start_ms", *CANDLE_COLUMNS)
-    changed = np.zeros(len(ordered), bool)
-    changed[:1] = True
-    for name in names:
-        column = getattr(ordered, name)
-        changed[1:] |= ~((column[1:] == column[:-1]) | (np.isnan(column[1:]) & np.isnan(column[:-1])))
-    return ordered[changed]
 
 
 def _failures(cases: pd.DataFrame) -> pd.DataFrame:

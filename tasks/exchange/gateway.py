@@ -7,14 +7,13 @@ ends in one line. Several windows are in flight at once, one pybit client a thre
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from storage.schema import (
     WINDOW_BARS,
@@ -29,7 +28,6 @@ from storage.schema import (
     parse_source,
     utc_text,
 )
-from tasks.exchange.pacing import Pace, RetryPolicy, Sleep
 from tasks.exchange.pages import FetchedWindow, closed_bars, read_page
 from tasks.exchange.reference import FUNDING_ROWS, Rates, collect_funding, read_funding, read_instrument, read_time
 from tasks.exchange.session import Session
@@ -48,12 +46,7 @@ class Gateway:
         url: Where the sandbox listens; only for the sandbox.
         requests_per_s: Most requests a second, all threads together.
         threads: Windows in flight at once.
-        retry: How often a question is repeated.
-        timeout_s: Longest wait for a connection and for the next bytes of an answer.
-        clock: Seconds, never going back.
-        wall_clock_ms: This machine's UTC milliseconds.
-        sleep: Waits for so many seconds; None for a real wait that ends at once when the question is withdrawn.
-        on_retry: Is told, in one line, of every repetition.
+        options: Retries, time-outs, clocks and who is told, as in `Session`.
 
     Raises:
         ConfigError: An argument breaks a rule.
@@ -67,31 +60,15 @@ class Gateway:
         url: str | None = None,
         requests_per_s: float = 60.0,
         threads: int = 16,
-        retry: RetryPolicy | None = None,
-        timeout_s: tuple[float, float] = (3.05, 10.0),
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        sleep: Sleep | None = None,
-        on_retry: Callable[[str], object] | None = None,
+        **options: Any,
     ) -> None:
         _check(exchange, source, url, requests_per_s, threads)
         self.exchange = exchange
         self.source = source
         self._threads = threads
-        self._wall_clock_ms = wall_clock_ms
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway")
         self._batches: set[threading.Event] = set()  # each withdraws the windows of one fetch_batches
-        self._session = Session(
-            exchange=exchange,
-            url=url,
-            pace=Pace(requests_per_s, burst=threads, clock=clock),
-            retry=retry or RetryPolicy(),
-            timeout_s=timeout_s,
-            clock=clock,
-            wall_clock_ms=wall_clock_ms,
-            sleep=sleep,
-            on_retry=on_retry,
-        )
+        self._session = Session(exchange=exchange, url=url, requests_per_s=requests_per_s, burst=threads, **options)
 
     def __enter__(self) -> Self:
         return self
@@ -116,10 +93,10 @@ class Gateway:
             ClockError: This machine's clock is more than a minute away from it (not checked against the sandbox, whose
                 clock is the replay's).
         """
-        sent_ms = self._wall_clock_ms()
+        sent_ms = self._session.wall_clock_ms()
         now_ms = self._session.ask("the time", "get_server_time", {}, read_time)
         # The answer was made about halfway between the two readings.
-        offset_ms = self._session.offset_ms = now_ms - (sent_ms + self._wall_clock_ms()) // 2
+        offset_ms = self._session.offset_ms = now_ms - (sent_ms + self._session.wall_clock_ms()) // 2
         if self.exchange != "sandbox" and abs(offset_ms) > CLOCK_TOLERANCE_MS:
             seconds, way = abs(offset_ms) / 1000, "behind" if offset_ms > 0 else "ahead of"
             raise ClockError(

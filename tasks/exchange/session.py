@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,23 +25,33 @@ class Session:
     """One pybit client a thread, one token bucket and one retry policy for all of them.
 
     Attributes:
-        pace: When the next request may go.
+        exchange: Which of Bybit's hosts.
+        url: Where the sandbox listens; None elsewhere.
+        requests_per_s: Most requests a second, all threads together.
+        burst: Requests that may go at once after a quiet time.
+        retry: How often a question is repeated.
+        timeout_s: Longest wait for a connection and for the next bytes of an answer.
+        clock: Seconds, never going back.
+        wall_clock_ms: This machine's UTC milliseconds.
+        sleep: Waits for so many seconds; None for a real wait that ends at once when the question is withdrawn.
+        on_retry: Is told, in one line, of every repetition.
         offset_ms: Bybit's clock minus this machine's, as far as it is known.
-        exchange, url, retry, timeout_s, clock, wall_clock_ms, sleep, on_retry: As in `Gateway`.
     """
 
     exchange: Exchange
     url: str | None
-    pace: Pace
-    retry: RetryPolicy
-    timeout_s: tuple[float, float]
-    clock: Callable[[], float]
-    wall_clock_ms: Callable[[], int]
-    sleep: Sleep | None
-    on_retry: Callable[[str], object] | None
+    requests_per_s: float
+    burst: int
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout_s: tuple[float, float] = (3.05, 10.0)
+    clock: Callable[[], float] = time.monotonic
+    wall_clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    sleep: Sleep | None = None
+    on_retry: Callable[[str], object] | None = None
     offset_ms: int = 0
 
     def __post_init__(self) -> None:
+        self._pace = Pace(self.requests_per_s, self.burst, self.clock)
         self._closed = threading.Event()
         self._local = threading.local()
         self._clients: list[Any] = []
@@ -79,7 +90,7 @@ class Session:
         """
         policy, failures, bans, spent_s = self.retry, 0, 0, 0.0
         while True:
-            self.pace.wait(partial(self._wait, stop))
+            self._pace.wait(partial(self._wait, stop))
             began = self.clock()
             try:
                 parsed = read(ask(self._client(), method, params))
@@ -98,7 +109,7 @@ class Session:
                 if self.on_retry is not None:
                     self.on_retry(f"asking again in {wait_s:.1f} s: {what} ({err})")
                 if isinstance(err, RateLimited | Banned):
-                    self.pace.close_for(wait_s)  # everyone's affair; this thread waits for its next turn
+                    self._pace.close_for(wait_s)  # everyone's affair; this thread waits for its next turn
                 else:
                     self._wait(stop, wait_s)
                 spent_s += 0 if banned else wait_s

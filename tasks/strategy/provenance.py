@@ -51,8 +51,7 @@ def sources_behind(*modules: str, known: tuple[str, ...] = ()) -> dict[str, byte
 
 
 def _file(module: str) -> Path:
-    path = ROOT.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ROOT.joinpath(*module.split(".")).with_suffix(".py")  # a package has none: it holds no code of its own
 
 
 def _computes(name: str) -> bool:
