@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from storage.commit import END_OF_TIME_MS, SERIES, SPAN, WindowReport, commit, require_storable, series_of
+from storage.commit import END_OF_TIME_MS, SPAN, Page, WindowReport, commit, require_storable, series_of
 from storage.database import Database, transaction
 from storage.schema import (
     CANDLE_COLUMNS,
@@ -27,7 +27,6 @@ from storage.schema import (
     Source,
     StoreError,
     Window,
-    content_hash,
     parse_source,
 )
 
@@ -66,15 +65,6 @@ _MERGE_FUNDING = """
     when matched and old.rate is distinct from new.rate then update set rate = new.rate
     when not matched then insert
 """
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Page:
-    """What was learned about one window, as `CandleStore.commit_window` says."""
-
-    window: Window
-    candles: Candles
-    rejected: Sequence[RejectedRow]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,39 +133,34 @@ class CandleStore:
         rejected: Sequence[RejectedRow],
         now_ms: int,
     ) -> WindowReport:
-        """Store what was learned about a window, in one transaction; doing it again changes nothing.
-
-        A stored candle that comes with other values takes the new ones; a gap that is now filled is removed. Bars that
-        have not closed at `now_ms` are not expected yet, so they are no gap.
-
-        Args:
-            source: Where the candles came from.
-            market: Whose candles they are.
-            window: The bars that were asked for, on the interval grid.
-            candles: Good rows of the window, as `split_candles` returns them.
-            rejected: Rows that broke the contract.
-            now_ms: The exchange's time, UTC milliseconds.
-
-        Raises:
-            ConfigError: The window is not on the interval grid.
-            CandleError: A candle is repeated, out of order, off the grid, outside the window, not closed or not finite.
-        """
+        """Store what was learned about one window; see `commit_windows`."""
         page = Page(window=window, candles=candles, rejected=rejected)
         return self.commit_windows(source, market, [page], now_ms)[0]
 
     def commit_windows(self, source: Source, market: Market, pages: Sequence[Page], now_ms: int) -> list[WindowReport]:
-        """Store what was learned about several windows, each in a transaction of its own, over one connection.
+        """Store what was learned about windows, each in a transaction of its own; doing it again changes nothing.
 
-        A kill in between keeps the windows before it, whole. Arguments and errors as in `commit_window`; one window
-        that breaks a rule keeps all of them out.
+        A stored candle that comes with other values takes the new ones; a gap that is now filled is removed. Bars that
+        have not closed at `now_ms` are not expected yet, so they are no gap. A kill in between keeps the windows before
+        it, whole; one window that breaks a rule keeps all of them out.
+
+        Args:
+            source: Where the candles came from.
+            market: Whose candles they are.
+            pages: The windows.
+            now_ms: The exchange's time, UTC milliseconds.
+
+        Raises:
+            ConfigError: A window is not on the interval grid.
+            CandleError: A candle is repeated, out of order, off the grid, outside its window, not closed or not finite.
         """
         for page in pages:
-            require_storable(page.candles, market, page.window, now_ms)
+            require_storable(page, market, now_ms)
         reports = []
         with self._database.writer() as con:
             for page in pages:
                 with transaction(con):
-                    reports.append(commit(con, source, market, page.window, page.candles, page.rejected, now_ms))
+                    reports.append(commit(con, source, market, page, now_ms))
         return reports
 
     def missing_windows(
@@ -231,11 +216,6 @@ class CandleStore:
         floats = {name: np.ma.filled(columns[name], np.nan) for name in CANDLE_COLUMNS}
         return Candles(start_ms=np.asarray(columns["start_ms"]), **floats)
 
-    def table_hash(self, source: Source, market: Market) -> str:
-        """Return the SHA-256 of the stored candles' columns, in hexadecimal."""
-        candles = self.read(source, market)
-        return content_hash(getattr(candles, name).tobytes() for name in ("start_ms", *CANDLE_COLUMNS))
-
     def gaps(
         self, source: Source, market: Market, first_ms: int | None = None, last_ms: int | None = None
     ) -> list[Gap]:
@@ -245,21 +225,10 @@ class CandleStore:
             rows = con.execute(_GAP_RUNS, values).fetchall()
         return [Gap(first_ms=first, last_ms=last, bars=bars, reason=reason) for first, last, bars, reason in rows]
 
-    def rejected(self, source: Source, market: Market, limit: int = 1_000) -> list[RejectedRow]:
-        """Return at most `limit` quarantined rows by time, those without a readable time first."""
-        statement = f"""
-            select epoch_ms(start_time), raw, reason from rejected where {SERIES}
-            order by start_time nulls first, raw, reason limit $limit
-        """
-        with self._database.reading() as con:
-            rows = con.execute(statement, series_of(source, market) | {"limit": limit}).fetchall()
-        return [RejectedRow(start_ms=start_ms, raw=raw, reason=reason) for start_ms, raw, reason in rows]
-
     def count(self, source: Source, market: Market, first_ms: int, last_ms: int) -> int:
         """Return how many candles are stored between two open times (both inclusive)."""
         statement = f"select count(*) from candles where {SPAN}"
-        with self._database.reading() as con:
-            return int(con.execute(statement, _span_of(source, market, first_ms, last_ms)).fetchall()[0][0])
+        return self._count(statement, _span_of(source, market, first_ms, last_ms))
 
     def quarantined_bars(self, source: Source, market: Market, first_ms: int, last_ms: int) -> int:
         """Return how many bars between two open times (both inclusive) are missing because their rows were rejected."""
@@ -268,8 +237,11 @@ class CandleStore:
                 select start_time from rejected where {SPAN} except select start_time from candles where {SPAN}
             )
         """
+        return self._count(statement, _span_of(source, market, first_ms, last_ms))
+
+    def _count(self, statement: str, values: dict[str, Any]) -> int:
         with self._database.reading() as con:
-            return int(con.execute(statement, _span_of(source, market, first_ms, last_ms)).fetchall()[0][0])
+            return int(con.execute(statement, values).fetchall()[0][0])
 
     def coverage(self) -> list[Coverage]:
         """Return one row for each source and market of which anything is known."""

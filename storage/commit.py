@@ -72,6 +72,21 @@ _NOTE_GAPS = f"""
 """
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Page:
+    """What was learned about one window.
+
+    Attributes:
+        window: The bars that were asked for, on the interval grid.
+        candles: Good rows of the window, as `split_candles` returns them.
+        rejected: Rows that broke the contract.
+    """
+
+    window: Window
+    candles: Candles
+    rejected: Sequence[RejectedRow]
+
+
 @dataclass(frozen=True, kw_only=True)
 class WindowReport:
     """What one commit did.
@@ -103,17 +118,9 @@ def series_of(source: Source, market: Market) -> dict[str, Any]:
     }
 
 
-def commit(
-    con: duckdb.DuckDBPyConnection,
-    source: Source,
-    market: Market,
-    window: Window,
-    candles: Candles,
-    rejected: Sequence[RejectedRow],
-    now_ms: int,
-) -> WindowReport:
-    """Write a window inside the transaction of `con`; `CandleStore.commit_window` says what each argument is."""
-    series = series_of(source, market)
+def commit(con: duckdb.DuckDBPyConnection, source: Source, market: Market, page: Page, now_ms: int) -> WindowReport:
+    """Write a window inside the transaction of `con`; `CandleStore.commit_windows` says what each argument is."""
+    series, window, candles, rejected = series_of(source, market), page.window, page.candles, page.rejected
     span = series | {"first_ms": window.first_ms, "last_ms": window.last_ms}
     known = con.execute(_KNOWN, span).fetchnumpy()
     bars, is_gap = np.asarray(known["ms"]), np.asarray(known["is_gap"], np.bool_)
@@ -147,13 +154,14 @@ def commit(
     )
 
 
-def require_storable(candles: Candles, market: Market, window: Window, now_ms: int) -> None:
+def require_storable(page: Page, market: Market, now_ms: int) -> None:
     """Refuse what `split_candles` would not have let through: the store is the last place where it can be caught.
 
     Raises:
         ConfigError: The window is not on the interval grid.
         CandleError: A candle is repeated, out of order, off the grid, outside the window, not closed or not finite.
     """
+    window, candles = page.window, page.candles
     if window.first_ms > window.last_ms or any(market.floor(ms) != ms for ms in (window.first_ms, window.last_ms)):
         raise ConfigError(f"{market}: a window must lie on the interval grid, first <= last, was {window}")
     start, step = candles.start_ms, market.interval_ms

@@ -64,11 +64,10 @@ class Outcome:
     def row(self) -> dict[str, str]:
         """Return the outcome as a line of a table."""
         if self.verdict is None:
-            return {"market": str(self.market), "ended": "FAILED", "decision": self.error, "version": ""}
+            return {"market": str(self.market), "ended": f"FAILED: {self.error}", "version": ""}
         return {
             "market": str(self.market),
-            "ended": "ok",
-            "decision": self.verdict.decision,
+            "ended": f"ok: {self.verdict.decision}",
             "version": str(self.verdict.version),
         }
 
@@ -86,22 +85,13 @@ class Outcomes:
             facts: Further lines at the end, name and value.
         """
         promoted = sum(outcome.verdict is not None and outcome.verdict.promoted for outcome in self.each)
-        headline = "PROMOTED" if promoted else "NOT PROMOTED"
+        headline = f"{'PROMOTED' if promoted else 'NOT PROMOTED'} - {promoted} of {len(self.each)} markets."
         rows = [*facts, ("next", "what each market needs: python -m flows.monitor")]
-        return "\n".join(
-            [
-                f"{headline} - {promoted} of {len(self.each)} markets.",
-                *(f"  {name:<7}  {value}" for name, value in rows),
-            ]
-        )
+        return "\n".join([headline, *(f"  {name:<7}  {value}" for name, value in rows)])
 
     def show(self) -> None:
         """Put one line a market into the Prefect UI."""
-        rows = [
-            {"market": row["market"], "ended": f"{row['ended']}: {row['decision']}", "version": row["version"]}
-            for row in (outcome.row() for outcome in self.each)
-        ]
-        put_table("markets", rows, "How each market ended")
+        put_table("markets", [outcome.row() for outcome in self.each], "How each market ended")
 
     def require_all(self) -> None:
         """Refuse to call a run done that did not do every market.

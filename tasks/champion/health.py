@@ -73,18 +73,9 @@ class MarketHealth:
 
     def line(self) -> str:
         """Return everything in one line."""
-        state = "; ".join(self.complaints) or "ok"
-        facts = {
-            "bars": self.bars,
-            "newest": self.newest,
-            "gaps": self.gaps,
-            "ingest": repr(self.ingest),
-            "champion": self.champion,
-            "age": repr(self.age),
-            "drift": repr(self.drift),
-            "skill": repr(self.skill),
-        }
-        return f"{self.market} {' '.join(f'{name}={value!s}' for name, value in facts.items())}: {state}"
+        facts = f"bars={self.bars} newest={self.newest} gaps={self.gaps} ingest={self.ingest!r}"
+        found = f"champion={self.champion} age={self.age!r} drift={self.drift!r} skill={self.skill!r}"
+        return f"{self.market} {facts} {found}: {'; '.join(self.complaints) or 'ok'}"
 
     def row(self) -> dict[str, str]:
         """Return what a person looks for first as a line of a table."""

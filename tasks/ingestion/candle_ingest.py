@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.candles import CandleStore, Page
+from storage.candles import CandleStore
+from storage.commit import Page
 from storage.contracts import split_candles
 from storage.recent import RECENT_BARS, write_recent
 from storage.schema import Candles, Market, Source, Window, utc_text

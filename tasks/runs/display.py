@@ -154,7 +154,7 @@ def showing(out: TextIO | None = None) -> Iterator[None]:
 
 def plan(stages: Sequence[str]) -> None:
     """Name every stage of the run, in order; a flow inside another one has no say."""
-    overall.plan(stages)
+    overall.progress(stages)
     if _shown is not None:
         _shown.plan(stages)
 
@@ -168,7 +168,8 @@ def stage(name: str, part: int = 0, parts: int = 1, what: str = "") -> None:
         parts: How many there are.
         what: What the part is of, where its number says too little.
     """
-    overall.stage(name, part, parts)
+    if (run := overall.progress()) is not None:
+        run.stage(name, part, parts)
     if _shown is not None:
         _shown.stage(name, part, parts, what)
 
@@ -182,7 +183,8 @@ def parts_of(name: str, parts: int, what: str = "") -> Iterator[int]:
 
 def advance(share: float, note: str = "") -> None:
     """Say how much of the present stage, or part of it, is done, 0 to 1, and what it does."""
-    overall.advance(share)
+    if (run := overall.progress()) is not None:
+        run.advance(share)
     if _shown is not None:
         _shown.advance(share, note)
 

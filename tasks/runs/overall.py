@@ -79,28 +79,16 @@ class ProgressBar:
             update_progress_artifact(self._artifact, progress=percent, description=said)
 
 
-_run: UUID | None = None
+_of: UUID | None = None
 _progress: OverallProgress | None = None
 
 
-def plan(stages: Sequence[str]) -> None:
-    """Name every stage of the run, in order; a flow inside another one has no say, and what is no run has no page."""
-    global _run, _progress
-    run = root_run()
-    if run != _run:
-        _run, _progress = run, None if run is None else OverallProgress(stages, ProgressBar(run))
-
-
-def stage(name: str, part: int, parts: int) -> None:
-    """Take note that a stage of the run begins, or a part of it."""
-    if _progress is not None:
-        _progress.stage(name, part, parts)
-
-
-def advance(share: float) -> None:
-    """Take note of how much of the present part is done, 0 to 1."""
-    if _progress is not None:
-        _progress.advance(share)
+def progress(stages: Sequence[str] = ()) -> OverallProgress | None:
+    """Return how far the run is that was started, by the stages that it named first; None for what is no run."""
+    global _of, _progress
+    if stages and (run := root_run()) != _of:
+        _of, _progress = run, None if run is None else OverallProgress(stages, ProgressBar(run))
+    return _progress
 
 
 def root_run() -> UUID | None:

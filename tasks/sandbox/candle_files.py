@@ -66,11 +66,9 @@ def read_funding_file(path: Path) -> list[tuple[int, float]]:
         CandleError: It is unreadable, or a column is missing, of the wrong type, not finite or out of order.
     """
     table = _read_table(path)
-    missing = [name for name in ("start_ms", "funding_rate") if name not in table.column_names]
-    if missing:
-        raise CandleError(
-            f"a funding file must have the columns start_ms, funding_rate; {path.name} lacks {missing[0]}"
-        )
+    for name in ("start_ms", "funding_rate"):
+        if name not in table.column_names:
+            raise CandleError(f"a funding file must have the columns start_ms, funding_rate; {path.name} lacks {name}")
     stamps, rates = _start_column(table, path), _number_column(table, "funding_rate", path)
     return list(zip(stamps.tolist(), rates.tolist(), strict=True))
 

@@ -107,11 +107,8 @@ def train_baselines(
             on_progress=part(name),
         )
         probabilities[name] = fitted.probabilities
-        facts[name] = {
-            "tried": [asdict(one) for one in fitted.tried],
-            "temperature": fitted.temperature,
-            "seconds": fitted.seconds,
-        }
+        tried = [asdict(one) for one in fitted.tried]
+        facts[name] = {"tried": tried, "temperature": fitted.temperature, "seconds": fitted.seconds}
     if recipe.baselines.twin:
         name, shape, update = twin_name(recipe), network.twin, part(_TWIN)
         twin = fit(shape, series, train, validation, recipe.fit_config, on_progress=lambda now: update(now.share))

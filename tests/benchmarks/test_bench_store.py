@@ -15,6 +15,7 @@ from storage.schema import CANDLE_COLUMNS, WINDOW_BARS, Market, Source, Window
 from tasks.exchange.gateway import ADDRESS_LIMIT_PER_S, Gateway
 from tasks.ingestion.candle_ingest import judge_windows
 from tasks.market.synthetic import SyntheticMarket, generate
+from tests.storage.stored import table_hash
 
 SOURCE, MARKET, STEP_MS = Source("sandbox:0123abcd"), Market(interval="5"), 300_000
 ROWS, SERIAL_ROWS = 1_000_000, 10_000
@@ -69,10 +70,10 @@ def test_million_candles_are_stored_faster_than_row_by_row(race, ledger, compare
             con.commit()
 
     store = ours()
-    before = store.table_hash(SOURCE, MARKET)
+    before = table_hash(store, SOURCE, MARKET)
     window, now_ms = whole(candles)
     again = store.commit_window(SOURCE, MARKET, window, candles, (), now_ms)
-    assert (again.inserted, again.unchanged, store.table_hash(SOURCE, MARKET)) == (0, ROWS, before)
+    assert (again.inserted, again.unchanged, table_hash(store, SOURCE, MARKET)) == (0, ROWS, before)
 
     # No warm-up: ours has run above, and theirs takes a minute a round.
     sides = {"upsert": side(ours, 1, ROWS), "executemany": side(row_by_row, 1, SERIAL_ROWS)}

@@ -45,6 +45,7 @@ from tasks.strategy.leak_suite import remade_inputs
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import load_samples
 from tests.sandbox import actions
+from tests.storage.stored import table_hash
 
 MARKET = Market()
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=6_500))
@@ -276,10 +277,10 @@ def test_same_job_again_ingests_nothing_and_gives_the_same_version(job, again, o
     _, verdict = job
     _, repeated, _ = again
     store = CandleStore(own_home / "market.duckdb")
-    before = store.table_hash(EXCHANGE.source, MARKET)
+    before = table_hash(store, EXCHANGE.source, MARKET)
     report = ingest(market=MARKET, exchange=EXCHANGE)
     assert (report.inserted, report.revised, report.missing) == (0, 0, 0)
-    assert store.table_hash(EXCHANGE.source, MARKET) == before
+    assert table_hash(store, EXCHANGE.source, MARKET) == before
     assert repeated.version == verdict.version
 
 
@@ -344,7 +345,7 @@ def test_refit_publishes_weights_that_knew_every_bar_and_says_so(own_home, twins
 @pytest.mark.promise(1)
 def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, prefect_api, tmp_path):
     home, _ = job
-    expected = CandleStore(home / "market.duckdb").table_hash(EXCHANGE.source, MARKET)
+    expected = table_hash(CandleStore(home / "market.duckdb"), EXCHANGE.source, MARKET)
     killed_home = tmp_path / "killed"
     environment = os.environ | {"DSC_HOME": str(killed_home), "PREFECT_API_URL": get_current_settings().api.url}
     command = [sys.executable, "-m", "flows.ingest", "--synthetic.bars", "6500"]
@@ -361,7 +362,7 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
     assert 1_000 <= len(store.read(EXCHANGE.source, MARKET)) < 6_500  # killed in the middle
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
-    assert store.table_hash(EXCHANGE.source, MARKET) == expected
+    assert table_hash(store, EXCHANGE.source, MARKET) == expected
 
 
 def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, twins_untimed, home):

@@ -18,6 +18,7 @@ from storage.results import ResultStore
 from storage.schema import CANDLE_COLUMNS, PipelineError
 from storage.settings import Settings
 from tests.soak.soak_exchange import MARKET, SOURCE, SoakExchange
+from tests.storage.stored import rejected_rows, table_hash
 
 LONGEST_SILENCE_S = 5.0
 """Between two decisions. They are due every second; the rest is for a machine that is busy with other things."""
@@ -85,7 +86,7 @@ def decision_violations(decisions: Decisions, champion: str | None) -> list[str]
 
 
 def _hash(candles: CandleStore, exchange: SoakExchange) -> list[str]:
-    found, wanted = candles.table_hash(SOURCE, MARKET), exchange.served_hash()
+    found, wanted = table_hash(candles, SOURCE, MARKET), exchange.served_hash()
     if found == wanted:
         return []
     stored, served = candles.read(SOURCE, MARKET), exchange.served()
@@ -104,7 +105,7 @@ def _duplicates(settings: Settings) -> list[str]:
 def _gaps(candles: CandleStore, exchange: SoakExchange) -> list[str]:
     bars, wanted = sum(gap.bars for gap in candles.gaps(SOURCE, MARKET)), exchange.served_holes()
     found = [] if bars == wanted else [f"{bars} bars are recorded as gaps, {wanted} do not exist"]
-    rejected = len(candles.rejected(SOURCE, MARKET))
+    rejected = len(rejected_rows(candles, SOURCE, MARKET))
     return found + ([f"{rejected} rows were rejected, none was broken"] if rejected else [])
 
 

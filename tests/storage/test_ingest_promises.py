@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from storage.candles import CandleStore
 from storage.contracts import split_candles
 from storage.schema import CANDLE_COLUMNS, Candles, Market, RejectedRow, Source, Window
+from tests.storage.stored import rejected_rows, table_hash
 
 BYBIT = Source("bybit")
 STEP = 300_000
@@ -53,7 +54,7 @@ def column_hash(candles: Candles) -> str:
 def test_table_hash_is_that_of_the_columns(store, market, make_candles):
     candles = make_candles(10)
     store.commit_window(BYBIT, market, window(0, 9), candles, (), LATER)
-    assert store.table_hash(BYBIT, market) == column_hash(candles)
+    assert table_hash(store, BYBIT, market) == column_hash(candles)
 
 
 @pytest.mark.promise(1)
@@ -62,7 +63,7 @@ def test_table_hash_is_the_same_whichever_zero_came_first(store, market, make_ca
     for zero in zeros:
         candles = replace(make_candles(10), volume=np.full(10, zero))
         store.commit_window(BYBIT, market, window(0, 9), candles, (), LATER)
-    assert store.table_hash(BYBIT, market) == column_hash(replace(candles, volume=np.zeros(10)))
+    assert table_hash(store, BYBIT, market) == column_hash(replace(candles, volume=np.zeros(10)))
 
 
 @pytest.mark.promise(1)
@@ -88,10 +89,10 @@ def test_ingest_is_the_same_whatever_the_order_size_and_repeats_of_pages(data, t
 
     true = served[served.low > 0]
     assert equal(store.read(BYBIT, market), true)
-    assert store.table_hash(BYBIT, market) == column_hash(true)
+    assert table_hash(store, BYBIT, market) == column_hash(true)
     assert store.missing_windows(BYBIT, market, START, START + (bars - 1) * STEP) == []
-    assert {row.start_ms for row in store.rejected(BYBIT, market)} == {START + bar * STEP for bar in broken}
-    assert len(store.rejected(BYBIT, market)) == len(broken)
+    assert {row.start_ms for row in rejected_rows(store, BYBIT, market)} == {START + bar * STEP for bar in broken}
+    assert len(rejected_rows(store, BYBIT, market)) == len(broken)
     (coverage,) = store.coverage()
     assert (coverage.bars, coverage.gaps) == (len(true), len(absent | broken))
 
@@ -156,7 +157,7 @@ def windows_stored(path: Path) -> int:
 def require_complete(path: Path, market: Market, expected: Candles, equal) -> None:
     store = CandleStore(path)
     assert equal(store.read(BYBIT, market), expected)
-    assert store.table_hash(BYBIT, market) == column_hash(expected)
+    assert table_hash(store, BYBIT, market) == column_hash(expected)
     assert store.missing_windows(BYBIT, market, START, START + 999 * STEP) == []
     absent = sorted(set(range(START, START + 1_000 * STEP, STEP)) - set(expected.start_ms.tolist()))
     assert [gap.first_ms for gap in store.gaps(BYBIT, market)] == absent
@@ -226,7 +227,7 @@ def test_good_rejected_and_missing_account_for_every_expected_bar(store, market,
     assert recorded == bars
     stored = {(ms - START) // STEP for ms in store.read(BYBIT, market).start_ms.tolist()}
     assert stored == set(range(100)) - bars["rejected"] - bars["missing"]
-    reasons = {(row.start_ms - START) // STEP: row.reason for row in store.rejected(BYBIT, market)}
+    reasons = {(row.start_ms - START) // STEP: row.reason for row in rejected_rows(store, BYBIT, market)}
     assert reasons.keys() == bars["rejected"]
     assert reasons[3] == "open: not NaN"
 
@@ -250,7 +251,7 @@ def test_unreadable_row_is_kept_once_whatever_it_holds(rows, tmp_path_factory):
     for _ in range(2):
         report = store.commit_window(BYBIT, market, window(0, 0), Candles.empty(), rows, LATER)
         assert report.rejected == len(rows)
-    kept = {(row.start_ms, row.raw, row.reason) for row in store.rejected(BYBIT, market)}
+    kept = {(row.start_ms, row.raw, row.reason) for row in rejected_rows(store, BYBIT, market)}
     assert kept == {
         (
             row.start_ms if row.start_ms is not None and 0 <= row.start_ms <= 253_402_300_799_000 else None,
@@ -259,7 +260,7 @@ def test_unreadable_row_is_kept_once_whatever_it_holds(rows, tmp_path_factory):
         )
         for row in rows
     }
-    assert len(store.rejected(BYBIT, market)) == len(kept)
+    assert len(rejected_rows(store, BYBIT, market)) == len(kept)
 
 
 @pytest.mark.promise(2)
