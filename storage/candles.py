@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -97,7 +96,6 @@ class Run:
     Attributes:
         market: The market's slug; None for a run over several.
         status: "running" until the flow says how it ended.
-        detail: JSON text.
     """
 
     run_id: str
@@ -107,7 +105,6 @@ class Run:
     started_ms: int
     ended_ms: int | None
     status: str
-    detail: str
 
 
 class CandleStore:
@@ -299,23 +296,22 @@ class CandleStore:
             )
         return run_id
 
-    def finish_run(self, run_id: str, status: str, now_ms: int, detail: Mapping[str, Any] | None = None) -> None:
-        """Record how a run ended; `detail` is kept as JSON text.
+    def finish_run(self, run_id: str, status: str, now_ms: int) -> None:
+        """Record how a run ended.
 
         Raises:
             StoreError: No such run was started.
         """
-        values = [run_id, now_ms, status, json.dumps(detail or {}, sort_keys=True)]
-        statement = "update runs set ended_at = make_timestamp_ms($2), status = $3, detail = $4 where run_id = $1"
+        statement = "update runs set ended_at = make_timestamp_ms($2), status = $3 where run_id = $1"
         with self._database.writing() as con:
-            (changed,) = con.execute(statement, values).fetchall()[0]
+            (changed,) = con.execute(statement, [run_id, now_ms, status]).fetchall()[0]
         if not changed:
             raise StoreError(f"a run must be started before it can finish, {run_id!r} was not")
 
     def latest_runs(self) -> list[Run]:
         """Return the latest run of each source and market, newest first."""
-        columns = "run_id, kind, source, market, epoch_ms(started_at), epoch_ms(ended_at), status, detail"
-        names = ("run_id", "kind", "source", "market", "started_ms", "ended_ms", "status", "detail")
+        columns = "run_id, kind, source, market, epoch_ms(started_at), epoch_ms(ended_at), status"
+        names = ("run_id", "kind", "source", "market", "started_ms", "ended_ms", "status")
         statement = f"""
             select {columns} from runs
             qualify row_number() over (partition by source, market order by started_at desc) = 1

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -194,9 +195,7 @@ class Gateway:
             return first
         second = self._ask_window(market, window, now_ms, stop)
         better = first if first.usable > second.usable else second
-        return FetchedWindow(
-            window=window, candles=better.candles, rejected=better.rejected, missing=better.missing, asked=2
-        )
+        return replace(better, asked=2)
 
     def _ask_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event) -> FetchedWindow:
         params = {

@@ -18,6 +18,8 @@ from tasks.execution.metrics import sharpe_ratio
 
 _NORMAL = NormalDist()
 _EULER = 0.5772156649015329
+_DRAWS, _SEED = 2_000, 7  # of resamples
+_COVERAGE = 0.95
 _ROUNDING = 1e-12  # of the largest value: a spread below it is no variation
 
 
@@ -95,12 +97,12 @@ def deflated_sharpe(returns: FloatArray, trials: float, variance: float) -> floa
     return probabilistic_sharpe(returns, expected_max_sharpe(trials, variance))
 
 
-def minimum_track_record(returns: FloatArray, benchmark: float = 0.0, alpha: float = 0.05) -> float | None:
-    """Return how many observations would prove a Sharpe ratio above `benchmark`; None where it is not above."""
+def minimum_track_record(returns: FloatArray) -> float | None:
+    """Return how many observations would prove a Sharpe ratio above 0 at 5 %; None where it is not above."""
     sharpe = sharpe_ratio(returns, 1.0)
-    if sharpe is None or sharpe <= benchmark:
+    if sharpe is None or sharpe <= 0.0:
         return None
-    return 1.0 + _shape(returns, sharpe) * (_NORMAL.inv_cdf(1.0 - alpha) / (sharpe - benchmark)) ** 2
+    return 1.0 + _shape(returns, sharpe) * (_NORMAL.inv_cdf(0.95) / sharpe) ** 2
 
 
 def annualisation_factor(autocorrelation: FloatArray, periods: int) -> float | None:
@@ -164,7 +166,7 @@ def diebold_mariano(*, model_loss: FloatArray, reference_loss: FloatArray, lag: 
 
 
 def stationary_bootstrap_test(
-    difference: FloatArray, mean_block: float, *, draws: int = 2_000, seed: int = 7
+    difference: FloatArray, mean_block: float, *, draws: int = _DRAWS, seed: int = _SEED
 ) -> BootstrapTest:
     """Test whether the mean of dependent differences is above 0, by resampling blocks of random length.
 
@@ -187,21 +189,19 @@ def stationary_bootstrap_test(
     return BootstrapTest(mean=mean, p_value=(1 + exceeded) / (draws + 1), low=float(low), high=float(high))
 
 
-def sharpe_interval(
-    returns: FloatArray, mean_block: float, *, coverage: float = 0.95, draws: int = 2_000, seed: int = 7
-) -> tuple[float, float] | None:
-    """Return the interval of the Sharpe ratio per observation under that resampling; None where it is undefined.
+def sharpe_interval(returns: FloatArray, mean_block: float) -> tuple[float, float] | None:
+    """Return the 95 % interval of the Sharpe ratio per observation under that resampling; None where it is undefined.
 
     A resample without variance, of days on which nothing was held, has earned nothing and counts as 0: without it the
     interval of a single trade would hold the lucky resamples alone.
     """
     if sharpe_ratio(returns, 1.0) is None:
         return None
-    means = bootstrap_means(np.column_stack([returns, returns**2]), mean_block, draws=draws, seed=seed)
+    means = bootstrap_means(np.column_stack([returns, returns**2]), mean_block, draws=_DRAWS, seed=_SEED)
     variance = (means[:, 1] - means[:, 0] ** 2) * len(returns) / (len(returns) - 1)
     varied = variance > _ROUNDING * float(np.max(returns**2))
-    ratios = np.divide(means[:, 0], np.sqrt(np.abs(variance)), out=np.zeros(draws), where=varied)
-    low, high = np.quantile(ratios, ((1.0 - coverage) / 2.0, (1.0 + coverage) / 2.0))
+    ratios = np.divide(means[:, 0], np.sqrt(np.abs(variance)), out=np.zeros(_DRAWS), where=varied)
+    low, high = np.quantile(ratios, ((1.0 - _COVERAGE) / 2.0, (1.0 + _COVERAGE) / 2.0))
     return float(low), float(high)
 
 

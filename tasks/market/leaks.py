@@ -36,7 +36,9 @@ LABEL_COLUMNS = ("forward_return", "threshold", "class")
 """What the label of a bar consists of."""
 
 _OPEN, _CLOSE = 1, 4
-_REMADE = 1e-9  # another processor's logarithm may round otherwise
+_REMADE = 1e-9  # another processor's logarithm may round otherwise, and an old seed weighs less
+_SEED = 0  # of the bars that are looked at, and of what stands in their place
+_LABELS = 20  # that are followed to their ends
 _ERRORS = 3.0  # standard errors around chance: 1 honest run in 370 falls out
 
 
@@ -71,14 +73,7 @@ class Learned:
 
 
 def prefix_invariance(
-    columns: Columns,
-    candles: FloatArray,
-    names: Sequence[str],
-    *,
-    first: int = 1,
-    cuts: int = 50,
-    tolerance: float = 0.0,
-    seed: int = 0,
+    columns: Columns, candles: FloatArray, names: Sequence[str], *, first: int = 1, cuts: int = 50
 ) -> LeakCheck:
     """Cut everything after a bar off: the bar and all before it must keep their values.
 
@@ -88,12 +83,10 @@ def prefix_invariance(
         names: (F,) of the columns.
         first: First bar that may be cut off: before it, the columns give nothing yet.
         cuts: Random bars at which history is cut.
-        tolerance: Largest difference allowed; 0 asks for the same bits.
-        seed: Of the bars.
     """
     full = columns(candles)
-    for stop in _bars(first, len(candles), cuts, seed):
-        moved = _first_difference(full[:stop], columns(candles[:stop]), names, tolerance)
+    for stop in _bars(first, len(candles), cuts):
+        moved = _first_difference(full[:stop], columns(candles[:stop]), names, 0.0)
         if moved:
             return _failed("prefix invariance", f"{moved} when history ends there; it reads bars after {stop - 1}")
     return _passed("prefix invariance", f"{len(names)} columns unchanged at {cuts} cuts")
@@ -107,15 +100,15 @@ def future_perturbation(
     first: int = 1,
     cuts: int = 5,
     tolerance: float = 0.0,
-    seed: int = 0,
 ) -> LeakCheck:
     """Scale, shuffle or erase everything after a bar: the bar and all before it must keep their values.
 
-    Arguments as in `prefix_invariance`; each of the `cuts` bars gets every kind of other future.
+    Arguments as in `prefix_invariance`; each of the `cuts` bars gets every kind of other future, and values may differ
+    by `tolerance`; 0 asks for the same bits.
     """
     full = columns(candles)
-    rng = np.random.default_rng(seed)
-    for stop in _bars(first, len(candles) - 1, cuts, seed):
+    rng = np.random.default_rng(_SEED)
+    for stop in _bars(first, len(candles) - 1, cuts):
         for kind, future in _other_futures(candles[stop:], rng).items():
             changed = columns(np.concatenate([candles[:stop], future]))
             moved = _first_difference(full[:stop], changed[:stop], names, tolerance)
@@ -126,14 +119,7 @@ def future_perturbation(
 
 
 def start_invariance(
-    columns: Columns,
-    candles: FloatArray,
-    names: Sequence[str],
-    warm_up: int,
-    *,
-    starts: int = 5,
-    tolerance: float = 1e-9,
-    seed: int = 0,
+    columns: Columns, candles: FloatArray, names: Sequence[str], warm_up: int, *, starts: int = 5
 ) -> LeakCheck:
     """Let history start later: from the first bar after the declared warm-up that has values, all must be the same.
 
@@ -143,24 +129,22 @@ def start_invariance(
         names: (F,) of the columns.
         warm_up: Bars after which values are given, or later where the market halts meanwhile.
         starts: Random bars at which history starts.
-        tolerance: Largest difference allowed.
-        seed: Of the bars.
     """
     full = columns(candles)
-    for start in _bars(1, len(candles) - warm_up, starts, seed):
+    for start in _bars(1, len(candles) - warm_up, starts):
         later = columns(candles[start:])
         given = np.flatnonzero(np.isfinite(later[warm_up - 1 :]).all(axis=1))
         if not len(given):
             continue
         settled = warm_up - 1 + int(given[0])
         bar = start + settled
-        moved = _first_difference(full[bar:], later[settled:], names, tolerance, first_bar=bar)
+        moved = _first_difference(full[bar:], later[settled:], names, _REMADE, first_bar=bar)
         if moved:
             return _failed(
                 "start invariance",
                 f"{moved} when history starts at {start}; it remembers bars before the warm-up of {warm_up}",
             )
-    return _passed("start invariance", f"{len(names)} columns within {tolerance:g} at {starts} later starts")
+    return _passed("start invariance", f"{len(names)} columns within {_REMADE:g} at {starts} later starts")
 
 
 def stored_inputs(stored: FloatArray, made: FloatArray, names: Sequence[str]) -> LeakCheck:
@@ -178,18 +162,16 @@ def stored_inputs(stored: FloatArray, made: FloatArray, names: Sequence[str]) ->
     return _passed(name, f"{len(stored):,} bars of features and labels are what the candles give")
 
 
-def label_span(label: Columns, candles: FloatArray, horizon: int, *, cuts: int = 20, seed: int = 0) -> LeakCheck:
+def label_span(label: Columns, candles: FloatArray, horizon: int) -> LeakCheck:
     """Replace what a label may not read, then the last open that it must read.
 
     Args:
         label: Candles to (T, 3) numbers as LABEL_COLUMNS names them.
         candles: (T, 6) of one run without a gap, oldest first, T > horizon + 2.
         horizon: Bars from fill to exit: the label at t reads the opens of t + 1 and t + 1 + horizon.
-        cuts: Random bars.
-        seed: Of the bars.
     """
     name, full = "label span", label(candles)
-    for t in _bars(1, len(candles) - horizon - 2, cuts, seed):
+    for t in _bars(1, len(candles) - horizon - 2, _LABELS):
         end = t + 1 + horizon
         later, earlier, last = candles.copy(), candles.copy(), candles.copy()
         later[end + 1 :, 1:] *= 3.0
@@ -204,7 +186,7 @@ def label_span(label: Columns, candles: FloatArray, horizon: int, *, cuts: int =
             return _failed(name, f"{moved} when the bars up to {t} change; it reads a price from before its fill")
         if math.isfinite(full[t, 0]) and label(last)[t, 0] == full[t, 0]:
             return _failed(name, f"label at bar {t} does not move with the open of bar {end}; its horizon is shorter")
-    return _passed(name, f"{cuts} labels read the opens of t + 1 and t + 1 + {horizon}, nothing else")
+    return _passed(name, f"{_LABELS} labels read the opens of t + 1 and t + 1 + {horizon}, nothing else")
 
 
 def purged_folds(folds: Sequence[Fold], label_end: IntArray) -> LeakCheck:
@@ -241,7 +223,6 @@ def train_isolation(
     *,
     validation_start: int,
     test_start: int,
-    seed: int = 0,
 ) -> LeakCheck:
     """Replace validation and test: what is fitted before each of them must not move.
 
@@ -251,11 +232,10 @@ def train_isolation(
         classes: (T,) labels.
         validation_start: First bar that training does not learn from.
         test_start: First bar that nothing is fitted on.
-        seed: Of the replacement.
     """
     name, honest = "train isolation", learn(features, classes)
     for part, start in (("test", test_start), ("validation", validation_start)):
-        learned = learn(*_replaced(features, classes, start, seed))
+        learned = learn(*_replaced(features, classes, start))
         fitted = {part_name: (array, learned.from_train[part_name]) for part_name, array in honest.from_train.items()}
         if part == "test":
             weights = honest.from_validation
@@ -294,9 +274,9 @@ def chance_direction(name: str, probabilities: FloatArray, classes: IntArray, ov
     )
 
 
-def permuted_in_blocks(values: IntArray, block: int, seed: int = 0) -> IntArray:
+def permuted_in_blocks(values: IntArray, block: int) -> IntArray:
     """Return `values` with blocks of `block` changed about, which unties them from their bars and keeps their runs."""
-    starts = np.random.default_rng(seed).permutation(np.arange(0, len(values), block))
+    starts = np.random.default_rng(_SEED).permutation(np.arange(0, len(values), block))
     return np.concatenate([values[start : start + block] for start in starts])
 
 
@@ -324,11 +304,11 @@ def canary(checks: Sequence[LeakCheck]) -> LeakCheck:
     return LeakCheck(name="canary", passed=True, found=f"caught by {', '.join(c.name for c in checks)}", wanted=wanted)
 
 
-def _bars(first: int, stop: int, count: int, seed: int) -> list[int]:
+def _bars(first: int, stop: int, count: int) -> list[int]:
     """Return `count` bars of first .. stop - 1, newest first: the newer, the more of a leak is to be seen."""
     if stop <= first:
         raise DatasetError(f"leak checks need bars behind bar {first}, they end before {stop}; ingest more bars")
-    return sorted(np.random.default_rng(seed).integers(first, stop, count).tolist(), reverse=True)
+    return sorted(np.random.default_rng(_SEED).integers(first, stop, count).tolist(), reverse=True)
 
 
 def _other_futures(future: FloatArray, rng: np.random.Generator) -> dict[str, FloatArray]:
@@ -340,9 +320,9 @@ def _other_futures(future: FloatArray, rng: np.random.Generator) -> dict[str, Fl
     return {"scaled": scaled, "shuffled": shuffled, "erased": erased}
 
 
-def _replaced(features: FloatArray, classes: IntArray, start: int, seed: int) -> tuple[FloatArray, IntArray]:
+def _replaced(features: FloatArray, classes: IntArray, start: int) -> tuple[FloatArray, IntArray]:
     """Return features and classes with everything from `start` on in another order and size."""
-    order = start + np.random.default_rng(seed).permutation(len(features) - start)
+    order = start + np.random.default_rng(_SEED).permutation(len(features) - start)
     other, others = features.copy(), classes.copy()
     other[start:], others[start:] = 3.0 * features[order] + 1.0, classes[order]
     return other, others

@@ -16,14 +16,13 @@ from tasks.network.segments import UNKNOWN, Series, Stream, stream_of
 _BARS_AT_ONCE = 8_192  # bars per series pass: bounds memory whatever the series; longer passes are no faster
 
 
-def predict_series(model: DSCTradingModel, features: FloatArray, segment: IntArray, threads: int = 1) -> FloatArray:
-    """Return the calibrated probabilities of every bar.
+def predict_series(model: DSCTradingModel, features: FloatArray, segment: IntArray) -> FloatArray:
+    """Return the calibrated probabilities of every bar, on one thread.
 
     Args:
         model: In evaluation mode, on the CPU.
         features: (T, F or more) raw features; the network reads the first F, as in training.
         segment: (T,) number of the unbroken run of each bar.
-        threads: Of torch.
 
     Returns:
         (T, K) float64; NaN where the bar lacks its full, finite context.
@@ -37,7 +36,7 @@ def predict_series(model: DSCTradingModel, features: FloatArray, segment: IntArr
     series = Series(features=features, labels=np.zeros(len(features), np.int64), segment=segment)
     stream = stream_of(series.first(model.config.input_features), (0, len(features)), model.config.context)
     probabilities = np.full((len(features), model.config.num_classes), np.nan)
-    with torch_threads(threads):
+    with torch_threads(1):
         logits, _ = sample_logits(model, stream)
     probabilities[stream.bars[(stream.labels != UNKNOWN).numpy()]] = torch.softmax(logits.double(), dim=1).numpy()
     return probabilities

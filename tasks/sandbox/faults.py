@@ -105,18 +105,15 @@ class Fault:
     action: Action
 
 
-@dataclass(frozen=True)
-class FaultPlan:
-    """Faults in order; the default is none."""
-
-    faults: Sequence[Fault] = ()
+FaultPlan = Sequence[Fault]
+"""Faults in order."""
 
 
 class PlannedFaults:
     """A plan being followed: counts the requests that each of its faults has matched."""
 
     def __init__(self, plan: FaultPlan) -> None:
-        self._faults = tuple(plan.faults)
+        self._faults = tuple(plan)
         self._seen = [0] * len(self._faults)
 
     def take(self, method: str, path: str, params: Mapping[str, str]) -> Action | None:

@@ -90,7 +90,7 @@ class Sandbox:
         instrument: Instrument | None = None,
         more: Sequence[Listing] = (),
         now_ms: int | None = None,
-        faults: FaultPlan | None = None,
+        faults: FaultPlan = (),
         latency_ms: int = 0,
         ip_limit: int = IP_LIMIT,
         range_policy: RangePolicy = "newest",
@@ -117,7 +117,7 @@ class Sandbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="sandbox", daemon=True)
-        self.follow(faults or FaultPlan())
+        self.follow(faults)
         self.follow_stream(stream_faults or StreamPlan())
 
     @property

@@ -132,9 +132,8 @@ def test_many_gaps_and_a_failed_ingest_need_a_person_and_stand_in_the_line(reign
     row = replace(coverage(now - timedelta(minutes=5)), bars=80, gaps=20)
     began = ms(now - timedelta(minutes=4))
     run = Run(
-        run_id="1", kind="ingest", source=SOURCE, market=MARKET.slug, started_ms=began, ended_ms=None, status="failed",
-        detail="{}",
-    )  # fmt: skip
+        run_id="1", kind="ingest", source=SOURCE, market=MARKET.slug, started_ms=began, ended_ms=None, status="failed"
+    )
     found = health(row, reigning, MonitorConfig(), ms(now), run=run)
     assert found.complaints == (
         "20 of 100 bars are missing (20.00%), at most 10.00% may; run ingest with recheck_gaps",

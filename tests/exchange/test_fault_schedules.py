@@ -108,9 +108,7 @@ def fetch(make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN) -> Callabl
 def test_any_schedule_of_faults_brings_truth_or_names_what_is_not(fetch: OPEN, seed: int) -> None:
     rng = random.Random(seed)
     chosen = [rng.choice(rng.choice([wire_faults, page_faults])(rng)) for _ in range(FAULTS)]
-    plan = FaultPlan(
-        [Fault(Match(nth=nth), action) for nth, action in zip(rng.sample(range(24), FAULTS), chosen, strict=True)]
-    )
+    plan = [Fault(Match(nth=nth), action) for nth, action in zip(rng.sample(range(24), FAULTS), chosen, strict=True)]
     # Whichever thread is served when, all of the faults together never use up one question's attempts.
     fetched, truth, sandbox = fetch(rng, plan, retry=RetryPolicy(attempts=FAULTS + 1, budget_s=1e9))
     now_ms = sandbox.clock.now_ms()
@@ -127,7 +125,7 @@ def test_any_schedule_of_faults_brings_truth_or_names_what_is_not(fetch: OPEN, s
 def test_market_that_lies_for_ever_is_never_believed(fetch: OPEN, seed: int) -> None:
     rng = random.Random(100 + seed)
     action = page_faults(rng)[seed]
-    fetched, truth, sandbox = fetch(rng, FaultPlan([Fault(Match(times=None), action)]))
+    fetched, truth, sandbox = fetch(rng, [Fault(Match(times=None), action)])
     for window in fetched:
         assert_true_or_named(window, truth, sandbox.clock.now_ms())
     assert len(sandbox.requests) <= 1 + 2 * len(fetched)
@@ -138,7 +136,7 @@ def test_exchange_that_fails_for_ever_ends_in_one_line_within_the_budget(fetch: 
     rng = random.Random(200 + seed)
     action = wire_faults(rng)[seed]
     with pytest.raises(TemporaryError, match=r"asked 8 times in \d+ s\); ") as end:
-        fetch(rng, FaultPlan([Fault(Match(times=None), action)]), retry=RetryPolicy(attempts=8, budget_s=1e9))
+        fetch(rng, [Fault(Match(times=None), action)], retry=RetryPolicy(attempts=8, budget_s=1e9))
     assert "\n" not in str(end.value)
     assert len(str(end.value)) < 300
 
@@ -153,7 +151,7 @@ def test_window_asked_for_twice_comes_back_the_same(make_candles: MAKE, open_san
 
 
 def test_ban_in_the_middle_holds_everyone_and_loses_nothing(fetch: OPEN, fake_time: Any) -> None:
-    fetched, truth, sandbox = fetch(random.Random(7), FaultPlan([Fault(Match(nth=3), actions.http_status(403))]))
+    fetched, truth, sandbox = fetch(random.Random(7), [Fault(Match(nth=3), actions.http_status(403))])
     for window in fetched:
         assert_true_or_named(window, truth, sandbox.clock.now_ms())
     assert 600 <= sum(fake_time.slept) < 10 * 600
@@ -162,4 +160,4 @@ def test_ban_in_the_middle_holds_everyone_and_loses_nothing(fetch: OPEN, fake_ti
 
 def test_refusal_in_the_middle_ends_the_run(fetch: OPEN) -> None:
     with pytest.raises(PipelineError, match=r"refused SYNTHUSDT linear 5m candles from .* \(10029: refused\)"):
-        fetch(random.Random(8), FaultPlan([Fault(Match(nth=3), actions.ret_code(10029))]))
+        fetch(random.Random(8), [Fault(Match(nth=3), actions.ret_code(10029))])

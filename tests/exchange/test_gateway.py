@@ -106,7 +106,7 @@ def test_gap_in_the_replay_is_asked_for_once_more_and_then_listed(
 
 
 def kline_plan(*faults: Action) -> FaultPlan:
-    return FaultPlan([Fault(Match(nth=i), action) for i, action in enumerate(faults)])
+    return [Fault(Match(nth=i), action) for i, action in enumerate(faults)]
 
 
 DOUBTFUL = [
@@ -186,7 +186,7 @@ def test_row_that_stays_broken_is_rejected_and_its_bar_missing(
 def test_clock_that_was_told_ahead_does_not_close_the_forming_candle(
     make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN
 ) -> None:
-    skew = FaultPlan([Fault(Match(path="/v5/market/time"), actions.clock_skew(STEP_MS))])
+    skew = [Fault(Match(path="/v5/market/time"), actions.clock_skew(STEP_MS))]
     sandbox = open_sandbox(make_candles(30), faults=skew)
     (fetched,) = fetch_all(open_gateway(sandbox), 20, 30)
     assert fetched.candles.start_ms.tolist() == [at(bar) for bar in range(20, 30)]
@@ -201,7 +201,7 @@ def test_page_of_another_market_is_repeated_and_then_an_error(
     sandbox = open_sandbox(make_candles(30), faults=kline_plan(wrong))
     (fetched,) = fetch_all(open_gateway(sandbox), 10, 29)
     assert (len(fetched.candles), fetched.asked) == (20, 1)
-    sandbox.follow(FaultPlan([Fault(Match(times=None), wrong)]))
+    sandbox.follow([Fault(Match(times=None), wrong)])
     with pytest.raises(
         Ambiguous,
         match=r"no usable answer for SYNTHUSDT linear 5m candles from 2025-01-01T00:50Z \(the answer .* asked 6",
@@ -242,7 +242,7 @@ def test_instrument_that_is_unknown_is_refused_by_name(
     make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN, action: Action | None
 ) -> None:
     faults = [Fault(Match(path="/v5/market/instruments-info"), action)] if action else []
-    gateway = open_gateway(open_sandbox(make_candles(30), faults=FaultPlan(faults)))
+    gateway = open_gateway(open_sandbox(make_candles(30), faults=faults))
     market = MARKET if action else Market(symbol="NOPEUSDT")
     with pytest.raises(
         Rejected, match=f"the sandbox refused the rules of {market.symbol} linear .*; check symbol, category"
@@ -270,7 +270,7 @@ def test_funding_page_that_cannot_be_trusted_is_asked_for_again(
     row = {"symbol": "SYNTHUSDT", "fundingRate": "", "fundingRateTimestamp": str(START_MS)}
     bad = actions.result_fields({"list": [row]})
     path = "/v5/market/funding/history"
-    plan = FaultPlan([Fault(Match(path=path), bad), Fault(Match(path=path, nth=1), actions.no_rows())])
+    plan = [Fault(Match(path=path), bad), Fault(Match(path=path, nth=1), actions.no_rows())]
     sandbox = open_sandbox(make_candles(10), now_ms=truth[-1][0], funding=truth, faults=plan)
     assert open_gateway(sandbox).funding("linear", "SYNTHUSDT", START_MS, truth[-1][0]) == truth
 
@@ -321,20 +321,20 @@ def test_machine_whose_clock_is_off_is_told_so(
 def test_first_error_withdraws_the_windows_that_wait(
     make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN
 ) -> None:
-    broken = FaultPlan([Fault(Match(nth=4, times=None), actions.ret_code(10001, "out of order"))])
+    broken = [Fault(Match(nth=4, times=None), actions.ret_code(10001, "out of order"))]
     sandbox = open_sandbox(make_candles(1_000), faults=broken)
     gateway = open_gateway(sandbox, threads=2)
     with pytest.raises(Rejected, match="out of order"):
         fetch_all(gateway, 0, 999, bars=10)
     assert len(sandbox.requests) <= 1 + 4 + 2 * 2 + 1  # the time, the good ones, what was in flight; not 100 windows
-    sandbox.follow(FaultPlan())
+    sandbox.follow(())
     assert len(fetch_all(gateway, 0, 999, bars=100)) == 11  # and the gateway goes on
 
 
 def test_consumer_that_leaves_early_withdraws_even_a_wait_of_ten_minutes(
     make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN
 ) -> None:
-    plan = FaultPlan([Fault(Match(nth=1, times=None), actions.http_status(403))])
+    plan = [Fault(Match(nth=1, times=None), actions.http_status(403))]
     sandbox = open_sandbox(make_candles(100), faults=plan)
     waiting = threading.Event()
     # A real wait: that it ends is what is tested. The first window is served, the next one is banned for ten minutes.
@@ -349,7 +349,7 @@ def test_consumer_that_leaves_early_withdraws_even_a_wait_of_ten_minutes(
 def test_closing_the_gateway_ends_even_a_wait_of_ten_minutes(
     make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN
 ) -> None:
-    plan = FaultPlan([Fault(Match(nth=1, times=None), actions.http_status(403))])
+    plan = [Fault(Match(nth=1, times=None), actions.http_status(403))]
     sandbox = open_sandbox(make_candles(100), faults=plan)
     waiting = threading.Event()
     real = {"clock": time.monotonic, "sleep": None}
@@ -401,7 +401,7 @@ def test_what_came_in_with_a_failure_is_yielded_before_the_error_of_the_earliest
         Fault(Match(params={"start": str(first_ms)}, times=None), actions.ret_code(10001, why))
         for first_ms, why in broken.items()
     ]
-    sandbox.follow(FaultPlan(refusals))
+    sandbox.follow(refusals)
     batches = gateway.fetch_batches(MARKET, windows, sandbox.clock.now_ms())
 
     with pytest.raises(Rejected, match="no 3"):  # noqa: PT012  # what comes before the error is what is tested

@@ -22,11 +22,11 @@ STEADY = RetryPolicy(jitter=0.0)  # waits of 0.5, 1, 2, 4, 8 s
 
 def plan(*faults: Action, nth: int = 0) -> FaultPlan:
     """Let the requests for the time meet one fault after the other."""
-    return FaultPlan([Fault(Match(path=TIME, nth=nth + i), action) for i, action in enumerate(faults)])
+    return [Fault(Match(path=TIME, nth=nth + i), action) for i, action in enumerate(faults)]
 
 
 def always(action: Action, nth: int = 0) -> FaultPlan:
-    return FaultPlan([Fault(Match(path=TIME, nth=nth, times=None), action)])
+    return [Fault(Match(path=TIME, nth=nth, times=None), action)]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pybit.exceptions import InvalidRequestError
 
 from storage.schema import Ambiguous, AuthError, Banned, Candles, ClockError, PipelineError, RateLimited, Rejected
 from tasks.exchange.transport import Answer, Unreachable, ask, error_of, give_up, new_client, refused
-from tasks.sandbox.faults import Action, Fault, FaultPlan, Match
+from tasks.sandbox.faults import Action, Fault, Match
 from tests.sandbox import actions
 
 MAKE = Callable[..., Candles]
@@ -27,7 +27,7 @@ def ask_time(make_candles: MAKE, open_sandbox: OPEN, open_client: OPEN) -> Calla
     sandbox = open_sandbox(make_candles(3))
 
     def asked(action: Action, timeout_s: tuple[float, float] = (3.05, 10.0)) -> Answer:
-        sandbox.follow(FaultPlan([Fault(Match(path=TIME), action)]))
+        sandbox.follow([Fault(Match(path=TIME), action)])
         return ask(open_client(sandbox, timeout_s), "get_server_time", {})
 
     return asked

@@ -107,12 +107,12 @@ def test_best_of_fifty_worthless_strategies_passes_undeflated_and_fails_deflated
 def test_track_record_is_just_long_enough_to_pass():
     """At exactly that length the probabilistic Sharpe ratio equals one minus the level."""
     returns = normal_returns(0.1, 2_000)
-    needed = minimum_track_record(returns, alpha=0.05)
+    needed = minimum_track_record(returns)
     # Normal returns: 1 + (1 + 0.1^2 / 2) * (1.6449 / 0.1)^2
     assert needed == pytest.approx(1 + 1.005 * 270.55, rel=0.02)
     shape = sharpe_standard_error(returns) ** 2 * 1_999
     assert stats.norm.cdf(0.1 * math.sqrt(needed - 1) / math.sqrt(shape)) == pytest.approx(0.95, abs=1e-9)
-    assert minimum_track_record(returns, benchmark=0.2) is None
+    assert minimum_track_record(-returns) is None
 
 
 @pytest.mark.parametrize("returns", [np.zeros(50), np.full(50, 0.001), np.array([0.01])])

@@ -12,7 +12,7 @@ from tasks.exchange import connection
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import QualityConfig
 from tasks.market.synthetic import SyntheticMarket
-from tasks.sandbox.faults import Fault, FaultPlan, Match
+from tasks.sandbox.faults import Fault, Match
 from tasks.sandbox.sandbox import Sandbox
 from tests.sandbox import actions
 
@@ -25,7 +25,7 @@ def broken(monkeypatch):
     """Return what makes every candle answer of the sandbox go wrong, until undone."""
 
     def answer(action):
-        plan = FaultPlan([Fault(Match(times=None), action)])
+        plan = [Fault(Match(times=None), action)]
         monkeypatch.setattr(connection, "Sandbox", partial(Sandbox, faults=plan))
         return lambda: monkeypatch.setattr(connection, "Sandbox", Sandbox)
 

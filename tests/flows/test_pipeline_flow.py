@@ -38,7 +38,7 @@ from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.sandbox.faults import Fault, FaultPlan, Match
+from tasks.sandbox.faults import Fault, Match
 from tasks.sandbox.sandbox import Sandbox
 from tasks.strategy import out_of_sample
 from tasks.strategy.leak_suite import remade_inputs
@@ -350,7 +350,7 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
     environment = os.environ | {"DSC_HOME": str(killed_home), "PREFECT_API_URL": get_current_settings().api.url}
     command = [sys.executable, "-m", "flows.ingest", "--synthetic.bars", "6500"]
     store = CandleStore(killed_home / "market.duckdb")
-    silent = FaultPlan([Fault(Match(nth=2, times=None), actions.delivery("never"))])  # from the third window on
+    silent = [Fault(Match(nth=2, times=None), actions.delivery("never"))]  # from the third window on
     with Sandbox(generate(EXCHANGE.synthetic), market=MARKET, source=EXCHANGE.source, faults=silent) as sandbox:
         half = [*command, "--url", sandbox.url, "--threads", "1"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

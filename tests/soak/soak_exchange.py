@@ -82,4 +82,4 @@ def _faults(rng: np.random.Generator) -> FaultPlan:
     """Return a fault for about every tenth request, each of a kind that a client has to get over."""
     kinds = (rate_limit(), http_status(502), truncated(), delivery("reset"), delivery("short"))
     turns = np.cumsum(rng.integers(5, 16, size=400))
-    return FaultPlan([Fault(Match(path=None, nth=int(nth)), kinds[rng.integers(len(kinds))]) for nth in turns])
+    return [Fault(Match(path=None, nth=int(nth)), kinds[rng.integers(len(kinds))]) for nth in turns]
