@@ -61,38 +61,26 @@ def judge_challenger(
     hash8 = version_hash(data, recipe, evaluation.folds[-1].weights)
     looks = 1 + sum(one.made > entry.at and one.hash8 != hash8 for one in store.versions(data.source, data.market.slug))
     best = contest.better_baseline
-    ours, theirs, stressed, second = (
-        (side.metrics if side else None)
-        for side in ((fought.challenger, fought.champion, fought.stressed, fought.second) if fought else (None,) * 4)
+    numbers = Numbers(
+        champion=fought.champion.metrics if fought else None,
+        challenger=fought.challenger.metrics if fought else None,
+        second_seed=fought.second.metrics if fought and fought.second else None,
+        luck=luck,
     )
-    # Where there is nothing to compare on, NaN fails every condition about money.
     evidence = Evidence(
         champion=name,
-        days=ours.days if ours else 0.0,
-        trades=ours.num_trades if ours else 0,
+        numbers=numbers,
         skill=evaluation.skill,
-        net_return=ours.total_return if ours else math.nan,
-        stressed_return=stressed.total_return if stressed else math.nan,
-        champion_return=theirs.total_return if theirs else math.nan,
+        stressed_return=fought.stressed.metrics.total_return if fought else math.nan,
         p_value=fought.advantage.p_value if fought and fought.advantage else None,
-        drawdown=ours.max_drawdown if ours else math.nan,
-        champion_drawdown=theirs.max_drawdown if theirs else math.nan,
         latency_p99_us=speed.model.p99_us,
         parity=speed.parity,
         baseline=best.name,
         baseline_lead=math.nan if best.lead is None else best.lead,
-        deflated_sharpe=luck.deflated,
-        trials=luck.trials,
         looks=looks,
         leaks=leaks.failed,
-        second_seed_return=second.total_return if second else None,
     )
-    return Judgement(
-        champion=name,
-        sequence=entry.sequence,
-        checks=judge(evidence, recipe.promotion),
-        numbers=Numbers(champion=theirs, challenger=ours, second_seed=second, luck=luck),
-    )
+    return Judgement(champion=name, sequence=entry.sequence, checks=judge(evidence, recipe.promotion), numbers=numbers)
 
 
 def _duel(

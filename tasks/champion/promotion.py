@@ -10,59 +10,13 @@ else failed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tasks.execution.metrics import Metrics
 from tasks.execution.skill import Skill
 from tasks.execution.track_record import FEWEST_TRADES, Deflation, too_few_trades
 from tasks.strategy.promotion_rule import PromotionRule
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What the rule looks at; everything on bars that neither side was trained on, at the same costs.
-
-    Attributes:
-        champion: Version of the champion, or "flat".
-        days: Unseen days that both sides traded.
-        trades: Closed trades of the challenger on them.
-        skill: Of the challenger's probabilities on all its unseen bars.
-        net_return: Challenger's total return net of costs.
-        stressed_return: The same positions' with the costs times `cost_stress`.
-        champion_return: Champion's total return net of costs.
-        p_value: Stationary bootstrap, one-sided: the chance of such a lead in return by luck; None where undefined.
-        drawdown, champion_drawdown: Maximum drawdowns, share of the peak.
-        latency_p99_us: One bar through the compiled engine, microseconds.
-        parity: Largest difference between the ways to run the model, logits.
-        baseline: Name of the baseline with the smallest log-loss.
-        baseline_lead: Its log-loss less the challenger's on the same labels, nat; negative where it is better.
-        deflated_sharpe: Probability that the true Sharpe ratio beats the best of as many worthless trials; None where
-            undefined, or of too few trades.
-        trials: How many trials were run, this one included.
-        looks: How many versions were compared with this champion, this one included.
-        leaks: Names of the leak tests that failed; None where they were not run, which does not pass.
-        second_seed_return: Net total return of the same recipe with another seed; None before it has been trained.
-    """
-
-    champion: str
-    days: float
-    trades: int
-    skill: Skill
-    net_return: float
-    stressed_return: float
-    champion_return: float
-    p_value: float | None
-    drawdown: float
-    champion_drawdown: float
-    latency_p99_us: float
-    parity: float
-    baseline: str
-    baseline_lead: float
-    deflated_sharpe: float | None
-    trials: int
-    looks: int = 1
-    leaks: tuple[str, ...] | None = None
-    second_seed_return: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +50,37 @@ class Numbers:
     challenger: Metrics | None
     second_seed: Metrics | None
     luck: Deflation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the rule looks at; everything on bars that neither side was trained on, at the same costs.
+
+    Attributes:
+        champion: Version of the champion, or "flat".
+        numbers: Of both sides.
+        skill: Of the challenger's probabilities on all its unseen bars.
+        stressed_return: The challenger's positions' total return with the costs times `cost_stress`.
+        p_value: Stationary bootstrap, one-sided: the chance of such a lead in return by luck; None where undefined.
+        latency_p99_us: One bar through the compiled engine, microseconds.
+        parity: Largest difference between the ways to run the model, logits.
+        baseline: Name of the baseline with the smallest log-loss.
+        baseline_lead: Its log-loss less the challenger's on the same labels, nat; negative where it is better.
+        looks: How many versions were compared with this champion, this one included.
+        leaks: Names of the leak tests that failed; None where they were not run, which does not pass.
+    """
+
+    champion: str
+    numbers: Numbers
+    skill: Skill
+    stressed_return: float
+    p_value: float | None
+    latency_p99_us: float
+    parity: float
+    baseline: str
+    baseline_lead: float
+    looks: int = 1
+    leaks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,15 +127,19 @@ def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
 
 
 def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
-    skill = evidence.skill
+    skill, ours, theirs = evidence.skill, evidence.numbers.challenger, evidence.numbers.champion
+    # Where there is nothing to compare on, NaN fails every condition about money.
+    days, trades = (ours.days, ours.num_trades) if ours else (0.0, 0)
+    earned, drawdown = (ours.total_return, ours.max_drawdown) if ours else (math.nan, math.nan)
+    champion_earned, champion_drawdown = (theirs.total_return, theirs.max_drawdown) if theirs else (math.nan, math.nan)
     excess = skill.calibration_error - skill.perfect_calibration_error
     # A champion that held nothing on these bars lost nothing: no challenger could trade within a multiple of that.
-    idle = evidence.champion_drawdown == 0
+    idle = champion_drawdown == 0
     alpha = rule.significance / evidence.looks
-    drawdown_bound = rule.max_drawdown if idle else rule.drawdown_ratio * evidence.champion_drawdown
+    drawdown_bound = rule.max_drawdown if idle else rule.drawdown_ratio * champion_drawdown
     return (
-        _check("unseen days", evidence.days >= rule.min_days, f"{evidence.days:.0f}", f">= {rule.min_days:.0f}"),
-        _check("closed trades", evidence.trades >= rule.min_trades, f"{evidence.trades}", f">= {rule.min_trades}"),
+        _check("unseen days", days >= rule.min_days, f"{days:.0f}", f">= {rule.min_days:.0f}"),
+        _check("closed trades", trades >= rule.min_trades, f"{trades}", f">= {rule.min_trades}"),
         _check(
             "log-loss better than the prior",
             skill.log_loss_skill > 0 and _below(skill.p_value, rule.significance),
@@ -180,17 +169,12 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
         ),
         _check(
             f"beats the champion ({evidence.champion})",
-            evidence.net_return > evidence.champion_return and _below(evidence.p_value, alpha),
-            f"{evidence.net_return:+.2%} against {evidence.champion_return:+.2%}, {_p(evidence.p_value)}",
+            earned > champion_earned and _below(evidence.p_value, alpha),
+            f"{earned:+.2%} against {champion_earned:+.2%}, {_p(evidence.p_value)}",
             f"greater, p < {alpha:.2g}" + (f", look {evidence.looks}" if evidence.looks > 1 else ""),
         ),
-        *_first_promotion(evidence, rule),
-        _check(
-            "maximum drawdown",
-            evidence.drawdown <= drawdown_bound,
-            f"{evidence.drawdown:.2%}",
-            f"<= {drawdown_bound:.2%}",
-        ),
+        *_first_promotion(evidence, rule, trades),
+        _check("maximum drawdown", drawdown <= drawdown_bound, f"{drawdown:.2%}", f"<= {drawdown_bound:.2%}"),
         _check(
             "calibration error above a perfect model's",
             excess <= rule.calibration_margin,
@@ -220,26 +204,26 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
 
 def _second_seed(evidence: Evidence, others_hold: bool) -> Check:
     name, wanted = "second seed: net result", "> 0 %"
-    second = evidence.second_seed_return
-    if second is None:
+    first, second = evidence.numbers.challenger, evidence.numbers.second_seed
+    if first is None or second is None:
         found = "to be trained" if others_hold else "not run: other conditions failed"
         return Check(name=name, passed=None, found=found, wanted=wanted)
-    found = f"{second:+.2%}, first seed {evidence.net_return:+.2%}"
-    return _check(name, second > 0, found, wanted)
+    found = f"{second.total_return:+.2%}, first seed {first.total_return:+.2%}"
+    return _check(name, second.total_return > 0, found, wanted)
 
 
-def _first_promotion(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
+def _first_promotion(evidence: Evidence, rule: PromotionRule, trades: int) -> tuple[Check, ...]:
     """Return what only the first champion must show: that it is more than the luckiest of all trials."""
     if evidence.champion != "flat":
         return ()
-    found = evidence.deflated_sharpe
-    missing = too_few_trades(evidence.trades) if evidence.trades < FEWEST_TRADES else "undefined"
+    found, trials = evidence.numbers.luck.deflated, evidence.numbers.luck.trials
+    missing = too_few_trades(trades) if trades < FEWEST_TRADES else "undefined"
     shown = missing if found is None else f"{found:.3f}"
     return (
         _check(
             "deflated Sharpe ratio",
             found is not None and found >= rule.deflated_sharpe,
-            f"{shown}, {evidence.trials} trial{'' if evidence.trials == 1 else 's'}",
+            f"{shown}, {trials} trial{'' if trials == 1 else 's'}",
             f">= {rule.deflated_sharpe:g}",
         ),
     )

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from storage.schema import ConfigError
-from tasks.champion.promotion import Check, Evidence, judge
+from tasks.champion.promotion import Check, Evidence, Numbers, judge
 from tasks.execution.skill import Skill, measure_skill
+from tasks.execution.track_record import Deflation
 from tasks.strategy.promotion_rule import PromotionRule
-from tests.champion.example_manifest import MANIFEST
+from tests.champion.example_manifest import MANIFEST, METRICS
 
 SKILL = Skill(
     samples=10_000,
@@ -36,24 +37,28 @@ SKILL = Skill(
 )
 GOOD = Evidence(
     champion="flat",
-    days=60.0,
-    trades=250,
+    numbers=Numbers(
+        champion=replace(METRICS, total_return=0.0, max_drawdown=0.0),
+        challenger=replace(METRICS, days=60.0, num_trades=250, total_return=0.10, max_drawdown=0.10),
+        second_seed=replace(METRICS, total_return=0.05),
+        luck=Deflation(trials=12, spread=1.0, expected_best=1.0, deflated=0.97),
+    ),
     skill=SKILL,
-    net_return=0.10,
     stressed_return=0.04,
-    champion_return=0.0,
     p_value=0.01,
-    drawdown=0.10,
-    champion_drawdown=0.0,
     latency_p99_us=12.0,
     parity=1e-6,
     baseline="LightGBM",
     baseline_lead=0.0002,
-    deflated_sharpe=0.97,
-    trials=12,
     leaks=(),
-    second_seed_return=0.05,
 )
+
+
+def changed(evidence: Evidence, side: str, **values: object) -> Evidence:
+    """Return evidence with other numbers of one side, or of luck."""
+    return replace(
+        evidence, numbers=replace(evidence.numbers, **{side: replace(getattr(evidence.numbers, side), **values)})
+    )
 
 
 def failed(evidence: Evidence, rule: PromotionRule = PromotionRule()) -> list[str]:
@@ -67,10 +72,26 @@ def test_good_evidence_passes_every_condition():
 
 @pytest.mark.promise(13)
 @pytest.mark.parametrize(
+    ("side", "change", "condition"),
+    [
+        ("challenger", {"days": 29.9}, "unseen days"),
+        ("challenger", {"num_trades": 99}, "closed trades"),
+        ("challenger", {"total_return": -0.01}, "beats the champion (flat)"),
+        ("challenger", {"max_drawdown": 0.26}, "maximum drawdown"),
+        ("luck", {"deflated": 0.949}, "deflated Sharpe ratio"),
+        ("luck", {"deflated": None}, "deflated Sharpe ratio"),
+        ("second_seed", {"total_return": 0.0}, "second seed: net result"),
+        ("second_seed", {"total_return": np.nan}, "second seed: net result"),
+    ],
+)
+def test_one_bad_number_of_a_side_fails_its_condition_alone(side, change, condition):
+    assert failed(changed(GOOD, side, **change)) == [condition]
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize(
     ("change", "condition"),
     [
-        ({"days": 29.9}, "unseen days"),
-        ({"trades": 99}, "closed trades"),
         ({"skill": replace(SKILL, log_loss=1.07)}, "log-loss better than the prior"),
         ({"skill": replace(SKILL, p_value=0.05)}, "log-loss better than the prior"),
         ({"skill": replace(SKILL, p_value=None)}, "log-loss better than the prior"),
@@ -81,20 +102,14 @@ def test_good_evidence_passes_every_condition():
             "direction of moves better than prior and 50:50",
         ),
         ({"stressed_return": 0.0}, "net result at 1.5x costs"),
-        ({"net_return": -0.01}, "beats the champion (flat)"),
         ({"p_value": 0.06}, "beats the champion (flat)"),
         ({"p_value": None}, "beats the champion (flat)"),
-        ({"drawdown": 0.26}, "maximum drawdown"),
         ({"skill": replace(SKILL, calibration_error=0.031)}, "calibration error above a perfect model's"),
         ({"latency_p99_us": 1_000.0}, "latency p99 per bar"),
         ({"parity": 1e-5}, "all ways to run it agree"),
         ({"baseline_lead": -0.0011}, "log-loss near the better baseline"),
-        ({"deflated_sharpe": 0.949}, "deflated Sharpe ratio"),
-        ({"deflated_sharpe": None}, "deflated Sharpe ratio"),
         ({"leaks": ("prefix invariance",)}, "leak tests"),
         ({"leaks": None}, "leak tests"),  # what was not tested is not known to be clean
-        ({"second_seed_return": 0.0}, "second seed: net result"),
-        ({"second_seed_return": np.nan}, "second seed: net result"),
     ],
 )
 def test_one_bad_number_fails_its_condition_alone(change, condition):
@@ -124,46 +139,49 @@ def awaits_second_seed(checks: tuple[Check, ...]) -> bool:
 
 @pytest.mark.promise(13)
 def test_second_seed_is_asked_for_when_all_else_holds_and_not_before():
-    untrained = replace(GOOD, second_seed_return=None)
+    untrained = replace(GOOD, numbers=replace(GOOD.numbers, second_seed=None))
     checks = judge(untrained, PromotionRule())
     assert (checks[-1].name, checks[-1].passed, checks[-1].found) == ("second seed: net result", None, "to be trained")
     assert awaits_second_seed(checks)
     assert not all(check.passed for check in checks)
-    lacking = judge(replace(untrained, trades=99), PromotionRule())
+    lacking = judge(changed(untrained, "challenger", num_trades=99), PromotionRule())
     assert (lacking[-1].passed, lacking[-1].found) == (None, "not run: other conditions failed")
     assert not awaits_second_seed(lacking)
     for trained in (0.05, -0.05):
-        assert not awaits_second_seed(judge(replace(GOOD, second_seed_return=trained), PromotionRule()))
+        assert not awaits_second_seed(judge(changed(GOOD, "second_seed", total_return=trained), PromotionRule()))
 
 
 @pytest.mark.promise(13)
 def test_second_seed_that_loses_keeps_the_champion_whatever_the_first_earned():
-    lucky = judge(replace(GOOD, net_return=3.67, second_seed_return=-0.012), PromotionRule())
+    lucky = judge(
+        changed(changed(GOOD, "challenger", total_return=3.67), "second_seed", total_return=-0.012), PromotionRule()
+    )
     assert [check.name for check in lucky if not check.passed] == ["second seed: net result"]
     assert (lucky[-1].found, lucky[-1].wanted) == ("-1.20%, first seed +367.00%", "> 0 %")
 
 
 def test_drawdown_is_measured_against_the_champion_when_there_is_one():
-    reigning = replace(GOOD, champion="20260104T100000Z-7f3c9a2e", champion_return=0.02, champion_drawdown=0.05)
+    named = replace(GOOD, champion="20260104T100000Z-7f3c9a2e")
+    reigning = changed(named, "champion", total_return=0.02, max_drawdown=0.05)
     assert failed(reigning) == ["maximum drawdown"]
-    assert failed(replace(reigning, drawdown=0.06)) == []
-    idle = replace(reigning, champion_return=0.0, champion_drawdown=0.0)  # it held nothing: no multiple of that bounds
-    assert failed(replace(idle, drawdown=0.25)) == []
-    assert failed(replace(idle, drawdown=0.251)) == ["maximum drawdown"]
+    assert failed(changed(reigning, "challenger", max_drawdown=0.06)) == []
+    # The other one held nothing: no multiple of that bounds.
+    assert failed(changed(named, "challenger", max_drawdown=0.25)) == []
+    assert failed(changed(named, "challenger", max_drawdown=0.251)) == ["maximum drawdown"]
 
 
 @pytest.mark.promise(13)
 def test_deflated_sharpe_of_too_few_trades_is_not_passed_and_says_why():
-    few = replace(GOOD, trades=29, deflated_sharpe=None)
+    few = changed(changed(GOOD, "challenger", num_trades=29), "luck", deflated=None)
     lax = PromotionRule(min_trades=1)
     (check,) = (one for one in judge(few, lax) if not one.passed)
     assert (check.name, check.found) == ("deflated Sharpe ratio", "too few trades to judge: 29 of 30, 12 trials")
 
 
 def test_deflated_sharpe_is_asked_of_the_first_champion_alone():
-    reigning = replace(GOOD, champion="20260104T100000Z-7f3c9a2e", champion_return=0.02, champion_drawdown=0.1)
-    assert failed(replace(reigning, deflated_sharpe=0.1)) == []
-    assert failed(replace(GOOD, deflated_sharpe=0.1)) == ["deflated Sharpe ratio"]
+    named = replace(GOOD, champion="20260104T100000Z-7f3c9a2e")
+    assert failed(changed(named, "luck", deflated=0.1)) == []
+    assert failed(changed(GOOD, "luck", deflated=0.1)) == ["deflated Sharpe ratio"]
 
 
 def test_baseline_may_lead_by_the_margin_and_no_more():
@@ -189,18 +207,9 @@ def test_every_check_shows_its_number_and_its_bound():
 
 
 def test_nan_never_passes():
-    broken = replace(
-        GOOD,
-        days=np.nan,
-        net_return=np.nan,
-        stressed_return=np.nan,
-        drawdown=np.nan,
-        latency_p99_us=np.nan,
-        parity=np.nan,
-        baseline_lead=np.nan,
-        deflated_sharpe=np.nan,
-    )
-    assert failed(broken) == [
+    broken = replace(GOOD, stressed_return=np.nan, latency_p99_us=np.nan, parity=np.nan, baseline_lead=np.nan)
+    broken = changed(broken, "challenger", days=np.nan, total_return=np.nan, max_drawdown=np.nan)
+    assert failed(changed(broken, "luck", deflated=np.nan)) == [
         "unseen days",
         "log-loss near the better baseline",
         "net result at 1.5x costs",

@@ -224,7 +224,8 @@ PLANTED = [
     ),
     (
         "one seed that earns is enough", PROMOTION,
-        "    return _check(name, second > 0, found, wanted)\n", "    return _check(name, True, found, wanted)\n",
+        "    return _check(name, second.total_return > 0, found, wanted)\n",
+        "    return _check(name, True, found, wanted)\n",
         "tests/champion/test_promotion.py::"
         "test_second_seed_that_loses_keeps_the_champion_whatever_the_first_earned",
     ),
