@@ -4,7 +4,7 @@ With padding "history" every position of a window is shared with the windows bef
 of work, whatever the window: rings keep what the dilated filters look back on, and running sums stand for the
 average. The sums are started afresh once per window, so their error does not grow with the bars seen.
 
-Imports NumPy and Numba, never torch. Compiled code calls `step_packed(engine.weights, engine.state, x, out)`.
+Imports NumPy and Numba, never torch. Compiled code calls `step_packed(engine.weights, engine.state(), x, out)`.
 """
 
 from __future__ import annotations
@@ -17,37 +17,46 @@ from numpy.typing import ArrayLike
 from storage.schema import ConfigError, FloatArray
 from tasks.network.architecture import DSCConfig
 from tasks.network.folding import Weights, fold
-from tasks.network.kernels import Packed, prepare_entry, series_packed, step_entry
-from tasks.network.packing import new_state, pack
+from tasks.network.kernels import Packed, markets_packed, prepare_entry, series_packed, step_entry
+from tasks.network.packing import new_states, pack
 
 
 class Engine:
-    """A trained network and its state on one market, advanced in one thread.
+    """A trained network and the state of one or more markets, all advanced with the same weights, in one thread.
 
     Attributes:
         config: The network's shape.
         weights: Its packed weights, for compiled callers.
-        state: What it remembers of the market, likewise.
+        markets: M, how many markets have a state here.
     """
 
-    def __init__(self, config: DSCConfig, weights: Packed) -> None:
+    def __init__(self, config: DSCConfig, weights: Packed, markets: int = 1) -> None:
+        if markets < 1:
+            raise ConfigError(f"markets must be >= 1, was {markets}")
         self.config = config
         self.weights = weights
-        self.state = new_state(weights)
+        self.markets = markets
         self._classes = config.num_classes
         self._features = config.input_features
+        self._states = new_states(weights, markets)
+        self._flat = self._states.reshape(-1)
+        self._rows: list[Packed] = list(self._states)
         prepare_entry()
+        if markets > 1:  # the same for its kernel: compiled, or loaded, now rather than at the first bar
+            one = new_states(weights, 1).reshape(-1)
+            markets_packed(weights, one, np.zeros(self._features), np.empty(self._classes))
 
     @classmethod
-    def from_weights(cls, config: DSCConfig, weights: Weights) -> Self:
+    def from_weights(cls, config: DSCConfig, weights: Weights, markets: int = 1) -> Self:
         """Return an engine that has seen no bar.
 
         Args:
             config: The network's shape.
             weights: Its tensors by their names in DSCTradingModel.state_dict().
+            markets: How many markets to keep a state for.
 
         Raises:
-            ConfigError: Padding is not "history".
+            ConfigError: Padding is not "history", or `markets` < 1.
             ArtifactError: The weights don't fit the config, or are not finite.
         """
         if config.padding != "history":
@@ -55,13 +64,18 @@ class Engine:
                 f'the engine needs padding "history", was {config.padding!r}: with zeros at its edges every window is'
                 " new work; run such a network through torch or ONNX Runtime"
             )
-        return cls(config, pack(fold(config, weights)))
+        return cls(config, pack(fold(config, weights)), markets)
 
-    def step(self, features: ArrayLike, out: FloatArray | None = None) -> FloatArray:
-        """Advance by one closed bar.
+    def state(self, market: int = 0) -> Packed:
+        """Return a market's state itself, not a copy, for compiled callers."""
+        return self._rows[market]
+
+    def step(self, features: ArrayLike, market: int = 0, out: FloatArray | None = None) -> FloatArray:
+        """Advance a market by one closed bar.
 
         Args:
             features: (F,) raw features, finite; a float array is fastest, a list costs some 70 us more.
+            market: Which market.
             out: (K,) float64 to write to, and to return; a new array, without one, is a fifth of a bar's time.
 
         Returns:
@@ -73,30 +87,52 @@ class Engine:
         x: Any = features
         result = np.empty(self._classes) if out is None else out
         try:
-            status = step_entry(self.weights, self.state, x, result)
+            status = step_entry(self.weights, self._rows[market], x, result)
         except TypeError:  # no (F,) float array, which it is compiled for: a list, say
             self._check_out(result)
             x = self._bar(features)
-            status = step_entry(self.weights, self.state, x, result)
+            status = step_entry(self.weights, self._rows[market], x, result)
         if status < 0:
             self._check_out(result)
             raise self._unusable(self._bar(x), status)
         return result
 
-    def warm_up(self, history: ArrayLike) -> None:
-        """Start from the market's past; `config.context - 1` bars make it ready.
+    def step_markets(self, features: ArrayLike) -> FloatArray:
+        """Advance every market by one closed bar.
+
+        Args:
+            features: (M, F) raw features, finite.
+
+        Returns:
+            (M, K) calibrated probabilities, bit for bit those of `step`; NaN where a market is still warming up.
+
+        Raises:
+            ValueError: Another shape, or a feature that is not finite; every state is as before.
+        """
+        x = self._table(features)
+        if len(x) != self.markets:
+            raise ValueError(f"features must be ({self.markets}, {self._features}), one row per market, was {x.shape}")
+        out = np.empty((self.markets, self._classes))
+        status = markets_packed(self.weights, self._flat, x.reshape(-1), out.reshape(-1))
+        if status < 0:
+            raise self._unusable(x, status)
+        return out
+
+    def warm_up(self, history: ArrayLike, market: int = 0) -> None:
+        """Start a market from its past; `config.context - 1` bars make it ready.
 
         Args:
             history: (n, F) raw features of consecutive bars, finite, oldest first, up to the last closed one.
+            market: Which market.
 
         Raises:
             ValueError: Another shape, or a feature that is not finite; the state is as before.
         """
         state, _ = self._run(history)
-        self.state[:] = state
+        self._rows[market][:] = state
 
     def run_series(self, features: ArrayLike) -> FloatArray:
-        """Return the logits of every bar that has its context; touches no state.
+        """Return the logits of every bar that has its context; touches no market's state.
 
         Args:
             features: (T, F) raw features of consecutive bars, finite, oldest first.
@@ -115,10 +151,8 @@ class Engine:
 
     def _run(self, features: ArrayLike) -> tuple[Packed, FloatArray]:
         """Return the state and the (T, K) logits of a fresh market after this series."""
-        x = np.require(features, np.float64, ["C", "W"])
-        if x.ndim != 2 or x.shape[1] != self._features:
-            raise ValueError(f"features must be (rows, {self._features}), was {x.shape}")
-        state = new_state(self.weights)
+        x = self._table(features)
+        state = new_states(self.weights, 1)[0]
         logits = np.empty((len(x), self._classes))
         status = series_packed(self.weights, state, x.reshape(-1), logits.reshape(-1))
         if status < 0:
@@ -136,6 +170,12 @@ class Engine:
         fits = isinstance(out, np.ndarray) and out.shape == (self._classes,) and out.dtype == np.float64
         if not (fits and out.flags.carray):
             raise ValueError(f"out must be a writable, contiguous ({self._classes},) array of float64")
+
+    def _table(self, features: ArrayLike) -> FloatArray:
+        x = np.require(features, np.float64, ["C", "W"])
+        if x.ndim != 2 or x.shape[1] != self._features:
+            raise ValueError(f"features must be (rows, {self._features}), was {x.shape}")
+        return x
 
     def _unusable(self, x: FloatArray, status: int) -> ValueError:
         index = np.unravel_index(-1 - status, x.shape)

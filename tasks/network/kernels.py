@@ -10,8 +10,8 @@ in the weights' header, so compiled code needs nothing else. Channels are padded
 
 A ring's length is a power of two, so that one clock serves every ring through a mask.
 
-A tile is up to four columns, consecutive bars. Each weight it loads serves four columns, and every sum runs in the same
-order as for one column, so results are equal bit for bit.
+A tile is up to four columns: four consecutive bars of one market, or one bar each of four. Each weight it loads
+serves four columns, and every sum runs in the same order as for one column, so results are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def step_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) 
 
     Args:
         weights: As `pack` made it.
-        state: From `new_state`; changed in place, unless the bar is refused.
+        state: One row of `new_states`; changed in place, unless the bar is refused.
         x: (F,) float64 raw features of the bar.
         out: (K,) float64, set to the calibrated probabilities; NaN while warming up.
 
@@ -68,7 +68,7 @@ def step_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) 
     if unusable >= 0:
         return -1 - unusable
     _scale(weights, state, 1, x, 0)
-    _tile(weights, state, 1, out, 0)
+    _tile(weights, state, 0, 0, 1, out, 0)
     _softmax(out, 0, out.shape[0])
     return READY if int(state[SEEN]) == int(weights[CONTEXT]) else WARMING
 
@@ -92,6 +92,26 @@ def prepare_entry() -> None:
 
 
 @compiled
+def markets_packed(weights: Packed, states: Packed, x: FloatArray, out: FloatArray) -> int:
+    """Advance every market by one bar: states (M*size,), x (M*F,), out (M*K,), all flat."""
+    features, classes = int(weights[FEATURES]), int(weights[CLASSES])
+    markets = x.shape[0] // features
+    size = states.shape[0] // markets
+    unusable = first_unusable(weights, x)
+    if unusable >= 0:
+        return -1 - unusable
+    done = 0
+    while done < markets:
+        count = TILE if markets - done >= TILE else 1
+        _scale(weights, states, count, x, done * features)
+        _tile(weights, states, done * size, size, count, out, done * classes)
+        done += count
+    for market in range(markets):
+        _softmax(out, market * classes, classes)
+    return READY
+
+
+@compiled
 def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) -> int:
     """Advance one market by T bars: x (T*F,), out (T*K,) the logits, both flat; NaN while warming up."""
     features, classes = int(weights[FEATURES]), int(weights[CLASSES])
@@ -103,7 +123,7 @@ def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray
     while done < bars:
         count = TILE if bars - done >= TILE else 1
         _scale(weights, state, count, x, done * features)
-        _tile(weights, state, count, out, done * classes)
+        _tile(weights, state, 0, 0, count, out, done * classes)
         done += count
     return READY
 
@@ -144,22 +164,23 @@ def _columns(weights: Packed) -> tuple[int, int]:
 
 
 @compiled
-def _tile(weights: Packed, state: Packed, count: int, out: FloatArray, target: int) -> None:
-    """Advance `count` bars whose z is set."""
+def _tile(weights: Packed, state: Packed, base: int, stride: int, count: int, out: FloatArray, target: int) -> None:
+    """Advance `count` columns with z set; column c has its state at base + c*stride (stride 0: bars of one market)."""
     features, width, blocks = int(weights[FEATURES]), int(weights[WIDTH]), int(weights[BLOCKS])
     taps, kind, classes = int(weights[TAPS]), int(weights[KIND]), int(weights[CLASSES])
     inner = int(weights[INNER])
     z, column = _columns(weights)
-    h = int(weights[SCRATCH])
+    h = int(weights[SCRATCH])  # of the first state, whichever market this is: it stays in the cache
     u = h + TILE * column
+    lag = 1 if stride == 0 else 0
     _mix(weights, int(weights[STEM]), features, width, state, h + z, column, h, column, count)
     for block in range(blocks):
         entry = TABLE + block * TABLE_ROW
         place, mask = int(weights[entry + BLOCK]), int(weights[entry + MASK])
         dilation = int(weights[entry + DILATION])
         for c in range(count):
-            newest = h + c * column
-            ring, time = int(weights[entry + RING]), int(state[TIME]) + c
+            own, newest = base + c * stride, h + c * column
+            ring, time = own + int(weights[entry + RING]), int(state[own + TIME]) + c * lag
             if kind == STANDARD:
                 _gather(taps, width, state, ring, mask, time, dilation, newest, u + c * inner)
             else:
@@ -170,7 +191,7 @@ def _tile(weights: Packed, state: Packed, count: int, out: FloatArray, target: i
         _mix(weights, place, inner, width, state, u, inner, h, column, count)
     h -= (blocks - 1) * width  # h_1
     for c in range(count):
-        _head(weights, state, h + c * column, column - width, out, target + c * classes)
+        _head(weights, state, base + c * stride, h + c * column, column - width, out, target + c * classes)
 
 
 @compiled
@@ -313,23 +334,23 @@ def _dense_tile(
 
 
 @compiled
-def _head(weights: Packed, state: Packed, h: int, length: int, out: FloatArray, target: int) -> None:
+def _head(weights: Packed, state: Packed, base: int, h: int, length: int, out: FloatArray, target: int) -> None:
     """Add the newest bar to the pool, set out to the logits (NaN while warming up), and move the clock on.
 
     `h` is the place of h_1 .. h_B and z, `length` floats in all.
     """
     classes, window, context = int(weights[CLASSES]), int(weights[WINDOW]), int(weights[CONTEXT])
     sees_newest = weights[SEES_NEWEST] != 0
-    time, age = int(state[TIME]), int(state[AGE]) + 1
-    seen = min(int(state[SEEN]) + 1, context)
-    pool, mask = int(weights[POOL]), int(weights[POOL_MASK])
+    time, age = int(state[base + TIME]), int(state[base + AGE]) + 1
+    seen = min(int(state[base + SEEN]) + 1, context)
+    pool, mask = base + int(weights[POOL]), int(weights[POOL_MASK])
     now, gone = pool + (time & mask) * classes, pool + ((time - window) & mask) * classes
     pooled, blocks = int(weights[HEAD]), int(weights[BLOCKS]) * int(weights[WIDTH])
     newest = pooled + classes * blocks
     bias = newest + classes * length if sees_newest else newest
     for c in range(classes):
         value = _dot(weights, pooled + c * blocks, state, h, blocks)
-        sums = SUMS + c * SUMS_ROW
+        sums = base + SUMS + c * SUMS_ROW
         running: float = _read_sum(state, sums) + (value - np.float64(state[gone + c]))
         fresh: float = _read_sum(state, sums + 2) + value
         state[now + c] = value
@@ -341,9 +362,9 @@ def _head(weights: Packed, state: Packed, h: int, length: int, out: FloatArray, 
         if sees_newest:
             logit += _dot(weights, newest + c * length, state, h, length)
         out[target + c] = logit if seen == context else math.nan
-    state[TIME] = (time + 1) & (_TIME_WRAP - 1)
-    state[SEEN] = seen
-    state[AGE] = 0 if age == window else age
+    state[base + TIME] = (time + 1) & (_TIME_WRAP - 1)
+    state[base + SEEN] = seen
+    state[base + AGE] = 0 if age == window else age
 
 
 @compiled

@@ -56,9 +56,10 @@ class LiveTick:
     """One market, candle by candle.
 
     Args:
-        engine: The trained network; this object advances its state.
+        engine: The trained network; this object advances the state of one of its markets.
         interval_ms: Milliseconds per bar.
         params: (9,) from `tasks.strategy.recipe.decision_params`.
+        market: Which of the engine's markets.
 
     Attributes:
         history_bars: Candles of unbroken history, without those of halts, after which the next one has probabilities.
@@ -67,7 +68,7 @@ class LiveTick:
         ConfigError: The network takes more inputs, or has other classes, than features and decision know.
     """
 
-    def __init__(self, engine: Engine, interval_ms: int, params: FloatArray) -> None:
+    def __init__(self, engine: Engine, interval_ms: int, params: FloatArray, market: int = 0) -> None:
         inputs, classes = engine.config.input_features, engine.config.num_classes
         if inputs > _INPUTS or classes != len(CLASSES):
             raise ConfigError(
@@ -75,7 +76,7 @@ class LiveTick:
                 f"was {inputs} and {classes}"
             )
         self.history_bars = WARM_UP + engine.config.context - 2
-        self._weights, self._network = engine.weights, engine.state
+        self._weights, self._network = engine.weights, engine.state(market)
         self._features = new_state(interval_ms)
         self._params = np.array(params, np.float64)
         _prepare()
@@ -121,7 +122,7 @@ def tick_packed(
 
     Args:
         weights: The engine's.
-        network: Its state; changed in place.
+        network: Its state of one market; changed in place.
         features: State from `features.new_state`; changed in place.
         params: (9,) of the decision.
         candle: (6,) start_ms, open, high, low, close, volume.

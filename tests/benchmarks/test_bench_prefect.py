@@ -1,4 +1,4 @@
-"""Row 5: what Prefect adds to a warm ingest of many markets, from a new process to its end, on a running server."""
+"""Row 16: what Prefect adds to a warm ingest of many markets, from a new process to its end, on a running server."""
 
 import re
 import subprocess
@@ -93,7 +93,7 @@ def test_warm_ingest_of_many_markets_costs_little_more_than_its_calls(race, ledg
     seconds = {name: times.median_us(name) / 1e6 for name in ("flow", "calls")}
     ledger.enter(
         line(
-            number=5,
+            number=16,
             key="prefect_ingest",
             value=(seconds["flow"] - ALLOWED_S) / seconds["calls"],
             at_most=3.0,
