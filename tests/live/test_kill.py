@@ -60,7 +60,7 @@ def hold(rig: Rig, start: Callable[[dict[str, Any]], Any], point: str = "") -> l
         wait_until(lambda: ready.exists() or not child.is_alive())  # noqa: B023
         while child.is_alive() and closed < BARS:
             dies = not ends and POINTS.get(point) == closed
-            wait_until(lambda: not dies and has_stepped(rig, closed) or not child.is_alive())  # noqa: B023
+            wait_until(lambda: (not dies and has_stepped(rig, closed)) or not child.is_alive())  # noqa: B023
             closed += rig.play(1).result(WAIT_S) if child.is_alive() else 0
         child.join(WAIT_S)
         ends.append(child.exitcode)
