@@ -1,14 +1,16 @@
-"""Lets the replay's bars close one after the other, in data time, while everything else runs in real time."""
+"""Moves the exchange's clock: bar by bar, as fast as clients can follow, or with real time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.hub import Hub
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.tape import TICKS
+
+_LOOK_EVERY_S = 0.05  # how late the exchange may be with its own news
 
 
 async def play(
@@ -41,3 +43,17 @@ async def play(
         await hub.settle()
         closed += 1
     return closed
+
+
+async def keep_time(listings: Collection[Listing], clock: VirtualClock, wall_clock_ms: Callable[[], int]) -> None:
+    """Let the clock say what the wall clock says, until the last candle has closed.
+
+    Args:
+        listings: The markets.
+        clock: The exchange's time; it never goes back.
+        wall_clock_ms: UTC milliseconds.
+    """
+    end_ms = max(listing.replay.end_ms for listing in listings)
+    while clock.now_ms() < end_ms:
+        clock.move_to(min(wall_clock_ms(), end_ms))
+        await asyncio.sleep(_LOOK_EVERY_S)

@@ -4,7 +4,7 @@ A message is made of what happens at one time of the exchange's clock. There are
 
     kline.<interval>.<symbol>   a bar that closes (confirm true), then the forming one, at each trade
     publicTrade.<symbol>        each trade; the first of a bar is at the bar's open
-    orderbook.1.<symbol>        best bid and ask after each trade, always as a whole (snapshot)
+    orderbook.<depth>.<symbol>  so many bids and asks after each trade, always as a whole (snapshot)
     tickers.<symbol>            last, mark and index price, funding; a snapshot first, then what has changed (delta)
 
 In one market and at one time they come in this order: bars that close, trade, book, ticker, forming bars. Documented
@@ -25,6 +25,8 @@ from tasks.sandbox.tape import Tick
 Message = dict[str, Any]
 Kind = Literal["kline", "publicTrade", "orderbook", "tickers"]
 
+_DEPTHS = ("1", "50", "200", "1000")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Topic:
@@ -33,12 +35,14 @@ class Topic:
     Attributes:
         text: As the client writes it.
         interval: Of kline alone, Bybit's code.
+        depth: Of orderbook alone, levels of each side.
     """
 
     text: str
     kind: Kind
     listing: Listing
     interval: str = ""
+    depth: int = 0
 
 
 def find_topic(listings: Mapping[tuple[str, str], Listing], category: str, text: str) -> Topic | None:
@@ -50,8 +54,8 @@ def find_topic(listings: Mapping[tuple[str, str], Listing], category: str, text:
         return None
     if kind == "kline" and listing.replay.serves(detail):
         return Topic(text=text, kind="kline", listing=listing, interval=detail)
-    if (kind, detail) == ("orderbook", "1"):
-        return Topic(text=text, kind="orderbook", listing=listing)
+    if kind == "orderbook" and detail in _DEPTHS:
+        return Topic(text=text, kind="orderbook", listing=listing, depth=int(detail))
     if (kind, detail) == ("publicTrade", ""):
         return Topic(text=text, kind="publicTrade", listing=listing)
     if (kind, detail) == ("tickers", ""):
@@ -145,7 +149,7 @@ def _trade(topic: Topic, tick: Tick) -> Message:
 
 
 def _book(topic: Topic, time_ms: int) -> list[Message]:
-    book = topic.listing.book(time_ms)
+    book = topic.listing.book(time_ms, levels=topic.depth)
     if book is None:
         return []
     data = {

@@ -4,9 +4,10 @@ It replays the candles of one market or of several with Bybit's rules (`venue.py
 address, and follows a fault plan (`faults.py`). It is controlled from Python alone; nothing that is sent to it can
 change what it holds.
 
-There are two times. Data time is the exchange's clock (`Sandbox.clock`): it stands still until someone moves it, and
-`Sandbox.play` lets the next bars close one after the other, thousands in a few seconds. Everything that an answer or a
-message says is of that time. Sockets, pings, limits and delays run in real time.
+There are two times. Data time is the exchange's clock (`Sandbox.clock`): it stands still until someone moves it,
+`Sandbox.play` lets the next bars close one after the other, thousands in a few seconds, and `Sandbox.keep_time` ties it
+to this machine's. Everything that an answer or a message says is of that time. Sockets, pings, limits and delays run in
+real time.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.faults import FaultPlan, PlannedFaults, Reply
 from tasks.sandbox.hub import STREAM_CATEGORIES, STREAM_PATH, Hub
 from tasks.sandbox.listing import Listing
-from tasks.sandbox.playback import play
+from tasks.sandbox.playback import keep_time, play
 from tasks.sandbox.replay import RangePolicy
 from tasks.sandbox.sockets import StreamTiming
 from tasks.sandbox.stream_faults import FollowedPlan, StreamPlan
@@ -47,13 +48,17 @@ class Request:
 
     Attributes:
         params: The query as it came.
+        time_ms: When it came, UTC milliseconds of the exchange's clock.
         signed: Whether it carried an API key.
+        known: Whether there is such an endpoint; the answer to others is HTTP 404.
     """
 
     method: str
     path: str
     params: dict[str, str]
+    time_ms: int
     signed: bool
+    known: bool
 
 
 class Sandbox:
@@ -164,6 +169,19 @@ class Sandbox:
         playing = play(self.listings.values(), self.clock, hub, bars, bar_every_s)
         return asyncio.run_coroutine_threadsafe(playing, loop)
 
+    def keep_time(self, wall_clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> Future[None]:
+        """Let data time be real time from now on, as clients expect it that go by their own clock; returns at once.
+
+        Args:
+            wall_clock_ms: What the time is, UTC milliseconds; data time never runs back to it.
+
+        Returns:
+            What is done when the last candle has closed; cancel it to stop the clock.
+        """
+        loop, _ = self._open()
+        keeping = keep_time(self.listings.values(), self.clock, wall_clock_ms)
+        return asyncio.run_coroutine_threadsafe(keeping, loop)
+
     def wait_for_subscribers(self, *topics: str, timeout_s: float = 30.0) -> None:
         """Return when each of these topics of the stream has a subscriber.
 
@@ -226,25 +244,31 @@ class Sandbox:
             if not self._socket_limit.admit():
                 return web.Response(status=403, text="access too frequent")
             return await self._hub.serve(request)
-        signed = "X-BAPI-API-KEY" in request.headers
-        self._log.append(Request(method=request.method, path=path, params=params, signed=signed))
+        asked = Request(
+            method=request.method,
+            path=path,
+            params=params,
+            time_ms=self.clock.now_ms(),
+            signed="X-BAPI-API-KEY" in request.headers,
+            known=request.method == "GET" and self._venue.knows(path),
+        )
+        self._log.append(asked)
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
-        reply = self._answer(request.method, path, params)
-        return await _deliver(request, reply)
+        return await _deliver(request, self._answer(asked))
 
-    def _answer(self, method: str, path: str, params: dict[str, str]) -> Reply:
+    def _answer(self, asked: Request) -> Reply:
         now_ms = self.clock.now_ms()
         reply = Reply(envelope=None, now_ms=now_ms)
         if not self._address_limit.admit():
             reply.html(403, "access too frequent")
             return reply
         reply.headers |= self._address_limit.headers(now_ms)
-        if method != "GET" or not self._venue.knows(path):
+        if not asked.known:
             reply.html(404, "not found")
             return reply
-        action = self._faults.take(method, path, params)
-        reply.envelope = self._venue.answer(path, action.rewrite(params) if action else params)
+        action = self._faults.take(asked.method, asked.path, asked.params)
+        reply.envelope = self._venue.answer(asked.path, action.rewrite(asked.params) if action else asked.params)
         if action:
             action.spoil(reply)
         return reply

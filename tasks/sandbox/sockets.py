@@ -222,7 +222,7 @@ class Connection:
             if topic:
                 self.topics[name] = topic
                 self._push_first(topic)
-                if topic.kind == "orderbook":
+                if topic.depth == 1:  # deeper ones Bybit does not repeat
                     self._loop.call_later(self._hub.timing.repeat_s, self._repeat, topic)
         self._hub.tell_subscribed()
 

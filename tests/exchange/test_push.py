@@ -133,6 +133,23 @@ def test_book_is_one_tick_wide_at_the_last_trade_and_changes_with_each(four_topi
     assert updates == list(range(updates[0], updates[0] + len(updates)))
 
 
+def test_deeper_books_are_those_of_rest_and_hold_the_shallow_one(
+    make_candles: MAKE, open_sandbox: OPEN, open_raw: OPEN, open_client: OPEN
+):
+    sandbox = open_sandbox(make_candles(20), now_ms=at(10.1))
+    client, depths = open_raw(sandbox), (1, 50, 200, 1000)
+    client.subscribe(*(f"orderbook.{depth}.SYNTHUSDT" for depth in depths))
+    client.follow(sandbox.play(bars=2, bar_every_s=0))
+    last = {message["topic"]: message["data"] for message in client.messages}
+    books = [last[f"orderbook.{depth}.SYNTHUSDT"] for depth in depths]
+    assert [(len(book["b"]), len(book["a"])) for book in books] == [(depth, depth) for depth in depths]
+    assert {message["type"] for message in client.messages} == {"snapshot"}
+    rest = open_client(sandbox).get_orderbook(category="linear", symbol="SYNTHUSDT", limit=200)["result"]
+    assert {name: rest[name] for name in ("s", "b", "a", "u", "seq")} == books[2]
+    bids, asks = ({book[side][0][0] for book in books} for side in "ba")
+    assert (len(bids), len(asks)) == (1, 1)
+
+
 def test_a_bar_is_confirmed_before_the_next_one_opens(make_candles: MAKE, open_sandbox: OPEN, open_raw: OPEN):
     sandbox = open_sandbox(make_candles(20), now_ms=at(5.9))
     client = open_raw(sandbox)
@@ -290,6 +307,32 @@ def test_playing_stops_when_it_is_cancelled_and_goes_on_from_there(
     assert [bar["start"] for bar in client.confirmed()] == [at(bar) for bar in range(10, 60)]
 
 
-def test_a_sandbox_that_is_not_open_cannot_play(make_candles: MAKE):
+def test_clock_that_keeps_real_time_never_goes_back_and_stops_at_the_last_candle(
+    make_candles: MAKE, open_sandbox: OPEN, open_raw: OPEN
+):
+    sandbox = open_sandbox(make_candles(20), now_ms=at(10.1))
+    client = open_raw(sandbox)
+    client.subscribe("kline.5.SYNTHUSDT")
+    times = iter([at(3), at(12.5), at(15), at(19.5), at(400)])
+    sandbox.keep_time(lambda: next(times)).result(WAIT_S)
+    while len(client.confirmed()) < 10:
+        client.read()
+    assert [bar["start"] for bar in client.confirmed()] == [at(bar) for bar in range(10, 20)]
+    assert sandbox.clock.now_ms() == at(20)
+
+
+def test_real_time_that_is_cancelled_stands_still(make_candles: MAKE, open_sandbox: OPEN, open_raw: OPEN):
+    sandbox = open_sandbox(make_candles(20), now_ms=at(10.1))
+    client = open_raw(sandbox)
+    client.subscribe("kline.5.SYNTHUSDT")
+    keeping = sandbox.keep_time(lambda: at(12.5))
+    while len(client.confirmed()) < 2:
+        client.read()
+    keeping.cancel()
+    assert sandbox.clock.now_ms() == at(12.5)
+
+
+@pytest.mark.parametrize("move", [Sandbox.play, Sandbox.keep_time])
+def test_a_sandbox_that_is_not_open_cannot_play(make_candles: MAKE, move: Callable[[Sandbox], Any]):
     with pytest.raises(ConfigError, match="must be open before its clock can play"):
-        Sandbox(make_candles(5), market=Market(), source=Source("sandbox:0123abcd")).play()
+        move(Sandbox(make_candles(5), market=Market(), source=Source("sandbox:0123abcd")))

@@ -72,7 +72,7 @@ def test_kline_message_has_the_fields_of_the_documented_one(opened: OPENER, real
     "topic",
     [
         *("kline.5.NOPEUSDT", "kline.5.synthusdt", "kline.1.SYNTHUSDT", "kline.7.SYNTHUSDT", "kline.SYNTHUSDT"),
-        *("orderbook.50.SYNTHUSDT", "orderbook.SYNTHUSDT", "publicTrade.NOPEUSDT", "tickers", "order", ""),
+        *("orderbook.25.SYNTHUSDT", "orderbook.SYNTHUSDT", "publicTrade.NOPEUSDT", "tickers", "order", ""),
     ],
 )
 def test_one_unknown_topic_fails_the_whole_request(opened: OPENER, topic: str):

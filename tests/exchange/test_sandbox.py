@@ -239,6 +239,8 @@ def test_instruments_info_of_a_given_instrument_repeats_it(
     )  # fmt: skip
     client = open_client(open_sandbox(make_candles(10), instrument=rules))
     (found,) = client.get_instruments_info(category="linear", symbol="SYNTHUSDT")["result"]["list"]
+    assert client.get_instruments_info(category="linear", status="PreLaunch")["result"]["list"] == [found]
+    assert client.get_instruments_info(category="linear", status="Trading")["result"]["list"] == []
     assert (found["status"], found["fundingInterval"]) == ("PreLaunch", 60)
     assert found["lotSizeFilter"]["minNotionalValue"] == "7"
 
@@ -344,7 +346,9 @@ def test_address_limit_is_a_sliding_window_of_five_seconds(
 
 @pytest.mark.parametrize("path", ["/v5/market/nothing", "/v5/order/create", "/"])
 def test_unknown_path_is_404(make_candles: MAKE, open_sandbox: OPEN, path: str) -> None:
-    assert requests.get(open_sandbox(make_candles(10)).url + path, timeout=60).status_code == 404
+    sandbox = open_sandbox(make_candles(10))
+    assert requests.get(sandbox.url + path, timeout=60).status_code == 404
+    assert [(asked.path, asked.known) for asked in sandbox.requests] == [(path, False)]
 
 
 def test_requests_are_logged_in_order_with_their_query(
@@ -356,6 +360,7 @@ def test_requests_are_logged_in_order_with_their_query(
     client.get_kline(category="linear", symbol="SYNTHUSDT", interval="5", limit=1)
     first, second = sandbox.requests
     assert (first.method, first.path, first.params, first.signed) == ("GET", "/v5/market/time", {}, False)
+    assert (first.known, first.time_ms) == (True, sandbox.clock.now_ms())
     assert second.params == {"category": "linear", "symbol": "SYNTHUSDT", "interval": "5", "limit": "1"}
 
 
