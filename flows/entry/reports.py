@@ -171,6 +171,7 @@ def _serve(descriptor: int, hosts: Sequence[str]) -> None:
     app = reports_app(settings.artifact_url, home_secret(settings.home), hosts)
     config = uvicorn.Config(
         app,
+        loop="asyncio",
         http="h11",
         h11_max_incomplete_event_size=_LONGEST_REQUEST,
         limit_concurrency=_MOST_AT_ONCE,

@@ -177,7 +177,8 @@ def _serve(descriptor: int, hosts: Sequence[str]) -> None:
 
     app = TrustedHostMiddleware(Headed(create_app(final=True), _OF_A_PAGE), allowed_hosts=hosts, www_redirect=False)
     level = os.environ.get("PREFECT_SERVER_LOGGING_LEVEL", "warning").lower()
-    config = uvicorn.Config(app, lifespan="on", log_level=level, timeout_graceful_shutdown=_DRAIN_S)
+    # The loop is named: uvicorn would take uvloop where some other package has brought it.
+    config = uvicorn.Config(app, loop="asyncio", lifespan="on", log_level=level, timeout_graceful_shutdown=_DRAIN_S)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 
