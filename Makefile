@@ -13,7 +13,7 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run ui alerts soak test verify lint bench bench-quick clean
+.PHONY: run ui alerts clients soak test verify lint bench bench-quick clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -35,6 +35,11 @@ alerts: $(VENV)/installed
 paper: $(VENV)/installed
 	@mkdir -p "$(PREFECT_HOME)" 2>/dev/null || true
 	@$(BIN)/python -m flows.trade --mode paper --version newest --steps $(or $(BARS),2000) $(FLAGS) $(ARGS)
+
+# Clients that are not ours, ccxt and freqtrade, on the sandbox in real time: five minutes, and freqtrade in an environment
+# of its own under $(DSC_HOME). $(DSC_HOME)/clients.json; fails if they do not see its market.
+clients: $(VENV)/installed-test
+	@$(BIN)/python -m tests.clients
 
 # Everything at once under random kills for SECONDS; then the invariants, and $(DSC_HOME)/soak.json. SEED, KILLS, PORT choose.
 soak: $(VENV)/installed-test

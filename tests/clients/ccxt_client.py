@@ -18,10 +18,16 @@ WAIT_S = 60.0  # for what comes in milliseconds; only a failure waits so long
 
 
 def ccxt_options(sandbox: Sandbox) -> dict[str, Any]:
-    """Return the options that point ccxt, or whatever is built on it, at a sandbox."""
+    """Return the options that point all of ccxt, or of whatever is built on it, at a sandbox: it asks nobody else."""
     hosts = dict.fromkeys(("spot", "futures", "v2", "public", "private"), sandbox.url)
-    streams = {category: f"{sandbox.stream_url}{STREAM_PATH}{category}" for category in STREAM_CATEGORIES}
-    return {"enableRateLimit": False, "urls": {"api": {**hosts, "ws": {"public": streams}}}}
+    public = {category: f"{sandbox.stream_url}{STREAM_PATH}{category}" for category in (*STREAM_CATEGORIES, "option")}
+    private = f"{sandbox.stream_url}/v5/private"
+    accounts = dict.fromkeys(("contract", "usdc", "trade"), private)
+    accounts |= {"spot": dict.fromkeys(("unified", "nonUnified"), private)}
+    return {
+        "enableRateLimit": False,  # the sandbox's limits are Bybit's, a few questions are far below
+        "urls": {"api": {**hosts, "ws": {"public": public, "private": accounts}}},
+    }
 
 
 def read_bars(sandbox: Sandbox, pair: str, timeframe: str, since_ms: int) -> Bars:
@@ -33,9 +39,8 @@ def read_bars(sandbox: Sandbox, pair: str, timeframe: str, since_ms: int) -> Bar
         timeframe: Likewise.
         since_ms: Open time of the first, UTC milliseconds.
     """
-    options = ccxt_options(sandbox)
-    del options["urls"]["api"]["ws"]  # this half of ccxt has no stream
-    client, bars, step_ms = ccxt.bybit(options), {}, ccxt.bybit.parse_timeframe(timeframe) * 1000
+    client, bars = ccxt.bybit(ccxt_options(sandbox)), {}
+    step_ms = client.parse_timeframe(timeframe) * 1000
     while since_ms + step_ms <= (now_ms := client.fetch_time()):
         page = client.fetch_ohlcv(pair, timeframe, since=since_ms, limit=1000)
         bars |= {start: tuple(numbers) for start, *numbers in page if start + step_ms <= now_ms}
