@@ -66,5 +66,6 @@ def _of_all(home: Path, api_url: str, secret: str) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # by default whoever presses Submit waits up to 13 s for a worker to look
         "PYTHONUNBUFFERED": "1",
     }
