@@ -265,3 +265,4 @@ def test_nothing_goes_on_when_the_operation_is_killed(house):
     house.process.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=LIMIT_S)
     assert alive == []
+    house.stop()
