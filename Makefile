@@ -46,7 +46,7 @@ soak: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	@$(BIN)/python -m tests.soak.run_soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(PORT),--port $(PORT))
 
-# Files and the tests in them in a random order; ARGS=--randomly-seed=N repeats the one that named this seed.
+# Files, those that take a minute before the others, and the tests in them in a random order; ARGS=--randomly-seed=N repeats the one that named this seed.
 test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	$(MAKE) --no-print-directory lint

@@ -16,6 +16,18 @@ settings.register_profile("unhurried", deadline=None, suppress_health_check=[Hea
 settings.load_profile("unhurried")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the random order, but for what costs minutes there: see the markers `long` and `ends_file`."""
+    files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+
+    def place(item: pytest.Item) -> tuple[bool, int, bool]:
+        marked = {mark.name for mark in item.iter_markers()}
+        return "long" not in marked, files[item.path], "ends_file" in marked
+
+    items.sort(key=place)
+
+
 @pytest.fixture
 def real_data() -> Path:
     """Return the folder of real candles, or skip."""

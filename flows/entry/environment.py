@@ -15,6 +15,8 @@ _OF_NOBODY_BELOW = (
     "DSC_ALERT_URL",
 )  # no flow asks for a key; the webhook's address is stored once, at the start
 
+_UNLESS_SET = {"PREFECT_WORKER_QUERY_SECONDS": "2"}  # with Prefect's 10, Submit waits up to 13 s for a worker to look
+
 
 def client_environment(
     home: Path, api_url: str, secret: str, further: Mapping[str, str] | None = None
@@ -27,7 +29,7 @@ def client_environment(
         secret: What the server asks for.
         further: Variables beside those of this process.
     """
-    return _without(_OF_THE_SERVER, further) | _of_all(home, api_url, secret)
+    return _UNLESS_SET | _without(_OF_THE_SERVER, further) | _of_all(home, api_url, secret)
 
 
 def server_environment(

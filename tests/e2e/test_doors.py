@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 
 from flows.entry.child import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.promise(18)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.promise(18)]
 
 LIMIT_S = 300.0  # of every wait: a busy machine is no failure
 ALERT = "https://hooks.invalid/T0KEN-0F-THE-WEBHOOK"
@@ -30,14 +30,21 @@ FOREIGN = {"Origin": "http://evil.example"}
 TYPED = {"Content-Type": "application/json"}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class House:
-    """A started operation."""
+    """What `make ui` starts, by a user whose webhook and keys are nobody's business; nothing runs by itself."""
 
-    url: str
+    port: int
     home: Path
-    process: subprocess.Popen[str]
-    secret: str
+    process: subprocess.Popen[str] = field(init=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def secret(self) -> str:
+        return (self.home / "secret").read_text()
 
     @property
     def auth(self) -> tuple[str, str]:
@@ -50,40 +57,51 @@ class House:
         first = psutil.Process(self.process.pid)
         return [first, *first.children(recursive=True)]
 
+    def start(self) -> None:
+        """Start it, wait until it is up, and pause its schedules."""
+        kept = {name: text for name, text in os.environ.items() if not name.startswith(("PREFECT_", "DSC_", "BYBIT_"))}
+        environment = kept | KEYS | {"DSC_HOME": str(self.home), "DSC_ALERT_URL": ALERT}
+        self.process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "flows.entry.operation", "--port", str(self.port)],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        said = ""
+        for line in self.process.stdout:
+            said += line
+            if "Ctrl-C" in line:
+                break
+        assert self.process.poll() is None, said
+        assert str(self.home / "secret") in said
+        assert self.secret not in said
+        with httpx.Client(base_url=f"{self.url}/api/deployments", auth=self.auth, timeout=LIMIT_S) as client:
+            for found in client.post("/filter", json={}).raise_for_status().json():
+                client.post(f"/{found['id']}/pause_deployment", json={}).raise_for_status()
 
-def start(home: Path, port: int) -> House:
-    kept = {name: text for name, text in os.environ.items() if not name.startswith(("PREFECT_", "DSC_", "BYBIT_"))}
-    environment = kept | KEYS | {"DSC_HOME": str(home), "DSC_ALERT_URL": ALERT}
-    process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "flows.entry.operation", "--port", str(port)],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if "Ctrl-C" in line:
-            break
-    assert process.poll() is None, "".join(said)
-    house = House(f"http://127.0.0.1:{port}", home, process, (home / "secret").read_text())
-    assert str(home / "secret") in "".join(said)
-    assert house.secret not in "".join(said)
-    return house
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory, free_port) -> Iterator[House]:
-    """What `make ui` starts, by a user whose webhook and keys are nobody's business; nothing runs by itself."""
-    started = start(tmp_path_factory.mktemp("doors") / "home", free_port())
-    with httpx.Client(base_url=f"{started.url}/api/deployments", auth=started.auth, timeout=LIMIT_S) as client:
-        for found in client.post("/filter", json={}).raise_for_status().json():
-            client.post(f"/{found['id']}/pause_deployment", json={}).raise_for_status()
-    yield started
-    started.process.terminate()
-    started.process.wait(LIMIT_S)
-    started.process.stdout.close()
+    def stop(self) -> None:
+        """Stop it as a service manager does."""
+        self.process.terminate()
+        self.process.wait(LIMIT_S)
+        self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
+def started(tmp_path_factory, free_port) -> Iterator[House]:
+    """The one house of these tests, started."""
+    found = House(port=free_port(), home=tmp_path_factory.mktemp("doors") / "home")
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def house(started) -> House:
+    """The house, up: a test that kills it may be followed by any other."""
+    if started.process.poll() is not None:
+        started.start()
+    return started
+
+
+@pytest.fixture
 def deployment(house) -> str:
     """The id of a deployment that runs for whoever may start it."""
     reply = httpx.get(f"{house.url}/api/deployments/name/monitor/hourly-health-check", auth=house.auth, timeout=60)
@@ -230,22 +248,21 @@ def test_key_is_in_no_file_and_in_the_environment_of_nobody_who_does_not_need_it
     assert open_to_others == []
 
 
-def test_nothing_goes_on_when_the_operation_is_killed(tmp_path, free_port):
-    killed = start(tmp_path / "home", free_port())
-    name = f"{killed.url}/api/deployments/name/pipeline/daily-model-sandbox"
-    found = httpx.get(name, auth=killed.auth, timeout=60).raise_for_status().json()["id"]
-    url = f"{killed.url}/api/deployments/{found}/create_flow_run"
-    run = httpx.post(url, json={}, auth=killed.auth, timeout=60).raise_for_status().json()["id"]
+@pytest.mark.ends_file
+def test_nothing_goes_on_when_the_operation_is_killed(house):
+    name = f"{house.url}/api/deployments/name/pipeline/daily-model-sandbox"
+    found = httpx.get(name, auth=house.auth, timeout=60).raise_for_status().json()["id"]
+    url = f"{house.url}/api/deployments/{found}/create_flow_run"
+    run = httpx.post(url, json={}, auth=house.auth, timeout=60).raise_for_status().json()["id"]
     deadline = time.monotonic() + LIMIT_S
-    url = f"{killed.url}/api/flow_runs/{run}"
+    url = f"{house.url}/api/flow_runs/{run}"
     # A busy SQLite answers 503, without a state.
-    while httpx.get(url, auth=killed.auth, timeout=LIMIT_S).json().get("state_type") != "RUNNING":
+    while httpx.get(url, auth=house.auth, timeout=LIMIT_S).json().get("state_type") != "RUNNING":
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    family = killed.family()
+    family = house.family()
     assert len(family) >= 4  # operation, server, worker, flow run
-    killed.process.send_signal(signal.SIGKILL)
+    house.process.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=LIMIT_S)
     assert alive == []
-    killed.process.wait()
-    killed.process.stdout.close()
+    house.stop()

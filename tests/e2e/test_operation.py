@@ -29,7 +29,7 @@ from prefect.states import Pending, Running
 from flows.entry import operation
 from tasks.runs.stale_runs import ZOMBIE_S, _beats, crash_stale_runs
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 MAIN_JOB = f"{operation.MAIN_JOB}-sandbox"
 LIMIT_S = 600.0  # of every wait: a busy machine is no failure
@@ -220,7 +220,8 @@ def test_value_out_of_bounds_is_refused_with_its_reason_when_a_run_is_asked_for(
 
 def test_scheduler_plans_and_fires_runs(system):
     monitor = system.api("/deployments/name/monitor/hourly-health-check")["id"]
-    often = {"interval": 10.0, "anchor_date": "2026-01-01T00:00:00Z"}
+    soon = datetime.now(UTC) + timedelta(seconds=10)
+    often = {"interval": 60.0, "anchor_date": soon.isoformat()}
     system.api(f"/deployments/{monitor}/schedules", [{"schedule": often, "active": True, "slug": "often"}])
 
     def fired() -> Any:
@@ -385,6 +386,7 @@ def test_promotion_and_drift_are_told_to_the_webhook(system):
     wait_for(lambda: wanted <= set(system.webhook.heard))
 
 
+@pytest.mark.ends_file
 def test_stop_leaves_nothing_behind_not_even_a_running_flow(system, verdict):  # a verdict has stored candles
     run = system.run(
         "retrain/retrain-sandbox", **SMALL | {"recipe": SMALL["recipe"] | {"fit": {"epochs": 500, "seed": 2}}}

@@ -17,6 +17,7 @@ LIMIT_S = 300.0  # a busy machine is no failure
 PARENT = """
 import os, sys
 from pathlib import Path
+import tests.entry.hasty_child
 from flows.entry.child import start_child
 child = start_child(["tests.entry.idle_child", sys.argv[1]], environment=os.environ, log=Path(sys.argv[1]) / "log")
 print(child.pid, flush=True)

@@ -61,6 +61,16 @@ def test_every_process_beats_three_times_before_it_counts_as_stale(tmp_path, mon
     assert Path(environment["DSC_HOME"]).is_absolute()
 
 
+def test_worker_looks_for_runs_every_two_seconds_unless_its_user_said_otherwise(tmp_path, monkeypatch):
+    def looks() -> str:
+        return client_environment(tmp_path, "http://127.0.0.1:4200/api", "dsc:x")["PREFECT_WORKER_QUERY_SECONDS"]
+
+    monkeypatch.delenv("PREFECT_WORKER_QUERY_SECONDS", raising=False)
+    assert looks() == "2"
+    monkeypatch.setenv("PREFECT_WORKER_QUERY_SECONDS", "30")
+    assert looks() == "30"
+
+
 def test_alerts_are_told_once_an_event_and_only_of_what_is_raised():
     block = "00000000-0000-0000-0000-000000000001"
     automations = {automation.name: automation for automation in alert_automations(block)}

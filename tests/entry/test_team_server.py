@@ -16,6 +16,7 @@ from flows.entry.child import end_family
 from flows.entry.operation import Operation
 from storage.schema import OperationError
 
+pytestmark = pytest.mark.long
 LIMIT_S = 600.0  # of a run: a busy machine is no failure
 PASSWORD = "hunter2-of-the-database"  # noqa: S105 - of a server that lives as long as this module
 

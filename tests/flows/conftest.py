@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.strategy import speed
+from tests.flows.small_jobs import side_work_left_out
 
 
-@pytest.fixture(scope="module")
-def twins_untimed() -> Iterator[None]:
-    """Leave the timing of four networks in every runtime out: half a small job's time, and of its own tests a part."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "measure_latency", lambda networks, on_progress: [])
+@pytest.fixture
+def small_jobs() -> Iterator[None]:
+    """Keep the jobs of a test small: without what each version has beside its model."""
+    with side_work_left_out():
         yield

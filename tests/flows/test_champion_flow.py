@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter
 
 from flows.evaluate import evaluate
 from flows.pipeline import pipeline
@@ -27,8 +28,10 @@ from tasks.network.fit_config import FitConfig
 from tasks.strategy.folds import FoldResult, fold_key
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import load_samples
+from tests.flows.small_jobs import FEW_BASELINES, side_work_left_out
 from tests.golden.make_golden import ANYTHING
 
+pytestmark = pytest.mark.long
 # Four-hour bars and a signal that fades within a day: enough independent blocks of bars for a test of the lead.
 MARKET = Market(interval="240")
 LAW = SyntheticMarket(bars=6_500, interval_ms=MARKET.interval_ms, volatility=8e-3, k=0.3, psi=0.9)
@@ -37,15 +40,16 @@ NETWORK = DSCConfig(hidden_channels=4, num_blocks=1, window=8, linear_bypass=Tru
 
 
 def recipe(seed: int, **changes) -> Recipe:
-    fit = FitConfig(epochs=1, seed=seed)
-    return Recipe(folds=FoldConfig(folds=2), network=NETWORK, fit=fit, promotion=ANYTHING, **changes)
+    fit = FitConfig(epochs=1, seed=seed, distil=0.0)
+    small = {"folds": FoldConfig(folds=2), "network": NETWORK, "baselines": FEW_BASELINES}
+    return Recipe(fit=fit, promotion=ANYTHING, **small, **changes)
 
 
 @pytest.fixture(scope="module")
-def first(prefect_api, twins_untimed, tmp_path_factory):
+def first(prefect_api, tmp_path_factory):
     """A first champion, promoted over flat: its home and its verdict."""
     home = tmp_path_factory.mktemp("reign") / "home"
-    with pytest.MonkeyPatch.context() as patch:
+    with side_work_left_out(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSC_HOME", str(home))
         patch.delenv("DSC_ARTIFACT_URL", raising=False)
         return home, pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe(seed=1))
@@ -55,7 +59,8 @@ def first(prefect_api, twins_untimed, tmp_path_factory):
 def reign(first, home):
     """The verdict of the first champion, in a home of the test's own where it is in force."""
     shutil.copytree(first[0], home)
-    return first[1]
+    with side_work_left_out():
+        yield first[1]
 
 
 def store() -> ArtifactStore:
@@ -187,7 +192,7 @@ def test_rollback_is_one_command_and_ends_at_flat(reign, capsys):
     assert lines[0].split()[2] == "flat"
     assert "a test of the way back" in capsys.readouterr().out
     with get_client(sync_client=True) as client:
-        shown = [one for one in client.read_artifacts() if (one.key or "").startswith("champions-sandbox-")]
+        shown = client.read_artifacts(artifact_filter=ArtifactFilter(key={"like_": "champions-sandbox-"}))
     newest = json.loads(max(shown, key=lambda one: one.created).data)
     assert (newest[0]["champion"], newest[0]["why"]) == ("flat", "a test of the way back")
     assert [row["champion"] for row in newest[::-1]] == [line.split()[2] for line in lines]

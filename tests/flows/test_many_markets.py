@@ -30,11 +30,13 @@ from tasks.fan_out import alone_on_equal_code, distinct, run_each
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
-from tasks.network.baseline_config import BaselineConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.provenance import project_hash
 from tasks.strategy.recipe import Recipe
+from tests.flows import small_jobs
+from tests.flows.small_jobs import FEW_BASELINES, side_work_left_out
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 MARKET = Market()
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=4_500))
@@ -42,7 +44,7 @@ RECIPE = Recipe(
     folds=FoldConfig(folds=2),
     network=DSCConfig(hidden_channels=4, num_blocks=1, window=8, linear_bypass=True),
     fit=FitConfig(epochs=1),
-    baselines=BaselineConfig(twin=False),
+    baselines=FEW_BASELINES,
 )
 JOB = {"market": MARKET, "exchange": EXCHANGE, "recipe": RECIPE}
 # What a version holds besides times of day and timings, which no two machines share.
@@ -59,7 +61,7 @@ def content(store: ArtifactStore, name: str) -> dict:
 def one_machine(prefect_api, tmp_path_factory):
     """Two markets in this process, the candles of one damaged: the flow's error, and the store of the versions."""
     home = tmp_path_factory.mktemp("one") / "home"
-    with pytest.MonkeyPatch.context() as patch:
+    with side_work_left_out(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSC_HOME", str(home))
         for name in ("DSC_ARTIFACT_URL", "DSC_DASK_ADDRESS"):
             patch.delenv(name, raising=False)
@@ -106,7 +108,8 @@ class Cluster:
         return child
 
     def start_worker(self, **environment: str) -> subprocess.Popen:
-        return self.start("worker", self.address, "--nthreads", "1", **environment)
+        arguments = ("--nthreads", "1", "--no-nanny", "--preload", small_jobs.__name__)
+        return self.start("worker", self.address, *arguments, **environment)
 
     def close(self) -> None:
         for child in self._children:

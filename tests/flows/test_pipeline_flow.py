@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 from prefect.settings import get_current_settings
 
 from flows.evaluate import evaluate
@@ -47,6 +48,7 @@ from tasks.strategy.samples import load_samples
 from tests.sandbox import actions
 from tests.storage.stored import table_hash
 
+pytestmark = pytest.mark.long
 MARKET = Market()
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=6_500))
 RECIPE = Recipe(
@@ -174,11 +176,19 @@ def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
     assert lines[-3].split()[1] == str(verdict.version)
 
 
-def test_run_that_was_started_has_verdict_and_result_on_its_own_page_and_the_evidence_is_with_its_step(job):
+def runs_and_artifacts_of(state):
+    """Return the runs of the main job and of its parts, by id, and what they show: others' are on the same server."""
     with get_client(sync_client=True) as client:
-        artifacts = client.read_artifacts()
-        shown = {one.key.partition("-sandbox-")[0]: one for one in artifacts if one.key}
-        where = {what: client.read_flow_run(one.flow_run_id).name.split()[0] for what, one in shown.items()}
+        run = client.read_flow_run(state.state_details.flow_run_id)
+        below = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id={"any_": [run.id]}))
+        runs = {one.id: one for one in (run, *below)}
+        return runs, client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id={"any_": list(runs)}))
+
+
+def test_run_that_was_started_has_verdict_and_result_on_its_own_page_and_the_evidence_is_with_its_step(ended):
+    runs, artifacts = runs_and_artifacts_of(ended[1])
+    shown = {one.key.partition("-sandbox-")[0]: one for one in artifacts if one.key}
+    where = {what: runs[one.flow_run_id].name.split()[0] for what, one in shown.items()}
     assert {what for what, flow in where.items() if flow == "pipeline"} == {"verdict", "result"}
     assert {what for what, flow in where.items() if flow == "retrain"} >= {"promotion", "backtest", "data-quality"}
     for what, one in shown.items():
@@ -190,13 +200,9 @@ def test_run_that_was_started_has_verdict_and_result_on_its_own_page_and_the_evi
 
 
 def test_run_that_was_started_has_one_bar_for_all_its_steps_and_no_step_has_another(ended):
-    _, state = ended
-    with get_client(sync_client=True) as client:
-        bars = [one for one in client.read_artifacts() if one.type == "progress"]
-        runs = {one.flow_run_id: client.read_flow_run(one.flow_run_id) for one in bars}
-    assert len(runs) == len(bars)
-    assert all(run.parent_task_run_id is None for run in runs.values())
-    (bar,) = [one for one in bars if one.flow_run_id == state.state_details.flow_run_id]
+    runs, artifacts = runs_and_artifacts_of(ended[1])
+    (bar,) = [one for one in artifacts if one.type == "progress"]
+    assert runs[bar.flow_run_id].parent_task_run_id is None
     assert (bar.data, bar.description) == (100.0, "The whole run: done")
 
 
@@ -285,7 +291,7 @@ def test_same_job_again_ingests_nothing_and_gives_the_same_version(job, again, o
 
 
 @pytest.mark.promise(8)
-def test_training_again_in_another_home_gives_the_same_weights_bit_for_bit(job, twins_untimed, tmp_path, monkeypatch):
+def test_training_again_in_another_home_gives_the_same_weights_bit_for_bit(job, small_jobs, tmp_path, monkeypatch):
     _, verdict = job
     monkeypatch.setenv("DSC_HOME", str(tmp_path / "elsewhere"))
     again = pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE).version
@@ -334,7 +340,7 @@ def test_monitor_says_what_is_stored_of_each_market(job, prefect_api, capsys):
     )
 
 
-def test_refit_publishes_weights_that_knew_every_bar_and_says_so(own_home, twins_untimed):
+def test_refit_publishes_weights_that_knew_every_bar_and_says_so(own_home, small_jobs):
     verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=replace(RECIPE, refit=True))
     newest = CandleStore(own_home / "market.duckdb").read(EXCHANGE.source, MARKET).start_ms[-1]
     assert verdict.manifest.trained_until_ms == newest
@@ -365,7 +371,7 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
     assert table_hash(store, EXCHANGE.source, MARKET) == expected
 
 
-def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, twins_untimed, home):
+def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, small_jobs, home):
     bars = BarRange(start=datetime(2025, 1, 1, tzinfo=UTC))
     verdict = pipeline(market=replace(MARKET, category="spot"), exchange=EXCHANGE, bars=bars, recipe=RECIPE)
     trades = read_columns(ArtifactStore(str(home / "models")).read(verdict.version, "trades.parquet"))

@@ -18,7 +18,7 @@ from tasks.strategy.recipe import Recipe
 MARKET, FOLDS = Market(), 2
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=6_500))
 BASE = DSCConfig(hidden_channels=8, num_blocks=1, window=16, linear_bypass=True)
-RECIPE = Recipe(folds=FoldConfig(folds=FOLDS), network=BASE, fit=FitConfig(epochs=1))
+RECIPE = Recipe(folds=FoldConfig(folds=FOLDS), network=BASE, fit=FitConfig(epochs=1, distil=0.0))
 SPACE = SearchSpace(
     kernel_sizes=(5,), num_blocks=(), hidden_channels=(), windows=(), blocks=("standard",), scales=(), seeds=(7, 8)
 )
