@@ -63,12 +63,18 @@ class SessionResult:
             f"  features     within {one['feature_diff']:.1e}, probabilities within {one['probability_diff']:.1e}",
             f"  explained    {causes or 'nothing to explain'}",
             f"  unexplained  {one['unexplained']}",
-            f"  equity       {one['equity']:,.2f} USDT, was {one['capital']:,.2f}",
+            f"  equity       {one['equity']:,.2f} USDT, was {one['capital']:,.2f}; {parts_text(one['difference_bp'])}",
             *(f"  {name:<11}  p50 {at['p50']:.0f}, p99 {at['p99']:.0f}" for name, at in one["latency"].items()),
             f"  memory       {one['rss_mb']:.0f} MB",
             f"  journal      {self.journal}",
         ]
         return "\n".join(lines)
+
+
+def parts_text(parts: Mapping[str, float]) -> str:
+    """Return how far an account is from a backtest's and what each cause made of it, in basis points of the capital."""
+    told = ", ".join(f"{cause} {part:+.1f}" for cause, part in parts.items() if abs(part) >= 0.05)  # what rounds to 0.0
+    return f"{sum(parts.values()):+.1f} bp beside a backtest{f' ({told})' if told else ''}"
 
 
 def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
@@ -118,6 +124,8 @@ def market_numbers(
         "probability_diff": again.probability_diff,
         "capital": float(reader.facts()["capital"][one.market.slug]),
         "equity": ledger.equity(one.close) if ledger.quantity else ledger.cash,
+        "backtest_equity": again.comparison.backtest if again.comparison else None,
+        "difference_bp": dict(again.comparison.parts) if again.comparison else {},
         "shadows": {
             account.version: {
                 "equity": account.ledger.equity(one.close) if account.ledger.quantity else account.ledger.cash,
@@ -136,14 +144,20 @@ def session_numbers(markets: Sequence[tuple[MarketSession, dict[str, Any]]], rea
     for numbers in each:
         for cause, count in numbers["causes"].items():
             causes[cause] = causes.get(cause, 0) + count
+    capital = sum(numbers["capital"] for numbers in each)
+    parts: dict[str, float] = {}  # of the capital of all markets together
+    for numbers in each:
+        for cause, part in numbers["difference_bp"].items():
+            parts[cause] = parts.get(cause, 0.0) + part * numbers["capital"] / capital
     return {
         **{name: sum(numbers[name] for numbers in each) for name in _SUMS},
         "causes": causes,
         "halted": [f"{numbers['market']}: {numbers['halted']}" for numbers in each if numbers["halted"]],
         "feature_diff": max(numbers["feature_diff"] for numbers in each),
         "probability_diff": max(numbers["probability_diff"] for numbers in each),
-        "capital": sum(numbers["capital"] for numbers in each),
+        "capital": capital,
         "equity": sum(numbers["equity"] for numbers in each),
+        "difference_bp": parts,
         "latency": _latency([one for one, _ in markets], reader),
         "rss_mb": float(psutil.Process().memory_info().rss / 1e6),
         "markets": each,

@@ -23,9 +23,10 @@ from tasks.exchange.connection import ExchangeConfig, Link, connect_stream
 from tasks.live.journal import Decision, Journal, JournalReader
 from tasks.live.market_session import MarketSession
 from tasks.live.outcome import SessionResult, differing, market_numbers, session_numbers
-from tasks.live.replay import Predict, Replayed, replay
+from tasks.live.replay import Replayed, replay
 from tasks.live.session import Chosen, RestFeed, Session, one_session, open_session
 from tasks.live.session_config import SessionConfig
+from tasks.live.told import Predict
 from tasks.live.versions import Chooser
 
 Mode = Literal["signal", "paper"]
