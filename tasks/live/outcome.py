@@ -108,6 +108,7 @@ def market_numbers(
     ledger = one.own.ledger
     return {
         "market": str(one.market),
+        "slug": one.market.slug,
         "version": str(one.own.model.ref) if one.own.model else None,
         "halted": one.halted,
         "bars": again.bars,
