@@ -39,28 +39,35 @@ def hold_session(plan: SessionPlan) -> SessionResult:
     """
     settings = Settings.from_environment()
 
+    stepped = traded = 0
+
     def tell(session: MarketSession, decision: Decision) -> None:
+        nonlocal stepped, traded
         if plan.mode == "signal":
             print(json.dumps(signal_line(session, decision)), flush=True)
-        elif plan.most_bars:
-            advance(session.counts.stepped / plan.most_bars, f"{session.own.traded} fills")
+        stepped, traded = session.counts.stepped, session.own.traded
+
+    def tell_progress() -> None:  # which asks a server, and so never by the session's own thread
+        if plan.most_bars and plan.mode == "paper":
+            advance(stepped / plan.most_bars, f"{traded} fills")
 
     def tell_stop() -> None:
+        pages.ended = "it was stopped"
         line = "stopping after the present bar ..."
         print(line, file=sys.stderr) if plan.mode == "signal" else say(line)
 
     plan, log = plan.named(), get_run_logger()
     pages = _Pages(plan, settings)
-    with kept_up(pages, log.warning):
+    with kept_up(pages, tell_progress, log.warning):
         try:
             result = run_session(
                 plan, settings, predict_history, on_decision=tell, on_note=log.info, on_stop=tell_stop,
                 on_open=pages.begin,
             )  # fmt: skip
         except BaseException as err:
-            pages.ended = f"the session failed ({type(err).__name__}: {err})"
+            pages.ended = f"it failed ({type(err).__name__}: {err})"
             raise
-        pages.ended, pages.summary = "the session has ended", result.text()
+        pages.ended, pages.summary = pages.ended or "its bars are done", result.text()
     if plan.mode == "paper":
         (settings.home / "paper.json").write_text(json.dumps(result.numbers, indent=1) + "\n")
     return result

@@ -10,6 +10,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import NamedTuple
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from tasks.runs.overall import root_run
 EVERY_S = 10.0
 """Seconds between two writings: each is a request, and the page goes over the wire as a whole."""
 
+_BEAT_S = 1.0
 _ANSWER_S = 4.0  # a server that takes longer is asked again next time
 _LAST_WORD_S = 6.0  # what the run waits for the last writing
 
@@ -41,30 +43,37 @@ class Page(NamedTuple):
 
 
 @contextmanager
-def kept_up(render: Callable[[], Iterable[Page]], on_error: Callable[[str], object]) -> Iterator[None]:
+def kept_up(
+    render: Callable[[], Iterable[Page]], tell: Callable[[], object], on_error: Callable[[str], object]
+) -> Iterator[None]:
     """Write pages now and again for as long as the block lasts, and once more when it is over.
 
     Args:
-        render: Returns the pages; called from another thread, and a last time when the block has ended.
+        render: Returns the pages as they are now; called by another thread, a last time when the block has ended.
+        tell: Called every second by the same thread, for what else a run tells its server.
         on_error: Is told of the first error, one line.
     """
     over, run = threading.Event(), root_run()
 
     def write() -> None:
         written: dict[str, UUID] = {}
-        told = False
-        hasty = {PREFECT_API_REQUEST_TIMEOUT: _ANSWER_S, PREFECT_CLIENT_MAX_RETRIES: 0}
-        last = False
-        while not last:
-            last = over.wait(EVERY_S if written or told else 1.0)
+        told, due_s = False, 0.0
+        while True:
+            is_over = over.wait(_BEAT_S)
             try:
-                with temporary_settings(hasty), get_client(sync_client=True) as client:
-                    for page in render():
-                        _put(client, page, written, run)
+                with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: _ANSWER_S, PREFECT_CLIENT_MAX_RETRIES: 0}):
+                    tell()
+                    if is_over or monotonic() >= due_s:
+                        due_s = monotonic() + EVERY_S
+                        with get_client(sync_client=True) as client:
+                            for page in render():
+                                _put(client, page, written, run)
             except Exception as err:  # whatever it is, the run goes on
                 if not told:
                     on_error(f"the run's page is not up to date ({type(err).__name__}: {err})")
                 told = True
+            if is_over:
+                return
 
     # With the settings and the run of whoever calls: a thread has none of them by itself.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(write,), name="live page", daemon=True)

@@ -200,7 +200,7 @@ def test_every_deployment_of_one_world_is_there_and_the_other_worlds_are_not(sys
     names = sorted(deployment["entrypoint"].split(".")[1] + "/" + deployment["name"] for deployment in found)
     assert names == [
         "evaluate/measure-again", "ingest/new-candles-sandbox", "monitor/hourly-health-check",
-        MAIN_JOB, "retrain/retrain-sandbox", "rollback/roll-back-sandbox",
+        MAIN_JOB, "retrain/retrain-sandbox", "rollback/roll-back-sandbox", "trade/paper-trade-sandbox",
     ]  # fmt: skip
     assert all(deployment["description"] for deployment in found)
 
