@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 
 from storage.schema import CLASSES
+from storage.written import Row
 from tasks.live.journal import Decision, JournalReader
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import Replayed
@@ -75,6 +76,51 @@ def parts_text(parts: Mapping[str, float]) -> str:
     """Return how far an account is from a backtest's and what each cause made of it, in basis points of the capital."""
     told = ", ".join(f"{cause} {part:+.1f}" for cause, part in parts.items() if abs(part) >= 0.05)  # what rounds to 0.0
     return f"{sum(parts.values()):+.1f} bp beside a backtest{f' ({told})' if told else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionReview:
+    """A session that was replayed after its end, or while it runs.
+
+    Attributes:
+        name: Of the session.
+        source: Where its candles came from.
+        accounts: What came of replaying each, by its name in the journal.
+    """
+
+    name: str
+    source: str
+    accounts: Mapping[str, Replayed]
+
+    @property
+    def unexplained(self) -> int:
+        """Differences from the backtest that have no cause."""
+        return sum(one.unexplained for one in self.accounts.values())
+
+    def rows(self) -> Iterator[Row]:
+        """Yield what each account and its backtest came to, and what each cause made of the difference."""
+        for account, one in self.accounts.items():
+            if one.comparison is None:
+                continue
+            found, counts = one.comparison, one.causes | {"unexplained": one.unexplained, "gap": one.missing}
+            paper, backtest = (1e4 * (worth / found.capital - 1.0) for worth in (found.paper, found.backtest))
+            yield _row(f"{account}, on paper", f"{one.fills} fills", paper)
+            yield _row("a backtest of its candles", f"{one.backtest_fills} fills", backtest)
+            yield _row("decisions that are equal", f"{one.equal_decisions} of {one.bars}")
+            for cause, part in found.parts.items():
+                yield _row(f"- {cause}", str(counts.get(cause, "")), part)
+            yield _row("difference, all together", "", found.difference_bp)
+
+    def text(self) -> str:
+        """Return it for a terminal."""
+        rows = [[str(cell) for cell in row.values()] for row in self.rows()]
+        wide = max((len(what) for what, _, _ in rows), default=0)
+        lines = [f"  {what:<{wide}}  {times:>12}  {bp:>12}" for what, times, bp in rows]
+        return "\n".join([f"session {self.name} on {self.source}, basis points of the capital", *lines])
+
+
+def _row(what: str, times: str, bp: float | None = None) -> Row:
+    return {"what": what, "times": times, "bp of the capital": "" if bp is None else f"{bp:+,.1f}"}
 
 
 def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:

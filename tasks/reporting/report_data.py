@@ -148,6 +148,7 @@ class ReportData:
         data_quality: What was found in the candles.
         folds: The table of dates.
         training: What each fold's training left behind.
+        paper: The newest sessions of the market on paper, beside the backtest's of the same candles; none, no section.
     """
 
     ref: VersionRef
@@ -169,6 +170,7 @@ class ReportData:
     data_quality: tuple[Row, ...]
     folds: tuple[Row, ...]
     training: tuple[FoldResult, ...]
+    paper: tuple[Row, ...] = ()
 
     def __post_init__(self) -> None:
         source, origin = parse_source(self.ref.source), self.manifest.origin

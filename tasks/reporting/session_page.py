@@ -194,11 +194,11 @@ class _Here:
         for name, before in (("today (UTC), after costs", equity[today]), ("since the start", equity[0])):
             yield name, f"{equity[-1] - before:+,.2f} USDT, {written(equity[-1] / before - 1.0, 'signed share')}"
         fallen = written(1.0 - equity[-1] / equity.max(), "share")
-        said = f"{fallen} now, {written(max_drawdown(equity), 'share')} at most"
+        yield "drawdown", f"{fallen} now, {written(max_drawdown(equity), 'share')} at most"
         if self._facts is not None:
             limit = self._facts.manifest.recipe.promotion.max_drawdown
-            said += f"; its backtest had {written(self._facts.max_drawdown, 'share')}, {written(limit, 'share')} may be"
-        yield "drawdown", said
+            allowed = f"; its promotion allowed {written(limit, 'share')}" if limit < 1.0 else ""
+            yield "drawdown of its backtest", f"{written(self._facts.max_drawdown, 'share')} at most{allowed}"
 
     def picture(self) -> str:
         """Return price, trades and account, drawn."""
