@@ -33,6 +33,7 @@ _DRAWN = 300  # bars of the market: more are no picture of what happens now
 _JUDGED = 2_000  # newest decisions by which skill, drift and latency are judged
 _DRIFT_BARS = 250  # of a block that is compared with the training: only a whole new one is compared anew
 _FEWEST_LABELS = 100
+_SILENT_S = 60.0  # after a bar's end: a stream confirms it in a second, and REST is asked after two
 
 _Line = tuple[str, str]
 
@@ -133,7 +134,7 @@ class _Here:
         clock = [(kind, said) for _, _, kind, said in self._reader.notes() if kind.startswith("clock")]
         if clock and clock[-1][0] == "clock off":
             return clock[-1][1]
-        if (overdue := -self._due_s) > self._market.interval_ms / 1e3:
+        if (overdue := -self._due_s) > _SILENT_S:
             return f"the next bar is {_duration(overdue)} overdue: the stream or the exchange is silent"
         return self._decisions[-1].lacks if self._decisions else ""
 
