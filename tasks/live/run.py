@@ -72,16 +72,10 @@ class SessionPlan:
         return self.bars or (SANDBOX_BARS if self.exchange.exchange == "sandbox" else None)
 
     def named(self) -> SessionPlan:
-        """Return the same plan with a name.
-
-        Raises:
-            ConfigError: The name can't be one.
-        """
+        """Return the same plan with a name."""
         (market, *more) = self.markets
         rest = f"-and-{len(more)}-more" if more else ""
         name = self.name or f"{self.mode}-{market.slug}{rest}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        if not name.replace("-", "").replace("_", "").isalnum() or len(name) > _NAME:
-            raise ConfigError(f"a session's name must be up to {_NAME} letters, digits, - and _, was {name!r}")
         return SessionPlan(**(vars(self) | {"name": name}))
 
 
@@ -235,7 +229,13 @@ def review_session(
 
 
 def session_path(home: Path, name: str) -> Path:
-    """Return where the journal of a session lies."""
+    """Return where the journal of a session lies.
+
+    Raises:
+        ConfigError: The name can't be one.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > _NAME:
+        raise ConfigError(f"a session's name must be up to {_NAME} letters, digits, - and _, was {name!r}")
     return home / "sessions" / f"{name}.sqlite"
 
 

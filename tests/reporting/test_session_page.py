@@ -229,8 +229,8 @@ def test_picture_is_a_png_of_a_few_kilobytes(diary: Diary) -> None:
     assert len(content) < 100_000
 
 
-@pytest.mark.parametrize("interval_ms", [60_000, 300_000, 3_600_000, 14_400_000, 86_400_000])
-@pytest.mark.parametrize("bars", [1, 2, 14, 30, 60, 300])
+@pytest.mark.parametrize("interval_ms", [300_000, 3_600_000, 14_400_000])
+@pytest.mark.parametrize("bars", [1, 14, 30, 60])
 def test_picture_of_any_length_is_drawn_without_a_warning(bars: int, interval_ms: int) -> None:
     start_ms, price = START_MS + interval_ms * np.arange(bars), 100.0 + np.arange(bars)
     columns = dict.fromkeys(("open", "high", "low", "close", "volume", "turnover"), price)
