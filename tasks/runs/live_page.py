@@ -24,6 +24,7 @@ EVERY_S = 10.0
 """Seconds between two writings: each is a request, and the page goes over the wire as a whole."""
 
 _BEAT_S = 1.0
+_REST = 10.0  # times what the pages took: the pages of many markets are written less often
 _ANSWER_S = 4.0  # a server that takes longer is asked again next time
 _LAST_WORD_S = 6.0  # what the run waits for the last writing
 
@@ -63,11 +64,14 @@ def kept_up(
             try:
                 with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: _ANSWER_S, PREFECT_CLIENT_MAX_RETRIES: 0}):
                     tell()
-                    if is_over or monotonic() >= due_s:
-                        due_s = monotonic() + EVERY_S
-                        with get_client(sync_client=True) as client:
-                            for page in render():
-                                _put(client, page, written, run)
+                    if not is_over and monotonic() < due_s:
+                        continue
+                    began_s = monotonic()
+                    due_s = began_s + EVERY_S
+                    with get_client(sync_client=True) as client:
+                        for page in render():
+                            _put(client, page, written, run)
+                    due_s = max(due_s, monotonic() + _REST * (monotonic() - began_s))
             except Exception as err:  # whatever it is, the run goes on
                 if not told:
                     on_error(f"the run's page is not up to date ({type(err).__name__}: {err})")
