@@ -180,6 +180,7 @@ def test_page_of_a_session_stays_one_artifact_and_says_in_the_end_what_it_came_t
     assert f"| version | {version.version} |" in page.data
 
 
+@pytest.mark.promise(16)
 def test_session_is_reviewed_from_its_journal_alone(version, home, capsys):
     held = hold(version, session="reviewed")
     found = evaluate(session="reviewed")

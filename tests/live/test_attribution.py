@@ -151,6 +151,7 @@ def test_rates_that_the_stream_told_otherwise_cost_their_difference(desk: SAT) -
     assert compared(here, funding=[(opens[bar].start_ms, 0.001)]).parts["funding"] == bp(due)
 
 
+@pytest.mark.promise(16)
 def test_parts_of_a_bad_day_add_up(desk: SAT) -> None:
     here = desk(Rest())
     here.step(12)
