@@ -1,4 +1,7 @@
-"""Measure a stored version again: the same numbers must come out. Trains nothing."""
+"""Measure again: a stored version, whose numbers must come out again, or a session, beside the backtest of its candles.
+
+Trains nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,27 @@ from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import form
+from storage.schema import ConfigError
 from tasks.champion.remeasure import Reevaluation
-from tasks.reevaluation import reevaluate
+from tasks.live.outcome import SessionReview
+from tasks.reevaluation import reevaluate, review
 
 
-@flow(name="evaluate", flow_run_name="evaluate {version}")
+@flow(name="evaluate", flow_run_name="evaluate {version}{session}")
 @form
-def evaluate(*, version: str) -> Reevaluation:
-    """Verify a version's files, predict and backtest its unseen bars again, and compare with what it says of itself.
+def evaluate(*, version: str = "", session: str = "") -> Reevaluation | SessionReview:
+    """Verify a version and backtest its unseen bars again, or replay a session and say why it differs from a backtest.
 
     Args:
         version: <source>/<market>/<version> as a retrain prints it.
+        session: Name of a session as it prints it, in place of a version.
     """
+    if bool(version) == bool(session):
+        raise ConfigError("either a version or a session must be named")
+    if session:
+        found = review(session)
+        print(found.text())
+        return found
     comparison = reevaluate(version)
     print(comparison.table())
     return comparison
@@ -29,5 +41,7 @@ if __name__ == "__main__":
         (
             "flows.evaluate --version bybit/linear-BTCUSDT-5/20260101T001000Z-0a1b2c3d",
             "flows.evaluate --version sandbox:0a1b2c3d/linear-SYNTHUSDT-5/20260101T001000Z-0a1b2c3d",
+            "flows.evaluate --session paper-linear-SYNTHUSDT-5-20260101T001000Z",
         ),
+        status=lambda found: int(isinstance(found, SessionReview) and found.unexplained > 0),
     )

@@ -268,6 +268,17 @@ class Market:
         """The market as a file name: linear-BTCUSDT-5."""
         return f"{self.category}-{self.symbol}-{self.interval}"
 
+    @classmethod
+    def of_slug(cls, slug: str) -> Market:
+        """Return the market that `slug` names.
+
+        Raises:
+            ConfigError: It names none.
+        """
+        category, _, rest = slug.partition("-")
+        symbol, _, interval = rest.rpartition("-")
+        return cls(symbol=symbol, category=category, interval=interval)  # type: ignore[arg-type]  # checked there
+
     @property
     def interval_ms(self) -> int:
         """Milliseconds per bar."""

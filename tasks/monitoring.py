@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import task
@@ -15,6 +16,7 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.settings import Settings
 from tasks.champion.health import MarketHealth, MonitorConfig, changes, health
+from tasks.live.paper_record import paper_records
 from tasks.runs.alerts import raise_alert
 from tasks.runs.page import put_table
 
@@ -26,10 +28,15 @@ def inspect_markets(limits: MonitorConfig) -> list[MarketHealth]:
     models, now_ms = ArtifactStore(settings.artifact_url), int(time.time() * 1000)
     store = CandleStore(settings.database)
     runs = {(run.source, run.market): run for run in store.latest_runs()}
+    stored = store.coverage()
     found = [
         health(row, models, limits, now_ms, store, settings.datasets, runs.get((row.source, row.market.slug)))
-        for row in store.coverage()
+        for row in stored
     ]
+    for place, row in enumerate(stored):
+        for record in paper_records(settings.home, row.source, row.market):
+            breaches = {**found[place].breaches, **record.breaches}
+            found[place] = replace(found[place], paper=record.line(), breaches=breaches)
     put_table("health", [market.row() for market in found], "Every stored market; the run's log says more of each")
     state = settings.prepare_home() / "monitor.json"
     before = _read_breaches(state)

@@ -21,6 +21,7 @@ from tasks.champion.promotion import Judgement
 from tasks.champion.versions import version_code, version_hash
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import StoredQuality
+from tasks.live.paper_record import paper_records
 from tasks.network.export import onnx_graphs
 from tasks.network.folding import load_weights
 from tasks.reporting.content import library_versions, report_data, side_by_side
@@ -38,6 +39,8 @@ from tasks.strategy.out_of_sample import load_evaluation
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import training_end
 from tasks.strategy.speed import Speed
+
+_SESSIONS = 5  # on paper, that a report shows
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
@@ -138,6 +141,7 @@ def publish_version(
     report = report_data(
         ref, now, manifest, evaluation, speed, table, files["baselines.parquet"], importance, beside,
         work.load(quality, StoredQuality),
+        [one.row() for one in paper_records(settings.home, data.source, data.market, most=_SESSIONS)],
     )  # fmt: skip
     files["report.html"] = render_report(report).encode()
     store.prune_unfinished(data.source, data.market.slug, now - timedelta(days=1))  # what killed runs left behind

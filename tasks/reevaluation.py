@@ -1,4 +1,4 @@
-"""Reevaluation task: a stored version, measured again."""
+"""Reevaluation tasks: a stored version measured again, a session replayed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from prefect.logging import get_run_logger
 from storage.artifacts import ArtifactStore
 from storage.schema import VersionRef
 from storage.settings import Settings
+from tasks.champion.prediction import predict_history
 from tasks.champion.remeasure import Reevaluation, remeasure
+from tasks.live.outcome import SessionReview
+from tasks.live.run import review_session
 from tasks.runs.page import put_table
 
 
@@ -29,3 +32,17 @@ def reevaluate(version: str) -> Reevaluation:
     put_table("evaluation", result.cells(), f"{version} measured again")
     result.require_equal()
     return result
+
+
+@task(cache_policy=NO_CACHE, task_run_name="review {session}")
+def review(session: str) -> SessionReview:
+    """Replay a session from its journal, and show what each cause made of its difference from a backtest.
+
+    Raises:
+        StoreError: There is no such session.
+    """
+    log = get_run_logger()
+    found = review_session(Settings.from_environment(), session, predict_history, log.info)
+    log.info(f"reviewed session={session} accounts={len(found.accounts)} unexplained={found.unexplained}")
+    put_table("session-review", found.rows(), f"{session}: paper beside a backtest of the same candles")
+    return found

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore
-from storage.schema import FloatArray, IntArray, Market
+from storage.schema import Market, VersionRef
 from storage.settings import Settings
-from tasks.champion.serving import ServedModel
+from tasks.champion.prediction import predict_history
 from tasks.exchange.connection import ExchangeConfig
-from tasks.live.journal import Decision
+from tasks.live.journal import Decision, Journal, JournalReader
 from tasks.live.market_session import MarketSession
 from tasks.live.outcome import SessionResult, signal_line
 from tasks.live.run import SessionPlan, run_session
 from tasks.live.versions import newest_version
-from tasks.network.dsc import load_model
-from tasks.network.inference import predict_series
+from tasks.reporting.session_page import Shown, deciding_version, session_page
+from tasks.reporting.version_facts import VersionFacts
 from tasks.runs.display import advance, say
+from tasks.runs.live_page import Page, kept_up
+from tasks.runs.page import page_key, report_link
 
 
 @task(cache_policy=NO_CACHE, task_run_name="{plan.mode} session")
@@ -34,27 +39,90 @@ def hold_session(plan: SessionPlan) -> SessionResult:
     """
     settings = Settings.from_environment()
 
+    stepped = traded = 0
+
     def tell(session: MarketSession, decision: Decision) -> None:
+        nonlocal stepped, traded
         if plan.mode == "signal":
             print(json.dumps(signal_line(session, decision)), flush=True)
-        elif plan.most_bars:
-            advance(session.counts.stepped / plan.most_bars, f"{session.own.traded} fills")
+        stepped, traded = session.counts.stepped, session.own.traded
+
+    def tell_progress() -> None:  # which asks a server, and so never by the session's own thread
+        if plan.most_bars and plan.mode == "paper":
+            advance(stepped / plan.most_bars, f"{traded} fills")
 
     def tell_stop() -> None:
+        pages.ended = "it was stopped"
         line = "stopping after the present bar ..."
         print(line, file=sys.stderr) if plan.mode == "signal" else say(line)
 
-    result = run_session(plan, settings, _predict, on_decision=tell, on_note=get_run_logger().info, on_stop=tell_stop)
+    plan, log = plan.named(), get_run_logger()
+    pages = _Pages(plan, settings)
+    with kept_up(pages, tell_progress, log.warning):
+        try:
+            result = run_session(
+                plan, settings, predict_history, on_decision=tell, on_note=log.info, on_stop=tell_stop,
+                on_open=pages.begin,
+            )  # fmt: skip
+        except BaseException as err:
+            pages.ended = f"it failed ({type(err).__name__}: {err})"
+            raise
+        pages.ended, pages.summary = pages.ended or "its bars are done", result.text()
     if plan.mode == "paper":
         (settings.home / "paper.json").write_text(json.dumps(result.numbers, indent=1) + "\n")
     return result
+
+
+class _Pages:
+    """The page of each market, read from the journal at each call.
+
+    Args:
+        plan: The session, named.
+        settings: Where versions and datasets lie.
+
+    Attributes:
+        ended: How it ended; empty while it runs.
+        summary: What it came to.
+    """
+
+    def __init__(self, plan: SessionPlan, settings: Settings) -> None:
+        self.ended = self.summary = ""
+        self._plan, self._datasets = plan, settings.datasets
+        self._store = ArtifactStore(settings.artifact_url)
+        self._journal: Path | None = None
+        self._known: dict[VersionRef, VersionFacts] = {}
+
+    def begin(self, journal: Journal) -> None:
+        """Show that journal from now on."""
+        self._journal = journal.path
+
+    def __call__(self) -> Iterator[Page]:
+        """Yield the pages as they are now; none before there is a journal."""
+        if self._journal is None:
+            return
+        source = self._plan.exchange.source
+        with JournalReader.of(self._journal) as reader:
+            for market in self._plan.markets if reader.facts() else ():
+                version = deciding_version(reader, market)
+                ref = VersionRef(source=source, name=market.slug, version=version) if version else None
+                shown = Shown(
+                    now_ms=time.time() * 1e3,
+                    journal=str(self._journal),
+                    report=(report_link(ref) or self._store.location(ref, "report.html")) if ref else "",
+                    ended=self.ended,
+                    summary=self.summary,
+                )
+                about = f"Session of {market} from {source}, {self._plan.mode}"
+                markdown = session_page(reader, market, self._facts(ref) if ref else None, shown)
+                yield Page(page_key("session", source, market), about, markdown)
+
+    def _facts(self, ref: VersionRef) -> VersionFacts:
+        if ref not in self._known:
+            self._known[ref] = VersionFacts.load(self._store, self._datasets, ref)
+        return self._known[ref]
 
 
 def lacks_a_version(exchange: ExchangeConfig, market: Market) -> bool:
     """Return whether no version of a market is stored."""
     store = ArtifactStore(Settings.from_environment().artifact_url)
     return newest_version(store, exchange.source, market) is None
-
-
-def _predict(model: ServedModel, features: FloatArray, segment: IntArray) -> FloatArray:
-    return predict_series(load_model(model.recipe.network_config, model.weights), features, segment)

@@ -53,6 +53,7 @@ class MarketHealth:
         drift: How far the newest bars are from the training bars, in words.
         skill: What the champion's probabilities were worth on the newest labels, in words.
         breaches: What needs a person: kind -> what was found.
+        paper: What its newest paper session came to, in words; empty where there is none.
     """
 
     market: str
@@ -65,6 +66,7 @@ class MarketHealth:
     drift: str
     skill: str
     breaches: Mapping[str, str]
+    paper: str = ""
 
     @property
     def complaints(self) -> tuple[str, ...]:
@@ -75,7 +77,8 @@ class MarketHealth:
         """Return everything in one line."""
         facts = f"bars={self.bars} newest={self.newest} gaps={self.gaps} ingest={self.ingest!r}"
         found = f"champion={self.champion} age={self.age!r} drift={self.drift!r} skill={self.skill!r}"
-        return f"{self.market} {facts} {found}: {'; '.join(self.complaints) or 'ok'}"
+        paper = f" paper={self.paper!r}" if self.paper else ""
+        return f"{self.market} {facts} {found}{paper}: {'; '.join(self.complaints) or 'ok'}"
 
     def row(self) -> dict[str, str]:
         """Return what a person looks for first as a line of a table."""

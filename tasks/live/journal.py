@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, StoreError
+from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, IntArray, Market, StoreError
 from tasks.execution.paper import Fill, Ledger, Opened, Quote
 
 FORMAT = 1
@@ -292,9 +292,10 @@ class JournalReader:
         found = self._db.execute(query, (market,))
         return [(start_ms, version, np.array(json.loads(rules), np.float64)) for start_ms, version, rules in found]
 
-    def candles(self, market: str) -> tuple[Candles, list[str]]:
-        """Return every candle that was stepped, oldest first, and where each came from."""
-        rows = self._db.execute("SELECT * FROM candles WHERE market = ? ORDER BY start_ms", (market,))
+    def candles(self, market: str, last: int | None = None) -> tuple[Candles, list[str]]:
+        """Return the candles that were stepped, oldest first, and where each came from: all, or the `last` ones."""
+        query = "SELECT * FROM candles WHERE market = ? ORDER BY start_ms DESC LIMIT ?"
+        rows = self._db.execute(query, (market, -1 if last is None else last)).fetchall()[::-1]
         _, starts, *numbers, origins = list(zip(*rows, strict=True)) or [()] * 9
         columns = {name: np.array(column, np.float64) for name, column in zip(CANDLE_COLUMNS, numbers, strict=True)}
         return Candles(start_ms=np.array(starts, np.int64), **columns), list(origins)
@@ -328,6 +329,49 @@ class JournalReader:
             opened = Opened(Ledger(*rest[4:]), fill, funding)
             found.append(BarOpen(start_ms, wanted, cause, quote, rate, _number(late_ms), opened))
         return found[::-1]
+
+    def fills(self, account: str, last: int | None = None) -> list[tuple[int, float, Fill]]:
+        """Return time, first price and fill of each trade, oldest first: of all, or of the `last` ones."""
+        query = (
+            "SELECT start_ms, first, change, price, fee, slippage FROM opens WHERE account = ? AND change IS NOT NULL "
+            "ORDER BY start_ms DESC LIMIT ?"
+        )
+        found = self._db.execute(query, (account, -1 if last is None else last))
+        return [(start_ms, first, Fill(*fill)) for start_ms, first, *fill in found][::-1]
+
+    def turns(self, account: str, since_ms: int) -> list[tuple[int, float, int]]:
+        """Return time, price and what was held from then on, of each change of the position since `since_ms`."""
+        query = (
+            "SELECT start_ms, coalesce(price, first), weight FROM "
+            "(SELECT *, lag(weight, 1, 0) OVER (ORDER BY start_ms) AS before FROM opens WHERE account = ?) "
+            "WHERE weight != before AND start_ms >= ? ORDER BY start_ms"
+        )
+        return list(self._db.execute(query, (account, since_ms)))
+
+    def equity(self, market: Market, account: str) -> tuple[IntArray, FloatArray]:
+        """Return what an account was worth at each close.
+
+        Returns:
+            (T,) open time of each bar that was stepped in the session; (T + 1,) equity, USDT, at the start and at each
+            close.
+        """
+        query = "SELECT start_ms, close FROM candles WHERE market = ? AND origin != 'warm-up' ORDER BY start_ms"
+        bars = np.array(self._db.execute(query, (market.slug,)).fetchall(), np.float64).reshape(-1, 2)
+        query = "SELECT start_ms, cash, quantity FROM opens WHERE account = ? ORDER BY start_ms"
+        capital = float(self.facts()["capital"][account])
+        opens = [(-1, capital, 0.0), *self._db.execute(query, (account,)).fetchall()]
+        at_ms, cash, quantity = np.array(opens, np.float64).T
+        rows = np.searchsorted(at_ms, bars[:, 0] + market.interval_ms) - 1  # the last open before each close
+        return bars[:, 0].astype(np.int64), np.append(capital, cash[rows] + quantity[rows] * bars[:, 1])
+
+    def round_trips(self, account: str) -> int:
+        """Return how many positions were closed or turned round."""
+        query = (
+            "SELECT count(*) FROM (SELECT weight, lag(weight, 1, 0) OVER (ORDER BY start_ms) AS before "
+            "FROM opens WHERE account = ?) WHERE weight != before AND before != 0"
+        )
+        (count,) = self._db.execute(query, (account,)).fetchone()
+        return int(count)
 
     def notes(self, kind: str | None = None) -> list[tuple[int, str, str, str]]:
         """Return time, market, kind and text of each note, oldest first: all, or those of one kind."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 
 from storage.schema import CLASSES
+from storage.written import Row
 from tasks.live.journal import Decision, JournalReader
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import Replayed
@@ -63,12 +64,63 @@ class SessionResult:
             f"  features     within {one['feature_diff']:.1e}, probabilities within {one['probability_diff']:.1e}",
             f"  explained    {causes or 'nothing to explain'}",
             f"  unexplained  {one['unexplained']}",
-            f"  equity       {one['equity']:,.2f} USDT, was {one['capital']:,.2f}",
+            f"  equity       {one['equity']:,.2f} USDT, was {one['capital']:,.2f}; {parts_text(one['difference_bp'])}",
             *(f"  {name:<11}  p50 {at['p50']:.0f}, p99 {at['p99']:.0f}" for name, at in one["latency"].items()),
             f"  memory       {one['rss_mb']:.0f} MB",
             f"  journal      {self.journal}",
         ]
         return "\n".join(lines)
+
+
+def parts_text(parts: Mapping[str, float]) -> str:
+    """Return how far an account is from a backtest's and what each cause made of it, in basis points of the capital."""
+    told = ", ".join(f"{cause} {part:+.1f}" for cause, part in parts.items() if abs(part) >= 0.05)  # what rounds to 0.0
+    return f"{sum(parts.values()):+.1f} bp beside a backtest{f' ({told})' if told else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionReview:
+    """A session that was replayed after its end, or while it runs.
+
+    Attributes:
+        name: Of the session.
+        source: Where its candles came from.
+        accounts: What came of replaying each, by its name in the journal.
+    """
+
+    name: str
+    source: str
+    accounts: Mapping[str, Replayed]
+
+    @property
+    def unexplained(self) -> int:
+        """Differences from the backtest that have no cause."""
+        return sum(one.unexplained for one in self.accounts.values())
+
+    def rows(self) -> Iterator[Row]:
+        """Yield what each account and its backtest came to, and what each cause made of the difference."""
+        for account, one in self.accounts.items():
+            if one.comparison is None:
+                continue
+            found, counts = one.comparison, one.causes | {"unexplained": one.unexplained, "gap": one.missing}
+            paper, backtest = (1e4 * (worth / found.capital - 1.0) for worth in (found.paper, found.backtest))
+            yield _row(f"{account}, on paper", f"{one.fills} fills", paper)
+            yield _row("a backtest of its candles", f"{one.backtest_fills} fills", backtest)
+            yield _row("decisions that are equal", f"{one.equal_decisions} of {one.bars}")
+            for cause, part in found.parts.items():
+                yield _row(f"- {cause}", str(counts.get(cause, "")), part)
+            yield _row("difference, all together", "", found.difference_bp)
+
+    def text(self) -> str:
+        """Return it for a terminal."""
+        rows = [[str(cell) for cell in row.values()] for row in self.rows()]
+        wide = max((len(what) for what, _, _ in rows), default=0)
+        lines = [f"  {what:<{wide}}  {times:>12}  {bp:>12}" for what, times, bp in rows]
+        return "\n".join([f"session {self.name} on {self.source}, basis points of the capital", *lines])
+
+
+def _row(what: str, times: str, bp: float | None = None) -> Row:
+    return {"what": what, "times": times, "bp of the capital": "" if bp is None else f"{bp:+,.1f}"}
 
 
 def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
@@ -102,6 +154,7 @@ def market_numbers(
     ledger = one.own.ledger
     return {
         "market": str(one.market),
+        "slug": one.market.slug,
         "version": str(one.own.model.ref) if one.own.model else None,
         "halted": one.halted,
         "bars": again.bars,
@@ -118,6 +171,8 @@ def market_numbers(
         "probability_diff": again.probability_diff,
         "capital": float(reader.facts()["capital"][one.market.slug]),
         "equity": ledger.equity(one.close) if ledger.quantity else ledger.cash,
+        "backtest_equity": again.comparison.backtest if again.comparison else None,
+        "difference_bp": dict(again.comparison.parts) if again.comparison else {},
         "shadows": {
             account.version: {
                 "equity": account.ledger.equity(one.close) if account.ledger.quantity else account.ledger.cash,
@@ -136,14 +191,20 @@ def session_numbers(markets: Sequence[tuple[MarketSession, dict[str, Any]]], rea
     for numbers in each:
         for cause, count in numbers["causes"].items():
             causes[cause] = causes.get(cause, 0) + count
+    capital = sum(numbers["capital"] for numbers in each)
+    parts: dict[str, float] = {}  # of the capital of all markets together
+    for numbers in each:
+        for cause, part in numbers["difference_bp"].items():
+            parts[cause] = parts.get(cause, 0.0) + part * numbers["capital"] / capital
     return {
         **{name: sum(numbers[name] for numbers in each) for name in _SUMS},
         "causes": causes,
         "halted": [f"{numbers['market']}: {numbers['halted']}" for numbers in each if numbers["halted"]],
         "feature_diff": max(numbers["feature_diff"] for numbers in each),
         "probability_diff": max(numbers["probability_diff"] for numbers in each),
-        "capital": sum(numbers["capital"] for numbers in each),
+        "capital": capital,
         "equity": sum(numbers["equity"] for numbers in each),
+        "difference_bp": parts,
         "latency": _latency([one for one, _ in markets], reader),
         "rss_mb": float(psutil.Process().memory_info().rss / 1e6),
         "markets": each,

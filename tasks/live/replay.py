@@ -1,6 +1,6 @@
 """A session computed again from its journal: the backtest's decisions and fills on its candles, and every cause.
 
-Two questions are asked, and both must be answered.
+Two questions are asked, and both must be answered; a third, what each cause made of the equity, is `attribution.py`'s.
 
     Is each step what the core says?   From the session's own position and ledger, bar by bar: features, probabilities,
                                        decision and open are computed again. What differs needs a cause on record, and
@@ -12,21 +12,21 @@ Two questions are asked, and both must be answered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from storage.schema import MINUTE_MS, Candles, FloatArray, Instrument, IntArray, Market
+from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, Instrument, Market
 from tasks.champion.serving import ServedModel
-from tasks.execution.accounting import Bars, Steps, funding_by_bar, price_of
+from tasks.execution.accounting import Bars, Steps, price_of
 from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
-from tasks.live.account import BROKERS, RULES, Broker, nothing_new
+from tasks.live.account import RULES, nothing_new
+from tasks.live.attribution import Comparison, attribute
 from tasks.live.journal import BarOpen, Decision, JournalReader
-from tasks.live.session_config import session_rules
-from tasks.market.features import build_features
+from tasks.live.told import Batch, Predict, Told
 
 FEATURE_BOUND, PROBABILITY_BOUND = 1e-9, 1e-5
 """How far features and probabilities of the session may lie from the batch's."""
@@ -35,9 +35,6 @@ _CENT = 1e-6  # USDT; ledgers are sums of the same numbers in the same order
 
 NamedFill = tuple[int, str, str, str]
 """Bar, side, price on the tick, quantity: what makes two fills equal."""
-
-Predict = Callable[[ServedModel, FloatArray, IntArray], FloatArray]
-"""A version, (T, F) features and (T,) segments to (T, 3) probabilities: the way that history is predicted."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,8 @@ class Replayed:
         backtest_fills: Fills that it has.
         feature_diff: Largest difference of a feature or vol from the batch's.
         probability_diff: Largest difference of a probability.
-        differences: Every one, oldest first.
+        differences: Every one.
+        comparison: The account's equity beside the backtest's, by cause; None without a decision.
     """
 
     bars: int = 0
@@ -83,6 +81,7 @@ class Replayed:
     feature_diff: float = 0.0
     probability_diff: float = 0.0
     differences: list[Difference] = field(default_factory=list)
+    comparison: Comparison | None = None
 
     def add(self, start_ms: int, what: str, cause: str, said: str) -> None:
         """Note a difference."""
@@ -123,112 +122,52 @@ def replay(
         reference: The same candles as the exchange shows them today; None: not compared.
         funding: Stamps and rates as the exchange shows them today; None: as the journal has them.
     """
-    facts, account = reader.facts(), account or market.slug
-    candles, origins = reader.candles(market.slug)
-    decisions, opens = reader.decisions(account), reader.opens(account)
-    result = Replayed(bars=len(decisions), fills=sum(bar.opened.fill is not None for bar in opens))
-    _compare_candles(candles, reference, result)
-    there, decided = set(candles.start_ms.tolist()), {one.start_ms for one in decisions}
-    for start_ms, origin in zip(candles.start_ms.tolist(), origins, strict=True):
-        if origin != "warm-up" and start_ms not in decided:
+    account = account or market.slug
+    told = Told.of(reader, market, account, instrument, funding)
+    decided = [one.start_ms for one in reader.decisions(account)]
+    result = Replayed(bars=len(decided), fills=sum(bar.opened.fill is not None for bar in told.opens))
+    revised = _compare_candles(told.candles, reference, result)
+    for start_ms in sorted(set(told.origins) - set(decided)):
+        if told.origins[start_ms] != "warm-up":
             result.add(start_ms, "decision", "", "the journal lacks the decision of a candle")
-    for one in decisions:
-        if one.start_ms not in there:
-            result.add(one.start_ms, "candle", "", "the journal lacks the candle of a decision")
-    decisions = [one for one in decisions if one.start_ms in there]
-    if decisions:
-        told = _Told(
-            market=market,
-            candles=candles,
-            origins=dict(zip(candles.start_ms.tolist(), origins, strict=True)),
-            decisions=decisions,
-            opens=opens,
-            broker=BROKERS[facts["mode"]],
-            notes=[(at_ms, kind) for at_ms, slug, kind, _ in reader.notes() if slug == market.slug],
-            rates=_rates(candles, market, opens, funding),
-            capital=float(facts["capital"][account]),
-            deadline_ms=float(facts["deadline_ms"][market.slug]),
-            instrument=instrument,
-        )
-        batch = _Batch(told, models, predict)
+    for start_ms in decided:
+        if start_ms not in told.origins:
+            result.add(start_ms, "candle", "", "the journal lacks the candle of a decision")
+    if told.decisions:
+        batch = Batch(told, models, predict)
         _check_steps(told, batch, result)
         _compare_backtest(told, batch, result)
+        as_today = None if revised is None else Batch(told, models, predict, revised)
+        result.comparison = attribute(told, batch, as_today)
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Told:
-    """What the journal says of an account; `rates` are due at each open, `notes` are time and kind."""
-
-    market: Market
-    candles: Candles
-    origins: dict[int, str]
-    decisions: list[Decision]
-    opens: list[BarOpen]
-    notes: list[tuple[int, str]]
-    broker: Broker
-    rates: dict[int, float]
-    capital: float
-    deadline_ms: float
-    instrument: Instrument
-
-
-class _Batch:
-    """Features and probabilities of all candles at once, and where each bar lies among them."""
-
-    def __init__(self, told: _Told, models: Mapping[str, ServedModel], predict: Predict) -> None:
-        built = build_features(told.candles.matrix(), told.market.interval_ms)
-        self.values, self.vol = built.values, built.vol
-        self.row = {int(ms): row for row, ms in enumerate(told.candles.start_ms)}
-        self.models = {one.version: models[one.version] for one in told.decisions if one.version}
-        self.probabilities = {name: predict(model, built.values, built.segment) for name, model in self.models.items()}
-        self.params = {name: model.params for name, model in self.models.items()}
-        # Where there is no version, what is held is closed by the rules of the one before; at first nothing is held.
-        self.rules: dict[int, FloatArray] = {}
-        rules = np.zeros(RULES)
-        for one in told.decisions:
-            if one.version:
-                rules = session_rules(self.models[one.version].recipe, told.instrument)
-            self.rules[one.start_ms] = rules
-
-
-def _compare_candles(candles: Candles, reference: Candles | None, result: Replayed) -> None:
+def _compare_candles(candles: Candles, reference: Candles | None, result: Replayed) -> Candles | None:
+    """Note every candle that the exchange shows otherwise today, and return all as it does; None for no difference."""
     if reference is None:
-        return
-    there = np.isin(candles.start_ms, reference.start_ms)
-    other = reference[np.isin(reference.start_ms, candles.start_ms)].matrix()
-    differs = (candles[there].matrix() != other).any(axis=1)
-    for ms in candles.start_ms[there][differs].tolist():
+        return None
+    matrix, rows = candles.matrix(), np.flatnonzero(np.isin(candles.start_ms, reference.start_ms))
+    other = reference[np.isin(reference.start_ms, candles.start_ms)]
+    differs = (matrix[rows] != other.matrix()).any(axis=1)
+    for ms in candles.start_ms[rows[differs]].tolist():
         result.add(ms, "candle", "revised", "the exchange shows another candle today")
+    if not differs.any():
+        return None
+    columns = {name: getattr(candles, name).copy() for name in CANDLE_COLUMNS}
+    for name, column in columns.items():
+        column[rows] = getattr(other, name)
+    return Candles(start_ms=candles.start_ms, **columns)
 
 
-def _rates(
-    candles: Candles, market: Market, opens: list[BarOpen], funding: list[tuple[int, float]] | None
-) -> dict[int, float]:
-    """Return the funding rate due at each open."""
-    if funding is None:
-        return {bar.start_ms: bar.rate for bar in opens}
-    stamps = np.array([stamp for stamp, _ in funding], np.int64)
-    values = np.array([rate for _, rate in funding], np.float64)
-    if not len(candles):
-        return {}
-    by_bar = funding_by_bar(stamps // MINUTE_MS * MINUTE_MS, values, candles.start_ms, market.interval_ms)
-    return dict(zip(candles.start_ms.tolist(), by_bar.tolist(), strict=True))
-
-
-def _check_steps(told: _Told, batch: _Batch, result: Replayed) -> None:
+def _check_steps(told: Told, batch: Batch, result: Replayed) -> None:
     """Compute each open and each decision again from the account's own ledger before it."""
-    step_ms = told.market.interval_ms
-    ledger, before, opens = Ledger(told.capital), None, list(told.opens[::-1])
-    for one in (*told.decisions, None):
-        booked_ms = -1
-        while opens and (one is None or opens[-1].start_ms < one.start_ms + step_ms):
-            bar = opens.pop()
-            _open_again(told, batch, bar, ledger, before, result)
-            ledger = bar.opened.ledger  # so that one difference is counted once
-            booked_ms = told.market.floor(bar.start_ms)
-        if one is None:
-            return
+    ledger, before, booked_ms = Ledger(told.capital), None, -1
+    for one in told.steps():
+        if isinstance(one, BarOpen):
+            _open_again(told, batch, one, ledger, before, result)
+            ledger = one.opened.ledger  # so that one difference is counted once
+            booked_ms = told.market.floor(one.start_ms)
+            continue
         if booked_ms != one.start_ms:
             result.add(one.start_ms, "fill", "", "the journal lacks what the account did at the open")
         elif (one.position, one.bars_held) != (ledger.weight, ledger.bars_held):
@@ -236,12 +175,12 @@ def _check_steps(told: _Told, batch: _Batch, result: Replayed) -> None:
             result.add(one.start_ms, "decision", "", said)
         _decide_again(told, batch, one, result)
         if before is not None:
-            result.missing += (one.start_ms - before.start_ms) // step_ms - 1
+            result.missing += (one.start_ms - before.start_ms) // told.market.interval_ms - 1
         before = one
 
 
 def _open_again(
-    told: _Told, batch: _Batch, bar: BarOpen, ledger: Ledger, before: Decision | None, result: Replayed
+    told: Told, batch: Batch, bar: BarOpen, ledger: Ledger, before: Decision | None, result: Replayed
 ) -> None:
     """Say what the journal has otherwise than the core at an open."""
     rules = batch.rules[before.start_ms] if before is not None else np.zeros(RULES)
@@ -281,7 +220,7 @@ def _same(one: Opened, other: Opened) -> bool:
     return bool((np.abs(numbers[0] - numbers[1]) <= _CENT).all())
 
 
-def _decide_again(told: _Told, batch: _Batch, one: Decision, result: Replayed) -> None:
+def _decide_again(told: Told, batch: Batch, one: Decision, result: Replayed) -> None:
     if not one.version:
         if one.wanted != 0:
             result.add(one.start_ms, "decision", "", f"wanted {one.wanted} without a version")
@@ -310,7 +249,7 @@ def _decide_again(told: _Told, batch: _Batch, one: Decision, result: Replayed) -
         }
         restrained = nothing_new(one.position, one.target) if one.cause == "clock" else one.position
         holds = one.wanted == restrained and true.get(one.cause, False)
-        result.add(one.start_ms, "decision", one.cause if holds else "", f"target {one.target} was not traded")
+        result.add(one.start_ms, "decision", told.cause(one) if holds else "", f"target {one.target} was not traded")
 
 
 def _apart(one: FloatArray, other: FloatArray) -> float:
@@ -319,7 +258,7 @@ def _apart(one: FloatArray, other: FloatArray) -> float:
     return float(np.abs(np.nan_to_num(one - other)).max())
 
 
-def _compare_backtest(told: _Told, batch: _Batch, result: Replayed) -> None:
+def _compare_backtest(told: Told, batch: Batch, result: Replayed) -> None:
     """Count what a backtest over the session's bars decides and fills alike."""
     decisions = [one for one in told.decisions if one.version]
     if not decisions:

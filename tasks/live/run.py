@@ -9,23 +9,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
 from storage.artifacts import ArtifactStore
 from storage.recent import read_recent
-from storage.schema import ConfigError, Instrument, Market, PipelineError, Source, VersionRef
+from storage.schema import ConfigError, Instrument, Market, PipelineError, Source, StoreError, VersionRef
 from storage.settings import Settings
 from storage.snapshots import load_dataset
 from tasks.champion.manifest import read_manifest
 from tasks.champion.serving import load_served
-from tasks.exchange.connection import ExchangeConfig, Link, connect_stream
+from tasks.exchange.connection import ExchangeConfig, Link, connect, connect_stream
+from tasks.exchange.gateway import Gateway
 from tasks.live.journal import Decision, Journal, JournalReader
 from tasks.live.market_session import MarketSession
-from tasks.live.outcome import SessionResult, differing, market_numbers, session_numbers
-from tasks.live.replay import Predict, Replayed, replay
+from tasks.live.outcome import SessionResult, SessionReview, differing, market_numbers, session_numbers
+from tasks.live.replay import Replayed, replay
 from tasks.live.session import Chosen, RestFeed, Session, one_session, open_session
 from tasks.live.session_config import SessionConfig
+from tasks.live.told import Predict
 from tasks.live.versions import Chooser
 
 Mode = Literal["signal", "paper"]
@@ -69,16 +72,10 @@ class SessionPlan:
         return self.bars or (SANDBOX_BARS if self.exchange.exchange == "sandbox" else None)
 
     def named(self) -> SessionPlan:
-        """Return the same plan with a name.
-
-        Raises:
-            ConfigError: The name can't be one.
-        """
+        """Return the same plan with a name."""
         (market, *more) = self.markets
         rest = f"-and-{len(more)}-more" if more else ""
         name = self.name or f"{self.mode}-{market.slug}{rest}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        if not name.replace("-", "").replace("_", "").isalnum() or len(name) > _NAME:
-            raise ConfigError(f"a session's name must be up to {_NAME} letters, digits, - and _, was {name!r}")
         return SessionPlan(**(vars(self) | {"name": name}))
 
 
@@ -111,7 +108,7 @@ def run_session(
     plan = plan.named()
     source, store = plan.exchange.source, ArtifactStore(settings.artifact_url)
     chooser = Chooser(store=store, source=source, version=plan.version, shadows=plan.shadows)
-    path = settings.prepare_home() / "sessions" / f"{plan.name}.sqlite"
+    path = session_path(settings.prepare_home(), plan.name)
     with ExitStack() as stack:
         one_session(settings.home, source, plan.markets, stack)
         chosen = {market: chooser.begin(market) for market in plan.markets}
@@ -163,8 +160,10 @@ def _numbers(
     each = []
     for one in session.markets.values():
         slug, versions = one.market.slug, {account.version for account in one.accounts[1:]}
-        again = replayed(link, store, reader, one.market, predict)
-        shadows = {name: replayed(link, store, reader, one.market, predict, f"{slug}@{name}") for name in versions}
+        again = replayed(link.gateway, store, reader, one.market, predict)
+        shadows = {
+            name: replayed(link.gateway, store, reader, one.market, predict, f"{slug}@{name}") for name in versions
+        }
         for line in differing(again):
             on_note(line)
         each.append((one, market_numbers(one, reader, again, shadows)))
@@ -172,24 +171,72 @@ def _numbers(
 
 
 def replayed(
-    link: Link, store: ArtifactStore, reader: JournalReader, market: Market, predict: Predict, account: str = ""
+    gateway: Gateway | None,
+    store: ArtifactStore,
+    reader: JournalReader,
+    market: Market,
+    predict: Predict,
+    account: str = "",
 ) -> Replayed:
-    """Replay one account of a session, beside what the exchange says of the same bars today."""
-    account, source = account or market.slug, link.gateway.source
+    """Replay one account of a session, beside what the exchange says of the same bars today, where there is one."""
+    account, facts = account or market.slug, reader.facts()
     models = {
-        version: load_served(store, VersionRef(source=source, name=market.slug, version=version))
+        version: load_served(store, VersionRef(source=facts["source"], name=market.slug, version=version))
         for version in {decision.version for decision in reader.decisions(account)}
         if version
     }
     candles, _ = reader.candles(market.slug)
     reference = funding = None
     with suppress(PipelineError):  # what the exchange does not say any more is not compared
-        if len(candles):
+        if len(candles) and gateway is not None:
             first_ms, last_ms = int(candles.start_ms[0]), int(candles.start_ms[-1])
-            reference = RestFeed(gateway=link.gateway).closed_since(market, first_ms).candles
-            funding = link.gateway.funding(market.category, market.symbol, first_ms, last_ms)
-    instrument = Instrument(**reader.facts()["instruments"][market.slug])
+            reference = RestFeed(gateway=gateway).closed_since(market, first_ms).candles
+            funding = gateway.funding(market.category, market.symbol, first_ms, last_ms)
+    instrument = Instrument(**facts["instruments"][market.slug])
     return replay(reader, market, models, instrument, predict, account=account, reference=reference, funding=funding)
+
+
+def review_session(
+    settings: Settings, name: str, predict: Predict, on_note: Callable[[str], object] = lambda line: None
+) -> SessionReview:
+    """Replay every account of a session from its journal, beside the exchange where that can be asked.
+
+    Args:
+        settings: Home and artifacts.
+        name: Of the session.
+        predict: Predicts history.
+        on_note: Is told of the differences, one line each.
+
+    Raises:
+        StoreError: There is no such journal, or it is damaged.
+        ArtifactError: A version that decided is not there any more.
+    """
+    path, store = session_path(settings.home, name), ArtifactStore(settings.artifact_url)
+    if not path.exists():
+        raise StoreError(f"there is no session {name!r} in {path.parent}; a session prints its name when it ends")
+    with ExitStack() as stack:
+        reader = stack.enter_context(JournalReader.of(path))
+        source, found = str(reader.facts()["source"]), {}
+        for account in reader.accounts():
+            slug, _, _ = account.partition("@")
+            market, gateway = Market.of_slug(slug), None
+            if not source.startswith("sandbox:"):
+                gateway = stack.enter_context(connect(ExchangeConfig(exchange=source), market))  # type: ignore[arg-type]
+            found[account] = replayed(gateway, store, reader, market, predict, account)
+            for line in differing(found[account]):
+                on_note(line)
+    return SessionReview(name=name, source=source, accounts=found)
+
+
+def session_path(home: Path, name: str) -> Path:
+    """Return where the journal of a session lies.
+
+    Raises:
+        ConfigError: The name can't be one.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > _NAME:
+        raise ConfigError(f"a session's name must be up to {_NAME} letters, digits, - and _, was {name!r}")
+    return home / "sessions" / f"{name}.sqlite"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from datetime import UTC
 import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import HOURLY, MINUTELY, AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from storage.schema import DAY_MS, FloatArray, IntArray
@@ -126,6 +126,8 @@ def add_legend(axes: Axes, *, order: Sequence[int] | None = None, columns: int =
 def use_dates(axes: Axes, time_ms: IntArray, width: int) -> None:
     """Label the x axis with UTC dates, from the first time to the last."""
     locator = AutoDateLocator(tz=UTC, minticks=3, maxticks=9 if width > NARROW else 5)  # type: ignore[no-untyped-call]
+    for unit, step in ((MINUTELY, 60), (HOURLY, 24)):  # without them it finds no step for 5 ticks in, say, 2.5 hours
+        locator.intervald[unit] = [*locator.intervald[unit], step]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
     axes.xaxis.get_offset_text().set(fontsize=9.5, color=MUTED)

@@ -40,6 +40,7 @@ def report_data(
     importance: Sequence[Importance],
     beside: Sequence[Row],
     quality: StoredQuality,
+    paper: Sequence[Row] = (),
 ) -> ReportData:
     """Return everything that the report on one version shows.
 
@@ -54,6 +55,7 @@ def report_data(
         importance: What each input is worth.
         beside: This version and another, from `side_by_side`.
         quality: What the store knows of the candles.
+        paper: Sessions of the market on paper.
     """
     money, samples, baselines = evaluation.money, evaluation.samples, stored_forecasts(forecasts)
     return ReportData(
@@ -76,6 +78,7 @@ def report_data(
         data_quality=tuple(_quality(evaluation, quality)),
         folds=tuple(folds_table(samples.folds, samples.dataset.candles.start_ms)),
         training=evaluation.folds,
+        paper=tuple(paper),
     )
 
 

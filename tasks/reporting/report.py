@@ -77,6 +77,7 @@ _SECTIONS = {
     "track": "Month by month",
     "skill": "Skill of the predictions",
     "beside": "Beside the version before",
+    "paper": "On paper",
     "claims": "Claimed and measured",
     "speed": "Speed",
     "candles": "Candles",

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from storage.schema import Candles, ConfigError, FloatArray, IntArray, VersionRef, parse_source
+from storage.schema import Candles, ConfigError, FloatArray, IntArray, Source, VersionRef, parse_source
 from storage.written import Row, Style
-from tasks.champion.manifest import Manifest
+from tasks.champion.manifest import Manifest, Origin
 from tasks.execution.importance import Importance
 from tasks.execution.metrics import Metrics
 from tasks.execution.skill import Skill
@@ -29,6 +29,13 @@ _RIBBONS = {
     "replayed": ("REPLAY", "recorded candles, played back by the sandbox"),
     "synthetic": ("SYNTHETIC", "a made-up market: says nothing about a real one"),
 }
+
+
+def source_label(source: Source, origin: Origin) -> str:
+    """Return a source as every title names it."""
+    if origin == "exchange":
+        return _SOURCE_LABELS[source]
+    return f"{'replayed candles' if origin == 'replayed' else 'synthetic market'}, {source}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +148,7 @@ class ReportData:
         data_quality: What was found in the candles.
         folds: The table of dates.
         training: What each fold's training left behind.
+        paper: The newest sessions of the market on paper, beside the backtest's of the same candles; none, no section.
     """
 
     ref: VersionRef
@@ -162,6 +170,7 @@ class ReportData:
     data_quality: tuple[Row, ...]
     folds: tuple[Row, ...]
     training: tuple[FoldResult, ...]
+    paper: tuple[Row, ...] = ()
 
     def __post_init__(self) -> None:
         source, origin = parse_source(self.ref.source), self.manifest.origin
@@ -171,10 +180,7 @@ class ReportData:
     @property
     def source_label(self) -> str:
         """The source as every title names it: nobody takes a replay or a synthetic market for an exchange."""
-        source, origin = self.ref.source, self.manifest.origin
-        if origin == "exchange":
-            return _SOURCE_LABELS[source]
-        return f"{'replayed candles' if origin == 'replayed' else 'synthetic market'}, {source}"
+        return source_label(self.ref.source, self.manifest.origin)
 
     @property
     def ribbon(self) -> tuple[str, str]:

@@ -35,6 +35,7 @@ KINDS = {
     "skill": "the champion foresees less than class shares do",
     "calibration": "the champion's confidence is off",
     "clock": "this machine's clock is behind",
+    "paper": "a session on paper differs from the backtest",
     "recovered": "something is well again",
 }
 """What tasks raise, and what it means."""

@@ -27,6 +27,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Pending, Running
 
 from flows.entry import operation
+from tasks.live.journal import JournalReader
 from tasks.runs.stale_runs import ZOMBIE_S, _beats, crash_stale_runs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
@@ -200,7 +201,7 @@ def test_every_deployment_of_one_world_is_there_and_the_other_worlds_are_not(sys
     names = sorted(deployment["entrypoint"].split(".")[1] + "/" + deployment["name"] for deployment in found)
     assert names == [
         "evaluate/measure-again", "ingest/new-candles-sandbox", "monitor/hourly-health-check",
-        MAIN_JOB, "retrain/retrain-sandbox", "rollback/roll-back-sandbox",
+        MAIN_JOB, "retrain/retrain-sandbox", "rollback/roll-back-sandbox", "trade/paper-trade-sandbox",
     ]  # fmt: skip
     assert all(deployment["description"] for deployment in found)
 
@@ -365,6 +366,25 @@ def browser_page(system: System) -> Iterator[tuple[Any, list[str], set[str]]]:
         page.on("pageerror", lambda error: errors.append(str(error)))
         yield page, errors, hosts
         browser.close()
+
+
+def test_session_that_is_cancelled_ends_as_its_rules_say_and_its_page_tells(system, verdict):
+    given = {name: SMALL[name] for name in ("market", "exchange")} | {"version": "newest", "session": "cancelled"}
+    run = system.run("trade/paper-trade-sandbox", **given, steps=100_000, rules={"at_end": "flat"})
+    asked = {"artifacts": {"flow_run_id": {"any_": [run]}, "type": {"any_": ["markdown"]}}}
+    (first,) = wait_for(lambda: system.api("/artifacts/filter", asked))
+    assert ": RUNNING\n" in first["data"]
+    system.api(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    assert system.ended(run)["state_type"] == "CANCELLED"
+    (page,) = system.api("/artifacts/filter", asked)
+    assert page["id"] == first["id"]
+    assert ": ENDED\n" in page["data"]
+    assert "> **it was stopped**" in page["data"]
+    assert "| position | flat |" in page["data"]
+    with JournalReader.of(system.home / "sessions" / "cancelled.sqlite") as reader:
+        (slug,) = reader.markets()
+        assert reader.opens(slug, last=1)[0].opened.ledger.weight == 0
+        assert reader.facts()["summary"]["unexplained"] == 0
 
 
 def test_failed_run_is_told_to_the_webhook_with_its_reason(system):

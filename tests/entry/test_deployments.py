@@ -62,6 +62,9 @@ def test_deployment_names_a_flow_and_parameters_that_it_takes(deployment):
     needed = dict.fromkeys(flow.parameters.required, "")  # asked of whoever starts the run
     validated = flow.validate_parameters(needed | deployment.get("parameters", {}))
     for key, given in deployment.get("parameters", {}).items():
+        if not isinstance(given, dict):
+            assert validated[key] == given
+            continue
         for field, value in given.items():
             taken = getattr(validated[key], field)
             if isinstance(value, dict):

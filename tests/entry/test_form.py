@@ -14,6 +14,7 @@ from flows.monitor import monitor
 from flows.pipeline import pipeline
 from flows.retrain import retrain
 from flows.rollback import rollback
+from flows.trade import trade
 from storage.schema import ConfigError, Market
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.health import MonitorConfig
@@ -22,6 +23,7 @@ from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.decision import DecisionConfig
 from tasks.ingestion.quality import QualityConfig
+from tasks.live.session_config import SessionConfig
 from tasks.market.labels import LabelConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
@@ -32,13 +34,15 @@ from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
 
 BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
-FLOWS = (ingest, retrain, pipeline, monitor, evaluate, rollback)
-DEFINITIONS = {name: body for flow in (pipeline, monitor) for name, body in parameter_schema(flow).definitions.items()}
+FLOWS = (ingest, retrain, pipeline, monitor, evaluate, rollback, trade)
+DEFINITIONS = {
+    name: body for flow in (pipeline, monitor, trade) for name, body in parameter_schema(flow).definitions.items()
+}
 CONFIGS = {
     config.__name__: config
     for config in (
         BacktestConfig, BaselineConfig, Costs, DSCConfig, DecisionConfig, ExchangeConfig, ExpiryRule, FitConfig,
-        FoldConfig, LabelConfig, Market, MonitorConfig, PromotionRule, SyntheticMarket,
+        FoldConfig, LabelConfig, Market, MonitorConfig, PromotionRule, SessionConfig, SyntheticMarket,
     )
 }  # fmt: skip
 
@@ -67,7 +71,7 @@ def test_form_shows_few_fields_until_a_part_is_opened(flow):
         inside = [schema.definitions[field["$ref"].rpartition("/")[2]] for field in fields.values() if "$ref" in field]
         return len(fields) + sum(shown(one["properties"]) for one in inside)
 
-    assert shown(schema.properties) <= 17
+    assert shown(schema.properties) <= 18
     for config in schema.definitions.values():
         assert [name for name, field in config["properties"].items() if "$ref" in field] == []
 

@@ -3,21 +3,32 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import Artifact
 from prefect.settings import get_current_settings
 
+from flows.evaluate import evaluate
+from flows.monitor import monitor
 from flows.trade import trade
 from storage.artifacts import ArtifactStore
-from storage.schema import ArtifactError, ConfigError, StoreBusyError, VersionRef
+from storage.candles import CandleStore
+from storage.schema import ArtifactError, ConfigError, StoreBusyError, StoreError, VersionRef, Window
 from storage.settings import Settings
+from tasks.champion.health import MonitorConfig
 from tasks.live.journal import JournalReader
 from tasks.live.session import one_session
 from tasks.live.versions import Chooser
+from tasks.market.synthetic import generate
+from tasks.runs import live_page
+from tasks.runs.page import page_key
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 BARS = 60
@@ -141,6 +152,85 @@ def test_second_session_is_refused_and_names_the_first(version, home):
         one_session(home, EXCHANGE.source, (MARKET,), stack)
         with pytest.raises(StoreBusyError, match="a session of"):
             hold(version)
+
+
+def test_page_of_a_session_stays_one_artifact_and_says_in_the_end_what_it_came_to(version, home, monkeypatch):
+    key = page_key("session", EXCHANGE.source, MARKET)
+
+    def shown() -> list[Artifact]:
+        with get_client(sync_client=True) as client:
+            return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+
+    before = {one.id for one in shown()}  # of other sessions
+    seen: list[str] = []
+    put = live_page._put
+    monkeypatch.setattr(live_page, "_BEAT_S", 0.05)
+    monkeypatch.setattr(live_page, "EVERY_S", 0.1)
+    monkeypatch.setattr(
+        live_page, "_put", lambda client, page, *rest: seen.append(page.markdown) or put(client, page, *rest)
+    )
+    result = hold(version, bar_every_s=0.02)
+    (page,) = [one for one in shown() if one.id not in before]
+    assert len(seen) >= 2
+    assert ": RUNNING\n" in seen[0]
+    assert seen[-1] == page.data
+    assert page.data.startswith(f"# {MARKET}, paper: ENDED\n")
+    assert "> **its bars are done**" in page.data
+    assert result.text() in page.data
+    assert f"| version | {version.version} |" in page.data
+
+
+@pytest.mark.promise(16)
+def test_session_is_reviewed_from_its_journal_alone(version, home, capsys):
+    held = hold(version, session="reviewed")
+    found = evaluate(session="reviewed")
+    assert (found.unexplained, list(found.accounts)) == (0, [MARKET.slug])
+    parts = found.accounts[MARKET.slug].comparison.parts
+    assert parts == pytest.approx(held.numbers["difference_bp"])
+    told = capsys.readouterr().out
+    rows = {line.split("  ")[1].strip(): line.split()[-1] for line in told.splitlines() if line.startswith("  ")}
+    assert float(rows["- rounding"]) == pytest.approx(parts["rounding"], abs=0.051)
+    assert f"{BARS} of {BARS}" in told
+    with sqlite3.connect(home / "sessions" / "reviewed.sqlite") as db:
+        db.execute("UPDATE opens SET cash = cash + 1000.0 WHERE start_ms = (SELECT max(start_ms) FROM opens)")
+    db.close()
+    planted = evaluate(session="reviewed")
+    assert planted.unexplained >= 1
+    assert planted.accounts[MARKET.slug].comparison.parts["unexplained"] == pytest.approx(100.0)  # of 100,000 USDT
+
+
+def test_monitor_says_what_the_newest_session_came_to_and_raises_what_nobody_can_explain(version, home, capsys):
+    store, candles = CandleStore(Settings.from_environment().database), generate(EXCHANGE.synthetic)
+    span = Window(first_ms=int(candles.start_ms[0]), last_ms=int(candles.start_ms[-1]))
+    store.commit_window(EXCHANGE.source, MARKET, span, candles, (), span.last_ms + 2 * MARKET.interval_ms)
+    limits = MonitorConfig(drift_bars=0, skill_labels=0)
+    (before,) = monitor(limits=limits)
+    assert (before.paper, " paper=" in capsys.readouterr().out) == ("", False)
+    hold(version, session="watched")
+    (found,) = monitor(limits=limits)
+    assert found.paper.startswith(f"watched: version {version.version}, bars {BARS}, fills ")
+    assert f"equal decisions {BARS} of {BARS}, unexplained 0" in capsys.readouterr().out
+    assert found.complaints == ()
+
+    with sqlite3.connect(home / "sessions" / "watched.sqlite") as db:
+        db.execute("UPDATE facts SET value = replace(value, '\"unexplained\": 0', '\"unexplained\": 2')")
+    db.close()
+    (planted,) = monitor(limits=limits)
+    assert set(planted.breaches) == {"paper"}
+
+
+@pytest.mark.parametrize(
+    ("named", "error", "said"),
+    [
+        ({}, ConfigError, "either a version or a session must be named"),
+        ({"version": "a", "session": "b"}, ConfigError, "either a version or a session must be named"),
+        ({"session": "never-held"}, StoreError, "there is no session 'never-held'"),
+        ({"session": "../../etc/passwd"}, ConfigError, "a session's name must be"),
+    ],
+)
+def test_what_can_t_be_reviewed_is_said(home, prefect_api, named, error, said):
+    with pytest.raises(error, match=said):
+        evaluate(**named)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -14,6 +14,7 @@ from tasks.execution.skill import Skill
 from tasks.execution.slices import Slice
 from tasks.execution.track_record import Deflation, TrackRecord
 from tasks.execution.trades import Trades
+from tasks.live.paper_record import PaperRecord
 from tasks.network.architecture import preset
 from tasks.network.fit import Progress
 from tasks.network.latency import RUNTIMES, LatencyRow, Runtime, twins
@@ -297,6 +298,22 @@ def example(bars: int = 24_000) -> ReportData:
         beside=(
             {"": "net return", "this version": "−2.11 %", "champion, 20260101T100000Z-00c0ffee": "+1.20 %"},
             {"": "network.members", "this version": 3, "champion, 20260101T100000Z-00c0ffee": 1},
+        ),
+        paper=tuple(
+            PaperRecord(
+                session=f"btc-{day}",
+                source=Source("sandbox:0123abcd"),
+                market=Market(),
+                version="20260101T100000Z-00c0ffee",
+                bars=2_000,
+                fills=251,
+                net_return=0.0132,
+                sharpe_ratio=None,
+                backtest_return=backtest,
+                equal_decisions=equal,
+                unexplained=unexplained,
+            ).row()
+            for day, backtest, equal, unexplained in (("tuesday", None, None, None), ("monday", 0.0141, 1_998, 0))
         ),
         class_mix={
             "train, fold 4": (15_210, 15_822, 15_020),

@@ -200,7 +200,7 @@ def test_every_title_names_the_source(origin: str, source: str, label: str, ribb
     assert f"<strong>{ribbon}</strong>" in markup.partition("<h1>")[0]
     assert label in markup.partition("<header>")[2].partition("</header>")[0]
     headings = re.findall(r"<h2>(.*?)</h2>", markup)[1:]  # behind the verdict's
-    assert len(headings) == 12
+    assert len(headings) == 13
     if origin != "exchange":
         assert all(label in heading for heading in headings)
     drawn = pictures(markup)
@@ -285,6 +285,7 @@ def test_hostile_text_stays_text() -> None:
         folds=({"fold": HOSTILE, "part": HOSTILE, "first": HOSTILE, "last": HOSTILE},),
         fold_scores=({HOSTILE: HOSTILE},),
         beside=({HOSTILE: HOSTILE},),
+        paper=({HOSTILE: HOSTILE},),
         importance=(Importance(name=HOSTILE, loss=0.1, spread=0.1),),
         equity=replace(data.equity, baselines={HOSTILE: data.equity.model}),
     )
@@ -352,9 +353,9 @@ def test_undefined_values_are_named_and_nothing_is_infinite() -> None:
 
 
 def test_what_is_not_there_is_left_out() -> None:
-    markup = render_report(replace(example(500), beside=(), importance=()))
+    markup = render_report(replace(example(500), beside=(), importance=(), paper=()))
     sections = re.findall(r'<section[^>]* id="(\w+)"', markup)
-    assert "beside" not in sections
+    assert {"beside", "paper"}.isdisjoint(sections)
     assert "What it looks at" not in _Page(markup).visible
     assert {"verdict", "skill", "glossary"} < set(sections)
 
@@ -453,6 +454,15 @@ def test_table_of_baselines_shows_who_was_better_and_a_dash_where_a_number_does_
     assert "logistic regression 1.08910 nat −0.00060 nat 0.040 37.2 % −1.04 % −0.20 398" in seen
     assert "flat – – – – +0.00 % undefined 0" in seen
     assert "Of 1,000 random timings of the model's own positions, with its exposure and turnover, 81.2% ended" in seen
+
+
+def test_sessions_on_paper_stand_beside_the_backtest_of_their_candles(page: str) -> None:
+    seen = _Page(page).visible
+    assert "On paper" in seen
+    newer, older = seen.index("btc-tuesday"), seen.index("btc-monday")
+    assert "it has not ended" in seen[newer:older]
+    assert "+1.32 %" in seen[older : older + 200]
+    assert "1,998 of 2,000" in seen[older : older + 200]
 
 
 def test_claims_stand_beside_what_was_measured(page: str) -> None:

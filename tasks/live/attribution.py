@@ -1,0 +1,154 @@
+"""An account beside a backtest of the same candles, and what each cause made of the difference.
+
+The bars are traded again and again, each time with one more cause let in: first as a backtest trades them, last as the
+session did. What a cause makes of the equity is the step that it adds, the trades that come out otherwise later on
+included, so the parts add up to the whole difference. Where two causes meet in one trade, the later one of the list has
+what they make of it together. What is left when all are in is `unexplained`, and 0 where the journal is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.execution.decision import decide
+from tasks.execution.paper import Ledger, Quote
+from tasks.live.account import RULES, nothing_new
+from tasks.live.journal import BarOpen, Decision
+from tasks.live.told import Batch, Told
+
+CAUSES = (
+    "rounding",  # to the exchange's steps, ticks and minima
+    "revised",  # candles that the exchange shows otherwise today
+    "gap",  # a backtest closes at the first open behind one; a session holds until features are missing
+    "funding",  # rates of the stream in place of the history's
+    "late",
+    "deadline",
+    "missed bars",
+    "clock",
+    "stale",
+    "restart",
+    "stop",
+    "price",  # what the first price and the book were, in place of the candle's open
+)
+"""In the order in which they are let in."""
+
+UNEXPLAINED = "unexplained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An account beside a backtest of the same candles; both are marked at the last close, nothing is sold for it.
+
+    Attributes:
+        bars: Decisions.
+        capital: USDT at the start, of both.
+        paper: What the account is worth, USDT.
+        backtest: What the backtest's is worth.
+        parts: Cause -> what it made of the difference, basis points of the capital; they add up to all of it.
+    """
+
+    bars: int
+    capital: float
+    paper: float
+    backtest: float
+    parts: Mapping[str, float]
+
+    @property
+    def difference_bp(self) -> float:
+        """The account's equity less the backtest's, basis points of the capital."""
+        return 1e4 * (self.paper - self.backtest) / self.capital
+
+
+def attribute(told: Told, batch: Batch, reference: Batch | None = None) -> Comparison:
+    """Trade an account's bars as a backtest does, then with one cause after another.
+
+    Args:
+        told: What the journal says.
+        batch: Of its candles.
+        reference: Of the same bars as the exchange shows them today; None where they are the same.
+    """
+    there = _there(told, reference is not None)
+    backtest = before = _traded(told, reference or batch, ())
+    parts: dict[str, float] = {}
+    for number, cause in enumerate(CAUSES, 1):
+        if cause not in there:
+            continue
+        let_in = CAUSES[:number]
+        after = _traded(told, batch if reference is None or "revised" in let_in else reference, let_in)
+        parts[cause], before = 1e4 * (after - before) / told.capital, after
+    ledger = told.opens[-1].opened.ledger if told.opens else Ledger(told.capital)
+    paper = ledger.equity(_last_close(told, batch))
+    parts[UNEXPLAINED] = 1e4 * (paper - before) / told.capital
+    return Comparison(bars=len(told.decisions), capital=told.capital, paper=paper, backtest=backtest, parts=parts)
+
+
+def _there(told: Told, is_revised: bool) -> set[str]:
+    """Return the causes that this journal has anything of."""
+    found = {"rounding", "price"} | {told.cause(one) for one in told.decisions} | {bar.cause for bar in told.opens}
+    starts = np.array([one.start_ms for one in told.decisions])
+    if (np.diff(starts) > told.market.interval_ms).any():
+        found.add("gap")
+    if any(bar.rate != told.rates.get(bar.start_ms, 0.0) for bar in told.opens):
+        found.add("funding")
+    return found | ({"revised"} if is_revised else set())
+
+
+def _traded(told: Told, batch: Batch, causes: Collection[str]) -> float:
+    """Return what an account is worth at the last close that trades by the core, but where one of `causes` holds."""
+    ledger, wanted, before = Ledger(told.capital), 0, None
+    paid_by = batch.rules if "rounding" in causes else batch.unstepped
+    told_weight = 0  # what the journal's own account held
+    for step in told.steps():
+        if isinstance(step, Decision):
+            wanted, before = _decided(told, batch, step, ledger, causes), step
+            continue
+        rules = paid_by[before.start_ms] if before is not None else np.zeros(RULES)
+        ledger = _opened(told, batch, step, ledger, wanted, before, bool(told_weight), causes, rules)
+        told_weight = step.opened.ledger.weight
+    return ledger.equity(_last_close(told, batch))
+
+
+def _decided(told: Told, batch: Batch, one: Decision, ledger: Ledger, causes: Collection[str]) -> int:
+    """Return what is wanted after a close, from the position that this account has."""
+    target, row = 0, batch.row[one.start_ms]
+    if one.version:
+        p_sell, p_hold, p_buy = batch.probabilities[one.version][row].tolist()
+        vol, params = float(batch.vol[row]), batch.params[one.version]
+        target = decide(p_sell, p_hold, p_buy, vol, ledger.weight, ledger.bars_held, params)
+    if (cause := told.cause(one)) not in causes:
+        return target
+    return nothing_new(ledger.weight, target) if cause == "clock" else ledger.weight
+
+
+def _opened(
+    told: Told,
+    batch: Batch,
+    bar: BarOpen,
+    ledger: Ledger,
+    wanted: int,
+    before: Decision | None,
+    was_held: bool,
+    causes: Collection[str],
+    rules: np.ndarray,
+) -> Ledger:
+    """Return the account after an open; amid a bar nothing opens but the end of a session that ends flat."""
+    if told.market.floor(bar.start_ms) != bar.start_ms:
+        return told.broker(ledger, 0, bar.quote, 0.0, rules).ledger if "stop" in causes else ledger
+    row = batch.row.get(bar.start_ms)  # None where the bar has not closed: its first price is all that is known
+    first = Quote(float(batch.candles.open[row])) if row is not None else Quote(bar.quote.first)
+    quote = bar.quote if "price" in causes else first
+    rate = told.rates.get(bar.start_ms, 0.0) if row is not None else bar.rate
+    if "funding" in causes and was_held:
+        rate = bar.rate
+    if bar.cause and bar.cause in causes:
+        wanted = ledger.weight
+    elif "gap" not in causes and before is not None and bar.start_ms > before.start_ms + told.market.interval_ms:
+        wanted = 0
+    return told.broker(ledger, wanted, quote, rate, rules).ledger
+
+
+def _last_close(told: Told, batch: Batch) -> float:
+    return float(batch.candles.close[batch.row[told.decisions[-1].start_ms]])

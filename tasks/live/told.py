@@ -1,0 +1,155 @@
+"""What a journal says of one account, and what a batch makes of the same candles: what any replay begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.schema import MINUTE_MS, Candles, FloatArray, Instrument, IntArray, Market
+from tasks.champion.serving import ServedModel
+from tasks.execution.accounting import Steps, account_rules, funding_by_bar
+from tasks.live.account import BROKERS, RULES, Broker
+from tasks.live.journal import BarOpen, Decision, JournalReader
+from tasks.live.session_config import session_rules
+from tasks.market.features import build_features
+
+Predict = Callable[[ServedModel, FloatArray, IntArray], FloatArray]
+"""A version, (T, F) features and (T,) segments to (T, 3) probabilities: the way that history is predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the journal says of an account.
+
+    Attributes:
+        market: Where it trades.
+        candles: Every candle that was stepped, those of the warm-up included.
+        origins: Open time of each -> warm-up, stream or rest.
+        decisions: Those whose candle is there.
+        opens: What it did at each open.
+        notes: Time and kind of each note of the market.
+        broker: Who traded.
+        rates: Open time -> sum of the funding rates due.
+        capital: USDT at the start.
+        deadline_ms: What is later than that is too late.
+        instrument: The exchange's rules.
+    """
+
+    market: Market
+    candles: Candles
+    origins: Mapping[int, str]
+    decisions: list[Decision]
+    opens: list[BarOpen]
+    notes: list[tuple[int, str]]
+    broker: Broker
+    rates: Mapping[int, float]
+    capital: float
+    deadline_ms: float
+    instrument: Instrument
+
+    @classmethod
+    def of(
+        cls,
+        reader: JournalReader,
+        market: Market,
+        account: str,
+        instrument: Instrument,
+        funding: list[tuple[int, float]] | None,
+    ) -> Told:
+        """Read it.
+
+        Args:
+            reader: The journal.
+            market: Which market.
+            account: Which account.
+            instrument: The exchange's rules.
+            funding: Stamps and rates as the exchange shows them today; None: as the journal has them.
+        """
+        facts, (candles, origins) = reader.facts(), reader.candles(market.slug)
+        known, opens = dict(zip(candles.start_ms.tolist(), origins, strict=True)), reader.opens(account)
+        return cls(
+            market=market,
+            candles=candles,
+            origins=known,
+            decisions=[one for one in reader.decisions(account) if one.start_ms in known],
+            opens=opens,
+            notes=[(at_ms, kind) for at_ms, slug, kind, _ in reader.notes() if slug == market.slug],
+            broker=BROKERS[facts["mode"]],
+            rates=_rates(candles, market, opens, funding),
+            capital=float(facts["capital"][account]),
+            deadline_ms=float(facts["deadline_ms"][market.slug]),
+            instrument=instrument,
+        )
+
+    def steps(self) -> Iterator[BarOpen | Decision]:
+        """Yield opens and decisions in the order in which they came about: a bar's open, then what its close led to."""
+        opens = self.opens[::-1]
+        for one in self.decisions:
+            while opens and opens[-1].start_ms < one.start_ms + self.market.interval_ms:
+                yield opens.pop()
+            yield one
+        yield from reversed(opens)
+
+    def cause(self, one: Decision) -> str:
+        """Return why a decision was not traded: late is a deadline that the feed alone has missed."""
+        return "late" if one.cause == "deadline" and one.feed_ms > self.deadline_ms else one.cause
+
+
+def _rates(
+    candles: Candles, market: Market, opens: list[BarOpen], funding: list[tuple[int, float]] | None
+) -> dict[int, float]:
+    """Return the funding rate due at each open."""
+    if funding is None:
+        return {bar.start_ms: bar.rate for bar in opens}
+    stamps = np.array([stamp for stamp, _ in funding], np.int64)
+    values = np.array([rate for _, rate in funding], np.float64)
+    if not len(candles):
+        return {}
+    by_bar = funding_by_bar(stamps // MINUTE_MS * MINUTE_MS, values, candles.start_ms, market.interval_ms)
+    return dict(zip(candles.start_ms.tolist(), by_bar.tolist(), strict=True))
+
+
+class Batch:
+    """Features and probabilities of all candles at once, and what is decided and traded by.
+
+    Args:
+        told: Whose decisions and candles they are.
+        models: Every version that decided, by name.
+        predict: Predicts history.
+        candles: What to predict in place of the journal's candles, bar for bar.
+
+    Attributes:
+        candles: What was predicted.
+        values: (T, F) features.
+        vol: (T,) volatility per bar.
+        row: Open time of a bar -> where it lies among them.
+        models: By name.
+        probabilities: Version -> (T, 3).
+        params: Version -> (9,) for `decide`.
+        rules: Open time of a decided bar -> (8,) what its account trades by.
+        unstepped: The same without the exchange's steps, as a backtest trades.
+    """
+
+    def __init__(
+        self, told: Told, models: Mapping[str, ServedModel], predict: Predict, candles: Candles | None = None
+    ) -> None:
+        self.candles = told.candles if candles is None else candles
+        built = build_features(self.candles.matrix(), told.market.interval_ms)
+        self.values, self.vol = built.values, built.vol
+        self.row = {int(ms): row for row, ms in enumerate(self.candles.start_ms)}
+        self.models = {one.version: models[one.version] for one in told.decisions if one.version}
+        self.probabilities = {name: predict(model, built.values, built.segment) for name, model in self.models.items()}
+        self.params = {name: model.params for name, model in self.models.items()}
+        # Where there is no version, what is held is closed by the rules of the one before; at first nothing is held.
+        self.rules: dict[int, FloatArray] = {}
+        self.unstepped: dict[int, FloatArray] = {}
+        rules = unstepped = np.zeros(RULES)
+        for one in told.decisions:
+            if one.version:
+                recipe = self.models[one.version].recipe
+                account = recipe.backtest
+                rules = session_rules(recipe, told.instrument)
+                unstepped = account_rules(account.position_fraction, account.fixed_coins, recipe.costs, Steps())
+            self.rules[one.start_ms], self.unstepped[one.start_ms] = rules, unstepped

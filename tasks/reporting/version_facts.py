@@ -1,0 +1,60 @@
+"""What is known of a version that a session is held with: what its backtest promised, what it was trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.artifacts import ArtifactStore
+from storage.schema import FloatArray, PipelineError, VersionRef
+from storage.snapshots import load_dataset
+from storage.tables import read_columns
+from tasks.champion.manifest import Manifest, read_manifest
+from tasks.execution.metrics import daily_returns, max_drawdown
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VersionFacts:
+    """A version, beside what a session's journal says of it.
+
+    Attributes:
+        ref: Its name.
+        manifest: What it says of itself.
+        daily: (D,) net return of each day that was unseen when it was made.
+        max_drawdown: Of its equity on them.
+        prior: (3,) share of each class in its last training.
+        trained_on: (T, F) features of its training bars; None where the dataset is not on this machine.
+    """
+
+    ref: VersionRef
+    manifest: Manifest
+    daily: FloatArray
+    max_drawdown: float
+    prior: FloatArray
+    trained_on: FloatArray | None
+
+    @classmethod
+    def load(cls, store: ArtifactStore, datasets: str, ref: VersionRef) -> VersionFacts:
+        """Read them.
+
+        Raises:
+            ArtifactError: The version is unknown or damaged.
+        """
+        manifest = read_manifest(store, ref)
+        equity = read_columns(store.read(ref, "equity.parquet"))
+        worth, start_ms = equity["model"], equity["time_ms"][1:] - manifest.market.interval_ms
+        try:
+            trained = load_dataset(datasets, manifest.dataset)
+            seen = trained.features[trained.candles.start_ms <= manifest.trained_until_ms]
+        except PipelineError:
+            seen = None
+        return cls(
+            ref=ref,
+            manifest=manifest,
+            daily=daily_returns(worth, start_ms),
+            max_drawdown=max_drawdown(worth),
+            prior=np.array(json.loads(store.read(ref, "folds.json"))[-1]["prior"]),
+            trained_on=seen,
+        )
