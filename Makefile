@@ -13,7 +13,7 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run ui alerts clients soak test verify lint bench bench-quick clean
+.PHONY: run ui alerts paper clients soak test verify lint bench bench-quick clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
