@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -38,13 +40,12 @@ def hold_session(plan: SessionPlan) -> SessionResult:
         StoreError: The session's journal can't be written, or is of another session.
     """
     settings = Settings.from_environment()
-
     stepped = traded = 0
 
     def tell(session: MarketSession, decision: Decision) -> None:
         nonlocal stepped, traded
         if plan.mode == "signal":
-            print(json.dumps(signal_line(session, decision)), flush=True)
+            _print_line(json.dumps(signal_line(session, decision)))
         stepped, traded = session.counts.stepped, session.own.traded
 
     def tell_progress() -> None:  # which asks a server, and so never by the session's own thread
@@ -120,6 +121,14 @@ class _Pages:
         if ref not in self._known:
             self._known[ref] = VersionFacts.load(self._store, self._datasets, ref)
         return self._known[ref]
+
+
+def _print_line(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:  # nobody reads any more: the session ends as when it is stopped
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        signal.raise_signal(signal.SIGTERM)
 
 
 def lacks_a_version(exchange: ExchangeConfig, market: Market) -> bool:

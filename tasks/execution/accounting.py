@@ -97,8 +97,12 @@ class Steps:
         )
 
 
+RULES = 9
+"""Numbers that `account_rules` gives."""
+
+
 def account_rules(fraction: float, coins: float | None, costs: Costs, steps: Steps = Steps()) -> FloatArray:
-    """Return (8,) what `trade_open` trades by: size, costs, steps.
+    """Return (RULES,) what `trade_open` trades by: size, costs, steps, and whether funding is paid.
 
     Args:
         fraction: Share of equity that a position opens with.
@@ -107,7 +111,7 @@ def account_rules(fraction: float, coins: float | None, costs: Costs, steps: Ste
         steps: What the exchange trades in.
     """
     sized = (steps.quantity, steps.tick, steps.least_quantity, steps.least_notional)
-    return np.array([fraction, coins or 0.0, costs.commission, costs.slippage, *sized])
+    return np.array([fraction, coins or 0.0, costs.commission, costs.slippage, *sized, float(costs.funding)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -268,7 +272,7 @@ def size_of(wanted: int, value: float, price: float, rules: FloatArray) -> float
         wanted: -1, 0 or 1.
         value: Equity, USDT.
         price: USDT.
-        rules: (8,) from `account_rules`.
+        rules: (RULES,) from `account_rules`.
     """
     coins: float = wanted * rules[1] if rules[1] > 0.0 else wanted * rules[0] * value / price
     if rules[4] > 0.0:
@@ -301,14 +305,14 @@ def trade_open(
         wanted: Weight decided at the close before: -1, 0 or 1. An account worth nothing is closed instead.
         price: The bar's open, USDT.
         funding_rate: Rate due at this open, 0 for none.
-        rules: (8,) from `account_rules`.
+        rules: (RULES,) from `account_rules`.
         bid: As in `price_of`.
         ask: As in `price_of`.
 
     Returns:
         Cash and quantity after the open; traded notional, fee, slippage and funding paid: all but the quantity in USDT.
     """
-    paid = quantity * price * funding_rate
+    paid = quantity * price * funding_rate * rules[8]
     cash -= paid
     value = cash + quantity * price
     if value <= 0.0:
@@ -347,7 +351,7 @@ def run_account(
         funding_rate: (T,) or (0,) for none.
         capital: USDT at the start.
         delay: Bars between decision and fill beyond the next open.
-        rules: (8,) from `account_rules`.
+        rules: (RULES,) from `account_rules`.
         equity: (T + 1,) out: at the start, then at each close, USDT.
         books: (5, T) out, zeros on entry: quantity held to the close; traded notional, fee, slippage, funding.
 

@@ -185,7 +185,7 @@ def _run(
     if strange.any():
         bar = int(np.argmax(strange))
         raise ValueError(f"target must be -1, 0 or 1, was {target[bar].item()!r} in bar {bar}")
-    rates = bars.funding_rate if costs.funding and bars.funding_rate is not None else np.empty(0)
+    rates = np.empty(0) if bars.funding_rate is None else bars.funding_rate
     rules = account_rules(config.position_fraction, config.fixed_coins, costs, steps)
     equity = np.empty(len(bars) + 1)
     books = np.zeros((5, len(bars)))

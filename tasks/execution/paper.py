@@ -92,7 +92,7 @@ def open_bar(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rul
         wanted: -1, 0 or 1; the weight that is held trades nothing.
         quote: What an order meets.
         funding_rate: Sum of the rates due since the open before, 0 for none.
-        rules: (8,) from `accounting.account_rules`.
+        rules: (RULES,) from `accounting.account_rules`.
     """
     cash, coins, traded, fee, slipped, paid = trade_open(
         ledger.cash, ledger.quantity, ledger.weight, wanted, quote.first, funding_rate, rules, quote.bid, quote.ask

@@ -13,14 +13,12 @@ import numpy as np
 from storage.schema import Candles, FloatArray, Instrument
 from tasks.champion.serving import ServedModel
 from tasks.exchange.stream_events import BookTop
+from tasks.execution.accounting import RULES
 from tasks.execution.decision import expected_return
 from tasks.execution.paper import Ledger, Opened, Quote, open_bar
 from tasks.live.journal import BarOpen, Decision
 from tasks.live.session_config import ExchangeTime, elapsed_ms, session_rules
 from tasks.strategy.live_tick import LiveTick, Tick
-
-RULES = 8
-"""Numbers that `accounting.account_rules` gives."""
 
 _NOTHING = np.empty(0)
 
@@ -87,7 +85,7 @@ class Account:
         model: What decides; None holds no position.
         why_none: Why there is no model.
         version: Name of the model; empty for none.
-        rules: (8,) what it trades by: those of the last model that there was; nothing is held before there was one.
+        rules: (RULES,) what it trades by: those of the last model that there was; nothing is held before there was one.
         opened_ms: The last bar whose open is booked; -1 for none.
         pending: The last decision, which the next open follows.
         unfilled: The cause where a decision finds no open.

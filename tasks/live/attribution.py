@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.execution.accounting import RULES
 from tasks.execution.decision import decide
 from tasks.execution.paper import Ledger, Quote
-from tasks.live.account import RULES, nothing_new
+from tasks.live.account import nothing_new
 from tasks.live.journal import BarOpen, Decision
 from tasks.live.told import Batch, Told
 

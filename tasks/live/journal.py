@@ -27,7 +27,7 @@ import numpy as np
 from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, IntArray, Market, StoreError
 from tasks.execution.paper import Fill, Ledger, Opened, Quote
 
-FORMAT = 1
+FORMAT = 2
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -180,7 +180,7 @@ class Journal:
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", ("summary", json.dumps(numbers)))
 
     def takeover(self, market: str, start_ms: int, version: str, rules: FloatArray) -> None:
-        """Note which version decides from the bar `start_ms` on, and the (8,) rules that its account trades by."""
+        """Note which version decides from the bar `start_ms` on, and the rules that its account trades by."""
         with self._committed():
             row = (market, start_ms, version, json.dumps(rules.tolist()))
             self._db.execute("INSERT OR REPLACE INTO takeovers VALUES (?, ?, ?, ?)", row)
@@ -287,7 +287,7 @@ class JournalReader:
         return [slug for (slug,) in self._db.execute("SELECT DISTINCT market FROM candles ORDER BY market")]
 
     def takeovers(self, market: str) -> list[tuple[int, str, FloatArray]]:
-        """Return from which bar on which version decided, and the (8,) rules that its account traded by."""
+        """Return from which bar on which version decided, and the rules that its account traded by."""
         query = "SELECT start_ms, version, rules FROM takeovers WHERE market = ? ORDER BY start_ms"
         found = self._db.execute(query, (market,))
         return [(start_ms, version, np.array(json.loads(rules), np.float64)) for start_ms, version, rules in found]

@@ -19,11 +19,11 @@ import numpy as np
 
 from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, Instrument, Market
 from tasks.champion.serving import ServedModel
-from tasks.execution.accounting import Bars, Steps, price_of
+from tasks.execution.accounting import RULES, Bars, Steps, price_of
 from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
-from tasks.live.account import RULES, nothing_new
+from tasks.live.account import nothing_new
 from tasks.live.attribution import Comparison, attribute
 from tasks.live.journal import BarOpen, Decision, JournalReader
 from tasks.live.told import Batch, Predict, Told

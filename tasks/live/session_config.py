@@ -125,6 +125,6 @@ def elapsed_ms(since_ns: int) -> float:
 
 
 def session_rules(recipe: Recipe, instrument: Instrument) -> FloatArray:
-    """Return (8,) what a session's account trades by: the recipe's size and costs, the exchange's steps."""
+    """Return (RULES,) what a session's account trades by: the recipe's size and costs, the exchange's steps."""
     account = recipe.backtest
     return account_rules(account.position_fraction, account.fixed_coins, recipe.costs, Steps.of(instrument))

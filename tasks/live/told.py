@@ -9,8 +9,8 @@ import numpy as np
 
 from storage.schema import MINUTE_MS, Candles, FloatArray, Instrument, IntArray, Market
 from tasks.champion.serving import ServedModel
-from tasks.execution.accounting import Steps, account_rules, funding_by_bar
-from tasks.live.account import BROKERS, RULES, Broker
+from tasks.execution.accounting import RULES, Steps, account_rules, funding_by_bar
+from tasks.live.account import BROKERS, Broker
 from tasks.live.journal import BarOpen, Decision, JournalReader
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
@@ -128,7 +128,7 @@ class Batch:
         models: By name.
         probabilities: Version -> (T, 3).
         params: Version -> (9,) for `decide`.
-        rules: Open time of a decided bar -> (8,) what its account trades by.
+        rules: Open time of a decided bar -> (RULES,) what its account trades by.
         unstepped: The same without the exchange's steps, as a backtest trades.
     """
 

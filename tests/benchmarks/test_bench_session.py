@@ -25,7 +25,7 @@ from tasks.sandbox.sockets import StreamTiming
 from tasks.strategy.recipe import Recipe
 from tests.benchmarks import day_of_minutes
 from tests.live.conftest import SOURCE, rigs
-from tests.live.test_rules import INSTRUMENT, Rest
+from tests.live.desk import INSTRUMENT, Rest
 
 MARKET = Market()
 SHADOWS, BARS = 10, 5_000

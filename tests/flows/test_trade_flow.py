@@ -233,8 +233,8 @@ def test_what_can_t_be_reviewed_is_said(home, prefect_api, named, error, said):
         evaluate(**named)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_session_closes_its_journal_and_prints_its_summary(version, home, number):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, "nobody reads"])
+def test_stopped_session_closes_its_journal_and_prints_its_summary(version, home, stop):
     law = EXCHANGE.synthetic
     session = subprocess.Popen(  # noqa: S603
         [
@@ -248,8 +248,14 @@ def test_stopped_session_closes_its_journal_and_prints_its_summary(version, home
     )  # fmt: skip
     for _ in range(5):
         assert json.loads(session.stdout.readline())["market"] == str(MARKET)
-    session.send_signal(number)
-    _, told = session.communicate()
+    if stop == "nobody reads":
+        session.stdout.close()
+        told = session.stderr.read()
+        session.wait()
+        session.stderr.close()
+    else:
+        session.send_signal(stop)
+        _, told = session.communicate()
     assert session.returncode == 0, told
     assert "stopping after the present bar" in told
     assert "session stopped: " in told

@@ -143,3 +143,19 @@ def module_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
     """Return an opener of rigs that lasts for a module."""
     with rigs(tmp_path_factory.mktemp("rigs")) as start:
         yield start
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Return what sits down at a desk of its own (`tests/live/desk.py`), given REST and the session's options."""
+    from tests.live.desk import Desk, Rest  # which stands on this file
+
+    opened: list[Journal] = []
+
+    def sit(rest: Rest | None = None, **options: Any) -> Desk:
+        opened.append(Journal(tmp_path / f"desk-{len(opened)}.sqlite"))
+        return Desk(opened[-1], rest or Rest(), **options)
+
+    yield sit
+    for journal in opened:
+        journal.close()

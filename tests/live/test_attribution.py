@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,16 @@ from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series
 from tasks.live.attribution import CAUSES, UNEXPLAINED, Comparison
-from tasks.live.journal import Journal
 from tasks.live.outcome import parts_text
 from tasks.live.replay import replay
 from tasks.market.features import build_features
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, make_model, predict
-from tests.live.test_rules import INSTRUMENT, KEY, Desk, Rest, decisions_of
+from tests.live.desk import INSTRUMENT, KEY, Desk, Rest, decisions_of
 
 CAPITAL, BARS = 10_000.0, 60
 DEAR = {"costs": Costs(commission=1e-4, slippage=2e-4), "decision": DecisionConfig(rule="argmax")}  # no book is worse
 ONE_COIN = make_model(backtest=BacktestConfig(initial_capital=CAPITAL, fixed_coins=1.0), **DEAR)
 SAT = Callable[..., Desk]
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[SAT]:
-    opened: list[Journal] = []
-
-    def sit(rest: Rest | None = None, **options: Any) -> Desk:
-        opened.append(Journal(tmp_path / f"{len(opened)}.sqlite"))
-        return Desk(opened[-1], rest or Rest(), **options)
-
-    yield sit
-    for journal in opened:
-        journal.close()
 
 
 def compared(desk: Desk, **options: Any) -> Comparison:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -13,119 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.schema import Candles, ClockError, Instrument, Market, StoreBusyError, StoreError, TemporaryError
-from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Trade
-from tasks.execution.paper import Ledger, open_bar
-from tasks.live.account import Account, nothing_new
+from storage.schema import DAY_MS, ClockError, Market, StoreBusyError, StoreError, TemporaryError
+from tasks.exchange.stream_events import ConfirmedBar, Trade
+from tasks.execution.accounting import Costs
+from tasks.live.account import nothing_new
 from tasks.live.journal import Journal, JournalReader
-from tasks.live.market_session import MarketSession, Recent
+from tasks.live.market_session import MarketSession
 from tasks.live.replay import replay
 from tasks.live.session import Chosen, Session, one_session
-from tasks.live.session_config import DataTime, SessionConfig, WallTime
+from tasks.live.session_config import SessionConfig, WallTime
 from tasks.sandbox.listing import Listing
 from tests.live.conftest import CANDLES, FIRST, MARKET, SOURCE, START_MS, STEP_MS, Rig, make_model, predict
+from tests.live.desk import INSTRUMENT, KEY, Rest, again, decisions_of
 
 OPEN = Callable[..., Rig]
-INSTRUMENT = Instrument(
-    symbol=MARKET.symbol, category="linear", status="Trading", launch_ms=0, tick_size="0.01", qty_step="0.001",
-    min_qty="0.001", min_notional="5", funding_interval_min=480,
-)  # fmt: skip
-KEY = (MARKET.category, MARKET.symbol)
-PAST = CANDLES[:FIRST]
-
-
-class Rest:
-    """REST in memory: what it has, and what it was asked.
-
-    Attributes:
-        candles: Closed candles.
-        asked: How often candles were asked for.
-        down: Whether every question fails.
-        state: The market's status.
-    """
-
-    def __init__(self, candles: Candles = PAST) -> None:
-        self.candles, self.asked, self.down, self.state = candles, 0, False, "Trading"
-
-    def closed_since(self, market: Market, first_ms: int) -> Recent:
-        self.asked += 1
-        if self.down:
-            raise TemporaryError("REST is down")
-        last_ms = int(self.candles.start_ms[-1]) + STEP_MS
-        return Recent(self.candles[self.candles.start_ms >= first_ms], last_ms, time.monotonic_ns())
-
-    def funding(self, market: Market, first_ms: int, last_ms: int) -> list[tuple[int, float]]:
-        return []
-
-    def status(self, market: Market) -> str:
-        return self.state
-
-
-class Desk:
-    """A market's session whose events a test makes itself, bar by bar."""
-
-    def __init__(self, journal: Journal, rest: Rest, **options: Any) -> None:
-        self.rest, self.time = rest, options.pop("time", DataTime())
-        self.own = Account(MARKET.slug, INSTRUMENT, open_bar, Ledger(10_000.0))
-        self.own.decide_by(options.pop("model", make_model()))
-        self.market = MarketSession(
-            MARKET, self.own, instrument=INSTRUMENT, journal=journal, feed=rest, time=self.time,
-            config=options.pop("config", SessionConfig()), **options,
-        )  # fmt: skip
-        self.events: queue.Queue[Any] = queue.Queue()
-        journal.agree(
-            {"capital": {MARKET.slug: 10_000.0}, "deadline_ms": {MARKET.slug: 0.1 * STEP_MS}, "mode": "paper"}
-        )
-        self.market.warm_up(PAST)
-
-    def close(self, bar: int, late_ms: float = 0.0) -> None:
-        """Confirm a bar of the session, counted from 0."""
-        row = CANDLES.matrix()[FIRST + bar]
-        ts_ms = int(row[0]) + STEP_MS + int(late_ms)
-        self.market.on_event(ConfirmedBar(KEY, "5", int(row[0]), *row[1:6].tolist(), 0.0, ts_ms, time.monotonic_ns()))
-
-    def open(self, bar: int, late_ms: float = 0.0) -> None:
-        """Let a bar begin: its first price and the book around it."""
-        price, start_ms = float(CANDLES.open[FIRST + bar]), START_MS + bar * STEP_MS
-        ts_ms = start_ms + int(late_ms)
-        self.market.on_event(
-            FormingBar(KEY, "5", start_ms, price, price, price, price, 0.0, 0.0, ts_ms, time.monotonic_ns())
-        )
-        self.book(price, ts_ms)
-
-    def book(self, price: float, ts_ms: int) -> None:
-        self.market.on_event(BookTop(KEY, price - 0.005, 9e9, price + 0.005, 9e9, ts_ms, time.monotonic_ns()))
-
-    def step(self, bars: int, first: int = 0) -> None:
-        """Open and close so many bars."""
-        for bar in range(first, first + bars):
-            self.open(bar)
-            self.close(bar)
-
-
-@pytest.fixture
-def desk(tmp_path: Any) -> Any:
-    opened: list[Journal] = []
-
-    def sit(rest: Rest | None = None, **options: Any) -> Desk:
-        opened.append(Journal(tmp_path / f"{len(opened)}.sqlite"))
-        return Desk(opened[-1], rest or Rest(), **options)
-
-    yield sit
-    for journal in opened:
-        journal.close()
-
-
-def decisions_of(desk: Desk) -> Any:
-    return desk.market._journal.reader().decisions(MARKET.slug)
-
-
-def unexplained(desk: Desk) -> Any:
-    model = desk.own.model or make_model()
-    reader = desk.market._journal.reader()
-    return replay(reader, MARKET, {model.ref.version: model}, INSTRUMENT, predict, funding=[])
-
-
+HOUR_MS = 3_600_000
 # --- the clock --------------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +48,7 @@ def test_clock_that_is_off_opens_nothing_and_closes_what_the_rule_closes(desk: A
     assert all(wanted == nothing_new(position, target) for position, target, wanted, _ in held)
     assert any(cause == "clock" for *_, cause in held)
     assert here.own.ledger.weight == 0
-    assert unexplained(here).unexplained == 0
+    assert again(here).unexplained == 0
 
 
 class Offsets:
@@ -210,7 +111,7 @@ def test_decision_after_its_deadline_is_recorded_and_not_traded(desk: Any) -> No
     causes = {one.cause for one in decisions_of(here) if one.target != one.position}
     assert causes == {"deadline"}
     assert (here.own.traded, here.own.ledger.weight) == (0, 0)
-    assert unexplained(here).unexplained == 0
+    assert again(here).unexplained == 0
 
 
 def test_open_that_is_seen_too_late_is_not_traded(desk: Any) -> None:
@@ -219,7 +120,7 @@ def test_open_that_is_seen_too_late_is_not_traded(desk: Any) -> None:
         here.open(bar, late_ms=0.11 * STEP_MS)
         here.close(bar)
     assert (here.own.traded, here.own.causes.keys()) == (0, {"stale"})
-    assert unexplained(here).unexplained == 0
+    assert again(here).unexplained == 0
 
 
 def test_book_of_before_the_open_fills_nothing(desk: Any) -> None:
@@ -249,7 +150,7 @@ def test_hole_that_rest_fills_restarts_no_feature(desk: Any) -> None:
     assert here.market.counts.missing == 0
     for one, other in zip(decisions_of(here), decisions_of(whole), strict=True):
         np.testing.assert_allclose(one.values, other.values, rtol=0, atol=1e-9)
-    assert unexplained(here).unexplained == 0
+    assert again(here).unexplained == 0
 
 
 def test_hole_that_rest_can_t_fill_restarts_the_features_and_holds_no_position(desk: Any) -> None:
@@ -262,8 +163,8 @@ def test_hole_that_rest_can_t_fill_restarts_the_features_and_holds_no_position(d
     assert here.own.ledger.weight == 0
     lacks = [int(one.reason.split()[3]) for one in after]
     assert lacks == list(range(here.market.history_bars, here.market.history_bars - 20, -1))
-    again = unexplained(here)
-    assert (again.unexplained, again.missing) == (0, 3)
+    found = again(here)
+    assert (found.unexplained, found.missing) == (0, 3)
 
 
 def test_overdue_bar_is_asked_for_with_growing_pauses(desk: Any) -> None:
@@ -362,12 +263,7 @@ def test_champion_that_is_taken_away_ends_flat_at_the_next_open(desk: Any) -> No
     assert here.own.ledger.weight == 0
     last = decisions_of(here)[-1]
     assert (last.version, last.target, last.reason) == ("", 0, "the champion is flat")
-    assert unexplained_by(here, make_model()).unexplained == 0
-
-
-def unexplained_by(desk: Desk, model: Any) -> Any:
-    reader = desk.market._journal.reader()
-    return replay(reader, MARKET, {model.ref.version: model}, INSTRUMENT, predict, funding=[])
+    assert again(here).unexplained == 0
 
 
 @pytest.mark.promise(16)
@@ -457,3 +353,13 @@ def test_reader_sees_a_session_while_it_runs(open_rig: OPEN) -> None:
 
     rig.run(20, on_decision=look)
     assert seen == [True] * 20
+
+
+@pytest.mark.parametrize("funding", [True, False])
+def test_funding_is_paid_where_the_recipe_says_so(desk: Any, funding: bool) -> None:
+    here = desk(model=make_model(costs=Costs(commission=1e-6, slippage=1e-6, funding=funding)))
+    stamps = range(START_MS // DAY_MS * DAY_MS, START_MS + 2 * DAY_MS, 8 * HOUR_MS)
+    here.market._rates = dict.fromkeys(stamps, 1e-3)
+    here.step(120)
+    paid = [bar.opened.funding for bar in here.market._journal.reader().opens(MARKET.slug)]
+    assert any(paid) is funding
