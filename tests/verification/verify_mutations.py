@@ -116,7 +116,8 @@ PLANTED = [
     ),
     (
         "funding has the wrong sign", ACCOUNTING,
-        "    paid = quantity * price * funding_rate * rules[8]\n", "    paid = -quantity * price * funding_rate * rules[8]\n",
+        "    paid = quantity * price * funding_rate * rules[8]\n",
+        "    paid = -quantity * price * funding_rate * rules[8]\n",
         IN_BACKTEST + "funding_is_paid_at_its_stamp_by_the_position_held_until_then",
     ),
     (
