@@ -11,6 +11,7 @@ fill beside the session's own, each with a ledger of its own.
 from __future__ import annotations
 
 import math
+import struct
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from tasks.live.journal import BarOpen, Decision, Journal
 from tasks.live.session_config import ExchangeTime, SessionConfig
 
 _OPEN_STATUS = ("Trading", "PreLaunch")
+_CANDLE = struct.Struct("6d")
 _FIRST_WAIT_MS, _MAX_WAIT_MS = 1_000.0, 60_000.0  # between two questions for a bar that REST lacks too
 
 
@@ -109,6 +111,7 @@ class MarketSession:
         on_decision: Callable[[MarketSession, Decision], object] = lambda session, decision: None,
     ) -> None:
         self.market, self.instrument = market, instrument
+        self._slug = market.slug
         self.own, self.accounts = own, (own, *shadows)
         self.counts = Counts()
         self.halted = ""
@@ -124,6 +127,7 @@ class MarketSession:
         self._book: BookTop | None = None
         self._rates: dict[int, float] = {}
         self._last_row: tuple[float, ...] = ()
+        self._candle = np.empty(6)  # of the bar that is stepped
         self._ask_ms, self._wait_ms = -math.inf, _FIRST_WAIT_MS
 
     # --- from where it starts -----------------------------------------------------------------------------------------
@@ -255,20 +259,21 @@ class MarketSession:
             self._book_opens(
                 [(one, one.open_unseen(bar.start_ms, bar.row[1], self._rate_due(one, bar.start_ms))) for one in unseen]
             )
-        candle, trusted = np.array(bar.row[:6]), self._time.trusted
+        _CANDLE.pack_into(self._candle, 0, *bar.row[:6])
+        candle, trusted = self._candle, self._time.trusted
         unbroken = self._unbroken + 1 if bar.start_ms == self.last_ms + self._step_ms else 1
         decisions = [
             (one.name, one.decide(bar, candle, unbroken, self._step_ms, self._deadline_ms, trusted))
             for one in self.accounts
         ]
         began_ns = time.monotonic_ns()
-        self._journal.decided(self.market.slug, bar.row, bar.origin, decisions)
+        self._journal.decided(self._slug, bar.row, bar.origin, decisions)
         self.counts.journal_us.append((time.monotonic_ns() - began_ns) / 1e3)
         self.counts.stepped += 1
         self.last_ms, self._unbroken, self.close, self._last_row = bar.start_ms, unbroken, bar.row[4], bar.row
         self._first, self._ask_ms, self._wait_ms = None, -math.inf, _FIRST_WAIT_MS
-        for stamp in [stamp for stamp in self._rates if stamp <= bar.start_ms]:
-            del self._rates[stamp]
+        if self._rates:
+            self._rates = {stamp: rate for stamp, rate in self._rates.items() if stamp > bar.start_ms}
         self._on_decision(self, decisions[0][1])
 
     # --- a bar opens --------------------------------------------------------------------------------------------------
