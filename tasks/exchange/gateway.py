@@ -24,15 +24,24 @@ from storage.schema import (
     ConfigError,
     Instrument,
     Market,
+    Rejected,
     Source,
     Window,
     parse_source,
     utc_text,
 )
 from tasks.exchange.pages import FetchedWindow, closed_bars, read_page
-from tasks.exchange.reference import FUNDING_ROWS, Rates, collect_funding, read_funding, read_instrument, read_time
+from tasks.exchange.reference import (
+    FUNDING_ROWS,
+    STATUSES,
+    Rates,
+    collect_funding,
+    read_funding,
+    read_instrument,
+    read_time,
+)
 from tasks.exchange.session import Session
-from tasks.exchange.transport import HOST_NAMES, Exchange
+from tasks.exchange.transport import HOST_NAMES, Exchange, refused
 
 ADDRESS_LIMIT_PER_S = 120  # 600 requests in 5 s, then 10 minutes of HTTP 403
 CLOCK_TOLERANCE_MS = 60_000  # NTP keeps a clock within a second; a minute off is a clock that nothing keeps
@@ -112,9 +121,13 @@ class Gateway:
         Raises:
             Rejected: Bybit knows no such symbol in this category.
         """
-        params = {"category": market.category, "symbol": market.symbol}
         what = f"the rules of {market.symbol} {market.category}"
-        return self._session.ask(what, "get_instruments_info", params, partial(read_instrument, market=market))
+        for status in STATUSES:
+            params = {"category": market.category, "symbol": market.symbol, "status": status}
+            found = self._session.ask(what, "get_instruments_info", params, partial(read_instrument, market=market))
+            if found is not None:
+                return found
+        raise refused(Rejected("no such symbol", 0), self.exchange, what)
 
     def funding(self, category: Category, symbol: str, start_ms: int, end_ms: int) -> list[tuple[int, float]]:
         """Return the funding stamps (UTC milliseconds) and rates of a range, both ends inclusive, oldest first.

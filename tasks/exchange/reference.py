@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from storage.schema import DAY_MS, Ambiguous, Instrument, Market, Rejected
+from storage.schema import DAY_MS, Ambiguous, Instrument, Market
 from tasks.exchange.transport import Answer
 
 FUNDING_ROWS = 200  # the most that Bybit returns for one request
-BAD_PARAMETER = 10001
+STATUSES = ("Trading", "PreLaunch", "Delivering", "Closed")
+"""Of a market, the usual one first: Bybit answers for one at a time, and for Trading where none is named."""
 
 _HOUR_MS = 3_600_000
 # Bybit's usual 8 hours, so that a span is one request; a market that pays more often is split until its rows fit.
@@ -28,16 +29,15 @@ def read_time(answer: Answer) -> int:
     return _whole(answer.result, "timeNano") // 1_000_000
 
 
-def read_instrument(answer: Answer, market: Market) -> Instrument:
-    """Return the trading rules of `market`.
+def read_instrument(answer: Answer, market: Market) -> Instrument | None:
+    """Return the trading rules of `market`; None where the list is empty.
 
     Raises:
-        Rejected: The list is empty: there is no such symbol.
         Ambiguous: A rule is missing.
     """
     rows = _rows(answer.result)
     if not rows:
-        raise Rejected("no such symbol", BAD_PARAMETER)
+        return None
     found = rows[0]
     if found.get("symbol") != market.symbol:
         raise Ambiguous(f"the answer is about symbol {str(found.get('symbol'))[:40]!r}")

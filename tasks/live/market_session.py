@@ -128,6 +128,7 @@ class MarketSession:
         self._rates: dict[int, float] = {}
         self._last_row: tuple[float, ...] = ()
         self._candle = np.empty(6)  # of the bar that is stepped
+        self._candle_bytes = self._candle.data
         self._ask_ms, self._wait_ms = -math.inf, _FIRST_WAIT_MS
 
     # --- from where it starts -----------------------------------------------------------------------------------------
@@ -259,7 +260,7 @@ class MarketSession:
             self._book_opens(
                 [(one, one.open_unseen(bar.start_ms, bar.row[1], self._rate_due(one, bar.start_ms))) for one in unseen]
             )
-        _CANDLE.pack_into(self._candle, 0, *bar.row[:6])
+        _CANDLE.pack_into(self._candle_bytes, 0, *bar.row[:6])
         candle, trusted = self._candle, self._time.trusted
         unbroken = self._unbroken + 1 if bar.start_ms == self.last_ms + self._step_ms else 1
         decisions = [

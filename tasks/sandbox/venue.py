@@ -126,8 +126,8 @@ class Venue:
     def _instruments_info(self, params: Params) -> Result:
         category, listings = self._some(params)
         limit = _limit(params, default=500, most=1000)
-        if "status" in params:
-            listings = [listing for listing in listings if listing.rules.status == params["status"]]
+        status = params.get("status", "Trading")
+        listings = [listing for listing in listings if listing.rules.status == status]
         cursor = {} if category == "spot" else {"nextPageCursor": ""}  # spot has no pages
         described = [_describe(listing.rules) for listing in listings]
         return {"category": category, **cursor, "list": described[:limit]}

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.pages import FetchedWindow
 from tasks.sandbox.candle_files import file_source, read_candle_file
 from tasks.sandbox.faults import Action, Fault, FaultPlan, Match
+from tasks.sandbox.listing import default_instrument
 from tests.sandbox import actions
 
 MAKE = Callable[..., Candles]
@@ -241,13 +243,22 @@ def test_instrument_tells_the_rules(make_candles: MAKE, open_sandbox: OPEN, open
 def test_instrument_that_is_unknown_is_refused_by_name(
     make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN, action: Action | None
 ) -> None:
-    faults = [Fault(Match(path="/v5/market/instruments-info"), action)] if action else []
+    faults = [Fault(Match(path="/v5/market/instruments-info", times=None), action)] if action else []
     gateway = open_gateway(open_sandbox(make_candles(30), faults=faults))
     market = MARKET if action else Market(symbol="NOPEUSDT")
     with pytest.raises(
         Rejected, match=f"the sandbox refused the rules of {market.symbol} linear .*; check symbol, category"
     ):
         gateway.instrument(market)
+
+
+@pytest.mark.parametrize("status", ["PreLaunch", "Delivering", "Closed"])
+def test_instrument_that_does_not_trade_is_known(
+    make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN, status: str
+) -> None:
+    candles = make_candles(30)
+    rules = replace(default_instrument(MARKET, START_MS, candles), status=status)
+    assert open_gateway(open_sandbox(candles, instrument=rules)).instrument(MARKET) == rules
 
 
 @pytest.mark.parametrize("policy", ["newest", "oldest"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage.schema import Ambiguous, Instrument, Market, Rejected
+from storage.schema import Ambiguous, Instrument, Market
 from tasks.exchange.reference import collect_funding, read_funding, read_instrument, read_time
 from tasks.exchange.transport import Answer
 
@@ -56,9 +56,8 @@ def test_rules_without_a_least_notional_have_none() -> None:
     assert read_instrument(answer(LINEAR | {"lotSizeFilter": lots}), market).min_notional == "0"
 
 
-def test_empty_list_of_instruments_is_an_unknown_symbol() -> None:
-    with pytest.raises(Rejected, match="no such symbol"):
-        read_instrument(answer(), Market(symbol="BTCUSDT"))
+def test_empty_list_of_instruments_has_no_rules() -> None:
+    assert read_instrument(answer(), Market(symbol="BTCUSDT")) is None
 
 
 @pytest.mark.parametrize(
