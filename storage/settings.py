@@ -7,8 +7,7 @@ DSC_DASK_ADDRESS      scheduler of the Dask cluster on which many markets are re
 DSC_DASK_WAIT_S       how long that cluster may be out of reach or without a worker, seconds (default 60)
 DSC_REPORTS_URL       where a browser finds the report of a version, set by `make ui` for its runs (default: nowhere)
 DSC_ALERT_URL         webhook that hears of failed runs, drift, promotions ... (default: nobody is told)
-BYBIT_API_KEY         keys, for private calls only; no public or sandbox call needs them
-BYBIT_API_SECRET
+DSC_BYBIT_..._KEY     keys of trading accounts, and their secrets: `storage/api_keys.py`
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ class Settings:
         dask_wait_s: How long the cluster may be out of reach or without a worker, seconds.
         reports_url: Address of the server that shows reports; None: the page of a run says where the file lies.
         alert_url: Webhook of alerts, never shown: whoever knows it can write there.
-        api_key: Bybit key, never shown.
-        api_secret: Bybit secret, never shown.
     """
 
     home: Path
@@ -42,13 +39,8 @@ class Settings:
     dask_wait_s: float = 60.0
     reports_url: str | None = None
     alert_url: str | None = field(default=None, repr=False)
-    api_key: str | None = field(default=None, repr=False)
-    api_secret: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if (self.api_key is None) != (self.api_secret is None):
-            missing = "BYBIT_API_SECRET" if self.api_secret is None else "BYBIT_API_KEY"
-            raise ConfigError(f"BYBIT_API_KEY and BYBIT_API_SECRET go together; {missing} is not set")
         if self.dask_address is not None and self._at_home:
             raise ConfigError(
                 "DSC_DASK_ADDRESS needs DSC_ARTIFACT_URL: a place that every worker of the cluster reaches"
@@ -66,8 +58,6 @@ class Settings:
             dask_wait_s=_seconds("DSC_DASK_WAIT_S", env.get("DSC_DASK_WAIT_S", "60")),
             reports_url=env.get("DSC_REPORTS_URL"),
             alert_url=env.get("DSC_ALERT_URL"),
-            api_key=env.get("BYBIT_API_KEY"),
-            api_secret=env.get("BYBIT_API_SECRET"),
         )
 
     @property

@@ -73,7 +73,7 @@ def home(tmp_path, monkeypatch) -> Path:
     """Give the test a DSC_HOME of its own."""
     folder = tmp_path / "home"
     monkeypatch.setenv("DSC_HOME", str(folder))
-    for name in ("DSC_ARTIFACT_URL", "BYBIT_API_KEY", "BYBIT_API_SECRET"):
+    for name in ("DSC_ARTIFACT_URL", "DSC_BYBIT_LIVE_KEY", "DSC_BYBIT_LIVE_SECRET"):
         monkeypatch.delenv(name, raising=False)
     return folder
 

@@ -12,6 +12,7 @@ _OF_THE_SERVER = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_", "PREFECT_
 _OF_FLOW_RUNS = ("AWS_",)  # whatever opens the artifact store
 _OF_NOBODY_BELOW = (
     "BYBIT_",
+    "DSC_BYBIT_",
     "DSC_ALERT_URL",
 )  # no flow asks for a key; the webhook's address is stored once, at the start
 

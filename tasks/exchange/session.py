@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from storage.api_keys import ApiKey
 from storage.schema import Banned, PipelineError, RateLimited, TemporaryError
 from tasks.exchange.pacing import Pace, RetryPolicy, Sleep
 from tasks.exchange.transport import Answer, Exchange, ask, give_up, new_client, refused
@@ -36,6 +37,7 @@ class Session:
         sleep: Waits for so many seconds; None for a real wait that ends at once when the question is withdrawn.
         on_retry: Is told, in one line, of every repetition.
         offset_ms: Bybit's clock minus this machine's, as far as it is known.
+        key: What requests are signed with; None for public ones.
     """
 
     exchange: Exchange
@@ -49,6 +51,7 @@ class Session:
     sleep: Sleep | None = None
     on_retry: Callable[[str], object] | None = None
     offset_ms: int = 0
+    key: ApiKey | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self._pace = Pace(self.requests_per_s, self.burst, self.clock)
@@ -140,6 +143,6 @@ class Session:
 
     def _client(self) -> Any:
         if not hasattr(self._local, "client"):
-            self._local.client = new_client(self.exchange, self.url, self.timeout_s)
+            self._local.client = new_client(self.exchange, self.url, self.timeout_s, self.key)
             self._clients.append(self._local.client)
         return self._local.client

@@ -17,6 +17,7 @@ import requests
 from pybit.exceptions import FailedRequestError, InvalidRequestError
 from pybit.unified_trading import HTTP
 
+from storage.api_keys import ApiKey
 from storage.schema import (
     Ambiguous,
     AuthError,
@@ -43,6 +44,9 @@ CLOCK_CODES = frozenset({10002})
 AUTH_CODES = frozenset({10003, 10004, 10005, 10010, 33004})
 SERVER_CODES = frozenset({10000, 10016, 10019, 10429, 170001, 170007, 170032, 170146, 500000})
 
+RECV_WINDOW_MS = 5_000
+"""A signed request that arrives later than that after it was made is refused."""
+
 _RESET_HEADER = "X-Bapi-Limit-Reset-Timestamp"
 _UNREADABLE_JSON = 409  # what pybit makes of a body that is no JSON
 _CONNECTING = threading.Lock()  # pybit adds a log handler to one shared logger for each client
@@ -65,24 +69,35 @@ class Answer:
     time_ms: int | None
 
 
-def new_client(exchange: Exchange, url: str | None, timeout_s: tuple[float, float]) -> HTTP:
-    """Return a pybit client without keys and without retries; for one thread only.
+class _Client(HTTP):  # type: ignore[misc]
+    """pybit's, whose own repr shows key and secret."""
+
+    def __repr__(self) -> str:
+        return f"<client of {self.endpoint}>"
+
+
+def new_client(exchange: Exchange, url: str | None, timeout_s: tuple[float, float], key: ApiKey | None = None) -> HTTP:
+    """Return a pybit client without retries; for one thread only.
 
     Args:
         exchange: Which of Bybit's hosts.
         url: Where the sandbox listens; None elsewhere.
         timeout_s: Longest wait for a connection and for the next bytes.
+        key: What requests are signed with; None for public ones.
     """
     logger = logging.getLogger("pybit._http_manager")
     with _CONNECTING:
         handlers = list(logger.handlers)
-        client = HTTP(
+        client = _Client(
             testnet=exchange == "testnet",
             demo=exchange == "demo",
             timeout=timeout_s,
             max_retries=1,
             force_retry=False,
             retry_codes=set(NO_RETRY_CODES),
+            api_key=key and key.key,
+            api_secret=key and key.secret,
+            recv_window=RECV_WINDOW_MS,
         )
         logger.handlers[:] = handlers  # where our lines go is the application's choice, not pybit's
     if url is not None:
@@ -176,7 +191,7 @@ def refused(err: PipelineError, exchange: Exchange, what: str) -> PipelineError:
         return Rejected(f"{host} refused {what} ({err}); check symbol, category and interval", err.code)
     if isinstance(err, ClockError):
         return ClockError(f"{host} refused {what} ({err}); this machine's clock is off, synchronise it (NTP)")
-    return AuthError(f"{host} refused {what} ({err}); check BYBIT_API_KEY and BYBIT_API_SECRET")
+    return AuthError(f"{host} refused {what} ({err}); check the key: is it of this very environment, and may it trade?")
 
 
 def _refusal(code: object, message: str, headers: Mapping[str, str] | None) -> PipelineError:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.promise(18)]
 
 LIMIT_S = 300.0  # of every wait: a busy machine is no failure
 ALERT = "https://hooks.invalid/T0KEN-0F-THE-WEBHOOK"
-KEYS = {"BYBIT_API_KEY": "KEY-0F-THE-ACC0UNT", "BYBIT_API_SECRET": "SECRET-0F-THE-ACC0UNT"}
+KEYS = {"DSC_BYBIT_LIVE_KEY": "KEY-0F-THE-ACC0UNT", "DSC_BYBIT_LIVE_SECRET": "SECRET-0F-THE-ACC0UNT"}
 FOREIGN = {"Origin": "http://evil.example"}
 TYPED = {"Content-Type": "application/json"}
 

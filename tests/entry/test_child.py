@@ -73,7 +73,7 @@ def test_family_is_ended_with_the_child_even_when_it_does_not_listen(tmp_path):
 @pytest.mark.promise(18)
 def test_environment_holds_what_a_process_needs_and_no_other_key(tmp_path, monkeypatch):
     given = {
-        "BYBIT_API_KEY": "a", "BYBIT_API_SECRET": "b", "DSC_ALERT_URL": "c", "AWS_SECRET_ACCESS_KEY": "d",
+        "DSC_BYBIT_LIVE_KEY": "a", "BYBIT_API_SECRET": "b", "DSC_ALERT_URL": "c", "AWS_SECRET_ACCESS_KEY": "d",
         "PREFECT_API_DATABASE_CONNECTION_URL": "e", "PREFECT_SERVER_DATABASE_PASSWORD": "f",
         "PREFECT_SERVER_API_AUTH_STRING": "g", "PREFECT_API_AUTH_STRING": "h",
     }  # fmt: skip

@@ -113,7 +113,7 @@ def test_one_attempt_is_no_repetition(sandbox: Any, open_gateway: OPEN) -> None:
         (
             10003,
             AuthError,
-            r"the sandbox refused the time \(10003: refused\); check BYBIT_API_KEY and BYBIT_API_SECRET",
+            r"the sandbox refused the time \(10003: refused\); check the key",
         ),
         (10002, ClockError, r"the sandbox refused the time \(10002: refused\); this machine's clock is off"),
     ],
@@ -238,8 +238,8 @@ def test_unreachable_sandbox_says_so_in_one_line(make_candles: MAKE, open_gatewa
 def test_no_request_for_market_data_carries_a_key(
     monkeypatch: pytest.MonkeyPatch, make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN
 ) -> None:
-    monkeypatch.setenv("BYBIT_API_KEY", "key")
-    monkeypatch.setenv("BYBIT_API_SECRET", "secret")
+    monkeypatch.setenv("DSC_BYBIT_LIVE_KEY", "key")
+    monkeypatch.setenv("DSC_BYBIT_LIVE_SECRET", "secret")
     sandbox = open_sandbox(make_candles(30))
     gateway, market = open_gateway(sandbox), Market()
     now_ms = gateway.server_time_ms()

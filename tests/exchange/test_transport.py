@@ -179,7 +179,10 @@ def test_sandbox_out_of_reach_names_another_way_out_than_the_sandbox() -> None:
     ("err", "message"),
     [
         (Rejected("10001: no", 10001), f"Bybit demo refused {WHAT} (10001: no); check symbol, category and interval"),
-        (AuthError("10003: no"), f"Bybit demo refused {WHAT} (10003: no); check BYBIT_API_KEY and BYBIT_API_SECRET"),
+        (
+            AuthError("10003: no"),
+            f"Bybit demo refused {WHAT} (10003: no); check the key: is it of this very environment, and may it trade?",
+        ),
         (
             ClockError("10002: no"),
             f"Bybit demo refused {WHAT} (10002: no); this machine's clock is off, synchronise it (NTP)",

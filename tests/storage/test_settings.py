@@ -12,7 +12,6 @@ def test_settings_are_the_documented_defaults_when_nothing_is_set():
     settings = Settings.from_environment({})
     assert settings.home == Path(".dsc").absolute()
     assert settings.artifact_url == str(settings.home / "models")
-    assert (settings.api_key, settings.api_secret) == (None, None)
     assert settings.database == settings.home / "market.duckdb"
     assert settings.datasets == str(settings.home / "datasets")
     assert settings.work == str(settings.home / "work")
@@ -22,8 +21,6 @@ def test_settings_are_the_documented_defaults_when_nothing_is_set():
 def test_settings_are_taken_from_the_environment_when_set(monkeypatch, tmp_path):
     monkeypatch.setenv("DSC_HOME", str(tmp_path))
     monkeypatch.setenv("DSC_ARTIFACT_URL", "s3://bucket/models")
-    monkeypatch.delenv("BYBIT_API_KEY", raising=False)
-    monkeypatch.delenv("BYBIT_API_SECRET", raising=False)
     settings = Settings.from_environment()
     assert (settings.home, settings.artifact_url) == (tmp_path, "s3://bucket/models")
 
@@ -55,7 +52,7 @@ def test_wait_for_the_cluster_must_end(text):
 
 
 def test_empty_variable_counts_as_unset():
-    assert Settings.from_environment({"DSC_HOME": "", "BYBIT_API_KEY": ""}) == Settings.from_environment({})
+    assert Settings.from_environment({"DSC_HOME": "", "DSC_ALERT_URL": ""}) == Settings.from_environment({})
 
 
 def test_home_is_expanded_when_it_starts_with_a_tilde(monkeypatch, tmp_path):
@@ -63,19 +60,10 @@ def test_home_is_expanded_when_it_starts_with_a_tilde(monkeypatch, tmp_path):
     assert Settings.from_environment({"DSC_HOME": "~/dsc"}).home == tmp_path / "dsc"
 
 
-@pytest.mark.parametrize(("given", "missing"), [("KEY", "SECRET"), ("SECRET", "KEY")])
-def test_one_key_without_the_other_is_refused_by_name_and_never_shown(given, missing):
-    with pytest.raises(ConfigError, match=f"go together; BYBIT_API_{missing} is not set") as caught:
-        Settings.from_environment({f"BYBIT_API_{given}": "hunter2"})
-    assert "hunter2" not in str(caught.value)
-
-
-def test_keys_are_not_shown_when_settings_are_printed():
-    settings = Settings.from_environment({"BYBIT_API_KEY": "public-part", "BYBIT_API_SECRET": "hunter2"})
-    assert (settings.api_key, settings.api_secret) == ("public-part", "hunter2")
+def test_webhook_is_not_shown_when_settings_are_printed():
+    settings = Settings.from_environment({"DSC_ALERT_URL": "https://hooks.example/hunter2"})
     for text in (repr(settings), str(settings), f"{settings}"):
         assert "hunter2" not in text
-        assert "public-part" not in text
 
 
 def test_home_is_made_with_its_parents_and_left_empty(tmp_path):
