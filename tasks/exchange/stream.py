@@ -1,4 +1,4 @@
-"""Bybit's public stream through pybit, kept alive: who reads the queue never meets a socket.
+"""Bybit's streams through pybit, kept alive: who reads the queue never meets a socket.
 
 pybit 5.17 alone does not do (observed against a local server): its reader dies of bad JSON, of an unknown topic and of
 a refused subscription; a fast acknowledgement finds no callback and kills it too; ten attempts to connect are spent in
@@ -13,19 +13,21 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import websocket
 from pybit.unified_trading import WebSocket
 
+from storage.api_keys import ApiKey
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
-from storage.schema import Category, ConfigError, Market
+from storage.schema import ConfigError, Market
 from tasks.exchange.pacing import RetryPolicy
-from tasks.exchange.stream_events import BadMessage, Decoder, Event, Reconnected, Refused, UnknownTopic, topics_of
+from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
+from tasks.exchange.stream_events import BadMessage, Decoder, Reconnected, Refused, UnknownTopic, topics_of
 from tasks.exchange.transport import Exchange
 
 QUEUE_EVENTS = 100_000
@@ -87,42 +89,54 @@ class StreamCounts:
     failures: int = 0
 
 
-class PublicStream:
-    """The public stream of some markets of one category, for as long as the `with` block lasts.
+class Reader(Protocol):
+    """Reads the messages of one connection."""
+
+    def decode(self, message: Mapping[str, Any], received_ns: int) -> Sequence[Any]:
+        """Return the events of a message, in its order.
+
+        Raises:
+            UnknownTopic: Nobody asked for it.
+            BadMessage: It can't be what its topic says.
+        """
+
+
+class Stream:
+    """A stream, for as long as the `with` block lasts.
 
     Args:
-        markets: All of one category; the session needs their bars, best prices, trades and tickers.
-        exchange: Which of Bybit's hosts; demo has no public stream of its own and shares Bybit's.
+        channel: linear, spot, inverse or private.
+        groups: Topics; each group is asked for in one request, so that one alone is refused.
+        exchange: Which of Bybit's hosts.
         url: Where a sandbox's stream listens, as ws://127.0.0.1:<port>; None elsewhere.
+        key: Of the account whose stream it is; None for a public one.
         events: Where events go, in the order in which they came; several streams may share it. A full one loses events.
         timing: When a connection counts as dead, and how soon there is a new one.
         patient: A full queue is waited for, as the clock of a replay waits for its listeners; an exchange does not.
         on_note: Is told, in one line, of every connection lost and made.
-
-    Raises:
-        ConfigError: No market, or markets of several categories.
     """
 
     def __init__(
         self,
-        markets: Sequence[Market],
+        channel: str,
+        groups: Sequence[tuple[str, ...]],
         *,
         exchange: Exchange,
         url: str | None = None,
-        events: queue.Queue[Event] | None = None,
+        key: ApiKey | None = None,
+        events: queue.Queue[Any] | None = None,
         timing: StreamTiming = StreamTiming(),
         patient: bool = False,
         on_note: Callable[[str], object] = lambda line: None,
     ) -> None:
-        categories = {market.category for market in markets}
-        if len(categories) != 1:
-            raise ConfigError(f"a stream must be of one category, was of {sorted(categories) or 'none'}")
-        (self.category,) = categories
-        self.events: queue.Queue[Event] = events or queue.Queue(QUEUE_EVENTS)
+        self.channel = channel
+        self.events: queue.Queue[Any] = events or queue.Queue(QUEUE_EVENTS)
         self.counts = StreamCounts()
         self.bad_messages: list[str] = []
-        self._groups = [topics_of(market) for market in markets]  # one request each, so that one alone is refused
+        self._groups = list(groups)
         self._exchange = exchange
+        self._key = key
+        self._silence_s = timing.silence_s
         self._url = url
         self._timing = timing
         self._patient = patient
@@ -131,8 +145,8 @@ class PublicStream:
         )
         self._on_note = on_note
         self._asked: dict[str, tuple[str, ...]] = {}
-        self._decoder = Decoder(self.category, frozenset())
-        self._data_s = 0.0  # when the last message of a topic came
+        self._decoder = self._reader()
+        self._data_s = 0.0  # when the last message came that shows that the feed is alive
         self._connection: _Connection | None = None
         self._closing = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="stream", daemon=True)
@@ -172,15 +186,16 @@ class PublicStream:
                 break
             fruitless = 1 if self._data_s > opened_s else fruitless + 1
             wait_s = self._back_off.back_off_s(fruitless)
-            self._on_note(f"stream {self.category} lost ({reason}), connecting again in {wait_s:.1f} s")
+            self._on_note(f"stream {self.channel} lost ({reason}), connecting again in {wait_s:.1f} s")
             self._closing.wait(wait_s)
 
     def _connect_and_watch(self) -> str:
         """Hold one connection until it is dead, and return why it is."""
         connection = _Connection(
-            self.category,
+            self.channel,
             self._url,
-            testnet=self._exchange == "testnet",
+            exchange=self._exchange,
+            key=self._key,
             timing=self._timing,
             on_text=self._receive,
             stop=self._closing,
@@ -188,14 +203,15 @@ class PublicStream:
         self._connection = connection
         try:
             self.counts.connections += 1
-            self._decoder = Decoder(self.category, frozenset(topic for group in self._groups for topic in group))
-            self._put(Reconnected(self.generation, time.monotonic_ns()))
+            self._decoder = self._reader()
+            self._greet(connection)
+            self._put(self._reconnected())
             # What is asked for is noted before it is sent: the answer may be faster than the next line.
             self._asked = {f"{self.generation}-{place}": group for place, group in enumerate(self._groups)}
             for name, group in self._asked.items():
                 connection.ws.send(json.dumps({"op": "subscribe", "req_id": name, "args": list(group)}))
             connection.start_pings()
-            self._on_note(f"stream {self.category} connected, generation={self.generation}")
+            self._on_note(f"stream {self.channel} connected, generation={self.generation}")
             return self._watch(connection)
         finally:
             self._connection = None
@@ -204,9 +220,9 @@ class PublicStream:
     def _watch(self, connection: _Connection) -> str:
         since_s = time.monotonic()
         while not self._closing.is_set() and self._groups:
-            left_s = max(self._data_s, since_s) + self._timing.silence_s - time.monotonic()
+            left_s = max(self._data_s, since_s) + self._silence_s - time.monotonic()
             if left_s <= 0:
-                return f"silent for {self._timing.silence_s:g} s"
+                return f"silent for {self._silence_s:g} s"
             if connection.ended.wait(left_s):
                 return connection.reason
         return "closed"
@@ -222,8 +238,8 @@ class PublicStream:
                     self._put(event)
                 self.counts.messages += 1
                 self._data_s = received_ns / 1e9
-            elif message.get("op") == "subscribe" and message.get("success") is False:
-                self._refuse(message, received_ns)
+            else:
+                self._answered(message, received_ns)
         except UnknownTopic:
             self.counts.unknown += 1
         except ValueError as err:  # JSON's own errors are of this kind too
@@ -231,15 +247,19 @@ class PublicStream:
             if len(self.bad_messages) < _TOLD:
                 self.bad_messages.append(f"{type(err).__name__}: {err}; {text[:80]!r}")
 
-    def _refuse(self, message: dict[str, Any], received_ns: int) -> None:
-        topics = self._asked.get(str(message.get("req_id")))
-        if topics is not None:
-            self._groups = [group for group in self._groups if group != topics]
-            self._put(Refused(topics, str(message.get("ret_msg"))[:120], received_ns))
-            if not self._groups and self._connection is not None:
-                self._connection.ended.set()
+    def _reader(self) -> Reader:
+        raise NotImplementedError
 
-    def _put(self, event: Event) -> None:
+    def _reconnected(self) -> object:
+        raise NotImplementedError
+
+    def _greet(self, connection: _Connection) -> None:
+        """Do what must be done before topics are asked for."""
+
+    def _answered(self, message: dict[str, Any], received_ns: int) -> None:
+        """Take in the answer to a request."""
+
+    def _put(self, event: object) -> None:
         while not self._closing.is_set():
             try:
                 self.events.put(event, block=self._patient, timeout=_LOOK_S)
@@ -248,6 +268,79 @@ class PublicStream:
                     continue
                 self.counts.overflowed += 1
             return
+
+
+class PublicStream(Stream):
+    """The public stream of some markets of one category; demo has none of its own and shares Bybit's.
+
+    Args:
+        markets: All of one category; the session needs their bars, best prices, trades and tickers.
+        options: As of `Stream`.
+
+    Raises:
+        ConfigError: No market, or markets of several categories.
+    """
+
+    def __init__(self, markets: Sequence[Market], **options: Any) -> None:
+        categories = {market.category for market in markets}
+        if len(categories) != 1:
+            raise ConfigError(f"a stream must be of one category, was of {sorted(categories) or 'none'}")
+        (self.category,) = categories
+        super().__init__(self.category, [topics_of(market) for market in markets], **options)
+
+    def _reader(self) -> Reader:
+        return Decoder(self.category, frozenset(topic for group in self._groups for topic in group))
+
+    def _reconnected(self) -> Reconnected:
+        return Reconnected(self.generation, time.monotonic_ns())
+
+    def _answered(self, message: dict[str, Any], received_ns: int) -> None:
+        if message.get("op") != "subscribe" or message.get("success") is not False:
+            return
+        topics = self._asked.get(str(message.get("req_id")))
+        if topics is not None:
+            self._groups = [group for group in self._groups if group != topics]
+            self._put(Refused(topics, str(message.get("ret_msg"))[:120], received_ns))
+            if not self._groups and self._connection is not None:
+                self._connection.ended.set()
+
+
+class PrivateStream(Stream):
+    """What an account's orders, executions and positions do. Pongs show that it lives: it is silent for hours.
+
+    Args:
+        key: Of the account.
+        options: As of `Stream`.
+    """
+
+    def __init__(self, key: ApiKey, **options: Any) -> None:
+        super().__init__("private", [PRIVATE_TOPICS], key=key, **options)
+        self._silence_s = 2 * self._timing.ping_interval_s + self._timing.ping_timeout_s
+        self._admitted = threading.Event()
+
+    def _reader(self) -> Reader:
+        return PrivateDecoder()
+
+    def _reconnected(self) -> AccountReconnected:
+        return AccountReconnected(self.generation, time.monotonic_ns())
+
+    def _greet(self, connection: _Connection) -> None:
+        """Show the key; topics that are asked for before the answer are refused."""
+        self._admitted.clear()
+        connection.show_key()
+        give_up_s = time.monotonic() + self._timing.connect_s
+        while not self._admitted.wait(_LOOK_S) and not self._closing.is_set():
+            if connection.ended.is_set() or time.monotonic() > give_up_s:
+                raise websocket.WebSocketException(f"the key is not admitted: {connection.reason}")
+
+    def _answered(self, message: dict[str, Any], received_ns: int) -> None:
+        if message.get("op") == "pong":
+            self._data_s = received_ns / 1e9
+        elif message.get("success") is False:
+            if (connection := self._connection) is not None:
+                connection.fail(f"the exchange refuses: {str(message.get('ret_msg'))[:80]}")
+        elif message.get("op") == "auth":
+            self._admitted.set()
 
 
 class _Connection(WebSocket):  # type: ignore[misc]
@@ -260,10 +353,11 @@ class _Connection(WebSocket):  # type: ignore[misc]
 
     def __init__(
         self,
-        category: Category,
+        channel: str,
         url: str | None,
         *,
-        testnet: bool,
+        exchange: Exchange,
+        key: ApiKey | None,
         timing: StreamTiming,
         on_text: Callable[[str], None],
         stop: threading.Event,
@@ -273,8 +367,11 @@ class _Connection(WebSocket):  # type: ignore[misc]
         self._url, self._timing, self._on_text, self._stop = url, timing, on_text, stop
         self._held: Any = None  # pybit's and its library's own reference is gone as soon as the server has closed
         super().__init__(
-            channel_type=category,
-            testnet=testnet,
+            channel_type=channel,
+            testnet=exchange == "testnet",
+            demo=exchange == "demo" and key is not None,
+            api_key=key and key.key,
+            api_secret=key and key.secret,
             restart_on_error=False,
             ping_interval=timing.ping_interval_s,
             ping_timeout=timing.ping_timeout_s,
@@ -282,9 +379,9 @@ class _Connection(WebSocket):  # type: ignore[misc]
 
     def _connect(self, url: str) -> None:
         """Connect once, in bounded time; pybit's own way tries ten times in a row and has no time-out."""
-        subdomain = "stream-testnet" if self.testnet else "stream"
+        subdomain = "stream-testnet" if self.testnet else "stream-demo" if self.demo else "stream"
         official = url.format(SUBDOMAIN=subdomain, DOMAIN="bybit", TLD="com")
-        self.endpoint = official if self._url is None else f"{self._url}/v5/public/{official.rpartition('/')[2]}"
+        self.endpoint = official if self._url is None else f"{self._url}/v5/{official.partition('/v5/')[2]}"
         websocket.setdefaulttimeout(self._timing.connect_s)  # else a handshake may last for ever; of this library alone
         self.ws = websocket.WebSocketApp(
             url=self.endpoint,
@@ -304,6 +401,15 @@ class _Connection(WebSocket):  # type: ignore[misc]
         if not self.is_connected():
             self.end()
             raise websocket.WebSocketException(self.reason)
+
+    def show_key(self) -> None:
+        """Sign in."""
+        self._auth()
+
+    def fail(self, reason: str) -> None:
+        """Give up, because the exchange says so."""
+        self.reason = reason
+        self.ended.set()
 
     def start_pings(self) -> None:
         """Send the text ping that Bybit wants beside the frames."""

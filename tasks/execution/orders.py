@@ -101,9 +101,15 @@ class Acked(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The answer says that the exchange did not take it, and why."""
+    """The answer says that the exchange did not take it.
+
+    Attributes:
+        why: What it says.
+        is_final: Whether it will take no other order either: key, permission or clock.
+    """
 
     why: str
+    is_final: bool = False
 
 
 class Lost(NamedTuple):
@@ -215,7 +221,7 @@ class Order:
             case Acked(order_id):
                 status = Status.ACKED if self._is_open_question else self.status
                 return replace(self, status=status, order_id=self.order_id or order_id)
-            case Refused(why) if self.status is Status.SUBMITTING:
+            case Refused(why, _) if self.status is Status.SUBMITTING:
                 return replace(self, status=Status.REJECTED, why=why)
             case Lost(why) if self.status is Status.SUBMITTING:
                 return replace(self, status=Status.UNKNOWN, why=why)

@@ -1,0 +1,164 @@
+"""What an account's private stream says: news of orders, executions, positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple
+
+from tasks.exchange.stream_events import BadMessage, UnknownTopic
+from tasks.execution.orders import Execution, Reported
+
+PRIVATE_TOPICS = ("order", "execution", "position")
+
+
+class AccountReconnected(NamedTuple):
+    """A private connection was made; what was said between the one before and this one is lost.
+
+    Attributes:
+        generation: Counts the connections, from 1.
+    """
+
+    generation: int
+    received_ns: int
+
+
+class OrderNews(NamedTuple):
+    """What an order has become.
+
+    Attributes:
+        symbol: Of its market.
+        link_id: Ours, or of whoever sent it; empty for none.
+        parent: Link id of the order that it came with, as a stop does; else empty.
+        order_id: The exchange's.
+        news: Its state.
+    """
+
+    symbol: str
+    link_id: str
+    parent: str
+    order_id: str
+    news: Reported
+    received_ns: int
+
+
+class ExecutionNews(NamedTuple):
+    """What was booked.
+
+    Attributes:
+        symbol: Of its market.
+        link_id: Of the order; empty where we have sent none.
+        order_id: The exchange's.
+        kind: Trade, Funding, AdlTrade, BustTrade ...
+        side: Buy or Sell.
+        fill: Quantity, price and fee; of funding the fee alone counts.
+        time_ms: When, UTC milliseconds.
+    """
+
+    symbol: str
+    link_id: str
+    order_id: str
+    kind: str
+    side: str
+    fill: Execution
+    time_ms: int
+    received_ns: int
+
+    @property
+    def change(self) -> Decimal:
+        """Signed coins that it moved; funding moves cash alone."""
+        return (
+            Decimal(0) if self.kind == "Funding" else self.fill.quantity if self.side == "Buy" else -self.fill.quantity
+        )
+
+
+class PositionNews(NamedTuple):
+    """What is held.
+
+    Attributes:
+        symbol: Of its market.
+        size: Signed coins.
+        received_ns: This machine's monotonic clock.
+    """
+
+    symbol: str
+    size: Decimal
+    received_ns: int
+
+
+PrivateEvent = AccountReconnected | OrderNews | ExecutionNews | PositionNews
+
+
+class PrivateDecoder:
+    """Reads the messages of one private connection."""
+
+    def decode(self, message: Mapping[str, Any], received_ns: int) -> list[PrivateEvent]:
+        """Return the events of a message, in its order; of USDT perpetuals alone.
+
+        Raises:
+            UnknownTopic: Nobody asked for it.
+            BadMessage: A field is missing, or no number.
+        """
+        topic = str(message.get("topic")).partition(".")[0]
+        if topic not in PRIVATE_TOPICS:
+            raise UnknownTopic(topic[:80])
+        try:
+            rows = [row for row in message["data"] if row.get("category", "linear") == "linear"]
+            read = _READERS[topic]
+            return [read(row, received_ns) for row in rows]
+        except (KeyError, TypeError, AttributeError) as err:
+            raise BadMessage(f"{topic}: {type(err).__name__} {err}") from err
+
+
+def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
+    """Return what a row says of an order."""
+    order_id = str(row.get("orderId") or "")
+    news = Reported(
+        order_id=order_id,
+        told=str(row["orderStatus"]),
+        executed=number(row, "cumExecQty"),
+        updated_ms=int(number(row, "updatedTime")),
+        why=str(row.get("rejectReason") or "")[:80],
+    )
+    link_id, parent = (str(row.get(name) or "") for name in ("orderLinkId", "parentOrderLinkId"))
+    return OrderNews(str(row["symbol"]), link_id, parent, order_id, news, received_ns)
+
+
+def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:
+    """Return what a row says of an execution."""
+    fill = Execution(str(row["execId"]), number(row, "execQty"), number(row, "execPrice"), number(row, "execFee"))
+    link_id, order_id = (str(row.get(name) or "") for name in ("orderLinkId", "orderId"))
+    kind, side = str(row.get("execType") or "Trade"), str(row.get("side") or "")
+    time_ms = int(number(row, "execTime"))
+    return ExecutionNews(str(row["symbol"]), link_id, order_id, kind, side, fill, time_ms, received_ns)
+
+
+def read_position(row: Mapping[str, Any], received_ns: int) -> PositionNews:
+    """Return what a row says of a position."""
+    size = number(row, "size")
+    return PositionNews(str(row["symbol"]), -size if row.get("side") == "Sell" else size, received_ns)
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any], int], PrivateEvent]] = {
+    "order": read_order,
+    "execution": read_execution,
+    "position": read_position,
+}
+
+
+def number(row: Mapping[str, Any], name: str) -> Decimal:
+    """Return a number that the exchange may leave out or leave empty: then it is 0.
+
+    Raises:
+        BadMessage: It is no number.
+    """
+    value = row.get(name)
+    if value in (None, ""):
+        return Decimal(0)
+    try:
+        found = Decimal(str(value))
+    except InvalidOperation:
+        found = Decimal("NaN")
+    if not found.is_finite():
+        raise BadMessage(f"{name} must be a number, was {str(value)[:40]!r}")
+    return found

@@ -1,0 +1,265 @@
+"""A trading account on Bybit over REST: an order is sent once and never repeated; everything else is a question.
+
+USDT perpetuals in one-way mode alone. Questions go through `Session` and its retries; an order has a client of its own,
+which sends one request and says what the answer proves: that it was taken, that it was not, or nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+from storage.api_keys import ApiKey
+from storage.schema import Ambiguous, AuthError, ClockError, Market, Rejected, TemporaryError
+from tasks.exchange.pacing import Pace, RetryPolicy
+from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order, read_position
+from tasks.exchange.session import Session
+from tasks.exchange.transport import Answer, Exchange, ask, new_client, refused
+from tasks.execution.orders import ZERO, Acked, Lost, News, Order, Refused
+
+T = TypeVar("T")
+
+ORDERS_PER_S = 5.0
+"""Half of what Bybit takes of one account."""
+
+_QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=2.0, bans=0)
+_MAY_HAVE_LANDED = frozenset({110072, 110079})  # an id that is there already; an order that is being worked on
+_HTTP = 1_000  # codes below are HTTP's: some box on the way speaks, not the exchange
+_UNCHANGED = frozenset({110043, 110025, 34040})
+_BY_AN_ORDER = "Trade"
+
+
+class Position(NamedTuple):
+    """What the account holds of a market.
+
+    Attributes:
+        size: Signed coins.
+        entry: Average price; 0 where flat.
+        mark: Mark price; 0 where the exchange does not say.
+        leverage: As set; 0 where the exchange does not say.
+    """
+
+    size: Decimal
+    entry: Decimal
+    mark: Decimal
+    leverage: Decimal
+
+
+class KeyFacts(NamedTuple):
+    """What a key may do.
+
+    Attributes:
+        may_trade: Whether it opens and closes positions.
+        may_withdraw: Whether it can take money out.
+        is_unified: Whether its account is a unified one.
+    """
+
+    may_trade: bool
+    may_withdraw: bool
+    is_unified: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protection:
+    """What goes with a market order so that it can't fill anywhere.
+
+    Attributes:
+        slippage_percent: How far from the price at which it arrives it may fill; 0.01 to 10.
+        stop: Price of a stop that is attached to the position, for disasters; None for none.
+    """
+
+    slippage_percent: Decimal = Decimal("0.5")
+    stop: Decimal | None = None
+
+
+class TradingAccount:
+    """One account, for one thread, as long as the `with` block lasts.
+
+    Args:
+        exchange: Which of Bybit's hosts.
+        key: Its key.
+        url: Where a sandbox listens; None elsewhere.
+        timeout_s: Longest wait for a connection and for the next bytes of an answer.
+    """
+
+    def __init__(
+        self, exchange: Exchange, key: ApiKey, *, url: str | None = None, timeout_s: tuple[float, float] = (3.05, 5.0)
+    ) -> None:
+        self.exchange = exchange
+        self._questions = Session(
+            exchange=exchange, url=url, requests_per_s=20.0, burst=10, retry=_QUESTION, timeout_s=timeout_s, key=key
+        )
+        self._orders = new_client(exchange, url, timeout_s, key)
+        self._pace = Pace(ORDERS_PER_S, int(ORDERS_PER_S), time.monotonic)
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._questions.close()
+        self._questions.disconnect()
+        self._orders.client.close()
+
+    # --- orders: one request each, never repeated ---------------------------------------------------------------------
+
+    def place(self, market: Market, order: Order, protection: Protection) -> Acked | Refused | Lost:
+        """Send an order that is written down as SUBMITTING, and say what the answer proves."""
+        leg = order.leg
+        params: dict[str, Any] = {
+            "category": market.category,
+            "symbol": market.symbol,
+            "side": leg.side,
+            "orderType": "Market",
+            "qty": format(leg.quantity, "f"),
+            "reduceOnly": leg.reduces,
+            "positionIdx": 0,
+            "orderLinkId": order.link_id,
+            "slippageToleranceType": "Percent",
+            "slippageTolerance": format(protection.slippage_percent, "f"),
+        }
+        if protection.stop is not None and not leg.reduces:
+            params |= {"stopLoss": format(protection.stop, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
+        self._pace.wait(self._closed.wait)
+        try:
+            answer = ask(self._orders, "place_order", params)
+        except Rejected as err:
+            proven = err.code >= _HTTP and err.code not in _MAY_HAVE_LANDED
+            return Refused(str(err)) if proven else Lost(str(err))
+        except (AuthError, ClockError) as err:
+            return Refused(str(err), is_final=True)
+        except TemporaryError as err:
+            return Lost(str(err))
+        return Acked(str(answer.result.get("orderId") or ""))
+
+    def cancel_all(self, market: Market) -> None:
+        """Cancel every order of a market that waits.
+
+        Raises:
+            PipelineError: It can't be told whether they are cancelled.
+        """
+        self._pace.wait(self._closed.wait)
+        ask(self._orders, "cancel_all_orders", {"category": market.category, "symbol": market.symbol})
+
+    def set_leverage(self, market: Market, leverage: Decimal = Decimal(1)) -> None:
+        """Set the leverage of a market; that it is so already is no error."""
+        text = format(leverage, "f")
+        params = {
+            "category": market.category, "symbol": market.symbol, "buyLeverage": text, "sellLeverage": text,
+        }  # fmt: skip
+        self._pace.wait(self._closed.wait)
+        try:
+            ask(self._orders, "set_leverage", params)
+        except Rejected as err:
+            if err.code not in _UNCHANGED:
+                raise refused(err, self.exchange, f"a leverage of {text} for {market.symbol}") from err
+
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    def look_up(self, market: Market, link_id: str) -> list[News]:
+        """Return what the exchange says of one order: its state, then its executions; empty where it knows of none.
+
+        It is asked for in the open orders, in the history and in the executions: for some seconds after it was taken it
+        may be in one of them alone.
+        """
+        named = {"category": market.category, "symbol": market.symbol, "orderLinkId": link_id}
+        told = self._rows(f"order {link_id}", "get_open_orders", named, read_order)
+        told = told or self._rows(f"order {link_id}", "get_order_history", named, read_order)
+        booked = self._rows(f"executions of {link_id}", "get_executions", named | {"limit": 100}, read_execution)
+        news: list[News] = [one.news for one in told if one.link_id == link_id]
+        return news + [one.fill for one in booked if one.link_id == link_id and one.kind == _BY_AN_ORDER]
+
+    def executions(self, market: Market, since_ms: int) -> list[ExecutionNews]:
+        """Return what was booked since, at most seven days of it, oldest first; each row once."""
+        params = {"category": market.category, "symbol": market.symbol, "startTime": since_ms, "limit": 100}
+        what, found, cursor = f"executions of {market.symbol}", dict[str, ExecutionNews](), {}
+        while True:
+            page = self._questions.ask(what, "get_executions", params | cursor, lambda answer: answer)
+            rows = _read(page, read_execution)
+            found |= {one.fill.exec_id: one for one in rows}
+            cursor = {"cursor": str(page.result.get("nextPageCursor") or "")}
+            if not cursor["cursor"] or not rows:
+                return sorted(found.values(), key=lambda one: one.time_ms)
+
+    def open_orders(self, market: Market) -> list[OrderNews]:
+        """Return the orders of a market that wait."""
+        params = {"category": market.category, "symbol": market.symbol, "openOnly": 0, "limit": 50}
+        return self._rows(f"open orders of {market.symbol}", "get_open_orders", params, read_order)
+
+    def position(self, market: Market) -> Position:
+        """Return what the account holds of a market.
+
+        Raises:
+            Rejected: The account is in hedge mode.
+        """
+        params = {"category": market.category, "symbol": market.symbol}
+        rows = self._rows(f"the position in {market.symbol}", "get_positions", params, _position)
+        if len(rows) > 1 or any(index for index, _ in rows):
+            raise Rejected(f"the account is in hedge mode for {market.symbol}; switch it to one-way mode", 0)
+        return rows[0][1] if rows else Position(ZERO, ZERO, ZERO, ZERO)
+
+    def available(self) -> Decimal | None:
+        """Return USDT that new positions may use; None where the exchange does not say."""
+        rows = self._rows("the wallet", "get_wallet_balance", {"accountType": "UNIFIED"}, _row)
+        return number(rows[0], "totalAvailableBalance") if rows and rows[0].get("totalAvailableBalance") else None
+
+    def taker_fee(self, market: Market) -> Decimal | None:
+        """Return the fee of a market order, share of its notional; None where the venue does not say, as demo."""
+        params = {"category": market.category, "symbol": market.symbol}
+        try:
+            rows = self._rows("the fee", "get_fee_rates", params, _row)
+        except Rejected:
+            return None
+        return number(rows[0], "takerFeeRate") if rows and rows[0].get("takerFeeRate") else None
+
+    def key_facts(self) -> KeyFacts:
+        """Return what the key may do."""
+        found = self._one("the key's permissions", "get_api_key_information")
+        permissions = found.get("permissions")
+        granted = permissions if isinstance(permissions, dict) else {}
+        contracts, wallet = (granted.get(name) or [] for name in ("ContractTrade", "Wallet"))
+        return KeyFacts(
+            may_trade={"Order", "Position"} <= set(contracts) and not number(found, "readOnly"),
+            may_withdraw="Withdraw" in wallet,
+            is_unified=bool(number(found, "uta") or number(found, "unified")),
+        )
+
+    def margin_mode(self) -> str:
+        """Return Bybit's marginMode: REGULAR_MARGIN is cross."""
+        return str(self._one("the account", "get_account_info").get("marginMode") or "")
+
+    def _one(self, what: str, method: str) -> Mapping[str, Any]:
+        return self._questions.ask(what, method, {}, lambda answer: answer.result)
+
+    def _rows(
+        self, what: str, method: str, params: Mapping[str, Any], read: Callable[[Mapping[str, Any], int], T]
+    ) -> list[T]:
+        return self._questions.ask(what, method, params, partial(_read, read=read))
+
+
+def _read(answer: Answer, read: Callable[[Mapping[str, Any], int], T]) -> list[T]:
+    rows, now_ns = answer.result.get("list"), time.monotonic_ns()
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise Ambiguous("the answer holds no list of rows")
+    try:
+        return [read(row, now_ns) for row in rows]
+    except (ValueError, KeyError, TypeError, ArithmeticError) as err:
+        raise Ambiguous(f"a row of the answer can't be read: {type(err).__name__} {err}") from err
+
+
+def _row(row: Mapping[str, Any], received_ns: int) -> Mapping[str, Any]:
+    return row
+
+
+def _position(row: Mapping[str, Any], received_ns: int) -> tuple[int, Position]:
+    entry, mark, leverage = (number(row, name) for name in ("avgPrice", "markPrice", "leverage"))
+    return int(number(row, "positionIdx")), Position(read_position(row, received_ns).size, entry, mark, leverage)
