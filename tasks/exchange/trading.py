@@ -20,8 +20,8 @@ from storage.schema import Ambiguous, AuthError, ClockError, Market, Rejected, T
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order, read_position
 from tasks.exchange.session import Session
-from tasks.exchange.transport import Answer, Exchange, ask, new_client, refused
-from tasks.execution.orders import ZERO, Acked, Lost, News, Order, Refused
+from tasks.exchange.transport import RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
+from tasks.execution.orders import ZERO, Acked, Lost, Order, Refused
 
 T = TypeVar("T")
 
@@ -32,7 +32,6 @@ _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=
 _MAY_HAVE_LANDED = frozenset({110072, 110079})  # an id that is there already; an order that is being worked on
 _HTTP = 1_000  # codes below are HTTP's: some box on the way speaks, not the exchange
 _UNCHANGED = frozenset({110043, 110025, 34040})
-_BY_AN_ORDER = "Trade"
 
 
 class Position(NamedTuple):
@@ -86,16 +85,23 @@ class TradingAccount:
         key: Its key.
         url: Where a sandbox listens; None elsewhere.
         timeout_s: Longest wait for a connection and for the next bytes of an answer.
+        recv_window_ms: An order that arrives later than that after it was made is refused.
     """
 
     def __init__(
-        self, exchange: Exchange, key: ApiKey, *, url: str | None = None, timeout_s: tuple[float, float] = (3.05, 5.0)
+        self,
+        exchange: Exchange,
+        key: ApiKey,
+        *,
+        url: str | None = None,
+        timeout_s: tuple[float, float] = (3.05, 5.0),
+        recv_window_ms: int = RECV_WINDOW_MS,
     ) -> None:
-        self.exchange = exchange
+        self.exchange, self.recv_window_ms = exchange, recv_window_ms
         self._questions = Session(
             exchange=exchange, url=url, requests_per_s=20.0, burst=10, retry=_QUESTION, timeout_s=timeout_s, key=key
         )
-        self._orders = new_client(exchange, url, timeout_s, key)
+        self._orders = new_client(exchange, url, timeout_s, key, recv_window_ms)
         self._pace = Pace(ORDERS_PER_S, int(ORDERS_PER_S), time.monotonic)
         self._closed = threading.Event()
 
@@ -165,7 +171,7 @@ class TradingAccount:
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
-    def look_up(self, market: Market, link_id: str) -> list[News]:
+    def look_up(self, market: Market, link_id: str) -> list[OrderNews | ExecutionNews]:
         """Return what the exchange says of one order: its state, then its executions; empty where it knows of none.
 
         It is asked for in the open orders, in the history and in the executions: for some seconds after it was taken it
@@ -175,13 +181,13 @@ class TradingAccount:
         told = self._rows(f"order {link_id}", "get_open_orders", named, read_order)
         told = told or self._rows(f"order {link_id}", "get_order_history", named, read_order)
         booked = self._rows(f"executions of {link_id}", "get_executions", named | {"limit": 100}, read_execution)
-        news: list[News] = [one.news for one in told if one.link_id == link_id]
-        return news + [one.fill for one in booked if one.link_id == link_id and one.kind == _BY_AN_ORDER]
+        found: list[OrderNews | ExecutionNews] = [*told, *booked]
+        return [one for one in found if one.link_id == link_id]
 
     def executions(self, market: Market, since_ms: int) -> list[ExecutionNews]:
         """Return what was booked since, at most seven days of it, oldest first; each row once."""
         params = {"category": market.category, "symbol": market.symbol, "startTime": since_ms, "limit": 100}
-        what, found, cursor = f"executions of {market.symbol}", dict[str, ExecutionNews](), {}
+        what, found, cursor = f"executions of {market.symbol}", dict[str, ExecutionNews](), dict[str, str]()
         while True:
             page = self._questions.ask(what, "get_executions", params | cursor, lambda answer: answer)
             rows = _read(page, read_execution)

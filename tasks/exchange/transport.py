@@ -76,7 +76,13 @@ class _Client(HTTP):  # type: ignore[misc]
         return f"<client of {self.endpoint}>"
 
 
-def new_client(exchange: Exchange, url: str | None, timeout_s: tuple[float, float], key: ApiKey | None = None) -> HTTP:
+def new_client(
+    exchange: Exchange,
+    url: str | None,
+    timeout_s: tuple[float, float],
+    key: ApiKey | None = None,
+    recv_window_ms: int = RECV_WINDOW_MS,
+) -> HTTP:
     """Return a pybit client without retries; for one thread only.
 
     Args:
@@ -84,6 +90,7 @@ def new_client(exchange: Exchange, url: str | None, timeout_s: tuple[float, floa
         url: Where the sandbox listens; None elsewhere.
         timeout_s: Longest wait for a connection and for the next bytes.
         key: What requests are signed with; None for public ones.
+        recv_window_ms: A signed request that arrives later than that after it was made is refused.
     """
     logger = logging.getLogger("pybit._http_manager")
     with _CONNECTING:
@@ -97,7 +104,7 @@ def new_client(exchange: Exchange, url: str | None, timeout_s: tuple[float, floa
             retry_codes=set(NO_RETRY_CODES),
             api_key=key and key.key,
             api_secret=key and key.secret,
-            recv_window=RECV_WINDOW_MS,
+            recv_window=recv_window_ms,
         )
         logger.handlers[:] = handlers  # where our lines go is the application's choice, not pybit's
     if url is not None:

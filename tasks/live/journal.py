@@ -6,6 +6,8 @@
     decisions   what each bar of the session led to: features, vol, probabilities, target, and what became of it
     opens       what an account did at a bar's open: quote, funding, fill, and the ledger after it
     notes       everything else that a person would ask about: connections, holes, revisions, stops
+    orders      each order that was ever to be sent, as far as it is known; none in a session on paper
+    executions  what the exchange booked for the account, each once
 
 An account is named by its market's slug, that of a shadow by slug@version.
 
@@ -19,12 +21,15 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, IntArray, Market, StoreError
+from tasks.exchange.private_events import ExecutionNews
+from tasks.execution.orders import Execution, Leg, Order, Status
 from tasks.execution.paper import Fill, Ledger, Opened, Quote
 
 FORMAT = 2
@@ -46,6 +51,14 @@ CREATE TABLE opens (
     cash REAL, quantity REAL, weight INTEGER, bars_held INTEGER,
     PRIMARY KEY (account, start_ms)) STRICT, WITHOUT ROWID;
 CREATE TABLE notes (id INTEGER PRIMARY KEY, at_ms INTEGER, market TEXT, kind TEXT, said TEXT) STRICT;
+"""
+_ORDER_TABLES = """
+CREATE TABLE IF NOT EXISTS orders (
+    link_id TEXT PRIMARY KEY, account TEXT, start_ms INTEGER, side TEXT, quantity TEXT, reduces INTEGER, status TEXT,
+    sent_ms INTEGER, order_id TEXT, executed TEXT, updated_ms INTEGER, misses INTEGER, why TEXT) STRICT;
+CREATE TABLE IF NOT EXISTS executions (
+    exec_id TEXT PRIMARY KEY, account TEXT, link_id TEXT, kind TEXT, side TEXT, quantity TEXT, price TEXT, fee TEXT,
+    time_ms INTEGER, booked_ms INTEGER) STRICT;
 """
 
 
@@ -121,6 +134,26 @@ class BarOpen(NamedTuple):
     opened: Opened
 
 
+class BookedExecution(NamedTuple):
+    """A row of what the exchange has booked.
+
+    Attributes:
+        kind: Trade, Funding, AdlTrade ...
+        link_id: Of the order; empty for none of ours.
+        side: Buy or Sell.
+        time_ms: When, UTC milliseconds.
+        fill: Quantity, price, fee.
+        booked_ms: The row of `opens` whose ledger holds it; None while none does.
+    """
+
+    kind: str
+    link_id: str
+    side: str
+    time_ms: int
+    fill: Execution
+    booked_ms: int | None
+
+
 class Journal:
     """A session's journal, open for writing, for as long as the `with` block lasts.
 
@@ -140,6 +173,7 @@ class Journal:
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
             if found == 0:
                 self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={FORMAT}; COMMIT;")
+            self._db.executescript(_ORDER_TABLES)
         except (sqlite3.Error, OSError) as err:
             raise StoreError(f"the journal {path} can't be written ({err}); free space or set DSC_HOME") from err
         _check_format(path, found or FORMAT)
@@ -218,7 +252,39 @@ class Journal:
             row = (name, bar.start_ms, bar.wanted, bar.cause, *_known(bar.quote), *paid, *traded, *opened.ledger)
             with _writing(self.path):
                 self._db.execute(_OPEN, row)
+                self._db.execute(_BOOKED, (bar.start_ms, name))
         if any(bar.opened.fill is not None or bar.opened.funding for _, bar in opens):
+            self._commit()
+
+    def order(self, account: str, start_ms: int, order: Order) -> None:
+        """Note an order as it is now, and wait until it is safe: before it is sent, and with each thing that is known.
+
+        Args:
+            account: Whose.
+            start_ms: Open time of the bar that it trades at.
+            order: The order.
+        """
+        leg = order.leg
+        row = (
+            order.link_id, account, start_ms, leg.side, str(leg.quantity), int(leg.reduces), order.status.value,
+            order.sent_ms, order.order_id, str(order.executed), order.updated_ms, order.misses, order.why,
+        )  # fmt: skip
+        with self._committed():
+            self._db.execute(_ORDER, row)
+
+    def execution(self, account: str, start_ms: int, order: Order | None, booked: ExecutionNews) -> None:
+        """Note what the exchange has booked, with the order as it is after it, and wait until it is safe."""
+        fill = booked.fill
+        row = (
+            fill.exec_id, account, booked.link_id, booked.kind, booked.side, str(fill.quantity), str(fill.price),
+            str(fill.fee), booked.time_ms, None,
+        )  # fmt: skip
+        self._begin()
+        with _writing(self.path):
+            self._db.execute(_EXECUTION, row)
+        if order is not None:
+            self.order(account, start_ms, order)
+        else:
             self._commit()
 
     def note(self, at_ms: int, market: str, kind: str, said: str) -> None:
@@ -285,6 +351,34 @@ class JournalReader:
     def markets(self) -> list[str]:
         """Return the slugs of the markets that were stepped."""
         return [slug for (slug,) in self._db.execute("SELECT DISTINCT market FROM candles ORDER BY market")]
+
+    def orders(self, account: str) -> list[tuple[int, Order]]:
+        """Return every order of an account with the bar that it trades at, in the order in which they were written."""
+        fills: dict[str, list[Execution]] = {}
+        for one in self.executions(account):
+            fills.setdefault(one.link_id, []).append(one.fill)
+        query = "SELECT * FROM orders WHERE account = ? ORDER BY start_ms, rowid"
+        found = []
+        for link_id, _, start_ms, side, quantity, reduces, status, *rest in self._db.execute(query, (account,)):
+            sent_ms, order_id, executed, updated_ms, misses, why = rest
+            order = Order(
+                link_id=link_id, leg=Leg(side, Decimal(quantity), bool(reduces)), status=Status(status),
+                sent_ms=sent_ms, order_id=order_id, executed=Decimal(executed), fills=tuple(fills.get(link_id, ())),
+                updated_ms=updated_ms, misses=misses, why=why,
+            )  # fmt: skip
+            found.append((start_ms, order))
+        return found
+
+    def executions(self, account: str) -> list[BookedExecution]:
+        """Return what the exchange has booked for an account, oldest first."""
+        query = (
+            "SELECT kind, link_id, side, time_ms, exec_id, quantity, price, fee, booked_ms FROM executions "
+            "WHERE account = ? ORDER BY time_ms, rowid"
+        )
+        return [
+            BookedExecution(kind, link_id, side, time_ms, Execution(exec_id, *map(Decimal, numbers)), booked_ms)
+            for kind, link_id, side, time_ms, exec_id, *numbers, booked_ms in self._db.execute(query, (account,))
+        ]
 
     def takeovers(self, market: str) -> list[tuple[int, str, FloatArray]]:
         """Return from which bar on which version decided, and the rules that its account traded by."""
@@ -382,6 +476,9 @@ class JournalReader:
 _CANDLE = "INSERT INTO candles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DECISION = "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OPEN = "INSERT INTO opens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ORDER = "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_EXECUTION = "INSERT OR IGNORE INTO executions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_BOOKED = "UPDATE executions SET booked_ms = ? WHERE account = ? AND booked_ms IS NULL"
 _NOTE = "INSERT INTO notes (at_ms, market, kind, said) VALUES (?, ?, ?, ?)"
 
 

@@ -1,0 +1,307 @@
+"""One market's orders: written down before they are sent, sent once, followed until nothing more can come of them.
+
+The desk belongs to the session's thread. An order is one request, which is waited for; what becomes of it comes over
+the private stream, and is asked for where the stream says nothing. While anything is unsettled nothing else is sent.
+What the exchange books is the truth: the position is the sum of its executions, and a difference that stays is trouble,
+which ends the trading of the market.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from time import monotonic, time_ns
+from typing import NamedTuple
+
+from storage.schema import Market, PipelineError, TemporaryError
+from tasks.exchange.private_events import ExecutionNews, OrderNews, PositionNews
+from tasks.exchange.trading import Protection, TradingAccount
+from tasks.execution.orders import (
+    ZERO,
+    Absence,
+    Lost,
+    LotSize,
+    News,
+    NotFound,
+    Order,
+    Refused,
+    Status,
+    link_id,
+    next_leg,
+)
+from tasks.live.journal import BookedExecution, Journal
+
+PROTECTION = Protection()
+
+LEGS = 2
+"""Orders of a kind for one decision: what the first leaves open gets one further one."""
+
+_MOVES = "Trade"
+_FUNDING = "Funding"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeskTiming:
+    """When the desk asks, seconds.
+
+    Attributes:
+        first_s: After how long an order of which the stream says nothing is asked for.
+        most_s: Longest wait between two such questions; it doubles from one to the next.
+        reconcile_s: Between two comparisons with the exchange.
+        differ_s: Between two comparisons while they differ.
+        rounds: Comparisons in a row that differ before that is trouble.
+    """
+
+    first_s: float = 0.5
+    most_s: float = 5.0
+    reconcile_s: float = 60.0
+    differ_s: float = 2.0
+    rounds: int = 3
+
+
+class Wanted(NamedTuple):
+    """What one bar's decision asks for.
+
+    Attributes:
+        start_ms: Open time of the bar.
+        coins: Signed position.
+        price: Quote currency a coin, about.
+        until_s: Of the monotonic clock: nothing new is sent later.
+        stop: Price of the stop that goes with an order that opens; None for none.
+    """
+
+    start_ms: int
+    coins: Decimal
+    price: Decimal
+    until_s: float
+    stop: Decimal | None
+
+
+class OrderDesk:
+    """The orders of one account in one market.
+
+    Args:
+        name: The account's, in the journal.
+        market: USDT perpetual.
+        session: Name of the session, for the orders' ids.
+        trading: The exchange.
+        journal: Where everything is written first.
+        lot: What the market trades in.
+        begin_ms: The exchange's clock now, UTC milliseconds: what was booked before is not this session's.
+        protection: What goes with each order.
+        timing: When it asks.
+        now_ms: This machine's UTC milliseconds.
+
+    Attributes:
+        held: Signed coins, the sum of all executions.
+        untaken: What was booked and is in no ledger yet.
+        trouble: Why nothing more may be sent; empty while nothing is wrong.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        market: Market,
+        session: str,
+        *,
+        trading: TradingAccount,
+        journal: Journal,
+        lot: LotSize,
+        begin_ms: int,
+        protection: Protection = PROTECTION,
+        timing: DeskTiming = DeskTiming(),
+        now_ms: Callable[[], int] = lambda: time_ns() // 1_000_000,
+    ) -> None:
+        self.name, self.market = name, market
+        self.held = ZERO
+        self.untaken: list[BookedExecution] = []
+        self.trouble = ""
+        self._session, self._trading, self._journal = session, trading, journal
+        self._lot, self._protection, self._timing = lot, protection, timing
+        self._absence = Absence(after_ms=trading.recv_window_ms + 1_000)
+        self._now_ms = now_ms
+        self._orders: dict[str, Order] = {}
+        self._bars: dict[str, int] = {}
+        self._booked: set[str] = set()
+        self._wanted: Wanted | None = None
+        self._asked: dict[str, tuple[float, float]] = {}  # when an order is asked for next, and the wait after that
+        self._compare_s, self._differed = 0.0, 0
+        self._since_ms = begin_ms
+        self._resume()
+
+    def _resume(self) -> None:
+        """Go on from the journal; an order that was being sent when a process died may have been taken."""
+        reader = self._journal.reader()
+        for start_ms, order in reader.orders(self.name):
+            self._orders[order.link_id], self._bars[order.link_id] = order, start_ms
+            if order.status is Status.SUBMITTING:
+                self._learn(order, Lost("the process ended while it was sent"))
+        for one in reader.executions(self.name):
+            self._booked.add(one.fill.exec_id)
+            self.held += _change(one.kind, one.side, one.fill.quantity)
+            if one.booked_ms is None:
+                self.untaken.append(one)
+            self._since_ms = one.time_ms
+
+    # --- what is asked of it ------------------------------------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a decision is still being carried out."""
+        return self._wanted is not None
+
+    @property
+    def unsettled(self) -> list[Order]:
+        """Orders of which more may come."""
+        return [order for order in self._orders.values() if not order.is_settled and order.status is not Status.ABSENT]
+
+    @property
+    def bar_ms(self) -> int:
+        """The last bar that anything was sent or wanted for; -1 for none."""
+        return max((*self._bars.values(), self._wanted.start_ms if self._wanted else -1), default=-1)
+
+    def want(self, wanted: Wanted) -> None:
+        """Begin to carry out a decision; `work` goes on with it."""
+        self._wanted = wanted
+
+    def taken(self) -> None:
+        """Note that a ledger in the journal holds what was booked."""
+        self.untaken = []
+
+    def outcome(self, start_ms: int) -> str:
+        """Return why a bar's decision was not carried out as a whole: unknown, rejected, partial, absent; or empty."""
+        statuses = {order.status for name, order in self._orders.items() if self._bars[name] == start_ms}
+        if statuses & {Status.SUBMITTING, Status.UNKNOWN, Status.ACKED, Status.PARTIAL}:
+            return "unknown"
+        if Status.REJECTED in statuses:
+            return "rejected"
+        return "partial" if Status.CANCELLED in statuses else "absent" if Status.ABSENT in statuses else ""
+
+    # --- what comes in ------------------------------------------------------------------------------------------------
+
+    def hear(self, event: OrderNews | ExecutionNews | PositionNews) -> None:
+        """Take in what the exchange says of this market, once however often it is said."""
+        if isinstance(event, OrderNews):
+            if event.link_id in self._orders:
+                self._learn(self._orders[event.link_id], event.news)
+            elif event.parent not in self._orders:  # a stop that came with an order of ours is no stranger
+                self._stop(f"an order of somebody else: {event.link_id or event.order_id}")
+        elif isinstance(event, ExecutionNews):
+            self._book(event)
+
+    def _learn(self, order: Order, news: News) -> Order:
+        after = order.after(news, self._absence)
+        if after != order:
+            self._orders[order.link_id] = after
+            self._journal.order(self.name, self._bars[order.link_id], after)
+            self._asked.pop(order.link_id, None)
+        return after
+
+    def _book(self, event: ExecutionNews) -> None:
+        fill = event.fill
+        if fill.exec_id in self._booked:
+            return
+        order = self._orders.get(event.link_id) if event.kind == _MOVES else None
+        if order is not None:
+            order = self._orders[event.link_id] = order.after(fill)
+            self._asked.pop(event.link_id, None)
+        self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event)
+        self._booked.add(fill.exec_id)
+        self.held += _change(event.kind, event.side, fill.quantity)
+        self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))
+        if order is None and event.kind != _FUNDING:
+            self._stop(f"{event.kind} of {fill.quantity} at {fill.price} by no order of this session")
+
+    # --- what it does -------------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Ask for what is unsettled; if nothing is, send what is wanted next."""
+        for order in self.unsettled:
+            self._ask(order)
+        if self.unsettled or self._wanted is None:
+            return
+        due = self._next(self._wanted)
+        if due is None or self.trouble or monotonic() > self._wanted.until_s:
+            self._wanted = None
+        else:
+            self._send(due, self._wanted)
+
+    def _next(self, wanted: Wanted) -> Order | None:
+        sent = [self._orders[name] for name, start_ms in self._bars.items() if start_ms == wanted.start_ms]
+        if any(order.status is Status.REJECTED for order in sent):
+            return None
+        if absent := [order for order in sent if order.status is Status.ABSENT]:
+            return absent[0]
+        leg = next_leg(self.held, wanted.coins, self._lot, wanted.price)
+        ordinal = 0 if leg is None else sum(order.leg.reduces == leg.reduces for order in sent)
+        if leg is None or ordinal >= LEGS:
+            return None
+        kind = "close" if leg.reduces else "open"
+        return Order(link_id=link_id(self._session, self.market.slug, wanted.start_ms, kind, ordinal), leg=leg)
+
+    def _send(self, order: Order, wanted: Wanted) -> None:
+        order = self._orders[order.link_id] = order.submitting(self._now_ms())
+        self._bars[order.link_id] = wanted.start_ms
+        self._journal.order(self.name, wanted.start_ms, order)
+        answer = self._trading.place(self.market, order, replace(self._protection, stop=wanted.stop))
+        self._learn(order, answer)
+        if isinstance(answer, Refused) and answer.is_final:
+            self._stop(answer.why)
+
+    def _ask(self, order: Order) -> None:
+        due_s, wait_s = self._asked.get(order.link_id, (0.0, self._timing.first_s))
+        if not due_s:
+            self._asked[order.link_id] = (monotonic() + wait_s, wait_s)
+            return
+        if monotonic() < due_s:
+            return
+        try:
+            found = self._trading.look_up(self.market, order.link_id)
+        except TemporaryError:
+            found = None  # nobody can tell: it stays as it is
+        for event in found or ():
+            self.hear(event)
+        if found == []:
+            self._learn(self._orders[order.link_id], NotFound(self._now_ms()))
+        wait_s = min(2 * wait_s, self._timing.most_s)
+        self._asked[order.link_id] = (monotonic() + wait_s, wait_s)
+
+    def reconcile(self) -> None:
+        """Compare with the exchange if that is due: executions, open orders, position."""
+        if monotonic() < self._compare_s:
+            return
+        self._compare_s = monotonic() + self._timing.reconcile_s
+        try:
+            for booked in self._trading.executions(self.market, self._since_ms):
+                self.hear(booked)
+            for waiting in self._trading.open_orders(self.market):
+                self.hear(waiting)
+            size = self._trading.position(self.market).size
+        except TemporaryError:
+            self._compare_s = monotonic() + self._timing.differ_s
+            return
+        except PipelineError as err:
+            self._stop(str(err))
+            return
+        if size == self.held or self.unsettled:
+            self._differed = 0
+            return
+        self._differed += 1
+        self._compare_s = monotonic() + self._timing.differ_s
+        if self._differed >= self._timing.rounds:
+            self._stop(f"the exchange holds {size}, the journal says {self.held}")
+
+    def compare_soon(self) -> None:
+        """Let the next `reconcile` compare, because something may have been missed."""
+        self._compare_s = 0.0
+
+    def _stop(self, why: str) -> None:
+        self.trouble = self.trouble or why
+
+
+def _change(kind: str, side: str, quantity: Decimal) -> Decimal:
+    """Return signed coins; funding moves cash alone."""
+    if kind == _FUNDING:
+        return ZERO
+    return quantity if side == "Buy" else -quantity
