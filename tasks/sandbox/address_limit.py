@@ -1,4 +1,4 @@
-"""Bybit's limits per address."""
+"""Bybit's limits per address, and per key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BAN_S = 600.0
 
 
 class AddressLimit:
-    """So many in a window, then HTTP 403 for 10 minutes.
+    """So many in a window, then none for 10 minutes: HTTP 403. A key's limit has no ban.
 
     It counts real load, so it goes by a timer of its own and not by the exchange's virtual clock.
 
@@ -22,12 +22,14 @@ class AddressLimit:
         limit: Requests or connections in a window.
         timer: Seconds, never going back.
         window_s: Length of the window.
+        ban_s: How long none is served that comes after one too many.
     """
 
-    def __init__(self, limit: int, timer: Callable[[], float], window_s: float = 5.0) -> None:
+    def __init__(self, limit: int, timer: Callable[[], float], window_s: float = 5.0, ban_s: float = BAN_S) -> None:
         self.limit = limit
         self._timer = timer
         self._window_s = window_s
+        self._ban_s = ban_s
         self._recent: deque[float] = deque()
         self._banned_until = -1.0
 
@@ -36,9 +38,10 @@ class AddressLimit:
         now = self._timer()
         while self._recent and self._recent[0] <= now - self._window_s:
             self._recent.popleft()
-        if now >= self._banned_until and len(self._recent) >= self.limit:
-            self._banned_until = now + BAN_S
         if now < self._banned_until:
+            return False
+        if len(self._recent) >= self.limit:
+            self._banned_until = now + self._ban_s
             return False
         self._recent.append(now)
         return True

@@ -2,7 +2,11 @@
 
 A plan is a list of (match, action). The match says which requests, the action what happens to them: it may ask
 something else than the client did, and change the answer on its way back. Each fault counts the requests that it
-matches, and the first fault whose turn it is acts. `tests/sandbox/actions.py` has actions for all that goes wrong.
+matches, and the first fault whose turn it is acts. `tests/sandbox/actions.py` has actions for all that goes wrong with
+reads, `tests/sandbox/order_actions.py` for what goes wrong with orders.
+
+The exchange decides about a request before anything happens to its answer. So an order whose answer is lost has been
+accepted, unless the action says that the exchange never sees the request.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from storage.bounds import Checked, NonNegativeInt, PositiveInt
+from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveInt, Share
+from tasks.sandbox.account import Read
 
 KLINE_PATH = "/v5/market/kline"
+CREATE_PATH = "/v5/order/create"
 RESET_HEADER = "X-Bapi-Limit-Reset-Timestamp"
 
 
@@ -28,6 +34,7 @@ class Reply:
         text: The body as it is sent.
         delivery: whole; short: fewer bytes than Content-Length says; chunk: a broken chunk; reset: the connection is
             reset instead; never: nothing is sent until the client gives up.
+        delay_s: How long the answer takes after everything has been decided, real seconds.
     """
 
     envelope: Any
@@ -36,6 +43,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json; charset=utf-8"})
     text: bytes | None = None
     delivery: Literal["whole", "short", "chunk", "reset", "never"] = "whole"
+    delay_s: float = 0.0
 
     def body(self) -> bytes:
         """Return the bytes of the body."""
@@ -54,6 +62,35 @@ class Reply:
         self.headers["Content-Type"] = "text/html"
 
 
+@dataclass(frozen=True, kw_only=True)
+class OrderTwist(Checked):
+    """What becomes of an order after it has been acknowledged, where it is not the usual.
+
+    Attributes:
+        rejected: It is rejected.
+        share: Of its quantity at most so much trades, in whole steps; the rest is cancelled. 0 cancels it unfilled.
+        parts: It trades in at least so many executions, as far as whole steps allow.
+        late_s: How much later than usual it meets the market, real seconds, whatever the clock does meanwhile.
+        execution_first: The message of its first execution comes before the first message of the order.
+        executions_twice: Each message of an execution comes twice, with the same execId.
+        end_twice: The message of its end comes twice.
+        unseen: How many times a read does not know of it: of the order, of its executions, of the position it leads to.
+        stream_down: The private stream is down from its acceptance until all is over.
+        then: What the outside world does when it is over, given the account's `desk.Outside`.
+    """
+
+    rejected: bool = False
+    share: Share = 1.0
+    parts: PositiveInt = 1
+    late_s: NonNegativeFloat = 0.0
+    execution_first: bool = False
+    executions_twice: bool = False
+    end_twice: bool = False
+    unseen: Mapping[Read, int] = field(default_factory=dict)
+    stream_down: bool = False
+    then: Callable[[Any], object] | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True)
 class Action:
     """What happens to a request and its answer.
@@ -61,12 +98,19 @@ class Action:
     Attributes:
         name: For reading a plan.
         spoil: Changes the answer in place.
-        rewrite: Takes the query and returns what the exchange is asked instead.
+        rewrite: Takes the query, or an order's body, and returns what the exchange is asked instead.
+        hold_s: How long the request is under way to the exchange, real seconds. It arrives, whether the client is still
+            there or not.
+        unseen: The exchange never sees the request; the answer is `spoil`'s alone.
+        twist: What becomes of the order that the request makes.
     """
 
     name: str
     spoil: Callable[[Reply], None] = field(default=lambda reply: None, repr=False)
     rewrite: Callable[[dict[str, str]], dict[str, str]] = field(default=lambda params: params, repr=False)
+    hold_s: float = 0.0
+    unseen: bool = False
+    twist: OrderTwist | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +119,7 @@ class Match(Checked):
 
     Attributes:
         path: The request's path; None for any.
-        params: Query parameters that the request must have; numbers as text.
+        params: Parameters that the request must have, in its query or its body; numbers as text, true and false too.
         nth: The first of the matching requests that is meant, from 0.
         times: How many from there on; None for all.
         method: GET or POST.

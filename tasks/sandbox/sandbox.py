@@ -1,8 +1,8 @@
 """A stand-in for Bybit on 127.0.0.1 that real clients talk to over real HTTP and a real WebSocket.
 
-It replays the candles of one market or of several with Bybit's rules (`venue.py`, `push.py`), keeps Bybit's limits per
-address, and follows a fault plan (`faults.py`). It is controlled from Python alone; nothing that is sent to it can
-change what it holds.
+It replays the candles of one market or of several with Bybit's rules (`venue.py`, `push.py`), keeps trading accounts
+(`trading.py`, `desk.py`, `private_stream.py`), keeps Bybit's limits per address, and follows a fault plan
+(`faults.py`). It is controlled from Python alone: what is sent to it can change nothing but the sender's own account.
 
 There are two times. Data time is the exchange's clock (`Sandbox.clock`): it stands still until someone moves it,
 `Sandbox.play` lets the next bars close one after the other, thousands in a few seconds, and `Sandbox.keep_time` ties it
@@ -26,19 +26,26 @@ from typing import Self
 from aiohttp import web
 
 from storage.schema import Candles, ConfigError, Instrument, Market, PipelineError, Source
+from tasks.sandbox.account import Account, AccountSpec
 from tasks.sandbox.address_limit import IP_LIMIT, SOCKET_LIMIT, SOCKET_WINDOW_S, AddressLimit
 from tasks.sandbox.clock import VirtualClock
-from tasks.sandbox.faults import FaultPlan, PlannedFaults, Reply
+from tasks.sandbox.desk import Desk, Outside
+from tasks.sandbox.faults import Action, FaultPlan, PlannedFaults, Reply
 from tasks.sandbox.hub import STREAM_CATEGORIES, STREAM_PATH, Hub
 from tasks.sandbox.listing import Listing
+from tasks.sandbox.order_rules import DeskRules
 from tasks.sandbox.playback import keep_time, play
+from tasks.sandbox.private_stream import PRIVATE_PATH, PRIVATE_TOPICS, PrivateStream
 from tasks.sandbox.replay import RangePolicy
+from tasks.sandbox.signatures import KEY_HEADER, Door, Signed
 from tasks.sandbox.sockets import StreamTiming
 from tasks.sandbox.stream_faults import FollowedPlan, StreamPlan
+from tasks.sandbox.trading import Trading, body_params
 from tasks.sandbox.venue import Venue
 
 _JUST_AFTER_MS = 1_000  # how long after the last close a replay begins: any time inside the next bar would do
 _START_LIMIT_S = 30.0
+_NO_ACTION = Action("nothing goes wrong")
 _RESET_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends RST instead of FIN
 
 
@@ -47,7 +54,7 @@ class Request:
     """A request that reached the sandbox.
 
     Attributes:
-        params: The query as it came.
+        params: The query as it came, or the body as text; neither key nor signature.
         time_ms: When it came, UTC milliseconds of the exchange's clock.
         signed: Whether it carried an API key.
         known: Whether there is such an endpoint; the answer to others is HTTP 404.
@@ -59,6 +66,10 @@ class Request:
     time_ms: int
     signed: bool
     known: bool
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class Sandbox:
@@ -78,11 +89,14 @@ class Sandbox:
         range_policy: Which rows come when a range holds more than `limit`.
         stream: How long things take on the stream; None for the usual.
         stream_faults: What goes wrong on the stream.
-        timer: What the address limits go by, seconds.
+        timer: What the limits go by, seconds.
+        accounts: Who may trade here; without any there is neither an endpoint nor a stream of accounts.
+        desk_rules: How orders are handled.
+        wall_clock_ms: What signatures are judged by, UTC milliseconds.
 
     Raises:
         CandleError: There are no candles, or they are not on the grid of the interval.
-        ConfigError: A market is there twice.
+        ConfigError: A market or a key is there twice.
     """
 
     def __init__(
@@ -102,6 +116,9 @@ class Sandbox:
         stream: StreamTiming | None = None,
         stream_faults: StreamPlan | None = None,
         timer: Callable[[], float] = time.monotonic,
+        accounts: Sequence[AccountSpec] = (),
+        desk_rules: DeskRules | None = None,
+        wall_clock_ms: Callable[[], int] = _wall_clock_ms,
     ) -> None:
         first = Listing(candles=candles, market=market, funding=funding, instrument=instrument)
         self.listings = {listing.key: listing for listing in (first, *more)}
@@ -111,6 +128,11 @@ class Sandbox:
         self.clock = VirtualClock(first.replay.end_ms + _JUST_AFTER_MS if now_ms is None else now_ms)
         self._venue = Venue(self.listings, self.clock, range_policy)
         self._timing = stream or StreamTiming()
+        door = Door(accounts, wall_clock_ms, timer)
+        self._private = PrivateStream(door, self._timing, self.clock.told_ms)
+        rules = desk_rules or DeskRules()
+        self._desk = Desk(self.listings, self.clock, accounts, rules, self._private, self._later)
+        self._trading = Trading(self._desk, door, self.clock.told_ms)
         self._hub: Hub | None = None
         self._socket_limit = AddressLimit(SOCKET_LIMIT, timer, SOCKET_WINDOW_S)
         self._latency_s = latency_ms / 1000
@@ -152,6 +174,22 @@ class Sandbox:
         """Where the stream listens; a client appends /v5/public/<category>."""
         return f"ws://127.0.0.1:{self._port}"
 
+    def account(self, key: str) -> Account:
+        """Return an account as it is now: a copy, with which nothing happens."""
+        return self._desk.snapshot(key)
+
+    def outside(self, key: str) -> Outside:
+        """Return what can happen to an account without its client."""
+        return Outside(self._desk, key)
+
+    def cut_private_stream(self) -> None:
+        """End every connection of the private stream, and refuse new ones; what happens meanwhile, nobody is told."""
+        self._private.cut()
+
+    def restore_private_stream(self) -> None:
+        """Let clients connect to the private stream again."""
+        self._private.restore()
+
     def play(self, bars: int | None = None, *, bar_every_s: float = 0.005) -> Future[int]:
         """Let the next bars close one after the other, in data time; returns at once.
 
@@ -169,7 +207,7 @@ class Sandbox:
         playing = play(self.listings.values(), self.clock, hub, bars, bar_every_s)
         return asyncio.run_coroutine_threadsafe(playing, loop)
 
-    def keep_time(self, wall_clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> Future[None]:
+    def keep_time(self, wall_clock_ms: Callable[[], int] = _wall_clock_ms) -> Future[None]:
         """Let data time be real time from now on, as clients expect it that go by their own clock; returns at once.
 
         Args:
@@ -183,13 +221,19 @@ class Sandbox:
         return asyncio.run_coroutine_threadsafe(keeping, loop)
 
     def wait_for_subscribers(self, *topics: str, timeout_s: float = 30.0) -> None:
-        """Return when each of these topics of the stream has a subscriber.
+        """Return when each of these topics has a subscriber, of the public stream or of the private one.
 
         Raises:
             TimeoutError: One has none in real time.
         """
         loop, hub = self._open()
-        waiting = asyncio.run_coroutine_threadsafe(hub.subscribed(topics), loop)
+        private = PRIVATE_TOPICS.intersection(topics)
+
+        async def subscribed() -> None:
+            await self._private.subscribed(private)
+            await hub.subscribed(set(topics) - private)
+
+        waiting = asyncio.run_coroutine_threadsafe(subscribed(), loop)
         try:
             waiting.result(timeout_s)
         finally:
@@ -223,6 +267,7 @@ class Sandbox:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         hub = self._hub = Hub(self.listings, self.clock, self._timing, self._stream_plan)
+        self._private.open()
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         # Cancelled when the client leaves, so that an answer that never comes holds nothing up; no access log.
@@ -233,44 +278,63 @@ class Sandbox:
             await site.start()
             self._port = runner.addresses[0][1]
             self._started.set()
-            with self.clock.heard_by(hub.hear):
+            with self.clock.heard_by(self._desk.hear), self.clock.heard_by(hub.hear):
                 await self._stop.wait()
         finally:
             await runner.cleanup()
 
+    def _later(self, delay_s: float, action: Callable[[], object]) -> None:
+        loop, _ = self._open()
+        loop.call_soon_threadsafe(loop.call_later, delay_s, action)
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path, params = request.path, dict(request.query)
-        if path.removeprefix(STREAM_PATH) in STREAM_CATEGORIES and self._hub is not None:
+        is_public = path.removeprefix(STREAM_PATH) in STREAM_CATEGORIES
+        stream = self._hub if is_public else self._private if path == PRIVATE_PATH and self._desk.accounts else None
+        if stream:
             if not self._socket_limit.admit():
                 return web.Response(status=403, text="access too frequent")
-            return await self._hub.serve(request)
+            return await stream.serve(request)
+        payload = request.raw_path.partition("?")[2].encode()
+        if request.method == "POST":
+            payload = await request.read()
+            params = body_params(payload)
         asked = Request(
             method=request.method,
             path=path,
             params=params,
             time_ms=self.clock.now_ms(),
-            signed="X-BAPI-API-KEY" in request.headers,
-            known=request.method == "GET" and self._venue.knows(path),
+            signed=KEY_HEADER in request.headers,
+            known=self._trading.knows(request.method, path) or (request.method == "GET" and self._venue.knows(path)),
         )
         self._log.append(asked)
+        # What has been sent arrives, also when the client has left.
+        signed = Signed(headers=request.headers, payload=payload)
+        reply = await asyncio.shield(asyncio.ensure_future(self._answer(asked, signed)))
+        return await _deliver(request, reply)
+
+    async def _answer(self, asked: Request, signed: Signed) -> Reply:
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
-        return await _deliver(request, self._answer(asked))
-
-    def _answer(self, asked: Request) -> Reply:
-        now_ms = self.clock.now_ms()
-        reply = Reply(envelope=None, now_ms=now_ms)
+        reply = Reply(envelope=None, now_ms=self.clock.now_ms())
         if not self._address_limit.admit():
             reply.html(403, "access too frequent")
             return reply
-        reply.headers |= self._address_limit.headers(now_ms)
+        reply.headers |= self._address_limit.headers(reply.now_ms)
         if not asked.known:
             reply.html(404, "not found")
             return reply
-        action = self._faults.take(asked.method, asked.path, asked.params)
-        reply.envelope = self._venue.answer(asked.path, action.rewrite(asked.params) if action else asked.params)
-        if action:
-            action.spoil(reply)
+        action = self._faults.take(asked.method, asked.path, asked.params) or _NO_ACTION
+        if action.hold_s:
+            await asyncio.sleep(action.hold_s)
+        if not action.unseen:
+            params = action.rewrite(asked.params)
+            if self._trading.knows(asked.method, asked.path):
+                reply.envelope, limits = self._trading.answer(asked.method, asked.path, params, signed, action.twist)
+                reply.headers |= limits
+            else:
+                reply.envelope = self._venue.answer(asked.path, params)
+        action.spoil(reply)
         return reply
 
 
@@ -278,6 +342,8 @@ async def _deliver(request: web.Request, reply: Reply) -> web.StreamResponse:
     body = reply.body()
     response = web.Response(status=reply.status, body=body, headers=reply.headers)
     wire = request.transport
+    if reply.delay_s:
+        await asyncio.sleep(reply.delay_s)
     if reply.delivery == "whole" or wire is None:
         return response
     if reply.delivery == "never":

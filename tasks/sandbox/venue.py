@@ -21,6 +21,7 @@ KLINE_FIELDS = 1 + len(CANDLE_COLUMNS)
 BAD_PARAMETER = 10001
 INTERVALS = (*INTERVAL_MS, "M")
 MAX_LEVERAGE = "100.00"
+MAX_LIMIT_QTY, MAX_MARKET_QTY = "100000", "10000"  # coins in one order
 
 
 class Refusal(Exception):
@@ -65,12 +66,7 @@ class Venue:
 
     def answer(self, path: str, params: Params) -> Result:
         """Return the envelope that answers a question; parameters that the endpoint does not know are ignored."""
-        code, message, result = 0, "OK", {}
-        try:
-            result = self._endpoints[path](params)
-        except Refusal as refusal:
-            code, message = refusal.code, str(refusal)
-        return {"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": self.clock.told_ms()}
+        return envelope(self.clock.told_ms(), lambda: self._endpoints[path](params))
 
     def _time(self, params: Params) -> Result:
         told_ms = self.clock.told_ms()
@@ -91,8 +87,8 @@ class Venue:
             raise Refusal(BAD_PARAMETER, "Invalid period!")
         if not listing.replay.serves(interval):
             raise Refusal(BAD_PARAMETER, f"this replay holds candles of {listing.market.interval}, ask for a multiple")
-        start, end = _integer(params, "start"), _integer(params, "end")
-        limit = _limit(params, default=200, most=1000)
+        start, end = integer(params, "start"), integer(params, "end")
+        limit = row_limit(params, default=200, most=1000)
         if start is not None and end is not None and start > end:
             raise Refusal(BAD_PARAMETER, "The start time must not be later than the end time")
         page = listing.replay.page(interval, self.clock.now_ms(), start, end, limit, self._range_policy)
@@ -106,8 +102,8 @@ class Venue:
         listing = self._listing(params)
         if listing.market.category == "spot":
             raise Refusal(BAD_PARAMETER, "Category is invalid")
-        start, end = _integer(params, "startTime"), _integer(params, "endTime")
-        limit = _limit(params, default=200, most=200)
+        start, end = integer(params, "startTime"), integer(params, "endTime")
+        limit = row_limit(params, default=200, most=200)
         if start is not None and end is None:
             raise Refusal(BAD_PARAMETER, "startTime needs endTime")
         last = min(self.clock.now_ms(), self.clock.now_ms() if end is None else end)
@@ -125,7 +121,7 @@ class Venue:
 
     def _instruments_info(self, params: Params) -> Result:
         category, listings = self._some(params)
-        limit = _limit(params, default=500, most=1000)
+        limit = row_limit(params, default=500, most=1000)
         status = params.get("status", "Trading")
         listings = [listing for listing in listings if listing.rules.status == status]
         cursor = {} if category == "spot" else {"nextPageCursor": ""}  # spot has no pages
@@ -141,7 +137,7 @@ class Venue:
         listing = self._listing(params)
         default, most = (1, 200) if listing.market.category == "spot" else (25, 500)
         now_ms = self.clock.now_ms()
-        book = listing.book(now_ms, levels=_limit(params, default, most))
+        book = listing.book(now_ms, levels=row_limit(params, default, most))
         counts = {"u": book.update, "seq": book.update, "cts": book.time_ms} if book else {"u": 0, "seq": 0, "cts": 0}
         sides = {"b": book.bids, "a": book.asks} if book else {"b": [], "a": []}
         return {"s": listing.market.symbol, **sides, "ts": self.clock.told_ms(), **counts}
@@ -161,7 +157,7 @@ class Venue:
                 "isRPITrade": False,
                 "seq": str(tick.ordinal + 1),
             }
-            for tick in listing.trades(self.clock.now_ms(), _limit(params, default, most))
+            for tick in listing.trades(self.clock.now_ms(), row_limit(params, default, most))
         ]
         return {"category": listing.market.category, "list": trades[::-1]}
 
@@ -203,6 +199,16 @@ class Venue:
         return category, [listing for key, listing in self._listings.items() if key[0] == category]
 
 
+def envelope(time_ms: int, ask: Callable[[], Result]) -> Result:
+    """Return what `ask` returns, or its refusal, as Bybit answers it at a time of its clock."""
+    code, message, result = 0, "OK", {}
+    try:
+        result = ask()
+    except Refusal as refusal:
+        code, message = refusal.code, str(refusal)
+    return {"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": time_ms}
+
+
 def _describe(instrument: Instrument) -> Result:
     quote = next((coin for coin in ("USDT", "USDC", "USD") if instrument.symbol.endswith(coin)), "")
     described: Result = {
@@ -223,8 +229,8 @@ def _describe(instrument: Instrument) -> Result:
         "qtyStep": instrument.qty_step,
         "minOrderQty": instrument.min_qty,
         "minNotionalValue": instrument.min_notional,
-        "maxOrderQty": "100000",
-        "maxMktOrderQty": "10000",
+        "maxOrderQty": MAX_LIMIT_QTY,
+        "maxMktOrderQty": MAX_MARKET_QTY,
     }
     return described | {
         "contractType": "LinearPerpetual" if instrument.category == "linear" else "InversePerpetual",
@@ -237,7 +243,8 @@ def _describe(instrument: Instrument) -> Result:
     }
 
 
-def _integer(params: Params, name: str) -> int | None:
+def integer(params: Params, name: str) -> int | None:
+    """Return a parameter that is a whole number, None where it is absent."""
     text = params.get(name)
     if text is None:
         return None
@@ -246,8 +253,9 @@ def _integer(params: Params, name: str) -> int | None:
     return int(text)
 
 
-def _limit(params: Params, default: int, most: int) -> int:
-    limit = _integer(params, "limit")
+def row_limit(params: Params, default: int, most: int) -> int:
+    """Return how many rows are asked for."""
+    limit = integer(params, "limit")
     if limit is None:
         return default
     if not 1 <= limit <= most:

@@ -1,0 +1,349 @@
+"""The exchange's desk: takes orders, and lets them meet the market when their time has come or the market moves.
+
+An order is acknowledged first and meets the market a little later, in real time. Whenever the clock is moved, whatever
+waits meets the market before, at the prices of the time at which it came. As the clock passes a trade, limit orders
+that rest fill whole, as makers, if it comes strictly through their price, and a stop triggers if it is at its price or
+beyond; as it passes a funding stamp, open positions pay. Mark price is last price. Nobody is liquidated but by the
+outside world.
+
+Any thread may ask, one at a time: `with desk.caught_up():`.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Protocol
+
+from storage.schema import ConfigError
+from tasks.sandbox.account import Account, AccountSpec, ExecType, Order
+from tasks.sandbox.clock import VirtualClock
+from tasks.sandbox.faults import OrderTwist
+from tasks.sandbox.listing import Fields, Listing
+from tasks.sandbox.matching import USUAL, Matching, PrivateTopic, Said, order_said, twisted
+from tasks.sandbox.order_rules import DeskRules, changed_order, check_stop, new_order
+from tasks.sandbox.replay import decimal_text
+from tasks.sandbox.tape import Tick
+from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal
+
+
+class Wire(Protocol):
+    """The private stream, as the desk sees it; any thread may call."""
+
+    def tell(self, key: str, topic: PrivateTopic, row: Fields) -> None:
+        """Send a message to whoever listens with a key."""
+
+    def cut(self) -> None:
+        """End every connection, and let nobody connect."""
+
+    def restore(self) -> None:
+        """Let clients connect again."""
+
+
+class Desk:
+    """Orders and accounts of the linear markets.
+
+    Args:
+        listings: The markets, by category and symbol.
+        clock: The exchange's time; whoever moves it calls `hear`.
+        specs: The accounts.
+        rules: How orders are handled.
+        wire: Where messages go.
+        later: Calls something after so many real seconds.
+
+    Raises:
+        ConfigError: Two accounts have one key.
+    """
+
+    def __init__(
+        self,
+        listings: Mapping[tuple[str, str], Listing],
+        clock: VirtualClock,
+        specs: Sequence[AccountSpec],
+        rules: DeskRules,
+        wire: Wire,
+        later: Callable[[float, Callable[[], object]], object],
+    ) -> None:
+        linear = {symbol: listing for (category, symbol), listing in listings.items() if category == "linear"}
+        self.market = Matching(linear, rules, clock.now_ms())
+        self.wire = wire
+        self.accounts = {
+            spec.key: Account(spec=spec, wallet=Decimal(spec.capital), hedge=spec.hedge, marks=self.market.marks)
+            for spec in specs
+        }
+        if len(self.accounts) != len(specs):
+            raise ConfigError("each account must have a key of its own, one key is there twice")
+        self._clock, self._later = clock, later
+        self._lock = threading.RLock()
+        self._waiting: dict[str, tuple[Account, Order, OrderTwist]] = {}
+        self._outdated: dict[str, tuple[int, list[Fields]]] = {}
+        for listing in linear.values():
+            self.market.mark(listing)
+
+    @contextmanager
+    def caught_up(self) -> Iterator[None]:
+        """Keep everybody else out while the block lasts; everything has happened up to the clock's time."""
+        with self._lock:
+            self.hear()
+            yield
+
+    def hear(self) -> None:
+        """Let everything happen that happens up to the clock's time."""
+        with self._lock:
+            now_ms = self._clock.now_ms()
+            if not self.accounts or now_ms <= self.market.now_ms:
+                return
+            for order_id in [name for name, (_, _, twist) in self._waiting.items() if not twist.late_s]:
+                self._enter(order_id)
+            for time_ms, listing, event in self._events(now_ms):
+                self.market.now_ms = time_ms
+                self.market.mark(listing)
+                for account in self.accounts.values():
+                    if isinstance(event, Tick):
+                        self._meet(account, listing, event)
+                    else:
+                        self._fund(account, listing, event)
+            self.market.now_ms = now_ms
+
+    def snapshot(self, key: str) -> Account:
+        """Return an account as it is now: a copy, with which nothing happens."""
+        with self.caught_up():
+            return copy.deepcopy(self.accounts[key])
+
+    def listing(self, params: Params) -> Listing:
+        """Return the market that is asked for.
+
+        Raises:
+            Refusal: There is none.
+        """
+        if params.get("category") != "linear":
+            raise Refusal(BAD_PARAMETER, "the sandbox takes orders of linear markets alone")
+        if (listing := self.market.listings.get(params.get("symbol", ""))) is None:
+            raise Refusal(BAD_PARAMETER, f"params error: symbol invalid {params.get('symbol', '')}")
+        return listing
+
+    def create(
+        self, account: Account, params: Params, twist: OrderTwist | None = None, *, at_once: bool = False
+    ) -> Order:
+        """Take an order, which meets the market later.
+
+        Raises:
+            Refusal: It breaks a rule.
+        """
+        listing, twist = self.listing(params), twist or USUAL
+        order = new_order(params, account, listing, self.market.quote(listing), self.market.rules, self.market.born())
+        order.unseen = dict(twist.unseen)
+        account.orders[order.order_id] = order
+        self._waiting[order.order_id] = account, order, twist
+        if twist.stream_down:
+            self.wire.cut()
+        delay_s = self.market.rules.ack_to_fill_ms / 1000 + twist.late_s
+        if at_once or not delay_s:
+            self._enter(order.order_id)
+        else:
+            self._later(delay_s, lambda: self._enter(order.order_id))
+        return order
+
+    def amend(self, account: Account, params: Params) -> Order:
+        """Change quantity and price of an open limit order, or the trigger of a stop.
+
+        Raises:
+            Refusal: There is no such order, or nothing to change, or a rule is broken.
+        """
+        order = self._open_order(account, params, "order not exists or too late to replace")
+        listing = self.market.listings[order.symbol]
+        order.qty, order.price, order.trigger = changed_order(order, params, listing, self.market.quote(listing))
+        order.updated_ms = self.market.now_ms
+        self.tell(account, [order_said(order)])
+        return order
+
+    def cancel(self, account: Account, params: Params) -> Order:
+        """Cancel an open order.
+
+        Raises:
+            Refusal: There is none of that id.
+        """
+        order = self._open_order(account, params, "order not exists or too late to cancel")
+        self.tell(account, self.market.end(account, order, cancel_type="CancelByUser"))
+        return order
+
+    def set_stop(self, account: Account, listing: Listing, stop_loss: Decimal) -> None:
+        """Set or move the stop of an open position, or take it away, 0.
+
+        Raises:
+            Refusal: There is no position, nothing changes, or the stop would trigger at once.
+        """
+        position = account.position(listing.market.symbol)
+        if not position.size:
+            raise Refusal(BAD_PARAMETER, "can not set tp/sl/ts for zero position")
+        if stop_loss == ((position.stop and position.stop.trigger) or 0):
+            raise Refusal(34040, "not modified")
+        if stop_loss:
+            check_stop(stop_loss, listing, self.market.quote(listing), long=position.size > 0)
+            said = self.market.place_stop(account, position, stop_loss, "")
+        else:
+            said = self._drop_stop(account, listing)
+        self.tell(account, [*said, self.market.position_said(account, position)])
+
+    def force(self, account: Account, listing: Listing, qty: Decimal, kind: ExecType, create_type: str) -> None:
+        """Close coins of a position at the mark price without asking its owner; to be deleveraged is free.
+
+        Raises:
+            ConfigError: There is no such position.
+        """
+        position, mark = account.position(listing.market.symbol), self.market.marks[listing.market.symbol]
+        if not 0 < qty <= abs(position.size):
+            raise ConfigError(f"qty must be of an open position, in 0..{abs(position.size)}, was {qty}")
+        order = self.market.system_order(
+            position.symbol,
+            qty,
+            side="Sell" if position.size > 0 else "Buy",
+            price=mark,
+            create_type=create_type,
+        )
+        account.orders[order.order_id] = order
+        fee_rate = Decimal(0 if kind == "AdlTrade" else account.spec.taker_fee)
+        said = self.market.trade(account, order, mark, qty, fee_rate, kind=kind)
+        self.tell(account, said + self.market.after(account, order))
+
+    def position_rows(self, account: Account) -> list[Fields]:
+        """Return what a read shows of the positions in every market; it may lag."""
+        polls, rows = self._outdated.get(account.spec.key, (0, []))
+        if polls:
+            self._outdated[account.spec.key] = polls - 1, rows
+            return rows
+        return self._position_rows(account)
+
+    def tell(self, account: Account, said: Said) -> None:
+        """Send messages to whoever listens to an account."""
+        for topic, row in said:
+            self.wire.tell(account.spec.key, topic, row)
+
+    def _position_rows(self, account: Account) -> list[Fields]:
+        return [self.market.position_row(account, account.position(symbol)) for symbol in self.market.listings]
+
+    def _open_order(self, account: Account, params: Params, missing: str) -> Order:
+        listing = self.listing(params)
+        order = account.find(params.get("orderId", ""), params.get("orderLinkId", ""))
+        if order is None or not order.is_open or order.symbol != listing.market.symbol:
+            raise Refusal(110001, missing)
+        return order
+
+    def _drop_stop(self, account: Account, listing: Listing) -> Said:
+        stop = account.position(listing.market.symbol).stop
+        return self.market.end(account, stop, status="Deactivated", cancel_type="CancelByUser") if stop else []
+
+    def _enter(self, order_id: str) -> None:
+        """Let an order that waits meet the market, unless it has already."""
+        with self._lock:
+            if order_id not in self._waiting:
+                return
+            account, order, twist = self._waiting.pop(order_id)
+            if polls := twist.unseen.get("positions", 0):
+                self._outdated[account.spec.key] = polls, self._position_rows(account)
+            if order.is_open:
+                self.tell(account, twisted(self.market.match(account, order, twist), twist))
+            if twist.stream_down:
+                self.wire.restore()
+            if twist.then:
+                twist.then(Outside(self, account.spec.key))
+
+    def _events(self, until_ms: int) -> list[tuple[int, Listing, Tick | float]]:
+        """Return trades and funding rates up to and with `until_ms`, oldest first; funding comes before a trade."""
+        since_ms = self.market.now_ms
+        found: list[tuple[int, Listing, Tick | float]] = []
+        for listing in self.market.listings.values():
+            first_ms = max(since_ms + 1, listing.replay.first_ms)
+            found += [(ms, listing, rate) for ms, rate in listing.funding if first_ms <= ms <= until_ms]
+            found += [(tick.time_ms, listing, tick) for tick in listing.replay.ticks(since_ms, until_ms)]
+        return sorted(found, key=lambda one: (one[0], isinstance(one[2], Tick)))
+
+    def _meet(self, account: Account, listing: Listing, tick: Tick) -> None:
+        """Let a trade meet the orders that rest, and the stop."""
+        price, symbol = Decimal(decimal_text(tick.price)), listing.market.symbol
+        for order in [one for one in account.orders.values() if one.is_open and one.symbol == symbol]:
+            if not order.is_open or order.order_id in self._waiting:
+                continue
+            if order.trigger is not None:
+                if order.sign * price >= order.sign * order.trigger:
+                    self.tell(account, self.market.trigger(account, order))
+            elif order.sign * price < order.sign * order.price:
+                self._fill_resting(account, order)
+
+    def _fill_resting(self, account: Account, order: Order) -> None:
+        closable = account.position(order.symbol).closable(order.side)
+        if order.reduce_only and not closable:
+            self.tell(account, self.market.end(account, order, cancel_type="CancelByReduceOnly"))
+            return
+        if order.reduce_only:
+            order.qty = order.filled + min(order.leaves, closable)
+        fee_rate = Decimal(account.spec.maker_fee)
+        said = self.market.trade(account, order, order.price, order.leaves, fee_rate, is_maker=True)
+        self.tell(account, said + self.market.after(account, order))
+
+    def _fund(self, account: Account, listing: Listing, rate: float) -> None:
+        position = account.positions.get(listing.market.symbol)
+        if position and position.size:
+            self.tell(account, self.market.fund(account, position, Decimal(decimal_text(rate))))
+
+
+class Outside:
+    """The world beside the client: what happens to an account without its program.
+
+    Args:
+        desk: The exchange's.
+        key: Which account.
+    """
+
+    def __init__(self, desk: Desk, key: str) -> None:
+        self._desk = desk
+        self._account = desk.accounts[key]
+
+    def order(self, symbol: str, side: str, qty: str, **more: str) -> Order:
+        """Trade by hand: a market order without a link id, which is filled at once, in hedge mode too.
+
+        Raises:
+            Refusal: It breaks a rule.
+        """
+        given = {"category": "linear", "symbol": symbol, "side": side, "qty": qty, "orderType": "Market"} | more
+        with self._desk.caught_up():
+            hedge, self._account.hedge = self._account.hedge, False
+            try:
+                return copy.deepcopy(self._desk.create(self._account, given, at_once=True))
+            finally:
+                self._account.hedge = hedge
+
+    def deleverage(self, symbol: str, qty: str) -> None:
+        """Let the exchange close coins of a position against somebody who is bankrupt (ADL), at the mark price."""
+        self._force(symbol, qty, "AdlTrade", "CreateByAdl_PassThrough")
+
+    def liquidate(self, symbol: str, qty: str) -> None:
+        """Let the exchange close coins of a position because its margin is gone, at the mark price."""
+        self._force(symbol, qty, "BustTrade", "CreateByLiq")
+
+    def set_leverage(self, symbol: str, leverage: str) -> None:
+        """Change a symbol's leverage."""
+        with self._desk.caught_up():
+            position = self._account.position(symbol)
+            position.leverage, position.updated_ms = Decimal(leverage), self._desk.market.now_ms
+            self._desk.tell(self._account, [self._desk.market.position_said(self._account, position)])
+
+    def set_hedge(self, hedge: bool) -> None:
+        """Change the position mode of all symbols, whatever is open."""
+        with self._desk.caught_up():
+            self._account.hedge = hedge
+
+    def transfer(self, amount: str) -> None:
+        """Move USDT into the wallet, out of it if negative."""
+        with self._desk.caught_up():
+            self._account.wallet += Decimal(amount)
+            self._account.transfers += Decimal(amount)
+            self._desk.tell(self._account, [("wallet", self._account.wallet_row())])
+
+    def _force(self, symbol: str, qty: str, kind: ExecType, create_type: str) -> None:
+        with self._desk.caught_up():
+            listing = self._desk.market.listings[symbol]
+            self._desk.force(self._account, listing, Decimal(qty), kind, create_type)

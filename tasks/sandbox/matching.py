@@ -1,0 +1,274 @@
+"""What an order does when it meets the market, and what is said of it. Clock, requests and sockets are the desk's.
+
+A market order takes the levels of the book from the touch on, and what they do not give is cancelled; a book does not
+remember what was taken from it. A limit order takes what is as good as its price, and rests with what is left. What is
+said comes in this order:
+
+    order (New), then for each execution: execution, order (PartiallyFilled or Filled); the stop; position; wallet
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Iterator, Mapping
+from decimal import ROUND_DOWN, Decimal
+from typing import Any, Literal
+
+from tasks.sandbox.account import ZERO, Account, ExecType, Execution, Order, Position, money
+from tasks.sandbox.faults import OrderTwist
+from tasks.sandbox.listing import Fields, Listing
+from tasks.sandbox.order_rules import DeskRules, Quote, worst_price
+from tasks.sandbox.replay import decimal_text
+from tasks.sandbox.venue import Refusal
+
+PrivateTopic = Literal["order", "execution", "position", "wallet"]
+Said = list[tuple[PrivateTopic, Fields]]
+"""Messages of the private stream: topic, and the one row of its data."""
+
+USUAL = OrderTwist()
+
+
+class Matching:
+    """The linear markets as orders meet them.
+
+    Args:
+        listings: By symbol.
+        rules: How orders are handled.
+        now_ms: Time of the market, UTC milliseconds; whoever moves it sets it, and then the marks.
+
+    Attributes:
+        marks: Mark prices by symbol: the last ones.
+    """
+
+    def __init__(self, listings: Mapping[str, Listing], rules: DeskRules, now_ms: int) -> None:
+        self.listings = listings
+        self.rules = rules
+        self.now_ms = now_ms
+        self.marks: dict[str, Decimal] = {}
+        self._counter = itertools.count(1)
+
+    def mark(self, listing: Listing) -> None:
+        """Note what the mark price is now."""
+        if (tick := listing.replay.last_tick(self.now_ms)) is not None:
+            self.marks[listing.market.symbol] = Decimal(decimal_text(tick.price))
+
+    def quote(self, listing: Listing) -> Quote:
+        """Return how a market stands.
+
+        Raises:
+            Refusal: It has not opened.
+        """
+        book = listing.book(self.now_ms)
+        if book is None:
+            raise Refusal(110118, "no market price")
+        self.mark(listing)
+        return Quote(bid=Decimal(book.bids[0][0]), ask=Decimal(book.asks[0][0]), last=self.marks[listing.market.symbol])
+
+    def name(self, what: str) -> tuple[str, int]:
+        """Return an id that nothing else has, and its sequence number."""
+        seq = next(self._counter)
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{what} {seq}")), seq
+
+    def born(self) -> dict[str, Any]:
+        """Return the fields that every new order has: id, sequence number, times."""
+        order_id, seq = self.name("order")
+        return {"order_id": order_id, "seq": seq, "created_ms": self.now_ms, "updated_ms": self.now_ms}
+
+    def system_order(self, symbol: str, qty: Decimal, **more: Any) -> Order:
+        """Return a market order of the exchange's own that closes coins of a position."""
+        return Order(
+            **self.born(),
+            link_id="",
+            symbol=symbol,
+            order_type="Market",
+            time_in_force="IOC",
+            qty=qty,
+            reduce_only=True,
+            last_price=self.marks[symbol],
+            **more,
+        )
+
+    def match(self, account: Account, order: Order, twist: OrderTwist = USUAL) -> Said:
+        """Let an order meet the market."""
+        said: Said = [order_said(order)]
+        if twist.rejected:
+            return said + self.end(account, order, status="Rejected", reason="EC_Others")
+        if order.reduce_only:
+            closable = account.position(order.symbol).closable(order.side)
+            if not closable:
+                return said + self.end(account, order, cancel_type="CancelByReduceOnly")
+            order.qty = min(order.qty, closable)
+        takes = list(self._takes(order, twist))
+        if takes and order.time_in_force == "PostOnly":
+            return said + self.end(account, order, reason="EC_PostOnlyWillTakeLiquidity")
+        if order.time_in_force == "FOK" and sum(qty for _, qty in takes) < order.qty:
+            return said + self.end(account, order, reason="EC_CancelForNoFullFill")
+        for price, qty in takes:
+            said += self.trade(account, order, price, qty, Decimal(account.spec.taker_fee))
+        if order.leaves and (not order.rests or twist.share < 1):
+            said += self.end(account, order, reason="EC_NoImmediateQtyToFill")
+        return said + (self.after(account, order) if takes else [])
+
+    def trigger(self, account: Account, stop: Order) -> Said:
+        """Turn a stop into a market order."""
+        listing = self.listings[stop.symbol]
+        account.position(stop.symbol).stop = None
+        stop.status, stop.updated_ms = "Triggered", self.now_ms
+        stop.price = worst_price(stop.side, listing, self.quote(listing), self.rules)
+        return self.match(account, stop)
+
+    def trade(
+        self,
+        account: Account,
+        order: Order,
+        price: Decimal,
+        qty: Decimal,
+        fee_rate: Decimal,
+        *,
+        kind: ExecType = "Trade",
+        is_maker: bool = False,
+    ) -> Said:
+        """Book one execution of an order."""
+        position, (exec_id, seq) = account.position(order.symbol), self.name("execution")
+        closed, realised = position.move(order.side, qty, price)
+        position.created_ms, position.updated_ms, position.seq = position.created_ms or self.now_ms, self.now_ms, seq
+        fee, leaves = money(qty * price * fee_rate), order.leaves - qty
+        order.filled, order.value = order.filled + qty, order.value + qty * price
+        order.fee, order.closed_pnl = order.fee + fee, order.closed_pnl + realised
+        order.status, order.updated_ms = "PartiallyFilled" if leaves else "Filled", self.now_ms
+        execution = Execution(
+            exec_id=exec_id,
+            seq=seq,
+            time_ms=self.now_ms,
+            symbol=order.symbol,
+            side=order.side,
+            exec_type=kind,
+            qty=qty,
+            price=price,
+            fee=fee,
+            fee_rate=fee_rate,
+            mark=self.marks[order.symbol],
+            is_maker=is_maker,
+            closed=closed,
+            realised=realised,
+            order=order,
+            order_id=order.order_id,
+            link_id=order.link_id,
+            leaves=leaves,
+        )
+        account.book(execution)
+        return [("execution", {"category": "linear", **execution.row()}), order_said(order)]
+
+    def fund(self, account: Account, position: Position, rate: Decimal) -> Said:
+        """Let whoever is long pay a share of what is held, at the mark price, and whoever is short get it."""
+        mark, (exec_id, seq) = self.marks[position.symbol], self.name("execution")
+        execution = Execution(
+            exec_id=exec_id,
+            order_id=self.name("order")[0],  # Bybit names one, which can't be found
+            seq=seq,
+            time_ms=self.now_ms,
+            symbol=position.symbol,
+            side="Buy" if position.size > 0 else "Sell",
+            exec_type="Funding",
+            qty=abs(position.size),
+            price=mark,
+            fee=money(position.size * mark * rate),
+            fee_rate=rate,
+            mark=mark,
+        )
+        account.book(execution)
+        return [("execution", {"category": "linear", **execution.row()}), ("wallet", account.wallet_row())]
+
+    def after(self, account: Account, order: Order) -> Said:
+        """Settle what follows when an order has traded: stop, position, wallet."""
+        position = account.position(order.symbol)
+        said: Said = []
+        if position.stop and not position.closable(position.stop.side):
+            said += self.end(account, position.stop, status="Deactivated", cancel_type="CancelByTpSlTsClear")
+        if position.stop:
+            position.stop.qty = abs(position.size)
+        if order.stop_loss is not None and position.size * order.sign > 0:
+            said += self.place_stop(account, position, order.stop_loss, order.link_id)
+        return [*said, self.position_said(account, position), ("wallet", account.wallet_row())]
+
+    def place_stop(self, account: Account, position: Position, trigger: Decimal, parent_link_id: str) -> Said:
+        """Give a position a stop, or move the one that it has."""
+        stop = position.stop
+        if stop is None:
+            stop = position.stop = self.system_order(
+                position.symbol,
+                abs(position.size),
+                side="Sell" if position.size > 0 else "Buy",
+                price=ZERO,
+                status="Untriggered",
+                parent_link_id=parent_link_id,
+                create_type="CreateByStopLoss",
+            )
+            account.orders[stop.order_id] = stop
+        stop.trigger, stop.updated_ms = trigger, self.now_ms
+        return [order_said(stop)]
+
+    def end(
+        self,
+        account: Account,
+        order: Order,
+        *,
+        status: str = "Cancelled",
+        reason: str = "EC_NoError",
+        cancel_type: str = "UNKNOWN",
+    ) -> Said:
+        """End an order with what it has traded so far."""
+        order.status, order.reject_reason, order.cancel_type = status, reason, cancel_type
+        order.updated_ms = self.now_ms
+        position = account.position(order.symbol)
+        if position.stop is order:
+            position.stop = None
+        return [order_said(order)]
+
+    def position_row(self, account: Account, position: Position) -> Fields:
+        """Return what a read shows of a position."""
+        return position.row(self.marks.get(position.symbol, ZERO), account.hedge)
+
+    def position_said(self, account: Account, position: Position) -> tuple[PrivateTopic, Fields]:
+        """Return the message of a position, in which one field has another name."""
+        row = self.position_row(account, position)
+        return "position", {"category": "linear", "entryPrice": row.pop("avgPrice"), **row}
+
+    def _takes(self, order: Order, twist: OrderTwist) -> Iterator[tuple[Decimal, Decimal]]:
+        """Yield prices and quantities at which an order trades at once."""
+        listing = self.listings[order.symbol]
+        book, step = listing.book(self.now_ms, levels=self.rules.depth), Decimal(listing.rules.qty_step)
+        left = _floor(order.leaves * Decimal(repr(float(twist.share))), step)
+        piece = max(_floor(left / twist.parts, step), step)
+        for price_text, size_text in (book.asks if order.side == "Buy" else book.bids) if book else []:
+            price, size = Decimal(price_text), Decimal(size_text)
+            if order.sign * price > order.sign * order.price:
+                return
+            while (qty := min(left, size, piece)) > 0:
+                yield price, qty
+                left, size = left - qty, size - qty
+
+
+def order_said(order: Order) -> tuple[PrivateTopic, Fields]:
+    """Return the message of an order."""
+    return "order", {"category": "linear", **order.row()}
+
+
+def twisted(said: Said, twist: OrderTwist) -> Said:
+    """Return what is said of an order instead of `said`, of which the first is the order's own first message."""
+    if twist.execution_first:
+        first = next((place for place, (topic, _) in enumerate(said) if topic == "execution"), 0)
+        said = [said[first], *said[:first], *said[first + 1 :]]
+    if twist.executions_twice:
+        said = [one for one in said for _ in range(2 if one[0] == "execution" else 1)]
+    if twist.end_twice:
+        order_id = next(row["orderId"] for topic, row in said if topic == "order")
+        last = max(place for place, (_, row) in enumerate(said) if row.get("orderId") == order_id)
+        again = said[last][1] | {"rejectReason": "EC_OrigClOrdIDDoesNotExist"}
+        said = [*said[: last + 1], ("order", again), *said[last + 1 :]]
+    return said
+
+
+def _floor(qty: Decimal, step: Decimal) -> Decimal:
+    return (qty / step).quantize(Decimal(1), ROUND_DOWN) * step

@@ -1,0 +1,262 @@
+"""What the exchange demands of an order before it takes it. Orders of linear markets in one-way mode alone.
+
+Documented at https://bybit-exchange.github.io/docs/v5/order/create-order and .../docs/v5/error; where the documents say
+nothing the sandbox refuses, so that a client does not come to depend on what it does not know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any, cast
+
+from storage.bounds import Checked, NonNegativeFloat, PositiveFloat, PositiveInt
+from tasks.sandbox.account import ZERO, Account, Order, money
+from tasks.sandbox.listing import Listing
+from tasks.sandbox.tape import Side
+from tasks.sandbox.venue import BAD_PARAMETER, MAX_LEVERAGE, MAX_LIMIT_QTY, MAX_MARKET_QTY, Params, Refusal
+
+_NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?")
+_LINK_ID = re.compile(r"[A-Za-z0-9_-]{1,36}")
+_FORCES = ("GTC", "IOC", "FOK", "PostOnly")
+_NOT_SERVED = ("takeProfit", "triggerPrice", "orderFilter", "smpType", "orderIv", "tpOrderType", "slLimitPrice", "mmp")
+_TICK_SLIPPAGE, _PERCENT_SLIPPAGE = (1, 10_000), (Decimal("0.01"), Decimal(10))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeskRules(Checked):
+    """How the exchange handles orders.
+
+    Attributes:
+        ack_to_fill_ms: How long after its acknowledgement an order meets the market, real milliseconds; 0 does it
+            before the acknowledgement is sent. Whenever the clock is moved, what waits meets the market first.
+        price_band: The worst price of an order lies so far from the mark price, as a share of it.
+        moves_price: A limit price beyond the band is moved to its edge in silence, as Bybit does unless told otherwise;
+            else it is refused, 110003.
+        depth: Levels of the order book that an order can take.
+    """
+
+    ack_to_fill_ms: NonNegativeFloat = 5.0
+    price_band: PositiveFloat = 0.05
+    moves_price: bool = True
+    depth: PositiveInt = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """The market when an order comes: best bid and ask, last price; mark is last."""
+
+    bid: Decimal
+    ask: Decimal
+    last: Decimal
+
+    def touch(self, side: Side) -> Decimal:
+        """Return the best price that a taker of a side gets."""
+        return self.ask if side == "Buy" else self.bid
+
+
+def number(params: Params, name: str) -> Decimal:
+    """Return a decimal number that is asked with; without exponent or sign, as Bybit demands it."""
+    given = params.get(name, "")
+    if not _NUMBER.fullmatch(given):
+        raise Refusal(BAD_PARAMETER, f"params error: {name} invalid")
+    return Decimal(given)
+
+
+def flag(params: Params, name: str) -> bool:
+    """Return a parameter that is true or false, false where it is absent."""
+    given = params.get(name, "false")
+    if given not in ("true", "false"):
+        raise Refusal(BAD_PARAMETER, f"params error: {name} invalid")
+    return given == "true"
+
+
+def leverage_of(params: Params) -> Decimal:
+    """Return the leverage that is to be set, the same for both sides as one-way mode demands."""
+    buy, sell = number(params, "buyLeverage"), number(params, "sellLeverage")
+    if buy != sell:
+        raise Refusal(BAD_PARAMETER, "buy leverage not equal sell leverage")
+    if not 1 <= buy <= Decimal(MAX_LEVERAGE):
+        raise Refusal(BAD_PARAMETER, "leverage invalid")
+    return buy
+
+
+def new_order(
+    params: Params, account: Account, listing: Listing, quote: Quote, rules: DeskRules, born: Mapping[str, Any]
+) -> Order:
+    """Return the order that is asked for.
+
+    Args:
+        params: The request's body, as text.
+        account: Whose order.
+        listing: The market.
+        quote: How it stands.
+        rules: The exchange's.
+        born: The order's id, sequence number and times.
+
+    Raises:
+        Refusal: The exchange does not take it.
+    """
+    side, kind, force = _kind(params, listing)
+    link_id = _link_id(params, account)
+    if params.get("positionIdx", "0") != "0" or account.hedge:
+        raise Refusal(BAD_PARAMETER, "position idx not match position mode")
+    reduce_only, position = flag(params, "reduceOnly"), account.position(listing.market.symbol)
+    stop_loss = number(params, "stopLoss") if params.get("stopLoss", "0") not in ("", "0") else None
+    if reduce_only and stop_loss is not None:
+        raise Refusal(BAD_PARAMETER, "reduceOnly order can not set TP/SL")
+    qty = _quantity(params, listing, kind)
+    price = _price(params, listing, quote, side, kind, rules)
+    if reduce_only:
+        closable = position.closable(side)
+        if not closable:
+            raise Refusal(110017, "current position is zero, cannot fix reduce-only order qty")
+        qty = min(qty, closable) or closable
+    elif qty * (price if kind == "Limit" else quote.last) < Decimal(listing.rules.min_notional):
+        raise Refusal(110094, f"Order does not meet minimum order value {listing.rules.min_notional}USDT")
+    if stop_loss is not None:
+        check_stop(stop_loss, listing, quote, long=side == "Buy")
+    order = Order(
+        link_id=link_id,
+        symbol=position.symbol,
+        side=side,
+        order_type=kind,
+        time_in_force=force,
+        qty=qty,
+        price=price,
+        reduce_only=reduce_only,
+        stop_loss=stop_loss,
+        slippage=(params.get("slippageToleranceType", "UNKNOWN"), params.get("slippageTolerance", "0")),
+        last_price=quote.last,
+        **born,
+    )
+    if not reduce_only:
+        _check_margin(order, account, quote)
+    return order
+
+
+def changed_order(
+    order: Order, params: Params, listing: Listing, quote: Quote
+) -> tuple[Decimal, Decimal, Decimal | None]:
+    """Return quantity, price and trigger of an order that is to be changed.
+
+    Raises:
+        Refusal: Nothing changes, or a rule is broken.
+    """
+    qty, price, trigger = order.qty, order.price, order.trigger
+    if trigger is not None:
+        trigger = number(params, "triggerPrice")
+        check_stop(trigger, listing, quote, long=order.side == "Sell")
+    else:
+        qty = number(params, "qty") if params.get("qty") else qty
+        price = number(params, "price") if params.get("price") else price
+        check_step(qty, listing)
+        check_tick(price, listing)
+        if qty <= order.filled:
+            raise Refusal(BAD_PARAMETER, "qty must be more than what has traded")
+    if (qty, price, trigger) == (order.qty, order.price, order.trigger):
+        raise Refusal(BAD_PARAMETER, "The order remains unchanged as the parameters entered match the existing ones.")
+    return qty, price, trigger
+
+
+def worst_price(side: Side, listing: Listing, quote: Quote, rules: DeskRules) -> Decimal:
+    """Return the edge of the price band: no order trades beyond."""
+    tick, sign = Decimal(listing.rules.tick_size), 1 if side == "Buy" else -1
+    ticks = quote.last * (1 + sign * Decimal(repr(rules.price_band))) / tick
+    return ticks.to_integral_value(ROUND_FLOOR if side == "Buy" else ROUND_CEILING) * tick
+
+
+def check_step(qty: Decimal, listing: Listing) -> None:
+    """Refuse a quantity below the smallest or between two steps."""
+    if qty < Decimal(listing.rules.min_qty) or qty % Decimal(listing.rules.qty_step):
+        raise Refusal(BAD_PARAMETER, "Qty invalid")
+
+
+def check_tick(price: Decimal, listing: Listing) -> None:
+    """Refuse a price between two ticks."""
+    if not price or price % Decimal(listing.rules.tick_size):
+        raise Refusal(BAD_PARAMETER, "Price invalid")
+
+
+def check_stop(stop_loss: Decimal, listing: Listing, quote: Quote, *, long: bool) -> None:
+    """Refuse a stop that would trigger at once."""
+    check_tick(stop_loss, listing)
+    if long and stop_loss >= quote.last:
+        raise Refusal(BAD_PARAMETER, f"StopLoss:{stop_loss} set for Buy position should lower than base_price")
+    if not long and stop_loss <= quote.last:
+        raise Refusal(BAD_PARAMETER, f"StopLoss:{stop_loss} set for Sell position should greater than base_price")
+
+
+def _kind(params: Params, listing: Listing) -> tuple[Side, str, str]:
+    side, kind = params.get("side"), params.get("orderType")
+    if side not in ("Buy", "Sell"):
+        raise Refusal(BAD_PARAMETER, "Side invalid")
+    if kind not in ("Market", "Limit"):
+        raise Refusal(BAD_PARAMETER, "OrderType invalid")
+    force = params.get("timeInForce") or "GTC"
+    if force not in _FORCES:
+        raise Refusal(BAD_PARAMETER, "timeInForce invalid")
+    if asked := [name for name in _NOT_SERVED if params.get(name) not in (None, "")]:
+        raise Refusal(BAD_PARAMETER, f"the sandbox does not serve {asked[0]}")
+    if params.get("tpslMode", "Full") not in ("", "Full") or params.get("slTriggerBy", "LastPrice") != "LastPrice":
+        raise Refusal(BAD_PARAMETER, "the sandbox serves stops of whole positions at the last price alone")
+    if listing.rules.status != "Trading":
+        raise Refusal(110074, "contract not live")
+    return cast(Side, side), kind, "IOC" if kind == "Market" else force
+
+
+def _link_id(params: Params, account: Account) -> str:
+    link_id = params.get("orderLinkId", "")
+    if link_id and not _LINK_ID.fullmatch(link_id):
+        raise Refusal(BAD_PARAMETER, "orderLinkId must have 36 characters at most, of A-Z a-z 0-9 - _")
+    if account.find(link_id=link_id):
+        raise Refusal(110072, "OrderLinkedID is duplicate")
+    return link_id
+
+
+def _quantity(params: Params, listing: Listing, kind: str) -> Decimal:
+    qty = number(params, "qty")
+    if not qty and flag(params, "reduceOnly") and flag(params, "closeOnTrigger"):
+        return ZERO  # all of the position
+    check_step(qty, listing)
+    if qty > Decimal(MAX_MARKET_QTY if kind == "Market" else MAX_LIMIT_QTY):
+        raise Refusal(BAD_PARAMETER, "The number of contracts exceeds maximum limit allowed: too large")
+    return qty
+
+
+def _price(params: Params, listing: Listing, quote: Quote, side: Side, kind: str, rules: DeskRules) -> Decimal:
+    """Return the worst price of the order."""
+    tick, sign = Decimal(listing.rules.tick_size), 1 if side == "Buy" else -1
+    edge = worst_price(side, listing, quote, rules)
+    if kind == "Limit":
+        price = number(params, "price")
+        check_tick(price, listing)
+        if sign * price > sign * edge and not rules.moves_price:
+            raise Refusal(110003, "Order price exceeds the allowable range.")
+    else:
+        price = quote.touch(side) + sign * _slippage(params, quote.touch(side), tick)
+    return min(price, edge) if sign > 0 else max(price, edge)
+
+
+def _slippage(params: Params, touch: Decimal, tick: Decimal) -> Decimal:
+    """Return how far from the best price a market order may trade."""
+    given = params.get("slippageToleranceType")
+    if given is None:
+        return touch  # as far as the band
+    tolerance = number(params, "slippageTolerance")
+    if given == "TickSize" and tolerance == int(tolerance) and _TICK_SLIPPAGE[0] <= tolerance <= _TICK_SLIPPAGE[1]:
+        return tolerance * tick
+    if given == "Percent" and _PERCENT_SLIPPAGE[0] <= tolerance <= _PERCENT_SLIPPAGE[1]:
+        return touch * tolerance / 100 // tick * tick
+    raise Refusal(BAD_PARAMETER, "slippageTolerance invalid")
+
+
+def _check_margin(order: Order, account: Account, quote: Quote) -> None:
+    position = account.position(order.symbol)
+    opening = max(order.qty - position.closable(order.side), ZERO)
+    price = order.price if order.order_type == "Limit" else quote.touch(order.side)
+    cost = opening * price * (1 / position.leverage + Decimal(account.spec.taker_fee))
+    if money(cost) > account.available:
+        raise Refusal(110007, "ab not enough for new order")

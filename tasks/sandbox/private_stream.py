@@ -1,0 +1,181 @@
+"""The private stream: who has authenticated hears what happens to their account, in the order in which it happened.
+
+Documented at https://bybit-exchange.github.io/docs/v5/ws/connect. What is said while nobody is connected is lost, as on
+Bybit; a client that comes back asks over REST what it has missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from tasks.sandbox.listing import Fields
+from tasks.sandbox.matching import PrivateTopic
+from tasks.sandbox.outbox import Outbox
+from tasks.sandbox.signatures import Door
+from tasks.sandbox.sockets import StreamTiming
+
+PRIVATE_PATH = "/v5/private"
+PRIVATE_TOPICS = frozenset(
+    f"{topic}{suffix}" for topic in ("order", "execution", "position") for suffix in ("", ".linear")
+) | {"wallet"}
+
+
+class PrivateStream:
+    """All connections of the private stream; it is opened in an event loop, and told things from any thread.
+
+    Args:
+        door: Who lets in.
+        timing: How long things take.
+        told_ms: The time that the exchange tells, UTC milliseconds.
+    """
+
+    def __init__(self, door: Door, timing: StreamTiming, told_ms: Callable[[], int]) -> None:
+        self.door, self.timing, self.told_ms = door, timing, told_ms
+        self._numbers = itertools.count(1)
+        self._messages = itertools.count(1)
+        self._connections: list[_Connection] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news: asyncio.Event | None = None
+        self._down = False
+
+    def open(self) -> None:
+        """Belong to the running event loop."""
+        self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(self, key: str, topic: PrivateTopic, row: Fields) -> None:
+        """Send a message to whoever has authenticated with a key and subscribed to a topic."""
+        self._soon(lambda: self._publish(key, topic, row))
+
+    def cut(self) -> None:
+        """End every connection without a word, and refuse new ones with HTTP 503."""
+        self._soon(self._cut)
+
+    def restore(self) -> None:
+        """Let clients connect again."""
+        self._soon(lambda: setattr(self, "_down", False))
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Hold one connection until either side ends it."""
+        if self._down:
+            return web.Response(status=503, text="not today")
+        connection = _Connection(self, next(self._numbers), request.transport)
+        await connection.socket.prepare(request)
+        self._connections.append(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.remove(connection)
+        return connection.socket
+
+    async def subscribed(self, names: Collection[str]) -> None:
+        """Return when each of these topics has a subscriber."""
+        while self._news and not set(names) <= {name for one in self._connections for name in one.topics}:
+            await self._news.wait()
+
+    def tell_subscribed(self) -> None:
+        """Note that there are new subscriptions."""
+        if self._news:
+            self._news.set()
+            self._news = asyncio.Event()
+
+    def _soon(self, action: Callable[[], object]) -> None:
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(action)
+
+    def _publish(self, key: str, topic: str, row: Fields) -> None:
+        message = {"id": f"sandbox-{next(self._messages)}", "creationTime": self.told_ms(), "data": [row]}
+        for connection in self._connections:
+            if connection.key == key:
+                for name in sorted({topic, f"{topic}.linear"} & connection.topics):
+                    connection.send(json.dumps({"topic": name, **message}))
+
+    def _cut(self) -> None:
+        self._down = True
+        for connection in self._connections:
+            connection.abort()
+
+
+class _Connection:
+    """One client of the private stream.
+
+    Attributes:
+        key: Who it is, once it has said so.
+        topics: What it has subscribed to.
+    """
+
+    def __init__(self, stream: PrivateStream, number: int, transport: asyncio.Transport | None) -> None:
+        self.key: str | None = None
+        self.topics: set[str] = set()
+        self.socket = web.WebSocketResponse(compress=False)  # it answers ping frames by itself
+        self._stream, self._transport = stream, transport
+        self._name = f"sandbox-private-{number}"
+        self._outbox = Outbox(stream.timing.delay_s)
+
+    def send(self, text: str) -> None:
+        """Send a message after everything before it."""
+        if not self.socket.closed:
+            self._outbox.message([text])
+
+    def abort(self) -> None:
+        """End without a word."""
+        self.topics.clear()
+        if self._transport:
+            self._transport.abort()
+
+    async def run(self) -> None:
+        """Answer requests and send what is queued until the socket closes."""
+        sender = asyncio.create_task(self._send_queued())
+        try:
+            async for received in self.socket:
+                if received.type is WSMsgType.TEXT:
+                    await asyncio.sleep(self._stream.timing.ack_s)
+                    self._outbox.answer(json.dumps(self._reply(received.data)))
+        finally:
+            sender.cancel()
+            self.topics.clear()
+
+    async def _send_queued(self) -> None:
+        with suppress(ConnectionError):  # the client is gone
+            while True:
+                taken = await self._outbox.take()
+                for text in taken if isinstance(taken, list) else ():  # nothing but texts is ever put in
+                    await self.socket.send_str(text)
+
+    def _reply(self, text: str) -> Mapping[str, Any]:
+        try:
+            request = json.loads(text)
+            op, args = request.get("op"), request.get("args", [])
+        except (ValueError, AttributeError):
+            return {"success": False, "ret_msg": "Failed to decode incoming data", "conn_id": self._name, "op": ""}
+        named = {"req_id": request["req_id"]} if "req_id" in request else {}
+        if op == "ping":
+            return {**named, "op": "pong", "args": [str(self._stream.told_ms())], "conn_id": self._name}
+        refusal = self._refusal(op, args)
+        if not refusal and op == "auth":
+            self.key = args[0]
+        elif not refusal:
+            self.topics = self.topics | set(args) if op == "subscribe" else self.topics - set(args)
+            self._stream.tell_subscribed()
+        return {"success": not refusal, "ret_msg": refusal, "op": op, "conn_id": self._name, **named}
+
+    def _refusal(self, op: object, args: object) -> str:
+        if op not in ("auth", "subscribe", "unsubscribe"):
+            return "error:invalid op"
+        if not isinstance(args, list):
+            return "error:invalid args"
+        if op == "auth":
+            good = len(args) == 3 and self._stream.door.identify_stream(*args)
+            return "" if good else "API key, expiry or signature is invalid"
+        if self.key is None:
+            return "Request not authorized"
+        if wrong := [name for name in args if name not in PRIVATE_TOPICS]:
+            return f"error:handler not found,topic:{wrong[0]}"
+        again = [name for name in args if op == "subscribe" and name in self.topics]
+        return f"error:already subscribed,topic:{again[0]}" if again else ""

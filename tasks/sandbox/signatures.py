@@ -1,0 +1,105 @@
+"""Who may ask what: keys, signatures, the time window, permissions, and limits per key and endpoint.
+
+The window goes by this machine's clock and not by the exchange's, since clients sign with their own.
+Documented at https://bybit-exchange.github.io/docs/v5/guide and .../docs/v5/rate-limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tasks.sandbox.account import AccountSpec
+from tasks.sandbox.address_limit import AddressLimit
+from tasks.sandbox.venue import BAD_PARAMETER, Refusal
+
+KEY_HEADER = "X-BAPI-API-KEY"
+
+_AHEAD_MS = 1_000  # how far a client's clock may be ahead
+_MOST_WINDOW_MS = 60_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """A request as it was signed.
+
+    Attributes:
+        headers: Its own, names in any case.
+        payload: The query string or the body, as it came over the wire.
+    """
+
+    headers: Mapping[str, str] = field(repr=False)
+    payload: bytes = b""
+
+
+class Door:
+    """Lets requests in.
+
+    Args:
+        specs: The accounts.
+        wall_clock_ms: This machine's clock, UTC milliseconds.
+        timer: What the limits go by, seconds.
+    """
+
+    def __init__(
+        self, specs: Iterable[AccountSpec], wall_clock_ms: Callable[[], int], timer: Callable[[], float]
+    ) -> None:
+        self._specs = {spec.key: spec for spec in specs}
+        self._wall_clock_ms = wall_clock_ms
+        self._timer = timer
+        self._limits: dict[tuple[str, str], AddressLimit] = {}
+
+    def identify(self, request: Signed) -> str:
+        """Return the key of a request that is well signed.
+
+        Raises:
+            Refusal: It is not.
+        """
+        headers = request.headers
+        key, stamp, signature = (headers.get(name, "") for name in (KEY_HEADER, "X-BAPI-TIMESTAMP", "X-BAPI-SIGN"))
+        window = headers.get("X-BAPI-RECV-WINDOW", "5000")
+        if not (key and signature and stamp.isdecimal() and window.isdecimal()):
+            raise Refusal(BAD_PARAMETER, "empty value: apiTimestamp[] apiKey[] apiSignature[]")
+        if key not in self._specs:
+            raise Refusal(10003, "API key is invalid.")
+        now_ms = self._wall_clock_ms()
+        if not now_ms - min(int(window), _MOST_WINDOW_MS) <= int(stamp) < now_ms + _AHEAD_MS:
+            raise Refusal(
+                10002,
+                "invalid request, please check your server timestamp or recv_window param. "
+                f"req_timestamp[{stamp}],server_timestamp[{now_ms}],recv_window[{window}]",
+            )
+        if not self._is_signed(key, f"{stamp}{key}{window}".encode() + request.payload, signature):
+            raise Refusal(10004, "error sign! please check your signature generation algorithm.")
+        return key
+
+    def identify_stream(self, key: object, expires_ms: object, signature: object) -> bool:
+        """Return whether somebody who authenticates on the private stream is who they say."""
+        if not (isinstance(key, str) and key in self._specs and isinstance(expires_ms, int)):
+            return False
+        return expires_ms > self._wall_clock_ms() and self._is_signed(
+            key, f"GET/realtime{expires_ms}".encode(), str(signature)
+        )
+
+    def check_permission(self, key: str) -> None:
+        """Refuse a key that may only read."""
+        if not self._specs[key].may_trade:
+            raise Refusal(10005, "Permission denied, please check your API key permissions.")
+
+    def count(self, key: str, path: str, limit: int, now_ms: int) -> tuple[bool, dict[str, str]]:
+        """Count a request, and return whether it is served and Bybit's rate-limit headers.
+
+        Args:
+            key: Who asks.
+            path: What for.
+            limit: Requests a second.
+            now_ms: The exchange's clock, UTC milliseconds.
+        """
+        counted = self._limits.setdefault((key, path), AddressLimit(limit, self._timer, 1.0, ban_s=0.0))
+        return counted.admit(), counted.headers(now_ms)
+
+    def _is_signed(self, key: str, text: bytes, signature: str) -> bool:
+        expected = hmac.new(self._specs[key].secret.encode(), text, hashlib.sha256).hexdigest()
+        return hmac.compare_digest(expected.encode(), signature.encode())
