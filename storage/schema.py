@@ -407,6 +407,7 @@ class Instrument:
     Attributes:
         launch_ms: Start of trading, UTC milliseconds; 0 where Bybit does not say (spot).
         tick_size, qty_step, min_qty, min_notional: Decimal text, as Bybit sends it.
+        max_market_qty: Most coins of a market order, likewise.
         funding_interval_min: Minutes between funding stamps; 0 where there is no funding.
         status: Trading, PreLaunch, Delivering, Closed …
     """
@@ -420,6 +421,7 @@ class Instrument:
     min_qty: str
     min_notional: str
     funding_interval_min: int
+    max_market_qty: str = "100000000"
 
     def quantity_text(self, coins: float) -> str:
         """Return a quantity as an order states it: the nearest multiple of the step, without a sign."""

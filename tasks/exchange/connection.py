@@ -130,6 +130,7 @@ class Link:
     Attributes:
         exchange: Which.
         gateway: Its REST.
+        url: Where a sandbox listens; None elsewhere.
         stream_url: Where a sandbox's stream listens; None for the exchange's own.
         sandbox: The sandbox that was started for it, its clock standing still; None elsewhere.
         is_replay: Whether its time is that of data, and not this machine's.
@@ -137,6 +138,7 @@ class Link:
 
     exchange: Exchange
     gateway: Gateway
+    url: str | None = None
     stream_url: str | None = None
     sandbox: Sandbox | None = None
     is_replay: bool = False
@@ -167,7 +169,9 @@ def connect_stream(
     if config.exchange != "sandbox" or config.url is not None:
         url = None if config.url is None else config.url.replace("http:", "ws:")
         with Gateway(config.exchange, source=source, url=config.url, **pace) as gateway:
-            yield Link(exchange=config.exchange, gateway=gateway, stream_url=url, is_replay=url is not None)
+            yield Link(
+                exchange=config.exchange, gateway=gateway, url=config.url, stream_url=url, is_replay=url is not None
+            )
         return
     end_ms = now_ms + bars * max(market.interval_ms for market in markets)
     # One bar more: the last decision is filled at the open after it.
@@ -191,4 +195,7 @@ def connect_stream(
         Sandbox(candles, market=first.market, source=source, funding=funding, more=more, now_ms=now_ms) as sandbox,
         Gateway("sandbox", source=source, url=sandbox.url, **pace) as gateway,
     ):
-        yield Link(exchange="sandbox", gateway=gateway, stream_url=sandbox.stream_url, sandbox=sandbox, is_replay=True)
+        yield Link(
+            exchange="sandbox", gateway=gateway, url=sandbox.url, stream_url=sandbox.stream_url, sandbox=sandbox,
+            is_replay=True,
+        )  # fmt: skip

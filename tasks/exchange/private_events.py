@@ -64,13 +64,6 @@ class ExecutionNews(NamedTuple):
     time_ms: int
     received_ns: int
 
-    @property
-    def change(self) -> Decimal:
-        """Signed coins that it moved; funding moves cash alone."""
-        return (
-            Decimal(0) if self.kind == "Funding" else self.fill.quantity if self.side == "Buy" else -self.fill.quantity
-        )
-
 
 class PositionNews(NamedTuple):
     """What is held.

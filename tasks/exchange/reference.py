@@ -14,6 +14,7 @@ STATUSES = ("Trading", "PreLaunch", "Delivering", "Closed")
 """Of a market, the usual one first: Bybit answers for one at a time, and for Trading where none is named."""
 
 _HOUR_MS = 3_600_000
+_NO_LIMIT = "100000000"  # coins: more than there are of any
 # Bybit's usual 8 hours, so that a span is one request; a market that pays more often is split until its rows fit.
 _FUNDING_SPAN_MS = (FUNDING_ROWS - 1) * 8 * _HOUR_MS - 1
 
@@ -53,6 +54,7 @@ def read_instrument(answer: Answer, market: Market) -> Instrument | None:
         min_qty=_decimal(lots, "minOrderQty"),
         min_notional=_decimal(lots, "minOrderAmt" if spot else "minNotionalValue", default="0"),
         funding_interval_min=0 if spot else _whole(found, "fundingInterval"),
+        max_market_qty=_decimal(lots, "maxMarketOrderQty" if spot else "maxMktOrderQty", default=_NO_LIMIT),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from storage.schema import Candles, FloatArray, Instrument
 from tasks.champion.serving import ServedModel
+from tasks.exchange.private_events import ExecutionNews, OrderNews, PositionNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.accounting import RULES
 from tasks.execution.decision import expected_return
@@ -90,6 +91,7 @@ class Account:
         pending: The last decision, which the next open follows.
         unfilled: The cause where a decision finds no open.
         traded: Fills.
+        pays_by_rate: Whether funding is paid by the rate that the stream tells, at a bar's open.
         causes: How often something was not traded, by cause.
     """
 
@@ -105,6 +107,7 @@ class Account:
     pending: Decision | None = None
     unfilled: str = "stale"
     traded: int = 0
+    pays_by_rate: bool = field(init=False, default=True)
     causes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -242,6 +245,20 @@ class Account:
         opened = self.broker(self.ledger, wanted, quote, rate, self._pending_rules)
         self.count(cause)
         return BarOpen(start_ms, wanted, cause, quote, rate, late_ms, opened)
+
+    def hear(self, event: OrderNews | ExecutionNews | PositionNews) -> None:
+        """Take in what the exchange says of the account; on paper nothing."""
+
+    def look(self) -> str:
+        """Do what is due by the clock, and return why nothing more may be traded; empty where it may."""
+        return ""
+
+    def compare_soon(self) -> None:
+        """Compare with the exchange soon."""
+
+    def late(self, at_ms: int, price: float) -> BarOpen | None:
+        """Book amid a bar what the exchange has booked since its open; on paper nothing."""
+        return None
 
     def take(self, bar: BarOpen) -> None:
         """Go on with an open that is in the journal."""

@@ -153,6 +153,16 @@ class BookedExecution(NamedTuple):
     fill: Execution
     booked_ms: int | None
 
+    @property
+    def moves(self) -> bool:
+        """Whether it changes the position; funding moves cash alone."""
+        return self.kind != "Funding"
+
+    @property
+    def change(self) -> Decimal:
+        """Signed coins."""
+        return self.fill.quantity * (self.moves if self.side == "Buy" else -self.moves)
+
 
 class Journal:
     """A session's journal, open for writing, for as long as the `with` block lasts.

@@ -22,6 +22,7 @@ import numpy as np
 
 from storage.schema import CANDLE_COLUMNS, MINUTE_MS, Candles, Instrument, Market, Rejected, utc_text
 from tasks.champion.serving import ServedModel
+from tasks.exchange.private_events import ExecutionNews, OrderNews, PositionNews
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Ticker, Trade
 from tasks.execution.paper import Quote
 from tasks.live.account import Account, ClosedBar, FirstPrice
@@ -195,18 +196,35 @@ class MarketSession:
             self._price(event.start_ms, event.open, at_ms, event.received_ns)
         else:
             self._price(self.market.floor(event.ts_ms), event.price, at_ms, event.received_ns)
-        self._try_open()
         self.look(at_ms)
 
+    def on_account(self, event: OrderNews | ExecutionNews | PositionNews) -> None:
+        """Take in one event of the account's own stream."""
+        self.own.hear(event)
+        self._go_on(self._time.now_ms())
+
+    def _go_on(self, now_ms: float) -> None:
+        """Go on with orders, and book what came of them."""
+        trouble = self.own.look()
+        self._try_open()
+        if self.own.opened_ms >= self.last_ms + self._step_ms:
+            late = self.own.late(int(now_ms), self._first.price if self._first else self.close)
+            self._book_opens([(self.own, late)] if late else [])
+        if trouble:
+            raise Rejected(trouble, 0)
+
     def look(self, now_ms: float) -> None:
-        """Ask REST for a bar whose confirmation is overdue; what REST lacks too is asked for more and more seldom.
+        """Go on with orders, and ask REST for a bar whose confirmation is overdue.
+
+        What REST lacks too is asked for more and more seldom.
 
         Args:
             now_ms: The exchange's clock.
 
         Raises:
-            Rejected: The exchange trades or knows this market no more.
+            Rejected: The exchange trades or knows this market no more, or its orders are in trouble.
         """
+        self._go_on(now_ms)
         due_ms = self.last_ms + 2 * self._step_ms + 1_000 * self._config.confirm_grace_s
         if self.last_ms < 0 or now_ms <= max(due_ms, self._ask_ms):
             return
@@ -299,7 +317,7 @@ class MarketSession:
     def _rate_due(self, account: Account, start_ms: int) -> float:
         """Return the sum of the rates whose stamps came since the open before, as the stream told them."""
         interval_ms = self.instrument.funding_interval_min * MINUTE_MS
-        if not account.ledger.weight or not interval_ms:
+        if not account.ledger.weight or not interval_ms or not account.pays_by_rate:
             return 0.0
         since_ms = max(account.opened_ms, start_ms - self._step_ms)
         due = range((since_ms // interval_ms + 1) * interval_ms, start_ms + 1, interval_ms)

@@ -37,8 +37,7 @@ PROTECTION = Protection()
 LEGS = 2
 """Orders of a kind for one decision: what the first leaves open gets one further one."""
 
-_MOVES = "Trade"
-_FUNDING = "Funding"
+_OF_AN_ORDER = "Trade"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +138,7 @@ class OrderDesk:
                 self._learn(order, Lost("the process ended while it was sent"))
         for one in reader.executions(self.name):
             self._booked.add(one.fill.exec_id)
-            self.held += _change(one.kind, one.side, one.fill.quantity)
+            self.held += one.change
             if one.booked_ms is None:
                 self.untaken.append(one)
             self._since_ms = one.time_ms
@@ -164,6 +163,10 @@ class OrderDesk:
     def want(self, wanted: Wanted) -> None:
         """Begin to carry out a decision; `work` goes on with it."""
         self._wanted = wanted
+
+    def give_up(self) -> None:
+        """Send nothing more for the present decision; what is under way is followed to its end."""
+        self._wanted = None
 
     def taken(self) -> None:
         """Note that a ledger in the journal holds what was booked."""
@@ -202,15 +205,15 @@ class OrderDesk:
         fill = event.fill
         if fill.exec_id in self._booked:
             return
-        order = self._orders.get(event.link_id) if event.kind == _MOVES else None
+        order = self._orders.get(event.link_id) if event.kind == _OF_AN_ORDER else None
         if order is not None:
             order = self._orders[event.link_id] = order.after(fill)
             self._asked.pop(event.link_id, None)
         self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event)
         self._booked.add(fill.exec_id)
-        self.held += _change(event.kind, event.side, fill.quantity)
         self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))
-        if order is None and event.kind != _FUNDING:
+        self.held += self.untaken[-1].change
+        if order is None and self.untaken[-1].moves:
             self._stop(f"{event.kind} of {fill.quantity} at {fill.price} by no order of this session")
 
     # --- what it does -------------------------------------------------------------------------------------------------
@@ -298,10 +301,3 @@ class OrderDesk:
 
     def _stop(self, why: str) -> None:
         self.trouble = self.trouble or why
-
-
-def _change(kind: str, side: str, quantity: Decimal) -> Decimal:
-    """Return signed coins; funding moves cash alone."""
-    if kind == _FUNDING:
-        return ZERO
-    return quantity if side == "Buy" else -quantity

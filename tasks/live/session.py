@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -33,6 +33,7 @@ from tasks.champion.serving import ServedModel
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import plausible
+from tasks.exchange.private_events import AccountReconnected, ExecutionNews, OrderNews, PositionNews, PrivateEvent
 from tasks.exchange.stream import QUEUE_EVENTS, PublicStream, StreamTiming
 from tasks.exchange.stream_events import (
     BookTop,
@@ -45,10 +46,12 @@ from tasks.exchange.stream_events import (
     Ticker,
     Trade,
 )
-from tasks.execution.paper import Ledger
+from tasks.execution.paper import Ledger, open_bar
 from tasks.live.account import BROKERS, Account
 from tasks.live.journal import Decision, Journal
 from tasks.live.market_session import MarketSession, Recent
+from tasks.live.order_account import OrderAccount
+from tasks.live.orders import Orders
 from tasks.live.session_config import DataTime, ExchangeTime, SessionConfig, WallTime
 from tasks.strategy.recipe import Recipe
 
@@ -125,7 +128,7 @@ class Session:
 
     Args:
         markets: Each warmed up or resumed.
-        events: What comes in, from one stream a category.
+        events: What comes in, from one stream a category and from the account's.
         journal: Where everything is written first.
         time: The exchange's.
         config: The rules.
@@ -144,7 +147,7 @@ class Session:
     def __init__(
         self,
         markets: Sequence[MarketSession],
-        events: queue.Queue[Event],
+        events: queue.Queue[Event | PrivateEvent],
         journal: Journal,
         *,
         time: ExchangeTime,
@@ -195,6 +198,11 @@ class Session:
                     on_ready()
             elif isinstance(event, Refused):
                 self._refused(event)
+            elif isinstance(event, AccountReconnected):
+                for market in self.markets.values():
+                    market.own.compare_soon()
+            elif isinstance(event, OrderNews | ExecutionNews | PositionNews):
+                self._take_account(event)
             elif event is not None and event.key in self.markets:
                 self._take(self.markets[event.key], event)
             if self._behind:
@@ -208,6 +216,11 @@ class Session:
     def _take(self, market: MarketSession, event: ConfirmedBar | FormingBar | BookTop | Trade | Ticker) -> None:
         if self._goes_on(market):
             self._guard(market, partial(market.on_event, event))
+
+    def _take_account(self, event: OrderNews | ExecutionNews | PositionNews) -> None:
+        market = self.markets.get(("linear", event.symbol))
+        if market is not None and not market.halted:
+            self._guard(market, partial(market.on_account, event))
 
     def _goes_on(self, market: MarketSession) -> bool:
         return not market.halted and (self._bars is None or market.counts.stepped < self._bars)
@@ -298,8 +311,9 @@ def open_session(
     versions: Mapping[Market, Chosen],
     journal: Journal,
     *,
-    mode: Literal["signal", "paper"],
+    mode: str,
     config: SessionConfig = SessionConfig(),
+    orders: Orders | None = None,
     timing: StreamTiming = StreamTiming(),
     choose: Choose | None = None,
     bars: int | None = None,
@@ -313,8 +327,9 @@ def open_session(
         link: The exchange.
         versions: What decides in each market, and what watches there.
         journal: Empty, or of this very session.
-        mode: signal only says what it would hold.
+        mode: signal only says what it would hold; paper fills on paper; any other sends orders.
         config: The rules.
+        orders: Where orders go; None where none are sent.
         timing: Of the stream.
         choose: Says which version decides in each market now; None where that never changes.
         bars: After how many bars it ends; None goes on until `stop`.
@@ -329,7 +344,7 @@ def open_session(
     """
     feed = RestFeed(gateway=link.gateway)
     exchange_time: ExchangeTime = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
-    events: queue.Queue[Event] = queue.Queue(_REPLAY_EVENTS if link.is_replay else QUEUE_EVENTS)
+    events: queue.Queue[Event | PrivateEvent] = queue.Queue(_REPLAY_EVENTS if link.is_replay else QUEUE_EVENTS)
     markets = []
     for market, chosen in versions.items():
         instrument = link.gateway.instrument(market)
@@ -337,9 +352,11 @@ def open_session(
         def account(name: str, model: ServedModel | None, instrument: Instrument = instrument) -> Account:
             recipe = model.recipe if model else Recipe()
             capital = config.capital / len(versions) if config.capital else recipe.backtest.initial_capital
-            return Account(name, instrument, BROKERS[mode], Ledger(capital))
+            return Account(name, instrument, BROKERS.get(mode, open_bar), Ledger(capital))
 
         own = account(market.slug, chosen.model)
+        if orders is not None:
+            own = orders.account(own, market, journal)
         own.decide_by(chosen.model, chosen.why_none)
         shadows = []
         for model in chosen.shadows:
@@ -363,7 +380,11 @@ def open_session(
     for one in markets:
         if not one.resume():
             one.warm_up(_past(feed, one, on_note))
+        if orders is not None and isinstance(one.own, OrderAccount):
+            orders.admit(one.own, one.market)
     with ExitStack() as stack:
+        if orders is not None:
+            stack.enter_context(orders.stream(events, timing, on_note))
         categories = sorted({market.category for market in versions})
         for category in categories:
             stream = PublicStream(

@@ -193,6 +193,7 @@ def default_instrument(market: Market, launch_ms: int, candles: Candles) -> Inst
         min_qty="0.001",
         min_notional="5",
         funding_interval_min=0 if spot else 480,
+        max_market_qty="100000000" if spot else "10000",
     )
 
 

@@ -16,7 +16,7 @@ from storage.bounds import Checked, NonNegativeFloat, PositiveFloat, PositiveInt
 from tasks.sandbox.account import ZERO, Account, Order, money
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.tape import Side
-from tasks.sandbox.venue import BAD_PARAMETER, MAX_LEVERAGE, MAX_LIMIT_QTY, MAX_MARKET_QTY, Params, Refusal
+from tasks.sandbox.venue import BAD_PARAMETER, MAX_LEVERAGE, MAX_LIMIT_QTY, Params, Refusal
 
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?")
 _LINK_ID = re.compile(r"[A-Za-z0-9_-]{1,36}")
@@ -221,7 +221,7 @@ def _quantity(params: Params, listing: Listing, kind: str) -> Decimal:
     if not qty and flag(params, "reduceOnly") and flag(params, "closeOnTrigger"):
         return ZERO  # all of the position
     check_step(qty, listing)
-    if qty > Decimal(MAX_MARKET_QTY if kind == "Market" else MAX_LIMIT_QTY):
+    if qty > Decimal(listing.rules.max_market_qty if kind == "Market" else MAX_LIMIT_QTY):
         raise Refusal(BAD_PARAMETER, "The number of contracts exceeds maximum limit allowed: too large")
     return qty
 

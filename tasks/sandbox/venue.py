@@ -21,7 +21,7 @@ KLINE_FIELDS = 1 + len(CANDLE_COLUMNS)
 BAD_PARAMETER = 10001
 INTERVALS = (*INTERVAL_MS, "M")
 MAX_LEVERAGE = "100.00"
-MAX_LIMIT_QTY, MAX_MARKET_QTY = "100000", "10000"  # coins in one order
+MAX_LIMIT_QTY = "100000"  # coins in one order
 
 
 class Refusal(Exception):
@@ -230,7 +230,7 @@ def _describe(instrument: Instrument) -> Result:
         "minOrderQty": instrument.min_qty,
         "minNotionalValue": instrument.min_notional,
         "maxOrderQty": MAX_LIMIT_QTY,
-        "maxMktOrderQty": MAX_MARKET_QTY,
+        "maxMktOrderQty": instrument.max_market_qty,
     }
     return described | {
         "contractType": "LinearPerpetual" if instrument.category == "linear" else "InversePerpetual",

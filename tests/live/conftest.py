@@ -76,7 +76,12 @@ class Rig:
     def __init__(self, sandbox: Sandbox, gateway: Gateway, path: Path, model: ServedModel) -> None:
         self.sandbox, self.model, self.path = sandbox, model, path
         self.link = Link(
-            exchange="sandbox", gateway=gateway, stream_url=sandbox.stream_url, sandbox=sandbox, is_replay=True
+            exchange="sandbox",
+            gateway=gateway,
+            url=sandbox.url,
+            stream_url=sandbox.stream_url,
+            sandbox=sandbox,
+            is_replay=True,
         )
         self.notes: list[str] = []
 

@@ -1,0 +1,148 @@
+"""What a session needs to send orders: the account that they go to, whether it is fit, and who carries them out."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from types import TracebackType
+from typing import Annotated, Any, Self
+
+from annotated_types import Ge, Gt, Le
+
+from storage.api_keys import ApiKey
+from storage.bounds import Checked
+from storage.schema import Market, PipelineError, StoreError
+from tasks.exchange.connection import Link
+from tasks.exchange.stream import PrivateStream, StreamTiming
+from tasks.exchange.trading import Protection, TradingAccount
+from tasks.execution.orders import OrderError
+from tasks.live.account import Account
+from tasks.live.journal import Journal
+from tasks.live.order_account import OrderAccount, lot_size
+from tasks.live.order_desk import DeskTiming, OrderDesk
+
+DESK_TIMING = DeskTiming()
+
+ONE = Decimal(1)
+_CROSS = ("REGULAR_MARGIN", "")
+
+
+class Denied(PipelineError):
+    """The account, the key or the market is not one that orders are sent for.
+
+    Args:
+        code: One word.
+        message: The rule and what was found.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig(Checked):
+    """How orders are sent.
+
+    Attributes:
+        slippage_percent: How far from the best price a market order may fill.
+        stop_share: How far from the open the exchange's stop lies that goes with a position, share of the price.
+    """
+
+    slippage_percent: Annotated[float, Ge(0.01), Le(10)] = 0.5
+    stop_share: Annotated[float, Gt(0), Le(0.5)] = 0.1
+
+
+class Orders:
+    """An account that orders go to, for as long as the `with` block lasts.
+
+    Args:
+        link: The exchange.
+        key: Of the account.
+        session: Name of the session, for the orders' ids.
+        config: How orders are sent.
+        desk_timing: When the exchange is asked about them.
+        account_options: Of `TradingAccount`.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        key: ApiKey,
+        session: str,
+        *,
+        config: OrderConfig = OrderConfig(),
+        desk_timing: DeskTiming = DESK_TIMING,
+        **account_options: Any,
+    ) -> None:
+        self.trading = TradingAccount(link.exchange, key, url=link.url, **account_options)
+        self._link, self._key, self._session = link, key, session
+        self._config, self._desk_timing = config, desk_timing
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.trading.__exit__(kind, error, trace)
+
+    def stream(self, events: queue.Queue[Any], timing: StreamTiming, on_note: Callable[[str], object]) -> PrivateStream:
+        """Return the account's stream, which puts into the session's queue."""
+        return PrivateStream(
+            self._key, exchange=self._link.exchange, url=self._link.stream_url, events=events, timing=timing,
+            patient=self._link.is_replay, on_note=on_note,
+        )  # fmt: skip
+
+    def account(self, paper: Account, market: Market, journal: Journal) -> OrderAccount:
+        """Return an account that sends orders where `paper` fills on paper.
+
+        Raises:
+            Denied: The account is not fit to trade this market.
+        """
+        if market.category != "linear" or not market.symbol.endswith("USDT"):
+            raise Denied(
+                "CATEGORY", f"orders are sent for USDT perpetuals alone, was {market.symbol} {market.category}"
+            )
+        desk = OrderDesk(
+            paper.name, market, self._session, trading=self.trading, journal=journal, lot=lot_size(paper.instrument),
+            begin_ms=self._link.gateway.server_time_ms(), timing=self._desk_timing,
+            protection=Protection(slippage_percent=Decimal(str(self._config.slippage_percent))),
+        )  # fmt: skip
+        given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
+        return OrderAccount(**given, desk=desk, stop_share=self._config.stop_share)
+
+    def admit(self, own: OrderAccount, market: Market) -> None:
+        """Prove that the account is fit to trade a market, and let what a former process left come to its end.
+
+        Raises:
+            Denied: It is not; the code says why.
+            StoreError: The exchange holds something else than the journal says.
+        """
+        facts = self.trading.key_facts()
+        if facts.may_withdraw:
+            raise Denied("KEY", "this key may withdraw; make one that may only trade")
+        if not facts.may_trade:
+            raise Denied("KEY", "this key may not trade contracts; make one that may")
+        if not facts.is_unified:
+            raise Denied("ACCOUNT", "classic accounts are not traded; upgrade to a unified account")
+        if (mode := self.trading.margin_mode()) not in _CROSS:
+            raise Denied("MARGIN", f"margin mode must be cross (REGULAR_MARGIN), was {mode}")
+        position = self.trading.position(market)
+        if position.leverage != ONE:
+            self.trading.set_leverage(market, ONE)
+        fee, commission = self.trading.taker_fee(market), float(own.rules[2])
+        if fee is not None and float(fee) > commission:
+            raise Denied("COSTS", f"this account pays {fee} a fill, the version was judged at {commission:g}")
+        try:
+            own.settle()
+        except OrderError as err:
+            raise StoreError(f"orders of an earlier process can't be understood ({err})") from err
+        if own.desk.trouble:
+            raise Denied("RECONCILIATION", own.desk.trouble)
+        available = self.trading.available()
+        if own.ledger.weight == 0 and (available is None or float(available) < own.ledger.cash):
+            said = "can't be read" if available is None else f"is {available} USDT"
+            raise Denied("CAPITAL", f"the session starts with {own.ledger.cash:g} USDT, what is available {said}")
