@@ -100,9 +100,9 @@ class Rig:
             session.run(lambda: self.play(bars))
         return session
 
-    def play(self, bars: int, bar_every_s: float = 0.0) -> Future[int]:
+    def play(self, bars: int, bar_every_s: float = 0.0, listens_within_s: float = WAIT_S) -> Future[int]:
         """Let so many bars close once the session listens."""
-        self.sandbox.wait_for_subscribers(f"kline.{MARKET.interval}.{MARKET.symbol}", timeout_s=WAIT_S)
+        self.sandbox.wait_for_subscribers(f"kline.{MARKET.interval}.{MARKET.symbol}", timeout_s=listens_within_s)
         return self.sandbox.play(bars=bars, bar_every_s=bar_every_s)
 
     def replayed(self, **options: Any) -> Replayed:

@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -61,10 +62,21 @@ def hold(rig: Rig, start: Callable[[dict[str, Any]], Any], point: str = "") -> l
         while child.is_alive() and closed < BARS:
             dies = not ends and POINTS.get(point) == closed
             wait_until(lambda: (not dies and has_stepped(rig, closed)) or not child.is_alive())  # noqa: B023
-            closed += rig.play(1).result(WAIT_S) if child.is_alive() else 0
+            closed += play_bar(rig, child)
         child.join(WAIT_S)
         ends.append(child.exitcode)
     return ends
+
+
+def play_bar(rig: Rig, child: Any) -> int:
+    """Let a bar close once the session listens; return 0 where it has died instead, which may be at any moment."""
+    while child.is_alive():
+        playing = None
+        with suppress(TimeoutError):
+            playing = rig.play(1, listens_within_s=0.2)
+        if playing is not None:
+            return int(playing.result(WAIT_S))
+    return 0
 
 
 def has_stepped(rig: Rig, closed: int) -> bool:
