@@ -200,8 +200,10 @@ def _kind(params: Params, listing: Listing) -> tuple[Side, str, str]:
         raise Refusal(BAD_PARAMETER, "timeInForce invalid")
     if asked := [name for name in _NOT_SERVED if params.get(name) not in (None, "")]:
         raise Refusal(BAD_PARAMETER, f"the sandbox does not serve {asked[0]}")
-    if params.get("tpslMode", "Full") not in ("", "Full") or params.get("slTriggerBy", "LastPrice") != "LastPrice":
-        raise Refusal(BAD_PARAMETER, "the sandbox serves stops of whole positions at the last price alone")
+    if params.get("tpslMode") not in (None, "", "Full"):
+        raise Refusal(BAD_PARAMETER, "the sandbox serves stops of whole positions alone")
+    if params.get("slTriggerBy") not in (None, "", "LastPrice", "MarkPrice"):  # one price in a replay: mark is last
+        raise Refusal(BAD_PARAMETER, "slTriggerBy invalid")
     if listing.rules.status != "Trading":
         raise Refusal(110074, "contract not live")
     return cast(Side, side), kind, "IOC" if kind == "Market" else force
