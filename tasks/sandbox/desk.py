@@ -316,6 +316,11 @@ class Outside:
             finally:
                 self._account.hedge = hedge
 
+    def size(self, symbol: str) -> Decimal:
+        """Return what is held of a symbol, coins, negative where short."""
+        with self._desk.caught_up():
+            return self._account.position(symbol).size
+
     def deleverage(self, symbol: str, qty: str) -> None:
         """Let the exchange close coins of a position against somebody who is bankrupt (ADL), at the mark price."""
         self._force(symbol, qty, "AdlTrade", "CreateByAdl_PassThrough")

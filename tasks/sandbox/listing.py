@@ -92,9 +92,10 @@ class Listing:
         grid = round(last.price / self._tick_size, 6)  # in ticks; six decimals tell a tick from rounding
         bid = math.floor(grid) - (1 if grid == math.floor(grid) and last.side == "Buy" else 0)
         sizes = itertools.islice(itertools.cycle(self._sizes), last.ordinal % len(self._sizes), None)
+        pairs = [(next(sizes), next(sizes)) for _ in range(levels)]  # in turn: a level is the same at every depth
         return Book(
-            bids=[[self._price(bid - depth), next(sizes)] for depth in range(levels)],
-            asks=[[self._price(bid + 1 + depth), next(sizes)] for depth in range(levels)],
+            bids=[[self._price(bid - depth), size] for depth, (size, _) in enumerate(pairs)],
+            asks=[[self._price(bid + 1 + depth), size] for depth, (_, size) in enumerate(pairs)],
             update=last.ordinal + 1,
             time_ms=last.time_ms,
         )

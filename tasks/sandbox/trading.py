@@ -25,9 +25,7 @@ from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal, Result, envelope
 
 _WEEK_MS = 7 * DAY_MS
 _CLOSED_KEPT = 500  # closed orders that /v5/order/realtime knows
-_STRINGS = frozenset(
-    ["qty", "price", "triggerPrice", "stopLoss", "takeProfit", "buyLeverage", "sellLeverage", "slippageTolerance"]
-)
+_NUMBERS = ("positionIdx", "triggerDirection", "mode", "timeWindow")  # in a body; every other number is text there
 _ONE_WAY, _HEDGE = "0", "3"
 _DISCONNECT_S = (3, 300)
 
@@ -300,7 +298,8 @@ def body_params(body: bytes) -> dict[str, str]:
 def _body_text(name: str, value: Any) -> str:
     if isinstance(value, str):
         return value
-    return f"not a string: {value!r}" if name in _STRINGS else json.dumps(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"not a string: {value}" if is_number and name not in _NUMBERS else json.dumps(value)
 
 
 def _named(order: Order) -> Result:

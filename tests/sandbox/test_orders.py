@@ -1,0 +1,635 @@
+"""Orders and positions over REST, asked by pybit: what is done, and what is refused with which code."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pybit.exceptions import InvalidRequestError
+
+from storage.schema import ConfigError, Market
+from tasks.sandbox.account import AccountSpec
+from tasks.sandbox.listing import Listing
+from tasks.sandbox.order_rules import DeskRules
+from tests.sandbox.conftest import AT_ONCE, FLAT, INSTRUMENT, SPEC, START_MS, STEP_MS, SYMBOL, candles_of
+
+OPEN = Callable[..., Any]
+MARKET_BUY = {
+    "category": "linear", "symbol": SYMBOL, "side": "Buy", "orderType": "Market", "qty": "1"
+}  # fmt: skip
+LIMIT_BUY = MARKET_BUY | {"orderType": "Limit", "price": "99"}
+
+
+@pytest.fixture
+def desk(open_sandbox: OPEN, open_client: OPEN) -> tuple[Any, Any]:
+    """Return a sandbox and a client of its account."""
+    sandbox = open_sandbox()
+    return sandbox, open_client(sandbox)
+
+
+def refused(ask: Callable[..., Any], code: int, **params: Any) -> str:
+    """Return the message with which a request is refused."""
+    with pytest.raises(InvalidRequestError) as refusal:
+        ask(**params)
+    assert refusal.value.status_code == code
+    return str(refusal.value.message)
+
+
+def order_of(client: Any, order_id: str) -> dict[str, Any]:
+    (row,) = client.get_open_orders(category="linear", symbol=SYMBOL, orderId=order_id)["result"]["list"]
+    return dict(row)
+
+
+def only_position(client: Any) -> dict[str, Any]:
+    (row,) = client.get_positions(category="linear", symbol=SYMBOL)["result"]["list"]
+    return dict(row)
+
+
+def place(client: Any, **params: Any) -> dict[str, Any]:
+    """Place an order and return what has become of it."""
+    return order_of(client, client.place_order(**params)["result"]["orderId"])
+
+
+def test_market_order_fills_at_the_best_price_and_pays_the_taker_fee(desk: Any) -> None:
+    _, client = desk
+    order = place(client, **MARKET_BUY, orderLinkId="bar-1")
+    assert (order["orderStatus"], order["orderLinkId"], order["timeInForce"]) == ("Filled", "bar-1", "IOC")
+    assert (order["avgPrice"], order["cumExecQty"], order["leavesQty"]) == ("100", "1", "0")
+    assert (order["cumExecFee"], order["cumFeeDetail"]) == ("0.055", {"USDT": "0.055"})  # 100 * 0.00055
+    position = only_position(client)
+    assert (position["side"], position["size"], position["avgPrice"]) == ("Buy", "1", "100")
+    (wallet,) = client.get_wallet_balance(accountType="UNIFIED")["result"]["list"]
+    assert (wallet["totalWalletBalance"], wallet["totalAvailableBalance"]) == ("9999.945", "9899.945")
+
+
+def test_sale_fills_at_the_bid_and_what_a_round_trip_costs_is_realised(desk: Any) -> None:
+    sandbox, client = desk
+    client.place_order(**MARKET_BUY)
+    order = place(client, **MARKET_BUY | {"side": "Sell"})
+    assert (order["avgPrice"], order["closedPnl"]) == ("99.9", "-0.1")
+    account = sandbox.account(SPEC.key)
+    assert account.wallet == Decimal("10000") - Decimal("0.1") - Decimal("0.055") - Decimal("0.054945")
+    assert [one.closed for one in account.executions] == [0, 1]
+    position = only_position(client)
+    assert (position["side"], position["size"], position["avgPrice"]) == ("", "0", "0")
+
+
+def test_order_larger_than_the_best_level_takes_the_next_ones(open_sandbox: OPEN, open_client: OPEN) -> None:
+    sandbox = open_sandbox(candles=candles_of([FLAT] * 3, volume=100.0))
+    client = open_client(sandbox)
+    book = sandbox.listings["linear", SYMBOL].book(sandbox.clock.now_ms(), levels=3)
+    sizes = [Decimal(size) for _, size in book.asks]
+    qty = sizes[0] + sizes[1] + Decimal("0.5")
+    order = place(client, **MARKET_BUY | {"qty": str(qty)})
+    rows = client.get_executions(category="linear", symbol=SYMBOL)["result"]["list"][::-1]
+    found = [(Decimal(row["execPrice"]), Decimal(row["execQty"])) for row in rows]
+    assert found == [(Decimal("100"), sizes[0]), (Decimal("100.1"), sizes[1]), (Decimal("100.2"), Decimal("0.5"))]
+    assert Decimal(order["cumExecValue"]) == sum(price * size for price, size in found)
+
+
+def test_level_of_the_book_is_the_same_at_every_depth(desk: Any) -> None:
+    sandbox, _ = desk
+    listing, now_ms = sandbox.listings["linear", SYMBOL], sandbox.clock.now_ms()
+    deep = listing.book(now_ms, levels=50)
+    for levels in (1, 3):
+        book = listing.book(now_ms, levels=levels)
+        assert (book.bids, book.asks) == (deep.bids[:levels], deep.asks[:levels])
+
+
+def test_slippage_tolerance_cuts_a_market_order_and_the_rest_is_cancelled(
+    open_sandbox: OPEN, open_client: OPEN
+) -> None:
+    sandbox = open_sandbox(candles=candles_of([FLAT] * 3, volume=100.0))
+    client = open_client(sandbox)
+    book = sandbox.listings["linear", SYMBOL].book(sandbox.clock.now_ms(), levels=3)
+    sizes = [Decimal(size) for _, size in book.asks]
+    asked = MARKET_BUY | {"qty": "50", "slippageToleranceType": "TickSize", "slippageTolerance": "1"}
+    order = place(client, **asked)
+    assert (order["orderStatus"], order["price"]) == ("Cancelled", "100.1")  # never PartiallyFilledCanceled: spot's
+    assert Decimal(order["cumExecQty"]) == sizes[0] + sizes[1]
+    assert (order["leavesQty"], order["rejectReason"]) == ("0", "EC_NoImmediateQtyToFill")
+    asked |= {"slippageToleranceType": "Percent", "slippageTolerance": "0.25"}
+    assert place(client, **asked)["price"] == "100.2"  # 100 + 0.25, on the tick below
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [
+        ("TickSize", "0"),
+        ("TickSize", "10001"),
+        ("TickSize", "1.5"),
+        ("Percent", "0.001"),
+        ("Percent", "11"),
+        ("X", "1"),
+    ],
+)
+def test_slippage_tolerance_beyond_its_range_is_refused(desk: Any, kind: str, tolerance: str) -> None:
+    _, client = desk
+    asked = {"slippageToleranceType": kind, "slippageTolerance": tolerance}
+    assert "slippage" in refused(client.place_order, 10001, **MARKET_BUY, **asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [
+        ({"qty": "0.0005"}, 10001, "Qty invalid"),
+        ({"qty": "1.0005"}, 10001, "Qty invalid"),
+        ({"qty": "1e-05"}, 10001, "qty invalid"),
+        ({"qty": "-1"}, 10001, "qty invalid"),
+        ({"qty": "0"}, 10001, "Qty invalid"),
+        ({"qty": "10000.001"}, 10001, "exceeds maximum limit"),
+        ({"qty": "0.049"}, 110094, "minimum order value 5USDT"),
+        ({"qty": "101"}, 110007, "not enough"),  # 10,100 of 10,000 at 1x
+        ({"qty": "100"}, 110007, "not enough"),  # the fee comes on top
+        ({"side": "buy"}, 10001, "Side invalid"),
+        ({"orderType": "Stop"}, 10001, "OrderType invalid"),
+        ({"timeInForce": "GTD"}, 10001, "timeInForce"),
+        ({"symbol": "NOUSDT"}, 10001, "symbol invalid NOUSDT"),
+        ({"category": "inverse"}, 10001, "linear"),
+        ({"category": "spot"}, 10001, "linear"),
+        ({"positionIdx": 1}, 10001, "position idx not match position mode"),
+        ({"orderLinkId": "x" * 37}, 10001, "36 characters"),
+        ({"orderLinkId": "a b"}, 10001, "36 characters"),
+        ({"reduceOnly": True}, 110017, "current position is zero"),
+        ({"reduceOnly": True, "stopLoss": "95"}, 10001, "can not set TP/SL"),
+        ({"stopLoss": "100"}, 10001, "should lower than"),
+        ({"side": "Sell", "stopLoss": "100"}, 10001, "should greater than"),
+        ({"stopLoss": "95.05"}, 10001, "Price invalid"),
+        ({"takeProfit": "110"}, 10001, "does not serve takeProfit"),
+        ({"triggerPrice": "110"}, 10001, "does not serve triggerPrice"),
+        ({"orderType": "Limit"}, 10001, "price invalid"),
+        ({"orderType": "Limit", "price": "99.05"}, 10001, "Price invalid"),
+    ],
+)
+def test_order_that_breaks_a_rule_is_refused_and_nothing_changes(
+    desk: Any, changes: dict[str, Any], code: int, says: str
+) -> None:
+    sandbox, client = desk
+    assert says in refused(client.place_order, code, **MARKET_BUY | changes)
+    account = sandbox.account(SPEC.key)
+    assert (account.wallet, account.orders, account.executions) == (10_000, {}, [])
+
+
+def test_quantity_that_is_no_text_is_refused(desk: Any) -> None:
+    _, client = desk
+    assert "buyLeverage invalid" in refused(
+        client.set_leverage, 10001, category="linear", symbol=SYMBOL, buyLeverage=3, sellLeverage=3
+    )
+
+
+def test_market_that_is_not_trading_takes_no_order(open_sandbox: OPEN, open_client: OPEN) -> None:
+    client = open_client(open_sandbox(instrument=dataclasses.replace(INSTRUMENT, status="Closed")))
+    refused(client.place_order, 110074, **MARKET_BUY)
+
+
+def test_market_that_has_not_opened_takes_no_order(open_sandbox: OPEN, open_client: OPEN) -> None:
+    client = open_client(open_sandbox(now_ms=START_MS - 1))
+    refused(client.place_order, 110118, **MARKET_BUY)
+
+
+def test_link_id_is_taken_once_whatever_has_become_of_the_order(desk: Any) -> None:
+    sandbox, client = desk
+    client.place_order(**LIMIT_BUY, orderLinkId="bar-1")
+    refused(client.place_order, 110072, **MARKET_BUY, orderLinkId="bar-1")
+    client.cancel_order(category="linear", symbol=SYMBOL, orderLinkId="bar-1")
+    refused(client.place_order, 110072, **MARKET_BUY, orderLinkId="bar-1")
+    assert len(sandbox.account(SPEC.key).orders) == 1
+
+
+def test_refused_link_id_may_be_used_again(desk: Any) -> None:
+    _, client = desk
+    refused(client.place_order, 110094, **MARKET_BUY | {"qty": "0.001"}, orderLinkId="bar-1")
+    client.place_order(**MARKET_BUY, orderLinkId="bar-1")
+
+
+def test_reduce_only_order_closes_what_is_held_and_no_more(desk: Any) -> None:
+    _, client = desk
+    client.place_order(**MARKET_BUY)
+    refused(client.place_order, 110017, **MARKET_BUY, reduceOnly=True)
+    order = place(client, **MARKET_BUY | {"side": "Sell", "qty": "3"}, reduceOnly=True)
+    assert (order["orderStatus"], order["qty"], order["cumExecQty"]) == ("Filled", "1", "1")
+    assert only_position(client)["size"] == "0"
+
+
+def test_reduce_only_order_below_the_minimum_notional_is_taken(desk: Any) -> None:
+    _, client = desk
+    client.place_order(**MARKET_BUY)
+    asked = MARKET_BUY | {"side": "Sell", "qty": "0.001"}
+    assert place(client, **asked, reduceOnly=True)["orderStatus"] == "Filled"
+
+
+def test_quantity_of_zero_closes_all_when_it_says_so(desk: Any) -> None:
+    _, client = desk
+    client.place_order(**MARKET_BUY)
+    asked = MARKET_BUY | {"side": "Sell", "qty": "0"}
+    assert place(client, **asked, reduceOnly=True, closeOnTrigger=True)["cumExecQty"] == "1"
+
+
+def test_sale_larger_than_the_position_turns_it(desk: Any) -> None:
+    sandbox, client = desk
+    client.place_order(**MARKET_BUY)
+    client.place_order(**MARKET_BUY | {"side": "Sell", "qty": "3"})
+    position = only_position(client)
+    assert (position["side"], position["size"], position["avgPrice"]) == ("Sell", "2", "99.9")
+    assert [(one.qty, one.closed) for one in sandbox.account(SPEC.key).executions] == [(1, 0), (3, 1)]
+
+
+def test_limit_order_rests_until_a_trade_comes_strictly_through_its_price(
+    open_sandbox: OPEN, open_client: OPEN
+) -> None:
+    path = [FLAT, FLAT, (100.0, 100.0, 99.0, 100.0), (100.0, 100.0, 98.9, 100.0)]
+    sandbox = open_sandbox(candles=candles_of(path))
+    client = open_client(sandbox)
+    order = place(client, **LIMIT_BUY)
+    assert (order["orderStatus"], order["leavesQty"]) == ("New", "1")
+    sandbox.clock.advance(2 * STEP_MS)  # the lowest trade so far was at 99
+    assert order_of(client, order["orderId"])["orderStatus"] == "New"
+    sandbox.clock.advance(STEP_MS)
+    filled = order_of(client, order["orderId"])
+    assert (filled["orderStatus"], filled["avgPrice"]) == ("Filled", "99")
+    (execution,) = client.get_executions(category="linear", orderId=order["orderId"])["result"]["list"]
+    assert (execution["isMaker"], execution["execFee"]) == (True, "0.0198")  # 99 * 0.0002
+    assert int(execution["execTime"]) == START_MS + 3 * STEP_MS + STEP_MS // 4  # the second trade of its bar
+
+
+def test_limit_order_as_good_as_the_ask_takes_it(desk: Any) -> None:
+    _, client = desk
+    order = place(client, **LIMIT_BUY | {"price": "101"})
+    assert (order["orderStatus"], order["avgPrice"]) == ("Filled", "100")
+
+
+@pytest.mark.parametrize(
+    ("force", "price", "status", "reason"),
+    [
+        ("PostOnly", "100", "Cancelled", "EC_PostOnlyWillTakeLiquidity"),
+        ("PostOnly", "99.9", "New", "EC_NoError"),
+        ("IOC", "99.9", "Cancelled", "EC_NoImmediateQtyToFill"),
+        ("FOK", "99.9", "Cancelled", "EC_CancelForNoFullFill"),
+        ("FOK", "100", "Filled", "EC_NoError"),
+    ],
+)
+def test_limit_order_keeps_its_time_in_force(desk: Any, force: str, price: str, status: str, reason: str) -> None:
+    _, client = desk
+    order = place(client, **LIMIT_BUY | {"price": price, "timeInForce": force})
+    assert (order["orderStatus"], order["rejectReason"]) == (status, reason)
+
+
+def test_limit_price_beyond_the_band_is_moved_in_silence(desk: Any) -> None:
+    _, client = desk
+    assert place(client, **LIMIT_BUY | {"price": "120"})["price"] == "105"
+    assert place(client, **LIMIT_BUY | {"side": "Sell", "price": "80"})["price"] == "95"
+
+
+def test_limit_price_beyond_the_band_is_refused_where_the_exchange_was_told_so(
+    open_sandbox: OPEN, open_client: OPEN
+) -> None:
+    client = open_client(open_sandbox(desk_rules=DeskRules(ack_to_fill_ms=0, moves_price=False)))
+    refused(client.place_order, 110003, **LIMIT_BUY | {"price": "105.1"})
+    client.place_order(**LIMIT_BUY | {"price": "105"})
+
+
+def test_open_orders_hold_margin_until_they_are_cancelled(desk: Any) -> None:
+    _, client = desk
+    order = client.place_order(**LIMIT_BUY | {"qty": "60"})["result"]
+    assert "not enough" in refused(client.place_order, 110007, **LIMIT_BUY | {"qty": "60"})
+    client.cancel_order(category="linear", symbol=SYMBOL, orderId=order["orderId"])
+    client.place_order(**LIMIT_BUY | {"qty": "60"})
+
+
+def test_order_is_amended_and_cancelled(desk: Any) -> None:
+    _, client = desk
+    named = {"category": "linear", "symbol": SYMBOL, "orderLinkId": "bar-1"}
+    order = place(client, **LIMIT_BUY, orderLinkId="bar-1")
+    client.amend_order(**named, qty="2", price="98.5")
+    changed = order_of(client, order["orderId"])
+    assert (changed["qty"], changed["price"], changed["orderStatus"]) == ("2", "98.5", "New")
+    assert "remains unchanged" in refused(client.amend_order, 10001, **named, qty="2")
+    refused(client.amend_order, 10001, **named, price="98.55")
+    refused(client.amend_order, 10001, **named, qty="0.0001")
+    client.cancel_order(**named)
+    over = order_of(client, order["orderId"])
+    assert (over["orderStatus"], over["cancelType"], over["leavesQty"]) == ("Cancelled", "CancelByUser", "0")
+    refused(client.cancel_order, 110001, **named)
+    refused(client.amend_order, 110001, **named, qty="3")
+
+
+def test_all_orders_are_cancelled_at_once_and_each_is_named(desk: Any) -> None:
+    sandbox, client = desk
+    placed = [client.place_order(**LIMIT_BUY, orderLinkId=f"bar-{n}")["result"] for n in range(3)]
+    refused(client.cancel_all_orders, 10001, category="linear")
+    answer = client.cancel_all_orders(category="linear", settleCoin="USDT")["result"]
+    assert (answer["success"], answer["list"]) == ("1", placed)
+    assert {order.status for order in sandbox.account(SPEC.key).orders.values()} == {"Cancelled"}
+    assert client.cancel_all_orders(category="linear", symbol=SYMBOL)["result"]["list"] == []
+
+
+def test_stop_is_an_order_of_its_own_that_names_its_parent(desk: Any) -> None:
+    _, client = desk
+    client.place_order(**MARKET_BUY, stopLoss="95", orderLinkId="bar-1")
+    (stop,) = client.get_open_orders(category="linear", symbol=SYMBOL)["result"]["list"]
+    assert (stop["orderStatus"], stop["parentOrderLinkId"], stop["orderLinkId"]) == ("Untriggered", "bar-1", "")
+    assert (stop["side"], stop["triggerPrice"], stop["stopOrderType"]) == ("Sell", "95", "StopLoss")
+    assert (stop["reduceOnly"], stop["qty"], stop["createType"]) == (True, "1", "CreateByStopLoss")
+    assert only_position(client)["stopLoss"] == "95"
+
+
+def test_stop_triggers_at_the_first_trade_at_its_price_and_closes_at_that_trades_book(desk: Any) -> None:
+    sandbox, client = desk
+    client.place_order(**MARKET_BUY, stopLoss="95")
+    (stop,) = client.get_open_orders(category="linear", symbol=SYMBOL)["result"]["list"]
+    sandbox.clock.move_to(START_MS + 2 * STEP_MS + STEP_MS // 4 - 1)
+    assert order_of(client, stop["orderId"])["orderStatus"] == "Untriggered"
+    sandbox.clock.advance(1)  # the bar goes 100, 100.5, 94, 99: its low is the third trade
+    assert order_of(client, stop["orderId"])["orderStatus"] == "Untriggered"
+    sandbox.clock.advance(STEP_MS // 4)
+    over = order_of(client, stop["orderId"])
+    assert (over["orderStatus"], over["avgPrice"], over["closedPnl"]) == ("Filled", "94", "-6")
+    assert only_position(client)["size"] == "0"
+
+
+def test_stop_goes_with_its_position(desk: Any) -> None:
+    sandbox, client = desk
+    client.place_order(**MARKET_BUY, stopLoss="95")
+    client.place_order(**MARKET_BUY | {"side": "Sell"}, reduceOnly=True)
+    _, stop, _ = sandbox.account(SPEC.key).orders.values()
+    assert (stop.status, stop.cancel_type) == ("Deactivated", "CancelByTpSlTsClear")
+    sandbox.clock.advance(2 * STEP_MS)
+    assert len(sandbox.account(SPEC.key).executions) == 2
+
+
+def test_stop_follows_the_size_and_a_second_order_moves_it(desk: Any) -> None:
+    _, client = desk
+    client.place_order(**MARKET_BUY, stopLoss="95")
+    client.place_order(**MARKET_BUY)
+    client.place_order(**MARKET_BUY, stopLoss="94.5")
+    (stop,) = client.get_open_orders(category="linear", symbol=SYMBOL)["result"]["list"]
+    assert (stop["qty"], stop["triggerPrice"]) == ("3", "94.5")
+
+
+def test_trading_stop_sets_moves_and_takes_away_a_stop(desk: Any) -> None:
+    _, client = desk
+    asked = {"category": "linear", "symbol": SYMBOL, "positionIdx": 0}
+    refused(client.set_trading_stop, 10001, **asked, stopLoss="95")  # nothing is held
+    client.place_order(**MARKET_BUY)
+    client.set_trading_stop(**asked, stopLoss="95")
+    refused(client.set_trading_stop, 34040, **asked, stopLoss="95")
+    refused(client.set_trading_stop, 10001, **asked, stopLoss="101")
+    client.set_trading_stop(**asked, stopLoss="94.5")
+    (stop,) = client.get_open_orders(category="linear", symbol=SYMBOL)["result"]["list"]
+    assert (stop["triggerPrice"], stop["parentOrderLinkId"]) == ("94.5", "")
+    client.set_trading_stop(**asked, stopLoss="0")
+    assert client.get_open_orders(category="linear", symbol=SYMBOL)["result"]["list"] == []
+    assert order_of(client, stop["orderId"])["orderStatus"] == "Deactivated"
+    refused(client.set_trading_stop, 34040, **asked, stopLoss="0")
+
+
+def test_leverage_is_set_once(desk: Any) -> None:
+    _, client = desk
+    asked = {"category": "linear", "symbol": SYMBOL}
+    refused(client.set_leverage, 110043, **asked, buyLeverage="1", sellLeverage="1.00")
+    refused(client.set_leverage, 10001, **asked, buyLeverage="2", sellLeverage="3")
+    refused(client.set_leverage, 10001, **asked, buyLeverage="101", sellLeverage="101")
+    client.set_leverage(**asked, buyLeverage="2", sellLeverage="2")
+    assert only_position(client)["leverage"] == "2"
+    client.place_order(**MARKET_BUY | {"qty": "150"})
+    assert "not enough" in refused(client.set_leverage, 110007, **asked, buyLeverage="1", sellLeverage="1")
+
+
+def test_position_mode_is_switched_while_nothing_is_open(desk: Any) -> None:
+    _, client = desk
+    asked = {"category": "linear", "coin": "USDT"}
+    refused(client.switch_position_mode, 110025, **asked, mode=0)
+    refused(client.switch_position_mode, 10001, **asked, mode=1)
+    order = client.place_order(**LIMIT_BUY)["result"]
+    refused(client.switch_position_mode, 110028, **asked, mode=3)
+    client.cancel_order(category="linear", symbol=SYMBOL, orderId=order["orderId"])
+    client.place_order(**MARKET_BUY)
+    refused(client.switch_position_mode, 110024, **asked, mode=3)
+    client.place_order(**MARKET_BUY | {"side": "Sell"})
+    client.switch_position_mode(**asked, mode=3)
+    refused(client.place_order, 10001, **MARKET_BUY)
+
+
+def test_account_in_hedge_mode_shows_a_position_by_its_side(open_sandbox: OPEN, open_client: OPEN) -> None:
+    sandbox = open_sandbox(accounts=[dataclasses.replace(SPEC, hedge=True)])
+    sandbox.outside(SPEC.key).order(SYMBOL, "Sell", "2")
+    (row,) = open_client(sandbox).get_positions(category="linear", settleCoin="USDT")["result"]["list"]
+    assert (row["positionIdx"], row["side"], row["size"]) == (2, "Sell", "2")
+
+
+def test_positions_of_a_coin_are_the_open_ones_alone(open_sandbox: OPEN, open_client: OPEN) -> None:
+    second = Listing(candles=candles_of([FLAT] * 5), market=Market(symbol="OTHERUSDT"))
+    client = open_client(open_sandbox(more=[second]))
+    refused(client.get_positions, 10001, category="linear")
+    assert client.get_positions(category="linear", settleCoin="USDT")["result"]["list"] == []
+    client.place_order(**MARKET_BUY | {"symbol": "OTHERUSDT"})
+    (row,) = client.get_positions(category="linear", settleCoin="USDT")["result"]["list"]
+    assert (row["symbol"], row["size"]) == ("OTHERUSDT", "1")
+    assert only_position(client)["size"] == "0"
+
+
+def test_realtime_shows_open_orders_then_closed_ones_on_request_or_by_id(desk: Any) -> None:
+    _, client = desk
+    closed = client.place_order(**MARKET_BUY, orderLinkId="closed")["result"]["orderId"]
+    still = client.place_order(**LIMIT_BUY, orderLinkId="open")["result"]["orderId"]
+
+    def ids(**asked: Any) -> list[str]:
+        rows = client.get_open_orders(category="linear", **asked)["result"]["list"]
+        return [row["orderId"] for row in rows]
+
+    assert ids(symbol=SYMBOL) == [still]
+    assert ids(symbol=SYMBOL, openOnly=1) == [closed]
+    assert ids(symbol=SYMBOL, orderLinkId="closed") == [closed]
+    assert ids(settleCoin="USDT", orderId=still) == [still]
+    refused(client.get_open_orders, 10001, category="linear")
+
+
+def test_history_shows_what_is_over_in_pages_and_the_cursor_goes_back_as_it_is(desk: Any) -> None:
+    _, client = desk
+    made = [client.place_order(**MARKET_BUY | {"qty": "0.1"})["result"]["orderId"] for _ in range(5)]
+    client.place_order(**LIMIT_BUY)
+    found, cursor = [], ""
+    for size in (2, 2, 1):
+        page = client.get_order_history(category="linear", symbol=SYMBOL, limit=2, cursor=cursor)["result"]
+        assert len(page["list"]) == size
+        client.place_order(**MARKET_BUY | {"qty": "0.1"})  # what is new moves no page
+        found += [row["orderId"] for row in page["list"]]
+        cursor = page["nextPageCursor"]
+    assert (found, cursor) == (made[::-1], "")
+    refused(client.get_order_history, 10001, category="linear", limit=51)
+    refused(client.get_order_history, 10001, category="linear", cursor="x")
+
+
+def test_history_and_executions_go_back_seven_days_at_a_time(open_sandbox: OPEN, open_client: OPEN) -> None:
+    sandbox = open_sandbox(candles=candles_of([FLAT] * 3_000))
+    client = open_client(sandbox)
+    client.place_order(**MARKET_BUY)
+    week_ms = 7 * 86_400_000
+    since_ms = sandbox.clock.now_ms()
+    sandbox.clock.advance(week_ms + 1)
+    for ask in (client.get_order_history, client.get_executions):
+        assert ask(category="linear")["result"]["list"] == []
+        assert len(ask(category="linear", startTime=since_ms)["result"]["list"]) == 1
+        assert len(ask(category="linear", startTime=since_ms, endTime=since_ms)["result"]["list"]) == 1
+        refused(ask, 10001, category="linear", startTime=since_ms, endTime=since_ms + week_ms + 1)
+
+
+def test_executions_are_found_by_order_symbol_and_kind(desk: Any) -> None:
+    _, client = desk
+    first = client.place_order(**MARKET_BUY, orderLinkId="one")["result"]["orderId"]
+    client.place_order(**MARKET_BUY | {"side": "Sell"}, orderLinkId="two")
+
+    def links(**asked: Any) -> list[str]:
+        rows = client.get_executions(category="linear", **asked)["result"]["list"]
+        return [row["orderLinkId"] for row in rows]
+
+    assert links(symbol=SYMBOL) == ["two", "one"]
+    assert links(orderId=first) == ["one"]
+    assert links(orderLinkId="two") == ["two"]
+    assert links(execType="Trade", limit=1) == ["two"]
+    assert links(execType="Funding") == []
+    rows = client.get_executions(category="linear")["result"]["list"]
+    assert len({row["execId"] for row in rows}) == 2
+    assert rows[0]["seq"] > rows[1]["seq"]
+
+
+def test_funding_is_cash_alone_and_the_long_pays_at_the_mark_price(open_sandbox: OPEN, open_client: OPEN) -> None:
+    stamp = START_MS + 3 * STEP_MS
+    path = [FLAT, FLAT, FLAT, (102.0, 103.0, 102.0, 103.0), (103.0, 103.0, 103.0, 103.0)]
+    sandbox = open_sandbox(
+        candles=candles_of(path), funding=[(START_MS, 0.01), (stamp, 0.001), (stamp + STEP_MS, 0.001)]
+    )
+    client = open_client(sandbox)
+    client.place_order(**MARKET_BUY | {"qty": "2"})
+    before = sandbox.account(SPEC.key).wallet
+    sandbox.clock.move_to(stamp - 1)
+    assert sandbox.account(SPEC.key).wallet == before
+    sandbox.clock.move_to(stamp)
+    (row,) = client.get_executions(category="linear", symbol=SYMBOL, execType="Funding")["result"]["list"]
+    assert (row["execQty"], row["execPrice"], row["execFee"], row["feeRate"]) == ("2", "102", "0.204", "0.001")
+    assert (row["orderLinkId"], row["side"], row["execTime"]) == ("", "Buy", str(stamp))
+    assert sandbox.account(SPEC.key).wallet == before - Decimal("0.204")
+    assert only_position(client)["size"] == "2"
+    client.place_order(**MARKET_BUY | {"side": "Sell", "qty": "2"})
+    sandbox.clock.advance(STEP_MS)  # flat at the next stamp
+    assert len(client.get_executions(category="linear", execType="Funding")["result"]["list"]) == 1
+
+
+def test_short_gets_what_the_long_pays(open_sandbox: OPEN) -> None:
+    other = AccountSpec(key="another", secret="another")  # noqa: S106  # it opens a sandbox alone
+    sandbox = open_sandbox(accounts=[SPEC, other], funding=[(START_MS + 2 * STEP_MS, -0.0003)])
+    sandbox.outside(SPEC.key).order(SYMBOL, "Buy", "7")
+    sandbox.outside(other.key).order(SYMBOL, "Sell", "7")
+    sandbox.clock.advance(STEP_MS)
+    paid = [sandbox.account(key).executions[-1].fee for key in (SPEC.key, other.key)]
+    assert paid == [Decimal("-0.21"), Decimal("0.21")]  # 7 * 100 * 0.0003
+
+
+def test_accounts_do_not_see_each_other(open_sandbox: OPEN, open_client: OPEN) -> None:
+    other = AccountSpec(key="another", secret="another", capital="500", leverage="1")  # noqa: S106  # likewise
+    sandbox = open_sandbox(accounts=[SPEC, other])
+    client, stranger = open_client(sandbox), open_client(sandbox, other)
+    client.place_order(**LIMIT_BUY, orderLinkId="bar-1")
+    assert stranger.get_open_orders(category="linear", symbol=SYMBOL)["result"]["list"] == []
+    stranger.place_order(**LIMIT_BUY, orderLinkId="bar-1")
+    refused(stranger.place_order, 110007, **LIMIT_BUY | {"qty": "10"})
+
+
+def test_account_says_what_it_is(open_sandbox: OPEN, open_client: OPEN) -> None:
+    spec = dataclasses.replace(SPEC, margin_mode="PORTFOLIO_MARGIN", unified_margin_status=1, may_withdraw=True)
+    client = open_client(open_sandbox(accounts=[spec]))
+    info = client.get_account_info()["result"]
+    assert (info["marginMode"], info["unifiedMarginStatus"]) == ("PORTFOLIO_MARGIN", 1)
+    key = client.get_api_key_information()["result"]
+    assert (key["apiKey"], key["readOnly"], key["secret"], key["uta"]) == (SPEC.key, 0, "", 0)
+    assert key["permissions"]["Wallet"] == ["AccountTransfer", "Withdraw"]
+    refused(client.get_wallet_balance, 10001, accountType="SPOT")
+    fees = client.get_fee_rates(category="linear", symbol=SYMBOL)["result"]["list"]
+    assert fees == [{"symbol": SYMBOL, "takerFeeRate": "0.00055", "makerFeeRate": "0.0002"}]
+
+
+def test_demo_tells_no_fees(open_sandbox: OPEN, open_client: OPEN) -> None:
+    client = open_client(open_sandbox(accounts=[dataclasses.replace(SPEC, tells_fees=False)]))
+    refused(client.get_fee_rates, 10001, category="linear", symbol=SYMBOL)
+
+
+def test_disconnect_cancel_all_is_taken_and_kept(desk: Any) -> None:
+    sandbox, client = desk
+    refused(client.set_dcp, 10001, timeWindow=2)
+    client.set_dcp(timeWindow=40, product="DERIVATIVES")
+    assert sandbox.account(SPEC.key).disconnect_s == {"DERIVATIVES": 40}
+
+
+def test_order_waits_for_its_fill_and_meets_the_market_before_the_clock_moves(
+    open_sandbox: OPEN, open_client: OPEN
+) -> None:
+    sandbox = open_sandbox(desk_rules=DeskRules(ack_to_fill_ms=3_600_000))
+    client = open_client(sandbox)
+    order = place(client, **MARKET_BUY)
+    assert (order["orderStatus"], order["leavesQty"]) == ("New", "1")
+    sandbox.clock.advance(2 * STEP_MS)  # the price is 99 by then
+    assert order_of(client, order["orderId"])["avgPrice"] == "100"
+
+
+def test_acknowledged_order_is_filled_a_little_later(open_sandbox: OPEN, open_client: OPEN, open_stream: OPEN) -> None:
+    sandbox = open_sandbox(desk_rules=DeskRules(ack_to_fill_ms=1))
+    client, stream = open_client(sandbox), open_stream(sandbox)
+    order_id = client.place_order(**MARKET_BUY)["result"]["orderId"]
+    stream.wait_for_end()
+    assert order_of(client, order_id)["orderStatus"] == "Filled"
+
+
+def test_world_outside_moves_an_account_without_its_client(desk: Any) -> None:
+    sandbox, client = desk
+    outside = sandbox.outside(SPEC.key)
+    outside.order(SYMBOL, "Buy", "3")
+    outside.deleverage(SYMBOL, "1")
+    outside.liquidate(SYMBOL, "0.5")
+    outside.transfer("-1000")
+    outside.set_leverage(SYMBOL, "5")
+    account = sandbox.account(SPEC.key)
+    assert [(one.exec_type, one.moved) for one in account.executions] == [
+        ("Trade", 3), ("AdlTrade", -1), ("BustTrade", Decimal("-0.5"))
+    ]  # fmt: skip
+    assert outside.size(SYMBOL) == account.positions[SYMBOL].size == Decimal("1.5")
+    assert account.wallet == 9_000 - sum(one.fee for one in account.executions)
+    assert only_position(client)["leverage"] == "5"
+    assert {order.link_id for order in account.orders.values()} == {""}
+    outside.set_hedge(True)
+    refused(client.place_order, 10001, **MARKET_BUY)
+    with pytest.raises(ConfigError, match=r"qty must be of an open position, in 0\.\.1\.500, was 2"):
+        outside.deleverage(SYMBOL, "2")
+
+
+def test_snapshot_is_a_copy(desk: Any) -> None:
+    sandbox, client = desk
+    before = sandbox.account(SPEC.key)
+    client.place_order(**MARKET_BUY)
+    assert (before.orders, before.wallet) == ({}, 10_000)
+    before.wallet = Decimal(0)
+    assert sandbox.account(SPEC.key).wallet == Decimal("9999.945")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"key": ""}, "a key and a secret"),
+        ({"capital": "-5"}, "capital must be a decimal number in text, was '-5'"),
+        ({"margin_mode": "CROSS"}, "margin_mode must be one of REGULAR_MARGIN"),
+    ],
+)
+def test_account_that_can_not_be_is_refused(wrong: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        dataclasses.replace(SPEC, **wrong)
+
+
+def test_two_accounts_of_one_key_are_refused(open_sandbox: OPEN) -> None:
+    with pytest.raises(ConfigError, match="one key is there twice"):
+        open_sandbox(accounts=[SPEC, SPEC], desk_rules=AT_ONCE)
+
+
+def test_secret_is_in_no_repr() -> None:
+    assert SPEC.secret not in repr(SPEC)

@@ -1,0 +1,103 @@
+"""Clients of a sandbox's accounts: pybit as it is, and plain sockets for what pybit hides."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import websocket
+from pybit.unified_trading import HTTP, WebSocket
+
+from tasks.exchange.transport import new_client
+from tasks.sandbox.account import AccountSpec
+from tasks.sandbox.private_stream import PRIVATE_PATH
+from tasks.sandbox.sandbox import Sandbox
+
+WAIT_S = 30.0  # for what comes in milliseconds; only a failure waits so long
+
+Message = dict[str, Any]
+
+
+def trading_client(sandbox: Sandbox, spec: AccountSpec, timeout_s: tuple[float, float] = (3.05, 10.0)) -> HTTP:
+    """Return pybit's HTTP client with an account's key."""
+    client = new_client("sandbox", sandbox.url, timeout_s)
+    client.api_key, client.api_secret = spec.key, spec.secret
+    return client
+
+
+class PrivateClient(WebSocket):  # type: ignore[misc]  # pybit has no types
+    """pybit's client of the private stream, as it is but for the address; it keeps what it hears.
+
+    Attributes:
+        messages: Of every topic, in the order of arrival.
+    """
+
+    def __init__(self, sandbox: Sandbox, spec: AccountSpec, *topics: str) -> None:
+        self.messages: list[Message] = []
+        self._news = threading.Condition()
+        self._local = sandbox.stream_url + PRIVATE_PATH
+        super().__init__(
+            "private",
+            testnet=False,
+            api_key=spec.key,
+            api_secret=spec.secret,
+            private_auth_expire=10,
+            ping_interval=2,
+            ping_timeout=1,
+        )
+        for topic in topics:
+            self.subscribe(topic, self._take)
+        sandbox.wait_for_subscribers(*topics)
+
+    def _connect(self, url: str) -> None:
+        super()._connect(self._local)
+
+    def _take(self, message: Message) -> None:
+        with self._news:
+            self.messages.append(message)
+            self._news.notify_all()
+
+    def rows(self, topic: str) -> list[Message]:
+        """Return the rows of a topic so far."""
+        return [message["data"][0] for message in self.messages if message["topic"] == topic]
+
+    def wait(self, is_there: Callable[[list[Message]], object]) -> list[Message]:
+        """Return all messages when they are as they are waited for."""
+        with self._news:
+            assert self._news.wait_for(lambda: is_there(self.messages), WAIT_S), self.messages
+            return list(self.messages)
+
+    def wait_for_end(self, count: int = 1) -> list[Message]:
+        """Return all messages when the wallet, of which one comes at the end of each fill, has been told so often."""
+        return self.wait(lambda messages: sum(one["topic"] == "wallet" for one in messages) >= count)
+
+
+class RawPrivate:
+    """A plain socket of the private stream; whoever asks reads."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.messages: list[Message] = []
+        self._socket = websocket.create_connection(sandbox.stream_url + PRIVATE_PATH, timeout=WAIT_S)
+
+    def close(self) -> None:
+        self._socket.shutdown()
+
+    def ask(self, request: Any) -> Message:
+        """Send a request and return its answer; messages before it are kept."""
+        self._socket.send(request if isinstance(request, str) else json.dumps(request))
+        while "topic" in (received := json.loads(self._socket.recv())):
+            self.messages.append(received)
+        return received
+
+    def authenticate(self, spec: AccountSpec, expires_in_ms: int = 10_000, **wrong: str) -> Message:
+        """Say who one is, or what is wrong of key and signature."""
+        expires = int(time.time() * 1000) + expires_in_ms
+        signature = hmac.new(spec.secret.encode(), f"GET/realtime{expires}".encode(), hashlib.sha256).hexdigest()
+        return self.ask(
+            {"op": "auth", "args": [wrong.get("key", spec.key), expires, wrong.get("signature", signature)]}
+        )
