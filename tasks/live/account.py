@@ -92,6 +92,7 @@ class Account:
         unfilled: The cause where a decision finds no open.
         traded: Fills.
         pays_by_rate: Whether funding is paid by the rate that the stream tells, at a bar's open.
+        mark: Mark price as the stream last told it; NaN before.
         causes: How often something was not traded, by cause.
     """
 
@@ -108,6 +109,7 @@ class Account:
     unfilled: str = "stale"
     traded: int = 0
     pays_by_rate: bool = field(init=False, default=True)
+    mark: float = field(init=False, default=math.nan)
     causes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -188,6 +188,7 @@ class MarketSession:
         if isinstance(event, Ticker):
             if event.next_funding_ms:
                 self._rates[event.next_funding_ms] = event.funding_rate
+            self.own.mark = event.mark
             return
         if isinstance(event, BookTop):
             self._book = event

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal
 from time import monotonic, sleep
 
-from storage.schema import Instrument
+from storage.schema import FloatArray, Instrument
 from tasks.exchange.private_events import ExecutionNews, OrderNews, PositionNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.accounting import size_of
 from tasks.execution.orders import ZERO, LotSize
 from tasks.execution.paper import Fill, Opened, Quote
-from tasks.live.account import Account, FirstPrice
-from tasks.live.journal import BarOpen
+from tasks.execution.risk import Breach, RiskBook
+from tasks.live.account import Account, ClosedBar, FirstPrice
+from tasks.live.journal import BarOpen, Decision
 from tasks.live.order_desk import OrderDesk, Wanted
 from tasks.live.session_config import ExchangeTime, elapsed_ms
 
@@ -45,12 +46,16 @@ class OrderAccount(Account):
 
     Attributes:
         desk: Its orders.
-        check: Says why a position may not be opened now: signed coins and price to a reason; empty where it may.
+        risk: Its limits, and what they are judged by.
+        halted: Returns why nothing may be held, whoever said so; empty while it may.
+        latch: Is told of a breach that only a person undoes.
         stop_share: How far from the open the stop lies that goes with a position, share of the price; 0 for none.
     """
 
     desk: OrderDesk = field(kw_only=True)
-    check: Callable[[float, float], str] = field(kw_only=True, default=lambda coins, price: "")
+    risk: RiskBook = field(kw_only=True)
+    halted: Callable[[], str] = field(kw_only=True)
+    latch: Callable[[str], object] = field(kw_only=True)
     stop_share: float = field(kw_only=True, default=0.0)
     pays_by_rate: bool = field(init=False, default=False)
 
@@ -88,6 +93,26 @@ class OrderAccount(Account):
             self.desk.work()
             sleep(_BEAT_S)
 
+    # --- a bar closes ------------------------------------------------------------------------------------------------
+
+    def decide(
+        self, bar: ClosedBar, candle: FloatArray, unbroken: int, step_ms: int, deadline_ms: float, trusted: bool
+    ) -> Decision:
+        """Step a closed bar and decide; what a limit or a person has halted wants nothing."""
+        decision = super().decide(bar, candle, unbroken, step_ms, deadline_ms, trusted)
+        self._tell(self.risk.close(bar.start_ms + step_ms, self.ledger.equity(bar.row[4])))
+        if decision.wanted and (self.risk.latched or self.halted()):
+            self.pending = decision._replace(wanted=0, cause="halted")
+            self.count("halted")
+        elif self.desk.unsettled and decision.wanted != decision.position:
+            self.pending = decision._replace(wanted=decision.position, cause="unknown")
+            self.count("unknown")
+        return self.pending or decision
+
+    def _tell(self, breach: Breach | None) -> None:
+        if breach is not None:
+            self.latch(str(breach))
+
     # --- a bar opens --------------------------------------------------------------------------------------------------
 
     def try_open(
@@ -123,8 +148,12 @@ class OrderAccount(Account):
         if wanted:
             value = self.ledger.cash + float(self.desk.held) * quote.first
             coins = size_of(wanted, value, quote.first, self._pending_rules) if value > 0 else 0.0
-            self._said = "stale" if late_ms > deadline_ms else self.check(coins, quote.first)
-        self._said = self._said or ("halted" if self.desk.trouble else "")
+            if late_ms > deadline_ms:
+                self._said = "stale"
+            elif self.desk.trouble or self.halted():
+                self._said = "halted"
+            elif breach := self.risk.may_open(coins, quote.first, self.mark, start_ms + late_ms):
+                self._said = breach.code
         if self._said:
             return
         steps = (Decimal(coins) / self._lot.step).to_integral_value(ROUND_HALF_EVEN)
@@ -183,5 +212,7 @@ class OrderAccount(Account):
 
     def take(self, bar: BarOpen) -> None:
         """Go on with an open that is in the journal."""
+        before = self.ledger.weight
         super().take(bar)
         self.desk.taken()
+        self._tell(self.risk.trip(before, self.ledger.weight, self.ledger.equity(bar.quote.first)))

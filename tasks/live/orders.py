@@ -18,12 +18,15 @@ from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream, StreamTiming
 from tasks.exchange.trading import Protection, TradingAccount
 from tasks.execution.orders import OrderError
+from tasks.execution.risk import RiskBook, RiskLimits
 from tasks.live.account import Account
-from tasks.live.journal import Journal
+from tasks.live.halts import Halts
+from tasks.live.journal import Journal, JournalReader
 from tasks.live.order_account import OrderAccount, lot_size
 from tasks.live.order_desk import DeskTiming, OrderDesk
 
 DESK_TIMING = DeskTiming()
+RISK_LIMITS = RiskLimits()
 
 ONE = Decimal(1)
 _CROSS = ("REGULAR_MARGIN", "")
@@ -62,7 +65,10 @@ class Orders:
         link: The exchange.
         key: Of the account.
         session: Name of the session, for the orders' ids.
+        halts: Of the home.
         config: How orders are sent.
+        limits: What an account may lose and risk.
+        on_alert: Is told of what latches, one line each.
         desk_timing: When the exchange is asked about them.
         account_options: Of `TradingAccount`.
     """
@@ -72,7 +78,10 @@ class Orders:
         link: Link,
         key: ApiKey,
         session: str,
+        halts: Halts,
         *,
+        limits: RiskLimits = RISK_LIMITS,
+        on_alert: Callable[[str], object] = lambda line: None,
         config: OrderConfig = OrderConfig(),
         desk_timing: DeskTiming = DESK_TIMING,
         **account_options: Any,
@@ -80,6 +89,7 @@ class Orders:
         self.trading = TradingAccount(link.exchange, key, url=link.url, **account_options)
         self._link, self._key, self._session = link, key, session
         self._config, self._desk_timing = config, desk_timing
+        self._halts, self._limits, self._on_alert = halts, limits, on_alert
 
     def __enter__(self) -> Self:
         return self
@@ -111,8 +121,21 @@ class Orders:
             begin_ms=self._link.gateway.server_time_ms(), timing=self._desk_timing,
             protection=Protection(slippage_percent=Decimal(str(self._config.slippage_percent))),
         )  # fmt: skip
+        environment = self._key.environment
+
+        def halted() -> str:
+            halt = self._halts.read(environment, market)
+            return halt.why if halt else ""
+
+        def latch(why: str) -> None:
+            self._halts.latch(environment, market, why)
+            self._on_alert(f"{market} on {environment} is halted ({why}); the position is closed")
+
         given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
-        return OrderAccount(**given, desk=desk, stop_share=self._config.stop_share)
+        return OrderAccount(
+            **given, desk=desk, stop_share=self._config.stop_share, halted=halted, latch=latch,
+            risk=_risk_book(self._limits, journal.reader(), paper, market),
+        )  # fmt: skip
 
     def admit(self, own: OrderAccount, market: Market) -> None:
         """Prove that the account is fit to trade a market, and let what a former process left come to its end.
@@ -146,3 +169,19 @@ class Orders:
         if own.ledger.weight == 0 and (available is None or float(available) < own.ledger.cash):
             said = "can't be read" if available is None else f"is {available} USDT"
             raise Denied("CAPITAL", f"the session starts with {own.ledger.cash:g} USDT, what is available {said}")
+
+
+def _risk_book(limits: RiskLimits, reader: JournalReader, paper: Account, market: Market) -> RiskBook:
+    """Return what limits are judged by, as a session's journal leaves it."""
+    book = RiskBook(limits, paper.ledger.cash)
+    if not reader.facts():
+        return book
+    starts, equity = reader.equity(market, paper.name)
+    opens, weight = reader.opens(paper.name), 0
+    for start_ms, worth in zip(starts.tolist(), equity[1:].tolist(), strict=True):
+        while opens and opens[0].start_ms <= start_ms:
+            bar = opens.pop(0)
+            book.trip(weight, bar.opened.ledger.weight, bar.opened.ledger.equity(bar.quote.first))
+            weight = bar.opened.ledger.weight
+        book.close(start_ms + market.interval_ms, worth)
+    return book

@@ -1,0 +1,96 @@
+"""Halts that outlive the process: a small file a market and environment, which only a person removes.
+
+A session reads it before it opens anything, whoever wrote it: a session whose risk limit broke, or `flows.halt`, which
+works while the session hangs or is dead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from storage.schema import Market, Source, StoreError
+
+_LONGEST = 10_000  # bytes of a halt
+
+
+@dataclass(frozen=True)
+class Halt:
+    """A latch.
+
+    Attributes:
+        why: One line.
+        at: When, UTC, RFC 3339.
+    """
+
+    why: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Halts:
+    """The halts of a home.
+
+    Attributes:
+        folder: Where they lie.
+    """
+
+    folder: Path
+
+    @classmethod
+    def of(cls, home: Path) -> Halts:
+        """Return those of a home."""
+        return cls(home / "halts")
+
+    def read(self, environment: str, market: Market) -> Halt | None:
+        """Return the halt of a market; one that can't be read is a halt too."""
+        path = self._path(environment, market)
+        try:
+            with path.open("rb") as file:
+                said = json.loads(file.read(_LONGEST))
+            return Halt(str(said["why"]), str(said["at"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            return Halt(f"{path} can't be read ({type(err).__name__})", "")
+
+    def latch(self, environment: str, market: Market, why: str) -> Halt:
+        """Halt a market; the first reason stays.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        path = self._path(environment, market)
+        halt = Halt(why, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}")
+            with draft.open("w") as file:
+                json.dump(vars(halt), file)
+                file.flush()
+                os.fsync(file.fileno())
+            if (known := self.read(environment, market)) is not None:
+                draft.unlink()
+                return known
+            draft.replace(path)
+        except OSError as err:
+            raise StoreError(f"the halt {path} can't be written ({err})") from err
+        return halt
+
+    def rearm(self, environment: str, market: Market) -> Halt | None:
+        """Remove a halt, because a person says so, and return what it was."""
+        halt = self.read(environment, market)
+        self._path(environment, market).unlink(missing_ok=True)
+        return halt
+
+    def _path(self, environment: str, market: Market) -> Path:
+        return self.folder / f"{environment}-{market.slug}.json"
+
+
+def environment_of(source: Source | str) -> str:
+    """Return the name of a place that orders go to: sandbox, demo, testnet or live."""
+    name = str(source).partition(":")[0]
+    return "live" if name == "bybit" else name
