@@ -228,6 +228,29 @@ def test_quantity_of_zero_closes_all_when_it_says_so(desk: Any) -> None:
     assert place(client, **asked, reduceOnly=True, closeOnTrigger=True)["cumExecQty"] == "1"
 
 
+def test_second_of_two_closing_orders_finds_nothing_to_close(open_sandbox: OPEN, open_client: OPEN) -> None:
+    sandbox = open_sandbox(desk_rules=DeskRules(ack_to_fill_ms=3_600_000))
+    client = open_client(sandbox)
+    sandbox.outside(SPEC.key).order(SYMBOL, "Buy", "1")
+    for _ in range(2):
+        client.place_order(**MARKET_BUY | {"side": "Sell"}, reduceOnly=True)
+    sandbox.clock.advance(1)
+    _, first, second = sandbox.account(SPEC.key).orders.values()
+    assert (first.status, second.status, second.cancel_type) == ("Filled", "Cancelled", "CancelByReduceOnly")
+
+
+@pytest.mark.parametrize(("left", "status", "filled"), [("0.4", "Filled", "0.4"), ("0", "Cancelled", "0")])
+def test_resting_order_that_reduces_closes_what_is_left(desk: Any, left: str, status: str, filled: str) -> None:
+    sandbox, client = desk
+    client.place_order(**MARKET_BUY)
+    order = client.place_order(**LIMIT_BUY | {"side": "Sell", "price": "104"}, reduceOnly=True)["result"]
+    sandbox.outside(SPEC.key).order(SYMBOL, "Sell", str(1 - Decimal(left)), reduceOnly="true")
+    sandbox.clock.advance(3 * STEP_MS)  # up to 105
+    over = order_of(client, order["orderId"])
+    assert (over["orderStatus"], over["cumExecQty"]) == (status, filled)
+    assert only_position(client)["size"] == "0"
+
+
 def test_sale_larger_than_the_position_turns_it(desk: Any) -> None:
     sandbox, client = desk
     client.place_order(**MARKET_BUY)
