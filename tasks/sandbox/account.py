@@ -41,6 +41,10 @@ def text(value: Decimal) -> str:
     return format(value.normalize(), "f") if value else "0"
 
 
+def _empty(*names: str) -> Fields:
+    return dict.fromkeys(names, "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AccountSpec:
     """An account that a sandbox opens.
@@ -189,22 +193,16 @@ class Order:
             "triggerBy": "LastPrice" if is_stop else "",
             "stopLoss": "" if self.stop_loss is None else text(self.stop_loss),
             "slTriggerBy": "" if self.stop_loss is None else "LastPrice",
-            "takeProfit": "",
-            "tpTriggerBy": "",
+            **_empty("takeProfit", "tpTriggerBy"),
             "tpslMode": "Full" if is_stop or self.stop_loss is not None else "",
             "slippageToleranceType": self.slippage[0],
             "slippageTolerance": self.slippage[1],
             "lastPriceOnCreated": text(self.last_price),
             "createdTime": str(self.created_ms),
             "updatedTime": str(self.updated_ms),
-            "isLeverage": "",
-            "orderIv": "",
-            "marketUnit": "",
-            "placeType": "",
-            "blockTradeId": "",
             "smpType": "None",
             "smpGroup": 0,
-            "smpOrderId": "",
+            **_empty("isLeverage", "orderIv", "marketUnit", "placeType", "blockTradeId", "smpOrderId"),
         }
 
 
@@ -220,7 +218,8 @@ class Execution:
         fee_rate: Share of qty * price.
         closed: Coins of them that closed a position.
         realised: USDT that closing earned, before fees.
-        order: Of a trade: how the order stood then.
+        order: Of a trade: the order as it stands now.
+        leaves: Coins that it could still trade then.
     """
 
     exec_id: str
@@ -238,9 +237,17 @@ class Execution:
     closed: Decimal = ZERO
     realised: Decimal = ZERO
     order: Order | None = None
-    order_id: str = ""
-    link_id: str = ""
     leaves: Decimal = ZERO
+
+    @property
+    def order_id(self) -> str:
+        """Of the order; of funding, one that can't be found."""
+        return self.order.order_id if self.order else self.exec_id
+
+    @property
+    def link_id(self) -> str:
+        """Of the order."""
+        return self.order.link_id if self.order else ""
 
     @property
     def moved(self) -> Decimal:
@@ -276,13 +283,8 @@ class Execution:
             "markPrice": text(self.mark),
             "execTime": str(self.time_ms),
             "seq": self.seq,
-            "feeCurrency": "",
-            "indexPrice": "",
-            "underlyingPrice": "",
-            "markIv": "",
-            "tradeIv": "",
-            "blockTradeId": "",
             "isLeverage": "0",
+            **_empty("feeCurrency", "indexPrice", "underlyingPrice", "markIv", "tradeIv", "blockTradeId"),
         }
 
 
@@ -343,27 +345,22 @@ class Position:
             "curRealisedPnl": text(self.realised),
             "cumRealisedPnl": text(self.realised),
             "positionIM": text(money(abs(self.size) * mark / self.leverage)) if self.size else "",
-            "positionMM": "",
             "positionBalance": "0",
             "positionStatus": "Normal",
             "stopLoss": text(self.stop.trigger) if self.stop and self.stop.trigger else "",
-            "takeProfit": "",
             "trailingStop": "0",
             "tpslMode": "Full",
-            "liqPrice": "",
-            "bustPrice": "",
-            "sessionAvgPrice": "",
             "tradeMode": 0,
             "autoAddMargin": 0,
             "adlRankIndicator": 0,
             "isReduceOnly": False,
             "riskId": 1,
             "riskLimitValue": "2000000",
-            "mmrSysUpdatedTime": "",
-            "leverageSysUpdatedTime": "",
             "createdTime": str(self.created_ms),
             "updatedTime": str(self.updated_ms),
             "seq": self.seq,
+            **_empty("positionMM", "takeProfit", "liqPrice", "bustPrice", "sessionAvgPrice"),
+            **_empty("mmrSysUpdatedTime", "leverageSysUpdatedTime"),
         }
 
 
@@ -441,9 +438,7 @@ class Account:
             "totalPerpUPL": text(unrealised),
             "totalInitialMargin": text(margin),
             "totalMaintenanceMargin": "0",
-            "accountIMRate": "",
-            "accountMMRate": "",
-            "accountLTV": "0",
+            **_empty("accountIMRate", "accountMMRate", "accountLTV"),
             "coin": [
                 {
                     "coin": COIN,
@@ -453,13 +448,8 @@ class Account:
                     "unrealisedPnl": text(unrealised),
                     "cumRealisedPnl": text(sum((one.realised - one.fee for one in self.executions), ZERO)),
                     "totalPositionIM": text(margin),
-                    "totalOrderIM": "0",
-                    "locked": "0",
-                    "bonus": "0",
-                    "accruedInterest": "0",
-                    "borrowAmount": "0.0",
-                    "availableToWithdraw": "",
-                    "availableToBorrow": "",
+                    **dict.fromkeys(("totalOrderIM", "locked", "bonus", "accruedInterest", "borrowAmount"), "0"),
+                    **_empty("availableToWithdraw", "availableToBorrow"),
                     "marginCollateral": True,
                     "collateralSwitch": True,
                 }
