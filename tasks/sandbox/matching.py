@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from decimal import ROUND_DOWN, Decimal
 from typing import Any, Literal
 
-from tasks.sandbox.account import ZERO, Account, ExecType, Execution, Order, Position, money
+from tasks.sandbox.account import Account, Position
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Fields, Listing
+from tasks.sandbox.order_record import ZERO, ExecType, Execution, Order, money
 from tasks.sandbox.order_rules import DeskRules, Quote, worst_price
 from tasks.sandbox.replay import decimal_text
 from tasks.sandbox.venue import Refusal

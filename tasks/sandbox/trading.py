@@ -15,10 +15,11 @@ from typing import Any
 from urllib.parse import quote
 
 from storage.schema import DAY_MS
-from tasks.sandbox.account import COIN, Account, Order
+from tasks.sandbox.account import Account
 from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import CREATE_PATH, OrderTwist
 from tasks.sandbox.listing import Fields
+from tasks.sandbox.order_record import COIN, Order
 from tasks.sandbox.order_rules import leverage_of, number
 from tasks.sandbox.signatures import Door, Signed
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal, Result, envelope, integer, row_limit

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from storage.schema import Candles
 from tasks.sandbox.account import Account
 from tasks.sandbox.clock import VirtualClock
-from tasks.sandbox.desk import Desk, Outside
+from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.order_rules import DeskRules
+from tasks.sandbox.outside import Outside
 from tasks.sandbox.venue import Refusal
 from tests.sandbox.conftest import INSTRUMENT, MARKET, SPEC, START_MS, STEP_MS, SYMBOL, candles_of
 
