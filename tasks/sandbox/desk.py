@@ -19,7 +19,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from storage.schema import ConfigError
-from tasks.sandbox.account import Account, AccountSpec
+from tasks.sandbox.account import Account, AccountSpec, Position
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Fields, Listing
@@ -150,7 +150,7 @@ class Desk:
         return order
 
     def amend(self, account: Account, params: Params) -> Order:
-        """Change quantity and price of an open limit order, or the trigger of a stop.
+        """Change quantity and price of an open limit order, which then meets the market, or the trigger of a stop.
 
         Raises:
             Refusal: There is no such order, or nothing to change, or a rule is broken.
@@ -159,7 +159,8 @@ class Desk:
         listing = self.market.listings[order.symbol]
         order.qty, order.price, order.trigger = changed_order(order, params, listing, self.market.quote(listing))
         order.updated_ms = self.market.now_ms
-        self.tell(account, [order_said(order)])
+        waits = order.trigger is not None or order.order_id in self._waiting
+        self.tell(account, [order_said(order)] if waits else self.market.match(account, order))
         return order
 
     def cancel(self, account: Account, params: Params) -> Order:
@@ -172,7 +173,7 @@ class Desk:
         self.tell(account, self.market.end(account, order, cancel_type="CancelByUser"))
         return order
 
-    def set_stop(self, account: Account, listing: Listing, stop_loss: Decimal) -> None:
+    def set_stop(self, account: Account, listing: Listing, stop_loss: Decimal, trigger_by: str) -> None:
         """Set or move the stop of an open position, or take it away, 0.
 
         Raises:
@@ -185,7 +186,7 @@ class Desk:
             raise Refusal(34040, "not modified")
         if stop_loss:
             check_stop(stop_loss, listing, self.market.quote(listing), long=position.size > 0)
-            said = self.market.place_stop(account, position, stop_loss, "")
+            said = self.market.place_stop(account, position, stop_loss, trigger_by)
         else:
             said = self._drop_stop(account, listing)
         self.tell(account, [*said, self.market.position_said(account, position)])
@@ -225,7 +226,13 @@ class Desk:
             self.wire.tell(account.spec.key, topic, row)
 
     def _position_rows(self, account: Account) -> list[Fields]:
-        return [self.market.position_row(account, account.position(symbol)) for symbol in self.market.listings]
+        positions = [account.position(symbol) for symbol in self.market.listings]
+        rows = [self.market.position_row(account, position) for position in positions]
+        if account.hedge:  # the other side of each is there too, flat
+            others = [Position(symbol=position.symbol, leverage=position.leverage) for position in positions]
+            flat = [self.market.position_row(account, other) for other in others]
+            rows += [row | {"positionIdx": 3 - held["positionIdx"]} for row, held in zip(flat, rows, strict=True)]
+        return rows
 
     def _open_order(self, account: Account, params: Params, missing: str) -> Order:
         listing = self.listing(params)

@@ -181,10 +181,12 @@ class Matching:
         if position.stop:
             position.stop.qty = abs(position.size)
         if order.stop_loss is not None and position.size * order.sign > 0:
-            said += self.place_stop(account, position, order.stop_loss, order.link_id)
+            said += self.place_stop(account, position, order.stop_loss, order.trigger_by, order.link_id)
         return [*said, self.position_said(account, position), ("wallet", account.wallet_row())]
 
-    def place_stop(self, account: Account, position: Position, trigger: Decimal, parent_link_id: str) -> Said:
+    def place_stop(
+        self, account: Account, position: Position, trigger: Decimal, trigger_by: str, parent_link_id: str = ""
+    ) -> Said:
         """Give a position a stop, or move the one that it has."""
         stop = position.stop
         if stop is None:
@@ -198,7 +200,7 @@ class Matching:
                 create_type="CreateByStopLoss",
             )
             account.orders[stop.order_id] = stop
-        stop.trigger, stop.updated_ms = trigger, self.now_ms
+        stop.trigger, stop.trigger_by, stop.updated_ms = trigger, trigger_by, self.now_ms
         return [order_said(stop)]
 
     def end(

@@ -48,6 +48,7 @@ class Order:
         price: The worst that it trades at; of a market order too.
         stop_loss: Trigger of the stop that comes with the position it opens; None for none.
         trigger: Of a stop: the last price at which it becomes a market order; None for other orders.
+        trigger_by: Which price triggers the stop, LastPrice or MarkPrice: here they are the same.
         parent_link_id: Of a stop: the link id of the order that it came with.
         slippage: slippageToleranceType and slippageTolerance as asked for.
         last_price: When it was made.
@@ -70,6 +71,7 @@ class Order:
     reduce_only: bool = False
     stop_loss: Decimal | None = None
     trigger: Decimal | None = None
+    trigger_by: str = "LastPrice"
     parent_link_id: str = ""
     slippage: tuple[str, str] = ("UNKNOWN", "0")
     last_price: Decimal = ZERO
@@ -140,9 +142,9 @@ class Order:
             "stopOrderType": "StopLoss" if is_stop else "",
             "triggerPrice": "" if self.trigger is None else text(self.trigger),
             "triggerDirection": (2 if self.side == "Sell" else 1) if is_stop else 0,
-            "triggerBy": "LastPrice" if is_stop else "",
+            "triggerBy": self.trigger_by if is_stop else "",
             "stopLoss": "" if self.stop_loss is None else text(self.stop_loss),
-            "slTriggerBy": "" if self.stop_loss is None else "LastPrice",
+            "slTriggerBy": "" if self.stop_loss is None else self.trigger_by,
             **empty("takeProfit", "tpTriggerBy"),
             "tpslMode": "Full" if is_stop or self.stop_loss is not None else "",
             "slippageToleranceType": self.slippage[0],

@@ -129,6 +129,7 @@ def new_order(
         price=price,
         reduce_only=reduce_only,
         stop_loss=stop_loss,
+        trigger_by=params.get("slTriggerBy") or "LastPrice",
         slippage=(params.get("slippageToleranceType", "UNKNOWN"), params.get("slippageTolerance", "0")),
         last_price=quote.last,
         **born,

@@ -149,7 +149,8 @@ class Trading:
     def _trading_stop(self, account: Account, params: Params) -> Result:
         if asked := [name for name in ("takeProfit", "trailingStop") if params.get(name, "0") not in ("", "0")]:
             raise Refusal(BAD_PARAMETER, f"the sandbox does not serve {asked[0]}")
-        self._desk.set_stop(account, self._desk.listing(params), number(params, "stopLoss"))
+        trigger_by = params.get("slTriggerBy") or "LastPrice"
+        self._desk.set_stop(account, self._desk.listing(params), number(params, "stopLoss"), trigger_by)
         return {}
 
     def _realtime(self, account: Account, params: Params) -> Result:
