@@ -1,11 +1,6 @@
 """One trading account as the exchange keeps it: money, positions, orders, executions. It books and shows, no more.
 
-All amounts are Decimals: quantities of coins, prices and money in USDT. What has to be rounded (a fee, a share of what
-was paid) is rounded to eight decimals as it is booked, so that the books balance exactly:
-
-    wallet = start + transfers + realised - fees - funding, position = sum of the executions' signed quantities
-
-`row` of each is what REST shows of it, in Bybit's words; the stream shows the same, but for a few fields more.
+wallet = start + transfers + realised - fees - funding, position = sum of the executions' signed quantities
 """
 
 from __future__ import annotations
@@ -13,32 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
 
 from storage.schema import ConfigError
 from tasks.sandbox.listing import Fields
+from tasks.sandbox.order_record import COIN, ZERO, Execution, Order, empty, money, text
 from tasks.sandbox.tape import Side
 
-ExecType = Literal["Trade", "Funding", "AdlTrade", "BustTrade"]
-Read = Literal["realtime", "history", "executions", "positions"]
-"""What may not know yet of an order that the account has."""
-
-ZERO = Decimal(0)
-OPEN_STATUSES = ("New", "PartiallyFilled", "Untriggered", "Triggered")
-COIN = "USDT"
-
-_CENT = Decimal("1e-8")
 _MARGIN_MODES = ("REGULAR_MARGIN", "ISOLATED_MARGIN", "PORTFOLIO_MARGIN")
-
-
-def money(amount: Decimal) -> Decimal:
-    """Return an amount to the eight decimals that are booked."""
-    return amount.quantize(_CENT)
-
-
-def text(value: Decimal) -> str:
-    """Return a number as Bybit writes it: no exponent, no zeros at the end."""
-    return format(value.normalize(), "f") if value else "0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,207 +59,6 @@ class AccountSpec:
             value = getattr(self, name)
             if not value.replace(".", "", 1).isdecimal():
                 raise ConfigError(f"{name} must be a decimal number in text, was {value!r}")
-
-
-@dataclass(kw_only=True)
-class Order:
-    """An order, open or over.
-
-    Attributes:
-        qty: Coins, > 0.
-        price: The worst that it trades at; of a market order too.
-        stop_loss: Trigger of the stop that comes with the position it opens; None for none.
-        trigger: Of a stop: the last price at which it becomes a market order; None for other orders.
-        parent_link_id: Of a stop: the link id of the order that it came with.
-        slippage: slippageToleranceType and slippageTolerance as asked for.
-        last_price: When it was made.
-        filled: Coins traded so far.
-        value: USDT paid or received for them.
-        unseen: How many more times a read does not know of it.
-    """
-
-    order_id: str
-    link_id: str
-    symbol: str
-    side: Side
-    order_type: str
-    time_in_force: str
-    qty: Decimal
-    price: Decimal
-    created_ms: int
-    updated_ms: int
-    seq: int
-    reduce_only: bool = False
-    stop_loss: Decimal | None = None
-    trigger: Decimal | None = None
-    parent_link_id: str = ""
-    slippage: tuple[str, str] = ("UNKNOWN", "0")
-    last_price: Decimal = ZERO
-    create_type: str = "CreateByUser"
-    status: str = "New"
-    reject_reason: str = "EC_NoError"
-    cancel_type: str = "UNKNOWN"
-    filled: Decimal = ZERO
-    value: Decimal = ZERO
-    fee: Decimal = ZERO
-    closed_pnl: Decimal = ZERO
-    unseen: dict[Read, int] = field(default_factory=dict)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether more may still become of it."""
-        return self.status in OPEN_STATUSES
-
-    @property
-    def leaves(self) -> Decimal:
-        """Coins that it may still trade."""
-        return self.qty - self.filled if self.is_open else ZERO
-
-    @property
-    def sign(self) -> int:
-        """1 of a buy, -1 of a sale."""
-        return 1 if self.side == "Buy" else -1
-
-    @property
-    def rests(self) -> bool:
-        """Whether what the book does not give stays in it."""
-        return self.order_type == "Limit" and self.time_in_force in ("GTC", "PostOnly")
-
-    def hidden_from(self, read: Read) -> bool:
-        """Return whether a read does not know of it yet; asking counts."""
-        left = self.unseen.get(read, 0)
-        self.unseen[read] = max(left - 1, 0)
-        return left > 0
-
-    def row(self) -> Fields:
-        """Return what Bybit shows of it."""
-        is_stop = self.trigger is not None
-        return {
-            "orderId": self.order_id,
-            "orderLinkId": self.link_id,
-            "parentOrderLinkId": self.parent_link_id,
-            "symbol": self.symbol,
-            "side": self.side,
-            "orderType": self.order_type,
-            "timeInForce": self.time_in_force,
-            "qty": text(self.qty),
-            "price": text(self.price),
-            "orderStatus": self.status,
-            "rejectReason": self.reject_reason,
-            "cancelType": self.cancel_type,
-            "createType": self.create_type,
-            "avgPrice": text(money(self.value / self.filled)) if self.filled else "",
-            "leavesQty": text(self.leaves),
-            "leavesValue": text(self.leaves * self.price),
-            "cumExecQty": text(self.filled),
-            "cumExecValue": text(self.value),
-            "cumExecFee": text(self.fee),
-            "cumFeeDetail": {COIN: text(self.fee)} if self.filled else {},
-            "closedPnl": text(self.closed_pnl),
-            "reduceOnly": self.reduce_only,
-            "closeOnTrigger": is_stop,
-            "positionIdx": 0,
-            "stopOrderType": "StopLoss" if is_stop else "",
-            "triggerPrice": "" if self.trigger is None else text(self.trigger),
-            "triggerDirection": (2 if self.side == "Sell" else 1) if is_stop else 0,
-            "triggerBy": "LastPrice" if is_stop else "",
-            "stopLoss": "" if self.stop_loss is None else text(self.stop_loss),
-            "slTriggerBy": "" if self.stop_loss is None else "LastPrice",
-            "takeProfit": "",
-            "tpTriggerBy": "",
-            "tpslMode": "Full" if is_stop or self.stop_loss is not None else "",
-            "slippageToleranceType": self.slippage[0],
-            "slippageTolerance": self.slippage[1],
-            "lastPriceOnCreated": text(self.last_price),
-            "createdTime": str(self.created_ms),
-            "updatedTime": str(self.updated_ms),
-            "isLeverage": "",
-            "orderIv": "",
-            "marketUnit": "",
-            "placeType": "",
-            "blockTradeId": "",
-            "smpType": "None",
-            "smpGroup": 0,
-            "smpOrderId": "",
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """Something that moved a position, or money for holding one (funding).
-
-    Attributes:
-        side: Of the order; of funding, of the position.
-        qty: Coins traded, or held when funding fell.
-        price: Traded at, or the mark price of funding.
-        fee: USDT paid, negative where received.
-        fee_rate: Share of qty * price.
-        closed: Coins of them that closed a position.
-        realised: USDT that closing earned, before fees.
-        order: Of a trade: how the order stood then.
-    """
-
-    exec_id: str
-    symbol: str
-    side: Side
-    exec_type: ExecType
-    qty: Decimal
-    price: Decimal
-    fee: Decimal
-    fee_rate: Decimal
-    time_ms: int
-    seq: int
-    mark: Decimal
-    is_maker: bool = False
-    closed: Decimal = ZERO
-    realised: Decimal = ZERO
-    order: Order | None = None
-    order_id: str = ""
-    link_id: str = ""
-    leaves: Decimal = ZERO
-
-    @property
-    def moved(self) -> Decimal:
-        """Coins that the position grew by; negative where it fell."""
-        if self.exec_type == "Funding":
-            return ZERO
-        return self.qty if self.side == "Buy" else -self.qty
-
-    def row(self) -> Fields:
-        """Return what Bybit shows of it."""
-        order = self.order
-        return {
-            "execId": self.exec_id,
-            "orderId": self.order_id,
-            "orderLinkId": self.link_id,
-            "symbol": self.symbol,
-            "side": self.side,
-            "execType": self.exec_type,
-            "execQty": text(self.qty),
-            "execPrice": text(self.price),
-            "execValue": text(self.qty * self.price),
-            "execFee": text(self.fee),
-            "feeRate": text(self.fee_rate),
-            "execPnl": text(self.realised),
-            "closedSize": text(self.closed),
-            "leavesQty": text(self.leaves),
-            "orderQty": text(order.qty) if order else "0",
-            "orderPrice": text(order.price) if order else "0",
-            "orderType": order.order_type if order else "UNKNOWN",
-            "stopOrderType": "StopLoss" if order and order.trigger is not None else "UNKNOWN",
-            "createType": order.create_type if order else "",
-            "isMaker": self.is_maker,
-            "markPrice": text(self.mark),
-            "execTime": str(self.time_ms),
-            "seq": self.seq,
-            "feeCurrency": "",
-            "indexPrice": "",
-            "underlyingPrice": "",
-            "markIv": "",
-            "tradeIv": "",
-            "blockTradeId": "",
-            "isLeverage": "0",
-        }
 
 
 @dataclass(kw_only=True)
@@ -343,27 +118,22 @@ class Position:
             "curRealisedPnl": text(self.realised),
             "cumRealisedPnl": text(self.realised),
             "positionIM": text(money(abs(self.size) * mark / self.leverage)) if self.size else "",
-            "positionMM": "",
             "positionBalance": "0",
             "positionStatus": "Normal",
             "stopLoss": text(self.stop.trigger) if self.stop and self.stop.trigger else "",
-            "takeProfit": "",
             "trailingStop": "0",
             "tpslMode": "Full",
-            "liqPrice": "",
-            "bustPrice": "",
-            "sessionAvgPrice": "",
             "tradeMode": 0,
             "autoAddMargin": 0,
             "adlRankIndicator": 0,
             "isReduceOnly": False,
             "riskId": 1,
             "riskLimitValue": "2000000",
-            "mmrSysUpdatedTime": "",
-            "leverageSysUpdatedTime": "",
             "createdTime": str(self.created_ms),
             "updatedTime": str(self.updated_ms),
             "seq": self.seq,
+            **empty("positionMM", "takeProfit", "liqPrice", "bustPrice", "sessionAvgPrice"),
+            **empty("mmrSysUpdatedTime", "leverageSysUpdatedTime"),
         }
 
 
@@ -441,9 +211,7 @@ class Account:
             "totalPerpUPL": text(unrealised),
             "totalInitialMargin": text(margin),
             "totalMaintenanceMargin": "0",
-            "accountIMRate": "",
-            "accountMMRate": "",
-            "accountLTV": "0",
+            **empty("accountIMRate", "accountMMRate", "accountLTV"),
             "coin": [
                 {
                     "coin": COIN,
@@ -453,13 +221,8 @@ class Account:
                     "unrealisedPnl": text(unrealised),
                     "cumRealisedPnl": text(sum((one.realised - one.fee for one in self.executions), ZERO)),
                     "totalPositionIM": text(margin),
-                    "totalOrderIM": "0",
-                    "locked": "0",
-                    "bonus": "0",
-                    "accruedInterest": "0",
-                    "borrowAmount": "0.0",
-                    "availableToWithdraw": "",
-                    "availableToBorrow": "",
+                    **dict.fromkeys(("totalOrderIM", "locked", "bonus", "accruedInterest", "borrowAmount"), "0"),
+                    **empty("availableToWithdraw", "availableToBorrow"),
                     "marginCollateral": True,
                     "collateralSwitch": True,
                 }

@@ -19,12 +19,14 @@ from decimal import Decimal
 from typing import Protocol
 
 from storage.schema import ConfigError
-from tasks.sandbox.account import Account, AccountSpec, ExecType, Order
+from tasks.sandbox.account import Account, AccountSpec, Position
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Fields, Listing
 from tasks.sandbox.matching import USUAL, Matching, PrivateTopic, Said, order_said, twisted
+from tasks.sandbox.order_record import ExecType, Order
 from tasks.sandbox.order_rules import DeskRules, changed_order, check_stop, new_order
+from tasks.sandbox.outside import Outside
 from tasks.sandbox.replay import decimal_text
 from tasks.sandbox.tape import Tick
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal
@@ -148,7 +150,7 @@ class Desk:
         return order
 
     def amend(self, account: Account, params: Params) -> Order:
-        """Change quantity and price of an open limit order, or the trigger of a stop.
+        """Change quantity and price of an open limit order, which then meets the market, or the trigger of a stop.
 
         Raises:
             Refusal: There is no such order, or nothing to change, or a rule is broken.
@@ -157,7 +159,8 @@ class Desk:
         listing = self.market.listings[order.symbol]
         order.qty, order.price, order.trigger = changed_order(order, params, listing, self.market.quote(listing))
         order.updated_ms = self.market.now_ms
-        self.tell(account, [order_said(order)])
+        waits = order.trigger is not None or order.order_id in self._waiting
+        self.tell(account, [order_said(order)] if waits else self.market.match(account, order))
         return order
 
     def cancel(self, account: Account, params: Params) -> Order:
@@ -170,7 +173,7 @@ class Desk:
         self.tell(account, self.market.end(account, order, cancel_type="CancelByUser"))
         return order
 
-    def set_stop(self, account: Account, listing: Listing, stop_loss: Decimal) -> None:
+    def set_stop(self, account: Account, listing: Listing, stop_loss: Decimal, trigger_by: str) -> None:
         """Set or move the stop of an open position, or take it away, 0.
 
         Raises:
@@ -183,7 +186,7 @@ class Desk:
             raise Refusal(34040, "not modified")
         if stop_loss:
             check_stop(stop_loss, listing, self.market.quote(listing), long=position.size > 0)
-            said = self.market.place_stop(account, position, stop_loss, "")
+            said = self.market.place_stop(account, position, stop_loss, trigger_by)
         else:
             said = self._drop_stop(account, listing)
         self.tell(account, [*said, self.market.position_said(account, position)])
@@ -223,7 +226,13 @@ class Desk:
             self.wire.tell(account.spec.key, topic, row)
 
     def _position_rows(self, account: Account) -> list[Fields]:
-        return [self.market.position_row(account, account.position(symbol)) for symbol in self.market.listings]
+        positions = [account.position(symbol) for symbol in self.market.listings]
+        rows = [self.market.position_row(account, position) for position in positions]
+        if account.hedge:  # the other side of each is there too, flat
+            others = [Position(symbol=position.symbol, leverage=position.leverage) for position in positions]
+            flat = [self.market.position_row(account, other) for other in others]
+            rows += [row | {"positionIdx": 3 - held["positionIdx"]} for row, held in zip(flat, rows, strict=True)]
+        return rows
 
     def _open_order(self, account: Account, params: Params, missing: str) -> Order:
         listing = self.listing(params)
@@ -288,67 +297,3 @@ class Desk:
         position = account.positions.get(listing.market.symbol)
         if position and position.size:
             self.tell(account, self.market.fund(account, position, Decimal(decimal_text(rate))))
-
-
-class Outside:
-    """The world beside the client: what happens to an account without its program.
-
-    Args:
-        desk: The exchange's.
-        key: Which account.
-    """
-
-    def __init__(self, desk: Desk, key: str) -> None:
-        self._desk = desk
-        self._account = desk.accounts[key]
-
-    def order(self, symbol: str, side: str, qty: str, **more: str) -> Order:
-        """Trade by hand: a market order without a link id, which is filled at once, in hedge mode too.
-
-        Raises:
-            Refusal: It breaks a rule.
-        """
-        given = {"category": "linear", "symbol": symbol, "side": side, "qty": qty, "orderType": "Market"} | more
-        with self._desk.caught_up():
-            hedge, self._account.hedge = self._account.hedge, False
-            try:
-                return copy.deepcopy(self._desk.create(self._account, given, at_once=True))
-            finally:
-                self._account.hedge = hedge
-
-    def size(self, symbol: str) -> Decimal:
-        """Return what is held of a symbol, coins, negative where short."""
-        with self._desk.caught_up():
-            return self._account.position(symbol).size
-
-    def deleverage(self, symbol: str, qty: str) -> None:
-        """Let the exchange close coins of a position against somebody who is bankrupt (ADL), at the mark price."""
-        self._force(symbol, qty, "AdlTrade", "CreateByAdl_PassThrough")
-
-    def liquidate(self, symbol: str, qty: str) -> None:
-        """Let the exchange close coins of a position because its margin is gone, at the mark price."""
-        self._force(symbol, qty, "BustTrade", "CreateByLiq")
-
-    def set_leverage(self, symbol: str, leverage: str) -> None:
-        """Change a symbol's leverage."""
-        with self._desk.caught_up():
-            position = self._account.position(symbol)
-            position.leverage, position.updated_ms = Decimal(leverage), self._desk.market.now_ms
-            self._desk.tell(self._account, [self._desk.market.position_said(self._account, position)])
-
-    def set_hedge(self, hedge: bool) -> None:
-        """Change the position mode of all symbols, whatever is open."""
-        with self._desk.caught_up():
-            self._account.hedge = hedge
-
-    def transfer(self, amount: str) -> None:
-        """Move USDT into the wallet, out of it if negative."""
-        with self._desk.caught_up():
-            self._account.wallet += Decimal(amount)
-            self._account.transfers += Decimal(amount)
-            self._desk.tell(self._account, [("wallet", self._account.wallet_row())])
-
-    def _force(self, symbol: str, qty: str, kind: ExecType, create_type: str) -> None:
-        with self._desk.caught_up():
-            listing = self._desk.market.listings[symbol]
-            self._desk.force(self._account, listing, Decimal(qty), kind, create_type)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveInt, Share
-from tasks.sandbox.account import Read
+from tasks.sandbox.order_record import Read
 
 KLINE_PATH = "/v5/market/kline"
 CREATE_PATH = "/v5/order/create"
@@ -76,7 +76,7 @@ class OrderTwist(Checked):
         end_twice: The message of its end comes twice.
         unseen: How many times a read does not know of it: of the order, of its executions, of the position it leads to.
         stream_down: The private stream is down from its acceptance until all is over.
-        then: What the outside world does when it is over, given the account's `desk.Outside`.
+        then: What the outside world does when it is over, given the account's `outside.Outside`.
     """
 
     rejected: bool = False

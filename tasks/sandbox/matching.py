@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from decimal import ROUND_DOWN, Decimal
 from typing import Any, Literal
 
-from tasks.sandbox.account import ZERO, Account, ExecType, Execution, Order, Position, money
+from tasks.sandbox.account import Account, Position
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Fields, Listing
+from tasks.sandbox.order_record import ZERO, ExecType, Execution, Order, money
 from tasks.sandbox.order_rules import DeskRules, Quote, worst_price
 from tasks.sandbox.replay import decimal_text
 from tasks.sandbox.venue import Refusal
@@ -130,44 +131,37 @@ class Matching:
         is_maker: bool = False,
     ) -> Said:
         """Book one execution of an order."""
-        position, (exec_id, seq) = account.position(order.symbol), self.name("execution")
+        position = account.position(order.symbol)
         closed, realised = position.move(order.side, qty, price)
-        position.created_ms, position.updated_ms, position.seq = position.created_ms or self.now_ms, self.now_ms, seq
-        fee, leaves = money(qty * price * fee_rate), order.leaves - qty
-        order.filled, order.value = order.filled + qty, order.value + qty * price
-        order.fee, order.closed_pnl = order.fee + fee, order.closed_pnl + realised
-        order.status, order.updated_ms = "PartiallyFilled" if leaves else "Filled", self.now_ms
-        execution = Execution(
-            exec_id=exec_id,
-            seq=seq,
-            time_ms=self.now_ms,
+        leaves = order.leaves - qty
+        said = self._book(
+            account,
             symbol=order.symbol,
             side=order.side,
             exec_type=kind,
             qty=qty,
             price=price,
-            fee=fee,
+            fee=money(qty * price * fee_rate),
             fee_rate=fee_rate,
-            mark=self.marks[order.symbol],
             is_maker=is_maker,
             closed=closed,
             realised=realised,
             order=order,
-            order_id=order.order_id,
-            link_id=order.link_id,
             leaves=leaves,
         )
-        account.book(execution)
-        return [("execution", {"category": "linear", **execution.row()}), order_said(order)]
+        execution = account.executions[-1]
+        position.seq, position.updated_ms = execution.seq, self.now_ms
+        position.created_ms = position.created_ms or self.now_ms
+        order.filled, order.value = order.filled + qty, order.value + qty * price
+        order.fee, order.closed_pnl = order.fee + execution.fee, order.closed_pnl + realised
+        order.status, order.updated_ms = "PartiallyFilled" if leaves else "Filled", self.now_ms
+        return [*said, order_said(order)]
 
     def fund(self, account: Account, position: Position, rate: Decimal) -> Said:
         """Let whoever is long pay a share of what is held, at the mark price, and whoever is short get it."""
-        mark, (exec_id, seq) = self.marks[position.symbol], self.name("execution")
-        execution = Execution(
-            exec_id=exec_id,
-            order_id=self.name("order")[0],  # Bybit names one, which can't be found
-            seq=seq,
-            time_ms=self.now_ms,
+        mark = self.marks[position.symbol]
+        said = self._book(
+            account,
             symbol=position.symbol,
             side="Buy" if position.size > 0 else "Sell",
             exec_type="Funding",
@@ -175,10 +169,8 @@ class Matching:
             price=mark,
             fee=money(position.size * mark * rate),
             fee_rate=rate,
-            mark=mark,
         )
-        account.book(execution)
-        return [("execution", {"category": "linear", **execution.row()}), ("wallet", account.wallet_row())]
+        return [*said, ("wallet", account.wallet_row())]
 
     def after(self, account: Account, order: Order) -> Said:
         """Settle what follows when an order has traded: stop, position, wallet."""
@@ -189,10 +181,12 @@ class Matching:
         if position.stop:
             position.stop.qty = abs(position.size)
         if order.stop_loss is not None and position.size * order.sign > 0:
-            said += self.place_stop(account, position, order.stop_loss, order.link_id)
+            said += self.place_stop(account, position, order.stop_loss, order.trigger_by, order.link_id)
         return [*said, self.position_said(account, position), ("wallet", account.wallet_row())]
 
-    def place_stop(self, account: Account, position: Position, trigger: Decimal, parent_link_id: str) -> Said:
+    def place_stop(
+        self, account: Account, position: Position, trigger: Decimal, trigger_by: str, parent_link_id: str = ""
+    ) -> Said:
         """Give a position a stop, or move the one that it has."""
         stop = position.stop
         if stop is None:
@@ -206,7 +200,7 @@ class Matching:
                 create_type="CreateByStopLoss",
             )
             account.orders[stop.order_id] = stop
-        stop.trigger, stop.updated_ms = trigger, self.now_ms
+        stop.trigger, stop.trigger_by, stop.updated_ms = trigger, trigger_by, self.now_ms
         return [order_said(stop)]
 
     def end(
@@ -234,6 +228,14 @@ class Matching:
         """Return the message of a position, in which one field has another name."""
         row = self.position_row(account, position)
         return "position", {"category": "linear", "entryPrice": row.pop("avgPrice"), **row}
+
+    def _book(self, account: Account, *, symbol: str, **given: Any) -> Said:
+        exec_id, seq = self.name("execution")
+        execution = Execution(
+            exec_id=exec_id, seq=seq, time_ms=self.now_ms, symbol=symbol, mark=self.marks[symbol], **given
+        )
+        account.book(execution)
+        return [("execution", {"category": "linear", **execution.row()})]
 
     def _takes(self, order: Order, twist: OrderTwist) -> Iterator[tuple[Decimal, Decimal]]:
         """Yield prices and quantities at which an order trades at once."""

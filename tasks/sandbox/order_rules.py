@@ -13,8 +13,9 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, cast
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat, PositiveInt
-from tasks.sandbox.account import ZERO, Account, Order, money
+from tasks.sandbox.account import Account
 from tasks.sandbox.listing import Listing
+from tasks.sandbox.order_record import ZERO, Order, money
 from tasks.sandbox.tape import Side
 from tasks.sandbox.venue import BAD_PARAMETER, MAX_LEVERAGE, MAX_LIMIT_QTY, Params, Refusal
 
@@ -128,6 +129,7 @@ def new_order(
         price=price,
         reduce_only=reduce_only,
         stop_loss=stop_loss,
+        trigger_by=params.get("slTriggerBy") or "LastPrice",
         slippage=(params.get("slippageToleranceType", "UNKNOWN"), params.get("slippageTolerance", "0")),
         last_price=quote.last,
         **born,

@@ -29,11 +29,12 @@ from storage.schema import Candles, ConfigError, Instrument, Market, PipelineErr
 from tasks.sandbox.account import Account, AccountSpec
 from tasks.sandbox.address_limit import IP_LIMIT, SOCKET_LIMIT, SOCKET_WINDOW_S, AddressLimit
 from tasks.sandbox.clock import VirtualClock
-from tasks.sandbox.desk import Desk, Outside
+from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import Action, FaultPlan, PlannedFaults, Reply
 from tasks.sandbox.hub import STREAM_CATEGORIES, STREAM_PATH, Hub
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.order_rules import DeskRules
+from tasks.sandbox.outside import Outside
 from tasks.sandbox.playback import keep_time, play
 from tasks.sandbox.private_stream import PRIVATE_PATH, PRIVATE_TOPICS, PrivateStream
 from tasks.sandbox.replay import RangePolicy

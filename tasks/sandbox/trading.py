@@ -15,10 +15,11 @@ from typing import Any
 from urllib.parse import quote
 
 from storage.schema import DAY_MS
-from tasks.sandbox.account import COIN, Account, Order
+from tasks.sandbox.account import Account
 from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import CREATE_PATH, OrderTwist
 from tasks.sandbox.listing import Fields
+from tasks.sandbox.order_record import COIN, Order
 from tasks.sandbox.order_rules import leverage_of, number
 from tasks.sandbox.signatures import Door, Signed
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal, Result, envelope, integer, row_limit
@@ -148,7 +149,8 @@ class Trading:
     def _trading_stop(self, account: Account, params: Params) -> Result:
         if asked := [name for name in ("takeProfit", "trailingStop") if params.get(name, "0") not in ("", "0")]:
             raise Refusal(BAD_PARAMETER, f"the sandbox does not serve {asked[0]}")
-        self._desk.set_stop(account, self._desk.listing(params), number(params, "stopLoss"))
+        trigger_by = params.get("slTriggerBy") or "LastPrice"
+        self._desk.set_stop(account, self._desk.listing(params), number(params, "stopLoss"), trigger_by)
         return {}
 
     def _realtime(self, account: Account, params: Params) -> Result:

@@ -36,6 +36,7 @@ INSTRUMENT = Instrument(
     min_qty="0.001",
     min_notional="5",
     funding_interval_min=480,
+    max_market_qty="10000",
 )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tasks.sandbox.desk import Outside
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, FaultPlan, Match, OrderTwist, Reply
+from tasks.sandbox.outside import Outside
 from tests.sandbox.actions import delivery, ret_code
 
 FAULTS = (

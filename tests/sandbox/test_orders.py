@@ -228,6 +228,29 @@ def test_quantity_of_zero_closes_all_when_it_says_so(desk: Any) -> None:
     assert place(client, **asked, reduceOnly=True, closeOnTrigger=True)["cumExecQty"] == "1"
 
 
+def test_second_of_two_closing_orders_finds_nothing_to_close(open_sandbox: OPEN, open_client: OPEN) -> None:
+    sandbox = open_sandbox(desk_rules=DeskRules(ack_to_fill_ms=3_600_000))
+    client = open_client(sandbox)
+    sandbox.outside(SPEC.key).order(SYMBOL, "Buy", "1")
+    for _ in range(2):
+        client.place_order(**MARKET_BUY | {"side": "Sell"}, reduceOnly=True)
+    sandbox.clock.advance(1)
+    _, first, second = sandbox.account(SPEC.key).orders.values()
+    assert (first.status, second.status, second.cancel_type) == ("Filled", "Cancelled", "CancelByReduceOnly")
+
+
+@pytest.mark.parametrize(("left", "status", "filled"), [("0.4", "Filled", "0.4"), ("0", "Cancelled", "0")])
+def test_resting_order_that_reduces_closes_what_is_left(desk: Any, left: str, status: str, filled: str) -> None:
+    sandbox, client = desk
+    client.place_order(**MARKET_BUY)
+    order = client.place_order(**LIMIT_BUY | {"side": "Sell", "price": "104"}, reduceOnly=True)["result"]
+    sandbox.outside(SPEC.key).order(SYMBOL, "Sell", str(1 - Decimal(left)), reduceOnly="true")
+    sandbox.clock.advance(3 * STEP_MS)  # up to 105
+    over = order_of(client, order["orderId"])
+    assert (over["orderStatus"], over["cumExecQty"]) == (status, filled)
+    assert only_position(client)["size"] == "0"
+
+
 def test_sale_larger_than_the_position_turns_it(desk: Any) -> None:
     sandbox, client = desk
     client.place_order(**MARKET_BUY)
@@ -316,6 +339,13 @@ def test_order_is_amended_and_cancelled(desk: Any) -> None:
     refused(client.amend_order, 110001, **named, qty="3")
 
 
+def test_order_that_is_amended_to_the_ask_takes_it(desk: Any) -> None:
+    _, client = desk
+    order = place(client, **LIMIT_BUY, orderLinkId="bar-1")
+    client.amend_order(category="linear", symbol=SYMBOL, orderLinkId="bar-1", price="100")
+    assert order_of(client, order["orderId"])["orderStatus"] == "Filled"
+
+
 def test_all_orders_are_cancelled_at_once_and_each_is_named(desk: Any) -> None:
     sandbox, client = desk
     placed = [client.place_order(**LIMIT_BUY, orderLinkId=f"bar-{n}")["result"] for n in range(3)]
@@ -328,11 +358,12 @@ def test_all_orders_are_cancelled_at_once_and_each_is_named(desk: Any) -> None:
 
 def test_stop_is_an_order_of_its_own_that_names_its_parent(desk: Any) -> None:
     _, client = desk
-    client.place_order(**MARKET_BUY, stopLoss="95", orderLinkId="bar-1")
+    client.place_order(**MARKET_BUY, stopLoss="95", slTriggerBy="MarkPrice", orderLinkId="bar-1")
     (stop,) = client.get_open_orders(category="linear", symbol=SYMBOL)["result"]["list"]
     assert (stop["orderStatus"], stop["parentOrderLinkId"], stop["orderLinkId"]) == ("Untriggered", "bar-1", "")
     assert (stop["side"], stop["triggerPrice"], stop["stopOrderType"]) == ("Sell", "95", "StopLoss")
     assert (stop["reduceOnly"], stop["qty"], stop["createType"]) == (True, "1", "CreateByStopLoss")
+    assert (stop["triggerDirection"], stop["triggerBy"]) == (2, "MarkPrice")
     assert only_position(client)["stopLoss"] == "95"
 
 
@@ -416,8 +447,11 @@ def test_position_mode_is_switched_while_nothing_is_open(desk: Any) -> None:
 def test_account_in_hedge_mode_shows_a_position_by_its_side(open_sandbox: OPEN, open_client: OPEN) -> None:
     sandbox = open_sandbox(accounts=[dataclasses.replace(SPEC, hedge=True)])
     sandbox.outside(SPEC.key).order(SYMBOL, "Sell", "2")
-    (row,) = open_client(sandbox).get_positions(category="linear", settleCoin="USDT")["result"]["list"]
+    client = open_client(sandbox)
+    (row,) = client.get_positions(category="linear", settleCoin="USDT")["result"]["list"]
     assert (row["positionIdx"], row["side"], row["size"]) == (2, "Sell", "2")
+    rows = client.get_positions(category="linear", symbol=SYMBOL)["result"]["list"]
+    assert sorted((row["positionIdx"], row["size"]) for row in rows) == [(1, "0"), (2, "2")]
 
 
 def test_positions_of_a_coin_are_the_open_ones_alone(open_sandbox: OPEN, open_client: OPEN) -> None:

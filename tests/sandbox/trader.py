@@ -49,6 +49,7 @@ class PrivateClient(WebSocket):  # type: ignore[misc]  # pybit has no types
             private_auth_expire=10,
             ping_interval=2,
             ping_timeout=1,
+            retries=1_000,  # without a wait in between: ten are over before a stream is back
         )
         for topic in topics:
             self.subscribe(topic, self._take)

@@ -1,0 +1,76 @@
+"""What happens to an account without its program: orders by hand, the exchange's own hand, money that moves."""
+
+from __future__ import annotations
+
+import copy
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from tasks.sandbox.order_record import ExecType, Order
+
+if TYPE_CHECKING:
+    from tasks.sandbox.desk import Desk
+
+
+class Outside:
+    """The world beside the client: what happens to an account without its program.
+
+    Args:
+        desk: The exchange's.
+        key: Which account.
+    """
+
+    def __init__(self, desk: Desk, key: str) -> None:
+        self._desk = desk
+        self._account = desk.accounts[key]
+
+    def order(self, symbol: str, side: str, qty: str, **more: str) -> Order:
+        """Trade by hand: a market order without a link id, which is filled at once, in hedge mode too.
+
+        Raises:
+            Refusal: It breaks a rule.
+        """
+        given = {"category": "linear", "symbol": symbol, "side": side, "qty": qty, "orderType": "Market"} | more
+        with self._desk.caught_up():
+            hedge, self._account.hedge = self._account.hedge, False
+            try:
+                return copy.deepcopy(self._desk.create(self._account, given, at_once=True))
+            finally:
+                self._account.hedge = hedge
+
+    def size(self, symbol: str) -> Decimal:
+        """Return what is held of a symbol, coins, negative where short."""
+        with self._desk.caught_up():
+            return self._account.position(symbol).size
+
+    def deleverage(self, symbol: str, qty: str) -> None:
+        """Let the exchange close coins of a position against somebody who is bankrupt (ADL), at the mark price."""
+        self._force(symbol, qty, "AdlTrade", "CreateByAdl_PassThrough")
+
+    def liquidate(self, symbol: str, qty: str) -> None:
+        """Let the exchange close coins of a position because its margin is gone, at the mark price."""
+        self._force(symbol, qty, "BustTrade", "CreateByLiq")
+
+    def set_leverage(self, symbol: str, leverage: str) -> None:
+        """Change a symbol's leverage."""
+        with self._desk.caught_up():
+            position = self._account.position(symbol)
+            position.leverage, position.updated_ms = Decimal(leverage), self._desk.market.now_ms
+            self._desk.tell(self._account, [self._desk.market.position_said(self._account, position)])
+
+    def set_hedge(self, hedge: bool) -> None:
+        """Change the position mode of all symbols, whatever is open."""
+        with self._desk.caught_up():
+            self._account.hedge = hedge
+
+    def transfer(self, amount: str) -> None:
+        """Move USDT into the wallet, out of it if negative."""
+        with self._desk.caught_up():
+            self._account.wallet += Decimal(amount)
+            self._account.transfers += Decimal(amount)
+            self._desk.tell(self._account, [("wallet", self._account.wallet_row())])
+
+    def _force(self, symbol: str, qty: str, kind: ExecType, create_type: str) -> None:
+        with self._desk.caught_up():
+            listing = self._desk.market.listings[symbol]
+            self._desk.force(self._account, listing, Decimal(qty), kind, create_type)
