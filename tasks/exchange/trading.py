@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from storage.api_keys import ApiKey
-from storage.schema import Ambiguous, AuthError, ClockError, Market, Rejected, TemporaryError
+from storage.schema import Ambiguous, AuthError, Banned, ClockError, Market, Rejected, TemporaryError
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order, read_position
 from tasks.exchange.session import Session
-from tasks.exchange.transport import RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
+from tasks.exchange.transport import HOST_NAMES, RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
 from tasks.execution.orders import ZERO, Acked, Lost, Order, Refused
 
 T = TypeVar("T")
@@ -86,6 +86,7 @@ class TradingAccount:
         url: Where a sandbox listens; None elsewhere.
         timeout_s: Longest wait for a connection and for the next bytes of an answer.
         recv_window_ms: An order that arrives later than that after it was made is refused.
+        ban_s: After HTTP 403 nothing is asked for so long; Bybit wants 10 minutes.
     """
 
     def __init__(
@@ -96,12 +97,14 @@ class TradingAccount:
         url: str | None = None,
         timeout_s: tuple[float, float] = (3.05, 5.0),
         recv_window_ms: int = RECV_WINDOW_MS,
+        ban_s: float = 600.0,
     ) -> None:
         self.exchange, self.recv_window_ms = exchange, recv_window_ms
         self._questions = Session(
             exchange=exchange, url=url, requests_per_s=20.0, burst=10, retry=_QUESTION, timeout_s=timeout_s, key=key
         )
         self._orders = new_client(exchange, url, timeout_s, key, recv_window_ms)
+        self._ban_s, self._banned_until_s = ban_s, 0.0
         self._pace = Pace(ORDERS_PER_S, int(ORDERS_PER_S), time.monotonic)
         self._closed = threading.Event()
 
@@ -135,9 +138,8 @@ class TradingAccount:
         }
         if protection.stop is not None and not leg.reduces:
             params |= {"stopLoss": format(protection.stop, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
-        self._pace.wait(self._closed.wait)
         try:
-            answer = ask(self._orders, "place_order", params)
+            answer = self._send("place_order", params)
         except Rejected as err:
             proven = err.code >= _HTTP and err.code not in _MAY_HAVE_LANDED
             return Refused(str(err)) if proven else Lost(str(err))
@@ -153,8 +155,7 @@ class TradingAccount:
         Raises:
             PipelineError: It can't be told whether they are cancelled.
         """
-        self._pace.wait(self._closed.wait)
-        ask(self._orders, "cancel_all_orders", {"category": market.category, "symbol": market.symbol})
+        self._send("cancel_all_orders", {"category": market.category, "symbol": market.symbol})
 
     def set_leverage(self, market: Market, leverage: Decimal = Decimal(1)) -> None:
         """Set the leverage of a market; that it is so already is no error."""
@@ -162,12 +163,25 @@ class TradingAccount:
         params = {
             "category": market.category, "symbol": market.symbol, "buyLeverage": text, "sellLeverage": text,
         }  # fmt: skip
-        self._pace.wait(self._closed.wait)
         try:
-            ask(self._orders, "set_leverage", params)
+            self._send("set_leverage", params)
         except Rejected as err:
             if err.code not in _UNCHANGED:
                 raise refused(err, self.exchange, f"a leverage of {text} for {market.symbol}") from err
+
+    def _send(self, method: str, params: Mapping[str, Any]) -> Answer:
+        self._pace.wait(self._closed.wait)
+        return self._unless_banned(lambda: ask(self._orders, method, params))
+
+    def _unless_banned(self, do: Callable[[], T]) -> T:
+        """Do something, unless this address was refused a short while ago: who asks on is refused for longer."""
+        if (left_s := self._banned_until_s - time.monotonic()) > 0:
+            raise Banned(f"{HOST_NAMES[self.exchange]} refuses this address for {left_s:.0f} s more; nothing was asked")
+        try:
+            return do()
+        except Banned:
+            self._banned_until_s = time.monotonic() + self._ban_s
+            raise
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +203,7 @@ class TradingAccount:
         params = {"category": market.category, "symbol": market.symbol, "startTime": since_ms, "limit": 100}
         what, found, cursor = f"executions of {market.symbol}", dict[str, ExecutionNews](), dict[str, str]()
         while True:
-            page = self._questions.ask(what, "get_executions", params | cursor, lambda answer: answer)
+            page = self._ask(what, "get_executions", params | cursor, lambda answer: answer)
             rows = _read(page, read_execution)
             found |= {one.fill.exec_id: one for one in rows}
             cursor = {"cursor": str(page.result.get("nextPageCursor") or "")}
@@ -244,12 +258,15 @@ class TradingAccount:
         return str(self._one("the account", "get_account_info").get("marginMode") or "")
 
     def _one(self, what: str, method: str) -> Mapping[str, Any]:
-        return self._questions.ask(what, method, {}, lambda answer: answer.result)
+        return self._ask(what, method, {}, lambda answer: answer.result)
 
     def _rows(
         self, what: str, method: str, params: Mapping[str, Any], read: Callable[[Mapping[str, Any], int], T]
     ) -> list[T]:
-        return self._questions.ask(what, method, params, partial(_read, read=read))
+        return self._ask(what, method, params, partial(_read, read=read))
+
+    def _ask(self, what: str, method: str, params: Mapping[str, Any], read: Callable[[Answer], T]) -> T:
+        return self._unless_banned(lambda: self._questions.ask(what, method, params, read))
 
 
 def _read(answer: Answer, read: Callable[[Mapping[str, Any], int], T]) -> list[T]:

@@ -280,13 +280,16 @@ class OrderDesk:
                 self.hear(booked)
             for waiting in self._trading.open_orders(self.market):
                 self.hear(waiting)
-            size = self._trading.position(self.market).size
+            position = self._trading.position(self.market)
+            if position.leverage > 1:  # somebody has set it since
+                self._trading.set_leverage(self.market)
         except TemporaryError:
             self._compare_s = monotonic() + self._timing.differ_s
             return
         except PipelineError as err:
             self._stop(str(err))
             return
+        size = position.size
         if size == self.held or self.unsettled:
             self._differed = 0
             return
