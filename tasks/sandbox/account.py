@@ -161,6 +161,13 @@ class Account:
     executions: list[Execution] = field(default_factory=list)
     positions: dict[str, Position] = field(default_factory=dict)
     disconnect_s: dict[str, int] = field(default_factory=dict)
+    _open: list[Order] = field(default_factory=list, repr=False)
+
+    @property
+    def open_orders(self) -> list[Order]:
+        """Orders of which more may still become, oldest first; asked for at every trade of the market."""
+        self._open = [order for order in self._open if order.is_open]
+        return list(self._open)
 
     @property
     def unrealised(self) -> Decimal:
@@ -173,8 +180,8 @@ class Account:
         held = [abs(one.size) * self.marks[one.symbol] / one.leverage for one in self.positions.values() if one.size]
         asked = [
             order.leaves * order.price / self.position(order.symbol).leverage
-            for order in self.orders.values()
-            if order.is_open and not order.reduce_only
+            for order in self.open_orders
+            if not order.reduce_only
         ]
         return money(sum(held + asked, ZERO))
 
@@ -192,6 +199,11 @@ class Account:
         if order_id:
             return self.orders.get(order_id)
         return next((order for order in self.orders.values() if link_id and order.link_id == link_id), None)
+
+    def add(self, order: Order) -> None:
+        """Take an order in."""
+        self.orders[order.order_id] = order
+        self._open.append(order)
 
     def book(self, execution: Execution) -> None:
         """Take an execution's money into the wallet."""

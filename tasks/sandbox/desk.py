@@ -138,7 +138,7 @@ class Desk:
         listing, twist = self.listing(params), twist or USUAL
         order = new_order(params, account, listing, self.market.quote(listing), self.market.rules, self.market.born())
         order.unseen = dict(twist.unseen)
-        account.orders[order.order_id] = order
+        account.add(order)
         self._waiting[order.order_id] = account, order, twist
         if twist.stream_down:
             self.wire.cut()
@@ -207,7 +207,7 @@ class Desk:
             price=mark,
             create_type=create_type,
         )
-        account.orders[order.order_id] = order
+        account.add(order)
         fee_rate = Decimal(0 if kind == "AdlTrade" else account.spec.taker_fee)
         said = self.market.trade(account, order, mark, qty, fee_rate, kind=kind)
         self.tell(account, said + self.market.after(account, order))
@@ -273,7 +273,7 @@ class Desk:
     def _meet(self, account: Account, listing: Listing, tick: Tick) -> None:
         """Let a trade meet the orders that rest, and the stop."""
         price, symbol = Decimal(decimal_text(tick.price)), listing.market.symbol
-        for order in [one for one in account.orders.values() if one.is_open and one.symbol == symbol]:
+        for order in [one for one in account.open_orders if one.symbol == symbol]:
             if not order.is_open or order.order_id in self._waiting:
                 continue
             if order.trigger is not None:
