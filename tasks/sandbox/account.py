@@ -22,7 +22,8 @@ class AccountSpec:
     """An account that a sandbox opens.
 
     Attributes:
-        key, secret: Of its only API key.
+        key: Of its only API key; neither part is in a repr.
+        secret: What requests are signed with.
         capital: USDT in its wallet, decimal text.
         may_trade: Whether the key may do more than read.
         may_withdraw: Whether the key may take money out; it is only said, there is no such endpoint.
@@ -37,7 +38,7 @@ class AccountSpec:
         ConfigError: No key, no secret, an unknown margin mode, or a number that is none.
     """
 
-    key: str
+    key: str = field(repr=False)
     secret: str = field(repr=False)
     capital: str = "10000"
     may_trade: bool = True
@@ -133,7 +134,7 @@ class Position:
             "updatedTime": str(self.updated_ms),
             "seq": self.seq,
             **empty("positionMM", "takeProfit", "liqPrice", "bustPrice", "sessionAvgPrice"),
-            **empty("mmrSysUpdatedTime", "leverageSysUpdatedTime"),
+            "leverageSysUpdatedTime": "",
         }
 
 
