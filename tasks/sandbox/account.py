@@ -29,13 +29,13 @@ class AccountSpec:
         may_withdraw: Whether the key may take money out; it is only said, there is no such endpoint.
         margin_mode: As Bybit names it.
         unified_margin_status: 1 classic, 3 to 6 unified.
-        hedge: Whether the account starts in hedge mode, in which it may hold a position and is served no order.
+        hedge: Whether the account starts in hedge mode: it may hold a position, and takes orders by hand alone.
         leverage: Of every symbol until it is set.
         taker_fee, maker_fee: Shares of what is traded.
         tells_fees: Whether there is an answer to /v5/account/fee-rate; demo accounts have none.
 
     Raises:
-        ConfigError: No key, no secret, an unknown margin mode, or a number that is none.
+        ConfigError: No key, no secret, an unknown margin mode, or a number that is none or too small.
     """
 
     key: str = field(repr=False)
@@ -60,6 +60,8 @@ class AccountSpec:
             value = getattr(self, name)
             if not value.replace(".", "", 1).isdecimal():
                 raise ConfigError(f"{name} must be a decimal number in text, was {value!r}")
+        if Decimal(self.leverage) < 1:
+            raise ConfigError(f"leverage must be >= 1, was {self.leverage!r}")
 
 
 @dataclass(kw_only=True)

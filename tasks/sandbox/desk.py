@@ -128,14 +128,16 @@ class Desk:
         return listing
 
     def create(
-        self, account: Account, params: Params, twist: OrderTwist | None = None, *, at_once: bool = False
+        self, account: Account, params: Params, twist: OrderTwist | None = None, *, by_hand: bool = False
     ) -> Order:
-        """Take an order, which meets the market later.
+        """Take an order, which meets the market later; one by hand at once, and in hedge mode too.
 
         Raises:
             Refusal: It breaks a rule.
         """
         listing, twist = self.listing(params), twist or USUAL
+        if account.hedge and not by_hand:
+            raise Refusal(BAD_PARAMETER, "position idx not match position mode")
         order = new_order(params, account, listing, self.market.quote(listing), self.market.rules, self.market.born())
         order.unseen = dict(twist.unseen)
         account.add(order)
@@ -143,7 +145,7 @@ class Desk:
         if twist.stream_down:
             self.wire.cut()
         delay_s = self.market.rules.ack_to_fill_ms / 1000 + twist.late_s
-        if at_once or not delay_s:
+        if by_hand or not delay_s:
             self._enter(order.order_id)
         else:
             self._later(delay_s, lambda: self._enter(order.order_id))

@@ -625,6 +625,7 @@ def test_snapshot_is_a_copy(desk: Any) -> None:
     [
         ({"key": ""}, "a key and a secret"),
         ({"capital": "-5"}, "capital must be a decimal number in text, was '-5'"),
+        ({"leverage": "0"}, "leverage must be >= 1, was '0'"),
         ({"margin_mode": "CROSS"}, "margin_mode must be one of REGULAR_MARGIN"),
     ],
 )
