@@ -29,7 +29,6 @@ INSTRUMENT = Instrument(
     status="Trading",
     launch_ms=START_MS,
     tick_size="0.1",
-    max_market_qty="10000",
     qty_step="0.001",
     min_qty="0.001",
     min_notional="5",
