@@ -22,22 +22,23 @@ class AccountSpec:
     """An account that a sandbox opens.
 
     Attributes:
-        key, secret: Of its only API key.
+        key: Of its only API key; neither part is in a repr.
+        secret: What requests are signed with.
         capital: USDT in its wallet, decimal text.
         may_trade: Whether the key may do more than read.
         may_withdraw: Whether the key may take money out; it is only said, there is no such endpoint.
         margin_mode: As Bybit names it.
         unified_margin_status: 1 classic, 3 to 6 unified.
-        hedge: Whether the account starts in hedge mode, in which it may hold a position and is served no order.
+        hedge: Whether the account starts in hedge mode: it may hold a position, and takes orders by hand alone.
         leverage: Of every symbol until it is set.
         taker_fee, maker_fee: Shares of what is traded.
         tells_fees: Whether there is an answer to /v5/account/fee-rate; demo accounts have none.
 
     Raises:
-        ConfigError: No key, no secret, an unknown margin mode, or a number that is none.
+        ConfigError: No key, no secret, an unknown margin mode, or a number that is none or too small.
     """
 
-    key: str
+    key: str = field(repr=False)
     secret: str = field(repr=False)
     capital: str = "10000"
     may_trade: bool = True
@@ -59,6 +60,8 @@ class AccountSpec:
             value = getattr(self, name)
             if not value.replace(".", "", 1).isdecimal():
                 raise ConfigError(f"{name} must be a decimal number in text, was {value!r}")
+        if Decimal(self.leverage) < 1:
+            raise ConfigError(f"leverage must be >= 1, was {self.leverage!r}")
 
 
 @dataclass(kw_only=True)
@@ -133,7 +136,7 @@ class Position:
             "updatedTime": str(self.updated_ms),
             "seq": self.seq,
             **empty("positionMM", "takeProfit", "liqPrice", "bustPrice", "sessionAvgPrice"),
-            **empty("mmrSysUpdatedTime", "leverageSysUpdatedTime"),
+            "leverageSysUpdatedTime": "",
         }
 
 
@@ -161,6 +164,13 @@ class Account:
     executions: list[Execution] = field(default_factory=list)
     positions: dict[str, Position] = field(default_factory=dict)
     disconnect_s: dict[str, int] = field(default_factory=dict)
+    _open: list[Order] = field(default_factory=list, repr=False)
+
+    @property
+    def open_orders(self) -> list[Order]:
+        """Orders of which more may still become, oldest first; asked for at every trade of the market."""
+        self._open = [order for order in self._open if order.is_open]
+        return list(self._open)
 
     @property
     def unrealised(self) -> Decimal:
@@ -173,8 +183,8 @@ class Account:
         held = [abs(one.size) * self.marks[one.symbol] / one.leverage for one in self.positions.values() if one.size]
         asked = [
             order.leaves * order.price / self.position(order.symbol).leverage
-            for order in self.orders.values()
-            if order.is_open and not order.reduce_only
+            for order in self.open_orders
+            if not order.reduce_only
         ]
         return money(sum(held + asked, ZERO))
 
@@ -192,6 +202,11 @@ class Account:
         if order_id:
             return self.orders.get(order_id)
         return next((order for order in self.orders.values() if link_id and order.link_id == link_id), None)
+
+    def add(self, order: Order) -> None:
+        """Take an order in."""
+        self.orders[order.order_id] = order
+        self._open.append(order)
 
     def book(self, execution: Execution) -> None:
         """Take an execution's money into the wallet."""

@@ -128,22 +128,24 @@ class Desk:
         return listing
 
     def create(
-        self, account: Account, params: Params, twist: OrderTwist | None = None, *, at_once: bool = False
+        self, account: Account, params: Params, twist: OrderTwist | None = None, *, by_hand: bool = False
     ) -> Order:
-        """Take an order, which meets the market later.
+        """Take an order, which meets the market later; one by hand at once, and in hedge mode too.
 
         Raises:
             Refusal: It breaks a rule.
         """
         listing, twist = self.listing(params), twist or USUAL
+        if account.hedge and not by_hand:
+            raise Refusal(BAD_PARAMETER, "position idx not match position mode")
         order = new_order(params, account, listing, self.market.quote(listing), self.market.rules, self.market.born())
         order.unseen = dict(twist.unseen)
-        account.orders[order.order_id] = order
+        account.add(order)
         self._waiting[order.order_id] = account, order, twist
         if twist.stream_down:
             self.wire.cut()
         delay_s = self.market.rules.ack_to_fill_ms / 1000 + twist.late_s
-        if at_once or not delay_s:
+        if by_hand or not delay_s:
             self._enter(order.order_id)
         else:
             self._later(delay_s, lambda: self._enter(order.order_id))
@@ -207,7 +209,7 @@ class Desk:
             price=mark,
             create_type=create_type,
         )
-        account.orders[order.order_id] = order
+        account.add(order)
         fee_rate = Decimal(0 if kind == "AdlTrade" else account.spec.taker_fee)
         said = self.market.trade(account, order, mark, qty, fee_rate, kind=kind)
         self.tell(account, said + self.market.after(account, order))
@@ -273,7 +275,7 @@ class Desk:
     def _meet(self, account: Account, listing: Listing, tick: Tick) -> None:
         """Let a trade meet the orders that rest, and the stop."""
         price, symbol = Decimal(decimal_text(tick.price)), listing.market.symbol
-        for order in [one for one in account.orders.values() if one.is_open and one.symbol == symbol]:
+        for order in [one for one in account.open_orders if one.symbol == symbol]:
             if not order.is_open or order.order_id in self._waiting:
                 continue
             if order.trigger is not None:

@@ -199,7 +199,7 @@ class Matching:
                 parent_link_id=parent_link_id,
                 create_type="CreateByStopLoss",
             )
-            account.orders[stop.order_id] = stop
+            account.add(stop)
         stop.trigger, stop.trigger_by, stop.updated_ms = trigger, trigger_by, self.now_ms
         return [order_said(stop)]
 

@@ -145,7 +145,7 @@ class Order:
             "triggerBy": self.trigger_by if is_stop else "",
             "stopLoss": "" if self.stop_loss is None else text(self.stop_loss),
             "slTriggerBy": "" if self.stop_loss is None else self.trigger_by,
-            **empty("takeProfit", "tpTriggerBy"),
+            **empty("takeProfit", "tpTriggerBy", "tpLimitPrice", "slLimitPrice"),
             "tpslMode": "Full" if is_stop or self.stop_loss is not None else "",
             "slippageToleranceType": self.slippage[0],
             "slippageTolerance": self.slippage[1],
@@ -236,5 +236,5 @@ class Execution:
             "execTime": str(self.time_ms),
             "seq": self.seq,
             "isLeverage": "0",
-            **empty("feeCurrency", "indexPrice", "underlyingPrice", "markIv", "tradeIv", "blockTradeId"),
+            **empty("feeCurrency", "indexPrice", "underlyingPrice", "markIv", "tradeIv", "blockTradeId", "extraFees"),
         }

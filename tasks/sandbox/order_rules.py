@@ -102,7 +102,7 @@ def new_order(
     """
     side, kind, force = _kind(params, listing)
     link_id = _link_id(params, account)
-    if params.get("positionIdx", "0") != "0" or account.hedge:
+    if params.get("positionIdx", "0") != "0":
         raise Refusal(BAD_PARAMETER, "position idx not match position mode")
     reduce_only, position = flag(params, "reduceOnly"), account.position(listing.market.symbol)
     stop_loss = number(params, "stopLoss") if params.get("stopLoss", "0") not in ("", "0") else None

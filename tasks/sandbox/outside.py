@@ -32,11 +32,7 @@ class Outside:
         """
         given = {"category": "linear", "symbol": symbol, "side": side, "qty": qty, "orderType": "Market"} | more
         with self._desk.caught_up():
-            hedge, self._account.hedge = self._account.hedge, False
-            try:
-                return copy.deepcopy(self._desk.create(self._account, given, at_once=True))
-            finally:
-                self._account.hedge = hedge
+            return copy.deepcopy(self._desk.create(self._account, given, by_hand=True))
 
     def size(self, symbol: str) -> Decimal:
         """Return what is held of a symbol, coins, negative where short."""

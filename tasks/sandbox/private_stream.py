@@ -59,7 +59,7 @@ class PrivateStream:
 
     def restore(self) -> None:
         """Let clients connect again."""
-        self._soon(lambda: setattr(self, "_down", False))
+        self._soon(self._restore)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Hold one connection until either side ends it."""
@@ -95,6 +95,9 @@ class PrivateStream:
             if connection.key == key:
                 for name in sorted({topic, f"{topic}.linear"} & connection.topics):
                     connection.send(json.dumps({"topic": name, **message}))
+
+    def _restore(self) -> None:
+        self._down = False
 
     def _cut(self) -> None:
         self._down = True
@@ -175,7 +178,7 @@ class _Connection:
             return "" if good else "API key, expiry or signature is invalid"
         if self.key is None:
             return "Request not authorized"
-        if wrong := [name for name in args if name not in PRIVATE_TOPICS]:
+        if wrong := [name for name in args if not isinstance(name, str) or name not in PRIVATE_TOPICS]:
             return f"error:handler not found,topic:{wrong[0]}"
         again = [name for name in args if op == "subscribe" and name in self.topics]
         return f"error:already subscribed,topic:{again[0]}" if again else ""

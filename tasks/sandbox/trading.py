@@ -110,7 +110,7 @@ class Trading:
         return _named(self._desk.cancel(account, params))
 
     def _cancel_all(self, account: Account, params: Params) -> Result:
-        orders = [order for order in self._some(account.orders.values(), params) if order.is_open]
+        orders = self._some(account.open_orders, params)
         for order in orders:
             self._desk.cancel(account, {"category": "linear", "symbol": order.symbol, "orderId": order.order_id})
         return {"list": [_named(order) for order in orders], "success": "1"}
@@ -141,7 +141,7 @@ class Trading:
             raise Refusal(110025, "Position mode is not modified")
         if any(position.size for position in account.positions.values()):
             raise Refusal(110024, "You have an existing position, so position mode can not be switched")
-        if any(order.is_open for order in account.orders.values()):
+        if account.open_orders:
             raise Refusal(110028, "You have existing open orders, so position mode can not be switched")
         account.hedge = mode == _HEDGE
         return {}

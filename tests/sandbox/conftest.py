@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.schema import Candles, Instrument, Market, Source
+from storage.schema import Candles, Instrument, Source
 from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.order_rules import DeskRules
 from tasks.sandbox.sandbox import Sandbox
-from tests.sandbox.trader import PrivateClient, RawPrivate, trading_client
+from tests.sandbox.trader import MARKET, SYMBOL, PrivateClient, RawPrivate, trading_client
 
 START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z, a funding stamp
 STEP_MS = 300_000
-MARKET = Market()  # SYNTHUSDT, linear, 5 minutes
-SYMBOL = MARKET.symbol
 SPEC = AccountSpec(key="key-of-a-test", secret="secret-of-a-test", leverage="1")  # noqa: S106  # it opens a sandbox alone
 AT_ONCE = DeskRules(ack_to_fill_ms=0)  # an order is over when it is acknowledged
 

@@ -20,7 +20,8 @@ from tasks.sandbox.listing import Listing
 from tasks.sandbox.order_rules import DeskRules
 from tasks.sandbox.outside import Outside
 from tasks.sandbox.venue import Refusal
-from tests.sandbox.conftest import INSTRUMENT, MARKET, SPEC, START_MS, STEP_MS, SYMBOL, candles_of
+from tests.sandbox.conftest import INSTRUMENT, SPEC, START_MS, STEP_MS, candles_of
+from tests.sandbox.trader import MARKET, SYMBOL
 
 BARS = 200
 MAKE = {"category": "linear", "symbol": SYMBOL}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.conftest import SPEC, STEP_MS, SYMBOL
-from tests.sandbox.test_orders import MARKET_BUY
+from tests.sandbox.conftest import SPEC, STEP_MS
+from tests.sandbox.trader import MARKET_BUY, SYMBOL
 
 pytestmark = pytest.mark.oracle
 

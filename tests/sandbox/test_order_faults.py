@@ -10,13 +10,12 @@ import pytest
 import requests
 from pybit.exceptions import FailedRequestError, InvalidRequestError
 
-from tasks.sandbox.faults import CREATE_PATH, Fault, Match
+from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
 from tasks.sandbox.order_rules import DeskRules
 from tests.sandbox.actions import delivery
-from tests.sandbox.conftest import SPEC, STEP_MS, SYMBOL
+from tests.sandbox.conftest import SPEC, STEP_MS
 from tests.sandbox.order_actions import FAULTS, late_request, order_fault
-from tests.sandbox.test_orders import LIMIT_BUY, MARKET_BUY, only_position, refused
-from tests.sandbox.test_private_stream import told
+from tests.sandbox.trader import LIMIT_BUY, MARKET_BUY, SYMBOL, only_position, refused, told
 
 OPEN = Callable[..., Any]
 USUAL = ["order New", "execution", "order Filled", "position", "wallet"]
@@ -243,8 +242,6 @@ def test_fault_of_reads_leaves_an_order_alone_and_its_other_way_round(open_sandb
 
 
 def test_late_fill_waits_for_its_time_whatever_the_clock_does(open_sandbox: OPEN, open_client: OPEN) -> None:
-    from tasks.sandbox.faults import Action, OrderTwist
-
     action = Action("late", twist=OrderTwist(late_s=3_600))
     sandbox = open_sandbox(faults=[Fault(Match(method="POST", path=CREATE_PATH), action)])
     open_client(sandbox).place_order(**MARKET_BUY, orderLinkId="bar-1")

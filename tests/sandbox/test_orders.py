@@ -8,19 +8,15 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pybit.exceptions import InvalidRequestError
 
 from storage.schema import ConfigError, Market
 from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.order_rules import DeskRules
-from tests.sandbox.conftest import AT_ONCE, FLAT, INSTRUMENT, SPEC, START_MS, STEP_MS, SYMBOL, candles_of
+from tests.sandbox.conftest import AT_ONCE, FLAT, INSTRUMENT, SPEC, START_MS, STEP_MS, candles_of
+from tests.sandbox.trader import LIMIT_BUY, MARKET_BUY, SYMBOL, only_position, order_of, place, refused
 
 OPEN = Callable[..., Any]
-MARKET_BUY = {
-    "category": "linear", "symbol": SYMBOL, "side": "Buy", "orderType": "Market", "qty": "1"
-}  # fmt: skip
-LIMIT_BUY = MARKET_BUY | {"orderType": "Limit", "price": "99"}
 
 
 @pytest.fixture
@@ -28,29 +24,6 @@ def desk(open_sandbox: OPEN, open_client: OPEN) -> tuple[Any, Any]:
     """Return a sandbox and a client of its account."""
     sandbox = open_sandbox()
     return sandbox, open_client(sandbox)
-
-
-def refused(ask: Callable[..., Any], code: int, **params: Any) -> str:
-    """Return the message with which a request is refused."""
-    with pytest.raises(InvalidRequestError) as refusal:
-        ask(**params)
-    assert refusal.value.status_code == code
-    return str(refusal.value.message)
-
-
-def order_of(client: Any, order_id: str) -> dict[str, Any]:
-    (row,) = client.get_open_orders(category="linear", symbol=SYMBOL, orderId=order_id)["result"]["list"]
-    return dict(row)
-
-
-def only_position(client: Any) -> dict[str, Any]:
-    (row,) = client.get_positions(category="linear", symbol=SYMBOL)["result"]["list"]
-    return dict(row)
-
-
-def place(client: Any, **params: Any) -> dict[str, Any]:
-    """Place an order and return what has become of it."""
-    return order_of(client, client.place_order(**params)["result"]["orderId"])
 
 
 def test_market_order_fills_at_the_best_price_and_pays_the_taker_fee(desk: Any) -> None:
@@ -652,6 +625,7 @@ def test_snapshot_is_a_copy(desk: Any) -> None:
     [
         ({"key": ""}, "a key and a secret"),
         ({"capital": "-5"}, "capital must be a decimal number in text, was '-5'"),
+        ({"leverage": "0"}, "leverage must be >= 1, was '0'"),
         ({"margin_mode": "CROSS"}, "margin_mode must be one of REGULAR_MARGIN"),
     ],
 )
@@ -665,5 +639,6 @@ def test_two_accounts_of_one_key_are_refused(open_sandbox: OPEN) -> None:
         open_sandbox(accounts=[SPEC, SPEC], desk_rules=AT_ONCE)
 
 
-def test_secret_is_in_no_repr() -> None:
+def test_neither_key_nor_secret_is_in_a_repr() -> None:
+    assert SPEC.key not in repr(SPEC)
     assert SPEC.secret not in repr(SPEC)

@@ -10,16 +10,10 @@ from typing import Any
 import pytest
 import websocket
 
-from tests.sandbox.conftest import FLAT, SPEC, START_MS, STEP_MS, SYMBOL, candles_of
-from tests.sandbox.test_orders import LIMIT_BUY, MARKET_BUY
+from tests.sandbox.conftest import FLAT, SPEC, START_MS, STEP_MS, candles_of
+from tests.sandbox.trader import LIMIT_BUY, MARKET_BUY, SYMBOL, told
 
 OPEN = Callable[..., Any]
-
-
-def told(messages: list[dict[str, Any]]) -> list[str]:
-    """Return what was said: topics, of orders with their status."""
-    rows = [(message["topic"], message["data"][0]) for message in messages]
-    return [f"order {row['orderStatus']}" if topic == "order" else topic for topic, row in rows]
 
 
 def test_life_of_a_market_order_is_told_in_order(open_sandbox: OPEN, open_client: OPEN, open_stream: OPEN) -> None:
@@ -152,6 +146,8 @@ def test_pings_are_answered_in_the_private_streams_own_form(open_sandbox: OPEN, 
         ({"op": "subscribe", "args": ["greeks"]}, "handler not found,topic:greeks"),
         ({"op": "subscribe", "args": ["wallet.linear"]}, "handler not found"),
         ({"op": "subscribe", "args": "order"}, "invalid args"),
+        ({"op": "subscribe", "args": [["order"]]}, "handler not found"),
+        ({"op": "auth", "args": [["key"], "soon", 3]}, "invalid"),
         ({"op": "buy"}, "invalid op"),
         ("no json", "Failed to decode"),
         ("[]", "Failed to decode"),

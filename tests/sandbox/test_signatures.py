@@ -12,8 +12,8 @@ import requests
 from pybit.exceptions import FailedRequestError, InvalidRequestError
 
 from tasks.sandbox.account import AccountSpec
-from tests.sandbox.conftest import SPEC, SYMBOL
-from tests.sandbox.test_orders import MARKET_BUY, refused
+from tests.sandbox.conftest import SPEC
+from tests.sandbox.trader import MARKET_BUY, SYMBOL, refused
 
 OPEN = Callable[..., Any]
 READER = AccountSpec(key="reader", secret="reads", may_trade=False)  # noqa: S106  # it opens a sandbox alone

@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import websocket
+from pybit.exceptions import InvalidRequestError
 from pybit.unified_trading import HTTP, WebSocket
 
+from storage.schema import Market
 from tasks.exchange.transport import new_client
 from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.private_stream import PRIVATE_PATH
@@ -21,6 +24,14 @@ from tasks.sandbox.sandbox import Sandbox
 WAIT_S = 30.0  # for what comes in milliseconds; only a failure waits so long
 
 Message = dict[str, Any]
+
+
+MARKET = Market()  # SYNTHUSDT, linear, 5 minutes
+SYMBOL = MARKET.symbol
+MARKET_BUY = {
+    "category": "linear", "symbol": SYMBOL, "side": "Buy", "orderType": "Market", "qty": "1"
+}  # fmt: skip
+LIMIT_BUY = MARKET_BUY | {"orderType": "Limit", "price": "99"}
 
 
 def trading_client(sandbox: Sandbox, spec: AccountSpec, timeout_s: tuple[float, float] = (3.05, 10.0)) -> HTTP:
@@ -102,3 +113,32 @@ class RawPrivate:
         return self.ask(
             {"op": "auth", "args": [wrong.get("key", spec.key), expires, wrong.get("signature", signature)]}
         )
+
+
+def refused(ask: Callable[..., Any], code: int, **params: Any) -> str:
+    """Return the message with which a request is refused."""
+    with pytest.raises(InvalidRequestError) as refusal:
+        ask(**params)
+    assert refusal.value.status_code == code
+    return str(refusal.value.message)
+
+
+def order_of(client: Any, order_id: str) -> dict[str, Any]:
+    (row,) = client.get_open_orders(category="linear", symbol=SYMBOL, orderId=order_id)["result"]["list"]
+    return dict(row)
+
+
+def only_position(client: Any) -> dict[str, Any]:
+    (row,) = client.get_positions(category="linear", symbol=SYMBOL)["result"]["list"]
+    return dict(row)
+
+
+def place(client: Any, **params: Any) -> dict[str, Any]:
+    """Place an order and return what has become of it."""
+    return order_of(client, client.place_order(**params)["result"]["orderId"])
+
+
+def told(messages: list[dict[str, Any]]) -> list[str]:
+    """Return what was said: topics, of orders with their status."""
+    rows = [(message["topic"], message["data"][0]) for message in messages]
+    return [f"order {row['orderStatus']}" if topic == "order" else topic for topic, row in rows]
