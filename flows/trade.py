@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Literal
 
@@ -15,7 +16,10 @@ from flows.entry.symbols import Symbols
 from flows.pipeline import pipeline
 from storage.schema import Market
 from tasks.exchange.connection import ExchangeConfig
+from tasks.execution.risk import RiskLimits
 from tasks.fan_out import distinct
+from tasks.live.gates import CONFIRM_LIVE, confirmation
+from tasks.live.orders import OrderConfig
 from tasks.live.outcome import SessionResult
 from tasks.live.run import SessionPlan
 from tasks.live.session_config import SessionConfig
@@ -30,29 +34,36 @@ def trade(
     market: Annotated[Market, Parameter(name="*")] = Market(),
     exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
     symbols: Symbols = (),
-    mode: Literal["signal", "paper"] = "paper",
+    mode: Literal["signal", "paper", "sandbox", "demo", "testnet", "live"] = "paper",
     version: str = "champion",
     shadows: Annotated[int, Ge(0), Le(10)] = 0,
     steps: Annotated[int, Ge(1)] | None = None,
     bar_every_s: Annotated[float, Ge(0), Le(60)] = 0.005,
     session: str = "",
     rules: Annotated[SessionConfig, Parameter(name="*"), Folded] = SessionConfig(),
+    orders: Annotated[OrderConfig, Folded] = OrderConfig(),
+    limits: Annotated[RiskLimits, Folded] = RiskLimits(),
 ) -> SessionResult:
-    """Step markets as their bars close: decide, fill on paper, journal, and replay it all at the end. Sends no order.
+    """Step markets as their bars close: decide, fill, journal, and replay it all at the end. Sends no order by default.
 
     Args:
         market: Symbol, category and interval.
         exchange: Where candles come from.
         symbols: Many markets in one session: their symbols, comma-separated; category and interval are the market's.
-        mode: signal prints each decision as a line of JSON and has no broker; paper fills on paper.
+        mode: signal prints each decision as a line of JSON and has no broker; paper fills on paper; sandbox, demo,
+            testnet and live send orders to an account there, and need its key.
         version: champion; newest, which is trained first if there is none; or the name of one.
         shadows: How many of the newest other versions decide and fill on paper beside it.
         steps: After how many bars the session ends; none goes on until it is stopped, on the sandbox after 2,000.
         bar_every_s: Real seconds that a bar of the sandbox takes, at least.
         session: Its name; the name of an earlier one goes on with it. Empty begins a new one.
         rules: Capital, deadlines, clock, what becomes of the position at the end.
+        orders: How orders are sent.
+        limits: What an account may lose and risk before the market is halted.
     """
     markets = distinct(market, symbols) if symbols else [market]
+    if mode == "live" and sys.stdin.isatty() and CONFIRM_LIVE not in os.environ:
+        os.environ[CONFIRM_LIVE] = input(f"Orders with real money. Type '{confirmation(markets)}' to go on: ")
     if mode == "paper":
         plan(("train", "session"))
     if version == "newest":
@@ -64,7 +75,7 @@ def trade(
     result = hold_session(
         SessionPlan(
             exchange=exchange, markets=markets, mode=mode, version=version, shadows=shadows, bars=steps,
-            bar_every_s=bar_every_s, config=rules, name=session,
+            bar_every_s=bar_every_s, config=rules, orders=orders, limits=limits, name=session,
         )
     )  # fmt: skip
     print(result.text(), file=sys.stderr if mode == "signal" else sys.stdout)

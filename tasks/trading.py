@@ -26,6 +26,7 @@ from tasks.live.run import SessionPlan, run_session
 from tasks.live.versions import newest_version
 from tasks.reporting.session_page import Shown, deciding_version, session_page
 from tasks.reporting.version_facts import VersionFacts
+from tasks.runs.alerts import raise_alert
 from tasks.runs.display import advance, say
 from tasks.runs.live_page import Page, kept_up
 from tasks.runs.page import page_key, report_link
@@ -63,7 +64,7 @@ def hold_session(plan: SessionPlan) -> SessionResult:
         try:
             result = run_session(
                 plan, settings, predict_history, on_decision=tell, on_note=log.info, on_stop=tell_stop,
-                on_open=pages.begin,
+                on_open=pages.begin, on_alert=lambda line: raise_alert("halt", str(plan.exchange.source), line),
             )  # fmt: skip
         except BaseException as err:
             pages.ended = f"it failed ({type(err).__name__}: {err})"

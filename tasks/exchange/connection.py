@@ -17,6 +17,7 @@ from storage.schema import INTERVAL_MS, ConfigError, Market, Source, parse_sourc
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.transport import Exchange
 from tasks.market.synthetic import SyntheticMarket, description, generate, grown
+from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.candle_files import base_interval, file_source, read_candle_file, read_funding_file
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
@@ -151,6 +152,7 @@ def connect_stream(
     now_ms: int,
     bars: int,
     on_retry: Callable[[str], object] | None = None,
+    accounts: Sequence[AccountSpec] = (),
 ) -> Iterator[Link]:
     """Open an exchange for a session; a sandbox is started, its clock where the session begins.
 
@@ -160,6 +162,7 @@ def connect_stream(
         now_ms: Where a sandbox's clock stands.
         bars: How many bars of the longest interval it must be able to play; a synthetic market grows that far.
         on_retry: Is told, in one line, of every repeated request.
+        accounts: Who may trade on a sandbox that is started.
 
     Raises:
         ConfigError: The candle file ends before.
@@ -192,7 +195,9 @@ def connect_stream(
         Listing(candles=candles, market=replace(market, interval=interval), funding=funding) for market in markets
     )
     with (
-        Sandbox(candles, market=first.market, source=source, funding=funding, more=more, now_ms=now_ms) as sandbox,
+        Sandbox(
+            candles, market=first.market, source=source, funding=funding, more=more, now_ms=now_ms, accounts=accounts
+        ) as sandbox,
         Gateway("sandbox", source=source, url=sandbox.url, **pace) as gateway,
     ):
         yield Link(

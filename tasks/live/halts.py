@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from storage.schema import Market, Source, StoreError
+from storage.schema import Market, StoreError
 
 _LONGEST = 10_000  # bytes of a halt
 
@@ -87,10 +87,4 @@ class Halts:
         return halt
 
     def _path(self, environment: str, market: Market) -> Path:
-        return self.folder / f"{environment}-{market.slug}.json"
-
-
-def environment_of(source: Source | str) -> str:
-    """Return the name of a place that orders go to: sandbox, demo, testnet or live."""
-    name = str(source).partition(":")[0]
-    return "live" if name == "bybit" else name
+        return self.folder / f"{environment}-{market.category}-{market.symbol}.json"

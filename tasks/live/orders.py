@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from types import TracebackType
@@ -11,15 +11,17 @@ from typing import Annotated, Any, Self
 
 from annotated_types import Ge, Gt, Le
 
-from storage.api_keys import ApiKey
+from storage.api_keys import ApiKey, Environment
 from storage.bounds import Checked
-from storage.schema import Market, PipelineError, StoreError
+from storage.schema import Market, StoreError
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream, StreamTiming
 from tasks.exchange.trading import Protection, TradingAccount
+from tasks.exchange.transport import Exchange
 from tasks.execution.orders import OrderError
 from tasks.execution.risk import RiskBook, RiskLimits
 from tasks.live.account import Account
+from tasks.live.gates import Denied
 from tasks.live.halts import Halts
 from tasks.live.journal import Journal, JournalReader
 from tasks.live.order_account import OrderAccount, lot_size
@@ -29,20 +31,10 @@ DESK_TIMING = DeskTiming()
 RISK_LIMITS = RiskLimits()
 
 ONE = Decimal(1)
+_ACCOUNTS: Mapping[Environment, Exchange] = {
+    "sandbox": "sandbox", "demo": "demo", "testnet": "testnet", "live": "bybit",
+}  # fmt: skip
 _CROSS = ("REGULAR_MARGIN", "")
-
-
-class Denied(PipelineError):
-    """The account, the key or the market is not one that orders are sent for.
-
-    Args:
-        code: One word.
-        message: The rule and what was found.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +48,26 @@ class OrderConfig(Checked):
 
     slippage_percent: Annotated[float, Ge(0.01), Le(10)] = 0.5
     stop_share: Annotated[float, Gt(0), Le(0.5)] = 0.1
+
+    def told(self, limits: RiskLimits) -> str:
+        """Return the limits that orders are sent under, one line."""
+        return (
+            f"limits: {limits.daily_loss:.1%} of a day's equity, {limits.drawdown:.1%} below the best close, "
+            f"{limits.losses} losing trades in a row, a position of {limits.notional:g} times the capital, "
+            f"{limits.orders_per_hour} orders an hour, {limits.band:.1%} from the mark price; a stop "
+            f"{self.stop_share:.1%} away, fills within {self.slippage_percent:g} %"
+        )
+
+
+def account_of(key: ApiKey, url: str | None = None, **options: Any) -> TradingAccount:
+    """Return the trading account that a key opens.
+
+    Args:
+        key: Its environment says where.
+        url: Where a sandbox listens; None elsewhere.
+        options: Of `TradingAccount`.
+    """
+    return TradingAccount(_ACCOUNTS[key.environment], key, url=url, **options)
 
 
 class Orders:
@@ -86,7 +98,7 @@ class Orders:
         desk_timing: DeskTiming = DESK_TIMING,
         **account_options: Any,
     ) -> None:
-        self.trading = TradingAccount(link.exchange, key, url=link.url, **account_options)
+        self.trading = account_of(key, link.url, **account_options)
         self._link, self._key, self._session = link, key, session
         self._config, self._desk_timing = config, desk_timing
         self._halts, self._limits, self._on_alert = halts, limits, on_alert
@@ -102,7 +114,7 @@ class Orders:
     def stream(self, events: queue.Queue[Any], timing: StreamTiming, on_note: Callable[[str], object]) -> PrivateStream:
         """Return the account's stream, which puts into the session's queue."""
         return PrivateStream(
-            self._key, exchange=self._link.exchange, url=self._link.stream_url, events=events, timing=timing,
+            self._key, exchange=self.trading.exchange, url=self._link.stream_url, events=events, timing=timing,
             patient=self._link.is_replay, on_note=on_note,
         )  # fmt: skip
 

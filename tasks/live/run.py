@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from storage.api_keys import ApiKey
 from storage.artifacts import ArtifactStore
 from storage.recent import read_recent
 from storage.schema import ConfigError, Instrument, Market, PipelineError, Source, StoreError, VersionRef
@@ -22,16 +24,21 @@ from tasks.champion.manifest import read_manifest
 from tasks.champion.serving import load_served
 from tasks.exchange.connection import ExchangeConfig, Link, connect, connect_stream
 from tasks.exchange.gateway import Gateway
+from tasks.execution.risk import RiskLimits
+from tasks.live.gates import ORDER_MODES, gate, key_of
+from tasks.live.halts import Halts
 from tasks.live.journal import Decision, Journal, JournalReader
 from tasks.live.market_session import MarketSession
+from tasks.live.orders import OrderConfig, Orders
 from tasks.live.outcome import SessionResult, SessionReview, differing, market_numbers, session_numbers
 from tasks.live.replay import Replayed, replay
 from tasks.live.session import Chosen, RestFeed, Session, one_session, open_session
 from tasks.live.session_config import SessionConfig
 from tasks.live.told import Predict
 from tasks.live.versions import Chooser
+from tasks.sandbox.account import AccountSpec
 
-Mode = Literal["signal", "paper"]
+Mode = Literal["signal", "paper", "sandbox", "demo", "testnet", "live"]
 
 SANDBOX_BARS = 2_000
 """Bars of a session on the sandbox where nobody says how many."""
@@ -46,13 +53,15 @@ class SessionPlan:
     Attributes:
         exchange: Where candles come from.
         markets: One or more, each symbol once.
-        mode: signal has no broker; paper fills on paper.
+        mode: signal has no broker; paper fills on paper; the others send orders to an account of that name.
         version: champion, newest, or a version's name.
         shadows: How many of the newest other versions watch in each market.
         bars: After how many bars of each market it ends, those of before a restart included; None goes on until it is
             stopped, on the sandbox after 2,000.
         bar_every_s: Real seconds that a bar of the sandbox takes, at least.
         config: The session's rules.
+        orders: How orders are sent.
+        limits: What an account may lose and risk.
         name: Of the session; empty for a new one.
     """
 
@@ -64,6 +73,8 @@ class SessionPlan:
     bars: int | None = None
     bar_every_s: float = 0.005
     config: SessionConfig = SessionConfig()
+    orders: OrderConfig = OrderConfig()
+    limits: RiskLimits = RiskLimits()
     name: str = ""
 
     @property
@@ -88,6 +99,7 @@ def run_session(
     on_note: Callable[[str], object] = lambda line: None,
     on_stop: Callable[[], object] = lambda: None,
     on_open: Callable[[Journal], object] = lambda journal: None,
+    on_alert: Callable[[str], object] = lambda line: None,
 ) -> SessionResult:
     """Step markets as their bars close, until so many have or somebody stops it; then replay them.
 
@@ -99,8 +111,10 @@ def run_session(
         on_note: Is told what a person would want to know, one line each.
         on_stop: Is called when Ctrl-C or SIGTERM asks the session to end.
         on_open: Is given the journal before the first bar.
+        on_alert: Is told of what halts a market, one line each.
 
     Raises:
+        Denied: Orders are asked for, and something that they need is missing; the code says what.
         StoreBusyError: Another process has a session of one of the markets.
         StoreError: The session's journal can't be written, or is of another session.
         ConfigError: The version is of another source or market, or a candle file ends too early.
@@ -115,19 +129,47 @@ def run_session(
         for market, (model, why_none, shadows) in chosen.items():
             beside = f", {len(shadows)} beside it" if shadows else ""
             on_note(f"session of {market}: {model.ref if model else why_none}{beside}")
+        key, halts = None, Halts.of(settings.home)
+        if plan.mode in ORDER_MODES:
+            key = _admitted(plan, chosen, halts)
+            on_note(plan.orders.told(plan.limits))
         journal = stack.enter_context(Journal(path))
         begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
-        link = stack.enter_context(connect_stream(plan.exchange, plan.markets, begin_ms, plan.most_bars or 0, on_note))
+        accounts = [_sandbox_account(plan, chosen, key)] if key and key.environment == "sandbox" else []
+        link = stack.enter_context(
+            connect_stream(plan.exchange, plan.markets, begin_ms, plan.most_bars or 0, on_note, accounts)
+        )
+        orders = None
+        if key is not None:
+            orders = stack.enter_context(
+                Orders(link, key, plan.name, halts, limits=plan.limits, config=plan.orders, on_alert=on_alert)
+            )
         stop = stack.enter_context(stopped_by_signals(on_stop))
         on_open(journal)
         with open_session(
-            link, chosen, journal, mode=plan.mode, config=plan.config, choose=chooser.again, bars=plan.most_bars,
-            stop=stop, on_decision=on_decision, on_note=on_note,
+            link, chosen, journal, mode=plan.mode, config=plan.config, orders=orders, choose=chooser.again,
+            bars=plan.most_bars, stop=stop, on_decision=on_decision, on_note=on_note,
         ) as session:  # fmt: skip
             session.run(lambda: _play(link, plan))
         numbers = _numbers(session, link, store, journal.reader(), predict, on_note)
         journal.summarise(numbers)
     return SessionResult(name=plan.name, mode=plan.mode, journal=str(path), numbers=numbers)
+
+
+def _admitted(plan: SessionPlan, chosen: Mapping[Market, Chosen], halts: Halts) -> ApiKey:
+    environment = gate(
+        plan.mode, plan.exchange.exchange, plan.version,
+        {market: "" if model else why for market, (model, why, _) in chosen.items()},
+        {market: halt.why if (halt := halts.read(plan.mode, market)) else "" for market in chosen},
+    )  # fmt: skip
+    if environment == "sandbox":  # an account that lasts as long as the session
+        return ApiKey("sandbox", secrets.token_hex(9), secrets.token_hex(18))
+    return key_of(environment)
+
+
+def _sandbox_account(plan: SessionPlan, chosen: Mapping[Market, Chosen], key: ApiKey) -> AccountSpec:
+    each = [model.recipe.backtest.initial_capital for model, *_ in chosen.values() if model]
+    return AccountSpec(key=key.key, secret=key.secret, capital=str(plan.config.capital or sum(each)))
 
 
 def _begins_ms(

@@ -36,6 +36,7 @@ KINDS = {
     "calibration": "the champion's confidence is off",
     "clock": "this machine's clock is behind",
     "paper": "a session on paper differs from the backtest",
+    "halt": "trading is halted",
     "recovered": "something is well again",
 }
 """What tasks raise, and what it means."""

@@ -1,0 +1,63 @@
+"""Stop trading at once, whatever the session does: cancel, close, and let nothing open until somebody re-arms it.
+
+    python -m flows.halt --mode demo --symbols BTCUSDT,ETHUSDT --why "the news"
+    python -m flows.halt --mode demo --symbols BTCUSDT --rearm
+
+It is no flow: it needs no server and no session, and it ends with status 1 while anything is open.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import cyclopts
+from cyclopts import Parameter
+
+from storage.schema import Market, PipelineError
+from storage.settings import Settings
+from tasks.live.gates import key_of
+from tasks.live.halting import halt
+from tasks.live.halts import Halts
+from tasks.live.orders import account_of
+
+app = cyclopts.App(name="python -m flows.halt", version_flags=(), help_format="plaintext", result_action="return_value")
+
+
+@app.default
+def main(
+    *,
+    symbols: str,
+    mode: Literal["demo", "testnet", "live"] = "live",
+    why: str = "halted by hand",
+    rearm: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Latch markets, cancel their orders and close their positions; or re-arm them.
+
+    Args:
+        symbols: Perpetuals, comma-separated.
+        mode: Whose account.
+        why: What others will read.
+        rearm: Let the markets be traded again; nothing is sent.
+    """
+    markets = [Market(symbol=symbol.strip().upper()) for symbol in symbols.split(",")]
+    halts = Halts.of(Settings.from_environment().prepare_home())
+    if rearm:
+        for market in markets:
+            was = halts.rearm(mode, market)
+            print(f"{market.symbol} on {mode} may be traded again; it was halted: {was.why if was else 'never'}")
+        return 0
+    for market in markets:  # before the key is looked for: without one it is latched all the same
+        halts.latch(mode, market, why)
+    with account_of(key_of(mode)) as trading:
+        still_open = halt(trading, halts, mode, markets, why, on_note=print)
+    for line in still_open:
+        print(f"STILL OPEN {line}", file=sys.stderr)
+    return int(bool(still_open))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(app(sys.argv[1:]))
+    except PipelineError as err:
+        sys.exit(f"{type(err).__name__}: {err}")

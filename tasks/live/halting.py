@@ -1,0 +1,77 @@
+"""The way out that needs no session: latch, cancel what waits, close what is held, and say what is still open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from time import monotonic
+
+from storage.schema import Banned, Market, PipelineError
+from tasks.exchange.trading import Protection, TradingAccount
+from tasks.execution.orders import Leg, Order, Refused
+from tasks.live.halts import Halts
+
+_BEAT_S = 0.1
+
+
+def halt(
+    trading: TradingAccount,
+    halts: Halts,
+    environment: str,
+    markets: Sequence[Market],
+    why: str,
+    *,
+    within_s: float = 5.0,
+    protection: Protection = Protection(slippage_percent=Decimal(2)),
+    on_note: Callable[[str], object] = lambda line: None,
+) -> list[str]:
+    """Latch markets, cancel their orders and close their positions; return what is still open, one line each.
+
+    Each market is latched before anything is asked of the exchange. A position is closed by orders that can only
+    reduce, so whoever closes it at the same time does no harm.
+
+    Args:
+        trading: The account.
+        halts: Of the home.
+        environment: Of the account.
+        markets: Which; the interval does not matter.
+        why: One line.
+        within_s: How long a market is tried.
+        protection: How far from the best price a closing order may fill.
+        on_note: Is told what was done, one line each.
+    """
+    for market in markets:
+        latched = halts.latch(environment, market, why)
+        on_note(f"{market.symbol} on {environment} is halted since {latched.at}: {latched.why}")
+    return [line for market in markets if (line := _close(trading, market, within_s, protection, on_note))]
+
+
+def _close(
+    trading: TradingAccount,
+    market: Market,
+    within_s: float,
+    protection: Protection,
+    on_note: Callable[[str], object],
+) -> str:
+    give_up_s, number, trouble = monotonic() + within_s, 0, ""
+    while True:
+        try:
+            trading.cancel_all(market)
+            size = trading.position(market).size
+            if not size:
+                on_note(f"{market.symbol} is flat and no order waits")
+                return ""
+            leg, name = Leg("Sell" if size > 0 else "Buy", abs(size), True), f"halt-{time.time_ns()}-{number}"
+            number += 1
+            answer = trading.place(market, Order(link_id=name, leg=leg), protection)
+            trouble = f"holds {size}"
+            if isinstance(answer, Refused):
+                trouble = f"holds {size}, and closing it was refused ({answer.why})"
+        except Banned as err:  # asking on makes it longer
+            return f"{market.symbol}: {err}; it is latched, run this again then"
+        except PipelineError as err:
+            trouble = str(err)
+        if monotonic() > give_up_s:
+            return f"{market.symbol}: {trouble} after {within_s:g} s; it is latched, run this again"
+        time.sleep(_BEAT_S)

@@ -1,0 +1,116 @@
+"""Who may trade: every mode with every key, champion and confirmation, before anything is connected to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.schema import Market
+from storage.settings import Settings
+from tasks.exchange.connection import ExchangeConfig
+from tasks.live import run
+from tasks.live.gates import CONFIRM_LIVE, Denied
+from tasks.live.halts import Halts
+from tasks.live.run import SessionPlan, run_session
+from tasks.live.session import Chosen
+from tests.live.conftest import make_model, predict
+
+MODES = ("paper", "demo", "testnet", "live")
+KEYS = ("none", "other", "own")
+CHAMPIONS = {
+    "none": "there is no champion", "flat": "the champion is flat", "expired": "the champion has expired",
+    "other source": "there is no champion", "right": "",
+}  # fmt: skip
+MARKET = Market(symbol="BTCUSDT")
+ENVIRONMENTS = ("demo", "testnet", "live")
+
+
+class Connected(Exception):
+    """The session goes on: it would connect now."""
+
+
+@pytest.fixture
+def knock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Return what tells how far a session comes: trades, watches, or the code of a refusal."""
+
+    def knock(mode: str, key: str, champion: str, confirmed: bool, **changes: Any) -> str:
+        for environment in ENVIRONMENTS:
+            for part in ("KEY", "SECRET"):
+                monkeypatch.delenv(f"DSC_BYBIT_{environment.upper()}_{part}", raising=False)
+        own = mode if mode in ENVIRONMENTS else "live"
+        if key != "none":
+            whose = own if key == "own" else next(one for one in ENVIRONMENTS if one != own)
+            monkeypatch.setenv(f"DSC_BYBIT_{whose.upper()}_KEY", "publicpart")
+            monkeypatch.setenv(f"DSC_BYBIT_{whose.upper()}_SECRET", "hunter2")
+        monkeypatch.setenv(CONFIRM_LIVE, "live BTCUSDT" if confirmed else "live BTCUSD")
+        chosen = Chosen(None if CHAMPIONS[champion] else make_model(market=MARKET), CHAMPIONS[champion])
+        monkeypatch.setattr(run.Chooser, "begin", lambda self, market: chosen)
+        exchange = "testnet" if mode == "testnet" else "bybit"
+        given = {"exchange": ExchangeConfig(exchange=exchange), "markets": [MARKET], "mode": mode, "name": "gates"}
+        plan = SessionPlan(**given | changes)
+        try:
+            run_session(plan, Settings.from_environment({"DSC_HOME": str(tmp_path)}), predict)
+        except Denied as err:
+            return err.code if "hunter2" not in str(err) else "the secret is in the error"
+        except Connected:
+            return "trades" if chosen.model else "watches"
+        raise AssertionError("neither refused nor connected")
+
+    @contextmanager
+    def connect(*args: Any) -> Iterator[None]:
+        raise Connected
+        yield
+
+    monkeypatch.setattr(run, "connect_stream", connect)
+    monkeypatch.setattr(run, "_begins_ms", lambda *args: 0)
+    return knock
+
+
+@pytest.mark.promise(14)
+def test_eleven_of_120_cells_trade(knock: Any) -> None:
+    found = {cell: knock(*cell) for cell in product(MODES, KEYS, CHAMPIONS, (False, True))}
+    trading = {cell for cell, said in found.items() if said == "trades"}
+    assert len(found) == 120
+    assert trading == {
+        *(("paper", key, "right", confirmed) for key in KEYS for confirmed in (False, True)),
+        *((mode, "own", "right", confirmed) for mode in ("demo", "testnet") for confirmed in (False, True)),
+        ("live", "own", "right", True),
+    }
+    refused = {cell: said for cell, said in found.items() if cell[0] != "paper" and cell not in trading}
+    assert set(refused.values()) == {"KEY", "CHAMPION", "CONFIRMATION"}
+    assert {said for (mode, *_), said in found.items() if mode == "paper"} == {"trades", "watches"}
+
+
+@pytest.mark.promise(14)
+@pytest.mark.parametrize(
+    ("mode", "changes", "code"),
+    [
+        ("demo", {"exchange": ExchangeConfig(exchange="testnet")}, "SOURCE"),
+        ("demo", {"exchange": ExchangeConfig()}, "SOURCE"),
+        ("testnet", {"exchange": ExchangeConfig(exchange="bybit")}, "SOURCE"),
+        ("live", {"exchange": ExchangeConfig(exchange="testnet")}, "SOURCE"),
+        ("live", {"version": "newest"}, "VERSION"),
+        ("demo", {"version": "bybit/linear-BTCUSDT-5/20260101T000000Z-00000005"}, "VERSION"),
+        ("live", {"markets": [MARKET, Market(symbol="ETHUSDT")]}, "CONFIRMATION"),
+    ],
+)
+def test_what_does_not_fit_is_refused(knock: Any, mode: str, changes: dict[str, Any], code: str) -> None:
+    assert knock(mode, "own", "right", True, **changes) == code
+
+
+@pytest.mark.promise(17)
+def test_halted_market_is_not_traded_until_it_is_re_armed(knock: Any, tmp_path: Path) -> None:
+    halts = Halts.of(tmp_path)
+    halts.latch("demo", MARKET, "the news")
+    assert knock("demo", "own", "right", False) == "HALTED"
+    assert knock("testnet", "own", "right", False) == "trades"  # another account
+    halts.rearm("demo", MARKET)
+    assert knock("demo", "own", "right", False) == "trades"
+    path = tmp_path / "halts" / "demo-linear-BTCUSDT.json"
+    path.write_text("{")
+    assert knock("demo", "own", "right", False) == "HALTED"  # what can't be read is a halt

@@ -1,0 +1,77 @@
+"""The halt that needs no session: cancelled, closed, latched, and honest about what is still open."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from tasks.exchange.trading import Protection
+from tasks.live.halting import halt
+from tasks.live.halts import Halts
+from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
+from tests.orders.cells import KEY, MARKET, Desk
+from tests.sandbox import actions
+
+
+@pytest.mark.promise(17)
+@pytest.mark.parametrize("coins", ["0.4", "-0.3", "0"])
+def test_position_is_closed_and_orders_are_cancelled_without_the_session(tmp_path: Path, coins: str) -> None:
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack)
+        here.want(coins, stop=None if coins == "0" else Decimal(50 if coins[0] != "-" else 150))
+        here.work()
+        here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.1", orderType="Limit", price="50")
+        told: list[str] = []
+        halts = Halts.of(tmp_path)
+        assert halt(here.trading, halts, "sandbox", [MARKET], "the news", on_note=told.append) == []
+        account = here.sandbox.account(KEY.key)
+        position = account.positions.get(MARKET.symbol)
+        assert not position or position.size == 0
+        assert account.open_orders == {} or not list(account.open_orders)
+        latched = halts.read("sandbox", MARKET)
+        assert latched is not None
+        assert latched.why == "the news"
+        assert told[-1] == f"{MARKET.symbol} is flat and no order waits"
+        here.desk.reconcile()
+        assert "by no order of this session" in here.desk.trouble or coins == "0"  # the session learns of it, and stops
+
+
+def test_what_can_t_be_closed_is_named_and_stays_latched(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack)
+        here.want("0.4")
+        here.work()
+        refusal = actions.ret_code(110007, "no")
+        match = Match(path=CREATE_PATH, method="POST", times=None)
+        here.sandbox.follow([Fault(match, Action("refused", refusal.spoil, unseen=True))])
+        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news", within_s=0.3)
+        assert (
+            line.startswith(f"{MARKET.symbol}: holds 0.400, and closing it was refused (110007") or "holds 0.4" in line
+        )
+        here.sandbox.follow([])
+        assert halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "again") == []
+        latched = Halts.of(tmp_path).read("sandbox", MARKET)
+        assert latched is not None
+        assert latched.why == "the news"  # the first reason stays
+
+
+def test_ban_is_waited_for_and_nothing_is_asked_meanwhile(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack)
+        here.want("0.4")
+        here.work()
+        forbidden = Action("403", lambda reply: reply.html(403, "access too frequent"), unseen=True)
+        here.sandbox.follow([Fault(Match(path="/v5/order/cancel-all", method="POST", times=None), forbidden)])
+        here.trading._ban_s = 600.0
+        asked = len(here.sandbox.requests)
+        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news")
+        assert "it is latched, run this again" in line
+        assert len(here.sandbox.requests) == asked + 1
+        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news")
+        assert "nothing was asked" in line
+        assert len(here.sandbox.requests) == asked + 1
+        here.trading.place(MARKET, here.orders[0], Protection())
+        assert len(here.sandbox.requests) == asked + 1
