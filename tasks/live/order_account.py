@@ -135,14 +135,14 @@ class OrderAccount(Account):
                     return None
                 quote = Quote(first.price, book.bid, book.ask)
                 late_ms = time.at(book.ts_ms, book.received_ns) - start_ms + elapsed_ms(book.received_ns)
-                self._begin(start_ms, quote, deadline_ms, late_ms)
+                self._begin(start_ms, quote, deadline_ms, late_ms, max(first.received_ns, book.received_ns))
             self._begun_ms = start_ms
         self.desk.work()
         if self.desk.is_busy:
             return None
         return self._booked(start_ms, self.pending.wanted, self._said or self.desk.outcome(start_ms), quote, late_ms)
 
-    def _begin(self, start_ms: int, quote: Quote, deadline_ms: float, late_ms: float) -> None:
+    def _begin(self, start_ms: int, quote: Quote, deadline_ms: float, late_ms: float, received_ns: int) -> None:
         wanted = self.pending.wanted if self.pending else 0
         coins = 0.0
         if wanted:
@@ -160,7 +160,7 @@ class OrderAccount(Account):
         price = Decimal(str(quote.first))
         stop = self._stop(price, wanted)
         until_s = monotonic() + max(deadline_ms - late_ms, 0.0) / 1e3
-        self.desk.want(Wanted(start_ms, steps * self._lot.step, price, until_s, stop))
+        self.desk.want(Wanted(start_ms, steps * self._lot.step, price, until_s, stop, received_ns))
 
     def _stop(self, price: Decimal, wanted: int) -> Decimal | None:
         if not self.stop_share or not wanted:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from time import monotonic, time_ns
+from time import monotonic, monotonic_ns, time_ns
 from typing import NamedTuple
 
 from storage.schema import Market, PipelineError, TemporaryError
@@ -68,6 +68,7 @@ class Wanted(NamedTuple):
         price: Quote currency a coin, about.
         until_s: Of the monotonic clock: nothing new is sent later.
         stop: Price of the stop that goes with an order that opens; None for none.
+        received_ns: This machine's monotonic clock when what it is sent for had come in; 0 where nobody waits.
     """
 
     start_ms: int
@@ -75,6 +76,21 @@ class Wanted(NamedTuple):
     price: Decimal
     until_s: float
     stop: Decimal | None
+    received_ns: int = 0
+
+
+class Sent(NamedTuple):
+    """How long an order took, milliseconds.
+
+    Attributes:
+        own: From when the news that it follows had come in until it was to be written down: the session's own share.
+        fsync: Until it was safe on disk.
+        answer: From there until the exchange had answered.
+    """
+
+    own: float
+    fsync: float
+    answer: float
 
 
 class OrderDesk:
@@ -96,6 +112,7 @@ class OrderDesk:
         held: Signed coins, the sum of all executions.
         untaken: What was booked and is in no ledger yet.
         trouble: Why nothing more may be sent; empty while nothing is wrong.
+        sent: How long each order took, up to where it was answered.
     """
 
     def __init__(
@@ -116,6 +133,7 @@ class OrderDesk:
         self.held = ZERO
         self.untaken: list[BookedExecution] = []
         self.trouble = ""
+        self.sent: list[Sent] = []
         self._session, self._trading, self._journal = session, trading, journal
         self._lot, self._protection, self._timing = lot, protection, timing
         self._absence = Absence(after_ms=trading.recv_window_ms + 1_000)
@@ -244,10 +262,16 @@ class OrderDesk:
         return Order(link_id=link_id(self._session, self.market.slug, wanted.start_ms, kind, ordinal), leg=leg)
 
     def _send(self, order: Order, wanted: Wanted) -> None:
+        is_first = wanted.start_ms not in self._bars.values()  # what follows waits for its end
         order = self._orders[order.link_id] = order.submitting(self._now_ms())
         self._bars[order.link_id] = wanted.start_ms
+        before_ns = monotonic_ns()
         self._journal.order(self.name, wanted.start_ms, order)
+        written_ns = monotonic_ns()
         answer = self._trading.place(self.market, order, replace(self._protection, stop=wanted.stop))
+        if wanted.received_ns and is_first:
+            own_ms, fsync_ms = (before_ns - wanted.received_ns) / 1e6, (written_ns - before_ns) / 1e6
+            self.sent.append(Sent(own_ms, fsync_ms, (monotonic_ns() - written_ns) / 1e6))
         self._learn(order, answer)
         if isinstance(answer, Refused) and answer.is_final:
             self._stop(answer.why)
