@@ -258,7 +258,7 @@ class Account:
     def compare_soon(self) -> None:
         """Compare with the exchange soon."""
 
-    def late(self, at_ms: int, price: float) -> BarOpen | None:
+    def late(self, at_ms: int, price: float, *, closes: bool = False) -> BarOpen | None:
         """Book amid a bar what the exchange has booked since its open; on paper nothing."""
         return None
 

@@ -279,6 +279,8 @@ class MarketSession:
             self._book_opens(
                 [(one, one.open_unseen(bar.start_ms, bar.row[1], self._rate_due(one, bar.start_ms))) for one in unseen]
             )
+        if late := self.own.late(bar.start_ms + self._step_ms - 1, bar.row[4], closes=True):
+            self._book_opens([(self.own, late)])
         _CANDLE.pack_into(self._candle_bytes, 0, *bar.row[:6])
         candle, trusted = self._candle, self._time.trusted
         unbroken = self._unbroken + 1 if bar.start_ms == self.last_ms + self._step_ms else 1

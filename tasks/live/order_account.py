@@ -176,9 +176,12 @@ class OrderAccount(Account):
         cause = (self._said or self.desk.outcome(start_ms) or "unknown") if begun else self.unfilled
         return self._booked(start_ms, self.ledger.weight, cause if undone else "", Quote(price), float("nan"))
 
-    def late(self, at_ms: int, price: float) -> BarOpen | None:
-        """Book amid a bar what the exchange has booked since its open; None where that is nothing."""
-        if not self.desk.untaken or self.desk.is_busy:
+    def late(self, at_ms: int, price: float, *, closes: bool = False) -> BarOpen | None:
+        """Book amid a bar what the exchange has booked since its open; None where that is nothing.
+
+        While an order is under way that waits, until the bar closes: what is decided then goes by what is held.
+        """
+        if not self.desk.untaken or self.desk.is_busy or (self.desk.unsettled and not closes):
             return None
         return self._booked(max(at_ms, self.opened_ms + 1), self.ledger.weight, "", Quote(price), float("nan"))
 

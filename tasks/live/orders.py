@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le
 
 from storage.api_keys import ApiKey, Environment
 from storage.bounds import Checked
-from storage.schema import Market, StoreError
+from storage.schema import Market, Rejected, StoreError
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream, StreamTiming
 from tasks.exchange.trading import Protection, TradingAccount
@@ -165,7 +165,10 @@ class Orders:
             raise Denied("ACCOUNT", "classic accounts are not traded; upgrade to a unified account")
         if (mode := self.trading.margin_mode()) not in _CROSS:
             raise Denied("MARGIN", f"margin mode must be cross (REGULAR_MARGIN), was {mode}")
-        position = self.trading.position(market)
+        try:
+            position = self.trading.position(market)
+        except Rejected as err:
+            raise Denied("ACCOUNT", str(err)) from err
         if position.leverage != ONE:
             self.trading.set_leverage(market, ONE)
         fee, commission = self.trading.taker_fee(market), float(own.rules[2])

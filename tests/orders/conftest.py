@@ -1,0 +1,42 @@
+"""What the proof of orders came to: a table, and with DSC_ORDERS_JSON set a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_FOUND = pytest.StashKey[dict[str, Any]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_FOUND] = {}
+
+
+@pytest.fixture(scope="session")
+def found(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What is to be told at the end, by name."""
+    return request.config.stash[_FOUND]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """What is open for as long as the test lasts."""
+    with ExitStack() as opened:
+        yield opened
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    found = config.stash[_FOUND]
+    if not (path := os.environ.get("DSC_ORDERS_JSON")) or not found:
+        return
+    Path(path).write_text(json.dumps(found, indent=1) + "\n")
+    terminalreporter.section("orders")
+    for name, value in found.items():
+        terminalreporter.write_line(f"{name:20s} {value}")
+    terminalreporter.write_line(path)

@@ -1,0 +1,293 @@
+"""Cases that have cost others money, each with what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.schema import StoreError, TemporaryError
+from tasks.exchange.connection import Link
+from tasks.exchange.gateway import Gateway
+from tasks.exchange.private_events import (
+    ExecutionNews,
+    OrderNews,
+    PositionNews,
+    read_execution,
+    read_order,
+    read_position,
+)
+from tasks.execution.accounting import RULES
+from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
+from tasks.execution.paper import Ledger, open_bar
+from tasks.live.account import Account
+from tasks.live.gates import Denied
+from tasks.live.halts import Halts
+from tasks.live.order_account import OrderAccount
+from tasks.live.orders import Orders
+from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
+from tests.orders.cells import CANDLES, KEY, MARKET, PRICE, TIMING, Desk
+from tests.sandbox import actions
+from tests.sandbox.order_actions import order_fault
+
+D = Decimal
+REALTIME = "/v5/order/realtime"
+OPEN = Callable[..., Desk]
+
+
+@pytest.fixture
+def open_desk(tmp_path: Path) -> Iterator[OPEN]:
+    with ExitStack() as stack:
+        yield lambda faults=(), **options: Desk(tmp_path / "orders.sqlite", stack, faults, **options)
+
+
+def account_of(here: Desk, stack: ExitStack, **changes: Any) -> tuple[Orders, OrderAccount]:
+    gateway = stack.enter_context(Gateway("sandbox", source=here.sandbox.source, url=here.sandbox.url))
+    link = Link(exchange="sandbox", gateway=gateway, url=here.sandbox.url, stream_url=here.sandbox.stream_url)
+    halts = Halts.of(here.journal.path.parent)
+    orders = stack.enter_context(Orders(link, KEY, "tests", halts, desk_timing=TIMING, recv_window_ms=400))
+    paper = Account(MARKET.slug, gateway.instrument(MARKET), open_bar, Ledger(5_000.0))
+    paper.rules[2] = 0.001
+    return orders, orders.account(paper, MARKET, here.journal)
+
+
+def posted(here: Desk) -> int:
+    return len(here.posts)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_position_is_opened_flipped_and_closed(open_desk: OPEN, streams: bool) -> None:
+    here = open_desk()
+    if streams:
+        here.listen()
+    for bar, coins, posts in ((0, "0.4", 1), (1, "-0.3", 3), (2, "0", 4), (3, "0", 4)):
+        here.want(coins, bar)
+        here.work()
+        assert (here.desk.held, posted(here)) == (D(coins), posts)
+        assert here.desk.outcome(int(CANDLES.start_ms[-1]) + bar * MARKET.interval_ms) == ""
+    here.reconcile()
+    assert (here.violations(), here.desk.trouble) == ([], "")
+    assert [order.leg.reduces for order in here.orders] == [False, True, False, True]
+
+
+def test_funding_moves_cash_and_no_coins(open_desk: OPEN) -> None:
+    here = open_desk()
+    with ExitStack() as stack:
+        _, own = account_of(here, stack)
+        own.hear(
+            ExecutionNews(MARKET.symbol, "", "f1", "Funding", "Buy", Execution("f1", D(".045"), PRICE, D(".3")), 1, 1)
+        )
+        booked = own.late(5, float(PRICE))
+        assert booked is not None
+        assert booked.opened.ledger == Ledger(4_999.7, 0.0, 0, 1)
+        assert (own.desk.held, booked.opened.funding, own.desk.trouble) == (0, 0.3, "")
+
+
+def test_order_event_after_a_time_out_ends_the_doubt(open_desk: OPEN) -> None:
+    here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), actions.delivery("never"))])
+    here.listen()
+    here.want("0.4")
+    here.work()
+    assert (here.desk.held, posted(here), here.violations()) == (D("0.4"), 1, [])
+
+
+def test_exchange_that_keeps_saying_another_position_ends_in_trouble_and_not_in_a_loop(open_desk: OPEN) -> None:
+    here = open_desk(order_fault("position lags", MARKET.symbol, polls=1_000))
+    here.want("0.4")
+    here.work()
+    for _ in range(TIMING.rounds):
+        assert here.desk.trouble == ""
+        here.desk.compare_soon()
+        here.desk.reconcile()
+    assert "the exchange holds 0, the journal says 0.4" in here.desk.trouble
+    here.want("0", bar=1)
+    here.work()
+    assert posted(here) == 1
+
+
+ORDER = {
+    "symbol": "BTCUSDT", "orderId": "x", "orderLinkId": "dsc-1", "orderStatus": "New", "cumExecQty": "",
+    "category": "linear", "rejectReason": "", "updatedTime": "0", "parentOrderLinkId": "", "avgPrice": "",
+}  # fmt: skip
+EXECUTION = {
+    "symbol": "BTCUSDT", "execId": "e", "execQty": "0.1", "execPrice": "100", "execFee": "0", "execType": "Trade",
+    "side": "Buy", "orderId": "", "orderLinkId": "", "execTime": "0", "closedSize": "", "isMaker": False,
+}  # fmt: skip
+POSITION = {"symbol": "BTCUSDT", "size": "0", "side": "", "avgPrice": "", "markPrice": "", "positionIdx": 0}
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "needed"),
+    [
+        (read_order, ORDER, {"symbol", "orderStatus", "orderLinkId", "orderId"}),
+        (read_execution, EXECUTION, {"symbol", "execId", "execQty", "execPrice", "side"}),
+        (read_position, POSITION, {"symbol"}),
+    ],
+)
+def test_field_that_is_left_out_or_empty_changes_nothing(
+    read: Callable[..., OrderNews | ExecutionNews | PositionNews], row: dict[str, Any], needed: set[str]
+) -> None:
+    whole = read(row, 1)
+    for name in row.keys() - needed:
+        assert read({other: value for other, value in row.items() if other != name}, 1) == whole
+        assert read(row | {name: None}, 1) == whole
+
+
+def test_hedge_mode_is_denied_before_any_order(open_desk: OPEN) -> None:
+    here = open_desk()
+    here.sandbox.outside(KEY.key).set_hedge(True)
+    with ExitStack() as stack:
+        orders, own = account_of(here, stack)
+        with pytest.raises(Denied, match=r"ACCOUNT: .*hedge mode"):
+            orders.admit(own, MARKET)
+    assert posted(here) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"may_trade": False}, "KEY: this key may not trade"),
+        ({"may_withdraw": True}, "KEY: this key may withdraw"),
+        ({"margin_mode": "ISOLATED_MARGIN"}, "MARGIN: margin mode must be cross"),
+        ({"unified_margin_status": 1}, "ACCOUNT: classic accounts"),
+        ({"taker_fee": "0.0011"}, "COSTS: this account pays 0.0011 a fill"),
+        ({"capital": "4999"}, "CAPITAL: the session starts with 5000 USDT"),
+    ],
+)
+def test_account_that_is_not_fit_is_denied(open_desk: OPEN, options: dict[str, Any], said: str) -> None:
+    here = open_desk(**options)
+    with ExitStack() as stack:
+        orders, own = account_of(here, stack)
+        with pytest.raises(Denied, match=said):
+            orders.admit(own, MARKET)
+    assert posted(here) == 0
+
+
+def test_venue_that_tells_no_fees_is_traded_at_the_recipe_s(open_desk: OPEN) -> None:
+    here = open_desk(tells_fees=False)
+    with ExitStack() as stack:
+        orders, own = account_of(here, stack)
+        orders.admit(own, MARKET)
+        assert len(own.rules) == RULES
+
+
+def test_position_of_somebody_else_is_denied(open_desk: OPEN) -> None:
+    here = open_desk()
+    here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.1")
+    with ExitStack() as stack:
+        orders, own = account_of(here, stack)
+        with pytest.raises(Denied, match="RECONCILIATION"):
+            orders.admit(own, MARKET)
+
+
+def test_filled_order_that_four_polls_do_not_see_is_sent_once(open_desk: OPEN) -> None:
+    here = open_desk(order_fault("accepted, invisible, refused as duplicate when sent again", MARKET.symbol, polls=4))
+    here.want("0.4")
+    here.work()
+    (order,) = here.orders
+    assert (order.status, posted(here)) == (Status.FILLED, 1)
+
+
+def test_full_disk_sends_nothing(open_desk: OPEN) -> None:
+    here = open_desk()
+    (pages,) = here.journal._db.execute("PRAGMA page_count").fetchone()
+    here.journal._db.execute(f"PRAGMA max_page_count={pages}")
+
+    def trade() -> None:
+        for bar in range(200):
+            here.want("0.4" if bar % 2 else "0", bar=bar)
+            here.work()
+
+    with pytest.raises(StoreError, match="full"):
+        trade()
+    assert posted(here) == len([one for one in here.orders if one.status is not Status.INTENT])
+
+
+@pytest.mark.parametrize(
+    ("held", "leg"), [("172.1", Leg("Sell", D("172.1"), True)), ("147.7", Leg("Sell", D("147.7"), True))]
+)
+def test_next_leg_closes_what_is_left(held: str, leg: Leg) -> None:
+    lot = LotSize(step=D("0.1"), least=D("0.1"), most=D(1_000), least_notional=D(5))
+    assert next_leg(D(held), D(0), lot, D(10)) == leg
+
+
+def test_dust_is_flat_and_no_order(open_desk: OPEN) -> None:
+    here = open_desk()
+    with ExitStack() as stack:
+        _, own = account_of(here, stack)
+        fill = Execution("e1", D("0.0004"), PRICE, D(0))
+        own.hear(ExecutionNews(MARKET.symbol, "", "x", "Trade", "Buy", fill, 1, 1))
+        booked = own.late(5, float(PRICE))
+        assert booked is not None
+        assert (booked.opened.ledger.weight, booked.opened.ledger.quantity) == (0, 0.0004)
+    here.desk.held = D("0.0004")
+    here.want("0")
+    here.work()
+    assert posted(here) == 0
+
+
+def test_position_that_stays_asks_for_nothing(open_desk: OPEN) -> None:
+    here = open_desk()
+    here.want("0.4", stop=D(50))
+    here.work()
+    asked = len(here.sandbox.requests)
+    for bar in range(1, 101):
+        here.want("0.4", bar=bar, stop=D(50))
+        here.work()
+    assert len(here.sandbox.requests) == asked
+
+
+def test_state_that_can_t_be_asked_for_stays_unknown_and_nothing_is_opened(open_desk: OPEN) -> None:
+    lost = Fault(Match(path=CREATE_PATH, method="POST"), actions.delivery("reset"))
+    here = open_desk([lost, Fault(Match(path=REALTIME, times=None), actions.http_status(500))])
+    here.want("0.4")
+    asked: Callable[[], int] = lambda: sum(one.path == REALTIME for one in here.sandbox.requests)  # noqa: E731
+    here.work(until=lambda: asked() >= 4)
+    (order,) = here.orders
+    assert (order.status, posted(here)) == (Status.UNKNOWN, 1)
+    assert here.desk.outcome(int(CANDLES.start_ms[-1])) == "unknown"
+
+
+@pytest.mark.parametrize("code", [10003, 10004, 10005])
+def test_key_that_is_refused_ends_it_at_once(open_desk: OPEN, code: int) -> None:
+    refusal = actions.ret_code(code, "no")
+    here = open_desk(
+        [Fault(Match(path=CREATE_PATH, method="POST", times=None), Action("no", refusal.spoil, unseen=True))]
+    )
+    here.want("0.4")
+    here.work()
+    assert (posted(here), here.orders[0].status) == (1, Status.REJECTED)
+    assert str(code) in here.desk.trouble
+    here.want("0.4", bar=1)
+    here.work()
+    assert posted(here) == 1
+
+
+def test_message_that_comes_twice_is_booked_once(open_desk: OPEN) -> None:
+    here = open_desk(order_fault("execution told twice", MARKET.symbol, parts=3))
+    here.listen()
+    here.want("0.4")
+    here.work()
+    assert (here.desk.held, here.violations()) == (D("0.4"), [])
+
+
+def test_nothing_that_a_desk_writes_holds_the_key(open_desk: OPEN, caplog: pytest.LogCaptureFixture) -> None:
+    here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), actions.ret_code(10004, "sign"))])
+    here.want("0.4")
+    here.work()
+    shown: Sequence[object] = (
+        here.trading, here.desk, vars(here.trading), vars(here.desk), here.orders, here.desk.trouble, KEY, caplog.text,
+    )  # fmt: skip
+    here.trading._banned_until_s = 1e12
+    with pytest.raises(TemporaryError) as caught:
+        here.trading.position(MARKET)
+    texts = [repr(one) for one in (*shown, caught.value)]
+    here.stop()
+    files = [path.read_bytes().decode("latin-1") for path in here.journal.path.parent.iterdir()]
+    for text in (*texts, *files):
+        assert KEY.key not in text
+        assert KEY.secret not in text

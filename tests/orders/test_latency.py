@@ -1,0 +1,41 @@
+"""What a session itself adds between a bar's first price and its order, beside a network of 20 ms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.live.halts import Halts
+from tasks.live.orders import Orders
+from tasks.sandbox.account import AccountSpec
+from tasks.sandbox.sockets import StreamTiming
+from tests.live.conftest import MARKET, rigs
+from tests.live.test_order_session import KEY, LIMITS, SPEC, TIMING
+
+DELAY_S, BARS = 0.02, 40
+
+
+def test_orders_go_out_and_their_stages_are_told(tmp_path: Path, found: dict[str, Any]) -> None:
+    with rigs(tmp_path) as start:
+        rig = start(accounts=[AccountSpec(**SPEC)], stream=StreamTiming(delay_s=DELAY_S), latency_ms=int(1e3 * DELAY_S))
+        with (
+            Orders(rig.link, KEY, "tests", Halts.of(tmp_path), limits=LIMITS, desk_timing=TIMING) as orders,
+            rig.session(BARS, mode="sandbox", orders=orders) as session,
+        ):
+            session.run(lambda: rig.play(BARS, bar_every_s=0.25))
+        (market,) = session.markets.values()
+        stages = np.array(market.own.desk.sent)
+        account = rig.sandbox.account(KEY.key)
+        with rig.reader() as reader:
+            booked = {one.fill.exec_id for one in reader.executions(MARKET.slug)}
+            found["fills"] = len(reader.fills(MARKET.slug))
+    assert booked == {one.exec_id for one in account.executions}
+    assert len(stages) >= 5
+    p50, p99 = np.percentile(stages, [50, 99], axis=0)
+    found["latency_ms"] = {
+        name: {"p50": round(float(p50[at]), 3), "p99": round(float(p99[at]), 3)}
+        for at, name in enumerate(("own", "fsync", "answer"))
+    }
+    found["own_share"] = round(float(p50[0] / (p50[0] + 1e3 * DELAY_S)), 4)
