@@ -64,6 +64,7 @@ class OrderAccount(Account):
         self._lot = lot_size(self.instrument)
         self._begun_ms = -1
         self._said = ""
+        self._is_told = False
 
     # --- what the exchange says ---------------------------------------------------------------------------------------
 
@@ -75,6 +76,9 @@ class OrderAccount(Account):
         """Go on with what is unsettled, compare if that is due, and return why nothing more may be traded."""
         self.desk.work()
         self.desk.reconcile()
+        if self.desk.trouble and not self._is_told:
+            self._is_told = True
+            self.latch(self.desk.trouble)
         return self.desk.trouble
 
     def compare_soon(self) -> None:

@@ -141,7 +141,7 @@ class Orders:
 
         def latch(why: str) -> None:
             self._halts.latch(environment, market, why)
-            self._on_alert(f"{market} on {environment} is halted ({why}); the position is closed")
+            self._on_alert(f"{market} on {environment} is halted: {why}")
 
         given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
         return OrderAccount(

@@ -291,3 +291,19 @@ def test_nothing_that_a_desk_writes_holds_the_key(open_desk: OPEN, caplog: pytes
     for text in (*texts, *files):
         assert KEY.key not in text
         assert KEY.secret not in text
+
+
+def test_stop_that_fires_latches_the_market_for_the_next_session_too(open_desk: OPEN) -> None:
+    here = open_desk()
+    with ExitStack() as stack:
+        _, own = account_of(here, stack)
+        here.desk = own.desk
+        here.listen()
+        here.want("0.4", stop=D(50))
+        here.work()
+        here.sandbox.outside(KEY.key).deleverage(MARKET.symbol, "0.4")
+        here.work(until=lambda: bool(own.look()))
+        assert own.desk.held == 0
+        halt = Halts.of(here.journal.path.parent).read("sandbox", MARKET)
+    assert halt is not None
+    assert "by no order of this session" in halt.why
