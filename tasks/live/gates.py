@@ -5,6 +5,7 @@ VERSION       something else than the champion is asked for
 CHAMPION      there is none, it is flat, expired, damaged, or of another source
 HALTED        a limit or a person has halted the market; `flows.halt --rearm` undoes it
 KEY           the environment's own key is not there, or is one of another
+CAPITAL       live needs the capital that the session starts with
 CONFIRMATION  live asks a person, or the variable that a service sets
 """
 

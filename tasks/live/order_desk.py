@@ -50,6 +50,7 @@ class DeskTiming:
         reconcile_s: Between two comparisons with the exchange.
         differ_s: Between two comparisons while they differ.
         rounds: Comparisons in a row that differ before that is trouble.
+        unknown_s: How long nobody may know what has become of an order before that is trouble.
     """
 
     first_s: float = 0.5
@@ -57,6 +58,7 @@ class DeskTiming:
     reconcile_s: float = 60.0
     differ_s: float = 2.0
     rounds: int = 3
+    unknown_s: float = 60.0
 
 
 class Wanted(NamedTuple):
@@ -291,6 +293,8 @@ class OrderDesk:
             self.hear(event)
         if found == []:
             self._learn(self._orders[order.link_id], NotFound(self._now_ms()))
+        elif found is None and self._now_ms() - order.sent_ms > 1e3 * self._timing.unknown_s:
+            self._stop(f"nobody can tell for {self._timing.unknown_s:g} s what has become of order {order.link_id}")
         wait_s = min(2 * wait_s, self._timing.most_s)
         self._asked[order.link_id] = (monotonic() + wait_s, wait_s)
 

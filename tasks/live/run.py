@@ -25,7 +25,7 @@ from tasks.champion.serving import load_served
 from tasks.exchange.connection import ExchangeConfig, Link, connect, connect_stream
 from tasks.exchange.gateway import Gateway
 from tasks.execution.risk import RiskLimits
-from tasks.live.gates import ORDER_MODES, gate, key_of
+from tasks.live.gates import ORDER_MODES, Denied, gate, key_of
 from tasks.live.halts import Halts
 from tasks.live.journal import Decision, Journal, JournalReader
 from tasks.live.market_session import MarketSession
@@ -157,6 +157,8 @@ def run_session(
 
 
 def _admitted(plan: SessionPlan, chosen: Mapping[Market, Chosen], halts: Halts) -> ApiKey:
+    if plan.mode == "live" and plan.config.capital is None:
+        raise Denied("CAPITAL", "live needs the capital that the session starts with: --capital")
     environment = gate(
         plan.mode, plan.exchange.exchange, plan.version,
         {market: "" if model else why for market, (model, why, _) in chosen.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,16 @@ def test_state_that_can_t_be_asked_for_stays_unknown_and_nothing_is_opened(open_
     (order,) = here.orders
     assert (order.status, posted(here)) == (Status.UNKNOWN, 1)
     assert here.desk.outcome(int(CANDLES.start_ms[-1])) == "unknown"
+
+
+def test_order_of_which_nobody_can_tell_for_long_is_trouble(open_desk: OPEN) -> None:
+    lost = Fault(Match(path=CREATE_PATH, method="POST"), actions.delivery("reset"))
+    here = open_desk([lost, Fault(Match(path=REALTIME, times=None), actions.http_status(500))])
+    here.desk._timing = replace(TIMING, unknown_s=0.3)
+    here.want("0.4")
+    here.work(until=lambda: bool(here.desk.trouble))
+    assert "nobody can tell for 0.3 s what has become of order dsc-" in here.desk.trouble
+    assert posted(here) == 1
 
 
 @pytest.mark.parametrize("code", [10003, 10004, 10005])

@@ -18,6 +18,7 @@ from tasks.live.gates import CONFIRM_LIVE, Denied
 from tasks.live.halts import Halts
 from tasks.live.run import SessionPlan, run_session
 from tasks.live.session import Chosen
+from tasks.live.session_config import SessionConfig
 from tests.live.conftest import make_model, predict
 
 MODES = ("paper", "demo", "testnet", "live")
@@ -51,7 +52,10 @@ def knock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         chosen = Chosen(None if CHAMPIONS[champion] else make_model(market=MARKET), CHAMPIONS[champion])
         monkeypatch.setattr(run.Chooser, "begin", lambda self, market: chosen)
         exchange = "testnet" if mode == "testnet" else "bybit"
-        given = {"exchange": ExchangeConfig(exchange=exchange), "markets": [MARKET], "mode": mode, "name": "gates"}
+        given: dict[str, Any] = {
+            "exchange": ExchangeConfig(exchange=exchange), "markets": [MARKET], "mode": mode, "name": "gates",
+            "config": SessionConfig(capital=1_000.0),
+        }  # fmt: skip
         plan = SessionPlan(**given | changes)
         try:
             run_session(plan, Settings.from_environment({"DSC_HOME": str(tmp_path)}), predict)
@@ -96,6 +100,7 @@ def test_eleven_of_120_cells_trade(knock: Any, found: dict[str, Any]) -> None:
         ("testnet", {"exchange": ExchangeConfig(exchange="bybit")}, "SOURCE"),
         ("live", {"exchange": ExchangeConfig(exchange="testnet")}, "SOURCE"),
         ("live", {"version": "newest"}, "VERSION"),
+        ("live", {"config": SessionConfig()}, "CAPITAL"),
         ("demo", {"version": "bybit/linear-BTCUSDT-5/20260101T000000Z-00000005"}, "VERSION"),
         ("live", {"markets": [MARKET, Market(symbol="ETHUSDT")]}, "CONFIRMATION"),
     ],
