@@ -28,6 +28,7 @@ from storage.schema import (
     Rejected,
     TemporaryError,
 )
+from tasks.exchange.bounded_http import BoundedAdapter
 
 Exchange = Literal["sandbox", "bybit", "testnet", "demo"]
 HOST_NAMES: Mapping[Exchange, str] = {
@@ -88,7 +89,7 @@ def new_client(
     Args:
         exchange: Which of Bybit's hosts.
         url: Where the sandbox listens; None elsewhere.
-        timeout_s: Longest wait for a connection and for the next bytes.
+        timeout_s: Longest wait for a connection and for the next bytes; both together for a whole answer.
         key: What requests are signed with; None for public ones.
         recv_window_ms: A signed request that arrives later than that after it was made is refused.
     """
@@ -106,6 +107,8 @@ def new_client(
             api_secret=key and key.secret,
             recv_window=recv_window_ms,
         )
+        for scheme in ("https://", "http://"):
+            client.client.mount(scheme, BoundedAdapter(sum(timeout_s)))
         logger.handlers[:] = handlers  # where our lines go is the application's choice, not pybit's
     if url is not None:
         client.endpoint = url

@@ -1,0 +1,69 @@
+"""HTTP answers that are bounded in size and in time, whatever the other side sends.
+
+`requests` has a limit for the wait between two pieces of an answer and none for the whole: a server that sends a byte
+every few seconds is read for ever, and one that sends gigabytes, or a few kilobytes that unpack to them, fills memory.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+MOST_BYTES = 4_000_000
+"""Of an answer, unpacked: 1,000 candles are some 90,000."""
+
+_PIECE = 65_536
+
+
+class BoundedAdapter(HTTPAdapter):
+    """Reads an answer as a whole before it hands it over, or raises; follows no redirect.
+
+    Args:
+        most_s: Longest time from the request to the last byte of its answer.
+        most_bytes: Most bytes of an answer, unpacked.
+    """
+
+    def __init__(self, most_s: float, most_bytes: int = MOST_BYTES) -> None:
+        super().__init__(max_retries=0)
+        self._most_s, self._most_bytes = most_s, most_bytes
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+        """Send one request and return its answer, read to its end.
+
+        Raises:
+            requests.RequestException: It is too long, too large, broken, or points elsewhere.
+        """
+        give_up_s = monotonic() + self._most_s
+        kwargs["stream"] = True
+        response = super().send(request, *args, **kwargs)
+        try:
+            if response.is_redirect:
+                raise requests.TooManyRedirects("the answer points elsewhere", response=response)
+            response._content = self._read(response, give_up_s)
+            response._content_consumed = True  # type: ignore[attr-defined]
+        finally:
+            response.close()
+        return response
+
+    def _read(self, response: requests.Response, give_up_s: float) -> bytes:
+        read = bytearray()
+        try:
+            while piece := response.raw.read1(_PIECE, decode_content=True):
+                read += piece
+                if len(read) > self._most_bytes:
+                    raise requests.exceptions.ContentDecodingError(f"an answer of more than {self._most_bytes} bytes")
+                if monotonic() > give_up_s:
+                    raise requests.ReadTimeout(f"an answer that takes more than {self._most_s:g} s")
+            if response.raw.length_remaining:
+                raise requests.exceptions.ChunkedEncodingError("an answer that ends too early")
+        except urllib3.exceptions.ReadTimeoutError as err:
+            raise requests.ReadTimeout(err) from err
+        except urllib3.exceptions.ProtocolError as err:
+            raise requests.exceptions.ChunkedEncodingError(err) from err
+        except urllib3.exceptions.HTTPError as err:
+            raise requests.exceptions.ContentDecodingError(err) from err
+        return bytes(read)
