@@ -16,6 +16,7 @@ from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import form
+from storage.settings import Settings
 from tasks.champion.health import MarketHealth, MonitorConfig
 from tasks.monitoring import inspect_markets
 from tasks.runs.stale_runs import end_stale_runs
@@ -33,6 +34,8 @@ def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorCo
     markets = inspect_markets(limits)
     for market in markets:
         print(market.line())
+    if not markets:
+        print(f"no market is stored in {Settings.from_environment().home}; ingest one, or set DSC_HOME")
     return markets
 
 
@@ -41,5 +44,5 @@ if __name__ == "__main__":
     run_by_hand(
         monitor,
         ("flows.monitor", "flows.monitor --stale-bars 12"),
-        status=lambda markets: int(any(market.complaints for market in markets)),
+        status=lambda markets: int(not markets or any(market.complaints for market in markets)),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -50,16 +52,21 @@ def inspect_markets(limits: MonitorConfig) -> list[MarketHealth]:
 
 def _read_breaches(path: Path) -> dict[str, list[str]]:
     try:
-        breaches: dict[str, list[str]] = json.loads(path.read_text())
+        breaches = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as err:  # it is a memory of minutes: losing it costs one repeated alert
-        get_run_logger().warning(f"{path} is unreadable and starts anew ({err})")
-        return {}
-    return breaches
+    except (OSError, ValueError, RecursionError) as err:
+        breaches, why = None, str(err)
+    else:
+        why = f"it holds {str(breaches)[:40]}"
+    if isinstance(breaches, dict) and all(isinstance(kinds, list) for kinds in breaches.values()):
+        return breaches
+    # It is a memory of minutes: losing it costs one repeated alert.
+    get_run_logger().warning(f"{path} is unreadable and starts anew ({why})")
+    return {}
 
 
 def _write_breaches(path: Path, breaches: Mapping[str, list[str]]) -> None:
-    draft = path.with_suffix(".tmp")
+    draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # another monitor may be at work
     draft.write_text(json.dumps(breaches))
     draft.replace(path)

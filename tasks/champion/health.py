@@ -10,7 +10,7 @@ from pathlib import Path
 from storage.artifacts import ArtifactStore
 from storage.bounds import Checked, NonNegativeInt, PositiveInt, Share
 from storage.candles import CandleStore, Coverage, Run
-from storage.schema import DAY_MS, utc_text
+from storage.schema import DAY_MS, PipelineError, utc_text
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.serving import CLOCK_SLACK_MS, served_champion
 from tasks.champion.watch import champion_drift, champion_skill
@@ -131,6 +131,39 @@ def health(
         breaches["gaps"] = f"{share}, at most {limits.gap_limit:.2%} may; run ingest with recheck_gaps"
     if run is not None and run.status == "failed":
         breaches["ingest"] = "the last ingest failed; its run says why"
+    champion, age = "unreadable", "-"
+    drift = skill = "not measured: the champion can't be read"
+    try:
+        champion, age, drift, skill, found = _reigning(row, models, limits, now_ms, store, datasets, moves=moves)
+        breaches |= found
+    except PipelineError as err:
+        breaches["champion"] = f"the champion can't be read ({err}); nothing is served, see flows.rollback"
+    return MarketHealth(
+        market=f"{row.source}/{row.market.slug}",
+        bars=row.bars,
+        newest="none" if row.last_ms is None else utc_text(row.last_ms),
+        gaps=row.gaps,
+        champion=champion,
+        age=age,
+        ingest="none" if run is None else f"{run.status} {utc_text(run.started_ms)}",
+        drift=drift,
+        skill=skill,
+        breaches=breaches,
+    )
+
+
+def _reigning(
+    row: Coverage,
+    models: ArtifactStore,
+    limits: MonitorConfig,
+    now_ms: int,
+    store: CandleStore | None,
+    datasets: Path | str,
+    *,
+    moves: bool,
+) -> tuple[str, str, str, str, dict[str, str]]:
+    """Return name and age of the champion, drift, skill, and what needs a person."""
+    breaches = {}
     entry = models.champion(row.source, row.market.slug)
     if entry.ref is not None and moves:
         served = served_champion(models, row.source, row.market.slug, now_ms, limits.expiry)
@@ -147,18 +180,9 @@ def health(
     if entry.ref is not None and store is not None and limits.skill_labels:
         skill, wrong = champion_skill(entry.ref, row, models, store, limits.skill_labels)
         breaches |= wrong
-    return MarketHealth(
-        market=f"{row.source}/{row.market.slug}",
-        bars=row.bars,
-        newest="none" if row.last_ms is None else utc_text(row.last_ms),
-        gaps=row.gaps,
-        champion=entry.ref.version if entry.ref else "flat",
-        age=_days_since(entry.at, now_ms) if entry.ref else "-",
-        ingest="none" if run is None else f"{run.status} {utc_text(run.started_ms)}",
-        drift=drift,
-        skill=skill,
-        breaches=breaches,
-    )
+    if entry.ref is None:
+        return "flat", "-", drift, skill, breaches
+    return entry.ref.version, _days_since(entry.at, now_ms), drift, skill, breaches
 
 
 def _days_since(at: str, now_ms: int) -> str:

@@ -31,7 +31,7 @@ class BoundedAdapter(HTTPAdapter):
         super().__init__(max_retries=0)
         self._most_s, self._most_bytes = most_s, most_bytes
 
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send one request and return its answer, read to its end.
 
         Raises:
@@ -44,7 +44,7 @@ class BoundedAdapter(HTTPAdapter):
             if response.is_redirect:
                 raise requests.TooManyRedirects("the answer points elsewhere", response=response)
             response._content = self._read(response, give_up_s)
-            response._content_consumed = True  # type: ignore[attr-defined]
+            response._content_consumed = True
         finally:
             response.close()
         return response

@@ -164,3 +164,16 @@ def test_every_breach_that_monitoring_names_is_an_alert_that_can_be_raised():
     kinds = set(re.findall(r'(?:breaches|wrong)\["(\w+)"\]', source)) | {"recovered"}
     assert {"stale", "gaps", "ingest", "champion", "drift", "skill", "calibration", "clock"} < kinds
     assert kinds <= set(KINDS)
+
+
+def test_champion_entry_that_is_damaged_is_that_market_s_trouble_alone(reigning, tmp_path):
+    (entry,) = [
+        path for path in tmp_path.rglob("*") if path.is_file() and "champion" in str(path.relative_to(tmp_path))
+    ]
+    entry.write_text("{")
+    row = coverage(MONDAY + timedelta(hours=1))
+    found = health(row, reigning, MonitorConfig(), ms(MONDAY + timedelta(hours=1)))
+    assert set(found.breaches) == {"champion"}
+    assert found.breaches["champion"].startswith("the champion can't be read (")
+    other = replace(row, market=Market(symbol="ETHUSDT"))
+    assert health(other, reigning, MonitorConfig(), ms(MONDAY + timedelta(hours=1))).champion == "flat"

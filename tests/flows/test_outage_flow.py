@@ -57,3 +57,12 @@ def test_gaps_are_named_in_a_warning_and_a_higher_limit_goes_on_without_them(pre
 
 def test_monitor_before_anything_is_stored_has_nothing_to_say(prefect_api, home):
     assert monitor() == []
+
+
+@pytest.mark.parametrize("state", ["[]", "{", '{"bybit/x": 1}', "[" * 20_000, ""])
+def test_monitor_s_memory_that_is_damaged_starts_anew(prefect_api, home, state):
+    home.mkdir()
+    (home / "monitor.json").write_text(state)
+    assert monitor() == []
+    assert (home / "monitor.json").read_text() == "{}"
+    assert list(home.glob("monitor*")) == [home / "monitor.json"]
