@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -19,12 +21,15 @@ from storage.schema import (
     FloatArray,
     IntArray,
     Interval,
+    Market,
     Source,
     content_hash,
     sandbox_source,
 )
 
 _KNOWN_COLUMNS = ("start_ms", *CANDLE_COLUMNS[:-1])  # turnover may be missing or null
+_GRID = {"D": "days must open at 00:00 UTC", "W": "weeks must open on Mondays at 00:00 UTC"}
+_OTHER_GRID = "bars must open at whole multiples of their interval, UTC"
 _PLAUSIBLE_MS = (1_230_768_000_000, 4_102_444_800_000)  # 2009 to 2100: tells milliseconds from seconds and microseconds
 
 
@@ -49,6 +54,9 @@ def read_candle_file(path: Path) -> Candles:
             f"a candle file must have the columns {', '.join(_KNOWN_COLUMNS)} and may have turnover, "
             f"{path.name} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}"
         )
+    twice = [name for name in _KNOWN_COLUMNS if table.column_names.count(name) > 1]
+    if twice:
+        raise CandleError(f"a candle file must have each column once, {path.name} has {' and '.join(twice)} twice")
     if table.num_rows == 0:
         raise CandleError(f"a candle file must hold candles, {path.name} has no row")
     start_ms = _start_column(table, path)
@@ -80,23 +88,33 @@ def file_source(*paths: Path) -> Source:
 
 
 def base_interval(candles: Candles) -> Interval:
-    """Return Bybit's code of the shortest step between candles.
+    """Return Bybit's code of the commonest step between candles, on whose grid every one of them opens.
 
     Raises:
-        CandleError: Fewer than two candles, or a step that is none of Bybit's intervals.
+        CandleError: Fewer than two candles, a step that is none of Bybit's intervals, or rows off the grid.
     """
     if len(candles) < 2:
         raise CandleError(f"a market needs at least two candles, to show its interval; it has {len(candles)}")
-    steps = np.diff(candles.start_ms)
-    step_ms = int(steps.min())
-    for code, interval_ms in INTERVAL_MS.items():
-        if interval_ms == step_ms:
-            return cast(Interval, code)
-    row = int(np.argmin(steps)) + 1
-    raise CandleError(
-        f"candles must follow each other at one of Bybit's intervals, row {row} opens {step_ms} ms after the one "
-        f"before, at {candles.start_ms[row]}; drop rows off the grid, a gap is recorded as one"
-    )
+    codes = {interval_ms: code for code, interval_ms in INTERVAL_MS.items()}
+    steps, counts = np.unique(np.diff(candles.start_ms), return_counts=True)
+    _, _, least = max((int(count), step in codes, -int(step)) for step, count in zip(steps, counts, strict=True))
+    if (code := codes.get(-least)) is None:
+        raise CandleError(
+            f"candles must follow each other at one of Bybit's intervals ({' '.join(INTERVAL_MS)}), most of these are "
+            f"{timedelta(milliseconds=-least)} apart; make one of them by resampling"
+        )
+    grid = Market(interval=cast(Interval, code))
+    late_ms: IntArray = candles.start_ms - grid.floor(candles.start_ms)  # type: ignore[arg-type]  # all at once
+    off = np.flatnonzero(late_ms)
+    if len(off) == len(candles) and (late_ms == late_ms[0]).all():
+        raise CandleError(f"{_GRID.get(code, _OTHER_GRID)}, these open {timedelta(milliseconds=int(late_ms[0]))} later")
+    if len(off):
+        first = int(off[0])
+        raise CandleError(
+            f"bars of interval {code} must open on its grid, {len(off)} of {len(candles)} rows do not, the first is "
+            f"row {first}, at {candles.start_ms[first]}; drop them, a gap is recorded as one"
+        )
+    return cast(Interval, code)
 
 
 def _require_file(path: Path) -> Path:
@@ -141,13 +159,26 @@ def _start_column(table: pa.Table, path: Path) -> IntArray:
 
 
 def _floats(table: pa.Table, name: str, path: Path) -> FloatArray:
+    """Return a column of numbers, whatever they are written as: decimals, whole numbers of any size, text."""
     column = table[name]
     if pa.types.is_null(column.type):  # a CSV column without any value
         return np.full(table.num_rows, np.nan)
-    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
-        raise CandleError(f"{name} must hold numbers, in {path.name} it is {column.type}")
-    values: FloatArray = column.cast(pa.float64()).to_numpy()
+    try:
+        values: FloatArray = pc.cast(column, pa.float64(), safe=False).to_numpy()
+    except (pa.ArrowException, ValueError) as err:
+        row, found = next(
+            ((row, text) for row, text in enumerate(column.to_pylist()) if not _is_number(text)), (0, str(err)[:80])
+        )
+        raise CandleError(f"{name} must hold numbers, in {path.name} row {row} has {str(found)[:40]!r}") from err
     return values
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
 
 
 def _number_column(table: pa.Table, name: str, path: Path) -> FloatArray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +77,7 @@ def test_file_without_turnover_has_it_unknown(tmp_path: Path) -> None:
             "must have the columns start_ms, open, .* lacks start_ms, high, low, close, volume; it has time, open",
         ),
         (HEADER, "must hold candles, candles.csv has no row"),
-        (HEADER + "1735689600000,x,2,1,1,1,1\n", "open must hold numbers, in candles.csv it is string"),
+        (HEADER + "1735689600000,x,2,1,1,1,1\n", "open must hold numbers, in candles.csv row 0 has 'x'"),
         (
             HEADER + ROWS + "1735690200000,1,2,1,,5,\n",
             "close must hold finite numbers, in candles.csv 1 are not, the first in row 2",
@@ -155,16 +157,77 @@ def test_funding_file_without_rates_is_refused(tmp_path: Path) -> None:
         read_funding_file(path)
 
 
-def test_base_interval_is_the_shortest_step_whatever_is_missing(tmp_path: Path) -> None:
-    rows = "".join(f"{1_735_689_600_000 + 300_000 * i},1,2,1,1,5,\n" for i in (0, 3, 4, 9))
-    assert base_interval(read_candle_file(write_csv(tmp_path, HEADER + rows))) == "5"
+def opening_at(folder: Path, *starts: int) -> Candles:
+    rows = "".join(f"{1_735_689_600_000 + ms},1,2,1,1,5,\n" for ms in starts)
+    return read_candle_file(write_csv(folder, HEADER + rows))
 
 
-def test_base_interval_that_bybit_does_not_know_is_refused_with_the_row_that_is_off(tmp_path: Path) -> None:
-    rows = "".join(f"{1_735_689_600_000 + ms},1,2,1,1,5,\n" for ms in (0, 300_000, 307_000, 600_000))
-    candles = read_candle_file(write_csv(tmp_path, HEADER + rows))
-    with pytest.raises(CandleError, match="row 2 opens 7000 ms after the one before, at 1735689907000; drop rows off"):
+def test_base_interval_is_the_commonest_step_whatever_is_missing(tmp_path: Path) -> None:
+    assert base_interval(opening_at(tmp_path, *(300_000 * bar for bar in (0, 3, 4, 9)))) == "5"
+    assert base_interval(opening_at(tmp_path, *(300_000 * bar for bar in (0, 1, 2, 3, 60, 61)))) == "5"
+
+
+DAY, HOUR = 86_400_000, 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [
+        (
+            (0, 300_000, 307_000, 600_000),
+            "bars of interval 5 must open on its grid, 1 of 4 rows do not, the first is row 2, at 1735689907000; drop",
+        ),
+        (
+            [*(HOUR * bar for bar in range(30)), *(HOUR * bar + 1_695_000 for bar in range(30, 60))],
+            "bars of interval 60 must open on its grid, 30 of 60 rows do not, the first is row 30",
+        ),
+        (
+            [*(HOUR * bar for bar in range(20)), 20 * HOUR - 1_000, 20 * HOUR],
+            "1 of 22 rows do not, the first is row 20",
+        ),
+        ([8 * HOUR * bar for bar in range(5)], "most of these are 8:00:00 apart; make one of them by resampling"),
+        ([DAY * bar - 8 * HOUR for bar in range(5)], "days must open at 00:00 UTC, these open 16:00:00 later"),
+        (
+            [7 * DAY * bar + DAY for bar in range(5)],
+            "weeks must open on Mondays at 00:00 UTC, these open 3 days, 0:00:00 later",
+        ),
+        (
+            [300_000 * bar + 60_000 for bar in range(5)],
+            "bars must open at whole multiples of their interval, UTC, these",
+        ),
+    ],
+)
+def test_rows_off_the_grid_are_refused_with_advice_that_fits(
+    tmp_path: Path, starts: Sequence[int], message: str
+) -> None:
+    candles = opening_at(tmp_path, *starts)
+    with pytest.raises(CandleError, match=message):
         base_interval(candles)
+
+
+def test_numbers_are_read_whatever_they_are_written_as(tmp_path: Path) -> None:
+    path = tmp_path / "candles.parquet"
+    table = {
+        "start_ms": [1_735_689_600_000, 1_735_689_900_000],
+        "open": pa.array([Decimal("93530.0"), Decimal("93630.1")], pa.decimal128(12, 1)),
+        "high": ["93672.8", "93650"],
+        "low": [93501.3, 93552.4],
+        "close": [93630.1, 93574.1],
+        "volume": [2**53 + 1, 76],
+    }
+    pyarrow.parquet.write_table(pa.table(table), path)
+    candles = read_candle_file(path)
+    assert candles.open.tolist() == [93530.0, 93630.1]
+    assert candles.high.tolist() == [93672.8, 93650.0]
+    assert candles.volume.tolist() == [2.0**53, 76.0]
+
+
+def test_column_that_is_there_twice_and_a_dash_are_refused_by_name(tmp_path: Path) -> None:
+    text = "start_ms,open,high,low,close,volume,volume\n1735689600000,1,2,1,1,5,5\n"
+    with pytest.raises(CandleError, match=r"each column once, candles.csv has volume twice"):
+        read_candle_file(write_csv(tmp_path, text))
+    with pytest.raises(CandleError, match=r"close must hold numbers, in candles.csv row 2 has '-'"):
+        read_candle_file(write_csv(tmp_path, HEADER + ROWS + "1735690200000,1,2,1,-,5,\n"))
 
 
 def test_single_candle_shows_no_interval(tmp_path: Path) -> None:
