@@ -236,6 +236,13 @@ class CandleStore:
         """
         return self._count(statement, _span_of(source, market, first_ms, last_ms))
 
+    def commonest_reason(self, source: Source, market: Market, first_ms: int, last_ms: int) -> str:
+        """Return why most rows between two open times (both inclusive) were rejected; empty where none was."""
+        statement = f"select reason from rejected where {SPAN} group by reason order by count(*) desc, reason limit 1"
+        with self._database.reading() as con:
+            rows = con.execute(statement, _span_of(source, market, first_ms, last_ms)).fetchall()
+        return str(rows[0][0]) if rows else ""
+
     def _count(self, statement: str, values: dict[str, Any]) -> int:
         with self._database.reading() as con:
             return int(con.execute(statement, values).fetchall()[0][0])

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Every range has an upper end although no market comes near it: a check for "> 0" lets infinity pass.
 _MAX_PRICE = 1e9
-_MAX_VOLUME = 1e15
+_MAX_VOLUME = 1e18  # days of coins that cost a hundred-millionth come to 1e15
 _MAX_TURNOVER = 1e18
 _MAX_IN_VOL_UNITS = 1e7  # a bar of 10 % in a market that was flat (vol 1e-8) until then
 _FEATURE_RANGES = {
@@ -178,13 +178,15 @@ def validate_features(values: FloatArray, vol: FloatArray, start_ms: IntArray, i
         raise DatasetError(f"features break the contract: {_feature_report(failures, frame)}") from err
 
 
-def enforce_quarantine_share(rejected: int, total: int, limit: float) -> None:
+def enforce_quarantine_share(rejected: int, total: int, limit: float, why: str = "") -> None:
     """Stop the run when too large a share of the rows broke the contract.
 
     Args:
         rejected: Rows that broke it.
         total: All rows that came.
         limit: Largest share to go on with, 0 to 1.
+        why: The commonest reason.
+
     Raises:
         QuarantineError: The share is above the limit.
     """
@@ -192,7 +194,8 @@ def enforce_quarantine_share(rejected: int, total: int, limit: float) -> None:
         raise ConfigError(f"the quarantine limit must be a share from 0 to 1, was {limit!r}")
     if rejected > limit * total:
         raise QuarantineError(
-            f"{rejected} of {total} rows broke the candle contract ({rejected / total:.2%}), at most {limit:.2%} may; "
+            f"{rejected} of {total} rows broke the candle contract ({rejected / total:.2%}), at most {limit:.2%} may"
+            f"{f', most of them: {why}' if why else ''}; "
             "the table rejected has the reasons, a higher limit goes on without them"
         )
 

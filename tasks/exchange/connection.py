@@ -72,7 +72,7 @@ class ExchangeConfig(Checked):
             return parse_source(self.exchange)
         if self.candles is None:
             return sandbox_source(description(self.synthetic))
-        return file_source(*(Path(name) for name in (self.candles, self.funding) if name))
+        return file_source(*(_path(name) for name in (self.candles, self.funding) if name))
 
     @property
     def origin(self) -> Literal["exchange", "replayed", "synthetic"]:
@@ -92,6 +92,10 @@ class ExchangeConfig(Checked):
             if self.candles
             else f"{market.kind}, k={market.k}, psi={market.psi}, seed {market.seed}"
         )
+
+
+def _path(name: str) -> Path:
+    return Path(name).expanduser()
 
 
 @contextmanager
@@ -114,8 +118,8 @@ def connect(config: ExchangeConfig, market: Market, on_retry: Callable[[str], No
         return
     now_ms = int(time.time() * 1000) if config.live else None
     synthetic = config.synthetic if now_ms is None else grown(config.synthetic, now_ms)
-    candles = read_candle_file(Path(config.candles)) if config.candles else generate(synthetic)
-    funding = read_funding_file(Path(config.funding)) if config.funding else ()
+    candles = read_candle_file(_path(config.candles)) if config.candles else generate(synthetic)
+    funding = read_funding_file(_path(config.funding)) if config.funding else ()
     base = Market(symbol=market.symbol, category=market.category, interval=base_interval(candles))
     with (
         Sandbox(candles, market=base, source=source, funding=funding, now_ms=now_ms) as sandbox,
@@ -179,7 +183,7 @@ def connect_stream(
     end_ms = now_ms + bars * max(market.interval_ms for market in markets)
     # One bar more: the last decision is filled at the open after it.
     candles = (
-        read_candle_file(Path(config.candles))
+        read_candle_file(_path(config.candles))
         if config.candles
         else generate(grown(config.synthetic, end_ms + config.synthetic.interval_ms))
     )
@@ -190,7 +194,7 @@ def connect_stream(
             f"a session of {bars} bars from {utc_text(now_ms)} needs candles until {utc_text(end_ms)}, "
             f"{config.candles} ends at {utc_text(known_ms)}; use a version that was trained on earlier bars (end=...)"
         )
-    funding = read_funding_file(Path(config.funding)) if config.funding else ()
+    funding = read_funding_file(_path(config.funding)) if config.funding else ()
     first, *more = (
         Listing(candles=candles, market=replace(market, interval=interval), funding=funding) for market in markets
     )

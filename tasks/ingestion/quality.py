@@ -60,7 +60,8 @@ def refuse_bad_data(store: CandleStore, source: Source, market: Market, span: Wi
     """
     bars = span.bars(market.interval_ms)
     quarantined = store.quarantined_bars(source, market, span.first_ms, span.last_ms)
-    enforce_quarantine_share(quarantined, bars, quality.quarantine_limit)
+    why = store.commonest_reason(source, market, span.first_ms, span.last_ms) if quarantined else ""
+    enforce_quarantine_share(quarantined, bars, quality.quarantine_limit, why)
     missing = bars - store.count(source, market, span.first_ms, span.last_ms)
     if missing > quality.gap_limit * bars:
         first, last = utc_text(span.first_ms), utc_text(span.last_ms)

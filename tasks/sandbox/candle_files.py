@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ from storage.schema import (
     Source,
     content_hash,
     sandbox_source,
+    utc_text,
 )
 
 _KNOWN_COLUMNS = ("start_ms", *CANDLE_COLUMNS[:-1])  # turnover may be missing or null
@@ -60,6 +62,10 @@ def read_candle_file(path: Path) -> Candles:
     if table.num_rows == 0:
         raise CandleError(f"a candle file must hold candles, {path.name} has no row")
     start_ms = _start_column(table, path)
+    if int(start_ms[-1]) > time.time() * 1e3:
+        raise CandleError(
+            f"candles must be of the past, {path.name} ends at {utc_text(int(start_ms[-1]))}; check its unit"
+        )
     columns = {name: _number_column(table, name, path) for name in _KNOWN_COLUMNS[1:]}
     unknown = np.full(len(start_ms), np.nan)
     turnover = _floats(table, "turnover", path) if "turnover" in table.column_names else unknown

@@ -103,6 +103,11 @@ def test_broken_file_is_refused_with_what_is_wrong(tmp_path: Path, text: str, me
         read_candle_file(write_csv(tmp_path, text))
 
 
+def test_candles_of_the_future_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CandleError, match=r"candles must be of the past, candles.csv ends at 2031-"):
+        read_candle_file(write_csv(tmp_path, HEADER + "1930089600000,1,2,1,1,5,\n"))
+
+
 def test_file_that_is_no_parquet_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "candles.parquet"
     path.write_bytes(b"not a table")

@@ -133,7 +133,7 @@ def keeps_contract(row: dict[str, float]) -> bool:
         all(0 < price <= 1e9 for price in prices)
         and row["high"] == max(prices)
         and row["low"] == min(prices)
-        and 0 <= row["volume"] <= 1e15
+        and 0 <= row["volume"] <= 1e18
         and (math.isnan(row["turnover"]) or 0 <= row["turnover"] <= 1e18)
         and row["start_ms"] % STEP == 0
     )
@@ -200,6 +200,8 @@ def test_share_at_the_limit_passes_and_one_row_more_stops_the_run():
     )
     with pytest.raises(QuarantineError, match=text):
         enforce_quarantine_share(11, 1_000, 0.01)
+    with pytest.raises(QuarantineError, match=r"1\.00% may, most of them: high below low; the table"):
+        enforce_quarantine_share(11, 1_000, 0.01, "high below low")
 
 
 @pytest.mark.parametrize("limit", [-0.1, 1.1, math.nan])
