@@ -62,14 +62,14 @@ def test_no_candles_pass(market):
         ({"high": math.inf}, "high: in (0, 1e+09]"),
         ({"low": 0.0}, "low: in (0, 1e+09]"),
         ({"low": -1.0}, "low: in (0, 1e+09]"),
-        ({"volume": -1e-9}, "volume: in [0, 1e+15]"),
-        ({"volume": math.inf}, "volume: in [0, 1e+15]"),
+        ({"volume": -1e-9}, "volume: in [0, 1e+18]"),
+        ({"volume": math.inf}, "volume: in [0, 1e+18]"),
         ({"turnover": -1.0}, "turnover: in [0, 1e+18], or unknown"),
         ({"turnover": math.inf}, "turnover: in [0, 1e+18], or unknown"),
         ({"high": 100.5}, "high is the highest"),
         ({"low": 103.0, "high": 103.0}, "low is the lowest"),
         ({"low": math.inf}, "high is the highest; low is the lowest; low: in (0, 1e+09]"),
-        ({"open": math.nan, "volume": -2.0}, "open: not NaN; volume: in [0, 1e+15]"),
+        ({"open": math.nan, "volume": -2.0}, "open: not NaN; volume: in [0, 1e+18]"),
     ],
 )
 def test_candle_that_breaks_the_contract_is_set_aside_with_every_failed_check(
