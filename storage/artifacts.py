@@ -198,15 +198,25 @@ class ArtifactStore:
         """Return where a file of a version lies: a path on disk, a URL elsewhere."""
         return self._objects.location(f"{_folder(ref)}/{file}")
 
-    def load(self, ref: VersionRef, *, source: Source, features: Sequence[str] = FEATURES) -> Artifact:
+    def load(
+        self, ref: VersionRef, *, source: Source, features: Sequence[str] = FEATURES, seal: str | None = None
+    ) -> Artifact:
         """Return a whole version for use on `source` with `features`, after every hash has been verified.
 
+        Args:
+            ref: Its name.
+            source: Where it is to be used.
+            features: What it is given.
+            seal: The one that the champion's entry names; None for a version that nobody has promoted.
+
         Raises:
-            ArtifactError: It is unknown, damaged, of another source, or expects other features.
+            ArtifactError: It is unknown, damaged, of another source or with another seal, or expects other features.
         """
         if ref.source != source:
             raise ArtifactError(f"version {ref} is of source {ref.source}, and is refused on {source}; retrain there")
         artifact = self._verified(ref)
+        if seal is not None and artifact.manifest["seal"] != seal:
+            raise ArtifactError(f"champion {ref} was exchanged after its promotion; roll back and retrain")
         expected = artifact.manifest["features"]
         if list(features) != expected:
             difference = {"missing": set(expected) - set(features), "unknown": set(features) - set(expected)}

@@ -28,11 +28,13 @@ class Served:
         ref: The version; None: nothing, hold no position.
         reason: Why, one line.
         missed: Scheduled retrains that have not happened since the last one; 0 where there is no champion.
+        seal: Of the version at its promotion; None where there is no champion.
     """
 
     ref: VersionRef | None
     reason: str
     missed: int = 0
+    seal: str | None = None
 
 
 def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int, rule: ExpiryRule) -> Served:
@@ -66,7 +68,7 @@ def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int
             reason=f"champion {entry.ref.version} has expired: {missed} retrains missed, {rule.most_missed} are too "
             "many; run retrain",
         )
-    return Served(ref=entry.ref, reason=f"champion {entry.ref.version} is in force", missed=missed)
+    return Served(ref=entry.ref, reason=f"champion {entry.ref.version} is in force", missed=missed, seal=entry.seal)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,13 +105,13 @@ class ServedModel:
         return LiveTick(engine, self.market.interval_ms, self.params)
 
 
-def load_served(store: ArtifactStore, ref: VersionRef) -> ServedModel:
-    """Load a version to decide with, after every hash of it has been verified.
+def load_served(store: ArtifactStore, ref: VersionRef, seal: str | None = None) -> ServedModel:
+    """Load a version to decide with, after every hash of it has been verified, and the seal of a champion's entry.
 
     Raises:
         ArtifactError: It is unknown, damaged or expects other features.
     """
-    artifact = store.load(ref, source=ref.source)
+    artifact = store.load(ref, source=ref.source, seal=seal)
     manifest = Manifest.of(artifact.manifest, ref)
     return ServedModel(
         ref=ref,

@@ -35,8 +35,8 @@ class Chooser:
             ConfigError: The version is of another source or market.
             ArtifactError: The version that was named is unknown or damaged.
         """
-        ref, why_none = self._named(market)
-        model = load_served(self.store, ref) if ref else None
+        ref, why_none, seal = self._named(market)
+        model = load_served(self.store, ref, seal) if ref else None
         others = [other for other in self.store.versions(self.source, market.slug) if other != ref]
         watching = others[-self.shadows :] if self.shadows else []
         return Chosen(model, why_none, [load_served(self.store, other) for other in watching])
@@ -45,28 +45,28 @@ class Chooser:
         """Return what decides now, given what did; only a champion is ever followed by another."""
         if self.version != "champion":
             return Chosen(present)
-        ref, why_none = self._named(market)
+        ref, why_none, seal = self._named(market)
         if ref is None or (present is not None and present.ref == ref):
             return Chosen(present if ref else None, why_none)
-        return Chosen(load_served(self.store, ref))
+        return Chosen(load_served(self.store, ref, seal))
 
-    def _named(self, market: Market) -> tuple[VersionRef | None, str]:
+    def _named(self, market: Market) -> tuple[VersionRef | None, str, str | None]:
         if self.version == "champion":
             try:
                 now_ms = time.time_ns() // 1_000_000
                 served = served_champion(self.store, self.source, market.slug, now_ms, ExpiryRule())
                 if served.ref is not None:
-                    self.store.load(served.ref, source=self.source)  # a damaged one holds no position
+                    self.store.load(served.ref, source=self.source, seal=served.seal)  # a damaged one holds no position
             except ArtifactError as err:
-                return None, f"the champion can't be used ({err})"
-            return served.ref, served.reason
+                return None, f"the champion can't be used ({err})", None
+            return served.ref, served.reason, served.seal
         if self.version == "newest":
             ref = newest_version(self.store, self.source, market)
-            return ref, "" if ref else f"{market} has no version"
+            return ref, "" if ref else f"{market} has no version", None
         ref = VersionRef.parse(self.version)
         if (ref.source, ref.name) != (self.source, market.slug):
             raise ConfigError(f"a session of {market} from {self.source} needs a version of both, was {self.version}")
-        return ref, ""
+        return ref, "", None
 
 
 def newest_version(store: ArtifactStore, source: Source, market: Market) -> VersionRef | None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from storage.artifacts import ArtifactStore
-from storage.schema import Source
+from storage.schema import ArtifactError, Source
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.serving import load_served, served_champion
 from tasks.execution.accounting import Costs
@@ -118,3 +118,20 @@ def test_served_version_decides_with_its_own_weights_rule_and_costs(tmp_path):
     live, built = served.tick(), build_features(candles.matrix(), served.market.interval_ms)
     found = [live.step(candle).probabilities for candle in candles.matrix()][-1]
     np.testing.assert_allclose(found, predict_series(model, built.values, built.segment)[-1], atol=1e-5)
+
+
+@pytest.mark.promise(19)
+def test_other_weights_that_are_put_in_place_after_the_entry_was_read_are_refused(tmp_path):
+    store = ArtifactStore(str(tmp_path))
+    ref = published(store, "0123abcd", MONDAY)
+    store.promote(SOURCE, NAME, ref, EVIDENCE, expected=0, now=MONDAY)
+    served = served_champion(store, SOURCE, NAME, ms(MONDAY), RULE)
+    other = ArtifactStore(str(tmp_path / "elsewhere"))
+    store.load(ref, source=SOURCE, seal=served.seal)
+    published(other, "0123abcd", MONDAY, sequence=2)  # as whole as the one before, and another
+    (mine,), (theirs,) = (list(folder.rglob(ref.version)) for folder in (tmp_path / "bybit", tmp_path / "elsewhere"))
+    for file in theirs.iterdir():
+        (mine / file.name).write_bytes(file.read_bytes())
+    store.load(ref, source=SOURCE)
+    with pytest.raises(ArtifactError, match="was exchanged after its promotion"):
+        load_served(store, ref, served.seal)
