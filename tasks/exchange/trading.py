@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from storage.api_keys import ApiKey
-from storage.schema import Ambiguous, AuthError, Banned, ClockError, Market, Rejected, TemporaryError
+from storage.schema import DAY_MS, Ambiguous, AuthError, Banned, ClockError, Market, Rejected, TemporaryError
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order, read_position
 from tasks.exchange.session import Session
@@ -30,6 +30,7 @@ ORDERS_PER_S = 5.0
 
 _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=2.0, bans=0)
 _MAY_HAVE_LANDED = frozenset({110072, 110079})  # an id that is there already; an order that is being worked on
+_LOOK_BACK_MS = 6 * DAY_MS
 _HTTP = 1_000  # codes below are HTTP's: some box on the way speaks, not the exchange
 _UNCHANGED = frozenset({110043, 110025, 34040})
 
@@ -199,11 +200,22 @@ class TradingAccount:
         return [one for one in found if one.link_id == link_id]
 
     def executions(self, market: Market, since_ms: int) -> list[ExecutionNews]:
-        """Return what was booked since, at most seven days of it, oldest first; each row once."""
-        params = {"category": market.category, "symbol": market.symbol, "startTime": since_ms, "limit": 100}
+        """Return what was booked since, of the last six days at most, oldest first; each row once.
+
+        Bybit gives seven days from `since_ms` on, whatever has happened after them.
+        """
+        params: dict[str, Any] = {
+            "category": market.category,
+            "symbol": market.symbol,
+            "startTime": since_ms,
+            "limit": 100,
+        }
         what, found, cursor = f"executions of {market.symbol}", dict[str, ExecutionNews](), dict[str, str]()
         while True:
             page = self._ask(what, "get_executions", params | cursor, lambda answer: answer)
+            if page.time_ms and not found and page.time_ms - params["startTime"] > _LOOK_BACK_MS:
+                params["startTime"] = page.time_ms - _LOOK_BACK_MS
+                continue
             rows = _read(page, read_execution)
             found |= {one.fill.exec_id: one for one in rows}
             cursor = {"cursor": str(page.result.get("nextPageCursor") or "")}

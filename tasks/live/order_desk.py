@@ -141,6 +141,7 @@ class OrderDesk:
         self._absence = Absence(after_ms=trading.recv_window_ms + 1_000)
         self._now_ms = now_ms
         self._orders: dict[str, Order] = {}
+        self._open: set[str] = set()
         self._bars: dict[str, int] = {}
         self._booked: set[str] = set()
         self._wanted: Wanted | None = None
@@ -153,7 +154,8 @@ class OrderDesk:
         """Go on from the journal; an order that was being sent when a process died may have been taken."""
         reader = self._journal.reader()
         for start_ms, order in reader.orders(self.name):
-            self._orders[order.link_id], self._bars[order.link_id] = order, start_ms
+            self._keep(order)
+            self._bars[order.link_id] = start_ms
             if order.status is Status.SUBMITTING:
                 self._learn(order, Lost("the process ended while it was sent"))
         for one in reader.executions(self.name):
@@ -173,12 +175,7 @@ class OrderDesk:
     @property
     def unsettled(self) -> list[Order]:
         """Orders of which more may come."""
-        return [order for order in self._orders.values() if not order.is_settled and order.status is not Status.ABSENT]
-
-    @property
-    def bar_ms(self) -> int:
-        """The last bar that anything was sent or wanted for; -1 for none."""
-        return max((*self._bars.values(), self._wanted.start_ms if self._wanted else -1), default=-1)
+        return [self._orders[name] for name in self._open]
 
     def want(self, wanted: Wanted) -> None:
         """Begin to carry out a decision; `work` goes on with it."""
@@ -216,10 +213,18 @@ class OrderDesk:
     def _learn(self, order: Order, news: News) -> Order:
         after = order.after(news, self._absence)
         if after != order:
-            self._orders[order.link_id] = after
+            self._keep(after)
             self._journal.order(self.name, self._bars[order.link_id], after)
             self._asked.pop(order.link_id, None)
         return after
+
+    def _keep(self, order: Order) -> Order:
+        self._orders[order.link_id] = order
+        if order.is_settled or order.status is Status.ABSENT:
+            self._open.discard(order.link_id)
+        else:
+            self._open.add(order.link_id)
+        return order
 
     def _book(self, event: ExecutionNews) -> None:
         fill = event.fill
@@ -227,7 +232,7 @@ class OrderDesk:
             return
         order = self._orders.get(event.link_id) if event.kind == _OF_AN_ORDER else None
         if order is not None:
-            order = self._orders[event.link_id] = order.after(fill)
+            order = self._keep(order.after(fill))
             self._asked.pop(event.link_id, None)
         self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event)
         self._booked.add(fill.exec_id)
@@ -265,7 +270,7 @@ class OrderDesk:
 
     def _send(self, order: Order, wanted: Wanted) -> None:
         is_first = wanted.start_ms not in self._bars.values()  # what follows waits for its end
-        order = self._orders[order.link_id] = order.submitting(self._now_ms())
+        order = self._keep(order.submitting(self._now_ms()))
         self._bars[order.link_id] = wanted.start_ms
         before_ns = monotonic_ns()
         self._journal.order(self.name, wanted.start_ms, order)

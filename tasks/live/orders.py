@@ -101,6 +101,7 @@ class Orders:
         self.trading = account_of(key, link.url, **account_options)
         self._link, self._key, self._session = link, key, session
         self._config, self._desk_timing = config, desk_timing
+        self._needed = 0.0
         self._halts, self._limits, self._on_alert = halts, limits, on_alert
 
     def __enter__(self) -> Self:
@@ -181,9 +182,12 @@ class Orders:
         if own.desk.trouble:
             raise Denied("RECONCILIATION", own.desk.trouble)
         available = self.trading.available()
-        if own.ledger.weight == 0 and (available is None or float(available) < own.ledger.cash):
+        self._needed += own.ledger.cash if own.ledger.weight == 0 else 0.0  # all markets draw on one account
+        if available is None or float(available) < self._needed:
             said = "can't be read" if available is None else f"is {available} USDT"
-            raise Denied("CAPITAL", f"the session starts with {own.ledger.cash:g} USDT, what is available {said}")
+            raise Denied(
+                "CAPITAL", f"the session starts with {self._needed:g} USDT, what is available {said}; give --capital"
+            )
 
 
 def _risk_book(limits: RiskLimits, reader: JournalReader, paper: Account, market: Market) -> RiskBook:
