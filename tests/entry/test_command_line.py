@@ -42,7 +42,7 @@ def test_full_disk_is_refused_before_anything_starts(home, monkeypatch):
         run_by_hand(monitor, ("flows.monitor",))
 
 
-FLOWS = ("evaluate", "ingest", "monitor", "pipeline", "prune", "retrain", "rollback", "search")
+FLOWS = ("evaluate", "ingest", "monitor", "pipeline", "prune", "retrain", "rollback", "search", "trade")
 
 
 @pytest.mark.parametrize("flow", FLOWS)
