@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 from prefect import task
@@ -149,7 +149,8 @@ def publish_version(
     for key, rows, about in version_tables(report):
         show_table(key, data.source, data.market, rows, about)
     location = store.location(version, "report.html")
-    show_verdict(data.source, data.market, version, verdict_markdown(report), location)
+    shown = replace(report, ref=version)  # one that was there already keeps its name
+    show_verdict(data.source, data.market, version, verdict_markdown(shown), location)
     get_run_logger().info(f"published version={version} files={len(files)}")
     return version
 

@@ -30,7 +30,7 @@ _NO_MATTER = {  # how pip talks and waits
     "no-warn-script-location", "progress-bar", "quiet", "require-virtualenv", "retries", "root-user-action", "timeout",
     "verbose",
 }  # fmt: skip
-_GB = {True: 1.8, False: 5.6}  # of disk for the environment of a run, by whether torch is built for the CPU alone
+_GB = {True: 2.4, False: 5.6}  # of disk for the environment of a run, by whether torch is built for the CPU alone
 _EXTRA_GB = 0.6  # for what tests need beside
 
 

@@ -232,7 +232,7 @@ def _first_promotion(evidence: Evidence, rule: PromotionRule, trades: int) -> tu
 def _direction(skill: Skill) -> str:
     if skill.direction_skill is None:
         return "undefined"
-    return f"{skill.direction_skill:+.5f} nat a move against {skill.direction_reference}, {_p(skill.direction_p_value)}"
+    return f"{skill.direction_skill:+.5f} nat against {skill.direction_reference}, {_p(skill.direction_p_value)}"
 
 
 def _check(name: str, passed: bool, found: str, wanted: str) -> Check:

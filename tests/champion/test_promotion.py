@@ -199,7 +199,7 @@ def test_every_check_shows_its_number_and_its_bound():
     assert checks["leak tests"].found == "all green"
     assert checks["log-loss better than the prior"].found == "+0.01000 nat, p = 0.001"
     direction = checks["direction of moves better than prior and 50:50"]
-    assert direction.found == "+0.00400 nat a move against prior, p = 0.001"
+    assert direction.found == "+0.00400 nat against prior, p = 0.001"
     assert all(check.found and check.wanted for check in checks.values())
 
 

@@ -82,7 +82,7 @@ def test_uv_is_given_the_very_file_of_torch_that_pip_would_take(commands, capsys
     assert command[-5:] == ("-c", "constraints.txt", "-e", ".", "torch @ file:///wheels/torch.whl")
     time, disk, _ = capsys.readouterr().out.splitlines()
     assert time.endswith(" with uv, once: half a minute from a near index,")
-    assert disk.startswith("and 1.8 GB of disk; ")
+    assert disk.startswith("and 2.4 GB of disk; ")
 
 
 def test_pip_installs_where_uv_could_not(commands, monkeypatch, capsys):
