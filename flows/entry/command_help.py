@@ -36,7 +36,7 @@ class _FirstScreen(DefaultFormatter):
 
 
 def _short(entry: HelpEntry) -> HelpEntry:
-    said = str(getattr(entry.description, "primary_renderable", entry.description) or "")
+    said = " ".join(str(getattr(entry.description, "primary_renderable", entry.description) or "").split())
     first = re.split(r"(?<=[^0-9])[.;:] |\.$", said, maxsplit=1)[0]
     return entry.copy(description=first, default=None if entry.default in _NOTHING else entry.default)
 
