@@ -50,8 +50,8 @@ def trade(
         market: Symbol, category and interval.
         exchange: Where candles come from.
         symbols: Many markets in one session, comma-separated symbols; category and interval are the market's.
-        mode: signal (a line of JSON a decision), paper (fills on paper), or orders to an account: sandbox, demo, testnet
-            and live send them there, and need its key.
+        mode: signal (a line of JSON a decision), paper (fills on paper), or orders to an account: sandbox, demo,
+            testnet and live send them there, and need its key.
         version: champion, newest (which is trained first if there is none), or the name of one.
         shadows: How many of the newest other versions decide and fill on paper beside it.
         steps: After how many bars the session ends; none goes on until it is stopped, on the sandbox after 2,000.
