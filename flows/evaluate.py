@@ -39,7 +39,7 @@ if __name__ == "__main__":
     run_by_hand(
         evaluate,
         (
-            "flows.evaluate --version bybit/linear-BTCUSDT-5/20260101T001000Z-0a1b2c3d",
+            "flows.evaluate \\\n    --version bybit/linear-BTCUSDT-5/20260101T001000Z-0a1b2c3d",
             "flows.evaluate --session paper-linear-SYNTHUSDT-5-20260101T001000Z",
         ),
         status=lambda found: int(isinstance(found, SessionReview) and found.unexplained > 0),

@@ -45,7 +45,7 @@ def pipeline(
 
     Args:
         market: Symbol, category and interval.
-        symbols: Many markets instead of one: their symbols, comma-separated; category and interval are the market's.
+        symbols: Many markets instead of one, comma-separated symbols; category and interval are the market's.
             They are ingested one by one, then retrained one task each, on the Dask cluster of DSC_DASK_ADDRESS if set.
         exchange: Where candles come from.
         bars: First and last day; the default is all there is.
@@ -108,7 +108,7 @@ if __name__ == "__main__":
         pipeline,
         (
             "flows.pipeline --exchange bybit --symbol BTCUSDT --start 2025-01-01",
-            "flows.pipeline --candles candles.parquet --symbol BTCUSDT --interval 5",
+            "flows.pipeline --candles btc.parquet --symbol BTCUSDT --interval 5",
         ),
         summary=lambda result, facts: result.text(facts),
     )

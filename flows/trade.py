@@ -49,10 +49,10 @@ def trade(
     Args:
         market: Symbol, category and interval.
         exchange: Where candles come from.
-        symbols: Many markets in one session: their symbols, comma-separated; category and interval are the market's.
-        mode: signal prints each decision as a line of JSON and has no broker; paper fills on paper; sandbox, demo,
-            testnet and live send orders to an account there, and need its key.
-        version: champion; newest, which is trained first if there is none; or the name of one.
+        symbols: Many markets in one session, comma-separated symbols; category and interval are the market's.
+        mode: signal (a line of JSON a decision), paper (fills on paper), or orders to an account: sandbox, demo,
+            testnet and live send them there, and need its key.
+        version: champion, newest (which is trained first if there is none), or the name of one.
         shadows: How many of the newest other versions decide and fill on paper beside it.
         steps: After how many bars the session ends; none goes on until it is stopped, on the sandbox after 2,000.
         bar_every_s: Real seconds that a bar of the sandbox takes, at least.
@@ -87,7 +87,7 @@ if __name__ == "__main__":
         trade,
         (
             "flows.trade --mode signal",
-            "flows.trade --mode paper --exchange bybit --symbol BTCUSDT --session btc-paper",
+            "flows.trade --mode paper --exchange bybit --symbol BTCUSDT",
         ),
         status=lambda result: int(result.unexplained > 0),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 from prefect import task
@@ -122,7 +122,7 @@ def publish_version(
         **training_end(evaluation.samples, recipe, evaluation.samples.fold(recipe.models - 1)),
         class_means=tuple(fold.class_means.tolist()),
         judgement=work.load(judgement, Judgement),
-        summary=summarise(recipe, evaluation, table),
+        summary=summarise(recipe, evaluation, table, exchange.origin),
     )
     importance = measure_importance(recipe, evaluation)
     files = {
@@ -149,7 +149,8 @@ def publish_version(
     for key, rows, about in version_tables(report):
         show_table(key, data.source, data.market, rows, about)
     location = store.location(version, "report.html")
-    show_verdict(data.source, data.market, version, verdict_markdown(report), location)
+    shown = replace(report, ref=version)  # one that was there already keeps its name
+    show_verdict(data.source, data.market, version, verdict_markdown(shown), location)
     get_run_logger().info(f"published version={version} files={len(files)}")
     return version
 
@@ -168,8 +169,9 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     decision = (
         "champion already" if already
         else f"promoted over {judged.champion}" if promoted
-        else f"kept {judged.champion}; failed: {', '.join(judged.failed)}"
+        else f"kept {judged.champion}"
     )  # fmt: skip
+    failed = () if already else judged.failed
     report = store.location(version, "report.html")
     if promoted and not already:
         raise_alert("promotion", f"{version.source}/{version.name}", f"{version.version} {decision}; report: {report}")
@@ -181,7 +183,8 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
         else f"NOT PROMOTED - the champion stays {champion_name(entry)}."
     )  # fmt: skip
     manifest = read_manifest(store, version)
-    lines = [("decision", decision), *model_lines(manifest.summary), ("version", str(version)), ("report", report)]
+    reasons = [("failed", name) for name in failed]  # a line each: the page cuts off what is longer than it is wide
+    lines = [("decision", decision), *reasons, *model_lines(manifest.summary), ("version", str(version))]
     show_result(version.source, manifest.market, lines)
     return Verdict(
         version=version,
@@ -189,7 +192,7 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
         promoted=promoted,
         champion=champion_name(entry),
         report=report,
-        decision=decision,
+        decision=f"{decision}; failed: {', '.join(failed)}" if failed else decision,
         headline=headline,
         checks=() if already else judged.checks,
     )

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 _FEW = 8  # so many options fit the first screen whatever they are
 _FIRST = {
     "--symbol", "--symbols", "--category", "--interval", "--exchange", "--candles", "--funding", "--start", "--end",
-    "--days", "--preset", "--labels.horizon", "--synthetic.kind", "--reason", "--version", "--seeds",
+    "--days", "--preset", "--labels.horizon", "--synthetic.kind", "--reason", "--mode", "--version", "--steps",
+    "--seeds",
 }  # fmt: skip
+_NOTHING = ("()", '""')  # a default that says no more than its absence
 
 
 class _FirstScreen(DefaultFormatter):
@@ -34,9 +36,9 @@ class _FirstScreen(DefaultFormatter):
 
 
 def _short(entry: HelpEntry) -> HelpEntry:
-    said = str(getattr(entry.description, "primary_renderable", entry.description) or "")
+    said = " ".join(str(getattr(entry.description, "primary_renderable", entry.description) or "").split())
     first = re.split(r"(?<=[^0-9])[.;:] |\.$", said, maxsplit=1)[0]
-    return entry.copy(description=first)
+    return entry.copy(description=first, default=None if entry.default in _NOTHING else entry.default)
 
 
 def command_app(command: Callable[..., Any], examples: Sequence[str]) -> cyclopts.App:

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from logging.handlers import RotatingFileHandler
@@ -40,6 +41,7 @@ _LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of tracebac
 
 _ON_THE_TERMINAL = (PrefectConsoleHandler, _SafeStreamHandler)
 _LOG_BYTES = 10_000_000  # and as much of what was before
+_HANG = 12  # columns that the rest of a line stands in
 
 
 class _SaidOnce(logging.Filter):
@@ -80,7 +82,8 @@ def run_by_hand(
                 result = flow(*args, **kwargs)
         if summary is not None:
             total = duration(time.time() - psutil.Process().create_time())
-            print(summary(result, (("log", str(log)), ("total", total))))
+            said = summary(result, (("log", str(log)), ("total", total)))
+            print(_fitted(said) if sys.stdout.isatty() else said)
         return status(result)
 
     with plain_errors():
@@ -92,6 +95,18 @@ def _leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _fitted(text: str) -> str:
+    """Return a text as it stands below the stages on a terminal: apart from them, and broken between words."""
+    columns = shutil.get_terminal_size().columns
+    wrapped = (
+        textwrap.wrap(line, columns, subsequent_indent=" " * _HANG, break_on_hyphens=False)
+        if max(map(len, line.split()), default=0) + _HANG < columns
+        else [line]  # an address that is longer than a line is best left whole
+        for line in text.splitlines()
+    )
+    return "\n".join(["", *("\n".join(lines) for lines in wrapped)])
 
 
 def log_to_file(home: Path) -> Path:

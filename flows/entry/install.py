@@ -30,7 +30,7 @@ _NO_MATTER = {  # how pip talks and waits
     "no-warn-script-location", "progress-bar", "quiet", "require-virtualenv", "retries", "root-user-action", "timeout",
     "verbose",
 }  # fmt: skip
-_GB = {True: 1.8, False: 5.6}  # of disk for the environment of a run, by whether torch is built for the CPU alone
+_GB = {True: 2.4, False: 5.6}  # of disk for the environment of a run, by whether torch is built for the CPU alone
 _EXTRA_GB = 0.6  # for what tests need beside
 
 
@@ -84,8 +84,9 @@ def main(target: str) -> None:
     by_uv = bool(torch and uv and plan)
     size = _GB["+cpu" in version] + _EXTRA_GB * ("[" in target)
     print(
-        f"installing into {sys.prefix}, once, with {'uv' if by_uv else 'pip'}: from a near index in "
-        f"{'half a minute' if by_uv else 'two minutes'}; {size:.1f} GB of disk, of {_free_gb():.0f} GB that are free",
+        f"installing into {os.path.relpath(sys.prefix)} with {'uv' if by_uv else 'pip'}, once: "
+        f"{'half a minute' if by_uv else 'two minutes'} from a near index,\n"
+        f"and {size:.1f} GB of disk; {_free_gb():.0f} GB are free",
         flush=True,
     )
     began = time.monotonic()

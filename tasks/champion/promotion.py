@@ -230,11 +230,9 @@ def _first_promotion(evidence: Evidence, rule: PromotionRule, trades: int) -> tu
 
 
 def _direction(skill: Skill) -> str:
-    if skill.direction_skill is None or skill.direction_accuracy is None:
+    if skill.direction_skill is None:
         return "undefined"
-    lead = f"{skill.direction_skill:+.5f} nat a move against {skill.direction_reference}, {_p(skill.direction_p_value)}"
-    right = f"{skill.direction_accuracy:.1%} of {skill.moves:,} right"
-    return f"{lead}; {right}, mean edge {skill.edge_text}"
+    return f"{skill.direction_skill:+.5f} nat against {skill.direction_reference}, {_p(skill.direction_p_value)}"
 
 
 def _check(name: str, passed: bool, found: str, wanted: str) -> Check:

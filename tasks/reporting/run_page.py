@@ -23,7 +23,7 @@ def checklist_rows(checks: Iterable[Check]) -> list[Row]:
         {
             "result": {True: "pass", False: "FAIL", None: "open"}[check.passed],
             "condition": check.name,
-            "found, asked": ", ".join(filter(None, (check.found, check.wanted))),
+            "found": ", asked ".join(filter(None, (check.found, check.wanted))),
         }
         for check in checks
     ]

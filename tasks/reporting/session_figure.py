@@ -56,8 +56,8 @@ def session_figure(drawn: Drawn, label: str, width: int) -> Figure:
     """Price and trades of the newest bars on the left, the account since the start on the right."""
     figure = new_figure(width, 300, "The newest bars, and the account since the start", label)
     half = (width - 160) / 2
-    market = add_axes(figure, (70, 44, half, 176))
-    account = add_axes(figure, (70 + half + 74, 44, half, 176))
+    market = add_axes(figure, (70, 44, half, 190))
+    account = add_axes(figure, (70 + half + 74, 44, half, 190))
     _draw_market(market, drawn)
     _draw_account(account, drawn)
     for axes in (market, account):

@@ -69,7 +69,8 @@ def session_page(reader: JournalReader, market: Market, facts: VersionFacts | No
     here = _Here(reader, market, facts, shown)
     parts = [
         f"# {markdown_text(market)}, {here.mode}: {here.state}",
-        f"**As of {_clock(shown.now_ms)} UTC. Reload this page to see what came after.** {here.label}",
+        f"**As of {_clock(shown.now_ms)} UTC.{'' if shown.ended else ' Reload this page to see what came after.'}** "
+        f"{here.label}",
         *([] if not here.trouble else [f"> **{markdown_text(here.trouble)}**"]),
         _table(("now", ""), here.now_lines()),
         *([here.picture()] if len(here.start_ms) else []),
@@ -193,7 +194,8 @@ class _Here:
         today = int(np.searchsorted(self.start_ms, self.start_ms[-1] // DAY_MS * DAY_MS))  # its first bar
         yield "equity", f"{equity[-1]:,.2f} USDT"
         for name, before in (("today (UTC), after costs", equity[today]), ("since the start", equity[0])):
-            yield name, f"{equity[-1] - before:+,.2f} USDT, {written(equity[-1] / before - 1.0, 'signed share')}"
+            earned = f"{equity[-1] - before:+,.2f} USDT".replace("-", "\N{MINUS SIGN}")
+            yield name, f"{earned}, {written(equity[-1] / before - 1.0, 'signed share')}"
         fallen = written(1.0 - equity[-1] / equity.max(), "share")
         yield "drawdown", f"{fallen} now, {written(max_drawdown(equity), 'share')} at most"
         if self._facts is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from storage.schema import FUNDING_STEP_MS, VersionRef
-from tasks.champion.manifest import Manifest, Summary
+from tasks.champion.manifest import Manifest, Origin, Summary
 from tasks.champion.promotion import Check
 from tasks.execution.contenders import Contender
 from tasks.execution.track_record import FEWEST_TRADES
@@ -50,22 +50,23 @@ class Verdict:
         """
         report = self.report if "://" in self.report else Path(self.report).absolute().as_uri()
         further = (
-            "the same on Bybit's public data, no key needed: make run EXCHANGE=bybit START=2025-01-01"
+            "on Bybit's data, no key: make run EXCHANGE=bybit START=2025-01-01"
             if self.manifest.origin == "synthetic"
-            else "a market that is retrained and judged every day, in the browser: make ui EXCHANGE=bybit"
+            else "retrained and judged daily, in a browser: make ui EXCHANGE=bybit"
         )
         rows = [("report", report), ("version", str(self.version)), *facts, ("next", further)]
         closing = [f"  {name:<7}  {value}" for name, value in rows]
         return "\n".join([*verdict_lines(self.headline, self.checks, self.manifest), *closing])
 
 
-def summarise(recipe: Recipe, evaluation: Evaluation, contest: Contest) -> Summary:
+def summarise(recipe: Recipe, evaluation: Evaluation, contest: Contest, origin: Origin) -> Summary:
     """Return a version in a few numbers.
 
     Args:
         recipe: How it was made.
         evaluation: What its predictions were worth.
         contest: What it had to beat.
+        origin: Who sent the candles.
     """
     names = (MODEL, contest.best_baseline.name, evaluation.money.buy_and_hold.name)
     return Summary(
@@ -74,14 +75,15 @@ def summarise(recipe: Recipe, evaluation: Evaluation, contest: Contest) -> Summa
         sharpe_low=evaluation.record.low,
         sharpe_high=evaluation.record.high,
         edge_bp=evaluation.skill.edge_bp,
-        warnings=tuple(_warnings(recipe, evaluation)),
+        warnings=tuple(_warnings(recipe, evaluation, origin)),
     )
 
 
-def _warnings(recipe: Recipe, evaluation: Evaluation) -> Iterator[str]:
+def _warnings(recipe: Recipe, evaluation: Evaluation, origin: Origin) -> Iterator[str]:
     if free := recipe.costs.free_costs():
         yield f"No {' and no '.join(free)} is charged: the result is not net of costs."
-    if unpaid := _share_without_funding(evaluation) if recipe.costs.funding else 0.0:
+    pays = recipe.costs.funding and origin != "synthetic"  # a market that is made up has no rates to know
+    if unpaid := _share_without_funding(evaluation) if pays else 0.0:
         yield f"No funding rates are known for {unpaid:.1%} of the unseen time, so none was paid or received in it."
     if recipe.refit:
         yield "The published weights were refit up to the last bar; the verdict belongs to the recipe, not to them."
@@ -94,6 +96,8 @@ def _share_without_funding(evaluation: Evaluation) -> float:
         return 0.0
     first_ms, last_ms = dataset.candles.start_ms[[unseen.start, unseen.stop - 1]]
     inside = dataset.funding_ms[(dataset.funding_ms >= first_ms) & (dataset.funding_ms <= last_ms)]
+    if not len(inside):
+        return float(last_ms - first_ms > FUNDING_STEP_MS)
     steps = np.diff(np.concatenate([[first_ms], inside, [last_ms]]))
     return float(np.maximum(steps - FUNDING_STEP_MS, 0).sum() / max(last_ms - first_ms, 1))
 

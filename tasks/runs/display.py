@@ -20,7 +20,7 @@ from rich.text import Text
 
 from tasks.runs import overall
 
-_BAR = 20  # columns
+_WIDEST_BAR = 20  # columns; on a narrow terminal it leaves room for what the stage does
 _KNOWN_FROM = 0.02  # of a stage; before that, how long the rest takes is a guess
 
 
@@ -104,6 +104,10 @@ class RunDisplay:
             self._console.print(f"{self._numbered(self._at)} ... ", end="")
             self._is_open = True
 
+    @property
+    def _bar(self) -> int:
+        return min(self._console.width // 7, _WIDEST_BAR)
+
     def _numbered(self, at: int) -> str:
         return f"{at + 1}/{len(self._plan)} {self._plan[at]}"
 
@@ -113,15 +117,15 @@ class RunDisplay:
             return Group(*[] if self._closed else ["starting"])
         rows = Table.grid(padding=(0, 2))
         rows.add_column(no_wrap=True)
-        rows.add_column(width=_BAR)
-        rows.add_column(justify="right", no_wrap=True, min_width=9)
+        rows.add_column(width=self._bar)
+        rows.add_column(justify="right", no_wrap=True, min_width=len("1 min 02 s left"))  # so that nothing moves
         rows.add_column(no_wrap=True, overflow="ellipsis")
         for index in range(len(self._plan)):
             name = self._numbered(index)
             if index == self._at:
                 rows.add_row(Text(name, "bold"), *self._present())
             elif index < len(self._took):
-                rows.add_row(name, ProgressBar(1.0, 1.0, width=_BAR), duration(self._took[index]), "")
+                rows.add_row(name, ProgressBar(1.0, 1.0, width=self._bar), duration(self._took[index]), "")
             else:
                 rows.add_row(Text(name, "dim"), "", "", "")
         return Group(rows)
@@ -132,7 +136,7 @@ class RunDisplay:
         left = f"{duration(spent / share - spent)} left" if share > _KNOWN_FROM else duration(spent)
         part = f"{min(self._part + 1, self._parts)} of {self._parts}" if self._parts > 1 else ""
         note = ", ".join(filter(None, (self._what or part, self._within, self._note)))
-        return ProgressBar(1.0, share, width=_BAR), left, note
+        return ProgressBar(1.0, share, width=self._bar), left, note
 
 
 _shown: RunDisplay | None = None

@@ -125,7 +125,7 @@ def train(
         fold_series(samples, recipe, fold),
         *fold_spans(fold),
         recipe.fit_config,
-        on_progress=lambda now: on_progress(now.share, f"validation {now.validation_loss:.4f}"),
+        on_progress=lambda now: on_progress(now.share, f"loss {now.validation_loss:.4f}"),
     )
     known = labels.classes[fold.train.rows]
     return FoldResult(

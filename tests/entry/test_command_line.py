@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
-from flows.entry.command_line import run_by_hand
+from flows.entry.command_line import _fitted, run_by_hand
 from flows.monitor import monitor
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def test_full_disk_is_refused_before_anything_starts(home, monkeypatch):
         run_by_hand(monitor, ("flows.monitor",))
 
 
-FLOWS = ("evaluate", "ingest", "monitor", "pipeline", "prune", "retrain", "rollback", "search")
+FLOWS = ("evaluate", "ingest", "monitor", "pipeline", "prune", "retrain", "rollback", "search", "trade")
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -87,3 +87,13 @@ def test_prefects_lines_go_to_the_log_and_nothing_else_to_the_terminal(home, pre
     assert re.fullmatch(r"  total    \d+ s", total)
     written = (home / "logs" / "run.log").read_text()
     assert re.search(r"INFO +\| Task run '.*' - Finished in state Completed\(\)", written)
+
+
+def test_summary_on_a_terminal_breaks_between_words_and_leaves_an_address_whole(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    address = "file:///" + "folder/" * 6
+    said = f"KEPT - no position.\n\n  failed: closed trades 37, asked >= 100, and more\n  report  {address}"
+    assert _fitted(said).splitlines() == [
+        "", "KEPT - no position.", "", "  failed: closed trades 37, asked >=", " " * 12 + "100, and more",
+        f"  report  {address}",
+    ]  # fmt: skip

@@ -47,7 +47,7 @@ class Stored:
         )  # fmt: skip
 
     def summary(self) -> Summary:
-        return summarise(self.manifest.recipe, self.evaluation, self.contest)
+        return summarise(self.manifest.recipe, self.evaluation, self.contest, self.manifest.origin)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,15 @@ def measures(report: ReportData):
 
 
 def test_version_says_again_what_its_manifest_says_of_it(stored):
-    assert stored.summary() == stored.manifest.summary
+    # The program of that day missed the funding rates of a market that is made up.
+    assert stored.summary() == replace(stored.manifest.summary, warnings=())
+
+
+@pytest.mark.parametrize(("origin", "warnings"), [("synthetic", 0), ("replayed", 1), ("exchange", 1)])
+def test_missing_funding_rates_are_warned_of_where_there_are_any_to_know(stored, origin, warnings):
+    assert not len(stored.evaluation.samples.dataset.funding_ms)
+    said = summarise(stored.manifest.recipe, stored.evaluation, stored.contest, origin).warnings
+    assert [warning.startswith("No funding rates are known for 100.0%") for warning in said] == [True] * warnings
 
 
 def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored):
@@ -148,7 +156,7 @@ def test_costs_are_swept_by_deciding_again_with_the_same_positions_beside(stored
     [
         (EVERY_8_HOURS, "linear", 0.0),
         (np.arange(0, 240 * HOUR, HOUR), "linear", 0.0),
-        (EVERY_8_HOURS[:0], "linear", 232 / 240),
+        (EVERY_8_HOURS[:0], "linear", 1.0),
         (EVERY_8_HOURS[:15], "linear", 120 / 240),  # known for the first half: train has them, test has not
         (np.delete(EVERY_8_HOURS, 7), "linear", 8 / 240),
         (EVERY_8_HOURS[:0], "spot", 0.0),

@@ -417,7 +417,7 @@ def test_summary_says_verdict_conditions_and_numbers_and_carries_one_picture() -
     assert summary.startswith("# Not promoted: no position is taken\n")
     assert "| **fail:** net result at 1.5x costs | -7.42% | &gt; 0 % |" in summary
     assert "> **Funding is switched off: positions held over a funding stamp cost nothing here.**" in summary
-    assert "| Net return | −2.11 % |" in summary
+    assert "- **Net return −2.11 %**: " in summary
     (uri,) = re.findall(r"!\[[^\]]*\]\(data:image/png;base64,([^)]+)\)", summary)
     picture = imread(io.BytesIO(base64.b64decode(uri, validate=True)), format="png")
     assert picture.shape[1] == 844  # 760 points at 80 dots an inch

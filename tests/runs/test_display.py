@@ -34,7 +34,7 @@ def test_pipe_gets_a_line_a_stage_with_its_time(clock):
         stage("ingest")
         clock.now_s += 4
         for _ in parts_of("networks", 3):
-            advance(0.5, "validation 0.9")
+            advance(0.5, "loss 0.9")
             clock.now_s += 30
         stage("judge")
     assert out.getvalue() == "1/3 ingest ... 4 s\n2/3 networks ... 1 min 30 s\n3/3 judge ... 0 s\n"
@@ -62,8 +62,13 @@ def test_line_that_stays_does_not_break_a_stages_line(clock):
     )
 
 
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 def shown(display: RunDisplay) -> list[str]:
-    console = run_display._Console(file=io.StringIO(), width=100)
+    console = run_display._Console(file=io.StringIO(), width=80)
     console.print(display._stages())
     return console.file.getvalue().splitlines()
 
@@ -75,12 +80,22 @@ def test_terminal_shows_progress_and_time_left_of_the_present_stage(clock):
     clock.now_s += 4
     display.stage("networks", 1, 4, "")  # the second of four parts
     clock.now_s += 30
-    display.advance(0.2, "validation 0.9")
+    display.advance(0.2, "loss 0.9")
     first, second, third = shown(display)
-    assert first.split() == ["1/3", "ingest", "━" * 20, "4", "s"]
+    assert first.split() == ["1/3", "ingest", "━" * 11, "4", "s"]
     # 30 s for 1.2 parts of 4 leave 70 s for the other 2.8
-    assert second.split("  ")[-2:] == ["1 min 10 s left", "2 of 4, validation 0.9"]
+    assert second.split("  ")[-2:] == ["1 min 10 s left", "2 of 4, loss 0.9"]
     assert third.strip() == "3/3 judge"
+    display.close(done=True)
+
+
+def test_narrow_terminal_shows_all_that_the_longest_stage_does(clock):
+    display = RunDisplay(Terminal())
+    display.plan(("ingest", "leak checks", "judge"))
+    display.stage("judge", 3, 4, "second seed, 4 of 4")
+    clock.now_s += 91
+    display.advance(0.2, "loss 1.0312")
+    assert shown(display)[2].endswith("second seed, 4 of 4, loss 1.0312")
     display.close(done=True)
 
 
@@ -89,8 +104,8 @@ def test_step_that_was_not_planned_is_what_the_present_stage_does(clock):
     display.plan(("ingest", "markets"))
     display.stage("markets", 2, 20, "")
     display.stage("networks", 0, 4, "")
-    display.advance(0.9, "validation 0.9")
-    assert shown(display)[1].endswith("3 of 20, networks 1 of 4, validation 0.9")
+    display.advance(0.9, "loss 0.9")
+    assert shown(display)[1].endswith("3 of 20, networks 1 of 4, loss 0.9")
     display.close(done=False)
 
 
