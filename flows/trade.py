@@ -16,10 +16,8 @@ from flows.entry.symbols import Symbols
 from flows.pipeline import pipeline
 from storage.schema import Market
 from tasks.exchange.connection import ExchangeConfig
-from tasks.execution.risk import RiskLimits
 from tasks.fan_out import distinct
 from tasks.live.gates import CONFIRM_LIVE, confirmation
-from tasks.live.orders import OrderConfig
 from tasks.live.outcome import SessionResult
 from tasks.live.run import SessionPlan
 from tasks.live.session_config import SessionConfig
@@ -41,8 +39,6 @@ def trade(
     bar_every_s: Annotated[float, Ge(0), Le(60)] = 0.005,
     session: str = "",
     rules: Annotated[SessionConfig, Parameter(name="*"), Folded] = SessionConfig(),
-    orders: Annotated[OrderConfig, Folded] = OrderConfig(),
-    limits: Annotated[RiskLimits, Folded] = RiskLimits(),
 ) -> SessionResult:
     """Step markets as their bars close: decide, fill, journal, and replay it all at the end. Sends no order by default.
 
@@ -57,9 +53,7 @@ def trade(
         steps: After how many bars the session ends; none goes on until it is stopped, on the sandbox after 2,000.
         bar_every_s: Real seconds that a bar of the sandbox takes, at least.
         session: Its name; the name of an earlier one goes on with it. Empty begins a new one.
-        rules: Capital, deadlines, clock, what becomes of the position at the end.
-        orders: How orders are sent.
-        limits: What an account may lose and risk before the market is halted.
+        rules: Capital, deadlines, clock, what becomes of the position at the end, orders and their limits.
     """
     markets = distinct(market, symbols) if symbols else [market]
     if mode == "live" and sys.stdin.isatty() and CONFIRM_LIVE not in os.environ:
@@ -75,7 +69,7 @@ def trade(
     result = hold_session(
         SessionPlan(
             exchange=exchange, markets=markets, mode=mode, version=version, shadows=shadows, bars=steps,
-            bar_every_s=bar_every_s, config=rules, orders=orders, limits=limits, name=session,
+            bar_every_s=bar_every_s, config=rules, name=session,
         )
     )  # fmt: skip
     print(result.text(), file=sys.stderr if mode == "signal" else sys.stdout)

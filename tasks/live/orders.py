@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from decimal import Decimal
 from types import TracebackType
-from typing import Annotated, Any, Self
-
-from annotated_types import Ge, Gt, Le
+from typing import Any, Self
 
 from storage.api_keys import ApiKey, Environment
-from storage.bounds import Checked
 from storage.schema import Market, Rejected, StoreError
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream, StreamTiming
@@ -26,6 +23,7 @@ from tasks.live.halts import Halts
 from tasks.live.journal import Journal, JournalReader
 from tasks.live.order_account import OrderAccount, lot_size
 from tasks.live.order_desk import DeskTiming, OrderDesk
+from tasks.live.session_config import OrderConfig
 
 DESK_TIMING = DeskTiming()
 RISK_LIMITS = RiskLimits()
@@ -35,28 +33,6 @@ _ACCOUNTS: Mapping[Environment, Exchange] = {
     "sandbox": "sandbox", "demo": "demo", "testnet": "testnet", "live": "bybit",
 }  # fmt: skip
 _CROSS = ("REGULAR_MARGIN", "")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OrderConfig(Checked):
-    """How orders are sent.
-
-    Attributes:
-        slippage_percent: How far from the best price a market order may fill.
-        stop_share: How far from the open the exchange's stop lies that goes with a position, share of the price.
-    """
-
-    slippage_percent: Annotated[float, Ge(0.01), Le(10)] = 0.5
-    stop_share: Annotated[float, Gt(0), Le(0.5)] = 0.1
-
-    def told(self, limits: RiskLimits) -> str:
-        """Return the limits that orders are sent under, one line."""
-        return (
-            f"limits: {limits.daily_loss:.1%} of a day's equity, {limits.drawdown:.1%} below the best close, "
-            f"{limits.losses} losing trades in a row, a position of {limits.notional:g} times the capital, "
-            f"{limits.orders_per_hour} orders an hour, {limits.band:.1%} from the mark price; a stop "
-            f"{self.stop_share:.1%} away, fills within {self.slippage_percent:g} %"
-        )
 
 
 def account_of(key: ApiKey, url: str | None = None, **options: Any) -> TradingAccount:

@@ -24,12 +24,11 @@ from tasks.champion.manifest import read_manifest
 from tasks.champion.serving import load_served
 from tasks.exchange.connection import ExchangeConfig, Link, connect, connect_stream
 from tasks.exchange.gateway import Gateway
-from tasks.execution.risk import RiskLimits
 from tasks.live.gates import ORDER_MODES, Denied, gate, key_of
 from tasks.live.halts import Halts
 from tasks.live.journal import Decision, Journal, JournalReader
 from tasks.live.market_session import MarketSession
-from tasks.live.orders import OrderConfig, Orders
+from tasks.live.orders import Orders
 from tasks.live.outcome import SessionResult, SessionReview, differing, market_numbers, session_numbers
 from tasks.live.replay import Replayed, replay
 from tasks.live.session import Chosen, RestFeed, Session, one_session, open_session
@@ -60,8 +59,6 @@ class SessionPlan:
             stopped, on the sandbox after 2,000.
         bar_every_s: Real seconds that a bar of the sandbox takes, at least.
         config: The session's rules.
-        orders: How orders are sent.
-        limits: What an account may lose and risk.
         name: Of the session; empty for a new one.
     """
 
@@ -73,8 +70,6 @@ class SessionPlan:
     bars: int | None = None
     bar_every_s: float = 0.005
     config: SessionConfig = SessionConfig()
-    orders: OrderConfig = OrderConfig()
-    limits: RiskLimits = RiskLimits()
     name: str = ""
 
     @property
@@ -132,7 +127,7 @@ def run_session(
         key, halts = None, Halts.of(settings.home)
         if plan.mode in ORDER_MODES:
             key = _admitted(plan, chosen, halts)
-            on_note(plan.orders.told(plan.limits))
+            on_note(plan.config.orders.told(plan.config.limits))
         journal = stack.enter_context(Journal(path))
         begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
         accounts = [_sandbox_account(plan, chosen, key)] if key and key.environment == "sandbox" else []
@@ -142,7 +137,9 @@ def run_session(
         orders = None
         if key is not None:
             orders = stack.enter_context(
-                Orders(link, key, plan.name, halts, limits=plan.limits, config=plan.orders, on_alert=on_alert)
+                Orders(
+                    link, key, plan.name, halts, limits=plan.config.limits, config=plan.config.orders, on_alert=on_alert
+                )
             )
         stop = stack.enter_context(stopped_by_signals(on_stop))
         on_open(journal)

@@ -6,12 +6,35 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
 from storage.schema import FloatArray, Instrument
 from tasks.execution.accounting import Steps, account_rules
+from tasks.execution.risk import RiskLimits
 from tasks.strategy.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig(Checked):
+    """How orders are sent.
+
+    Attributes:
+        slippage_percent: How far from the best price a market order may fill.
+        stop_share: How far from the open the exchange's stop lies that goes with a position, share of the price.
+    """
+
+    slippage_percent: Annotated[float, Ge(0.01), Le(10)] = 0.5
+    stop_share: Annotated[float, Gt(0), Le(0.5)] = 0.1
+
+    def told(self, limits: RiskLimits) -> str:
+        """Return the limits that orders are sent under, one line."""
+        return (
+            f"limits: {limits.daily_loss:.1%} of a day's equity, {limits.drawdown:.1%} below the best close, "
+            f"{limits.losses} losing trades in a row, a position of {limits.notional:g} times the capital, "
+            f"{limits.orders_per_hour} orders an hour, {limits.band:.1%} from the mark price; a stop "
+            f"{self.stop_share:.1%} away, fills within {self.slippage_percent:g} %"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +49,8 @@ class SessionConfig(Checked):
         clock_check_s: How often this machine's clock is compared with the exchange's.
         clock_limit_s: Beyond this difference, or without an answer three times in a row, nothing new is held.
         at_end: hold keeps the position when the session is stopped; flat closes it.
+        orders: How orders are sent.
+        limits: What an account that sends orders may lose and risk before its market is halted.
     """
 
     capital: PositiveFloat | None = None
@@ -35,6 +60,8 @@ class SessionConfig(Checked):
     clock_check_s: PositiveFloat = 120.0
     clock_limit_s: PositiveFloat = 1.0
     at_end: Literal["hold", "flat"] = "hold"
+    orders: OrderConfig = OrderConfig()
+    limits: RiskLimits = RiskLimits()
 
 
 class ExchangeTime(Protocol):
