@@ -276,3 +276,10 @@ class Account:
 def nothing_new(position: int, target: int) -> int:
     """Return what may be wanted where nothing new may be held: what is held, or flat where the target is elsewhere."""
     return position if position == target else 0
+
+
+def held_back(cause: str, position: int, target: int) -> int:
+    """Return what is wanted where a cause forbids the target."""
+    if cause == "halted":
+        return 0
+    return nothing_new(position, target) if cause == "clock" else position

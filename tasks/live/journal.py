@@ -4,7 +4,8 @@
     takeovers   which version decides from which bar on, and what its account trades by
     candles     every closed candle that was stepped, those of the warm-up included, and where it came from
     decisions   what each bar of the session led to: features, vol, probabilities, target, and what became of it
-    opens       what an account did at a bar's open: quote, funding, fill, and the ledger after it
+    opens       what an account did at a bar's open: quote, funding, fill, and the ledger after it; with orders also
+                what the exchange booked amid the bar, in rows of its own
     notes       everything else that a person would ask about: connections, holes, revisions, stops
     orders      each order that was ever to be sent, as far as it is known; none in a session on paper
     executions  what the exchange booked for the account, each once
@@ -77,7 +78,8 @@ class Decision(NamedTuple):
         bars_held: For how many bars.
         target: What the rule says, from that position.
         wanted: What is attempted at the next open: the target, or the position where `cause` forbids it.
-        cause: Why the target is not attempted: late, stale, deadline, missed bars, restart, clock, stop; else empty.
+        cause: Why the target is not attempted: late, stale, deadline, missed bars, restart, clock, stop; with orders
+            halted or unknown; else empty.
         lacks: Why there is no expected return; empty where there is one.
         mu: Expected return of a long position over the horizon; NaN where there is none.
         cost: Of a round trip, share of the price; NaN likewise.
@@ -117,8 +119,8 @@ class BarOpen(NamedTuple):
 
     Attributes:
         start_ms: Open time of the bar.
-        wanted: What was traded to.
-        cause: Why what was decided was not attempted; else empty.
+        wanted: What was traded to; with orders what was decided, whatever came of it.
+        cause: Why what was decided was not attempted; else empty. With orders: why it was not done as a whole.
         quote: What an order met.
         rate: Sum of the funding rates due.
         late_ms: From the bar's open to the fill, on the exchange's clock.
@@ -162,6 +164,11 @@ class BookedExecution(NamedTuple):
     def change(self) -> Decimal:
         """Signed coins."""
         return self.fill.quantity * (self.moves if self.side == "Buy" else -self.moves)
+
+    @property
+    def worth(self) -> Decimal:
+        """Quote currency that was traded."""
+        return self.fill.quantity * self.fill.price * self.moves
 
 
 class Journal:

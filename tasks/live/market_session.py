@@ -208,8 +208,12 @@ class MarketSession:
         """Go on with orders, and book what came of them."""
         trouble = self.own.look()
         self._try_open()
-        if self.own.opened_ms >= self.last_ms + self._step_ms:
-            late = self.own.late(int(now_ms), self._first.price if self._first else self.close)
+        start_ms, price = self.last_ms + self._step_ms, self._first.price if self._first else self.close
+        if trouble and self.own.opened_ms < start_ms:
+            self._book_opens([(self.own, self.own.open_unseen(start_ms, price, 0.0))])
+        if self.own.opened_ms >= start_ms:
+            # The bar may be over before its confirmation is here, and its last millisecond is for what comes with that.
+            late = self.own.late(min(int(now_ms), start_ms + self._step_ms - 2), price)
             self._book_opens([(self.own, late)] if late else [])
         if trouble:
             raise Rejected(trouble, 0)
@@ -332,7 +336,8 @@ class MarketSession:
 
     def close_out(self) -> None:
         """Close every position amid the bar, at what the market last offered, because the session ends."""
-        start_ms, at_ms = self.last_ms + self._step_ms, int(self._time.now_ms())
+        start_ms = self.last_ms + self._step_ms
+        at_ms = min(int(self._time.now_ms()), start_ms + self._step_ms - 1)  # a later row would be another bar's
         held = [account for account in self.accounts if account.ledger.weight]
         if held:
             self.note("stopped", "positions are closed because the session ends")

@@ -7,19 +7,22 @@ what comes later, and funding, is booked amid the bar in a row of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from time import monotonic, sleep
+from typing import NamedTuple
 
-from storage.schema import FloatArray, Instrument
+from storage.schema import FloatArray
 from tasks.exchange.private_events import ExecutionNews, OrderNews, PositionNews
 from tasks.exchange.stream_events import BookTop
-from tasks.execution.accounting import size_of
-from tasks.execution.orders import ZERO, LotSize
-from tasks.execution.paper import Fill, Opened, Quote
+from tasks.execution.orders import ZERO
+from tasks.execution.paper import Quote
 from tasks.execution.risk import Breach, RiskBook
 from tasks.live.account import Account, ClosedBar, FirstPrice
+from tasks.live.booking import book as book_executions
+from tasks.live.booking import coins_of, lot_size
 from tasks.live.journal import BarOpen, Decision
 from tasks.live.order_desk import OrderDesk, Wanted
 from tasks.live.session_config import ExchangeTime, elapsed_ms
@@ -30,14 +33,25 @@ CLOSE_S = 15.0
 _BEAT_S = 0.05
 
 
-def lot_size(instrument: Instrument) -> LotSize:
-    """Return what a market trades in."""
-    return LotSize(
-        step=Decimal(instrument.qty_step),
-        least=Decimal(instrument.min_qty),
-        most=Decimal(instrument.max_market_qty),
-        least_notional=Decimal(instrument.min_notional),
-    )
+_PROVEN = frozenset({"", "stale", "stop", "restart", "rejected", "partial", "absent"})
+"""Causes that the journal's rows prove; of any other one the reason is noted."""
+
+
+class _Begun(NamedTuple):
+    """An open that is being carried out: its bar, what orders met, and since when its lateness counts."""
+
+    start_ms: int
+    quote: Quote
+    at_ms: float
+    received_ns: int
+
+    @property
+    def late_ms(self) -> float:
+        """From the bar's open until now, on the exchange's clock."""
+        return self.at_ms - self.start_ms + elapsed_ms(self.received_ns)
+
+
+_NOT_BEGUN = _Begun(-1, Quote(float("nan")), 0.0, 0)
 
 
 @dataclass(eq=False)
@@ -62,8 +76,8 @@ class OrderAccount(Account):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._lot = lot_size(self.instrument)
-        self._begun_ms = -1
-        self._said = ""
+        self._begun = _NOT_BEGUN
+        self._said = self._why = ""  # why nothing is sent for the present bar: the cause, and a line about it
         self._is_told = False
 
     # --- what the exchange says ---------------------------------------------------------------------------------------
@@ -79,7 +93,7 @@ class OrderAccount(Account):
         if self.desk.trouble and not self._is_told:
             self._is_told = True
             self.latch(self.desk.trouble)
-        return self.desk.trouble
+        return self.desk.stopped
 
     def compare_soon(self) -> None:
         """Compare with the exchange at the next look: something may have been missed."""
@@ -105,13 +119,24 @@ class OrderAccount(Account):
         """Step a closed bar and decide; what a limit or a person has halted wants nothing."""
         decision = super().decide(bar, candle, unbroken, step_ms, deadline_ms, trusted)
         self._tell(self.risk.close(bar.start_ms + step_ms, self.ledger.equity(bar.row[4])))
-        if decision.wanted and (self.risk.latched or self.halted()):
-            self.pending = decision._replace(wanted=0, cause="halted")
-            self.count("halted")
-        elif self.desk.unsettled and decision.wanted != decision.position:
-            self.pending = decision._replace(wanted=decision.position, cause="unknown")
-            self.count("unknown")
+        if decision.wanted and (why := self._halted()):
+            self.pending = self._restrained(decision, 0, "halted", why)
+        elif decision.wanted != decision.position and (unsettled := self.desk.unsettled):
+            why = f"order {unsettled[0].link_id} is {unsettled[0].status}"
+            self.pending = self._restrained(decision, decision.position, "unknown", why)
         return self.pending or decision
+
+    def _restrained(self, decision: Decision, wanted: int, cause: str, why: str) -> Decision:
+        self.count(cause)
+        self.desk.note(decision.start_ms, f"{cause} at close", why)
+        return decision._replace(wanted=wanted, cause=cause)
+
+    def _halted(self) -> str:
+        """Return why nothing may be held; empty where it may. What a person has re-armed is judged anew."""
+        why = self.halted()
+        if not why and self.risk.latched is not None:
+            self.risk.rearm()
+        return why
 
     def _tell(self, breach: Breach | None) -> None:
         if breach is not None:
@@ -128,43 +153,45 @@ class OrderAccount(Account):
         deadline_ms: float,
         rate: float,
     ) -> BarOpen | None:
-        """Carry out the last decision; None while the book is of before the open, or orders are under way."""
+        """Carry out the last decision; None while book or mark price are not known, or orders are under way."""
         if self.pending is None or self.opened_ms >= start_ms:
             return None
-        quote, late_ms = Quote(first.price), first.at_ms - start_ms + elapsed_ms(first.received_ns)
-        if self._begun_ms != start_ms:
-            self._said = ""
-            if self.pending.wanted != self.ledger.weight:
-                if self._is_stranded or book is None or book.ts_ms < start_ms:
-                    return None
-                quote = Quote(first.price, book.bid, book.ask)
-                late_ms = time.at(book.ts_ms, book.received_ns) - start_ms + elapsed_ms(book.received_ns)
-                self._begin(start_ms, quote, deadline_ms, late_ms, max(first.received_ns, book.received_ns))
-            self._begun_ms = start_ms
+        if self._begun.start_ms != start_ms:
+            begun = _Begun(start_ms, Quote(first.price), first.at_ms, first.received_ns)
+            trades = self.pending.wanted != self.ledger.weight
+            if trades:
+                is_fresh = book is not None and book.ts_ms >= start_ms
+                if self._is_stranded or (self.pending.wanted and (not is_fresh or math.isnan(self.mark))):
+                    return None  # what only closes waits for neither
+                if book is not None and is_fresh:
+                    quote = Quote(first.price, book.bid, book.ask)
+                    begun = _Begun(start_ms, quote, time.at(book.ts_ms, book.received_ns), book.received_ns)
+            self._begun, self._said, self._why = begun, "", ""
+            if trades:
+                self._begin(self.pending.wanted, deadline_ms, max(first.received_ns, begun.received_ns))
         self.desk.work()
         if self.desk.is_busy:
             return None
-        return self._booked(start_ms, self.pending.wanted, self._said or self.desk.outcome(start_ms), quote, late_ms)
+        return self._opened("", self._begun.quote, self._begun.late_ms)
 
-    def _begin(self, start_ms: int, quote: Quote, deadline_ms: float, late_ms: float, received_ns: int) -> None:
-        wanted = self.pending.wanted if self.pending else 0
-        coins = 0.0
+    def _begin(self, wanted: int, deadline_ms: float, received_ns: int) -> None:
+        """Want what was decided, or say why not; what only closes may be late."""
+        start_ms, quote = self._begun.start_ms, self._begun.quote
+        late_ms = self._begun.late_ms
+        left_s = max((deadline_ms - late_ms) / 1e3, CLOSE_S)
+        coins = coins_of(wanted, self.ledger, quote.first, self._pending_rules, self._lot)
         if wanted:
-            value = self.ledger.cash + float(self.desk.held) * quote.first
-            coins = size_of(wanted, value, quote.first, self._pending_rules) if value > 0 else 0.0
-            if late_ms > deadline_ms:
+            left_s = (deadline_ms - late_ms) / 1e3
+            if left_s < 0.0:
                 self._said = "stale"
-            elif self.desk.trouble or self.halted():
-                self._said = "halted"
-            elif breach := self.risk.may_open(coins, quote.first, self.mark, start_ms + late_ms):
-                self._said = breach.code
-        if self._said:
-            return
-        steps = (Decimal(coins) / self._lot.step).to_integral_value(ROUND_HALF_EVEN)
-        price = Decimal(str(quote.first))
-        stop = self._stop(price, wanted)
-        until_s = monotonic() + max(deadline_ms - late_ms, 0.0) / 1e3
-        self.desk.want(Wanted(start_ms, steps * self._lot.step, price, until_s, stop, received_ns))
+            elif why := self.desk.trouble or self._halted():
+                self._said, self._why = "halted", why
+            elif breach := self.risk.may_open(float(coins), quote.first, self.mark, start_ms + late_ms):
+                self._said, self._why = breach.code, str(breach)
+        if not self._said:
+            price = Decimal(str(quote.first))
+            stop = self._stop(price, wanted)
+            self.desk.want(Wanted(start_ms, coins, price, monotonic() + left_s, stop, received_ns))
 
     def _stop(self, price: Decimal, wanted: int) -> Decimal | None:
         if not self.stop_share or not wanted:
@@ -174,20 +201,32 @@ class OrderAccount(Account):
 
     def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
         """Book an open whose bar is over: what was filled until now, and nothing more is sent for it."""
-        undone = self.pending is not None and self.pending.wanted != self.ledger.weight
-        begun = self._begun_ms == start_ms
         self.desk.give_up()
-        cause = (self._said or self.desk.outcome(start_ms) or "unknown") if begun else self.unfilled
-        return self._booked(start_ms, self.ledger.weight, cause if undone else "", Quote(price), float("nan"))
+        begun = self._begun.start_ms == start_ms
+        if not begun:
+            self._begun, self._said, self._why = _Begun(start_ms, Quote(price), 0.0, 0), "", ""
+        if self.desk.trouble:
+            unless, self._why = "halted", self.desk.trouble
+        elif begun or self.desk.has_sent(start_ms):
+            unless, self._why = "unknown", self._why or "the bar was over before its orders were"
+        else:
+            unless = self.unfilled
+        return self._opened(unless, self._begun.quote, float("nan"))
 
     def late(self, at_ms: int, price: float, *, closes: bool = False) -> BarOpen | None:
         """Book amid a bar what the exchange has booked since its open; None where that is nothing.
 
         While an order is under way that waits, until the bar closes: what is decided then goes by what is held.
         """
+        if self.desk.trouble:
+            self.desk.give_up()
+            closes = True
+        at_ms = max(at_ms, self.opened_ms + 1)
+        if self.desk.market.floor(at_ms) == at_ms:
+            return None  # a row there would be the next bar's open, which will hold it
         if not self.desk.untaken or self.desk.is_busy or (self.desk.unsettled and not closes):
             return None
-        return self._booked(max(at_ms, self.opened_ms + 1), self.ledger.weight, "", Quote(price), float("nan"))
+        return self._booked(at_ms, self.ledger.weight, "", Quote(price), float("nan"))
 
     def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
         """Close the position and book it; what can't be closed in time stays, behind its stop."""
@@ -198,24 +237,33 @@ class OrderAccount(Account):
         self.desk.give_up()
         return self._booked(at_ms, 0, "stop", quote, float("nan"))
 
+    def _opened(self, unless: str, quote: Quote, late_ms: float) -> BarOpen:
+        """Return the row of a bar's open.
+
+        Args:
+            unless: The cause where the decision was not carried out, and nothing else says why.
+            quote: What orders met.
+            late_ms: From the bar's open to now.
+        """
+        start_ms, before = self._begun.start_ms, self.ledger.weight
+        wanted = before if self.pending is None else self.pending.wanted
+        row = self._booked(start_ms, wanted, "", quote, late_ms)
+        outcome = self.desk.outcome(start_ms)
+        if wanted == before or (row.opened.ledger.weight == wanted and not outcome):
+            return row
+        cause = self._said or outcome or unless
+        if cause not in _PROVEN:
+            self.desk.note(start_ms, f"{cause} at open", self._why or self.desk.trouble or cause)
+        self.count(cause)
+        return row._replace(cause=cause)
+
     def _booked(self, at_ms: int, wanted: int, cause: str, quote: Quote, late_ms: float) -> BarOpen:
         """Return the row that holds everything that the exchange has booked and no row holds yet."""
-        trades = [one for one in self.desk.untaken if one.moves]
-        funding = float(sum((one.fill.fee for one in self.desk.untaken if not one.moves), ZERO))
-        change = sum((one.change for one in trades), ZERO)
-        paid = sum((one.change * one.fill.price for one in trades), ZERO)
-        fee = float(sum((one.fill.fee for one in trades), ZERO))
-        quantity = self.desk.held
-        weight = 0 if abs(quantity) < self._lot.least else 1 if quantity > 0 else -1
-        held = self.ledger.bars_held + 1 if weight == self.ledger.weight else 1
-        cash = self.ledger.cash - float(paid) - fee - funding
-        after = self.ledger._replace(cash=cash, quantity=float(quantity), weight=weight, bars_held=held)
-        fill = None
-        if trades:
-            price = float(paid / change) if change else quote.first
-            fill = Fill(float(change), price, fee, float(paid) - float(change) * quote.first)
+        opens = at_ms == self._begun.start_ms
+        taken = self.desk.untaken
+        opened = book_executions(self.ledger, self.desk.held, taken, quote.first, self._lot.least, opens=opens)
         self.count(cause)
-        return BarOpen(at_ms, wanted, cause, quote, 0.0, late_ms, Opened(after, fill, funding))
+        return BarOpen(at_ms, wanted, cause, quote, 0.0, late_ms, opened)
 
     def take(self, bar: BarOpen) -> None:
         """Go on with an open that is in the journal."""

@@ -38,6 +38,7 @@ LEGS = 2
 """Orders of a kind for one decision: what the first leaves open gets one further one."""
 
 _OF_AN_ORDER = "Trade"
+_OVERLAP_MS = 3_600_000  # executions are asked for again from so long before the newest: one may come late
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +142,13 @@ class OrderDesk:
         self._absence = Absence(after_ms=trading.recv_window_ms + 1_000)
         self._now_ms = now_ms
         self._orders: dict[str, Order] = {}
-        self._open: set[str] = set()
+        self._open: dict[str, Order] = {}  # of which more may come
         self._bars: dict[str, int] = {}
         self._booked: set[str] = set()
         self._wanted: Wanted | None = None
+        self._ended = (-1, "")  # the last bar whose orders came to an end, and why nothing more was sent
         self._asked: dict[str, tuple[float, float]] = {}  # when an order is asked for next, and the wait after that
-        self._compare_s, self._differed = 0.0, 0
+        self._compare_s, self._differed, self._is_over = 0.0, 0, False
         self._since_ms = begin_ms
         self._resume()
 
@@ -154,8 +156,8 @@ class OrderDesk:
         """Go on from the journal; an order that was being sent when a process died may have been taken."""
         reader = self._journal.reader()
         for start_ms, order in reader.orders(self.name):
-            self._keep(order)
             self._bars[order.link_id] = start_ms
+            self._keep(order)
             if order.status is Status.SUBMITTING:
                 self._learn(order, Lost("the process ended while it was sent"))
         for one in reader.executions(self.name):
@@ -163,7 +165,15 @@ class OrderDesk:
             self.held += one.change
             if one.booked_ms is None:
                 self.untaken.append(one)
-            self._since_ms = one.time_ms
+            self._since_ms = max(self._since_ms, one.time_ms - _OVERLAP_MS)
+
+    def _keep(self, order: Order) -> Order:
+        self._orders[order.link_id] = order
+        if order.is_settled or order.status is Status.ABSENT:
+            self._open.pop(order.link_id, None)
+        else:
+            self._open[order.link_id] = order
+        return order
 
     # --- what is asked of it ------------------------------------------------------------------------------------------
 
@@ -175,7 +185,16 @@ class OrderDesk:
     @property
     def unsettled(self) -> list[Order]:
         """Orders of which more may come."""
-        return [self._orders[name] for name in self._open]
+        return list(self._open.values())
+
+    @property
+    def stopped(self) -> str:
+        """The trouble, once what it led to is booked too, or that can't be told; empty before."""
+        return self.trouble if self._is_over else ""
+
+    def has_sent(self, start_ms: int) -> bool:
+        """Return whether anything was sent for a bar."""
+        return start_ms in self._bars.values()
 
     def want(self, wanted: Wanted) -> None:
         """Begin to carry out a decision; `work` goes on with it."""
@@ -190,10 +209,15 @@ class OrderDesk:
         self.untaken = []
 
     def outcome(self, start_ms: int) -> str:
-        """Return why a bar's decision was not carried out as a whole: unknown, rejected, partial, absent; or empty."""
-        statuses = {order.status for name, order in self._orders.items() if self._bars[name] == start_ms}
-        if statuses & {Status.SUBMITTING, Status.UNKNOWN, Status.ACKED, Status.PARTIAL}:
+        """Return why a bar's decision was not carried out as a whole; empty where it was.
+
+        That is unknown, rejected, partial, absent, stale (no time was left for the next order) or halted (by trouble).
+        """
+        if self._ended[0] == start_ms:
+            return self._ended[1]
+        if any(self._bars[name] == start_ms for name in self._open):
             return "unknown"
+        statuses = {order.status for name, order in self._orders.items() if self._bars[name] == start_ms}
         if Status.REJECTED in statuses:
             return "rejected"
         return "partial" if Status.CANCELLED in statuses else "absent" if Status.ABSENT in statuses else ""
@@ -205,7 +229,7 @@ class OrderDesk:
         if isinstance(event, OrderNews):
             if event.link_id in self._orders:
                 self._learn(self._orders[event.link_id], event.news)
-            elif event.parent not in self._orders:  # a stop that came with an order of ours is no stranger
+            elif not self._is_ours(event):
                 self._stop(f"an order of somebody else: {event.link_id or event.order_id}")
         elif isinstance(event, ExecutionNews):
             self._book(event)
@@ -218,14 +242,6 @@ class OrderDesk:
             self._asked.pop(order.link_id, None)
         return after
 
-    def _keep(self, order: Order) -> Order:
-        self._orders[order.link_id] = order
-        if order.is_settled or order.status is Status.ABSENT:
-            self._open.discard(order.link_id)
-        else:
-            self._open.add(order.link_id)
-        return order
-
     def _book(self, event: ExecutionNews) -> None:
         fill = event.fill
         if fill.exec_id in self._booked:
@@ -234,11 +250,14 @@ class OrderDesk:
         if order is not None:
             order = self._keep(order.after(fill))
             self._asked.pop(event.link_id, None)
+        if is_foreign := order is None and event.kind != "Funding":
+            self.note(event.time_ms, "foreign", f"{event.kind} of {fill.quantity} at {fill.price}")
         self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event)
         self._booked.add(fill.exec_id)
         self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))
         self.held += self.untaken[-1].change
-        if order is None and self.untaken[-1].moves:
+        self._since_ms = max(self._since_ms, event.time_ms - _OVERLAP_MS)
+        if is_foreign:
             self._stop(f"{event.kind} of {fill.quantity} at {fill.price} by no order of this session")
 
     # --- what it does -------------------------------------------------------------------------------------------------
@@ -250,26 +269,33 @@ class OrderDesk:
         if self.unsettled or self._wanted is None:
             return
         due = self._next(self._wanted)
-        if due is None or self.trouble or monotonic() > self._wanted.until_s:
-            self._wanted = None
-        else:
+        if isinstance(due, Order) and self.trouble:
+            due = "halted"
+        elif isinstance(due, Order) and monotonic() > self._wanted.until_s:
+            due = "stale"
+        if isinstance(due, Order):
             self._send(due, self._wanted)
+        else:
+            self._ended, self._wanted = (self._wanted.start_ms, due), None
 
-    def _next(self, wanted: Wanted) -> Order | None:
+    def _next(self, wanted: Wanted) -> Order | str:
+        """Return what is sent next, or why nothing is; empty where nothing is left to do."""
         sent = [self._orders[name] for name, start_ms in self._bars.items() if start_ms == wanted.start_ms]
         if any(order.status is Status.REJECTED for order in sent):
-            return None
+            return "rejected"
         if absent := [order for order in sent if order.status is Status.ABSENT]:
             return absent[0]
         leg = next_leg(self.held, wanted.coins, self._lot, wanted.price)
-        ordinal = 0 if leg is None else sum(order.leg.reduces == leg.reduces for order in sent)
-        if leg is None or ordinal >= LEGS:
-            return None
+        if leg is None:
+            return ""
+        ordinal = sum(order.leg.reduces == leg.reduces for order in sent)
+        if ordinal >= LEGS:
+            return "partial"
         kind = "close" if leg.reduces else "open"
         return Order(link_id=link_id(self._session, self.market.slug, wanted.start_ms, kind, ordinal), leg=leg)
 
     def _send(self, order: Order, wanted: Wanted) -> None:
-        is_first = wanted.start_ms not in self._bars.values()  # what follows waits for its end
+        is_first = not self.has_sent(wanted.start_ms)  # what follows waits for its end
         order = self._keep(order.submitting(self._now_ms()))
         self._bars[order.link_id] = wanted.start_ms
         before_ns = monotonic_ns()
@@ -311,29 +337,45 @@ class OrderDesk:
         try:
             for booked in self._trading.executions(self.market, self._since_ms):
                 self.hear(booked)
-            for waiting in self._trading.open_orders(self.market):
-                self.hear(waiting)
+            waiting = self._trading.open_orders(self.market)
+            for order in waiting:
+                self.hear(order)
             position = self._trading.position(self.market)
             if position.leverage > 1:  # somebody has set it since
                 self._trading.set_leverage(self.market)
         except TemporaryError:
             self._compare_s = monotonic() + self._timing.differ_s
+            self._differed += bool(self.trouble)
+            self._is_over |= self._differed >= self._timing.rounds and bool(self.trouble)
             return
         except PipelineError as err:
             self._stop(str(err))
+            self._is_over = True
             return
-        size = position.size
-        if size == self.held or self.unsettled:
+        size, is_open = position.size, bool(self.unsettled)
+        if self.trouble:  # nothing is sent any more; what somebody else's order leads to is booked
+            self._is_over = size == self.held and not is_open and all(map(self._is_ours, waiting))
+        elif size == self.held or is_open:
             self._differed = 0
             return
         self._differed += 1
         self._compare_s = monotonic() + self._timing.differ_s
         if self._differed >= self._timing.rounds:
             self._stop(f"the exchange holds {size}, the journal says {self.held}")
+            self._is_over = True
+
+    def _is_ours(self, one: OrderNews) -> bool:
+        """Return whether an order is of this session, or the stop that came with one that is."""
+        return one.link_id in self._orders or one.parent in self._orders
 
     def compare_soon(self) -> None:
         """Let the next `reconcile` compare, because something may have been missed."""
         self._compare_s = 0.0
 
+    def note(self, at_ms: int, kind: str, said: str) -> None:
+        """Note in the journal why something is not done."""
+        self._journal.note(at_ms, self.market.slug, kind, said)
+
     def _stop(self, why: str) -> None:
-        self.trouble = self.trouble or why
+        if not self.trouble:
+            self.trouble, self._compare_s, self._differed = why, 0.0, 0

@@ -1,63 +1,248 @@
-"""A whole session whose decisions are carried out by orders on the sandbox: books, causes, stops, restarts."""
+"""Sessions whose decisions are carried out by orders on the sandbox: books, causes, stops, restarts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from storage.api_keys import ApiKey
+from tasks.exchange.private_events import PositionNews
 from tasks.execution.risk import RiskLimits
-from tasks.live.halts import Halts
-from tasks.live.order_desk import DeskTiming
-from tasks.live.orders import Orders
-from tasks.sandbox.account import AccountSpec
-from tests.live.conftest import MARKET, Rig
+from tasks.live.journal import BarOpen, Decision
+from tasks.live.market_session import MarketSession
+from tasks.live.orders import OrderConfig
+from tasks.live.session_config import SessionConfig
+from tasks.sandbox import stream_actions as act
+from tasks.sandbox.stream_faults import AtMessage, StreamPlan
+from tests.live.conftest import MARKET, START_MS, STEP_MS, Rig
+from tests.live.desk import again as replay_of
+from tests.live.order_rig import CAPITAL, KEY, NO_LIMITS, Trader
+from tests.sandbox.order_actions import order_fault
 
-KEY = ApiKey("sandbox", "KEYFORTESTS", "SECRETFORTESTS")
-SPEC = {"key": KEY.key, "secret": KEY.secret, "capital": "20000", "taker_fee": "0.000001"}
-TIMING = DeskTiming(first_s=0.3, most_s=1.0, reconcile_s=2.0, differ_s=0.1)
-LIMITS = RiskLimits(daily_loss=1.0, drawdown=1.0, losses=1_000)
 OPEN = Callable[..., Rig]
-BARS = 40
+BARS, BOOK = 24, f"orderbook.1.{MARKET.symbol}"
 
 
-def hold(rig: Rig, bars: int = BARS, **options: Any) -> Any:
-    """Hold a session and return it, closed."""
-    with (
-        Orders(
-            rig.link, KEY, "tests", Halts.of(rig.path.parent), limits=LIMITS, desk_timing=TIMING, recv_window_ms=2_000
-        ) as orders,
-        rig.session(bars, mode="demo", orders=orders, **options) as session,
-    ):
-        session.run(lambda: rig.play(bars, bar_every_s=0.25))
-    return session
+def told(trader: Trader) -> tuple[list[Decision], list[BarOpen]]:
+    with trader.rig.reader() as reader:
+        return reader.decisions(MARKET.slug), reader.opens(MARKET.slug)
 
 
+@pytest.mark.promise(16)
 def test_session_trades_what_it_decides_and_its_books_are_the_exchange_s(open_rig: OPEN) -> None:
-    rig = open_rig(accounts=[AccountSpec(**SPEC)])
-    session = hold(rig)
-    (market,) = session.markets.values()
-    assert not market.halted, market.halted
-    account = rig.sandbox.account(KEY.key)
-    with rig.reader() as reader:
-        fills, booked = reader.fills(MARKET.slug), reader.executions(MARKET.slug)
-        decisions, opens = reader.decisions(MARKET.slug), reader.opens(MARKET.slug)
-        orders = [order for _, order in reader.orders(MARKET.slug)]
-    assert len(decisions) == BARS
-    assert len(fills) >= 5
-    assert {one.fill.exec_id for one in booked} == {one.exec_id for one in account.executions}
-    assert len({order.link_id for order in orders}) == len(orders) == len(account.orders) - stops(account)
-    ledger = market.own.ledger
-    position = account.positions.get(MARKET.symbol)
-    assert Decimal(str(ledger.quantity)) == (position.size if position else 0)
+    trader = Trader(open_rig)
+    market = trader.hold(BARS)
+    again = trader.check()
+    assert market.halted == ""
+    assert (again.bars, again.missing, again.equal_decisions) == (BARS, 0, BARS)
+    assert again.fills == again.backtest_fills >= 5
+    assert set(again.causes) <= {"slippage", "unknown"}  # the last where a bar is over before its fill
+    ledger, account = market.own.ledger, trader.account
     assert ledger.cash + ledger.quantity * market.close == pytest.approx(
-        float(account.wallet + account.unrealised) - 10_000.0, abs=0.01
+        float(account.wallet + account.unrealised) - 20_000.0 + CAPITAL, abs=0.01
     )
-    assert {bar.cause for bar in opens} <= {"", "partial", "unknown"}  # the last where a bar is over before its fill
+    assert again.comparison is not None
+    assert again.comparison.parts["unexplained"] == 0.0
+    assert sum(again.comparison.parts.values()) == pytest.approx(again.comparison.difference_bp, abs=1e-6)
 
 
-def stops(account: Any) -> int:
-    return sum(order.parent_link_id != "" for order in account.orders.values())
+def test_what_a_thin_book_does_not_give_is_named_and_accepted(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, capital=10_000.0, config=OrderConfig(slippage_percent=0.05))
+    trader.hold(12)
+    again = trader.check()
+    assert again.causes["partial"] >= 3
+    assert abs(again.comparison.parts["partial"]) > 0.01
+    assert again.comparison.parts["unexplained"] == 0.0
+
+
+CAUSES = {
+    "acknowledged, then rejected": {"rejected"},
+    "refused, answer lost": {"absent"},
+    "accepted, answer lost": set[str](),
+    "partly filled, then cancelled": set[str](),  # the second order has the rest
+    "filled while the private stream is down": set[str](),
+    "acknowledged after recv_window": set[str](),
+    "HTTP 403 on create": {"unknown"},
+}
+"""Fault of one order -> causes that are named for it, beside `unknown` where a bar is over before its orders are."""
+
+
+@pytest.mark.promise(16)
+@pytest.mark.parametrize("fault", CAUSES)
+def test_order_that_meets_a_fault_is_explained_by_what_became_of_it(open_rig: OPEN, fault: str) -> None:
+    trader = Trader(open_rig)
+    trader.rig.sandbox.follow(order_fault(fault, MARKET.symbol, nth=3, parts=2, late_s=0.6))
+    market = trader.hold(14, patience_s=0.5 if fault == "HTTP 403 on create" else 10.0)
+    again = trader.check()
+    assert market.halted == ""
+    assert set(again.causes) - {"slippage", "unknown"} <= CAUSES[fault]
+    assert ("rejected" in again.causes) == (CAUSES[fault] == {"rejected"})
+
+
+def test_open_whose_book_is_not_there_is_stale_and_sends_nothing(open_rig: OPEN) -> None:
+    silent = StreamPlan([AtMessage(number, act.confirm_missing(), topic=BOOK) for number in range(20, 60)])
+    trader = Trader(open_rig, stream_faults=silent)
+    trader.hold(BARS, patience_s=0.5)
+    again = trader.check()
+    assert again.causes["stale"] >= 1
+    _, opens = told(trader)
+    with trader.rig.reader() as reader:
+        traded = {start_ms for start_ms, _ in reader.orders(MARKET.slug)}
+    assert {bar.start_ms for bar in opens if bar.cause == "stale"}.isdisjoint(traded)
+
+
+def while_held(do: Callable[[], object]) -> Callable[[int, MarketSession], None]:
+    """Return what does something once, before the first bar from the sixth on in which a position is held."""
+    done: list[int] = []
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        if bar >= 5 and market.own.ledger.weight and market.own.opened_ms > market.last_ms and not done:
+            done.append(bar)
+            do()
+
+    return before_bar
+
+
+@pytest.mark.promise(17)
+def test_halted_position_is_closed_when_neither_book_nor_private_stream_comes(open_rig: OPEN) -> None:
+    trader = Trader(open_rig)
+
+    def latch() -> None:
+        silent = [AtMessage(n, act.confirm_missing(), topic=BOOK) for n in range(1_000)]
+        trader.rig.sandbox.follow_stream(StreamPlan(silent))
+        trader.rig.sandbox.cut_private_stream()
+        trader.halts.latch("sandbox", MARKET, "a person says so")
+
+    market = trader.hold(14, while_held(latch), patience_s=0.5)
+    assert (market.halted, market.own.ledger.weight) == ("", 0)
+    assert trader.check().causes["halted"] >= 1
+
+
+@pytest.mark.promise(17)
+def test_halt_closes_the_position_and_nothing_opens_until_it_is_removed(open_rig: OPEN) -> None:
+    trader = Trader(open_rig)
+    market = trader.hold(14, while_held(lambda: trader.halts.latch("sandbox", MARKET, "a person says so")))
+    assert (market.halted, market.own.ledger.weight) == ("", 0)
+    assert trader.check().causes["halted"] >= 1
+    orders = len(trader.account.orders)
+
+    market = trader.hold(BARS)
+    assert len(trader.account.orders) == orders
+    decisions, _ = told(trader)
+    assert any(one.cause == "halted" and one.wanted == 0 != one.target for one in decisions[14:])
+    trader.check()
+
+    trader.halts.rearm("sandbox", MARKET)
+    trader.hold(BARS + 10)
+    assert len(trader.account.orders) > orders
+    trader.check()
+
+
+def test_loss_of_a_day_latches_closes_and_survives_a_restart(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, limits=replace(NO_LIMITS, daily_loss=1e-6))
+    market = trader.hold(BARS)
+    assert market.own.ledger.weight == 0
+    (line,) = trader.alerts
+    assert "DAILY_LOSS" in line
+    halt = trader.halts.read("sandbox", MARKET)
+    assert halt is not None
+    assert halt.why.startswith("DAILY_LOSS: ")
+    assert trader.check().causes["halted"] >= 1
+    orders = len(trader.account.orders)
+
+    trader.hold(BARS + 8)
+    assert len(trader.account.orders) == orders
+    trader.check()
+
+    trader.halts.rearm("sandbox", MARKET)
+    trader.hold(BARS + 20)
+    assert len(trader.account.orders) > orders
+    trader.check()
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [({"notional": 0.001}, "NOTIONAL"), ({"orders_per_hour": 1}, "RATE")],
+)
+def test_position_that_a_limit_refuses_is_named_by_its_code(open_rig: OPEN, limits: Any, code: str) -> None:
+    trader = Trader(open_rig, limits=RiskLimits(**(vars(NO_LIMITS) | limits)))
+    trader.hold(14)
+    assert trader.check().causes[code] >= 1
+
+
+def deleverage(trader: Trader) -> None:
+    outside = trader.rig.sandbox.outside(KEY.key)
+    outside.deleverage(MARKET.symbol, format(abs(outside.size(MARKET.symbol)), "f"))
+
+
+STRANGERS = {
+    "an order by hand": (lambda one: one.rig.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.3"), "somebody"),
+    "deleveraged": (deleverage, "AdlTrade"),
+}
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_market_stops_with_the_reason_when_somebody_else_moves_the_position(open_rig: OPEN, stranger: str) -> None:
+    trader = Trader(open_rig)
+    does, said = STRANGERS[stranger]
+    market = trader.hold(BARS, while_held(lambda: does(trader)))
+    assert said in market.halted
+    again = trader.check()
+    assert again.causes["foreign"] >= 1
+    assert again.bars < BARS
+    with trader.rig.reader() as reader:
+        assert any(said in line for *_, line in reader.notes("halted"))
+
+
+def test_what_comes_between_a_bar_s_end_and_its_confirmation_is_booked_in_that_bar(desk: Any) -> None:
+    here, at = desk(), []
+    here.step(3)
+    here.open(3)
+    here.own.late = lambda at_ms, price: at.append(at_ms)
+    end_ms = START_MS + 4 * STEP_MS
+    for now_ms in (end_ms - 7, end_ms, end_ms + 500):
+        here.time.latest_ms = now_ms
+        here.market.on_account(PositionNews(MARKET.symbol, Decimal(0), 0))
+    assert at == [end_ms - 7, end_ms - 2, end_ms - 2]
+
+
+def test_position_that_is_closed_after_a_bar_s_end_is_closed_in_that_bar(desk: Any) -> None:
+    here, bar = desk(), 0
+    while not here.own.ledger.weight:
+        here.step(1, first=bar)
+        bar += 1
+    here.open(bar)
+    here.time.latest_ms = START_MS + (bar + 1) * STEP_MS + 500
+    here.market.close_out()
+    *_, last = here.market._journal.reader().opens(MARKET.slug)
+    assert (last.start_ms, last.cause) == (START_MS + (bar + 1) * STEP_MS - 1, "stop")
+    assert replay_of(here).unexplained == 0
+
+
+@pytest.mark.parametrize("at_end", ["flat", "hold"])
+def test_end_of_a_session_is_explained_and_the_next_goes_on_from_it(open_rig: OPEN, at_end: Any) -> None:
+    trader = Trader(open_rig)
+    market = trader.hold(10, config=SessionConfig(at_end=at_end))
+    assert (market.own.ledger.weight == 0) == (at_end == "flat")
+    assert ("stop" in trader.check().causes) == (at_end == "flat")
+    trader.hold(16)
+    trader.check()
+
+
+def test_funding_moves_cash_alone_and_does_not_age_the_position(open_rig: OPEN) -> None:
+    stamps = [(START_MS + n * STEP_MS, 0.001) for n in range(BARS)]
+    trader = Trader(open_rig, funding=stamps)
+    trader.hold(BARS)
+    again = trader.check()
+    assert again.causes["funding"] >= 3
+    assert abs(again.comparison.parts["funding"]) > 0.001
+    _, opens = told(trader)
+    amid = [n for n, bar in enumerate(opens) if n and bar.start_ms % STEP_MS]
+    for n in amid:
+        before, after = opens[n - 1].opened.ledger, opens[n].opened.ledger
+        if opens[n].opened.fill is None:
+            assert (after.quantity, after.bars_held) == (before.quantity, before.bars_held)

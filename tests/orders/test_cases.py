@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ from tasks.live.halts import Halts
 from tasks.live.order_account import OrderAccount
 from tasks.live.orders import Orders
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
-from tests.orders.cells import CANDLES, KEY, MARKET, PRICE, TIMING, Desk
+from tests.orders.cells import CANDLES, KEY, LIMIT_S, MARKET, PRICE, TIMING, Desk
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
 
@@ -84,7 +85,7 @@ def test_funding_moves_cash_and_no_coins(open_desk: OPEN) -> None:
         )
         booked = own.late(5, float(PRICE))
         assert booked is not None
-        assert booked.opened.ledger == Ledger(4_999.7, 0.0, 0, 1)
+        assert booked.opened.ledger == Ledger(4_999.7, 0.0, 0, 0)
         assert (own.desk.held, booked.opened.funding, own.desk.trouble) == (0, 0.3, "")
 
 
@@ -318,3 +319,21 @@ def test_stop_that_fires_latches_the_market_for_the_next_session_too(open_desk: 
         halt = Halts.of(here.journal.path.parent).read("sandbox", MARKET)
     assert halt is not None
     assert "by no order of this session" in halt.why
+
+
+def test_stranger_s_order_is_followed_before_the_market_stops(open_desk: OPEN) -> None:
+    here = open_desk()
+    outside = here.sandbox.outside(KEY.key)
+    waits = outside.order(MARKET.symbol, "Buy", "0.3", orderType="Limit", price=format(PRICE / 2, ".2f"))
+    here.desk.reconcile()
+    assert waits.order_id in here.desk.trouble
+    assert here.desk.stopped == ""
+    outside.order(MARKET.symbol, "Sell", "0.2")
+    give_up_s = monotonic() + LIMIT_S
+    while not here.desk.stopped:
+        assert monotonic() < give_up_s
+        here.desk.reconcile()
+    assert (here.desk.stopped, here.desk.held) == (here.desk.trouble, D("-0.2"))
+    here.want("0.4")
+    here.work()
+    assert (posted(here), here.violations()) == (0, [])

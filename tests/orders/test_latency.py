@@ -9,19 +9,18 @@ import numpy as np
 
 from tasks.live.halts import Halts
 from tasks.live.orders import Orders
-from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.sockets import StreamTiming
 from tests.live.conftest import MARKET, rigs
-from tests.live.test_order_session import KEY, LIMITS, SPEC, TIMING
+from tests.live.order_rig import ACCOUNT, DESK, KEY, NO_LIMITS
 
 DELAY_S, BARS = 0.02, 40
 
 
 def test_orders_go_out_and_their_stages_are_told(tmp_path: Path, found: dict[str, Any]) -> None:
     with rigs(tmp_path) as start:
-        rig = start(accounts=[AccountSpec(**SPEC)], stream=StreamTiming(delay_s=DELAY_S), latency_ms=int(1e3 * DELAY_S))
+        rig = start(accounts=[ACCOUNT], stream=StreamTiming(delay_s=DELAY_S), latency_ms=int(1e3 * DELAY_S))
         with (
-            Orders(rig.link, KEY, "tests", Halts.of(tmp_path), limits=LIMITS, desk_timing=TIMING) as orders,
+            Orders(rig.link, KEY, "tests", Halts.of(tmp_path), limits=NO_LIMITS, desk_timing=DESK) as orders,
             rig.session(BARS, mode="sandbox", orders=orders) as session,
         ):
             session.run(lambda: rig.play(BARS, bar_every_s=0.25))
@@ -31,7 +30,10 @@ def test_orders_go_out_and_their_stages_are_told(tmp_path: Path, found: dict[str
         with rig.reader() as reader:
             booked = {one.fill.exec_id for one in reader.executions(MARKET.slug)}
             found["fills"] = len(reader.fills(MARKET.slug))
+        again = rig.replayed(funding=[])
+        found["unexplained"] = again.unexplained
     assert booked == {one.exec_id for one in account.executions}
+    assert (again.bars, again.unexplained) == (BARS, 0)
     assert len(stages) >= 5
     p50, p99 = np.percentile(stages, [50, 99], axis=0)
     found["latency_ms"] = {

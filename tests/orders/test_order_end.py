@@ -9,9 +9,8 @@ import pytest
 from tasks.live.halts import Halts
 from tasks.live.orders import Orders
 from tasks.live.session_config import SessionConfig
-from tasks.sandbox.account import AccountSpec
 from tests.live.conftest import MARKET, rigs
-from tests.live.test_order_session import KEY, LIMITS, SPEC, TIMING
+from tests.live.order_rig import ACCOUNT, DESK, KEY, NO_LIMITS
 
 
 @pytest.mark.promise(17)
@@ -19,10 +18,10 @@ from tests.live.test_order_session import KEY, LIMITS, SPEC, TIMING
 def test_session_ends_as_asked(tmp_path: Path, at_end: str, caplog: pytest.LogCaptureFixture) -> None:
     bars = 8
     with rigs(tmp_path) as start:
-        rig = start(accounts=[AccountSpec(**SPEC)])
+        rig = start(accounts=[ACCOUNT])
         config = SessionConfig(at_end=at_end)  # type: ignore[arg-type]
         with (
-            Orders(rig.link, KEY, "tests", Halts.of(tmp_path), limits=LIMITS, desk_timing=TIMING) as orders,
+            Orders(rig.link, KEY, "tests", Halts.of(tmp_path), limits=NO_LIMITS, desk_timing=DESK) as orders,
             rig.session(bars, mode="sandbox", orders=orders, config=config) as session,
         ):
             session.run(lambda: rig.play(bars, bar_every_s=0.25))
