@@ -4,6 +4,9 @@ The bars are traded again and again, each time with one more cause let in: first
 session did. What a cause makes of the equity is the step that it adds, the trades that come out otherwise later on
 included, so the parts add up to the whole difference. Where two causes meet in one trade, the later one of the list has
 what they make of it together. What is left when all are in is `unexplained`, and 0 where the journal is true.
+
+Where orders traded, a cause that is let in makes the account hold what the session held from that row on, and the last
+of them all, slippage, makes the ledger out of the executions themselves.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.execution.accounting import RULES
+from tasks.execution.accounting import RULES, fill
 from tasks.execution.decision import decide
+from tasks.execution.orders import ZERO
 from tasks.execution.paper import Ledger, Quote
-from tasks.live.account import nothing_new
+from tasks.live.account import held_back
+from tasks.live.booking import book, lot_size
 from tasks.live.journal import BarOpen, Decision
 from tasks.live.told import Batch, Told
 
@@ -35,6 +40,13 @@ CAUSES = (
     "price",  # what the first price and the book were, in place of the candle's open
 )
 """In the order in which they are let in."""
+
+_LAST = (
+    "price",
+    "fee",  # charged otherwise than the version was judged at
+    "slippage",  # everything as the exchange booked it
+)
+"""With orders: in place of the last of `CAUSES`, and behind what `order_replay.py` names."""
 
 UNEXPLAINED = "unexplained"
 
@@ -72,12 +84,14 @@ def attribute(told: Told, batch: Batch, reference: Batch | None = None) -> Compa
         reference: Of the same bars as the exchange shows them today; None where they are the same.
     """
     there = _there(told, reference is not None)
+    named = sorted(there - {"", *CAUSES, *_LAST})
+    causes = (*CAUSES[:-1], *named, *_LAST) if told.by_orders else CAUSES
     backtest = before = _traded(told, reference or batch, ())
     parts: dict[str, float] = {}
-    for number, cause in enumerate(CAUSES, 1):
+    for number, cause in enumerate(causes, 1):
         if cause not in there:
             continue
-        let_in = CAUSES[:number]
+        let_in = causes[:number]
         after = _traded(told, batch if reference is None or "revised" in let_in else reference, let_in)
         parts[cause], before = 1e4 * (after - before) / told.capital, after
     ledger = told.opens[-1].opened.ledger if told.opens else Ledger(told.capital)
@@ -92,13 +106,19 @@ def _there(told: Told, is_revised: bool) -> set[str]:
     starts = np.array([one.start_ms for one in told.decisions])
     if (np.diff(starts) > told.market.interval_ms).any():
         found.add("gap")
-    if any(bar.rate != told.rates.get(bar.start_ms, 0.0) for bar in told.opens):
+    if told.by_orders:
+        found |= {"fee", "slippage"} | {_moved_by(told, bar) for bar in told.opens} - {""}
+    if any(bar.opened.funding for bar in told.opens if told.by_orders) or any(
+        bar.rate != told.rates.get(bar.start_ms, 0.0) for bar in told.opens
+    ):
         found.add("funding")
     return found | ({"revised"} if is_revised else set())
 
 
 def _traded(told: Told, batch: Batch, causes: Collection[str]) -> float:
     """Return what an account is worth at the last close that trades by the core, but where one of `causes` holds."""
+    if "slippage" in causes:
+        return _booked(told).equity(_last_close(told, batch))
     ledger, wanted, before = Ledger(told.capital), 0, None
     paid_by = batch.rules if "rounding" in causes else batch.unstepped
     told_weight = 0  # what the journal's own account held
@@ -107,7 +127,10 @@ def _traded(told: Told, batch: Batch, causes: Collection[str]) -> float:
             wanted, before = _decided(told, batch, step, ledger, causes), step
             continue
         rules = paid_by[before.start_ms] if before is not None else np.zeros(RULES)
-        ledger = _opened(told, batch, step, ledger, wanted, before, bool(told_weight), causes, rules)
+        if told.by_orders:
+            ledger = _ordered(told, batch, step, ledger, wanted, before, causes, rules)
+        else:
+            ledger = _opened(told, batch, step, ledger, wanted, before, bool(told_weight), causes, rules)
         told_weight = step.opened.ledger.weight
     return ledger.equity(_last_close(told, batch))
 
@@ -121,7 +144,7 @@ def _decided(told: Told, batch: Batch, one: Decision, ledger: Ledger, causes: Co
         target = decide(p_sell, p_hold, p_buy, vol, ledger.weight, ledger.bars_held, params)
     if (cause := told.cause(one)) not in causes:
         return target
-    return nothing_new(ledger.weight, target) if cause == "clock" else ledger.weight
+    return held_back(cause, ledger.weight, target)
 
 
 def _opened(
@@ -149,6 +172,57 @@ def _opened(
     elif "gap" not in causes and before is not None and bar.start_ms > before.start_ms + told.market.interval_ms:
         wanted = 0
     return told.broker(ledger, wanted, quote, rate, rules).ledger
+
+
+def _ordered(
+    told: Told,
+    batch: Batch,
+    bar: BarOpen,
+    ledger: Ledger,
+    wanted: int,
+    before: Decision | None,
+    causes: Collection[str],
+    rules: np.ndarray,
+) -> Ledger:
+    """Return the account after a row of a session with orders: as decided, or as booked where its cause is let in."""
+    opens = told.market.floor(bar.start_ms) == bar.start_ms
+    row = batch.row.get(bar.start_ms)
+    first = Quote(float(batch.candles.open[row])) if row is not None else Quote(bar.quote.first)
+    quote = bar.quote if "price" in causes or not opens else first
+    rate = told.rates.get(bar.start_ms, 0.0) if opens and "funding" not in causes else 0.0
+    if "funding" in causes:
+        ledger = ledger._replace(cash=ledger.cash - bar.opened.funding)
+    trades = [one for one in told.booked.get(bar.start_ms, ()) if one.moves]
+    if "fee" in causes and (worth := sum(one.worth for one in trades)):
+        rules = rules.copy()
+        rules[2] = float(sum(one.fill.fee for one in trades) / worth)
+    if _moved_by(told, bar) in causes:
+        after, (_, bid, ask) = bar.opened.ledger, quote
+        commission, slippage, tick = rules[2], rules[3], rules[5]
+        cash, *_ = fill(ledger.cash, ledger.quantity, after.quantity, quote.first, commission, slippage, tick, bid, ask)
+        return Ledger(cash, after.quantity, after.weight, after.bars_held)
+    if not opens:
+        return ledger
+    if "gap" not in causes and before is not None and bar.start_ms > before.start_ms + told.market.interval_ms:
+        wanted = 0
+    return told.broker(ledger, wanted, quote, rate, rules).ledger
+
+
+def _moved_by(told: Told, bar: BarOpen) -> str:
+    """Return why a row holds something else than was decided; empty where it does not."""
+    bars = {told.bar_of(one) for one in told.booked.get(bar.start_ms, ()) if one.moves}
+    late = "foreign" if None in bars else "unknown" if bars - {bar.start_ms} else ""
+    return bar.cause or late
+
+
+def _booked(told: Told) -> Ledger:
+    """Return the ledger that all executions in rows make, from the capital on."""
+    ledger, held, least = Ledger(told.capital), ZERO, lot_size(told.instrument).least
+    for bar in told.opens:
+        executions = told.booked.get(bar.start_ms, [])
+        held += sum((one.change for one in executions), ZERO)
+        ledger = book(ledger, held, executions, bar.quote.first, least, opens=True).ledger
+    return ledger
 
 
 def _last_close(told: Told, batch: Batch) -> float:

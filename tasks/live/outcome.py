@@ -104,7 +104,7 @@ class SessionReview:
                 continue
             found, counts = one.comparison, one.causes | {"unexplained": one.unexplained, "gap": one.missing}
             paper, backtest = (1e4 * (worth / found.capital - 1.0) for worth in (found.paper, found.backtest))
-            yield _row(f"{account}, on paper", f"{one.fills} fills", paper)
+            yield _row(f"{account}, {'by orders' if one.by_orders else 'on paper'}", f"{one.fills} fills", paper)
             yield _row("a backtest of its candles", f"{one.backtest_fills} fills", backtest)
             yield _row("decisions that are equal", f"{one.equal_decisions} of {one.bars}")
             for cause, part in found.parts.items():

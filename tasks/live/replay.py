@@ -8,12 +8,15 @@ Two questions are asked, and both must be answered; a third, what each cause mad
     Is the whole what a backtest says? `decide_series` and `run_account` over the same candles, with the session's steps
                                        and capital; so many decisions and fills are equal. One that was not traded makes
                                        later ones differ too, and all of them have its cause.
+
+An open that orders carried out is no fill of the core's: `order_replay.py` keeps its books again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import starmap
 
 import numpy as np
 
@@ -23,9 +26,10 @@ from tasks.execution.accounting import RULES, Bars, Steps, price_of
 from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
-from tasks.live.account import nothing_new
+from tasks.live.account import held_back
 from tasks.live.attribution import Comparison, attribute
 from tasks.live.journal import BarOpen, Decision, JournalReader
+from tasks.live.order_replay import OrderBooks
 from tasks.live.told import Batch, Predict, Told
 
 FEATURE_BOUND, PROBABILITY_BOUND = 1e-9, 1e-5
@@ -44,8 +48,8 @@ class Difference:
     Attributes:
         start_ms: Bar.
         what: candle, features, probabilities, decision, fill or funding.
-        cause: late, stale, deadline, rounding, price, funding, revised, restart, missed bars, stop, clock; empty where
-            nobody knows.
+        cause: late, stale, deadline, rounding, price, funding, revised, restart, missed bars, stop, clock; with orders
+            those of `order_replay.py` too; empty where nobody knows.
         said: What the journal says, and what came out.
     """
 
@@ -60,6 +64,7 @@ class Replayed:
     """What came of replaying one market.
 
     Attributes:
+        by_orders: Whether orders carried them out; else they were filled on paper.
         bars: Decisions in the journal.
         fills: Fills in the journal.
         missing: Bars that lie between its decisions and are not there.
@@ -72,6 +77,7 @@ class Replayed:
         comparison: The account's equity beside the backtest's, by cause; None without a decision.
     """
 
+    by_orders: bool = False
     bars: int = 0
     fills: int = 0
     missing: int = 0
@@ -125,7 +131,8 @@ def replay(
     account = account or market.slug
     told = Told.of(reader, market, account, instrument, funding)
     decided = [one.start_ms for one in reader.decisions(account)]
-    result = Replayed(bars=len(decided), fills=sum(bar.opened.fill is not None for bar in told.opens))
+    fills = sum(bar.opened.fill is not None for bar in told.opens)
+    result = Replayed(by_orders=told.by_orders, bars=len(decided), fills=fills)
     revised = _compare_candles(told.candles, reference, result)
     for start_ms in sorted(set(told.origins) - set(decided)):
         if told.origins[start_ms] != "warm-up":
@@ -162,11 +169,16 @@ def _compare_candles(candles: Candles, reference: Candles | None, result: Replay
 def _check_steps(told: Told, batch: Batch, result: Replayed) -> None:
     """Compute each open and each decision again from the account's own ledger before it."""
     ledger, before, booked_ms = Ledger(told.capital), None, -1
+    books = OrderBooks(told, batch) if told.by_orders else None
     for one in told.steps():
         if isinstance(one, BarOpen):
-            _open_again(told, batch, one, ledger, before, result)
+            if books is None:
+                _open_again(told, batch, one, ledger, before, result)
+            else:
+                result.differences += starmap(Difference, books.row(one, ledger, before))
             ledger = one.opened.ledger  # so that one difference is counted once
-            booked_ms = told.market.floor(one.start_ms)
+            if books is None or told.market.floor(one.start_ms) == one.start_ms:
+                booked_ms = told.market.floor(one.start_ms)
             continue
         if booked_ms != one.start_ms:
             result.add(one.start_ms, "fill", "", "the journal lacks what the account did at the open")
@@ -177,6 +189,8 @@ def _check_steps(told: Told, batch: Batch, result: Replayed) -> None:
         if before is not None:
             result.missing += (one.start_ms - before.start_ms) // told.market.interval_ms - 1
         before = one
+    if books is not None:
+        result.differences += starmap(Difference, books.rest())
 
 
 def _open_again(
@@ -246,9 +260,9 @@ def _decide_again(told: Told, batch: Batch, one: Decision, result: Replayed) -> 
             "deadline": one.late_ms > told.deadline_ms,
             "missed bars": told.origins[one.start_ms] == "rest",
             "clock": clock[-1:] == ["clock off"],
+            **{cause: (one.start_ms, f"{cause} at close") in told.notes for cause in ("halted", "unknown")},
         }
-        restrained = nothing_new(one.position, one.target) if one.cause == "clock" else one.position
-        holds = one.wanted == restrained and true.get(one.cause, False)
+        holds = one.wanted == held_back(one.cause, one.position, one.target) and true.get(one.cause, False)
         result.add(one.start_ms, "decision", told.cause(one) if holds else "", f"target {one.target} was not traded")
 
 

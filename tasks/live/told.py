@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from storage.schema import MINUTE_MS, Candles, FloatArray, Instrument, IntArray, Market
 from tasks.champion.serving import ServedModel
 from tasks.execution.accounting import RULES, Steps, account_rules, funding_by_bar
+from tasks.execution.orders import Order
+from tasks.execution.paper import open_bar
 from tasks.live.account import BROKERS, Broker
-from tasks.live.journal import BarOpen, Decision, JournalReader
+from tasks.live.journal import BarOpen, BookedExecution, Decision, JournalReader
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
 
@@ -44,6 +47,9 @@ class Told:
     opens: list[BarOpen]
     notes: list[tuple[int, str]]
     broker: Broker
+    by_orders: bool
+    orders: list[tuple[int, Order]]
+    executions: list[BookedExecution]
     rates: Mapping[int, float]
     capital: float
     deadline_ms: float
@@ -76,7 +82,10 @@ class Told:
             decisions=[one for one in reader.decisions(account) if one.start_ms in known],
             opens=opens,
             notes=[(at_ms, kind) for at_ms, slug, kind, _ in reader.notes() if slug == market.slug],
-            broker=BROKERS[facts["mode"]],
+            broker=BROKERS.get(facts["mode"], open_bar),
+            by_orders=facts["mode"] not in BROKERS and account == market.slug,  # shadows fill on paper
+            orders=reader.orders(account),
+            executions=reader.executions(account),
             rates=_rates(candles, market, opens, funding),
             capital=float(facts["capital"][account]),
             deadline_ms=float(facts["deadline_ms"][market.slug]),
@@ -91,6 +100,22 @@ class Told:
                 yield opens.pop()
             yield one
         yield from reversed(opens)
+
+    @cached_property
+    def booked(self) -> Mapping[int | None, list[BookedExecution]]:
+        """What the exchange booked, by the row of the ledger that holds it; None: no row does."""
+        found: dict[int | None, list[BookedExecution]] = {}
+        for one in self.executions:
+            found.setdefault(one.booked_ms, []).append(one)
+        return found
+
+    @cached_property
+    def _bars(self) -> Mapping[str, int]:
+        return {order.link_id: start_ms for start_ms, order in self.orders}
+
+    def bar_of(self, one: BookedExecution) -> int | None:
+        """Return the bar of the order that an execution is of; None for no order of the session."""
+        return self._bars.get(one.link_id) if one.kind == "Trade" else None
 
     def cause(self, one: Decision) -> str:
         """Return why a decision was not traded: late is a deadline that the feed alone has missed."""

@@ -62,6 +62,19 @@ def test_paper_session_equals_the_backtest_and_leaves_its_numbers(version, home,
     assert f"session {result.name}: {BARS} bars stepped" in capsys.readouterr().out
 
 
+@pytest.mark.promise(16)
+def test_session_with_orders_is_explained_to_the_end(version, home, capsys):
+    result = hold(version, mode="sandbox", bar_every_s=0.05)
+    numbers = result.numbers
+    assert (numbers["bars"], numbers["missing"], numbers["unexplained"], numbers["halted"]) == (BARS, 0, 0, [])
+    assert numbers["fills"] >= 1
+    assert sum(numbers["difference_bp"].values()) == pytest.approx(
+        1e4 * (numbers["equity"] - numbers["markets"][0]["backtest_equity"]) / numbers["capital"], abs=1e-6
+    )
+    evaluate(session=result.name)
+    assert f"{MARKET.slug}, by orders" in capsys.readouterr().out
+
+
 def test_session_of_an_earlier_name_goes_on_with_its_ledger(version, home):
     first = hold(version, session="mine", steps=20)
     second = hold(version, session="mine", steps=BARS)
