@@ -32,6 +32,7 @@ class OrderNews(NamedTuple):
         parent: Link id of the order that it came with, as a stop does; else empty.
         order_id: The exchange's.
         news: Its state.
+        is_stop: Whether it is a stop of a whole position, as comes with an order that opens one.
     """
 
     symbol: str
@@ -40,6 +41,7 @@ class OrderNews(NamedTuple):
     order_id: str
     news: Reported
     received_ns: int
+    is_stop: bool = False
 
 
 class ExecutionNews(NamedTuple):
@@ -114,7 +116,8 @@ def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
         why=str(row.get("rejectReason") or "")[:80],
     )
     link_id, parent = (str(row.get(name) or "") for name in ("orderLinkId", "parentOrderLinkId"))
-    return OrderNews(str(row["symbol"]), link_id, parent, order_id, news, received_ns)
+    is_stop = row.get("stopOrderType") == "StopLoss" and not link_id
+    return OrderNews(str(row["symbol"]), link_id, parent, order_id, news, received_ns, is_stop)
 
 
 def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:

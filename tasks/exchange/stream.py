@@ -35,6 +35,7 @@ QUEUE_EVENTS = 100_000
 
 _LOOK_S = 0.1  # how soon a patient stream notices that it is closed
 _TOLD = 3  # bad messages whose text is kept
+_AUTH_S = 10  # for which what signs in is good: pybit's 1 s is less than what clocks may differ by
 _JOIN_S = 15.0  # longer than any time-out of a socket
 
 
@@ -372,6 +373,7 @@ class _Connection(WebSocket):  # type: ignore[misc]
             demo=exchange == "demo" and key is not None,
             api_key=key and key.key,
             api_secret=key and key.secret,
+            private_auth_expire=_AUTH_S,
             restart_on_error=False,
             ping_interval=timing.ping_interval_s,
             ping_timeout=timing.ping_timeout_s,

@@ -16,9 +16,20 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from storage.api_keys import ApiKey
-from storage.schema import DAY_MS, Ambiguous, AuthError, Banned, ClockError, Market, Rejected, TemporaryError
+from storage.schema import (
+    DAY_MS,
+    Ambiguous,
+    AuthError,
+    Banned,
+    ClockError,
+    Instrument,
+    Market,
+    Rejected,
+    TemporaryError,
+)
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order, read_position
+from tasks.exchange.reference import read_instrument
 from tasks.exchange.session import Session
 from tasks.exchange.transport import HOST_NAMES, RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
 from tasks.execution.orders import ZERO, Acked, Lost, Order, Refused
@@ -150,13 +161,26 @@ class TradingAccount:
             return Lost(str(err))
         return Acked(str(answer.result.get("orderId") or ""))
 
-    def cancel_all(self, market: Market) -> None:
-        """Cancel every order of a market that waits.
+    def cancel_all(self, market: Market, *, stops: bool = False) -> None:
+        """Cancel every order of a market that waits, and with `stops` those too that protect a position.
 
         Raises:
             PipelineError: It can't be told whether they are cancelled.
         """
-        self._send("cancel_all_orders", {"category": market.category, "symbol": market.symbol})
+        kinds = {} if stops else {"orderFilter": "Order"}
+        self._send("cancel_all_orders", {"category": market.category, "symbol": market.symbol} | kinds)
+
+    def instrument(self, market: Market) -> Instrument:
+        """Return the rules of a market.
+
+        Raises:
+            Rejected: There is no such market.
+        """
+        what, params = f"the rules of {market.symbol}", {"category": market.category, "symbol": market.symbol}
+        found = self._ask(what, "get_instruments_info", params, partial(read_instrument, market=market))
+        if found is None:
+            raise refused(Rejected("no such symbol", 0), self.exchange, what)
+        return found
 
     def set_leverage(self, market: Market, leverage: Decimal = Decimal(1)) -> None:
         """Set the leverage of a market; that it is so already is no error."""

@@ -207,7 +207,7 @@ def refused(err: PipelineError, exchange: Exchange, what: str) -> PipelineError:
 def _refusal(code: object, message: str, headers: Mapping[str, str] | None) -> PipelineError:
     if type(code) is not int:
         return Ambiguous("the answer is not Bybit's: no integer retCode")
-    text = f"{code}: {message}"
+    text = f"{code}: {message.partition('origin_string')[0].strip()}"  # which holds the key
     if code in RATE_CODES:
         return RateLimited(text, _reset_ms(headers))
     if code in BAN_CODES:

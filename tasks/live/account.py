@@ -258,6 +258,14 @@ class Account:
     def compare_soon(self) -> None:
         """Compare with the exchange soon."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is held, or may come to be."""
+        return self.ledger.weight != 0
+
+    def halt(self, why: str) -> None:
+        """Let nobody trade this account's market before a person has looked; on paper nothing."""
+
     def late(self, at_ms: int, price: float, *, closes: bool = False) -> BarOpen | None:
         """Book amid a bar what the exchange has booked since its open; on paper nothing."""
         return None

@@ -338,7 +338,7 @@ class MarketSession:
         """Close every position amid the bar, at what the market last offered, because the session ends."""
         start_ms = self.last_ms + self._step_ms
         at_ms = min(int(self._time.now_ms()), start_ms + self._step_ms - 1)  # a later row would be another bar's
-        held = [account for account in self.accounts if account.ledger.weight]
+        held = [account for account in self.accounts if account.is_open]
         if held:
             self.note("stopped", "positions are closed because the session ends")
         unseen = [account for account in held if account.opened_ms < start_ms]

@@ -90,10 +90,20 @@ class OrderAccount(Account):
         """Go on with what is unsettled, compare if that is due, and return why nothing more may be traded."""
         self.desk.work()
         self.desk.reconcile()
-        if self.desk.trouble and not self._is_told:
-            self._is_told = True
-            self.latch(self.desk.trouble)
+        if self.desk.trouble:
+            self.halt(self.desk.trouble)
         return self.desk.stopped
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is held at the exchange, or may come to be."""
+        return abs(self.desk.held) >= self._lot.least or bool(self.desk.unsettled) or self.desk.is_busy
+
+    def halt(self, why: str) -> None:
+        """Latch the market and tell somebody, once."""
+        if not self._is_told:
+            self._is_told = True
+            self.latch(why)
 
     def compare_soon(self) -> None:
         """Compare with the exchange at the next look: something may have been missed."""
@@ -235,6 +245,9 @@ class OrderAccount(Account):
         self.desk.want(Wanted(at_ms, ZERO, price, give_up_s, None))
         self._work_until(give_up_s)
         self.desk.give_up()
+        if self.is_open:
+            self._is_told = False
+            self.halt(f"{self.desk.held} could not be closed at the end of the session; it is still held")
         return self._booked(at_ms, 0, "stop", quote, float("nan"))
 
     def _opened(self, unless: str, quote: Quote, late_ms: float) -> BarOpen:

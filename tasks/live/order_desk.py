@@ -109,6 +109,7 @@ class OrderDesk:
         begin_ms: The exchange's clock now, UTC milliseconds: what was booked before is not this session's.
         protection: What goes with each order.
         timing: When it asks.
+        halted: Returns why nothing may be opened, asked before each order that would; empty while it may.
         now_ms: This machine's UTC milliseconds.
 
     Attributes:
@@ -130,6 +131,7 @@ class OrderDesk:
         begin_ms: int,
         protection: Protection = PROTECTION,
         timing: DeskTiming = DeskTiming(),
+        halted: Callable[[], str] = lambda: "",
         now_ms: Callable[[], int] = lambda: time_ns() // 1_000_000,
     ) -> None:
         self.name, self.market = name, market
@@ -140,7 +142,7 @@ class OrderDesk:
         self._session, self._trading, self._journal = session, trading, journal
         self._lot, self._protection, self._timing = lot, protection, timing
         self._absence = Absence(after_ms=trading.recv_window_ms + 1_000)
-        self._now_ms = now_ms
+        self._halted, self._now_ms = halted, now_ms
         self._orders: dict[str, Order] = {}
         self._open: dict[str, Order] = {}  # of which more may come
         self._bars: dict[str, int] = {}
@@ -269,7 +271,7 @@ class OrderDesk:
         if self.unsettled or self._wanted is None:
             return
         due = self._next(self._wanted)
-        if isinstance(due, Order) and self.trouble:
+        if isinstance(due, Order) and not due.leg.reduces and (self.trouble or self._halted()):
             due = "halted"
         elif isinstance(due, Order) and monotonic() > self._wanted.until_s:
             due = "stale"
@@ -324,7 +326,7 @@ class OrderDesk:
             self.hear(event)
         if found == []:
             self._learn(self._orders[order.link_id], NotFound(self._now_ms()))
-        elif found is None and self._now_ms() - order.sent_ms > 1e3 * self._timing.unknown_s:
+        if order.link_id in self._open and self._now_ms() - order.sent_ms > 1e3 * self._timing.unknown_s:
             self._stop(f"nobody can tell for {self._timing.unknown_s:g} s what has become of order {order.link_id}")
         wait_s = min(2 * wait_s, self._timing.most_s)
         self._asked[order.link_id] = (monotonic() + wait_s, wait_s)
@@ -366,7 +368,8 @@ class OrderDesk:
 
     def _is_ours(self, one: OrderNews) -> bool:
         """Return whether an order is of this session, or the stop that came with one that is."""
-        return one.link_id in self._orders or one.parent in self._orders
+        opened = any(not order.leg.reduces for order in self._orders.values())
+        return one.link_id in self._orders or one.parent in self._orders or (one.is_stop and opened)
 
     def compare_soon(self) -> None:
         """Let the next `reconcile` compare, because something may have been missed."""

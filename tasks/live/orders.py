@@ -106,16 +106,17 @@ class Orders:
             raise Denied(
                 "CATEGORY", f"orders are sent for USDT perpetuals alone, was {market.symbol} {market.category}"
             )
-        desk = OrderDesk(
-            paper.name, market, self._session, trading=self.trading, journal=journal, lot=lot_size(paper.instrument),
-            begin_ms=self._link.gateway.server_time_ms(), timing=self._desk_timing,
-            protection=Protection(slippage_percent=Decimal(str(self._config.slippage_percent))),
-        )  # fmt: skip
         environment = self._key.environment
 
         def halted() -> str:
             halt = self._halts.read(environment, market)
             return halt.why if halt else ""
+
+        desk = OrderDesk(
+            paper.name, market, self._session, trading=self.trading, journal=journal, lot=lot_size(paper.instrument),
+            begin_ms=self._link.gateway.server_time_ms(), timing=self._desk_timing, halted=halted,
+            protection=Protection(slippage_percent=Decimal(str(self._config.slippage_percent))),
+        )  # fmt: skip
 
         def latch(why: str) -> None:
             self._halts.latch(environment, market, why)
@@ -134,15 +135,11 @@ class Orders:
             Denied: It is not; the code says why.
             StoreError: The exchange holds something else than the journal says.
         """
-        facts = self.trading.key_facts()
-        if facts.may_withdraw:
-            raise Denied("KEY", "this key may withdraw; make one that may only trade")
-        if not facts.may_trade:
-            raise Denied("KEY", "this key may not trade contracts; make one that may")
-        if not facts.is_unified:
-            raise Denied("ACCOUNT", "classic accounts are not traded; upgrade to a unified account")
-        if (mode := self.trading.margin_mode()) not in _CROSS:
-            raise Denied("MARGIN", f"margin mode must be cross (REGULAR_MARGIN), was {mode}")
+        try:
+            self._admit_key()
+        except Rejected:
+            if self._key.environment != "demo":  # which does not say what its keys may do; they are worth nothing
+                raise
         try:
             position = self.trading.position(market)
         except Rejected as err:
@@ -165,6 +162,17 @@ class Orders:
             raise Denied(
                 "CAPITAL", f"the session starts with {self._needed:g} USDT, what is available {said}; give --capital"
             )
+
+    def _admit_key(self) -> None:
+        facts = self.trading.key_facts()
+        if facts.may_withdraw:
+            raise Denied("KEY", "this key may withdraw; make one that may only trade")
+        if not facts.may_trade:
+            raise Denied("KEY", "this key may not trade contracts; make one that may")
+        if not facts.is_unified:
+            raise Denied("ACCOUNT", "classic accounts are not traded; upgrade to a unified account")
+        if (mode := self.trading.margin_mode()) not in _CROSS:
+            raise Denied("MARGIN", f"margin mode must be cross (REGULAR_MARGIN), was {mode}")
 
 
 def _risk_book(limits: RiskLimits, reader: JournalReader, paper: Account, market: Market) -> RiskBook:

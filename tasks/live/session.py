@@ -298,6 +298,7 @@ class Session:
 
     def _halt(self, market: MarketSession, why: str) -> None:
         market.halted = why
+        market.own.halt(why)
         self._say(market, "halted", f"is stepped no more: {why}")
 
     def _say(self, market: MarketSession, kind: str, said: str) -> None:

@@ -13,7 +13,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from storage.api_keys import ApiKey
-from storage.schema import Market, Source
+from storage.schema import Instrument, Market, Source
 from tasks.exchange.private_events import AccountReconnected
 from tasks.exchange.stream import PrivateStream, StreamTiming
 from tasks.exchange.trading import Protection, TradingAccount
@@ -57,11 +57,20 @@ class Desk:
         sent_again: Ids of orders that were sent though the exchange had them.
     """
 
-    def __init__(self, path: Path, stack: ExitStack, faults: FaultPlan = (), **options: Any) -> None:
+    def __init__(
+        self, path: Path, stack: ExitStack, faults: FaultPlan = (), instrument: Instrument | None = None, **options: Any
+    ) -> None:
         self._path, self._stack, self._events = path, stack, queue.Queue[Any]()
         spec = AccountSpec(key=KEY.key, secret=KEY.secret, leverage="1", **options)
         self.sandbox = stack.enter_context(
-            Sandbox(CANDLES, market=MARKET, source=Source("sandbox:0123abcd"), accounts=[spec], faults=faults)
+            Sandbox(
+                CANDLES,
+                market=MARKET,
+                source=Source("sandbox:0123abcd"),
+                accounts=[spec],
+                faults=faults,
+                instrument=instrument,
+            )
         )
         self._life: ExitStack | None = None
         self.sent_again: list[str] = []

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from storage.schema import StoreError, TemporaryError
+from storage.api_keys import ApiKey
+from storage.schema import Rejected, StoreError, TemporaryError
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.private_events import (
@@ -25,13 +26,13 @@ from tasks.exchange.private_events import (
 )
 from tasks.execution.accounting import RULES
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
-from tasks.execution.paper import Ledger, open_bar
+from tasks.execution.paper import Ledger, Quote, open_bar
 from tasks.live.account import Account
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
 from tasks.live.order_account import OrderAccount
 from tasks.live.orders import Orders
-from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
+from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
 from tests.orders.cells import CANDLES, KEY, LIMIT_S, MARKET, PRICE, TIMING, Desk
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
@@ -106,7 +107,7 @@ def test_exchange_that_keeps_saying_another_position_ends_in_trouble_and_not_in_
         here.desk.compare_soon()
         here.desk.reconcile()
     assert "the exchange holds 0, the journal says 0.4" in here.desk.trouble
-    here.want("0", bar=1)
+    here.want("0.8", bar=1)
     here.work()
     assert posted(here) == 1
 
@@ -334,6 +335,78 @@ def test_stranger_s_order_is_followed_before_the_market_stops(open_desk: OPEN) -
         assert monotonic() < give_up_s
         here.desk.reconcile()
     assert (here.desk.stopped, here.desk.held) == (here.desk.trouble, D("-0.2"))
-    here.want("0.4")
+    here.want("-0.5")
     here.work()
     assert (posted(here), here.violations()) == (0, [])
+
+
+@pytest.mark.promise(17)
+def test_halt_between_two_legs_opens_nothing(open_desk: OPEN) -> None:
+    here = open_desk()
+    with ExitStack() as stack:
+        _, own = account_of(here, stack)
+        here.desk = own.desk
+        here.want("0.3")
+        here.work()
+        here.want("-0.4", bar=1)
+        here.desk.work()
+        assert posted(here) == 2  # the close leg is under way
+        Halts.of(here.journal.path.parent).latch("sandbox", MARKET, "the news")
+        here.work()
+        assert here.desk.outcome(int(CANDLES.start_ms[-1]) + MARKET.interval_ms) == "halted"
+    assert (here.desk.held, posted(here)) == (0, 2)
+
+
+@pytest.mark.promise(17)
+def test_end_of_a_session_closes_what_is_held_after_trouble_too(open_desk: OPEN) -> None:
+    here = open_desk()
+    with ExitStack() as stack:
+        _, own = account_of(here, stack)
+        here.desk = own.desk
+        here.want("0.4")
+        here.work()
+        own.desk._stop("an order of somebody else")
+        assert own.is_open  # though no row of its ledger says so yet
+        booked = own.close_out(int(CANDLES.start_ms[-1]) + 1, Quote(float(PRICE)))
+        assert (booked.opened.ledger.weight, own.is_open) == (0, False)
+    assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
+
+
+def test_order_that_is_acknowledged_and_never_heard_of_again_is_trouble(open_desk: OPEN) -> None:
+    unseen = {"realtime": 10_000, "history": 10_000, "executions": 10_000}
+    here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), Action("unseen", twist=OrderTwist(unseen=unseen)))])
+    here.desk._timing = replace(TIMING, unknown_s=0.3)
+    here.want("0.4")
+    here.work(until=lambda: bool(here.desk.trouble))
+    assert (here.orders[0].status, posted(here)) == (Status.ACKED, 1)
+
+
+def test_refusal_that_echoes_the_key_does_not_show_it(open_desk: OPEN) -> None:
+    said = f"error sign! origin_string[1795925842237{KEY.key}5000{{}}]"
+    here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), actions.ret_code(10004, said))])
+    here.want("0.4")
+    here.work()
+    assert here.desk.trouble == "10004: error sign!"
+    assert KEY.key not in here.orders[0].why
+
+
+def test_demo_that_does_not_tell_what_its_key_may_do_is_traded(open_desk: OPEN) -> None:
+    silent = Fault(Match(path="/v5/user/query-api", times=None), actions.ret_code(10032, "not on demo"))
+    here = open_desk([silent])
+    with ExitStack() as stack:
+        orders, own = account_of(here, stack)
+        with pytest.raises(Rejected):
+            orders.admit(own, MARKET)
+        orders._key = ApiKey("demo", KEY.key, KEY.secret)
+        orders.admit(own, MARKET)
+
+
+def test_stop_without_a_parent_is_ours_and_an_order_by_hand_is_not(open_desk: OPEN) -> None:
+    here = open_desk()
+    here.want("0.4")
+    here.work()
+    row = ORDER | {"orderLinkId": "", "orderStatus": "Untriggered", "stopOrderType": "StopLoss"}
+    here.desk.hear(read_order(row, 1))
+    assert here.desk.trouble == ""
+    here.desk.hear(read_order(row | {"stopOrderType": ""}, 1))
+    assert "an order of somebody else" in here.desk.trouble

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from threading import Thread
+from time import monotonic, sleep
 
 import pytest
 
 from tasks.exchange.trading import Protection
+from tasks.execution.orders import Leg, Order
 from tasks.live.halting import halt
 from tasks.live.halts import Halts
+from tasks.live.orders import account_of
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
-from tests.orders.cells import KEY, MARKET, Desk
+from tasks.sandbox.listing import default_instrument
+from tests.orders.cells import CANDLES, KEY, LIMIT_S, MARKET, Desk
 from tests.sandbox import actions
+from tests.sandbox.order_actions import late_request
 
 
 @pytest.mark.promise(17)
@@ -30,7 +37,7 @@ def test_position_is_closed_and_orders_are_cancelled_without_the_session(tmp_pat
         account = here.sandbox.account(KEY.key)
         position = account.positions.get(MARKET.symbol)
         assert not position or position.size == 0
-        assert account.open_orders == {} or not list(account.open_orders)
+        assert not account.open_orders
         latched = halts.read("sandbox", MARKET)
         assert latched is not None
         assert latched.why == "the news"
@@ -74,3 +81,51 @@ def test_ban_is_waited_for_and_nothing_is_asked_meanwhile(tmp_path: Path) -> Non
         assert len(here.sandbox.requests) == asked + 1
         here.trading.place(MARKET, here.orders[0], Protection())
         assert len(here.sandbox.requests) == asked + 1
+
+
+@pytest.mark.promise(17)
+def test_order_that_was_under_way_is_closed_too(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        here = Desk(
+            tmp_path / "orders.sqlite", stack, [Fault(Match(path=CREATE_PATH, method="POST"), late_request(0.3))]
+        )
+        order = Order(link_id="dsc-late", leg=Leg("Buy", Decimal("0.4"), False)).submitting(1)
+        sending = Thread(target=here.trading.place, args=(MARKET, order, Protection()))
+        sending.start()  # a session that hangs: its request arrives after the halt has looked
+        give_up_s = monotonic() + LIMIT_S
+        while not here.posts and monotonic() < give_up_s:
+            sleep(0.001)
+        stop = stack.enter_context(account_of(KEY, here.sandbox.url, recv_window_ms=400))
+        assert halt(stop, Halts.of(tmp_path), "sandbox", [MARKET], "the news") == []
+        sending.join()
+        account = here.sandbox.account(KEY.key)
+        assert [order.status for order in account.orders.values() if order.trigger is None] == ["Filled", "Filled"]
+        assert account.positions[MARKET.symbol].size == 0
+
+
+@pytest.mark.promise(17)
+def test_position_beyond_the_largest_order_is_closed_in_pieces(tmp_path: Path) -> None:
+    rules = replace(default_instrument(MARKET, int(CANDLES.start_ms[0]), CANDLES), max_market_qty="0.2")
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack, instrument=rules)
+        for _ in range(3):
+            here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.15")
+        assert halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news") == []
+        assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
+
+
+@pytest.mark.promise(17)
+def test_stop_stays_while_the_position_can_t_be_closed(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack)
+        here.want("0.4", stop=Decimal(50))
+        here.work()
+        refusal = Action("refused", actions.ret_code(110007, "no").spoil, unseen=True)
+        here.sandbox.follow([Fault(Match(path=CREATE_PATH, method="POST", times=None), refusal)])
+        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news", within_s=0.2)
+        assert "holds 0.4" in line
+        (stop,) = here.sandbox.account(KEY.key).open_orders
+        assert stop.trigger == 50
+        here.sandbox.follow([])
+        assert halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news") == []
+        assert not here.sandbox.account(KEY.key).open_orders
