@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le
 from storage.bounds import Checked
 from storage.schema import INTERVAL_MS, ConfigError, Market, Source, parse_source, sandbox_source, utc_text
 from tasks.exchange.gateway import Gateway
+from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.transport import Exchange
 from tasks.market.synthetic import SyntheticMarket, description, generate, grown
 from tasks.sandbox.account import AccountSpec
@@ -22,6 +23,7 @@ from tasks.sandbox.candle_files import base_interval, file_source, read_candle_f
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 
+_IN_A_SESSION = RetryPolicy(attempts=3, budget_s=8.0, bans=0)  # whose thread has more to do than to wait for an answer
 _LOOPBACK = re.compile(r"http://127\.0\.0\.1:\d{1,5}")
 
 
@@ -172,6 +174,7 @@ def connect_stream(
         ConfigError: The candle file ends before.
     """
     pace: dict[str, Any] = {"requests_per_s": config.requests_per_s, "threads": config.threads, "on_retry": on_retry}
+    pace["retry"] = _IN_A_SESSION
     source = config.source
     if config.exchange != "sandbox" or config.url is not None:
         url = None if config.url is None else config.url.replace("http:", "ws:")

@@ -100,6 +100,22 @@ def test_time_is_a_budget_too(sandbox: Any, open_gateway: OPEN, fake_time: Any) 
     assert fake_time.slept == pytest.approx([0.5, 1.0])  # 2 s more would be 3.5
 
 
+def test_ban_that_nobody_waits_out_is_kept_and_nothing_is_asked(
+    sandbox: Any, open_gateway: OPEN, fake_time: Any
+) -> None:
+    sandbox.follow(plan(actions.http_status(403)))
+    gateway = open_gateway(sandbox, retry=RetryPolicy(bans=0))
+    with pytest.raises(Banned, match="HTTP 403"):
+        gateway.server_time_ms()
+    asked = len(sandbox.requests)
+    fake_time.sleep(590.0)
+    with pytest.raises(Banned, match="refuses this address for 10 s more; nothing was asked"):
+        gateway.server_time_ms()
+    assert len(sandbox.requests) == asked
+    fake_time.sleep(11.0)
+    assert gateway.server_time_ms() > 0
+
+
 def test_one_attempt_is_no_repetition(sandbox: Any, open_gateway: OPEN) -> None:
     sandbox.follow(plan(actions.http_status(502)))
     with pytest.raises(Ambiguous, match=r"for the time \(HTTP 502\); run again later"):
