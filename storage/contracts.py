@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Every range has an upper end although no market comes near it: a check for "> 0" lets infinity pass.
 _MAX_PRICE = 1e9
-_MAX_VOLUME = 1e18  # days of coins that cost a hundred-millionth come to 1e15
+_MAX_VOLUME = 1e18  # bars of the cheapest coins come near 1e15
 _MAX_TURNOVER = 1e18
 _MAX_IN_VOL_UNITS = 1e7  # a bar of 10 % in a market that was flat (vol 1e-8) until then
 _FEATURE_RANGES = {

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from tasks.exchange.stream_events import BadMessage, UnknownTopic
 from tasks.execution.orders import Execution, Reported
 
+_LONGEST = 40  # digits
+
 PRIVATE_TOPICS = ("order", "execution", "position")
 
 
@@ -152,9 +154,9 @@ def number(row: Mapping[str, Any], name: str) -> Decimal:
     if value in (None, ""):
         return Decimal(0)
     try:
-        found = Decimal(str(value))
+        found = Decimal(str(value)) if len(str(value)) <= _LONGEST else Decimal("NaN")
     except InvalidOperation:
         found = Decimal("NaN")
-    if not found.is_finite():
+    if not found.is_finite() or abs(found.adjusted()) > _LONGEST:  # a whole number of 1e999999 would fill memory
         raise BadMessage(f"{name} must be a number, was {str(value)[:40]!r}")
     return found

@@ -243,7 +243,7 @@ class Stream:
                 self._answered(message, received_ns)
         except UnknownTopic:
             self.counts.unknown += 1
-        except ValueError as err:  # JSON's own errors are of this kind too
+        except (ValueError, RecursionError) as err:  # JSON's own errors are of these kinds too
             self.counts.bad += 1
             if len(self.bad_messages) < _TOLD:
                 self.bad_messages.append(f"{type(err).__name__}: {err}; {text[:80]!r}")

@@ -29,7 +29,7 @@ from storage.schema import (
 )
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order, read_position
-from tasks.exchange.reference import read_instrument
+from tasks.exchange.reference import read_instrument, read_time
 from tasks.exchange.session import Session
 from tasks.exchange.transport import HOST_NAMES, RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
 from tasks.execution.orders import ZERO, Acked, Lost, Order, Refused
@@ -219,31 +219,28 @@ class TradingAccount:
         named = {"category": market.category, "symbol": market.symbol, "orderLinkId": link_id}
         told = self._rows(f"order {link_id}", "get_open_orders", named, read_order)
         told = told or self._rows(f"order {link_id}", "get_order_history", named, read_order)
-        booked = self._rows(f"executions of {link_id}", "get_executions", named | {"limit": 100}, read_execution)
-        found: list[OrderNews | ExecutionNews] = [*told, *booked]
+        found: list[OrderNews | ExecutionNews] = [*told, *self._executions(named)]
         return [one for one in found if one.link_id == link_id]
 
     def executions(self, market: Market, since_ms: int) -> list[ExecutionNews]:
         """Return what was booked since, of the last six days at most, oldest first; each row once.
 
-        Bybit gives seven days from `since_ms` on, whatever has happened after them.
+        Bybit gives seven days from a start on, whatever has happened after them; so a start that is older is moved.
         """
-        params: dict[str, Any] = {
-            "category": market.category,
-            "symbol": market.symbol,
-            "startTime": since_ms,
-            "limit": 100,
-        }
-        what, found, cursor = f"executions of {market.symbol}", dict[str, ExecutionNews](), dict[str, str]()
+        named = {"category": market.category, "symbol": market.symbol}
+        now_ms = self._ask("the time", "get_server_time", {}, read_time)
+        return self._executions(named | {"startTime": max(since_ms, now_ms - _LOOK_BACK_MS)})
+
+    def _executions(self, named: dict[str, Any]) -> list[ExecutionNews]:
+        found, cursor = dict[str, ExecutionNews](), dict[str, str]()
         while True:
-            page = self._ask(what, "get_executions", params | cursor, lambda answer: answer)
-            if page.time_ms and not found and page.time_ms - params["startTime"] > _LOOK_BACK_MS:
-                params["startTime"] = page.time_ms - _LOOK_BACK_MS
-                continue
-            rows = _read(page, read_execution)
-            found |= {one.fill.exec_id: one for one in rows}
+            params = named | {"limit": 100} | cursor
+            page = self._ask(f"executions of {named['symbol']}", "get_executions", params, lambda answer: answer)
+            rows = {one.fill.exec_id: one for one in _read(page, read_execution)}
+            is_new = not rows.keys() <= found.keys()  # else the pages go round in a circle
+            found |= rows
             cursor = {"cursor": str(page.result.get("nextPageCursor") or "")}
-            if not cursor["cursor"] or not rows:
+            if not cursor["cursor"] or not is_new:
                 return sorted(found.values(), key=lambda one: one.time_ms)
 
     def open_orders(self, market: Market) -> list[OrderNews]:

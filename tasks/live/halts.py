@@ -54,7 +54,7 @@ class Halts:
             return Halt(str(said["why"]), str(said["at"]))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as err:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
             return Halt(f"{path} can't be read ({type(err).__name__})", "")
 
     def latch(self, environment: str, market: Market, why: str) -> Halt:

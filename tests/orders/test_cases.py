@@ -24,6 +24,7 @@ from tasks.exchange.private_events import (
     read_order,
     read_position,
 )
+from tasks.exchange.stream_events import BadMessage
 from tasks.execution.accounting import RULES
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
@@ -410,3 +411,40 @@ def test_stop_without_a_parent_is_ours_and_an_order_by_hand_is_not(open_desk: OP
     assert here.desk.trouble == ""
     here.desk.hear(read_order(row | {"stopOrderType": ""}, 1))
     assert "an order of somebody else" in here.desk.trouble
+
+
+def test_order_of_more_executions_than_a_page_holds_is_settled_by_questions_alone(open_desk: OPEN) -> None:
+    twist = OrderTwist(parts=130)
+    here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), Action("130 parts", twist=twist))])
+    here.want("0.4")
+    here.work()
+    assert len(here.orders[0].fills) >= 130
+    assert (here.desk.held, here.violations()) == (D("0.4"), [])
+
+
+def test_pages_that_go_round_in_a_circle_and_a_clock_that_moves_end(open_desk: OPEN) -> None:
+    here = open_desk()
+    here.want("0.4")
+    here.work()
+    spoil = actions.result_fields({"nextPageCursor": "again"}).spoil
+    loop = Action("a circle", spoil, lambda params: {name: text for name, text in params.items() if name != "cursor"})
+    here.sandbox.follow([Fault(Match(path="/v5/execution/list", times=None), loop)])
+    asked = len(here.sandbox.requests)
+    assert len(here.trading.executions(MARKET, 0)) == len(here.orders[0].fills)
+    assert len(here.sandbox.requests) <= asked + 4
+
+
+@pytest.mark.parametrize(
+    "text", ["1e999999999", "-1e999999999", "1e-999999999", "9" * 5_000_000, "NaN", "inf", "x", []]
+)
+def test_number_that_nothing_can_be_is_refused_at_once(text: object) -> None:
+    with pytest.raises(BadMessage):
+        read_order(ORDER | {"updatedTime": text}, 1)
+
+
+def test_halt_that_is_nested_without_end_is_a_halt(tmp_path: Path) -> None:
+    (tmp_path / "halts").mkdir()
+    (tmp_path / "halts" / f"demo-linear-{MARKET.symbol}.json").write_text("[" * 9_000)
+    halt = Halts.of(tmp_path).read("demo", MARKET)
+    assert halt is not None
+    assert "can't be read" in halt.why
