@@ -1,4 +1,4 @@
-"""What an account's private stream says: news of orders, executions, positions."""
+"""What an account's private stream says: news of orders and executions, of which its positions are the sum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.execution.orders import Execution, Reported
 
 _LONGEST = 40  # digits
 
-PRIVATE_TOPICS = ("order", "execution", "position")
+PRIVATE_TOPICS = ("order", "execution")
 
 
 class AccountReconnected(NamedTuple):
@@ -69,21 +69,7 @@ class ExecutionNews(NamedTuple):
     received_ns: int
 
 
-class PositionNews(NamedTuple):
-    """What is held.
-
-    Attributes:
-        symbol: Of its market.
-        size: Signed coins.
-        received_ns: This machine's monotonic clock.
-    """
-
-    symbol: str
-    size: Decimal
-    received_ns: int
-
-
-PrivateEvent = AccountReconnected | OrderNews | ExecutionNews | PositionNews
+PrivateEvent = AccountReconnected | OrderNews | ExecutionNews
 
 
 class PrivateDecoder:
@@ -131,16 +117,9 @@ def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:
     return ExecutionNews(str(row["symbol"]), link_id, order_id, kind, side, fill, time_ms, received_ns)
 
 
-def read_position(row: Mapping[str, Any], received_ns: int) -> PositionNews:
-    """Return what a row says of a position."""
-    size = number(row, "size")
-    return PositionNews(str(row["symbol"]), -size if row.get("side") == "Sell" else size, received_ns)
-
-
 _READERS: dict[str, Callable[[Mapping[str, Any], int], PrivateEvent]] = {
     "order": read_order,
     "execution": read_execution,
-    "position": read_position,
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from storage.api_keys import ApiKey
 from storage.schema import Banned, PipelineError, RateLimited, TemporaryError
-from tasks.exchange.pacing import Pace, RetryPolicy, Sleep
+from tasks.exchange.pacing import Ban, Pace, RetryPolicy, Sleep
 from tasks.exchange.transport import HOST_NAMES, Answer, Exchange, ask, give_up, new_client, refused
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Session:
         self._local = threading.local()
         self._clients: list[Any] = []
         self._served = False
-        self._banned_until_s = 0.0
+        self.ban = Ban(self.clock)
 
     def close(self) -> None:
         """Withdraw every question that still waits."""
@@ -93,8 +93,8 @@ class Session:
             Withdrawn: Nobody waits for the answer any more.
         """
         policy, failures, bans, spent_s = self.retry, 0, 0, 0.0
-        if not policy.bans and (left_s := self._banned_until_s - self.clock()) > 0:
-            raise Banned(f"{HOST_NAMES[self.exchange]} refuses this address for {left_s:.0f} s more; nothing was asked")
+        if not policy.bans:
+            self.ban.check(HOST_NAMES[self.exchange])
         while True:
             self._pace.wait(partial(self._wait, stop))
             began = self.clock()
@@ -111,7 +111,7 @@ class Session:
                 else:
                     hopeless = failures >= policy.attempts or spent_s + wait_s > policy.budget_s
                 if banned:
-                    self._banned_until_s = self.clock() + wait_s
+                    self.ban.until_s = self.clock() + wait_s
                 if hopeless:
                     raise give_up(err, self.exchange, what, failures + bans, spent_s) from err
                 if self.on_retry is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
@@ -28,7 +28,7 @@ from storage.schema import (
     TemporaryError,
 )
 from tasks.exchange.pacing import Pace, RetryPolicy
-from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order, read_position
+from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order
 from tasks.exchange.reference import read_instrument, read_time
 from tasks.exchange.session import Session
 from tasks.exchange.transport import HOST_NAMES, RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
@@ -51,14 +51,10 @@ class Position(NamedTuple):
 
     Attributes:
         size: Signed coins.
-        entry: Average price; 0 where flat.
-        mark: Mark price; 0 where the exchange does not say.
         leverage: As set; 0 where the exchange does not say.
     """
 
     size: Decimal
-    entry: Decimal
-    mark: Decimal
     leverage: Decimal
 
 
@@ -113,10 +109,15 @@ class TradingAccount:
     ) -> None:
         self.exchange, self.recv_window_ms = exchange, recv_window_ms
         self._questions = Session(
-            exchange=exchange, url=url, requests_per_s=20.0, burst=10, retry=_QUESTION, timeout_s=timeout_s, key=key
+            exchange=exchange,
+            url=url,
+            requests_per_s=20.0,
+            burst=10,
+            retry=replace(_QUESTION, ban_wait_s=ban_s),
+            timeout_s=timeout_s,
+            key=key,
         )
         self._orders = new_client(exchange, url, timeout_s, key, recv_window_ms)
-        self._ban_s, self._banned_until_s = ban_s, 0.0
         self._pace = Pace(ORDERS_PER_S, int(ORDERS_PER_S), time.monotonic)
         self._closed = threading.Event()
 
@@ -195,17 +196,13 @@ class TradingAccount:
                 raise refused(err, self.exchange, f"a leverage of {text} for {market.symbol}") from err
 
     def _send(self, method: str, params: Mapping[str, Any]) -> Answer:
+        ban = self._questions.ban  # one for orders and questions
+        ban.check(HOST_NAMES[self.exchange])
         self._pace.wait(self._closed.wait)
-        return self._unless_banned(lambda: ask(self._orders, method, params))
-
-    def _unless_banned(self, do: Callable[[], T]) -> T:
-        """Do something, unless this address was refused a short while ago: who asks on is refused for longer."""
-        if (left_s := self._banned_until_s - time.monotonic()) > 0:
-            raise Banned(f"{HOST_NAMES[self.exchange]} refuses this address for {left_s:.0f} s more; nothing was asked")
         try:
-            return do()
+            return ask(self._orders, method, params)
         except Banned:
-            self._banned_until_s = time.monotonic() + self._ban_s
+            ban.until_s = time.monotonic() + self._questions.retry.ban_wait_s
             raise
 
     # --- questions ----------------------------------------------------------------------------------------------------
@@ -258,7 +255,7 @@ class TradingAccount:
         rows = self._rows(f"the position in {market.symbol}", "get_positions", params, _position)
         if len(rows) > 1 or any(index for index, _ in rows):
             raise Rejected(f"the account is in hedge mode for {market.symbol}; switch it to one-way mode", 0)
-        return rows[0][1] if rows else Position(ZERO, ZERO, ZERO, ZERO)
+        return rows[0][1] if rows else Position(ZERO, ZERO)
 
     def available(self) -> Decimal | None:
         """Return USDT that new positions may use; None where the exchange does not say."""
@@ -299,7 +296,7 @@ class TradingAccount:
         return self._ask(what, method, params, partial(_read, read=read))
 
     def _ask(self, what: str, method: str, params: Mapping[str, Any], read: Callable[[Answer], T]) -> T:
-        return self._unless_banned(lambda: self._questions.ask(what, method, params, read))
+        return self._questions.ask(what, method, params, read)
 
 
 def _read(answer: Answer, read: Callable[[Mapping[str, Any], int], T]) -> list[T]:
@@ -317,5 +314,6 @@ def _row(row: Mapping[str, Any], received_ns: int) -> Mapping[str, Any]:
 
 
 def _position(row: Mapping[str, Any], received_ns: int) -> tuple[int, Position]:
-    entry, mark, leverage = (number(row, name) for name in ("avgPrice", "markPrice", "leverage"))
-    return int(number(row, "positionIdx")), Position(read_position(row, received_ns).size, entry, mark, leverage)
+    size = number(row, "size")
+    held = Position(-size if row.get("side") == "Sell" else size, number(row, "leverage"))
+    return int(number(row, "positionIdx")), held

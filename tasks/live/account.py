@@ -12,7 +12,7 @@ import numpy as np
 
 from storage.schema import Candles, FloatArray, Instrument
 from tasks.champion.serving import ServedModel
-from tasks.exchange.private_events import ExecutionNews, OrderNews, PositionNews
+from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.accounting import RULES
 from tasks.execution.decision import expected_return
@@ -248,7 +248,7 @@ class Account:
         self.count(cause)
         return BarOpen(start_ms, wanted, cause, quote, rate, late_ms, opened)
 
-    def hear(self, event: OrderNews | ExecutionNews | PositionNews) -> None:
+    def hear(self, event: OrderNews | ExecutionNews) -> None:
         """Take in what the exchange says of the account; on paper nothing."""
 
     def look(self) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from storage.schema import CANDLE_COLUMNS, MINUTE_MS, Candles, Instrument, Market, Rejected, utc_text
 from tasks.champion.serving import ServedModel
-from tasks.exchange.private_events import ExecutionNews, OrderNews, PositionNews
+from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Ticker, Trade
 from tasks.execution.paper import Quote
 from tasks.live.account import Account, ClosedBar, FirstPrice
@@ -199,7 +199,7 @@ class MarketSession:
             self._price(self.market.floor(event.ts_ms), event.price, at_ms, event.received_ns)
         self.look(at_ms)
 
-    def on_account(self, event: OrderNews | ExecutionNews | PositionNews) -> None:
+    def on_account(self, event: OrderNews | ExecutionNews) -> None:
         """Take in one event of the account's own stream."""
         self.own.hear(event)
         self._go_on(self._time.now_ms())

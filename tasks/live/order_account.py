@@ -15,7 +15,7 @@ from time import monotonic, sleep
 from typing import NamedTuple
 
 from storage.schema import FloatArray
-from tasks.exchange.private_events import ExecutionNews, OrderNews, PositionNews
+from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.orders import ZERO
 from tasks.execution.paper import Quote
@@ -82,7 +82,7 @@ class OrderAccount(Account):
 
     # --- what the exchange says ---------------------------------------------------------------------------------------
 
-    def hear(self, event: OrderNews | ExecutionNews | PositionNews) -> None:
+    def hear(self, event: OrderNews | ExecutionNews) -> None:
         """Take in what the exchange says of the account."""
         self.desk.hear(event)
 

@@ -15,7 +15,7 @@ from time import monotonic, monotonic_ns, time_ns
 from typing import NamedTuple
 
 from storage.schema import Market, PipelineError, TemporaryError
-from tasks.exchange.private_events import ExecutionNews, OrderNews, PositionNews
+from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.trading import Protection, TradingAccount
 from tasks.execution.orders import (
     ZERO,
@@ -226,14 +226,14 @@ class OrderDesk:
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 
-    def hear(self, event: OrderNews | ExecutionNews | PositionNews) -> None:
+    def hear(self, event: OrderNews | ExecutionNews) -> None:
         """Take in what the exchange says of this market, once however often it is said."""
         if isinstance(event, OrderNews):
             if event.link_id in self._orders:
                 self._learn(self._orders[event.link_id], event.news)
             elif not self._is_ours(event):
                 self._stop(f"an order of somebody else: {event.link_id or event.order_id}")
-        elif isinstance(event, ExecutionNews):
+        else:
             self._book(event)
 
     def _learn(self, order: Order, news: News) -> Order:

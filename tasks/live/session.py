@@ -33,7 +33,7 @@ from tasks.champion.serving import ServedModel
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import plausible
-from tasks.exchange.private_events import AccountReconnected, ExecutionNews, OrderNews, PositionNews, PrivateEvent
+from tasks.exchange.private_events import AccountReconnected, ExecutionNews, OrderNews, PrivateEvent
 from tasks.exchange.stream import QUEUE_EVENTS, PublicStream, StreamTiming
 from tasks.exchange.stream_events import (
     BookTop,
@@ -201,7 +201,7 @@ class Session:
             elif isinstance(event, AccountReconnected):
                 for market in self.markets.values():
                     market.own.compare_soon()
-            elif isinstance(event, OrderNews | ExecutionNews | PositionNews):
+            elif isinstance(event, OrderNews | ExecutionNews):
                 self._take_account(event)
             elif event is not None and event.key in self.markets:
                 self._take(self.markets[event.key], event)
@@ -217,7 +217,7 @@ class Session:
         if self._goes_on(market):
             self._guard(market, partial(market.on_event, event))
 
-    def _take_account(self, event: OrderNews | ExecutionNews | PositionNews) -> None:
+    def _take_account(self, event: OrderNews | ExecutionNews) -> None:
         market = self.markets.get(("linear", event.symbol))
         if market is not None and not market.halted:
             self._guard(market, partial(market.on_account, event))

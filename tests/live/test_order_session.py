@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tasks.exchange.private_events import PositionNews
+from tasks.exchange.private_events import OrderNews
+from tasks.execution.orders import Reported
 from tasks.execution.risk import RiskLimits
 from tasks.live.journal import BarOpen, Decision
 from tasks.live.market_session import MarketSession
@@ -203,10 +204,11 @@ def test_what_comes_between_a_bar_s_end_and_its_confirmation_is_booked_in_that_b
     here.step(3)
     here.open(3)
     here.own.late = lambda at_ms, price: at.append(at_ms)
+    news = OrderNews(MARKET.symbol, "", "", "x", Reported("x", "New", Decimal(0), 0), 0)
     end_ms = START_MS + 4 * STEP_MS
     for now_ms in (end_ms - 7, end_ms, end_ms + 500):
         here.time.latest_ms = now_ms
-        here.market.on_account(PositionNews(MARKET.symbol, Decimal(0), 0))
+        here.market.on_account(news)
     assert at == [end_ms - 7, end_ms - 2, end_ms - 2]
 
 

@@ -19,10 +19,8 @@ from tasks.exchange.gateway import Gateway
 from tasks.exchange.private_events import (
     ExecutionNews,
     OrderNews,
-    PositionNews,
     read_execution,
     read_order,
-    read_position,
 )
 from tasks.exchange.stream_events import BadMessage
 from tasks.execution.accounting import RULES
@@ -121,7 +119,6 @@ EXECUTION = {
     "symbol": "BTCUSDT", "execId": "e", "execQty": "0.1", "execPrice": "100", "execFee": "0", "execType": "Trade",
     "side": "Buy", "orderId": "", "orderLinkId": "", "execTime": "0", "closedSize": "", "isMaker": False,
 }  # fmt: skip
-POSITION = {"symbol": "BTCUSDT", "size": "0", "side": "", "avgPrice": "", "markPrice": "", "positionIdx": 0}
 
 
 @pytest.mark.parametrize(
@@ -129,11 +126,10 @@ POSITION = {"symbol": "BTCUSDT", "size": "0", "side": "", "avgPrice": "", "markP
     [
         (read_order, ORDER, {"symbol", "orderStatus", "orderLinkId", "orderId"}),
         (read_execution, EXECUTION, {"symbol", "execId", "execQty", "execPrice", "side"}),
-        (read_position, POSITION, {"symbol"}),
     ],
 )
 def test_field_that_is_left_out_or_empty_changes_nothing(
-    read: Callable[..., OrderNews | ExecutionNews | PositionNews], row: dict[str, Any], needed: set[str]
+    read: Callable[..., OrderNews | ExecutionNews], row: dict[str, Any], needed: set[str]
 ) -> None:
     whole = read(row, 1)
     for name in row.keys() - needed:
@@ -296,7 +292,7 @@ def test_nothing_that_a_desk_writes_holds_the_key(open_desk: OPEN, caplog: pytes
     shown: Sequence[object] = (
         here.trading, here.desk, vars(here.trading), vars(here.desk), here.orders, here.desk.trouble, KEY, caplog.text,
     )  # fmt: skip
-    here.trading._banned_until_s = 1e12
+    here.trading._questions.ban.until_s = 1e12
     with pytest.raises(TemporaryError) as caught:
         here.trading.position(MARKET)
     texts = [repr(one) for one in (*shown, caught.value)]

@@ -71,7 +71,7 @@ def test_ban_is_waited_for_and_nothing_is_asked_meanwhile(tmp_path: Path) -> Non
         here.work()
         forbidden = Action("403", lambda reply: reply.html(403, "access too frequent"), unseen=True)
         here.sandbox.follow([Fault(Match(path="/v5/order/cancel-all", method="POST", times=None), forbidden)])
-        here.trading._ban_s = 600.0
+        here.trading._questions.retry = replace(here.trading._questions.retry, ban_wait_s=600.0)
         asked = len(here.sandbox.requests)
         (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news")
         assert "it is latched, run this again" in line
