@@ -6,6 +6,9 @@ every few seconds is read for ever, and one that sends gigabytes, or a few kilob
 
 from __future__ import annotations
 
+import socket
+import threading
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -14,7 +17,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 MOST_BYTES = 4_000_000
-"""Of an answer, unpacked: 1,000 candles are some 90,000."""
+"""Of an answer, unpacked: a page of 1,000 candles has some 90,000."""
 
 _PIECE = 65_536
 
@@ -23,13 +26,32 @@ class BoundedAdapter(HTTPAdapter):
     """Reads an answer as a whole before it hands it over, or raises; follows no redirect.
 
     Args:
-        most_s: Longest time from the request to the last byte of its answer.
+        most_s: Longest time until the last byte of an answer has come, its head included.
         most_bytes: Most bytes of an answer, unpacked.
     """
 
     def __init__(self, most_s: float, most_bytes: int = MOST_BYTES) -> None:
-        super().__init__(max_retries=0)
         self._most_s, self._most_bytes = most_s, most_bytes
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Let connections give up on a head that takes too long."""
+        super().init_poolmanager(*args, **kwargs)
+        most_s = self._most_s
+
+        class Http(_ImpatientHead, urllib3.connection.HTTPConnection):
+            limit_s = most_s
+
+        class Https(_ImpatientHead, urllib3.connection.HTTPSConnection):
+            limit_s = most_s
+
+        class HttpPool(urllib3.HTTPConnectionPool):
+            ConnectionCls = Http
+
+        class HttpsPool(urllib3.HTTPSConnectionPool):
+            ConnectionCls = Https
+
+        self.poolmanager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send one request and return its answer, read to its end.
@@ -67,3 +89,25 @@ class BoundedAdapter(HTTPAdapter):
         except urllib3.exceptions.HTTPError as err:
             raise requests.exceptions.ContentDecodingError(err) from err
         return bytes(read)
+
+
+class _ImpatientHead:
+    """A connection that is shut down where the head of an answer has not come in time."""
+
+    limit_s: float
+    sock: socket.socket | None
+
+    def getresponse(self) -> Any:
+        """Return the head of an answer."""
+        timer = threading.Timer(self.limit_s, self._shut_down)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()  # type: ignore[misc]  # of the connection that this is mixed into
+        finally:
+            timer.cancel()
+
+    def _shut_down(self) -> None:
+        if self.sock is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # of TLS too, without its own farewell

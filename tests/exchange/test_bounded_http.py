@@ -80,6 +80,19 @@ def test_trickle_ends_in_time(serve: Serve) -> None:
     assert monotonic() - began_s < 8  # it would go on for 10 s; the limit is 0.5
 
 
+def test_head_that_trickles_ends_in_time(serve: Serve) -> None:
+    def trickle(wire: socket.socket) -> None:
+        with suppress(OSError):
+            for letter in head(10_000) + b"X-Long: " + b"x" * 200:
+                wire.sendall(bytes([letter]))
+                sleep(0.05)
+
+    began_s = monotonic()
+    with pytest.raises(Ambiguous):
+        asked(serve(trickle))
+    assert monotonic() - began_s < 8  # it would go on for 15 s; the limit is 0.5
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_answer_that_is_too_large_is_refused_before_it_is_all_there(serve: Serve, packed: bool) -> None:
     bomb = gzip.compress(b"0" * 50_000_000) if packed else b"0" * 5_000_000
