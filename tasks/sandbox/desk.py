@@ -26,7 +26,6 @@ from tasks.sandbox.listing import Fields, Listing
 from tasks.sandbox.matching import USUAL, Matching, PrivateTopic, Said, order_said, twisted
 from tasks.sandbox.order_record import ExecType, Order
 from tasks.sandbox.order_rules import DeskRules, changed_order, check_stop, new_order
-from tasks.sandbox.outside import Outside
 from tasks.sandbox.replay import decimal_text
 from tasks.sandbox.tape import Tick
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal
@@ -260,7 +259,7 @@ class Desk:
             if twist.stream_down:
                 self.wire.restore()
             if twist.then:
-                twist.then(Outside(self, account.spec.key))
+                twist.then(self, account.spec.key)
 
     def _events(self, until_ms: int) -> list[tuple[int, Listing, Tick | float]]:
         """Return trades and funding rates up to and with `until_ms`, oldest first; funding comes before a trade."""

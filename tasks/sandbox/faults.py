@@ -76,7 +76,7 @@ class OrderTwist(Checked):
         end_twice: The message of its end comes twice.
         unseen: How many times a read does not know of it: of the order, of its executions, of the position it leads to.
         stream_down: The private stream is down from its acceptance until all is over.
-        then: What the outside world does when it is over, given the account's `outside.Outside`.
+        then: What the outside world does when it is over, given the `desk.Desk` and the account's key.
     """
 
     rejected: bool = False
@@ -88,7 +88,7 @@ class OrderTwist(Checked):
     end_twice: bool = False
     unseen: Mapping[Read, int] = field(default_factory=dict)
     stream_down: bool = False
-    then: Callable[[Any], object] | None = field(default=None, repr=False)
+    then: Callable[[Any, str], object] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

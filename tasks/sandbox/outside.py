@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
+from tasks.sandbox.desk import Desk
 from tasks.sandbox.order_record import ExecType, Order
-
-if TYPE_CHECKING:
-    from tasks.sandbox.desk import Desk
 
 
 class Outside:

@@ -100,7 +100,7 @@ def _cases(
             outside.deleverage(symbol, format(abs(size), "f"))
 
     def then(what: Callable[[Outside], object]) -> tuple[Action, OrderTwist]:
-        return Action(""), twist(then=what)
+        return Action(""), twist(then=lambda desk, key: what(Outside(desk, key)))
 
     usual = Action("")
     invisible = {"realtime": polls, "history": polls, "executions": polls}
