@@ -90,12 +90,13 @@ def test_order_that_was_under_way_is_closed_too(tmp_path: Path) -> None:
             tmp_path / "orders.sqlite", stack, [Fault(Match(path=CREATE_PATH, method="POST"), late_request(0.3))]
         )
         order = Order(link_id="dsc-late", leg=Leg("Buy", Decimal("0.4"), False)).submitting(1)
-        sending = Thread(target=here.trading.place, args=(MARKET, order, Protection()))
+        sender = stack.enter_context(account_of(KEY, here.sandbox.url, recv_window_ms=20_000))
+        sending = Thread(target=sender.place, args=(MARKET, order, Protection()))
         sending.start()  # a session that hangs: its request arrives after the halt has looked
         give_up_s = monotonic() + LIMIT_S
         while not here.posts and monotonic() < give_up_s:
             sleep(0.001)
-        stop = stack.enter_context(account_of(KEY, here.sandbox.url, recv_window_ms=400))
+        stop = stack.enter_context(account_of(KEY, here.sandbox.url, recv_window_ms=3_000))
         assert halt(stop, Halts.of(tmp_path), "sandbox", [MARKET], "the news") == []
         sending.join()
         account = here.sandbox.account(KEY.key)
