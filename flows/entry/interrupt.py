@@ -28,8 +28,11 @@ def interruptible() -> Iterator[None]:
     The run gets a few seconds to report its end. Whatever still computes then, in a thread or in compiled code, ends
     with the process, and the server with its parent.
     """
+    is_interrupted = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         logging.disable()  # what Prefect has to say of it is a traceback
         last_word = threading.Timer(_LAST_WORD_S, _leave)
@@ -40,8 +43,9 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield
-    except KeyboardInterrupt:
-        _leave()
+    finally:
+        if is_interrupted:  # whatever was made of it on its way: a library may turn it into an error of its own
+            _leave()
 
 
 def _leave() -> NoReturn:

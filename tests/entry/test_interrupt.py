@@ -43,11 +43,25 @@ def test_run_is_interrupted_with_one_line(tmp_path, moment: Callable[[Path], boo
     family = handled.children(recursive=True)
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=WAIT_S)
-    assert run.returncode == 130
+    assert run.returncode == 130, errors
     assert errors.splitlines()[-1] == "interrupted; the same command goes on from what is finished"
     assert "Traceback" not in errors
     _, alive = psutil.wait_procs(family, timeout=WAIT_S)
     assert alive == []
+
+
+@pytest.mark.parametrize(
+    "made_of_it", ["raise RuntimeError('no API') from err", "raise SystemExit(1) from err", "pass"]
+)
+def test_interrupt_ends_the_run_whatever_a_library_makes_of_it(made_of_it: str):
+    code = (
+        "import os, signal, time\nfrom flows.entry.interrupt import interruptible\n"
+        "with interruptible():\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n        time.sleep(60)\n"
+        f"    except KeyboardInterrupt as err:\n        {made_of_it}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; the same command goes on from what is finished\n"
 
 
 def takes_interrupts(process: psutil.Process) -> bool:
