@@ -47,7 +47,6 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Crashed
-from prefect.workers.process import ProcessWorker
 
 from flows.entry.child import ROOT, child_command, end_family, start_child
 from flows.entry.command_line import plain_errors
@@ -257,14 +256,9 @@ class Operation:
 
 
 def pool_template() -> dict[str, Any]:
-    """Return how the work pool starts a flow run: by one command that nobody may override, ending with its worker."""
-    template = ProcessWorker.get_default_base_job_template()
-    for name in ("command", "working_dir"):
-        del template["variables"]["properties"][name]
-        del template["job_configuration"][name]
-    template["variables"]["additionalProperties"] = False
-    template["job_configuration"]["command"] = shlex.join(child_command("prefect.engine"))
-    return template
+    """Return how the work pool starts a flow run: by one command, ending with its worker; nothing may be overridden."""
+    variables = {"type": "object", "properties": {}, "additionalProperties": False}
+    return {"job_configuration": {"command": shlex.join(child_command("prefect.engine"))}, "variables": variables}
 
 
 def make_pool() -> None:
