@@ -21,10 +21,11 @@ from typing import Any, NoReturn
 import httpx
 import psutil
 from prefect import Flow
+from prefect.context import get_settings_context
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.configuration import setup_logging
 from prefect.logging.handlers import PrefectConsoleHandler, _SafeStreamHandler
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings
 
 from flows.entry.command_help import command_app
 from flows.entry.environment import prefect_home
@@ -143,12 +144,22 @@ def plain_errors() -> Iterator[None]:
             )
         if err.response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
             raise
-        sys.exit(f"no Prefect API at {err.request.url}; PREFECT_API_URL must end in /api, was {url}")
+        sys.exit(f"no Prefect API at {err.request.url}; its address must end in /api, was {url} in {_address_giver()}")
     except (httpx.TransportError, RuntimeError) as err:
         if "API" not in str(err) and not isinstance(err, httpx.TransportError):
             raise
-        way_out = "start it, check PREFECT_API_URL (it ends in /api), or unset that"
+        way_out = f"start it, or change or remove that address, which ends in /api, in {_address_giver()}"
         sys.exit(f"Prefect can't be reached at {get_current_settings().api.url} ({err}); {way_out}")
+
+
+def _address_giver() -> str:
+    """Return where the address of Prefect's server was found, in words."""
+    if "PREFECT_API_URL" in os.environ:
+        return "the variable PREFECT_API_URL"
+    profile = get_settings_context().profile
+    if PREFECT_API_URL in profile.settings:
+        return f"profile {profile.name!r} of {profile.source}"
+    return f"prefect.toml, pyproject.toml or .env in {Path.cwd()}"
 
 
 def _prepared_home() -> Path:

@@ -54,6 +54,7 @@ from flows.entry.environment import client_environment, server_environment
 from flows.entry.server import (
     ANY_HOST,
     HOST,
+    START_S,
     answers,
     bound_socket,
     server_at_hand,
@@ -77,7 +78,6 @@ World = Literal["sandbox", "bybit"]
 MAIN_JOB = "pipeline/daily-model"
 
 _PORTS = 1 << 16
-_SERVER_START_S = 180.0  # a first start migrates a database; a busy machine has needed a minute
 _LOOK_S = 10.0
 
 
@@ -164,7 +164,7 @@ class Operation:
         """Start the server, and wait until it answers."""
         with bound_socket(self._host, self._port) as listening:
             self.server = start_server(listening, self._of_server, self._log("server"))
-        wait_until_up(self.server, self.api_url, _SERVER_START_S, self._log("server"))
+        wait_until_up(self.server, self.api_url, START_S, self._log("server"))
         self.up_since = time.monotonic()
         self._look_at = self.up_since + ZOMBIE_S  # what was said while it was down is not known to it
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import get_current_settings
 
 from flows.entry.command_line import _fitted, run_by_hand
 from flows.monitor import monitor
@@ -18,13 +18,35 @@ from flows.monitor import monitor
 ROOT = Path(__file__).parents[2]
 
 
-def test_server_that_is_not_there_is_named(home, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["monitor"])
-    with (
-        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),  # the port of a service that nobody runs
-        pytest.raises(SystemExit, match=r"be reached at http://127\.0\.0\.1:9/api .* start it, check PREFECT_API_URL"),
-    ):
-        run_by_hand(monitor, ("flows.monitor",))
+NOWHERE = "http://127.0.0.1:9/api"  # the port of a service that nobody runs
+
+
+@pytest.mark.parametrize("giver", ["profile", "variable"])
+def test_server_that_is_not_there_is_named_with_what_gave_its_address(home, tmp_path, giver):
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = kept | {"DSC_HOME": str(home), "PREFECT_HOME": str(tmp_path), "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    if giver == "variable":
+        environment["PREFECT_API_URL"] = NOWHERE
+        named = "the variable PREFECT_API_URL"
+    else:
+        (tmp_path / "profiles.toml").write_text(f'active = "x"\n[profiles.x]\nPREFECT_API_URL = "{NOWHERE}"\n')
+        named = f"profile 'x' of {tmp_path}/profiles.toml"
+    command = [sys.executable, "-m", "flows.monitor"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Prefect can't be reached at {NOWHERE} (")
+    assert line.endswith(f"start it, or change or remove that address, which ends in /api, in {named}")
+    assert done.returncode == 1
+
+
+def test_user_without_a_home_directory_gets_that_of_the_data_and_hears_it_once(home, monkeypatch, capsys):
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-that-name").expanduser())
+    monkeypatch.setenv("HOME", "")
+    for _ in range(2):
+        runpy.run_path(str(ROOT / "flows" / "__init__.py"))
+    assert os.environ["HOME"] == str(home)
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert capsys.readouterr().err == f"this user has no home directory: {home} stands in for it\n"
 
 
 def test_home_that_cannot_be_written_is_refused_before_anything_starts(tmp_path, monkeypatch):
