@@ -68,5 +68,10 @@ def _read_breaches(path: Path) -> dict[str, list[str]]:
 
 def _write_breaches(path: Path, breaches: Mapping[str, list[str]]) -> None:
     draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # another monitor may be at work
-    draft.write_text(json.dumps(breaches))
-    draft.replace(path)
+    try:
+        draft.write_text(json.dumps(breaches))
+        draft.replace(path)
+    except OSError as err:  # what is wrong has been said already, and will be once more
+        get_run_logger().warning(f"{path} can't be written ({err.strerror}); free space, or set DSC_HOME")
+    finally:
+        draft.unlink(missing_ok=True)

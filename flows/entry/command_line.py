@@ -6,6 +6,7 @@ What a person sees is the display of its stages and then what it came to; Prefec
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -40,6 +41,7 @@ Facts = Sequence[tuple[str, str]]
 
 _LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of traceback before the first step can say why
 
+_OF_THE_DISK = (errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOLCK, errno.ENOSPC, errno.EPERM, errno.EROFS)
 _ON_THE_TERMINAL = (PrefectConsoleHandler, _SafeStreamHandler)
 _LOG_BYTES = 10_000_000  # and as much of what was before
 _HANG = 12  # columns that the rest of a line stands in
@@ -136,6 +138,10 @@ def plain_errors() -> Iterator[None]:
         yield
     except PipelineError as err:
         sys.exit(f"{type(err).__name__}: {err}")
+    except OSError as err:
+        if err.errno not in _OF_THE_DISK:
+            raise
+        sys.exit(f"StoreError: can't use {err.filename or 'the disk'} ({err.strerror}); free space or set DSC_HOME")
     except PrefectHTTPStatusError as err:
         url = get_current_settings().api.url
         if err.response.status_code == httpx.codes.UNAUTHORIZED:

@@ -43,7 +43,7 @@ _OF_A_PAGE = {  # a page asks no other host for anything, and no page of another
     "referrer-policy": "no-referrer",
 }
 START_S = 180.0
-"""What a server may take until it answers: a first start migrates a database, and a busy machine has needed a minute."""
+"""What a server may take until it answers: at first it migrates a database, and a busy machine has needed a minute."""
 
 _LOCK = "operation.lock"
 _POLL_S = 0.1

@@ -1,5 +1,6 @@
 """The command line: whatever stops a flow is one line with the way out."""
 
+import errno
 import os
 import re
 import runpy
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from prefect.settings import get_current_settings
 
-from flows.entry.command_line import _fitted, run_by_hand
+from flows.entry.command_line import _fitted, plain_errors, run_by_hand
 from flows.monitor import monitor
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,15 @@ def test_full_disk_is_refused_before_anything_starts(home, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1_500_000))
     with pytest.raises(SystemExit, match=r"StoreError: DSC_HOME must have 64 MB free, .*home has 1\.5; free space or"):
         run_by_hand(monitor, ("flows.monitor",))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.ENOLCK, errno.EROFS, errno.EACCES])
+def test_disk_that_refuses_whatever_was_to_be_written_is_one_line(code):
+    with pytest.raises(SystemExit) as left, plain_errors():
+        raise OSError(code, os.strerror(code), "/srv/dsc/paper.json")
+    assert left.value.code == (
+        f"StoreError: can't use /srv/dsc/paper.json ({os.strerror(code)}); free space or set DSC_HOME"
+    )
 
 
 FLOWS = ("evaluate", "ingest", "monitor", "pipeline", "prune", "retrain", "rollback", "search", "trade")

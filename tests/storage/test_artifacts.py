@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -683,3 +684,12 @@ def _python(code: str, argument: Path, then: str = "") -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_disk_without_hard_links_is_named_and_holds_nothing(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(os, "link", lambda *asked, **options: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
+    said = rf"\({os.strerror(code)}\); .*DSC_ARTIFACT_URL; a disk without hard links cannot hold the store"
+    with pytest.raises(ArtifactError, match=said):
+        ArtifactStore(str(tmp_path)).publish(SOURCE, NAME, "0123abcd", FILES, MANIFEST, NOW)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
