@@ -26,7 +26,12 @@ from prefect.context import get_settings_context
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.configuration import setup_logging
 from prefect.logging.handlers import PrefectConsoleHandler, _SafeStreamHandler
-from prefect.settings import PREFECT_API_URL, get_current_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_LOCAL_STORAGE_PATH,
+    get_current_settings,
+    temporary_settings,
+)
 
 from flows.entry.command_help import command_app
 from flows.entry.environment import prefect_home
@@ -81,7 +86,9 @@ def run_by_hand(
         with interruptible():
             home = _prepared_home()
             log = log_to_file(home)
-            with showing(), server_at_hand(home):
+            # What failed runs leave lies in the home too, where it is pruned.
+            kept = temporary_settings({PREFECT_LOCAL_STORAGE_PATH: prefect_home(home) / "storage"})
+            with showing(), kept, server_at_hand(home):
                 result = flow(*args, **kwargs)
         if summary is not None:
             total = duration(time.time() - psutil.Process().create_time())
