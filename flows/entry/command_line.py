@@ -33,6 +33,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from flows.entry.child import LOG_BYTES
 from flows.entry.command_help import command_app
 from flows.entry.environment import prefect_home
 from flows.entry.interrupt import interruptible
@@ -48,7 +49,6 @@ _LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of tracebac
 
 _OF_THE_DISK = (errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOLCK, errno.ENOSPC, errno.EPERM, errno.EROFS)
 _ON_THE_TERMINAL = (PrefectConsoleHandler, _SafeStreamHandler)
-_LOG_BYTES = 10_000_000  # and as much of what was before
 _HANG = 12  # columns that the rest of a line stands in
 
 
@@ -129,7 +129,7 @@ def log_to_file(home: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     setup_logging()  # as Prefect does at the first run; later calls leave handlers alone
     logging.captureWarnings(True)
-    file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
+    file = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
     file.setFormatter(logging.root.handlers[0].formatter)
     for logger in (logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)):
         for handler in [one for one in logger.handlers if type(one) in _ON_THE_TERMINAL]:

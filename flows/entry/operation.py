@@ -48,7 +48,7 @@ from prefect.settings import (
 )
 from prefect.states import Crashed
 
-from flows.entry.child import ROOT, child_command, end_family, start_child
+from flows.entry.child import ROOT, bound_log, child_command, end_family, start_child
 from flows.entry.command_line import plain_errors
 from flows.entry.environment import client_environment, server_environment
 from flows.entry.server import (
@@ -214,6 +214,7 @@ class Operation:
             for name, child in {"server": self.server, "reports": self.reports, **self.workers}.items():
                 if child is not None and child.poll() is not None:
                     raise OperationError(f"{name} ended with status {child.returncode}; see {self._log(name)}")
+                bound_log(self._log(name))
             time.sleep(1.0)
 
     def look_after_runs(self) -> None:
