@@ -56,7 +56,7 @@ def _cache_of(function: Callable[..., Any]) -> _SourcesCache:
         folder = Settings.from_environment().prepare_home() / "numba"
         if not folder.exists():
             log.warning("compiled code is kept in %s: neither %s nor the user's cache can be written", folder, _CODE)
-        config.CACHE_DIR = str(folder)
+        config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
         return _SourcesCache(function)  # type: ignore[no-untyped-call]
 
 

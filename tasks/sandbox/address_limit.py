@@ -74,7 +74,8 @@ class ClientLimits:
     def of(self, headers: Mapping[str, str]) -> AddressLimit:
         """Return the limit of whoever sent these headers."""
         name = headers.get("User-Agent", "")
-        limit = self._of[name] = self._of.pop(name, None) or self._make()  # the one that asked last stands last
+        known = self._of.pop(name, None)
+        limit = self._of[name] = known or self._make()  # the one that asked last stands last
         if len(self._of) > _MOST_CLIENTS:
             del self._of[next(iter(self._of))]
         return limit
