@@ -56,7 +56,7 @@ def test_pictures_are_in_the_repository():
 
 def test_top_level_holds_what_was_asked_for_and_what_tools_need():
     wanted = {"pyproject.toml", "README.md", "flows", "tasks", "storage", "tests", "prefect.yaml"}
-    tooling = {"Makefile", "constraints.txt", ".ci", ".gitignore", "docs", "LICENSE"}
+    tooling = {"Makefile", "requirements.txt", "requirements-test.txt", ".ci", ".gitignore", "docs", "LICENSE"}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout  # noqa: S607
     top = {line.split("/")[0] for line in tracked.splitlines()}
     if not top:
