@@ -117,8 +117,9 @@ def main(target: str) -> None:
     began = time.monotonic()
     if uv and torch and plan:
         environment, arguments = plan
-        command = (uv, "pip", "install", "--quiet", "--python", sys.executable, *arguments)
-        wanted = steps(target, f"torch @ {torch}")
+        command = (uv, "pip", "install", "--quiet", "--python", sys.executable)
+        hashed, *others = steps(target, f"torch @ {torch}")
+        wanted = (hashed, *((*arguments, *step) for step in others))  # the list is exact, and takes no constraints
         by_uv = all(_status(*command, *step, environment=environment) == 0 for step in wanted)
         print("" if by_uv else "uv could not; pip tries\n", end="", flush=True)
     for step in () if by_uv else steps(target, pinned):

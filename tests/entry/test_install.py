@@ -90,6 +90,13 @@ def test_uv_is_given_hashes_then_the_very_file_of_torch_that_pip_would_take_then
     assert disk.startswith("and 2.4 GB of disk; ")
 
 
+def test_constraints_of_pip_hold_for_what_is_on_no_list(commands):
+    ran, answers = commands
+    answers["config"] = "global.constraint='/etc/limits.txt'\n"
+    install.main(".")
+    assert [command[6:8] == ("-c", "/etc/limits.txt") for command in ran] == [False, True, True]
+
+
 @pytest.mark.promise(19)
 def test_pip_installs_the_same_where_uv_could_not(commands, monkeypatch, capsys):
     ran, _ = commands
