@@ -125,7 +125,8 @@ def main(target: str) -> None:
     for step in () if by_uv else steps(target, pinned):
         if status := _status(*_PIP, "install", "--quiet", *step):
             sys.exit(status)
-    print(f"installed in {time.monotonic() - began:.0f} s", flush=True)
+    first = "; the first start takes some 15 s more, for Python compiles what it imports" if by_uv else ""
+    print(f"installed in {time.monotonic() - began:.0f} s{first}", flush=True)  # pip has compiled it
 
 
 def _uv() -> str | None:
