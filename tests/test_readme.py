@@ -62,3 +62,10 @@ def test_top_level_holds_what_was_asked_for_and_what_tools_need():
     if not top:
         pytest.skip("not a git checkout")
     assert wanted <= top <= wanted | tooling
+
+
+@pytest.mark.promise(18)
+def test_nothing_that_the_readme_starts_listens_everywhere():
+    schedulers = re.findall(r"dask scheduler[^`]*", README)
+    assert schedulers
+    assert all(re.search(r"--host (127|10|192\.168)\.", command) for command in schedulers)

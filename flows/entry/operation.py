@@ -257,7 +257,7 @@ class Operation:
 
 
 def pool_template() -> dict[str, Any]:
-    """Return how the work pool starts a flow run: by one command, ending with its worker; nothing may be overridden."""
+    """Return how the work pool starts a flow run: by one command, ending with its worker, whatever a run asks for."""
     variables = {"type": "object", "properties": {}, "additionalProperties": False}
     return {"job_configuration": {"command": shlex.join(child_command("prefect.engine"))}, "variables": variables}
 
