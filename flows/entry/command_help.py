@@ -50,10 +50,13 @@ class _Everything(DefaultFormatter):
 
 
 def _usage(entry: HelpEntry) -> str:
-    """Return how an option is written: with its default, other choices behind it, or with the type of what it takes."""
+    """Return how an option is written: with its default, other choices behind it, or with the type of what it takes.
+
+    Of a switch it is the name that changes the default.
+    """
     name, default = entry.names[0], str(entry.default or "")
     if entry.type is bool:
-        return f"--no-{name.removeprefix('--')}" if default == "True" else name
+        return entry.negative_names[0] if default == "True" else name
     if entry.choices:
         return f"{name}={'|'.join(dict.fromkeys([default, *entry.choices] if default else entry.choices))}"
     return f"{name}={default}" if default else f"{name} {entry.metavar or ''}"

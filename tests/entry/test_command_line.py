@@ -96,6 +96,7 @@ def test_second_screen_has_every_option_in_less_than_two_lines(helped):
     assert len(everything) < 1.75 * len(options)
     assert "--labels.horizon=12             Bars from fill to exit" in everything
     assert "--live                          The synthetic market moves on with real time, a" in everything
+    assert any(line.startswith("--baselines.no-twin ") for line in everything)  # on unless said otherwise
     assert any(line.startswith("--exchange=sandbox|bybit|testnet|demo  ") for line in everything)
     assert any(line.startswith("--candles STR ") for line in everything)
 
@@ -131,6 +132,15 @@ def test_prefects_lines_go_to_the_log_and_nothing_else_to_the_terminal(home, pre
     assert re.fullmatch(r"  total    \d+ s", total)
     written = (home / "logs" / "run.log").read_text()
     assert re.search(r"INFO +\| Task run '.*' - Finished in state Completed\(\)", written)
+
+
+def test_monitor_where_nothing_is_stored_fails_names_the_home_and_makes_no_store(home, prefect_api):
+    environment = os.environ | {"DSC_HOME": str(home), "PREFECT_API_URL": get_current_settings().api.url}
+    command = [sys.executable, "-m", "flows.monitor"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 1
+    assert done.stdout == f"no market is stored in {home}; ingest one, or set DSC_HOME\n"
+    assert not (home / "market.duckdb").exists()
 
 
 def test_summary_on_a_terminal_breaks_between_words_and_leaves_an_address_whole(monkeypatch):
