@@ -13,7 +13,7 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run ui alerts paper clients soak test verify lint bench bench-quick clean
+.PHONY: run ui alerts paper clients orders soak test verify lint bench bench-quick lock clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -79,15 +79,26 @@ lint: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Every version with the hashes of its files, after a change of the dependencies; needs uv. What is there keeps its
+# version: ARGS='--upgrade-package NAME' or --upgrade. torch stays out, whose build, and what comes with it, differs by index.
+OF_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+            nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
+            nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+LOCK := uv --no-config pip compile pyproject.toml --quiet --universal --generate-hashes --no-annotate \
+        --custom-compile-command 'make lock' $(addprefix --no-emit-package ,$(OF_TORCH))
+lock:
+	$(LOCK) -o requirements.txt $(ARGS)
+	$(LOCK) --all-extras -c requirements.txt -o requirements-test.txt $(ARGS)
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/installed: pyproject.toml requirements.txt | $(VENV)/bin/python
 	@$(BIN)/python flows/entry/install.py .
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/installed-test: pyproject.toml requirements-test.txt | $(VENV)/bin/python
 	@$(BIN)/python flows/entry/install.py '.[test,oracles,dask,s3]'
 	@touch $@ $(VENV)/installed
 

@@ -1,4 +1,4 @@
-"""Free space in DSC_HOME: what no version refers to and no run has used for long goes."""
+"""Free space in DSC_HOME: what nobody needs any more goes, as it does after every retrain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from tasks.housekeeping import prune_home
 @flow(name="prune", flow_run_name="prune")
 @form
 def prune(*, rule: Annotated[PruneRule, Parameter(name="*")] = PruneRule()) -> Removed:
-    """Remove intermediate results and datasets that nobody needs, and print what went. Candles and versions stay.
+    """Remove old results, versions that never were the champion and what they were made from; print what went.
+
+    Candles stay, and so does every version that was the champion or that a session has used.
 
     Args:
         rule: What may go.

@@ -164,6 +164,30 @@ class ArtifactStore:
         ]
         return tuple(VersionRef(source=source, name=name, version=v) for v in sorted(stored) if _VERSION.fullmatch(v))
 
+    def whole_versions(self, source: Source, name: str) -> tuple[VersionRef, ...]:
+        """Return the stored versions that have not expired, oldest first."""
+        paths = self._objects.names(_market(source, name))
+        holding = {path.split("/")[0] for path in paths if not path.endswith(f"/{MANIFEST}")}
+        return tuple(ref for ref in self.versions(source, name) if ref.version in holding)
+
+    def expire(self, ref: VersionRef) -> int:
+        """Remove the files of a version that was never the champion, and return how many bytes they took.
+
+        Its manifest stays: it was tried, and counts as one that was.
+
+        Raises:
+            ArtifactError: It was the champion, or it or the champion's history is damaged.
+        """
+        if any(entry.ref == ref for entry in self.history(ref.source, ref.name)):
+            raise ArtifactError(f"version {ref} must stay: it is or was the champion")
+        freed = 0
+        for file, published in self.manifest(ref)["files"].items():
+            path = f"{_folder(ref)}/{file}"
+            if self._objects.exists(path):
+                self._objects.remove(path)
+                freed += int(published["bytes"])
+        return freed
+
     def manifest(self, ref: VersionRef) -> Document:
         """Return a version's manifest, verified against its own seal and its place.
 
@@ -385,7 +409,9 @@ class ArtifactStore:
         try:
             content = self._objects.read(f"{_folder(ref)}/{file}")
         except FileNotFoundError:
-            raise ArtifactError(f"version {ref} has lost its file {file!r}; roll back or retrain") from None
+            raise ArtifactError(
+                f"version {ref} has lost its file {file!r}, or expired (flows.prune); roll back or retrain"
+            ) from None
         if _fingerprint(content) != published:
             raise ArtifactError(
                 f"{file} of version {ref} does not match its sha256: damaged or tampered with; roll back or retrain"

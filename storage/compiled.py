@@ -1,25 +1,34 @@
 """The decorator of all that Numba compiles: machine code outlives the process, but no change of its sources.
 
 Numba's own cache looks at the file of the function that is called and not at the files of those that it calls, whose
-code is inside: after a change of a feature the compiled live tick would go on computing the old one.
+code is inside: after a change of a feature the compiled live tick would go on computing the old one. And it gives up
+where it may write neither beside the code nor in the user's own folder, as in a container: then it lies in DSC_HOME.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from numba import njit
+from numba import config, njit
 from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic
 
+from storage.schema import StoreError
+from storage.settings import Settings
+
+log = logging.getLogger(__name__)
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _Intrinsic: Any = type(intrinsic(lambda typing: None))  # Numba does not name the type
+_CODE = Path(__file__).parents[1]
 _CONSTANTS = (bool, int, float, str, tuple)
 
 
@@ -34,9 +43,21 @@ def inlined(function: Function) -> Dispatcher[Function]:
 
 
 def _cached(dispatcher: Dispatcher[Function], function: Function) -> Dispatcher[Function]:
-    # Where njit(cache=True) puts its own.
-    dispatcher._cache = _SourcesCache(function)  # type: ignore[attr-defined, no-untyped-call]
+    with suppress(StoreError):  # nothing can be written at all, which the program itself says: compiled every time
+        # Where njit(cache=True) puts its own.
+        dispatcher._cache = _cache_of(function)  # type: ignore[attr-defined]
     return dispatcher
+
+
+def _cache_of(function: Callable[..., Any]) -> _SourcesCache:
+    try:
+        return _SourcesCache(function)  # type: ignore[no-untyped-call]
+    except RuntimeError:  # neither the folder of the code nor this user's own can be written
+        folder = Settings.from_environment().prepare_home() / "numba"
+        if not folder.exists():
+            log.warning("compiled code is kept in %s: neither %s nor the user's cache can be written", folder, _CODE)
+        config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
+        return _SourcesCache(function)  # type: ignore[no-untyped-call]
 
 
 def sources_hash(function: Callable[..., Any]) -> str:

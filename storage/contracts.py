@@ -7,6 +7,8 @@ is cheap.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +51,7 @@ _FEATURE_RANGES = {
 }
 _REPORTED = 5  # kinds of failure in an error text: it ends up in a log line and in the UI
 _RAW_LENGTH = 500
+_ROWS_AT_ONCE = 1 << 14  # of features: pandera keeps several copies of what it looks at, here 5 MB each
 
 
 def candle_contract(market: Market, now_ms: int) -> pa.DataFrameSchema:
@@ -168,14 +171,22 @@ def validate_features(values: FloatArray, vol: FloatArray, start_ms: IntArray, i
             f"features must be ({len(start_ms)}, {len(FEATURES)}) with ({len(start_ms)},) vol, "
             f"were {values.shape} with {vol.shape}"
         )
-    frame = pd.DataFrame(values, columns=list(FEATURES))
-    frame.insert(0, "start_ms", start_ms)
-    frame["vol"] = vol
-    try:
-        feature_contract(interval_ms).validate(frame, lazy=True)
-    except pa.errors.SchemaErrors as err:
-        failures = _failures(err.failure_cases)
-        raise DatasetError(f"features break the contract: {_feature_report(failures, frame)}") from err
+    contract, broken = feature_contract(interval_ms), dict[str, _Broken]()
+    for first in range(0, len(start_ms), _ROWS_AT_ONCE):
+        before = min(first, 1)  # of times the row before is needed, too
+        rows = slice(first - before, first + _ROWS_AT_ONCE)
+        frame = pd.DataFrame(values[rows], columns=list(FEATURES))
+        frame.insert(0, "start_ms", start_ms[rows])
+        frame["vol"] = vol[rows]
+        try:
+            contract.validate(frame, lazy=True)
+        except pa.errors.SchemaErrors as err:
+            failures = _failures(err.failure_cases)
+            for check, group in failures[~(failures["row"].astype(float) < before)].groupby("check"):
+                known = broken.setdefault(str(check), _Broken(_first_failure(group.iloc[0], frame)))
+                known.bars += len(group)
+    if broken:
+        raise DatasetError(f"features break the contract: {_feature_report(broken, len(start_ms))}")
 
 
 def enforce_quarantine_share(rejected: int, total: int, limit: float, why: str = "") -> None:
@@ -212,17 +223,27 @@ def _failures(cases: pd.DataFrame) -> pd.DataFrame:
     return failures[["row", "check", "column"]].drop_duplicates(["row", "check"]).sort_values(["row", "check"])
 
 
-def _feature_report(failures: pd.DataFrame, frame: pd.DataFrame) -> str:
-    kinds = []
-    for check, group in failures.groupby("check"):
-        first: Any = group.iloc[0]
-        if first["row"] is None or np.isnan(first["row"]):  # the column as a whole
-            kinds.append(str(check))
-            continue
-        bar = frame.iloc[int(first["row"])]
-        value = f" was {bar[first['column']]:g}" if first["column"] in _FEATURE_RANGES else ""
-        when = utc_text(int(frame["start_ms"].iloc[int(first["row"])]))
-        kinds.append(f"{check}, not so in {len(group)} of {len(frame)} bars, the first{value} at {when}")
+@dataclass
+class _Broken:
+    """A check that failed: at which bar first, in words (empty where the column as a whole is wrong), and how often."""
+
+    first: str
+    bars: int = 0
+
+
+def _first_failure(failure: Any, frame: pd.DataFrame) -> str:
+    if failure["row"] is None or np.isnan(failure["row"]):  # the column as a whole
+        return ""
+    bar = frame.iloc[int(failure["row"])]
+    value = f" was {bar[failure['column']]:g}" if failure["column"] in _FEATURE_RANGES else ""
+    return f"the first{value} at {utc_text(int(frame['start_ms'].iloc[int(failure['row'])]))}"
+
+
+def _feature_report(broken: Mapping[str, _Broken], bars: int) -> str:
+    kinds = [
+        f"{check}, not so in {found.bars} of {bars} bars, {found.first}" if found.first else check
+        for check, found in sorted(broken.items())
+    ]
     more = [f"and {len(kinds) - _REPORTED} more kinds"] if len(kinds) > _REPORTED else []
     return "; ".join(kinds[:_REPORTED] + more)
 

@@ -78,6 +78,10 @@ _ADVICE = (  # signs in the cause, what they mean, the way out
         "can't be opened; set DSC_HOME to a writable folder",
     ),
     (
+        ("No locks available", "not supported", "not implemented", "Operation not permitted"),
+        "its disk knows no locks or no hard links; set DSC_HOME to one that does",
+    ),
+    (
         ("orrupt", "not a valid DuckDB database", "Could not read enough bytes", "Failure while replaying WAL"),
         "the file is damaged; move it and its .wal away and run ingest again",
     ),
@@ -196,6 +200,8 @@ class Database:
                 if time.monotonic() > deadline:
                     raise self._busy("another process or thread of this project") from None
                 time.sleep(random.uniform(*_TURN_S))
+            except OSError as err:
+                raise self._error(str(err)) from err
             else:
                 return
 

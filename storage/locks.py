@@ -32,7 +32,7 @@ def exclusive(
 
     Raises:
         StoreBusyError: It was still held after `timeout_s`.
-        StoreError: The file can't be made.
+        StoreError: The file can't be made, or its disk knows no locks.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def exclusive(
         raise StoreError(f"locks must be writable, {path} is not ({err.strerror}); set DSC_HOME") from err
     with file:
         deadline, told = time.monotonic() + timeout_s, False
-        while not _taken(file):
+        while not _taken(file, path):
             file.seek(0)
             holder = file.read().strip() or "another process"
             if time.monotonic() > deadline:
@@ -50,9 +50,9 @@ def exclusive(
                 on_wait(f"waiting: {what} is held by {holder}")
             told = True
             time.sleep(_POLL_S)
-        file.truncate(0)
-        file.write(f"process {os.getpid()}" + (f" ({note})" if note else ""))
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk the holder has no name, but the lock
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()}{f' ({note})' if note else ''}".encode())
         yield  # closing the file frees the lock
 
 
@@ -68,8 +68,11 @@ def held(path: Path, note: str) -> bool:
     return False
 
 
-def _taken(file: IO[str]) -> bool:
-    with contextlib.suppress(BlockingIOError):
+def _taken(file: IO[str], path: Path) -> bool:
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+    except BlockingIOError:
+        return False
+    except OSError as err:
+        raise StoreError(f"{path} can't be locked ({err.strerror}); set DSC_HOME to a disk that knows locks") from err
+    return True

@@ -29,12 +29,15 @@ _COMPARES_AND_SWAPS = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "
 UNFINISHED = ".tmp"
 """Ending of what a killed writer leaves behind on a disk."""
 _MEMORY_LOCK = threading.Lock()  # fsspec's memory store looks first and then writes; this makes the two one step
+_NO_LINKS = "a disk without hard links cannot hold the store"
 _WAY_OUT = {
     errno.ENOSPC: "free some space and run it again",
     errno.EDQUOT: "free some space and run it again",
     errno.EFBIG: "raise the file size limit and run it again",
     errno.EACCES: "check the rights on DSC_ARTIFACT_URL",
-    errno.EPERM: "check the rights on DSC_ARTIFACT_URL; a disk without hard links cannot hold the store",
+    errno.EPERM: f"check the rights on DSC_ARTIFACT_URL; {_NO_LINKS}",
+    errno.EOPNOTSUPP: f"set DSC_ARTIFACT_URL; {_NO_LINKS}",
+    errno.ENOSYS: f"set DSC_ARTIFACT_URL; {_NO_LINKS}",
 }
 
 

@@ -1,16 +1,19 @@
-"""Room on the disk: intermediate results and datasets that nobody needs any more."""
+"""Room on the disk: what nobody needs any more of intermediate results, versions, datasets and temporary files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+import stat
+from collections.abc import Callable, Collection, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge
 
 from storage.artifacts import ArtifactStore
-from storage.bounds import Checked, NonNegativeInt
+from storage.bounds import Checked, NonNegativeInt, PositiveInt
 from storage.results import Pruned, ResultStore
 from storage.schema import ArtifactError, Market, Source
 from storage.settings import Settings
@@ -24,46 +27,98 @@ class PruneRule(Checked):
     Attributes:
         keep_days: Days since its last use for which anything stays: more than the longest run takes.
         keep_datasets: Datasets of each source and market that stay, those used last, whatever their age.
+        version_days: Days for which a version stays that was never the champion and that no session has used.
+        keep_versions: The newest versions of each source and market, which stay whatever their age.
     """
 
     keep_days: Annotated[float, Ge(1)] = 7.0
     keep_datasets: NonNegativeInt = 3
+    version_days: Annotated[float, Ge(1)] = 30.0
+    keep_versions: PositiveInt = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """What made room: intermediate results, and datasets that no version was made from."""
+    """What made room: intermediate results, versions, datasets that no version needs, and what failed runs left."""
 
     results: Pruned
+    versions: Pruned
     datasets: Pruned
+    leftovers: Pruned
 
     def lines(self) -> list[str]:
-        """Return what went, one line a folder."""
-        parts = {"work": self.results, "datasets": self.datasets}
+        """Return what went, one line a kind."""
+        parts = {
+            "work": self.results, "versions": self.versions, "datasets": self.datasets, "leftovers": self.leftovers
+        }  # fmt: skip
         return [
             f"{name} removed={len(part.keys)} freed_mb={part.freed_bytes / 1e6:.1f} {' '.join(part.keys)}".rstrip()
             for name, part in parts.items()
         ]
 
 
-def prune(settings: Settings, rule: PruneRule, warn: Callable[[str], None]) -> Removed:
-    """Remove what no version refers to and no run has used for long.
+def prune(
+    settings: Settings,
+    rule: PruneRule,
+    warn: Callable[[str], None],
+    used: Collection[str] | None = (),
+    leftovers: Collection[Path] = (),
+) -> Removed:
+    """Remove what nobody needs any more.
+
+    Versions expire in the home alone: at a place that others share, nobody here knows what their sessions use.
 
     Args:
         settings: Where everything lies.
         rule: What may go.
         warn: Is told why something is kept that could have gone.
+        used: Names of the versions that sessions have used; None where that can't be told.
+        leftovers: Folders of files that no run reads again.
     """
-    before = datetime.now(UTC) - timedelta(days=rule.keep_days)
+    now = datetime.now(UTC)
+    before = now - timedelta(days=rule.keep_days)
     store = ArtifactStore(settings.artifact_url)
 
     def referred(source: Source, market: Market) -> Set[str]:
-        return {str(store.manifest(ref)["dataset"]) for ref in store.versions(source, market.slug)}
+        return {str(store.manifest(ref)["dataset"]) for ref in store.whole_versions(source, market.slug)}
 
     results = ResultStore(settings.work).prune(before)
+    versions = Pruned(keys=(), freed_bytes=0)
+    if settings.is_at_home and used is not None:
+        versions = _expire(store, rule, now - timedelta(days=rule.version_days), used, warn)
     try:
         datasets = prune_datasets(settings.datasets, before, rule.keep_datasets, referred)
     except ArtifactError as err:  # what a version refers to can't be read, so every dataset may be needed
         warn(f"every dataset is kept: {err}")
         datasets = Pruned(keys=(), freed_bytes=0)
-    return Removed(results=results, datasets=datasets)
+    return Removed(
+        results=results, versions=versions, datasets=datasets, leftovers=_clear(leftovers, before.timestamp())
+    )
+
+
+def _expire(
+    store: ArtifactStore, rule: PruneRule, before: datetime, used: Collection[str], warn: Callable[[str], None]
+) -> Pruned:
+    gone, freed = [], 0
+    for source, name in store.markets():
+        try:
+            stay = {entry.ref for entry in store.history(source, name)}
+            for ref in store.whole_versions(source, name)[: -rule.keep_versions]:
+                if ref not in stay and ref.version not in used and ref.made < f"{before:%Y%m%dT%H%M%SZ}":
+                    freed += store.expire(ref)
+                    gone.append(str(ref))
+        except ArtifactError as err:
+            warn(f"older versions of {source}/{name} are kept: {err}")
+    return Pruned(keys=tuple(gone), freed_bytes=freed)
+
+
+def _clear(folders: Collection[Path], before_s: float) -> Pruned:
+    gone, freed = [], 0
+    for path in (path for folder in folders for path in sorted(folder.glob("*"))):
+        with suppress(OSError):  # another run was faster, or it is none of ours
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_mtime < before_s:
+                path.unlink()
+                gone.append(path.name)
+                freed += found.st_size
+    return Pruned(keys=tuple(gone), freed_bytes=freed)

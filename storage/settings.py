@@ -41,7 +41,7 @@ class Settings:
     alert_url: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.dask_address is not None and self._at_home:
+        if self.dask_address is not None and self.is_at_home:
             raise ConfigError(
                 "DSC_DASK_ADDRESS needs DSC_ARTIFACT_URL: a place that every worker of the cluster reaches"
             )
@@ -101,12 +101,13 @@ class Settings:
         return self.home
 
     @property
-    def _at_home(self) -> bool:
+    def is_at_home(self) -> bool:
+        """Whether the versions lie in the home, where nobody else's sessions use them."""
         return self.artifact_url == str(self.home / "models")
 
     def _beside(self, name: str) -> str:
         """Return where this lies: at home, or below the place that the versions were given."""
-        return f"{self.home if self._at_home else self.artifact_url.rstrip('/')}/{name}"
+        return f"{self.home if self.is_at_home else self.artifact_url.rstrip('/')}/{name}"
 
 
 def _seconds(name: str, text: str) -> float:

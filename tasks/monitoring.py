@@ -36,9 +36,12 @@ def inspect_markets(limits: MonitorConfig) -> list[MarketHealth]:
         for row in stored
     ]
     for place, row in enumerate(stored):
-        for record in paper_records(settings.home, row.source, row.market):
-            breaches = {**found[place].breaches, **record.breaches}
-            found[place] = replace(found[place], paper=record.line(), breaches=breaches)
+        try:
+            records = {one.line(): one.breaches for one in paper_records(settings.home, row.source, row.market)}
+        except Exception as err:  # whatever it is, the other markets are looked at
+            records = {"unreadable": {"paper": f"its paper sessions can't be read ({type(err).__name__}: {err})"}}
+        for line, breaches in records.items():
+            found[place] = replace(found[place], paper=line, breaches={**found[place].breaches, **breaches})
     put_table("health", [market.row() for market in found], "Every stored market; the run's log says more of each")
     state = settings.prepare_home() / "monitor.json"
     before = _read_breaches(state)
@@ -59,7 +62,9 @@ def _read_breaches(path: Path) -> dict[str, list[str]]:
         breaches, why = None, str(err)
     else:
         why = f"it holds {str(breaches)[:40]}"
-    if isinstance(breaches, dict) and all(isinstance(kinds, list) for kinds in breaches.values()):
+    if isinstance(breaches, dict) and all(
+        isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds) for kinds in breaches.values()
+    ):
         return breaches
     # It is a memory of minutes: losing it costs one repeated alert.
     get_run_logger().warning(f"{path} is unreadable and starts anew ({why})")
@@ -68,5 +73,10 @@ def _read_breaches(path: Path) -> dict[str, list[str]]:
 
 def _write_breaches(path: Path, breaches: Mapping[str, list[str]]) -> None:
     draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # another monitor may be at work
-    draft.write_text(json.dumps(breaches))
-    draft.replace(path)
+    try:
+        draft.write_text(json.dumps(breaches))
+        draft.replace(path)
+    except OSError as err:  # what is wrong has been said already, and will be once more
+        get_run_logger().warning(f"{path} can't be written ({err.strerror}); free space, or set DSC_HOME")
+    finally:
+        draft.unlink(missing_ok=True)

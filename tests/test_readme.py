@@ -56,9 +56,16 @@ def test_pictures_are_in_the_repository():
 
 def test_top_level_holds_what_was_asked_for_and_what_tools_need():
     wanted = {"pyproject.toml", "README.md", "flows", "tasks", "storage", "tests", "prefect.yaml"}
-    tooling = {"Makefile", "constraints.txt", ".ci", ".gitignore", "docs", "LICENSE"}
+    tooling = {"Makefile", "requirements.txt", "requirements-test.txt", ".ci", ".gitignore", "docs", "LICENSE"}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout  # noqa: S607
     top = {line.split("/")[0] for line in tracked.splitlines()}
     if not top:
         pytest.skip("not a git checkout")
     assert wanted <= top <= wanted | tooling
+
+
+@pytest.mark.promise(18)
+def test_nothing_that_the_readme_starts_listens_everywhere():
+    schedulers = re.findall(r"dask scheduler[^`]*", README)
+    assert schedulers
+    assert all(re.search(r"--host (127|10|192\.168)\.", command) for command in schedulers)

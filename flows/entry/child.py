@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[2]
+
+LOG_BYTES = 10_000_000
+"""The longest that a log gets; as much of what was before is kept."""
 
 _PARENT = "DSC_PARENT_PID"  # a parent that is gone before the child's first look is known by it
 _LOOK_S = 0.5
@@ -49,6 +53,7 @@ def start_child(
         pass_fds: File descriptors that it inherits.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    bound_log(log)
     with log.open("ab") as out:
         return subprocess.Popen(  # noqa: S603
             child_command(*module),
@@ -60,6 +65,17 @@ def start_child(
             pass_fds=tuple(pass_fds),
             start_new_session=True,
         )
+
+
+def bound_log(log: Path) -> None:
+    """Move what a child's log holds to `<log>.1` once that is more than 10 MB; the child goes on, at its beginning.
+
+    A line that the child writes at that very moment may be lost.
+    """
+    with contextlib.suppress(OSError):  # a full disk: it stays as it is
+        if log.stat().st_size > LOG_BYTES:
+            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            os.truncate(log, 0)  # whoever has it open appends
 
 
 def end_family(child: subprocess.Popen[bytes], stop_s: float = _STOP_S) -> None:

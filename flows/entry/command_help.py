@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ _FIRST = {
     "--days", "--preset", "--labels.horizon", "--synthetic.kind", "--reason", "--mode", "--version", "--steps",
     "--seeds",
 }  # fmt: skip
+_COLUMN = 32  # where descriptions begin on the second screen
 _NOTHING = ("()", '""')  # a default that says no more than its absence
 
 
@@ -35,9 +37,34 @@ class _FirstScreen(DefaultFormatter):
         super().__call__(console, options, panel.copy(title=title, entries=entries))
 
 
-def _short(entry: HelpEntry) -> HelpEntry:
+class _Everything(DefaultFormatter):
+    """Says in a line or two of every option: its default, or what it takes, and the first statement about it."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        if panel.format != "parameter":
+            return
+        for entry in (_short(entry, ".;") for entry in panel.entries):
+            text = f"{_usage(entry):<{_COLUMN - 2}}  {entry.description}"
+            indent = " " * _COLUMN
+            console.out("\n".join(textwrap.wrap(text, options.max_width, subsequent_indent=indent)), highlight=False)
+
+
+def _usage(entry: HelpEntry) -> str:
+    """Return how an option is written: with its default, other choices behind it, or with the type of what it takes.
+
+    Of a switch it is the name that changes the default.
+    """
+    name, default = entry.names[0], str(entry.default or "")
+    if entry.type is bool:
+        return entry.negative_names[0] if default == "True" else name
+    if entry.choices:
+        return f"{name}={'|'.join(dict.fromkeys([default, *entry.choices] if default else entry.choices))}"
+    return f"{name}={default}" if default else f"{name} {entry.metavar or ''}"
+
+
+def _short(entry: HelpEntry, ends: str = ".;:") -> HelpEntry:
     said = " ".join(str(getattr(entry.description, "primary_renderable", entry.description) or "").split())
-    first = re.split(r"(?<=[^0-9])[.;:] |\.$", said, maxsplit=1)[0]
+    first = re.split(rf"(?<=[^0-9])[{ends}] |\.$", said, maxsplit=1)[0]
     return entry.copy(description=first, default=None if entry.default in _NOTHING else entry.default)
 
 
@@ -60,7 +87,7 @@ def command_app(command: Callable[..., Any], examples: Sequence[str]) -> cyclopt
 
     @app.command(name="--help-all", show=False)
     def help_all() -> None:
-        app.help_formatter = DefaultFormatter()
+        app.help_formatter = _Everything()
         app.help_print([])
 
     return app

@@ -6,6 +6,7 @@ What a person sees is the display of its stages and then what it came to; Prefec
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -21,11 +22,18 @@ from typing import Any, NoReturn
 import httpx
 import psutil
 from prefect import Flow
+from prefect.context import get_settings_context
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.configuration import setup_logging
 from prefect.logging.handlers import PrefectConsoleHandler, _SafeStreamHandler
-from prefect.settings import get_current_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_LOCAL_STORAGE_PATH,
+    get_current_settings,
+    temporary_settings,
+)
 
+from flows.entry.child import LOG_BYTES
 from flows.entry.command_help import command_app
 from flows.entry.environment import prefect_home
 from flows.entry.interrupt import interruptible
@@ -39,8 +47,8 @@ Facts = Sequence[tuple[str, str]]
 
 _LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of traceback before the first step can say why
 
+_OF_THE_DISK = (errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOLCK, errno.ENOSPC, errno.EPERM, errno.EROFS)
 _ON_THE_TERMINAL = (PrefectConsoleHandler, _SafeStreamHandler)
-_LOG_BYTES = 10_000_000  # and as much of what was before
 _HANG = 12  # columns that the rest of a line stands in
 
 
@@ -78,7 +86,9 @@ def run_by_hand(
         with interruptible():
             home = _prepared_home()
             log = log_to_file(home)
-            with showing(), server_at_hand(home):
+            # What failed runs leave lies in the home too, where it is pruned.
+            kept = temporary_settings({PREFECT_LOCAL_STORAGE_PATH: prefect_home(home) / "storage"})
+            with showing(), kept, server_at_hand(home):
                 result = flow(*args, **kwargs)
         if summary is not None:
             total = duration(time.time() - psutil.Process().create_time())
@@ -119,7 +129,7 @@ def log_to_file(home: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     setup_logging()  # as Prefect does at the first run; later calls leave handlers alone
     logging.captureWarnings(True)
-    file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
+    file = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
     file.setFormatter(logging.root.handlers[0].formatter)
     for logger in (logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)):
         for handler in [one for one in logger.handlers if type(one) in _ON_THE_TERMINAL]:
@@ -135,6 +145,10 @@ def plain_errors() -> Iterator[None]:
         yield
     except PipelineError as err:
         sys.exit(f"{type(err).__name__}: {err}")
+    except OSError as err:
+        if err.errno not in _OF_THE_DISK:
+            raise
+        sys.exit(f"StoreError: can't use {err.filename or 'the disk'} ({err.strerror}); free space or set DSC_HOME")
     except PrefectHTTPStatusError as err:
         url = get_current_settings().api.url
         if err.response.status_code == httpx.codes.UNAUTHORIZED:
@@ -143,12 +157,22 @@ def plain_errors() -> Iterator[None]:
             )
         if err.response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
             raise
-        sys.exit(f"no Prefect API at {err.request.url}; PREFECT_API_URL must end in /api, was {url}")
+        sys.exit(f"no Prefect API at {err.request.url}; its address must end in /api, was {url} in {_address_giver()}")
     except (httpx.TransportError, RuntimeError) as err:
         if "API" not in str(err) and not isinstance(err, httpx.TransportError):
             raise
-        way_out = "start it, check PREFECT_API_URL (it ends in /api), or unset that"
+        way_out = f"start it, or change or remove that address, which ends in /api, in {_address_giver()}"
         sys.exit(f"Prefect can't be reached at {get_current_settings().api.url} ({err}); {way_out}")
+
+
+def _address_giver() -> str:
+    """Return where the address of Prefect's server was found, in words."""
+    if "PREFECT_API_URL" in os.environ:
+        return "the variable PREFECT_API_URL"
+    profile = get_settings_context().profile
+    if PREFECT_API_URL in profile.settings:
+        return f"profile {profile.name!r} of {profile.source}"
+    return f"prefect.toml, pyproject.toml or .env in {Path.cwd()}"
 
 
 def _prepared_home() -> Path:

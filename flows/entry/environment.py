@@ -16,6 +16,11 @@ _OF_NOBODY_BELOW = (
     "DSC_ALERT_URL",
 )  # no flow asks for a key; the webhook's address is stored once, at the start
 
+_MONTH_S = 30 * 86_400
+_KEPT = {  # by Prefect's server: else runs with their logs and pages take about 2 GB a year
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(_MONTH_S),
+}
 _UNLESS_SET = {"PREFECT_WORKER_QUERY_SECONDS": "2"}  # with Prefect's 10, Submit waits up to 13 s for a worker to look
 
 
@@ -46,7 +51,7 @@ def server_environment(
         # On disk: with the default, in memory, a restart forgets who holds a slot, and it is never free again.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
-    return _without(_OF_FLOW_RUNS, further) | _of_all(home, api_url, secret) | ours
+    return _KEPT | _without(_OF_FLOW_RUNS, further) | _of_all(home, api_url, secret) | ours
 
 
 def prefect_home(home: Path) -> Path:

@@ -2,9 +2,14 @@
 
     .venv/bin/python flows/entry/install.py [.[extra,...]]
 
-Needs the standard library and pip alone, for nothing else is there yet. uv is several times as fast, but does not read
-pip's settings, and would take another build of torch where these name one: so it gets what pip is set to, and the very
-file of torch that pip would take. Where a setting has no counterpart, or uv fails, pip does it.
+Needs the standard library and pip alone, for nothing else is there yet. Whatever can be is installed from a list of
+hashes (`make lock`), and for a run as wheels alone, so that nothing of a package runs before it is imported. torch is
+pinned, and no more: its build, and what comes with it, differs by index. The project itself comes last, built by a
+setuptools that is on the list.
+
+uv is several times as fast, but does not read pip's settings, and would take another build of torch where these name
+one: so it gets what pip is set to, and the very file of torch that pip would take. Where a setting has no counterpart,
+or uv fails, pip does it.
 """
 
 from __future__ import annotations
@@ -16,11 +21,14 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CONSTRAINTS = "constraints.txt"
+PROJECT = ROOT / "pyproject.toml"
+RUN, EVERYTHING = "requirements.txt", "requirements-test.txt"
+"""The lists of hashes: for a run, and with every extra."""
 
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 _NAMES = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS"}
@@ -75,10 +83,27 @@ def torch_file(report: str) -> tuple[str, str]:
     return found["download_info"]["url"], found["metadata"]["version"]
 
 
+def steps(target: str, torch: str) -> list[tuple[str, ...]]:
+    """Return the arguments of each `install`, in order, for pip and uv alike.
+
+    Args:
+        target: The project, with or without extras.
+        torch: What is installed for torch.
+    """
+    wheels = ("--only-binary", ":all:")
+    hashed = ("-r", EVERYTHING) if "[" in target else (*wheels, "-r", RUN)
+    return [
+        ("--require-hashes", "--no-deps", *hashed),
+        (*wheels, torch),
+        ("--no-deps", "--no-build-isolation", "-e", target),
+    ]
+
+
 def main(target: str) -> None:
     """Install the project, or end with pip's status; say before what it takes."""
+    pinned = next(one for one in tomllib.loads(PROJECT.read_text())["project"]["dependencies"] if "torch==" in one)
     dry = ("install", "--quiet", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-")
-    report = _asked(*dry, "-c", CONSTRAINTS, "torch")
+    report = _asked(*dry, pinned)
     torch, version = torch_file(report) if report else ("", "")
     uv, plan = _uv(), uv_settings(pip_settings(_asked("config", "list")))
     by_uv = bool(torch and uv and plan)
@@ -90,23 +115,28 @@ def main(target: str) -> None:
         flush=True,
     )
     began = time.monotonic()
-    wanted = ("-c", CONSTRAINTS, "-e", target)
     if uv and torch and plan:
         environment, arguments = plan
-        command = (uv, "pip", "install", "--quiet", "--python", sys.executable, *arguments, *wanted, f"torch @ {torch}")
-        by_uv = _status(*command, environment=environment) == 0
+        command = (uv, "pip", "install", "--quiet", "--python", sys.executable)
+        hashed, *others = steps(target, f"torch @ {torch}")
+        wanted = (hashed, *((*arguments, *step) for step in others))  # the list is exact, and takes no constraints
+        by_uv = all(_status(*command, *step, environment=environment) == 0 for step in wanted)
         print("" if by_uv else "uv could not; pip tries\n", end="", flush=True)
-    if not by_uv and (status := _status(*_PIP, "install", "--quiet", *wanted)):
-        sys.exit(status)
-    print(f"installed in {time.monotonic() - began:.0f} s", flush=True)
+    for step in () if by_uv else steps(target, pinned):
+        if status := _status(*_PIP, "install", "--quiet", *step):
+            sys.exit(status)
+    first = "; the first start takes some 15 s more, for Python compiles what it imports" if by_uv else ""
+    print(f"installed in {time.monotonic() - began:.0f} s{first}", flush=True)  # pip has compiled it
 
 
 def _uv() -> str | None:
     """Return uv's path, installed beside pip where it is not there yet; None where it can't be had."""
     beside = str(Path(sys.executable).parent)
     there = shutil.which("uv") or shutil.which("uv", path=beside)
-    if there is None:
-        _asked("install", "--quiet", "uv")
+    listed = re.search(r"^uv==.*?(?=^\S)", (ROOT / EVERYTHING).read_text(), re.M | re.S)
+    if there is None and listed:
+        hashed = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", "/dev/stdin")
+        _asked("install", "--quiet", *hashed, given=listed[0])
         there = shutil.which("uv", path=beside)
     return there
 
@@ -119,9 +149,10 @@ def _status(*command: str, environment: Mapping[str, str] | None = None) -> int:
     return subprocess.run(command, cwd=ROOT, env=os.environ | (environment or {}), check=False).returncode  # noqa: S603
 
 
-def _asked(*arguments: str) -> str:
-    """Return what pip prints; nothing where it fails."""
-    done = subprocess.run([*_PIP, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+def _asked(*arguments: str, given: str = "") -> str:
+    """Return what pip prints, given something to read; nothing where it fails."""
+    command = [*_PIP, *arguments]
+    done = subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True, check=False)  # noqa: S603
     return done.stdout if done.returncode == 0 else ""
 
 

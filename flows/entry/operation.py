@@ -47,14 +47,14 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Crashed
-from prefect.workers.process import ProcessWorker
 
-from flows.entry.child import ROOT, child_command, end_family, start_child
+from flows.entry.child import ROOT, bound_log, child_command, end_family, start_child
 from flows.entry.command_line import plain_errors
 from flows.entry.environment import client_environment, server_environment
 from flows.entry.server import (
     ANY_HOST,
     HOST,
+    START_S,
     answers,
     bound_socket,
     server_at_hand,
@@ -78,7 +78,6 @@ World = Literal["sandbox", "bybit"]
 MAIN_JOB = "pipeline/daily-model"
 
 _PORTS = 1 << 16
-_SERVER_START_S = 180.0  # a first start migrates a database; a busy machine has needed a minute
 _LOOK_S = 10.0
 
 
@@ -165,7 +164,7 @@ class Operation:
         """Start the server, and wait until it answers."""
         with bound_socket(self._host, self._port) as listening:
             self.server = start_server(listening, self._of_server, self._log("server"))
-        wait_until_up(self.server, self.api_url, _SERVER_START_S, self._log("server"))
+        wait_until_up(self.server, self.api_url, START_S, self._log("server"))
         self.up_since = time.monotonic()
         self._look_at = self.up_since + ZOMBIE_S  # what was said while it was down is not known to it
 
@@ -215,6 +214,7 @@ class Operation:
             for name, child in {"server": self.server, "reports": self.reports, **self.workers}.items():
                 if child is not None and child.poll() is not None:
                     raise OperationError(f"{name} ended with status {child.returncode}; see {self._log(name)}")
+                bound_log(self._log(name))
             time.sleep(1.0)
 
     def look_after_runs(self) -> None:
@@ -257,14 +257,9 @@ class Operation:
 
 
 def pool_template() -> dict[str, Any]:
-    """Return how the work pool starts a flow run: by one command that nobody may override, ending with its worker."""
-    template = ProcessWorker.get_default_base_job_template()
-    for name in ("command", "working_dir"):
-        del template["variables"]["properties"][name]
-        del template["job_configuration"][name]
-    template["variables"]["additionalProperties"] = False
-    template["job_configuration"]["command"] = shlex.join(child_command("prefect.engine"))
-    return template
+    """Return how the work pool starts a flow run: by one command, ending with its worker, whatever a run asks for."""
+    variables = {"type": "object", "properties": {}, "additionalProperties": False}
+    return {"job_configuration": {"command": shlex.join(child_command("prefect.engine"))}, "variables": variables}
 
 
 def make_pool() -> None:

@@ -42,6 +42,9 @@ _OF_A_PAGE = {  # a page asks no other host for anything, and no page of another
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+START_S = 180.0
+"""What a server may take until it answers: at first it migrates a database, and a busy machine has needed a minute."""
+
 _LOCK = "operation.lock"
 _POLL_S = 0.1
 _DRAIN_S = 3  # what a server that was told to stop gives to requests under way
@@ -136,7 +139,8 @@ def server_at_hand(home: Path) -> Iterator[None]:
     settings = get_current_settings()
     with contextlib.ExitStack() as server:
         if not settings.api.url:
-            server.enter_context(_temporary_server(home, settings.server.ephemeral.startup_timeout_seconds))
+            limit_s = max(settings.server.ephemeral.startup_timeout_seconds, START_S)  # Prefect's 20 s are too few
+            server.enter_context(_temporary_server(home, limit_s))
         elif settings.api.auth_string is None and held(
             prefect_home(home) / _LOCK, settings.api.url.removesuffix("/").removesuffix("/api")
         ):  # it is this home's, and not whoever took its port after it

@@ -136,8 +136,9 @@ def health(
     try:
         champion, age, drift, skill, found = _reigning(row, models, limits, now_ms, store, datasets, moves=moves)
         breaches |= found
-    except PipelineError as err:
-        breaches["champion"] = f"the champion can't be read ({err}); nothing is served, see flows.rollback"
+    except Exception as err:  # whatever it is, the other markets are looked at
+        why = err if isinstance(err, PipelineError) else f"{type(err).__name__}: {err}"
+        breaches["champion"] = f"the champion can't be read ({why}); nothing is served, see flows.rollback"
     return MarketHealth(
         market=f"{row.source}/{row.market.slug}",
         bars=row.bars,

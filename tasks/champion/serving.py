@@ -53,12 +53,12 @@ def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int
     entry = store.champion(source, name)
     if entry.ref is None:
         return Served(ref=None, reason="the champion is flat")
-    last_ms = _questioned_ms(store, entry)
+    last_ms = _questioned_ms(store, entry, now_ms)
     if now_ms < last_ms - CLOCK_SLACK_MS:
         return Served(
             ref=None,
             reason=f"this machine's clock says {utc_text(now_ms)}, champion {entry.ref.version} was last compared "
-            f"{utc_text(last_ms)}; set the clock",
+            f"{utc_text(last_ms)}; set the clock, or, if it was wrong then, roll back (flows.rollback)",
         )
     missed = missed_retrains(last_ms, now_ms, rule)
     if missed >= rule.most_missed:
@@ -122,20 +122,22 @@ def load_served(store: ArtifactStore, ref: VersionRef, seal: str | None = None) 
     )
 
 
-def _questioned_ms(store: ArtifactStore, entry: ChampionEntry) -> int:
+def _questioned_ms(store: ArtifactStore, entry: ChampionEntry, now_ms: int) -> int:
     """Return when a champion was last compared with a version on newer bars, or was put in force.
 
     Every retrain on new bars stores a version, promoted or not; one on old bars, or on the same again, asks nothing.
     """
     if entry.ref is None:
         return 0
-    newest_bar, asked = 0, entry.ref.made
+    newest_bar, asked = 0, entry.at
     for ref in reversed(store.versions(entry.ref.source, entry.ref.name)):
-        if ref.made < entry.ref.made:
+        if ref.made < min(entry.ref.made, entry.at):
             break
         manifest = read_manifest(store, ref)
         if ref != entry.ref and manifest.judgement.sequence != entry.sequence:
             continue
+        if manifest.trained_until_ms < now_ms < _ms(ref.made) - CLOCK_SLACK_MS:
+            continue  # made by a clock that was wrong: by this one its bars are past, and it is still to come
         if manifest.trained_until_ms < newest_bar:
             break  # those before it saw less still
         newest_bar, asked = manifest.trained_until_ms, ref.made

@@ -28,7 +28,7 @@ from storage.schema import ConfigError, Market
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
 from tasks.exchange.stream_events import BadMessage, Decoder, Reconnected, Refused, UnknownTopic, topics_of
-from tasks.exchange.transport import Exchange
+from tasks.exchange.transport import CLIENT_NAME, Exchange
 
 QUEUE_EVENTS = 100_000
 """Events that may wait to be read: five bursts of 20,000, some 20 MB."""
@@ -387,6 +387,7 @@ class _Connection(WebSocket):  # type: ignore[misc]
         websocket.setdefaulttimeout(self._timing.connect_s)  # else a handshake may last for ever; of this library alone
         self.ws = websocket.WebSocketApp(
             url=self.endpoint,
+            header={} if self._url is None else {"User-Agent": CLIENT_NAME},
             on_open=self._hold,
             on_message=lambda ws, text: self._on_text(text),
             on_error=lambda ws, err: self._on_error(err),

@@ -8,6 +8,7 @@ local server, and `error_of` depends on it.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ SERVER_CODES = frozenset({10000, 10016, 10019, 10429, 170001, 170007, 170032, 17
 
 RECV_WINDOW_MS = 5_000
 """A signed request that arrives later than that after it was made is refused."""
+
+CLIENT_NAME = f"dsc-trading/{secrets.token_hex(8)}"
+"""What this process calls itself before a sandbox, where all have one address: others' requests don't count for its."""
 
 _RESET_HEADER = "X-Bapi-Limit-Reset-Timestamp"
 _UNREADABLE_JSON = 409  # what pybit makes of a body that is no JSON
@@ -113,6 +117,7 @@ def new_client(
     if url is not None:
         client.endpoint = url
         client.client.trust_env = False  # no proxy stands between this process and itself
+        client.client.headers["User-Agent"] = CLIENT_NAME
     return client
 
 

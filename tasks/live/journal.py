@@ -404,6 +404,11 @@ class JournalReader:
         found = self._db.execute(query, (market,))
         return [(start_ms, version, np.array(json.loads(rules), np.float64)) for start_ms, version, rules in found]
 
+    def versions(self) -> set[str]:
+        """Return the names of the versions that have decided, those that only watched among them."""
+        query = "SELECT version FROM takeovers UNION SELECT version FROM decisions"
+        return {name for (name,) in self._db.execute(query) if name}
+
     def candles(self, market: str, last: int | None = None) -> tuple[Candles, list[str]]:
         """Return the candles that were stepped, oldest first, and where each came from: all, or the `last` ones."""
         query = "SELECT * FROM candles WHERE market = ? ORDER BY start_ms DESC LIMIT ?"

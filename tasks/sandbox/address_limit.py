@@ -1,9 +1,13 @@
-"""Bybit's limits per address, and per key."""
+"""Bybit's limits per address, and per key.
+
+Whoever asks a sandbox has the address 127.0.0.1, so there the name that a client gives itself stands for its address:
+else one that asks too much would have everybody banned.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tasks.sandbox.faults import RESET_HEADER
 
@@ -11,6 +15,7 @@ IP_LIMIT = 600  # requests in a window of 5 s, as Bybit documents it
 SOCKET_LIMIT = 500  # connections in a window of 5 min, likewise
 SOCKET_WINDOW_S = 300.0
 BAN_S = 600.0
+_MOST_CLIENTS = 1000  # remembered at once: names cost whoever makes them up nothing
 
 
 class AddressLimit:
@@ -53,3 +58,24 @@ class AddressLimit:
             "X-Bapi-Limit-Status": str(max(self.limit - len(self._recent), 0)),
             RESET_HEADER: str(now_ms + int(self._window_s * 1000)),
         }
+
+
+class ClientLimits:
+    """An `AddressLimit` for each client.
+
+    Args:
+        make: Returns a new one.
+    """
+
+    def __init__(self, make: Callable[[], AddressLimit]) -> None:
+        self._make = make
+        self._of: dict[str, AddressLimit] = {}
+
+    def of(self, headers: Mapping[str, str]) -> AddressLimit:
+        """Return the limit of whoever sent these headers."""
+        name = headers.get("User-Agent", "")
+        known = self._of.pop(name, None)
+        limit = self._of[name] = known or self._make()  # the one that asked last stands last
+        if len(self._of) > _MOST_CLIENTS:
+            del self._of[next(iter(self._of))]
+        return limit

@@ -1,8 +1,8 @@
 """A stand-in for Bybit on 127.0.0.1 that real clients talk to over real HTTP and a real WebSocket.
 
 It replays the candles of one market or of several with Bybit's rules (`venue.py`, `push.py`), keeps trading accounts
-(`trading.py`, `desk.py`, `private_stream.py`), keeps Bybit's limits per address, and follows a fault plan
-(`faults.py`). It is controlled from Python alone: what is sent to it can change nothing but the sender's own account.
+(`trading.py`, `desk.py`, `private_stream.py`), keeps Bybit's limits, and follows a fault plan (`faults.py`). It is
+controlled from Python alone: what is sent to it can change nothing but the sender's own account.
 
 There are two times. Data time is the exchange's clock (`Sandbox.clock`): it stands still until someone moves it,
 `Sandbox.play` lets the next bars close one after the other, thousands in a few seconds, and `Sandbox.keep_time` ties it
@@ -27,7 +27,7 @@ from aiohttp import web
 
 from storage.schema import Candles, ConfigError, Instrument, Market, PipelineError, Source
 from tasks.sandbox.account import Account, AccountSpec
-from tasks.sandbox.address_limit import IP_LIMIT, SOCKET_LIMIT, SOCKET_WINDOW_S, AddressLimit
+from tasks.sandbox.address_limit import IP_LIMIT, SOCKET_LIMIT, SOCKET_WINDOW_S, AddressLimit, ClientLimits
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import Action, FaultPlan, PlannedFaults, Reply
@@ -86,7 +86,7 @@ class Sandbox:
         now_ms: Where the clock stands; None for just after the last candle closed.
         faults: What goes wrong.
         latency_ms: How long every answer takes.
-        ip_limit: Requests in 5 s before the address is banned.
+        ip_limit: Requests in 5 s before a client is banned.
         range_policy: Which rows come when a range holds more than `limit`.
         stream: How long things take on the stream; None for the usual.
         stream_faults: What goes wrong on the stream.
@@ -135,9 +135,9 @@ class Sandbox:
         self._desk = Desk(self.listings, self.clock, accounts, rules, self._private, self._later)
         self._trading = Trading(self._desk, door, self.clock.told_ms)
         self._hub: Hub | None = None
-        self._socket_limit = AddressLimit(SOCKET_LIMIT, timer, SOCKET_WINDOW_S)
+        self._socket_limits = ClientLimits(lambda: AddressLimit(SOCKET_LIMIT, timer, SOCKET_WINDOW_S))
         self._latency_s = latency_ms / 1000
-        self._address_limit = AddressLimit(ip_limit, timer)
+        self._limits = ClientLimits(lambda: AddressLimit(ip_limit, timer))
         self._log: list[Request] = []
         self._port = 0
         self._started = threading.Event()
@@ -293,7 +293,7 @@ class Sandbox:
         is_public = path.removeprefix(STREAM_PATH) in STREAM_CATEGORIES
         stream = self._hub if is_public else self._private if path == PRIVATE_PATH and self._desk.accounts else None
         if stream:
-            if not self._socket_limit.admit():
+            if not self._socket_limits.of(request.headers).admit():
                 return web.Response(status=403, text="access too frequent")
             return await stream.serve(request)
         payload = request.raw_path.partition("?")[2].encode()
@@ -318,10 +318,11 @@ class Sandbox:
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         reply = Reply(envelope=None, now_ms=self.clock.now_ms())
-        if not self._address_limit.admit():
+        limit = self._limits.of(signed.headers)
+        if not limit.admit():
             reply.html(403, "access too frequent")
             return reply
-        reply.headers |= self._address_limit.headers(reply.now_ms)
+        reply.headers |= limit.headers(reply.now_ms)
         if not asked.known:
             reply.html(404, "not found")
             return reply

@@ -1,6 +1,8 @@
 """Monitoring: what is said of a market, and that old champions and expired ones are one notion."""
 
+import hashlib
 import inspect
+import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -41,6 +43,12 @@ def published(store: ArtifactStore, source: Source, hash8: str, now: datetime):
 def complaints(store: ArtifactStore, now: datetime, source: Source = SOURCE, **limits) -> tuple[str, ...]:
     row = coverage(now - timedelta(minutes=5), source)
     return health(row, store, MonitorConfig(**limits), ms(now)).complaints
+
+
+def sealed(document: dict) -> str:
+    """Return a document with the seal that fits it, as whoever may write to the store can make one."""
+    seal = hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return json.dumps({**document, "seal": seal})
 
 
 @pytest.fixture
@@ -111,7 +119,7 @@ def test_clock_that_is_behind_serves_nothing_and_needs_a_person(reigning):
     behind = MONDAY - timedelta(days=30)
     served = served_champion(reigning, SOURCE, MARKET.slug, ms(behind), ExpiryRule())
     assert served.ref is None
-    assert served.reason.endswith("; set the clock")
+    assert served.reason.endswith("; set the clock, or, if it was wrong then, roll back (flows.rollback)")
     said = health(coverage(MONDAY - timedelta(minutes=5)), reigning, MonitorConfig(), ms(behind)).breaches
     assert said["clock"] == (
         "this machine's clock says 2025-12-06T00:00Z, a bar closed 2026-01-05T00:00Z; set the clock"
@@ -166,11 +174,13 @@ def test_every_breach_that_monitoring_names_is_an_alert_that_can_be_raised():
     assert kinds <= set(KINDS)
 
 
-def test_champion_entry_that_is_damaged_is_that_market_s_trouble_alone(reigning, tmp_path):
+@pytest.mark.promise(19)
+@pytest.mark.parametrize("content", ["{", "", "[]", "null", sealed({}), sealed({"version": 3})])
+def test_champion_entry_that_is_damaged_is_that_market_s_trouble_alone(reigning, tmp_path, content):
     (entry,) = [
         path for path in tmp_path.rglob("*") if path.is_file() and "champion" in str(path.relative_to(tmp_path))
     ]
-    entry.write_text("{")
+    entry.write_text(content)
     row = coverage(MONDAY + timedelta(hours=1))
     found = health(row, reigning, MonitorConfig(), ms(MONDAY + timedelta(hours=1)))
     assert set(found.breaches) == {"champion"}

@@ -101,6 +101,43 @@ def test_champion_that_a_person_put_in_force_again_is_served_from_then_on(tmp_pa
     assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=34)), RULE).ref is None
 
 
+WRONG = datetime(2099, 1, 1, tzinfo=UTC)
+"""What a clock said during one retrain."""
+
+
+@pytest.mark.promise(19)
+def test_champion_that_was_kept_while_the_clock_was_wrong_is_served_as_if_nobody_had_asked(tmp_path):
+    store = ArtifactStore(str(tmp_path))
+    ref = published(store, "0123abcd", MONDAY)
+    store.promote(SOURCE, NAME, ref, EVIDENCE, expected=0, now=MONDAY)
+    manifest = judged_against(1, trained_until_ms=ms(MONDAY + timedelta(days=1)))
+    store.publish(SOURCE, NAME, "4567abcd", {"a.txt": b"a"}, manifest.document(), WRONG)
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=2.9)), RULE).ref == ref
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE).ref is None
+    published(store, "89ababcd", MONDAY + timedelta(days=2))
+    assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=4.9)), RULE).ref == ref
+
+
+@pytest.mark.promise(19)
+def test_champion_of_a_clock_that_was_wrong_is_recovered_by_one_command(tmp_path):
+    store = ArtifactStore(str(tmp_path))
+    first, tuesday = published(store, "0123abcd", MONDAY), MONDAY + timedelta(days=1)
+    store.promote(SOURCE, NAME, first, EVIDENCE, expected=0, now=MONDAY)
+    manifest = judged_against(1, trained_until_ms=ms(tuesday))
+    second = store.publish(SOURCE, NAME, "4567abcd", {"a.txt": b"a"}, manifest.document(), WRONG)
+    store.promote(SOURCE, NAME, second, EVIDENCE, expected=1, now=WRONG)
+    refused = served_champion(store, SOURCE, NAME, ms(tuesday), RULE)
+    assert refused.ref is None
+    assert refused.reason.endswith("if it was wrong then, roll back (flows.rollback)")
+    store.rollback(SOURCE, NAME, "the clock was wrong", tuesday)
+    assert served_champion(store, SOURCE, NAME, ms(tuesday + timedelta(days=2.9)), RULE).ref == first
+    # The same version again, judged under a clock that is right: it keeps its name, and is served by the day it won.
+    store.promote(SOURCE, NAME, second, EVIDENCE, expected=3, now=tuesday)
+    assert served_champion(store, SOURCE, NAME, ms(tuesday + timedelta(days=2.9)), RULE).ref == second
+    published(store, "89ababcd", tuesday + timedelta(days=2), sequence=4)
+    assert served_champion(store, SOURCE, NAME, ms(tuesday + timedelta(days=4.9)), RULE).ref == second
+
+
 @pytest.mark.promise(5)
 def test_served_version_decides_with_its_own_weights_rule_and_costs(tmp_path):
     network = DSCConfig(hidden_channels=4, num_blocks=1, window=4, linear_bypass=True)

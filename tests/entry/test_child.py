@@ -9,9 +9,15 @@ import time
 import psutil
 import pytest
 
-from flows.entry.child import ROOT, child_command, end_family, start_child
+from flows.entry.child import ROOT, bound_log, child_command, end_family, start_child
 from flows.entry.environment import client_environment, server_environment
 
+WRITE = """
+import sys
+for line in sys.stdin:
+    sys.stderr.write(line)
+    print("written", flush=True)
+"""
 LIMIT_S = 300.0  # a busy machine is no failure
 
 PARENT = """
@@ -89,3 +95,37 @@ def test_environment_holds_what_a_process_needs_and_no_other_key(tmp_path, monke
         "PREFECT_SERVER_API_AUTH_STRING": "dsc:x", "PREFECT_API_AUTH_STRING": "dsc:x",
     }  # fmt: skip
     assert server["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4200"
+
+
+@pytest.mark.promise(19)
+def test_log_that_grows_too_long_begins_anew_while_its_child_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.entry.child.LOG_BYTES", 10)
+    log = tmp_path / "worker.log"
+    with log.open("ab") as out:  # as a child gets it
+        child = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", WRITE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out, text=True
+        )
+    for text in ("short", "what is too long", "next", "and too long again", "last"):
+        child.stdin.write(f"{text}\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        bound_log(log)
+    child.communicate()
+    assert log.read_text() == "last\n"
+    assert (tmp_path / "worker.log.1").read_text() == "next\nand too long again\n"
+
+
+@pytest.mark.promise(19)
+def test_server_forgets_runs_of_more_than_a_month_ago_unless_its_user_said_otherwise(tmp_path, monkeypatch):
+    code = (
+        "from prefect.settings import get_current_settings; s = get_current_settings().server.services.db_vacuum; "
+        "print(sorted(s.enabled_vacuum_types), s.retention_period.days)"
+    )
+
+    def told() -> str:
+        environment = server_environment(tmp_path, "http://127.0.0.1:4200/api", "dsc:x")
+        return subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip()  # noqa: S603
+
+    assert told() == "['events', 'flow_runs', 'orphans'] 30"
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD", str(90 * 86_400))
+    assert told() == "['events', 'flow_runs', 'orphans'] 90"

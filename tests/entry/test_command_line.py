@@ -1,5 +1,6 @@
 """The command line: whatever stops a flow is one line with the way out."""
 
+import errno
 import os
 import re
 import runpy
@@ -10,21 +11,43 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import get_current_settings
 
-from flows.entry.command_line import _fitted, run_by_hand
+from flows.entry.command_line import _fitted, plain_errors, run_by_hand
 from flows.monitor import monitor
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_server_that_is_not_there_is_named(home, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["monitor"])
-    with (
-        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),  # the port of a service that nobody runs
-        pytest.raises(SystemExit, match=r"be reached at http://127\.0\.0\.1:9/api .* start it, check PREFECT_API_URL"),
-    ):
-        run_by_hand(monitor, ("flows.monitor",))
+NOWHERE = "http://127.0.0.1:9/api"  # the port of a service that nobody runs
+
+
+@pytest.mark.parametrize("giver", ["profile", "variable"])
+def test_server_that_is_not_there_is_named_with_what_gave_its_address(home, tmp_path, giver):
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = kept | {"DSC_HOME": str(home), "PREFECT_HOME": str(tmp_path), "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    if giver == "variable":
+        environment["PREFECT_API_URL"] = NOWHERE
+        named = "the variable PREFECT_API_URL"
+    else:
+        (tmp_path / "profiles.toml").write_text(f'active = "x"\n[profiles.x]\nPREFECT_API_URL = "{NOWHERE}"\n')
+        named = f"profile 'x' of {tmp_path}/profiles.toml"
+    command = [sys.executable, "-m", "flows.monitor"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Prefect can't be reached at {NOWHERE} (")
+    assert line.endswith(f"start it, or change or remove that address, which ends in /api, in {named}")
+    assert done.returncode == 1
+
+
+def test_user_without_a_home_directory_gets_that_of_the_data_and_hears_it_once(home, monkeypatch, capsys):
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-that-name").expanduser())
+    monkeypatch.setenv("HOME", "")
+    for _ in range(2):
+        runpy.run_path(str(ROOT / "flows" / "__init__.py"))
+    assert os.environ["HOME"] == str(home)
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert capsys.readouterr().err == f"this user has no home directory: {home} stands in for it\n"
 
 
 def test_home_that_cannot_be_written_is_refused_before_anything_starts(tmp_path, monkeypatch):
@@ -42,6 +65,15 @@ def test_full_disk_is_refused_before_anything_starts(home, monkeypatch):
         run_by_hand(monitor, ("flows.monitor",))
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.ENOLCK, errno.EROFS, errno.EACCES])
+def test_disk_that_refuses_whatever_was_to_be_written_is_one_line(code):
+    with pytest.raises(SystemExit) as left, plain_errors():
+        raise OSError(code, os.strerror(code), "/srv/dsc/paper.json")
+    assert left.value.code == (
+        f"StoreError: can't use /srv/dsc/paper.json ({os.strerror(code)}); free space or set DSC_HOME"
+    )
+
+
 FLOWS = ("evaluate", "ingest", "monitor", "pipeline", "prune", "retrain", "rollback", "search", "trade")
 
 
@@ -53,7 +85,20 @@ def test_help_is_one_screen_with_two_examples_and_the_rest_is_a_second_one(flow,
     assert sum(line.startswith(f"  python -m flows.{flow}") for line in screen) == 2
     assert not any("Display application version" in line for line in screen)
     (title,) = [line for line in screen if "Options" in line and line.startswith("╭")]
-    assert ("--help-all" in title) == (len(everything) > len(screen) + 20)
+    assert ("--help-all" in title) == (len(everything) > len(screen))
+
+
+def test_second_screen_has_every_option_in_less_than_two_lines(helped):
+    everything = helped("search", "--help-all")
+    assert max(map(len, everything)) <= 80
+    options = [line for line in everything if line.startswith("--")]
+    assert len(options) > 100
+    assert len(everything) < 1.75 * len(options)
+    assert "--labels.horizon=12             Bars from fill to exit" in everything
+    assert "--live                          The synthetic market moves on with real time, a" in everything
+    assert any(line.startswith("--baselines.no-twin ") for line in everything)  # on unless said otherwise
+    assert any(line.startswith("--exchange=sandbox|bybit|testnet|demo  ") for line in everything)
+    assert any(line.startswith("--candles STR ") for line in everything)
 
 
 def test_help_swallows_no_placeholder(helped):
@@ -87,6 +132,15 @@ def test_prefects_lines_go_to_the_log_and_nothing_else_to_the_terminal(home, pre
     assert re.fullmatch(r"  total    \d+ s", total)
     written = (home / "logs" / "run.log").read_text()
     assert re.search(r"INFO +\| Task run '.*' - Finished in state Completed\(\)", written)
+
+
+def test_monitor_where_nothing_is_stored_fails_names_the_home_and_makes_no_store(home, prefect_api):
+    environment = os.environ | {"DSC_HOME": str(home), "PREFECT_API_URL": get_current_settings().api.url}
+    command = [sys.executable, "-m", "flows.monitor"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 1
+    assert done.stdout == f"no market is stored in {home}; ingest one, or set DSC_HOME\n"
+    assert not (home / "market.duckdb").exists()
 
 
 def test_summary_on_a_terminal_breaks_between_words_and_leaves_an_address_whole(monkeypatch):

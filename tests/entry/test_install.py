@@ -1,6 +1,7 @@
 """Setting up: uv is used only where it does what pip is set to, with the file of torch that pip would take."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -74,24 +75,54 @@ def commands(monkeypatch):
     return ran, answers
 
 
-def test_uv_is_given_the_very_file_of_torch_that_pip_would_take(commands, capsys):
+@pytest.mark.promise(19)
+def test_uv_is_given_hashes_then_the_very_file_of_torch_that_pip_would_take_then_the_project(commands, capsys):
     ran, _ = commands
     install.main(".")
-    (command,) = ran
-    assert command[:3] == ("/bin/uv", "pip", "install")
-    assert command[-5:] == ("-c", "constraints.txt", "-e", ".", "torch @ file:///wheels/torch.whl")
-    time, disk, _ = capsys.readouterr().out.splitlines()
+    assert {command[:6] for command in ran} == {("/bin/uv", "pip", "install", "--quiet", "--python", sys.executable)}
+    assert [command[6:] for command in ran] == [
+        ("--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", "requirements.txt"),
+        ("--only-binary", ":all:", "torch @ file:///wheels/torch.whl"),
+        ("--no-deps", "--no-build-isolation", "-e", "."),
+    ]
+    time, disk, done = capsys.readouterr().out.splitlines()
+    assert done.endswith(" s; the first start takes some 15 s more, for Python compiles what it imports")
     assert time.endswith(" with uv, once: half a minute from a near index,")
     assert disk.startswith("and 2.4 GB of disk; ")
 
 
-def test_pip_installs_where_uv_could_not(commands, monkeypatch, capsys):
+def test_constraints_of_pip_hold_for_what_is_on_no_list(commands):
+    ran, answers = commands
+    answers["config"] = "global.constraint='/etc/limits.txt'\n"
+    install.main(".")
+    assert [command[6:8] == ("-c", "/etc/limits.txt") for command in ran] == [False, True, True]
+
+
+@pytest.mark.promise(19)
+def test_pip_installs_the_same_where_uv_could_not(commands, monkeypatch, capsys):
     ran, _ = commands
     monkeypatch.setattr(install, "_status", lambda *command, **_: ran.append(command) or int("uv" in command[0]))
     install.main(".[test]")
-    assert [command[0] for command in ran] == ["/bin/uv", sys.executable]
-    assert ran[1][-4:] == ("-c", "constraints.txt", "-e", ".[test]")
-    assert "uv could not; pip tries" in capsys.readouterr().out
+    assert [command[0] for command in ran] == ["/bin/uv", *[sys.executable] * 3]
+    assert [command[6:] for command in ran[1:]] == [
+        ("--require-hashes", "--no-deps", "-r", "requirements-test.txt"),
+        ("--only-binary", ":all:", "torch==2.13.0"),
+        ("--no-deps", "--no-build-isolation", "-e", ".[test]"),
+    ]
+    said = capsys.readouterr().out
+    assert "uv could not; pip tries" in said
+    assert said.endswith(" s\n")
+
+
+@pytest.mark.promise(19)
+def test_uv_comes_from_the_list_of_hashes_too(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    monkeypatch.setattr(install, "_asked", lambda *arguments, given: asked.update({given: arguments}))
+    assert install._uv() is None
+    ((given, arguments),) = asked.items()
+    assert "--require-hashes" in arguments
+    assert re.fullmatch(r"uv==[\d.]+ \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?\n)+", given)
 
 
 @pytest.mark.parametrize(("asked", "answer"), [("config", "global.proxy='http://p'\n"), ("install", "")])
@@ -99,7 +130,7 @@ def test_pip_installs_where_its_settings_or_its_torch_are_not_known_to_uv(comman
     ran, answers = commands
     answers[asked] = answer
     install.main(".")
-    assert [command[0] for command in ran] == [sys.executable]
+    assert [command[0] for command in ran] == [sys.executable] * 3
     assert "with pip, once: two minutes from a near index," in capsys.readouterr().out
 
 
@@ -116,7 +147,7 @@ def test_both_ways_take_the_same_build_of_torch(tmp_path):
     if uv is None:
         pytest.skip("uv is neither on the PATH nor beside this Python")
     dry = ("install", "--quiet", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-")
-    report = install._asked(*dry, "-c", install.CONSTRAINTS, "torch")
+    report = install._asked(*dry, "torch==2.13.0")
     if not report:
         pytest.skip("pip finds no torch: it has no index here")
     url, version = torch_file(report)

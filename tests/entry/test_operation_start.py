@@ -1,14 +1,16 @@
 """Starting the system: what is refused, with which words, and which settings every process gets."""
 
+import asyncio
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from prefect.workers.process import ProcessJobConfiguration
 
 from flows.entry.environment import client_environment
-from flows.entry.operation import Operation
+from flows.entry.operation import Operation, pool_template
 from flows.entry.server import bound_socket
 from storage.schema import ConfigError, StoreBusyError
 from tasks.runs.alerts import KINDS, alert_automations
@@ -77,3 +79,24 @@ def test_alerts_are_told_once_an_event_and_only_of_what_is_raised():
     assert len(automations) == 2 + len(KINDS)
     assert automations["alert-drift"].trigger.expect == {"dsc.drift"}
     assert all(automation.trigger.threshold == 1 for automation in automations.values())
+
+
+@pytest.mark.promise(18)
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"command": "touch /tmp/entered"},
+        {"working_dir": "/"},
+        {"env": {"PYTHONPATH": "/srv/theirs"}},  # another way to run other code
+        {"env.LD_PRELOAD": "/srv/theirs.so"},
+        {"name": "{{ ctx.flow.name }}", "labels": {"a": "b"}, "stream_output": False},
+    ],
+)
+def test_deployment_that_carries_overrides_starts_its_runs_like_any_other(variables):
+    # Prefect's server looks at what a run asks for, and not at what a deployment is changed to.
+    def configured(values: dict) -> ProcessJobConfiguration:
+        made = ProcessJobConfiguration.from_template_and_values(pool_template(), values, client=object())
+        return asyncio.run(made)
+
+    assert configured(variables) == configured({})
+    assert configured(variables).command.endswith("-m flows.entry.child prefect.engine")

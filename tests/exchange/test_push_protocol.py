@@ -166,7 +166,7 @@ def test_too_many_connections_are_refused_with_403(opened: OPENER, monkeypatch: 
     sandbox, client = opened()
     client.connect()
     assert client.refused == []
-    handshake = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    handshake = {"Connection": "Upgrade", "Upgrade": "websocket", "User-Agent": ""}  # as nameless as the other client
     assert requests.get(f"{sandbox.url}/v5/public/linear", headers=handshake, timeout=60).status_code == 403
 
 

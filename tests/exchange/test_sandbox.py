@@ -14,6 +14,7 @@ import requests
 from pybit.exceptions import FailedRequestError, InvalidRequestError
 
 from storage.schema import CandleError, Candles, Instrument, Market, Source
+from tasks.sandbox.address_limit import AddressLimit, ClientLimits
 from tasks.sandbox.sandbox import Sandbox
 
 START_MS = 1_735_689_600_000
@@ -344,6 +345,25 @@ def test_address_limit_is_a_sliding_window_of_five_seconds(
     for _ in range(12):
         client.get_server_time()
         fake_time.sleep(5 / 3 + 0.01)
+
+
+@pytest.mark.promise(18)
+def test_stranger_who_asks_too_much_is_banned_alone(make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN) -> None:
+    sandbox = open_sandbox(make_candles(10))
+    gateway = open_gateway(sandbox)
+    gateway.server_time_ms()
+    with requests.Session() as stranger:
+        stranger.trust_env = False
+        answers = [stranger.get(f"{sandbox.url}/v5/market/time", timeout=60).status_code for _ in range(650)]
+    assert answers == [200] * 600 + [403] * 50
+    gateway.server_time_ms()
+
+
+def test_clients_that_make_up_a_name_for_each_request_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.sandbox.address_limit._MOST_CLIENTS", 3)
+    limits = ClientLimits(lambda: AddressLimit(1, lambda: 0.0))
+    served = "".join(name for name in "abcadba" if limits.of({"User-Agent": name}).admit())
+    assert served == "abcdb"  # b asked longest ago when d came, and was forgotten
 
 
 @pytest.mark.parametrize("path", ["/v5/market/nothing", "/v5/order/create", "/"])

@@ -1,5 +1,7 @@
 """An exchange that answers nothing, or something else, ends in one clear line; the next run makes up for it."""
 
+import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,10 +10,12 @@ from flows.ingest import ingest
 from flows.monitor import monitor
 from storage.candles import CandleStore
 from storage.schema import CandleGapError, Market
+from tasks import monitoring
 from tasks.exchange import connection
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import QualityConfig
 from tasks.market.synthetic import SyntheticMarket
+from tasks.monitoring import _write_breaches
 from tasks.sandbox.faults import Fault, Match
 from tasks.sandbox.sandbox import Sandbox
 from tests.sandbox import actions
@@ -59,10 +63,51 @@ def test_monitor_before_anything_is_stored_has_nothing_to_say(prefect_api, home)
     assert monitor() == []
 
 
-@pytest.mark.parametrize("state", ["[]", "{", '{"bybit/x": 1}', "[" * 20_000, ""])
+@pytest.mark.parametrize(
+    "state", ["[]", "{", '{"bybit/x": 1}', '{"bybit/x": [[]]}', '{"bybit/x": "stale"}', "[" * 20_000, ""]
+)
 def test_monitor_s_memory_that_is_damaged_starts_anew(prefect_api, home, state):
     home.mkdir()
     (home / "monitor.json").write_text(state)
     assert monitor() == []
     assert (home / "monitor.json").read_text() == "{}"
     assert list(home.glob("monitor*")) == [home / "monitor.json"]
+
+
+@pytest.mark.promise(19)
+def test_monitor_goes_on_where_its_memory_cannot_be_written(prefect_api, home, caplog):
+    (home / "monitor.json").mkdir(parents=True)
+    assert monitor() == []
+    assert "monitor.json can't be written (Is a directory); free space, or set DSC_HOME" in caplog.text
+    assert list(home.glob("monitor*")) == [home / "monitor.json"]
+
+
+@pytest.mark.promise(19)
+def test_two_monitors_at_once_do_not_meet(home):
+    threads = [
+        threading.Thread(target=lambda: [_write_breaches(home / "monitor.json", {"bybit/x": ["stale"]}) for _ in "abc"])
+        for _ in range(8)
+    ]
+    home.mkdir()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (home / "monitor.json").read_text() == '{"bybit/x": ["stale"]}'
+    assert list(home.glob("monitor*")) == [home / "monitor.json"]
+
+
+@pytest.mark.promise(19)
+def test_session_that_cannot_be_read_leaves_the_other_markets_to_the_monitor(prefect_api, home, monkeypatch):
+    def damaged(home, source, market):
+        if market == MARKET:
+            raise KeyError("source")
+        return []
+
+    ingest(market=MARKET, exchange=EXCHANGE)
+    longer = replace(MARKET, interval="15")
+    ingest(market=longer, exchange=EXCHANGE)
+    monkeypatch.setattr(monitoring, "paper_records", damaged)
+    said = {found.market: found.breaches for found in monitor()}
+    assert said[f"{EXCHANGE.source}/{MARKET.slug}"]["paper"] == "its paper sessions can't be read (KeyError: 'source')"
+    assert "paper" not in said[f"{EXCHANGE.source}/{longer.slug}"]

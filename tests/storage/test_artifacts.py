@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -302,7 +303,7 @@ def test_lost_file_is_named(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path))
     ref = publish(store)
     (_folder(tmp_path, ref) / "report.html").unlink()
-    with pytest.raises(ArtifactError, match=r"has lost its file 'report.html'; roll back or retrain"):
+    with pytest.raises(ArtifactError, match=r"has lost its file 'report.html', or expired .* roll back or retrain"):
         store.load(ref, source=SOURCE)
 
 
@@ -683,3 +684,38 @@ def _python(code: str, argument: Path, then: str = "") -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_disk_without_hard_links_is_named_and_holds_nothing(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(os, "link", lambda *asked, **options: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
+    said = rf"\({os.strerror(code)}\); .*DSC_ARTIFACT_URL; a disk without hard links cannot hold the store"
+    with pytest.raises(ArtifactError, match=said):
+        ArtifactStore(str(tmp_path)).publish(SOURCE, NAME, "0123abcd", FILES, MANIFEST, NOW)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.promise(13)
+def test_version_that_was_never_champion_expires_and_still_counts_as_tried(store: ArtifactStore) -> None:
+    kept, spare = publish(store), publish(store, "00000002", after_s=1)
+    promote(store, kept, expected=0)
+    assert store.expire(spare) == sum(map(len, FILES.values()))
+    assert store.versions(SOURCE, NAME) == (kept, spare)
+    assert store.whole_versions(SOURCE, NAME) == (kept,)
+    assert store.manifest(spare)["metrics"] == MANIFEST["metrics"]
+    assert store.expire(spare) == 0
+    with pytest.raises(ArtifactError, match=r"00000002 has lost its file .* or expired"):
+        store.load(spare, source=SOURCE)
+    assert publish(store, "00000002", after_s=2) != spare  # made once more, it is stored anew
+
+
+@pytest.mark.promise(13)
+def test_champions_of_all_times_never_expire(store: ArtifactStore) -> None:
+    refs = [publish(store, f"{number:08d}", after_s=number) for number in (1, 2)]
+    for number, ref in enumerate(refs):
+        promote(store, ref, expected=number)
+    promote(store, None, expected=2)
+    for ref in refs:
+        with pytest.raises(ArtifactError, match="must stay: it is or was the champion"):
+            store.expire(ref)
+    assert store.whole_versions(SOURCE, NAME) == tuple(refs)

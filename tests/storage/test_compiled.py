@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -31,12 +32,14 @@ def inner(x):
 """
 
 
-def run_caller(folder: Path, factor: int, shift: int) -> str:
+def run_caller(folder: Path, factor: int, shift: int, **environment: str) -> str:
     (folder / "callee.py").write_text(CALLEE.format(factor=factor, shift=shift))
     (folder / "caller.py").write_text(CALLER)
     code = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]; import caller"
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603  # our code
+    told = {"capture_output": True, "text": True, "env": os.environ | environment}
+    done = subprocess.run(command, check=True, **told)  # noqa: S603  # our code
+    return (done.stdout + done.stderr).strip()
 
 
 def test_cached_caller_is_compiled_anew_when_a_function_or_constant_of_another_file_changes(tmp_path: Path) -> None:
@@ -44,6 +47,25 @@ def test_cached_caller_is_compiled_anew_when_a_function_or_constant_of_another_f
     assert run_caller(tmp_path, factor=2, shift=0) == "2 1"  # loaded
     assert run_caller(tmp_path, factor=3, shift=0) == "3 0"
     assert run_caller(tmp_path, factor=3, shift=5) == "8 0"
+
+
+def test_code_and_home_that_cannot_be_written_leave_the_cache_to_the_home_of_the_data(tmp_path: Path) -> None:
+    # Root may write anywhere, so something is in the way instead.
+    (tmp_path / "__pycache__").write_text("in the way")
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME"), str(tmp_path / "__pycache__")) | {
+        "DSC_HOME": str(tmp_path / "home")
+    }
+    first = run_caller(tmp_path, 2, 0, **nowhere).splitlines()
+    assert first[0] == "2 0"
+    assert [line.partition(":")[0] for line in first[1:]] == [f"compiled code is kept in {tmp_path / 'home' / 'numba'}"]
+    assert run_caller(tmp_path, 2, 0, **nowhere) == "2 1"  # and is said once
+    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
+
+
+def test_nothing_is_cached_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "__pycache__").write_text("in the way")
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "DSC_HOME"), str(tmp_path / "__pycache__"))
+    assert [run_caller(tmp_path, 2, 0, **nowhere) for _ in range(2)] == ["2 0", "2 0"]
 
 
 def test_no_module_keeps_the_cache_that_overlooks_other_files() -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -273,6 +274,38 @@ def test_time_of_a_feature_must_increase_on_the_grid(features, shift, message):
     start_ms[50:] += shift
     with pytest.raises(DatasetError, match=message):
         validate_features(values, vol, start_ms, STEP)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 7, 50, 51, 1_000])
+def test_what_is_found_does_not_depend_on_how_many_rows_are_looked_at_at_once(features, monkeypatch, rows_at_once):
+    monkeypatch.setattr("storage.contracts._ROWS_AT_ONCE", rows_at_once)
+    values, vol, start_ms = features
+    validate_features(*features, STEP)
+    start_ms[50:] += 1
+    start_ms[51:] -= 2 * STEP
+    values[20:60, FEATURES.index("rsi")] = 0.75
+    values[30, 0] = math.nan
+    with pytest.raises(DatasetError) as caught:
+        validate_features(values, vol, start_ms, STEP)
+    assert str(caught.value) == (
+        "features break the contract: "
+        "all known or none, not so in 1 of 100 bars, the first at 2025-01-01T02:30Z; "
+        "rsi: in [-0.5, 0.5], not so in 40 of 100 bars, the first was 0.75 at 2025-01-01T01:40Z; "
+        "start_ms: on the interval grid, not so in 1 of 100 bars, the first at 2025-01-01T04:10Z; "
+        "start_ms: strictly increasing, not so in 1 of 100 bars, the first at 2025-01-01T04:05Z"
+    )
+
+
+@pytest.mark.promise(19)
+def test_features_of_years_of_minutes_are_checked_in_the_memory_of_a_day(features):
+    values, vol, start_ms = (np.tile(column[10:], (2_000, 1) if column.ndim == 2 else 2_000) for column in features)
+    start_ms = start_ms[0] + np.arange(len(start_ms)) * STEP
+    tracemalloc.start()  # NumPy's arrays are counted, whatever the machine's other work
+    validate_features(values, vol, start_ms, STEP)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert values.nbytes > 50_000_000
+    assert peak < values.nbytes
 
 
 def test_report_is_capped_when_everything_is_wrong(features):

@@ -2,8 +2,10 @@
 # ruff: noqa: S603 - every process that is started runs a text of this file
 
 import contextlib
+import errno
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -329,6 +331,16 @@ def test_full_file_system_is_reported_and_what_was_stored_stays(tmp_path):
     assert "the disk is full, nothing of this step was stored; free space and run again (" in error
     assert "No space left on device" in error
     assert stored == kept > 0
+
+
+@pytest.mark.parametrize(("call", "code"), [("os.link", errno.EPERM), ("fcntl.flock", errno.ENOLCK)])
+def test_disk_without_hard_links_or_locks_is_named(tmp_path, monkeypatch, call, code):
+    error = OSError(code, os.strerror(code))
+    monkeypatch.setattr(call, lambda *asked: (_ for _ in ()).throw(error))
+    said = rf"market.duckdb: its disk knows no locks or no hard links; set DSC_HOME to one that does .*{error.strerror}"
+    with pytest.raises(StoreError, match=said), Database(tmp_path / "market.duckdb").writing():
+        pytest.fail("it was written")
+    assert list(tmp_path.glob(".market.duckdb-*")) == []  # no half-made one
 
 
 READ_ONLY = """

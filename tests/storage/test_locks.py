@@ -1,5 +1,7 @@
 """Locks between processes: one holder at a time, none after a kill."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -84,6 +86,19 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
         StoreError, match=r"locks must be writable, .*file/locks/work\.lock is not \(.*\); set DSC_HOME"
     ):
         exclusive(tmp_path / "file" / "locks" / "work.lock", "the work", 0.0).__enter__()
+
+
+def test_disk_that_knows_no_locks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda *asked: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks")))
+    with pytest.raises(StoreError, match=r"work\.lock can't be locked \(No locks\); set DSC_HOME to a disk that knows"):
+        exclusive(tmp_path / "work.lock", "the work", 0.0).__enter__()
+
+
+def test_full_disk_takes_the_holders_name_and_not_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "write", lambda *asked: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
+    busy = pytest.raises(StoreBusyError, match="another process holds it")
+    with exclusive(tmp_path / "work.lock", "the work", 0.0), busy:
+        exclusive(tmp_path / "work.lock", "the work", 0.0).__enter__()
 
 
 def test_lock_is_held_by_who_said_so_and_only_while_it_lasts(tmp_path):

@@ -47,7 +47,7 @@ def run(home: Path, shared: Path, umask: int, **environment: str) -> str:
 def test_home_is_its_owners_alone_and_a_shared_place_keeps_the_users_umask(tmp_path, umask, folder, file):
     home, shared = tmp_path / "home", tmp_path / "shared"
     temporary = Path(run(home, shared, umask))
-    assert temporary.parent == home / "tmp"
+    assert temporary.parent.parent == home / "tmp"
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert set(modes(home).values()) == {"700", "600"}
     assert modes(shared) == {
@@ -59,3 +59,39 @@ def test_home_is_its_owners_alone_and_a_shared_place_keeps_the_users_umask(tmp_p
 def test_child_of_a_private_program_still_knows_the_users_umask(tmp_path):
     run(tmp_path / "home", tmp_path / "shared", 0o077, DSC_UMASK="027")
     assert modes(tmp_path / "shared")["models/a/b"] == "640"
+
+
+HOLD = """
+import sys, tempfile
+from storage.private import keep_home_private
+keep_home_private()
+print(keep_home_private() and tempfile.mkdtemp(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.promise(19)
+def test_temporary_files_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_path):
+    environment = os.environ | {"DSC_HOME": str(tmp_path / "home")}
+
+    def started() -> tuple[subprocess.Popen, Path]:
+        child = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", HOLD], cwd=ROOT, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        return child, Path(child.stdout.readline().strip())
+
+    (living, kept), (killed, lost) = started(), started()
+    assert kept.is_dir()
+    assert lost.is_dir()
+    killed.kill()
+    killed.wait()  # and no more: its folder goes with the next start
+    (tmp_path / "home" / "tmp" / "loose").write_text("of nobody")
+    os.mkfifo(tmp_path / "home" / "tmp" / "pipe")
+    (tmp_path / "home" / "tmp" / "link").symlink_to(tmp_path)
+    last, own = started()
+    assert sorted((tmp_path / "home" / "tmp").iterdir()) == sorted(
+        [kept.parent, own.parent, tmp_path / "home" / "tmp" / "link"]  # a link may lead anywhere
+    )
+    for child in (living, killed, last):
+        child.communicate()
