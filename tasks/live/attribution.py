@@ -22,7 +22,7 @@ from tasks.execution.orders import ZERO
 from tasks.execution.paper import Ledger, Quote
 from tasks.live.account import held_back
 from tasks.live.booking import book, lot_size
-from tasks.live.journal import BarOpen, Decision
+from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.told import Batch, Told
 
 CAUSES = (

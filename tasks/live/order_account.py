@@ -23,7 +23,7 @@ from tasks.execution.risk import Breach, RiskBook
 from tasks.live.account import Account, ClosedBar, FirstPrice
 from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
-from tasks.live.journal import BarOpen, Decision
+from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.order_desk import OrderDesk, Wanted
 from tasks.live.session_config import ExchangeTime, elapsed_ms
 

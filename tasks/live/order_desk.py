@@ -30,7 +30,8 @@ from tasks.execution.orders import (
     link_id,
     next_leg,
 )
-from tasks.live.journal import BookedExecution, Journal
+from tasks.live.journal import Journal
+from tasks.live.journal_rows import BookedExecution
 
 PROTECTION = Protection()
 

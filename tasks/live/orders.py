@@ -21,7 +21,8 @@ from tasks.live.account import Account
 from tasks.live.booking import lot_size
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
-from tasks.live.journal import Journal, JournalReader
+from tasks.live.journal import Journal
+from tasks.live.journal_reader import JournalReader
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_desk import DeskTiming, OrderDesk
 from tasks.live.session_config import OrderConfig

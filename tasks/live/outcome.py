@@ -12,7 +12,8 @@ import psutil
 
 from storage.schema import CLASSES
 from storage.written import Row
-from tasks.live.journal import Decision, JournalReader
+from tasks.live.journal_reader import JournalReader
+from tasks.live.journal_rows import Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import Replayed
 

@@ -28,7 +28,8 @@ from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
 from tasks.live.account import held_back
 from tasks.live.attribution import Comparison, attribute
-from tasks.live.journal import BarOpen, Decision, JournalReader
+from tasks.live.journal_reader import JournalReader
+from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.order_replay import OrderBooks
 from tasks.live.told import Batch, Predict, Told
 

@@ -48,7 +48,8 @@ from tasks.exchange.stream_events import (
 )
 from tasks.execution.paper import Ledger, open_bar
 from tasks.live.account import BROKERS, Account
-from tasks.live.journal import Decision, Journal
+from tasks.live.journal import Journal
+from tasks.live.journal_rows import Decision
 from tasks.live.market_session import MarketSession, Recent
 from tasks.live.order_account import OrderAccount
 from tasks.live.orders import Orders

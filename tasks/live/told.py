@@ -14,7 +14,8 @@ from tasks.execution.accounting import RULES, Steps, account_rules, funding_by_b
 from tasks.execution.orders import Order
 from tasks.execution.paper import open_bar
 from tasks.live.account import BROKERS, Broker
-from tasks.live.journal import BarOpen, BookedExecution, Decision, JournalReader
+from tasks.live.journal_reader import JournalReader
+from tasks.live.journal_rows import BarOpen, BookedExecution, Decision
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
 
