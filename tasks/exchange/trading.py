@@ -27,6 +27,7 @@ from storage.schema import (
     Rejected,
     TemporaryError,
 )
+from tasks.exchange.bans import BAN_S, Ban
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order
 from tasks.exchange.reference import read_instrument, read_time
@@ -95,6 +96,7 @@ class TradingAccount:
         timeout_s: Longest wait for a connection and for the next bytes of an answer.
         recv_window_ms: An order that arrives later than that after it was made is refused.
         ban_s: After HTTP 403 nothing is asked for so long; Bybit wants 10 minutes.
+        ban: Who else is told, and heard; None for nobody.
     """
 
     def __init__(
@@ -105,9 +107,11 @@ class TradingAccount:
         url: str | None = None,
         timeout_s: tuple[float, float] = (3.05, 5.0),
         recv_window_ms: int = RECV_WINDOW_MS,
-        ban_s: float = 600.0,
+        ban_s: float = BAN_S,
+        ban: Ban | None = None,
     ) -> None:
-        self.exchange, self.recv_window_ms = exchange, recv_window_ms
+        self.exchange, self.recv_window_ms, self.ban_s = exchange, recv_window_ms, ban_s
+        self.ban = ban or Ban()  # one for orders and questions
         self._questions = Session(
             exchange=exchange,
             url=url,
@@ -116,6 +120,7 @@ class TradingAccount:
             retry=replace(_QUESTION, ban_wait_s=ban_s),
             timeout_s=timeout_s,
             key=key,
+            ban=self.ban,
         )
         self._orders = new_client(exchange, url, timeout_s, key, recv_window_ms)
         self._pace = Pace(ORDERS_PER_S, int(ORDERS_PER_S), time.monotonic)
@@ -151,6 +156,10 @@ class TradingAccount:
         }
         if protection.stop is not None and not leg.reduces:
             params |= {"stopLoss": format(protection.stop, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
+        try:
+            self.ban.check(HOST_NAMES[self.exchange])
+        except Banned as err:
+            return Refused(str(err))  # nothing has left this machine
         try:
             answer = self._send("place_order", params)
         except Rejected as err:
@@ -196,13 +205,12 @@ class TradingAccount:
                 raise refused(err, self.exchange, f"a leverage of {text} for {market.symbol}") from err
 
     def _send(self, method: str, params: Mapping[str, Any]) -> Answer:
-        ban = self._questions.ban  # one for orders and questions
-        ban.check(HOST_NAMES[self.exchange])
+        self.ban.check(HOST_NAMES[self.exchange])
         self._pace.wait(self._closed.wait)
         try:
             return ask(self._orders, method, params)
         except Banned:
-            ban.until_s = time.monotonic() + self._questions.retry.ban_wait_s
+            self.ban.begin(self.ban_s)
             raise
 
     # --- questions ----------------------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ import queue
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from storage.api_keys import ApiKey, Environment
 from storage.schema import Market, Rejected, StoreError
+from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream, StreamTiming
 from tasks.exchange.trading import Protection, TradingAccount
@@ -37,15 +39,17 @@ _ACCOUNTS: Mapping[Environment, Exchange] = {
 _CROSS = ("REGULAR_MARGIN", "")
 
 
-def account_of(key: ApiKey, url: str | None = None, **options: Any) -> TradingAccount:
+def account_of(key: ApiKey, url: str | None = None, bans: Path | None = None, **options: Any) -> TradingAccount:
     """Return the trading account that a key opens.
 
     Args:
         key: Its environment says where.
         url: Where a sandbox listens; None elsewhere.
+        bans: Where the home's bans lie; None: no other process is told of one.
         options: Of `TradingAccount`.
     """
-    return TradingAccount(_ACCOUNTS[key.environment], key, url=url, **options)
+    exchange = _ACCOUNTS[key.environment]
+    return TradingAccount(exchange, key, **{"url": url, "ban": Ban.of(bans, exchange, url)} | options)
 
 
 class Orders:
@@ -76,7 +80,7 @@ class Orders:
         desk_timing: DeskTiming = DESK_TIMING,
         **account_options: Any,
     ) -> None:
-        self.trading = account_of(key, link.url, **account_options)
+        self.trading = account_of(key, link.url, bans=link.bans, **account_options)
         self._link, self._key, self._session = link, key, session
         self._config, self._desk_timing = config, desk_timing
         self._needed = 0.0

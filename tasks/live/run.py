@@ -134,7 +134,7 @@ def run_session(
         begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
         accounts = [_sandbox_account(plan, chosen, key)] if key and key.environment == "sandbox" else []
         link = stack.enter_context(
-            connect_stream(plan.exchange, plan.markets, begin_ms, plan.most_bars or 0, on_note, accounts)
+            connect_stream(plan.exchange, plan.markets, begin_ms, plan.most_bars or 0, on_note, accounts, settings.bans)
         )
         orders = None
         if key is not None:
@@ -264,7 +264,7 @@ def review_session(
             slug, _, _ = account.partition("@")
             market, gateway = Market.of_slug(slug), None
             if not source.startswith("sandbox:"):
-                gateway = stack.enter_context(connect(ExchangeConfig(exchange=source), market))  # type: ignore[arg-type]
+                gateway = stack.enter_context(connect(ExchangeConfig(exchange=source), market, bans=settings.bans))  # type: ignore[arg-type]
             found[account] = replayed(gateway, store, reader, market, predict, account)
             for line in differing(found[account]):
                 on_note(line)

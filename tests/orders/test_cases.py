@@ -292,7 +292,7 @@ def test_nothing_that_a_desk_writes_holds_the_key(open_desk: OPEN, caplog: pytes
     shown: Sequence[object] = (
         here.trading, here.desk, vars(here.trading), vars(here.desk), here.orders, here.desk.trouble, KEY, caplog.text,
     )  # fmt: skip
-    here.trading._questions.ban.until_s = 1e12
+    here.trading.ban.begin(1e12)
     with pytest.raises(TemporaryError) as caught:
         here.trading.position(MARKET)
     texts = [repr(one) for one in (*shown, caught.value)]
