@@ -63,6 +63,7 @@ class OrderAccount(Account):
         risk: Its limits, and what they are judged by.
         halted: Returns why nothing may be held, whoever said so; empty while it may.
         latch: Is told of a breach that only a person undoes.
+        remember: Writes the limits' book down, with the last bar closed and the last row of the ledger in it.
         stop_share: How far from the open the stop lies that goes with a position, share of the price; 0 for none.
     """
 
@@ -70,15 +71,21 @@ class OrderAccount(Account):
     risk: RiskBook = field(kw_only=True)
     halted: Callable[[], str] = field(kw_only=True)
     latch: Callable[[str], object] = field(kw_only=True)
+    remember: Callable[[RiskBook, int, int], object] = field(kw_only=True)
     stop_share: float = field(kw_only=True, default=0.0)
     pays_by_rate: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._lot = lot_size(self.instrument)
-        self._begun = _NOT_BEGUN
+        self._begun, self._closed_ms = _NOT_BEGUN, -1
         self._said = self._why = ""  # why nothing is sent for the present bar: the cause, and a line about it
         self._is_told = False
+
+    def resume(self, last: BarOpen | None, pending: Decision | None) -> None:
+        """Go on from what the journal says."""
+        super().resume(last, pending)
+        self._closed_ms = pending.start_ms if pending else -1
 
     # --- what the exchange says ---------------------------------------------------------------------------------------
 
@@ -128,7 +135,9 @@ class OrderAccount(Account):
     ) -> Decision:
         """Step a closed bar and decide; what a limit or a person has halted wants nothing."""
         decision = super().decide(bar, candle, unbroken, step_ms, deadline_ms, trusted)
-        self._tell(self.risk.close(bar.start_ms + step_ms, self.ledger.equity(bar.row[4])))
+        breach = self.risk.close(bar.start_ms + step_ms, self.ledger.equity(bar.row[4]))
+        self._closed_ms = bar.start_ms
+        self._remember(breach)
         if decision.wanted and (why := self._halted()):
             self.pending = self._restrained(decision, 0, "halted", why)
         elif decision.wanted != decision.position and (unsettled := self.desk.unsettled):
@@ -148,9 +157,10 @@ class OrderAccount(Account):
             self.risk.rearm()
         return why
 
-    def _tell(self, breach: Breach | None) -> None:
+    def _remember(self, breach: Breach | None = None) -> None:
         if breach is not None:
             self.latch(str(breach))
+        self.remember(self.risk, self._closed_ms, self.opened_ms)
 
     # --- a bar opens --------------------------------------------------------------------------------------------------
 
@@ -198,6 +208,8 @@ class OrderAccount(Account):
                 self._said, self._why = "halted", why
             elif breach := self.risk.may_open(float(coins), quote.first, self.mark, start_ms + late_ms):
                 self._said, self._why = breach.code, str(breach)
+            else:
+                self._remember()  # this order counts, whatever becomes of the process
         if not self._said:
             price = Decimal(str(quote.first))
             stop = self._stop(price, wanted)
@@ -283,4 +295,4 @@ class OrderAccount(Account):
         before = self.ledger.weight
         super().take(bar)
         self.desk.taken()
-        self._tell(self.risk.trip(before, self.ledger.weight, self.ledger.equity(bar.quote.first)))
+        self._remember(self.risk.trip(before, self.ledger.weight, self.ledger.equity(bar.quote.first)))

@@ -18,15 +18,15 @@ from tasks.exchange.stream import PrivateStream, StreamTiming
 from tasks.exchange.trading import Protection, TradingAccount
 from tasks.exchange.transport import Exchange
 from tasks.execution.orders import OrderError
-from tasks.execution.risk import RiskBook, RiskLimits
+from tasks.execution.risk import RiskLimits
 from tasks.live.account import Account
 from tasks.live.booking import lot_size
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
 from tasks.live.journal import Journal
-from tasks.live.journal_reader import JournalReader
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_desk import DeskTiming, OrderDesk
+from tasks.live.risk_memory import RiskMemory
 from tasks.live.session_config import OrderConfig
 
 DESK_TIMING = DeskTiming()
@@ -127,10 +127,12 @@ class Orders:
             self._halts.latch(environment, market, why)
             self._on_alert(f"{market} on {environment} is halted: {why}")
 
+        memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, market, self._session)
+        risk = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
         given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
         return OrderAccount(
-            **given, desk=desk, stop_share=self._config.stop_share, halted=halted, latch=latch,
-            risk=_risk_book(self._limits, journal.reader(), paper, market),
+            **given, desk=desk, stop_share=self._config.stop_share, halted=halted, latch=latch, risk=risk,
+            remember=memory.keep,
         )  # fmt: skip
 
     def admit(self, own: OrderAccount, market: Market) -> None:
@@ -178,19 +180,3 @@ class Orders:
             raise Denied("ACCOUNT", "classic accounts are not traded; upgrade to a unified account")
         if (mode := self.trading.margin_mode()) not in _CROSS:
             raise Denied("MARGIN", f"margin mode must be cross (REGULAR_MARGIN), was {mode}")
-
-
-def _risk_book(limits: RiskLimits, reader: JournalReader, paper: Account, market: Market) -> RiskBook:
-    """Return what limits are judged by, as a session's journal leaves it."""
-    book = RiskBook(limits, paper.ledger.cash)
-    if not reader.facts():
-        return book
-    starts, equity = reader.equity(market, paper.name)
-    opens, weight = reader.opens(paper.name), 0
-    for start_ms, worth in zip(starts.tolist(), equity[1:].tolist(), strict=True):
-        while opens and opens[0].start_ms <= start_ms:
-            bar = opens.pop(0)
-            book.trip(weight, bar.opened.ledger.weight, bar.opened.ledger.equity(bar.quote.first))
-            weight = bar.opened.ledger.weight
-        book.close(start_ms + market.interval_ms, worth)
-    return book
