@@ -318,6 +318,20 @@ class PrivateStream(Stream):
         super().__init__("private", [PRIVATE_TOPICS], key=key, **options)
         self._silence_s = 2 * self._timing.ping_interval_s + self._timing.ping_timeout_s
         self._admitted = threading.Event()
+        self._down_since_s: float | None = time.monotonic()
+
+    @property
+    def down_s(self) -> float:
+        """For how long nothing of the account has been heard, seconds; 0 while it is connected."""
+        since_s = self._down_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def _connect_and_watch(self) -> str:
+        try:
+            return super()._connect_and_watch()
+        finally:
+            if self._down_since_s is None:
+                self._down_since_s = time.monotonic()
 
     def _reader(self) -> Reader:
         return PrivateDecoder()
@@ -333,6 +347,7 @@ class PrivateStream(Stream):
         while not self._admitted.wait(_LOOK_S) and not self._closing.is_set():
             if connection.ended.is_set() or time.monotonic() > give_up_s:
                 raise websocket.WebSocketException(f"the key is not admitted: {connection.reason}")
+        self._down_since_s = None
 
     def _answered(self, message: dict[str, Any], received_ns: int) -> None:
         if message.get("op") == "pong":

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from time import monotonic
 
 from storage.schema import Banned, Market, PipelineError
 from tasks.exchange.trading import Protection, TradingAccount
-from tasks.execution.orders import ZERO, LotSize, Order, Refused, next_leg
+from tasks.execution.orders import HALT_ID, ZERO, LotSize, Order, Refused, next_leg
 from tasks.live.booking import lot_size
 from tasks.live.halts import Halts
 
 ONE = Decimal(1)
+
+PROTECTION = Protection(slippage_percent=Decimal(2))
+WITHIN_S = 5.0
 
 _BEAT_S = 0.25
 _SPARE_S = 1.0
@@ -28,8 +30,8 @@ def halt(
     markets: Sequence[Market],
     why: str,
     *,
-    within_s: float = 5.0,
-    protection: Protection = Protection(slippage_percent=Decimal(2)),
+    within_s: float = WITHIN_S,
+    protection: Protection = PROTECTION,
     on_note: Callable[[str], object] = lambda line: None,
 ) -> list[str]:
     """Latch markets, cancel their orders and close their positions; return what is still open, one line each.
@@ -51,8 +53,9 @@ def halt(
     for market in markets:
         latched = halts.latch(environment, market, why)
         on_note(f"{market.symbol} on {environment} is halted since {latched.at}: {latched.why}")
-    watch_s = trading.recv_window_ms / 1e3 + _SPARE_S  # an order that was sent before the latch is not taken later
-    closings = [_Closing(trading, market, protection, on_note, watch_s, within_s) for market in markets]
+    closings = [
+        Closing(trading, market, on_note=on_note, protection=protection, within_s=within_s) for market in markets
+    ]
     bans = 0
     while undone := [one for one in closings if not one.is_done]:
         try:
@@ -63,80 +66,88 @@ def halt(
                 return [f"{one.market.symbol}: {err}; it is latched, run this again then" for one in undone]
             bans, left_s = bans + 1, trading.ban.left_s()
             on_note(f"{err}; what is held is closed in {left_s:.0f} s")
-            for one in undone:
-                one.within_s += left_s
             time.sleep(left_s)
         else:
             time.sleep(_BEAT_S)
     return [one.still_open for one in closings if one.still_open]
 
 
-@dataclass
-class _Closing:
+class Closing:
     """One market that is closed, and watched until nothing that was under way can open it again.
 
+    Args:
+        trading: The account.
+        market: Which.
+        on_note: Is told what was done, one line each.
+        protection: How far from the best price a closing order may fill.
+        within_s: How long it is tried beyond the time in which an order that was under way may still be taken.
+
     Attributes:
-        watch_s: How long something that was under way may still be taken.
-        within_s: How much longer it is tried, the exchange's refusals to answer apart.
         is_done: Whether nothing is left to do.
         still_open: What is, at the end; empty for nothing.
     """
 
-    trading: TradingAccount
-    market: Market
-    protection: Protection
-    on_note: Callable[[str], object]
-    watch_s: float
-    within_s: float
-    is_done: bool = False
-    still_open: str = ""
-    _began_s: float = field(init=False, default_factory=monotonic)
-    _lot: LotSize | None = field(init=False, default=None)
-    _orders: int = field(init=False, default=0)
-    _is_flat: bool = field(init=False, default=False)
+    def __init__(
+        self,
+        trading: TradingAccount,
+        market: Market,
+        *,
+        on_note: Callable[[str], object],
+        protection: Protection = PROTECTION,
+        within_s: float = WITHIN_S,
+    ) -> None:
+        self.market, self.is_done, self.still_open = market, False, ""
+        self._trading, self._on_note, self._protection = trading, on_note, protection
+        self._within_s, self._watch_s = within_s, trading.recv_window_ms / 1e3 + _SPARE_S
+        self._began_s = monotonic()
+        self._until_s = self._began_s + self._watch_s + within_s
+        self._lot: LotSize | None = None
+        self._orders, self._is_flat = 0, False
 
     def work(self) -> None:
         """Do what is next.
 
         Raises:
-            Banned: The exchange refuses this address.
+            Banned: The exchange refuses this address; it may go on when that has ended.
         """
-        symbol, trouble = self.market.symbol, ""
         try:
             trouble = self._close()
         except Banned:
+            self._until_s = max(self._until_s, monotonic() + self._trading.ban.left_s() + self._within_s)
             raise
         except PipelineError as err:
             trouble = str(err)
-        spent_s = monotonic() - self._began_s
-        if trouble and spent_s > self.watch_s + self.within_s:
-            self.is_done = True
-            self.still_open = f"{symbol}: {trouble} after {spent_s:.0f} s; it is latched, run this again"
+        if trouble and monotonic() > self._until_s:
+            spent_s = monotonic() - self._began_s
+            self._end(f"{self.market.symbol}: {trouble} after {spent_s:.0f} s; it is latched, run this again")
 
     def _close(self) -> str:
         """Cancel, close, and return what is in the way; empty while it is flat."""
         symbol, spent_s = self.market.symbol, monotonic() - self._began_s
         if not self._is_flat:
-            self.trading.cancel_all(self.market)
-        size = self.trading.position(self.market).size
+            self._trading.cancel_all(self.market)
+        size = self._trading.position(self.market).size
         if size and self._lot is None:
-            self._lot = lot_size(self.trading.instrument(self.market))
+            self._lot = lot_size(self._trading.instrument(self.market))
         leg = next_leg(size, ZERO, self._lot, ONE) if self._lot else None
-        if leg is None:
-            if spent_s > self.watch_s:
-                self.trading.cancel_all(self.market, stops=True)
-                self.is_done = True
-                dust = f"{symbol}: holds {size}, less than the exchange trades in; it is latched" if size else ""
-                self.still_open = dust
-                self.on_note(dust or f"{symbol} is flat and no order waits")
-            elif not self._is_flat:
-                self.on_note(f"{symbol} is flat after {spent_s:.1f} s; watched for {self.watch_s - spent_s:.0f} s more")
-            self._is_flat = True
-            return ""
-        self._is_flat = False
-        order = Order(link_id=f"halt-{time.time_ns()}-{self._orders}", leg=leg)
-        self._orders += 1
-        answer = self.trading.place(self.market, order, self.protection)
-        if isinstance(answer, Refused):
-            return f"holds {size}, and closing it was refused ({answer.why})"
-        return f"holds {size}"
+        if leg is not None:
+            self._is_flat = False
+            order = Order(link_id=f"{HALT_ID}{time.time_ns()}-{self._orders}", leg=leg)
+            self._orders += 1
+            answer = self._trading.place(self.market, order, self._protection)
+            return f"holds {size}" + (
+                f", and closing it was refused ({answer.why})" if isinstance(answer, Refused) else ""
+            )
+        if spent_s > self._watch_s:
+            self._trading.cancel_all(self.market, stops=True)
+            self._end(f"{symbol}: holds {size}, less than the exchange trades in; it is latched" if size else "")
+            if not size:
+                self._on_note(f"{symbol} is flat and no order waits")
+        elif not self._is_flat:
+            watch_s = self._watch_s - spent_s
+            self._on_note(f"{symbol} is flat after {spent_s:.1f} s; watched for {watch_s:.0f} s more")
+        self._is_flat = True
+        return ""
+
+    def _end(self, still_open: str) -> None:
+        self.is_done, self.still_open = True, still_open

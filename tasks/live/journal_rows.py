@@ -25,7 +25,7 @@ class Decision(NamedTuple):
         target: What the rule says, from that position.
         wanted: What is attempted at the next open: the target, or the position where `cause` forbids it.
         cause: Why the target is not attempted: late, stale, deadline, missed bars, restart, clock, stop; with orders
-            halted or unknown; else empty.
+            halted, unknown or stream; else empty.
         lacks: Why there is no expected return; empty where there is one.
         mu: Expected return of a long position over the horizon; NaN where there is none.
         cost: Of a round trip, share of the price; NaN likewise.

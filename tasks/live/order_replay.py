@@ -10,7 +10,9 @@ named:
     stale, restart, stop                        as on paper
     unknown    nobody could tell in time, or an execution came after its bar's open had been booked
     halted, and the codes of `risk.py`          as noted when it was so
-    foreign    moved by no order of the session, as noted when it was so
+    stop-out, halted, foreign
+               moved by the stop at the exchange, by a halt of the home, or by anybody else, as noted when it was so
+    stream     nothing new while the account's own stream was down
     funding    booked by the exchange
 """
 
@@ -91,7 +93,7 @@ class OrderBooks:
             for one in executions:
                 bar_ms = self._told.bar_of(one)
                 if bar_ms is None:
-                    cause = "foreign" if self._is_foreign(one) else ""
+                    cause = self._told.mover(one)
                 else:
                     cause = "unknown" if bar_ms > last_ms or self._causes.get(bar_ms) in ("unknown", "stop") else ""
                 holds = booked_ms is None and cause
@@ -109,14 +111,11 @@ class OrderBooks:
                 cause = "" if followed == "" or (followed is None and start_ms <= last_ms) else "unknown"
                 yield start_ms, "order", cause, f"nobody knows what became of {order.link_id}"
 
-    def _is_foreign(self, one: BookedExecution) -> bool:
-        return (one.time_ms, "foreign") in self._notes
-
     def _execution(self, start_ms: int, one: BookedExecution) -> Iterator[Found]:
         if not one.moves:
             yield start_ms, "funding", "funding", f"the exchange booked {one.fill.fee} USDT"
         elif (bar_ms := self._told.bar_of(one)) is None:
-            yield start_ms, "fill", "foreign" if self._is_foreign(one) else "", f"{one} is of no order of the session"
+            yield start_ms, "fill", self._told.mover(one), f"{one} is of no order of the session"
         elif self._sides[one.link_id] != one.side:
             yield start_ms, "fill", "", f"{one} is on the other side of its order"
         elif bar_ms != start_ms:

@@ -84,6 +84,7 @@ class Orders:
         self._link, self._key, self._session = link, key, session
         self._config, self._desk_timing = config, desk_timing
         self._needed = 0.0
+        self._stream: PrivateStream | None = None
         self._halts, self._limits, self._on_alert = halts, limits, on_alert
 
     def __enter__(self) -> Self:
@@ -96,10 +97,11 @@ class Orders:
 
     def stream(self, events: queue.Queue[Any], timing: StreamTiming, on_note: Callable[[str], object]) -> PrivateStream:
         """Return the account's stream, which puts into the session's queue."""
-        return PrivateStream(
+        self._stream = PrivateStream(
             self._key, exchange=self.trading.exchange, url=self._link.stream_url, events=events, timing=timing,
             patient=self._link.is_replay, on_note=on_note,
         )  # fmt: skip
+        return self._stream
 
     def account(self, paper: Account, market: Market, journal: Journal) -> OrderAccount:
         """Return an account that sends orders where `paper` fills on paper.
@@ -125,14 +127,14 @@ class Orders:
 
         def latch(why: str) -> None:
             self._halts.latch(environment, market, why)
-            self._on_alert(f"{market} on {environment} is halted: {why}")
 
         memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, market, self._session)
         risk = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
         given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
         return OrderAccount(
-            **given, desk=desk, stop_share=self._config.stop_share, halted=halted, latch=latch, risk=risk,
-            remember=memory.keep,
+            **given, desk=desk, config=self._config, halted=halted, latch=latch, risk=risk, remember=memory.keep,
+            alert=lambda line: self._on_alert(f"{market} on {environment}: {line}"),
+            stream_down_s=lambda: self._stream.down_s if self._stream else 0.0,
         )  # fmt: skip
 
     def admit(self, own: OrderAccount, market: Market) -> None:

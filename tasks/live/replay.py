@@ -261,7 +261,7 @@ def _decide_again(told: Told, batch: Batch, one: Decision, result: Replayed) -> 
             "deadline": one.late_ms > told.deadline_ms,
             "missed bars": told.origins[one.start_ms] == "rest",
             "clock": clock[-1:] == ["clock off"],
-            **{cause: (one.start_ms, f"{cause} at close") in told.notes for cause in ("halted", "unknown")},
+            **{cause: (one.start_ms, f"{cause} at close") in told.notes for cause in ("halted", "unknown", "stream")},
         }
         holds = one.wanted == held_back(one.cause, one.position, one.target) and true.get(one.cause, False)
         result.add(one.start_ms, "decision", told.cause(one) if holds else "", f"target {one.target} was not traded")

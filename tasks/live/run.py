@@ -158,6 +158,10 @@ def run_session(
 def _admitted(plan: SessionPlan, chosen: Mapping[Market, Chosen], halts: Halts) -> ApiKey:
     if plan.mode == "live" and plan.config.capital is None:
         raise Denied("CAPITAL", "live needs the capital that the session starts with: --capital")
+    if plan.mode == "live" and (unsaid := plan.config.orders.unsaid):
+        asked = {"stop_share": "0.1", "close_after_bars": "3"}
+        give = " ".join(f"--orders.{name.replace('_', '-')} {asked[name]}" for name in unsaid)
+        raise Denied("UNKNOWN", f"live needs said what becomes of a position when something is unknown: {give}")
     environment = gate(
         plan.mode, plan.exchange.exchange, plan.version,
         {market: "" if model else why for market, (model, why, _) in chosen.items()},

@@ -170,6 +170,7 @@ class Session:
         self._stop = stop or threading.Event()
         self.on_note = on_note
         self.retry_s, self.look_every_s = _RETRY_S, _LOOK_S
+        self._winding: set[Key] = set()  # markets that are halted and may still hold something
         self._behind: set[Key] = set()  # markets of which REST must be asked again
         self._asked_s = self._looked_s = 0.0
         self._chose_s = self._compared_s = monotonic()
@@ -217,17 +218,21 @@ class Session:
     def _take(self, market: MarketSession, event: ConfirmedBar | FormingBar | BookTop | Trade | Ticker) -> None:
         if self._goes_on(market):
             self._guard(market, partial(market.on_event, event))
+        else:
+            self._time.at(event.ts_ms, event.received_ns)  # a replay has no other clock
 
     def _take_account(self, event: OrderNews | ExecutionNews) -> None:
         market = self.markets.get(("linear", event.symbol))
-        if market is not None and not market.halted:
+        if market is not None and market.halted:
+            self._guard(market, partial(market.own.hear, event))
+        elif market is not None:
             self._guard(market, partial(market.on_account, event))
 
     def _goes_on(self, market: MarketSession) -> bool:
         return not market.halted and (self._bars is None or market.counts.stepped < self._bars)
 
     def _over(self) -> bool:
-        return self._stop.is_set() or not any(map(self._goes_on, self.markets.values()))
+        return self._stop.is_set() or not (self._winding or any(map(self._goes_on, self.markets.values())))
 
     def _guard(self, market: MarketSession, do: Callable[[], object]) -> bool:
         """Do something for a market, and return whether it could be done; what befalls it befalls no other."""
@@ -258,6 +263,8 @@ class Session:
         now_s = self._looked_s = monotonic()
         for market in filter(self._goes_on, self.markets.values()):
             self._guard(market, partial(market.look, self._time.now_ms()))
+        for key in sorted(self._winding):
+            self._wind_down(key)
         if self._choose is not None and now_s - self._chose_s >= self._config.new_version_s:
             for market in filter(self._goes_on, self.markets.values()):
                 self._guard(market, partial(self._take_over, self._choose, market))
@@ -265,6 +272,21 @@ class Session:
         if self._compare_clocks is not None and now_s - self._compared_s >= self._config.clock_check_s:
             self._compare(self._compare_clocks)
             self._compared_s = monotonic()
+
+    def _wind_down(self, key: Key) -> None:
+        market = self.markets[key]
+        try:
+            goes_on = market.wind_down(self._time.now_ms(), self._bars)
+        except (TemporaryError, ClockError) as err:
+            self._say(market, "rest", str(err))
+        except StoreError:
+            raise
+        except PipelineError as err:
+            self._say(market, "halted", f"what it holds can't be closed here: {err}")
+            self._winding.discard(key)
+        else:
+            if not goes_on:
+                self._winding.discard(key)
 
     def _take_over(self, choose: Choose, market: MarketSession) -> None:
         own = market.own
@@ -300,6 +322,7 @@ class Session:
     def _halt(self, market: MarketSession, why: str) -> None:
         market.halted = why
         market.own.halt(why)
+        self._winding.add((market.market.category, market.market.symbol))
         self._say(market, "halted", f"is stepped no more: {why}")
 
     def _say(self, market: MarketSession, kind: str, said: str) -> None:

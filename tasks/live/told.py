@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from tasks.execution.paper import open_bar
 from tasks.live.account import BROKERS, Broker
 from tasks.live.journal_reader import JournalReader
 from tasks.live.journal_rows import BarOpen, BookedExecution, Decision
+from tasks.live.order_desk import MOVERS
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
 
@@ -109,6 +110,14 @@ class Told:
         for one in self.executions:
             found.setdefault(one.booked_ms, []).append(one)
         return found
+
+    def mover(self, one: BookedExecution) -> str:
+        """Return who moved the position where no order of the session did, as noted then; empty where nobody."""
+        return next((kind for kind in MOVERS if (one.time_ms, kind) in self._noted), "")
+
+    @cached_property
+    def _noted(self) -> Set[tuple[int, str]]:
+        return frozenset(self.notes)
 
     @cached_property
     def _bars(self) -> Mapping[str, int]:
