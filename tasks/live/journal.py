@@ -8,7 +8,7 @@
                 what the exchange booked amid the bar, in rows of its own
     notes       everything else that a person would ask about: connections, holes, revisions, stops
     orders      each order that was ever to be sent, as far as it is known; none in a session on paper
-    executions  what the exchange booked for the account, each once
+    executions  what the exchange booked for the account, each once; `seals` has a digest of each
 
 An account is named by its market's slug, that of a shadow by slug@version.
 
@@ -29,9 +29,9 @@ import numpy as np
 
 from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, StoreError
 from tasks.exchange.private_events import ExecutionNews
-from tasks.execution.orders import Order
+from tasks.execution.orders import Order, Status
 from tasks.execution.paper import Fill
-from tasks.live.journal_reader import FORMAT, JournalReader, check_format, read_facts
+from tasks.live.journal_reader import FORMAT, JournalReader, check_format, read_facts, seal_of
 from tasks.live.journal_rows import BarOpen, Decision
 
 _TABLES = """
@@ -59,6 +59,7 @@ CREATE TABLE IF NOT EXISTS orders (
 CREATE TABLE IF NOT EXISTS executions (
     exec_id TEXT PRIMARY KEY, account TEXT, link_id TEXT, kind TEXT, side TEXT, quantity TEXT, price TEXT, fee TEXT,
     time_ms INTEGER, booked_ms INTEGER) STRICT;
+CREATE TABLE IF NOT EXISTS seals (exec_id TEXT PRIMARY KEY, seal TEXT) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS unbooked ON executions (account) WHERE booked_ms IS NULL;
 """
 _CANDLE = "INSERT INTO candles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -66,6 +67,7 @@ _DECISION = "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
 _OPEN = "INSERT INTO opens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ORDER = "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _EXECUTION = "INSERT OR IGNORE INTO executions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SEAL = "INSERT OR IGNORE INTO seals VALUES (?, ?)"
 _BOOKED = "UPDATE executions SET booked_ms = ? WHERE account = ? AND booked_ms IS NULL"
 _NOTE = "INSERT INTO notes (at_ms, market, kind, said) VALUES (?, ?, ?, ?)"
 
@@ -82,6 +84,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._gathers = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -185,8 +188,10 @@ class Journal:
             order.link_id, account, start_ms, leg.side, str(leg.quantity), int(leg.reduces), order.status.value,
             order.sent_ms, order.order_id, str(order.executed), order.updated_ms, order.misses, order.why,
         )  # fmt: skip
-        with self._committed():
+        self._begin()
+        with _writing(self.path):
             self._db.execute(_ORDER, row)
+        self._commit(at_once=order.status is Status.SUBMITTING)
 
     def execution(self, account: str, start_ms: int, order: Order | None, booked: ExecutionNews) -> None:
         """Note what the exchange has booked, with the order as it is after it, and wait until it is safe."""
@@ -198,6 +203,7 @@ class Journal:
         self._begin()
         with _writing(self.path):
             self._db.execute(_EXECUTION, row)
+            self._db.execute(_SEAL, (fill.exec_id, seal_of(row[:-1])))
         if order is not None:
             self.order(account, start_ms, order)
         else:
@@ -213,6 +219,17 @@ class Journal:
         return JournalReader(self._db)
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make what is written in the block safe at its end, all at once; an order that is to be sent does not wait."""
+        self._gathers = True
+        try:
+            yield
+        finally:
+            self._gathers = False
+            if self._db.in_transaction:
+                self._commit()
+
+    @contextmanager
     def _committed(self) -> Iterator[None]:
         self._begin()
         with _writing(self.path):
@@ -224,7 +241,9 @@ class Journal:
             with _writing(self.path):
                 self._db.execute("BEGIN IMMEDIATE")
 
-    def _commit(self) -> None:
+    def _commit(self, *, at_once: bool = False) -> None:
+        if self._gathers and not at_once:
+            return
         with _writing(self.path):
             self._db.execute("COMMIT")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -86,6 +87,13 @@ class JournalReader:
             BookedExecution(kind, link_id, side, time_ms, Execution(exec_id, *map(Decimal, numbers)), booked_ms)
             for kind, link_id, side, time_ms, exec_id, *numbers, booked_ms in self._db.execute(query, (account,))
         ]
+
+    def unsealed(self, account: str) -> list[str]:
+        """Return the names of executions that are not what was written; none of a journal that has no seals."""
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seals'").fetchone():
+            return []
+        query = "SELECT executions.*, seal FROM executions LEFT JOIN seals USING (exec_id) WHERE account = ?"
+        return [row[0] for *row, _, seal in self._db.execute(query, (account,)) if seal_of(tuple(row)) != seal]
 
     def takeovers(self, market: str) -> list[tuple[int, str, FloatArray]]:
         """Return from which bar on which version decided, and the rules that its account traded by."""
@@ -183,6 +191,11 @@ class JournalReader:
         """Return time, market, kind and text of each note, oldest first: all, or those of one kind."""
         query = "SELECT at_ms, market, kind, said FROM notes WHERE ? IS NULL OR kind = ? ORDER BY id"
         return list(self._db.execute(query, (kind, kind)))
+
+
+def seal_of(execution: tuple[Any, ...]) -> str:
+    """Return the digest of a row of executions, without the row of the ledger that holds it."""
+    return hashlib.sha256(json.dumps(execution).encode()).hexdigest()[:16]
 
 
 def read_facts(db: sqlite3.Connection) -> dict[str, Any]:

@@ -200,10 +200,13 @@ class MarketSession:
             self._price(self.market.floor(event.ts_ms), event.price, at_ms, event.received_ns)
         self.look(at_ms)
 
-    def on_account(self, event: OrderNews | ExecutionNews) -> None:
-        """Take in one event of the account's own stream."""
-        self.own.hear(event)
-        self._go_on(self._time.now_ms())
+    def on_account(self, events: Sequence[OrderNews | ExecutionNews]) -> None:
+        """Take in events of the account's own stream, which are safe together before anything follows from them."""
+        with self._journal.together():
+            for event in events:
+                self.own.hear(event)
+        if not self.halted:
+            self._go_on(self._time.now_ms())
 
     def _go_on(self, now_ms: float) -> None:
         """Go on with orders, and book what came of them."""

@@ -8,7 +8,7 @@ which ends the trading of the market.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from time import monotonic, monotonic_ns, time_ns
@@ -243,6 +243,11 @@ class OrderDesk:
         else:
             self._book(event)
 
+    def _hear_all(self, events: Iterable[OrderNews | ExecutionNews]) -> None:
+        with self._journal.together():
+            for event in events:
+                self.hear(event)
+
     def _learn(self, order: Order, news: News) -> Order:
         after = order.after(news, self._absence)
         if after != order:
@@ -345,8 +350,7 @@ class OrderDesk:
             found = self.trading.look_up(self.market, order.link_id)
         except TemporaryError:
             found = None  # nobody can tell: it stays as it is
-        for event in found or ():
-            self.hear(event)
+        self._hear_all(found or ())
         if found == []:
             self._learn(self._orders[order.link_id], NotFound(self._now_ms()))
         if order.link_id in self._open and self._now_ms() - order.sent_ms > 1e3 * self._timing.unknown_s:
@@ -360,11 +364,9 @@ class OrderDesk:
             return
         self._compare_s = monotonic() + self._timing.reconcile_s
         try:
-            for booked in self.trading.executions(self.market, self._since_ms):
-                self.hear(booked)
+            self._hear_all(self.trading.executions(self.market, self._since_ms))
             waiting = self.trading.open_orders(self.market)
-            for order in waiting:
-                self.hear(order)
+            self._hear_all(waiting)
             position = self.trading.position(self.market)
             if position.leverage > 1:  # somebody has set it since
                 self.trading.set_leverage(self.market)

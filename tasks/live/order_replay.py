@@ -25,7 +25,7 @@ from decimal import Decimal
 import numpy as np
 
 from tasks.execution.accounting import RULES
-from tasks.execution.orders import ENDED, ZERO, Order, Status, next_leg
+from tasks.execution.orders import ENDED, ZERO, Order, Status, link_id, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
 from tasks.live.booking import book, coins_of, lot_size
 from tasks.live.journal_rows import BarOpen, BookedExecution, Decision
@@ -101,7 +101,14 @@ class OrderBooks:
         for start_ms, orders in self._due.items():
             if start_ms <= last_ms:
                 yield start_ms, "order", "", f"no row of the ledger follows {[one.link_id for one in orders]}"
+        yield from ((last_ms, "fill", "", f"execution {name} is not what was written") for name in self._told.unsealed)
+        counted = Counter[tuple[int, bool]]()
         for start_ms, order in self._told.orders:
+            leg, ordinal = "close" if order.leg.reduces else "open", counted[start_ms, order.leg.reduces]
+            counted[start_ms, order.leg.reduces] += 1
+            known = (self._told.session, self._told.market.slug, start_ms, leg, ordinal)
+            if self._told.session and order.link_id != link_id(*known):
+                yield start_ms, "order", "", f"{order.link_id} is not the id of its decision"
             whole = order.executed == order.leg.quantity
             true = (order.status is Status.FILLED) == whole and not (order.status in _MUST_BE_EMPTY and order.executed)
             if not true or order.known > order.executed:

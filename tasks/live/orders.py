@@ -81,7 +81,7 @@ class Orders:
         **account_options: Any,
     ) -> None:
         self.trading = account_of(key, link.url, bans=link.bans, **account_options)
-        self._link, self._key, self._session = link, key, session
+        self._link, self._key, self.session = link, key, session
         self._config, self._desk_timing = config, desk_timing
         self._needed = 0.0
         self._stream: PrivateStream | None = None
@@ -120,7 +120,7 @@ class Orders:
             return halt.why if halt else ""
 
         desk = OrderDesk(
-            paper.name, market, self._session, trading=self.trading, journal=journal, lot=lot_size(paper.instrument),
+            paper.name, market, self.session, trading=self.trading, journal=journal, lot=lot_size(paper.instrument),
             begin_ms=self._link.gateway.server_time_ms(), timing=self._desk_timing, halted=halted,
             protection=Protection(slippage_percent=Decimal(str(self._config.slippage_percent))),
         )  # fmt: skip
@@ -128,7 +128,7 @@ class Orders:
         def latch(why: str) -> None:
             self._halts.latch(environment, market, why)
 
-        memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, market, self._session)
+        memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, market, self.session)
         risk = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
         given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
         return OrderAccount(

@@ -183,12 +183,10 @@ class Session:
             on_ready: Is called once, when every stream is connected and every market is up to date.
         """
         self._behind = set(self.markets)
+        behind: Event | PrivateEvent | None = None
         self._catch_up()
         while not self._over():
-            try:
-                event = self._events.get(timeout=self.look_every_s)
-            except queue.Empty:
-                event = None
+            event, behind = behind or self._event(), None
             if isinstance(event, Reconnected):
                 for market in self.markets.values():
                     market.reconnected()
@@ -204,7 +202,7 @@ class Session:
                 for market in self.markets.values():
                     market.own.compare_soon()
             elif isinstance(event, OrderNews | ExecutionNews):
-                self._take_account(event)
+                behind = self._take_account(event)
             elif event is not None and event.key in self.markets:
                 self._take(self.markets[event.key], event)
             if self._behind:
@@ -215,18 +213,30 @@ class Session:
             for market in self.markets.values():
                 self._guard(market, market.close_out)
 
+    def _event(self) -> Event | PrivateEvent | None:
+        try:
+            return self._events.get(timeout=self.look_every_s)
+        except queue.Empty:
+            return None
+
     def _take(self, market: MarketSession, event: ConfirmedBar | FormingBar | BookTop | Trade | Ticker) -> None:
         if self._goes_on(market):
             self._guard(market, partial(market.on_event, event))
         else:
             self._time.at(event.ts_ms, event.received_ns)  # a replay has no other clock
 
-    def _take_account(self, event: OrderNews | ExecutionNews) -> None:
-        market = self.markets.get(("linear", event.symbol))
-        if market is not None and market.halted:
-            self._guard(market, partial(market.own.hear, event))
-        elif market is not None:
-            self._guard(market, partial(market.on_account, event))
+    def _take_account(self, event: OrderNews | ExecutionNews) -> Event | PrivateEvent | None:
+        """Take in what the account's stream tells at once, and return what came behind it; None for nothing."""
+        told: dict[Key, list[OrderNews | ExecutionNews]] = {}
+        behind: Event | PrivateEvent | None = event
+        for left in range(self._events.qsize(), -1, -1):
+            if not isinstance(behind, OrderNews | ExecutionNews):
+                break
+            told.setdefault(("linear", behind.symbol), []).append(behind)
+            behind = self._events.get_nowait() if left else None
+        for key in told.keys() & self.markets.keys():
+            self._guard(self.markets[key], partial(self.markets[key].on_account, told[key]))
+        return behind
 
     def _goes_on(self, market: MarketSession) -> bool:
         return not market.halted and (self._bars is None or market.counts.stepped < self._bars)
@@ -400,6 +410,7 @@ def open_session(
             "capital": {one.name: one.ledger.cash for market in markets for one in market.accounts},
             "deadline_ms": {one.market.slug: config.deadline_share * one.market.interval_ms for one in markets},
             "instruments": {one.market.slug: asdict(one.instrument) for one in markets},
+            **({"session": orders.session} if orders is not None else {}),
         }
     )
     for one in markets:

@@ -37,6 +37,8 @@ class Told:
         notes: Time and kind of each note of the market.
         broker: Who traded.
         rates: Open time -> sum of the funding rates due.
+        session: Name of the session; empty where the journal does not say.
+        unsealed: Names of executions that are not what was written.
         capital: USDT at the start.
         deadline_ms: What is later than that is too late.
         instrument: The exchange's rules.
@@ -53,6 +55,8 @@ class Told:
     orders: list[tuple[int, Order]]
     executions: list[BookedExecution]
     rates: Mapping[int, float]
+    session: str
+    unsealed: list[str]
     capital: float
     deadline_ms: float
     instrument: Instrument
@@ -89,6 +93,8 @@ class Told:
             orders=reader.orders(account),
             executions=reader.executions(account),
             rates=_rates(candles, market, opens, funding),
+            session=str(facts.get("session", "")),
+            unsealed=reader.unsealed(account),
             capital=float(facts["capital"][account]),
             deadline_ms=float(facts["deadline_ms"][market.slug]),
             instrument=instrument,
