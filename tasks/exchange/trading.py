@@ -44,6 +44,7 @@ _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=
 _MAY_HAVE_LANDED = frozenset({110072, 110079})  # an id that is there already; an order that is being worked on
 _LOOK_BACK_MS = 6 * DAY_MS
 _HTTP = 1_000  # codes below are HTTP's: some box on the way speaks, not the exchange
+_CUT_OFF_S = 60
 _UNCHANGED = frozenset({110043, 110025, 34040})
 
 
@@ -203,6 +204,17 @@ class TradingAccount:
         except Rejected as err:
             if err.code not in _UNCHANGED:
                 raise refused(err, self.exchange, f"a leverage of {text} for {market.symbol}") from err
+
+    def arm_disconnect(self) -> None:
+        """Let the exchange cancel what waits when it has heard nothing of the account's stream for a minute.
+
+        Bybit has it for institutions, and does it for a stream that asks for `dcp`, which ours does not: nobody says
+        that the stop of a position survives it, and without orders that rest there is little else to cancel.
+
+        Raises:
+            PipelineError: It has not, or nobody can tell.
+        """
+        self._send("set_dcp", {"timeWindow": _CUT_OFF_S, "product": "DERIVATIVES"})
 
     def _send(self, method: str, params: Mapping[str, Any]) -> Answer:
         self.ban.check(HOST_NAMES[self.exchange])

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from storage.api_keys import ApiKey, Environment
-from storage.schema import Market, Rejected, StoreError
+from storage.schema import Market, PipelineError, Rejected, StoreError
 from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream, StreamTiming
@@ -136,6 +136,15 @@ class Orders:
             alert=lambda line: self._on_alert(f"{market} on {environment}: {line}"),
             stream_down_s=lambda: self._stream.down_s if self._stream else 0.0,
         )  # fmt: skip
+
+    def arm(self, on_note: Callable[[str], object]) -> None:
+        """Let the exchange cancel what waits when this session is cut off, where it does that, and say so."""
+        try:
+            self.trading.arm_disconnect()
+        except PipelineError as err:
+            on_note(f"the exchange cancels nothing when this session is cut off ({err}); stops stay")
+        else:
+            on_note("disconnect-cancel-all is armed")
 
     def admit(self, own: OrderAccount, market: Market) -> None:
         """Prove that the account is fit to trade a market, and let what a former process left come to its end.

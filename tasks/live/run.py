@@ -132,7 +132,8 @@ def run_session(
             on_note(plan.config.orders.told(plan.config.limits))
         journal = stack.enter_context(Journal(path))
         begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
-        accounts = [_sandbox_account(plan, chosen, key)] if key and key.environment == "sandbox" else []
+        is_ours = key is not None and key.environment == "sandbox" and plan.exchange.url is None
+        accounts = [_sandbox_account(plan, chosen, key)] if key and is_ours else []
         link = stack.enter_context(
             connect_stream(plan.exchange, plan.markets, begin_ms, plan.most_bars or 0, on_note, accounts, settings.bans)
         )
@@ -167,7 +168,7 @@ def _admitted(plan: SessionPlan, chosen: Mapping[Market, Chosen], halts: Halts) 
         {market: "" if model else why for market, (model, why, _) in chosen.items()},
         {market: halt.why if (halt := halts.read(plan.mode, market)) else "" for market in chosen},
     )  # fmt: skip
-    if environment == "sandbox":  # an account that lasts as long as the session
+    if environment == "sandbox" and plan.exchange.url is None:  # an account that lasts as long as the session
         return ApiKey("sandbox", secrets.token_hex(9), secrets.token_hex(18))
     return key_of(environment)
 

@@ -106,6 +106,8 @@ def test_eleven_of_120_cells_trade(knock: Any, found: dict[str, Any]) -> None:
         ("live", {"config": SessionConfig(capital=1.0, orders=OrderConfig(stop_share=0.1))}, "UNKNOWN"),
         ("live", {"config": SessionConfig(capital=1.0, orders=OrderConfig(close_after_bars=3))}, "UNKNOWN"),
         ("demo", {"config": SessionConfig()}, "trades"),
+        ("sandbox", {"exchange": ExchangeConfig()}, "trades"),
+        ("sandbox", {"exchange": ExchangeConfig(url="http://127.0.0.1:1")}, "KEY"),
         ("demo", {"version": "bybit/linear-BTCUSDT-5/20260101T000000Z-00000005"}, "VERSION"),
         ("live", {"markets": [MARKET, Market(symbol="ETHUSDT")]}, "CONFIRMATION"),
     ],
