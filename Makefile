@@ -42,7 +42,7 @@ clients: $(VENV)/installed-test
 	@$(BIN)/python -m tests.clients
 
 # Orders on the sandbox, none of them real: every fault with a kill after every step, who may trade, the halt, what each
-# took. Two minutes; $(DSC_HOME)/orders.json; fails if anything is sent twice or the books differ.
+# took. Under three minutes; $(DSC_HOME)/orders.json; fails if anything is sent twice or the books differ.
 orders: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	@DSC_ORDERS_JSON="$(DSC_HOME)/orders.json" $(BIN)/python -m pytest tests/orders tests/execution/test_orders.py tests/execution/test_risk.py -p no:randomly -q $(ARGS)

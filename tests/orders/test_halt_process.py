@@ -102,8 +102,9 @@ def test_halt_closes_all_markets_and_stays_while_the_session_is(
             assert latched is not None
             assert latched.why == "the news"
         assert not account().open_orders
-        assert KEY.key not in said
-        assert KEY.secret not in said
+        keys = sum(said.count(one) for one in (KEY.key, KEY.secret))
+        found["keys_found"] = found.get("keys_found", 0) + keys
+        assert keys == 0
 
         if how == "hung":
             os.kill(child.process.pid, signal.SIGCONT)
