@@ -68,7 +68,7 @@ class OrderAccount(Account):
         alert: Tells somebody, one line each.
         stream_down_s: Returns for how long the account's stream has been down.
         config: How orders are sent, and what becomes of a position when something is unknown.
-        remember: Writes the limits' book down, with the last bar closed and the last row of the ledger in it.
+        remember: Writes the limits' book down, as `RiskMemory.keep`.
     """
 
     desk: OrderDesk = field(kw_only=True)
@@ -278,7 +278,7 @@ class OrderAccount(Account):
             elif breach := self.risk.may_open(float(coins), quote.first, self.mark, start_ms + late_ms):
                 self._said, self._why = breach.code, str(breach)
             else:
-                self._remember()  # this order counts, whatever becomes of the process
+                self._remember()  # it counts, whatever becomes of the process
         if not self._said:
             price = Decimal(str(quote.first))
             stop = self._stop(price, wanted)

@@ -75,7 +75,9 @@ class RiskMemory:
         return book
 
     def keep(self, book: RiskBook, closed_ms: int, opened_ms: int) -> None:
-        """Write the book down.
+        """Write the book down; an order waits for it, so nobody waits for the disk.
+
+        What a power cut takes of it is damaged, and denies the next start; the journal has the rest of this session.
 
         Args:
             book: As it is now.
@@ -86,14 +88,16 @@ class RiskMemory:
             StoreError: It can't be written.
         """
         said = book.state() | {"session": self.session, "closed_ms": closed_ms, "opened_ms": opened_ms}
-        draft = self.path.with_suffix(f".{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                json.dump(said, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self.path)
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                # In place, by one call, over all that was there: another name for it would be 1 ms more on this path.
+                text = json.dumps(said).encode().ljust(os.fstat(file).st_size)
+                if os.pwrite(file, text, 0) < len(text):
+                    raise OSError("there is no room for all of it")
+            finally:
+                os.close(file)
         except OSError as err:
             raise StoreError(f"what limits are judged by can't be written to {self.path} ({err}); free space") from err
 
