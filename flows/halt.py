@@ -3,7 +3,8 @@
     python -m flows.halt --mode demo --symbols BTCUSDT,ETHUSDT --why "the news"
     python -m flows.halt --mode demo --symbols BTCUSDT --rearm
 
-It is no flow: it needs no server and no session, and it ends with status 1 while anything is open.
+It is no flow: it needs no server and no session, and it ends with status 1 while anything is open. While the exchange
+refuses this machine's address it waits, and closes when that has ended.
 """
 
 from __future__ import annotations

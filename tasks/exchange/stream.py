@@ -322,7 +322,7 @@ class PrivateStream(Stream):
 
     @property
     def down_s(self) -> float:
-        """For how long nothing of the account has been heard, seconds; 0 while it is connected."""
+        """For how long nothing of the account could be heard, seconds; 0 while its topics are subscribed."""
         since_s = self._down_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
@@ -347,7 +347,6 @@ class PrivateStream(Stream):
         while not self._admitted.wait(_LOOK_S) and not self._closing.is_set():
             if connection.ended.is_set() or time.monotonic() > give_up_s:
                 raise websocket.WebSocketException(f"the key is not admitted: {connection.reason}")
-        self._down_since_s = None
 
     def _answered(self, message: dict[str, Any], received_ns: int) -> None:
         if message.get("op") == "pong":
@@ -357,6 +356,8 @@ class PrivateStream(Stream):
                 connection.fail(f"the exchange refuses: {str(message.get('ret_msg'))[:80]}")
         elif message.get("op") == "auth":
             self._admitted.set()
+        elif message.get("op") == "subscribe":
+            self._down_since_s = None
 
 
 class _Connection(WebSocket):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable
 from contextlib import ExitStack
 from decimal import Decimal
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tasks.exchange.private_events import ExecutionNews
+from tasks.exchange.stream import PrivateStream
 from tasks.execution.orders import HALT_ID, Execution
 from tasks.live.market_session import MarketSession
 from tasks.live.orders import OrderConfig
@@ -18,9 +20,10 @@ from tasks.live.outcome import SessionResult
 from tasks.live.session_config import SessionConfig
 from tasks.sandbox import order_record
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
-from tests.live.conftest import MARKET, STEP_MS, Rig
+from tests.live.conftest import MARKET, QUICK, STEP_MS, WAIT_S, Rig
 from tests.live.desk import Rest
 from tests.live.order_rig import KEY, Trader
+from tests.live.test_kill import wait_until
 from tests.live.test_order_session import while_held
 from tests.orders.cells import Desk
 from tests.sandbox import actions
@@ -203,3 +206,22 @@ def test_halt_of_this_home_moves_the_position_and_is_no_stranger(tmp_path: Path)
             here.desk.hear(news)
             assert trouble in here.desk.trouble
             assert bool(trouble) == bool(here.desk.trouble)
+
+
+def test_stream_whose_topics_are_refused_is_down_though_its_key_is_admitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack)
+        given = {"exchange": "sandbox", "url": here.sandbox.stream_url, "timing": QUICK}
+        with monkeypatch.context() as patch:
+            patch.setattr("tasks.exchange.stream.PRIVATE_TOPICS", ("order", "nonsense"))
+            deaf = PrivateStream(KEY, events=queue.Queue(), **given)
+        with deaf:
+            for _ in range(3):
+                deaf.events.get(timeout=WAIT_S)  # each admitted, and refused
+                assert deaf.down_s > 0
+        with PrivateStream(KEY, events=queue.Queue(), **given) as hears:
+            wait_until(lambda: hears.down_s == 0)
+            here.sandbox.cut_private_stream()
+            wait_until(lambda: hears.down_s > 0)
