@@ -123,3 +123,12 @@ def test_restarted_session_counts_what_was_written_after_the_book_was(open_rig: 
     assert again() | {"orders_ms": []} == whole | {"orders_ms": []}
     memory.path.unlink()
     assert again() | {"orders_ms": []} == whole | {"orders_ms": []}
+
+
+def test_orders_of_an_hour_are_counted_over_restarts(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, limits=replace(NO_LIMITS, orders_per_hour=1))
+    for bars in (4, 6, 8, 10):
+        trader.hold(bars, patience_s=1.0)
+    opens = [one for one in trader.account.orders.values() if not one.reduce_only and one.trigger is None]
+    assert len(opens) == 1
+    assert trader.check().causes["RATE"] >= 1
