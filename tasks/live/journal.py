@@ -65,7 +65,11 @@ CREATE INDEX IF NOT EXISTS unbooked ON executions (account) WHERE booked_ms IS N
 _CANDLE = "INSERT INTO candles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DECISION = "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OPEN = "INSERT INTO opens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_ORDER = "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ORDER = (  # in its old place where there is one: rows stay in the order in which orders were sent
+    "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (link_id) DO UPDATE SET "
+    "status = excluded.status, sent_ms = excluded.sent_ms, order_id = excluded.order_id, executed = excluded.executed, "
+    "updated_ms = excluded.updated_ms, misses = excluded.misses, why = excluded.why"
+)
 _EXECUTION = "INSERT OR IGNORE INTO executions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SEAL = "INSERT OR IGNORE INTO seals VALUES (?, ?)"
 _BOOKED = "UPDATE executions SET booked_ms = ? WHERE account = ? AND booked_ms IS NULL"

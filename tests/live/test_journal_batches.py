@@ -12,7 +12,7 @@ import pytest
 from storage.schema import StoreError
 from tasks.exchange.private_events import ExecutionNews
 from tasks.exchange.stream_events import Reconnected
-from tasks.execution.orders import Execution, Leg, Order
+from tasks.execution.orders import Execution, Leg, Lost, Order
 from tasks.live.journal import Journal
 from tasks.live.journal_reader import JournalReader
 from tasks.live.session import Session
@@ -86,3 +86,14 @@ def test_what_was_heard_before_something_failed_is_safe(tmp_path: Path) -> None:
             raise StoreError("later")
         with JournalReader.of(path) as reader:
             assert len(reader.executions(MARKET.slug)) == 1
+
+
+def test_late_news_of_an_order_leaves_it_where_it_was_sent(tmp_path: Path) -> None:
+    first, second = (Order(link_id=f"dsc-{n}", leg=Leg("Buy", D(n), False)).submitting(n) for n in (1, 2))
+    with Journal(tmp_path / "j.sqlite") as journal:
+        for order in (first, second, first.after(Lost("no answer"))):
+            journal.order(MARKET.slug, 0, order)
+        found = [order for _, order in journal.reader().orders(MARKET.slug)]
+    assert [(order.link_id, order.status.value, order.why) for order in found] == [
+        ("dsc-1", "unknown", "no answer"), ("dsc-2", "submitting", ""),
+    ]  # fmt: skip
