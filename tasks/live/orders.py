@@ -172,6 +172,7 @@ class Orders:
         except OrderError as err:
             raise StoreError(f"orders of an earlier process can't be understood ({err})") from err
         if own.desk.trouble:
+            own.halt(own.desk.trouble)
             raise Denied("RECONCILIATION", own.desk.trouble)
         available = self.trading.available()
         self._needed += own.ledger.cash if own.ledger.weight == 0 else 0.0  # all markets draw on one account

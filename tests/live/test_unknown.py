@@ -14,6 +14,7 @@ import pytest
 from tasks.exchange.private_events import ExecutionNews
 from tasks.exchange.stream import PrivateStream
 from tasks.execution.orders import HALT_ID, Execution
+from tasks.live.gates import Denied
 from tasks.live.market_session import MarketSession
 from tasks.live.orders import OrderConfig
 from tasks.live.outcome import SessionResult
@@ -127,6 +128,25 @@ def test_stop_out_latches_is_told_and_is_named_in_the_replay(open_rig: OPEN) -> 
     assert again.causes["stop-out"] >= 1
     assert "foreign" not in again.causes
     assert "stop-out" in again.comparison.parts
+
+
+@pytest.mark.promise(17)
+def test_what_moved_the_position_while_no_session_was_there_latches_and_is_told_at_the_next_start(
+    open_rig: OPEN,
+) -> None:
+    trader, bars = Trader(open_rig), 4
+    trader.hold(bars)
+    while not size(trader):
+        bars += 1
+        trader.hold(bars)
+    trader.rig.sandbox.outside(KEY.key).deleverage(MARKET.symbol, format(abs(size(trader)), "f"))
+    with pytest.raises(Denied, match=r"RECONCILIATION: AdlTrade .* by no order of this session"):
+        trader.hold(bars + 4)
+    halt = trader.halts.read("sandbox", MARKET)
+    assert halt is not None
+    assert "AdlTrade" in halt.why
+    (line,) = trader.alerts
+    assert f"is halted: {halt.why}" in line
 
 
 def test_failed_reconciliation_is_told(open_rig: OPEN) -> None:
