@@ -63,7 +63,9 @@ def halt(
                 one.work()
         except Banned as err:
             if bans == _BANS:
-                return [f"{one.market.symbol}: {err}; it is latched, run this again then" for one in undone]
+                for one in undone:
+                    one.end(f"{one.market.symbol}: {err}; it is latched, run this again then")
+                break
             bans, left_s = bans + 1, trading.ban.left_s()
             on_note(f"{err}; what is held is closed in {left_s:.0f} s")
             time.sleep(left_s)
@@ -119,13 +121,12 @@ class Closing:
             trouble = str(err)
         if trouble and monotonic() > self._until_s:
             spent_s = monotonic() - self._began_s
-            self._end(f"{self.market.symbol}: {trouble} after {spent_s:.0f} s; it is latched, run this again")
+            self.end(f"{self.market.symbol}: {trouble} after {spent_s:.0f} s; it is latched, run this again")
 
     def _close(self) -> str:
         """Cancel, close, and return what is in the way; empty while it is flat."""
         symbol, spent_s = self.market.symbol, monotonic() - self._began_s
-        if not self._is_flat:
-            self._trading.cancel_all(self.market)
+        waits = "" if self._is_flat else self._cancel()
         size = self._trading.position(self.market).size
         if size and self._lot is None:
             self._lot = lot_size(self._trading.instrument(self.market))
@@ -138,9 +139,11 @@ class Closing:
             return f"holds {size}" + (
                 f", and closing it was refused ({answer.why})" if isinstance(answer, Refused) else ""
             )
+        if waits:
+            return waits
         if spent_s > self._watch_s:
             self._trading.cancel_all(self.market, stops=True)
-            self._end(f"{symbol}: holds {size}, less than the exchange trades in; it is latched" if size else "")
+            self.end(f"{symbol}: holds {size}, less than the exchange trades in; it is latched" if size else "")
             if not size:
                 self._on_note(f"{symbol} is flat and no order waits")
         elif not self._is_flat:
@@ -149,5 +152,20 @@ class Closing:
         self._is_flat = True
         return ""
 
-    def _end(self, still_open: str) -> None:
+    def _cancel(self) -> str:
+        """Cancel what waits, and return why that can't be told; what is held is closed all the same."""
+        try:
+            self._trading.cancel_all(self.market)
+        except Banned:
+            raise
+        except PipelineError as err:
+            return str(err)
+        return ""
+
+    def end(self, still_open: str) -> None:
+        """Give up, or be done: nothing is still open then.
+
+        Args:
+            still_open: What is; empty for nothing.
+        """
         self.is_done, self.still_open = True, still_open

@@ -92,6 +92,19 @@ def test_ban_is_waited_for_unasked_and_what_is_held_is_closed_after_it(tmp_path:
 
 
 @pytest.mark.promise(17)
+def test_position_is_closed_though_nobody_can_tell_whether_orders_were_cancelled(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack)
+        here.want("0.4")
+        here.work()
+        broken = actions.ret_code(10016, "Internal server error")
+        here.sandbox.follow([Fault(Match(path="/v5/order/cancel-all", method="POST", times=None), broken)])
+        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news", within_s=0.3)
+        assert f"{MARKET.symbol}: 10016" in line
+        assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
+
+
+@pytest.mark.promise(17)
 def test_address_that_stays_refused_is_given_up_after_two_bans_and_what_is_open_is_named(tmp_path: Path) -> None:
     with ExitStack() as stack:
         here = Desk(tmp_path / "orders.sqlite", stack)
