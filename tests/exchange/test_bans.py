@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from storage.schema import Banned
+from storage.schema import Banned, Market
 from tasks.exchange.bans import Ban
+from tasks.exchange.connection import ExchangeConfig, connect, connect_stream
 from tasks.exchange.pacing import RetryPolicy
+from tasks.live.orders import account_of
 from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.faults import Fault, Match
 from tests.exchange.banned_child import KEY
@@ -141,3 +143,22 @@ def test_demo_shares_bybit_s_ban_and_testnet_and_sandboxes_have_their_own(tmp_pa
     assert left == {"bybit": True, "demo": True, "testnet": False}
     Ban.of(tmp_path, "sandbox", "http://127.0.0.1:1234").begin(600.0)
     assert Ban.of(tmp_path, "sandbox", "http://127.0.0.1:1235").left_s() == 0
+
+
+@pytest.mark.parametrize("opened", [connect, connect_stream])
+def test_ban_of_a_gateway_is_one_of_the_home_s_accounts_too(
+    open_sandbox: Any, make_candles: Any, tmp_path: Path, opened: Any
+) -> None:
+    here = open_sandbox(make_candles(10), accounts=[AccountSpec(key=KEY.key, secret=KEY.secret)])
+    config, bans = ExchangeConfig(url=here.url), tmp_path / "bans"
+    given: tuple[Any, ...] = (Market(),) if opened is connect else ([Market()], 0, 0)
+    with opened(config, *given, bans=bans) as found, account_of(KEY, here.url, bans) as account:
+        gateway = found if opened is connect else found.gateway
+        here.follow([Fault(Match(path=None), actions.http_status(403))])
+        with pytest.raises(Banned):
+            gateway.server_time_ms()
+        asked = len(here.requests)
+        with pytest.raises(Banned, match="nothing was asked"):
+            account.position(Market())
+        assert len(here.requests) == asked
+    assert [path.stat().st_size for path in bans.iterdir()] == [0]
