@@ -102,7 +102,7 @@ def test_random_news_of_an_order_is_understood(found: dict[str, Any]) -> None:
 @pytest.mark.promise(14)
 def test_random_wishes_faults_and_kills_leave_the_exchange_s_books(found: dict[str, Any]) -> None:
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    few = settings(max_examples=OVER_SOCKETS, stateful_step_count=6, deadline=None, suppress_health_check=slow)
+    few = settings(max_examples=OVER_SOCKETS, stateful_step_count=5, deadline=None, suppress_health_check=slow)
     run_state_machine_as_test(OverSockets, settings=few)
     note(
         found,
