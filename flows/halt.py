@@ -3,18 +3,20 @@
     python -m flows.halt --mode demo --symbols BTCUSDT,ETHUSDT --why "the news"
     python -m flows.halt --mode demo --symbols BTCUSDT --rearm
 
-It is no flow: it needs no server and no session, and it ends with status 1 while anything is open.
+It is no flow: it needs no server and no session, and it ends with status 1 while anything is open. While the exchange
+refuses this machine's address it waits, and closes when that has ended.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter
 
-from storage.schema import Market, PipelineError
+from storage.schema import ConfigError, Market, PipelineError
 from storage.settings import Settings
 from tasks.live.gates import key_of
 from tasks.live.halting import halt
@@ -28,20 +30,25 @@ app = cyclopts.App(name="python -m flows.halt", version_flags=(), help_format="p
 def main(
     *,
     symbols: str,
-    mode: Literal["demo", "testnet", "live"] = "live",
+    mode: Literal["sandbox", "demo", "testnet", "live"] = "live",
     why: str = "halted by hand",
     rearm: Annotated[bool, Parameter(negative="")] = False,
+    url: str | None = None,
 ) -> int:
     """Latch markets, cancel their orders and close their positions; or re-arm them.
 
     Args:
         symbols: Perpetuals, comma-separated.
-        mode: Whose account.
+        mode: Whose account; a sandbox's is that of DSC_BYBIT_SANDBOX_KEY.
         why: What others will read.
         rearm: Let the markets be traded again; nothing is sent.
+        url: Where a sandbox is running, as http://127.0.0.1:<port>.
     """
+    if (mode == "sandbox") != (url is not None):
+        raise ConfigError("url is where a sandbox is running, and goes with --mode sandbox")
     markets = [Market(symbol=symbol.strip().upper()) for symbol in symbols.split(",")]
-    halts = Halts.of(Settings.from_environment().prepare_home())
+    settings = Settings.from_environment()
+    halts = Halts.of(settings.prepare_home())
     if rearm:
         for market in markets:
             was = halts.rearm(mode, market)
@@ -49,8 +56,8 @@ def main(
         return 0
     for market in markets:  # before the key is looked for: without one it is latched all the same
         halts.latch(mode, market, why)
-    with account_of(key_of(mode)) as trading:
-        still_open = halt(trading, halts, mode, markets, why, on_note=print)
+    with account_of(key_of(mode), url, settings.bans) as trading:
+        still_open = halt(trading, halts, mode, markets, why, on_note=partial(print, flush=True))
     for line in still_open:
         print(f"STILL OPEN {line}", file=sys.stderr)
     return int(bool(still_open))

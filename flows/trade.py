@@ -83,5 +83,5 @@ if __name__ == "__main__":
             "flows.trade --mode signal",
             "flows.trade --mode paper --exchange bybit --symbol BTCUSDT",
         ),
-        status=lambda result: int(result.unexplained > 0),
+        status=lambda result: result.status,
     )

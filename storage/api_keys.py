@@ -7,6 +7,7 @@ DSC_BYBIT_LIVE_KEY      DSC_BYBIT_LIVE_SECRET
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,11 @@ class ApiKey:
         for name, text in (("key", self.key), ("secret", self.secret)):
             if not (text and text.isascii() and text.isalnum()):
                 raise ConfigError(f"the {name} of {self.environment} must be letters and digits; copy it once more")
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve characters that tell this account's key from others and give nothing of it away."""
+        return hashlib.sha256(f"{self.environment}\n{self.key}".encode()).hexdigest()[:12]
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key is never written anywhere")

@@ -76,6 +76,11 @@ class Settings:
         return self.home / "recent"
 
     @property
+    def bans(self) -> Path:
+        """Folder of what is known of addresses that an exchange refuses."""
+        return self.home / "bans"
+
+    @property
     def work(self) -> str:
         """Where intermediate results lie, a path or an fsspec URL; each is named by what it was made from.
 

@@ -36,7 +36,7 @@ def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, qua
     settings.prepare_home()
     with (
         _quarantine_alert(exchange, market),
-        connect(exchange, market, on_retry=log.warning) as gateway,
+        connect(exchange, market, on_retry=log.warning, bans=settings.bans) as gateway,
         ProgressReport(f"ingest {market.slug}") as progress,
     ):
         store = CandleStore(settings.database)
@@ -56,14 +56,15 @@ def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, qua
 @task(cache_policy=NO_CACHE, **LATER, task_run_name="ingest funding {report.market.symbol}")
 def ingest_funding(exchange: ExchangeConfig, report: CandleReport) -> int:
     """Store the funding rates of the range that was ingested, and return how many are new. Spot has none."""
-    market, store = report.market, CandleStore(Settings.from_environment().database)
+    market, settings = report.market, Settings.from_environment()
+    store = CandleStore(settings.database)
     if market.category == "spot":
         return 0
     stamps_ms, _ = store.read_funding(report.source, market)
     first_ms = first_hole(stamps_ms, report.first_ms, report.last_ms)
     if first_ms is None:
         return 0
-    with connect(exchange, market, on_retry=get_run_logger().warning) as gateway:
+    with connect(exchange, market, on_retry=get_run_logger().warning, bans=settings.bans) as gateway:
         return ingest_rates(gateway, store, market, first_ms, report.last_ms + market.interval_ms)
 
 

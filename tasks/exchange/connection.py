@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le
 
 from storage.bounds import Checked
 from storage.schema import INTERVAL_MS, ConfigError, Market, Source, parse_source, sandbox_source, utc_text
+from tasks.exchange.bans import Ban
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.transport import Exchange
@@ -101,13 +102,19 @@ def _path(name: str) -> Path:
 
 
 @contextmanager
-def connect(config: ExchangeConfig, market: Market, on_retry: Callable[[str], None] | None = None) -> Iterator[Gateway]:
+def connect(
+    config: ExchangeConfig,
+    market: Market,
+    on_retry: Callable[[str], None] | None = None,
+    bans: Path | None = None,
+) -> Iterator[Gateway]:
     """Open the exchange; the sandbox is started for as long as the gateway is open.
 
     Args:
         config: Which one.
         market: The market that is wanted; the sandbox serves it from what it replays.
         on_retry: Is told, in one line, of every repeated request.
+        bans: Where the home's bans lie; None: no other process is told of one.
 
     Raises:
         ConfigError: A synthetic market is asked for an interval shorter than its bars, or the candle file is unusable.
@@ -115,7 +122,8 @@ def connect(config: ExchangeConfig, market: Market, on_retry: Callable[[str], No
     pace: dict[str, Any] = {"requests_per_s": config.requests_per_s, "threads": config.threads, "on_retry": on_retry}
     source = config.source
     if config.exchange != "sandbox" or config.url is not None:
-        with Gateway(config.exchange, source=source, url=config.url, **pace) as gateway:
+        ban = Ban.of(bans, config.exchange, config.url)
+        with Gateway(config.exchange, source=source, url=config.url, ban=ban, **pace) as gateway:
             yield gateway
         return
     now_ms = int(time.time() * 1000) if config.live else None
@@ -141,6 +149,7 @@ class Link:
         stream_url: Where a sandbox's stream listens; None for the exchange's own.
         sandbox: The sandbox that was started for it, its clock standing still; None elsewhere.
         is_replay: Whether its time is that of data, and not this machine's.
+        bans: Where the home's bans lie; None: no other process is told of one.
     """
 
     exchange: Exchange
@@ -149,6 +158,7 @@ class Link:
     stream_url: str | None = None
     sandbox: Sandbox | None = None
     is_replay: bool = False
+    bans: Path | None = None
 
 
 @contextmanager
@@ -159,6 +169,7 @@ def connect_stream(
     bars: int,
     on_retry: Callable[[str], object] | None = None,
     accounts: Sequence[AccountSpec] = (),
+    bans: Path | None = None,
 ) -> Iterator[Link]:
     """Open an exchange for a session; a sandbox is started, its clock where the session begins.
 
@@ -169,6 +180,7 @@ def connect_stream(
         bars: How many bars of the longest interval it must be able to play; a synthetic market grows that far.
         on_retry: Is told, in one line, of every repeated request.
         accounts: Who may trade on a sandbox that is started.
+        bans: Where the home's bans lie; None: no other process is told of one.
 
     Raises:
         ConfigError: The candle file ends before.
@@ -178,10 +190,12 @@ def connect_stream(
     source = config.source
     if config.exchange != "sandbox" or config.url is not None:
         url = None if config.url is None else config.url.replace("http:", "ws:")
-        with Gateway(config.exchange, source=source, url=config.url, **pace) as gateway:
+        ban = Ban.of(bans, config.exchange, config.url)
+        with Gateway(config.exchange, source=source, url=config.url, ban=ban, **pace) as gateway:
             yield Link(
-                exchange=config.exchange, gateway=gateway, url=config.url, stream_url=url, is_replay=url is not None
-            )
+                exchange=config.exchange, gateway=gateway, url=config.url, stream_url=url, is_replay=url is not None,
+                bans=bans,
+            )  # fmt: skip
         return
     end_ms = now_ms + bars * max(market.interval_ms for market in markets)
     # One bar more: the last decision is filled at the open after it.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveInt
-from storage.schema import Banned, ConfigError
+from storage.schema import ConfigError
+from tasks.exchange.bans import BAN_S
 
 Sleep = Callable[[float], object]
 
@@ -35,35 +35,13 @@ class RetryPolicy(Checked):
     max_wait_s: NonNegativeFloat = 8.0
     jitter: NonNegativeFloat = 0.25
     max_reset_wait_s: NonNegativeFloat = 5.0
-    ban_wait_s: NonNegativeFloat = 600.0
+    ban_wait_s: NonNegativeFloat = BAN_S
     bans: NonNegativeInt = 1
 
     def back_off_s(self, failures: int) -> float:
         """Return the wait after `failures` failures in a row, seconds."""
         wait = min(self.first_wait_s * 2.0 ** (failures - 1), self.max_wait_s)
         return wait * (1 + self.jitter * random.random())
-
-
-@dataclass
-class Ban:
-    """Until when an address is refused: who asks on is refused for longer. Sessions may share one.
-
-    Attributes:
-        clock: Seconds, never going back.
-        until_s: Of that clock.
-    """
-
-    clock: Callable[[], float] = time.monotonic
-    until_s: float = 0.0
-
-    def check(self, host: str) -> None:
-        """Return unless the address is refused now.
-
-        Raises:
-            Banned: It is; nothing was asked.
-        """
-        if (left_s := self.until_s - self.clock()) > 0:
-            raise Banned(f"{host} refuses this address for {left_s:.0f} s more; nothing was asked")
 
 
 class Pace:

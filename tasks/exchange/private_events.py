@@ -57,6 +57,8 @@ class ExecutionNews(NamedTuple):
         side: Buy or Sell.
         fill: Quantity, price and fee; of funding the fee alone counts.
         time_ms: When, UTC milliseconds.
+        is_stop: Whether it is of a stop of a position.
+        fee_coin: What the fee was paid in.
     """
 
     symbol: str
@@ -67,6 +69,8 @@ class ExecutionNews(NamedTuple):
     fill: Execution
     time_ms: int
     received_ns: int
+    is_stop: bool = False
+    fee_coin: str = "USDT"
 
 
 PrivateEvent = AccountReconnected | OrderNews | ExecutionNews
@@ -114,7 +118,10 @@ def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:
     link_id, order_id = (str(row.get(name) or "") for name in ("orderLinkId", "orderId"))
     kind, side = str(row.get("execType") or "Trade"), str(row.get("side") or "")
     time_ms = int(number(row, "execTime"))
-    return ExecutionNews(str(row["symbol"]), link_id, order_id, kind, side, fill, time_ms, received_ns)
+    is_stop, fee_coin = row.get("stopOrderType") == "StopLoss", str(row.get("feeCurrency") or "USDT")[:20]
+    return ExecutionNews(
+        str(row["symbol"]), link_id, order_id, kind, side, fill, time_ms, received_ns, is_stop, fee_coin
+    )
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any], int], PrivateEvent]] = {

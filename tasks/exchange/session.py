@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from storage.api_keys import ApiKey
 from storage.schema import Banned, PipelineError, RateLimited, TemporaryError
-from tasks.exchange.pacing import Ban, Pace, RetryPolicy, Sleep
+from tasks.exchange.bans import Ban
+from tasks.exchange.pacing import Pace, RetryPolicy, Sleep
 from tasks.exchange.transport import HOST_NAMES, Answer, Exchange, ask, give_up, new_client, refused
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ class Session:
         on_retry: Is told, in one line, of every repetition.
         offset_ms: Bybit's clock minus this machine's, as far as it is known.
         key: What requests are signed with; None for public ones.
+        ban: Until when nothing may be asked; None for one that nobody shares.
     """
 
     exchange: Exchange
@@ -52,6 +54,7 @@ class Session:
     on_retry: Callable[[str], object] | None = None
     offset_ms: int = 0
     key: ApiKey | None = field(default=None, repr=False)
+    ban: Ban | None = None
 
     def __post_init__(self) -> None:
         self._pace = Pace(self.requests_per_s, self.burst, self.clock)
@@ -59,7 +62,7 @@ class Session:
         self._local = threading.local()
         self._clients: list[Any] = []
         self._served = False
-        self.ban = Ban(self.clock)
+        self._ban = self.ban or Ban(clock=self.clock)
 
     def close(self) -> None:
         """Withdraw every question that still waits."""
@@ -93,10 +96,15 @@ class Session:
             Withdrawn: Nobody waits for the answer any more.
         """
         policy, failures, bans, spent_s = self.retry, 0, 0, 0.0
-        if not policy.bans:
-            self.ban.check(HOST_NAMES[self.exchange])
         while True:
             self._pace.wait(partial(self._wait, stop))
+            if left_s := self._ban.left_s():
+                if bans >= policy.bans or not self._served:
+                    self._ban.check(HOST_NAMES[self.exchange])
+                bans += 1
+                self._tell(f"this address is refused, as another process was told: waiting {left_s:.0f} s for {what}")
+                self._pace.close_for(left_s)
+                continue
             began = self.clock()
             try:
                 parsed = read(ask(self._client(), method, params))
@@ -111,11 +119,10 @@ class Session:
                 else:
                     hopeless = failures >= policy.attempts or spent_s + wait_s > policy.budget_s
                 if banned:
-                    self.ban.until_s = self.clock() + wait_s
+                    self._ban.begin(wait_s)
                 if hopeless:
                     raise give_up(err, self.exchange, what, failures + bans, spent_s) from err
-                if self.on_retry is not None:
-                    self.on_retry(f"asking again in {wait_s:.1f} s: {what} ({err})")
+                self._tell(f"asking again in {wait_s:.1f} s: {what} ({err})")
                 if isinstance(err, RateLimited | Banned):
                     self._pace.close_for(wait_s)  # everyone's affair; this thread waits for its next turn
                 else:
@@ -126,6 +133,10 @@ class Session:
             else:
                 self._served = True
                 return parsed
+
+    def _tell(self, line: str) -> None:
+        if self.on_retry is not None:
+            self.on_retry(line)
 
     def _wait_s(self, err: TemporaryError, failures: int) -> float:
         if isinstance(err, Banned):

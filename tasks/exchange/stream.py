@@ -318,6 +318,20 @@ class PrivateStream(Stream):
         super().__init__("private", [PRIVATE_TOPICS], key=key, **options)
         self._silence_s = 2 * self._timing.ping_interval_s + self._timing.ping_timeout_s
         self._admitted = threading.Event()
+        self._down_since_s: float | None = time.monotonic()
+
+    @property
+    def down_s(self) -> float:
+        """For how long nothing of the account could be heard, seconds; 0 while its topics are subscribed."""
+        since_s = self._down_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def _connect_and_watch(self) -> str:
+        try:
+            return super()._connect_and_watch()
+        finally:
+            if self._down_since_s is None:
+                self._down_since_s = time.monotonic()
 
     def _reader(self) -> Reader:
         return PrivateDecoder()
@@ -342,6 +356,8 @@ class PrivateStream(Stream):
                 connection.fail(f"the exchange refuses: {str(message.get('ret_msg'))[:80]}")
         elif message.get("op") == "auth":
             self._admitted.set()
+        elif message.get("op") == "subscribe":
+            self._down_since_s = None
 
 
 class _Connection(WebSocket):  # type: ignore[misc]

@@ -27,6 +27,7 @@ from storage.schema import (
     Rejected,
     TemporaryError,
 )
+from tasks.exchange.bans import BAN_S, Ban
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order
 from tasks.exchange.reference import read_instrument, read_time
@@ -43,6 +44,7 @@ _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=
 _MAY_HAVE_LANDED = frozenset({110072, 110079})  # an id that is there already; an order that is being worked on
 _LOOK_BACK_MS = 6 * DAY_MS
 _HTTP = 1_000  # codes below are HTTP's: some box on the way speaks, not the exchange
+_CUT_OFF_S = 60
 _UNCHANGED = frozenset({110043, 110025, 34040})
 
 
@@ -95,6 +97,7 @@ class TradingAccount:
         timeout_s: Longest wait for a connection and for the next bytes of an answer.
         recv_window_ms: An order that arrives later than that after it was made is refused.
         ban_s: After HTTP 403 nothing is asked for so long; Bybit wants 10 minutes.
+        ban: Who else is told, and heard; None for nobody.
     """
 
     def __init__(
@@ -105,9 +108,11 @@ class TradingAccount:
         url: str | None = None,
         timeout_s: tuple[float, float] = (3.05, 5.0),
         recv_window_ms: int = RECV_WINDOW_MS,
-        ban_s: float = 600.0,
+        ban_s: float = BAN_S,
+        ban: Ban | None = None,
     ) -> None:
-        self.exchange, self.recv_window_ms = exchange, recv_window_ms
+        self.exchange, self.recv_window_ms, self.ban_s = exchange, recv_window_ms, ban_s
+        self.ban = ban or Ban()  # one for orders and questions
         self._questions = Session(
             exchange=exchange,
             url=url,
@@ -116,6 +121,7 @@ class TradingAccount:
             retry=replace(_QUESTION, ban_wait_s=ban_s),
             timeout_s=timeout_s,
             key=key,
+            ban=self.ban,
         )
         self._orders = new_client(exchange, url, timeout_s, key, recv_window_ms)
         self._pace = Pace(ORDERS_PER_S, int(ORDERS_PER_S), time.monotonic)
@@ -151,6 +157,10 @@ class TradingAccount:
         }
         if protection.stop is not None and not leg.reduces:
             params |= {"stopLoss": format(protection.stop, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
+        try:
+            self.ban.check(HOST_NAMES[self.exchange])
+        except Banned as err:
+            return Refused(str(err))  # nothing has left this machine
         try:
             answer = self._send("place_order", params)
         except Rejected as err:
@@ -195,14 +205,24 @@ class TradingAccount:
             if err.code not in _UNCHANGED:
                 raise refused(err, self.exchange, f"a leverage of {text} for {market.symbol}") from err
 
+    def arm_disconnect(self) -> None:
+        """Let the exchange cancel what waits when it has heard nothing of the account's stream for a minute.
+
+        Bybit has it for institutions, and does it for a stream that asks for `dcp`, which ours does not: nobody says
+        that the stop of a position survives it, and without orders that rest there is little else to cancel.
+
+        Raises:
+            PipelineError: It has not, or nobody can tell.
+        """
+        self._send("set_dcp", {"timeWindow": _CUT_OFF_S, "product": "DERIVATIVES"})
+
     def _send(self, method: str, params: Mapping[str, Any]) -> Answer:
-        ban = self._questions.ban  # one for orders and questions
-        ban.check(HOST_NAMES[self.exchange])
+        self.ban.check(HOST_NAMES[self.exchange])
         self._pace.wait(self._closed.wait)
         try:
             return ask(self._orders, method, params)
         except Banned:
-            ban.until_s = time.monotonic() + self._questions.retry.ban_wait_s
+            self.ban.begin(self.ban_s)
             raise
 
     # --- questions ----------------------------------------------------------------------------------------------------

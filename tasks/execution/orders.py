@@ -25,6 +25,8 @@ from storage.schema import PipelineError
 Side = Literal["Buy", "Sell"]
 
 ZERO = Decimal(0)
+HALT_ID = "halt-"
+"""Begins the ids of orders with which a halt closes."""
 LINK_ID_LENGTH = 36
 """Characters of an order's own id that Bybit takes."""
 

@@ -11,9 +11,11 @@ position, and the next decision may be another.
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Gt, Le, Unit
 
@@ -151,6 +153,40 @@ class RiskBook:
             return Breach("RATE", self.limits.orders_per_hour, len(self._orders_ms) + 1)
         self._orders_ms.append(now_ms)
         return None
+
+    def state(self) -> dict[str, Any]:
+        """Return what `resume` goes on from, as JSON has it."""
+        return {
+            "equity": self._equity, "best": self.best, "day": self.day, "day_began": self.day_began,
+            "trip_began": self._trip_began, "losses": self.losses, "orders_ms": list(self._orders_ms),
+            "latched": self.latched,
+        }  # fmt: skip
+
+    def resume(self, state: Mapping[str, Any], worth: float | None = None) -> None:
+        """Go on from what `state` was.
+
+        Args:
+            state: Of an earlier book of the same account and market.
+            worth: What the ledger of this book is worth now, USDT, where that one was of another: its losses are taken
+                over as shares. None where it was the same.
+
+        Raises:
+            ValueError: It can't be a book's.
+        """
+        numbers = {name: float(state[name]) for name in ("equity", "best", "day_began", "trip_began")}
+        if not (all(map(math.isfinite, numbers.values())) and numbers["best"] > 0):
+            raise ValueError(f"equities must be finite, were {numbers}")
+        day, losses, orders_ms = int(state["day"]), int(state["losses"]), [float(ms) for ms in state["orders_ms"]]
+        latched = Breach(*state["latched"]) if state["latched"] is not None else None
+        scale = 1.0
+        if worth is not None:
+            if not numbers["equity"] > 0:
+                raise ValueError("nothing was left")
+            scale, numbers["trip_began"] = worth / numbers["equity"], numbers["equity"]
+        self.best, self.day_began = numbers["best"] * scale, numbers["day_began"] * scale
+        self._equity, self._trip_began = numbers["equity"] * scale, numbers["trip_began"] * scale
+        self.day, self.losses, self.latched = day, losses, latched
+        self._orders_ms = deque(orders_ms)
 
     def rearm(self) -> None:
         """Begin anew from what the account is worth now, because a person says so."""

@@ -17,7 +17,7 @@ from tasks.exchange.stream_events import BookTop
 from tasks.execution.accounting import RULES
 from tasks.execution.decision import expected_return
 from tasks.execution.paper import Ledger, Opened, Quote, open_bar
-from tasks.live.journal import BarOpen, Decision
+from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.session_config import ExchangeTime, elapsed_ms, session_rules
 from tasks.strategy.live_tick import LiveTick, Tick
 
@@ -263,6 +263,29 @@ class Account:
         """Whether anything is held, or may come to be."""
         return self.ledger.weight != 0
 
+    @property
+    def must_be_flat(self) -> str:
+        """Why nothing should be held; empty where it may. On paper nobody halts."""
+        return ""
+
+    def is_lost(self, last_ms: int, step_ms: int, now_ms: float) -> bool:
+        """Return whether something is held of which nobody has heard for too long; on paper it is not.
+
+        Args:
+            last_ms: The last bar that was stepped.
+            step_ms: Length of a bar.
+            now_ms: The exchange's clock.
+        """
+        return False
+
+    def wind_down(self, is_due: bool) -> bool:
+        """Go on with what a halted market still holds; return whether there is more to do. On paper there is not.
+
+        Args:
+            is_due: Whether it has waited long enough behind its stop.
+        """
+        return False
+
     def halt(self, why: str) -> None:
         """Let nobody trade this account's market before a person has looked; on paper nothing."""
 
@@ -290,4 +313,4 @@ def held_back(cause: str, position: int, target: int) -> int:
     """Return what is wanted where a cause forbids the target."""
     if cause == "halted":
         return 0
-    return nothing_new(position, target) if cause == "clock" else position
+    return nothing_new(position, target) if cause in ("clock", "stream") else position

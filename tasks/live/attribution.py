@@ -22,7 +22,7 @@ from tasks.execution.orders import ZERO
 from tasks.execution.paper import Ledger, Quote
 from tasks.live.account import held_back
 from tasks.live.booking import book, lot_size
-from tasks.live.journal import BarOpen, Decision
+from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.told import Batch, Told
 
 CAUSES = (
@@ -210,9 +210,10 @@ def _ordered(
 
 def _moved_by(told: Told, bar: BarOpen) -> str:
     """Return why a row holds something else than was decided; empty where it does not."""
-    bars = {told.bar_of(one) for one in told.booked.get(bar.start_ms, ()) if one.moves}
-    late = "foreign" if None in bars else "unknown" if bars - {bar.start_ms} else ""
-    return bar.cause or late
+    moved = [one for one in told.booked.get(bar.start_ms, ()) if one.moves]
+    bars = {told.bar_of(one) for one in moved}
+    movers = [told.mover(one) or "foreign" for one in moved if told.bar_of(one) is None]
+    return bar.cause or next(iter(movers), "unknown" if bars - {bar.start_ms} else "")
 
 
 def _booked(told: Told) -> Ledger:

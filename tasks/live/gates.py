@@ -6,6 +6,9 @@ CHAMPION      there is none, it is flat, expired, damaged, or of another source
 HALTED        a limit or a person has halted the market; `flows.halt --rearm` undoes it
 KEY           the environment's own key is not there, or is one of another
 CAPITAL       live needs the capital that the session starts with
+UNKNOWN       live needs the distance of the stop at the exchange, and when to close what is held while something is
+              unknown
+RISK          nobody knows what was lost: the file that says so is damaged
 CONFIRMATION  live asks a person, or the variable that a service sets
 """
 

@@ -9,14 +9,18 @@ from time import monotonic
 
 from storage.schema import Banned, Market, PipelineError
 from tasks.exchange.trading import Protection, TradingAccount
-from tasks.execution.orders import ZERO, Order, Refused, next_leg
+from tasks.execution.orders import HALT_ID, ZERO, LotSize, Order, Refused, next_leg
 from tasks.live.booking import lot_size
 from tasks.live.halts import Halts
 
 ONE = Decimal(1)
 
+PROTECTION = Protection(slippage_percent=Decimal(2))
+WITHIN_S = 5.0
+
 _BEAT_S = 0.25
 _SPARE_S = 1.0
+_BANS = 2  # that are waited out
 
 
 def halt(
@@ -26,14 +30,15 @@ def halt(
     markets: Sequence[Market],
     why: str,
     *,
-    within_s: float = 5.0,
-    protection: Protection = Protection(slippage_percent=Decimal(2)),
+    within_s: float = WITHIN_S,
+    protection: Protection = PROTECTION,
     on_note: Callable[[str], object] = lambda line: None,
 ) -> list[str]:
     """Latch markets, cancel their orders and close their positions; return what is still open, one line each.
 
-    Each market is latched before anything is asked of the exchange. A position is closed by orders that can only
-    reduce, so whoever closes it at the same time does no harm.
+    Each market is latched before anything is asked of the exchange, and all are closed side by side. A position is
+    closed by orders that can only reduce, so whoever closes it at the same time does no harm. While the exchange
+    refuses this address nothing is asked of it; what is held is closed when that has ended.
 
     Args:
         trading: The account.
@@ -48,48 +53,119 @@ def halt(
     for market in markets:
         latched = halts.latch(environment, market, why)
         on_note(f"{market.symbol} on {environment} is halted since {latched.at}: {latched.why}")
-    return [line for market in markets if (line := _close(trading, market, within_s, protection, on_note))]
-
-
-def _close(
-    trading: TradingAccount,
-    market: Market,
-    within_s: float,
-    protection: Protection,
-    on_note: Callable[[str], object],
-) -> str:
-    """Close a market, and watch it until nothing that was under way can open it again."""
-    began_s, number, trouble = monotonic(), 0, ""
-    watch_s = trading.recv_window_ms / 1e3 + _SPARE_S  # an order that was sent before the latch is not taken later
-    is_told = False
-    while True:
-        spent_s = monotonic() - began_s
+    closings = [
+        Closing(trading, market, on_note=on_note, protection=protection, within_s=within_s) for market in markets
+    ]
+    bans = 0
+    while undone := [one for one in closings if not one.is_done]:
         try:
-            trading.cancel_all(market)
-            size = trading.position(market).size
-            if not size and spent_s > watch_s:
-                trading.cancel_all(market, stops=True)
-                on_note(f"{market.symbol} is flat and no order waits")
-                return ""
-            if not size:
-                trouble = ""
-                if not is_told:
-                    on_note(f"{market.symbol} is flat; watched for {watch_s - spent_s:.0f} s more")
-                is_told = True
-            else:
-                leg = next_leg(size, ZERO, lot_size(trading.instrument(market)), ONE)
-                if leg is None:
-                    return f"{market.symbol}: holds {size}, less than the exchange trades in; it is latched"
-                order = Order(link_id=f"halt-{time.time_ns()}-{number}", leg=leg)
-                number += 1
-                answer = trading.place(market, order, protection)
-                trouble = f"holds {size}"
-                if isinstance(answer, Refused):
-                    trouble = f"holds {size}, and closing it was refused ({answer.why})"
-        except Banned as err:  # asking on makes it longer
-            return f"{market.symbol}: {err}; it is latched, run this again then"
+            for one in undone:
+                one.work()
+        except Banned as err:
+            if bans == _BANS:
+                for one in undone:
+                    one.end(f"{one.market.symbol}: {err}; it is latched, run this again then")
+                break
+            bans, left_s = bans + 1, trading.ban.left_s()
+            on_note(f"{err}; what is held is closed in {left_s:.0f} s")
+            time.sleep(left_s)
+        else:
+            time.sleep(_BEAT_S)
+    return [one.still_open for one in closings if one.still_open]
+
+
+class Closing:
+    """One market that is closed, and watched until nothing that was under way can open it again.
+
+    Args:
+        trading: The account.
+        market: Which.
+        on_note: Is told what was done, one line each.
+        protection: How far from the best price a closing order may fill.
+        within_s: How long it is tried beyond the time in which an order that was under way may still be taken.
+
+    Attributes:
+        is_done: Whether nothing is left to do.
+        still_open: What is, at the end; empty for nothing.
+    """
+
+    def __init__(
+        self,
+        trading: TradingAccount,
+        market: Market,
+        *,
+        on_note: Callable[[str], object],
+        protection: Protection = PROTECTION,
+        within_s: float = WITHIN_S,
+    ) -> None:
+        self.market, self.is_done, self.still_open = market, False, ""
+        self._trading, self._on_note, self._protection = trading, on_note, protection
+        self._within_s, self._watch_s = within_s, trading.recv_window_ms / 1e3 + _SPARE_S
+        self._began_s = monotonic()
+        self._until_s = self._began_s + self._watch_s + within_s
+        self._lot: LotSize | None = None
+        self._orders, self._is_flat = 0, False
+
+    def work(self) -> None:
+        """Do what is next.
+
+        Raises:
+            Banned: The exchange refuses this address; it may go on when that has ended.
+        """
+        try:
+            trouble = self._close()
+        except Banned:
+            self._until_s = max(self._until_s, monotonic() + self._trading.ban.left_s() + self._within_s)
+            raise
         except PipelineError as err:
             trouble = str(err)
-        if trouble and spent_s > watch_s + within_s:
-            return f"{market.symbol}: {trouble} after {spent_s:.0f} s; it is latched, run this again"
-        time.sleep(_BEAT_S)
+        if trouble and monotonic() > self._until_s:
+            spent_s = monotonic() - self._began_s
+            self.end(f"{self.market.symbol}: {trouble} after {spent_s:.0f} s; it is latched, run this again")
+
+    def _close(self) -> str:
+        """Cancel, close, and return what is in the way; empty while it is flat."""
+        symbol, spent_s = self.market.symbol, monotonic() - self._began_s
+        waits = "" if self._is_flat else self._cancel()
+        size = self._trading.position(self.market).size
+        if size and self._lot is None:
+            self._lot = lot_size(self._trading.instrument(self.market))
+        leg = next_leg(size, ZERO, self._lot, ONE) if self._lot else None
+        if leg is not None:
+            self._is_flat = False
+            order = Order(link_id=f"{HALT_ID}{time.time_ns()}-{self._orders}", leg=leg)
+            self._orders += 1
+            answer = self._trading.place(self.market, order, self._protection)
+            return f"holds {size}" + (
+                f", and closing it was refused ({answer.why})" if isinstance(answer, Refused) else ""
+            )
+        if waits:
+            return waits
+        if spent_s > self._watch_s:
+            self._trading.cancel_all(self.market, stops=True)
+            self.end(f"{symbol}: holds {size}, less than the exchange trades in; it is latched" if size else "")
+            if not size:
+                self._on_note(f"{symbol} is flat and no order waits")
+        elif not self._is_flat:
+            watch_s = self._watch_s - spent_s
+            self._on_note(f"{symbol} is flat after {spent_s:.1f} s; watched for {watch_s:.0f} s more")
+        self._is_flat = True
+        return ""
+
+    def _cancel(self) -> str:
+        """Cancel what waits, and return why that can't be told; what is held is closed all the same."""
+        try:
+            self._trading.cancel_all(self.market)
+        except Banned:
+            raise
+        except PipelineError as err:
+            return str(err)
+        return ""
+
+    def end(self, still_open: str) -> None:
+        """Give up, or be done: nothing is still open then.
+
+        Args:
+            still_open: What is; empty for nothing.
+        """
+        self.is_done, self.still_open = True, still_open

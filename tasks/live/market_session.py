@@ -20,13 +20,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from storage.schema import CANDLE_COLUMNS, MINUTE_MS, Candles, Instrument, Market, Rejected, utc_text
+from storage.schema import CANDLE_COLUMNS, MINUTE_MS, Candles, Instrument, Market, Rejected, TemporaryError, utc_text
 from tasks.champion.serving import ServedModel
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Ticker, Trade
 from tasks.execution.paper import Quote
 from tasks.live.account import Account, ClosedBar, FirstPrice
-from tasks.live.journal import BarOpen, Decision, Journal
+from tasks.live.journal import Journal
+from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.session_config import ExchangeTime, SessionConfig
 
 _OPEN_STATUS = ("Trading", "PreLaunch")
@@ -199,10 +200,13 @@ class MarketSession:
             self._price(self.market.floor(event.ts_ms), event.price, at_ms, event.received_ns)
         self.look(at_ms)
 
-    def on_account(self, event: OrderNews | ExecutionNews) -> None:
-        """Take in one event of the account's own stream."""
-        self.own.hear(event)
-        self._go_on(self._time.now_ms())
+    def on_account(self, events: Sequence[OrderNews | ExecutionNews]) -> None:
+        """Take in events of the account's own stream, which are safe together before anything follows from them."""
+        with self._journal.together():
+            for event in events:
+                self.own.hear(event)
+        if not self.halted:
+            self._go_on(self._time.now_ms())
 
     def _go_on(self, now_ms: float) -> None:
         """Go on with orders, and book what came of them."""
@@ -234,11 +238,35 @@ class MarketSession:
         if self.last_ms < 0 or now_ms <= max(due_ms, self._ask_ms):
             return
         known_ms = self.last_ms
-        self.catch_up()
+        try:
+            self.catch_up()
+        except TemporaryError as err:
+            self._give_up_if_lost(now_ms, str(err))
+            raise
         if self.last_ms == known_ms:
+            self._give_up_if_lost(now_ms, "the exchange has none")
             self._ask_ms, self._wait_ms = now_ms + self._wait_ms, min(2 * self._wait_ms, _MAX_WAIT_MS)
             if (status := self._feed.status(self.market)) not in _OPEN_STATUS:
                 raise Rejected(f"the exchange says that it is {status}", 0)
+
+    def _give_up_if_lost(self, now_ms: float, why: str) -> None:
+        if self.own.is_lost(self.last_ms, self._step_ms, now_ms):
+            raise Rejected(f"no bar since {utc_text(self.last_ms)} ({why}), while a position is held", 0)
+
+    def wind_down(self, now_ms: float, bars: int | None) -> bool:
+        """Go on with what is held after the market was halted; return whether there is more to do in this session.
+
+        Args:
+            now_ms: The exchange's clock.
+            bars: After how many bars the session ends; None for no end.
+        """
+        unknown_ms = now_ms - self.last_ms - self._step_ms
+        goes_on = self.own.wind_down(self.own.is_lost(self.last_ms, self._step_ms, now_ms))
+        start_ms = self.last_ms + self._step_ms
+        price = self._first.price if self._first else self.close
+        late = self.own.late(min(int(now_ms), start_ms + self._step_ms - 2), price)
+        self._book_opens([(self.own, late)] if late else [])
+        return goes_on and (bars is None or unknown_ms < (bars - self.counts.stepped) * self._step_ms)
 
     def reconnected(self) -> None:
         """Note that the stream begins anew and has told of no bar yet."""
@@ -333,6 +361,15 @@ class MarketSession:
             told = self._feed.funding(self.market, lacking[0], lacking[-1] + MINUTE_MS)
             self._rates |= {stamp // MINUTE_MS * MINUTE_MS: rate for stamp, rate in told}
         return sum(self._rates.get(stamp, 0.0) for stamp in due)
+
+    @property
+    def still_open(self) -> str:
+        """What is held, or may come to be, though it should not at the end; empty for nothing."""
+        ends_flat = "the session was to end flat" if self._config.at_end == "flat" else ""
+        why = self.own.must_be_flat or ends_flat
+        return (
+            f"{self.market}: {self.own.ledger.quantity:g} by the ledger, and {why}" if self.own.is_open and why else ""
+        )
 
     def close_out(self) -> None:
         """Close every position amid the bar, at what the market last offered, because the session ends."""

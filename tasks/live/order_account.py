@@ -9,29 +9,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from time import monotonic, sleep
 from typing import NamedTuple
 
-from storage.schema import FloatArray
+from storage.schema import Banned, FloatArray
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.orders import ZERO
 from tasks.execution.paper import Quote
 from tasks.execution.risk import Breach, RiskBook
-from tasks.live.account import Account, ClosedBar, FirstPrice
+from tasks.live.account import Account, ClosedBar, FirstPrice, nothing_new
 from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
-from tasks.live.journal import BarOpen, Decision
+from tasks.live.halting import Closing
+from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.order_desk import OrderDesk, Wanted
-from tasks.live.session_config import ExchangeTime, elapsed_ms
+from tasks.live.session_config import ExchangeTime, OrderConfig, elapsed_ms
 
 CLOSE_S = 15.0
 """How long the end of a session waits for its last position to be closed."""
 
 _BEAT_S = 0.05
-
+_STREAM = "its stream of orders"
 
 _PROVEN = frozenset({"", "stale", "stop", "restart", "rejected", "partial", "absent"})
 """Causes that the journal's rows prove; of any other one the reason is noted."""
@@ -62,23 +64,35 @@ class OrderAccount(Account):
         desk: Its orders.
         risk: Its limits, and what they are judged by.
         halted: Returns why nothing may be held, whoever said so; empty while it may.
-        latch: Is told of a breach that only a person undoes.
-        stop_share: How far from the open the stop lies that goes with a position, share of the price; 0 for none.
+        latch: Writes down what only a person undoes.
+        alert: Tells somebody, one line each.
+        stream_down_s: Returns for how long the account's stream has been down.
+        config: How orders are sent, and what becomes of a position when something is unknown.
+        remember: Writes the limits' book down, as `RiskMemory.keep`.
     """
 
     desk: OrderDesk = field(kw_only=True)
     risk: RiskBook = field(kw_only=True)
     halted: Callable[[], str] = field(kw_only=True)
     latch: Callable[[str], object] = field(kw_only=True)
-    stop_share: float = field(kw_only=True, default=0.0)
+    alert: Callable[[str], object] = field(kw_only=True)
+    stream_down_s: Callable[[], float] = field(kw_only=True)
+    config: OrderConfig = field(kw_only=True)
+    remember: Callable[[RiskBook, int, int], object] = field(kw_only=True)
     pays_by_rate: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._lot = lot_size(self.instrument)
-        self._begun = _NOT_BEGUN
+        self._begun, self._closed_ms = _NOT_BEGUN, -1
         self._said = self._why = ""  # why nothing is sent for the present bar: the cause, and a line about it
-        self._is_told = False
+        self._told: set[str] = set()  # why the market is halted, as somebody was told
+        self._closing: Closing | None = None
+
+    def resume(self, last: BarOpen | None, pending: Decision | None) -> None:
+        """Go on from what the journal says."""
+        super().resume(last, pending)
+        self._closed_ms = pending.start_ms if pending else -1
 
     # --- what the exchange says ---------------------------------------------------------------------------------------
 
@@ -92,18 +106,67 @@ class OrderAccount(Account):
         self.desk.reconcile()
         if self.desk.trouble:
             self.halt(self.desk.trouble)
+        self._mind_stream()
         return self.desk.stopped
+
+    def _mind_stream(self) -> None:
+        """Tell somebody, once, that nothing new is opened because the account's own stream is down."""
+        if (down_s := self.stream_down_s()) <= self.config.stream_down_s:
+            self._told.discard(_STREAM)
+        elif _STREAM not in self._told:
+            self._told.add(_STREAM)
+            self.alert(f"{_STREAM} has been down for {down_s:.0f} s; nothing new is opened until it is back")
 
     @property
     def is_open(self) -> bool:
         """Whether anything is held at the exchange, or may come to be."""
-        return abs(self.desk.held) >= self._lot.least or bool(self.desk.unsettled) or self.desk.is_busy
+        size = max(abs(self.desk.held), abs(self.desk.there) if self.desk.trouble else ZERO)
+        return size >= self._lot.least or bool(self.desk.unsettled) or self.desk.is_busy
+
+    @property
+    def must_be_flat(self) -> str:
+        """Why nothing should be held; empty where it may."""
+        return self.desk.trouble or self.halted()
 
     def halt(self, why: str) -> None:
         """Latch the market and tell somebody, once."""
-        if not self._is_told:
-            self._is_told = True
+        if why not in self._told:
             self.latch(why)
+            self._tell(why)
+
+    def _tell(self, why: str) -> None:
+        if why not in self._told:
+            self._told.add(why)
+            self.alert(f"is halted: {why}")
+
+    # --- something is unknown -----------------------------------------------------------------------------------------
+
+    def is_lost(self, last_ms: int, step_ms: int, now_ms: float) -> bool:
+        """Return whether something is held of which nobody has heard for too long."""
+        return self.is_open and now_ms >= last_ms + (1 + self.config.bars_unknown) * step_ms
+
+    def wind_down(self, is_due: bool) -> bool:
+        """Go on with what a halted market still holds: it waits behind its stop, and is then closed.
+
+        It is closed by what the exchange says is held, as `flows.halt` does it.
+        """
+        self.desk.give_up()
+        self.desk.work()
+        if self._closing is not None or is_due:
+            self.desk.compare_soon()
+        self.desk.reconcile()
+        if self._closing is None and not (self.is_open and is_due):
+            return self.is_open
+        if self._closing is None:
+            self.alert("what is held is closed: something has been unknown for too long")
+            self._closing = Closing(self.desk.trading, self.desk.market, on_note=self.alert)
+        if not self._closing.is_done:
+            with suppress(Banned):  # it goes on when that has ended
+                self._closing.work()
+            return True
+        if self._closing.still_open:
+            self.alert(f"STILL OPEN {self._closing.still_open}")
+        return False
 
     def compare_soon(self) -> None:
         """Compare with the exchange at the next look: something may have been missed."""
@@ -128,9 +191,14 @@ class OrderAccount(Account):
     ) -> Decision:
         """Step a closed bar and decide; what a limit or a person has halted wants nothing."""
         decision = super().decide(bar, candle, unbroken, step_ms, deadline_ms, trusted)
-        self._tell(self.risk.close(bar.start_ms + step_ms, self.ledger.equity(bar.row[4])))
+        breach = self.risk.close(bar.start_ms + step_ms, self.ledger.equity(bar.row[4]))
+        self._closed_ms = bar.start_ms
+        self._remember(breach)
         if decision.wanted and (why := self._halted()):
             self.pending = self._restrained(decision, 0, "halted", why)
+        elif decision.wanted not in (0, decision.position) and (why := self._deaf()):
+            wanted = nothing_new(decision.position, decision.wanted)
+            self.pending = self._restrained(decision, wanted, "stream", why)
         elif decision.wanted != decision.position and (unsettled := self.desk.unsettled):
             why = f"order {unsettled[0].link_id} is {unsettled[0].status}"
             self.pending = self._restrained(decision, decision.position, "unknown", why)
@@ -143,14 +211,23 @@ class OrderAccount(Account):
 
     def _halted(self) -> str:
         """Return why nothing may be held; empty where it may. What a person has re-armed is judged anew."""
-        why = self.halted()
-        if not why and self.risk.latched is not None:
+        if why := self.halted():
+            self._tell(why)
+            return why
+        self._told &= {_STREAM}
+        if self.risk.latched is not None:
             self.risk.rearm()
-        return why
+        return ""
 
-    def _tell(self, breach: Breach | None) -> None:
+    def _deaf(self) -> str:
+        """Return why nothing is heard of the account; empty where it is, or has been until just now."""
+        down_s = self.stream_down_s()
+        return f"{_STREAM} has been down for {down_s:.0f} s" if down_s > self.config.stream_down_s else ""
+
+    def _remember(self, breach: Breach | None = None) -> None:
         if breach is not None:
-            self.latch(str(breach))
+            self.halt(str(breach))
+        self.remember(self.risk, self._closed_ms, self.opened_ms)
 
     # --- a bar opens --------------------------------------------------------------------------------------------------
 
@@ -196,18 +273,22 @@ class OrderAccount(Account):
                 self._said = "stale"
             elif why := self.desk.trouble or self._halted():
                 self._said, self._why = "halted", why
+            elif why := self._deaf():
+                self._said, self._why = "stream", why
             elif breach := self.risk.may_open(float(coins), quote.first, self.mark, start_ms + late_ms):
                 self._said, self._why = breach.code, str(breach)
+            else:
+                self._remember()  # it counts, whatever becomes of the process
         if not self._said:
             price = Decimal(str(quote.first))
             stop = self._stop(price, wanted)
             self.desk.want(Wanted(start_ms, coins, price, monotonic() + left_s, stop, received_ns))
 
     def _stop(self, price: Decimal, wanted: int) -> Decimal | None:
-        if not self.stop_share or not wanted:
+        if not wanted:
             return None
         tick = Decimal(self.instrument.tick_size)
-        return (price * (1 - wanted * Decimal(str(self.stop_share))) / tick).to_integral_value() * tick
+        return (price * (1 - wanted * Decimal(str(self.config.stop_at))) / tick).to_integral_value() * tick
 
     def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
         """Book an open whose bar is over: what was filled until now, and nothing more is sent for it."""
@@ -246,7 +327,6 @@ class OrderAccount(Account):
         self._work_until(give_up_s)
         self.desk.give_up()
         if self.is_open:
-            self._is_told = False
             self.halt(f"{self.desk.held} could not be closed at the end of the session; it is still held")
         return self._booked(at_ms, 0, "stop", quote, float("nan"))
 
@@ -283,4 +363,4 @@ class OrderAccount(Account):
         before = self.ledger.weight
         super().take(bar)
         self.desk.taken()
-        self._tell(self.risk.trip(before, self.ledger.weight, self.ledger.equity(bar.quote.first)))
+        self._remember(self.risk.trip(before, self.ledger.weight, self.ledger.equity(bar.quote.first)))

@@ -8,7 +8,7 @@ which ends the trading of the market.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from time import monotonic, monotonic_ns, time_ns
@@ -18,6 +18,7 @@ from storage.schema import Market, PipelineError, TemporaryError
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.trading import Protection, TradingAccount
 from tasks.execution.orders import (
+    HALT_ID,
     ZERO,
     Absence,
     Lost,
@@ -30,12 +31,16 @@ from tasks.execution.orders import (
     link_id,
     next_leg,
 )
-from tasks.live.journal import BookedExecution, Journal
+from tasks.live.journal import Journal
+from tasks.live.journal_rows import BookedExecution
 
 PROTECTION = Protection()
 
 LEGS = 2
 """Orders of a kind for one decision: what the first leaves open gets one further one."""
+
+MOVERS = ("stop-out", "halted", "foreign")
+"""What moves a position beside the session's orders: its stop at the exchange, a halt of the home, anybody else."""
 
 _OF_AN_ORDER = "Trade"
 _OVERLAP_MS = 3_600_000  # executions are asked for again from so long before the newest: one may come late
@@ -114,8 +119,10 @@ class OrderDesk:
 
     Attributes:
         held: Signed coins, the sum of all executions.
+        there: Signed coins that the exchange told of last.
         untaken: What was booked and is in no ledger yet.
         trouble: Why nothing more may be sent; empty while nothing is wrong.
+        trading: The exchange.
         sent: How long each order took, up to where it was answered.
     """
 
@@ -135,11 +142,11 @@ class OrderDesk:
         now_ms: Callable[[], int] = lambda: time_ns() // 1_000_000,
     ) -> None:
         self.name, self.market = name, market
-        self.held = ZERO
+        self.held = self.there = ZERO
         self.untaken: list[BookedExecution] = []
         self.trouble = ""
         self.sent: list[Sent] = []
-        self._session, self._trading, self._journal = session, trading, journal
+        self.trading, self._session, self._journal = trading, session, journal
         self._lot, self._protection, self._timing = lot, protection, timing
         self._absence = Absence(after_ms=trading.recv_window_ms + 1_000)
         self._halted, self._now_ms = halted, now_ms
@@ -236,6 +243,11 @@ class OrderDesk:
         else:
             self._book(event)
 
+    def _hear_all(self, events: Iterable[OrderNews | ExecutionNews]) -> None:
+        with self._journal.together():
+            for event in events:
+                self.hear(event)
+
     def _learn(self, order: Order, news: News) -> Order:
         after = order.after(news, self._absence)
         if after != order:
@@ -248,19 +260,35 @@ class OrderDesk:
         fill = event.fill
         if fill.exec_id in self._booked:
             return
+        if is_odd := fill.fee and event.fee_coin != "USDT":  # what that is worth, nobody says
+            self.note(event.time_ms, "fee", f"{fill.fee} {event.fee_coin} for {fill.exec_id} are in no ledger")
+            fill = fill._replace(fee=ZERO)
         order = self._orders.get(event.link_id) if event.kind == _OF_AN_ORDER else None
         if order is not None:
             order = self._keep(order.after(fill))
             self._asked.pop(event.link_id, None)
-        if is_foreign := order is None and event.kind != "Funding":
-            self.note(event.time_ms, "foreign", f"{event.kind} of {fill.quantity} at {fill.price}")
-        self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event)
+        mover = self._mover(event) if order is None and event.kind != "Funding" else ""
+        if mover:
+            self.note(event.time_ms, mover, f"{event.kind} of {fill.quantity} at {fill.price}")
+        self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event._replace(fill=fill))
         self._booked.add(fill.exec_id)
         self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))
         self.held += self.untaken[-1].change
         self._since_ms = max(self._since_ms, event.time_ms - _OVERLAP_MS)
-        if is_foreign:
+        if mover == "stop-out":
+            self._stop(f"the stop at the exchange closed {fill.quantity} at {fill.price}")
+        elif mover == "foreign":
             self._stop(f"{event.kind} of {fill.quantity} at {fill.price} by no order of this session")
+        elif is_odd:
+            self._stop(
+                f"a fee was paid in {event.fee_coin}, and the ledger counts USDT alone; let fees be paid in USDT"
+            )
+
+    def _mover(self, event: ExecutionNews) -> str:
+        """Return what has moved the position that was no order of this session: `MOVERS` says what there is."""
+        if event.is_stop and self._opened:
+            return "stop-out"
+        return "halted" if event.link_id.startswith(HALT_ID) and self._halted() else "foreign"
 
     # --- what it does -------------------------------------------------------------------------------------------------
 
@@ -303,7 +331,7 @@ class OrderDesk:
         before_ns = monotonic_ns()
         self._journal.order(self.name, wanted.start_ms, order)
         written_ns = monotonic_ns()
-        answer = self._trading.place(self.market, order, replace(self._protection, stop=wanted.stop))
+        answer = self.trading.place(self.market, order, replace(self._protection, stop=wanted.stop))
         if wanted.received_ns and is_first:
             own_ms, fsync_ms = (before_ns - wanted.received_ns) / 1e6, (written_ns - before_ns) / 1e6
             self.sent.append(Sent(own_ms, fsync_ms, (monotonic_ns() - written_ns) / 1e6))
@@ -319,11 +347,10 @@ class OrderDesk:
         if monotonic() < due_s:
             return
         try:
-            found = self._trading.look_up(self.market, order.link_id)
+            found = self.trading.look_up(self.market, order.link_id)
         except TemporaryError:
             found = None  # nobody can tell: it stays as it is
-        for event in found or ():
-            self.hear(event)
+        self._hear_all(found or ())
         if found == []:
             self._learn(self._orders[order.link_id], NotFound(self._now_ms()))
         if order.link_id in self._open and self._now_ms() - order.sent_ms > 1e3 * self._timing.unknown_s:
@@ -337,14 +364,12 @@ class OrderDesk:
             return
         self._compare_s = monotonic() + self._timing.reconcile_s
         try:
-            for booked in self._trading.executions(self.market, self._since_ms):
-                self.hear(booked)
-            waiting = self._trading.open_orders(self.market)
-            for order in waiting:
-                self.hear(order)
-            position = self._trading.position(self.market)
+            self._hear_all(self.trading.executions(self.market, self._since_ms))
+            waiting = self.trading.open_orders(self.market)
+            self._hear_all(waiting)
+            position = self.trading.position(self.market)
             if position.leverage > 1:  # somebody has set it since
-                self._trading.set_leverage(self.market)
+                self.trading.set_leverage(self.market)
         except TemporaryError:
             self._compare_s = monotonic() + self._timing.differ_s
             self._differed += bool(self.trouble)
@@ -355,6 +380,7 @@ class OrderDesk:
             self._is_over = True
             return
         size, is_open = position.size, bool(self.unsettled)
+        self.there = size
         if self.trouble:  # nothing is sent any more; what somebody else's order leads to is booked
             self._is_over = size == self.held and not is_open and all(map(self._is_ours, waiting))
         elif size == self.held or is_open:
@@ -368,8 +394,13 @@ class OrderDesk:
 
     def _is_ours(self, one: OrderNews) -> bool:
         """Return whether an order is of this session, or the stop that came with one that is."""
-        opened = any(not order.leg.reduces for order in self._orders.values())
-        return one.link_id in self._orders or one.parent in self._orders or (one.is_stop and opened)
+        is_halt = one.link_id.startswith(HALT_ID) and bool(self._halted())
+        return one.link_id in self._orders or one.parent in self._orders or (one.is_stop and self._opened) or is_halt
+
+    @property
+    def _opened(self) -> bool:
+        """Whether any order of this session was to open a position."""
+        return any(not order.leg.reduces for order in self._orders.values())
 
     def compare_soon(self) -> None:
         """Let the next `reconcile` compare, because something may have been missed."""

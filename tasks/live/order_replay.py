@@ -10,7 +10,9 @@ named:
     stale, restart, stop                        as on paper
     unknown    nobody could tell in time, or an execution came after its bar's open had been booked
     halted, and the codes of `risk.py`          as noted when it was so
-    foreign    moved by no order of the session, as noted when it was so
+    stop-out, halted, foreign
+               moved by the stop at the exchange, by a halt of the home, or by anybody else, as noted when it was so
+    stream     nothing new while the account's own stream was down
     funding    booked by the exchange
 """
 
@@ -23,10 +25,10 @@ from decimal import Decimal
 import numpy as np
 
 from tasks.execution.accounting import RULES
-from tasks.execution.orders import ENDED, ZERO, Order, Status, next_leg
+from tasks.execution.orders import ENDED, ZERO, Order, Status, link_id, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
 from tasks.live.booking import book, coins_of, lot_size
-from tasks.live.journal import BarOpen, BookedExecution, Decision
+from tasks.live.journal_rows import BarOpen, BookedExecution, Decision
 from tasks.live.order_desk import LEGS
 from tasks.live.told import Batch, Told
 
@@ -91,7 +93,7 @@ class OrderBooks:
             for one in executions:
                 bar_ms = self._told.bar_of(one)
                 if bar_ms is None:
-                    cause = "foreign" if self._is_foreign(one) else ""
+                    cause = self._told.mover(one)
                 else:
                     cause = "unknown" if bar_ms > last_ms or self._causes.get(bar_ms) in ("unknown", "stop") else ""
                 holds = booked_ms is None and cause
@@ -99,7 +101,14 @@ class OrderBooks:
         for start_ms, orders in self._due.items():
             if start_ms <= last_ms:
                 yield start_ms, "order", "", f"no row of the ledger follows {[one.link_id for one in orders]}"
+        yield from ((last_ms, "fill", "", f"execution {name} is not what was written") for name in self._told.unsealed)
+        counted = Counter[tuple[int, bool]]()
         for start_ms, order in self._told.orders:
+            leg, ordinal = "close" if order.leg.reduces else "open", counted[start_ms, order.leg.reduces]
+            counted[start_ms, order.leg.reduces] += 1
+            known = (self._told.session, self._told.market.slug, start_ms, leg, ordinal)
+            if self._told.session and order.link_id != link_id(*known):
+                yield start_ms, "order", "", f"{order.link_id} is not the id of its decision"
             whole = order.executed == order.leg.quantity
             true = (order.status is Status.FILLED) == whole and not (order.status in _MUST_BE_EMPTY and order.executed)
             if not true or order.known > order.executed:
@@ -109,14 +118,11 @@ class OrderBooks:
                 cause = "" if followed == "" or (followed is None and start_ms <= last_ms) else "unknown"
                 yield start_ms, "order", cause, f"nobody knows what became of {order.link_id}"
 
-    def _is_foreign(self, one: BookedExecution) -> bool:
-        return (one.time_ms, "foreign") in self._notes
-
     def _execution(self, start_ms: int, one: BookedExecution) -> Iterator[Found]:
         if not one.moves:
             yield start_ms, "funding", "funding", f"the exchange booked {one.fill.fee} USDT"
         elif (bar_ms := self._told.bar_of(one)) is None:
-            yield start_ms, "fill", "foreign" if self._is_foreign(one) else "", f"{one} is of no order of the session"
+            yield start_ms, "fill", self._told.mover(one), f"{one} is of no order of the session"
         elif self._sides[one.link_id] != one.side:
             yield start_ms, "fill", "", f"{one} is on the other side of its order"
         elif bar_ms != start_ms:

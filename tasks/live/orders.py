@@ -6,24 +6,27 @@ import queue
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from storage.api_keys import ApiKey, Environment
-from storage.schema import Market, Rejected, StoreError
+from storage.schema import Market, PipelineError, Rejected, StoreError
+from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream, StreamTiming
 from tasks.exchange.trading import Protection, TradingAccount
 from tasks.exchange.transport import Exchange
 from tasks.execution.orders import OrderError
-from tasks.execution.risk import RiskBook, RiskLimits
+from tasks.execution.risk import RiskLimits
 from tasks.live.account import Account
 from tasks.live.booking import lot_size
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
-from tasks.live.journal import Journal, JournalReader
+from tasks.live.journal import Journal
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_desk import DeskTiming, OrderDesk
+from tasks.live.risk_memory import RiskMemory
 from tasks.live.session_config import OrderConfig
 
 DESK_TIMING = DeskTiming()
@@ -36,15 +39,17 @@ _ACCOUNTS: Mapping[Environment, Exchange] = {
 _CROSS = ("REGULAR_MARGIN", "")
 
 
-def account_of(key: ApiKey, url: str | None = None, **options: Any) -> TradingAccount:
+def account_of(key: ApiKey, url: str | None = None, bans: Path | None = None, **options: Any) -> TradingAccount:
     """Return the trading account that a key opens.
 
     Args:
         key: Its environment says where.
         url: Where a sandbox listens; None elsewhere.
+        bans: Where the home's bans lie; None: no other process is told of one.
         options: Of `TradingAccount`.
     """
-    return TradingAccount(_ACCOUNTS[key.environment], key, url=url, **options)
+    exchange = _ACCOUNTS[key.environment]
+    return TradingAccount(exchange, key, **{"url": url, "ban": Ban.of(bans, exchange, url)} | options)
 
 
 class Orders:
@@ -75,10 +80,11 @@ class Orders:
         desk_timing: DeskTiming = DESK_TIMING,
         **account_options: Any,
     ) -> None:
-        self.trading = account_of(key, link.url, **account_options)
-        self._link, self._key, self._session = link, key, session
+        self.trading = account_of(key, link.url, bans=link.bans, **account_options)
+        self._link, self._key, self.session = link, key, session
         self._config, self._desk_timing = config, desk_timing
         self._needed = 0.0
+        self._stream: PrivateStream | None = None
         self._halts, self._limits, self._on_alert = halts, limits, on_alert
 
     def __enter__(self) -> Self:
@@ -91,10 +97,11 @@ class Orders:
 
     def stream(self, events: queue.Queue[Any], timing: StreamTiming, on_note: Callable[[str], object]) -> PrivateStream:
         """Return the account's stream, which puts into the session's queue."""
-        return PrivateStream(
+        self._stream = PrivateStream(
             self._key, exchange=self.trading.exchange, url=self._link.stream_url, events=events, timing=timing,
             patient=self._link.is_replay, on_note=on_note,
         )  # fmt: skip
+        return self._stream
 
     def account(self, paper: Account, market: Market, journal: Journal) -> OrderAccount:
         """Return an account that sends orders where `paper` fills on paper.
@@ -113,20 +120,31 @@ class Orders:
             return halt.why if halt else ""
 
         desk = OrderDesk(
-            paper.name, market, self._session, trading=self.trading, journal=journal, lot=lot_size(paper.instrument),
+            paper.name, market, self.session, trading=self.trading, journal=journal, lot=lot_size(paper.instrument),
             begin_ms=self._link.gateway.server_time_ms(), timing=self._desk_timing, halted=halted,
             protection=Protection(slippage_percent=Decimal(str(self._config.slippage_percent))),
         )  # fmt: skip
 
         def latch(why: str) -> None:
             self._halts.latch(environment, market, why)
-            self._on_alert(f"{market} on {environment} is halted: {why}")
 
+        memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, market, self.session)
+        risk = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
         given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
         return OrderAccount(
-            **given, desk=desk, stop_share=self._config.stop_share, halted=halted, latch=latch,
-            risk=_risk_book(self._limits, journal.reader(), paper, market),
+            **given, desk=desk, config=self._config, halted=halted, latch=latch, risk=risk, remember=memory.keep,
+            alert=lambda line: self._on_alert(f"{market} on {environment}: {line}"),
+            stream_down_s=lambda: self._stream.down_s if self._stream else 0.0,
         )  # fmt: skip
+
+    def arm(self, on_note: Callable[[str], object]) -> None:
+        """Let the exchange cancel what waits when this session is cut off, where it does that, and say so."""
+        try:
+            self.trading.arm_disconnect()
+        except PipelineError as err:
+            on_note(f"the exchange cancels nothing when this session is cut off ({err}); stops stay")
+        else:
+            on_note("disconnect-cancel-all is armed")
 
     def admit(self, own: OrderAccount, market: Market) -> None:
         """Prove that the account is fit to trade a market, and let what a former process left come to its end.
@@ -154,6 +172,7 @@ class Orders:
         except OrderError as err:
             raise StoreError(f"orders of an earlier process can't be understood ({err})") from err
         if own.desk.trouble:
+            own.halt(own.desk.trouble)
             raise Denied("RECONCILIATION", own.desk.trouble)
         available = self.trading.available()
         self._needed += own.ledger.cash if own.ledger.weight == 0 else 0.0  # all markets draw on one account
@@ -173,19 +192,3 @@ class Orders:
             raise Denied("ACCOUNT", "classic accounts are not traded; upgrade to a unified account")
         if (mode := self.trading.margin_mode()) not in _CROSS:
             raise Denied("MARGIN", f"margin mode must be cross (REGULAR_MARGIN), was {mode}")
-
-
-def _risk_book(limits: RiskLimits, reader: JournalReader, paper: Account, market: Market) -> RiskBook:
-    """Return what limits are judged by, as a session's journal leaves it."""
-    book = RiskBook(limits, paper.ledger.cash)
-    if not reader.facts():
-        return book
-    starts, equity = reader.equity(market, paper.name)
-    opens, weight = reader.opens(paper.name), 0
-    for start_ms, worth in zip(starts.tolist(), equity[1:].tolist(), strict=True):
-        while opens and opens[0].start_ms <= start_ms:
-            bar = opens.pop(0)
-            book.trip(weight, bar.opened.ledger.weight, bar.opened.ledger.equity(bar.quote.first))
-            weight = bar.opened.ledger.weight
-        book.close(start_ms + market.interval_ms, worth)
-    return book

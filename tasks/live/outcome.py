@@ -12,7 +12,8 @@ import psutil
 
 from storage.schema import CLASSES
 from storage.written import Row
-from tasks.live.journal import Decision, JournalReader
+from tasks.live.journal_reader import JournalReader
+from tasks.live.journal_rows import Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import Replayed
 
@@ -52,6 +53,11 @@ class SessionResult:
         """Differences from the backtest that have no cause."""
         return int(self.numbers["unexplained"])
 
+    @property
+    def status(self) -> int:
+        """Exit status: 1 where a difference has no cause, or something is open that should be flat."""
+        return int(self.unexplained > 0 or bool(self.numbers["still_open"]))
+
     def text(self) -> str:
         """Return the summary for a terminal."""
         one = self.numbers
@@ -59,6 +65,7 @@ class SessionResult:
         lines = [
             f"session {self.name}: {one['bars']} bars stepped, {one['missing']} missing, {one['repeated']} repeated",
             *(f"  halted       {line}" for line in one["halted"]),
+            *(f"  STILL OPEN   {line}" for line in one["still_open"]),
             f"  decisions    {one['decisions']}, {one['equal_decisions']} equal to the backtest's",
             f"  fills        {one['fills']}, {one['equal_fills']} equal to the backtest's, {one['duplicates']} twice",
             f"  features     within {one['feature_diff']:.1e}, probabilities within {one['probability_diff']:.1e}",
@@ -157,6 +164,7 @@ def market_numbers(
         "slug": one.market.slug,
         "version": str(one.own.model.ref) if one.own.model else None,
         "halted": one.halted,
+        "still_open": one.still_open,
         "bars": again.bars,
         "missing": again.missing,
         "repeated": one.counts.repeated,
@@ -200,6 +208,7 @@ def session_numbers(markets: Sequence[tuple[MarketSession, dict[str, Any]]], rea
         **{name: sum(numbers[name] for numbers in each) for name in _SUMS},
         "causes": causes,
         "halted": [f"{numbers['market']}: {numbers['halted']}" for numbers in each if numbers["halted"]],
+        "still_open": [numbers["still_open"] for numbers in each if numbers["still_open"]],
         "feature_diff": max(numbers["feature_diff"] for numbers in each),
         "probability_diff": max(numbers["probability_diff"] for numbers in each),
         "capital": capital,

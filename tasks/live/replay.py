@@ -28,7 +28,8 @@ from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
 from tasks.live.account import held_back
 from tasks.live.attribution import Comparison, attribute
-from tasks.live.journal import BarOpen, Decision, JournalReader
+from tasks.live.journal_reader import JournalReader
+from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.order_replay import OrderBooks
 from tasks.live.told import Batch, Predict, Told
 
@@ -260,7 +261,7 @@ def _decide_again(told: Told, batch: Batch, one: Decision, result: Replayed) -> 
             "deadline": one.late_ms > told.deadline_ms,
             "missed bars": told.origins[one.start_ms] == "rest",
             "clock": clock[-1:] == ["clock off"],
-            **{cause: (one.start_ms, f"{cause} at close") in told.notes for cause in ("halted", "unknown")},
+            **{cause: (one.start_ms, f"{cause} at close") in told.notes for cause in ("halted", "unknown", "stream")},
         }
         holds = one.wanted == held_back(one.cause, one.position, one.target) and true.get(one.cause, False)
         result.add(one.start_ms, "decision", told.cause(one) if holds else "", f"target {one.target} was not traded")

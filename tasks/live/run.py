@@ -26,7 +26,9 @@ from tasks.exchange.connection import ExchangeConfig, Link, connect, connect_str
 from tasks.exchange.gateway import Gateway
 from tasks.live.gates import ORDER_MODES, Denied, gate, key_of
 from tasks.live.halts import Halts
-from tasks.live.journal import Decision, Journal, JournalReader
+from tasks.live.journal import Journal
+from tasks.live.journal_reader import JournalReader
+from tasks.live.journal_rows import Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.orders import Orders
 from tasks.live.outcome import SessionResult, SessionReview, differing, market_numbers, session_numbers
@@ -130,9 +132,10 @@ def run_session(
             on_note(plan.config.orders.told(plan.config.limits))
         journal = stack.enter_context(Journal(path))
         begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
-        accounts = [_sandbox_account(plan, chosen, key)] if key and key.environment == "sandbox" else []
+        is_ours = key is not None and key.environment == "sandbox" and plan.exchange.url is None
+        accounts = [_sandbox_account(plan, chosen, key)] if key and is_ours else []
         link = stack.enter_context(
-            connect_stream(plan.exchange, plan.markets, begin_ms, plan.most_bars or 0, on_note, accounts)
+            connect_stream(plan.exchange, plan.markets, begin_ms, plan.most_bars or 0, on_note, accounts, settings.bans)
         )
         orders = None
         if key is not None:
@@ -156,12 +159,16 @@ def run_session(
 def _admitted(plan: SessionPlan, chosen: Mapping[Market, Chosen], halts: Halts) -> ApiKey:
     if plan.mode == "live" and plan.config.capital is None:
         raise Denied("CAPITAL", "live needs the capital that the session starts with: --capital")
+    if plan.mode == "live" and (unsaid := plan.config.orders.unsaid):
+        asked = {"stop_share": "0.1", "close_after_bars": "3"}
+        give = " ".join(f"--orders.{name.replace('_', '-')} {asked[name]}" for name in unsaid)
+        raise Denied("UNKNOWN", f"live needs said what becomes of a position when something is unknown: {give}")
     environment = gate(
         plan.mode, plan.exchange.exchange, plan.version,
         {market: "" if model else why for market, (model, why, _) in chosen.items()},
         {market: halt.why if (halt := halts.read(plan.mode, market)) else "" for market in chosen},
     )  # fmt: skip
-    if environment == "sandbox":  # an account that lasts as long as the session
+    if environment == "sandbox" and plan.exchange.url is None:  # an account that lasts as long as the session
         return ApiKey("sandbox", secrets.token_hex(9), secrets.token_hex(18))
     return key_of(environment)
 
@@ -262,7 +269,7 @@ def review_session(
             slug, _, _ = account.partition("@")
             market, gateway = Market.of_slug(slug), None
             if not source.startswith("sandbox:"):
-                gateway = stack.enter_context(connect(ExchangeConfig(exchange=source), market))  # type: ignore[arg-type]
+                gateway = stack.enter_context(connect(ExchangeConfig(exchange=source), market, bans=settings.bans))  # type: ignore[arg-type]
             found[account] = replayed(gateway, store, reader, market, predict, account)
             for line in differing(found[account]):
                 on_note(line)

@@ -48,7 +48,8 @@ from tasks.exchange.stream_events import (
 )
 from tasks.execution.paper import Ledger, open_bar
 from tasks.live.account import BROKERS, Account
-from tasks.live.journal import Decision, Journal
+from tasks.live.journal import Journal
+from tasks.live.journal_rows import Decision
 from tasks.live.market_session import MarketSession, Recent
 from tasks.live.order_account import OrderAccount
 from tasks.live.orders import Orders
@@ -169,6 +170,7 @@ class Session:
         self._stop = stop or threading.Event()
         self.on_note = on_note
         self.retry_s, self.look_every_s = _RETRY_S, _LOOK_S
+        self._winding: set[Key] = set()  # markets that are halted and may still hold something
         self._behind: set[Key] = set()  # markets of which REST must be asked again
         self._asked_s = self._looked_s = 0.0
         self._chose_s = self._compared_s = monotonic()
@@ -181,12 +183,10 @@ class Session:
             on_ready: Is called once, when every stream is connected and every market is up to date.
         """
         self._behind = set(self.markets)
+        behind: Event | PrivateEvent | None = None
         self._catch_up()
         while not self._over():
-            try:
-                event = self._events.get(timeout=self.look_every_s)
-            except queue.Empty:
-                event = None
+            event, behind = behind or self._event(), None
             if isinstance(event, Reconnected):
                 for market in self.markets.values():
                     market.reconnected()
@@ -202,7 +202,7 @@ class Session:
                 for market in self.markets.values():
                     market.own.compare_soon()
             elif isinstance(event, OrderNews | ExecutionNews):
-                self._take_account(event)
+                behind = self._take_account(event)
             elif event is not None and event.key in self.markets:
                 self._take(self.markets[event.key], event)
             if self._behind:
@@ -213,20 +213,36 @@ class Session:
             for market in self.markets.values():
                 self._guard(market, market.close_out)
 
+    def _event(self) -> Event | PrivateEvent | None:
+        try:
+            return self._events.get(timeout=self.look_every_s)
+        except queue.Empty:
+            return None
+
     def _take(self, market: MarketSession, event: ConfirmedBar | FormingBar | BookTop | Trade | Ticker) -> None:
         if self._goes_on(market):
             self._guard(market, partial(market.on_event, event))
+        else:
+            self._time.at(event.ts_ms, event.received_ns)  # a replay has no other clock
 
-    def _take_account(self, event: OrderNews | ExecutionNews) -> None:
-        market = self.markets.get(("linear", event.symbol))
-        if market is not None and not market.halted:
-            self._guard(market, partial(market.on_account, event))
+    def _take_account(self, event: OrderNews | ExecutionNews) -> Event | PrivateEvent | None:
+        """Take in what the account's stream tells at once, and return what came behind it; None for nothing."""
+        told: dict[Key, list[OrderNews | ExecutionNews]] = {}
+        behind: Event | PrivateEvent | None = event
+        for left in range(self._events.qsize(), -1, -1):
+            if not isinstance(behind, OrderNews | ExecutionNews):
+                break
+            told.setdefault(("linear", behind.symbol), []).append(behind)
+            behind = self._events.get_nowait() if left else None
+        for key in told.keys() & self.markets.keys():
+            self._guard(self.markets[key], partial(self.markets[key].on_account, told[key]))
+        return behind
 
     def _goes_on(self, market: MarketSession) -> bool:
         return not market.halted and (self._bars is None or market.counts.stepped < self._bars)
 
     def _over(self) -> bool:
-        return self._stop.is_set() or not any(map(self._goes_on, self.markets.values()))
+        return self._stop.is_set() or not (self._winding or any(map(self._goes_on, self.markets.values())))
 
     def _guard(self, market: MarketSession, do: Callable[[], object]) -> bool:
         """Do something for a market, and return whether it could be done; what befalls it befalls no other."""
@@ -257,6 +273,8 @@ class Session:
         now_s = self._looked_s = monotonic()
         for market in filter(self._goes_on, self.markets.values()):
             self._guard(market, partial(market.look, self._time.now_ms()))
+        for key in sorted(self._winding):
+            self._wind_down(key)
         if self._choose is not None and now_s - self._chose_s >= self._config.new_version_s:
             for market in filter(self._goes_on, self.markets.values()):
                 self._guard(market, partial(self._take_over, self._choose, market))
@@ -264,6 +282,21 @@ class Session:
         if self._compare_clocks is not None and now_s - self._compared_s >= self._config.clock_check_s:
             self._compare(self._compare_clocks)
             self._compared_s = monotonic()
+
+    def _wind_down(self, key: Key) -> None:
+        market = self.markets[key]
+        try:
+            goes_on = market.wind_down(self._time.now_ms(), self._bars)
+        except (TemporaryError, ClockError) as err:
+            self._say(market, "rest", str(err))
+        except StoreError:
+            raise
+        except PipelineError as err:
+            self._say(market, "halted", f"what it holds can't be closed here: {err}")
+            self._winding.discard(key)
+        else:
+            if not goes_on:
+                self._winding.discard(key)
 
     def _take_over(self, choose: Choose, market: MarketSession) -> None:
         own = market.own
@@ -299,6 +332,7 @@ class Session:
     def _halt(self, market: MarketSession, why: str) -> None:
         market.halted = why
         market.own.halt(why)
+        self._winding.add((market.market.category, market.market.symbol))
         self._say(market, "halted", f"is stepped no more: {why}")
 
     def _say(self, market: MarketSession, kind: str, said: str) -> None:
@@ -376,6 +410,7 @@ def open_session(
             "capital": {one.name: one.ledger.cash for market in markets for one in market.accounts},
             "deadline_ms": {one.market.slug: config.deadline_share * one.market.interval_ms for one in markets},
             "instruments": {one.market.slug: asdict(one.instrument) for one in markets},
+            **({"session": orders.session} if orders is not None else {}),
         }
     )
     for one in markets:
@@ -385,6 +420,7 @@ def open_session(
             orders.admit(one.own, one.market)
     with ExitStack() as stack:
         if orders is not None:
+            orders.arm(on_note)
             stack.enter_context(orders.stream(events, timing, on_note))
         categories = sorted({market.category for market in versions})
         for category in categories:

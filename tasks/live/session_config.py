@@ -17,15 +17,36 @@ from tasks.strategy.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class OrderConfig(Checked):
-    """How orders are sent.
+    """How orders are sent, and what becomes of a position when something is unknown.
 
     Attributes:
         slippage_percent: How far from the best price a market order may fill.
-        stop_share: How far from the open the exchange's stop lies that goes with a position, share of the price.
+        stop_share: How far from the open the exchange's stop lies that goes with a position, share of the price; None:
+            a tenth, and live needs it said.
+        close_after_bars: After how many bars without a word, or since the market was halted because something is
+            unknown, what is held is closed; None: three, and live needs it said.
+        stream_down_s: For how long the account's own stream may be down before nothing new is opened.
     """
 
     slippage_percent: Annotated[float, Ge(0.01), Le(10)] = 0.5
-    stop_share: Annotated[float, Gt(0), Le(0.5)] = 0.1
+    stop_share: Annotated[float, Gt(0), Le(0.5)] | None = None
+    close_after_bars: Annotated[int, Ge(1)] | None = None
+    stream_down_s: PositiveFloat = 30.0
+
+    @property
+    def stop_at(self) -> float:
+        """How far from the open the stop lies, share of the price."""
+        return 0.1 if self.stop_share is None else self.stop_share
+
+    @property
+    def bars_unknown(self) -> int:
+        """After how many bars what is held is closed."""
+        return 3 if self.close_after_bars is None else self.close_after_bars
+
+    @property
+    def unsaid(self) -> list[str]:
+        """Names of what live needs said and nobody has."""
+        return [name for name in ("stop_share", "close_after_bars") if getattr(self, name) is None]
 
     def told(self, limits: RiskLimits) -> str:
         """Return the limits that orders are sent under, one line."""
@@ -33,7 +54,8 @@ class OrderConfig(Checked):
             f"limits: {limits.daily_loss:.1%} of a day's equity, {limits.drawdown:.1%} below the best close, "
             f"{limits.losses} losing trades in a row, a position of {limits.notional:g} times the capital, "
             f"{limits.orders_per_hour} orders an hour, {limits.band:.1%} from the mark price; a stop "
-            f"{self.stop_share:.1%} away, fills within {self.slippage_percent:g} %"
+            f"{self.stop_at:.1%} away, fills within {self.slippage_percent:g} %; what is held is closed after "
+            f"{self.bars_unknown} bars in which something is unknown"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,9 @@ from tasks.execution.accounting import RULES, Steps, account_rules, funding_by_b
 from tasks.execution.orders import Order
 from tasks.execution.paper import open_bar
 from tasks.live.account import BROKERS, Broker
-from tasks.live.journal import BarOpen, BookedExecution, Decision, JournalReader
+from tasks.live.journal_reader import JournalReader
+from tasks.live.journal_rows import BarOpen, BookedExecution, Decision
+from tasks.live.order_desk import MOVERS
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
 
@@ -35,6 +37,8 @@ class Told:
         notes: Time and kind of each note of the market.
         broker: Who traded.
         rates: Open time -> sum of the funding rates due.
+        session: Name of the session; empty where the journal does not say.
+        unsealed: Names of executions that are not what was written.
         capital: USDT at the start.
         deadline_ms: What is later than that is too late.
         instrument: The exchange's rules.
@@ -51,6 +55,8 @@ class Told:
     orders: list[tuple[int, Order]]
     executions: list[BookedExecution]
     rates: Mapping[int, float]
+    session: str
+    unsealed: list[str]
     capital: float
     deadline_ms: float
     instrument: Instrument
@@ -87,6 +93,8 @@ class Told:
             orders=reader.orders(account),
             executions=reader.executions(account),
             rates=_rates(candles, market, opens, funding),
+            session=str(facts.get("session", "")),
+            unsealed=reader.unsealed(account),
             capital=float(facts["capital"][account]),
             deadline_ms=float(facts["deadline_ms"][market.slug]),
             instrument=instrument,
@@ -108,6 +116,14 @@ class Told:
         for one in self.executions:
             found.setdefault(one.booked_ms, []).append(one)
         return found
+
+    def mover(self, one: BookedExecution) -> str:
+        """Return who moved the position where no order of the session did, as noted then; empty where nobody."""
+        return next((kind for kind in MOVERS if (one.time_ms, kind) in self._noted), "")
+
+    @cached_property
+    def _noted(self) -> Set[tuple[int, str]]:
+        return frozenset(self.notes)
 
     @cached_property
     def _bars(self) -> Mapping[str, int]:

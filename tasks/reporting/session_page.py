@@ -17,7 +17,8 @@ from storage.schema import CLASSES, DAY_MS, FEATURES, Candles, FloatArray, Marke
 from storage.written import written
 from tasks.execution.metrics import max_drawdown, total_return
 from tasks.execution.skill import log_losses
-from tasks.live.journal import Decision, JournalReader
+from tasks.live.journal_reader import JournalReader
+from tasks.live.journal_rows import Decision
 from tasks.live.outcome import DIRECTIONS
 from tasks.market.drift import measure_drift
 from tasks.market.labels import UNKNOWN, label_bars

@@ -27,6 +27,8 @@ DESK = DeskTiming(first_s=0.1, most_s=0.2, reconcile_s=5.0, differ_s=0.05)
 NO_LIMITS = RiskLimits(daily_loss=1.0, drawdown=1.0, losses=1_000)
 CAPITAL = 200.0  # USDT, so little that an order fills in one execution or two
 
+_HALTED_S = 0.2  # that a bar of a halted market takes
+
 Rigs = Callable[..., Rig]
 
 
@@ -47,6 +49,7 @@ class Trader:
         self.rig = open_rig(model, accounts=[ACCOUNT], **options)
         self.closed = 0
         self.alerts: list[str] = []
+        self._over = threading.Event()
         self.halts = Halts.of(self.rig.path.parent)
 
     @property
@@ -71,9 +74,11 @@ class Trader:
         """
         with self.session(bars, **options) as session:
             (market,) = session.markets.values()
+            self._over.clear()
             playing = threading.Thread(target=self._play, args=(bars, market, before_bar, patience_s), daemon=True)
             session.run(playing.start)
-            playing.join(WAIT_S)
+            self._over.set()
+        playing.join(WAIT_S)  # a clock that still waits for the session goes on when its streams are closed
         return market
 
     @contextmanager
@@ -93,12 +98,14 @@ class Trader:
         self, bars: int, market: MarketSession, before_bar: Callable[[int, MarketSession], object], patience_s: float
     ) -> None:
         """Close bars, each when the orders at its open are done, or a while has passed."""
-        while self.closed < bars and not market.halted:
+        while self.closed < bars and not self._over.is_set():
             before_bar(self.closed, market)
             self.rig.play(1).result(WAIT_S)
             self.closed += 1
             next_ms, give_up_s = START_MS + self.closed * STEP_MS, monotonic() + patience_s
-            while market.own.opened_ms < next_ms and not market.halted and monotonic() < give_up_s:
+            while market.own.opened_ms < next_ms and not self._over.is_set() and monotonic() < give_up_s:
+                if market.halted and monotonic() > give_up_s - patience_s + _HALTED_S:
+                    break
                 if self.closed == bars and market.counts.stepped >= bars:
                     break
                 sleep(0.002)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from storage.schema import FEATURES
-from tasks.live.journal import JournalReader
+from tasks.live.journal_reader import JournalReader
 from tasks.live.replay import Replayed, replay
 from tests.live.conftest import CANDLES, MARKET, Rig, predict
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.live.journal import JournalReader
+from tasks.live.journal_reader import JournalReader
 from tasks.live.replay import Replayed, replay
 from tests.live.conftest import MARKET, START_MS, STEP_MS, Rig, predict
 from tests.live.order_rig import Trader
@@ -130,6 +130,10 @@ CHANGES = {
         "INSERT INTO executions SELECT 'new', account, link_id, kind, side, quantity, price, fee, time_ms, booked_ms "
         f"FROM executions WHERE {AN_EXECUTION}"
     ),
+    "name of a rejected order": f"UPDATE orders SET link_id = 'dsc-0' WHERE {REJECTED}",
+    "time of an execution": f"UPDATE executions SET time_ms = time_ms + 1 WHERE {AN_EXECUTION}",
+    "name of an execution": f"UPDATE executions SET exec_id = 'another' WHERE {AN_EXECUTION}",
+    "time of funding": f"UPDATE executions SET time_ms = time_ms - 1 WHERE {FUNDING}",
     "funding that was booked": f"UPDATE executions SET fee = '-9' WHERE {FUNDING}",
     "funding that is gone": f"DELETE FROM executions WHERE {FUNDING}",
     "target of a decision": f"UPDATE decisions SET target = -target WHERE target != 0 AND {FOURTH}",

@@ -12,7 +12,7 @@ import pytest
 from tasks.exchange.private_events import OrderNews
 from tasks.execution.orders import Reported
 from tasks.execution.risk import RiskLimits
-from tasks.live.journal import BarOpen, Decision
+from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.orders import OrderConfig
 from tasks.live.session_config import SessionConfig
@@ -208,7 +208,7 @@ def test_what_comes_between_a_bar_s_end_and_its_confirmation_is_booked_in_that_b
     end_ms = START_MS + 4 * STEP_MS
     for now_ms in (end_ms - 7, end_ms, end_ms + 500):
         here.time.latest_ms = now_ms
-        here.market.on_account(news)
+        here.market.on_account([news])
     assert at == [end_ms - 7, end_ms - 2, end_ms - 2]
 
 

@@ -16,7 +16,8 @@ from storage.schema import DAY_MS, ClockError, Market, StoreBusyError, StoreErro
 from tasks.exchange.stream_events import ConfirmedBar, Trade
 from tasks.execution.accounting import Costs
 from tasks.live.account import nothing_new
-from tasks.live.journal import Journal, JournalReader
+from tasks.live.journal import Journal
+from tasks.live.journal_reader import JournalReader
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import replay
 from tasks.live.session import Chosen, Session, one_session

@@ -12,6 +12,11 @@ from typing import Any
 import pytest
 
 _FOUND = pytest.StashKey[dict[str, Any]]()
+NAMES = (
+    "fault_cells", "sequences", "gate_cells", "gate_trading", "fills", "violations", "duplicate_orders", "unexplained",
+    "keys_found", "latency_ms", "halt_flat_s",
+)  # fmt: skip
+"""What the file has at the end of `make orders`."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,6 +34,14 @@ def stack() -> Iterator[ExitStack]:
     """What is open for as long as the test lasts."""
     with ExitStack() as opened:
         yield opened
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a whole proof that has proven less than it should."""
+    is_whole = os.environ.get("DSC_ORDERS_JSON") and not session.config.option.keyword
+    if is_whole and (lacking := [name for name in NAMES if name not in session.config.stash[_FOUND]]):
+        session.config.stash[_FOUND]["lacking"] = lacking
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

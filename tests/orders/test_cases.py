@@ -175,6 +175,21 @@ def test_venue_that_tells_no_fees_is_traded_at_the_recipe_s(open_desk: OPEN) -> 
         assert len(own.rules) == RULES
 
 
+def test_disconnect_cancel_all_is_armed_where_the_exchange_has_it_and_its_absence_is_said(open_desk: OPEN) -> None:
+    here, told = open_desk(), list[str]()
+    with ExitStack() as stack:
+        orders, _ = account_of(here, stack)
+        orders.arm(told.append)
+        assert here.sandbox.account(KEY.key).disconnect_s == {"DERIVATIVES": 60}
+        path = "/v5/order/disconnected-cancel-all"
+        here.sandbox.follow([Fault(Match(path=path, method="POST"), actions.ret_code(10032, "not on demo"))])
+        orders.arm(told.append)
+    assert told == [
+        "disconnect-cancel-all is armed",
+        "the exchange cancels nothing when this session is cut off (10032: not on demo); stops stay",
+    ]
+
+
 def test_position_of_somebody_else_is_denied(open_desk: OPEN) -> None:
     here = open_desk()
     here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.1")
@@ -292,7 +307,7 @@ def test_nothing_that_a_desk_writes_holds_the_key(open_desk: OPEN, caplog: pytes
     shown: Sequence[object] = (
         here.trading, here.desk, vars(here.trading), vars(here.desk), here.orders, here.desk.trouble, KEY, caplog.text,
     )  # fmt: skip
-    here.trading._questions.ban.until_s = 1e12
+    here.trading.ban.begin(1e12)
     with pytest.raises(TemporaryError) as caught:
         here.trading.position(MARKET)
     texts = [repr(one) for one in (*shown, caught.value)]

@@ -18,7 +18,7 @@ from tasks.live.gates import CONFIRM_LIVE, Denied
 from tasks.live.halts import Halts
 from tasks.live.run import SessionPlan, run_session
 from tasks.live.session import Chosen
-from tasks.live.session_config import SessionConfig
+from tasks.live.session_config import OrderConfig, SessionConfig
 from tests.live.conftest import make_model, predict
 
 MODES = ("paper", "demo", "testnet", "live")
@@ -29,6 +29,7 @@ CHAMPIONS = {
 }  # fmt: skip
 MARKET = Market(symbol="BTCUSDT")
 ENVIRONMENTS = ("demo", "testnet", "live")
+SAID = OrderConfig(stop_share=0.1, close_after_bars=3)
 
 
 class Connected(Exception):
@@ -54,7 +55,7 @@ def knock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         exchange = "testnet" if mode == "testnet" else "bybit"
         given: dict[str, Any] = {
             "exchange": ExchangeConfig(exchange=exchange), "markets": [MARKET], "mode": mode, "name": "gates",
-            "config": SessionConfig(capital=1_000.0),
+            "config": SessionConfig(capital=1_000.0, orders=SAID),
         }  # fmt: skip
         plan = SessionPlan(**given | changes)
         try:
@@ -100,12 +101,20 @@ def test_eleven_of_120_cells_trade(knock: Any, found: dict[str, Any]) -> None:
         ("testnet", {"exchange": ExchangeConfig(exchange="bybit")}, "SOURCE"),
         ("live", {"exchange": ExchangeConfig(exchange="testnet")}, "SOURCE"),
         ("live", {"version": "newest"}, "VERSION"),
-        ("live", {"config": SessionConfig()}, "CAPITAL"),
+        ("live", {"config": SessionConfig(orders=SAID)}, "CAPITAL"),
+        ("live", {"config": SessionConfig(capital=1.0)}, "UNKNOWN"),
+        ("live", {"config": SessionConfig(capital=1.0, orders=OrderConfig(stop_share=0.1))}, "UNKNOWN"),
+        ("live", {"config": SessionConfig(capital=1.0, orders=OrderConfig(close_after_bars=3))}, "UNKNOWN"),
+        ("demo", {"config": SessionConfig()}, "trades"),
+        ("sandbox", {"exchange": ExchangeConfig()}, "trades"),
+        ("sandbox", {"exchange": ExchangeConfig(url="http://127.0.0.1:1")}, "KEY"),
         ("demo", {"version": "bybit/linear-BTCUSDT-5/20260101T000000Z-00000005"}, "VERSION"),
         ("live", {"markets": [MARKET, Market(symbol="ETHUSDT")]}, "CONFIRMATION"),
     ],
 )
-def test_what_does_not_fit_is_refused(knock: Any, mode: str, changes: dict[str, Any], code: str) -> None:
+def test_what_does_not_fit_is_refused_and_demo_may_leave_out_what_live_needs_said(
+    knock: Any, mode: str, changes: dict[str, Any], code: str
+) -> None:
     assert knock(mode, "own", "right", True, **changes) == code
 
 

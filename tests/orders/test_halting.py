@@ -6,13 +6,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from time import monotonic, sleep
 
 import pytest
 
 from tasks.exchange.trading import Protection
-from tasks.execution.orders import Leg, Order
+from tasks.execution.orders import Leg, Order, Refused
 from tasks.live.halting import halt
 from tasks.live.halts import Halts
 from tasks.live.orders import account_of
@@ -43,7 +43,7 @@ def test_position_is_closed_and_orders_are_cancelled_without_the_session(tmp_pat
         assert latched.why == "the news"
         assert told[-1] == f"{MARKET.symbol} is flat and no order waits"
         here.desk.reconcile()
-        assert "by no order of this session" in here.desk.trouble or coins == "0"  # the session learns of it, and stops
+        assert here.desk.held == 0  # the session learns of it
 
 
 def test_what_can_t_be_closed_is_named_and_stays_latched(tmp_path: Path) -> None:
@@ -64,23 +64,61 @@ def test_what_can_t_be_closed_is_named_and_stays_latched(tmp_path: Path) -> None
         assert latched.why == "the news"  # the first reason stays
 
 
-def test_ban_is_waited_for_and_nothing_is_asked_meanwhile(tmp_path: Path) -> None:
+@pytest.mark.promise(17)
+def test_ban_is_waited_for_unasked_and_what_is_held_is_closed_after_it(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack)
+        here.want("0.4")
+        here.work()
+        forbidden = Action("403", lambda reply: reply.html(403, "access too frequent"), unseen=True)
+        here.sandbox.follow([Fault(Match(path="/v5/order/cancel-all", method="POST"), forbidden)])
+        here.trading.ban_s = 1.0
+        halts, told, asked = Halts.of(tmp_path), list[str](), list[int]()
+
+        def hear(line: str) -> None:
+            told.append(line)
+            if "is closed in" in line:
+                assert halts.read("sandbox", MARKET) is not None
+                answer = here.trading.place(MARKET, here.orders[0], Protection())
+                assert isinstance(answer, Refused)  # whoever tries meanwhile asks nothing either
+                assert "nothing was asked" in answer.why
+                asked.append(len(here.sandbox.requests))
+                Timer(0.9, lambda: asked.append(len(here.sandbox.requests))).start()
+
+        assert halt(here.trading, halts, "sandbox", [MARKET], "the news", on_note=hear) == []
+        assert "HTTP 403; what is held is closed in 1 s" in told
+        assert asked[0] == asked[1] < len(here.sandbox.requests)
+        assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
+
+
+@pytest.mark.promise(17)
+def test_position_is_closed_though_nobody_can_tell_whether_orders_were_cancelled(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack)
+        here.want("0.4")
+        here.work()
+        broken = actions.ret_code(10016, "Internal server error")
+        here.sandbox.follow([Fault(Match(path="/v5/order/cancel-all", method="POST", times=None), broken)])
+        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news", within_s=0.3)
+        assert f"{MARKET.symbol}: 10016" in line
+        assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
+
+
+@pytest.mark.promise(17)
+def test_address_that_stays_refused_is_given_up_after_two_bans_and_what_is_open_is_named(tmp_path: Path) -> None:
     with ExitStack() as stack:
         here = Desk(tmp_path / "orders.sqlite", stack)
         here.want("0.4")
         here.work()
         forbidden = Action("403", lambda reply: reply.html(403, "access too frequent"), unseen=True)
         here.sandbox.follow([Fault(Match(path="/v5/order/cancel-all", method="POST", times=None), forbidden)])
-        here.trading._questions.retry = replace(here.trading._questions.retry, ban_wait_s=600.0)
         asked = len(here.sandbox.requests)
         (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news")
-        assert "it is latched, run this again" in line
-        assert len(here.sandbox.requests) == asked + 1
-        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news")
-        assert "nothing was asked" in line
-        assert len(here.sandbox.requests) == asked + 1
-        here.trading.place(MARKET, here.orders[0], Protection())
-        assert len(here.sandbox.requests) == asked + 1
+        assert line == f"{MARKET.symbol}: HTTP 403; it is latched, run this again then"
+        assert len(here.sandbox.requests) == asked + 3
+        here.sandbox.follow([])
+        sleep(here.trading.ban.left_s())
+        assert halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news") == []
 
 
 @pytest.mark.promise(17)

@@ -1,0 +1,110 @@
+"""What limits are judged by, kept for an account and market: it outlives the process, and the session's name too."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.api_keys import ApiKey
+from storage.schema import Market, StoreError
+from tasks.execution.risk import RiskBook, RiskLimits
+from tasks.live.gates import Denied
+from tasks.live.journal_reader import JournalReader
+
+_LONGEST = 1_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class RiskMemory:
+    """The book of one account and market.
+
+    Attributes:
+        path: A small file, named by the key's fingerprint.
+        session: Name of the session whose ledger the book is of.
+    """
+
+    path: Path
+    session: str
+
+    @classmethod
+    def of(cls, folder: Path, key: ApiKey, market: Market, session: str) -> RiskMemory:
+        """Return that of a key's account in a market."""
+        return cls(folder / f"{key.environment}-{key.fingerprint}-{market.category}-{market.symbol}.json", session)
+
+    def recall(
+        self, limits: RiskLimits, capital: float, reader: JournalReader, market: Market, account: str
+    ) -> RiskBook:
+        """Return the book as it was left, and as the session's journal goes on from there.
+
+        Args:
+            limits: The limits.
+            capital: USDT that the session began with.
+            reader: Its journal, empty for a new one.
+            market: Which market.
+            account: The account's name in the journal.
+
+        Raises:
+            Denied: The file is damaged: nobody knows what has been lost.
+        """
+        book, closed_ms, opened_ms = RiskBook(limits, capital), -1, -1
+        starts, equity = _equity(reader, market, account, capital)
+        try:
+            with self.path.open("rb") as file:
+                said = json.loads(file.read(_LONGEST))
+            if said["session"] != self.session:
+                book.resume(said, worth=float(equity[-1]))
+                return book
+            book.resume(said)
+            closed_ms, opened_ms = int(said["closed_ms"]), int(said["opened_ms"])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
+            why = f"{self.path} can't be read ({type(err).__name__}: {err}), and with it what has been lost"
+            raise Denied("RISK", f"{why}; look into it, and remove it to begin anew") from err
+        opens, weight = reader.opens(account), 0
+        for start_ms, worth in zip(starts, equity[1:], strict=True):
+            while opens and opens[0].start_ms <= start_ms:
+                bar = opens.pop(0)
+                if bar.start_ms > opened_ms:
+                    book.trip(weight, bar.opened.ledger.weight, bar.opened.ledger.equity(bar.quote.first))
+                weight = bar.opened.ledger.weight
+            if start_ms > closed_ms:
+                book.close(start_ms + market.interval_ms, worth)
+        return book
+
+    def keep(self, book: RiskBook, closed_ms: int, opened_ms: int) -> None:
+        """Write the book down; an order waits for it, so nobody waits for the disk.
+
+        What a power cut takes of it is damaged, and denies the next start; the journal has the rest of this session.
+
+        Args:
+            book: As it is now.
+            closed_ms: The last bar whose close it has seen.
+            opened_ms: The last row of the ledger that it has seen.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        said = book.state() | {"session": self.session, "closed_ms": closed_ms, "opened_ms": opened_ms}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                # In place, by one call, over all that was there: another name for it would be 1 ms more on this path.
+                text = json.dumps(said).encode().ljust(os.fstat(file).st_size)
+                if os.pwrite(file, text, 0) < len(text):
+                    raise OSError("there is no room for all of it")
+            finally:
+                os.close(file)
+        except OSError as err:
+            raise StoreError(f"what limits are judged by can't be written to {self.path} ({err}); free space") from err
+
+
+def _equity(reader: JournalReader, market: Market, account: str, capital: float) -> tuple[list[int], list[float]]:
+    """Return open times of the bars that a session has stepped, and its equity, at the start and at each close."""
+    if not reader.facts():
+        return [], [capital]
+    starts, equity = reader.equity(market, account)
+    return starts.tolist(), equity.tolist()

@@ -1,0 +1,134 @@
+"""What limits are judged by outlives a session's name, its process and a kill between two writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.api_keys import ApiKey
+from storage.schema import DAY_MS
+from tasks.execution.risk import RiskBook, RiskLimits
+from tasks.live.gates import Denied
+from tasks.live.journal import Journal
+from tasks.live.risk_memory import RiskMemory
+from tests.live.conftest import MARKET, Rig
+from tests.live.order_rig import KEY, NO_LIMITS, Trader
+
+OPEN = Callable[..., Rig]
+LIMITS = RiskLimits(daily_loss=0.02, drawdown=0.10, losses=3, orders_per_hour=2)
+
+
+@pytest.fixture
+def recall(tmp_path: Path) -> Callable[..., tuple[RiskMemory, RiskBook]]:
+    """Return what gives the book of a session without a journal, as its home remembers it."""
+
+    def recall(session: str, capital: float = 1_000.0, key: ApiKey = KEY) -> tuple[RiskMemory, RiskBook]:
+        memory = RiskMemory.of(tmp_path / "risk", key, MARKET, session)
+        with Journal(tmp_path / f"{session}.sqlite") as journal:
+            return memory, memory.recall(LIMITS, capital, journal.reader(), MARKET, MARKET.slug)
+
+    return recall
+
+
+@pytest.mark.promise(17)
+def test_loss_of_a_day_is_not_forgotten_by_a_session_of_another_name_and_capital(recall: Any) -> None:
+    memory, book = recall("one")
+    assert book.close(DAY_MS, 990.0) is None  # 1 % lost today
+    memory.keep(book, 0, 0)
+    _, other = recall("other", capital=50_000.0)
+    assert other.close(DAY_MS + 1, 50_000 * 0.991) is None
+    breach = other.close(DAY_MS + 2, 50_000 * 0.9898)
+    assert breach is not None
+    assert (breach.code, breach.found) == ("DAILY_LOSS", pytest.approx(1 - 0.99 * 0.9898))
+    _, fresh = recall("other", capital=50_000.0, key=ApiKey("sandbox", "ANOTHERKEY", "ANOTHERSECRET"))
+    assert fresh.close(DAY_MS + 2, 50_000 * 0.9898) is None  # another account
+
+
+@pytest.mark.promise(17)
+def test_losing_streak_drawdown_and_orders_of_the_hour_are_remembered(recall: Any) -> None:
+    memory, book = recall("one")
+    for worth in (999.0, 998.0):
+        book.trip(0, 1, worth + 1.0)
+        book.trip(1, 0, worth)
+    for day, worth in enumerate((990.0, 975.0, 960.0, 945.0, 930.0, 915.0)):
+        book.close((day + 1) * DAY_MS, worth)
+    now_ms = 7 * DAY_MS
+    for _ in range(2):
+        assert book.may_open(1.0, 100.0, 100.0, now_ms) is None
+    memory.keep(book, 0, 0)
+    _, other = recall("other")
+    assert other.losses == 2
+    assert str(other.may_open(1.0, 100.0, 100.0, now_ms + 1)).startswith("RATE")
+    assert str(other.close(now_ms, 983.0)).startswith("DRAWDOWN")
+    other.rearm()
+    other.trip(0, -1, 983.0)
+    memory.keep(book, 0, 0)
+    _, other = recall("other")
+    other.trip(0, -1, 1_000.0)
+    assert str(other.trip(-1, 0, 999.0)).startswith("LOSSES")
+
+
+def test_file_holds_no_key_and_nobody_else_may_read_it(recall: Any, tmp_path: Path) -> None:
+    memory, book = recall("one")
+    memory.keep(book, 0, 0)
+    (path,) = (tmp_path / "risk").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert KEY.key not in path.name + path.read_text()
+    assert KEY.secret not in path.read_text()
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("text", ["", "{", "[" * 9_000, "{}", '{"session": 1}', "null"])
+def test_damaged_file_denies_until_a_person_removes_it(recall: Any, text: str, tmp_path: Path) -> None:
+    memory, book = recall("one")
+    memory.keep(book, 0, 0)
+    memory.path.write_text(text)
+    with pytest.raises(Denied, match=r"RISK: .* can't be read .*; look into it, and remove it to begin anew"):
+        recall("one")
+    memory.path.unlink()
+    assert recall("one")[1].best == 1_000.0
+
+
+@pytest.mark.promise(17)
+def test_latch_of_a_day_s_loss_is_known_to_a_session_of_another_name(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, limits=replace(NO_LIMITS, daily_loss=1e-6))
+    trader.hold(24)
+    (line,) = trader.alerts
+    assert "DAILY_LOSS" in line
+    for session in ("tests", "another"):
+        memory = RiskMemory.of(trader.halts.folder.with_name("risk"), KEY, MARKET, session)
+        with Journal(trader.rig.path.with_name(f"{session}.sqlite")) as journal:
+            book = memory.recall(trader.limits, trader.capital, journal.reader(), MARKET, MARKET.slug)
+        assert book.latched is not None
+        assert book.latched.code == "DAILY_LOSS"
+
+
+def test_restarted_session_counts_what_was_written_after_the_book_was(open_rig: OPEN) -> None:
+    trader = Trader(open_rig)
+    memory = RiskMemory.of(trader.halts.folder.with_name("risk"), KEY, MARKET, "tests")
+    early: list[bytes] = []
+    market = trader.hold(14, lambda bar, market: early.append(memory.path.read_bytes()) if bar == 6 else None)
+    whole = market.own.risk.state()
+
+    def again() -> dict[str, Any]:
+        with trader.rig.reader() as reader:
+            return memory.recall(NO_LIMITS, trader.capital, reader, MARKET, MARKET.slug).state()
+
+    assert again() == whole
+    memory.path.write_bytes(early[0])
+    assert again() | {"orders_ms": []} == whole | {"orders_ms": []}
+    memory.path.unlink()
+    assert again() | {"orders_ms": []} == whole | {"orders_ms": []}
+
+
+def test_orders_of_an_hour_are_counted_over_restarts(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, limits=replace(NO_LIMITS, orders_per_hour=1))
+    for bars in (4, 6, 8, 10):
+        trader.hold(bars, patience_s=1.0)
+    opens = [one for one in trader.account.orders.values() if not one.reduce_only and one.trigger is None]
+    assert len(opens) == 1
+    assert trader.check().causes["RATE"] >= 1

@@ -1,0 +1,247 @@
+"""What is held while something is unknown: it stays behind its stop, is closed some bars later, and somebody hears."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.exchange.private_events import ExecutionNews
+from tasks.exchange.stream import PrivateStream
+from tasks.execution.orders import HALT_ID, Execution
+from tasks.live.gates import Denied
+from tasks.live.market_session import MarketSession
+from tasks.live.orders import OrderConfig
+from tasks.live.outcome import SessionResult
+from tasks.live.session_config import SessionConfig
+from tasks.sandbox import order_record
+from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
+from tests.live.conftest import MARKET, QUICK, STEP_MS, WAIT_S, Rig
+from tests.live.desk import Rest
+from tests.live.order_rig import KEY, Trader
+from tests.live.test_kill import wait_until
+from tests.live.test_order_session import while_held
+from tests.orders.cells import Desk
+from tests.sandbox import actions
+
+OPEN = Callable[..., Rig]
+AFTER = 4
+CONFIG = OrderConfig(close_after_bars=AFTER)
+
+
+def size(trader: Trader) -> Decimal:
+    return trader.account.positions[MARKET.symbol].size
+
+
+def stops(trader: Trader) -> list[Any]:
+    return [order for order in trader.account.open_orders if order.trigger is not None]
+
+
+def stranger(trader: Trader) -> None:
+    trader.rig.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.3")
+
+
+@pytest.mark.promise(15)
+def test_position_of_a_market_that_is_in_trouble_waits_behind_its_stop_and_is_closed_after_so_many_bars(
+    open_rig: OPEN,
+) -> None:
+    trader = Trader(open_rig, config=CONFIG)
+    seen: list[tuple[int, Decimal, int]] = []
+    does = while_held(lambda: stranger(trader))
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        does(bar, market)
+        if market.halted:
+            seen.append((trader.closed, size(trader), len(stops(trader))))
+
+    market = trader.hold(24, before_bar, patience_s=1.0)
+    assert "somebody else" in market.halted
+    waits = [one for one in seen if one[1]]
+    assert len(waits) >= AFTER - 1
+    assert all(stop for *_, stop in waits)  # it stays behind its stop meanwhile
+    assert (size(trader), market.own.is_open, market.still_open) == (0, False, "")
+    assert trader.closed < 24  # the session goes on until then, and no longer
+    (halted, closes, flat, done) = trader.alerts
+    assert "is halted: an order of somebody else" in halted
+    assert "what is held is closed: something has been unknown for too long" in closes
+    assert ("is flat after" in flat, "is flat and no order waits" in done) == (True, True)
+    again = trader.check()
+    assert {"foreign", "halted"} <= set(again.causes)
+
+
+@pytest.mark.promise(15)
+def test_session_that_ends_before_its_halted_position_is_closed_says_so_by_its_status(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, config=OrderConfig(close_after_bars=1_000))
+    market = trader.hold(12, while_held(lambda: stranger(trader)))
+    assert size(trader)
+    assert "by the ledger, and " in market.still_open
+    numbers = {"unexplained": 0, "still_open": [market.still_open]}
+    assert SessionResult(name="x", mode="sandbox", journal="", numbers=numbers).status == 1
+    assert SessionResult(name="x", mode="sandbox", journal="", numbers=numbers | {"still_open": []}).status == 0
+
+
+def test_session_that_can_t_end_flat_says_so(open_rig: OPEN, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.live.order_account.CLOSE_S", 0.3)
+    trader = Trader(open_rig)
+    refusal = Action("refused", actions.ret_code(110007, "no").spoil, unseen=True)
+
+    def refuse() -> None:
+        match = Match(path=CREATE_PATH, method="POST", times=None, params={"reduceOnly": "true"})
+        trader.rig.sandbox.follow([Fault(match, refusal)])
+
+    market = trader.hold(7, while_held(refuse), config=SessionConfig(at_end="flat"))
+    assert size(trader)
+    assert "could not be closed at the end of the session" in market.still_open
+    assert any("could not be closed at the end of the session" in line for line in trader.alerts)
+
+
+@pytest.mark.promise(15)
+def test_position_of_which_nothing_is_heard_for_so_many_bars_is_closed(desk: Any) -> None:
+    rest = Rest()
+    here, bar = desk(rest), 0
+    while not here.own.ledger.weight:
+        here.step(1, first=bar)
+        bar += 1
+    rest.down = True
+    here.own.is_lost = lambda last_ms, step_ms, now_ms: now_ms >= last_ms + (1 + AFTER) * step_ms
+    with pytest.raises(Exception, match="REST is down"):
+        here.market.look(here.market.last_ms + 4 * STEP_MS)
+    with pytest.raises(Exception, match=r"no bar since .* \(REST is down\), while a position is held"):
+        here.market.look(here.market.last_ms + 5 * STEP_MS)
+
+
+@pytest.mark.promise(17)
+def test_stop_out_latches_is_told_and_is_named_in_the_replay(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, config=OrderConfig(stop_share=0.0005, close_after_bars=AFTER))
+    market = trader.hold(40)
+    assert "the stop at the exchange closed" in market.halted
+    assert any("is halted: the stop at the exchange closed" in line for line in trader.alerts)
+    halt = trader.halts.read("sandbox", MARKET)
+    assert halt is not None
+    assert "the stop at the exchange closed" in halt.why
+    again = trader.check()
+    assert again.causes["stop-out"] >= 1
+    assert "foreign" not in again.causes
+    assert "stop-out" in again.comparison.parts
+
+
+@pytest.mark.promise(17)
+def test_what_moved_the_position_while_no_session_was_there_latches_and_is_told_at_the_next_start(
+    open_rig: OPEN,
+) -> None:
+    trader, bars = Trader(open_rig), 4
+    trader.hold(bars)
+    while not size(trader):
+        bars += 1
+        trader.hold(bars)
+    trader.rig.sandbox.outside(KEY.key).deleverage(MARKET.symbol, format(abs(size(trader)), "f"))
+    with pytest.raises(Denied, match=r"RECONCILIATION: AdlTrade .* by no order of this session"):
+        trader.hold(bars + 4)
+    halt = trader.halts.read("sandbox", MARKET)
+    assert halt is not None
+    assert "AdlTrade" in halt.why
+    (line,) = trader.alerts
+    assert f"is halted: {halt.why}" in line
+
+
+def test_failed_reconciliation_is_told(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, config=CONFIG)
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        does(bar, market)
+        market.own.compare_soon()
+
+    def grow() -> None:
+        trader.rig.sandbox._desk.accounts[KEY.key].positions[MARKET.symbol].size *= 2
+
+    does = while_held(grow)
+    trader.hold(24, before_bar, patience_s=0.5)
+    assert any("is halted: the exchange holds" in line for line in trader.alerts)
+    assert size(trader) == 0  # what the exchange says is held is closed, not what the journal says
+
+
+def test_halt_by_somebody_else_is_told_once(open_rig: OPEN) -> None:
+    trader = Trader(open_rig)
+    trader.hold(14, while_held(lambda: trader.halts.latch("sandbox", MARKET, "the news")))
+    (line,) = trader.alerts
+    assert line.endswith("is halted: the news")
+
+
+@pytest.mark.promise(15)
+def test_nothing_new_is_opened_while_the_account_s_stream_is_down_for_long_and_somebody_hears(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, config=OrderConfig(stream_down_s=0.2))
+    orders: list[int] = []
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        if bar == 2:
+            trader.rig.sandbox.cut_private_stream()
+        if bar == 12:
+            trader.rig.sandbox.restore_private_stream()
+        if bar in (5, 12):
+            orders.append(sum(not one.reduce_only for one in trader.account.orders.values() if one.trigger is None))
+
+    market = trader.hold(30, before_bar, patience_s=0.5)
+    again = trader.check()
+    assert again.causes["stream"] >= 1
+    assert orders[0] == orders[1]
+    assert sum(not one.reduce_only for one in trader.account.orders.values() if one.trigger is None) > orders[1]
+    assert (market.halted, [line for line in trader.alerts if "stream" in line]) == ("", trader.alerts)
+    (line,) = trader.alerts
+    assert "its stream of orders has been down for" in line
+
+
+def test_fee_in_another_coin_is_in_no_ledger_and_halts(open_rig: OPEN, monkeypatch: pytest.MonkeyPatch) -> None:
+    trader = Trader(open_rig, config=CONFIG)
+
+    def pay_otherwise() -> None:
+        row = order_record.Execution.row
+        monkeypatch.setattr(order_record.Execution, "row", lambda self: row(self) | {"feeCurrency": "MNT"})
+
+    market = trader.hold(24, while_held(pay_otherwise))
+    assert "a fee was paid in MNT, and the ledger counts USDT alone" in market.halted
+    with trader.rig.reader() as reader:
+        booked = {one.fill.exec_id: one.fill.fee for one in reader.executions(MARKET.slug)}
+        noted = reader.notes("fee")
+    assert size(trader) == 0
+    odd = {exec_id for exec_id in booked if any(exec_id in line for *_, line in noted)}
+    assert odd
+    assert {booked[exec_id] for exec_id in odd} == {0}
+
+
+@pytest.mark.promise(17)
+def test_halt_of_this_home_moves_the_position_and_is_no_stranger(tmp_path: Path) -> None:
+    news = ExecutionNews(
+        MARKET.symbol, f"{HALT_ID}1", "x", "Trade", "Sell", Execution("e", Decimal("0.4"), Decimal(100), Decimal(0)),
+        1, 1,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        for halted, trouble in (("the news", ""), ("", "by no order of this session")):
+            here = Desk(tmp_path / f"{len(halted)}.sqlite", stack)
+            here.desk._halted = lambda halted=halted: halted
+            here.desk.hear(news)
+            assert trouble in here.desk.trouble
+            assert bool(trouble) == bool(here.desk.trouble)
+
+
+def test_stream_whose_topics_are_refused_is_down_though_its_key_is_admitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack)
+        given = {"exchange": "sandbox", "url": here.sandbox.stream_url, "timing": QUICK}
+        with monkeypatch.context() as patch:
+            patch.setattr("tasks.exchange.stream.PRIVATE_TOPICS", ("order", "nonsense"))
+            deaf = PrivateStream(KEY, events=queue.Queue(), **given)
+        with deaf:
+            for _ in range(3):
+                deaf.events.get(timeout=WAIT_S)  # each admitted, and refused
+                assert deaf.down_s > 0
+        with PrivateStream(KEY, events=queue.Queue(), **given) as hears:
+            wait_until(lambda: hears.down_s == 0)
+            here.sandbox.cut_private_stream()
+            wait_until(lambda: hears.down_s > 0)
