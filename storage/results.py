@@ -23,8 +23,9 @@ from typing import IO, Any, Protocol, Self, TypeVar, runtime_checkable
 
 from pydantic import TypeAdapter
 
+from storage.foreign import MOST_DATA_BYTES, open_file, parse_json, unzip
 from storage.objects import UNFINISHED, ObjectStore
-from storage.schema import PipelineError, StoreError, content_hash
+from storage.schema import DamagedError, PipelineError, StoreError, content_hash, one_line
 
 Kind = TypeVar("Kind")
 Content = bytes | Callable[[IO[bytes]], None]
@@ -44,7 +45,7 @@ class Filed(Protocol):
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> Self:
-        """Return what `files` were made from; any ValueError, TypeError or KeyError says that they were not."""
+        """Return what `files` were made from; what it trips over says that they were not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +143,9 @@ class ResultStore:
         try:
             if issubclass(kind, Filed):
                 return kind.of(files)
-            return TypeAdapter(kind).validate_python(json.loads(files[_PLAIN]))
-        except (ValueError, TypeError, KeyError) as err:
-            cause = f"{type(err).__name__}: {err}".partition("\n")[0]
-            raise self._damaged(key, f"is no {kind.__name__} ({cause})") from err
+            return TypeAdapter(kind).validate_python(parse_json(files[_PLAIN]))
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as err:
+            raise self._damaged(key, f"is no {kind.__name__} ({type(err).__name__}: {one_line(err)})") from err
 
     def read(self, key: str) -> dict[str, bytes]:
         """Return the files of a result, as they were saved.
@@ -154,22 +154,22 @@ class ResultStore:
             StoreError: There is no such result, or its bytes have changed.
         """
         try:
-            content = self._objects.read(f"{key}{_ENDING}")
+            content = self._objects.read(f"{key}{_ENDING}", MOST_DATA_BYTES)
         except FileNotFoundError as err:
             raise self._error(f"result {key} is not at {self.location(key)}; run again what makes it") from err
         if _digest(memoryview(content)[:-_DIGEST]) == content[-_DIGEST:]:
-            with suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(content)) as archive:
-                return {name: archive.read(name) for name in archive.namelist()}
+            with suppress(DamagedError):
+                return unzip(io.BytesIO(content))
         raise self._damaged(key, "is damaged")
 
     def peek(self, key: str, name: str) -> bytes:
         """Return one file of a result on a disk, without a look at the others and without proof.
 
         Raises:
-            OSError, KeyError, BadZipFile: There is no such result, or it is damaged.
+            OSError, KeyError, DamagedError: There is no such result, or it is damaged.
         """
-        with zipfile.ZipFile(self.location(key)) as archive:
-            return archive.read(name)
+        with open_file(Path(self.location(key))) as packed:
+            return unzip(packed, name)[name]
 
     def by_last_use(self) -> tuple[str, ...]:
         """Return the keys on a disk, the one that was used last first; at a URL nothing says when something was."""
