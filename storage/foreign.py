@@ -1,7 +1,7 @@
 """What somebody else may have written, read within bounds: files, JSON, Parquet, zip archives, arrays.
 
-A shared bucket, a downloaded file and a damaged disk are alike: no size, type or count that bytes state of themselves is
-believed before it has been compared with what is there. Whatever is wrong is a `DamagedError`, which is a ValueError
+A shared bucket, a downloaded file and a damaged disk are alike: no size, type or count that bytes state of themselves
+is believed before it has been compared with what is there. Whatever is wrong is a `DamagedError`, which is a ValueError
 too, so that whoever has a better word for it catches that.
 """
 
@@ -152,10 +152,8 @@ class ParquetTable:
             self.types: dict[str, pa.DataType] = {field.name: field.type for field in schema}
             self.metadata: dict[bytes, bytes] = schema.metadata or {}
         if len(self.types) != len(schema):
-            twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
-            raise DamagedError(
-                f"a table must have each column once, this one has {one_line(' and '.join(twice))} twice"
-            )
+            twice = " and ".join(sorted({name for name in schema.names if schema.names.count(name) > 1}))
+            raise DamagedError(f"a table must have each column once, this one has {one_line(twice)} twice")
 
     def numbers(self, name: str, *kinds: str) -> NDArray[Any]:
         """Return a column that must be there and of one of these types, such as int64 or double; nulls become NaN."""

@@ -159,10 +159,11 @@ class ObjectStore:
         full = f"{self._root}/{folder}"
         with self._clear_errors("list", full):
             try:
-                self._fs.ls(full, detail=False)  # `find` passes in silence over a folder that it may not read
+                self._fs.ls(full, detail=False)  # `find` passes in silence over what is refused
             except FileNotFoundError:
                 return []
-            return sorted(path.removeprefix(f"{full}/") for path in self._fs.find(full))
+            found = _files_on_disk(full) if isinstance(self._fs, LocalFileSystem) else self._fs.find(full)
+            return sorted(path.removeprefix(f"{full}/") for path in found)
 
     def _create_on_disk(self, full: str, content: bytes) -> None:
         # The temporary file lies beside its target: a hard link cannot leave its file system.
@@ -201,3 +202,14 @@ class ObjectStore:
             elsewhere = "check DSC_ARTIFACT_URL and the network"
             way_out = _WAY_OUT.get(code or 0, elsewhere if self.folder is None else "set DSC_HOME or DSC_ARTIFACT_URL")
             raise self._error(f"can't {doing} {one_line(full)} ({reason}); {way_out}") from err
+
+
+def _files_on_disk(folder: str) -> Iterator[str]:
+    """Yield the files below a folder; a link to a folder is not followed, it may lead round in a circle."""
+
+    def refuse(err: OSError) -> None:
+        if not isinstance(err, FileNotFoundError):  # removed meanwhile
+            raise err
+
+    for place, _, files in os.walk(folder, onerror=refuse):
+        yield from (f"{place}/{name}" for name in files)

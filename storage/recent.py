@@ -79,7 +79,8 @@ def read_recent(folder: Path, source: Source, market: Market) -> Candles:
     except DamagedError as err:
         raise StoreError(f"{path} is damaged ({err}); run ingest again") from err
     if owner != [source, market.slug]:
-        raise StoreError(f"{path} must be of {source} {market.slug}, was of {one_line(owner)}; run ingest again")
+        found = " ".join(map(one_line, owner)) if isinstance(owner, list) else one_line(owner)
+        raise StoreError(f"{path} must be of {source} {market.slug}, was of {found}; run ingest again")
     return candles
 
 

@@ -231,7 +231,7 @@ def sandbox_source(content: bytes) -> Source:
     return Source(f"sandbox:{content_hash([content])[:8]}")
 
 
-def content_hash(parts: Iterable[bytes]) -> str:
+def content_hash(parts: Iterable[bytes | memoryview]) -> str:
     """Return the SHA-256 of the parts in hexadecimal; lengths are hashed too, so that no two splits agree."""
     digest = hashlib.sha256()
     for part in parts:
