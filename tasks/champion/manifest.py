@@ -14,7 +14,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from storage.artifacts import STORE_KEYS, ArtifactStore, Document
-from storage.schema import ArtifactError, Market, VersionRef
+from storage.bounds import Moment
+from storage.schema import ArtifactError, Market, VersionRef, one_line
 from tasks.champion.promotion import Judgement
 from tasks.execution.contenders import Contender
 from tasks.strategy.recipe import Recipe
@@ -75,8 +76,8 @@ class Manifest:
     recipe: Recipe
     code: str
     libraries: Mapping[str, str]
-    trained_until_ms: int
-    label_span_ms: int
+    trained_until_ms: Moment
+    label_span_ms: Moment
     class_means: tuple[float, float, float]
     judgement: Judgement
     summary: Summary
@@ -106,7 +107,7 @@ class Manifest:
             wrong = next(_missing(own, manifest.document()), "")
         except ValidationError as err:
             first = err.errors()[0]
-            wrong = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+            wrong = one_line(f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}")
         if wrong:
             raise ArtifactError(f"manifest of {ref} does not fit this program ({wrong}); roll back or retrain")
         return manifest
