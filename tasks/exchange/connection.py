@@ -24,7 +24,7 @@ from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 
 _IN_A_SESSION = RetryPolicy(attempts=3, budget_s=8.0, bans=0)  # whose thread has more to do than to wait for an answer
-_LOOPBACK = re.compile(r"http://127\.0\.0\.1:\d{1,5}")
+_LOOPBACK = re.compile(r"http://127\.0\.0\.1:[0-9]{1,5}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,8 @@ class ExchangeConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if "" in (self.candles, self.funding):  # else it would be a market of one label, whatever is made up
+            raise ConfigError("candles and funding must name a file, one is empty; name it or leave it out")
         if self.candles is not None and self.exchange != "sandbox":
             raise ConfigError(
                 f"a candle file is replayed by the sandbox; leave out candles or exchange={self.exchange!r}"
