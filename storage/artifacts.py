@@ -84,12 +84,17 @@ class Artifact:
         ref: Its name.
         manifest: What was published with it, plus source, name, version, format, files (name -> sha256 and bytes) and
             seal.
-        files: File name -> content.
+        files: File name -> content; one that it has not is an ArtifactError.
     """
 
     ref: VersionRef
     manifest: Document
     files: Mapping[str, bytes]
+
+
+class _Files(dict[str, bytes]):
+    def __missing__(self, file: str) -> bytes:
+        raise ArtifactError(f"a version must have {file}, this one has {', '.join(sorted(self))}; roll back or retrain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -439,7 +444,7 @@ class ArtifactStore:
 
     def _verified(self, ref: VersionRef) -> Artifact:
         manifest = self.manifest(ref)
-        files = {file: self._read_verified(ref, file, manifest) for file in manifest["files"]}
+        files = _Files({file: self._read_verified(ref, file, manifest) for file in manifest["files"]})
         return Artifact(ref=ref, manifest=manifest, files=files)
 
     def _read_verified(self, ref: VersionRef, file: str, manifest: Document) -> bytes:

@@ -36,6 +36,7 @@ MOST_ROWS = 5_000_000
 _MOST_JSON = 1 << 26
 _MOST_MEMBERS = 1_000  # of an archive
 _MOST_COLUMNS = 1_000
+_MOST_TEXT = 100  # characters of a text in a table of numbers
 
 
 def open_file(path: Path) -> IO[bytes]:
@@ -139,6 +140,7 @@ class ParquetTable:
         import pyarrow.parquet as pq
 
         with refusing("no Parquet", pa.ArrowException, OSError, ValueError, OverflowError):
+            self._content = content
             self._file = pq.ParquetFile(io.BytesIO(content))
             found = self._file.metadata
             self.rows: int = found.num_rows
@@ -172,9 +174,22 @@ class ParquetTable:
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a column as Arrow holds it."""
         import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
 
+        kind = self.types[name]
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_nested(kind):
+            raise DamagedError(f"column {one_line(name, 40)} must hold one value a row, was {one_line(kind, 40)}")
         with refusing(f"column {one_line(name, 40)} can't be read", pa.ArrowException, OSError, ValueError):
-            column = self._file.read(columns=[name], use_threads=False).column(0)
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                column = self._file.read(columns=[name], use_threads=False).column(0)
+            else:  # a text that repeats is in the file once, and may be a million times as long in memory
+                file = pq.ParquetFile(io.BytesIO(self._content), read_dictionary=[name])
+                packed = file.read(columns=[name], use_threads=False).column(0).unify_dictionaries()
+                if any((pc.max(pc.binary_length(one.dictionary)).as_py() or 0) > _MOST_TEXT for one in packed.chunks):
+                    raise DamagedError(f"a text has more than {_MOST_TEXT} characters")
+                column = pc.cast(packed, kind)
             column.validate()
         if len(column) != self.rows:
             raise DamagedError(f"column {name} must have {self.rows:,} rows, was {len(column):,}")

@@ -103,13 +103,19 @@ def _path(name: str) -> Path:
 
 
 @contextmanager
-def connect(config: ExchangeConfig, market: Market, on_retry: Callable[[str], None] | None = None) -> Iterator[Gateway]:
+def connect(
+    config: ExchangeConfig,
+    market: Market,
+    on_retry: Callable[[str], None] | None = None,
+    on_note: Callable[[str], object] = lambda line: None,
+) -> Iterator[Gateway]:
     """Open the exchange; the sandbox is started for as long as the gateway is open.
 
     Args:
         config: Which one.
         market: The market that is wanted; the sandbox serves it from what it replays.
         on_retry: Is told, in one line, of every repeated request.
+        on_note: Is told, in one line each, what a candle file was taken for that does not say it.
 
     Raises:
         ConfigError: A synthetic market is asked for an interval shorter than its bars, or the candle file is unusable.
@@ -122,7 +128,9 @@ def connect(config: ExchangeConfig, market: Market, on_retry: Callable[[str], No
         return
     now_ms = int(time.time() * 1000) if config.live else None
     synthetic = config.synthetic if now_ms is None else grown(config.synthetic, now_ms)
-    candles = read_candle_file(_path(config.candles)) if config.candles else generate(synthetic)
+    candles = read_candle_file(_path(config.candles), on_note) if config.candles else generate(synthetic)
+    if config.candles and market.category == "linear":
+        on_note(f"{market.symbol} was taken for linear, no candle file says what it is; --category spot if it is spot")
     funding = read_funding_file(_path(config.funding)) if config.funding else ()
     base = Market(symbol=market.symbol, category=market.category, interval=base_interval(candles))
     with (
