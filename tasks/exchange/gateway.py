@@ -130,11 +130,11 @@ class Gateway:
         raise refused(Rejected("no such symbol", 0), self.exchange, what)
 
     def newest_candle_ms(self, market: Market, now_ms: int) -> int | None:
-        """Return when the newest candle of a market opened, UTC milliseconds; None where there is none."""
+        """Return when the newest closed candle of a market opened, UTC milliseconds; None where there is none."""
         params = {"category": market.category, "symbol": market.symbol, "interval": market.interval}
-        params |= {"end": now_ms, "limit": 1}  # type: ignore[dict-item]
+        params |= {"end": now_ms, "limit": 2}  # type: ignore[dict-item]  # the newest may be open
         what = f"the newest candle of {market}"
-        return self._session.ask(what, "get_kline", params, partial(newest_start, market=market))
+        return self._session.ask(what, "get_kline", params, partial(newest_start, market=market, now_ms=now_ms))
 
     def funding(self, category: Category, symbol: str, start_ms: int, end_ms: int) -> list[tuple[int, float]]:
         """Return the funding stamps (UTC milliseconds) and rates of a range, both ends inclusive, oldest first.

@@ -120,7 +120,7 @@ def refuse_end_of_market(market: Market, span: Window, instrument: Instrument, n
     if newest_ms is None:
         raise ConfigError(f"{what}, and it has no candle of interval {market.interval}")
     end_ms = market.floor(newest_ms) + market.interval_ms
-    if span.last_ms > end_ms:  # which leaves room for the one that is open
+    if span.last_ms >= end_ms:
         raise ConfigError(f"{what}; its last candle opened {utc_text(newest_ms)}, use --end {utc_text(end_ms)}")
 
 
