@@ -17,7 +17,7 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run ui alerts paper clients orders soak test verify lint bench bench-quick lock clean
+.PHONY: run ui alerts paper clients attack orders soak test verify lint bench bench-quick lock clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -50,6 +50,11 @@ clients: $(VENV)/installed-test
 orders: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	@DSC_ORDERS_JSON="$(DSC_HOME)/orders.json" $(BIN)/python -m pytest tests/orders tests/execution/test_orders.py tests/execution/test_risk.py -p no:randomly -q $(ARGS)
+
+# Hostile inputs of every kind (files, archives, answers, messages, stores), 9,500 of them, on loopback alone: a few
+# minutes and $(DSC_HOME)/attack.json; fails if one of them ends in a traceback. SEED makes others.
+attack: $(VENV)/installed-test
+	@$(if $(SEED),SEED=$(call quoted,$(SEED))) $(BIN)/python -m tests.attack
 
 # Everything at once under random kills for SECONDS; then the invariants, and $(DSC_HOME)/soak.json. SEED, KILLS, PORT choose.
 soak: $(VENV)/installed-test

@@ -243,7 +243,9 @@ class ArtifactStore:
         for key, here in (("source", ref.source), ("name", ref.name), ("version", ref.version)):
             if document.get(key) != here:
                 found = document.get(key)
-                raise ArtifactError(f"manifest of {ref} must say {key} {here!r}, was {found!r}: moved from elsewhere")
+                raise ArtifactError(
+                    f"manifest of {ref} must say {key} {here!r}, was {str(found)[:60]!r}: moved from elsewhere"
+                )
         _check_format(ref, document.get("format"))
         _fit(_OWN_PART, document, f"manifest of {ref}")
         for file in document["files"]:
@@ -286,7 +288,7 @@ class ArtifactStore:
             difference = {"missing": set(expected) - set(features), "unknown": set(features) - set(expected)}
             parts = [f"{what}: {', '.join(map(repr, sorted(names)))}" for what, names in difference.items() if names]
             found = f"{len(features)} ({'; '.join(parts) or 'in another order'})"
-            raise ArtifactError(f"version {ref} expects {len(expected)} features, was given {found}")
+            raise ArtifactError(f"version {ref} expects {len(expected)} features, was given {one_line(found, 400)}")
         return artifact
 
     def prune_unfinished(self, source: Source, name: str, before: datetime) -> tuple[str, ...]:
@@ -450,7 +452,9 @@ class ArtifactStore:
     def _read_verified(self, ref: VersionRef, file: str, manifest: Document) -> bytes:
         published = manifest["files"].get(file)
         if published is None:
-            raise ArtifactError(f"version {ref} has no file {file!r}; it holds {', '.join(sorted(manifest['files']))}")
+            raise ArtifactError(
+                f"version {ref} has no file {file[:60]!r}; it holds {', '.join(sorted(manifest['files']))}"
+            )
         try:
             content = self._objects.read(f"{_folder(ref)}/{file}")
         except FileNotFoundError:
@@ -471,13 +475,13 @@ def _promotion(history: Sequence[ChampionEntry], entry: ChampionEntry) -> Champi
 
 def _market(source: Source, name: str) -> str:
     if not _PLAIN_NAME.fullmatch(name):
-        raise ArtifactError(f"name must be letters, digits, dots, dashes and underscores, was {name!r}")
+        raise ArtifactError(f"name must be letters, digits, dots, dashes and underscores, was {name[:60]!r}")
     return f"{parse_source(source).replace(':', '-')}/{name}"
 
 
 def _folder(ref: VersionRef) -> str:
     if not _is_version(ref.version):
-        raise ArtifactError(f"version must look like 20260104T100000Z-7f3c9a2e, was {ref.version!r}")
+        raise ArtifactError(f"version must look like 20260104T100000Z-7f3c9a2e, was {ref.version[:60]!r}")
     return f"{_market(ref.source, ref.name)}/{ref.version}"
 
 
@@ -500,16 +504,16 @@ def _stamp(time: datetime) -> str:
 
 def _check_file_name(file: str) -> None:
     if not _PLAIN_NAME.fullmatch(file) or file == MANIFEST:
-        raise ArtifactError(f"file name must be plain and not {MANIFEST}, was {file!r}")
+        raise ArtifactError(f"file name must be plain and not {MANIFEST}, was {file[:60]!r}")
     if not file.endswith(DATA_SUFFIXES):
-        raise ArtifactError(f"file must hold data only ({' '.join(DATA_SUFFIXES)}), was {file!r}")
+        raise ArtifactError(f"file must hold data only ({' '.join(DATA_SUFFIXES)}), was {file[:60]!r}")
 
 
 def _check_format(ref: VersionRef, found: Any) -> None:
     if found != FORMAT:
         newer = isinstance(found, int) and found > FORMAT
         way_out = "update this program" if newer else "retrain"
-        raise ArtifactError(f"version {ref} has format {found!r}, this program reads {FORMAT}; {way_out}")
+        raise ArtifactError(f"version {ref} has format {one_line(found, 60)}, this program reads {FORMAT}; {way_out}")
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:

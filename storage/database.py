@@ -63,7 +63,7 @@ _COLUMNS = {
 _COLUMNS_OF_TABLES = """
     select t.table_name, upper(column_name), data_type from duckdb_columns() join duckdb_tables() t using (table_oid)
 """
-_KNOWN_FILES: set[tuple[int, int]] = set()  # device and inode
+_LOOKED_AT: dict[Path, tuple[int, ...]] = {}  # files as this process left them: to look costs half a turn
 
 _SAY_AFTER_S = 3.0  # of waiting: turns are milliseconds, so somebody has opened the file and gone to lunch
 _LONG_TURN_S = 1.0  # the longest wait for turns of this project that is not worth a line
@@ -172,13 +172,12 @@ class Database:
     @contextlib.contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         deadline = time.monotonic() + self.timeout_s
-        with (
-            self._turn(read_only, deadline),
-            self._explained(),
-            contextlib.closing(self._connect(read_only, deadline)) as con,
-        ):
-            self._check_tables(con)
-            yield con
+        with self._turn(read_only, deadline), self._explained():
+            with contextlib.closing(self._connect(read_only, deadline)) as con:
+                self._check_tables(con)
+                yield con
+            with contextlib.suppress(OSError):
+                _LOOKED_AT[self.path] = self._as_it_is()
 
     @contextlib.contextmanager
     def _turn(self, read_only: bool, deadline: float) -> Iterator[None]:
@@ -234,10 +233,8 @@ class Database:
 
     def _check_tables(self, con: duckdb.DuckDBPyConnection) -> None:
         """Refuse a file in which one of our tables is missing, another one, or a view, which may be endless."""
-        file = self.path.stat()
-        known = (file.st_dev, file.st_ino)
-        # Asked once: the question takes half as long as a turn.
-        lacking = set() if known in _KNOWN_FILES else _COLUMNS - set(con.execute(_COLUMNS_OF_TABLES).fetchall())
+        is_known = _LOOKED_AT.get(self.path) == self._as_it_is()
+        lacking = set() if is_known else _COLUMNS - set(con.execute(_COLUMNS_OF_TABLES).fetchall())
         if any(table == "meta" for table, _, _ in lacking):
             raise StoreError(f"{self.path} must be a candle store, it is another DuckDB file (no table meta)")
         rows = con.execute("select value from meta where name = 'schema_version'").fetchall()
@@ -253,7 +250,10 @@ class Database:
                 f"{self.path}: table {table} must have {column.lower()} {kind.lower()}, it has not; move the file away "
                 "and run ingest again"
             )
-        _KNOWN_FILES.add(known)
+
+    def _as_it_is(self) -> tuple[int, ...]:
+        found = self.path.stat()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

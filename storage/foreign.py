@@ -33,6 +33,9 @@ MOST_DATA_BYTES = 1 << 31
 MOST_ROWS = 5_000_000
 """Of a table: nine years of minutes."""
 
+OTHERWISE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What a reader trips over where a document is not as it was written."""
+
 _MOST_JSON = 1 << 26
 _MOST_MEMBERS = 1_000  # of an archive
 _MOST_COLUMNS = 1_000
@@ -46,10 +49,11 @@ def open_file(path: Path) -> IO[bytes]:
         OSError: It is not there, or may not be read.
         DamagedError: It is no regular file.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    with refusing("no name of a file", ValueError):
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise DamagedError(f"{path} must be a regular file")
+        raise DamagedError(f"{one_line(path)} must be a regular file")
     return file
 
 
@@ -63,7 +67,7 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     with open_file(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise DamagedError(f"{path} must have at most {most:,} bytes")
+        raise DamagedError(f"{one_line(path)} must have at most {most:,} bytes")
     return content
 
 

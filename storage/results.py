@@ -25,7 +25,7 @@ from typing import IO, Any, Protocol, Self, TypeVar, runtime_checkable
 from pydantic import TypeAdapter
 
 from storage.authorship import is_ours, signature
-from storage.foreign import MOST_DATA_BYTES, open_file, parse_json, unzip
+from storage.foreign import MOST_DATA_BYTES, OTHERWISE, open_file, parse_json, unzip
 from storage.objects import UNFINISHED, ObjectStore
 from storage.schema import DamagedError, PipelineError, StoreError, content_hash, one_line
 
@@ -146,7 +146,7 @@ class ResultStore:
             if issubclass(kind, Filed):
                 return kind.of(files)
             return TypeAdapter(kind).validate_python(parse_json(files[_PLAIN]))
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as err:
+        except OTHERWISE as err:
             raise self._damaged(key, f"is no {kind.__name__} ({type(err).__name__}: {one_line(err)})") from err
 
     def read(self, key: str) -> dict[str, bytes]:

@@ -222,7 +222,7 @@ def parse_source(text: str) -> Source:
         ConfigError: `text` is none of bybit, testnet, demo, sandbox:<8 hex digits>.
     """
     if not _SOURCE.fullmatch(text):
-        raise ConfigError(f"source must be bybit, testnet, demo or sandbox:<8 hex digits>, was {text!r}")
+        raise ConfigError(f"source must be bybit, testnet, demo or sandbox:<8 hex digits>, was {text[:60]!r}")
     return Source(text)
 
 
@@ -500,5 +500,7 @@ class VersionRef:
         """
         parts = text.split("/")
         if len(parts) != 3 or not all(parts):
-            raise ConfigError(f"a version is named <source>/<market>/<version>, as a retrain prints it; was {text!r}")
+            raise ConfigError(
+                f"a version is named <source>/<market>/<version>, as a retrain prints it; was {text[:100]!r}"
+            )
         return cls(source=parse_source(parts[0]), name=parts[1], version=parts[2])

@@ -160,7 +160,7 @@ def load_dataset(place: Path | str, ref: DatasetRef | str) -> Dataset:
     """
     dataset_id = ref if isinstance(ref, str) else ref.id
     if not _ID.fullmatch(dataset_id):
-        raise DatasetError(f"a dataset's id must be 16 hex digits, was {dataset_id!r}")
+        raise DatasetError(f"a dataset's id must be 16 hex digits, was {dataset_id[:60]!r}")
     store = _store(place)
     if not store.finished(dataset_id):
         raise DatasetError(

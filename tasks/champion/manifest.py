@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from storage.artifacts import STORE_KEYS, ArtifactStore, Document
 from storage.bounds import Moment
-from storage.foreign import parse_json, refusing
+from storage.foreign import OTHERWISE, parse_json, refusing
 from storage.schema import CLASSES, ArtifactError, FloatArray, Market, VersionRef, one_line
 from tasks.champion.promotion import Judgement
 from tasks.execution.contenders import Contender
@@ -130,7 +130,7 @@ def training_shares(store: ArtifactStore, ref: VersionRef) -> FloatArray:
     Raises:
         ArtifactError: The version is unknown or damaged, or its folds.json is not as it is written.
     """
-    with refusing(f"folds.json of version {ref} is not as it is written", LookupError, TypeError, ValueError):
+    with refusing(f"folds.json of version {ref} is not as it is written", *OTHERWISE):
         shares: FloatArray = np.array(parse_json(store.read(ref, "folds.json"))[-1]["prior"], np.float64)
         if shares.shape != (len(CLASSES),) or not (shares >= 0).all():
             raise ValueError(f"the shares must be {len(CLASSES)}, were {shares.shape}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from storage.artifacts import Artifact
-from storage.foreign import parse_json, refusing
+from storage.foreign import OTHERWISE, parse_json, refusing
 from storage.schema import CLASSES, ArtifactError, DatasetRef
 from storage.tables import read_columns
 from tasks.champion.manifest import Manifest
@@ -86,7 +86,7 @@ def remeasure(artifact: Artifact, datasets: Path | str) -> Reevaluation:
     ref, manifest = artifact.ref, Manifest.of(artifact.manifest, artifact.ref)
     recipe, data = manifest.recipe, DatasetRef(id=manifest.dataset, source=ref.source, market=manifest.market)
     samples = load_samples(datasets, data, recipe)
-    with refusing(f"version {ref} is not as it is written", LookupError, TypeError, ValueError, AttributeError):
+    with refusing(f"version {ref} is not as it is written", *OTHERWISE):
         evaluation = evaluate_folds(samples, recipe, stored_folds(artifact, samples, recipe))
         table = parse_json(artifact.files["baselines.json"])
         forecasts = stored_forecasts(artifact.files["baselines.parquet"])

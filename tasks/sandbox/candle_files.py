@@ -45,6 +45,7 @@ _GRID = {"D": "days must open at 00:00 UTC", "W": "weeks must open on Mondays at
 _OTHER_GRID = "bars must open at whole multiples of their interval, UTC"
 _PLAUSIBLE_S = (1_230_768_000, 4_102_444_800)  # 2009 to 2100: tells seconds from milliseconds and the others
 _PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
+_MOST_TEXT = 1 << 29  # bytes, unpacked: more than MOST_ROWS lines
 _FIRST_LINES = 100_000  # bytes
 _MOST_STRANGE = 0.01  # of the rows: beyond it the columns are others, and not the rows bad
 
@@ -154,9 +155,11 @@ def _content(path: Path) -> bytes:
     try:
         return read_file(path, MOST_DATA_BYTES)
     except FileNotFoundError as err:
-        raise ConfigError(f"candles must name a file, {path} is none") from err
+        raise ConfigError(f"candles must name a file, {one_line(path)} is none") from err
     except OSError as err:
-        raise ConfigError(f"candles must name a file that may be read, {path} is none ({err.strerror})") from err
+        raise ConfigError(
+            f"candles must name a file that may be read, {one_line(path)} is none ({err.strerror})"
+        ) from err
     except DamagedError as err:
         raise ConfigError(f"candles must name a file: {err}") from err
 
@@ -191,9 +194,9 @@ def _unpacked(content: bytes, name: str) -> bytes:
     """Return the text of a CSV file, which may be packed, to no more than a file may have."""
 
     def bounded(file: IO[bytes] | gzip.GzipFile) -> bytes:
-        text = file.read(MOST_DATA_BYTES + 1)
-        if len(text) > MOST_DATA_BYTES:
-            raise DamagedError(f"unpacked it has more than {MOST_DATA_BYTES:,} bytes")
+        text = file.read(_MOST_TEXT + 1)
+        if len(text) > _MOST_TEXT:
+            raise DamagedError(f"unpacked it has more than {_MOST_TEXT:,} bytes")
         return text
 
     with refusing("it can't be unpacked", OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError):
@@ -296,10 +299,13 @@ def _floats(column: pa.ChunkedArray, name: str, path: Path) -> FloatArray:
     try:
         values: FloatArray = pc.cast(column, pa.float64(), safe=False).to_numpy()
     except (pa.ArrowException, ValueError) as err:
-        row, found = next(
-            ((row, text) for row, text in enumerate(column.to_pylist()) if not _is_number(text)), (0, str(err))
-        )
-        raise CandleError(f"{name} must hold numbers, in {path.name} row {row} has {one_line(found, 40)!r}") from err
+        found = f"it is {one_line(column.type, 40)}"
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            row, text = next(
+                ((row, text) for row, text in enumerate(column.to_pylist()) if not _is_number(text)), (0, "")
+            )
+            found = f"row {row} has {one_line(text, 40)!r}"
+        raise CandleError(f"{name} must hold numbers, in {path.name} {found}") from err
     return values
 
 
