@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from itertools import count
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -49,7 +50,8 @@ def databases(lab: Lab, rng: Random) -> Generator[Attempt]:
         else:
             path.write_bytes(damaged(whole, rng))
 
-        def attempt(found: CandleStore = CandleStore(path)) -> None:
+        def attempt(path: Path = path) -> None:
+            found = CandleStore(path)
             try:
                 each(
                     found.coverage,
@@ -59,6 +61,6 @@ def databases(lab: Lab, rng: Random) -> Generator[Attempt]:
                     lambda: found.upsert_funding(SOURCE, lab.market, stamps, np.array([0.0002])),
                 )
             finally:
-                found._database.path.unlink()
+                path.unlink()
 
         yield attempt

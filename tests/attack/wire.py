@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import queue
 import socket
 import struct
 import threading
@@ -27,6 +28,8 @@ _SOURCE = Source("sandbox:0123abcd")
 _ONCE = RetryPolicy(attempts=1, budget_s=0.0, bans=0)
 _PATIENCE_S = (0.5, 0.2)  # for a connection, and for the next bytes
 _MARKET = Market(symbol="BTCUSDT")
+_CLOSE = 0x88  # first byte of the frame that says so
+_TOO_LONG = 3
 _START = NOW_MS // 300_000 * 300_000 - 3_000_000
 
 
@@ -162,7 +165,7 @@ def stream_frames(lab: Lab, rng: Random) -> Generator[Attempt]:
     def frame_of(head: bytes, says: int, sent: int) -> bytes:
         return head + b"\x7f" + struct.pack("!Q", says) + b"x" * sent
 
-    texts = [
+    texts = [  # _TOO_LONG of them, and then some that are no frames
         frame_of(b"\x81", 2**62, 100_000),
         frame_of(b"\x81", 5_000_000, 6_000_000),
         frame_of(b"\x01", 900_000, 900_000) + frame_of(b"\x00", 900_000, 900_000) * 20,
@@ -173,41 +176,42 @@ def stream_frames(lab: Lab, rng: Random) -> Generator[Attempt]:
     ]
     for place in count():
         sent = texts[place] if place < len(texts) else b"\xff" + rng.randbytes(300)
+        silence_s, why = (30.0, "bytes") if place < _TOO_LONG else (0.5, "")
 
-        def attempt(sent: bytes = sent) -> None:
-            if not _is_given_up(sent):
-                raise AssertionError("the connection must end")
+        def attempt(sent: bytes = sent, silence_s: float = silence_s, why: str = why) -> None:
+            if why not in (told := _given_up(sent, silence_s)):
+                raise AssertionError(f"a stream must give up what is too long, it says {told!r}")
 
         yield attempt
 
 
-def _is_given_up(sent: bytes) -> bool:
-    """Let a stream connect to a host that shakes hands and sends these bytes; return whether it ended that."""
-    ended = threading.Event()
+def _given_up(sent: bytes, silence_s: float) -> str:
+    """Let a stream connect to a host that shakes hands and sends these bytes; return why it gives that host up."""
+    told: queue.Queue[str] = queue.Queue()
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
 
         def serve() -> None:
             with suppress(OSError):
                 wire, _ = listener.accept()
                 with closing(wire):
-                    wire.settimeout(5)
+                    wire.settimeout(60)
                     asked = b""
                     while b"\r\n\r\n" not in asked:
                         asked += wire.recv(4_096)
                     wire.sendall(_handshake(asked))
                     wire.sendall(sent)
-                    while wire.recv(4_096):  # it is the other side that must end this
+                    while (heard := wire.recv(4_096)) and heard[0] != _CLOSE:  # the other side must end this
                         pass
 
         def note(line: str) -> None:
             if "lost" in line:
-                ended.set()
+                told.put(line)
 
         threading.Thread(target=serve, daemon=True).start()
-        timing = StreamTiming(silence_s=60.0, first_wait_s=60.0, max_wait_s=60.0, connect_s=10.0)
+        timing = StreamTiming(silence_s=silence_s, first_wait_s=60.0, max_wait_s=60.0, connect_s=10.0)
         url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
         with PublicStream([_MARKET], exchange="sandbox", url=url, timing=timing, on_note=note):
-            return ended.wait(20)
+            return told.get(timeout=25)
 
 
 def _handshake(asked: bytes) -> bytes:
