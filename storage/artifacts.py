@@ -492,7 +492,7 @@ def _is_version(text: str) -> bool:
 
 def _is_stamp(text: str) -> bool:
     with suppress(ValueError):
-        return datetime.strptime(text, _STAMP).strftime(_STAMP) == text
+        return datetime.fromisoformat(text).strftime(_STAMP) == text
     return False
 
 
@@ -513,7 +513,9 @@ def _check_format(ref: VersionRef, found: Any) -> None:
     if found != FORMAT:
         newer = isinstance(found, int) and found > FORMAT
         way_out = "update this program" if newer else "retrain"
-        raise ArtifactError(f"version {ref} has format {one_line(found, 60)}, this program reads {FORMAT}; {way_out}")
+        raise ArtifactError(
+            f"version {ref} has format {one_line(repr(found), 60)}, this program reads {FORMAT}; {way_out}"
+        )
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:

@@ -50,11 +50,11 @@ def open_file(path: Path) -> IO[bytes]:
         DamagedError: It is no regular file.
     """
     with refusing("no name of a file", ValueError):
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise DamagedError(f"{one_line(path)} must be a regular file")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
