@@ -63,7 +63,7 @@ _COLUMNS = {
 _COLUMNS_OF_TABLES = """
     select t.table_name, upper(column_name), data_type from duckdb_columns() join duckdb_tables() t using (table_oid)
 """
-_LOOKED_AT: dict[Path, tuple[int, ...]] = {}  # files as this process left them: to look costs half a turn
+_LOOKED_AT: dict[Path, tuple[int, ...] | None] = {}  # files as this process left them: to look costs half a turn
 
 _SAY_AFTER_S = 3.0  # of waiting: turns are milliseconds, so somebody has opened the file and gone to lunch
 _LONG_TURN_S = 1.0  # the longest wait for turns of this project that is not worth a line
@@ -176,8 +176,7 @@ class Database:
             with contextlib.closing(self._connect(read_only, deadline)) as con:
                 self._check_tables(con)
                 yield con
-            with contextlib.suppress(OSError):
-                _LOOKED_AT[self.path] = self._as_it_is()
+            _LOOKED_AT[self.path] = self._as_it_is()
 
     @contextlib.contextmanager
     def _turn(self, read_only: bool, deadline: float) -> Iterator[None]:
@@ -233,15 +232,16 @@ class Database:
 
     def _check_tables(self, con: duckdb.DuckDBPyConnection) -> None:
         """Refuse a file in which one of our tables is missing, another one, or a view, which may be endless."""
-        is_known = _LOOKED_AT.get(self.path) == self._as_it_is()
+        found = self._as_it_is()
+        is_known = found is not None and found == _LOOKED_AT.get(self.path)
         lacking = set() if is_known else _COLUMNS - set(con.execute(_COLUMNS_OF_TABLES).fetchall())
         if any(table == "meta" for table, _, _ in lacking):
             raise StoreError(f"{self.path} must be a candle store, it is another DuckDB file (no table meta)")
         rows = con.execute("select value from meta where name = 'schema_version'").fetchall()
-        found = one_line(rows[0][0]) if rows else "none"
-        if found != str(SCHEMA_VERSION):
+        version = one_line(rows[0][0]) if rows else "none"
+        if version != str(SCHEMA_VERSION):
             raise StoreError(
-                f"{self.path}: schema version must be {SCHEMA_VERSION}, was {found}; "
+                f"{self.path}: schema version must be {SCHEMA_VERSION}, was {version}; "
                 "update this program, or move the file away and run ingest again"
             )
         if lacking:
@@ -251,9 +251,11 @@ class Database:
                 "and run ingest again"
             )
 
-    def _as_it_is(self) -> tuple[int, ...]:
-        found = self.path.stat()
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    def _as_it_is(self) -> tuple[int, ...] | None:
+        with contextlib.suppress(OSError):
+            found = self.path.stat()
+            return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return None
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -53,7 +53,7 @@ def open_file(path: Path) -> IO[bytes]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise DamagedError(f"{one_line(path)} must be a regular file")
+        raise DamagedError(f"{one_line(path, 1_000)} must be a regular file")
     return os.fdopen(descriptor, "rb")
 
 
@@ -67,7 +67,7 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     with open_file(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise DamagedError(f"{one_line(path)} must have at most {most:,} bytes")
+        raise DamagedError(f"{one_line(path, 1_000)} must have at most {most:,} bytes")
     return content
 
 

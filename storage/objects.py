@@ -193,7 +193,7 @@ class ObjectStore:
         except (*passing, self._error):
             raise
         except DamagedError as err:
-            raise self._error(f"{one_line(err)}; move it away") from err
+            raise self._error(f"{one_line(err, 1_200)}; move it away") from err
         except Exception as err:  # each back end raises classes of its own; botocore's are not even OSErrors
             code = err.errno if isinstance(err, OSError) else None
             if code is None and isinstance(err, PermissionError):
@@ -201,7 +201,7 @@ class ObjectStore:
             reason = one_line(os.strerror(code) if code else err) or type(err).__name__
             elsewhere = "check DSC_ARTIFACT_URL and the network"
             way_out = _WAY_OUT.get(code or 0, elsewhere if self.folder is None else "set DSC_HOME or DSC_ARTIFACT_URL")
-            raise self._error(f"can't {doing} {one_line(full)} ({reason}); {way_out}") from err
+            raise self._error(f"can't {doing} {one_line(full, 1_000)} ({reason}); {way_out}") from err
 
 
 def _files_on_disk(folder: str) -> Iterator[str]:

@@ -33,7 +33,7 @@ class ExchangeConfig(Checked):
 
     Attributes:
         exchange: sandbox (a stand-in on 127.0.0.1), bybit, testnet or demo.
-        candles: Candle file that the sandbox replays (.parquet, .csv, .csv.gz); None for the synthetic market.
+        candles: Candle file that the sandbox replays (.parquet, .csv, .csv.gz, .zip); None for the synthetic market.
         funding: Parquet file of funding rates (start_ms, funding_rate) for the same replay; None for no funding.
         synthetic: The market that the sandbox makes up when it replays no file.
         url: Where a sandbox is running already, as http://127.0.0.1:<port>; None starts one for each run.
