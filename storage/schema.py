@@ -269,7 +269,7 @@ class Market:
     def __post_init__(self) -> None:
         if not SYMBOL.fullmatch(self.symbol):
             raise ConfigError(
-                f"symbol must be upper-case letters, digits and dashes such as BTCUSDT, was {self.symbol!r}"
+                f"symbol must be upper-case letters, digits and dashes such as BTCUSDT, was {self.symbol[:60]!r}"
             )
         if self.category not in ("linear", "spot", "inverse"):
             raise ConfigError(f"category must be linear, spot or inverse, was {self.category!r}")

@@ -63,7 +63,7 @@ class ExchangeConfig(Checked):
             raise ConfigError("a funding file goes with a candle file; leave out funding or name the candles")
         if self.url is not None and (self.exchange != "sandbox" or not _LOOPBACK.fullmatch(self.url)):
             raise ConfigError(
-                f"url is of a sandbox on this machine, http://127.0.0.1:<port>, was {self.url!r} with "
+                f"url is of a sandbox on this machine, http://127.0.0.1:<port>, was {self.url[:60]!r} with "
                 f"exchange={self.exchange!r}; leave it out"
             )
         if self.live and (self.exchange != "sandbox" or self.candles is not None):
