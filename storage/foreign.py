@@ -164,7 +164,7 @@ class ParquetTable:
     def numbers(self, name: str, *kinds: str) -> NDArray[Any]:
         """Return a column that must be there and of one of these types, such as int64 or double; nulls become NaN."""
         if (found := str(self.types.get(name, "missing"))) not in kinds:
-            raise DamagedError(f"column {name} must be {' or '.join(kinds)}, was {one_line(found, 40)}")
+            raise DamagedError(f"column {one_line(name, 40)} must be {' or '.join(kinds)}, was {one_line(found, 40)}")
         # A copy, since Arrow's own memory is read-only, for which Numba would compile everything a second time.
         return np.array(self.column(name).to_numpy())
 

@@ -182,7 +182,7 @@ def _read_table(path: Path, layout_of: Callable[[list[str], str], Layout] | None
             layout = layout_of(_parsed(text, Layout(columns={})).column_names, path.name)
         table = _parsed(text, layout)
         return {name: table[name] for name in _wanted(layout)}, layout
-    except DamagedError as err:
+    except (DamagedError, UnicodeError) as err:  # names of columns may be no text
         raise CandleError(f"{path.name} can't be read as a candle file ({err})") from err
 
 
