@@ -50,7 +50,7 @@ def _mutate(document: Any, rng: Random) -> Any:
         parent.append(rng.choice(NASTY))
     elif how == "double" and isinstance(parent, list):
         parent.extend(copy.deepcopy(parent))
-    elif how == "number" and isinstance(place, int | float) and not isinstance(place, bool):
+    elif how == "number" and isinstance(place, int | float) and abs(place) < 1e300:
         parent[key] = place * rng.choice((-1, 10**6, 10**18, 10**40, 0, 1e-9))
     elif how == "deep":
         parent[key] = nested(rng.choice((5, 100, 400)), place)
