@@ -23,14 +23,10 @@ ROOT = Path(__file__).parents[1]
         ("soak", "SEED", "--seed"),
     ],
 )
-def test_variable_is_one_word(tmp_path, target, name, option):
+def test_variable_is_one_word(target, name, option):
     given = "a b'; touch bad; '"
-    (tmp_path / ".venv").mkdir()
-    for file in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy2(ROOT / file, tmp_path)
-    for mark in ("installed", "installed-test"):
-        (tmp_path / ".venv" / mark).touch()  # newer than what they are made from
-    command = ["make", "-n", target, f"{name}={given}"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)  # noqa: S603
+    nothing_installed = ["-o", ".venv/installed", "-o", ".venv/installed-test"]
+    command = ["make", "-n", *nothing_installed, target, f"{name}={given}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
     words = shlex.split(done.stdout.splitlines()[-1])
     assert words[words.index(option) + 1] == given
