@@ -25,10 +25,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import StrictInt, TypeAdapter
+
+from storage.authorship import is_ours, signature
+from storage.foreign import parse_json
 from storage.objects import ObjectStore
-from storage.schema import FEATURES, ArtifactError, ConfigError, Source, VersionRef, parse_source
+from storage.schema import FEATURES, ArtifactError, ConfigError, Source, VersionRef, one_line, parse_source
 
 Document = dict[str, Any]
 """What JSON can hold: text, finite numbers, booleans, None, lists and text-keyed dicts."""
@@ -37,14 +41,39 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 """Of a version's files and manifest: raised when what is written changes. What was written before stays readable, for
 which `tests/golden/` keeps a home of every format."""
-STORE_KEYS = ("files", "format", "name", "seal", "source", "version")
+STORE_KEYS = ("files", "format", "name", "seal", "signature", "source", "version")
 """What the store itself puts into a manifest."""
 DATA_SUFFIXES = (".csv", ".html", ".json", ".md", ".onnx", ".parquet", ".png", ".safetensors", ".svg", ".txt")
 """Formats that hold data only. Pickle and its kin (.pkl, .pt, .joblib ...) run code when loaded, so they stay out."""
 
-_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
-_ENTRY = re.compile(r"(\d{6})\.json")
+_VERSION = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}")
+_ENTRY = re.compile(r"([0-9]{6})\.json")
+_STAMP = "%Y%m%dT%H%M%SZ"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # no separator, no leading dot: cannot leave its folder
+
+
+@dataclass(frozen=True)
+class _OwnPart:
+    """What the store reads of a manifest."""
+
+    files: dict[str, dict[Literal["sha256", "bytes"], str | int]]
+    features: list[str]
+
+
+@dataclass(frozen=True)
+class _EntryDocument:
+    """A champion's entry as it is written."""
+
+    sequence: StrictInt
+    version: str | None
+    at: str
+    reason: str
+    evidence: dict[str, Any]
+    restores: StrictInt | None
+    manifest_seal: str | None
+
+
+_OWN_PART, _ENTRY_DOCUMENT = TypeAdapter(_OwnPart), TypeAdapter(_EntryDocument)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +84,17 @@ class Artifact:
         ref: Its name.
         manifest: What was published with it, plus source, name, version, format, files (name -> sha256 and bytes) and
             seal.
-        files: File name -> content.
+        files: File name -> content; one that it has not is an ArtifactError.
     """
 
     ref: VersionRef
     manifest: Document
     files: Mapping[str, bytes]
+
+
+class _Files(dict[str, bytes]):
+    def __missing__(self, file: str) -> bytes:
+        raise ArtifactError(f"a version must have {file}, this one has {', '.join(sorted(self))}; roll back or retrain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +168,16 @@ class ArtifactStore:
         _check_manifest(manifest)
         ref = VersionRef(source=source, name=name, version=f"{_stamp(now)}-{hash8}")
         placed = {"source": source, "name": name, "version": ref.version, "format": FORMAT}
-        sealed = _sealed({**manifest, **placed, "files": {f: _fingerprint(content) for f, content in files.items()}})
+        fingerprints = {file: _fingerprint(content) for file, content in files.items()}
+        sealed = _sealed({**manifest, **placed, "files": fingerprints}, _market(source, name))
 
         for twin in self.versions(source, name):
             if twin.version.endswith(f"-{hash8}"):
-                with suppress(ArtifactError):  # a damaged twin is stored anew, not returned
+                try:
                     return self._verified(twin).ref
+                except ArtifactError as err:  # a damaged twin is stored anew, not returned
+                    if isinstance(err.__cause__, PermissionError):
+                        raise
         try:
             for file, content in {**files, MANIFEST: sealed}.items():  # the manifest stays last
                 self._objects.create(f"{_folder(ref)}/{file}", content)
@@ -162,7 +200,7 @@ class ArtifactStore:
         stored = [
             path.split("/")[0] for path in self._objects.names(_market(source, name)) if path.endswith(f"/{MANIFEST}")
         ]
-        return tuple(VersionRef(source=source, name=name, version=v) for v in sorted(stored) if _VERSION.fullmatch(v))
+        return tuple(VersionRef(source=source, name=name, version=v) for v in sorted(stored) if _is_version(v))
 
     def whole_versions(self, source: Source, name: str) -> tuple[VersionRef, ...]:
         """Return the stored versions that have not expired, oldest first."""
@@ -196,16 +234,20 @@ class ArtifactStore:
                 format is not the one that this code reads.
         """
         try:
-            document = _unsealed(self._objects.read(f"{_folder(ref)}/{MANIFEST}"), f"manifest of {ref}")
+            content = self._objects.read(f"{_folder(ref)}/{MANIFEST}")
         except FileNotFoundError:
             stored = [known.version for known in self.versions(ref.source, ref.name)]
             newest = ", ".join(stored[-3:]) or "none"
             raise ArtifactError(f"version {ref} is unknown; {len(stored)} stored, newest: {newest}") from None
+        document = _unsealed(content, f"manifest of {ref}", _market(ref.source, ref.name))
         for key, here in (("source", ref.source), ("name", ref.name), ("version", ref.version)):
             if document.get(key) != here:
                 found = document.get(key)
-                raise ArtifactError(f"manifest of {ref} must say {key} {here!r}, was {found!r}: moved from elsewhere")
+                raise ArtifactError(
+                    f"manifest of {ref} must say {key} {here!r}, was {str(found)[:60]!r}: moved from elsewhere"
+                )
         _check_format(ref, document.get("format"))
+        _fit(_OWN_PART, document, f"manifest of {ref}")
         for file in document["files"]:
             _check_file_name(file)
         return document
@@ -246,7 +288,7 @@ class ArtifactStore:
             difference = {"missing": set(expected) - set(features), "unknown": set(features) - set(expected)}
             parts = [f"{what}: {', '.join(map(repr, sorted(names)))}" for what, names in difference.items() if names]
             found = f"{len(features)} ({'; '.join(parts) or 'in another order'})"
-            raise ArtifactError(f"version {ref} expects {len(expected)} features, was given {found}")
+            raise ArtifactError(f"version {ref} expects {len(expected)} features, was given {one_line(found, 400)}")
         return artifact
 
     def prune_unfinished(self, source: Source, name: str, before: datetime) -> tuple[str, ...]:
@@ -262,7 +304,7 @@ class ArtifactStore:
         gone = list(self._objects.prune_unfinished(market, before))
         for path in self._objects.names(market):
             version = path.split("/")[0]
-            if _VERSION.fullmatch(version) and version not in complete and version[:16] < _stamp(before):
+            if _is_version(version) and version not in complete and version[:16] < _stamp(before):
                 self._objects.remove(f"{market}/{path}")
                 gone.append(path)
         return tuple(gone)
@@ -357,7 +399,7 @@ class ArtifactStore:
             "manifest_seal": entry.seal,
             "nonce": secrets.token_hex(8),  # no two promoters write equal bytes, so the loser of a race is told
         }
-        sealed = _sealed(document)
+        sealed = _sealed(document, _market(source, name))
         found = self._sequence(source, name)
         if found == entry.sequence - 1:
             try:
@@ -381,16 +423,21 @@ class ArtifactStore:
     def _entry(self, source: Source, name: str, sequence: int) -> ChampionEntry:
         if sequence == 0:
             return ChampionEntry(sequence=0, ref=None, at="", reason="flat is the first champion", evidence={})
-        content = self._objects.read(f"{_market(source, name)}/champion/{sequence:06d}.json")
-        document = _unsealed(content, f"champion entry {sequence} of {source}/{name}")
-        version = document["version"]
+        what, market = f"champion entry {sequence} of {source}/{name}", _market(source, name)
+        document = _unsealed(self._objects.read(f"{market}/champion/{sequence:06d}.json"), what, market)
+        _fit(_ENTRY_DOCUMENT, document, what)
+        version, restores = document["version"], document["restores"]
+        if document["sequence"] != sequence or not (restores is None or 0 <= restores < sequence):
+            raise ArtifactError(f"{what} is another one, moved from elsewhere; roll back or retrain")
+        if not _is_stamp(document["at"]) or not (version is None or _is_version(version)):
+            raise ArtifactError(f"{what} names no time or no version; roll back or retrain")
         return ChampionEntry(
             sequence=sequence,
             ref=None if version is None else VersionRef(source=source, name=name, version=version),
             at=document["at"],
-            reason=document["reason"],
+            reason=one_line(document["reason"]),
             evidence=document["evidence"],
-            restores=document["restores"],
+            restores=restores,
             seal=document["manifest_seal"],
         )
 
@@ -399,13 +446,15 @@ class ArtifactStore:
 
     def _verified(self, ref: VersionRef) -> Artifact:
         manifest = self.manifest(ref)
-        files = {file: self._read_verified(ref, file, manifest) for file in manifest["files"]}
+        files = _Files({file: self._read_verified(ref, file, manifest) for file in manifest["files"]})
         return Artifact(ref=ref, manifest=manifest, files=files)
 
     def _read_verified(self, ref: VersionRef, file: str, manifest: Document) -> bytes:
         published = manifest["files"].get(file)
         if published is None:
-            raise ArtifactError(f"version {ref} has no file {file!r}; it holds {', '.join(sorted(manifest['files']))}")
+            raise ArtifactError(
+                f"version {ref} has no file {file[:60]!r}; it holds {', '.join(sorted(manifest['files']))}"
+            )
         try:
             content = self._objects.read(f"{_folder(ref)}/{file}")
         except FileNotFoundError:
@@ -426,34 +475,47 @@ def _promotion(history: Sequence[ChampionEntry], entry: ChampionEntry) -> Champi
 
 def _market(source: Source, name: str) -> str:
     if not _PLAIN_NAME.fullmatch(name):
-        raise ArtifactError(f"name must be letters, digits, dots, dashes and underscores, was {name!r}")
+        raise ArtifactError(f"name must be letters, digits, dots, dashes and underscores, was {name[:60]!r}")
     return f"{parse_source(source).replace(':', '-')}/{name}"
 
 
 def _folder(ref: VersionRef) -> str:
-    if not _VERSION.fullmatch(ref.version):
-        raise ArtifactError(f"version must look like 20260104T100000Z-7f3c9a2e, was {ref.version!r}")
+    if not _is_version(ref.version):
+        raise ArtifactError(f"version must look like 20260104T100000Z-7f3c9a2e, was {ref.version[:60]!r}")
     return f"{_market(ref.source, ref.name)}/{ref.version}"
+
+
+def _is_version(text: str) -> bool:
+    found = _VERSION.fullmatch(text)
+    return found is not None and _is_stamp(found[1])
+
+
+def _is_stamp(text: str) -> bool:
+    with suppress(ValueError):
+        return datetime.fromisoformat(text).strftime(_STAMP) == text
+    return False
 
 
 def _stamp(time: datetime) -> str:
     if time.tzinfo is None:
         raise ArtifactError(f"time must know its zone, was {time.isoformat()}")
-    return time.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return time.astimezone(UTC).strftime(_STAMP)
 
 
 def _check_file_name(file: str) -> None:
     if not _PLAIN_NAME.fullmatch(file) or file == MANIFEST:
-        raise ArtifactError(f"file name must be plain and not {MANIFEST}, was {file!r}")
+        raise ArtifactError(f"file name must be plain and not {MANIFEST}, was {file[:60]!r}")
     if not file.endswith(DATA_SUFFIXES):
-        raise ArtifactError(f"file must hold data only ({' '.join(DATA_SUFFIXES)}), was {file!r}")
+        raise ArtifactError(f"file must hold data only ({' '.join(DATA_SUFFIXES)}), was {file[:60]!r}")
 
 
 def _check_format(ref: VersionRef, found: Any) -> None:
     if found != FORMAT:
         newer = isinstance(found, int) and found > FORMAT
         way_out = "update this program" if newer else "retrain"
-        raise ArtifactError(f"version {ref} has format {found!r}, this program reads {FORMAT}; {way_out}")
+        raise ArtifactError(
+            f"version {ref} has format {one_line(repr(found), 60)}, this program reads {FORMAT}; {way_out}"
+        )
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:
@@ -469,25 +531,37 @@ def _fingerprint(content: bytes) -> Document:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
-def _sealed(document: Mapping[str, Any]) -> bytes:
+def _sealed(document: Mapping[str, Any], market: str) -> bytes:
     """Return the document as JSON with a seal: the hash of what a reader will see."""
     try:
         plain = json.loads(json.dumps(document, allow_nan=False))
     except (TypeError, ValueError) as err:
         raise ArtifactError(f"manifest and evidence must be plain JSON without NaN or infinity ({err})") from err
-    return json.dumps({**plain, "seal": _digest(plain)}, indent=2).encode()
+    seal = _digest(plain)
+    signed = signature(market.encode(), seal.encode())
+    return json.dumps({**plain, "seal": seal, **({"signature": signed} if signed else {})}, indent=2).encode()
 
 
-def _unsealed(content: bytes, what: str) -> Document:
-    """Return the document with its seal, or refuse it: the seal finds damage and careless edits."""
+def _unsealed(content: bytes, what: str, market: str) -> Document:
+    """Return the document with its seal, or refuse it: a seal finds damage and careless edits, a key other writers."""
     try:
-        document: Document = json.loads(content)
-        seal = document.pop("seal")
-    except (ValueError, AttributeError, TypeError, KeyError) as err:
-        raise ArtifactError(f"{what} is not a sealed JSON document ({err!r}); roll back or retrain") from err
-    if seal != _digest(document):
+        document: Document = parse_json(content)
+        seal, signed = document.pop("seal"), document.pop("signature", "")
+        digest = _digest(document)
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as err:
+        raise ArtifactError(f"{what} is not a sealed JSON document ({one_line(err)}); roll back or retrain") from err
+    if seal != digest:
         raise ArtifactError(f"{what} does not match its seal: damaged or edited; roll back or retrain")
+    if not is_ours(signed, market.encode(), digest.encode()):
+        raise ArtifactError(f"{what} was not written with this DSC_ARTIFACT_KEY; retrain, or set the key that wrote it")
     return {**document, "seal": seal}
+
+
+def _fit(shape: TypeAdapter[Any], document: Document, what: str) -> None:
+    try:
+        shape.validate_python(document)
+    except ValueError as err:
+        raise ArtifactError(f"{what} is not as this program writes it ({one_line(err)}); roll back or retrain") from err
 
 
 def _digest(document: Document) -> str:

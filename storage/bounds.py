@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from annotated_types import Ge, Gt, Le, Lt, Unit
 
-from storage.schema import ConfigError
+from storage.schema import DAY_MS, END_OF_TIME_MS, ConfigError
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
@@ -25,6 +25,10 @@ Share = Annotated[float, Ge(0), Le(1)]
 HalfOpen = Annotated[float, Ge(0), Lt(1)]
 ProperShare = Annotated[float, Gt(0), Lt(1)]
 Threads = Annotated[int, Ge(1), Le(256)]
+Moment = Annotated[int, Ge(0), Le(END_OF_TIME_MS)]
+"""UTC milliseconds within the calendar."""
+Day = Annotated[int, Ge(0), Le(END_OF_TIME_MS // DAY_MS)]
+"""UTC days since 1970, likewise."""
 Seed = Annotated[int, Ge(0), Lt(2**31)]
 """What every generator of random numbers here takes."""
 

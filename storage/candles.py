@@ -11,10 +11,11 @@ from uuid import uuid4
 
 import numpy as np
 
-from storage.commit import END_OF_TIME_MS, SPAN, Page, WindowReport, commit, require_storable, series_of
+from storage.commit import SPAN, Page, WindowReport, commit, require_storable, series_of
 from storage.database import Database, transaction
 from storage.schema import (
     CANDLE_COLUMNS,
+    END_OF_TIME_MS,
     WINDOW_BARS,
     CandleError,
     Candles,

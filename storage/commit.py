@@ -15,6 +15,7 @@ import numpy as np
 
 from storage.schema import (
     CANDLE_COLUMNS,
+    END_OF_TIME_MS,
     CandleError,
     Candles,
     ConfigError,
@@ -27,9 +28,6 @@ from storage.schema import (
     parse_source,
     utc_text,
 )
-
-END_OF_TIME_MS = 253_402_300_799_000
-"""The last second of the year 9999: later times are taken for garbage."""
 
 REJECTED = "rejected"
 MISSING = "missing"

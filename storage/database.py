@@ -26,7 +26,7 @@ from uuid import uuid4
 
 import duckdb
 
-from storage.schema import StoreBusyError, StoreError
+from storage.schema import StoreBusyError, StoreError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,21 @@ _TABLES = f"""
     );
 """  # noqa: S608 - built from the constants above
 
+_COLUMNS = {
+    (table, *column.upper().split()[:2])
+    for table, columns in re.findall(r"create table (\w+) \((.*?)\)", _TABLES, re.DOTALL)
+    for column in columns.split(",")
+}
+_COLUMNS_OF_TABLES = """
+    select t.table_name, upper(column_name), data_type from duckdb_columns() join duckdb_tables() t using (table_oid)
+"""
+_LOOKED_AT: dict[Path, tuple[int, ...] | None] = {}  # files as this process left them: to look costs half a turn
+
 _SAY_AFTER_S = 3.0  # of waiting: turns are milliseconds, so somebody has opened the file and gone to lunch
 _LONG_TURN_S = 1.0  # the longest wait for turns of this project that is not worth a line
 _RETRY_S = (0.01, 0.06)  # random, so that two waiting processes do not stay in step
 _TURN_S = (0.002, 0.01)  # asking the kernel for a lock costs a microsecond, trying to open the file a millisecond
-_HOLDER_PID = re.compile(r"PID (\d+)")
+_HOLDER_PID = re.compile(r"PID ([0-9]+)")
 _MISTAKES = (duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.DataError, duckdb.NotSupportedError)
 _ADVICE = (  # signs in the cause, what they mean, the way out
     (
@@ -162,13 +172,11 @@ class Database:
     @contextlib.contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         deadline = time.monotonic() + self.timeout_s
-        with (
-            self._turn(read_only, deadline),
-            self._explained(),
-            contextlib.closing(self._connect(read_only, deadline)) as con,
-        ):
-            self._check_version(con)
-            yield con
+        with self._turn(read_only, deadline), self._explained():
+            with contextlib.closing(self._connect(read_only, deadline)) as con:
+                self._check_tables(con)
+                yield con
+            _LOOKED_AT[self.path] = self._as_it_is()
 
     @contextlib.contextmanager
     def _turn(self, read_only: bool, deadline: float) -> Iterator[None]:
@@ -209,7 +217,8 @@ class Database:
         say_at = time.monotonic() + _SAY_AFTER_S
         while True:
             try:
-                return duckdb.connect(self.path, read_only=read_only)
+                # No statement of ours reads another file, nor may one that somebody put into this one.
+                return duckdb.connect(self.path, read_only=read_only, config={"enable_external_access": "false"})
             except (duckdb.IOException, duckdb.ConnectionException) as err:
                 holder = _holder(err)
                 if holder is None:
@@ -221,17 +230,32 @@ class Database:
                     say_at = deadline
             time.sleep(random.uniform(*_RETRY_S))
 
-    def _check_version(self, con: duckdb.DuckDBPyConnection) -> None:
-        try:
-            rows = con.execute("select value from meta where name = 'schema_version'").fetchall()
-        except duckdb.CatalogException as err:
-            raise StoreError(f"{self.path} must be a candle store, it is another DuckDB file (no table meta)") from err
-        found = rows[0][0] if rows else "none"
-        if found != str(SCHEMA_VERSION):
+    def _check_tables(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Refuse a file in which one of our tables is missing, another one, or a view, which may be endless."""
+        found = self._as_it_is()
+        is_known = found is not None and found == _LOOKED_AT.get(self.path)
+        lacking = set() if is_known else _COLUMNS - set(con.execute(_COLUMNS_OF_TABLES).fetchall())
+        if any(table == "meta" for table, _, _ in lacking):
+            raise StoreError(f"{self.path} must be a candle store, it is another DuckDB file (no table meta)")
+        rows = con.execute("select value from meta where name = 'schema_version'").fetchall()
+        version = one_line(rows[0][0]) if rows else "none"
+        if version != str(SCHEMA_VERSION):
             raise StoreError(
-                f"{self.path}: schema version must be {SCHEMA_VERSION}, was {found}; "
+                f"{self.path}: schema version must be {SCHEMA_VERSION}, was {version}; "
                 "update this program, or move the file away and run ingest again"
             )
+        if lacking:
+            table, column, kind = min(lacking)
+            raise StoreError(
+                f"{self.path}: table {table} must have {column.lower()} {kind.lower()}, it has not; move the file away "
+                "and run ingest again"
+            )
+
+    def _as_it_is(self) -> tuple[int, ...] | None:
+        with contextlib.suppress(OSError):
+            found = self.path.stat()
+            return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return None
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -241,7 +265,7 @@ class Database:
         except _MISTAKES:
             raise
         except duckdb.Error as err:
-            raise self._error(str(err).splitlines()[0]) from err
+            raise self._error(one_line(err, 400)) from err
 
     def _error(self, cause: str) -> StoreError:
         advice = (text for signs, text in _ADVICE if any(sign in cause for sign in signs))

@@ -20,8 +20,9 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from storage.foreign import MOST_BYTES, MOST_DATA_BYTES, read_file
 from storage.private import place_umask
-from storage.schema import ArtifactError, PipelineError
+from storage.schema import ArtifactError, DamagedError, PipelineError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class ObjectStore:
             # Another process may write at any time, so a remembered listing would be a lie.
             self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as err:
-            raise error(f"artifact URL must be a path or a known fsspec URL ({err})") from err
+            raise error(f"artifact URL must be a path or a known fsspec URL ({one_line(err)})") from err
         self._root = root.rstrip("/")
         protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
         if not protocols & _COMPARES_AND_SWAPS:
@@ -79,7 +80,7 @@ class ObjectStore:
             ArtifactError: The store refuses.
         """
         full = f"{self._root}/{path}"
-        with self._clear_errors("write", full, passing=FileExistsError):
+        with self._clear_errors("write", full, passing=(FileExistsError,)):
             try:
                 if isinstance(self._fs, LocalFileSystem):
                     self._create_on_disk(full, content)
@@ -87,19 +88,24 @@ class ObjectStore:
                     with _MEMORY_LOCK:
                         self._fs.pipe_file(full, content, mode="create")
             except FileExistsError:
-                if self._fs.cat_file(full) != content:
+                if self.read(path, MOST_DATA_BYTES) != content:
                     raise
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most: int = MOST_BYTES) -> bytes:
         """Return a file's bytes.
 
         Raises:
             FileNotFoundError: There is none.
-            ArtifactError: The store refuses.
+            ArtifactError: The store refuses, it is no regular file, or has more than `most` bytes.
         """
         full = f"{self._root}/{path}"
-        with self._clear_errors("read", full, passing=FileNotFoundError):
-            return bytes(self._fs.cat_file(full))
+        with self._clear_errors("read", full, passing=(FileNotFoundError,)):
+            if isinstance(self._fs, LocalFileSystem):
+                return read_file(Path(full), most)
+            content = bytes(self._fs.cat_file(full, start=0, end=most + 1))
+            if len(content) > most:
+                raise DamagedError(f"{full} must have at most {most:,} bytes")
+            return content
 
     def exists(self, path: str) -> bool:
         """Return whether a file is there.
@@ -153,10 +159,11 @@ class ObjectStore:
         full = f"{self._root}/{folder}"
         with self._clear_errors("list", full):
             try:
-                self._fs.ls(full, detail=False)  # `find` passes in silence over a folder that it may not read
+                self._fs.ls(full, detail=False)  # `find` passes in silence over what is refused
             except FileNotFoundError:
                 return []
-            return sorted(path.removeprefix(f"{full}/") for path in self._fs.find(full))
+            found = _files_on_disk(full) if isinstance(self._fs, LocalFileSystem) else self._fs.find(full)
+            return sorted(path.removeprefix(f"{full}/") for path in found)
 
     def _create_on_disk(self, full: str, content: bytes) -> None:
         # The temporary file lies beside its target: a hard link cannot leave its file system.
@@ -180,16 +187,29 @@ class ObjectStore:
             os.close(descriptor)
 
     @contextmanager
-    def _clear_errors(self, doing: str, full: str, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    def _clear_errors(self, doing: str, full: str, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:
         try:
             yield
-        except passing:
+        except (*passing, self._error):
             raise
+        except DamagedError as err:
+            raise self._error(f"{one_line(err, 1_200)}; move it away") from err
         except Exception as err:  # each back end raises classes of its own; botocore's are not even OSErrors
             code = err.errno if isinstance(err, OSError) else None
             if code is None and isinstance(err, PermissionError):
                 code = errno.EACCES  # as s3fs raises it, without a number
-            reason = (os.strerror(code) if code else str(err)) or type(err).__name__
+            reason = one_line(os.strerror(code) if code else err) or type(err).__name__
             elsewhere = "check DSC_ARTIFACT_URL and the network"
             way_out = _WAY_OUT.get(code or 0, elsewhere if self.folder is None else "set DSC_HOME or DSC_ARTIFACT_URL")
-            raise self._error(f"can't {doing} {full} ({reason}); {way_out}") from err
+            raise self._error(f"can't {doing} {one_line(full, 1_000)} ({reason}); {way_out}") from err
+
+
+def _files_on_disk(folder: str) -> Iterator[str]:
+    """Yield the files below a folder; a link to a folder is not followed, it may lead round in a circle."""
+
+    def refuse(err: OSError) -> None:
+        if not isinstance(err, FileNotFoundError):  # removed meanwhile
+            raise err
+
+    for place, _, files in os.walk(folder, onerror=refuse):
+        yield from (f"{place}/{name}" for name in files)

@@ -9,17 +9,25 @@ and makes nobody wait. A kill between commit and replacement leaves the older fi
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 from pathlib import Path
 from uuid import uuid4
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.schema import CANDLE_COLUMNS, Candles, Market, Source, StoreError, parse_source
+from storage.foreign import ParquetTable, parse_json, read_file
+from storage.schema import (
+    CANDLE_COLUMNS,
+    Candles,
+    DamagedError,
+    Market,
+    Source,
+    StoreError,
+    one_line,
+    parse_source,
+)
 
 RECENT_BARS = 10_000
 """Enough to warm features and any network up several times over, and written in milliseconds."""
@@ -60,20 +68,20 @@ def read_recent(folder: Path, source: Source, market: Market) -> Candles:
     """
     path = _place(folder, source, market)
     try:
-        content = path.read_bytes()
+        table = ParquetTable(read_file(path), RECENT_BARS)
+        owner = parse_json(table.metadata.get(_OWNER, b""))
+        columns = {name: table.numbers(name, "double") for name in CANDLE_COLUMNS}
+        candles = Candles(start_ms=table.moments("start_ms"), **columns)
     except FileNotFoundError:
         return Candles.empty()
     except OSError as err:
         raise StoreError(f"{path} can't be read ({err.strerror})") from err
-    try:
-        table = pq.read_table(io.BytesIO(content))
-        owner = json.loads((table.schema.metadata or {})[_OWNER])
-        columns = {name: np.array(table.column(name).to_numpy()) for name in ("start_ms", *CANDLE_COLUMNS)}
-    except (pa.ArrowException, ValueError, KeyError) as err:
-        raise StoreError(f"{path} is damaged ({type(err).__name__}: {err}); run ingest again") from err
+    except DamagedError as err:
+        raise StoreError(f"{path} is damaged ({err}); run ingest again") from err
     if owner != [source, market.slug]:
-        raise StoreError(f"{path} must be of {source} {market.slug}, was of {' '.join(owner)}; run ingest again")
-    return Candles(**columns)
+        found = " ".join(map(one_line, owner)) if isinstance(owner, list) else one_line(owner)
+        raise StoreError(f"{path} must be of {source} {market.slug}, was of {found}; run ingest again")
+    return candles
 
 
 def _place(folder: Path, source: Source, market: Market) -> Path:

@@ -1,6 +1,7 @@
 """Results, each named by what it was made from: the same work asked for again, by any process, is found and not done.
 
-    <place>/<key>.zip        the files of one result, not compressed; the archive's comment is the SHA-256 of the rest
+    <place>/<key>.zip        the files of one result, not compressed; the archive's comment ends with the SHA-256 of all
+                             that is before it, and with DSC_ARTIFACT_KEY begins with the signature of key and files
 
 A place is a folder or an fsspec URL that every machine reaches. A result is one object, made only where none was, so a
 killed run leaves the whole of it or nothing. A folder may be deleted while nothing runs; `prune` may be called at any
@@ -23,8 +24,10 @@ from typing import IO, Any, Protocol, Self, TypeVar, runtime_checkable
 
 from pydantic import TypeAdapter
 
+from storage.authorship import is_ours, signature
+from storage.foreign import MOST_DATA_BYTES, OTHERWISE, open_file, parse_json, unzip
 from storage.objects import UNFINISHED, ObjectStore
-from storage.schema import PipelineError, StoreError, content_hash
+from storage.schema import DamagedError, PipelineError, StoreError, content_hash, one_line
 
 Kind = TypeVar("Kind")
 Content = bytes | Callable[[IO[bytes]], None]
@@ -44,7 +47,7 @@ class Filed(Protocol):
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> Self:
-        """Return what `files` were made from; any ValueError, TypeError or KeyError says that they were not."""
+        """Return what `files` were made from; what it trips over says that they were not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +129,7 @@ class ResultStore:
         else:
             files = result if isinstance(result, Mapping) else {_PLAIN: canonical_json(result)}
         with suppress(FileExistsError):  # another process finished the same work first
-            self._objects.create(f"{key}{_ENDING}", _packed(files))
+            self._objects.create(f"{key}{_ENDING}", _packed(key, files))
 
     def load(self, key: str, kind: type[Kind]) -> Kind:
         """Return the result that was saved under a key.
@@ -142,10 +145,9 @@ class ResultStore:
         try:
             if issubclass(kind, Filed):
                 return kind.of(files)
-            return TypeAdapter(kind).validate_python(json.loads(files[_PLAIN]))
-        except (ValueError, TypeError, KeyError) as err:
-            cause = f"{type(err).__name__}: {err}".partition("\n")[0]
-            raise self._damaged(key, f"is no {kind.__name__} ({cause})") from err
+            return TypeAdapter(kind).validate_python(parse_json(files[_PLAIN]))
+        except OTHERWISE as err:
+            raise self._damaged(key, f"is no {kind.__name__} ({type(err).__name__}: {one_line(err)})") from err
 
     def read(self, key: str) -> dict[str, bytes]:
         """Return the files of a result, as they were saved.
@@ -154,22 +156,29 @@ class ResultStore:
             StoreError: There is no such result, or its bytes have changed.
         """
         try:
-            content = self._objects.read(f"{key}{_ENDING}")
+            content = self._objects.read(f"{key}{_ENDING}", MOST_DATA_BYTES)
         except FileNotFoundError as err:
             raise self._error(f"result {key} is not at {self.location(key)}; run again what makes it") from err
-        if _digest(memoryview(content)[:-_DIGEST]) == content[-_DIGEST:]:
-            with suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(content)) as archive:
-                return {name: archive.read(name) for name in archive.namelist()}
-        raise self._damaged(key, "is damaged")
+        if _digest(memoryview(content)[:-_DIGEST]) != content[-_DIGEST:]:
+            raise self._damaged(key, "is damaged")
+        claim = content[-2 * _DIGEST : -_DIGEST].decode("latin-1")
+        if not is_ours(claim, key.encode(), memoryview(content)[: -2 * _DIGEST]):
+            raise self._error(
+                f"result {key} was not written with this DSC_ARTIFACT_KEY; delete {self.location(key)} and run it again"
+            )
+        try:
+            return unzip(io.BytesIO(content))
+        except DamagedError as err:
+            raise self._damaged(key, f"is damaged ({err})") from err
 
     def peek(self, key: str, name: str) -> bytes:
         """Return one file of a result on a disk, without a look at the others and without proof.
 
         Raises:
-            OSError, KeyError, BadZipFile: There is no such result, or it is damaged.
+            OSError, KeyError, DamagedError: There is no such result, or it is damaged.
         """
-        with zipfile.ZipFile(self.location(key)) as archive:
-            return archive.read(name)
+        with open_file(Path(self.location(key))) as packed:
+            return unzip(packed, name)[name]
 
     def by_last_use(self) -> tuple[str, ...]:
         """Return the keys on a disk, the one that was used last first; at a URL nothing says when something was."""
@@ -218,8 +227,8 @@ class ResultStore:
         return self._error(f"result {key} {how}; delete {self.location(key)} and run it again")
 
 
-def _packed(files: Mapping[str, Content]) -> bytes:
-    packed = io.BytesIO()
+def _packed(key: str, files: Mapping[str, Content]) -> bytes:
+    packed, is_signed = io.BytesIO(), signature() is not None
     with zipfile.ZipFile(packed, "w") as archive:
         for name, content in files.items():
             with archive.open(zipfile.ZipInfo(name), "w") as file:  # no time of day: equal files are equal archives
@@ -227,8 +236,10 @@ def _packed(files: Mapping[str, Content]) -> bytes:
                     content(file)
                 else:
                     file.write(content)
-        archive.comment = bytes(_DIGEST)
+        archive.comment = bytes(2 * _DIGEST if is_signed else _DIGEST)
     with packed.getbuffer() as view:
+        if is_signed:
+            view[-2 * _DIGEST : -_DIGEST] = str(signature(key.encode(), view[: -2 * _DIGEST])).encode()
         view[-_DIGEST:] = _digest(view[:-_DIGEST])
     return packed.getvalue()
 

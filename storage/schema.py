@@ -13,6 +13,7 @@ The errors, by what to do about them:
     ├── AuthError               key, signature or permission
     ├── ClockError              this machine's clock is off
     ├── ConfigError             a parameter or setting breaks a rule
+    ├── DamagedError            bytes that somebody else may have written are not what they should be
     ├── CandleError             candles that cannot be used
     │   ├── CandleGapError      bars are missing
     │   └── QuarantineError     too large a share of rows broke the contract
@@ -51,6 +52,8 @@ Symbol = Annotated[str, SYMBOL]
 Source = NewType("Source", str)
 """Where candles came from: "bybit", "testnet", "demo", or "sandbox:<hash8>" of a replayed file or a market's law."""
 
+_USER = re.compile(r"//[^/\s@]*@")
+_QUERY = re.compile(r"(\w://[^\s?#]*)[?#][^\s'\")]*")
 _SOURCE = re.compile(r"bybit|testnet|demo|sandbox:[0-9a-f]{8}")
 
 CANDLE_COLUMNS = ("open", "high", "low", "close", "volume", "turnover")
@@ -92,6 +95,9 @@ INTERVAL_MS = {
     "W": 7 * DAY_MS,
 }
 """Milliseconds per bar of each `Interval`."""
+
+END_OF_TIME_MS = 253_402_300_799_000
+"""The last second of the year 9999: later times are taken for garbage."""
 
 MONDAY_MS = 4 * DAY_MS  # weeks open on Mondays; 1970-01-01 was a Thursday
 FUNDING_STEP_MS = DAY_MS // 3
@@ -165,6 +171,10 @@ class ConfigError(PipelineError, ValueError):
     """A parameter or a setting breaks a rule."""
 
 
+class DamagedError(PipelineError, ValueError):
+    """Bytes that somebody else may have written are not what they should be."""
+
+
 class CandleError(PipelineError):
     """Candles that cannot be used."""
 
@@ -212,7 +222,7 @@ def parse_source(text: str) -> Source:
         ConfigError: `text` is none of bybit, testnet, demo, sandbox:<8 hex digits>.
     """
     if not _SOURCE.fullmatch(text):
-        raise ConfigError(f"source must be bybit, testnet, demo or sandbox:<8 hex digits>, was {text!r}")
+        raise ConfigError(f"source must be bybit, testnet, demo or sandbox:<8 hex digits>, was {text[:60]!r}")
     return Source(text)
 
 
@@ -221,13 +231,20 @@ def sandbox_source(content: bytes) -> Source:
     return Source(f"sandbox:{content_hash([content])[:8]}")
 
 
-def content_hash(parts: Iterable[bytes]) -> str:
+def content_hash(parts: Iterable[bytes | memoryview]) -> str:
     """Return the SHA-256 of the parts in hexadecimal; lengths are hashed too, so that no two splits agree."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def one_line(text: object, most: int = 200) -> str:
+    """Return what somebody else wrote as part of a line: nothing that steers a terminal, no key out of an address."""
+    seen = "".join(char if char.isprintable() else " " for char in str(text)[: 10 * most])
+    seen = _QUERY.sub(r"\1?...", _USER.sub("//...@", seen))
+    return " ".join(seen.split())[:most]
 
 
 def utc_text(ms: int) -> str:
@@ -252,7 +269,7 @@ class Market:
     def __post_init__(self) -> None:
         if not SYMBOL.fullmatch(self.symbol):
             raise ConfigError(
-                f"symbol must be upper-case letters, digits and dashes such as BTCUSDT, was {self.symbol!r}"
+                f"symbol must be upper-case letters, digits and dashes such as BTCUSDT, was {self.symbol[:60]!r}"
             )
         if self.category not in ("linear", "spot", "inverse"):
             raise ConfigError(f"category must be linear, spot or inverse, was {self.category!r}")
@@ -483,5 +500,7 @@ class VersionRef:
         """
         parts = text.split("/")
         if len(parts) != 3 or not all(parts):
-            raise ConfigError(f"a version is named <source>/<market>/<version>, as a retrain prints it; was {text!r}")
+            raise ConfigError(
+                f"a version is named <source>/<market>/<version>, as a retrain prints it; was {text[:100]!r}"
+            )
         return cls(source=parse_source(parts[0]), name=parts[1], version=parts[2])

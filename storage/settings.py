@@ -3,6 +3,7 @@
 DSC_HOME              where run-time data lives (default ./.dsc)
 DSC_ARTIFACT_URL      where versions live, and with them the datasets and finished steps that they are made from: a path
                       or any fsspec URL that every machine reaches (default: models, datasets and work in $DSC_HOME)
+DSC_ARTIFACT_KEY      secret that all who write there have in common: what others wrote there is refused (default: none)
 DSC_DASK_ADDRESS      scheduler of the Dask cluster on which many markets are retrained (default: this process)
 DSC_DASK_WAIT_S       how long that cluster may be out of reach or without a worker, seconds (default 60)
 DSC_REPORTS_URL       where a browser finds the report of a version, set by `make ui` for its runs (default: nowhere)
@@ -13,11 +14,16 @@ DSC_BYBIT_..._KEY     keys of trading accounts, and their secrets: `storage/api_
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.schema import ConfigError, StoreError
+
+_SECRETS = re.compile(r"://(?:[^/]*@|.*[?#])")
+_AZURE = re.compile(r"abfss?://[^/:@]+@[^/@?#]+(/[^?#]*)?$")  # container@account, which is no secret
+_LEAST_KEY = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,9 @@ class Settings:
 
     Attributes:
         home: Folder of run-time data, absolute.
-        artifact_url: Path or fsspec URL of the model versions.
+        artifact_url: Path or fsspec URL of the model versions. In no repr, and nothing in it is secret: credentials
+            come from where its back end reads them.
+        artifact_key: What versions, champions and results there are signed with; None: nobody asks who wrote them.
         dask_address: Scheduler of the Dask cluster for many markets; None: this process.
         dask_wait_s: How long the cluster may be out of reach or without a worker, seconds.
         reports_url: Address of the server that shows reports; None: the page of a run says where the file lies.
@@ -34,13 +42,26 @@ class Settings:
     """
 
     home: Path
-    artifact_url: str
+    artifact_url: str = field(repr=False)
+    artifact_key: str | None = field(default=None, repr=False)
     dask_address: str | None = None
     dask_wait_s: float = 60.0
     reports_url: str | None = None
     alert_url: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        for link in self.artifact_url.split("::"):  # simplecache::s3://...
+            if _SECRETS.search(link) and not _AZURE.match(link):
+                raise ConfigError(
+                    "DSC_ARTIFACT_URL must hold no user, key or query; credentials come from the environment, as the "
+                    "back end reads them (AWS_ACCESS_KEY_ID ...)"
+                )
+        if self.artifact_key is not None and len(self.artifact_key) < _LEAST_KEY:
+            raise ConfigError(
+                f"DSC_ARTIFACT_KEY must have at least {_LEAST_KEY} characters, such as `openssl rand -hex 32`"
+            )
+        if self.alert_url is not None and not re.match(r"https?://[^\s]+$", self.alert_url):
+            raise ConfigError("DSC_ALERT_URL must be the http:// or https:// address of a webhook")
         if self.dask_address is not None and self.is_at_home:
             raise ConfigError(
                 "DSC_DASK_ADDRESS needs DSC_ARTIFACT_URL: a place that every worker of the cluster reaches"
@@ -54,6 +75,7 @@ class Settings:
         return cls(
             home=home,
             artifact_url=env.get("DSC_ARTIFACT_URL", str(home / "models")),
+            artifact_key=env.get("DSC_ARTIFACT_KEY"),
             dask_address=env.get("DSC_DASK_ADDRESS"),
             dask_wait_s=_seconds("DSC_DASK_WAIT_S", env.get("DSC_DASK_WAIT_S", "60")),
             reports_url=env.get("DSC_REPORTS_URL"),

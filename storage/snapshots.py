@@ -11,8 +11,6 @@ checked before Arrow parses a byte of it.
 
 from __future__ import annotations
 
-import io
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
@@ -21,19 +19,18 @@ from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from storage.foreign import ParquetTable, parse_json
 from storage.results import Content, Pruned, ResultStore, canonical_json
 from storage.schema import (
     CANDLE_COLUMNS,
     FEATURES,
     Candles,
-    ConfigError,
     DatasetError,
     DatasetRef,
     FloatArray,
@@ -103,23 +100,24 @@ class Dataset:
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> Dataset:
         """Return the dataset that `files` hold."""
-        origin = json.loads(files[_ORIGIN])
+        origin = parse_json(files[_ORIGIN])
         source, market = _origin(origin)
-        with pq.ParquetFile(io.BytesIO(files[_BARS])) as bars, pq.ParquetFile(io.BytesIO(files[_FUNDING])) as funding:
-            features = np.empty((bars.metadata.num_rows, len(FEATURES)))
-            for place, name in enumerate(FEATURES):
-                features[:, place] = _column(bars, name)
-            return cls(
-                source=source,
-                market=market,
-                candles=Candles(**{name: _column(bars, name) for name in ("start_ms", *CANDLE_COLUMNS)}),
-                features=features,
-                vol=_column(bars, "vol"),
-                segment=_column(bars, "segment"),
-                funding_ms=_column(funding, "stamp_ms"),
-                funding_rate=_column(funding, "rate"),
-                code_hash=str(origin["code_hash"]),
-            )
+        bars, funding = ParquetTable(files[_BARS]), ParquetTable(files[_FUNDING])
+        columns = {name: bars.numbers(name, "double") for name in CANDLE_COLUMNS}
+        features = np.empty((bars.rows, len(FEATURES)))
+        for place, name in enumerate(FEATURES):
+            features[:, place] = bars.numbers(name, "double")
+        return cls(
+            source=source,
+            market=market,
+            candles=Candles(start_ms=bars.moments("start_ms"), **columns),
+            features=features,
+            vol=bars.numbers("vol", "double"),
+            segment=bars.numbers("segment", "int64"),
+            funding_ms=funding.moments("stamp_ms"),
+            funding_rate=funding.numbers("rate", "double"),
+            code_hash=str(origin["code_hash"]),
+        )
 
 
 def write_dataset(place: Path | str, dataset: Dataset) -> DatasetRef:
@@ -162,7 +160,7 @@ def load_dataset(place: Path | str, ref: DatasetRef | str) -> Dataset:
     """
     dataset_id = ref if isinstance(ref, str) else ref.id
     if not _ID.fullmatch(dataset_id):
-        raise DatasetError(f"a dataset's id must be 16 hex digits, was {dataset_id!r}")
+        raise DatasetError(f"a dataset's id must be 16 hex digits, was {dataset_id[:60]!r}")
     store = _store(place)
     if not store.finished(dataset_id):
         raise DatasetError(
@@ -202,8 +200,8 @@ def prune_datasets(
     store = _store(place)
     markets: dict[tuple[Source, Market], list[str]] = {}
     for key in store.by_last_use():
-        with suppress(OSError, BadZipFile, ValueError, KeyError, TypeError, ConfigError):
-            markets.setdefault(_origin(json.loads(store.peek(key, _ORIGIN))), []).append(key)
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            markets.setdefault(_origin(parse_json(store.peek(key, _ORIGIN))), []).append(key)
     old = {market: keys[keep_newest:] for market, keys in markets.items() if len(keys) > keep_newest}
     spare = {key for market, keys in old.items() for key in set(keys) - referred(*market)}
     return store.prune(before, lambda key: key not in spare)
@@ -236,9 +234,3 @@ def _write_parquet(columns: Mapping[str, NDArray[Any]], file: IO[bytes]) -> None
     with pq.ParquetWriter(file, table(0, 0).schema, **packing) as writer:
         for first in range(0, rows, _ROWS):
             writer.write_table(table(first, first + _ROWS))
-
-
-def _column(file: pq.ParquetFile, name: str) -> NDArray[Any]:
-    """Return one column: all of them at once would be in memory twice, Arrow's and ours."""
-    # A copy, since Arrow's own memory is read-only, for which Numba would compile everything a second time.
-    return np.array(file.read(columns=[name]).column(0).to_numpy())

@@ -19,9 +19,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter
 
-from storage.bounds import Checked
+from storage.bounds import Checked, Day
+from storage.foreign import parse_json
 from storage.objects import ObjectStore
-from storage.schema import ArtifactError, ConfigError, Source, parse_source
+from storage.schema import ArtifactError, ConfigError, Source, one_line, parse_source
 
 _KEY = re.compile(r"[a-z]+-[0-9a-f]{16}")
 
@@ -65,7 +66,7 @@ class Trial(Tried):
     folder: ClassVar[str] = "trials"
 
     dataset: str
-    first_day: int
+    first_day: Day
     daily_returns: tuple[float, ...]
     sharpe_per_day: float
 
@@ -124,12 +125,13 @@ class TrialLog(Generic[Entry]):
 
     def _read(self, place: str) -> Entry:
         try:
-            entry = TypeAdapter(self._kind).validate_python(json.loads(self._objects.read(place)))
-        except (ValueError, ConfigError) as err:
-            cause = str(err).partition("\n")[0]
-            raise ArtifactError(f"{place} is damaged ({cause}); restore it from a backup, or delete it") from err
+            entry = TypeAdapter(self._kind).validate_python(parse_json(self._objects.read(place)))
+        except ValueError as err:
+            raise ArtifactError(
+                f"{place} is damaged ({one_line(err)}); restore it from a backup, or delete it"
+            ) from err
         if self._place(entry.source, entry.name, entry.key) != place:
-            raise ArtifactError(f"{place} must be its own, was {entry.key} of {entry.source} {entry.name}")
+            raise ArtifactError(f"{place} must be its own, was {entry.key} of {entry.source} {one_line(entry.name)}")
         return entry
 
     def _place(self, source: Source, name: str, key: str) -> str:

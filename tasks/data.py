@@ -22,6 +22,7 @@ from tasks.ingestion.funding import first_hole, ingest_rates
 from tasks.ingestion.quality import QualityConfig, stored_quality
 from tasks.market.features import halted_bars
 from tasks.runs.alerts import raise_alert
+from tasks.runs.display import say
 from tasks.runs.market_lock import LATER
 from tasks.runs.page import show_table
 from tasks.runs.progress import ProgressReport
@@ -36,7 +37,7 @@ def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, qua
     settings.prepare_home()
     with (
         _quarantine_alert(exchange, market),
-        connect(exchange, market, on_retry=log.warning, bans=settings.bans) as gateway,
+        connect(exchange, market, on_retry=log.warning, on_note=say, bans=settings.bans) as gateway,
         ProgressReport(f"ingest {market.slug}") as progress,
     ):
         store = CandleStore(settings.database)

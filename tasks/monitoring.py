@@ -16,6 +16,8 @@ from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
+from storage.foreign import parse_json, read_file
+from storage.schema import DamagedError
 from storage.settings import Settings
 from tasks.champion.health import MarketHealth, MonitorConfig, changes, health
 from tasks.live.paper_record import paper_records
@@ -55,10 +57,10 @@ def inspect_markets(limits: MonitorConfig) -> list[MarketHealth]:
 
 def _read_breaches(path: Path) -> dict[str, list[str]]:
     try:
-        breaches = json.loads(path.read_text())
+        breaches = parse_json(read_file(path))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as err:
+    except (OSError, DamagedError) as err:
         breaches, why = None, str(err)
     else:
         why = f"it holds {str(breaches)[:40]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from tasks.runs.stale_runs import HEARTBEAT_S
 
 _OF_THE_SERVER = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_", "PREFECT_SERVER_API_AUTH_")
-_OF_FLOW_RUNS = ("AWS_",)  # whatever opens the artifact store
+_OF_FLOW_RUNS = ("AWS_", "DSC_ARTIFACT_KEY")  # whatever opens the artifact store
 _OF_NOBODY_BELOW = (
     "BYBIT_",
     "DSC_BYBIT_",

@@ -178,8 +178,10 @@ def _serve(descriptor: int, hosts: Sequence[str]) -> None:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from flows.entry.headed import Headed
+    from flows.entry.secret_webhooks import keep_webhooks_secret
 
     app = TrustedHostMiddleware(Headed(create_app(final=True), _OF_A_PAGE), allowed_hosts=hosts, www_redirect=False)
+    keep_webhooks_secret()
     level = os.environ.get("PREFECT_SERVER_LOGGING_LEVEL", "warning").lower()
     # The loop is named: uvicorn would take uvloop where some other package has brought it.
     config = uvicorn.Config(app, loop="asyncio", lifespan="on", log_level=level, timeout_graceful_shutdown=_DRAIN_S)

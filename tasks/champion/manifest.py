@@ -11,10 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from storage.artifacts import STORE_KEYS, ArtifactStore, Document
-from storage.schema import ArtifactError, Market, VersionRef
+from storage.bounds import Moment
+from storage.foreign import OTHERWISE, parse_json, refusing
+from storage.schema import CLASSES, ArtifactError, FloatArray, Market, VersionRef, one_line
 from tasks.champion.promotion import Judgement
 from tasks.execution.contenders import Contender
 from tasks.strategy.recipe import Recipe
@@ -75,8 +78,8 @@ class Manifest:
     recipe: Recipe
     code: str
     libraries: Mapping[str, str]
-    trained_until_ms: int
-    label_span_ms: int
+    trained_until_ms: Moment
+    label_span_ms: Moment
     class_means: tuple[float, float, float]
     judgement: Judgement
     summary: Summary
@@ -106,7 +109,7 @@ class Manifest:
             wrong = next(_missing(own, manifest.document()), "")
         except ValidationError as err:
             first = err.errors()[0]
-            wrong = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+            wrong = one_line(f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}")
         if wrong:
             raise ArtifactError(f"manifest of {ref} does not fit this program ({wrong}); roll back or retrain")
         return manifest
@@ -119,6 +122,19 @@ def read_manifest(store: ArtifactStore, ref: VersionRef) -> Manifest:
         ArtifactError: The version is unknown, or its manifest is damaged or does not fit this program.
     """
     return Manifest.of(store.manifest(ref), ref)
+
+
+def training_shares(store: ArtifactStore, ref: VersionRef) -> FloatArray:
+    """Return what share each class had in the training of a version's newest fold, (3,).
+
+    Raises:
+        ArtifactError: The version is unknown or damaged, or its folds.json is not as it is written.
+    """
+    with refusing(f"folds.json of version {ref} is not as it is written", *OTHERWISE):
+        shares: FloatArray = np.array(parse_json(store.read(ref, "folds.json"))[-1]["prior"], np.float64)
+        if shares.shape != (len(CLASSES),) or not (shares >= 0).all():
+            raise ValueError(f"the shares must be {len(CLASSES)}, were {shares.shape}")
+        return shares
 
 
 def _missing(said: Any, whole: Any, name: str = "") -> Iterator[str]:

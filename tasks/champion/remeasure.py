@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from storage.artifacts import Artifact
+from storage.foreign import OTHERWISE, parse_json, refusing
 from storage.schema import CLASSES, ArtifactError, DatasetRef
 from storage.tables import read_columns
 from tasks.champion.manifest import Manifest
@@ -79,17 +79,21 @@ def remeasure(artifact: Artifact, datasets: Path | str) -> Reevaluation:
     Args:
         artifact: The version.
         datasets: Where datasets lie.
+
+    Raises:
+        PipelineError: The version or its dataset is damaged, or not as it is written.
     """
     ref, manifest = artifact.ref, Manifest.of(artifact.manifest, artifact.ref)
     recipe, data = manifest.recipe, DatasetRef(id=manifest.dataset, source=ref.source, market=manifest.market)
     samples = load_samples(datasets, data, recipe)
-    evaluation = evaluate_folds(samples, recipe, stored_folds(artifact, samples, recipe))
-    table = json.loads(artifact.files["baselines.json"])
-    forecasts = stored_forecasts(artifact.files["baselines.parquet"])
-    again = hold_contest(recipe, evaluation, forecasts, table["folds"])
-    said = dict(_leaves(json.loads(artifact.files["backtest.json"]))) | dict(
-        _leaves(_by_name(table["table"]), "baselines")
-    )
+    with refusing(f"version {ref} is not as it is written", *OTHERWISE):
+        evaluation = evaluate_folds(samples, recipe, stored_folds(artifact, samples, recipe))
+        table = parse_json(artifact.files["baselines.json"])
+        forecasts = stored_forecasts(artifact.files["baselines.parquet"])
+        again = hold_contest(recipe, evaluation, forecasts, table["folds"])
+        said = dict(_leaves(parse_json(artifact.files["backtest.json"]))) | dict(
+            _leaves(_by_name(table["table"]), "baselines")
+        )
     found = dict(_leaves(backtest_numbers(evaluation))) | dict(
         _leaves(_by_name([asdict(line) for line in again.table]), "baselines")
     )
@@ -111,7 +115,7 @@ def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[F
     probabilities = np.column_stack([predictions[f"p_{name}"] for name in CLASSES])
     lengths = [len(samples.fold(index).test) for index in range(recipe.models)]
     parts = np.split(probabilities, np.cumsum(lengths)[:-1])
-    facts = json.loads(artifact.files["folds.json"])
+    facts = parse_json(artifact.files["folds.json"])
     weights = [b""] * (len(facts) - 1) + [artifact.files["weights.safetensors"]]
     return [FoldResult.of_facts(*one) for one in zip(facts, weights, parts, strict=True)]
 

@@ -6,7 +6,6 @@ share no bar, or be far beyond what chance does to labels that overlap.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage
 from storage.schema import FEATURES, PipelineError, VersionRef
 from storage.snapshots import load_dataset
-from tasks.champion.manifest import read_manifest
+from tasks.champion.manifest import read_manifest, training_shares
 from tasks.execution.skill import lost_calibration, lost_skill, measure_skill
 from tasks.market import features
 from tasks.market.drift import measure_drift
@@ -83,7 +82,7 @@ def champion_skill(
     skill = measure_skill(
         probabilities[rows],
         known.classes[rows],
-        np.array(json.loads(models.read(ref, "folds.json"))[-1]["prior"]),
+        training_shares(models, ref),
         known.forward_return[rows],
         overlap=horizon,
         effective_samples=float(sample_uniqueness(known, rows).sum()),

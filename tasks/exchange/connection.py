@@ -25,7 +25,7 @@ from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 
 _IN_A_SESSION = RetryPolicy(attempts=3, budget_s=8.0, bans=0)  # whose thread has more to do than to wait for an answer
-_LOOPBACK = re.compile(r"http://127\.0\.0\.1:\d{1,5}")
+_LOOPBACK = re.compile(r"http://127\.0\.0\.1:[0-9]{1,5}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ExchangeConfig(Checked):
 
     Attributes:
         exchange: sandbox (a stand-in on 127.0.0.1), bybit, testnet or demo.
-        candles: Candle file that the sandbox replays (.parquet, .csv, .csv.gz); None for the synthetic market.
+        candles: Candle file that the sandbox replays (.parquet, .csv, .csv.gz, .zip); None for the synthetic market.
         funding: Parquet file of funding rates (start_ms, funding_rate) for the same replay; None for no funding.
         synthetic: The market that the sandbox makes up when it replays no file.
         url: Where a sandbox is running already, as http://127.0.0.1:<port>; None starts one for each run.
@@ -54,6 +54,8 @@ class ExchangeConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if "" in (self.candles, self.funding):  # else it would be a market of one label, whatever is made up
+            raise ConfigError("candles and funding must name a file, one is empty; name it or leave it out")
         if self.candles is not None and self.exchange != "sandbox":
             raise ConfigError(
                 f"a candle file is replayed by the sandbox; leave out candles or exchange={self.exchange!r}"
@@ -62,7 +64,7 @@ class ExchangeConfig(Checked):
             raise ConfigError("a funding file goes with a candle file; leave out funding or name the candles")
         if self.url is not None and (self.exchange != "sandbox" or not _LOOPBACK.fullmatch(self.url)):
             raise ConfigError(
-                f"url is of a sandbox on this machine, http://127.0.0.1:<port>, was {self.url!r} with "
+                f"url is of a sandbox on this machine, http://127.0.0.1:<port>, was {self.url[:60]!r} with "
                 f"exchange={self.exchange!r}; leave it out"
             )
         if self.live and (self.exchange != "sandbox" or self.candles is not None):
@@ -107,6 +109,7 @@ def connect(
     market: Market,
     on_retry: Callable[[str], None] | None = None,
     bans: Path | None = None,
+    on_note: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Gateway]:
     """Open the exchange; the sandbox is started for as long as the gateway is open.
 
@@ -115,6 +118,7 @@ def connect(
         market: The market that is wanted; the sandbox serves it from what it replays.
         on_retry: Is told, in one line, of every repeated request.
         bans: Where the home's bans lie; None: no other process is told of one.
+        on_note: Is told, in one line each, what a candle file was taken for that does not say it.
 
     Raises:
         ConfigError: A synthetic market is asked for an interval shorter than its bars, or the candle file is unusable.
@@ -128,7 +132,9 @@ def connect(
         return
     now_ms = int(time.time() * 1000) if config.live else None
     synthetic = config.synthetic if now_ms is None else grown(config.synthetic, now_ms)
-    candles = read_candle_file(_path(config.candles)) if config.candles else generate(synthetic)
+    candles = read_candle_file(_path(config.candles), on_note) if config.candles else generate(synthetic)
+    if config.candles and market.category == "linear":
+        on_note(f"{market.symbol} was taken for linear, no candle file says what it is; --category spot if it is spot")
     funding = read_funding_file(_path(config.funding)) if config.funding else ()
     base = Market(symbol=market.symbol, category=market.category, interval=base_interval(candles))
     with (

@@ -30,7 +30,7 @@ from storage.schema import (
     parse_source,
     utc_text,
 )
-from tasks.exchange.pages import FetchedWindow, closed_bars, read_page
+from tasks.exchange.pages import FetchedWindow, closed_bars, newest_start, read_page
 from tasks.exchange.reference import (
     FUNDING_ROWS,
     STATUSES,
@@ -128,6 +128,13 @@ class Gateway:
             if found is not None:
                 return found
         raise refused(Rejected("no such symbol", 0), self.exchange, what)
+
+    def newest_candle_ms(self, market: Market, now_ms: int) -> int | None:
+        """Return when the newest closed candle of a market opened, UTC milliseconds; None where there is none."""
+        params = {"category": market.category, "symbol": market.symbol, "interval": market.interval}
+        params |= {"end": now_ms, "limit": 2}  # type: ignore[dict-item]  # the newest may be open
+        what = f"the newest candle of {market}"
+        return self._session.ask(what, "get_kline", params, partial(newest_start, market=market, now_ms=now_ms))
 
     def funding(self, category: Category, symbol: str, start_ms: int, end_ms: int) -> list[tuple[int, float]]:
         """Return the funding stamps (UTC milliseconds) and rates of a range, both ends inclusive, oldest first.

@@ -109,6 +109,17 @@ def read_page(answer: Answer, market: Market, window: Window, now_ms: int) -> Fe
     return FetchedWindow(window=window, candles=candles, rejected=tuple(rejected), missing=missing, asked=1)
 
 
+def newest_start(answer: Answer, market: Market, now_ms: int) -> int | None:
+    """Return the open time of the newest closed candle of a kline answer, UTC milliseconds; None where it holds none.
+
+    Raises:
+        Ambiguous: The answer holds no list, or is about another market.
+    """
+    starts, _, _ = _parse(_require_rows(answer.result, market))
+    closed = starts[starts + market.interval_ms <= now_ms]
+    return int(closed.max()) if len(closed) else None
+
+
 def _require_rows(result: Mapping[str, Any], market: Market) -> list[Any]:
     for name, wanted in (("symbol", market.symbol), ("category", market.category)):
         if result.get(name, wanted) != wanted:

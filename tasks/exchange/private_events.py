@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
+from storage.schema import one_line
 from tasks.exchange.stream_events import BadMessage, UnknownTopic
 from tasks.execution.orders import Execution, Reported
 
@@ -105,7 +106,7 @@ def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
         told=str(row["orderStatus"]),
         executed=number(row, "cumExecQty"),
         updated_ms=int(number(row, "updatedTime")),
-        why=str(row.get("rejectReason") or "")[:80],
+        why=one_line(row.get("rejectReason") or "", 80),
     )
     link_id, parent = (str(row.get(name) or "") for name in ("orderLinkId", "parentOrderLinkId"))
     is_stop = row.get("stopOrderType") == "StopLoss" and not link_id

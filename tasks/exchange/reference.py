@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from storage.schema import DAY_MS, Ambiguous, Instrument, Market
+from storage.schema import DAY_MS, END_OF_TIME_MS, Ambiguous, Instrument, Market
 from tasks.exchange.transport import Answer
 
 FUNDING_ROWS = 200  # the most that Bybit returns for one request
@@ -27,7 +27,7 @@ def read_time(answer: Answer) -> int:
     Raises:
         Ambiguous: The answer does not say.
     """
-    return _whole(answer.result, "timeNano") // 1_000_000
+    return _moment(_whole(answer.result, "timeNano") // 1_000_000, "timeNano")
 
 
 def read_instrument(answer: Answer, market: Market) -> Instrument | None:
@@ -48,7 +48,7 @@ def read_instrument(answer: Answer, market: Market) -> Instrument | None:
         symbol=market.symbol,
         category=market.category,
         status=_text(found, "status"),
-        launch_ms=0 if spot else _whole(found, "launchTime"),
+        launch_ms=0 if spot else _moment(_whole(found, "launchTime"), "launchTime"),
         tick_size=_decimal(prices, "tickSize"),
         qty_step=_decimal(lots, "basePrecision" if spot else "qtyStep"),
         min_qty=_decimal(lots, "minOrderQty"),
@@ -112,6 +112,12 @@ def _text(fields: object, name: str) -> str:
     if isinstance(value, str) and value:
         return value
     raise Ambiguous(f"the answer lacks {name}")
+
+
+def _moment(ms: int, name: str) -> int:
+    if ms > END_OF_TIME_MS:
+        raise Ambiguous(f"{name} must be a time, was {str(ms)[:40]}")
+    return ms
 
 
 def _whole(fields: object, name: str) -> int:

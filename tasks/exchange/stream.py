@@ -17,14 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import websocket
 from pybit.unified_trading import WebSocket
+from websocket._abnf import continuous_frame, frame_buffer
 
 from storage.api_keys import ApiKey
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
-from storage.schema import ConfigError, Market
+from storage.foreign import parse_json
+from storage.schema import ConfigError, Market, one_line
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
 from tasks.exchange.stream_events import BadMessage, Decoder, Reconnected, Refused, UnknownTopic, topics_of
@@ -32,6 +34,8 @@ from tasks.exchange.transport import CLIENT_NAME, Exchange
 
 QUEUE_EVENTS = 100_000
 """Events that may wait to be read: five bursts of 20,000, some 20 MB."""
+MOST_MESSAGE = 4_000_000
+"""Bytes of a message: the largest that Bybit sends have some 200,000."""
 
 _LOOK_S = 0.1  # how soon a patient stream notices that it is closed
 _TOLD = 3  # bad messages whose text is kept
@@ -182,7 +186,7 @@ class Stream:
                 reason = self._connect_and_watch()
             except (websocket.WebSocketException, OSError) as err:
                 self.counts.failures += 1
-                reason = f"{type(err).__name__}: {' '.join(str(err).split())[:120]}"
+                reason = f"{type(err).__name__}: {one_line(err, 120)}"
             if self._closing.is_set():
                 break
             fruitless = 1 if self._data_s > opened_s else fruitless + 1
@@ -231,7 +235,7 @@ class Stream:
     def _receive(self, text: str) -> None:
         received_ns = time.monotonic_ns()
         try:
-            message = json.loads(text)
+            message = parse_json(text)
             if not isinstance(message, dict):
                 raise BadMessage(f"must be an object, was {type(message).__name__}")
             if "topic" in message:
@@ -243,10 +247,10 @@ class Stream:
                 self._answered(message, received_ns)
         except UnknownTopic:
             self.counts.unknown += 1
-        except (ValueError, RecursionError) as err:  # JSON's own errors are of these kinds too
+        except ValueError as err:
             self.counts.bad += 1
             if len(self.bad_messages) < _TOLD:
-                self.bad_messages.append(f"{type(err).__name__}: {err}; {text[:80]!r}")
+                self.bad_messages.append(f"{type(err).__name__}: {one_line(err)}; {text[:80]!r}")
 
     def _reader(self) -> Reader:
         raise NotImplementedError
@@ -301,7 +305,7 @@ class PublicStream(Stream):
         topics = self._asked.get(str(message.get("req_id")))
         if topics is not None:
             self._groups = [group for group in self._groups if group != topics]
-            self._put(Refused(topics, str(message.get("ret_msg"))[:120], received_ns))
+            self._put(Refused(topics, one_line(message.get("ret_msg"), 120), received_ns))
             if not self._groups and self._connection is not None:
                 self._connection.ended.set()
 
@@ -353,11 +357,33 @@ class PrivateStream(Stream):
             self._data_s = received_ns / 1e9
         elif message.get("success") is False:
             if (connection := self._connection) is not None:
-                connection.fail(f"the exchange refuses: {str(message.get('ret_msg'))[:80]}")
+                connection.fail(f"the exchange refuses: {one_line(message.get('ret_msg'), 80)}")
         elif message.get("op") == "auth":
             self._admitted.set()
         elif message.get("op") == "subscribe":
             self._down_since_s = None
+
+
+class _BoundedFrames(frame_buffer):
+    """Frames of a bounded size; a header may announce 2**63 bytes, and all that come would be kept."""
+
+    def recv_length(self) -> None:
+        """Read how long a frame says that it is."""
+        super().recv_length()
+        if (self.length or 0) > MOST_MESSAGE:
+            raise websocket.WebSocketPayloadException(
+                f"a frame of {self.length} bytes, at most {MOST_MESSAGE} may come"
+            )
+
+
+class _BoundedMessage(continuous_frame):
+    """A message of a bounded size, however many frames it comes in."""
+
+    def add(self, frame: Any) -> None:
+        """Take in a frame."""
+        super().add(frame)
+        if self.cont_data and len(self.cont_data[1]) > MOST_MESSAGE:
+            raise websocket.WebSocketPayloadException(f"a message of more than {MOST_MESSAGE} bytes")
 
 
 class _Connection(WebSocket):  # type: ignore[misc]
@@ -453,7 +479,9 @@ class _Connection(WebSocket):  # type: ignore[misc]
             held.shutdown()  # its own close() does nothing after send_close()
 
     def _hold(self, ws: websocket.WebSocketApp) -> None:
-        self._held = ws.sock
+        self._held = sock = cast(websocket.WebSocket, ws.sock)
+        sock.frame_buffer = _BoundedFrames(sock._recv, False)  # nothing has been read into the one before
+        sock.cont_frame = _BoundedMessage(False, False)
 
     def _read(self) -> None:
         try:
@@ -463,5 +491,5 @@ class _Connection(WebSocket):  # type: ignore[misc]
 
     def _on_error(self, error: BaseException) -> None:
         if not self.ended.is_set():
-            self.reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            self.reason = f"{type(error).__name__}: {one_line(error, 120)}"
         self.ended.set()

@@ -28,6 +28,7 @@ from storage.schema import (
     RateLimited,
     Rejected,
     TemporaryError,
+    one_line,
 )
 from tasks.exchange.bounded_http import BoundedAdapter
 
@@ -144,6 +145,7 @@ def ask(client: HTTP, method: str, params: Mapping[str, Any]) -> Answer:
         KeyError,
         TypeError,
         AttributeError,
+        RecursionError,
     ) as err:
         raise error_of(err) from err
     # bool is an int to Python, and pybit takes an answer without retCode for a good one.
@@ -158,7 +160,7 @@ def ask(client: HTTP, method: str, params: Mapping[str, Any]) -> Answer:
 def error_of(err: Exception) -> PipelineError:
     """Return what an exception that left pybit means."""
     if isinstance(err, InvalidRequestError):
-        return _refusal(err.status_code, _one_line(err.message), err.resp_headers)
+        return _refusal(err.status_code, one_line(err.message), err.resp_headers)
     if isinstance(err, FailedRequestError):
         return _http_failure(err.status_code)
     if isinstance(err, requests.Timeout):
@@ -248,13 +250,9 @@ def _innermost_reason(err: BaseException) -> str:
         err = inner
     if isinstance(err, OSError) and err.strerror:
         return err.strerror
-    return _one_line(str(err.args[-1]) if err.args else type(err).__name__)
+    return one_line(str(err.args[-1]) if err.args else type(err).__name__)
 
 
 def _inner(err: BaseException) -> BaseException | None:
     candidates = [getattr(err, "reason", None), *err.args, err.__cause__]
     return next((inner for inner in candidates if isinstance(inner, BaseException)), None)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(str(text).split())[:200]

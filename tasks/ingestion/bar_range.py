@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_types import Gt, Lt
 
 from storage.bounds import Checked
-from storage.schema import DAY_MS, ConfigError, Instrument, Market, Window, utc_text
+from storage.schema import DAY_MS, ConfigError, Instrument, Market, Window, one_line, utc_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,36 @@ def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: 
             f"{utc_text(last_ms + market.interval_ms)}"
         )
     return Window(first_ms=first_ms, last_ms=last_ms)
+
+
+def refuse_inverse(market: Market) -> None:
+    """Refuse a market that the accounting can't count.
+
+    Raises:
+        ConfigError: It is inverse.
+    """
+    if market.category == "inverse":
+        raise ConfigError(f"{market} pays in coin, and the accounting is in quote currency; use linear or spot")
+
+
+def refuse_end_of_market(market: Market, span: Window, instrument: Instrument, newest_ms: int | None) -> None:
+    """Refuse a range that goes on after the last candle of a market that trades no more.
+
+    Args:
+        market: Symbol, category and interval.
+        span: The range.
+        instrument: Knows what has become of the market.
+        newest_ms: Open time of its newest candle, UTC milliseconds; None where there is none.
+
+    Raises:
+        ConfigError: The range goes on, or there is no candle.
+    """
+    what = f"{market.symbol} {market.category} is not trading, its status is {one_line(instrument.status, 40)}"
+    if newest_ms is None:
+        raise ConfigError(f"{what}, and it has no candle of interval {market.interval}")
+    end_ms = market.floor(newest_ms) + market.interval_ms
+    if span.last_ms >= end_ms:
+        raise ConfigError(f"{what}; its last candle opened {utc_text(newest_ms)}, use --end {utc_text(end_ms)}")
 
 
 def _utc_ms(moment: datetime | None) -> int | None:

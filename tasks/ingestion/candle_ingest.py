@@ -14,7 +14,7 @@ from storage.recent import RECENT_BARS, write_recent
 from storage.schema import Candles, Market, Source, Window, utc_text
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import FetchedWindow
-from tasks.ingestion.bar_range import BarRange, closed_span
+from tasks.ingestion.bar_range import BarRange, closed_span, refuse_end_of_market, refuse_inverse
 from tasks.ingestion.quality import QualityConfig, refuse_bad_data
 
 
@@ -83,14 +83,19 @@ def ingest(
         on_progress: Is told what share of the bars has come, 0 to 1, and that in words.
 
     Raises:
-        ConfigError: The range starts before the listing, or holds no closed bar.
+        ConfigError: The market is inverse; or the range starts before the listing, ends after the last candle of a
+            market that is closed, or holds no closed bar.
         QuarantineError: Too many bars of the range are missing because their rows were rejected; the good ones are
             stored.
         CandleGapError: Too many are missing for whatever reason; what came is stored.
     """
     began, source = time.monotonic(), gateway.source
+    refuse_inverse(market)
     now_ms = gateway.server_time_ms()
-    span = closed_span(market, bars, gateway.instrument(market), now_ms)
+    instrument = gateway.instrument(market)
+    span = closed_span(market, bars, instrument, now_ms)
+    if instrument.status != "Trading":
+        refuse_end_of_market(market, span, instrument, gateway.newest_candle_ms(market, now_ms))
     windows = windows_to_ask(store, source, market, span, quality)
     run_id = store.start_run("ingest", source, market, now_ms)
     status = "failed"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from storage.candles import CandleStore
 from storage.contracts import validate_features
-from storage.schema import Candles, ConfigError, DatasetError, DatasetRef, Market, Source, Window, content_hash
+from storage.schema import Candles, DatasetError, DatasetRef, Market, Source, Window, content_hash
 from storage.snapshots import Dataset, write_dataset
-from tasks.ingestion.bar_range import BarRange
+from tasks.ingestion.bar_range import BarRange, refuse_inverse
 from tasks.ingestion.quality import QualityConfig, refuse_bad_data
 from tasks.market import features
 from tasks.market.features import Features
@@ -33,8 +33,7 @@ def make_dataset(
         QuarantineError: Too many bars of the range are missing because their rows were rejected.
         CandleGapError: Too many are missing for whatever reason.
     """
-    if market.category == "inverse":
-        raise ConfigError(f"{market} pays in coin, and the accounting is in quote currency; use linear or spot")
+    refuse_inverse(market)
     candles = _stored(store, source, market, bars)
     if len(candles) <= features.WARM_UP:
         raise DatasetError(

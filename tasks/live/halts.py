@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from storage.schema import Market, StoreError
+from storage.foreign import parse_json, read_file
+from storage.schema import Market, StoreError, one_line
 
 _LONGEST = 10_000  # bytes of a halt
 
@@ -49,12 +50,11 @@ class Halts:
         """Return the halt of a market; one that can't be read is a halt too."""
         path = self._path(environment, market)
         try:
-            with path.open("rb") as file:
-                said = json.loads(file.read(_LONGEST))
-            return Halt(str(said["why"]), str(said["at"]))
+            said = parse_json(read_file(path, _LONGEST))
+            return Halt(one_line(said["why"]), one_line(said["at"]))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
+        except (OSError, ValueError, KeyError, TypeError) as err:
             return Halt(f"{path} can't be read ({type(err).__name__})", "")
 
     def latch(self, environment: str, market: Market, why: str) -> Halt:

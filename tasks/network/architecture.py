@@ -32,6 +32,9 @@ from storage.schema import FEATURES, ConfigError
 Padding = Literal["history", "zeros"]
 Block = Literal["separable", "xception", "standard"]
 
+_MOST_WEIGHTS = 20_000_000
+_MOST_HELD = 64_000_000  # numbers that one sample, and the engine between two bars, keep: half a gigabyte
+
 PRESETS = ("default", "source")
 """Names that `preset` knows."""
 
@@ -79,6 +82,13 @@ class DSCConfig(Checked):
             )
         if self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size must be odd and >= 3, was {self.kernel_size!r}")
+        if (weights := parameters(self)) > _MOST_WEIGHTS:
+            raise ConfigError(f"a network must have at most {_MOST_WEIGHTS:,} weights, this one would have {weights:,}")
+        if (held := self.context * self.hidden_channels) > _MOST_HELD:
+            raise ConfigError(
+                f"context * hidden_channels must be at most {_MOST_HELD:,}, was {held:,}; make the window shorter or "
+                "the blocks fewer"
+            )
 
     @property
     def twin(self) -> DSCConfig:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from storage.schema import ArtifactError
+from storage.schema import ArtifactError, one_line
 from tasks.network.architecture import DSCConfig
+from tasks.network.folding import fold
 
 _WINDOWS_AT_ONCE = 256  # padding "zeros": windows per batch of the fallback; more gains nothing and costs memory
 
@@ -241,13 +242,16 @@ def load_model(config: DSCConfig, weights: Mapping[str, NDArray[Any]]) -> DSCTra
         weights: Its tensors by their names in `state_dict`.
 
     Raises:
-        ArtifactError: The weights don't fit the config.
+        ArtifactError: The weights don't fit the config, or are such as the engine refuses: not finite, a scale or a
+            temperature that is not positive.
     """
     model = DSCTradingModel(config)
     try:
         model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
-    except RuntimeError as err:
-        raise ArtifactError(f"weights must fit the network's config ({str(err).splitlines()[-1].strip()})") from err
+    except (RuntimeError, TypeError) as err:
+        why = one_line(str(err).splitlines()[-1])
+        raise ArtifactError(f"weights must fit the network's config ({why})") from err
+    fold(config, weights)
     return model.eval()
 
 

@@ -83,7 +83,7 @@ class FitConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+        if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", self.device):
             raise ConfigError(f"device must be cpu, cuda or cuda:<number>, was {self.device!r}")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
 
-from storage.schema import ArtifactError, FloatArray
+from storage.schema import ArtifactError, FloatArray, one_line
 from tasks.network.architecture import DSCConfig
 
 BN_EPS = 1e-5  # torch.nn.BatchNorm1d's default, which the model keeps
@@ -95,7 +95,7 @@ def load_weights(data: bytes) -> dict[str, NDArray[Any]]:
     try:
         return load_safetensors(data)
     except Exception as err:  # safetensors' own error type derives from Exception alone
-        raise ArtifactError(f"weights must be safetensors, these {len(data)} bytes are not ({err})") from err
+        raise ArtifactError(f"weights must be safetensors, these {len(data)} bytes are not ({one_line(err)})") from err
 
 
 def fold(config: DSCConfig, weights: Weights) -> FoldedWeights:

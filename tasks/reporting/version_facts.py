@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
-import numpy as np
-
 from storage.artifacts import ArtifactStore
+from storage.foreign import OTHERWISE, ParquetTable, refusing
 from storage.schema import FloatArray, PipelineError, VersionRef
 from storage.snapshots import load_dataset
-from storage.tables import read_columns
-from tasks.champion.manifest import Manifest, read_manifest
+from tasks.champion.manifest import Manifest, read_manifest, training_shares
 from tasks.execution.metrics import daily_returns, max_drawdown
 
 
@@ -43,8 +40,10 @@ class VersionFacts:
             ArtifactError: The version is unknown or damaged.
         """
         manifest = read_manifest(store, ref)
-        equity = read_columns(store.read(ref, "equity.parquet"))
-        worth, start_ms = equity["model"], equity["time_ms"][1:] - manifest.market.interval_ms
+        with refusing(f"equity.parquet of version {ref} is not as it is written", *OTHERWISE):
+            equity = ParquetTable(store.read(ref, "equity.parquet"))
+            worth = equity.numbers("model", "double")
+            start_ms = equity.moments("time_ms")[1:] - manifest.market.interval_ms
         try:
             trained = load_dataset(datasets, manifest.dataset)
             seen = trained.features[trained.candles.start_ms <= manifest.trained_until_ms]
@@ -55,6 +54,6 @@ class VersionFacts:
             manifest=manifest,
             daily=daily_returns(worth, start_ms),
             max_drawdown=max_drawdown(worth),
-            prior=np.array(json.loads(store.read(ref, "folds.json"))[-1]["prior"]),
+            prior=training_shares(store, ref),
             trained_on=seen,
         )

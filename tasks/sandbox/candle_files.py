@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import time
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet
 
+from storage.foreign import MOST_DATA_BYTES, MOST_ROWS, ParquetTable, read_file, refusing
 from storage.schema import (
     CANDLE_COLUMNS,
     INTERVAL_MS,
     CandleError,
     Candles,
     ConfigError,
+    DamagedError,
     FloatArray,
     IntArray,
     Interval,
     Market,
     Source,
     content_hash,
+    one_line,
     sandbox_source,
     utc_text,
 )
+from tasks.sandbox.candle_layout import PRICES, Layout, layout_of_names, layout_of_text
 
-_KNOWN_COLUMNS = ("start_ms", *CANDLE_COLUMNS[:-1])  # turnover may be missing or null
+Table = Mapping[str, pa.ChunkedArray]
+"""Columns by the names that the file gives them."""
+
 _GRID = {"D": "days must open at 00:00 UTC", "W": "weeks must open on Mondays at 00:00 UTC"}
 _OTHER_GRID = "bars must open at whole multiples of their interval, UTC"
-_PLAUSIBLE_MS = (1_230_768_000_000, 4_102_444_800_000)  # 2009 to 2100: tells milliseconds from seconds and microseconds
+_PLAUSIBLE_S = (1_230_768_000, 4_102_444_800)  # 2009 to 2100: tells seconds from milliseconds and the others
+_PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
+_MOST_TEXT = 1 << 29  # bytes, unpacked: more than MOST_ROWS lines
+_FIRST_LINES = 100_000  # bytes
+_MOST_STRANGE = 0.01  # of the rows: beyond it the columns are others, and not the rows bad
 
 
-def read_candle_file(path: Path) -> Candles:
+def read_candle_file(path: Path, on_note: Callable[[str], object] = lambda line: None) -> Candles:
     """Read candles from a file with the columns start_ms, open, high, low, close, volume and perhaps turnover.
 
+    Published dumps that are laid out otherwise (`candle_layout.py`) are read where no other reading is possible.
+
     Args:
-        path: A .parquet, .csv or .csv.gz file. start_ms is the open time, UTC milliseconds; other columns are ignored.
+        path: A .parquet, .csv or .csv.gz file, or a .zip with one CSV file in it. start_ms is the open time, UTC
+            milliseconds; other columns are ignored.
+        on_note: Is told, in one line, how a file was read that is laid out otherwise.
 
     Returns:
         The candles as they stand, turnover NaN where the file has none.
@@ -49,27 +68,30 @@ def read_candle_file(path: Path) -> Candles:
         CandleError: It is unreadable, a column is missing or of the wrong type, a number is missing or not finite, or
             the rows are not strictly increasing in time.
     """
-    table = _read_table(path)
-    missing = [name for name in _KNOWN_COLUMNS if name not in table.column_names]
-    if missing:
-        raise CandleError(
-            f"a candle file must have the columns {', '.join(_KNOWN_COLUMNS)} and may have turnover, "
-            f"{path.name} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}"
-        )
-    twice = [name for name in _KNOWN_COLUMNS if table.column_names.count(name) > 1]
-    if twice:
-        raise CandleError(f"a candle file must have each column once, {path.name} has {' and '.join(twice)} twice")
-    if table.num_rows == 0:
+    table, layout = _read_table(path)
+    opens = table[layout.columns["start_ms"]]
+    if not len(opens):
         raise CandleError(f"a candle file must hold candles, {path.name} has no row")
-    start_ms = _start_column(table, path)
-    if int(start_ms[-1]) > time.time() * 1e3:
-        raise CandleError(
-            f"candles must be of the past, {path.name} ends at {utc_text(int(start_ms[-1]))}; check its unit"
-        )
-    columns = {name: _number_column(table, name, path) for name in _KNOWN_COLUMNS[1:]}
-    unknown = np.full(len(start_ms), np.nan)
-    turnover = _floats(table, "turnover", path) if "turnover" in table.column_names else unknown
-    return Candles(start_ms=start_ms, turnover=turnover, **columns)
+    start_ms, notes = _start_column(opens, path)
+    if (end_ms := int(start_ms.max())) > time.time() * 1e3:
+        raise CandleError(f"candles must be of the past, {path.name} ends at {utc_text(end_ms)}; check its unit")
+    named = {name: table[theirs] for name, theirs in layout.columns.items()}
+    columns = {name: _number_column(named[name], name, path) for name in PRICES}
+    if layout.volumes:
+        columns |= _volumes(table, layout.volumes, columns, path)
+        notes = (*notes, "of two volumes the one in coins is volume, the other turnover")
+    else:
+        unknown = pa.chunked_array([pa.nulls(len(start_ms))])
+        columns["volume"] = _number_column(named["volume"], "volume", path)
+        columns["turnover"] = _floats(named.get("turnover", unknown), "turnover", path)
+    if layout.names:
+        _check_order(columns, path)
+    candles = Candles(start_ms=start_ms, **{name: columns[name] for name in CANDLE_COLUMNS})
+    if start_ms[0] > start_ms[-1]:
+        candles, notes = candles[np.arange(len(candles))[::-1]], (*notes, "the newest comes first")
+    if notes := (*layout.notes, *notes):
+        on_note(f"{path.name} was read so: {'; '.join(notes)}")
+    return candles
 
 
 def read_funding_file(path: Path) -> list[tuple[int, float]]:
@@ -79,17 +101,15 @@ def read_funding_file(path: Path) -> list[tuple[int, float]]:
         ConfigError: There is no such file, or its name ends otherwise.
         CandleError: It is unreadable, or a column is missing, of the wrong type, not finite or out of order.
     """
-    table = _read_table(path)
-    for name in ("start_ms", "funding_rate"):
-        if name not in table.column_names:
-            raise CandleError(f"a funding file must have the columns start_ms, funding_rate; {path.name} lacks {name}")
-    stamps, rates = _start_column(table, path), _number_column(table, "funding_rate", path)
-    return list(zip(stamps.tolist(), rates.tolist(), strict=True))
+    table, _ = _read_table(path, _funding_layout)
+    stamps, _ = _start_column(table["start_ms"], path)
+    rates = _number_column(table["funding_rate"], "funding_rate", path)
+    return sorted(zip(stamps.tolist(), rates.tolist(), strict=True))
 
 
 def file_source(*paths: Path) -> Source:
     """Return the source of a replay: sandbox:<hash8 of the bytes of the candle file, and of any file beside it>."""
-    contents = [_require_file(path).read_bytes() for path in paths]
+    contents = [_content(path) for path in paths]
     return sandbox_source(contents[0] if len(contents) == 1 else content_hash(contents).encode())
 
 
@@ -123,59 +143,169 @@ def base_interval(candles: Candles) -> Interval:
     return cast(Interval, code)
 
 
-def _require_file(path: Path) -> Path:
-    if not path.is_file():
-        raise ConfigError(f"candles must name a file, {path} is none")
-    return path
+def _funding_layout(names: list[str], file: str) -> Layout:
+    needed = ("start_ms", "funding_rate")
+    for name in needed:
+        if names.count(name) != 1:
+            raise CandleError(f"a funding file must have the columns {', '.join(needed)}; {file} lacks {name}")
+    return Layout(columns={name: name for name in needed})
 
 
-def _read_table(path: Path) -> pa.Table:
-    _require_file(path)
+def _content(path: Path) -> bytes:
+    try:
+        return read_file(path, MOST_DATA_BYTES)
+    except FileNotFoundError as err:
+        raise ConfigError(f"candles must name a file, {one_line(path, 1_000)} is none") from err
+    except OSError as err:
+        raise ConfigError(
+            f"candles must name a file that may be read, {one_line(path, 1_000)} is none ({err.strerror})"
+        ) from err
+    except DamagedError as err:
+        raise ConfigError(f"candles must name a file: {err}") from err
+
+
+def _read_table(path: Path, layout_of: Callable[[list[str], str], Layout] | None = None) -> tuple[Table, Layout]:
+    """Return the columns that are wanted of a file, and what they are called in it."""
+    content = _content(path)
+    if not path.name.endswith((".parquet", ".csv", ".csv.gz", ".zip")):
+        raise ConfigError(f"a candle file must end in .parquet, .csv, .csv.gz or .zip, was {path.name!r}")
     try:
         if path.name.endswith(".parquet"):
-            return pyarrow.parquet.read_table(path)
-        if path.name.endswith((".csv", ".csv.gz")):
-            return pyarrow.csv.read_csv(path)
-    except (pa.ArrowException, OSError) as err:
-        raise CandleError(f"{path.name} can't be read as a candle file ({str(err).splitlines()[0]})") from err
-    raise ConfigError(f"a candle file must end in .parquet, .csv or .csv.gz, was {path.name!r}")
+            file = ParquetTable(content)
+            layout = (layout_of or layout_of_names)(list(file.types), path.name)
+            return {name: file.column(name) for name in _wanted(layout)}, layout
+        text = _unpacked(content, path.name)
+        if layout_of is None:
+            head = text[:_FIRST_LINES].decode("utf-8-sig", "replace").splitlines()
+            layout = layout_of_text(head[:10], path.name)
+        else:
+            layout = layout_of(_parsed(text, Layout(columns={})).column_names, path.name)
+        table = _parsed(text, layout)
+        return {name: table[name] for name in _wanted(layout)}, layout
+    except (DamagedError, UnicodeError) as err:  # names of columns may be no text
+        raise CandleError(f"{path.name} can't be read as a candle file ({err})") from err
 
 
-def _start_column(table: pa.Table, path: Path) -> IntArray:
-    column = table["start_ms"]
-    if not pa.types.is_integer(column.type) or column.null_count:
+def _wanted(layout: Layout) -> list[str]:
+    return list(dict.fromkeys([*layout.columns.values(), *layout.volumes]))
+
+
+def _unpacked(content: bytes, name: str) -> bytes:
+    """Return the text of a CSV file, which may be packed, to no more than a file may have."""
+
+    def bounded(file: IO[bytes] | gzip.GzipFile) -> bytes:
+        text = file.read(_MOST_TEXT + 1)
+        if len(text) > _MOST_TEXT:
+            raise DamagedError(f"unpacked it has more than {_MOST_TEXT:,} bytes")
+        return text
+
+    with refusing("it can't be unpacked", OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError):
+        if name.endswith(".gz"):
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+                return bounded(packed)
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if len(members := archive.namelist()) != 1:
+                    raise DamagedError(f"it must hold one CSV file, it holds {len(members)}")
+                with archive.open(members[0]) as file:
+                    return bounded(file)
+    return content
+
+
+def _parsed(text: bytes, layout: Layout) -> pa.Table:
+    if text.count(b"\n") > MOST_ROWS + layout.skip:
+        raise DamagedError(f"it has more than {MOST_ROWS:,} rows")
+    reading = pyarrow.csv.ReadOptions(skip_rows=layout.skip, column_names=layout.names or None)
+    wanted = pyarrow.csv.ConvertOptions(include_columns=_wanted(layout))
+    with refusing("no table", pa.ArrowException, OSError, ValueError):
+        return pyarrow.csv.read_csv(io.BytesIO(text), read_options=reading, convert_options=wanted)
+
+
+def _start_column(column: pa.ChunkedArray, path: Path) -> tuple[IntArray, tuple[str, ...]]:
+    """Return open times, UTC milliseconds, in the order of the file, and what was done to them in words."""
+    start_ms, notes = _moments(column, path)
+    if len(start_ms) > 1 and start_ms[0] > start_ms[-1]:
+        unsorted, wrong = np.flatnonzero(np.diff(start_ms) >= 0), "is newer than the one before, unlike the others"
+    else:
+        unsorted, wrong = np.flatnonzero(np.diff(start_ms) <= 0), "is older than the one before"
+    if len(unsorted):
+        row = int(unsorted[0]) + 1
+        repeats = start_ms[row] == start_ms[row - 1]
+        found = "repeats the one before; keep one row a bar" if repeats else f"{wrong}; sort it"
+        raise CandleError(f"start_ms must be strictly increasing, in {path.name} row {row} {found}")
+    return start_ms, notes
+
+
+def _moments(column: pa.ChunkedArray, path: Path) -> tuple[IntArray, tuple[str, ...]]:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = _dates(column, path)
+    if (
+        pa.types.is_floating(column.type)
+        and not column.null_count
+        and pc.all(pc.equal(column, pc.round(column))).as_py()
+    ):
+        column = pc.cast(column, pa.int64(), safe=False)
+    is_date = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
+    if column.null_count or not (is_date or pa.types.is_integer(column.type)):
         raise CandleError(
             f"start_ms must hold whole UTC milliseconds in every row, in {path.name} it is {column.type} "
             f"with {column.null_count} nulls"
         )
-    start_ms: IntArray = column.to_numpy().astype(np.int64)
-    strange = np.flatnonzero((start_ms < _PLAUSIBLE_MS[0]) | (start_ms > _PLAUSIBLE_MS[1]))
+    if is_date:
+        zone = getattr(column.type, "tz", None)
+        with refusing(f"start_ms of {path.name} can't be read", pa.ArrowException):
+            moments = pc.cast(column, pa.timestamp("ms", zone)).cast(pa.int64()).to_numpy()
+        factor = np.full(len(moments), 1_000)
+        notes: tuple[str, ...] = (f"times are dates, {'UTC' if zone is None else 'with their zone'}",)
+    else:
+        moments = column.to_numpy().astype(np.int64)
+        low, high = _PLAUSIBLE_S
+        factor = np.select(
+            [(moments >= low * n) & (moments <= high * n) for n in _PER_SECOND.values()], list(_PER_SECOND.values())
+        )
+        units = [unit for unit, n in _PER_SECOND.items() if (factor == n).any()]
+        notes = () if units == ["milliseconds"] else (f"times are {' and '.join(units)}",)
+    strange = np.flatnonzero(
+        (factor == 0) | (moments < _PLAUSIBLE_S[0] * factor) | (moments > _PLAUSIBLE_S[1] * factor)
+    )
     if len(strange):
         raise CandleError(
             f"start_ms must be UTC milliseconds of 2009 to 2100, in {path.name} row {strange[0]} has "
-            f"{start_ms[strange[0]]}; convert seconds, microseconds or dates first"
+            f"{moments[strange[0]]}; give the open time, as a number or as 2025-01-31T23:55:00Z"
         )
-    unsorted = np.flatnonzero(np.diff(start_ms) <= 0)
-    if len(unsorted):
-        row = int(unsorted[0]) + 1
-        repeats = start_ms[row] == start_ms[row - 1]
-        found = "repeats the one before; keep one row a bar" if repeats else "is older than the one before; sort it"
-        raise CandleError(f"start_ms must be strictly increasing, in {path.name} row {row} {found}")
-    return start_ms
+    part = np.flatnonzero(moments % np.maximum(factor // 1_000, 1))
+    if len(part):
+        raise CandleError(f"start_ms must be whole milliseconds, in {path.name} row {part[0]} has {moments[part[0]]}")
+    return np.where(factor == 1, moments * 1_000, moments // np.maximum(factor // 1_000, 1)), notes
 
 
-def _floats(table: pa.Table, name: str, path: Path) -> FloatArray:
+def _dates(column: pa.ChunkedArray, path: Path) -> pa.ChunkedArray:
+    """Return text as the numbers or the dates that it is."""
+    for kind in (pa.int64(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
+        with suppress(pa.ArrowException, ValueError):
+            return pc.cast(column, kind)
+    text = column.to_pylist()
+    first = next((row for row, one in enumerate(text) if not _is_number(one)), 0)
+    raise CandleError(
+        f"start_ms must be a number or a date such as 2025-01-31T23:55:00Z, in {path.name} row {first} has "
+        f"{one_line(text[first], 40)!r}"
+    )
+
+
+def _floats(column: pa.ChunkedArray, name: str, path: Path) -> FloatArray:
     """Return a column of numbers, whatever they are written as: decimals, whole numbers of any size, text."""
-    column = table[name]
     if pa.types.is_null(column.type):  # a CSV column without any value
-        return np.full(table.num_rows, np.nan)
+        return np.full(len(column), np.nan)
     try:
         values: FloatArray = pc.cast(column, pa.float64(), safe=False).to_numpy()
     except (pa.ArrowException, ValueError) as err:
-        row, found = next(
-            ((row, text) for row, text in enumerate(column.to_pylist()) if not _is_number(text)), (0, str(err)[:80])
-        )
-        raise CandleError(f"{name} must hold numbers, in {path.name} row {row} has {str(found)[:40]!r}") from err
+        found = f"it is {one_line(column.type, 40)}"
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            row, text = next(
+                ((row, text) for row, text in enumerate(column.to_pylist()) if not _is_number(text)), (0, "")
+            )
+            found = f"row {row} has {one_line(text, 40)!r}"
+        raise CandleError(f"{name} must hold numbers, in {path.name} {found}") from err
     return values
 
 
@@ -187,8 +317,8 @@ def _is_number(value: object) -> bool:
     return True
 
 
-def _number_column(table: pa.Table, name: str, path: Path) -> FloatArray:
-    values = _floats(table, name, path)
+def _number_column(column: pa.ChunkedArray, name: str, path: Path) -> FloatArray:
+    values = _floats(column, name, path)
     broken = np.flatnonzero(~np.isfinite(values))
     if len(broken):
         raise CandleError(
@@ -196,3 +326,30 @@ def _number_column(table: pa.Table, name: str, path: Path) -> FloatArray:
             "drop such rows, a gap is recorded as one"
         )
     return values
+
+
+def _volumes(table: Table, names: Sequence[str], prices: Mapping[str, FloatArray], path: Path) -> dict[str, FloatArray]:
+    """Return which of two columns is volume and which is turnover: one over the other is a price of the bar."""
+    first, second = (_number_column(table[name], name, path) for name in names)
+
+    def fit(volume: FloatArray, turnover: FloatArray) -> bool:
+        traded = volume > 0
+        price = turnover[traded] / volume[traded]
+        inside = (price >= prices["low"][traded] * 0.999) & (price <= prices["high"][traded] * 1.001)
+        return bool(inside.size and inside.mean() >= 1 - _MOST_STRANGE)
+
+    readings = [(one, other) for one, other in ((first, second), (second, first)) if fit(one, other)]
+    if len(readings) != 1:
+        raise CandleError(f"{path.name} has two volumes, {' and '.join(names)}; call the one in coins volume")
+    return dict(zip(("volume", "turnover"), readings[0], strict=True))
+
+
+def _check_order(columns: Mapping[str, FloatArray], path: Path) -> None:
+    """Refuse columns that were taken for open, high, low and close, and can't be."""
+    opened, closed = columns["open"], columns["close"]
+    strange = (columns["high"] < np.maximum(opened, closed)) | (columns["low"] > np.minimum(opened, closed))
+    if strange.mean() > _MOST_STRANGE:
+        raise CandleError(
+            f"{path.name} has no header, and its columns are not time, open, high, low, close, volume: in "
+            f"{strange.mean():.0%} of the rows the high is not the highest; give it a first line that names them"
+        )

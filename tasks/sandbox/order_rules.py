@@ -19,7 +19,7 @@ from tasks.sandbox.order_record import ZERO, Order, money
 from tasks.sandbox.tape import Side
 from tasks.sandbox.venue import BAD_PARAMETER, MAX_LEVERAGE, MAX_LIMIT_QTY, Params, Refusal
 
-_NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?")
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 _LINK_ID = re.compile(r"[A-Za-z0-9_-]{1,36}")
 _FORCES = ("GTC", "IOC", "FOK", "PostOnly")
 _NOT_SERVED = ("takeProfit", "triggerPrice", "orderFilter", "smpType", "orderIv", "tpOrderType", "slLimitPrice", "mmp")

@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from storage.foreign import parse_json
 from tasks.sandbox.listing import Fields
 from tasks.sandbox.matching import PrivateTopic
 from tasks.sandbox.outbox import Outbox
@@ -153,7 +154,7 @@ class _Connection:
 
     def _reply(self, text: str) -> Mapping[str, Any]:
         try:
-            request = json.loads(text)
+            request = parse_json(text)
             op, args = request.get("op"), request.get("args", [])
         except (ValueError, AttributeError):
             return {"success": False, "ret_msg": "Failed to decode incoming data", "conn_id": self._name, "op": ""}

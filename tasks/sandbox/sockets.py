@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
+from storage.foreign import parse_json
 from tasks.sandbox.outbox import PING, Outbox, frame, frames
 from tasks.sandbox.push import Topic, find_topic, first_messages
 from tasks.sandbox.stream_faults import Abort, Close, Frames, Item, Message, Pieces, is_confirmed
@@ -189,7 +190,7 @@ class Connection:
     async def _answer(self, text: str) -> None:
         await asyncio.sleep(self._hub.timing.ack_s)
         try:
-            request = json.loads(text)
+            request = parse_json(text)
             op, args = request.get("op"), request.get("args", [])
         except (ValueError, AttributeError) as err:
             self._reply({}, "", f"Failed to decode incoming data:{err}")

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from storage.foreign import parse_json
 from storage.schema import DAY_MS
 from tasks.sandbox.account import Account
 from tasks.sandbox.desk import Desk
@@ -289,7 +290,7 @@ class Trading:
 def body_params(body: bytes) -> dict[str, str]:
     """Return a JSON body as text parameters: none if it is no object, and no number where Bybit wants a string."""
     try:
-        given: Any = json.loads(body)
+        given: Any = parse_json(body)
     except ValueError:
         given = {}
     if not isinstance(given, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from storage.foreign import parse_json, read_arrays
 from storage.results import ResultStore, canonical_json
 from storage.schema import DatasetRef, FloatArray
 from tasks.network.architecture import parameters
@@ -46,8 +46,7 @@ class BaselineFold:
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> BaselineFold:
         """Return the result that `files` were made from."""
-        with np.load(io.BytesIO(files["predictions.npz"]), allow_pickle=False) as arrays:
-            return cls(probabilities=dict(arrays), facts=json.loads(files["baselines.json"]))
+        return cls(probabilities=read_arrays(files["predictions.npz"]), facts=parse_json(files["baselines.json"]))
 
     def files(self) -> dict[str, bytes]:
         """Return the result as files."""

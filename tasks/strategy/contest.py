@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.foreign import parse_json
 from storage.results import ResultStore
 from storage.schema import CLASSES, FloatArray
 from storage.tables import parquet_bytes, read_columns
@@ -45,7 +46,7 @@ class Contest:
     @classmethod
     def of(cls, content: bytes) -> Contest:
         """Return the table that `contest_files` wrote as JSON."""
-        document = json.loads(content)
+        document = parse_json(content)
         return cls(
             table=tuple(Contender(**line) for line in document["table"]),
             random=RandomPositions(**document["random"]),

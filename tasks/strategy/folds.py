@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from storage.foreign import parse_json, read_arrays
 from storage.results import ResultStore
 from storage.schema import CLASSES, DatasetRef, FloatArray
 from tasks.execution.skill import class_shares
@@ -73,9 +74,8 @@ class FoldResult:
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> FoldResult:
         """Return the result that `files` were made from."""
-        with np.load(io.BytesIO(files["predictions.npz"]), allow_pickle=False) as arrays:
-            probabilities = arrays["probabilities"]
-        return cls.of_facts(json.loads(files["fold.json"]), files["weights.safetensors"], probabilities)
+        probabilities = read_arrays(files["predictions.npz"])["probabilities"]
+        return cls.of_facts(parse_json(files["fold.json"]), files["weights.safetensors"], probabilities)
 
     def files(self) -> dict[str, bytes]:
         """Return the result as files."""

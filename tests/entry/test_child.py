@@ -81,14 +81,14 @@ def test_environment_holds_what_a_process_needs_and_no_other_key(tmp_path, monke
     given = {
         "DSC_BYBIT_LIVE_KEY": "a", "BYBIT_API_SECRET": "b", "DSC_ALERT_URL": "c", "AWS_SECRET_ACCESS_KEY": "d",
         "PREFECT_API_DATABASE_CONNECTION_URL": "e", "PREFECT_SERVER_DATABASE_PASSWORD": "f",
-        "PREFECT_SERVER_API_AUTH_STRING": "g", "PREFECT_API_AUTH_STRING": "h",
+        "PREFECT_SERVER_API_AUTH_STRING": "g", "PREFECT_API_AUTH_STRING": "h", "DSC_ARTIFACT_KEY": "i" * 32,
     }  # fmt: skip
     for name, text in given.items():
         monkeypatch.setenv(name, text)
     client = client_environment(tmp_path, "http://127.0.0.1:4200/api", "dsc:x")
     server = server_environment(tmp_path, "http://127.0.0.1:4200/api", "dsc:x")
     assert {name: client[name] for name in given if name in client} == {
-        "AWS_SECRET_ACCESS_KEY": "d", "PREFECT_API_AUTH_STRING": "dsc:x",
+        "AWS_SECRET_ACCESS_KEY": "d", "PREFECT_API_AUTH_STRING": "dsc:x", "DSC_ARTIFACT_KEY": "i" * 32,
     }  # fmt: skip
     assert {name: server[name] for name in given if name in server} == {
         "PREFECT_API_DATABASE_CONNECTION_URL": "e", "PREFECT_SERVER_DATABASE_PASSWORD": "f",

@@ -17,6 +17,8 @@ from storage.schema import Ambiguous
 from tasks.exchange.bounded_http import BoundedAdapter
 from tasks.exchange.transport import Unreachable, ask, new_client
 
+pytestmark = pytest.mark.promise(19)
+
 GOOD = json.dumps({"retCode": 0, "retMsg": "OK", "result": {"list": []}, "time": 1}).encode()
 Serve = Callable[[Callable[[socket.socket], object]], str]
 

@@ -117,3 +117,23 @@ def test_candle_file_with_a_step_that_bybit_has_not_is_refused(tmp_path):
         connect(ExchangeConfig(candles=str(file)), Market()),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["candles", "funding"])
+def test_empty_name_of_a_file_is_refused_and_no_market_is_made_up_in_its_place(name):
+    with pytest.raises(
+        ConfigError, match="candles and funding must name a file, one is empty; name it or leave it out"
+    ):
+        ExchangeConfig(**{"candles": "a.csv", name: ""})
+
+
+def test_what_a_candle_file_does_not_say_is_told(tmp_path):
+    file = tmp_path / "candles.csv"
+    file.write_text("Date,Open,High,Low,Close,Volume\n2025-01-01T00:00:00,1,1,1,1,1\n2025-01-01T00:05:00,1,1,1,1,1\n")
+    notes = []
+    with connect(ExchangeConfig(candles=str(file)), Market(symbol="BTCUSDT"), on_note=notes.append):
+        pass
+    assert notes == [
+        "candles.csv was read so: start_ms is 'Date'; times are dates, UTC",
+        "BTCUSDT was taken for linear, no candle file says what it is; --category spot if it is spot",
+    ]

@@ -451,3 +451,9 @@ def test_real_candles_come_back_bit_for_bit(open_sandbox: OPEN, open_gateway: OP
     fetched = sorted(gateway.fetch_windows(market, windows, now_ms), key=lambda window: window.window.first_ms)
     assert_equal(Candles.join([window.candles for window in fetched]), truth)
     assert len(sandbox.requests) == 1 + len(windows)
+
+
+def test_newest_candle_is_the_last_that_closed(make_candles: MAKE, open_sandbox: OPEN, open_gateway: OPEN) -> None:
+    candles = make_candles(50)
+    gateway = open_gateway(open_sandbox(candles, now_ms=int(candles.start_ms[-1]) + 100 * 300_000))
+    assert gateway.newest_candle_ms(Market(), gateway.server_time_ms()) == candles.start_ms[-1]

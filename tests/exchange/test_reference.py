@@ -174,3 +174,9 @@ def test_documented_funding_is_read() -> None:
     body = json.loads((Path(folder) / "bybit_v5" / "market__history-fund-rate__0.json").read_text())
     rates = read_funding(Answer(result=body["result"], time_ms=None), "ETHPERP", 0, 2_000_000_000_000)
     assert rates == [(1_672_041_600_000, 0.0001)]
+
+
+@pytest.mark.promise(19)
+def test_time_beyond_the_calendar_is_refused() -> None:
+    with pytest.raises(Ambiguous, match="launchTime must be a time, was 9999999999999999"):
+        read_instrument(answer(LINEAR | {"launchTime": "9999999999999999"}), Market(symbol="BTCUSDT"))

@@ -46,6 +46,7 @@ def ask_time(make_candles: MAKE, open_sandbox: OPEN, open_client: OPEN) -> Calla
         (actions.ret_code(10016), Ambiguous, "10016: refused"),
         (actions.ret_code(10001), Rejected, "10001: refused"),
         (actions.ret_code(10001, "two\nlines\tof text"), Rejected, "10001: two lines of text"),
+        (actions.ret_code(10001, "\x1b[2Jred\u202e"), Rejected, "10001: [2Jred"),
         (actions.ret_code(10001, message=None), Ambiguous, "the answer is not Bybit's"),
         (actions.ret_code("10001"), Ambiguous, "the answer is not Bybit's: no integer retCode"),
         (actions.ret_code("0"), Ambiguous, "the answer is not Bybit's: no integer retCode"),

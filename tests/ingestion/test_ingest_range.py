@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from storage.schema import ConfigError, Instrument, Market, Window
-from tasks.ingestion.bar_range import BarRange, closed_span
+from tasks.ingestion.bar_range import BarRange, closed_span, refuse_end_of_market
 from tasks.ingestion.quality import QualityConfig
 
 MARKET = Market(symbol="BTCUSDT", interval="5")
@@ -120,3 +120,15 @@ def test_quality_config_refuses_a_share_outside_its_range():
         QualityConfig(quarantine_limit=1.5)
     with pytest.raises(ConfigError, match=r"gap_limit must be in 0\.\.1, was -0\.1"):
         QualityConfig(gap_limit=-0.1)
+
+
+def test_market_that_trades_no_more_is_refused_with_its_last_candle_and_the_end_to_give():
+    closed = replace(INSTRUMENT, status="Closed\x1b[2J")
+    last = ms("2025-06-01T08:00")
+    said = "its status is Closed .*; its last candle opened 2025-06-01T08:00Z, use --end 2025-06-01T08:05Z"
+    with pytest.raises(ConfigError, match=said):
+        refuse_end_of_market(MARKET, span(), closed, last)
+    refuse_end_of_market(MARKET, span(end=datetime(2025, 6, 1, 8, 5, tzinfo=UTC)), closed, last)
+    refuse_end_of_market(MARKET, span(), closed, ms("2026-01-04T09:55"))  # it is being delivered, and still quoted
+    with pytest.raises(ConfigError, match="it has no candle of interval 5"):
+        refuse_end_of_market(MARKET, span(), closed, None)

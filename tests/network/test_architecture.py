@@ -152,3 +152,19 @@ def test_preset_source_is_the_source_text_and_an_unknown_one_is_refused() -> Non
 def test_architecture_is_imported_without_torch() -> None:
     check = "import sys, tasks.network.architecture; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0  # noqa: S603  # our own code
+
+
+@pytest.mark.promise(19)
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"hidden_channels": 1024, "num_blocks": 12, "kernel_size": 63, "block": "standard"},
+            "must have at most 20,000,000 weights, this one would have",
+        ),
+        ({"hidden_channels": 1024, "window": 100_000}, r"context \* hidden_channels must be at most 64,000,000, was"),
+    ],
+)
+def test_network_whose_sizes_are_allowed_each_and_not_together_is_refused_before_it_is_made(sizes, message):
+    with pytest.raises(ConfigError, match=message):
+        DSCConfig(**sizes)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from storage.schema import ArtifactError, ConfigError, content_hash
 from tasks.network.architecture import Block, DSCConfig, preset
-from tasks.network.dsc import DSCTradingModel
+from tasks.network.dsc import DSCTradingModel, load_model
 from tasks.network.engine import Engine
 from tasks.network.export import weights_bytes
 from tasks.network.kernels import READY, WRONG_SHAPE, step_entry, step_packed
@@ -295,3 +295,24 @@ print(sorted({"torch", "prefect", "onnx", "onnxruntime", "pandas"} & set(sys.mod
 
     digest = content_hash([engine_of(model).run_series(x).tobytes()])
     assert run.stdout.splitlines() == [digest, "[]"]
+
+
+UNSERVED = {
+    "temperature": 0.0,
+    "feature_scale": 0.0,
+    "feature_mean": np.nan,
+    "stem.0.weight": np.inf,
+    "stem.1.running_var": -1.0,
+}
+
+
+@pytest.mark.promise(19)
+@pytest.mark.parametrize("name", UNSERVED)
+def test_model_and_engine_refuse_the_same_weights(name: str) -> None:
+    config = DSCConfig(input_features=3, hidden_channels=4, num_blocks=1, window=4)
+    weights = {key: tensor.numpy().copy() for key, tensor in DSCTradingModel(config).state_dict().items()}
+    load_model(config, weights)
+    weights[name].flat[0] = UNSERVED[name]
+    for load in (Engine.from_weights, load_model):
+        with pytest.raises(ArtifactError, match=f"{name} must be "):
+            load(config, weights)

@@ -453,6 +453,7 @@ def test_number_that_nothing_can_be_is_refused_at_once(text: object) -> None:
         read_order(ORDER | {"updatedTime": text}, 1)
 
 
+@pytest.mark.promise(19)
 def test_halt_that_is_nested_without_end_is_a_halt(tmp_path: Path) -> None:
     (tmp_path / "halts").mkdir()
     (tmp_path / "halts" / f"demo-linear-{MARKET.symbol}.json").write_text("[" * 9_000)

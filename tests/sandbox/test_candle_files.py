@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
+import zipfile
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -74,7 +76,7 @@ def test_file_without_turnover_has_it_unknown(tmp_path: Path) -> None:
     [
         (
             "time,open\n1,2\n",
-            "must have the columns start_ms, open, .* lacks start_ms, high, low, close, volume; it has time, open",
+            "must have the columns start_ms, open, .* lacks high, low, close, volume; it has time, open",
         ),
         (HEADER, "must hold candles, candles.csv has no row"),
         (HEADER + "1735689600000,x,2,1,1,1,1\n", "open must hold numbers, in candles.csv row 0 has 'x'"),
@@ -84,8 +86,8 @@ def test_file_without_turnover_has_it_unknown(tmp_path: Path) -> None:
         ),
         (HEADER + "1735689600000,1,2,nan,1,5,\n", "low must hold finite numbers, .* the first in row 0"),
         (
-            HEADER + "1735689600,1,2,1,1,5,\n",
-            "must be UTC milliseconds of 2009 to 2100, in candles.csv row 0 has 1735689600; convert seconds",
+            HEADER + "735689600,1,2,1,1,5,\n",
+            "must be UTC milliseconds of 2009 to 2100, in candles.csv row 0 has 735689600; give the open time",
         ),
         (
             HEADER + "1735689600000.5,1,2,1,1,5,\n",
@@ -118,7 +120,7 @@ def test_file_that_is_no_parquet_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_file_with_another_ending_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "candles.xlsx"
     path.touch()
-    with pytest.raises(ConfigError, match=r"must end in .parquet, .csv or .csv.gz, was 'candles.xlsx'"):
+    with pytest.raises(ConfigError, match=r"must end in .parquet, .csv, .csv.gz or .zip, was 'candles.xlsx'"):
         read_candle_file(path)
 
 
@@ -233,6 +235,124 @@ def test_column_that_is_there_twice_and_a_dash_are_refused_by_name(tmp_path: Pat
         read_candle_file(write_csv(tmp_path, text))
     with pytest.raises(CandleError, match=r"close must hold numbers, in candles.csv row 2 has '-'"):
         read_candle_file(write_csv(tmp_path, HEADER + ROWS + "1735690200000,1,2,1,-,5,\n"))
+
+
+S = 1_735_689_600  # 2025-01-01
+OHLCV = "1.0,2.0,0.5,1.5,10.5"
+BINANCE = "{open},1.0,2.0,0.5,1.5,10.5,{close},12.0,3,5.0,6.0,0"
+UM = "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore"
+
+
+def binance(unit: int, later: int | None = None) -> str:
+    units = [unit, unit, later or unit]
+    return "\n".join(
+        BINANCE.format(open=(S + 60 * bar) * unit, close=(S + 60 * bar + 60) * unit - 1)
+        for bar, unit in enumerate(units)
+    )
+
+
+DUMPS = {
+    "Kraken": ("\n".join(f"{S + 60 * bar},{OHLCV},7" for bar in range(3)), "no header, .*; times are seconds"),
+    "Binance": (binance(10**3), "no header, columns are .*turnover$"),
+    "Binance from 2025 on": (binance(10**6), "times are microseconds"),
+    "Binance across its change": (binance(10**3, 10**6), "times are milliseconds and microseconds"),
+    "Binance futures": (f"{UM}\n{binance(10**3)}", "start_ms is 'open_time'; turnover is 'quote_volume'"),
+    "Bitstamp": (
+        "timestamp,open,high,low,close,volume\n" + "\n".join(f"{S + 60 * bar},{OHLCV}" for bar in range(3)),
+        "start_ms is 'timestamp'; times are seconds",
+    ),
+    "Bitfinex": (
+        "Date, Symbol, Open, High, Low, Close, Volume\n"
+        + "\n".join(f"2025-01-01 00:0{bar}:00, BTCUSD, 1.0, 2.0, 0.5, 1.5, 10.5" for bar in range(3)),
+        "start_ms is 'Date'; times are dates, UTC",
+    ),
+    "CryptoDataDownload": (
+        "https://www.CryptoDataDownload.com\nUnix,Date,Symbol,Open,High,Low,Close,Volume USD,Volume BTC,tradecount\n"
+        + "\n".join(f"{S + 60 * bar},2025-01-01,BTC/USD,100,200,50,150,1050.0,10.5,3" for bar in (2, 1, 0)),
+        "line 1 is no header but a title, .*; times are seconds; of two volumes .*; the newest comes first",
+    ),
+    "title case and ISO dates": (
+        "\ufeffDate,Open,High,Low,Close,Volume\n" + "\n".join(f"2025-01-01T00:0{bar}:00Z,{OHLCV}" for bar in range(3)),
+        "times are dates, with their zone",
+    ),
+}
+
+
+@pytest.mark.parametrize("dump", DUMPS)
+def test_published_dump_is_read_as_it_is_and_a_line_says_how(tmp_path: Path, dump: str) -> None:
+    text, said = DUMPS[dump]
+    notes: list[str] = []
+    candles = read_candle_file(write_csv(tmp_path, text), notes.append)
+    assert candles.start_ms.tolist() == [(S + 60 * bar) * 1_000 for bar in range(3)]
+    assert candles.volume.tolist() == [10.5] * 3
+    assert base_interval(candles) == "1"
+    (note,) = notes
+    assert re.search(f"candles.csv was read so: .*{said}", note)
+
+
+def test_our_own_file_is_read_without_a_word(tmp_path: Path) -> None:
+    read_candle_file(write_csv(tmp_path, HEADER + ROWS), pytest.fail)
+
+
+def test_zipped_dump_is_read_where_it_holds_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "candles.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.csv", HEADER + ROWS)
+    assert_is_the_table(read_candle_file(path))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b.csv", HEADER + ROWS)
+    with pytest.raises(CandleError, match=r"candles.zip can't be read .*it must hold one CSV file, it holds 2"):
+        read_candle_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "\n".join(f"{S + 60 * bar},0.5,2.0,1.0,1.5,10" for bar in range(3)),
+            "no header, and its columns are not time, o",
+        ),
+        (
+            "\n".join(f"{S + 60 * bar},{OHLCV},7,8" for bar in range(3)),
+            "no header, and 8 columns may be anything; give it",
+        ),
+        (
+            "date,open,high,low,close,volume\n01/02/2025,1,2,1,1,3\n",
+            "number or a date such as 2025-.*row 0 has '01/02/2025'",
+        ),
+        (
+            f"time,open,high,low,close,volume x,volume y\n{S},1,1.1,0.9,1,10,10\n",
+            "two volumes, volume x and volume y; call the one in coins volume",
+        ),
+    ],
+)
+def test_dump_of_which_several_readings_are_possible_is_refused_with_what_to_give(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(CandleError, match=message):
+        read_candle_file(write_csv(tmp_path, text))
+
+
+@pytest.mark.promise(19)
+def test_pipe_is_no_candle_file(tmp_path: Path) -> None:
+    path = tmp_path / "candles.csv"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match=r"candles must name a file: .*candles.csv must be a regular file"):
+        file_source(path)
+
+
+@pytest.mark.promise(19)
+@pytest.mark.parametrize("ending", ["csv.gz", "zip"])
+def test_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    monkeypatch.setattr("tasks.sandbox.candle_files._MOST_TEXT", 100_000)
+    path, text = tmp_path / f"candles.{ending}", b"1" * 100_001
+    if ending == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.csv", text)
+    else:
+        path.write_bytes(gzip.compress(text))
+    with pytest.raises(CandleError, match="unpacked it has more than 100,000 bytes"):
+        read_candle_file(path)
 
 
 def test_single_candle_shows_no_interval(tmp_path: Path) -> None:

@@ -389,3 +389,41 @@ for i in range(15):
     with Database(path).reading() as con:
         ids = con.execute("select run_id from runs").fetchnumpy()["run_id"]
     assert sorted(ids.astype(int)) == np.arange(30).tolist()
+
+
+@pytest.mark.promise(19)
+@pytest.mark.parametrize(
+    ("forgery", "message"),
+    [
+        (
+            "drop table candles; create view candles as select * from read_csv('/etc/passwd')",
+            "table candles must have category varchar, it has not; move the file away and run ingest again",
+        ),
+        (
+            "drop table meta; create view meta as select i as name, '1' as value from range(1000000000000) t(i)",
+            r"another DuckDB file \(no table meta\)",
+        ),
+        ("alter table funding alter rate type varchar", "table funding must have rate double, it has not"),
+    ],
+)
+def test_view_or_other_table_under_the_name_of_ours_is_refused_before_it_is_asked(path, forgery, message):
+    with duckdb.connect(path) as con:
+        con.execute(forgery)
+    with pytest.raises(StoreError, match=message), Database(path).reading():
+        pass
+
+
+@pytest.mark.promise(19)
+def test_no_statement_reads_another_file(path):
+    with pytest.raises(StoreError, match="Permission Error"), Database(path).reading() as con:
+        con.execute("select * from read_csv('/etc/passwd')")
+
+
+@pytest.mark.promise(19)
+def test_file_that_somebody_else_has_changed_is_looked_at_again(path):
+    with Database(path).reading():
+        pass
+    with duckdb.connect(path) as con:
+        con.execute("alter table candles drop turnover")
+    with pytest.raises(StoreError, match="table candles must have turnover double"), Database(path).writing():
+        pass

@@ -74,7 +74,7 @@ def test_access_denied_in_a_promotion_leaves_the_champion_as_it_was(url):
         if store.champion(SOURCE, NAME).ref is not None:
             break  # done, or written and the answer denied: whole all the same
         assert [entry.sequence for entry in store.history(SOURCE, NAME)] == [0]
-    assert refused >= 8
+    assert refused >= 7  # three files, two listings, the write, and what was written
     entry = store.champion(SOURCE, NAME)
     assert (entry.sequence, entry.ref, entry.evidence) == (1, ref, EVIDENCE)
 

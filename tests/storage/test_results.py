@@ -1,5 +1,6 @@
 """Results: whole or absent, on a disk and at a URL alike, and found again by what they were made from."""
 
+import hashlib
 import io
 import os
 import signal
@@ -277,3 +278,33 @@ def test_nothing_is_pruned_at_a_url():
     assert results.by_last_use() == ()
     assert results.prune(datetime.now(UTC) + timedelta(days=1)).keys == ()
     assert results.finished("fold-1")
+
+
+@pytest.mark.promise(19)
+def test_with_a_key_results_of_other_writers_and_of_other_keys_are_refused(place, monkeypatch):
+    store = ResultStore(place)
+    store.save("fold-1", FILES)
+    monkeypatch.setenv("DSC_ARTIFACT_KEY", "5d41402abc4b2a76b9719d911017c592")
+    with pytest.raises(
+        StoreError, match=r"fold-1 was not written with this DSC_ARTIFACT_KEY; delete .*fold-1\.zip and"
+    ):
+        store.read("fold-1")
+    store.save("fold-2", FILES)
+    assert store.read("fold-2") == FILES
+    store._objects.create("fold-3.zip", store._objects.read("fold-2.zip"))  # it is of other inputs there
+    with pytest.raises(StoreError, match="fold-3 was not written with this DSC_ARTIFACT_KEY"):
+        store.read("fold-3")
+    monkeypatch.delenv("DSC_ARTIFACT_KEY")
+    assert store.read("fold-2") == FILES  # nobody asks
+
+
+@pytest.mark.promise(19)
+def test_result_that_is_packed_is_damaged(tmp_path):
+    store, packed = ResultStore(tmp_path), io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.json", bytes(10_000_000))
+        archive.comment = bytes(64)
+    body = packed.getvalue()[:-64]
+    (tmp_path / "fold-1.zip").write_bytes(body + hashlib.sha256(body).hexdigest().encode())
+    with pytest.raises(StoreError, match=r"result fold-1 is damaged .*more than it has bytes"):
+        store.read("fold-1")

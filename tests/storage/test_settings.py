@@ -83,3 +83,55 @@ def test_home_is_refused_when_the_file_system_does_not_take_files():
     settings = Settings.from_environment({"DSC_HOME": "/proc/dsc"})
     with pytest.raises(StoreError, match=r"DSC_HOME must be a writable folder, /proc/dsc is not \(.+\); set DSC_HOME"):
         settings.prepare_home()
+
+
+TOKEN = "hunter2"  # noqa: S105 - what must be shown nowhere
+
+
+@pytest.mark.promise(18)
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"s3://KEY:{TOKEN}@bucket/models",
+        f"s3://{TOKEN}@bucket",
+        f"https://user:{TOKEN}@host/models",
+        f"https://host/models?sig={TOKEN}",
+        f"https://host/models#{TOKEN}",
+        f"memory://{TOKEN}@models",
+        f"simplecache::s3://KEY:{TOKEN}@bucket",
+        f"github://org:{TOKEN}@main/models",
+        f"sftp://user:{TOKEN}@host/models",
+        f"abfs://box:{TOKEN}@account.dfs.core.windows.net/x",
+        f"gs://bucket/models?key={TOKEN}",
+        f"filecache::https://{TOKEN}@host/x",
+    ],
+)
+def test_artifact_url_with_a_secret_in_it_is_refused_and_not_shown(url):
+    with pytest.raises(ConfigError, match="DSC_ARTIFACT_URL must hold no user, key or query; credentials come") as told:
+        Settings.from_environment({"DSC_ARTIFACT_URL": url})
+    assert TOKEN not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["abfs://box@account.dfs.core.windows.net/models", "s3://bucket/a@b", "/mnt/a@b/c?d", "memory://models"]
+)
+def test_artifact_url_whose_signs_are_no_secret_is_taken(url):
+    assert Settings.from_environment({"DSC_ARTIFACT_URL": url}).artifact_url == url
+
+
+@pytest.mark.promise(18)
+def test_where_versions_live_and_what_they_are_signed_with_is_in_no_repr():
+    environ = {"DSC_ARTIFACT_URL": "s3://hidden-place/models", "DSC_ARTIFACT_KEY": TOKEN * 5}
+    settings = Settings.from_environment(environ)
+    assert settings.artifact_key == TOKEN * 5
+    assert TOKEN not in repr(settings)
+    assert "hidden-place" not in repr(settings)
+
+
+def test_short_key_and_an_alert_url_that_is_none_are_refused_and_not_shown():
+    with pytest.raises(ConfigError, match="DSC_ARTIFACT_KEY must have at least 16 characters") as told:
+        Settings.from_environment({"DSC_ARTIFACT_KEY": TOKEN})
+    assert TOKEN not in str(told.value)
+    with pytest.raises(ConfigError, match="DSC_ALERT_URL must be the http:// or https:// address of a web") as told:
+        Settings.from_environment({"DSC_ALERT_URL": TOKEN})
+    assert TOKEN not in str(told.value)
