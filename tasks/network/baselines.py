@@ -162,9 +162,7 @@ def fit_baseline(
     started = time.perf_counter()
     table = TabularSeries(series, train, input_clip, num_classes)
     learn, check = table.samples(np.arange(*train)), table.samples(np.arange(*validation))
-    missing = np.flatnonzero(np.bincount(learn.y, minlength=num_classes) == 0)
-    if len(missing):
-        raise DatasetError(f"train bars {list(train)} hold no label of class {missing[0]}; use more bars")
+    require_every_class(learn, train, num_classes)
     search = _logistic if name == LOGISTIC else _boosting
     kinds = [("", learn)]
     if series.signs is not None:
@@ -196,14 +194,29 @@ def fit_baseline(
     )
 
 
+def require_every_class(learn: Samples, train: tuple[int, int], num_classes: int) -> None:
+    """Refuse training bars that never show what is to be learned.
+
+    Raises:
+        DatasetError: A class has no label among them.
+    """
+    missing = np.flatnonzero(np.bincount(learn.y, minlength=num_classes) == 0)
+    if len(missing):
+        raise DatasetError(f"train bars {list(train)} hold no label of class {missing[0]}; use more bars")
+
+
 def _logistic(learn: Samples, check: Samples, config: BaselineConfig) -> Iterator[tuple[str, Predict]]:
+    for strength in config.strengths:
+        yield f"C={strength:g}", logistic(learn, strength).predict_proba
+
+
+def logistic(learn: Samples, strength: float) -> Any:
+    """Return scikit-learn's logistic regression of the samples; `strength` is its C."""
     from sklearn.linear_model import LogisticRegression
 
-    for strength in config.strengths:
-        # Newton's steps: a Hessian of some 30 x 30 is solved exactly, in a quarter of the default solver's time.
-        model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=200, tol=1e-8)
-        model.fit(learn.x, learn.y, sample_weight=learn.weights)
-        yield f"C={strength:g}", model.predict_proba
+    # Newton's steps: a Hessian of some 30 x 30 is solved exactly, in a quarter of the default solver's time.
+    model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=200, tol=1e-8)
+    return model.fit(learn.x, learn.y, sample_weight=learn.weights)
 
 
 def _boosting(learn: Samples, check: Samples, config: BaselineConfig) -> Iterator[tuple[str, Predict]]:
