@@ -20,6 +20,7 @@ from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
 from tasks.publishing import asks_for_second_seed, judge_version, promote_or_keep, publish_version
 from tasks.reporting.summary import Verdict
+from tasks.runs import cost
 from tasks.runs.display import parts_of, plan, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.strategy.recipe import Recipe
@@ -85,6 +86,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
         quality: Key of what the candle store knows of its bars.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
+    cost.measure(STAGES[1:])
     starts, models, rivals = trained(data, recipe)
     stage("latency")
     latency = measure_latency(data, recipe, models[-1])
