@@ -246,55 +246,60 @@ def logistic(learn: Samples, strength: float) -> Any:
 
 
 def _boosting(learn: Samples, check: Samples, config: BaselineConfig) -> Iterator[_Point]:
-    thinned, num_classes = learn.thinned(_SEARCHED), int(learn.y.max()) + 1
+    num_classes = int(learn.y.max()) + 1
     quick = replace(
         config,
         boosting_rate=min(_SEARCH_RATE * config.boosting_rate, 1.0),
         leaf_bars=max(config.leaf_bars // _SEARCHED, 1),
     )
+    thinned = Boosting(learn.thinned(_SEARCHED), check, num_classes, quick)
     for leaves in config.leaves:
-        predict = boosted(thinned, check, leaves, num_classes, quick, use_quantized_grad=True)
+        predict = thinned.grown(leaves, use_quantized_grad=True)
         loss = _log_loss(predict(check.x), check.y)
-        yield _Point(
-            setting=f"leaves={leaves}", loss=loss, fitted=partial(boosted, learn, check, leaves, num_classes, config)
-        )
+        yield _Point(setting=f"leaves={leaves}", loss=loss, fitted=partial(_boosted, learn, check, leaves, config))
 
 
-def boosted(
-    learn: Samples, check: Samples, leaves: int, num_classes: int, config: BaselineConfig, **options: Any
-) -> Predict:
-    """Return boosted trees of so many leaves, grown until `check` tells them to stop.
+def _boosted(learn: Samples, check: Samples, leaves: int, config: BaselineConfig) -> Predict:
+    return Boosting(learn, check, int(learn.y.max()) + 1, config).grown(leaves)
+
+
+class Boosting:
+    """LightGBM on one set of samples, which is binned once however often trees are grown from it.
 
     Args:
-        learn: What they are grown from.
-        check: What stops it.
-        leaves: Of each tree.
+        learn: What trees are grown from.
+        check: What tells them to stop.
         num_classes: K.
         config: How they are grown.
-        options: Further ones, by LightGBM's names.
     """
-    import lightgbm
 
-    parameters: dict[str, Any] = {
-        "objective": "multiclass",
-        "num_class": num_classes,
-        "num_leaves": leaves,
-        "learning_rate": config.boosting_rate,
-        "min_data_in_leaf": config.leaf_bars,
-        "lambda_l2": 1.0,
-        "max_bin": 63,  # finer cuts of one bar's features find noise
-        "seed": config.seed,
-        "num_threads": config.threads,
-        "deterministic": True,
-        "force_row_wise": True,  # else it times both layouts and may choose another one next time
-        "verbose": -1,
-        **options,
-    }
-    train = lightgbm.Dataset(learn.x, learn.y, weight=learn.weights)
-    stop = lightgbm.early_stopping(config.patience, verbose=False)
-    valid = [lightgbm.Dataset(check.x, check.y, reference=train)]
-    trees = lightgbm.train(parameters, train, config.most_trees, valid, callbacks=[stop])
-    return lambda x: np.asarray(trees.predict(x), np.float64)
+    def __init__(self, learn: Samples, check: Samples, num_classes: int, config: BaselineConfig) -> None:
+        import lightgbm
+
+        self._lightgbm = lightgbm
+        self._most_trees, self._patience = config.most_trees, config.patience
+        self._parameters: dict[str, Any] = {
+            "objective": "multiclass",
+            "num_class": num_classes,
+            "learning_rate": config.boosting_rate,
+            "min_data_in_leaf": config.leaf_bars,
+            "lambda_l2": 1.0,
+            "max_bin": 63,  # finer cuts of one bar's features find noise
+            "seed": config.seed,
+            "num_threads": config.threads,
+            "deterministic": True,
+            "force_row_wise": True,  # else it times both layouts and may choose another one next time
+            "verbose": -1,
+        }
+        self._learn = lightgbm.Dataset(learn.x, learn.y, weight=learn.weights, params=dict(self._parameters))
+        self._check = lightgbm.Dataset(check.x, check.y, reference=self._learn)
+
+    def grown(self, leaves: int, **options: Any) -> Predict:
+        """Return boosted trees of so many leaves; `options` are further ones, by LightGBM's names."""
+        stop = self._lightgbm.early_stopping(self._patience, verbose=False)
+        parameters = {**self._parameters, "num_leaves": leaves, **options}
+        trees = self._lightgbm.train(parameters, self._learn, self._most_trees, [self._check], callbacks=[stop])
+        return lambda x: np.asarray(trees.predict(x), np.float64)
 
 
 def _logits(probabilities: FloatArray) -> FloatArray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from storage.schema import FloatArray
 from tasks.network.baseline_config import BaselineConfig
-from tasks.network.baselines import TabularSeries, boosted
+from tasks.network.baselines import Boosting, TabularSeries
 from tasks.network.segments import Series
 
 _LEAVES = 4  # interactions of three at most; 12 knew less of unseen bars
@@ -62,7 +62,9 @@ def cross_fitted(
     for number, part in enumerate(held_out, 1):
         others = bars[(bars + reach <= part[0]) | (bars >= part[-1] + reach)]
         if len(others):
-            trees = boosted(table.samples(others[::_THINNED], mirrored=True), check, _LEAVES, num_classes, config)
+            trees = Boosting(table.samples(others[::_THINNED], mirrored=True), check, num_classes, config).grown(
+                _LEAVES
+            )
             probabilities[part] = trees(table.scaled(part))
         on_progress(number / len(held_out))
     return probabilities
