@@ -61,7 +61,7 @@ def cross_fitted(
     for number, part in enumerate(held_out, 1):
         others = bars[(bars + reach <= part[0]) | (bars >= part[-1] + reach)]
         if len(others):
-            trees = Boosting(table.samples(others, mirrored=True), check, num_classes, config).grown(_LEAVES)
-            probabilities[part] = trees(table.scaled(part))
+            boosting = Boosting(table.samples(others, mirrored=True), check, num_classes, config)
+            probabilities[part] = boosting.grown(_LEAVES, use_quantized_grad=True)(table.scaled(part))
         on_progress(number / len(held_out))
     return probabilities
