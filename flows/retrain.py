@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import Folded, form
@@ -19,10 +20,11 @@ from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
 from tasks.publishing import asks_for_second_seed, judge_version, promote_or_keep, publish_version
 from tasks.reporting.summary import Verdict
+from tasks.runs import cost
 from tasks.runs.display import parts_of, plan, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.strategy.recipe import Recipe
-from tasks.training import train_baselines, train_fold
+from tasks.training import prepare_fold, train_baselines, train_fold, train_twin
 
 STAGES = ("dataset", "networks", "baselines", "latency", "leak checks", "backtest", "judge", "publish")
 
@@ -55,6 +57,26 @@ def retrain(
         return verdict
 
 
+def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], list[list[str]]]:
+    """Return keys: of what each fold's networks start from, of each network, and of what was fitted against each.
+
+    What knows no torch, the trees above all, is done in a second thread beside the networks, which it teaches.
+    """
+    of = {"data": data, "recipe": recipe}
+    second: ThreadPoolTaskRunner[str] = ThreadPoolTaskRunner(max_workers=1)
+    with second as beside:
+        preparing = [beside.submit(prepare_fold, of | {"index": index}) for index in range(recipe.models)]
+        fitting = [beside.submit(train_baselines, of | {"index": index}) for index in range(recipe.folds.folds)]
+        starts, models, rivals = [], [], []
+        for index in parts_of("networks", recipe.models):
+            starts.append(preparing[index].result())
+            models.append(train_fold(data, recipe, index, starts[index]))
+        for index in parts_of("baselines", recipe.folds.folds):
+            twin = [train_twin(data, recipe, index, starts[index])] if recipe.baselines.twin else []
+            rivals.append([fitting[index].result(), *twin])
+    return starts, models, rivals
+
+
 def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, recipe: Recipe) -> Verdict:
     """Return the verdict on a model made now; needs nothing but the place of datasets, finished steps and versions.
 
@@ -64,20 +86,20 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
         quality: Key of what the candle store knows of its bars.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
-    models = [train_fold(data, recipe, index) for index in parts_of("networks", recipe.models)]
-    baselines = [train_baselines(data, recipe, index) for index in parts_of("baselines", recipe.folds.folds)]
+    cost.measure(STAGES[1:])
+    starts, models, rivals = trained(data, recipe)
     stage("latency")
     latency = measure_latency(data, recipe, models[-1])
     stage("leak checks")
     leaks = check_leaks(data, recipe, models[-1])
     stage("backtest")
     backtest = backtest_folds(data, recipe, models)
-    contest = compare_baselines(data, recipe, backtest, baselines)
+    contest = compare_baselines(data, recipe, backtest, rivals)
     stage("judge")
     judgement = judge_version(data, recipe, backtest, latency, leaks, contest)
     if asks_for_second_seed(judgement):
         again = [
-            train_fold(data, recipe.second_seed, index)
+            train_fold(data, recipe.second_seed, index, starts[index])
             for index in parts_of("judge", recipe.folds.folds, "second seed,")
         ]
         judgement = judge_version(data, recipe, backtest, latency, leaks, contest, again)

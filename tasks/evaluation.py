@@ -15,7 +15,7 @@ from storage.written import or_dash, written
 from tasks.runs.page import show_table
 from tasks.runs.progress import ProgressReport
 from tasks.strategy.backtest_record import trial_key, trial_of
-from tasks.strategy.baselines import BaselineFold
+from tasks.strategy.baselines import BaselineFold, joined_baselines
 from tasks.strategy.contest import contest_files, contest_key, hold_contest, joined_forecasts
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.leak_suite import CHECKS, LeakReport, leak_checks, leaks_key
@@ -87,14 +87,14 @@ def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="compare baselines of {data.market.symbol}")
-def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines: list[str]) -> str:
+def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines: list[list[str]]) -> str:
     """Put the model beside its baselines on the bars that none of them had seen, and return the key of the table.
 
-    The keys are of the model's evaluation, from `backtest_folds`, and of the baselines of each fold.
+    The keys are of the model's evaluation, from `backtest_folds`, and of what was fitted on each fold.
     """
     settings, key = Settings.from_environment(), contest_key(recipe, backtest, baselines)
     work = ResultStore(settings.work)
-    parts = [work.load(one, BaselineFold) for one in baselines]
+    parts = [joined_baselines([work.load(one, BaselineFold) for one in fold]) for fold in baselines]
     evaluation, forecasts = load_evaluation(settings.work, settings.datasets, backtest), joined_forecasts(parts)
     found = hold_contest(recipe, evaluation, forecasts, [dict(part.facts) for part in parts])
     work.save(key, contest_files(found, evaluation, forecasts))

@@ -28,6 +28,7 @@ from tasks.reporting.content import library_versions, report_data, side_by_side
 from tasks.reporting.report import render_report
 from tasks.reporting.run_page import checklist_rows, verdict_markdown, version_tables
 from tasks.reporting.summary import Verdict, model_lines, summarise
+from tasks.runs import cost
 from tasks.runs.alerts import raise_alert
 from tasks.runs.page import show_result, show_table, show_verdict
 from tasks.strategy.backtest_record import backtest_files
@@ -137,10 +138,12 @@ def publish_version(
     }
     hash8 = version_hash(data, recipe, fold.weights)
     ref = VersionRef(source=data.source, name=data.market.slug, version=f"{now:%Y%m%dT%H%M%SZ}-{hash8}")
+    spent = cost.so_far()
+    files["cost.json"] = canonical_json(spent)
     beside = side_by_side(store, ref, manifest, files)
     report = report_data(
         ref, now, manifest, evaluation, speed, table, files["baselines.parquet"], importance, beside,
-        work.load(quality, StoredQuality),
+        work.load(quality, StoredQuality), spent,
         [one.row() for one in paper_records(settings.home, data.source, data.market, most=_SESSIONS)],
     )  # fmt: skip
     files["report.html"] = render_report(report).encode()

@@ -57,7 +57,7 @@ class DSCConfig(Checked):
         linear_bypass: Whether the newest bar's scaled features also reach the logits directly.
         input_clip: Bound of the scaled features, standard deviations; None for no bound.
         members: Networks that are trained apart and joined (members.py), each with an equal part of the channels. What
-            would mix their channels is zero, and is counted and computed like the rest.
+            would mix their channels is zero: a window's path counts and computes it, the engine does neither.
     """
 
     input_features: Annotated[int, Ge(1), Le(256)] = 10
@@ -222,7 +222,8 @@ def macs_per_bar(config: DSCConfig) -> int:
     if config.padding != "history":
         raise ConfigError(f'only padding "history" has a cost per bar, was {config.padding!r}')
     features, channels, classes = config.input_features, config.hidden_channels, config.num_classes
-    blocks = config.num_blocks * layer_macs(channels, config.kernel_size, config.block)
+    own = channels // config.members
+    blocks = config.num_blocks * config.members * layer_macs(own, config.kernel_size, config.block)
     head = (2 if config.newest_step else 1) * config.num_blocks * channels * classes
     bypass = features * classes if config.linear_bypass else 0
     return features * channels + blocks + head + bypass

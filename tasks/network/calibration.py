@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from storage.schema import FloatArray, IntArray
 from tasks.network.segments import finite_bars
@@ -19,45 +16,6 @@ def scaler(features: FloatArray) -> tuple[FloatArray, FloatArray]:
     finite = features[finite_bars(features)]
     mean, scale = finite.mean(axis=0), finite.std(axis=0)
     return mean, np.where(scale > 1e-12 * (1 + np.abs(mean)), scale, 1.0)
-
-
-def logistic_regression(
-    z: Tensor, labels: Tensor, num_classes: int, *, penalty: float = 1.0, signs: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the multinomial logistic regression of labels on scaled features: weights (K, F) and intercepts (K,).
-
-    Minimises the summed log-loss plus half the squared weights times `penalty`, scikit-learn's 1 / C. Solved in
-    float64 from zero: no seed.
-
-    Args:
-        z: (N, F) scaled features.
-        labels: (N,) int64 classes.
-        num_classes: K.
-        penalty: Of the weights, > 0: also keeps separable data finite.
-        signs: (F,) -1 or 1: only weights for which z * signs has the classes in reverse are looked for, which is the
-            same as adding the mirror image of every sample. None for any weights.
-    """
-    z = z.double()
-    weight = z.new_zeros(num_classes, z.shape[1], requires_grad=True)
-    bias = z.new_zeros(num_classes, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
-
-    def tied() -> tuple[Tensor, Tensor]:
-        return (weight, bias) if signs is None else ((weight + weight.flip(0) * signs) / 2, (bias + bias.flip(0)) / 2)
-
-    def closure() -> Tensor:
-        solver.zero_grad()
-        w, b = tied()
-        log_loss = functional.cross_entropy(functional.linear(z, w, b), labels)
-        loss = log_loss + penalty * w.square().sum() / (2 * len(z))
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
-        return loss
-
-    solver.step(closure)  # type: ignore[no-untyped-call]  # torch does not type it
-    w, b = tied()
-    return w.detach(), b.detach()
 
 
 def best_temperature(logits: FloatArray, labels: IntArray) -> float:

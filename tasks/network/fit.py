@@ -1,10 +1,10 @@
 """Seeded training on segments: every bar of a segment at once through the series pass, never a materialised window.
 
-The network starts from what the simple model knows: its bypass at the logistic solution of the newest bar's features,
-its own head at zero. It learns what is left, from labels or from what a teacher makes of them. Kept are the weights of
-the last step, or the best by validation loss, where step 0 is a candidate: never worse on validation than the logistic
-start. A network of several members is trained one member after the other, each from a seed of its own, and joined in
-the end.
+The network starts from what the simple model knows (`tasks.network.start`): its bypass at the logistic solution of the
+newest bar's features, its own head at zero. It learns what is left, from labels or from what a teacher makes of them.
+Kept are the weights of the last step, or the best by validation loss, where step 0 is a candidate: never worse on
+validation than the logistic start. A network of several members is trained one member after the other, each from a
+seed of its own, and joined in the end.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from storage.schema import ConfigError, DatasetError, FloatArray, LeakError, TrainingError
+from storage.schema import ConfigError, DatasetError, FloatArray, TrainingError
 from tasks.network.architecture import DSCConfig
-from tasks.network.calibration import best_temperature, logistic_regression, scaler
+from tasks.network.calibration import best_temperature, scaler
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.fit_config import FitConfig
 from tasks.network.inference import predict_series as predict_series
@@ -32,7 +33,7 @@ from tasks.network.inference import sample_logits, torch_threads
 from tasks.network.members import joined, member_config
 from tasks.network.segments import UNKNOWN, Batch, Stream, draw_batches, stream_of
 from tasks.network.segments import Series as Series
-from tasks.network.teacher import cross_fitted
+from tasks.network.start import Start, prepare, require_spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,7 @@ def fit(
     validation: tuple[int, int],
     fit_config: FitConfig,
     on_progress: Callable[[Progress], None] | None = None,
+    start: Start | None = None,
 ) -> Fitted:
     """Train a network on bars [start, stop) of `train`; stop early and calibrate on those of `validation`.
 
@@ -113,6 +115,7 @@ def fit(
         validation: Half-open span of bars, after `train`.
         fit_config: How to train.
         on_progress: Called after every validation.
+        start: What `prepare` made of the same series, spans and options; None makes it.
 
     Raises:
         ConfigError: Spans outside the series or empty; fewer features than the network reads; a logistic start
@@ -123,28 +126,28 @@ def fit(
     """
     started = time.perf_counter()
     series = series.first(config.input_features)
-    _check(config, series, train, validation, fit_config)
+    require_spans(series, train, validation)
+    _check(config, fit_config)
     devices = [torch.device(fit_config.device)] if fit_config.device.startswith("cuda") else []
     with torch_threads(fit_config.threads), torch.random.fork_rng(devices):
         learn, check = (stream_of(series, span, config.context) for span in (train, validation))
         _check_samples(config, learn, train, check, validation)
+        start = prepare(config, series, train, validation, fit_config) if start is None else start
+        if start.teacher is not None:
+            learn = replace(learn, targets=_targets(start.teacher[learn.bars], learn.labels, fit_config.distil))
         learn, check = learn.to(fit_config.device), check.to(fit_config.device)
+        signs = _signs(series, fit_config) if start.mirrored else None
         members: list[DSCTradingModel] = []
         history: list[Progress] = []
         best_steps: list[int] = []
         shape, train_features = member_config(config), series.features[slice(*train)]
-        model = _new_model(shape, train_features).to(fit_config.device)
-        start = _linear_start(model, learn, check, fit_config, _signs(series, fit_config))
-        if fit_config.distil:
-            taught = series if start.signs is not None else replace(series, signs=None)
-            learn = replace(learn, targets=_targets(config, taught, train, validation, learn, fit_config))
         for number in range(config.members):
             seeded = replace(fit_config, seed=fit_config.seed + number)
             torch.manual_seed(seeded.seed)
             model = _new_model(shape, train_features).to(fit_config.device)
             _set_start(model, start)
             place = number, config.members
-            points, best_step = _train(model, learn, check, start.signs, seeded, place, on_progress)
+            points, best_step = _train(model, learn, check, signs, seeded, place, on_progress)
             history += points
             best_steps.append(best_step)
             members.append(model)
@@ -157,20 +160,11 @@ def fit(
         model=model.cpu().eval(),
         history=tuple(history),
         best_steps=tuple(best_steps),
-        mirrored=start.signs is not None,
+        mirrored=start.mirrored,
         temperature=temperature,
         validation_loss=calibrated,
         seconds=time.perf_counter() - started,
     )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Start:
-    """Where members start: the signs of mirror images to learn from, and a logistic solution; None for none."""
-
-    signs: Tensor | None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
 
 
 def _new_model(config: DSCConfig, train: FloatArray) -> DSCTradingModel:
@@ -287,33 +281,15 @@ def _refuse_non_finite(loss: float, what: str, step: int, config: FitConfig) -> 
 
 
 def _signs(series: Series, config: FitConfig) -> Tensor | None:
-    """Return the signs of a mirror image, or None where there is none to learn from."""
-    if series.signs is None or config.mirror_margin is None:
-        return None
-    return torch.from_numpy(series.signs.astype(np.float32)).to(config.device)
+    """Return the (F,) signs of a mirror image, or None where there is none."""
+    return None if series.signs is None else torch.from_numpy(series.signs.astype(np.float32)).to(config.device)
 
 
-def _targets(
-    config: DSCConfig,
-    series: Series,
-    train: tuple[int, int],
-    validation: tuple[int, int],
-    learn: Stream,
-    fit_config: FitConfig,
-) -> Tensor:
-    """Return (P, K) what each bar of the stream is to be told: teacher and label, or the label where no teacher is."""
-    taught = cross_fitted(
-        series,
-        train,
-        validation,
-        parts=fit_config.teacher_parts,
-        input_clip=config.input_clip,
-        num_classes=config.num_classes,
-        threads=fit_config.threads,
-    )[learn.bars]
-    labels = functional.one_hot(learn.labels.clamp(min=0), config.num_classes).float()
-    teacher = torch.from_numpy(taught).to(labels)
-    return torch.where(teacher.isnan(), labels, torch.lerp(labels, teacher, fit_config.distil))
+def _targets(taught: NDArray[np.float32], labels: Tensor, distil: float) -> Tensor:
+    """Return (P, K) what each bar of a stream is to be told: teacher and label, or the label where no teacher is."""
+    told = functional.one_hot(labels.clamp(min=0), taught.shape[1]).float()
+    teacher = torch.from_numpy(taught)
+    return torch.where(teacher.isnan(), told, torch.lerp(told, teacher, distil))
 
 
 def _mirror_some(batch: Batch, signs: Tensor, num_classes: int) -> Batch:
@@ -327,25 +303,8 @@ def _mirror_some(batch: Batch, signs: Tensor, num_classes: int) -> Batch:
     return Batch(x, torch.where(reverse, num_classes - 1 - labels, labels), targets)
 
 
-def _linear_start(
-    model: DSCTradingModel, learn: Stream, check: Stream, config: FitConfig, signs: Tensor | None
-) -> _Start:
-    """Return the start of every member, without signs where the mirror image did not hold on validation."""
-    if model.bypass is None or config.bypass_start == "zero":
-        return _Start(signs=signs)
-    weight, bias = _logistic_start(model, learn, config, None)
-    if signs is not None:
-        mirrored = _logistic_start(model, learn, config, signs)
-        worse = _start_loss(model, check, *mirrored) - _start_loss(model, check, weight, bias)
-        if worse > (config.mirror_margin or 0.0):
-            signs = None
-        else:
-            weight, bias = mirrored
-    return _Start(signs=signs, weight=weight, bias=bias)
-
-
 @torch.no_grad()
-def _set_start(model: DSCTradingModel, start: _Start) -> None:
+def _set_start(model: DSCTradingModel, start: Start) -> None:
     """Set the bypass at the logistic solution with the network's own head silent, or at zero."""
     if model.bypass is None:
         return
@@ -353,51 +312,15 @@ def _set_start(model: DSCTradingModel, start: _Start) -> None:
         model.bypass.weight.zero_()
         return
     linear: Any = model.classifier[3]
-    model.bypass.weight.copy_(start.weight)
+    model.bypass.weight.copy_(torch.from_numpy(start.weight))
     linear.weight.zero_()
-    linear.bias.copy_(start.bias)
+    linear.bias.copy_(torch.from_numpy(start.bias))
 
 
-@torch.no_grad()
-def _start_inputs(model: DSCTradingModel, stream: Stream) -> tuple[Tensor, Tensor]:
-    """Return the scaled features and the labels of a stream's samples."""
-    sample = stream.labels != UNKNOWN
-    return model.scale(stream.features[None])[0][sample], stream.labels[sample]
-
-
-def _logistic_start(
-    model: DSCTradingModel, learn: Stream, config: FitConfig, signs: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return weights (K, F) and intercepts (K,) of the logistic regression on scaled features."""
-    z, labels = _start_inputs(model, learn)
-    if signs is None:
-        return logistic_regression(z, labels, model.config.num_classes, penalty=config.start_penalty)
-    # A raw feature changes its sign, a scaled one has lost its mean: it gets that back for as long as signs matter.
-    mean = torch.where(signs < 0, model.feature_mean / model.feature_scale, 0.0)
-    weight, bias = logistic_regression(
-        z + mean, labels, model.config.num_classes, penalty=config.start_penalty, signs=signs
-    )
-    return weight, bias + weight @ mean.double()
-
-
-def _start_loss(model: DSCTradingModel, check: Stream, weight: Tensor, bias: Tensor) -> float:
-    z, labels = _start_inputs(model, check)
-    return float(functional.cross_entropy(functional.linear(z.double(), weight, bias), labels))
-
-
-def _check(
-    config: DSCConfig, series: Series, train: tuple[int, int], validation: tuple[int, int], fit_config: FitConfig
-) -> None:
-    """Refuse spans and options that do not fit together."""
-    for name, (start, stop) in (("train", train), ("validation", validation)):
-        if not 0 <= start < stop <= len(series.labels):
-            raise ConfigError(
-                f"{name} must be a span within the series' {len(series.labels)} bars, was [{start}, {stop})"
-            )
+def _check(config: DSCConfig, fit_config: FitConfig) -> None:
+    """Refuse options that do not fit together."""
     if fit_config.device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f'device {fit_config.device!r} needs CUDA, which torch does not find here; use "cpu"')
-    if validation[0] < train[1]:
-        raise LeakError(f"validation starts at bar {validation[0]}, before train stops at bar {train[1]}")
     if fit_config.bypass_start == "logistic" and not config.linear_bypass:
         raise ConfigError('bypass_start "logistic" needs a network with linear_bypass; set it, or bypass_start "zero"')
 

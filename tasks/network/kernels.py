@@ -4,7 +4,8 @@ Weights and state are one float32 array each (a Numba call costs 0.08 us per arr
 in the weights' header, so compiled code needs nothing else. Channels are padded with zeros to whole vectors.
 
     weights   header | one row per block: its ring's place and mask, its weights' place, its dilation | scaler | stem |
-              blocks: taps and their bias, matrix (input channel first) and its bias | head: pooled, newest, bias
+              blocks: taps and their bias, and for each group of channels that mix with each other alone a matrix
+              (input channel first) and its bias | head: pooled, newest, bias
     state     clock | running sums | ring of pooled head values | one ring per block of its past inputs | scratch
     scratch   per column: h_0 .. h_B and z; then per column: u, the input of the block's matrix
 
@@ -31,12 +32,13 @@ Packed = NDArray[np.float32]
 TILE = 4  # columns; enough to read the weights at the speed of arithmetic
 
 # The weights' header. float32 holds whole numbers up to 2**24 exactly.
-FEATURES, WIDTH, BLOCKS, TAPS, CLASSES, WINDOW, CONTEXT, KIND, SEES_NEWEST, CLIP, INNER = range(11)
-SCALER, STEM, HEAD, POOL_MASK, POOL, SCRATCH = range(11, 17)
-TABLE, TABLE_ROW = 17, 4
+FEATURES, WIDTH, BLOCKS, TAPS, CLASSES, WINDOW, CONTEXT, KIND, SEES_NEWEST, CLIP, INNER, GROUPS = range(12)
+SCALER, STEM, HEAD, POOL_MASK, POOL, SCRATCH = range(12, 18)
+TABLE, TABLE_ROW = 18, 4
 RING, MASK, BLOCK, DILATION = range(4)
 
-# What KIND says of the blocks; INNER is how many inputs each block's matrix has.
+# What KIND says of the blocks; INNER is how many inputs the matrices of a block have in all, GROUPS how many matrices
+# there are: a network of members mixes each member's channels with its own alone.
 STANDARD, SEPARABLE, XCEPTION = range(3)
 
 # The state's clock, then four numbers per class: two float64 sums, each as a float32 pair (high, low).
@@ -168,7 +170,8 @@ def _tile(weights: Packed, state: Packed, base: int, stride: int, count: int, ou
     """Advance `count` columns with z set; column c has its state at base + c*stride (stride 0: bars of one market)."""
     features, width, blocks = int(weights[FEATURES]), int(weights[WIDTH]), int(weights[BLOCKS])
     taps, kind, classes = int(weights[TAPS]), int(weights[KIND]), int(weights[CLASSES])
-    inner = int(weights[INNER])
+    inner, groups = int(weights[INNER]), int(weights[GROUPS])
+    rows, group = inner // groups, width // groups
     z, column = _columns(weights)
     h = int(weights[SCRATCH])  # of the first state, whichever market this is: it stays in the cache
     u = h + TILE * column
@@ -182,13 +185,15 @@ def _tile(weights: Packed, state: Packed, base: int, stride: int, count: int, ou
             own, newest = base + c * stride, h + c * column
             ring, time = own + int(weights[entry + RING]), int(state[own + TIME]) + c * lag
             if kind == STANDARD:
-                _gather(taps, width, state, ring, mask, time, dilation, newest, u + c * inner)
+                _gather(taps, width, group, state, ring, mask, time, dilation, newest, u + c * inner)
             else:
                 _filter(weights, place, taps, inner, state, ring, mask, time, dilation, newest, u + c * inner, kind)
         if kind != STANDARD:
             place += (taps + 1) * inner
         h += width
-        _mix(weights, place, inner, width, state, u, inner, h, column, count)
+        for g in range(groups):
+            _mix(weights, place, rows, group, state, u + g * rows, inner, h + g * group, column, count)
+            place += (rows + 1) * group
     h -= (blocks - 1) * width  # h_1
     for c in range(count):
         _head(weights, state, base + c * stride, h + c * column, column - width, out, target + c * classes)
@@ -229,15 +234,27 @@ def _filter(
 
 @compiled
 def _gather(
-    taps: int, width: int, state: Packed, ring: int, mask: int, time: int, dilation: int, newest: int, u: int
+    taps: int,
+    width: int,
+    group: int,
+    state: Packed,
+    ring: int,
+    mask: int,
+    time: int,
+    dilation: int,
+    newest: int,
+    u: int,
 ) -> None:
-    """Set u to the inputs of a standard convolution, tap by tap, the oldest first; keep the newest h in the ring."""
+    """Set u to the inputs of a standard convolution, group by group and tap by tap, the oldest first.
+
+    The newest h is kept in the ring.
+    """
     for j in range(0, width, LANES):
-        at, to = time - (taps - 1) * dilation, u + j
+        at, to = time - (taps - 1) * dilation, u + j + j // group * (taps - 1) * group
         for _ in range(taps - 1):
             store(state, to, load(state, ring + (at & mask) * width + j))
             at += dilation
-            to += width
+            to += group
         h = load(state, newest + j)
         store(state, to, h)
         store(state, ring + (time & mask) * width + j, h)
@@ -287,6 +304,20 @@ def _dense(weights: Packed, place: int, rows: int, width: int, state: Packed, u:
         store(state, h + j + 2 * LANES, relu(c))
         store(state, h + j + 3 * LANES, relu(d))
         j += 4 * LANES
+    while j + 2 * LANES <= width:
+        a, b = load(weights, bias + j), load(weights, bias + j + LANES)
+        for first in range(0, rows, 64):
+            bits = _active(state, u + first, min(rows - first, 64))
+            corner = place + first * width + j
+            while bits != 0:
+                k = lowest_bit(bits)
+                bits &= bits - 1
+                value, w = splat(state, u + first + k), corner + k * width
+                a = fma(value, load(weights, w), a)
+                b = fma(value, load(weights, w + LANES), b)
+        store(state, h + j, relu(a))
+        store(state, h + j + LANES, relu(b))
+        j += 2 * LANES
     while j < width:
         a = load(weights, bias + j)
         for first in range(0, rows, 64):

@@ -36,10 +36,11 @@ def pack(folded: FoldedWeights) -> Packed:
         parts.append(np.pad(flat, (0, -flat.size % LANES)))
         return place
 
+    groups = _groups(folded)
     sees_newest = config.newest_step or config.linear_bypass
     header[:kernels.SCALER] = (
         config.input_features, width, blocks, config.kernel_size, classes, config.window, config.context,
-        _KINDS[config.block], sees_newest, math.inf if config.input_clip is None else config.input_clip, inner,
+        _KINDS[config.block], sees_newest, math.inf if config.input_clip is None else config.input_clip, inner, groups,
     )  # fmt: skip
     header[kernels.SCALER] = put(folded.feature_mean, 1 / folded.feature_scale)
     header[kernels.STEM] = put(_wide(folded.stem.T, width), _wide(folded.stem_bias, width))
@@ -49,7 +50,7 @@ def pack(folded: FoldedWeights) -> Packed:
     table = header[kernels.TABLE : kernels.TABLE + blocks * kernels.TABLE_ROW].reshape(blocks, kernels.TABLE_ROW)
     for row, block, dilation in zip(table, folded.blocks, config.dilations, strict=True):
         length = _power_of_two((config.kernel_size - 1) * dilation)
-        row[:] = place, length - 1, put(*_block_parts(block, width)), dilation
+        row[:] = place, length - 1, put(*_block_parts(block, width, groups)), dilation
         place += length * width
     header[kernels.SCRATCH] = place
     heads = [_wide(folded.pooled.reshape(classes, blocks, -1), width)]
@@ -81,12 +82,29 @@ def kept_size(weights: Packed) -> int:
     return int(weights[kernels.SCRATCH])
 
 
-def _block_parts(block: FoldedBlock, width: int) -> list[FloatArray]:
+def _groups(folded: FoldedWeights) -> int:
+    """Return into how many groups of channels the blocks fall that mix with each other alone, in whole vectors."""
+    members, channels = folded.config.members, folded.config.hidden_channels
+    size = channels // members
+    mixed = np.kron(np.eye(members), np.ones((size, size)))[..., None]  # (C, C, 1)
+    apart = all(not block.mixing.reshape(channels, channels, -1)[(mixed == 0)[..., 0]].any() for block in folded.blocks)
+    return members if size % LANES == 0 and apart else 1
+
+
+def _block_parts(block: FoldedBlock, width: int, groups: int) -> list[FloatArray]:
     if isinstance(block, FoldedStandard):
-        taps = block.mixing.transpose(2, 1, 0)  # (K, C in, C out)
-        return [_tall(taps, width, width), _wide(block.bias, width)]
+        taps = _tall(block.mixing.transpose(2, 1, 0), width, width)  # (K, C in, C out)
+        return _group_parts(taps, _wide(block.bias, width), groups)
     taps, mixing = _wide(block.taps.T, width), _tall(block.mixing.T, width, width)
-    return [taps, _wide(block.taps_bias, width), mixing, _wide(block.bias, width)]
+    mixed = _group_parts(mixing[None], _wide(block.bias, width), groups)
+    return [taps, _wide(block.taps_bias, width), *mixed]
+
+
+def _group_parts(mixing: FloatArray, bias: FloatArray, groups: int) -> list[FloatArray]:
+    """Return each group's matrix and bias: of (K, C in, C out) those whose input and output are of the group."""
+    size = len(bias) // groups
+    own = [slice(group * size, (group + 1) * size) for group in range(groups)]
+    return [part for rows in own for part in (mixing[:, rows, rows], bias[rows])]
 
 
 def _wide(array: FloatArray, width: int) -> FloatArray:

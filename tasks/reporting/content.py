@@ -20,6 +20,7 @@ from tasks.market.features import halted_bars
 from tasks.market.samples import folds_table
 from tasks.reporting.evidence import compared_rows, cost_points, fold_rows, version_cells
 from tasks.reporting.report_data import Equity, ReportData
+from tasks.runs.cost import Cost
 from tasks.strategy.contest import Contest, stored_forecasts, traded_by_rule
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import Recipe
@@ -40,6 +41,7 @@ def report_data(
     importance: Sequence[Importance],
     beside: Sequence[Row],
     quality: StoredQuality,
+    spent: Cost,
     paper: Sequence[Row] = (),
 ) -> ReportData:
     """Return everything that the report on one version shows.
@@ -55,6 +57,7 @@ def report_data(
         importance: What each input is worth.
         beside: This version and another, from `side_by_side`.
         quality: What the store knows of the candles.
+        spent: What making the version took until then.
         paper: Sessions of the market on paper.
     """
     money, samples, baselines = evaluation.money, evaluation.samples, stored_forecasts(forecasts)
@@ -78,6 +81,7 @@ def report_data(
         data_quality=tuple(_quality(evaluation, quality)),
         folds=tuple(folds_table(samples.folds, samples.dataset.candles.start_ms)),
         training=evaluation.folds,
+        spent=spent,
         paper=tuple(paper),
     )
 

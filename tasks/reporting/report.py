@@ -36,6 +36,7 @@ from tasks.reporting.markup import (
 )
 from tasks.reporting.report_data import ReportData
 from tasks.reporting.track import days_of, largest_month, monthly_returns, trade_rows, used_months, worst_drawdowns
+from tasks.runs.cost import StageCost
 
 CAVEAT = "A backtest measures the past, at the costs and fills stated here. It is no forecast and no advice."
 
@@ -101,6 +102,10 @@ def render_report(data: ReportData) -> str:
         "claims": list(headline_rows(data)),
         "random_note": random_note(data.contest),
         "configuration": {name: flat_cells(asdict(part)) for name, part in manifest.recipe.parts().items()},
+        "spent": [
+            (one.stage, f"{one.wall_s:,.1f} s", f"{one.cpu_s:,.1f} s")
+            for one in (*data.spent.stages, StageCost(stage="all", wall_s=data.spent.wall_s, cpu_s=data.spent.cpu_s))
+        ],
         "provenance": {
             "dataset": manifest.dataset,
             "code": manifest.code[:16],

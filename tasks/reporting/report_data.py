@@ -17,6 +17,7 @@ from tasks.execution.skill import Skill
 from tasks.execution.slices import Slice
 from tasks.execution.track_record import TrackRecord
 from tasks.execution.trades import Trades
+from tasks.runs.cost import Cost
 from tasks.strategy.contest import Contest
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.speed import Speed
@@ -148,6 +149,7 @@ class ReportData:
         data_quality: What was found in the candles.
         folds: The table of dates.
         training: What each fold's training left behind.
+        spent: What making the version took, but for its publication.
         paper: The newest sessions of the market on paper, beside the backtest's of the same candles; none, no section.
     """
 
@@ -170,6 +172,7 @@ class ReportData:
     data_quality: tuple[Row, ...]
     folds: tuple[Row, ...]
     training: tuple[FoldResult, ...]
+    spent: Cost
     paper: tuple[Row, ...] = ()
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tasks.runs import overall
+from tasks.runs import cost, overall
 
 _WIDEST_BAR = 20  # columns; on a narrow terminal it leaves room for what the stage does
 _KNOWN_FROM = 0.02  # of a stage; before that, how long the rest takes is a guess
@@ -172,6 +172,7 @@ def stage(name: str, part: int = 0, parts: int = 1, what: str = "") -> None:
         parts: How many there are.
         what: What the part is of, where its number says too little.
     """
+    cost.stage(name)
     if (run := overall.progress()) is not None:
         run.stage(name, part, parts)
     if _shown is not None:

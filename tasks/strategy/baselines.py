@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,17 +17,13 @@ from tasks.network.architecture import parameters
 from tasks.network.baselines import BOOSTING, CLASSICAL, LOGISTIC, fit_baseline
 from tasks.network.export import weights_bytes
 from tasks.network.fit import fit, predict_series
+from tasks.network.start import Start
 from tasks.strategy.folds import fold_inputs
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples, fold_series, fold_spans
 
-_TWIN = "the network's twin"
-
-
-_PARTS = {LOGISTIC: (0.0, 0.1), BOOSTING: (0.1, 0.55), _TWIN: (0.55, 1.0)}  # of the time that a fold's baselines take
-
-
+_PARTS = {LOGISTIC: (0.0, 0.3), BOOSTING: (0.3, 1.0)}  # of the time that a fold's simple models take
 _LIBRARIES = ("scikit-learn", "lightgbm")
 
 
@@ -55,36 +51,43 @@ class BaselineFold:
         return {"baselines.json": canonical_json(dict(self.facts)), "predictions.npz": arrays.getvalue()}
 
 
+def joined_baselines(parts: Sequence[BaselineFold]) -> BaselineFold:
+    """Return everything that was fitted on one fold."""
+    probabilities = {name: p for part in parts for name, p in part.probabilities.items()}
+    return BaselineFold(
+        probabilities=probabilities, facts={name: fact for part in parts for name, fact in part.facts.items()}
+    )
+
+
 def twin_name(recipe: Recipe) -> str:
     """Return the name of the network's twin."""
     return f"{recipe.network_config.twin.block} convolution twin"
 
 
-def baselines_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
-    """Return the key of a fold's baselines: everything that they depend on."""
+def baselines_key(data: DatasetRef, recipe: Recipe, index: int, *, twin: bool = False) -> str:
+    """Return the key of a fold's simple models, or of the network's twin: everything that they depend on."""
     made_from = {
         "fold": fold_inputs(data, recipe, index),
         "baselines": recipe.baselines,
         "libraries": [version(name) for name in _LIBRARIES],
         "code": code_behind("tasks.strategy.baselines", known=("tasks.strategy.recipe",)),
     }
-    return ResultStore.key("baselines", made_from)
+    return ResultStore.key("twin" if twin else "baselines", made_from)
 
 
 def train_baselines(
     samples: Samples, recipe: Recipe, index: int, on_progress: Callable[[float, str], None] = lambda share, note: None
 ) -> BaselineFold:
-    """Fit logistic regression, boosting and the network's twin on one fold, and predict its unseen bars.
+    """Fit logistic regression and boosting on one fold, and predict its unseen bars.
 
     Args:
         samples: The dataset as the recipe sees it.
         recipe: Network and training of the model; what the baselines may try.
         index: Number of the walk-forward fold, from 0.
-        on_progress: Is told the share of them all that is done, 0 to 1, and which one is at work.
+        on_progress: Is told the share of both that is done, 0 to 1, and which one is at work.
     """
-    dataset, fold, network = samples.dataset, samples.folds[index], recipe.network_config
+    fold, network = samples.folds[index], recipe.network_config
     series = fold_series(samples, recipe, fold).first(network.input_features)
-    train, validation = fold_spans(fold)
     probabilities: dict[str, FloatArray] = {}
     facts: dict[str, dict[str, Any]] = {}
 
@@ -97,8 +100,7 @@ def train_baselines(
         fitted = fit_baseline(
             name,
             series,
-            train,
-            validation,
+            *fold_spans(fold),
             fold.test.rows,
             recipe.baselines,
             input_clip=network.input_clip,
@@ -108,16 +110,42 @@ def train_baselines(
         probabilities[name] = fitted.probabilities
         tried = [asdict(one) for one in fitted.tried]
         facts[name] = {"tried": tried, "temperature": fitted.temperature, "seconds": fitted.seconds}
-    if recipe.baselines.twin:
-        name, shape, update = twin_name(recipe), network.twin, part(_TWIN)
-        twin = fit(shape, series, train, validation, recipe.fit_config, on_progress=lambda now: update(now.share))
-        probabilities[name] = predict_series(twin.model, dataset.features, dataset.segment)[fold.test.rows]
-        facts[name] = {
-            "tried": [],
-            "temperature": twin.temperature,
-            "seconds": twin.seconds,
-            "parameters": parameters(shape),
-            "weights_bytes": len(weights_bytes(twin.model)),
-            "best_steps": twin.best_steps,
-        }
     return BaselineFold(probabilities=probabilities, facts=facts)
+
+
+def train_twin(
+    samples: Samples,
+    recipe: Recipe,
+    index: int,
+    start: Start | None = None,
+    on_progress: Callable[[float, str], None] = lambda share, note: None,
+) -> BaselineFold:
+    """Train the network's twin on one fold as the network is trained, and predict its unseen bars.
+
+    Args:
+        samples: The dataset as the recipe sees it.
+        recipe: Network and training of the model.
+        index: Number of the walk-forward fold, from 0.
+        start: What `prepare_start` made of the fold; None makes it.
+        on_progress: Is told the share that is done, 0 to 1, and what is at work.
+    """
+    dataset, fold, shape = samples.dataset, samples.folds[index], recipe.network_config.twin
+    name, series = twin_name(recipe), fold_series(samples, recipe, fold)
+    twin = fit(
+        shape,
+        series,
+        *fold_spans(fold),
+        recipe.fit_config,
+        on_progress=lambda now: on_progress(now.share, name),
+        start=start,
+    )
+    facts = {
+        "tried": [],
+        "temperature": twin.temperature,
+        "seconds": twin.seconds,
+        "parameters": parameters(shape),
+        "weights_bytes": len(weights_bytes(twin.model)),
+        "best_steps": twin.best_steps,
+    }
+    rows = predict_series(twin.model, dataset.features, dataset.segment)[fold.test.rows]
+    return BaselineFold(probabilities={name: rows}, facts={name: facts})

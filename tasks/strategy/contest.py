@@ -74,13 +74,13 @@ class Contest:
         )
 
 
-def contest_key(recipe: Recipe, backtest: str, baselines: Sequence[str]) -> str:
+def contest_key(recipe: Recipe, backtest: str, baselines: Sequence[Sequence[str]]) -> str:
     """Return the key of the table of the model and its baselines: everything that it depends on.
 
     Args:
         recipe: How the model was made.
         backtest: Key of its evaluation.
-        baselines: Keys of the baselines of each fold.
+        baselines: Keys of what was fitted on each fold.
     """
     made_from = {"backtest": backtest, "baselines": baselines, "recipe": recipe.parts()}
     return ResultStore.key("contest", made_from | {"code": code_behind("tasks.strategy.contest")})

@@ -1,4 +1,4 @@
-"""One fold: trained on its own bars, and what it predicts on bars that it never saw."""
+"""One fold: what its networks start from, how one is trained, and what it predicts on bars that it never saw."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from tasks.execution.skill import class_shares
 from tasks.market.labels import class_means
 from tasks.network.export import weights_bytes
 from tasks.network.fit import Progress, fit, predict_series
+from tasks.network.start import Start, prepare
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples, fold_series, fold_spans
 
-_LIBRARIES = ("numpy", "numba", "torch")
+_START_ARRAYS = ("weight", "bias", "teacher")
+_START_LIBRARIES = ("numpy", "numba", "scikit-learn", "lightgbm")
+_LIBRARIES = (*_START_LIBRARIES, "torch")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +91,60 @@ class FoldResult:
         }
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredStart:
+    """What the networks of a fold start from, as it is kept between the steps of a run."""
+
+    start: Start
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> StoredStart:
+        """Return the start that `files` were made from."""
+        arrays, plain = read_arrays(files["arrays.npz"]), parse_json(files["start.json"])
+        return cls(start=Start(**{**plain, **{name: arrays.get(name) for name in _START_ARRAYS}}))
+
+    def files(self) -> dict[str, bytes]:
+        """Return the start as files."""
+        arrays, start = io.BytesIO(), self.start
+        np.savez(arrays, **{name: array for name in _START_ARRAYS if (array := getattr(start, name)) is not None})
+        plain = {"mirrored": start.mirrored, "seconds": start.seconds}
+        return {"arrays.npz": arrays.getvalue(), "start.json": json.dumps(plain).encode()}
+
+
+def start_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
+    """Return the key of what a fold's networks start from: every seed's, and the twin's, have the same."""
+    network, how = recipe.network_config, recipe.fit_config
+    made_from = {
+        "dataset": data.id,
+        "code": code_behind("tasks.network.start", "tasks.strategy.samples", known=("tasks.strategy.recipe",)),
+        "libraries": [version(name) for name in _START_LIBRARIES],
+        "labels": recipe.labels,
+        "round_trip": recipe.costs.round_trip,
+        "folds": recipe.folds,
+        "network": [network.input_features, network.num_classes, network.input_clip, network.linear_bypass],
+        "context": network.context,
+        "fit": [how.bypass_start, how.start_penalty, how.mirror_margin, how.distil > 0, how.teacher_parts, how.threads],
+        "index": index,
+    }
+    return ResultStore.key("start", made_from)
+
+
+def prepare_start(
+    samples: Samples, recipe: Recipe, index: int, on_progress: Callable[[float], None] = lambda share: None
+) -> Start:
+    """Return what every network of a fold starts from.
+
+    Args:
+        samples: The dataset as the recipe sees it.
+        recipe: Network and training.
+        index: Number of the fold, as for `train`.
+        on_progress: Is told the share that is done, 0 to 1.
+    """
+    fold = samples.fold(index)
+    series = fold_series(samples, recipe, fold)
+    return prepare(recipe.network_config, series, *fold_spans(fold), recipe.fit_config, on_progress)
+
+
 def fold_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
     """Return the key of a fold's result: everything that its weights depend on."""
     return ResultStore.key("fold", fold_inputs(data, recipe, index))
@@ -109,7 +166,11 @@ def fold_inputs(data: DatasetRef, recipe: Recipe, index: int) -> dict[str, Any]:
 
 
 def train(
-    samples: Samples, recipe: Recipe, index: int, on_progress: Callable[[float, str], None] = lambda share, note: None
+    samples: Samples,
+    recipe: Recipe,
+    index: int,
+    start: Start | None = None,
+    on_progress: Callable[[float, str], None] = lambda share, note: None,
 ) -> FoldResult:
     """Train one fold and predict its unseen bars.
 
@@ -117,6 +178,7 @@ def train(
         samples: The dataset as the recipe sees it.
         recipe: Network and training.
         index: Number of the fold, from 0; the number of folds for the refit.
+        start: What `prepare_start` made of the fold; None makes it.
         on_progress: Is told the share that is done, 0 to 1, and a few words.
     """
     dataset, labels, fold = samples.dataset, samples.labels, samples.fold(index)
@@ -126,6 +188,7 @@ def train(
         *fold_spans(fold),
         recipe.fit_config,
         on_progress=lambda now: on_progress(now.share, f"loss {now.validation_loss:.4f}"),
+        start=start,
     )
     known = labels.classes[fold.train.rows]
     return FoldResult(

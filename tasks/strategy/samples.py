@@ -12,7 +12,7 @@ from storage.schema import FEATURES, ODD_FEATURES, DatasetError, DatasetRef, Flo
 from storage.snapshots import Dataset, load_dataset
 from tasks.market.labels import Labels, label_bars, sample_uniqueness
 from tasks.market.samples import Fold, refit_fold, walk_forward
-from tasks.network.fit import Series
+from tasks.network.segments import Series
 from tasks.strategy.recipe import Recipe
 
 

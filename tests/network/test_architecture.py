@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -75,6 +76,7 @@ def test_macs_per_bar_is_the_sum_by_hand() -> None:
     assert macs_per_bar(DSCConfig()) == 10 * 64 + 4 * (3 * 64 + 64 * 64) + 4 * 64 * 3
     both = DSCConfig(hidden_channels=8, num_blocks=2, kernel_size=5, newest_step=True, linear_bypass=True)
     assert macs_per_bar(both) == 10 * 8 + 2 * (5 * 8 + 8 * 8) + 2 * (2 * 8 * 3) + 10 * 3
+    assert macs_per_bar(replace(both, members=2)) == 10 * 8 + 2 * (5 * 8 + 2 * 4 * 4) + 2 * (2 * 8 * 3) + 10 * 3
 
 
 def test_macs_per_bar_with_zero_padding_is_refused() -> None:

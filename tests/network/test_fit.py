@@ -221,7 +221,7 @@ def test_network_learns_what_its_teacher_says_and_not_what_the_labels_say(monkey
     train, validation = (10, 3_000), (3_010, 4_000)
     scaled = (series.features - [0.0, 5.0, 1.0]) / [1.0, 20.0, 0.01]
     said = softmax(np.column_stack([2 * scaled[:, 1], 0 * scaled[:, 1], -2 * scaled[:, 1]]))  # labels say nothing of it
-    monkeypatch.setattr("tasks.network.fit.cross_fitted", lambda *_, **__: said)
+    monkeypatch.setattr("tasks.network.start.cross_fitted", lambda *_, **__: said)
     long = replace(QUICK, epochs=40, learning_rate=1e-2, input_noise=0.0, weight_average=0.0)
     p = {share: _taught(series, train, validation, replace(long, distil=share)) for share in (0.0, 1.0)}
     gap = {share: float(np.abs(p[share] - said[slice(*validation)]).mean()) for share in p}
@@ -238,7 +238,7 @@ def _taught(series: Series, train: tuple[int, int], validation: tuple[int, int],
 def test_a_bar_without_a_teacher_keeps_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     series = planted_series(1_600)
     silent = np.full((1_600, 3), np.nan)
-    monkeypatch.setattr("tasks.network.fit.cross_fitted", lambda *_, **__: silent)
+    monkeypatch.setattr("tasks.network.start.cross_fitted", lambda *_, **__: silent)
     assert_same_weights(
         fit(NETWORK, series, TRAIN, VALIDATION, QUICK),
         fit(NETWORK, series, TRAIN, VALIDATION, replace(QUICK, distil=0.0)),

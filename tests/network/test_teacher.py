@@ -72,8 +72,9 @@ def test_probabilities_are_those_of_trees_grown_by_hand():
     z = (series.features - series.features[train].mean(0)) / series.features[train].std(0)
     rows = np.r_[TRAIN[0] : PART.start - SPAN, PART.stop + SPAN : TRAIN[1]]
     reference = lightgbm.LGBMClassifier(
-        n_estimators=400, num_leaves=4, learning_rate=0.1, min_child_samples=200, reg_lambda=1.0, max_bin=63,
+        n_estimators=400, num_leaves=4, learning_rate=0.15, min_child_samples=200, reg_lambda=1.0, max_bin=63,
         random_state=7, n_jobs=1, verbose=-1, deterministic=True, force_row_wise=True,
+        use_quantized_grad=True,
     )  # fmt: skip
     check = slice(*VALIDATION)
     reference.fit(

@@ -19,6 +19,7 @@ from tasks.network.architecture import preset
 from tasks.network.fit import Progress
 from tasks.network.latency import RUNTIMES, LatencyRow, Runtime, twins
 from tasks.reporting.report_data import CostPoint, Equity, ReportData
+from tasks.runs.cost import Cost, StageCost
 from tasks.strategy.contest import Contest
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.speed import Speed
@@ -321,6 +322,13 @@ def example(bars: int = 24_000) -> ReportData:
             "predicted": (6_102, 11_350, 6_541),
         },
         speed=speed(rng),
+        spent=Cost(
+            stages=(
+                StageCost(stage="networks", wall_s=41.0, cpu_s=70.5),
+                StageCost(stage="judge", wall_s=1.2, cpu_s=1.2),
+            ),
+            peak_mb=812.4,
+        ),
         data_quality=(
             {
                 "market": "SYNTHUSDT linear 5m",

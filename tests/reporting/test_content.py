@@ -19,6 +19,7 @@ from tasks.reporting.headline import headline_rows
 from tasks.reporting.report import render_report
 from tasks.reporting.report_data import ReportData
 from tasks.reporting.summary import _share_without_funding, summarise
+from tasks.runs.cost import Cost
 from tasks.strategy.contest import Contest
 from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
 from tasks.strategy.samples import load_samples
@@ -43,7 +44,7 @@ class Stored:
     def report(self) -> ReportData:
         return report_data(
             self.ref, datetime(2026, 1, 4, tzinfo=UTC), self.manifest, self.evaluation, self.speed, self.contest,
-            self.forecasts, (), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0),
+            self.forecasts, (), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0), Cost(stages=(), peak_mb=0.0),
         )  # fmt: skip
 
     def summary(self) -> Summary:

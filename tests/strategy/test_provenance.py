@@ -21,7 +21,7 @@ from tasks.strategy import provenance
 from tasks.strategy.backtest_record import trial_key
 from tasks.strategy.baselines import BaselineFold, baselines_key
 from tasks.strategy.contest import Contest, contest_key, load_contest
-from tasks.strategy.folds import fold_key
+from tasks.strategy.folds import fold_key, start_key
 from tasks.strategy.provenance import sources_behind
 from tasks.strategy.recipe import Recipe
 
@@ -44,9 +44,10 @@ def edit(path):
 
 def keys():
     return {
+        "start": start_key(DATA, RECIPE, 0),
         "fold": fold_key(DATA, RECIPE, 0),
         "baselines": baselines_key(DATA, RECIPE, 0),
-        "contest": contest_key(RECIPE, "evaluation-0", ["baselines-0"]),
+        "contest": contest_key(RECIPE, "evaluation-0", [["baselines-0"]]),
         "trial": trial_key(RECIPE, ["fold-0"]),
         "version": version_hash(DATA, RECIPE, b"weights"),
     }
@@ -66,11 +67,12 @@ def keys():
         ("tasks/market/leaks.py", {"version"}),
         (
             "tasks/network/baselines.py",
-            {"fold", "baselines", "contest", "trial", "version"},
+            {"start", "fold", "baselines", "contest", "trial", "version"},
         ),  # the network's teacher too
-        ("tasks/market/labels.py", {"fold", "baselines", "contest", "trial", "version"}),
-        ("storage/schema.py", {"fold", "baselines", "contest", "trial", "version"}),
-        ("storage/compiled.py", {"fold", "baselines", "contest", "trial", "version"}),
+        ("tasks/network/dsc.py", {"fold", "baselines", "contest", "trial", "version"}),
+        ("tasks/market/labels.py", {"start", "fold", "baselines", "contest", "trial", "version"}),
+        ("storage/schema.py", {"start", "fold", "baselines", "contest", "trial", "version"}),
+        ("storage/compiled.py", {"start", "fold", "baselines", "contest", "trial", "version"}),
         ("tasks/reporting/templates/report.css", set()),
         ("tasks/reporting/canvas.py", set()),
         ("tasks/reporting/content.py", set()),
@@ -133,7 +135,7 @@ def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monke
 
     def compared(log_loss):
         monkeypatch.setattr(evaluation, "hold_contest", lambda *args: table(log_loss))
-        key = evaluation.compare_baselines.fn(DATA, RECIPE, "evaluation-0", ["baselines-0"])
+        key = evaluation.compare_baselines.fn(DATA, RECIPE, "evaluation-0", [["baselines-0"]])
         return load_contest(ResultStore(Settings.from_environment().work), key)[0].better_baseline.log_loss
 
     assert compared(0.9) == 0.9
