@@ -155,13 +155,13 @@ def _content(path: Path) -> bytes:
     try:
         return read_file(path, MOST_DATA_BYTES)
     except FileNotFoundError as err:
-        raise ConfigError(f"candles must name a file, {one_line(path, 1_000)} is none") from err
+        raise ConfigError(f"candles and funding must name a file, {one_line(path, 1_000)} is none") from err
     except OSError as err:
         raise ConfigError(
-            f"candles must name a file that may be read, {one_line(path, 1_000)} is none ({err.strerror})"
+            f"candles and funding must name a file that may be read, {one_line(path, 1_000)} is none ({err.strerror})"
         ) from err
     except DamagedError as err:
-        raise ConfigError(f"candles must name a file: {err}") from err
+        raise ConfigError(f"candles and funding must name a file: {err}") from err
 
 
 def _read_table(path: Path, layout_of: Callable[[list[str], str], Layout] | None = None) -> tuple[Table, Layout]:

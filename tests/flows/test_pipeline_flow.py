@@ -28,7 +28,16 @@ from flows.pipeline import pipeline
 from flows.retrain import retrain
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
-from storage.schema import FEATURES, ArtifactError, ConfigError, DatasetError, DatasetRef, Market, QuarantineError
+from storage.schema import (
+    FEATURES,
+    ArtifactError,
+    ConfigError,
+    DatasetError,
+    DatasetRef,
+    Market,
+    QuarantineError,
+    TrainingError,
+)
 from storage.tables import parquet_bytes, read_columns
 from storage.trials import Trial, TrialLog
 from tasks.exchange.connection import ExchangeConfig
@@ -298,6 +307,27 @@ def test_training_again_in_another_home_gives_the_same_weights_bit_for_bit(job, 
     monkeypatch.setenv("DSC_HOME", str(tmp_path / "elsewhere"))
     again = pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE).version
     assert again.version[-8:] == verdict.version.version[-8:]  # the hash covers the weights; the time before it differs
+
+
+@pytest.mark.parametrize("step", ["tasks.strategy.folds.prepare", "tasks.strategy.baselines.fit_baseline"])
+def test_what_fails_beside_the_networks_ends_the_run_with_its_error(prefect_api, tmp_path, monkeypatch, step):
+    def fails(*args, **options):
+        raise TrainingError("planted")
+
+    monkeypatch.setenv("DSC_HOME", str(tmp_path / "failing"))
+    monkeypatch.setattr(step, fails)
+    with pytest.raises(TrainingError, match="planted"):
+        pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
+
+
+def test_version_says_what_each_stage_of_its_making_took(job):
+    _, verdict = job
+    cost = json.loads(Path(verdict.report).with_name("cost.json").read_bytes())
+    stages = {one["stage"]: one for one in cost["stages"]}
+    assert list(stages) == ["networks", "baselines", "latency", "leak checks", "backtest", "judge", "publish"]
+    assert all(one["wall_s"] > 0 and one["cpu_s"] > 0 for one in stages.values())
+    assert stages["networks"]["cpu_s"] > stages["judge"]["cpu_s"]
+    assert 100 < cost["peak_mb"] < 10_000
 
 
 def test_stored_version_gives_its_numbers_again_when_evaluated(job, prefect_api):

@@ -125,9 +125,9 @@ def test_file_with_another_ending_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"candles must name a file, .*nowhere.csv is none"):
+    with pytest.raises(ConfigError, match=r"candles and funding must name a file, .*nowhere.csv is none"):
         read_candle_file(tmp_path / "nowhere.csv")
-    with pytest.raises(ConfigError, match="candles must name a file"):
+    with pytest.raises(ConfigError, match="candles and funding must name a file"):
         file_source(tmp_path / "nowhere.csv")
 
 
@@ -337,7 +337,9 @@ def test_dump_of_which_several_readings_are_possible_is_refused_with_what_to_giv
 def test_pipe_is_no_candle_file(tmp_path: Path) -> None:
     path = tmp_path / "candles.csv"
     os.mkfifo(path)
-    with pytest.raises(ConfigError, match=r"candles must name a file: .*candles.csv must be a regular file"):
+    with pytest.raises(
+        ConfigError, match=r"must name a file: .*candles.csv must be a regular file"
+    ):
         file_source(path)
 
 
