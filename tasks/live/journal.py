@@ -31,7 +31,7 @@ from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, StoreError
 from tasks.exchange.private_events import ExecutionNews
 from tasks.execution.orders import Order, Status
 from tasks.execution.paper import Fill
-from tasks.live.journal_reader import FORMAT, JournalReader, check_format, read_facts, seal_of
+from tasks.live.journal_reader import FORMAT, JournalReader, check_format, seal_of
 from tasks.live.journal_rows import BarOpen, Decision
 
 _TABLES = """
@@ -96,10 +96,10 @@ class Journal:
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
             if found == 0:
                 self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={FORMAT}; COMMIT;")
+            check_format(path, found or FORMAT)
             self._db.executescript(_ORDER_TABLES)
         except (sqlite3.Error, OSError) as err:
             raise StoreError(f"the journal {path} can't be written ({err}); free space or set DSC_HOME") from err
-        check_format(path, found or FORMAT)
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +120,7 @@ class Journal:
         Raises:
             StoreError: The journal is of a session that runs on something else.
         """
-        known = read_facts(self._db)
+        known = self.reader().facts()
         for name, value in facts.items():
             if name in known and known[name] != json.loads(json.dumps(value)):
                 raise StoreError(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,24 @@ from tasks.execution.paper import Fill, Ledger, Opened, Quote
 from tasks.live.journal_rows import BarOpen, BookedExecution, Decision
 
 FORMAT = 2
+
+_PRICES = ("open", "high", "low", "close")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _read(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Make a method raise StoreError where what it reads is none of what a session writes."""
+
+    @wraps(method)
+    def reading(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return method(*args, **kwargs)
+        except (sqlite3.Error, ValueError, TypeError, ArithmeticError) as err:
+            said = f"the journal is damaged ({method.__name__}: {type(err).__name__}: {err}); start another session"
+            raise StoreError(said) from err
+
+    return reading
 
 
 class JournalReader:
@@ -34,7 +53,7 @@ class JournalReader:
     @classmethod
     @contextmanager
     def of(cls, path: Path) -> Iterator[JournalReader]:
-        """Open a journal for reading for as long as the block lasts.
+        """Open a journal for reading for as long as the block lasts, as it is at the first question.
 
         Raises:
             StoreError: There is none, or it is damaged or of another format.
@@ -44,6 +63,7 @@ class JournalReader:
         except sqlite3.Error as err:
             raise StoreError(f"the journal {path} can't be read ({err})") from err
         try:
+            db.execute("BEGIN")  # all that is read is of one moment
             (found,) = db.execute("PRAGMA user_version").fetchone()
             check_format(path, found)
             yield cls(db)
@@ -52,6 +72,7 @@ class JournalReader:
         finally:
             db.close()
 
+    @_read
     def facts(self) -> dict[str, Any]:
         """Return what was agreed, and the summary if it has ended."""
         return read_facts(self._db)
@@ -60,6 +81,7 @@ class JournalReader:
         """Return the slugs of the markets that were stepped."""
         return [slug for (slug,) in self._db.execute("SELECT DISTINCT market FROM candles ORDER BY market")]
 
+    @_read
     def orders(self, account: str) -> list[tuple[int, Order]]:
         """Return every order of an account with the bar that it trades at, in the order in which they were written."""
         fills: dict[str, list[Execution]] = {}
@@ -77,6 +99,7 @@ class JournalReader:
             found.append((start_ms, order))
         return found
 
+    @_read
     def executions(self, account: str) -> list[BookedExecution]:
         """Return what the exchange has booked for an account, oldest first."""
         query = (
@@ -95,6 +118,7 @@ class JournalReader:
         query = "SELECT executions.*, seal FROM executions LEFT JOIN seals USING (exec_id) WHERE account = ?"
         return [row[0] for *row, _, seal in self._db.execute(query, (account,)) if seal_of(tuple(row)) != seal]
 
+    @_read
     def takeovers(self, market: str) -> list[tuple[int, str, FloatArray]]:
         """Return from which bar on which version decided, and the rules that its account traded by."""
         query = "SELECT start_ms, version, rules FROM takeovers WHERE market = ? ORDER BY start_ms"
@@ -106,23 +130,28 @@ class JournalReader:
         query = "SELECT version FROM takeovers UNION SELECT version FROM decisions"
         return {name for (name,) in self._db.execute(query) if name}
 
+    @_read
     def candles(self, market: str, last: int | None = None) -> tuple[Candles, list[str]]:
         """Return the candles that were stepped, oldest first, and where each came from: all, or the `last` ones."""
         query = "SELECT * FROM candles WHERE market = ? ORDER BY start_ms DESC LIMIT ?"
         rows = self._db.execute(query, (market, -1 if last is None else last)).fetchall()[::-1]
         _, starts, *numbers, origins = list(zip(*rows, strict=True)) or [()] * 9
         columns = {name: np.array(column, np.float64) for name, column in zip(CANDLE_COLUMNS, numbers, strict=True)}
+        if not all((columns[name] > 0).all() for name in _PRICES):
+            raise ValueError("a price must be > 0")
         return Candles(start_ms=np.array(starts, np.int64), **columns), list(origins)
 
     def accounts(self) -> list[str]:
         """Return the names of every account that has decided."""
         return [name for (name,) in self._db.execute("SELECT DISTINCT account FROM decisions ORDER BY account")]
 
+    @_read
     def decided(self, account: str) -> int:
         """Return how many decisions an account has taken."""
         (count,) = self._db.execute("SELECT count(*) FROM decisions WHERE account = ?", (account,)).fetchone()
         return int(count)
 
+    @_read
     def decisions(self, account: str, last: int | None = None) -> list[Decision]:
         """Return the decisions, oldest first: all, or the `last` ones."""
         query = "SELECT * FROM decisions WHERE account = ? ORDER BY start_ms DESC LIMIT ?"
@@ -132,6 +161,7 @@ class JournalReader:
         ]
         return found[::-1]
 
+    @_read
     def opens(self, account: str, last: int | None = None) -> list[BarOpen]:
         """Return what the account did at each open, oldest first: all, or the `last` ones."""
         query = "SELECT * FROM opens WHERE account = ? ORDER BY start_ms DESC LIMIT ?"

@@ -33,6 +33,7 @@ from tasks.live.session_config import ExchangeTime, SessionConfig
 _OPEN_STATUS = ("Trading", "PreLaunch")
 _CANDLE = struct.Struct("6d")
 _FIRST_WAIT_MS, _MAX_WAIT_MS = 1_000.0, 60_000.0  # between two questions for a bar that REST lacks too
+_RATES_S = 5.0  # between two questions for funding rates that REST did not give
 
 
 class Recent(NamedTuple):
@@ -132,6 +133,8 @@ class MarketSession:
         self._candle = np.empty(6)  # of the bar that is stepped
         self._candle_bytes = self._candle.data
         self._ask_ms, self._wait_ms = -math.inf, _FIRST_WAIT_MS
+        self._ask_rates_s = -math.inf
+        self._since_ms = 0
 
     # --- from where it starts -----------------------------------------------------------------------------------------
 
@@ -140,11 +143,18 @@ class MarketSession:
         """Bars of the past that make the next one ready, for every account."""
         return max(account.history_bars for account in self.accounts)
 
-    def warm_up(self, candles: Candles) -> None:
-        """Step the past, which is traded by nobody, and note it."""
-        self._journal.history(self.market.slug, candles)
+    def warm_up(self, candles: Candles, since_ms: int = 0) -> None:
+        """Step the past, which is traded by nobody, and note it.
+
+        Args:
+            candles: Oldest first.
+            since_ms: From where on they were asked for; where there are none, REST is asked from there again.
+        """
+        self._since_ms = since_ms
         first_ms = int(candles.start_ms[-1]) + self._step_ms if len(candles) else 0
-        self._journal.takeover(self.market.slug, first_ms, self.own.version, self.own.rules)
+        with self._journal.together():  # who is killed between the two could not go on
+            self._journal.history(self.market.slug, candles)
+            self._journal.takeover(self.market.slug, first_ms, self.own.version, self.own.rules)
         self._remember(candles)
 
     def resume(self) -> bool:
@@ -181,6 +191,10 @@ class MarketSession:
         """Take in one event of this market's stream."""
         at_ms = self._time.at(event.ts_ms, event.received_ns)
         if isinstance(event, ConfirmedBar):
+            if event.start_ms > max(at_ms, event.ts_ms):
+                # Taken for true, it would make every bar until then an old one.
+                self.note("future", f"bar {utc_text(event.start_ms)} has not begun, so it is dropped")
+                return
             start_ms = self._told_ms = event.start_ms
             feed_ms = self._time.feed_ms(event.ts_ms, event.received_ns)
             row = (start_ms, *event[3:9])
@@ -225,7 +239,7 @@ class MarketSession:
     def look(self, now_ms: float) -> None:
         """Go on with orders, and ask REST for a bar whose confirmation is overdue.
 
-        What REST lacks too is asked for more and more seldom.
+        What REST lacks too, or does not say, is asked for more and more seldom.
 
         Args:
             now_ms: The exchange's clock.
@@ -241,13 +255,17 @@ class MarketSession:
         try:
             self.catch_up()
         except TemporaryError as err:
+            self._ask_later(now_ms)
             self._give_up_if_lost(now_ms, str(err))
             raise
         if self.last_ms == known_ms:
+            self._ask_later(now_ms)
             self._give_up_if_lost(now_ms, "the exchange has none")
-            self._ask_ms, self._wait_ms = now_ms + self._wait_ms, min(2 * self._wait_ms, _MAX_WAIT_MS)
             if (status := self._feed.status(self.market)) not in _OPEN_STATUS:
                 raise Rejected(f"the exchange says that it is {status}", 0)
+
+    def _ask_later(self, now_ms: float) -> None:
+        self._ask_ms, self._wait_ms = now_ms + self._wait_ms, min(2 * self._wait_ms, _MAX_WAIT_MS)
 
     def _give_up_if_lost(self, now_ms: float, why: str) -> None:
         if self.own.is_lost(self.last_ms, self._step_ms, now_ms):
@@ -277,7 +295,8 @@ class MarketSession:
         self._ask_rest()
 
     def _ask_rest(self, before_ms: float = math.inf) -> None:
-        recent = self._feed.closed_since(self.market, self.last_ms + self._step_ms)
+        first_ms = self.last_ms + self._step_ms if self.last_ms >= 0 else self._since_ms
+        recent = self._feed.closed_since(self.market, first_ms)
         rows = [row for row in _rows(recent.candles) if row[0] < before_ms]
         if rows and rows[-1][0] >= self._told_ms:
             rows.pop()  # while the stream tells of none later it may be forming, whatever the exchange's clock says
@@ -358,7 +377,11 @@ class MarketSession:
         due = range((since_ms // interval_ms + 1) * interval_ms, start_ms + 1, interval_ms)
         lacking = [stamp for stamp in due if stamp not in self._rates]
         if lacking:
+            if time.monotonic() < self._ask_rates_s:  # every trade and quote of an outage would ask
+                raise TemporaryError(f"the funding rate of {utc_text(lacking[0])} is not known yet")
+            self._ask_rates_s = time.monotonic() + _RATES_S
             told = self._feed.funding(self.market, lacking[0], lacking[-1] + MINUTE_MS)
+            self._ask_rates_s = -math.inf
             self._rates |= {stamp // MINUTE_MS * MINUTE_MS: rate for stamp, rate in told}
         return sum(self._rates.get(stamp, 0.0) for stamp in due)
 

@@ -236,10 +236,24 @@ def _same(one: Opened, other: Opened) -> bool:
 
 
 def _decide_again(told: Told, batch: Batch, one: Decision, result: Replayed) -> None:
-    if not one.version:
-        if one.wanted != 0:
-            result.add(one.start_ms, "decision", "", f"wanted {one.wanted} without a version")
-        return
+    if one.version:
+        _compute_again(batch, one, result)
+    elif one.target != 0:
+        result.add(one.start_ms, "decision", "", f"target {one.target} without a version")
+    if one.wanted != one.target:
+        clock = [kind for at_ms, kind in told.notes if kind.startswith("clock") and at_ms < one.start_ms]
+        true = {
+            "deadline": one.late_ms > told.deadline_ms,
+            "missed bars": told.origins[one.start_ms] == "rest",
+            "clock": clock[-1:] == ["clock off"],
+            **{cause: (one.start_ms, f"{cause} at close") in told.notes for cause in ("halted", "unknown", "stream")},
+        }
+        holds = one.wanted == held_back(one.cause, one.position, one.target) and true.get(one.cause, False)
+        result.add(one.start_ms, "decision", told.cause(one) if holds else "", f"target {one.target} was not traded")
+
+
+def _compute_again(batch: Batch, one: Decision, result: Replayed) -> None:
+    """Compute features, probabilities and target of a decision again."""
     row = batch.row[one.start_ms]
     probabilities, vol = batch.probabilities[one.version][row], float(batch.vol[row])
     again = np.concatenate([batch.values[row], [vol]])
@@ -255,16 +269,6 @@ def _decide_again(told: Told, batch: Batch, one: Decision, result: Replayed) -> 
     target = decide(p_sell, p_hold, p_buy, vol, one.position, one.bars_held, batch.params[one.version])
     if target != one.target:
         result.add(one.start_ms, "decision", "", f"target {one.target}, comes out as {target}")
-    if one.wanted != one.target:
-        clock = [kind for at_ms, kind in told.notes if kind.startswith("clock") and at_ms < one.start_ms]
-        true = {
-            "deadline": one.late_ms > told.deadline_ms,
-            "missed bars": told.origins[one.start_ms] == "rest",
-            "clock": clock[-1:] == ["clock off"],
-            **{cause: (one.start_ms, f"{cause} at close") in told.notes for cause in ("halted", "unknown", "stream")},
-        }
-        holds = one.wanted == held_back(one.cause, one.position, one.target) and true.get(one.cause, False)
-        result.add(one.start_ms, "decision", told.cause(one) if holds else "", f"target {one.target} was not traded")
 
 
 def _apart(one: FloatArray, other: FloatArray) -> float:

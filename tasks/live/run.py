@@ -122,7 +122,8 @@ def run_session(
     path = session_path(settings.prepare_home(), plan.name)
     with ExitStack() as stack:
         one_session(settings.home, source, plan.markets, stack)
-        chosen = {market: chooser.begin(market) for market in plan.markets}
+        known = _watching(path)
+        chosen = {market: chooser.begin(market, known.get(market.slug)) for market in plan.markets}
         for market, (model, why_none, shadows) in chosen.items():
             beside = f", {len(shadows)} beside it" if shadows else ""
             on_note(f"session of {market}: {model.ref if model else why_none}{beside}")
@@ -132,10 +133,12 @@ def run_session(
             on_note(plan.config.orders.told(plan.config.limits))
         journal = stack.enter_context(Journal(path))
         begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
+        stepped = min(journal.reader().decided(market.slug) for market in plan.markets)
+        bars = max((plan.most_bars or 0) - stepped, 0)
         is_ours = key is not None and key.environment == "sandbox" and plan.exchange.url is None
         accounts = [_sandbox_account(plan, chosen, key)] if key and is_ours else []
         link = stack.enter_context(
-            connect_stream(plan.exchange, plan.markets, begin_ms, plan.most_bars or 0, on_note, accounts, settings.bans)
+            connect_stream(plan.exchange, plan.markets, begin_ms, bars, on_note, accounts, settings.bans)
         )
         orders = None
         if key is not None:
@@ -150,7 +153,7 @@ def run_session(
             link, chosen, journal, mode=plan.mode, config=plan.config, orders=orders, choose=chooser.again,
             bars=plan.most_bars, stop=stop, on_decision=on_decision, on_note=on_note,
         ) as session:  # fmt: skip
-            session.run(lambda: _play(link, plan))
+            session.run(lambda: _play(link, plan, bars))
         numbers = _numbers(session, link, store, journal.reader(), predict, on_note)
         journal.summarise(numbers)
     return SessionResult(name=plan.name, mode=plan.mode, journal=str(path), numbers=numbers)
@@ -191,10 +194,24 @@ def _begins_ms(
     return int(candles.start_ms[-1]) + market.interval_ms if len(candles) else market.floor(time.time_ns() // 1_000_000)
 
 
-def _play(link: Link, plan: SessionPlan) -> None:
+def _watching(path: Path) -> dict[str, list[str]]:
+    """Return the versions that watch in each market of a session that goes on, by slug; empty for a new one."""
+    found: dict[str, list[str]] = {}
+    if path.exists():
+        with Journal(path) as journal:  # one that was killed as it began is empty, and no reader takes it
+            for account in journal.reader().facts().get("capital", {}):
+                slug, _, version = account.partition("@")
+                found.setdefault(slug, []).extend([version] if version else [])
+    return found
+
+
+def _play(link: Link, plan: SessionPlan, bars: int) -> None:
     if link.sandbox is not None:
         link.sandbox.wait_for_subscribers(*(f"kline.{market.interval}.{market.symbol}" for market in plan.markets))
-        link.sandbox.play(bars=plan.most_bars, bar_every_s=plan.bar_every_s)
+        # The sandbox counts its own bars, of which a market may have several in one.
+        longest = max(market.interval_ms for market in plan.markets)
+        shortest = min(listing.market.interval_ms for listing in link.sandbox.listings.values())
+        link.sandbox.play(bars=-(-bars * longest // shortest), bar_every_s=plan.bar_every_s)
 
 
 def _numbers(
@@ -264,7 +281,10 @@ def review_session(
         raise StoreError(f"there is no session {name!r} in {path.parent}; a session prints its name when it ends")
     with ExitStack() as stack:
         reader = stack.enter_context(JournalReader.of(path))
-        source, found = str(reader.facts()["source"]), {}
+        facts = reader.facts()
+        if "source" not in facts:
+            raise StoreError(f"session {name!r} never began: its journal has nothing to replay")
+        source, found = str(facts["source"]), {}
         for account in reader.accounts():
             slug, _, _ = account.partition("@")
             market, gateway = Market.of_slug(slug), None

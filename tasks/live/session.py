@@ -54,11 +54,13 @@ from tasks.live.market_session import MarketSession, Recent
 from tasks.live.order_account import OrderAccount
 from tasks.live.orders import Orders
 from tasks.live.session_config import DataTime, ExchangeTime, SessionConfig, WallTime
+from tasks.market.features import WARM_UP
 from tasks.strategy.recipe import Recipe
 
 _LOOK_S = 1.0  # how long the queue is waited for before somebody looks whether to stop
 _RETRY_S = 5.0  # between two questions for what REST did not give
 _SPARE_BARS = 200  # beyond what makes a market ready
+_USUAL_BARS = WARM_UP + Recipe().network_config.context - 2  # where nothing decides: who takes over is to be ready
 _CLOCK_MS = 500  # a session does not begin with a clock that is further off
 _CLOCK_FAILURES = 3  # to compare the clocks, in a row, after which nobody knows the exchange's time
 _REPLAY_EVENTS = 32  # some two bars: a replay's clock waits, so that REST is never far ahead of the stream
@@ -171,7 +173,7 @@ class Session:
         self.on_note = on_note
         self.retry_s, self.look_every_s = _RETRY_S, _LOOK_S
         self._winding: set[Key] = set()  # markets that are halted and may still hold something
-        self._behind: set[Key] = set()  # markets of which REST must be asked again
+        self._behind: dict[Key, None] = {}  # markets of which REST must be asked again, the longest waiting first
         self._asked_s = self._looked_s = 0.0
         self._chose_s = self._compared_s = monotonic()
         self._failures = 0  # to compare the clocks, in a row
@@ -182,7 +184,7 @@ class Session:
         Args:
             on_ready: Is called once, when every stream is connected and every market is up to date.
         """
-        self._behind = set(self.markets)
+        self._behind = dict.fromkeys(self.markets)
         behind: Event | PrivateEvent | None = None
         self._catch_up()
         while not self._over():
@@ -190,7 +192,7 @@ class Session:
             if isinstance(event, Reconnected):
                 for market in self.markets.values():
                     market.reconnected()
-                self._behind |= set(self.markets)
+                self._behind |= dict.fromkeys(self.markets)
                 self._asked_s = 0.0
                 self._catch_up()
                 self._awaited -= 1
@@ -250,8 +252,10 @@ class Session:
             do()
             return True
         except (TemporaryError, ClockError) as err:
-            self._say(market, "rest", str(err))
-            self._behind.add((market.market.category, market.market.symbol))
+            key = (market.market.category, market.market.symbol)
+            if key not in self._behind:  # else each event of an outage would say it again
+                self._say(market, "rest", str(err))
+            self._behind[key] = None
         except StoreError:
             raise
         except PipelineError as err:
@@ -262,11 +266,14 @@ class Session:
         """Ask REST for what was missed; what can't be had is asked for again a little later."""
         if not self._behind or monotonic() - self._asked_s < self.retry_s:
             return
-        self._asked_s = monotonic()
-        for key in sorted(self._behind):
+        for key in list(self._behind):
             market = self.markets[key]
-            if not self._goes_on(market) or self._guard(market, market.catch_up):
-                self._behind.discard(key)
+            del self._behind[key]
+            if self._goes_on(market):
+                self._guard(market, market.catch_up)
+            if key in self._behind:
+                break  # the others would wait for an answer as long, and with them what the stream says meanwhile
+        self._asked_s = monotonic()
 
     def _look(self) -> None:
         """Do what is due by the clock: overdue bars, other versions, this machine's clock."""
@@ -380,13 +387,15 @@ def open_session(
     feed = RestFeed(gateway=link.gateway)
     exchange_time: ExchangeTime = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
     events: queue.Queue[Event | PrivateEvent] = queue.Queue(_REPLAY_EVENTS if link.is_replay else QUEUE_EVENTS)
+    held: dict[str, float] = journal.reader().facts().get("capital", {})  # what a session that goes on began with
     markets = []
     for market, chosen in versions.items():
         instrument = link.gateway.instrument(market)
 
         def account(name: str, model: ServedModel | None, instrument: Instrument = instrument) -> Account:
             recipe = model.recipe if model else Recipe()
-            capital = config.capital / len(versions) if config.capital else recipe.backtest.initial_capital
+            own = held.get(name, recipe.backtest.initial_capital)
+            capital = config.capital / len(versions) if config.capital else own
             return Account(name, instrument, BROKERS.get(mode, open_bar), Ledger(capital))
 
         own = account(market.slug, chosen.model)
@@ -415,7 +424,7 @@ def open_session(
     )
     for one in markets:
         if not one.resume():
-            one.warm_up(_past(feed, one, on_note))
+            one.warm_up(*_past(feed, one, on_note))
         if orders is not None and isinstance(one.own, OrderAccount):
             orders.admit(one.own, one.market)
     with ExitStack() as stack:
@@ -441,14 +450,18 @@ def open_session(
         )  # fmt: skip
 
 
-def _past(feed: RestFeed, one: MarketSession, on_note: Callable[[str], object]) -> Candles:
-    """Return the candles that make the next bar ready, and a few more: a halt among them has no features."""
-    bars = one.history_bars + _SPARE_BARS
+def _past(feed: RestFeed, one: MarketSession, on_note: Callable[[str], object]) -> tuple[Candles, int]:
+    """Return the candles that make the next bar ready, and from where on they were asked for.
+
+    They are a few more than that: a halt among them has no features.
+    """
+    bars = (one.history_bars or _USUAL_BARS) + _SPARE_BARS
     now_ms = feed.gateway.server_time_ms()
     first_ms = max(one.market.floor(now_ms) - bars * one.market.interval_ms, one.instrument.launch_ms, 0)
-    candles = feed.closed_since(one.market, one.market.ceil(first_ms)).candles
+    first_ms = one.market.ceil(first_ms)
+    candles = feed.closed_since(one.market, first_ms).candles
     on_note(f"{one.market}: warmed up with {len(candles)} candles of {bars}")
-    return candles
+    return candles, first_ms
 
 
 def _checked_offset(gateway: Gateway) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storage.artifacts import ArtifactStore
@@ -28,18 +29,25 @@ class Chooser:
     version: str = "champion"
     shadows: int = 0
 
-    def begin(self, market: Market) -> Chosen:
+    def begin(self, market: Market, watching: Sequence[str] | None = None) -> Chosen:
         """Return what decides and what watches at a session's start.
+
+        Args:
+            market: Where.
+            watching: Names of the versions that have watched so far, in a session that goes on; None for a new one.
 
         Raises:
             ConfigError: The version is of another source or market.
-            ArtifactError: The version that was named is unknown or damaged.
+            ArtifactError: A version that was named is unknown or damaged.
         """
         ref, why_none, seal = self._named(market)
-        model = load_served(self.store, ref, seal) if ref else None
-        others = [other for other in self.store.versions(self.source, market.slug) if other != ref]
-        watching = others[-self.shadows :] if self.shadows else []
-        return Chosen(model, why_none, [load_served(self.store, other) for other in watching])
+        model, why_none = self._served(ref, why_none, seal)
+        if watching is None:
+            others = [other for other in self.store.versions(self.source, market.slug) if other != ref]
+            beside = others[-self.shadows :] if self.shadows else []
+        else:
+            beside = [VersionRef(source=self.source, name=market.slug, version=name) for name in watching]
+        return Chosen(model, why_none, [load_served(self.store, other) for other in beside])
 
     def again(self, market: Market, present: ServedModel | None) -> Chosen:
         """Return what decides now, given what did; only a champion is ever followed by another."""
@@ -48,7 +56,16 @@ class Chooser:
         ref, why_none, seal = self._named(market)
         if ref is None or (present is not None and present.ref == ref):
             return Chosen(present if ref else None, why_none)
-        return Chosen(load_served(self.store, ref, seal))
+        return Chosen(*self._served(ref, why_none, seal))
+
+    def _served(self, ref: VersionRef | None, why_none: str, seal: str | None) -> tuple[ServedModel | None, str]:
+        """Return what decides, or why nothing does: a champion that this code can't serve holds no position."""
+        try:
+            return (load_served(self.store, ref, seal) if ref else None), why_none
+        except ArtifactError as err:
+            if self.version != "champion":
+                raise
+            return None, f"the champion can't be used ({err})"
 
     def _named(self, market: Market) -> tuple[VersionRef | None, str, str | None]:
         if self.version == "champion":

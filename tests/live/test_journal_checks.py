@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.schema import FEATURES
+from storage.schema import FEATURES, StoreError
+from tasks.live.journal import Journal
 from tasks.live.journal_reader import JournalReader
 from tasks.live.replay import Replayed, replay
 from tests.live.conftest import CANDLES, MARKET, Rig, predict
@@ -110,3 +111,39 @@ def test_changed_value_of_a_decision_is_found(held: Rig, planted: Callable[..., 
     again = planted("UPDATE decisions SET vals = ? WHERE start_ms = ?", values.tobytes(), start_ms)
     assert again.unexplained == 1
     assert np.isclose(max(again.feature_diff, again.probability_diff), 1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE facts SET value = '{' WHERE name = 'mode'",
+        "UPDATE decisions SET vals = x'00' WHERE start_ms = (SELECT max(start_ms) FROM decisions)",
+        "UPDATE candles SET close = NULL WHERE start_ms = (SELECT max(start_ms) FROM candles)",
+        "UPDATE candles SET close = -1 WHERE start_ms = (SELECT max(start_ms) FROM candles)",
+    ],
+)
+def test_row_that_no_session_writes_is_said_in_one_line(planted: Callable[[str], Replayed], statement: str) -> None:
+    with pytest.raises(StoreError, match="the journal is damaged"):
+        planted(statement)
+
+
+def test_journal_that_is_overwritten_is_said_by_the_session_that_would_go_on(held: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "overwritten.sqlite"
+    with sqlite3.connect(held.path) as db:
+        db.execute("VACUUM INTO ?", (str(path),))
+    db.close()
+    content = path.read_bytes()
+    path.write_bytes(content[: 5 * 4096] + b"\x5a" * (len(content) - 5 * 4096))
+    with Journal(path) as journal, pytest.raises(StoreError, match="the journal is damaged"):
+        journal.reader().candles(MARKET.slug)
+
+
+def test_journal_of_another_format_is_refused_and_left_as_it_is(held: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "older.sqlite"
+    shutil.copy(held.path, path)
+    with sqlite3.connect(path) as db:
+        db.executescript("DROP TABLE seals; PRAGMA user_version = 1;")
+    with pytest.raises(StoreError, match="must be of format 2, was 1"):
+        Journal(path)
+    assert db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'seals'").fetchone() == (0,)
+    db.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from storage.schema import DAY_MS, ClockError, Market, StoreBusyError, StoreError, TemporaryError
-from tasks.exchange.stream_events import ConfirmedBar, Trade
+from tasks.exchange.stream_events import BookTop, ConfirmedBar, Trade
 from tasks.execution.accounting import Costs
 from tasks.live.account import nothing_new
 from tasks.live.journal import Journal
 from tasks.live.journal_reader import JournalReader
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import replay
-from tasks.live.session import Chosen, Session, one_session
+from tasks.live.session import Chosen, RestFeed, Session, one_session
 from tasks.live.session_config import SessionConfig, WallTime
 from tasks.sandbox.listing import Listing
 from tests.live.conftest import CANDLES, FIRST, MARKET, SOURCE, START_MS, STEP_MS, Rig, make_model, predict
-from tests.live.desk import INSTRUMENT, KEY, Rest, again, decisions_of
+from tests.live.desk import INSTRUMENT, KEY, PAST, Rest, again, decisions_of
 
 OPEN = Callable[..., Rig]
 HOUR_MS = 3_600_000
@@ -232,6 +232,99 @@ def test_rest_that_is_down_is_asked_again_and_loses_nothing(desk: Any) -> None:
     assert told[:3] == [f"{MARKET}: REST is down"] * 3
 
 
+def test_rest_that_is_down_is_asked_for_an_overdue_bar_with_growing_pauses_and_noted_once(
+    desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.live.session.monotonic", lambda: 1e6)  # the time of the bars alone goes on
+    here = desk()
+    here.step(5)
+    here.rest.down, asked, due_ms = True, here.rest.asked, here.market.last_ms + 2 * STEP_MS + 2_000
+    for ms in range(0, 120_000, 100):  # two minutes of events, ten a second
+        here.events.put(BookTop(KEY, 83.0, 9e9, 84.0, 9e9, due_ms + 1 + ms, time.monotonic_ns()))
+    row = CANDLES.matrix()[FIRST + 5]
+    confirmed = ConfirmedBar(
+        KEY, "5", int(row[0]), *row[1:6].tolist(), 0.0, int(row[0]) + STEP_MS, time.monotonic_ns()
+    )  # fmt: skip
+    here.events.put(confirmed)
+    session = Session(
+        [here.market], here.events, here.market._journal, time=here.time, config=SessionConfig(), bars=6,
+    )  # fmt: skip
+    session.run()
+    assert here.rest.asked - asked == 1 + 7  # at the start, then after 0, 1, 3, 7, 15, 31 and 63 s
+    assert len(here.market._journal.reader().notes("rest")) == 1
+
+
+def test_markets_do_not_wait_for_each_other_s_answers_while_rest_is_down(
+    open_rig: OPEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [Market(symbol=f"{name}USDT") for name in ("ONE", "TWO")]
+    rig, stop = open_rig(more=[Listing(candles=CANDLES, market=other) for other in others]), threading.Event()
+    versions = {market: Chosen(make_model(market=market)) for market in (MARKET, *others)}
+    asked: list[Market] = []
+
+    def down(feed: RestFeed, market: Market, first_ms: int) -> Any:
+        asked.append(market)
+        stop.set()
+        raise TemporaryError("REST is down")
+
+    with rig.session(None, versions=versions, stop=stop) as session:
+        monkeypatch.setattr(RestFeed, "closed_since", down)
+        session.run()
+    assert asked == [MARKET]
+
+
+def test_funding_rate_that_nobody_knows_is_not_asked_for_with_every_quote(
+    desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.live.market_session._RATES_S", 1e9)
+    here, asked, bar = desk(), [], -1
+
+    def down(*args: Any) -> Any:
+        asked.append(args)
+        raise TemporaryError("REST is down")
+
+    here.rest.funding = down
+    while not asked:
+        bar += 1
+        with suppress(TemporaryError):
+            here.step(1, first=bar)
+    for ms in range(50):
+        with pytest.raises(TemporaryError, match="is not known yet"):
+            here.book(float(CANDLES.open[FIRST + bar]), START_MS + bar * STEP_MS + ms)
+    assert len(asked) == 1
+
+
+def test_bar_that_has_not_begun_is_dropped_and_noted(desk: Any) -> None:
+    here, whole = desk(), desk()
+    here.step(5)
+    row = CANDLES.matrix()[FIRST + 5]
+    start_ms = int(row[0]) + 1_000 * STEP_MS
+    here.market.on_event(
+        ConfirmedBar(KEY, "5", start_ms, *row[1:6].tolist(), 0.0, int(row[0]) + STEP_MS, time.monotonic_ns())
+    )
+    here.step(15, first=5)
+    whole.step(20)
+    assert (here.market.counts.stepped, here.market.counts.missing) == (20, 0)
+    assert here.own.ledger == whole.own.ledger
+    assert len(here.market._journal.reader().notes("future")) == 1
+
+
+def test_market_without_any_candle_asks_for_none_of_before_it_was_listed(
+    open_rig: OPEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, asked = open_rig(now_ms=int(CANDLES.start_ms[0])), []
+    closed_since = RestFeed.closed_since
+
+    def look(feed: RestFeed, market: Market, first_ms: int) -> Any:
+        asked.append(first_ms)
+        return closed_since(feed, market, max(first_ms, int(CANDLES.start_ms[0])))
+
+    monkeypatch.setattr(RestFeed, "closed_since", look)
+    session = rig.run(5)
+    assert session.markets[KEY].counts.stepped == 5
+    assert min(asked) >= int(CANDLES.start_ms[0])
+
+
 # --- versions ---------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +344,31 @@ def test_next_version_takes_over_at_a_bar_with_the_position(desk: Any) -> None:
     models = {model.ref.version: model for model in (first, second)}
     again = replay(reader, MARKET, models, INSTRUMENT, predict, funding=[])
     assert (again.unexplained, again.bars) == (0, 60)
+
+
+def test_late_bar_after_the_champion_was_taken_away_changes_nothing_and_is_explained(desk: Any) -> None:
+    here, bar = desk(), 0
+    while here.own.ledger.weight == 0:
+        here.step(1, first=bar)
+        bar += 1
+    here.market.take_over(None, "the champion is flat")
+    here.open(bar)
+    held = here.own.ledger.weight
+    here.close(bar, late_ms=0.11 * STEP_MS)
+    last = decisions_of(here)[-1]
+    assert (last.version, last.target, last.wanted, last.cause) == ("", 0, held, "deadline")
+    assert held
+    found = again(here)
+    assert (found.unexplained, found.causes["deadline"]) == (0, 1)
+
+
+def test_version_that_follows_on_none_is_ready_at_once(open_rig: OPEN) -> None:
+    rig = open_rig()
+    rig.run(5, versions={MARKET: Chosen(None, "the champion is flat")})
+    rig.run(10)
+    with rig.reader() as reader:
+        assert [one.lacks for one in reader.decisions(MARKET.slug)] == ["the champion is flat"] * 5 + [""] * 5
+    assert rig.replayed().unexplained == 0
 
 
 def test_champion_that_is_taken_away_ends_flat_at_the_next_open(desk: Any) -> None:
@@ -338,6 +456,32 @@ def test_journal_of_another_session_is_refused(open_rig: OPEN) -> None:
         pass
 
 
+def test_session_goes_on_with_its_capital_though_nothing_decides_any_more(open_rig: OPEN) -> None:
+    rig = open_rig()
+    rig.run(20)
+    session = rig.run(30, versions={MARKET: Chosen(None, "the champion is flat")})
+    assert (session.markets[KEY].counts.stepped, session.markets[KEY].own.ledger.weight) == (30, 0)
+    with rig.reader() as reader:
+        assert reader.facts()["capital"] == {MARKET.slug: 10_000.0}
+    assert rig.replayed().unexplained == 0
+
+
+def test_warm_up_is_safe_as_a_whole_or_not_at_all(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    takeover, seen = Journal.takeover, []
+
+    def look(journal: Journal, *args: Any) -> None:
+        with JournalReader.of(journal.path) as reader:
+            seen.append(len(reader.candles(MARKET.slug)[0]))
+        takeover(journal, *args)
+
+    monkeypatch.setattr(Journal, "takeover", look)
+    here = desk()
+    assert seen == [0]
+    with JournalReader.of(here.market._journal.path) as reader:
+        assert len(reader.candles(MARKET.slug)[0]) == len(PAST)
+        assert len(reader.takeovers(MARKET.slug)) == 1
+
+
 def test_home_that_can_t_be_written_is_said(tmp_path: Any) -> None:
     folder = tmp_path / "file"
     folder.write_text("no folder")
@@ -354,6 +498,17 @@ def test_reader_sees_a_session_while_it_runs(open_rig: OPEN) -> None:
 
     rig.run(20, on_decision=look)
     assert seen == [True] * 20
+
+
+def test_reader_sees_one_moment_of_a_session_that_goes_on(open_rig: OPEN) -> None:
+    rig = open_rig()
+    rig.run(5)
+    with rig.reader() as reader:
+        before = reader.decided(MARKET.slug)
+        rig.run(10)
+        assert reader.decided(MARKET.slug) == len(reader.decisions(MARKET.slug)) == before == 5
+    with rig.reader() as reader:
+        assert reader.decided(MARKET.slug) == 10
 
 
 @pytest.mark.parametrize("funding", [True, False])

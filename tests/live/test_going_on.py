@@ -1,0 +1,118 @@
+"""A session from its plan to its numbers, on a golden home: what ends, what goes on, what is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.artifacts import ArtifactStore
+from storage.recent import write_recent
+from storage.schema import CANDLE_COLUMNS, ArtifactError, StoreError, VersionRef
+from storage.settings import Settings
+from tasks.champion.prediction import predict_history
+from tasks.champion.serving import load_served
+from tasks.exchange.connection import ExchangeConfig
+from tasks.live.journal import Journal
+from tasks.live.journal_reader import JournalReader
+from tasks.live.outcome import SessionResult
+from tasks.live.run import SessionPlan, review_session, run_session, session_path
+from tasks.live.session import Chosen
+from tasks.live.versions import Chooser
+from tasks.market.synthetic import generate
+from tests.golden.make_golden import EXCHANGE, MARKET, restore
+from tests.live.conftest import WAIT_S
+
+
+@pytest.fixture
+def version(home: Path) -> VersionRef:
+    """The champion of a home of the test's own."""
+    ref = restore(home).champion(EXCHANGE.source, MARKET.slug).ref
+    assert ref is not None
+    return ref
+
+
+@contextmanager
+def stopped_at_last() -> Iterator[None]:
+    """Stop a session that does not end by itself, so that the test fails instead of waiting."""
+    timer = threading.Timer(WAIT_S, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def hold(version: object, **options: Any) -> SessionResult:
+    given: dict[str, Any] = {
+        "exchange": EXCHANGE, "markets": [MARKET], "mode": "paper", "version": str(version), "bars": 10,
+        "bar_every_s": 0.0, "name": "held",
+    }  # fmt: skip
+    on = {name: options.pop(name) for name in list(options) if name.startswith("on_")}
+    with stopped_at_last():
+        return run_session(SessionPlan(**(given | options)), Settings.from_environment(), predict_history, **on)
+
+
+def test_session_of_a_longer_interval_than_the_sandbox_s_own_steps_all_its_bars(version: VersionRef) -> None:
+    hours = replace(EXCHANGE, synthetic=replace(EXCHANGE.synthetic, interval_ms=MARKET.interval_ms // 4, bars=20_000))
+    result = hold("champion", exchange=hours, bars=6)
+    assert (result.numbers["bars"], result.numbers["unexplained"]) == (6, 0)
+
+
+def test_session_on_a_candle_file_goes_on_though_what_is_left_of_it_is_shorter_than_the_session(
+    home: Path, tmp_path: Path
+) -> None:
+    candles = generate(replace(EXCHANGE.synthetic, bars=2_000))
+    pq.write_table(
+        pa.table({name: getattr(candles, name) for name in ("start_ms", *CANDLE_COLUMNS)}), tmp_path / "c.parquet"
+    )
+    exchange = ExchangeConfig(candles=str(tmp_path / "c.parquet"))
+    write_recent(Settings.from_environment().recent, exchange.source, MARKET, candles[:-20])
+    hold("champion", exchange=exchange, bars=8)
+    result = hold("champion", exchange=exchange, bars=20)
+    assert (result.numbers["bars"], result.numbers["missing"]) == (20, 0)
+
+
+def test_versions_that_watched_go_on_watching_whatever_is_newest_now(
+    version: VersionRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArtifactStore(Settings.from_environment().artifact_url)
+    model = load_served(store, version)
+    with monkeypatch.context() as patch:
+        patch.setattr(Chooser, "begin", lambda chooser, market, watching=None: Chosen(model, "", [model]))
+        hold(version)
+    result = hold(version, bars=20)
+    with JournalReader.of(Path(result.journal)) as reader:
+        assert [reader.decided(name) for name in (MARKET.slug, f"{MARKET.slug}@{version.version}")] == [20, 20]
+    assert result.unexplained == 0
+
+
+def test_champion_that_this_code_can_t_serve_holds_no_position_and_says_why(
+    version: VersionRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> Any:
+        raise ArtifactError("expects 99 features")
+
+    monkeypatch.setattr("tasks.live.versions.load_served", refuse)
+    monkeypatch.setattr(Chooser, "_named", lambda chooser, market: (version, "", None))
+    chooser = Chooser(store=ArtifactStore(Settings.from_environment().artifact_url), source=EXCHANGE.source)
+    for chosen in (chooser.begin(MARKET), chooser.again(MARKET, None)):
+        assert (chosen.model, chosen.why_none) == (None, "the champion can't be used (expects 99 features)")
+    with pytest.raises(ArtifactError, match="99 features"):
+        replace(chooser, version=str(version)).begin(MARKET)
+
+
+def test_session_that_never_began_has_nothing_to_review(home: Path) -> None:
+    settings = Settings.from_environment()
+    Journal(session_path(settings.prepare_home(), "nothing")).close()
+    with pytest.raises(StoreError, match="'nothing' never began"):
+        review_session(settings, "nothing", predict_history)
