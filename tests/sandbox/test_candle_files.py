@@ -337,9 +337,7 @@ def test_dump_of_which_several_readings_are_possible_is_refused_with_what_to_giv
 def test_pipe_is_no_candle_file(tmp_path: Path) -> None:
     path = tmp_path / "candles.csv"
     os.mkfifo(path)
-    with pytest.raises(
-        ConfigError, match=r"must name a file: .*candles.csv must be a regular file"
-    ):
+    with pytest.raises(ConfigError, match=r"must name a file: .*candles.csv must be a regular file"):
         file_source(path)
 
 
