@@ -51,7 +51,7 @@ def knock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             monkeypatch.setenv(f"DSC_BYBIT_{whose.upper()}_SECRET", "hunter2")
         monkeypatch.setenv(CONFIRM_LIVE, "live BTCUSDT" if confirmed else "live BTCUSD")
         chosen = Chosen(None if CHAMPIONS[champion] else make_model(market=MARKET), CHAMPIONS[champion])
-        monkeypatch.setattr(run.Chooser, "begin", lambda self, market: chosen)
+        monkeypatch.setattr(run.Chooser, "begin", lambda self, market, watching: chosen)
         exchange = "testnet" if mode == "testnet" else "bybit"
         given: dict[str, Any] = {
             "exchange": ExchangeConfig(exchange=exchange), "markets": [MARKET], "mode": mode, "name": "gates",
