@@ -129,6 +129,7 @@ def log_to_file(home: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     setup_logging()  # as Prefect does at the first run; later calls leave handlers alone
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a thread may outlive its run, and then Prefect takes its lines no more
     file = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
     file.setFormatter(logging.root.handlers[0].formatter)
     for logger in (logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)):

@@ -50,6 +50,36 @@ def test_user_without_a_home_directory_gets_that_of_the_data_and_hears_it_once(h
     assert capsys.readouterr().err == f"this user has no home directory: {home} stands in for it\n"
 
 
+GOES_ON = """
+import threading, time
+from prefect import flow
+from prefect.logging import get_run_logger
+from flows.entry.command_line import run_by_hand
+
+@flow
+def quick():
+    log = get_run_logger()
+
+    def goes_on():
+        while True:
+            log.warning("still here")
+            time.sleep(0.0005)
+
+    threading.Thread(target=goes_on, daemon=True).start()
+
+run_by_hand(quick, ("quick",))
+"""
+
+
+def test_thread_that_logs_on_after_the_run_prints_no_traceback(home):
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
+    command = [sys.executable, "-c", GOES_ON]
+    environment = kept | {"DSC_HOME": str(home)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "still here" in (home / "logs" / "run.log").read_text()
+
+
 def test_home_that_cannot_be_written_is_refused_before_anything_starts(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("DSC_HOME", str(tmp_path / "file"))
