@@ -227,7 +227,7 @@ def _logistic(learn: Samples, check: Samples, config: BaselineConfig) -> Iterato
     thinned = learn.thinned(_SEARCHED)
     for strength in config.strengths:
         model = logistic(thinned, strength * _SEARCHED)  # fewer samples, as strong a penalty for each
-        loss = _log_loss(model.predict_proba(check.x), check.y)
+        loss = log_loss(model.predict_proba(check.x), check.y)
         yield _Point(setting=f"C={strength:g}", loss=loss, fitted=partial(_regression, learn, strength))
 
 
@@ -255,7 +255,7 @@ def _boosting(learn: Samples, check: Samples, config: BaselineConfig) -> Iterato
     thinned = Boosting(learn.thinned(_SEARCHED), check, num_classes, quick)
     for leaves in config.leaves:
         predict = thinned.grown(leaves, use_quantized_grad=True)
-        loss = _log_loss(predict(check.x), check.y)
+        loss = log_loss(predict(check.x), check.y)
         yield _Point(setting=f"leaves={leaves}", loss=loss, fitted=partial(_boosted, learn, check, leaves, config))
 
 
@@ -311,5 +311,6 @@ def _softmax(logits: FloatArray) -> FloatArray:
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
-def _log_loss(probabilities: FloatArray, classes: IntArray) -> float:
+def log_loss(probabilities: FloatArray, classes: IntArray) -> float:
+    """Return the mean log-loss of (N, K) probabilities on (N,) classes, nat."""
     return float(-_logits(probabilities)[np.arange(len(classes)), classes].mean())

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from storage.schema import ConfigError, FloatArray, LeakError
 from tasks.network.architecture import DSCConfig
-from tasks.network.baselines import Samples, TabularSeries, logistic, require_every_class
+from tasks.network.baselines import TabularSeries, log_loss, logistic, require_every_class
 from tasks.network.fit_config import FitConfig
 from tasks.network.segments import Series
 from tasks.network.teacher import cross_fitted
@@ -73,11 +73,13 @@ def prepare(
     weight, bias = None, None
     if config.linear_bypass and fit_config.bypass_start == "logistic":
         with threadpool_limits(fit_config.threads):
-            weight, bias = plain = _solution(table, train, config.num_classes, fit_config, mirrored=False)
+            chosen = _regression(table, train, config.num_classes, fit_config, mirrored=False)
             if mirrored:
-                both = _solution(table, train, config.num_classes, fit_config, mirrored=True)
-                mirrored = _log_loss(check, *both) - _log_loss(check, *plain) <= (fit_config.mirror_margin or 0.0)
-                weight, bias = both if mirrored else plain
+                both = _regression(table, train, config.num_classes, fit_config, mirrored=True)
+                plain_loss, loss = (log_loss(one.predict_proba(check.x), check.y) for one in (chosen, both))
+                mirrored = loss - plain_loss <= (fit_config.mirror_margin or 0.0)
+                chosen = both if mirrored else chosen
+            weight, bias = _weights(chosen)
     teacher = None
     if fit_config.distil:
         teacher = cross_fitted(
@@ -109,22 +111,18 @@ def require_spans(series: Series, train: tuple[int, int], validation: tuple[int,
         raise LeakError(f"validation starts at bar {validation[0]}, before train stops at bar {train[1]}")
 
 
-def _solution(
+def _regression(
     table: TabularSeries, train: tuple[int, int], num_classes: int, fit_config: FitConfig, *, mirrored: bool
-) -> tuple[FloatArray, FloatArray]:
-    """Return (K, F) weights and (K,) intercepts of the logistic regression; every label counts alike."""
+) -> Any:
+    """Return scikit-learn's logistic regression of the training bars; every label counts alike."""
     samples = replace(table.samples(np.arange(*train), mirrored=mirrored), weights=None)
     require_every_class(samples, train, num_classes)
-    strength = 1 / (fit_config.start_penalty * (2 if mirrored else 1))  # as strong for a sample and its mirror image
-    if num_classes > 2:
-        model: Any = logistic(samples, strength)
+    # As strong for a sample and its mirror image; of two classes there is one line, whose halves have half its square.
+    return logistic(samples, (2 if num_classes == 2 else 1) / (fit_config.start_penalty * (2 if mirrored else 1)))
+
+
+def _weights(model: Any) -> tuple[FloatArray, FloatArray]:
+    """Return (K, F) weights and (K,) intercepts; of two classes, half of the one line for each, reversed."""
+    if len(model.coef_) > 1:
         return model.coef_, model.intercept_
-    model = logistic(samples, 2 * strength)  # of two classes it has one line: half for each, reversed
     return np.concatenate([-model.coef_, model.coef_]) / 2, np.concatenate([-model.intercept_, model.intercept_]) / 2
-
-
-def _log_loss(samples: Samples, weight: FloatArray, bias: FloatArray) -> float:
-    logits = samples.x @ weight.T + bias
-    top = logits.max(axis=1)
-    mass = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    return float((mass - logits[np.arange(len(logits)), samples.y]).mean())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples, fold_series, fold_spans
 
 _PARTS = {LOGISTIC: (0.0, 0.3), BOOSTING: (0.3, 1.0)}  # of the time that a fold's simple models take
-_LIBRARIES = ("scikit-learn", "lightgbm")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +67,6 @@ def baselines_key(data: DatasetRef, recipe: Recipe, index: int, *, twin: bool = 
     made_from = {
         "fold": fold_inputs(data, recipe, index),
         "baselines": recipe.baselines,
-        "libraries": [version(name) for name in _LIBRARIES],
         "code": code_behind("tasks.strategy.baselines", known=("tasks.strategy.recipe",)),
     }
     return ResultStore.key("twin" if twin else "baselines", made_from)
