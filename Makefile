@@ -46,12 +46,12 @@ clients: $(VENV)/installed-test
 	@$(BIN)/python -m tests.clients
 
 # Orders on the sandbox, none of them real: every fault with a kill after every step, who may trade, the halt, what each
-# took. Under three minutes; $(DSC_HOME)/orders.json; fails if anything is sent twice or the books differ. The random
-# sequences that the suite has too are left out: there are 1,000 in tests/orders.
+# took. Two minutes in three processes, for it waits more than it works; $(DSC_HOME)/orders.json; fails if anything is
+# sent twice or the books differ. The random sequences that the suite has too are left out: there are 1,000 in tests/orders.
 orders: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	@DSC_ORDERS_JSON="$(DSC_HOME)/orders.json" $(BIN)/python -m pytest tests/orders tests/execution/test_orders.py tests/execution/test_risk.py \
-		--deselect tests/execution/test_orders.py::TestExchange -p no:randomly -q $(ARGS)
+		--deselect tests/execution/test_orders.py::TestExchange -p no:randomly -n 3 -q $(ARGS)
 
 # Hostile inputs of every kind (files, archives, answers, messages, stores), 9,500 of them, on loopback alone: a few
 # minutes and $(DSC_HOME)/attack.json; fails if one of them ends in a traceback. SEED makes others.

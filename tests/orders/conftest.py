@@ -36,8 +36,23 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
+@pytest.hookimpl(optionalhook=True)  # it is of pytest-xdist
+def pytest_testnodedown(node: Any) -> None:
+    """Add what one of several processes found: counts are summed, and of times the longest counts."""
+    found = node.config.stash[_FOUND]
+    for name, value in getattr(node, "workeroutput", {}).get("orders", {}).items():
+        known = found.get(name)
+        if isinstance(value, int):
+            found[name] = value + (known or 0)
+        else:
+            found[name] = value if known is None else max(known, value)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a whole proof that has proven less than it should."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["orders"] = session.config.stash[_FOUND]
+        return
     is_whole = os.environ.get("DSC_ORDERS_JSON") and not session.config.option.keyword
     if is_whole and (lacking := [name for name in NAMES if name not in session.config.stash[_FOUND]]):
         session.config.stash[_FOUND]["lacking"] = lacking
