@@ -15,7 +15,7 @@ from tasks.market import leaks
 from tasks.market.features import OUTPUTS, WARM_UP, build_features
 from tasks.market.labels import UNKNOWN, LabelConfig, Labels, label_bars
 from tasks.market.leaks import Columns, LeakCheck, Learned
-from tasks.market.samples import Fold, FoldConfig, walk_forward
+from tasks.market.samples import Fold, FoldConfig, Span, walk_forward
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel, load_model
@@ -178,9 +178,13 @@ def isolated_training() -> LeakCheck:
 def permuted_labels(samples: Samples, interval_ms: int) -> LeakCheck:
     """Train on the newest bars with labels of other days: directions are right by chance alone."""
     dataset, horizon = samples.dataset, samples.labels.horizon
-    bars = len(dataset.candles)
-    first = max(samples.folds[0].train.start, bars - max(_PERMUTED, 150 * horizon))
-    fold = walk_forward(bars, first, horizon, _HALF)[0]
+    bars, oldest, newest = len(dataset.candles), samples.folds[0], samples.folds[-1]
+    first = bars - max(_PERMUTED, 150 * horizon)
+    if first > oldest.train.start:
+        fold = walk_forward(bars, first, horizon, _HALF)[0]
+    else:  # all there is, divided as the recipe does: halves of it could be too short
+        first = oldest.train.start
+        fold = replace(oldest, test=Span(start=oldest.test.start, stop=newest.test.stop))
     block = max(horizon, min(DAY_MS // interval_ms, (bars - first) // 20))
     classes = samples.labels.classes.copy()
     classes[first:] = leaks.permuted_in_blocks(classes[first:], block)
