@@ -94,8 +94,12 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
     """
     settings, key = Settings.from_environment(), contest_key(recipe, backtest, baselines)
     work = ResultStore(settings.work)
-    parts = [joined_baselines([work.load(one, BaselineFold) for one in fold]) for fold in baselines]
-    evaluation, forecasts = load_evaluation(settings.work, settings.datasets, backtest), joined_forecasts(parts)
+    evaluation = load_evaluation(settings.work, settings.datasets, backtest)
+    parts = [
+        joined_baselines([work.load(one, BaselineFold).judged(fold) for one in keys])
+        for fold, keys in zip(evaluation.samples.folds, baselines, strict=True)
+    ]
+    forecasts = joined_forecasts(parts)
     found = hold_contest(recipe, evaluation, forecasts, [dict(part.facts) for part in parts])
     work.save(key, contest_files(found, evaluation, forecasts))
     best = found.better_baseline

@@ -33,10 +33,9 @@ from tasks.runs.alerts import raise_alert
 from tasks.runs.page import show_result, show_table, show_verdict
 from tasks.strategy.backtest_record import backtest_files
 from tasks.strategy.contest import load_contest
-from tasks.strategy.folds import FoldResult
 from tasks.strategy.inputs_worth import measure_importance
 from tasks.strategy.leak_suite import LeakReport, leaks_json
-from tasks.strategy.out_of_sample import load_evaluation
+from tasks.strategy.out_of_sample import judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import training_end
 from tasks.strategy.speed import Speed
@@ -66,15 +65,15 @@ def judge_version(
         second_seed: Keys of the folds of `recipe.second_seed`; none before it is asked for.
     """
     settings = Settings.from_environment()
-    work = ResultStore(settings.work)
+    work, evaluation = ResultStore(settings.work), load_evaluation(settings.work, settings.datasets, backtest)
     judgement = judge_challenger(
         ArtifactStore(settings.artifact_url),
         recipe,
-        load_evaluation(settings.work, settings.datasets, backtest),
+        evaluation,
         work.load(latency, Speed),
         work.load(leaks, LeakReport),
         load_contest(work, contest)[0],
-        [work.load(fold, FoldResult) for fold in second_seed],
+        judged_folds(work, evaluation.samples, second_seed),
     )
     key = ResultStore.key("judgement", judgement)  # by its content: it belongs to one moment's champion
     work.save(key, judgement)

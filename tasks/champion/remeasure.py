@@ -23,7 +23,7 @@ from tasks.strategy.contest import hold_contest, stored_forecasts
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import Samples, load_samples
+from tasks.strategy.samples import Samples, fold_bars, load_samples
 
 _REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding
 
@@ -122,11 +122,12 @@ def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[F
 
 def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluation) -> float:
     """Return the largest difference between stored probabilities and the published weights' own; a refit has none."""
-    dataset, fold = evaluation.samples.dataset, evaluation.samples.fold(recipe.models - 1)
+    fold = evaluation.samples.fold(recipe.models - 1)
     if not len(fold.test):
         return 0.0
+    bars = fold_bars(evaluation.samples, recipe, fold.index)
     model = load_model(recipe.network_config, load_weights(artifact.files["weights.safetensors"]))
-    again = predict_series(model, dataset.features, dataset.segment)[fold.test.rows]
+    again = predict_series(model, bars.series.features, bars.series.segment)[bars.predicted]
     stored = evaluation.folds[-1].probabilities
     if not np.array_equal(np.isnan(again), np.isnan(stored)):
         return float("inf")

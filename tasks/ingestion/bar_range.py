@@ -11,6 +11,8 @@ from annotated_types import Gt, Lt
 from storage.bounds import Checked
 from storage.schema import DAY_MS, ConfigError, Instrument, Market, Window, one_line, utc_text
 
+_STEPS = 16  # so many starts of a moving range lie in its length; of fewer days than that, any start will do
+
 
 @dataclass(frozen=True, kw_only=True)
 class BarRange(Checked):
@@ -19,7 +21,8 @@ class BarRange(Checked):
     Attributes:
         start: First bar, UTC; None for the first that exists.
         end: End of the range, UTC, exclusive; None for the last closed bar.
-        days: Only the last so many days up to the end, in place of a start; a schedule's range moves with it.
+        days: Only the last so many days up to the end, in place of a start, and a sixteenth more at most: a schedule's
+            range moves with it, its start by a sixteenth at a time, so that most days' folds begin where they did.
     """
 
     start: datetime | None = None
@@ -54,7 +57,10 @@ class BarRange(Checked):
 
     def first_wanted_ms(self, end_ms: int) -> int:
         """Return where the range starts when it ends at `end_ms`, UTC milliseconds; 0 for the first bar there is."""
-        return self.start_ms or 0 if self.days is None else end_ms - int(self.days * DAY_MS)
+        if self.days is None:
+            return self.start_ms or 0
+        first_ms = end_ms - int(self.days * DAY_MS)
+        return first_ms - first_ms % max(int(self.days) // _STEPS * DAY_MS, 1)
 
 
 def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: int) -> Window:

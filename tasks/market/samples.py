@@ -6,16 +6,23 @@ Shuffled folds of a random walk reach 81 % accuracy that way, where the truth is
     [train]  gap  [validation]  gap  [test]            gap >= H + 1 bars, plus the embargo
 
 with every label ending before the next part begins. Test blocks follow each other without a hole up to the last bar.
+
+Parts are cut in time, so that one cut serves several markets. The newest fold ends at the last bar and moves with it.
+The others stand between boundaries that the calendar fixes: another day's bars leave what they read as it was, and a
+retrain finds what was learned from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, NoReturn
+
+import numpy as np
 
 from storage.bounds import Checked, NonNegativeInt, PositiveInt, ProperShare
-from storage.schema import ConfigError, DatasetError, IntArray, utc_text
+from storage.schema import DAY_MS, ConfigError, DatasetError, IntArray, utc_text
 
 Scheme = Literal["anchored", "rolling"]
 Weights = Literal["equal", "uniqueness"]
@@ -29,10 +36,11 @@ class FoldConfig(Checked):
 
     Attributes:
         folds: Number of test blocks.
-        test_share: Share of the usable bars that is test, over all folds together.
-        validation_share: Share of the usable bars that each fold validates on.
+        test_share: Share of the usable bars that is test, over all folds together; met roughly, since all blocks
+            but the newest are as long as the calendar has it.
+        validation_share: Share of the usable bars that each fold validates on, as roughly.
         embargo: Bars left out before validation and before test, beyond the purge.
-        scheme: Train from the first usable bar ("anchored") or on as many bars as the first fold has ("rolling").
+        scheme: Train from the first usable bar ("anchored") or on about as many bars as the first fold has ("rolling").
         weights: How much each training label counts: all alike ("equal"), or by what of it no other label covers
             ("uniqueness"). Labels of one horizon that follow each other without a gap are all alike in that too.
     """
@@ -53,7 +61,7 @@ class FoldConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A run of bars, half open: start <= bar < stop."""
+    """A run of bars, or of milliseconds, half open: start <= bar < stop."""
 
     start: int
     stop: int
@@ -69,61 +77,135 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One model's bars.
+    """One model's bars; or its times, UTC milliseconds, as `cut_times` has them.
 
     Attributes:
         index: Number of the fold, from 0, oldest first.
         train, validation, test: Bars whose labels may be used for that purpose. Features may reach back further.
+        predicted: What the model predicts: the test, and beyond its end as far as the calendar fixes. Where the last
+            of the fixed folds hands over to the newest moves from day to day, and what it predicts does not.
     """
 
     index: int
     train: Span
     validation: Span
     test: Span
+    predicted: Span
 
 
-def walk_forward(bars: int, first_usable: int, horizon: int, config: FoldConfig) -> tuple[Fold, ...]:
+def calendar_length(length: int, bar: int) -> int:
+    """Return the largest of 1, 2, 3, 4, 6, 8, 12, 16, 24 ... days within a length; of bars, where it is below a day.
+
+    A length that grows from day to day rarely changes what it comes to.
+
+    Args:
+        length: Milliseconds, at least one bar.
+        bar: Milliseconds per bar.
+    """
+    unit = max(bar, DAY_MS) if length >= max(bar, DAY_MS) else bar
+    whole = length // unit
+    power = 1 << (whole.bit_length() - 1)
+    return unit * (power + power // 2 if whole >= power + power // 2 else power)
+
+
+def cut_times(first_ms: int, end_ms: int, bar: int, horizon: int, config: FoldConfig) -> tuple[Fold, ...]:
+    """Divide a stretch of time into folds, oldest first.
+
+    Args:
+        first_ms: Open time of the first bar that has features, UTC milliseconds.
+        end_ms: When the last bar closes.
+        bar: Milliseconds per bar.
+        horizon: Label horizon H; a label at t reads up to bar t + 1 + H.
+        config: Shares, embargo and scheme.
+    Returns:
+        `config.folds` folds in UTC milliseconds. The newest has its exact shares and ends with the last bar. The
+        others are as long as the calendar has it and begin at multiples of that length since 1970; the last of them is
+        half as long to half as long again, since the newest follows.
+    """
+    usable = max(end_ms - first_ms, 0) // bar
+    gap = (horizon + 1 + config.embargo) * bar
+    tested = max(round(usable * config.test_share) // config.folds, 1) * bar
+    validated = max(round(usable * config.validation_share), 1) * bar
+    step, checked = calendar_length(tested, bar), calendar_length(validated, bar)
+    newest = end_ms - tested
+    last = (newest - step // 2) // step * step
+    starts = [last - number * step for number in reversed(range(config.folds - 1))]
+    learned = starts[0] - 2 * gap - checked - first_ms if starts else 0
+
+    def fold(index: int, test: Span, predicted: Span, checked: int) -> Fold:
+        validation = Span(start=test.start - gap - checked, stop=test.start - gap)
+        stop = validation.start - gap
+        rolls = config.scheme == "rolling" and learned >= bar
+        train = Span(start=stop - calendar_length(learned, bar) if rolls else first_ms, stop=stop)
+        return Fold(index=index, train=train, validation=validation, test=test, predicted=predicted)
+
+    fixed = [
+        fold(index, Span(start=start, stop=stop), Span(start=start, stop=start + step + step // 2), checked)
+        for index, (start, stop) in enumerate(pairwise([*starts, newest]))
+    ]
+    test = Span(start=newest, stop=end_ms)
+    return (*fixed, fold(len(fixed), test, test, validated))
+
+
+def spans_of(cut: Fold, start_ms: IntArray, gap: int) -> Fold:
+    """Return the bars of a fold of times.
+
+    Args:
+        cut: A fold in UTC milliseconds, from `cut_times`.
+        start_ms: (T,) open time of each bar of a market, UTC milliseconds, ascending.
+        gap: Bars left out before validation and before test, missing ones not counted.
+    """
+
+    def span(times: Span, stop: int | None = None) -> Span:
+        start, end = (int(found) for found in np.searchsorted(start_ms, [times.start, times.stop]))
+        return Span(start=start, stop=end if stop is None else min(end, stop))
+
+    test = span(cut.test)
+    validation = span(cut.validation, test.start - gap)
+    train = span(cut.train, validation.start - gap)
+    return Fold(index=cut.index, train=train, validation=validation, test=test, predicted=span(cut.predicted))
+
+
+def walk_forward(start_ms: IntArray, bar: int, first_usable: int, horizon: int, config: FoldConfig) -> tuple[Fold, ...]:
     """Divide a series into folds, oldest first.
 
     Args:
-        bars: Length of the series, T.
+        start_ms: (T,) open time of each bar, UTC milliseconds, ascending.
+        bar: Milliseconds per bar.
         first_usable: First bar that has features.
         horizon: Label horizon H; a label at t reads up to bar t + 1 + H.
         config: Shares, embargo and scheme.
     Returns:
-        `config.folds` folds; the last one's test ends at bar T.
+        `config.folds` folds, cut as `cut_times` says; the last one's test ends at bar T.
     Raises:
         ValueError: `horizon` < 1.
         DatasetError: A part of a fold would hold fewer bars than 10 labels span.
     """
     if horizon < 1:
         raise ValueError(f"horizon must be >= 1 bar, was {horizon!r}")
-    usable = max(bars - first_usable, 0)
-    gap = horizon + 1 + config.embargo
-    test_bars = round(usable * config.test_share) // config.folds
-    validation_bars = round(usable * config.validation_share)
-
-    folds = []
-    for index in range(config.folds):
-        test = Span(start=bars - (config.folds - index) * test_bars, stop=bars - (config.folds - 1 - index) * test_bars)
-        validation = Span(start=test.start - gap - validation_bars, stop=test.start - gap)
-        rolled = index * test_bars if config.scheme == "rolling" else 0
-        train = Span(start=first_usable + rolled, stop=validation.start - gap)
-        folds.append(Fold(index=index, train=train, validation=validation, test=test))
-
-    _refuse_short(folds[0], usable, bars, horizon)  # every later fold is at least as long in every part
-    return tuple(folds)
+    bars, usable = len(start_ms), max(len(start_ms) - first_usable, 0)
+    if not usable:
+        _refuse(f"no bar is usable of {bars:,}", bars, usable)
+    cuts = cut_times(int(start_ms[first_usable]), int(start_ms[-1]) + bar, bar, horizon, config)
+    folds = tuple(spans_of(cut, start_ms, horizon + 1 + config.embargo) for cut in cuts)
+    least = _LEAST_LABELS * horizon
+    for fold in folds:
+        for part, span in (("train", fold.train), ("validation", fold.validation), ("test", fold.predicted)):
+            if len(span) < least:
+                held = f"{part} of fold {fold.index + 1} would hold {len(span):,} bars"
+                _refuse(f"{held}, needs {least:,} ({_LEAST_LABELS} labels of {horizon} bars)", bars, usable)
+    return folds
 
 
-def refit_fold(bars: int, first_usable: int, horizon: int, config: FoldConfig) -> Fold:
+def refit_fold(start_ms: IntArray, bar: int, first_usable: int, horizon: int, config: FoldConfig) -> Fold:
     """Return the fold of a refit: validation at the newest bars, training on all before, and no bar left to test on.
 
     Arguments and errors as in `walk_forward`; its index follows the last fold's.
     """
-    last = walk_forward(bars, first_usable, horizon, config)[-1]
-    validation = Span(start=bars - len(last.validation), stop=bars)
+    last, bars = walk_forward(start_ms, bar, first_usable, horizon, config)[-1], len(start_ms)
+    validation, none = Span(start=bars - len(last.validation), stop=bars), Span(start=bars, stop=bars)
     train = Span(start=last.train.start, stop=validation.start - horizon - 1 - config.embargo)
-    return Fold(index=config.folds, train=train, validation=validation, test=Span(start=bars, stop=bars))
+    return Fold(index=config.folds, train=train, validation=validation, test=none, predicted=none)
 
 
 def folds_table(folds: Sequence[Fold], start_ms: IntArray) -> list[dict[str, str | int]]:
@@ -148,12 +230,8 @@ def folds_table(folds: Sequence[Fold], start_ms: IntArray) -> list[dict[str, str
     ]
 
 
-def _refuse_short(fold: Fold, usable: int, bars: int, horizon: int) -> None:
-    least = _LEAST_LABELS * horizon
-    for part, span in (("train", fold.train), ("validation", fold.validation), ("test", fold.test)):
-        if len(span) < least:
-            raise DatasetError(
-                f"dataset too short for the folds: {part} of fold {fold.index + 1} would hold {len(span):,} bars, "
-                f"needs {least:,} ({_LEAST_LABELS} labels of {horizon} bars); {usable:,} of {bars:,} bars are usable, "
-                "the rest warms up the features; ingest more bars, or ask for fewer folds or a shorter horizon"
-            )
+def _refuse(why: str, bars: int, usable: int) -> NoReturn:
+    raise DatasetError(
+        f"dataset too short for the folds: {why}; {usable:,} of {bars:,} bars are usable, the rest warms up the "
+        "features; ingest more bars, or ask for fewer folds or a shorter horizon"
+    )

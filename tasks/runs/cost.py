@@ -30,10 +30,12 @@ class Cost:
     Attributes:
         stages: In the order in which they began; one that comes again adds to what it took before.
         peak_mb: The most memory that the process has held since it started, MB.
+        found: Steps that took nothing, since their results were there: made from the same bars before.
     """
 
     stages: tuple[StageCost, ...]
     peak_mb: float
+    found: tuple[str, ...] = ()
 
     @property
     def wall_s(self) -> float:
@@ -56,6 +58,7 @@ class CostMeter:
     def __init__(self, stages: Sequence[str]) -> None:
         self._stages = frozenset(stages)
         self._took: dict[str, tuple[float, float]] = {}
+        self._found: list[str] = []
         self._name = ""
         self._began = 0.0, 0.0
 
@@ -65,12 +68,17 @@ class CostMeter:
             self._close()
             self._name = name
 
+    def found(self, step: str) -> None:
+        """Take note that the result of a step was there."""
+        self._found.append(step)
+
     def so_far(self) -> Cost:
         """Return what was taken, the present stage included."""
         self._close()
         return Cost(
             stages=tuple(StageCost(stage=name, wall_s=wall, cpu_s=cpu) for name, (wall, cpu) in self._took.items()),
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # kilobytes on Linux
+            found=tuple(sorted(self._found)),  # two threads tell of them
         )
 
     def _close(self) -> None:
@@ -93,6 +101,11 @@ def measure(stages: Sequence[str]) -> None:
 def stage(name: str) -> None:
     """Take note that a stage begins."""
     _meter.stage(name)
+
+
+def found(step: str) -> None:
+    """Take note that the result of a step was there."""
+    _meter.found(step)
 
 
 def so_far() -> Cost:

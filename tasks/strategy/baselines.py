@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from storage.foreign import parse_json, read_arrays
 from storage.results import ResultStore, canonical_json
-from storage.schema import DatasetRef, FloatArray
+from storage.schema import FloatArray
+from tasks.market.samples import Fold
 from tasks.network.architecture import parameters
 from tasks.network.baselines import BOOSTING, CLASSICAL, LOGISTIC, fit_baseline
 from tasks.network.export import weights_bytes
 from tasks.network.fit import fit, predict_series
 from tasks.network.start import Start
-from tasks.strategy.folds import fold_inputs
+from tasks.strategy.folds import training_inputs
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import Samples, fold_series, fold_spans
+from tasks.strategy.samples import FoldBars
 
 _PARTS = {LOGISTIC: (0.0, 0.3), BOOSTING: (0.3, 1.0)}  # of the time that a fold's simple models take
 
@@ -30,12 +31,16 @@ class BaselineFold:
     """What fitting the baselines of one fold left behind.
 
     Attributes:
-        probabilities: Name -> (N, 3) on the bars of the fold's test, NaN where unknown.
+        probabilities: Name -> (N, 3) on the bars that the fold predicts, NaN where unknown.
         facts: Name -> what was tried and chosen, plain JSON.
     """
 
     probabilities: Mapping[str, FloatArray]
     facts: Mapping[str, dict[str, Any]]
+
+    def judged(self, fold: Fold) -> BaselineFold:
+        """Return the result with the predictions of the fold's test alone."""
+        return replace(self, probabilities={name: p[: len(fold.test)] for name, p in self.probabilities.items()})
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> BaselineFold:
@@ -62,10 +67,11 @@ def twin_name(recipe: Recipe) -> str:
     return f"{recipe.network_config.twin.block} convolution twin"
 
 
-def baselines_key(data: DatasetRef, recipe: Recipe, index: int, *, twin: bool = False) -> str:
+def baselines_key(bars: FoldBars, recipe: Recipe, *, twin: bool = False) -> str:
     """Return the key of a fold's simple models, or of the network's twin: everything that they depend on."""
     made_from = {
-        "fold": fold_inputs(data, recipe, index),
+        "bars": bars.digest,
+        "fold": training_inputs(recipe),
         "baselines": recipe.baselines,
         "code": code_behind("tasks.strategy.baselines", known=("tasks.strategy.recipe",)),
     }
@@ -73,18 +79,17 @@ def baselines_key(data: DatasetRef, recipe: Recipe, index: int, *, twin: bool = 
 
 
 def train_baselines(
-    samples: Samples, recipe: Recipe, index: int, on_progress: Callable[[float, str], None] = lambda share, note: None
+    bars: FoldBars, recipe: Recipe, on_progress: Callable[[float, str], None] = lambda share, note: None
 ) -> BaselineFold:
     """Fit logistic regression and boosting on one fold, and predict its unseen bars.
 
     Args:
-        samples: The dataset as the recipe sees it.
+        bars: The fold's.
         recipe: Network and training of the model; what the baselines may try.
-        index: Number of the walk-forward fold, from 0.
         on_progress: Is told the share of both that is done, 0 to 1, and which one is at work.
     """
-    fold, network = samples.folds[index], recipe.network_config
-    series = fold_series(samples, recipe, fold).first(network.input_features)
+    network = recipe.network_config
+    series = bars.series.first(network.input_features)
     probabilities: dict[str, FloatArray] = {}
     facts: dict[str, dict[str, Any]] = {}
 
@@ -97,8 +102,9 @@ def train_baselines(
         fitted = fit_baseline(
             name,
             series,
-            *fold_spans(fold),
-            fold.test.rows,
+            bars.train,
+            bars.validation,
+            bars.predicted,
             recipe.baselines,
             input_clip=network.input_clip,
             num_classes=network.num_classes,
@@ -111,27 +117,25 @@ def train_baselines(
 
 
 def train_twin(
-    samples: Samples,
+    bars: FoldBars,
     recipe: Recipe,
-    index: int,
     start: Start | None = None,
     on_progress: Callable[[float, str], None] = lambda share, note: None,
 ) -> BaselineFold:
     """Train the network's twin on one fold as the network is trained, and predict its unseen bars.
 
     Args:
-        samples: The dataset as the recipe sees it.
+        bars: The fold's.
         recipe: Network and training of the model.
-        index: Number of the walk-forward fold, from 0.
         start: What `prepare_start` made of the fold; None makes it.
         on_progress: Is told the share that is done, 0 to 1, and what is at work.
     """
-    dataset, fold, shape = samples.dataset, samples.folds[index], recipe.network_config.twin
-    name, series = twin_name(recipe), fold_series(samples, recipe, fold)
+    name, shape, series = twin_name(recipe), recipe.network_config.twin, bars.series
     twin = fit(
         shape,
         series,
-        *fold_spans(fold),
+        bars.train,
+        bars.validation,
         recipe.fit_config,
         on_progress=lambda now: on_progress(now.share, name),
         start=start,
@@ -144,5 +148,5 @@ def train_twin(
         "weights_bytes": len(weights_bytes(twin.model)),
         "best_steps": twin.best_steps,
     }
-    rows = predict_series(twin.model, dataset.features, dataset.segment)[fold.test.rows]
+    rows = predict_series(twin.model, series.features, series.segment)[bars.predicted]
     return BaselineFold(probabilities={name: rows}, facts={name: facts})

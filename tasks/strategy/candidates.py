@@ -22,9 +22,9 @@ from tasks.execution.skill import log_losses
 from tasks.network.architecture import Block, DSCConfig, macs_per_bar, parameters, scaled
 from tasks.network.fit import fit, predict_series
 from tasks.network.latency import measure_latency
-from tasks.strategy.folds import fold_inputs
+from tasks.strategy.folds import training_inputs
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import fold_series, fold_spans, load_samples
+from tasks.strategy.samples import fold_bars, load_samples
 
 Row = dict[str, str | int | float]
 
@@ -88,7 +88,14 @@ def try_candidate(
     """
     slug = data.market.slug
     variant = replace(recipe, network=network, fit=replace(recipe.fit_config, seed=seed))
-    made_from = fold_inputs(data, variant, -1) | {"context": longest.context}  # of all folds
+    made_from = {
+        "dataset": data.id,
+        "labels": recipe.labels,
+        "round_trip": recipe.costs.round_trip,
+        "folds": recipe.folds,
+        "context": longest.context,
+        **training_inputs(variant),
+    }
     key = ResultStore.key("search", made_from)
     found = searches.find(data.source, slug, key)
     if found is not None:
@@ -96,9 +103,9 @@ def try_candidate(
     samples = load_samples(datasets, data, replace(recipe, network=longest))
     fits, losses = [], []
     for fold in samples.folds:
-        fitted = fit(network, fold_series(samples, recipe, fold), *fold_spans(fold), variant.fit_config)
-        rows = fold.test.rows
-        p = predict_series(fitted.model, samples.dataset.features, samples.dataset.segment)[rows]
+        bars, rows = fold_bars(samples, variant, fold.index), fold.test.rows
+        fitted = fit(network, bars.series, bars.train, bars.validation, variant.fit_config)
+        p = predict_series(fitted.model, bars.series.features, bars.series.segment)[bars.predicted][: len(fold.test)]
         known = (samples.labels.classes[rows] >= 0) & np.isfinite(p).all(axis=1)
         losses.append(log_losses(p[known], samples.labels.classes[rows][known]))
         fits.append(fitted)

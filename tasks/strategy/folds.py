@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -13,15 +13,14 @@ import numpy as np
 
 from storage.foreign import parse_json, read_arrays
 from storage.results import ResultStore
-from storage.schema import CLASSES, DatasetRef, FloatArray
-from tasks.execution.skill import class_shares
-from tasks.market.labels import class_means
+from storage.schema import FloatArray
+from tasks.market.samples import Fold
 from tasks.network.export import weights_bytes
 from tasks.network.fit import Progress, fit, predict_series
 from tasks.network.start import Start, prepare
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import Samples, fold_series, fold_spans
+from tasks.strategy.samples import FoldBars
 
 _START_ARRAYS = ("weight", "bias", "teacher")
 _START_LIBRARIES = ("numpy", "numba", "scikit-learn", "lightgbm")
@@ -36,7 +35,7 @@ class FoldResult:
         weights: The model, safetensors.
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         prior: (3,) share of each class in training.
-        probabilities: (N, 3) on the bars of the fold's test, NaN where a bar lacks its context.
+        probabilities: (N, 3) on the bars that the fold predicts, NaN where a bar lacks its context.
         history: Losses along the training, every member's after the other's.
         best_steps: Step whose weights were kept, of each member.
         temperature: Of the calibration.
@@ -51,6 +50,10 @@ class FoldResult:
     best_steps: tuple[int, ...]
     temperature: float
     seconds: float
+
+    def judged(self, fold: Fold) -> FoldResult:
+        """Return the result with the predictions of the fold's test alone."""
+        return replace(self, probabilities=self.probabilities[: len(fold.test)])
 
     def facts(self) -> dict[str, Any]:
         """Return everything but weights and predictions, as plain JSON."""
@@ -111,91 +114,73 @@ class StoredStart:
         return {"arrays.npz": arrays.getvalue(), "start.json": json.dumps(plain).encode()}
 
 
-def start_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
+def start_key(bars: FoldBars, recipe: Recipe) -> str:
     """Return the key of what a fold's networks start from: every seed's, and the twin's, have the same."""
     network, how = recipe.network_config, recipe.fit_config
     made_from = {
-        "dataset": data.id,
+        "bars": bars.digest,
         "code": code_behind("tasks.network.start", "tasks.strategy.samples", known=("tasks.strategy.recipe",)),
         "libraries": [version(name) for name in _START_LIBRARIES],
-        "labels": recipe.labels,
-        "round_trip": recipe.costs.round_trip,
-        "folds": recipe.folds,
         "network": [network.input_features, network.num_classes, network.input_clip, network.linear_bypass],
-        "context": network.context,
         "fit": [how.bypass_start, how.start_penalty, how.mirror_margin, how.distil > 0, how.teacher_parts, how.threads],
-        "index": index,
     }
     return ResultStore.key("start", made_from)
 
 
-def prepare_start(
-    samples: Samples, recipe: Recipe, index: int, on_progress: Callable[[float], None] = lambda share: None
-) -> Start:
+def prepare_start(bars: FoldBars, recipe: Recipe, on_progress: Callable[[float], None] = lambda share: None) -> Start:
     """Return what every network of a fold starts from.
 
     Args:
-        samples: The dataset as the recipe sees it.
+        bars: The fold's.
         recipe: Network and training.
-        index: Number of the fold, as for `train`.
         on_progress: Is told the share that is done, 0 to 1.
     """
-    fold = samples.fold(index)
-    series = fold_series(samples, recipe, fold)
-    return prepare(recipe.network_config, series, *fold_spans(fold), recipe.fit_config, on_progress)
+    return prepare(recipe.network_config, bars.series, bars.train, bars.validation, recipe.fit_config, on_progress)
 
 
-def fold_key(data: DatasetRef, recipe: Recipe, index: int) -> str:
+def fold_key(bars: FoldBars, recipe: Recipe) -> str:
     """Return the key of a fold's result: everything that its weights depend on."""
-    return ResultStore.key("fold", fold_inputs(data, recipe, index))
+    return ResultStore.key("fold", {"bars": bars.digest, **training_inputs(recipe)})
 
 
-def fold_inputs(data: DatasetRef, recipe: Recipe, index: int) -> dict[str, Any]:
-    """Return everything that the weights of a fold depend on, by name."""
+def training_inputs(recipe: Recipe) -> dict[str, Any]:
+    """Return everything but a fold's bars that its weights depend on, by name."""
     return {
-        "dataset": data.id,
         "code": code_behind("tasks.strategy.folds", known=("tasks.strategy.recipe",)),  # the recipe's part stands here
         "libraries": [version(name) for name in _LIBRARIES],
-        "labels": recipe.labels,
-        "round_trip": recipe.costs.round_trip,
-        "folds": recipe.folds,
         "network": recipe.network_config,
         "fit": recipe.fit_config,
-        "index": index,
     }
 
 
 def train(
-    samples: Samples,
+    bars: FoldBars,
     recipe: Recipe,
-    index: int,
     start: Start | None = None,
     on_progress: Callable[[float, str], None] = lambda share, note: None,
 ) -> FoldResult:
     """Train one fold and predict its unseen bars.
 
     Args:
-        samples: The dataset as the recipe sees it.
+        bars: The fold's.
         recipe: Network and training.
-        index: Number of the fold, from 0; the number of folds for the refit.
         start: What `prepare_start` made of the fold; None makes it.
         on_progress: Is told the share that is done, 0 to 1, and a few words.
     """
-    dataset, labels, fold = samples.dataset, samples.labels, samples.fold(index)
     fitted = fit(
         recipe.network_config,
-        fold_series(samples, recipe, fold),
-        *fold_spans(fold),
+        bars.series,
+        bars.train,
+        bars.validation,
         recipe.fit_config,
         on_progress=lambda now: on_progress(now.share, f"loss {now.validation_loss:.4f}"),
         start=start,
     )
-    known = labels.classes[fold.train.rows]
     return FoldResult(
         weights=weights_bytes(fitted.model),
-        class_means=class_means(labels, dataset.vol, fold.train.rows),
-        prior=class_shares(known[known >= 0], len(CLASSES)),
-        probabilities=predict_series(fitted.model, dataset.features, dataset.segment)[fold.test.rows],
+        class_means=bars.class_means,
+        prior=bars.prior,
+        probabilities=predict_series(fitted.model, bars.series.features, bars.series.segment)[bars.predicted],
         history=fitted.history,
         best_steps=fitted.best_steps,
         temperature=fitted.temperature,

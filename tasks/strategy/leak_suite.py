@@ -25,7 +25,7 @@ from tasks.network.folding import load_weights
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import Samples, fold_spans
+from tasks.strategy.samples import Samples
 
 CHECKS = 11
 """How many checks there are."""
@@ -181,7 +181,7 @@ def permuted_labels(samples: Samples, interval_ms: int) -> LeakCheck:
     bars, oldest, newest = len(dataset.candles), samples.folds[0], samples.folds[-1]
     first = bars - max(_PERMUTED, 150 * horizon)
     if first > oldest.train.start:
-        fold = walk_forward(bars, first, horizon, _HALF)[0]
+        fold = walk_forward(dataset.candles.start_ms, interval_ms, first, horizon, _HALF)[0]
     else:  # all there is, divided as the recipe does: halves of it could be too short
         first = oldest.train.start
         fold = replace(oldest, test=Span(start=oldest.test.start, stop=newest.test.stop))
@@ -211,12 +211,14 @@ def planted_leak(columns: Columns) -> LeakCheck:
 
 def _null_samples(columns: Columns) -> tuple[FloatArray, Labels, Fold, IntArray]:
     """Return (T, F) features, one-bar labels, one fold and (T,) the one segment of a random walk."""
-    candles = generate(_NULL).matrix()
+    series = generate(_NULL)
+    candles = series.matrix()
     values = columns(candles)
     segment = np.zeros(len(values), np.int64)
     labels = label_bars(candles[:, 1], values[:, -1], segment, LabelConfig(horizon=1, cost_floor_multiple=0.0), 0.0)
     first = WARM_UP + _NETWORK.context
-    return values[:, :-1], labels, walk_forward(len(values), first, 1, _HALF)[0], segment
+    fold = walk_forward(series.start_ms, _NULL.interval_ms, first, 1, _HALF)[0]
+    return values[:, :-1], labels, fold, segment
 
 
 def _chance(name: str, features: FloatArray, labels: Labels, fold: Fold, segment: IntArray) -> LeakCheck:
@@ -231,4 +233,5 @@ def _chance(name: str, features: FloatArray, labels: Labels, fold: Fold, segment
 def _quick_fit(features: FloatArray, classes: IntArray, fold: Fold, segment: IntArray) -> Fitted:
     """Train the small network for a few steps."""
     series = Series(features=features, labels=classes, segment=segment)
-    return fit(_NETWORK, series, *fold_spans(fold), _FIT)
+    train, validation = ((span.start, span.stop) for span in (fold.train, fold.validation))
+    return fit(_NETWORK, series, train, validation, _FIT)

@@ -183,5 +183,11 @@ def load_evaluation(work: Path | str, datasets: Path | str, key: str) -> Evaluat
     """
     results = ResultStore(work)
     inputs = TypeAdapter(EvaluationInputs).validate_json(results.read(key)["inputs.json"])
-    folds = [results.load(fold, FoldResult) for fold in inputs.folds]
-    return evaluate_folds(load_samples(datasets, inputs.data, inputs.recipe), inputs.recipe, folds)
+    samples = load_samples(datasets, inputs.data, inputs.recipe)
+    folds = judged_folds(results, samples, inputs.folds)
+    return evaluate_folds(samples, inputs.recipe, folds)
+
+
+def judged_folds(work: ResultStore, samples: Samples, keys: Sequence[str]) -> list[FoldResult]:
+    """Return the folds' results with the predictions of their tests."""
+    return [work.load(key, FoldResult).judged(samples.fold(index)) for index, key in enumerate(keys)]

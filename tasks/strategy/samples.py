@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
-from storage.schema import FEATURES, ODD_FEATURES, DatasetError, DatasetRef, FloatArray, IntArray
+from storage.schema import (
+    CLASSES,
+    FEATURES,
+    ODD_FEATURES,
+    DatasetError,
+    DatasetRef,
+    FloatArray,
+    IntArray,
+    content_hash,
+)
 from storage.snapshots import Dataset, load_dataset
-from tasks.market.labels import Labels, label_bars, sample_uniqueness
+from tasks.execution.skill import class_shares
+from tasks.market.labels import UNKNOWN, Labels, class_means, label_bars, sample_uniqueness
 from tasks.market.samples import Fold, refit_fold, walk_forward
 from tasks.network.segments import Series
 from tasks.strategy.recipe import Recipe
@@ -32,14 +44,43 @@ class Samples:
     folds: tuple[Fold, ...]
     refit: Fold
 
-    @property
-    def series(self) -> Series:
-        """What a network learns from."""
-        return mirrored_series(self.dataset.features, self.labels, self.dataset.segment)
-
     def fold(self, index: int) -> Fold:
         """Return the walk-forward fold of that number, or the refit, which follows the last one."""
         return (*self.folds, self.refit)[index]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoldBars:
+    """What a fold's models are made from, and nothing else: what lies before and after is not in it.
+
+    Attributes:
+        series: The bars, context before the first training bar included; labels of training and validation alone.
+        train, validation: Half-open spans of its bars, as `fit` takes them.
+        predicted: Its bars that the models predict.
+        class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
+        prior: (3,) share of each class in training.
+    """
+
+    series: Series
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    predicted: slice
+    class_means: FloatArray
+    prior: FloatArray
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of all of it: equal where another day's dataset holds the same bars."""
+        series = self.series
+
+        def parts() -> Iterator[bytes | memoryview]:
+            spans = (*self.train, *self.validation, self.predicted.start, self.predicted.stop, series.label_span)
+            yield " ".join(map(str, spans)).encode()
+            for array in (series.features, series.labels, series.segment, series.signs, series.weights):
+                yield b"" if array is None else np.ascontiguousarray(array).data.cast("B")
+            yield from (self.class_means.tobytes(), self.prior.tobytes())
+
+        return content_hash(parts())
 
 
 class TrainingEnd(TypedDict):
@@ -74,7 +115,7 @@ def load_samples(datasets: Path | str, data: DatasetRef, recipe: Recipe) -> Samp
             "bars of halts not counted"
         )
     first_usable = int(ready[0]) + recipe.network_config.context - 1
-    cut = (len(dataset.candles), first_usable, recipe.labels.horizon, recipe.folds)
+    cut = (dataset.candles.start_ms, dataset.market.interval_ms, first_usable, recipe.labels.horizon, recipe.folds)
     return Samples(dataset=dataset, labels=labels, folds=walk_forward(*cut), refit=refit_fold(*cut))
 
 
@@ -90,10 +131,40 @@ def mirrored_series(features: FloatArray, labels: Labels, segment: IntArray) -> 
     return Series(features=features, labels=labels.classes, segment=segment, signs=signs, label_span=labels.horizon + 1)
 
 
-def fold_series(samples: Samples, recipe: Recipe, fold: Fold) -> Series:
-    """Return what network and baselines alike learn a fold from: mirror signs and weights with it."""
-    weights = sample_uniqueness(samples.labels, fold.train.rows) if recipe.folds.weights == "uniqueness" else None
-    return replace(samples.series, weights=weights)
+def fold_bars(samples: Samples, recipe: Recipe, index: int) -> FoldBars:
+    """Return what a fold's models are made from; network and baselines alike, mirror signs and weights with it.
+
+    Args:
+        samples: The dataset as the recipe sees it.
+        recipe: How labels are weighted, and how far back the network reads.
+        index: Number of the walk-forward fold, from 0; the number of folds for the refit.
+    """
+    dataset, labels, fold = samples.dataset, samples.labels, samples.fold(index)
+    first = max(fold.train.start - recipe.network_config.context + 1, 0)
+    rows = slice(first, max(fold.predicted.stop, fold.validation.stop))
+    train, validation, predicted = (
+        slice(span.start - first, span.stop - first) for span in (fold.train, fold.validation, fold.predicted)
+    )
+    own = Labels(
+        horizon=labels.horizon,
+        classes=np.full(rows.stop - first, UNKNOWN),
+        forward_return=labels.forward_return[rows],
+        threshold=labels.threshold[rows],
+        end=labels.end[rows] - first,
+    )
+    for part in (train, validation):  # a label of the test is nobody's to read, and the newest are not known yet
+        own.classes[part] = labels.classes[rows][part]
+    weights = sample_uniqueness(own, train) if recipe.folds.weights == "uniqueness" else None
+    segment = dataset.segment[rows] - dataset.segment[first]
+    known = own.classes[train]
+    return FoldBars(
+        series=replace(mirrored_series(dataset.features[rows], own, segment), weights=weights),
+        train=(train.start, train.stop),
+        validation=(validation.start, validation.stop),
+        predicted=predicted,
+        class_means=class_means(own, dataset.vol[rows], train),
+        prior=class_shares(known[known >= 0], len(CLASSES)),
+    )
 
 
 def training_end(samples: Samples, recipe: Recipe, fold: Fold) -> TrainingEnd:
@@ -102,8 +173,3 @@ def training_end(samples: Samples, recipe: Recipe, fold: Fold) -> TrainingEnd:
         "trained_until_ms": int(samples.dataset.candles.start_ms[fold.validation.stop - 1]),
         "label_span_ms": (recipe.labels.horizon + 1) * samples.dataset.ref.market.interval_ms,
     }
-
-
-def fold_spans(fold: Fold) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the train and validation bars of a fold as `fit` takes them."""
-    return (fold.train.start, fold.train.stop), (fold.validation.start, fold.validation.stop)

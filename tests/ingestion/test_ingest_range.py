@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from storage.schema import ConfigError, Instrument, Market, Window
+from storage.schema import DAY_MS, ConfigError, Instrument, Market, Window
 from tasks.ingestion.bar_range import BarRange, closed_span, refuse_end_of_market
 from tasks.ingestion.quality import QualityConfig
 
@@ -53,6 +53,14 @@ def test_days_count_back_from_the_end_and_never_before_the_listing():
     ended = span(days=1, end=datetime(2025, 1, 2, tzinfo=UTC))
     assert ended == Window(first_ms=ms("2025-01-01T00:00"), last_ms=ms("2025-01-01T23:55"))
     assert span(days=50_000).first_ms == ms("2020-03-25T10:40")
+
+
+def test_moving_range_begins_where_it_did_on_most_days_and_never_later_than_asked():
+    ends = [datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in range(365)]
+    firsts = [span(days=365, end=end).first_ms for end in ends]
+    asked = [ms("2024-01-02T00:00") + day * DAY_MS for day in range(365)]
+    assert all(0 <= later - first < 22 * DAY_MS for first, later in zip(firsts, asked, strict=True))
+    assert len(set(firsts)) == 1 + 365 // 22 + 1  # 22 days: a sixteenth
 
 
 def test_days_are_refused_beside_a_start_and_outside_their_bounds():

@@ -1,5 +1,7 @@
 """The leak checks pass on honest code and fail, with the place and the cause, on each planted leak."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ from tasks.market.leaks import (
     train_isolation,
     with_next_return,
 )
-from tasks.market.samples import Fold, FoldConfig, Span, walk_forward
+from tasks.market.samples import FoldConfig, Span, walk_forward
 from tasks.market.synthetic import SyntheticMarket, generate
 
 INTERVAL_MS, HORIZON = 300_000, 5
@@ -134,11 +136,11 @@ def test_label_with_another_span_is_caught(shift, horizon, cause):
 @pytest.mark.promise(6)
 def test_folds_pass_when_purged_and_fail_when_a_gap_is_one_bar_short():
     end = np.arange(5_000) + 1 + HORIZON
-    folds = walk_forward(5_000, WARM_UP, HORIZON, FoldConfig(folds=2))
+    folds = walk_forward(300_000 * np.arange(5_000), 300_000, WARM_UP, HORIZON, FoldConfig(folds=2))
     assert purged_folds(folds, end).passed
     first = folds[0]
     late = Span(start=first.train.start, stop=first.train.stop + 1)
-    check = purged_folds([Fold(index=0, train=late, validation=first.validation, test=first.test)], end)
+    check = purged_folds([replace(first, train=late)], end)
     assert not check.passed
     start, last = first.validation.start, first.train.stop
     assert check.found.startswith(

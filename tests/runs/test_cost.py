@@ -46,3 +46,10 @@ def test_the_present_stage_is_in_what_was_taken_so_far_and_goes_on(clock):
     assert meter.so_far().wall_s == 1
     clock(2, 1)
     assert (meter.so_far().wall_s, meter.so_far().cpu_s) == (3, 2)
+
+
+def test_what_was_found_is_in_the_cost_beside_the_stages():
+    meter = CostMeter(["networks"])
+    meter.found("start of fold 1")
+    meter.found("fold 1 of 2")
+    assert meter.so_far().found == ("fold 1 of 2", "start of fold 1")

@@ -16,7 +16,9 @@ from tasks import evaluation
 from tasks.champion.versions import version_hash
 from tasks.execution.contenders import Contender
 from tasks.execution.random_positions import RandomPositions
+from tasks.market.samples import Fold, Span
 from tasks.network.baselines import CLASSICAL
+from tasks.network.segments import Series
 from tasks.strategy import provenance
 from tasks.strategy.backtest_record import trial_key
 from tasks.strategy.baselines import BaselineFold, baselines_key
@@ -24,9 +26,18 @@ from tasks.strategy.contest import Contest, contest_key, load_contest
 from tasks.strategy.folds import fold_key, start_key
 from tasks.strategy.provenance import sources_behind
 from tasks.strategy.recipe import Recipe
+from tasks.strategy.samples import FoldBars
 
 DATA = DatasetRef(id="0123456789abcdef", source=Source("bybit"), market=Market())
 RECIPE = Recipe()
+BARS = FoldBars(
+    series=Series(features=np.zeros((9, 1)), labels=np.zeros(9, np.int64), segment=np.zeros(9, np.int64)),
+    train=(0, 3),
+    validation=(4, 6),
+    predicted=slice(7, 9),
+    class_means=np.zeros(3),
+    prior=np.full(3, 1 / 3),
+)
 
 
 @pytest.fixture
@@ -42,11 +53,19 @@ def edit(path):
     path.write_bytes(path.read_bytes() + b"\nCHANGED = True\n")
 
 
+FOLD = Fold(
+    index=0,
+    train=Span(start=0, stop=3),
+    validation=Span(start=4, stop=6),
+    **dict.fromkeys(("test", "predicted"), Span(start=7, stop=8)),
+)
+
+
 def keys():
     return {
-        "start": start_key(DATA, RECIPE, 0),
-        "fold": fold_key(DATA, RECIPE, 0),
-        "baselines": baselines_key(DATA, RECIPE, 0),
+        "start": start_key(BARS, RECIPE),
+        "fold": fold_key(BARS, RECIPE),
+        "baselines": baselines_key(BARS, RECIPE),
         "contest": contest_key(RECIPE, "evaluation-0", [["baselines-0"]]),
         "trial": trial_key(RECIPE, ["fold-0"]),
         "version": version_hash(DATA, RECIPE, b"weights"),
@@ -124,7 +143,7 @@ def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monke
 
     part = BaselineFold(probabilities={name: np.full((1, 3), 1 / 3) for name in CLASSICAL}, facts={})
     replaced = {
-        "load_evaluation": lambda work, datasets, key: SimpleNamespace(),
+        "load_evaluation": lambda work, datasets, key: SimpleNamespace(samples=SimpleNamespace(folds=(FOLD,))),
         "contest_files": files,
         "show_table": lambda *args: None,
         "get_run_logger": lambda: logging.getLogger("test"),

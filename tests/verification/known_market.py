@@ -69,7 +69,7 @@ def walk(
     labels = label_bars(candles.open, unit, features.segment, recipe.labels, recipe.costs.round_trip)
     network = recipe.network_config
     first = int(np.argmax(np.isfinite(features.values).all(axis=1))) + network.context - 1
-    folds = walk_forward(len(candles), first, recipe.labels.horizon, recipe.folds)
+    folds = walk_forward(candles.start_ms, interval_ms, first, recipe.labels.horizon, recipe.folds)
     series = mirrored_series(features.values, labels, features.segment)
     parts: dict[str, list[FloatArray]] = {name: [] for name in ("dsc", *baselines)}
     for fold in folds:
