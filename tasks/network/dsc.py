@@ -61,11 +61,8 @@ class DepthwiseSeparableConv1d(nn.Module):
         """Return `forward` without padding and stride, time-major: (B, T - (K-1)*dilation, C) for (B, T, C)."""
         taps = self.depthwise.weight[:, 0].T  # (K, C)
         dilation = self.depthwise.dilation[0]
-        if self.bn1.training:
-            filtered = _normalize(_shifted_sum(x, taps, dilation, self.depthwise.bias), self.bn1)
-        else:
-            scale, shift = _affine(self.bn1, self.depthwise.bias)
-            filtered = _shifted_sum(x, taps * scale, dilation, shift)
+        scale, shift = _affine(self.bn1, self.depthwise.bias)
+        filtered = _shifted_sum(x, taps * scale, dilation, shift)
         return _pointwise(filtered.relu_() if self.inner_relu else filtered, self.pointwise, self.bn2).relu_()
 
 
@@ -89,10 +86,12 @@ class StandardConv1d(nn.Module):
         """Return what `forward` does without padding, time-major: (B, T - (K-1)*dilation, C) for (B, T, C)."""
         weight, dilation = self.conv.weight, self.conv.dilation[0]
         length = x.shape[1] - (weight.shape[2] - 1) * dilation
-        out = functional.linear(x[:, :length], weight[:, :, 0])
+        scale, shift = _affine(self.bn, None)
+        weight = weight * scale[:, None, None]
+        out = functional.linear(x[:, :length], weight[:, :, 0], shift)
         for k in range(1, weight.shape[2]):
             out = out + functional.linear(x[:, k * dilation : k * dilation + length], weight[:, :, k])
-        return _normalize(out, self.bn).relu_()
+        return out.relu_()
 
 
 class PoolAndNewest(nn.Module):
@@ -156,10 +155,9 @@ class DSCTradingModel(nn.Module):
         return logits / self.temperature
 
     def forward_series(self, x: Tensor) -> Tensor:
-        """Return the calibrated logits of every bar that has its context.
+        """Return the calibrated logits of every bar that has its context, in evaluation mode.
 
-        In training, dropout drops the same head inputs at every bar of a segment: each sample sees ordinary dropout,
-        and the head may still be applied before the mean. Padding "zeros" shares nothing between windows and falls
+        Training has a pass of its own (`tasks.network.stack`). Padding "zeros" shares nothing between windows and falls
         back to batched windows, at a window's price for every bar.
 
         Args:
@@ -171,7 +169,10 @@ class DSCTradingModel(nn.Module):
 
         Raises:
             ValueError: Another shape, or fewer bars than the context.
+            RuntimeError: The model is in training mode.
         """
+        if self.training:
+            raise RuntimeError("forward_series needs the model in evaluation mode; call model.eval() first")
         if x.dim() == 2:
             return self.forward_series(x[None])[0]
         features, context = self.config.input_features, self.config.context
@@ -210,16 +211,12 @@ class DSCTradingModel(nn.Module):
         channels, window, classes = self.config.hidden_channels, self.config.window, self.config.num_classes
         linear: Any = self.classifier[3]
         skip: Any = self.skip_conv
-        weight = linear.weight[None]  # (1 or B, K, C or 2C)
-        if self.training and self.config.dropout > 0:
-            ones = weight.new_ones(len(skips[0]), 1, weight.shape[2])
-            weight = weight * functional.dropout(ones, self.config.dropout)
-        parts = torch.split(weight, channels, dim=2)
-        bias = linear.bias + torch.stack([part @ skip.bias for part in parts]).sum(0)[:, None]
-        head = torch.cat([part @ skip.weight[:, :, 0] for part in parts], dim=1)  # (1 or B, K or 2K, B*C)
+        parts = torch.split(linear.weight, channels, dim=1)
+        bias = linear.bias + torch.stack([part @ skip.bias for part in parts]).sum(0)
+        head = torch.cat([part @ skip.weight[:, :, 0] for part in parts])  # (K or 2K, B*C)
         length = skips[-1].shape[1]
-        blocks = torch.split(head, channels, dim=2)
-        columns: Any = sum(h[:, -length:] @ block.transpose(1, 2) for h, block in zip(skips, blocks, strict=True))
+        blocks = torch.split(head, channels, dim=1)
+        columns: Any = sum(h[:, -length:] @ block.T for h, block in zip(skips, blocks, strict=True))
         logits: Tensor = _running_mean(columns[..., :classes], window) + bias
         return logits + columns[:, window - 1 :, classes:] if self.config.newest_step else logits
 
@@ -255,53 +252,19 @@ def load_model(config: DSCConfig, weights: Mapping[str, NDArray[Any]]) -> DSCTra
     return model.eval()
 
 
-class _ShiftedSum(torch.autograd.Function):
-    """Depthwise convolution, time-major: K shifted multiply-adds in place.
-
-    Autograd of the same lines would keep and fill a full-size tensor for every tap.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, taps)
-        ctx.dilation = dilation
-        length = x.shape[1] - (len(taps) - 1) * dilation
-        out = x[:, :length] * taps[0]
-        for k in range(1, len(taps)):
-            out.addcmul_(x[:, k * dilation : k * dilation + length], taps[k])
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
-        (grad,) = grads
-        x, taps = ctx.saved_tensors
-        grad_x, grad_taps = torch.zeros_like(x), torch.empty_like(taps)
-        for k in range(len(taps)):
-            rows = slice(k * ctx.dilation, k * ctx.dilation + grad.shape[1])
-            grad_x[:, rows].addcmul_(grad, taps[k])
-            grad_taps[k] = (grad * x[:, rows]).sum((0, 1))
-        return grad_x, grad_taps, None
-
-
-def _shifted_sum(x: Tensor, taps: Tensor, dilation: int, bias: Tensor | None) -> Tensor:
+def _shifted_sum(x: Tensor, taps: Tensor, dilation: int, bias: Tensor) -> Tensor:
     """Return the depthwise convolution of x (B, T, C) with taps (K, C), oldest first, plus bias (C,)."""
-    out: Tensor = _ShiftedSum.apply(x, taps, dilation)  # type: ignore[no-untyped-call]  # torch does not type apply
-    return out if bias is None else out + bias
+    length = x.shape[1] - (len(taps) - 1) * dilation
+    out = x[:, :length] * taps[0] + bias
+    for k in range(1, len(taps)):
+        out.addcmul_(x[:, k * dilation : k * dilation + length], taps[k])
+    return out
 
 
 def _pointwise(x: Tensor, conv: Any, bn: Any) -> Tensor:
     """Return bn(conv(x)) of a 1x1 convolution as one matrix product; x is (B, T, C_in)."""
-    weight = conv.weight[:, :, 0]
-    if bn.training:
-        return _normalize(functional.linear(x, weight, conv.bias), bn)
     scale, shift = _affine(bn, conv.bias)
-    return functional.linear(x, weight * scale[:, None], shift)
-
-
-def _normalize(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:
-    """Return bn(x) for time-major x (B, T, C)."""
-    out: Tensor = bn(x.flatten(0, 1))
-    return out.view_as(x)
+    return functional.linear(x, conv.weight[:, :, 0] * scale[:, None], shift)
 
 
 def _affine(bn: Any, bias: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -3,25 +3,21 @@
 The network starts from what the simple model knows (`tasks.network.start`): its bypass at the logistic solution of the
 newest bar's features, its own head at zero. It learns what is left, from labels or from what a teacher makes of them.
 Kept are the weights of the last step, or the best by validation loss, where step 0 is a candidate: never worse on
-validation than the logistic start. A network of several members is trained one member after the other, each from a
-seed of its own, and joined in the end.
+validation than the logistic start. The members of a network are trained side by side (`tasks.network.stack`), each from
+a seed of its own, and joined in the end.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from storage.schema import ConfigError, DatasetError, FloatArray, TrainingError
 from tasks.network.architecture import DSCConfig
@@ -30,9 +26,11 @@ from tasks.network.dsc import DSCTradingModel
 from tasks.network.fit_config import FitConfig
 from tasks.network.inference import predict_series as predict_series
 from tasks.network.inference import sample_logits, torch_threads
+from tasks.network.lessons import Lesson, Lessons
 from tasks.network.members import joined, member_config
-from tasks.network.segments import UNKNOWN, Batch, Stream, draw_batches, stream_of
+from tasks.network.segments import UNKNOWN, Stream, stream_of
 from tasks.network.segments import Series as Series
+from tasks.network.stack import MemberStack, Trained
 from tasks.network.start import Start, prepare, require_spans
 
 
@@ -43,7 +41,7 @@ class Progress:
     Attributes:
         step: Steps done.
         steps: Steps at most.
-        member: Which member of the network is being trained, from 0.
+        member: Which member of the network it is of, from 0.
         members: How many it has.
         train_loss: Mean loss per sample since the validation before, against the teacher where there is one, smoothing
             included, nats; None at step 0.
@@ -62,7 +60,7 @@ class Progress:
     @property
     def share(self) -> float:
         """Share of the whole fit that is done, if no member stops early."""
-        return (self.member + self.step / self.steps) / self.members
+        return self.step / self.steps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,24 +131,22 @@ def fit(
         learn, check = (stream_of(series, span, config.context) for span in (train, validation))
         _check_samples(config, learn, train, check, validation)
         start = prepare(config, series, train, validation, fit_config) if start is None else start
-        if start.teacher is not None:
-            learn = replace(learn, targets=_targets(start.teacher[learn.bars], learn.labels, fit_config.distil))
-        learn, check = learn.to(fit_config.device), check.to(fit_config.device)
-        signs = _signs(series, fit_config) if start.mirrored else None
-        members: list[DSCTradingModel] = []
-        history: list[Progress] = []
-        best_steps: list[int] = []
-        shape, train_features = member_config(config), series.features[slice(*train)]
-        for number in range(config.members):
-            seeded = replace(fit_config, seed=fit_config.seed + number)
-            torch.manual_seed(seeded.seed)
-            model = _new_model(shape, train_features).to(fit_config.device)
-            _set_start(model, start)
-            place = number, config.members
-            points, best_step = _train(model, learn, check, signs, seeded, place, on_progress)
-            history += points
-            best_steps.append(best_step)
-            members.append(model)
+        seeds = [fit_config.seed + number for number in range(config.members)]
+        mean, scale = scaler(series.features[slice(*train)])
+        members = [_new_model(member_config(config), mean, scale, start, seed).to(fit_config.device) for seed in seeds]
+        lessons = Lessons(
+            members[0],
+            learn,
+            fit_config,
+            seeds,
+            teacher=None if start.teacher is None else start.teacher[learn.bars],
+            signs=series.signs if start.mirrored else None,
+        )
+        per_epoch = math.ceil(
+            (len(learn.labels) - config.context + 1) / (fit_config.segment_bars * fit_config.batch_segments)
+        )
+        check = check.to(fit_config.device)
+        history, best_steps = _train(members, lessons, per_epoch, check, fit_config, on_progress)
         model = joined(members, config) if config.members > 1 else members[0]
         logits, labels = sample_logits(model, check)
         temperature = best_temperature(logits.double().cpu().numpy(), labels.cpu().numpy())
@@ -158,8 +154,8 @@ def fit(
         calibrated = float(functional.cross_entropy(logits.double() / temperature, labels))
     return Fitted(
         model=model.cpu().eval(),
-        history=tuple(history),
-        best_steps=tuple(best_steps),
+        history=history,
+        best_steps=best_steps,
         mirrored=start.mirrored,
         temperature=temperature,
         validation_loss=calibrated,
@@ -167,103 +163,94 @@ def fit(
     )
 
 
-def _new_model(config: DSCConfig, train: FloatArray) -> DSCTradingModel:
-    """Return a network at torch's start with the scaler of its train bars."""
+def _new_model(config: DSCConfig, mean: FloatArray, scale: FloatArray, start: Start, seed: int) -> DSCTradingModel:
+    """Return a member before its first step: torch's start of a seed, the scaler, what `start` knows."""
+    torch.manual_seed(seed)
     model = DSCTradingModel(config)
-    mean, scale = scaler(train)
     model.feature_mean.copy_(torch.from_numpy(mean))
     model.feature_scale.copy_(torch.from_numpy(scale))
-    return model
+    _set_start(model, start)
+    return model.eval()
 
 
 def _train(
-    model: DSCTradingModel,
-    learn: Stream,
+    members: Sequence[DSCTradingModel],
+    lessons: Lessons,
+    per_epoch: int,
     check: Stream,
-    signs: Tensor | None,
     config: FitConfig,
-    place: tuple[int, int],
     on_progress: Callable[[Progress], None] | None,
-) -> tuple[list[Progress], int]:
-    """Train `model`, leave the weights to keep in it, and return every validation and the step of those weights.
-
-    Its `place` is its number among the members, and how many they are.
-    """
-    context = model.config.context
-    order = torch.Generator().manual_seed(config.seed)
-    batches = draw_batches(learn, context, config.segment_bars, config.batch_segments, order)
-    per_epoch = math.ceil((len(learn.labels) - context + 1) / (config.segment_bars * config.batch_segments))
+) -> tuple[tuple[Progress, ...], tuple[int, ...]]:
+    """Train members, leave in each the weights to keep, and return every validation and the steps of those weights."""
     steps, every = config.epochs * per_epoch, max(1, per_epoch // config.validations_per_epoch)
+    stack = MemberStack(members)
+    live = Trained(*(tensor.detach() for tensor in stack.trained))
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        [stack.trained.weights], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    average = copy.deepcopy(model) if config.weight_average else model
-    average_weights = get_ema_multi_avg_fn(config.weight_average)  # type: ignore[no-untyped-call]  # torch does not type it
-    # The live tensors, so that a step changes them: weights, and running statistics too.
-    kept, new = ([t for t in one.state_dict().values() if t.is_floating_point()] for one in (average, model))
+    average = Trained(*(tensor.clone() for tensor in live)) if config.weight_average else live
+    kept = Trained(*(tensor.clone() for tensor in live))
     history: list[Progress] = []
-    best, best_step, best_state, total, samples = math.inf, 0, {}, 0.0, 0
+    best, best_steps = [math.inf] * len(members), [0] * len(members)
+    learning = list(range(len(members)))  # who has not run out of patience
+    total, samples = (torch.zeros(len(members), dtype=torch.float64) for _ in range(2))
     for step in range(steps + 1):
         if step % every == 0 or step == steps:
-            loss = _validation_loss(average.eval(), check)
-            _refuse_non_finite(loss, "validation", step, config)
-            better, best = loss < best, min(loss, best)
-            if better or config.keep == "last":
-                best_step = step
-                best_state = {name: tensor.clone() for name, tensor in average.state_dict().items()}
-            train_loss = total / samples if samples else None
-            total, samples = 0.0, 0
-            history.append(
-                Progress(
-                    step=step,
-                    steps=steps,
-                    member=place[0],
-                    members=place[1],
-                    train_loss=train_loss,
-                    validation_loss=loss,
-                    best_loss=best,
+            stack.write(average, members)
+            for number in learning:
+                loss = _validation_loss(members[number], check)
+                _refuse_non_finite([loss], "validation", step, config)
+                better, best[number] = loss < best[number], min(loss, best[number])
+                if better or config.keep == "last":
+                    best_steps[number] = step
+                    for own, now in zip(kept, average, strict=True):
+                        own[number] = now[number]
+                history.append(
+                    Progress(
+                        step=step,
+                        steps=steps,
+                        member=number,
+                        members=len(members),
+                        train_loss=float(total[number] / samples[number]) if samples[number] else None,
+                        validation_loss=loss,
+                        best_loss=best[number],
+                    )
                 )
-            )
-            if on_progress is not None:
-                on_progress(history[-1])
-            if step - best_step >= config.patience * every:  # never with keep "last"
+                if on_progress is not None:
+                    on_progress(history[-1])
+            total.zero_()
+            samples.zero_()
+            learning = [number for number in learning if step - best_steps[number] < config.patience * every]
+            if not learning:  # never with keep "last"
                 break
         if step < steps:
-            batch = next(batches)
-            if signs is not None:
-                batch = _mirror_some(batch, signs, model.config.num_classes)
-            summed, count = _step(model, optimizer, batch, config)
-            _refuse_non_finite(summed, "training", step + 1, config)
-            total, samples = total + summed, samples + count
+            losses, counts = _step(stack, optimizer, next(lessons), config)
+            _refuse_non_finite([losses[number] for number in learning], "training", step + 1, config)
+            total += torch.tensor(losses) * torch.tensor(counts)
+            samples += torch.tensor(counts)
             schedule.step()
-            if average is not model:
-                average_weights(kept, new, step)
-    model.load_state_dict(best_state)
-    model.eval()
-    return history, best_step
+            if average is not live:
+                for own, now in zip(average, live, strict=True):
+                    own.lerp_(now, 1 - config.weight_average)
+    stack.write(kept, members)
+    return tuple(history), tuple(best_steps)
 
 
 def _step(
-    model: DSCTradingModel, optimizer: torch.optim.Optimizer, batch: Batch, config: FitConfig
-) -> tuple[float, int]:
-    """Take one step on a batch and return its summed loss and its number of samples."""
-    x, labels, targets = batch
-    model.train()
-    if config.input_noise:
-        x = x + config.input_noise * model.feature_scale * torch.randn_like(x)
+    stack: MemberStack, optimizer: torch.optim.Optimizer, lesson: Lesson, config: FitConfig
+) -> tuple[list[float], list[float]]:
+    """Take one step and return every member's mean loss and number of samples."""
     optimizer.zero_grad()
-    known = labels != UNKNOWN
-    count = int(known.sum())
-    loss = functional.cross_entropy(
-        model.forward_series(x)[known],
-        labels[known] if targets is None else targets[known],
-        label_smoothing=config.label_smoothing,
-    )
-    loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+    said = torch.log_softmax(stack.logits(lesson.z, lesson.keep), 1)
+    counts = lesson.told.sum((1, 2, 3))
+    losses = -(lesson.told * said).sum((1, 2, 3)) / counts.clamp(min=1)
+    losses.sum().backward()  # type: ignore[no-untyped-call]  # torch does not type it
+    gradient = stack.trained.weights.grad
+    norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+    gradient *= (config.gradient_clip / (norms + 1e-6)).clamp(max=1)  # every member's own
     optimizer.step()
-    return float(loss.detach()) * count, count
+    return losses.tolist(), counts.tolist()
 
 
 def _validation_loss(model: DSCTradingModel, stream: Stream) -> float:
@@ -272,35 +259,13 @@ def _validation_loss(model: DSCTradingModel, stream: Stream) -> float:
     return float(functional.cross_entropy(logits.double(), labels))
 
 
-def _refuse_non_finite(loss: float, what: str, step: int, config: FitConfig) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"{what} loss was {loss} at step {step}; lower learning_rate (was {config.learning_rate}) "
-            "or look for implausible features"
-        )
-
-
-def _signs(series: Series, config: FitConfig) -> Tensor | None:
-    """Return the (F,) signs of a mirror image, or None where there is none."""
-    return None if series.signs is None else torch.from_numpy(series.signs.astype(np.float32)).to(config.device)
-
-
-def _targets(taught: NDArray[np.float32], labels: Tensor, distil: float) -> Tensor:
-    """Return (P, K) what each bar of a stream is to be told: teacher and label, or the label where no teacher is."""
-    told = functional.one_hot(labels.clamp(min=0), taught.shape[1]).float()
-    teacher = torch.from_numpy(taught)
-    return torch.where(teacher.isnan(), told, torch.lerp(told, teacher, distil))
-
-
-def _mirror_some(batch: Batch, signs: Tensor, num_classes: int) -> Batch:
-    """Return a batch with every other segment, by chance, as its mirror image."""
-    x, labels, targets = batch
-    chosen = torch.rand(len(x), device=x.device) < 0.5
-    reverse = chosen[:, None] & (labels != UNKNOWN)
-    if targets is not None:
-        targets = torch.where(chosen[:, None, None], targets.flip(-1), targets)
-    x = torch.where(chosen[:, None, None], x * signs, x)
-    return Batch(x, torch.where(reverse, num_classes - 1 - labels, labels), targets)
+def _refuse_non_finite(losses: Sequence[float], what: str, step: int, config: FitConfig) -> None:
+    for loss in losses:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{what} loss was {loss} at step {step}; lower learning_rate (was {config.learning_rate}) "
+                "or look for implausible features"
+            )
 
 
 @torch.no_grad()

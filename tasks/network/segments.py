@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -84,34 +83,17 @@ class Stream:
         labels: (P,) int64, UNKNOWN where the bar is no sample.
         bars: (P,) int64 index of each row in the series.
         kept: (P,) chance that an epoch learns from the label, its weight over the largest; None: every epoch does.
-        targets: (P, K) float32 probabilities to learn instead of the labels; None: the labels.
     """
 
     features: Tensor
     labels: Tensor
     bars: IntArray
     kept: Tensor | None = None
-    targets: Tensor | None = None
 
     def to(self, device: str) -> Stream:
         """Return the stream with its tensors on `device`."""
-        kept, targets = (None if part is None else part.to(device) for part in (self.kept, self.targets))
-        features, labels = self.features.to(device), self.labels.to(device)
-        return Stream(features=features, labels=labels, bars=self.bars, kept=kept, targets=targets)
-
-
-class Batch(NamedTuple):
-    """Segments of a stream.
-
-    Attributes:
-        x: (b, segment_bars + context - 1, F) features, time-major.
-        labels: (b, segment_bars) of the last bars.
-        targets: (b, segment_bars, K) what is learned instead, where the stream has it.
-    """
-
-    x: Tensor
-    labels: Tensor
-    targets: Tensor | None
+        kept = None if self.kept is None else self.kept.to(device)
+        return Stream(features=self.features.to(device), labels=self.labels.to(device), bars=self.bars, kept=kept)
 
 
 def finite_bars(features: FloatArray) -> BoolArray:
@@ -175,27 +157,43 @@ def segment_starts(bars: int, segment_bars: int, phase: int) -> IntArray:
     return np.unique(np.clip(np.arange(phase - segment_bars, bars, segment_bars), 0, bars - segment_bars))
 
 
-def draw_batches(
-    stream: Stream, context: int, segment_bars: int, batch_segments: int, generator: torch.Generator
-) -> Iterator[Batch]:
-    """Yield batches without end, epoch after epoch, in an order that `generator` decides.
+def draw_segments(
+    labels: IntArray, context: int, segment_bars: int, batch_segments: int, generator: torch.Generator, sides: int = 1
+) -> Iterator[Tensor]:
+    """Yield the first rows (b,) of the segments of every step without end, epoch after epoch, in the generator's order.
 
-    A stream shorter than a segment is one shorter segment. Batches without any label are left out.
+    A segment is `segment_length` labelled rows and the context - 1 before them. Segments without any label are left
+    out.
+
+    Args:
+        labels: (P,) of a stream.
+        context: Bars that one sample reads.
+        segment_bars: Samples per segment.
+        batch_segments: Segments per step, at most as many as an epoch has.
+        generator: On the CPU.
+        sides: How often the stream's rows stand one after the other: 2 with their mirror images behind them. Of a
+            segment one side is drawn.
     """
-    bars = len(stream.labels) - context + 1
-    length = min(segment_bars, bars)
-    window = torch.arange(length + context - 1, device=stream.labels.device)
-    while True:
+    length = segment_length(len(labels), context, segment_bars)
+    bars = len(labels) - context + 1
+    count = min(batch_segments, -(-bars // length))
+    labelled = np.concatenate([[0], np.cumsum(labels[context - 1 :] != UNKNOWN)])
+
+    def epoch() -> Tensor:
         phase = int(torch.randint(length, (), generator=generator))
-        starts = torch.from_numpy(segment_starts(bars, length, phase))
-        order = torch.randperm(len(starts), generator=generator)
-        for batch in torch.split(starts[order], batch_segments):
-            rows = batch.to(window.device)[:, None] + window
-            last = rows[:, context - 1 :]
-            labels = stream.labels[last]
-            if stream.kept is not None:  # drawn, not multiplied: the loss of a step stays a plain mean
-                drawn = torch.rand(labels.shape, generator=generator).to(labels.device)
-                labels = torch.where(drawn < stream.kept[last], labels, UNKNOWN)
-            if bool((labels != UNKNOWN).any()):
-                targets = None if stream.targets is None else stream.targets[last]
-                yield Batch(stream.features[rows], labels, targets)
+        starts = segment_starts(bars, length, phase)
+        drawn = torch.from_numpy(starts[labelled[starts + length] > labelled[starts]])
+        drawn = drawn[torch.randperm(len(drawn), generator=generator)]
+        return drawn if sides == 1 else drawn + len(labels) * torch.randint(sides, drawn.shape, generator=generator)
+
+    waiting = epoch()
+    while True:
+        while len(waiting) < count:
+            waiting = torch.cat([waiting, epoch()])
+        yield waiting[:count]
+        waiting = waiting[count:]
+
+
+def segment_length(rows: int, context: int, segment_bars: int) -> int:
+    """Return the samples of one segment: a stream shorter than a segment is one shorter segment."""
+    return min(segment_bars, rows - context + 1)

@@ -36,7 +36,7 @@ class FoldResult:
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         prior: (3,) share of each class in training.
         probabilities: (N, 3) on the bars that the fold predicts, NaN where a bar lacks its context.
-        history: Losses along the training, every member's after the other's.
+        history: Losses along the training, of all members, oldest first.
         best_steps: Step whose weights were kept, of each member.
         temperature: Of the calibration.
         seconds: Wall time of the training.

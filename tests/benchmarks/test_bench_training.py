@@ -25,7 +25,7 @@ from tasks.network.calibration import scaler
 from tasks.network.fit import fit
 from tasks.network.fit_config import FitConfig
 from tasks.network.inference import sample_logits
-from tasks.network.segments import UNKNOWN, Series, Stream, draw_batches, stream_of
+from tasks.network.segments import UNKNOWN, Series, Stream, draw_segments, stream_of
 
 TRAIN, CHECK = 20_000, 10_000
 SEGMENT = 640  # bars
@@ -50,9 +50,11 @@ def windows_of_segments(stream: Stream, context: int, seed: int) -> Batches:
 
     def steps() -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.Generator().manual_seed(seed)
-        for features, labels, _ in draw_batches(stream, context, SEGMENT, 1, order):
-            known = labels[0] != UNKNOWN
-            yield features[0].unfold(0, context, 1)[known], labels[0][known]
+        for (start,) in draw_segments(stream.labels.numpy(), context, SEGMENT, 1, order):
+            rows = slice(int(start), int(start) + SEGMENT + context - 1)
+            labels = stream.labels[rows][context - 1 :]
+            known = labels != UNKNOWN
+            yield stream.features[rows].unfold(0, context, 1)[known], labels[known]
 
     return list(islice(steps(), math.ceil((len(stream.labels) - context + 1) / SEGMENT)))
 

@@ -1,4 +1,3 @@
-import math
 from typing import Any, get_args
 
 import numpy as np
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from tasks.network import dsc
 from tasks.network.architecture import Block, DSCConfig, preset
 from tasks.network.dsc import DepthwiseSeparableConv1d, DSCTradingModel
 
@@ -175,51 +173,6 @@ def test_gradient_of_a_segment_equals_the_gradient_of_its_windows(case: tuple[DS
         torch.testing.assert_close(series, window, atol=1e-10, rtol=1e-8)
 
 
-def test_depthwise_gradient_equals_finite_differences() -> None:
-    x = random_series((2, 9, 3)).double().requires_grad_()
-    taps = random_series((3, 3), seed=2).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, taps: dsc._ShiftedSum.apply(x, taps, 2), (x, taps))
-
-
-def test_batch_statistics_in_training_are_those_of_every_position() -> None:
-    # In training the series pass normalises over all B*T positions: after one pass the stem's running mean has moved
-    # by momentum 0.1 from 0 to the mean of its convolution's output.
-    model = tiny(3, input_features=2, window=4, dropout=0.0)
-    x = random_series((2, 12, 2))
-    stem: nn.Conv1d = model.stem[0]  # type: ignore[assignment]
-    expected = 0.1 * functional.conv1d(x.transpose(1, 2), stem.weight, stem.bias).mean((0, 2))
-    model.forward_series(x)
-    torch.testing.assert_close(model.stem[1].running_mean, expected)
-
-
-@pytest.mark.parametrize("newest_step", [True, False])
-def test_dropout_on_a_series_averages_to_the_logits_without_it(newest_step: bool) -> None:
-    config = DSCConfig(
-        input_features=2, hidden_channels=8, num_blocks=1, dropout=0.5, window=4, newest_step=newest_step
-    )
-    model = random_model(config)
-    x = random_series((1, config.context, 2)).expand(4_000, -1, -1)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        plain = model.forward_series(x[0])
-        model.training = True  # the root alone: dropout acts, BatchNorm keeps its running statistics
-        dropped = model.forward_series(x)
-    error = (dropped.mean(0) - plain).abs() / (dropped.std(0) / math.sqrt(4_000))
-    assert dropped.std() > 0.01
-    assert error.max() < 4  # standard errors; the seed is fixed
-
-
-def test_dropout_on_a_series_has_the_spread_of_dropout_on_windows() -> None:
-    config = DSCConfig(input_features=2, hidden_channels=8, num_blocks=1, dropout=0.3, window=4, newest_step=True)
-    model = random_model(config)
-    x = random_series((1, config.context, 2)).expand(4_000, -1, -1)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model.training = model.classifier[2].training = True
-        series, windows = model.forward_series(x)[:, 0], model(x.transpose(1, 2))
-    torch.testing.assert_close(series.std(0), windows.std(0), rtol=0.06, atol=0)  # sd of a sd of 4,000 draws: 1-2 %
-
-
 def test_a_long_series_ends_where_its_last_window_ends() -> None:
     model = random_model(DSCConfig(input_features=2, hidden_channels=4, num_blocks=2, window=50))
     x = random_series((200_000, 2)) + 3  # a mean: the running sum grows
@@ -274,3 +227,8 @@ def test_series_of_another_width_or_too_short_is_refused() -> None:
         model.forward_series(torch.zeros(200, 9))
     with pytest.raises(ValueError, match="a series must have at least the context of 130 bars, was 129"):
         model.forward_series(torch.zeros(129, 10))
+
+
+def test_series_pass_in_training_mode_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"forward_series needs the model in evaluation mode; call model\.eval\(\)"):
+        DSCTradingModel(DSCConfig()).forward_series(torch.zeros(200, 10))

@@ -10,10 +10,10 @@ from torch.nn import functional
 from storage.schema import ConfigError, DatasetError, FloatArray, LeakError, TrainingError
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
-from tasks.network.fit import Fitted, Progress, _mirror_some, fit
+from tasks.network.fit import Fitted, Progress, fit
 from tasks.network.fit_config import FIT_PRESETS, FitConfig, fit_preset
 from tasks.network.inference import predict_series
-from tasks.network.segments import Batch, Series
+from tasks.network.segments import Series
 
 NETWORK = DSCConfig(
     input_features=3,
@@ -243,18 +243,6 @@ def test_a_bar_without_a_teacher_keeps_its_label(monkeypatch: pytest.MonkeyPatch
         fit(NETWORK, series, TRAIN, VALIDATION, QUICK),
         fit(NETWORK, series, TRAIN, VALIDATION, replace(QUICK, distil=0.0)),
     )
-
-
-def test_teacher_of_a_mirrored_market_says_the_mirror_image_of_what_it_says_of_the_market() -> None:
-    x, labels = torch.randn(64, 5, 3), torch.zeros(64, 2, dtype=torch.int64)
-    targets = torch.tensor([0.7, 0.2, 0.1]).expand(64, 2, 3)
-    batch = _mirror_some(Batch(x, labels, targets), torch.tensor([-1.0, 1.0, -1.0]), 3)
-    assert batch.targets is not None
-    mirrored = batch.labels[:, 0] == 2
-    assert 0 < int(mirrored.sum()) < 64
-    assert torch.equal(batch.targets[mirrored], targets[mirrored].flip(-1))
-    assert torch.equal(batch.targets[~mirrored], targets[~mirrored])
-    assert torch.equal(batch.x[mirrored], x[mirrored] * torch.tensor([-1.0, 1.0, -1.0]))
 
 
 def test_source_preset_trains_the_zero_padded_network() -> None:

@@ -6,7 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.network.segments import UNKNOWN, Series, Stream, draw_batches, ready_bars, segment_starts, stream_of
+from tasks.network.segments import (
+    UNKNOWN,
+    Series,
+    draw_segments,
+    ready_bars,
+    segment_length,
+    segment_starts,
+    stream_of,
+)
 
 
 @settings(deadline=None, max_examples=50)
@@ -55,51 +63,31 @@ def test_segments_of_an_epoch_cover_every_bar(bars: int, length: int, share: flo
     assert len(starts) <= bars // length + 2
 
 
-def test_batches_hold_each_segment_with_its_context_and_the_labels_of_its_last_bars() -> None:
-    bars, context, length = 23, 4, 5
-    features, labels = torch.arange(float(bars))[:, None], torch.arange(bars)
-    stream = Stream(features=features, labels=labels, bars=np.arange(bars))
-    batches = draw_batches(stream, context, length, 2, torch.Generator().manual_seed(0))
-    for x, y, _ in islice(batches, 10):
-        assert x.shape[1:] == (length + context - 1, 1)
-        assert y.shape == (len(x), length)
-        assert torch.equal(x[:, context - 1 :, 0].long(), y)  # features and labels count the bars alike
+def test_steps_hold_as_many_segments_as_asked_for_and_an_epoch_every_label() -> None:
+    labels, context, length = np.arange(23), 4, 5
+    steps = draw_segments(labels, context, length, 2, torch.Generator().manual_seed(0))
+    starts = torch.stack(list(islice(steps, 50)))
+    assert starts.shape == (50, 2)
+    assert starts.min() == 0
+    assert starts.max() == 23 - (length + context - 1)
+    first_epoch = starts[:2].flatten().tolist()  # of the three or more segments that 20 samples take
+    assert len(set(first_epoch)) == len(first_epoch)
 
 
-def test_batches_without_a_label_are_left_out_and_a_short_stream_is_one_short_segment() -> None:
-    labels = torch.full((12,), UNKNOWN)
+def test_segments_without_a_label_are_left_out_and_a_short_stream_is_one_short_segment() -> None:
+    labels = np.full(12, UNKNOWN)
     labels[11] = 1
-    stream = Stream(features=torch.zeros(12, 1), labels=labels, bars=np.arange(12))
-    for _, y, _ in islice(draw_batches(stream, 3, 4, 1, torch.Generator().manual_seed(0)), 5):
-        assert y[0, -1] == 1
-    x, y, _ = next(draw_batches(stream, 3, 640, 8, torch.Generator().manual_seed(0)))
-    assert x.shape == (1, 12, 1)
-    assert y.shape == (1, 10)
+    for starts in islice(draw_segments(labels, 3, 4, 1, torch.Generator().manual_seed(0)), 5):
+        assert starts.tolist() == [6]  # rows 6 to 11, samples 8 to 11
+    assert segment_length(12, 3, 640) == 10
+    assert next(draw_segments(labels, 3, 640, 8, torch.Generator().manual_seed(0))).tolist() == [0]
 
 
-def test_label_is_learned_from_as_often_as_its_weight_says() -> None:
-    bars, context = 1_000, 3
-    weights = np.tile([1.0, 2.0, 4.0, 0.0], 250)
-    series = Series(
-        features=np.zeros((bars, 1)), labels=np.ones(bars, np.int64), segment=np.zeros(bars, np.int64), weights=weights
-    )
-    stream = stream_of(series, (0, bars), context)
-    epochs, seen = 40, np.zeros(bars)
-    batches = draw_batches(stream, context, bars, 1, torch.Generator().manual_seed(0))
-    for _, labels, _ in islice(batches, epochs):
-        seen[context - 1 :] += (labels[0] != UNKNOWN).numpy()
-    shares = [seen[context + 1 :][weights[context + 1 :] == weight].mean() / epochs for weight in (1.0, 2.0, 4.0, 0.0)]
-    # 10,000 draws each: 3 standard errors are 0.015
-    np.testing.assert_allclose(shares, [0.25, 0.5, 1.0, 0.0], atol=0.015)
-
-
-def test_equal_weights_leave_every_label_in_every_epoch() -> None:
-    series = Series(
-        features=np.zeros((20, 1)), labels=np.ones(20, np.int64), segment=np.zeros(20, np.int64),
-        weights=np.full(20, 0.1),
-    )  # fmt: skip
-    (_, labels, _), *_ = islice(draw_batches(stream_of(series, (0, 20), 1), 1, 20, 1, torch.Generator()), 1)
-    assert (labels == 1).all()
+def test_a_side_is_drawn_for_every_segment_when_mirror_images_follow_the_stream() -> None:
+    steps = draw_segments(np.zeros(40, np.int64), 3, 4, 5, torch.Generator().manual_seed(0), sides=2)
+    starts = torch.cat(list(islice(steps, 200)))
+    assert ((starts < 40 - 5) | ((starts >= 40) & (starts < 80 - 5))).all()  # none across the seam
+    assert (starts >= 40).double().mean() == pytest.approx(0.5, abs=0.06)  # 1,000 draws: 4 standard errors
 
 
 def test_weights_that_are_none_are_refused() -> None:
