@@ -11,7 +11,7 @@ option = $(if $(2),$(1) $(call quoted,$(2)))
 FLAGS = $(call option,--exchange,$(EXCHANGE)) $(call option,--symbol,$(SYMBOL)) $(call option,--symbols,$(SYMBOLS)) \
         $(call option,--category,$(CATEGORY)) $(call option,--interval,$(INTERVAL)) $(call option,--start,$(START)) \
         $(call option,--end,$(END)) $(call option,--candles,$(CANDLES)) $(call option,--funding,$(FUNDING)) \
-        $(call option,--preset,$(PRESET)) $(call option,--labels.horizon,$(HORIZON)) $(call option,--synthetic.kind,$(SYNTHETIC))
+        $(call option,--preset,$(PRESET)) $(call option,--pool,$(POOL)) $(call option,--labels.horizon,$(HORIZON)) $(call option,--synthetic.kind,$(SYNTHETIC))
 
 export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect

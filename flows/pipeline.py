@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from prefect import flow, task
@@ -14,7 +14,7 @@ from flows.entry.command_line import run_by_hand
 from flows.entry.form import Folded, form
 from flows.entry.symbols import Symbols, run_name
 from flows.ingest import ingest
-from flows.retrain import STAGES, judged_version, retrain
+from flows.retrain import STAGES, judged_version, pooled, retrain
 from storage.pruning import PruneRule
 from storage.schema import DatasetRef, Market
 from tasks.data import build_dataset, note_quality
@@ -65,7 +65,7 @@ def _each_of(
     """Prepare the datasets here, where the one DuckDB file is; train wherever there is a worker; stop for no market."""
     plan(("ingest", "markets"))
     ended: dict[Market, Outcome] = {}
-    calls = {}
+    calls: dict[Market, dict[str, Any]] = {}
 
     def end(market: Market, how: Verdict | BaseException) -> None:
         ended[market] = Outcome.of(market, how)
@@ -82,9 +82,13 @@ def _each_of(
             except Exception as err:  # whatever it is, it is this market's alone
                 end(market, err)
             else:
-                calls[market] = {"exchange": exchange, **references, "recipe": recipe, "code": project_hash()}
+                calls[market] = {"exchange": exchange, **references, "code": project_hash()}
+        if recipe.pool:
+            recipe = pooled(exchange, markets[0], bars, quality, recipe, [call["data"] for call in calls.values()])
         stage("markets", 0, len(calls))
-        for done, (market, how) in enumerate(run_each(retrain_market, calls), 1):
+        for done, (market, how) in enumerate(
+            run_each(retrain_market, {market: call | {"recipe": recipe} for market, call in calls.items()}), 1
+        ):
             end(market, how)
             stage("markets", done, len(calls))
     prune_home(PruneRule())
@@ -108,6 +112,7 @@ if __name__ == "__main__":
         pipeline,
         (
             "flows.pipeline --exchange bybit --symbol BTCUSDT --start 2025-01-01",
+            "flows.pipeline --exchange bybit --symbols BTCUSDT,SOLUSDT,ADAUSDT --pool yes",
             "flows.pipeline --candles btc.parquet --symbol BTCUSDT --interval 5",
         ),
         summary=lambda result, facts: result.text(facts),

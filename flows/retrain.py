@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -15,6 +16,7 @@ from storage.schema import DatasetRef, Market
 from tasks.data import build_dataset, note_quality
 from tasks.evaluation import backtest_folds, check_leaks, compare_baselines, measure_latency
 from tasks.exchange.connection import ExchangeConfig
+from tasks.fan_out import distinct
 from tasks.housekeeping import prune_home
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
@@ -24,7 +26,7 @@ from tasks.runs import cost
 from tasks.runs.display import parts_of, plan, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.strategy.recipe import Recipe
-from tasks.training import prepare_fold, train_baselines, train_fold, train_twin
+from tasks.training import fold_count, prepare_fold, train_baselines, train_fold, train_twin
 
 STAGES = ("dataset", "networks", "baselines", "latency", "leak checks", "backtest", "judge", "publish")
 
@@ -52,9 +54,39 @@ def retrain(
     with one_retrain_at_a_time(exchange.source, market):
         stage("dataset")
         data = build_dataset(exchange, market, bars, quality)
+        if recipe.pool:
+            recipe = pooled(exchange, market, bars, quality, recipe, [data])
         verdict = judged_version(exchange, data, note_quality(data), recipe)
         prune_home(PruneRule())
         return verdict
+
+
+def pooled(
+    exchange: ExchangeConfig,
+    market: Market,
+    bars: BarRange,
+    quality: QualityConfig,
+    recipe: Recipe,
+    built: Sequence[DatasetRef],
+) -> Recipe:
+    """Return the recipe with a dataset for every market of its pool: one that is built, or one of stored candles.
+
+    Args:
+        exchange: Names the source.
+        market: Category and interval.
+        bars: The range of each.
+        quality: How many bad rows are too many.
+        recipe: Names the pool; "yes" is all that is built.
+        built: The datasets that there are.
+
+    Raises:
+        ConfigError: A symbol is none, or named twice.
+    """
+    if recipe.pool == ("yes",):
+        return recipe.pooled_on(built)
+    of = {data.market: data for data in built}
+    markets = distinct(market, recipe.pool)
+    return recipe.pooled_on([of[one] if one in of else build_dataset(exchange, one, bars, quality) for one in markets])
 
 
 def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], list[list[str]]]:
@@ -62,16 +94,17 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
 
     What knows no torch, the trees above all, is done in a second thread beside the networks, which it teaches.
     """
-    of = {"data": data, "recipe": recipe}
+    of, walked = {"data": data, "recipe": recipe}, fold_count(data, recipe)
+    fitted = walked + recipe.refit
     second: ThreadPoolTaskRunner[str] = ThreadPoolTaskRunner(max_workers=1)
     with second as beside:
-        preparing = [beside.submit(prepare_fold, of | {"index": index}) for index in range(recipe.models)]
-        fitting = [beside.submit(train_baselines, of | {"index": index}) for index in range(recipe.folds.folds)]
+        preparing = [beside.submit(prepare_fold, of | {"index": index}) for index in range(fitted)]
+        fitting = [beside.submit(train_baselines, of | {"index": index}) for index in range(walked)]
         starts, models, rivals = [], [], []
-        for index in parts_of("networks", recipe.models):
+        for index in parts_of("networks", fitted):
             starts.append(preparing[index].result())
             models.append(train_fold(data, recipe, index, starts[index]))
-        for index in parts_of("baselines", recipe.folds.folds):
+        for index in parts_of("baselines", walked):
             twin = [train_twin(data, recipe, index, starts[index])] if recipe.baselines.twin else []
             rivals.append([fitting[index].result(), *twin])
     return starts, models, rivals
@@ -100,7 +133,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
     if asks_for_second_seed(judgement):
         again = [
             train_fold(data, recipe.second_seed, index, starts[index])
-            for index in parts_of("judge", recipe.folds.folds, "second seed,")
+            for index in parts_of("judge", fold_count(data, recipe), "second seed,")
         ]
         judgement = judge_version(data, recipe, backtest, latency, leaks, contest, again)
     stage("publish")

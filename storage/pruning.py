@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -79,8 +80,20 @@ def prune(
     before = now - timedelta(days=rule.keep_days)
     store = ArtifactStore(settings.artifact_url)
 
+    @cache
+    def pools() -> Set[str]:
+        """Return the datasets of every version's pool: a version needs those of other markets too."""
+        named = (
+            member
+            for source, name in store.markets()
+            for ref in store.whole_versions(source, name)
+            for member in store.manifest(ref)["recipe"].get("pool", ())
+        )
+        return {str(member).rpartition(":")[2] for member in named}
+
     def referred(source: Source, market: Market) -> Set[str]:
-        return {str(store.manifest(ref)["dataset"]) for ref in store.whole_versions(source, market.slug)}
+        own = {str(store.manifest(ref)["dataset"]) for ref in store.whole_versions(source, market.slug)}
+        return own | pools()
 
     results = ResultStore(settings.work).prune(before)
     versions = Pruned(keys=(), freed_bytes=0)

@@ -119,7 +119,7 @@ def publish_version(
         recipe=recipe.resolved,
         code=version_code(),
         libraries=library_versions(),
-        **training_end(evaluation.samples, recipe, evaluation.samples.fold(recipe.models - 1)),
+        **training_end(evaluation.samples, recipe, evaluation.samples.fold(len(evaluation.folds) - 1)),
         class_means=tuple(fold.class_means.tolist()),
         judgement=work.load(judgement, Judgement),
         summary=summarise(recipe, evaluation, table, exchange.origin),

@@ -8,6 +8,8 @@ torch's random numbers and its number of threads belong to the process, so whoev
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -22,6 +24,7 @@ from tasks.runs import cost
 from tasks.runs.display import say
 from tasks.runs.progress import ProgressReport
 from tasks.strategy import baselines, folds
+from tasks.strategy.pool import pooled_bars
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, fold_bars, load_samples
 
@@ -30,60 +33,88 @@ from tasks.strategy.samples import FoldBars, fold_bars, load_samples
 def prepare_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
     """Make what every network of a fold starts from, and return its key; see `folds.prepare_start`."""
 
-    def make(bars: FoldBars, progress: ProgressReport) -> folds.StoredStart:
-        return folds.StoredStart(start=folds.prepare_start(bars, recipe, progress.update))
+    def make(progress: ProgressReport) -> folds.StoredStart:
+        return folds.StoredStart(start=folds.prepare_start(bars(), recipe, progress.update))
 
-    bars = _bars(data, recipe, index)
-    return _made(folds.start_key(bars, recipe), f"start of fold {index + 1}", bars, make, is_beside=True)
+    digest, bars = _learned_from(data, recipe, index)
+    return _made(folds.start_key(digest, recipe), f"start of fold {index + 1}", make, is_beside=True)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="train fold {index} of {data.market.symbol}, seed {recipe.fit_config.seed}")
 def train_fold(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
-    """Train one fold, predict its unseen bars, and return the key of both; `start` is of `prepare_fold`."""
+    """Train one fold, predict its unseen bars, and return the key of both; `start` is of `prepare_fold`.
 
-    def make(bars: FoldBars, progress: ProgressReport) -> folds.FoldResult:
-        return folds.train(bars, recipe, _start(start), progress.update)
-
-    bars = _bars(data, recipe, index)
-    return _made(
-        folds.fold_key(bars, recipe), f"fold {index + 1} of {recipe.models}, seed {recipe.fit_config.seed}", bars, make
-    )
+    Of a pool the first market trains, and the others find what it trained.
+    """
+    return _network(data, recipe, index, start, f"fold {index + 1}, seed {recipe.fit_config.seed}")
 
 
 @task(cache_policy=NO_CACHE, task_run_name="train baselines {index} of {data.market.symbol}")
 def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
-    """Fit the simple models that a fold's network must beat, and return the key of their predictions."""
+    """Fit the simple models that a fold's network must beat, on the market's own bars, and return the key."""
 
-    def make(bars: FoldBars, progress: ProgressReport) -> baselines.BaselineFold:
+    def make(progress: ProgressReport) -> baselines.BaselineFold:
         return baselines.train_baselines(bars, recipe, progress.update)
 
-    bars = _bars(data, recipe, index)
-    return _made(baselines.baselines_key(bars, recipe), f"baselines of fold {index + 1}", bars, make, is_beside=True)
+    bars = _own(data, recipe, index)
+    return _made(baselines.baselines_key(bars.digest, recipe), f"baselines of fold {index + 1}", make, is_beside=True)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="train twin {index} of {data.market.symbol}")
 def train_twin(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
     """Train the network's twin on a fold, and return the key of its predictions; `start` is of `prepare_fold`."""
+    work = ResultStore(Settings.from_environment().work)
+    fold = _network(data, baselines.twin_recipe(recipe), index, start, f"twin of fold {index + 1}")
+    key = baselines.twin_key(fold)
+    work.save(key, baselines.twin_fold(recipe, work.load(fold, folds.FoldResult)))
+    return key
 
-    def make(bars: FoldBars, progress: ProgressReport) -> baselines.BaselineFold:
-        return baselines.train_twin(bars, recipe, _start(start), progress.update)
 
-    bars = _bars(data, recipe, index)
-    return _made(baselines.baselines_key(bars, recipe, twin=True), f"twin of fold {index + 1}", bars, make)
+def fold_count(data: DatasetRef, recipe: Recipe) -> int:
+    """Return how many walk-forward folds a market has: as many as the recipe, but for a young one of a pool."""
+    if not recipe.pool:
+        return recipe.folds.folds
+    return len(load_samples(Settings.from_environment().datasets, data, recipe).folds)
 
 
-def _bars(data: DatasetRef, recipe: Recipe, index: int) -> FoldBars:
+def _network(data: DatasetRef, recipe: Recipe, index: int, start: str, title: str) -> str:
+    """Return the key of the recipe's network on a fold, trained before or now."""
+
+    def make(progress: ProgressReport) -> folds.FoldResult:
+        return folds.train(bars(), recipe, _start(start), progress.update)
+
+    digest, bars = _learned_from(data, recipe, index)
+    key = _made(folds.fold_key(digest, recipe), title, make)
+    if not recipe.pool:
+        return key
+    work, own = ResultStore(Settings.from_environment().work), _own(data, recipe, index)
+    ours = folds.market_key(key, own)
+    if not work.finished(ours):
+        work.save(ours, folds.of_market(work.load(key, folds.FoldResult), own, recipe))
+    return ours
+
+
+def _own(data: DatasetRef, recipe: Recipe, index: int) -> FoldBars:
     return fold_bars(load_samples(Settings.from_environment().datasets, data, recipe), recipe, index)
 
 
-def _made(
-    key: str,
-    title: str,
-    bars: FoldBars,
-    make: Callable[[FoldBars, ProgressReport], Any],
-    *,
-    is_beside: bool = False,
-) -> str:
+def _learned_from(data: DatasetRef, recipe: Recipe, index: int) -> tuple[str, Callable[[], FoldBars]]:
+    """Return the digest of what the network of a fold learns from, the market's bars or its pool's, and what has it."""
+    datasets = Settings.from_environment().datasets
+    samples = load_samples(datasets, data, recipe)
+    if recipe.pool:
+        number = samples.fold(index).index
+        return _pool_digest(datasets, recipe, number), lambda: pooled_bars(datasets, recipe, number)
+    bars = fold_bars(samples, recipe, index)
+    return bars.digest, lambda: bars
+
+
+@lru_cache(maxsize=256)  # every market of a pool asks, and each time all their bars would be read
+def _pool_digest(datasets: Path | str, recipe: Recipe, number: int) -> str:
+    return pooled_bars(datasets, recipe, number).digest
+
+
+def _made(key: str, title: str, make: Callable[[ProgressReport], Any], *, is_beside: bool = False) -> str:
     """Return the key of a result that was made before, or is now; `is_beside` another step, whose display it leaves."""
     log, work = get_run_logger(), ResultStore(Settings.from_environment().work)
     if work.finished(key):
@@ -92,7 +123,7 @@ def _made(
         cost.found(title)
         return key
     with ProgressReport(title, is_beside=is_beside) as progress:
-        result = make(bars, progress)
+        result = make(progress)
     work.save(key, result)
     log.info(f"made {title} key={key}")
     return key

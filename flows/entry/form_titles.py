@@ -46,6 +46,7 @@ TITLES = {
     "Recipe.backtest": "Capital and size",
     "Recipe.promotion": "When a model is promoted",
     "Recipe.baselines": "Simple models to beat",
+    "Recipe.pool": "Markets that one network learns from",
     "Recipe.refit": "Train once more on every bar",
     "BacktestConfig.initial_capital": "Capital, USDT",
     "BacktestConfig.position_fraction": "Share of the capital in a position",

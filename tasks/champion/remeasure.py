@@ -113,7 +113,7 @@ def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[F
     """Return the folds' results that a version keeps; only the last fold has weights."""
     predictions = read_columns(artifact.files["predictions.parquet"])
     probabilities = np.column_stack([predictions[f"p_{name}"] for name in CLASSES])
-    lengths = [len(samples.fold(index).test) for index in range(recipe.models)]
+    lengths = [len(samples.fold(index).test) for index in range(len(samples.folds) + recipe.refit)]
     parts = np.split(probabilities, np.cumsum(lengths)[:-1])
     facts = parse_json(artifact.files["folds.json"])
     weights = [b""] * (len(facts) - 1) + [artifact.files["weights.safetensors"]]
@@ -122,10 +122,10 @@ def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[F
 
 def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluation) -> float:
     """Return the largest difference between stored probabilities and the published weights' own; a refit has none."""
-    fold = evaluation.samples.fold(recipe.models - 1)
+    fold = evaluation.samples.fold(len(evaluation.folds) - 1)
     if not len(fold.test):
         return 0.0
-    bars = fold_bars(evaluation.samples, recipe, fold.index)
+    bars = fold_bars(evaluation.samples, recipe, len(evaluation.folds) - 1)
     model = load_model(recipe.network_config, load_weights(artifact.files["weights.safetensors"]))
     again = predict_series(model, bars.series.features, bars.series.segment)[bars.predicted]
     stored = evaluation.folds[-1].probabilities

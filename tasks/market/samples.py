@@ -25,6 +25,7 @@ from storage.bounds import Checked, NonNegativeInt, PositiveInt, ProperShare
 from storage.schema import DAY_MS, ConfigError, DatasetError, IntArray, utc_text
 
 Scheme = Literal["anchored", "rolling"]
+Cut = Literal["calendar", "shares"]
 Weights = Literal["equal", "uniqueness"]
 
 _LEAST_LABELS = 10  # non-overlapping labels per part: fewer say nothing about anything
@@ -40,6 +41,8 @@ class FoldConfig(Checked):
             but the newest are as long as the calendar has it.
         validation_share: Share of the usable bars that each fold validates on, as roughly.
         embargo: Bars left out before validation and before test, beyond the purge.
+        cut: All folds but the newest between dates that the calendar fixes ("calendar"), so that they are found again
+            on another day; or every fold with its exact share of the bars ("shares"): all move with the last bar.
         scheme: Train from the first usable bar ("anchored") or on about as many bars as the first fold has ("rolling").
         weights: How much each training label counts: all alike ("equal"), or by what of it no other label covers
             ("uniqueness"). Labels of one horizon that follow each other without a gap are all alike in that too.
@@ -49,6 +52,7 @@ class FoldConfig(Checked):
     test_share: ProperShare = 0.4
     validation_share: ProperShare = 0.1
     embargo: NonNegativeInt = 0
+    cut: Cut = "calendar"
     scheme: Scheme = "anchored"
     weights: Weights = "equal"
 
@@ -118,17 +122,17 @@ def cut_times(first_ms: int, end_ms: int, bar: int, horizon: int, config: FoldCo
         horizon: Label horizon H; a label at t reads up to bar t + 1 + H.
         config: Shares, embargo and scheme.
     Returns:
-        `config.folds` folds in UTC milliseconds. The newest has its exact shares and ends with the last bar. The
-        others are as long as the calendar has it and begin at multiples of that length since 1970; the last of them is
-        half as long to half as long again, since the newest follows.
+        `config.folds` folds in UTC milliseconds. The newest has its exact shares and ends with the last bar. By the
+        calendar the others are as long as that has it and begin at multiples of their length since 1970; the last of
+        them is half as long to half as long again, since the newest follows.
     """
     usable = max(end_ms - first_ms, 0) // bar
     gap = (horizon + 1 + config.embargo) * bar
     tested = max(round(usable * config.test_share) // config.folds, 1) * bar
     validated = max(round(usable * config.validation_share), 1) * bar
-    step, checked = calendar_length(tested, bar), calendar_length(validated, bar)
-    newest = end_ms - tested
-    last = (newest - step // 2) // step * step
+    newest, fixed = end_ms - tested, config.cut == "calendar"
+    step, checked = (calendar_length(length, bar) if fixed else length for length in (tested, validated))
+    last = (newest - step // 2) // step * step if fixed else newest - step
     starts = [last - number * step for number in reversed(range(config.folds - 1))]
     learned = starts[0] - 2 * gap - checked - first_ms if starts else 0
 
@@ -136,15 +140,17 @@ def cut_times(first_ms: int, end_ms: int, bar: int, horizon: int, config: FoldCo
         validation = Span(start=test.start - gap - checked, stop=test.start - gap)
         stop = validation.start - gap
         rolls = config.scheme == "rolling" and learned >= bar
-        train = Span(start=stop - calendar_length(learned, bar) if rolls else first_ms, stop=stop)
+        rolled = calendar_length(learned, bar) if rolls and fixed else learned
+        train = Span(start=stop - rolled if rolls else first_ms, stop=stop)
         return Fold(index=index, train=train, validation=validation, test=test, predicted=predicted)
 
-    fixed = [
-        fold(index, Span(start=start, stop=stop), Span(start=start, stop=start + step + step // 2), checked)
+    reach = step + step // 2 if fixed else step
+    older = [
+        fold(index, Span(start=start, stop=stop), Span(start=start, stop=start + reach), checked)
         for index, (start, stop) in enumerate(pairwise([*starts, newest]))
     ]
     test = Span(start=newest, stop=end_ms)
-    return (*fixed, fold(len(fixed), test, test, validated))
+    return (*older, fold(len(older), test, test, validated))
 
 
 def spans_of(cut: Fold, start_ms: IntArray, gap: int) -> Fold:
@@ -166,6 +172,18 @@ def spans_of(cut: Fold, start_ms: IntArray, gap: int) -> Fold:
     return Fold(index=cut.index, train=train, validation=validation, test=test, predicted=span(cut.predicted))
 
 
+def refit_fold(newest: Fold) -> Fold:
+    """Return the fold of a refit: validation at the newest bars, training on all before, and no bar left to test on.
+
+    Args:
+        newest: The last walk-forward fold, in bars or in times; the refit's index follows.
+    """
+    end, gap = newest.test.stop, newest.test.start - newest.validation.stop
+    validation, none = Span(start=end - len(newest.validation), stop=end), Span(start=end, stop=end)
+    train = Span(start=newest.train.start, stop=validation.start - gap)
+    return Fold(index=newest.index + 1, train=train, validation=validation, test=none, predicted=none)
+
+
 def walk_forward(start_ms: IntArray, bar: int, first_usable: int, horizon: int, config: FoldConfig) -> tuple[Fold, ...]:
     """Divide a series into folds, oldest first.
 
@@ -183,29 +201,39 @@ def walk_forward(start_ms: IntArray, bar: int, first_usable: int, horizon: int, 
     """
     if horizon < 1:
         raise ValueError(f"horizon must be >= 1 bar, was {horizon!r}")
-    bars, usable = len(start_ms), max(len(start_ms) - first_usable, 0)
-    if not usable:
-        _refuse(f"no bar is usable of {bars:,}", bars, usable)
+    bars = len(start_ms)
+    if config.cut == "shares":  # of bars, whatever is missing between them
+        start_ms, bar = np.arange(bars), 1
+    if first_usable >= bars:
+        refuse_short("no bar is left to train on", bars, 0)
     cuts = cut_times(int(start_ms[first_usable]), int(start_ms[-1]) + bar, bar, horizon, config)
     folds = tuple(spans_of(cut, start_ms, horizon + 1 + config.embargo) for cut in cuts)
-    least = _LEAST_LABELS * horizon
     for fold in folds:
-        for part, span in (("train", fold.train), ("validation", fold.validation), ("test", fold.predicted)):
-            if len(span) < least:
-                held = f"{part} of fold {fold.index + 1} would hold {len(span):,} bars"
-                _refuse(f"{held}, needs {least:,} ({_LEAST_LABELS} labels of {horizon} bars)", bars, usable)
+        if short := short_part(fold, horizon):
+            refuse_short(short, bars, bars - first_usable)
     return folds
 
 
-def refit_fold(start_ms: IntArray, bar: int, first_usable: int, horizon: int, config: FoldConfig) -> Fold:
-    """Return the fold of a refit: validation at the newest bars, training on all before, and no bar left to test on.
+def short_part(fold: Fold, horizon: int) -> str:
+    """Return which part of a fold holds fewer bars than 10 labels span, in words; empty where none does."""
+    least = _LEAST_LABELS * horizon
+    for part, span in (("train", fold.train), ("validation", fold.validation), ("test", fold.predicted)):
+        if len(span) < least:
+            held = f"{part} of fold {fold.index + 1} would hold {len(span):,} bars"
+            return f"{held}, needs {least:,} ({_LEAST_LABELS} labels of {horizon} bars)"
+    return ""
 
-    Arguments and errors as in `walk_forward`; its index follows the last fold's.
+
+def refuse_short(why: str, bars: int, usable: int) -> NoReturn:
+    """Refuse a dataset of so many bars, of which so many are usable.
+
+    Raises:
+        DatasetError: Always.
     """
-    last, bars = walk_forward(start_ms, bar, first_usable, horizon, config)[-1], len(start_ms)
-    validation, none = Span(start=bars - len(last.validation), stop=bars), Span(start=bars, stop=bars)
-    train = Span(start=last.train.start, stop=validation.start - horizon - 1 - config.embargo)
-    return Fold(index=config.folds, train=train, validation=validation, test=none, predicted=none)
+    raise DatasetError(
+        f"dataset too short for the folds: {why}; {usable:,} of {bars:,} bars are usable, the rest warms up the "
+        "features; ingest more bars, or ask for fewer folds or a shorter horizon"
+    )
 
 
 def folds_table(folds: Sequence[Fold], start_ms: IntArray) -> list[dict[str, str | int]]:
@@ -228,10 +256,3 @@ def folds_table(folds: Sequence[Fold], start_ms: IntArray) -> list[dict[str, str
         for fold in folds
         for part, span in (("train", fold.train), ("validation", fold.validation), ("test", fold.test))
     ]
-
-
-def _refuse(why: str, bars: int, usable: int) -> NoReturn:
-    raise DatasetError(
-        f"dataset too short for the folds: {why}; {usable:,} of {bars:,} bars are usable, the rest warms up the "
-        "features; ingest more bars, or ask for fewer folds or a shorter horizon"
-    )

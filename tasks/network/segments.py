@@ -33,6 +33,8 @@ class Series:
             sign, 1 if it stays. None where the classes have no such mirror image.
         weights: (T,) >= 0, how much each label counts in training; None: all alike.
         label_span: Bars after its own that a label reads, >= 0: what is left out around bars that are held out.
+        clock: (T,) when each bar opened, in bars since some moment: of several markets in one series, rows of one hour
+            have one number. None: one market without a hole, row after row.
     """
 
     features: FloatArray
@@ -41,6 +43,7 @@ class Series:
     signs: FloatArray | None = None
     weights: FloatArray | None = None
     label_span: int = 0
+    clock: IntArray | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2:
@@ -54,6 +57,8 @@ class Series:
             raise ValueError(f"signs must be {self.features.shape[1]} of -1 or 1, were {self.signs}")
         if self.weights is not None and not (self.weights.shape == self.labels.shape and (self.weights >= 0).all()):
             raise ValueError(f"weights must be ({len(self.labels)},) numbers >= 0, were {self.weights.shape}")
+        if self.clock is not None and self.clock.shape != self.labels.shape:
+            raise ValueError(f"clock must be ({len(self.labels)},) numbers of bars, was {self.clock.shape}")
         if self.label_span < 0:
             raise ValueError(f"label_span must be >= 0 bars, was {self.label_span!r}")
 
@@ -72,6 +77,11 @@ class Series:
             features=self.features[:, :inputs],
             signs=None if self.signs is None else self.signs[:inputs],
         )
+
+    @property
+    def times(self) -> IntArray:
+        """(T,) when each bar opened, in bars."""
+        return np.arange(len(self.labels)) if self.clock is None else self.clock
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

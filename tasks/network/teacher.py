@@ -40,7 +40,7 @@ def cross_fitted(
         series: Features, labels, weights, and signs where mirror images are learned from too.
         train: Half-open span of bars.
         validation: Half-open span of bars, after `train`.
-        parts: How many consecutive parts the labelled training bars are divided into, >= 2.
+        parts: How many consecutive stretches of time the labelled training bars are divided into, >= 2.
         input_clip: Bound of the scaled features, as the network's.
         num_classes: K.
         threads: Of LightGBM.
@@ -57,11 +57,14 @@ def cross_fitted(
     check = table.samples(np.arange(*validation))
     probabilities = np.full((len(series.labels), num_classes), np.nan)
     bars, reach = table.known(np.arange(*train)), 1 + series.label_span
-    held_out = np.array_split(bars, min(parts, len(bars)))
+    times = series.times[bars]
+    hours = np.unique(times)
+    held_out = np.array_split(hours, min(parts, len(hours)))  # of every market: what one did, another did too
     for number, part in enumerate(held_out, 1):
-        others = bars[(bars + reach <= part[0]) | (bars >= part[-1] + reach)]
+        others = bars[(times + reach <= part[0]) | (times >= part[-1] + reach)]
         if len(others):
+            own = bars[(times >= part[0]) & (times <= part[-1])]
             boosting = Boosting(table.samples(others, mirrored=True), check, num_classes, config)
-            probabilities[part] = boosting.grown(_LEAVES, use_quantized_grad=True)(table.scaled(part))
+            probabilities[own] = boosting.grown(_LEAVES, use_quantized_grad=True)(table.scaled(own))
         on_progress(number / len(held_out))
     return probabilities

@@ -15,10 +15,7 @@ from storage.schema import FloatArray
 from tasks.market.samples import Fold
 from tasks.network.architecture import parameters
 from tasks.network.baselines import BOOSTING, CLASSICAL, LOGISTIC, fit_baseline
-from tasks.network.export import weights_bytes
-from tasks.network.fit import fit, predict_series
-from tasks.network.start import Start
-from tasks.strategy.folds import training_inputs
+from tasks.strategy.folds import FoldResult, training_inputs
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars
@@ -67,15 +64,15 @@ def twin_name(recipe: Recipe) -> str:
     return f"{recipe.network_config.twin.block} convolution twin"
 
 
-def baselines_key(bars: FoldBars, recipe: Recipe, *, twin: bool = False) -> str:
-    """Return the key of a fold's simple models, or of the network's twin: everything that they depend on."""
+def baselines_key(bars: str, recipe: Recipe) -> str:
+    """Return the key of a fold's simple models: everything that they depend on; `bars` is the digest of the fold's."""
     made_from = {
-        "bars": bars.digest,
+        "bars": bars,
         "fold": training_inputs(recipe),
         "baselines": recipe.baselines,
         "code": code_behind("tasks.strategy.baselines", known=("tasks.strategy.recipe",)),
     }
-    return ResultStore.key("twin" if twin else "baselines", made_from)
+    return ResultStore.key("baselines", made_from)
 
 
 def train_baselines(
@@ -116,37 +113,24 @@ def train_baselines(
     return BaselineFold(probabilities=probabilities, facts=facts)
 
 
-def train_twin(
-    bars: FoldBars,
-    recipe: Recipe,
-    start: Start | None = None,
-    on_progress: Callable[[float, str], None] = lambda share, note: None,
-) -> BaselineFold:
-    """Train the network's twin on one fold as the network is trained, and predict its unseen bars.
+def twin_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe whose network is the twin, trained as the network is."""
+    return replace(recipe, network=recipe.network_config.twin, fit=recipe.fit_config)
 
-    Args:
-        bars: The fold's.
-        recipe: Network and training of the model.
-        start: What `prepare_start` made of the fold; None makes it.
-        on_progress: Is told the share that is done, 0 to 1, and what is at work.
-    """
-    name, shape, series = twin_name(recipe), recipe.network_config.twin, bars.series
-    twin = fit(
-        shape,
-        series,
-        bars.train,
-        bars.validation,
-        recipe.fit_config,
-        on_progress=lambda now: on_progress(now.share, name),
-        start=start,
-    )
+
+def twin_key(fold: str) -> str:
+    """Return the key of the twin as a baseline; `fold` is the key of what was trained by the `twin_recipe`."""
+    return ResultStore.key("twin", {"fold": fold, "code": code_behind("tasks.strategy.baselines")})
+
+
+def twin_fold(recipe: Recipe, result: FoldResult) -> BaselineFold:
+    """Return what `folds.train` made of a fold by the `twin_recipe` as a baseline."""
     facts = {
         "tried": [],
-        "temperature": twin.temperature,
-        "seconds": twin.seconds,
-        "parameters": parameters(shape),
-        "weights_bytes": len(weights_bytes(twin.model)),
-        "best_steps": twin.best_steps,
+        "temperature": result.temperature,
+        "seconds": result.seconds,
+        "parameters": parameters(recipe.network_config.twin),
+        "weights_bytes": len(result.weights),
+        "best_steps": result.best_steps,
     }
-    rows = predict_series(twin.model, series.features, series.segment)[bars.predicted]
-    return BaselineFold(probabilities={name: rows}, facts={name: facts})
+    return BaselineFold(probabilities={twin_name(recipe): result.probabilities}, facts={twin_name(recipe): facts})

@@ -102,8 +102,8 @@ def try_candidate(
         return found
     samples = load_samples(datasets, data, replace(recipe, network=longest))
     fits, losses = [], []
-    for fold in samples.folds:
-        bars, rows = fold_bars(samples, variant, fold.index), fold.test.rows
+    for index, fold in enumerate(samples.folds):
+        bars, rows = fold_bars(samples, variant, index), fold.test.rows
         fitted = fit(network, bars.series, bars.train, bars.validation, variant.fit_config)
         p = predict_series(fitted.model, bars.series.features, bars.series.segment)[bars.predicted][: len(fold.test)]
         known = (samples.labels.classes[rows] >= 0) & np.isfinite(p).all(axis=1)

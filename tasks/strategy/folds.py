@@ -15,8 +15,10 @@ from storage.foreign import parse_json, read_arrays
 from storage.results import ResultStore
 from storage.schema import FloatArray
 from tasks.market.samples import Fold
+from tasks.network.dsc import DSCTradingModel, load_model
 from tasks.network.export import weights_bytes
 from tasks.network.fit import Progress, fit, predict_series
+from tasks.network.folding import load_weights
 from tasks.network.start import Start, prepare
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
@@ -114,11 +116,16 @@ class StoredStart:
         return {"arrays.npz": arrays.getvalue(), "start.json": json.dumps(plain).encode()}
 
 
-def start_key(bars: FoldBars, recipe: Recipe) -> str:
-    """Return the key of what a fold's networks start from: every seed's, and the twin's, have the same."""
+def start_key(bars: str, recipe: Recipe) -> str:
+    """Return the key of what a fold's networks start from: every seed's, and the twin's, have the same.
+
+    Args:
+        bars: Digest of the fold's.
+        recipe: Network and training.
+    """
     network, how = recipe.network_config, recipe.fit_config
     made_from = {
-        "bars": bars.digest,
+        "bars": bars,
         "code": code_behind("tasks.network.start", "tasks.strategy.samples", known=("tasks.strategy.recipe",)),
         "libraries": [version(name) for name in _START_LIBRARIES],
         "network": [network.input_features, network.num_classes, network.input_clip, network.linear_bypass],
@@ -138,9 +145,9 @@ def prepare_start(bars: FoldBars, recipe: Recipe, on_progress: Callable[[float],
     return prepare(recipe.network_config, bars.series, bars.train, bars.validation, recipe.fit_config, on_progress)
 
 
-def fold_key(bars: FoldBars, recipe: Recipe) -> str:
-    """Return the key of a fold's result: everything that its weights depend on."""
-    return ResultStore.key("fold", {"bars": bars.digest, **training_inputs(recipe)})
+def fold_key(bars: str, recipe: Recipe) -> str:
+    """Return the key of a fold's result: everything that its weights depend on; `bars` is the digest of the fold's."""
+    return ResultStore.key("fold", {"bars": bars, **training_inputs(recipe)})
 
 
 def training_inputs(recipe: Recipe) -> dict[str, Any]:
@@ -180,9 +187,33 @@ def train(
         weights=weights_bytes(fitted.model),
         class_means=bars.class_means,
         prior=bars.prior,
-        probabilities=predict_series(fitted.model, bars.series.features, bars.series.segment)[bars.predicted],
+        probabilities=_predicted(fitted.model, bars),
         history=fitted.history,
         best_steps=fitted.best_steps,
         temperature=fitted.temperature,
         seconds=fitted.seconds,
     )
+
+
+def of_market(pooled: FoldResult, bars: FoldBars, recipe: Recipe) -> FoldResult:
+    """Return what a pool's network says of one market: its weights, and predictions of the market's unseen bars.
+
+    Args:
+        pooled: Of the pool's fold.
+        bars: The market's own of that fold.
+        recipe: The network.
+    """
+    model = load_model(recipe.network_config, load_weights(pooled.weights))
+    return replace(pooled, prior=bars.prior, probabilities=_predicted(model, bars))
+
+
+def market_key(pooled: str, bars: FoldBars) -> str:
+    """Return the key of what the pool's network of a key says of one market."""
+    return ResultStore.key("fold", {"pooled": pooled, "bars": bars.digest})
+
+
+def _predicted(model: DSCTradingModel, bars: FoldBars) -> FloatArray:
+    series, rows = bars.series, bars.predicted
+    if rows.start == rows.stop:
+        return np.empty((0, model.config.num_classes))
+    return predict_series(model, series.features, series.segment)[rows]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from storage.bounds import Checked
-from storage.schema import FloatArray, Market
+from storage.schema import ConfigError, DatasetRef, FloatArray, Market
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.decision import DecisionConfig, packed
@@ -34,6 +35,8 @@ class Recipe(Checked):
         backtest: Capital and position size.
         promotion: What a challenger must show.
         baselines: What the simple models that it must beat may try.
+        pool: Markets whose bars one network learns from, by symbol, of the market's category and interval; "yes" in a
+            run of many: all of them. None: from the market's own. A version names each with its dataset, SYMBOL:id.
         refit: Train once more up to the last bar and publish that; the verdict is then the recipe's, not the weights'.
     """
 
@@ -47,12 +50,8 @@ class Recipe(Checked):
     backtest: BacktestConfig = field(default_factory=BacktestConfig)
     promotion: PromotionRule = field(default_factory=PromotionRule)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    pool: tuple[str, ...] = ()
     refit: bool = False
-
-    @property
-    def models(self) -> int:
-        """How many models are trained: one a fold, and the refit."""
-        return self.folds.folds + self.refit
 
     @property
     def network_config(self) -> DSCConfig:
@@ -76,13 +75,32 @@ class Recipe(Checked):
         return replace(self, fit=replace(fit, seed=fit.seed + self.network_config.members), refit=False)
 
     @property
+    def pool_datasets(self) -> tuple[str, ...]:
+        """Ids of the datasets that a pool's network learns from.
+
+        Raises:
+            ConfigError: A market of the pool has no dataset yet.
+        """
+        parts = [member.partition(":") for member in self.pool]
+        bare = [symbol for symbol, _, data in parts if not data]
+        if bare:
+            raise ConfigError(
+                f"every market of a pool must have its dataset, {', '.join(bare)} had none; `pooled_on` does"
+            )
+        return tuple(data for *_, data in parts)
+
+    def pooled_on(self, datasets: Sequence[DatasetRef]) -> Recipe:
+        """Return the recipe of a pool of these datasets, in whatever order they are given."""
+        return replace(self, pool=tuple(sorted(f"{data.market.symbol}:{data.id}" for data in datasets)))
+
+    @property
     def resolved(self) -> Recipe:
         """The same recipe with presets filled in, so that a later change of a preset does not change it."""
         return replace(self, network=self.network_config, fit=self.fit_config, decision=self.decision_config)
 
     def parts(self) -> dict[str, Any]:
         """Return every part of the recipe by name, presets filled in."""
-        return {name: part for name, part in vars(self.resolved).items() if name not in ("preset", "refit")}
+        return {name: part for name, part in vars(self.resolved).items() if name not in ("preset", "pool", "refit")}
 
 
 def decision_params(recipe: Recipe, market: Market, class_means: FloatArray) -> FloatArray:

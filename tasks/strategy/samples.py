@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -14,16 +14,18 @@ from storage.schema import (
     CLASSES,
     FEATURES,
     ODD_FEATURES,
+    ConfigError,
     DatasetError,
     DatasetRef,
     FloatArray,
     IntArray,
+    Source,
     content_hash,
 )
 from storage.snapshots import Dataset, load_dataset
 from tasks.execution.skill import class_shares
 from tasks.market.labels import UNKNOWN, Labels, class_means, label_bars, sample_uniqueness
-from tasks.market.samples import Fold, refit_fold, walk_forward
+from tasks.market.samples import Fold, Span, cut_times, refit_fold, refuse_short, short_part, spans_of, walk_forward
 from tasks.network.segments import Series
 from tasks.strategy.recipe import Recipe
 
@@ -37,12 +39,15 @@ class Samples:
         labels: What came after each.
         folds: Walk-forward; the last one's weights are published.
         refit: Up to the last bar, for a recipe whose refit is published instead.
+        known_until_ms: Of each fold and of the refit, the open time of the last bar that its model was fitted on, its
+            validation's; of a pool, in any market. UTC milliseconds.
     """
 
     dataset: Dataset
     labels: Labels
     folds: tuple[Fold, ...]
     refit: Fold
+    known_until_ms: tuple[int, ...]
 
     def fold(self, index: int) -> Fold:
         """Return the walk-forward fold of that number, or the refit, which follows the last one."""
@@ -56,7 +61,7 @@ class FoldBars:
     Attributes:
         series: The bars, context before the first training bar included; labels of training and validation alone.
         train, validation: Half-open spans of its bars, as `fit` takes them.
-        predicted: Its bars that the models predict.
+        predicted: Its bars that the models predict; none of a pool's, whose markets are predicted each by itself.
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         prior: (3,) share of each class in training.
     """
@@ -76,7 +81,7 @@ class FoldBars:
         def parts() -> Iterator[bytes | memoryview]:
             spans = (*self.train, *self.validation, self.predicted.start, self.predicted.stop, series.label_span)
             yield " ".join(map(str, spans)).encode()
-            for array in (series.features, series.labels, series.segment, series.signs, series.weights):
+            for array in (series.features, series.labels, series.segment, series.signs, series.weights, series.clock):
                 yield b"" if array is None else np.ascontiguousarray(array).data.cast("B")
             yield from (self.class_means.tobytes(), self.prior.tobytes())
 
@@ -101,22 +106,81 @@ def load_samples(datasets: Path | str, data: DatasetRef, recipe: Recipe) -> Samp
     Args:
         datasets: Where datasets lie.
         data: Which one.
-        recipe: Labels and folds.
+        recipe: Labels and folds; of a pool, the markets that share their dates.
 
     Raises:
         DatasetError: It is missing, corrupt, or too short for the folds.
     """
+    if recipe.pool:
+        samples, horizon = pool_member(datasets, data, recipe), recipe.labels.horizon
+        folds = tuple(fold for fold in samples.folds if not short_part(fold, horizon))  # a young market has the newest
+        if not folds:
+            why = f"by the dates of its pool {short_part(samples.folds[-1], horizon)}"
+            refuse_short(why, *_usable(samples.dataset, recipe))
+        return replace(samples, folds=folds)
+    dataset, labels = _labelled(datasets, data, recipe)
+    bars, usable = _usable(dataset, recipe)
+    start_ms, bar = dataset.candles.start_ms, dataset.market.interval_ms
+    folds = walk_forward(start_ms, bar, bars - usable, recipe.labels.horizon, recipe.folds)
+    refit = refit_fold(folds[-1])
+    known = tuple(int(start_ms[fold.validation.stop - 1]) for fold in (*folds, refit))
+    return Samples(dataset=dataset, labels=labels, folds=folds, refit=refit, known_until_ms=known)
+
+
+def pool_member(datasets: Path | str, data: DatasetRef | str, recipe: Recipe) -> Samples:
+    """Load a dataset and divide it at the dates of the recipe's pool, be the parts as short as they may.
+
+    Arguments and errors as in `load_samples`.
+    """
+    dataset, labels = _labelled(datasets, data, recipe)
+    bars, usable = _usable(dataset, recipe)
+    start_ms, bar = dataset.candles.start_ms, dataset.market.interval_ms
+    context = recipe.network_config.context
+    times = [_usable_times(datasets, one, context, dataset.source, bar) for one in recipe.pool_datasets]
+    first_ms, end_ms = min(first for first, _ in times), max(end for _, end in times)
+    cuts = cut_times(first_ms, end_ms, bar, recipe.labels.horizon, recipe.folds)
+    cuts = (*cuts, refit_fold(cuts[-1]))
+
+    def spans(cut: Fold) -> Fold:
+        fold = spans_of(cut, start_ms, recipe.labels.horizon + 1 + recipe.folds.embargo)
+        train = Span(start=max(fold.train.start, bars - usable), stop=fold.train.stop)
+        return replace(fold, train=train)
+
+    *folds, refit = (spans(cut) for cut in cuts)
+    known = tuple(cut.validation.stop - bar for cut in cuts)
+    return Samples(dataset=dataset, labels=labels, folds=tuple(folds), refit=refit, known_until_ms=known)
+
+
+@lru_cache(maxsize=1_024)  # a dataset is what its id says, and is asked for by every fold of every market of its pool
+def _usable_times(datasets: Path | str, data: str, context: int, source: Source, bar: int) -> tuple[int, int]:
+    """Return when the first bar with features and context opens and the last one closes, UTC milliseconds."""
+    dataset = load_dataset(datasets, data)
+    if (dataset.source, dataset.market.interval_ms) != (source, bar):
+        raise ConfigError(
+            f"markets of a pool must have one source and interval, {dataset.market} from {dataset.source} has another"
+        )
+    ready = np.flatnonzero(np.isfinite(dataset.features).all(axis=1))
+    start_ms = dataset.candles.start_ms
+    first = min(int(ready[0]) + context - 1, len(start_ms) - 1) if len(ready) else len(start_ms) - 1
+    return int(start_ms[first]), int(start_ms[-1]) + bar
+
+
+def _labelled(datasets: Path | str, data: DatasetRef | str, recipe: Recipe) -> tuple[Dataset, Labels]:
     dataset = load_dataset(datasets, data)
     labels = label_bars(dataset.candles.open, dataset.vol, dataset.segment, recipe.labels, recipe.costs.round_trip)
+    return dataset, labels
+
+
+def _usable(dataset: Dataset, recipe: Recipe) -> tuple[int, int]:
+    """Return how many bars there are, and how many from the first on that has features and a network's context."""
     ready = np.flatnonzero(np.isfinite(dataset.features).all(axis=1))
     if not len(ready):
         raise DatasetError(
-            f"dataset {data.id} has no bar with features: every run without a gap is shorter than the warm-up, "
+            f"dataset {dataset.ref.id} has no bar with features: every run without a gap is shorter than the warm-up, "
             "bars of halts not counted"
         )
-    first_usable = int(ready[0]) + recipe.network_config.context - 1
-    cut = (dataset.candles.start_ms, dataset.market.interval_ms, first_usable, recipe.labels.horizon, recipe.folds)
-    return Samples(dataset=dataset, labels=labels, folds=walk_forward(*cut), refit=refit_fold(*cut))
+    bars = len(dataset.candles)
+    return bars, bars - int(ready[0]) - recipe.network_config.context + 1
 
 
 def mirrored_series(features: FloatArray, labels: Labels, segment: IntArray) -> Series:
@@ -139,37 +203,68 @@ def fold_bars(samples: Samples, recipe: Recipe, index: int) -> FoldBars:
         recipe: How labels are weighted, and how far back the network reads.
         index: Number of the walk-forward fold, from 0; the number of folds for the refit.
     """
-    dataset, labels, fold = samples.dataset, samples.labels, samples.fold(index)
+    fold = samples.fold(index)
     first = max(fold.train.start - recipe.network_config.context + 1, 0)
     rows = slice(first, max(fold.predicted.stop, fold.validation.stop))
     train, validation, predicted = (
         slice(span.start - first, span.stop - first) for span in (fold.train, fold.validation, fold.predicted)
     )
-    own = Labels(
-        horizon=labels.horizon,
-        classes=np.full(rows.stop - first, UNKNOWN),
-        forward_return=labels.forward_return[rows],
-        threshold=labels.threshold[rows],
-        end=labels.end[rows] - first,
-    )
-    for part in (train, validation):  # a label of the test is nobody's to read, and the newest are not known yet
-        own.classes[part] = labels.classes[rows][part]
-    weights = sample_uniqueness(own, train) if recipe.folds.weights == "uniqueness" else None
-    segment = dataset.segment[rows] - dataset.segment[first]
-    known = own.classes[train]
+    run = run_of(samples, recipe, rows, train, validation)
+    known = run.labels.classes[train]
     return FoldBars(
-        series=replace(mirrored_series(dataset.features[rows], own, segment), weights=weights),
+        series=run.series,
         train=(train.start, train.stop),
         validation=(validation.start, validation.stop),
         predicted=predicted,
-        class_means=class_means(own, dataset.vol[rows], train),
+        class_means=class_means(run.labels, run.vol, train),
         prior=class_shares(known[known >= 0], len(CLASSES)),
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """Consecutive bars of a market.
+
+    Attributes:
+        series: As a network reads them, with the labels of some of them.
+        labels: The same labels, with what they were made from.
+        vol: (N,) volatility per bar.
+    """
+
+    series: Series
+    labels: Labels
+    vol: FloatArray
+
+
+def run_of(samples: Samples, recipe: Recipe, rows: slice, *labelled: slice) -> Run:
+    """Return rows of a dataset with the labels of some parts of them alone.
+
+    Args:
+        samples: The dataset as the recipe sees it.
+        recipe: How labels are weighted.
+        rows: Which bars.
+        labelled: Which of these, counted from the first, keep their labels; weights are of the first part's.
+    """
+    dataset, labels = samples.dataset, samples.labels
+    own = Labels(
+        horizon=labels.horizon,
+        classes=np.full(rows.stop - rows.start, UNKNOWN),
+        forward_return=labels.forward_return[rows],
+        threshold=labels.threshold[rows],
+        end=labels.end[rows] - rows.start,
+    )
+    for part in labelled:  # a label of the test is nobody's to read, and the newest are not known yet
+        own.classes[part] = labels.classes[rows][part]
+    weights = sample_uniqueness(own, labelled[0]) if recipe.folds.weights == "uniqueness" else None
+    segment = dataset.segment[rows]
+    series = mirrored_series(dataset.features[rows], own, segment - segment[:1])
+    clock = dataset.candles.start_ms[rows] // dataset.market.interval_ms
+    return Run(series=replace(series, weights=weights, clock=clock), labels=own, vol=dataset.vol[rows])
 
 
 def training_end(samples: Samples, recipe: Recipe, fold: Fold) -> TrainingEnd:
     """Return the last bar that a fold's model was fitted on, its validation's, and how far that bar's label looks."""
     return {
-        "trained_until_ms": int(samples.dataset.candles.start_ms[fold.validation.stop - 1]),
+        "trained_until_ms": samples.known_until_ms[fold.index],
         "label_span_ms": (recipe.labels.horizon + 1) * samples.dataset.ref.market.interval_ms,
     }

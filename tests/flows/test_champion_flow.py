@@ -27,7 +27,7 @@ from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.folds import FoldResult, fold_key
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import load_samples
+from tasks.strategy.samples import fold_bars, load_samples
 from tests.flows.small_jobs import FEW_BASELINES, side_work_left_out
 from tests.golden.make_golden import ANYTHING
 
@@ -87,7 +87,8 @@ def test_promotion_is_of_a_recipe_that_earns_with_a_second_seed_and_publishes_th
     assert check.found.startswith(f"{earned:+.2%}, first seed {first_earned:+.2%}")
     # Decided by the last fold of the second seed, and published from that of the first.
     work = ResultStore(Settings.from_environment().work)
-    first, second = (work.load(fold_key(data, one, 1), FoldResult) for one in (trained, trained.second_seed))
+    bars = fold_bars(load_samples(Settings.from_environment().datasets, data, trained), trained, 1).digest
+    first, second = (work.load(fold_key(bars, one), FoldResult) for one in (trained, trained.second_seed))
     weights = store().load(reign.version, source=EXCHANGE.source).files["weights.safetensors"]
     assert first.weights == weights != second.weights
     assert len(work_keys("fold")) == 4

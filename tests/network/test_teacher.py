@@ -105,3 +105,26 @@ def test_teacher_knows_more_than_class_shares_of_bars_it_has_not_seen():
     p, labels = taught(series)[train], series.labels[train]
     shares = np.bincount(labels) / len(labels)
     assert -np.log(p[np.arange(len(p)), labels]).mean() < -np.log(shares[labels]).mean() - 0.05
+
+
+@pytest.mark.promise(6)
+def test_of_two_markets_a_part_is_spoken_of_without_its_hours_in_either():
+    # One market's bars after the other's, hour by hour the same: what happened in an hour, happened to both.
+    one = series_of()
+    hours = np.arange(TRAIN[0], TRAIN[1])
+    rows = np.concatenate([hours, hours, np.arange(*VALIDATION)])
+    series = replace(one, features=one.features[rows], labels=one.labels[rows], segment=one.segment[rows], clock=rows)
+    spans = (0, 2 * len(hours)), (2 * len(hours), len(rows))
+
+    def said_of(series: Series) -> FloatArray:
+        return cross_fitted(series, *spans, parts=PARTS, input_clip=5.0, num_classes=3)
+
+    first = slice(PART.start - TRAIN[0], PART.stop - TRAIN[0])
+    second = slice(first.start + len(hours), first.stop + len(hours))
+    said = said_of(series)
+    np.testing.assert_array_equal(said[first], said[second])
+    for bars in (second, slice(second.start - SPAN, second.start), slice(second.stop, second.stop + SPAN)):
+        np.testing.assert_array_equal(said_of(with_labels(series, bars))[first], said[first])
+    # Cut by rows, it has seen the hour in the other market: half of what it is then told of is a copy.
+    by_rows = replace(series, clock=None)
+    assert not np.array_equal(said_of(with_labels(by_rows, second))[first], said_of(by_rows)[first])

@@ -5,9 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from storage.schema import Candles, Market, Source
-from storage.snapshots import Dataset, write_dataset
-from tasks.market.features import WARM_UP, build_features
+from tasks.market.features import WARM_UP
 from tasks.market.labels import UNKNOWN
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
@@ -15,12 +13,12 @@ from tasks.network.architecture import DSCConfig
 from tasks.strategy.folds import fold_key
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, fold_bars, load_samples
+from tests.strategy.stored_candles import stored
 
 DAY = 288  # bars
 BARS = 25 * DAY
 RECIPE = Recipe(folds=FoldConfig(folds=3), network=DSCConfig(window=8))
 CANDLES = generate(SyntheticMarket(bars=BARS + 3 * DAY)).matrix()
-MARKET = Market()
 
 
 @pytest.fixture
@@ -28,22 +26,14 @@ def bars_of(tmp_path):
     """Return what makes the folds of candles: all of them, and the refit."""
 
     def made(candles, recipe=RECIPE) -> list[FoldBars]:
-        built = build_features(candles, MARKET.interval_ms)
-        columns = dict(zip(("open", "high", "low", "close", "volume"), candles[:, 1:].T, strict=True))
-        columns["turnover"] = columns["volume"] * columns["close"]
-        dataset = Dataset(
-            source=Source("bybit"), market=MARKET, candles=Candles(start_ms=candles[:, 0].astype(np.int64), **columns),
-            features=built.values, vol=built.vol, segment=built.segment, funding_ms=np.zeros(0, np.int64),
-            funding_rate=np.zeros(0), code_hash="0",
-        )  # fmt: skip
-        samples = load_samples(tmp_path, write_dataset(tmp_path, dataset), recipe)
+        samples = load_samples(tmp_path, stored(tmp_path, candles), recipe)
         return [fold_bars(samples, recipe, index) for index in range(recipe.folds.folds + 1)]
 
     return made
 
 
 def keys(bars: list[FoldBars], recipe=RECIPE) -> list[str]:
-    return [fold_key(one, recipe) for one in bars]
+    return [fold_key(one.digest, recipe) for one in bars]
 
 
 def test_another_day_leaves_the_keys_of_all_folds_but_the_newest_and_the_refit(bars_of):

@@ -18,7 +18,6 @@ from tasks.execution.contenders import Contender
 from tasks.execution.random_positions import RandomPositions
 from tasks.market.samples import Fold, Span
 from tasks.network.baselines import CLASSICAL
-from tasks.network.segments import Series
 from tasks.strategy import provenance
 from tasks.strategy.backtest_record import trial_key
 from tasks.strategy.baselines import BaselineFold, baselines_key
@@ -26,17 +25,14 @@ from tasks.strategy.contest import Contest, contest_key, load_contest
 from tasks.strategy.folds import fold_key, start_key
 from tasks.strategy.provenance import sources_behind
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import FoldBars
 
 DATA = DatasetRef(id="0123456789abcdef", source=Source("bybit"), market=Market())
 RECIPE = Recipe()
-BARS = FoldBars(
-    series=Series(features=np.zeros((9, 1)), labels=np.zeros(9, np.int64), segment=np.zeros(9, np.int64)),
-    train=(0, 3),
-    validation=(4, 6),
-    predicted=slice(7, 9),
-    class_means=np.zeros(3),
-    prior=np.full(3, 1 / 3),
+FOLD = Fold(
+    index=0,
+    train=Span(start=0, stop=3),
+    validation=Span(start=4, stop=6),
+    **dict.fromkeys(("test", "predicted"), Span(start=7, stop=8)),
 )
 
 
@@ -63,9 +59,9 @@ FOLD = Fold(
 
 def keys():
     return {
-        "start": start_key(BARS, RECIPE),
-        "fold": fold_key(BARS, RECIPE),
-        "baselines": baselines_key(BARS, RECIPE),
+        "start": start_key("bars", RECIPE),
+        "fold": fold_key("bars", RECIPE),
+        "baselines": baselines_key("bars", RECIPE),
         "contest": contest_key(RECIPE, "evaluation-0", [["baselines-0"]]),
         "trial": trial_key(RECIPE, ["fold-0"]),
         "version": version_hash(DATA, RECIPE, b"weights"),

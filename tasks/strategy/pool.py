@@ -1,0 +1,119 @@
+"""A pool: one network for many markets, learned from all their bars, cut at dates that they share.
+
+A fold of a pool is one series: every market's training bars, each with the context before them, then every market's
+validation bars likewise. No market is named in it. What moves one market moves the others in the same hour, so parts
+are kept apart in time and not by rows, here and in the teacher: whoever is judged on an hour learns from nobody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from storage.schema import CLASSES, DatasetError, FloatArray, LeakError
+from tasks.execution.skill import class_shares
+from tasks.market.labels import UNKNOWN, Labels, class_means
+from tasks.market.samples import Span
+from tasks.network.segments import Series
+from tasks.strategy.recipe import Recipe
+from tasks.strategy.samples import FoldBars, Run, Samples, pool_member, run_of
+
+_MOST = 4.0  # so that an epoch learns from a quarter of the longest market's labels at least
+
+
+def pooled_bars(datasets: Path | str, recipe: Recipe, number: int) -> FoldBars:
+    """Return what the models of a pool's fold are made from.
+
+    Args:
+        datasets: Where datasets lie.
+        recipe: The pool, labels, folds, and how far back the network reads.
+        number: Of the fold, from 0, oldest first; the number of folds for the refit.
+
+    Raises:
+        DatasetError: A dataset is missing or corrupt, or no market has bars to train or to validate on.
+        LeakError: A training label reads an hour of a validation bar, of whatever market.
+    """
+    members = [pool_member(datasets, one, recipe) for one in recipe.pool_datasets]
+    folds = [samples.fold(number) for samples in members]
+    learn = _runs(members, recipe, [fold.train for fold in folds])
+    check = _runs(members, recipe, [fold.validation for fold in folds])
+    if not (learn and check):
+        raise DatasetError(f"no market of the pool has bars to learn fold {number + 1} from; ingest more history")
+    joined = _joined([*learn, *check])
+    stop, bars = sum(len(run.vol) for run in learn), len(joined.labels)
+    _refuse_overlap(joined, stop)
+    labels = _joined_labels([*learn, *check])
+    known = joined.labels[:stop]
+    return FoldBars(
+        series=joined,
+        train=(0, stop),
+        validation=(stop, bars),
+        predicted=slice(bars, bars),
+        class_means=class_means(labels, np.concatenate([run.vol for run in (*learn, *check)]), slice(0, stop)),
+        prior=class_shares(known[known >= 0], len(CLASSES)),
+    )
+
+
+def _runs(members: Sequence[Samples], recipe: Recipe, spans: Sequence[Span]) -> list[Run]:
+    """Return each market's bars of its span, with the context before them, whose labels are left out."""
+    runs = []
+    for samples, span in zip(members, spans, strict=True):
+        if len(span):
+            first = max(span.start - recipe.network_config.context + 1, 0)
+            labelled = slice(span.start - first, span.stop - first)
+            runs.append(run_of(samples, recipe, slice(first, span.stop), labelled))
+    return runs
+
+
+def _joined(runs: Sequence[Run]) -> Series:
+    """Return runs end to end as one series, each in segments of its own."""
+    parts = [run.series for run in runs]
+    segments, after = [], 0
+    for part in parts:
+        segments.append(part.segment + after)
+        after = int(segments[-1][-1]) + 1
+    return Series(
+        features=np.concatenate([part.features for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        segment=np.concatenate(segments),
+        signs=parts[0].signs,
+        weights=_weights(parts),
+        label_span=parts[0].label_span,
+        clock=np.concatenate([part.times for part in parts]),
+    )
+
+
+def _weights(parts: Sequence[Series]) -> FloatArray | None:
+    """Return (T,) what makes every market's labels of one weight together, as far as `_MOST` allows; None: they are."""
+    own = [(part.labels != UNKNOWN) * (1.0 if part.weights is None else part.weights) for part in parts]
+    sums = np.array([weights.sum() for weights in own])
+    most = sums.max()
+    factors = np.minimum(most / np.maximum(sums, most / _MOST), _MOST)
+    if (factors == 1.0).all() and all(part.weights is None for part in parts):
+        return None
+    return np.concatenate([weights * factor for weights, factor in zip(own, factors, strict=True)])
+
+
+def _joined_labels(runs: Sequence[Run]) -> Labels:
+    """Return the labels of runs end to end."""
+    labels = [run.labels for run in runs]
+    return Labels(
+        horizon=labels[0].horizon,
+        classes=np.concatenate([part.classes for part in labels]),
+        forward_return=np.concatenate([part.forward_return for part in labels]),
+        threshold=np.concatenate([part.threshold for part in labels]),
+        end=np.concatenate([part.end for part in labels]),
+    )
+
+
+def _refuse_overlap(series: Series, stop: int) -> None:
+    """Refuse a series in whose first `stop` rows a label reads an hour of a labelled row that follows."""
+    labelled = series.labels != UNKNOWN
+    learned, checked = series.times[:stop][labelled[:stop]], series.times[stop:][labelled[stop:]]
+    if len(learned) and len(checked) and learned.max() + series.label_span >= checked.min():
+        raise LeakError(
+            f"a training label reads up to bar {learned.max() + series.label_span} of the clock, validation starts at "
+            f"bar {checked.min()} in another market; cut all markets of a pool at the same times"
+        )
