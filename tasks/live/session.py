@@ -47,9 +47,9 @@ from tasks.exchange.stream_events import (
     Trade,
 )
 from tasks.execution.paper import Ledger, open_bar
+from tasks.journal.journal import Journal
+from tasks.journal.journal_rows import Decision
 from tasks.live.account import BROKERS, Account
-from tasks.live.journal import Journal
-from tasks.live.journal_rows import Decision
 from tasks.live.market_session import MarketSession, Recent
 from tasks.live.order_account import OrderAccount
 from tasks.live.orders import Orders

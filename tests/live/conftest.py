@@ -21,8 +21,8 @@ from tasks.exchange.gateway import Gateway
 from tasks.exchange.stream import StreamTiming
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
-from tasks.live.journal import Journal
-from tasks.live.journal_reader import JournalReader
+from tasks.journal.journal import Journal
+from tasks.journal.journal_reader import JournalReader
 from tasks.live.replay import Replayed, replay
 from tasks.live.session import Chosen, Session, open_session
 from tasks.market.features import WARM_UP
