@@ -468,7 +468,7 @@ def test_sessions_on_paper_stand_beside_the_backtest_of_their_candles(page: str)
 def test_claims_stand_beside_what_was_measured(page: str) -> None:
     seen = _Page(page).visible
     assert "Claimed and measured" in seen
-    assert "accuracy on unseen bars 54.2 % 53.8 % 37.15 % 37.21 % 95 %: +/- 2.12%; three classes" in seen
+    assert "accuracy on unseen bars 54.2 % 53.8 % 37.15 % 37.21 % 95 %: ± 2.1 %; three classes" in seen
     assert "weights, bytes – – 68,000 41,000 safetensors, float32" in seen
     assert "CPU time of a window, K=9, eager torch 12.3 ms 1.8 ms 1,424.0 µs 1,424.0 µs median" in seen
     assert "names no data, period, cost or machine" in seen
