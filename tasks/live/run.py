@@ -33,8 +33,9 @@ from tasks.live.market_session import MarketSession
 from tasks.live.orders import Orders
 from tasks.live.outcome import SessionResult, SessionReview, differing, market_numbers, session_numbers
 from tasks.live.replay import Replayed, replay
-from tasks.live.session import Chosen, RestFeed, Session, one_session, open_session
+from tasks.live.session import Chosen, Session
 from tasks.live.session_config import SessionConfig
+from tasks.live.session_start import RestFeed, one_session, open_session
 from tasks.live.told import Predict
 from tasks.live.versions import Chooser
 from tasks.sandbox.account import AccountSpec

@@ -24,7 +24,7 @@ from storage.schema import ArtifactError, ConfigError, StoreBusyError, StoreErro
 from storage.settings import Settings
 from tasks.champion.health import MonitorConfig
 from tasks.journal.journal_reader import JournalReader
-from tasks.live.session import one_session
+from tasks.live.session_start import one_session
 from tasks.live.versions import Chooser
 from tasks.market.synthetic import generate
 from tasks.runs import live_page

@@ -24,7 +24,8 @@ from tasks.execution.backtest import BacktestConfig
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.replay import Replayed, replay
-from tasks.live.session import Chosen, Session, open_session
+from tasks.live.session import Chosen, Session
+from tasks.live.session_start import open_session
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
