@@ -18,24 +18,20 @@ data only.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import StrictInt, TypeAdapter
+from pydantic import TypeAdapter
 
-from storage.authorship import is_ours, signature
-from storage.foreign import parse_json
+from storage.champion_log import ChampionEntry, ChampionLog
 from storage.objects import ObjectStore
 from storage.schema import FEATURES, ArtifactError, ConfigError, Source, VersionRef, one_line, parse_source
-
-Document = dict[str, Any]
-"""What JSON can hold: text, finite numbers, booleans, None, lists and text-keyed dicts."""
+from storage.sealed import Document, require_shape, sealed, unsealed
+from storage.version_names import PLAIN_NAME, is_version, market_folder, time_stamp, version_folder
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -46,11 +42,6 @@ STORE_KEYS = ("files", "format", "name", "seal", "signature", "source", "version
 DATA_SUFFIXES = (".csv", ".html", ".json", ".md", ".onnx", ".parquet", ".png", ".safetensors", ".svg", ".txt")
 """Formats that hold data only. Pickle and its kin (.pkl, .pt, .joblib ...) run code when loaded, so they stay out."""
 
-_VERSION = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}")
-_ENTRY = re.compile(r"([0-9]{6})\.json")
-_STAMP = "%Y%m%dT%H%M%SZ"
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # no separator, no leading dot: cannot leave its folder
-
 
 @dataclass(frozen=True)
 class _OwnPart:
@@ -60,20 +51,7 @@ class _OwnPart:
     features: list[str]
 
 
-@dataclass(frozen=True)
-class _EntryDocument:
-    """A champion's entry as it is written."""
-
-    sequence: StrictInt
-    version: str | None
-    at: str
-    reason: str
-    evidence: dict[str, Any]
-    restores: StrictInt | None
-    manifest_seal: str | None
-
-
-_OWN_PART, _ENTRY_DOCUMENT = TypeAdapter(_OwnPart), TypeAdapter(_EntryDocument)
+_OWN_PART = TypeAdapter(_OwnPart)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,29 +75,6 @@ class _Files(dict[str, bytes]):
         raise ArtifactError(f"a version must have {file}, this one has {', '.join(sorted(self))}; roll back or retrain")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChampionEntry:
-    """One line of the champion's history.
-
-    Attributes:
-        sequence: 0, 1, 2 ... without holes; 0 is `flat`, which nobody had to promote.
-        ref: The version in force from here on; None is `flat`, no position at all.
-        at: When, UTC, ISO 8601; empty for entry 0.
-        reason: Why, one line.
-        evidence: Numbers of both sides ("champion" and "challenger") for a promotion; empty for a rollback.
-        restores: For a rollback, the sequence of the promotion that is in force again; else None.
-        seal: The manifest's seal at its promotion: a version exchanged later no longer fits. None for flat.
-    """
-
-    sequence: int
-    ref: VersionRef | None
-    at: str
-    reason: str
-    evidence: Mapping[str, Any]
-    restores: int | None = None
-    seal: str | None = None
-
-
 class ArtifactStore:
     """Publish, load, promote and roll back model versions.
 
@@ -133,6 +88,7 @@ class ArtifactStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self._objects = ObjectStore(url)
+        self._log = ChampionLog(self._objects)
 
     def publish(
         self,
@@ -166,10 +122,10 @@ class ArtifactStore:
         for file in files:
             _check_file_name(file)
         _check_manifest(manifest)
-        ref = VersionRef(source=source, name=name, version=f"{_stamp(now)}-{hash8}")
+        ref = VersionRef(source=source, name=name, version=f"{time_stamp(now)}-{hash8}")
         placed = {"source": source, "name": name, "version": ref.version, "format": FORMAT}
         fingerprints = {file: _fingerprint(content) for file, content in files.items()}
-        sealed = _sealed({**manifest, **placed, "files": fingerprints}, _market(source, name))
+        manifest_bytes = sealed({**manifest, **placed, "files": fingerprints}, market_folder(source, name))
 
         for twin in self.versions(source, name):
             if twin.version.endswith(f"-{hash8}"):
@@ -179,8 +135,8 @@ class ArtifactStore:
                     if isinstance(err.__cause__, PermissionError):
                         raise
         try:
-            for file, content in {**files, MANIFEST: sealed}.items():  # the manifest stays last
-                self._objects.create(f"{_folder(ref)}/{file}", content)
+            for file, content in {**files, MANIFEST: manifest_bytes}.items():  # the manifest stays last
+                self._objects.create(f"{version_folder(ref)}/{file}", content)
         except FileExistsError as err:
             raise ArtifactError(f"version {ref} is being published by another process; run it again") from err
         return ref
@@ -191,20 +147,22 @@ class ArtifactStore:
         for folder in self._objects.folders():
             source = folder.replace("sandbox-", "sandbox:", 1)
             with suppress(ConfigError):  # what else lies there is no market's
-                names = filter(_PLAIN_NAME.fullmatch, self._objects.folders(folder))
+                names = filter(PLAIN_NAME.fullmatch, self._objects.folders(folder))
                 found += [(parse_source(source), name) for name in names]
         return tuple(found)
 
     def versions(self, source: Source, name: str) -> tuple[VersionRef, ...]:
         """Return the stored versions, oldest first; half-written ones are not among them."""
         stored = [
-            path.split("/")[0] for path in self._objects.names(_market(source, name)) if path.endswith(f"/{MANIFEST}")
+            path.split("/")[0]
+            for path in self._objects.names(market_folder(source, name))
+            if path.endswith(f"/{MANIFEST}")
         ]
-        return tuple(VersionRef(source=source, name=name, version=v) for v in sorted(stored) if _is_version(v))
+        return tuple(VersionRef(source=source, name=name, version=v) for v in sorted(stored) if is_version(v))
 
     def whole_versions(self, source: Source, name: str) -> tuple[VersionRef, ...]:
         """Return the stored versions that have not expired, oldest first."""
-        paths = self._objects.names(_market(source, name))
+        paths = self._objects.names(market_folder(source, name))
         holding = {path.split("/")[0] for path in paths if not path.endswith(f"/{MANIFEST}")}
         return tuple(ref for ref in self.versions(source, name) if ref.version in holding)
 
@@ -220,7 +178,7 @@ class ArtifactStore:
             raise ArtifactError(f"version {ref} must stay: it is or was the champion")
         freed = 0
         for file, published in self.manifest(ref)["files"].items():
-            path = f"{_folder(ref)}/{file}"
+            path = f"{version_folder(ref)}/{file}"
             if self._objects.exists(path):
                 self._objects.remove(path)
                 freed += int(published["bytes"])
@@ -234,12 +192,12 @@ class ArtifactStore:
                 format is not the one that this code reads.
         """
         try:
-            content = self._objects.read(f"{_folder(ref)}/{MANIFEST}")
+            content = self._objects.read(f"{version_folder(ref)}/{MANIFEST}")
         except FileNotFoundError:
             stored = [known.version for known in self.versions(ref.source, ref.name)]
             newest = ", ".join(stored[-3:]) or "none"
             raise ArtifactError(f"version {ref} is unknown; {len(stored)} stored, newest: {newest}") from None
-        document = _unsealed(content, f"manifest of {ref}", _market(ref.source, ref.name))
+        document = unsealed(content, f"manifest of {ref}", market_folder(ref.source, ref.name))
         for key, here in (("source", ref.source), ("name", ref.name), ("version", ref.version)):
             if document.get(key) != here:
                 found = document.get(key)
@@ -247,7 +205,7 @@ class ArtifactStore:
                     f"manifest of {ref} must say {key} {here!r}, was {str(found)[:60]!r}: moved from elsewhere"
                 )
         _check_format(ref, document.get("format"))
-        _fit(_OWN_PART, document, f"manifest of {ref}")
+        require_shape(_OWN_PART, document, f"manifest of {ref}")
         for file in document["files"]:
             _check_file_name(file)
         return document
@@ -262,7 +220,7 @@ class ArtifactStore:
 
     def location(self, ref: VersionRef, file: str) -> str:
         """Return where a file of a version lies: a path on disk, a URL elsewhere."""
-        return self._objects.location(f"{_folder(ref)}/{file}")
+        return self._objects.location(f"{version_folder(ref)}/{file}")
 
     def load(
         self, ref: VersionRef, *, source: Source, features: Sequence[str] = FEATURES, seal: str | None = None
@@ -299,12 +257,12 @@ class ArtifactStore:
             name: The market's slug.
             before: Only what is older goes, aware. Leave a margin, such as a day: a publish may be under way.
         """
-        market = _market(source, name)
+        market = market_folder(source, name)
         complete = {ref.version for ref in self.versions(source, name)}
         gone = list(self._objects.prune_unfinished(market, before))
         for path in self._objects.names(market):
             version = path.split("/")[0]
-            if _is_version(version) and version not in complete and version[:16] < _stamp(before):
+            if is_version(version) and version not in complete and version[:16] < time_stamp(before):
                 self._objects.remove(f"{market}/{path}")
                 gone.append(path)
         return tuple(gone)
@@ -315,14 +273,14 @@ class ArtifactStore:
         Raises:
             ArtifactError: The entry is damaged, or the version it names is gone or was exchanged after its promotion.
         """
-        entry = self._entry(source, name, self._sequence(source, name))
+        entry = self._log.entry(source, name, self._log.newest(source, name))
         if entry.ref is not None and self.manifest(entry.ref)["seal"] != entry.seal:
             raise ArtifactError(f"champion {entry.ref} was exchanged after its promotion; roll back and retrain")
         return entry
 
     def history(self, source: Source, name: str) -> tuple[ChampionEntry, ...]:
         """Return every entry, oldest first: entry n stands at index n, and flat at 0."""
-        return tuple(self._entry(source, name, number) for number in range(self._sequence(source, name) + 1))
+        return tuple(self._log.entry(source, name, number) for number in range(self._log.newest(source, name) + 1))
 
     def promote(
         self,
@@ -356,12 +314,12 @@ class ArtifactStore:
         entry = ChampionEntry(
             sequence=expected + 1,
             ref=ref,
-            at=_stamp(now),
+            at=time_stamp(now),
             reason="promoted" if ref is not None else "went back to flat",
             evidence=evidence,
             seal=self._seal(ref),
         )
-        return self._append(source, name, entry)
+        return self._log.append(source, name, entry)
 
     def rollback(self, source: Source, name: str, reason: str, now: datetime) -> ChampionEntry:
         """Put the champion before the present one in force again; repeated, it goes back step by step to flat.
@@ -380,66 +338,13 @@ class ArtifactStore:
         entry = ChampionEntry(
             sequence=history[-1].sequence + 1,
             ref=target.ref,
-            at=_stamp(now),
+            at=time_stamp(now),
             reason=reason,
             evidence={},
             restores=target.sequence,
             seal=target.seal,
         )
-        return self._append(source, name, entry)
-
-    def _append(self, source: Source, name: str, entry: ChampionEntry) -> ChampionEntry:
-        document = {
-            "sequence": entry.sequence,
-            "version": entry.ref.version if entry.ref else None,
-            "at": entry.at,
-            "reason": entry.reason,
-            "evidence": entry.evidence,
-            "restores": entry.restores,
-            "manifest_seal": entry.seal,
-            "nonce": secrets.token_hex(8),  # no two promoters write equal bytes, so the loser of a race is told
-        }
-        sealed = _sealed(document, _market(source, name))
-        found = self._sequence(source, name)
-        if found == entry.sequence - 1:
-            try:
-                self._objects.create(f"{_market(source, name)}/champion/{entry.sequence:06d}.json", sealed)
-                return self._entry(source, name, entry.sequence)
-            except FileExistsError:
-                found = self._sequence(source, name)
-        raise ArtifactError(
-            f"champion of {source}/{name} changed: expected sequence {entry.sequence - 1}, found {found}; "
-            "compare with the one now in force"
-        )
-
-    def _sequence(self, source: Source, name: str) -> int:
-        entries = [_ENTRY.fullmatch(path) for path in self._objects.names(f"{_market(source, name)}/champion")]
-        numbers = [int(entry[1]) for entry in entries if entry]  # sorted, as the listing is
-        holes = sorted(set(range(1, len(numbers) + 1)) - set(numbers))
-        if holes:
-            raise ArtifactError(f"champion history of {source}/{name} has lost entry {holes[0]}; restore the file")
-        return len(numbers)
-
-    def _entry(self, source: Source, name: str, sequence: int) -> ChampionEntry:
-        if sequence == 0:
-            return ChampionEntry(sequence=0, ref=None, at="", reason="flat is the first champion", evidence={})
-        what, market = f"champion entry {sequence} of {source}/{name}", _market(source, name)
-        document = _unsealed(self._objects.read(f"{market}/champion/{sequence:06d}.json"), what, market)
-        _fit(_ENTRY_DOCUMENT, document, what)
-        version, restores = document["version"], document["restores"]
-        if document["sequence"] != sequence or not (restores is None or 0 <= restores < sequence):
-            raise ArtifactError(f"{what} is another one, moved from elsewhere; roll back or retrain")
-        if not _is_stamp(document["at"]) or not (version is None or _is_version(version)):
-            raise ArtifactError(f"{what} names no time or no version; roll back or retrain")
-        return ChampionEntry(
-            sequence=sequence,
-            ref=None if version is None else VersionRef(source=source, name=name, version=version),
-            at=document["at"],
-            reason=one_line(document["reason"]),
-            evidence=document["evidence"],
-            restores=restores,
-            seal=document["manifest_seal"],
-        )
+        return self._log.append(source, name, entry)
 
     def _seal(self, ref: VersionRef | None) -> str | None:
         return None if ref is None else str(self._verified(ref).manifest["seal"])
@@ -456,7 +361,7 @@ class ArtifactStore:
                 f"version {ref} has no file {file[:60]!r}; it holds {', '.join(sorted(manifest['files']))}"
             )
         try:
-            content = self._objects.read(f"{_folder(ref)}/{file}")
+            content = self._objects.read(f"{version_folder(ref)}/{file}")
         except FileNotFoundError:
             raise ArtifactError(
                 f"version {ref} has lost its file {file!r}, or expired (flows.prune); roll back or retrain"
@@ -473,37 +378,8 @@ def _promotion(history: Sequence[ChampionEntry], entry: ChampionEntry) -> Champi
     return entry if entry.restores is None else history[entry.restores]
 
 
-def _market(source: Source, name: str) -> str:
-    if not _PLAIN_NAME.fullmatch(name):
-        raise ArtifactError(f"name must be letters, digits, dots, dashes and underscores, was {name[:60]!r}")
-    return f"{parse_source(source).replace(':', '-')}/{name}"
-
-
-def _folder(ref: VersionRef) -> str:
-    if not _is_version(ref.version):
-        raise ArtifactError(f"version must look like 20260104T100000Z-7f3c9a2e, was {ref.version[:60]!r}")
-    return f"{_market(ref.source, ref.name)}/{ref.version}"
-
-
-def _is_version(text: str) -> bool:
-    found = _VERSION.fullmatch(text)
-    return found is not None and _is_stamp(found[1])
-
-
-def _is_stamp(text: str) -> bool:
-    with suppress(ValueError):
-        return datetime.fromisoformat(text).strftime(_STAMP) == text
-    return False
-
-
-def _stamp(time: datetime) -> str:
-    if time.tzinfo is None:
-        raise ArtifactError(f"time must know its zone, was {time.isoformat()}")
-    return time.astimezone(UTC).strftime(_STAMP)
-
-
 def _check_file_name(file: str) -> None:
-    if not _PLAIN_NAME.fullmatch(file) or file == MANIFEST:
+    if not PLAIN_NAME.fullmatch(file) or file == MANIFEST:
         raise ArtifactError(f"file name must be plain and not {MANIFEST}, was {file[:60]!r}")
     if not file.endswith(DATA_SUFFIXES):
         raise ArtifactError(f"file must hold data only ({' '.join(DATA_SUFFIXES)}), was {file[:60]!r}")
@@ -529,40 +405,3 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
 
 def _fingerprint(content: bytes) -> Document:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-
-
-def _sealed(document: Mapping[str, Any], market: str) -> bytes:
-    """Return the document as JSON with a seal: the hash of what a reader will see."""
-    try:
-        plain = json.loads(json.dumps(document, allow_nan=False))
-    except (TypeError, ValueError) as err:
-        raise ArtifactError(f"manifest and evidence must be plain JSON without NaN or infinity ({err})") from err
-    seal = _digest(plain)
-    signed = signature(market.encode(), seal.encode())
-    return json.dumps({**plain, "seal": seal, **({"signature": signed} if signed else {})}, indent=2).encode()
-
-
-def _unsealed(content: bytes, what: str, market: str) -> Document:
-    """Return the document with its seal, or refuse it: a seal finds damage and careless edits, a key other writers."""
-    try:
-        document: Document = parse_json(content)
-        seal, signed = document.pop("seal"), document.pop("signature", "")
-        digest = _digest(document)
-    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as err:
-        raise ArtifactError(f"{what} is not a sealed JSON document ({one_line(err)}); roll back or retrain") from err
-    if seal != digest:
-        raise ArtifactError(f"{what} does not match its seal: damaged or edited; roll back or retrain")
-    if not is_ours(signed, market.encode(), digest.encode()):
-        raise ArtifactError(f"{what} was not written with this DSC_ARTIFACT_KEY; retrain, or set the key that wrote it")
-    return {**document, "seal": seal}
-
-
-def _fit(shape: TypeAdapter[Any], document: Document, what: str) -> None:
-    try:
-        shape.validate_python(document)
-    except ValueError as err:
-        raise ArtifactError(f"{what} is not as this program writes it ({one_line(err)}); roll back or retrain") from err
-
-
-def _digest(document: Document) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

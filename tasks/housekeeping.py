@@ -13,7 +13,7 @@ from prefect.settings import get_current_settings
 from storage.pruning import PruneRule, Removed, prune
 from storage.schema import StoreError
 from storage.settings import Settings
-from tasks.live.journal_reader import JournalReader
+from tasks.journal.journal_reader import JournalReader
 
 
 @task(cache_policy=NO_CACHE, task_run_name="prune home")

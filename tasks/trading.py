@@ -19,9 +19,9 @@ from storage.schema import Market, VersionRef
 from storage.settings import Settings
 from tasks.champion.prediction import predict_history
 from tasks.exchange.connection import ExchangeConfig
-from tasks.live.journal import Journal
-from tasks.live.journal_reader import JournalReader
-from tasks.live.journal_rows import Decision
+from tasks.journal.journal import Journal
+from tasks.journal.journal_reader import JournalReader
+from tasks.journal.journal_rows import Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.outcome import SessionResult, signal_line
 from tasks.live.run import SessionPlan, run_session

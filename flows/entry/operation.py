@@ -304,6 +304,10 @@ def operate(
 ) -> None:
     """Start everything, print the address, and stop everything on Ctrl-C or SIGTERM.
 
+    A team's server is --host with a private address and PREFECT_API_DATABASE_CONNECTION_URL=postgresql+asyncpg://...;
+    other machines --join it, with its home's secret copied into theirs as a file. Whoever has the secret can run code
+    here, and it travels over plain HTTP: beyond a private network put a reverse proxy with TLS before it.
+
     Args:
         exchange: Where candles come from: the sandbox needs no network.
         port: Where the server listens.
@@ -339,7 +343,7 @@ def alerts() -> None:
 
 
 if __name__ == "__main__":
-    app = cyclopts.App(result_action="return_value")
+    app = cyclopts.App(result_action="return_value", version_flags=())
     app.default(operate)
     app.command(alerts)
     with plain_errors():

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.artifacts import ArtifactStore, ChampionEntry
+from storage.artifacts import ArtifactStore
+from storage.champion_log import ChampionEntry
 from storage.schema import ArtifactError
 from storage.trials import Candidate, Trial, TrialLog, sharpe_per_strategy
 from tasks.champion.manifest import Manifest

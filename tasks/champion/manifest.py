@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from storage.artifacts import STORE_KEYS, ArtifactStore, Document
+from storage.artifacts import STORE_KEYS, ArtifactStore
 from storage.bounds import Moment
 from storage.foreign import OTHERWISE, parse_json, refusing
 from storage.schema import CLASSES, ArtifactError, FloatArray, Market, VersionRef, one_line
+from storage.sealed import Document
 from tasks.champion.promotion import Judgement
 from tasks.execution.contenders import Contender
 from tasks.strategy.recipe import Recipe

@@ -7,7 +7,8 @@ from datetime import datetime
 
 import numpy as np
 
-from storage.artifacts import ArtifactStore, ChampionEntry
+from storage.artifacts import ArtifactStore
+from storage.champion_log import ChampionEntry
 from storage.schema import FloatArray, Market, Source, VersionRef, utc_text
 from tasks.champion.expiry import ExpiryRule, missed_retrains
 from tasks.champion.manifest import Manifest, read_manifest

@@ -17,7 +17,7 @@ from tasks.exchange.stream_events import BookTop
 from tasks.execution.accounting import RULES
 from tasks.execution.decision import expected_return
 from tasks.execution.paper import Ledger, Opened, Quote, open_bar
-from tasks.live.journal_rows import BarOpen, Decision
+from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.session_config import ExchangeTime, elapsed_ms, session_rules
 from tasks.strategy.live_tick import LiveTick, Tick
 

@@ -20,9 +20,9 @@ from tasks.execution.accounting import RULES, fill
 from tasks.execution.decision import decide
 from tasks.execution.orders import ZERO
 from tasks.execution.paper import Ledger, Quote
+from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.account import held_back
 from tasks.live.booking import book, lot_size
-from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.told import Batch, Told
 
 CAUSES = (

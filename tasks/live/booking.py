@@ -12,7 +12,7 @@ from storage.schema import FloatArray, Instrument
 from tasks.execution.accounting import size_of
 from tasks.execution.orders import ZERO, LotSize
 from tasks.execution.paper import Fill, Ledger, Opened
-from tasks.live.journal_rows import BookedExecution
+from tasks.journal.journal_rows import BookedExecution
 
 
 def lot_size(instrument: Instrument) -> LotSize:

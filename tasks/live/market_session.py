@@ -25,9 +25,9 @@ from tasks.champion.serving import ServedModel
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Ticker, Trade
 from tasks.execution.paper import Quote
+from tasks.journal.journal import Journal
+from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.account import Account, ClosedBar, FirstPrice
-from tasks.live.journal import Journal
-from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.session_config import ExchangeTime, SessionConfig
 
 _OPEN_STATUS = ("Trading", "PreLaunch")

@@ -21,11 +21,11 @@ from tasks.exchange.stream_events import BookTop
 from tasks.execution.orders import ZERO
 from tasks.execution.paper import Quote
 from tasks.execution.risk import Breach, RiskBook
+from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.account import Account, ClosedBar, FirstPrice, nothing_new
 from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
 from tasks.live.halting import Closing
-from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.order_desk import OrderDesk, Wanted
 from tasks.live.session_config import ExchangeTime, OrderConfig, elapsed_ms
 

@@ -31,8 +31,8 @@ from tasks.execution.orders import (
     link_id,
     next_leg,
 )
-from tasks.live.journal import Journal
-from tasks.live.journal_rows import BookedExecution
+from tasks.journal.journal import Journal
+from tasks.journal.journal_rows import BookedExecution
 
 PROTECTION = Protection()
 

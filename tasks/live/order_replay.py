@@ -27,8 +27,8 @@ import numpy as np
 from tasks.execution.accounting import RULES
 from tasks.execution.orders import ENDED, ZERO, Order, Status, link_id, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
+from tasks.journal.journal_rows import BarOpen, BookedExecution, Decision
 from tasks.live.booking import book, coins_of, lot_size
-from tasks.live.journal_rows import BarOpen, BookedExecution, Decision
 from tasks.live.order_desk import LEGS
 from tasks.live.told import Batch, Told
 

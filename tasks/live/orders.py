@@ -19,11 +19,11 @@ from tasks.exchange.trading import Protection, TradingAccount
 from tasks.exchange.transport import Exchange
 from tasks.execution.orders import OrderError
 from tasks.execution.risk import RiskLimits
+from tasks.journal.journal import Journal
 from tasks.live.account import Account
 from tasks.live.booking import lot_size
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
-from tasks.live.journal import Journal
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_desk import DeskTiming, OrderDesk
 from tasks.live.risk_memory import RiskMemory

@@ -12,12 +12,10 @@ import psutil
 
 from storage.schema import CLASSES
 from storage.written import Row
-from tasks.live.journal_reader import JournalReader
-from tasks.live.journal_rows import Decision
+from tasks.journal.journal_reader import JournalReader
+from tasks.journal.journal_rows import DIRECTIONS, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import Replayed
-
-DIRECTIONS = {-1: "short", 0: "flat", 1: "long"}
 
 _SUMS = (
     "bars",

@@ -10,7 +10,7 @@ from storage.schema import Market, Source, StoreError, parse_source
 from storage.written import DASH, Row, written
 from tasks.execution.metrics import DAYS_PER_YEAR, daily_returns, sharpe_ratio, total_return
 from tasks.execution.track_record import FEWEST_TRADES
-from tasks.live.journal_reader import JournalReader
+from tasks.journal.journal_reader import JournalReader
 
 _FEWEST_DAYS = 20  # fewer, and one day makes a Sharpe ratio of anything
 

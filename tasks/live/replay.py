@@ -26,10 +26,10 @@ from tasks.execution.accounting import RULES, Bars, Steps, price_of
 from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
+from tasks.journal.journal_reader import JournalReader
+from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.account import held_back
 from tasks.live.attribution import Comparison, attribute
-from tasks.live.journal_reader import JournalReader
-from tasks.live.journal_rows import BarOpen, Decision
 from tasks.live.order_replay import OrderBooks
 from tasks.live.told import Batch, Predict, Told
 

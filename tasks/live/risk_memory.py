@@ -10,8 +10,8 @@ from pathlib import Path
 from storage.api_keys import ApiKey
 from storage.schema import Market, StoreError
 from tasks.execution.risk import RiskBook, RiskLimits
+from tasks.journal.journal_reader import JournalReader
 from tasks.live.gates import Denied
-from tasks.live.journal_reader import JournalReader
 
 _LONGEST = 1_000_000  # bytes
 

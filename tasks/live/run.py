@@ -24,17 +24,18 @@ from tasks.champion.manifest import read_manifest
 from tasks.champion.serving import load_served
 from tasks.exchange.connection import ExchangeConfig, Link, connect, connect_stream
 from tasks.exchange.gateway import Gateway
+from tasks.journal.journal import Journal
+from tasks.journal.journal_reader import JournalReader
+from tasks.journal.journal_rows import Decision
 from tasks.live.gates import ORDER_MODES, Denied, gate, key_of
 from tasks.live.halts import Halts
-from tasks.live.journal import Journal
-from tasks.live.journal_reader import JournalReader
-from tasks.live.journal_rows import Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.orders import Orders
 from tasks.live.outcome import SessionResult, SessionReview, differing, market_numbers, session_numbers
 from tasks.live.replay import Replayed, replay
-from tasks.live.session import Chosen, RestFeed, Session, one_session, open_session
+from tasks.live.session import Chosen, Session
 from tasks.live.session_config import SessionConfig
+from tasks.live.session_start import RestFeed, one_session, open_session
 from tasks.live.told import Predict
 from tasks.live.versions import Chooser
 from tasks.sandbox.account import AccountSpec

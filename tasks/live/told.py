@@ -13,9 +13,9 @@ from tasks.champion.serving import ServedModel
 from tasks.execution.accounting import RULES, Steps, account_rules, funding_by_bar
 from tasks.execution.orders import Order
 from tasks.execution.paper import open_bar
+from tasks.journal.journal_reader import JournalReader
+from tasks.journal.journal_rows import BarOpen, BookedExecution, Decision
 from tasks.live.account import BROKERS, Broker
-from tasks.live.journal_reader import JournalReader
-from tasks.live.journal_rows import BarOpen, BookedExecution, Decision
 from tasks.live.order_desk import MOVERS
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features

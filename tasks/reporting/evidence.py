@@ -45,7 +45,7 @@ def highlights(data: ReportData) -> tuple[Measure, ...]:
         ),
         Measure(
             name="Direction right", value=skill.direction_accuracy, style="share",
-            note=f"of {skill.moves:,} moves; mean edge {skill.edge_text}; {p_text(skill.direction_p_value)}",
+            note=f"of {skill.moves:,} moves; mean edge {_edge_text(skill)}; {p_text(skill.direction_p_value)}",
         ),
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ def highlights(data: ReportData) -> tuple[Measure, ...]:
 def skill_measures(skill: Skill) -> tuple[Measure, ...]:
     """Return how good the predictions were."""
     low, high = skill.edge_interval_bp or (None, None)
-    perfect = f"a perfectly calibrated model would show {skill.perfect_calibration_error:.2%}"
+    perfect = f"a perfectly calibrated model would show {written(skill.perfect_calibration_error, 'share')}"
     return (
         Measure(name="Log-loss", value=skill.log_loss, style="nat", note=f"prior {skill.prior_log_loss:.5f} nat"),
         Measure(
@@ -70,7 +70,7 @@ def skill_measures(skill: Skill) -> tuple[Measure, ...]:
         ),
         Measure.around(
             "Accuracy", skill.accuracy, skill.accuracy_error, "share",
-            f"always the majority class: {skill.majority_accuracy:.2%}",
+            f"always the majority class: {written(skill.majority_accuracy, 'share')}",
         ),
         Measure(name="Macro F1", value=skill.macro_f1),
         *(
@@ -126,10 +126,14 @@ def direction_line(skill: Skill) -> str:
         return "undefined: nothing moved"
     lead, reference = skill.direction_skill or 0.0, skill.direction_reference
     return (
-        f"{skill.direction_accuracy:.2%} of {skill.moves:,} moves right, mean edge {skill.edge_text}; log-loss of the "
-        f"side {abs(lead):.5f} nat {'better' if lead > 0 else 'worse'} than "
+        f"{written(skill.direction_accuracy, 'share')} of {skill.moves:,} moves right, mean edge {_edge_text(skill)}; "
+        f"log-loss of the side {abs(lead):.5f} nat {'better' if lead > 0 else 'worse'} than "
         f"{'the prior' if reference == 'prior' else reference} ({p_text(skill.direction_p_value)})"
     )
+
+
+def _edge_text(skill: Skill) -> str:
+    return skill.edge_text.replace("-", "\N{MINUS SIGN}")
 
 
 def fold_rows(evaluation: Evaluation, baseline: str, forecasts: Mapping[str, FloatArray]) -> Iterator[Row]:
@@ -215,8 +219,8 @@ def random_note(contest: Contest) -> str:
     drawn = contest.random
     return (
         f"Of {drawn.draws:,} random timings of the model's own positions, with its exposure and turnover, "
-        f"{drawn.percentile:.1%} ended below the model; 95 % of them ended between {drawn.low:+.1%} and "
-        f"{drawn.high:+.1%}."
+        f"{written(drawn.percentile, 'share')} ended below the model; 95 % of them ended between "
+        f"{written(drawn.low, 'signed share')} and {written(drawn.high, 'signed share')}."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from storage.written import DASH, Row, or_dash
+from storage.written import DASH, Row, or_dash, written
 from tasks.network.architecture import DSCConfig, layer_macs, macs_per_window, parameters
 from tasks.network.latency import RUNTIMES
 from tasks.reporting.report_data import ReportData
@@ -53,7 +53,7 @@ def _times(data: ReportData, config: DSCConfig) -> Iterator[Row]:
         pair = [times.get((runtime, _TAPS, network.block)) for network in _pair(config)]
         claimed = ("12.3 ms", "1.8 ms") if runtime == "eager torch" else (DASH, DASH)
         shown = [or_dash(us, "us") for us in pair]
-        ratio = f"; separable takes {pair[1] / pair[0]:.0%}" if pair[0] and pair[1] else ""
+        ratio = f"; separable takes {_or_dash(pair[1] / pair[0], '{:.0%}')}" if pair[0] and pair[1] else ""
         note = f"median, batch 1, one thread, C={config.hidden_channels}{ratio}"
         yield _row(f"CPU time of {what}, K={_TAPS}, {runtime}", *claimed, *shown, note)
 
@@ -70,7 +70,8 @@ def _results(data: ReportData, config: DSCConfig) -> Iterator[Row]:
     spread = 1.96 * data.skill.accuracy_error
     yield _row(
         "accuracy on unseen bars", "54.2 %", "53.8 %", *(_or_dash(value, "{:.2%}") for value in accuracy),
-        f"95 %: +/- {spread:.2%}; three classes, most frequent {data.skill.majority_accuracy:.2%}",
+        f"95 %: ± {written(spread, 'share')}; three classes, "
+        f"most frequent {written(data.skill.majority_accuracy, 'share')}",
     )  # fmt: skip
     interval = record.caveat or f"95 % of the model's: {record.low:.2f} to {record.high:.2f}"
     yield _row("Sharpe ratio, net", "1.42", "1.38", *(_or_dash(value, "{:.2f}") for value in sharpe), interval)

@@ -17,9 +17,8 @@ from storage.schema import CLASSES, DAY_MS, FEATURES, Candles, FloatArray, Marke
 from storage.written import written
 from tasks.execution.metrics import max_drawdown, total_return
 from tasks.execution.skill import log_losses
-from tasks.live.journal_reader import JournalReader
-from tasks.live.journal_rows import Decision
-from tasks.live.outcome import DIRECTIONS
+from tasks.journal.journal_reader import JournalReader
+from tasks.journal.journal_rows import DIRECTIONS, Decision
 from tasks.market.drift import measure_drift
 from tasks.market.labels import UNKNOWN, label_bars
 from tasks.reporting.canvas import png

@@ -14,6 +14,8 @@ from tasks.reporting.report_data import Equity
 
 WINDOWS = (90, 30)
 """Days of a rolling Sharpe ratio: the first of which the record holds two."""
+FEWEST_MOVED = 5
+"""Days of a window on which the account must have moved: one alone makes sqrt(365 / window), whatever it earned."""
 
 
 def day_starts(equity: Equity) -> IntArray:
@@ -60,13 +62,13 @@ def largest_month(table: Months) -> float:
 def rolling_sharpe(daily: FloatArray) -> tuple[int, FloatArray] | None:
     """Return the window in days and (D - window + 1,) the annualised Sharpe ratio of each; None on too few days.
 
-    A window without variance, such as one without a position, has no ratio: NaN.
+    A window in which the account moved on fewer than `FEWEST_MOVED` days has no ratio: NaN.
     """
     window = next((days for days in WINDOWS if len(daily) >= 2 * days), None)
     if window is None:
         return None
     parts = np.lib.stride_tricks.sliding_window_view(daily, window)
-    ratios = [sharpe_ratio(part, DAYS_PER_YEAR) for part in parts]
+    ratios = [sharpe_ratio(part, DAYS_PER_YEAR) if np.count_nonzero(part) >= FEWEST_MOVED else None for part in parts]
     return window, np.array([np.nan if ratio is None else ratio for ratio in ratios])
 
 

@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.artifacts import MANIFEST, _sealed
+from storage.artifacts import MANIFEST
 from storage.foreign import parse_json, read_arrays, unzip
 from storage.recent import read_recent, write_recent
 from storage.schema import CANDLE_COLUMNS, ArtifactError, Market, PipelineError, VersionRef
+from storage.sealed import sealed
 from storage.settings import Settings
 from storage.snapshots import load_dataset
 from storage.tables import read_columns
@@ -150,7 +151,7 @@ def champion_entries(lab: Lab, rng: Random) -> Generator[Attempt]:
 
 def _resealed(document: object, whole: bytes) -> bytes:
     try:
-        return _sealed(document, "")  # type: ignore[arg-type]
+        return sealed(document, "")  # type: ignore[arg-type]
     except (ArtifactError, TypeError, ValueError, RecursionError):  # nothing that could be sealed
         return json.dumps(document).encode(errors="surrogatepass") if not isinstance(document, dict) else whole[:-40]
 
@@ -177,7 +178,7 @@ def version_files(lab: Lab, rng: Random) -> Generator[Attempt]:
 
             (folder / name).write_bytes(content)
             resealed = {**document, "files": {**document["files"], name: _fingerprint(content)}}
-            (folder / MANIFEST).write_bytes(_sealed(resealed, ""))
+            (folder / MANIFEST).write_bytes(sealed(resealed, ""))
             try:
                 each(
                     lambda: load_served(models, ref).tick(),

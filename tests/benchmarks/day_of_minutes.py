@@ -13,10 +13,11 @@ import psutil
 from storage.schema import Market
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
-from tasks.live.journal import Journal
-from tasks.live.journal_rows import Decision
+from tasks.journal.journal import Journal
+from tasks.journal.journal_rows import Decision
 from tasks.live.market_session import MarketSession
-from tasks.live.session import Chosen, open_session
+from tasks.live.session import Chosen
+from tasks.live.session_start import open_session
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.listing import Listing

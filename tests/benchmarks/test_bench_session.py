@@ -16,8 +16,8 @@ from storage.schema import Market, VersionRef
 from tasks.champion.serving import ServedModel
 from tasks.exchange.stream_events import ConfirmedBar
 from tasks.execution.paper import Ledger, open_bar
+from tasks.journal.journal import Journal
 from tasks.live.account import Account
-from tasks.live.journal import Journal
 from tasks.live.market_session import MarketSession
 from tasks.live.session_config import DataTime, SessionConfig
 from tasks.market.synthetic import SyntheticMarket, generate

@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Pending, Running
 
 from flows.entry import operation
-from tasks.live.journal_reader import JournalReader
+from tasks.journal.journal_reader import JournalReader
 from tasks.runs.stale_runs import ZOMBIE_S, _beats, crash_stale_runs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]

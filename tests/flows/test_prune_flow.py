@@ -14,7 +14,7 @@ from storage.pruning import PruneRule
 from storage.results import ResultStore
 from storage.schema import FEATURES, Candles, ConfigError, Market, Source, VersionRef
 from storage.snapshots import Dataset, write_dataset
-from tasks.live.journal import Journal
+from tasks.journal.journal import Journal
 
 SOURCE, MARKET = Source("bybit"), Market(symbol="BTCUSDT")
 

@@ -23,8 +23,8 @@ from storage.candles import CandleStore
 from storage.schema import ArtifactError, ConfigError, StoreBusyError, StoreError, VersionRef, Window
 from storage.settings import Settings
 from tasks.champion.health import MonitorConfig
-from tasks.live.journal_reader import JournalReader
-from tasks.live.session import one_session
+from tasks.journal.journal_reader import JournalReader
+from tasks.live.session_start import one_session
 from tasks.live.versions import Chooser
 from tasks.market.synthetic import generate
 from tasks.runs import live_page

@@ -21,10 +21,11 @@ from tasks.exchange.gateway import Gateway
 from tasks.exchange.stream import StreamTiming
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
-from tasks.live.journal import Journal
-from tasks.live.journal_reader import JournalReader
+from tasks.journal.journal import Journal
+from tasks.journal.journal_reader import JournalReader
 from tasks.live.replay import Replayed, replay
-from tasks.live.session import Chosen, Session, open_session
+from tasks.live.session import Chosen, Session
+from tasks.live.session_start import open_session
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig

@@ -9,8 +9,8 @@ from typing import Any
 from storage.schema import Candles, Instrument, Market, TemporaryError
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar
 from tasks.execution.paper import Ledger, open_bar
+from tasks.journal.journal import Journal
 from tasks.live.account import Account
-from tasks.live.journal import Journal
 from tasks.live.market_session import MarketSession, Recent
 from tasks.live.replay import Replayed, replay
 from tasks.live.session_config import DataTime, SessionConfig

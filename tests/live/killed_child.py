@@ -14,11 +14,12 @@ from tasks.champion.serving import ServedModel
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.stream_events import ConfirmedBar
+from tasks.journal.journal import Journal
 from tasks.live.account import Account
-from tasks.live.journal import Journal
 from tasks.live.market_session import MarketSession
-from tasks.live.session import Chosen, open_session
+from tasks.live.session import Chosen
 from tasks.live.session_config import SessionConfig
+from tasks.live.session_start import open_session
 from tests.live.conftest import MARKET, QUICK, SOURCE, make_model
 
 

@@ -10,10 +10,11 @@ from tasks.exchange.gateway import Gateway
 from tasks.exchange.trading import TradingAccount
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.orders import Status
+from tasks.journal.journal import Journal
 from tasks.live.halts import Halts
-from tasks.live.journal import Journal
 from tasks.live.orders import Orders
-from tasks.live.session import Chosen, open_session
+from tasks.live.session import Chosen
+from tasks.live.session_start import open_session
 from tests.live.conftest import MARKET, QUICK, SOURCE, make_model
 from tests.live.killed_child import die_when
 from tests.live.order_rig import CAPITAL, DESK, KEY, NO_LIMITS

@@ -22,8 +22,8 @@ from storage.settings import Settings
 from tasks.champion.prediction import predict_history
 from tasks.champion.serving import load_served
 from tasks.exchange.connection import ExchangeConfig
-from tasks.live.journal import Journal
-from tasks.live.journal_reader import JournalReader
+from tasks.journal.journal import Journal
+from tasks.journal.journal_reader import JournalReader
 from tasks.live.outcome import SessionResult
 from tasks.live.run import SessionPlan, review_session, run_session, session_path
 from tasks.live.session import Chosen

@@ -13,8 +13,8 @@ from storage.schema import StoreError
 from tasks.exchange.private_events import ExecutionNews
 from tasks.exchange.stream_events import Reconnected
 from tasks.execution.orders import Execution, Leg, Lost, Order
-from tasks.live.journal import Journal
-from tasks.live.journal_reader import JournalReader
+from tasks.journal.journal import Journal
+from tasks.journal.journal_reader import JournalReader
 from tasks.live.session import Session
 from tasks.live.session_config import SessionConfig
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist

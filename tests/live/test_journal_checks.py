@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from storage.schema import FEATURES, StoreError
-from tasks.live.journal import Journal
-from tasks.live.journal_reader import JournalReader
+from tasks.journal.journal import Journal
+from tasks.journal.journal_reader import JournalReader
 from tasks.live.replay import Replayed, replay
 from tests.live.conftest import CANDLES, MARKET, Rig, predict
 

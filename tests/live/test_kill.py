@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.live.journal_rows import BarOpen, Decision
+from tasks.journal.journal_rows import BarOpen, Decision
 from tests.live import killed_child
 from tests.live.conftest import CANDLES, MARKET, START_MS, STEP_MS, WAIT_S, Rig, make_model
 

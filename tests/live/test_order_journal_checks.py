@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.live.journal_reader import JournalReader
+from tasks.journal.journal_reader import JournalReader
 from tasks.live.replay import Replayed, replay
 from tests.live.conftest import MARKET, START_MS, STEP_MS, Rig, predict
 from tests.live.order_rig import Trader

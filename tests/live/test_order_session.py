@@ -12,7 +12,7 @@ import pytest
 from tasks.exchange.private_events import OrderNews
 from tasks.execution.orders import Reported
 from tasks.execution.risk import RiskLimits
-from tasks.live.journal_rows import BarOpen, Decision
+from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.orders import OrderConfig
 from tasks.live.session_config import SessionConfig

@@ -11,8 +11,8 @@ import pytest
 
 from storage.schema import Market, Source
 from tasks.execution.paper import Fill, Ledger, Opened, Quote
-from tasks.live.journal import Journal
-from tasks.live.journal_rows import BarOpen, Decision
+from tasks.journal.journal import Journal
+from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.paper_record import PaperRecord, paper_records
 
 MARKET = Market(interval="240", symbol="BTC-27MAR26")

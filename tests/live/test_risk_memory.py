@@ -12,8 +12,8 @@ import pytest
 from storage.api_keys import ApiKey
 from storage.schema import DAY_MS
 from tasks.execution.risk import RiskBook, RiskLimits
+from tasks.journal.journal import Journal
 from tasks.live.gates import Denied
-from tasks.live.journal import Journal
 from tasks.live.risk_memory import RiskMemory
 from tests.live.conftest import MARKET, Rig
 from tests.live.order_rig import KEY, NO_LIMITS, Trader

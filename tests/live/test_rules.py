@@ -15,13 +15,14 @@ import pytest
 from storage.schema import DAY_MS, ClockError, Market, StoreBusyError, StoreError, TemporaryError
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, Trade
 from tasks.execution.accounting import Costs
+from tasks.journal.journal import Journal
+from tasks.journal.journal_reader import JournalReader
 from tasks.live.account import nothing_new
-from tasks.live.journal import Journal
-from tasks.live.journal_reader import JournalReader
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import replay
-from tasks.live.session import Chosen, RestFeed, Session, one_session
+from tasks.live.session import Chosen, Session
 from tasks.live.session_config import SessionConfig, WallTime
+from tasks.live.session_start import RestFeed, one_session
 from tasks.sandbox.listing import Listing
 from tests.live.conftest import CANDLES, FIRST, MARKET, SOURCE, START_MS, STEP_MS, Rig, make_model, predict
 from tests.live.desk import INSTRUMENT, KEY, PAST, Rest, again, decisions_of

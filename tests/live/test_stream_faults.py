@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.live.journal_rows import BarOpen, Decision
+from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.sandbox import stream_actions as act
 from tasks.sandbox.stream_faults import AtBar, AtHandshake, AtMessage, AtSubscription, StreamPlan
 from tests.live.conftest import CANDLES, FIRST, MARKET, QUICK, STEP_MS, Rig

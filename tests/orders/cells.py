@@ -18,7 +18,7 @@ from tasks.exchange.private_events import AccountReconnected
 from tasks.exchange.stream import PrivateStream, StreamTiming
 from tasks.exchange.trading import Protection, TradingAccount
 from tasks.execution.orders import LotSize, Order, Status
-from tasks.live.journal import Journal
+from tasks.journal.journal import Journal
 from tasks.live.order_desk import DeskTiming, OrderDesk, Wanted
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.account import AccountSpec

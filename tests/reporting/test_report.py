@@ -164,7 +164,7 @@ def test_verdict_comes_first_then_why_then_evidence(page: str) -> None:
             "total return, net −2.11 % +10.42 % +0.00 %",
             "11, assumed −2.11 % −0.42 302 −2.54 %",
             "Net return by month",
-            "Accuracy 37.2 % 95 %: 35.1 % to 39.3 %; always the majority class: 33.90%",
+            "Accuracy 37.2 % 95 %: 35.1 % to 39.3 %; always the majority class: 33.9 %",
             "The calibration error (ECE) is 1.0 %; a perfectly calibrated model would show 0.8 %",
             "2 1.02 nat 2.00 % 102",
             "network.members 3 1",
@@ -453,7 +453,7 @@ def test_table_of_baselines_shows_who_was_better_and_a_dash_where_a_number_does_
     assert "Beside the baselines" in seen
     assert "logistic regression 1.08910 nat −0.00060 nat 0.040 37.2 % −1.04 % −0.20 398" in seen
     assert "flat – – – – +0.00 % undefined 0" in seen
-    assert "Of 1,000 random timings of the model's own positions, with its exposure and turnover, 81.2% ended" in seen
+    assert "Of 1,000 random timings of the model's own positions, with its exposure and turnover, 81.2 % ended" in seen
 
 
 def test_sessions_on_paper_stand_beside_the_backtest_of_their_candles(page: str) -> None:
@@ -468,7 +468,7 @@ def test_sessions_on_paper_stand_beside_the_backtest_of_their_candles(page: str)
 def test_claims_stand_beside_what_was_measured(page: str) -> None:
     seen = _Page(page).visible
     assert "Claimed and measured" in seen
-    assert "accuracy on unseen bars 54.2 % 53.8 % 37.15 % 37.21 % 95 %: +/- 2.12%; three classes" in seen
+    assert "accuracy on unseen bars 54.2 % 53.8 % 37.15 % 37.21 % 95 %: ± 2.1 %; three classes" in seen
     assert "weights, bytes – – 68,000 41,000 safetensors, float32" in seen
     assert "CPU time of a window, K=9, eager torch 12.3 ms 1.8 ms 1,424.0 µs 1,424.0 µs median" in seen
     assert "names no data, period, cost or machine" in seen

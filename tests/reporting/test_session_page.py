@@ -15,9 +15,9 @@ import pytest
 
 from storage.schema import FEATURES, Candles, Market, Source, VersionRef
 from tasks.execution.paper import Fill, Ledger, Opened, Quote
-from tasks.live.journal import Journal
-from tasks.live.journal_reader import JournalReader
-from tasks.live.journal_rows import BarOpen, Decision
+from tasks.journal.journal import Journal
+from tasks.journal.journal_reader import JournalReader
+from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.reporting.canvas import png
 from tasks.reporting.session_figure import Drawn, expected_band, session_figure
 from tasks.reporting.session_page import Shown, drift_text, session_page, skill_text

@@ -21,8 +21,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.artifacts import FORMAT, ArtifactStore, _sealed
+from storage.artifacts import FORMAT, ArtifactStore
 from storage.schema import FEATURES, ArtifactError, Source, VersionRef
+from storage.sealed import sealed
 
 SOURCE = Source("sandbox:0123abcd")
 NAME = "linear-SYNTHUSDT-5"
@@ -388,7 +389,7 @@ def test_memory_store_lets_nobody_in_between_looking_and_writing(monkeypatch: py
 def test_same_version_promoted_twice_at_once_wins_once(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = publish(store)
     promote(store, ref, expected=0)
-    monkeypatch.setattr(store, "_sequence", lambda *_: 0)  # as if both had looked before either wrote
+    monkeypatch.setattr(store._log, "newest", lambda *_: 0)  # as if both had looked before either wrote
     with pytest.raises(ArtifactError, match=r"changed: expected sequence 0"):
         promote(store, ref, expected=0)
 
@@ -726,7 +727,7 @@ def test_entry_of_another_shape_is_refused_though_its_seal_fits(
     path = tmp_path / "sandbox-0123abcd" / NAME / "champion" / "000001.json"
     document = json.loads(path.read_bytes()) | change
     del document["seal"]
-    path.write_bytes(_sealed(document, ""))
+    path.write_bytes(sealed(document, ""))
     with pytest.raises(ArtifactError, match=message):
         store.champion(SOURCE, NAME)
 
@@ -826,7 +827,8 @@ import itertools, os, shutil, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from fsspec.implementations.local import LocalFileOpener
-from storage.artifacts import FORMAT, ArtifactStore, _sealed
+from storage.artifacts import FORMAT, ArtifactStore
+from storage.sealed import sealed
 from storage.schema import ArtifactError
 SOURCE, NAME, FILES, MANIFEST, EVIDENCE = {SOURCE!r}, {NAME!r}, {FILES!r}, {MANIFEST!r}, {EVIDENCE!r}
 NOW = datetime(2026, 1, 4, 10, tzinfo=UTC)

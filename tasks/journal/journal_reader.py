@@ -17,7 +17,7 @@ import numpy as np
 from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, IntArray, Market, StoreError
 from tasks.execution.orders import Execution, Leg, Order, Status
 from tasks.execution.paper import Fill, Ledger, Opened, Quote
-from tasks.live.journal_rows import BarOpen, BookedExecution, Decision
+from tasks.journal.journal_rows import BarOpen, BookedExecution, Decision
 
 FORMAT = 2
 

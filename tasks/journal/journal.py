@@ -31,8 +31,8 @@ from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, StoreError
 from tasks.exchange.private_events import ExecutionNews
 from tasks.execution.orders import Order, Status
 from tasks.execution.paper import Fill
-from tasks.live.journal_reader import FORMAT, JournalReader, check_format, seal_of
-from tasks.live.journal_rows import BarOpen, Decision
+from tasks.journal.journal_reader import FORMAT, JournalReader, check_format, seal_of
+from tasks.journal.journal_rows import BarOpen, Decision
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;

@@ -9,6 +9,9 @@ from storage.schema import FloatArray
 from tasks.execution.orders import Execution
 from tasks.execution.paper import Opened, Quote
 
+DIRECTIONS = {-1: "short", 0: "flat", 1: "long"}
+"""What a weight is called."""
+
 _STAYS = {(0, 0): "stay flat", (1, 1): "stay long", (-1, -1): "stay short"}
 _GOES = {0: "close", 1: "go long", -1: "go short"}
 

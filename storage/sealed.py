@@ -1,0 +1,72 @@
+"""JSON documents with a seal over what they say and, where DSC_ARTIFACT_KEY is set, a signature for their place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from storage.authorship import is_ours, signature
+from storage.foreign import parse_json
+from storage.schema import ArtifactError, one_line
+
+Document = dict[str, Any]
+"""What JSON can hold: text, finite numbers, booleans, None, lists and text-keyed dicts."""
+
+
+def sealed(document: Mapping[str, Any], market: str) -> bytes:
+    """Return the document as JSON with a seal: the hash of what a reader will see.
+
+    Args:
+        document: Plain JSON.
+        market: Folder of the market that it is of, which a signature covers too.
+
+    Raises:
+        ArtifactError: It holds what JSON can't, such as NaN.
+    """
+    try:
+        plain = json.loads(json.dumps(document, allow_nan=False))
+    except (TypeError, ValueError) as err:
+        raise ArtifactError(f"manifest and evidence must be plain JSON without NaN or infinity ({err})") from err
+    seal = _digest(plain)
+    signed = signature(market.encode(), seal.encode())
+    return json.dumps({**plain, "seal": seal, **({"signature": signed} if signed else {})}, indent=2).encode()
+
+
+def unsealed(content: bytes, what: str, market: str) -> Document:
+    """Return the document with its seal, or refuse it: a seal finds damage and careless edits, a key other writers.
+
+    Args:
+        content: As `sealed` wrote it.
+        what: Its name, for the message.
+        market: Folder of the market that it is of.
+
+    Raises:
+        ArtifactError: It is damaged, edited, or somebody else's.
+    """
+    try:
+        document: Document = parse_json(content)
+        seal, signed = document.pop("seal"), document.pop("signature", "")
+        digest = _digest(document)
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as err:
+        raise ArtifactError(f"{what} is not a sealed JSON document ({one_line(err)}); roll back or retrain") from err
+    if seal != digest:
+        raise ArtifactError(f"{what} does not match its seal: damaged or edited; roll back or retrain")
+    if not is_ours(signed, market.encode(), digest.encode()):
+        raise ArtifactError(f"{what} was not written with this DSC_ARTIFACT_KEY; retrain, or set the key that wrote it")
+    return {**document, "seal": seal}
+
+
+def require_shape(shape: TypeAdapter[Any], document: Document, what: str) -> None:
+    """Raise ArtifactError where a document is not of the shape that this program writes."""
+    try:
+        shape.validate_python(document)
+    except ValueError as err:
+        raise ArtifactError(f"{what} is not as this program writes it ({one_line(err)}); roll back or retrain") from err
+
+
+def _digest(document: Document) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,223 @@
+"""How a session begins: its lock, its clock, what REST knows of the past, its accounts and its streams."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from storage.locks import exclusive
+from storage.schema import (
+    Candles,
+    ClockError,
+    Instrument,
+    Market,
+    Source,
+    Window,
+)
+from tasks.champion.serving import ServedModel
+from tasks.exchange.connection import Link
+from tasks.exchange.gateway import Gateway
+from tasks.exchange.pages import plausible
+from tasks.exchange.private_events import PrivateEvent
+from tasks.exchange.stream import QUEUE_EVENTS, PublicStream, StreamTiming
+from tasks.exchange.stream_events import (
+    Event,
+)
+from tasks.execution.paper import Ledger, open_bar
+from tasks.journal.journal import Journal
+from tasks.journal.journal_rows import Decision
+from tasks.live.account import BROKERS, Account
+from tasks.live.market_session import MarketSession, Recent
+from tasks.live.order_account import OrderAccount
+from tasks.live.orders import Orders
+from tasks.live.session import Choose, Chosen, Session
+from tasks.live.session_config import DataTime, ExchangeTime, SessionConfig, WallTime
+from tasks.market.features import WARM_UP
+from tasks.strategy.recipe import Recipe
+
+_SPARE_BARS = 200  # beyond what makes a market ready
+_USUAL_BARS = WARM_UP + Recipe().network_config.context - 2  # where nothing decides: who takes over is to be ready
+_CLOCK_MS = 500  # a session does not begin with a clock that is further off
+_REPLAY_EVENTS = 32  # some two bars: a replay's clock waits, so that REST is never far ahead of the stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestFeed:
+    """What a session asks over REST, through the gateway's pacing and retries.
+
+    Attributes:
+        gateway: Open.
+    """
+
+    gateway: Gateway
+
+    def closed_since(self, market: Market, first_ms: int) -> Recent:
+        """Return what has closed from the bar `first_ms` on."""
+        asked_ns = time.monotonic_ns()
+        now_ms = self.gateway.server_time_ms()
+        last_ms = market.floor(now_ms) - market.interval_ms
+        if first_ms > last_ms:
+            return Recent(Candles.empty(), now_ms, asked_ns)
+        windows = Window.cover(market, first_ms, last_ms)
+        fetched = sorted(self.gateway.fetch_windows(market, windows, now_ms), key=lambda part: part.window.first_ms)
+        candles = Candles.join([part.candles for part in fetched])
+        return Recent(candles[plausible(candles)], now_ms, asked_ns)
+
+    def funding(self, market: Market, first_ms: int, last_ms: int) -> list[tuple[int, float]]:
+        """Return funding stamps and rates of a range, both ends inclusive."""
+        return self.gateway.funding(market.category, market.symbol, first_ms, last_ms)
+
+    def status(self, market: Market) -> str:
+        """Return what the exchange says of it: Trading, Closed ..."""
+        return self.gateway.instrument(market).status
+
+
+def one_session(folder: Path, source: Source, markets: Sequence[Market], stack: ExitStack) -> None:
+    """Hold each market's lock for as long as `stack` is open: two sessions would trade each other's decisions.
+
+    Raises:
+        StoreBusyError: Another process has a session of one of them; the text names it.
+    """
+    for market in markets:
+        path = folder / "locks" / f"session-{source}-{market.slug}".replace(":", "-")
+        stack.enter_context(exclusive(path, f"a session of {market} from {source}", 0.0))
+
+
+@contextmanager
+def open_session(
+    link: Link,
+    versions: Mapping[Market, Chosen],
+    journal: Journal,
+    *,
+    mode: str,
+    config: SessionConfig = SessionConfig(),
+    orders: Orders | None = None,
+    timing: StreamTiming = StreamTiming(),
+    choose: Choose | None = None,
+    bars: int | None = None,
+    stop: threading.Event | None = None,
+    on_decision: Callable[[MarketSession, Decision], object] = lambda market, decision: None,
+    on_note: Callable[[str], object] = lambda line: None,
+) -> Iterator[Session]:
+    """Connect a session to an exchange: resumed from its journal, or warmed up from the exchange's past.
+
+    Args:
+        link: The exchange.
+        versions: What decides in each market, and what watches there.
+        journal: Empty, or of this very session.
+        mode: signal only says what it would hold; paper fills on paper; any other sends orders.
+        config: The rules.
+        orders: Where orders go; None where none are sent.
+        timing: Of the stream.
+        choose: Says which version decides in each market now; None where that never changes.
+        bars: After how many bars it ends; None goes on until `stop`.
+        stop: Set by whoever wants it to end.
+        on_decision: Is given each decision when it is safe.
+        on_note: Is told what a person would want to know, one line each.
+
+    Raises:
+        ClockError: This machine's clock is more than 0.5 s away from the exchange's.
+        Rejected: The exchange knows no such market.
+        StoreError: The journal is of another session.
+    """
+    feed = RestFeed(gateway=link.gateway)
+    exchange_time: ExchangeTime = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
+    events: queue.Queue[Event | PrivateEvent] = queue.Queue(_REPLAY_EVENTS if link.is_replay else QUEUE_EVENTS)
+    held: dict[str, float] = journal.reader().facts().get("capital", {})  # what a session that goes on began with
+    markets = []
+    for market, chosen in versions.items():
+        instrument = link.gateway.instrument(market)
+
+        def account(name: str, model: ServedModel | None, instrument: Instrument = instrument) -> Account:
+            recipe = model.recipe if model else Recipe()
+            own = held.get(name, recipe.backtest.initial_capital)
+            capital = config.capital / len(versions) if config.capital else own
+            return Account(name, instrument, BROKERS.get(mode, open_bar), Ledger(capital))
+
+        own = account(market.slug, chosen.model)
+        if orders is not None:
+            own = orders.account(own, market, journal)
+        own.decide_by(chosen.model, chosen.why_none)
+        shadows = []
+        for model in chosen.shadows:
+            shadows.append(account(f"{market.slug}@{model.ref.version}", model))
+            shadows[-1].decide_by(model)
+        markets.append(
+            MarketSession(
+                market, own, shadows=shadows, instrument=instrument, journal=journal, feed=feed, time=exchange_time,
+                config=config, on_decision=on_decision,
+            )
+        )  # fmt: skip
+    journal.agree(
+        {
+            "mode": mode,
+            "source": link.gateway.source,
+            "capital": {one.name: one.ledger.cash for market in markets for one in market.accounts},
+            "deadline_ms": {one.market.slug: config.deadline_share * one.market.interval_ms for one in markets},
+            "instruments": {one.market.slug: asdict(one.instrument) for one in markets},
+            **({"session": orders.session} if orders is not None else {}),
+        }
+    )
+    for one in markets:
+        if not one.resume():
+            one.warm_up(*_past(feed, one, on_note))
+        if orders is not None and isinstance(one.own, OrderAccount):
+            orders.admit(one.own, one.market)
+    with ExitStack() as stack:
+        if orders is not None:
+            orders.arm(on_note)
+            stack.enter_context(orders.stream(events, timing, on_note))
+        categories = sorted({market.category for market in versions})
+        for category in categories:
+            stream = PublicStream(
+                [market for market in versions if market.category == category],
+                exchange=link.exchange,
+                url=link.stream_url,
+                events=events,
+                timing=timing,
+                patient=link.is_replay,
+                on_note=on_note,
+            )
+            stack.enter_context(stream)
+        yield Session(
+            markets, events, journal, time=exchange_time, config=config, choose=choose,
+            compare_clocks=None if link.is_replay else partial(clock_offset_ms, link.gateway),
+            streams=len(categories), bars=bars, stop=stop, on_note=on_note,
+        )  # fmt: skip
+
+
+def _past(feed: RestFeed, one: MarketSession, on_note: Callable[[str], object]) -> tuple[Candles, int]:
+    """Return the candles that make the next bar ready, and from where on they were asked for.
+
+    They are a few more than that: a halt among them has no features.
+    """
+    bars = (one.history_bars or _USUAL_BARS) + _SPARE_BARS
+    now_ms = feed.gateway.server_time_ms()
+    first_ms = max(one.market.floor(now_ms) - bars * one.market.interval_ms, one.instrument.launch_ms, 0)
+    first_ms = one.market.ceil(first_ms)
+    candles = feed.closed_since(one.market, first_ms).candles
+    on_note(f"{one.market}: warmed up with {len(candles)} candles of {bars}")
+    return candles, first_ms
+
+
+def _checked_offset(gateway: Gateway) -> float:
+    offset_ms = clock_offset_ms(gateway)
+    if abs(offset_ms) > _CLOCK_MS:
+        raise ClockError(
+            f"this machine's clock must be within {_CLOCK_MS} ms of the exchange's, was {abs(offset_ms):.0f} ms "
+            f"{'behind' if offset_ms > 0 else 'ahead'}; synchronise it (NTP)"
+        )
+    return offset_ms
+
+
+def clock_offset_ms(gateway: Gateway) -> float:
+    """Return the exchange's clock minus this machine's, milliseconds."""
+    before_ns = time.time_ns()
+    now_ms = gateway.server_time_ms()
+    return now_ms - (before_ns + time.time_ns()) / 2e6
