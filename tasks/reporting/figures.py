@@ -120,7 +120,7 @@ def draw_rolling(equity: Equity, label: str, width: int = WIDE) -> Figure | None
                 rolled[1],
                 color=colour,
                 linewidth=1.6 if colour == MODEL else 1.1,
-                label=plain_text(name, 30) + ("" if np.isfinite(rolled[1]).any() else ": held too seldom"),
+                label=plain_text(name, 30) + ("" if np.isfinite(rolled[1]).any() else ": no ratio"),
             )
     use_dates(axes, days, width)
     label_axes(axes, "time (UTC)", "annualised, √365")
