@@ -17,7 +17,7 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run ui alerts paper clients attack orders soak test verify lint bench bench-quick lock clean
+.PHONY: run ui alerts paper clients attack orders soak test verify verify-panel lint bench bench-quick lock clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -74,6 +74,12 @@ test: $(VENV)/installed-test
 verify: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	$(BIN)/python -m pytest tests/verification/verify_*.py tests/verification/test_*.py -p no:randomly -q $(ARGS)
+
+# One network for many markets against one a market, on the recorded candles of DSC_TEST_DATA: under an hour, and
+# $(DSC_HOME)/panel.json; fails, once all is written, if a bar is missed.
+verify-panel: $(VENV)/installed-test
+	@mkdir -p "$(DSC_HOME)"
+	@$(BIN)/python -m tests.verification.panel $(ARGS)
 
 # Rows of speed against the alternatives, a table, and $(DSC_HOME)/bench.json; quick: the inference rows, bench-quick.json.
 bench: $(VENV)/installed-test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -85,10 +86,11 @@ def _each_of(
                 calls[market] = {"exchange": exchange, **references, "code": project_hash()}
         if recipe.pool:
             recipe = pooled(exchange, markets[0], bars, quality, recipe, [call["data"] for call in calls.values()])
+        asked = [(market, call | {"recipe": recipe}) for market, call in calls.items()]
+        first = asked[:1] if recipe.pool else []  # trains the network, which the others find
         stage("markets", 0, len(calls))
-        for done, (market, how) in enumerate(
-            run_each(retrain_market, {market: call | {"recipe": recipe} for market, call in calls.items()}), 1
-        ):
+        turn = chain(*(run_each(retrain_market, dict(some)) for some in (first, asked[len(first) :])))
+        for done, (market, how) in enumerate(turn, 1):
             end(market, how)
             stage("markets", done, len(calls))
     prune_home(PruneRule())

@@ -34,7 +34,7 @@ from storage.sealed import Document, require_shape, sealed, unsealed
 from storage.version_names import PLAIN_NAME, is_version, market_folder, time_stamp, version_folder
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 """Of a version's files and manifest: raised when what is written changes. What was written before stays readable, for
 which `tests/golden/` keeps a home of every format."""
 STORE_KEYS = ("files", "format", "name", "seal", "signature", "source", "version")
@@ -386,11 +386,11 @@ def _check_file_name(file: str) -> None:
 
 
 def _check_format(ref: VersionRef, found: Any) -> None:
-    if found != FORMAT:
+    if found not in range(1, FORMAT + 1):
         newer = isinstance(found, int) and found > FORMAT
         way_out = "update this program" if newer else "retrain"
         raise ArtifactError(
-            f"version {ref} has format {one_line(repr(found), 60)}, this program reads {FORMAT}; {way_out}"
+            f"version {ref} has format {one_line(repr(found), 60)}, this program reads 1 to {FORMAT}; {way_out}"
         )
 
 

@@ -87,7 +87,7 @@ def prune(
             member
             for source, name in store.markets()
             for ref in store.whole_versions(source, name)
-            for member in store.manifest(ref)["recipe"].get("pool", ())
+            for member in store.manifest(ref).get("recipe", {}).get("pool", ())
         )
         return {str(member).rpartition(":")[2] for member in named}
 

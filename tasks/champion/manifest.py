@@ -99,12 +99,15 @@ class Manifest:
     def of(cls, document: Mapping[str, Any], ref: VersionRef) -> Manifest:
         """Return what `document` wrote, as the store gives it back.
 
-        What is missing is not filled in: a default of today is not what went without saying on another day.
+        What is missing is not filled in: a default of today is not what went without saying on another day, which is
+        known of each earlier format.
 
         Raises:
             ArtifactError: A part is missing, unknown, of another type, or not finite.
         """
         own = {name: part for name, part in document.items() if name not in STORE_KEYS}
+        if document.get("format") == 1:
+            own = _said_in_format_1(own)
         try:
             manifest = _MANIFEST.validate_json(json.dumps(own))
             wrong = next(_missing(own, manifest.document()), "")
@@ -114,6 +117,14 @@ class Manifest:
         if wrong:
             raise ArtifactError(f"manifest of {ref} does not fit this program ({wrong}); roll back or retrain")
         return manifest
+
+
+def _said_in_format_1(said: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of format 1 with what went without saying then: folds by shares, and a market by itself."""
+    recipe = said.get("recipe")
+    if not (isinstance(recipe, dict) and isinstance(recipe.get("folds"), dict)):
+        return said
+    return {**said, "recipe": {"pool": [], **recipe, "folds": {"cut": "shares", **recipe["folds"]}}}
 
 
 def read_manifest(store: ArtifactStore, ref: VersionRef) -> Manifest:

@@ -108,6 +108,7 @@ def render_report(data: ReportData) -> str:
         ],
         "provenance": {
             "dataset": manifest.dataset,
+            **({"pool": ", ".join(manifest.recipe.pool)} if manifest.recipe.pool else {}),
             "code": manifest.code[:16],
             "seed": manifest.recipe.fit_config.seed,
             **data.speed.machine,

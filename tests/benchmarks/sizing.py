@@ -13,7 +13,7 @@ import cyclopts
 
 from flows.ingest import ingest
 from flows.retrain import retrain
-from storage.schema import FUNDING_STEP_MS, WINDOW_BARS, Interval, Market
+from storage.schema import DAY_MS, FUNDING_STEP_MS, WINDOW_BARS, Interval, Market
 from storage.settings import Settings
 from tasks.exchange.connection import ExchangeConfig
 from tasks.exchange.reference import FUNDING_ROWS
@@ -30,12 +30,14 @@ class Sample:
     Attributes:
         bars: Candles ingested and trained on.
         ingest_cpu_s, retrain_cpu_s: Processor time of both.
+        daily_cpu_s: Of a retrain when another day has passed, which finds all folds but the newest.
         database_bytes: DuckDB file with this market alone, less the empty file.
     """
 
     bars: int
     ingest_cpu_s: float
     retrain_cpu_s: float
+    daily_cpu_s: float
     database_bytes: int
 
 
@@ -52,7 +54,7 @@ def size(sample: Sample, markets: int, market: Market, years: float) -> dict[str
     requests = math.ceil(bars / WINDOW_BARS) + 2
     requests += math.ceil(bars * market.interval_ms / FUNDING_STEP_MS / FUNDING_ROWS)
     scale = bars / sample.bars * markets
-    retrain_h = sample.retrain_cpu_s * scale / 3_600
+    retrain_h, daily_h = (seconds * scale / 3_600 for seconds in (sample.retrain_cpu_s, sample.daily_cpu_s))
     return {
         "first ingest, requests": requests * markets,
         "first ingest, minutes at 60 requests/s": requests * markets / BYBIT_PER_S / 60,
@@ -60,8 +62,9 @@ def size(sample: Sample, markets: int, market: Market, years: float) -> dict[str
         "each new bar, requests": POLL_REQUESTS * markets,
         "each new bar, seconds at 60 requests/s": POLL_REQUESTS * markets / BYBIT_PER_S,
         "DuckDB, GB": sample.database_bytes * scale / 1e9,
-        "one retrain of all, CPU hours": retrain_h,
-        "workers (1 core each) for a retrain of all within 4 hours": math.ceil(retrain_h / 4),
+        "first retrain of all, CPU hours": retrain_h,
+        "daily retrain of all, CPU hours": daily_h,
+        "workers (1 core each) for a daily retrain of all within 4 hours": math.ceil(daily_h / 4),
     }
 
 
@@ -76,10 +79,16 @@ def measure(bars: int) -> Sample:
         ingested = _cpu_s()
         database = Settings.from_environment().database.stat().st_size
         retrain(market=market, exchange=exchange)
+        trained = _cpu_s()
+        later = ExchangeConfig(synthetic=SyntheticMarket(bars=bars + DAY_MS // market.interval_ms))
+        ingest(market=market, exchange=later)
+        next_day = _cpu_s()
+        retrain(market=market, exchange=later)
         return Sample(
             bars=bars,
             ingest_cpu_s=ingested - began,
-            retrain_cpu_s=_cpu_s() - ingested,
+            retrain_cpu_s=trained - ingested,
+            daily_cpu_s=_cpu_s() - next_day,
             database_bytes=database - _empty_database(Path(home)),
         )
 
@@ -109,9 +118,9 @@ def sizing(*, bars: int = 60_000, years: float = 3.0, interval: Interval = "5") 
     sample = measure(bars)
     columns = [size(sample, markets, Market(interval=interval), years) for markets in (1, 20, 500)]
     print(f"measured: {sample}")
-    print(f"{f'{years:g} years of {interval}-minute bars, markets:':<58} {1:>9} {20:>9} {500:>9}")
+    print(f"{f'{years:g} years of {interval}-minute bars, markets:':<64} {1:>9} {20:>9} {500:>9}")
     for name in columns[0]:
-        print(f"{name:<58} " + " ".join(f"{column[name]:>9,.{_digits(column[name])}f}" for column in columns))
+        print(f"{name:<64} " + " ".join(f"{column[name]:>9,.{_digits(column[name])}f}" for column in columns))
 
 
 def _digits(value: float) -> int:

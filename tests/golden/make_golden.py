@@ -46,9 +46,9 @@ def golden_path(number: int) -> Path:
     return Path(__file__).parent / f"format-{number}.tar.xz"
 
 
-def restore(home: Path) -> ArtifactStore:
-    """Restore the golden home of the present format, and return its versions; needs DSC_HOME to be `home`."""
-    with tarfile.open(golden_path(FORMAT)) as tar:
+def restore(home: Path, number: int = FORMAT) -> ArtifactStore:
+    """Restore the golden home of a format, the present one by default; needs DSC_HOME to be `home`."""
+    with tarfile.open(golden_path(number)) as tar:
         tar.extractall(home, filter="data")
     return ArtifactStore(Settings.from_environment().artifact_url)
 

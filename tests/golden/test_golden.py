@@ -5,16 +5,17 @@ from datetime import UTC, datetime
 import pytest
 
 from flows.evaluate import evaluate
+from storage.artifacts import FORMAT
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.manifest import Manifest
 from tasks.champion.serving import load_served, served_champion
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 
-@pytest.fixture
-def golden(home):
-    """A home restored from the back-up of the present format."""
-    return restore(home)
+@pytest.fixture(params=range(1, FORMAT + 1), ids="format-{}".format)
+def golden(home, request):
+    """A home restored from the back-up of each format."""
+    return restore(home, request.param)
 
 
 @pytest.mark.promise(8)

@@ -288,7 +288,7 @@ def test_version_of_another_format_is_refused_with_what_to_do(tmp_path: Path, fo
     ref = publish(store)
     assert store.manifest(ref)["format"] == FORMAT
     _reseal(_folder(tmp_path, ref), lambda manifest: manifest.update(format=found))
-    with pytest.raises(ArtifactError, match=rf"has format {found!r}, this program reads {FORMAT}; {way_out}"):
+    with pytest.raises(ArtifactError, match=rf"has format {found!r}, this program reads 1 to {FORMAT}; {way_out}"):
         store.load(ref, source=SOURCE)
 
 
