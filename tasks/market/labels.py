@@ -1,4 +1,4 @@
-"""What the model is to foresee. The only file of the project that looks ahead, by exactly horizon + 1 bars.
+"""What the model is to foresee. The only file of the project that looks ahead: horizon + 1 bars, or the risk horizon.
 
 A decision taken at the close of bar t is filled at the open of t + 1, so the label is the return from that open on:
 
@@ -6,6 +6,10 @@ A decision taken at the close of bar t is filled at the open of t + 1, so the la
     threshold_t = max(k * vol_t * sqrt(H), cost_floor_multiple * round_trip_cost)
 
 For Gaussian returns P(hold) = 2 * Phi(k) - 1, so k = 0.4307 gives thirds wherever the cost floor does not bind.
+
+How much the market will move is foreseen too: the realised variance over a horizon of its own, close to close,
+
+    RV_t = sum of ln(C[t+i] / C[t+i-1])^2 over i = 1 .. risk horizon
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import numpy as np
 from storage.bounds import Checked, NonNegativeFloat, PositiveInt
 from storage.schema import BUY, CLASSES, HOLD, SELL, BoolArray, FloatArray, IntArray
 from tasks.market.features import FLAT_VOL
+from tasks.market.volatility import summed_squares
 
 UNKNOWN = -1
 """Class of a bar whose label cannot be known."""
@@ -93,6 +98,31 @@ def label_bars(
     classes[forward_return < -threshold] = SELL
     classes[np.isnan(forward_return) | np.isnan(threshold)] = UNKNOWN
     return Labels(horizon=horizon, classes=classes, forward_return=forward_return, threshold=threshold, end=end)
+
+
+def realised_variance(close: FloatArray, segment: IntArray, horizon: int) -> FloatArray:
+    """Return the sum of the squared log returns of the `horizon` bars after each bar.
+
+    Looks ahead: the last close read is that of bar t + horizon.
+
+    Args:
+        close: (T,) last price of each bar, quote currency, > 0.
+        segment: (T,) never decreasing; bars of one number follow each other without a gap.
+        horizon: Bars ahead, >= 1.
+    Returns:
+        (T,) dimensionless, >= 0; NaN where a gap or the end of the series lies between.
+    Raises:
+        ValueError: `horizon` < 1, or the arrays differ in length.
+    """
+    if horizon < 1:
+        raise ValueError(f"horizon must be >= 1 bar, was {horizon!r}")
+    if len(close) != len(segment):
+        raise ValueError(f"close and segment must have one length, were {len(close)} and {len(segment)}")
+    variance = np.full(len(close), np.nan)
+    whole = np.flatnonzero(segment[horizon:] == segment[: max(len(close) - horizon, 0)])
+    total = summed_squares(close, segment)
+    variance[whole] = total[whole + horizon] - total[whole]
+    return variance
 
 
 def class_means(labels: Labels, vol: FloatArray, rows: Rows) -> FloatArray:

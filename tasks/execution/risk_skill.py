@@ -1,0 +1,126 @@
+"""How good forecasts of variance are: QLIKE, R2 of the logarithm, how often reality was far beyond, calibration.
+
+Realised variance is noisy, and most losses rank forecasts by its noise; QLIKE ranks them as if the true variance were
+seen (Patton 2011, 10.1016/j.jeconom.2010.03.034). It is the likelihood of a Gaussian of that variance, and depends on
+the ratio of the two alone, so calm and wild days count alike.
+
+Windows of consecutive bars overlap: every test takes the autocorrelation up to the horizon in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.schema import FloatArray
+from tasks.execution.significance import diebold_mariano
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles of realised variance over its forecast that are foreseen, and counted."""
+
+FAR_BEYOND = 1.5
+"""Multiple of the expected risk, a standard deviation, beyond which a window counts as far beyond it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskForecast:
+    """Who foresees variance, and what it foresees of N bars.
+
+    Attributes:
+        mean: (N,) expected variance over the horizon, dimensionless, > 0; NaN where unknown.
+        log: (N,) expected logarithm of the variance: below the logarithm of `mean`, as variances are skewed.
+    """
+
+    mean: FloatArray
+    log: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskScore:
+    """What one forecast was worth on the windows that every forecast speaks of.
+
+    Attributes:
+        name: Whose it is.
+        qlike: Mean of RV / F - ln(RV / F) - 1, F the expected variance; 0 is perfect.
+        log_r2: Share of the variance of ln RV that the expected logarithm accounts for; below 0 where the mean of these
+            windows would have done better.
+        exceeding: Share of the windows whose realised risk, sqrt(RV), was above `FAR_BEYOND` times the expected.
+        lead: QLIKE of this one less the model's; positive where the model is better, None for the model itself.
+        lead_error: Standard error of that, overlap included.
+        p_value: Diebold-Mariano, one-sided: the chance of such a lead without any; None where undefined.
+    """
+
+    name: str
+    qlike: float
+    log_r2: float
+    exceeding: float
+    lead: float | None = None
+    lead_error: float | None = None
+    p_value: float | None = None
+
+
+def qlike(realised: FloatArray, foreseen: FloatArray) -> FloatArray:
+    """Return the QLIKE loss of each forecast: RV / F - ln(RV / F) - 1, at least 0.
+
+    Args:
+        realised: (N,) realised variance, > 0.
+        foreseen: (N,) expected variance over the same windows, > 0.
+    """
+    ratio = realised / foreseen
+    return np.asarray(ratio - np.log(ratio) - 1.0)
+
+
+def log_r2(realised: FloatArray, expected_log: FloatArray) -> float:
+    """Return 1 - sum of (ln RV - expected)^2 / sum of (ln RV - its mean)^2; NaN where RV never varies."""
+    logs = np.log(realised)
+    spread = float(np.sum((logs - logs.mean()) ** 2))
+    return 1.0 - float(np.sum((logs - expected_log) ** 2)) / spread if spread > 0.0 else float("nan")
+
+
+def exceeding(realised: FloatArray, foreseen: FloatArray, multiple: float = FAR_BEYOND) -> float:
+    """Return the share of windows whose sqrt(RV) is above `multiple` times the expected risk sqrt(F)."""
+    return float(np.mean(realised > multiple**2 * foreseen))
+
+
+def below_quantiles(realised: FloatArray, foreseen: FloatArray, quantiles: FloatArray) -> FloatArray:
+    """Return the share of windows at or below each foreseen quantile.
+
+    Args:
+        realised: (N,) realised variance.
+        foreseen: (N,) expected variance.
+        quantiles: (N, len(LEVELS)) of RV / F, as foreseen for each window.
+    Returns:
+        (len(LEVELS),): equal to `LEVELS` where the forecast is calibrated.
+    """
+    return np.asarray(np.mean((realised / foreseen)[:, None] <= quantiles, axis=0))
+
+
+def rate_risk(realised: FloatArray, forecasts: Mapping[str, RiskForecast], horizon: int) -> tuple[RiskScore, ...]:
+    """Return what each forecast was worth, in their order; the first is the model, whose lead over the others counts.
+
+    Args:
+        realised: (N,) realised variance of consecutive bars, > 0.
+        forecasts: Name -> forecast of the same bars, known throughout.
+        horizon: Bars that a window spans: how far losses overlap.
+    """
+    losses = {name: qlike(realised, one.mean) for name, one in forecasts.items()}
+    model = next(iter(losses))
+    scores = []
+    for name, one in forecasts.items():
+        test = None
+        if name != model:
+            test = diebold_mariano(model_loss=losses[model], reference_loss=losses[name], lag=horizon)
+        scores.append(
+            RiskScore(
+                name=name,
+                qlike=float(losses[name].mean()),
+                log_r2=log_r2(realised, one.log),
+                exceeding=exceeding(realised, one.mean),
+                lead=None if name == model else float(np.mean(losses[name] - losses[model])),
+                lead_error=test.standard_error if test else None,
+                p_value=test.p_value if test else None,
+            )
+        )
+    return tuple(scores)
