@@ -14,7 +14,7 @@ from flows.entry.form import Folded, form
 from storage.pruning import PruneRule
 from storage.schema import DatasetRef, Market
 from tasks.data import build_dataset, note_quality
-from tasks.evaluation import backtest_folds, check_leaks, compare_baselines, measure_latency
+from tasks.evaluation import backtest_folds, check_leaks, compare_baselines, foresee_risk, measure_latency
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import distinct
 from tasks.housekeeping import prune_home
@@ -119,6 +119,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
         quality: Key of what the candle store knows of its bars.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
+    recipe = recipe.charged(data.market, is_made_up=exchange.origin == "synthetic")
     cost.measure(STAGES[1:])
     starts, models, rivals = trained(data, recipe)
     stage("latency")
@@ -128,6 +129,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
     stage("backtest")
     backtest = backtest_folds(data, recipe, models)
     contest = compare_baselines(data, recipe, backtest, rivals)
+    risk = foresee_risk(data, recipe, models)
     stage("judge")
     judgement = judge_version(data, recipe, backtest, latency, leaks, contest)
     if asks_for_second_seed(judgement):
@@ -137,7 +139,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
         ]
         judgement = judge_version(data, recipe, backtest, latency, leaks, contest, again)
     stage("publish")
-    version = publish_version(exchange, data, recipe, backtest, latency, leaks, contest, judgement, quality)
+    version = publish_version(exchange, data, recipe, backtest, latency, leaks, contest, risk, judgement, quality)
     verdict = promote_or_keep(version, judgement)
     stage("publish", 1)
     return verdict

@@ -39,6 +39,7 @@ def search(
         space: What is varied.
     """
     data = build_dataset(exchange, market, bars, quality)
+    recipe = recipe.charged(market, is_made_up=exchange.origin == "synthetic")
     networks = space.networks(recipe.network_config)
     longest = max(networks, key=lambda network: network.context)
     tried = [[try_network(data, recipe, network, seed, longest) for seed in space.seeds] for network in networks]

@@ -19,8 +19,9 @@ from tasks.strategy.baselines import BaselineFold, joined_baselines
 from tasks.strategy.contest import contest_files, contest_key, hold_contest, joined_forecasts
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.leak_suite import CHECKS, LeakReport, leak_checks, leaks_key
-from tasks.strategy.out_of_sample import EvaluationInputs, load_evaluation
+from tasks.strategy.out_of_sample import EvaluationInputs, judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
+from tasks.strategy.risk import RiskRecord, record_risk, risk_key
 from tasks.strategy.samples import load_samples
 from tasks.strategy.speed import measure_speed, speed_key
 
@@ -83,6 +84,22 @@ def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
         f"backtest key={key} bars={len(evaluation.unseen)} trades={metrics.num_trades} net={metrics.total_return:+.4f} "
         f"log_loss_skill={skill.log_loss_skill:+.5f} accuracy={skill.accuracy:.4f}"
     )
+    return key
+
+
+@task(cache_policy=NO_CACHE, task_run_name="foresee risk of {data.market.symbol}")
+def foresee_risk(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
+    """Rate what the folds' models foresaw of risk beside EWMA, HAR and LightGBM, and return the key of the record."""
+    settings, key = Settings.from_environment(), risk_key(data, recipe, folds)
+    work, log = ResultStore(settings.work), get_run_logger()
+    if work.finished(key):
+        log.info(f"risk was foreseen before key={key}")
+        return key
+    samples = load_samples(settings.datasets, data, recipe)
+    files = record_risk(samples, recipe, judged_folds(work, samples, folds))
+    work.save(key, files)
+    scores = RiskRecord.of(files).scores
+    log.info(f"risk key={key} " + (" ".join(f"{one.name!r}={one.qlike:.4f}" for one in scores) or "not foreseen"))
     return key
 
 

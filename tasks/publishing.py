@@ -18,6 +18,7 @@ from storage.settings import Settings
 from tasks.champion.judgement import champion_name, judge_challenger
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Judgement
+from tasks.champion.risk_verdict import judge_risk, risk_line
 from tasks.champion.versions import version_code, version_hash
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import StoredQuality
@@ -37,6 +38,7 @@ from tasks.strategy.inputs_worth import measure_importance
 from tasks.strategy.leak_suite import LeakReport, leaks_json
 from tasks.strategy.out_of_sample import judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
+from tasks.strategy.risk import RiskRecord
 from tasks.strategy.samples import training_end
 from tasks.strategy.speed import Speed
 
@@ -101,6 +103,7 @@ def publish_version(
     latency: str,
     leaks: str,
     contest: str,
+    risk: str,
     judgement: str,
     quality: str,
 ) -> VersionRef:
@@ -110,6 +113,8 @@ def publish_version(
     evaluation = load_evaluation(settings.work, settings.datasets, backtest)
     speed, fold = work.load(latency, Speed), evaluation.folds[-1]
     table, contest_files = load_contest(work, contest)
+    risk_files = work.read(risk)
+    risks = RiskRecord.of(risk_files)
     manifest = Manifest(
         features=FEATURES,
         market=data.market,
@@ -122,6 +127,7 @@ def publish_version(
         **training_end(evaluation.samples, recipe, evaluation.samples.fold(len(evaluation.folds) - 1)),
         class_means=tuple(fold.class_means.tolist()),
         judgement=work.load(judgement, Judgement),
+        risk=judge_risk(risks, recipe.risk),
         summary=summarise(recipe, evaluation, table, exchange.origin),
     )
     importance = measure_importance(recipe, evaluation)
@@ -131,6 +137,7 @@ def publish_version(
         "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
         **backtest_files(evaluation),
         **contest_files,
+        **risk_files,
         "importance.json": canonical_json(importance),
         "latency.json": canonical_json(speed),
         "leaks.json": leaks_json(work.load(leaks, LeakReport)),
@@ -141,7 +148,7 @@ def publish_version(
     files["cost.json"] = canonical_json(spent)
     beside = side_by_side(store, ref, manifest, files)
     report = report_data(
-        ref, now, manifest, evaluation, speed, table, files["baselines.parquet"], importance, beside,
+        ref, now, manifest, evaluation, speed, table, files["baselines.parquet"], risks, importance, beside,
         work.load(quality, StoredQuality), spent,
         [one.row() for one in paper_records(settings.home, data.source, data.market, most=_SESSIONS)],
     )  # fmt: skip
@@ -186,7 +193,13 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     )  # fmt: skip
     manifest = read_manifest(store, version)
     reasons = [("failed", name) for name in failed]  # a line each: the page cuts off what is longer than it is wide
-    lines = [("decision", decision), *reasons, *model_lines(manifest.summary), ("version", str(version))]
+    lines = [
+        ("decision", decision),
+        *reasons,
+        *model_lines(manifest.summary),
+        ("risk verdict", risk_line(manifest.risk)),
+        ("version", str(version)),
+    ]
     show_result(version.source, manifest.market, lines)
     return Verdict(
         version=version,

@@ -138,62 +138,62 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
     alpha = rule.significance / evidence.looks
     drawdown_bound = rule.max_drawdown if idle else rule.drawdown_ratio * champion_drawdown
     return (
-        _check("unseen days", days >= rule.min_days, f"{days:.0f}", f">= {rule.min_days:.0f}"),
-        _check("closed trades", trades >= rule.min_trades, f"{trades}", f">= {rule.min_trades}"),
-        _check(
+        checked("unseen days", days >= rule.min_days, f"{days:.0f}", f">= {rule.min_days:.0f}"),
+        checked("closed trades", trades >= rule.min_trades, f"{trades}", f">= {rule.min_trades}"),
+        checked(
             "log-loss better than the prior",
-            skill.log_loss_skill > 0 and _below(skill.p_value, rule.significance),
-            f"{skill.log_loss_skill:+.5f} nat, {_p(skill.p_value)}",
+            skill.log_loss_skill > 0 and is_below(skill.p_value, rule.significance),
+            f"{skill.log_loss_skill:+.5f} nat, {p_text(skill.p_value)}",
             f"> 0, p < {rule.significance}",
         ),
         # Volatility alone can make holds foreseeable, so the condition above says nothing of direction.
-        _check(
+        checked(
             "direction of moves better than prior and 50:50",
             skill.direction_skill is not None
             and skill.direction_skill > 0
-            and _below(skill.direction_p_value, rule.significance),
+            and is_below(skill.direction_p_value, rule.significance),
             _direction(skill),
             f"> 0, p < {rule.significance}",
         ),
-        _check(
+        checked(
             "log-loss near the better baseline",
             evidence.baseline_lead >= -rule.baseline_margin,
             f"{evidence.baseline_lead:+.5f} nat against {evidence.baseline}",
             f">= -{rule.baseline_margin:g} nat",
         ),
-        _check(
+        checked(
             f"net result at {rule.cost_stress:g}x costs",
             evidence.stressed_return > 0,
             f"{evidence.stressed_return:+.2%}",
             "> 0 %",
         ),
-        _check(
+        checked(
             f"beats the champion ({evidence.champion})",
-            earned > champion_earned and _below(evidence.p_value, alpha),
-            f"{earned:+.2%} against {champion_earned:+.2%}, {_p(evidence.p_value)}",
+            earned > champion_earned and is_below(evidence.p_value, alpha),
+            f"{earned:+.2%} against {champion_earned:+.2%}, {p_text(evidence.p_value)}",
             f"greater, p < {alpha:.2g}" + (f", look {evidence.looks}" if evidence.looks > 1 else ""),
         ),
         *_first_promotion(evidence, rule, trades),
-        _check("maximum drawdown", drawdown <= drawdown_bound, f"{drawdown:.2%}", f"<= {drawdown_bound:.2%}"),
-        _check(
+        checked("maximum drawdown", drawdown <= drawdown_bound, f"{drawdown:.2%}", f"<= {drawdown_bound:.2%}"),
+        checked(
             "calibration error above a perfect model's",
             excess <= rule.calibration_margin,
             f"{excess:+.4f}",
             f"<= {rule.calibration_margin}",
         ),
-        _check(
+        checked(
             "latency p99 per bar",
             evidence.latency_p99_us < rule.latency_budget_us,
             f"{evidence.latency_p99_us:.1f} us",
             f"< {rule.latency_budget_us:.0f} us",
         ),
-        _check(
+        checked(
             "all ways to run it agree",
             evidence.parity < PARITY_BOUND,
             f"{evidence.parity:.1e}",
             f"< {PARITY_BOUND:.0e}",
         ),
-        _check(
+        checked(
             "leak tests",
             evidence.leaks == (),
             "not run" if evidence.leaks is None else ", ".join(evidence.leaks) or "all green",
@@ -209,7 +209,7 @@ def _second_seed(evidence: Evidence, others_hold: bool) -> Check:
         found = "to be trained" if others_hold else "not run: other conditions failed"
         return Check(name=name, passed=None, found=found, wanted=wanted)
     found = f"{second.total_return:+.2%}, first seed {first.total_return:+.2%}"
-    return _check(name, second.total_return > 0, found, wanted)
+    return checked(name, second.total_return > 0, found, wanted)
 
 
 def _first_promotion(evidence: Evidence, rule: PromotionRule, trades: int) -> tuple[Check, ...]:
@@ -220,7 +220,7 @@ def _first_promotion(evidence: Evidence, rule: PromotionRule, trades: int) -> tu
     missing = too_few_trades(trades) if trades < FEWEST_TRADES else "undefined"
     shown = missing if found is None else f"{found:.3f}"
     return (
-        _check(
+        checked(
             "deflated Sharpe ratio",
             found is not None and found >= rule.deflated_sharpe,
             f"{shown}, {trials} trial{'' if trials == 1 else 's'}",
@@ -232,18 +232,21 @@ def _first_promotion(evidence: Evidence, rule: PromotionRule, trades: int) -> tu
 def _direction(skill: Skill) -> str:
     if skill.direction_skill is None:
         return "undefined"
-    return f"{skill.direction_skill:+.5f} nat against {skill.direction_reference}, {_p(skill.direction_p_value)}"
+    return f"{skill.direction_skill:+.5f} nat against {skill.direction_reference}, {p_text(skill.direction_p_value)}"
 
 
-def _check(name: str, passed: bool, found: str, wanted: str) -> Check:
+def checked(name: str, passed: bool, found: str, wanted: str) -> Check:
+    """Return a condition that was looked at, with its numbers."""
     return Check(name=name, passed=bool(passed), found=found, wanted=wanted)
 
 
-def _below(p_value: float | None, bound: float) -> bool:
+def is_below(p_value: float | None, bound: float) -> bool:
+    """Return whether a p-value is known and smaller than its bound."""
     return p_value is not None and p_value < bound
 
 
-def _p(p_value: float | None) -> str:
+def p_text(p_value: float | None) -> str:
+    """Return a p-value as a condition says it."""
     if p_value is None:
         return "p undefined"
     return "p < 0.001" if p_value < 0.0005 else f"p = {p_value:.3f}"

@@ -20,7 +20,7 @@ from tasks.network.fit import predict_series
 from tasks.network.folding import load_weights
 from tasks.strategy.backtest_record import backtest_numbers
 from tasks.strategy.contest import hold_contest, stored_forecasts
-from tasks.strategy.folds import FoldResult
+from tasks.strategy.folds import NO_HEAD, FoldResult
 from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples, fold_bars, load_samples
@@ -113,9 +113,16 @@ def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[F
     """Return the folds' results that a version keeps; only the last fold has weights."""
     predictions = read_columns(artifact.files["predictions.parquet"])
     probabilities = np.column_stack([predictions[f"p_{name}"] for name in CLASSES])
+    unforeseen = np.full(len(probabilities), np.nan)  # of format 1, which knows no risk
+    said = {
+        "probabilities": probabilities,
+        "log_variance_ratio": predictions.get("log_variance_ratio", unforeseen),
+    }
     lengths = [len(samples.fold(index).test) for index in range(len(samples.folds) + recipe.refit)]
-    parts = np.split(probabilities, np.cumsum(lengths)[:-1])
-    facts = parse_json(artifact.files["folds.json"])
+    cuts = np.cumsum(lengths)[:-1]
+    split = {name: np.split(column, cuts) for name, column in said.items()}
+    parts = [{name: blocks[index] for name, blocks in split.items()} for index in range(len(lengths))]
+    facts = [{"risk": asdict(NO_HEAD), **fact} for fact in parse_json(artifact.files["folds.json"])]
     weights = [b""] * (len(facts) - 1) + [artifact.files["weights.safetensors"]]
     return [FoldResult.of_facts(*one) for one in zip(facts, weights, parts, strict=True)]
 

@@ -22,7 +22,8 @@ class Decision(NamedTuple):
     Attributes:
         start_ms: Open time of the bar.
         version: Which decided.
-        values: (F + 4,) features, vol, probabilities, NaN where unknown.
+        values: (F + 5,) features, vol, probabilities, foreseen volatility (a journal of before it has none), NaN where
+            unknown.
         position: Weight held at the close.
         bars_held: For how many bars.
         target: What the rule says, from that position.

@@ -190,7 +190,7 @@ class Account:
         """Return why nothing is foreseen, or the expected return and what a round trip costs."""
         if tick is None or self._params is None:
             return self.why_none or "there is no version", math.nan, math.nan
-        vol, p_sell, p_hold, p_buy = tick.values[-4:].tolist()
+        vol, (p_sell, p_hold, p_buy) = tick.vol, tick.probabilities.tolist()
         if p_buy == p_buy:  # not NaN
             return "", expected_return(p_sell, p_hold, p_buy, vol, self._params), self._round_trip
         lacks = self.history_bars + 1 - unbroken

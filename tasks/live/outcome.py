@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import DIRECTIONS, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import Replayed
+from tasks.strategy.live_tick import PROBABILITIES, foreseen_vol
 
 _SUMS = (
     "bars",
@@ -129,8 +131,12 @@ def _row(what: str, times: str, bp: float | None = None) -> Row:
 
 
 def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
-    """Return a decision as it is printed: time names the bar by its open, UTC, RFC 3339."""
-    known = decision.values[-len(CLASSES) :].tolist() if not decision.lacks else []
+    """Return a decision as it is printed: time names the bar by its open, UTC, RFC 3339.
+
+    The foreseen volatility is per bar, over the version's risk horizon; null where the version foresees none.
+    """
+    known = decision.values[PROBABILITIES].tolist() if not decision.lacks else []
+    foreseen = foreseen_vol(decision.values)
     return {
         "time": datetime.fromtimestamp(decision.start_ms / 1000, UTC).isoformat().replace("+00:00", "Z"),
         "market": str(session.market),
@@ -139,6 +145,7 @@ def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
         "confidence": max(known) if known else None,
         "probabilities": dict(zip(CLASSES, known, strict=True)) if known else None,
         "expected_return": decision.mu if known else None,
+        "foreseen_volatility": foreseen if math.isfinite(foreseen) else None,
         "target": decision.target,
         "reason": decision.reason if not decision.cause else f"{decision.reason}; not traded: {decision.cause}",
     }

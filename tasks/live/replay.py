@@ -32,6 +32,7 @@ from tasks.live.account import held_back
 from tasks.live.attribution import Comparison, attribute
 from tasks.live.order_replay import OrderBooks
 from tasks.live.told import Batch, Predict, Told
+from tasks.strategy.live_tick import PROBABILITIES
 
 FEATURE_BOUND, PROBABILITY_BOUND = 1e-9, 1e-5
 """How far features and probabilities of the session may lie from the batch's."""
@@ -261,7 +262,7 @@ def _compute_again(batch: Batch, one: Decision, result: Replayed) -> None:
     result.feature_diff = max(result.feature_diff, apart)
     if apart > FEATURE_BOUND:
         result.add(one.start_ms, "features", "", f"differ by {apart:.1e}")
-    apart = _apart(one.values[len(again) :], probabilities)
+    apart = _apart(one.values[PROBABILITIES], probabilities)
     result.probability_diff = max(result.probability_diff, apart)
     if apart > PROBABILITY_BOUND:
         result.add(one.start_ms, "probabilities", "", f"differ by {apart:.1e}")

@@ -9,6 +9,10 @@ The network maps the newest `context` bars of F features to K class logits:
     head = mean of s over the window, beside it s at the newest bar if `newest_step`
     logits = (classifier(dropout(head)) + bypass(z at the newest bar) if `linear_bypass`) / temperature
 
+With a risk head, classifier and bypass have one row more, which no temperature divides: the logarithm of the variance
+foreseen over the risk horizon, as a multiple of what the present volatility would bring. A row of zeros says that
+nothing will change.
+
 Its block is one of three; with f = BN1(depthwise_{K, dilation}(.)), one filter a channel along time:
 
     separable   relu(BN2(pointwise(relu(f(h)))))                         Howard et al. 2017, arXiv:1704.04861
@@ -58,6 +62,7 @@ class DSCConfig(Checked):
         input_clip: Bound of the scaled features, standard deviations; None for no bound.
         members: Networks that are trained apart and joined (members.py), each with an equal part of the channels. What
             would mix their channels is zero: a window's path counts and computes it, the engine does neither.
+        risk_head: Whether it also says how much the market will move (risk_head.py): one row more of every head.
     """
 
     input_features: Annotated[int, Ge(1), Le(256)] = 10
@@ -73,6 +78,7 @@ class DSCConfig(Checked):
     linear_bypass: bool = False
     input_clip: PositiveFloat | None = 5.0
     members: Annotated[int, Ge(1), Le(64)] = 1
+    risk_head: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +95,11 @@ class DSCConfig(Checked):
                 f"context * hidden_channels must be at most {_MOST_HELD:,}, was {held:,}; make the window shorter or "
                 "the blocks fewer"
             )
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that it says of a bar: K logits, then the logarithm of the variance ratio of a risk head."""
+        return self.num_classes + self.risk_head
 
     @property
     def twin(self) -> DSCConfig:
@@ -131,6 +142,7 @@ def preset(name: str) -> DSCConfig:
             block="xception",
             newest_step=True,
             linear_bypass=True,
+            risk_head=True,
         )
     if name == "source":
         return DSCConfig(padding="zeros", input_clip=None)
@@ -172,7 +184,7 @@ class Layer:
 
 def layers(config: DSCConfig) -> tuple[Layer, ...]:
     """Return the layers of the window path in order: the table behind the sums below."""
-    features, channels, classes = config.input_features, config.hidden_channels, config.num_classes
+    features, channels, outputs = config.input_features, config.hidden_channels, config.outputs
     length, norm = config.context, 2 * channels
     stem = features * channels
     rows = [Layer(name="stem", parameters=stem + channels + norm, macs=stem, positions=length)]
@@ -184,10 +196,10 @@ def layers(config: DSCConfig) -> tuple[Layer, ...]:
         rows.append(Layer(name=f"blocks.{i}", parameters=macs + norms, macs=macs, positions=length))
     skip = config.num_blocks * channels * channels
     rows.append(Layer(name="skip_conv", parameters=skip + channels, macs=skip, positions=config.window))
-    head = (2 if config.newest_step else 1) * channels * classes
-    rows.append(Layer(name="classifier", parameters=head + classes, macs=head, positions=1))
+    head = (2 if config.newest_step else 1) * channels * outputs
+    rows.append(Layer(name="classifier", parameters=head + outputs, macs=head, positions=1))
     if config.linear_bypass:
-        rows.append(Layer(name="bypass", parameters=features * classes, macs=features * classes, positions=1))
+        rows.append(Layer(name="bypass", parameters=features * outputs, macs=features * outputs, positions=1))
     return tuple(rows)
 
 
@@ -213,17 +225,17 @@ def macs_per_window(config: DSCConfig) -> int:
 def macs_per_bar(config: DSCConfig) -> int:
     """Return the multiply-adds of one new bar in the streaming engine, whatever the window.
 
-    There the skip convolution and the classifier are one (B*C) -> K matrix (two with `newest_step`), applied before
-    the running mean; the mean's additions count nothing.
+    There the skip convolution and the classifier are one (B*C) -> outputs matrix (two with `newest_step`), applied
+    before the running mean; the mean's additions count nothing.
 
     Raises:
         ConfigError: Padding "zeros", where every position depends on its place in the window and nothing is shared.
     """
     if config.padding != "history":
         raise ConfigError(f'only padding "history" has a cost per bar, was {config.padding!r}')
-    features, channels, classes = config.input_features, config.hidden_channels, config.num_classes
+    features, channels, outputs = config.input_features, config.hidden_channels, config.outputs
     own = channels // config.members
     blocks = config.num_blocks * config.members * layer_macs(own, config.kernel_size, config.block)
-    head = (2 if config.newest_step else 1) * config.num_blocks * channels * classes
-    bypass = features * classes if config.linear_bypass else 0
+    head = (2 if config.newest_step else 1) * config.num_blocks * channels * outputs
+    bypass = features * outputs if config.linear_bypass else 0
     return features * channels + blocks + head + bypass

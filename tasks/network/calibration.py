@@ -1,4 +1,4 @@
-"""What is solved rather than searched for: the scaler, the logistic start of the bypass, and the temperature."""
+"""What is solved rather than searched for: the scaler, the temperature, and a ridge regression."""
 
 from __future__ import annotations
 
@@ -16,6 +16,22 @@ def scaler(features: FloatArray) -> tuple[FloatArray, FloatArray]:
     finite = features[finite_bars(features)]
     mean, scale = finite.mean(axis=0), finite.std(axis=0)
     return mean, np.where(scale > 1e-12 * (1 + np.abs(mean)), scale, 1.0)
+
+
+def ridge(x: FloatArray, y: FloatArray, penalty: float) -> tuple[FloatArray, float]:
+    """Return the weights (F,) and the intercept of a ridge regression on standardised inputs, told of raw ones.
+
+    Args:
+        x: (N, F) inputs; one that never varies gets the weight 0.
+        y: (N,) what is to be foreseen.
+        penalty: Of the squared weights, as a share of the samples.
+    """
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(scale > 1e-9 * (1 + np.abs(mean)), scale, np.inf)
+    z = (x - mean) / scale
+    gram = z.T @ z / len(z) + penalty * np.eye(z.shape[1])
+    weight: FloatArray = np.linalg.solve(gram, z.T @ (y - y.mean()) / len(z)) / scale
+    return weight, float(y.mean() - mean @ weight)
 
 
 def best_temperature(logits: FloatArray, labels: IntArray) -> float:

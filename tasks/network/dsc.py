@@ -115,26 +115,27 @@ class DSCTradingModel(nn.Module):
     def __init__(self, config: DSCConfig) -> None:
         super().__init__()
         self.config = config
-        features, channels, classes = config.input_features, config.hidden_channels, config.num_classes
+        features, channels, outputs = config.input_features, config.hidden_channels, config.outputs
         self.stem = nn.Sequential(nn.Conv1d(features, channels, 1), nn.BatchNorm1d(channels), nn.ReLU(inplace=True))
         self.blocks = nn.ModuleList(_block(config, dilation) for dilation in config.dilations)
         self.skip_conv = nn.Conv1d(channels * config.num_blocks, channels, 1)
         pool = PoolAndNewest() if config.newest_step else nn.AdaptiveAvgPool1d(1)
-        linear = nn.Linear(2 * channels if config.newest_step else channels, classes)
+        linear = nn.Linear(2 * channels if config.newest_step else channels, outputs)
         self.classifier = nn.Sequential(pool, nn.Flatten(), nn.Dropout(config.dropout), linear)
-        self.bypass = nn.Linear(features, classes, bias=False) if config.linear_bypass else None
+        self.bypass = nn.Linear(features, outputs, bias=False) if config.linear_bypass else None
         self.register_buffer("feature_mean", torch.zeros(features))
         self.register_buffer("feature_scale", torch.ones(features))
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the calibrated logits of windows.
+        """Return the calibrated logits of windows, and the logarithm of the variance ratio of a risk head.
 
         Args:
             x: (B, F, context) raw features, oldest bar first.
 
         Returns:
-            (B, K) logits over the temperature; softmax gives probabilities.
+            (B, outputs): K logits over the temperature, whose softmax gives probabilities, then what the risk head
+            says.
 
         Raises:
             ValueError: Another shape. A longer window would be averaged whole and be another function.
@@ -152,10 +153,10 @@ class DSCTradingModel(nn.Module):
         logits: Tensor = self.classifier(s)
         if self.bypass is not None:
             logits = logits + self.bypass(z[:, :, -1])
-        return logits / self.temperature
+        return self._calibrated(logits)
 
     def forward_series(self, x: Tensor) -> Tensor:
-        """Return the calibrated logits of every bar that has its context, in evaluation mode.
+        """Return what `forward` does, of every bar that has its context, in evaluation mode.
 
         Training has a pass of its own (`tasks.network.stack`). Padding "zeros" shares nothing between windows and falls
         back to batched windows, at a window's price for every bar.
@@ -165,7 +166,7 @@ class DSCTradingModel(nn.Module):
                 spoil every later bar through the running mean.
 
         Returns:
-            (T - context + 1, K) or (B, T - context + 1, K); row i belongs to bar i + context - 1.
+            (T - context + 1, outputs) or (B, T - context + 1, outputs); row i belongs to bar i + context - 1.
 
         Raises:
             ValueError: Another shape, or fewer bars than the context.
@@ -194,7 +195,14 @@ class DSCTradingModel(nn.Module):
         logits = self._head_series(skips)
         if self.bypass is not None:
             logits = logits + self.bypass(z[:, context - 1 :])
-        return logits / self.temperature
+        return self._calibrated(logits)
+
+    def _calibrated(self, outputs: Tensor) -> Tensor:
+        """Return the outputs (.., outputs) with the logits over the temperature."""
+        if not self.config.risk_head:
+            return outputs / self.temperature
+        classes = self.config.num_classes
+        return torch.cat([outputs[..., :classes] / self.temperature, outputs[..., classes:]], dim=-1)
 
     def scale(self, x: Tensor) -> Tensor:
         """Return z for time-major x (B, T, F)."""
@@ -203,22 +211,22 @@ class DSCTradingModel(nn.Module):
         return z if clip is None else z.clamp(-clip, clip)
 
     def _head_series(self, skips: list[Tensor]) -> Tensor:
-        """Return (B, T', K) logits from each block's output (B, T_i, C), time-major.
+        """Return (B, T', outputs) from each block's output (B, T_i, C), time-major.
 
         Pooling commutes with the skip convolution and that with the classifier, so their product maps each position
-        to K columns (K more for the newest step), and only these are averaged.
+        to so many columns (as many more for the newest step), and only these are averaged.
         """
-        channels, window, classes = self.config.hidden_channels, self.config.window, self.config.num_classes
+        channels, window, outputs = self.config.hidden_channels, self.config.window, self.config.outputs
         linear: Any = self.classifier[3]
         skip: Any = self.skip_conv
         parts = torch.split(linear.weight, channels, dim=1)
         bias = linear.bias + torch.stack([part @ skip.bias for part in parts]).sum(0)
-        head = torch.cat([part @ skip.weight[:, :, 0] for part in parts])  # (K or 2K, B*C)
+        head = torch.cat([part @ skip.weight[:, :, 0] for part in parts])  # (outputs or twice that, B*C)
         length = skips[-1].shape[1]
         blocks = torch.split(head, channels, dim=1)
         columns: Any = sum(h[:, -length:] @ block.T for h, block in zip(skips, blocks, strict=True))
-        logits: Tensor = _running_mean(columns[..., :classes], window) + bias
-        return logits + columns[:, window - 1 :, classes:] if self.config.newest_step else logits
+        logits: Tensor = _running_mean(columns[..., :outputs], window) + bias
+        return logits + columns[:, window - 1 :, outputs:] if self.config.newest_step else logits
 
 
 def _block(config: DSCConfig, dilation: int) -> nn.Module:

@@ -36,7 +36,7 @@ class Engine:
         self.config = config
         self.weights = weights
         self.markets = markets
-        self._classes = config.num_classes
+        self._outputs = config.outputs
         self._features = config.input_features
         self._states = new_states(weights, markets)
         self._flat = self._states.reshape(-1)
@@ -44,7 +44,7 @@ class Engine:
         prepare_entry()
         if markets > 1:  # the same for its kernel: compiled, or loaded, now rather than at the first bar
             one = new_states(weights, 1).reshape(-1)
-            markets_packed(weights, one, np.zeros(self._features), np.empty(self._classes))
+            markets_packed(weights, one, np.zeros(self._features), np.empty(self._outputs))
 
     @classmethod
     def from_weights(cls, config: DSCConfig, weights: Weights, markets: int = 1) -> Self:
@@ -76,16 +76,17 @@ class Engine:
         Args:
             features: (F,) raw features, finite; a float array is fastest, a list costs some 70 us more.
             market: Which market.
-            out: (K,) float64 to write to, and to return; a new array, without one, is a fifth of a bar's time.
+            out: (outputs,) float64 to write to, and to return; a new array, without one, is a fifth of a bar's time.
 
         Returns:
-            (K,) calibrated probabilities; NaN until `config.context` bars were seen.
+            (outputs,): K calibrated probabilities, then of a network with a risk head the variance foreseen over the
+            risk horizon, as a multiple of present volatility's; NaN until `config.context` bars were seen.
 
         Raises:
             ValueError: Another shape, a feature that is not finite, or an unsuitable `out`; the state is as before.
         """
         x: Any = features
-        result = np.empty(self._classes) if out is None else out
+        result = np.empty(self._outputs) if out is None else out
         try:
             status = step_entry(self.weights, self._rows[market], x, result)
         except TypeError:  # no (F,) float array, which it is compiled for: a list, say
@@ -104,7 +105,7 @@ class Engine:
             features: (M, F) raw features, finite.
 
         Returns:
-            (M, K) calibrated probabilities, bit for bit those of `step`; NaN where a market is still warming up.
+            (M, outputs), bit for bit those of `step`; NaN where a market is still warming up.
 
         Raises:
             ValueError: Another shape, or a feature that is not finite; every state is as before.
@@ -112,7 +113,7 @@ class Engine:
         x = self._table(features)
         if len(x) != self.markets:
             raise ValueError(f"features must be ({self.markets}, {self._features}), one row per market, was {x.shape}")
-        out = np.empty((self.markets, self._classes))
+        out = np.empty((self.markets, self._outputs))
         status = markets_packed(self.weights, self._flat, x.reshape(-1), out.reshape(-1))
         if status < 0:
             raise self._unusable(x, status)
@@ -132,13 +133,13 @@ class Engine:
         self._rows[market][:] = state
 
     def run_series(self, features: ArrayLike) -> FloatArray:
-        """Return the logits of every bar that has its context; touches no market's state.
+        """Return the logits, and a risk head's logarithm, of every bar that has its context; changes no state.
 
         Args:
             features: (T, F) raw features of consecutive bars, finite, oldest first.
 
         Returns:
-            (T - context + 1, K) calibrated logits; row i belongs to bar i + context - 1.
+            (T - context + 1, outputs), calibrated; row i belongs to bar i + context - 1.
 
         Raises:
             ValueError: Another shape, fewer bars than the context, or a feature that is not finite.
@@ -150,10 +151,10 @@ class Engine:
         return logits[context - 1 :]
 
     def _run(self, features: ArrayLike) -> tuple[Packed, FloatArray]:
-        """Return the state and the (T, K) logits of a fresh market after this series."""
+        """Return the state and the (T, outputs) outputs of a fresh market after this series."""
         x = self._table(features)
         state = new_states(self.weights, 1)[0]
-        logits = np.empty((len(x), self._classes))
+        logits = np.empty((len(x), self._outputs))
         status = series_packed(self.weights, state, x.reshape(-1), logits.reshape(-1))
         if status < 0:
             raise self._unusable(x, status)
@@ -167,9 +168,9 @@ class Engine:
         return x
 
     def _check_out(self, out: Any) -> None:
-        fits = isinstance(out, np.ndarray) and out.shape == (self._classes,) and out.dtype == np.float64
+        fits = isinstance(out, np.ndarray) and out.shape == (self._outputs,) and out.dtype == np.float64
         if not (fits and out.flags.carray):
-            raise ValueError(f"out must be a writable, contiguous ({self._classes},) array of float64")
+            raise ValueError(f"out must be a writable, contiguous ({self._outputs},) array of float64")
 
     def _table(self, features: ArrayLike) -> FloatArray:
         x = np.require(features, np.float64, ["C", "W"])

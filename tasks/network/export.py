@@ -61,8 +61,8 @@ def check_parity(
         step: ONNX graph of one bar; with padding "history" only.
 
     Returns:
-        The largest absolute difference of calibrated logits per path: "torch series", "onnx window", and with padding
-        "history" "engine" and "onnx step".
+        The largest absolute difference of what a network says (calibrated logits, a risk head's logarithm) per path:
+        "torch series", "onnx window", and with padding "history" "engine" and "onnx step".
 
     Raises:
         ArtifactError: A difference is above TOLERANCE.
@@ -78,7 +78,7 @@ def check_parity(
     with torch.no_grad():
         expected = model(torch.from_numpy(windows)).numpy()
         found = {"torch series": model.forward_series(torch.from_numpy(x)).numpy()}
-    found["onnx window"] = open_session(window).run(None, {"window": windows})[0]
+    found["onnx window"] = np.hstack(open_session(window).run(None, {"window": windows}))
     if config.padding == "history":
         weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
         found["engine"] = Engine.from_weights(config, weights).run_series(x)
@@ -93,11 +93,11 @@ def check_parity(
 
 
 def step_series(step: bytes, features: ArrayLike) -> NDArray[np.float32]:
-    """Return (T, K) logits of the one-bar graph fed with (T, F) bars from zero memory, as a host runs it."""
+    """Return (T, outputs) of the one-bar graph fed with (T, F) bars from zero memory, as a host runs it."""
     session = open_session(step)
     past, pool = (np.zeros((1, *value.shape[1:]), np.float32) for value in session.get_inputs()[1:])
     rows = []
     for row in np.asarray(features, np.float32):
-        logits, past, pool = session.run(None, {"features": row[None], "past": past, "pool": pool})
-        rows.append(logits[0])
+        logits, past, pool, *risk = session.run(None, {"features": row[None], "past": past, "pool": pool})
+        rows.append(np.hstack([logits, *risk])[0])
     return np.array(rows)

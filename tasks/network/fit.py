@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ def fit(
     The scaler is of the train bars only. Purging labels that reach from one span into the next is the caller's.
 
     Args:
-        config: Shape of the network.
+        config: Shape of the network; its risk head is not trained, but solved afterwards (risk_head.py).
         series: Features, labels and runs; of the features the first `config.input_features` are read.
         train: Half-open span of bars.
         validation: Half-open span of bars, after `train`.
@@ -123,6 +123,7 @@ def fit(
         TrainingError: A loss is not finite.
     """
     started = time.perf_counter()
+    config = replace(config, risk_head=False)
     series = series.first(config.input_features)
     require_spans(series, train, validation)
     _check(config, fit_config)

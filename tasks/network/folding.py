@@ -2,7 +2,7 @@
 
 In evaluation mode a BatchNorm is an affine map, so it goes into the convolution before it. Average pooling commutes
 with the 1x1 skip convolution, and that with the classifier, so the head becomes one (K, B*C) matrix on each
-position's block outputs. The temperature divides that matrix, the bypass and the bias.
+position's block outputs. The temperature divides the classes' rows of that matrix, of the bypass and of the bias.
 
 The scaler stays apart: inside the stem, x*w/scale - mean*w/scale would cancel in float32, and a finite clip stands
 between the two anyway.
@@ -59,7 +59,7 @@ FoldedBlock = FoldedSeparable | FoldedStandard
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FoldedWeights:
-    """The whole network: logits = mean over the window of pooled @ h + newest @ h + bypass @ z + bias.
+    """The whole network: outputs = mean over the window of pooled @ h + newest @ h + bypass @ z + bias.
 
     h is the concatenation of the blocks' outputs at one position, (B*C,); z the scaled and clipped features, (F,).
 
@@ -68,10 +68,10 @@ class FoldedWeights:
         feature_mean, feature_scale: (F,) the scaler: z = (x - mean) / scale.
         stem, stem_bias: (C, F) and (C,).
         blocks: B of them.
-        pooled: (K, B*C) head of the pooled positions.
-        newest: (K, B*C) head of the newest position; None without `newest_step`.
-        bypass: (K, F) head of the newest z; None without `linear_bypass`.
-        bias: (K,).
+        pooled: (outputs, B*C) head of the pooled positions.
+        newest: (outputs, B*C) head of the newest position; None without `newest_step`.
+        bypass: (outputs, F) head of the newest z; None without `linear_bypass`.
+        bias: (outputs,).
     """
 
     config: DSCConfig
@@ -110,17 +110,18 @@ def fold(config: DSCConfig, weights: Weights) -> FoldedWeights:
             positive, or a variance is negative.
     """
     read = _Reader(weights)
-    features, channels, classes = config.input_features, config.hidden_channels, config.num_classes
+    features, channels, outputs = config.input_features, config.hidden_channels, config.outputs
     stem, stem_bias = _fold_norm(
         read("stem.0.weight", channels, features, 1)[:, :, 0], read("stem.0.bias", channels), read, "stem.1", channels
     )
-    temperature = float(read.positive("temperature"))
+    divisor = np.ones((outputs, 1))
+    divisor[: config.num_classes] = read.positive("temperature")
     skip = read("skip_conv.weight", channels, config.num_blocks * channels, 1)[:, :, 0]
     skip_bias = read("skip_conv.bias", channels)
     heads = 2 if config.newest_step else 1
-    classifier = read("classifier.3.weight", classes, heads * channels) / temperature
+    classifier = read("classifier.3.weight", outputs, heads * channels) / divisor
     pooled, newest = classifier[:, :channels], classifier[:, channels:]
-    bias = read("classifier.3.bias", classes) / temperature + pooled @ skip_bias
+    bias = read("classifier.3.bias", outputs) / divisor[:, 0] + pooled @ skip_bias
     return FoldedWeights(
         config=config,
         feature_mean=read("feature_mean", features),
@@ -130,7 +131,7 @@ def fold(config: DSCConfig, weights: Weights) -> FoldedWeights:
         blocks=tuple(_fold_block(config, read, f"blocks.{i}") for i in range(config.num_blocks)),
         pooled=pooled @ skip,
         newest=newest @ skip if config.newest_step else None,
-        bypass=read("bypass.weight", classes, features) / temperature if config.linear_bypass else None,
+        bypass=read("bypass.weight", outputs, features) / divisor if config.linear_bypass else None,
         bias=bias + newest @ skip_bias if config.newest_step else bias,
     )
 

@@ -1,9 +1,10 @@
-"""A trained network over a whole series: logits of every sample, probabilities of every bar."""
+"""A trained network over a whole series: what it says of every sample, and of every bar."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,16 +17,31 @@ from tasks.network.segments import UNKNOWN, Series, Stream, stream_of
 _BARS_AT_ONCE = 8_192  # bars per series pass: bounds memory whatever the series; longer passes are no faster
 
 
+class Foreseen(NamedTuple):
+    """What a network says of T bars.
+
+    Attributes:
+        probabilities: (T, K) float64, calibrated.
+        log_variance_ratio: (T,) logarithm of the variance over the risk horizon, as a multiple of what present
+            volatility would bring; NaN throughout without a risk head.
+    """
+
+    probabilities: FloatArray
+    log_variance_ratio: FloatArray
+
+
 def predict_series(model: DSCTradingModel, features: FloatArray, segment: IntArray) -> FloatArray:
-    """Return the calibrated probabilities of every bar, on one thread.
+    """Return the calibrated probabilities of every bar, (T, K) float64; arguments and errors as in `foresee_series`."""
+    return foresee_series(model, features, segment).probabilities
+
+
+def foresee_series(model: DSCTradingModel, features: FloatArray, segment: IntArray) -> Foreseen:
+    """Return everything that a network says of every bar, on one thread; NaN where it lacks its full, finite context.
 
     Args:
         model: In evaluation mode, on the CPU.
         features: (T, F or more) raw features; the network reads the first F, as in training.
         segment: (T,) number of the unbroken run of each bar.
-
-    Returns:
-        (T, K) float64; NaN where the bar lacks its full, finite context.
 
     Raises:
         RuntimeError: The model is in training mode.
@@ -35,16 +51,22 @@ def predict_series(model: DSCTradingModel, features: FloatArray, segment: IntArr
         raise RuntimeError("predict_series needs the model in evaluation mode; call model.eval() first")
     series = Series(features=features, labels=np.zeros(len(features), np.int64), segment=segment)
     stream = stream_of(series.first(model.config.input_features), (0, len(features)), model.config.context)
-    probabilities = np.full((len(features), model.config.num_classes), np.nan)
+    classes, bars = model.config.num_classes, stream.bars[(stream.labels != UNKNOWN).numpy()]
+    found = Foreseen(np.full((len(features), classes), np.nan), np.full(len(features), np.nan))
     with torch_threads(1):
-        logits, _ = sample_logits(model, stream)
-    probabilities[stream.bars[(stream.labels != UNKNOWN).numpy()]] = torch.softmax(logits.double(), dim=1).numpy()
-    return probabilities
+        outputs, _ = sample_logits(model, stream)
+    found.probabilities[bars] = torch.softmax(outputs[:, :classes].double(), dim=1).numpy()
+    if model.config.risk_head:
+        found.log_variance_ratio[bars] = outputs[:, classes].numpy()
+    return found
 
 
 @torch.no_grad()
 def sample_logits(model: DSCTradingModel, stream: Stream) -> tuple[Tensor, Tensor]:
-    """Return the calibrated logits (N, K) and the labels (N,) of a stream's samples; `model` is in evaluation mode."""
+    """Return outputs (N, outputs), the calibrated logits first, and labels (N,) of a stream's samples.
+
+    `model` is in evaluation mode.
+    """
     context = model.config.context
     labels = stream.labels[context - 1 :]
     logits = [
@@ -52,7 +74,7 @@ def sample_logits(model: DSCTradingModel, stream: Stream) -> tuple[Tensor, Tenso
         for first in range(0, len(labels), _BARS_AT_ONCE)
     ]
     if not logits:
-        return stream.features.new_empty(0, model.config.num_classes), labels
+        return stream.features.new_empty(0, model.config.outputs), labels
     sample = labels != UNKNOWN
     return torch.cat(logits)[sample], labels[sample]
 

@@ -32,16 +32,16 @@ Packed = NDArray[np.float32]
 TILE = 4  # columns; enough to read the weights at the speed of arithmetic
 
 # The weights' header. float32 holds whole numbers up to 2**24 exactly.
-FEATURES, WIDTH, BLOCKS, TAPS, CLASSES, WINDOW, CONTEXT, KIND, SEES_NEWEST, CLIP, INNER, GROUPS = range(12)
-SCALER, STEM, HEAD, POOL_MASK, POOL, SCRATCH = range(12, 18)
-TABLE, TABLE_ROW = 18, 4
+FEATURES, WIDTH, BLOCKS, TAPS, OUTPUTS, WINDOW, CONTEXT, KIND, SEES_NEWEST, CLIP, INNER, GROUPS, CLASSES = range(13)
+SCALER, STEM, HEAD, POOL_MASK, POOL, SCRATCH = range(13, 19)
+TABLE, TABLE_ROW = 19, 4
 RING, MASK, BLOCK, DILATION = range(4)
 
 # What KIND says of the blocks; INNER is how many inputs the matrices of a block have in all, GROUPS how many matrices
 # there are: a network of members mixes each member's channels with its own alone.
 STANDARD, SEPARABLE, XCEPTION = range(3)
 
-# The state's clock, then four numbers per class: two float64 sums, each as a float32 pair (high, low).
+# The state's clock, then four numbers per output: two float64 sums, each as a float32 pair (high, low).
 TIME, SEEN, AGE = range(3)
 SUMS, SUMS_ROW = 16, 4
 
@@ -59,19 +59,20 @@ def step_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) 
         weights: As `pack` made it.
         state: One row of `new_states`; changed in place, unless the bar is refused.
         x: (F,) float64 raw features of the bar.
-        out: (K,) float64, set to the calibrated probabilities; NaN while warming up.
+        out: (outputs,) float64, set to the calibrated probabilities, then the variance ratio that a risk head says;
+            NaN while warming up.
 
     Returns:
         READY, WARMING, WRONG_SHAPE, or -1 - i where feature i is NaN, infinite or out of float32's range.
     """
-    if x.shape[0] != int(weights[FEATURES]) or out.shape[0] != int(weights[CLASSES]):
+    if x.shape[0] != int(weights[FEATURES]) or out.shape[0] != int(weights[OUTPUTS]):
         return WRONG_SHAPE
     unusable = first_unusable(weights, x)
     if unusable >= 0:
         return -1 - unusable
     _scale(weights, state, 1, x, 0)
     _tile(weights, state, 0, 0, 1, out, 0)
-    _softmax(out, 0, out.shape[0])
+    _say(weights, out, 0)
     return READY if int(state[SEEN]) == int(weights[CONTEXT]) else WARMING
 
 
@@ -95,8 +96,8 @@ def prepare_entry() -> None:
 
 @compiled
 def markets_packed(weights: Packed, states: Packed, x: FloatArray, out: FloatArray) -> int:
-    """Advance every market by one bar: states (M*size,), x (M*F,), out (M*K,), all flat."""
-    features, classes = int(weights[FEATURES]), int(weights[CLASSES])
+    """Advance every market by one bar: states (M*size,), x (M*F,), out (M*outputs,), all flat."""
+    features, outputs = int(weights[FEATURES]), int(weights[OUTPUTS])
     markets = x.shape[0] // features
     size = states.shape[0] // markets
     unusable = first_unusable(weights, x)
@@ -106,17 +107,17 @@ def markets_packed(weights: Packed, states: Packed, x: FloatArray, out: FloatArr
     while done < markets:
         count = TILE if markets - done >= TILE else 1
         _scale(weights, states, count, x, done * features)
-        _tile(weights, states, done * size, size, count, out, done * classes)
+        _tile(weights, states, done * size, size, count, out, done * outputs)
         done += count
     for market in range(markets):
-        _softmax(out, market * classes, classes)
+        _say(weights, out, market * outputs)
     return READY
 
 
 @compiled
 def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) -> int:
-    """Advance one market by T bars: x (T*F,), out (T*K,) the logits, both flat; NaN while warming up."""
-    features, classes = int(weights[FEATURES]), int(weights[CLASSES])
+    """Advance one market by T bars: x (T*F,), out (T*outputs,) logits first, both flat; NaN while warming up."""
+    features, outputs = int(weights[FEATURES]), int(weights[OUTPUTS])
     bars = x.shape[0] // features
     unusable = first_unusable(weights, x)
     if unusable >= 0:
@@ -125,7 +126,7 @@ def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray
     while done < bars:
         count = TILE if bars - done >= TILE else 1
         _scale(weights, state, count, x, done * features)
-        _tile(weights, state, 0, 0, count, out, done * classes)
+        _tile(weights, state, 0, 0, count, out, done * outputs)
         done += count
     return READY
 
@@ -169,7 +170,7 @@ def _columns(weights: Packed) -> tuple[int, int]:
 def _tile(weights: Packed, state: Packed, base: int, stride: int, count: int, out: FloatArray, target: int) -> None:
     """Advance `count` columns with z set; column c has its state at base + c*stride (stride 0: bars of one market)."""
     features, width, blocks = int(weights[FEATURES]), int(weights[WIDTH]), int(weights[BLOCKS])
-    taps, kind, classes = int(weights[TAPS]), int(weights[KIND]), int(weights[CLASSES])
+    taps, kind, outputs = int(weights[TAPS]), int(weights[KIND]), int(weights[OUTPUTS])
     inner, groups = int(weights[INNER]), int(weights[GROUPS])
     rows, group = inner // groups, width // groups
     z, column = _columns(weights)
@@ -196,7 +197,7 @@ def _tile(weights: Packed, state: Packed, base: int, stride: int, count: int, ou
             place += (rows + 1) * group
     h -= (blocks - 1) * width  # h_1
     for c in range(count):
-        _head(weights, state, base + c * stride, h + c * column, column - width, out, target + c * classes)
+        _head(weights, state, base + c * stride, h + c * column, column - width, out, target + c * outputs)
 
 
 @compiled
@@ -366,20 +367,20 @@ def _dense_tile(
 
 @compiled
 def _head(weights: Packed, state: Packed, base: int, h: int, length: int, out: FloatArray, target: int) -> None:
-    """Add the newest bar to the pool, set out to the logits (NaN while warming up), and move the clock on.
+    """Add the newest bar to the pool, set out to the outputs (NaN while warming up), and move the clock on.
 
     `h` is the place of h_1 .. h_B and z, `length` floats in all.
     """
-    classes, window, context = int(weights[CLASSES]), int(weights[WINDOW]), int(weights[CONTEXT])
+    outputs, window, context = int(weights[OUTPUTS]), int(weights[WINDOW]), int(weights[CONTEXT])
     sees_newest = weights[SEES_NEWEST] != 0
     time, age = int(state[base + TIME]), int(state[base + AGE]) + 1
     seen = min(int(state[base + SEEN]) + 1, context)
     pool, mask = base + int(weights[POOL]), int(weights[POOL_MASK])
-    now, gone = pool + (time & mask) * classes, pool + ((time - window) & mask) * classes
+    now, gone = pool + (time & mask) * outputs, pool + ((time - window) & mask) * outputs
     pooled, blocks = int(weights[HEAD]), int(weights[BLOCKS]) * int(weights[WIDTH])
-    newest = pooled + classes * blocks
-    bias = newest + classes * length if sees_newest else newest
-    for c in range(classes):
+    newest = pooled + outputs * blocks
+    bias = newest + outputs * length if sees_newest else newest
+    for c in range(outputs):
         value = _dot(weights, pooled + c * blocks, state, h, blocks)
         sums = base + SUMS + c * SUMS_ROW
         running: float = _read_sum(state, sums) + (value - np.float64(state[gone + c]))
@@ -416,6 +417,15 @@ def _write_sum(state: Packed, place: int, value: float) -> None:
     high = np.float32(value)
     state[place] = high
     state[place + 1] = np.float32(value - high)
+
+
+@compiled
+def _say(weights: Packed, out: FloatArray, start: int) -> None:
+    """Turn logits into probabilities in place, and the logarithm that follows them into the variance ratio."""
+    classes = int(weights[CLASSES])
+    _softmax(out, start, classes)
+    for c in range(start + classes, start + int(weights[OUTPUTS])):
+        out[c] = math.exp(out[c])
 
 
 @compiled

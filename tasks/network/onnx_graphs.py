@@ -4,6 +4,8 @@
     window   the same function, folded (folding.py)
     step     one new bar, folded, with its memory in and out
 
+Each says "logits", and with a risk head "log_variance_ratio" (risk_head.py) as its last output.
+
 Everything is float32. onnx is loaded where a graph is built: nothing that trades needs it.
 """
 
@@ -53,7 +55,9 @@ def onnx_plain(config: DSCConfig, weights: Weights) -> bytes:
     if config.linear_bypass:
         newest = graph.add("Flatten", graph.newest(z, 1))
         logits = graph.gemm(newest, np.transpose(weights["bypass.weight"]), logits)
-    graph.add("Div", logits, graph.constant(weights["temperature"]), output="logits")
+    divisor = np.ones(config.outputs)
+    divisor[: config.num_classes] = weights["temperature"]
+    _say(graph, config, graph.add("Div", logits, graph.constant(divisor)))
     return graph.finish(config, *_window_ends(config))
 
 
@@ -92,15 +96,16 @@ def onnx_window(folded: FoldedWeights) -> bytes:
     if folded.bypass is not None:
         inputs, matrix = [*inputs, graph.newest(z, 1)], [*matrix, folded.bypass]
     position = graph.add("Flatten", graph.add("Concat", *inputs, axis=1))
-    graph.gemm(position, np.hstack(matrix).T, graph.constant(folded.bias), output="logits")
+    _say(graph, config, graph.gemm(position, np.hstack(matrix).T, graph.constant(folded.bias)))
     return graph.finish(config, *_window_ends(config))
 
 
 def onnx_step(folded: FoldedWeights) -> bytes:
     """Return the folded model of one bar.
 
-    In: "features" (markets, F), "past" (markets, P, C), "pool" (markets, window - 1, K). Out: "logits" (markets, K),
-    "next_past", "next_pool". Memory starts as zeros; the first context - 1 logits mean nothing.
+    In: "features" (markets, F), "past" (markets, P, C), "pool" (markets, window - 1, outputs). Out: "logits"
+    (markets, K), "next_past", "next_pool", "log_variance_ratio" (markets, 1). Memory starts as zeros; what is said of
+    the first context - 1 bars means nothing.
 
     "past" holds what the blocks' filters look back on, block after block, each oldest bar first; "pool"
     the newest head values. These are averaged anew at every bar: a few hundred additions cost a graph nothing, and
@@ -112,7 +117,6 @@ def onnx_step(folded: FoldedWeights) -> bytes:
     config, graph = folded.config, _Graph()
     if config.padding != "history":
         raise ConfigError(f'a one-bar step needs padding "history", was {config.padding!r}')
-    classes = config.num_classes
     lengths = [(config.kernel_size - 1) * dilation for dilation in config.dilations]
     spans = [range(sum(lengths[:i]), sum(lengths[: i + 1])) for i in range(config.num_blocks)]
     z = _scaled(graph, config, "features", folded.feature_mean, folded.feature_scale)
@@ -126,7 +130,7 @@ def onnx_step(folded: FoldedWeights) -> bytes:
     past = graph.add("Concat", "past", newest, axis=1)
     graph.add("Gather", past, graph.constant(kept, np.int64), axis=1, output="next_past")
     position = graph.add("Concat", *h[1:], axis=1)
-    value = graph.reshape(graph.add("MatMul", position, graph.constant(folded.pooled.T)), 1, classes)
+    value = graph.reshape(graph.add("MatMul", position, graph.constant(folded.pooled.T)), 1, config.outputs)
     values = graph.add("Concat", "pool", value, axis=1)
     graph.slice(values, 1, axis=1, output="next_pool")
     logits = graph.add("Add", graph.add("ReduceMean", values, axes=[1], keepdims=0), graph.constant(folded.bias))
@@ -134,10 +138,11 @@ def onnx_step(folded: FoldedWeights) -> bytes:
         logits = graph.gemm(position, folded.newest.T, logits)
     if folded.bypass is not None:
         logits = graph.gemm(z, folded.bypass.T, logits)
-    graph.add("Identity", logits, output="logits")
-    memory = {"past": [sum(lengths), config.hidden_channels], "pool": [config.window - 1, classes]}
+    _say(graph, config, logits)
+    memory = {"past": [sum(lengths), config.hidden_channels], "pool": [config.window - 1, config.outputs]}
     inputs = {"features": [config.input_features], **memory}
-    outputs = {"logits": [classes], **{f"next_{name}": shape for name, shape in memory.items()}}
+    logits_first, *risk = _said(config).items()
+    outputs = dict([logits_first, *((f"next_{name}", shape) for name, shape in memory.items()), *risk])
     return graph.finish(config, inputs, outputs, rows="markets")
 
 
@@ -182,7 +187,22 @@ def _pads(config: DSCConfig, dilation: int) -> int:
 
 
 def _window_ends(config: DSCConfig) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    return {"window": [config.input_features, config.context]}, {"logits": [config.num_classes]}
+    return {"window": [config.input_features, config.context]}, _said(config)
+
+
+def _said(config: DSCConfig) -> dict[str, list[int]]:
+    """Return name -> shape of what a network says of a bar."""
+    return {"logits": [config.num_classes]} | ({"log_variance_ratio": [1]} if config.risk_head else {})
+
+
+def _say(graph: _Graph, config: DSCConfig, outputs: str) -> None:
+    """Name what a network says of a bar: its outputs (rows, outputs) are the logits, then the risk head's."""
+    if not config.risk_head:
+        graph.add("Identity", outputs, output="logits")
+        return
+    classes = config.num_classes
+    graph.slice(outputs, 0, axis=1, stop=classes, output="logits")
+    graph.slice(outputs, classes, axis=1, output="log_variance_ratio")
 
 
 class _Graph:
@@ -225,9 +245,9 @@ class _Graph:
         """Return x @ matrix + addend."""
         return self.add("Gemm", x, self.constant(matrix), addend, output=output)
 
-    def slice(self, x: str, start: int, axis: int, output: str = "") -> str:
-        """Return x from `start` on along an axis."""
-        return self.add("Slice", x, *(self.constant([value], np.int64) for value in (start, _END, axis)), output=output)
+    def slice(self, x: str, start: int, axis: int, stop: int = _END, output: str = "") -> str:
+        """Return x from `start` up to `stop` along an axis."""
+        return self.add("Slice", x, *(self.constant([value], np.int64) for value in (start, stop, axis)), output=output)
 
     def newest(self, x: str, count: int) -> str:
         """Return the last `count` positions; time is the last axis."""

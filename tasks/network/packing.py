@@ -25,7 +25,7 @@ def pack(folded: FoldedWeights) -> Packed:
         ArtifactError: A folded weight is too large for float32.
     """
     config = folded.config
-    width, blocks, classes = _padded(config.hidden_channels), config.num_blocks, config.num_classes
+    width, blocks, outputs = _padded(config.hidden_channels), config.num_blocks, config.outputs
     inner = config.kernel_size * width if config.block == "standard" else width
     header = np.zeros(_padded(kernels.TABLE + blocks * kernels.TABLE_ROW))
     parts: list[FloatArray] = [header]
@@ -39,25 +39,26 @@ def pack(folded: FoldedWeights) -> Packed:
     groups = _groups(folded)
     sees_newest = config.newest_step or config.linear_bypass
     header[:kernels.SCALER] = (
-        config.input_features, width, blocks, config.kernel_size, classes, config.window, config.context,
+        config.input_features, width, blocks, config.kernel_size, outputs, config.window, config.context,
         _KINDS[config.block], sees_newest, math.inf if config.input_clip is None else config.input_clip, inner, groups,
+        config.num_classes,
     )  # fmt: skip
     header[kernels.SCALER] = put(folded.feature_mean, 1 / folded.feature_scale)
     header[kernels.STEM] = put(_wide(folded.stem.T, width), _wide(folded.stem_bias, width))
     header[kernels.POOL_MASK] = _power_of_two(config.window) - 1
-    header[kernels.POOL] = _padded(kernels.SUMS + kernels.SUMS_ROW * classes)
-    place = int(header[kernels.POOL]) + _padded(_power_of_two(config.window) * classes)
+    header[kernels.POOL] = _padded(kernels.SUMS + kernels.SUMS_ROW * outputs)
+    place = int(header[kernels.POOL]) + _padded(_power_of_two(config.window) * outputs)
     table = header[kernels.TABLE : kernels.TABLE + blocks * kernels.TABLE_ROW].reshape(blocks, kernels.TABLE_ROW)
     for row, block, dilation in zip(table, folded.blocks, config.dilations, strict=True):
         length = _power_of_two((config.kernel_size - 1) * dilation)
         row[:] = place, length - 1, put(*_block_parts(block, width, groups)), dilation
         place += length * width
     header[kernels.SCRATCH] = place
-    heads = [_wide(folded.pooled.reshape(classes, blocks, -1), width)]
+    heads = [_wide(folded.pooled.reshape(outputs, blocks, -1), width)]
     if sees_newest:
         newest = np.zeros_like(folded.pooled) if folded.newest is None else folded.newest
-        bypass = np.zeros((classes, config.input_features)) if folded.bypass is None else folded.bypass
-        newest = _wide(newest.reshape(classes, blocks, -1), width).reshape(classes, -1)
+        bypass = np.zeros((outputs, config.input_features)) if folded.bypass is None else folded.bypass
+        newest = _wide(newest.reshape(outputs, blocks, -1), width).reshape(outputs, -1)
         heads.append(np.hstack([newest, _wide(bypass, _padded(config.input_features))]))
     header[kernels.HEAD] = put(*heads, folded.bias)
     largest = max(place, sum(part.size for part in parts))

@@ -24,6 +24,7 @@ from tasks.runs.cost import Cost
 from tasks.strategy.contest import Contest, stored_forecasts, traded_by_rule
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import Recipe
+from tasks.strategy.risk import RiskRecord
 from tasks.strategy.speed import Speed
 
 _LOG = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def report_data(
     speed: Speed,
     contest: Contest,
     forecasts: bytes,
+    risks: RiskRecord,
     importance: Sequence[Importance],
     beside: Sequence[Row],
     quality: StoredQuality,
@@ -54,6 +56,7 @@ def report_data(
         speed: How fast the model is.
         contest: What it had to beat.
         forecasts: The baselines' probabilities on the unseen bars, as `contest_files` wrote them.
+        risks: What was foreseen of risk, and what came.
         importance: What each input is worth.
         beside: This version and another, from `side_by_side`.
         quality: What the store knows of the candles.
@@ -70,6 +73,7 @@ def report_data(
         costs=cost_points(money, manifest.recipe.costs),
         delays=tuple(side.metrics for side in money.by_delay),
         contest=contest,
+        risks=risks,
         record=evaluation.record,
         slices=evaluation.slices,
         skill=evaluation.skill,

@@ -17,7 +17,10 @@ from matplotlib.figure import Figure
 
 from storage.schema import CLASSES
 from storage.written import Style, or_dash, written
+from tasks.champion.risk_verdict import risk_holds
+from tasks.execution.fee_schedule import costs_text
 from tasks.execution.metrics import Metrics
+from tasks.execution.risk_skill import LEVELS
 from tasks.reporting import figures
 from tasks.reporting.canvas import NARROW, WIDE, png, svg
 from tasks.reporting.evidence import flat_cells, highlights, random_note, record_measures, skill_measures
@@ -77,6 +80,7 @@ _SECTIONS = {
     "money": "Money, net of costs",
     "track": "Month by month",
     "skill": "Skill of the predictions",
+    "risk": "Risk foreseen",
     "beside": "Beside the version before",
     "paper": "On paper",
     "claims": "Claimed and measured",
@@ -99,6 +103,9 @@ def render_report(data: ReportData) -> str:
         "metrics": [_metrics_grid(data.metrics, keys) for keys in (_MAIN_METRICS, _OTHER_METRICS)],
         "record": record_measures(data.record, manifest.judgement.numbers.luck),
         "skill": skill_measures(data.skill),
+        "risk_holds": risk_holds(manifest.risk),
+        "levels": LEVELS,
+        "costs_text": costs_text(manifest.recipe.costs, manifest.recipe.fees),
         "claims": list(headline_rows(data)),
         "random_note": random_note(data.contest),
         "configuration": {name: flat_cells(asdict(part)) for name, part in manifest.recipe.parts().items()},

@@ -20,6 +20,7 @@ from tasks.execution.trades import Trades
 from tasks.runs.cost import Cost
 from tasks.strategy.contest import Contest
 from tasks.strategy.folds import FoldResult
+from tasks.strategy.risk import RiskRecord
 from tasks.strategy.speed import Speed
 
 _SOURCE_LABELS = {"bybit": "Bybit", "testnet": "Bybit testnet", "demo": "Bybit demo"}
@@ -138,6 +139,7 @@ class ReportData:
         costs: The cost sweep, cheapest first.
         delays: The same decisions filled at the next open, one bar later, two bars later.
         contest: The model and what it had to beat.
+        risks: What was foreseen of risk, and what came.
         record: What the daily returns prove.
         slices: The result by year and by state of the market.
         skill: How good the predictions were.
@@ -161,6 +163,7 @@ class ReportData:
     costs: tuple[CostPoint, ...]
     delays: tuple[Metrics, ...]
     contest: Contest
+    risks: RiskRecord
     record: TrackRecord
     slices: tuple[Slice, ...]
     skill: Skill

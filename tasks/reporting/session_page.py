@@ -26,6 +26,7 @@ from tasks.reporting.markup import data_uri, markdown_text
 from tasks.reporting.report_data import source_label
 from tasks.reporting.session_figure import Drawn, session_figure
 from tasks.reporting.version_facts import VersionFacts
+from tasks.strategy.live_tick import PROBABILITIES, foreseen_vol
 
 _WIDTH = 760  # points: what a Markdown view shows without shrinking it
 _SHOWN = 10  # decisions, fills
@@ -243,8 +244,11 @@ class _Here:
             yield "made", f"{_duration(self._shown.now_ms / 1e3 - made_s)} ago"
         own = [one for one in self._decisions if one.version == self.version and len(one.values)]
         if own:
-            said = zip(CLASSES, own[-1].values[-len(CLASSES) :].tolist(), strict=True)
+            said = zip(CLASSES, own[-1].values[PROBABILITIES].tolist(), strict=True)
             yield "probabilities", ", ".join(f"{name} {written(p, 'share')}" for name, p in said)
+            if math.isfinite(foreseen := foreseen_vol(own[-1].values)):
+                now = written(float(own[-1].values[PROBABILITIES.start - 1]), "share as bp")
+                yield "volatility of a bar", f"{now} now, {written(foreseen, 'share as bp')} foreseen"
             if self._facts is not None:
                 yield "drift of its inputs", drift_text(self._facts, own)
                 yield "log-loss, live", skill_text(self._facts, own, self._candles)
@@ -315,7 +319,7 @@ def skill_text(facts: VersionFacts, decisions: Sequence[Decision], candles: Cand
     opened = dict(zip(candles.start_ms.tolist(), candles.open.tolist(), strict=True))
     open_ = np.array([opened.get(ms, math.nan) for ms in start_ms.tolist()])
     segment = np.cumsum(np.diff(start_ms, prepend=start_ms[0] - step_ms) != step_ms)
-    vol, probabilities = values[:, -len(CLASSES) - 1], values[:, -len(CLASSES) :]
+    vol, probabilities = values[:, PROBABILITIES.start - 1], values[:, PROBABILITIES]
     classes = label_bars(open_, vol, segment, recipe.labels, recipe.costs.round_trip).classes
     rows = (classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
     known = int(rows.sum())

@@ -11,7 +11,9 @@ import numpy as np
 from storage.schema import FUNDING_STEP_MS, VersionRef
 from tasks.champion.manifest import Manifest, Origin, Summary
 from tasks.champion.promotion import Check
+from tasks.champion.risk_verdict import risk_line
 from tasks.execution.contenders import Contender
+from tasks.execution.fee_schedule import costs_text
 from tasks.execution.track_record import FEWEST_TRADES
 from tasks.strategy.contest import MODEL, Contest
 from tasks.strategy.out_of_sample import Evaluation
@@ -103,7 +105,7 @@ def _share_without_funding(evaluation: Evaluation) -> float:
 
 
 def verdict_lines(headline: str, checks: Sequence[Check], manifest: Manifest) -> list[str]:
-    """Return the verdict, each failed condition as found and asked, the table, and the warnings.
+    """Return the verdict, each failed condition as found and asked, the table, the verdict on risk, and the warnings.
 
     Args:
         headline: The verdict in words.
@@ -121,7 +123,11 @@ def verdict_lines(headline: str, checks: Sequence[Check], manifest: Manifest) ->
         "exchange": [],
     }[manifest.origin]
     warned = [f"  ! {warning}" for warning in (*origin, *manifest.summary.warnings)]
-    return [f"{headline}{count}", *marks, "", *_table(manifest.summary), *warned]
+    said = [
+        f"  costs: {costs_text(manifest.recipe.costs, manifest.recipe.fees)}",
+        f"  risk verdict {risk_line(manifest.risk)}",
+    ]
+    return [f"{headline}{count}", *marks, "", *_table(manifest.summary), *said, *warned]
 
 
 def model_lines(summary: Summary) -> list[tuple[str, str]]:

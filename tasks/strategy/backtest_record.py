@@ -75,6 +75,7 @@ def backtest_files(evaluation: Evaluation) -> dict[str, bytes]:
         **{f"p_{name}": evaluation.probabilities[:, i] for i, name in enumerate(CLASSES)},
         "label": evaluation.samples.labels.classes[unseen.rows],
         "target": evaluation.target,
+        "log_variance_ratio": np.concatenate([fold.log_variance_ratio for fold in evaluation.folds]),
     }
     closes = candles.start_ms + result.bars.interval_ms
     equity = {

@@ -14,11 +14,14 @@ import numpy as np
 from storage.foreign import parse_json, read_arrays
 from storage.results import ResultStore
 from storage.schema import FloatArray
+from tasks.execution.risk_skill import LEVELS
 from tasks.market.samples import Fold
 from tasks.network.dsc import DSCTradingModel, load_model
 from tasks.network.export import weights_bytes
-from tasks.network.fit import Progress, fit, predict_series
+from tasks.network.fit import Progress, fit
 from tasks.network.folding import load_weights
+from tasks.network.inference import Foreseen, foresee_series
+from tasks.network.risk_head import RiskFit, add_risk_head
 from tasks.network.start import Start, prepare
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
@@ -26,6 +29,8 @@ from tasks.strategy.samples import FoldBars
 
 _START_ARRAYS = ("weight", "bias", "teacher")
 _START_LIBRARIES = ("numpy", "numba", "scikit-learn", "lightgbm")
+NO_HEAD = RiskFit(windows=0.0, log_gap=0.0, quantiles=(1.0,) * len(LEVELS))
+"""How the risk head of a network without one was solved."""
 _LIBRARIES = (*_START_LIBRARIES, "torch")
 
 
@@ -38,6 +43,8 @@ class FoldResult:
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         prior: (3,) share of each class in training.
         probabilities: (N, 3) on the bars that the fold predicts, NaN where a bar lacks its context.
+        log_variance_ratio: (N,) what the risk head foresees there; NaN where a bar lacks its context, or without one.
+        risk: How the risk head was solved.
         history: Losses along the training, of all members, oldest first.
         best_steps: Step whose weights were kept, of each member.
         temperature: Of the calibration.
@@ -48,6 +55,8 @@ class FoldResult:
     class_means: FloatArray
     prior: FloatArray
     probabilities: FloatArray
+    log_variance_ratio: FloatArray
+    risk: RiskFit
     history: tuple[Progress, ...]
     best_steps: tuple[int, ...]
     temperature: float
@@ -55,13 +64,16 @@ class FoldResult:
 
     def judged(self, fold: Fold) -> FoldResult:
         """Return the result with the predictions of the fold's test alone."""
-        return replace(self, probabilities=self.probabilities[: len(fold.test)])
+        tested = slice(len(fold.test))
+        said = self.probabilities[tested], self.log_variance_ratio[tested]
+        return replace(self, probabilities=said[0], log_variance_ratio=said[1])
 
     def facts(self) -> dict[str, Any]:
         """Return everything but weights and predictions, as plain JSON."""
         return {
             "class_means": self.class_means.tolist(),
             "prior": self.prior.tolist(),
+            "risk": asdict(self.risk),
             "history": [asdict(point) for point in self.history],
             "best_steps": self.best_steps,
             "temperature": self.temperature,
@@ -69,26 +81,27 @@ class FoldResult:
         }
 
     @classmethod
-    def of_facts(cls, facts: Mapping[str, Any], weights: bytes, probabilities: FloatArray) -> FoldResult:
-        """Return the result that `facts` was taken from."""
+    def of_facts(cls, facts: Mapping[str, Any], weights: bytes, predictions: Mapping[str, FloatArray]) -> FoldResult:
+        """Return the result that `facts` was taken from; `predictions` are its arrays on the fold's test by name."""
         typed = {
             "class_means": np.array(facts["class_means"]),
             "prior": np.array(facts["prior"]),
+            "risk": RiskFit(**facts["risk"] | {"quantiles": tuple(facts["risk"]["quantiles"])}),
             "history": tuple(Progress(**point) for point in facts["history"]),
             "best_steps": tuple(facts["best_steps"]),
         }
-        return cls(weights=weights, probabilities=probabilities, **{**facts, **typed})
+        return cls(weights=weights, **{**facts, **typed, **predictions})
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> FoldResult:
         """Return the result that `files` were made from."""
-        probabilities = read_arrays(files["predictions.npz"])["probabilities"]
-        return cls.of_facts(parse_json(files["fold.json"]), files["weights.safetensors"], probabilities)
+        predictions = read_arrays(files["predictions.npz"])
+        return cls.of_facts(parse_json(files["fold.json"]), files["weights.safetensors"], predictions)
 
     def files(self) -> dict[str, bytes]:
         """Return the result as files."""
         arrays = io.BytesIO()
-        np.savez(arrays, probabilities=self.probabilities)
+        np.savez(arrays, probabilities=self.probabilities, log_variance_ratio=self.log_variance_ratio)
         return {
             "weights.safetensors": self.weights,
             "predictions.npz": arrays.getvalue(),
@@ -183,11 +196,15 @@ def train(
         on_progress=lambda now: on_progress(now.share, f"loss {now.validation_loss:.4f}"),
         start=start,
     )
+    model, risk = _with_risk_head(fitted.model, bars, recipe)
+    said = _foreseen(model, bars)
     return FoldResult(
-        weights=weights_bytes(fitted.model),
+        weights=weights_bytes(model),
         class_means=bars.class_means,
         prior=bars.prior,
-        probabilities=_predicted(fitted.model, bars),
+        probabilities=said.probabilities,
+        log_variance_ratio=said.log_variance_ratio,
+        risk=risk,
         history=fitted.history,
         best_steps=fitted.best_steps,
         temperature=fitted.temperature,
@@ -204,7 +221,10 @@ def of_market(pooled: FoldResult, bars: FoldBars, recipe: Recipe) -> FoldResult:
         recipe: The network.
     """
     model = load_model(recipe.network_config, load_weights(pooled.weights))
-    return replace(pooled, prior=bars.prior, probabilities=_predicted(model, bars))
+    said = _foreseen(model, bars)
+    return replace(
+        pooled, prior=bars.prior, probabilities=said.probabilities, log_variance_ratio=said.log_variance_ratio
+    )
 
 
 def market_key(pooled: str, bars: FoldBars) -> str:
@@ -212,8 +232,18 @@ def market_key(pooled: str, bars: FoldBars) -> str:
     return ResultStore.key("fold", {"pooled": pooled, "bars": bars.digest})
 
 
-def _predicted(model: DSCTradingModel, bars: FoldBars) -> FloatArray:
+def _foreseen(model: DSCTradingModel, bars: FoldBars) -> Foreseen:
+    """Return what the network says of the bars that are to be predicted."""
     series, rows = bars.series, bars.predicted
     if rows.start == rows.stop:
-        return np.empty((0, model.config.num_classes))
-    return predict_series(model, series.features, series.segment)[rows]
+        return Foreseen(np.empty((0, model.config.num_classes)), np.empty(0))
+    said = foresee_series(model, series.features, series.segment)
+    return Foreseen(said.probabilities[rows], said.log_variance_ratio[rows])
+
+
+def _with_risk_head(model: DSCTradingModel, bars: FoldBars, recipe: Recipe) -> tuple[DSCTradingModel, RiskFit]:
+    """Return a fold's network with its risk head, if the recipe's has one, and how that was solved."""
+    if not recipe.network_config.risk_head:
+        return model, NO_HEAD
+    series, learned = bars.series, np.flatnonzero(np.isfinite(bars.log_ratio))
+    return add_risk_head(model, series.features, series.segment, bars.log_ratio, learned, bars.risk_horizon, LEVELS)

@@ -3,10 +3,13 @@
 It calls the very functions that history is made with, `features.advance`, `kernels.step_packed` and `decision.decide`,
 so live and backtest agree. A bar without features, as after a gap or in a halt, makes the network forget; until both
 are warm again the probabilities are NaN and the target is 0.
+
+A network with a risk head foresees volatility too; without one that is NaN.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +22,20 @@ from tasks.execution.decision import decide
 from tasks.market.features import OUTPUTS, WARM_UP, advance, new_state
 from tasks.network.engine import Engine
 from tasks.network.kernels import FEATURES as INPUTS
+from tasks.network.kernels import OUTPUTS as SAID
 from tasks.network.kernels import Packed, step_packed
 
 _INPUTS, _KNOWN = len(FEATURES), len(OUTPUTS)
-_VALUES = _KNOWN + len(CLASSES)
+PROBABILITIES = slice(_KNOWN, _KNOWN + len(CLASSES))
+"""Where the probabilities stand in the values of a tick; before them the features and vol."""
+_FORESEEN = PROBABILITIES.stop
+_VALUES = _FORESEEN + 1
 _FLOAT = np.dtype(np.float64)  # compared by identity, which is faster than by value
+
+
+def foreseen_vol(values: FloatArray) -> float:
+    """Return the foreseen volatility among the values of a tick; NaN where they end before it."""
+    return float(values[_FORESEEN]) if len(values) > _FORESEEN else math.nan
 
 
 class Tick(NamedTuple):
@@ -31,7 +43,7 @@ class Tick(NamedTuple):
 
     Attributes:
         target: Position to hold from the next open: -1, 0 or 1.
-        values: (F + 4,) features, vol, three probabilities; NaN where not ready.
+        values: (F + 5,) features, vol, three probabilities, foreseen volatility; NaN where not ready.
     """
 
     target: int
@@ -50,7 +62,12 @@ class Tick(NamedTuple):
     @property
     def probabilities(self) -> FloatArray:
         """(3,) sell, hold, buy, calibrated."""
-        return self.values[_KNOWN:]
+        return self.values[PROBABILITIES]
+
+    @property
+    def foreseen_vol(self) -> float:
+        """Volatility per bar foreseen over the risk horizon: the square root of the expected mean variance."""
+        return foreseen_vol(self.values)
 
 
 class LiveTick:
@@ -129,16 +146,19 @@ def tick_packed(
         candle: (6,) start_ms, open, high, low, close, volume.
         position: -1, 0 or 1.
         bars_held: Bars for which it has been held.
-        values: (F + 4,) overwritten, as in `Tick`.
+        values: (F + 5,) overwritten, as in `Tick`.
     """
     advance(features, candle, values[:_KNOWN])
     values[_KNOWN:] = np.nan
     if np.isnan(values[_INPUTS]):
         network[:] = 0
     else:
-        status = step_packed(weights, network, values[: int(weights[INPUTS])], values[_KNOWN:])
+        status = step_packed(
+            weights, network, values[: int(weights[INPUTS])], values[_KNOWN : _KNOWN + int(weights[SAID])]
+        )
         if status < 0:  # out of float32's range: a bar that history leaves out too, and whose context is lost
             network[:] = 0
+        values[_FORESEEN] = values[_INPUTS] * math.sqrt(values[_FORESEEN])
     return decide(values[_KNOWN], values[_KNOWN + 1], values[_KNOWN + 2], values[_INPUTS], position, bars_held, params)
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from storage.schema import CLASSES, DatasetError, FloatArray, LeakError
 from tasks.execution.skill import class_shares
 from tasks.market.labels import UNKNOWN, Labels, class_means
-from tasks.market.samples import Span
+from tasks.market.samples import Fold, Span
 from tasks.network.segments import Series
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import FoldBars, Run, Samples, pool_member, run_of
+from tasks.strategy.samples import FoldBars, Run, Samples, pool_member, risk_horizon, run_of
 
 _MOST = 4.0  # so that an epoch learns from a quarter of the longest market's labels at least
 
@@ -37,8 +37,8 @@ def pooled_bars(datasets: Path | str, recipe: Recipe, number: int) -> FoldBars:
     """
     members = [pool_member(datasets, one, recipe) for one in recipe.pool_datasets]
     folds = [samples.fold(number) for samples in members]
-    learn = _runs(members, recipe, [fold.train for fold in folds])
-    check = _runs(members, recipe, [fold.validation for fold in folds])
+    learn = _runs(members, recipe, [(fold, fold.train) for fold in folds])
+    check = _runs(members, recipe, [(fold, fold.validation) for fold in folds])
     if not (learn and check):
         raise DatasetError(f"no market of the pool has bars to learn fold {number + 1} from; ingest more history")
     joined = _joined([*learn, *check])
@@ -50,20 +50,22 @@ def pooled_bars(datasets: Path | str, recipe: Recipe, number: int) -> FoldBars:
         series=joined,
         train=(0, stop),
         validation=(stop, bars),
+        log_ratio=np.concatenate([run.log_ratio for run in (*learn, *check)]),
+        risk_horizon=risk_horizon(members[0], recipe),
         predicted=slice(bars, bars),
         class_means=class_means(labels, np.concatenate([run.vol for run in (*learn, *check)]), slice(0, stop)),
         prior=class_shares(known[known >= 0], len(CLASSES)),
     )
 
 
-def _runs(members: Sequence[Samples], recipe: Recipe, spans: Sequence[Span]) -> list[Run]:
-    """Return each market's bars of its span, with the context before them, whose labels are left out."""
+def _runs(members: Sequence[Samples], recipe: Recipe, parts: Sequence[tuple[Fold, Span]]) -> list[Run]:
+    """Return each market's bars of a span of its fold, with the context before them, whose labels are left out."""
     runs = []
-    for samples, span in zip(members, spans, strict=True):
+    for samples, (fold, span) in zip(members, parts, strict=True):
         if len(span):
             first = max(span.start - recipe.network_config.context + 1, 0)
             labelled = slice(span.start - first, span.stop - first)
-            runs.append(run_of(samples, recipe, slice(first, span.stop), labelled))
+            runs.append(run_of(samples, recipe, fold, slice(first, span.stop), labelled))
     return runs
 
 

@@ -11,6 +11,7 @@ from storage.schema import ConfigError, DatasetRef, FloatArray, Market
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.decision import DecisionConfig, packed
+from tasks.execution.fee_schedule import Schedule, charged
 from tasks.market.labels import LabelConfig
 from tasks.market.samples import FoldConfig
 from tasks.network.architecture import DSCConfig
@@ -18,6 +19,7 @@ from tasks.network.architecture import preset as network_preset
 from tasks.network.baseline_config import BaselineConfig
 from tasks.network.fit_config import FitConfig, fit_preset
 from tasks.strategy.promotion_rule import PromotionRule
+from tasks.strategy.risk_rule import RiskRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +32,13 @@ class Recipe(Checked):
         folds: Walk-forward splits.
         network: The network; None takes the preset's.
         fit: The training loop; None takes the preset's.
+        fees: Whose commission and slippage are charged: a line of the schedule (bybit-linear, bybit-spot, source); the
+            venue's own, unless `costs` says otherwise than by default; or "own", what `costs` says.
         costs: Commission, slippage and funding of every fill.
         decision: From probabilities to a position; None takes the preset's.
         backtest: Capital and position size.
         promotion: What a challenger must show.
+        risk: How far ahead risk is foreseen, and what that must show.
         baselines: What the simple models that it must beat may try.
         pool: Markets whose bars one network learns from, by symbol, of the market's category and interval; "yes" in a
             run of many: all of them. None: from the market's own. A version names each with its dataset, SYMBOL:id.
@@ -45,10 +50,12 @@ class Recipe(Checked):
     folds: FoldConfig = field(default_factory=FoldConfig)
     network: DSCConfig | None = None
     fit: FitConfig | None = None
+    fees: Schedule = "venue"
     costs: Costs = field(default_factory=Costs)
     decision: DecisionConfig | None = None
     backtest: BacktestConfig = field(default_factory=BacktestConfig)
     promotion: PromotionRule = field(default_factory=PromotionRule)
+    risk: RiskRule = field(default_factory=RiskRule)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     pool: tuple[str, ...] = ()
     refit: bool = False
@@ -98,9 +105,28 @@ class Recipe(Checked):
         """The same recipe with presets filled in, so that a later change of a preset does not change it."""
         return replace(self, network=self.network_config, fit=self.fit_config, decision=self.decision_config)
 
+    def charged(self, market: Market, *, is_made_up: bool) -> Recipe:
+        """Return the recipe with the costs that a user of the market pays, and the line of the schedule by its name.
+
+        Args:
+            market: Where it trades.
+            is_made_up: Whether the market is a synthetic one, which has no venue: it charges the source's costs.
+        """
+        name = self.fees
+        if name == "venue":
+            usual = replace(Costs(), funding=self.costs.funding)
+            of_market: Schedule = "bybit-spot" if market.category == "spot" else "bybit-linear"
+            name = (
+                "own" if self.costs != usual
+                else "source" if is_made_up or self.preset == "source"
+                else of_market
+            )  # fmt: skip
+        return replace(self, fees=name, costs=charged(self.costs, name))
+
     def parts(self) -> dict[str, Any]:
         """Return every part of the recipe by name, presets filled in."""
-        return {name: part for name, part in vars(self.resolved).items() if name not in ("preset", "pool", "refit")}
+        others = ("preset", "fees", "pool", "refit")
+        return {name: part for name, part in vars(self.resolved).items() if name not in others}
 
 
 def decision_params(recipe: Recipe, market: Market, class_means: FloatArray) -> FloatArray:

@@ -28,6 +28,7 @@ from tasks.market.labels import UNKNOWN, Labels, class_means, label_bars, sample
 from tasks.market.samples import Fold, Span, cut_times, refit_fold, refuse_short, short_part, spans_of, walk_forward
 from tasks.network.segments import Series
 from tasks.strategy.recipe import Recipe
+from tasks.strategy.risk_windows import bars_to_learn_from, risk_windows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +62,9 @@ class FoldBars:
     Attributes:
         series: The bars, context before the first training bar included; labels of training and validation alone.
         train, validation: Half-open spans of its bars, as `fit` takes them.
+        log_ratio: (T,) what a risk head learns: ln of the variance realised over the risk horizon, as a multiple of
+            what present volatility would bring; NaN where unknown, and where the window reaches into what is unseen.
+        risk_horizon: Bars of those windows.
         predicted: Its bars that the models predict; none of a pool's, whose markets are predicted each by itself.
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         prior: (3,) share of each class in training.
@@ -69,6 +73,8 @@ class FoldBars:
     series: Series
     train: tuple[int, int]
     validation: tuple[int, int]
+    log_ratio: FloatArray
+    risk_horizon: int
     predicted: slice
     class_means: FloatArray
     prior: FloatArray
@@ -79,11 +85,11 @@ class FoldBars:
         series = self.series
 
         def parts() -> Iterator[bytes | memoryview]:
-            spans = (*self.train, *self.validation, self.predicted.start, self.predicted.stop, series.label_span)
-            yield " ".join(map(str, spans)).encode()
+            spans = (*self.train, *self.validation, self.predicted.start, self.predicted.stop)
+            yield " ".join(map(str, (*spans, series.label_span, self.risk_horizon))).encode()
             for array in (series.features, series.labels, series.segment, series.signs, series.weights, series.clock):
                 yield b"" if array is None else np.ascontiguousarray(array).data.cast("B")
-            yield from (self.class_means.tobytes(), self.prior.tobytes())
+            yield from (self.log_ratio.tobytes(), self.class_means.tobytes(), self.prior.tobytes())
 
         return content_hash(parts())
 
@@ -209,12 +215,14 @@ def fold_bars(samples: Samples, recipe: Recipe, index: int) -> FoldBars:
     train, validation, predicted = (
         slice(span.start - first, span.stop - first) for span in (fold.train, fold.validation, fold.predicted)
     )
-    run = run_of(samples, recipe, rows, train, validation)
+    run = run_of(samples, recipe, fold, rows, train, validation)
     known = run.labels.classes[train]
     return FoldBars(
         series=run.series,
         train=(train.start, train.stop),
         validation=(validation.start, validation.stop),
+        log_ratio=run.log_ratio,
+        risk_horizon=risk_horizon(samples, recipe),
         predicted=predicted,
         class_means=class_means(run.labels, run.vol, train),
         prior=class_shares(known[known >= 0], len(CLASSES)),
@@ -229,19 +237,27 @@ class Run:
         series: As a network reads them, with the labels of some of them.
         labels: The same labels, with what they were made from.
         vol: (N,) volatility per bar.
+        log_ratio: (N,) as in `FoldBars`.
     """
 
     series: Series
     labels: Labels
     vol: FloatArray
+    log_ratio: FloatArray
 
 
-def run_of(samples: Samples, recipe: Recipe, rows: slice, *labelled: slice) -> Run:
+def risk_horizon(samples: Samples, recipe: Recipe) -> int:
+    """Return the risk horizon in bars of a market."""
+    return recipe.risk.horizon(samples.dataset.market.interval_ms)
+
+
+def run_of(samples: Samples, recipe: Recipe, fold: Fold, rows: slice, *labelled: slice) -> Run:
     """Return rows of a dataset with the labels of some parts of them alone.
 
     Args:
         samples: The dataset as the recipe sees it.
-        recipe: How labels are weighted.
+        recipe: How labels are weighted, and how far ahead risk is foreseen.
+        fold: Whose bars they are.
         rows: Which bars.
         labelled: Which of these, counted from the first, keep their labels; weights are of the first part's.
     """
@@ -253,13 +269,19 @@ def run_of(samples: Samples, recipe: Recipe, rows: slice, *labelled: slice) -> R
         threshold=labels.threshold[rows],
         end=labels.end[rows] - rows.start,
     )
+    windows = risk_windows(dataset, risk_horizon(samples, recipe))
+    learned = bars_to_learn_from(fold, labels.horizon + 1, windows.horizon)
+    known, log_ratio = np.full(len(dataset.vol), np.nan), np.full(rows.stop - rows.start, np.nan)
+    known[learned] = windows.log_ratio[learned]
     for part in labelled:  # a label of the test is nobody's to read, and the newest are not known yet
         own.classes[part] = labels.classes[rows][part]
+        log_ratio[part] = known[rows][part]
     weights = sample_uniqueness(own, labelled[0]) if recipe.folds.weights == "uniqueness" else None
     segment = dataset.segment[rows]
     series = mirrored_series(dataset.features[rows], own, segment - segment[:1])
     clock = dataset.candles.start_ms[rows] // dataset.market.interval_ms
-    return Run(series=replace(series, weights=weights, clock=clock), labels=own, vol=dataset.vol[rows])
+    series = replace(series, weights=weights, clock=clock)
+    return Run(series=series, labels=own, vol=dataset.vol[rows], log_ratio=log_ratio)
 
 
 def training_end(samples: Samples, recipe: Recipe, fold: Fold) -> TrainingEnd:

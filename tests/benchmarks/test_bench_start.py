@@ -46,7 +46,7 @@ options.intra_op_num_threads = 1
 session = onnxruntime.InferenceSession("step.onnx", options, providers=["CPUExecutionProvider"])
 past, pool = (np.zeros((1, *value.shape[1:]), np.float32) for value in session.get_inputs()[1:])
 for bar in np.load("bars.npy"):
-    logits, past, pool = session.run(None, {"features": bar[None], "past": past, "pool": pool})
+    logits, past, pool, *_ = session.run(None, {"features": bar[None], "past": past, "pool": pool})
 assert np.isfinite(logits).all()
 """
 RESIDENT = """

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from storage.schema import FEATURES, Market
 from tasks.champion.manifest import Manifest, Summary
-from tasks.champion.promotion import Judgement, Numbers
+from tasks.champion.promotion import Check, Judgement, Numbers
 from tasks.execution.contenders import Contender
 from tasks.execution.metrics import Metrics
 from tasks.execution.track_record import Deflation
@@ -40,6 +40,7 @@ MANIFEST = Manifest(
             luck=Deflation(trials=1, spread=1.0, expected_best=0.0, deflated=None),
         ),
     ),
+    risk=(Check(name="risk is foreseen", passed=False, found="no", wanted="a forecast"),),
     summary=Summary(
         days=81.0,
         lines=(Contender(name="this model", total_return=0.05, sharpe_ratio=1.0),),

@@ -17,6 +17,7 @@ from tasks.live.attribution import CAUSES, UNEXPLAINED, Comparison
 from tasks.live.outcome import parts_text
 from tasks.live.replay import replay
 from tasks.market.features import build_features
+from tasks.strategy.live_tick import PROBABILITIES
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, make_model, predict
 from tests.live.desk import INSTRUMENT, KEY, Desk, Rest, decisions_of
 
@@ -69,7 +70,7 @@ def test_account_of_a_quiet_session_is_a_backtests_but_for_the_exchanges_steps(d
 def turn(desk: Desk, side: int) -> int:
     """Return a bar of the session after which the position changes to `side`; the bar after it wants the same."""
     told = decisions_of(desk)
-    wants = [int(np.argmax(one.values[-3:])) - 1 for one in told]
+    wants = [int(np.argmax(one.values[PROBABILITIES])) - 1 for one in told]
     return next(n for n in range(1, BARS - 2) if told[n].position != wants[n] == wants[n + 1] == side)
 
 

@@ -32,6 +32,7 @@ configs = st.builds(
     block=st.sampled_from(get_args(Block)),
     newest_step=st.booleans(),
     linear_bypass=st.booleans(),
+    risk_head=st.booleans(),
     input_clip=st.sampled_from([None, 1.0]),
 )
 
@@ -65,8 +66,8 @@ def test_every_way_to_run_a_network_gives_the_same_logits(
 
     found = {
         "dense torch": dense,
-        "plain ONNX": open_session(onnx_plain(config, weights)).run(None, {"window": windows})[0],
-        "folded ONNX": open_session(onnx_window(fold(config, weights))).run(None, {"window": windows})[0],
+        "plain ONNX": np.hstack(open_session(onnx_plain(config, weights)).run(None, {"window": windows})),
+        "folded ONNX": np.hstack(open_session(onnx_window(fold(config, weights))).run(None, {"window": windows})),
         "one-bar ONNX": step_series(onnx_step(fold(config, weights)), x)[config.context - 1 :],
         "engine": Engine.from_weights(config, weights).run_series(x),
     }
@@ -88,7 +89,7 @@ def test_zero_padded_windows_give_the_same_logits_in_onnx(
         expected = model(torch.from_numpy(windows)).numpy()
 
     for graph in (onnx_plain(config, weights_of(model)), onnx_window(fold(config, weights_of(model)))):
-        logits = open_session(graph).run(None, {"window": windows})[0]
+        logits = np.hstack(open_session(graph).run(None, {"window": windows}))
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
@@ -116,13 +117,17 @@ def test_graphs_say_what_goes_in_and_out(random_model: MakeModel) -> None:
 
     assert ends(onnx_window(folded)) == (
         {"window": ["batch", config.input_features, config.context]},
-        {"logits": ["batch", 3]},
+        {"logits": ["batch", 3], "log_variance_ratio": ["batch", 1]},
         {"context": "10"},
     )
-    memory = {"past": ["markets", 6, config.hidden_channels], "pool": ["markets", 3, 3]}
+    memory = {"past": ["markets", 6, config.hidden_channels], "pool": ["markets", 3, 4]}
     assert ends(onnx_step(folded)) == (
         {"features": ["markets", config.input_features], **memory},
-        {"logits": ["markets", 3], **{f"next_{name}": shape for name, shape in memory.items()}},
+        {
+            "logits": ["markets", 3],
+            **{f"next_{name}": shape for name, shape in memory.items()},
+            "log_variance_ratio": ["markets", 1],
+        },
         {"context": "10"},
     )
     assert {p.domain for p in onnx.load_from_string(onnx_step(folded)).opset_import} == {""}  # no operator of a vendor

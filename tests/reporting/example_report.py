@@ -7,9 +7,11 @@ import numpy as np
 from storage.schema import Candles, Market, Source, VersionRef, utc_text
 from tasks.champion.manifest import Manifest
 from tasks.champion.promotion import Check, Judgement, Numbers
+from tasks.champion.risk_verdict import judge_risk
 from tasks.execution.contenders import Contender
 from tasks.execution.importance import Importance
 from tasks.execution.random_positions import RandomPositions
+from tasks.execution.risk_skill import RiskScore
 from tasks.execution.skill import Skill
 from tasks.execution.slices import Slice
 from tasks.execution.track_record import Deflation, TrackRecord
@@ -18,10 +20,13 @@ from tasks.live.paper_record import PaperRecord
 from tasks.network.architecture import preset
 from tasks.network.fit import Progress
 from tasks.network.latency import RUNTIMES, LatencyRow, Runtime, twins
+from tasks.network.risk_head import RiskFit
 from tasks.reporting.report_data import CostPoint, Equity, ReportData
 from tasks.runs.cost import Cost, StageCost
 from tasks.strategy.contest import Contest
 from tasks.strategy.folds import FoldResult
+from tasks.strategy.risk import RiskRecord
+from tasks.strategy.risk_rule import RiskRule
 from tasks.strategy.speed import Speed
 from tests.champion.example_manifest import MANIFEST, METRICS
 
@@ -41,6 +46,18 @@ HELD = replace(
 FLAT = replace(METRICS, total_return=0.0, sharpe_ratio=None, max_drawdown=0.0, num_trades=0, win_rate=None)
 RECORD = TrackRecord(
     days=83, trades=412, sharpe_ratio=-0.42, low=-2.6, high=1.7, sharpe_lo=-0.4, probabilistic=0.43, days_needed=None
+)
+
+RISKS = RiskRecord(
+    horizon=288,
+    windows=82.4,
+    scores=(
+        RiskScore(name="this model", qlike=0.212, log_r2=0.51, exceeding=0.09),
+        RiskScore(name="EWMA-100", qlike=0.335, log_r2=0.33, exceeding=0.15, lead=0.123, lead_error=0.03, p_value=1e-4),
+        RiskScore(name="HAR", qlike=0.262, log_r2=0.41, exceeding=0.12, lead=0.05, lead_error=0.02, p_value=0.006),
+        RiskScore(name="LightGBM", qlike=0.214, log_r2=0.5, exceeding=0.1, lead=0.002, lead_error=0.01, p_value=0.42),
+    ),
+    below=(0.04, 0.22, 0.47, 0.74, 0.93),
 )
 
 
@@ -139,6 +156,7 @@ def judged() -> Manifest:
         origin_detail="Synthetic market drift, k=0.2, psi=0.995, 60,000 bars, seed 7",
         dataset="d41a0c77b2e9f310",
         judgement=Judgement(champion="flat", sequence=0, checks=checks, numbers=numbers),
+        risk=judge_risk(RISKS, RiskRule()),
         summary=replace(MANIFEST.summary, warnings=(warning,)),
         libraries={"torch": "2.13.0", "numpy": "2.4.6", "numba": "0.62.1"},
     )
@@ -219,6 +237,8 @@ def trained(rng: np.random.Generator) -> FoldResult:
         class_means=np.array([-1.0, 0.0, 1.0]),
         prior=np.full(3, 1 / 3),
         probabilities=np.empty((0, 3)),
+        log_variance_ratio=np.empty(0),
+        risk=RiskFit(windows=180.0, log_gap=-0.2, quantiles=(0.3, 0.6, 0.9, 1.3, 2.1)),
         history=points,
         best_steps=(400,),
         temperature=1.0,
@@ -274,6 +294,7 @@ def example(bars: int = 24_000) -> ReportData:
         ),
         delays=tuple(replace(OURS, total_return=earned) for earned in (-0.0211, -0.0302, -0.0387)),
         contest=contest(),
+        risks=RISKS,
         record=RECORD,
         slices=(
             Slice(name="2025", days=83, total_return=-0.0211, sharpe_ratio=-0.42, held_return=0.1, num_trades=412),

@@ -25,6 +25,7 @@ from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
 from tasks.strategy.samples import load_samples
 from tasks.strategy.speed import Speed, speed_of
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
+from tests.reporting.example_report import RISKS
 
 HOUR = 3_600_000
 EVERY_8_HOURS = np.arange(0, 240 * HOUR, 8 * HOUR)
@@ -44,7 +45,7 @@ class Stored:
     def report(self) -> ReportData:
         return report_data(
             self.ref, datetime(2026, 1, 4, tzinfo=UTC), self.manifest, self.evaluation, self.speed, self.contest,
-            self.forecasts, (), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0), Cost(stages=(), peak_mb=0.0),
+            self.forecasts, RISKS, (), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0), Cost(stages=(), peak_mb=0.0),
         )  # fmt: skip
 
     def summary(self) -> Summary:

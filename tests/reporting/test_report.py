@@ -200,7 +200,7 @@ def test_every_title_names_the_source(origin: str, source: str, label: str, ribb
     assert f"<strong>{ribbon}</strong>" in markup.partition("<h1>")[0]
     assert label in markup.partition("<header>")[2].partition("</header>")[0]
     headings = re.findall(r"<h2>(.*?)</h2>", markup)[1:]  # behind the verdict's
-    assert len(headings) == 13
+    assert len(headings) == 14
     if origin != "exchange":
         assert all(label in heading for heading in headings)
     drawn = pictures(markup)

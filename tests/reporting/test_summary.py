@@ -26,7 +26,7 @@ SUMMARY = Summary(
     edge_bp=12.345,
     warnings=("No slippage is charged: the result is not net of costs.",),
 )  # fmt: skip
-VERSION = replace(MANIFEST, origin="synthetic", summary=SUMMARY)
+VERSION = replace(MANIFEST, origin="synthetic", summary=SUMMARY, recipe=replace(MANIFEST.recipe, fees="source"))
 CHECKS = (
     Check(name="unseen days", passed=True, found="81", wanted=">= 30"),
     Check(name="closed trades", passed=False, found="37", wanted=">= 100"),
@@ -46,6 +46,8 @@ def test_verdict_stands_first_and_what_failed_is_said_as_found_and_asked():
         "  log-loss                       0.9027           0.9042              -",
         "  direction right                77.3 %                -              -",
         "  edge of a move              +12.35 bp                -              -",
+        "  costs: source, 10 bp + 1 bp slippage a fill (the source text's commission; slippage ours)",
+        "  risk verdict does not hold: risk is foreseen no, asked a forecast",
         "  ! synthetic market: says nothing about a real one",
         "  ! No slippage is charged: the result is not net of costs.",
     ]

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from storage.results import canonical_json
 from storage.schema import ConfigError, Market
+from tasks.execution.accounting import Costs
 from tasks.execution.decision import DecisionConfig, decide
 from tasks.market.labels import LabelConfig
 from tasks.network.architecture import preset
@@ -49,3 +50,33 @@ def test_decision_of_a_recipe_sells_short_except_on_spot(rule, category, lowest)
 def test_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match="preset must be default or source, was 'fast'"):
         Recipe(preset="fast")
+
+
+LINEAR, SPOT = Market(symbol="BTCUSDT"), Market(symbol="BTCUSDT", category="spot")
+OWN = Costs(commission=0.0002)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "market", "is_made_up", "fees", "commission"),
+    [
+        (Recipe(), LINEAR, False, "bybit-linear", 0.00055),  # of an exchange, and of what it recorded
+        (Recipe(), replace(LINEAR, category="inverse"), False, "bybit-linear", 0.00055),
+        (Recipe(), SPOT, False, "bybit-spot", 0.001),
+        (Recipe(), LINEAR, True, "source", 0.001),  # no venue
+        (Recipe(preset="source"), LINEAR, False, "source", 0.001),
+        (Recipe(costs=OWN), LINEAR, False, "own", 0.0002),
+        (Recipe(costs=Costs(funding=False)), LINEAR, False, "bybit-linear", 0.00055),
+        (Recipe(fees="source"), LINEAR, False, "source", 0.001),
+        (Recipe(fees="bybit-linear"), LINEAR, True, "bybit-linear", 0.00055),
+        (Recipe(fees="own"), LINEAR, False, "own", 0.001),
+    ],
+)
+def test_venue_is_paid_what_it_asks_unless_somebody_says_otherwise(recipe, market, is_made_up, fees, commission):
+    charged = recipe.charged(market, is_made_up=is_made_up)
+    assert (charged.fees, charged.costs.commission) == (fees, commission)
+    assert charged.costs.funding == recipe.costs.funding
+    assert charged.charged(market, is_made_up=is_made_up) == charged
+
+
+def test_floor_of_the_labels_is_what_a_round_trip_costs_at_the_venue():
+    assert Recipe().charged(LINEAR, is_made_up=False).costs.round_trip == pytest.approx(0.0013)

@@ -1,0 +1,73 @@
+"""The verdict on risk: whether a version foresees how much its market will move, whatever it knows of direction.
+
+Kept apart from the promotion: a version that never trades may hold it, and a champion may not. It is on record in every
+version's manifest, and who sizes or limits by the foreseen volatility asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tasks.champion.promotion import Check, checked, is_below, p_text
+from tasks.execution.risk_skill import FAR_BEYOND, LEVELS
+from tasks.network.risk_baselines import EWMA, HAR, TREES
+from tasks.strategy.risk import NETWORK, RiskRecord
+from tasks.strategy.risk_rule import RiskRule
+
+
+def judge_risk(record: RiskRecord, rule: RiskRule) -> tuple[Check, ...]:
+    """Return every condition, passed or failed, with its numbers; of a version that foresees none, that alone."""
+    if not record.scores:
+        return (checked("risk is foreseen", False, "no: no risk head, or too few windows", "a forecast"),)
+    return tuple(_checks(record, rule))
+
+
+def risk_holds(checks: Sequence[Check]) -> bool:
+    """Return whether every condition holds."""
+    return all(check.passed for check in checks)
+
+
+def risk_line(checks: Sequence[Check]) -> str:
+    """Return the verdict in one line."""
+    failed = [check for check in checks if not check.passed]
+    if not failed:
+        return f"holds: {', '.join(f'{check.name} {check.found}' for check in checks[1:3])}"
+    return f"does not hold: {'; '.join(f'{check.name} {check.found}, asked {check.wanted}' for check in failed)}"
+
+
+def _checks(record: RiskRecord, rule: RiskRule) -> Iterator[Check]:
+    scores = {score.name: score for score in record.scores}
+    ours = scores[NETWORK]
+    yield checked(
+        "unseen windows", record.windows >= rule.min_windows, f"{record.windows:.0f}", f">= {rule.min_windows:g}"
+    )
+    for rival in (EWMA, HAR):
+        theirs = scores[rival]
+        lead = theirs.lead or 0.0
+        yield checked(
+            f"QLIKE better than {rival}'s",
+            lead > 0 and is_below(theirs.p_value, rule.significance),
+            f"{ours.qlike:.3f} against {theirs.qlike:.3f}, {p_text(theirs.p_value)}",
+            f"smaller, p < {rule.significance:g}",
+        )
+    ratio = ours.qlike / scores[TREES].qlike
+    yield checked(
+        f"QLIKE near {TREES}'s",
+        ratio <= 1 + rule.lightgbm_margin,
+        f"{ratio:.3f} of its {scores[TREES].qlike:.3f}",
+        f"<= {1 + rule.lightgbm_margin:g}",
+    )
+    yield checked("R2 of ln RV", ours.log_r2 >= rule.least_r2, f"{ours.log_r2:.2f}", f">= {rule.least_r2:g}")
+    yield checked(
+        f"windows beyond {FAR_BEYOND:g}x the expected risk",
+        ours.exceeding <= rule.most_exceeding,
+        f"{ours.exceeding:.1%}",
+        f"<= {rule.most_exceeding:.0%}",
+    )
+    off = max(abs(share - level) for share, level in zip(record.below, LEVELS, strict=True))
+    yield checked(
+        "calibration of quantiles",
+        off <= rule.calibration_margin,
+        f"off by {off:.3f} at most",
+        f"<= {rule.calibration_margin:g}",
+    )

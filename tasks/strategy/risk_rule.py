@@ -1,0 +1,37 @@
+"""How far ahead risk is foreseen, and what the forecast must show: a part of every recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.bounds import Checked, NonNegativeFloat, PositiveFloat, ProperShare
+from storage.schema import MINUTE_MS
+
+_HOUR_MS = 60 * MINUTE_MS
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskRule(Checked):
+    """Horizon of the risk head, and the bounds of its verdict.
+
+    Attributes:
+        hours: Risk horizon: over so long the variance is foreseen. A day holds each hour of the day once.
+        min_windows: Fewest unseen windows that do not overlap.
+        significance: Largest p-value of the lead in QLIKE over the present volatility (EWMA) and over HAR.
+        lightgbm_margin: Share by which LightGBM's QLIKE may be smaller.
+        least_r2: Least share of the variance of ln RV that is accounted for.
+        most_exceeding: Largest share of windows whose risk was beyond 1.5 times the expected.
+        calibration_margin: Largest distance between the share of windows below a foreseen quantile and its level.
+    """
+
+    hours: PositiveFloat = 24.0
+    min_windows: PositiveFloat = 30.0
+    significance: ProperShare = 0.05
+    lightgbm_margin: NonNegativeFloat = 0.02
+    least_r2: float = 0.2
+    most_exceeding: ProperShare = 0.16  # what present volatility reached on four hourly markets: .14 to .19
+    calibration_margin: ProperShare = 0.1
+
+    def horizon(self, interval_ms: int) -> int:
+        """Return the risk horizon in bars of so many milliseconds, >= 1."""
+        return max(1, round(self.hours * _HOUR_MS / interval_ms))

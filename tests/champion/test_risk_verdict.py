@@ -1,0 +1,66 @@
+"""The verdict on risk, condition by condition: each fails by itself at its own bound."""
+
+from dataclasses import replace
+
+import pytest
+
+from tasks.champion.risk_verdict import judge_risk, risk_holds, risk_line
+from tasks.execution.risk_skill import RiskScore
+from tasks.strategy.risk import RiskRecord
+from tasks.strategy.risk_rule import RiskRule
+
+RECORD = RiskRecord(
+    horizon=24,
+    windows=120.0,
+    scores=(
+        RiskScore(name="this model", qlike=0.3, log_r2=0.5, exceeding=0.1),
+        RiskScore(name="EWMA-100", qlike=0.5, log_r2=0.2, exceeding=0.17, lead=0.2, lead_error=0.02, p_value=1e-6),
+        RiskScore(name="HAR", qlike=0.4, log_r2=0.3, exceeding=0.15, lead=0.1, lead_error=0.03, p_value=0.004),
+        RiskScore(name="LightGBM", qlike=0.295, log_r2=0.5, exceeding=0.1, lead=-0.005, lead_error=0.01, p_value=0.6),
+    ),
+    below=(0.05, 0.2, 0.45, 0.7, 0.93),
+)
+
+
+def with_score(name: str, **changed: float | None) -> RiskRecord:
+    scores = tuple(replace(one, **changed) if one.name == name else one for one in RECORD.scores)
+    return replace(RECORD, scores=scores)
+
+
+def test_verdict_holds_where_every_condition_does() -> None:
+    checks = judge_risk(RECORD, RiskRule())
+    assert risk_holds(checks)
+    assert risk_line(checks) == (
+        "holds: QLIKE better than EWMA-100's 0.300 against 0.500, p < 0.001, "
+        "QLIKE better than HAR's 0.300 against 0.400, p = 0.004"
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "found"),
+    [
+        (replace(RECORD, windows=29.0), "unseen windows", "29"),
+        (with_score("EWMA-100", p_value=0.06), "QLIKE better than EWMA-100's", "0.300 against 0.500, p = 0.060"),
+        (
+            with_score("HAR", lead=-0.1, p_value=0.9, qlike=0.2),
+            "QLIKE better than HAR's",
+            "0.300 against 0.200, p = 0.900",
+        ),
+        (with_score("HAR", p_value=None), "QLIKE better than HAR's", "0.300 against 0.400, p undefined"),
+        (with_score("LightGBM", qlike=0.29), "QLIKE near LightGBM's", "1.034 of its 0.290"),
+        (with_score("this model", log_r2=0.19), "R2 of ln RV", "0.19"),
+        (with_score("this model", exceeding=0.161), "windows beyond 1.5x the expected risk", "16.1%"),
+        (replace(RECORD, below=(0.05, 0.25, 0.61, 0.75, 0.95)), "calibration of quantiles", "off by 0.110 at most"),
+    ],
+)
+def test_one_condition_that_fails_is_enough_and_says_what_was_found(record: RiskRecord, name: str, found: str) -> None:
+    checks = judge_risk(record, RiskRule())
+    assert [(check.name, check.found) for check in checks if not check.passed] == [(name, found)]
+    assert not risk_holds(checks)
+    assert risk_line(checks).startswith(f"does not hold: {name} {found}, asked ")
+
+
+def test_version_that_foresees_none_holds_none() -> None:
+    checks = judge_risk(replace(RECORD, scores=(), below=()), RiskRule())
+    assert [check.name for check in checks] == ["risk is foreseen"]
+    assert not risk_holds(checks)
