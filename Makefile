@@ -75,11 +75,12 @@ verify: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	$(BIN)/python -m pytest tests/verification/verify_*.py tests/verification/test_*.py -p no:randomly -q $(ARGS)
 
-# One network for many markets against one a market, on the recorded candles of DSC_TEST_DATA: under an hour, and
-# $(DSC_HOME)/panel.json; fails, once all is written, if a bar is missed.
+# One network for many markets against one a market, $(DSC_HOME)/panel.json; and how well risk is foreseen, vol_* in
+# $(DSC_HOME)/verify.json: on the recorded candles of DSC_TEST_DATA. Under an hour; each writes all before it fails.
 verify-panel: $(VENV)/installed-test
-	@mkdir -p "$(DSC_HOME)"
-	@$(BIN)/python -m tests.verification.panel $(ARGS)
+	@mkdir -p "$(DSC_HOME)" "$(PREFECT_HOME)"
+	@missed=0; $(BIN)/python -m tests.verification.panel $(ARGS) || missed=1; \
+	$(BIN)/python -m pytest tests/verification/volatility.py -p no:randomly -q || missed=1; exit $$missed
 
 # Rows of speed against the alternatives, a table, and $(DSC_HOME)/bench.json; quick: the inference rows, bench-quick.json.
 bench: $(VENV)/installed-test

@@ -29,7 +29,8 @@ FILE_NAME = "verify.json"
 ROOT = Path(__file__).parents[2]
 KEYS = (
     "ar_edge", "gated_edge", "gated_logistic", "null_hits", "fair_null_hits", "drift_z", "mutations",
-    "mutations_caught", "real_gap_5m", "real_gap_15m", "real_gap",
+    "mutations_caught", "real_gap_5m", "real_gap_15m", "real_gap", "vol_qlike_vs_har", "vol_qlike_p_max", "vol_r2_min",
+    "vol_exceed_max", "vol_vs_lightgbm_qlike", "vol_planted",
 )  # fmt: skip
 """Figures that the file always names; null where this run did not measure one."""
 
@@ -181,8 +182,8 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 def measure(workers: ThreadPoolExecutor) -> Callable[..., Future[Any]]:
     """Return what starts the training on a market in a process of its own and promises its figures."""
 
-    def start(**asked: Any) -> Future[Any]:
-        return workers.submit(_measured, json.dumps(asked))
+    def start(script: str = "known_market.py", **asked: Any) -> Future[Any]:
+        return workers.submit(_measured, script, json.dumps(asked))
 
     return start
 
@@ -198,9 +199,8 @@ def mutation() -> type[Mutation]:
     return Mutation
 
 
-def _measured(asked: str) -> Any:
-    script = Path(__file__).with_name("known_market.py")
-    done = _python([str(script), asked], ROOT)
+def _measured(script: str, asked: str) -> Any:
+    done = _python([str(Path(__file__).with_name(script)), asked], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -50,6 +50,21 @@ PLANTED = [
         "    uniqueness[samples] = (shares[stop] - shares[first]) / labels.horizon", "    uniqueness[samples] = 1.0",
         IN_LABELS + "uniqueness_is_about_one_over_the_horizon_when_labels_follow_each_other",
     ),
+    (
+        "realised variance begins with the bar's own return", LABELS,
+        "total[whole + horizon] - total[whole]", "total[whole + horizon - 1] - total[whole - 1]",
+        "tests/market/test_volatility.py::test_realised_variance_is_the_sum_of_the_next_squared_returns",
+    ),
+    (
+        "windows of risk are purged by the span of a label", "tasks/strategy/risk_windows.py",
+        "    seen = fold.validation.stop + label_span\n", "    seen = fold.validation.stop + horizon\n",
+        "tests/strategy/test_risk.py::test_windows_that_are_learned_from_end_where_the_labels_of_validation_do",
+    ),
+    (
+        "losses of windows that overlap count as independent", "tasks/execution/risk_skill.py",
+        "reference_loss=losses[name], lag=horizon)", "reference_loss=losses[name], lag=0)",
+        "tests/execution/test_risk_skill.py::test_lead_is_no_news_where_windows_overlap_as_far_as_the_horizon",
+    ),
     # --- splits -----------------------------------------------------------------------------------------------------
     (
         "no purge between the parts", SAMPLES,
