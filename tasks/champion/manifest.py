@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +19,10 @@ from storage.bounds import Moment
 from storage.foreign import OTHERWISE, parse_json, refusing
 from storage.schema import CLASSES, ArtifactError, FloatArray, Market, VersionRef, one_line
 from storage.sealed import Document
-from tasks.champion.promotion import Judgement
+from tasks.champion.promotion import Check, Judgement
 from tasks.execution.contenders import Contender
 from tasks.strategy.recipe import Recipe
+from tasks.strategy.risk_rule import RiskRule
 
 Origin = Literal["exchange", "replayed", "synthetic"]
 """Who sent the candles: Bybit itself, or a sandbox that replays a recording or makes a market up."""
@@ -65,6 +66,7 @@ class Manifest:
         label_span_ms: How far that bar's label looks ahead.
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         judgement: How it compared with the champion of that moment.
+        risk: The verdict on what it foresees of risk, condition by condition.
         summary: What it came to.
     """
 
@@ -83,6 +85,7 @@ class Manifest:
     label_span_ms: Moment
     class_means: tuple[float, float, float]
     judgement: Judgement
+    risk: tuple[Check, ...]
     summary: Summary
 
     @property
@@ -108,6 +111,8 @@ class Manifest:
         own = {name: part for name, part in document.items() if name not in STORE_KEYS}
         if document.get("format") == 1:
             own = _said_in_format_1(own)
+        if document.get("format") in (1, 2):
+            own = _said_in_format_2(own)
         try:
             manifest = _MANIFEST.validate_json(json.dumps(own))
             wrong = next(_missing(own, manifest.document()), "")
@@ -125,6 +130,17 @@ def _said_in_format_1(said: dict[str, Any]) -> dict[str, Any]:
     if not (isinstance(recipe, dict) and isinstance(recipe.get("folds"), dict)):
         return said
     return {**said, "recipe": {"pool": [], **recipe, "folds": {"cut": "shares", **recipe["folds"]}}}
+
+
+def _said_in_format_2(said: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of format 2 with what went without saying: costs charged as they stand, no risk foreseen."""
+    recipe = said.get("recipe")
+    if not (isinstance(recipe, dict) and isinstance(recipe.get("network"), dict)):
+        return said
+    unforeseen = Check(name="risk is foreseen", passed=False, found="no: made before it was", wanted="a forecast")
+    network = {"risk_head": False, **recipe["network"]}
+    recipe = {"fees": "own", "risk": asdict(RiskRule()), **recipe, "network": network}
+    return {"risk": [asdict(unforeseen)], **said, "recipe": recipe}
 
 
 def read_manifest(store: ArtifactStore, ref: VersionRef) -> Manifest:

@@ -45,7 +45,8 @@ class Stored:
     def report(self) -> ReportData:
         return report_data(
             self.ref, datetime(2026, 1, 4, tzinfo=UTC), self.manifest, self.evaluation, self.speed, self.contest,
-            self.forecasts, RISKS, (), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0), Cost(stages=(), peak_mb=0.0),
+            self.forecasts, RISKS, (), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0),
+            Cost(stages=(), peak_mb=0.0),
         )  # fmt: skip
 
     def summary(self) -> Summary:
