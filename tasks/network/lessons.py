@@ -59,14 +59,14 @@ class Lessons:
         """
         self._shape, self._config, device = model.config, config, config.device
         context, rows = self._shape.context, len(stream.labels)
-        told, features = _told(stream.labels, teacher, self._shape.num_classes, config), stream.features
-        kept = stream.kept
-        if signs is not None:
-            told = torch.cat([told, told.flip(1)])
-            features = torch.cat([features, features * torch.from_numpy(signs.astype(np.float32))])
-            kept = None if kept is None else kept.repeat(2)
         mean, scale = model.feature_mean.cpu(), model.feature_scale.cpu()
-        self._z, self._told = ((features - mean) / scale).to(device), told.to(device)
+        told, kept = _told(stream.labels, teacher, self._shape.num_classes, config), stream.kept
+        z = (stream.features - mean).div_(scale)
+        if signs is not None:
+            image = (stream.features * torch.from_numpy(signs.astype(np.float32))).sub_(mean).div_(scale)
+            z, told = torch.cat([z, image]), torch.cat([told, told.flip(1)])
+            kept = None if kept is None else kept.repeat(2)
+        self._z, self._told = z.to(device), told.to(device)
         self._kept = kept
         length = segment_length(rows, context, config.segment_bars)
         self._window = torch.arange(length + context - 1)[:, None]
