@@ -25,6 +25,7 @@ from tasks.reporting.summary import Verdict
 from tasks.runs import cost
 from tasks.runs.display import parts_of, plan, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
+from tasks.runs.memory import give_back_large_blocks
 from tasks.strategy.recipe import Recipe
 from tasks.training import fold_count, prepare_fold, train_baselines, train_fold, train_twin
 
@@ -119,6 +120,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
         quality: Key of what the candle store knows of its bars.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
+    give_back_large_blocks()
     recipe = recipe.charged(data.market, is_made_up=exchange.origin == "synthetic")
     cost.measure(STAGES[1:])
     starts, models, rivals = trained(data, recipe)

@@ -295,11 +295,15 @@ class Boosting:
         self._check = lightgbm.Dataset(check.x, check.y, reference=self._learn)
 
     def grown(self, leaves: int, **options: Any) -> Predict:
-        """Return boosted trees of so many leaves; `options` are further ones, by LightGBM's names."""
+        """Return what boosted trees of so many leaves say; `options` are further ones, by LightGBM's names."""
+        trees = self.trees(leaves, **options)
+        return lambda x: np.asarray(trees.predict(x), np.float64)
+
+    def trees(self, leaves: int, **options: Any) -> Any:
+        """Return the lightgbm.Booster of `grown`."""
         stop = self._lightgbm.early_stopping(self._patience, verbose=False)
         parameters = {**self._parameters, "num_leaves": leaves, **options}
-        trees = self._lightgbm.train(parameters, self._learn, self._most_trees, [self._check], callbacks=[stop])
-        return lambda x: np.asarray(trees.predict(x), np.float64)
+        return self._lightgbm.train(parameters, self._learn, self._most_trees, [self._check], callbacks=[stop])
 
 
 def _logits(probabilities: FloatArray) -> FloatArray:

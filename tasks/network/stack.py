@@ -38,10 +38,17 @@ class Trained(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean and unbiased variance of M * C rows."""
+    """What a normalisation found in M * C rows.
+
+    Attributes:
+        mean: (1, M * C).
+        sharpness: (1, M * C) 1 / sqrt(biased variance + eps).
+        columns: N that it counted.
+    """
 
     mean: Tensor
-    variance: Tensor
+    sharpness: Tensor
+    columns: int
 
 
 class MemberStack:
@@ -152,11 +159,14 @@ class MemberStack:
     @torch.no_grad()
     def _move_statistics(self, moments: Sequence[Moments]) -> None:
         """Move every running mean and variance towards this step's, as BatchNorm does."""
-        shape = len(self.trained.weights), -1
-        means = torch.cat([one.mean.view(shape) for one in moments], 1)
-        variances = torch.cat([one.variance.view(shape) for one in moments], 1)
-        self.trained.means.lerp_(means, _MOMENTUM)
-        self.trained.variances.lerp_(variances, _MOMENTUM)
+        shape = len(self.trained.weights), len(moments), -1
+        means, sharpness = (
+            torch.cat(found).view(shape[1], shape[0], -1).transpose(0, 1)
+            for found in ([one.mean for one in moments], [one.sharpness for one in moments])
+        )
+        unbiased = means.new_tensor([one.columns / max(1, one.columns - 1) for one in moments])[:, None]
+        self.trained.means.view(shape).lerp_(means, _MOMENTUM)
+        self.trained.variances.view(shape).lerp_((sharpness**-2 - _EPS) * unbiased, _MOMENTUM)
 
 
 def _norms_of(model: DSCTradingModel) -> list[Any]:
@@ -172,8 +182,7 @@ def _normalized(x: Tensor, weight: Tensor, bias: Tensor, moments: list[Moments])
     rows = members * channels
     gain, shift = (part.reshape(rows).contiguous() for part in (weight, bias))  # the kernel reads them as they lie
     out, mean, sharpness = torch.native_group_norm(x.view(1, rows, columns), gain, shift, 1, rows, columns, rows, _EPS)
-    variance = (sharpness.detach() ** -2 - _EPS) * (columns / max(1, columns - 1))
-    moments.append(Moments(mean.detach(), variance))
+    moments.append(Moments(mean.detach(), sharpness.detach(), columns))
     return out.view_as(x)
 
 

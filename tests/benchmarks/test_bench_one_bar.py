@@ -55,7 +55,9 @@ def openvino_of(network):
 
 
 @pytest.mark.quick
-def test_one_bar_is_faster_than_eager_torch_and_onnx_on_its_window(race, ledger, compare, side, source, make_network):
+def test_one_bar_is_faster_than_eager_torch_and_onnx_on_its_window(
+    race, ledger, compare, line, side, source, make_network
+):
     engine, session, folded = source.engine(), source.onnx(), source.onnx(folded=True)
     default, turn = make_network("default", 400), cycle(source.bars)
     expected = eager_of(source)().numpy()
@@ -89,6 +91,7 @@ def test_one_bar_is_faster_than_eager_torch_and_onnx_on_its_window(race, ledger,
     ledger.enter(
         compare(1, "stream_vs_eager", times, "eager torch", "engine", "one new bar", at_least=400, beside=beside),
         compare(2, "stream_vs_onnx", times, "ONNX Runtime", "engine", "one new bar", at_least=80),
+        line(number=1, key="stream_us", value=times.median_us("engine"), at_most=0.8, work="one new bar"),
     )
 
 

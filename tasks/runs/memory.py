@@ -1,0 +1,19 @@
+"""What a long run does with the memory that it has done with."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
+_LARGE = 1 << 20  # bytes
+
+
+def give_back_large_blocks() -> None:
+    """Let malloc give every freed block of a megabyte or more back to the system at once, in this process.
+
+    glibc would do so from the size of whatever was freed last, up to 32 MB: tables of features are below that, and the
+    holes that they leave between what stays were a seventh of all that a retrain held. Other allocators are left alone.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
