@@ -104,7 +104,7 @@ def test_signals_are_lines_of_json_and_nothing_is_filled(version, home, capsys):
 
 
 def test_champion_decides_and_another_version_only_if_it_is_named(version, home, monkeypatch):
-    store = ArtifactStore(Settings.from_environment().artifact_url)
+    store = ArtifactStore(Settings.from_environment().models)
     chooser = Chooser(store=store, source=EXCHANGE.source)
     day_ns = 86_400 * 10**9
     made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
@@ -119,7 +119,7 @@ def test_champion_decides_and_another_version_only_if_it_is_named(version, home,
 
 
 def test_session_of_a_flat_champion_decides_and_fills_nothing(version, home):
-    store = ArtifactStore(Settings.from_environment().artifact_url)
+    store = ArtifactStore(Settings.from_environment().models)
     entry = store.champion(EXCHANGE.source, MARKET.slug)
     store.promote(
         EXCHANGE.source,
