@@ -97,7 +97,30 @@ def run_by_hand(
         return status(result)
 
     with plain_errors():
-        _leave(command_app(command, examples)(sys.argv[1:]) or 0)
+        _leave(command_app(command, examples)(with_category(sys.argv[1:])) or 0)
+
+
+def with_category(arguments: Sequence[str]) -> list[str]:
+    """Return a command line that says what the market of a candle file is, which no such file does.
+
+    Where nobody is there to be asked, it is taken for linear, and a line says so.
+
+    Args:
+        arguments: As they were typed.
+    """
+    given = {one.partition("=")[0] for one in arguments}
+    if "--candles" not in given or given & {"--category", "--help", "--help-all"}:
+        return list(arguments)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        print(
+            "no candle file says what its market is: taken for linear; --category spot if it is spot", file=sys.stderr
+        )
+        return list(arguments)
+    while True:
+        print("No candle file says what its market is. Is it linear or spot? [linear] ", end="", file=sys.stderr)
+        said = sys.stdin.readline().strip().lower() or "linear"
+        if said in ("linear", "spot"):
+            return [*arguments, "--category", said]
 
 
 def _leave(status: int) -> NoReturn:

@@ -185,6 +185,7 @@ def open_session(
                 events=events,
                 timing=timing,
                 patient=link.is_replay,
+                ban=link.gateway.ban,
                 on_note=on_note,
             )
             stack.enter_context(stream)
