@@ -49,6 +49,7 @@ _LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of tracebac
 
 _OF_THE_DISK = (errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOLCK, errno.ENOSPC, errno.EPERM, errno.EROFS)
 _ON_THE_TERMINAL = (PrefectConsoleHandler, _SafeStreamHandler)
+_UNSAID = "no candle file says what its market is"
 _HANG = 12  # columns that the rest of a line stands in
 
 
@@ -112,12 +113,10 @@ def with_category(arguments: Sequence[str]) -> list[str]:
     if "--candles" not in given or given & {"--category", "--help", "--help-all"}:
         return list(arguments)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        print(
-            "no candle file says what its market is: taken for linear; --category spot if it is spot", file=sys.stderr
-        )
+        print(f"{_UNSAID}: taken for linear; --category spot if it is spot", file=sys.stderr)
         return list(arguments)
     while True:
-        print("No candle file says what its market is. Is it linear or spot? [linear] ", end="", file=sys.stderr)
+        print(f"{_UNSAID}: is it linear or spot? [linear] ", end="", file=sys.stderr, flush=True)
         said = sys.stdin.readline().strip().lower() or "linear"
         if said in ("linear", "spot"):
             return [*arguments, "--category", said]

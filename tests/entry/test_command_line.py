@@ -119,7 +119,7 @@ def test_category_of_a_candle_files_market_is_asked_for_where_somebody_is_there(
     monkeypatch.setattr(sys, "stdin", Typed(typed))
     monkeypatch.setattr(sys, "stderr", asked := Typed())
     assert with_category(["--candles", "a.csv", "--interval", "5"])[4:] == ["--category", category]
-    assert asked.getvalue().count("Is it linear or spot? [linear] ") == max(typed.count("\n"), 1)
+    assert asked.getvalue().count("is it linear or spot? [linear] ") == max(typed.count("\n"), 1)
 
 
 def test_category_of_a_candle_files_market_is_assumed_in_a_line_where_nobody_is(monkeypatch, capsys):
