@@ -72,10 +72,9 @@ run_by_hand(quick, ("quick",))
 """
 
 
-def test_thread_that_logs_on_after_the_run_prints_no_traceback(home):
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
+def test_thread_that_logs_on_after_the_run_prints_no_traceback(home, prefect_api):
     command = [sys.executable, "-c", GOES_ON]
-    environment = kept | {"DSC_HOME": str(home)}
+    environment = os.environ | {"DSC_HOME": str(home), "PREFECT_API_URL": get_current_settings().api.url}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     assert (done.returncode, done.stderr) == (0, "")
     assert "still here" in (home / "logs" / "run.log").read_text()
