@@ -407,10 +407,8 @@ def test_promotion_and_drift_are_told_to_the_webhook(system):
 
 @pytest.mark.ends_file
 def test_stop_leaves_nothing_behind_not_even_a_running_flow(system, verdict):  # a verdict has stored candles
-    run = system.run(
-        "retrain/retrain-sandbox",
-        **SMALL | {"recipe": SMALL["recipe"] | {"fit": {"epochs": 500, "seed": 2, "distil": 0.0}}},
-    )
+    long = SMALL["recipe"] | {"fit": {"epochs": 500, "seed": 2, "distil": 0.0}}
+    run = system.run("retrain/retrain-sandbox", **SMALL | {"recipe": long})
     wait_for(lambda: system.api(f"/flow_runs/{run}")["state_type"] == "RUNNING")
     family = psutil.Process(system.process.pid).children(recursive=True)
     assert len(family) >= 3  # server, worker, flow run
