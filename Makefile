@@ -17,7 +17,7 @@ export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
 
-.PHONY: run ui alerts paper clients attack orders soak test verify verify-panel lint bench bench-quick lock clean
+.PHONY: run ui alerts paper clients attack orders soak test suite verify verify-panel lint bench bench-quick lock clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -63,10 +63,13 @@ soak: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	@$(BIN)/python -m tests.soak.run_soak $(call option,--seconds,$(SECONDS)) $(call option,--seed,$(SEED)) $(call option,--kills,$(KILLS)) $(call option,--port,$(PORT))
 
-# Files, those that take a minute before the others, and the tests in them in a random order; ARGS=--randomly-seed=N repeats the one that named this seed.
+# Lint beside the tests, which wait for servers half of the time.
 test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
-	$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory -j 2 lint suite
+
+# Files, those that take a minute before the others, and the tests in them in a random order; ARGS=--randomly-seed=N repeats the one that named this seed.
+suite: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What is known in closed form or by another library against what the project says, and planted faults: a table, and

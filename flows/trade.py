@@ -21,7 +21,7 @@ from tasks.live.gates import CONFIRM_LIVE, confirmation
 from tasks.live.outcome import SessionResult
 from tasks.live.run import SessionPlan
 from tasks.live.session_config import SessionConfig
-from tasks.runs.display import plan, stage
+from tasks.runs.display import end_stage, plan, stage
 from tasks.trading import hold_session, lacks_a_version
 
 
@@ -72,6 +72,7 @@ def trade(
             bar_every_s=bar_every_s, config=rules, name=session,
         )
     )  # fmt: skip
+    end_stage()
     print(result.text(), file=sys.stderr if mode == "signal" else sys.stdout)
     return result
 

@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from storage.authorship import Place, Where
 from storage.champion_log import ChampionEntry, ChampionLog
 from storage.objects import ObjectStore
 from storage.schema import FEATURES, ArtifactError, ConfigError, Source, VersionRef, one_line, parse_source
@@ -79,16 +80,17 @@ class ArtifactStore:
     """Publish, load, promote and roll back model versions.
 
     Args:
-        url: A path or any fsspec URL; see `ObjectStore`. The logs of trials and searches lie below it, too.
+        place: A path or any fsspec URL, see `ObjectStore`; with the key that versions and champions are signed with, if
+            there is one. The logs of trials and searches lie below it, too.
 
     Raises:
         ArtifactError: The URL's protocol is unknown, or the package that serves it is not installed.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._objects = ObjectStore(url)
-        self._log = ChampionLog(self._objects)
+    def __init__(self, place: Where) -> None:
+        self.place = Place.of(place)
+        self._objects = ObjectStore(self.place.url)
+        self._log = ChampionLog(self._objects, self.place)
 
     def publish(
         self,
@@ -125,7 +127,7 @@ class ArtifactStore:
         ref = VersionRef(source=source, name=name, version=f"{time_stamp(now)}-{hash8}")
         placed = {"source": source, "name": name, "version": ref.version, "format": FORMAT}
         fingerprints = {file: _fingerprint(content) for file, content in files.items()}
-        manifest_bytes = sealed({**manifest, **placed, "files": fingerprints}, market_folder(source, name))
+        manifest_bytes = sealed({**manifest, **placed, "files": fingerprints}, market_folder(source, name), self.place)
 
         for twin in self.versions(source, name):
             if twin.version.endswith(f"-{hash8}"):
@@ -197,7 +199,7 @@ class ArtifactStore:
             stored = [known.version for known in self.versions(ref.source, ref.name)]
             newest = ", ".join(stored[-3:]) or "none"
             raise ArtifactError(f"version {ref} is unknown; {len(stored)} stored, newest: {newest}") from None
-        document = unsealed(content, f"manifest of {ref}", market_folder(ref.source, ref.name))
+        document = unsealed(content, f"manifest of {ref}", market_folder(ref.source, ref.name), self.place)
         for key, here in (("source", ref.source), ("name", ref.name), ("version", ref.version)):
             if document.get(key) != here:
                 found = document.get(key)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import StrictInt, TypeAdapter
 
+from storage.authorship import Place
 from storage.objects import ObjectStore
 from storage.schema import ArtifactError, Source, VersionRef, one_line
 from storage.sealed import require_shape, sealed, unsealed
@@ -62,10 +63,11 @@ class ChampionLog:
 
     Args:
         objects: Where the versions lie, too.
+        place: The same, with the key that entries are signed with, if there is one.
     """
 
-    def __init__(self, objects: ObjectStore) -> None:
-        self._objects = objects
+    def __init__(self, objects: ObjectStore, place: Place) -> None:
+        self._objects, self._place = objects, place
 
     def append(self, source: Source, name: str, entry: ChampionEntry) -> ChampionEntry:
         """Write an entry, if none has come since the one before it, and return it as it is read back.
@@ -83,7 +85,7 @@ class ChampionLog:
             "manifest_seal": entry.seal,
             "nonce": secrets.token_hex(8),  # no two promoters write equal bytes, so the loser of a race is told
         }
-        content = sealed(document, market_folder(source, name))
+        content = sealed(document, market_folder(source, name), self._place)
         found = self.newest(source, name)
         if found == entry.sequence - 1:
             try:
@@ -118,7 +120,8 @@ class ChampionLog:
         if sequence == 0:
             return ChampionEntry(sequence=0, ref=None, at="", reason="flat is the first champion", evidence={})
         what, market = f"champion entry {sequence} of {source}/{name}", market_folder(source, name)
-        document = unsealed(self._objects.read(f"{market}/champion/{sequence:06d}.json"), what, market)
+        content = self._objects.read(f"{market}/champion/{sequence:06d}.json")
+        document = unsealed(content, what, market, self._place)
         require_shape(_ENTRY_DOCUMENT, document, what)
         version, restores = document["version"], document["restores"]
         if document["sequence"] != sequence or not (restores is None or 0 <= restores < sequence):

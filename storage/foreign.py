@@ -12,9 +12,10 @@ import json
 import math
 import os
 import stat
+import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -38,22 +39,25 @@ OTHERWISE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 
 _MOST_JSON = 1 << 26
 _MOST_MEMBERS = 1_000  # of an archive
+_MEMBER_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field: APPNOTE.TXT, 4.3.7
 _MOST_COLUMNS = 1_000
 _MOST_TEXT = 100  # characters of a text in a table of numbers
 
 
-def open_file(path: Path) -> IO[bytes]:
+def open_file(path: Path, most: int | None = None) -> IO[bytes]:
     """Open a regular file for reading, through links too; a pipe or a device might never end.
 
     Raises:
         OSError: It is not there, or may not be read.
-        DamagedError: It is no regular file.
+        DamagedError: It is no regular file, or has more than `most` bytes.
     """
     with refusing("no name of a file", ValueError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or (most is not None and found.st_size > most):
         os.close(descriptor)
-        raise DamagedError(f"{one_line(path, 1_000)} must be a regular file")
+        must = f"have at most {most:,} bytes" if stat.S_ISREG(found.st_mode) else "be a regular file"
+        raise DamagedError(f"{one_line(path, 1_000)} must {must}")
     return os.fdopen(descriptor, "rb")
 
 
@@ -83,23 +87,80 @@ def parse_json(content: bytes | str) -> Any:
         return json.loads(content)
 
 
-def unzip(packed: IO[bytes], only: str | None = None) -> dict[str, bytes]:
-    """Return the files of an archive, or one of them. It holds them as they are: nothing unpacks to more than it was.
+class Archive(Mapping[str, bytes]):
+    """The files of an archive by name, each read when it is asked for.
+
+    It holds them as they are: nothing unpacks to more than it was.
+
+    Args:
+        packed: The archive, open for as long as anything is read.
 
     Raises:
-        DamagedError: It is no such archive.
+        DamagedError: It is no such archive; reading a file may raise it too.
     """
-    with (
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        with self._refusing():
+            self._archive = zipfile.ZipFile(packed)
+            members = self._archive.infolist()
+            if len(members) > _MOST_MEMBERS or sum(one.file_size for one in members) > packed.seek(0, io.SEEK_END):
+                raise DamagedError("it says that it holds more than it has bytes")
+            if any(one.compress_type != zipfile.ZIP_STORED for one in members):
+                raise DamagedError("its files are compressed")
+        self._members = {one.filename: one for one in members}
+
+    def __getitem__(self, name: str) -> bytes:
+        member = self._members[name]
+        with self._refusing():
+            return self._archive.read(member)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def open(self, name: str) -> IO[bytes]:
+        """Return a file to read from place to place: one that is too large to be in memory as well as what it says."""
+        member = self._members[name]
+        with self._refusing():
+            self._archive.open(member).close()  # looks at its header
+            self._packed.seek(member.header_offset)
+            _, of_name, of_extra = _MEMBER_HEADER.unpack(self._packed.read(_MEMBER_HEADER.size))
+            first = member.header_offset + _MEMBER_HEADER.size + of_name + of_extra
+            if first + member.file_size > self._packed.seek(0, io.SEEK_END):
+                raise DamagedError("it says that it holds more than it has bytes")
+        return io.BufferedReader(_Part(self._packed, first, member.file_size))
+
+    @staticmethod
+    def _refusing() -> AbstractContextManager[None]:
         # What `zipfile` makes of bytes that are none: an encrypted member, an unknown method, a place outside ...
-        refusing("no archive", zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, OverflowError),
-        zipfile.ZipFile(packed) as archive,
-    ):
-        members = archive.infolist()
-        if len(members) > _MOST_MEMBERS or sum(one.file_size for one in members) > packed.seek(0, io.SEEK_END):
-            raise DamagedError("it says that it holds more than it has bytes")
-        if any(one.compress_type != zipfile.ZIP_STORED for one in members):
-            raise DamagedError("its files are compressed")
-        return {one.filename: archive.read(one) for one in members if only in (None, one.filename)}
+        return refusing("no archive", zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, OverflowError)
+
+
+class _Part(io.RawIOBase):
+    """A stretch of a file, as a file of its own."""
+
+    def __init__(self, file: IO[bytes], first: int, size: int) -> None:
+        self._file, self._first, self._size, self._at = file, first, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence], 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._first + self._at)
+        part = self._file.read(min(len(buffer), max(self._size - self._at, 0)))
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
 
 
 def read_arrays(content: bytes) -> dict[str, NDArray[Any]]:
@@ -108,7 +169,7 @@ def read_arrays(content: bytes) -> dict[str, NDArray[Any]]:
     Raises:
         DamagedError: There are none, one holds objects, or is not as long as it says.
     """
-    return {name.removesuffix(".npy"): _array(member) for name, member in unzip(io.BytesIO(content)).items()}
+    return {name.removesuffix(".npy"): _array(member) for name, member in Archive(io.BytesIO(content)).items()}
 
 
 def _array(content: bytes) -> NDArray[Any]:
@@ -127,7 +188,7 @@ class ParquetTable:
     """A Parquet file of which nothing but the schema has been read; each column is read when it is asked for.
 
     Args:
-        content: The file.
+        content: The file, or its bytes.
         most_rows: Most rows.
 
     Raises:
@@ -139,13 +200,13 @@ class ParquetTable:
         metadata: What its writer noted beside the columns.
     """
 
-    def __init__(self, content: bytes, most_rows: int = MOST_ROWS) -> None:
+    def __init__(self, content: bytes | IO[bytes], most_rows: int = MOST_ROWS) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         with refusing("no Parquet", pa.ArrowException, OSError, ValueError, OverflowError):
-            self._content = content
-            self._file = pq.ParquetFile(io.BytesIO(content))
+            self._content = io.BytesIO(content) if isinstance(content, bytes) else content
+            self._file = pq.ParquetFile(self._content)
             found = self._file.metadata
             self.rows: int = found.num_rows
             counted = sum(found.row_group(place).num_rows for place in range(found.num_row_groups))
@@ -189,7 +250,7 @@ class ParquetTable:
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
                 column = self._file.read(columns=[name], use_threads=False).column(0)
             else:  # a text that repeats is in the file once, and may be a million times as long in memory
-                file = pq.ParquetFile(io.BytesIO(self._content), read_dictionary=[name])
+                file = pq.ParquetFile(self._content, read_dictionary=[name])
                 packed = file.read(columns=[name], use_threads=False).column(0).unify_dictionaries()
                 if any((pc.max(pc.binary_length(one.dictionary)).as_py() or 0) > _MOST_TEXT for one in packed.chunks):
                     raise DamagedError(f"a text has more than {_MOST_TEXT} characters")

@@ -8,19 +8,21 @@ Elsewhere fsspec looks first and then writes; that is safe for one writer at a t
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from storage.foreign import MOST_BYTES, MOST_DATA_BYTES, read_file
+from storage.foreign import MOST_BYTES, MOST_DATA_BYTES, open_file, read_file
 from storage.private import place_umask
 from storage.schema import ArtifactError, DamagedError, PipelineError, one_line
 
@@ -71,14 +73,23 @@ class ObjectStore:
         """The folder that holds the files, absolute; None where that is no disk."""
         return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
-    def create(self, path: str, content: bytes) -> None:
+    def create(self, path: str, content: bytes | Callable[[IO[bytes]], None]) -> None:
         """Make a file, whole or not at all.
 
+        Args:
+            path: Where.
+            content: Its bytes; or what writes them into a file that can be read again, where they are too many to be
+                in memory, as they are where the store is no disk.
+
         Raises:
-            FileExistsError: It is there with other content. Equal content is taken for ours: a client that retries a
-                request whose answer was lost meets its own file.
+            FileExistsError: It is there with other content, or of what was written nothing is known. Equal content is
+                taken for ours: a client that retries a request whose answer was lost meets its own file.
             ArtifactError: The store refuses.
         """
+        if callable(content) and not isinstance(self._fs, LocalFileSystem):
+            file = io.BytesIO()
+            content(file)
+            content = file.getvalue()
         full = f"{self._root}/{path}"
         with self._clear_errors("write", full, passing=(FileExistsError,)):
             try:
@@ -88,7 +99,7 @@ class ObjectStore:
                     with _MEMORY_LOCK:
                         self._fs.pipe_file(full, content, mode="create")
             except FileExistsError:
-                if self.read(path, MOST_DATA_BYTES) != content:
+                if callable(content) or self.read(path, MOST_DATA_BYTES) != content:
                     raise
 
     def read(self, path: str, most: int = MOST_BYTES) -> bytes:
@@ -106,6 +117,18 @@ class ObjectStore:
             if len(content) > most:
                 raise DamagedError(f"{full} must have at most {most:,} bytes")
             return content
+
+    def open(self, path: str, most: int) -> IO[bytes]:
+        """Open a file for reading from place to place; where the store is no disk, it is in memory.
+
+        Raises:
+            FileNotFoundError, ArtifactError: As `read`.
+        """
+        full = f"{self._root}/{path}"
+        if not isinstance(self._fs, LocalFileSystem):
+            return io.BytesIO(self.read(path, most))
+        with self._clear_errors("read", full, passing=(FileNotFoundError,)):
+            return open_file(Path(full), most)
 
     def exists(self, path: str) -> bool:
         """Return whether a file is there.
@@ -165,26 +188,29 @@ class ObjectStore:
             found = _files_on_disk(full) if isinstance(self._fs, LocalFileSystem) else self._fs.find(full)
             return sorted(path.removeprefix(f"{full}/") for path in found)
 
-    def _create_on_disk(self, full: str, content: bytes) -> None:
+    def _create_on_disk(self, full: str, content: bytes | Callable[[IO[bytes]], None]) -> None:
         # The temporary file lies beside its target: a hard link cannot leave its file system.
         folder, temporary = full.rsplit("/", 1)[0], f"{full}.{secrets.token_hex(8)}{UNFINISHED}"
         try:
             with place_umask(Path(folder)):
                 self._fs.makedirs(folder, exist_ok=True)
-                file = self._fs.open(temporary, "xb")
-            with file:
-                file.write(content)
+                descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            with os.fdopen(descriptor, "w+b") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # a power cut must not leave a name without its content
             self._fs.link(temporary, full)
         finally:
             with suppress(FileNotFoundError):
                 self._fs.rm_file(temporary)
-        descriptor = os.open(folder, os.O_RDONLY)
+        of_folder = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            os.fsync(of_folder)
         finally:
-            os.close(descriptor)
+            os.close(of_folder)
 
     @contextmanager
     def _clear_errors(self, doing: str, full: str, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:

@@ -78,7 +78,7 @@ def prune(
     """
     now = datetime.now(UTC)
     before = now - timedelta(days=rule.keep_days)
-    store = ArtifactStore(settings.artifact_url)
+    store = ArtifactStore(settings.models)
 
     @cache
     def pools() -> Set[str]:

@@ -15,27 +15,29 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol, Self, TypeVar, runtime_checkable
 
 from pydantic import TypeAdapter
 
-from storage.authorship import is_ours, signature
-from storage.foreign import MOST_DATA_BYTES, OTHERWISE, open_file, parse_json, unzip
+from storage.authorship import Place, Where
+from storage.foreign import MOST_DATA_BYTES, OTHERWISE, Archive, open_file, parse_json
 from storage.objects import UNFINISHED, ObjectStore
 from storage.schema import DamagedError, PipelineError, StoreError, content_hash, one_line
 
 Kind = TypeVar("Kind")
 Content = bytes | Callable[[IO[bytes]], None]
-"""Of a file: its bytes, or what writes them, where they are too many to be in memory twice."""
+"""Of a file: its bytes, or what writes them, where they are too many to be in memory as well as what they say."""
 
 _ENDING = ".zip"
 _PLAIN = "result.json"
 _DIGEST = 64  # hexadecimal digits of a SHA-256
+_PART = 1 << 20  # bytes that are hashed at a time
 
 
 @runtime_checkable
@@ -46,7 +48,7 @@ class Filed(Protocol):
         """Return it as files by name."""
 
     @classmethod
-    def of(cls, files: Mapping[str, bytes]) -> Self:
+    def of(cls, files: Archive) -> Self:
         """Return what `files` were made from; what it trips over says that they were not."""
 
 
@@ -80,16 +82,16 @@ class ResultStore:
     """Results by key.
 
     Args:
-        place: Folder that holds them all, or its fsspec URL.
+        place: Folder that holds them all, or its fsspec URL; with the key that they are signed with, if there is one.
         error: Class of every error; the texts below say StoreError for it.
 
     Raises:
         StoreError: The URL's protocol is unknown, or the package that serves it is not installed.
     """
 
-    def __init__(self, place: Path | str, *, error: type[PipelineError] = StoreError) -> None:
-        self._error = error
-        self._objects = ObjectStore(str(place), error=error)
+    def __init__(self, place: Where, *, error: type[PipelineError] = StoreError) -> None:
+        self._error, self._place = error, Place.of(place)
+        self._objects = ObjectStore(self._place.url, error=error)
 
     @staticmethod
     def key(step: str, made_from: Any) -> str:
@@ -129,7 +131,7 @@ class ResultStore:
         else:
             files = result if isinstance(result, Mapping) else {_PLAIN: canonical_json(result)}
         with suppress(FileExistsError):  # another process finished the same work first
-            self._objects.create(f"{key}{_ENDING}", _packed(key, files))
+            self._objects.create(f"{key}{_ENDING}", partial(self._pack, key, files))
 
     def load(self, key: str, kind: type[Kind]) -> Kind:
         """Return the result that was saved under a key.
@@ -141,13 +143,13 @@ class ResultStore:
         Raises:
             StoreError: There is none, its bytes have changed, or it is of another kind.
         """
-        files = self.read(key)
-        try:
-            if issubclass(kind, Filed):
-                return kind.of(files)
-            return TypeAdapter(kind).validate_python(parse_json(files[_PLAIN]))
-        except OTHERWISE as err:
-            raise self._damaged(key, f"is no {kind.__name__} ({type(err).__name__}: {one_line(err)})") from err
+        with self._verified(key) as files:
+            try:
+                if issubclass(kind, Filed):
+                    return kind.of(files)
+                return TypeAdapter(kind).validate_python(parse_json(files[_PLAIN]))
+            except OTHERWISE as err:
+                raise self._damaged(key, f"is no {kind.__name__} ({type(err).__name__}: {one_line(err)})") from err
 
     def read(self, key: str) -> dict[str, bytes]:
         """Return the files of a result, as they were saved.
@@ -155,21 +157,11 @@ class ResultStore:
         Raises:
             StoreError: There is no such result, or its bytes have changed.
         """
-        try:
-            content = self._objects.read(f"{key}{_ENDING}", MOST_DATA_BYTES)
-        except FileNotFoundError as err:
-            raise self._error(f"result {key} is not at {self.location(key)}; run again what makes it") from err
-        if _digest(memoryview(content)[:-_DIGEST]) != content[-_DIGEST:]:
-            raise self._damaged(key, "is damaged")
-        claim = content[-2 * _DIGEST : -_DIGEST].decode("latin-1")
-        if not is_ours(claim, key.encode(), memoryview(content)[: -2 * _DIGEST]):
-            raise self._error(
-                f"result {key} was not written with this DSC_ARTIFACT_KEY; delete {self.location(key)} and run it again"
-            )
-        try:
-            return unzip(io.BytesIO(content))
-        except DamagedError as err:
-            raise self._damaged(key, f"is damaged ({err})") from err
+        with self._verified(key) as files:
+            try:
+                return dict(files)
+            except DamagedError as err:
+                raise self._damaged(key, f"is damaged ({err})") from err
 
     def peek(self, key: str, name: str) -> bytes:
         """Return one file of a result on a disk, without a look at the others and without proof.
@@ -178,7 +170,7 @@ class ResultStore:
             OSError, KeyError, DamagedError: There is no such result, or it is damaged.
         """
         with open_file(Path(self.location(key))) as packed:
-            return unzip(packed, name)[name]
+            return Archive(packed)[name]
 
     def by_last_use(self) -> tuple[str, ...]:
         """Return the keys on a disk, the one that was used last first; at a URL nothing says when something was."""
@@ -223,26 +215,66 @@ class ResultStore:
         folder = self._objects.folder
         return [] if folder is None else sorted(path for path in folder.glob("*") if path.is_file())
 
+    @contextmanager
+    def _verified(self, key: str) -> Iterator[Archive]:
+        """Open a result whose bytes are those that were saved, by whom they should be."""
+        try:
+            packed = self._objects.open(f"{key}{_ENDING}", MOST_DATA_BYTES)
+        except FileNotFoundError as err:
+            raise self._error(f"result {key} is not at {self.location(key)}; run again what makes it") from err
+        with packed:
+            size = packed.seek(0, io.SEEK_END)
+            packed.seek(max(size - 2 * _DIGEST, 0))
+            claims = packed.read()
+            if _hash_of(packed, size - _DIGEST) != claims[-_DIGEST:].decode("latin-1"):
+                raise self._damaged(key, "is damaged")
+            claim = claims[:-_DIGEST].decode("latin-1")
+            if self._place.key is not None and not self._place.is_ours(claim, _signed_hash(key, packed, size)):
+                raise self._error(
+                    f"result {key} was not written with this DSC_ARTIFACT_KEY; delete {self.location(key)} and run it "
+                    "again"
+                )
+            try:
+                files = Archive(packed)
+            except DamagedError as err:
+                raise self._damaged(key, f"is damaged ({err})") from err
+            yield files
+
+    def _pack(self, key: str, files: Mapping[str, Content], packed: IO[bytes]) -> None:
+        """Write files as the archive of a result."""
+        is_signed = self._place.key is not None
+        with zipfile.ZipFile(packed, "w") as archive:
+            for name, content in files.items():
+                with archive.open(zipfile.ZipInfo(name), "w") as file:  # no time of day: equal files are equal archives
+                    if callable(content):
+                        content(file)
+                    else:
+                        file.write(content)
+            archive.comment = bytes(2 * _DIGEST if is_signed else _DIGEST)
+        size = packed.seek(0, io.SEEK_END)
+        if is_signed:
+            signed = str(self._place.signature(_signed_hash(key, packed, size)))
+            packed.seek(size - 2 * _DIGEST)
+            packed.write(signed.encode())
+        digest = _hash_of(packed, size - _DIGEST)
+        packed.seek(size - _DIGEST)
+        packed.write(digest.encode())
+
     def _damaged(self, key: str, how: str) -> PipelineError:
         return self._error(f"result {key} {how}; delete {self.location(key)} and run it again")
 
 
-def _packed(key: str, files: Mapping[str, Content]) -> bytes:
-    packed, is_signed = io.BytesIO(), signature() is not None
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name, content in files.items():
-            with archive.open(zipfile.ZipInfo(name), "w") as file:  # no time of day: equal files are equal archives
-                if callable(content):
-                    content(file)
-                else:
-                    file.write(content)
-        archive.comment = bytes(2 * _DIGEST if is_signed else _DIGEST)
-    with packed.getbuffer() as view:
-        if is_signed:
-            view[-2 * _DIGEST : -_DIGEST] = str(signature(key.encode(), view[: -2 * _DIGEST])).encode()
-        view[-_DIGEST:] = _digest(view[:-_DIGEST])
-    return packed.getvalue()
+def _signed_hash(key: str, packed: IO[bytes], size: int) -> str:
+    """Return `content_hash` of a result's key and of all of its archive but the two numbers at its end."""
+    name, body = key.encode(), max(size - 2 * _DIGEST, 0)
+    return _hash_of(packed, body, len(name).to_bytes(8, "little") + name + body.to_bytes(8, "little"))
 
 
-def _digest(content: memoryview) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
+def _hash_of(file: IO[bytes], size: int, before: bytes = b"") -> str:
+    """Return the SHA-256 of what stands before the first `size` bytes of a file, and of those."""
+    digest = hashlib.sha256(before)
+    file.seek(0)
+    while size > 0 and (part := file.read(min(size, _PART))):
+        digest.update(part)
+        size -= len(part)
+    return digest.hexdigest()

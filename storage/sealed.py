@@ -9,20 +9,21 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from storage.authorship import is_ours, signature
+from storage.authorship import Place
 from storage.foreign import parse_json
-from storage.schema import ArtifactError, one_line
+from storage.schema import ArtifactError, content_hash, one_line
 
 Document = dict[str, Any]
 """What JSON can hold: text, finite numbers, booleans, None, lists and text-keyed dicts."""
 
 
-def sealed(document: Mapping[str, Any], market: str) -> bytes:
+def sealed(document: Mapping[str, Any], market: str, place: Place) -> bytes:
     """Return the document as JSON with a seal: the hash of what a reader will see.
 
     Args:
         document: Plain JSON.
         market: Folder of the market that it is of, which a signature covers too.
+        place: Where it will lie: with its key it is signed.
 
     Raises:
         ArtifactError: It holds what JSON can't, such as NaN.
@@ -32,17 +33,18 @@ def sealed(document: Mapping[str, Any], market: str) -> bytes:
     except (TypeError, ValueError) as err:
         raise ArtifactError(f"manifest and evidence must be plain JSON without NaN or infinity ({err})") from err
     seal = _digest(plain)
-    signed = signature(market.encode(), seal.encode())
+    signed = place.signature(content_hash([market.encode(), seal.encode()]))
     return json.dumps({**plain, "seal": seal, **({"signature": signed} if signed else {})}, indent=2).encode()
 
 
-def unsealed(content: bytes, what: str, market: str) -> Document:
+def unsealed(content: bytes, what: str, market: str, place: Place) -> Document:
     """Return the document with its seal, or refuse it: a seal finds damage and careless edits, a key other writers.
 
     Args:
         content: As `sealed` wrote it.
         what: Its name, for the message.
         market: Folder of the market that it is of.
+        place: Where it lies.
 
     Raises:
         ArtifactError: It is damaged, edited, or somebody else's.
@@ -55,7 +57,7 @@ def unsealed(content: bytes, what: str, market: str) -> Document:
         raise ArtifactError(f"{what} is not a sealed JSON document ({one_line(err)}); roll back or retrain") from err
     if seal != digest:
         raise ArtifactError(f"{what} does not match its seal: damaged or edited; roll back or retrain")
-    if not is_ours(signed, market.encode(), digest.encode()):
+    if not place.is_ours(signed, content_hash([market.encode(), digest.encode()])):
         raise ArtifactError(f"{what} was not written with this DSC_ARTIFACT_KEY; retrain, or set the key that wrote it")
     return {**document, "seal": seal}
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from storage.authorship import Place
 from storage.schema import ConfigError, StoreError
 
 _SECRETS = re.compile(r"://(?:[^/]*@|.*[?#])")
@@ -34,7 +35,7 @@ class Settings:
         home: Folder of run-time data, absolute.
         artifact_url: Path or fsspec URL of the model versions. In no repr, and nothing in it is secret: credentials
             come from where its back end reads them.
-        artifact_key: What versions, champions and results there are signed with; None: nobody asks who wrote them.
+        artifact_key: What versions, champions, logs and results are signed with; None: nobody asks who wrote them.
         dask_address: Scheduler of the Dask cluster for many markets; None: this process.
         dask_wait_s: How long the cluster may be out of reach or without a worker, seconds.
         reports_url: Address of the server that shows reports; None: the page of a run says where the file lies.
@@ -88,8 +89,13 @@ class Settings:
         return self.home / "market.duckdb"
 
     @property
-    def datasets(self) -> str:
-        """Where immutable datasets lie: a path or an fsspec URL."""
+    def models(self) -> Place:
+        """Where versions, champions and the logs of trials lie."""
+        return Place(url=self.artifact_url, key=self.artifact_key)
+
+    @property
+    def datasets(self) -> Place:
+        """Where immutable datasets lie."""
         return self._beside("datasets")
 
     @property
@@ -103,8 +109,8 @@ class Settings:
         return self.home / "bans"
 
     @property
-    def work(self) -> str:
-        """Where intermediate results lie, a path or an fsspec URL; each is named by what it was made from.
+    def work(self) -> Place:
+        """Where intermediate results lie; each is named by what it was made from.
 
         May be deleted while nothing runs.
         """
@@ -132,9 +138,11 @@ class Settings:
         """Whether the versions lie in the home, where nobody else's sessions use them."""
         return self.artifact_url == str(self.home / "models")
 
-    def _beside(self, name: str) -> str:
+    def _beside(self, name: str) -> Place:
         """Return where this lies: at home, or below the place that the versions were given."""
-        return f"{self.home if self.is_at_home else self.artifact_url.rstrip('/')}/{name}"
+        return Place(
+            url=f"{self.home if self.is_at_home else self.artifact_url.rstrip('/')}/{name}", key=self.artifact_key
+        )
 
 
 def _seconds(name: str, text: str) -> float:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -25,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from storage.foreign import ParquetTable, parse_json
+from storage.authorship import Where
+from storage.foreign import Archive, ParquetTable, parse_json
 from storage.results import Content, Pruned, ResultStore, canonical_json
 from storage.schema import (
     CANDLE_COLUMNS,
@@ -98,11 +98,11 @@ class Dataset:
         return files | {_ORIGIN: canonical_json(origin)}
 
     @classmethod
-    def of(cls, files: Mapping[str, bytes]) -> Dataset:
+    def of(cls, files: Archive) -> Dataset:
         """Return the dataset that `files` hold."""
         origin = parse_json(files[_ORIGIN])
         source, market = _origin(origin)
-        bars, funding = ParquetTable(files[_BARS]), ParquetTable(files[_FUNDING])
+        bars, funding = ParquetTable(files.open(_BARS)), ParquetTable(files[_FUNDING])
         columns = {name: bars.numbers(name, "double") for name in CANDLE_COLUMNS}
         features = np.empty((bars.rows, len(FEATURES)))
         for place, name in enumerate(FEATURES):
@@ -120,7 +120,7 @@ class Dataset:
         )
 
 
-def write_dataset(place: Path | str, dataset: Dataset) -> DatasetRef:
+def write_dataset(place: Where, dataset: Dataset) -> DatasetRef:
     """Store a dataset and return its reference; the same content again returns the same reference and writes nothing.
 
     Args:
@@ -148,7 +148,7 @@ def write_dataset(place: Path | str, dataset: Dataset) -> DatasetRef:
     return ref
 
 
-def load_dataset(place: Path | str, ref: DatasetRef | str) -> Dataset:
+def load_dataset(place: Where, ref: DatasetRef | str) -> Dataset:
     """Read a dataset and prove that it is the one that was written.
 
     Args:
@@ -182,7 +182,7 @@ def load_dataset(place: Path | str, ref: DatasetRef | str) -> Dataset:
 
 
 def prune_datasets(
-    place: Path | str, before: datetime, keep_newest: int, referred: Callable[[Source, Market], Set[str]]
+    place: Where, before: datetime, keep_newest: int, referred: Callable[[Source, Market], Set[str]]
 ) -> Pruned:
     """Remove datasets that nobody has used since a time and that no version needs, and return what went.
 
@@ -207,7 +207,7 @@ def prune_datasets(
     return store.prune(before, lambda key: key not in spare)
 
 
-def _store(place: Path | str) -> ResultStore:
+def _store(place: Where) -> ResultStore:
     return ResultStore(place, error=DatasetError)
 
 

@@ -19,10 +19,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter
 
+from storage.authorship import Place, Where
 from storage.bounds import Checked, Day
 from storage.foreign import parse_json
 from storage.objects import ObjectStore
-from storage.schema import ArtifactError, ConfigError, Source, one_line, parse_source
+from storage.schema import ArtifactError, ConfigError, Source, content_hash, one_line, parse_source
 
 _KEY = re.compile(r"[a-z]+-[0-9a-f]{16}")
 
@@ -92,22 +93,27 @@ Entry = TypeVar("Entry", bound=Tried)
 
 
 class TrialLog(Generic[Entry]):
-    """A log beside the versions. A damaged entry, or one of another source or market, is an ArtifactError.
+    """A log beside the versions.
+
+    A damaged entry, one of another source or market, or another writer's where there is a key, is an ArtifactError.
 
     Args:
-        url: A path or any fsspec URL, as of the artifact store.
+        place: Of the artifact store.
         kind: What is logged.
     """
 
-    def __init__(self, url: str, kind: type[Entry]) -> None:
-        self._objects = ObjectStore(url)
+    def __init__(self, place: Where, kind: type[Entry]) -> None:
+        self._place = Place.of(place)
+        self._objects = ObjectStore(self._place.url)
         self._kind = kind
 
     def append(self, entry: Entry) -> None:
         """Log an entry; one that is logged already stays as it was first logged."""
-        content = json.dumps(asdict(entry), sort_keys=True, allow_nan=False).encode()
+        path, document = self._path(entry.source, entry.name, entry.key), asdict(entry)
+        signed = self._place.signature(_hash(path, document))
+        content = json.dumps({**document, **({"signature": signed} if signed else {})}, sort_keys=True, allow_nan=False)
         with suppress(FileExistsError):
-            self._objects.create(self._place(entry.source, entry.name, entry.key), content)
+            self._objects.create(path, content.encode())
 
     def count(self, source: Source, name: str) -> int:
         """Return how many entries a market from a source has."""
@@ -120,25 +126,34 @@ class TrialLog(Generic[Entry]):
 
     def find(self, source: Source, name: str, key: str) -> Entry | None:
         """Return the entry of a key, or None where there is none."""
-        place = self._place(source, name, key)
-        return self._read(place) if self._objects.exists(place) else None
+        path = self._path(source, name, key)
+        return self._read(path) if self._objects.exists(path) else None
 
-    def _read(self, place: str) -> Entry:
+    def _read(self, path: str) -> Entry:
         try:
-            entry = TypeAdapter(self._kind).validate_python(parse_json(self._objects.read(place)))
+            document = parse_json(self._objects.read(path))
+            signed = document.pop("signature", "") if isinstance(document, dict) else ""
+            entry = TypeAdapter(self._kind).validate_python(document)
         except ValueError as err:
+            raise ArtifactError(f"{path} is damaged ({one_line(err)}); restore it from a backup, or delete it") from err
+        if not self._place.is_ours(signed, _hash(path, document)):
             raise ArtifactError(
-                f"{place} is damaged ({one_line(err)}); restore it from a backup, or delete it"
-            ) from err
-        if self._place(entry.source, entry.name, entry.key) != place:
-            raise ArtifactError(f"{place} must be its own, was {entry.key} of {entry.source} {one_line(entry.name)}")
+                f"{path} was not written with this DSC_ARTIFACT_KEY; set the key that wrote it, or move it away"
+            )
+        if self._path(entry.source, entry.name, entry.key) != path:
+            raise ArtifactError(f"{path} must be its own, was {entry.key} of {entry.source} {one_line(entry.name)}")
         return entry
 
-    def _place(self, source: Source, name: str, key: str) -> str:
+    def _path(self, source: Source, name: str, key: str) -> str:
         return f"{self._folder(source, name)}/{key}.json"
 
     def _folder(self, source: Source, name: str) -> str:
         return f"{parse_source(source).replace(':', '-')}/{name}/{self._kind.folder}"
+
+
+def _hash(path: str, document: Mapping[str, Any]) -> str:
+    """Return the hash of what an entry says, and of where."""
+    return content_hash([path.encode(), json.dumps(document, sort_keys=True).encode()])
 
 
 def sharpe_per_strategy(trials: Iterable[Trial]) -> list[float]:

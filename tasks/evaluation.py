@@ -78,7 +78,7 @@ def backtest_folds(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
     key = ResultStore.key("evaluation", inputs)
     ResultStore(settings.work).save(key, {"inputs.json": canonical_json(inputs)})
     evaluation = load_evaluation(settings.work, settings.datasets, key)
-    TrialLog(settings.artifact_url, Trial).append(trial_of(trial_key(recipe, folds), data, recipe, evaluation))
+    TrialLog(settings.models, Trial).append(trial_of(trial_key(recipe, folds), data, recipe, evaluation))
     metrics, skill = evaluation.money.model.metrics, evaluation.skill
     get_run_logger().info(
         f"backtest key={key} bars={len(evaluation.unseen)} trades={metrics.num_trades} net={metrics.total_return:+.4f} "

@@ -29,7 +29,7 @@ from tasks.runs.page import put_table
 def inspect_markets(limits: MonitorConfig) -> list[MarketHealth]:
     """Look at every stored market, show it as a table in the Prefect UI, and tell somebody where its state changed."""
     settings = Settings.from_environment()
-    models, now_ms = ArtifactStore(settings.artifact_url), int(time.time() * 1000)
+    models, now_ms = ArtifactStore(settings.models), int(time.time() * 1000)
     store = CandleStore(settings.database)
     runs = {(run.source, run.market): run for run in store.latest_runs()}
     stored = store.coverage()

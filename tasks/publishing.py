@@ -69,7 +69,7 @@ def judge_version(
     settings = Settings.from_environment()
     work, evaluation = ResultStore(settings.work), load_evaluation(settings.work, settings.datasets, backtest)
     judgement = judge_challenger(
-        ArtifactStore(settings.artifact_url),
+        ArtifactStore(settings.models),
         recipe,
         evaluation,
         work.load(latency, Speed),
@@ -109,7 +109,7 @@ def publish_version(
 ) -> VersionRef:
     """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version."""
     settings, now = Settings.from_environment(), datetime.now(UTC)
-    work, store = ResultStore(settings.work), ArtifactStore(settings.artifact_url)
+    work, store = ResultStore(settings.work), ArtifactStore(settings.models)
     evaluation = load_evaluation(settings.work, settings.datasets, backtest)
     speed, fold = work.load(latency, Speed), evaluation.folds[-1]
     table, contest_files = load_contest(work, contest)
@@ -168,7 +168,7 @@ def publish_version(
 def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     """Make the version champion if it passed every condition and the champion is still the one it was compared with."""
     settings = Settings.from_environment()
-    store, judged = ArtifactStore(settings.artifact_url), ResultStore(settings.work).load(judgement, Judgement)
+    store, judged = ArtifactStore(settings.models), ResultStore(settings.work).load(judgement, Judgement)
     entry = store.champion(version.source, version.name)
     already = entry.ref == version
     if judged.passed and not already:
@@ -220,7 +220,7 @@ def roll_back(exchange: ExchangeConfig, market: Market, reason: str) -> str:
     Raises:
         ArtifactError: The champion is flat, the first one, or the one before is damaged.
     """
-    store = ArtifactStore(Settings.from_environment().artifact_url)
+    store = ArtifactStore(Settings.from_environment().models)
     entry = store.rollback(exchange.source, market.slug, reason, datetime.now(UTC))
     raise_alert("rollback", f"{exchange.source}/{market.slug}", f"champion is now {champion_name(entry)}: {reason}")
     get_run_logger().info(f"rolled back market={market.slug} champion={champion_name(entry)} reason={reason!r}")
@@ -230,7 +230,7 @@ def roll_back(exchange: ExchangeConfig, market: Market, reason: str) -> str:
 @task(cache_policy=NO_CACHE, task_run_name="champions of {market.symbol}")
 def champion_history(exchange: ExchangeConfig, market: Market) -> list[str]:
     """Return every champion there was, oldest first, one line each; the page of the run has the newest first."""
-    history = ArtifactStore(Settings.from_environment().artifact_url).history(exchange.source, market.slug)
+    history = ArtifactStore(Settings.from_environment().models).history(exchange.source, market.slug)
     rows = [
         {"since": entry.at or "the beginning", "champion": champion_name(entry), "why": entry.reason}
         for entry in reversed(history)

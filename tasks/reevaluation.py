@@ -24,7 +24,7 @@ def reevaluate(version: str) -> Reevaluation:
         ArtifactError: The version is unknown or damaged, or its numbers do not come out again.
     """
     settings, ref = Settings.from_environment(), VersionRef.parse(version)
-    artifact = ArtifactStore(settings.artifact_url).load(ref, source=ref.source)
+    artifact = ArtifactStore(settings.models).load(ref, source=ref.source)
     result = remeasure(artifact, settings.datasets)
     get_run_logger().info(
         f"reevaluated version={version} differences={len(result.differences)} parity={result.parity:.1e}"

@@ -22,7 +22,7 @@ from tasks.strategy.recipe import Recipe
 def try_network(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int, longest: DSCConfig) -> str:
     """Train a network fold by fold, log what it scores on their test bars, and return its key; see `try_candidate`."""
     settings = Settings.from_environment()
-    searches = TrialLog(settings.artifact_url, Candidate)
+    searches = TrialLog(settings.models, Candidate)
     candidate = try_candidate(settings.datasets, searches, data, recipe, network, seed, longest)
     get_run_logger().info(
         f"tried {shape_text(network)} seed={seed} log_loss={candidate.log_loss:.5f} key={candidate.key}"
@@ -33,7 +33,7 @@ def try_network(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int,
 @task(cache_policy=NO_CACHE, task_run_name="rank networks {data.market.symbol}")
 def rank_networks(data: DatasetRef, networks: Sequence[DSCConfig], tried: Sequence[Sequence[str]]) -> str:
     """Return the table of all networks, best log-loss first, and show it in the Prefect UI; see `ranked`."""
-    searches = TrialLog(Settings.from_environment().artifact_url, Candidate)
+    searches = TrialLog(Settings.from_environment().models, Candidate)
     rows = ranked(searches, data, networks, tried)
     shown = [{"network": row["network"], "log-loss": row["log-loss"], "a bar, µs": row["p50 us"]} for row in rows]
     put_table("search", shown, f"Networks on {data.market}, by log-loss on unseen bars")

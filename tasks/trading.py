@@ -92,7 +92,7 @@ class _Pages:
     def __init__(self, plan: SessionPlan, settings: Settings) -> None:
         self.ended = self.summary = ""
         self._plan, self._datasets = plan, settings.datasets
-        self._store = ArtifactStore(settings.artifact_url)
+        self._store = ArtifactStore(settings.models)
         self._journal: Path | None = None
         self._known: dict[VersionRef, VersionFacts] = {}
 
@@ -136,5 +136,5 @@ def _print_line(line: str) -> None:
 
 def lacks_a_version(exchange: ExchangeConfig, market: Market) -> bool:
     """Return whether no version of a market is stored."""
-    store = ArtifactStore(Settings.from_environment().artifact_url)
+    store = ArtifactStore(Settings.from_environment().models)
     return newest_version(store, exchange.source, market) is None

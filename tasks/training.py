@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from storage.authorship import Where
 from storage.results import ResultStore
 from storage.schema import DatasetRef
 from storage.settings import Settings
@@ -110,7 +110,7 @@ def _learned_from(data: DatasetRef, recipe: Recipe, index: int) -> tuple[str, Ca
 
 
 @lru_cache(maxsize=256)  # every market of a pool asks, and each time all their bars would be read
-def _pool_digest(datasets: Path | str, recipe: Recipe, number: int) -> str:
+def _pool_digest(datasets: Where, recipe: Recipe, number: int) -> str:
     return pooled_bars(datasets, recipe, number).digest
 
 

@@ -49,6 +49,7 @@ _LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of tracebac
 
 _OF_THE_DISK = (errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOLCK, errno.ENOSPC, errno.EPERM, errno.EROFS)
 _ON_THE_TERMINAL = (PrefectConsoleHandler, _SafeStreamHandler)
+_UNSAID = "no candle file says what its market is"
 _HANG = 12  # columns that the rest of a line stands in
 
 
@@ -97,7 +98,28 @@ def run_by_hand(
         return status(result)
 
     with plain_errors():
-        _leave(command_app(command, examples)(sys.argv[1:]) or 0)
+        _leave(command_app(command, examples)(with_category(sys.argv[1:])) or 0)
+
+
+def with_category(arguments: Sequence[str]) -> list[str]:
+    """Return a command line that says what the market of a candle file is, which no such file does.
+
+    Where nobody is there to be asked, it is taken for linear, and a line says so.
+
+    Args:
+        arguments: As they were typed.
+    """
+    given = {one.partition("=")[0] for one in arguments}
+    if "--candles" not in given or given & {"--category", "--help", "--help-all"}:
+        return list(arguments)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        print(f"{_UNSAID}: taken for linear; --category spot if it is spot", file=sys.stderr)
+        return list(arguments)
+    while True:
+        print(f"{_UNSAID}: is it linear or spot? [linear] ", end="", file=sys.stderr, flush=True)
+        said = sys.stdin.readline().strip().lower() or "linear"
+        if said in ("linear", "spot"):
+            return [*arguments, "--category", said]
 
 
 def _leave(status: int) -> NoReturn:

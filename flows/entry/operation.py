@@ -197,7 +197,7 @@ class Operation:
         yield f"ready: {self.url}/deployments"
         if not self._joins:
             yield f"reports: {self.reports_url} (user and password stand in the secret, a colon between)"
-            if not ArtifactStore(Settings.from_environment().artifact_url).markets():
+            if not ArtifactStore(Settings.from_environment().models).markets():
                 with self.connected(), get_client(sync_client=True) as client:
                     main_job = client.read_deployment_by_name(f"{MAIN_JOB}-{self._world}")
                 yield f"a first run: press Submit on {self.url}/deployments/deployment/{main_job.id}/run"

@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flows.entry.headed import Headed
 from storage.artifacts import ArtifactStore
+from storage.authorship import Where
 from storage.schema import PipelineError, VersionRef, parse_source
 from storage.secret import home_secret
 from storage.settings import Settings
@@ -79,18 +80,18 @@ tr { border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent) 
 )
 
 
-def reports_app(store_url: str, secret: str, hosts: Sequence[str]) -> ASGIApp:
+def reports_app(store: Where, secret: str, hosts: Sequence[str]) -> ASGIApp:
     """Return the server of the reports.
 
     Args:
-        store_url: Where the versions live.
+        store: Where the versions live.
         secret: What a caller must show, `user:password`.
         hosts: Host names that it answers to.
     """
 
     def show_list(request: Request) -> Response:
         try:
-            page = _PAGE.render(markets=_markets(ArtifactStore(store_url)))
+            page = _PAGE.render(markets=_markets(ArtifactStore(store)))
         except PipelineError as err:
             return PlainTextResponse(f"no list: {err}\n", 503)
         return _policed(HTMLResponse(page), _LIST_POLICY)
@@ -98,7 +99,7 @@ def reports_app(store_url: str, secret: str, hosts: Sequence[str]) -> ASGIApp:
     def show_report(request: Request) -> Response:
         try:
             ref = VersionRef(**request.path_params | {"source": parse_source(request.path_params["source"])})
-            page = ArtifactStore(store_url).read(ref, "report.html")
+            page = ArtifactStore(store).read(ref, "report.html")
         except PipelineError as err:
             return PlainTextResponse(f"no report: {err}\n", 404)
         return _policed(HTMLResponse(page), _REPORT_POLICY)
@@ -168,7 +169,7 @@ def _markets(store: ArtifactStore) -> list[dict[str, object]]:
 
 def _serve(descriptor: int, hosts: Sequence[str]) -> None:
     settings = Settings.from_environment()
-    app = reports_app(settings.artifact_url, home_secret(settings.home), hosts)
+    app = reports_app(settings.models, home_secret(settings.home), hosts)
     config = uvicorn.Config(
         app,
         loop="asyncio",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 
 from storage.artifacts import ArtifactStore
+from storage.authorship import Where
 from storage.bounds import Checked, NonNegativeInt, PositiveInt, Share
 from storage.candles import CandleStore, Coverage, Run
 from storage.schema import DAY_MS, PipelineError, utc_text
@@ -98,7 +98,7 @@ def health(
     limits: MonitorConfig,
     now_ms: int,
     store: CandleStore | None = None,
-    datasets: Path | str = "",
+    datasets: Where = "",
     run: Run | None = None,
 ) -> MarketHealth:
     """Judge one market.
@@ -159,7 +159,7 @@ def _reigning(
     limits: MonitorConfig,
     now_ms: int,
     store: CandleStore | None,
-    datasets: Path | str,
+    datasets: Where,
     *,
     moves: bool,
 ) -> tuple[str, str, str, str, dict[str, str]]:

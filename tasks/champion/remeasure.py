@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from storage.artifacts import Artifact
+from storage.authorship import Where
 from storage.foreign import OTHERWISE, parse_json, refusing
 from storage.schema import CLASSES, ArtifactError, DatasetRef
 from storage.tables import read_columns
@@ -73,7 +73,7 @@ class Reevaluation:
         ]
 
 
-def remeasure(artifact: Artifact, datasets: Path | str) -> Reevaluation:
+def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
     """Predict and backtest a version's unseen bars again, and compare.
 
     Args:

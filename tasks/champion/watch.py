@@ -6,11 +6,10 @@ share no bar, or be far beyond what chance does to labels that overlap.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from storage.artifacts import ArtifactStore
+from storage.authorship import Where
 from storage.candles import CandleStore, Coverage
 from storage.schema import FEATURES, PipelineError, VersionRef
 from storage.snapshots import load_dataset
@@ -27,7 +26,7 @@ _LEAST_LABELS = 10  # non-overlapping ones: fewer say nothing about anything
 
 
 def champion_drift(
-    ref: VersionRef, row: Coverage, models: ArtifactStore, store: CandleStore, datasets: Path | str, bars: int
+    ref: VersionRef, row: Coverage, models: ArtifactStore, store: CandleStore, datasets: Where, bars: int
 ) -> tuple[str, bool]:
     """Compare the newest stored bars with those that the champion was trained on.
 

@@ -133,8 +133,6 @@ def connect(
     now_ms = int(time.time() * 1000) if config.live else None
     synthetic = config.synthetic if now_ms is None else grown(config.synthetic, now_ms)
     candles = read_candle_file(_path(config.candles), on_note) if config.candles else generate(synthetic)
-    if config.candles and market.category == "linear":
-        on_note(f"{market.symbol} was taken for linear, no candle file says what it is; --category spot if it is spot")
     funding = read_funding_file(_path(config.funding)) if config.funding else ()
     base = Market(symbol=market.symbol, category=market.category, interval=base_interval(candles))
     with (

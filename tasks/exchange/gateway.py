@@ -30,6 +30,7 @@ from storage.schema import (
     parse_source,
     utc_text,
 )
+from tasks.exchange.bans import Ban
 from tasks.exchange.pages import FetchedWindow, closed_bars, newest_start, read_page
 from tasks.exchange.reference import (
     FUNDING_ROWS,
@@ -79,6 +80,11 @@ class Gateway:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway")
         self._batches: set[threading.Event] = set()  # each withdraws the windows of one fetch_batches
         self._session = Session(exchange=exchange, url=url, requests_per_s=requests_per_s, burst=threads, **options)
+
+    @property
+    def ban(self) -> Ban:
+        """Until when its address is refused."""
+        return self._session.known_ban
 
     def __enter__(self) -> Self:
         return self

@@ -62,7 +62,7 @@ class Session:
         self._local = threading.local()
         self._clients: list[Any] = []
         self._served = False
-        self._ban = self.ban or Ban(clock=self.clock)
+        self.known_ban = self.ban or Ban(clock=self.clock)
 
     def close(self) -> None:
         """Withdraw every question that still waits."""
@@ -98,9 +98,9 @@ class Session:
         policy, failures, bans, spent_s = self.retry, 0, 0, 0.0
         while True:
             self._pace.wait(partial(self._wait, stop))
-            if left_s := self._ban.left_s():
+            if left_s := self.known_ban.left_s():
                 if bans >= policy.bans or not self._served:
-                    self._ban.check(HOST_NAMES[self.exchange])
+                    self.known_ban.check(HOST_NAMES[self.exchange])
                 bans += 1
                 self._tell(f"this address is refused, as another process was told: waiting {left_s:.0f} s for {what}")
                 self._pace.close_for(left_s)
@@ -119,7 +119,7 @@ class Session:
                 else:
                     hopeless = failures >= policy.attempts or spent_s + wait_s > policy.budget_s
                 if banned:
-                    self._ban.begin(wait_s)
+                    self.known_ban.begin(wait_s)
                 if hopeless:
                     raise give_up(err, self.exchange, what, failures + bans, spent_s) from err
                 self._tell(f"asking again in {wait_s:.1f} s: {what} ({err})")

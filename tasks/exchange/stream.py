@@ -27,8 +27,9 @@ from storage.api_keys import ApiKey
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
 from storage.foreign import parse_json
 from storage.schema import ConfigError, Market, one_line
+from tasks.exchange.bans import Ban
 from tasks.exchange.pacing import RetryPolicy
-from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
+from tasks.exchange.private_events import DISCONNECT_TOPIC, PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
 from tasks.exchange.stream_events import BadMessage, Decoder, Reconnected, Refused, UnknownTopic, topics_of
 from tasks.exchange.transport import CLIENT_NAME, Exchange
 
@@ -118,6 +119,7 @@ class Stream:
         events: Where events go, in the order in which they came; several streams may share it. A full one loses events.
         timing: When a connection counts as dead, and how soon there is a new one.
         patient: A full queue is waited for, as the clock of a replay waits for its listeners; an exchange does not.
+        ban: Until when the address is refused: nothing is connected meanwhile. None for one that nobody shares.
         on_note: Is told, in one line, of every connection lost and made.
     """
 
@@ -132,6 +134,7 @@ class Stream:
         events: queue.Queue[Any] | None = None,
         timing: StreamTiming = StreamTiming(),
         patient: bool = False,
+        ban: Ban | None = None,
         on_note: Callable[[str], object] = lambda line: None,
     ) -> None:
         self.channel = channel
@@ -145,6 +148,7 @@ class Stream:
         self._url = url
         self._timing = timing
         self._patient = patient
+        self._ban = ban or Ban()
         self._back_off = RetryPolicy(
             first_wait_s=timing.first_wait_s, max_wait_s=timing.max_wait_s, jitter=timing.jitter
         )
@@ -181,6 +185,10 @@ class Stream:
     def _supervise(self) -> None:
         fruitless = 0
         while not self._closing.is_set() and self._groups:
+            if left_s := self._ban.left_s():
+                self._on_note(f"stream {self.channel} is not connected for {left_s:.0f} s: this address is refused")
+                self._closing.wait(left_s)
+                continue
             opened_s = time.monotonic()
             try:
                 reason = self._connect_and_watch()
@@ -315,11 +323,13 @@ class PrivateStream(Stream):
 
     Args:
         key: Of the account.
+        cancels: The exchange is to cancel what waits when this stream is lost, which it must have been told to do.
         options: As of `Stream`.
     """
 
-    def __init__(self, key: ApiKey, **options: Any) -> None:
-        super().__init__("private", [PRIVATE_TOPICS], key=key, **options)
+    def __init__(self, key: ApiKey, *, cancels: bool = False, **options: Any) -> None:
+        watched = [(DISCONNECT_TOPIC,)] if cancels else []
+        super().__init__("private", [PRIVATE_TOPICS, *watched], key=key, **options)
         self._silence_s = 2 * self._timing.ping_interval_s + self._timing.ping_timeout_s
         self._admitted = threading.Event()
         self._down_since_s: float | None = time.monotonic()
@@ -353,8 +363,14 @@ class PrivateStream(Stream):
                 raise websocket.WebSocketException(f"the key is not admitted: {connection.reason}")
 
     def _answered(self, message: dict[str, Any], received_ns: int) -> None:
+        watched = message.get("op") == "subscribe" and self._asked_by(message) == (DISCONNECT_TOPIC,)
         if message.get("op") == "pong":
             self._data_s = received_ns / 1e9
+        elif watched:
+            if message.get("success") is False:
+                self._groups = self._groups[:1]
+                said = one_line(message.get("ret_msg"), 80)
+                self._on_note(f"the exchange cancels nothing when this stream is lost ({said}); stops stay")
         elif message.get("success") is False:
             if (connection := self._connection) is not None:
                 connection.fail(f"the exchange refuses: {one_line(message.get('ret_msg'), 80)}")
@@ -362,6 +378,11 @@ class PrivateStream(Stream):
             self._admitted.set()
         elif message.get("op") == "subscribe":
             self._down_since_s = None
+
+    def _asked_by(self, message: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the topics of an answer, which may lack what the request was called: they come in order then."""
+        in_order = self._groups[-1] if self._down_since_s is None else self._groups[0]
+        return self._asked.get(str(message.get("req_id")), in_order)
 
 
 class _BoundedFrames(frame_buffer):

@@ -208,8 +208,8 @@ class TradingAccount:
     def arm_disconnect(self) -> None:
         """Let the exchange cancel what waits when it has heard nothing of the account's stream for a minute.
 
-        Bybit has it for institutions, and does it for a stream that asks for `dcp`, which ours does not: nobody says
-        that the stop of a position survives it, and without orders that rest there is little else to cancel.
+        Bybit has it for institutions, and does it for a stream that asks for `DISCONNECT_TOPIC`; nobody says that the
+        stop of a position survives it.
 
         Raises:
             PipelineError: It has not, or nobody can tell.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from storage.authorship import Where
 from storage.candles import CandleStore
 from storage.contracts import validate_features
 from storage.schema import Candles, DatasetError, DatasetRef, Market, Source, Window, content_hash
@@ -15,7 +16,12 @@ from tasks.market.features import Features
 
 
 def make_dataset(
-    store: CandleStore, datasets: Path | str, source: Source, market: Market, bars: BarRange, quality: QualityConfig
+    store: CandleStore,
+    datasets: Where,
+    source: Source,
+    market: Market,
+    bars: BarRange,
+    quality: QualityConfig,
 ) -> tuple[DatasetRef, Features]:
     """Make the stored candles of a range and their features an immutable dataset; return its name and the features.
 

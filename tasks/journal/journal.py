@@ -99,7 +99,7 @@ class Journal:
             check_format(path, found or FORMAT)
             self._db.executescript(_ORDER_TABLES)
         except (sqlite3.Error, OSError) as err:
-            raise StoreError(f"the journal {path} can't be written ({err}); free space or set DSC_HOME") from err
+            raise _unwritable(path, err) from err
 
     def __enter__(self) -> Self:
         return self
@@ -262,4 +262,13 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as err:
-        raise StoreError(f"the journal {path} can't be written ({err}); free space or set DSC_HOME") from err
+        raise _unwritable(path, err) from err
+
+
+def _unwritable(path: Path, err: sqlite3.Error | OSError) -> StoreError:
+    if getattr(err, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):  # extended ones, too
+        return StoreError(
+            f"the journal {path} is locked: another program is writing to it; end that (`fuser {path}` names it) and "
+            "start the session again"
+        )
+    return StoreError(f"the journal {path} can't be written ({err}); free space or set DSC_HOME")

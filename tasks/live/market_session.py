@@ -20,7 +20,17 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from storage.schema import CANDLE_COLUMNS, MINUTE_MS, Candles, Instrument, Market, Rejected, TemporaryError, utc_text
+from storage.schema import (
+    CANDLE_COLUMNS,
+    MINUTE_MS,
+    Candles,
+    Instrument,
+    Market,
+    Rejected,
+    StoreError,
+    TemporaryError,
+    utc_text,
+)
 from tasks.champion.serving import ServedModel
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Ticker, Trade
@@ -92,6 +102,7 @@ class MarketSession:
         feed: REST.
         time: Whose time deadlines are in.
         config: The rules.
+        bars: After how many stepped bars nothing is stepped any more; None for no end.
         on_decision: Is given each decision of the session's own account when it is safe.
 
     Attributes:
@@ -111,6 +122,7 @@ class MarketSession:
         feed: Feed,
         time: ExchangeTime,
         config: SessionConfig,
+        bars: int | None = None,
         on_decision: Callable[[MarketSession, Decision], object] = lambda session, decision: None,
     ) -> None:
         self.market, self.instrument = market, instrument
@@ -121,6 +133,7 @@ class MarketSession:
         self.last_ms = -1
         self.close = math.nan
         self._journal, self._feed, self._time, self._config = journal, feed, time, config
+        self._bars = bars
         self._on_decision = on_decision
         self._step_ms = market.interval_ms
         self._deadline_ms = config.deadline_share * market.interval_ms
@@ -135,6 +148,11 @@ class MarketSession:
         self._ask_ms, self._wait_ms = -math.inf, _FIRST_WAIT_MS
         self._ask_rates_s = -math.inf
         self._since_ms = 0
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there are bars to step."""
+        return not self.halted and (self._bars is None or self.counts.stepped < self._bars)
 
     # --- from where it starts -----------------------------------------------------------------------------------------
 
@@ -164,7 +182,9 @@ class MarketSession:
         if not len(candles):
             return False
         self._remember(candles)
-        _, version, rules = reader.takeovers(slug)[-1]
+        if not (takeovers := reader.takeovers(slug)):
+            raise StoreError(f"the journal is damaged: it lacks which version decides in {slug}; start another session")
+        _, version, rules = takeovers[-1]
         if self.own.model is None:
             self.own.rules = rules
         for account in self.accounts:
@@ -271,12 +291,11 @@ class MarketSession:
         if self.own.is_lost(self.last_ms, self._step_ms, now_ms):
             raise Rejected(f"no bar since {utc_text(self.last_ms)} ({why}), while a position is held", 0)
 
-    def wind_down(self, now_ms: float, bars: int | None) -> bool:
+    def wind_down(self, now_ms: float) -> bool:
         """Go on with what is held after the market was halted; return whether there is more to do in this session.
 
         Args:
             now_ms: The exchange's clock.
-            bars: After how many bars the session ends; None for no end.
         """
         unknown_ms = now_ms - self.last_ms - self._step_ms
         goes_on = self.own.wind_down(self.own.is_lost(self.last_ms, self._step_ms, now_ms))
@@ -284,7 +303,7 @@ class MarketSession:
         price = self._first.price if self._first else self.close
         late = self.own.late(min(int(now_ms), start_ms + self._step_ms - 2), price)
         self._book_opens([(self.own, late)] if late else [])
-        return goes_on and (bars is None or unknown_ms < (bars - self.counts.stepped) * self._step_ms)
+        return goes_on and (self._bars is None or unknown_ms < (self._bars - self.counts.stepped) * self._step_ms)
 
     def reconnected(self) -> None:
         """Note that the stream begins anew and has told of no bar yet."""
@@ -320,10 +339,11 @@ class MarketSession:
         if bar.start_ms > self.last_ms + self._step_ms and self.last_ms >= 0:
             if bar.origin == "stream":
                 self._ask_rest(before_ms=bar.start_ms)
-            if (lost := (bar.start_ms - self.last_ms) // self._step_ms - 1) > 0:
+            if (lost := (bar.start_ms - self.last_ms) // self._step_ms - 1) > 0 and self.goes_on:
                 self.counts.missing += lost
                 self.note("gap", f"{lost} bars before {utc_text(bar.start_ms)} are missing on REST too")
-        self._step(bar)
+        if self.goes_on:  # of what is caught up with, too, so many and no more
+            self._step(bar)
 
     def _step(self, bar: ClosedBar) -> None:
         if unseen := [one for one in self.accounts if one.opened_ms < bar.start_ms]:

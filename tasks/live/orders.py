@@ -85,6 +85,7 @@ class Orders:
         self._config, self._desk_timing = config, desk_timing
         self._needed = 0.0
         self._stream: PrivateStream | None = None
+        self._is_armed = False
         self._halts, self._limits, self._on_alert = halts, limits, on_alert
 
     def __enter__(self) -> Self:
@@ -99,7 +100,7 @@ class Orders:
         """Return the account's stream, which puts into the session's queue."""
         self._stream = PrivateStream(
             self._key, exchange=self.trading.exchange, url=self._link.stream_url, events=events, timing=timing,
-            patient=self._link.is_replay, on_note=on_note,
+            patient=self._link.is_replay, cancels=self._is_armed, ban=self.trading.ban, on_note=on_note,
         )  # fmt: skip
         return self._stream
 
@@ -138,12 +139,16 @@ class Orders:
         )  # fmt: skip
 
     def arm(self, on_note: Callable[[str], object]) -> None:
-        """Let the exchange cancel what waits when this session is cut off, where it does that, and say so."""
+        """Let the exchange cancel what waits when this session is cut off, where it does that, and say so.
+
+        It holds for a stream that is opened after this.
+        """
         try:
             self.trading.arm_disconnect()
         except PipelineError as err:
             on_note(f"the exchange cancels nothing when this session is cut off ({err}); stops stay")
         else:
+            self._is_armed = True
             on_note("disconnect-cancel-all is armed")
 
     def admit(self, own: OrderAccount, market: Market) -> None:

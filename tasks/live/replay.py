@@ -142,6 +142,8 @@ def replay(
     for start_ms in decided:
         if start_ms not in told.origins:
             result.add(start_ms, "candle", "", "the journal lacks the candle of a decision")
+    if account == market.slug:
+        _compare_takeovers(reader, told, result)
     if told.decisions:
         batch = Batch(told, models, predict)
         _check_steps(told, batch, result)
@@ -149,6 +151,17 @@ def replay(
         as_today = None if revised is None else Batch(told, models, predict, revised)
         result.comparison = attribute(told, batch, as_today)
     return result
+
+
+def _compare_takeovers(reader: JournalReader, told: Told, result: Replayed) -> None:
+    """Note each decision of another version than the journal says had taken over by then."""
+    left, deciding = reader.takeovers(told.market.slug)[::-1], None
+    for one in told.decisions:
+        while left and left[-1][0] <= one.start_ms:
+            _, deciding, _ = left.pop()
+        if deciding != one.version:
+            said = "the journal lacks who had" if deciding is None else f"{deciding or 'no version'} had"
+            result.add(one.start_ms, "decision", "", f"by {one.version or 'no version'}, {said} taken over")
 
 
 def _compare_candles(candles: Candles, reference: Candles | None, result: Replayed) -> Candles | None:

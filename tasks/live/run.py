@@ -118,7 +118,7 @@ def run_session(
         ConfigError: The version is of another source or market, or a candle file ends too early.
     """
     plan = plan.named()
-    source, store = plan.exchange.source, ArtifactStore(settings.artifact_url)
+    source, store = plan.exchange.source, ArtifactStore(settings.models)
     chooser = Chooser(store=store, source=source, version=plan.version, shadows=plan.shadows)
     path = session_path(settings.prepare_home(), plan.name)
     with ExitStack() as stack:
@@ -277,7 +277,7 @@ def review_session(
         StoreError: There is no such journal, or it is damaged.
         ArtifactError: A version that decided is not there any more.
     """
-    path, store = session_path(settings.home, name), ArtifactStore(settings.artifact_url)
+    path, store = session_path(settings.home, name), ArtifactStore(settings.models)
     if not path.exists():
         raise StoreError(f"there is no session {name!r} in {path.parent}; a session prints its name when it ends")
     with ExitStack() as stack:

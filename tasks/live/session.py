@@ -69,7 +69,6 @@ class Session:
         choose: Says which version decides in each market now; None where that never changes.
         compare_clocks: Returns the exchange's clock minus this machine's, milliseconds; None in a replay.
         streams: How many streams put into `events`.
-        bars: After how many stepped bars a market is done; None goes on until `stop`.
         stop: Set by whoever wants the session to end.
         on_note: Is told what a person would want to know, one line each.
 
@@ -89,7 +88,6 @@ class Session:
         choose: Choose | None = None,
         compare_clocks: Callable[[], float] | None = None,
         streams: int = 1,
-        bars: int | None = None,
         stop: threading.Event | None = None,
         on_note: Callable[[str], object] = lambda line: None,
     ) -> None:
@@ -99,7 +97,7 @@ class Session:
         self._events, self.journal = events, journal
         self._time, self._config = time, config
         self._choose, self._compare_clocks = choose, compare_clocks
-        self._bars, self._awaited = bars, streams
+        self._awaited = streams
         self._stop = stop or threading.Event()
         self.on_note = on_note
         self.retry_s, self.look_every_s = _RETRY_S, _LOOK_S
@@ -153,7 +151,7 @@ class Session:
             return None
 
     def _take(self, market: MarketSession, event: ConfirmedBar | FormingBar | BookTop | Trade | Ticker) -> None:
-        if self._goes_on(market):
+        if market.goes_on:
             self._guard(market, partial(market.on_event, event))
         else:
             self._time.at(event.ts_ms, event.received_ns)  # a replay has no other clock
@@ -171,11 +169,12 @@ class Session:
             self._guard(self.markets[key], partial(self.markets[key].on_account, told[key]))
         return behind
 
-    def _goes_on(self, market: MarketSession) -> bool:
-        return not market.halted and (self._bars is None or market.counts.stepped < self._bars)
+    @property
+    def _going_on(self) -> list[MarketSession]:
+        return [market for market in self.markets.values() if market.goes_on]
 
     def _over(self) -> bool:
-        return self._stop.is_set() or not (self._winding or any(map(self._goes_on, self.markets.values())))
+        return self._stop.is_set() or not (self._winding or self._going_on)
 
     def _guard(self, market: MarketSession, do: Callable[[], object]) -> bool:
         """Do something for a market, and return whether it could be done; what befalls it befalls no other."""
@@ -200,7 +199,7 @@ class Session:
         for key in list(self._behind):
             market = self.markets[key]
             del self._behind[key]
-            if self._goes_on(market):
+            if market.goes_on:
                 self._guard(market, market.catch_up)
             if key in self._behind:
                 break  # the others would wait for an answer as long, and with them what the stream says meanwhile
@@ -209,12 +208,12 @@ class Session:
     def _look(self) -> None:
         """Do what is due by the clock: overdue bars, other versions, this machine's clock."""
         now_s = self._looked_s = monotonic()
-        for market in filter(self._goes_on, self.markets.values()):
+        for market in self._going_on:
             self._guard(market, partial(market.look, self._time.now_ms()))
         for key in sorted(self._winding):
             self._wind_down(key)
         if self._choose is not None and now_s - self._chose_s >= self._config.new_version_s:
-            for market in filter(self._goes_on, self.markets.values()):
+            for market in self._going_on:
                 self._guard(market, partial(self._take_over, self._choose, market))
             self._chose_s = monotonic()
         if self._compare_clocks is not None and now_s - self._compared_s >= self._config.clock_check_s:
@@ -224,7 +223,7 @@ class Session:
     def _wind_down(self, key: Key) -> None:
         market = self.markets[key]
         try:
-            goes_on = market.wind_down(self._time.now_ms(), self._bars)
+            goes_on = market.wind_down(self._time.now_ms())
         except (TemporaryError, ClockError) as err:
             self._say(market, "rest", str(err))
         except StoreError:

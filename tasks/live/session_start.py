@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from storage.locks import exclusive
 from storage.schema import (
@@ -18,6 +19,7 @@ from storage.schema import (
     Instrument,
     Market,
     Source,
+    StoreError,
     Window,
 )
 from tasks.champion.serving import ServedModel
@@ -44,6 +46,7 @@ from tasks.strategy.recipe import Recipe
 _SPARE_BARS = 200  # beyond what makes a market ready
 _USUAL_BARS = WARM_UP + Recipe().network_config.context - 2  # where nothing decides: who takes over is to be ready
 _CLOCK_MS = 500  # a session does not begin with a clock that is further off
+_OF_FILLS = ("tick_size", "qty_step", "min_qty", "min_notional", "max_market_qty")  # of an instrument
 _REPLAY_EVENTS = 32  # some two bars: a replay's clock waits, so that REST is never far ahead of the stream
 
 
@@ -124,7 +127,7 @@ def open_session(
     Raises:
         ClockError: This machine's clock is more than 0.5 s away from the exchange's.
         Rejected: The exchange knows no such market.
-        StoreError: The journal is of another session.
+        StoreError: The journal is of another session, or of fills that the exchange's rules of today do not allow.
     """
     feed = RestFeed(gateway=link.gateway)
     exchange_time: ExchangeTime = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
@@ -151,7 +154,7 @@ def open_session(
         markets.append(
             MarketSession(
                 market, own, shadows=shadows, instrument=instrument, journal=journal, feed=feed, time=exchange_time,
-                config=config, on_decision=on_decision,
+                config=config, bars=bars, on_decision=on_decision,
             )
         )  # fmt: skip
     journal.agree(
@@ -160,7 +163,7 @@ def open_session(
             "source": link.gateway.source,
             "capital": {one.name: one.ledger.cash for market in markets for one in market.accounts},
             "deadline_ms": {one.market.slug: config.deadline_share * one.market.interval_ms for one in markets},
-            "instruments": {one.market.slug: asdict(one.instrument) for one in markets},
+            "instruments": {one.market.slug: _as_agreed(journal, one, on_note) for one in markets},
             **({"session": orders.session} if orders is not None else {}),
         }
     )
@@ -182,14 +185,36 @@ def open_session(
                 events=events,
                 timing=timing,
                 patient=link.is_replay,
+                ban=link.gateway.ban,
                 on_note=on_note,
             )
             stack.enter_context(stream)
         yield Session(
             markets, events, journal, time=exchange_time, config=config, choose=choose,
             compare_clocks=None if link.is_replay else partial(clock_offset_ms, link.gateway),
-            streams=len(categories), bars=bars, stop=stop, on_note=on_note,
+            streams=len(categories), stop=stop, on_note=on_note,
         )  # fmt: skip
+
+
+def _as_agreed(journal: Journal, one: MarketSession, on_note: Callable[[str], object]) -> dict[str, Any]:
+    """Return the exchange's rules of a market as they were when the session began; what has changed since is said.
+
+    Raises:
+        StoreError: By what has changed, the fills before it could not be computed again, or those after it.
+    """
+    now = asdict(one.instrument)
+    agreed: dict[str, Any] = journal.reader().facts().get("instruments", {}).get(one.market.slug, now)
+    changed = {name: f"{name} {agreed.get(name)} -> {new}" for name, new in now.items() if agreed.get(name) != new}
+    if not changed:
+        return now
+    if binding := [said for name, said in changed.items() if name in _OF_FILLS]:
+        raise StoreError(
+            f"{one.market}: the exchange has changed what fills must keep to since this session began "
+            f"({', '.join(binding)}), so it can't go on; close what it holds (an account's: python -m flows.halt, then "
+            "the same with --rearm) and start another one, under another --session"
+        )
+    on_note(f"{one.market}: the exchange has changed its rules since this session began: {', '.join(changed.values())}")
+    return agreed
 
 
 def _past(feed: RestFeed, one: MarketSession, on_note: Callable[[str], object]) -> tuple[Candles, int]:

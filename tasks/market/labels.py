@@ -88,9 +88,10 @@ def label_bars(
         raise ValueError(f"round_trip_cost must be finite and >= 0, was {round_trip_cost!r}")
 
     end = np.arange(bars, dtype=np.int64) + 1 + horizon
-    whole = np.flatnonzero(segment[1 + horizon :] == segment[: max(bars - 1 - horizon, 0)])
+    ending = max(bars - 1 - horizon, 0)  # bars whose label ends within the series
+    whole = segment[1 + horizon :] == segment[:ending]
     forward_return = np.full(bars, np.nan)
-    forward_return[whole] = np.log(open_[end[whole]] / open_[whole + 1])
+    forward_return[:ending][whole] = np.log(open_[1 + horizon :][whole] / open_[1 : 1 + ending][whole])
 
     threshold = np.maximum(config.k * vol * math.sqrt(horizon), config.cost_floor_multiple * round_trip_cost)
     classes = np.full(bars, HOLD, np.int64)

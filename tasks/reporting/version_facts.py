@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage.artifacts import ArtifactStore
+from storage.authorship import Where
 from storage.foreign import OTHERWISE, ParquetTable, refusing
 from storage.schema import FloatArray, PipelineError, VersionRef
 from storage.snapshots import load_dataset
@@ -33,7 +34,7 @@ class VersionFacts:
     trained_on: FloatArray | None
 
     @classmethod
-    def load(cls, store: ArtifactStore, datasets: str, ref: VersionRef) -> VersionFacts:
+    def load(cls, store: ArtifactStore, datasets: Where, ref: VersionRef) -> VersionFacts:
         """Read them.
 
         Raises:

@@ -63,7 +63,7 @@ class RunDisplay:
             return
         at = self._plan.index(name)
         if at != self._at:
-            self._end_stage()
+            self.end_stage()
             self._at, self._began = at, time.monotonic()
             self._open_line()
         elif parts == 1:  # inside it already
@@ -84,12 +84,13 @@ class RunDisplay:
         """Leave what was shown as it is; `done` is whether the run came to its end."""
         self._closed = True
         if done:
-            self._end_stage()
+            self.end_stage()
         elif self._is_open:
             self._console.print("stopped")
         self._live.stop()
 
-    def _end_stage(self) -> None:
+    def end_stage(self) -> None:
+        """Show that the present stage is over."""
         if self._at < 0:
             return
         self._took.append(time.monotonic() - self._began)
@@ -198,6 +199,12 @@ def say(line: str) -> None:
     """Write a line that stays on the display."""
     if _shown is not None:
         _shown.say(line)
+
+
+def end_stage() -> None:
+    """Say that the last stage is over, for what the run came to is written next."""
+    if _shown is not None:
+        _shown.end_stage()
 
 
 def duration(seconds: float) -> str:

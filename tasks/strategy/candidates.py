@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
+from storage.authorship import Where
 from storage.results import ResultStore, canonical_json
 from storage.schema import ConfigError, DatasetRef
 from storage.trials import Candidate, TrialLog
@@ -67,7 +67,7 @@ class SearchSpace:
 
 
 def try_candidate(
-    datasets: Path | str,
+    datasets: Where,
     searches: TrialLog[Candidate],
     data: DatasetRef,
     recipe: Recipe,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from storage.authorship import Where
 from storage.results import ResultStore
 from storage.schema import DatasetRef, FloatArray, IntArray
 from tasks.execution.accounting import Bars, Costs
@@ -170,7 +170,7 @@ def _skill(samples: Samples, folds: Sequence[FoldResult], probabilities: FloatAr
 
 
 @lru_cache(maxsize=1)  # a run asks for its own again and again, and for no other
-def load_evaluation(work: Path | str, datasets: Path | str, key: str) -> Evaluation:
+def load_evaluation(work: Where, datasets: Where, key: str) -> Evaluation:
     """Return the evaluation whose inputs lie under `key`.
 
     It is worked out once a process: what lies under the key is what it was made from, which takes a hundredth of its

@@ -8,10 +8,10 @@ are kept apart in time and not by rows, here and in the teacher: whoever is judg
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from storage.authorship import Where
 from storage.schema import CLASSES, DatasetError, FloatArray, LeakError
 from tasks.execution.skill import class_shares
 from tasks.market.labels import UNKNOWN, Labels, class_means
@@ -23,7 +23,7 @@ from tasks.strategy.samples import FoldBars, Run, Samples, pool_member, risk_hor
 _MOST = 4.0  # so that an epoch learns from a quarter of the longest market's labels at least
 
 
-def pooled_bars(datasets: Path | str, recipe: Recipe, number: int) -> FoldBars:
+def pooled_bars(datasets: Where, recipe: Recipe, number: int) -> FoldBars:
     """Return what the models of a pool's fold are made from.
 
     Args:

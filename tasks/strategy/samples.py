@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
+from storage.authorship import Where
 from storage.schema import (
     CLASSES,
     FEATURES,
@@ -106,7 +106,7 @@ class TrainingEnd(TypedDict):
     label_span_ms: int
 
 
-def load_samples(datasets: Path | str, data: DatasetRef, recipe: Recipe) -> Samples:
+def load_samples(datasets: Where, data: DatasetRef, recipe: Recipe) -> Samples:
     """Load a dataset and divide it as the recipe says.
 
     Args:
@@ -133,7 +133,7 @@ def load_samples(datasets: Path | str, data: DatasetRef, recipe: Recipe) -> Samp
     return Samples(dataset=dataset, labels=labels, folds=folds, refit=refit, known_until_ms=known)
 
 
-def pool_member(datasets: Path | str, data: DatasetRef | str, recipe: Recipe) -> Samples:
+def pool_member(datasets: Where, data: DatasetRef | str, recipe: Recipe) -> Samples:
     """Load a dataset and divide it at the dates of the recipe's pool, be the parts as short as they may.
 
     Arguments and errors as in `load_samples`.
@@ -158,20 +158,19 @@ def pool_member(datasets: Path | str, data: DatasetRef | str, recipe: Recipe) ->
 
 
 @lru_cache(maxsize=1_024)  # a dataset is what its id says, and is asked for by every fold of every market of its pool
-def _usable_times(datasets: Path | str, data: str, context: int, source: Source, bar: int) -> tuple[int, int]:
+def _usable_times(datasets: Where, data: str, context: int, source: Source, bar: int) -> tuple[int, int]:
     """Return when the first bar with features and context opens and the last one closes, UTC milliseconds."""
     dataset = load_dataset(datasets, data)
     if (dataset.source, dataset.market.interval_ms) != (source, bar):
         raise ConfigError(
             f"markets of a pool must have one source and interval, {dataset.market} from {dataset.source} has another"
         )
-    ready = np.flatnonzero(np.isfinite(dataset.features).all(axis=1))
-    start_ms = dataset.candles.start_ms
-    first = min(int(ready[0]) + context - 1, len(start_ms) - 1) if len(ready) else len(start_ms) - 1
+    ready, start_ms = _first_ready(dataset), dataset.candles.start_ms
+    first = len(start_ms) - 1 if ready is None else min(ready + context - 1, len(start_ms) - 1)
     return int(start_ms[first]), int(start_ms[-1]) + bar
 
 
-def _labelled(datasets: Path | str, data: DatasetRef | str, recipe: Recipe) -> tuple[Dataset, Labels]:
+def _labelled(datasets: Where, data: DatasetRef | str, recipe: Recipe) -> tuple[Dataset, Labels]:
     dataset = load_dataset(datasets, data)
     labels = label_bars(dataset.candles.open, dataset.vol, dataset.segment, recipe.labels, recipe.costs.round_trip)
     return dataset, labels
@@ -179,14 +178,20 @@ def _labelled(datasets: Path | str, data: DatasetRef | str, recipe: Recipe) -> t
 
 def _usable(dataset: Dataset, recipe: Recipe) -> tuple[int, int]:
     """Return how many bars there are, and how many from the first on that has features and a network's context."""
-    ready = np.flatnonzero(np.isfinite(dataset.features).all(axis=1))
-    if not len(ready):
+    ready = _first_ready(dataset)
+    if ready is None:
         raise DatasetError(
             f"dataset {dataset.ref.id} has no bar with features: every run without a gap is shorter than the warm-up, "
             "bars of halts not counted"
         )
     bars = len(dataset.candles)
-    return bars, bars - int(ready[0]) - recipe.network_config.context + 1
+    return bars, bars - ready - recipe.network_config.context + 1
+
+
+def _first_ready(dataset: Dataset) -> int | None:
+    """Return the first bar that has features; None where there is none."""
+    warm = np.flatnonzero(np.isfinite(dataset.vol))  # to ask it of each feature of each bar takes 35 bytes a bar
+    return next((int(bar) for bar in warm if np.isfinite(dataset.features[bar]).all()), None)
 
 
 def mirrored_series(features: FloatArray, labels: Labels, segment: IntArray) -> Series:

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.artifacts import MANIFEST
-from storage.foreign import parse_json, read_arrays, unzip
+from storage.authorship import Place
+from storage.foreign import Archive, parse_json, read_arrays
 from storage.recent import read_recent, write_recent
 from storage.schema import CANDLE_COLUMNS, ArtifactError, Market, PipelineError, VersionRef
 from storage.sealed import sealed
@@ -151,7 +152,7 @@ def champion_entries(lab: Lab, rng: Random) -> Generator[Attempt]:
 
 def _resealed(document: object, whole: bytes) -> bytes:
     try:
-        return sealed(document, "")  # type: ignore[arg-type]
+        return sealed(document, "", Place(url=""))  # type: ignore[arg-type]
     except (ArtifactError, TypeError, ValueError, RecursionError):  # nothing that could be sealed
         return json.dumps(document).encode(errors="surrogatepass") if not isinstance(document, dict) else whole[:-40]
 
@@ -178,7 +179,7 @@ def version_files(lab: Lab, rng: Random) -> Generator[Attempt]:
 
             (folder / name).write_bytes(content)
             resealed = {**document, "files": {**document["files"], name: _fingerprint(content)}}
-            (folder / MANIFEST).write_bytes(sealed(resealed, ""))
+            (folder / MANIFEST).write_bytes(sealed(resealed, "", Place(url="")))
             try:
                 each(
                     lambda: load_served(models, ref).tick(),
@@ -273,9 +274,9 @@ def archives(lab: Lab, rng: Random) -> Generator[Attempt]:
         if way == 0:
             content = resealed_result(damaged(whole, rng))
         elif way == 1:
-            content = _repacked(_one_damaged(unzip(io.BytesIO(whole)), rng), zipfile.ZIP_STORED)
+            content = _repacked(_one_damaged(dict(Archive(io.BytesIO(whole))), rng), zipfile.ZIP_STORED)
         elif way == 2:
-            content = _repacked(_one_damaged(unzip(io.BytesIO(whole)), rng), zipfile.ZIP_DEFLATED)
+            content = _repacked(_one_damaged(dict(Archive(io.BytesIO(whole))), rng), zipfile.ZIP_DEFLATED)
         else:
             bomb = {"fold.json": bytes(30_000_000), "bars.parquet": bytes(1_000)}
             content = (

@@ -36,7 +36,7 @@ def inspected(candles: Candles, bars: int = ALL, drift_bars: int = 1_000) -> Mar
         funding_ms=np.empty(0, np.int64), funding_rate=np.empty(0), code_hash="0" * 64,
     )  # fmt: skip
     data = write_dataset(settings.datasets, dataset)
-    models = ArtifactStore(settings.artifact_url)
+    models = ArtifactStore(settings.models)
     manifest = replace(MANIFEST, dataset=data.id, trained_until_ms=int(known.start_ms[-1]))
     ref = models.publish(SOURCE, MARKET.slug, "0123abcd", {"report.html": b"x"}, manifest.document(), NOW)
     models.promote(

@@ -41,7 +41,7 @@ SMALL = {
     "recipe": {
         "folds": {"folds": 2},
         "network": {"hidden_channels": 8, "num_blocks": 2, "window": 16, "newest_step": True, "linear_bypass": True},
-        "fit": {"epochs": 1},
+        "fit": {"epochs": 1, "distil": 0.0},
         "baselines": {"twin": False, "strengths": [0.001], "leaves": [2], "most_trees": 20},
     },
 }
@@ -407,9 +407,8 @@ def test_promotion_and_drift_are_told_to_the_webhook(system):
 
 @pytest.mark.ends_file
 def test_stop_leaves_nothing_behind_not_even_a_running_flow(system, verdict):  # a verdict has stored candles
-    run = system.run(
-        "retrain/retrain-sandbox", **SMALL | {"recipe": SMALL["recipe"] | {"fit": {"epochs": 500, "seed": 2}}}
-    )
+    long = SMALL["recipe"] | {"fit": {"epochs": 500, "seed": 2, "distil": 0.0}}
+    run = system.run("retrain/retrain-sandbox", **SMALL | {"recipe": long})
     wait_for(lambda: system.api(f"/flow_runs/{run}")["state_type"] == "RUNNING")
     family = psutil.Process(system.process.pid).children(recursive=True)
     assert len(family) >= 3  # server, worker, flow run

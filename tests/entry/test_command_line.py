@@ -1,6 +1,7 @@
 """The command line: whatever stops a flow is one line with the way out."""
 
 import errno
+import io
 import os
 import re
 import runpy
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from prefect.settings import get_current_settings
 
-from flows.entry.command_line import _fitted, plain_errors, run_by_hand
+from flows.entry.command_line import _fitted, plain_errors, run_by_hand, with_category
 from flows.monitor import monitor
 
 ROOT = Path(__file__).parents[2]
@@ -71,10 +72,9 @@ run_by_hand(quick, ("quick",))
 """
 
 
-def test_thread_that_logs_on_after_the_run_prints_no_traceback(home):
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
+def test_thread_that_logs_on_after_the_run_prints_no_traceback(home, prefect_api):
     command = [sys.executable, "-c", GOES_ON]
-    environment = kept | {"DSC_HOME": str(home)}
+    environment = os.environ | {"DSC_HOME": str(home), "PREFECT_API_URL": get_current_settings().api.url}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     assert (done.returncode, done.stderr) == (0, "")
     assert "still here" in (home / "logs" / "run.log").read_text()
@@ -102,6 +102,39 @@ def test_disk_that_refuses_whatever_was_to_be_written_is_one_line(code):
     assert left.value.code == (
         f"StoreError: can't use /srv/dsc/paper.json ({os.strerror(code)}); free space or set DSC_HOME"
     )
+
+
+class Typed(io.StringIO):
+    """A terminal at which somebody types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "category"), [("\n", "linear"), ("spot\n", "spot"), ("futures\n Linear \n", "linear"), ("", "linear")]
+)
+def test_category_of_a_candle_files_market_is_asked_for_where_somebody_is_there(monkeypatch, capsys, typed, category):
+    monkeypatch.setattr(sys, "stdin", Typed(typed))
+    monkeypatch.setattr(sys, "stderr", asked := Typed())
+    assert with_category(["--candles", "a.csv", "--interval", "5"])[4:] == ["--category", category]
+    assert asked.getvalue().count("is it linear or spot? [linear] ") == max(typed.count("\n"), 1)
+
+
+def test_category_of_a_candle_files_market_is_assumed_in_a_line_where_nobody_is(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("spot\n"))
+    assert with_category(["--candles=a.csv"]) == ["--candles=a.csv"]
+    said = "no candle file says what its market is: taken for linear; --category spot if it is spot\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    "line", [["--candles", "a.csv", "--category", "linear"], ["--category=spot", "--candles=a"], []]
+)
+def test_category_that_was_chosen_is_not_spoken_of(monkeypatch, capsys, line):
+    monkeypatch.setattr(sys, "stdin", Typed("spot\n"))
+    assert with_category(line) == line
+    assert capsys.readouterr() == ("", "")
 
 
 FLOWS = ("evaluate", "ingest", "monitor", "pipeline", "prune", "retrain", "rollback", "search", "trade")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from storage.schema import Banned, Market
 from tasks.exchange.bans import Ban
 from tasks.exchange.connection import ExchangeConfig, connect, connect_stream
 from tasks.exchange.pacing import RetryPolicy
+from tasks.exchange.stream import PublicStream
 from tasks.live.orders import account_of
 from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.faults import Fault, Match
@@ -162,3 +164,19 @@ def test_ban_of_a_gateway_is_one_of_the_home_s_accounts_too(
             account.position(Market())
         assert len(here.requests) == asked
     assert [path.stat().st_size for path in bans.iterdir()] == [0]
+
+
+@pytest.mark.promise(19)
+def test_stream_connects_to_no_address_that_is_refused_and_does_when_that_is_over(
+    open_sandbox: Any, make_candles: Any
+) -> None:
+    here, times, told = open_sandbox(make_candles(10)), Times(), queue.Queue[str]()
+    ban = times.ban(None)
+    ban.begin(600.0)
+    given = {"exchange": "sandbox", "url": here.stream_url, "on_note": told.put}
+    stream = PublicStream([Market()], ban=ban, **given)
+    stream._closing.wait = lambda left_s: times.pass_(left_s) or stream.counts.connections  # type: ignore[method-assign]
+    with stream:
+        assert told.get(timeout=30) == "stream linear is not connected for 600 s: this address is refused"
+        assert told.get(timeout=30) == "stream linear connected, generation=1"
+    assert times.s == 600.0

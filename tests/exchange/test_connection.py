@@ -141,7 +141,4 @@ def test_what_a_candle_file_does_not_say_is_told(tmp_path):
     notes = []
     with connect(ExchangeConfig(candles=str(file)), Market(symbol="BTCUSDT"), on_note=notes.append):
         pass
-    assert notes == [
-        "candles.csv was read so: start_ms is 'Date'; times are dates, UTC",
-        "BTCUSDT was taken for linear, no candle file says what it is; --category spot if it is spot",
-    ]
+    assert notes == ["candles.csv was read so: start_ms is 'Date'; times are dates, UTC"]

@@ -64,7 +64,7 @@ def reign(first, home):
 
 
 def store() -> ArtifactStore:
-    return ArtifactStore(Settings.from_environment().artifact_url)
+    return ArtifactStore(Settings.from_environment().models)
 
 
 @pytest.mark.promise(13)

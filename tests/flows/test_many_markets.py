@@ -43,7 +43,7 @@ EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=4_500))
 RECIPE = Recipe(
     folds=FoldConfig(folds=2),
     network=DSCConfig(hidden_channels=4, num_blocks=1, window=8, linear_bypass=True),
-    fit=FitConfig(epochs=1),
+    fit=FitConfig(epochs=1, distil=0.0),
     baselines=FEW_BASELINES,
 )
 JOB = {"market": MARKET, "exchange": EXCHANGE, "recipe": RECIPE}

@@ -1,6 +1,8 @@
 """An exchange that answers nothing, or something else, ends in one clear line; the next run makes up for it."""
 
+import resource
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -8,20 +10,36 @@ import pytest
 
 from flows.ingest import ingest
 from flows.monitor import monitor
+from flows.retrain import retrain
+from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
-from storage.schema import CandleGapError, Market
+from storage.schema import CandleGapError, DatasetError, Market, StoreError
 from tasks import monitoring
 from tasks.exchange import connection
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import QualityConfig
+from tasks.market.labels import LabelConfig
+from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.monitoring import _write_breaches
+from tasks.network.architecture import DSCConfig
+from tasks.network.fit_config import FitConfig
 from tasks.sandbox.faults import Fault, Match
 from tasks.sandbox.sandbox import Sandbox
+from tasks.strategy.recipe import Recipe
+from tests.flows.small_jobs import FEW_BASELINES
 from tests.sandbox import actions
+from tests.storage.stored import table_hash
 
 MARKET = Market()
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=3_000))
+RECIPE = Recipe(
+    labels=LabelConfig(horizon=4),
+    folds=FoldConfig(folds=2),
+    network=DSCConfig(hidden_channels=4, num_blocks=1, window=8, linear_bypass=True),
+    fit=FitConfig(epochs=1, distil=0.0),
+    baselines=FEW_BASELINES,
+)
 
 
 @pytest.fixture
@@ -111,3 +129,36 @@ def test_session_that_cannot_be_read_leaves_the_other_markets_to_the_monitor(pre
     said = {found.market: found.breaches for found in monitor()}
     assert said[f"{EXCHANGE.source}/{MARKET.slug}"]["paper"] == "its paper sessions can't be read (KeyError: 'source')"
     assert "paper" not in said[f"{EXCHANGE.source}/{longer.slug}"]
+
+
+@contextmanager
+def no_file_beyond(most_bytes):
+    """Let this process write no larger file: as on a full disk, a write fails in its midst."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.promise(1)
+def test_run_on_a_full_disk_ends_in_one_line_loses_nothing_and_goes_on_when_there_is_space(
+    prefect_api, home, small_jobs
+):
+    with (
+        pytest.raises(StoreError, match="the disk is full, nothing of this step was stored") as told,
+        no_file_beyond(1),
+    ):
+        ingest(market=MARKET, exchange=EXCHANGE)
+    assert "\n" not in str(told.value)
+    ingest(market=MARKET, exchange=EXCHANGE)
+    store = CandleStore(home / "market.duckdb")
+    stored = table_hash(store, EXCHANGE.source, MARKET)
+    full = r"can't write .*/datasets/.* \(File too large\); raise the file size limit and run it again$"
+    with pytest.raises(DatasetError, match=full), no_file_beyond(300_000):
+        retrain(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
+    assert list((home / "datasets").iterdir()) == []
+    verdict = retrain(market=MARKET, exchange=EXCHANGE, recipe=RECIPE)
+    assert ArtifactStore(home / "models").versions(EXCHANGE.source, MARKET.slug) == (verdict.version,)
+    assert table_hash(store, EXCHANGE.source, MARKET) == stored

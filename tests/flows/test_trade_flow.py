@@ -105,7 +105,7 @@ def test_signals_are_lines_of_json_and_nothing_is_filled(version, home, capsys):
 
 
 def test_champion_decides_and_another_version_only_if_it_is_named(version, home, monkeypatch):
-    store = ArtifactStore(Settings.from_environment().artifact_url)
+    store = ArtifactStore(Settings.from_environment().models)
     chooser = Chooser(store=store, source=EXCHANGE.source)
     day_ns = 86_400 * 10**9
     made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
@@ -120,7 +120,7 @@ def test_champion_decides_and_another_version_only_if_it_is_named(version, home,
 
 
 def test_session_of_a_flat_champion_decides_and_fills_nothing(version, home):
-    store = ArtifactStore(Settings.from_environment().artifact_url)
+    store = ArtifactStore(Settings.from_environment().models)
     entry = store.champion(EXCHANGE.source, MARKET.slug)
     store.promote(
         EXCHANGE.source,
@@ -247,7 +247,7 @@ def test_what_can_t_be_reviewed_is_said(home, prefect_api, named, error, said):
         evaluate(**named)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, "nobody reads"])
+@pytest.mark.parametrize("stop", [signal.SIGINT, "nobody reads"])  # who finds that sends itself SIGTERM
 def test_stopped_session_closes_its_journal_and_prints_its_summary(version, home, stop):
     law = EXCHANGE.synthetic
     session = subprocess.Popen(  # noqa: S603

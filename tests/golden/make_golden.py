@@ -50,7 +50,7 @@ def restore(home: Path, number: int = FORMAT) -> ArtifactStore:
     """Restore the golden home of a format, the present one by default; needs DSC_HOME to be `home`."""
     with tarfile.open(golden_path(number)) as tar:
         tar.extractall(home, filter="data")
-    return ArtifactStore(Settings.from_environment().artifact_url)
+    return ArtifactStore(Settings.from_environment().models)
 
 
 def main() -> None:

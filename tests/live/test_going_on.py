@@ -85,7 +85,7 @@ def test_session_on_a_candle_file_goes_on_though_what_is_left_of_it_is_shorter_t
 def test_versions_that_watched_go_on_watching_whatever_is_newest_now(
     version: VersionRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = ArtifactStore(Settings.from_environment().artifact_url)
+    store = ArtifactStore(Settings.from_environment().models)
     model = load_served(store, version)
     with monkeypatch.context() as patch:
         patch.setattr(Chooser, "begin", lambda chooser, market, watching=None: Chosen(model, "", [model]))
@@ -104,7 +104,7 @@ def test_champion_that_this_code_can_t_serve_holds_no_position_and_says_why(
 
     monkeypatch.setattr("tasks.live.versions.load_served", refuse)
     monkeypatch.setattr(Chooser, "_named", lambda chooser, market: (version, "", None))
-    chooser = Chooser(store=ArtifactStore(Settings.from_environment().artifact_url), source=EXCHANGE.source)
+    chooser = Chooser(store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source)
     for chosen in (chooser.begin(MARKET), chooser.again(MARKET, None)):
         assert (chosen.model, chosen.why_none) == (None, "the champion can't be used (expects 99 features)")
     with pytest.raises(ArtifactError, match="99 features"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -17,7 +18,7 @@ from tasks.live.market_session import MarketSession
 from tasks.live.orders import OrderConfig
 from tasks.live.session_config import SessionConfig
 from tasks.sandbox import stream_actions as act
-from tasks.sandbox.stream_faults import AtMessage, StreamPlan
+from tasks.sandbox.stream_faults import AtMessage, Delivery, StreamAction, StreamPlan
 from tests.live.conftest import MARKET, START_MS, STEP_MS, Rig
 from tests.live.desk import again as replay_of
 from tests.live.order_rig import CAPITAL, KEY, NO_LIMITS, Trader
@@ -248,3 +249,19 @@ def test_funding_moves_cash_alone_and_does_not_age_the_position(open_rig: OPEN) 
         before, after = opens[n - 1].opened.ledger, opens[n].opened.ledger
         if opens[n].opened.fill is None:
             assert (after.quantity, after.bars_held) == (before.quantity, before.bars_held)
+
+
+def _mark_elsewhere(delivery: Delivery) -> None:
+    ticker = delivery.message | {"data": dict(delivery.message["data"])}
+    if "markPrice" in ticker["data"]:
+        ticker["data"]["markPrice"] = str(Decimal(ticker["data"]["markPrice"]) * Decimal("1.05"))
+    delivery.items = [json.dumps(ticker)]
+
+
+def test_price_away_from_the_mark_opens_nothing_and_the_reason_is_on_record(open_rig: OPEN) -> None:
+    spoilt = StreamAction("mark 5 % off", _mark_elsewhere)
+    every = [AtMessage(number, spoilt, topic=f"tickers.{MARKET.symbol}") for number in range(1_000)]
+    trader = Trader(open_rig, stream_faults=StreamPlan(every))
+    market = trader.hold(16)
+    assert (market.halted, market.own.ledger.weight, list(trader.account.orders)) == ("", 0, [])
+    assert trader.check().causes["BAND"] >= 2

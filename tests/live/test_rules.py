@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from storage.schema import DAY_MS, ClockError, Market, StoreBusyError, StoreError, TemporaryError
+from storage.schema import DAY_MS, ClockError, Instrument, Market, StoreBusyError, StoreError, TemporaryError
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, Trade
 from tasks.execution.accounting import Costs
 from tasks.journal.journal import Journal
@@ -213,10 +214,8 @@ def test_market_that_is_closed_stops_alone(open_rig: OPEN) -> None:
 
 
 def test_rest_that_is_down_is_asked_again_and_loses_nothing(desk: Any) -> None:
-    here = desk(Rest(CANDLES))
-    session = Session(
-        [here.market], here.events, here.market._journal, time=here.time, config=SessionConfig(), bars=12,
-    )  # fmt: skip
+    here = desk(Rest(CANDLES), bars=12)
+    session = Session([here.market], here.events, here.market._journal, time=here.time, config=SessionConfig())
     session.retry_s = 0.0
     here.step(5)
     here.rest.down = True
@@ -228,7 +227,7 @@ def test_rest_that_is_down_is_asked_again_and_loses_nothing(desk: Any) -> None:
     told: list[str] = []
     session.on_note = lambda line: (told.append(line), setattr(here.rest, "down", len(told) < 3))
     session.run()
-    assert here.market.counts.stepped >= 12
+    assert here.market.counts.stepped == 12  # REST has told of 400, and a session steps as many as it was asked for
     assert here.market.counts.missing == 0
     assert told[:3] == [f"{MARKET}: REST is down"] * 3
 
@@ -237,7 +236,7 @@ def test_rest_that_is_down_is_asked_for_an_overdue_bar_with_growing_pauses_and_n
     desk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.live.session.monotonic", lambda: 1e6)  # the time of the bars alone goes on
-    here = desk()
+    here = desk(bars=6)
     here.step(5)
     here.rest.down, asked, due_ms = True, here.rest.asked, here.market.last_ms + 2 * STEP_MS + 2_000
     for ms in range(0, 120_000, 100):  # two minutes of events, ten a second
@@ -247,9 +246,7 @@ def test_rest_that_is_down_is_asked_for_an_overdue_bar_with_growing_pauses_and_n
         KEY, "5", int(row[0]), *row[1:6].tolist(), 0.0, int(row[0]) + STEP_MS, time.monotonic_ns()
     )  # fmt: skip
     here.events.put(confirmed)
-    session = Session(
-        [here.market], here.events, here.market._journal, time=here.time, config=SessionConfig(), bars=6,
-    )  # fmt: skip
+    session = Session([here.market], here.events, here.market._journal, time=here.time, config=SessionConfig())
     session.run()
     assert here.rest.asked - asked == 1 + 7  # at the start, then after 0, 1, 3, 7, 15, 31 and 63 s
     assert len(here.market._journal.reader().notes("rest")) == 1
@@ -520,3 +517,63 @@ def test_funding_is_paid_where_the_recipe_says_so(desk: Any, funding: bool) -> N
     here.step(120)
     paid = [bar.opened.funding for bar in here.market._journal.reader().opens(MARKET.slug)]
     assert any(paid) is funding
+
+
+def test_journal_that_another_program_writes_to_is_said_to_be_locked(
+    open_rig: OPEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, connect = open_rig(), sqlite3.connect
+    rig.run(3)
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, **options | {"timeout": 0.0}))
+    with closing(connect(rig.path, isolation_level=None)) as other, Journal(rig.path) as journal:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match=r"is locked: another program is writing to it; end that \(`fuser .*"):
+            journal.note(0, MARKET.slug, "a note", "nobody may write")
+
+
+def test_session_goes_on_when_the_exchange_has_changed_what_decides_no_fill(
+    open_rig: OPEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = open_rig()
+    rig.run(10)
+    began = rig.link.gateway.instrument(MARKET)
+    changed = replace(began, status="PreLaunch", funding_interval_min=60)
+    monkeypatch.setattr(rig.link.gateway, "instrument", lambda market: changed)
+    session = rig.run(20)
+    assert session.markets[KEY].counts.stepped == 20
+    said = "the exchange has changed its rules since this session began: status Trading -> PreLaunch, funding_interval"
+    assert [line for line in rig.notes if said in line]
+    with rig.reader() as reader:
+        assert Instrument(**reader.facts()["instruments"][MARKET.slug]) == began
+
+
+def test_session_says_what_to_do_when_the_exchange_has_changed_what_its_fills_keep_to(
+    open_rig: OPEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = open_rig()
+    rig.run(3)
+    changed = replace(rig.link.gateway.instrument(MARKET), min_notional="10", qty_step="0.01")
+    monkeypatch.setattr(rig.link.gateway, "instrument", lambda market: changed)
+    told = (
+        r"\(qty_step 0\.001 -> 0\.01, min_notional 5 -> 10\), so it can't go on; close what it holds .* another --ses"
+    )
+    with pytest.raises(StoreError, match=told), rig.session(5):
+        pass
+
+
+@pytest.mark.promise(16)
+def test_version_that_nobody_says_has_taken_over_is_unexplained(open_rig: OPEN) -> None:
+    rig = open_rig()
+    rig.run(10)
+    with rig.session(20, versions={MARKET: Chosen(make_model(6))}) as session:
+        session.run(lambda: rig.play(10))
+    models = {model.ref.version: model for model in (rig.model, make_model(6))}
+    assert rig.replayed(models=models, funding=[]).unexplained == 0
+    with closing(sqlite3.connect(rig.path, isolation_level=None)) as db:
+        db.execute("DELETE FROM takeovers WHERE version = ?", (make_model(6).ref.version,))
+        assert rig.replayed(models=models, funding=[]).unexplained == 10
+        db.execute("DELETE FROM takeovers")
+    (first, *rest) = rig.replayed(models=models, funding=[]).differences
+    assert (len(rest), first.said) == (19, f"by {rig.model.ref.version}, the journal lacks who had taken over")
+    with pytest.raises(StoreError, match=f"it lacks which version decides in {MARKET.slug}; start another session"):
+        rig.run(30, versions={MARKET: Chosen(make_model(6))})

@@ -245,3 +245,26 @@ def test_stream_whose_topics_are_refused_is_down_though_its_key_is_admitted(
             wait_until(lambda: hears.down_s == 0)
             here.sandbox.cut_private_stream()
             wait_until(lambda: hears.down_s > 0)
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_stream_that_may_not_be_watched_is_heard_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    monkeypatch.setattr("tasks.exchange.stream.DISCONNECT_TOPIC", "dcp.nonsense")
+    if not is_named:  # the answer does not say to which request
+        answered = PrivateStream._answered
+        monkeypatch.setattr(
+            PrivateStream,
+            "_answered",
+            lambda stream, message, ns: answered(stream, {**message, "req_id": None}, ns),
+        )
+    told: queue.Queue[str] = queue.Queue()
+    with ExitStack() as stack:
+        here = Desk(tmp_path / "orders.sqlite", stack)
+        given = {"exchange": "sandbox", "url": here.sandbox.stream_url, "timing": QUICK, "events": queue.Queue()}
+        stream = stack.enter_context(PrivateStream(KEY, cancels=True, on_note=told.put, **given))
+        assert told.get(timeout=WAIT_S) == "stream private connected, generation=1"
+        said = "the exchange cancels nothing when this stream is lost (error:handler not found,topic:dcp.nonsense)"
+        assert told.get(timeout=WAIT_S) == f"{said}; stops stay"
+        assert (stream.down_s, stream.generation) == (0.0, 1)

@@ -111,7 +111,7 @@ def cases(draw: st.DrawFn) -> tuple[DSCConfig, int, int]:
 
 
 @pytest.mark.promise(7)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(case=cases())
 def test_series_pass_equals_every_window(case: tuple[DSCConfig, int, int]) -> None:
     config, extra, seed = case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,6 +23,7 @@ from tasks.exchange.private_events import (
     read_execution,
     read_order,
 )
+from tasks.exchange.stream import StreamTiming
 from tasks.exchange.stream_events import BadMessage
 from tasks.execution.accounting import RULES
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
@@ -181,6 +183,9 @@ def test_disconnect_cancel_all_is_armed_where_the_exchange_has_it_and_its_absenc
         orders, _ = account_of(here, stack)
         orders.arm(told.append)
         assert here.sandbox.account(KEY.key).disconnect_s == {"DERIVATIVES": 60}
+        with orders.stream(queue.Queue(), StreamTiming(), told.append):
+            here.sandbox.wait_for_subscribers("order", "execution", "dcp.future")
+        assert told.pop(1).startswith("stream private connected")
         path = "/v5/order/disconnected-cancel-all"
         here.sandbox.follow([Fault(Match(path=path, method="POST"), actions.ret_code(10032, "not on demo"))])
         orders.arm(told.append)

@@ -83,7 +83,9 @@ def test_halt_closes_all_markets_and_stays_while_the_session_is(
         while closed < 3 or not account().positions[MARKET.symbol].size:
             child.play(closed)
             closed += 1
-            give_up_s = monotonic() + 1.0  # for the orders of the open
+            with rig.reader() as reader:
+                (last,) = reader.decisions(MARKET.slug, last=1)
+            give_up_s = monotonic() + abs(last.wanted)  # for the orders of the open, where there are any
             wait_until(lambda: account().positions[MARKET.symbol].size or monotonic() > give_up_s)  # noqa: B023
         os.kill(child.process.pid, signal.SIGSTOP if how == "hung" else signal.SIGKILL)
         for one in OTHERS:

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from tasks.runs import display as run_display
-from tasks.runs.display import RunDisplay, advance, duration, parts_of, plan, say, showing, stage
+from tasks.runs.display import RunDisplay, advance, duration, end_stage, parts_of, plan, say, showing, stage
 
 
 class Terminal(io.StringIO):
@@ -38,6 +38,16 @@ def test_pipe_gets_a_line_a_stage_with_its_time(clock):
             clock.now_s += 30
         stage("judge")
     assert out.getvalue() == "1/3 ingest ... 4 s\n2/3 networks ... 1 min 30 s\n3/3 judge ... 0 s\n"
+
+
+def test_what_a_run_prints_itself_stands_below_its_last_stage(clock, capsys):
+    with showing():
+        plan(("train", "session"))
+        stage("train")
+        stage("session")
+        end_stage()
+        print("session held: 20 bars stepped")
+    assert capsys.readouterr().out == "1/2 train ... 0 s\n2/2 session ... 0 s\nsession held: 20 bars stepped\n"
 
 
 def test_pipe_says_where_a_run_stopped(clock):

@@ -142,7 +142,7 @@ class Soak:
                 crashed_alive = len(watch.crashed_alive)
             violations = dict(store_violations(self._settings, exchange))
             decisions = Decisions.of(log)
-            entry = ArtifactStore(self._settings.artifact_url).champion(SOURCE, MARKET.slug)
+            entry = ArtifactStore(self._settings.models).champion(SOURCE, MARKET.slug)
             violations["a decision every second, and no error"] = decision_violations(
                 decisions, entry.ref.version if entry.ref else None
             )
@@ -184,7 +184,7 @@ class Soak:
         self._say(f"kill {len(self.kills)} of {self._config.kills}: {done.kind}{hit}{gone}")
 
     def _evaluate(self, operation: SoakOperation) -> None:
-        versions = ArtifactStore(self._settings.artifact_url).versions(SOURCE, MARKET.slug)
+        versions = ArtifactStore(self._settings.models).versions(SOURCE, MARKET.slug)
         try:
             with operation.connected(), get_client(sync_client=True) as client:
                 deployment = client.read_deployment_by_name("evaluate/soak")
@@ -285,7 +285,7 @@ class Soak:
         violations: dict[str, list[str]],
         decisions: Decisions,
     ) -> dict[str, Any]:
-        models = ArtifactStore(self._settings.artifact_url)
+        models = ArtifactStore(self._settings.models)
         logs = "\n".join(path.read_text(errors="replace") for path in (self._settings.home / "logs").glob("*.log"))
         waits = [float(wait) for wait in _WAITED.findall(logs)]
         return {
@@ -308,7 +308,7 @@ class Soak:
         }
 
     def _progress(self) -> str:
-        models = ArtifactStore(self._settings.artifact_url)
+        models = ArtifactStore(self._settings.models)
         history, versions = models.history(SOURCE, MARKET.slug), models.versions(SOURCE, MARKET.slug)
         return f"{len(versions)} versions, {len(history) - 1} champions"
 

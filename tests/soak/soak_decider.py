@@ -44,7 +44,7 @@ class Decider:
     _store: ArtifactStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self._store = ArtifactStore(self.settings.artifact_url)
+        self._store = ArtifactStore(self.settings.models)
 
     def decide(self) -> dict[str, Any]:
         """Return the position to hold now, and from which version and bar."""

@@ -63,7 +63,7 @@ class Decisions:
 
 def store_violations(settings: Settings, exchange: SoakExchange) -> Iterator[tuple[str, list[str]]]:
     """Yield the name of every rule about what is stored, and how it was broken."""
-    candles, models = CandleStore(settings.database), ArtifactStore(settings.artifact_url)
+    candles, models = CandleStore(settings.database), ArtifactStore(settings.models)
     yield "the candles are what the exchange served, hash for hash", _hash(candles, exchange)
     yield "no candle is stored twice", _duplicates(settings)
     yield "every hole is a recorded gap, and nothing else is", _gaps(candles, exchange)

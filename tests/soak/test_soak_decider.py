@@ -38,7 +38,7 @@ def test_live_decision_never_shorts_when_the_market_is_spot(category, lowest, tm
         model = DSCTradingModel(NETWORK)
     recipe = Recipe(network=NETWORK, costs=Costs(commission=0.0, slippage=0.0), decision=DecisionConfig())
     manifest = replace(MANIFEST, market=market, recipe=recipe.resolved).document()
-    store = ArtifactStore(settings.artifact_url)
+    store = ArtifactStore(settings.models)
     ref = store.publish(SOURCE, market.slug, "0123abcd", {"weights.safetensors": weights_bytes(model)}, manifest, NOW)
     store.promote(SOURCE, market.slug, ref, SIDES, expected=0, now=NOW)
     monkeypatch.setattr(soak_decider, "time", SimpleNamespace(time=NOW.timestamp))

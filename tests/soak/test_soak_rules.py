@@ -36,7 +36,7 @@ def settings(exchange, tmp_path):
     window = Window(first_ms=int(served.start_ms[0]), last_ms=last_ms)
     CandleStore(found.database).commit_window(SOURCE, MARKET, window, served, (), now_ms)
     write_recent(found.recent, SOURCE, MARKET, served)
-    models = ArtifactStore(found.artifact_url)
+    models = ArtifactStore(found.models)
     manifest = {"features": list(FEATURES)}
     ref = models.publish(SOURCE, MARKET.slug, "0123abcd", {"weights.safetensors": b"w"}, manifest, NOW)
     models.promote(SOURCE, MARKET.slug, ref, SIDES, expected=0, now=NOW)
@@ -73,12 +73,12 @@ def damage_version(settings):
 
 
 def damage_champion(settings):
-    models = ArtifactStore(settings.artifact_url)
+    models = ArtifactStore(settings.models)
     models.promote(SOURCE, MARKET.slug, models.versions(SOURCE, MARKET.slug)[0], SIDES, expected=1, now=NOW)
 
 
 def damage_result(settings):
-    (Path(settings.work) / "fold-2.zip").write_bytes(b"PK")
+    (Path(settings.work.url) / "fold-2.zip").write_bytes(b"PK")
 
 
 @pytest.mark.parametrize(

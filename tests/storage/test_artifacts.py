@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.artifacts import FORMAT, ArtifactStore
+from storage.authorship import Place
 from storage.schema import FEATURES, ArtifactError, Source, VersionRef
 from storage.sealed import sealed
 
@@ -659,12 +660,10 @@ KEY = "5d41402abc4b2a76b9719d911017c592"
 
 
 @pytest.mark.promise(19)
-def test_with_a_key_versions_and_champions_of_other_writers_are_refused(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    theirs = publish(store)
-    promote(store, theirs, 0)
-    monkeypatch.setenv("DSC_ARTIFACT_KEY", KEY)
+def test_with_a_key_versions_and_champions_of_other_writers_are_refused(store: ArtifactStore) -> None:
+    nobody, theirs = store, publish(store)
+    promote(nobody, theirs, 0)
+    store = ArtifactStore(Place(url=nobody.place.url, key=KEY))
     for ask in (lambda: store.load(theirs, source=SOURCE), lambda: store.champion(SOURCE, NAME)):
         with pytest.raises(ArtifactError, match="was not written with this DSC_ARTIFACT_KEY; retrain, or set the key"):
             ask()
@@ -672,20 +671,15 @@ def test_with_a_key_versions_and_champions_of_other_writers_are_refused(
     assert store.load(ours, source=SOURCE).files == FILES
     assert promote(store, ours, 1) == 2
     assert store.champion(SOURCE, NAME).ref == ours
-    monkeypatch.setenv("DSC_ARTIFACT_KEY", KEY[::-1])
     with pytest.raises(ArtifactError, match="was not written with this DSC_ARTIFACT_KEY"):
-        store.champion(SOURCE, NAME)
-    monkeypatch.delenv("DSC_ARTIFACT_KEY")
-    assert store.champion(SOURCE, NAME).ref == ours  # nobody asks
+        ArtifactStore(Place(url=nobody.place.url, key=KEY[::-1])).champion(SOURCE, NAME)
+    assert nobody.champion(SOURCE, NAME).ref == ours  # which does not ask
     assert "signature" not in store.manifest(ours)
 
 
 @pytest.mark.promise(19)
-def test_signature_is_the_hmac_of_market_and_seal_so_that_none_fits_another_market(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DSC_ARTIFACT_KEY", KEY)
-    store = ArtifactStore(str(tmp_path))
+def test_signature_is_the_hmac_of_market_and_seal_so_that_none_fits_another_market(tmp_path: Path) -> None:
+    store = ArtifactStore(Place(url=str(tmp_path), key=KEY))
     promote(store, publish(store), 0)
     store.promote(SOURCE, NAME, None, EVIDENCE, expected=1, now=NOW)
     entry = tmp_path / "sandbox-0123abcd" / NAME / "champion" / "000002.json"
@@ -727,7 +721,7 @@ def test_entry_of_another_shape_is_refused_though_its_seal_fits(
     path = tmp_path / "sandbox-0123abcd" / NAME / "champion" / "000001.json"
     document = json.loads(path.read_bytes()) | change
     del document["seal"]
-    path.write_bytes(sealed(document, ""))
+    path.write_bytes(sealed(document, "", Place(url="")))
     with pytest.raises(ArtifactError, match=message):
         store.champion(SOURCE, NAME)
 
@@ -828,6 +822,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from fsspec.implementations.local import LocalFileOpener
 from storage.artifacts import FORMAT, ArtifactStore
+from storage.authorship import Place
 from storage.sealed import sealed
 from storage.schema import ArtifactError
 SOURCE, NAME, FILES, MANIFEST, EVIDENCE = {SOURCE!r}, {NAME!r}, {FILES!r}, {MANIFEST!r}, {EVIDENCE!r}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.foreign import MOST_ROWS, ParquetTable, parse_json, read_arrays, read_file, unzip
+from storage.foreign import MOST_ROWS, Archive, ParquetTable, parse_json, read_arrays, read_file
 from storage.schema import DamagedError, PipelineError, one_line
 
 pytestmark = pytest.mark.promise(19)
@@ -61,19 +61,34 @@ def test_regular_file_is_read_and_nothing_else_is(tmp_path):
         read_file(tmp_path / "a\x00b")
 
 
-def test_archive_is_read_whole_or_in_part(tmp_path):
-    packed = archive(a=b"1", b=b"2")
-    assert unzip(packed) == {"a": b"1", "b": b"2"}
-    assert unzip(packed, "b") == {"b": b"2"}
+def test_archive_is_read_whole_or_in_part():
+    files = {"a": b"1", "b": bytes(range(100))}
+    packed = Archive(archive(**files))
+    assert dict(packed) == files
+    with packed.open("b") as part:
+        assert (part.seek(-10, io.SEEK_END), part.read()) == (90, files["b"][90:])
+        assert (part.seek(5), part.read(3), part.read(), part.read()) == (5, b"\x05\x06\x07", files["b"][8:], b"")
+        assert packed["a"] == b"1"  # in between
+        assert (part.seek(0), part.read()) == (0, files["b"])
+    with pytest.raises(KeyError):
+        packed.open("c")
+
+
+def test_file_of_an_archive_that_says_it_is_elsewhere_is_damage():
+    packed = archive(a=b"1", b=b"2").getvalue()
+    with pytest.raises(DamagedError, match="no archive"):
+        Archive(io.BytesIO(packed.replace(b"PK\x03\x04", b"PK\x03\x05"))).open("a")
+    with pytest.raises(DamagedError, match="more than it has bytes"):  # after its name, 65,535 bytes of something
+        Archive(io.BytesIO(packed.replace(b"\x01\x00\x00\x00a", b"\x01\x00\xff\xffa"))).open("a")
 
 
 def test_archive_that_unpacks_to_more_than_it_is_is_damage():
     with pytest.raises(DamagedError, match="more than it has bytes"):
-        unzip(archive(zipfile.ZIP_DEFLATED, a=bytes(1_000_000)))
+        Archive(archive(zipfile.ZIP_DEFLATED, a=bytes(1_000_000)))
     with pytest.raises(DamagedError, match="its files are compressed"):
-        unzip(archive(zipfile.ZIP_DEFLATED, a=os.urandom(1_000)))
+        Archive(archive(zipfile.ZIP_DEFLATED, a=os.urandom(1_000)))
     with pytest.raises(DamagedError, match="no archive"):
-        unzip(io.BytesIO(b"PK\x03\x04" + bytes(100)))
+        Archive(io.BytesIO(b"PK\x03\x04" + bytes(100)))
 
 
 def test_arrays_are_numbers_and_as_long_as_they_say():

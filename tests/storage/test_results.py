@@ -18,6 +18,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from storage.authorship import Place
 from storage.results import ResultStore
 from storage.schema import StoreError
 
@@ -173,6 +174,7 @@ def test_folder_that_is_none_is_an_error_and_no_missing_result(tmp_path, use):
 def test_killed_save_leaves_no_result(tmp_path):
     killed_in_the_middle = f"""
 import os, signal
+from storage.authorship import Place
 from storage.results import ResultStore
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)  # written, and not in its place yet
 ResultStore({str(tmp_path)!r}).save("fold-1", {{"a.json": b"whole"}})
@@ -281,10 +283,9 @@ def test_nothing_is_pruned_at_a_url():
 
 
 @pytest.mark.promise(19)
-def test_with_a_key_results_of_other_writers_and_of_other_keys_are_refused(place, monkeypatch):
-    store = ResultStore(place)
-    store.save("fold-1", FILES)
-    monkeypatch.setenv("DSC_ARTIFACT_KEY", "5d41402abc4b2a76b9719d911017c592")
+def test_with_a_key_results_of_other_writers_and_of_other_keys_are_refused(place):
+    ResultStore(place).save("fold-1", FILES)
+    store = ResultStore(Place(url=str(place), key="5d41402abc4b2a76b9719d911017c592"))
     with pytest.raises(
         StoreError, match=r"fold-1 was not written with this DSC_ARTIFACT_KEY; delete .*fold-1\.zip and"
     ):
@@ -294,8 +295,9 @@ def test_with_a_key_results_of_other_writers_and_of_other_keys_are_refused(place
     store._objects.create("fold-3.zip", store._objects.read("fold-2.zip"))  # it is of other inputs there
     with pytest.raises(StoreError, match="fold-3 was not written with this DSC_ARTIFACT_KEY"):
         store.read("fold-3")
-    monkeypatch.delenv("DSC_ARTIFACT_KEY")
-    assert store.read("fold-2") == FILES  # nobody asks
+    with pytest.raises(StoreError, match="fold-2 was not written with this DSC_ARTIFACT_KEY"):
+        ResultStore(Place(url=str(place), key="of somebody else")).read("fold-2")
+    assert ResultStore(place).read("fold-2") == FILES  # nobody asks
 
 
 @pytest.mark.promise(19)

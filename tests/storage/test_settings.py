@@ -13,8 +13,9 @@ def test_settings_are_the_documented_defaults_when_nothing_is_set():
     assert settings.home == Path(".dsc").absolute()
     assert settings.artifact_url == str(settings.home / "models")
     assert settings.database == settings.home / "market.duckdb"
-    assert settings.datasets == str(settings.home / "datasets")
-    assert settings.work == str(settings.home / "work")
+    assert [str(place) for place in (settings.models, settings.datasets, settings.work)] == [
+        str(settings.home / name) for name in ("models", "datasets", "work")
+    ]
     assert (settings.dask_address, settings.dask_wait_s) == (None, 60.0)
 
 
@@ -34,7 +35,7 @@ def test_settings_are_taken_from_the_environment_when_set(monkeypatch, tmp_path)
 )
 def test_datasets_and_finished_steps_lie_with_the_versions_when_these_have_a_place_of_their_own(url, datasets, work):
     settings = Settings.from_environment({"DSC_HOME": "/srv/dsc", "DSC_ARTIFACT_URL": url})
-    assert (settings.datasets, settings.work) == (datasets, work)
+    assert (str(settings.datasets), str(settings.work)) == (datasets, work)
     assert settings.database == Path("/srv/dsc/market.duckdb")  # one writer, on its own disk
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from storage.authorship import Place
 from storage.schema import ArtifactError, ConfigError, Source
 from storage.trials import Candidate, Trial, TrialLog
 
@@ -101,3 +102,26 @@ def test_entry_without_finite_numbers_a_key_or_a_source_is_refused(entry, change
         replace(entry, source="binance")
     with pytest.raises(ConfigError, match="daily_returns must be finite throughout"):
         replace(TRIAL, daily_returns=(0.1, float("nan")))
+
+
+@pytest.mark.promise(19)
+@both
+def test_with_a_key_entries_of_other_writers_and_edited_ones_are_refused(tmp_path, entry, changed):
+    def log(key: str | None) -> TrialLog:
+        return TrialLog(Place(url=str(tmp_path), key=key), type(entry))
+
+    ours, theirs = log("5d41402abc4b2a76b9719d911017c592"), log("of somebody else")
+    ours.append(entry)
+    assert ours.entries(SOURCE, entry.name) == log(None).entries(SOURCE, entry.name) == (entry,)  # nobody asks
+    (path,) = tmp_path.rglob("*.json")
+    signed = path.read_text()
+    refused = "was not written with this DSC_ARTIFACT_KEY; set the key that wrote it, or move it away"
+    with pytest.raises(ArtifactError, match=refused):
+        theirs.entries(SOURCE, entry.name)
+    path.write_text(signed.replace('"seed": 7', '"seed": 8'))
+    with pytest.raises(ArtifactError, match=refused):
+        ours.find(SOURCE, entry.name, entry.key)
+    path.unlink()
+    log(None).append(entry)
+    with pytest.raises(ArtifactError, match=refused):
+        ours.entries(SOURCE, entry.name)
