@@ -111,7 +111,7 @@ def test_main_job_stores_a_version_that_carries_its_source_when_it_ends(job):
     assert verdict.version.source == EXCHANGE.source
     stored = ArtifactStore(str(home / "models")).manifest(verdict.version)
     assert stored["source"] == EXCHANGE.source
-    assert verdict.manifest.recipe == RECIPE.resolved
+    assert verdict.manifest.recipe == RECIPE.charged(MARKET, is_made_up=True).resolved
     assert verdict.manifest.origin == "synthetic"
     assert {"python", "torch", "duckdb", "pybit"} <= set(verdict.manifest.libraries)
     assert {"weights.safetensors", "model.onnx", "step.onnx", "report.html", "trades.parquet", "equity.parquet"} <= set(
