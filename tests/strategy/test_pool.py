@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from storage.schema import ConfigError, DatasetError, LeakError
+from storage.schema import FEATURES, ConfigError, DatasetError, LeakError
 from tasks.execution.backtest import require_unseen
 from tasks.market.labels import UNKNOWN
 from tasks.market.samples import FoldConfig
@@ -126,6 +126,18 @@ def test_every_market_counts_alike_as_far_as_a_young_ones_bars_allow(stored_pool
     few = pooled_bars(tmp_path, recipe, 0)  # of the young market hardly a day
     weights = few.series.weights[: few.train[1]]
     assert weights.max() == pool._MOST
+
+
+def test_the_scale_is_that_of_the_market_in_the_middle_whatever_an_absurd_one_holds(stored_pool, tmp_path):
+    def change(symbol, candles):
+        if symbol == OTHER:  # bars twenty times as wide as the market moves
+            candles[:, 2] *= 1.02
+            candles[:, 3] *= 0.98
+
+    place = FEATURES.index("range")
+    _, scale = pooled_bars(tmp_path, stored_pool()[0], 1).series.scaling
+    _, poisoned = pooled_bars(tmp_path, stored_pool(change)[0], 1).series.scaling
+    assert scale[place] == pytest.approx(poisoned[place], rel=0.5)
 
 
 @pytest.mark.promise(12)
