@@ -17,7 +17,7 @@ from tasks.network.fit_config import FitConfig
 from tasks.network.folding import load_weights
 from tasks.network.segments import stream_of
 from tasks.strategy import folds, pool
-from tasks.strategy.pool import pooled_bars
+from tasks.strategy.pool import pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import fold_bars, load_samples, pool_member, training_end
 from tests.strategy.stored_candles import stored
@@ -185,6 +185,12 @@ def test_a_market_too_young_for_any_fold_of_its_pool_is_refused(stored_pool, tmp
     new = stored(tmp_path, generate(SyntheticMarket(bars=BARS)).matrix()[-2_400:], "NEWUSDT")
     with pytest.raises(DatasetError, match="by the dates of its pool train of fold 3 would hold 0 bars, needs 120"):
         load_samples(tmp_path, new, recipe)
+
+
+@pytest.mark.parametrize(("markets", "passes"), [(0, 9), (1, 9), (2, 7), (4, 5), (9, 3)])
+def test_a_bar_is_passed_over_less_often_the_more_markets_there_are(markets, passes):
+    recipe = replace(RECIPE, fit=FitConfig(epochs=9), pool=("BTCUSDT:0",) * markets)
+    assert with_pool_passes(recipe).fit_config.epochs == passes
 
 
 def test_a_pool_is_of_datasets_of_one_source_and_interval(stored_pool, tmp_path):
