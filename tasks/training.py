@@ -24,7 +24,7 @@ from tasks.runs import cost
 from tasks.runs.display import say
 from tasks.runs.progress import ProgressReport
 from tasks.strategy import baselines, folds
-from tasks.strategy.pool import pooled_bars
+from tasks.strategy.pool import pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, fold_bars, load_samples
 
@@ -81,10 +81,11 @@ def _network(data: DatasetRef, recipe: Recipe, index: int, start: str, title: st
     """Return the key of the recipe's network on a fold, trained before or now."""
 
     def make(progress: ProgressReport) -> folds.FoldResult:
-        return folds.train(bars(), recipe, _start(start), progress.update)
+        return folds.train(bars(), passed, _start(start), progress.update)
 
     digest, bars = _learned_from(data, recipe, index)
-    key = _made(folds.fold_key(digest, recipe), title, make)
+    passed = with_pool_passes(recipe)
+    key = _made(folds.fold_key(digest, passed), title, make)
     if not recipe.pool:
         return key
     work, own = ResultStore(Settings.from_environment().work), _own(data, recipe, index)

@@ -57,7 +57,7 @@ TITLES = {
     "LabelConfig.k": "Threshold, in units of volatility",
     "LabelConfig.cost_floor_multiple": "Threshold, in units of costs",
     "FoldConfig.folds": "Test blocks",
-    "FoldConfig.cut": "Where blocks are cut",
+    "FoldConfig.cut": "Where blocks begin and end",
     "FoldConfig.embargo": "Bars left out between blocks",
     "FoldConfig.scheme": "Bars to train on",
     "FoldConfig.weights": "How much each label counts",

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from storage.schema import ConfigError, DatasetError, FloatArray, IntArray
 from tasks.network.baseline_config import BaselineConfig
-from tasks.network.calibration import best_temperature, scaler
+from tasks.network.calibration import best_temperature, series_scaler
 from tasks.network.segments import Series, finite_bars
 
 LOGISTIC, BOOSTING = "logistic regression", "LightGBM"
@@ -105,7 +105,7 @@ class TabularSeries:
 
     def __init__(self, series: Series, train: tuple[int, int], input_clip: float | None, num_classes: int) -> None:
         self._series = series
-        self._mean, self._scale = scaler(series.features[slice(*train)])
+        self._mean, self._scale = series_scaler(series, train)
         self._bound = math.inf if input_clip is None else input_clip
         self._num_classes = num_classes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from storage.schema import FloatArray, IntArray
-from tasks.network.segments import finite_bars
+from tasks.network.segments import Series, finite_bars
 
 _SHARPEST, _FLATTEST = 0.05, 20.0  # bounds of the temperature: beyond them the answer is "no skill" or a tiny sample
 _BISECTIONS = 60  # halve a range of 20 below float64's resolution
@@ -32,6 +32,11 @@ def ridge(x: FloatArray, y: FloatArray, penalty: float) -> tuple[FloatArray, flo
     gram = z.T @ z / len(z) + penalty * np.eye(z.shape[1])
     weight: FloatArray = np.linalg.solve(gram, z.T @ (y - y.mean()) / len(z)) / scale
     return weight, float(y.mean() - mean @ weight)
+
+
+def series_scaler(series: Series, train: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """Return the series' own scaling, or that of its bars [start, stop) of `train`."""
+    return scaler(series.features[slice(*train)]) if series.scaling is None else series.scaling
 
 
 def best_temperature(logits: FloatArray, labels: IntArray) -> float:

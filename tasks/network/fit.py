@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from storage.schema import ConfigError, DatasetError, FloatArray, TrainingError
 from tasks.network.architecture import DSCConfig
-from tasks.network.calibration import best_temperature, scaler
+from tasks.network.calibration import best_temperature, series_scaler
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.fit_config import FitConfig
 from tasks.network.inference import predict_series as predict_series
@@ -133,7 +133,7 @@ def fit(
         _check_samples(config, learn, train, check, validation)
         start = prepare(config, series, train, validation, fit_config) if start is None else start
         seeds = [fit_config.seed + number for number in range(config.members)]
-        mean, scale = scaler(series.features[slice(*train)])
+        mean, scale = series_scaler(series, train)
         members = [_new_model(member_config(config), mean, scale, start, seed).to(fit_config.device) for seed in seeds]
         lessons = Lessons(
             members[0],

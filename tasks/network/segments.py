@@ -35,6 +35,7 @@ class Series:
         label_span: Bars after its own that a label reads, >= 0: what is left out around bars that are held out.
         clock: (T,) when each bar opened, in bars since some moment: of several markets in one series, rows of one hour
             have one number. None: one market without a hole, row after row.
+        scaling: (F,) mean and (F,) scale of the features; None: those of the training bars.
     """
 
     features: FloatArray
@@ -44,6 +45,7 @@ class Series:
     weights: FloatArray | None = None
     label_span: int = 0
     clock: IntArray | None = None
+    scaling: tuple[FloatArray, FloatArray] | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2:
@@ -76,6 +78,7 @@ class Series:
             self,
             features=self.features[:, :inputs],
             signs=None if self.signs is None else self.signs[:inputs],
+            scaling=None if self.scaling is None else (self.scaling[0][:inputs], self.scaling[1][:inputs]),
         )
 
     @property

@@ -87,7 +87,9 @@ class FoldBars:
         def parts() -> Iterator[bytes | memoryview]:
             spans = (*self.train, *self.validation, self.predicted.start, self.predicted.stop)
             yield " ".join(map(str, (*spans, series.label_span, self.risk_horizon))).encode()
-            for array in (series.features, series.labels, series.segment, series.signs, series.weights, series.clock):
+            scaling = (None, None) if series.scaling is None else series.scaling
+            read = (series.features, series.labels, series.segment, series.signs, series.weights, series.clock)
+            for array in (*read, *scaling):
                 yield b"" if array is None else np.ascontiguousarray(array).data.cast("B")
             yield from (self.log_ratio.tobytes(), self.class_means.tobytes(), self.prior.tobytes())
 
@@ -118,12 +120,12 @@ def load_samples(datasets: Where, data: DatasetRef, recipe: Recipe) -> Samples:
         DatasetError: It is missing, corrupt, or too short for the folds.
     """
     if recipe.pool:
-        samples, horizon = pool_member(datasets, data, recipe), recipe.labels.horizon
-        folds = tuple(fold for fold in samples.folds if not short_part(fold, horizon))  # a young market has the newest
-        if not folds:
-            why = f"by the dates of its pool {short_part(samples.folds[-1], horizon)}"
-            refuse_short(why, *_usable(samples.dataset, recipe))
-        return replace(samples, folds=folds)
+        samples = pool_member(datasets, data, recipe)
+        short = [short_part(fold, recipe.labels.horizon) for fold in samples.folds]
+        if short[-1]:
+            refuse_short(f"by the dates of its pool {short[-1]}", *_usable(samples.dataset, recipe))
+        begins = max((number + 1 for number, why in enumerate(short) if why), default=0)  # a young market's newest
+        return replace(samples, folds=samples.folds[begins:])
     dataset, labels = _labelled(datasets, data, recipe)
     bars, usable = _usable(dataset, recipe)
     start_ms, bar = dataset.candles.start_ms, dataset.market.interval_ms

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from storage.schema import ConfigError, DatasetError, LeakError
+from storage.schema import FEATURES, ConfigError, DatasetError, LeakError
 from tasks.execution.backtest import require_unseen
 from tasks.market.labels import UNKNOWN
 from tasks.market.samples import FoldConfig
@@ -17,7 +17,7 @@ from tasks.network.fit_config import FitConfig
 from tasks.network.folding import load_weights
 from tasks.network.segments import stream_of
 from tasks.strategy import folds, pool
-from tasks.strategy.pool import pooled_bars
+from tasks.strategy.pool import pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import fold_bars, load_samples, pool_member, training_end
 from tests.strategy.stored_candles import stored
@@ -128,6 +128,18 @@ def test_every_market_counts_alike_as_far_as_a_young_ones_bars_allow(stored_pool
     assert weights.max() == pool._MOST
 
 
+def test_the_scale_is_that_of_the_market_in_the_middle_whatever_an_absurd_one_holds(stored_pool, tmp_path):
+    def change(symbol, candles):
+        if symbol == OTHER:  # bars twenty times as wide as the market moves
+            candles[:, 2] *= 1.02
+            candles[:, 3] *= 0.98
+
+    place = FEATURES.index("range")
+    _, scale = pooled_bars(tmp_path, stored_pool()[0], 1).series.scaling
+    _, poisoned = pooled_bars(tmp_path, stored_pool(change)[0], 1).series.scaling
+    assert scale[place] == pytest.approx(poisoned[place], rel=0.5)
+
+
 @pytest.mark.promise(12)
 def test_a_market_is_judged_after_the_last_bar_that_any_market_was_learned_from(stored_pool, tmp_path):
     # A market whose own bars end a day before the validation does still has that day known, from the others.
@@ -173,6 +185,12 @@ def test_a_market_too_young_for_any_fold_of_its_pool_is_refused(stored_pool, tmp
     new = stored(tmp_path, generate(SyntheticMarket(bars=BARS)).matrix()[-2_400:], "NEWUSDT")
     with pytest.raises(DatasetError, match="by the dates of its pool train of fold 3 would hold 0 bars, needs 120"):
         load_samples(tmp_path, new, recipe)
+
+
+@pytest.mark.parametrize(("markets", "passes"), [(0, 9), (1, 9), (2, 7), (4, 5), (9, 3)])
+def test_a_bar_is_passed_over_less_often_the_more_markets_there_are(markets, passes):
+    recipe = replace(RECIPE, fit=FitConfig(epochs=9), pool=("BTCUSDT:0",) * markets)
+    assert with_pool_passes(recipe).fit_config.epochs == passes
 
 
 def test_a_pool_is_of_datasets_of_one_source_and_interval(stored_pool, tmp_path):

@@ -33,7 +33,7 @@ from tasks.market.samples import FoldConfig
 from tasks.network.baselines import BOOSTING
 from tasks.strategy import folds
 from tasks.strategy.baselines import train_baselines
-from tasks.strategy.pool import pooled_bars
+from tasks.strategy.pool import pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, Samples, fold_bars, load_samples
 from tests.verification.known_market import recorded
@@ -165,14 +165,14 @@ def _read(
     starts = {symbol: timed("single", folds.prepare_start, bars, recipe) for symbol, bars in own.items()}
     for seed in seeds:
         seeded = replace(recipe, fit=replace(recipe.fit_config, seed=seed))
-        network = timed("pooled", folds.train, joined, seeded, pool_start)
+        network = timed("pooled", folds.train, joined, with_pool_passes(seeded), pool_start)
         for symbol, bars in own.items():
             predicted[symbol]["pool"].append(folds.of_market(network, bars, seeded).probabilities)
             alone = timed("single", folds.train, bars, seeded, starts[symbol])
             predicted[symbol]["own"].append(alone.probabilities)
     found = {}
     for symbol, bars in own.items():
-        stranger = timed("without", folds.train, others[symbol], recipe)
+        stranger = timed("without", folds.train, others[symbol], with_pool_passes(recipe))
         predicted[symbol]["without it"] = [folds.of_market(stranger, bars, recipe).probabilities]
         trees = timed("baselines", train_baselines, bars, recipe).probabilities[BOOSTING]
         test = samples[symbol].folds[0].test.rows
