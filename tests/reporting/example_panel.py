@@ -39,13 +39,12 @@ def version_of(
         name=baseline, log_loss=1.09, lead=lead, lead_error=0.0006, p_value=p_value, total_return=0.0, sharpe_ratio=None
     )
     summary = replace(MANIFEST.summary, lines=(*MANIFEST.summary.lines, line))
-    manifest: Manifest = replace(
-        MANIFEST,
-        market=market,
-        origin="synthetic" if source.startswith("sandbox:") else "exchange",
-        summary=summary,
-        **{"risk": judge_risk(RISKS, RiskRule()), **changed},
-    )
+    usual = {
+        "origin": "synthetic" if source.startswith("sandbox:") else "exchange",
+        "summary": summary,
+        "risk": judge_risk(RISKS, RiskRule()),
+    }
+    manifest: Manifest = replace(MANIFEST, market=market, **{**usual, **changed})
     numbers = {"samples": 23_993, "direction_p_value": 0.4, "edge_bp": 0.31, "edge_error_bp": 0.2} | (skill or {})
     beside = {
         "backtest.json": json.dumps({"skill": numbers}).encode(),
