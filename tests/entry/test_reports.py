@@ -95,7 +95,7 @@ def test_markets_of_a_source_are_shown_side_by_side_and_lead_to_their_reports(tm
     store = ArtifactStore(str(tmp_path / "models"))
     version = version_of(store)
     published(store, "bybit", 1)  # its manifest says nothing
-    transport = httpx.ASGITransport(reports_app(store.url, "dsc:x", ["here"]))
+    transport = httpx.ASGITransport(reports_app(store.place, "dsc:x", ["here"]))
 
     async def asked() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=transport, base_url="http://here", auth=("dsc", "x")) as client:

@@ -59,7 +59,7 @@ def version_of(
 def tried(store: ArtifactStore, symbol: str, number: int, source: Source = SANDBOX) -> None:
     """Log a strategy that was tried on a market's unseen bars."""
     key = f"backtest-{number:016x}"
-    TrialLog(store.url, Trial).append(
+    TrialLog(store.place, Trial).append(
         Trial(
             key=key, source=source, name=Market(symbol=symbol).slug, made_from={"number": number}, dataset="d" * 16,
             first_day=20_000, daily_returns=(0.0, 0.01), sharpe_per_day=0.5,
