@@ -24,6 +24,7 @@ from tasks.fan_out import Outcome, Outcomes, alone_on_equal_code, distinct, run_
 from tasks.housekeeping import prune_home
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
+from tasks.publishing import show_panel
 from tasks.reporting.summary import Verdict
 from tasks.runs.display import plan, say, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
@@ -94,7 +95,7 @@ def _each_of(
             end(market, how)
             stage("markets", done, len(calls))
     prune_home(PruneRule())
-    outcomes = Outcomes(each=tuple(ended[market] for market in markets))
+    outcomes = Outcomes(each=tuple(ended[market] for market in markets), panel=show_panel(exchange.source))
     outcomes.show()
     outcomes.require_all()
     return outcomes

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import Task
@@ -74,9 +75,15 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """How every market of a run ended, in the order asked for."""
+    """How every market of a run ended, in the order asked for.
+
+    Attributes:
+        each: One a market.
+        panel: Where the page of all markets lies; empty where it could not be written.
+    """
 
     each: tuple[Outcome, ...]
+    panel: str = ""
 
     def text(self, facts: Sequence[tuple[str, str]] = ()) -> str:
         """Return what a terminal shows when every market has had its line.
@@ -86,7 +93,8 @@ class Outcomes:
         """
         promoted = sum(outcome.verdict is not None and outcome.verdict.promoted for outcome in self.each)
         headline = f"{'PROMOTED' if promoted else 'NOT PROMOTED'} - {promoted} of {len(self.each)} markets."
-        rows = [*facts, ("next", "what each market needs: python -m flows.monitor")]
+        page = [("markets", Path(self.panel).absolute().as_uri())] if self.panel else []
+        rows = [*page, *facts, ("next", "what each market needs: python -m flows.monitor")]
         return "\n".join([headline, *(f"  {name:<7}  {value}" for name, value in rows)])
 
     def show(self) -> None:

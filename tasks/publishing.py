@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -13,7 +18,7 @@ from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore
 from storage.results import ResultStore, canonical_json
-from storage.schema import FEATURES, DatasetRef, Market, VersionRef
+from storage.schema import FEATURES, DatasetRef, Market, PipelineError, Source, VersionRef, one_line
 from storage.settings import Settings
 from tasks.champion.judgement import champion_name, judge_challenger
 from tasks.champion.manifest import Manifest, read_manifest
@@ -26,12 +31,14 @@ from tasks.live.paper_record import paper_records
 from tasks.network.export import onnx_graphs
 from tasks.network.folding import load_weights
 from tasks.reporting.content import library_versions, report_data, side_by_side
+from tasks.reporting.panel import read_panel
+from tasks.reporting.panel_page import panel_line, panel_table, render_panel
 from tasks.reporting.report import render_report
 from tasks.reporting.run_page import checklist_rows, verdict_markdown, version_tables
 from tasks.reporting.summary import Verdict, model_lines, summarise
 from tasks.runs import cost
 from tasks.runs.alerts import raise_alert
-from tasks.runs.page import show_result, show_table, show_verdict
+from tasks.runs.page import panel_link, put_table, show_result, show_table, show_verdict
 from tasks.strategy.backtest_record import backtest_files
 from tasks.strategy.contest import load_contest
 from tasks.strategy.inputs_worth import measure_importance
@@ -211,6 +218,39 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
         headline=headline,
         checks=() if already else judged.checks,
     )
+
+
+@task(cache_policy=NO_CACHE, task_run_name="all markets of {source}")
+def show_panel(source: Source) -> str:
+    """Set the newest version of each market of a source beside the others, on a page in the home and in the Prefect UI.
+
+    Returns:
+        Where the page lies; empty where it can't be written, which the run's log says: its versions are stored.
+    """
+    settings = Settings.from_environment()
+    place = settings.home / f"markets-{source.replace(':', '-')}.html"
+    draft = place.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # another run may be at its end
+    try:
+        store = ArtifactStore(settings.models)
+        panel = read_panel(store, source, datetime.now(UTC))
+        settings.prepare_home()
+        draft.write_text(render_panel(panel, link=partial(_report_address, store)), encoding="utf-8")
+        draft.replace(place)
+    except (OSError, PipelineError) as err:
+        get_run_logger().warning(f"the page of all markets could not be written ({one_line(err)}); run it again")
+        return ""
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+    about = f"{panel_line(panel)}; {panel_link(source) or place}"
+    put_table(f"all-markets-{source}".replace(":", "-"), panel_table(panel), about)
+    get_run_logger().info(f"compared {panel_line(panel)} page={place}")
+    return str(place)
+
+
+def _report_address(store: ArtifactStore, ref: VersionRef) -> str:
+    location = store.location(ref, "report.html")
+    return location if "://" in location else Path(location).absolute().as_uri()
 
 
 @task(cache_policy=NO_CACHE, task_run_name="roll back {market.symbol}")

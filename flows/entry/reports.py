@@ -2,9 +2,10 @@
 
     python -m flows.entry.reports <file descriptor of the listening socket> <host name> [<host name> ...]
 
-One page lists the versions of each market, and one shows a version's report; nothing else can be read, and nothing can
-be written. No part of an address ever becomes a path: it is taken for the name of a version, and the store says whether
-there is one. A report is shown as a page without an origin, so that no script in it reaches another.
+One page lists the versions of each market, one sets the markets of a source side by side, and one shows a version's
+report; nothing else can be read, and nothing can be written. No part of an address ever becomes a path: it is taken for
+the name of a source or a version, and the store says whether there is one. A report is shown as a page without an
+origin, so that no script in it reaches another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import uvicorn
 from jinja2 import Environment, StrictUndefined
@@ -38,6 +40,8 @@ _MOST_AT_ONCE = 32
 _NEWEST = 50  # of a market's versions, on the list
 
 _LIST_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+# The panel's own policy, in the page, names its one script by its hash; both hold.
+_PANEL_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 # A report's own policy, in the page, names its scripts by their hashes; both hold.
 _REPORT_POLICY = (
     "sandbox allow-scripts allow-downloads; default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
@@ -63,6 +67,13 @@ table { border-collapse: collapse; width: 100% } th, td { text-align: left; padd
 tr { border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent) }
 .note { opacity: .7 }
 </style></head><body><h1>Reports</h1>
+{% if markets %}
+<p>Side by side, and what of it is more than luck:
+{% for source in sources %}
+<a href="/{{ source }}">all markets from {{ source }}</a>{{ ", " if not loop.last }}
+{% endfor %}
+</p>
+{% endif %}
 {% for market in markets %}
 <h2>{{ market.title }}</h2>
 <table><thead><tr><th scope="col">made, UTC</th><th scope="col">version</th><th scope="col">in force</th></tr></thead>
@@ -91,10 +102,22 @@ def reports_app(store: Where, secret: str, hosts: Sequence[str]) -> ASGIApp:
 
     def show_list(request: Request) -> Response:
         try:
-            page = _PAGE.render(markets=_markets(ArtifactStore(store)))
+            markets = _markets(ArtifactStore(store))
+            page = _PAGE.render(markets=markets, sources=list(dict.fromkeys(one["source"] for one in markets)))
         except PipelineError as err:
             return PlainTextResponse(f"no list: {err}\n", 503)
         return _policed(HTMLResponse(page), _LIST_POLICY)
+
+    def show_panel(request: Request) -> Response:
+        # Here, for who looks at reports alone needs none of it: it takes longer to load than the server does.
+        from tasks.reporting.panel import read_panel
+        from tasks.reporting.panel_page import render_panel
+
+        try:
+            panel = read_panel(ArtifactStore(store), parse_source(request.path_params["source"]), datetime.now(UTC))
+        except PipelineError as err:
+            return PlainTextResponse(f"no markets: {err}\n", 404)
+        return _policed(HTMLResponse(render_panel(panel, link=lambda ref: f"/{ref}")), _PANEL_POLICY)
 
     def show_report(request: Request) -> Response:
         try:
@@ -104,7 +127,11 @@ def reports_app(store: Where, secret: str, hosts: Sequence[str]) -> ASGIApp:
             return PlainTextResponse(f"no report: {err}\n", 404)
         return _policed(HTMLResponse(page), _REPORT_POLICY)
 
-    routes = [Route("/", show_list), Route("/{source}/{name}/{version}", show_report)]
+    routes = [
+        Route("/", show_list),
+        Route("/{source}", show_panel),
+        Route("/{source}/{name}/{version}", show_report),
+    ]
     guards = [
         Middleware(Headed, headers=_ON_EVERY_ANSWER),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
@@ -163,7 +190,8 @@ def _markets(store: ArtifactStore) -> list[dict[str, object]]:
             }
             for one in versions[:_NEWEST]
         ]
-        shown.append({"title": f"{name} from {source}", "versions": lines, "older": len(versions) - len(lines)})
+        older = len(versions) - len(lines)
+        shown.append({"source": source, "title": f"{name} from {source}", "versions": lines, "older": older})
     return shown
 
 

@@ -7,7 +7,6 @@ A page runs no script but this one and ours, each named by its hash in the page'
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 import zlib
 from functools import lru_cache
@@ -19,6 +18,7 @@ import numpy as np
 from storage.schema import FloatArray
 from tasks.execution.trades import Trades
 from tasks.reporting.report_data import Equity
+from tasks.reporting.templating import script_hash
 from tasks.reporting.track import drawdown
 
 MOST_BARS = 2_400
@@ -33,11 +33,6 @@ def library() -> tuple[str, str]:
     """Return plotly.js, deflated, in base64, and the hash by which a policy names it."""
     source = resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
     return base64.b64encode(zlib.compress(source, 9)).decode(), script_hash(source)
-
-
-def script_hash(source: bytes) -> str:
-    """Return a script's name in a content security policy."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(source).digest()).decode()}"
 
 
 def explorer_data(equity: Equity) -> dict[str, Any]:

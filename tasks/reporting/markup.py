@@ -9,21 +9,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from storage.written import UNDEFINED, Cell, Row, cell_text, written
 from tasks.reporting.report_data import Measure
+from tasks.reporting.templating import printable
 
-_UNPRINTABLE = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _NUMBER = re.compile(r"(<\s)?[-+\N{MINUS SIGN}]?[\d,.]+(\s(%|bp|nat|µs))?$|undefined$|\N{EN DASH}$")
 _NAMES = {"sharpe_ratio": "Sharpe ratio", "sortino_ratio": "Sortino ratio", "macs": "MACs"}
 _UNITS = {"_us": ", µs", "_bp": ", bp", "_ms": ", ms", "_usdt": ", USDT"}
-
-
-def printable(value: object) -> str:
-    """Return a template's value without control characters and changes of writing direction; markup as it is."""
-    return value if isinstance(value, Markup) else _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(value))
 
 
 def interval(measure: Measure) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -24,7 +24,7 @@ from tasks.execution.risk_skill import LEVELS
 from tasks.reporting import figures
 from tasks.reporting.canvas import NARROW, WIDE, png, svg
 from tasks.reporting.evidence import flat_cells, highlights, random_note, record_measures, skill_measures
-from tasks.reporting.explorer import explorer_data, library, script_hash
+from tasks.reporting.explorer import explorer_data, library
 from tasks.reporting.headline import headline_rows
 from tasks.reporting.markup import (
     Grid,
@@ -34,10 +34,10 @@ from tasks.reporting.markup import (
     interval,
     markdown_text,
     pair_grid,
-    printable,
     row_grid,
 )
 from tasks.reporting.report_data import ReportData
+from tasks.reporting.templating import own_file, script_hash, template_environment
 from tasks.reporting.track import days_of, largest_month, monthly_returns, trade_rows, used_months, worst_drawdowns
 from tasks.runs.cost import StageCost
 
@@ -123,7 +123,7 @@ def render_report(data: ReportData) -> str:
     }
     bodies = {name: environment.get_template(f"{name}.html").render(said).strip() for name in _SECTIONS}
     sections = [(name, title, Markup(bodies[name])) for name, title in _SECTIONS.items() if bodies[name]]  # noqa: S704 - rendered above
-    sheet, script = (_file(environment, name) for name in ("report.css", "report.js"))
+    sheet, script = (own_file(environment, name) for name in ("report.css", "report.js"))
     return environment.get_template("page.html").render(
         said,
         sections=sections,
@@ -143,14 +143,7 @@ def summary_markdown(data: ReportData) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("tasks.reporting"),
-        autoescape=select_autoescape(("html",)),
-        finalize=printable,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment()
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in the order given
     environment.filters |= {
         "written": written, "or_dash": or_dash, "heading": heading, "interval": interval, "md": markdown_text,
@@ -161,10 +154,6 @@ def _environment() -> Environment:
         "monthly_returns": monthly_returns, "worst_drawdowns": worst_drawdowns, "trade_rows": trade_rows,
     }  # fmt: skip
     return environment
-
-
-def _file(environment: Environment, name: str) -> Markup:
-    return Markup(environment.get_template(name).render())  # noqa: S704 - a file of ours
 
 
 def _verdict(data: ReportData) -> dict[str, object]:

@@ -8,36 +8,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from storage.schema import Candles, ConfigError, FloatArray, IntArray, Source, VersionRef, parse_source
+from storage.schema import Candles, ConfigError, FloatArray, IntArray, VersionRef, parse_source
 from storage.written import Row, Style
-from tasks.champion.manifest import Manifest, Origin
+from tasks.champion.manifest import Manifest
 from tasks.execution.importance import Importance
 from tasks.execution.metrics import Metrics
 from tasks.execution.skill import Skill
 from tasks.execution.slices import Slice
 from tasks.execution.track_record import TrackRecord
 from tasks.execution.trades import Trades
+from tasks.reporting.source_names import ribbon, source_label
 from tasks.runs.cost import Cost
 from tasks.strategy.contest import Contest
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.risk import RiskRecord
 from tasks.strategy.speed import Speed
-
-_SOURCE_LABELS = {"bybit": "Bybit", "testnet": "Bybit testnet", "demo": "Bybit demo"}
-_RIBBONS = {
-    "bybit": ("BYBIT", "candles of the exchange itself"),
-    "testnet": ("TESTNET", "Bybit's test exchange: its prices are not the market's"),
-    "demo": ("DEMO", "Bybit's demo exchange"),
-    "replayed": ("REPLAY", "recorded candles, played back by the sandbox"),
-    "synthetic": ("SYNTHETIC", "a made-up market: says nothing about a real one"),
-}
-
-
-def source_label(source: Source, origin: Origin) -> str:
-    """Return a source as every title names it."""
-    if origin == "exchange":
-        return _SOURCE_LABELS[source]
-    return f"{'replayed candles' if origin == 'replayed' else 'synthetic market'}, {source}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +176,7 @@ class ReportData:
     @property
     def ribbon(self) -> tuple[str, str]:
         """The source in one loud word, and what it means."""
-        origin = self.manifest.origin
-        return _RIBBONS[self.ref.source if origin == "exchange" else origin]
+        return ribbon(self.ref.source, self.manifest.origin)
 
     @property
     def title_label(self) -> str:

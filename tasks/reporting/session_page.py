@@ -23,8 +23,8 @@ from tasks.market.drift import measure_drift
 from tasks.market.labels import UNKNOWN, label_bars
 from tasks.reporting.canvas import png
 from tasks.reporting.markup import data_uri, markdown_text
-from tasks.reporting.report_data import source_label
 from tasks.reporting.session_figure import Drawn, session_figure
+from tasks.reporting.source_names import source_label
 from tasks.reporting.version_facts import VersionFacts
 from tasks.strategy.live_tick import PROBABILITIES, foreseen_vol
 

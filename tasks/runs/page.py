@@ -69,6 +69,12 @@ def report_link(version: VersionRef) -> str:
     return f"{served}/{version}" if served else ""
 
 
+def panel_link(source: Source) -> str:
+    """Return where a browser finds all markets of a source side by side; nothing where no server shows reports."""
+    served = Settings.from_environment().reports_url
+    return f"{served}/{source}" if served else ""
+
+
 def _cells(rows: Iterable[Mapping[str, object]]) -> list[dict[str, str]]:
     table = [{name: _written(value) for name, value in row.items()} for row in rows]
     wide = max((len(row) for row in table), default=0)

@@ -18,6 +18,7 @@ from flows.entry.server import HOST, bound_socket, start_server
 from storage.artifacts import ArtifactStore
 from storage.schema import FEATURES, Source, VersionRef
 from storage.secret import home_secret
+from tests.reporting.example_panel import SANDBOX, version_of
 
 PAGE = b"<!DOCTYPE html><title>report</title><p>not promoted</p>"
 MADE = datetime(2026, 1, 4, 10, tzinfo=UTC)
@@ -90,8 +91,31 @@ def test_report_is_shown_as_a_page_that_asks_nobody_and_has_no_origin(served, ho
     assert served.get(f"/{served.version}", method="HEAD").content == b""
 
 
+def test_markets_of_a_source_are_shown_side_by_side_and_lead_to_their_reports(tmp_path):
+    store = ArtifactStore(str(tmp_path / "models"))
+    version = version_of(store)
+    published(store, "bybit", 1)  # its manifest says nothing
+    transport = httpx.ASGITransport(reports_app(store.place, "dsc:x", ["here"]))
+
+    async def asked() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=transport, base_url="http://here", auth=("dsc", "x")) as client:
+            return [
+                await client.get(path) for path in ("/", f"/{SANDBOX}", "/bybit", "/demo", "/elsewhere", "/sandbox")
+            ]
+
+    listed, sandbox, bybit, demo, *unknown = anyio.run(asked)
+    assert f'href="/{SANDBOX}"' in listed.text
+    assert 'href="/bybit"' in listed.text
+    assert f'href="/{version}"' in sandbox.text
+    assert sandbox.headers["content-security-policy"].startswith("default-src 'none'; ")
+    assert "Can't be shown: manifest of bybit/linear-BTCUSDT-5/" in bybit.text
+    assert "Lead beyond luck in 0 of 1 market," in bybit.text
+    assert "make run EXCHANGE=demo" in demo.text
+    assert [reply.status_code for reply in unknown] == [404, 404]
+
+
 @pytest.mark.promise(18)
-@pytest.mark.parametrize("path", ["/", "/version", "/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/version", "/nowhere", "/bybit"])
 @pytest.mark.parametrize(
     "auth", [None, ("dsc", ""), ("dsc", "wrong"), ("", ""), ("dsc", "é" * 40), ("x" * 3_000, "y")], ids=repr
 )

@@ -133,6 +133,14 @@ def test_one_markets_failure_ends_the_flow_failed_and_stops_no_other(one_machine
     assert store.versions(EXCHANGE.source, "linear-BADUSDT-5") == ()
 
 
+def test_run_of_many_markets_leaves_a_page_of_them_all_even_if_one_failed(one_machine):
+    _, store = one_machine
+    (ref,) = store.versions(EXCHANGE.source, "linear-ONEUSDT-5")
+    page = (Path(store.place.url).parent / f"markets-{EXCHANGE.source.replace(':', '-')}.html").read_text(encoding="utf-8")
+    assert Path(store.location(ref, "report.html")).as_uri() in page
+    assert "Can't be shown" not in page
+
+
 def test_ingest_of_many_markets_goes_on_after_one_that_fails(prefect_api, home):
     store_a_bar_twice(home, Market(symbol="BADUSDT"))
     with pytest.raises(MarketsError, match=r"1 of 3 markets failed, the others are done: BADUSDT linear 5m \(StoreErr"):

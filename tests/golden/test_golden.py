@@ -9,6 +9,7 @@ from storage.artifacts import FORMAT
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.manifest import Manifest
 from tasks.champion.serving import load_served, served_champion
+from tasks.reporting.panel import read_panel
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
 
@@ -28,6 +29,12 @@ def test_golden_champion_is_served(golden):
     manifest, served_model = Manifest.of(artifact.manifest, entry.ref), load_served(golden, entry.ref)
     assert served_model.market == manifest.market == MARKET
     assert served_model.tick().history_bars > manifest.recipe.network_config.context
+
+
+def test_golden_version_stands_among_all_markets(golden):
+    (row,) = read_panel(golden, EXCHANGE.source, datetime.now(UTC)).rows
+    assert (row.error, row.versions, row.facts.folds) == ("", 1, 2)
+    assert row.facts.lead_adjusted == row.facts.lead_p  # the only market
 
 
 @pytest.mark.promise(8)

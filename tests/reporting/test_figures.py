@@ -11,8 +11,9 @@ from markupsafe import Markup
 from storage.written import Cell, Style, cell_text, written
 from tasks.reporting.canvas import NARROW, WIDE, svg
 from tasks.reporting.figures import downsample, draw_equity, draw_step
-from tasks.reporting.markup import exact_text, printable
+from tasks.reporting.markup import exact_text
 from tasks.reporting.report_data import Equity
+from tasks.reporting.templating import printable
 from tests.reporting.example_report import example, market_of
 
 

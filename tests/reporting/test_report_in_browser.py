@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from storage.artifacts import ArtifactStore
+from tasks.reporting.panel import read_panel
+from tasks.reporting.panel_page import render_panel
 from tasks.reporting.report import render_report
+from tests.reporting.example_panel import NOW, SANDBOX, four_markets
 from tests.reporting.example_report import example
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -36,8 +40,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def opened(browser, report: Path, **options):
-    """Return the page with its chart drawn, and a list that fills with whatever goes wrong or asks another file."""
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("panel")
+    four_markets(store := ArtifactStore(str(folder / "models")))
+    path = folder / "markets.html"
+    path.write_text(render_panel(read_panel(store, SANDBOX, NOW), link=lambda ref: f"/{ref}"), encoding="utf-8")
+    return path
+
+
+def opened(browser, report: Path, drawn: str = "#explorer .main-svg", **options):
+    """Return the page once `drawn` is there, and a list that fills with whatever goes wrong or asks another file."""
     page = browser.new_context(**options).new_page()
     page.set_default_timeout(LIMIT_MS)
     wrong: list[str] = []
@@ -45,7 +58,7 @@ def opened(browser, report: Path, **options):
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda asked: wrong.append(asked.url) if asked.url != report.as_uri() else None)
     page.goto(report.as_uri())
-    page.wait_for_selector("#explorer .main-svg")
+    page.wait_for_selector(drawn)
     return page, wrong
 
 
@@ -119,4 +132,33 @@ def test_button_copies_the_command_that_gives_the_numbers_again(browser, report)
         ".venv/bin/python -m flows.evaluate --version "
         "sandbox:1a2b3c4d/linear-SYNTHUSDT-5/20260104T100000Z-7f3c9a2e"
     )  # fmt: skip
+    assert wrong == []
+
+
+SYMBOLS = "[...document.querySelectorAll('tbody tr')].map(row => row.cells[0].dataset.sort.split(' ')[0])"
+
+
+def test_markets_are_sorted_by_a_click_and_what_has_no_value_stays_last(browser, panel) -> None:
+    page, wrong = opened(browser, panel, "table", viewport={"width": 1_400, "height": 900})
+    assert page.evaluate(SYMBOLS) == ["1000PEPEUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT"]
+    page.get_by_role("button", name="lead over the best baseline").click()
+    assert page.evaluate(SYMBOLS) == ["BTCUSDT", "SOLUSDT", "ETHUSDT", "1000PEPEUSDT"]
+    assert page.evaluate("document.querySelector('[aria-sort]').textContent") == "lead over the best baseline"
+    page.get_by_role("button", name="lead over the best baseline").click()
+    assert page.evaluate(SYMBOLS) == ["ETHUSDT", "SOLUSDT", "BTCUSDT", "1000PEPEUSDT"]
+    page.get_by_role("button", name="market").click()
+    page.get_by_role("button", name="market").click()
+    assert page.evaluate(SYMBOLS) == ["SOLUSDT", "ETHUSDT", "BTCUSDT", "1000PEPEUSDT"]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("width", [1_400, 820, 390])
+def test_table_of_markets_scrolls_by_itself_and_keeps_its_first_column_in_sight(browser, panel, width) -> None:
+    page, wrong = opened(browser, panel, "table", viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    table = "document.querySelector('.scroll')"
+    assert page.evaluate(f"{table}.scrollWidth > {table}.clientWidth") == (width < 1_000)
+    page.evaluate(f"{table}.scrollLeft = 10_000")
+    left = "document.querySelector('tbody th').getBoundingClientRect().left"
+    assert page.evaluate(f"{left} == {table}.getBoundingClientRect().left")
     assert wrong == []

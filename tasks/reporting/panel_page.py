@@ -1,0 +1,238 @@
+"""The page of all markets of a source, one row each, and the same in few columns for the page of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+
+from storage.schema import ConfigError, Market, VersionRef
+from storage.written import DASH, Row, written
+from tasks.champion.promotion import Check, is_below
+from tasks.execution.false_discovery import RATE
+from tasks.reporting.panel import MarketFacts, MarketRow, Panel
+from tasks.reporting.source_names import ribbon, source_label
+from tasks.reporting.templating import own_file, script_hash, template_environment
+
+_COLUMNS = (
+    ("market", ""), ("unseen bars", "n"), ("folds", "n"), ("trading", ""), ("lead over the best baseline", "n"),
+    ("direction edge", "n"), ("risk", ""), ("risk calibration", "n"), ("age", "n"),
+)  # fmt: skip
+_WORDS = (
+    ("Unseen bars", "Bars with a label that no training of the model which judged them saw, in so many folds."),
+    ("Trading", "Whether every condition of the promotion rule held when the version was made."),
+    (
+        "Lead over the best baseline",
+        "Log-loss of the better of logistic regression, LightGBM and the prior, less the model's: above 0 the model is "
+        "better. p is Diebold-Mariano's, one-sided, overlap included; adjusted, it is set right for the number of "
+        "markets, whatever they have in common.",
+    ),
+    (
+        "Direction edge",
+        "What a move earned on average on the side that the model named, before costs, with its 95 % interval; p is "
+        "that of its log-loss on the side of a move, against the better of the prior and 50:50.",
+    ),
+    ("Risk", "Whether every condition on the foreseen risk held: it stands apart from trading."),
+    (
+        "Risk calibration",
+        "How far the share of windows below a foreseen quantile of risk is from its level, at the worst one; 0 is "
+        "perfect.",
+    ),
+    ("Age", "Since the version was made."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """Words, a number or a text to sort by, notes below; `chip` is pass or fail, `counts` marks what is no luck."""
+
+    words: str
+    sort: float | str | None = None
+    notes: tuple[str, ...] = ()
+    kind: str = ""
+    chip: str = ""
+    counts: bool = False
+
+
+def render_panel(panel: Panel, link: Callable[[VersionRef], str]) -> str:
+    """Return the page, which asks nobody for anything; equal panels give equal text.
+
+    Args:
+        panel: What it shows.
+        link: Returns where the report of a version is.
+    """
+    environment, (label, band) = template_environment(), _named(panel)
+    sheet, script = (own_file(environment, name) for name in ("report.css", "panel.js"))
+    facts = panel.facts
+    return environment.get_template("panel.html").render(
+        panel=panel,
+        label=label,
+        ribbon=band,
+        now=f"{panel.now.astimezone(UTC):%Y-%m-%d %H:%M}",
+        sheet=sheet,
+        script=script,
+        script_hash=script_hash(script.encode()),
+        first_run=_first_run(panel),
+        rate=RATE,
+        leads=sum(one.lead_counts for one in facts),
+        directions=sum(one.direction_counts for one in facts),
+        leads_alone=sum(is_below(one.lead_p, RATE) for one in facts),
+        directions_alone=sum(is_below(one.direction_p, RATE) for one in facts),
+        caveat=_caveat(panel),
+        cards=list(_cards(panel)),
+        columns=_COLUMNS,
+        lines=[_line(row, panel, link) for row in panel.rows],
+        words=_WORDS,
+    )
+
+
+def panel_table(panel: Panel) -> list[Row]:
+    """Return one line a market, in three columns, for the page of a run."""
+    return [
+        {
+            "market": _market(row),
+            "verdicts": f"trading {_verdict(row.facts.manifest.judgement.checks)}, "
+            f"risk {_verdict(row.facts.manifest.risk)}",
+            "lead, direction edge": f"{_lead(row.facts)}, {written(row.facts.edge_bp, 'bp')}"
+            f"{_mark(row.facts.direction_counts)}",
+        }
+        if row.facts
+        else {"market": _market(row), "verdicts": f"can't be shown: {row.error}", "lead, direction edge": DASH}
+        for row in panel.rows
+    ]
+
+
+def panel_line(panel: Panel) -> str:
+    """Return what the panel comes to in one line."""
+    leads, directions = (sum(counts) for counts in zip(*_counts(panel), strict=True)) if panel.facts else (0, 0)
+    return (
+        f"{_named(panel)[0]}: of {len(panel.rows)} markets {leads} lead by more than luck, {directions} in direction "
+        f"(false discovery rate {RATE:g})"
+    )
+
+
+def _counts(panel: Panel) -> Iterator[tuple[bool, bool]]:
+    return ((one.lead_counts, one.direction_counts) for one in panel.facts)
+
+
+def _named(panel: Panel) -> tuple[str, tuple[str, str]]:
+    """Return the source as every title names it, and its ribbon: what sent the candles is known of a version only."""
+    origin = panel.facts[0].manifest.origin if panel.facts else None
+    if origin is None and panel.source.startswith("sandbox:"):
+        return panel.source, ("SANDBOX", "recorded candles or a made-up market")
+    return source_label(panel.source, origin or "exchange"), ribbon(panel.source, origin or "exchange")
+
+
+def _first_run(panel: Panel) -> str:
+    exchange = "" if panel.source.startswith("sandbox:") else f" EXCHANGE={panel.source}"
+    return f"make run{exchange} SYMBOLS=BTCUSDT,ETHUSDT,SOLUSDT"
+
+
+def _cards(panel: Panel) -> Iterator[tuple[str, str, str]]:
+    facts, total = panel.facts, len(panel.rows)
+    silent = total - len(facts)
+    versions, trials = sum(row.versions for row in panel.rows), sum(row.trials for row in panel.rows)
+    yield "Markets", f"{total:,}", f"{silent} can't be shown, and count as without skill" if silent else "all shown"
+    yield "Trading", f"{sum(one.manifest.judgement.passed for one in facts)} of {total}", "meet every condition"
+    yield "Risk foreseen", f"{sum(_holds(one.manifest.risk) for one in facts)} of {total}", "meet every condition"
+    yield "Trials on unseen bars", f"{trials:,}", f"of all markets; versions stored: {versions:,}"
+
+
+def _caveat(panel: Panel) -> str:
+    trials, searched = sum(row.trials for row in panel.rows), sum(row.searched for row in panel.rows)
+    before = max((one.manifest.recipe.promotion.other_trials for one in panel.facts), default=0)
+    return (
+        "Counted are markets, each by its newest version, and not what was tried before on the same bars. That was: "
+        f"trials {trials:,}, networks of searches {searched:,}, strategies behind the default preset {before:,}."
+    )
+
+
+def _line(row: MarketRow, panel: Panel, link: Callable[[VersionRef], str]) -> dict[str, object]:
+    looks = f"{row.versions} version{'s' * (row.versions != 1)}, {row.trials} trial{'s' * (row.trials != 1)}"
+    facts, (symbol, _, kind) = row.facts, _market(row).partition(" ")
+    return {
+        "sort": _market(row),
+        "name": symbol,
+        "notes": [*([kind] if kind else []), looks],
+        "href": link(facts.ref) if facts else "",
+        "error": row.error,
+        "cells": list(_cells(facts, panel)) if facts else [],
+    }
+
+
+def _cells(facts: MarketFacts, panel: Panel) -> Iterator[_Cell]:
+    manifest, baseline = facts.manifest, facts.baseline
+    days = (panel.now - facts.made).total_seconds() / 86_400
+    yield _Cell(
+        words=written(facts.labels, "count"), sort=facts.labels, notes=(f"{manifest.summary.days:,.0f} days",), kind="n"
+    )
+    yield _Cell(words=str(facts.folds), sort=facts.folds, kind="n")
+    yield _chip(manifest.judgement.checks)
+    yield _Cell(
+        words=DASH if baseline is None else written(baseline.lead, "signed nat"),
+        sort=None if baseline is None else baseline.lead,
+        notes=(baseline.name, _p_note(facts.lead_p, facts.lead_adjusted)) if baseline else ("none was rated",),
+        kind="n",
+        counts=facts.lead_counts,
+    )
+    spread = () if facts.edge_error_bp is None else (f"± {written(1.96 * facts.edge_error_bp, 'ratio')} bp",)
+    yield _Cell(
+        words=written(facts.edge_bp, "bp"),
+        sort=facts.edge_bp,
+        notes=(*spread, _p_note(facts.direction_p, facts.direction_adjusted)),
+        kind="n",
+        counts=facts.direction_counts,
+    )
+    yield _chip(manifest.risk)
+    yield _Cell(
+        words=DASH if facts.risk_off is None else f"off by {written(facts.risk_off, 'ratio')}",
+        sort=facts.risk_off,
+        kind="n",
+    )
+    yield _Cell(words=f"{days:,.1f} days", sort=days, notes=(f"{facts.made:%Y-%m-%d}",), kind="n")
+
+
+def _chip(checks: Sequence[Check]) -> _Cell:
+    share = sum(check.passed is True for check in checks) / max(len(checks), 1)
+    holds = _holds(checks)
+    return _Cell(
+        words="holds" if holds else "fails",
+        sort=1 - share,
+        chip="pass" if holds else "fail",
+        notes=(f"{sum(check.passed is True for check in checks)} of {len(checks)}",),
+    )
+
+
+def _p_note(p_value: float | None, adjusted: float) -> str:
+    if p_value is None:
+        return "no p-value"
+    return f"p {_p(p_value)}, adjusted {_p(adjusted)}"
+
+
+def _p(value: float) -> str:
+    return written(value, "p")
+
+
+def _market(row: MarketRow) -> str:
+    try:
+        return str(Market.of_slug(row.name))
+    except ConfigError:
+        return row.name
+
+
+def _holds(checks: Sequence[Check]) -> bool:
+    return all(check.passed for check in checks)
+
+
+def _verdict(checks: Sequence[Check]) -> str:
+    return "holds" if _holds(checks) else f"fails ({sum(check.passed is True for check in checks)} of {len(checks)})"
+
+
+def _lead(facts: MarketFacts) -> str:
+    if facts.baseline is None:
+        return "no baseline"
+    return f"{written(facts.baseline.lead, 'signed nat')}{_mark(facts.lead_counts)}"
+
+
+def _mark(counts: bool) -> str:
+    return " (counts)" if counts else ""
