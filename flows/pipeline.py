@@ -116,7 +116,6 @@ if __name__ == "__main__":
         (
             "flows.pipeline --exchange bybit --symbol BTCUSDT --start 2025-01-01",
             "flows.pipeline --exchange bybit --symbols BTCUSDT,SOLUSDT,ADAUSDT --pool yes",
-            "flows.pipeline --candles btc.parquet --symbol BTCUSDT --interval 5",
         ),
         summary=lambda result, facts: result.text(facts),
     )

@@ -26,12 +26,12 @@ from tasks.network.dsc import DSCTradingModel
 from tasks.network.fit_config import FitConfig
 from tasks.network.inference import predict_series as predict_series
 from tasks.network.inference import sample_logits, torch_threads
-from tasks.network.lessons import Lesson, Lessons
 from tasks.network.members import joined, member_config
 from tasks.network.segments import UNKNOWN, Stream, stream_of
 from tasks.network.segments import Series as Series
 from tasks.network.stack import MemberStack, Trained
 from tasks.network.start import Start, prepare, require_spans
+from tasks.network.training_batches import TrainingBatch, TrainingBatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ def fit(
         seeds = [fit_config.seed + number for number in range(config.members)]
         mean, scale = series_scaler(series, train)
         members = [_new_model(member_config(config), mean, scale, start, seed).to(fit_config.device) for seed in seeds]
-        lessons = Lessons(
+        batches = TrainingBatches(
             members[0],
             learn,
             fit_config,
@@ -147,7 +147,7 @@ def fit(
             (len(learn.labels) - config.context + 1) / (fit_config.segment_bars * fit_config.batch_segments)
         )
         check = check.to(fit_config.device)
-        history, best_steps = _train(members, lessons, per_epoch, check, fit_config, on_progress)
+        history, best_steps = _train(members, batches, per_epoch, check, fit_config, on_progress)
         model = joined(members, config) if config.members > 1 else members[0]
         logits, labels = sample_logits(model, check)
         temperature = best_temperature(logits.double().cpu().numpy(), labels.cpu().numpy())
@@ -176,7 +176,7 @@ def _new_model(config: DSCConfig, mean: FloatArray, scale: FloatArray, start: St
 
 def _train(
     members: Sequence[DSCTradingModel],
-    lessons: Lessons,
+    batches: TrainingBatches,
     per_epoch: int,
     check: Stream,
     config: FitConfig,
@@ -226,7 +226,7 @@ def _train(
             if not learning:  # never with keep "last"
                 break
         if step < steps:
-            losses, counts = _step(stack, optimizer, next(lessons), config)
+            losses, counts = _step(stack, optimizer, next(batches), config)
             _refuse_non_finite([losses[number] for number in learning], "training", step + 1, config)
             total += torch.tensor(losses) * torch.tensor(counts)
             samples += torch.tensor(counts)
@@ -239,13 +239,13 @@ def _train(
 
 
 def _step(
-    stack: MemberStack, optimizer: torch.optim.Optimizer, lesson: Lesson, config: FitConfig
+    stack: MemberStack, optimizer: torch.optim.Optimizer, batch: TrainingBatch, config: FitConfig
 ) -> tuple[list[float], list[float]]:
     """Take one step and return every member's mean loss and number of samples."""
     optimizer.zero_grad()
-    said = torch.log_softmax(stack.logits(lesson.z, lesson.keep), 1)
-    counts = lesson.told.sum((1, 2, 3))
-    losses = -(lesson.told * said).sum((1, 2, 3)) / counts.clamp(min=1)
+    said = torch.log_softmax(stack.logits(batch.z, batch.keep), 1)
+    counts = batch.told.sum((1, 2, 3))
+    losses = -(batch.told * said).sum((1, 2, 3)) / counts.clamp(min=1)
     losses.sum().backward()  # type: ignore[no-untyped-call]  # torch does not type it
     gradient = stack.trained.weights.grad
     norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)

@@ -15,13 +15,13 @@ class RiskRule(Checked):
     """Horizon of the risk head, and the bounds of its verdict.
 
     Attributes:
-        hours: Risk horizon: over so long the variance is foreseen. A day holds each hour of the day once.
+        hours: Over how long the variance is foreseen. A day holds each hour of the day once.
         min_windows: Fewest unseen windows that do not overlap.
-        significance: Largest p-value of the lead in QLIKE over the present volatility (EWMA) and over HAR.
+        significance: Largest p-value of a lead in QLIKE. It is over the present volatility (EWMA) and over HAR.
         lightgbm_margin: Share by which LightGBM's QLIKE may be smaller.
-        least_r2: Least share of the variance of ln RV that is accounted for.
-        most_exceeding: Largest share of windows whose risk was beyond 1.5 times the expected.
-        calibration_margin: Largest distance between the share of windows below a foreseen quantile and its level.
+        least_r2: Least R2 of ln RV.
+        most_exceeding: Largest share of windows beyond 1.5 times the risk.
+        calibration_margin: Largest miss of a foreseen quantile. That is, of the share of windows below it.
     """
 
     hours: PositiveFloat = 24.0

@@ -21,8 +21,8 @@ from tasks.network.fit_config import FitConfig
 from tasks.network.segments import UNKNOWN, Stream, draw_segments, segment_length
 
 
-class Lesson(NamedTuple):
-    """A step of M members on b segments each.
+class TrainingBatch(NamedTuple):
+    """One step of M members on b segments each.
 
     Attributes:
         z: (M, T, b, F) scaled inputs, with their noise, clipped.
@@ -35,8 +35,8 @@ class Lesson(NamedTuple):
     keep: Tensor
 
 
-class Lessons:
-    """The lessons of M members, without end."""
+class TrainingBatches:
+    """The batches of M members, without end."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Lessons:
             for order in self._orders
         ]
 
-    def __next__(self) -> Lesson:
+    def __next__(self) -> TrainingBatch:
         """Return the next step's."""
         shape = self._shape
         starts = torch.stack([next(segments) for segments in self._segments])  # (M, b)
@@ -99,7 +99,7 @@ class Lessons:
             z.add_(noise, alpha=self._config.input_noise)
         if shape.input_clip is not None:
             z.clamp_(-shape.input_clip, shape.input_clip)
-        return Lesson(z, told.permute(0, 3, 1, 2), self._dropout(rows.shape[2]))
+        return TrainingBatch(z, told.permute(0, 3, 1, 2), self._dropout(rows.shape[2]))
 
     @staticmethod
     def _rows_of(table: Tensor, rows: Tensor) -> Tensor:
