@@ -39,10 +39,10 @@ class FoldConfig(Checked):
         folds: Number of test blocks.
         test_share: Share of the usable bars that is test, over all folds together; met roughly, since all blocks
             but the newest are as long as the calendar has it.
-        validation_share: Share of the usable bars that each fold validates on, as roughly.
+        validation_share: Share of the usable bars to validate on, as roughly.
         embargo: Bars left out before validation and before test, beyond the purge.
-        cut: All folds but the newest between dates that the calendar fixes ("calendar"), so that they are found again
-            on another day; or every fold with its exact share of the bars ("shares"): all move with the last bar.
+        cut: By dates that the calendar fixes, or exact shares of the bars. By the calendar all folds but the newest are
+            found again on another day; by shares all move with the last bar.
         scheme: Train from the first usable bar ("anchored") or on about as many bars as the first fold has ("rolling").
         weights: How much each training label counts: all alike ("equal"), or by what of it no other label covers
             ("uniqueness"). Labels of one horizon that follow each other without a gap are all alike in that too.

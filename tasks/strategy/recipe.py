@@ -32,8 +32,8 @@ class Recipe(Checked):
         folds: Walk-forward splits.
         network: The network; None takes the preset's.
         fit: The training loop; None takes the preset's.
-        fees: Whose commission and slippage are charged: a line of the schedule (bybit-linear, bybit-spot, source); the
-            venue's own, unless `costs` says otherwise than by default; or "own", what `costs` says.
+        fees: Whose commission and slippage are charged; "venue" is the market's line of the schedule, unless `costs` is
+            not as by default; a line by its name; or "own", what `costs` says.
         costs: Commission, slippage and funding of every fill.
         decision: From probabilities to a position; None takes the preset's.
         backtest: Capital and position size.

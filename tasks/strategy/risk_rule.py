@@ -20,7 +20,7 @@ class RiskRule(Checked):
         significance: Largest p-value of a lead in QLIKE. It is over the present volatility (EWMA) and over HAR.
         lightgbm_margin: Share by which LightGBM's QLIKE may be smaller.
         least_r2: Least R2 of ln RV.
-        most_exceeding: Largest share of windows beyond 1.5 times the risk.
+        most_exceeding: Largest share of windows beyond 1.5 x the risk.
         calibration_margin: Largest miss of a foreseen quantile. That is, of the share of windows below it.
     """
 
