@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from storage.artifacts import ArtifactStore
 from storage.bounds import Share
-from storage.foreign import OTHERWISE, parse_json, refusing
+from storage.foreign import MOST_ROWS, OTHERWISE, parse_json, refusing
 from storage.schema import ArtifactError, Source, VersionRef, one_line
 from storage.trials import Candidate, Trial, TrialLog
 from tasks.champion.manifest import Manifest
@@ -34,7 +35,7 @@ class _Skill:
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
-    samples: int
+    samples: Annotated[int, Ge(0), Le(MOST_ROWS)]
     direction_p_value: Share | None
     edge_bp: float | None
     edge_error_bp: float | None
@@ -145,6 +146,16 @@ class Panel:
     def facts(self) -> tuple[MarketFacts, ...]:
         """What is known of those that can be told of."""
         return tuple(row.facts for row in self.rows if row.facts)
+
+    @property
+    def leads(self) -> int:
+        """How many markets lead over the best baseline by more than luck."""
+        return sum(one.lead_counts for one in self.facts)
+
+    @property
+    def directions(self) -> int:
+        """How many foresee direction by more than luck."""
+        return sum(one.direction_counts for one in self.facts)
 
 
 def read_panel(store: ArtifactStore, source: Source, now: datetime) -> Panel:

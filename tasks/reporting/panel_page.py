@@ -74,8 +74,6 @@ def render_panel(panel: Panel, link: Callable[[VersionRef], str]) -> str:
         script_hash=script_hash(script.encode()),
         first_run=_first_run(panel),
         rate=RATE,
-        leads=sum(one.lead_counts for one in facts),
-        directions=sum(one.direction_counts for one in facts),
         leads_alone=sum(is_below(one.lead_p, RATE) for one in facts),
         directions_alone=sum(is_below(one.direction_p, RATE) for one in facts),
         caveat=_caveat(panel),
@@ -104,15 +102,10 @@ def panel_table(panel: Panel) -> list[Row]:
 
 def panel_line(panel: Panel) -> str:
     """Return what the panel comes to in one line."""
-    leads, directions = (sum(counts) for counts in zip(*_counts(panel), strict=True)) if panel.facts else (0, 0)
     return (
-        f"{_named(panel)[0]}: of {len(panel.rows)} markets {leads} lead by more than luck, {directions} in direction "
-        f"(false discovery rate {RATE:g})"
+        f"{_named(panel)[0]}: of {len(panel.rows)} markets {panel.leads} lead by more than luck, {panel.directions} in "
+        f"direction (false discovery rate {RATE:g})"
     )
-
-
-def _counts(panel: Panel) -> Iterator[tuple[bool, bool]]:
-    return ((one.lead_counts, one.direction_counts) for one in panel.facts)
 
 
 def _named(panel: Panel) -> tuple[str, tuple[str, str]]:
@@ -133,7 +126,7 @@ def _cards(panel: Panel) -> Iterator[tuple[str, str, str]]:
     silent = total - len(facts)
     versions, trials = sum(row.versions for row in panel.rows), sum(row.trials for row in panel.rows)
     yield "Markets", f"{total:,}", f"{silent} can't be shown, and count as without skill" if silent else "all shown"
-    yield "Trading", f"{sum(one.manifest.judgement.passed for one in facts)} of {total}", "meet every condition"
+    yield "Trading", f"{sum(_holds(one.manifest.judgement.checks) for one in facts)} of {total}", "meet every condition"
     yield "Risk foreseen", f"{sum(_holds(one.manifest.risk) for one in facts)} of {total}", "meet every condition"
     yield "Trials on unseen bars", f"{trials:,}", f"of all markets; versions stored: {versions:,}"
 
@@ -193,24 +186,19 @@ def _cells(facts: MarketFacts, panel: Panel) -> Iterator[_Cell]:
 
 
 def _chip(checks: Sequence[Check]) -> _Cell:
-    share = sum(check.passed is True for check in checks) / max(len(checks), 1)
-    holds = _holds(checks)
+    met, holds = sum(check.passed is True for check in checks), _holds(checks)
     return _Cell(
         words="holds" if holds else "fails",
-        sort=1 - share,
+        sort=len(checks) - met,
         chip="pass" if holds else "fail",
-        notes=(f"{sum(check.passed is True for check in checks)} of {len(checks)}",),
+        notes=(f"{met} of {len(checks)}",),
     )
 
 
 def _p_note(p_value: float | None, adjusted: float) -> str:
     if p_value is None:
         return "no p-value"
-    return f"p {_p(p_value)}, adjusted {_p(adjusted)}"
-
-
-def _p(value: float) -> str:
-    return written(value, "p")
+    return f"p {written(p_value, 'p')}, adjusted {written(adjusted, 'p')}"
 
 
 def _market(row: MarketRow) -> str:
@@ -221,7 +209,7 @@ def _market(row: MarketRow) -> str:
 
 
 def _holds(checks: Sequence[Check]) -> bool:
-    return all(check.passed for check in checks)
+    return bool(checks) and all(check.passed for check in checks)
 
 
 def _verdict(checks: Sequence[Check]) -> str:

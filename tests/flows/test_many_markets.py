@@ -136,9 +136,8 @@ def test_one_markets_failure_ends_the_flow_failed_and_stops_no_other(one_machine
 def test_run_of_many_markets_leaves_a_page_of_them_all_even_if_one_failed(one_machine):
     _, store = one_machine
     (ref,) = store.versions(EXCHANGE.source, "linear-ONEUSDT-5")
-    page = (Path(store.place.url).parent / f"markets-{EXCHANGE.source.replace(':', '-')}.html").read_text(
-        encoding="utf-8"
-    )
+    place = Path(store.place.url).parent / f"markets-{EXCHANGE.source.replace(':', '-')}.html"
+    page = place.read_text(encoding="utf-8")
     assert Path(store.location(ref, "report.html")).as_uri() in page
     assert "Can't be shown" not in page
 

@@ -105,11 +105,12 @@ def test_markets_of_another_source_are_neither_shown_nor_counted(store):
         ({"backtest.json": b"\xff"}, "no JSON"),
         ({"backtest.json": b"[" * 100_000}, "no JSON"),
         ({"backtest.json": b'{"skill": {"samples": 3, "direction_p_value": 7, "edge_bp": 1}}'}, "direction_p_value"),
+        ({"backtest.json": b'{"skill": {"samples": 1%s}}' % (b"0" * 400)}, "skill.samples: Input should be less than"),
         ({"folds.json": b"7"}, "no len"),
         ({"risk.json": b'{"below": [0.1]}'}, "zip()"),
         ({"risk.json": b'{"below": ["<script>"]}'}, "below.0: Input should be a valid number"),
     ],
-    ids=["incomplete", "bytes", "nested", "impossible", "no list", "too few", "text"],
+    ids=["incomplete", "bytes", "nested", "impossible", "endless", "no list", "too few", "text"],
 )
 def test_damaged_version_is_one_row_that_says_so_and_stops_no_other(store, files, said):
     version_of(store, "BADUSDT", files=files)
@@ -179,7 +180,7 @@ def test_page_has_a_row_a_market_with_values_to_sort_by(panel):
         "off by 0.03",
         "4.8 days 2026-01-05",
     ]
-    assert [sort for _, sort in bitcoin][:6] == ["BTCUSDT linear 5m", "23993", "4", str(1 - 2 / 3), "0.0052", "0.31"]
+    assert [sort for _, sort in bitcoin][:6] == ["BTCUSDT linear 5m", "23993", "4", "1", "0.0052", "0.31"]
     assert ether[7] == ("\N{EN DASH}", None)
     assert solana[5] == (f"+2.71{SPACE}bp counts ± 0.39 bp p <{SPACE}0.001, adjusted 0.003", "2.71")
     assert damaged[0] == ("1000PEPEUSDT linear 5m 1 version, 1 trial", "1000PEPEUSDT linear 5m")
