@@ -194,14 +194,14 @@ def _cut_at(datasets: Path, data: DatasetRef, recipe: Recipe, holdout_ms: int) -
     def share_of(share: float) -> Recipe:
         return replace(recipe, folds=FoldConfig(folds=1, test_share=share))
 
-    samples = load_samples(datasets, data, share_of(0.5))
-    start_ms = samples.dataset.candles.start_ms
-    halves = (int(start_ms[-1]) - int(start_ms[samples.folds[0].test.start])) // data.market.interval_ms + 1
-    bars = (int(start_ms[-1]) - holdout_ms) // data.market.interval_ms + 1
+    samples, bar = load_samples(datasets, data, share_of(0.5)), data.market.interval_ms
+    start_ms, end_ms = samples.dataset.candles.start_ms, samples.known_until_ms[-1] + bar
+    halves = (end_ms - int(start_ms[samples.folds[0].test.start])) // bar
+    bars = (end_ms - holdout_ms) // bar
     cut = share_of(bars / (2 * halves))
     first = load_samples(datasets, data, cut).folds[0].test.start
     off = abs(int(start_ms[first]) - holdout_ms)
-    assert off <= data.market.interval_ms, f"the test begins {utc_text(int(start_ms[first]))}"
+    assert off <= bar, f"the test begins {utc_text(int(start_ms[first]))}"
     return cut
 
 
