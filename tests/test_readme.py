@@ -9,7 +9,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-UNIT = (ROOT / "docs/dsc-trade.service").read_text()
 COMMANDS = [
     line.split("  #")[0].strip()
     for block in re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -26,7 +25,7 @@ def test_make_command_names_a_target_and_variables_that_the_makefile_knows(comma
         assert f"$({variable.split('=')[0]})" in makefile
 
 
-@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ([a-z_.]+)", README + UNIT))))
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ([a-z_.]+)", README))))
 def test_python_command_names_a_module_that_runs(module):
     spec = importlib.util.find_spec(module)
     assert spec is not None
