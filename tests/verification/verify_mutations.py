@@ -42,7 +42,7 @@ PLANTED = [
     ),
     (
         "a label starts at the open of its own bar", LABELS,
-        "open_[end[whole]] / open_[whole + 1]", "open_[end[whole]] / open_[whole]",
+        "/ open_[1 : 1 + ending][whole])", "/ open_[:ending][whole])",
         IN_LABELS + "label_is_the_return_from_the_next_open_over_the_horizon",
     ),
     (
