@@ -11,7 +11,7 @@ ACCOUNTING, TRADES, BACKTEST = (f"tasks/execution/{name}.py" for name in ("accou
 METRICS, DECISION, SIGNIFICANCE = (f"tasks/execution/{name}.py" for name in ("metrics", "decision", "significance"))
 SKILL, RECORD, COMPARISON = (f"tasks/execution/{name}.py" for name in ("skill", "track_record", "comparison"))
 PROMOTION, RANDOM = "tasks/champion/promotion.py", "tasks/execution/random_positions.py"
-FIT, BASELINES = "tasks/network/fit.py", "tasks/network/baselines.py"
+FIT, BASELINES, CALIBRATION = (f"tasks/network/{name}.py" for name in ("fit", "baselines", "calibration"))
 TEACHER, IN_TEACHER = "tasks/network/teacher.py", "tests/network/test_teacher.py::test_"
 
 IN_BACKTEST = "tests/execution/test_backtest.py::test_"
@@ -68,13 +68,18 @@ PLANTED = [
     # --- splits -----------------------------------------------------------------------------------------------------
     (
         "no purge between the parts", SAMPLES,
-        "    gap = horizon + 1 + config.embargo\n", "    gap = config.embargo\n",
+        "    gap = (horizon + 1 + config.embargo) * bar\n", "    gap = config.embargo * bar\n",
         IN_SAMPLES + "folds_are_these_spans_when_counted_by_hand",
     ),
     (
         "the embargo is ignored", SAMPLES,
-        "    gap = horizon + 1 + config.embargo\n", "    gap = horizon + 1\n",
-        IN_SAMPLES + "no_label_reads_a_later_part_whatever_the_division",
+        "    gap = (horizon + 1 + config.embargo) * bar\n", "    gap = (horizon + 1) * bar\n",
+        IN_SAMPLES + "folds_are_these_spans_when_counted_by_hand",
+    ),
+    (
+        "bars that are missing count as purged", SAMPLES,
+        "spans_of(cut, start_ms, horizon + 1 + config.embargo) for cut in cuts)", "spans_of(cut, start_ms, 0) for cut in cuts)",
+        IN_SAMPLES + "labels_end_before_the_next_part_when_the_bars_between_are_missing",
     ),
     (
         "a backtest may begin on bars that training saw", BACKTEST,
@@ -83,8 +88,8 @@ PLANTED = [
     ),
     # --- training ---------------------------------------------------------------------------------------------------
     (
-        "the scaler is fitted on all bars", FIT,
-        "member_config(config), series.features[slice(*train)]\n", "member_config(config), series.features\n",
+        "the scaler is fitted on all bars", CALIBRATION,
+        "scaler(series.features[slice(*train)])", "scaler(series.features)",
         ISOLATION + "fitted_arrays_do_not_move_with_later_bars",
     ),
     (
@@ -240,8 +245,8 @@ PLANTED = [
     ),
     (
         "one seed that earns is enough", PROMOTION,
-        "    return _check(name, second.total_return > 0, found, wanted)\n",
-        "    return _check(name, True, found, wanted)\n",
+        "    return checked(name, second.total_return > 0, found, wanted)\n",
+        "    return checked(name, True, found, wanted)\n",
         "tests/champion/test_promotion.py::"
         "test_second_seed_that_loses_keeps_the_champion_whatever_the_first_earned",
     ),
