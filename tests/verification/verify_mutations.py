@@ -78,7 +78,7 @@ PLANTED = [
     ),
     (
         "bars that are missing count as purged", SAMPLES,
-        "spans_of(cut, start_ms, horizon + 1 + config.embargo) for cut in cuts)", "spans_of(cut, start_ms, 0) for cut in cuts)",
+        "start_ms, horizon + 1 + config.embargo) for cut in cuts)", "start_ms, 0) for cut in cuts)",
         IN_SAMPLES + "labels_end_before_the_next_part_when_the_bars_between_are_missing",
     ),
     (
