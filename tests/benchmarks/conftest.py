@@ -67,7 +67,7 @@ class Times:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of the table: a figure, its bar, and what it was taken from."""
+    """One line of the table: a figure, its bar if it has one, and what it was taken from."""
 
     number: int
     key: str
@@ -88,6 +88,8 @@ class Line:
 
     @property
     def bar(self) -> str:
+        if self.at_least is None and self.at_most is None:
+            return "stated"
         return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
 
 
