@@ -72,7 +72,7 @@ def test_bars_that_are_missing_leave_every_cut_where_it_is_in_time() -> None:
 
 
 def test_labels_end_before_the_next_part_when_the_bars_between_are_missing() -> None:
-    kept = np.delete(hours(1_100), slice(880, 888))  # in the gap before the newest validation
+    kept = np.delete(hours(1_100), slice(889, 893))  # in the gap of bars 888 to 893 before the newest validation
     (*_, newest) = walk_forward(kept, HOUR, 100, 5, FoldConfig(folds=4))
     assert newest.validation.start - newest.train.stop == 6
 

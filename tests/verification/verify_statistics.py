@@ -142,10 +142,10 @@ def test_splits_are_those_of_another_library(ledger, answer):
     start_ms = 60_000 * 96 * 100_000 + 60_000 * np.arange(bars)  # tests of 96 minutes, as the calendar has them
     for scheme in ("anchored", "rolling"):
         folds = walk_forward(
-            start_ms, 60_000, 0, 10, FoldConfig(folds=4, test_share=0.4, validation_share=0.1, scheme=scheme)
+            start_ms, 60_000, 0, 8, FoldConfig(folds=4, test_share=0.4, validation_share=0.1, scheme=scheme)
         )
         theirs = selection.WalkForward(
-            test_size=96, train_size=len(folds[0].train), purged_size=11, expand_train=scheme == "anchored"
+            test_size=96, train_size=len(folds[0].train), purged_size=9, expand_train=scheme == "anchored"
         )
         offset = folds[0].train.start
         for fold, (train, test) in zip(
