@@ -111,8 +111,6 @@ class Manifest:
         own = {name: part for name, part in document.items() if name not in STORE_KEYS}
         if document.get("format") == 1:
             own = _said_in_format_1(own)
-        if document.get("format") in (1, 2):
-            own = _said_in_format_2(own)
         try:
             manifest = _MANIFEST.validate_json(json.dumps(own))
             wrong = next(_missing(own, manifest.document()), "")
@@ -125,21 +123,16 @@ class Manifest:
 
 
 def _said_in_format_1(said: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of format 1 with what went without saying then: folds by shares, and a market by itself."""
-    recipe = said.get("recipe")
-    if not (isinstance(recipe, dict) and isinstance(recipe.get("folds"), dict)):
-        return said
-    return {**said, "recipe": {"pool": [], **recipe, "folds": {"cut": "shares", **recipe["folds"]}}}
+    """Return a manifest of format 1 with what went without saying then.
 
-
-def _said_in_format_2(said: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of format 2 with what went without saying: costs charged as they stand, no risk foreseen."""
+    Folds were cut by shares, a market learned by itself, costs were charged as they stood, and no risk was foreseen.
+    """
     recipe = said.get("recipe")
-    if not (isinstance(recipe, dict) and isinstance(recipe.get("network"), dict)):
+    if not (isinstance(recipe, dict) and all(isinstance(recipe.get(part), dict) for part in ("folds", "network"))):
         return said
     unforeseen = Check(name="risk is foreseen", passed=False, found="no: made before it was", wanted="a forecast")
-    network = {"risk_head": False, **recipe["network"]}
-    recipe = {"fees": "own", "risk": asdict(RiskRule()), **recipe, "network": network}
+    parts = {"folds": {"cut": "shares", **recipe["folds"]}, "network": {"risk_head": False, **recipe["network"]}}
+    recipe = {"fees": "own", "risk": asdict(RiskRule()), "pool": [], **recipe, **parts}
     return {"risk": [asdict(unforeseen)], **said, "recipe": recipe}
 
 

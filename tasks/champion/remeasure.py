@@ -113,7 +113,7 @@ def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[F
     """Return the folds' results that a version keeps; only the last fold has weights."""
     predictions = read_columns(artifact.files["predictions.parquet"])
     probabilities = np.column_stack([predictions[f"p_{name}"] for name in CLASSES])
-    unforeseen = np.full(len(probabilities), np.nan)  # formats 1 and 2 know no risk
+    unforeseen = np.full(len(probabilities), np.nan)  # format 1 knows no risk
     said = {
         "probabilities": probabilities,
         "log_variance_ratio": predictions.get("log_variance_ratio", unforeseen),
