@@ -8,11 +8,9 @@ and makes nobody wait. A kill between commit and replacement leaves the older fi
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
-import os
 from pathlib import Path
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +26,7 @@ from storage.schema import (
     one_line,
     parse_source,
 )
+from storage.whole_file import replace_file
 
 RECENT_BARS = 10_000
 """Enough to warm features and any network up several times over, and written in milliseconds."""
@@ -44,19 +43,12 @@ def write_recent(folder: Path, source: Source, market: Market, candles: Candles)
     path, newest = _place(folder, source, market), candles[-RECENT_BARS:]
     columns = {name: getattr(newest, name) for name in ("start_ms", *CANDLE_COLUMNS)}
     table = pa.table(columns).replace_schema_metadata({_OWNER: json.dumps([source, market.slug]).encode()})
-    draft = path.with_name(f".{path.name}-{uuid4().hex}")
+    written = io.BytesIO()
+    pq.write_table(table, written, compression="zstd")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())  # a power cut must not leave a name without its content
-        draft.replace(path)
+        replace_file(path, written.getvalue())
     except OSError as err:
         raise StoreError(f"{path} can't be written ({err.strerror}); free space or set DSC_HOME") from err
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
     return path
 
 

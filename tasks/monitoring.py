@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,6 +17,7 @@ from storage.candles import CandleStore
 from storage.foreign import parse_json, read_file
 from storage.schema import DamagedError
 from storage.settings import Settings
+from storage.whole_file import replace_file
 from tasks.champion.health import MarketHealth, MonitorConfig, changes, health
 from tasks.live.paper_record import paper_records
 from tasks.runs.alerts import raise_alert
@@ -74,11 +73,7 @@ def _read_breaches(path: Path) -> dict[str, list[str]]:
 
 
 def _write_breaches(path: Path, breaches: Mapping[str, list[str]]) -> None:
-    draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # another monitor may be at work
     try:
-        draft.write_text(json.dumps(breaches))
-        draft.replace(path)
+        replace_file(path, json.dumps(breaches).encode())
     except OSError as err:  # what is wrong has been said already, and will be once more
         get_run_logger().warning(f"{path} can't be written ({err.strerror}); free space, or set DSC_HOME")
-    finally:
-        draft.unlink(missing_ok=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,6 +17,7 @@ from storage.artifacts import ArtifactStore
 from storage.results import ResultStore, canonical_json
 from storage.schema import FEATURES, DatasetRef, Market, PipelineError, Source, VersionRef, one_line
 from storage.settings import Settings
+from storage.whole_file import replace_file
 from tasks.champion.judgement import champion_name, judge_challenger
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Judgement
@@ -229,19 +227,14 @@ def show_panel(source: Source) -> str:
     """
     settings = Settings.from_environment()
     place = settings.home / f"markets-{source.replace(':', '-')}.html"
-    draft = place.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # another run may be at its end
     try:
         store = ArtifactStore(settings.models)
         panel = read_panel(store, source, datetime.now(UTC))
         settings.prepare_home()
-        draft.write_text(render_panel(panel, link=partial(_report_address, store)), encoding="utf-8")
-        draft.replace(place)
+        replace_file(place, render_panel(panel, link=partial(_report_address, store)).encode())
     except (OSError, PipelineError) as err:
         get_run_logger().warning(f"the page of all markets could not be written ({one_line(err)}); run it again")
         return ""
-    finally:
-        with suppress(OSError):
-            draft.unlink()
     about = f"{panel_line(panel)}; {panel_link(source) or place}"
     put_table(f"all-markets-{source}".replace(":", "-"), panel_table(panel), about)
     get_run_logger().info(f"compared {panel_line(panel)} page={place}")

@@ -64,10 +64,11 @@ def test_reader_sees_one_whole_file_or_the_next_while_it_is_replaced(tmp_path, m
 
 def test_folder_that_cannot_be_written_is_named_and_the_old_file_stays(tmp_path, market, make_candles, monkeypatch):
     write_recent(tmp_path, SOURCE, market, make_candles(5))
-    monkeypatch.setattr("storage.recent.pq.write_table", _disk_is_full)
+    monkeypatch.setattr("storage.whole_file.os.fsync", _disk_is_full)
     with pytest.raises(StoreError, match=r"can't be written \(No space left on device\); free space or set DSC_HOME"):
         write_recent(tmp_path, SOURCE, market, make_candles(9))
     assert len(read_recent(tmp_path, SOURCE, market)) == 5
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1, "no draft is left"
 
 
 def test_no_candles_are_written_as_none(tmp_path, market):
