@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from annotated_types import Ge
 from storage.artifacts import ArtifactStore
 from storage.bounds import Checked, NonNegativeInt, PositiveInt
 from storage.results import Pruned, ResultStore
-from storage.schema import ArtifactError, Market, Source
+from storage.schema import ArtifactError
 from storage.settings import Settings
 from storage.snapshots import prune_datasets
 
@@ -80,33 +79,31 @@ def prune(
     before = now - timedelta(days=rule.keep_days)
     store = ArtifactStore(settings.models)
 
-    @cache
-    def pools() -> Set[str]:
-        """Return the datasets of every version's pool: a version needs those of other markets too."""
-        named = (
-            member
-            for source, name in store.markets()
-            for ref in store.whole_versions(source, name)
-            for member in store.manifest(ref).get("recipe", {}).get("pool", ())
-        )
-        return {str(member).rpartition(":")[2] for member in named}
-
-    def referred(source: Source, market: Market) -> Set[str]:
-        own = {str(store.manifest(ref)["dataset"]) for ref in store.whole_versions(source, market.slug)}
-        return own | pools()
-
     results = ResultStore(settings.work).prune(before)
     versions = Pruned(keys=(), freed_bytes=0)
     if settings.is_at_home and used is not None:
         versions = _expire(store, rule, now - timedelta(days=rule.version_days), used, warn)
     try:
-        datasets = prune_datasets(settings.datasets, before, rule.keep_datasets, referred)
+        datasets = prune_datasets(settings.datasets, before, rule.keep_datasets, lambda: _needed(store))
     except ArtifactError as err:  # what a version refers to can't be read, so every dataset may be needed
         warn(f"every dataset is kept: {err}")
         datasets = Pruned(keys=(), freed_bytes=0)
     return Removed(
         results=results, versions=versions, datasets=datasets, leftovers=_clear(leftovers, before.timestamp())
     )
+
+
+def _needed(store: ArtifactStore) -> Set[str]:
+    """Return the datasets that versions were made from: their market's, and those of its pool."""
+    needed: set[str] = set()
+    for ref in (ref for source, name in store.markets() for ref in store.whole_versions(source, name)):
+        document = store.manifest(ref)
+        recipe, dataset = document.get("recipe"), document.get("dataset")
+        pool = recipe.get("pool", []) if isinstance(recipe, dict) else []
+        if not (isinstance(dataset, str) and isinstance(pool, list)):
+            raise ArtifactError(f"manifest of {ref} does not say which datasets it needs; roll back or retrain")
+        needed |= {dataset, *(str(member).rpartition(":")[2] for member in pool)}
+    return needed
 
 
 def _expire(

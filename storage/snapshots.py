@@ -181,9 +181,7 @@ def load_dataset(place: Where, ref: DatasetRef | str) -> Dataset:
     return dataset
 
 
-def prune_datasets(
-    place: Where, before: datetime, keep_newest: int, referred: Callable[[Source, Market], Set[str]]
-) -> Pruned:
+def prune_datasets(place: Where, before: datetime, keep_newest: int, needed: Callable[[], Set[str]]) -> Pruned:
     """Remove datasets that nobody has used since a time and that no version needs, and return what went.
 
     A dataset that can't be read stays: it says of no market that it may go.
@@ -192,7 +190,7 @@ def prune_datasets(
         place: Folder of all datasets; nothing goes from a URL.
         before: Aware; see `ResultStore.prune`.
         keep_newest: Datasets of each source and market that stay, those used last, whatever their age.
-        referred: Returns the ids of the datasets that the versions of a source and market were made from.
+        needed: Returns the ids of the datasets that stored versions need; asked only if one could go.
 
     Raises:
         DatasetError: The folder can't be changed.
@@ -202,8 +200,8 @@ def prune_datasets(
     for key in store.by_last_use():
         with suppress(OSError, ValueError, KeyError, TypeError):
             markets.setdefault(_origin(parse_json(store.peek(key, _ORIGIN))), []).append(key)
-    old = {market: keys[keep_newest:] for market, keys in markets.items() if len(keys) > keep_newest}
-    spare = {key for market, keys in old.items() for key in set(keys) - referred(*market)}
+    old = {key for keys in markets.values() for key in keys[keep_newest:]}
+    spare = old - needed() if old else old
     return store.prune(before, lambda key: key not in spare)
 
 

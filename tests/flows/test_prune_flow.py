@@ -40,8 +40,8 @@ def stored_dataset(home: Path, code: str) -> str:
 
 
 def test_prune_names_what_went_and_keeps_what_a_version_was_made_from(prefect_api, home, capsys):
-    kept, spare = (stored_dataset(home, code) for code in ("a", "b"))
-    manifest = {"features": list(FEATURES), "dataset": kept}
+    kept, spare, pooled = (stored_dataset(home, code) for code in ("a", "b", "c"))
+    manifest = {"features": list(FEATURES), "dataset": kept, "recipe": {"pool": [f"ETHUSDT:{pooled}"]}}
     store = ArtifactStore(str(home / "models"))
     store.publish(SOURCE, MARKET.slug, "0123abcd", {"a.json": b"{}"}, manifest, datetime.now(UTC))
     work = ResultStore(home / "work")
@@ -50,7 +50,7 @@ def test_prune_names_what_went_and_keeps_what_a_version_was_made_from(prefect_ap
     os.utime(home / "work" / "fold-old.zip", (1, 1))
     removed = prune(rule=PruneRule(keep_datasets=0))
     assert (removed.results.keys, removed.datasets.keys) == (("fold-old",), (spare,))
-    assert {path.stem for path in (home / "datasets").iterdir()} == {kept}
+    assert {path.stem for path in (home / "datasets").iterdir()} == {kept, pooled}
     said = capsys.readouterr().out
     assert "work removed=1" in said
     assert f"datasets removed=1 freed_mb=0.0 {spare}" in said
@@ -66,6 +66,18 @@ def test_prune_keeps_every_dataset_when_a_version_cannot_say_what_it_needs(prefe
     assert prune(rule=PruneRule(keep_datasets=0)).datasets.keys == ()
     assert (home / "datasets" / f"{kept}.zip").is_file()
     assert "every dataset is kept: manifest of bybit/linear-BTCUSDT-5" in caplog.text
+
+
+@pytest.mark.parametrize("needs", [{}, {"dataset": 7}, {"dataset": "d" * 16, "recipe": {"pool": 7}}])
+def test_prune_keeps_every_dataset_when_a_manifest_names_none(prefect_api, home, caplog, needs):
+    kept = stored_dataset(home, "a")
+    store = ArtifactStore(str(home / "models"))
+    store.publish(
+        SOURCE, MARKET.slug, "0123abcd", {"a.json": b"{}"}, {"features": list(FEATURES), **needs}, days_ago(0)
+    )
+    assert prune(rule=PruneRule(keep_datasets=0)).datasets.keys == ()
+    assert (home / "datasets" / f"{kept}.zip").is_file()
+    assert "does not say which datasets it needs" in caplog.text
 
 
 def days_ago(days: float) -> datetime:

@@ -360,14 +360,16 @@ def test_prune_keeps_what_a_version_was_made_from_and_the_newest_of_each_market(
     os.utime(tmp_path / f"{damaged}.zip", (1, 1))
     asked = []
 
-    def referred(source, market):
-        asked.append((source, market))
+    def needed():
+        asked.append(True)
         return {ours[0]}
 
-    pruned = prune_datasets(tmp_path, datetime(2026, 1, 1, tzinfo=UTC), 2, referred)
+    assert prune_datasets(tmp_path, datetime(2026, 1, 1, tzinfo=UTC), 5, needed).keys == ()
+    assert asked == []  # where nothing could go, nobody is asked
+    pruned = prune_datasets(tmp_path, datetime(2026, 1, 1, tzinfo=UTC), 2, needed)
     assert set(pruned.keys) == {ours[1], ours[2]}
     assert {path.stem for path in tmp_path.iterdir()} == {ours[0], ours[3], ours[4], other, replayed, damaged}
-    assert asked == [(BYBIT, content["market"])]  # where nothing could go, nobody is asked
+    assert asked == [True]
     assert load_dataset(tmp_path, ours[0]).ref.id == ours[0]
 
 
