@@ -32,6 +32,12 @@ def test_python_command_names_a_module_that_runs(module):
     assert '__name__ == "__main__"' in Path(spec.origin).read_text()
 
 
+def test_service_starts_the_session_that_the_readme_starts():
+    (unit,) = {name for name in re.findall(r"`([a-z/]+\.service)`", README)}
+    (started,) = re.findall(r"^ExecStart=/opt/dsc/(.*)$", (ROOT / unit).read_text(), re.M)
+    assert started in COMMANDS
+
+
 def test_map_names_every_room_and_only_rooms_that_exist():
     rows = re.findall(r"^\| (`[a-z_/]+/`(?:, `[a-z_/]+/`)*) \|", README, re.M)
     named = {folder for row in rows for folder in re.findall(r"`([a-z_/]+)/`", row)}
