@@ -33,7 +33,7 @@ def test_python_command_names_a_module_that_runs(module):
 
 
 def test_service_starts_the_session_that_the_readme_starts():
-    (unit,) = {name for name in re.findall(r"`([a-z/]+\.service)`", README)}
+    (unit,) = set(re.findall(r"`([a-z/]+\.service)`", README))
     (started,) = re.findall(r"^ExecStart=/opt/dsc/(.*)$", (ROOT / unit).read_text(), re.M)
     assert started in COMMANDS
 
