@@ -5,6 +5,7 @@ torch, onnx and onnxruntime are loaded where they are used; whoever only reads w
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,8 @@ def onnx_graphs(config: DSCConfig, weights: Weights) -> dict[str, bytes]:
 
 def open_session(model: bytes, threads: int = 1) -> Any:
     """Return an onnxruntime.InferenceSession on the CPU with so many threads."""
+    # Else it numbers this machine in ~/.cache and writes to its makers: by the environment alone, and when imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,8 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -104,6 +108,21 @@ def test_step_of_several_markets_at_once_equals_each_alone(random_model: MakeMod
 
     alone = [step_series(step, x[:, market])[-1] for market in (0, 1)]
     np.testing.assert_allclose(logits, alone, rtol=0, atol=1e-6)
+
+
+def test_runtime_leaves_nothing_in_the_home_of_its_user(random_model: MakeModel, tmp_path: Path) -> None:
+    """By default it numbers the machine and keeps events for its makers there."""
+    model, home = tmp_path / "model.onnx", tmp_path / "home"
+    network = random_model(DSCConfig())
+    model.write_bytes(onnx_graphs(network.config, load_weights(weights_bytes(network)))["model.onnx"])
+    home.mkdir()
+    start = (
+        "from pathlib import Path; from tasks.network.export import open_session; open_session(Path({!r}).read_bytes())"
+    )
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    environment["HOME"] = str(home)
+    subprocess.run([sys.executable, "-c", start.format(str(model))], env=environment, check=True, timeout=120)  # noqa: S603
+    assert [*home.rglob("*")] == []
 
 
 def test_graphs_say_what_goes_in_and_out(random_model: MakeModel) -> None:
