@@ -16,6 +16,7 @@ FLAGS = $(call option,--exchange,$(EXCHANGE)) $(call option,--symbol,$(SYMBOL)) 
 export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
+export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: run ui alerts paper clients attack orders soak test suite verify verify-panel lint bench bench-quick lock clean
 .DELETE_ON_ERROR:
