@@ -306,6 +306,11 @@ class Market:
         """Bars in 365 days: crypto trades around the clock."""
         return _MS_PER_YEAR / self.interval_ms
 
+    @property
+    def bars_per_day(self) -> float:
+        """Bars in 24 hours."""
+        return DAY_MS / self.interval_ms
+
     def floor(self, ms: int) -> int:
         """Return the open time of the bar that contains `ms`, UTC milliseconds."""
         offset = MONDAY_MS if self.interval == "W" else 0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from storage.artifacts import ArtifactStore
 from storage.champion_log import ChampionEntry
-from storage.schema import ArtifactError
+from storage.schema import ArtifactError, Source, VersionRef
 from storage.trials import Candidate, Trial, TrialLog, sharpe_per_strategy
 from tasks.champion.manifest import Manifest
 from tasks.champion.promotion import Evidence, Judgement, Numbers, judge
@@ -55,12 +55,12 @@ def judge_challenger(
     data = evaluation.samples.dataset.ref
     entry = store.champion(data.source, data.market.slug)
     name = champion_name(entry)
-    fought = _duel(recipe, evaluation, store, entry, second_seed)
+    hash8 = version_hash(data, recipe, evaluation.folds[-1].weights)
+    looks = 1 + sum(one.hash8 != hash8 for one in looked_at(store, data.source, data.market.slug))
+    fought = _duel(recipe, evaluation, store, entry, second_seed, looks)
     tried = np.array(sharpe_per_strategy(TrialLog(store.place, Trial).entries(data.source, data.market.slug)))
     others = recipe.promotion.other_trials + TrialLog(store.place, Candidate).count(data.source, data.market.slug)
     luck = deflate(evaluation.daily_returns, tried, others, trades=evaluation.money.model.metrics.num_trades)
-    hash8 = version_hash(data, recipe, evaluation.folds[-1].weights)
-    looks = 1 + sum(one.made > entry.at and one.hash8 != hash8 for one in store.versions(data.source, data.market.slug))
     best = contest.better_baseline
     numbers = Numbers(
         champion=fought.champion.metrics if fought else None,
@@ -90,6 +90,7 @@ def _duel(
     store: ArtifactStore,
     entry: ChampionEntry,
     second_seed: Sequence[FoldResult],
+    looks: int,
 ) -> Duel | None:
     """Run challenger, champion and second seed on the bars that none had seen; None where there are none."""
     samples, span = evaluation.samples, evaluation.unseen
@@ -126,8 +127,21 @@ def _duel(
         cost_stress=recipe.promotion.cost_stress,
         bars_per_year=samples.dataset.ref.market.bars_per_year,
         horizon=recipe.labels.horizon,
+        level=recipe.promotion.alpha(looks),
         **end,
     )
+
+
+def looked_at(store: ArtifactStore, source: Source, name: str) -> list[VersionRef]:
+    """Return the versions that were made while the champion of the moment reigned, in every reign that it had."""
+    history = store.history(source, name)
+    ends = [entry.at for entry in history[1:]] + [None]
+    reigns = [(entry.at, end) for entry, end in zip(history, ends, strict=True) if entry.ref == history[-1].ref]
+    return [
+        one
+        for one in store.versions(source, name)
+        if any(one.made > begin and (end is None or one.made <= end) for begin, end in reigns)
+    ]
 
 
 def champion_name(entry: ChampionEntry) -> str:

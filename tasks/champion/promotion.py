@@ -135,7 +135,7 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
     excess = skill.calibration_error - skill.perfect_calibration_error
     # A champion that held nothing on these bars lost nothing: no challenger could trade within a multiple of that.
     idle = champion_drawdown == 0
-    alpha = rule.significance / evidence.looks
+    alpha = rule.alpha(evidence.looks)
     drawdown_bound = rule.max_drawdown if idle else rule.drawdown_ratio * champion_drawdown
     return (
         checked("unseen days", days >= rule.min_days, f"{days:.0f}", f">= {rule.min_days:.0f}"),
@@ -170,10 +170,10 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
         checked(
             f"beats the champion ({evidence.champion})",
             earned > champion_earned and is_below(evidence.p_value, alpha),
-            f"{earned:+.2%} against {champion_earned:+.2%}, {p_text(evidence.p_value)}",
+            f"{earned:+.2%} against {champion_earned:+.2%}, {p_text(evidence.p_value, alpha)}",
             f"greater, p < {alpha:.2g}" + (f", look {evidence.looks}" if evidence.looks > 1 else ""),
         ),
-        *_first_promotion(evidence, rule, trades),
+        _deflated(evidence.numbers.luck, rule, trades),
         checked("maximum drawdown", drawdown <= drawdown_bound, f"{drawdown:.2%}", f"<= {drawdown_bound:.2%}"),
         checked(
             "calibration error above a perfect model's",
@@ -212,20 +212,15 @@ def _second_seed(evidence: Evidence, others_hold: bool) -> Check:
     return checked(name, second.total_return > 0, found, wanted)
 
 
-def _first_promotion(evidence: Evidence, rule: PromotionRule, trades: int) -> tuple[Check, ...]:
-    """Return what only the first champion must show: that it is more than the luckiest of all trials."""
-    if evidence.champion != "flat":
-        return ()
-    found, trials = evidence.numbers.luck.deflated, evidence.numbers.luck.trials
+def _deflated(luck: Deflation, rule: PromotionRule, trades: int) -> Check:
+    """Return whether it is more than the luckiest of all trials; to lead over a champion that bleeds is not enough."""
     missing = too_few_trades(trades) if trades < FEWEST_TRADES else "undefined"
-    shown = missing if found is None else f"{found:.3f}"
-    return (
-        checked(
-            "deflated Sharpe ratio",
-            found is not None and found >= rule.deflated_sharpe,
-            f"{shown}, {trials} trial{'' if trials == 1 else 's'}",
-            f">= {rule.deflated_sharpe:g}",
-        ),
+    shown = missing if luck.deflated is None else f"{luck.deflated:.3f}"
+    return checked(
+        "deflated Sharpe ratio",
+        luck.deflated is not None and luck.deflated >= rule.deflated_sharpe,
+        f"{shown}, {luck.trials} trial{'' if luck.trials == 1 else 's'}",
+        f">= {rule.deflated_sharpe:g}",
     )
 
 
@@ -245,8 +240,10 @@ def is_below(p_value: float | None, bound: float) -> bool:
     return p_value is not None and p_value < bound
 
 
-def p_text(p_value: float | None) -> str:
-    """Return a p-value as a condition says it."""
+def p_text(p_value: float | None, bound: float = 0.05) -> str:
+    """Return a p-value as a condition says it; with two digits where the bound is as small."""
     if p_value is None:
         return "p undefined"
+    if bound < 0.005:
+        return f"p = {p_value:.2g}"
     return "p < 0.001" if p_value < 0.0005 else f"p = {p_value:.3f}"

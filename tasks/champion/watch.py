@@ -84,6 +84,7 @@ def champion_skill(
         training_shares(models, ref),
         known.forward_return[rows],
         overlap=horizon,
+        bars_per_day=row.market.bars_per_day,
         effective_samples=float(sample_uniqueness(known, rows).sum()),
         seed=0,
     )

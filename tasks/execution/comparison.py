@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import BacktestConfig, BacktestResult, buy_and_hold, flat, run_backtest
 from tasks.execution.metrics import DAYS_PER_YEAR, Metrics, bar_returns, summarize
-from tasks.execution.significance import BootstrapTest, stationary_bootstrap_test
+from tasks.execution.significance import BootstrapTest, draws_for, stationary_bootstrap_test
 
 COST_FACTORS = (0.0, 1.0, 1.5, 2.0)
 COSTS_PER_SIDE = (0.0, 0.0002, 0.00055, 0.001, 0.0015)
@@ -136,6 +136,7 @@ def duel(
     cost_stress: float,
     bars_per_year: float,
     horizon: int,
+    level: float = 0.05,
     trained_until_ms: int,
     label_span_ms: int,
 ) -> Duel:
@@ -151,6 +152,7 @@ def duel(
         cost_stress: Factor on commission and slippage for the stressed run, in which the same positions are dearer.
         bars_per_year: Bars in 365 days.
         horizon: Bars that a label spans.
+        level: P-value that the test of the lead must be able to go below.
         trained_until_ms: Last bar that either side was fitted on, UTC milliseconds.
         label_span_ms: How far that bar's label looks ahead, milliseconds.
     Raises:
@@ -169,10 +171,11 @@ def duel(
     # The block must outlast the dependence: label, position, and the day's rhythm.
     block = max(horizon, bars_per_year / DAYS_PER_YEAR, *held)
     enough = len(bars) >= _FEWEST_BLOCKS * block
+    tested = difference.any() and enough
     return Duel(
         challenger=ours,
         champion=theirs,
         second=None if second is None else run("second seed", second, costs),
         stressed=run("stressed challenger", challenger, costs.scaled(cost_stress)),
-        advantage=stationary_bootstrap_test(difference, block) if difference.any() and enough else None,
+        advantage=stationary_bootstrap_test(difference, block, draws=draws_for(level)) if tested else None,
     )

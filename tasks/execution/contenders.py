@@ -10,7 +10,7 @@ import numpy as np
 from storage.schema import SELL, BoolArray, FloatArray, IntArray
 from tasks.execution.metrics import Metrics
 from tasks.execution.significance import diebold_mariano
-from tasks.execution.skill import log_losses
+from tasks.execution.skill import log_losses, loss_lag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Contender:
         log_loss: Nat, on the labels that every forecaster knows; None for one without probabilities.
         accuracy: On the same labels; None for one without a forecast.
         lead: Its log-loss less the model's, nat: positive where the model is better.
-        lead_error: Standard error of that, overlap included.
+        lead_error: Standard error of that, dependence of a day included.
         p_value: Diebold-Mariano, one-sided: the chance of such a lead if the model were no better.
         total_return: Net of costs.
         sharpe_ratio: From UTC days; None where undefined.
@@ -65,7 +65,7 @@ def common_labels(classes: IntArray, forecasts: Mapping[str, FloatArray]) -> Boo
 
 
 def rate_forecasts(
-    model: str, forecasts: Mapping[str, FloatArray], classes: IntArray, *, overlap: int
+    model: str, forecasts: Mapping[str, FloatArray], classes: IntArray, *, overlap: int, bars_per_day: float
 ) -> dict[str, Forecast]:
     """Return every forecaster's log-loss, accuracy and direction, and the lead of `model` over it.
 
@@ -73,10 +73,12 @@ def rate_forecasts(
         model: Which of them is the model.
         forecasts: Name -> (N, K) probabilities; rows that some do not know are left out.
         classes: (N,) true class, -1 where unknown.
-        overlap: Bars that one label spans: the lag of the Diebold-Mariano variance.
+        overlap: Bars that one label spans.
+        bars_per_day: Of the market; with the overlap the lag of the Diebold-Mariano variance.
     """
     known = common_labels(classes, forecasts)
     labels = classes[known]
+    lag = loss_lag(overlap, bars_per_day, len(labels))
     losses = {name: log_losses(probabilities[known], labels) for name, probabilities in forecasts.items()}
     rated = {}
     for name, probabilities in forecasts.items():
@@ -88,7 +90,7 @@ def rate_forecasts(
         rated[name] = Forecast(log_loss=float(losses[name].mean()), accuracy=accuracy, direction=direction)
         if name == model:
             continue
-        lead = diebold_mariano(model_loss=losses[model], reference_loss=losses[name], lag=overlap)
+        lead = diebold_mariano(model_loss=losses[model], reference_loss=losses[name], lag=lag)
         rated[name] = replace(
             rated[name],
             lead=float(losses[name].mean() - losses[model].mean()),

@@ -165,6 +165,11 @@ def diebold_mariano(*, model_loss: FloatArray, reference_loss: FloatArray, lag: 
     return DieboldMariano(mean_difference=mean, standard_error=error, p_value=_NORMAL.cdf(-mean / error))
 
 
+def draws_for(level: float) -> int:
+    """Return how many resamples can say a p-value far below `level`: the least that they say is 1 / (draws + 1)."""
+    return max(_DRAWS, math.ceil(20.0 / level))
+
+
 def stationary_bootstrap_test(
     difference: FloatArray, mean_block: float, *, draws: int = _DRAWS, seed: int = _SEED
 ) -> BootstrapTest:

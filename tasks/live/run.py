@@ -119,7 +119,8 @@ def run_session(
     """
     plan = plan.named()
     source, store = plan.exchange.source, ArtifactStore(settings.models)
-    chooser = Chooser(store=store, source=source, version=plan.version, shadows=plan.shadows)
+    live = plan.mode == "live"
+    chooser = Chooser(store=store, source=source, version=plan.version, shadows=plan.shadows, real_money=live)
     path = session_path(settings.prepare_home(), plan.name)
     with ExitStack() as stack:
         one_session(settings.home, source, plan.markets, stack)

@@ -11,6 +11,7 @@ from storage.schema import ArtifactError, ConfigError, Market, Source, VersionRe
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.serving import ServedModel, load_served, served_champion
 from tasks.live.session import Chosen
+from tasks.strategy.promotion_rule import PromotionRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +23,14 @@ class Chooser:
         source: Where candles come from.
         version: champion, newest, or a version's name.
         shadows: How many of the newest other versions watch.
+        real_money: Whether a champion decides nothing if its promotion rule asks for less than the default.
     """
 
     store: ArtifactStore
     source: Source
     version: str = "champion"
     shadows: int = 0
+    real_money: bool = False
 
     def begin(self, market: Market, watching: Sequence[str] | None = None) -> Chosen:
         """Return what decides and what watches at a session's start.
@@ -61,7 +64,11 @@ class Chooser:
     def _served(self, ref: VersionRef | None, why_none: str, seal: str | None) -> tuple[ServedModel | None, str]:
         """Return what decides, or why nothing does: a champion that this code can't serve holds no position."""
         try:
-            return (load_served(self.store, ref, seal) if ref else None), why_none
+            model = load_served(self.store, ref, seal) if ref else None
+            looser = model.recipe.promotion.looser_than(PromotionRule()) if model and self.real_money else ()
+            if looser:
+                return None, f"the champion was promoted by a rule that asks for less: {', '.join(looser)}"
+            return model, why_none
         except ArtifactError as err:
             if self.version != "champion":
                 raise

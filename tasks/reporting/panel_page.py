@@ -24,8 +24,8 @@ _WORDS = (
     (
         "Lead over the best baseline",
         "Log-loss of the better of logistic regression, LightGBM and the prior, less the model's: above 0 the model is "
-        "better. p is Diebold-Mariano's, one-sided, overlap included; adjusted, it is set right for the number of "
-        "markets, whatever they have in common.",
+        "better. p is Diebold-Mariano's, one-sided, dependence of a day included; adjusted, it is set right for the "
+        "number of markets, whatever they have in common.",
     ),
     (
         "Direction edge",

@@ -17,6 +17,7 @@ from tasks.execution.fee_schedule import costs_text
 from tasks.execution.track_record import FEWEST_TRADES
 from tasks.strategy.contest import MODEL, Contest
 from tasks.strategy.out_of_sample import Evaluation
+from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
 
 
@@ -87,6 +88,8 @@ def _warnings(recipe: Recipe, evaluation: Evaluation, origin: Origin) -> Iterato
     pays = recipe.costs.funding and origin != "synthetic"  # a market that is made up has no rates to know
     if unpaid := _share_without_funding(evaluation) if pays else 0.0:
         yield f"No funding rates are known for {unpaid:.1%} of the unseen time, so none was paid or received in it."
+    if looser := recipe.promotion.looser_than(PromotionRule()):
+        yield f"The promotion rule asks for less than the default: {', '.join(looser)}; mode live refuses it."
     if recipe.refit:
         yield "The published weights were refit up to the last bar; the verdict belongs to the recipe, not to them."
 

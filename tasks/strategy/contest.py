@@ -118,6 +118,7 @@ def hold_contest(
         {MODEL: evaluation.probabilities, PRIOR: prior, **forecasts},
         classes,
         overlap=recipe.labels.horizon,
+        bars_per_day=samples.dataset.ref.market.bars_per_day,
     )
     dataset = samples.dataset
     past = past_classes(dataset.candles.close, dataset.vol, dataset.segment, recipe.labels, recipe.costs.round_trip)[

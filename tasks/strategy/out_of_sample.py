@@ -164,6 +164,7 @@ def _skill(samples: Samples, folds: Sequence[FoldResult], probabilities: FloatAr
         priors[known],
         samples.labels.forward_return[rows],
         overlap=samples.labels.horizon,
+        bars_per_day=samples.dataset.ref.market.bars_per_day,
         effective_samples=float(sample_uniqueness(samples.labels, rows).sum()),
         seed=0,  # of a simulated perfect model; the figure is a mean over thousands of labels
     )

@@ -127,7 +127,7 @@ def test_lead_in_direction_over_a_prior_that_the_market_left_behind_is_none():
         probabilities = np.column_stack([1 - up, np.zeros(len(up)), up])
         measured = measure_skill(
             probabilities, side, np.array([0.35, 0.0, 0.65]), 1e-3 * (side - 1),
-            overlap=1, effective_samples=6_000.0, seed=1,
+            overlap=1, bars_per_day=1.0, effective_samples=6_000.0, seed=1,
         )  # fmt: skip
         direction = {name: getattr(measured, name) for name in vars(measured) if name.startswith("direction_")}
         assert failed(replace(GOOD, skill=replace(SKILL, **direction))) == condition
@@ -178,10 +178,11 @@ def test_deflated_sharpe_of_too_few_trades_is_not_passed_and_says_why():
     assert (check.name, check.found) == ("deflated Sharpe ratio", "too few trades to judge: 29 of 30, 12 trials")
 
 
-def test_deflated_sharpe_is_asked_of_the_first_champion_alone():
-    named = replace(GOOD, champion="20260104T100000Z-7f3c9a2e")
-    assert failed(changed(named, "luck", deflated=0.1)) == []
-    assert failed(changed(GOOD, "luck", deflated=0.1)) == ["deflated Sharpe ratio"]
+@pytest.mark.promise(13)
+def test_lead_over_a_champion_that_bleeds_is_not_enough():
+    bleeds = changed(replace(GOOD, champion="20260104T100000Z-7f3c9a2e"), "champion", total_return=-0.3)
+    assert failed(bleeds) == []
+    assert failed(changed(bleeds, "luck", deflated=0.1)) == ["deflated Sharpe ratio"]
 
 
 def test_baseline_may_lead_by_the_margin_and_no_more():

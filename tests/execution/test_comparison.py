@@ -74,12 +74,20 @@ def test_delays_fill_the_same_decisions_one_and_two_bars_later(traded):
     np.testing.assert_array_equal(sweep.by_delay[0].result.equity, sweep.model.result.equity)
 
 
-def fought(traded, challenger, champion, horizon):
+def fought(traded, challenger, champion, horizon, level=0.05):
     bars, _ = traded
     return duel(
         bars, challenger, champion, Costs(), ONE_COIN,
-        cost_stress=1.5, bars_per_year=BARS_PER_YEAR, horizon=horizon, **UNSEEN,
+        cost_stress=1.5, bars_per_year=BARS_PER_YEAR, horizon=horizon, level=level, **UNSEEN,
     )  # fmt: skip
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize("looks", [1, 101, 3_650])
+def test_certain_lead_is_below_the_level_of_any_number_of_looks(traded, looks):
+    bars, _ = traded
+    up = np.sign(np.append(np.diff(np.log(bars.open))[1:], [0.0, 0.0])).astype(np.int64)  # knows what comes
+    assert fought(traded, up, -up, 12, level=0.05 / looks).advantage.p_value < 0.05 / looks
 
 
 @pytest.mark.promise(13)

@@ -1,16 +1,21 @@
 """Skill against labels: scikit-learn as the oracle, closed forms where there are some."""
 
+import math
+
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 from sklearn import metrics as oracle
 
 from storage.schema import ConfigError
+from tasks.execution.significance import diebold_mariano
 from tasks.execution.skill import (
     COVERAGES,
     calibration_error,
     class_shares,
     confusion_matrix,
     log_losses,
+    loss_lag,
     macro_f1,
     measure_skill,
     reliability,
@@ -31,7 +36,7 @@ def forecasts(seed: int, samples: int = 4_000, sharpness: float = 1.0):
 
 
 def measured(probabilities, labels, prior=(1 / 3, 1 / 3, 1 / 3), forward_return=None, **changes):
-    settings = {"overlap": 1, "effective_samples": float(len(labels)), "seed": 1} | changes
+    settings = {"overlap": 1, "bars_per_day": 1.0, "effective_samples": float(len(labels)), "seed": 1} | changes
     forward_return = (labels - 1) * 0.001 if forward_return is None else forward_return
     return measure_skill(probabilities, labels, np.array(prior), forward_return, **settings)
 
@@ -51,6 +56,28 @@ def test_log_loss_brier_f1_and_confusion_equal_scikit_learn():
 def test_certain_and_wrong_forecast_costs_a_lot_but_not_infinity():
     losses = log_losses(np.array([[1.0, 0.0, 0.0]]), np.array([1]))
     assert losses[0] == pytest.approx(-np.log(1e-12))
+
+
+def test_losses_depend_on_each_other_for_a_day_and_of_few_labels_for_less():
+    assert loss_lag(12, 288.0, 38_000) == 288
+    assert loss_lag(24, 24.0, 38_000) == 24  # hours ahead as long as a day
+    assert loss_lag(12, 288.0, 2_000) == 100
+    assert loss_lag(12, 288.0, 100) == 12
+
+
+def test_test_of_a_lead_keeps_its_size_where_volatility_outlasts_a_label():
+    """Leads of nothing that follow a state of eight hours, on 42 days of five minutes, at a nominal 5 %.
+
+    The variance of their mean is 191 times one bar's; the 12 bars of a label's overlap see 23 of that.
+    """
+    rng, samples, runs, lasting = np.random.default_rng(3), 12_096, 300, math.exp(-1 / 96)
+    rejected = {"overlap": 0, "a day": 0}
+    for _ in range(runs):
+        lead = lfilter([1.0], [1.0, -lasting], rng.standard_normal(samples + 2_000))[2_000:]
+        for name, lag in (("overlap", 12), ("a day", loss_lag(12, 288.0, samples))):
+            rejected[name] += diebold_mariano(model_loss=np.zeros(samples), reference_loss=lead, lag=lag).p_value < 0.05
+    assert rejected["overlap"] / runs > 0.2
+    assert rejected["a day"] / runs < 0.1
 
 
 def test_prior_itself_has_no_skill():

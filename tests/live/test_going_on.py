@@ -111,6 +111,16 @@ def test_champion_that_this_code_can_t_serve_holds_no_position_and_says_why(
         replace(chooser, version=str(version)).begin(MARKET)
 
 
+def test_real_money_follows_no_champion_of_a_rule_that_asks_for_less(version: VersionRef) -> None:
+    chooser = Chooser(store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source, real_money=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chooser, "_named", lambda chooser, market: (version, "", None))
+        for chosen in (chooser.begin(MARKET), chooser.again(MARKET, None)):
+            assert chosen.model is None
+            assert chosen.why_none.startswith("the champion was promoted by a rule that asks for less: min_days ")
+        assert replace(chooser, real_money=False).begin(MARKET).model is not None
+
+
 def test_session_that_never_began_has_nothing_to_review(home: Path) -> None:
     settings = Settings.from_environment()
     Journal(session_path(settings.prepare_home(), "nothing")).close()

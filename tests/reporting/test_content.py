@@ -22,6 +22,7 @@ from tasks.reporting.summary import _share_without_funding, summarise
 from tasks.runs.cost import Cost
 from tasks.strategy.contest import Contest
 from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
+from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.samples import load_samples
 from tasks.strategy.speed import Speed, speed_of
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
@@ -80,15 +81,28 @@ def measures(report: ReportData):
 
 
 def test_version_says_again_what_its_manifest_says_of_it(stored):
-    # The program of that day missed the funding rates of a market that is made up.
-    assert stored.summary() == replace(stored.manifest.summary, warnings=())
+    # The program of that day warned of funding rates of a market that is made up, and not of a rule that asks little.
+    assert replace(stored.summary(), warnings=()) == replace(stored.manifest.summary, warnings=())
+
+
+def test_promotion_rule_that_asks_for_less_than_the_default_is_warned_of(stored):
+    def warned(rule):
+        recipe = replace(stored.manifest.recipe, promotion=rule)
+        said = summarise(recipe, stored.evaluation, stored.contest, "synthetic").warnings
+        return [warning for warning in said if warning.startswith("The promotion rule asks for less")]
+
+    assert warned(PromotionRule()) == []
+    (said,) = warned(PromotionRule(min_trades=0, significance=0.5, min_days=60.0))
+    assert "min_trades 0 (100)" in said
+    assert "significance 0.5 (0.05)" in said
+    assert "min_days" not in said  # asks for more
 
 
 @pytest.mark.parametrize(("origin", "warnings"), [("synthetic", 0), ("replayed", 1), ("exchange", 1)])
 def test_missing_funding_rates_are_warned_of_where_there_are_any_to_know(stored, origin, warnings):
     assert not len(stored.evaluation.samples.dataset.funding_ms)
     said = summarise(stored.manifest.recipe, stored.evaluation, stored.contest, origin).warnings
-    assert [warning.startswith("No funding rates are known for 100.0%") for warning in said] == [True] * warnings
+    assert sum(warning.startswith("No funding rates are known for 100.0%") for warning in said) == warnings
 
 
 def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored):

@@ -140,7 +140,7 @@ def _skill_of(found: Walked, recipe: Recipe) -> Skill:
     effective = float(sample_uniqueness(found.labels, rows).sum())
     return measure_skill(
         p[known], classes[known], found.prior[found.fold[known]], found.labels.forward_return[rows],
-        overlap=recipe.labels.horizon, effective_samples=effective, seed=0,
+        overlap=recipe.labels.horizon, bars_per_day=288.0, effective_samples=effective, seed=0,
     )  # fmt: skip
 
 

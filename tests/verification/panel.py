@@ -4,8 +4,9 @@
 
 All learn from bars before the holdout and are compared by log-loss on it: the pool's network, the market's own, one of
 the pool without the market, and LightGBM by the full grid on the market's own bars. Gains are in nats, with standard
-errors that count the overlap of labels; markets of one hour are averaged before. The holdouts have been read before, so
-nothing here confirms a choice. A bar that is missed is written down first and fails then. Costs are 10 bp and 1 bp.
+errors that count how long losses depend on each other, a day; markets of one hour are averaged before. The holdouts
+have been read before, so nothing here confirms a choice. A bar that is missed is written down first and fails then.
+Costs are 10 bp and 1 bp.
 """
 
 from __future__ import annotations
@@ -23,7 +24,19 @@ from typing import Any
 import cyclopts
 import numpy as np
 
-from storage.schema import END_OF_TIME_MS, Candles, DatasetRef, FloatArray, IntArray, Interval, Market, Source, utc_text
+from storage.schema import (
+    DAY_MS,
+    END_OF_TIME_MS,
+    INTERVAL_MS,
+    Candles,
+    DatasetRef,
+    FloatArray,
+    IntArray,
+    Interval,
+    Market,
+    Source,
+    utc_text,
+)
 from storage.settings import Settings
 from storage.snapshots import Dataset, write_dataset
 from tasks.execution.accounting import Costs
@@ -223,7 +236,7 @@ def mean_and_error(reads: Sequence[Read], over: str, lag: int) -> tuple[float, f
 
 def figures(panel: Panel, reads: Mapping[str, Read], took: Mapping[str, float]) -> dict[str, Any]:
     """Return what the panel's figures come to, each with its standard error."""
-    lag = panel.horizon
+    lag = max(panel.horizon, DAY_MS // INTERVAL_MS[panel.interval])  # losses depend on each other for a day
     btc, *alts = reads.values()
 
     def of(key: str, some: Sequence[Read], over: str) -> dict[str, float]:

@@ -18,10 +18,10 @@ from typing import Any
 import cyclopts
 import numpy as np
 
-from storage.schema import Candles
+from storage.schema import DAY_MS, Candles
 from storage.settings import Settings
 from tasks.execution.significance import diebold_mariano
-from tasks.execution.skill import log_losses
+from tasks.execution.skill import log_losses, loss_lag
 from tasks.market.features import build_features
 from tasks.market.samples import FoldConfig
 from tasks.network.baselines import CLASSICAL
@@ -50,7 +50,8 @@ def read(candles: Candles, minutes: int, horizon: int) -> dict[str, Any]:
     losses = {name: log_losses(p[known], classes[known]) for name, p in found.probabilities.items()}
     losses["prior"] = log_losses(found.prior[found.fold[known]], classes[known])
     best = min(CLASSICAL, key=lambda name: losses[name].mean())
-    tested = diebold_mariano(model_loss=losses["dsc"], reference_loss=losses[best], lag=horizon)
+    lag = loss_lag(horizon, DAY_MS / (minutes * MINUTE_MS), int(known.sum()))
+    tested = diebold_mariano(model_loss=losses["dsc"], reference_loss=losses[best], lag=lag)
     return {name: round(float(loss.mean()), 5) for name, loss in losses.items()} | {
         "labels": int(known.sum()),
         "better baseline": best,

@@ -257,7 +257,7 @@ PLANTED = [
     ),
     (
         "the hundredth look at a champion is as good as the first", PROMOTION,
-        "alpha = rule.significance / evidence.looks", "alpha = rule.significance",
+        "alpha = rule.alpha(evidence.looks)", "alpha = rule.significance",
         "tests/champion/test_promotion.py::test_lead_over_a_champion_must_be_rarer_with_every_look_at_it",
     ),
     (
