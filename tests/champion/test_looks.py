@@ -8,6 +8,7 @@ from storage.schema import Source, VersionRef
 from tasks.champion.judgement import looked_at
 
 SOURCE, NAME = Source("sandbox:0123abcd"), "linear-SYNTHUSDT-5"
+EVIDENCE = {"champion": {}, "challenger": {}}
 BEGIN = datetime(2026, 1, 4, 10, tzinfo=UTC)
 
 
@@ -18,7 +19,7 @@ def test_rollback_forgets_no_look(tmp_path: Path) -> None:
         return store.publish(SOURCE, NAME, f"{hour:08x}", {"a.json": b"{}"}, {"features": []}, BEGIN + timedelta(hours=hour))
 
     def promote(ref: VersionRef, expected: int, hour: int) -> None:
-        store.promote(SOURCE, NAME, ref, {}, expected=expected, now=BEGIN + timedelta(hours=hour, minutes=1))
+        store.promote(SOURCE, NAME, ref, EVIDENCE, expected=expected, now=BEGIN + timedelta(hours=hour, minutes=1))
 
     early = [publish(hour) for hour in range(3)]
     assert looked_at(store, SOURCE, NAME) == early  # at flat
