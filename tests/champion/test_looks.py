@@ -8,7 +8,7 @@ from storage.schema import Source, VersionRef
 from tasks.champion.judgement import looked_at
 
 SOURCE, NAME = Source("sandbox:0123abcd"), "linear-SYNTHUSDT-5"
-EVIDENCE = {"champion": {}, "challenger": {}}
+EVIDENCE = {"champion": {"net": 0.0}, "challenger": {"net": 1.0}}
 BEGIN = datetime(2026, 1, 4, 10, tzinfo=UTC)
 
 
@@ -16,7 +16,8 @@ def test_rollback_forgets_no_look(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path))
 
     def publish(hour: int) -> VersionRef:
-        return store.publish(SOURCE, NAME, f"{hour:08x}", {"a.json": b"{}"}, {"features": []}, BEGIN + timedelta(hours=hour))
+        made = BEGIN + timedelta(hours=hour)
+        return store.publish(SOURCE, NAME, f"{hour:08x}", {"a.json": b"{}"}, {"features": []}, made)
 
     def promote(ref: VersionRef, expected: int, hour: int) -> None:
         store.promote(SOURCE, NAME, ref, EVIDENCE, expected=expected, now=BEGIN + timedelta(hours=hour, minutes=1))
