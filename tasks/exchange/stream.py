@@ -1,77 +1,36 @@
-"""Bybit's streams through pybit, kept alive: who reads the queue never meets a socket.
+"""Bybit's streams, kept alive: who reads the queue never meets a socket.
 
-pybit 5.17 alone does not do (observed against a local server): its reader dies of bad JSON, of an unknown topic and of
-a refused subscription; a fast acknowledgement finds no callback and kills it too; ten attempts to connect are spent in
-0.07 s; and a feed that is silent but answers pings is never noticed. So of its `WebSocket` stay the hosts and both
-kinds of ping. A message is read here, and a supervisor replaces what is dead by a new connection.
+A message is read here, and a supervisor replaces a connection that is dead, or silent for too long, by a new one.
 """
 
 from __future__ import annotations
 
 import json
 import queue
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import websocket
-from pybit.unified_trading import WebSocket
-from websocket._abnf import continuous_frame, frame_buffer
 
 from storage.api_keys import ApiKey
-from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
 from storage.foreign import parse_json
 from storage.schema import ConfigError, Market, one_line
 from tasks.exchange.bans import Ban
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.private_events import DISCONNECT_TOPIC, PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
 from tasks.exchange.stream_events import BadMessage, Decoder, Reconnected, Refused, UnknownTopic, topics_of
-from tasks.exchange.transport import CLIENT_NAME, Exchange
+from tasks.exchange.stream_socket import StreamSocket, StreamTiming
+from tasks.exchange.transport import Exchange
 
 QUEUE_EVENTS = 100_000
 """Events that may wait to be read: five bursts of 20,000, some 20 MB."""
-MOST_MESSAGE = 4_000_000
-"""Bytes of a message: the largest that Bybit sends have some 200,000."""
 
 _LOOK_S = 0.1  # how soon a patient stream notices that it is closed
 _TOLD = 3  # bad messages whose text is kept
-_AUTH_S = 10  # for which what signs in is good: pybit's 1 s is less than what clocks may differ by
-_JOIN_S = 15.0  # longer than any time-out of a socket
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamTiming(Checked):
-    """When a connection counts as dead, and how soon there is a new one.
-
-    Attributes:
-        silence_s: Without a message of a topic for so long it is dead, pongs or not: `orderbook.1` repeats every 3 s.
-        first_wait_s: Wait before the first new connection; doubles from one to the next until data comes.
-        max_wait_s: Longest such wait. Bybit allows 500 connections in 5 minutes.
-        jitter: Each wait is lengthened by up to this share.
-        connect_s: Longest wait for a connection, for its handshake and for the rest of a message.
-        ping_interval_s: Between two pings; Bybit asks for 20.
-        ping_timeout_s: Longest wait for a pong, < `ping_interval_s`.
-    """
-
-    silence_s: PositiveFloat = 10.0
-    first_wait_s: PositiveFloat = 1.0
-    max_wait_s: PositiveFloat = 60.0
-    jitter: NonNegativeFloat = 0.25
-    connect_s: PositiveFloat = 10.0
-    ping_interval_s: PositiveFloat = 20.0
-    ping_timeout_s: PositiveFloat = 10.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.ping_interval_s > self.ping_timeout_s:
-            raise ConfigError(
-                f"ping_interval_s must be > ping_timeout_s={self.ping_timeout_s!r}, was {self.ping_interval_s!r}"
-            )
 
 
 @dataclass
@@ -156,7 +115,7 @@ class Stream:
         self._asked: dict[str, tuple[str, ...]] = {}
         self._decoder = self._reader()
         self._data_s = 0.0  # when the last message came that shows that the feed is alive
-        self._connection: _Connection | None = None
+        self._connection: StreamSocket | None = None
         self._closing = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="stream", daemon=True)
 
@@ -204,7 +163,7 @@ class Stream:
 
     def _connect_and_watch(self) -> str:
         """Hold one connection until it is dead, and return why it is."""
-        connection = _Connection(
+        connection = StreamSocket(
             self.channel,
             self._url,
             exchange=self._exchange,
@@ -230,7 +189,7 @@ class Stream:
             self._connection = None
             connection.end()
 
-    def _watch(self, connection: _Connection) -> str:
+    def _watch(self, connection: StreamSocket) -> str:
         since_s = time.monotonic()
         while not self._closing.is_set() and self._groups:
             left_s = max(self._data_s, since_s) + self._silence_s - time.monotonic()
@@ -266,7 +225,7 @@ class Stream:
     def _reconnected(self) -> object:
         raise NotImplementedError
 
-    def _greet(self, connection: _Connection) -> None:
+    def _greet(self, connection: StreamSocket) -> None:
         """Do what must be done before topics are asked for."""
 
     def _answered(self, message: dict[str, Any], received_ns: int) -> None:
@@ -353,7 +312,7 @@ class PrivateStream(Stream):
     def _reconnected(self) -> AccountReconnected:
         return AccountReconnected(self.generation, time.monotonic_ns())
 
-    def _greet(self, connection: _Connection) -> None:
+    def _greet(self, connection: StreamSocket) -> None:
         """Show the key; topics that are asked for before the answer are refused."""
         self._admitted.clear()
         connection.show_key()
@@ -383,134 +342,3 @@ class PrivateStream(Stream):
         """Return the topics of an answer, which may lack what the request was called: they come in order then."""
         in_order = self._groups[-1] if self._down_since_s is None else self._groups[0]
         return self._asked.get(str(message.get("req_id")), in_order)
-
-
-class _BoundedFrames(frame_buffer):
-    """Frames of a bounded size; a header may announce 2**63 bytes, and all that come would be kept."""
-
-    def recv_length(self) -> None:
-        """Read how long a frame says that it is."""
-        super().recv_length()
-        if (self.length or 0) > MOST_MESSAGE:
-            raise websocket.WebSocketPayloadException(
-                f"a frame of {self.length} bytes, at most {MOST_MESSAGE} may come"
-            )
-
-
-class _BoundedMessage(continuous_frame):
-    """A message of a bounded size, however many frames it comes in."""
-
-    def add(self, frame: Any) -> None:
-        """Take in a frame."""
-        super().add(frame)
-        if self.cont_data and len(self.cont_data[1]) > MOST_MESSAGE:
-            raise websocket.WebSocketPayloadException(f"a message of more than {MOST_MESSAGE} bytes")
-
-
-class _Connection(WebSocket):  # type: ignore[misc]
-    """One connection of pybit's, which ends where pybit would connect again by itself.
-
-    Attributes:
-        ended: Set when it is dead.
-        reason: Why, as far as the socket says.
-    """
-
-    def __init__(
-        self,
-        channel: str,
-        url: str | None,
-        *,
-        exchange: Exchange,
-        key: ApiKey | None,
-        timing: StreamTiming,
-        on_text: Callable[[str], None],
-        stop: threading.Event,
-    ) -> None:
-        self.ended = threading.Event()
-        self.reason = "the connection ended"
-        self._url, self._timing, self._on_text, self._stop = url, timing, on_text, stop
-        self._held: Any = None  # pybit's and its library's own reference is gone as soon as the server has closed
-        super().__init__(
-            channel_type=channel,
-            testnet=exchange == "testnet",
-            demo=exchange == "demo" and key is not None,
-            api_key=key and key.key,
-            api_secret=key and key.secret,
-            private_auth_expire=_AUTH_S,
-            restart_on_error=False,
-            ping_interval=timing.ping_interval_s,
-            ping_timeout=timing.ping_timeout_s,
-        )
-
-    def _connect(self, url: str) -> None:
-        """Connect once, in bounded time; pybit's own way tries ten times in a row and has no time-out."""
-        subdomain = "stream-testnet" if self.testnet else "stream-demo" if self.demo else "stream"
-        official = url.format(SUBDOMAIN=subdomain, DOMAIN="bybit", TLD="com")
-        self.endpoint = official if self._url is None else f"{self._url}/v5/{official.partition('/v5/')[2]}"
-        websocket.setdefaulttimeout(self._timing.connect_s)  # else a handshake may last for ever; of this library alone
-        self.ws = websocket.WebSocketApp(
-            url=self.endpoint,
-            header={} if self._url is None else {"User-Agent": CLIENT_NAME},
-            on_open=self._hold,
-            on_message=lambda ws, text: self._on_text(text),
-            on_error=lambda ws, err: self._on_error(err),
-            on_pong=lambda ws, *args: self._on_pong(),
-        )
-        self.wst = threading.Thread(target=self._read, name="stream reader", daemon=True)
-        self.wst.start()
-        give_up_s = time.monotonic() + self._timing.connect_s
-        while self.wst.is_alive() and not self.is_connected() and not self._stop.is_set():
-            if time.monotonic() > give_up_s:
-                self.reason = f"no connection within {self._timing.connect_s:g} s"
-                break
-            time.sleep(0.01)
-        if not self.is_connected():
-            self.end()
-            raise websocket.WebSocketException(self.reason)
-
-    def show_key(self) -> None:
-        """Sign in."""
-        self._auth()
-
-    def fail(self, reason: str) -> None:
-        """Give up, because the exchange says so."""
-        self.reason = reason
-        self.ended.set()
-
-    def start_pings(self) -> None:
-        """Send the text ping that Bybit wants beside the frames."""
-        self._send_initial_ping()
-
-    def end(self) -> None:
-        """Close the socket and wait for every thread; pybit's way leaves the reader for up to `ping_timeout_s`."""
-        self.exited = True
-        timer = self.custom_ping_timer
-        self._stop_custom_ping_timer()
-        self.ws.keep_running = False
-        held: Any = self._held or self.ws.sock
-        if held is not None:
-            with suppress(websocket.WebSocketException, OSError, AttributeError):
-                held.send_close()
-            with suppress(OSError, AttributeError):
-                held.sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, in a handshake too
-        for thread in (self.wst, timer):
-            if thread is not None and thread.is_alive() and thread is not threading.current_thread():
-                thread.join(_JOIN_S)
-        if held is not None:
-            held.shutdown()  # its own close() does nothing after send_close()
-
-    def _hold(self, ws: websocket.WebSocketApp) -> None:
-        self._held = sock = cast(websocket.WebSocket, ws.sock)
-        sock.frame_buffer = _BoundedFrames(sock._recv, False)  # nothing has been read into the one before
-        sock.cont_frame = _BoundedMessage(False, False)
-
-    def _read(self) -> None:
-        try:
-            self.ws.run_forever(ping_interval=self._timing.ping_interval_s, ping_timeout=self._timing.ping_timeout_s)
-        finally:
-            self.ended.set()
-
-    def _on_error(self, error: BaseException) -> None:
-        if not self.ended.is_set():
-            self.reason = f"{type(error).__name__}: {one_line(error, 120)}"
-        self.ended.set()

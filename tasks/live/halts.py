@@ -7,13 +7,13 @@ works while the session hangs or is dead.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from storage.foreign import parse_json, read_file
 from storage.schema import Market, StoreError, one_line
+from storage.whole_file import replace_file
 
 _LONGEST = 10_000  # bytes of a halt
 
@@ -65,17 +65,11 @@ class Halts:
         """
         path = self._path(environment, market)
         halt = Halt(why, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+        known = self.read(environment, market)
+        if known is not None and known.at:  # without a time it could not be read, and may not be there
+            return known
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(f".{os.getpid()}")
-            with draft.open("w") as file:
-                json.dump(vars(halt), file)
-                file.flush()
-                os.fsync(file.fileno())
-            if (known := self.read(environment, market)) is not None:
-                draft.unlink()
-                return known
-            draft.replace(path)
+            replace_file(path, json.dumps(vars(halt)).encode())
         except OSError as err:
             raise StoreError(f"the halt {path} can't be written ({err})") from err
         return halt

@@ -14,7 +14,8 @@ from storage.api_keys import ApiKey, Environment
 from storage.schema import Market, PipelineError, Rejected, StoreError
 from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
-from tasks.exchange.stream import PrivateStream, StreamTiming
+from tasks.exchange.stream import PrivateStream
+from tasks.exchange.stream_socket import StreamTiming
 from tasks.exchange.trading import Protection, TradingAccount
 from tasks.exchange.transport import Exchange
 from tasks.execution.orders import OrderError

@@ -27,10 +27,11 @@ from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import plausible
 from tasks.exchange.private_events import PrivateEvent
-from tasks.exchange.stream import QUEUE_EVENTS, PublicStream, StreamTiming
+from tasks.exchange.stream import QUEUE_EVENTS, PublicStream
 from tasks.exchange.stream_events import (
     Event,
 )
+from tasks.exchange.stream_socket import StreamTiming
 from tasks.execution.paper import Ledger, open_bar
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import Decision

@@ -2,19 +2,13 @@
 
 from tests.attack.classes import (
     Attack,
-    archives,
     candle_texts,
-    champion_entries,
     json_texts,
-    manifests,
     names,
     stream_messages,
-    tables,
-    trials,
-    version_files,
-    weights,
 )
 from tests.attack.databases import databases
+from tests.attack.stored_objects import archives, champion_entries, manifests, tables, trials, version_files, weights
 from tests.attack.wire import http_answers, stream_frames
 
 ATTACKS: dict[str, tuple[Attack, int]] = {

@@ -19,7 +19,8 @@ from typing import Any
 from storage.schema import Market, Source, Window
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pacing import RetryPolicy
-from tasks.exchange.stream import PublicStream, StreamTiming
+from tasks.exchange.stream import PublicStream
+from tasks.exchange.stream_socket import StreamTiming
 from tests.attack.classes import Attempt, each
 from tests.attack.lab import NOW_MS, Lab
 from tests.attack.mutations import Random, damaged, mutated

@@ -11,34 +11,39 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
-from prefect.settings import get_current_settings
+from prefect.context import use_profile
+from prefect.settings import PREFECT_API_URL, Profile, get_current_settings
 
 from flows.entry.command_line import _fitted, plain_errors, run_by_hand, with_category
 from flows.monitor import monitor
 
 ROOT = Path(__file__).parents[2]
-
-
 NOWHERE = "http://127.0.0.1:9/api"  # the port of a service that nobody runs
+WAY_OUT = "start it, or change or remove that address, which ends in /api, in"
 
 
-@pytest.mark.parametrize("giver", ["profile", "variable"])
-def test_server_that_is_not_there_is_named_with_what_gave_its_address(home, tmp_path, giver):
+def test_server_that_is_not_there_is_named_with_the_variable_that_gave_its_address(home, tmp_path):
     kept = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
     environment = kept | {"DSC_HOME": str(home), "PREFECT_HOME": str(tmp_path), "PREFECT_CLIENT_MAX_RETRIES": "0"}
-    if giver == "variable":
-        environment["PREFECT_API_URL"] = NOWHERE
-        named = "the variable PREFECT_API_URL"
-    else:
-        (tmp_path / "profiles.toml").write_text(f'active = "x"\n[profiles.x]\nPREFECT_API_URL = "{NOWHERE}"\n')
-        named = f"profile 'x' of {tmp_path}/profiles.toml"
+    environment["PREFECT_API_URL"] = NOWHERE
     command = [sys.executable, "-m", "flows.monitor"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"Prefect can't be reached at {NOWHERE} (")
-    assert line.endswith(f"start it, or change or remove that address, which ends in /api, in {named}")
+    assert line.endswith(f"{WAY_OUT} the variable PREFECT_API_URL")
     assert done.returncode == 1
+
+
+def test_server_that_is_not_there_is_named_with_the_profile_that_gave_its_address(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    chosen = Profile(name="x", settings={PREFECT_API_URL: NOWHERE}, source=tmp_path / "profiles.toml")
+    with use_profile(chosen, include_current_context=False), pytest.raises(SystemExit) as left, plain_errors():
+        raise httpx.ConnectError("refused")
+    assert left.value.code == (
+        f"Prefect can't be reached at {NOWHERE} (refused); {WAY_OUT} profile 'x' of {tmp_path}/profiles.toml"
+    )
 
 
 def test_user_without_a_home_directory_gets_that_of_the_data_and_hears_it_once(home, monkeypatch, capsys):
@@ -64,7 +69,7 @@ def quick():
     def goes_on():
         while True:
             log.warning("still here")
-            time.sleep(0.0005)
+            time.sleep(0.005)
 
     threading.Thread(target=goes_on, daemon=True).start()
 
@@ -169,18 +174,46 @@ def test_help_swallows_no_placeholder(helped):
 
 
 @pytest.fixture
-def helped(monkeypatch, capsys):
-    """Run a flow's module as a program does, and return the lines that it printed."""
+def ended(monkeypatch, capsys):
+    """Run a flow's module as a program does, and return its status and what it printed."""
 
-    def printed(flow: str, option: str) -> list[str]:
-        monkeypatch.setattr(sys, "argv", [f"flows.{flow}", option])
+    def run(flow: str, *options: str):
+        monkeypatch.setattr(sys, "argv", [f"flows.{flow}", *options])
         monkeypatch.setenv("COLUMNS", "80")
         monkeypatch.setattr(os, "_exit", sys.exit)
-        with pytest.raises(SystemExit, match="0"):
+        with pytest.raises(SystemExit) as left:
             runpy.run_path(str(ROOT / "flows" / f"{flow}.py"), run_name="__main__")
-        return capsys.readouterr().out.splitlines()
+        return left.value.code, capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def helped(ended):
+    """Return the lines of a flow's help."""
+
+    def printed(flow: str, option: str) -> list[str]:
+        status, said = ended(flow, option)
+        assert status == 0
+        return said.out.splitlines()
 
     return printed
+
+
+def test_parameter_that_breaks_a_rule_is_said_with_what_it_may_be(home, ended):
+    status, said = ended("ingest", "--interval", "7")
+    assert status == 2
+    words = " ".join(said.err.replace("│", " ").split())
+    assert 'Invalid value "7" for --interval. Choose from: "1", "3", "5", "15", "30",' in words
+    assert not home.exists()
+
+
+def test_symbol_in_a_list_is_refused_before_a_run_begins(home, ended):
+    status, said = ended("pipeline", "--symbols", "ETHUSDT,btcusdt")
+    assert status == 2
+    words = " ".join(said.err.replace("│", " ").split())
+    assert "symbol must be upper-case letters, digits and dashes such as BTCUSDT, was 'btcusdt'" in words
+    assert not (home / "prefect").exists()  # no server was started
 
 
 def test_prefects_lines_go_to_the_log_and_nothing_else_to_the_terminal(home, prefect_api):

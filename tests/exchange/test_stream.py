@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from storage.schema import Candles, ConfigError, Market
-from tasks.exchange.stream import PublicStream, StreamTiming
+from tasks.exchange.stream import PublicStream
 from tasks.exchange.stream_events import (
     BadMessage,
     BookTop,
@@ -28,6 +28,7 @@ from tasks.exchange.stream_events import (
     UnknownTopic,
     topics_of,
 )
+from tasks.exchange.stream_socket import StreamTiming
 
 START_MS = 1_735_689_600_000
 STEP_MS = 300_000

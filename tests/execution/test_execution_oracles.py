@@ -1,5 +1,8 @@
 """The accounting core against two backtesters that share no line with it: 5,000 bars, 0.1 % a fill at the next open."""
 
+from types import ModuleType
+
+import numba
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,12 +27,19 @@ def ours(bars, target, costs, config):
     return run_backtest(bars, target, costs, config, trained_until_ms=None, label_span_ms=0)
 
 
+@pytest.fixture(scope="module")
+def vectorbt() -> ModuleType:
+    """The library, not compiled: for as few bars that would take longer than they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numba.config, "DISABLE_JIT", True)
+        return pytest.importorskip("vectorbt", reason="vectorbt is an optional oracle: pip install '.[oracles]'")
+
+
 @pytest.mark.promise(11)
 @pytest.mark.parametrize("slippage", [0.0, 0.0002])
 @pytest.mark.parametrize("switch", [1.0, 0.01], ids=["iid", "sticky"])
 @pytest.mark.parametrize("fraction", [None, 0.95], ids=["one coin", "0.95 of equity"])
-def test_equity_equals_vectorbt_in_every_bar(random_market, fraction, switch, slippage):
-    vectorbt = pytest.importorskip("vectorbt", reason="vectorbt is an optional oracle: pip install '.[oracles]'")
+def test_equity_equals_vectorbt_in_every_bar(vectorbt, random_market, fraction, switch, slippage):
     bars, target = market(random_market, switch)
     capital = 1e8 if fraction is None else 1e5
     config = BacktestConfig(

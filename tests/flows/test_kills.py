@@ -1,7 +1,7 @@
 """Killed with SIGKILL at every step of a retrain, and started again: one whole version, and no step done twice.
 
 Every attempt is a process of its own on Prefect's real engine, and dies inside the step that is named. Inside of
-publish and promote, `tests/storage/test_artifacts.py` kills at every single line.
+publish and promote, `tests/storage/test_store_faults.py` kills at every single line.
 """
 
 import json

@@ -269,15 +269,6 @@ def test_symbols_become_markets_of_one_category_and_interval_and_none_twice():
         distinct(spot, ["BTCUSDT", "ETHUSDT", "BTCUSDT"])
 
 
-def test_command_line_refuses_a_symbol_in_a_list_before_a_run_begins(home):
-    command = [sys.executable, "-m", "flows.pipeline", "--symbols", "ETHUSDT,btcusdt"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 2
-    words = " ".join(done.stderr.replace("│", " ").split())
-    assert "symbol must be upper-case letters, digits and dashes such as BTCUSDT, was 'btcusdt'" in words
-    assert not (home / "prefect").exists()  # no server was started
-
-
 def test_command_line_takes_symbols_with_commas():
     argument = get_args(Symbols)[1]
     assert argument.converter(str, [Token(value="BTCUSDT, ETHUSDT"), Token(value="XRPUSDT,")]) == (

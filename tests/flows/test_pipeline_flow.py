@@ -435,15 +435,6 @@ def test_range_with_too_many_broken_rows_is_refused_by_every_run_until_the_limit
     assert sum(gap.bars for gap in stored.gaps(replayed.source, MARKET)) == 100
 
 
-def test_command_line_says_what_is_wrong_when_a_parameter_breaks_a_rule(home):
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.ingest", "--interval", "7"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert 'Invalid value "7" for --interval. Choose from: "1", "3", "5", "15", "30",' in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_pipeline_says_what_to_do_when_there_are_too_few_bars(prefect_api, home):
     with pytest.raises(DatasetError, match=r"needs more than 2,000 bars .* has 1,500 stored; ingest more history"):
         pipeline(market=MARKET, exchange=ExchangeConfig(synthetic=SyntheticMarket(bars=1_500)), recipe=RECIPE)

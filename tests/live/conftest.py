@@ -18,7 +18,7 @@ from storage.schema import FloatArray, IntArray, Market, Source, VersionRef
 from tasks.champion.serving import ServedModel
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
-from tasks.exchange.stream import StreamTiming
+from tasks.exchange.stream_socket import StreamTiming
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.journal.journal import Journal

@@ -15,7 +15,8 @@ from typing import Any
 from storage.api_keys import ApiKey
 from storage.schema import Instrument, Market, Source
 from tasks.exchange.private_events import AccountReconnected
-from tasks.exchange.stream import PrivateStream, StreamTiming
+from tasks.exchange.stream import PrivateStream
+from tasks.exchange.stream_socket import StreamTiming
 from tasks.exchange.trading import Protection, TradingAccount
 from tasks.execution.orders import LotSize, Order, Status
 from tasks.journal.journal import Journal

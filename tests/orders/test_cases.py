@@ -23,8 +23,8 @@ from tasks.exchange.private_events import (
     read_execution,
     read_order,
 )
-from tasks.exchange.stream import StreamTiming
 from tasks.exchange.stream_events import BadMessage
+from tasks.exchange.stream_socket import StreamTiming
 from tasks.execution.accounting import RULES
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar

@@ -112,3 +112,10 @@ def open_raw() -> Iterator[Callable[..., RawPrivate]]:
     yield start
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def desk(open_sandbox: Callable[..., Any], open_client: Callable[..., Any]) -> tuple[Any, Any]:
+    """Return a sandbox and a client of its account."""
+    sandbox = open_sandbox()
+    return sandbox, open_client(sandbox)

@@ -1,11 +1,16 @@
-"""Small markets for the storage room's tests."""
+"""Small markets and every kind of store for the storage room's tests."""
+
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from storage.artifacts import ArtifactStore
 from storage.schema import CANDLE_COLUMNS, DAY_MS, Candles, Market
 
 START_MS = 20_089 * DAY_MS  # 2025-01-01
+STORES = ["disk", "memory", *(["s3"] if find_spec("s3fs") and find_spec("moto") else [])]
 
 
 def make_candles(bars: int, *, first_ms: int = START_MS, step: int = 300_000, seed: int = 1) -> Candles:
@@ -46,3 +51,16 @@ def equal_fixture():
 def market() -> Market:
     """BTCUSDT on five minutes."""
     return Market(symbol="BTCUSDT", category="linear", interval="5")
+
+
+@pytest.fixture(params=STORES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "disk":
+        return str(tmp_path / "models")
+    base = "memory:/" if request.param == "memory" else request.getfixturevalue("s3_bucket")
+    return f"{base}{tmp_path}"
+
+
+@pytest.fixture
+def store(url: str) -> ArtifactStore:
+    return ArtifactStore(url)

@@ -1,0 +1,205 @@
+"""One connection to Bybit's streams through pybit, which ends where pybit would connect again by itself.
+
+pybit 5.17 alone does not do (observed against a local server): its reader dies of bad JSON, of an unknown topic and of
+a refused subscription; a fast acknowledgement finds no callback and kills it too; ten attempts to connect are spent in
+0.07 s; and a feed that is silent but answers pings is never noticed. So of its `WebSocket` stay the hosts and both
+kinds of ping.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+import websocket
+from pybit.unified_trading import WebSocket
+from websocket._abnf import continuous_frame, frame_buffer
+
+from storage.api_keys import ApiKey
+from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
+from storage.schema import ConfigError, one_line
+from tasks.exchange.transport import CLIENT_NAME, Exchange
+
+MOST_MESSAGE = 4_000_000
+"""Bytes of a message: the largest that Bybit sends have some 200,000."""
+
+_AUTH_S = 10  # for which what signs in is good: pybit's 1 s is less than what clocks may differ by
+_JOIN_S = 15.0  # longer than any time-out of a socket
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamTiming(Checked):
+    """When a connection counts as dead, and how soon there is a new one.
+
+    Attributes:
+        silence_s: Without a message of a topic for so long it is dead, pongs or not: `orderbook.1` repeats every 3 s.
+        first_wait_s: Wait before the first new connection; doubles from one to the next until data comes.
+        max_wait_s: Longest such wait. Bybit allows 500 connections in 5 minutes.
+        jitter: Each wait is lengthened by up to this share.
+        connect_s: Longest wait for a connection, for its handshake and for the rest of a message.
+        ping_interval_s: Between two pings; Bybit asks for 20.
+        ping_timeout_s: Longest wait for a pong, < `ping_interval_s`.
+    """
+
+    silence_s: PositiveFloat = 10.0
+    first_wait_s: PositiveFloat = 1.0
+    max_wait_s: PositiveFloat = 60.0
+    jitter: NonNegativeFloat = 0.25
+    connect_s: PositiveFloat = 10.0
+    ping_interval_s: PositiveFloat = 20.0
+    ping_timeout_s: PositiveFloat = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ping_interval_s > self.ping_timeout_s:
+            raise ConfigError(
+                f"ping_interval_s must be > ping_timeout_s={self.ping_timeout_s!r}, was {self.ping_interval_s!r}"
+            )
+
+
+class _BoundedFrames(frame_buffer):
+    """Frames of a bounded size; a header may announce 2**63 bytes, and all that come would be kept."""
+
+    def recv_length(self) -> None:
+        """Read how long a frame says that it is."""
+        super().recv_length()
+        if (self.length or 0) > MOST_MESSAGE:
+            raise websocket.WebSocketPayloadException(
+                f"a frame of {self.length} bytes, at most {MOST_MESSAGE} may come"
+            )
+
+
+class _BoundedMessage(continuous_frame):
+    """A message of a bounded size, however many frames it comes in."""
+
+    def add(self, frame: Any) -> None:
+        """Take in a frame."""
+        super().add(frame)
+        if self.cont_data and len(self.cont_data[1]) > MOST_MESSAGE:
+            raise websocket.WebSocketPayloadException(f"a message of more than {MOST_MESSAGE} bytes")
+
+
+class StreamSocket(WebSocket):  # type: ignore[misc]
+    """One connection of pybit's, made when this is.
+
+    Args:
+        channel: linear, spot, inverse or private.
+        url: Where a sandbox's stream listens, as ws://127.0.0.1:<port>; None elsewhere.
+        exchange: Which of Bybit's hosts.
+        key: Of the account whose stream it is; None for a public one.
+        timing: How long is waited for it.
+        on_text: Is given every message, in the thread that reads.
+        stop: Ends the wait for the connection.
+
+    Attributes:
+        ended: Set when it is dead.
+        reason: Why, as far as the socket says.
+
+    Raises:
+        WebSocketException: There is no connection, and the text says why.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        url: str | None,
+        *,
+        exchange: Exchange,
+        key: ApiKey | None,
+        timing: StreamTiming,
+        on_text: Callable[[str], None],
+        stop: threading.Event,
+    ) -> None:
+        self.ended = threading.Event()
+        self.reason = "the connection ended"
+        self._url, self._timing, self._on_text, self._stop = url, timing, on_text, stop
+        self._held: Any = None  # pybit's and its library's own reference is gone as soon as the server has closed
+        super().__init__(
+            channel_type=channel,
+            testnet=exchange == "testnet",
+            demo=exchange == "demo" and key is not None,
+            api_key=key and key.key,
+            api_secret=key and key.secret,
+            private_auth_expire=_AUTH_S,
+            restart_on_error=False,
+            ping_interval=timing.ping_interval_s,
+            ping_timeout=timing.ping_timeout_s,
+        )
+
+    def _connect(self, url: str) -> None:
+        """Connect once, in bounded time; pybit's own way tries ten times in a row and has no time-out."""
+        subdomain = "stream-testnet" if self.testnet else "stream-demo" if self.demo else "stream"
+        official = url.format(SUBDOMAIN=subdomain, DOMAIN="bybit", TLD="com")
+        self.endpoint = official if self._url is None else f"{self._url}/v5/{official.partition('/v5/')[2]}"
+        websocket.setdefaulttimeout(self._timing.connect_s)  # else a handshake may last for ever; of this library alone
+        self.ws = websocket.WebSocketApp(
+            url=self.endpoint,
+            header={} if self._url is None else {"User-Agent": CLIENT_NAME},
+            on_open=self._hold,
+            on_message=lambda ws, text: self._on_text(text),
+            on_error=lambda ws, err: self._on_error(err),
+            on_pong=lambda ws, *args: self._on_pong(),
+        )
+        self.wst = threading.Thread(target=self._read, name="stream reader", daemon=True)
+        self.wst.start()
+        give_up_s = time.monotonic() + self._timing.connect_s
+        while self.wst.is_alive() and not self.is_connected() and not self._stop.is_set():
+            if time.monotonic() > give_up_s:
+                self.reason = f"no connection within {self._timing.connect_s:g} s"
+                break
+            time.sleep(0.01)
+        if not self.is_connected():
+            self.end()
+            raise websocket.WebSocketException(self.reason)
+
+    def show_key(self) -> None:
+        """Sign in."""
+        self._auth()
+
+    def fail(self, reason: str) -> None:
+        """Give up, because the exchange says so."""
+        self.reason = reason
+        self.ended.set()
+
+    def start_pings(self) -> None:
+        """Send the text ping that Bybit wants beside the frames."""
+        self._send_initial_ping()
+
+    def end(self) -> None:
+        """Close the socket and wait for every thread; pybit's way leaves the reader for up to `ping_timeout_s`."""
+        self.exited = True
+        timer = self.custom_ping_timer
+        self._stop_custom_ping_timer()
+        self.ws.keep_running = False
+        held: Any = self._held or self.ws.sock
+        if held is not None:
+            with suppress(websocket.WebSocketException, OSError, AttributeError):
+                held.send_close()
+            with suppress(OSError, AttributeError):
+                held.sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, in a handshake too
+        for thread in (self.wst, timer):
+            if thread is not None and thread.is_alive() and thread is not threading.current_thread():
+                thread.join(_JOIN_S)
+        if held is not None:
+            held.shutdown()  # its own close() does nothing after send_close()
+
+    def _hold(self, ws: websocket.WebSocketApp) -> None:
+        self._held = sock = cast(websocket.WebSocket, ws.sock)
+        sock.frame_buffer = _BoundedFrames(sock._recv, False)  # nothing has been read into the one before
+        sock.cont_frame = _BoundedMessage(False, False)
+
+    def _read(self) -> None:
+        try:
+            self.ws.run_forever(ping_interval=self._timing.ping_interval_s, ping_timeout=self._timing.ping_timeout_s)
+        finally:
+            self.ended.set()
+
+    def _on_error(self, error: BaseException) -> None:
+        if not self.ended.is_set():
+            self.reason = f"{type(error).__name__}: {one_line(error, 120)}"
+        self.ended.set()
