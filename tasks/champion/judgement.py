@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from storage.artifacts import ArtifactStore
 from storage.champion_log import ChampionEntry
@@ -15,16 +14,17 @@ from storage.trials import Candidate, Trial, TrialLog, sharpe_per_strategy
 from tasks.champion.manifest import Manifest
 from tasks.champion.promotion import Evidence, Judgement, Numbers, judge
 from tasks.champion.versions import version_hash
+from tasks.execution.backtest import Positions
 from tasks.execution.comparison import Duel, duel
 from tasks.execution.track_record import deflate
 from tasks.market.samples import Span
 from tasks.network.dsc import load_model
-from tasks.network.fit import predict_series
 from tasks.network.folding import load_weights
+from tasks.network.inference import foresee_series
 from tasks.strategy.contest import Contest
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.leak_suite import LeakReport
-from tasks.strategy.out_of_sample import Evaluation, bars_of, decide_span, one_after_the_other
+from tasks.strategy.out_of_sample import Evaluation, Forecast, bars_of, decide_span, one_after_the_other
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import training_end
 from tasks.strategy.speed import Speed
@@ -95,7 +95,7 @@ def _duel(
     """Run challenger, champion and second seed on the bars that none had seen; None where there are none."""
     samples, span = evaluation.samples, evaluation.unseen
     end = training_end(samples, recipe, samples.folds[0])
-    champion = np.zeros(len(span), np.int8)  # flat
+    champion = Positions(np.zeros(len(span), np.int8))  # flat
     if entry.ref is not None:
         try:
             artifact = store.load(entry.ref, source=samples.dataset.ref.source)
@@ -108,14 +108,14 @@ def _duel(
         if len(span) < _FEWEST_BARS:
             return None
         model = load_model(theirs.recipe.network_config, load_weights(artifact.files["weights.safetensors"]))
-        probabilities = predict_series(model, samples.dataset.features, samples.dataset.segment)[span.rows]
-        champion = decide_span(samples, theirs.recipe, span, probabilities, np.array(theirs.class_means))
+        said = foresee_series(model, samples.dataset.features, samples.dataset.segment)
+        forecast = Forecast(*said, class_means=np.array(theirs.class_means)).since(span.start)
+        champion = decide_span(samples, theirs.recipe, span, forecast)
 
-    def decided(folds: Sequence[FoldResult]) -> NDArray[np.int8]:
+    def decided(folds: Sequence[FoldResult]) -> Positions:
         # From flat, as the champion: a position that was opened before the span would be one side's alone.
-        probabilities, class_means, model = one_after_the_other(folds)
-        ours = slice(span.start - evaluation.unseen.start, None)
-        return decide_span(samples, recipe, span, probabilities[ours], class_means, model[ours])
+        forecast = one_after_the_other(folds).since(span.start - evaluation.unseen.start)
+        return decide_span(samples, recipe, span, forecast)
 
     return duel(
         bars_of(samples, span),

@@ -109,7 +109,7 @@ class Manifest:
             ArtifactError: A part is missing, unknown, of another type, or not finite.
         """
         own = {name: part for name, part in document.items() if name not in STORE_KEYS}
-        if document.get("format") == 1:
+        if document.get("format") in (1, 2):
             own = _said_in_format_1(own)
         try:
             manifest = _MANIFEST.validate_json(json.dumps(own))
@@ -125,14 +125,22 @@ class Manifest:
 def _said_in_format_1(said: dict[str, Any]) -> dict[str, Any]:
     """Return a manifest of format 1 with what went without saying then.
 
-    Folds were cut by shares, a market learned by itself, costs were charged as they stood, and no risk was foreseen.
+    Folds were cut by shares, a market learned by itself, costs were charged as they stood, no risk was foreseen, and so
+    none was sized by.
     """
-    recipe = said.get("recipe")
-    if not (isinstance(recipe, dict) and all(isinstance(recipe.get(part), dict) for part in ("folds", "network"))):
+    recipe, parts = (
+        said.get("recipe"),
+        {
+            "folds": {"cut": "shares"},
+            "network": {"risk_head": False},
+            "decision": {"sizing": "fixed", "target_vol": 0.5},
+        },
+    )
+    if not (isinstance(recipe, dict) and all(isinstance(recipe.get(part), dict) for part in parts)):
         return said
     unforeseen = Check(name="risk is foreseen", passed=False, found="no: made before it was", wanted="a forecast")
-    parts = {"folds": {"cut": "shares", **recipe["folds"]}, "network": {"risk_head": False, **recipe["network"]}}
-    recipe = {"fees": "own", "risk": asdict(RiskRule()), "pool": [], **recipe, **parts}
+    filled = {name: {**unsaid, **recipe[name]} for name, unsaid in parts.items()}
+    recipe = {"fees": "own", "risk": asdict(RiskRule()), "pool": [], **recipe, **filled}
     return {"risk": [asdict(unforeseen)], **said, "recipe": recipe}
 
 

@@ -92,7 +92,7 @@ class ServedModel:
 
     @property
     def params(self) -> FloatArray:
-        """(9,) for `decide`."""
+        """(10,) for `decide`."""
         return decision_params(self.recipe, self.market, self.class_means)
 
     def tick(self) -> LiveTick:

@@ -114,6 +114,18 @@ def account_rules(fraction: float, coins: float | None, costs: Costs, steps: Ste
     return np.array([fraction, coins or 0.0, costs.commission, costs.slippage, *sized, float(costs.funding)])
 
 
+def sized(rules: FloatArray, share: float) -> FloatArray:
+    """Return the rules by which a position of that share of the usual one is opened; 0 opens none.
+
+    Args:
+        rules: (RULES,) from `account_rules`.
+        share: In 0..1, from `decision.share_of`.
+    """
+    part = rules.copy()
+    part[:2] *= share
+    return part
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bars:
     """What an account sees of a market.
@@ -329,6 +341,7 @@ def run_account(
     open_: FloatArray,
     close: FloatArray,
     target: IntArray,
+    share: FloatArray,
     contiguous: BoolArray,
     funding_rate: FloatArray,
     capital: float,
@@ -347,6 +360,7 @@ def run_account(
         open_: (T,) USDT.
         close: (T,) USDT.
         target: (T,) weight decided at each close: -1, 0 or 1.
+        share: (T,) of the usual position, decided at each close: what is opened after it takes so much.
         contiguous: (T,) whether a bar follows the one before directly.
         funding_rate: (T,) or (0,) for none.
         capital: USDT at the start.
@@ -360,14 +374,17 @@ def run_account(
     """
     bars = len(open_)
     cash, quantity, weight, run = capital, 0.0, 0, 0
+    part = rules.copy()
     equity[0] = capital
     for t in range(bars):
         run = run + 1 if t > 0 and contiguous[t] else 0
         wanted = target[t - 1 - delay] if run > delay else 0
         rate = funding_rate[t] if len(funding_rate) > 0 else 0.0
         if wanted != weight or quantity != 0.0:
+            if wanted != 0:  # as `sized`
+                part[0], part[1] = rules[0] * share[t - 1 - delay], rules[1] * share[t - 1 - delay]
             cash, quantity, traded, fee, slipped, paid = trade_open(
-                cash, quantity, weight, wanted, open_[t], rate, rules
+                cash, quantity, weight, wanted, open_[t], rate, part
             )
             weight = wanted if quantity != 0.0 else 0
             books[0, t] = quantity

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from annotated_types import Gt, Le
@@ -37,6 +37,18 @@ class BacktestConfig(Checked):
     position_fraction: Annotated[float, Gt(0), Le(1)] = 0.95
     fixed_coins: PositiveFloat | None = None
     delay: NonNegativeInt = 0
+
+
+class Positions(NamedTuple):
+    """What was decided at each close.
+
+    Attributes:
+        target: (T,) weight: -1, 0 or 1.
+        share: (T,) of the usual position that one which is opened then takes, in 0..1; None: all of it.
+    """
+
+    target: NDArray[np.signedinteger]
+    share: FloatArray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,6 +135,7 @@ def run_backtest(
     trained_until_ms: int | None,
     label_span_ms: int,
     steps: Steps = Steps(),
+    share: FloatArray | None = None,
 ) -> BacktestResult:
     """Trade the targets.
 
@@ -135,13 +148,14 @@ def run_backtest(
             included, UTC milliseconds; None where nothing was fitted.
         label_span_ms: How far that bar's label looks ahead: (horizon + 1) bars, in milliseconds.
         steps: What the exchange trades in; off by default, since a strategy's worth does not hang on a market's steps.
+        share: (T,) as in `Positions`.
 
     Raises:
         LeakError: The first bar is not behind everything that training saw.
-        ValueError: `target` does not fit the bars or holds another number.
+        ValueError: `target` or `share` does not fit the bars or holds another number.
     """
     require_unseen(int(bars.start_ms[0]), trained_until_ms=trained_until_ms, label_span_ms=label_span_ms)
-    return _run(bars, target, costs, config, bars.contiguous, steps)
+    return _run(bars, target, costs, config, bars.contiguous, steps, share)
 
 
 def buy_and_hold(bars: Bars, costs: Costs, config: BacktestConfig) -> BacktestResult:
@@ -178,13 +192,17 @@ def _run(
     config: BacktestConfig,
     contiguous: BoolArray,
     steps: Steps = Steps(),
+    share: FloatArray | None = None,
 ) -> BacktestResult:
+    share = np.ones(len(bars)) if share is None else share
     if target.shape != (len(bars),):
         raise ValueError(f"target must be ({len(bars)},) as the bars, was {target.shape}")
     strange = (target != -1) & (target != 0) & (target != 1)
     if strange.any():
         bar = int(np.argmax(strange))
         raise ValueError(f"target must be -1, 0 or 1, was {target[bar].item()!r} in bar {bar}")
+    if share.shape != (len(bars),) or not ((share >= 0.0) & (share <= 1.0)).all():
+        raise ValueError(f"share must be ({len(bars)},) numbers in 0..1, was {share.shape} {share}")
     rates = np.empty(0) if bars.funding_rate is None else bars.funding_rate
     rules = account_rules(config.position_fraction, config.fixed_coins, costs, steps)
     equity = np.empty(len(bars) + 1)
@@ -193,6 +211,7 @@ def _run(
         as_compiled(bars.open, np.float64),
         as_compiled(bars.close, np.float64),
         as_compiled(target, np.int8),
+        as_compiled(share, np.float64),
         as_compiled(contiguous, np.bool_),
         as_compiled(rates, np.float64),
         config.initial_capital,

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tasks.execution.accounting import Bars, Costs
-from tasks.execution.backtest import BacktestConfig, BacktestResult, buy_and_hold, flat, run_backtest
+from tasks.execution.backtest import BacktestConfig, BacktestResult, Positions, buy_and_hold, flat, run_backtest
 from tasks.execution.metrics import DAYS_PER_YEAR, Metrics, bar_returns, summarize
 from tasks.execution.significance import BootstrapTest, draws_for, stationary_bootstrap_test
 
@@ -59,7 +56,7 @@ class Comparison:
 
 def compare(
     bars: Bars,
-    decide: Callable[[Costs], NDArray[np.signedinteger]],
+    decide: Callable[[Costs], Positions],
     costs: Costs,
     config: BacktestConfig,
     *,
@@ -71,7 +68,7 @@ def compare(
 
     Args:
         bars: T bars.
-        decide: Returns the (T,) positions of a rule that reckons with these costs.
+        decide: Returns the T positions of a rule that reckons with these costs.
         costs: What is assumed.
         config: The account.
         bars_per_year: Bars in 365 days.
@@ -80,14 +77,13 @@ def compare(
     Raises:
         LeakError: The first bar is not behind everything that training saw.
     """
-    target = decide(costs)
+    decided = decide(costs)
 
-    def run(
-        name: str, costs: Costs, config: BacktestConfig = config, target: NDArray[np.signedinteger] = target
-    ) -> Performance:
+    def run(name: str, costs: Costs, config: BacktestConfig = config, decided: Positions = decided) -> Performance:
         result = run_backtest(
-            bars, target, costs, config, trained_until_ms=trained_until_ms, label_span_ms=label_span_ms
-        )
+            bars, decided.target, costs, config, share=decided.share, trained_until_ms=trained_until_ms,
+            label_span_ms=label_span_ms,
+        )  # fmt: skip
         return perform(name, result)
 
     def perform(name: str, result: BacktestResult) -> Performance:
@@ -101,8 +97,8 @@ def compare(
         flat=perform("flat", flat(bars, costs, config)),
         by_costs=tuple(run(name, other) for name, other in by_factor.items()),
         by_fee=tuple(run(name, other) for name, other in by_fee.items()),
-        redecided_by_costs=tuple(run(name, other, target=decide(other)) for name, other in by_factor.items()),
-        redecided_by_fee=tuple(run(name, other, target=decide(other)) for name, other in by_fee.items()),
+        redecided_by_costs=tuple(run(name, other, decided=decide(other)) for name, other in by_factor.items()),
+        redecided_by_fee=tuple(run(name, other, decided=decide(other)) for name, other in by_fee.items()),
         by_delay=tuple(run(f"+{delay} bars", costs, replace(config, delay=delay)) for delay in DELAYS),
     )
 
@@ -127,12 +123,12 @@ class Duel:
 
 def duel(
     bars: Bars,
-    challenger: NDArray[np.signedinteger],
-    champion: NDArray[np.signedinteger],
+    challenger: Positions,
+    champion: Positions,
     costs: Costs,
     config: BacktestConfig,
     *,
-    second: NDArray[np.signedinteger] | None = None,
+    second: Positions | None = None,
     cost_stress: float,
     bars_per_year: float,
     horizon: int,
@@ -144,11 +140,11 @@ def duel(
 
     Args:
         bars: T bars.
-        challenger: (T,) weights decided at each close.
-        champion: (T,) weights decided at each close; zeros are `flat`.
+        challenger: Decided at each of T closes.
+        champion: Decided at each of T closes; zeros are `flat`.
         costs: What both pay.
         config: The account of both.
-        second: (T,) weights that the challenger's recipe decided with a second seed.
+        second: What the challenger's recipe decided with a second seed.
         cost_stress: Factor on commission and slippage for the stressed run, in which the same positions are dearer.
         bars_per_year: Bars in 365 days.
         horizon: Bars that a label spans.
@@ -159,10 +155,11 @@ def duel(
         LeakError: The first bar is not behind everything that either training saw.
     """
 
-    def run(name: str, target: NDArray[np.signedinteger], costs: Costs) -> Performance:
+    def run(name: str, decided: Positions, costs: Costs) -> Performance:
         result = run_backtest(
-            bars, target, costs, config, trained_until_ms=trained_until_ms, label_span_ms=label_span_ms
-        )
+            bars, decided.target, costs, config, share=decided.share, trained_until_ms=trained_until_ms,
+            label_span_ms=label_span_ms,
+        )  # fmt: skip
         return Performance(name=name, result=result, metrics=summarize(result, bars_per_year))
 
     ours, theirs = run("challenger", challenger, costs), run("champion", champion, costs)

@@ -10,6 +10,9 @@ taken when it beats staying. So from flat it asks mu > 2c + enter_margin; a long
 since its exit is paid sooner or later anyway; and a flip needs -mu > 2c + enter_margin too, to be better than flat.
 
 The argmax rule is the source text's strategy: buy goes long, sell goes short, hold keeps what is held.
+
+How large a position is, `share_of` says, once, when it is opened: all of the usual one, or the share of it at which its
+expected risk comes to a target. While it is held nothing is traded because the forecast moves.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt
+from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from storage.compiled import compiled
 from storage.schema import BoolArray, ConfigError, FloatArray, IntArray
 from tasks.execution.accounting import Costs, as_compiled
@@ -29,6 +32,7 @@ from tasks.execution.accounting import Costs, as_compiled
 _RULES = ("value", "argmax")
 # Places in the packed parameters; compiled code reads module constants as literals.
 _RULE, _PER_SIDE, _ENTER, _EXIT, _MIN_HOLD, _SHORT, _MEAN = range(7)
+_TARGET_VOL = _MEAN + 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,10 @@ class DecisionConfig(Checked):
         exit_margin: Return that staying must be expected to lose before a position is left.
         min_hold: Bars that a position is held at least; the label's horizon is its natural value.
         allow_short: Whether sell opens a short; on spot the pipeline never does.
+        sizing: "fixed" (every position is the usual one) or "volatility" (smaller where more is foreseen).
+        target_vol: Volatility that a position sized by volatility is to have. It is annualised: 0.5 halves the usual
+            one where 100 % a year is foreseen, and takes all of it from 50 % down. A number of whoever trades, so that
+            nothing of a market's bars is in it.
     """
 
     rule: Literal["value", "argmax"] = "value"
@@ -48,9 +56,13 @@ class DecisionConfig(Checked):
     exit_margin: NonNegativeFloat = 0.0
     min_hold: NonNegativeInt = 0
     allow_short: bool = True
+    sizing: Literal["fixed", "volatility"] = "fixed"
+    target_vol: PositiveFloat = 0.5
 
 
-def packed(config: DecisionConfig, costs: Costs, class_means: FloatArray, horizon: int) -> FloatArray:
+def packed(
+    config: DecisionConfig, costs: Costs, class_means: FloatArray, horizon: int, bars_per_year: float = math.nan
+) -> FloatArray:
     """Return everything `decide` needs beside the market, as one array for compiled code.
 
     Args:
@@ -58,20 +70,25 @@ def packed(config: DecisionConfig, costs: Costs, class_means: FloatArray, horizo
         costs: What a fill costs; funding is unknown at the decision and left out.
         class_means: (3,) mean over the train rows of return / (vol * sqrt(horizon)) for sell, hold and buy.
         horizon: Bars that the labels look ahead, >= 1.
+        bars_per_year: Bars in 365 days; sizing by volatility alone asks for it.
 
     Returns:
-        (9,) parameters.
+        (10,) parameters.
 
     Raises:
-        ConfigError: The value rule got class means that are not three finite numbers, or `horizon` < 1.
+        ConfigError: The value rule got class means that are not three finite numbers, `horizon` < 1, or positions are
+            sized by volatility and `bars_per_year` is unknown.
     """
     if horizon < 1:
         raise ConfigError(f"horizon must be a number of bars >= 1, was {horizon!r}")
     means = np.asarray(class_means, np.float64)
     if means.shape != (3,) or (config.rule == "value" and not np.isfinite(means).all()):
         raise ConfigError(f"class_means must be three finite numbers (sell, hold, buy), were {means.tolist()}")
+    target_vol = config.target_vol / math.sqrt(bars_per_year) if config.sizing == "volatility" else 0.0
+    if math.isnan(target_vol):
+        raise ConfigError(f"bars_per_year must be known where positions are sized by volatility, was {bars_per_year!r}")
     switches = (_RULES.index(config.rule), costs.per_side, config.enter_margin, config.exit_margin, config.min_hold)
-    return np.array([*switches, config.allow_short, *(means * math.sqrt(horizon))], np.float64)
+    return np.array([*switches, config.allow_short, *(means * math.sqrt(horizon)), target_vol], np.float64)
 
 
 @compiled
@@ -85,8 +102,34 @@ def expected_return(p_sell: float, p_hold: float, p_buy: float, vol: float, para
 
 
 @compiled
+def share_of(foreseen_vol: float, params: FloatArray) -> float:
+    """Return the share of the usual position that one which is opened now takes: in (0, 1], or 0 where that is unknown.
+
+    Where it is below 1, share * foreseen_vol is the target, whatever the market does.
+
+    Args:
+        foreseen_vol: Volatility per bar that is foreseen; NaN where unknown.
+        params: (10,) from `packed`.
+    """
+    target_vol = params[_TARGET_VOL]
+    if target_vol == 0.0:
+        return 1.0
+    if not 0.0 < foreseen_vol < np.inf:  # NaN compares false
+        return 0.0
+    share: float = min(1.0, target_vol / foreseen_vol)
+    return share
+
+
+@compiled
 def decide(
-    p_sell: float, p_hold: float, p_buy: float, vol: float, position: int, bars_held: int, params: FloatArray
+    p_sell: float,
+    p_hold: float,
+    p_buy: float,
+    vol: float,
+    foreseen_vol: float,
+    position: int,
+    bars_held: int,
+    params: FloatArray,
 ) -> int:
     """Return the position to hold from the next open.
 
@@ -95,14 +138,26 @@ def decide(
         p_hold: Probability.
         p_buy: Probability.
         vol: Volatility per bar, the unit of the class means.
+        foreseen_vol: Volatility per bar that is foreseen; looked at where positions are sized by it.
         position: What is held now: -1, 0 or 1.
         bars_held: Bars for which it has been held, the fill's own bar included.
-        params: (9,) from `packed`.
+        params: (10,) from `packed`.
 
     Returns:
         -1, 0 or 1. 0 where a probability, or under the value rule vol, is unknown: what nobody can judge is neither
-        opened nor kept, min_hold or not.
+        opened nor kept, min_hold or not. What nobody can size is not opened; what is held has its size.
     """
+    target = _by_rule(p_sell, p_hold, p_buy, vol, position, bars_held, params)
+    if target != position and share_of(foreseen_vol, params) == 0.0:
+        return 0
+    return target
+
+
+@compiled
+def _by_rule(
+    p_sell: float, p_hold: float, p_buy: float, vol: float, position: int, bars_held: int, params: FloatArray
+) -> int:
+    """Return the target whatever its size; arguments as in `decide`."""
     mu = expected_return(p_sell, p_hold, p_buy, vol, params) if params[_RULE] == 0.0 else 0.0
     if not math.isfinite(p_sell + p_hold + p_buy + mu):
         return 0
@@ -145,6 +200,7 @@ def decide_series(
     contiguous: BoolArray,
     params: FloatArray,
     model: IntArray | None = None,
+    foreseen_vol: FloatArray | None = None,
 ) -> NDArray[np.int8]:
     """Decide at every close, each time from the position that the decisions before it led to.
 
@@ -155,8 +211,9 @@ def decide_series(
         probabilities: (T, 3) sell, hold, buy; NaN where unknown.
         vol: (T,) volatility per bar; NaN where unknown.
         contiguous: (T,) whether a bar follows the one before directly.
-        params: (9,) from `packed`, or (M, 9) of several models.
+        params: (10,) from `packed`, or (M, 10) of several models.
         model: (T,) row of `params` that decides each bar; None: the first.
+        foreseen_vol: (T,) volatility per bar that is foreseen, NaN where unknown; None: unknown throughout.
 
     Returns:
         (T,) targets -1, 0 or 1.
@@ -166,10 +223,12 @@ def decide_series(
     """
     bars = len(vol)
     model = np.zeros(bars, np.int64) if model is None else model
-    if probabilities.shape != (bars, 3) or contiguous.shape != (bars,) or model.shape != (bars,):
+    foreseen_vol = np.full(bars, np.nan) if foreseen_vol is None else foreseen_vol
+    shapes = contiguous.shape, model.shape, foreseen_vol.shape
+    if probabilities.shape != (bars, 3) or shapes != ((bars,),) * 3:
         raise ValueError(
-            f"probabilities must be (T, 3), contiguous and model (T,) with T={bars} as in vol,"
-            f" were {probabilities.shape}, {contiguous.shape} and {model.shape}"
+            f"probabilities must be (T, 3), contiguous, model and foreseen_vol (T,) with T={bars} as in vol,"
+            f" were {probabilities.shape} and {shapes}"
         )
     params = np.atleast_2d(params)
     if bars and not 0 <= model.min() <= model.max() < len(params):
@@ -178,6 +237,7 @@ def decide_series(
     _decide_bars(
         as_compiled(probabilities, np.float64),
         as_compiled(vol, np.float64),
+        as_compiled(foreseen_vol, np.float64),
         as_compiled(contiguous, np.bool_),
         as_compiled(params, np.float64),
         as_compiled(model, np.int64),
@@ -190,6 +250,7 @@ def decide_series(
 def _decide_bars(
     probabilities: FloatArray,
     vol: FloatArray,
+    foreseen_vol: FloatArray,
     contiguous: BoolArray,
     params: FloatArray,
     model: IntArray,
@@ -200,6 +261,24 @@ def _decide_bars(
         before = position
         position = int(targets[t - 1]) if t > 0 and contiguous[t] else 0
         bars_held = bars_held + 1 if position == before else 1
-        targets[t] = decide(
-            probabilities[t, 0], probabilities[t, 1], probabilities[t, 2], vol[t], position, bars_held, params[model[t]]
-        )
+        p_sell, p_hold, p_buy = probabilities[t]
+        targets[t] = decide(p_sell, p_hold, p_buy, vol[t], foreseen_vol[t], position, bars_held, params[model[t]])
+
+
+def shares_of(foreseen_vol: FloatArray, params: FloatArray, model: IntArray | None = None) -> FloatArray:
+    """Return (T,) what `share_of` says at every close; arguments as in `decide_series`."""
+    bars = len(foreseen_vol)
+    shares, model = np.empty(bars), np.zeros(bars, np.int64) if model is None else model
+    _size_bars(
+        as_compiled(foreseen_vol, np.float64),
+        as_compiled(np.atleast_2d(params), np.float64),
+        as_compiled(model, np.int64),
+        shares,
+    )
+    return shares
+
+
+@compiled
+def _size_bars(foreseen_vol: FloatArray, params: FloatArray, model: IntArray, shares: FloatArray) -> None:
+    for t in range(len(shares)):
+        shares[t] = share_of(foreseen_vol[t], params[model[t]])

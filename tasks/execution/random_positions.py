@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from storage.schema import FloatArray
 from tasks.execution.accounting import Bars, Costs
-from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.backtest import BacktestConfig, Positions, run_backtest
 from tasks.execution.metrics import DAYS_PER_YEAR, daily_returns, sharpe_ratio, total_return
 
 DRAWS = 1_000
@@ -51,7 +51,7 @@ def shuffled_positions(target: NDArray[np.signedinteger], rng: np.random.Generat
 
 def random_positions(
     bars: Bars,
-    target: NDArray[np.signedinteger],
+    decided: Positions,
     costs: Costs,
     config: BacktestConfig,
     *,
@@ -60,16 +60,19 @@ def random_positions(
     draws: int = DRAWS,
     seed: int = 7,
 ) -> RandomPositions:
-    """Trade `draws` random timings of `target` and place the model among them; arguments as in `run_backtest`."""
+    """Trade `draws` random timings of what was decided and place the model among them.
+
+    Each is opened as large as the model would then have opened it. Arguments as in `run_backtest`.
+    """
     rng, seen = np.random.default_rng(seed), {"trained_until_ms": trained_until_ms, "label_span_ms": label_span_ms}
 
     def equity(positions: NDArray[np.signedinteger]) -> FloatArray:
-        return run_backtest(bars, positions, costs, config, **seen).equity  # type: ignore[arg-type]  # a dict of both
+        return run_backtest(bars, positions, costs, config, share=decided.share, **seen).equity  # type: ignore[arg-type]  # a dict of both
 
-    own = total_return(equity(target))
+    own = total_return(equity(decided.target))
     earned, ratios = np.empty(draws), []
     for draw in range(draws):
-        one = equity(shuffled_positions(target, rng))
+        one = equity(shuffled_positions(decided.target, rng))
         earned[draw] = total_return(one)
         ratio = sharpe_ratio(daily_returns(one, bars.start_ms), DAYS_PER_YEAR)
         if ratio is not None:

@@ -22,8 +22,8 @@ class Decision(NamedTuple):
     Attributes:
         start_ms: Open time of the bar.
         version: Which decided.
-        values: (F + 5,) features, vol, probabilities, foreseen volatility (a journal of before it has none), NaN where
-            unknown.
+        values: (F + 6,) features, vol, probabilities, foreseen volatility, NaN where unknown, and the share that a
+            position which is opened then takes of the usual one; a journal of before has neither of the last two.
         position: Weight held at the close.
         bars_held: For how many bars.
         target: What the rule says, from that position.

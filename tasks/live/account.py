@@ -14,12 +14,12 @@ from storage.schema import Candles, FloatArray, Instrument
 from tasks.champion.serving import ServedModel
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
-from tasks.execution.accounting import RULES
+from tasks.execution.accounting import RULES, sized
 from tasks.execution.decision import expected_return
 from tasks.execution.paper import Ledger, Opened, Quote, open_bar
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.session_config import ExchangeTime, elapsed_ms, session_rules
-from tasks.strategy.live_tick import LiveTick, Tick
+from tasks.strategy.live_tick import LiveTick, Tick, share_taken
 
 _NOTHING = np.empty(0)
 
@@ -115,7 +115,7 @@ class Account:
     def __post_init__(self) -> None:
         self._tick: LiveTick | None = None
         self._params: FloatArray | None = None
-        self._pending_rules = self.rules  # of who took the last decision
+        self._pending_rules = self.rules  # of who took the last decision, by the share that it takes
         self._is_stranded = False
         self._round_trip = math.nan
 
@@ -137,7 +137,8 @@ class Account:
         """Go on from what the journal says; another version's decision that found no open is not traded any more."""
         if last is not None:
             self.ledger, self.opened_ms = last.opened.ledger, last.start_ms
-        self.pending, self.unfilled, self._pending_rules = pending, "restart", self.rules
+        self.pending, self.unfilled = pending, "restart"
+        self._pending_rules = self.rules if pending is None else sized(self.rules, share_taken(pending.values))
         self._is_stranded = pending is not None and pending.version != self.version
 
     def warm_up(self, candles: Candles) -> None:
@@ -177,7 +178,8 @@ class Account:
             cause = ""
         elif cause:
             self.count(cause)
-        self.unfilled, self._pending_rules, self._is_stranded = "stale", self.rules, False
+        self.unfilled, self._is_stranded = "stale", False
+        self._pending_rules = self.rules if tick is None else sized(self.rules, tick.share)
         lacks, mu, cost = self._foresees(tick, unbroken)
         step_us = (time.monotonic_ns() - began_ns) / 1e3
         self.pending = Decision(

@@ -140,8 +140,8 @@ def _decided(told: Told, batch: Batch, one: Decision, ledger: Ledger, causes: Co
     target, row = 0, batch.row[one.start_ms]
     if one.version:
         p_sell, p_hold, p_buy = batch.probabilities[one.version][row].tolist()
-        vol, params = float(batch.vol[row]), batch.params[one.version]
-        target = decide(p_sell, p_hold, p_buy, vol, ledger.weight, ledger.bars_held, params)
+        vol, foreseen, params = float(batch.vol[row]), batch.foreseen[one.start_ms], batch.params[one.version]
+        target = decide(p_sell, p_hold, p_buy, vol, foreseen, ledger.weight, ledger.bars_held, params)
     if (cause := told.cause(one)) not in causes:
         return target
     return held_back(cause, ledger.weight, target)

@@ -32,7 +32,7 @@ from tasks.live.account import held_back
 from tasks.live.attribution import Comparison, attribute
 from tasks.live.order_replay import OrderBooks
 from tasks.live.told import Batch, Predict, Told
-from tasks.strategy.live_tick import PROBABILITIES
+from tasks.strategy.live_tick import PROBABILITIES, foreseen_vol, share_taken
 
 FEATURE_BOUND, PROBABILITY_BOUND = 1e-9, 1e-5
 """How far features and probabilities of the session may lie from the batch's."""
@@ -49,7 +49,7 @@ class Difference:
 
     Attributes:
         start_ms: Bar.
-        what: candle, features, probabilities, decision, fill or funding.
+        what: candle, features, probabilities, volatility, share, decision, fill or funding.
         cause: late, stale, deadline, rounding, price, funding, revised, restart, missed bars, stop, clock; with orders
             those of `order_replay.py` too; empty where nobody knows.
         said: What the journal says, and what came out.
@@ -280,7 +280,14 @@ def _compute_again(batch: Batch, one: Decision, result: Replayed) -> None:
     if apart > PROBABILITY_BOUND:
         result.add(one.start_ms, "probabilities", "", f"differ by {apart:.1e}")
     p_sell, p_hold, p_buy = probabilities.tolist()
-    target = decide(p_sell, p_hold, p_buy, vol, one.position, one.bars_held, batch.params[one.version])
+    foreseen, share = batch.foreseen[one.start_ms], batch.share[one.start_ms]
+    told = foreseen_vol(one.values)
+    if told != foreseen and not np.isnan([told, foreseen]).all() and len(one.values) > PROBABILITIES.stop:
+        # A journal of before volatility was foreseen has none.
+        result.add(one.start_ms, "volatility", "", f"foreseen was {told:.6g}, comes out as {foreseen:.6g}")
+    if share_taken(one.values) != share:
+        result.add(one.start_ms, "share", "", f"{share_taken(one.values):.6g} of a position, comes out as {share:.6g}")
+    target = decide(p_sell, p_hold, p_buy, vol, foreseen, one.position, one.bars_held, batch.params[one.version])
     if target != one.target:
         result.add(one.start_ms, "decision", "", f"target {one.target}, comes out as {target}")
 
@@ -309,14 +316,17 @@ def _compare_backtest(told: Told, batch: Batch, result: Replayed) -> None:
     )
     probabilities = np.stack([batch.probabilities[names[k]][row] for k, row in zip(which, rows, strict=True)])
     params = np.stack([batch.params[name] for name in names])
-    targets = decide_series(probabilities, batch.vol[rows], bars.contiguous, params, which)
+    foreseen, share = (np.array([of[one.start_ms] for one in decisions]) for of in (batch.foreseen, batch.share))
+    targets = decide_series(probabilities, batch.vol[rows], bars.contiguous, params, which, foreseen)
     result.equal_decisions = int((targets == [one.target for one in decisions]).sum())
     # One recipe's costs and size for all bars, the last one's: a backtest has one account.
     recipe = batch.models[decisions[-1].version].recipe
     account = replace(recipe.backtest, initial_capital=told.capital, delay=0)
     steps = Steps.of(told.instrument)
     # What training saw is not asked: a session steps bars that did not exist then.
-    backtest = run_backtest(bars, targets, recipe.costs, account, trained_until_ms=None, label_span_ms=0, steps=steps)
+    backtest = run_backtest(
+        bars, targets, recipe.costs, account, trained_until_ms=None, label_span_ms=0, steps=steps, share=share
+    )
     there = _fills_of(backtest, told.instrument)
     booked = {
         _named(bar.start_ms, fill.change, fill.price, told.instrument)

@@ -10,7 +10,8 @@ import numpy as np
 
 from storage.schema import MINUTE_MS, Candles, FloatArray, Instrument, IntArray, Market
 from tasks.champion.serving import ServedModel
-from tasks.execution.accounting import RULES, Steps, account_rules, funding_by_bar
+from tasks.execution.accounting import RULES, Steps, account_rules, funding_by_bar, sized
+from tasks.execution.decision import share_of
 from tasks.execution.orders import Order
 from tasks.execution.paper import open_bar
 from tasks.journal.journal_reader import JournalReader
@@ -19,9 +20,15 @@ from tasks.live.account import BROKERS, Broker
 from tasks.live.order_desk import MOVERS
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
+from tasks.market.volatility import foreseen_volatility
+from tasks.strategy.live_tick import foreseen_vol
 
-Predict = Callable[[ServedModel, FloatArray, IntArray], FloatArray]
-"""A version, (T, F) features and (T,) segments to (T, 3) probabilities: the way that history is predicted."""
+Predict = Callable[[ServedModel, FloatArray, IntArray], tuple[FloatArray, FloatArray]]
+"""A version, (T, F) features and (T,) segments to (T, 3) probabilities and the (T,) logarithm of the variance ratio of
+its risk: the way that history is predicted."""
+
+FORESEEN_BOUND = 1e-5
+"""How far the volatility that a session foresaw may lie from the batch's, share of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +175,11 @@ class Batch:
         row: Open time of a bar -> where it lies among them.
         models: By name.
         probabilities: Version -> (T, 3).
-        params: Version -> (9,) for `decide`.
-        rules: Open time of a decided bar -> (RULES,) what its account trades by.
+        params: Version -> (10,) for `decide`.
+        foreseen: Open time of a decided bar -> volatility per bar that its version foresees there. Of the two numbers
+            that a session and a batch have for it, which differ in digits that are nobody's, it is the session's.
+        share: Open time of a decided bar -> share of the usual position that one which is opened then takes.
+        rules: Open time of a decided bar -> (RULES,) what its account opens a position by.
         unstepped: The same without the exchange's steps, as a backtest trades.
     """
 
@@ -181,16 +191,30 @@ class Batch:
         self.values, self.vol = built.values, built.vol
         self.row = {int(ms): row for row, ms in enumerate(self.candles.start_ms)}
         self.models = {one.version: models[one.version] for one in told.decisions if one.version}
-        self.probabilities = {name: predict(model, built.values, built.segment) for name, model in self.models.items()}
+        said = {name: predict(model, built.values, built.segment) for name, model in self.models.items()}
+        self.probabilities = {name: probabilities for name, (probabilities, _) in said.items()}
+        foreseen = {name: foreseen_volatility(self.vol, ratio) for name, (_, ratio) in said.items()}
         self.params = {name: model.params for name, model in self.models.items()}
         # Where there is no version, what is held is closed by the rules of the one before; at first nothing is held.
+        self.foreseen: dict[int, float] = {}
+        self.share: dict[int, float] = {}
         self.rules: dict[int, FloatArray] = {}
         self.unstepped: dict[int, FloatArray] = {}
         rules = unstepped = np.zeros(RULES)
         for one in told.decisions:
+            share = 1.0
             if one.version:
                 recipe = self.models[one.version].recipe
                 account = recipe.backtest
                 rules = session_rules(recipe, told.instrument)
                 unstepped = account_rules(account.position_fraction, account.fixed_coins, recipe.costs, Steps())
-            self.rules[one.start_ms], self.unstepped[one.start_ms] = rules, unstepped
+                self.foreseen[one.start_ms] = _settled(float(foreseen[one.version][self.row[one.start_ms]]), one)
+                share = share_of(self.foreseen[one.start_ms], self.params[one.version])
+            self.share[one.start_ms] = share
+            self.rules[one.start_ms], self.unstepped[one.start_ms] = sized(rules, share), sized(unstepped, share)
+
+
+def _settled(foreseen: float, one: Decision) -> float:
+    """Return what a session foresaw where that is, but for its last digits, what the batch foresees."""
+    told = foreseen_vol(one.values)
+    return told if abs(told - foreseen) <= FORESEEN_BOUND * foreseen else foreseen

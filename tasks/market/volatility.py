@@ -55,3 +55,14 @@ def har_inputs(close: FloatArray, segment: IntArray, interval_ms: int) -> FloatA
     """
     lengths = [max(round(days * DAY_MS / interval_ms), 1) for days in _DAYS]
     return np.column_stack([trailing_variance(close, segment, bars, lengths[0]) for bars in lengths])
+
+
+def foreseen_volatility(vol: FloatArray, log_variance_ratio: FloatArray) -> FloatArray:
+    """Return the volatility per bar that is foreseen over the risk horizon, (T,).
+
+    Args:
+        vol: (T,) present volatility per bar.
+        log_variance_ratio: (T,) logarithm of the variance foreseen, as a multiple of what present volatility would
+            bring; NaN where unknown.
+    """
+    return np.asarray(vol * np.exp(log_variance_ratio / 2.0))

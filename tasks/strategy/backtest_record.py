@@ -74,9 +74,11 @@ def backtest_files(evaluation: Evaluation) -> dict[str, bytes]:
         "start_ms": candles.start_ms,
         **{f"p_{name}": evaluation.probabilities[:, i] for i, name in enumerate(CLASSES)},
         "label": evaluation.samples.labels.classes[unseen.rows],
-        "target": evaluation.target,
-        "log_variance_ratio": np.concatenate([fold.log_variance_ratio for fold in evaluation.folds]),
+        "target": evaluation.decided.target,
+        "log_variance_ratio": evaluation.forecast.log_variance_ratio,
     }
+    if evaluation.decided.share is not None:
+        predictions["share"] = evaluation.decided.share
     closes = candles.start_ms + result.bars.interval_ms
     equity = {
         "time_ms": np.concatenate([candles.start_ms[:1], closes]),

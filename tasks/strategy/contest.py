@@ -126,7 +126,7 @@ def hold_contest(
     ]
     both = (past >= 0) & (classes >= 0)
     repeated = np.where((past >= 0)[:, None], np.eye(len(CLASSES))[past], np.nan)
-    drawn = random_positions(bars, evaluation.target, recipe.costs, recipe.backtest, **end)
+    drawn = random_positions(bars, evaluation.decided, recipe.costs, recipe.backtest, **end)
     table = [
         contender(MODEL, money.model.metrics, rated[MODEL]),
         *(contender(name, traded(p), rated[name]) for name, p in forecasts.items()),
@@ -151,9 +151,11 @@ def hold_contest(
 def traded_by_rule(recipe: Recipe, evaluation: Evaluation, probabilities: FloatArray) -> BacktestResult:
     """Trade a baseline's (N, 3) probabilities on the model's unseen bars, by its rule and at its costs."""
     samples, unseen = evaluation.samples, evaluation.unseen
-    target = decide_span(samples, recipe, unseen, probabilities, evaluation.class_means, evaluation.model)
+    forecast = evaluation.forecast._replace(probabilities=probabilities)  # and sized as the model's
+    decided = decide_span(samples, recipe, unseen, forecast)
     end = training_end(samples, recipe, samples.folds[0])
-    return run_backtest(bars_of(samples, unseen), target, recipe.costs, recipe.backtest, **end)
+    bars = bars_of(samples, unseen)
+    return run_backtest(bars, decided.target, recipe.costs, recipe.backtest, share=decided.share, **end)
 
 
 def contest_files(contest: Contest, evaluation: Evaluation, forecasts: Mapping[str, FloatArray]) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from storage.compiled import compiled
 from storage.schema import CLASSES, FEATURES, ConfigError, FloatArray
-from tasks.execution.decision import decide
+from tasks.execution.decision import decide, share_of
 from tasks.market.features import OUTPUTS, WARM_UP, advance, new_state
 from tasks.network.engine import Engine
 from tasks.network.kernels import FEATURES as INPUTS
@@ -29,7 +29,8 @@ _INPUTS, _KNOWN = len(FEATURES), len(OUTPUTS)
 PROBABILITIES = slice(_KNOWN, _KNOWN + len(CLASSES))
 """Where the probabilities stand in the values of a tick; before them the features and vol."""
 _FORESEEN = PROBABILITIES.stop
-_VALUES = _FORESEEN + 1
+_SHARE = _FORESEEN + 1
+_VALUES = _SHARE + 1
 _FLOAT = np.dtype(np.float64)  # compared by identity, which is faster than by value
 
 
@@ -38,12 +39,18 @@ def foreseen_vol(values: FloatArray) -> float:
     return float(values[_FORESEEN]) if len(values) > _FORESEEN else math.nan
 
 
+def share_taken(values: FloatArray) -> float:
+    """Return the share of the usual position among the values of a tick; 1, all of it, where they end before it."""
+    return float(values[_SHARE]) if len(values) > _SHARE else 1.0
+
+
 class Tick(NamedTuple):
     """What one closed candle led to.
 
     Attributes:
         target: Position to hold from the next open: -1, 0 or 1.
-        values: (F + 5,) features, vol, three probabilities, foreseen volatility; NaN where not ready.
+        values: (F + 6,) features, vol, three probabilities, foreseen volatility, NaN where not ready; the share of the
+            usual position that one which is opened now takes, 0 where that is unknown.
     """
 
     target: int
@@ -69,6 +76,11 @@ class Tick(NamedTuple):
         """Volatility per bar foreseen over the risk horizon: the square root of the expected mean variance."""
         return foreseen_vol(self.values)
 
+    @property
+    def share(self) -> float:
+        """Share of the usual position that one which is opened now takes, in 0..1."""
+        return share_taken(self.values)
+
 
 class LiveTick:
     """One market, candle by candle.
@@ -76,7 +88,7 @@ class LiveTick:
     Args:
         engine: The trained network; this object advances the state of one of its markets.
         interval_ms: Milliseconds per bar.
-        params: (9,) from `tasks.strategy.recipe.decision_params`.
+        params: (10,) from `tasks.strategy.recipe.decision_params`.
         market: Which of the engine's markets.
 
     Attributes:
@@ -142,11 +154,11 @@ def tick_packed(
         weights: The engine's.
         network: Its state of one market; changed in place.
         features: State from `features.new_state`; changed in place.
-        params: (9,) of the decision.
+        params: (10,) of the decision.
         candle: (6,) start_ms, open, high, low, close, volume.
         position: -1, 0 or 1.
         bars_held: Bars for which it has been held.
-        values: (F + 5,) overwritten, as in `Tick`.
+        values: (F + 6,) overwritten, as in `Tick`.
     """
     advance(features, candle, values[:_KNOWN])
     values[_KNOWN:] = np.nan
@@ -159,7 +171,9 @@ def tick_packed(
         if status < 0:  # out of float32's range: a bar that history leaves out too, and whose context is lost
             network[:] = 0
         values[_FORESEEN] = values[_INPUTS] * math.sqrt(values[_FORESEEN])
-    return decide(values[_KNOWN], values[_KNOWN + 1], values[_KNOWN + 2], values[_INPUTS], position, bars_held, params)
+    vol, foreseen = values[_INPUTS], values[_FORESEEN]
+    values[_SHARE] = share_of(foreseen, params)
+    return decide(values[_KNOWN], values[_KNOWN + 1], values[_KNOWN + 2], vol, foreseen, position, bars_held, params)
 
 
 def _prepare() -> None:

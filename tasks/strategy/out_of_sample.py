@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from storage.authorship import Where
 from storage.results import ResultStore
 from storage.schema import DatasetRef, FloatArray, IntArray
 from tasks.execution.accounting import Bars, Costs
-from tasks.execution.backtest import require_unseen
+from tasks.execution.backtest import Positions, require_unseen
 from tasks.execution.comparison import Comparison, compare
-from tasks.execution.decision import decide_series
+from tasks.execution.decision import decide_series, shares_of
 from tasks.execution.metrics import daily_returns
 from tasks.execution.skill import Skill, measure_skill
 from tasks.execution.slices import Slice, slices
 from tasks.execution.track_record import TrackRecord, track_record
 from tasks.market.labels import UNKNOWN, sample_uniqueness
 from tasks.market.samples import Span
+from tasks.market.volatility import foreseen_volatility
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.recipe import Recipe, decision_params
 from tasks.strategy.samples import Samples, load_samples, training_end
@@ -43,6 +44,29 @@ class EvaluationInputs:
     folds: tuple[str, ...]
 
 
+class Forecast(NamedTuple):
+    """What models foresee of N bars, and which of them speaks of each.
+
+    Attributes:
+        probabilities: (N, 3), NaN where unknown.
+        log_variance_ratio: (N,) of risk; NaN where unknown.
+        class_means: (M, 3) of each model.
+        model: (N,) number of the model that decides each bar; None: the only one.
+    """
+
+    probabilities: FloatArray
+    log_variance_ratio: FloatArray
+    class_means: FloatArray
+    model: IntArray | None = None
+
+    def since(self, bar: int) -> Forecast:
+        """Return what is foreseen of the bars from that one on."""
+        model = None if self.model is None else self.model[bar:]
+        return self._replace(
+            probabilities=self.probabilities[bar:], log_variance_ratio=self.log_variance_ratio[bar:], model=model
+        )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     """What the folds' models were worth on the bars that none of them had seen.
@@ -51,10 +75,8 @@ class Evaluation:
         samples: The dataset, its labels and folds.
         folds: What each training left behind; the last one is published, and has no predictions if it is a refit.
         unseen: Bars of all test blocks, one after the other.
-        probabilities: (N, 3) on them, NaN where unknown.
-        class_means: (M, 3) of each fold's model.
-        model: (N,) number of the model that predicts and decides each bar.
-        target: (N,) decided position.
+        forecast: Of them, by each fold's model.
+        decided: Position and share at each of their closes.
         skill: Of the probabilities.
         money: Of the decisions.
         record: What the money's days prove by themselves.
@@ -64,14 +86,17 @@ class Evaluation:
     samples: Samples
     folds: tuple[FoldResult, ...]
     unseen: Span
-    probabilities: FloatArray
-    class_means: FloatArray
-    model: IntArray
-    target: NDArray[np.int8]
+    forecast: Forecast
+    decided: Positions
     skill: Skill
     money: Comparison
     record: TrackRecord
     slices: tuple[Slice, ...]
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """(N, 3) on the unseen bars, NaN where unknown."""
+        return self.forecast.probabilities
 
     @property
     def daily_returns(self) -> FloatArray:
@@ -85,10 +110,10 @@ def evaluate_folds(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]
     unseen = Span(start=samples.folds[0].test.start, stop=samples.folds[-1].test.stop)
     for fold in samples.folds:
         require_unseen(int(samples.dataset.candles.start_ms[fold.test.start]), **training_end(samples, recipe, fold))
-    probabilities, class_means, model = one_after_the_other(folds)
+    forecast = one_after_the_other(folds)
 
-    def decide(costs: Costs) -> NDArray[np.int8]:
-        return decide_span(samples, replace(recipe, costs=costs), unseen, probabilities, class_means, model)
+    def decide(costs: Costs) -> Positions:
+        return decide_span(samples, replace(recipe, costs=costs), unseen, forecast)
 
     money = compare(
         bars_of(samples, unseen),
@@ -103,22 +128,23 @@ def evaluate_folds(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]
         samples=samples,
         folds=tuple(folds),
         unseen=unseen,
-        probabilities=probabilities,
-        class_means=class_means,
-        model=model,
-        target=decide(recipe.costs),
-        skill=_skill(samples, folds, probabilities, unseen),
+        forecast=forecast,
+        decided=decide(recipe.costs),
+        skill=_skill(samples, folds, forecast.probabilities, unseen),
         money=money,
         record=track_record(daily_returns(result.equity, result.bars.start_ms), money.model.metrics.num_trades),
         slices=slices(result, money.buy_and_hold.result, samples.dataset.vol[unseen.rows]),
     )
 
 
-def one_after_the_other(folds: Sequence[FoldResult]) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Return probabilities (N, 3) on all unseen bars, class means (M, 3) of each model, and (N,) which model speaks."""
-    probabilities = np.concatenate([fold.probabilities for fold in folds])
-    class_means = np.array([fold.class_means for fold in folds])
-    return probabilities, class_means, np.repeat(np.arange(len(folds)), [len(fold.probabilities) for fold in folds])
+def one_after_the_other(folds: Sequence[FoldResult]) -> Forecast:
+    """Return what the folds' models foresee of all unseen bars, each of its own test."""
+    return Forecast(
+        probabilities=np.concatenate([fold.probabilities for fold in folds]),
+        log_variance_ratio=np.concatenate([fold.log_variance_ratio for fold in folds]),
+        class_means=np.array([fold.class_means for fold in folds]),
+        model=np.repeat(np.arange(len(folds)), [len(fold.probabilities) for fold in folds]),
+    )
 
 
 def bars_of(samples: Samples, span: Span) -> Bars:
@@ -128,29 +154,24 @@ def bars_of(samples: Samples, span: Span) -> Bars:
     return Bars.of(dataset.candles[span.rows], dataset.ref.market.interval_ms, funding)
 
 
-def decide_span(
-    samples: Samples,
-    recipe: Recipe,
-    span: Span,
-    probabilities: FloatArray,
-    class_means: FloatArray,
-    model: IntArray | None = None,
-) -> NDArray[np.int8]:
+def decide_span(samples: Samples, recipe: Recipe, span: Span, forecast: Forecast) -> Positions:
     """Return the positions that the recipe's rule takes on a span, from flat.
 
     Args:
         samples: The dataset and its labels.
         recipe: Rule, costs and horizon.
         span: N bars.
-        probabilities: (N, 3) of the models.
-        class_means: (M, 3) of each model.
-        model: (N,) which model decides each bar; None: the only one.
+        forecast: Of them.
     """
-    market = samples.dataset.ref.market
-    params = np.array([decision_params(recipe, market, means) for means in np.atleast_2d(class_means)])
+    market, vol = samples.dataset.ref.market, samples.dataset.vol[span.rows]
+    params = np.array([decision_params(recipe, market, means) for means in np.atleast_2d(forecast.class_means)])
+    foreseen = foreseen_volatility(vol, forecast.log_variance_ratio)
     segment = samples.dataset.segment[span.rows]
     contiguous = np.concatenate([[False], segment[1:] == segment[:-1]])
-    return decide_series(probabilities, samples.dataset.vol[span.rows], contiguous, params, model)
+    target = decide_series(forecast.probabilities, vol, contiguous, params, forecast.model, foreseen)
+    if recipe.decision_config.sizing == "fixed":
+        return Positions(target)
+    return Positions(target, shares_of(foreseen, params, forecast.model))
 
 
 def _skill(samples: Samples, folds: Sequence[FoldResult], probabilities: FloatArray, unseen: Span) -> Skill:

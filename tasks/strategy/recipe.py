@@ -60,6 +60,11 @@ class Recipe(Checked):
     pool: tuple[str, ...] = ()
     refit: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decision_config.sizing == "volatility" and not self.network_config.risk_head:
+            raise ConfigError("a network must foresee risk where it sizes by it, was risk_head=False; set it to True")
+
     @property
     def network_config(self) -> DSCConfig:
         """The network that will be trained."""
@@ -140,4 +145,4 @@ def decision_params(recipe: Recipe, market: Market, class_means: FloatArray) -> 
     rule = recipe.decision_config
     if market.category == "spot":
         rule = replace(rule, allow_short=False)
-    return packed(rule, recipe.costs, class_means, recipe.labels.horizon)
+    return packed(rule, recipe.costs, class_means, recipe.labels.horizon, market.bars_per_year)

@@ -104,7 +104,7 @@ def test_session_decides_faster_than_onnx_on_a_ready_window(
             rounds=40,
         )
     assert alone.own.pending is not None
-    assert np.isfinite(alone.own.pending.values[:-1]).all()  # the last is foreseen by a risk head alone
+    assert np.isfinite(alone.own.pending.values[:-2]).all()  # volatility is foreseen by a risk head alone
     decision, with_shadows = times.median_us("parsed bar to decision"), times.median_us(f"with {SHADOWS} shadows")
     beside = {"us that the journal's commit adds": times.median_us("with its journal") - decision}
     ledger.enter(

@@ -1,5 +1,7 @@
 """Tables of bars, every number worked out by hand, and the properties that no market may break."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -374,7 +376,7 @@ def test_paper_account_equals_the_backtest_when_it_trades_bar_by_bar(make_bars, 
         bars_held = bars_held + 1 if np.sign(coins) == position else 1
         position = int(np.sign(coins))
         equity.append(cash + coins * bars.close[t])
-        wanted = decide(*probabilities[t], vol[t], position, bars_held, params)
+        wanted = decide(*probabilities[t], vol[t], math.nan, position, bars_held, params)
     exit_cost = equity[-1] - fill(cash, coins, 0.0, bars.close[-1], costs.commission, costs.slippage)[0]
     equity[-1] -= exit_cost
     np.testing.assert_allclose(result.equity, equity, rtol=1e-12)

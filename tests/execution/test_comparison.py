@@ -5,7 +5,7 @@ import pytest
 
 from tasks.execution import comparison
 from tasks.execution.accounting import Costs
-from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.backtest import BacktestConfig, Positions, run_backtest
 from tasks.execution.comparison import COST_FACTORS, COSTS_PER_SIDE, DELAYS, compare, duel
 from tasks.execution.metrics import bar_returns
 from tasks.execution.significance import stationary_bootstrap_test
@@ -22,7 +22,7 @@ def traded(random_market):
 
 def compared(traded, costs):
     bars, target = traded
-    return compare(bars, lambda costs: target, costs, ONE_COIN, bars_per_year=BARS_PER_YEAR, **UNSEEN)
+    return compare(bars, lambda costs: Positions(target), costs, ONE_COIN, bars_per_year=BARS_PER_YEAR, **UNSEEN)
 
 
 def test_sweep_takes_off_what_the_traded_notional_pays(traded):
@@ -47,14 +47,14 @@ def test_sweep_decides_again_at_each_cost_beside_the_same_positions_dearer_or_ch
     forecast = np.random.default_rng(5).normal(0.0, 1e-3, len(bars))
 
     def decide(costs: Costs):
-        return np.where(np.abs(forecast) > 2 * costs.per_side, np.sign(forecast), 0).astype(int)
+        return Positions(np.where(np.abs(forecast) > 2 * costs.per_side, np.sign(forecast), 0).astype(int))
 
     assumed = Costs(commission=0.001, slippage=0.0)
     sweep = compare(bars, decide, assumed, ONE_COIN, bars_per_year=BARS_PER_YEAR, **UNSEEN)
     paid = [assumed.at(per_side) for per_side in COSTS_PER_SIDE] + [assumed.scaled(factor) for factor in COST_FACTORS]
     again, repriced = sweep.redecided_by_fee + sweep.redecided_by_costs, sweep.by_fee + sweep.by_costs
     for costs, one, other in zip(paid, again, repriced, strict=True):
-        expected = run_backtest(bars, decide(costs), costs, ONE_COIN, **UNSEEN)
+        expected = run_backtest(bars, decide(costs).target, costs, ONE_COIN, **UNSEEN)
         np.testing.assert_array_equal(one.result.equity, expected.equity)
         np.testing.assert_array_equal(np.sign(other.result.quantity), np.sign(sweep.model.result.quantity))
         assert one.name == other.name
@@ -77,7 +77,7 @@ def test_delays_fill_the_same_decisions_one_and_two_bars_later(traded):
 def fought(traded, challenger, champion, horizon, level=0.05):
     bars, _ = traded
     return duel(
-        bars, challenger, champion, Costs(), ONE_COIN,
+        bars, Positions(challenger), Positions(champion), Costs(), ONE_COIN,
         cost_stress=1.5, bars_per_year=BARS_PER_YEAR, horizon=horizon, level=level, **UNSEEN,
     )  # fmt: skip
 

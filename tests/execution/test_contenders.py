@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.execution.accounting import Costs
-from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.backtest import BacktestConfig, Positions, run_backtest
 from tasks.execution.contenders import common_labels, rate_forecasts
 from tasks.execution.metrics import total_return
 from tasks.execution.random_positions import random_positions, shuffled_positions
@@ -64,15 +64,15 @@ def test_foresight_beats_all_random_timings_and_its_reverse_none(random_market):
     bars, _ = random_market(1_500, 4)
     foresight = np.sign(np.append(np.diff(np.append(bars.open[1:], bars.open[-1])), 0.0)).astype(np.int8)
     free = Costs(commission=0.0, slippage=0.0, funding=False)
-    best = random_positions(bars, foresight, free, ACCOUNT, **UNSEEN, draws=50)
-    worst = random_positions(bars, -foresight, free, ACCOUNT, **UNSEEN, draws=50)
+    best = random_positions(bars, Positions(foresight), free, ACCOUNT, **UNSEEN, draws=50)
+    worst = random_positions(bars, Positions(-foresight), free, ACCOUNT, **UNSEEN, draws=50)
     assert (best.percentile, worst.percentile) == (1.0, 0.0)
     assert best.low < best.total_return < best.high
 
 
 def test_flat_model_stands_in_the_middle_of_its_own_kind(random_market):
     bars, target = random_market(500, 5)
-    drawn = random_positions(bars, np.zeros_like(target), COSTS, ACCOUNT, **UNSEEN, draws=20)
+    drawn = random_positions(bars, Positions(np.zeros_like(target)), COSTS, ACCOUNT, **UNSEEN, draws=20)
     assert drawn.percentile == 0.5  # every draw is flat too: all tie
     assert (drawn.total_return, drawn.sharpe_ratio) == (0.0, None)
 
@@ -82,14 +82,15 @@ def test_random_timing_in_a_market_without_signal_earns_what_the_model_earns_on_
     found = []
     for seed in range(40):
         bars, target = random_market(600, 100 + seed)
-        found.append(random_positions(bars, target, COSTS, ACCOUNT, **UNSEEN, draws=40, seed=seed).percentile)
+        drawn = random_positions(bars, Positions(target), COSTS, ACCOUNT, **UNSEEN, draws=40, seed=seed)
+        found.append(drawn.percentile)
     # 40 uniform numbers: standard error 0.29 / sqrt(40) = 0.046; three of them.
     assert np.mean(found) == pytest.approx(0.5, abs=0.14)
 
 
 def test_same_seed_draws_the_same_positions(random_market):
     bars, target = random_market(800, 6)
-    first, second = (random_positions(bars, target, COSTS, ACCOUNT, **UNSEEN, draws=30) for _ in range(2))
+    first, second = (random_positions(bars, Positions(target), COSTS, ACCOUNT, **UNSEEN, draws=30) for _ in range(2))
     assert first == second
     assert first.draws == 30
     assert total_return(run_backtest(bars, target, COSTS, ACCOUNT, **UNSEEN).equity) != first.total_return

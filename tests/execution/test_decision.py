@@ -21,7 +21,7 @@ def params(**config):
 
 def decide_mu(mu, position, params_, bars_held=1_000):
     """Decide on an expected return: all probability on one side, the return as the volatility."""
-    return decide(float(mu < 0), 0.0, float(mu > 0), abs(mu), position, bars_held, params_)
+    return decide(float(mu < 0), 0.0, float(mu > 0), abs(mu), math.nan, position, bars_held, params_)
 
 
 # Costs: 10 bp a fill. From flat a position must bring more than 20 bp; a position is left as soon as it is expected to
@@ -81,8 +81,8 @@ def test_value_rule_takes_the_best_target_when_all_are_written_out(mu_bp, positi
 @settings(deadline=None, max_examples=200)
 def test_decision_mirrors_when_buy_and_sell_change_places(probabilities, vol, position, rule):
     sell, hold, buy = probabilities
-    there = decide(sell, hold, buy, vol, position, 9, params(rule=rule))
-    assert decide(buy, hold, sell, vol, -position, 9, params(rule=rule)) == -there
+    there = decide(sell, hold, buy, vol, math.nan, position, 9, params(rule=rule))
+    assert decide(buy, hold, sell, vol, math.nan, -position, 9, params(rule=rule)) == -there
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_decision_mirrors_when_buy_and_sell_change_places(probabilities, vol, po
     ],
 )
 def test_argmax_rule_follows_the_likeliest_class(sell, hold, buy, position, target):
-    assert decide(sell, hold, buy, 0.001, position, 9, params(rule="argmax")) == target
+    assert decide(sell, hold, buy, 0.001, math.nan, position, 9, params(rule="argmax")) == target
 
 
 @pytest.mark.parametrize("rule", ["value", "argmax"])
@@ -109,11 +109,11 @@ def test_decision_is_flat_when_a_probability_is_unknown(rule, position, unknown)
     for place in range(3):
         probabilities = [0.1, 0.1, 0.8]
         probabilities[place] = unknown
-        assert decide(*probabilities, 0.01, position, 1, params(rule=rule, min_hold=50)) == 0
+        assert decide(*probabilities, 0.01, math.nan, position, 1, params(rule=rule, min_hold=50)) == 0
 
 
 def test_decision_is_flat_when_the_volatility_is_unknown():
-    assert decide(0.0, 0.0, 1.0, math.nan, 1, 100, params()) == 0
+    assert decide(0.0, 0.0, 1.0, math.nan, 0.01, 1, 100, params()) == 0
 
 
 @pytest.mark.parametrize(("bars_held", "target"), [(1, 1), (11, 1), (12, -1)])
@@ -141,7 +141,7 @@ def test_expected_return_weighs_class_means_in_units_of_volatility():
 def test_decision_is_the_same_when_other_compiled_code_calls_it():
     @njit
     def tick(probabilities, vol, position, bars_held, held):
-        return decide(probabilities[0], probabilities[1], probabilities[2], vol, position, bars_held, held)
+        return decide(probabilities[0], probabilities[1], probabilities[2], vol, math.nan, position, bars_held, held)
 
     assert tick(np.array([0.0, 0.0, 1.0]), 0.0021, 0, 0, params()) == 1
     assert tick(np.array([0.0, 0.0, 1.0]), 0.0019, 0, 0, params()) == 0
@@ -211,7 +211,7 @@ def test_packing_is_refused_when_means_or_horizon_are_unusable():
 
 
 def test_series_is_refused_when_shapes_differ():
-    with pytest.raises(ValueError, match=r"T=4 as in vol, were \(4, 2\), \(4,\) and \(4,\)"):
+    with pytest.raises(ValueError, match=r"T=4 as in vol, were \(4, 2\) and \(\(4,\), \(4,\), \(4,\)\)"):
         decide_series(np.zeros((4, 2)), np.zeros(4), np.zeros(4, np.bool_), params())
     with pytest.raises(ValueError, match=r"model must name rows 0\.\.0 of params, was 0\.\.1"):
         decide_series(np.zeros((2, 3)), np.zeros(2), np.zeros(2, np.bool_), params(), np.array([0, 1]))

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.schema import Instrument
-from tasks.execution.accounting import Costs, Steps, account_rules
+from tasks.execution.accounting import Costs, Steps, account_rules, sized
 from tasks.execution.backtest import BacktestConfig, run_backtest
-from tasks.execution.decision import DecisionConfig, decide, decide_series, packed
+from tasks.execution.decision import DecisionConfig, decide, decide_series, packed, share_of, shares_of
 from tasks.execution.paper import Ledger, Quote, open_bar
 
 BITCOIN = Instrument(
@@ -102,24 +102,33 @@ def test_sizes_and_prices_are_what_exact_decimals_give(capital, price, wanted, s
 
 
 @pytest.mark.promise(10)
-@pytest.mark.parametrize("allow_short", [True, False])
-def test_bar_by_bar_paper_account_equals_the_backtest_with_the_same_steps(make_bars, allow_short):
+@pytest.mark.parametrize(("allow_short", "sizing"), [(True, "fixed"), (False, "fixed"), (True, "volatility")])
+def test_bar_by_bar_paper_account_equals_the_backtest_with_the_same_steps(make_bars, allow_short, sizing):
     rng = np.random.default_rng(3)
     close = np.round(100 * np.exp(np.cumsum(rng.normal(0, 2e-3, 600))), 2)
     open_ = np.round(np.append(100.0, close[:-1]) * np.exp(rng.normal(0, 2e-4, 600)), 2)
     bars = make_bars(open_, close, funding_rate=np.where(np.arange(600) % 96 == 0, 1e-4, 0.0))
     probabilities, vol = rng.dirichlet([1.0, 1.0, 1.0], 600), np.full(600, 0.004)
-    params = packed(DecisionConfig(min_hold=3, allow_short=allow_short), COSTS, np.array([-1.0, 0.0, 1.0]), horizon=4)
-    targets = decide_series(probabilities, vol, bars.contiguous, params)
+    foreseen = 0.004 * np.exp(rng.normal(0.0, 1.0, 600))
+    foreseen[rng.random(600) < 0.1] = np.nan
+    rule = DecisionConfig(min_hold=3, allow_short=allow_short, sizing=sizing, target_vol=0.4)
+    params = packed(rule, COSTS, np.array([-1.0, 0.0, 1.0]), 4, bars_per_year=10_000)
+    targets, share = (
+        decide_series(probabilities, vol, bars.contiguous, params, None, foreseen),
+        shares_of(foreseen, params),
+    )
     config, steps = BacktestConfig(initial_capital=777.0), Steps(quantity=0.01, tick=0.01, least_notional=5.0)
-    result = run_backtest(bars, targets, COSTS, config, trained_until_ms=None, label_span_ms=0, steps=steps)
+    result = run_backtest(
+        bars, targets, COSTS, config, trained_until_ms=None, label_span_ms=0, steps=steps, share=share
+    )
 
     rules = account_rules(SHARE, None, COSTS, steps)
     ledger, wanted, found = Ledger(777.0), 0, []
     for t in range(600):
-        ledger, fill, funding = open_bar(ledger, wanted, Quote(open_[t]), bars.funding_rate[t], rules)
+        by = sized(rules, share_of(foreseen[t - 1], params)) if t else rules
+        ledger, fill, funding = open_bar(ledger, wanted, Quote(open_[t]), bars.funding_rate[t], by)
         found.append((ledger.quantity, ledger.equity(close[t]), fill.fee if fill else 0.0, funding))
-        wanted = decide(*probabilities[t], vol[t], ledger.weight, ledger.bars_held, params)
+        wanted = decide(*probabilities[t], vol[t], foreseen[t], ledger.weight, ledger.bars_held, params)
         assert wanted == targets[t]
     books = np.column_stack([result.quantity, result.equity[1:], result.fees, result.funding])
     np.testing.assert_array_equal(found[:-1], books[:-1])  # at the last close the backtest closes what is held

@@ -21,6 +21,7 @@ from storage.schema import ArtifactError, DatasetRef, Market
 from storage.settings import Settings
 from tasks.champion import judgement
 from tasks.exchange.connection import ExchangeConfig
+from tasks.execution.backtest import Positions
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
@@ -126,7 +127,7 @@ def second_seed_reversed(duel):
     """Return the duel in which the second seed is on the wrong side all the time."""
 
     def other(*sides, second, **rest):
-        return duel(*sides, second=None if second is None else -second, **rest)
+        return duel(*sides, second=None if second is None else Positions(-second.target), **rest)
 
     return other
 
@@ -163,7 +164,7 @@ def test_champion_and_challenger_are_compared_on_bars_that_neither_has_seen(reig
     assert seen["bars"].start_ms[0] > reign.manifest.seen_until_ms
     assert seen["bars"].start_ms[0] <= last_test[0]
     assert seen["bars"].start_ms[-1] == last_test[-1]
-    assert len(seen["challenger"]) == len(seen["champion"]) == len(seen["bars"])
+    assert len(seen["challenger"].target) == len(seen["champion"].target) == len(seen["bars"])
     # All decide from flat on one span: none carries a position in.
     assert len({span for span, _ in sides}) == 1
     decided = [target for _, target in sides]

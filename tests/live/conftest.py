@@ -30,7 +30,7 @@ from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel, load_model
-from tasks.network.inference import predict_series
+from tasks.network.inference import Foreseen, foresee_series
 from tasks.sandbox.sandbox import Sandbox
 from tasks.strategy.recipe import Recipe
 
@@ -47,11 +47,12 @@ STEP_MS = MARKET.interval_ms
 
 def make_model(seed: int = 5, market: Market = MARKET, **changes: Any) -> ServedModel:
     """Return an untrained model that finds something to do on every tenth bar or so."""
+    config = changes.pop("network", NETWORK)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = DSCTradingModel(NETWORK).eval()
+        network = DSCTradingModel(config).eval()
     costs = changes.pop("costs", Costs(commission=1e-6, slippage=1e-6))
-    recipe = replace(Recipe(network=NETWORK, costs=costs, backtest=BacktestConfig(initial_capital=10_000.0)), **changes)
+    recipe = replace(Recipe(network=config, costs=costs, backtest=BacktestConfig(initial_capital=10_000.0)), **changes)
     return ServedModel(
         ref=VersionRef(source=SOURCE, name=market.slug, version=f"20260101T000000Z-0000000{seed}"),
         market=market,
@@ -61,9 +62,9 @@ def make_model(seed: int = 5, market: Market = MARKET, **changes: Any) -> Served
     )
 
 
-def predict(model: ServedModel, features: FloatArray, segment: IntArray) -> FloatArray:
+def predict(model: ServedModel, features: FloatArray, segment: IntArray) -> Foreseen:
     """Predict history with torch, as a backtest does."""
-    return predict_series(load_model(model.recipe.network_config, model.weights), features, segment)
+    return foresee_series(load_model(model.recipe.network_config, model.weights), features, segment)
 
 
 class Rig:

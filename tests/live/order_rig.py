@@ -44,7 +44,7 @@ class Trader:
 
     def __init__(self, open_rig: Rigs, **options: Any) -> None:
         self.capital = options.pop("capital", CAPITAL)
-        model = make_model(backtest=BacktestConfig(initial_capital=self.capital))
+        model = make_model(backtest=BacktestConfig(initial_capital=self.capital), **options.pop("recipe", {}))
         self.limits, self.config = options.pop("limits", NO_LIMITS), options.pop("config", OrderConfig())
         self.rig = open_rig(model, accounts=[ACCOUNT], **options)
         self.closed = 0

@@ -50,7 +50,7 @@ def test_account_of_a_quiet_session_is_a_backtests_but_for_the_exchanges_steps(d
     model, candles = here.own.model, CANDLES[: FIRST + BARS]
     built = build_features(candles.matrix(), STEP_MS)
     bars = Bars.of(candles[FIRST:], STEP_MS)
-    probabilities = predict(model, built.values, built.segment)[FIRST:]
+    probabilities = predict(model, built.values, built.segment).probabilities[FIRST:]
     targets = decide_series(probabilities, built.vol[FIRST:], bars.contiguous, model.params)
     recipe = model.recipe
     result = run_backtest(bars, targets, recipe.costs, recipe.backtest, trained_until_ms=None, label_span_ms=0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from storage.schema import FEATURES, ConfigError, FloatArray
+from storage.schema import FEATURES, ConfigError, FloatArray, Market
 from tasks.execution.accounting import Costs
 from tasks.execution.decision import DecisionConfig, decide_series, packed
 from tasks.market.features import WARM_UP, build_features
@@ -96,7 +96,8 @@ def test_gap_means_no_position_until_everything_is_warm_again(model: DSCTradingM
     tick = live.step(after_gap, position=1, bars_held=9)
 
     assert tick.target == 0
-    assert np.isnan(tick.values).all()
+    assert np.isnan(tick.values[:-1]).all()  # behind them stands the share, a whole one
+    assert tick.share == 1.0
 
 
 def test_candle_of_any_kind_runs_the_one_compiled_tick(model: DSCTradingModel, matrix: FloatArray) -> None:
@@ -126,7 +127,24 @@ def test_network_without_a_risk_head_foresees_no_volatility(matrix: FloatArray) 
     tick = live.step(matrix[live.history_bars])
     assert np.isfinite(tick.probabilities).all()
     assert np.isnan(tick.foreseen_vol)
-    assert np.isnan(foreseen_vol(tick.values[:-1]))  # as a journal of before has them
+    assert np.isnan(foreseen_vol(tick.values[:-2]))  # as a journal of before has them
+
+
+@pytest.mark.promise(15)
+def test_position_that_nobody_can_size_is_not_opened(matrix: FloatArray) -> None:
+    config, ticks = replace(CONFIG, risk_head=False), {}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        weights = {name: one.numpy() for name, one in DSCTradingModel(config).eval().state_dict().items()}
+    for sizing in ("fixed", "volatility"):
+        rule = DecisionConfig(rule="argmax", sizing=sizing)
+        params = packed(rule, Costs(), np.array([-1.0, 0.0, 1.0]), 12, Market().bars_per_year)
+        live = LiveTick(Engine.from_weights(config, weights), STEP_MS, params)
+        live.warm_up(matrix[: live.history_bars])
+        ticks[sizing] = [live.step(candle) for candle in matrix[live.history_bars : live.history_bars + 40]]
+    assert {(tick.target, tick.share) for tick in ticks["volatility"]} == {(0, 0.0)}
+    assert {tick.share for tick in ticks["fixed"]} == {1.0}
+    assert {tick.target for tick in ticks["fixed"]} != {0}
 
 
 @pytest.mark.parametrize("candle", [np.zeros(5), np.zeros((1, 6)), [1.0] * 7])

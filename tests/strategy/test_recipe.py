@@ -1,5 +1,6 @@
 """A recipe as a document: what a version keeps of how it was made."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_second_seed_is_another_of_every_member_and_nothing_else():
 def test_decision_of_a_recipe_sells_short_except_on_spot(rule, category, lowest):
     recipe = Recipe(decision=DecisionConfig(rule=rule))
     params = decision_params(recipe, Market(category=category), np.array([-1.0, 0.0, 1.0]))
-    assert decide(1.0, 0.0, 0.0, 0.01, 0, 1, params) == lowest  # a fall of sqrt(horizon) percent is certain
+    assert decide(1.0, 0.0, 0.0, 0.01, math.nan, 0, 1, params) == lowest  # a fall of sqrt(horizon) percent is certain
 
 
 def test_unknown_preset_is_refused():

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.schema import FEATURES, FloatArray
+from storage.schema import FEATURES, ConfigError, FloatArray
 from storage.tables import read_columns
+from tasks.execution.decision import DecisionConfig
 from tasks.market.samples import Fold, FoldConfig, Span
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
+from tasks.strategy.backtest_record import backtest_files
 from tasks.strategy.folds import FoldResult, train
+from tasks.strategy.out_of_sample import evaluate_folds
 from tasks.strategy.pool import pooled_bars
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.risk import RiskRecord, record_risk
@@ -137,6 +140,43 @@ def test_version_without_a_head_and_one_with_too_few_windows_are_not_measured(sa
         replace(RECIPE, risk=RiskRule(hours=24.0)),  # 288 bars: 18 windows to learn from
     ):
         assert RiskRecord.of(record_risk(samples, recipe, trained(samples, recipe))).scores == ()
+
+
+@pytest.mark.promise(12)
+def test_backtest_opens_what_each_fold_s_own_network_foresees_and_fixed_sizing_is_as_if_none_did(
+    samples: Samples, folds: list[FoldResult]
+) -> None:
+    rule = DecisionConfig(rule="argmax", sizing="volatility", target_vol=0.3)
+    sized, fixed, deaf = (
+        evaluate_folds(samples, replace(RECIPE, decision=replace(rule, sizing=sizing)), results)
+        for sizing, results in (
+            ("volatility", folds),
+            ("fixed", folds),
+            ("fixed", [replace(one, log_variance_ratio=one.log_variance_ratio * np.nan) for one in folds]),
+        )
+    )
+    np.testing.assert_array_equal(fixed.money.model.result.equity, deaf.money.model.result.equity)
+    assert fixed.decided.share is None
+    assert "share" not in read_columns(backtest_files(fixed)["predictions.parquet"])
+    vol, ratio = samples.dataset.vol[sized.unseen.rows], np.concatenate([one.log_variance_ratio for one in folds])
+    yearly = vol * np.exp(ratio / 2) * np.sqrt(samples.dataset.ref.market.bars_per_year)
+    np.testing.assert_allclose(sized.decided.share, np.minimum(1.0, 0.3 / yearly), rtol=1e-12)
+    np.testing.assert_array_equal(sized.decided.target, fixed.decided.target)
+    result = sized.money.model.result
+    turns = np.flatnonzero(np.diff(sized.decided.target)) + 1
+    opened = turns[(sized.decided.target[turns] != 0) & (turns + 1 < len(result.target) - 1)]
+    first, jump = result.bars.open[opened + 1], result.bars.open[opened + 1] - result.bars.close[opened]
+    usual = 0.95 * (result.equity[opened + 1] + result.quantity[opened] * jump)
+    worth = np.abs(result.quantity[opened + 1]) * first
+    np.testing.assert_allclose(worth / usual, sized.decided.share[opened], rtol=1e-9)
+    assert len(opened) > 20
+    stored = read_columns(backtest_files(sized)["predictions.parquet"])
+    np.testing.assert_array_equal(stored["share"], sized.decided.share)
+
+
+def test_recipe_that_sizes_by_what_its_network_does_not_foresee_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a network must foresee risk where it sizes by it, was risk_head=False"):
+        replace(RECIPE, network=replace(NETWORK, risk_head=False), decision=DecisionConfig(sizing="volatility"))
 
 
 def test_fold_comes_back_from_its_files_with_its_head(folds: list[FoldResult]) -> None:
