@@ -12,12 +12,12 @@ import numpy as np
 import psutil
 
 from storage.schema import CLASSES
-from storage.written import Row
+from storage.written import Row, written
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import DIRECTIONS, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.replay import Replayed
-from tasks.strategy.live_tick import PROBABILITIES, foreseen_vol
+from tasks.strategy.live_tick import PROBABILITIES, day_vol, foreseen_vol, share_taken
 
 _SUMS = (
     "bars",
@@ -71,6 +71,7 @@ class SessionResult:
             f"  features     within {one['feature_diff']:.1e}, probabilities within {one['probability_diff']:.1e}",
             f"  explained    {causes or 'nothing to explain'}",
             f"  unexplained  {one['unexplained']}",
+            *(f"  volatility   {line}" for line in map(_foreseen_line, one["markets"]) if line),
             f"  equity       {one['equity']:,.2f} USDT, was {one['capital']:,.2f}; {parts_text(one['difference_bp'])}",
             *(f"  {name:<11}  p50 {at['p50']:.0f}, p99 {at['p99']:.0f}" for name, at in one["latency"].items()),
             f"  memory       {one['rss_mb']:.0f} MB",
@@ -133,10 +134,12 @@ def _row(what: str, times: str, bp: float | None = None) -> Row:
 def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
     """Return a decision as it is printed: time names the bar by its open, UTC, RFC 3339.
 
-    The foreseen volatility is per bar, over the version's risk horizon; null where the version foresees none.
+    The foreseen volatility is per bar, over the version's risk horizon, and that of 24 hours at the same rate; both are
+    null where the version foresees none. The share is what a position that is opened now takes of the usual one; 0
+    opens none.
     """
     known = decision.values[PROBABILITIES].tolist() if not decision.lacks else []
-    foreseen = foreseen_vol(decision.values)
+    foreseen, day = foreseen_vol(decision.values), day_vol(decision.values, session.market.interval_ms)
     return {
         "time": datetime.fromtimestamp(decision.start_ms / 1000, UTC).isoformat().replace("+00:00", "Z"),
         "market": str(session.market),
@@ -146,6 +149,8 @@ def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
         "probabilities": dict(zip(CLASSES, known, strict=True)) if known else None,
         "expected_return": decision.mu if known else None,
         "foreseen_volatility": foreseen if math.isfinite(foreseen) else None,
+        "foreseen_volatility_24h": day if math.isfinite(day) else None,
+        "share": share_taken(decision.values),
         "target": decision.target,
         "reason": decision.reason if not decision.cause else f"{decision.reason}; not traded: {decision.cause}",
     }
@@ -163,7 +168,8 @@ def market_numbers(
         shadows: What came of replaying each shadow's, by version.
     """
     fills = [bar.start_ms for bar in reader.opens(one.market.slug) if bar.opened.fill]
-    ledger = one.own.ledger
+    ledger, last = one.own.ledger, [decision.values for decision in reader.decisions(one.market.slug, last=1)]
+    day = day_vol(last[0], one.market.interval_ms) if last else math.nan
     return {
         "market": str(one.market),
         "slug": one.market.slug,
@@ -182,6 +188,8 @@ def market_numbers(
         "equal_fills": again.equal_fills,
         "feature_diff": again.feature_diff,
         "probability_diff": again.probability_diff,
+        "foreseen_volatility_24h": day if math.isfinite(day) else None,
+        "share": share_taken(last[0]) if last else None,
         "capital": float(reader.facts()["capital"][one.market.slug]),
         "equity": ledger.equity(one.close) if ledger.quantity else ledger.cash,
         "backtest_equity": again.comparison.backtest if again.comparison else None,
@@ -195,6 +203,14 @@ def market_numbers(
             for account in one.accounts[1:]
         },
     }
+
+
+def _foreseen_line(numbers: Mapping[str, Any]) -> str:
+    """Return what a market's numbers say of its last bar's volatility; empty where none was foreseen."""
+    if numbers["foreseen_volatility_24h"] is None:
+        return ""
+    day, share = (written(numbers[name], "share") for name in ("foreseen_volatility_24h", "share"))
+    return f"{numbers['market']}: {day} in the next 24 hours foreseen; {share} of a position is taken"
 
 
 def session_numbers(markets: Sequence[tuple[MarketSession, dict[str, Any]]], reader: JournalReader) -> dict[str, Any]:

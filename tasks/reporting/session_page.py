@@ -26,7 +26,7 @@ from tasks.reporting.markup import data_uri, markdown_text
 from tasks.reporting.session_figure import Drawn, session_figure
 from tasks.reporting.source_names import source_label
 from tasks.reporting.version_facts import VersionFacts
-from tasks.strategy.live_tick import PROBABILITIES, foreseen_vol
+from tasks.strategy.live_tick import PROBABILITIES, day_vol, foreseen_vol, share_taken
 
 _WIDTH = 760  # points: what a Markdown view shows without shrinking it
 _SHOWN = 10  # decisions, fills
@@ -249,6 +249,9 @@ class _Here:
             if math.isfinite(foreseen := foreseen_vol(own[-1].values)):
                 now = written(float(own[-1].values[PROBABILITIES.start - 1]), "share as bp")
                 yield "volatility of a bar", f"{now} now, {written(foreseen, 'share as bp')} foreseen"
+                day, share = day_vol(own[-1].values, self._market.interval_ms), share_taken(own[-1].values)
+                taken = f"{written(share, 'share')} of a position is taken"
+                yield "volatility of 24 hours", f"{written(day, 'share')} foreseen; {taken}"
             if self._facts is not None:
                 yield "drift of its inputs", drift_text(self._facts, own)
                 yield "log-loss, live", skill_text(self._facts, own, self._candles)

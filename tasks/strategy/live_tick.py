@@ -17,7 +17,7 @@ from numba import float32, float64, int64, types
 from numpy.typing import ArrayLike
 
 from storage.compiled import compiled
-from storage.schema import CLASSES, FEATURES, ConfigError, FloatArray
+from storage.schema import CLASSES, DAY_MS, FEATURES, ConfigError, FloatArray
 from tasks.execution.decision import decide, share_of
 from tasks.market.features import OUTPUTS, WARM_UP, advance, new_state
 from tasks.network.engine import Engine
@@ -42,6 +42,11 @@ def foreseen_vol(values: FloatArray) -> float:
 def share_taken(values: FloatArray) -> float:
     """Return the share of the usual position among the values of a tick; 1, all of it, where they end before it."""
     return float(values[_SHARE]) if len(values) > _SHARE else 1.0
+
+
+def day_vol(values: FloatArray, interval_ms: int) -> float:
+    """Return the foreseen volatility of 24 hours among the values of a tick of a bar that long; NaN where unknown."""
+    return foreseen_vol(values) * math.sqrt(DAY_MS / interval_ms)
 
 
 class Tick(NamedTuple):

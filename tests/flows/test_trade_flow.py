@@ -92,13 +92,16 @@ def test_signals_are_lines_of_json_and_nothing_is_filled(version, home, capsys):
     for line in lines:
         assert list(line) == [
             "time", "market", "version", "direction", "confidence", "probabilities", "expected_return",
-            "foreseen_volatility", "target", "reason",
+            "foreseen_volatility", "foreseen_volatility_24h", "share", "target", "reason",
         ]  # fmt: skip
         assert line["version"] == version.version
         assert line["direction"] == {-1: "short", 0: "flat", 1: "long"}[line["target"]]
         assert line["confidence"] == max(line["probabilities"].values())
         assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
         assert 0 < line["foreseen_volatility"] < 1
+        day = line["foreseen_volatility"] * 6**0.5  # six bars of four hours
+        assert line["foreseen_volatility_24h"] == pytest.approx(day, rel=1e-12)
+        assert line["share"] == 1.0  # sizing is fixed
     assert lines[0]["time"].endswith("Z")
     assert "0 equal to the backtest's, 0 twice" in printed.err
     assert not (home / "paper.json").exists()

@@ -14,6 +14,7 @@ from tasks.execution.accounting import Bars, Costs, Steps
 from tasks.execution.backtest import run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series, shares_of
 from tasks.journal.journal_rows import BarOpen, Decision
+from tasks.live.outcome import SessionResult, market_numbers, session_numbers, signal_line
 from tasks.market.features import build_features
 from tasks.market.volatility import foreseen_volatility
 from tasks.strategy.live_tick import foreseen_vol, share_taken
@@ -116,6 +117,22 @@ def test_session_that_goes_on_opens_what_was_decided_before_it_ended(open_rig: O
         assert [share_taken(one.values) for one in reader.decisions(MARKET.slug)] == [
             share_taken(one.values) for one in told
         ]
+
+
+def test_signal_and_summary_say_the_volatility_of_a_day_and_the_share_of_a_position(open_rig: OPEN) -> None:
+    rig, lines = open_rig(make_model(**SIZED)), []
+    session = rig.run(20, on_decision=lambda market, decision: lines.append(signal_line(market, decision)))
+    with rig.reader() as reader:
+        told = reader.decisions(MARKET.slug)
+        (market,) = session.markets.values()
+        numbers = session_numbers([(market, market_numbers(market, reader, rig.replayed(funding=[]), {}))], reader)
+    for line, one in zip(lines, told, strict=True):
+        assert line["foreseen_volatility_24h"] == pytest.approx(foreseen_vol(one.values) * 288**0.5, rel=1e-12)
+        assert line["share"] == share_taken(one.values) < 1.0
+    text = SessionResult(name="sized", mode="paper", journal="", numbers={**numbers, "still_open": []}).text()
+    day, share = lines[-1]["foreseen_volatility_24h"], lines[-1]["share"]
+    said = f"{MARKET}: {100 * day:.1f} % in the next 24 hours foreseen; {100 * share:.1f} % of a position is taken"
+    assert f"  volatility   {said}" in text.replace("\N{NO-BREAK SPACE}", " ").splitlines()
 
 
 @pytest.mark.promise(10)

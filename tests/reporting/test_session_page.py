@@ -103,6 +103,14 @@ def cell(page: str, name: str) -> str:
     return found[0].replace("\\", "").replace("\N{MINUS SIGN}", "-")
 
 
+def test_page_says_what_volatility_is_foreseen_and_what_share_of_a_position_it_leaves(diary: Diary) -> None:
+    diary.journal.opened([(MARKET.slug, opened(0, Ledger(1_000.0)))])
+    diary.bar(0, 100.0, decision(0, values=np.append(np.full(len(FEATURES) + 1, 1e-3), (0.2, 0.3, 0.5, 0.01, 0.42))))
+    page = diary.page(facts()).replace("\N{NO-BREAK SPACE}", " ")
+    assert cell(page, "volatility of a bar") == "10.00 bp now, 100.00 bp foreseen"
+    assert cell(page, "volatility of 24 hours") == "4.9 % foreseen; 42.0 % of a position is taken"  # 1 % * sqrt(24)
+
+
 def test_page_says_as_of_when_it_is_and_how_the_account_stands(diary: Diary) -> None:
     diary.day()
     page = diary.page(facts())
