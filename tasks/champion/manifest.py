@@ -109,7 +109,7 @@ class Manifest:
             ArtifactError: A part is missing, unknown, of another type, or not finite.
         """
         own = {name: part for name, part in document.items() if name not in STORE_KEYS}
-        if document.get("format") in (1, 2):
+        if document.get("format") == 1:
             own = _said_in_format_1(own)
         try:
             manifest = _MANIFEST.validate_json(json.dumps(own))
@@ -128,14 +128,12 @@ def _said_in_format_1(said: dict[str, Any]) -> dict[str, Any]:
     Folds were cut by shares, a market learned by itself, costs were charged as they stood, no risk was foreseen, and so
     none was sized by.
     """
-    recipe, parts = (
-        said.get("recipe"),
-        {
-            "folds": {"cut": "shares"},
-            "network": {"risk_head": False},
-            "decision": {"sizing": "fixed", "target_vol": 0.5},
-        },
-    )
+    recipe = said.get("recipe")
+    parts: dict[str, dict[str, Any]] = {
+        "folds": {"cut": "shares"},
+        "network": {"risk_head": False},
+        "decision": {"sizing": "fixed", "target_vol": 0.5},
+    }
     if not (isinstance(recipe, dict) and all(isinstance(recipe.get(part), dict) for part in parts)):
         return said
     unforeseen = Check(name="risk is foreseen", passed=False, found="no: made before it was", wanted="a forecast")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from storage.foreign import OTHERWISE, parse_json, refusing
 from storage.schema import CLASSES, ArtifactError, DatasetRef
 from storage.tables import read_columns
 from tasks.champion.manifest import Manifest
-from tasks.champion.promotion import PARITY_BOUND
+from tasks.champion.promotion import PARITY_BOUND, Check
+from tasks.champion.risk_verdict import judge_risk
 from tasks.network.dsc import load_model
 from tasks.network.fit import predict_series
 from tasks.network.folding import load_weights
@@ -23,6 +24,7 @@ from tasks.strategy.contest import hold_contest, stored_forecasts
 from tasks.strategy.folds import NO_HEAD, FoldResult
 from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
 from tasks.strategy.recipe import Recipe
+from tasks.strategy.risk import rate_again
 from tasks.strategy.samples import Samples, fold_bars, load_samples
 
 _REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding
@@ -74,7 +76,7 @@ class Reevaluation:
 
 
 def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
-    """Predict and backtest a version's unseen bars again, and compare.
+    """Predict and backtest a version's unseen bars again, rate what it foresaw of risk, and compare.
 
     Args:
         artifact: The version.
@@ -94,13 +96,18 @@ def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
         said = dict(_leaves(parse_json(artifact.files["backtest.json"]))) | dict(
             _leaves(_by_name(table["table"]), "baselines")
         )
-    found = dict(_leaves(backtest_numbers(evaluation))) | dict(
-        _leaves(_by_name([asdict(line) for line in again.table]), "baselines")
-    )
+        found = dict(_leaves(backtest_numbers(evaluation))) | dict(
+            _leaves(_by_name([asdict(line) for line in again.table]), "baselines")
+        )
+        if "risk.json" in artifact.files:  # before format 2 nothing was foreseen of risk
+            risk = rate_again(samples, recipe, evaluation.folds, artifact.files["risk.parquet"])
+            said |= _risk_leaves(parse_json(artifact.files["risk.json"]), manifest.risk)
+            found |= _risk_leaves(asdict(risk), judge_risk(risk, recipe.risk))
     # Of what the version says: code of a later day may measure more.
     differences = tuple(name for name in sorted(said) if not _same(said[name], found.get(name)))
     headline = [f"metrics.model.{name}" for name in ("total_return", "sharpe_ratio", "max_drawdown", "num_trades")]
-    shown = dict.fromkeys([*headline, "skill.log_loss", "skill.accuracy", *differences])
+    of_risk = [name for name in said if name.startswith("risk verdict")]
+    shown = dict.fromkeys([*headline, "skill.log_loss", "skill.accuracy", *of_risk, *differences])
     return Reevaluation(
         version=str(ref),
         rows=tuple((name, said.get(name), found.get(name)) for name in shown),
@@ -141,7 +148,14 @@ def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluati
     return float(np.nanmax(np.abs(again - stored)))
 
 
-def _by_name(table: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _risk_leaves(record: Mapping[str, Any], verdict: Sequence[Check]) -> dict[str, Any]:
+    """Return the numbers of a record of risk, by who foresaw it, and each condition of the verdict."""
+    numbers = {**record, "scores": _by_name(record["scores"])}
+    conditions = {check.name: check.passed for check in verdict}
+    return dict(_leaves(numbers, "risk")) | dict(_leaves(conditions, "risk verdict"))
+
+
+def _by_name(table: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {line["name"]: line for line in table}
 
 

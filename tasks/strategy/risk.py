@@ -7,8 +7,8 @@ of the mean there.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,12 @@ from threadpoolctl import threadpool_limits
 from storage.foreign import parse_json
 from storage.results import ResultStore
 from storage.schema import DatasetRef, FloatArray, IntArray
-from storage.tables import parquet_bytes
+from storage.tables import parquet_bytes, read_columns
 from tasks.execution.risk_skill import RiskForecast, RiskScore, below_quantiles, rate_risk
 from tasks.market.samples import Fold
 from tasks.market.volatility import har_inputs
 from tasks.network.baselines import TabularSeries
-from tasks.network.risk_baselines import EWMA, FEWEST_WINDOWS, HAR, TREES, har, trees
+from tasks.network.risk_baselines import EWMA, FEWEST_WINDOWS, FIXED, HAR, TREES, har, trees
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
@@ -31,6 +31,7 @@ from tasks.strategy.risk_windows import RiskWindows, bars_to_learn_from, risk_wi
 from tasks.strategy.samples import Samples, mirrored_series, risk_horizon
 
 NETWORK = "this model"
+RIVALS = (EWMA, HAR, TREES, FIXED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,16 @@ class RiskRecord:
         scores = tuple(RiskScore(**line) for line in document["scores"])
         return cls(**{**document, "scores": scores, "below": tuple(document["below"])})
 
+    @property
+    def steadiness(self) -> tuple[float, float] | None:
+        """Share of the windows whose risk was far beyond the expected, of positions of one size, and of sized ones.
+
+        A position's risk is its size times the market's, and so is the one expected of it: what a bound makes of the
+        size changes neither share. None where nothing was rated.
+        """
+        fixed, ours = self.named(FIXED), self.named(NETWORK)
+        return (fixed.exceeding, ours.exceeding) if fixed and ours else None
+
     def named(self, name: str) -> RiskScore | None:
         """Return the score of that name, or None."""
         return next((score for score in self.scores if score.name == name), None)
@@ -74,7 +85,7 @@ def risk_key(data: DatasetRef, recipe: Recipe, folds: Sequence[str]) -> str:
 
 
 def record_risk(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]) -> dict[str, bytes]:
-    """Rate what the folds' models foresaw on their unseen bars beside EWMA, HAR and LightGBM.
+    """Rate what the folds' models foresaw on their unseen bars beside EWMA, HAR, LightGBM, and who expects no change.
 
     Args:
         samples: The dataset as the recipe sees it.
@@ -84,39 +95,74 @@ def record_risk(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]) -
     Returns:
         What a version keeps: the record as risk.json, and every forecast beside what came as risk.parquet.
     """
-    dataset = samples.dataset
-    windows = risk_windows(dataset, risk_horizon(samples, recipe))
-    told: dict[str, list[RiskForecast]] = {}
-    quantiles = []
-    for fold, result in zip(samples.folds, folds, strict=False):
-        log = windows.log_unit[fold.test.rows] + result.log_variance_ratio
-        head = result.risk
-        said = {NETWORK: RiskForecast(mean=np.exp(log), log=log + head.log_gap if head.windows else log * np.nan)}
-        with threadpool_limits(recipe.baselines.threads):
-            rivals = _rivals(samples, recipe, windows, fold)
-        for name, one in {**said, **rivals}.items():
-            told.setdefault(name, []).append(one)
-        quantiles.append(np.tile(head.quantiles, (len(fold.test), 1)))
-    unseen = slice(samples.folds[0].test.start, samples.folds[-1].test.stop)
-    mean = {name: np.concatenate([one.mean for one in parts]) for name, parts in told.items()}
-    logs = {name: np.concatenate([one.log for one in parts]) for name, parts in told.items()}
-    realised = np.exp(windows.log_variance[unseen])
-    known = np.isfinite(realised) & np.isfinite([*mean.values(), *logs.values()]).all(axis=0)
-    record = RiskRecord(horizon=windows.horizon, windows=float(known.sum() / windows.horizon), scores=(), below=())
-    if known.any():
-        forecasts = {name: RiskForecast(mean=mean[name][known], log=logs[name][known]) for name in mean}
-        below = below_quantiles(realised[known], mean[NETWORK][known], np.concatenate(quantiles)[known])
-        record = RiskRecord(
-            horizon=windows.horizon,
-            windows=record.windows,
-            scores=rate_risk(realised[known], forecasts, windows.horizon),
-            below=tuple(below.tolist()),
-        )
-    columns: dict[str, NDArray[Any]] = {"start_ms": dataset.candles.start_ms[unseen], "realised": realised, **mean}
+    windows = risk_windows(samples.dataset, risk_horizon(samples, recipe))
+    with threadpool_limits(recipe.baselines.threads):
+        parts = [_rivals(samples, recipe, windows, fold) for fold in samples.folds]
+    rivals = {name: _joined([one[name] for one in parts]) for name in RIVALS}
+    told = {NETWORK: _of_network(samples, windows, folds), **rivals}
+    record, realised = _rated(samples, windows, folds, told)
+    columns: dict[str, NDArray[Any]] = {
+        "start_ms": samples.dataset.candles.start_ms[_unseen(samples)],
+        "realised": realised,
+        **{name: one.mean for name, one in told.items()},
+        **{f"{name}: ln RV": one.log for name, one in told.items()},
+    }
     return {
         "risk.json": json.dumps(asdict(record), indent=1, allow_nan=False).encode(),
         "risk.parquet": parquet_bytes(columns),
     }
+
+
+def rate_again(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult], forecasts: bytes) -> RiskRecord:
+    """Rate what a version's folds foresaw once more, beside its rivals' forecasts as they are stored.
+
+    Args:
+        samples: The dataset as the recipe sees it.
+        recipe: Horizon and network.
+        folds: With the predictions of their tests, as in `record_risk`.
+        forecasts: The version's risk.parquet.
+    """
+    windows, columns = risk_windows(samples.dataset, risk_horizon(samples, recipe)), read_columns(forecasts)
+    rivals = {name: RiskForecast(mean=columns[name], log=columns[f"{name}: ln RV"]) for name in RIVALS}
+    record, _ = _rated(samples, windows, folds, {NETWORK: _of_network(samples, windows, folds), **rivals})
+    return record
+
+
+def _unseen(samples: Samples) -> slice:
+    return slice(samples.folds[0].test.start, samples.folds[-1].test.stop)
+
+
+def _joined(parts: Sequence[RiskForecast]) -> RiskForecast:
+    return RiskForecast(
+        mean=np.concatenate([one.mean for one in parts]), log=np.concatenate([one.log for one in parts])
+    )
+
+
+def _of_network(samples: Samples, windows: RiskWindows, folds: Sequence[FoldResult]) -> RiskForecast:
+    """Return what the folds' networks foresee of all unseen bars."""
+    parts = []
+    for fold, result in zip(samples.folds, folds, strict=False):
+        log, head = windows.log_unit[fold.test.rows] + result.log_variance_ratio, result.risk
+        parts.append(RiskForecast(mean=np.exp(log), log=log + head.log_gap if head.windows else log * np.nan))
+    return _joined(parts)
+
+
+def _rated(
+    samples: Samples, windows: RiskWindows, folds: Sequence[FoldResult], told: Mapping[str, RiskForecast]
+) -> tuple[RiskRecord, FloatArray]:
+    """Return what the forecasts of the unseen bars were worth, and what came of each."""
+    realised = np.exp(windows.log_variance[_unseen(samples)])
+    said = [numbers for one in told.values() for numbers in (one.mean, one.log)]
+    known = np.isfinite(realised) & np.isfinite(said).all(axis=0)
+    record = RiskRecord(horizon=windows.horizon, windows=float(known.sum() / windows.horizon), scores=(), below=())
+    if not known.any():
+        return record, realised
+    tests = zip(samples.folds, folds, strict=False)
+    quantiles = np.concatenate([np.tile(result.risk.quantiles, (len(fold.test), 1)) for fold, result in tests])
+    forecasts = {name: RiskForecast(mean=one.mean[known], log=one.log[known]) for name, one in told.items()}
+    below = below_quantiles(realised[known], forecasts[NETWORK].mean, quantiles[known])
+    scores = rate_risk(realised[known], forecasts, windows.horizon)
+    return replace(record, scores=scores, below=tuple(below.tolist())), realised
 
 
 def _rivals(samples: Samples, recipe: Recipe, windows: RiskWindows, fold: Fold) -> dict[str, RiskForecast]:
@@ -126,7 +172,7 @@ def _rivals(samples: Samples, recipe: Recipe, windows: RiskWindows, fold: Fold) 
     log_ratio, log_unit, log_variance = windows.log_ratio, windows.log_unit, windows.log_variance
     if np.isfinite(log_ratio[bars]).sum() < FEWEST_WINDOWS * windows.horizon:
         silent = np.full(len(fold.test), np.nan)
-        return dict.fromkeys((EWMA, HAR, TREES), RiskForecast(mean=silent, log=silent))
+        return dict.fromkeys(RIVALS, RiskForecast(mean=silent, log=silent))
     inputs = har_inputs(dataset.candles.close, dataset.segment, dataset.ref.market.interval_ms)
     series = mirrored_series(dataset.features, samples.labels, dataset.segment).first(network.input_features)
     train = fold.train.start, fold.train.stop
@@ -135,6 +181,7 @@ def _rivals(samples: Samples, recipe: Recipe, windows: RiskWindows, fold: Fold) 
         EWMA: log_unit,
         HAR: har(inputs, log_variance, bars),
         TREES: log_unit + trees(scaled, log_ratio, bars, windows.horizon, recipe.baselines),
+        FIXED: np.zeros(len(log_unit)),
     }
     return {name: _set_right(log, log_variance, bars, fold.test.rows) for name, log in expected.items()}
 
