@@ -28,6 +28,7 @@ from tasks.live.booking import coins_of, lot_size
 from tasks.live.halting import Closing
 from tasks.live.order_desk import OrderDesk, Wanted
 from tasks.live.session_config import ExchangeTime, OrderConfig, elapsed_ms
+from tasks.strategy.live_tick import foreseen_vol
 
 CLOSE_S = 15.0
 """How long the end of a session waits for its last position to be closed."""
@@ -285,10 +286,11 @@ class OrderAccount(Account):
             self.desk.want(Wanted(start_ms, coins, price, monotonic() + left_s, stop, received_ns))
 
     def _stop(self, price: Decimal, wanted: int) -> Decimal | None:
-        if not wanted:
+        if not wanted or self.pending is None or self.model is None:
             return None
+        away = self.config.stop_distance(foreseen_vol(self.pending.values), self.model.recipe.holding_bars)
         tick = Decimal(self.instrument.tick_size)
-        return (price * (1 - wanted * Decimal(str(self.config.stop_at))) / tick).to_integral_value() * tick
+        return (price * (1 - wanted * Decimal(str(away))) / tick).to_integral_value() * tick
 
     def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
         """Book an open whose bar is over: what was filled until now, and nothing more is sent for it."""

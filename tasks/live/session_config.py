@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
@@ -23,6 +24,9 @@ class OrderConfig(Checked):
         slippage_percent: How far from the best price a market order may fill.
         stop_share: How far from the open the exchange's stop lies that goes with a position, share of the price; None:
             a tenth, and live needs it said.
+        stop_vols: How far the stop lies in units of the volatility that is foreseen over the holding time. It is never
+            further than `stop_share`, where it lies if none is foreseen, nor nearer than a fill may slip. None: at
+            `stop_share`.
         close_after_bars: After how many bars without a word, or since the market was halted because something is
             unknown, what is held is closed; None: three, and live needs it said.
         stream_down_s: For how long the account's own stream may be down before nothing new is opened.
@@ -30,13 +34,26 @@ class OrderConfig(Checked):
 
     slippage_percent: Annotated[float, Ge(0.01), Le(10)] = 0.5
     stop_share: Annotated[float, Gt(0), Le(0.5)] | None = None
+    stop_vols: Annotated[float, Ge(1)] | None = None
     close_after_bars: Annotated[int, Ge(1)] | None = None
     stream_down_s: PositiveFloat = 30.0
 
     @property
     def stop_at(self) -> float:
-        """How far from the open the stop lies, share of the price."""
+        """How far from the open the stop lies at most, share of the price."""
         return 0.1 if self.stop_share is None else self.stop_share
+
+    def stop_distance(self, foreseen_vol: float, bars: int) -> float:
+        """Return how far from the open the stop of a position lies, share of the price: in (0, stop_at].
+
+        Args:
+            foreseen_vol: Volatility per bar that is foreseen; NaN where unknown.
+            bars: How long a position is meant to be held.
+        """
+        if self.stop_vols is None or not foreseen_vol > 0.0:  # NaN compares false
+            return self.stop_at
+        units = self.stop_vols * foreseen_vol * math.sqrt(bars)
+        return min(self.stop_at, max(units, self.slippage_percent / 100))
 
     @property
     def bars_unknown(self) -> int:
@@ -50,11 +67,14 @@ class OrderConfig(Checked):
 
     def told(self, limits: RiskLimits) -> str:
         """Return the limits that orders are sent under, one line."""
+        stop = f"{self.stop_at:.1%} away"
+        if self.stop_vols is not None:
+            stop = f"{self.stop_vols:g}x the foreseen volatility of the holding time away, at most {self.stop_at:.1%}"
         return (
             f"limits: {limits.daily_loss:.1%} of a day's equity, {limits.drawdown:.1%} below the best close, "
             f"{limits.losses} losing trades in a row, a position of {limits.notional:g} times the capital, "
             f"{limits.orders_per_hour} orders an hour, {limits.band:.1%} from the mark price; a stop "
-            f"{self.stop_at:.1%} away, fills within {self.slippage_percent:g} %; what is held is closed after "
+            f"{stop}, fills within {self.slippage_percent:g} %; what is held is closed after "
             f"{self.bars_unknown} bars in which something is unknown"
         )
 

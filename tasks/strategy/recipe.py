@@ -81,6 +81,11 @@ class Recipe(Checked):
         return self.decision or DecisionConfig(rule="argmax" if self.preset == "source" else "value")
 
     @property
+    def holding_bars(self) -> int:
+        """How long a position is meant to be held: as far as labels look, or as long as it has to be."""
+        return max(self.labels.horizon, self.decision_config.min_hold)
+
+    @property
     def second_seed(self) -> Recipe:
         """The same recipe with the seeds that follow those of its members; it is judged only, so nothing is refit."""
         fit = self.fit_config

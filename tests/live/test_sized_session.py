@@ -9,18 +9,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.execution.accounting import Bars, Costs, Steps
 from tasks.execution.backtest import run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series, shares_of
 from tasks.journal.journal_rows import BarOpen, Decision
+from tasks.live.market_session import MarketSession
 from tasks.live.outcome import SessionResult, market_numbers, session_numbers, signal_line
+from tasks.live.session_config import OrderConfig
 from tasks.market.features import build_features
+from tasks.market.labels import LabelConfig
 from tasks.market.volatility import foreseen_volatility
 from tasks.strategy.live_tick import foreseen_vol, share_taken
+from tasks.strategy.recipe import Recipe
 from tests.live.conftest import CANDLES, FIRST, MARKET, NETWORK, STEP_MS, Rig, make_model, predict
 from tests.live.desk import INSTRUMENT, Desk, again, decisions_of
-from tests.live.order_rig import Trader
+from tests.live.order_rig import NO_LIMITS, Trader
 
 OPEN = Callable[..., Rig]
 SAT = Callable[..., Desk]
@@ -152,3 +158,46 @@ def test_orders_are_as_large_as_the_share_says(open_rig: OPEN) -> None:
     for one, bar in pairs:
         coins = 0.95 * share_taken(one.values) * before[bar.start_ms].equity(bar.quote.first) / bar.quote.first
         assert 0.0 <= coins - float(opening[bar.start_ms].leg.quantity) < step
+
+
+@given(hard=st.floats(1e-4, 0.5), vols=st.floats(1.0, 1e6), foreseen=st.floats(0.0, 1e3), bars=st.integers(1, 10_000))
+def test_stop_in_units_of_volatility_is_never_looser_than_the_hard_one(
+    hard: float, vols: float, foreseen: float, bars: int
+) -> None:
+    config = OrderConfig(stop_share=hard, stop_vols=vols)
+    away = config.stop_distance(foreseen, bars)
+    assert 0.0 < away <= hard
+    assert config.stop_distance(float("nan"), bars) == hard
+    assert OrderConfig(stop_share=hard).stop_distance(foreseen, bars) == hard
+
+
+def test_stop_lies_so_many_times_the_foreseen_volatility_of_the_holding_time_away() -> None:
+    config = OrderConfig(stop_share=0.1, stop_vols=3.0)
+    assert config.stop_distance(0.002, 25) == pytest.approx(3 * 0.002 * 5, rel=1e-12)
+    assert config.stop_distance(0.002, 10_000) == 0.1
+    assert config.stop_distance(1e-5, 1) == 0.005  # where a fill may slip to
+    assert "3x the foreseen volatility of the holding time away, at most 10.0%" in config.told(NO_LIMITS)
+    assert Recipe(labels=LabelConfig(horizon=7)).holding_bars == 7
+    assert Recipe(labels=LabelConfig(horizon=7), decision=DecisionConfig(min_hold=9)).holding_bars == 9
+
+
+@pytest.mark.promise(15)
+def test_stop_at_the_exchange_goes_with_what_was_foreseen_at_the_decision(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, capital=2_000.0, recipe=SIZED, config=OrderConfig(stop_vols=2.0))
+    seen: dict[int, Any] = {}
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        waiting = [order.trigger for order in trader.account.open_orders if order.trigger is not None]
+        if waiting and market.own.ledger.bars_held == 1:
+            seen[market.own.opened_ms] = waiting
+
+    trader.hold(44, before_bar)
+    trader.check()
+    with trader.rig.reader() as reader:
+        pairs = opened(reader.decisions(MARKET.slug), reader.opens(MARKET.slug))
+    found = [(one, bar, seen[bar.start_ms]) for one, bar in pairs if bar.start_ms in seen]
+    assert len(found) >= 3
+    for one, bar, (stop,) in found:
+        away = 2.0 * foreseen_vol(one.values) * Recipe().labels.horizon ** 0.5
+        assert 0.005 < away < 0.1
+        assert float(stop) == pytest.approx(bar.quote.first * (1 - one.wanted * away), abs=0.006)  # half a tick
