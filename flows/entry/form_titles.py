@@ -75,6 +75,8 @@ TITLES = {
     "FitConfig.bypass_start": "Where training begins",
     "DecisionConfig.rule": "Rule of the position",
     "DecisionConfig.min_hold": "Bars held at least",
+    "DecisionConfig.sizing": "Size of a position",
+    "DecisionConfig.target_vol": "Volatility of a sized position, a year",
     "PromotionRule.min_days": "Unseen days at least",
     "PromotionRule.min_trades": "Closed trades at least",
     "PromotionRule.significance": "Largest p-value",

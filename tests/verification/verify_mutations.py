@@ -157,8 +157,8 @@ PLANTED = [
     ),
     (
         "an order is filled at the close that decided it", ACCOUNTING,
-        "cash, quantity, weight, wanted, open_[t], rate, rules",
-        "cash, quantity, weight, wanted, close[t - 1] if t > 0 else open_[t], rate, rules",
+        "cash, quantity, weight, wanted, open_[t], rate, part",
+        "cash, quantity, weight, wanted, close[t - 1] if t > 0 else open_[t], rate, part",
         IN_BACKTEST + "target_is_filled_at_the_next_open",
     ),
     (
@@ -238,8 +238,8 @@ PLANTED = [
     ),
     (
         "other costs are charged to the same positions", COMPARISON,
-        "        redecided_by_fee=tuple(run(name, other, target=decide(other))",
-        "        redecided_by_fee=tuple(run(name, other, target=target)",
+        "        redecided_by_fee=tuple(run(name, other, decided=decide(other))",
+        "        redecided_by_fee=tuple(run(name, other, decided=decided)",
         "tests/execution/test_comparison.py::"
         "test_sweep_decides_again_at_each_cost_beside_the_same_positions_dearer_or_cheaper",
     ),
