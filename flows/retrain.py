@@ -133,13 +133,13 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
     contest = compare_baselines(data, recipe, backtest, rivals)
     risk = foresee_risk(data, recipe, models)
     stage("judge")
-    judgement = judge_version(data, recipe, backtest, latency, leaks, contest)
+    judgement = judge_version(data, recipe, backtest, latency, leaks, contest, risk)
     if asks_for_second_seed(judgement):
         again = [
             train_fold(data, recipe.second_seed, index, starts[index])
             for index in parts_of("judge", fold_count(data, recipe), "second seed,")
         ]
-        judgement = judge_version(data, recipe, backtest, latency, leaks, contest, again)
+        judgement = judge_version(data, recipe, backtest, latency, leaks, contest, risk, again)
     stage("publish")
     version = publish_version(exchange, data, recipe, backtest, latency, leaks, contest, risk, judgement, quality)
     verdict = promote_or_keep(version, judgement)

@@ -58,6 +58,7 @@ def judge_version(
     latency: str,
     leaks: str,
     contest: str,
+    risk: str,
     second_seed: Sequence[str] = (),
 ) -> str:
     """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement.
@@ -69,6 +70,7 @@ def judge_version(
         latency: Key of its timing.
         leaks: Key of its leak report.
         contest: Key of the table of its baselines.
+        risk: Key of the record of what it foresaw of risk.
         second_seed: Keys of the folds of `recipe.second_seed`; none before it is asked for.
     """
     settings = Settings.from_environment()
@@ -80,6 +82,7 @@ def judge_version(
         work.load(latency, Speed),
         work.load(leaks, LeakReport),
         load_contest(work, contest)[0],
+        RiskRecord.of(work.read(risk)),
         judged_folds(work, evaluation.samples, second_seed),
     )
     key = ResultStore.key("judgement", judgement)  # by its content: it belongs to one moment's champion

@@ -13,6 +13,7 @@ from storage.schema import ArtifactError, Source, VersionRef
 from storage.trials import Candidate, Trial, TrialLog, sharpe_per_strategy
 from tasks.champion.manifest import Manifest
 from tasks.champion.promotion import Evidence, Judgement, Numbers, judge
+from tasks.champion.risk_verdict import judge_risk
 from tasks.champion.versions import version_hash
 from tasks.execution.backtest import Positions
 from tasks.execution.comparison import Duel, duel
@@ -26,6 +27,7 @@ from tasks.strategy.folds import FoldResult
 from tasks.strategy.leak_suite import LeakReport
 from tasks.strategy.out_of_sample import Evaluation, Forecast, bars_of, decide_span, one_after_the_other
 from tasks.strategy.recipe import Recipe
+from tasks.strategy.risk import RiskRecord
 from tasks.strategy.samples import training_end
 from tasks.strategy.speed import Speed
 
@@ -39,6 +41,7 @@ def judge_challenger(
     speed: Speed,
     leaks: LeakReport,
     contest: Contest,
+    risk: RiskRecord,
     second_seed: Sequence[FoldResult] = (),
 ) -> Judgement:
     """Compare a challenger with the champion on bars that neither has seen.
@@ -50,6 +53,7 @@ def judge_challenger(
         speed: How fast it is.
         leaks: Whether it saw the future.
         contest: What it had to beat.
+        risk: What it foresaw of risk, which counts where it sizes positions by that.
         second_seed: Folds of `recipe.second_seed`; none before it is asked for.
     """
     data = evaluation.samples.dataset.ref
@@ -61,7 +65,7 @@ def judge_challenger(
     tried = np.array(sharpe_per_strategy(TrialLog(store.place, Trial).entries(data.source, data.market.slug)))
     others = recipe.promotion.other_trials + TrialLog(store.place, Candidate).count(data.source, data.market.slug)
     luck = deflate(evaluation.daily_returns, tried, others, trades=evaluation.money.model.metrics.num_trades)
-    best = contest.better_baseline
+    best, is_sized = contest.better_baseline, recipe.decision_config.sizing == "volatility"
     numbers = Numbers(
         champion=fought.champion.metrics if fought else None,
         challenger=fought.challenger.metrics if fought else None,
@@ -80,6 +84,7 @@ def judge_challenger(
         baseline_lead=math.nan if best.lead is None else best.lead,
         looks=looks,
         leaks=leaks.failed,
+        risk=tuple(check.name for check in judge_risk(risk, recipe.risk) if not check.passed) if is_sized else None,
     )
     return Judgement(champion=name, sequence=entry.sequence, checks=judge(evidence, recipe.promotion), numbers=numbers)
 

@@ -68,6 +68,7 @@ class Evidence:
         baseline_lead: Its log-loss less the challenger's on the same labels, nat; negative where it is better.
         looks: How many versions were compared with this champion, this one included.
         leaks: Names of the leak tests that failed; None where they were not run, which does not pass.
+        risk: Names of the conditions of its verdict on risk that failed; None where nothing is sized by it.
     """
 
     champion: str
@@ -81,6 +82,7 @@ class Evidence:
     baseline_lead: float
     looks: int = 1
     leaks: tuple[str, ...] | None = None
+    risk: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +201,16 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
             "not run" if evidence.leaks is None else ", ".join(evidence.leaks) or "all green",
             "all green",
         ),
+        *_sizing(evidence),
     )
+
+
+def _sizing(evidence: Evidence) -> tuple[Check, ...]:
+    """Return what is asked of a version that sizes its positions by what it foresees of risk."""
+    if evidence.risk is None:
+        return ()
+    failed = f"failed: {', '.join(evidence.risk)}" if evidence.risk else "all hold"
+    return (checked("verdict on the risk that sizes positions", not evidence.risk, failed, "all hold"),)
 
 
 def _second_seed(evidence: Evidence, others_hold: bool) -> Check:

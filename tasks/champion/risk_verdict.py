@@ -1,7 +1,7 @@
 """The verdict on risk: whether a version foresees how much its market will move, whatever it knows of direction.
 
 Kept apart from the promotion: a version that never trades may hold it, and a champion may not. It is on record in every
-version's manifest, and who sizes or limits by the foreseen volatility asks for it.
+version's manifest, and a version that sizes its positions by the foreseen volatility is promoted only with it.
 """
 
 from __future__ import annotations

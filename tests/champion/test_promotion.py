@@ -235,3 +235,12 @@ def test_lead_over_a_champion_must_be_rarer_with_every_look_at_it():
     assert check.wanted == "greater, p < 0.01, look 5"
     with pytest.raises(ConfigError, match="other_trials must be >= 0, was -1"):
         PromotionRule(other_trials=-1)
+
+
+@pytest.mark.promise(13)
+def test_version_that_sizes_by_risk_needs_the_verdict_on_it_and_one_of_fixed_size_does_not():
+    fixed, held, missed = (judge(replace(GOOD, risk=risk), PromotionRule()) for risk in (None, (), ("R2 of ln RV",)))
+    assert all(check.passed for check in (*fixed, *held))
+    assert len(held) == len(fixed) + 1
+    (failed,) = [check for check in missed if not check.passed]
+    assert (failed.name, failed.found) == ("verdict on the risk that sizes positions", "failed: R2 of ln RV")
