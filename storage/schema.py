@@ -227,7 +227,7 @@ def parse_source(text: str) -> Source:
 
 
 def sandbox_source(content: bytes) -> Source:
-    """Return the source of a replayed file (its bytes) or a synthetic market (its description)."""
+    """Return the source of a replay (the hash of what is replayed) or a synthetic market (its description)."""
     return Source(f"sandbox:{content_hash([content])[:8]}")
 
 
