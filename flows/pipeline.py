@@ -80,7 +80,7 @@ def _each_of(
                 ingest(market=market, exchange=exchange, bars=bars, quality=quality)
                 turns.enter_context(one_retrain_at_a_time(exchange.source, market))
                 data = build_dataset(exchange, market, bars, quality)
-                references = {"data": data, "quality": note_quality(data)}
+                references = {"data": data, "bars": bars, "quality": note_quality(data)}
             except Exception as err:  # whatever it is, it is this market's alone
                 end(market, err)
             else:
@@ -104,10 +104,12 @@ def _each_of(
 # Here and not in tasks/: it is a part of the flow, sent away whole. Whoever loses a worker runs it again; what is
 # finished is found by its key. Dask sends this text by value, so all it says is whom to call.
 @task(cache_policy=NO_CACHE, task_run_name="retrain {data.market.symbol} {data.market.interval}")
-def retrain_market(exchange: ExchangeConfig, data: DatasetRef, quality: str, recipe: Recipe, code: str) -> Verdict:
+def retrain_market(
+    exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, quality: str, recipe: Recipe, code: str
+) -> Verdict:
     """Take one market from its dataset to a verdict, with the code that the flow has."""
     with alone_on_equal_code(code):
-        return judged_version(exchange, data, quality, recipe)
+        return judged_version(exchange, data, bars, quality, recipe)
 
 
 if __name__ == "__main__":

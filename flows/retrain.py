@@ -57,7 +57,7 @@ def retrain(
         data = build_dataset(exchange, market, bars, quality)
         if recipe.pool:
             recipe = pooled(exchange, market, bars, quality, recipe, [data])
-        verdict = judged_version(exchange, data, note_quality(data), recipe)
+        verdict = judged_version(exchange, data, bars, note_quality(data), recipe)
         prune_home(PruneRule())
         return verdict
 
@@ -111,12 +111,13 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
     return starts, models, rivals
 
 
-def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, recipe: Recipe) -> Verdict:
+def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, quality: str, recipe: Recipe) -> Verdict:
     """Return the verdict on a model made now; needs nothing but the place of datasets, finished steps and versions.
 
     Args:
         exchange: Named in the version; nothing is fetched.
         data: The dataset.
+        bars: The range that was asked for.
         quality: Key of what the candle store knows of its bars.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
@@ -129,7 +130,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, quality: str, rec
     stage("leak checks")
     leaks = check_leaks(data, recipe, models[-1])
     stage("backtest")
-    backtest = backtest_folds(data, recipe, models)
+    backtest = backtest_folds(data, bars, recipe, models)
     contest = compare_baselines(data, recipe, backtest, rivals)
     risk = foresee_risk(data, recipe, models)
     stage("judge")

@@ -43,6 +43,7 @@ def inlined(function: Function) -> Dispatcher[Function]:
 
 
 def _cached(dispatcher: Dispatcher[Function], function: Function) -> Dispatcher[Function]:
+    _file_hash(function.__code__.co_filename)  # of what was loaded; at the first call the file may be another
     with suppress(StoreError):  # nothing can be written at all, which the program itself says: compiled every time
         # Where njit(cache=True) puts its own.
         dispatcher._cache = _cache_of(function)  # type: ignore[attr-defined]

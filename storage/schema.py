@@ -22,7 +22,7 @@ The errors, by what to do about them:
     ├── TrainingError           a loss or a weight is not finite
     ├── LeakError               bars that the model was trained on were about to be used as a test
     ├── ArtifactError           a version is missing, corrupt, or does not fit
-    ├── OperationError          the server, a worker or a deployment could not be started, or has ended
+    ├── OperationError          the server, a worker or a deployment could not be started, or ended, or its code changed
     └── MarketsError            some markets of a run failed; the others are done
 """
 
@@ -208,7 +208,7 @@ class ArtifactError(PipelineError):
 
 
 class OperationError(PipelineError):
-    """The server, a worker or a deployment could not be started, or has ended."""
+    """The server, a worker or a deployment could not be started, or ended, or its code changed."""
 
 
 class MarketsError(PipelineError):
@@ -227,7 +227,7 @@ def parse_source(text: str) -> Source:
 
 
 def sandbox_source(content: bytes) -> Source:
-    """Return the source of a replayed file (its bytes) or a synthetic market (its description)."""
+    """Return the source of a replay (the hash of what is replayed) or a synthetic market (its description)."""
     return Source(f"sandbox:{content_hash([content])[:8]}")
 
 

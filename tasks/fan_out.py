@@ -157,7 +157,7 @@ def alone_on_equal_code(code: str) -> Iterator[None]:
     if code != project_hash():
         raise ClusterError(
             f"worker and flow must run the same code, was {project_hash()[:16]} on the worker and {code[:16]} in the "
-            "flow; install one version of the package on both"
+            "flow; install one version of the package on both, and start them again"
         )
     with _ONE_AT_A_TIME:
         yield

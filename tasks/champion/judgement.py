@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from storage.artifacts import ArtifactStore
 from storage.champion_log import ChampionEntry
-from storage.schema import ArtifactError, Source, VersionRef
+from storage.schema import ArtifactError, DatasetRef, Source, VersionRef
 from storage.trials import Candidate, Trial, TrialLog, sharpe_per_strategy
-from tasks.champion.manifest import Manifest
+from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Evidence, Judgement, Numbers, judge
 from tasks.champion.risk_verdict import judge_risk
 from tasks.champion.versions import version_hash
@@ -85,8 +86,19 @@ def judge_challenger(
         looks=looks,
         leaks=leaks.failed,
         risk=tuple(check.name for check in judge_risk(risk, recipe.risk) if not check.passed) if is_sized else None,
+        kept=_kept(store, data, hash8),
     )
     return Judgement(champion=name, sequence=entry.sequence, checks=judge(evidence, recipe.promotion), numbers=numbers)
+
+
+def _kept(store: ArtifactStore, data: DatasetRef, hash8: str) -> str:
+    """Return the version of this hash that an earlier judgement kept out; empty where there is none."""
+    for stored in store.whole_versions(data.source, data.market.slug):
+        if stored.hash8 == hash8:
+            with suppress(ArtifactError):  # a damaged one is published anew, with the new judgement
+                if not read_manifest(store, stored).judgement.passed:
+                    return stored.version
+    return ""
 
 
 def _duel(

@@ -14,6 +14,8 @@ from tasks.ingestion.quality import QualityConfig, refuse_bad_data
 from tasks.market import features
 from tasks.market.features import Features
 
+_FORMULAS = content_hash([Path(features.__file__).read_bytes()])  # as they were loaded, whatever becomes of the file
+
 
 def make_dataset(
     store: CandleStore,
@@ -61,7 +63,7 @@ def make_dataset(
         segment=built.segment,
         funding_ms=stamps_ms[inside],
         funding_rate=rates[inside],
-        code_hash=content_hash([Path(features.__file__).read_bytes()]),
+        code_hash=_FORMULAS,
     )
     return write_dataset(datasets, dataset), built
 

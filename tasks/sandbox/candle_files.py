@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
 
@@ -107,10 +108,33 @@ def read_funding_file(path: Path) -> list[tuple[int, float]]:
     return sorted(zip(stamps.tolist(), rates.tolist(), strict=True))
 
 
-def file_source(*paths: Path) -> Source:
-    """Return the source of a replay: sandbox:<hash8 of the bytes of the candle file, and of any file beside it>."""
-    contents = [_content(path) for path in paths]
-    return sandbox_source(contents[0] if len(contents) == 1 else content_hash(contents).encode())
+def file_source(candles: Path, funding: Path | None = None) -> Source:
+    """Return the source of a replay: sandbox:<hash8 of the candles, and of any funding>, in whatever file they are.
+
+    Raises:
+        ConfigError, CandleError: As of `read_candle_file` and `read_funding_file`.
+    """
+    parts = [_candles_hash(candles, content_hash([_content(candles)]))]
+    if funding is not None:
+        parts.append(_funding_hash(funding, content_hash([_content(funding)])))
+    return sandbox_source("".join(parts).encode())
+
+
+@lru_cache(maxsize=8)  # a run asks for its source again and again
+def _candles_hash(path: Path, written: str) -> str:
+    candles = read_candle_file(path)
+    return _table_hash(candles.start_ms, *(getattr(candles, name) for name in CANDLE_COLUMNS))
+
+
+@lru_cache(maxsize=8)
+def _funding_hash(path: Path, written: str) -> str:
+    rows = np.array(read_funding_file(path), np.float64).reshape(-1, 2)
+    return _table_hash(rows[:, 0].astype(np.int64), rows[:, 1])
+
+
+def _table_hash(stamps_ms: IntArray, *columns: FloatArray) -> str:
+    numbers = (np.where(np.isnan(column), np.nan, column + 0.0) for column in columns)  # one NaN, and one zero
+    return content_hash([stamps_ms.astype("<i8").tobytes(), *(column.astype("<f8").tobytes() for column in numbers)])
 
 
 def base_interval(candles: Candles) -> Interval:

@@ -31,10 +31,23 @@ def trial_key(recipe: Recipe, folds: Sequence[str]) -> str:
     return ResultStore.key("backtest", decided | {"code": code_behind("tasks.strategy.out_of_sample")})
 
 
-def trial_of(key: str, data: DatasetRef, recipe: Recipe, evaluation: Evaluation) -> Trial:
-    """Return the evaluation as the log of trials keeps it."""
+def trial_of(
+    key: str, data: DatasetRef, recipe: Recipe, evaluation: Evaluation, last_days: float | None = None
+) -> Trial:
+    """Return the evaluation as the log of trials keeps it.
+
+    Args:
+        key: From `trial_key`.
+        data: The dataset.
+        recipe: With its pool.
+        evaluation: Of its folds.
+        last_days: Length of a range that moves with its end: where it starts today nobody has chosen. None: its first
+            bar was, and another one is another trial.
+    """
     daily, start_ms = evaluation.daily_returns, evaluation.samples.dataset.candles.start_ms
     tried = {name: part for name, part in recipe.parts().items() if name not in ("promotion", "baselines")}
+    tried["pool"] = recipe.pool_symbols
+    tried["bars"] = {"first_day": int(start_ms[0] // DAY_MS)} if last_days is None else {"last_days": last_days}
     return Trial(
         key=key,
         source=data.source,

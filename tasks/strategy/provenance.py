@@ -3,16 +3,20 @@
 A stored result is found again by what it was made from, and code is part of that. Hashed is what computes: whatever the
 module that holds a step imports, directly or not. Storage carries numbers and checks what it carries, so of it only the
 shared vocabulary and the compiler's decorator count; progress and pages show them. A colour changes no hash.
+
+Python reads a module once, and so are the sources read here, when the process starts: a file that is edited or pulled
+during a run changes neither what the run computes nor what its results are found by.
 """
 
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from storage.schema import content_hash
+from storage.schema import OperationError, content_hash
 
 ROOT = Path(__file__).parents[2]
 """Folder of the packages."""
@@ -21,10 +25,22 @@ _COMPUTES = ("tasks", "storage.schema", "storage.compiled")
 _SHOWS = ("tasks.runs", "tasks.reporting")
 
 
+def read_sources() -> dict[str, bytes]:
+    """Return every module that may count, as its file stands now: name -> source."""
+    storage = [ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in _COMPUTES if "." in name]
+    files = sorted([*(ROOT / "tasks").rglob("*.py"), *storage])
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_bytes() for path in files}
+
+
+SOURCES = read_sources()
+"""What this process runs."""
+
+_loaded = SOURCES.keys() & sys.modules.keys()  # no later than the sources were read, or from the same files
+
+
 def project_hash() -> str:
     """Return the hash of what machines that share a run must have alike: every file of tasks/, and the vocabulary."""
-    files = sorted([*(ROOT / "tasks").rglob("*.py"), ROOT / "storage" / "schema.py"])
-    return content_hash([part for path in files for part in (path.name.encode(), path.read_bytes())])
+    return content_hash([part for name, source in SOURCES.items() for part in (name.encode(), source)])
 
 
 def code_behind(*modules: str, known: tuple[str, ...] = ()) -> str:
@@ -39,23 +55,36 @@ def sources_behind(*modules: str, known: tuple[str, ...] = ()) -> dict[str, byte
     Args:
         modules: Such as "tasks.evaluation".
         known: Modules whose results the caller names apart, as values: neither they nor what they alone import.
+
+    Raises:
+        OperationError: One was not loaded when the process started, and its file has changed since.
     """
     sources: dict[str, bytes] = {}
     todo = list(modules)
     while todo:
         name = todo.pop()
         if name not in sources and name not in known:
-            sources[name] = _file(name).read_bytes()
+            sources[name] = _source(name)
             todo += filter(_computes, _imports(sources[name]))
     return sources
 
 
-def _file(module: str) -> Path:
-    return ROOT.joinpath(*module.split(".")).with_suffix(".py")  # a package has none: it holds no code of its own
+def _source(name: str) -> bytes:
+    """Return what a module was loaded from, or would be."""
+    if name not in _loaded:  # whatever else has been loaded is looked at, too: a later edit is nothing to it
+        _loaded.update(one for one in sys.modules.keys() & SOURCES.keys() - _loaded if _file(one) == SOURCES[one])
+    if name not in _loaded and _file(name) != SOURCES[name]:
+        raise OperationError(f"code must stay as it was when the run began, {name} has changed; run it again")
+    return SOURCES[name]
+
+
+def _file(name: str) -> bytes | None:
+    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    return path.read_bytes() if path.is_file() else None
 
 
 def _computes(name: str) -> bool:
-    return _is_in(_COMPUTES, name) and not _is_in(_SHOWS, name) and _file(name).is_file()
+    return name in SOURCES and not _is_in(_SHOWS, name)
 
 
 def _is_in(parts: tuple[str, ...], name: str) -> bool:

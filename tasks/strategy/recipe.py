@@ -106,6 +106,11 @@ class Recipe(Checked):
             )
         return tuple(data for *_, data in parts)
 
+    @property
+    def pool_symbols(self) -> tuple[str, ...]:
+        """Symbols of the markets of the pool, with datasets or without."""
+        return tuple(member.partition(":")[0] for member in self.pool)
+
     def pooled_on(self, datasets: Sequence[DatasetRef]) -> Recipe:
         """Return the recipe of a pool of these datasets, in whatever order they are given."""
         return replace(self, pool=tuple(sorted(f"{data.market.symbol}:{data.id}" for data in datasets)))

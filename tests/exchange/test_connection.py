@@ -11,9 +11,11 @@ from tasks.sandbox.sandbox import Sandbox
 @pytest.mark.promise(0)
 def test_sources_of_different_worlds_differ(tmp_path):
     file = tmp_path / "candles.csv"
-    file.write_text("start_ms,open,high,low,close,volume\n")
+    file.write_text("start_ms,open,high,low,close,volume\n1735689600000,1,1,1,1,1\n")
     other = tmp_path / "other.csv"
-    other.write_text("start_ms,open,high,low,close,volume\n1735689600000,1,1,1,1,1\n")
+    other.write_text("start_ms,open,high,low,close,volume\n1735689600000,1,1,1,1,2\n")
+    funding = tmp_path / "funding.csv"
+    funding.write_text("start_ms,funding_rate\n1735689600000,1e-4\n")
     sources = {
         ExchangeConfig(exchange="bybit").source,
         ExchangeConfig(exchange="testnet").source,
@@ -22,7 +24,7 @@ def test_sources_of_different_worlds_differ(tmp_path):
         ExchangeConfig(synthetic=SyntheticMarket(seed=8)).source,
         ExchangeConfig(candles=str(file)).source,
         ExchangeConfig(candles=str(other)).source,
-        ExchangeConfig(candles=str(file), funding=str(other)).source,
+        ExchangeConfig(candles=str(file), funding=str(funding)).source,
     }
     assert len(sources) == 8
 

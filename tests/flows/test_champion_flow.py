@@ -123,6 +123,20 @@ def test_second_seed_that_loses_keeps_the_champion(reign, monkeypatch):
     assert store().load(verdict.version, source=EXCHANGE.source).files["weights.safetensors"] == weights
 
 
+@pytest.mark.promise(13)
+def test_version_whose_page_says_that_it_was_kept_out_is_not_promoted_by_a_second_judgement(reign, monkeypatch):
+    rollback(market=MARKET, exchange=EXCHANGE, reason="to judge the same weights anew")
+    looser = replace(recipe(seed=1), promotion=replace(ANYTHING, min_days=1e-6))  # another version, of the same folds
+    with monkeypatch.context() as patch:
+        patch.setattr(judgement, "duel", second_seed_reversed(judgement.duel))
+        first = pipeline(market=MARKET, exchange=EXCHANGE, recipe=looser)
+    again = pipeline(market=MARKET, exchange=EXCHANGE, recipe=looser)
+    assert (again.version, again.promoted, again.champion) == (first.version, False, "flat")
+    assert again.decision == "kept flat; failed: no earlier verdict against it"
+    assert store().champion(EXCHANGE.source, MARKET.slug).ref is None
+    assert not again.manifest.judgement.passed
+
+
 def second_seed_reversed(duel):
     """Return the duel in which the second seed is on the wrong side all the time."""
 

@@ -27,6 +27,7 @@ from storage.candles import CandleStore
 from storage.schema import ClusterError, ConfigError, DatasetRef, Market, MarketsError, Window
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import alone_on_equal_code, distinct, run_each
+from tasks.ingestion.bar_range import BarRange
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
@@ -204,7 +205,8 @@ sys.meta_path.insert(0, Absent())
 def submit(market: Market = MARKET) -> str:
     """Send one market away, whose dataset is nowhere, and return what came back."""
     data = DatasetRef(id="0" * 16, source=EXCHANGE.source, market=market)
-    call = {"exchange": EXCHANGE, "data": data, "quality": "", "recipe": RECIPE, "code": project_hash()}
+    call = {"exchange": EXCHANGE, "data": data, "bars": BarRange(), "quality": "", "recipe": RECIPE}
+    call["code"] = project_hash()
 
     @flow(name="away")
     def away() -> str:

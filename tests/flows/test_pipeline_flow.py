@@ -264,11 +264,13 @@ def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, again, ow
     assert before
     assert repeated == before  # the same work is the same trial
     stricter = replace(RECIPE, decision=DecisionConfig(enter_margin=0.001))
-    pipeline(market=MARKET, exchange=EXCHANGE, recipe=stricter)
+    pipeline(market=MARKET, exchange=EXCHANGE, bars=BarRange(days=9_999), recipe=stricter)
     after = TrialLog(str(own_home / "models"), Trial).entries(EXCHANGE.source, MARKET.slug)
     assert len(after) == len(before) + 1  # another threshold is another trial
     (new,) = [trial for trial in after if trial not in before]
     assert new.made_from["decision"]["enter_margin"] == 0.001
+    assert new.made_from["bars"] == {"last_days": 9_999}
+    assert [one.made_from["bars"] for one in before] == [{"first_day": 20_089}]  # 2025-01-01
 
 
 def test_judgement_counts_the_trials_and_shows_the_leak_tests(job):

@@ -10,6 +10,7 @@ from flows.pipeline import pipeline
 from flows.retrain import retrain
 from storage.artifacts import ArtifactStore
 from storage.schema import Market
+from storage.trials import Trial, TrialLog
 from tasks.champion.manifest import Manifest
 from tasks.exchange.connection import ExchangeConfig
 from tasks.market.samples import FoldConfig
@@ -59,6 +60,13 @@ def test_every_market_has_a_version_of_one_network_that_names_the_pools_datasets
     assert one.recipe.pool == other.recipe.pool
     assert one.recipe.pool == (f"ONEUSDT:{one.dataset}", f"TWOUSDT:{other.dataset}")
     assert all(outcome.verdict is not None for outcome in outcomes.each)
+
+
+def test_trial_of_every_market_says_which_pool_it_learned_from(ended):
+    home, _ = ended
+    for symbol in SYMBOLS:
+        (trial,) = TrialLog(str(home / "models"), Trial).entries(EXCHANGE.source, Market(symbol=symbol).slug)
+        assert trial.made_from["pool"] == [*SYMBOLS]
 
 
 def test_the_network_is_trained_once_for_all(ended):

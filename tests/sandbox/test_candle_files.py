@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import re
 import zipfile
@@ -132,20 +131,45 @@ def test_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.promise(0)
-def test_source_names_the_bytes_of_the_file(tmp_path: Path) -> None:
+def test_source_names_the_candles_in_whatever_file_they_are(tmp_path: Path) -> None:
     path = write_csv(tmp_path, HEADER + ROWS)
-    content = path.read_bytes()
-    expected = hashlib.sha256(len(content).to_bytes(8, "little") + content).hexdigest()[:8]
-    assert file_source(path) == f"sandbox:{expected}"
+    source = file_source(path)
+    packed, written, columnar = (tmp_path / name for name in ("a.csv.gz", "b.csv", "c.parquet"))
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    written.write_text(
+        "note," + HEADER + "".join(f"x,{row}\n" for row in ROWS.replace("93530.0", "93530").splitlines())
+    )
+    assert file_source(packed) == file_source(written) == source
+    candles = read_candle_file(path)
+    table = pa.table({name: getattr(candles, name) for name in HEADER.strip().split(",")})
+    for compression in ("gzip", "zstd"):
+        pyarrow.parquet.write_table(table, columnar, compression=compression)
+        assert file_source(columnar) == source
+
+
+@pytest.mark.promise(0)
+@pytest.mark.parametrize(("old", "new"), [("147.13", "147.14"), ("7200.5", ""), ("1735689900000", "1735690200000")])
+def test_source_changes_with_any_number_of_the_file_and_with_another_bar(tmp_path: Path, old: str, new: str) -> None:
+    path = write_csv(tmp_path, HEADER + ROWS)
+    source = file_source(path)
+    path.write_text(HEADER + ROWS.replace(old, new))
+    assert file_source(path) != source
     path.write_text(HEADER + ROWS + "1735690200000,1,2,1,1,5,\n")
-    assert file_source(path) != f"sandbox:{expected}"
+    assert file_source(path) != source
+    path.write_text(HEADER + ROWS)
+    assert file_source(path) == source
 
 
 @pytest.mark.promise(0)
 def test_source_of_a_replay_with_funding_differs_from_the_one_without(tmp_path: Path) -> None:
     candles, funding = write_csv(tmp_path, HEADER + ROWS), tmp_path / "funding.csv"
     funding.write_text("start_ms,funding_rate\n1735689600000,0.0001\n")
-    assert file_source(candles, funding) != file_source(candles)
+    source = file_source(candles, funding)
+    assert source != file_source(candles)
+    funding.write_text("start_ms,funding_rate\n1735689600000,1e-4\n")
+    assert file_source(candles, funding) == source
+    funding.write_text("start_ms,funding_rate\n1735689600000,0.0002\n")
+    assert file_source(candles, funding) != source
 
 
 def test_funding_file_is_read_as_stamps_and_rates(tmp_path: Path) -> None:

@@ -32,10 +32,10 @@ def inner(x):
 """
 
 
-def run_caller(folder: Path, factor: int, shift: int, **environment: str) -> str:
+def run_caller(folder: Path, factor: int, shift: int, before: str = "pass", **environment: str) -> str:
     (folder / "callee.py").write_text(CALLEE.format(factor=factor, shift=shift))
     (folder / "caller.py").write_text(CALLER)
-    code = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]; import caller"
+    code = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]; {before}; import caller"
     command = [sys.executable, "-c", code]
     # Python takes two texts of one length, written in one second, for the same module: so it keeps nothing of them.
     told = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | environment}
@@ -48,6 +48,13 @@ def test_cached_caller_is_compiled_anew_when_a_function_or_constant_of_another_f
     assert run_caller(tmp_path, factor=2, shift=0) == "2 1"  # loaded
     assert run_caller(tmp_path, factor=3, shift=0) == "3 0"
     assert run_caller(tmp_path, factor=3, shift=5) == "8 0"
+
+
+def test_code_that_was_loaded_before_an_edit_is_not_kept_as_the_edited(tmp_path: Path) -> None:
+    edited = CALLEE.format(factor=3, shift=0)
+    before = f"import callee, pathlib; pathlib.Path(callee.__file__).write_text({edited!r})"
+    assert run_caller(tmp_path, factor=2, shift=0, before=before) == "2 0"  # Python had read the file
+    assert run_caller(tmp_path, factor=3, shift=0) == "3 0"
 
 
 def test_code_and_home_that_cannot_be_written_leave_the_cache_to_the_home_of_the_data(tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 import json
 import logging
 import shutil
+import sys
 from dataclasses import asdict
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
 from storage.results import ResultStore
-from storage.schema import DatasetRef, Market, Source
+from storage.schema import DatasetRef, Market, OperationError, Source
 from storage.settings import Settings
 from tasks import evaluation
 from tasks.champion.versions import version_hash
@@ -23,7 +24,7 @@ from tasks.strategy.backtest_record import trial_key
 from tasks.strategy.baselines import BaselineFold, baselines_key
 from tasks.strategy.contest import Contest, contest_key, load_contest
 from tasks.strategy.folds import fold_key, start_key
-from tasks.strategy.provenance import sources_behind
+from tasks.strategy.provenance import project_hash, sources_behind
 from tasks.strategy.recipe import Recipe
 
 DATA = DatasetRef(id="0123456789abcdef", source=Source("bybit"), market=Market())
@@ -42,6 +43,7 @@ def checkout(tmp_path, monkeypatch):
     for package in ("tasks", "storage"):
         shutil.copytree(provenance.ROOT / package, tmp_path / "checkout" / package)
     monkeypatch.setattr(provenance, "ROOT", tmp_path / "checkout")
+    monkeypatch.setattr(provenance, "SOURCES", provenance.read_sources())
     return tmp_path / "checkout"
 
 
@@ -49,12 +51,9 @@ def edit(path):
     path.write_bytes(path.read_bytes() + b"\nCHANGED = True\n")
 
 
-FOLD = Fold(
-    index=0,
-    train=Span(start=0, stop=3),
-    validation=Span(start=4, stop=6),
-    **dict.fromkeys(("test", "predicted"), Span(start=7, stop=8)),
-)
+def edit_between_runs(path, monkeypatch):
+    edit(path)
+    monkeypatch.setattr(provenance, "SOURCES", provenance.read_sources())
 
 
 def keys():
@@ -97,10 +96,40 @@ def keys():
         ("storage/locks.py", set()),
     ],
 )
-def test_keys_change_with_the_code_that_computes_and_with_no_other(checkout, file, changed):
+def test_keys_change_with_the_code_that_computes_and_with_no_other(checkout, monkeypatch, file, changed):
     before = keys()
-    edit(checkout / file)
+    edit_between_runs(checkout / file, monkeypatch)
     assert {name for name, key in keys().items() if key != before[name]} == changed
+
+
+@pytest.mark.promise(3)
+def test_results_of_the_loaded_code_keep_its_keys_when_a_file_is_edited_during_the_run(checkout, monkeypatch):
+    before, machine = keys(), project_hash()
+    monkeypatch.setattr(provenance, "_loaded", set())
+    assert start_key("bars", RECIPE) == before["start"]  # the first of a run, after which nothing is loaded any more
+    edit(checkout / "tasks" / "strategy" / "contest.py")
+    edit(checkout / "tasks" / "market" / "labels.py")
+    (checkout / "tasks" / "market" / "new.py").write_text("NEW = True\n")
+    assert (keys(), project_hash()) == (before, machine)
+
+
+@pytest.mark.promise(3)
+def test_module_that_is_loaded_after_its_file_was_edited_is_refused(checkout, monkeypatch):
+    late = "tasks.market.labels"
+    monkeypatch.setattr(provenance, "_loaded", provenance.SOURCES.keys() - {late})
+    monkeypatch.delitem(sys.modules, late)
+    before = keys()
+    edit(checkout / "tasks" / "market" / "labels.py")
+    for _ in range(2):  # it stays wrong
+        with pytest.raises(
+            OperationError, match=r"when the run began, tasks\.market\.labels has changed; run it again"
+        ):
+            keys()
+        monkeypatch.setitem(sys.modules, late, ModuleType(late))
+    (checkout / "tasks" / "market" / "labels.py").write_bytes(provenance.SOURCES[late])
+    assert keys() == before
+    edit(checkout / "tasks" / "market" / "labels.py")
+    assert keys() == before  # it was loaded from what the run began with
 
 
 def test_modules_behind_a_number_are_those_that_import_linter_finds():
@@ -154,5 +183,5 @@ def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monke
         return load_contest(ResultStore(Settings.from_environment().work), key)[0].better_baseline.log_loss
 
     assert compared(0.9) == 0.9
-    edit(checkout / "tasks" / "strategy" / "contest.py")
+    edit_between_runs(checkout / "tasks" / "strategy" / "contest.py", monkeypatch)
     assert compared(0.8) == 0.8
