@@ -67,6 +67,7 @@ class System:
     home: Path
     webhook: Webhook
     process: subprocess.Popen[str] = field(init=False)
+    client: httpx.Client = field(init=False)  # one for all questions: each new one reads every certificate
     said: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -95,11 +96,14 @@ class System:
             self.said |= [line.strip().partition(": ")[::2]]
             if line.startswith("Ctrl-C"):
                 break
+        user, _, password = self.secret.partition(":")
+        self.client = httpx.Client(base_url=f"{self.url}/api", auth=(user, password), timeout=60.0)
         for name in ("ingest/new-candles-sandbox", MAIN_JOB):  # runs that nobody waits for would take time and slots
             self.api(f"/deployments/{self.api(f'/deployments/name/{name}')['id']}/pause_deployment", {})
 
     def stop(self) -> list[str]:
         """Stop it as a service manager does, and return what it said since it was up."""
+        self.client.close()
         self.process.terminate()
         self.process.wait(LIMIT_S)
         with self.process.stdout as said:
@@ -110,8 +114,7 @@ class System:
 
         def ask() -> Any:
             method = "GET" if body is None else "POST"
-            user, _, password = self.secret.partition(":")
-            reply = httpx.request(method, f"{self.url}/api{path}", json=body, auth=(user, password), timeout=60.0)
+            reply = self.client.request(method, path, json=body)
             return None if reply.status_code == httpx.codes.SERVICE_UNAVAILABLE else reply
 
         reply = wait_for(ask)
@@ -142,7 +145,7 @@ def wait_for(look: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + LIMIT_S
     while not (found := look()):
         assert time.monotonic() < deadline, "nothing came"
-        time.sleep(0.2)
+        time.sleep(0.5)
     return found
 
 

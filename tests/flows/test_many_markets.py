@@ -221,9 +221,9 @@ def test_cluster_that_is_not_there_or_has_no_worker_or_no_dataset_is_said_within
 ):
     monkeypatch.setenv("DSC_ARTIFACT_URL", str(tmp_path / "shared"))
     monkeypatch.setenv("DSC_DASK_ADDRESS", "tcp://127.0.0.1:9")
-    monkeypatch.setenv("DSC_DASK_WAIT_S", "2")
+    monkeypatch.setenv("DSC_DASK_WAIT_S", "1")
     assert re.match(
-        r"ClusterError: no Dask scheduler at tcp://127\.0\.0\.1:9, waited 2 s \(.*unset DSC_DASK_AD", submit()
+        r"ClusterError: no Dask scheduler at tcp://127\.0\.0\.1:9, waited 1 s \(.*unset DSC_DASK_AD", submit()
     )
     monkeypatch.setenv("DSC_DASK_ADDRESS", cluster.address)
     monkeypatch.setenv("DSC_DASK_WAIT_S", "5")
