@@ -54,6 +54,7 @@ from tasks.strategy import out_of_sample
 from tasks.strategy.leak_suite import remade_inputs
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import load_samples
+from tests.flows.small_jobs import FEW_BASELINES, side_work_left_out
 from tests.sandbox import actions
 from tests.storage.stored import table_hash
 
@@ -99,7 +100,7 @@ def again(job, tmp_path_factory):
     home = tmp_path_factory.mktemp("again") / "home"
     shutil.copytree(job[0], home)
     evaluated, real = [], out_of_sample.evaluate_folds
-    with pytest.MonkeyPatch.context() as patch:
+    with side_work_left_out(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DSC_HOME", str(home))
         patch.setattr(out_of_sample, "evaluate_folds", lambda *given: evaluated.append(given) or real(*given))
         return home, pipeline(market=MARKET, exchange=EXCHANGE, recipe=RECIPE), len(evaluated)
@@ -257,7 +258,7 @@ def test_whatever_was_worked_out_is_found_when_the_job_runs_again(job, again):
 
 
 @pytest.mark.promise(0)
-def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, again, own_home):
+def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, again, own_home, small_jobs):
     before, repeated = (
         TrialLog(str(home / "models"), Trial).entries(EXCHANGE.source, MARKET.slug) for home in (job[0], again[0])
     )
@@ -407,7 +408,8 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
 
 def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, small_jobs, home):
     bars = BarRange(start=datetime(2025, 1, 1, tzinfo=UTC))
-    verdict = pipeline(market=replace(MARKET, category="spot"), exchange=EXCHANGE, bars=bars, recipe=RECIPE)
+    small = replace(RECIPE, baselines=FEW_BASELINES)
+    verdict = pipeline(market=replace(MARKET, category="spot"), exchange=EXCHANGE, bars=bars, recipe=small)
     trades = read_columns(ArtifactStore(str(home / "models")).read(verdict.version, "trades.parquet"))
     assert set(trades["side"]) <= {1}
     with pytest.raises(ConfigError, match="when SPOTUSDT spot began; give its first day as start"):
