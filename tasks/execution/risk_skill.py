@@ -84,6 +84,19 @@ def exceeding(realised: FloatArray, foreseen: FloatArray, multiple: float = FAR_
     return float(np.mean(realised > multiple**2 * foreseen))
 
 
+def beyond_usual(variance: FloatArray, multiple: float = FAR_BEYOND) -> float:
+    """Return the share of windows whose risk is above `multiple` times its usual one, the geometric mean over them.
+
+    It says how steady risk is, and nothing of whether its level was expected: a scale makes no difference.
+
+    Args:
+        variance: (N,) of an account over each window, in any unit, > 0.
+        multiple: Of the usual risk, a standard deviation.
+    """
+    logs = np.log(variance)
+    return float(np.mean(logs - logs.mean() > 2.0 * np.log(multiple)))
+
+
 def below_quantiles(realised: FloatArray, foreseen: FloatArray, quantiles: FloatArray) -> FloatArray:
     """Return the share of windows at or below each foreseen quantile.
 

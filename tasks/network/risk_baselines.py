@@ -13,9 +13,8 @@ import numpy as np
 from storage.schema import FloatArray, IntArray
 from tasks.network.baseline_config import BaselineConfig
 
-EWMA, HAR, TREES, FIXED = "EWMA-100", "HAR", "LightGBM", "fixed size"
-"""The rivals, by the name that every table gives them. Who trades one size all the time expects what came on average:
-the last forecast is the mean of training, whatever the market does."""
+EWMA, HAR, TREES = "EWMA-100", "HAR", "LightGBM"
+"""The rivals, by the name that every table gives them."""
 
 FEWEST_WINDOWS = 30.0
 """Windows that do not overlap: of fewer, nothing is learned."""

@@ -19,11 +19,11 @@ from storage.foreign import parse_json
 from storage.results import ResultStore
 from storage.schema import DatasetRef, FloatArray, IntArray
 from storage.tables import parquet_bytes, read_columns
-from tasks.execution.risk_skill import RiskForecast, RiskScore, below_quantiles, rate_risk
+from tasks.execution.risk_skill import RiskForecast, RiskScore, below_quantiles, beyond_usual, rate_risk
 from tasks.market.samples import Fold
 from tasks.market.volatility import har_inputs
 from tasks.network.baselines import TabularSeries
-from tasks.network.risk_baselines import EWMA, FEWEST_WINDOWS, FIXED, HAR, TREES, har, trees
+from tasks.network.risk_baselines import EWMA, FEWEST_WINDOWS, HAR, TREES, har, trees
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
@@ -31,7 +31,7 @@ from tasks.strategy.risk_windows import RiskWindows, bars_to_learn_from, risk_wi
 from tasks.strategy.samples import Samples, mirrored_series, risk_horizon
 
 NETWORK = "this model"
-RIVALS = (EWMA, HAR, TREES, FIXED)
+RIVALS = (EWMA, HAR, TREES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,29 +43,24 @@ class RiskRecord:
         windows: Unseen windows that do not overlap, of those that everybody speaks of.
         scores: The model first; none where it foresees no risk, or no window is known.
         below: Share of the windows at or below each of the model's foreseen quantiles, `LEVELS`; none likewise.
+        steadiness: Share of the windows whose risk was far beyond its usual one, as `beyond_usual` counts it, of
+            positions of one size and of those that are sized by the model; none likewise. A bound on the size bounds
+            the expected risk alike, and is left out.
     """
 
     horizon: int
     windows: float
     scores: tuple[RiskScore, ...]
     below: tuple[float, ...]
+    steadiness: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, files: dict[str, bytes]) -> RiskRecord:
         """Return the record that `record_risk` wrote."""
         document = parse_json(files["risk.json"])
         scores = tuple(RiskScore(**line) for line in document["scores"])
-        return cls(**{**document, "scores": scores, "below": tuple(document["below"])})
-
-    @property
-    def steadiness(self) -> tuple[float, float] | None:
-        """Share of the windows whose risk was far beyond the expected, of positions of one size, and of sized ones.
-
-        A position's risk is its size times the market's, and so is the one expected of it: what a bound makes of the
-        size changes neither share. None where nothing was rated.
-        """
-        fixed, ours = self.named(FIXED), self.named(NETWORK)
-        return (fixed.exceeding, ours.exceeding) if fixed and ours else None
+        parts = {name: tuple(document[name]) for name in ("below", "steadiness")}
+        return cls(**{**document, "scores": scores, **parts})
 
     def named(self, name: str) -> RiskScore | None:
         """Return the score of that name, or None."""
@@ -85,7 +80,7 @@ def risk_key(data: DatasetRef, recipe: Recipe, folds: Sequence[str]) -> str:
 
 
 def record_risk(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]) -> dict[str, bytes]:
-    """Rate what the folds' models foresaw on their unseen bars beside EWMA, HAR, LightGBM, and who expects no change.
+    """Rate what the folds' models foresaw on their unseen bars beside EWMA, HAR and LightGBM.
 
     Args:
         samples: The dataset as the recipe sees it.
@@ -162,7 +157,8 @@ def _rated(
     forecasts = {name: RiskForecast(mean=one.mean[known], log=one.log[known]) for name, one in told.items()}
     below = below_quantiles(realised[known], forecasts[NETWORK].mean, quantiles[known])
     scores = rate_risk(realised[known], forecasts, windows.horizon)
-    return replace(record, scores=scores, below=tuple(below.tolist())), realised
+    steadiness = beyond_usual(realised[known]), beyond_usual(realised[known] / forecasts[NETWORK].mean)
+    return replace(record, scores=scores, below=tuple(below.tolist()), steadiness=steadiness), realised
 
 
 def _rivals(samples: Samples, recipe: Recipe, windows: RiskWindows, fold: Fold) -> dict[str, RiskForecast]:
@@ -181,7 +177,6 @@ def _rivals(samples: Samples, recipe: Recipe, windows: RiskWindows, fold: Fold) 
         EWMA: log_unit,
         HAR: har(inputs, log_variance, bars),
         TREES: log_unit + trees(scaled, log_ratio, bars, windows.horizon, recipe.baselines),
-        FIXED: np.zeros(len(log_unit)),
     }
     return {name: _set_right(log, log_variance, bars, fold.test.rows) for name, log in expected.items()}
 

@@ -10,6 +10,7 @@ from tasks.execution.risk_skill import (
     LEVELS,
     RiskForecast,
     below_quantiles,
+    beyond_usual,
     exceeding,
     log_r2,
     qlike,
@@ -97,3 +98,10 @@ def _equally_bad(x):
     from scipy.optimize import brentq
 
     return float(np.exp(brentq(lambda y: np.exp(-y) + y - np.exp(-x) - x, -1.0, -1e-6)))
+
+
+def test_steadiness_counts_what_is_beyond_the_usual_whatever_its_scale():
+    # The geometric mean of these risks is 1: two of eight are beyond one and a half of it.
+    risk = np.array([1.6, 1 / 1.6, 2.0, 1 / 2.0, 1.4, 1 / 1.4, 1.0, 1.0])
+    assert beyond_usual(risk**2) == beyond_usual(1e-6 * risk**2) == 0.25
+    assert beyond_usual(np.full(5, 3.0)) == 0.0

@@ -56,9 +56,9 @@ RISKS = RiskRecord(
         RiskScore(name="EWMA-100", qlike=0.335, log_r2=0.33, exceeding=0.15, lead=0.123, lead_error=0.03, p_value=1e-4),
         RiskScore(name="HAR", qlike=0.262, log_r2=0.41, exceeding=0.12, lead=0.05, lead_error=0.02, p_value=0.006),
         RiskScore(name="LightGBM", qlike=0.214, log_r2=0.5, exceeding=0.1, lead=0.002, lead_error=0.01, p_value=0.42),
-        RiskScore(name="fixed size", qlike=0.6, log_r2=-0.1, exceeding=0.19, lead=0.388, lead_error=0.08, p_value=1e-5),
     ),
     below=(0.04, 0.22, 0.47, 0.74, 0.93),
+    steadiness=(0.19, 0.12),
 )
 
 

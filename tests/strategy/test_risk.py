@@ -82,7 +82,7 @@ def test_record_names_everybody_on_the_same_windows_and_the_head_beats_present_v
 ) -> None:
     files = record_risk(samples, RECIPE, folds)
     record = RiskRecord.of(files)
-    assert [score.name for score in record.scores] == ["this model", "EWMA-100", "HAR", "LightGBM", "fixed size"]
+    assert [score.name for score in record.scores] == ["this model", "EWMA-100", "HAR", "LightGBM"]
     tested = sum(len(one.probabilities) for one in folds)
     assert record.windows == pytest.approx((tested - 24) / 24)
     ewma = record.named("EWMA-100")
@@ -95,17 +95,14 @@ def test_record_names_everybody_on_the_same_windows_and_the_head_beats_present_v
     assert len(columns["start_ms"]) == tested
 
 
-def test_fixed_size_expects_what_came_on_average_in_training_and_is_further_off_than_the_head(
+def test_risk_of_positions_sized_by_the_head_is_steadier_than_of_one_size(
     samples: Samples, folds: list[FoldResult]
 ) -> None:
     files = record_risk(samples, RECIPE, folds)
     record, columns = RiskRecord.of(files), read_columns(files["risk.parquet"])
-    windows, first = risk_windows(samples.dataset, 24), samples.folds[0]
-    learned = np.exp(windows.log_variance[bars_to_learn_from(first, RECIPE.labels.horizon + 1, 24)])
-    np.testing.assert_allclose(columns["fixed size"][: len(first.test)], np.nanmean(learned), rtol=1e-12)
-    realised, ours = columns["realised"], columns["this model"]
-    known = np.isfinite(realised) & np.isfinite(ours)  # unseen bars alone: the file has no others
-    beyond = [np.mean(np.sqrt(realised[known] / expected[known]) > 1.5) for expected in (columns["fixed size"], ours)]
+    known = np.isfinite([columns["realised"], columns["this model"]]).all(axis=0)  # unseen bars alone are in the file
+    fixed, sized = np.sqrt(columns["realised"][known]), np.sqrt(columns["realised"] / columns["this model"])[known]
+    beyond = [np.mean(risk > 1.5 * np.exp(np.log(risk).mean())) for risk in (fixed, sized)]
     assert record.steadiness == pytest.approx(tuple(beyond), rel=1e-12)
     assert beyond[0] > beyond[1]
 
@@ -116,7 +113,7 @@ def test_stored_forecasts_are_rated_again_as_they_were(samples: Samples, folds: 
     assert again == RiskRecord.of(files)
     surer = [replace(one, log_variance_ratio=one.log_variance_ratio - 0.1) for one in folds]
     other = rate_again(samples, RECIPE, surer, files["risk.parquet"])
-    assert [one.qlike == two.qlike for one, two in zip(other.scores, again.scores, strict=True)] == [False] + [True] * 4
+    assert [one.qlike == two.qlike for one, two in zip(other.scores, again.scores, strict=True)] == [False] + [True] * 3
 
 
 def test_forecast_on_record_is_the_heads_over_the_horizon(samples: Samples, folds: list[FoldResult]) -> None:
@@ -141,7 +138,7 @@ def test_nobody_learns_anything_of_the_test(samples: Samples, folds: list[FoldRe
         for one, results in ((samples, folds), (jumped, [*folds[:-1], after]))
     ]
     older = slice(len(samples.folds[0].test))
-    for name in ("this model", "EWMA-100", "HAR", "LightGBM", "fixed size"):
+    for name in ("this model", "EWMA-100", "HAR", "LightGBM"):
         np.testing.assert_array_equal(said[0][name][older], said[1][name][older], err_msg=name)
 
 
