@@ -24,10 +24,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import float32, float64, types
 from numpy.typing import NDArray
 
 from storage.compiled import compiled
+from storage.direct_call import UNFIT, Direct, answer, bound, fits, given, numbers
 from storage.schema import FloatArray
 from tasks.network.lanes import LANES, fma, load, lowest_bit, nonzero, pointer, relu, splat, store, total, zeros
 
@@ -79,20 +79,20 @@ def step_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) 
     return int(_step(pointer(weights), pointer(state), pointer(x), pointer(out)))
 
 
-@compiled
-def step_entry(weights: Packed, state: Packed, features: FloatArray, out: FloatArray) -> int:
-    """Do `step_packed`; for calls from Python, see `prepare_entry`."""
-    return int(step_packed(weights, state, features, out))
+def _step_call(own: int, arguments: int, count: int) -> int:
+    weights, state = bound(own, 0, np.float32), bound(own, 1, np.float32)
+    features, outputs = int(weights[FEATURES]), int(weights[OUTPUTS])
+    if count != 2:
+        return answer(UNFIT)
+    x, out = given(arguments, 0), given(arguments, 1)
+    if not fits(own, x, features, False) or not fits(own, out, outputs, True):
+        return answer(UNFIT)
+    return answer(step_packed(weights, state, numbers(x, features), numbers(out, outputs)))
 
 
-def prepare_entry() -> None:
-    """Compile `step_entry`, or load it from the cache, for every (F,) float array: strided, read-only, of 4 or 8 bytes.
-
-    For anything else it raises TypeError: Numba would stop a trading process for seconds to compile once more.
-    """
-    if not step_entry.signatures:
-        step_entry.compile((float32[::1], float32[::1], float64[::1], float64[::1]))
-        step_entry.disable_compile()
+step_call = Direct(_step_call)
+"""`step_packed` for calls from Python: bound to weights and state it takes x and out, and answers UNFIT where an array
+is not contiguous float64 of its shape."""
 
 
 @compiled
