@@ -65,6 +65,7 @@ import numpy as np
 
 from storage.compiled import compiled, inlined
 from storage.schema import DAY_MS, FEATURES, MONDAY_MS, FloatArray, IntArray
+from tasks.market.logarithms import eight_logs, four_logs
 
 WARM_UP = 2_000
 """Bars of a segment after which features are given, those of a halt not counted: the slow mean of ln(V) is full, and
@@ -168,13 +169,9 @@ def advance(state: FloatArray, candle: FloatArray, out: FloatArray) -> bool:
         state[_LAST_MS] = start
     halted = state[_SILENT] > _SILENT_AT_MOST
     if valid and not halted:
-        _remember_prices(state, close)
-        _remember_range(state, math.log(high / low))
-        _remember_volume(state, volume)
-        state[_BARS] += 1
+        _remember(state, high, low, close, volume)
     if state[_BARS] >= WARM_UP and not halted:
         _write(state, high, low, close, volume, out)
-        _write_levels(state, out)
         _write_calendar(state, start, out)
     else:
         out[:] = np.nan
@@ -249,15 +246,22 @@ def _remember_silence(state: FloatArray, close: float, volume: float) -> None:
 
 
 @inlined
-def _remember_prices(state: FloatArray, close: float) -> None:
+def _remember(state: FloatArray, high: float, low: float, close: float, volume: float) -> None:
     bars = int(state[_BARS])
     previous = state[_CLOSE] if bars > 0 else close
     lagged = state[_CLOSES + bars % _LAG] if bars >= _LAG else close
-    change = close - previous
-    log_return = math.log(close / previous)
+    traded = volume if volume > 0 else 1.0
+    log_return, lag_return, log_range, log_volume = four_logs(close / previous, close / lagged, high / low, traded)
     state[_CLOSE] = state[_CLOSES + bars % _LAG] = close
-    state[_RETURN] = log_return
-    state[_LAG_RETURN] = math.log(close / lagged)
+    state[_RETURN], state[_LAG_RETURN] = log_return, lag_return
+    _remember_prices(state, bars, log_return, close - previous)
+    _remember_range(state, log_range)
+    _remember_volume(state, bars, volume, log_volume if volume > 0 else np.nan)
+    state[_BARS] += 1
+
+
+@inlined
+def _remember_prices(state: FloatArray, bars: int, log_return: float, change: float) -> None:
     state[_VARIANCE] += _VOL_WEIGHT * (log_return**2 - state[_VARIANCE])
     state[_SQUARES + bars % _SHORT] = log_return**2
     slow = _SLOW_SQUARES + bars % _LONG
@@ -290,13 +294,11 @@ def _remember_range(state: FloatArray, log_range: float) -> None:
 
 
 @inlined
-def _remember_volume(state: FloatArray, volume: float) -> None:
-    bars = int(state[_BARS])
+def _remember_volume(state: FloatArray, bars: int, volume: float, newest: float) -> None:
     place = bars % WARM_UP
     state[_VOLUMES + bars % _SHORT] = volume
     state[_VOLUME_MEAN] += _VOLUME_WEIGHT * (volume - state[_VOLUME_MEAN])
     oldest = state[_LOG_VOLUMES + place]
-    newest = math.log(volume) if volume > 0 else np.nan
     state[_LOG_VOLUMES + place] = newest
     if not math.isnan(oldest):
         state[_LOG_VOLUME_SUM] -= oldest
@@ -323,46 +325,40 @@ def _remember_day(state: FloatArray, start: float, value: float, volume: float) 
 
 @inlined
 def _write(state: FloatArray, high: float, low: float, close: float, volume: float, out: FloatArray) -> None:
-    vol = math.sqrt(state[_VARIANCE])
+    variance, traded, day_volume = state[_VARIANCE], state[_TRADED], state[_DAY_VOLUME]
+    vol = math.sqrt(variance)
+    flat = vol < FLAT_VOL
+    per_variance = 0.0 if flat else 1 / variance
+    short, fast, slow = _mean(state, _SQUARES) * per_variance, state[_RANGE_FAST] * per_variance, state[_RANGE_SLOW] * per_variance
+    long = (state[_SLOW_SUM] + state[_SLOW_REST]) / _LONG * per_variance
+    over_mean = volume / _mean(state, _VOLUMES) if volume > 0 else 0.0
+    over_vwap = close * day_volume / state[_DAY_VALUE] if day_volume > 0 else 1.0
+    logs = eight_logs(
+        short, fast, slow, long, over_mean, over_vwap, max(vol, FLAT_VOL) / _USUAL_VOL, max(state[_VOLUME_MEAN], _LEAST)
+    )
     out[_AT.vol] = vol
-    out[_AT.vwap_deviation] = 0.0
-    if vol < FLAT_VOL:
+    out[_AT.vol_level] = logs[6]
+    if flat:
         out[: _AT.log_volume] = 0.0
         out[_AT.range_vol_12 : _AT.volume_level] = 0.0
     else:
         per_vol, per_move = 1 / vol, 1 / (close * vol)
         out[_AT.return_1] = state[_RETURN] * per_vol
         out[_AT.return_12] = state[_LAG_RETURN] * per_vol / math.sqrt(_LAG)
-        out[_AT.volatility] = _clipped_log_root(_mean(state, _SQUARES) * per_vol**2)
+        out[_AT.volatility] = _clipped(short, logs[0] / 2)  # half the log instead of the log of the root
         out[_AT.rsi] = state[_GAIN] / (state[_GAIN] + state[_LOSS]) - 0.5
         out[_AT.macd] = (state[_FAST] - state[_SLOW]) * per_move
         out[_AT.macd_signal] = state[_SIGNAL] * per_move
         out[_AT.range] = min((high - low) * per_move, FARTHEST)
-        if state[_DAY_VOLUME] > 0:
-            deviation = math.log(close * state[_DAY_VOLUME] / state[_DAY_VALUE]) * per_vol
-            out[_AT.vwap_deviation] = min(max(deviation, -FARTHEST), FARTHEST)
-    if volume > 0:
-        newest = state[_LOG_VOLUMES + (int(state[_BARS]) - 1) % WARM_UP]
-        out[_AT.volume_ratio] = _clipped_log(volume / _mean(state, _VOLUMES))
-        out[_AT.log_volume] = min(max(newest - state[_LOG_VOLUME_SUM] / state[_TRADED], -CLIP), CLIP)
-    else:
-        out[_AT.volume_ratio] = out[_AT.log_volume] = -CLIP
-
-
-@inlined
-def _write_levels(state: FloatArray, out: FloatArray) -> None:
-    vol = out[_AT.vol]
-    out[_AT.vol_level] = math.log(max(vol, FLAT_VOL) / _USUAL_VOL)
-    if vol >= FLAT_VOL:
-        per_variance = 1 / state[_VARIANCE]
-        out[_AT.range_vol_12] = _clipped_log_root(state[_RANGE_FAST] * per_variance)
-        out[_AT.range_vol_100] = _clipped_log_root(state[_RANGE_SLOW] * per_variance)
-        out[_AT.vol_2000] = _clipped_log_root((state[_SLOW_SUM] + state[_SLOW_REST]) / _LONG * per_variance)
-    if state[_TRADED] > 0:
-        usual = state[_LOG_VOLUME_SUM] / state[_TRADED]
-        out[_AT.volume_level] = min(max(math.log(max(state[_VOLUME_MEAN], _LEAST)) - usual, -CLIP), CLIP)
-    else:
-        out[_AT.volume_level] = -CLIP
+        out[_AT.vwap_deviation] = min(max(logs[5] * per_vol, -FARTHEST), FARTHEST)
+        out[_AT.range_vol_12] = _clipped(fast, logs[1] / 2)
+        out[_AT.range_vol_100] = _clipped(slow, logs[2] / 2)
+        out[_AT.vol_2000] = _clipped(long, logs[3] / 2)
+    usual = state[_LOG_VOLUME_SUM] / traded if traded > 0 else np.inf
+    newest = state[_LOG_VOLUMES + (int(state[_BARS]) - 1) % WARM_UP] if volume > 0 else -np.inf
+    out[_AT.volume_ratio] = _clipped(over_mean, logs[4])
+    out[_AT.log_volume] = min(max(newest - usual, -CLIP), CLIP)
+    out[_AT.volume_level] = min(max(logs[7] - usual, -CLIP), CLIP)
 
 
 @inlined
@@ -409,11 +405,5 @@ def _mean(state: FloatArray, ring: int) -> float:
 
 
 @compiled
-def _clipped_log(ratio: float) -> float:
-    return min(max(math.log(ratio), -CLIP), CLIP) if ratio > 0 else -CLIP
-
-
-@compiled
-def _clipped_log_root(ratio: float) -> float:
-    # Half the log instead of the log of the root: a square root and a division less.
-    return min(max(math.log(ratio) / 2, -CLIP), CLIP) if ratio > 0 else -CLIP
+def _clipped(ratio: float, log: float) -> float:
+    return min(max(log, -CLIP), CLIP) if ratio > 0 else -CLIP

@@ -1,5 +1,6 @@
 """Rows 1 to 5: what one new bar costs. Every alternative computes the same function of the same 130 bars."""
 
+import shutil
 from importlib.util import find_spec
 from itertools import cycle
 
@@ -44,12 +45,13 @@ def eager_of(network):
 
 
 def openvino_of(network):
-    """The folded window graph on OpenVINO, one thread."""
+    """The folded window graph on OpenVINO, one thread, in float32 as all the others."""
     import openvino
 
     core = openvino.Core()
     graph = core.read_model(onnx_window(fold(network.config, network.weights)))
-    compiled = core.compile_model(graph, "CPU", {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"})
+    options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(graph, "CPU", options)
     request, window = compiled.create_infer_request(), network.window.numpy()
     return lambda: request.infer([window])
 
@@ -93,6 +95,28 @@ def test_one_bar_is_faster_than_eager_torch_and_onnx_on_its_window(
         compare(2, "stream_vs_onnx", times, "ONNX Runtime", "engine", "one new bar", at_least=80),
         line(number=1, key="stream_us", value=times.median_us("engine"), work="one new bar"),
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*deprecated:FutureWarning")  # torch's exporter calls it
+def test_one_bar_beside_the_window_compiled_ahead_of_time(race, ledger, compare, side, source, tmp_path):
+    if not (shutil.which("c++") or shutil.which("g++")):
+        pytest.skip("torch's AOTInductor wants a C++ compiler, and there is none: install one")
+    window = source.window
+    exported = torch.export.export(source.model, (window,))
+    package = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "window.pt2"))
+    compiled = torch._inductor.aoti_load_package(package)
+
+    def ahead_of_time():
+        with torch.inference_mode():
+            return compiled(window)
+
+    np.testing.assert_allclose(ahead_of_time().numpy(), eager_of(source)().numpy(), atol=1e-5)
+
+    times = race(
+        {"engine": side(step_of(source, source.engine()), 2_000), "AOTInductor": side(ahead_of_time, 10)}, rounds=50
+    )
+
+    ledger.enter(compare(2, "stream_vs_aotinductor", times, "AOTInductor", "engine", "one new bar"))
 
 
 @pytest.mark.quick
