@@ -65,7 +65,7 @@ import numpy as np
 
 from storage.compiled import compiled, inlined
 from storage.schema import DAY_MS, FEATURES, MONDAY_MS, FloatArray, IntArray
-from tasks.market.logarithms import eight_logs, four_logs
+from tasks.market.logarithms import log_ratios
 
 WARM_UP = 2_000
 """Bars of a segment after which features are given, those of a halt not counted: the slow mean of ln(V) is full, and
@@ -192,9 +192,9 @@ def build_features(matrix: FloatArray, interval_ms: int) -> Features:
     if matrix.ndim != 2 or matrix.shape[1] != 6:
         raise ValueError(f"matrix must be (T, 6), start_ms open high low close volume, was {matrix.shape}")
     bars = len(matrix)
-    values, vol, segment = np.empty((bars, len(FEATURES))), np.empty(bars), np.empty(bars, np.int64)
+    values, vol, segment = np.empty(bars * len(FEATURES) + 1), np.empty(bars), np.empty(bars, np.int64)
     _advance_all(new_state(interval_ms), np.ascontiguousarray(matrix, np.float64), values, vol, segment)
-    return Features(values=values, vol=vol, segment=segment)
+    return Features(values=values[:-1].reshape(bars, len(FEATURES)), vol=vol, segment=segment)
 
 
 def halted_bars(vol: FloatArray, segment: IntArray) -> int:
@@ -211,13 +211,11 @@ def halted_bars(vol: FloatArray, segment: IntArray) -> int:
 
 @compiled
 def _advance_all(state: FloatArray, matrix: FloatArray, values: FloatArray, vol: FloatArray, segment: IntArray) -> None:
-    out = np.empty(len(OUTPUTS))
-    number = -1
+    number, width = -1, len(FEATURES)
     for bar in range(len(matrix)):
-        number += advance(state, matrix[bar], out)
-        for column in range(len(FEATURES)):  # a slice would be checked for overlap at every bar
-            values[bar, column] = out[column]
-        vol[bar] = out[_AT.vol]
+        row, end = bar * width, bar * width + width
+        number += advance(state, matrix[bar], values[row : end + 1])
+        vol[bar] = values[end]  # the next bar's first feature takes its place
         segment[bar] = number
 
 
@@ -251,7 +249,9 @@ def _remember(state: FloatArray, high: float, low: float, close: float, volume: 
     previous = state[_CLOSE] if bars > 0 else close
     lagged = state[_CLOSES + bars % _LAG] if bars >= _LAG else close
     traded = volume if volume > 0 else 1.0
-    log_return, lag_return, log_range, log_volume = four_logs(close / previous, close / lagged, high / low, traded)
+    log_return, lag_return, log_range, log_volume = log_ratios(
+        (close, close, high, traded), (previous, lagged, low, 1.0)
+    )
     state[_CLOSE] = state[_CLOSES + bars % _LAG] = close
     state[_RETURN], state[_LAG_RETURN] = log_return, lag_return
     _remember_prices(state, bars, log_return, close - previous)
@@ -328,13 +328,14 @@ def _write(state: FloatArray, high: float, low: float, close: float, volume: flo
     variance, traded, day_volume = state[_VARIANCE], state[_TRADED], state[_DAY_VOLUME]
     vol = math.sqrt(variance)
     flat = vol < FLAT_VOL
-    per_variance = 0.0 if flat else 1 / variance
-    short, fast, slow = _mean(state, _SQUARES) * per_variance, state[_RANGE_FAST] * per_variance, state[_RANGE_SLOW] * per_variance
-    long = (state[_SLOW_SUM] + state[_SLOW_REST]) / _LONG * per_variance
-    over_mean = volume / _mean(state, _VOLUMES) if volume > 0 else 0.0
-    over_vwap = close * day_volume / state[_DAY_VALUE] if day_volume > 0 else 1.0
-    logs = eight_logs(
-        short, fast, slow, long, over_mean, over_vwap, max(vol, FLAT_VOL) / _USUAL_VOL, max(state[_VOLUME_MEAN], _LEAST)
+    short, long = _mean(state, _SQUARES), (state[_SLOW_SUM] + state[_SLOW_REST]) / _LONG
+    fast, slow = state[_RANGE_FAST], state[_RANGE_SLOW]
+    has_price = day_volume > 0
+    price, value = (close * day_volume, state[_DAY_VALUE]) if has_price else (1.0, 1.0)
+    usual_volume = _mean(state, _VOLUMES) if volume > 0 else 1.0
+    logs = log_ratios(
+        (short, fast, slow, long, volume, price, max(vol, FLAT_VOL), max(state[_VOLUME_MEAN], _LEAST)),
+        (variance, variance, variance, variance, usual_volume, value, _USUAL_VOL, 1.0),
     )
     out[_AT.vol] = vol
     out[_AT.vol_level] = logs[6]
@@ -356,7 +357,7 @@ def _write(state: FloatArray, high: float, low: float, close: float, volume: flo
         out[_AT.vol_2000] = _clipped(long, logs[3] / 2)
     usual = state[_LOG_VOLUME_SUM] / traded if traded > 0 else np.inf
     newest = state[_LOG_VOLUMES + (int(state[_BARS]) - 1) % WARM_UP] if volume > 0 else -np.inf
-    out[_AT.volume_ratio] = _clipped(over_mean, logs[4])
+    out[_AT.volume_ratio] = _clipped(volume, logs[4])
     out[_AT.log_volume] = min(max(newest - usual, -CLIP), CLIP)
     out[_AT.volume_level] = min(max(logs[7] - usual, -CLIP), CLIP)
 

@@ -22,7 +22,10 @@ _ROOT_HALF = 0x3FE6A09E667F3BCD  # the bits of sqrt(1/2)
 _ONE = 0x3FF0000000000000
 
 
-def _side_by_side(count: int) -> Any:
+@intrinsic  # type: ignore[untyped-decorator]  # untyped in Numba
+def log_ratios(typing: Any, tops: Any, bottoms: Any) -> Any:
+    """Return ln(top / bottom) for two tuples of floats; a ratio that is no normal positive number gives any number."""
+    count = len(tops)
     vector, bits = ir.VectorType(ir.DoubleType(), count), ir.VectorType(ir.IntType(64), count)
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -32,15 +35,19 @@ def _side_by_side(count: int) -> Any:
         def whole(value: int) -> Any:
             return ir.Constant(bits, [value] * count)
 
+        def side_by_side(array: Any) -> Any:
+            lanes: Any = ir.Constant(vector, ir.Undefined)
+            for lane in range(count):
+                lanes = builder.insert_element(lanes, builder.extract_value(array, lane), ir.IntType(32)(lane))
+            return lanes
+
         def polynomial(coefficients: tuple[float, ...], at: Any) -> Any:
             value = number(coefficients[-1])
             for coefficient in coefficients[-2::-1]:
                 value = builder.fadd(number(coefficient), builder.fmul(at, value))
             return value
 
-        x: Any = ir.Constant(vector, ir.Undefined)
-        for lane, arg in enumerate(args):
-            x = builder.insert_element(x, arg, ir.IntType(32)(lane))
+        x = builder.fdiv(*map(side_by_side, args))
         shifted = builder.add(builder.bitcast(x, bits), whole(_ONE - _ROOT_HALF))
         exponent = builder.sub(builder.ashr(shifted, whole(52)), whole(1023))
         k = builder.sitofp(builder.trunc(exponent, ir.VectorType(ir.IntType(32), count)), vector)
@@ -56,22 +63,5 @@ def _side_by_side(count: int) -> Any:
         lanes = [builder.extract_element(log, ir.IntType(32)(lane)) for lane in range(count)]
         return cgutils.pack_array(builder, lanes)  # type: ignore[no-untyped-call]  # untyped in Numba
 
-    def logarithms(typing: Any, *numbers: Any) -> Any:
-        return types.UniTuple(float64, count)(*[float64] * count), emit
-
-    return logarithms
-
-
-_four, _eight = _side_by_side(4), _side_by_side(8)
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # untyped in Numba
-def four_logs(typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Return ln of each; what is no normal positive number gives some number or other."""
-    return _four(typing, a, b, c, d)
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # untyped in Numba
-def eight_logs(typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
-    """Return ln of each; what is no normal positive number gives some number or other."""
-    return _eight(typing, a, b, c, d, e, f, g, h)
+    floats = types.UniTuple(float64, count)
+    return floats(floats, floats), emit

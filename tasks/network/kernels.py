@@ -292,10 +292,11 @@ def _mix(
     count: int,
 ) -> None:
     """Set h = relu(bias + matrix @ u) of each column; `sparse` where a ReLU has left zeros among u."""
-    if count == TILE:
+    if sparse:  # half of the inputs left out is more than a weight that serves four columns
+        for c in range(count):
+            _sparse(weights, place, rows, width, group, state, u + c * u_span, h + c * h_span)
+    elif count == TILE:
         _dense_tile(weights, place, rows, width, group, state, u, u_span, h, h_span)
-    elif sparse:
-        _sparse(weights, place, rows, width, group, state, u, h)
     else:
         _dense(weights, place, rows, width, group, state, u, h)
 
