@@ -55,15 +55,22 @@ class Direct:
 
     def __init__(self, function: Callable[[int, int, int], int]) -> None:
         self._function = function
+        self._code: Any = None  # kept, for the builtins run it
         self._method: Any = None
 
     def bind(self, *arrays: NDArray[Any]) -> Callable[..., int]:
-        """Return a builtin that runs the function on these contiguous arrays, which it keeps alive."""
+        """Return a builtin that runs the function on these arrays, which it keeps alive.
+
+        Raises:
+            ValueError: One of them is not contiguous.
+        """
+        for array in arrays:
+            if not array.flags.c_contiguous:
+                raise ValueError(f"bound arrays must be contiguous, one of shape {array.shape} was not")
         if self._method is None:
-            code = cached(CFunc(self._function, ((intp, intp, intp), intp), {}, {}), self._function)
-            code.compile()
-            name = self._function.__name__.encode()
-            self._code, self._method = code, _MethodDef(name, code.address, _FASTCALL, None)
+            self._code = cached(CFunc(self._function, ((intp, intp, intp), intp), {}, {}), self._function)
+            self._code.compile()
+            self._method = _MethodDef(self._function.__name__.encode(), self._code.address, _FASTCALL, None)
         table = [id(np.ndarray), id(np.dtype(np.float64))]
         for array in arrays:
             table += [array.ctypes.data, array.size]
