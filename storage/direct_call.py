@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, intp, types
+from numba import carray, intp, types  # type: ignore[attr-defined]  # it exports carray without saying so
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -39,15 +39,20 @@ _FASTCALL = 0x80  # METH_FASTCALL: (self, vector of arguments, how many)
 _HEAD = object.__basicsize__ // 8
 _TYPE, _DATA, _DIMENSIONS, _SHAPE, _DTYPE, _FLAGS = _HEAD - 1, _HEAD, _HEAD + 1, _HEAD + 2, _HEAD + 5, _HEAD + 6
 _CONTIGUOUS_ALIGNED, _WRITEABLE = 0x101, 0x400
-_new_long = types.ExternalFunction("PyLong_FromLongLong", intp(intp))
-_as_long = types.ExternalFunction("PyLong_AsLongLong", intp(intp))
-_error = types.ExternalFunction("PyErr_Occurred", intp())
+_new_long: Any = types.ExternalFunction("PyLong_FromLongLong", intp(intp))
+_as_long: Any = types.ExternalFunction("PyLong_AsLongLong", intp(intp))
+_error: Any = types.ExternalFunction("PyErr_Occurred", intp())
 _new_builtin = ctypes.pythonapi.PyCFunction_NewEx
 _new_builtin.argtypes, _new_builtin.restype = (ctypes.c_void_p, ctypes.py_object, ctypes.py_object), ctypes.py_object
 
 
 class _MethodDef(ctypes.Structure):
-    _fields_ = (("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p))
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
 
 
 class Direct:

@@ -14,6 +14,7 @@ from numba import float64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+_intrinsic: Any = intrinsic  # as Numba annotates it, callers would have to pass the typing context themselves
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _EVEN = (6.666666666666735130e-01, 2.857142874366239149e-01, 1.818357216161805012e-01, 1.479819860510658591e-01)
 _ODD = (3.999999999940941908e-01, 2.222219843214978396e-01, 1.531383769920937332e-01)
@@ -22,7 +23,7 @@ _ROOT_HALF = 0x3FE6A09E667F3BCD  # the bits of sqrt(1/2)
 _ONE = 0x3FF0000000000000
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # untyped in Numba
+@_intrinsic
 def log_ratios(typing: Any, tops: Any, bottoms: Any) -> Any:
     """Return ln(top / bottom) for two tuples of floats; a ratio that is no normal positive number gives any number."""
     count = len(tops)
@@ -63,5 +64,5 @@ def log_ratios(typing: Any, tops: Any, bottoms: Any) -> Any:
         lanes = [builder.extract_element(log, ir.IntType(32)(lane)) for lane in range(count)]
         return cgutils.pack_array(builder, lanes)  # type: ignore[no-untyped-call]  # untyped in Numba
 
-    floats = types.UniTuple(float64, count)
+    floats = types.UniTuple(float64, count)  # type: ignore[no-untyped-call]  # untyped in Numba
     return floats(floats, floats), emit

@@ -160,7 +160,7 @@ def _first_unusable(weights: Floats, x: Floats, rows: int) -> int:
 
 @compiled
 def _scale(weights: Floats, state: Floats, count: int, x: Floats, source: int) -> bool:
-    """Set z = clip((x - mean) / scale) of the next `count` columns, computed in float64; tell whether all are finite."""
+    """Set z = clip((x - mean) / scale) of the next `count` columns, in float64; tell whether all were finite."""
     features, mean, clip = int(weights[FEATURES]), int(weights[SCALER]), np.float64(weights[CLIP])
     z, column = _columns(weights)
     z += int(weights[SCRATCH])
@@ -302,9 +302,7 @@ def _mix(
 
 
 @compiled
-def _dense(
-    weights: Floats, place: int, rows: int, width: int, group: int, state: Floats, u: int, h: int
-) -> None:
+def _dense(weights: Floats, place: int, rows: int, width: int, group: int, state: Floats, u: int, h: int) -> None:
     """Do `_mix` for one column: three sums at once, for each waits on itself."""
     bias = place + rows * width
     j = 0
@@ -332,9 +330,7 @@ def _dense(
 
 
 @compiled
-def _sparse(
-    weights: Floats, place: int, rows: int, width: int, group: int, state: Floats, u: int, h: int
-) -> None:
+def _sparse(weights: Floats, place: int, rows: int, width: int, group: int, state: Floats, u: int, h: int) -> None:
     """Do `_mix` for one column, group by group and input by input; inputs that are 0 cost nothing."""
     bias = place + rows * width
     for start in range(0, width, group):
@@ -409,9 +405,7 @@ def _dense_tile(
 
 
 @compiled
-def _head(
-    weights: Floats, state: Floats, base: int, h: int, length: int, sums: int, out: Floats, target: int
-) -> None:
+def _head(weights: Floats, state: Floats, base: int, h: int, length: int, sums: int, out: Floats, target: int) -> None:
     """Add the newest bar to the pool, set out to the outputs (NaN while warming up), and move the clock on.
 
     `h` is the place of h_1 .. h_B and z, `length` floats in all; `sums` that of some room.

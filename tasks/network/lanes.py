@@ -57,7 +57,8 @@ def pointer(typing: Any, array: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return context.make_array(signature.args[0])(context, builder, args[0]).data
 
-    return types.CPointer(array.dtype)(array), emit
+    address: Any = types.CPointer(array.dtype)  # type: ignore[no-untyped-call]  # untyped in Numba
+    return address(array), emit
 
 
 @_intrinsic
