@@ -65,7 +65,6 @@ import numpy as np
 
 from storage.compiled import compiled, inlined
 from storage.schema import DAY_MS, FEATURES, MONDAY_MS, FloatArray, IntArray
-from tasks.market.logarithms import log_ratios
 
 WARM_UP = 2_000
 """Bars of a segment after which features are given, those of a halt not counted: the slow mean of ln(V) is full, and
@@ -169,9 +168,13 @@ def advance(state: FloatArray, candle: FloatArray, out: FloatArray) -> bool:
         state[_LAST_MS] = start
     halted = state[_SILENT] > _SILENT_AT_MOST
     if valid and not halted:
-        _remember(state, high, low, close, volume)
+        _remember_prices(state, close)
+        _remember_range(state, math.log(high / low))
+        _remember_volume(state, volume)
+        state[_BARS] += 1
     if state[_BARS] >= WARM_UP and not halted:
         _write(state, high, low, close, volume, out)
+        _write_levels(state, out)
         _write_calendar(state, start, out)
     else:
         out[:] = np.nan
@@ -215,7 +218,7 @@ def _advance_all(state: FloatArray, matrix: FloatArray, values: FloatArray, vol:
     for bar in range(len(matrix)):
         row, end = bar * width, bar * width + width
         number += advance(state, matrix[bar], values[row : end + 1])
-        vol[bar] = values[end]  # the next bar's first feature takes its place
+        vol[bar] = values[end]  # where the next bar's first feature comes
         segment[bar] = number
 
 
@@ -244,24 +247,15 @@ def _remember_silence(state: FloatArray, close: float, volume: float) -> None:
 
 
 @inlined
-def _remember(state: FloatArray, high: float, low: float, close: float, volume: float) -> None:
+def _remember_prices(state: FloatArray, close: float) -> None:
     bars = int(state[_BARS])
     previous = state[_CLOSE] if bars > 0 else close
     lagged = state[_CLOSES + bars % _LAG] if bars >= _LAG else close
-    traded = volume if volume > 0 else 1.0
-    log_return, lag_return, log_range, log_volume = log_ratios(
-        (close, close, high, traded), (previous, lagged, low, 1.0)
-    )
+    change = close - previous
+    log_return = math.log(close / previous)
     state[_CLOSE] = state[_CLOSES + bars % _LAG] = close
-    state[_RETURN], state[_LAG_RETURN] = log_return, lag_return
-    _remember_prices(state, bars, log_return, close - previous)
-    _remember_range(state, log_range)
-    _remember_volume(state, bars, volume, log_volume if volume > 0 else np.nan)
-    state[_BARS] += 1
-
-
-@inlined
-def _remember_prices(state: FloatArray, bars: int, log_return: float, change: float) -> None:
+    state[_RETURN] = log_return
+    state[_LAG_RETURN] = math.log(close / lagged)
     state[_VARIANCE] += _VOL_WEIGHT * (log_return**2 - state[_VARIANCE])
     state[_SQUARES + bars % _SHORT] = log_return**2
     slow = _SLOW_SQUARES + bars % _LONG
@@ -294,11 +288,13 @@ def _remember_range(state: FloatArray, log_range: float) -> None:
 
 
 @inlined
-def _remember_volume(state: FloatArray, bars: int, volume: float, newest: float) -> None:
+def _remember_volume(state: FloatArray, volume: float) -> None:
+    bars = int(state[_BARS])
     place = bars % WARM_UP
     state[_VOLUMES + bars % _SHORT] = volume
     state[_VOLUME_MEAN] += _VOLUME_WEIGHT * (volume - state[_VOLUME_MEAN])
     oldest = state[_LOG_VOLUMES + place]
+    newest = math.log(volume) if volume > 0 else np.nan
     state[_LOG_VOLUMES + place] = newest
     if not math.isnan(oldest):
         state[_LOG_VOLUME_SUM] -= oldest
@@ -325,41 +321,46 @@ def _remember_day(state: FloatArray, start: float, value: float, volume: float) 
 
 @inlined
 def _write(state: FloatArray, high: float, low: float, close: float, volume: float, out: FloatArray) -> None:
-    variance, traded, day_volume = state[_VARIANCE], state[_TRADED], state[_DAY_VOLUME]
-    vol = math.sqrt(variance)
-    flat = vol < FLAT_VOL
-    short, long = _mean(state, _SQUARES), (state[_SLOW_SUM] + state[_SLOW_REST]) / _LONG
-    fast, slow = state[_RANGE_FAST], state[_RANGE_SLOW]
-    has_price = day_volume > 0
-    price, value = (close * day_volume, state[_DAY_VALUE]) if has_price else (1.0, 1.0)
-    usual_volume = _mean(state, _VOLUMES) if volume > 0 else 1.0
-    logs = log_ratios(
-        (short, fast, slow, long, volume, price, max(vol, FLAT_VOL), max(state[_VOLUME_MEAN], _LEAST)),
-        (variance, variance, variance, variance, usual_volume, value, _USUAL_VOL, 1.0),
-    )
+    vol = math.sqrt(state[_VARIANCE])
     out[_AT.vol] = vol
-    out[_AT.vol_level] = logs[6]
-    if flat:
+    out[_AT.vwap_deviation] = 0.0
+    if vol < FLAT_VOL:
         out[: _AT.log_volume] = 0.0
         out[_AT.range_vol_12 : _AT.volume_level] = 0.0
     else:
         per_vol, per_move = 1 / vol, 1 / (close * vol)
         out[_AT.return_1] = state[_RETURN] * per_vol
         out[_AT.return_12] = state[_LAG_RETURN] * per_vol / math.sqrt(_LAG)
-        out[_AT.volatility] = _clipped(short, logs[0] / 2)  # half the log instead of the log of the root
+        out[_AT.volatility] = _clipped_log_root(_mean(state, _SQUARES) * per_vol**2)
         out[_AT.rsi] = state[_GAIN] / (state[_GAIN] + state[_LOSS]) - 0.5
         out[_AT.macd] = (state[_FAST] - state[_SLOW]) * per_move
         out[_AT.macd_signal] = state[_SIGNAL] * per_move
         out[_AT.range] = min((high - low) * per_move, FARTHEST)
-        out[_AT.vwap_deviation] = min(max(logs[5] * per_vol, -FARTHEST), FARTHEST)
-        out[_AT.range_vol_12] = _clipped(fast, logs[1] / 2)
-        out[_AT.range_vol_100] = _clipped(slow, logs[2] / 2)
-        out[_AT.vol_2000] = _clipped(long, logs[3] / 2)
-    usual = state[_LOG_VOLUME_SUM] / traded if traded > 0 else np.inf
-    newest = state[_LOG_VOLUMES + (int(state[_BARS]) - 1) % WARM_UP] if volume > 0 else -np.inf
-    out[_AT.volume_ratio] = _clipped(volume, logs[4])
-    out[_AT.log_volume] = min(max(newest - usual, -CLIP), CLIP)
-    out[_AT.volume_level] = min(max(logs[7] - usual, -CLIP), CLIP)
+        if state[_DAY_VOLUME] > 0:
+            deviation = math.log(close * state[_DAY_VOLUME] / state[_DAY_VALUE]) * per_vol
+            out[_AT.vwap_deviation] = min(max(deviation, -FARTHEST), FARTHEST)
+    if volume > 0:
+        newest = state[_LOG_VOLUMES + (int(state[_BARS]) - 1) % WARM_UP]
+        out[_AT.volume_ratio] = _clipped_log(volume / _mean(state, _VOLUMES))
+        out[_AT.log_volume] = min(max(newest - state[_LOG_VOLUME_SUM] / state[_TRADED], -CLIP), CLIP)
+    else:
+        out[_AT.volume_ratio] = out[_AT.log_volume] = -CLIP
+
+
+@inlined
+def _write_levels(state: FloatArray, out: FloatArray) -> None:
+    vol = out[_AT.vol]
+    out[_AT.vol_level] = math.log(max(vol, FLAT_VOL) / _USUAL_VOL)
+    if vol >= FLAT_VOL:
+        per_variance = 1 / state[_VARIANCE]
+        out[_AT.range_vol_12] = _clipped_log_root(state[_RANGE_FAST] * per_variance)
+        out[_AT.range_vol_100] = _clipped_log_root(state[_RANGE_SLOW] * per_variance)
+        out[_AT.vol_2000] = _clipped_log_root((state[_SLOW_SUM] + state[_SLOW_REST]) / _LONG * per_variance)
+    if state[_TRADED] > 0:
+        usual = state[_LOG_VOLUME_SUM] / state[_TRADED]
+        out[_AT.volume_level] = min(max(math.log(max(state[_VOLUME_MEAN], _LEAST)) - usual, -CLIP), CLIP)
+    else:
+        out[_AT.volume_level] = -CLIP
 
 
 @inlined
@@ -406,5 +407,11 @@ def _mean(state: FloatArray, ring: int) -> float:
 
 
 @compiled
-def _clipped(ratio: float, log: float) -> float:
-    return min(max(log, -CLIP), CLIP) if ratio > 0 else -CLIP
+def _clipped_log(ratio: float) -> float:
+    return min(max(math.log(ratio), -CLIP), CLIP) if ratio > 0 else -CLIP
+
+
+@compiled
+def _clipped_log_root(ratio: float) -> float:
+    # Half the log instead of the log of the root: a square root and a division less.
+    return min(max(math.log(ratio) / 2, -CLIP), CLIP) if ratio > 0 else -CLIP

@@ -14,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from storage.direct_call import UNFIT
 from storage.schema import ConfigError, FloatArray
 from tasks.network.architecture import DSCConfig
 from tasks.network.folding import Weights, fold
@@ -89,21 +88,19 @@ class Engine:
         result = np.empty(self._outputs) if out is None else out
         status = self._steps[market](features, result)
         if status < 0:
-            self._step_slowly(features, market, result, status)
+            self._step_slowly(features, market, result)
         return result
 
-    def _step_slowly(self, features: ArrayLike, market: int, out: FloatArray, status: int) -> None:
+    def _step_slowly(self, features: ArrayLike, market: int, out: FloatArray) -> None:
         """Do `step` where the compiled call refused: another kind of array is copied, anything else is an error."""
         self._check_out(out)
-        x = np.array(features, np.float64)
+        x, fresh = np.array(features, np.float64), np.empty(self._outputs)
         if x.shape != (self._features,):
             raise ValueError(f"features must be ({self._features},), was {x.shape}")
-        if status == UNFIT:
-            result = np.empty(self._outputs)
-            status = self._steps[market](x, result)
-            out[:] = result
+        status = self._steps[market](x, fresh)
         if status < 0:
             raise self._unusable(x, status)
+        out[:] = fresh
 
     def step_markets(self, features: ArrayLike) -> FloatArray:
         """Advance every market by one closed bar.

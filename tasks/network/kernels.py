@@ -1,8 +1,7 @@
 """The engine's arithmetic: one bar, or four at once, through packed weights and packed state.
 
-Weights and state are one float32 array each (a Numba call costs 0.08 us per array), and the offsets inside them stand
-in the weights' header, so compiled code needs nothing else. Channels are padded with zeros to whole vectors. Inside,
-arrays are bare addresses (lanes.py).
+Weights and state are one float32 array each, and the offsets inside them stand in the weights' header, so compiled code
+needs nothing else. Channels are padded with zeros to whole vectors. Inside, arrays are bare addresses (lanes.py).
 
     weights   header | one row per block: its ring's place and mask, its weights' place, its dilation | scaler | stem |
               blocks: taps and their bias, a matrix (input first) and its bias | head: pooled, newest, bias
