@@ -159,7 +159,7 @@ def test_candle_to_decision_is_faster_than_onnx_on_a_ready_window(race, ledger, 
     ledger.enter(compare(4, "tick_vs_onnx", times, "ONNX Runtime", "candle to decision", "one new candle", at_least=25))
 
 
-def test_hundred_markets_in_one_call_are_faster_than_a_hundred_calls(race, ledger, compare, side, source):
+def test_hundred_markets_in_one_call_are_faster_than_a_hundred_calls(race, ledger, compare, line, side, source):
     together, alone = source.engine(MARKETS), source.engine()
     x = np.random.default_rng(1).normal(size=(64, MARKETS, source.config.input_features))
     tables, rows = cycle(x), cycle(x.reshape(-1, source.config.input_features))
@@ -173,16 +173,9 @@ def test_hundred_markets_in_one_call_are_faster_than_a_hundred_calls(race, ledge
         rounds=100,
     )
 
-    per_market = {"ns per market": 1000 * times.median_us("one call")}
+    ns = 1000 * times.median_us("one call")
     ledger.enter(
-        compare(
-            5,
-            "batch_vs_single",
-            times,
-            "one call",
-            "single calls",
-            "100 markets, a bar each",
-            at_most=0.6,
-            beside=per_market,
-        )
+        # 0.6 while a single call went through Numba's dispatcher, which cost as much as the arithmetic
+        compare(5, "batch_vs_single", times, "one call", "single calls", "100 markets, a bar each", at_most=0.8),
+        line(number=5, key="batch_ns_per_market", value=ns, work="100 markets, a bar each"),
     )
