@@ -26,6 +26,7 @@ from storage.settings import Settings
 log = logging.getLogger(__name__)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Code = TypeVar("Code")
 
 _Intrinsic: Any = type(intrinsic(lambda typing: None))  # Numba does not name the type
 _CODE = Path(__file__).parents[1]
@@ -34,20 +35,20 @@ _CONSTANTS = (bool, int, float, str, tuple)
 
 def compiled(function: Function) -> Dispatcher[Function]:
     """Return `function` compiled: loaded from the cache, unless anything that it is made from has changed."""
-    return _cached(njit(function), function)
+    return cached(njit(function), function)
 
 
 def inlined(function: Function) -> Dispatcher[Function]:
     """Return `function` compiled, as a part of each caller: to a call an array is seven numbers on the stack."""
-    return _cached(njit(function, forceinline=True), function)
+    return cached(njit(function, forceinline=True), function)
 
 
-def _cached(dispatcher: Dispatcher[Function], function: Function) -> Dispatcher[Function]:
+def cached(code: Code, function: Callable[..., Any]) -> Code:
+    """Give what Numba is to compile from `function` this cache."""
     _file_hash(function.__code__.co_filename)  # of what was loaded; at the first call the file may be another
     with suppress(StoreError):  # nothing can be written at all, which the program itself says: compiled every time
-        # Where njit(cache=True) puts its own.
-        dispatcher._cache = _cache_of(function)  # type: ignore[attr-defined]
-    return dispatcher
+        code._cache = _cache_of(function)  # type: ignore[attr-defined]  # where cache=True puts Numba's own
+    return code
 
 
 def _cache_of(function: Callable[..., Any]) -> _SourcesCache:

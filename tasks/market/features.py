@@ -195,9 +195,9 @@ def build_features(matrix: FloatArray, interval_ms: int) -> Features:
     if matrix.ndim != 2 or matrix.shape[1] != 6:
         raise ValueError(f"matrix must be (T, 6), start_ms open high low close volume, was {matrix.shape}")
     bars = len(matrix)
-    values, vol, segment = np.empty((bars, len(FEATURES))), np.empty(bars), np.empty(bars, np.int64)
+    values, vol, segment = np.empty(bars * len(FEATURES) + 1), np.empty(bars), np.empty(bars, np.int64)
     _advance_all(new_state(interval_ms), np.ascontiguousarray(matrix, np.float64), values, vol, segment)
-    return Features(values=values, vol=vol, segment=segment)
+    return Features(values=values[:-1].reshape(bars, len(FEATURES)), vol=vol, segment=segment)
 
 
 def halted_bars(vol: FloatArray, segment: IntArray) -> int:
@@ -214,13 +214,11 @@ def halted_bars(vol: FloatArray, segment: IntArray) -> int:
 
 @compiled
 def _advance_all(state: FloatArray, matrix: FloatArray, values: FloatArray, vol: FloatArray, segment: IntArray) -> None:
-    out = np.empty(len(OUTPUTS))
-    number = -1
+    number, width = -1, len(FEATURES)
     for bar in range(len(matrix)):
-        number += advance(state, matrix[bar], out)
-        for column in range(len(FEATURES)):  # a slice would be checked for overlap at every bar
-            values[bar, column] = out[column]
-        vol[bar] = out[_AT.vol]
+        row, end = bar * width, bar * width + width
+        number += advance(state, matrix[bar], values[row : end + 1])
+        vol[bar] = values[end]  # where the next bar's first feature comes
         segment[bar] = number
 
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from storage.schema import ConfigError, FloatArray
 from tasks.network.architecture import DSCConfig
 from tasks.network.folding import Weights, fold
-from tasks.network.kernels import Packed, markets_packed, prepare_entry, series_packed, step_entry
+from tasks.network.kernels import Packed, markets_packed, series_packed, step_call
 from tasks.network.packing import new_states, pack
 
 
@@ -41,7 +41,7 @@ class Engine:
         self._states = new_states(weights, markets)
         self._flat = self._states.reshape(-1)
         self._rows: list[Packed] = list(self._states)
-        prepare_entry()
+        self._steps = [step_call.bind(weights, row) for row in self._rows]
         if markets > 1:  # the same for its kernel: compiled, or loaded, now rather than at the first bar
             one = new_states(weights, 1).reshape(-1)
             markets_packed(weights, one, np.zeros(self._features), np.empty(self._outputs))
@@ -74,7 +74,7 @@ class Engine:
         """Advance a market by one closed bar.
 
         Args:
-            features: (F,) raw features, finite; a float array is fastest, a list costs some 70 us more.
+            features: (F,) raw features, finite; contiguous float64 is fastest, anything else is copied first.
             market: Which market.
             out: (outputs,) float64 to write to, and to return; a new array, without one, is a fifth of a bar's time.
 
@@ -85,18 +85,22 @@ class Engine:
         Raises:
             ValueError: Another shape, a feature that is not finite, or an unsuitable `out`; the state is as before.
         """
-        x: Any = features
         result = np.empty(self._outputs) if out is None else out
-        try:
-            status = step_entry(self.weights, self._rows[market], x, result)
-        except TypeError:  # no (F,) float array, which it is compiled for: a list, say
-            self._check_out(result)
-            x = self._bar(features)
-            status = step_entry(self.weights, self._rows[market], x, result)
+        status = self._steps[market](features, result)
         if status < 0:
-            self._check_out(result)
-            raise self._unusable(self._bar(x), status)
+            self._step_slowly(features, market, result)
         return result
+
+    def _step_slowly(self, features: ArrayLike, market: int, out: FloatArray) -> None:
+        """Do `step` where the compiled call refused: another kind of array is copied, anything else is an error."""
+        self._check_out(out)
+        x, fresh = np.array(features, np.float64), np.empty(self._outputs)
+        if x.shape != (self._features,):
+            raise ValueError(f"features must be ({self._features},), was {x.shape}")
+        status = self._steps[market](x, fresh)
+        if status < 0:
+            raise self._unusable(x, status)
+        out[:] = fresh
 
     def step_markets(self, features: ArrayLike) -> FloatArray:
         """Advance every market by one closed bar.
@@ -159,13 +163,6 @@ class Engine:
         if status < 0:
             raise self._unusable(x, status)
         return state, logits
-
-    def _bar(self, features: ArrayLike) -> FloatArray:
-        """Return one bar's features as contiguous float64 of its own."""
-        x = np.array(features, np.float64)
-        if x.shape != (self._features,):
-            raise ValueError(f"features must be ({self._features},), was {x.shape}")
-        return x
 
     def _check_out(self, out: Any) -> None:
         fits = isinstance(out, np.ndarray) and out.shape == (self._outputs,) and out.dtype == np.float64

@@ -1,8 +1,11 @@
-"""Sixteen float32 side by side, for compiled code: load, store, splat, fma, relu, total, and which are not zero.
+"""Thirty-two float32 side by side, for compiled code: load, store, splat, fma, relu, total, and which are not zero.
 
 LLVM will not vectorise Numba's plain loops over rows of a packed array: index wrap-around and possible aliasing stand
 in the way, and a 64x64 matrix-vector product took 12 times as long. With explicit vectors it needs no guess. LLVM
-lowers them to what the machine has: one register with AVX-512, two with AVX2, four with NEON.
+lowers them to what the machine has: two registers with AVX-512, four with AVX2, eight with NEON.
+
+Memory is reached through bare addresses, which a call passes in a register each; an array is seven numbers on the
+stack. `pointer` takes one from an array, and whoever calls it keeps the array alive and its indices within.
 
 `fma` rounds once, on every machine (where there is no such instruction, libm does it), so results depend neither
 on the vector width nor on the compiler's mood; that is why this is not fastmath.
@@ -15,9 +18,10 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, register_model
 
-LANES = 16
+LANES = 32
 
 _intrinsic: Any = intrinsic  # as Numba annotates it, callers would have to pass the typing context themselves
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
@@ -25,7 +29,7 @@ _INDEX = ir.IntType(32)
 
 
 class _LanesType(types.Type):
-    """The type of the sixteen values inside compiled code; it never reaches Python."""
+    """The type of the values inside compiled code; it never reaches Python."""
 
     def __init__(self) -> None:
         super().__init__(name=f"Lanes{LANES}")
@@ -40,46 +44,56 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, lanes_type, _VECTOR)  # type: ignore[no-untyped-call]  # untyped in Numba
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
-
-
-def _vector_address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    return builder.bitcast(_address(context, builder, array_type, array, index), _VECTOR.as_pointer())
+def _vector_address(builder: Any, pointer: Any, index: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [index]), _VECTOR.as_pointer())
 
 
 @_intrinsic
-def load(typing: Any, array: Any, index: Any) -> Any:
-    """Return array[index : index + 16]; no bounds are checked."""
+def pointer(typing: Any, array: Any) -> Any:
+    """Return the address of a contiguous array's first number."""
+    if not isinstance(array, types.Array) or array.layout != "C":
+        raise TypingError(f"the engine reads contiguous arrays only, was {array}")
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_vector_address(context, builder, signature.args[0], *args), align=4)
+        return context.make_array(signature.args[0])(context, builder, args[0]).data
 
-    return _lanes(array, types.intp), emit
+    address: Any = types.CPointer(array.dtype)  # type: ignore[no-untyped-call]  # untyped in Numba
+    return address(array), emit
 
 
 @_intrinsic
-def store(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
-    """Set array[index : index + 16]; no bounds are checked."""
+def load(typing: Any, pointer: Any, index: Any) -> Any:
+    """Return pointer[index : index + LANES]."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        array, index, lanes = args
-        builder.store(lanes, _vector_address(context, builder, signature.args[0], array, index), align=4)
+        return builder.load(_vector_address(builder, *args), align=4)
+
+    return _lanes(pointer, types.intp), emit
+
+
+@_intrinsic
+def store(typing: Any, pointer: Any, index: Any, lanes: Any) -> Any:
+    """Set pointer[index : index + LANES]."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, index, lanes = args
+        builder.store(lanes, _vector_address(builder, pointer, index), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _lanes), emit
+    return types.void(pointer, types.intp, _lanes), emit
 
 
 @_intrinsic
-def splat(typing: Any, array: Any, index: Any) -> Any:
-    """Return array[index] in every lane."""
+def splat(typing: Any, pointer: Any, index: Any) -> Any:
+    """Return pointer[index] in every lane."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = builder.load(_address(context, builder, signature.args[0], *args))
+        pointer, index = args
+        value = builder.load(builder.gep(pointer, [index]))
         first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, _INDEX(0))
         return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES))
 
-    return _lanes(array, types.intp), emit
+    return _lanes(pointer, types.intp), emit
 
 
 @_intrinsic
@@ -134,7 +148,7 @@ def total(typing: Any, lanes: Any) -> Any:
 
 @_intrinsic
 def nonzero(typing: Any, lanes: Any) -> Any:
-    """Return a 16-bit mask of the lanes that are not 0, in an int64; NaN is not 0."""
+    """Return a mask of the lanes that are not 0, a bit each, in an int64; NaN is not 0."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         flags = builder.fcmp_unordered("!=", args[0], ir.Constant(_VECTOR, [0.0] * LANES))

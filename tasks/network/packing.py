@@ -54,12 +54,12 @@ def pack(folded: FoldedWeights) -> Packed:
         row[:] = place, length - 1, put(*_block_parts(block, width, groups)), dilation
         place += length * width
     header[kernels.SCRATCH] = place
-    heads = [_wide(folded.pooled.reshape(outputs, blocks, -1), width)]
+    heads = [_rows(_wide(folded.pooled.reshape(outputs, blocks, -1), width))]
     if sees_newest:
         newest = np.zeros_like(folded.pooled) if folded.newest is None else folded.newest
         bypass = np.zeros((outputs, config.input_features)) if folded.bypass is None else folded.bypass
         newest = _wide(newest.reshape(outputs, blocks, -1), width).reshape(outputs, -1)
-        heads.append(np.hstack([newest, _wide(bypass, _padded(config.input_features))]))
+        heads.append(_rows(np.hstack([newest, _wide(bypass, _padded(config.input_features))])))
     header[kernels.HEAD] = put(*heads, folded.bias)
     largest = max(place, sum(part.size for part in parts))
     if largest >= _LARGEST:
@@ -75,7 +75,8 @@ def new_states(weights: Packed, markets: int) -> Packed:
     """Return (markets, size) states that have seen nothing."""
     width, blocks = int(weights[kernels.WIDTH]), int(weights[kernels.BLOCKS])
     column = (blocks + 1) * width + _padded(int(weights[kernels.FEATURES])) + int(weights[kernels.INNER])
-    return _aligned(np.zeros((markets, kept_size(weights) + kernels.TILE * column), np.float32))
+    sums = _padded(2 * (int(weights[kernels.OUTPUTS]) + kernels.DOTS))
+    return _aligned(np.zeros((markets, kept_size(weights) + kernels.TILE * column + sums), np.float32))
 
 
 def kept_size(weights: Packed) -> int:
@@ -93,19 +94,24 @@ def _groups(folded: FoldedWeights) -> int:
 
 
 def _block_parts(block: FoldedBlock, width: int, groups: int) -> list[FloatArray]:
+    bias = _wide(block.bias, width)
     if isinstance(block, FoldedStandard):
         taps = _tall(block.mixing.transpose(2, 1, 0), width, width)  # (K, C in, C out)
-        return _group_parts(taps, _wide(block.bias, width), groups)
+        return [_side_by_side(taps, groups), bias]
     taps, mixing = _wide(block.taps.T, width), _tall(block.mixing.T, width, width)
-    mixed = _group_parts(mixing[None], _wide(block.bias, width), groups)
-    return [taps, _wide(block.taps_bias, width), *mixed]
+    return [taps, _wide(block.taps_bias, width), _side_by_side(mixing[None], groups), bias]
 
 
-def _group_parts(mixing: FloatArray, bias: FloatArray, groups: int) -> list[FloatArray]:
-    """Return each group's matrix and bias: of (K, C in, C out) those whose input and output are of the group."""
-    size = len(bias) // groups
-    own = [slice(group * size, (group + 1) * size) for group in range(groups)]
-    return [part for rows in own for part in (mixing[:, rows, rows], bias[rows])]
+def _side_by_side(mixing: FloatArray, groups: int) -> FloatArray:
+    """Return (K * C/groups, C): of (K, C in, C out) each group's own inputs and outputs, group beside group."""
+    size = mixing.shape[-1] // groups
+    own = [slice(start, start + size) for start in range(0, groups * size, size)]
+    return np.hstack([mixing[:, group, group].reshape(-1, size) for group in own])
+
+
+def _rows(matrix: FloatArray) -> FloatArray:
+    """Return the matrix with rows of zeros up to as many as the head takes at once."""
+    return np.pad(matrix, [(0, -len(matrix) % kernels.DOTS)] + [(0, 0)] * (matrix.ndim - 1))
 
 
 def _wide(array: FloatArray, width: int) -> FloatArray:

@@ -13,10 +13,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import float32, float64, int64, types
 from numpy.typing import ArrayLike
 
 from storage.compiled import compiled
+from storage.direct_call import UNFIT, Direct, answer, bound, fits, given, numbers, whole
 from storage.schema import CLASSES, DAY_MS, FEATURES, ConfigError, FloatArray
 from tasks.execution.decision import decide, share_of
 from tasks.market.features import OUTPUTS, WARM_UP, advance, new_state
@@ -31,7 +31,6 @@ PROBABILITIES = slice(_KNOWN, _KNOWN + len(CLASSES))
 _FORESEEN = PROBABILITIES.stop
 _SHARE = _FORESEEN + 1
 _VALUES = _SHARE + 1
-_FLOAT = np.dtype(np.float64)  # compared by identity, which is faster than by value
 
 
 def foreseen_vol(values: FloatArray) -> float:
@@ -111,10 +110,8 @@ class LiveTick:
                 f"was {inputs} and {classes}"
             )
         self.history_bars = WARM_UP + engine.config.context - 2
-        self._weights, self._network = engine.weights, engine.state(market)
-        self._features = new_state(interval_ms)
-        self._params = np.array(params, np.float64)
-        _prepare()
+        packed = np.array(params, np.float64)
+        self._tick = _tick_direct.bind(engine.weights, engine.state(market), new_state(interval_ms), packed)
 
     def step(self, candle: ArrayLike, position: int = 0, bars_held: int = 0) -> Tick:
         """Take in one closed candle.
@@ -128,12 +125,12 @@ class LiveTick:
             ValueError: Another shape; nothing was taken in.
         """
         values = np.empty(_VALUES)
-        x: object = candle
-        if not isinstance(x, np.ndarray) or x.shape != (6,) or x.dtype is not _FLOAT:
+        target = self._tick(candle, position, bars_held, values)
+        if target == UNFIT:  # no contiguous float64: a list, say
             x = np.array(candle, np.float64)
             if x.shape != (6,):
                 raise ValueError(f"candle must be (6,): start_ms open high low close volume, was {x.shape}")
-        target = tick_packed(self._weights, self._network, self._features, self._params, x, position, bars_held, values)
+            target = self._tick(x, position, bars_held, values)
         return Tick(target, values)
 
     def warm_up(self, matrix: FloatArray) -> None:
@@ -181,10 +178,21 @@ def tick_packed(
     return decide(values[_KNOWN], values[_KNOWN + 1], values[_KNOWN + 2], vol, foreseen, position, bars_held, params)
 
 
-def _prepare() -> None:
-    """Compile, or load from the cache, now rather than at the first candle; for one kind of array only."""
-    if not tick_packed.signatures:
-        candle = types.Array(float64, 1, "A", readonly=True)
-        packed, numbers = float32[::1], float64[::1]
-        tick_packed.compile((packed, packed, numbers, numbers, candle, int64, int64, numbers))
-        tick_packed.disable_compile()
+def _tick_call(own: int, arguments: int, count: int) -> int:
+    """Do `tick_packed`: bound to weights, network, features and params it takes the rest, and answers the target."""
+    if count != 4:
+        return answer(UNFIT)
+    candle, values = given(arguments, 0), given(arguments, 3)
+    if not fits(own, candle, 6, False) or not fits(own, values, _VALUES, True):
+        return answer(UNFIT)
+    is_position, position = whole(given(arguments, 1))
+    is_count, bars_held = whole(given(arguments, 2))
+    if not is_position or not is_count:
+        return 0
+    weights, network = bound(own, 0, np.float32), bound(own, 1, np.float32)
+    features, params = bound(own, 2, np.float64), bound(own, 3, np.float64)
+    x, result = numbers(candle, 6), numbers(values, _VALUES)
+    return answer(tick_packed(weights, network, features, params, x, position, bars_held, result))
+
+
+_tick_direct = Direct(_tick_call)

@@ -27,6 +27,7 @@ from tasks.network.engine import Engine
 from tasks.network.export import open_session
 from tasks.network.folding import fold
 from tasks.network.latency import machine_fingerprint
+from tasks.network.members import joined, member_config
 from tasks.network.onnx_graphs import onnx_plain, onnx_window
 
 FILE_NAME = "bench.json"
@@ -211,7 +212,8 @@ class Network:
         config = replace(preset(name), padding="history", **changes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(7)
-            model = DSCTradingModel(config).eval()
+            members = [DSCTradingModel(member_config(config)) for _ in range(config.members)]
+            model = joined(members, config) if len(members) > 1 else members[0].eval()  # as training leaves it
         weights = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
         table = np.random.default_rng(7).normal(size=(bars, config.input_features))
         return cls(config=config, model=model, weights=weights, bars=table)

@@ -1,5 +1,6 @@
 """Rows 1 to 5: what one new bar costs. Every alternative computes the same function of the same 130 bars."""
 
+import shutil
 from importlib.util import find_spec
 from itertools import cycle
 
@@ -44,12 +45,13 @@ def eager_of(network):
 
 
 def openvino_of(network):
-    """The folded window graph on OpenVINO, one thread."""
+    """The folded window graph on OpenVINO, one thread, in float32 as all the others."""
     import openvino
 
     core = openvino.Core()
     graph = core.read_model(onnx_window(fold(network.config, network.weights)))
-    compiled = core.compile_model(graph, "CPU", {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"})
+    options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(graph, "CPU", options)
     request, window = compiled.create_infer_request(), network.window.numpy()
     return lambda: request.infer([window])
 
@@ -95,6 +97,28 @@ def test_one_bar_is_faster_than_eager_torch_and_onnx_on_its_window(
     )
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's AOTInductor wants a C++ compiler; install g++")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's exporter is at odds with torch
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_one_bar_beside_the_window_compiled_ahead_of_time(race, ledger, compare, side, source, tmp_path):
+    window = source.window
+    exported = torch.export.export(source.model, (window,))
+    package = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "window.pt2"))
+    compiled = torch._inductor.aoti_load_package(package)
+
+    def ahead_of_time():
+        with torch.inference_mode():
+            return compiled(window)
+
+    np.testing.assert_allclose(ahead_of_time().numpy(), eager_of(source)().numpy(), atol=1e-5)
+
+    times = race(
+        {"engine": side(step_of(source, source.engine()), 2_000), "AOTInductor": side(ahead_of_time, 10)}, rounds=50
+    )
+
+    ledger.enter(compare(2, "stream_vs_aotinductor", times, "AOTInductor", "engine", "one new bar"))
+
+
 @pytest.mark.quick
 def test_one_bar_of_a_tenfold_window_costs_the_same(race, ledger, compare, side, source, make_network):
     wide = make_network("source", 2_000, window=1_000)
@@ -135,7 +159,7 @@ def test_candle_to_decision_is_faster_than_onnx_on_a_ready_window(race, ledger, 
     ledger.enter(compare(4, "tick_vs_onnx", times, "ONNX Runtime", "candle to decision", "one new candle", at_least=25))
 
 
-def test_hundred_markets_in_one_call_are_faster_than_a_hundred_calls(race, ledger, compare, side, source):
+def test_hundred_markets_in_one_call_are_faster_than_a_hundred_calls(race, ledger, compare, line, side, source):
     together, alone = source.engine(MARKETS), source.engine()
     x = np.random.default_rng(1).normal(size=(64, MARKETS, source.config.input_features))
     tables, rows = cycle(x), cycle(x.reshape(-1, source.config.input_features))
@@ -149,16 +173,9 @@ def test_hundred_markets_in_one_call_are_faster_than_a_hundred_calls(race, ledge
         rounds=100,
     )
 
-    per_market = {"ns per market": 1000 * times.median_us("one call")}
+    ns = 1000 * times.median_us("one call")
     ledger.enter(
-        compare(
-            5,
-            "batch_vs_single",
-            times,
-            "one call",
-            "single calls",
-            "100 markets, a bar each",
-            at_most=0.6,
-            beside=per_market,
-        )
+        # 0.6 while a single call went through Numba's dispatcher, which cost as much as the arithmetic
+        compare(5, "batch_vs_single", times, "one call", "single calls", "100 markets, a bar each", at_most=0.8),
+        line(number=5, key="batch_ns_per_market", value=ns, work="100 markets, a bar each"),
     )

@@ -30,9 +30,11 @@ from tasks.market.labels import LabelConfig, label_bars
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.baseline_config import BaselineConfig
 from tasks.network.baselines import Boosting, TabularSeries
+from tasks.network.export import open_session
 from tasks.network.segments import Series
 from tasks.strategy.live_tick import LiveTick
 from tests.benchmarks import compile_trees
+from tests.benchmarks.onnx_trees import onnx_trees
 from tests.benchmarks.pandas_features import pandas_features
 
 TREES, LEAVES = 152, 12
@@ -129,10 +131,14 @@ def test_one_bar_beside_trees_of_equal_skill_compiled_and_as_they_come(
 ):
     _, booster, rows = market
     turn, ours = cycle(rows), step_of(make_network("default", 400))
+    session = open_session(onnx_trees(booster, TREES))
+    expected = booster.predict(rows, num_iteration=TREES)
+    np.testing.assert_allclose(session.run(None, {"row": rows})[0], expected, rtol=0, atol=1e-6)
     sides = {
         "engine": side(ours, 2_000),
         **{name: side(call, 2_000) for name, call in libraries.items()},
         "Booster.predict": side(lambda: booster.predict(next(turn)[None], num_iteration=TREES, num_threads=1), 30),
+        "ONNX Runtime": side(lambda: session.run(None, {"row": next(turn)[None]}), 30),
     }
 
     times = race(sides, rounds=100)
@@ -142,7 +148,7 @@ def test_one_bar_beside_trees_of_equal_skill_compiled_and_as_they_come(
     beside = {
         "compiled by": best,
         "p99 of a call over the engine's": slowest[best] / slowest["engine"],
-        **{f"{name} over engine": times.ratio(name, "engine") for name in libraries if name != best},
+        **{f"{name} over engine": times.ratio(name, "engine") for name in (*libraries, "ONNX Runtime") if name != best},
     }
     work = f"one new bar; {TREES} x 3 trees of {LEAVES} leaves"
     ledger.enter(

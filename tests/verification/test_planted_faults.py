@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 PLANTED = [
     (
         "a feature reads the bar after (leaky feature)", "tasks/market/features.py",
-        "        vol[bar] = out[_AT.vol]\n",
-        "        vol[bar] = out[_AT.vol]\n"
-        "        if bar > 0:\n            values[bar - 1, 3] += values[bar, 3]\n",
+        "        segment[bar] = number\n",
+        "        segment[bar] = number\n"
+        "        if bar > 0:\n            values[row - width + 3] += values[row + 3]\n",
         "tests/market/test_leaks.py::test_features_pass_every_invariance",
     ),
     (
