@@ -7,13 +7,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from prefect import flow
+from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import Folded, form
 from storage.pruning import PruneRule
-from storage.schema import DatasetRef, Market
-from tasks.data import build_dataset, note_quality
+from storage.schema import DatasetRef, Market, PipelineError, one_line
+from tasks.data import build_dataset, markets_in_store, note_quality
 from tasks.evaluation import backtest_folds, check_leaks, compare_baselines, foresee_risk, measure_latency
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import distinct
@@ -56,7 +57,7 @@ def retrain(
         stage("dataset")
         data = build_dataset(exchange, market, bars, quality)
         if recipe.pool:
-            recipe = pooled(exchange, market, bars, quality, recipe, [data])
+            recipe = pooled(exchange, [market], bars, quality, recipe, [data])
         verdict = judged_version(exchange, data, bars, note_quality(data), recipe)
         prune_home(PruneRule())
         return verdict
@@ -64,7 +65,7 @@ def retrain(
 
 def pooled(
     exchange: ExchangeConfig,
-    market: Market,
+    markets: Sequence[Market],
     bars: BarRange,
     quality: QualityConfig,
     recipe: Recipe,
@@ -72,22 +73,33 @@ def pooled(
 ) -> Recipe:
     """Return the recipe with a dataset for every market of its pool: one that is built, or one of stored candles.
 
+    Who is in a pool is said before it is known how a market fared: one that was delisted, and can't be brought up to
+    date any more, teaches with what is stored of it.
+
     Args:
         exchange: Names the source.
-        market: Category and interval.
+        markets: Of the run; the first one's category and interval are the pool's.
         bars: The range of each.
         quality: How many bad rows are too many.
-        recipe: Names the pool; "yes" is all that is built.
+        recipe: Names the pool; "yes" is the markets of the run, "stored" all that candles are stored of.
         built: The datasets that there are.
 
     Raises:
         ConfigError: A symbol is none, or named twice.
+        DatasetError, QuarantineError, CandleGapError: Of a market that the recipe names nothing usable is stored.
     """
-    if recipe.pool == ("yes",):
-        return recipe.pooled_on(built)
     of = {data.market: data for data in built}
-    markets = distinct(market, recipe.pool)
-    return recipe.pooled_on([of[one] if one in of else build_dataset(exchange, one, bars, quality) for one in markets])
+    if recipe.pool not in (("yes",), ("stored",)):
+        for one in (named := distinct(markets[0], recipe.pool)):
+            of[one] = of[one] if one in of else build_dataset(exchange, one, bars, quality)
+        return recipe.pooled_on([of[one] for one in named])
+    for one in markets if recipe.pool == ("yes",) else markets_in_store(exchange, markets[0]):
+        if one not in of:
+            try:
+                of[one] = build_dataset(exchange, one, bars, quality)
+            except PipelineError as err:  # nothing stored, or too much of it bad: whatever it is, it is this market's
+                get_run_logger().warning(f"{one} is not in the pool: {one_line(err)}")
+    return recipe.pooled_on([*of.values()])
 
 
 def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], list[list[str]]]:

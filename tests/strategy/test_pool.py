@@ -87,6 +87,19 @@ def test_hours_of_the_test_are_read_in_no_market_by_what_the_network_is_made_fro
 
 
 @pytest.mark.promise(6)
+def test_market_that_was_delisted_teaches_as_long_as_it_traded(stored_pool, tmp_path):
+    recipe, data = stored_pool()
+    samples = load_samples(tmp_path, data[LONG], recipe)
+    newest, start_ms = samples.folds[-1], samples.dataset.candles.start_ms
+    gone = stored(tmp_path, candles_of(OTHER)[: newest.validation.start], "GONEUSDT")
+    left = [ref for symbol, ref in data.items() if symbol != OTHER]
+    one, without = (pooled_bars(tmp_path, RECIPE.pooled_on(refs), 2) for refs in ([*left, gone], left))
+    hours = start_ms[newest.train.rows] // samples.dataset.market.interval_ms
+    taught = (np.isin(bars.series.times[: bars.train[1]], hours).sum() for bars in (one, without))
+    assert next(taught) - next(taught) == len(hours)
+
+
+@pytest.mark.promise(6)
 def test_markets_that_are_cut_each_by_its_own_share_are_refused(stored_pool, tmp_path, monkeypatch):
     recipe, _ = stored_pool()
     # The planted fault: a third of a young market's bars ago is another hour than of an old one's.
