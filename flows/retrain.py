@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -21,12 +22,20 @@ from tasks.fan_out import distinct
 from tasks.housekeeping import prune_home
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
-from tasks.publishing import asks_for_second_seed, judge_version, promote_or_keep, publish_version
+from tasks.publishing import (
+    asks_for_second_seed,
+    judge_listed,
+    judge_version,
+    markets_to_ask,
+    promote_or_keep,
+    publish_version,
+)
 from tasks.reporting.summary import Verdict
 from tasks.runs import cost
 from tasks.runs.display import parts_of, plan, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.runs.memory import give_back_large_blocks
+from tasks.strategy.leave_one_out import Stranger
 from tasks.strategy.recipe import Recipe
 from tasks.training import fold_count, prepare_fold, train_baselines, train_fold, train_twin
 
@@ -123,6 +132,37 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
     return starts, models, rivals
 
 
+def judged_by_strangers(
+    data: DatasetRef, recipe: Recipe, found: tuple[str, str, str, str, str], to_ask: Sequence[Stranger]
+) -> str:
+    """Return the key of the judgement on a new listing, by networks of the pool that did not see the market they judge.
+
+    They are trained once for a pool, by whichever listing asks first.
+
+    Args:
+        data: The listing's dataset.
+        recipe: With its pool.
+        found: Keys of evaluation, timing, leak report, contest and record of risk.
+        to_ask: Whom, from `markets_to_ask`.
+    """
+
+    def trained_strangers(what: str, *, second: bool) -> list[Stranger]:
+        asked = []
+        for number in parts_of("judge", len(to_ask), what):
+            one = to_ask[number]
+            own = replace(one, recipe=one.recipe.second_seed) if second else one
+            newest = fold_count(one.data, own.recipe) - 1
+            start = prepare_fold(one.data, own.recipe, newest)
+            asked.append(replace(own, fold=train_fold(one.data, own.recipe, newest, start)))
+        return asked
+
+    asked = trained_strangers("never seen,", second=False)
+    judgement = judge_listed(data, recipe, *found, asked)
+    if asks_for_second_seed(judgement):
+        judgement = judge_listed(data, recipe, *found, asked, trained_strangers("second seed,", second=True))
+    return judgement
+
+
 def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, quality: str, recipe: Recipe) -> Verdict:
     """Return the verdict on a model made now; needs nothing but the place of datasets, finished steps and versions.
 
@@ -146,13 +186,17 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, q
     contest = compare_baselines(data, recipe, backtest, rivals)
     risk = foresee_risk(data, recipe, models)
     stage("judge")
-    judgement = judge_version(data, recipe, backtest, latency, leaks, contest, risk)
-    if asks_for_second_seed(judgement):
-        again = [
-            train_fold(data, recipe.second_seed, index, starts[index])
-            for index in parts_of("judge", fold_count(data, recipe), "second seed,")
-        ]
-        judgement = judge_version(data, recipe, backtest, latency, leaks, contest, risk, again)
+    found = backtest, latency, leaks, contest, risk
+    if to_ask := markets_to_ask(data, recipe):
+        judgement = judged_by_strangers(data, recipe, found, to_ask)
+    else:
+        judgement = judge_version(data, recipe, *found)
+        if asks_for_second_seed(judgement):
+            again = [
+                train_fold(data, recipe.second_seed, index, starts[index])
+                for index in parts_of("judge", fold_count(data, recipe), "second seed,")
+            ]
+            judgement = judge_version(data, recipe, *found, again)
     stage("publish")
     version = publish_version(exchange, data, recipe, backtest, latency, leaks, contest, risk, judgement, quality)
     verdict = promote_or_keep(version, judgement)

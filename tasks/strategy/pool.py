@@ -61,6 +61,40 @@ def pooled_bars(datasets: Where, recipe: Recipe, number: int) -> FoldBars:
     )
 
 
+def bars_for_listing(datasets: Where, recipe: Recipe, samples: Samples) -> FoldBars:
+    """Return a pool's newest fold with the test of a market behind it that has no bars to learn from.
+
+    It is for models that are fitted anew for each market; the pool's network is there.
+
+    Args:
+        datasets: Where datasets lie.
+        recipe: As for `pooled_bars`.
+        samples: The market's, a new listing.
+
+    Raises:
+        DatasetError, LeakError: As `pooled_bars` says.
+    """
+    fold = samples.folds[-1]
+    pooled = pooled_bars(datasets, recipe, fold.index)
+    first = max(fold.test.start - recipe.network_config.context + 1, 0)
+    run = run_of(samples, recipe, fold, slice(first, fold.predicted.stop), slice(0, 0))
+    own, series, bars = run.series, pooled.series, len(pooled.series.labels)
+    weights = None if series.weights is None else np.concatenate([series.weights, np.zeros(len(own.labels))])
+    return replace(
+        pooled,
+        series=replace(
+            series,
+            features=np.concatenate([series.features, own.features]),
+            labels=np.concatenate([series.labels, own.labels]),
+            segment=np.concatenate([series.segment, own.segment + series.segment[-1] + 1]),
+            clock=np.concatenate([series.times, own.times]),
+            weights=weights,
+        ),
+        log_ratio=np.concatenate([pooled.log_ratio, run.log_ratio]),
+        predicted=slice(bars + fold.test.start - first, bars + len(own.labels)),
+    )
+
+
 def with_pool_passes(recipe: Recipe) -> Recipe:
     """Return the recipe with as many passes over a pool's bars as its network is trained for; no pool: as it is.
 

@@ -193,10 +193,10 @@ def test_a_young_market_outside_the_pool_has_the_folds_that_its_own_bars_reach(s
     assert training_end(young, recipe, young.folds[-1]) == training_end(old, recipe, old.folds[-1])
 
 
-def test_a_market_too_young_for_any_fold_of_its_pool_is_refused(stored_pool, tmp_path):
+def test_a_market_too_young_to_be_judged_by_is_refused(stored_pool, tmp_path):
     recipe, _ = stored_pool()
-    new = stored(tmp_path, generate(SyntheticMarket(bars=BARS)).matrix()[-2_400:], "NEWUSDT")
-    with pytest.raises(DatasetError, match="by the dates of its pool train of fold 3 would hold 0 bars, needs 120"):
+    new = stored(tmp_path, generate(SyntheticMarket(bars=BARS)).matrix()[-2_300:], "NEWUSDT")
+    with pytest.raises(DatasetError, match=r"by the dates of its pool test of fold 3 would hold 2.. bars, needs 360"):
         load_samples(tmp_path, new, recipe)
 
 

@@ -168,6 +168,17 @@ PLANTED = [
         IN_POOL + "market_that_was_delisted_teaches_as_long_as_it_traded",
     ),
     (
+        "a market is asked of a network that saw it", "tasks/strategy/leave_one_out.py",
+        "for member in recipe.pool if member not in left_out)", "for member in recipe.pool)",
+        "tests/strategy/test_leave_one_out.py::"
+        "test_network_that_a_market_is_asked_of_saw_neither_it_nor_the_hours_of_its_test",
+    ),
+    (
+        "markets of one hour count as independent", "tasks/strategy/leave_one_out.py",
+        "        overlap=horizon * len(each),\n", "        overlap=horizon,\n",
+        "tests/strategy/test_leave_one_out.py::test_what_happens_to_three_markets_at_once_is_counted_once",
+    ),
+    (
         "a pool of all that is stored is of those that lasted", "tasks/ingestion/dataset.py",
         "if row.source == source and row.bars]",
         "if row.source == source and row.last_ms == max(one.last_ms or 0 for one in store.coverage())]",
