@@ -118,7 +118,13 @@ def _learned_from(data: DatasetRef, recipe: Recipe, index: int) -> tuple[str, Ca
 
 @lru_cache(maxsize=256)  # every market of a pool asks, and each time all their bars would be read
 def _pool_digest(datasets: Where, recipe: Recipe, number: int) -> str:
-    return pooled_bars(datasets, recipe, number).digest
+    bars = pooled_bars(datasets, recipe, number)
+    if bars.odd:
+        get_run_logger().warning(
+            f"fold {number + 1} of the pool does not learn from {', '.join(bars.odd)}: it is unlike the others and "
+            "would harm them; are its candles a market's?"
+        )
+    return bars.digest
 
 
 def _made(key: str, title: str, make: Callable[[ProgressReport], Any], *, is_beside: bool = False) -> str:

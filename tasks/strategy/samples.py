@@ -83,6 +83,7 @@ class FoldBars:
         predicted: Its bars that the models predict; none of a pool's, whose markets are predicted each by itself.
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         prior: (3,) share of each class in training.
+        odd: Markets of a pool, by symbol, that are unlike the others and teach nobody.
     """
 
     series: Series
@@ -93,6 +94,7 @@ class FoldBars:
     predicted: slice
     class_means: FloatArray
     prior: FloatArray
+    odd: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:

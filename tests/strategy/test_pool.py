@@ -99,6 +99,15 @@ def test_market_that_was_delisted_teaches_as_long_as_it_traded(stored_pool, tmp_
     assert next(taught) - next(taught) == len(hours)
 
 
+def test_market_that_is_unlike_the_others_teaches_nobody(stored_pool, tmp_path, monkeypatch):
+    recipe, data = stored_pool()
+    alone = pooled_bars(tmp_path, recipe.pooled_on([data[LONG], data[YOUNG]]), 2)
+    monkeypatch.setattr(pool, "alike", lambda *given: np.array([False, True, True]))  # the first is OTHER
+    without = pooled_bars(tmp_path, recipe, 2)
+    assert without.odd == (OTHER,)
+    assert without.digest == alone.digest
+
+
 @pytest.mark.promise(6)
 def test_markets_that_are_cut_each_by_its_own_share_are_refused(stored_pool, tmp_path, monkeypatch):
     recipe, _ = stored_pool()

@@ -168,6 +168,16 @@ PLANTED = [
         IN_POOL + "market_that_was_delisted_teaches_as_long_as_it_traded",
     ),
     (
+        "a poisoned market teaches the others", POOL,
+        "    if len(old) < FEWEST:\n", "    if len(old) < 1_000_000:\n",
+        IN_POOL + "market_that_is_unlike_the_others_teaches_nobody",
+    ),
+    (
+        "a market may teach whatever harm it does", "tasks/network/likeness.py",
+        "for excess in (self._harm, self._strangeness):", "for excess in (self._strangeness,):",
+        "tests/network/test_likeness.py::test_market_that_is_foreseen_by_what_means_nothing_elsewhere_does_not_teach",
+    ),
+    (
         "a market is asked of a network that saw it", "tasks/strategy/leave_one_out.py",
         "for member in recipe.pool if member not in left_out)", "for member in recipe.pool)",
         "tests/strategy/test_leave_one_out.py::"
