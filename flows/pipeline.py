@@ -86,7 +86,7 @@ def _each_of(
             else:
                 calls[market] = {"exchange": exchange, **references, "code": project_hash()}
         if recipe.pool:
-            recipe = pooled(exchange, markets[0], bars, quality, recipe, [call["data"] for call in calls.values()])
+            recipe = pooled(exchange, markets, bars, quality, recipe, [call["data"] for call in calls.values()])
         asked = [(market, call | {"recipe": recipe}) for market, call in calls.items()]
         first = asked[:1] if recipe.pool else []  # trains the network, which the others find
         stage("markets", 0, len(calls))

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
 from prefect import flow
+from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import Folded, form
 from storage.pruning import PruneRule
-from storage.schema import DatasetRef, Market
-from tasks.data import build_dataset, note_quality
+from storage.schema import DatasetRef, Market, PipelineError, one_line
+from tasks.data import build_dataset, markets_in_store, note_quality
 from tasks.evaluation import backtest_folds, check_leaks, compare_baselines, foresee_risk, measure_latency
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import distinct
 from tasks.housekeeping import prune_home
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
-from tasks.publishing import asks_for_second_seed, judge_version, promote_or_keep, publish_version
+from tasks.publishing import (
+    asks_for_second_seed,
+    judge_listed,
+    judge_version,
+    markets_to_ask,
+    promote_or_keep,
+    publish_version,
+)
 from tasks.reporting.summary import Verdict
 from tasks.runs import cost
 from tasks.runs.display import parts_of, plan, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.runs.memory import give_back_large_blocks
+from tasks.strategy.leave_one_out import Stranger
 from tasks.strategy.recipe import Recipe
 from tasks.training import fold_count, prepare_fold, train_baselines, train_fold, train_twin
 
@@ -56,7 +66,7 @@ def retrain(
         stage("dataset")
         data = build_dataset(exchange, market, bars, quality)
         if recipe.pool:
-            recipe = pooled(exchange, market, bars, quality, recipe, [data])
+            recipe = pooled(exchange, [market], bars, quality, recipe, [data])
         verdict = judged_version(exchange, data, bars, note_quality(data), recipe)
         prune_home(PruneRule())
         return verdict
@@ -64,7 +74,7 @@ def retrain(
 
 def pooled(
     exchange: ExchangeConfig,
-    market: Market,
+    markets: Sequence[Market],
     bars: BarRange,
     quality: QualityConfig,
     recipe: Recipe,
@@ -72,22 +82,33 @@ def pooled(
 ) -> Recipe:
     """Return the recipe with a dataset for every market of its pool: one that is built, or one of stored candles.
 
+    Who is in a pool is said before it is known how a market fared: one that was delisted, and can't be brought up to
+    date any more, teaches with what is stored of it.
+
     Args:
         exchange: Names the source.
-        market: Category and interval.
+        markets: Of the run; the first one's category and interval are the pool's.
         bars: The range of each.
         quality: How many bad rows are too many.
-        recipe: Names the pool; "yes" is all that is built.
+        recipe: Names the pool; "yes" is the markets of the run, "stored" all that candles are stored of.
         built: The datasets that there are.
 
     Raises:
         ConfigError: A symbol is none, or named twice.
+        DatasetError, QuarantineError, CandleGapError: Of a market that the recipe names nothing usable is stored.
     """
-    if recipe.pool == ("yes",):
-        return recipe.pooled_on(built)
     of = {data.market: data for data in built}
-    markets = distinct(market, recipe.pool)
-    return recipe.pooled_on([of[one] if one in of else build_dataset(exchange, one, bars, quality) for one in markets])
+    if recipe.pool not in (("yes",), ("stored",)):
+        for one in (named := distinct(markets[0], recipe.pool)):
+            of[one] = of[one] if one in of else build_dataset(exchange, one, bars, quality)
+        return recipe.pooled_on([of[one] for one in named])
+    for one in markets if recipe.pool == ("yes",) else markets_in_store(exchange, markets[0]):
+        if one not in of:
+            try:
+                of[one] = build_dataset(exchange, one, bars, quality)
+            except PipelineError as err:  # nothing stored, or too much of it bad: whatever it is, it is this market's
+                get_run_logger().warning(f"{one} is not in the pool: {one_line(err)}")
+    return recipe.pooled_on([*of.values()])
 
 
 def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], list[list[str]]]:
@@ -109,6 +130,37 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
             twin = [train_twin(data, recipe, index, starts[index])] if recipe.baselines.twin else []
             rivals.append([fitting[index].result(), *twin])
     return starts, models, rivals
+
+
+def judged_by_strangers(
+    data: DatasetRef, recipe: Recipe, found: tuple[str, str, str, str, str], to_ask: Sequence[Stranger]
+) -> str:
+    """Return the key of the judgement on a new listing, by networks of the pool that did not see the market they judge.
+
+    They are trained once for a pool, by whichever listing asks first.
+
+    Args:
+        data: The listing's dataset.
+        recipe: With its pool.
+        found: Keys of evaluation, timing, leak report, contest and record of risk.
+        to_ask: Whom, from `markets_to_ask`.
+    """
+
+    def trained_strangers(what: str, *, second: bool) -> list[Stranger]:
+        asked = []
+        for number in parts_of("judge", len(to_ask), what):
+            one = to_ask[number]
+            own = replace(one, recipe=one.recipe.second_seed) if second else one
+            newest = fold_count(one.data, own.recipe) - 1
+            start = prepare_fold(one.data, own.recipe, newest)
+            asked.append(replace(own, fold=train_fold(one.data, own.recipe, newest, start)))
+        return asked
+
+    asked = trained_strangers("never seen,", second=False)
+    judgement = judge_listed(data, recipe, *found, asked)
+    if asks_for_second_seed(judgement):
+        judgement = judge_listed(data, recipe, *found, asked, trained_strangers("second seed,", second=True))
+    return judgement
 
 
 def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, quality: str, recipe: Recipe) -> Verdict:
@@ -134,13 +186,17 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, q
     contest = compare_baselines(data, recipe, backtest, rivals)
     risk = foresee_risk(data, recipe, models)
     stage("judge")
-    judgement = judge_version(data, recipe, backtest, latency, leaks, contest, risk)
-    if asks_for_second_seed(judgement):
-        again = [
-            train_fold(data, recipe.second_seed, index, starts[index])
-            for index in parts_of("judge", fold_count(data, recipe), "second seed,")
-        ]
-        judgement = judge_version(data, recipe, backtest, latency, leaks, contest, risk, again)
+    found = backtest, latency, leaks, contest, risk
+    if to_ask := markets_to_ask(data, recipe):
+        judgement = judged_by_strangers(data, recipe, found, to_ask)
+    else:
+        judgement = judge_version(data, recipe, *found)
+        if asks_for_second_seed(judgement):
+            again = [
+                train_fold(data, recipe.second_seed, index, starts[index])
+                for index in parts_of("judge", fold_count(data, recipe), "second seed,")
+            ]
+            judgement = judge_version(data, recipe, *found, again)
     stage("publish")
     version = publish_version(exchange, data, recipe, backtest, latency, leaks, contest, risk, judgement, quality)
     verdict = promote_or_keep(version, judgement)

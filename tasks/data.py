@@ -17,7 +17,7 @@ from storage.snapshots import load_dataset
 from tasks.exchange.connection import ExchangeConfig, connect
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.candle_ingest import CandleReport, ingest
-from tasks.ingestion.dataset import make_dataset
+from tasks.ingestion.dataset import make_dataset, stored_markets
 from tasks.ingestion.funding import first_hole, ingest_rates
 from tasks.ingestion.quality import QualityConfig, stored_quality
 from tasks.market.features import halted_bars
@@ -81,6 +81,11 @@ def build_dataset(exchange: ExchangeConfig, market: Market, bars: BarRange, qual
         f"halted={halted_bars(built.vol, built.segment)}"
     )
     return data
+
+
+def markets_in_store(exchange: ExchangeConfig, like: Market) -> tuple[Market, ...]:
+    """Return every market of the source that candles are stored of, delisted or not; see `stored_markets`."""
+    return stored_markets(CandleStore(Settings.from_environment().database), exchange.source, like)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="note quality of {data.market.symbol}")

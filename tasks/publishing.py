@@ -18,7 +18,8 @@ from storage.results import ResultStore, canonical_json
 from storage.schema import FEATURES, DatasetRef, Market, PipelineError, Source, VersionRef, one_line
 from storage.settings import Settings
 from storage.whole_file import replace_file
-from tasks.champion.judgement import champion_name, judge_challenger
+from tasks.champion.judgement import champion_name, judge_challenger, judge_new_listing, looked_at
+from tasks.champion.listing_verdict import FEWEST_STRANGERS
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Judgement
 from tasks.champion.risk_verdict import judge_risk, risk_line
@@ -41,10 +42,11 @@ from tasks.strategy.backtest_record import backtest_files
 from tasks.strategy.contest import load_contest
 from tasks.strategy.inputs_worth import measure_importance
 from tasks.strategy.leak_suite import LeakReport, leaks_json
+from tasks.strategy.leave_one_out import Stranger, judge_strangers, strangers
 from tasks.strategy.out_of_sample import judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.risk import RiskRecord
-from tasks.strategy.samples import training_end
+from tasks.strategy.samples import load_samples, training_end
 from tasks.strategy.speed import Speed
 
 _SESSIONS = 5  # on paper, that a report shows
@@ -85,6 +87,70 @@ def judge_version(
         RiskRecord.of(work.read(risk)),
         judged_folds(work, evaluation.samples, second_seed),
     )
+    return _kept(work, data, judgement)
+
+
+@task(cache_policy=NO_CACHE, task_run_name="judge new listing {data.market.symbol}")
+def judge_listed(
+    data: DatasetRef,
+    recipe: Recipe,
+    backtest: str,
+    latency: str,
+    leaks: str,
+    contest: str,
+    risk: str,
+    asked: Sequence[Stranger],
+    second_seed: Sequence[Stranger] = (),
+) -> str:
+    """Judge the pool's network for a new listing by markets that such networks never saw; return the judgement's key.
+
+    Args:
+        data: The listing's dataset.
+        recipe: With its pool.
+        backtest: Key of the evaluation of its own days, from `backtest_folds`.
+        latency: Key of the network's timing.
+        leaks: Key of its leak report.
+        contest: Key of the table of its baselines.
+        risk: Key of the record of what the network foresaw of risk on those days.
+        asked: The markets, with the keys of the networks that never saw them.
+        second_seed: The same of `recipe.second_seed`; none before it is asked for.
+    """
+    settings = Settings.from_environment()
+    work, evaluation = ResultStore(settings.work), load_evaluation(settings.work, settings.datasets, backtest)
+    store = ArtifactStore(settings.models)
+    level = recipe.promotion.alpha(1 + len(looked_at(store, data.source, data.market.slug)))
+    found = judge_strangers(work, settings.datasets, asked, level)
+    judgement = judge_new_listing(
+        store,
+        recipe,
+        evaluation,
+        work.load(latency, Speed),
+        work.load(leaks, LeakReport),
+        load_contest(work, contest)[0],
+        RiskRecord.of(work.read(risk)),
+        found,
+        judge_strangers(work, settings.datasets, second_seed) if second_seed else None,
+    )
+    leads = " ".join(f"{symbol}={lead:+.5f}" for symbol, lead in found.leads.items())
+    get_run_logger().info(f"markets that networks never saw: log_loss_skill {leads}")
+    return _kept(work, data, judgement)
+
+
+def markets_to_ask(data: DatasetRef, recipe: Recipe) -> tuple[Stranger, ...]:
+    """Return whom the verdict on a new listing is asked of, whose network is still to be trained.
+
+    Nobody where the ordinary rule judges: a market that has bars to learn from, or a champion to beat, or a pool of too
+    few.
+    """
+    settings = Settings.from_environment()
+    champion = ArtifactStore(settings.models).champion(data.source, data.market.slug)
+    if champion.ref is not None or not load_samples(settings.datasets, data, recipe).is_listing:
+        return ()
+    found = strangers(settings.datasets, data, recipe)
+    return found if len(found) >= FEWEST_STRANGERS else ()
+
+
+def _kept(work: ResultStore, data: DatasetRef, judgement: Judgement) -> str:
     key = ResultStore.key("judgement", judgement)  # by its content: it belongs to one moment's champion
     work.save(key, judgement)
     get_run_logger().info(

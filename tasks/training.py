@@ -24,7 +24,7 @@ from tasks.runs import cost
 from tasks.runs.display import say
 from tasks.runs.progress import ProgressReport
 from tasks.strategy import baselines, folds
-from tasks.strategy.pool import pooled_bars, with_pool_passes
+from tasks.strategy.pool import bars_for_listing, pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, fold_bars, load_samples
 
@@ -51,12 +51,18 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
 
 @task(cache_policy=NO_CACHE, task_run_name="train baselines {index} of {data.market.symbol}")
 def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
-    """Fit the simple models that a fold's network must beat, on the market's own bars, and return the key."""
+    """Fit the simple models that a fold's network must beat, and return the key.
+
+    They learn from the market's own bars; of a new listing, which has none, from the pool's, as the network does.
+    """
 
     def make(progress: ProgressReport) -> baselines.BaselineFold:
         return baselines.train_baselines(bars, recipe, progress.update)
 
-    bars = _own(data, recipe, index)
+    datasets = Settings.from_environment().datasets
+    samples = load_samples(datasets, data, recipe)
+    alone = not samples.is_listing
+    bars = fold_bars(samples, recipe, index) if alone else bars_for_listing(datasets, recipe, samples)
     return _made(baselines.baselines_key(bars.digest, recipe), f"baselines of fold {index + 1}", make, is_beside=True)
 
 
@@ -112,7 +118,13 @@ def _learned_from(data: DatasetRef, recipe: Recipe, index: int) -> tuple[str, Ca
 
 @lru_cache(maxsize=256)  # every market of a pool asks, and each time all their bars would be read
 def _pool_digest(datasets: Where, recipe: Recipe, number: int) -> str:
-    return pooled_bars(datasets, recipe, number).digest
+    bars = pooled_bars(datasets, recipe, number)
+    if bars.odd:
+        get_run_logger().warning(
+            f"fold {number + 1} of the pool does not learn from {', '.join(bars.odd)}: it is unlike the others and "
+            "would harm them; are its candles a market's?"
+        )
+    return bars.digest
 
 
 def _made(key: str, title: str, make: Callable[[ProgressReport], Any], *, is_beside: bool = False) -> str:

@@ -10,15 +10,16 @@ import numpy as np
 
 from storage.artifacts import ArtifactStore
 from storage.champion_log import ChampionEntry
-from storage.schema import ArtifactError, DatasetRef, Source, VersionRef
+from storage.schema import ArtifactError, DatasetRef, FloatArray, Source, VersionRef
 from storage.trials import Candidate, Trial, TrialLog, sharpe_per_strategy
+from tasks.champion.listing_verdict import evidence_of_strangers, judge_listing
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Evidence, Judgement, Numbers, judge
 from tasks.champion.risk_verdict import judge_risk
 from tasks.champion.versions import version_hash
 from tasks.execution.backtest import Positions
 from tasks.execution.comparison import Duel, duel
-from tasks.execution.track_record import deflate
+from tasks.execution.track_record import Deflation, deflate
 from tasks.market.samples import Span
 from tasks.network.dsc import load_model
 from tasks.network.folding import load_weights
@@ -26,6 +27,7 @@ from tasks.network.inference import foresee_series
 from tasks.strategy.contest import Contest
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.leak_suite import LeakReport
+from tasks.strategy.leave_one_out import StrangersVerdict
 from tasks.strategy.out_of_sample import Evaluation, Forecast, bars_of, decide_span, one_after_the_other
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.risk import RiskRecord
@@ -57,24 +59,70 @@ def judge_challenger(
         risk: What it foresaw of risk, which counts where it sizes positions by that.
         second_seed: Folds of `recipe.second_seed`; none before it is asked for.
     """
+    entry = store.champion(evaluation.samples.dataset.source, evaluation.samples.dataset.ref.market.slug)
+    evidence = _evidence(store, entry, recipe, evaluation, speed, leaks, contest, risk, second_seed)
+    checks = judge(evidence, recipe.promotion)
+    return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=evidence.numbers)
+
+
+def judge_new_listing(
+    store: ArtifactStore,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    speed: Speed,
+    leaks: LeakReport,
+    contest: Contest,
+    risk: RiskRecord,
+    found: StrangersVerdict,
+    second: StrangersVerdict | None = None,
+) -> Judgement:
+    """Judge the pool's network for a market that has no bars to learn from, by markets that such networks never saw.
+
+    Args:
+        store: Of versions and champions.
+        recipe: How the pool's network was made.
+        evaluation: What its predictions of the market's own days were worth.
+        speed: How fast it is.
+        leaks: Whether it saw the future.
+        contest: What it had to beat on those days.
+        risk: What it foresaw of risk on them.
+        found: What networks foresaw of markets that they never saw.
+        second: The same with the second seed; None before it is asked for.
+    """
     data = evaluation.samples.dataset.ref
     entry = store.champion(data.source, data.market.slug)
-    name = champion_name(entry)
+    own = _evidence(store, entry, recipe, evaluation, speed, leaks, contest, risk)
+    luck = _luck(store, data, recipe, found.daily, found.metrics.num_trades)
+    strange = evidence_of_strangers(own, found, second, luck)
+    checks = judge_listing(strange, found, evaluation.skill, recipe.promotion)
+    return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=strange.numbers)
+
+
+def _evidence(
+    store: ArtifactStore,
+    entry: ChampionEntry,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    speed: Speed,
+    leaks: LeakReport,
+    contest: Contest,
+    risk: RiskRecord,
+    second_seed: Sequence[FoldResult] = (),
+) -> Evidence:
+    """Return what the rule looks at."""
+    data = evaluation.samples.dataset.ref
     hash8 = version_hash(data, recipe, evaluation.folds[-1].weights)
     looks = 1 + sum(one.hash8 != hash8 for one in looked_at(store, data.source, data.market.slug))
     fought = _duel(recipe, evaluation, store, entry, second_seed, looks)
-    tried = np.array(sharpe_per_strategy(TrialLog(store.place, Trial).entries(data.source, data.market.slug)))
-    others = recipe.promotion.other_trials + TrialLog(store.place, Candidate).count(data.source, data.market.slug)
-    luck = deflate(evaluation.daily_returns, tried, others, trades=evaluation.money.model.metrics.num_trades)
     best, is_sized = contest.better_baseline, recipe.decision_config.sizing == "volatility"
     numbers = Numbers(
         champion=fought.champion.metrics if fought else None,
         challenger=fought.challenger.metrics if fought else None,
         second_seed=fought.second.metrics if fought and fought.second else None,
-        luck=luck,
+        luck=_luck(store, data, recipe, evaluation.daily_returns, evaluation.money.model.metrics.num_trades),
     )
-    evidence = Evidence(
-        champion=name,
+    return Evidence(
+        champion=champion_name(entry),
         numbers=numbers,
         skill=evaluation.skill,
         stressed_return=fought.stressed.metrics.total_return if fought else math.nan,
@@ -88,7 +136,13 @@ def judge_challenger(
         risk=tuple(check.name for check in judge_risk(risk, recipe.risk) if not check.passed) if is_sized else None,
         kept=_kept(store, data, hash8),
     )
-    return Judgement(champion=name, sequence=entry.sequence, checks=judge(evidence, recipe.promotion), numbers=numbers)
+
+
+def _luck(store: ArtifactStore, data: DatasetRef, recipe: Recipe, daily: FloatArray, trades: int) -> Deflation:
+    """Return how (D,) daily returns stand among all that was tried on a market."""
+    tried = np.array(sharpe_per_strategy(TrialLog(store.place, Trial).entries(data.source, data.market.slug)))
+    others = recipe.promotion.other_trials + TrialLog(store.place, Candidate).count(data.source, data.market.slug)
+    return deflate(daily, tried, others, trades=trades)
 
 
 def _kept(store: ArtifactStore, data: DatasetRef, hash8: str) -> str:

@@ -68,6 +68,21 @@ def make_dataset(
     return write_dataset(datasets, dataset), built
 
 
+def stored_markets(store: CandleStore, source: Source, like: Market) -> tuple[Market, ...]:
+    """Return every market of which candles are stored, whether it trades still or was delisted, by symbol.
+
+    To learn from those alone that are left is to learn from winners.
+
+    Args:
+        store: Holds candles.
+        source: Where they came from.
+        like: Names category and interval.
+    """
+    found = [row.market for row in store.coverage() if row.source == source and row.bars]
+    same = [one for one in found if (one.category, one.interval) == (like.category, like.interval)]
+    return tuple(sorted(same, key=lambda one: one.symbol))
+
+
 def _stored(store: CandleStore, source: Source, market: Market, bars: BarRange) -> Candles:
     candles = store.read(source, market, bars.start_ms, None if bars.end_ms is None else bars.end_ms - 1)
     if bars.days is None or not len(candles):

@@ -29,6 +29,7 @@ Cut = Literal["calendar", "shares"]
 Weights = Literal["equal", "uniqueness"]
 
 _LEAST_LABELS = 10  # non-overlapping labels per part: fewer say nothing about anything
+_LEAST_LISTED = 3 * _LEAST_LABELS  # of a new listing's test: leak checks divide it once more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +225,25 @@ def short_part(fold: Fold, horizon: int) -> str:
     return ""
 
 
+def listing_fold(newest: Fold, first_usable: int, horizon: int) -> Fold | str:
+    """Return the newest fold of a market that was listed too late to learn from: its test, and nothing before.
+
+    Args:
+        newest: Of the market's bars, by the dates of its pool.
+        first_usable: First bar that has features.
+        horizon: Label horizon H.
+    Returns:
+        The fold; in words what it lacks where its test holds fewer bars than 30 labels span.
+    """
+    start = max(newest.test.start, first_usable)
+    none, test = Span(start=start, stop=start), Span(start=start, stop=newest.test.stop)
+    least = _LEAST_LISTED * horizon
+    if len(test) < least:
+        return f"test of fold {newest.index + 1} would hold {len(test):,} bars, needs {least:,}"
+    predicted = Span(start=start, stop=newest.predicted.stop)
+    return Fold(index=newest.index, train=none, validation=none, test=test, predicted=predicted)
+
+
 def refuse_short(why: str, bars: int, usable: int) -> NoReturn:
     """Refuse a dataset of so many bars, of which so many are usable.
 
@@ -243,7 +263,8 @@ def folds_table(folds: Sequence[Fold], start_ms: IntArray) -> list[dict[str, str
         folds: From `walk_forward`.
         start_ms: (T,) open time of each bar, UTC milliseconds.
     Returns:
-        Rows of fold (from 1), part, first and last (open times of the first and last bar, UTC), bars.
+        Rows of fold (from 1), part, first and last (open times of the first and last bar, UTC), bars; none for a part
+        without bars.
     """
     return [
         {
@@ -255,4 +276,5 @@ def folds_table(folds: Sequence[Fold], start_ms: IntArray) -> list[dict[str, str
         }
         for fold in folds
         for part, span in (("train", fold.train), ("validation", fold.validation), ("test", fold.test))
+        if len(span)
     ]

@@ -218,6 +218,8 @@ def draw_fold(rows: Sequence[Row], label: str, width: int = WIDE) -> Figure | No
     axes = add_axes(figure, (58, 44, width - 74, height - 112), grid="x")
     for part, colour in PART_COLOURS.items():
         bars = [(folds.index(fold), last - first, first) for fold, name, first, last in parts if name == part]
+        if not bars:  # a new listing has nothing to learn from
+            continue
         places, lengths, starts = zip(*bars, strict=True)
         axes.barh(places, lengths, left=starts, height=0.6, color=colour, label=part)
     axes.set_yticks(range(len(folds)), [plain_text(f"fold {fold}", 12) for fold in folds])

@@ -90,6 +90,12 @@ def _warnings(recipe: Recipe, evaluation: Evaluation, origin: Origin) -> Iterato
         yield f"No funding rates are known for {unpaid:.1%} of the unseen time, so none was paid or received in it."
     if looser := recipe.promotion.looser_than(PromotionRule()):
         yield f"The promotion rule asks for less than the default: {', '.join(looser)}; mode live refuses it."
+    if evaluation.samples.is_listing:
+        days = evaluation.money.model.metrics.days
+        yield (
+            f"New listing: no bar of it taught its network, which learned from other markets; its own {days:.1f} days "
+            "are too few to judge by, so the conditions are asked of markets that such networks never saw."
+        )
     if recipe.refit:
         yield "The published weights were refit up to the last bar; the verdict belongs to the recipe, not to them."
 

@@ -215,6 +215,8 @@ def train(
 def of_market(pooled: FoldResult, bars: FoldBars, recipe: Recipe) -> FoldResult:
     """Return what a pool's network says of one market: its weights, and predictions of the market's unseen bars.
 
+    The prior is the market's own, or the pool's where it has no bars to learn one from.
+
     Args:
         pooled: Of the pool's fold.
         bars: The market's own of that fold.
@@ -222,9 +224,8 @@ def of_market(pooled: FoldResult, bars: FoldBars, recipe: Recipe) -> FoldResult:
     """
     model = load_model(recipe.network_config, load_weights(pooled.weights))
     said = _foreseen(model, bars)
-    return replace(
-        pooled, prior=bars.prior, probabilities=said.probabilities, log_variance_ratio=said.log_variance_ratio
-    )
+    prior = bars.prior if bars.train[0] < bars.train[1] else pooled.prior  # a new listing has shares of others alone
+    return replace(pooled, prior=prior, probabilities=said.probabilities, log_variance_ratio=said.log_variance_ratio)
 
 
 def market_key(pooled: str, bars: FoldBars) -> str:

@@ -182,6 +182,8 @@ def permuted_labels(samples: Samples, interval_ms: int) -> LeakCheck:
     first = bars - max(_PERMUTED, 150 * horizon)
     if first > oldest.train.start:
         fold = walk_forward(dataset.candles.start_ms, interval_ms, first, horizon, _HALF)[0]
+    elif samples.is_listing:
+        first, fold = oldest.test.start, _parts_of(oldest, horizon)
     else:  # all there is, divided as the recipe does: halves of it could be too short
         first = oldest.train.start
         fold = replace(oldest, test=Span(start=oldest.test.start, stop=newest.test.stop))
@@ -190,6 +192,18 @@ def permuted_labels(samples: Samples, interval_ms: int) -> LeakCheck:
     classes[first:] = leaks.permuted_in_blocks(classes[first:], block)
     labels = replace(samples.labels, classes=classes)
     return _chance("block-permuted labels", dataset.features, labels, fold, dataset.segment)
+
+
+def _parts_of(fold: Fold, horizon: int) -> Fold:
+    """Return a fold of a fold's test: half of it to learn from, a quarter each to validate and to test on."""
+    start, stop, gap = fold.test.start, fold.test.stop, horizon + 1
+    half, quarter = (start + stop) // 2, (start + 3 * stop) // 4
+    return replace(
+        fold,
+        train=Span(start=start, stop=half - gap),
+        validation=Span(start=half, stop=quarter - gap),
+        test=Span(start=quarter, stop=stop),
+    )
 
 
 def random_walk(columns: Columns) -> LeakCheck:

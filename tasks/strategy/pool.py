@@ -19,6 +19,7 @@ from tasks.execution.skill import class_shares
 from tasks.market.labels import UNKNOWN, Labels, class_means
 from tasks.market.samples import Fold, Span
 from tasks.network.calibration import scaler
+from tasks.network.likeness import FEWEST, alike
 from tasks.network.segments import Series, finite_bars
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, Run, Samples, pool_member, risk_horizon, run_of
@@ -38,7 +39,8 @@ def pooled_bars(datasets: Where, recipe: Recipe, number: int) -> FoldBars:
         DatasetError: A dataset is missing or corrupt, or no market has bars to train or to validate on.
         LeakError: A training label reads an hour of a validation bar, of whatever market.
     """
-    members = [pool_member(datasets, one, recipe) for one in recipe.pool_datasets]
+    asked = [pool_member(datasets, one, recipe) for one in recipe.pool_datasets]
+    members = _teachers(asked, recipe, number)
     folds = [samples.fold(number) for samples in members]
     learn = _runs(members, recipe, [(fold, fold.train) for fold in folds])
     check = _runs(members, recipe, [(fold, fold.validation) for fold in folds])
@@ -58,6 +60,41 @@ def pooled_bars(datasets: Where, recipe: Recipe, number: int) -> FoldBars:
         predicted=slice(bars, bars),
         class_means=class_means(labels, np.concatenate([run.vol for run in (*learn, *check)]), slice(0, stop)),
         prior=class_shares(known[known >= 0], len(CLASSES)),
+        odd=tuple(samples.dataset.market.symbol for samples in asked if samples not in members),
+    )
+
+
+def bars_for_listing(datasets: Where, recipe: Recipe, samples: Samples) -> FoldBars:
+    """Return a pool's newest fold with the test of a market behind it that has no bars to learn from.
+
+    It is for models that are fitted anew for each market; the pool's network is there.
+
+    Args:
+        datasets: Where datasets lie.
+        recipe: As for `pooled_bars`.
+        samples: The market's, a new listing.
+
+    Raises:
+        DatasetError, LeakError: As `pooled_bars` says.
+    """
+    fold = samples.folds[-1]
+    pooled = pooled_bars(datasets, recipe, fold.index)
+    first = max(fold.test.start - recipe.network_config.context + 1, 0)
+    run = run_of(samples, recipe, fold, slice(first, fold.predicted.stop), slice(0, 0))
+    own, series, bars = run.series, pooled.series, len(pooled.series.labels)
+    weights = None if series.weights is None else np.concatenate([series.weights, np.zeros(len(own.labels))])
+    return replace(
+        pooled,
+        series=replace(
+            series,
+            features=np.concatenate([series.features, own.features]),
+            labels=np.concatenate([series.labels, own.labels]),
+            segment=np.concatenate([series.segment, own.segment + series.segment[-1] + 1]),
+            clock=np.concatenate([series.times, own.times]),
+            weights=weights,
+        ),
+        log_ratio=np.concatenate([pooled.log_ratio, run.log_ratio]),
+        predicted=slice(bars + fold.test.start - first, bars + len(own.labels)),
     )
 
 
@@ -69,6 +106,23 @@ def with_pool_passes(recipe: Recipe) -> Recipe:
     fit = recipe.fit_config
     passes = math.ceil(fit.epochs / math.sqrt(max(len(recipe.pool), 1)))
     return replace(recipe, fit=replace(fit, epochs=passes))
+
+
+def _teachers(asked: Sequence[Samples], recipe: Recipe, number: int) -> list[Samples]:
+    """Return the markets of a pool without those that are unlike the others."""
+    young = [samples for samples in asked if not len(samples.fold(number).train)]  # they hold nothing to ask
+    old = [samples for samples in asked if samples not in young]
+    if len(old) < FEWEST:
+        return [*asked]
+    folds = [samples.fold(number) for samples in old]
+    runs = _runs(old, recipe, [(fold, fold.train) for fold in folds])
+    network = recipe.network_config
+    series = [run.series.first(network.input_features) for run in runs]
+    mean, scale = _scaling(runs)
+    scaling = mean[: network.input_features], scale[: network.input_features]
+    teaches = alike(series, scaling, network.input_clip)
+    odd = [samples for samples, is_alike in zip(old, teaches, strict=True) if not is_alike]
+    return [samples for samples in asked if samples not in odd]
 
 
 def _runs(members: Sequence[Samples], recipe: Recipe, parts: Sequence[tuple[Fold, Span]]) -> list[Run]:

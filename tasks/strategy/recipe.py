@@ -41,7 +41,8 @@ class Recipe(Checked):
         risk: How far ahead risk is foreseen, and what that must show.
         baselines: What the simple models that it must beat may try.
         pool: Markets whose bars one network learns from, by symbol, of the market's category and interval; "yes" in a
-            run of many: all of them. None: from the market's own. A version names each with its dataset, SYMBOL:id.
+            run of many: all of them; "stored": all that candles are stored of, delisted ones too. None: from the
+            market's own. A version names each with its dataset, SYMBOL:id.
         refit: Train once more up to the last bar and publish that; the verdict is then the recipe's, not the weights'.
     """
 

@@ -25,7 +25,17 @@ from storage.schema import (
 from storage.snapshots import Dataset, load_dataset
 from tasks.execution.skill import class_shares
 from tasks.market.labels import UNKNOWN, Labels, class_means, label_bars, sample_uniqueness
-from tasks.market.samples import Fold, Span, cut_times, refit_fold, refuse_short, short_part, spans_of, walk_forward
+from tasks.market.samples import (
+    Fold,
+    Span,
+    cut_times,
+    listing_fold,
+    refit_fold,
+    refuse_short,
+    short_part,
+    spans_of,
+    walk_forward,
+)
 from tasks.network.segments import Series
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.risk_windows import bars_to_learn_from, risk_windows
@@ -50,6 +60,11 @@ class Samples:
     refit: Fold
     known_until_ms: tuple[int, ...]
 
+    @property
+    def is_listing(self) -> bool:
+        """Whether no bar is left to learn from: what others taught its pool's network is all that speaks for it."""
+        return not len(self.folds[-1].train)
+
     def fold(self, index: int) -> Fold:
         """Return the walk-forward fold of that number, or the refit, which follows the last one."""
         return (*self.folds, self.refit)[index]
@@ -68,6 +83,7 @@ class FoldBars:
         predicted: Its bars that the models predict; none of a pool's, whose markets are predicted each by itself.
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         prior: (3,) share of each class in training.
+        odd: Markets of a pool, by symbol, that are unlike the others and teach nobody.
     """
 
     series: Series
@@ -78,6 +94,7 @@ class FoldBars:
     predicted: slice
     class_means: FloatArray
     prior: FloatArray
+    odd: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -116,6 +133,10 @@ def load_samples(datasets: Where, data: DatasetRef, recipe: Recipe) -> Samples:
         data: Which one.
         recipe: Labels and folds; of a pool, the markets that share their dates.
 
+    Returns:
+        With all folds of the recipe; in a pool a young market has those that its bars reach, and a new listing, which
+        has none to learn from, the newest one's test alone.
+
     Raises:
         DatasetError: It is missing, corrupt, or too short for the folds.
     """
@@ -123,7 +144,11 @@ def load_samples(datasets: Where, data: DatasetRef, recipe: Recipe) -> Samples:
         samples = pool_member(datasets, data, recipe)
         short = [short_part(fold, recipe.labels.horizon) for fold in samples.folds]
         if short[-1]:
-            refuse_short(f"by the dates of its pool {short[-1]}", *_usable(samples.dataset, recipe))
+            bars, usable = _usable(samples.dataset, recipe)
+            listed = listing_fold(samples.folds[-1], bars - usable, recipe.labels.horizon)
+            if isinstance(listed, str):
+                refuse_short(f"by the dates of its pool {listed}", bars, usable)
+            return replace(samples, folds=(listed,))
         begins = max((number + 1 for number, why in enumerate(short) if why), default=0)  # a young market's newest
         return replace(samples, folds=samples.folds[begins:])
     dataset, labels = _labelled(datasets, data, recipe)

@@ -4,17 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prefect import flow
 
 from flows.evaluate import evaluate
 from flows.pipeline import pipeline
-from flows.retrain import retrain
+from flows.retrain import pooled, retrain
 from storage.artifacts import ArtifactStore
-from storage.schema import Market
+from storage.candles import CandleStore
+from storage.schema import Market, Window
 from storage.trials import Trial, TrialLog
 from tasks.champion.manifest import Manifest
 from tasks.exchange.connection import ExchangeConfig
+from tasks.ingestion.bar_range import BarRange
+from tasks.ingestion.quality import QualityConfig
 from tasks.market.samples import FoldConfig
-from tasks.market.synthetic import SyntheticMarket
+from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.recipe import Recipe
@@ -79,6 +83,25 @@ def test_a_pools_version_gives_its_numbers_again(ended):
     _, outcomes = ended
     again = evaluate(version=str(outcomes.each[1].verdict.version))
     assert (again.differences, again.parity) == ((), 0.0)
+
+
+def test_market_that_can_be_brought_up_to_date_no_more_is_in_the_pool_still(ended):
+    home, _ = ended
+    bars = generate(EXCHANGE.synthetic)[:5_000]
+    span = Window(first_ms=int(bars.start_ms[0]), last_ms=int(bars.start_ms[-1]))
+    gone = Market(symbol="GONEUSDT")
+    CandleStore(home / "market.duckdb").commit_window(
+        EXCHANGE.source, gone, span, bars, (), span.last_ms + gone.interval_ms
+    )
+
+    @flow
+    def pool_of(pool: str) -> tuple[str, ...]:
+        run = [Market(symbol=symbol) for symbol in ("ONEUSDT", "GONEUSDT", "NEVERUSDT")]
+        found = pooled(EXCHANGE, run, BarRange(), QualityConfig(), replace(RECIPE, pool=(pool,)), [])
+        return tuple(member.partition(":")[0] for member in found.pool)
+
+    assert pool_of("yes") == ("GONEUSDT", "ONEUSDT")
+    assert pool_of("stored") == ("GONEUSDT", "ONEUSDT", "TWOUSDT")
 
 
 def test_one_market_of_a_named_pool_is_retrained_by_itself(ended):

@@ -87,6 +87,28 @@ def test_hours_of_the_test_are_read_in_no_market_by_what_the_network_is_made_fro
 
 
 @pytest.mark.promise(6)
+def test_market_that_was_delisted_teaches_as_long_as_it_traded(stored_pool, tmp_path):
+    recipe, data = stored_pool()
+    samples = load_samples(tmp_path, data[LONG], recipe)
+    newest, start_ms = samples.folds[-1], samples.dataset.candles.start_ms
+    gone = stored(tmp_path, candles_of(OTHER)[: newest.validation.start], "GONEUSDT")
+    left = [ref for symbol, ref in data.items() if symbol != OTHER]
+    one, without = (pooled_bars(tmp_path, RECIPE.pooled_on(refs), 2) for refs in ([*left, gone], left))
+    hours = start_ms[newest.train.rows] // samples.dataset.market.interval_ms
+    taught = (np.isin(bars.series.times[: bars.train[1]], hours).sum() for bars in (one, without))
+    assert next(taught) - next(taught) == len(hours)
+
+
+def test_market_that_is_unlike_the_others_teaches_nobody(stored_pool, tmp_path, monkeypatch):
+    recipe, data = stored_pool()
+    alone = pooled_bars(tmp_path, recipe.pooled_on([data[LONG], data[YOUNG]]), 2)
+    monkeypatch.setattr(pool, "alike", lambda *given: np.array([False, True, True]))  # the first is OTHER
+    without = pooled_bars(tmp_path, recipe, 2)
+    assert without.odd == (OTHER,)
+    assert without.digest == alone.digest
+
+
+@pytest.mark.promise(6)
 def test_markets_that_are_cut_each_by_its_own_share_are_refused(stored_pool, tmp_path, monkeypatch):
     recipe, _ = stored_pool()
     # The planted fault: a third of a young market's bars ago is another hour than of an old one's.
@@ -180,10 +202,10 @@ def test_a_young_market_outside_the_pool_has_the_folds_that_its_own_bars_reach(s
     assert training_end(young, recipe, young.folds[-1]) == training_end(old, recipe, old.folds[-1])
 
 
-def test_a_market_too_young_for_any_fold_of_its_pool_is_refused(stored_pool, tmp_path):
+def test_a_market_too_young_to_be_judged_by_is_refused(stored_pool, tmp_path):
     recipe, _ = stored_pool()
-    new = stored(tmp_path, generate(SyntheticMarket(bars=BARS)).matrix()[-2_400:], "NEWUSDT")
-    with pytest.raises(DatasetError, match="by the dates of its pool train of fold 3 would hold 0 bars, needs 120"):
+    new = stored(tmp_path, generate(SyntheticMarket(bars=BARS)).matrix()[-2_300:], "NEWUSDT")
+    with pytest.raises(DatasetError, match=r"by the dates of its pool test of fold 3 would hold 2.. bars, needs 360"):
         load_samples(tmp_path, new, recipe)
 
 

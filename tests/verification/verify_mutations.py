@@ -12,6 +12,7 @@ METRICS, DECISION, SIGNIFICANCE = (f"tasks/execution/{name}.py" for name in ("me
 SKILL, RECORD, COMPARISON = (f"tasks/execution/{name}.py" for name in ("skill", "track_record", "comparison"))
 PROMOTION, RANDOM = "tasks/champion/promotion.py", "tasks/execution/random_positions.py"
 FIT, BASELINES, CALIBRATION = (f"tasks/network/{name}.py" for name in ("fit", "baselines", "calibration"))
+POOL, POOL_MEMBER, IN_POOL = "tasks/strategy/pool.py", "tasks/strategy/samples.py", "tests/strategy/test_pool.py::test_"
 TEACHER, IN_TEACHER = "tasks/network/teacher.py", "tests/network/test_teacher.py::test_"
 
 IN_BACKTEST = "tests/execution/test_backtest.py::test_"
@@ -116,6 +117,83 @@ PLANTED = [
         "a teacher knows labels that reach into what it speaks of", TEACHER,
         "1 + series.label_span\n", "1\n",
         IN_TEACHER + "a_part_is_spoken_of_without_its_own_labels_and_without_those_that_reach_into_it",
+    ),
+    # --- pools ------------------------------------------------------------------------------------------------------
+    (
+        "a teacher's parts are cut by row: it has seen the hour in another market", TEACHER,
+        "    times = series.times[bars]\n", "    times = bars\n",
+        IN_TEACHER + "of_two_markets_a_part_is_spoken_of_without_its_hours_in_either",
+    ),
+    (
+        "a pool is purged by each market's rows alone", POOL_MEMBER,
+        "    cuts = cut_times(first_ms, end_ms, bar, recipe.labels.horizon, recipe.folds)\n",
+        "    cuts = cut_times(first_ms, end_ms, bar, -1 - recipe.folds.embargo, recipe.folds)\n",
+        IN_POOL + "every_market_is_cut_at_the_same_hours_whatever_its_age",
+    ),
+    (
+        "what refuses an unpurged pool counts rows", POOL,
+        "series.times[:stop][labelled[:stop]], series.times[stop:][labelled[stop:]]",
+        "np.flatnonzero(labelled[:stop]), stop + series.label_span + 1 + np.flatnonzero(labelled[stop:])",
+        IN_POOL + "markets_that_are_cut_each_by_its_own_share_are_refused",
+    ),
+    (
+        "unequal histories are cut each by its own share", POOL_MEMBER,
+        "for one in recipe.pool_datasets]\n    first_ms",
+        "for one in (dataset.ref.id,)]\n    first_ms",
+        IN_POOL + "every_market_is_cut_at_the_same_hours_whatever_its_age",
+    ),
+    (
+        "a pool's scaler is fitted on hours of its markets' tests", POOL,
+        "scaling=_scaling(learn)",
+        "scaling=_scaling(_runs(members, recipe, [(fold, fold.test) for fold in folds]))",
+        IN_POOL + "hours_of_the_test_are_read_in_no_market_by_what_the_network_is_made_from",
+    ),
+    (
+        "a pool's weights follow what its markets did in their tests", POOL,
+        "    joined = _joined([*learn, *check])\n",
+        "    joined = _joined([*learn, *check])\n"
+        "    later = _runs(members, recipe, [(fold, fold.test) for fold in folds])\n"
+        "    joined = replace(joined, weights=np.full(len(joined.labels), later[0].vol[-1]))\n",
+        IN_POOL + "hours_of_the_test_are_read_in_no_market_by_what_the_network_is_made_from",
+    ),
+    (
+        "a pool's network stops early by hours of its markets' tests", POOL,
+        "[(fold, fold.validation) for fold in folds]",
+        "[(fold, replace(fold.validation, stop=fold.test.stop)) for fold in folds]",
+        IN_POOL + "hours_of_the_test_are_read_in_no_market_by_what_the_network_is_made_from",
+    ),
+    (
+        "a pool learns from markets alone that are traded still", POOL,
+        "        if len(span):\n", "        if len(span) and len(fold.test):\n",
+        IN_POOL + "market_that_was_delisted_teaches_as_long_as_it_traded",
+    ),
+    (
+        "a poisoned market teaches the others", POOL,
+        "    if len(old) < FEWEST:\n", "    if len(old) < 1_000_000:\n",
+        IN_POOL + "market_that_is_unlike_the_others_teaches_nobody",
+    ),
+    (
+        "a market may teach whatever harm it does", "tasks/network/likeness.py",
+        "for excess in (self._harm, self._strangeness):", "for excess in (self._strangeness,):",
+        "tests/network/test_likeness.py::test_market_that_is_foreseen_by_what_means_nothing_elsewhere_does_not_teach",
+    ),
+    (
+        "a market is asked of a network that saw it", "tasks/strategy/leave_one_out.py",
+        "for member in recipe.pool if member not in left_out)", "for member in recipe.pool)",
+        "tests/strategy/test_leave_one_out.py::"
+        "test_network_that_a_market_is_asked_of_saw_neither_it_nor_the_hours_of_its_test",
+    ),
+    (
+        "markets of one hour count as independent", "tasks/strategy/leave_one_out.py",
+        "        overlap=horizon * len(each),\n", "        overlap=horizon,\n",
+        "tests/strategy/test_leave_one_out.py::test_what_happens_to_three_markets_at_once_is_counted_once",
+    ),
+    (
+        "a pool of all that is stored is of those that lasted", "tasks/ingestion/dataset.py",
+        "if row.source == source and row.bars]",
+        "if row.source == source and row.last_ms == max(one.last_ms or 0 for one in store.coverage())]",
+        "tests/ingestion/test_stored_markets.py::"
+        "test_market_that_was_delisted_a_year_ago_is_among_those_that_are_stored",
     ),
     # --- accounting -------------------------------------------------------------------------------------------------
     (

@@ -1,0 +1,76 @@
+"""The verdict on a market that was just listed: its pool's network is served if such networks foresee strangers.
+
+The conditions are the promotion rule's, asked of markets that networks never saw; what is asked of the network itself,
+speed, parity and leaks, is the version's own. Its own few days decide nothing but where they speak against it. Once it
+has a champion, or bars of its own to learn from, the ordinary rule judges it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tasks.champion.promotion import Check, Evidence, checked, judge, p_text
+from tasks.execution.skill import Skill
+from tasks.execution.track_record import Deflation
+from tasks.strategy.leave_one_out import StrangersVerdict
+from tasks.strategy.promotion_rule import PromotionRule
+
+FEWEST_STRANGERS = 3
+"""Markets that networks never saw: of fewer nothing follows for one more."""
+
+_LED = 0.9  # share of the markets in which such a network must beat the prior: the next one is one of them
+
+
+def evidence_of_strangers(
+    own: Evidence, found: StrangersVerdict, second: StrangersVerdict | None, luck: Deflation
+) -> Evidence:
+    """Return what the promotion rule looks at with the strangers' skill and money in place of a market's own.
+
+    Args:
+        own: Of the version's own days.
+        found: What networks foresaw of markets that they never saw.
+        second: The same with the second seed; None before it is asked for.
+        luck: How the strangers' days stand among all trials.
+    """
+    numbers = replace(
+        own.numbers,
+        champion=replace(found.metrics, total_return=0.0, max_drawdown=0.0, num_trades=0),
+        challenger=found.metrics,
+        second_seed=None if second is None else second.metrics,
+        luck=luck,
+    )
+    return replace(
+        own, numbers=numbers, skill=found.skill, stressed_return=found.stressed_return, p_value=found.p_value
+    )
+
+
+def judge_listing(strange: Evidence, found: StrangersVerdict, own: Skill, rule: PromotionRule) -> tuple[Check, ...]:
+    """Return every condition, passed or failed, the second seed's last.
+
+    Args:
+        strange: From `evidence_of_strangers`.
+        found: What networks foresaw of markets that they never saw.
+        own: What the network foresaw of the market's own days.
+        rule: The bounds.
+    """
+    worst, symbol = min((lead, symbol) for symbol, lead in found.leads.items())
+    led = sum(lead > 0 for lead in found.leads.values())
+    against = own.p_value is not None and own.p_value > 1 - rule.significance
+    first = (
+        checked(
+            "markets that networks never saw, better than the prior",
+            led >= _LED * len(found.leads),
+            f"{led} of {len(found.leads)}, worst {symbol} {worst:+.5f} nat",
+            f">= {_LED:.0%}",
+        ),
+        checked(
+            "own days do not refute it",
+            not against,
+            f"{own.log_loss_skill:+.5f} nat over the prior, {p_text(own.p_value)}",
+            f"p <= {1 - rule.significance:g}",
+        ),
+    )
+    *others, last = judge(strange, rule)
+    if last.passed is None and not all(check.passed for check in (*first, *others)):
+        last = replace(last, found="not run: other conditions failed")
+    return (*first, *others, last)
