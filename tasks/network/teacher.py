@@ -4,8 +4,8 @@ A label is one draw from a bar's probabilities, and on market data almost all of
 to these probabilities than a network can from labels alone says more of a bar than its label does: the network learns
 what trees know of it (Hinton et al. 2015, arXiv:1503.02531). Trees remember what they were grown from, so each part of
 the training bars is spoken of by trees of the others (cross-fitting, Chernozhukov et al. 2018, arXiv:1608.00060),
-without the labels that reach from one into the next. Nothing after the training bars is read but validation, which
-says when to stop growing.
+without the labels that reach from one into the next. What is cut where, the bins of each feature, is of all training
+bars: no label decides it. Nothing after the training bars is read but validation, which says when to stop growing.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ def cross_fitted(
         NaN outside `train`, where label or features are unknown, and where no other part is far enough away.
 
     Raises:
-        DatasetError: `validation` has no labelled bar with features.
+        DatasetError: `train` or `validation` has no labelled bar with features.
     """
     config = BaselineConfig(boosting_rate=_RATE, threads=threads)
     table = TabularSeries(series, train, input_clip, num_classes)
     check = table.samples(np.arange(*validation))
     probabilities = np.full((len(series.labels), num_classes), np.nan)
     bars, reach = table.known(np.arange(*train)), 1 + series.label_span
+    boosting = Boosting(table.samples_of_either_side(bars), check, num_classes, config)
     times = series.times[bars]
     hours = np.unique(times)
     held_out = np.array_split(hours, min(parts, len(hours)))  # of every market: what one did, another did too
     for number, part in enumerate(held_out, 1):
-        others = bars[(times + reach <= part[0]) | (times >= part[-1] + reach)]
+        others = np.flatnonzero((times + reach <= part[0]) | (times >= part[-1] + reach))
         if len(others):
             own = bars[(times >= part[0]) & (times <= part[-1])]
-            boosting = Boosting(table.samples(others, mirrored=True), check, num_classes, config)
-            probabilities[own] = boosting.grown(_LEAVES, use_quantized_grad=True)(table.scaled(own))
+            probabilities[own] = boosting.grown(_LEAVES, others, use_quantized_grad=True)(table.scaled(own))
         on_progress(number / len(held_out))
     return probabilities

@@ -68,20 +68,35 @@ def test_nothing_but_training_and_validation_bars_is_read():
 
 def test_probabilities_are_those_of_trees_grown_by_hand():
     series = series_of()
-    train = slice(*TRAIN)
-    z = (series.features - series.features[train].mean(0)) / series.features[train].std(0)
-    rows = np.r_[TRAIN[0] : PART.start - SPAN, PART.stop + SPAN : TRAIN[1]]
-    reference = lightgbm.LGBMClassifier(
-        n_estimators=400, num_leaves=4, learning_rate=0.15, min_child_samples=200, reg_lambda=1.0, max_bin=63,
-        random_state=7, n_jobs=1, verbose=-1, deterministic=True, force_row_wise=True,
-        use_quantized_grad=True,
-    )  # fmt: skip
-    check = slice(*VALIDATION)
-    reference.fit(
-        np.clip(z[rows], -5, 5), series.labels[rows], eval_X=np.clip(z[check], -5, 5), eval_y=series.labels[check],
+    train, check = slice(*TRAIN), slice(*VALIDATION)
+    x = np.clip((series.features - series.features[train].mean(0)) / series.features[train].std(0), -5, 5)
+    others = np.r_[0 : PART.start - SPAN - TRAIN[0], PART.stop + SPAN - TRAIN[0] : TRAIN[1] - TRAIN[0]]
+    options = {
+        "objective": "multiclass", "num_class": 3, "num_leaves": 4, "learning_rate": 0.15, "min_data_in_leaf": 200,
+        "lambda_l2": 1.0, "max_bin": 63, "seed": 7, "num_threads": 1, "deterministic": True, "force_row_wise": True,
+        "use_quantized_grad": True, "verbose": -1,
+    }  # fmt: skip
+    learn = lightgbm.Dataset(x[train], series.labels[train], params=options)  # bins are of all training bars
+    trees = lightgbm.train(
+        options, learn.subset(others).construct(), 400,
+        [lightgbm.Dataset(x[check], series.labels[check], reference=learn)],
         callbacks=[lightgbm.early_stopping(20, verbose=False)],
     )  # fmt: skip
-    np.testing.assert_allclose(taught(series)[PART], reference.predict_proba(np.clip(z[PART], -5, 5)), atol=1e-12)
+    np.testing.assert_allclose(taught(series)[PART], trees.predict(x[PART]), atol=1e-12)
+
+
+def test_of_a_market_with_a_mirror_image_every_second_bar_is_told_as_its_image():
+    # Told by the even bars alone that class 0 has the feature below zero: odd ones say so of class 2, mirrored.
+    series = series_of()
+    even = np.arange(BARS) % 2 == TRAIN[0] % 2
+    below = series.features[:, 0] < 0
+    labels = np.where(even, np.where(below, 0, 1), np.where(below, 1, 2))
+    labels[slice(*VALIDATION)] = np.where(below, 0, 1)[slice(*VALIDATION)]
+    mirrored = replace(series, labels=labels, signs=np.array([-1.0, 1.0, 1.0]))
+    said, plain = taught(mirrored)[slice(*TRAIN)], taught(replace(mirrored, signs=None))[slice(*TRAIN)]
+    clear = np.abs(series.features[slice(*TRAIN), 0]) > 0.2
+    assert (said[clear & below[slice(*TRAIN)], 0] > 0.95).all()
+    assert plain[clear & below[slice(*TRAIN)], 0].max() < 0.9
 
 
 def test_bars_without_a_label_or_a_feature_and_bars_outside_training_have_no_teacher():
