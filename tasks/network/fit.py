@@ -147,6 +147,7 @@ def fit(
         per_epoch = math.ceil(
             (len(learn.labels) - config.context + 1) / (fit_config.segment_bars * fit_config.batch_segments)
         )
+        del learn  # the batches have a scaled copy
         check = check.to(fit_config.device)
         history, best_steps = _train(members, batches, per_epoch, check, fit_config, on_progress)
         model = joined(members, config) if config.members > 1 else members[0]
