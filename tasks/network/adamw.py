@@ -35,7 +35,7 @@ class AdamW:
         """Change the weights in place by their gradient, and clear that."""
         adamw(
             [self._weights],
-            [self._weights.grad],
+            [self._weights.grad],  # type: ignore[list-item]  # a backward pass has been before
             [self._mean],
             [self._square],
             [],
