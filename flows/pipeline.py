@@ -28,6 +28,7 @@ from tasks.publishing import show_panel
 from tasks.reporting.summary import Verdict
 from tasks.runs.display import plan, say, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
+from tasks.runs.memory import give_back_large_blocks
 from tasks.strategy.provenance import project_hash
 from tasks.strategy.recipe import Recipe
 
@@ -54,6 +55,7 @@ def pipeline(
         quality: How many bad rows are too many.
         recipe: Labels, folds, network, training, costs and decision rule.
     """
+    give_back_large_blocks()
     if symbols:
         return _each_of(distinct(market, symbols), exchange, bars, quality, recipe)
     plan(("ingest", *STAGES))

@@ -177,6 +177,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, q
     recipe = recipe.charged(data.market, is_made_up=exchange.origin == "synthetic")
     cost.measure(STAGES[1:])
     starts, models, rivals = trained(data, recipe)
+    give_back_large_blocks()
     stage("latency")
     latency = measure_latency(data, recipe, models[-1])
     stage("leak checks")

@@ -23,7 +23,7 @@ from tasks.strategy.leak_suite import CHECKS, LeakReport, leak_checks, leaks_key
 from tasks.strategy.out_of_sample import EvaluationInputs, judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.risk import RiskRecord, record_risk, risk_key
-from tasks.strategy.samples import load_samples
+from tasks.strategy.samples import samples_of_run
 from tasks.strategy.speed import measure_speed, speed_key
 
 
@@ -57,7 +57,7 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     if work.finished(key):
         log.info(f"leaks were looked for before key={key}")
         return key
-    samples, checks = load_samples(settings.datasets, data, recipe), []
+    samples, checks = samples_of_run(settings.datasets, data, recipe), []
     with ProgressReport("leak checks") as progress:
         for check in leak_checks(samples, data.market.interval_ms, recipe, work.load(fold, FoldResult)):
             checks.append(check)
@@ -96,7 +96,7 @@ def foresee_risk(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
     if work.finished(key):
         log.info(f"risk was foreseen before key={key}")
         return key
-    samples = load_samples(settings.datasets, data, recipe)
+    samples = samples_of_run(settings.datasets, data, recipe)
     files = record_risk(samples, recipe, judged_folds(work, samples, folds))
     work.save(key, files)
     scores = RiskRecord.of(files).scores

@@ -26,7 +26,7 @@ from tasks.runs.progress import ProgressReport
 from tasks.strategy import baselines, folds
 from tasks.strategy.pool import bars_for_listing, pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import FoldBars, fold_bars, load_samples
+from tasks.strategy.samples import FoldBars, fold_bars, samples_of_run
 
 
 @task(cache_policy=NO_CACHE, task_run_name="prepare fold {index} of {data.market.symbol}")
@@ -80,7 +80,7 @@ def fold_count(data: DatasetRef, recipe: Recipe) -> int:
     """Return how many walk-forward folds a market has: as many as the recipe, but for a young one of a pool."""
     if not recipe.pool:
         return recipe.folds.folds
-    return len(load_samples(Settings.from_environment().datasets, data, recipe).folds)
+    return len(samples_of_run(Settings.from_environment().datasets, data, recipe).folds)
 
 
 def _network(data: DatasetRef, recipe: Recipe, index: int, start: str, title: str) -> str:
@@ -102,13 +102,13 @@ def _network(data: DatasetRef, recipe: Recipe, index: int, start: str, title: st
 
 
 def _own(data: DatasetRef, recipe: Recipe, index: int) -> FoldBars:
-    return fold_bars(load_samples(Settings.from_environment().datasets, data, recipe), recipe, index)
+    return fold_bars(samples_of_run(Settings.from_environment().datasets, data, recipe), recipe, index)
 
 
 def _learned_from(data: DatasetRef, recipe: Recipe, index: int) -> tuple[str, Callable[[], FoldBars]]:
     """Return the digest of what the network of a fold learns from, the market's bars or its pool's, and what has it."""
     datasets = Settings.from_environment().datasets
-    samples = load_samples(datasets, data, recipe)
+    samples = samples_of_run(datasets, data, recipe)
     if recipe.pool:
         number = samples.fold(index).index
         return _pool_digest(datasets, recipe, number), lambda: pooled_bars(datasets, recipe, number)

@@ -32,6 +32,7 @@ CLASSICAL = (LOGISTIC, BOOSTING)
 
 _SEARCHED = 2  # a grid is searched on every second bar
 _SEARCH_RATE = 4  # boosting's with so many times the shrinkage
+_SEARCH_PATIENCE = 2  # and a patience divided by so much: with such steps it still reaches twice as far
 _LEAST_PROBABILITY = 1e-12  # a logarithm is taken of it
 
 
@@ -111,8 +112,11 @@ class TabularSeries:
 
     def scaled(self, bars: IntArray, signs: FloatArray | float = 1.0) -> FloatArray:
         """Return (N, F) scaled features, of the mirror image where there are signs."""
-        scaled = (self._series.features[bars] * signs - self._mean) / self._scale
-        return np.asarray(np.clip(scaled, -self._bound, self._bound))
+        x = self._series.features[bars]  # a copy: every step is in its place, for tables are large
+        x *= signs
+        x -= self._mean
+        x /= self._scale
+        return x.clip(-self._bound, self._bound, out=x)
 
     def known(self, bars: IntArray) -> IntArray:
         """Return those of the bars that have a label and all features."""
@@ -130,12 +134,29 @@ class TabularSeries:
         if not len(bars):
             span = f"[{bars_asked[0]}, {bars_asked[-1] + 1}]" if len(bars_asked) else "[]"
             raise DatasetError(f"bars {span} hold no labelled bar with features; ingest more bars")
-        x, y, weights = self.scaled(bars), series.labels[bars], None if series.weights is None else series.weights[bars]
-        if mirrored and series.signs is not None:
-            x = np.concatenate([x, self.scaled(bars, series.signs)])
-            y = np.concatenate([y, self._num_classes - 1 - y])
-            weights = None if weights is None else np.tile(weights, 2)
-        return Samples(x=x, y=y, weights=weights)
+        y, weights = series.labels[bars], None if series.weights is None else series.weights[bars]
+        if not mirrored or series.signs is None:
+            return Samples(x=self.scaled(bars), y=y, weights=weights)
+        x = np.empty((2 * len(bars), series.features.shape[1]))
+        x[: len(bars)] = self.scaled(bars)
+        x[len(bars) :] = self.scaled(bars, series.signs)
+        y = np.concatenate([y, self._num_classes - 1 - y])
+        return Samples(x=x, y=y, weights=None if weights is None else np.tile(weights, 2))
+
+    def samples_of_either_side(self, bars: IntArray) -> Samples:
+        """Return the samples of `known` bars, of every second one its mirror image instead, where there are signs.
+
+        Labels overlap, so that both sides of each say little more; they take twice the work.
+
+        Raises:
+            DatasetError: There is none.
+        """
+        samples, signs = self.samples(bars), self._series.signs
+        if signs is None:
+            return samples
+        samples.x[1::2] = self.scaled(self.known(bars)[1::2], signs)
+        samples.y[1::2] = self._num_classes - 1 - samples.y[1::2]
+        return samples
 
 
 def fit_baseline(
@@ -171,21 +192,24 @@ def fit_baseline(
         raise ConfigError(f"a baseline must be one of {', '.join(CLASSICAL)}, was {name!r}")
     started = time.perf_counter()
     table = TabularSeries(series, train, input_clip, num_classes)
-    learn, check = table.samples(np.arange(*train)), table.samples(np.arange(*validation))
-    require_every_class(learn, train, num_classes)
+    check = table.samples(np.arange(*validation))
     search = _logistic if name == LOGISTIC else _boosting
-    kinds = [("", learn)]
-    if series.signs is not None:
-        kinds.append((", mirrored", table.samples(np.arange(*train), mirrored=True)))
+    kinds = {"": False} if series.signs is None else {"": False, ", mirrored": True}
+
+    def learned_from(kind: str) -> Samples:  # made anew whenever it is asked for: one such table at a time is enough
+        learn = table.samples(np.arange(*train), mirrored=kinds[kind])
+        require_every_class(learn, train, num_classes)
+        return learn
+
     found: list[_Point] = []
     with threadpool_limits(config.threads):  # BLAS's threads, waiting for a core, made a second's search take minutes
-        for kind, samples in kinds:
-            for point in search(samples, replace(check, weights=None), config):
-                found.append(replace(point, setting=point.setting + kind))
+        for kind in kinds:
+            for point in search(learned_from(kind), replace(check, weights=None), config):
+                found.append(replace(point, kind=kind))
                 if on_progress is not None:
                     on_progress(len(found) / (len(kinds) * len(config.leaves)))
         best = int(np.argmin([point.loss for point in found]))
-        predict = found[best].fitted()
+        predict = found[best].fitted(learned_from(found[best].kind))
     temperature = best_temperature(_logits(predict(check.x)), check.y)
     x = table.scaled(np.arange(test.start, test.stop))
     known = np.isfinite(x).all(axis=1)
@@ -196,7 +220,8 @@ def fit_baseline(
         name=name,
         probabilities=probabilities,
         tried=tuple(
-            Tried(setting=point.setting, validation_loss=point.loss, chosen=i == best) for i, point in enumerate(found)
+            Tried(setting=point.setting + point.kind, validation_loss=point.loss, chosen=i == best)
+            for i, point in enumerate(found)
         ),
         temperature=temperature,
         seconds=time.perf_counter() - started,
@@ -216,32 +241,41 @@ def require_every_class(learn: Samples, train: tuple[int, int], num_classes: int
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Point:
-    """A point of a grid: its setting, its mean log-loss on validation, and what returns its model."""
+    """A point of a grid: its setting, its mean log-loss on validation, what returns its model of the samples given."""
 
     setting: str
     loss: float
-    fitted: Callable[[], Predict]
+    fitted: Callable[[Samples], Predict]
+    kind: str = ""
 
 
 def _logistic(learn: Samples, check: Samples, config: BaselineConfig) -> Iterator[_Point]:
-    thinned = learn.thinned(_SEARCHED)
+    thinned, model = learn.thinned(_SEARCHED), None
     for strength in config.strengths:
-        model = logistic(thinned, strength * _SEARCHED)  # fewer samples, as strong a penalty for each
+        model = logistic(thinned, strength * _SEARCHED, model)  # fewer samples, as strong a penalty for each
         loss = log_loss(model.predict_proba(check.x), check.y)
-        yield _Point(setting=f"C={strength:g}", loss=loss, fitted=partial(_regression, learn, strength))
+        yield _Point(setting=f"C={strength:g}", loss=loss, fitted=partial(_regression, strength, model))
 
 
-def _regression(learn: Samples, strength: float) -> Predict:
-    predict: Predict = logistic(learn, strength).predict_proba
+def _regression(strength: float, near: Any, learn: Samples) -> Predict:
+    predict: Predict = logistic(learn, strength, near).predict_proba
     return predict
 
 
-def logistic(learn: Samples, strength: float) -> Any:
-    """Return scikit-learn's logistic regression of the samples; `strength` is its C."""
+def logistic(learn: Samples, strength: float, near: Any = None) -> Any:
+    """Return scikit-learn's logistic regression of the samples.
+
+    Args:
+        learn: The samples.
+        strength: Its C.
+        near: Another one, of much the same samples: begun from, half of the steps are left.
+    """
     from sklearn.linear_model import LogisticRegression
 
     # Newton's steps: a Hessian of some 30 x 30 is solved exactly, in a quarter of the default solver's time.
-    model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=200, tol=1e-8)
+    model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=200, tol=1e-8, warm_start=True)
+    if near is not None:
+        model.coef_, model.intercept_ = near.coef_, near.intercept_
     return model.fit(learn.x, learn.y, sample_weight=learn.weights)
 
 
@@ -250,16 +284,17 @@ def _boosting(learn: Samples, check: Samples, config: BaselineConfig) -> Iterato
     quick = replace(
         config,
         boosting_rate=min(_SEARCH_RATE * config.boosting_rate, 1.0),
+        patience=-(-config.patience // _SEARCH_PATIENCE),
         leaf_bars=max(config.leaf_bars // _SEARCHED, 1),
     )
     thinned = Boosting(learn.thinned(_SEARCHED), check, num_classes, quick)
     for leaves in config.leaves:
         predict = thinned.grown(leaves, use_quantized_grad=True)
         loss = log_loss(predict(check.x), check.y)
-        yield _Point(setting=f"leaves={leaves}", loss=loss, fitted=partial(_boosted, learn, check, leaves, config))
+        yield _Point(setting=f"leaves={leaves}", loss=loss, fitted=partial(_boosted, check, leaves, config))
 
 
-def _boosted(learn: Samples, check: Samples, leaves: int, config: BaselineConfig) -> Predict:
+def _boosted(check: Samples, leaves: int, config: BaselineConfig, learn: Samples) -> Predict:
     return Boosting(learn, check, int(learn.y.max()) + 1, config).grown(leaves)
 
 
@@ -294,16 +329,23 @@ class Boosting:
         self._learn = lightgbm.Dataset(learn.x, learn.y, weight=learn.weights, params=dict(self._parameters))
         self._check = lightgbm.Dataset(check.x, check.y, reference=self._learn)
 
-    def grown(self, leaves: int, **options: Any) -> Predict:
-        """Return what boosted trees of so many leaves say; `options` are further ones, by LightGBM's names."""
-        trees = self.trees(leaves, **options)
+    def grown(self, leaves: int, rows: IntArray | None = None, **options: Any) -> Predict:
+        """Return what boosted trees of so many leaves say.
+
+        Args:
+            leaves: Of each tree.
+            rows: Which samples they are grown from; None: all.
+            options: Further ones, by LightGBM's names.
+        """
+        trees = self.trees(leaves, rows, **options)
         return lambda x: np.asarray(trees.predict(x), np.float64)
 
-    def trees(self, leaves: int, **options: Any) -> Any:
+    def trees(self, leaves: int, rows: IntArray | None = None, **options: Any) -> Any:
         """Return the lightgbm.Booster of `grown`."""
         stop = self._lightgbm.early_stopping(self._patience, verbose=False)
         parameters = {**self._parameters, "num_leaves": leaves, **options}
-        return self._lightgbm.train(parameters, self._learn, self._most_trees, [self._check], callbacks=[stop])
+        learn = self._learn if rows is None else self._learn.subset(rows).construct()
+        return self._lightgbm.train(parameters, learn, self._most_trees, [self._check], callbacks=[stop])
 
 
 def _logits(probabilities: FloatArray) -> FloatArray:

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional
 
 from storage.schema import ConfigError, DatasetError, FloatArray, TrainingError
+from tasks.network.adamw import AdamW
 from tasks.network.architecture import DSCConfig
 from tasks.network.calibration import best_temperature, series_scaler
 from tasks.network.dsc import DSCTradingModel
@@ -146,6 +147,7 @@ def fit(
         per_epoch = math.ceil(
             (len(learn.labels) - config.context + 1) / (fit_config.segment_bars * fit_config.batch_segments)
         )
+        del learn  # the batches have a scaled copy
         check = check.to(fit_config.device)
         history, best_steps = _train(members, batches, per_epoch, check, fit_config, on_progress)
         model = joined(members, config) if config.members > 1 else members[0]
@@ -186,10 +188,7 @@ def _train(
     steps, every = config.epochs * per_epoch, max(1, per_epoch // config.validations_per_epoch)
     stack = MemberStack(members)
     live = Trained(*(tensor.detach() for tensor in stack.trained))
-    optimizer = torch.optim.AdamW(
-        [stack.trained.weights], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    optimizer = AdamW(stack.trained.weights, config.learning_rate, config.weight_decay, steps)
     average = Trained(*(tensor.clone() for tensor in live)) if config.weight_average else live
     kept = Trained(*(tensor.clone() for tensor in live))
     history: list[Progress] = []
@@ -230,7 +229,6 @@ def _train(
             _refuse_non_finite([losses[number] for number in learning], "training", step + 1, config)
             total += torch.tensor(losses) * torch.tensor(counts)
             samples += torch.tensor(counts)
-            schedule.step()
             if average is not live:
                 for own, now in zip(average, live, strict=True):
                     own.lerp_(now, 1 - config.weight_average)
@@ -239,10 +237,9 @@ def _train(
 
 
 def _step(
-    stack: MemberStack, optimizer: torch.optim.Optimizer, batch: TrainingBatch, config: FitConfig
+    stack: MemberStack, optimizer: AdamW, batch: TrainingBatch, config: FitConfig
 ) -> tuple[list[float], list[float]]:
     """Take one step and return every member's mean loss and number of samples."""
-    optimizer.zero_grad()
     said = torch.log_softmax(stack.logits(batch.z, batch.keep), 1)
     counts = batch.told.sum((1, 2, 3))
     losses = -(batch.told * said).sum((1, 2, 3)) / counts.clamp(min=1)

@@ -75,7 +75,7 @@ def prepare(
         with threadpool_limits(fit_config.threads):
             chosen = _regression(table, train, config.num_classes, fit_config, mirrored=False)
             if mirrored:
-                both = _regression(table, train, config.num_classes, fit_config, mirrored=True)
+                both = _regression(table, train, config.num_classes, fit_config, mirrored=True, near=chosen)
                 plain_loss, loss = (log_loss(one.predict_proba(check.x), check.y) for one in (chosen, both))
                 mirrored = loss - plain_loss <= (fit_config.mirror_margin or 0.0)
                 chosen = both if mirrored else chosen
@@ -112,13 +112,20 @@ def require_spans(series: Series, train: tuple[int, int], validation: tuple[int,
 
 
 def _regression(
-    table: TabularSeries, train: tuple[int, int], num_classes: int, fit_config: FitConfig, *, mirrored: bool
+    table: TabularSeries,
+    train: tuple[int, int],
+    num_classes: int,
+    fit_config: FitConfig,
+    *,
+    mirrored: bool,
+    near: Any = None,
 ) -> Any:
     """Return scikit-learn's logistic regression of the training bars; every label counts alike."""
     samples = replace(table.samples(np.arange(*train), mirrored=mirrored), weights=None)
     require_every_class(samples, train, num_classes)
     # As strong for a sample and its mirror image; of two classes there is one line, whose halves have half its square.
-    return logistic(samples, (2 if num_classes == 2 else 1) / (fit_config.start_penalty * (2 if mirrored else 1)))
+    strength = (2 if num_classes == 2 else 1) / (fit_config.start_penalty * (2 if mirrored else 1))
+    return logistic(samples, strength, near)
 
 
 def _weights(model: Any) -> tuple[FloatArray, FloatArray]:

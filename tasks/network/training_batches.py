@@ -61,10 +61,12 @@ class TrainingBatches:
         context, rows = self._shape.context, len(stream.labels)
         mean, scale = model.feature_mean.cpu(), model.feature_scale.cpu()
         told, kept = _told(stream.labels, teacher, self._shape.num_classes, config), stream.kept
-        z = (stream.features - mean).div_(scale)
+        z = stream.features.new_empty((rows if signs is None else 2 * rows, len(mean)))
+        torch.sub(stream.features, mean, out=z[:rows]).div_(scale)
         if signs is not None:
-            image = (stream.features * torch.from_numpy(signs.astype(np.float32))).sub_(mean).div_(scale)
-            z, told = torch.cat([z, image]), torch.cat([told, told.flip(1)])
+            mirror = torch.from_numpy(signs.astype(np.float32))
+            torch.mul(stream.features, mirror, out=z[rows:]).sub_(mean).div_(scale)
+            told = torch.cat([told, told.flip(1)])
             kept = None if kept is None else kept.repeat(2)
         self._z, self._told = z.to(device), told.to(device)
         self._kept = kept

@@ -10,10 +10,12 @@ _LARGE = 1 << 20  # bytes
 
 
 def give_back_large_blocks() -> None:
-    """Let malloc give every freed block of a megabyte or more back to the system at once, in this process.
+    """Let malloc give every freed block of a megabyte or more back to the system at once, and now all that is free.
 
     glibc would do so from the size of whatever was freed last, up to 32 MB: tables of features are below that, and the
     holes that they leave between what stays were a seventh of all that a retrain held. Other allocators are left alone.
     """
     with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, _LARGE)
+        libc.malloc_trim(0)

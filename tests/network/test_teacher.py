@@ -25,6 +25,13 @@ def series_of(seed: int = 0) -> Series:
     )
 
 
+@pytest.fixture(params=["few bars", "many bars"])
+def however_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few bars are told from both sides, many from either, of one table of bins."""
+    if request.param == "many bars":
+        monkeypatch.setattr("tasks.network.teacher._MANY", 0)
+
+
 def taught(series: Series) -> FloatArray:
     return cross_fitted(series, TRAIN, VALIDATION, parts=PARTS, input_clip=5.0, num_classes=3)
 
@@ -37,6 +44,7 @@ def with_labels(series: Series, bars: slice) -> Series:
 
 
 @pytest.mark.promise(6)
+@pytest.mark.usefixtures("however_many")
 def test_a_part_is_spoken_of_without_its_own_labels_and_without_those_that_reach_into_it():
     series = series_of()
     said = taught(series)
@@ -47,6 +55,7 @@ def test_a_part_is_spoken_of_without_its_own_labels_and_without_those_that_reach
 
 
 @pytest.mark.promise(6)
+@pytest.mark.usefixtures("however_many")
 def test_what_lies_beyond_the_label_span_is_learned_from():
     series = series_of()
     said = taught(series)
@@ -55,6 +64,7 @@ def test_what_lies_beyond_the_label_span_is_learned_from():
 
 
 @pytest.mark.promise(6)
+@pytest.mark.usefixtures("however_many")
 def test_nothing_but_training_and_validation_bars_is_read():
     series = series_of()
     features = series.features.copy()
@@ -84,6 +94,18 @@ def test_probabilities_are_those_of_trees_grown_by_hand():
     np.testing.assert_allclose(taught(series)[PART], reference.predict_proba(np.clip(z[PART], -5, 5)), atol=1e-12)
 
 
+def test_of_many_bars_every_second_one_is_told_as_its_mirror_image(monkeypatch):
+    # Of even bars, class 0 has the feature below zero and class 1 above; of odd ones, the images of just these.
+    monkeypatch.setattr("tasks.network.teacher._MANY", 0)
+    series, train = series_of(), slice(*TRAIN)
+    even, below = np.arange(BARS) % 2 == TRAIN[0] % 2, series.features[:, 0] < 0
+    labels = np.where(even | (np.arange(BARS) >= VALIDATION[0]), np.where(below, 0, 1), np.where(below, 1, 2))
+    mirrored = replace(series, labels=labels, signs=np.array([-1.0, 1.0, 1.0]))
+    clear = below[train] & (np.abs(series.features[train, 0]) > 0.2)
+    assert (taught(mirrored)[train][clear, 0] > 0.95).all()
+    assert (taught(replace(mirrored, signs=None))[train][clear, 0] < 0.9).all()
+
+
 def test_bars_without_a_label_or_a_feature_and_bars_outside_training_have_no_teacher():
     series = series_of()
     labels, features = series.labels.copy(), series.features.copy()
@@ -108,6 +130,7 @@ def test_teacher_knows_more_than_class_shares_of_bars_it_has_not_seen():
 
 
 @pytest.mark.promise(6)
+@pytest.mark.usefixtures("however_many")
 def test_of_two_markets_a_part_is_spoken_of_without_its_hours_in_either():
     # One market's bars after the other's, hour by hour the same: what happened in an hour, happened to both.
     one = series_of()
