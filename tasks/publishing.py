@@ -46,7 +46,7 @@ from tasks.strategy.leave_one_out import Stranger, judge_strangers, strangers
 from tasks.strategy.out_of_sample import judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.risk import RiskRecord
-from tasks.strategy.samples import load_samples, training_end
+from tasks.strategy.samples import samples_of_run, training_end
 from tasks.strategy.speed import Speed
 
 _SESSIONS = 5  # on paper, that a report shows
@@ -144,7 +144,7 @@ def markets_to_ask(data: DatasetRef, recipe: Recipe) -> tuple[Stranger, ...]:
     """
     settings = Settings.from_environment()
     champion = ArtifactStore(settings.models).champion(data.source, data.market.slug)
-    if champion.ref is not None or not load_samples(settings.datasets, data, recipe).is_listing:
+    if champion.ref is not None or not samples_of_run(settings.datasets, data, recipe).is_listing:
         return ()
     found = strangers(settings.datasets, data, recipe)
     return found if len(found) >= FEWEST_STRANGERS else ()

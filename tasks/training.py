@@ -60,7 +60,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
         return baselines.train_baselines(bars, recipe, progress.update)
 
     datasets = Settings.from_environment().datasets
-    samples = load_samples(datasets, data, recipe)
+    samples = samples_of_run(datasets, data, recipe)
     alone = not samples.is_listing
     bars = fold_bars(samples, recipe, index) if alone else bars_for_listing(datasets, recipe, samples)
     return _made(baselines.baselines_key(bars.digest, recipe), f"baselines of fold {index + 1}", make, is_beside=True)

@@ -344,7 +344,7 @@ class Boosting:
         """Return the lightgbm.Booster of `grown`."""
         stop = self._lightgbm.early_stopping(self._patience, verbose=False)
         parameters = {**self._parameters, "num_leaves": leaves, **options}
-        learn = self._learn if rows is None else self._learn.subset(rows).construct()
+        learn = self._learn if rows is None else self._learn.subset(rows.tolist()).construct()
         return self._lightgbm.train(parameters, learn, self._most_trees, [self._check], callbacks=[stop])
 
 
