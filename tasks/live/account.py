@@ -236,6 +236,14 @@ class Account:
         cause = "stale" if trades and late_ms > deadline_ms else ""
         return self._open(start_ms, self.ledger.weight if cause else self.pending.wanted, cause, quote, rate, late_ms)
 
+    def only_closes(self, is_late: bool) -> bool:
+        """Return whether the market's next price will do, whatever it is; on paper none but the one that is seen.
+
+        Args:
+            is_late: Whether it is too late to open anything.
+        """
+        return False
+
     def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
         """Book an open that nobody saw: funding is due, and nothing is traded."""
         undone = self.pending is not None and self.pending.wanted != self.ledger.weight

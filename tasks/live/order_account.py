@@ -232,6 +232,13 @@ class OrderAccount(Account):
 
     # --- a bar opens --------------------------------------------------------------------------------------------------
 
+    def only_closes(self, is_late: bool) -> bool:
+        """Return whether the last decision only closes what is held, or can do no more any longer."""
+        if self.pending is None:
+            return False
+        held, wanted = self.ledger.weight, self.pending.wanted
+        return bool(held) and (wanted == 0 or (is_late and wanted == -held))
+
     def try_open(
         self,
         start_ms: int,
@@ -249,7 +256,8 @@ class OrderAccount(Account):
             trades = self.pending.wanted != self.ledger.weight
             if trades:
                 is_fresh = book is not None and book.ts_ms >= start_ms
-                if self._is_stranded or (self.pending.wanted and (not is_fresh or math.isnan(self.mark))):
+                waits = (not is_fresh or math.isnan(self.mark)) and not self.only_closes(begun.late_ms > deadline_ms)
+                if self._is_stranded or waits:
                     return None  # what only closes waits for neither
                 if book is not None and is_fresh:
                     quote = Quote(first.price, book.bid, book.ask)
@@ -263,13 +271,12 @@ class OrderAccount(Account):
         return self._opened("", self._begun.quote, self._begun.late_ms)
 
     def _begin(self, wanted: int, deadline_ms: float, received_ns: int) -> None:
-        """Want what was decided, or say why not; what only closes may be late."""
+        """Want what was decided; or say why not, and close what is held on the other side. What closes may be late."""
         start_ms, quote = self._begun.start_ms, self._begun.quote
         late_ms = self._begun.late_ms
-        left_s = max((deadline_ms - late_ms) / 1e3, CLOSE_S)
+        left_s = (deadline_ms - late_ms) / 1e3
         coins = coins_of(wanted, self.ledger, quote.first, self._pending_rules, self._lot)
         if wanted:
-            left_s = (deadline_ms - late_ms) / 1e3
             if left_s < 0.0:
                 self._said = "stale"
             elif why := self.desk.trouble or self._halted():
@@ -280,10 +287,13 @@ class OrderAccount(Account):
                 self._said, self._why = breach.code, str(breach)
             else:
                 self._remember()  # it counts, whatever becomes of the process
-        if not self._said:
-            price = Decimal(str(quote.first))
-            stop = self._stop(price, wanted)
-            self.desk.want(Wanted(start_ms, coins, price, monotonic() + left_s, stop, received_ns))
+        if self._said:
+            if self.desk.held * wanted >= 0:
+                return
+            wanted, coins = 0, ZERO
+        give_up_s = monotonic() + (left_s if wanted else max(left_s, CLOSE_S))
+        price = Decimal(str(quote.first))
+        self.desk.want(Wanted(start_ms, coins, price, give_up_s, self._stop(price, wanted), received_ns))
 
     def _stop(self, price: Decimal, wanted: int) -> Decimal | None:
         if not wanted or self.pending is None or self.model is None:
@@ -346,7 +356,7 @@ class OrderAccount(Account):
         outcome = self.desk.outcome(start_ms)
         if wanted == before or (row.opened.ledger.weight == wanted and not outcome):
             return row
-        cause = self._said or outcome or unless
+        cause = outcome or self._said or unless
         if cause not in _PROVEN:
             self.desk.note(start_ms, f"{cause} at open", self._why or self.desk.trouble or cause)
         self.count(cause)

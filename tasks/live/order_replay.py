@@ -9,7 +9,7 @@ named:
     partial, rejected, absent                   as the orders' own ends say
     stale, restart, stop                        as on paper
     unknown    nobody could tell in time, or an execution came after its bar's open had been booked
-    halted, and the codes of `risk.py`          as noted when it was so
+    halted, and the codes of `risk.py`          as noted when it was so; a code that refuses one side closes the other
     stop-out, halted, foreign
                moved by the stop at the exchange, by a halt of the home, or by anybody else, as noted when it was so
     stream     nothing new while the account's own stream was down
@@ -151,7 +151,8 @@ class OrderBooks:
             holds = self._holds(bar, orders)
             yield start_ms, "fill", bar.cause if holds else "", f"{bar.opened.ledger.weight} is held, not {decided}"
         rules = self._batch.rules[before.start_ms] if before is not None else np.zeros(RULES)
-        yield from self._legs(bar, coins_of(decided, ledger, bar.quote.first, rules, self._lot), orders, held)
+        coins = coins_of(decided, ledger, bar.quote.first, rules, self._lot)
+        yield from self._legs(bar, ZERO if _refuses(bar.cause) else coins, orders, held)
         row = self._batch.row.get(start_ms)  # None where the bar has not closed
         first = float(self._batch.candles.open[row]) if row is not None else bar.quote.first
         core, fill = open_bar(ledger, decided, Quote(first), 0.0, rules).fill, bar.opened.fill
@@ -173,7 +174,8 @@ class OrderBooks:
             if leg != order.leg:  # a process that starts amid a bar does not know its first price
                 yield bar.start_ms, "order", again, f"{order.link_id} was {order.leg}, due was {leg}"
             held += order.change
-        if not bar.cause and (leg := next_leg(held, coins, self._lot, price)) is not None:
+        is_whole = not bar.cause or (_refuses(bar.cause) and held * bar.wanted < 0)
+        if is_whole and (leg := next_leg(held, coins, self._lot, price)) is not None:
             yield bar.start_ms, "order", again, f"{leg} was due and not sent"
 
     def _holds(self, bar: BarOpen, orders: list[Order]) -> bool:
@@ -192,3 +194,8 @@ class OrderBooks:
     def _traded(self, start_ms: int) -> float:
         """Return what the executions of a row were worth, USDT."""
         return float(sum((one.worth for one in self._told.booked.get(start_ms, ())), ZERO))
+
+
+def _refuses(cause: str) -> bool:
+    """Return whether a cause says that nothing was opened, and what was held on the other side closed."""
+    return cause == "stream" or cause.isupper()  # a code of `risk.py`

@@ -175,6 +175,48 @@ def test_position_that_a_limit_refuses_is_named_by_its_code(open_rig: OPEN, limi
     assert trader.check().causes[code] >= 1
 
 
+def _mark_elsewhere(delivery: Delivery) -> None:
+    ticker = delivery.message | {"data": dict(delivery.message["data"])}
+    if "markPrice" in ticker["data"]:
+        ticker["data"]["markPrice"] = str(Decimal(ticker["data"]["markPrice"]) * Decimal("1.05"))
+    delivery.items = [json.dumps(ticker)]
+
+
+def _without(topic: str) -> StreamPlan:
+    return StreamPlan([AtMessage(number, act.confirm_missing(), topic=topic) for number in range(1_000)])
+
+
+def _mark_off() -> StreamPlan:
+    spoilt = StreamAction("mark 5 % off", _mark_elsewhere)
+    return StreamPlan([AtMessage(number, spoilt, topic=f"tickers.{MARKET.symbol}") for number in range(1_000)])
+
+
+REFUSALS: dict[str, Callable[[], StreamPlan] | None] = {
+    "RATE": None,
+    "BAND": _mark_off,
+    "stale": lambda: _without(BOOK),
+}
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("cause", REFUSALS)
+def test_flip_whose_new_side_is_refused_closes_the_old_one(open_rig: OPEN, cause: str) -> None:
+    trader = Trader(open_rig, limits=replace(NO_LIMITS, orders_per_hour=1 if cause == "RATE" else 60))
+    plan = REFUSALS[cause]
+    spoil = while_held(lambda: plan and trader.rig.sandbox.follow_stream(plan()))
+    share = 0.003 if cause == "stale" else 0.1
+    market = trader.hold(18, spoil, patience_s=4.0, config=SessionConfig(deadline_share=share))
+    assert market.halted == ""
+    trader.check()
+    flips, before = [], 0
+    for bar in told(trader)[1]:
+        if before * bar.wanted < 0 and bar.cause == cause:
+            flips.append((bar.start_ms, bar.opened.ledger.weight))
+        before = bar.opened.ledger.weight
+    assert flips
+    assert {weight for _, weight in flips} == {0}
+
+
 def deleverage(trader: Trader) -> None:
     outside = trader.rig.sandbox.outside(KEY.key)
     outside.deleverage(MARKET.symbol, format(abs(outside.size(MARKET.symbol)), "f"))
@@ -251,17 +293,8 @@ def test_funding_moves_cash_alone_and_does_not_age_the_position(open_rig: OPEN) 
             assert (after.quantity, after.bars_held) == (before.quantity, before.bars_held)
 
 
-def _mark_elsewhere(delivery: Delivery) -> None:
-    ticker = delivery.message | {"data": dict(delivery.message["data"])}
-    if "markPrice" in ticker["data"]:
-        ticker["data"]["markPrice"] = str(Decimal(ticker["data"]["markPrice"]) * Decimal("1.05"))
-    delivery.items = [json.dumps(ticker)]
-
-
 def test_price_away_from_the_mark_opens_nothing_and_the_reason_is_on_record(open_rig: OPEN) -> None:
-    spoilt = StreamAction("mark 5 % off", _mark_elsewhere)
-    every = [AtMessage(number, spoilt, topic=f"tickers.{MARKET.symbol}") for number in range(1_000)]
-    trader = Trader(open_rig, stream_faults=StreamPlan(every))
+    trader = Trader(open_rig, stream_faults=_mark_off())
     market = trader.hold(16)
     assert (market.halted, market.own.ledger.weight, list(trader.account.orders)) == ("", 0, [])
     assert trader.check().causes["BAND"] >= 2
