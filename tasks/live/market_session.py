@@ -38,12 +38,13 @@ from tasks.execution.paper import Quote
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.account import Account, ClosedBar, FirstPrice
-from tasks.live.session_config import ExchangeTime, SessionConfig
+from tasks.live.session_config import ExchangeTime, SessionConfig, elapsed_ms
 
 _OPEN_STATUS = ("Trading", "PreLaunch")
 _CANDLE = struct.Struct("6d")
 _FIRST_WAIT_MS, _MAX_WAIT_MS = 1_000.0, 60_000.0  # between two questions for a bar that REST lacks too
 _RATES_S = 5.0  # between two questions for funding rates that REST did not give
+_SILENT_S = 5.0  # longer than `orderbook.1` is ever silent: what a stream told before that says nothing of now
 
 
 class Recent(NamedTuple):
@@ -140,6 +141,7 @@ class MarketSession:
         self._unbroken = 0
         self._first: FirstPrice | None = None
         self._told_ms = math.inf  # the newest bar that the present connection has told of
+        self._heard_ns = 0  # when the stream told of anything last
         self._book: BookTop | None = None
         self._rates: dict[int, float] = {}
         self._last_row: tuple[float, ...] = ()
@@ -210,6 +212,7 @@ class MarketSession:
     def on_event(self, event: ConfirmedBar | FormingBar | BookTop | Trade | Ticker) -> None:
         """Take in one event of this market's stream."""
         at_ms = self._time.at(event.ts_ms, event.received_ns)
+        self._heard_ns = event.received_ns
         if isinstance(event, ConfirmedBar):
             if event.start_ms > max(at_ms, event.ts_ms):
                 # Taken for true, it would make every bar until then an old one.
@@ -245,7 +248,7 @@ class MarketSession:
     def _go_on(self, now_ms: float) -> None:
         """Go on with orders, and book what came of them."""
         trouble = self.own.look()
-        self._try_open()
+        self._try_open(now_ms)
         start_ms, price = self.last_ms + self._step_ms, self._first.price if self._first else self.close
         if trouble and self.own.opened_ms < start_ms:
             self._book_opens([(self.own, self.own.open_unseen(start_ms, price, 0.0))])
@@ -317,7 +320,8 @@ class MarketSession:
         first_ms = self.last_ms + self._step_ms if self.last_ms >= 0 else self._since_ms
         recent = self._feed.closed_since(self.market, first_ms)
         rows = [row for row in _rows(recent.candles) if row[0] < before_ms]
-        if rows and rows[-1][0] >= self._told_ms:
+        told_ms = self._told_ms if elapsed_ms(self._heard_ns) < 1_000 * _SILENT_S else math.inf
+        if rows and rows[-1][0] >= told_ms:
             rows.pop()  # while the stream tells of none later it may be forming, whatever the exchange's clock says
         for i, row in enumerate(rows):
             newest = before_ms == math.inf and i == len(rows) - 1
@@ -371,16 +375,21 @@ class MarketSession:
 
     # --- a bar opens --------------------------------------------------------------------------------------------------
 
-    def _try_open(self) -> None:
-        if self._first is None:
-            return
+    def _try_open(self, now_ms: float) -> None:
         start_ms, opened = self.last_ms + self._step_ms, []
         for one in self.accounts:
-            if one.opened_ms < start_ms:
+            if one.opened_ms < start_ms and (first := self._first or self._instead(one, now_ms - start_ms)):
                 rate = self._rate_due(one, start_ms)
-                bar = one.try_open(start_ms, self._first, self._book, self._time, self._deadline_ms, rate)
+                bar = one.try_open(start_ms, first, self._book, self._time, self._deadline_ms, rate)
                 opened += [(one, bar)] if bar else []
         self._book_opens(opened)
+
+    def _instead(self, account: Account, late_ms: float) -> FirstPrice | None:
+        """Return the last price that is known, where nobody tells of a first one and that is enough; else None."""
+        waits = late_ms <= 1_000 * self._config.confirm_grace_s
+        if waits or not account.only_closes(late_ms > self._deadline_ms):
+            return None
+        return FirstPrice(self.close, self.last_ms + self._step_ms + late_ms, time.monotonic_ns())
 
     def _book_opens(self, opened: Sequence[tuple[Account, BarOpen]]) -> None:
         if opened:

@@ -183,6 +183,17 @@ def test_overdue_bar_is_found_without_any_event(desk: Any) -> None:
     assert here.market.counts.stepped == 6
 
 
+def test_stream_that_has_been_silent_for_long_keeps_no_bar_back_that_rest_says_has_closed(desk: Any) -> None:
+    here = desk(Rest(CANDLES[: FIRST + 6]))
+    here.step(5)
+    here.open(5)
+    here.market.look(here.market.last_ms + 2 * STEP_MS + 2_001)
+    assert here.market.counts.stepped == 5
+    here.market._heard_ns -= 6_000_000_000
+    here.market.look(here.market.last_ms + 2 * STEP_MS + 4_000)
+    assert here.market.counts.stepped == 6
+
+
 def test_market_that_is_closed_stops_alone(open_rig: OPEN) -> None:
     other = Market(symbol="OTHERUSDT")
     short = Listing(candles=CANDLES[: FIRST + 20], market=other)

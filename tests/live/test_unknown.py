@@ -18,10 +18,12 @@ from tasks.live.gates import Denied
 from tasks.live.market_session import MarketSession
 from tasks.live.orders import OrderConfig
 from tasks.live.outcome import SessionResult
-from tasks.live.session_config import SessionConfig
+from tasks.live.session_config import DataTime, SessionConfig
 from tasks.sandbox import order_record
+from tasks.sandbox import stream_actions as act
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
-from tests.live.conftest import MARKET, QUICK, STEP_MS, WAIT_S, Rig
+from tasks.sandbox.stream_faults import AtMessage, StreamPlan
+from tests.live.conftest import MARKET, QUICK, START_MS, STEP_MS, WAIT_S, Rig
 from tests.live.desk import Rest
 from tests.live.order_rig import KEY, Trader
 from tests.live.test_kill import wait_until
@@ -113,6 +115,31 @@ def test_position_of_which_nothing_is_heard_for_so_many_bars_is_closed(desk: Any
         here.market.look(here.market.last_ms + 4 * STEP_MS)
     with pytest.raises(Exception, match=r"no bar since .* \(REST is down\), while a position is held"):
         here.market.look(here.market.last_ms + 5 * STEP_MS)
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("who", ["the model", "a person"])
+def test_position_is_closed_on_what_rest_says_while_the_public_stream_is_down(
+    open_rig: OPEN, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    trader, cut = Trader(open_rig), []
+    monkeypatch.setattr("tasks.live.market_session._SILENT_S", 0.0)
+
+    def fall_silent() -> None:
+        trader.rig.sandbox.follow_stream(StreamPlan([AtMessage(n, act.confirm_missing()) for n in range(2_000)]))
+        monkeypatch.setattr(DataTime, "now_ms", lambda time: START_MS + trader.closed * STEP_MS + 40_000.0)
+        cut.append(trader.closed)
+        if who == "a person":
+            trader.halts.latch("sandbox", MARKET, "a person says so")
+
+    market = trader.hold(40, while_held(fall_silent), patience_s=0.3)
+    assert (market.halted, market.counts.stepped) == ("", 40)
+    assert cut
+    assert size(trader) == 0
+    trader.check()
+    with trader.rig.reader() as reader:
+        legs = [order.leg for start_ms, order in reader.orders(MARKET.slug) if start_ms > START_MS + cut[0] * STEP_MS]
+    assert [leg.reduces for leg in legs] == [True]
 
 
 @pytest.mark.promise(17)
