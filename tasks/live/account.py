@@ -92,7 +92,7 @@ class Account:
         unfilled: The cause where a decision finds no open.
         traded: Fills.
         pays_by_rate: Whether funding is paid by the rate that the stream tells, at a bar's open.
-        mark: Mark price as the stream last told it; NaN before.
+        mark: Mark price as the stream has told it just now; NaN where it has not.
         causes: How often something was not traded, by cause.
     """
 

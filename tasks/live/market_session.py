@@ -44,6 +44,7 @@ _OPEN_STATUS = ("Trading", "PreLaunch")
 _CANDLE = struct.Struct("6d")
 _FIRST_WAIT_MS, _MAX_WAIT_MS = 1_000.0, 60_000.0  # between two questions for a bar that REST lacks too
 _RATES_S = 5.0  # between two questions for funding rates that REST did not give
+_MARK_MS = 10_000  # after which a mark price that was told says nothing of now
 _SILENT_S = 5.0  # longer than `orderbook.1` is ever silent: what a stream told before that says nothing of now
 
 
@@ -141,6 +142,7 @@ class MarketSession:
         self._unbroken = 0
         self._first: FirstPrice | None = None
         self._told_ms = math.inf  # the newest bar that the present connection has told of
+        self._marked_ms = -math.inf  # of when the mark price is
         self._heard_ns = 0  # when the stream told of anything last
         self._book: BookTop | None = None
         self._rates: dict[int, float] = {}
@@ -226,7 +228,7 @@ class MarketSession:
         if isinstance(event, Ticker):
             if event.next_funding_ms:
                 self._rates[event.next_funding_ms] = event.funding_rate
-            self.own.mark = event.mark
+            self.own.mark, self._marked_ms = event.mark, event.ts_ms
             return
         if isinstance(event, BookTop):
             self._book = event
@@ -248,6 +250,8 @@ class MarketSession:
     def _go_on(self, now_ms: float) -> None:
         """Go on with orders, and book what came of them."""
         trouble = self.own.look()
+        if now_ms - self._marked_ms > _MARK_MS:
+            self.own.mark = math.nan
         self._try_open(now_ms)
         start_ms, price = self.last_ms + self._step_ms, self._first.price if self._first else self.close
         if trouble and self.own.opened_ms < start_ms:
@@ -310,7 +314,7 @@ class MarketSession:
 
     def reconnected(self) -> None:
         """Note that the stream begins anew and has told of no bar yet."""
-        self._told_ms = math.inf
+        self._told_ms, self.own.mark = math.inf, math.nan
 
     def catch_up(self) -> None:
         """Ask REST for every bar that has closed and was not stepped, and step it."""

@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from math import isnan
+from time import monotonic_ns
 from typing import Any
 
 import pytest
 
 from tasks.exchange.private_events import OrderNews
+from tasks.exchange.stream_events import Ticker
 from tasks.execution.orders import Reported
 from tasks.execution.risk import RiskLimits
 from tasks.journal.journal_rows import BarOpen, Decision
@@ -20,6 +23,7 @@ from tasks.live.session_config import SessionConfig
 from tasks.sandbox import stream_actions as act
 from tasks.sandbox.stream_faults import AtMessage, Delivery, StreamAction, StreamPlan
 from tests.live.conftest import MARKET, START_MS, STEP_MS, Rig
+from tests.live.desk import KEY as LINEAR
 from tests.live.desk import again as replay_of
 from tests.live.order_rig import CAPITAL, KEY, NO_LIMITS, Trader
 from tests.sandbox.order_actions import order_fault
@@ -298,3 +302,34 @@ def test_price_away_from_the_mark_opens_nothing_and_the_reason_is_on_record(open
     market = trader.hold(16)
     assert (market.halted, market.own.ledger.weight, list(trader.account.orders)) == ("", 0, [])
     assert trader.check().causes["BAND"] >= 2
+
+
+@pytest.mark.promise(15)
+def test_mark_price_that_is_not_told_any_more_opens_nothing(open_rig: OPEN) -> None:
+    trader, opened = Trader(open_rig), []
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        if bar == 4:
+            trader.rig.sandbox.follow_stream(_without(f"tickers.{MARKET.symbol}"))
+        if bar in (5, 23):  # at the open of bar 4 the price was told
+            orders = trader.account.orders.values()
+            opened.append(sum(not one.reduce_only and one.trigger is None for one in orders))
+
+    market = trader.hold(24, before_bar, patience_s=0.5)
+    assert market.halted == ""
+    assert opened[0] == opened[1]
+    assert trader.check().causes["stale"] >= 1
+
+
+def test_mark_price_is_forgotten_after_ten_seconds_and_with_its_connection(desk: Any) -> None:
+    here = desk()
+    here.open(0)
+    here.market.on_event(Ticker(LINEAR, 83.0, 0.0, 0, START_MS, monotonic_ns()))
+    here.market.look(START_MS + 9_000)
+    assert here.own.mark == 83.0
+    here.market.look(START_MS + 11_000)
+    assert isnan(here.own.mark)
+    here.market.on_event(Ticker(LINEAR, 84.0, 0.0, 0, START_MS + 12_000, monotonic_ns()))
+    assert here.own.mark == 84.0
+    here.market.reconnected()
+    assert isnan(here.own.mark)
