@@ -402,14 +402,18 @@ class MarketSession:
                 one.take(bar)
 
     def _rate_due(self, account: Account, start_ms: int) -> float:
-        """Return the sum of the rates whose stamps came since the open before, as the stream told them."""
+        """Return the sum of the rates whose stamps came since the open before, as the stream told them.
+
+        REST is asked for what the stream did not tell; but not for a shadow's where the session's own account sends
+        orders, which would wait for the answer: what it lacks it does not pay.
+        """
         interval_ms = self.instrument.funding_interval_min * MINUTE_MS
         if not account.ledger.weight or not interval_ms or not account.pays_by_rate:
             return 0.0
         since_ms = max(account.opened_ms, start_ms - self._step_ms)
         due = range((since_ms // interval_ms + 1) * interval_ms, start_ms + 1, interval_ms)
         lacking = [stamp for stamp in due if stamp not in self._rates]
-        if lacking:
+        if lacking and self.own.pays_by_rate:
             if time.monotonic() < self._ask_rates_s:  # every trade and quote of an outage would ask
                 raise TemporaryError(f"the funding rate of {utc_text(lacking[0])} is not known yet")
             self._ask_rates_s = time.monotonic() + _RATES_S

@@ -63,9 +63,8 @@ class Desk:
             config=options.pop("config", SessionConfig()), **options,
         )  # fmt: skip
         self.events: queue.Queue[Any] = queue.Queue()
-        journal.agree(
-            {"capital": {MARKET.slug: 10_000.0}, "deadline_ms": {MARKET.slug: 0.1 * STEP_MS}, "mode": "paper"}
-        )
+        capital = {one.name: 10_000.0 for one in self.market.accounts}
+        journal.agree({"capital": capital, "deadline_ms": {MARKET.slug: 0.1 * STEP_MS}, "mode": "paper"})
         self.market.warm_up(PAST)
 
     def close(self, bar: int, late_ms: float = 0.0) -> None:

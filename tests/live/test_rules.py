@@ -15,15 +15,17 @@ import pytest
 from storage.schema import DAY_MS, ClockError, Market, TemporaryError
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, Trade
 from tasks.execution.accounting import Costs
+from tasks.execution.paper import Ledger, open_bar
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
-from tasks.live.account import nothing_new
+from tasks.live.account import Account, nothing_new
+from tasks.live.replay import replay
 from tasks.live.session import Chosen, Session
 from tasks.live.session_config import SessionConfig, WallTime
 from tasks.live.session_start import RestFeed
 from tasks.sandbox.listing import Listing
-from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, Rig, make_model
-from tests.live.desk import KEY, PAST, Rest, again, decisions_of
+from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, Rig, make_model, predict
+from tests.live.desk import INSTRUMENT, KEY, PAST, Rest, again, decisions_of
 
 OPEN = Callable[..., Rig]
 HOUR_MS = 3_600_000
@@ -291,6 +293,32 @@ def test_funding_rate_that_nobody_knows_is_not_asked_for_with_every_quote(
         with pytest.raises(TemporaryError, match="is not known yet"):
             here.book(float(CANDLES.open[FIRST + bar]), START_MS + bar * STEP_MS + ms)
     assert len(asked) == 1
+
+
+def test_funding_rate_that_only_a_shadow_lacks_keeps_no_order_waiting_and_is_named(desk: Any) -> None:
+    model = make_model(6)
+    shadow = Account(f"{MARKET.slug}@{model.ref.version}", INSTRUMENT, open_bar, Ledger(10_000.0))
+    shadow.decide_by(model)
+    here, asked = desk(shadows=[shadow]), []
+
+    def down(*args: Any) -> Any:
+        asked.append(args)
+        raise TemporaryError("REST is down")
+
+    here.rest.funding = down
+    here.own.pays_by_rate = False  # as where orders trade
+    here.market.instrument = replace(INSTRUMENT, funding_interval_min=60)
+    stamps = [(ms, 1e-3) for ms in range(START_MS // DAY_MS * DAY_MS, START_MS + 2 * DAY_MS, HOUR_MS)]
+    bar, lacked = 0, 0
+    while not lacked:
+        here.step(1, first=bar)
+        bar += 1
+        lacked = shadow.ledger.weight and (START_MS + bar * STEP_MS) % HOUR_MS == 0
+    here.step(3, first=bar)
+    assert (here.market.counts.stepped, asked) == (bar + 3, [])
+    reader = here.market._journal.reader()
+    found = replay(reader, MARKET, {model.ref.version: model}, INSTRUMENT, predict, account=shadow.name, funding=stamps)
+    assert (found.unexplained, found.causes["funding"]) == (0, 1)
 
 
 def test_bar_that_has_not_begun_is_dropped_and_noted(desk: Any) -> None:
