@@ -111,7 +111,8 @@ class OrderDesk:
         trading: The exchange.
         journal: Where everything is written first.
         lot: What the market trades in.
-        begin_ms: The exchange's clock now, UTC milliseconds: what was booked before is not this session's.
+        begin_ms: The exchange's clock when the session began, not this process of it, UTC milliseconds: what was booked
+            before is not this session's.
         protection: What goes with each order.
         timing: When it asks.
         halted: Returns why nothing may be opened, asked before each order that would; empty while it may.
@@ -123,6 +124,7 @@ class OrderDesk:
         untaken: What was booked and is in no ledger yet.
         trouble: Why nothing more may be sent; empty while nothing is wrong.
         trading: The exchange.
+        begin_ms: As given.
         sent: How long each order took, up to where it was answered.
     """
 
@@ -158,7 +160,7 @@ class OrderDesk:
         self._ended = (-1, "")  # the last bar whose orders came to an end, and why nothing more was sent
         self._asked: dict[str, tuple[float, float]] = {}  # when an order is asked for next, and the wait after that
         self._compare_s, self._differed, self._is_over = 0.0, 0, False
-        self._since_ms = begin_ms
+        self.begin_ms = self._since_ms = begin_ms
         self._resume()
 
     def _resume(self) -> None:

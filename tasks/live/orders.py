@@ -121,9 +121,10 @@ class Orders:
             halt = self._halts.read(environment, market)
             return halt.why if halt else ""
 
+        began_ms = journal.reader().facts().get("began_ms", {}).get(market.slug)
         desk = OrderDesk(
             paper.name, market, self.session, trading=self.trading, journal=journal, lot=lot_size(paper.instrument),
-            begin_ms=self._link.gateway.server_time_ms(), timing=self._desk_timing, halted=halted,
+            begin_ms=began_ms or self._link.gateway.server_time_ms(), timing=self._desk_timing, halted=halted,
             protection=Protection(slippage_percent=Decimal(str(self._config.slippage_percent))),
         )  # fmt: skip
 

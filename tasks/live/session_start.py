@@ -158,6 +158,7 @@ def open_session(
                 config=config, bars=bars, on_decision=on_decision,
             )
         )  # fmt: skip
+    begun = {one.market.slug: one.own.desk.begin_ms for one in markets if isinstance(one.own, OrderAccount)}
     journal.agree(
         {
             "mode": mode,
@@ -165,7 +166,7 @@ def open_session(
             "capital": {one.name: one.ledger.cash for market in markets for one in market.accounts},
             "deadline_ms": {one.market.slug: config.deadline_share * one.market.interval_ms for one in markets},
             "instruments": {one.market.slug: _as_agreed(journal, one, on_note) for one in markets},
-            **({"session": orders.session} if orders is not None else {}),
+            **({"session": orders.session, "began_ms": begun} if orders is not None else {}),
         }
     )
     for one in markets:

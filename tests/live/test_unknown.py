@@ -15,8 +15,9 @@ from tasks.exchange.private_events import ExecutionNews
 from tasks.exchange.stream import PrivateStream
 from tasks.execution.orders import HALT_ID, Execution
 from tasks.live.gates import Denied
+from tasks.live.halting import halt
 from tasks.live.market_session import MarketSession
-from tasks.live.orders import OrderConfig
+from tasks.live.orders import OrderConfig, account_of
 from tasks.live.outcome import SessionResult
 from tasks.live.session_config import DataTime, SessionConfig
 from tasks.sandbox import order_record
@@ -25,7 +26,7 @@ from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
 from tasks.sandbox.stream_faults import AtMessage, StreamPlan
 from tests.live.conftest import MARKET, QUICK, START_MS, STEP_MS, WAIT_S, Rig
 from tests.live.desk import Rest
-from tests.live.order_rig import KEY, Trader
+from tests.live.order_rig import CAPITAL, KEY, Trader
 from tests.live.test_kill import wait_until
 from tests.live.test_order_session import while_held
 from tests.orders.cells import Desk
@@ -157,23 +158,68 @@ def test_stop_out_latches_is_told_and_is_named_in_the_replay(open_rig: OPEN) -> 
     assert "stop-out" in again.comparison.parts
 
 
-@pytest.mark.promise(17)
-def test_what_moved_the_position_while_no_session_was_there_latches_and_is_told_at_the_next_start(
-    open_rig: OPEN,
-) -> None:
-    trader, bars = Trader(open_rig), 4
+def until_held(trader: Trader) -> int:
+    """Hold sessions until one ends with a position, and return how many bars that took."""
+    bars = 4
     trader.hold(bars)
     while not size(trader):
         bars += 1
         trader.hold(bars)
+    return bars
+
+
+def pass_by(trader: Trader, bars: int) -> None:
+    """Let bars close while no session is there."""
+    trader.rig.sandbox.play(bars=bars).result(WAIT_S)
+    trader.closed += bars
+
+
+def deleverage(trader: Trader) -> None:
     trader.rig.sandbox.outside(KEY.key).deleverage(MARKET.symbol, format(abs(size(trader)), "f"))
-    with pytest.raises(Denied, match=r"RECONCILIATION: AdlTrade .* by no order of this session"):
+
+
+def halt_and_rearm(trader: Trader) -> None:
+    with account_of(KEY, trader.rig.sandbox.url, recv_window_ms=500) as account:
+        assert halt(account, trader.halts, "sandbox", [MARKET], "a person") == []
+    trader.halts.rearm("sandbox", MARKET)
+
+
+@pytest.mark.promise(17)
+@pytest.mark.parametrize(("moves", "kind"), [(deleverage, "AdlTrade"), (halt_and_rearm, "Trade")])
+def test_what_moved_the_position_while_no_session_was_there_latches_and_is_in_the_books_of_the_one_that_goes_on(
+    open_rig: OPEN, moves: Callable[[Trader], None], kind: str
+) -> None:
+    trader = Trader(open_rig)
+    bars = until_held(trader)
+    pass_by(trader, 1)
+    moves(trader)
+    pass_by(trader, 2)
+    with pytest.raises(Denied, match=rf"RECONCILIATION: {kind} of .* by no order of this session"):
         trader.hold(bars + 4)
-    halt = trader.halts.read("sandbox", MARKET)
-    assert halt is not None
-    assert "AdlTrade" in halt.why
+    latched = trader.halts.read("sandbox", MARKET)
+    assert latched is not None
+    assert f"{kind} of " in latched.why
     (line,) = trader.alerts
-    assert f"is halted: {halt.why}" in line
+    assert f"is halted: {latched.why}" in line
+
+    trader.halts.rearm("sandbox", MARKET)
+    market = trader.hold(bars + 8)
+    assert market.halted == ""
+    assert trader.check().causes["foreign"] >= 1
+
+
+def test_funding_of_while_no_session_was_there_is_in_the_books_of_the_one_that_goes_on(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, funding=[(START_MS + n * STEP_MS, 0.001) for n in range(10)])
+    bars, before = until_held(trader), len(trader.account.executions)
+    pass_by(trader, 5)
+    assert {one.exec_type for one in trader.account.executions[before:]} == {"Funding"}
+    market = trader.hold(bars + 8)
+    assert market.halted == ""
+    assert trader.check().causes["funding"] >= 3
+    ledger, account = market.own.ledger, trader.account
+    assert ledger.cash + ledger.quantity * market.close == pytest.approx(
+        float(account.wallet + account.unrealised) - 20_000.0 + CAPITAL, abs=0.01
+    )
 
 
 def test_failed_reconciliation_is_told(open_rig: OPEN) -> None:
