@@ -217,7 +217,7 @@ class Account:
             first: Its first price.
             book: Best prices.
             time: Whose time the deadline is in.
-            deadline_ms: Later than that after the open is too late to trade.
+            deadline_ms: Later than that after the open is too late to open anything; what only closes may be late.
             rate: Sum of the funding rates due.
         """
         if self.pending is None or self.opened_ms >= start_ms:
@@ -233,11 +233,13 @@ class Account:
             quote = Quote(first.price, book.bid, book.ask)
             at_ms, received_ns = time.at(book.ts_ms, book.received_ns), book.received_ns
         late_ms = at_ms - start_ms + elapsed_ms(received_ns)
-        cause = "stale" if trades and late_ms > deadline_ms else ""
-        return self._open(start_ms, self.ledger.weight if cause else self.pending.wanted, cause, quote, rate, late_ms)
+        wanted = self.pending.wanted
+        if late_ms > deadline_ms:
+            wanted = nothing_new(self.ledger.weight, wanted)
+        return self._open(start_ms, wanted, "" if wanted == self.pending.wanted else "stale", quote, rate, late_ms)
 
     def only_closes(self, is_late: bool) -> bool:
-        """Return whether the market's next price will do, whatever it is; on paper none but the one that is seen.
+        """Return whether any price will do, for nothing is opened at it; on paper none that nobody has seen.
 
         Args:
             is_late: Whether it is too late to open anything.

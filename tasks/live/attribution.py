@@ -168,7 +168,7 @@ def _opened(
     if "funding" in causes and was_held:
         rate = bar.rate
     if bar.cause and bar.cause in causes:
-        wanted = ledger.weight
+        wanted = 0 if was_held and not bar.wanted else ledger.weight  # of a flip that is late, one half is traded
     elif "gap" not in causes and before is not None and bar.start_ms > before.start_ms + told.market.interval_ms:
         wanted = 0
     return told.broker(ledger, wanted, quote, rate, rules).ledger

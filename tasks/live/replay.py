@@ -28,7 +28,7 @@ from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import BarOpen, Decision
-from tasks.live.account import held_back
+from tasks.live.account import held_back, nothing_new
 from tasks.live.attribution import Comparison, attribute
 from tasks.live.order_replay import OrderBooks
 from tasks.live.told import Batch, Predict, Told
@@ -226,7 +226,9 @@ def _open_again(
             "restart": (before_ms, "resumed") in told.notes,
             "stop": (before_ms, "stopped") in told.notes,
         }
-        held = bar.wanted == ledger.weight and true.get(bar.cause, False)
+        was_seen = bar.cause == "stale" and np.isfinite(bar.late_ms)  # too late to open, and not to close
+        left = nothing_new(ledger.weight, decided) if was_seen else ledger.weight
+        held = bar.wanted == left and true.get(bar.cause, False)
         result.add(bar.start_ms, "fill", bar.cause if held else "", f"traded to {bar.wanted}, decided was {decided}")
     row = batch.row.get(bar.start_ms)  # None where the bar has not closed
     first = Quote(float(told.candles.open[row])) if row is not None else Quote(bar.quote.first)

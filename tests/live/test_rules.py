@@ -121,6 +121,25 @@ def test_open_that_is_seen_too_late_is_not_traded(desk: Any) -> None:
     assert again(here).unexplained == 0
 
 
+def test_open_that_is_seen_too_late_closes_what_is_not_to_be_held_any_more(desk: Any) -> None:
+    here, bar = desk(), 0
+    while not here.own.ledger.weight:
+        here.step(1, first=bar)
+        bar += 1
+    opened, first = here.own.traded, bar
+    for bar in range(first, first + 30):
+        here.open(bar, late_ms=0.11 * STEP_MS)
+        here.close(bar)
+    decisions = decisions_of(here)[first - 1 :]
+    leaves = next(one for one in decisions if one.wanted != one.position)
+    assert leaves.wanted == -leaves.position  # a flip, of which one half may be late
+    assert [one.position for one in decisions if one.start_ms > leaves.start_ms] == [0] * (30 - decisions.index(leaves))
+    assert (here.own.traded, here.own.causes.keys()) == (opened + 1, {"stale"})
+    found = again(here)
+    assert found.unexplained == 0
+    assert found.comparison.parts["unexplained"] == pytest.approx(0.0, abs=1e-9)
+
+
 def test_book_of_before_the_open_fills_nothing(desk: Any) -> None:
     here = desk()
     here.step(30)
