@@ -3,9 +3,10 @@
     close of t   hole before it filled over REST -> open of t booked, if nothing has -> step -> decide -> journal
     open of t+1  first price, and a book that is no older -> funding -> fill -> journal
 
-A bar that is not newer than the last is dropped. Bars that were missed are stepped, and only the newest may trade. What
-comes too late is recorded with its cause and changes no position. Versions that only watch, the shadows, decide and
-fill beside the session's own, each with a ledger of its own.
+A bar that is not newer than the last is dropped. Bars that were missed are stepped, and only the newest may trade. A
+decision that comes too late is recorded with its cause and changes no position; at an open that is seen too late
+nothing is opened, and with orders what only closes waits neither for a first price nor for a book. Versions that only
+watch, the shadows, decide and fill beside the session's own, each with a ledger of its own.
 """
 
 from __future__ import annotations

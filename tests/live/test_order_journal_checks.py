@@ -66,6 +66,7 @@ def test_untouched_journal_explains_everything(held: Rig) -> None:
 
 FOURTH = "start_ms = (SELECT start_ms FROM opens WHERE change IS NOT NULL ORDER BY start_ms LIMIT 1 OFFSET 3)"
 LAST = "start_ms = (SELECT max(start_ms) FROM opens WHERE change IS NOT NULL)"
+OPENED = "start_ms = (SELECT start_ms FROM orders WHERE status = 'filled' AND NOT reduces ORDER BY start_ms LIMIT 1)"
 AN_ORDER = "link_id = (SELECT link_id FROM orders WHERE status = 'filled' ORDER BY start_ms LIMIT 1 OFFSET 2)"
 LAST_ORDER = "link_id = (SELECT link_id FROM orders WHERE status = 'filled' ORDER BY start_ms DESC LIMIT 1)"
 REJECTED = "status = 'rejected'"
@@ -99,6 +100,11 @@ CHANGES = {
     "an order that was not unknown": f"UPDATE opens SET cause = 'unknown' WHERE {FOURTH}",
     "a halt that was not there": f"UPDATE opens SET cause = 'halted' WHERE {FOURTH}",
     "a limit that held": f"UPDATE opens SET cause = 'NOTIONAL' WHERE {FOURTH}",
+    "a limit that held and is noted, though an order opened": (
+        f"UPDATE opens SET cause = 'NOTIONAL' WHERE {OPENED};"
+        f"INSERT INTO notes (at_ms, market, kind, said) SELECT start_ms, account, 'NOTIONAL at open', '' FROM opens "
+        f"WHERE {OPENED}"
+    ),
     "a rejection without its cause": "UPDATE opens SET cause = '' WHERE cause = 'rejected'",
     "quantity of an order": f"UPDATE orders SET quantity = '1.999' WHERE {AN_ORDER}",
     "quantity of the last order": f"UPDATE orders SET quantity = '2.001' WHERE {LAST_ORDER}",
