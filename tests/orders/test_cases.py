@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from storage.api_keys import ApiKey
-from storage.schema import Rejected, StoreError, TemporaryError
+from storage.schema import AuthError, Rejected, StoreError, TemporaryError
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.private_events import (
@@ -398,13 +399,17 @@ def test_order_that_is_acknowledged_and_never_heard_of_again_is_trouble(open_des
     assert (here.orders[0].status, posted(here)) == (Status.ACKED, 1)
 
 
-def test_refusal_that_echoes_the_key_does_not_show_it(open_desk: OPEN) -> None:
+def test_refusal_that_echoes_the_key_does_not_show_it_nor_does_its_traceback(open_desk: OPEN) -> None:
     said = f"error sign! origin_string[1795925842237{KEY.key}5000{{}}]"
     here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), actions.ret_code(10004, said))])
     here.want("0.4")
     here.work()
     assert here.desk.trouble == "10004: error sign!"
     assert KEY.key not in here.orders[0].why
+    here.sandbox.follow([Fault(Match(path="/v5/position/list"), actions.ret_code(10004, said))])
+    with pytest.raises(AuthError) as caught:
+        here.trading.position(MARKET)
+    assert KEY.key not in "".join(traceback.format_exception(caught.value))  # as Prefect logs what fails a run
 
 
 def test_demo_that_does_not_tell_what_its_key_may_do_is_traded(open_desk: OPEN) -> None:
