@@ -61,17 +61,19 @@ class Position(NamedTuple):
 
 
 class KeyFacts(NamedTuple):
-    """What a key may do.
+    """Whose a key is, and what it may do.
 
     Attributes:
         may_trade: Whether it opens and closes positions.
         may_withdraw: Whether it can take money out.
         is_unified: Whether its account is a unified one.
+        user_id: Of the account, whichever of its keys asks; 0 where the exchange does not say.
     """
 
     may_trade: bool
     may_withdraw: bool
     is_unified: bool
+    user_id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +294,7 @@ class TradingAccount:
         return number(rows[0], "takerFeeRate") if rows and rows[0].get("takerFeeRate") else None
 
     def key_facts(self) -> KeyFacts:
-        """Return what the key may do."""
+        """Return whose the key is, and what it may do."""
         found = self._one("the key's permissions", "get_api_key_information")
         permissions = found.get("permissions")
         granted = permissions if isinstance(permissions, dict) else {}
@@ -301,6 +303,7 @@ class TradingAccount:
             may_trade={"Order", "Position"} <= set(contracts) and not number(found, "readOnly"),
             may_withdraw="Withdraw" in wallet,
             is_unified=bool(number(found, "uta") or number(found, "unified")),
+            user_id=int(number(found, "userID")),
         )
 
     def margin_mode(self) -> str:
