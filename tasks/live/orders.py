@@ -6,6 +6,7 @@ import queue
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream
 from tasks.exchange.stream_socket import StreamTiming
-from tasks.exchange.trading import Protection, TradingAccount
+from tasks.exchange.trading import KeyFacts, Protection, TradingAccount
 from tasks.exchange.transport import Exchange
 from tasks.execution.orders import OrderError
 from tasks.execution.risk import RiskLimits
@@ -130,7 +131,8 @@ class Orders:
         def latch(why: str) -> None:
             self._halts.latch(environment, market, why)
 
-        memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, market, self.session)
+        user_id = self._facts.user_id if self._facts else 0
+        memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, user_id, market, self.session)
         risk = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
         given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
         return OrderAccount(
@@ -159,11 +161,8 @@ class Orders:
             Denied: It is not; the code says why.
             StoreError: The exchange holds something else than the journal says.
         """
-        try:
-            self._admit_key()
-        except Rejected:
-            if self._key.environment != "demo":  # which does not say what its keys may do; they are worth nothing
-                raise
+        if self._facts is not None:
+            self._admit_key(self._facts)
         try:
             position = self.trading.position(market)
         except Rejected as err:
@@ -188,8 +187,17 @@ class Orders:
                 "CAPITAL", f"the session starts with {self._needed:g} USDT, what is available {said}; give --capital"
             )
 
-    def _admit_key(self) -> None:
-        facts = self.trading.key_facts()
+    @cached_property
+    def _facts(self) -> KeyFacts | None:
+        """What the exchange says of the key; None where it does not: on demo, where no key is worth anything."""
+        try:
+            return self.trading.key_facts()
+        except Rejected:
+            if self._key.environment != "demo":
+                raise
+            return None
+
+    def _admit_key(self, facts: KeyFacts) -> None:
         if facts.may_withdraw:
             raise Denied("KEY", "this key may withdraw; make one that may only trade")
         if not facts.may_trade:

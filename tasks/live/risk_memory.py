@@ -21,7 +21,7 @@ class RiskMemory:
     """The book of one account and market.
 
     Attributes:
-        path: A small file, named by the key's fingerprint.
+        path: A small file, named by the account, so that another key of it goes on with the same book.
         session: Name of the session whose ledger the book is of.
     """
 
@@ -29,9 +29,18 @@ class RiskMemory:
     session: str
 
     @classmethod
-    def of(cls, folder: Path, key: ApiKey, market: Market, session: str) -> RiskMemory:
-        """Return that of a key's account in a market."""
-        return cls(folder / f"{key.environment}-{key.fingerprint}-{market.category}-{market.symbol}.json", session)
+    def of(cls, folder: Path, key: ApiKey, user_id: int, market: Market, session: str) -> RiskMemory:
+        """Return that of an account in a market.
+
+        Args:
+            folder: Of the home.
+            key: Of the account; names it where the exchange does not say whose it is.
+            user_id: The exchange's name of the account; 0 where it does not say.
+            market: Which market.
+            session: Name of the session.
+        """
+        account = user_id or key.fingerprint
+        return cls(folder / f"{key.environment}-{account}-{market.category}-{market.symbol}.json", session)
 
     def recall(
         self, limits: RiskLimits, capital: float, reader: JournalReader, market: Market, account: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from zlib import crc32
 
 from storage.schema import ConfigError
 from tasks.sandbox.listing import Fields
@@ -62,6 +63,11 @@ class AccountSpec:
                 raise ConfigError(f"{name} must be a decimal number in text, was {value!r}")
         if Decimal(self.leverage) < 1:
             raise ConfigError(f"leverage must be >= 1, was {self.leverage!r}")
+
+    @property
+    def user_id(self) -> int:
+        """What the exchange calls the account: another one for each key."""
+        return crc32(self.key.encode())
 
 
 @dataclass(kw_only=True)

@@ -252,7 +252,7 @@ class Trading:
             "deadlineDay": 90,
             "unified": 0,
             "uta": 1 if spec.unified_margin_status > 1 else 0,
-            "userID": 1,
+            "userID": account.spec.user_id,
             "isMaster": False,
         }
 

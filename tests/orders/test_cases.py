@@ -50,11 +50,11 @@ def open_desk(tmp_path: Path) -> Iterator[OPEN]:
         yield lambda faults=(), **options: Desk(tmp_path / "orders.sqlite", stack, faults, **options)
 
 
-def account_of(here: Desk, stack: ExitStack, **changes: Any) -> tuple[Orders, OrderAccount]:
+def account_of(here: Desk, stack: ExitStack, key: ApiKey = KEY) -> tuple[Orders, OrderAccount]:
     gateway = stack.enter_context(Gateway("sandbox", source=here.sandbox.source, url=here.sandbox.url))
     link = Link(exchange="sandbox", gateway=gateway, url=here.sandbox.url, stream_url=here.sandbox.stream_url)
     halts = Halts.of(here.journal.path.parent)
-    orders = stack.enter_context(Orders(link, KEY, "tests", halts, desk_timing=TIMING, recv_window_ms=400))
+    orders = stack.enter_context(Orders(link, key, "tests", halts, desk_timing=TIMING, recv_window_ms=400))
     paper = Account(MARKET.slug, gateway.instrument(MARKET), open_bar, Ledger(5_000.0))
     paper.rules[2] = 0.001
     return orders, orders.account(paper, MARKET, here.journal)
@@ -416,10 +416,9 @@ def test_demo_that_does_not_tell_what_its_key_may_do_is_traded(open_desk: OPEN) 
     silent = Fault(Match(path="/v5/user/query-api", times=None), actions.ret_code(10032, "not on demo"))
     here = open_desk([silent])
     with ExitStack() as stack:
-        orders, own = account_of(here, stack)
         with pytest.raises(Rejected):
-            orders.admit(own, MARKET)
-        orders._key = ApiKey("demo", KEY.key, KEY.secret)
+            account_of(here, stack)
+        orders, own = account_of(here, stack, ApiKey("demo", KEY.key, KEY.secret))
         orders.admit(own, MARKET)
 
 
