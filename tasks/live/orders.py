@@ -133,13 +133,16 @@ class Orders:
 
         user_id = self._facts.user_id if self._facts else 0
         memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, user_id, market, self.session)
-        risk = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
+        risk, breach = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
         given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
-        return OrderAccount(
+        own = OrderAccount(
             **given, desk=desk, config=self._config, halted=halted, latch=latch, risk=risk, remember=memory.keep,
             alert=lambda line: self._on_alert(f"{market} on {environment}: {line}"),
             stream_down_s=lambda: self._stream.down_s if self._stream else 0.0,
         )  # fmt: skip
+        if breach is not None:  # the process that met it died before it had halted the market
+            own.halt(str(breach))
+        return own
 
     def arm(self, on_note: Callable[[str], object]) -> None:
         """Let the exchange cancel what waits when this session is cut off, where it does that, and say so.
