@@ -142,8 +142,17 @@ class TradingAccount:
 
     # --- orders: one request each, never repeated ---------------------------------------------------------------------
 
-    def place(self, market: Market, order: Order, protection: Protection) -> Acked | Refused | Lost:
-        """Send an order that is written down as SUBMITTING, and say what the answer proves."""
+    def place(
+        self, market: Market, order: Order, protection: Protection, unless: Callable[[], str] = lambda: ""
+    ) -> Acked | Refused | Lost:
+        """Send an order that is written down as SUBMITTING, and say what the answer proves.
+
+        Args:
+            market: Where.
+            order: What.
+            protection: What goes with it.
+            unless: Returns why it may not be sent any more, asked when its turn has come; empty where it may.
+        """
         leg = order.leg
         params: dict[str, Any] = {
             "category": market.category,
@@ -160,11 +169,13 @@ class TradingAccount:
         if protection.stop is not None and not leg.reduces:
             params |= {"stopLoss": format(protection.stop, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
         try:
-            self.ban.check(HOST_NAMES[self.exchange])
+            self._take_turn()
         except Banned as err:
             return Refused(str(err))  # nothing has left this machine
+        if why := unless():  # the exchange counts recv_window from here on
+            return Refused(f"{why} before it was sent; nothing has left this machine")
         try:
-            answer = self._send("place_order", params)
+            answer = self._send_now("place_order", params)
         except Rejected as err:
             proven = err.code >= _HTTP and err.code not in _MAY_HAVE_LANDED
             return Refused(str(err)) if proven else Lost(str(err))
@@ -219,8 +230,14 @@ class TradingAccount:
         self._send("set_dcp", {"timeWindow": _CUT_OFF_S, "product": "DERIVATIVES"})
 
     def _send(self, method: str, params: Mapping[str, Any]) -> Answer:
+        self._take_turn()
+        return self._send_now(method, params)
+
+    def _take_turn(self) -> None:
         self.ban.check(HOST_NAMES[self.exchange])
         self._pace.wait(self._closed.wait)
+
+    def _send_now(self, method: str, params: Mapping[str, Any]) -> Answer:
         try:
             return ask(self._orders, method, params)
         except Banned:

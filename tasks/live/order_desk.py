@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from time import monotonic, monotonic_ns, time_ns
 from typing import NamedTuple
 
@@ -299,10 +300,8 @@ class OrderDesk:
         if self.unsettled or self._wanted is None:
             return
         due = self._next(self._wanted)
-        if isinstance(due, Order) and not due.leg.reduces and (self.trouble or self._halted()):
-            due = "halted"
-        elif isinstance(due, Order) and monotonic() > self._wanted.until_s:
-            due = "stale"
+        if isinstance(due, Order):
+            due = self._barred(due, self._wanted) or due
         if isinstance(due, Order):
             self._send(due, self._wanted)
         else:
@@ -324,6 +323,12 @@ class OrderDesk:
         kind = "close" if leg.reduces else "open"
         return Order(link_id=link_id(self._session, self.market.slug, wanted.start_ms, kind, ordinal), leg=leg)
 
+    def _barred(self, order: Order, wanted: Wanted) -> str:
+        """Return why an order that is due may not be sent; empty where it may."""
+        if not order.leg.reduces and (self.trouble or self._halted()):
+            return "halted"
+        return "stale" if monotonic() > wanted.until_s else ""
+
     def _send(self, order: Order, wanted: Wanted) -> None:
         is_first = not self.has_sent(wanted.start_ms)  # what follows waits for its end
         order = self._keep(order.submitting(self._now_ms()))
@@ -331,7 +336,10 @@ class OrderDesk:
         before_ns = monotonic_ns()
         self._journal.order(self.name, wanted.start_ms, order)
         written_ns = monotonic_ns()
-        answer = self.trading.place(self.market, order, replace(self._protection, stop=wanted.stop))
+        protection = replace(self._protection, stop=wanted.stop)
+        # Disk and pace may have taken long; what closes goes out all the same.
+        unless = (lambda: "") if order.leg.reduces else partial(self._barred, order, wanted)
+        answer = self.trading.place(self.market, order, protection, unless)
         if wanted.received_ns and is_first:
             own_ms, fsync_ms = (before_ns - wanted.received_ns) / 1e6, (written_ns - before_ns) / 1e6
             self.sent.append(Sent(own_ms, fsync_ms, (monotonic_ns() - written_ns) / 1e6))

@@ -376,6 +376,41 @@ def test_halt_between_two_legs_opens_nothing(open_desk: OPEN) -> None:
 
 
 @pytest.mark.promise(17)
+@pytest.mark.parametrize("at", ["disk", "pace"])
+@pytest.mark.parametrize("said", ["halted", "stale"])
+def test_order_that_was_held_up_on_its_way_out_opens_nothing_that_may_not_be_opened_any_more(
+    open_desk: OPEN, monkeypatch: pytest.MonkeyPatch, at: str, said: str
+) -> None:
+    here = open_desk()
+    with ExitStack() as stack:
+        _, own = account_of(here, stack)
+        here.desk, halts = own.desk, Halts.of(here.journal.path.parent)
+        here.want("0.3")
+        here.work()
+        write, clock = here.journal.order, "tasks.live.order_desk.monotonic"
+
+        def held_up(*args: Any) -> None:
+            if said == "halted":
+                halts.latch("sandbox", MARKET, "the news")
+            else:
+                monkeypatch.setattr(clock, lambda: monotonic() + 2 * LIMIT_S)
+            if at == "disk":
+                write(*args)
+
+        monkeypatch.setattr(*((here.journal, "order") if at == "disk" else (own.desk.trading._pace, "wait")), held_up)
+        here.want("0", bar=1)
+        here.work()
+        assert (here.desk.held, posted(here)) == (0, 2)  # what closes goes out all the same
+        halts.rearm("sandbox", MARKET)
+        monkeypatch.setattr(clock, monotonic)
+        here.want("0.3", bar=2)
+        here.work()
+        assert (here.desk.held, posted(here), here.desk.trouble) == (0, 2, "")
+        assert here.orders[-1].why == f"{said} before it was sent; nothing has left this machine"
+        assert here.desk.outcome(int(CANDLES.start_ms[-1]) + 2 * MARKET.interval_ms) == "rejected"
+
+
+@pytest.mark.promise(17)
 def test_end_of_a_session_closes_what_is_held_after_trouble_too(open_desk: OPEN) -> None:
     here = open_desk()
     with ExitStack() as stack:
