@@ -160,6 +160,8 @@ class Orders:
     def admit(self, own: OrderAccount, market: Market) -> None:
         """Prove that the account is fit to trade a market, and let what a former process left come to its end.
 
+        What the session itself holds is no reason to stay away: in trouble, it is wound down as while a session runs.
+
         Raises:
             Denied: It is not; the code says why.
             StoreError: The exchange holds something else than the journal says.
@@ -175,13 +177,16 @@ class Orders:
         fee, commission = self.trading.taker_fee(market), float(own.rules[2])
         if fee is not None and float(fee) > commission:
             raise Denied("COSTS", f"this account pays {fee} a fill, the version was judged at {commission:g}")
+        holds = bool(own.desk.held or own.desk.unsettled)
         try:
             own.settle()
         except OrderError as err:
             raise StoreError(f"orders of an earlier process can't be understood ({err})") from err
         if own.desk.trouble:
             own.halt(own.desk.trouble)
-            raise Denied("RECONCILIATION", own.desk.trouble)
+            if not (holds and own.desk.there):
+                raise Denied("RECONCILIATION", own.desk.trouble)
+            return
         available = self.trading.available()
         self._needed += own.ledger.cash if own.ledger.weight == 0 else 0.0  # all markets draw on one account
         if available is None or float(available) < self._needed:

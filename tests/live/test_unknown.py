@@ -149,6 +149,35 @@ def test_what_moved_the_position_while_no_session_was_there_latches_and_is_told_
     assert f"is halted: {halt.why}" in line
 
 
+MEANWHILE = {
+    "an order by hand": lambda one: one.rig.sandbox.outside(KEY.key).order(
+        MARKET.symbol, "Buy" if size(one) > 0 else "Sell", "0.3"
+    ),
+    "a halt": lambda one: one.halts.latch("sandbox", MARKET, "by no order of this session"),
+}
+"""What befalls a position that is still there when the next session starts."""
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("what", MEANWHILE)
+def test_position_that_may_not_be_held_any_more_when_a_session_goes_on_is_closed_by_it(
+    open_rig: OPEN, what: str
+) -> None:
+    trader, bars = Trader(open_rig, config=OrderConfig(close_after_bars=2)), 4
+    trader.hold(bars)
+    while not size(trader):
+        bars += 1
+        trader.hold(bars)
+    MEANWHILE[what](trader)
+    orders = len(trader.account.orders)
+    market = trader.hold(bars + 12, patience_s=1.0)
+    assert (size(trader), market.still_open) == (0, "")
+    assert all(order.reduce_only for order in list(trader.account.orders.values())[orders:])
+    assert "by no order of this session" in trader.alerts[0]
+    assert ("by no order of this session" in market.halted) == (what == "an order by hand")
+    assert trader.check().causes["foreign" if market.halted else "halted"] >= 1
+
+
 def test_failed_reconciliation_is_told(open_rig: OPEN) -> None:
     trader = Trader(open_rig, config=CONFIG)
 
