@@ -44,7 +44,6 @@ _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=
 _MAY_HAVE_LANDED = frozenset({110072, 110079})  # an id that is there already; an order that is being worked on
 _LOOK_BACK_MS = 6 * DAY_MS
 _HTTP = 1_000  # codes below are HTTP's: some box on the way speaks, not the exchange
-_CUT_OFF_S = 60
 _UNCHANGED = frozenset({110043, 110025, 34040})
 
 
@@ -54,10 +53,14 @@ class Position(NamedTuple):
     Attributes:
         size: Signed coins.
         leverage: As set; 0 where the exchange does not say.
+        entry: Average price at which it was opened, USDT; 0 while flat.
+        stop: Price of its stop, USDT; 0 for none.
     """
 
     size: Decimal
     leverage: Decimal
+    entry: Decimal = ZERO
+    stop: Decimal = ZERO
 
 
 class KeyFacts(NamedTuple):
@@ -167,7 +170,7 @@ class TradingAccount:
             "slippageTolerance": format(protection.slippage_percent, "f"),
         }
         if protection.stop is not None and not leg.reduces:
-            params |= {"stopLoss": format(protection.stop, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
+            params |= _stop_at(protection.stop)
         try:
             self._take_turn()
         except Banned as err:
@@ -218,16 +221,21 @@ class TradingAccount:
             if err.code not in _UNCHANGED:
                 raise refused(err, self.exchange, f"a leverage of {text} for {market.symbol}") from err
 
-    def arm_disconnect(self) -> None:
-        """Let the exchange cancel what waits when it has heard nothing of the account's stream for a minute.
-
-        Bybit has it for institutions, and does it for a stream that asks for `DISCONNECT_TOPIC`; nobody says that the
-        stop of a position survives it.
+    def set_stop(self, market: Market, stop: Decimal) -> bool:
+        """Give a position its stop, and return whether that was not there.
 
         Raises:
-            PipelineError: It has not, or nobody can tell.
+            Rejected: Nothing is held, or the price is beyond it already.
+            TemporaryError: Nobody can tell.
         """
-        self._send("set_dcp", {"timeWindow": _CUT_OFF_S, "product": "DERIVATIVES"})
+        params = {"category": market.category, "symbol": market.symbol, "positionIdx": 0}
+        try:
+            self._send("set_trading_stop", params | _stop_at(stop))
+        except Rejected as err:
+            if err.code not in _UNCHANGED:
+                raise
+            return False
+        return True
 
     def _send(self, method: str, params: Mapping[str, Any]) -> Answer:
         self._take_turn()
@@ -339,6 +347,10 @@ class TradingAccount:
         return self._questions.ask(what, method, params, read)
 
 
+def _stop_at(price: Decimal) -> dict[str, str]:
+    return {"stopLoss": format(price, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
+
+
 def _read(answer: Answer, read: Callable[[Mapping[str, Any], int], T]) -> list[T]:
     rows, now_ns = answer.result.get("list"), time.monotonic_ns()
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -355,5 +367,6 @@ def _row(row: Mapping[str, Any], received_ns: int) -> Mapping[str, Any]:
 
 def _position(row: Mapping[str, Any], received_ns: int) -> tuple[int, Position]:
     size = number(row, "size")
-    held = Position(-size if row.get("side") == "Sell" else size, number(row, "leverage"))
-    return int(number(row, "positionIdx")), held
+    held = -size if row.get("side") == "Sell" else size
+    rest = (number(row, name) for name in ("leverage", "avgPrice", "stopLoss"))
+    return int(number(row, "positionIdx")), Position(held, *rest)

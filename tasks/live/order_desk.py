@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from storage.schema import Market, PipelineError, TemporaryError
 from tasks.exchange.private_events import ExecutionNews, OrderNews
-from tasks.exchange.trading import Protection, TradingAccount
+from tasks.exchange.trading import Position, Protection, TradingAccount
 from tasks.execution.orders import (
     HALT_ID,
     ZERO,
@@ -121,6 +121,7 @@ class OrderDesk:
     Attributes:
         held: Signed coins, the sum of all executions.
         there: Signed coins that the exchange told of last.
+        bare: What it told of last, where that had no stop and no order was under way; None otherwise.
         untaken: What was booked and is in no ledger yet.
         trouble: Why nothing more may be sent; empty while nothing is wrong.
         trading: The exchange.
@@ -144,6 +145,7 @@ class OrderDesk:
     ) -> None:
         self.name, self.market = name, market
         self.held = self.there = ZERO
+        self.bare: Position | None = None
         self.untaken: list[BookedExecution] = []
         self.trouble = ""
         self.sent: list[Sent] = []
@@ -241,6 +243,8 @@ class OrderDesk:
                 self._learn(self._orders[event.link_id], event.news)
             elif not self._is_ours(event):
                 self._stop(f"an order of somebody else: {event.link_id or event.order_id}")
+            elif event.is_stop:  # it may be gone
+                self._compare_within(self._timing.differ_s)
         else:
             self._book(event)
 
@@ -305,6 +309,8 @@ class OrderDesk:
         if isinstance(due, Order):
             self._send(due, self._wanted)
         else:
+            if self.has_sent(self._wanted.start_ms):  # whether what was opened has its stop, only the exchange knows
+                self._compare_within(self._timing.differ_s)
             self._ended, self._wanted = (self._wanted.start_ms, due), None
 
     def _next(self, wanted: Wanted) -> Order | str:
@@ -389,6 +395,9 @@ class OrderDesk:
             return
         size, is_open = position.size, bool(self.unsettled)
         self.there = size
+        self.bare = position if abs(size) >= self._lot.least and not position.stop and not is_open else None
+        if self.bare is not None:
+            self._compare_within(self._timing.differ_s)
         if self.trouble:  # nothing is sent any more; what somebody else's order leads to is booked
             self._is_over = size == self.held and not is_open and all(map(self._is_ours, waiting))
         elif size == self.held or is_open:
@@ -413,6 +422,9 @@ class OrderDesk:
     def compare_soon(self) -> None:
         """Let the next `reconcile` compare, because something may have been missed."""
         self._compare_s = 0.0
+
+    def _compare_within(self, seconds: float) -> None:
+        self._compare_s = min(self._compare_s, monotonic() + seconds)
 
     def note(self, at_ms: int, kind: str, said: str) -> None:
         """Note in the journal why something is not done."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from storage.api_keys import ApiKey, Environment
-from storage.schema import Market, PipelineError, Rejected, StoreError
+from storage.schema import Market, Rejected, StoreError
 from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream
@@ -87,7 +87,6 @@ class Orders:
         self._config, self._desk_timing = config, desk_timing
         self._needed = 0.0
         self._stream: PrivateStream | None = None
-        self._is_armed = False
         self._halts, self._limits, self._on_alert = halts, limits, on_alert
 
     def __enter__(self) -> Self:
@@ -102,7 +101,7 @@ class Orders:
         """Return the account's stream, which puts into the session's queue."""
         self._stream = PrivateStream(
             self._key, exchange=self.trading.exchange, url=self._link.stream_url, events=events, timing=timing,
-            patient=self._link.is_replay, cancels=self._is_armed, ban=self.trading.ban, on_note=on_note,
+            patient=self._link.is_replay, ban=self.trading.ban, on_note=on_note,
         )  # fmt: skip
         return self._stream
 
@@ -143,19 +142,6 @@ class Orders:
         if breach is not None:  # the process that met it died before it had halted the market
             own.halt(str(breach))
         return own
-
-    def arm(self, on_note: Callable[[str], object]) -> None:
-        """Let the exchange cancel what waits when this session is cut off, where it does that, and say so.
-
-        It holds for a stream that is opened after this.
-        """
-        try:
-            self.trading.arm_disconnect()
-        except PipelineError as err:
-            on_note(f"the exchange cancels nothing when this session is cut off ({err}); stops stay")
-        else:
-            self._is_armed = True
-            on_note("disconnect-cancel-all is armed")
 
     def admit(self, own: OrderAccount, market: Market) -> None:
         """Prove that the account is fit to trade a market, and let what a former process left come to its end.

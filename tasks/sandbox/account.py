@@ -158,7 +158,6 @@ class Account:
         positions: By symbol.
         marks: Mark prices by symbol, as they are now.
         hedge: Whether it is in hedge mode now.
-        disconnect_s: Window of disconnect-cancel-all by product, seconds, as asked for; nothing acts on it.
     """
 
     spec: AccountSpec
@@ -169,7 +168,6 @@ class Account:
     orders: dict[str, Order] = field(default_factory=dict)
     executions: list[Execution] = field(default_factory=list)
     positions: dict[str, Position] = field(default_factory=dict)
-    disconnect_s: dict[str, int] = field(default_factory=dict)
     _open: list[Order] = field(default_factory=list, repr=False)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -25,7 +24,6 @@ from tasks.exchange.private_events import (
     read_order,
 )
 from tasks.exchange.stream_events import BadMessage
-from tasks.exchange.stream_socket import StreamTiming
 from tasks.execution.accounting import RULES
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
@@ -176,24 +174,6 @@ def test_venue_that_tells_no_fees_is_traded_at_the_recipe_s(open_desk: OPEN) -> 
         orders, own = account_of(here, stack)
         orders.admit(own, MARKET)
         assert len(own.rules) == RULES
-
-
-def test_disconnect_cancel_all_is_armed_where_the_exchange_has_it_and_its_absence_is_said(open_desk: OPEN) -> None:
-    here, told = open_desk(), list[str]()
-    with ExitStack() as stack:
-        orders, _ = account_of(here, stack)
-        orders.arm(told.append)
-        assert here.sandbox.account(KEY.key).disconnect_s == {"DERIVATIVES": 60}
-        with orders.stream(queue.Queue(), StreamTiming(), told.append):
-            here.sandbox.wait_for_subscribers("order", "execution", "dcp.future")
-        assert told.pop(1).startswith("stream private connected")
-        path = "/v5/order/disconnected-cancel-all"
-        here.sandbox.follow([Fault(Match(path=path, method="POST"), actions.ret_code(10032, "not on demo"))])
-        orders.arm(told.append)
-    assert told == [
-        "disconnect-cancel-all is armed",
-        "the exchange cancels nothing when this session is cut off (10032: not on demo); stops stay",
-    ]
 
 
 def test_position_of_somebody_else_is_denied(open_desk: OPEN) -> None:
