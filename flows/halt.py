@@ -3,23 +3,25 @@
     python -m flows.halt --mode demo --symbols BTCUSDT,ETHUSDT --why "the news"
     python -m flows.halt --mode demo --symbols BTCUSDT --rearm
 
-It is no flow: it needs no server and no session, and it ends with status 1 while anything is open. While the exchange
-refuses this machine's address it waits, and closes when that has ended.
+It is no flow: it needs no server and no session, and it ends with status 1 while anything is open, or where a latch
+could not be written: what is held is closed all the same. While the exchange refuses this machine's address it waits,
+and closes when that has ended.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter
 
-from storage.schema import ConfigError, Market, PipelineError
+from storage.schema import ConfigError, Market, PipelineError, StoreError
 from storage.settings import Settings
 from tasks.live.gates import key_of
-from tasks.live.halting import halt
+from tasks.live.halting import close_all, latch_all
 from tasks.live.halts import Halts
 from tasks.live.orders import account_of
 
@@ -48,19 +50,26 @@ def main(
         raise ConfigError("url is where a sandbox is running, and goes with --mode sandbox")
     markets = [Market(symbol=symbol.strip().upper()) for symbol in symbols.split(",")]
     settings = Settings.from_environment()
-    halts = Halts.of(settings.prepare_home())
+    halts = Halts.of(settings.home)
     if rearm:
+        settings.prepare_home()
         for market in markets:
             was = halts.rearm(mode, market)
             print(f"{market.symbol} on {mode} may be traded again; it was halted: {was.why if was else 'never'}")
         return 0
-    for market in markets:  # before the key is looked for: without one it is latched all the same
-        halts.latch(mode, market, why)
+    with suppress(
+        StoreError
+    ):  # a home that can't be written latches nothing, which is said, and what is held is closed
+        settings.prepare_home()
+    note = partial(print, flush=True)
+    unlatched = latch_all(halts, mode, markets, why, note)  # before the key is looked for: without one too
+    for line in unlatched:
+        print(f"NOT LATCHED {line}", file=sys.stderr, flush=True)
     with account_of(key_of(mode), url, settings.bans) as trading:
-        still_open = halt(trading, halts, mode, markets, why, on_note=partial(print, flush=True))
+        still_open = close_all(trading, markets, on_note=note)
     for line in still_open:
         print(f"STILL OPEN {line}", file=sys.stderr)
-    return int(bool(still_open))
+    return int(bool(unlatched or still_open))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from tasks.execution.orders import Execution, Reported
 _LONGEST = 40  # digits
 
 PRIVATE_TOPICS = ("order", "execution")
-DISCONNECT_TOPIC = "dcp.future"
-"""Says nothing: while it is subscribed, the exchange watches whether the connection lives (disconnect-cancel-all)."""
 
 
 class AccountReconnected(NamedTuple):

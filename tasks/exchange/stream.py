@@ -21,7 +21,7 @@ from storage.foreign import parse_json
 from storage.schema import ConfigError, Market, one_line
 from tasks.exchange.bans import Ban
 from tasks.exchange.pacing import RetryPolicy
-from tasks.exchange.private_events import DISCONNECT_TOPIC, PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
+from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
 from tasks.exchange.stream_events import BadMessage, Decoder, Reconnected, Refused, UnknownTopic, topics_of
 from tasks.exchange.stream_socket import StreamSocket, StreamTiming
 from tasks.exchange.transport import Exchange
@@ -282,13 +282,11 @@ class PrivateStream(Stream):
 
     Args:
         key: Of the account.
-        cancels: The exchange is to cancel what waits when this stream is lost, which it must have been told to do.
         options: As of `Stream`.
     """
 
-    def __init__(self, key: ApiKey, *, cancels: bool = False, **options: Any) -> None:
-        watched = [(DISCONNECT_TOPIC,)] if cancels else []
-        super().__init__("private", [PRIVATE_TOPICS, *watched], key=key, **options)
+    def __init__(self, key: ApiKey, **options: Any) -> None:
+        super().__init__("private", [PRIVATE_TOPICS], key=key, **options)
         self._silence_s = 2 * self._timing.ping_interval_s + self._timing.ping_timeout_s
         self._admitted = threading.Event()
         self._down_since_s: float | None = time.monotonic()
@@ -322,14 +320,8 @@ class PrivateStream(Stream):
                 raise websocket.WebSocketException(f"the key is not admitted: {connection.reason}")
 
     def _answered(self, message: dict[str, Any], received_ns: int) -> None:
-        watched = message.get("op") == "subscribe" and self._asked_by(message) == (DISCONNECT_TOPIC,)
         if message.get("op") == "pong":
             self._data_s = received_ns / 1e9
-        elif watched:
-            if message.get("success") is False:
-                self._groups = self._groups[:1]
-                said = one_line(message.get("ret_msg"), 80)
-                self._on_note(f"the exchange cancels nothing when this stream is lost ({said}); stops stay")
         elif message.get("success") is False:
             if (connection := self._connection) is not None:
                 connection.fail(f"the exchange refuses: {one_line(message.get('ret_msg'), 80)}")
@@ -337,8 +329,3 @@ class PrivateStream(Stream):
             self._admitted.set()
         elif message.get("op") == "subscribe":
             self._down_since_s = None
-
-    def _asked_by(self, message: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the topics of an answer, which may lack what the request was called: they come in order then."""
-        in_order = self._groups[-1] if self._down_since_s is None else self._groups[0]
-        return self._asked.get(str(message.get("req_id")), in_order)

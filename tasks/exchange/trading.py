@@ -44,7 +44,6 @@ _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=
 _MAY_HAVE_LANDED = frozenset({110072, 110079})  # an id that is there already; an order that is being worked on
 _LOOK_BACK_MS = 6 * DAY_MS
 _HTTP = 1_000  # codes below are HTTP's: some box on the way speaks, not the exchange
-_CUT_OFF_S = 60
 _UNCHANGED = frozenset({110043, 110025, 34040})
 
 
@@ -54,24 +53,30 @@ class Position(NamedTuple):
     Attributes:
         size: Signed coins.
         leverage: As set; 0 where the exchange does not say.
+        entry: Average price at which it was opened, USDT; 0 while flat.
+        stop: Price of its stop, USDT; 0 for none.
     """
 
     size: Decimal
     leverage: Decimal
+    entry: Decimal = ZERO
+    stop: Decimal = ZERO
 
 
 class KeyFacts(NamedTuple):
-    """What a key may do.
+    """Whose a key is, and what it may do.
 
     Attributes:
         may_trade: Whether it opens and closes positions.
         may_withdraw: Whether it can take money out.
         is_unified: Whether its account is a unified one.
+        user_id: Of the account, whichever of its keys asks; 0 where the exchange does not say.
     """
 
     may_trade: bool
     may_withdraw: bool
     is_unified: bool
+    user_id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +145,17 @@ class TradingAccount:
 
     # --- orders: one request each, never repeated ---------------------------------------------------------------------
 
-    def place(self, market: Market, order: Order, protection: Protection) -> Acked | Refused | Lost:
-        """Send an order that is written down as SUBMITTING, and say what the answer proves."""
+    def place(
+        self, market: Market, order: Order, protection: Protection, unless: Callable[[], str] = lambda: ""
+    ) -> Acked | Refused | Lost:
+        """Send an order that is written down as SUBMITTING, and say what the answer proves.
+
+        Args:
+            market: Where.
+            order: What.
+            protection: What goes with it.
+            unless: Returns why it may not be sent any more, asked when its turn has come; empty where it may.
+        """
         leg = order.leg
         params: dict[str, Any] = {
             "category": market.category,
@@ -156,13 +170,15 @@ class TradingAccount:
             "slippageTolerance": format(protection.slippage_percent, "f"),
         }
         if protection.stop is not None and not leg.reduces:
-            params |= {"stopLoss": format(protection.stop, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
+            params |= _stop_at(protection.stop)
         try:
-            self.ban.check(HOST_NAMES[self.exchange])
+            self._take_turn()
         except Banned as err:
             return Refused(str(err))  # nothing has left this machine
+        if why := unless():  # the exchange counts recv_window from here on
+            return Refused(f"{why} before it was sent; nothing has left this machine")
         try:
-            answer = self._send("place_order", params)
+            answer = self._send_now("place_order", params)
         except Rejected as err:
             proven = err.code >= _HTTP and err.code not in _MAY_HAVE_LANDED
             return Refused(str(err)) if proven else Lost(str(err))
@@ -205,20 +221,31 @@ class TradingAccount:
             if err.code not in _UNCHANGED:
                 raise refused(err, self.exchange, f"a leverage of {text} for {market.symbol}") from err
 
-    def arm_disconnect(self) -> None:
-        """Let the exchange cancel what waits when it has heard nothing of the account's stream for a minute.
-
-        Bybit has it for institutions, and does it for a stream that asks for `DISCONNECT_TOPIC`; nobody says that the
-        stop of a position survives it.
+    def set_stop(self, market: Market, stop: Decimal) -> bool:
+        """Give a position its stop, and return whether that was not there.
 
         Raises:
-            PipelineError: It has not, or nobody can tell.
+            Rejected: Nothing is held, or the price is beyond it already.
+            TemporaryError: Nobody can tell.
         """
-        self._send("set_dcp", {"timeWindow": _CUT_OFF_S, "product": "DERIVATIVES"})
+        params = {"category": market.category, "symbol": market.symbol, "positionIdx": 0}
+        try:
+            self._send("set_trading_stop", params | _stop_at(stop))
+        except Rejected as err:
+            if err.code not in _UNCHANGED:
+                raise
+            return False
+        return True
 
     def _send(self, method: str, params: Mapping[str, Any]) -> Answer:
+        self._take_turn()
+        return self._send_now(method, params)
+
+    def _take_turn(self) -> None:
         self.ban.check(HOST_NAMES[self.exchange])
         self._pace.wait(self._closed.wait)
+
+    def _send_now(self, method: str, params: Mapping[str, Any]) -> Answer:
         try:
             return ask(self._orders, method, params)
         except Banned:
@@ -292,7 +319,7 @@ class TradingAccount:
         return number(rows[0], "takerFeeRate") if rows and rows[0].get("takerFeeRate") else None
 
     def key_facts(self) -> KeyFacts:
-        """Return what the key may do."""
+        """Return whose the key is, and what it may do."""
         found = self._one("the key's permissions", "get_api_key_information")
         permissions = found.get("permissions")
         granted = permissions if isinstance(permissions, dict) else {}
@@ -301,6 +328,7 @@ class TradingAccount:
             may_trade={"Order", "Position"} <= set(contracts) and not number(found, "readOnly"),
             may_withdraw="Withdraw" in wallet,
             is_unified=bool(number(found, "uta") or number(found, "unified")),
+            user_id=int(number(found, "userID")),
         )
 
     def margin_mode(self) -> str:
@@ -319,6 +347,10 @@ class TradingAccount:
         return self._questions.ask(what, method, params, read)
 
 
+def _stop_at(price: Decimal) -> dict[str, str]:
+    return {"stopLoss": format(price, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
+
+
 def _read(answer: Answer, read: Callable[[Mapping[str, Any], int], T]) -> list[T]:
     rows, now_ns = answer.result.get("list"), time.monotonic_ns()
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -335,5 +367,6 @@ def _row(row: Mapping[str, Any], received_ns: int) -> Mapping[str, Any]:
 
 def _position(row: Mapping[str, Any], received_ns: int) -> tuple[int, Position]:
     size = number(row, "size")
-    held = Position(-size if row.get("side") == "Sell" else size, number(row, "leverage"))
-    return int(number(row, "positionIdx")), held
+    held = -size if row.get("side") == "Sell" else size
+    rest = (number(row, name) for name in ("leverage", "avgPrice", "stopLoss"))
+    return int(number(row, "positionIdx")), Position(held, *rest)

@@ -147,7 +147,7 @@ def ask(client: HTTP, method: str, params: Mapping[str, Any]) -> Answer:
         AttributeError,
         RecursionError,
     ) as err:
-        raise error_of(err) from err
+        raise error_of(err) from None  # its text may echo the key
     # bool is an int to Python, and pybit takes an answer without retCode for a good one.
     if not isinstance(body, dict) or type(body.get("retCode")) is not int:
         raise Ambiguous("the answer is not Bybit's: no integer retCode")

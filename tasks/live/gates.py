@@ -3,7 +3,8 @@
 SOURCE        candles of another place than the account's: demo has Bybit's prices, testnet its own
 VERSION       something else than the champion is asked for
 CHAMPION      there is none, it is flat, expired, damaged, or of another source
-HALTED        a limit or a person has halted the market; `flows.halt --rearm` undoes it
+HALTED        a limit or a person has halted the market, and the session holds nothing there that it might close;
+              `flows.halt --rearm` undoes it
 KEY           the environment's own key is not there, or is one of another
 CAPITAL       live needs the capital that the session starts with
 UNKNOWN       live needs the distance of the stop at the exchange, and when to close what is held while something is
@@ -61,7 +62,7 @@ def gate(
         exchange: Where candles come from.
         version: What is asked to decide.
         why_none: Of each market, why nothing decides; empty where the champion does.
-        halts: Of each market, why it is halted; empty where it is not.
+        halts: Of each market, why it is halted; empty where it is not, or where the session is to close what it holds.
         environ: For the confirmation; None: the process's own.
 
     Raises:
@@ -77,7 +78,10 @@ def gate(
             raise Denied("CHAMPION", f"{market}: {why}; nothing is traded")
     for market, why in halts.items():
         if why:
-            raise Denied("HALTED", f"{market}: {why}; look into it, then python -m flows.halt --rearm")
+            raise Denied(
+                "HALTED",
+                f"{market}: {why}; look into it; python -m flows.halt closes what is held, then the same with --rearm",
+            )
     environment: Environment = mode  # type: ignore[assignment]  # a mode that sends orders is named after it
     if mode == "live" and env.get(CONFIRM_LIVE) != (asked := confirmation(list(why_none))):
         raise Denied("CONFIRMATION", f"orders with real money need {CONFIRM_LIVE}={asked!r}, or the words typed")

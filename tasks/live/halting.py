@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from time import monotonic
 
-from storage.schema import Banned, Market, PipelineError
+from storage.schema import Banned, Market, PipelineError, StoreError
 from tasks.exchange.trading import Protection, TradingAccount
 from tasks.execution.orders import HALT_ID, ZERO, LotSize, Order, Refused, next_leg
 from tasks.live.booking import lot_size
@@ -23,36 +23,54 @@ _SPARE_S = 1.0
 _BANS = 2  # that are waited out
 
 
-def halt(
-    trading: TradingAccount,
+def latch_all(
     halts: Halts,
     environment: str,
     markets: Sequence[Market],
     why: str,
+    on_note: Callable[[str], object] = lambda line: None,
+) -> list[str]:
+    """Latch markets, before anything is asked of the exchange; return which could not be, one line each.
+
+    Args:
+        halts: Of the home.
+        environment: Of the account.
+        markets: Which; the interval does not matter.
+        why: One line.
+        on_note: Is told what was latched, one line each.
+    """
+    unlatched = []
+    for market in markets:
+        try:
+            latched = halts.latch(environment, market, why)
+        except StoreError as err:
+            unlatched.append(f"{market.symbol}: {err}; a session of it may open again, so end that first")
+        else:
+            on_note(f"{market.symbol} on {environment} is halted since {latched.at}: {latched.why}")
+    return unlatched
+
+
+def close_all(
+    trading: TradingAccount,
+    markets: Sequence[Market],
     *,
     within_s: float = WITHIN_S,
     protection: Protection = PROTECTION,
     on_note: Callable[[str], object] = lambda line: None,
 ) -> list[str]:
-    """Latch markets, cancel their orders and close their positions; return what is still open, one line each.
+    """Cancel the orders of markets and close their positions; return what is still open, one line each.
 
-    Each market is latched before anything is asked of the exchange, and all are closed side by side. A position is
-    closed by orders that can only reduce, so whoever closes it at the same time does no harm. While the exchange
-    refuses this address nothing is asked of it; what is held is closed when that has ended.
+    All are closed side by side. A position is closed by orders that can only reduce, so whoever closes it at the same
+    time does no harm. While the exchange refuses this address nothing is asked of it; what is held is closed when that
+    has ended.
 
     Args:
         trading: The account.
-        halts: Of the home.
-        environment: Of the account.
         markets: Which; the interval does not matter.
-        why: One line.
         within_s: How long a market is tried beyond the time in which an order that was under way may still be taken.
         protection: How far from the best price a closing order may fill.
         on_note: Is told what was done, one line each.
     """
-    for market in markets:
-        latched = halts.latch(environment, market, why)
-        on_note(f"{market.symbol} on {environment} is halted since {latched.at}: {latched.why}")
     closings = [
         Closing(trading, market, on_note=on_note, protection=protection, within_s=within_s) for market in markets
     ]
@@ -64,7 +82,7 @@ def halt(
         except Banned as err:
             if bans == _BANS:
                 for one in undone:
-                    one.end(f"{one.market.symbol}: {err}; it is latched, run this again then")
+                    one.end(f"{one.market.symbol}: {err}; run this again then")
                 break
             bans, left_s = bans + 1, trading.ban.left_s()
             on_note(f"{err}; what is held is closed in {left_s:.0f} s")
@@ -121,7 +139,7 @@ class Closing:
             trouble = str(err)
         if trouble and monotonic() > self._until_s:
             spent_s = monotonic() - self._began_s
-            self.end(f"{self.market.symbol}: {trouble} after {spent_s:.0f} s; it is latched, run this again")
+            self.end(f"{self.market.symbol}: {trouble} after {spent_s:.0f} s; run this again")
 
     def _close(self) -> str:
         """Cancel, close, and return what is in the way; empty while it is flat."""
@@ -143,7 +161,7 @@ class Closing:
             return waits
         if spent_s > self._watch_s:
             self._trading.cancel_all(self.market, stops=True)
-            self.end(f"{symbol}: holds {size}, less than the exchange trades in; it is latched" if size else "")
+            self.end(f"{symbol}: holds {size}, less than the exchange trades in" if size else "")
             if not size:
                 self._on_note(f"{symbol} is flat and no order waits")
         elif not self._is_flat:

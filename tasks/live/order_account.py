@@ -15,7 +15,7 @@ from decimal import Decimal
 from time import monotonic, sleep
 from typing import NamedTuple
 
-from storage.schema import Banned, FloatArray
+from storage.schema import Banned, FloatArray, PipelineError, TemporaryError
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.orders import ZERO
@@ -107,8 +107,28 @@ class OrderAccount(Account):
         self.desk.reconcile()
         if self.desk.trouble:
             self.halt(self.desk.trouble)
+        bare = self._bare()
         self._mind_stream()
-        return self.desk.stopped
+        return self.desk.stopped or bare
+
+    def _bare(self) -> str:
+        """Set the stop again of what is held without one, and return why it gets none; empty where all is well."""
+        bare, self.desk.bare = self.desk.bare, None
+        if bare is None:
+            return ""
+        away = self.config.stop_at * (1 if bare.size > 0 else -1)
+        tick = Decimal(self.instrument.tick_size)
+        stop = (bare.entry * (1 - Decimal(str(away))) / tick).to_integral_value() * tick
+        said = f"{bare.size} had no stop at the exchange"
+        try:
+            if self.desk.trading.set_stop(self.desk.market, stop):
+                self.desk.note(self._closed_ms, "bare", f"{said}; it is set again, at {stop}")
+                self.alert(f"{said}; it is set again, at {stop}")
+        except TemporaryError:
+            pass  # it is compared again soon
+        except PipelineError as err:
+            return f"{said}, and gets none at {stop} ({err})"
+        return ""
 
     def _mind_stream(self) -> None:
         """Tell somebody, once, that nothing new is opened because the account's own stream is down."""
@@ -156,6 +176,7 @@ class OrderAccount(Account):
         if self._closing is not None or is_due:
             self.desk.compare_soon()
         self.desk.reconcile()
+        is_due |= self._closing is None and bool(self._bare())  # it waits behind its stop alone
         if self._closing is None and not (self.is_open and is_due):
             return self.is_open
         if self._closing is None:

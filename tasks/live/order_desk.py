@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from time import monotonic, monotonic_ns, time_ns
 from typing import NamedTuple
 
 from storage.schema import Market, PipelineError, TemporaryError
 from tasks.exchange.private_events import ExecutionNews, OrderNews
-from tasks.exchange.trading import Protection, TradingAccount
+from tasks.exchange.trading import Position, Protection, TradingAccount
 from tasks.execution.orders import (
     HALT_ID,
     ZERO,
@@ -121,6 +122,7 @@ class OrderDesk:
     Attributes:
         held: Signed coins, the sum of all executions.
         there: Signed coins that the exchange told of last.
+        bare: What it told of last, where that had no stop and no order was under way; None otherwise.
         untaken: What was booked and is in no ledger yet.
         trouble: Why nothing more may be sent; empty while nothing is wrong.
         trading: The exchange.
@@ -145,6 +147,7 @@ class OrderDesk:
     ) -> None:
         self.name, self.market = name, market
         self.held = self.there = ZERO
+        self.bare: Position | None = None
         self.untaken: list[BookedExecution] = []
         self.trouble = ""
         self.sent: list[Sent] = []
@@ -242,6 +245,8 @@ class OrderDesk:
                 self._learn(self._orders[event.link_id], event.news)
             elif not self._is_ours(event):
                 self._stop(f"an order of somebody else: {event.link_id or event.order_id}")
+            elif event.is_stop:  # it may be gone
+                self._compare_within(self._timing.differ_s)
         else:
             self._book(event)
 
@@ -301,13 +306,13 @@ class OrderDesk:
         if self.unsettled or self._wanted is None:
             return
         due = self._next(self._wanted)
-        if isinstance(due, Order) and not due.leg.reduces and (self.trouble or self._halted()):
-            due = "halted"
-        elif isinstance(due, Order) and monotonic() > self._wanted.until_s:
-            due = "stale"
+        if isinstance(due, Order):
+            due = self._barred(due, self._wanted) or due
         if isinstance(due, Order):
             self._send(due, self._wanted)
         else:
+            if self.has_sent(self._wanted.start_ms):  # whether what was opened has its stop, only the exchange knows
+                self._compare_within(self._timing.differ_s)
             self._ended, self._wanted = (self._wanted.start_ms, due), None
 
     def _next(self, wanted: Wanted) -> Order | str:
@@ -326,6 +331,12 @@ class OrderDesk:
         kind = "close" if leg.reduces else "open"
         return Order(link_id=link_id(self._session, self.market.slug, wanted.start_ms, kind, ordinal), leg=leg)
 
+    def _barred(self, order: Order, wanted: Wanted) -> str:
+        """Return why an order that is due may not be sent; empty where it may."""
+        if not order.leg.reduces and (self.trouble or self._halted()):
+            return "halted"
+        return "stale" if monotonic() > wanted.until_s else ""
+
     def _send(self, order: Order, wanted: Wanted) -> None:
         is_first = not self.has_sent(wanted.start_ms)  # what follows waits for its end
         order = self._keep(order.submitting(self._now_ms()))
@@ -333,7 +344,10 @@ class OrderDesk:
         before_ns = monotonic_ns()
         self._journal.order(self.name, wanted.start_ms, order)
         written_ns = monotonic_ns()
-        answer = self.trading.place(self.market, order, replace(self._protection, stop=wanted.stop))
+        protection = replace(self._protection, stop=wanted.stop)
+        # Disk and pace may have taken long; what closes goes out all the same.
+        unless = (lambda: "") if order.leg.reduces else partial(self._barred, order, wanted)
+        answer = self.trading.place(self.market, order, protection, unless)
         if wanted.received_ns and is_first:
             own_ms, fsync_ms = (before_ns - wanted.received_ns) / 1e6, (written_ns - before_ns) / 1e6
             self.sent.append(Sent(own_ms, fsync_ms, (monotonic_ns() - written_ns) / 1e6))
@@ -383,6 +397,9 @@ class OrderDesk:
             return
         size, is_open = position.size, bool(self.unsettled)
         self.there = size
+        self.bare = position if abs(size) >= self._lot.least and not position.stop and not is_open else None
+        if self.bare is not None:
+            self._compare_within(self._timing.differ_s)
         if self.trouble:  # nothing is sent any more; what somebody else's order leads to is booked
             self._is_over = size == self.held and not is_open and all(map(self._is_ours, waiting))
         elif size == self.held or is_open:
@@ -407,6 +424,9 @@ class OrderDesk:
     def compare_soon(self) -> None:
         """Let the next `reconcile` compare, because something may have been missed."""
         self._compare_s = 0.0
+
+    def _compare_within(self, seconds: float) -> None:
+        self._compare_s = min(self._compare_s, monotonic() + seconds)
 
     def note(self, at_ms: int, kind: str, said: str) -> None:
         """Note in the journal why something is not done."""

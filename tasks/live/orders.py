@@ -6,17 +6,18 @@ import queue
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from storage.api_keys import ApiKey, Environment
-from storage.schema import Market, PipelineError, Rejected, StoreError
+from storage.schema import Market, Rejected, StoreError
 from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream
 from tasks.exchange.stream_socket import StreamTiming
-from tasks.exchange.trading import Protection, TradingAccount
+from tasks.exchange.trading import KeyFacts, Protection, TradingAccount
 from tasks.exchange.transport import Exchange
 from tasks.execution.orders import OrderError
 from tasks.execution.risk import RiskLimits
@@ -86,7 +87,6 @@ class Orders:
         self._config, self._desk_timing = config, desk_timing
         self._needed = 0.0
         self._stream: PrivateStream | None = None
-        self._is_armed = False
         self._halts, self._limits, self._on_alert = halts, limits, on_alert
 
     def __enter__(self) -> Self:
@@ -101,7 +101,7 @@ class Orders:
         """Return the account's stream, which puts into the session's queue."""
         self._stream = PrivateStream(
             self._key, exchange=self.trading.exchange, url=self._link.stream_url, events=events, timing=timing,
-            patient=self._link.is_replay, cancels=self._is_armed, ban=self.trading.ban, on_note=on_note,
+            patient=self._link.is_replay, ban=self.trading.ban, on_note=on_note,
         )  # fmt: skip
         return self._stream
 
@@ -131,40 +131,30 @@ class Orders:
         def latch(why: str) -> None:
             self._halts.latch(environment, market, why)
 
-        memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, market, self.session)
-        risk = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
+        user_id = self._facts.user_id if self._facts else 0
+        memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, user_id, market, self.session)
+        risk, breach = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
         given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
-        return OrderAccount(
+        own = OrderAccount(
             **given, desk=desk, config=self._config, halted=halted, latch=latch, risk=risk, remember=memory.keep,
             alert=lambda line: self._on_alert(f"{market} on {environment}: {line}"),
             stream_down_s=lambda: self._stream.down_s if self._stream else 0.0,
         )  # fmt: skip
-
-    def arm(self, on_note: Callable[[str], object]) -> None:
-        """Let the exchange cancel what waits when this session is cut off, where it does that, and say so.
-
-        It holds for a stream that is opened after this.
-        """
-        try:
-            self.trading.arm_disconnect()
-        except PipelineError as err:
-            on_note(f"the exchange cancels nothing when this session is cut off ({err}); stops stay")
-        else:
-            self._is_armed = True
-            on_note("disconnect-cancel-all is armed")
+        if breach is not None:  # the process that met it died before it had halted the market
+            own.halt(str(breach))
+        return own
 
     def admit(self, own: OrderAccount, market: Market) -> None:
         """Prove that the account is fit to trade a market, and let what a former process left come to its end.
+
+        What the session itself holds is no reason to stay away: in trouble, it is wound down as while a session runs.
 
         Raises:
             Denied: It is not; the code says why.
             StoreError: The exchange holds something else than the journal says.
         """
-        try:
-            self._admit_key()
-        except Rejected:
-            if self._key.environment != "demo":  # which does not say what its keys may do; they are worth nothing
-                raise
+        if self._facts is not None:
+            self._admit_key(self._facts)
         try:
             position = self.trading.position(market)
         except Rejected as err:
@@ -174,13 +164,16 @@ class Orders:
         fee, commission = self.trading.taker_fee(market), float(own.rules[2])
         if fee is not None and float(fee) > commission:
             raise Denied("COSTS", f"this account pays {fee} a fill, the version was judged at {commission:g}")
+        holds = bool(own.desk.held or own.desk.unsettled)
         try:
             own.settle()
         except OrderError as err:
             raise StoreError(f"orders of an earlier process can't be understood ({err})") from err
         if own.desk.trouble:
             own.halt(own.desk.trouble)
-            raise Denied("RECONCILIATION", own.desk.trouble)
+            if not (holds and own.desk.there):
+                raise Denied("RECONCILIATION", own.desk.trouble)
+            return
         available = self.trading.available()
         self._needed += own.ledger.cash if own.ledger.weight == 0 else 0.0  # all markets draw on one account
         if available is None or float(available) < self._needed:
@@ -189,8 +182,17 @@ class Orders:
                 "CAPITAL", f"the session starts with {self._needed:g} USDT, what is available {said}; give --capital"
             )
 
-    def _admit_key(self) -> None:
-        facts = self.trading.key_facts()
+    @cached_property
+    def _facts(self) -> KeyFacts | None:
+        """What the exchange says of the key; None where it does not: on demo, where no key is worth anything."""
+        try:
+            return self.trading.key_facts()
+        except Rejected:
+            if self._key.environment != "demo":
+                raise
+            return None
+
+    def _admit_key(self, facts: KeyFacts) -> None:
         if facts.may_withdraw:
             raise Denied("KEY", "this key may withdraw; make one that may only trade")
         if not facts.may_trade:

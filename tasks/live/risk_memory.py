@@ -9,8 +9,9 @@ from pathlib import Path
 
 from storage.api_keys import ApiKey
 from storage.schema import Market, StoreError
-from tasks.execution.risk import RiskBook, RiskLimits
+from tasks.execution.risk import Breach, RiskBook, RiskLimits
 from tasks.journal.journal_reader import JournalReader
+from tasks.journal.journal_rows import BarOpen
 from tasks.live.gates import Denied
 
 _LONGEST = 1_000_000  # bytes
@@ -21,7 +22,7 @@ class RiskMemory:
     """The book of one account and market.
 
     Attributes:
-        path: A small file, named by the key's fingerprint.
+        path: A small file, named by the account, so that another key of it goes on with the same book.
         session: Name of the session whose ledger the book is of.
     """
 
@@ -29,13 +30,22 @@ class RiskMemory:
     session: str
 
     @classmethod
-    def of(cls, folder: Path, key: ApiKey, market: Market, session: str) -> RiskMemory:
-        """Return that of a key's account in a market."""
-        return cls(folder / f"{key.environment}-{key.fingerprint}-{market.category}-{market.symbol}.json", session)
+    def of(cls, folder: Path, key: ApiKey, user_id: int, market: Market, session: str) -> RiskMemory:
+        """Return that of an account in a market.
+
+        Args:
+            folder: Of the home.
+            key: Of the account; names it where the exchange does not say whose it is.
+            user_id: The exchange's name of the account; 0 where it does not say.
+            market: Which market.
+            session: Name of the session.
+        """
+        account = user_id or key.fingerprint
+        return cls(folder / f"{key.environment}-{account}-{market.category}-{market.symbol}.json", session)
 
     def recall(
         self, limits: RiskLimits, capital: float, reader: JournalReader, market: Market, account: str
-    ) -> RiskBook:
+    ) -> tuple[RiskBook, Breach | None]:
         """Return the book as it was left, and as the session's journal goes on from there.
 
         Args:
@@ -44,6 +54,9 @@ class RiskMemory:
             reader: Its journal, empty for a new one.
             market: Which market.
             account: The account's name in the journal.
+
+        Returns:
+            The book, and what the journal has latched that the book had not: nobody has halted the market for it yet.
 
         Raises:
             Denied: The file is damaged: nobody knows what has been lost.
@@ -55,7 +68,7 @@ class RiskMemory:
                 said = json.loads(file.read(_LONGEST))
             if said["session"] != self.session:
                 book.resume(said, worth=float(equity[-1]))
-                return book
+                return book, None
             book.resume(said)
             closed_ms, opened_ms = int(said["closed_ms"]), int(said["opened_ms"])
         except FileNotFoundError:
@@ -63,16 +76,20 @@ class RiskMemory:
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
             why = f"{self.path} can't be read ({type(err).__name__}: {err}), and with it what has been lost"
             raise Denied("RISK", f"{why}; look into it, and remove it to begin anew") from err
-        opens, weight = reader.opens(account), 0
-        for start_ms, worth in zip(starts, equity[1:], strict=True):
-            while opens and opens[0].start_ms <= start_ms:
-                bar = opens.pop(0)
-                if bar.start_ms > opened_ms:
-                    book.trip(weight, bar.opened.ledger.weight, bar.opened.ledger.equity(bar.quote.first))
-                weight = bar.opened.ledger.weight
-            if start_ms > closed_ms:
-                book.close(start_ms + market.interval_ms, worth)
-        return book
+        known, weight = book.latched, 0
+        happened: list[tuple[int, float | BarOpen]] = [(bar.start_ms, bar) for bar in reader.opens(account)]
+        happened += [(ms + market.interval_ms, worth) for ms, worth in zip(starts, equity[1:], strict=True)]
+        # A bar opens after the one before it has closed.
+        for at_ms, what in sorted(happened, key=lambda one: (one[0], isinstance(one[1], BarOpen))):
+            if not isinstance(what, BarOpen):
+                if at_ms > closed_ms + market.interval_ms:
+                    book.close(at_ms, what)
+                continue
+            after = what.opened.ledger
+            if at_ms > opened_ms:
+                book.trip(weight, after.weight, after.equity(what.quote.first))
+            weight = after.weight
+        return book, book.latched if known is None else None
 
     def keep(self, book: RiskBook, closed_ms: int, opened_ms: int) -> None:
         """Write the book down; an order waits for it, so nobody waits for the disk.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from tasks.champion.manifest import read_manifest
 from tasks.champion.serving import load_served
 from tasks.exchange.connection import ExchangeConfig, Link, connect, connect_stream
 from tasks.exchange.gateway import Gateway
+from tasks.execution.orders import ZERO
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import Decision
@@ -131,14 +133,14 @@ def run_session(
             on_note(f"session of {market}: {model.ref if model else why_none}{beside}")
         key, halts = None, Halts.of(settings.home)
         if plan.mode in ORDER_MODES:
-            key = _admitted(plan, chosen, halts)
+            stack.enter_context(_telling_of(held := _held(plan, path), plan.mode, on_alert))
+            key = _admitted(plan, chosen, halts, held)
             on_note(plan.config.orders.told(plan.config.limits))
         journal = stack.enter_context(Journal(path))
         begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
         stepped = min(journal.reader().decided(market.slug) for market in plan.markets)
         bars = max((plan.most_bars or 0) - stepped, 0)
-        is_ours = key is not None and key.environment == "sandbox" and plan.exchange.url is None
-        accounts = [_sandbox_account(plan, chosen, key)] if key and is_ours else []
+        accounts = [_sandbox_account(plan, chosen, key)] if key and _has_own_account(plan) else []
         link = stack.enter_context(
             connect_stream(plan.exchange, plan.markets, begin_ms, bars, on_note, accounts, settings.bans)
         )
@@ -161,19 +163,51 @@ def run_session(
     return SessionResult(name=plan.name, mode=plan.mode, journal=str(path), numbers=numbers)
 
 
-def _admitted(plan: SessionPlan, chosen: Mapping[Market, Chosen], halts: Halts) -> ApiKey:
+def _has_own_account(plan: SessionPlan) -> bool:
+    """Return whether the account lasts as long as the session, as its sandbox does."""
+    return plan.mode == "sandbox" and plan.exchange.url is None
+
+
+def _held(plan: SessionPlan, path: Path) -> dict[Market, Decimal]:
+    """Return the signed coins that a session which goes on holds by its journal, of markets where it does."""
+    if not path.exists() or _has_own_account(plan):
+        return {}
+    with Journal(path) as journal:
+        booked = {market: journal.reader().executions(market.slug) for market in plan.markets}
+    coins = {market: sum((one.change for one in executions), ZERO) for market, executions in booked.items()}
+    return {market: held for market, held in coins.items() if held}
+
+
+@contextmanager
+def _telling_of(held: Mapping[Market, Decimal], mode: str, on_alert: Callable[[str], object]) -> Iterator[None]:
+    """Tell of what is held when the session that holds it is denied: nobody minds it then."""
+    try:
+        yield
+    except Denied:
+        for market, coins in held.items():
+            close = f"python -m flows.halt --mode {mode} --symbols {market.symbol}"
+            on_alert(
+                f"{market} on {mode}: STILL OPEN: {coins} by the journal, and no session minds it; close it: {close}"
+            )
+        raise
+
+
+def _admitted(
+    plan: SessionPlan, chosen: Mapping[Market, Chosen], halts: Halts, held: Mapping[Market, Decimal]
+) -> ApiKey:
     if plan.mode == "live" and plan.config.capital is None:
         raise Denied("CAPITAL", "live needs the capital that the session starts with: --capital")
     if plan.mode == "live" and (unsaid := plan.config.orders.unsaid):
         asked = {"stop_share": "0.1", "close_after_bars": "3"}
         give = " ".join(f"--orders.{name.replace('_', '-')} {asked[name]}" for name in unsaid)
         raise Denied("UNKNOWN", f"live needs said what becomes of a position when something is unknown: {give}")
+    unheld = [market for market in chosen if market not in held]  # what a halted one holds, the session closes
     environment = gate(
         plan.mode, plan.exchange.exchange, plan.version,
         {market: "" if model else why for market, (model, why, _) in chosen.items()},
-        {market: halt.why if (halt := halts.read(plan.mode, market)) else "" for market in chosen},
+        {market: halt.why if (halt := halts.read(plan.mode, market)) else "" for market in unheld},
     )  # fmt: skip
-    if environment == "sandbox" and plan.exchange.url is None:  # an account that lasts as long as the session
+    if _has_own_account(plan):
         return ApiKey("sandbox", secrets.token_hex(9), secrets.token_hex(18))
     return key_of(environment)
 

@@ -176,7 +176,6 @@ def open_session(
             orders.admit(one.own, one.market)
     with ExitStack() as stack:
         if orders is not None:
-            orders.arm(on_note)
             stack.enter_context(orders.stream(events, timing, on_note))
         categories = sorted({market.category for market in versions})
         for category in categories:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from zlib import crc32
 
 from storage.schema import ConfigError
 from tasks.sandbox.listing import Fields
@@ -62,6 +63,11 @@ class AccountSpec:
                 raise ConfigError(f"{name} must be a decimal number in text, was {value!r}")
         if Decimal(self.leverage) < 1:
             raise ConfigError(f"leverage must be >= 1, was {self.leverage!r}")
+
+    @property
+    def user_id(self) -> int:
+        """What the exchange calls the account: another one for each key."""
+        return crc32(self.key.encode())
 
 
 @dataclass(kw_only=True)
@@ -152,7 +158,6 @@ class Account:
         positions: By symbol.
         marks: Mark prices by symbol, as they are now.
         hedge: Whether it is in hedge mode now.
-        disconnect_s: Window of disconnect-cancel-all by product, seconds, as asked for; nothing acts on it.
     """
 
     spec: AccountSpec
@@ -163,7 +168,6 @@ class Account:
     orders: dict[str, Order] = field(default_factory=dict)
     executions: list[Execution] = field(default_factory=list)
     positions: dict[str, Position] = field(default_factory=dict)
-    disconnect_s: dict[str, int] = field(default_factory=dict)
     _open: list[Order] = field(default_factory=list, repr=False)
 
     @property

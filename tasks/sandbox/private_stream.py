@@ -25,7 +25,7 @@ from tasks.sandbox.sockets import StreamTiming
 PRIVATE_PATH = "/v5/private"
 PRIVATE_TOPICS = frozenset(
     f"{topic}{suffix}" for topic in ("order", "execution", "position") for suffix in ("", ".linear")
-) | {"wallet", "dcp.future"}
+) | {"wallet"}
 
 
 class PrivateStream:

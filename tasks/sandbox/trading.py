@@ -27,9 +27,8 @@ from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal, Result, envelope
 
 _WEEK_MS = 7 * DAY_MS
 _CLOSED_KEPT = 500  # closed orders that /v5/order/realtime knows
-_NUMBERS = ("positionIdx", "triggerDirection", "mode", "timeWindow")  # in a body; every other number is text there
+_NUMBERS = ("positionIdx", "triggerDirection", "mode")  # in a body; every other number is text there
 _ONE_WAY, _HEDGE = "0", "3"
-_DISCONNECT_S = (3, 300)
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ class Trading:
             ("POST", "/v5/order/amend"): _Endpoint(self._amend, 10),
             ("POST", "/v5/order/cancel"): _Endpoint(self._cancel, 10),
             ("POST", "/v5/order/cancel-all"): _Endpoint(self._cancel_all, 10),
-            ("POST", "/v5/order/disconnected-cancel-all"): _Endpoint(self._arm_disconnect, 5),
             ("POST", "/v5/position/set-leverage"): _Endpoint(self._set_leverage, 10),
             ("POST", "/v5/position/switch-mode"): _Endpoint(self._switch_mode, 10),
             ("POST", "/v5/position/trading-stop"): _Endpoint(self._trading_stop, 10),
@@ -115,13 +113,6 @@ class Trading:
         for order in orders:
             self._desk.cancel(account, {"category": "linear", "symbol": order.symbol, "orderId": order.order_id})
         return {"list": [_named(order) for order in orders], "success": "1"}
-
-    def _arm_disconnect(self, account: Account, params: Params) -> Result:
-        window_s = integer(params, "timeWindow")
-        if window_s is None or not _DISCONNECT_S[0] <= window_s <= _DISCONNECT_S[1]:
-            raise Refusal(BAD_PARAMETER, f"timeWindow must be in {_DISCONNECT_S[0]}..{_DISCONNECT_S[1]}")
-        account.disconnect_s[params.get("product", "OPTIONS")] = window_s
-        return {}
 
     def _set_leverage(self, account: Account, params: Params) -> Result:
         position, leverage = account.position(self._desk.listing(params).market.symbol), leverage_of(params)
@@ -252,7 +243,7 @@ class Trading:
             "deadlineDay": 90,
             "unified": 0,
             "uta": 1 if spec.unified_margin_status > 1 else 0,
-            "userID": 1,
+            "userID": account.spec.user_id,
             "isMaster": False,
         }
 

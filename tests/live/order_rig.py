@@ -40,6 +40,7 @@ class Trader:
         capital: USDT that the session begins with.
         closed: Bars that were played so far.
         alerts: What was told of halts.
+        playing: Closes the bars of the session that was held last; it ends soon after that.
     """
 
     def __init__(self, open_rig: Rigs, **options: Any) -> None:
@@ -75,10 +76,13 @@ class Trader:
         with self.session(bars, **options) as session:
             (market,) = session.markets.values()
             self._over.clear()
-            playing = threading.Thread(target=self._play, args=(bars, market, before_bar, patience_s), daemon=True)
-            session.run(playing.start)
-            self._over.set()
-        playing.join(WAIT_S)  # a clock that still waits for the session goes on when its streams are closed
+            given = (bars, market, before_bar, patience_s)
+            self.playing = threading.Thread(target=self._play, args=given, daemon=True)
+            try:
+                session.run(self.playing.start)
+            finally:
+                self._over.set()
+        self.playing.join(WAIT_S)  # a clock that still waits for the session goes on when its streams are closed
         return market
 
     @contextmanager

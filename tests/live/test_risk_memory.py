@@ -11,12 +11,21 @@ import pytest
 
 from storage.api_keys import ApiKey
 from storage.schema import DAY_MS
+from tasks.execution.paper import Ledger, open_bar
 from tasks.execution.risk import RiskBook, RiskLimits
 from tasks.journal.journal import Journal
+from tasks.journal.journal_rows import BarOpen
+from tasks.live.account import Account
 from tasks.live.gates import Denied
+from tasks.live.halts import Halts
+from tasks.live.order_account import OrderAccount
+from tasks.live.orders import Orders
 from tasks.live.risk_memory import RiskMemory
-from tests.live.conftest import MARKET, Rig
-from tests.live.order_rig import KEY, NO_LIMITS, Trader
+from tasks.sandbox.faults import Fault, Match
+from tests.live.conftest import MARKET, WAIT_S, Rig
+from tests.live.desk import INSTRUMENT
+from tests.live.order_rig import ACCOUNT, KEY, NO_LIMITS, Trader
+from tests.sandbox import actions
 
 OPEN = Callable[..., Rig]
 LIMITS = RiskLimits(daily_loss=0.02, drawdown=0.10, losses=3, orders_per_hour=2)
@@ -27,9 +36,9 @@ def recall(tmp_path: Path) -> Callable[..., tuple[RiskMemory, RiskBook]]:
     """Return what gives the book of a session without a journal, as its home remembers it."""
 
     def recall(session: str, capital: float = 1_000.0, key: ApiKey = KEY) -> tuple[RiskMemory, RiskBook]:
-        memory = RiskMemory.of(tmp_path / "risk", key, MARKET, session)
+        memory = RiskMemory.of(tmp_path / "risk", key, 0, MARKET, session)
         with Journal(tmp_path / f"{session}.sqlite") as journal:
-            return memory, memory.recall(LIMITS, capital, journal.reader(), MARKET, MARKET.slug)
+            return memory, memory.recall(LIMITS, capital, journal.reader(), MARKET, MARKET.slug)[0]
 
     return recall
 
@@ -94,29 +103,52 @@ def test_damaged_file_denies_until_a_person_removes_it(recall: Any, text: str, t
 
 
 @pytest.mark.promise(17)
+def test_another_key_of_the_same_account_goes_on_with_its_book(open_rig: OPEN) -> None:
+    other = ApiKey("sandbox", "ANOTHERKEY", "ANOTHERSECRET")
+    rig = open_rig(accounts=[ACCOUNT, replace(ACCOUNT, key=other.key, secret=other.secret)])
+
+    def account(key: ApiKey, session: str) -> OrderAccount:
+        with (
+            Orders(rig.link, key, session, Halts.of(rig.path.parent)) as orders,
+            Journal(rig.path.with_name(f"{session}.sqlite")) as journal,
+        ):
+            return orders.account(Account(MARKET.slug, INSTRUMENT, open_bar, Ledger(1_000.0)), MARKET, journal)
+
+    same = actions.result_fields({"userID": 7})
+    rig.sandbox.follow([Fault(Match(path="/v5/user/query-api", times=None), same)])
+    own = account(KEY, "one")
+    own.risk.trip(0, 1, 1_000.0)
+    own.risk.trip(1, 0, 999.0)
+    own.remember(own.risk, 0, 0)
+    assert account(other, "two").risk.losses == 1
+    rig.sandbox.follow([])
+    assert account(other, "three").risk.losses == 0  # two accounts
+
+
+@pytest.mark.promise(17)
 def test_latch_of_a_day_s_loss_is_known_to_a_session_of_another_name(open_rig: OPEN) -> None:
     trader = Trader(open_rig, limits=replace(NO_LIMITS, daily_loss=1e-6))
     trader.hold(24)
     (line,) = trader.alerts
     assert "DAILY_LOSS" in line
     for session in ("tests", "another"):
-        memory = RiskMemory.of(trader.halts.folder.with_name("risk"), KEY, MARKET, session)
+        memory = RiskMemory.of(trader.halts.folder.with_name("risk"), KEY, ACCOUNT.user_id, MARKET, session)
         with Journal(trader.rig.path.with_name(f"{session}.sqlite")) as journal:
-            book = memory.recall(trader.limits, trader.capital, journal.reader(), MARKET, MARKET.slug)
+            book, _ = memory.recall(trader.limits, trader.capital, journal.reader(), MARKET, MARKET.slug)
         assert book.latched is not None
         assert book.latched.code == "DAILY_LOSS"
 
 
 def test_restarted_session_counts_what_was_written_after_the_book_was(open_rig: OPEN) -> None:
     trader = Trader(open_rig)
-    memory = RiskMemory.of(trader.halts.folder.with_name("risk"), KEY, MARKET, "tests")
+    memory = RiskMemory.of(trader.halts.folder.with_name("risk"), KEY, ACCOUNT.user_id, MARKET, "tests")
     early: list[bytes] = []
     market = trader.hold(14, lambda bar, market: early.append(memory.path.read_bytes()) if bar == 6 else None)
     whole = market.own.risk.state()
 
     def again() -> dict[str, Any]:
         with trader.rig.reader() as reader:
-            return memory.recall(NO_LIMITS, trader.capital, reader, MARKET, MARKET.slug).state()
+            return memory.recall(NO_LIMITS, trader.capital, reader, MARKET, MARKET.slug)[0].state()
 
     assert again() == whole
     memory.path.write_bytes(early[0])
@@ -132,3 +164,36 @@ def test_orders_of_an_hour_are_counted_over_restarts(open_rig: OPEN) -> None:
     opens = [one for one in trader.account.orders.values() if not one.reduce_only and one.trigger is None]
     assert len(opens) == 1
     assert trader.check().causes["RATE"] >= 1
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.promise(17)
+def test_loss_whose_process_died_before_its_book_was_kept_latches_the_next_one(
+    open_rig: OPEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trader, take = Trader(open_rig, limits=replace(NO_LIMITS, losses=1)), OrderAccount.take
+
+    def die_at_a_loss(own: OrderAccount, bar: BarOpen) -> None:  # its row is in the journal already
+        before, after = own.ledger.weight, bar.opened.ledger
+        if before and after.weight != before and after.equity(bar.quote.first) < own.risk._trip_began:
+            raise Killed
+        take(own, bar)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OrderAccount, "take", die_at_a_loss)
+        with pytest.raises(Killed):
+            trader.hold(40)
+    trader.playing.join(WAIT_S)
+    assert trader.halts.read("sandbox", MARKET) is None
+    orders = len(trader.account.orders)
+    market = trader.hold(trader.closed + 4)
+    later = list(trader.account.orders.values())[orders:]
+    halt = trader.halts.read("sandbox", MARKET)
+    assert halt is not None
+    assert halt.why.startswith("LOSSES: ")
+    assert [line.partition("is halted: ")[2] for line in trader.alerts] == [halt.why]
+    assert (market.own.ledger.weight, [one for one in later if not one.reduce_only]) == (0, [])
+    trader.check()

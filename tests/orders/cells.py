@@ -17,7 +17,7 @@ from storage.schema import Instrument, Market, Source
 from tasks.exchange.private_events import AccountReconnected
 from tasks.exchange.stream import PrivateStream
 from tasks.exchange.stream_socket import StreamTiming
-from tasks.exchange.trading import Protection, TradingAccount
+from tasks.exchange.trading import TradingAccount
 from tasks.execution.orders import LotSize, Order, Status
 from tasks.journal.journal import Journal
 from tasks.live.order_desk import DeskTiming, OrderDesk, Wanted
@@ -88,10 +88,10 @@ class Desk:
         )  # fmt: skip
         place = self.trading.place
 
-        def sent(market: Market, order: Order, protection: Protection) -> Any:
+        def sent(market: Market, order: Order, *more: Any) -> Any:
             if any(one.link_id == order.link_id for one in self.sandbox.account(KEY.key).orders.values()):
                 self.sent_again.append(order.link_id)
-            return place(market, order, protection)
+            return place(market, order, *more)
 
         self.trading.place = sent  # type: ignore[method-assign]
         self.journal = life.enter_context(Journal(self._path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import queue
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from storage.api_keys import ApiKey
-from storage.schema import Rejected, StoreError, TemporaryError
+from storage.schema import AuthError, Rejected, StoreError, TemporaryError
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.private_events import (
@@ -24,7 +24,6 @@ from tasks.exchange.private_events import (
     read_order,
 )
 from tasks.exchange.stream_events import BadMessage
-from tasks.exchange.stream_socket import StreamTiming
 from tasks.execution.accounting import RULES
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
@@ -49,11 +48,11 @@ def open_desk(tmp_path: Path) -> Iterator[OPEN]:
         yield lambda faults=(), **options: Desk(tmp_path / "orders.sqlite", stack, faults, **options)
 
 
-def account_of(here: Desk, stack: ExitStack, **changes: Any) -> tuple[Orders, OrderAccount]:
+def account_of(here: Desk, stack: ExitStack, key: ApiKey = KEY) -> tuple[Orders, OrderAccount]:
     gateway = stack.enter_context(Gateway("sandbox", source=here.sandbox.source, url=here.sandbox.url))
     link = Link(exchange="sandbox", gateway=gateway, url=here.sandbox.url, stream_url=here.sandbox.stream_url)
     halts = Halts.of(here.journal.path.parent)
-    orders = stack.enter_context(Orders(link, KEY, "tests", halts, desk_timing=TIMING, recv_window_ms=400))
+    orders = stack.enter_context(Orders(link, key, "tests", halts, desk_timing=TIMING, recv_window_ms=400))
     paper = Account(MARKET.slug, gateway.instrument(MARKET), open_bar, Ledger(5_000.0))
     paper.rules[2] = 0.001
     return orders, orders.account(paper, MARKET, here.journal)
@@ -175,24 +174,6 @@ def test_venue_that_tells_no_fees_is_traded_at_the_recipe_s(open_desk: OPEN) -> 
         orders, own = account_of(here, stack)
         orders.admit(own, MARKET)
         assert len(own.rules) == RULES
-
-
-def test_disconnect_cancel_all_is_armed_where_the_exchange_has_it_and_its_absence_is_said(open_desk: OPEN) -> None:
-    here, told = open_desk(), list[str]()
-    with ExitStack() as stack:
-        orders, _ = account_of(here, stack)
-        orders.arm(told.append)
-        assert here.sandbox.account(KEY.key).disconnect_s == {"DERIVATIVES": 60}
-        with orders.stream(queue.Queue(), StreamTiming(), told.append):
-            here.sandbox.wait_for_subscribers("order", "execution", "dcp.future")
-        assert told.pop(1).startswith("stream private connected")
-        path = "/v5/order/disconnected-cancel-all"
-        here.sandbox.follow([Fault(Match(path=path, method="POST"), actions.ret_code(10032, "not on demo"))])
-        orders.arm(told.append)
-    assert told == [
-        "disconnect-cancel-all is armed",
-        "the exchange cancels nothing when this session is cut off (10032: not on demo); stops stay",
-    ]
 
 
 def test_position_of_somebody_else_is_denied(open_desk: OPEN) -> None:
@@ -375,6 +356,41 @@ def test_halt_between_two_legs_opens_nothing(open_desk: OPEN) -> None:
 
 
 @pytest.mark.promise(17)
+@pytest.mark.parametrize("at", ["disk", "pace"])
+@pytest.mark.parametrize("said", ["halted", "stale"])
+def test_order_that_was_held_up_on_its_way_out_opens_nothing_that_may_not_be_opened_any_more(
+    open_desk: OPEN, monkeypatch: pytest.MonkeyPatch, at: str, said: str
+) -> None:
+    here = open_desk()
+    with ExitStack() as stack:
+        _, own = account_of(here, stack)
+        here.desk, halts = own.desk, Halts.of(here.journal.path.parent)
+        here.want("0.3")
+        here.work()
+        write, clock = here.journal.order, "tasks.live.order_desk.monotonic"
+
+        def held_up(*args: Any) -> None:
+            if said == "halted":
+                halts.latch("sandbox", MARKET, "the news")
+            else:
+                monkeypatch.setattr(clock, lambda: monotonic() + 2 * LIMIT_S)
+            if at == "disk":
+                write(*args)
+
+        monkeypatch.setattr(*((here.journal, "order") if at == "disk" else (own.desk.trading._pace, "wait")), held_up)
+        here.want("0", bar=1)
+        here.work()
+        assert (here.desk.held, posted(here)) == (0, 2)  # what closes goes out all the same
+        halts.rearm("sandbox", MARKET)
+        monkeypatch.setattr(clock, monotonic)
+        here.want("0.3", bar=2)
+        here.work()
+        assert (here.desk.held, posted(here), here.desk.trouble) == (0, 2, "")
+        assert here.orders[-1].why == f"{said} before it was sent; nothing has left this machine"
+        assert here.desk.outcome(int(CANDLES.start_ms[-1]) + 2 * MARKET.interval_ms) == "rejected"
+
+
+@pytest.mark.promise(17)
 def test_end_of_a_session_closes_what_is_held_after_trouble_too(open_desk: OPEN) -> None:
     here = open_desk()
     with ExitStack() as stack:
@@ -398,23 +414,26 @@ def test_order_that_is_acknowledged_and_never_heard_of_again_is_trouble(open_des
     assert (here.orders[0].status, posted(here)) == (Status.ACKED, 1)
 
 
-def test_refusal_that_echoes_the_key_does_not_show_it(open_desk: OPEN) -> None:
+def test_refusal_that_echoes_the_key_does_not_show_it_nor_does_its_traceback(open_desk: OPEN) -> None:
     said = f"error sign! origin_string[1795925842237{KEY.key}5000{{}}]"
     here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), actions.ret_code(10004, said))])
     here.want("0.4")
     here.work()
     assert here.desk.trouble == "10004: error sign!"
     assert KEY.key not in here.orders[0].why
+    here.sandbox.follow([Fault(Match(path="/v5/position/list"), actions.ret_code(10004, said))])
+    with pytest.raises(AuthError) as caught:
+        here.trading.position(MARKET)
+    assert KEY.key not in "".join(traceback.format_exception(caught.value))  # as Prefect logs what fails a run
 
 
 def test_demo_that_does_not_tell_what_its_key_may_do_is_traded(open_desk: OPEN) -> None:
     silent = Fault(Match(path="/v5/user/query-api", times=None), actions.ret_code(10032, "not on demo"))
     here = open_desk([silent])
     with ExitStack() as stack:
-        orders, own = account_of(here, stack)
         with pytest.raises(Rejected):
-            orders.admit(own, MARKET)
-        orders._key = ApiKey("demo", KEY.key, KEY.secret)
+            account_of(here, stack)
+        orders, own = account_of(here, stack, ApiKey("demo", KEY.key, KEY.secret))
         orders.admit(own, MARKET)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import pytest
 from storage.schema import Market
 from storage.settings import Settings
 from tasks.exchange.connection import ExchangeConfig
+from tasks.exchange.private_events import ExecutionNews
+from tasks.execution.orders import Execution
+from tasks.journal.journal import Journal
 from tasks.live import run
 from tasks.live.gates import CONFIRM_LIVE, Denied
 from tasks.live.halts import Halts
-from tasks.live.run import SessionPlan, run_session
+from tasks.live.run import SessionPlan, run_session, session_path
 from tasks.live.session import Chosen
 from tasks.live.session_config import OrderConfig, SessionConfig
 from tests.live.conftest import make_model, predict
@@ -57,9 +61,10 @@ def knock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             "exchange": ExchangeConfig(exchange=exchange), "markets": [MARKET], "mode": mode, "name": "gates",
             "config": SessionConfig(capital=1_000.0, orders=SAID),
         }  # fmt: skip
-        plan = SessionPlan(**given | changes)
+        settings = Settings.from_environment({"DSC_HOME": str(tmp_path)})
+        on_alert = changes.pop("on_alert", lambda line: None)
         try:
-            run_session(plan, Settings.from_environment({"DSC_HOME": str(tmp_path)}), predict)
+            run_session(SessionPlan(**given | changes), settings, predict, on_alert=on_alert)
         except Denied as err:
             return err.code if "hunter2" not in str(err) else "the secret is in the error"
         except Connected:
@@ -129,3 +134,24 @@ def test_halted_market_is_not_traded_until_it_is_re_armed(knock: Any, tmp_path: 
     path = tmp_path / "halts" / "demo-linear-BTCUSDT.json"
     path.write_text("{")
     assert knock("demo", "own", "right", False) == "HALTED"  # what can't be read is a halt
+
+
+@pytest.mark.promise(15)
+def test_session_that_holds_something_goes_on_though_halted_and_is_told_of_when_it_may_not(
+    knock: Any, tmp_path: Path
+) -> None:
+    halts, alerts = Halts.of(tmp_path), list[str]()
+    halts.latch("demo", MARKET, "the news")
+    with Journal(session_path(tmp_path, "gates")) as journal:
+        bought = Execution("e", Decimal("0.4"), Decimal(100), Decimal(0))
+        journal.execution(MARKET.slug, 0, None, ExecutionNews(MARKET.symbol, "", "o", "Trade", "Buy", bought, 1, 1))
+        assert knock("demo", "own", "right", False, on_alert=alerts.append) == "trades"  # it closes, and opens nothing
+        assert alerts == []
+        assert knock("demo", "own", "expired", False, on_alert=alerts.append) == "CHAMPION"
+        (line,) = alerts
+        assert line.startswith(f"{MARKET} on demo: STILL OPEN: 0.4 by the journal")
+        assert line.endswith("python -m flows.halt --mode demo --symbols BTCUSDT")
+        sold = ExecutionNews(MARKET.symbol, "", "o", "Trade", "Sell", bought._replace(exec_id="f"), 1, 1)
+        journal.execution(MARKET.slug, 0, None, sold)
+        assert knock("demo", "own", "right", False, on_alert=alerts.append) == "HALTED"
+        assert len(alerts) == 1

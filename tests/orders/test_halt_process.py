@@ -124,3 +124,17 @@ def test_halt_closes_all_markets_and_stays_while_the_session_is(
         assert [one for one in rig.replayed(funding=[]).differences if not one.cause] == []
         assert halted(tmp_path, rig.sandbox.url, "--rearm")[0] == 0
         assert Halts.of(tmp_path).read("sandbox", MARKET) is None
+
+
+@pytest.mark.promise(17)
+@pytest.mark.parametrize("damaged", ["home", "home/halts"])
+def test_halt_closes_and_ends_with_status_1_where_no_latch_can_be_written(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / damaged).parent.mkdir(exist_ok=True)
+    (tmp_path / damaged).touch()  # a file where a folder must be, for root may write anywhere
+    with rigs(tmp_path) as start:
+        rig = start(accounts=[ACCOUNT], more=[Listing(candles=CANDLES, market=one) for one in OTHERS])
+        rig.sandbox.outside(KEY.key).order(MARKET.symbol, "Sell", "0.3")
+        status, said, _ = halted(tmp_path / "home", rig.sandbox.url)
+        assert rig.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0, said
+        assert (status, said.count("NOT LATCHED"), "STILL OPEN" in said) == (1, len(MARKETS), False), said
+        assert f"{MARKET.symbol} is flat and no order waits" in said

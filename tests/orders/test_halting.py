@@ -13,7 +13,7 @@ import pytest
 
 from tasks.exchange.trading import Protection
 from tasks.execution.orders import Leg, Order, Refused
-from tasks.live.halting import halt
+from tasks.live.halting import close_all, latch_all
 from tasks.live.halts import Halts
 from tasks.live.orders import account_of
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
@@ -32,21 +32,17 @@ def test_position_is_closed_and_orders_are_cancelled_without_the_session(tmp_pat
         here.work()
         here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.1", orderType="Limit", price="50")
         told: list[str] = []
-        halts = Halts.of(tmp_path)
-        assert halt(here.trading, halts, "sandbox", [MARKET], "the news", on_note=told.append) == []
+        assert close_all(here.trading, [MARKET], on_note=told.append) == []
         account = here.sandbox.account(KEY.key)
         position = account.positions.get(MARKET.symbol)
         assert not position or position.size == 0
         assert not account.open_orders
-        latched = halts.read("sandbox", MARKET)
-        assert latched is not None
-        assert latched.why == "the news"
         assert told[-1] == f"{MARKET.symbol} is flat and no order waits"
         here.desk.reconcile()
         assert here.desk.held == 0  # the session learns of it
 
 
-def test_what_can_t_be_closed_is_named_and_stays_latched(tmp_path: Path) -> None:
+def test_what_can_t_be_closed_is_named(tmp_path: Path) -> None:
     with ExitStack() as stack:
         here = Desk(tmp_path / "orders.sqlite", stack)
         here.want("0.4")
@@ -54,14 +50,28 @@ def test_what_can_t_be_closed_is_named_and_stays_latched(tmp_path: Path) -> None
         refusal = actions.ret_code(110007, "no")
         match = Match(path=CREATE_PATH, method="POST", times=None)
         here.sandbox.follow([Fault(match, Action("refused", refusal.spoil, unseen=True))])
-        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news", within_s=0.3)
+        (line,) = close_all(here.trading, [MARKET], within_s=0.3)
         assert line.startswith(f"{MARKET.symbol}: holds 0.4")
         assert "closing it was refused (110007" in line
         here.sandbox.follow([])
-        assert halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "again") == []
-        latched = Halts.of(tmp_path).read("sandbox", MARKET)
-        assert latched is not None
-        assert latched.why == "the news"  # the first reason stays
+        assert close_all(here.trading, [MARKET]) == []
+
+
+@pytest.mark.promise(17)
+def test_market_stays_latched_for_the_first_reason_and_what_can_t_be_latched_is_named(tmp_path: Path) -> None:
+    halts, told = Halts.of(tmp_path), list[str]()
+    assert latch_all(halts, "sandbox", [MARKET], "the news", told.append) == []
+    assert latch_all(halts, "sandbox", [MARKET], "again", told.append) == []
+    latched = halts.read("sandbox", MARKET)
+    assert latched is not None
+    assert (latched.why, told) == (
+        "the news",
+        2 * [f"{MARKET.symbol} on sandbox is halted since {latched.at}: the news"],
+    )
+    (tmp_path / "other").touch()
+    (line,) = latch_all(Halts.of(tmp_path / "other"), "sandbox", [MARKET], "the news", told.append)
+    assert line.startswith(f"{MARKET.symbol}: the halt ")
+    assert line.endswith("; a session of it may open again, so end that first")
 
 
 @pytest.mark.promise(17)
@@ -73,19 +83,18 @@ def test_ban_is_waited_for_unasked_and_what_is_held_is_closed_after_it(tmp_path:
         forbidden = Action("403", lambda reply: reply.html(403, "access too frequent"), unseen=True)
         here.sandbox.follow([Fault(Match(path="/v5/order/cancel-all", method="POST"), forbidden)])
         here.trading.ban_s = 1.0
-        halts, told, asked = Halts.of(tmp_path), list[str](), list[int]()
+        told, asked = list[str](), list[int]()
 
         def hear(line: str) -> None:
             told.append(line)
             if "is closed in" in line:
-                assert halts.read("sandbox", MARKET) is not None
                 answer = here.trading.place(MARKET, here.orders[0], Protection())
                 assert isinstance(answer, Refused)  # whoever tries meanwhile asks nothing either
                 assert "nothing was asked" in answer.why
                 asked.append(len(here.sandbox.requests))
                 Timer(0.9, lambda: asked.append(len(here.sandbox.requests))).start()
 
-        assert halt(here.trading, halts, "sandbox", [MARKET], "the news", on_note=hear) == []
+        assert close_all(here.trading, [MARKET], on_note=hear) == []
         assert "HTTP 403; what is held is closed in 1 s" in told
         assert asked[0] == asked[1] < len(here.sandbox.requests)
         assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
@@ -99,7 +108,7 @@ def test_position_is_closed_though_nobody_can_tell_whether_orders_were_cancelled
         here.work()
         broken = actions.ret_code(10016, "Internal server error")
         here.sandbox.follow([Fault(Match(path="/v5/order/cancel-all", method="POST", times=None), broken)])
-        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news", within_s=0.3)
+        (line,) = close_all(here.trading, [MARKET], within_s=0.3)
         assert f"{MARKET.symbol}: 10016" in line
         assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
 
@@ -113,12 +122,12 @@ def test_address_that_stays_refused_is_given_up_after_two_bans_and_what_is_open_
         forbidden = Action("403", lambda reply: reply.html(403, "access too frequent"), unseen=True)
         here.sandbox.follow([Fault(Match(path="/v5/order/cancel-all", method="POST", times=None), forbidden)])
         asked = len(here.sandbox.requests)
-        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news")
-        assert line == f"{MARKET.symbol}: HTTP 403; it is latched, run this again then"
+        (line,) = close_all(here.trading, [MARKET])
+        assert line == f"{MARKET.symbol}: HTTP 403; run this again then"
         assert len(here.sandbox.requests) == asked + 3
         here.sandbox.follow([])
         sleep(here.trading.ban.left_s())
-        assert halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news") == []
+        assert close_all(here.trading, [MARKET]) == []
 
 
 @pytest.mark.promise(17)
@@ -135,7 +144,7 @@ def test_order_that_was_under_way_is_closed_too(tmp_path: Path) -> None:
         while not here.posts and monotonic() < give_up_s:
             sleep(0.001)
         stop = stack.enter_context(account_of(KEY, here.sandbox.url, recv_window_ms=3_000))
-        assert halt(stop, Halts.of(tmp_path), "sandbox", [MARKET], "the news") == []
+        assert close_all(stop, [MARKET]) == []
         sending.join()
         account = here.sandbox.account(KEY.key)
         assert [order.status for order in account.orders.values() if order.trigger is None] == ["Filled", "Filled"]
@@ -149,7 +158,7 @@ def test_position_beyond_the_largest_order_is_closed_in_pieces(tmp_path: Path) -
         here = Desk(tmp_path / "orders.sqlite", stack, instrument=rules)
         for _ in range(3):
             here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.15")
-        assert halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news") == []
+        assert close_all(here.trading, [MARKET]) == []
         assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
 
 
@@ -161,10 +170,10 @@ def test_stop_stays_while_the_position_can_t_be_closed(tmp_path: Path) -> None:
         here.work()
         refusal = Action("refused", actions.ret_code(110007, "no").spoil, unseen=True)
         here.sandbox.follow([Fault(Match(path=CREATE_PATH, method="POST", times=None), refusal)])
-        (line,) = halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news", within_s=0.2)
+        (line,) = close_all(here.trading, [MARKET], within_s=0.2)
         assert "holds 0.4" in line
         (stop,) = here.sandbox.account(KEY.key).open_orders
         assert stop.trigger == 50
         here.sandbox.follow([])
-        assert halt(here.trading, Halts.of(tmp_path), "sandbox", [MARKET], "the news") == []
+        assert close_all(here.trading, [MARKET]) == []
         assert not here.sandbox.account(KEY.key).open_orders

@@ -29,8 +29,6 @@ def test_session_ends_as_asked_and_shows_no_key(
         rig = start(accounts=[ACCOUNT])
         config = SessionConfig(at_end=at_end)  # type: ignore[arg-type]
         echoes = f"error sign! origin_string[1795925842237{KEY.key}5000{{}}]"
-        path = "/v5/order/disconnected-cancel-all"
-        rig.sandbox.follow([Fault(Match(path=path, method="POST"), actions.ret_code(10004, echoes))])
         alerts: list[str] = []
         with (
             Orders(
@@ -44,8 +42,10 @@ def test_session_ends_as_asked_and_shows_no_key(
         assert (position.size == 0) == (at_end == "flat")
         assert float(position.size) == market.own.ledger.quantity
         Halts.of(tmp_path).latch("sandbox", MARKET, "the news")
+        rig.sandbox.follow([Fault(Match(path="/v5/position/list"), actions.ret_code(10004, echoes))])
+        refused = failure(lambda: orders.trading.position(MARKET))
         orders.trading.ban.begin(600.0)
-        caught = [failure(lambda: orders.trading.position(MARKET)), failure(lambda: pickle.dumps(KEY))]
+        caught = [refused, failure(lambda: orders.trading.position(MARKET)), failure(lambda: pickle.dumps(KEY))]
         with rig.reader() as reader:
             journal = [repr(one) for _, one in reader.orders(MARKET.slug)] + [
                 repr(reader.notes()),
@@ -59,7 +59,7 @@ def test_session_ends_as_asked_and_shows_no_key(
     assert {"halts", "risk"} <= {path.name for path in tmp_path.iterdir()}
     told = [caplog.text, printed.out, printed.err, repr(KEY), *rig.notes, *alerts]
     texts = [*shown, *journal, *caught, *written, *told]
-    assert any("error sign!" in text for text in told)
+    assert "error sign!" in refused
     keys = sum(text.count(secret) for text in texts for secret in (KEY.key, KEY.secret))
     found["keys_found"] = found.get("keys_found", 0) + keys
     assert keys == 0

@@ -191,13 +191,6 @@ def test_demo_tells_no_fees(open_sandbox: OPEN, open_client: OPEN) -> None:
     refused(client.get_fee_rates, 10001, category="linear", symbol=SYMBOL)
 
 
-def test_disconnect_cancel_all_is_taken_and_kept(desk: Any) -> None:
-    sandbox, client = desk
-    refused(client.set_dcp, 10001, timeWindow=2)
-    client.set_dcp(timeWindow=40, product="DERIVATIVES")
-    assert sandbox.account(SPEC.key).disconnect_s == {"DERIVATIVES": 40}
-
-
 def test_world_outside_moves_an_account_without_its_client(desk: Any) -> None:
     sandbox, client = desk
     outside = sandbox.outside(SPEC.key)
