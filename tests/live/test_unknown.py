@@ -16,7 +16,7 @@ from tasks.exchange.private_events import ExecutionNews
 from tasks.exchange.stream import PrivateStream
 from tasks.execution.orders import HALT_ID, Execution
 from tasks.live.gates import Denied
-from tasks.live.halting import halt
+from tasks.live.halting import close_all, latch_all
 from tasks.live.market_session import MarketSession
 from tasks.live.orders import OrderConfig, account_of
 from tasks.live.outcome import SessionResult
@@ -253,7 +253,8 @@ def deleverage(trader: Trader) -> None:
 
 def halt_and_rearm(trader: Trader) -> None:
     with account_of(KEY, trader.rig.sandbox.url, recv_window_ms=500) as account:
-        assert halt(account, trader.halts, "sandbox", [MARKET], "a person") == []
+        assert latch_all(trader.halts, "sandbox", [MARKET], "a person") == []
+        assert close_all(account, [MARKET]) == []
     trader.halts.rearm("sandbox", MARKET)
 
 

@@ -11,7 +11,7 @@ from tasks.live.halts import Halts
 from tasks.live.orders import Orders
 from tasks.sandbox.sockets import StreamTiming
 from tests.live.conftest import MARKET, rigs
-from tests.live.order_rig import ACCOUNT, DESK, KEY, NO_LIMITS
+from tests.live.order_rig import ACCOUNT, KEY, NO_LIMITS
 
 DELAY_S, BARS = 0.02, 40
 
@@ -20,7 +20,7 @@ def test_orders_go_out_and_their_stages_are_told(tmp_path: Path, found: dict[str
     with rigs(tmp_path) as start:
         rig = start(accounts=[ACCOUNT], stream=StreamTiming(delay_s=DELAY_S), latency_ms=int(1e3 * DELAY_S))
         with (
-            Orders(rig.link, KEY, "tests", Halts.of(tmp_path), limits=NO_LIMITS, desk_timing=DESK) as orders,
+            Orders(rig.link, KEY, "tests", Halts.of(tmp_path), limits=NO_LIMITS) as orders,
             rig.session(BARS, mode="sandbox", orders=orders) as session,
         ):
             session.run(lambda: rig.play(BARS, bar_every_s=0.25))
