@@ -213,7 +213,7 @@ def _moved_by(told: Told, bar: BarOpen) -> str:
     moved = [one for one in told.booked.get(bar.start_ms, ()) if one.moves]
     bars = {told.bar_of(one) for one in moved}
     movers = [told.mover(one) or "foreign" for one in moved if told.bar_of(one) is None]
-    return bar.cause or next(iter(movers), "unknown" if bars - {bar.start_ms} else "")
+    return next(iter(movers), bar.cause or ("unknown" if bars - {bar.start_ms} else ""))
 
 
 def _booked(told: Told) -> Ledger:

@@ -22,6 +22,7 @@ from tasks.execution.orders import (
     HALT_ID,
     ZERO,
     Absence,
+    Execution,
     Lost,
     LotSize,
     News,
@@ -42,6 +43,12 @@ LEGS = 2
 
 MOVERS = ("stop-out", "halted", "foreign")
 """What moves a position beside the session's orders: its stop at the exchange, a halt of the home, anybody else."""
+
+
+def move_text(kind: str, fill: Execution) -> str:
+    """Return what a note of a mover says of an execution: with its time, which one it is."""
+    return f"{kind} of {fill.quantity} at {fill.price}"
+
 
 _OF_AN_ORDER = "Trade"
 _OVERLAP_MS = 3_600_000  # executions are asked for again from so long before the newest: one may come late
@@ -276,7 +283,7 @@ class OrderDesk:
             self._asked.pop(event.link_id, None)
         mover = self._mover(event) if order is None and event.kind != "Funding" else ""
         if mover:
-            self.note(event.time_ms, mover, f"{event.kind} of {fill.quantity} at {fill.price}")
+            self.note(event.time_ms, mover, move_text(event.kind, fill))
         self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event._replace(fill=fill))
         self._booked.add(fill.exec_id)
         self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))

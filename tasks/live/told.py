@@ -17,7 +17,7 @@ from tasks.execution.paper import open_bar
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import BarOpen, BookedExecution, Decision
 from tasks.live.account import BROKERS, Broker
-from tasks.live.order_desk import MOVERS
+from tasks.live.order_desk import MOVERS, move_text
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
 from tasks.market.volatility import foreseen_volatility
@@ -42,6 +42,7 @@ class Told:
         decisions: Those whose candle is there.
         opens: What it did at each open.
         notes: Time and kind of each note of the market.
+        moves: Time, kind and text of the notes of what moved the position beside the session's orders.
         broker: Who traded.
         rates: Open time -> sum of the funding rates due.
         session: Name of the session; empty where the journal does not say.
@@ -57,6 +58,7 @@ class Told:
     decisions: list[Decision]
     opens: list[BarOpen]
     notes: list[tuple[int, str]]
+    moves: Set[tuple[int, str, str]]
     broker: Broker
     by_orders: bool
     orders: list[tuple[int, Order]]
@@ -88,13 +90,15 @@ class Told:
         """
         facts, (candles, origins) = reader.facts(), reader.candles(market.slug)
         known, opens = dict(zip(candles.start_ms.tolist(), origins, strict=True)), reader.opens(account)
+        notes = [(at_ms, kind, said) for at_ms, slug, kind, said in reader.notes() if slug == market.slug]
         return cls(
             market=market,
             candles=candles,
             origins=known,
             decisions=[one for one in reader.decisions(account) if one.start_ms in known],
             opens=opens,
-            notes=[(at_ms, kind) for at_ms, slug, kind, _ in reader.notes() if slug == market.slug],
+            notes=[(at_ms, kind) for at_ms, kind, _ in notes],
+            moves=frozenset(note for note in notes if note[1] in MOVERS),
             broker=BROKERS.get(facts["mode"], open_bar),
             by_orders=facts["mode"] not in BROKERS and account == market.slug,  # shadows fill on paper
             orders=reader.orders(account),
@@ -126,11 +130,8 @@ class Told:
 
     def mover(self, one: BookedExecution) -> str:
         """Return who moved the position where no order of the session did, as noted then; empty where nobody."""
-        return next((kind for kind in MOVERS if (one.time_ms, kind) in self._noted), "")
-
-    @cached_property
-    def _noted(self) -> Set[tuple[int, str]]:
-        return frozenset(self.notes)
+        said = move_text(one.kind, one.fill)
+        return next((kind for kind in MOVERS if (one.time_ms, kind, said) in self.moves), "")
 
     @cached_property
     def _bars(self) -> Mapping[str, int]:
