@@ -57,9 +57,7 @@ def main(
             was = halts.rearm(mode, market)
             print(f"{market.symbol} on {mode} may be traded again; it was halted: {was.why if was else 'never'}")
         return 0
-    with suppress(
-        StoreError
-    ):  # a home that can't be written latches nothing, which is said, and what is held is closed
+    with suppress(StoreError):  # nothing is latched then, which is said below, and what is held is closed
         settings.prepare_home()
     note = partial(print, flush=True)
     unlatched = latch_all(halts, mode, markets, why, note)  # before the key is looked for: without one too

@@ -183,9 +183,8 @@ def test_stop_that_somebody_has_cancelled_is_set_again_and_somebody_hears(open_r
 
     market = trader.hold(14, while_held(cancel))
     ((before, after),) = seen
-    assert float(after) == pytest.approx(
-        float(before), rel=1e-3
-    )  # from what it was opened at, not from the first price
+    # Set again it is as far from what it was opened at; at first from the first price.
+    assert float(after) == pytest.approx(float(before), rel=1e-3)
     (line,) = trader.alerts
     assert f"had no stop at the exchange; it is set again, at {after}" in line
     assert market.halted == ""
