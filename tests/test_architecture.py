@@ -12,7 +12,18 @@ ALLOWED = {
     "tasks.market": SHARED,
     "tasks.execution": SHARED,
     "tasks.network": SHARED
-    | {"torch", "numba", "llvmlite", "onnx", "onnxruntime", "safetensors", "sklearn", "lightgbm", "threadpoolctl"},
+    | {
+        "storage.direct_call",
+        "torch",
+        "numba",
+        "llvmlite",
+        "onnx",
+        "onnxruntime",
+        "safetensors",
+        "sklearn",
+        "lightgbm",
+        "threadpoolctl",
+    },
 }
 
 

@@ -23,7 +23,7 @@ from tests.live.conftest import MARKET, START_MS, STEP_MS, WAIT_S, Rig, make_mod
 
 KEY = ApiKey("sandbox", "KEYFORTESTS", "SECRETFORTESTS")
 ACCOUNT = AccountSpec(key=KEY.key, secret=KEY.secret, capital="20000", taker_fee="0.000001", leverage="1")
-DESK = DeskTiming(first_s=0.1, most_s=0.2, reconcile_s=5.0, differ_s=0.05)
+DESK = DeskTiming(first_s=0.1, most_s=0.2, reconcile_s=5.0, differ_s=0.25)
 NO_LIMITS = RiskLimits(daily_loss=1.0, drawdown=1.0, losses=1_000)
 CAPITAL = 200.0  # USDT, so little that an order fills in one execution or two
 

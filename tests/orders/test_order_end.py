@@ -30,20 +30,18 @@ def test_session_ends_as_asked_and_shows_no_key(
         config = SessionConfig(at_end=at_end)  # type: ignore[arg-type]
         echoes = f"error sign! origin_string[1795925842237{KEY.key}5000{{}}]"
         alerts: list[str] = []
-        with (
-            Orders(
-                rig.link, KEY, "tests", Halts.of(tmp_path), limits=NO_LIMITS, desk_timing=DESK, on_alert=alerts.append
-            ) as orders,
-            rig.session(bars, mode="sandbox", orders=orders, config=config) as session,
-        ):
-            session.run(lambda: rig.play(bars, bar_every_s=0.25))
-        position = rig.sandbox.account(KEY.key).positions[MARKET.symbol]
-        (market,) = session.markets.values()
-        assert (position.size == 0) == (at_end == "flat")
-        assert float(position.size) == market.own.ledger.quantity
-        Halts.of(tmp_path).latch("sandbox", MARKET, "the news")
-        rig.sandbox.follow([Fault(Match(path="/v5/position/list"), actions.ret_code(10004, echoes))])
-        refused = failure(lambda: orders.trading.position(MARKET))
+        with Orders(
+            rig.link, KEY, "tests", Halts.of(tmp_path), limits=NO_LIMITS, desk_timing=DESK, on_alert=alerts.append
+        ) as orders:
+            with rig.session(bars, mode="sandbox", orders=orders, config=config) as session:
+                session.run(lambda: rig.play(bars, bar_every_s=0.25))
+            position = rig.sandbox.account(KEY.key).positions[MARKET.symbol]
+            (market,) = session.markets.values()
+            assert (position.size == 0) == (at_end == "flat")
+            assert float(position.size) == market.own.ledger.quantity
+            Halts.of(tmp_path).latch("sandbox", MARKET, "the news")
+            rig.sandbox.follow([Fault(Match(path="/v5/position/list"), actions.ret_code(10004, echoes))])
+            refused = failure(lambda: orders.trading.position(MARKET))
         orders.trading.ban.begin(600.0)
         caught = [refused, failure(lambda: orders.trading.position(MARKET)), failure(lambda: pickle.dumps(KEY))]
         with rig.reader() as reader:

@@ -110,7 +110,7 @@ PLANTED = [
     ),
     (
         "a teacher speaks of the bars that it was grown from", TEACHER,
-        "        others = bars[", "        others = bars if len(bars) else bars[",
+        "        others = np.flatnonzero(", "        others = np.arange(len(bars)) if len(bars) else np.flatnonzero(",
         IN_TEACHER + "a_part_is_spoken_of_without_its_own_labels_and_without_those_that_reach_into_it",
     ),
     (
