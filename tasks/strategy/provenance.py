@@ -2,7 +2,7 @@
 
 A stored result is found again by what it was made from, and code is part of that. Hashed is what computes: whatever the
 module that holds a step imports, directly or not. Storage carries numbers and checks what it carries, so of it only the
-shared vocabulary and the compiler's decorator count; progress and pages show them. A colour changes no hash.
+shared vocabulary and how code is compiled and called count; progress and pages show them. A colour changes no hash.
 
 Python reads a module once, and so are the sources read here, when the process starts: a file that is edited or pulled
 during a run changes neither what the run computes nor what its results are found by.
@@ -15,14 +15,16 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 from storage.schema import OperationError, content_hash
 
 ROOT = Path(__file__).parents[2]
 """Folder of the packages."""
 
-_COMPUTES = ("tasks", "storage.schema", "storage.compiled")
+_COMPUTES = ("tasks", "storage.schema", "storage.compiled", "storage.direct_call")
 _SHOWS = ("tasks.runs", "tasks.reporting")
+_parsing = Lock()  # Python 3.11 counts the depth of a tree for all threads together, and raises SystemError
 
 
 def read_sources() -> dict[str, bytes]:
@@ -94,7 +96,8 @@ def _is_in(parts: tuple[str, ...], name: str) -> bool:
 @cache
 def _imports(source: bytes) -> frozenset[str]:
     """Return every name that a module imports, wherever in it: modules, and what may be modules of a package."""
-    return frozenset(_names(ast.parse(source)))
+    with _parsing:
+        return frozenset(_names(ast.parse(source)))
 
 
 def _names(tree: ast.AST) -> Iterator[str]:

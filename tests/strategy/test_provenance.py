@@ -1,9 +1,12 @@
 """A stored result is found again by the code that made it: what computes counts, and nothing else does."""
 
+import ast
 import json
 import logging
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from types import ModuleType, SimpleNamespace
 
@@ -185,3 +188,24 @@ def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monke
     assert compared(0.9) == 0.9
     edit_between_runs(checkout / "tasks" / "strategy" / "contest.py", monkeypatch)
     assert compared(0.8) == 0.8
+
+
+def test_no_two_threads_parse_at_once(monkeypatch):
+    """Python 3.11 counts the depth of all trees together, and a retrain of many markets has many threads."""
+    parse, inside, most = ast.parse, [], []
+
+    def watched(source):
+        inside.append(source)
+        most.append(len(inside))
+        time.sleep(0.002)
+        try:
+            return parse(source)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(provenance.ast, "parse", watched)
+    provenance._imports.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        hashes = set(pool.map(provenance.code_behind, ["tasks.market.labels"] * 4))
+    assert len(hashes) == 1
+    assert max(most) == 1
