@@ -80,8 +80,8 @@ verify: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	$(BIN)/python -m pytest tests/verification/verify_*.py tests/verification/test_*.py -p no:randomly -q $(ARGS)
 
-# One network for many markets against one a market, $(DSC_HOME)/panel.json; and how well risk is foreseen, vol_* in
-# $(DSC_HOME)/verify.json: on the recorded candles of DSC_TEST_DATA. Under an hour; each writes all before it fails.
+# One network for many markets against one a market, panel_*, and how well risk is foreseen, vol_*, in
+# $(DSC_HOME)/verify.json: on the recorded candles of DSC_TEST_DATA. Twenty minutes; each writes all before it fails.
 verify-panel: $(VENV)/installed-test
 	@mkdir -p "$(DSC_HOME)" "$(PREFECT_HOME)"
 	@missed=0; $(BIN)/python -m tests.verification.panel $(ARGS) || missed=1; \

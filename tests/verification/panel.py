@@ -1,4 +1,4 @@
-"""`make verify-panel`: one network for many markets against one a market, on recorded candles; figures in panel.json.
+"""`make verify-panel`: one network for many markets against one a market, on recorded candles; figures in verify.json.
 
     python -m tests.verification.panel
 
@@ -51,7 +51,7 @@ from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, Samples, fold_bars, load_samples
 from tests.verification.known_market import recorded
 
-FILE_NAME = "panel.json"
+FILE_NAME = "verify.json"
 BARS = {"panel_gain_alts": 0.0020, "panel_gain_btc": -0.0010, "panel_vs_lightgbm": 0.0005, "panel_1h_gain": 0.0005}
 """What each figure must be at least, nats."""
 SEEDS = (7, 17, 27)
@@ -276,8 +276,9 @@ def verify_panel(*, panels: tuple[str, ...] = ("5m", "1h"), seeds: tuple[int, ..
     for name in panels:
         reads, took = read_panel(PANELS[name], Path(folder) / "candles", seeds)
         found |= figures(PANELS[name], reads, took)
-        found["seeds"] = list(seeds)
-        place.write_text(json.dumps(found, indent=1) + "\n")
+        found["panel_seeds"] = list(seeds)
+        kept = json.loads(place.read_text()) if place.exists() else {}  # of whatever else was verified
+        place.write_text(json.dumps(kept | found, indent=1) + "\n")
         print(json.dumps(found, indent=1), flush=True)
     missed = [f"{key} must be >= {bar}, was {found[key]}" for key, bar in BARS.items() if (found[key] or 0.0) < bar]
     if (found["pool_cpu_ratio"] or 0.0) > 0.8:
