@@ -115,12 +115,14 @@ def account_rules(fraction: float, coins: float | None, costs: Costs, steps: Ste
 
 
 def sized(rules: FloatArray, share: float) -> FloatArray:
-    """Return the rules by which a position of that share of the usual one is opened; 0 opens none.
+    """Return the rules by which a position of that share of the usual one is opened: of all of it, the same array.
 
     Args:
         rules: (RULES,) from `account_rules`.
-        share: In 0..1, from `decision.share_of`.
+        share: In 0..1, from `decision.share_of`; 0 opens none.
     """
+    if share == 1.0:
+        return rules
     part = rules.copy()
     part[:2] *= share
     return part
