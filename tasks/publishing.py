@@ -39,11 +39,11 @@ from tasks.runs import cost
 from tasks.runs.alerts import raise_alert
 from tasks.runs.page import panel_link, put_table, show_result, show_table, show_verdict
 from tasks.strategy.backtest_record import backtest_files
-from tasks.strategy.contest import load_contest
+from tasks.strategy.contest import Contest, load_contest
 from tasks.strategy.inputs_worth import measure_importance
 from tasks.strategy.leak_suite import LeakReport, leaks_json
 from tasks.strategy.leave_one_out import Stranger, judge_strangers, strangers
-from tasks.strategy.out_of_sample import judged_folds, load_evaluation
+from tasks.strategy.out_of_sample import Evaluation, judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.risk import RiskRecord
 from tasks.strategy.samples import samples_of_run, training_end
@@ -76,18 +76,10 @@ def judge_version(
         second_seed: Keys of the folds of `recipe.second_seed`; none before it is asked for.
     """
     settings = Settings.from_environment()
-    work, evaluation = ResultStore(settings.work), load_evaluation(settings.work, settings.datasets, backtest)
-    judgement = judge_challenger(
-        ArtifactStore(settings.models),
-        recipe,
-        evaluation,
-        work.load(latency, Speed),
-        work.load(leaks, LeakReport),
-        load_contest(work, contest)[0],
-        RiskRecord.of(work.read(risk)),
-        judged_folds(work, evaluation.samples, second_seed),
-    )
-    return _kept(work, data, judgement)
+    work, store = ResultStore(settings.work), ArtifactStore(settings.models)
+    found = _found(settings, backtest, latency, leaks, contest, risk)
+    again = judged_folds(work, found[0].samples, second_seed)
+    return _kept(work, data, judge_challenger(store, recipe, *found, again))
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge new listing {data.market.symbol}")
@@ -116,24 +108,29 @@ def judge_listed(
         second_seed: The same of `recipe.second_seed`; none before it is asked for.
     """
     settings = Settings.from_environment()
-    work, evaluation = ResultStore(settings.work), load_evaluation(settings.work, settings.datasets, backtest)
-    store = ArtifactStore(settings.models)
+    work, store = ResultStore(settings.work), ArtifactStore(settings.models)
     level = recipe.promotion.alpha(1 + len(looked_at(store, data.source, data.market.slug)))
     found = judge_strangers(work, settings.datasets, asked, level)
-    judgement = judge_new_listing(
-        store,
-        recipe,
-        evaluation,
+    second = judge_strangers(work, settings.datasets, second_seed) if second_seed else None
+    of_its_own = _found(settings, backtest, latency, leaks, contest, risk)
+    judgement = judge_new_listing(store, recipe, *of_its_own, found, second)
+    leads = " ".join(f"{symbol}={lead:+.5f}" for symbol, lead in found.leads.items())
+    get_run_logger().info(f"markets that networks never saw: log_loss_skill {leads}")
+    return _kept(work, data, judgement)
+
+
+def _found(
+    settings: Settings, backtest: str, latency: str, leaks: str, contest: str, risk: str
+) -> tuple[Evaluation, Speed, LeakReport, Contest, RiskRecord]:
+    """Return what was found of a version, by the keys of the steps before."""
+    work = ResultStore(settings.work)
+    return (
+        load_evaluation(settings.work, settings.datasets, backtest),
         work.load(latency, Speed),
         work.load(leaks, LeakReport),
         load_contest(work, contest)[0],
         RiskRecord.of(work.read(risk)),
-        found,
-        judge_strangers(work, settings.datasets, second_seed) if second_seed else None,
     )
-    leads = " ".join(f"{symbol}={lead:+.5f}" for symbol, lead in found.leads.items())
-    get_run_logger().info(f"markets that networks never saw: log_loss_skill {leads}")
-    return _kept(work, data, judgement)
 
 
 def markets_to_ask(data: DatasetRef, recipe: Recipe) -> tuple[Stranger, ...]:

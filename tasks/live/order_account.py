@@ -116,9 +116,7 @@ class OrderAccount(Account):
         bare, self.desk.bare = self.desk.bare, None
         if bare is None:
             return ""
-        away = self.config.stop_at * (1 if bare.size > 0 else -1)
-        tick = Decimal(self.instrument.tick_size)
-        stop = (bare.entry * (1 - Decimal(str(away))) / tick).to_integral_value() * tick
+        stop = self._stop_at(bare.entry, 1 if bare.size > 0 else -1, self.config.stop_at)
         said = f"{bare.size} had no stop at the exchange"
         try:
             if self.desk.trading.set_stop(self.desk.market, stop):
@@ -317,11 +315,16 @@ class OrderAccount(Account):
         self.desk.want(Wanted(start_ms, coins, price, give_up_s, self._stop(price, wanted), received_ns))
 
     def _stop(self, price: Decimal, wanted: int) -> Decimal | None:
-        if not wanted or self.pending is None or self.model is None:
+        if not wanted:
             return None
-        away = self.config.stop_distance(foreseen_vol(self.pending.values), self.model.recipe.holding_bars)
+        away = self.config.stop_at  # what opens has a stop, whatever is known of volatility
+        if self.pending is not None and self.model is not None:
+            away = self.config.stop_distance(foreseen_vol(self.pending.values), self.model.recipe.holding_bars)
+        return self._stop_at(price, wanted, away)
+
+    def _stop_at(self, price: Decimal, side: int, away: float) -> Decimal:
         tick = Decimal(self.instrument.tick_size)
-        return (price * (1 - wanted * Decimal(str(away))) / tick).to_integral_value() * tick
+        return (price * (1 - side * Decimal(str(away))) / tick).to_integral_value() * tick
 
     def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
         """Book an open whose bar is over: what was filled until now, and nothing more is sent for it."""

@@ -107,8 +107,7 @@ def judge_strangers(
     recipe = trained[0].recipe
     accounts = [one.money.model.metrics for one in each]
     daily, held = _mean_by_day(each), [account.mean_hold_bars or 0.0 for account in accounts]
-    day = each[0].samples.dataset.ref.market.bars_per_year / DAYS_PER_YEAR
-    block = max(1.0, max(held) / day)
+    block = max(1.0, max(held) / each[0].samples.dataset.ref.market.bars_per_day)
     stressed = [_stressed_return(recipe, one) for one in each]
     together = replace(
         accounts[0],
@@ -156,7 +155,7 @@ def _skill(each: Sequence[Evaluation]) -> Skill:
         prior[order],
         earned[order],
         overlap=horizon * len(each),
-        bars_per_day=each[0].samples.dataset.ref.market.bars_per_year / DAYS_PER_YEAR * len(each),
+        bars_per_day=each[0].samples.dataset.ref.market.bars_per_day * len(each),
         effective_samples=float(sum(part[5] for part in parts)),
         seed=0,  # of a simulated perfect model, as anywhere
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -191,8 +192,10 @@ def test_stop_at_the_exchange_goes_with_what_was_foreseen_at_the_decision(open_r
         if waiting and market.own.ledger.bars_held == 1:
             seen[market.own.opened_ms] = waiting
 
-    trader.hold(44, before_bar)
+    market = trader.hold(44, before_bar)
     trader.check()
+    market.own.decide_by(None, "the champion is gone")  # nothing is foreseen any more: what opens has the hard stop
+    assert market.own._stop(Decimal(100), 1) == 100 * (1 - Decimal(str(market.own.config.stop_at)))
     with trader.rig.reader() as reader:
         pairs = opened(reader.decisions(MARKET.slug), reader.opens(MARKET.slug))
     found = [(one, bar, seen[bar.start_ms]) for one, bar in pairs if bar.start_ms in seen]
