@@ -35,7 +35,7 @@ from storage.sealed import Document, require_shape, sealed, unsealed
 from storage.version_names import PLAIN_NAME, is_version, market_folder, time_stamp, version_folder
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 """Of a version's files and manifest: raised when what is written changes. What was written before stays readable, for
 which `tests/golden/` keeps a home of every format."""
 STORE_KEYS = ("files", "format", "name", "seal", "signature", "source", "version")

@@ -109,8 +109,8 @@ class Manifest:
             ArtifactError: A part is missing, unknown, of another type, or not finite.
         """
         own = {name: part for name, part in document.items() if name not in STORE_KEYS}
-        if document.get("format") == 1:
-            own = _said_in_format_1(own)
+        if document.get("format") in (1, 2):
+            own = _said_in_format_2(_said_in_format_1(own) if document["format"] == 1 else own)
         try:
             manifest = _MANIFEST.validate_json(json.dumps(own))
             wrong = next(_missing(own, manifest.document()), "")
@@ -125,21 +125,25 @@ class Manifest:
 def _said_in_format_1(said: dict[str, Any]) -> dict[str, Any]:
     """Return a manifest of format 1 with what went without saying then.
 
-    Folds were cut by shares, a market learned by itself, costs were charged as they stood, no risk was foreseen, and so
-    none was sized by.
+    Folds were cut by shares, a market learned by itself, costs were charged as they stood, and no risk was foreseen.
     """
     recipe = said.get("recipe")
-    parts: dict[str, dict[str, Any]] = {
-        "folds": {"cut": "shares"},
-        "network": {"risk_head": False},
-        "decision": {"sizing": "fixed", "target_vol": 0.5},
-    }
+    parts: dict[str, dict[str, Any]] = {"folds": {"cut": "shares"}, "network": {"risk_head": False}}
     if not (isinstance(recipe, dict) and all(isinstance(recipe.get(part), dict) for part in parts)):
         return said
     unforeseen = Check(name="risk is foreseen", passed=False, found="no: made before it was", wanted="a forecast")
     filled = {name: {**unsaid, **recipe[name]} for name, unsaid in parts.items()}
     recipe = {"fees": "own", "risk": asdict(RiskRule()), "pool": [], **recipe, **filled}
     return {"risk": [asdict(unforeseen)], **said, "recipe": recipe}
+
+
+def _said_in_format_2(said: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of format 2 with what went without saying then: every position was of one size."""
+    recipe = said.get("recipe")
+    if not (isinstance(recipe, dict) and isinstance(recipe.get("decision"), dict)):
+        return said
+    sized = {"sizing": "fixed", "target_vol": 0.5, **recipe["decision"]}
+    return {**said, "recipe": {**recipe, "decision": sized}}
 
 
 def read_manifest(store: ArtifactStore, ref: VersionRef) -> Manifest:

@@ -27,6 +27,7 @@ from tasks.strategy.recipe import Recipe
 from tasks.strategy.risk import rate_again
 from tasks.strategy.samples import Samples, fold_bars, load_samples
 
+_RATED_AGAIN = 3  # the first format that keeps all that a verdict on risk is made of
 _REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding
 
 
@@ -99,7 +100,7 @@ def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
         found = dict(_leaves(backtest_numbers(evaluation))) | dict(
             _leaves(_by_name([asdict(line) for line in again.table]), "baselines")
         )
-        if "risk.json" in artifact.files:  # before format 2 nothing was foreseen of risk
+        if artifact.manifest["format"] >= _RATED_AGAIN:
             risk = rate_again(samples, recipe, evaluation.folds, artifact.files["risk.parquet"])
             said |= _risk_leaves(parse_json(artifact.files["risk.json"]), manifest.risk)
             found |= _risk_leaves(asdict(risk), judge_risk(risk, recipe.risk))

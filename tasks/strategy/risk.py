@@ -59,7 +59,7 @@ class RiskRecord:
         """Return the record that `record_risk` wrote."""
         document = parse_json(files["risk.json"])
         scores = tuple(RiskScore(**line) for line in document["scores"])
-        parts = {name: tuple(document[name]) for name in ("below", "steadiness")}
+        parts = {name: tuple(document.get(name, ())) for name in ("below", "steadiness")}  # format 2 has the first
         return cls(**{**document, "scores": scores, **parts})
 
     def named(self, name: str) -> RiskScore | None:
