@@ -183,7 +183,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, q
     stage("leak checks")
     leaks = check_leaks(data, recipe, models[-1])
     stage("backtest")
-    backtest = backtest_folds(data, bars, recipe, models)
+    backtest = backtest_folds(data, bars, recipe, models, exchange.origin)
     contest = compare_baselines(data, recipe, backtest, rivals)
     risk = foresee_risk(data, recipe, models)
     stage("judge")

@@ -42,7 +42,10 @@ def search(
     recipe = recipe.charged(market, is_made_up=exchange.origin == "synthetic")
     networks = space.networks(recipe.network_config)
     longest = max(networks, key=lambda network: network.context)
-    tried = [[try_network(data, recipe, network, seed, longest) for seed in space.seeds] for network in networks]
+    tried = [
+        [try_network(data, recipe, network, seed, longest, exchange.origin) for seed in space.seeds]
+        for network in networks
+    ]
     table = rank_networks(data, networks, tried)
     print(table)
     return table

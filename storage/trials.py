@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -24,6 +24,9 @@ from storage.bounds import Checked, Day
 from storage.foreign import parse_json
 from storage.objects import ObjectStore
 from storage.schema import ArtifactError, ConfigError, Source, content_hash, one_line, parse_source
+
+Origin = Literal["exchange", "replayed", "synthetic"]
+"""Who sent the candles: Bybit itself, or a sandbox that replays a recording or makes a market up."""
 
 _KEY = re.compile(r"[a-z]+-[0-9a-f]{16}")
 
@@ -37,6 +40,8 @@ class Tried(Checked):
         source: Where the candles came from.
         name: The market's slug.
         made_from: What was tried, with data, code and seed; plain JSON.
+        origin: Who sent the candles: the same ones and a bar more are another source, and no other market. None in an
+            entry of before this was logged.
     """
 
     folder: ClassVar[str]
@@ -45,6 +50,7 @@ class Tried(Checked):
     source: Source
     name: str
     made_from: Mapping[str, Any]
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

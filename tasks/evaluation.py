@@ -10,7 +10,7 @@ from storage.results import ResultStore, canonical_json
 from storage.schema import DatasetRef
 from storage.settings import Settings
 from storage.snapshots import load_dataset
-from storage.trials import Trial, TrialLog
+from storage.trials import Origin, Trial, TrialLog
 from storage.written import or_dash, written
 from tasks.ingestion.bar_range import BarRange
 from tasks.runs.page import show_table
@@ -72,14 +72,15 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="backtest {data.market.symbol}")
-def backtest_folds(data: DatasetRef, bars: BarRange, recipe: Recipe, folds: list[str]) -> str:
+def backtest_folds(data: DatasetRef, bars: BarRange, recipe: Recipe, folds: list[str], origin: Origin) -> str:
     """Backtest the folds' predictions of unseen bars net of costs, log the trial, and return the evaluation's key."""
     settings = Settings.from_environment()
     inputs = EvaluationInputs(data=data, recipe=recipe.resolved, folds=tuple(folds))
     key = ResultStore.key("evaluation", inputs)
     ResultStore(settings.work).save(key, {"inputs.json": canonical_json(inputs)})
     evaluation = load_evaluation(settings.work, settings.datasets, key)
-    TrialLog(settings.models, Trial).append(trial_of(trial_key(recipe, folds), data, recipe, evaluation, bars.days))
+    trial = trial_of(trial_key(recipe, folds), data, recipe, evaluation, origin, bars.days)
+    TrialLog(settings.models, Trial).append(trial)
     metrics, skill = evaluation.money.model.metrics, evaluation.skill
     get_run_logger().info(
         f"backtest key={key} bars={len(evaluation.unseen)} trades={metrics.num_trades} net={metrics.total_return:+.4f} "

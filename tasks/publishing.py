@@ -18,7 +18,7 @@ from storage.results import ResultStore, canonical_json
 from storage.schema import FEATURES, DatasetRef, Market, PipelineError, Source, VersionRef, one_line
 from storage.settings import Settings
 from storage.whole_file import replace_file
-from tasks.champion.judgement import champion_name, judge_challenger, judge_new_listing, looked_at
+from tasks.champion.judgement import champion_name, count_looks, judge_challenger, judge_new_listing
 from tasks.champion.listing_verdict import FEWEST_STRANGERS
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Judgement
@@ -109,10 +109,10 @@ def judge_listed(
     """
     settings = Settings.from_environment()
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
-    level = recipe.promotion.alpha(1 + len(looked_at(store, data.source, data.market.slug)))
+    of_its_own = _found(settings, backtest, latency, leaks, contest, risk)
+    level = recipe.promotion.alpha(count_looks(store, recipe, of_its_own[0]))
     found = judge_strangers(work, settings.datasets, asked, level)
     second = judge_strangers(work, settings.datasets, second_seed) if second_seed else None
-    of_its_own = _found(settings, backtest, latency, leaks, contest, risk)
     judgement = judge_new_listing(store, recipe, *of_its_own, found, second)
     leads = " ".join(f"{symbol}={lead:+.5f}" for symbol, lead in found.leads.items())
     get_run_logger().info(f"markets that networks never saw: log_loss_skill {leads}")

@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 
 from storage.schema import DatasetRef
 from storage.settings import Settings
-from storage.trials import Candidate, TrialLog
+from storage.trials import Candidate, Origin, TrialLog
 from tasks.network.architecture import DSCConfig
 from tasks.runs.page import put_table
 from tasks.strategy.candidates import ranked, shape_text, table_text, try_candidate
@@ -19,11 +19,13 @@ from tasks.strategy.recipe import Recipe
 
 # As with folds: a killed search finds its finished candidates in the log, by the hash of what they were made from.
 @task(cache_policy=NO_CACHE, task_run_name="try {network.block} C={network.hidden_channels} seed {seed}")
-def try_network(data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int, longest: DSCConfig) -> str:
+def try_network(
+    data: DatasetRef, recipe: Recipe, network: DSCConfig, seed: int, longest: DSCConfig, origin: Origin
+) -> str:
     """Train a network fold by fold, log what it scores on their test bars, and return its key; see `try_candidate`."""
     settings = Settings.from_environment()
     searches = TrialLog(settings.models, Candidate)
-    candidate = try_candidate(settings.datasets, searches, data, recipe, network, seed, longest)
+    candidate = try_candidate(settings.datasets, searches, data, recipe, network, seed, longest, origin)
     get_run_logger().info(
         f"tried {shape_text(network)} seed={seed} log_loss={candidate.log_loss:.5f} key={candidate.key}"
     )

@@ -10,9 +10,10 @@ import numpy as np
 
 from storage.artifacts import ArtifactStore
 from storage.champion_log import ChampionEntry
-from storage.schema import ArtifactError, DatasetRef, FloatArray, Source, VersionRef
-from storage.trials import Candidate, Trial, TrialLog, sharpe_per_strategy
+from storage.schema import ArtifactError, DatasetRef, FloatArray
+from storage.trials import sharpe_per_strategy
 from tasks.champion.listing_verdict import evidence_of_strangers, judge_listing
+from tasks.champion.looks import Looked, looked_at
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Evidence, Judgement, Numbers, judge
 from tasks.champion.risk_verdict import judge_risk
@@ -59,8 +60,9 @@ def judge_challenger(
         risk: What it foresaw of risk, which counts where it sizes positions by that.
         second_seed: Folds of `recipe.second_seed`; none before it is asked for.
     """
-    entry = store.champion(evaluation.samples.dataset.source, evaluation.samples.dataset.ref.market.slug)
-    evidence = _evidence(store, entry, recipe, evaluation, speed, leaks, contest, risk, second_seed)
+    data = evaluation.samples.dataset.ref
+    entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
+    evidence = _evidence(store, entry, looked, recipe, evaluation, speed, leaks, contest, risk, second_seed)
     checks = judge(evidence, recipe.promotion)
     return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=evidence.numbers)
 
@@ -90,9 +92,9 @@ def judge_new_listing(
         second: The same with the second seed; None before it is asked for.
     """
     data = evaluation.samples.dataset.ref
-    entry = store.champion(data.source, data.market.slug)
-    own = _evidence(store, entry, recipe, evaluation, speed, leaks, contest, risk)
-    luck = _luck(store, data, recipe, found.daily, found.metrics.num_trades)
+    entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
+    own = _evidence(store, entry, looked, recipe, evaluation, speed, leaks, contest, risk)
+    luck = _luck(looked, recipe, found.daily, found.metrics.num_trades)
     strange = evidence_of_strangers(own, found, second, luck)
     checks = judge_listing(strange, found, evaluation.skill, recipe.promotion)
     return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=strange.numbers)
@@ -101,6 +103,7 @@ def judge_new_listing(
 def _evidence(
     store: ArtifactStore,
     entry: ChampionEntry,
+    looked: Looked,
     recipe: Recipe,
     evaluation: Evaluation,
     speed: Speed,
@@ -111,15 +114,15 @@ def _evidence(
 ) -> Evidence:
     """Return what the rule looks at."""
     data = evaluation.samples.dataset.ref
-    hash8 = version_hash(data, recipe, evaluation.folds[-1].weights)
-    looks = 1 + sum(one.hash8 != hash8 for one in looked_at(store, data.source, data.market.slug))
+    hash8 = _hash8(recipe, evaluation)
+    looks = looked.looks(hash8)
     fought = _duel(recipe, evaluation, store, entry, second_seed, looks)
     best, is_sized = contest.better_baseline, recipe.decision_config.sizing == "volatility"
     numbers = Numbers(
         champion=fought.champion.metrics if fought else None,
         challenger=fought.challenger.metrics if fought else None,
         second_seed=fought.second.metrics if fought and fought.second else None,
-        luck=_luck(store, data, recipe, evaluation.daily_returns, evaluation.money.model.metrics.num_trades),
+        luck=_luck(looked, recipe, evaluation.daily_returns, evaluation.money.model.metrics.num_trades),
     )
     return Evidence(
         champion=champion_name(entry),
@@ -138,11 +141,20 @@ def _evidence(
     )
 
 
-def _luck(store: ArtifactStore, data: DatasetRef, recipe: Recipe, daily: FloatArray, trades: int) -> Deflation:
+def count_looks(store: ArtifactStore, recipe: Recipe, evaluation: Evaluation) -> int:
+    """Return how many versions were compared with the champion of the moment, this one included."""
+    data = evaluation.samples.dataset.ref
+    return looked_at(store, data.source, data.market.slug).looks(_hash8(recipe, evaluation))
+
+
+def _hash8(recipe: Recipe, evaluation: Evaluation) -> str:
+    return version_hash(evaluation.samples.dataset.ref, recipe, evaluation.folds[-1].weights)
+
+
+def _luck(looked: Looked, recipe: Recipe, daily: FloatArray, trades: int) -> Deflation:
     """Return how (D,) daily returns stand among all that was tried on a market."""
-    tried = np.array(sharpe_per_strategy(TrialLog(store.place, Trial).entries(data.source, data.market.slug)))
-    others = recipe.promotion.other_trials + TrialLog(store.place, Candidate).count(data.source, data.market.slug)
-    return deflate(daily, tried, others, trades=trades)
+    tried = np.array(sharpe_per_strategy(looked.trials))
+    return deflate(daily, tried, recipe.promotion.other_trials + looked.searched, trades=trades)
 
 
 def _kept(store: ArtifactStore, data: DatasetRef, hash8: str) -> str:
@@ -201,18 +213,6 @@ def _duel(
         level=recipe.promotion.alpha(looks),
         **end,
     )
-
-
-def looked_at(store: ArtifactStore, source: Source, name: str) -> list[VersionRef]:
-    """Return the versions that were made while the champion of the moment reigned, in every reign that it had."""
-    history = store.history(source, name)
-    ends = [entry.at for entry in history[1:]] + [None]
-    reigns = [(entry.at, end) for entry, end in zip(history, ends, strict=True) if entry.ref == history[-1].ref]
-    return [
-        one
-        for one in store.versions(source, name)
-        if any(one.made > begin and (end is None or one.made <= end) for begin, end in reigns)
-    ]
 
 
 def champion_name(entry: ChampionEntry) -> str:

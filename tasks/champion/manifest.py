@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -19,13 +19,11 @@ from storage.bounds import Moment
 from storage.foreign import OTHERWISE, parse_json, refusing
 from storage.schema import CLASSES, ArtifactError, FloatArray, Market, VersionRef, one_line
 from storage.sealed import Document
+from storage.trials import Origin
 from tasks.champion.promotion import Check, Judgement
 from tasks.execution.contenders import Contender
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.risk_rule import RiskRule
-
-Origin = Literal["exchange", "replayed", "synthetic"]
-"""Who sent the candles: Bybit itself, or a sandbox that replays a recording or makes a market up."""
 
 
 @dataclass(frozen=True, kw_only=True)

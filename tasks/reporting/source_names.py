@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storage.schema import Source
-from tasks.champion.manifest import Origin
+from storage.trials import Origin
 
 _SOURCE_LABELS = {"bybit": "Bybit", "testnet": "Bybit testnet", "demo": "Bybit demo"}
 _RIBBONS = {

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from storage.schema import FUNDING_STEP_MS, VersionRef
-from tasks.champion.manifest import Manifest, Origin, Summary
+from storage.trials import Origin
+from tasks.champion.manifest import Manifest, Summary
 from tasks.champion.promotion import Check
 from tasks.champion.risk_verdict import risk_line
 from tasks.execution.contenders import Contender

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from storage.results import ResultStore, canonical_json
 from storage.schema import CLASSES, DAY_MS, DatasetRef
 from storage.tables import parquet_bytes
-from storage.trials import Trial
+from storage.trials import Origin, Trial
 from tasks.execution.metrics import sharpe_ratio
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.provenance import code_behind
@@ -32,7 +32,12 @@ def trial_key(recipe: Recipe, folds: Sequence[str]) -> str:
 
 
 def trial_of(
-    key: str, data: DatasetRef, recipe: Recipe, evaluation: Evaluation, last_days: float | None = None
+    key: str,
+    data: DatasetRef,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    origin: Origin,
+    last_days: float | None = None,
 ) -> Trial:
     """Return the evaluation as the log of trials keeps it.
 
@@ -41,6 +46,7 @@ def trial_of(
         data: The dataset.
         recipe: With its pool.
         evaluation: Of its folds.
+        origin: Who sent the candles.
         last_days: Length of a range that moves with its end: where it starts today nobody has chosen. None: its first
             bar was, and another one is another trial.
     """
@@ -52,6 +58,7 @@ def trial_of(
         key=key,
         source=data.source,
         name=data.market.slug,
+        origin=origin,
         dataset=data.id,
         first_day=int(start_ms[evaluation.unseen.start] // DAY_MS),
         daily_returns=tuple(daily.tolist()),

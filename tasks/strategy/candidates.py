@@ -17,7 +17,7 @@ import numpy as np
 from storage.authorship import Where
 from storage.results import ResultStore, canonical_json
 from storage.schema import ConfigError, DatasetRef
-from storage.trials import Candidate, TrialLog
+from storage.trials import Candidate, Origin, TrialLog
 from tasks.execution.skill import log_losses
 from tasks.network.architecture import Block, DSCConfig, macs_per_bar, parameters, scaled
 from tasks.network.fit import fit, predict_series
@@ -74,6 +74,7 @@ def try_candidate(
     network: DSCConfig,
     seed: int,
     longest: DSCConfig,
+    origin: Origin,
 ) -> Candidate:
     """Return a candidate from the log, or train and log it.
 
@@ -85,6 +86,7 @@ def try_candidate(
         network: What is tried.
         seed: Of this training.
         longest: The network of the search that reads furthest back.
+        origin: Who sent the candles.
     """
     slug = data.market.slug
     variant = replace(recipe, network=network, fit=replace(recipe.fit_config, seed=seed))
@@ -113,6 +115,7 @@ def try_candidate(
         key=key,
         source=data.source,
         name=slug,
+        origin=origin,
         log_loss=float(np.concatenate(losses).mean()),
         learned=float(np.mean([fitted.learned for fitted in fits])),
         seconds=sum(fitted.seconds for fitted in fits),

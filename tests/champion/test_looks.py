@@ -1,39 +1,125 @@
-"""How often a champion was looked at: with every version that was made while it reigned, in each of its reigns."""
+"""How often a market was looked at: in every source of its candles, and a champion in each of its reigns."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from storage.artifacts import ArtifactStore
 from storage.schema import Source, VersionRef
-from tasks.champion.judgement import looked_at
+from storage.trials import Candidate, Origin, Trial, TrialLog, sharpe_per_strategy
+from tasks.champion.looks import looked_at
 
 SOURCE, NAME = Source("sandbox:0123abcd"), "linear-SYNTHUSDT-5"
+OTHER = Source("sandbox:89abcdef")  # of the same file with one bar more
 EVIDENCE = {"champion": {"net": 0.0}, "challenger": {"net": 1.0}}
 BEGIN = datetime(2026, 1, 4, 10, tzinfo=UTC)
 
 
-def test_rollback_forgets_no_look(tmp_path: Path) -> None:
-    store = ArtifactStore(str(tmp_path))
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path))
 
-    def publish(hour: int) -> VersionRef:
-        made = BEGIN + timedelta(hours=hour)
-        return store.publish(SOURCE, NAME, f"{hour:08x}", {"a.json": b"{}"}, {"features": []}, made)
 
-    def promote(ref: VersionRef, expected: int, hour: int) -> None:
-        store.promote(SOURCE, NAME, ref, EVIDENCE, expected=expected, now=BEGIN + timedelta(hours=hour, minutes=1))
+def publish(store: ArtifactStore, hour: int, source: Source = SOURCE, name: str = NAME) -> VersionRef:
+    made = BEGIN + timedelta(hours=hour)
+    return store.publish(source, name, f"{hour:08x}", {"a.json": b"{}"}, {"features": []}, made)
 
-    early = [publish(hour) for hour in range(3)]
-    assert looked_at(store, SOURCE, NAME) == early  # at flat
-    promote(early[-1], 0, 3)
-    assert looked_at(store, SOURCE, NAME) == []  # at the first champion
-    during = [publish(4), publish(5)]
-    assert looked_at(store, SOURCE, NAME) == during
+
+def promote(store: ArtifactStore, ref: VersionRef, expected: int, hour: int) -> None:
+    now = BEGIN + timedelta(hours=hour, minutes=1)
+    store.promote(ref.source, ref.name, ref, EVIDENCE, expected=expected, now=now)
+
+
+def tried(store: ArtifactStore, source: Source, origin: Origin | None, number: int, name: str = NAME) -> None:
+    """Log a trial and a searched network of a source."""
+    of = {"source": source, "name": name, "origin": origin, "made_from": {"seed": number}}
+    TrialLog(store.place, Trial).append(
+        Trial(
+            key=f"backtest-{number:016x}",
+            dataset="fedcba9876543210",
+            first_day=20_000,
+            daily_returns=(0.01, -0.02),
+            sharpe_per_day=number / 100,
+            **of,
+        )
+    )
+    TrialLog(store.place, Candidate).append(
+        Candidate(key=f"search-{number:016x}", log_loss=0.9, learned=0.01, seconds=1.0, **of)
+    )
+
+
+def versions(store: ArtifactStore, source: Source = SOURCE) -> list[VersionRef]:
+    return list(looked_at(store, source, NAME).versions)
+
+
+def test_rollback_forgets_no_look(store):
+    early = [publish(store, hour) for hour in range(3)]
+    assert versions(store) == early  # at flat
+    promote(store, early[-1], 0, 3)
+    assert versions(store) == []  # at the first champion
+    during = [publish(store, 4), publish(store, 5)]
+    assert versions(store) == during
     store.rollback(SOURCE, NAME, "a drawdown", BEGIN + timedelta(hours=6))
-    after = publish(7)
-    assert looked_at(store, SOURCE, NAME) == [*early, after]  # at flat, in both of its reigns
-    promote(early[-1], 2, 8)
-    assert looked_at(store, SOURCE, NAME) == during
+    after = publish(store, 7)
+    assert versions(store) == [*early, after]  # at flat, in both of its reigns
+    promote(store, early[-1], 2, 8)
+    assert versions(store) == during
 
 
-def test_market_without_versions_was_never_looked_at(tmp_path: Path) -> None:
-    assert looked_at(ArtifactStore(str(tmp_path)), SOURCE, NAME) == []
+def test_version_that_is_judged_again_is_no_further_look(store):
+    publish(store, 1), publish(store, 2)
+    looked = looked_at(store, SOURCE, NAME)
+    assert (looked.looks(f"{2:08x}"), looked.looks("ffffffff")) == (2, 3)
+
+
+def test_market_without_versions_was_never_looked_at(store):
+    looked = looked_at(store, SOURCE, NAME)
+    assert (looked.trials, looked.searched, looked.versions, looked.looks("ffffffff")) == ((), 0, (), 1)
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize("origins", [("replayed", "replayed"), ("replayed", "exchange"), ("exchange", None)])
+def test_one_more_bar_forgets_neither_trial_nor_look(store, origins):
+    earlier, now = (
+        Source("bybit") if one == "exchange" else at for one, at in zip(origins, (SOURCE, OTHER), strict=True)
+    )
+    early = [publish(store, hour, earlier) for hour in range(3)]
+    for number in range(3):
+        tried(store, earlier, origins[0], number)
+    tried(store, now, origins[1], 3)
+    looked = looked_at(store, now, NAME)
+    assert looked.looks("ffffffff") == 4
+    assert sorted(sharpe_per_strategy(looked.trials)) == [0.0, 0.01, 0.02, 0.03]
+    assert looked.searched == 4
+    promote(store, early[0], 0, 4)
+    publish(store, 5, earlier)
+    assert versions(store, now) == early  # compared with flat; what came after, with a champion that reigns there alone
+    promote(store, publish(store, 6, now), 0, 7)
+    assert versions(store, now) == []
+
+
+def test_strategy_on_one_more_bar_is_the_same_one(store):
+    tried(store, SOURCE, "replayed", 1)
+    tried(store, OTHER, "replayed", 1)
+    assert sharpe_per_strategy(looked_at(store, OTHER, NAME).trials) == [0.01]
+
+
+@pytest.mark.promise(0)
+def test_market_that_is_made_up_counts_for_itself_alone(store):
+    markets = {SOURCE: "synthetic", OTHER: "synthetic", Source("bybit"): "exchange"}
+    for number, (source, origin) in enumerate(markets.items()):
+        publish(store, number, source)
+        tried(store, source, origin, number)
+    for number, source in enumerate(markets):
+        looked = looked_at(store, source, NAME)
+        assert [trial.source for trial in looked.trials] == [source]
+        assert (looked.searched, [one.source for one in looked.versions]) == (1, [source])
+        assert looked.trials[0].made_from == {"seed": number}
+
+
+def test_other_market_s_trials_are_none_of_it(store):
+    tried(store, OTHER, "replayed", 1, name="linear-ADAUSDT-5")
+    publish(store, 1, OTHER, name="linear-ADAUSDT-5")
+    assert looked_at(store, SOURCE, NAME).looks("ffffffff") == 1
+    assert looked_at(store, SOURCE, NAME).trials == ()

@@ -270,6 +270,7 @@ def test_every_evaluation_is_logged_once_as_a_trial_of_its_source(job, again, ow
     assert len(after) == len(before) + 1  # another threshold is another trial
     (new,) = [trial for trial in after if trial not in before]
     assert new.made_from["decision"]["enter_margin"] == 0.001
+    assert {trial.origin for trial in after} == {"synthetic"}
     assert new.made_from["bars"] == {"last_days": 9_999}
     assert [one.made_from["bars"] for one in before] == [{"first_day": 20_089}]  # 2025-01-01
 

@@ -5,7 +5,7 @@ import pytest
 from flows.ingest import ingest
 from flows.search import search
 from storage.schema import Market
-from storage.trials import Trial, TrialLog
+from storage.trials import Candidate, Trial, TrialLog
 from tasks.exchange.connection import ExchangeConfig
 from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
@@ -64,4 +64,5 @@ def test_search_trades_nothing_and_publishes_nothing(searched):
     home, _, _ = searched
     assert TrialLog(str(home / "models"), Trial).entries(EXCHANGE.source, MARKET.slug) == ()
     assert not list((home / "models").rglob("manifest.json"))
-    assert len(list((home / "models").rglob("searches/*.json"))) == NETWORKS * SEEDS
+    found = TrialLog(str(home / "models"), Candidate).entries(EXCHANGE.source, MARKET.slug)
+    assert [candidate.origin for candidate in found] == ["synthetic"] * NETWORKS * SEEDS

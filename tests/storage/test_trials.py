@@ -1,5 +1,6 @@
 """Logs of what was tried grow, never change, and never mix sources."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -46,6 +47,22 @@ def test_entry_comes_back_with_its_source_and_stays_as_it_was_first_logged(tmp_p
     assert log.entries(SOURCE, entry.name) == (entry,)
     assert log.find(Source("bybit"), entry.name, entry.key) is None
     assert log.entries(Source("bybit"), entry.name) == ()
+
+
+@both
+def test_entry_says_who_sent_its_candles_and_one_of_before_that_was_logged_is_read(tmp_path, entry, changed):
+    log = log_of(entry, tmp_path)
+    log.append(replace(entry, origin="replayed"))
+    assert log.find(SOURCE, entry.name, entry.key).origin == "replayed"
+    (place,) = tmp_path.rglob("*.json")
+    written = json.loads(place.read_text())
+    del written["origin"]
+    place.write_text(json.dumps(written))
+    assert log.entries(SOURCE, entry.name) == (entry,)
+    assert entry.origin is None
+    place.write_text(json.dumps(written | {"origin": "dreamt"}))
+    with pytest.raises(ArtifactError, match="is damaged"):
+        log.entries(SOURCE, entry.name)
 
 
 @both

@@ -25,7 +25,7 @@ def trial(recipe: Recipe = RECIPE, first_day: int = 20_000, last_days: float | N
         ),
         unseen=SimpleNamespace(start=100),
     )
-    return trial_of("backtest-0123456789abcdef", DATA, recipe, evaluation, last_days)
+    return trial_of("backtest-0123456789abcdef", DATA, recipe, evaluation, "exchange", last_days)
 
 
 def strategies(trials: Iterable[Trial]) -> int:
