@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import chain
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -89,13 +88,14 @@ def _each_of(
                 calls[market] = {"exchange": exchange, **references, "code": project_hash()}
         if recipe.pool:
             recipe = pooled(exchange, markets, bars, quality, recipe, [call["data"] for call in calls.values()])
+        unprepared = len(ended)
         asked = [(market, call | {"recipe": recipe}) for market, call in calls.items()]
-        first = asked[:1] if recipe.pool else []  # trains the network, which the others find
+        alone = 1 if recipe.pool else 0  # the first market of a pool trains the network, which the others find
         stage("markets", 0, len(calls))
-        turn = chain(*(run_each(retrain_market, dict(some)) for some in (first, asked[len(first) :])))
-        for done, (market, how) in enumerate(turn, 1):
-            end(market, how)
-            stage("markets", done, len(calls))
+        for some in (asked[:alone], asked[alone:]):
+            for market, how in run_each(retrain_market, dict(some)):
+                end(market, how)
+                stage("markets", len(ended) - unprepared, len(calls))
     prune_home(PruneRule())
     outcomes = Outcomes(each=tuple(ended[market] for market in markets), panel=show_panel(exchange.source))
     outcomes.show()

@@ -35,6 +35,7 @@ from tasks.runs import cost
 from tasks.runs.display import parts_of, plan, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.runs.memory import give_back_large_blocks
+from tasks.strategy.findings import StepKeys
 from tasks.strategy.leave_one_out import Stranger
 from tasks.strategy.recipe import Recipe
 from tasks.training import fold_count, prepare_fold, train_baselines, train_fold, train_twin
@@ -132,9 +133,7 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
     return starts, models, rivals
 
 
-def judged_by_strangers(
-    data: DatasetRef, recipe: Recipe, found: tuple[str, str, str, str, str], to_ask: Sequence[Stranger]
-) -> str:
+def judged_by_strangers(data: DatasetRef, recipe: Recipe, keys: StepKeys, to_ask: Sequence[Stranger]) -> str:
     """Return the key of the judgement on a new listing, by networks of the pool that did not see the market they judge.
 
     They are trained once for a pool, by whichever listing asks first.
@@ -142,7 +141,7 @@ def judged_by_strangers(
     Args:
         data: The listing's dataset.
         recipe: With its pool.
-        found: Keys of evaluation, timing, leak report, contest and record of risk.
+        keys: Of what the steps found.
         to_ask: Whom, from `markets_to_ask`.
     """
 
@@ -157,9 +156,9 @@ def judged_by_strangers(
         return asked
 
     asked = trained_strangers("never seen,", second=False)
-    judgement = judge_listed(data, recipe, *found, asked)
+    judgement = judge_listed(data, recipe, keys, asked)
     if asks_for_second_seed(judgement):
-        judgement = judge_listed(data, recipe, *found, asked, trained_strangers("second seed,", second=True))
+        judgement = judge_listed(data, recipe, keys, asked, trained_strangers("second seed,", second=True))
     return judgement
 
 
@@ -187,19 +186,19 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, q
     contest = compare_baselines(data, recipe, backtest, rivals)
     risk = foresee_risk(data, recipe, models)
     stage("judge")
-    found = backtest, latency, leaks, contest, risk
+    keys = StepKeys(evaluation=backtest, speed=latency, leaks=leaks, contest=contest, risk=risk)
     if to_ask := markets_to_ask(data, recipe):
-        judgement = judged_by_strangers(data, recipe, found, to_ask)
+        judgement = judged_by_strangers(data, recipe, keys, to_ask)
     else:
-        judgement = judge_version(data, recipe, *found)
+        judgement = judge_version(data, recipe, keys)
         if asks_for_second_seed(judgement):
             again = [
                 train_fold(data, recipe.second_seed, index, starts[index])
                 for index in parts_of("judge", fold_count(data, recipe), "second seed,")
             ]
-            judgement = judge_version(data, recipe, *found, again)
+            judgement = judge_version(data, recipe, keys, again)
     stage("publish")
-    version = publish_version(exchange, data, recipe, backtest, latency, leaks, contest, risk, judgement, quality)
+    version = publish_version(exchange, data, recipe, keys, judgement, quality)
     verdict = promote_or_keep(version, judgement)
     stage("publish", 1)
     return verdict

@@ -60,7 +60,7 @@ class Outcome:
         if self.verdict is None:
             return f"{self.market}: FAILED - {self.error}"
         headline = "PROMOTED" if self.verdict.promoted else "NOT PROMOTED"
-        return f"{self.market}: {headline} - {self.verdict.decision}; {self.verdict.version}"
+        return f"{self.market}: {headline} - {self.verdict.reason}; {self.verdict.version}"
 
     def row(self) -> dict[str, str]:
         """Return the outcome as a line of a table."""
@@ -68,7 +68,7 @@ class Outcome:
             return {"market": str(self.market), "ended": f"FAILED: {self.error}", "version": ""}
         return {
             "market": str(self.market),
-            "ended": f"ok: {self.verdict.decision}",
+            "ended": f"ok: {self.verdict.reason}",
             "version": str(self.verdict.version),
         }
 

@@ -22,7 +22,7 @@ from tasks.champion.judgement import champion_name, count_looks, judge_challenge
 from tasks.champion.listing_verdict import FEWEST_STRANGERS
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Judgement
-from tasks.champion.risk_verdict import judge_risk, risk_line
+from tasks.champion.risk_verdict import judge_risk
 from tasks.champion.versions import version_code, version_hash
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import StoredQuality
@@ -34,20 +34,18 @@ from tasks.reporting.panel import read_panel
 from tasks.reporting.panel_page import panel_line, panel_table, render_panel
 from tasks.reporting.report import render_report
 from tasks.reporting.run_page import checklist_rows, verdict_markdown, version_tables
-from tasks.reporting.summary import Verdict, model_lines, summarise
+from tasks.reporting.summary import Verdict, summarise, verdict_of
 from tasks.runs import cost
 from tasks.runs.alerts import raise_alert
 from tasks.runs.page import panel_link, put_table, show_result, show_table, show_verdict
 from tasks.strategy.backtest_record import backtest_files
-from tasks.strategy.contest import Contest, load_contest
+from tasks.strategy.findings import Findings, StepKeys
 from tasks.strategy.inputs_worth import measure_importance
-from tasks.strategy.leak_suite import LeakReport, leaks_json
+from tasks.strategy.leak_suite import leaks_json
 from tasks.strategy.leave_one_out import Stranger, judge_strangers, strangers
-from tasks.strategy.out_of_sample import Evaluation, judged_folds, load_evaluation
+from tasks.strategy.out_of_sample import judged_folds
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk import RiskRecord
 from tasks.strategy.samples import samples_of_run, training_end
-from tasks.strategy.speed import Speed
 
 _SESSIONS = 5  # on paper, that a report shows
 
@@ -56,11 +54,7 @@ _SESSIONS = 5  # on paper, that a report shows
 def judge_version(
     data: DatasetRef,
     recipe: Recipe,
-    backtest: str,
-    latency: str,
-    leaks: str,
-    contest: str,
-    risk: str,
+    keys: StepKeys,
     second_seed: Sequence[str] = (),
 ) -> str:
     """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement.
@@ -68,29 +62,21 @@ def judge_version(
     Args:
         data: The dataset.
         recipe: How the challenger was made.
-        backtest: Key of its evaluation, from `backtest_folds`.
-        latency: Key of its timing.
-        leaks: Key of its leak report.
-        contest: Key of the table of its baselines.
-        risk: Key of the record of what it foresaw of risk.
+        keys: Of what the steps found.
         second_seed: Keys of the folds of `recipe.second_seed`; none before it is asked for.
     """
     settings = Settings.from_environment()
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
-    found = _found(settings, backtest, latency, leaks, contest, risk)
-    again = judged_folds(work, found[0].samples, second_seed)
-    return _kept(work, data, judge_challenger(store, recipe, *found, again))
+    findings = Findings.load(settings.work, settings.datasets, keys)
+    again = judged_folds(work, findings.evaluation.samples, second_seed)
+    return _kept(work, data, judge_challenger(store, recipe, findings, again))
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge new listing {data.market.symbol}")
 def judge_listed(
     data: DatasetRef,
     recipe: Recipe,
-    backtest: str,
-    latency: str,
-    leaks: str,
-    contest: str,
-    risk: str,
+    keys: StepKeys,
     asked: Sequence[Stranger],
     second_seed: Sequence[Stranger] = (),
 ) -> str:
@@ -99,38 +85,20 @@ def judge_listed(
     Args:
         data: The listing's dataset.
         recipe: With its pool.
-        backtest: Key of the evaluation of its own days, from `backtest_folds`.
-        latency: Key of the network's timing.
-        leaks: Key of its leak report.
-        contest: Key of the table of its baselines.
-        risk: Key of the record of what the network foresaw of risk on those days.
+        keys: Of what the steps found, on its own days.
         asked: The markets, with the keys of the networks that never saw them.
         second_seed: The same of `recipe.second_seed`; none before it is asked for.
     """
     settings = Settings.from_environment()
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
-    of_its_own = _found(settings, backtest, latency, leaks, contest, risk)
-    level = recipe.promotion.alpha(count_looks(store, recipe, of_its_own[0]))
+    findings = Findings.load(settings.work, settings.datasets, keys)
+    level = recipe.promotion.alpha(count_looks(store, recipe, findings.evaluation))
     found = judge_strangers(work, settings.datasets, asked, level)
     second = judge_strangers(work, settings.datasets, second_seed) if second_seed else None
-    judgement = judge_new_listing(store, recipe, *of_its_own, found, second)
+    judgement = judge_new_listing(store, recipe, findings, found, second)
     leads = " ".join(f"{symbol}={lead:+.5f}" for symbol, lead in found.leads.items())
     get_run_logger().info(f"markets that networks never saw: log_loss_skill {leads}")
     return _kept(work, data, judgement)
-
-
-def _found(
-    settings: Settings, backtest: str, latency: str, leaks: str, contest: str, risk: str
-) -> tuple[Evaluation, Speed, LeakReport, Contest, RiskRecord]:
-    """Return what was found of a version, by the keys of the steps before."""
-    work = ResultStore(settings.work)
-    return (
-        load_evaluation(settings.work, settings.datasets, backtest),
-        work.load(latency, Speed),
-        work.load(leaks, LeakReport),
-        load_contest(work, contest)[0],
-        RiskRecord.of(work.read(risk)),
-    )
 
 
 def markets_to_ask(data: DatasetRef, recipe: Recipe) -> tuple[Stranger, ...]:
@@ -170,22 +138,16 @@ def publish_version(
     exchange: ExchangeConfig,
     data: DatasetRef,
     recipe: Recipe,
-    backtest: str,
-    latency: str,
-    leaks: str,
-    contest: str,
-    risk: str,
+    keys: StepKeys,
     judgement: str,
     quality: str,
 ) -> VersionRef:
     """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version."""
     settings, now = Settings.from_environment(), datetime.now(UTC)
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
-    evaluation = load_evaluation(settings.work, settings.datasets, backtest)
-    speed, fold = work.load(latency, Speed), evaluation.folds[-1]
-    table, contest_files = load_contest(work, contest)
-    risk_files = work.read(risk)
-    risks = RiskRecord.of(risk_files)
+    findings = Findings.load(settings.work, settings.datasets, keys)
+    evaluation = findings.evaluation
+    fold = evaluation.folds[-1]
     manifest = Manifest(
         features=FEATURES,
         market=data.market,
@@ -198,8 +160,8 @@ def publish_version(
         **training_end(evaluation.samples, recipe, evaluation.samples.fold(len(evaluation.folds) - 1)),
         class_means=tuple(fold.class_means.tolist()),
         judgement=work.load(judgement, Judgement),
-        risk=judge_risk(risks, recipe.risk),
-        summary=summarise(recipe, evaluation, table, exchange.origin),
+        risk=judge_risk(findings.risk, recipe.risk),
+        summary=summarise(recipe, evaluation, findings.contest, exchange.origin),
     )
     importance = measure_importance(recipe, evaluation)
     files = {
@@ -207,11 +169,11 @@ def publish_version(
         **onnx_graphs(recipe.network_config, load_weights(fold.weights)),
         "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
         **backtest_files(evaluation),
-        **contest_files,
-        **risk_files,
+        **work.read(keys.contest),
+        **work.read(keys.risk),
         "importance.json": canonical_json(importance),
-        "latency.json": canonical_json(speed),
-        "leaks.json": leaks_json(work.load(leaks, LeakReport)),
+        "latency.json": canonical_json(findings.speed),
+        "leaks.json": leaks_json(findings.leaks),
     }
     hash8 = version_hash(data, recipe, fold.weights)
     ref = VersionRef(source=data.source, name=data.market.slug, version=f"{now:%Y%m%dT%H%M%SZ}-{hash8}")
@@ -219,7 +181,7 @@ def publish_version(
     files["cost.json"] = canonical_json(spent)
     beside = side_by_side(store, ref, manifest, files)
     report = report_data(
-        ref, now, manifest, evaluation, speed, table, files["baselines.parquet"], risks, importance, beside,
+        ref, now, manifest, findings, files["baselines.parquet"], importance, beside,
         work.load(quality, StoredQuality), spent,
         [one.row() for one in paper_records(settings.home, data.source, data.market, most=_SESSIONS)],
     )  # fmt: skip
@@ -245,43 +207,15 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
     if judged.passed and not already:
         evidence, now = {"beaten": judged.champion, **asdict(judged.numbers)}, datetime.now(UTC)
         entry = store.promote(version.source, version.name, version, evidence, expected=judged.sequence, now=now)
-    promoted = entry.ref == version
-    decision = (
-        "champion already" if already
-        else f"promoted over {judged.champion}" if promoted
-        else f"kept {judged.champion}"
-    )  # fmt: skip
-    failed = () if already else judged.failed
-    report = store.location(version, "report.html")
-    if promoted and not already:
-        raise_alert("promotion", f"{version.source}/{version.name}", f"{version.version} {decision}; report: {report}")
-    get_run_logger().info(f"{'promoted' if promoted else 'kept'} version={version} champion={champion_name(entry)}")
-    headline = (
-        "PROMOTED - it has been the champion already." if already
-        else "PROMOTED - it is the champion now." if promoted
-        else "NOT PROMOTED - no position is taken." if entry.ref is None
-        else f"NOT PROMOTED - the champion stays {champion_name(entry)}."
-    )  # fmt: skip
-    manifest = read_manifest(store, version)
-    reasons = [("failed", name) for name in failed]  # a line each: the page cuts off what is longer than it is wide
-    lines = [
-        ("decision", decision),
-        *reasons,
-        *model_lines(manifest.summary),
-        ("risk verdict", risk_line(manifest.risk)),
-        ("version", str(version)),
-    ]
-    show_result(version.source, manifest.market, lines)
-    return Verdict(
-        version=version,
-        manifest=manifest,
-        promoted=promoted,
-        champion=champion_name(entry),
-        report=report,
-        decision=f"{decision}; failed: {', '.join(failed)}" if failed else decision,
-        headline=headline,
-        checks=() if already else judged.checks,
-    )
+    report, manifest = store.location(version, "report.html"), read_manifest(store, version)
+    verdict = verdict_of(version, manifest, judged, entry.ref, report, already=already)
+    if verdict.promoted and not already:
+        said = f"{version.version} {verdict.decision}; report: {report}"
+        raise_alert("promotion", f"{version.source}/{version.name}", said)
+    how = "promoted" if verdict.promoted else "kept"
+    get_run_logger().info(f"{how} version={version} champion={verdict.champion}")
+    show_result(version.source, manifest.market, verdict.rows())
+    return verdict
 
 
 @task(cache_policy=NO_CACHE, task_run_name="all markets of {source}")

@@ -25,15 +25,12 @@ from tasks.market.samples import Span
 from tasks.network.dsc import load_model
 from tasks.network.folding import load_weights
 from tasks.network.inference import foresee_series
-from tasks.strategy.contest import Contest
+from tasks.strategy.findings import Findings
 from tasks.strategy.folds import FoldResult
-from tasks.strategy.leak_suite import LeakReport
 from tasks.strategy.leave_one_out import StrangersVerdict
 from tasks.strategy.out_of_sample import Evaluation, Forecast, bars_of, decide_span, one_after_the_other
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk import RiskRecord
 from tasks.strategy.samples import training_end
-from tasks.strategy.speed import Speed
 
 _FEWEST_BARS = 2  # fewer make no return
 
@@ -41,11 +38,7 @@ _FEWEST_BARS = 2  # fewer make no return
 def judge_challenger(
     store: ArtifactStore,
     recipe: Recipe,
-    evaluation: Evaluation,
-    speed: Speed,
-    leaks: LeakReport,
-    contest: Contest,
-    risk: RiskRecord,
+    findings: Findings,
     second_seed: Sequence[FoldResult] = (),
 ) -> Judgement:
     """Compare a challenger with the champion on bars that neither has seen.
@@ -53,16 +46,12 @@ def judge_challenger(
     Args:
         store: Of versions and champions; its logs say what else was tried.
         recipe: How the challenger was made.
-        evaluation: What its predictions were worth.
-        speed: How fast it is.
-        leaks: Whether it saw the future.
-        contest: What it had to beat.
-        risk: What it foresaw of risk, which counts where it sizes positions by that.
+        findings: What its steps found; the forecasts of volatility count where it sizes positions by them.
         second_seed: Folds of `recipe.second_seed`; none before it is asked for.
     """
-    data = evaluation.samples.dataset.ref
+    data = findings.evaluation.samples.dataset.ref
     entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
-    evidence = _evidence(store, entry, looked, recipe, evaluation, speed, leaks, contest, risk, second_seed)
+    evidence = _evidence(store, entry, looked, recipe, findings, second_seed)
     checks = judge(evidence, recipe.promotion)
     return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=evidence.numbers)
 
@@ -70,11 +59,7 @@ def judge_challenger(
 def judge_new_listing(
     store: ArtifactStore,
     recipe: Recipe,
-    evaluation: Evaluation,
-    speed: Speed,
-    leaks: LeakReport,
-    contest: Contest,
-    risk: RiskRecord,
+    findings: Findings,
     found: StrangersVerdict,
     second: StrangersVerdict | None = None,
 ) -> Judgement:
@@ -83,20 +68,16 @@ def judge_new_listing(
     Args:
         store: Of versions and champions.
         recipe: How the pool's network was made.
-        evaluation: What its predictions of the market's own days were worth.
-        speed: How fast it is.
-        leaks: Whether it saw the future.
-        contest: What it had to beat on those days.
-        risk: What it foresaw of risk on them.
+        findings: What its steps found, on the market's own days.
         found: What networks foresaw of markets that they never saw.
         second: The same with the second seed; None before it is asked for.
     """
-    data = evaluation.samples.dataset.ref
+    data = findings.evaluation.samples.dataset.ref
     entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
-    own = _evidence(store, entry, looked, recipe, evaluation, speed, leaks, contest, risk)
+    own = _evidence(store, entry, looked, recipe, findings)
     luck = _luck(looked, recipe, found.daily, found.metrics.num_trades)
     strange = evidence_of_strangers(own, found, second, luck)
-    checks = judge_listing(strange, found, evaluation.skill, recipe.promotion)
+    checks = judge_listing(strange, found, findings.evaluation.skill, recipe.promotion)
     return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=strange.numbers)
 
 
@@ -105,19 +86,17 @@ def _evidence(
     entry: ChampionEntry,
     looked: Looked,
     recipe: Recipe,
-    evaluation: Evaluation,
-    speed: Speed,
-    leaks: LeakReport,
-    contest: Contest,
-    risk: RiskRecord,
+    findings: Findings,
     second_seed: Sequence[FoldResult] = (),
 ) -> Evidence:
     """Return what the rule looks at."""
+    evaluation = findings.evaluation
     data = evaluation.samples.dataset.ref
     hash8 = _hash8(recipe, evaluation)
     looks = looked.looks(hash8)
     fought = _duel(recipe, evaluation, store, entry, second_seed, looks)
-    best, is_sized = contest.better_baseline, recipe.decision_config.sizing == "volatility"
+    best, is_sized = findings.contest.better_baseline, recipe.decision_config.sizing == "volatility"
+    risk = tuple(check.name for check in judge_risk(findings.risk, recipe.risk) if not check.passed)
     numbers = Numbers(
         champion=fought.champion.metrics if fought else None,
         challenger=fought.challenger.metrics if fought else None,
@@ -130,13 +109,13 @@ def _evidence(
         skill=evaluation.skill,
         stressed_return=fought.stressed.metrics.total_return if fought else math.nan,
         p_value=fought.advantage.p_value if fought and fought.advantage else None,
-        latency_p99_us=speed.model.p99_us,
-        parity=speed.parity,
+        latency_p99_us=findings.speed.model.p99_us,
+        parity=findings.speed.parity,
         baseline=best.name,
         baseline_lead=math.nan if best.lead is None else best.lead,
         looks=looks,
-        leaks=leaks.failed,
-        risk=tuple(check.name for check in judge_risk(risk, recipe.risk) if not check.passed) if is_sized else None,
+        leaks=findings.leaks.failed,
+        risk=risk if is_sized else None,
         kept=_kept(store, data, hash8),
     )
 

@@ -22,10 +22,9 @@ from tasks.reporting.evidence import compared_rows, cost_points, fold_rows, vers
 from tasks.reporting.report_data import Equity, ReportData
 from tasks.runs.cost import Cost
 from tasks.strategy.contest import Contest, stored_forecasts, traded_by_rule
+from tasks.strategy.findings import Findings
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk import RiskRecord
-from tasks.strategy.speed import Speed
 
 _LOG = logging.getLogger(__name__)
 _LIBRARIES = ("prefect", "torch", "numpy", "pandas", "pandera", "duckdb", "pybit", "numba", "onnx", "onnxruntime")
@@ -35,11 +34,8 @@ def report_data(
     ref: VersionRef,
     created: datetime,
     manifest: Manifest,
-    evaluation: Evaluation,
-    speed: Speed,
-    contest: Contest,
+    findings: Findings,
     forecasts: bytes,
-    risks: RiskRecord,
     importance: Sequence[Importance],
     beside: Sequence[Row],
     quality: StoredQuality,
@@ -52,18 +48,16 @@ def report_data(
         ref: Name of the version.
         created: When it was made, aware.
         manifest: What it says of itself.
-        evaluation: What the folds' predictions were worth.
-        speed: How fast the model is.
-        contest: What it had to beat.
+        findings: What the steps of its retrain found.
         forecasts: The baselines' probabilities on the unseen bars, as `contest_files` wrote them.
-        risks: What was foreseen of risk, and what came.
         importance: What each input is worth.
         beside: This version and another, from `side_by_side`.
         quality: What the store knows of the candles.
         spent: What making the version took until then.
         paper: Sessions of the market on paper.
     """
-    money, samples, baselines = evaluation.money, evaluation.samples, stored_forecasts(forecasts)
+    evaluation, contest, baselines = findings.evaluation, findings.contest, stored_forecasts(forecasts)
+    money, samples = evaluation.money, evaluation.samples
     return ReportData(
         ref=ref,
         created=created.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -73,7 +67,7 @@ def report_data(
         costs=cost_points(money, manifest.recipe.costs),
         delays=tuple(side.metrics for side in money.by_delay),
         contest=contest,
-        risks=risks,
+        risks=findings.risk,
         record=evaluation.record,
         slices=evaluation.slices,
         skill=evaluation.skill,
@@ -81,7 +75,7 @@ def report_data(
         importance=tuple(importance),
         beside=tuple(beside),
         class_mix=_class_mix(evaluation),
-        speed=speed,
+        speed=findings.speed,
         data_quality=tuple(_quality(evaluation, quality)),
         folds=tuple(folds_table(samples.folds, samples.dataset.candles.start_ms)),
         training=evaluation.folds,

@@ -11,7 +11,7 @@ import numpy as np
 from storage.schema import FUNDING_STEP_MS, VersionRef
 from storage.trials import Origin
 from tasks.champion.manifest import Manifest, Summary
-from tasks.champion.promotion import Check
+from tasks.champion.promotion import Check, Judgement
 from tasks.champion.risk_verdict import risk_line
 from tasks.execution.contenders import Contender
 from tasks.execution.fee_schedule import costs_text
@@ -32,7 +32,8 @@ class Verdict:
         promoted: Whether it is the champion now.
         champion: The champion now: a version, or "flat".
         report: Where the report lies.
-        decision: What was decided and why, one line.
+        decision: What was decided, one line.
+        failed: The conditions that failed; none for a version that was the champion already.
         headline: The same in words for whoever started the run.
         checks: Every condition of the promotion rule; none for a version that was the champion already.
     """
@@ -43,8 +44,24 @@ class Verdict:
     champion: str
     report: str
     decision: str
+    failed: tuple[str, ...]
     headline: str
     checks: tuple[Check, ...]
+
+    @property
+    def reason(self) -> str:
+        """What was decided and why, one line."""
+        return f"{self.decision}; failed: {', '.join(self.failed)}" if self.failed else self.decision
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return name and value of what the page of a run shows; a line a reason, for it cuts off long ones."""
+        return [
+            ("decision", self.decision),
+            *(("failed", name) for name in self.failed),
+            *model_lines(self.manifest.summary),
+            ("risk verdict", risk_line(self.manifest.risk)),
+            ("version", str(self.version)),
+        ]
 
     def text(self, facts: Sequence[tuple[str, str]] = ()) -> str:
         """Return everything that a terminal shows of it, the verdict first and what to do next last.
@@ -61,6 +78,50 @@ class Verdict:
         rows = [("report", report), ("version", str(self.version)), *facts, ("next", further)]
         closing = [f"  {name:<7}  {value}" for name, value in rows]
         return "\n".join([*verdict_lines(self.headline, self.checks, self.manifest), *closing])
+
+
+def verdict_of(
+    version: VersionRef,
+    manifest: Manifest,
+    judged: Judgement,
+    champion: VersionRef | None,
+    report: str,
+    *,
+    already: bool,
+) -> Verdict:
+    """Return in words what became of a version.
+
+    Args:
+        version: The version.
+        manifest: What it says of itself.
+        judged: The judgement that decided.
+        champion: The champion afterwards; None for flat.
+        report: Where the version's report lies.
+        already: Whether the version was the champion before it was judged.
+    """
+    promoted, name = champion == version, champion.version if champion else "flat"
+    decision = (
+        "champion already" if already
+        else f"promoted over {judged.champion}" if promoted
+        else f"kept {judged.champion}"
+    )  # fmt: skip
+    headline = (
+        "PROMOTED - it has been the champion already." if already
+        else "PROMOTED - it is the champion now." if promoted
+        else "NOT PROMOTED - no position is taken." if champion is None
+        else f"NOT PROMOTED - the champion stays {name}."
+    )  # fmt: skip
+    return Verdict(
+        version=version,
+        manifest=manifest,
+        promoted=promoted,
+        champion=name,
+        report=report,
+        decision=decision,
+        failed=() if already else judged.failed,
+        headline=headline,
+        checks=() if already else judged.checks,
+    )
 
 
 def summarise(recipe: Recipe, evaluation: Evaluation, contest: Contest, origin: Origin) -> Summary:

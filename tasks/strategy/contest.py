@@ -175,10 +175,9 @@ def contest_files(contest: Contest, evaluation: Evaluation, forecasts: Mapping[s
     }
 
 
-def load_contest(work: ResultStore, key: str) -> tuple[Contest, dict[str, bytes]]:
-    """Return what lies under `key`: the table, and the files that a version keeps of it."""
-    files = work.read(key)
-    return Contest.of(files["baselines.json"]), files
+def load_contest(work: ResultStore, key: str) -> Contest:
+    """Return the table whose files lie under `key`."""
+    return Contest.of(work.read(key)["baselines.json"])
 
 
 def stored_forecasts(content: bytes) -> dict[str, FloatArray]:

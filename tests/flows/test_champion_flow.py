@@ -106,8 +106,8 @@ def test_second_seed_is_not_trained_when_another_condition_fails(reign):
     check = verdict.manifest.judgement.checks[-1]
     assert (check.passed, check.found) == (None, "not run: other conditions failed")
     assert work_keys("fold") == before
-    assert "second seed" not in verdict.decision
-    assert "unseen days" in verdict.decision
+    assert "second seed" not in verdict.reason
+    assert "unseen days" in verdict.reason
 
 
 @pytest.mark.promise(13)
@@ -119,7 +119,7 @@ def test_second_seed_that_loses_keeps_the_champion(reign, monkeypatch):
     looser = replace(recipe(seed=1), promotion=replace(ANYTHING, min_days=1e-6))  # another version, of the same folds
     verdict = pipeline(market=MARKET, exchange=EXCHANGE, recipe=looser)
     assert (verdict.promoted, verdict.champion) == (False, "flat")
-    assert verdict.decision == "kept flat; failed: second seed: net result"
+    assert verdict.reason == "kept flat; failed: second seed: net result"
     assert store().load(verdict.version, source=EXCHANGE.source).files["weights.safetensors"] == weights
 
 
@@ -132,7 +132,7 @@ def test_version_whose_page_says_that_it_was_kept_out_is_not_promoted_by_a_secon
         first = pipeline(market=MARKET, exchange=EXCHANGE, recipe=looser)
     again = pipeline(market=MARKET, exchange=EXCHANGE, recipe=looser)
     assert (again.version, again.promoted, again.champion) == (first.version, False, "flat")
-    assert again.decision == "kept flat; failed: no earlier verdict against it"
+    assert again.reason == "kept flat; failed: no earlier verdict against it"
     assert store().champion(EXCHANGE.source, MARKET.slug).ref is None
     assert not again.manifest.judgement.passed
 

@@ -21,10 +21,12 @@ from tasks.reporting.report_data import ReportData
 from tasks.reporting.summary import _share_without_funding, summarise
 from tasks.runs.cost import Cost
 from tasks.strategy.contest import Contest
-from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
+from tasks.strategy.findings import Findings
+from tasks.strategy.leak_suite import LeakReport
+from tasks.strategy.out_of_sample import evaluate_folds
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.samples import load_samples
-from tasks.strategy.speed import Speed, speed_of
+from tasks.strategy.speed import speed_of
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 from tests.reporting.example_report import RISKS
 
@@ -38,20 +40,18 @@ class Stored:
 
     ref: VersionRef
     manifest: Manifest
-    evaluation: Evaluation
-    speed: Speed
-    contest: Contest
+    findings: Findings
     forecasts: bytes
 
     def report(self) -> ReportData:
         return report_data(
-            self.ref, datetime(2026, 1, 4, tzinfo=UTC), self.manifest, self.evaluation, self.speed, self.contest,
-            self.forecasts, RISKS, (), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0),
+            self.ref, datetime(2026, 1, 4, tzinfo=UTC), self.manifest, self.findings, self.forecasts,
+            (), (), StoredQuality(gaps=0, longest_gap=0, quarantined=0),
             Cost(stages=(), peak_mb=0.0),
         )  # fmt: skip
 
     def summary(self) -> Summary:
-        return summarise(self.manifest.recipe, self.evaluation, self.contest, self.manifest.origin)
+        return summarise(self.manifest.recipe, self.findings.evaluation, self.findings.contest, self.manifest.origin)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,13 @@ def stored(tmp_path_factory):
         yield Stored(
             ref=artifact.ref,
             manifest=manifest,
-            evaluation=evaluate_folds(samples, manifest.recipe, stored_folds(artifact, samples, manifest.recipe)),
-            speed=speed_of(artifact.files["latency.json"]),
-            contest=Contest.of(artifact.files["baselines.json"]),
+            findings=Findings(
+                evaluation=evaluate_folds(samples, manifest.recipe, stored_folds(artifact, samples, manifest.recipe)),
+                speed=speed_of(artifact.files["latency.json"]),
+                leaks=LeakReport(checks=()),
+                contest=Contest.of(artifact.files["baselines.json"]),
+                risk=RISKS,
+            ),
             forecasts=artifact.files["baselines.parquet"],
         )
 
@@ -88,7 +92,7 @@ def test_version_says_again_what_its_manifest_says_of_it(stored):
 def test_promotion_rule_that_asks_for_less_than_the_default_is_warned_of(stored):
     def warned(rule):
         recipe = replace(stored.manifest.recipe, promotion=rule)
-        said = summarise(recipe, stored.evaluation, stored.contest, "synthetic").warnings
+        said = summarise(recipe, stored.findings.evaluation, stored.findings.contest, "synthetic").warnings
         return [warning for warning in said if warning.startswith("The promotion rule asks for less")]
 
     assert warned(PromotionRule()) == []
@@ -100,13 +104,13 @@ def test_promotion_rule_that_asks_for_less_than_the_default_is_warned_of(stored)
 
 @pytest.mark.parametrize(("origin", "warnings"), [("synthetic", 0), ("replayed", 1), ("exchange", 1)])
 def test_missing_funding_rates_are_warned_of_where_there_are_any_to_know(stored, origin, warnings):
-    assert not len(stored.evaluation.samples.dataset.funding_ms)
-    said = summarise(stored.manifest.recipe, stored.evaluation, stored.contest, origin).warnings
+    assert not len(stored.findings.evaluation.samples.dataset.funding_ms)
+    said = summarise(stored.manifest.recipe, stored.findings.evaluation, stored.findings.contest, origin).warnings
     assert sum(warning.startswith("No funding rates are known for 100.0%") for warning in said) == warnings
 
 
 def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored):
-    evaluation = stored.evaluation
+    evaluation = stored.findings.evaluation
     rows = evaluation.unseen.rows
     classes, earned = evaluation.samples.labels.classes[rows], evaluation.samples.labels.forward_return[rows]
     moved = (classes >= 0) & (classes != 1) & np.isfinite(evaluation.probabilities).all(axis=1)
@@ -122,7 +126,7 @@ def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored)
 
 
 def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
-    losses = {line.name: line.log_loss for line in stored.contest.table if line.log_loss is not None}
+    losses = {line.name: line.log_loss for line in stored.findings.contest.table if line.log_loss is not None}
     better = min(("logistic regression", "LightGBM"), key=losses.__getitem__)
     assert losses[better] < losses["prior"]
     card = measures(stored.report())["Lead over the best baseline"]
@@ -135,16 +139,18 @@ def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
 def test_card_shows_the_lead_over_the_prior_when_every_baseline_is_worse_than_that(stored):
     worse = tuple(
         replace(line, log_loss=9.0, lead=7.9) if line.name in ("logistic regression", "LightGBM") else line
-        for line in stored.contest.table
+        for line in stored.findings.contest.table
     )
-    card = highlights(replace(stored, contest=replace(stored.contest, table=worse)).report())[2]
+    contest = replace(stored.findings.contest, table=worse)
+    card = highlights(replace(stored, findings=replace(stored.findings, contest=contest)).report())[2]
     assert card.note.startswith("log-loss, over prior; p")
-    assert card.value == pytest.approx(stored.evaluation.skill.log_loss_skill, abs=0.01)
+    assert card.value == pytest.approx(stored.findings.evaluation.skill.log_loss_skill, abs=0.01)
 
 
 def test_card_and_summary_say_that_too_few_trades_prove_nothing(stored):
-    few = track_record(stored.evaluation.daily_returns, 1)
-    sparse = replace(stored, evaluation=replace(stored.evaluation, record=few))
+    evaluation = stored.findings.evaluation
+    evaluation = replace(evaluation, record=track_record(evaluation.daily_returns, 1))
+    sparse = replace(stored, findings=replace(stored.findings, evaluation=evaluation))
     report = sparse.report()
     card = measures(report)["Sharpe ratio, daily"]
     assert (card.low, card.high, card.note) == (None, None, "too few trades to judge: 1 of 30")
@@ -161,7 +167,7 @@ def test_costs_are_swept_by_deciding_again_with_the_same_positions_beside(stored
     costs_bp = [1e4 * point.per_side for point in points]
     assert costs_bp == pytest.approx([0.0, 2.0, 5.5, 10.0, 11.0, 15.0, 16.5, 22.0], rel=1e-12)
     (assumed,) = (point for point in points if point.assumed)
-    assert assumed.decided == assumed.repriced == stored.evaluation.money.model.metrics
+    assert assumed.decided == assumed.repriced == stored.findings.evaluation.money.model.metrics
     trades = [point.decided.num_trades for point in points]
     assert trades[0] > assumed.decided.num_trades > trades[-1]
     assert points[0].decided.total_return != points[0].repriced.total_return

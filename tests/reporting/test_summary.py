@@ -70,7 +70,7 @@ def test_model_without_an_interval_or_with_too_few_trades_says_so():
 def test_next_step_after_a_synthetic_market_is_the_same_on_real_data():
     verdict = Verdict(
         version=VersionRef(source=Source("sandbox:0123abcd"), name="linear-SYNTHUSDT-5", version="v"), manifest=VERSION,
-        promoted=False, champion="flat", report="s3://somewhere/report.html", decision="kept flat",
+        promoted=False, champion="flat", report="s3://somewhere/report.html", decision="kept flat", failed=(),
         headline="NOT PROMOTED - no position is taken.", checks=CHECKS,
     )  # fmt: skip
     assert verdict.text().endswith("make run EXCHANGE=bybit START=2025-01-01")

@@ -182,7 +182,7 @@ def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monke
     def compared(log_loss):
         monkeypatch.setattr(evaluation, "hold_contest", lambda *args: table(log_loss))
         key = evaluation.compare_baselines.fn(DATA, RECIPE, "evaluation-0", [["baselines-0"]])
-        return load_contest(ResultStore(Settings.from_environment().work), key)[0].better_baseline.log_loss
+        return load_contest(ResultStore(Settings.from_environment().work), key).better_baseline.log_loss
 
     assert compared(0.9) == 0.9
     edit_between_runs(checkout / "tasks" / "strategy" / "contest.py", monkeypatch)
