@@ -30,7 +30,16 @@ from pydantic import TypeAdapter
 from storage.authorship import Place, Where
 from storage.champion_log import ChampionEntry, ChampionLog
 from storage.objects import ObjectStore
-from storage.schema import FEATURES, ArtifactError, ConfigError, Source, VersionRef, one_line, parse_source
+from storage.schema import (
+    FEATURES,
+    ArtifactError,
+    ConfigError,
+    Source,
+    UnreachableError,
+    VersionRef,
+    one_line,
+    parse_source,
+)
 from storage.sealed import Document, require_shape, sealed, unsealed
 from storage.version_names import PLAIN_NAME, is_version, market_folder, time_stamp, version_folder
 
@@ -89,7 +98,7 @@ class ArtifactStore:
 
     def __init__(self, place: Where) -> None:
         self.place = Place.of(place)
-        self._objects = ObjectStore(self.place.url)
+        self._objects = ObjectStore(self.place.url, refusal=UnreachableError)
         self._log = ChampionLog(self._objects, self.place)
 
     def publish(
@@ -133,9 +142,10 @@ class ArtifactStore:
             if twin.version.endswith(f"-{hash8}"):
                 try:
                     return self._verified(twin).ref
-                except ArtifactError as err:  # a damaged twin is stored anew, not returned
-                    if isinstance(err.__cause__, PermissionError):
-                        raise
+                except UnreachableError:
+                    raise
+                except ArtifactError:
+                    continue  # a damaged twin is stored anew, not returned
         try:
             for file, content in {**files, MANIFEST: manifest_bytes}.items():  # the manifest stays last
                 self._objects.create(f"{version_folder(ref)}/{file}", content)

@@ -51,13 +51,17 @@ class ObjectStore:
         url: A path or any fsspec URL, such as /var/lib/dsc/models, s3://bucket/models or memory://models. Credentials
             and endpoints come from the environment, as the back end reads them.
         error: Class of every error; the texts below say ArtifactError for it.
+        refusal: Class of the errors after which nobody knows what is there: no answer, no right to it, a broken disk.
+            None: `error`.
 
     Raises:
         ArtifactError: The URL's protocol is unknown, or the package that serves it is not installed.
     """
 
-    def __init__(self, url: str, *, error: type[PipelineError] = ArtifactError) -> None:
-        self._error = error
+    def __init__(
+        self, url: str, *, error: type[PipelineError] = ArtifactError, refusal: type[PipelineError] | None = None
+    ) -> None:
+        self._error, self._refusal = error, refusal or error
         try:
             # Another process may write at any time, so a remembered listing would be a lie.
             self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
@@ -216,7 +220,7 @@ class ObjectStore:
     def _clear_errors(self, doing: str, full: str, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:
         try:
             yield
-        except (*passing, self._error):
+        except (*passing, self._error, self._refusal):
             raise
         except DamagedError as err:
             raise self._error(f"{one_line(err, 1_200)}; move it away") from err
@@ -227,7 +231,7 @@ class ObjectStore:
             reason = one_line(os.strerror(code) if code else err) or type(err).__name__
             elsewhere = "check DSC_ARTIFACT_URL and the network"
             way_out = _WAY_OUT.get(code or 0, elsewhere if self.folder is None else "set DSC_HOME or DSC_ARTIFACT_URL")
-            raise self._error(f"can't {doing} {one_line(full, 1_000)} ({reason}); {way_out}") from err
+            raise self._refusal(f"can't {doing} {one_line(full, 1_000)} ({reason}); {way_out}") from err
 
 
 def _files_on_disk(folder: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ The errors, by what to do about them:
     ├── TrainingError           a loss or a weight is not finite
     ├── LeakError               bars that the model was trained on were about to be used as a test
     ├── ArtifactError           a version is missing, corrupt, or does not fit
+    │   └── UnreachableError    the store does not answer or refuses: what it holds is unknown
     ├── OperationError          the server, a worker or a deployment could not be started, or ended, or its code changed
     └── MarketsError            some markets of a run failed; the others are done
 """
@@ -205,6 +206,10 @@ class LeakError(PipelineError):
 
 class ArtifactError(PipelineError):
     """A version is missing, corrupt, or does not fit."""
+
+
+class UnreachableError(ArtifactError):
+    """The store of the versions does not answer or refuses: what it holds is unknown."""
 
 
 class OperationError(PipelineError):

@@ -12,6 +12,10 @@ from tasks.execution.paper import Opened, Quote
 DIRECTIONS = {-1: "short", 0: "flat", 1: "long"}
 """What a weight is called."""
 
+UNKNOWN_CHAMPION, KNOWN_CHAMPION = "champion unknown", "champion known"
+OF_DOUBT = frozenset({UNKNOWN_CHAMPION, KNOWN_CHAMPION, "resumed"})
+"""Kinds of notes, the last of which says whether it is known who a market's champion is."""
+
 _STAYS = {(0, 0): "stay flat", (1, 1): "stay long", (-1, -1): "stay short"}
 _GOES = {0: "close", 1: "go long", -1: "go short"}
 
@@ -28,8 +32,8 @@ class Decision(NamedTuple):
         bars_held: For how many bars.
         target: What the rule says, from that position.
         wanted: What is attempted at the next open: the target, or the position where `cause` forbids it.
-        cause: Why the target is not attempted: late, stale, deadline, missed bars, restart, clock, stop; with orders
-            halted, unknown or stream; else empty.
+        cause: Why the target is not attempted: late, stale, deadline, missed bars, restart, clock, champion, stop;
+            with orders halted, unknown or stream; else empty.
         lacks: Why there is no expected return; empty where there is one.
         mu: Expected return of a long position over the horizon; NaN where there is none.
         cost: Of a round trip, share of the price; NaN likewise.

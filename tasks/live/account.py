@@ -94,6 +94,7 @@ class Account:
         pays_by_rate: Whether funding is paid by the rate that the stream tells, at a bar's open.
         mark: Mark price as the stream has told it just now; NaN where it has not.
         causes: How often something was not traded, by cause.
+        is_in_doubt: Whether nobody knows if another version should decide: nothing new is held then.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Account:
     pays_by_rate: bool = field(init=False, default=True)
     mark: float = field(init=False, default=math.nan)
     causes: dict[str, int] = field(default_factory=dict)
+    is_in_doubt: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._tick: LiveTick | None = None
@@ -174,6 +176,8 @@ class Account:
             cause, wanted = "deadline", position
         elif not trusted:
             cause, wanted = "clock", nothing_new(position, target)
+        elif self.is_in_doubt:
+            cause, wanted = "champion", nothing_new(position, target)
         if wanted == target:
             cause = ""
         elif cause:
@@ -263,6 +267,9 @@ class Account:
     def hear(self, event: OrderNews | ExecutionNews) -> None:
         """Take in what the exchange says of the account; on paper nothing."""
 
+    def tell(self, line: str) -> None:
+        """Tell somebody at once; on paper nobody needs to know."""
+
     def look(self) -> str:
         """Do what is due by the clock, and return why nothing more may be traded; empty where it may."""
         return ""
@@ -325,4 +332,4 @@ def held_back(cause: str, position: int, target: int) -> int:
     """Return what is wanted where a cause forbids the target."""
     if cause == "halted":
         return 0
-    return nothing_new(position, target) if cause in ("clock", "stream") else position
+    return nothing_new(position, target) if cause in ("clock", "champion", "stream") else position

@@ -34,6 +34,7 @@ CAUSES = (
     "deadline",
     "missed bars",
     "clock",
+    "champion",  # nobody knew who it was
     "stale",
     "restart",
     "stop",

@@ -2,7 +2,7 @@
 
 SOURCE        candles of another place than the account's: demo has Bybit's prices, testnet its own
 VERSION       something else than the champion is asked for
-CHAMPION      there is none, it is flat, expired, damaged, or of another source
+CHAMPION      there is none, it is flat, expired, damaged, unknown, or of another source
 HALTED        a limit or a person has halted the market, and the session holds nothing there that it might close;
               `flows.halt --rearm` undoes it
 KEY           the environment's own key is not there, or is one of another

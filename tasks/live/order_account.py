@@ -101,6 +101,10 @@ class OrderAccount(Account):
         """Take in what the exchange says of the account."""
         self.desk.hear(event)
 
+    def tell(self, line: str) -> None:
+        """Tell somebody at once."""
+        self.alert(line)
+
     def look(self) -> str:
         """Go on with what is unsettled, compare if that is due, and return why nothing more may be traded."""
         self.desk.work()

@@ -27,7 +27,7 @@ from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
 from tasks.journal.journal_reader import JournalReader
-from tasks.journal.journal_rows import BarOpen, Decision
+from tasks.journal.journal_rows import OF_DOUBT, UNKNOWN_CHAMPION, BarOpen, Decision
 from tasks.live.account import held_back, nothing_new
 from tasks.live.attribution import Comparison, attribute
 from tasks.live.order_replay import OrderBooks
@@ -50,8 +50,8 @@ class Difference:
     Attributes:
         start_ms: Bar.
         what: candle, features, probabilities, volatility, share, decision, fill or funding.
-        cause: late, stale, deadline, rounding, price, funding, revised, restart, missed bars, stop, clock; with orders
-            those of `order_replay.py` too; empty where nobody knows.
+        cause: late, stale, deadline, rounding, price, funding, revised, restart, missed bars, stop, clock, champion;
+            with orders those of `order_replay.py` too; empty where nobody knows.
         said: What the journal says, and what came out.
     """
 
@@ -257,11 +257,14 @@ def _decide_again(told: Told, batch: Batch, one: Decision, result: Replayed) -> 
     elif one.target != 0:
         result.add(one.start_ms, "decision", "", f"target {one.target} without a version")
     if one.wanted != one.target:
-        clock = [kind for at_ms, kind in told.notes if kind.startswith("clock") and at_ms < one.start_ms]
+        before = [kind for at_ms, kind in told.notes if at_ms < one.start_ms]
+        clock = [kind for kind in before if kind.startswith("clock")]
+        doubt = [kind for kind in before if kind in OF_DOUBT]
         true = {
             "deadline": one.late_ms > told.deadline_ms,
             "missed bars": told.origins[one.start_ms] == "rest",
             "clock": clock[-1:] == ["clock off"],
+            "champion": doubt[-1:] == [UNKNOWN_CHAMPION],
             **{cause: (one.start_ms, f"{cause} at close") in told.notes for cause in ("halted", "unknown", "stream")},
         }
         holds = one.wanted == held_back(one.cause, one.position, one.target) and true.get(one.cause, False)

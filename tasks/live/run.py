@@ -18,7 +18,16 @@ from typing import Any, Literal
 from storage.api_keys import ApiKey
 from storage.artifacts import ArtifactStore
 from storage.recent import read_recent
-from storage.schema import ConfigError, Instrument, Market, PipelineError, Source, StoreError, VersionRef
+from storage.schema import (
+    ConfigError,
+    Instrument,
+    Market,
+    PipelineError,
+    Source,
+    StoreError,
+    UnreachableError,
+    VersionRef,
+)
 from storage.settings import Settings
 from storage.snapshots import load_dataset
 from tasks.champion.manifest import read_manifest
@@ -117,6 +126,7 @@ def run_session(
         Denied: Orders are asked for, and something that they need is missing; the code says what.
         StoreBusyError: Another process has a session of one of the markets.
         StoreError: The session's journal can't be written, or is of another session.
+        UnreachableError: The store of the versions can't be read.
         ConfigError: The version is of another source or market, or a candle file ends too early.
     """
     plan = plan.named()
@@ -126,14 +136,20 @@ def run_session(
     path = session_path(settings.prepare_home(), plan.name)
     with ExitStack() as stack:
         one_session(settings.home, source, plan.markets, stack)
+        held = _held(plan, path) if plan.mode in ORDER_MODES else {}
+        stack.enter_context(_telling_of(held, plan.mode, on_alert))
         known = _watching(path)
-        chosen = {market: chooser.begin(market, known.get(market.slug)) for market in plan.markets}
-        for market, (model, why_none, shadows) in chosen.items():
-            beside = f", {len(shadows)} beside it" if shadows else ""
-            on_note(f"session of {market}: {model.ref if model else why_none}{beside}")
+        try:
+            chosen = {market: chooser.begin(market, known.get(market.slug)) for market in plan.markets}
+        except UnreachableError as err:
+            if plan.mode in ORDER_MODES:
+                raise Denied("CHAMPION", f"nobody knows it: {err}; nothing is traded") from err
+            raise
+        for market, one in chosen.items():
+            beside = f", {len(one.shadows)} beside it" if one.shadows else ""
+            on_note(f"session of {market}: {one.model.ref if one.model else one.why_none}{beside}")
         key, halts = None, Halts.of(settings.home)
         if plan.mode in ORDER_MODES:
-            stack.enter_context(_telling_of(held := _held(plan, path), plan.mode, on_alert))
             key = _admitted(plan, chosen, halts, held)
             on_note(plan.config.orders.told(plan.config.limits))
         journal = stack.enter_context(Journal(path))
@@ -204,7 +220,7 @@ def _admitted(
     unheld = [market for market in chosen if market not in held]  # what a halted one holds, the session closes
     environment = gate(
         plan.mode, plan.exchange.exchange, plan.version,
-        {market: "" if model else why for market, (model, why, _) in chosen.items()},
+        {market: "" if one.model else one.why_none for market, one in chosen.items()},
         {market: halt.why if (halt := halts.read(plan.mode, market)) else "" for market in unheld},
     )  # fmt: skip
     if _has_own_account(plan):

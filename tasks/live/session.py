@@ -31,6 +31,7 @@ from tasks.exchange.stream_events import (
     Trade,
 )
 from tasks.journal.journal import Journal
+from tasks.journal.journal_rows import KNOWN_CHAMPION, UNKNOWN_CHAMPION
 from tasks.live.market_session import MarketSession
 from tasks.live.session_config import ExchangeTime, SessionConfig
 
@@ -46,11 +47,13 @@ class Chosen(NamedTuple):
         model: None holds no position.
         why_none: Why there is none.
         shadows: Versions that decide and fill on paper beside it.
+        unknown: Why nobody knows whether another one should decide; empty where it is known.
     """
 
     model: ServedModel | None
     why_none: str = ""
     shadows: Sequence[ServedModel] = ()
+    unknown: str = ""
 
 
 Choose = Callable[[Market, ServedModel | None], Chosen]
@@ -237,7 +240,14 @@ class Session:
 
     def _take_over(self, choose: Choose, market: MarketSession) -> None:
         own = market.own
-        model, why_none, _ = choose(market.market, own.model)
+        model, why_none, _, unknown = choose(market.market, own.model)
+        if bool(unknown) != own.is_in_doubt:
+            own.is_in_doubt = bool(unknown)
+            kind, said = KNOWN_CHAMPION, "its champion is known again"
+            if unknown:
+                kind, said = UNKNOWN_CHAMPION, f"nobody knows its champion, nothing new is held: {unknown}"
+            self._say(market, kind, said)
+            own.tell(said)
         if (model.ref if model else None) != (own.model.ref if own.model else None):
             market.take_over(model, why_none)
             self._say(market, "version", f"{model.ref.version if model else why_none} decides from the next bar on")

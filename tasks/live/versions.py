@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storage.artifacts import ArtifactStore
-from storage.schema import ArtifactError, ConfigError, Market, Source, VersionRef
+from storage.schema import ArtifactError, ConfigError, Market, Source, UnreachableError, VersionRef
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.serving import ServedModel, load_served, served_champion
 from tasks.live.session import Chosen
@@ -42,6 +42,7 @@ class Chooser:
         Raises:
             ConfigError: The version is of another source or market.
             ArtifactError: A version that was named is unknown or damaged.
+            UnreachableError: Nobody knows which version decides, since the store can't be read.
         """
         ref, why_none, seal = self._named(market)
         model, why_none = self._served(ref, why_none, seal)
@@ -53,13 +54,19 @@ class Chooser:
         return Chosen(model, why_none, [load_served(self.store, other) for other in beside])
 
     def again(self, market: Market, present: ServedModel | None) -> Chosen:
-        """Return what decides now, given what did; only a champion is ever followed by another."""
+        """Return what decides now, given what did; only a champion is ever followed by another.
+
+        Nothing is loaded where that is the same, nor taken away where the store can't be read.
+        """
         if self.version != "champion":
             return Chosen(present)
-        ref, why_none, seal = self._named(market)
-        if ref is None or (present is not None and present.ref == ref):
-            return Chosen(present if ref else None, why_none)
-        return Chosen(*self._served(ref, why_none, seal))
+        try:
+            ref, why_none, seal = self._named(market)
+            if ref is None or (present is not None and present.ref == ref):
+                return Chosen(present if ref else None, why_none)
+            return Chosen(*self._served(ref, why_none, seal))
+        except UnreachableError as err:
+            return Chosen(present, unknown=str(err))
 
     def _served(self, ref: VersionRef | None, why_none: str, seal: str | None) -> tuple[ServedModel | None, str]:
         """Return what decides, or why nothing does: a champion that this code can't serve holds no position."""
@@ -69,6 +76,8 @@ class Chooser:
             if looser:
                 return None, f"the champion was promoted by a rule that asks for less: {', '.join(looser)}"
             return model, why_none
+        except UnreachableError:
+            raise
         except ArtifactError as err:
             if self.version != "champion":
                 raise
@@ -79,8 +88,8 @@ class Chooser:
             try:
                 now_ms = time.time_ns() // 1_000_000
                 served = served_champion(self.store, self.source, market.slug, now_ms, ExpiryRule())
-                if served.ref is not None:
-                    self.store.load(served.ref, source=self.source, seal=served.seal)  # a damaged one holds no position
+            except UnreachableError:
+                raise
             except ArtifactError as err:
                 return None, f"the champion can't be used ({err})", None
             return served.ref, served.reason, served.seal

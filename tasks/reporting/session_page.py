@@ -18,7 +18,7 @@ from storage.written import written
 from tasks.execution.metrics import max_drawdown, total_return
 from tasks.execution.skill import log_losses
 from tasks.journal.journal_reader import JournalReader
-from tasks.journal.journal_rows import DIRECTIONS, Decision
+from tasks.journal.journal_rows import DIRECTIONS, OF_DOUBT, UNKNOWN_CHAMPION, Decision
 from tasks.market.drift import measure_drift
 from tasks.market.labels import UNKNOWN, label_bars
 from tasks.reporting.canvas import png
@@ -136,6 +136,13 @@ class _Here:
         clock = [(kind, said) for _, _, kind, said in self._reader.notes() if kind.startswith("clock")]
         if clock and clock[-1][0] == "clock off":
             return clock[-1][1]
+        doubt = [
+            (kind, said)
+            for _, slug, kind, said in self._reader.notes()
+            if slug == self._market.slug and kind in OF_DOUBT
+        ]
+        if doubt and doubt[-1][0] == UNKNOWN_CHAMPION:
+            return doubt[-1][1]
         if (overdue := -self._due_s) > _SILENT_S:
             return f"the next bar is {_duration(overdue)} overdue: the stream or the exchange is silent"
         return self._decisions[-1].lacks if self._decisions else ""

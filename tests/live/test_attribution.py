@@ -163,7 +163,7 @@ def test_parts_of_a_bad_day_add_up(desk: SAT) -> None:
     columns["high"][FIRST + 8] *= 1.001
     found = compared(here, reference=Candles(start_ms=shown.start_ms, **columns))
     assert list(found.parts) == [
-        *(one for one in CAUSES if one not in ("funding", "late", "restart", "stop")),
+        *(one for one in CAUSES if one not in ("funding", "late", "champion", "restart", "stop")),
         UNEXPLAINED,
     ]
     assert sum(abs(part) > 0.001 for part in found.parts.values()) >= 6

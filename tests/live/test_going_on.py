@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import pytest
 
 from storage.artifacts import ArtifactStore
 from storage.recent import write_recent
-from storage.schema import CANDLE_COLUMNS, ArtifactError, StoreError, VersionRef
+from storage.schema import CANDLE_COLUMNS, ArtifactError, StoreError, UnreachableError, VersionRef
 from storage.settings import Settings
 from tasks.champion.prediction import predict_history
 from tasks.champion.serving import load_served
@@ -119,6 +122,52 @@ def test_real_money_follows_no_champion_of_a_rule_that_asks_for_less(version: Ve
             assert chosen.model is None
             assert chosen.why_none.startswith("the champion was promoted by a rule that asks for less: min_days ")
         assert replace(chooser, real_money=False).begin(MARKET).model is not None
+
+
+@pytest.fixture
+def chooser(version: VersionRef, monkeypatch: pytest.MonkeyPatch) -> Chooser:
+    """What says who decides, while the champion is in force."""
+    made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
+    monkeypatch.setattr("tasks.live.versions.time.time_ns", lambda: made_ns + 10**9)
+    return Chooser(store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source)
+
+
+@pytest.mark.promise(15)
+def test_store_that_does_not_answer_takes_no_champion_away(chooser: Chooser, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> Any:
+        raise OSError(errno.ETIMEDOUT, "")
+
+    model = chooser.begin(MARKET).model
+    assert model is not None
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.objects.read_file", refuse)
+        found = chooser.again(MARKET, model)
+        assert (found.model, found.why_none) == (model, "")
+        assert re.match(r"can't read .* \(Connection timed out\)", found.unknown)
+        assert chooser.again(MARKET, None).unknown == found.unknown
+        with pytest.raises(UnreachableError, match="Connection timed out"):
+            chooser.begin(MARKET)
+    found = chooser.again(MARKET, model)
+    assert (found.model, found.unknown) == (model, "")
+
+
+def test_version_is_loaded_once_for_as_long_as_it_decides(chooser: Chooser, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[VersionRef] = []
+    real = ArtifactStore.load
+
+    def load(store: ArtifactStore, ref: VersionRef, **options: Any) -> Any:
+        loaded.append(ref)
+        return real(store, ref, **options)
+
+    monkeypatch.setattr(ArtifactStore, "load", load)
+    model = chooser.begin(MARKET).model
+    assert model is not None
+    assert loaded == [model.ref]
+    for _ in range(3):
+        assert chooser.again(MARKET, model).model is model
+    assert loaded == [model.ref]
+    assert chooser.again(MARKET, None).model is not None
+    assert loaded == [model.ref] * 2
 
 
 def test_session_that_never_began_has_nothing_to_review(home: Path) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from storage.schema import StoreError
+from tasks.live.account import nothing_new
 from tasks.live.replay import replay
-from tasks.live.session import Chosen
+from tasks.live.session import Chosen, Session
+from tasks.live.session_config import SessionConfig
 from tests.live.conftest import CANDLES, MARKET, STEP_MS, Rig, make_model, predict
 from tests.live.desk import INSTRUMENT, again, decisions_of
 
@@ -74,6 +76,38 @@ def test_champion_that_is_taken_away_ends_flat_at_the_next_open(desk: Any) -> No
     last = decisions_of(here)[-1]
     assert (last.version, last.target, last.reason) == ("", 0, "the champion is flat")
     assert again(here).unexplained == 0
+
+
+@pytest.mark.promise(15)
+def test_champion_that_nobody_knows_keeps_what_is_held_and_opens_nothing_new_and_is_noted_once(desk: Any) -> None:
+    here, usual, notes = desk(), desk(), []
+    usual.step(60)
+    bar = next(n for n, one in enumerate(decisions_of(usual)) if one.target == one.position != 0)
+    here.step(bar)
+    told = ["", "can't read s3://models (Connect timeout)", "can't read s3://models (Connect timeout)", ""]
+    session = Session(
+        [here.market], here.events, here.market._journal, time=here.time, config=SessionConfig(new_version_s=0.0),
+        choose=lambda market, present: Chosen(present, unknown=told.pop(0)), on_note=notes.append,
+    )  # fmt: skip
+    held, model = here.own.ledger, here.own.model
+    session._look()
+    session._look()
+    assert (here.own.ledger, here.own.model) == (held, model)
+    here.step(40, first=bar)
+    session._look()
+    unsure = decisions_of(here)[bar:]
+    assert all(one.wanted == nothing_new(one.position, one.target) for one in unsure)
+    assert (unsure[0].version, unsure[0].cause, unsure[0].wanted) == (model.ref.version, "", unsure[0].position)
+    assert any(one.cause == "champion" for one in unsure)
+    assert len(notes) == 1
+    assert "nobody knows its champion, nothing new is held: can't read s3://models (Connect timeout)" in notes[0]
+    session._look()
+    assert notes[1:] == [f"{MARKET}: its champion is known again"]
+    here.step(40, first=bar + 40)
+    assert "champion" not in {one.cause for one in decisions_of(here)[bar + 40 :]}
+    assert any(one.position == 0 != one.wanted for one in decisions_of(here)[bar + 40 :])
+    found = again(here)
+    assert (found.unexplained, found.causes["champion"]) == (0, here.own.causes["champion"])
 
 
 @pytest.mark.promise(16)

@@ -162,6 +162,8 @@ def test_what_decides_stands_with_its_age_probabilities_and_latency(diary: Diary
         ([("halted", "delisted"), ("resumed", "with it")], ("RUNNING", "")),
         ([("clock off", "1.2 s ahead; nothing new is held")], ("RUNNING", "1.2 s ahead; nothing new is held")),
         ([("clock off", "1.2 s"), ("clock on", "0.0 s")], ("RUNNING", "")),
+        ([("champion unknown", "no answer")], ("RUNNING", "no answer")),
+        ([("champion unknown", "no answer"), ("resumed", "with it")], ("RUNNING", "")),
         ([("halted", "a | b <i>")], ("HALTED", r"a \| b &lt;i&gt;")),
     ],
 )

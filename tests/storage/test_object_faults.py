@@ -8,7 +8,7 @@ import requests
 
 from storage.artifacts import ArtifactStore
 from storage.results import ResultStore
-from storage.schema import FEATURES, ArtifactError, Source, StoreError
+from storage.schema import FEATURES, ArtifactError, Source, StoreError, UnreachableError
 
 SOURCE, NAME = Source("sandbox:0123abcd"), "linear-SYNTHUSDT-5"
 NOW = datetime(2026, 1, 4, 10, tzinfo=UTC)
@@ -114,7 +114,7 @@ def test_server_that_goes_down_in_a_publish_ends_it_with_a_clear_error_and_no_ke
 
         patch.setattr(store._objects, "create", create)
         with pytest.raises(
-            ArtifactError, match=r"can't write .*report\.html \(Could not connect .* and the network$"
+            UnreachableError, match=r"can't write .*report\.html \(Could not connect .* and the network$"
         ) as err:
             publish(store, "00000001")
     assert KEY not in str(err.value)
