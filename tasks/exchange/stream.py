@@ -264,7 +264,7 @@ class PublicStream(Stream):
         return Decoder(self.category, frozenset(topic for group in self._groups for topic in group))
 
     def _reconnected(self) -> Reconnected:
-        return Reconnected(self.generation, time.monotonic_ns())
+        return Reconnected(self.category, self.generation, time.monotonic_ns())
 
     def _answered(self, message: dict[str, Any], received_ns: int) -> None:
         if message.get("op") != "subscribe" or message.get("success") is not False:

@@ -98,9 +98,11 @@ class Reconnected(NamedTuple):
     """A connection was made; whatever was sent between the one before and this one is lost.
 
     Attributes:
+        stream: Which: the category of its markets.
         generation: Counts the connections, from 1.
     """
 
+    stream: str
     generation: int
     received_ns: int
 

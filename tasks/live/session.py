@@ -100,7 +100,7 @@ class Session:
         self._events, self.journal = events, journal
         self._time, self._config = time, config
         self._choose, self._compare_clocks = choose, compare_clocks
-        self._awaited = streams
+        self._streams = streams
         self._stop = stop or threading.Event()
         self.on_note = on_note
         self.retry_s, self.look_every_s = _RETRY_S, _LOOK_S
@@ -118,6 +118,7 @@ class Session:
         """
         self._behind = dict.fromkeys(self.markets)
         behind: Event | PrivateEvent | None = None
+        connected: set[str] = set()  # streams that have been at least once
         self._catch_up()
         while not self._over():
             event, behind = behind or self._event(), None
@@ -127,9 +128,10 @@ class Session:
                 self._behind |= dict.fromkeys(self.markets)
                 self._asked_s = 0.0
                 self._catch_up()
-                self._awaited -= 1
-                if self._awaited == 0:
-                    on_ready()
+                if event.stream not in connected:
+                    connected.add(event.stream)
+                    if len(connected) == self._streams:
+                        on_ready()
             elif isinstance(event, Refused):
                 self._refused(event)
             elif isinstance(event, AccountReconnected):

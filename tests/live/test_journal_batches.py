@@ -43,7 +43,7 @@ def test_everything_that_waits_in_the_queue_is_one_commit_and_what_came_behind_i
     session = Session([here.market], here.events, journal, time=here.time, config=SessionConfig())
     for number in range(1, 47):
         here.events.put(news(number))
-    here.events.put(behind := Reconnected(1, 1))
+    here.events.put(behind := Reconnected("linear", 1, 1))
     commits = commits_of(journal)
     assert session._take_account(news(0)) == behind
     assert len(commits) == 1

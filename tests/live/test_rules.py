@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from storage.schema import DAY_MS, ClockError, Market, TemporaryError
-from tasks.exchange.stream_events import BookTop, ConfirmedBar, Trade
+from tasks.exchange.stream_events import BookTop, ConfirmedBar, Reconnected, Trade
 from tasks.execution.accounting import Costs
 from tasks.execution.paper import Ledger, open_bar
 from tasks.journal.journal import Journal
@@ -233,6 +233,22 @@ def test_market_that_is_closed_stops_alone(open_rig: OPEN) -> None:
     assert session.markets[KEY].counts.stepped == 60
     with rig.reader() as reader:
         assert [(slug, kind) for _, slug, kind, _ in reader.notes("halted")] == [(other.slug, "halted")]
+
+
+def test_session_is_ready_when_each_of_its_streams_has_connected_however_often_one_does(desk: Any) -> None:
+    here, stop, ready = desk(Rest(CANDLES)), threading.Event(), []
+    session = Session(
+        [here.market], here.events, here.market._journal, time=here.time, config=SessionConfig(), streams=2, stop=stop
+    )
+    for generation, stream in enumerate(["linear", "linear", "spot", "linear"], 1):
+        here.events.put(Reconnected(stream, generation, time.monotonic_ns()))
+
+    def on_ready() -> None:
+        ready.append(here.events.qsize())
+        stop.set()
+
+    session.run(on_ready)
+    assert ready == [1]  # by the third connection, and the fourth was to come
 
 
 def test_rest_that_is_down_is_asked_again_and_loses_nothing(desk: Any) -> None:
