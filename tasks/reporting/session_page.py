@@ -19,7 +19,7 @@ from tasks.execution.metrics import max_drawdown, total_return
 from tasks.execution.skill import log_losses
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import DIRECTIONS, OF_DOUBT, UNKNOWN_CHAMPION, Decision
-from tasks.market.drift import measure_drift
+from tasks.market.drift import Drift, measure_drift
 from tasks.market.labels import UNKNOWN, label_bars
 from tasks.reporting.canvas import png
 from tasks.reporting.markup import data_uri, markdown_text
@@ -308,17 +308,21 @@ def drift_text(facts: VersionFacts, decisions: Sequence[Decision]) -> str:
         number = one.start_ms // facts.manifest.market.interval_ms
         blocks.setdefault(number // _DRIFT_BARS, []).append(one.values[: len(FEATURES)].tobytes())
     whole = [tuple(rows) for rows in blocks.values() if len(rows) == _DRIFT_BARS]
-    return _drift(facts, whole[-1]) if whole else f"not measured: no whole block of {_DRIFT_BARS:,} bars yet"
-
-
-@lru_cache(maxsize=32)
-def _drift(facts: VersionFacts, rows: tuple[bytes, ...]) -> str:
-    recent: FloatArray = np.frombuffer(b"".join(rows)).reshape(len(rows), -1)
-    drift = None if facts.trained_on is None else measure_drift(facts.trained_on, recent)
+    if not whole:
+        return f"not measured: no whole block of {_DRIFT_BARS:,} bars yet"
+    drift = _drift(facts, whole[-1])
     if drift is None:
         return f"not measured: too few blocks of {_DRIFT_BARS:,} bars in training"
     said = f"{FEATURES[drift.feature]} has {drift.ratio:.2f} of its limit, {drift.limit:.2f} is 1 block in 100"
-    return f"**{said}: the market has changed**" if drift.breached else said
+    earlier = _drift(facts, whole[-2]) if len(whole) > 1 else None
+    is_changed = drift.breached and earlier is not None and earlier.breached  # as `champion_drift`: one is a hint alone
+    return f"**{said}: the market has changed**" if is_changed else said
+
+
+@lru_cache(maxsize=32)
+def _drift(facts: VersionFacts, rows: tuple[bytes, ...]) -> Drift | None:
+    recent: FloatArray = np.frombuffer(b"".join(rows)).reshape(len(rows), -1)
+    return None if facts.trained_on is None else measure_drift(facts.trained_on, recent)
 
 
 def skill_text(facts: VersionFacts, decisions: Sequence[Decision], candles: Candles) -> str:

@@ -305,6 +305,18 @@ def test_inputs_that_have_moved_away_are_said_to_have_drifted() -> None:
     assert drift_text(known, ready(0.0, 200)) == "not measured: no whole block of 250 bars yet"
 
 
+def test_one_block_of_a_session_that_differs_is_shown_and_no_reason_yet() -> None:
+    rng = np.random.default_rng(4)
+    known = facts(trained_on=rng.normal(size=(6_000, len(FEATURES))))
+    first = START_MS // HOUR_MS % 250  # where the blocks of a session begin
+    rows = rng.normal(size=(750, len(FEATURES)))
+    rows[500 - first : 750 - first, 4] += 3.0
+    decisions, _ = bars_of(750 - first, lambda bar: np.concatenate([rows[bar], [1e-3], [0.2, 0.3, 0.5]]))
+    said = drift_text(known, decisions)
+    assert said.startswith("rsi has ")
+    assert "the market has changed" not in said
+
+
 def test_drift_is_measured_once_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
     monkeypatch.setattr(
