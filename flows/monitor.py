@@ -28,7 +28,7 @@ def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorCo
     """Print one line for each stored market: how fresh it is, gaps, last ingest, champion, and what needs a person.
 
     Args:
-        limits: When a market counts as stale and a champion as old.
+        limits: When a market counts as stale or changed; how old a champion may be, DSC_RETRAIN_HOURS says.
     """
     end_stale_runs()
     markets = inspect_markets(limits)

@@ -6,6 +6,8 @@ DSC_ARTIFACT_URL      where versions live, and with them the datasets and finish
 DSC_ARTIFACT_KEY      secret that all who write there have in common: what others wrote there is refused (default: none)
 DSC_DASK_ADDRESS      scheduler of the Dask cluster on which many markets are retrained (default: this process)
 DSC_DASK_WAIT_S       how long that cluster may be out of reach or without a worker, seconds (default 60)
+DSC_RETRAIN_HOURS     from one retrain of a market to the next, hours: after three missed ones its champion is served no
+                      more, by sessions and by the monitor alike (default 24; live takes no more)
 DSC_REPORTS_URL       where a browser finds the report of a version, set by `make ui` for its runs (default: nowhere)
 DSC_ALERT_URL         webhook that hears of failed runs, drift, promotions ... (default: nobody is told)
 DSC_BYBIT_..._KEY     keys of trading accounts, and their secrets: `storage/api_keys.py`
@@ -38,6 +40,7 @@ class Settings:
         artifact_key: What versions, champions, logs and results are signed with; None: nobody asks who wrote them.
         dask_address: Scheduler of the Dask cluster for many markets; None: this process.
         dask_wait_s: How long the cluster may be out of reach or without a worker, seconds.
+        retrain_hours: From one retrain of a market to the next, as scheduled.
         reports_url: Address of the server that shows reports; None: the page of a run says where the file lies.
         alert_url: Webhook of alerts, never shown: whoever knows it can write there.
     """
@@ -47,6 +50,7 @@ class Settings:
     artifact_key: str | None = field(default=None, repr=False)
     dask_address: str | None = None
     dask_wait_s: float = 60.0
+    retrain_hours: float = 24.0
     reports_url: str | None = None
     alert_url: str | None = field(default=None, repr=False)
 
@@ -78,7 +82,8 @@ class Settings:
             artifact_url=env.get("DSC_ARTIFACT_URL", str(home / "models")),
             artifact_key=env.get("DSC_ARTIFACT_KEY"),
             dask_address=env.get("DSC_DASK_ADDRESS"),
-            dask_wait_s=_seconds("DSC_DASK_WAIT_S", env.get("DSC_DASK_WAIT_S", "60")),
+            dask_wait_s=_positive("DSC_DASK_WAIT_S", env.get("DSC_DASK_WAIT_S", "60"), "seconds"),
+            retrain_hours=_positive("DSC_RETRAIN_HOURS", env.get("DSC_RETRAIN_HOURS", "24"), "hours"),
             reports_url=env.get("DSC_REPORTS_URL"),
             alert_url=env.get("DSC_ALERT_URL"),
         )
@@ -145,11 +150,11 @@ class Settings:
         )
 
 
-def _seconds(name: str, text: str) -> float:
+def _positive(name: str, text: str, unit: str) -> float:
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ConfigError(f"{name} must be a number of seconds > 0, was {text!r}")
-    return seconds
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ConfigError(f"{name} must be a number of {unit} > 0, was {text!r}")
+    return number

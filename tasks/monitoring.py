@@ -18,6 +18,7 @@ from storage.foreign import parse_json, read_file
 from storage.schema import DamagedError
 from storage.settings import Settings
 from storage.whole_file import replace_file
+from tasks.champion.expiry import ExpiryRule
 from tasks.champion.health import MarketHealth, MonitorConfig, changes, health
 from tasks.live.paper_record import paper_records
 from tasks.runs.alerts import raise_alert
@@ -31,9 +32,9 @@ def inspect_markets(limits: MonitorConfig) -> list[MarketHealth]:
     models, now_ms = ArtifactStore(settings.models), int(time.time() * 1000)
     store = CandleStore(settings.database)
     runs = {(run.source, run.market): run for run in store.latest_runs()}
-    stored = store.coverage()
+    stored, expiry = store.coverage(), ExpiryRule(retrain_hours=settings.retrain_hours)
     found = [
-        health(row, models, limits, now_ms, store, settings.datasets, runs.get((row.source, row.market.slug)))
+        health(row, models, limits, now_ms, store, settings.datasets, runs.get((row.source, row.market.slug)), expiry)
         for row in stored
     ]
     for place, row in enumerate(stored):

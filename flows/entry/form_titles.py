@@ -103,7 +103,6 @@ TITLES = {
     "SyntheticMarket.k": "Strength of the signal",
     "MonitorConfig.stale_bars": "Bars missing at the end, at most",
     "MonitorConfig.gap_limit": "Share of missing bars, at most",
-    "MonitorConfig.expiry": "When a champion is too old",
     "MonitorConfig.live_sandbox": "Judge a made-up market like others",
     "MonitorConfig.drift_bars": "Bars compared for a change of the market",
     "MonitorConfig.skill_labels": "Labels that skill is judged by",
@@ -114,7 +113,6 @@ TITLES = {
     "SessionConfig.clock_check_s": "Seconds between looks at the clock",
     "SessionConfig.clock_limit_s": "Seconds that the clock may be off",
     "SessionConfig.at_end": "Position when it is stopped",
-    "ExpiryRule.most_missed": "Retrains missed, at most",
     "PruneRule.keep_days": "Days since last use",
     "PruneRule.keep_datasets": "Datasets of a market that stay",
 }

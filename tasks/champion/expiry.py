@@ -22,6 +22,17 @@ class ExpiryRule(Checked):
     retrain_hours: PositiveFloat = 24.0
     most_missed: PositiveInt = 3
 
+    def __str__(self) -> str:
+        return f"{self.most_missed} missed retrains, one every {self.retrain_hours:g} hours"
+
+    def is_looser_than(self, other: ExpiryRule) -> bool:
+        """Return whether a champion outlives its last retrain by longer than under another rule."""
+        return self.retrain_hours * self.most_missed > other.retrain_hours * other.most_missed
+
+
+USUAL_EXPIRY = ExpiryRule()
+"""With a retrain a day; also the longest that real money is traded by."""
+
 
 def missed_retrains(last_ms: int, now_ms: int, rule: ExpiryRule) -> int:
     """Return how many scheduled retrains have not happened.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from storage.artifacts import ArtifactStore
@@ -11,7 +11,7 @@ from storage.authorship import Where
 from storage.bounds import Checked, NonNegativeInt, PositiveInt, Share
 from storage.candles import CandleStore, Coverage, Run
 from storage.schema import DAY_MS, PipelineError, utc_text
-from tasks.champion.expiry import ExpiryRule
+from tasks.champion.expiry import USUAL_EXPIRY, ExpiryRule
 from tasks.champion.serving import CLOCK_SLACK_MS, served_champion
 from tasks.champion.watch import champion_drift, champion_skill
 
@@ -23,7 +23,6 @@ class MonitorConfig(Checked):
     Attributes:
         stale_bars: Bars that may be missing at the end of a market before it counts as stale; a replay has no present.
         gap_limit: Largest share of bars that may be missing between others.
-        expiry: When a champion is no longer served; a missed retrain before that, it is a complaint.
         live_sandbox: A sandbox market with a candle of the last 24 hours moves on with real time: judge it like others.
         drift_bars: Bars of a block that is compared with those that the champion was trained on; 0 compares none. The
             market has changed when the newest two, which share no bar, both differ: of single ones 3 to 11 % do anyway.
@@ -32,7 +31,6 @@ class MonitorConfig(Checked):
 
     stale_bars: PositiveInt = 3
     gap_limit: Share = 0.1
-    expiry: ExpiryRule = field(default_factory=ExpiryRule)
     live_sandbox: bool = False
     drift_bars: NonNegativeInt = 1_000
     skill_labels: NonNegativeInt = 2_000
@@ -100,6 +98,7 @@ def health(
     store: CandleStore | None = None,
     datasets: Where = "",
     run: Run | None = None,
+    expiry: ExpiryRule = USUAL_EXPIRY,
 ) -> MarketHealth:
     """Judge one market.
 
@@ -111,6 +110,7 @@ def health(
         store: Where its candles are; None leaves drift and skill out.
         datasets: Where datasets lie.
         run: Its last ingest, where one is on record.
+        expiry: When a champion is no longer served; a missed retrain before that, it is a complaint.
     """
     breaches = {}
     moves = not row.source.startswith("sandbox:")
@@ -134,7 +134,9 @@ def health(
     champion, age = "unreadable", "-"
     drift = skill = "not measured: the champion can't be read"
     try:
-        champion, age, drift, skill, found = _reigning(row, models, limits, now_ms, store, datasets, moves=moves)
+        champion, age, drift, skill, found = _reigning(
+            row, models, limits, now_ms, store, datasets, expiry, moves=moves
+        )
         breaches |= found
     except Exception as err:  # whatever it is, the other markets are looked at
         why = err if isinstance(err, PipelineError) else f"{type(err).__name__}: {err}"
@@ -160,6 +162,7 @@ def _reigning(
     now_ms: int,
     store: CandleStore | None,
     datasets: Where,
+    expiry: ExpiryRule,
     *,
     moves: bool,
 ) -> tuple[str, str, str, str, dict[str, str]]:
@@ -167,10 +170,10 @@ def _reigning(
     breaches = {}
     entry = models.champion(row.source, row.market.slug)
     if entry.ref is not None and moves:
-        served = served_champion(models, row.source, row.market.slug, now_ms, limits.expiry)
+        served = served_champion(models, row.source, row.market.slug, now_ms, expiry)
         if served.ref is None:
             breaches["champion"] = served.reason
-        elif served.missed and served.missed >= limits.expiry.most_missed - 1:
+        elif served.missed and served.missed >= expiry.most_missed - 1:
             breaches["champion"] = f"one more missed retrain and champion {served.ref.version} expires; run retrain"
     drift = "not measured: no champion" if limits.drift_bars else "not measured: drift_bars is 0"
     if entry.ref is not None and store is not None and limits.drift_bars:

@@ -30,6 +30,7 @@ from storage.schema import (
 )
 from storage.settings import Settings
 from storage.snapshots import load_dataset
+from tasks.champion.expiry import ExpiryRule
 from tasks.champion.manifest import read_manifest
 from tasks.champion.serving import load_served
 from tasks.exchange.connection import ExchangeConfig, Link, connect, connect_stream
@@ -132,7 +133,10 @@ def run_session(
     plan = plan.named()
     source, store = plan.exchange.source, ArtifactStore(settings.models)
     live = plan.mode == "live"
-    chooser = Chooser(store=store, source=source, version=plan.version, shadows=plan.shadows, real_money=live)
+    expiry = ExpiryRule(retrain_hours=settings.retrain_hours)
+    chooser = Chooser(
+        store=store, source=source, version=plan.version, shadows=plan.shadows, real_money=live, expiry=expiry
+    )
     path = session_path(settings.prepare_home(), plan.name)
     with ExitStack() as stack:
         one_session(settings.home, source, plan.markets, stack)
@@ -148,6 +152,8 @@ def run_session(
         for market, one in chosen.items():
             beside = f", {len(one.shadows)} beside it" if one.shadows else ""
             on_note(f"session of {market}: {one.model.ref if one.model else one.why_none}{beside}")
+        if plan.version == "champion":
+            on_note(f"a champion expires after {expiry}")
         key, halts = None, Halts.of(settings.home)
         if plan.mode in ORDER_MODES:
             key = _admitted(plan, chosen, halts, held)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from storage.artifacts import ArtifactStore
 from storage.schema import ArtifactError, ConfigError, Market, Source, UnreachableError, VersionRef
-from tasks.champion.expiry import ExpiryRule
+from tasks.champion.expiry import USUAL_EXPIRY, ExpiryRule
 from tasks.champion.serving import ServedModel, load_served, served_champion
 from tasks.live.session import Chosen
 from tasks.strategy.promotion_rule import PromotionRule
@@ -23,7 +23,9 @@ class Chooser:
         source: Where candles come from.
         version: champion, newest, or a version's name.
         shadows: How many of the newest other versions watch.
-        real_money: Whether a champion decides nothing if its promotion rule asks for less than the default.
+        real_money: Whether a champion decides nothing if its promotion rule asks for less than the default, or may
+            be older than by default.
+        expiry: How old a champion may be.
     """
 
     store: ArtifactStore
@@ -31,6 +33,7 @@ class Chooser:
     version: str = "champion"
     shadows: int = 0
     real_money: bool = False
+    expiry: ExpiryRule = USUAL_EXPIRY
 
     def begin(self, market: Market, watching: Sequence[str] | None = None) -> Chosen:
         """Return what decides and what watches at a session's start.
@@ -85,9 +88,12 @@ class Chooser:
 
     def _named(self, market: Market) -> tuple[VersionRef | None, str, str | None]:
         if self.version == "champion":
+            if self.real_money and self.expiry.is_looser_than(USUAL_EXPIRY):
+                said = f"a champion expires after {self.expiry}: real money trusts none for longer than {USUAL_EXPIRY}"
+                return None, said, None
             try:
                 now_ms = time.time_ns() // 1_000_000
-                served = served_champion(self.store, self.source, market.slug, now_ms, ExpiryRule())
+                served = served_champion(self.store, self.source, market.slug, now_ms, self.expiry)
             except UnreachableError:
                 raise
             except ArtifactError as err:

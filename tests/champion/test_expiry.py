@@ -21,6 +21,12 @@ def test_schedule_decides_what_is_missed():
     assert missed_retrains(NOON_MS, NOON_MS + DAY_MS // 4 - 1, hourly) == 5
 
 
+def test_rule_under_which_a_champion_lives_longer_is_looser():
+    usual = ExpiryRule()
+    assert ExpiryRule(retrain_hours=25.0).is_looser_than(usual)
+    assert not ExpiryRule(retrain_hours=12.0, most_missed=6).is_looser_than(usual)
+
+
 def test_rule_refuses_a_schedule_that_never_expires():
     with pytest.raises(ConfigError, match="retrain_hours must be finite and > 0, was inf"):
         ExpiryRule(retrain_hours=float("inf"))

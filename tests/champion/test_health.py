@@ -70,6 +70,18 @@ def test_champion_is_called_expired_exactly_when_it_is_no_longer_served(reigning
     assert (served.ref is None) == (days >= 3.0)
 
 
+@pytest.mark.promise(13)
+def test_market_that_is_retrained_weekly_may_miss_three_weeks(reigning):
+    weekly = ExpiryRule(retrain_hours=168.0)
+    for days, complaint in ((6.9, ""), (14.1, "one more missed retrain"), (21.0, "has expired: 3 retrains missed")):
+        now = MONDAY + timedelta(days=days)
+        served = served_champion(reigning, SOURCE, MARKET.slug, ms(now), weekly)
+        row = coverage(now - timedelta(minutes=5))
+        said = health(row, reigning, MonitorConfig(), ms(now), expiry=weekly).complaints
+        assert (complaint in "".join(said), bool(said)) == (True, bool(complaint))
+        assert (served.ref is None) == ("expired" in complaint)
+
+
 def test_somebody_is_told_one_missed_retrain_before_the_champion_expires(reigning):
     assert complaints(reigning, MONDAY + timedelta(days=1.9)) == ()
     (said,) = complaints(reigning, MONDAY + timedelta(days=2.1))

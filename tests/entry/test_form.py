@@ -16,7 +16,6 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.trade import trade
 from storage.schema import ConfigError, Market
-from tasks.champion.expiry import ExpiryRule
 from tasks.champion.health import MonitorConfig
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.accounting import Costs
@@ -41,7 +40,7 @@ DEFINITIONS = {
 CONFIGS = {
     config.__name__: config
     for config in (
-        BacktestConfig, BaselineConfig, Costs, DSCConfig, DecisionConfig, ExchangeConfig, ExpiryRule, FitConfig,
+        BacktestConfig, BaselineConfig, Costs, DSCConfig, DecisionConfig, ExchangeConfig, FitConfig,
         FoldConfig, LabelConfig, Market, MonitorConfig, PromotionRule, SessionConfig, SyntheticMarket,
     )
 }  # fmt: skip

@@ -22,6 +22,7 @@ from storage.artifacts import ArtifactStore
 from storage.recent import write_recent
 from storage.schema import CANDLE_COLUMNS, ArtifactError, StoreError, UnreachableError, VersionRef
 from storage.settings import Settings
+from tasks.champion.expiry import ExpiryRule
 from tasks.champion.prediction import predict_history
 from tasks.champion.serving import load_served
 from tasks.exchange.connection import ExchangeConfig
@@ -168,6 +169,30 @@ def test_version_is_loaded_once_for_as_long_as_it_decides(chooser: Chooser, monk
     assert loaded == [model.ref]
     assert chooser.again(MARKET, None).model is not None
     assert loaded == [model.ref] * 2
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize(("hours", "said"), [("168", "in force"), ("1e-9", "has expired")])
+def test_session_says_how_old_a_champion_may_be_and_goes_by_it(
+    version: VersionRef, monkeypatch: pytest.MonkeyPatch, hours: str, said: str
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setenv("DSC_RETRAIN_HOURS", hours)
+    made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
+    monkeypatch.setattr("tasks.live.versions.time.time_ns", lambda: made_ns + 20 * 86_400 * 10**9)
+    hold("champion", bars=1, on_note=notes.append)
+    assert f"a champion expires after 3 missed retrains, one every {float(hours):g} hours" in notes
+    assert any(said in note for note in notes) == (said != "in force")
+    assert any(str(version) in note for note in notes) == (said == "in force")
+
+
+def test_real_money_trusts_no_champion_for_longer_than_by_default(chooser: Chooser) -> None:
+    rule = replace(chooser, expiry=ExpiryRule(retrain_hours=25.0))
+    assert rule.begin(MARKET).model is not None
+    assert replace(rule, real_money=True).begin(MARKET).why_none == (
+        "a champion expires after 3 missed retrains, one every 25 hours: real money trusts none for longer than "
+        "3 missed retrains, one every 24 hours"
+    )
 
 
 def test_session_that_never_began_has_nothing_to_review(home: Path) -> None:

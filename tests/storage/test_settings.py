@@ -16,7 +16,7 @@ def test_settings_are_the_documented_defaults_when_nothing_is_set():
     assert [str(place) for place in (settings.models, settings.datasets, settings.work)] == [
         str(settings.home / name) for name in ("models", "datasets", "work")
     ]
-    assert (settings.dask_address, settings.dask_wait_s) == (None, 60.0)
+    assert (settings.dask_address, settings.dask_wait_s, settings.retrain_hours) == (None, 60.0, 24.0)
 
 
 def test_settings_are_taken_from_the_environment_when_set(monkeypatch, tmp_path):
@@ -50,6 +50,12 @@ def test_dask_cluster_without_a_place_that_its_workers_reach_is_refused():
 def test_wait_for_the_cluster_must_end(text):
     with pytest.raises(ConfigError, match=f"DSC_DASK_WAIT_S must be a number of seconds > 0, was '{text}'"):
         Settings.from_environment({"DSC_DASK_WAIT_S": text})
+
+
+@pytest.mark.parametrize("text", ["0", "-24", "inf", "weekly"])
+def test_hours_between_retrains_must_be_a_number_of_hours(text):
+    with pytest.raises(ConfigError, match=f"DSC_RETRAIN_HOURS must be a number of hours > 0, was '{text}'"):
+        Settings.from_environment({"DSC_RETRAIN_HOURS": text})
 
 
 def test_empty_variable_counts_as_unset():
