@@ -38,7 +38,8 @@ class RiskLimits(Checked):
         daily_loss: Lost since the UTC day began, share of the day's first equity.
         drawdown: Lost since the best close, share of it.
         losses: Losing round trips in a row.
-        notional: Worth of a position, as a multiple of the start capital.
+        notional: Worth of a position, as a multiple of the start capital, or of the equity at the last close where
+            that is more: a position is a share of the equity, and what has been earned is to be traded with.
         band: How far the price that a position opens at may be from the mark price, share of it.
         orders_per_hour: Decisions that lead to orders.
     """
@@ -142,9 +143,9 @@ class RiskBook:
         """
         if self.latched is not None:
             return self.latched
-        # An allowance of a thousandth: the capital itself, at a price a tick away.
-        if abs(coins) * price > self.limits.notional * max(self.capital, self._equity) * 1.001:
-            return Breach("NOTIONAL", self.limits.notional * self.capital, abs(coins) * price)
+        most = self.limits.notional * max(self.capital, self._equity)
+        if abs(coins) * price > most * 1.001:  # an allowance of a thousandth: all of it, at a price a tick away
+            return Breach("NOTIONAL", most, abs(coins) * price)
         if not abs(price / mark - 1) <= self.limits.band:  # NaN is refused too
             return Breach("BAND", self.limits.band, abs(price / mark - 1))
         while self._orders_ms and self._orders_ms[0] <= now_ms - _HOUR_MS:

@@ -72,7 +72,8 @@ class OrderConfig(Checked):
             stop = f"{self.stop_vols:g}x the foreseen volatility of the holding time away, at most {self.stop_at:.1%}"
         return (
             f"limits: {limits.daily_loss:.1%} of a day's equity, {limits.drawdown:.1%} below the best close, "
-            f"{limits.losses} losing trades in a row, a position of {limits.notional:g} times the capital, "
+            f"{limits.losses} losing trades in a row, a position of {limits.notional:g} times the capital, or the "
+            "equity where that is more, "
             f"{limits.orders_per_hour} orders an hour, {limits.band:.1%} from the mark price; a stop "
             f"{stop}, fills within {self.slippage_percent:g} %; what is held is closed after "
             f"{self.bars_unknown} bars in which something is unknown"

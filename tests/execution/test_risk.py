@@ -81,6 +81,17 @@ def test_position_that_is_too_large_or_too_far_from_the_mark_is_refused(
     assert found not in LATCHING
 
 
+def test_position_may_be_worth_what_has_been_earned_too_and_the_refusal_says_that_number() -> None:
+    here = book()
+    here.close(DAY_MS, 30_000.0)
+    assert here.may_open(300.0, 100.0, 100.0, 0.0) is None
+    assert str(here.may_open(301.0, 100.0, 100.0, 0.0)) == "NOTIONAL: 3.01e+04, allowed 30000"
+    here.close(2 * DAY_MS, 29_500.0)
+    poor = book()
+    poor.close(DAY_MS, 9_900.0)
+    assert poor.may_open(100.0, 100.0, 100.0, 0.0) is None
+
+
 def test_orders_of_an_hour_are_counted() -> None:
     here = book()
     assert [code(here.may_open(1.0, 100.0, 100.0, ms)) for ms in (0.0, 1.0, 2.0)] == ["", "", "RATE"]
