@@ -66,6 +66,7 @@ class BacktestResult:
         funding: (T,) paid at the bar's open; negative where received.
         ruined_at: Bar in which the account was worth nothing; None: it never was.
         shortfall: What the account lacked then, >= 0: a loss of the exchange's, not of the account's.
+        tick: Prices of fills are multiples of it, USDT; 0: of nothing.
     """
 
     bars: Bars
@@ -80,11 +81,14 @@ class BacktestResult:
     funding: FloatArray
     ruined_at: int | None
     shortfall: float
+    tick: float
 
     @cached_property
     def trades(self) -> Trades:
         """Every round trip."""
-        return list_trades(self.bars, self.quantity, self.funding, self.costs, self.contiguous, self.ruined_at)
+        return list_trades(
+            self.bars, self.quantity, self.funding, self.costs, self.contiguous, self.ruined_at, self.tick
+        )
 
     @property
     def fees_paid(self) -> float:
@@ -234,4 +238,5 @@ def _run(
         funding=funding,
         ruined_at=None if ruined_at < 0 else int(ruined_at),
         shortfall=float(shortfall),
+        tick=steps.tick,
     )

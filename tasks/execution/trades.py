@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.schema import FloatArray, IntArray
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Bars, Costs, price_of
 
 EXITS = ("signal", "gap", "end", "ruin")
 """Why a trade ended: decided; closed at the first open after a gap; closed at the last close; nothing left."""
@@ -90,6 +90,7 @@ def list_trades(
     costs: Costs,
     contiguous: NDArray[np.bool_],
     ruined_at: int | None,
+    tick: float = 0.0,
 ) -> Trades:
     """Return the trades behind the quantities held.
 
@@ -100,6 +101,7 @@ def list_trades(
         costs: What each fill paid.
         contiguous: (T,) whether the account could trade from the bar before.
         ruined_at: Bar in which the account was worth nothing; None: it never was.
+        tick: Prices of fills are multiples of it, USDT; 0: of nothing.
     """
     last = len(quantity) - 1 if ruined_at is None else ruined_at
     held = quantity[: last + 1]
@@ -117,8 +119,8 @@ def list_trades(
     side = np.sign(held[entry_bar]).astype(np.int64)
     entry_open = bars.open[entry_bar]
     exit_mark = np.where(at_close, bars.close[exit_bar], bars.open[exit_bar])
-    entry_price = entry_open * (1.0 + side * costs.slippage)
-    exit_price = exit_mark * (1.0 - side * costs.slippage)
+    entry_price = _filled(side, entry_open, costs.slippage, tick)
+    exit_price = _filled(-side, exit_mark, costs.slippage, tick)
     funded = np.concatenate([[0.0], np.cumsum(funding)])  # paid before each bar
     return Trades(
         entry_bar=entry_bar,
@@ -131,8 +133,14 @@ def list_trades(
         gross=side * coins * (exit_mark - entry_open),
         entry_fee=costs.commission * coins * entry_price,
         exit_fee=costs.commission * coins * exit_price,
-        entry_slippage=costs.slippage * coins * entry_open,
-        exit_slippage=costs.slippage * coins * exit_mark,
+        entry_slippage=coins * np.abs(entry_price - entry_open),
+        exit_slippage=coins * np.abs(exit_price - exit_mark),
         funding=funded[exit_bar + 1] - funded[entry_bar + 1],  # a stamp at the entry's open came before the entry
         exit=reason,
     )
+
+
+def _filled(side: IntArray, price: FloatArray, slippage: float, tick: float) -> FloatArray:
+    """Return (N,) what fills of that side cost, as the account pays it."""
+    fills = zip(side.tolist(), price.tolist(), strict=True)
+    return np.array([price_of(float(one), at, slippage, tick, np.inf, 0.0) for one, at in fills], np.float64)

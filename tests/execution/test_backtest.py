@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.schema import MINUTE_MS, Candles, ConfigError, LeakError
-from tasks.execution.accounting import Bars, Costs, account_rules, fill, funding_by_bar, trade_open
+from tasks.execution.accounting import Bars, Costs, Steps, account_rules, fill, funding_by_bar, trade_open
 from tasks.execution.backtest import BacktestConfig, buy_and_hold, flat, run_backtest
 from tasks.execution.decision import DecisionConfig, decide, decide_series, packed
 from tasks.execution.trades import EXITS
@@ -19,8 +19,8 @@ ONE_COIN = BacktestConfig(initial_capital=1_000.0, fixed_coins=1.0)
 EXACT = {"rel": 1e-12, "abs": 1e-9}  # hand calculations; only the last digits of float64 may differ
 
 
-def run(bars, target, costs=FREE, config=ONE_COIN):
-    return run_backtest(bars, np.asarray(target), costs, config, trained_until_ms=None, label_span_ms=0)
+def run(bars, target, costs=FREE, config=ONE_COIN, **options):
+    return run_backtest(bars, np.asarray(target), costs, config, trained_until_ms=None, label_span_ms=0, **options)
 
 
 # --- tables of bars ---------------------------------------------------------------------------------------------------
@@ -289,6 +289,18 @@ def test_trades_add_up_to_what_the_account_gained(make_bars, seed, costs, config
     assert trades.slippage.sum() == pytest.approx(result.slippage_paid, abs=scale)
     assert trades.funding.sum() == pytest.approx(result.funding_paid, abs=scale)
     assert (trades.entry_bar[1:] >= trades.exit_bar[:-1]).all()
+
+
+@pytest.mark.promise(11)
+@given(seed=markets, costs=costs_drawn, config=configs_drawn, tick=st.sampled_from([0.01, 0.5, 3.0]))
+@settings(deadline=None, max_examples=50)
+def test_trades_add_up_where_prices_are_on_a_tick(make_bars, seed, costs, config, tick):
+    bars, target = drawn_market(make_bars, seed)
+    result = run(bars, target, costs, config, steps=Steps(tick=tick))
+    trades, scale = result.trades, 1e-9 * (result.traded.sum() + 1_000.0)
+    assert trades.net.sum() == pytest.approx(result.equity[-1] - result.equity[0] - result.shortfall, abs=scale)
+    assert trades.slippage.sum() == pytest.approx(result.slippage_paid, abs=scale)
+    assert trades.fees.sum() == pytest.approx(result.fees_paid, abs=scale)
 
 
 @pytest.mark.promise(11)
