@@ -14,7 +14,7 @@ from flows.entry.symbols import Symbols, run_name
 from storage.schema import Market
 from tasks.data import ingest_candles, ingest_funding
 from tasks.exchange.connection import ExchangeConfig
-from tasks.fan_out import distinct, one_line, refuse_failures
+from tasks.fan_out import distinct, error_line, refuse_failures
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.candle_ingest import CandleReport
 from tasks.ingestion.quality import QualityConfig
@@ -51,7 +51,7 @@ def ingest(
         try:
             reports.append(_ingested(exchange, one, bars, quality))
         except Exception as err:  # whatever it is, it is this market's alone
-            failed.append(f"{one} ({one_line(err)})")
+            failed.append(f"{one} ({error_line(err)})")
             log.error(f"ingest of {failed[-1]} failed; going on with the others")
     refuse_failures(failed, len(symbols))
     return tuple(reports)

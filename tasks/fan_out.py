@@ -20,7 +20,7 @@ from prefect import Task
 from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from storage.schema import ClusterError, ConfigError, Market, MarketsError
+from storage.schema import ClusterError, ConfigError, Market, MarketsError, one_line
 from storage.settings import Settings
 from tasks.reporting.summary import Verdict
 from tasks.runs.page import put_table
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner
 
 _LOOK_EVERY_S = 0.5
+_MOST = 1_000  # characters of an error: one of ours names files and a way out
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -52,7 +53,7 @@ class Outcome:
         """Return the outcome of a step that returned `ended`, or raised it."""
         if isinstance(ended, Verdict):
             return cls(market=market, verdict=ended)
-        return cls(market=market, error=one_line(ended))
+        return cls(market=market, error=error_line(ended))
 
     @property
     def line(self) -> str:
@@ -111,10 +112,9 @@ class Outcomes:
         refuse_failures(failed, len(self.each))
 
 
-def one_line(err: BaseException) -> str:
-    """Return an error in one line."""
-    lines = str(err).splitlines() or ["no reason was given"]
-    return f"{type(err).__name__}: {lines[0]}"
+def error_line(err: BaseException) -> str:
+    """Return an error in one line: nothing in it steers a terminal, and no key is left in an address."""
+    return f"{type(err).__name__}: {one_line(err, _MOST) or 'no reason was given'}"
 
 
 def refuse_failures(failed: Sequence[str], markets: int) -> None:
