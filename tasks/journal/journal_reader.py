@@ -33,7 +33,7 @@ def _read(method: Callable[_P, _T]) -> Callable[_P, _T]:
     def reading(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return method(*args, **kwargs)
-        except (sqlite3.Error, ValueError, TypeError, ArithmeticError) as err:
+        except (sqlite3.Error, LookupError, ValueError, TypeError, ArithmeticError) as err:
             said = f"the journal is damaged ({method.__name__}: {type(err).__name__}: {err}); start another session"
             raise StoreError(said) from err
 
@@ -77,6 +77,7 @@ class JournalReader:
         """Return what was agreed, and the summary if it has ended."""
         return read_facts(self._db)
 
+    @_read
     def markets(self) -> list[str]:
         """Return the slugs of the markets that were stepped."""
         return [slug for (slug,) in self._db.execute("SELECT DISTINCT market FROM candles ORDER BY market")]
@@ -111,6 +112,7 @@ class JournalReader:
             for kind, link_id, side, time_ms, exec_id, *numbers, booked_ms in self._db.execute(query, (account,))
         ]
 
+    @_read
     def unsealed(self, account: str) -> list[str]:
         """Return the names of executions that are not what was written; none of a journal that has no seals."""
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seals'").fetchone():
@@ -125,6 +127,7 @@ class JournalReader:
         found = self._db.execute(query, (market,))
         return [(start_ms, version, np.array(json.loads(rules), np.float64)) for start_ms, version, rules in found]
 
+    @_read
     def versions(self) -> set[str]:
         """Return the names of the versions that have decided, those that only watched among them."""
         query = "SELECT version FROM takeovers UNION SELECT version FROM decisions"
@@ -141,6 +144,7 @@ class JournalReader:
             raise ValueError("a price must be > 0")
         return Candles(start_ms=np.array(starts, np.int64), **columns), list(origins)
 
+    @_read
     def accounts(self) -> list[str]:
         """Return the names of every account that has decided."""
         return [name for (name,) in self._db.execute("SELECT DISTINCT account FROM decisions ORDER BY account")]
@@ -174,6 +178,7 @@ class JournalReader:
             found.append(BarOpen(start_ms, wanted, cause, quote, rate, _number(late_ms), opened))
         return found[::-1]
 
+    @_read
     def fills(self, account: str, last: int | None = None) -> list[tuple[int, float, Fill]]:
         """Return time, first price and fill of each trade, oldest first: of all, or of the `last` ones."""
         query = (
@@ -183,6 +188,7 @@ class JournalReader:
         found = self._db.execute(query, (account, -1 if last is None else last))
         return [(start_ms, first, Fill(*fill)) for start_ms, first, *fill in found][::-1]
 
+    @_read
     def turns(self, account: str, since_ms: int) -> list[tuple[int, float, int]]:
         """Return time, price and what was held from then on, of each change of the position since `since_ms`."""
         query = (
@@ -192,6 +198,7 @@ class JournalReader:
         )
         return list(self._db.execute(query, (account, since_ms)))
 
+    @_read
     def equity(self, market: Market, account: str) -> tuple[IntArray, FloatArray]:
         """Return what an account was worth at each close.
 
@@ -208,6 +215,7 @@ class JournalReader:
         rows = np.searchsorted(at_ms, bars[:, 0] + market.interval_ms) - 1  # the last open before each close
         return bars[:, 0].astype(np.int64), np.append(capital, cash[rows] + quantity[rows] * bars[:, 1])
 
+    @_read
     def round_trips(self, account: str) -> int:
         """Return how many positions were closed or turned round."""
         query = (
@@ -217,6 +225,7 @@ class JournalReader:
         (count,) = self._db.execute(query, (account,)).fetchone()
         return int(count)
 
+    @_read
     def notes(self, kind: str | None = None) -> list[tuple[int, str, str, str]]:
         """Return time, market, kind and text of each note, oldest first: all, or those of one kind."""
         query = "SELECT at_ms, market, kind, said FROM notes WHERE ? IS NULL OR kind = ? ORDER BY id"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.schema import Market, Source, StoreError, parse_source
+from storage.schema import Market, Source, one_line, parse_source
 from storage.written import DASH, Row, written
 from tasks.execution.metrics import DAYS_PER_YEAR, daily_returns, sharpe_ratio, total_return
 from tasks.execution.track_record import FEWEST_TRADES
 from tasks.journal.journal_reader import JournalReader
+
+log = logging.getLogger(__name__)
 
 _FEWEST_DAYS = 20  # fewer, and one day makes a Sharpe ratio of anything
 
@@ -89,7 +92,8 @@ def paper_records(home: Path, source: Source, market: Market, most: int = 1) -> 
         try:
             with JournalReader.of(path) as reader:
                 found += [one for one in _records(path.stem, reader) if (one.source, one.market) == (source, market)]
-        except StoreError:
+        except Exception as err:  # whatever stands in it, the others are read
+            log.warning("the session %s is left out (%s: %s)", path, type(err).__name__, one_line(err))
             continue
         if len(found) >= most:
             break

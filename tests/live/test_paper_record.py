@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from storage.schema import Market, Source
+from storage.schema import Market, Source, StoreError
 from tasks.execution.paper import Fill, Ledger, Opened, Quote
 from tasks.journal.journal import Journal
+from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.paper_record import PaperRecord, paper_records
 
@@ -108,6 +111,54 @@ def test_newest_come_first_and_other_markets_sources_modes_and_damage_are_left_o
     assert [one.session for one in paper_records(tmp_path, BYBIT, MARKET)] == ["newer"]
     assert paper_records(tmp_path, BYBIT, Market()) == []
     assert paper_records(tmp_path / "nowhere", BYBIT, MARKET) == []
+
+
+@pytest.mark.promise(19)
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"capital": {}}, {"capital": 100.0}, {"capital": {MARKET.slug: "a lot"}}, {"source": "elsewhere"},
+        {"source": 1},
+        {"summary": []}, {"summary": {"markets": [{}]}}, {"summary": {"markets": [{"slug": MARKET.slug}]}},
+        {"summary": {"markets": [summary(bars=2)["summary"]["markets"][0] | {"capital": 0.0}]}},
+    ],
+)  # fmt: skip
+def test_journal_that_says_what_no_session_writes_is_left_out(tmp_path: Path, facts: dict[str, Any]) -> None:
+    write(tmp_path, "whole")
+    write(tmp_path, "damaged", **facts)
+    os.utime(tmp_path / "sessions" / "damaged.sqlite", (2e9, 2e9))
+    assert only(tmp_path).session == "whole"
+
+
+def test_journal_whose_account_began_with_nothing_on_record_is_called_damaged(tmp_path: Path) -> None:
+    write(tmp_path, "one", capital={})
+    with (
+        JournalReader.of(tmp_path / "sessions" / "one.sqlite") as reader,
+        pytest.raises(
+            StoreError, match=rf"the journal is damaged \(equity: KeyError: '{MARKET.slug}'\); start another session"
+        ),
+    ):
+        reader.equity(MARKET, MARKET.slug)
+
+
+@pytest.mark.parametrize("table", ["notes", "opens", "takeovers", "candles"])
+def test_every_question_to_a_damaged_journal_is_answered_or_refused(tmp_path: Path, table: str) -> None:
+    write(tmp_path, "one")
+    path = tmp_path / "sessions" / "one.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(f"DROP TABLE {table}")
+    refused = 0
+    with JournalReader.of(path) as reader:
+        for ask in (
+            reader.markets, reader.versions, reader.accounts, reader.notes, lambda: reader.unsealed(MARKET.slug),
+            lambda: reader.fills(MARKET.slug), lambda: reader.turns(MARKET.slug, 0),
+            lambda: reader.round_trips(MARKET.slug), lambda: reader.equity(MARKET, MARKET.slug),
+        ):  # fmt: skip
+            try:
+                ask()
+            except StoreError:
+                refused += 1
+    assert refused
 
 
 @pytest.mark.parametrize("market", [MARKET, Market(), Market(symbol="ETHUSDT", category="spot", interval="D")])
