@@ -10,6 +10,7 @@ import functools
 import math
 import operator
 from collections.abc import Mapping
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -32,14 +33,22 @@ Day = Annotated[int, Ge(0), Le(END_OF_TIME_MS // DAY_MS)]
 Seed = Annotated[int, Ge(0), Lt(2**31)]
 """What every generator of random numbers here takes."""
 
+_KINDS: dict[type, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    bool: (bool, "True or False"),
+    str: (str, "text"),
+}
+"""What is taken for each type, NumPy's numbers too, and its name."""
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 class Checked:
-    """Base of a dataclass that keeps the bounds in its fields' types: Ge, Gt, Le, Lt and Literal.
+    """Base of a dataclass whose fields are of their types and keep the bounds in them: Ge, Gt, Le, Lt and Literal.
 
-    Numbers are finite, bounds or none. A type may be `<type> | None` or `tuple[<type>, ...]`; `Unit` goes into the text
-    of a refusal. Rules over several fields stand in the class's own `__post_init__`, after this one.
+    Numbers are finite, bounds or none; a whole one may stand for any, and True for none. A type may be `<type> | None`
+    or `tuple[<type>, ...]`; `Unit` goes into the text of a refusal. Rules over several fields stand in the class's own
+    `__post_init__`, after this one.
 
     Raises:
         ConfigError: A value breaks a rule.
@@ -64,18 +73,27 @@ def _broken(hint: Any, value: Any) -> str:
         rule = "" if value is None else _broken(next(part for part in parts if part is not NoneType), value)
         return rule and f"{rule}, or None"
     if kind is tuple:
+        if not isinstance(value, tuple):
+            return "a tuple"
         return next((f"{rule} throughout" for one in value if (rule := _broken(parts[0], one))), "")
     if kind is Literal:
         return "" if value in parts else " or ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
     plain, marks = (parts[0], parts[1:]) if kind is Annotated else (hint, ())
-    if plain not in (int, float):
+    if not isinstance(plain, type):  # a mapping, say, which nobody looks into
         return ""
+    of_kind, said = _KINDS.get(plain, (plain, plain.__name__))
+    fits = isinstance(value, of_kind) and isinstance(value, bool) == (plain is bool)
+    if plain not in (int, float):
+        return "" if fits else said
     bounds = {name: getattr(mark, name) for mark in marks if (name := type(mark).__name__.lower()) in _SIGNS}
-    finite = abs(value) < math.inf  # as math.isfinite, which a whole number of 400 digits overflows
+    finite = fits and abs(value) < math.inf  # as math.isfinite, which a whole number of 400 digits overflows
     if finite and all(getattr(operator, name)(value, bound) for name, bound in bounds.items()):
         return ""
     unit = next((f" {mark.unit}" for mark in marks if isinstance(mark, Unit)), "")
-    return " and ".join(filter(None, ("" if finite else "finite", _range(bounds) + unit)))
+    limits = _range(bounds) + unit
+    if not fits:
+        return f"{said} {limits}".rstrip()
+    return " and ".join(filter(None, ("" if finite else "finite", limits)))
 
 
 def _range(bounds: Mapping[str, float]) -> str:

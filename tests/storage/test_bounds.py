@@ -4,12 +4,20 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 from annotated_types import Ge, Gt, Le, Lt, Unit
 from pydantic import TypeAdapter
 
 from storage.bounds import Checked
 from storage.schema import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner(Checked):
+    """A part of a config."""
+
+    size: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +35,14 @@ class Knobs(Checked):
     kind: Literal["a", "b", "c"] = "a"
     name: str | None = None
     twin: bool = False
+    inner: Inner = Inner()
 
 
 KEPT = [
     {"count": 10**400}, {"rate": 0.0999}, {"share": 0}, {"share": 1}, {"open_share": 1e-9}, {"fraction": 1},
     {"limit": 5}, {"slope": 0.0}, {"sizes": ()}, {"kind": "c"}, {"name": "x"},
+    {"count": np.int64(3)}, {"share": np.int64(1)}, {"share": np.float32(0.5)}, {"sizes": (np.int32(2),)},
+    {"twin": True}, {"inner": Inner(size=2)},
 ]  # fmt: skip
 
 
@@ -44,7 +55,7 @@ def test_value_within_its_bounds_is_kept(fields):
     ("fields", "text"),
     [
         ({"count": 0}, "count must be >= 1, was 0"),
-        ({"count": math.nan}, "count must be finite and >= 1, was nan"),
+        ({"count": math.nan}, "count must be a whole number >= 1, was nan"),
         ({"rate": 0.1}, r"rate must be in \[0, 0\.1\) of the notional, was 0\.1"),
         ({"share": 3}, r"share must be in 0\.\.1, was 3"),
         ({"open_share": 0.0}, r"open_share must be in \(0, 1\), was 0\.0"),
@@ -54,6 +65,20 @@ def test_value_within_its_bounds_is_kept(fields):
         ({"slope": -math.inf}, "slope must be finite, was -inf"),
         ({"sizes": (2, 1)}, r"sizes must be >= 2 throughout, was \(2, 1\)"),
         ({"kind": "d"}, "kind must be a, b or c, was 'd'"),
+        ({"count": 12.5}, r"count must be a whole number >= 1, was 12\.5"),
+        ({"count": 12.0}, r"count must be a whole number >= 1, was 12\.0"),
+        ({"count": True}, "count must be a whole number >= 1, was True"),
+        ({"count": "12"}, "count must be a whole number >= 1, was '12'"),
+        ({"count": None}, "count must be a whole number >= 1, was None"),
+        ({"rate": "0"}, r"rate must be a number in \[0, 0\.1\) of the notional, was '0'"),
+        ({"share": False}, r"share must be a number in 0\.\.1, was False"),
+        ({"limit": "5"}, "limit must be a number > 0, or None, was '5'"),
+        ({"slope": None}, "slope must be a number, was None"),
+        ({"sizes": (2, "3")}, r"sizes must be a whole number >= 2 throughout, was \(2, '3'\)"),
+        ({"sizes": [2, 3]}, r"sizes must be a tuple, was \[2, 3\]"),
+        ({"name": 3}, "name must be text, or None, was 3"),
+        ({"twin": 1}, "twin must be True or False, was 1"),
+        ({"inner": {"size": 1}}, r"inner must be Inner, was \{'size': 1\}"),
     ],
 )
 def test_value_beyond_its_bounds_is_refused_in_words(fields, text):
