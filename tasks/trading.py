@@ -17,6 +17,7 @@ from prefect.logging import get_run_logger
 from storage.artifacts import ArtifactStore
 from storage.schema import Market, VersionRef
 from storage.settings import Settings
+from storage.whole_file import replace_file
 from tasks.champion.prediction import predict_history
 from tasks.exchange.connection import ExchangeConfig
 from tasks.journal.journal import Journal
@@ -73,7 +74,7 @@ def hold_session(plan: SessionPlan) -> SessionResult:
             raise
         pages.ended, pages.summary = pages.ended or "its bars are done", result.text()
     if plan.mode == "paper":
-        (settings.home / "paper.json").write_text(json.dumps(result.numbers, indent=1) + "\n")
+        replace_file(settings.home / "paper.json", (json.dumps(result.numbers, indent=1) + "\n").encode())
     return result
 
 

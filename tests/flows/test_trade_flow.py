@@ -46,8 +46,12 @@ def hold(ref, **options):
 
 
 @pytest.mark.promise(16)
-def test_paper_session_equals_the_backtest_and_leaves_its_numbers(version, home, capsys):
+def test_paper_session_equals_the_backtest_and_leaves_its_numbers(version, home, tmp_path, capsys):
+    home.mkdir(exist_ok=True)
+    (home / "paper.json").write_text("of before")
+    (tmp_path / "read").hardlink_to(home / "paper.json")
     result = hold(version)
+    assert (tmp_path / "read").read_text() == "of before"  # it was replaced whole: who read it saw all of one
     numbers = json.loads((home / "paper.json").read_text())
     assert numbers == json.loads(json.dumps(result.numbers))
     assert {name: numbers[name] for name in ("bars", "missing", "repeated", "duplicates", "unexplained")} == {
