@@ -1,4 +1,4 @@
-"""The environment, read once: where things lie, which artifact store, which keys.
+"""What the environment says: where things lie, which artifact store, which keys.
 
 DSC_HOME              where run-time data lives (default ./.dsc)
 DSC_ARTIFACT_URL      where versions live, and with them the datasets and finished steps that they are made from: a path

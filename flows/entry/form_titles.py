@@ -18,7 +18,7 @@ TITLES = {
     "recipe": "How the model is made and judged",
     "limits": "When something needs a person",
     "rule": "What may go",
-    "mode": "Signals alone, or fills on paper",
+    "mode": "Signals alone, fills on paper, or orders to an account",
     "version": "Version",
     "shadows": "Other versions beside it",
     "steps": "Bars until it ends",

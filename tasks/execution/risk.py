@@ -3,7 +3,6 @@
     DAILY_LOSS   lost since the UTC day began      DRAWDOWN   lost since the best close
     LOSSES       losing round trips in a row       NOTIONAL   worth of a position
     BAND         price away from the mark          RATE       orders in an hour
-    STALE        a price that is old               MODEL      nobody vouches for the version
 
 The first three latch: the position is closed, and nothing is opened until somebody says so. The others refuse one
 position, and the next decision may be another.

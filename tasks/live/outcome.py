@@ -38,7 +38,7 @@ class SessionResult:
 
     Attributes:
         name: Of the session; the same name again goes on with it.
-        mode: signal or paper.
+        mode: signal, paper, or the account that orders went to: sandbox, demo, testnet or live.
         journal: Where it is.
         numbers: As paper.json has them.
     """

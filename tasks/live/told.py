@@ -44,6 +44,9 @@ class Told:
         notes: Time and kind of each note of the market.
         moves: Time, kind and text of the notes of what moved the position beside the session's orders.
         broker: Who traded.
+        by_orders: Whether orders carried its decisions out; else they were filled on paper.
+        orders: Every order, with the bar that it trades at.
+        executions: What the exchange has booked.
         rates: Open time -> sum of the funding rates due.
         session: Name of the session; empty where the journal does not say.
         unsealed: Names of executions that are not what was written.

@@ -30,7 +30,7 @@ KINDS = {
     "stale": "candles are missing at the end",
     "gaps": "too many candles are missing",
     "ingest": "the last ingest failed",
-    "champion": "the champion is old",
+    "champion": "the champion is not served, or soon not",
     "drift": "the market has changed",
     "skill": "the champion foresees less than class shares do",
     "calibration": "the champion's confidence is off",
