@@ -18,6 +18,7 @@ from storage.results import Pruned, ResultStore
 from storage.schema import ArtifactError
 from storage.settings import Settings
 from storage.snapshots import prune_datasets
+from storage.version_names import time_stamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def _expire(
         try:
             stay = {entry.ref for entry in store.history(source, name)}
             for ref in store.whole_versions(source, name)[: -rule.keep_versions]:
-                if ref not in stay and ref.version not in used and ref.made < f"{before:%Y%m%dT%H%M%SZ}":
+                if ref not in stay and ref.version not in used and ref.made < time_stamp(before):
                     freed += store.expire(ref)
                     gone.append(str(ref))
         except ArtifactError as err:

@@ -25,6 +25,7 @@ from storage.schema import (
     StoreError,
     one_line,
     parse_source,
+    source_slug,
 )
 from storage.whole_file import replace_file
 
@@ -77,4 +78,4 @@ def read_recent(folder: Path, source: Source, market: Market) -> Candles:
 
 
 def _place(folder: Path, source: Source, market: Market) -> Path:
-    return folder / parse_source(source).replace(":", "-") / f"{market.slug}.parquet"
+    return folder / source_slug(parse_source(source)) / f"{market.slug}.parquet"

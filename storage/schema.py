@@ -89,6 +89,7 @@ SELL, HOLD, BUY = 0, 1, 2
 """Class of a label and index of a probability."""
 
 MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 INTERVAL_MS = {
     **{str(minutes): minutes * MINUTE_MS for minutes in (1, 3, 5, 15, 30, 60, 120, 240, 360, 720)},
@@ -229,6 +230,11 @@ def parse_source(text: str) -> Source:
     if not _SOURCE.fullmatch(text):
         raise ConfigError(f"source must be bybit, testnet, demo or sandbox:<8 hex digits>, was {text[:60]!r}")
     return Source(text)
+
+
+def source_slug(source: Source) -> str:
+    """Return a source as a part of a file's name."""
+    return source.replace(":", "-")
 
 
 def sandbox_source(content: bytes) -> Source:
@@ -495,6 +501,11 @@ class VersionRef:
     def made(self) -> str:
         """When it was stored, UTC, as 20260131T235959Z: text that sorts by time."""
         return self.version.rpartition("-")[0]
+
+    @property
+    def made_at(self) -> datetime:
+        """When it was stored, UTC."""
+        return datetime.fromisoformat(self.made)
 
     @property
     def hash8(self) -> str:

@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from storage.schema import ArtifactError, Source, VersionRef, parse_source
+from storage.schema import ArtifactError, Source, VersionRef, parse_source, source_slug
 
 _VERSION = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}")
 _STAMP = "%Y%m%dT%H%M%SZ"
@@ -21,7 +21,7 @@ def market_folder(source: Source, name: str) -> str:
     """
     if not PLAIN_NAME.fullmatch(name):
         raise ArtifactError(f"name must be letters, digits, dots, dashes and underscores, was {name[:60]!r}")
-    return f"{parse_source(source).replace(':', '-')}/{name}"
+    return f"{source_slug(parse_source(source))}/{name}"
 
 
 def version_folder(ref: VersionRef) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage.bounds import Checked, PositiveFloat, PositiveInt
-
-_HOUR_MS = 3_600_000
+from storage.schema import HOUR_MS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,4 +41,4 @@ def missed_retrains(last_ms: int, now_ms: int, rule: ExpiryRule) -> int:
         now_ms: UTC milliseconds; before `last_ms` none is missed.
         rule: The schedule.
     """
-    return max(int((now_ms - last_ms) / (rule.retrain_hours * _HOUR_MS)), 0)
+    return max(int((now_ms - last_ms) / (rule.retrain_hours * HOUR_MS)), 0)

@@ -6,17 +6,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from storage.schema import DAY_MS, END_OF_TIME_MS, Ambiguous, Instrument, Market
+from storage.schema import DAY_MS, END_OF_TIME_MS, HOUR_MS, Ambiguous, Instrument, Market
 from tasks.exchange.transport import Answer
 
 FUNDING_ROWS = 200  # the most that Bybit returns for one request
 STATUSES = ("Trading", "PreLaunch", "Delivering", "Closed")
 """Of a market, the usual one first: Bybit answers for one at a time, and for Trading where none is named."""
 
-_HOUR_MS = 3_600_000
 _NO_LIMIT = "100000000"  # coins: more than there are of any
 # Bybit's usual 8 hours, so that a span is one request; a market that pays more often is split until its rows fit.
-_FUNDING_SPAN_MS = (FUNDING_ROWS - 1) * 8 * _HOUR_MS - 1
+_FUNDING_SPAN_MS = (FUNDING_ROWS - 1) * 8 * HOUR_MS - 1
 
 Rates = list[tuple[int, float]]
 
@@ -91,7 +90,7 @@ def collect_funding(ask: Callable[[int, int], Rates], first_ms: int, last_ms: in
     while todo:
         start, end = todo.pop()
         part = ask(start, end)
-        if len(part) >= FUNDING_ROWS and end - start > _HOUR_MS:
+        if len(part) >= FUNDING_ROWS and end - start > HOUR_MS:
             middle = (start + end) // 2
             todo += [(start, middle), (middle + 1, end)]
         else:

@@ -21,6 +21,7 @@ from storage.schema import (
     Source,
     StoreError,
     Window,
+    source_slug,
 )
 from tasks.champion.serving import ServedModel
 from tasks.exchange.connection import Link
@@ -89,7 +90,7 @@ def one_session(folder: Path, source: Source, markets: Sequence[Market], stack: 
         StoreBusyError: Another process has a session of one of them; the text names it.
     """
     for market in markets:
-        path = folder / "locks" / f"session-{source}-{market.slug}".replace(":", "-")
+        path = folder / "locks" / f"session-{source_slug(source)}-{market.slug}"
         stack.enter_context(exclusive(path, f"a session of {market} from {source}", 0.0))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import numpy as np
@@ -208,7 +208,7 @@ def _facts(store: ArtifactStore, ref: VersionRef) -> MarketFacts:
         return MarketFacts(
             ref=ref,
             manifest=manifest,
-            made=datetime.strptime(ref.made, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC),
+            made=ref.made_at,
             labels=skill.samples,
             folds=folds,
             baseline=baseline,

@@ -247,7 +247,7 @@ class _Here:
     def version_lines(self) -> Iterator[_Line]:
         """Yield what is known of the version: age, last probabilities, drift, skill; and how fast it was."""
         if self._facts is not None:
-            made_s = datetime.strptime(self._facts.ref.made, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+            made_s = self._facts.ref.made_at.timestamp()
             yield "made", f"{_duration(self._shown.now_ms / 1e3 - made_s)} ago"
         own = [one for one in self._decisions if one.version == self.version and len(one.values)]
         if own:

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment
 
 from storage.locks import exclusive
-from storage.schema import Market, Source, TemporaryError
+from storage.schema import Market, Source, TemporaryError, source_slug
 from storage.settings import Settings
 
 RETRAIN_WAIT_S = 4 * 3600.0  # longer than any retrain; whoever waits finds the other's folds and is done in a minute
@@ -40,6 +40,6 @@ def one_retrain_at_a_time(source: Source, market: Market) -> Iterator[None]:
         StoreBusyError: Another one held it for hours.
     """
     settings = Settings.from_environment()
-    path = settings.prepare_home() / "locks" / f"retrain-{source}-{market.slug}".replace(":", "-")
+    path = settings.prepare_home() / "locks" / f"retrain-{source_slug(source)}-{market.slug}"
     with exclusive(path, f"retraining {market} from {source}", RETRAIN_WAIT_S, get_run_logger().info):
         yield

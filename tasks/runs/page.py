@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from prefect.artifacts import LinkArtifact, MarkdownArtifact, TableArtifact, create_table_artifact
 
-from storage.schema import Market, Source, VersionRef
+from storage.schema import Market, Source, VersionRef, source_slug
 from storage.settings import Settings
 from storage.written import cell_text
 from tasks.runs.overall import root_run
@@ -20,7 +20,7 @@ _COLUMNS = 3  # more do not fit beside each other on a run's page
 
 def page_key(what: str, source: Source, market: Market) -> str:
     """Return what, source and market as Prefect allows them in an artifact's key: lower case, digits and dashes."""
-    return f"{what}-{source}-{market.slug}".replace(":", "-").lower()
+    return f"{what}-{source_slug(source)}-{market.slug}".lower()
 
 
 def put_table(key: str, rows: Iterable[Mapping[str, object]], about: str) -> None:

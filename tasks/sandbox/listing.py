@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from storage.schema import DAY_MS, MINUTE_MS, Candles, FloatArray, Instrument, Market
+from storage.schema import DAY_MS, HOUR_MS, MINUTE_MS, Candles, FloatArray, Instrument, Market
 from tasks.sandbox.replay import Replay, decimal_text
 from tasks.sandbox.tape import TICKS, Tick
 
 Fields = dict[str, Any]
 
-_HOUR_MS = 3_600_000
 _FINEST_TICK = 8  # decimals
 _SIZES = 997  # a prime, so that no pattern of trades meets the same sizes again and again
 
@@ -140,7 +139,7 @@ class Listing:
         }
         if self.market.category == "spot":
             return ticker
-        hour = min(int(np.searchsorted(day.start_ms, now_ms - _HOUR_MS)), len(day) - 1)
+        hour = min(int(np.searchsorted(day.start_ms, now_ms - HOUR_MS)), len(day) - 1)
         interval_ms = self.rules.funding_interval_min * MINUTE_MS
         stamp = (now_ms // interval_ms + 1) * interval_ms
         return ticker | {

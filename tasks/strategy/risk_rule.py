@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat, ProperShare
-from storage.schema import MINUTE_MS
-
-_HOUR_MS = 60 * MINUTE_MS
+from storage.schema import HOUR_MS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,4 +32,4 @@ class RiskRule(Checked):
 
     def horizon(self, interval_ms: int) -> int:
         """Return the risk horizon in bars of so many milliseconds, >= 1."""
-        return max(1, round(self.hours * _HOUR_MS / interval_ms))
+        return max(1, round(self.hours * HOUR_MS / interval_ms))
