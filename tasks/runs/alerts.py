@@ -36,7 +36,7 @@ KINDS = {
     "calibration": "the champion's confidence is off",
     "clock": "this machine's clock is behind",
     "paper": "a session on paper differs from the backtest",
-    "halt": "trading is halted",
+    "halt": "trading is halted, or needs a person",
     "recovered": "something is well again",
 }
 """What tasks raise, and what it means."""
