@@ -20,6 +20,7 @@ from tasks.live.halting import close_all, latch_all
 from tasks.live.market_session import MarketSession
 from tasks.live.orders import OrderConfig, account_of
 from tasks.live.outcome import SessionResult
+from tasks.live.session import Chosen
 from tasks.live.session_config import DataTime, SessionConfig
 from tasks.sandbox import order_record
 from tasks.sandbox import stream_actions as act
@@ -49,6 +50,28 @@ def stops(trader: Trader) -> list[Any]:
 
 def stranger(trader: Trader) -> None:
     trader.rig.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.3")
+
+
+@pytest.mark.promise(15)
+def test_champion_that_nobody_knows_orders_nothing_new_and_is_told_once(open_rig: OPEN) -> None:
+    trader, why = Trader(open_rig), ["no answer"]
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        if bar == 8:
+            assert not trader.account.orders
+            why[0] = ""
+        wait_until(lambda: market.own.is_in_doubt == bool(why[0]))
+
+    market = trader.hold(
+        20, before_bar, config=SessionConfig(new_version_s=0.0),
+        choose=lambda market, present: Chosen(present, unknown=why[0]),
+    )  # fmt: skip
+    assert trader.account.orders
+    assert trader.alerts == [
+        f"{MARKET} on sandbox: nobody knows its champion, nothing new is held: no answer",
+        f"{MARKET} on sandbox: its champion is known again",
+    ]
+    assert market.own.causes["champion"] == trader.check().causes["champion"] >= 1
 
 
 @pytest.mark.promise(15)
