@@ -1,5 +1,6 @@
 """What every room's tests may ask for: real data, a home of their own, Prefect."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -14,6 +15,14 @@ from hypothesis import HealthCheck, settings
 # How long an example takes says how busy the machine is.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[object]:
+    """Collect in one worker at a time: in a fresh environment it compiles its imports, half a minute, the next none."""
+    with (session.config.rootpath / "pyproject.toml").open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        return (yield)
 
 
 @pytest.hookimpl(trylast=True)

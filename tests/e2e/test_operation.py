@@ -222,18 +222,32 @@ def test_value_out_of_bounds_is_refused_with_its_reason_when_a_run_is_asked_for(
     assert "0 is less than the minimum of 1" in refused.value.response.text
 
 
-def test_scheduler_plans_and_fires_runs(system):
-    monitor = system.api("/deployments/name/monitor/hourly-health-check")["id"]
-    often = {"interval": 20.0, "anchor_date": "2026-01-01T00:00:00Z"}  # a run is over before the next begins
-    system.api(f"/deployments/{monitor}/schedules", [{"schedule": often, "active": True, "slug": "often"}])
+@pytest.fixture(scope="module")
+def failed(installed) -> dict[str, Any]:
+    """A run that the scheduler has fired, with a range that no run can have, and that has failed."""
+    retrain = installed.api("/deployments/name/retrain/retrain-sandbox")["id"]
+    first = datetime.now(UTC) + timedelta(seconds=15)
+    schedule = {
+        "schedule": {"interval": 60.0, "anchor_date": first.isoformat()},  # the first is over before a second begins
+        "active": True,
+        "slug": "often",
+        "parameters": {"bars": {"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"}},
+    }
+    installed.api(f"/deployments/{retrain}/schedules", [schedule])
 
     def fired() -> Any:
-        runs = system.api("/flow_runs/filter", {"deployments": {"id": {"any_": [monitor]}}})
-        done = [run for run in runs if run["auto_scheduled"] and run["state_type"] == "COMPLETED"]
-        return len(runs) > 10 and done  # an hourly schedule plans three
+        runs = installed.api("/flow_runs/filter", {"deployments": {"id": {"any_": [retrain]}}})
+        return [run["id"] for run in runs if run["state_type"] not in ("SCHEDULED", "PENDING")]
 
-    assert wait_for(fired)[0]["name"] == "monitor"
-    system.api(f"/deployments/{monitor}/pause_deployment", {})
+    run = wait_for(fired)[0]
+    installed.api(f"/deployments/{retrain}/pause_deployment", {})
+    return installed.ended(run)
+
+
+def test_scheduler_plans_and_fires_runs(system, failed):
+    hourly = {"deployments": {"name": {"any_": ["hourly-health-check"]}}}
+    wait_for(lambda: len(system.api("/flow_runs/filter", hourly)) >= 3)
+    assert failed["auto_scheduled"]
 
 
 def test_run_that_beats_is_not_taken_for_a_stale_one(system):
@@ -267,7 +281,6 @@ def test_pages_show_what_a_run_came_to_and_ask_no_other_host(system, verdict, tm
         "COMPLETED",
         "pipeline SYNTHUSDT linear 5m sandbox from the listing on",
     )
-    history = system.ended(system.run("rollback/roll-back-sandbox", exchange=SMALL["exchange"]))
     found = {artifact["key"]: artifact for artifact in system.api("/artifacts/latest/filter", {}) if artifact["key"]}
     wanted = {  # what -> kind, words that its page must show
         "verdict": ("markdown", ["SYNTHUSDT linear 5m", "Not promoted", "The whole report"]),
@@ -276,7 +289,6 @@ def test_pages_show_what_a_run_came_to_and_ask_no_other_host(system, verdict, tm
         "data-quality": ("table", ["candles stored", "6,500"]),
         "backtest": ("table", ["Sharpe ratio", "buy and hold"]),
         "latency": ("table", ["eager torch"]),
-        "champions": ("table", ["flat is the first champion"]),
     }
     pages = {}
     for what, (kind, words) in wanted.items():
@@ -288,7 +300,6 @@ def test_pages_show_what_a_run_came_to_and_ask_no_other_host(system, verdict, tm
         "deployments": ("/deployments", ["daily-model-sandbox", "roll-back-sandbox"]),
         "form": (f"/deployments/deployment/{main_job}/run", ["Bar length", "as usual"]),
         "run": (f"/runs/flow-run/{verdict['id']}", ["verdict-sandbox", "result-sandbox", "report-sandbox"]),
-        "rollback": (f"/runs/flow-run/{history['id']}", ["champions-sandbox"]),
         "dashboard": ("/", ["Flow Runs"]),
     }
     with browser_page(system) as (page, errors, hosts):
@@ -389,11 +400,8 @@ def test_session_that_is_cancelled_ends_as_its_rules_say_and_its_page_tells(syst
         assert reader.facts()["summary"]["unexplained"] == 0
 
 
-def test_failed_run_is_told_to_the_webhook_with_its_reason(system):
-    run = system.ended(
-        system.run("ingest/new-candles-sandbox", bars={"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"})
-    )
-    assert run["state_type"] == "FAILED"
+def test_failed_run_is_told_to_the_webhook_with_its_reason(system, failed):
+    assert failed["state_type"] == "FAILED"
     text = wait_for(lambda: [text for text in system.webhook.heard if "start must be before end" in text])[0]
     assert text.startswith("run failed: ")
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter
 from prefect.deployments import run_deployment
 
 from flows.entry.child import end_family
@@ -71,11 +72,14 @@ def team(database_url, free_port, tmp_path_factory):
 
 
 def run_a_flow(running: Operation) -> None:
-    """Run a deployment that no schedule competes for, the history of champions, and wait for its end."""
-    with running.connected():
+    """Run a deployment that no schedule competes for, the history of champions, and wait for its end and its table."""
+    with running.connected(), get_client(sync_client=True) as client:
         run = run_deployment("rollback/roll-back-sandbox", timeout=LIMIT_S, poll_interval=0.5)
-    assert run.state is not None
-    assert run.state.is_completed(), run.state
+        assert run.state is not None
+        assert run.state.is_completed(), run.state
+        (shown,) = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id={"any_": [run.id]}))
+    assert shown.key.startswith("champions-sandbox-")
+    assert "flat is the first champion" in str(shown.data)
 
 
 def who_knows_the_password(running: Operation) -> set[str]:
