@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,14 +26,35 @@ def pytest_collection(session: pytest.Session) -> Iterator[object]:
         return (yield)
 
 
+def worked_through_by_one(path: str) -> str:
+    """Return what goes to one worker as a whole: a file, or the folder whose files share the one system."""
+    folder = "tests/e2e"
+    return folder if path.startswith(f"{folder}/") else path
+
+
+@pytest.hookimpl(optionalhook=True)  # it is of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep files together, as `--dist loadfile` does, and those of a folder that shares what takes long to start."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return worked_through_by_one(super()._split_scope(nodeid))
+
+    return Together(config, log)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the random order, but for what costs minutes there: see the markers `long` and `ends_file`."""
-    files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+    files = [item.nodeid.partition("::")[0] for item in items]
+    first = {worked_through_by_one(file): number for number, file in reversed([*enumerate(files)])}
 
     def place(item: pytest.Item) -> tuple[bool, int, bool]:
-        marked = {mark.name for mark in item.iter_markers()}
-        return "long" not in marked, files[item.path], "ends_file" in marked
+        marked, file = {mark.name for mark in item.iter_markers()}, item.nodeid.partition("::")[0]
+        return "long" not in marked, first[worked_through_by_one(file)], "ends_file" in marked
 
     items.sort(key=place)
 

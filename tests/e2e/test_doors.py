@@ -5,13 +5,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import psutil
@@ -19,97 +14,23 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from flows.entry.child import ROOT
+from tests.e2e.system import KEYS, LIMIT_S, MAIN_JOB, System, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.promise(18)]
 
-LIMIT_S = 300.0  # of every wait: a busy machine is no failure
-ALERT = "https://hooks.invalid/T0KEN-0F-THE-WEBHOOK"
-KEYS = {"DSC_BYBIT_LIVE_KEY": "KEY-0F-THE-ACC0UNT", "DSC_BYBIT_LIVE_SECRET": "SECRET-0F-THE-ACC0UNT"}
 FOREIGN = {"Origin": "http://evil.example"}
 TYPED = {"Content-Type": "application/json"}
 
 
-@dataclass(kw_only=True)
-class House:
-    """What `make ui` starts, by a user whose webhook and keys are nobody's business; nothing runs by itself."""
-
-    port: int
-    home: Path
-    process: subprocess.Popen[str] = field(init=False)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def secret(self) -> str:
-        return (self.home / "secret").read_text()
-
-    @property
-    def auth(self) -> tuple[str, str]:
-        """The secret as a client of HTTP takes it."""
-        user, _, password = self.secret.partition(":")
-        return user, password
-
-    def family(self) -> list[psutil.Process]:
-        """Return every process of it."""
-        first = psutil.Process(self.process.pid)
-        return [first, *first.children(recursive=True)]
-
-    def start(self) -> None:
-        """Start it, wait until it is up, and pause its schedules."""
-        kept = {name: text for name, text in os.environ.items() if not name.startswith(("PREFECT_", "DSC_", "BYBIT_"))}
-        environment = kept | KEYS | {"DSC_HOME": str(self.home), "DSC_ALERT_URL": ALERT}
-        self.process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "flows.entry.operation", "--port", str(self.port)],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        said = ""
-        for line in self.process.stdout:
-            said += line
-            if "Ctrl-C" in line:
-                break
-        assert self.process.poll() is None, said
-        assert str(self.home / "secret") in said
-        assert self.secret not in said
-        with httpx.Client(base_url=f"{self.url}/api/deployments", auth=self.auth, timeout=LIMIT_S) as client:
-            for found in client.post("/filter", json={}).raise_for_status().json():
-                client.post(f"/{found['id']}/pause_deployment", json={}).raise_for_status()
-
-    def stop(self) -> None:
-        """Stop it as a service manager does."""
-        self.process.terminate()
-        self.process.wait(LIMIT_S)
-        self.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory, free_port) -> Iterator[House]:
-    """The one house of these tests, started."""
-    found = House(port=free_port(), home=tmp_path_factory.mktemp("doors") / "home")
-    found.start()
-    yield found
-    found.stop()
-
-
 @pytest.fixture
-def house(started) -> House:
-    """The house, up: a test that kills it may be followed by any other."""
-    if started.process.poll() is not None:
-        started.start()
-    return started
-
-
-@pytest.fixture
-def deployment(house) -> str:
+def deployment(system) -> str:
     """The id of a deployment that runs for whoever may start it."""
-    reply = httpx.get(f"{house.url}/api/deployments/name/monitor/hourly-health-check", auth=house.auth, timeout=60)
+    reply = httpx.get(f"{system.url}/api/deployments/name/monitor/hourly-health-check", auth=system.auth, timeout=60)
     return str(reply.raise_for_status().json()["id"])
 
 
-def runs_that_somebody_started(house: House) -> list[str]:
-    reply = httpx.post(f"{house.url}/api/flow_runs/filter", json={}, auth=house.auth, timeout=60)
+def runs_that_somebody_started(system: System) -> list[str]:
+    reply = httpx.post(f"{system.url}/api/flow_runs/filter", json={}, auth=system.auth, timeout=60)
     return [run["id"] for run in reply.raise_for_status().json() if not run["auto_scheduled"]]
 
 
@@ -127,13 +48,13 @@ def runs_that_somebody_started(house: House) -> list[str]:
         {"Authorization": ""},
     ],
 )
-def test_run_is_started_for_nobody_without_the_secret(house, deployment, headers):
-    before, url = runs_that_somebody_started(house), f"{house.url}/api/deployments/{deployment}/create_flow_run"
+def test_run_is_started_for_nobody_without_the_secret(system, deployment, headers):
+    before, url = runs_that_somebody_started(system), f"{system.url}/api/deployments/{deployment}/create_flow_run"
     body = json.dumps({"job_variables": {"command": "touch /tmp/entered"}}).encode()
     reply = httpx.post(url, content=body, headers=headers, timeout=60)
     assert reply.status_code == httpx.codes.UNAUTHORIZED
-    assert house.secret.split(":")[1] not in reply.text
-    assert runs_that_somebody_started(house) == before
+    assert system.secret.split(":")[1] not in reply.text
+    assert runs_that_somebody_started(system) == before
 
 
 @pytest.mark.parametrize(
@@ -151,26 +72,26 @@ def test_run_is_started_for_nobody_without_the_secret(house, deployment, headers
         ("GET", "/api/work_pools/local/health"),  # the path of the health check is open, none that ends like it
     ],
 )
-def test_nothing_is_read_or_changed_without_the_secret(house, method, path):
+def test_nothing_is_read_or_changed_without_the_secret(system, method, path):
     body = json.dumps({"include_secrets": True})
-    reply = httpx.request(method, f"{house.url}{path}", content=body, headers=TYPED, timeout=60)
+    reply = httpx.request(method, f"{system.url}{path}", content=body, headers=TYPED, timeout=60)
     assert reply.status_code == httpx.codes.UNAUTHORIZED
-    assert ALERT not in reply.text
+    assert system.webhook.url not in reply.text
 
 
-def test_browser_is_told_that_no_other_origin_may_ask(house):
+def test_browser_is_told_that_no_other_origin_may_ask(system):
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
-    reply = httpx.options(f"{house.url}/api/flows/filter", headers=FOREIGN | asks, timeout=60)
+    reply = httpx.options(f"{system.url}/api/flows/filter", headers=FOREIGN | asks, timeout=60)
     assert reply.status_code == httpx.codes.BAD_REQUEST
     assert "Access-Control-Allow-Origin" not in reply.headers
-    answered = httpx.get(f"{house.url}/api/health", headers=FOREIGN, timeout=60)
+    answered = httpx.get(f"{system.url}/api/health", headers=FOREIGN, timeout=60)
     assert "Access-Control-Allow-Origin" not in answered.headers
 
 
 @pytest.mark.parametrize("path", ["/", "/api/health", "/api/flows/filter", "/ui-settings"])
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:4200"])
-def test_server_answers_to_no_name_but_its_own(house, host, path):
-    reply = httpx.get(f"{house.url}{path}", headers={"Host": host}, auth=house.auth, timeout=60)
+def test_server_answers_to_no_name_but_its_own(system, host, path):
+    reply = httpx.get(f"{system.url}{path}", headers={"Host": host}, auth=system.auth, timeout=60)
     assert (reply.status_code, reply.text) == (httpx.codes.BAD_REQUEST, "Invalid host header")
 
 
@@ -188,8 +109,8 @@ def heard_by_a_stranger(address: str, protocols: list[str] | None) -> list[str]:
 
 @pytest.mark.parametrize("path", ["/api/events/out", "/api/events/in", "/api/logs/out"])
 @pytest.mark.parametrize("protocols", [None, ["prefect"]])
-def test_socket_is_closed_on_whoever_does_not_show_the_secret(house, path, protocols):
-    heard = heard_by_a_stranger(house.url.replace("http", "ws") + path, protocols)
+def test_socket_is_closed_on_whoever_does_not_show_the_secret(system, path, protocols):
+    heard = heard_by_a_stranger(system.url.replace("http", "ws") + path, protocols)
     assert set(heard) <= {"auth_failure"}
 
 
@@ -203,17 +124,17 @@ def test_socket_is_closed_on_whoever_does_not_show_the_secret(house, path, proto
         {"stream_output": False},
     ],
 )
-def test_how_a_run_is_started_is_changed_by_nobody_not_even_with_the_secret(house, deployment, variables):
-    url, deadline = f"{house.url}/api/deployments/{deployment}/create_flow_run", time.monotonic() + LIMIT_S
+def test_how_a_run_is_started_is_changed_by_nobody_not_even_with_the_secret(system, deployment, variables):
+    url, deadline = f"{system.url}/api/deployments/{deployment}/create_flow_run", time.monotonic() + LIMIT_S
     status = httpx.codes.SERVICE_UNAVAILABLE
     while status == httpx.codes.SERVICE_UNAVAILABLE and time.monotonic() < deadline:  # a busy SQLite
-        reply = httpx.post(url, json={"job_variables": variables}, auth=house.auth, timeout=60)
+        reply = httpx.post(url, json={"job_variables": variables}, auth=system.auth, timeout=60)
         status = reply.status_code
     assert status == httpx.codes.UNPROCESSABLE_ENTITY
     assert "Additional properties are not allowed" in reply.text
 
 
-def test_browser_gets_in_with_the_secret_and_not_without(house, tmp_path):
+def test_browser_gets_in_with_the_secret_and_not_without(system, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
@@ -223,13 +144,13 @@ def test_browser_gets_in_with_the_secret_and_not_without(house, tmp_path):
         browser = started.chromium.launch(executable_path=chromium, args=arguments, timeout=LIMIT_S * 1_000)
         page = browser.new_page()
         page.set_default_timeout(LIMIT_S * 1_000)
-        page.goto(f"{house.url}/deployments")
+        page.goto(f"{system.url}/deployments")
         field = page.locator("input[type=password]")
         field.fill("dsc:guessed")
         with page.expect_response(lambda reply: "/api/admin/version" in reply.url) as refused:
             page.keyboard.press("Enter")
         assert refused.value.status == httpx.codes.UNAUTHORIZED
-        field.fill(house.secret)
+        field.fill(system.secret)
         page.keyboard.press("Enter")
         shows = "document.body.innerText.includes('pipeline') && document.body.innerText.includes('monitor')"
         page.wait_for_function(shows)
@@ -237,44 +158,41 @@ def test_browser_gets_in_with_the_secret_and_not_without(house, tmp_path):
         browser.close()
 
 
-def test_key_is_in_no_file_and_in_the_environment_of_nobody_who_does_not_need_it(house):
+def test_key_is_in_no_file_and_in_the_environment_of_nobody_who_does_not_need_it(system):
     told = {}
-    for process in house.family():
+    for process in system.family():
         with suppress(psutil.NoSuchProcess):  # a helper that was at its end
-            if process.pid != house.process.pid:
+            if process.pid != system.process.pid:
                 told[" ".join(process.cmdline())] = " ".join(process.environ().values())
     server = [name for name in told if "flows.entry.server" in name]
     assert server
     for name, values in told.items():
-        assert house.secret in values, name
-        assert not [key for key in (*KEYS.values(), ALERT) if key in values], name
-    hidden = [house.secret, *KEYS.values()]
+        assert system.secret in values, name
+        assert not [key for key in (*KEYS.values(), system.webhook.url) if key in values], name
+    hidden = [system.secret, *KEYS.values()]
     holding, open_to_others = set(), []
-    for path in house.home.rglob("*"):
+    for path in system.home.rglob("*"):
         with suppress(FileNotFoundError):  # it came and went
             if path.is_file() and any(text.encode() in path.read_bytes() for text in hidden):
-                holding.add(str(path.relative_to(house.home)))
+                holding.add(str(path.relative_to(system.home)))
             if path.lstat().st_mode & 0o077 and not path.is_symlink():
                 open_to_others.append(path)
     assert holding == {"secret"}
     assert open_to_others == []
 
 
+def test_start_says_where_the_secret_is_and_not_the_secret(system):
+    assert f"it asks for the secret in {system.home / 'secret'}" in system.said
+    assert system.secret.split(":")[1] not in str(system.said)
+
+
 @pytest.mark.ends_file
-def test_nothing_goes_on_when_the_operation_is_killed(house):
-    name = f"{house.url}/api/deployments/name/pipeline/daily-model-sandbox"
-    found = httpx.get(name, auth=house.auth, timeout=60).raise_for_status().json()["id"]
-    url = f"{house.url}/api/deployments/{found}/create_flow_run"
-    run = httpx.post(url, json={}, auth=house.auth, timeout=60).raise_for_status().json()["id"]
-    deadline = time.monotonic() + LIMIT_S
-    url = f"{house.url}/api/flow_runs/{run}"
-    # A busy SQLite answers 503, without a state.
-    while httpx.get(url, auth=house.auth, timeout=LIMIT_S).json().get("state_type") != "RUNNING":
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    family = house.family()
+def test_nothing_goes_on_when_the_operation_is_killed(system):
+    run = system.run(MAIN_JOB)
+    wait_for(lambda: system.api(f"/flow_runs/{run}")["state_type"] == "RUNNING")
+    family = system.family()
     assert len(family) >= 4  # operation, server, worker, flow run
-    house.process.send_signal(signal.SIGKILL)
+    system.process.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=LIMIT_S)
     assert alive == []
-    house.stop()
+    system.stop()

@@ -1,24 +1,17 @@
 """The whole system as its user starts it: server, worker, deployments, schedules, alerts, and what a browser shows."""
 
 import contextlib
-import http.server
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
-import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -26,14 +19,11 @@ from prefect.events import Event
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Pending, Running
 
-from flows.entry import operation
 from tasks.journal.journal_reader import JournalReader
 from tasks.runs.stale_runs import ZOMBIE_S, _beats, crash_stale_runs
+from tests.e2e.system import MAIN_JOB, ROOT, System, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
-ROOT = Path(__file__).parents[2]
-MAIN_JOB = f"{operation.MAIN_JOB}-sandbox"
-LIMIT_S = 600.0  # of every wait: a busy machine is no failure
 SMALL = {
     "market": {"interval": "5"},
     "exchange": {"synthetic": {"bars": 6_500, "seed": 8}},
@@ -50,143 +40,6 @@ SMALL = {
 @flow
 def nothing() -> None:
     """A flow to have runs of."""
-
-
-class Webhook(NamedTuple):
-    """Where alerts go, and what came."""
-
-    url: str
-    heard: list[str]
-
-
-@dataclass(kw_only=True)
-class System:
-    """What `make ui` starts, in a home of its own."""
-
-    port: int
-    home: Path
-    webhook: Webhook
-    process: subprocess.Popen[str] = field(init=False)
-    client: httpx.Client = field(init=False)  # one for all questions: each new one reads every certificate
-    said: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def secret(self) -> str:
-        return (self.home / "secret").read_text()
-
-    def start(self) -> None:
-        """Start it and wait until it is up; SIGINT is ignored, as a shell's background jobs inherit it."""
-        given = {name: text for name, text in os.environ.items() if not name.startswith(("PREFECT_", "DSC_", "BYBIT_"))}
-        given |= {
-            "DSC_HOME": str(self.home),
-            "PREFECT_HOME": str(self.home / "prefect"),
-            "DSC_ALERT_URL": self.webhook.url,
-        }
-        given["PREFECT_API_URL"] = "http://127.0.0.1:9/api"  # somebody's setting, wrong: ours must win
-        self.process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "flows.entry.operation", "--port", str(self.port)],
-            cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        )  # fmt: skip
-        for line in iter(self.process.stdout.readline, ""):
-            self.said |= [line.strip().partition(": ")[::2]]
-            if line.startswith("Ctrl-C"):
-                break
-        user, _, password = self.secret.partition(":")
-        self.client = httpx.Client(base_url=f"{self.url}/api", auth=(user, password), timeout=60.0)
-        for name in ("ingest/new-candles-sandbox", MAIN_JOB):  # runs that nobody waits for would take time and slots
-            self.api(f"/deployments/{self.api(f'/deployments/name/{name}')['id']}/pause_deployment", {})
-
-    def stop(self) -> list[str]:
-        """Stop it as a service manager does, and return what it said since it was up."""
-        self.client.close()
-        self.process.terminate()
-        self.process.wait(LIMIT_S)
-        with self.process.stdout as said:
-            return said.read().splitlines()
-
-    def api(self, path: str, body: Any = None) -> Any:
-        """Ask the server: POST with a body, GET without one. A busy SQLite answers 503, and is asked again."""
-
-        def ask() -> Any:
-            method = "GET" if body is None else "POST"
-            reply = self.client.request(method, path, json=body)
-            return None if reply.status_code == httpx.codes.SERVICE_UNAVAILABLE else reply
-
-        reply = wait_for(ask)
-        reply.raise_for_status()
-        return reply.json() if reply.content else None
-
-    def run(self, deployment: str, **parameters: Any) -> str:
-        """Start a run as the UI does, and return its id."""
-        found = self.api(f"/deployments/name/{deployment}")["id"]
-        return str(self.api(f"/deployments/{found}/create_flow_run", {"parameters": parameters})["id"])
-
-    def ended(self, run: str) -> dict[str, Any]:
-        """Wait until a run has ended, and return it."""
-
-        def look() -> Any:
-            found = self.api(f"/flow_runs/{run}")
-            return found if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
-
-        return wait_for(look)
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment of a program that talks to the server."""
-        return os.environ | {"PREFECT_API_URL": f"{self.url}/api", "PREFECT_API_AUTH_STRING": self.secret}
-
-
-def wait_for(look: Callable[[], Any]) -> Any:
-    """Return what `look` returns once it is true."""
-    deadline = time.monotonic() + LIMIT_S
-    while not (found := look()):
-        assert time.monotonic() < deadline, "nothing came"
-        time.sleep(0.5)
-    return found
-
-
-@pytest.fixture(scope="module")
-def webhook() -> Iterator[Webhook]:
-    heard: list[str] = []
-
-    class Receiver(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield Webhook(f"http://127.0.0.1:{server.server_port}/hook", heard)
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory, webhook, free_port) -> Iterator[System]:
-    """The one system of these tests, started."""
-    found = System(port=free_port(), home=tmp_path_factory.mktemp("system"), webhook=webhook)
-    try:
-        found.start()
-        yield found
-    finally:
-        if found.process.poll() is None:
-            found.stop()
-
-
-@pytest.fixture
-def system(installed) -> System:
-    """The system, up: a test that stops it may be followed by any other."""
-    if installed.process.poll() is not None:
-        installed.start()
-    return installed
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +197,7 @@ def browser_page(system: System) -> Iterator[tuple[Any, list[str], set[str]]]:
         pytest.skip("no chromium on the PATH; set CHROMIUM to one")
     errors: list[str] = []
     hosts: set[str] = set()
-    user, _, password = system.secret.partition(":")
+    user, password = system.auth
 
     def asked(address: str) -> None:
         if address.startswith(("http", "ws")):
@@ -414,16 +267,3 @@ def test_promotion_and_drift_are_told_to_the_webhook(system):
     subprocess.run([sys.executable, "-c", code], env=system.environment(), cwd=ROOT, check=True)  # noqa: S603
     wanted = {"a new champion: bybit/x: why", "the market has changed: bybit/x: why"}
     wait_for(lambda: wanted <= set(system.webhook.heard))
-
-
-@pytest.mark.ends_file
-def test_stop_leaves_nothing_behind_not_even_a_running_flow(system, verdict):  # a verdict has stored candles
-    long = SMALL["recipe"] | {"fit": {"epochs": 500, "seed": 2, "distil": 0.0}}
-    run = system.run("retrain/retrain-sandbox", **SMALL | {"recipe": long})
-    wait_for(lambda: system.api(f"/flow_runs/{run}")["state_type"] == "RUNNING")
-    family = psutil.Process(system.process.pid).children(recursive=True)
-    assert len(family) >= 3  # server, worker, flow run
-    assert system.stop()[-1] == "stopped"
-    assert system.process.returncode == 0
-    _, alive = psutil.wait_procs(family, timeout=30)  # whoever adopts the dead takes a moment to bury them
-    assert alive == []

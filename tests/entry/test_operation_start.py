@@ -1,6 +1,7 @@
 """Starting the system: what is refused, with which words, and which settings every process gets."""
 
 import asyncio
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from prefect.workers.process import ProcessJobConfiguration
 
+from flows.entry import operation
 from flows.entry.environment import client_environment
 from flows.entry.operation import Operation, pool_template
 from flows.entry.server import bound_socket
@@ -50,6 +52,32 @@ def test_second_server_on_one_home_is_refused_with_the_first_ones_address(home, 
 def test_unknown_exchange_is_refused(home):
     with pytest.raises(ConfigError, match="exchange must be one of sandbox bybit, was 'bybt'"):
         Operation(exchange="bybt")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_operation_that_is_told_to_end_stops_what_it_started_and_says_so(monkeypatch, capsys, home, number):
+    class Told(Operation):
+        """One that starts nothing, and is told to end."""
+
+        def __enter__(self):
+            return self
+
+        def wait(self):
+            signal.raise_signal(number)
+
+        def stop(self):
+            print("what it started is stopped")
+
+    monkeypatch.setattr(operation, "Operation", Told)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell's background jobs inherit it
+        operation.operate(join="http://127.0.0.1:9/api")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "joining: http://127.0.0.1:9/deployments"
+    assert said[-3:] == ["Ctrl-C stops everything", "what it started is stopped", "stopped"]
 
 
 def test_every_process_beats_three_times_before_it_counts_as_stale(tmp_path, monkeypatch):

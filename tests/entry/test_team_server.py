@@ -5,16 +5,18 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter
 from prefect.deployments import run_deployment
 
 from flows.entry.child import end_family
-from flows.entry.operation import Operation
+from flows.entry.operation import MAIN_JOB, Operation
 from storage.schema import OperationError
 
 pytestmark = pytest.mark.long
@@ -107,6 +109,24 @@ def test_password_of_the_database_is_known_to_the_server_alone_and_in_no_log(tea
     logs = list(team.home.rglob("*.log"))
     assert {"server.log", "worker-1.log"} <= {path.name for path in logs}
     assert not [path for path in logs if PASSWORD in path.read_text()]
+
+
+@pytest.mark.ends_file
+def test_stop_leaves_nothing_behind_not_even_a_running_flow(team):
+    running = team.operation
+    if not running.workers:  # another test has stopped the one there was
+        running.start_worker("worker-2")
+    with running.connected(), get_client(sync_client=True) as client:
+        run, deadline = run_deployment(f"{MAIN_JOB}-sandbox", timeout=0).id, time.monotonic() + LIMIT_S
+        while not client.read_flow_run(run).state.is_running():
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    parents = [psutil.Process(child.pid) for child in (running.server, running.reports, *running.workers.values())]
+    family = [*parents, *(child for parent in parents for child in parent.children(recursive=True))]
+    assert len(family) >= 4  # server, reports, worker, flow run
+    running.stop()
+    _, alive = psutil.wait_procs(family, timeout=LIMIT_S)
+    assert alive == []
 
 
 def test_server_to_join_that_does_not_answer_is_said(home, free_port):
