@@ -149,12 +149,18 @@ def s3_bucket():
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory):
     """Run flows against one Prefect server for the whole session, with results and database of its own."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+    from prefect.settings import (
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_LOCAL_STORAGE_PATH,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        temporary_settings,
+    )
     from prefect.testing.utilities import prefect_test_harness
 
     own = {
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # the engine waits a second for it at the end of every flow
         PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
+        PREFECT_LOGGING_TO_API_ENABLED: False,  # a copy of each line that no test reads
     }
     with prefect_test_harness(server_startup_timeout=300), temporary_settings(own):
         yield

@@ -26,6 +26,7 @@ from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
+from tasks.strategy.provenance import sources_behind
 from tasks.strategy.recipe import Recipe
 from tests.flows.small_jobs import FEW_BASELINES, leave_out_side_work
 from tests.golden.make_golden import ANYTHING
@@ -76,6 +77,7 @@ def attempt(kill: list[str]) -> None:
 def main() -> None:
     """Make an attempt a line, until the input ends."""
     leave_out_side_work()
+    sources_behind("tasks.training", "tasks.evaluation", "tasks.publishing")  # each attempt would parse them again
     for line in sys.stdin:
         child = os.fork()  # here nothing has run that starts a thread
         if not child:

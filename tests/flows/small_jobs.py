@@ -3,19 +3,21 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from tasks.execution.random_positions import random_positions
 from tasks.network.baseline_config import BaselineConfig
-from tasks.reporting import report, run_page
-from tasks.strategy import leak_suite, speed
+from tasks.reporting import figures, report, run_page
+from tasks.strategy import contest, leak_suite, speed
 
 FEW_BASELINES = BaselineConfig(strengths=(0.01,), leaves=(2,), most_trees=20, twin=False)
 
 
 @contextmanager
 def side_work_left_out() -> Iterator[None]:
-    """Leave the four networks untimed and the charts undrawn, and train what looks for leaks on labels alone."""
+    """Leave networks untimed, charts undrawn and most random timings untried, and look for leaks without a teacher."""
     with pytest.MonkeyPatch.context() as patch:
         leave_out_side_work(patch.setattr)
         yield
@@ -25,7 +27,10 @@ def leave_out_side_work(put=setattr) -> None:
     """Leave it out for good, in a process that does nothing else."""
     put(speed, "measure_latency", lambda networks, on_progress: [])
     put(leak_suite, "_FIT", replace(leak_suite._FIT, distil=0.0))
+    put(contest, "random_positions", partial(random_positions, draws=20))
     put(report, "_pictures", lambda data: dict.fromkeys(report._PICTURES, ""))
+    for page, drawn in ((figures, "draw_equity"), (run_page, "draw_training")):  # those of the run's page
+        put(page, drawn, lambda *given: None)
     put(report, "png", lambda figure: b"")
     put(run_page, "png", lambda figure: b"")
 
