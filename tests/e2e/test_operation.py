@@ -76,31 +76,32 @@ def test_value_out_of_bounds_is_refused_with_its_reason_when_a_run_is_asked_for(
 
 
 @pytest.fixture(scope="module")
-def failed(installed) -> dict[str, Any]:
-    """A run that the scheduler has fired, with a range that no run can have, and that has failed."""
-    retrain = installed.api("/deployments/name/retrain/retrain-sandbox")["id"]
+def session(installed, verdict) -> dict[str, Any]:
+    """A paper session without end that the scheduler has fired, running."""
+    trade = installed.api("/deployments/name/trade/paper-trade-sandbox")["id"]
     first = datetime.now(UTC) + timedelta(seconds=15)
+    given = {name: SMALL[name] for name in ("market", "exchange")} | {"version": "newest", "session": "cancelled"}
     schedule = {
-        "schedule": {"interval": 60.0, "anchor_date": first.isoformat()},  # the first is over before a second begins
+        "schedule": {"interval": 600.0, "anchor_date": first.isoformat()},
         "active": True,
         "slug": "often",
-        "parameters": {"bars": {"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"}},
+        "parameters": given | {"steps": 100_000, "rules": {"at_end": "flat"}},
     }
-    installed.api(f"/deployments/{retrain}/schedules", [schedule])
+    installed.api(f"/deployments/{trade}/schedules", [schedule])
 
     def fired() -> Any:
-        runs = installed.api("/flow_runs/filter", {"deployments": {"id": {"any_": [retrain]}}})
-        return [run["id"] for run in runs if run["state_type"] not in ("SCHEDULED", "PENDING")]
+        runs = installed.api("/flow_runs/filter", {"deployments": {"id": {"any_": [trade]}}})
+        return [run for run in runs if run["state_type"] == "RUNNING"]
 
-    run = wait_for(fired)[0]
-    installed.api(f"/deployments/{retrain}/pause_deployment", {})
-    return installed.ended(run)
+    (run,) = wait_for(fired)
+    installed.api(f"/deployments/{trade}/pause_deployment", {})
+    return run
 
 
-def test_scheduler_plans_and_fires_runs(system, failed):
+def test_scheduler_plans_and_fires_runs(system, session):
     hourly = {"deployments": {"name": {"any_": ["hourly-health-check"]}}}
     wait_for(lambda: len(system.api("/flow_runs/filter", hourly)) >= 3)
-    assert failed["auto_scheduled"]
+    assert session["auto_scheduled"]
 
 
 def test_run_that_beats_is_not_taken_for_a_stale_one(system):
@@ -234,9 +235,8 @@ def browser_page(system: System) -> Iterator[tuple[Any, list[str], set[str]]]:
         browser.close()
 
 
-def test_session_that_is_cancelled_ends_as_its_rules_say_and_its_page_tells(system, verdict):
-    given = {name: SMALL[name] for name in ("market", "exchange")} | {"version": "newest", "session": "cancelled"}
-    run = system.run("trade/paper-trade-sandbox", **given, steps=100_000, rules={"at_end": "flat"})
+def test_session_that_is_cancelled_ends_as_its_rules_say_and_its_page_tells(system, session):
+    run = session["id"]
     asked = {"artifacts": {"flow_run_id": {"any_": [run]}, "type": {"any_": ["markdown"]}}}
     (first,) = wait_for(lambda: system.api("/artifacts/filter", asked))
     assert ": RUNNING\n" in first["data"]
@@ -253,8 +253,11 @@ def test_session_that_is_cancelled_ends_as_its_rules_say_and_its_page_tells(syst
         assert reader.facts()["summary"]["unexplained"] == 0
 
 
-def test_failed_run_is_told_to_the_webhook_with_its_reason(system, failed):
-    assert failed["state_type"] == "FAILED"
+def test_failed_run_is_told_to_the_webhook_with_its_reason(system):
+    run = system.ended(
+        system.run("ingest/new-candles-sandbox", bars={"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"})
+    )
+    assert run["state_type"] == "FAILED"
     text = wait_for(lambda: [text for text in system.webhook.heard if "start must be before end" in text])[0]
     assert text.startswith("run failed: ")
 
