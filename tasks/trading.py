@@ -116,6 +116,7 @@ class _Pages:
                     report=(report_link(ref) or self._store.location(ref, "report.html")) if ref else "",
                     ended=self.ended,
                     summary=self.summary,
+                    limits=self._plan.config.limits,
                 )
                 about = f"Session of {market} from {source}, {self._plan.mode}"
                 markdown = session_page(reader, market, self._facts(ref) if ref else None, shown)

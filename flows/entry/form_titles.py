@@ -113,6 +113,8 @@ TITLES = {
     "SessionConfig.clock_check_s": "Seconds between looks at the clock",
     "SessionConfig.clock_limit_s": "Seconds that the clock may be off",
     "SessionConfig.at_end": "Position when it is stopped",
+    "RiskLimits.daily_loss": "Lost in a day at most, share",
+    "RiskLimits.daily_vols": "Lost in a day at most, foreseen volatilities",
     "PruneRule.keep_days": "Days since last use",
     "PruneRule.keep_datasets": "Datasets of a market that stay",
 }

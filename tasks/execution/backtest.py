@@ -38,6 +38,15 @@ class BacktestConfig(Checked):
     fixed_coins: PositiveFloat | None = None
     delay: NonNegativeInt = 0
 
+    def usual_share(self, equity: float, price: float) -> float:
+        """Return what the usual position is worth, share of an equity; where coins are fixed it hangs on the price.
+
+        Args:
+            equity: USDT, > 0.
+            price: USDT.
+        """
+        return self.position_fraction if self.fixed_coins is None else self.fixed_coins * price / equity
+
 
 class Positions(NamedTuple):
     """What was decided at each close.

@@ -40,6 +40,7 @@ from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.account import Account, ClosedBar, FirstPrice
 from tasks.live.session_config import ExchangeTime, SessionConfig, elapsed_ms
+from tasks.strategy.live_tick import day_vol, share_taken
 
 _OPEN_STATUS = ("Trading", "PreLaunch")
 _CANDLE = struct.Struct("6d")
@@ -447,6 +448,16 @@ class MarketSession:
         book = self._book
         quote = Quote(price) if book is None else Quote((book.bid + book.ask) / 2, book.bid, book.ask)
         self._book_opens([(one, one.close_out(max(at_ms, one.opened_ms + 1), quote)) for one in held])
+
+    def daily_limit(self, decision: Decision) -> float:
+        """Return what an account that sends orders may lose on a day on which it opens a position of a decision.
+
+        As share of its equity.
+        """
+        model, worth = self.own.model, self.own.ledger.equity(self.close)
+        usual = model.recipe.backtest.usual_share(worth, self.close) if model is not None and worth > 0.0 else math.nan
+        risk = usual * share_taken(decision.values) * day_vol(decision.values, self._step_ms)
+        return self._config.limits.of_day(risk)
 
     # --- versions and notes -------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
 from tasks.live.halting import Closing
 from tasks.live.order_desk import OrderDesk, Wanted
+from tasks.live.risk_memory import foreseen_risk
 from tasks.live.session_config import ExchangeTime, OrderConfig, elapsed_ms
 from tasks.strategy.live_tick import foreseen_vol
 
@@ -306,7 +307,9 @@ class OrderAccount(Account):
                 self._said, self._why = "halted", why
             elif why := self._deaf():
                 self._said, self._why = "stream", why
-            elif breach := self.risk.may_open(float(coins), quote.first, self.mark, start_ms + late_ms):
+            elif breach := self.risk.may_open(
+                float(coins), quote.first, self.mark, start_ms + late_ms, self._foreseen_vol
+            ):
                 self._said, self._why = breach.code, str(breach)
             else:
                 self._remember()  # it counts, whatever becomes of the process
@@ -322,9 +325,14 @@ class OrderAccount(Account):
         if not wanted:
             return None
         away = self.config.stop_at  # what opens has a stop, whatever is known of volatility
-        if self.pending is not None and self.model is not None:
-            away = self.config.stop_distance(foreseen_vol(self.pending.values), self.model.recipe.holding_bars)
+        if self.model is not None:
+            away = self.config.stop_distance(self._foreseen_vol, self.model.recipe.holding_bars)
         return self._stop_at(price, wanted, away)
+
+    @property
+    def _foreseen_vol(self) -> float:
+        """Volatility per bar that was foreseen at the last decision; NaN where unknown."""
+        return math.nan if self.pending is None else foreseen_vol(self.pending.values)
 
     def _stop_at(self, price: Decimal, side: int, away: float) -> Decimal:
         tick = Decimal(self.instrument.tick_size)
@@ -403,4 +411,5 @@ class OrderAccount(Account):
         before = self.ledger.weight
         super().take(bar)
         self.desk.taken()
-        self._remember(self.risk.trip(before, self.ledger.weight, self.ledger.equity(bar.quote.first)))
+        risk = foreseen_risk(bar, self.pending, self.desk.market)
+        self._remember(self.risk.trip(before, self.ledger.weight, self.ledger.equity(bar.quote.first), risk))

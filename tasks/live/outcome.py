@@ -136,7 +136,8 @@ def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
 
     The foreseen volatility is per bar, over the version's risk horizon, and that of 24 hours at the same rate; both are
     null where the version foresees none. The share is what a position that is opened now takes of the usual one; 0
-    opens none.
+    opens none. The daily limit is what an account that sends orders may lose on a day of such a position, share of its
+    equity, before it is halted.
     """
     known = decision.values[PROBABILITIES].tolist() if not decision.lacks else []
     foreseen, day = foreseen_vol(decision.values), day_vol(decision.values, session.market.interval_ms)
@@ -151,6 +152,7 @@ def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
         "foreseen_volatility": foreseen if math.isfinite(foreseen) else None,
         "foreseen_volatility_24h": day if math.isfinite(day) else None,
         "share": share_taken(decision.values),
+        "daily_limit": session.daily_limit(decision),
         "target": decision.target,
         "reason": decision.reason if not decision.cause else f"{decision.reason}; not traded: {decision.cause}",
     }
@@ -168,8 +170,8 @@ def market_numbers(
         shadows: What came of replaying each shadow's, by version.
     """
     fills = [bar.start_ms for bar in reader.opens(one.market.slug) if bar.opened.fill]
-    ledger, last = one.own.ledger, [decision.values for decision in reader.decisions(one.market.slug, last=1)]
-    day = day_vol(last[0], one.market.interval_ms) if last else math.nan
+    ledger, last = one.own.ledger, reader.decisions(one.market.slug, last=1)
+    day = day_vol(last[0].values, one.market.interval_ms) if last else math.nan
     return {
         "market": str(one.market),
         "slug": one.market.slug,
@@ -189,7 +191,8 @@ def market_numbers(
         "feature_diff": again.feature_diff,
         "probability_diff": again.probability_diff,
         "foreseen_volatility_24h": day if math.isfinite(day) else None,
-        "share": share_taken(last[0]) if last else None,
+        "share": share_taken(last[0].values) if last else None,
+        "daily_limit": one.daily_limit(last[0]) if last else None,
         "capital": float(reader.facts()["capital"][one.market.slug]),
         "equity": ledger.equity(one.close) if ledger.quantity else ledger.cash,
         "backtest_equity": again.comparison.backtest if again.comparison else None,
@@ -209,8 +212,13 @@ def _foreseen_line(numbers: Mapping[str, Any]) -> str:
     """Return what a market's numbers say of its last bar's volatility; empty where none was foreseen."""
     if numbers["foreseen_volatility_24h"] is None:
         return ""
-    day, share = (written(numbers[name], "share") for name in ("foreseen_volatility_24h", "share"))
-    return f"{numbers['market']}: {day} in the next 24 hours foreseen; {share} of a position is taken"
+    day, share, limit = (
+        written(numbers[name], "share") for name in ("foreseen_volatility_24h", "share", "daily_limit")
+    )
+    return (
+        f"{numbers['market']}: {day} in the next 24 hours foreseen; {share} of a position is taken; "
+        f"by orders a day may lose {limit}"
+    )
 
 
 def session_numbers(markets: Sequence[tuple[MarketSession, dict[str, Any]]], reader: JournalReader) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +13,29 @@ from storage.api_keys import ApiKey
 from storage.schema import Market, StoreError
 from tasks.execution.risk import Breach, RiskBook, RiskLimits
 from tasks.journal.journal_reader import JournalReader
-from tasks.journal.journal_rows import BarOpen
+from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.gates import Denied
+from tasks.strategy.live_tick import day_vol
 
 _LONGEST = 1_000_000  # bytes
+
+
+def foreseen_risk(bar: BarOpen, decision: Decision | None, market: Market) -> float:
+    """Return what the position of a row was foreseen to move its account in 24 hours, share of it.
+
+    Args:
+        bar: The row.
+        decision: The last one before it; None for none.
+        market: Whose bars they are.
+
+    Returns:
+        Infinite where nobody foresaw it, or the account is worth nothing.
+    """
+    ledger, price = bar.opened.ledger, bar.quote.first
+    worth = ledger.equity(price)
+    vol = math.nan if decision is None else day_vol(decision.values, market.interval_ms)
+    risk = abs(ledger.quantity) * price / worth * vol if worth > 0.0 else math.nan
+    return risk if math.isfinite(risk) else math.inf
 
 
 @dataclass(frozen=True)
@@ -76,7 +97,7 @@ class RiskMemory:
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
             why = f"{self.path} can't be read ({type(err).__name__}: {err}), and with it what has been lost"
             raise Denied("RISK", f"{why}; look into it, and remove it to begin anew") from err
-        known, weight = book.latched, 0
+        known, weight, decisions = book.latched, 0, reader.decisions(account)
         happened: list[tuple[int, float | BarOpen]] = [(bar.start_ms, bar) for bar in reader.opens(account)]
         happened += [(ms + market.interval_ms, worth) for ms, worth in zip(starts, equity[1:], strict=True)]
         # A bar opens after the one before it has closed.
@@ -87,7 +108,9 @@ class RiskMemory:
                 continue
             after = what.opened.ledger
             if at_ms > opened_ms:
-                book.trip(weight, after.weight, after.equity(what.quote.first))
+                n = bisect_right(decisions, at_ms - market.interval_ms, key=lambda one: one.start_ms)
+                risk = foreseen_risk(what, decisions[n - 1] if n else None, market)
+                book.trip(weight, after.weight, after.equity(what.quote.first), risk)
             weight = after.weight
         return book, book.latched if known is None else None
 

@@ -223,6 +223,14 @@ def _admitted(
         asked = {"stop_share": "0.1", "close_after_bars": "3"}
         give = " ".join(f"--orders.{name.replace('_', '-')} {asked[name]}" for name in unsaid)
         raise Denied("UNKNOWN", f"live needs said what becomes of a position when something is unknown: {give}")
+    deciding = {market: model for market, (model, *_) in chosen.items() if model}
+    blind = [str(market) for market, model in deciding.items() if not model.recipe.network_config.risk_head]
+    if blind and plan.config.limits.daily_vols is not None:
+        raise Denied(
+            "UNFORESEEN",
+            f"--limits.daily-vols counts in foreseen volatility, and what decides in {', '.join(blind)} foresees none; "
+            "leave it out, or let a version decide whose network has a risk head",
+        )
     unheld = [market for market in chosen if market not in held]  # what a halted one holds, the session closes
     environment = gate(
         plan.mode, plan.exchange.exchange, plan.version,

@@ -70,8 +70,13 @@ class OrderConfig(Checked):
         stop = f"{self.stop_at:.1%} away"
         if self.stop_vols is not None:
             stop = f"{self.stop_vols:g}x the foreseen volatility of the holding time away, at most {self.stop_at:.1%}"
+        day = f"{limits.daily_loss:.1%} of a day's equity"
+        if limits.daily_vols is not None:
+            day += (
+                f", and no more than {limits.daily_vols:g}x what its riskiest position is foreseen to move it in 24 h"
+            )
         return (
-            f"limits: {limits.daily_loss:.1%} of a day's equity, {limits.drawdown:.1%} below the best close, "
+            f"limits: {day}, {limits.drawdown:.1%} below the best close, "
             f"{limits.losses} losing trades in a row, a position of {limits.notional:g} times the capital, or the "
             "equity where that is more, "
             f"{limits.orders_per_hour} orders an hour, {limits.band:.1%} from the mark price; a stop "

@@ -16,6 +16,7 @@ import numpy as np
 from storage.schema import CLASSES, DAY_MS, FEATURES, Candles, FloatArray, Market, utc_text
 from storage.written import written
 from tasks.execution.metrics import max_drawdown, total_return
+from tasks.execution.risk import RiskLimits
 from tasks.execution.skill import log_losses
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import DIRECTIONS, OF_DOUBT, UNKNOWN_CHAMPION, Decision
@@ -49,6 +50,7 @@ class Shown:
         report: Where the version's report is: an address, or where the file lies.
         ended: How the session ended, one line; empty while it runs.
         summary: What it came to, as a terminal shows it; empty while it runs.
+        limits: Under which it would send orders, or does.
     """
 
     now_ms: float
@@ -56,6 +58,7 @@ class Shown:
     report: str = ""
     ended: str = ""
     summary: str = ""
+    limits: RiskLimits = RiskLimits()
 
 
 def session_page(reader: JournalReader, market: Market, facts: VersionFacts | None, shown: Shown) -> str:
@@ -259,6 +262,12 @@ class _Here:
                 day, share = day_vol(own[-1].values, self._market.interval_ms), share_taken(own[-1].values)
                 taken = f"{written(share, 'share')} of a position is taken"
                 yield "volatility of 24 hours", f"{written(day, 'share')} foreseen; {taken}"
+                if self._facts is not None:
+                    usual = self._facts.manifest.recipe.backtest.usual_share(
+                        self._worth, float(self._candles.close[-1])
+                    )
+                    limit = self._shown.limits.of_day(usual * share * day)
+                    yield "a day may lose, by orders", f"{written(limit, 'share')} with such a position, and is halted"
             if self._facts is not None:
                 yield "drift of its inputs", drift_text(self._facts, own)
                 yield "log-loss, live", skill_text(self._facts, own, self._candles)

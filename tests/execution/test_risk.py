@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -121,6 +123,104 @@ def test_nothing_is_opened_once_a_limit_has_been_broken(changes: list[float]) ->
         here.close(at_ms, equity)
         broken |= 1 - equity / day_began >= 0.02 or 1 - equity / best >= 0.10
         assert (here.may_open(1.0, 100.0, 100.0, 1e12 * bar) is not None) == broken
+
+
+VOLS = replace(LIMITS, daily_vols=3.0)
+
+
+@pytest.mark.promise(17)
+@pytest.mark.parametrize(
+    ("risk", "equity", "found"),
+    [
+        (0.004, 9_880.1, ""),
+        (0.004, 9_880.0, "DAILY_VOLS"),  # 1.2 % are three times 0.4 %
+        (0.004, 9_800.0, "DAILY_LOSS"),
+        (0.01, 9_800.1, ""),  # three times that is more than the fixed limit, which holds
+        (0.01, 9_800.0, "DAILY_LOSS"),
+        (math.inf, 9_800.1, ""),
+        (math.inf, 9_800.0, "DAILY_LOSS"),
+    ],
+)
+def test_loss_of_a_day_latches_at_so_many_foreseen_volatilities(risk: float, equity: float, found: str) -> None:
+    here = RiskBook(VOLS, capital=10_000.0)
+    assert here.close(DAY_MS, 10_000.0) is None
+    here.trip(0, 1, 10_000.0, risk)
+    assert code(here.close(DAY_MS + 1, equity)) == found
+    fixed = book()
+    fixed.trip(0, 1, 10_000.0, risk)
+    assert code(fixed.close(DAY_MS + 1, 9_880.0)) == ""  # not asked for
+
+
+def test_unit_of_a_day_is_its_riskiest_position_as_it_was_opened_and_the_next_day_begins_with_what_is_held() -> None:
+    here = RiskBook(VOLS, capital=10_000.0)
+    here.close(DAY_MS, 10_000.0)
+    for before, after, risk in ((0, 1, 0.004), (1, -1, 0.002), (-1, 0, 0.005), (0, 1, 0.003)):
+        here.trip(before, after, 10_000.0, risk)
+    here.trip(1, 1, 10_000.0, 0.006)  # held on: nothing is foreseen anew
+    assert (here.risk, here.day_risk) == (0.003, 0.004)
+    here.close(2 * DAY_MS, 10_000.0)
+    assert here.day_risk == 0.003
+    assert code(here.close(2 * DAY_MS + 1, 9_910.1)) == ""
+    assert str(here.close(2 * DAY_MS + 2, 9_905.0)) == "DAILY_VOLS: 3.167, allowed 3"
+
+
+@pytest.mark.promise(17)
+@given(
+    fixed=st.floats(1e-6, 1.0),
+    vols=st.floats(1.0, 1e6),
+    risk=st.one_of(st.just(math.nan), st.floats(0.0)),
+    losses=st.lists(st.floats(-0.3, 0.3), min_size=1, max_size=20),
+)
+def test_limit_in_foreseen_volatility_is_never_looser_than_the_fixed_one(
+    fixed: float, vols: float, risk: float, losses: list[float]
+) -> None:
+    limits = RiskLimits(daily_loss=fixed, drawdown=1.0, daily_vols=vols)
+    assert 0.0 < limits.of_day(risk) <= fixed
+    assert replace(limits, daily_vols=None).of_day(risk) == fixed
+    fixed_book, here = (RiskBook(one, capital=1.0) for one in (replace(limits, daily_vols=None), limits))
+    for bar, loss in enumerate(losses):
+        at_ms = (1 + bar // 4) * DAY_MS + bar
+        for one in (fixed_book, here):
+            one.trip(0, 1, 1.0, risk if risk >= 0.0 else math.inf)
+            one.close(at_ms, 1.0 - loss)
+        assert fixed_book.latched is None or here.latched is not None
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("foreseen", [math.nan, 0.0, math.inf])
+def test_position_of_which_nothing_is_foreseen_is_refused_where_a_limit_counts_in_that(foreseen: float) -> None:
+    here = RiskBook(VOLS, capital=10_000.0)
+    assert code(here.may_open(1.0, 100.0, 100.0, 0.0, foreseen)) == "UNFORESEEN"
+    assert code(here.may_open(1.0, 100.0, 100.0, 0.0)) == "UNFORESEEN"
+    assert here.may_open(1.0, 100.0, 100.0, 0.0, 0.01) is None
+    assert book().may_open(1.0, 100.0, 100.0, 0.0, foreseen) is None
+
+
+def test_book_of_before_risk_was_in_it_has_the_fixed_limit_until_a_position_is_opened() -> None:
+    here = RiskBook(VOLS, capital=10_000.0)
+    here.close(DAY_MS, 10_000.0)
+    here.trip(0, 1, 10_000.0, 0.001)
+    state = here.state()
+    again = RiskBook(VOLS, capital=10_000.0)
+    again.resume(json.loads(json.dumps(state)))
+    assert code(again.close(DAY_MS + 1, 9_960.0)) == "DAILY_VOLS"
+    older = RiskBook(VOLS, capital=10_000.0)
+    older.resume({name: part for name, part in state.items() if name not in ("risk", "day_risk")})
+    assert code(older.close(DAY_MS + 1, 9_960.0)) == ""
+    assert code(older.close(DAY_MS + 2, 9_800.0)) == "DAILY_LOSS"
+    with pytest.raises(ValueError, match=r"foreseen to move must be >= 0, was -1.0"):
+        older.resume(state | {"risk": -1.0})
+
+
+def test_person_who_re_arms_begins_anew_with_the_unit_of_what_is_held() -> None:
+    here = RiskBook(VOLS, capital=10_000.0)
+    here.close(DAY_MS, 10_000.0)
+    here.trip(0, 1, 10_000.0, 0.004)
+    here.trip(1, -1, 10_000.0, 0.002)
+    here.close(DAY_MS + 1, 9_880.0)
+    here.rearm()
+    assert code(here.close(DAY_MS + 2, 9_880.0 * (1 - 0.0059))) == ""
+    assert code(here.close(DAY_MS + 3, 9_880.0 * (1 - 0.0061))) == "DAILY_VOLS"
 
 
 def test_limits_that_make_no_sense_are_refused() -> None:

@@ -25,20 +25,24 @@ from tasks.sandbox.faults import Fault, Match
 from tests.live.conftest import MARKET, WAIT_S, Rig
 from tests.live.desk import INSTRUMENT
 from tests.live.order_rig import ACCOUNT, KEY, NO_LIMITS, Trader
+from tests.live.test_sized_session import SIZED
 from tests.sandbox import actions
 
 OPEN = Callable[..., Rig]
 LIMITS = RiskLimits(daily_loss=0.02, drawdown=0.10, losses=3, orders_per_hour=2)
+VOLS = replace(LIMITS, daily_vols=3.0)
 
 
 @pytest.fixture
 def recall(tmp_path: Path) -> Callable[..., tuple[RiskMemory, RiskBook]]:
     """Return what gives the book of a session without a journal, as its home remembers it."""
 
-    def recall(session: str, capital: float = 1_000.0, key: ApiKey = KEY) -> tuple[RiskMemory, RiskBook]:
+    def recall(
+        session: str, capital: float = 1_000.0, key: ApiKey = KEY, limits: RiskLimits = LIMITS
+    ) -> tuple[RiskMemory, RiskBook]:
         memory = RiskMemory.of(tmp_path / "risk", key, 0, MARKET, session)
         with Journal(tmp_path / f"{session}.sqlite") as journal:
-            return memory, memory.recall(LIMITS, capital, journal.reader(), MARKET, MARKET.slug)[0]
+            return memory, memory.recall(limits, capital, journal.reader(), MARKET, MARKET.slug)[0]
 
     return recall
 
@@ -55,6 +59,18 @@ def test_loss_of_a_day_is_not_forgotten_by_a_session_of_another_name_and_capital
     assert (breach.code, breach.found) == ("DAILY_LOSS", pytest.approx(1 - 0.99 * 0.9898))
     _, fresh = recall("other", capital=50_000.0, key=ApiKey("sandbox", "ANOTHERKEY", "ANOTHERSECRET"))
     assert fresh.close(DAY_MS + 2, 50_000 * 0.9898) is None  # another account
+
+
+@pytest.mark.promise(17)
+def test_unit_of_the_day_is_not_forgotten_by_a_session_of_another_name(recall: Any) -> None:
+    memory, book = recall("one", limits=VOLS)
+    book.close(DAY_MS, 1_000.0)
+    book.trip(0, 1, 1_000.0, 0.002)
+    memory.keep(book, 0, 0)
+    _, other = recall("other", capital=50_000.0, limits=VOLS)
+    assert (other.risk, other.day_risk) == (0.0, 0.002)
+    assert other.close(DAY_MS + 1, 50_000 * 0.9941) is None
+    assert str(other.close(DAY_MS + 2, 50_000 * 0.9939)).startswith("DAILY_VOLS: ")
 
 
 @pytest.mark.promise(17)
@@ -139,8 +155,9 @@ def test_latch_of_a_day_s_loss_is_known_to_a_session_of_another_name(open_rig: O
         assert book.latched.code == "DAILY_LOSS"
 
 
-def test_restarted_session_counts_what_was_written_after_the_book_was(open_rig: OPEN) -> None:
-    trader = Trader(open_rig)
+@pytest.mark.parametrize("recipe", [{}, SIZED], ids=["nothing is foreseen", "risk is foreseen"])
+def test_restarted_session_counts_what_was_written_after_the_book_was(open_rig: OPEN, recipe: dict[str, Any]) -> None:
+    trader = Trader(open_rig, recipe=recipe)
     memory = RiskMemory.of(trader.halts.folder.with_name("risk"), KEY, ACCOUNT.user_id, MARKET, "tests")
     early: list[bytes] = []
     market = trader.hold(14, lambda bar, market: early.append(memory.path.read_bytes()) if bar == 6 else None)

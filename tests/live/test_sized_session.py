@@ -13,17 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.schema import CANDLE_COLUMNS, Candles
 from tasks.execution.accounting import Bars, Costs, Steps
 from tasks.execution.backtest import run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series, shares_of
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.outcome import SessionResult, market_numbers, session_numbers, signal_line
-from tasks.live.session_config import OrderConfig
+from tasks.live.session_config import OrderConfig, SessionConfig
 from tasks.market.features import build_features
 from tasks.market.labels import LabelConfig
 from tasks.market.volatility import foreseen_volatility
-from tasks.strategy.live_tick import foreseen_vol, share_taken
+from tasks.strategy.live_tick import day_vol, foreseen_vol, share_taken
 from tasks.strategy.recipe import Recipe
 from tests.live.conftest import CANDLES, FIRST, MARKET, NETWORK, STEP_MS, Rig, make_model, predict
 from tests.live.desk import INSTRUMENT, Desk, again, decisions_of
@@ -139,6 +140,7 @@ def test_signal_and_summary_say_the_volatility_of_a_day_and_the_share_of_a_posit
     text = SessionResult(name="sized", mode="paper", journal="", numbers={**numbers, "still_open": []}).text()
     day, share = lines[-1]["foreseen_volatility_24h"], lines[-1]["share"]
     said = f"{MARKET}: {100 * day:.1f} % in the next 24 hours foreseen; {100 * share:.1f} % of a position is taken"
+    said += "; by orders a day may lose 2.0 %"
     assert f"  volatility   {said}" in text.replace("\N{NO-BREAK SPACE}", " ").splitlines()
 
 
@@ -204,3 +206,88 @@ def test_stop_at_the_exchange_goes_with_what_was_foreseen_at_the_decision(open_r
         away = 2.0 * foreseen_vol(one.values) * Recipe().labels.horizon ** 0.5
         assert 0.005 < away < 0.1
         assert float(stop) == pytest.approx(bar.quote.first * (1 - one.wanted * away), abs=0.006)  # half a tick
+
+
+VOLS = replace(NO_LIMITS, daily_loss=0.5, daily_vols=1.0)
+FAR_STOP = OrderConfig(stop_share=0.5)
+
+
+def test_signal_says_what_a_day_may_lose_by_orders(open_rig: OPEN) -> None:
+    config, lines = SessionConfig(limits=VOLS), []
+    open_rig(make_model(**SIZED)).run(
+        8, config=config, on_decision=lambda market, decision: lines.append(signal_line(market, decision))
+    )
+    for line in lines:
+        assert line["daily_limit"] == pytest.approx(0.95 * line["share"] * line["foreseen_volatility_24h"], rel=1e-12)
+
+
+@pytest.mark.promise(10)
+def test_paper_trades_as_if_there_were_no_limits(open_rig: OPEN) -> None:
+    fills = []
+    for name, limits in (("with", VOLS), ("without", NO_LIMITS)):
+        rig = open_rig(make_model(**SIZED), name=name)
+        rig.run(BARS, config=SessionConfig(limits=limits))
+        found = rig.replayed(funding=[])
+        assert (found.differences, found.fills) == ([], found.backtest_fills)
+        with rig.reader() as reader:
+            fills.append([bar.opened for bar in reader.opens(MARKET.slug)])
+    assert fills[0] == fills[1]
+
+
+def moved_against(opens: list[BarOpen], vols: float, told: list[Decision]) -> tuple[int, Candles]:
+    """Return a bar, and candles that move at its open against the position held then, by so many foreseen vols a day.
+
+    Nothing is traded at that open, and it is not the first bar that holds the position.
+    """
+    bar = next(n for n, one in enumerate(opens) if one.opened.ledger.weight and one.opened.ledger.bars_held == 3)
+    held, opened_by = opens[bar].opened.ledger, told[bar - 3]  # what was decided at the close before
+    by = vols * day_vol(opened_by.values, STEP_MS)
+    columns = {name: getattr(CANDLES, name).copy() for name in CANDLE_COLUMNS}
+    for name in ("open", "high", "low", "close"):
+        columns[name][FIRST + bar :] *= 1.0 - held.weight * by
+    return bar, Candles(start_ms=CANDLES.start_ms, **columns)
+
+
+@pytest.mark.promise(16)
+@pytest.mark.promise(17)
+@pytest.mark.parametrize(("vols", "halts"), [(1.4, True), (0.6, False)])
+def test_session_that_loses_so_many_foreseen_volatilities_in_a_day_halts_and_a_restart_keeps_it(
+    open_rig: OPEN, vols: float, halts: bool
+) -> None:
+    undisturbed = open_rig(make_model(**SIZED), name="undisturbed")
+    undisturbed.run(BARS)
+    with undisturbed.reader() as reader:
+        bar, candles = moved_against(reader.opens(MARKET.slug), vols, reader.decisions(MARKET.slug))
+    trader = Trader(open_rig, capital=2_000.0, recipe=SIZED, limits=VOLS, config=FAR_STOP, candles=candles)
+    trader.hold(bar - 1)
+    with trader.rig.reader() as reader:
+        assert [one.cause for one in reader.decisions(MARKET.slug) if one.cause] == []
+    trader.hold(bar + 4)  # by another process: what the loss is measured by has outlived the first
+    halt = trader.halts.read("sandbox", MARKET)
+    assert (halt is not None) == halts
+    found = trader.check()
+    with trader.rig.reader() as reader:
+        told, notes = reader.decisions(MARKET.slug), reader.notes()
+    assert [one.cause for one in told[:bar] if one.cause] == []
+    if not halts:
+        assert "halted" not in found.causes
+        return
+    assert halt is not None
+    assert halt.why.startswith("DAILY_VOLS: ")
+    assert halt.why.endswith(", allowed 1")
+    assert (told[bar].cause, told[bar].wanted) == ("halted", 0)
+    assert (told[bar].start_ms, MARKET.slug, "halted at close", halt.why) in notes
+    orders = len(trader.account.orders)
+    market = trader.hold(bar + 14)
+    assert (market.own.ledger.weight, len(trader.account.orders)) == (0, orders)
+    trader.check()
+
+
+@pytest.mark.promise(15)
+@pytest.mark.promise(16)
+def test_position_of_which_nothing_is_foreseen_is_not_opened_where_a_limit_counts_in_that(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, limits=VOLS)  # a network without a risk head
+    trader.hold(14)
+    found = trader.check()
+    assert found.fills == 0
+    assert found.causes["UNFORESEEN"] >= 1

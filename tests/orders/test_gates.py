@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,7 @@ from storage.settings import Settings
 from tasks.exchange.connection import ExchangeConfig
 from tasks.exchange.private_events import ExecutionNews
 from tasks.execution.orders import Execution
+from tasks.execution.risk import RiskLimits
 from tasks.journal.journal import Journal
 from tasks.live import run
 from tasks.live.gates import CONFIRM_LIVE, Denied
@@ -23,7 +25,7 @@ from tasks.live.halts import Halts
 from tasks.live.run import SessionPlan, run_session, session_path
 from tasks.live.session import Chosen
 from tasks.live.session_config import OrderConfig, SessionConfig
-from tests.live.conftest import make_model, predict
+from tests.live.conftest import NETWORK, make_model, predict
 
 MODES = ("paper", "demo", "testnet", "live")
 KEYS = ("none", "other", "own")
@@ -34,6 +36,7 @@ CHAMPIONS = {
 MARKET = Market(symbol="BTCUSDT")
 ENVIRONMENTS = ("demo", "testnet", "live")
 SAID = OrderConfig(stop_share=0.1, close_after_bars=3)
+IN_VOLS = RiskLimits(daily_vols=3.0)
 
 
 class Connected(Exception):
@@ -54,7 +57,9 @@ def knock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             monkeypatch.setenv(f"DSC_BYBIT_{whose.upper()}_KEY", "publicpart")
             monkeypatch.setenv(f"DSC_BYBIT_{whose.upper()}_SECRET", "hunter2")
         monkeypatch.setenv(CONFIRM_LIVE, "live BTCUSDT" if confirmed else "live BTCUSD")
-        chosen = Chosen(None if CHAMPIONS[champion] else make_model(market=MARKET), CHAMPIONS[champion])
+        network = replace(NETWORK, risk_head=changes.pop("foresees", True))
+        model = None if CHAMPIONS[champion] else make_model(market=MARKET, network=network)
+        chosen = Chosen(model, CHAMPIONS[champion])
         monkeypatch.setattr(run.Chooser, "begin", lambda self, market, watching: chosen)
         exchange = "testnet" if mode == "testnet" else "bybit"
         given: dict[str, Any] = {
@@ -110,6 +115,9 @@ def test_eleven_of_120_cells_trade(knock: Any, found: dict[str, Any]) -> None:
         ("live", {"config": SessionConfig(capital=1.0)}, "UNKNOWN"),
         ("live", {"config": SessionConfig(capital=1.0, orders=OrderConfig(stop_share=0.1))}, "UNKNOWN"),
         ("live", {"config": SessionConfig(capital=1.0, orders=OrderConfig(close_after_bars=3))}, "UNKNOWN"),
+        ("live", {"config": SessionConfig(capital=1.0, orders=SAID, limits=IN_VOLS)}, "trades"),
+        ("demo", {"config": SessionConfig(limits=IN_VOLS), "foresees": False}, "UNFORESEEN"),
+        ("live", {"config": SessionConfig(capital=1.0, orders=SAID, limits=IN_VOLS), "foresees": False}, "UNFORESEEN"),
         ("demo", {"config": SessionConfig()}, "trades"),
         ("sandbox", {"exchange": ExchangeConfig()}, "trades"),
         ("sandbox", {"exchange": ExchangeConfig(url="http://127.0.0.1:1")}, "KEY"),
