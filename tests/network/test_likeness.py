@@ -12,10 +12,12 @@ BARS, SPAN, FEATURES = 12_000, 5, 6
 SCALING = np.zeros(FEATURES), np.ones(FEATURES)
 
 
-def market(seed: int, *, bars: int = BARS, weight: float = 0.7, feature: int = 0) -> Series:
-    """Return a market whose side leans on one of its features."""
+def market(seed: int, *, bars: int = BARS, weight: float = 0.7, feature: int = 0, returned: float = 0.0) -> Series:
+    """Return a market whose side leans on one of its features, and of whose moves the next bar takes a share back."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(bars, FEATURES))
+    beside = np.sqrt(returned / 2) * rng.normal(size=bars + 1)  # how far a price lies beside a martingale
+    features[:, 0] = np.sqrt(1 - returned) * features[:, 0] + np.diff(beside)
     score = weight * features[:, feature] + rng.normal(size=bars)
     clock = np.arange(BARS - bars, BARS)
     return Series(
@@ -45,6 +47,18 @@ def test_market_that_is_foreseen_by_what_means_nothing_elsewhere_does_not_teach(
     both = market(3)
     score = both.features[:, 0] * 0.7 + 3.0 * both.features[:, 1] + np.random.default_rng(9).normal(size=BARS)
     assert asked(*THREE, replace(both, labels=np.digitize(score, [-0.5, 0.5]))) == [True, True, True, False]
+
+
+def test_market_whose_moves_return_at_once_does_not_teach():
+    assert asked(*THREE, market(3, returned=0.3)) == [True, True, True, False]
+    assert asked(*THREE, market(3, returned=0.1)) == [True] * 4  # as of markets themselves
+
+
+def test_moves_that_return_everywhere_are_no_oddity_and_a_gap_is_no_return():
+    assert asked(*(market(seed, returned=0.3) for seed in range(4))) == [True] * 4
+    broken = market(3, returned=0.6)
+    apart = replace(broken, segment=np.arange(BARS))  # no bar follows another
+    assert asked(*THREE, apart) == [True] * 4
 
 
 def test_where_most_are_odd_nobody_is():

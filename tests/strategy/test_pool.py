@@ -108,6 +108,22 @@ def test_market_that_is_unlike_the_others_teaches_nobody(stored_pool, tmp_path, 
     assert without.digest == alone.digest
 
 
+@pytest.mark.parametrize(("away", "odd"), [(0.1, (OTHER,)), (0.0, ())])
+def test_market_of_prints_that_return_at_once_teaches_nobody(stored_pool, tmp_path, away, odd):
+    def change(symbol, candles):
+        if symbol == OTHER:
+            rng = np.random.default_rng(5)
+            hit = np.flatnonzero(rng.random(len(candles) - 1) < 0.01)
+            by = np.exp(rng.choice([-away, away], len(hit)))
+            candles[hit, 4] *= by
+            candles[hit + 1, 1] *= by
+            candles[:, 2] = candles[:, 1:5].max(axis=1)
+            candles[:, 3] = candles[:, 1:5].min(axis=1)
+
+    recipe, _ = stored_pool(change)
+    assert pooled_bars(tmp_path, recipe, 2).odd == odd
+
+
 @pytest.mark.promise(6)
 def test_markets_that_are_cut_each_by_its_own_share_are_refused(stored_pool, tmp_path, monkeypatch):
     recipe, _ = stored_pool()

@@ -174,8 +174,13 @@ PLANTED = [
     ),
     (
         "a market may teach whatever harm it does", "tasks/network/likeness.py",
-        "for excess in (self._harm, self._strangeness):", "for excess in (self._strangeness,):",
+        "(self._returning, self._harm, self._strangeness)", "(self._returning, self._strangeness)",
         "tests/network/test_likeness.py::test_market_that_is_foreseen_by_what_means_nothing_elsewhere_does_not_teach",
+    ),
+    (
+        "prints that return at once teach the others", "tasks/network/likeness.py",
+        "(self._returning, self._harm, self._strangeness)", "(self._harm, self._strangeness)",
+        IN_POOL + "market_of_prints_that_return_at_once_teaches_nobody",
     ),
     (
         "a market is asked of a network that saw it", "tasks/strategy/leave_one_out.py",
