@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from tasks.market.samples import (
 from tasks.network.segments import Series
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.risk_windows import bars_to_learn_from, risk_windows
+
+MOST_POOLED_BARS = 6_000_000
+"""Bars of all markets of a pool together. All of them are in memory while their network is trained, 1.1 kB a bar."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +141,7 @@ def load_samples(datasets: Where, data: DatasetRef, recipe: Recipe) -> Samples:
         has none to learn from, the newest one's test alone.
 
     Raises:
-        DatasetError: It is missing, corrupt, or too short for the folds.
+        DatasetError: It is missing, corrupt, or too short for the folds; or its pool has too many bars.
     """
     if recipe.pool:
         samples = pool_member(datasets, data, recipe)
@@ -178,8 +181,13 @@ def pool_member(datasets: Where, data: DatasetRef | str, recipe: Recipe) -> Samp
     bars, usable = _usable(dataset, recipe)
     start_ms, bar = dataset.candles.start_ms, dataset.market.interval_ms
     context = recipe.network_config.context
-    times = [_usable_times(datasets, one, context, dataset.source, bar) for one in recipe.pool_datasets]
-    first_ms, end_ms = min(first for first, _ in times), max(end for _, end in times)
+    asked = [_usable_times(datasets, one, context, dataset.source, bar) for one in recipe.pool_datasets]
+    if (held := sum(one.bars for one in asked)) > MOST_POOLED_BARS:
+        raise DatasetError(
+            f"a pool may have {MOST_POOLED_BARS:,} bars of all markets together, {len(asked)} markets have {held:,}; "
+            "name fewer of them (--pool BTCUSDT,SOLUSDT), use the newest bars of each (--days 365) or longer bars"
+        )
+    first_ms, end_ms = min(one.first_ms for one in asked), max(one.end_ms for one in asked)
     cuts = cut_times(first_ms, end_ms, bar, recipe.labels.horizon, recipe.folds)
     cuts = (*cuts, refit_fold(cuts[-1]))
 
@@ -193,9 +201,17 @@ def pool_member(datasets: Where, data: DatasetRef | str, recipe: Recipe) -> Samp
     return Samples(dataset=dataset, labels=labels, folds=tuple(folds), refit=refit, known_until_ms=known)
 
 
+class _Usable(NamedTuple):
+    """When the first bar with features and context opens and the last one closes, and how many bars there are."""
+
+    first_ms: int
+    end_ms: int
+    bars: int
+
+
 @lru_cache(maxsize=1_024)  # a dataset is what its id says, and is asked for by every fold of every market of its pool
-def _usable_times(datasets: Where, data: str, context: int, source: Source, bar: int) -> tuple[int, int]:
-    """Return when the first bar with features and context opens and the last one closes, UTC milliseconds."""
+def _usable_times(datasets: Where, data: str, context: int, source: Source, bar: int) -> _Usable:
+    """Return what a pool asks of one of its markets; times in UTC milliseconds."""
     dataset = load_dataset(datasets, data)
     if (dataset.source, dataset.market.interval_ms) != (source, bar):
         raise ConfigError(
@@ -203,7 +219,7 @@ def _usable_times(datasets: Where, data: str, context: int, source: Source, bar:
         )
     ready, start_ms = _first_ready(dataset), dataset.candles.start_ms
     first = len(start_ms) - 1 if ready is None else min(ready + context - 1, len(start_ms) - 1)
-    return int(start_ms[first]), int(start_ms[-1]) + bar
+    return _Usable(int(start_ms[first]), int(start_ms[-1]) + bar, len(start_ms))
 
 
 def _labelled(datasets: Where, data: DatasetRef | str, recipe: Recipe) -> tuple[Dataset, Labels]:

@@ -17,6 +17,7 @@ from tasks.network.fit_config import FitConfig
 from tasks.network.folding import load_weights
 from tasks.network.segments import stream_of
 from tasks.strategy import folds, pool
+from tasks.strategy import samples as samples_room
 from tasks.strategy.pool import pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import fold_bars, load_samples, pool_member, training_end
@@ -122,6 +123,21 @@ def test_market_of_prints_that_return_at_once_teaches_nobody(stored_pool, tmp_pa
 
     recipe, _ = stored_pool(change)
     assert pooled_bars(tmp_path, recipe, 2).odd == odd
+
+
+@pytest.mark.promise(19)
+def test_pool_of_more_bars_than_memory_is_reckoned_with_is_refused_before_they_are_read(
+    stored_pool, tmp_path, monkeypatch
+):
+    recipe, data = stored_pool()
+    held = sum(BARS - age for age in AGE.values())
+    monkeypatch.setattr(samples_room, "MOST_POOLED_BARS", held)
+    pooled_bars(tmp_path, recipe, 2)
+    monkeypatch.setattr(samples_room, "MOST_POOLED_BARS", held - 1)
+    said = rf"a pool may have {held - 1:,} bars of all markets together, 3 markets have {held:,}; name fewer"
+    for asks in (lambda: pooled_bars(tmp_path, recipe, 2), lambda: load_samples(tmp_path, data[LONG], recipe)):
+        with pytest.raises(DatasetError, match=said):
+            asks()
 
 
 @pytest.mark.promise(6)
