@@ -16,7 +16,14 @@ from flows.entry.form import Folded, form
 from storage.pruning import PruneRule
 from storage.schema import DatasetRef, Market, PipelineError, one_line
 from tasks.data import build_dataset, markets_in_store, note_quality
-from tasks.evaluation import backtest_folds, check_leaks, compare_baselines, foresee_risk, measure_latency
+from tasks.evaluation import (
+    backtest_folds,
+    check_leaks,
+    compare_baselines,
+    foresee_risk,
+    foresee_strangers_risk,
+    measure_latency,
+)
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import distinct
 from tasks.housekeeping import prune_home
@@ -133,8 +140,12 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
     return starts, models, rivals
 
 
-def judged_by_strangers(data: DatasetRef, recipe: Recipe, keys: StepKeys, to_ask: Sequence[Stranger]) -> str:
+def judged_by_strangers(
+    data: DatasetRef, recipe: Recipe, keys: StepKeys, to_ask: Sequence[Stranger]
+) -> tuple[str, StepKeys]:
     """Return the key of the judgement on a new listing, by networks of the pool that did not see the market they judge.
+
+    And with it what the steps found, the record of risk with what these networks foresaw of it.
 
     They are trained once for a pool, by whichever listing asks first.
 
@@ -156,10 +167,11 @@ def judged_by_strangers(data: DatasetRef, recipe: Recipe, keys: StepKeys, to_ask
         return asked
 
     asked = trained_strangers("never seen,", second=False)
+    keys = replace(keys, risk=foresee_strangers_risk(keys.risk, asked))
     judgement = judge_listed(data, recipe, keys, asked)
     if asks_for_second_seed(judgement):
         judgement = judge_listed(data, recipe, keys, asked, trained_strangers("second seed,", second=True))
-    return judgement
+    return judgement, keys
 
 
 def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, quality: str, recipe: Recipe) -> Verdict:
@@ -188,7 +200,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, q
     stage("judge")
     keys = StepKeys(evaluation=backtest, speed=latency, leaks=leaks, contest=contest, risk=risk)
     if to_ask := markets_to_ask(data, recipe):
-        judgement = judged_by_strangers(data, recipe, keys, to_ask)
+        judgement, keys = judged_by_strangers(data, recipe, keys, to_ask)
     else:
         judgement = judge_version(data, recipe, keys)
         if asks_for_second_seed(judgement):

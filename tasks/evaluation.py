@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -20,9 +22,12 @@ from tasks.strategy.baselines import BaselineFold, joined_baselines
 from tasks.strategy.contest import contest_files, contest_key, hold_contest, joined_forecasts
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.leak_suite import CHECKS, LeakReport, leak_checks, leaks_key
+from tasks.strategy.leave_one_out import Stranger
 from tasks.strategy.out_of_sample import EvaluationInputs, judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk import RiskRecord, record_risk, risk_key
+from tasks.strategy.risk import NETWORK, RiskRecord, record_risk, risk_key
+from tasks.strategy.risk_of_strangers import strangers_key, with_strangers
+from tasks.strategy.risk_rivals import rivals_of_pool
 from tasks.strategy.samples import samples_of_run
 from tasks.strategy.speed import measure_speed, speed_key
 
@@ -98,10 +103,29 @@ def foresee_risk(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
         log.info(f"risk was foreseen before key={key}")
         return key
     samples = samples_of_run(settings.datasets, data, recipe)
-    files = record_risk(samples, recipe, judged_folds(work, samples, folds))
+    rivals = rivals_of_pool(settings.datasets, samples, recipe) if samples.is_listing else None
+    files = record_risk(samples, recipe, judged_folds(work, samples, folds), rivals)
     work.save(key, files)
     scores = RiskRecord.of(files).scores
     log.info(f"risk key={key} " + (" ".join(f"{one.name!r}={one.qlike:.4f}" for one in scores) or "not foreseen"))
+    return key
+
+
+@task(cache_policy=NO_CACHE, task_run_name="foresee risk of markets never seen")
+def foresee_strangers_risk(risk: str, asked: Sequence[Stranger]) -> str:
+    """Put beside a listing's record of risk those of markets that networks never saw, and return the key of all.
+
+    Args:
+        risk: Key of its own, from `foresee_risk`.
+        asked: The markets, with the keys of the networks that never saw them.
+    """
+    settings, key = Settings.from_environment(), strangers_key(risk, asked)
+    work = ResultStore(settings.work)
+    if not work.finished(key):
+        work.save(key, with_strangers(work, settings.datasets, work.read(risk), asked))
+    records = RiskRecord.of(work.read(key)).strangers
+    r2 = " ".join(f"{symbol}={ours.log_r2:.2f}" for symbol, one in records.items() if (ours := one.named(NETWORK)))
+    get_run_logger().info(f"risk of markets that networks never saw key={key} r2 {r2 or 'not foreseen'}")
     return key
 
 

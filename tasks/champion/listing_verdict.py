@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tasks.champion.promotion import Check, Evidence, checked, judge, p_text
+from tasks.champion.risk_verdict import LED
 from tasks.execution.skill import Skill
 from tasks.execution.track_record import Deflation
 from tasks.strategy.leave_one_out import StrangersVerdict
@@ -17,8 +18,6 @@ from tasks.strategy.promotion_rule import PromotionRule
 
 FEWEST_STRANGERS = 3
 """Markets that networks never saw: of fewer nothing follows for one more."""
-
-_LED = 0.9  # share of the markets in which such a network must beat the prior: the next one is one of them
 
 
 def evidence_of_strangers(
@@ -59,9 +58,9 @@ def judge_listing(strange: Evidence, found: StrangersVerdict, own: Skill, rule: 
     first = (
         checked(
             "markets that networks never saw, better than the prior",
-            led >= _LED * len(found.leads),
+            led >= LED * len(found.leads),
             f"{led} of {len(found.leads)}, worst {symbol} {worst:+.5f} nat",
-            f">= {_LED:.0%}",
+            f">= {LED:.0%}",
         ),
         checked(
             "own days do not refute it",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from tasks.strategy.contest import hold_contest, stored_forecasts
 from tasks.strategy.folds import NO_HEAD, FoldResult
 from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk import rate_again
+from tasks.strategy.risk import RiskRecord, rate_again
 from tasks.strategy.samples import Samples, fold_bars, load_samples
 
 _RATED_AGAIN = 3  # the first format that keeps all that a verdict on risk is made of
@@ -102,6 +102,7 @@ def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
         )
         if artifact.manifest["format"] >= _RATED_AGAIN:
             risk = rate_again(samples, recipe, evaluation.folds, artifact.files["risk.parquet"])
+            risk = replace(risk, strangers=RiskRecord.of(dict(artifact.files)).strangers)  # their networks are not kept
             said |= _risk_leaves(parse_json(artifact.files["risk.json"]), manifest.risk)
             found |= _risk_leaves(asdict(risk), judge_risk(risk, recipe.risk))
     # Of what the version says: code of a later day may measure more.
@@ -151,7 +152,7 @@ def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluati
 
 def _risk_leaves(record: Mapping[str, Any], verdict: Sequence[Check]) -> dict[str, Any]:
     """Return the numbers of a record of risk, by who foresaw it, and each condition of the verdict."""
-    numbers = {**record, "scores": _by_name(record["scores"])}
+    numbers = {**record, "scores": _by_name(record["scores"]), "strangers": {}}
     conditions = {check.name: check.passed for check in verdict}
     return dict(_leaves(numbers, "risk")) | dict(_leaves(conditions, "risk verdict"))
 

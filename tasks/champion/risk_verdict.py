@@ -14,9 +14,17 @@ from tasks.network.risk_baselines import EWMA, HAR, TREES
 from tasks.strategy.risk import NETWORK, RiskRecord
 from tasks.strategy.risk_rule import RiskRule
 
+LED = 0.9
+"""Share of the markets that networks never saw in which a condition must hold: a new listing is one more of them."""
+
 
 def judge_risk(record: RiskRecord, rule: RiskRule) -> tuple[Check, ...]:
-    """Return every condition, passed or failed, with its numbers; of a version that foresees none, that alone."""
+    """Return every condition, passed or failed, with its numbers; of a version that foresees none, that alone.
+
+    Of a new listing each is asked of markets that networks of its pool never saw: it must hold in nearly all of them.
+    """
+    if record.strangers:
+        return tuple(_of_strangers(record, rule))
     if not record.scores:
         return (checked("risk is foreseen", False, "no: no risk head, or too few windows", "a forecast"),)
     return tuple(_checks(record, rule))
@@ -33,6 +41,23 @@ def risk_line(checks: Sequence[Check]) -> str:
     if not failed:
         return f"holds: {', '.join(f'{check.name} {check.found}' for check in checks[1:3])}"
     return f"does not hold: {'; '.join(f'{check.name} {check.found}, asked {check.wanted}' for check in failed)}"
+
+
+def _of_strangers(record: RiskRecord, rule: RiskRule) -> Iterator[Check]:
+    each = {symbol: {one.name: one for one in judge_risk(its, rule)} for symbol, its in record.strangers.items()}
+    for name, first in max(each.values(), key=len).items():
+        asked = {symbol: checks.get(name) for symbol, checks in each.items()}  # None where no risk was foreseen
+        failed = {symbol: check for symbol, check in asked.items() if check is None or not check.passed}
+        held = len(asked) - len(failed)
+        said = "".join(f", {symbol} {check.found if check else 'unforeseen'}" for symbol, check in failed.items())
+        wanted = f"{first.wanted} in {LED:.0%} of markets that networks never saw"
+        yield checked(name, held >= LED * len(asked), f"{held} of {len(asked)}{said}", wanted)
+    ewma = record.named(EWMA)  # None where its own days hold no whole window
+    found = (
+        "too few to tell" if ewma is None else f"QLIKE {ewma.lead:+.3f} better than {EWMA}'s, {p_text(ewma.p_value)}"
+    )
+    against = ewma is not None and ewma.p_value is not None and ewma.p_value > 1 - rule.significance
+    yield checked("own days do not refute it", not against, found, f"p <= {1 - rule.significance:g}")
 
 
 def _checks(record: RiskRecord, rule: RiskRule) -> Iterator[Check]:

@@ -39,7 +39,7 @@ def pooled_bars(datasets: Where, recipe: Recipe, number: int) -> FoldBars:
         DatasetError: A dataset is missing or corrupt, or no market has bars to train or to validate on.
         LeakError: A training label reads an hour of a validation bar, of whatever market.
     """
-    asked = [pool_member(datasets, one, recipe) for one in recipe.pool_datasets]
+    asked = _asked(datasets, recipe)
     members = _teachers(asked, recipe, number)
     folds = [samples.fold(number) for samples in members]
     learn = _runs(members, recipe, [(fold, fold.train) for fold in folds])
@@ -62,6 +62,20 @@ def pooled_bars(datasets: Where, recipe: Recipe, number: int) -> FoldBars:
         prior=class_shares(known[known >= 0], len(CLASSES)),
         odd=tuple(samples.dataset.market.symbol for samples in asked if samples not in members),
     )
+
+
+def teaching(datasets: Where, recipe: Recipe, number: int) -> list[Samples]:
+    """Return the markets that a pool's fold learns from: all but those that are unlike the others.
+
+    Args:
+        datasets: Where datasets lie.
+        recipe: As for `pooled_bars`.
+        number: Of the fold.
+
+    Raises:
+        DatasetError: A dataset is missing or corrupt.
+    """
+    return _teachers(_asked(datasets, recipe), recipe, number)
 
 
 def bars_for_listing(datasets: Where, recipe: Recipe, samples: Samples) -> FoldBars:
@@ -106,6 +120,10 @@ def with_pool_passes(recipe: Recipe) -> Recipe:
     fit = recipe.fit_config
     passes = math.ceil(fit.epochs / math.sqrt(max(len(recipe.pool), 1)))
     return replace(recipe, fit=replace(fit, epochs=passes))
+
+
+def _asked(datasets: Where, recipe: Recipe) -> list[Samples]:
+    return [pool_member(datasets, one, recipe) for one in recipe.pool_datasets]
 
 
 def _teachers(asked: Sequence[Samples], recipe: Recipe, number: int) -> list[Samples]:

@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from storage.foreign import parse_json
 from storage.results import ResultStore
-from storage.schema import DatasetRef, FloatArray, IntArray
+from storage.schema import DatasetRef, FloatArray
 from storage.tables import parquet_bytes, read_columns
 from tasks.execution.risk_skill import RiskForecast, RiskScore, below_quantiles, beyond_usual, rate_risk
-from tasks.market.samples import Fold
-from tasks.market.volatility import har_inputs
-from tasks.network.baselines import TabularSeries
-from tasks.network.risk_baselines import EWMA, FEWEST_WINDOWS, HAR, TREES, har, trees
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk_windows import RiskWindows, bars_to_learn_from, risk_windows
-from tasks.strategy.samples import Samples, mirrored_series, risk_horizon
+from tasks.strategy.risk_rivals import RIVALS, rivals_of_market
+from tasks.strategy.risk_windows import RiskWindows, risk_windows
+from tasks.strategy.samples import Samples, risk_horizon
 
 NETWORK = "this model"
-RIVALS = (EWMA, HAR, TREES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +41,8 @@ class RiskRecord:
         steadiness: Share of the windows whose risk was far beyond its usual one, as `beyond_usual` counts it, of
             positions of one size and of those that are sized by the model; none likewise. A bound on the size bounds
             the expected risk alike, and is left out.
+        strangers: Symbol -> the record of a market that a network of the same pool never saw; the verdict on a new
+            listing is theirs. None of any other market.
     """
 
     horizon: int
@@ -53,14 +50,26 @@ class RiskRecord:
     scores: tuple[RiskScore, ...]
     below: tuple[float, ...]
     steadiness: tuple[float, ...] = ()
+    strangers: Mapping[str, RiskRecord] = field(default_factory=dict)
 
     @classmethod
     def of(cls, files: dict[str, bytes]) -> RiskRecord:
         """Return the record that `record_risk` wrote."""
-        document = parse_json(files["risk.json"])
+        return cls._of_document(parse_json(files["risk.json"]))
+
+    @classmethod
+    def _of_document(cls, document: Mapping[str, Any]) -> RiskRecord:
         scores = tuple(RiskScore(**line) for line in document["scores"])
         parts = {name: tuple(document.get(name, ())) for name in ("below", "steadiness")}  # format 2 has the first
-        return cls(**{**document, "scores": scores, **parts})
+        strangers = {symbol: cls._of_document(one) for symbol, one in document.get("strangers", {}).items()}
+        return cls(**{**document, "scores": scores, **parts, "strangers": strangers})
+
+    def file(self) -> bytes:
+        """Return it as risk.json."""
+        document = asdict(self)
+        if not self.strangers:  # a file as ever, for all but new listings
+            del document["strangers"]
+        return json.dumps(document, indent=1, allow_nan=False).encode()
 
     def named(self, name: str) -> RiskScore | None:
         """Return the score of that name, or None."""
@@ -79,7 +88,9 @@ def risk_key(data: DatasetRef, recipe: Recipe, folds: Sequence[str]) -> str:
     return ResultStore.key("risk", made_from)
 
 
-def record_risk(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]) -> dict[str, bytes]:
+def record_risk(
+    samples: Samples, recipe: Recipe, folds: Sequence[FoldResult], rivals: Mapping[str, RiskForecast] | None = None
+) -> dict[str, bytes]:
     """Rate what the folds' models foresaw on their unseen bars beside EWMA, HAR and LightGBM.
 
     Args:
@@ -87,13 +98,14 @@ def record_risk(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]) -
         recipe: Horizon and network, and how trees are grown.
         folds: Of the walk-forward, oldest first, with the predictions of their tests; a refit after them, which has no
             unseen bars, is left out.
+        rivals: What these foresee of the unseen bars; None lets them learn from the market's own.
     Returns:
         What a version keeps: the record as risk.json, and every forecast beside what came as risk.parquet.
     """
     windows = risk_windows(samples.dataset, risk_horizon(samples, recipe))
-    with threadpool_limits(recipe.baselines.threads):
-        parts = [_rivals(samples, recipe, windows, fold) for fold in samples.folds]
-    rivals = {name: _joined([one[name] for one in parts]) for name in RIVALS}
+    if rivals is None:
+        parts = [rivals_of_market(samples, recipe, windows, fold) for fold in samples.folds]
+        rivals = {name: _joined([one[name] for one in parts]) for name in RIVALS}
     told = {NETWORK: _of_network(samples, windows, folds), **rivals}
     record, realised = _rated(samples, windows, folds, told)
     columns: dict[str, NDArray[Any]] = {
@@ -103,7 +115,7 @@ def record_risk(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]) -
         **{f"{name}: ln RV": one.log for name, one in told.items()},
     }
     return {
-        "risk.json": json.dumps(asdict(record), indent=1, allow_nan=False).encode(),
+        "risk.json": record.file(),
         "risk.parquet": parquet_bytes(columns),
     }
 
@@ -159,30 +171,3 @@ def _rated(
     scores = rate_risk(realised[known], forecasts, windows.horizon)
     steadiness = beyond_usual(realised[known]), beyond_usual(realised[known] / forecasts[NETWORK].mean)
     return replace(record, scores=scores, below=tuple(below.tolist()), steadiness=steadiness), realised
-
-
-def _rivals(samples: Samples, recipe: Recipe, windows: RiskWindows, fold: Fold) -> dict[str, RiskForecast]:
-    """Return what each rival foresees on a fold's test bars."""
-    dataset, network = samples.dataset, recipe.network_config
-    bars = bars_to_learn_from(fold, recipe.labels.horizon + 1, windows.horizon)
-    log_ratio, log_unit, log_variance = windows.log_ratio, windows.log_unit, windows.log_variance
-    if np.isfinite(log_ratio[bars]).sum() < FEWEST_WINDOWS * windows.horizon:
-        silent = np.full(len(fold.test), np.nan)
-        return dict.fromkeys(RIVALS, RiskForecast(mean=silent, log=silent))
-    inputs = har_inputs(dataset.candles.close, dataset.segment, dataset.ref.market.interval_ms)
-    series = mirrored_series(dataset.features, samples.labels, dataset.segment).first(network.input_features)
-    train = fold.train.start, fold.train.stop
-    scaled = TabularSeries(series, train, network.input_clip, network.num_classes).scaled(np.arange(len(log_unit)))
-    expected = {
-        EWMA: log_unit,
-        HAR: har(inputs, log_variance, bars),
-        TREES: log_unit + trees(scaled, log_ratio, bars, windows.horizon, recipe.baselines),
-    }
-    return {name: _set_right(log, log_variance, bars, fold.test.rows) for name, log in expected.items()}
-
-
-def _set_right(log: FloatArray, log_variance: FloatArray, bars: IntArray, test: slice) -> RiskForecast:
-    """Return a forecast of the test bars, its logarithm and its mean set right by what was missed where it learned."""
-    missed = (log_variance - log)[bars]
-    missed = missed[np.isfinite(missed)]
-    return RiskForecast(mean=np.exp(log[test]) * np.mean(np.exp(missed)), log=log[test] + missed.mean())

@@ -41,6 +41,7 @@ def failed(**given) -> list[str]:
 @pytest.mark.promise(13)
 def test_listing_passes_when_networks_foresaw_markets_they_never_saw():
     assert all(check.passed for check in judged())
+    assert all(check.passed for check in judged(own=replace(FEW_DAYS, risk=())))  # sized, by a verdict that holds
 
 
 @pytest.mark.promise(13)
@@ -54,6 +55,7 @@ def test_listing_passes_when_networks_foresaw_markets_they_never_saw():
         ({"found": replace(FOUND, p_value=None)}, "beats the champion (flat)"),
         ({"own": replace(FEW_DAYS, parity=1e-3)}, "all ways to run it agree"),
         ({"own": replace(FEW_DAYS, leaks=("label span",))}, "leak"),
+        ({"own": replace(FEW_DAYS, risk=("R2 of ln RV",))}, "verdict on the risk that sizes positions"),
         (
             {"second": replace(FOUND, metrics=replace(FOUND.metrics, total_return=-0.01))},
             "second seed: net result",

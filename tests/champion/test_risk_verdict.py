@@ -64,3 +64,51 @@ def test_version_that_foresees_none_holds_none() -> None:
     checks = judge_risk(replace(RECORD, scores=(), below=()), RiskRule())
     assert [check.name for check in checks] == ["risk is foreseen"]
     assert not risk_holds(checks)
+
+
+def listing(**of: RiskRecord) -> RiskRecord:
+    """Return the record of a new listing: its own days hold no whole window, and networks of its pool say the rest."""
+    return replace(RECORD, windows=0.0, scores=(), below=(), strangers=of)
+
+
+def test_of_a_new_listing_each_condition_is_asked_of_markets_that_networks_never_saw() -> None:
+    checks = judge_risk(listing(ADAUSDT=RECORD, BTCUSDT=RECORD, SOLUSDT=RECORD), RiskRule())
+    assert risk_holds(checks)
+    assert [check.name for check in checks] == [
+        *(check.name for check in judge_risk(RECORD, RiskRule())), "own days do not refute it",
+    ]  # fmt: skip
+    assert checks[0].found == "3 of 3"
+    assert checks[0].wanted == ">= 30 in 90% of markets that networks never saw"
+    assert checks[-1].found == "too few to tell"
+
+
+@pytest.mark.parametrize(
+    ("odd", "name", "found"),
+    [
+        (with_score("HAR", p_value=0.06), "QLIKE better than HAR's", "2 of 3, SOLUSDT 0.300 against 0.400, p = 0.060"),
+        (with_score("this model", log_r2=0.1), "R2 of ln RV", "2 of 3, SOLUSDT 0.10"),
+        (replace(RECORD, windows=12.0), "unseen windows", "2 of 3, SOLUSDT 12"),
+    ],
+)
+def test_one_stranger_of_three_whose_risk_was_not_foreseen_keeps_a_listing_apart(
+    odd: RiskRecord, name: str, found: str
+) -> None:
+    checks = judge_risk(listing(ADAUSDT=RECORD, BTCUSDT=RECORD, SOLUSDT=odd), RiskRule())
+    assert [(check.name, check.found) for check in checks if not check.passed] == [(name, found)]
+    many = {f"M{number}USDT": RECORD for number in range(9)}
+    assert risk_holds(judge_risk(listing(**many, SOLUSDT=odd), RiskRule()))
+
+
+def test_stranger_of_whom_nothing_was_foreseen_fails_every_condition() -> None:
+    silent = replace(RECORD, scores=(), below=())
+    checks = judge_risk(listing(ADAUSDT=RECORD, BTCUSDT=RECORD, SOLUSDT=silent), RiskRule())
+    assert {check.found for check in checks[:-1]} == {"2 of 3, SOLUSDT unforeseen"}
+    assert not risk_holds(judge_risk(listing(ADAUSDT=silent), RiskRule()))
+
+
+@pytest.mark.parametrize(("p_value", "refuted"), [(0.94, False), (0.96, True), (None, False)])
+def test_own_days_of_a_listing_decide_only_against_it(p_value: float | None, refuted: bool) -> None:
+    own = with_score("EWMA-100", lead=-0.1, p_value=p_value)
+    record = replace(own, windows=3.0, strangers=dict.fromkeys(("ADAUSDT", "BTCUSDT", "SOLUSDT"), RECORD))
+    failed = [check.name for check in judge_risk(record, RiskRule()) if not check.passed]
+    assert failed == ["own days do not refute it"] * refuted

@@ -27,7 +27,7 @@ LISTED = Market(symbol="NEWUSDT", interval="60")
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=BARS, interval_ms=LISTED.interval_ms))
 RECIPE = Recipe(
     folds=FoldConfig(folds=1, test_share=0.3),
-    network=DSCConfig(hidden_channels=4, num_blocks=1, window=8, linear_bypass=True),
+    network=DSCConfig(hidden_channels=4, num_blocks=1, window=8, linear_bypass=True, risk_head=True),
     fit=FitConfig(epochs=1),
     baselines=FEW_BASELINES,
     promotion=PromotionRule(calibration_margin=0.1),  # a network that small is no better calibrated
@@ -87,6 +87,15 @@ def test_terminal_and_report_say_that_others_taught_its_network(listed):
     assert said in verdict.text()
     store = ArtifactStore(str(home / "models"))
     assert said in store.read(verdict.version, "report.html").decode()
+
+
+def test_risk_of_a_listing_is_judged_by_markets_that_networks_never_saw(listed):
+    home, verdict = listed["drift"]
+    assert {check.found[:4] for check in verdict.manifest.risk[:-1]} <= {f"{held} of" for held in range(4)}
+    assert verdict.manifest.risk[-1].name == "own days do not refute it"
+    page = ArtifactStore(str(home / "models")).read(verdict.version, "report.html").decode()
+    assert "Risk of markets that networks never saw" in page
+    assert all(f"{symbol}, this model" in page for symbol in POOL)
 
 
 @pytest.mark.promise(8)

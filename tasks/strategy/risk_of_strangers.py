@@ -1,0 +1,49 @@
+"""What a pool's network foresees of the risk of markets that it never saw: all that speaks for it in a new listing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from storage.authorship import Where
+from storage.results import ResultStore
+from tasks.strategy.leave_one_out import Stranger
+from tasks.strategy.out_of_sample import judged_folds
+from tasks.strategy.provenance import code_behind
+from tasks.strategy.risk import RiskRecord, record_risk
+from tasks.strategy.risk_rivals import rivals_of_pool
+from tasks.strategy.samples import load_samples
+
+
+def strangers_key(own: str, trained: Sequence[Stranger]) -> str:
+    """Return the key of `with_strangers`: everything that it depends on, `own` the key of the listing's own record."""
+    made_from = {
+        "own": own,
+        "strangers": [(one.data.id, one.fold) for one in trained],
+        "baselines": trained[0].recipe.baselines,
+        "code": code_behind("tasks.strategy.risk_of_strangers", known=("tasks.strategy.recipe",)),
+    }
+    return ResultStore.key("risk", made_from)
+
+
+def with_strangers(
+    work: ResultStore, datasets: Where, own: dict[str, bytes], trained: Sequence[Stranger]
+) -> dict[str, bytes]:
+    """Return a listing's record with those of markets that networks of its pool never saw, in the newest fold.
+
+    The rivals there learned from the network's own bars, so that they never saw the market either.
+
+    Args:
+        work: Where the trained folds lie.
+        datasets: Where datasets lie.
+        own: What `record_risk` made of the listing's own days.
+        trained: Markets and networks, at least one.
+    """
+    records = {}
+    for one in trained:
+        samples = load_samples(datasets, one.data, one.recipe)
+        newest = replace(samples, folds=samples.folds[-1:])
+        rivals = rivals_of_pool(datasets, newest, one.recipe)
+        files = record_risk(newest, one.recipe, judged_folds(work, newest, [one.fold]), rivals)
+        records[one.data.market.symbol] = RiskRecord.of(files)
+    return own | {"risk.json": replace(RiskRecord.of(own), strangers=records).file()}
