@@ -138,8 +138,8 @@ PLANTED = [
     ),
     (
         "unequal histories are cut each by its own share", POOL_MEMBER,
-        "for one in recipe.pool_datasets]\n    first_ms",
-        "for one in (dataset.ref.id,)]\n    first_ms",
+        "for one in recipe.pool_datasets]\n    if (held",
+        "for one in (dataset.ref.id,)]\n    if (held",
         IN_POOL + "every_market_is_cut_at_the_same_hours_whatever_its_age",
     ),
     (
@@ -181,6 +181,17 @@ PLANTED = [
         "prints that return at once teach the others", "tasks/network/likeness.py",
         "(self._returning, self._harm, self._strangeness)", "(self._harm, self._strangeness)",
         IN_POOL + "market_of_prints_that_return_at_once_teaches_nobody",
+    ),
+    (
+        "rivals learn the risk of a market's test hours in other markets", "tasks/strategy/risk_rivals.py",
+        "        bars = bars_to_learn_from(one.fold(fold.index), recipe.labels.horizon + 1, horizon)\n",
+        "        bars = np.arange(len(one.dataset.vol))\n",
+        "tests/strategy/test_risk_of_strangers.py::test_rivals_read_no_hour_of_the_test_in_any_market",
+    ),
+    (
+        "a limit in foreseen volatility loosens the fixed one", "tasks/execution/risk.py",
+        "        return min(self.daily_loss, self.daily_vols * risk)\n", "        return self.daily_vols * risk\n",
+        "tests/execution/test_risk.py::test_limit_in_foreseen_volatility_is_never_looser_than_the_fixed_one",
     ),
     (
         "a market is asked of a network that saw it", "tasks/strategy/leave_one_out.py",
