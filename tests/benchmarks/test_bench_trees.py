@@ -1,9 +1,9 @@
 """Rows 21 to 23: the network beside boosted trees that forecast as well, compiled to machine code and as they come.
 
-Trees are of the size that the baseline was chosen at on BTCUSDT's newest fold before 2026. Their compilers live in an
-environment of their own, made once in the home of the run (`compile_trees.py` says why); each library is called
-through ctypes with addresses that were made before, on ever other rows: a row that repeats would flatter the branch
-predictor. With no compiler that works there is no row.
+Trees are as the baseline chose them on BTCUSDT's newest fold before 2026: as many, as large, mirrored, and grown by its
+own code on a year of bars. Their compilers live in an environment of their own, made once in the home of the run
+(`compile_trees.py` says why); each library is called through ctypes with addresses that were made before, on ever other
+rows: a row that repeats would flatter the branch predictor. With no compiler that works there is no row.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.baseline_config import BaselineConfig
 from tasks.network.baselines import Boosting, TabularSeries
 from tasks.network.export import open_session
-from tasks.network.segments import Series
 from tasks.strategy.live_tick import LiveTick
+from tasks.strategy.samples import mirrored_series
 from tests.benchmarks import compile_trees
 from tests.benchmarks.onnx_trees import onnx_trees
 from tests.benchmarks.pandas_features import pandas_features
 
-TREES, LEAVES = 152, 12
-BARS, STEP_MS = 30_000, 300_000
+TREES, LEAVES = 83, 32
+BARS, STEP_MS = 105_120, 300_000
 ROWS = 512
 CANDLES = 1_000  # what a peer computes its features on, for one prediction
 SINGLE = 20_000  # calls that are timed one by one
@@ -46,18 +46,16 @@ SINGLE = 20_000  # calls that are timed one by one
 
 @pytest.fixture(scope="module")
 def market():
-    """Candles, and the trees grown on three quarters of them."""
-    candles = generate(SyntheticMarket(bars=BARS))
+    """Candles, the trees grown on three quarters of them, and rows of the rest."""
+    candles, costs = generate(SyntheticMarket(bars=BARS)), Costs()
     features = build_features(candles.matrix(), STEP_MS)
-    labels = label_bars(candles.open, features.vol, features.segment, LabelConfig(cost_floor_multiple=0.0), 0.0)
-    series = Series(features=features.values, labels=labels.classes, segment=features.segment)
+    labels = label_bars(candles.open, features.vol, features.segment, LabelConfig(), costs.round_trip)
     end = BARS * 3 // 4
-    table = TabularSeries(series, (WARM_UP, end), 5.0, 3)
-    config = BaselineConfig(most_trees=TREES, patience=TREES)
-    learn, check = (table.samples(np.arange(*span)) for span in ((WARM_UP, end), (end + 20, BARS)))
-    booster = Boosting(learn, check, 3, config).trees(LEAVES)
-    booster.best_iteration = TREES  # all of them, however early the planted edge was learned
-    return candles, booster, np.ascontiguousarray(check.x[:ROWS])
+    table = TabularSeries(mirrored_series(features.values, labels, features.segment), (WARM_UP, end), 5.0, 3)
+    learn = table.samples(np.arange(WARM_UP, end), mirrored=True)
+    booster = Boosting(learn, learn, 3, BaselineConfig(most_trees=TREES)).trees(LEAVES)  # here every tree is better
+    assert booster.num_trees() == 3 * TREES
+    return candles, booster, table.samples(np.arange(end + 20, BARS)).x[:ROWS]
 
 
 @pytest.fixture(scope="module")
