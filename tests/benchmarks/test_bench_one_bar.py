@@ -172,7 +172,7 @@ def test_hundred_markets_in_one_call_are_faster_than_a_hundred_calls(race, ledge
 
     ns = 1000 * times.median_us("one call")
     ledger.enter(
-        # 0.6 while a single call went through Numba's dispatcher, which cost as much as the arithmetic
-        compare(5, "batch_vs_single", times, "one call", "single calls", "100 markets, a bar each", at_most=0.8),
+        # Most of a single call is arithmetic, which a batch has too: it comes to 0.75 to 0.85 of it.
+        compare(5, "batch_vs_single", times, "one call", "single calls", "100 markets, a bar each", at_most=0.9),
         line(number=5, key="batch_ns_per_market", value=ns, work="100 markets, a bar each"),
     )
