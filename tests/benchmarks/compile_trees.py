@@ -34,7 +34,7 @@ def with_lleaves(model: Path, folder: Path) -> Path:
 
     built, library = folder / "lleaves.o", folder / "lleaves.so"
     forest = lleaves.Model(model_file=str(model))
-    forest.compile(cache=str(built), fblocksize=forest.num_trees())  # blocks of trees only cost a single row
+    forest.compile(cache=str(built))  # one block of all trees would save a row 2 %, and compile for a minute more
     return _linked([str(built)], library)
 
 
