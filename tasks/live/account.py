@@ -267,6 +267,10 @@ class Account:
     def hear(self, event: OrderNews | ExecutionNews) -> None:
         """Take in what the exchange says of the account; on paper nothing."""
 
+    def too_dear(self, commission: float) -> str:
+        """Return why a version that was judged at that commission may not decide here; on paper any may."""
+        return ""
+
     def tell(self, line: str) -> None:
         """Tell somebody at once; on paper nobody needs to know."""
 

@@ -102,6 +102,17 @@ class OrderAccount(Account):
         """Take in what the exchange says of the account."""
         self.desk.hear(event)
 
+    def too_dear(self, commission: float) -> str:
+        """Return why a version that was judged at that commission may not decide here; empty where it may.
+
+        Raises:
+            TemporaryError: Nobody can tell now.
+        """
+        fee = self.desk.trading.taker_fee(self.desk.market)
+        if fee is None or float(fee) <= commission:
+            return ""
+        return f"this account pays {fee} a fill, the version was judged at {commission:g}"
+
     def tell(self, line: str) -> None:
         """Tell somebody at once."""
         self.alert(line)

@@ -161,9 +161,8 @@ class Orders:
             raise Denied("ACCOUNT", str(err)) from err
         if position.leverage != ONE:
             self.trading.set_leverage(market, ONE)
-        fee, commission = self.trading.taker_fee(market), float(own.rules[2])
-        if fee is not None and float(fee) > commission:
-            raise Denied("COSTS", f"this account pays {fee} a fill, the version was judged at {commission:g}")
+        if why := own.too_dear(float(own.rules[2])):
+            raise Denied("COSTS", why)
         holds = bool(own.desk.held or own.desk.unsettled)
         try:
             own.settle()

@@ -241,6 +241,7 @@ class Session:
                 self._winding.discard(key)
 
     def _take_over(self, choose: Choose, market: MarketSession) -> None:
+        """Let the version decide that is chosen now; one that the account may not trade is none, as at a start."""
         own = market.own
         model, why_none, _, unknown = choose(market.market, own.model)
         if bool(unknown) != own.is_in_doubt:
@@ -250,9 +251,16 @@ class Session:
                 kind, said = UNKNOWN_CHAMPION, f"nobody knows its champion, nothing new is held: {unknown}"
             self._say(market, kind, said)
             own.tell(said)
-        if (model.ref if model else None) != (own.model.ref if own.model else None):
-            market.take_over(model, why_none)
-            self._say(market, "version", f"{model.ref.version if model else why_none} decides from the next bar on")
+        if (model.ref if model else None) == (own.model.ref if own.model else None):
+            return
+        if model is not None and (why := own.too_dear(model.recipe.costs.commission)):
+            unfit = f"champion {model.ref.version} holds no position here: {why}"
+            if own.model is None and own.why_none == unfit:
+                return  # as was said
+            model, why_none = None, unfit
+            own.tell(unfit)
+        market.take_over(model, why_none)
+        self._say(market, "version", f"{model.ref.version} decides from the next bar on" if model else why_none)
 
     def _compare(self, compare: Callable[[], float]) -> None:
         before = self._time.trusted

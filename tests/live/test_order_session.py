@@ -8,22 +8,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from math import isnan
-from time import monotonic_ns
+from time import monotonic, monotonic_ns, sleep
 from typing import Any
 
 import pytest
 
 from tasks.exchange.private_events import OrderNews
 from tasks.exchange.stream_events import Ticker
+from tasks.execution.accounting import Costs
 from tasks.execution.orders import Reported
 from tasks.execution.risk import RiskLimits
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.orders import OrderConfig
+from tasks.live.session import Chosen
 from tasks.live.session_config import SessionConfig
 from tasks.sandbox import stream_actions as act
 from tasks.sandbox.stream_faults import AtMessage, Delivery, StreamAction, StreamPlan
-from tests.live.conftest import MARKET, START_MS, STEP_MS, Rig
+from tests.live.conftest import MARKET, START_MS, STEP_MS, WAIT_S, Rig, make_model
 from tests.live.desk import KEY as LINEAR
 from tests.live.desk import again as replay_of
 from tests.live.order_rig import CAPITAL, KEY, NO_LIMITS, Trader
@@ -126,6 +128,47 @@ def test_halted_position_is_closed_when_neither_book_nor_private_stream_comes(op
     market = trader.hold(14, while_held(latch), patience_s=0.5)
     assert (market.halted, market.own.ledger.weight) == ("", 0)
     assert trader.check().causes["halted"] >= 1
+
+
+@pytest.mark.promise(15)
+def test_champion_that_was_judged_at_less_than_the_account_pays_is_not_taken_over(open_rig: OPEN) -> None:
+    trader = Trader(open_rig)
+    right, cheap = trader.rig.model, make_model(6, costs=Costs(commission=1e-7, slippage=1e-6))
+    champion, refused = [right], list[int]()
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        if bar >= 5 and market.own.ledger.weight and not refused:
+            refused.append(bar)
+            champion[0] = cheap
+        elif refused and bar == refused[0] + 4:
+            champion[0] = right  # rolled back
+        else:
+            return
+        decides = None if champion[0] is cheap else champion[0]
+        give_up_s = monotonic() + WAIT_S
+        while market.own.model is not decides and monotonic() < give_up_s:
+            sleep(0.002)
+
+    market = trader.hold(
+        BARS, before_bar, choose=lambda *asked: Chosen(champion[0]), config=SessionConfig(new_version_s=0.0)
+    )
+    (first,) = refused
+    why = f"champion {cheap.ref.version} holds no position here: this account pays 0.000001 a fill, the version was "
+    why += "judged at 1e-07"
+    assert trader.alerts == [f"{MARKET} on sandbox: {why}"]
+    decisions, _ = told(trader)
+    assert [one.version for one in decisions] == [right.ref.version] * first + [""] * 4 + [right.ref.version] * (
+        BARS - first - 4
+    )
+    assert {one.reason for one in decisions[first : first + 4]} == {why}
+    assert [one.position for one in decisions[first + 1 : first + 4]] == [0, 0, 0]
+    assert market.halted == ""
+    with trader.rig.reader() as reader:
+        assert [said for _, _, kind, said in reader.notes() if kind == "version"] == [
+            why,
+            f"{right.ref.version} decides from the next bar on",
+        ]
+    trader.check()
 
 
 @pytest.mark.promise(17)
