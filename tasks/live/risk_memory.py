@@ -60,9 +60,18 @@ class RiskMemory:
             user_id: The exchange's name of the account; 0 where it does not say.
             market: Which market.
             session: Name of the session.
+
+        Raises:
+            Denied: There is a book of the account and one of its key, and nobody knows which of them counts.
+            StoreError: The key's can't be taken for the account's.
         """
-        account = user_id or key.fingerprint
-        return cls(folder / f"{key.environment}-{account}-{market.category}-{market.symbol}.json", session)
+
+        def path(account: int | str) -> Path:
+            return folder / f"{key.environment}-{account}-{market.category}-{market.symbol}.json"
+
+        if user_id:
+            _take_for(path(key.fingerprint), path(user_id))
+        return cls(path(user_id or key.fingerprint), session)
 
     def recall(
         self, limits: RiskLimits, capital: float, reader: JournalReader, market: Market, account: str
@@ -140,6 +149,22 @@ class RiskMemory:
                 os.close(file)
         except OSError as err:
             raise StoreError(f"what limits are judged by can't be written to {self.path} ({err}); free space") from err
+
+
+def _take_for(of_key: Path, of_account: Path) -> None:
+    """Let a book that is named by a key be its account's: it was begun before the exchange said whose the key is."""
+    if not of_key.exists():
+        return
+    if of_account.exists():
+        raise Denied(
+            "RISK",
+            f"{of_account} and {of_key} are both of this account, and what was lost by one the other does not know; look "
+            "into them, and remove the one that does not count",
+        )
+    try:
+        of_key.rename(of_account)
+    except OSError as err:
+        raise StoreError(f"{of_key} must become {of_account}, which can't be done ({err})") from err
 
 
 def _equity(reader: JournalReader, market: Market, account: str, capital: float) -> tuple[list[int], list[float]]:

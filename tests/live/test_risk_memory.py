@@ -130,15 +130,30 @@ def test_another_key_of_the_same_account_goes_on_with_its_book(open_rig: OPEN) -
         ):
             return orders.account(Account(MARKET.slug, INSTRUMENT, open_bar, Ledger(1_000.0)), MARKET, journal)
 
-    same = actions.result_fields({"userID": 7})
-    rig.sandbox.follow([Fault(Match(path="/v5/user/query-api", times=None), same)])
-    own = account(KEY, "one")
-    own.risk.trip(0, 1, 1_000.0)
-    own.risk.trip(1, 0, 999.0)
-    own.remember(own.risk, 0, 0)
+    def lose(own: OrderAccount) -> None:
+        own.risk.trip(0, 1, 1_000.0)
+        own.risk.trip(1, 0, 999.0)
+        own.remember(own.risk, 0, 0)
+
+    def says(user_id: int) -> None:
+        said = actions.result_fields({"userID": user_id})
+        rig.sandbox.follow([Fault(Match(path="/v5/user/query-api", times=None), said)])
+
+    says(7)
+    lose(account(KEY, "one"))
     assert account(other, "two").risk.losses == 1
-    rig.sandbox.follow([])
-    assert account(other, "three").risk.losses == 0  # two accounts
+    says(8)
+    assert account(other, "three").risk.losses == 0  # another account
+    says(0)
+    lose(account(KEY, "four"))  # nobody says whose it is
+    says(9)
+    assert account(KEY, "five").risk.losses == 1
+    assert account(other, "six").risk.losses == 1
+    says(0)
+    lose(account(KEY, "seven"))
+    says(9)
+    with pytest.raises(Denied, match=r"RISK: .*-9-linear-.* are both of this account, .*; look into them, and remove"):
+        account(KEY, "eight")
 
 
 @pytest.mark.promise(17)
