@@ -42,7 +42,8 @@ ORDERS_PER_S = 5.0
 
 _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=2.0, bans=0)
 _MAY_HAVE_LANDED = frozenset({110072, 110079})  # an id that is there already; an order that is being worked on
-_LOOK_BACK_MS = 6 * DAY_MS
+_WEEK_MS = 7 * DAY_MS  # of executions that Bybit tells at a time
+_KEPT_MS = 730 * DAY_MS  # for which it keeps them; on demo for a week
 _HTTP = 1_000  # codes below are HTTP's: some box on the way speaks, not the exchange
 _UNCHANGED = frozenset({110043, 110025, 34040})
 
@@ -266,14 +267,19 @@ class TradingAccount:
         found: list[OrderNews | ExecutionNews] = [*told, *self._executions(named)]
         return [one for one in found if one.link_id == link_id]
 
-    def executions(self, market: Market, since_ms: int) -> list[ExecutionNews]:
-        """Return what was booked since, of the last six days at most, oldest first; each row once.
+    def executions(self, market: Market, since_ms: int) -> tuple[list[ExecutionNews], int]:
+        """Return what was booked since, oldest first, each row once; and until when that is all, UTC milliseconds.
 
-        Bybit gives seven days from a start on, whatever has happened after them; so a start that is older is moved.
+        Bybit gives seven days from a start on, whatever has happened after them; so it is asked for week by week. What
+        it does not keep any more is not there, and nothing says so: on demo that is all that is older than a week.
         """
         named = {"category": market.category, "symbol": market.symbol}
         now_ms = self._ask("the time", "get_server_time", {}, read_time)
-        return self._executions(named | {"startTime": max(since_ms, now_ms - _LOOK_BACK_MS)})
+        first_ms = max(since_ms, now_ms - _KEPT_MS)
+        weeks = range(first_ms, max(now_ms, first_ms + 1), _WEEK_MS)
+        told = (self._executions(named | {"startTime": start_ms}) for start_ms in weeks)
+        found = {one.fill.exec_id: one for week in told for one in week}
+        return sorted(found.values(), key=lambda one: one.time_ms), now_ms
 
     def _executions(self, named: dict[str, Any]) -> list[ExecutionNews]:
         found, cursor = dict[str, ExecutionNews](), dict[str, str]()

@@ -15,7 +15,7 @@ from decimal import Decimal
 from time import monotonic, sleep
 from typing import NamedTuple
 
-from storage.schema import Banned, FloatArray, PipelineError, TemporaryError
+from storage.schema import DAY_MS, Banned, FloatArray, PipelineError, TemporaryError
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.orders import ZERO
@@ -36,6 +36,8 @@ CLOSE_S = 15.0
 
 _BEAT_S = 0.05
 _STREAM = "its stream of orders"
+
+_SURELY_KEPT_MS = 7 * DAY_MS  # in which every venue tells all that was booked
 
 _PROVEN = frozenset({"", "stale", "stop", "restart", "rejected", "partial", "absent"})
 """Causes that the journal's rows prove; of any other one the reason is noted."""
@@ -208,12 +210,25 @@ class OrderAccount(Account):
         """Compare with the exchange at the next look: something may have been missed."""
         self.desk.compare_soon()
 
-    def settle(self) -> None:
-        """Follow what a former process left under way to its end, as long as that takes at most."""
+    def settle(self, now_ms: int) -> None:
+        """Follow what a former process left under way to its end, as long as that takes at most.
+
+        Args:
+            now_ms: The exchange's clock.
+        """
         self._work_until(monotonic() + CLOSE_S)
         for _ in range(3):
             self.desk.compare_soon()
             self.desk.reconcile()
+        away_ms = now_ms - self._closed_ms - self.desk.market.interval_ms
+        if self._closed_ms >= 0 and away_ms > _SURELY_KEPT_MS:
+            said = (
+                f"nobody ran this session for {away_ms / DAY_MS:.0f} days: what it holds is compared with the exchange; of "
+                "what was booked meanwhile, funding too, it knows what the exchange still tells (demo: of the last 7 "
+                "days), and the rest is in no ledger and in no limit"
+            )
+            self.desk.note(self._closed_ms, "away", said)
+            self.alert(said)
 
     def _work_until(self, give_up_s: float) -> None:
         while (self.desk.is_busy or self.desk.unsettled) and monotonic() < give_up_s:

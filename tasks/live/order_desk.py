@@ -51,7 +51,7 @@ def move_text(kind: str, fill: Execution) -> str:
 
 
 _OF_AN_ORDER = "Trade"
-_OVERLAP_MS = 3_600_000  # executions are asked for again from so long before the newest: one may come late
+_OVERLAP_MS = 3_600_000  # executions are asked for again from so long before they were all known: one may come late
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +387,8 @@ class OrderDesk:
             return
         self._compare_s = monotonic() + self._timing.reconcile_s
         try:
-            self._hear_all(self.trading.executions(self.market, self._since_ms))
+            booked, known_ms = self.trading.executions(self.market, self._since_ms)
+            self._hear_all(booked)
             waiting = self.trading.open_orders(self.market)
             self._hear_all(waiting)
             position = self.trading.position(self.market)
@@ -411,6 +412,8 @@ class OrderDesk:
             self._is_over = size == self.held and not is_open and all(map(self._is_ours, waiting))
         elif size == self.held or is_open:
             self._differed = 0
+            if size == self.held:
+                self._since_ms = max(self._since_ms, known_ms - _OVERLAP_MS)
             return
         self._differed += 1
         self._compare_s = monotonic() + self._timing.differ_s

@@ -165,7 +165,7 @@ class Orders:
             raise Denied("COSTS", why)
         holds = bool(own.desk.held or own.desk.unsettled)
         try:
-            own.settle()
+            own.settle(self._link.gateway.server_time_ms())
         except OrderError as err:
             raise StoreError(f"orders of an earlier process can't be understood ({err})") from err
         if own.desk.trouble:

@@ -158,7 +158,7 @@ def _take_for(of_key: Path, of_account: Path) -> None:
     if of_account.exists():
         raise Denied(
             "RISK",
-            f"{of_account} and {of_key} are both of this account, and what was lost by one the other does not know; look "
+            f"{of_account} and {of_key} are both of this account, and neither knows what was lost by the other; look "
             "into them, and remove the one that does not count",
         )
     try:

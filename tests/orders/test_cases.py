@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from decimal import Decimal
+from math import nan
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import pytest
 
 from storage.api_keys import ApiKey
-from storage.schema import AuthError, Rejected, StoreError, TemporaryError
+from storage.schema import DAY_MS, AuthError, Rejected, StoreError, TemporaryError
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.private_events import (
@@ -27,6 +29,7 @@ from tasks.exchange.stream_events import BadMessage
 from tasks.execution.accounting import RULES
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
+from tasks.journal.journal_rows import Decision
 from tasks.live.account import Account
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
@@ -465,8 +468,55 @@ def test_pages_that_go_round_in_a_circle_and_a_clock_that_moves_end(open_desk: O
     loop = Action("a circle", spoil, lambda params: {name: text for name, text in params.items() if name != "cursor"})
     here.sandbox.follow([Fault(Match(path="/v5/execution/list", times=None), loop)])
     asked = len(here.sandbox.requests)
-    assert len(here.trading.executions(MARKET, 0)) == len(here.orders[0].fills)
+    booked, _ = here.trading.executions(MARKET, here.sandbox.clock.now_ms() - 1_000)
+    assert len(booked) == len(here.orders[0].fills)
     assert len(here.sandbox.requests) <= asked + 4
+
+
+@pytest.mark.promise(15)
+def test_what_was_booked_in_weeks_in_which_nobody_ran_is_asked_for_week_by_week_and_once(open_desk: OPEN) -> None:
+    here = open_desk()
+    outside, clock = here.sandbox.outside(KEY.key), here.sandbox.clock
+    began_ms, booked_ms = clock.now_ms(), list[int]()
+    for _ in range(4):
+        for side in ("Buy", "Sell"):
+            outside.order(MARKET.symbol, side, "0.3")
+        booked_ms.append(clock.now_ms())
+        clock.advance(6 * DAY_MS)
+
+    def weeks_asked() -> int:
+        return sum(request.path == "/v5/execution/list" for request in here.sandbox.requests)
+
+    booked, known_ms = here.trading.executions(MARKET, began_ms)
+    assert sorted({one.time_ms for one in booked}) == booked_ms
+    assert sum(one.fill.quantity if one.side == "Buy" else -one.fill.quantity for one in booked) == 0
+    assert (known_ms, weeks_asked()) == (clock.now_ms(), 4)
+    here.start()
+    here.desk.reconcile()
+    clock.advance(3 * 7 * DAY_MS)
+    here.desk.reconcile()
+    assert (here.desk.trouble, weeks_asked()) == ("", 4 + 1 + 3)
+    here.desk.reconcile()
+    assert weeks_asked() == 4 + 1 + 3 + 1  # all until then is known
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize(("days", "told"), [(6, False), (9, True)])
+def test_session_that_nobody_ran_for_longer_than_executions_are_kept_says_what_it_does_not_know(
+    open_desk: OPEN, days: int, told: bool
+) -> None:
+    here = open_desk()
+    closed_ms = MARKET.floor(here.sandbox.clock.now_ms() - days * DAY_MS)
+    last = Decision(closed_ms, "", np.empty(0), 0, 0, 0, 0, "", "flat", nan, nan, 0.0, nan, 0.0, 0.0)
+    alerts: list[str] = []
+    with ExitStack() as stack:
+        orders, own = account_of(here, stack)
+        own.alert = alerts.append
+        own.resume(None, last)
+        orders.admit(own, MARKET)
+        notes = [said for _, _, kind, said in here.journal.reader().notes() if kind == "away"]
+    assert alerts == notes
+    assert [one[:43] for one in notes] == ["nobody ran this session for 9 days: what it"] * told
 
 
 @pytest.mark.parametrize(
