@@ -92,11 +92,14 @@ class OrderAccount(Account):
         self._said = self._why = ""  # why nothing is sent for the present bar: the cause, and a line about it
         self._told: set[str] = set()  # why the market is halted, as somebody was told
         self._closing: Closing | None = None
+        self._decided_away = self._held_away = self.config.stop_at  # of the stop, by the last decision and as opened
 
     def resume(self, last: BarOpen | None, pending: Decision | None) -> None:
         """Go on from what the journal says."""
         super().resume(last, pending)
         self._closed_ms = pending.start_ms if pending else -1
+        if pending is not None and not self._is_stranded:
+            self._decided_away = self._away(pending)
 
     # --- what the exchange says ---------------------------------------------------------------------------------------
 
@@ -134,7 +137,7 @@ class OrderAccount(Account):
         bare, self.desk.bare = self.desk.bare, None
         if bare is None:
             return ""
-        stop = self._stop_at(bare.entry, 1 if bare.size > 0 else -1, self.config.stop_at)
+        stop = self._stop_at(bare.entry, 1 if bare.size > 0 else -1, self._held_away)
         said = f"{bare.size} had no stop at the exchange"
         try:
             if self.desk.trading.set_stop(self.desk.market, stop):
@@ -222,10 +225,11 @@ class OrderAccount(Account):
             self.desk.reconcile()
         away_ms = now_ms - self._closed_ms - self.desk.market.interval_ms
         if self._closed_ms >= 0 and away_ms > _SURELY_KEPT_MS:
+            days = f"{away_ms / DAY_MS:.0f} days"
             said = (
-                f"nobody ran this session for {away_ms / DAY_MS:.0f} days: what it holds is compared with the exchange; of "
-                "what was booked meanwhile, funding too, it knows what the exchange still tells (demo: of the last 7 "
-                "days), and the rest is in no ledger and in no limit"
+                f"nobody ran this session for {days}: what it holds is compared with the exchange, "
+                "and what was booked meanwhile, funding too, is known as far as it is still told (demo: of the last 7 "
+                "days); the rest is in no ledger and in no limit"
             )
             self.desk.note(self._closed_ms, "away", said)
             self.alert(said)
@@ -242,6 +246,7 @@ class OrderAccount(Account):
     ) -> Decision:
         """Step a closed bar and decide; what a limit or a person has halted wants nothing."""
         decision = super().decide(bar, candle, unbroken, step_ms, deadline_ms, trusted)
+        self._decided_away = self._away(decision)
         breach = self.risk.close(bar.start_ms + step_ms, self.ledger.equity(bar.row[4]))
         self._closed_ms = bar.start_ms
         self._remember(breach)
@@ -326,6 +331,8 @@ class OrderAccount(Account):
         late_ms = self._begun.late_ms
         left_s = (deadline_ms - late_ms) / 1e3
         coins = coins_of(wanted, self.ledger, quote.first, self._pending_rules, self._lot)
+        if not coins:
+            wanted = 0  # less than the exchange takes is no position, and no order that counts
         if wanted:
             if left_s < 0.0:
                 self._said = "stale"
@@ -344,16 +351,17 @@ class OrderAccount(Account):
                 return
             wanted, coins = 0, ZERO
         give_up_s = monotonic() + (left_s if wanted else max(left_s, CLOSE_S))
-        price = Decimal(str(quote.first))
-        self.desk.want(Wanted(start_ms, coins, price, give_up_s, self._stop(price, wanted), received_ns))
+        price, stop = Decimal(str(quote.first)), None
+        if wanted:
+            self._held_away = self._decided_away
+            stop = self._stop_at(price, wanted, self._held_away)
+        self.desk.want(Wanted(start_ms, coins, price, give_up_s, stop, received_ns))
 
-    def _stop(self, price: Decimal, wanted: int) -> Decimal | None:
-        if not wanted:
-            return None
-        away = self.config.stop_at  # what opens has a stop, whatever is known of volatility
-        if self.model is not None:
-            away = self.config.stop_distance(self._foreseen_vol, self.model.recipe.holding_bars)
-        return self._stop_at(price, wanted, away)
+    def _away(self, decision: Decision) -> float:
+        """Return how far the stop lies of what a decision opens: by the version that took it, whoever follows on it."""
+        if self.model is None:
+            return self.config.stop_at
+        return self.config.stop_distance(foreseen_vol(decision.values), self.model.recipe.holding_bars)
 
     @property
     def _foreseen_vol(self) -> float:
@@ -361,8 +369,10 @@ class OrderAccount(Account):
         return math.nan if self.pending is None else foreseen_vol(self.pending.values)
 
     def _stop_at(self, price: Decimal, side: int, away: float) -> Decimal:
+        """Return the price of a stop, a tick away at least: at the price itself the exchange would refuse it."""
         tick = Decimal(self.instrument.tick_size)
-        return (price * (1 - side * Decimal(str(away))) / tick).to_integral_value() * tick
+        share = max(Decimal(str(away)), tick / price)
+        return (price * (1 - side * share) / tick).to_integral_value() * tick
 
     def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
         """Book an open whose bar is over: what was filled until now, and nothing more is sent for it."""

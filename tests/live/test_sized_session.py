@@ -185,6 +185,46 @@ def test_stop_lies_so_many_times_the_foreseen_volatility_of_the_holding_time_awa
 
 
 @pytest.mark.promise(15)
+def test_stop_is_of_the_version_that_decided_whoever_follows_and_stays_so_when_it_is_set_again(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, capital=2_000.0, recipe=SIZED, config=OrderConfig(stop_vols=2.0))
+    market = trader.hold(20)
+    own, decided = market.own, decisions_in(trader)[-1]
+    away = 2.0 * foreseen_vol(decided.values) * Recipe().labels.horizon ** 0.5
+    assert 0.005 < away < 0.1
+    assert own._decided_away == pytest.approx(away, rel=1e-12)
+    own.decide_by(make_model(**SIZED | {"labels": LabelConfig(horizon=48)}))
+    assert own._decided_away == pytest.approx(away, rel=1e-12)
+    own.decide_by(None, "the champion is gone")
+    assert own._away(decided) == own.config.stop_at  # nothing is foreseen any more: what opens has the hard stop
+
+
+def decisions_in(trader: Trader) -> list[Decision]:
+    with trader.rig.reader() as reader:
+        return reader.decisions(MARKET.slug)
+
+
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize(("price", "away"), [("0.02", 0.005), ("100", 0.00001), ("0.01", 0.1)])
+def test_stop_is_a_tick_away_where_that_is_more_than_was_asked_for(
+    open_rig: OPEN, price: str, away: float, side: int
+) -> None:
+    with Trader(open_rig).session(1) as session:
+        (market,) = session.markets.values()
+        stop = market.own._stop_at(Decimal(price), side, away)
+        assert (Decimal(price) - stop) * side == Decimal(market.instrument.tick_size)
+
+
+def test_share_that_is_less_than_the_exchange_takes_opens_nothing_and_counts_no_order(open_rig: OPEN) -> None:
+    tiny = {**SIZED, "decision": replace(SIZED["decision"], target_vol=1e-6)}
+    trader = Trader(open_rig, capital=2_000.0, recipe=tiny, limits=replace(NO_LIMITS, orders_per_hour=1))
+    market = trader.hold(BARS // 2)
+    found = trader.check()
+    assert (found.fills, found.backtest_fills, found.causes) == (0, 0, {})
+    assert sum(one.wanted != 0 for one in decisions_in(trader)) >= 10
+    assert (trader.account.orders, market.own.risk.state()["orders_ms"]) == ({}, [])
+
+
+@pytest.mark.promise(15)
 def test_stop_at_the_exchange_goes_with_what_was_foreseen_at_the_decision(open_rig: OPEN) -> None:
     trader = Trader(open_rig, capital=2_000.0, recipe=SIZED, config=OrderConfig(stop_vols=2.0))
     seen: dict[int, Any] = {}
@@ -194,10 +234,8 @@ def test_stop_at_the_exchange_goes_with_what_was_foreseen_at_the_decision(open_r
         if waiting and market.own.ledger.bars_held == 1:
             seen[market.own.opened_ms] = waiting
 
-    market = trader.hold(44, before_bar)
+    trader.hold(44, before_bar)
     trader.check()
-    market.own.decide_by(None, "the champion is gone")  # nothing is foreseen any more: what opens has the hard stop
-    assert market.own._stop(Decimal(100), 1) == 100 * (1 - Decimal(str(market.own.config.stop_at)))
     with trader.rig.reader() as reader:
         pairs = opened(reader.decisions(MARKET.slug), reader.opens(MARKET.slug))
     found = [(one, bar, seen[bar.start_ms]) for one, bar in pairs if bar.start_ms in seen]

@@ -31,6 +31,7 @@ from tests.live.desk import Rest
 from tests.live.order_rig import CAPITAL, KEY, Trader
 from tests.live.test_kill import wait_until
 from tests.live.test_order_session import while_held
+from tests.live.test_sized_session import SIZED
 from tests.orders.cells import Desk
 from tests.sandbox import actions
 
@@ -196,8 +197,13 @@ def cancel_stops(trader: Trader) -> None:
         account.cancel_all(MARKET, stops=True)
 
 
-def test_stop_that_somebody_has_cancelled_is_set_again_and_somebody_hears(open_rig: OPEN) -> None:
-    trader, seen = Trader(open_rig), list[tuple[Decimal, Decimal]]()
+@pytest.mark.parametrize(
+    "options", [{}, {"capital": 2_000.0, "recipe": SIZED, "config": OrderConfig(stop_vols=2.0)}], ids=["hard", "sized"]
+)
+def test_stop_that_somebody_has_cancelled_is_set_again_and_somebody_hears(
+    open_rig: OPEN, options: dict[str, Any]
+) -> None:
+    trader, seen = Trader(open_rig, **options), list[tuple[Decimal, Decimal]]()
 
     def cancel() -> None:
         (before,) = stops(trader)
@@ -205,7 +211,7 @@ def test_stop_that_somebody_has_cancelled_is_set_again_and_somebody_hears(open_r
         if soon(lambda: len(stops(trader)) == 1):
             seen.append((before.trigger, stops(trader)[0].trigger))
 
-    market = trader.hold(14, while_held(cancel))
+    market = trader.hold(44 if options else 14, while_held(cancel))
     ((before, after),) = seen
     # Set again it is as far from what it was opened at; at first from the first price.
     assert float(after) == pytest.approx(float(before), rel=1e-3)
