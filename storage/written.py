@@ -11,8 +11,9 @@ Row = Mapping[str, Cell]
 """A line of a table: column name -> value. All rows of one table have the same columns."""
 
 Style = Literal[
-    "count", "ratio", "chance", "p", "share", "signed share", "share as bp", "bp", "nat", "signed nat", "us", "money"
-]
+    "count", "ratio", "chance", "signed chance", "p", "share", "signed share", "share as bp", "bp", "nat", "signed nat",
+    "us", "money",
+]  # fmt: skip
 """How a number is written; `written` shows each."""
 
 UNDEFINED = "undefined"
@@ -28,6 +29,7 @@ def written(value: float | None, style: Style) -> str:
         "count": f"{value:,.0f}",
         "ratio": f"{value:,.2f}",
         "chance": f"{value:.3f}",
+        "signed chance": f"{value:+.4f}",
         "p": f"{value:.3f}" if value >= 0.0005 else "< 0.001",  # one that would round to 0 is small, not impossible
         "share": f"{100 * value:,.1f} %",
         "signed share": f"{100 * value:+,.2f} %",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from storage.written import written
 from tasks.champion.promotion import Check, Evidence, checked, judge, p_text
 from tasks.champion.risk_verdict import LED
 from tasks.execution.skill import Skill
@@ -59,13 +60,13 @@ def judge_listing(strange: Evidence, found: StrangersVerdict, own: Skill, rule: 
         checked(
             "markets that networks never saw, better than the prior",
             led >= LED * len(found.leads),
-            f"{led} of {len(found.leads)}, worst {symbol} {worst:+.5f} nat",
-            f">= {LED:.0%}",
+            f"{led} of {len(found.leads)}, worst {symbol} {written(worst, 'signed nat')}",
+            f">= {written(LED, 'share')}",
         ),
         checked(
             "own days do not refute it",
             not against,
-            f"{own.log_loss_skill:+.5f} nat over the prior, {p_text(own.p_value)}",
+            f"{written(own.log_loss_skill, 'signed nat')} over the prior, {p_text(own.p_value)}",
             f"p <= {1 - rule.significance:g}",
         ),
     )

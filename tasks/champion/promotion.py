@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from storage.written import written
 from tasks.execution.metrics import Metrics
 from tasks.execution.skill import Skill
 from tasks.execution.track_record import FEWEST_TRADES, Deflation, too_few_trades
@@ -151,7 +152,7 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
         checked(
             "log-loss better than the prior",
             skill.log_loss_skill > 0 and is_below(skill.p_value, rule.significance),
-            f"{skill.log_loss_skill:+.5f} nat, {p_text(skill.p_value)}",
+            f"{written(skill.log_loss_skill, 'signed nat')}, {p_text(skill.p_value)}",
             f"> 0, p < {rule.significance}",
         ),
         # Volatility alone can make holds foreseeable, so the condition above says nothing of direction.
@@ -166,27 +167,33 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
         checked(
             "log-loss near the better baseline",
             evidence.baseline_lead >= -rule.baseline_margin,
-            f"{evidence.baseline_lead:+.5f} nat against {evidence.baseline}",
-            f">= -{rule.baseline_margin:g} nat",
+            f"{written(evidence.baseline_lead, 'signed nat')} against {evidence.baseline}",
+            f">= {written(-rule.baseline_margin, 'signed nat')}",
         ),
         checked(
             f"net result at {rule.cost_stress:g}x costs",
             evidence.stressed_return > 0,
-            f"{evidence.stressed_return:+.2%}",
+            written(evidence.stressed_return, "signed share"),
             "> 0 %",
         ),
         checked(
             f"beats the champion ({evidence.champion})",
             earned > champion_earned and is_below(evidence.p_value, alpha),
-            f"{earned:+.2%} against {champion_earned:+.2%}, {p_text(evidence.p_value, alpha)}",
+            f"{written(earned, 'signed share')} against {written(champion_earned, 'signed share')}, "
+            f"{p_text(evidence.p_value, alpha)}",
             f"greater, p < {alpha:.2g}" + (f", look {evidence.looks}" if evidence.looks > 1 else ""),
         ),
         _deflated(evidence.numbers.luck, rule, trades),
-        checked("maximum drawdown", drawdown <= drawdown_bound, f"{drawdown:.2%}", f"<= {drawdown_bound:.2%}"),
+        checked(
+            "maximum drawdown",
+            drawdown <= drawdown_bound,
+            written(drawdown, "share"),
+            f"<= {written(drawdown_bound, 'share')}",
+        ),
         checked(
             "calibration error above a perfect model's",
             excess <= rule.calibration_margin,
-            f"{excess:+.4f}",
+            written(excess, "signed chance"),
             f"<= {rule.calibration_margin}",
         ),
         checked(
@@ -225,7 +232,7 @@ def _second_seed(evidence: Evidence, others_hold: bool) -> Check:
     if first is None or second is None:
         found = "to be trained" if others_hold else "not run: other conditions failed"
         return Check(name=name, passed=None, found=found, wanted=wanted)
-    found = f"{second.total_return:+.2%}, first seed {first.total_return:+.2%}"
+    found = f"{written(second.total_return, 'signed share')}, first seed {written(first.total_return, 'signed share')}"
     return checked(name, second.total_return > 0, found, wanted)
 
 
@@ -244,7 +251,8 @@ def _deflated(luck: Deflation, rule: PromotionRule, trades: int) -> Check:
 def _direction(skill: Skill) -> str:
     if skill.direction_skill is None:
         return "undefined"
-    return f"{skill.direction_skill:+.5f} nat against {skill.direction_reference}, {p_text(skill.direction_p_value)}"
+    lead = written(skill.direction_skill, "signed nat")
+    return f"{lead} against {skill.direction_reference}, {p_text(skill.direction_p_value)}"
 
 
 def checked(name: str, passed: bool, found: str, wanted: str) -> Check:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from storage.written import written
 from tasks.champion.promotion import Check, checked, is_below, p_text
 from tasks.execution.risk_skill import FAR_BEYOND, LEVELS
 from tasks.network.risk_baselines import EWMA, HAR, TREES
@@ -86,8 +87,8 @@ def _checks(record: RiskRecord, rule: RiskRule) -> Iterator[Check]:
     yield checked(
         f"windows beyond {FAR_BEYOND:g}x the expected risk",
         ours.exceeding <= rule.most_exceeding,
-        f"{ours.exceeding:.1%}",
-        f"<= {rule.most_exceeding:.0%}",
+        written(ours.exceeding, "share"),
+        f"<= {written(rule.most_exceeding, 'share')}",
     )
     off = max(abs(share - level) for share, level in zip(record.below, LEVELS, strict=True))
     yield checked(

@@ -13,6 +13,7 @@ from storage.authorship import Where
 from storage.candles import CandleStore, Coverage
 from storage.schema import FEATURES, PipelineError, VersionRef
 from storage.snapshots import load_dataset
+from storage.written import written
 from tasks.champion.manifest import read_manifest, training_shares
 from tasks.execution.skill import lost_calibration, lost_skill, measure_skill
 from tasks.market import features
@@ -90,7 +91,8 @@ def champion_skill(
     )
     found = (
         f"log-loss {skill.log_loss:.4f} nat, prior {skill.prior_log_loss:.4f}, over {skill.samples:,} labels; "
-        f"right {skill.accuracy:.1%} +/- {1.96 * skill.accuracy_error:.1%}, says {skill.confidence:.1%}"
+        f"right {written(skill.accuracy, 'share')} +/- {written(1.96 * skill.accuracy_error, 'share')}, "
+        f"says {written(skill.confidence, 'share')}"
     )
     wrong = {}
     if lost_skill(skill):

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
 from storage.schema import FloatArray, Instrument
+from storage.written import written
 from tasks.execution.accounting import Steps, account_rules
 from tasks.execution.risk import RiskLimits
 from tasks.strategy.recipe import Recipe
@@ -67,19 +68,23 @@ class OrderConfig(Checked):
 
     def told(self, limits: RiskLimits) -> str:
         """Return the limits that orders are sent under, one line."""
-        stop = f"{self.stop_at:.1%} away"
+        hard = written(self.stop_at, "share")
+        stop = f"{hard} away"
         if self.stop_vols is not None:
-            stop = f"{self.stop_vols:g}x the foreseen volatility of the holding time away, at most {self.stop_at:.1%}"
-        day = f"{limits.daily_loss:.1%} of a day's equity"
+            stop = f"{self.stop_vols:g}x the foreseen volatility of the holding time away, at most {hard}"
+        daily_loss, drawdown, band = (
+            written(part, "share") for part in (limits.daily_loss, limits.drawdown, limits.band)
+        )
+        day = f"{daily_loss} of a day's equity"
         if limits.daily_vols is not None:
             day += (
                 f", and no more than {limits.daily_vols:g}x what its riskiest position is foreseen to move it in 24 h"
             )
         return (
-            f"limits: {day}, {limits.drawdown:.1%} below the best close, "
+            f"limits: {day}, {drawdown} below the best close, "
             f"{limits.losses} losing trades in a row, a position of {limits.notional:g} times the capital, or the "
             "equity where that is more, "
-            f"{limits.orders_per_hour} orders an hour, {limits.band:.1%} from the mark price; a stop "
+            f"{limits.orders_per_hour} orders an hour, {band} from the mark price; a stop "
             f"{stop}, fills within {self.slippage_percent:g} %; what is held is closed after "
             f"{self.bars_unknown} bars in which something is unknown"
         )

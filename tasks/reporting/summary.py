@@ -10,6 +10,7 @@ import numpy as np
 
 from storage.schema import FUNDING_STEP_MS, VersionRef
 from storage.trials import Origin
+from storage.written import written
 from tasks.champion.manifest import Manifest, Summary
 from tasks.champion.promotion import Check, Judgement
 from tasks.champion.risk_verdict import risk_line
@@ -149,7 +150,8 @@ def _warnings(recipe: Recipe, evaluation: Evaluation, origin: Origin) -> Iterato
         yield f"No {' and no '.join(free)} is charged: the result is not net of costs."
     pays = recipe.costs.funding and origin != "synthetic"  # a market that is made up has no rates to know
     if unpaid := _share_without_funding(evaluation) if pays else 0.0:
-        yield f"No funding rates are known for {unpaid:.1%} of the unseen time, so none was paid or received in it."
+        share = written(unpaid, "share")
+        yield f"No funding rates are known for {share} of the unseen time, so none was paid or received in it."
     if looser := recipe.promotion.looser_than(PromotionRule()):
         yield f"The promotion rule asks for less than the default: {', '.join(looser)}; mode live refuses it."
     if evaluation.samples.is_listing:
@@ -242,8 +244,8 @@ def _table(summary: Summary) -> list[str]:
 
 
 def _percent(share: float | None, shape: str = ".1f") -> str:
-    return "-" if share is None else f"{100 * share:{shape}} %"
+    return _or_dash(None if share is None else 100 * share, shape, " %")
 
 
 def _or_dash(value: float | None, shape: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{shape}}{unit}"
+    return "-" if value is None else f"{value:{shape}}{unit}".replace("-", "\N{MINUS SIGN}")

@@ -71,7 +71,7 @@ def test_one_market_of_ten_may_be_worse_than_its_prior():
     ten = {f"M{number}USDT": 0.001 for number in range(9)} | {"WORSEUSDT": -0.02}
     assert failed(found=replace(FOUND, leads=ten)) == []
     (check, *_) = judged(found=replace(FOUND, leads=ten))
-    assert check.found == "9 of 10, worst WORSEUSDT -0.02000 nat"
+    assert check.found == "9 of 10, worst WORSEUSDT −0.02000\N{NO-BREAK SPACE}nat"
 
 
 def test_second_seed_is_asked_for_where_nothing_else_failed():

@@ -157,7 +157,10 @@ def test_second_seed_that_loses_keeps_the_champion_whatever_the_first_earned():
         changed(changed(GOOD, "challenger", total_return=3.67), "second_seed", total_return=-0.012), PromotionRule()
     )
     assert [check.name for check in lucky if not check.passed] == ["second seed: net result"]
-    assert (lucky[-1].found, lucky[-1].wanted) == ("-1.20%, first seed +367.00%", "> 0 %")
+    assert (lucky[-1].found, lucky[-1].wanted) == (
+        "−1.20\N{NO-BREAK SPACE}%, first seed +367.00\N{NO-BREAK SPACE}%",
+        "> 0 %",
+    )
 
 
 def test_drawdown_is_measured_against_the_champion_when_there_is_one():
@@ -196,11 +199,11 @@ def test_every_check_shows_its_number_and_its_bound():
     assert checks["unseen days"].found == "60"
     assert checks["unseen days"].wanted == ">= 30"
     assert checks["deflated Sharpe ratio"].found == "0.970, 12 trials"
-    assert checks["log-loss near the better baseline"].found == "+0.00020 nat against LightGBM"
+    assert checks["log-loss near the better baseline"].found == "+0.00020\N{NO-BREAK SPACE}nat against LightGBM"
     assert checks["leak tests"].found == "all green"
-    assert checks["log-loss better than the prior"].found == "+0.01000 nat, p = 0.001"
+    assert checks["log-loss better than the prior"].found == "+0.01000\N{NO-BREAK SPACE}nat, p = 0.001"
     direction = checks["direction of moves better than prior and 50:50"]
-    assert direction.found == "+0.00400 nat against prior, p = 0.001"
+    assert direction.found == "+0.00400\N{NO-BREAK SPACE}nat against prior, p = 0.001"
     assert all(check.found and check.wanted for check in checks.values())
 
 

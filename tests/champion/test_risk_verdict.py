@@ -49,7 +49,7 @@ def test_verdict_holds_where_every_condition_does() -> None:
         (with_score("HAR", p_value=None), "QLIKE better than HAR's", "0.300 against 0.400, p undefined"),
         (with_score("LightGBM", qlike=0.29), "QLIKE near LightGBM's", "1.034 of its 0.290"),
         (with_score("this model", log_r2=0.19), "R2 of ln RV", "0.19"),
-        (with_score("this model", exceeding=0.161), "windows beyond 1.5x the expected risk", "16.1%"),
+        (with_score("this model", exceeding=0.161), "windows beyond 1.5x the expected risk", "16.1\N{NO-BREAK SPACE}%"),
         (replace(RECORD, below=(0.05, 0.25, 0.61, 0.75, 0.95)), "calibration of quantiles", "off by 0.110 at most"),
     ],
 )

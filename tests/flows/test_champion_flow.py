@@ -19,6 +19,7 @@ from storage.artifacts import ArtifactStore
 from storage.results import ResultStore
 from storage.schema import ArtifactError, DatasetRef, Market
 from storage.settings import Settings
+from storage.written import written
 from tasks.champion import judgement
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.backtest import Positions
@@ -85,7 +86,7 @@ def test_promotion_is_of_a_recipe_that_earns_with_a_second_seed_and_publishes_th
     check = judged.checks[-1]
     earned, first_earned = judged.numbers.second_seed.total_return, judged.numbers.challenger.total_return
     assert (check.name, check.passed, earned > 0) == ("second seed: net result", True, True)
-    assert check.found.startswith(f"{earned:+.2%}, first seed {first_earned:+.2%}")
+    assert check.found == f"{written(earned, 'signed share')}, first seed {written(first_earned, 'signed share')}"
     # Decided by the last fold of the second seed, and published from that of the first.
     work = ResultStore(Settings.from_environment().work)
     bars = fold_bars(load_samples(Settings.from_environment().datasets, data, trained), trained, 1).digest

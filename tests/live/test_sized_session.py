@@ -179,7 +179,9 @@ def test_stop_lies_so_many_times_the_foreseen_volatility_of_the_holding_time_awa
     assert config.stop_distance(0.002, 25) == pytest.approx(3 * 0.002 * 5, rel=1e-12)
     assert config.stop_distance(0.002, 10_000) == 0.1
     assert config.stop_distance(1e-5, 1) == 0.005  # where a fill may slip to
-    assert "3x the foreseen volatility of the holding time away, at most 10.0%" in config.told(NO_LIMITS)
+    assert "3x the foreseen volatility of the holding time away, at most 10.0\N{NO-BREAK SPACE}%" in config.told(
+        NO_LIMITS
+    )
     assert Recipe(labels=LabelConfig(horizon=7)).holding_bars == 7
     assert Recipe(labels=LabelConfig(horizon=7), decision=DecisionConfig(min_hold=9)).holding_bars == 9
 

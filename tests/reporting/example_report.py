@@ -142,9 +142,11 @@ def judged() -> Manifest:
         Check(
             name="log-loss better than the prior", passed=True, found="+0.00891 nat, p = 0.001", wanted="> 0, p < 0.05"
         ),
-        Check(name="net result at 1.5x costs", passed=False, found="-7.42%", wanted="> 0 %"),
+        Check(name="net result at 1.5x costs", passed=False, found="−7.42\N{NO-BREAK SPACE}%", wanted="> 0 %"),
         Check(name="lead over the champion", passed=False, found="p = 0.71", wanted="p < 0.05"),
-        Check(name="largest drawdown", passed=True, found="11.3%", wanted="<= 25%"),
+        Check(
+            name="largest drawdown", passed=True, found="11.3\N{NO-BREAK SPACE}%", wanted="<= 25.0\N{NO-BREAK SPACE}%"
+        ),
         Check(name="latency, p99", passed=True, found="4.1 µs", wanted="<= 1,000 µs"),
     )
     luck = Deflation(trials=12, spread=1.2, expected_best=1.9, deflated=0.112)

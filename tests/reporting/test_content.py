@@ -106,7 +106,8 @@ def test_promotion_rule_that_asks_for_less_than_the_default_is_warned_of(stored)
 def test_missing_funding_rates_are_warned_of_where_there_are_any_to_know(stored, origin, warnings):
     assert not len(stored.findings.evaluation.samples.dataset.funding_ms)
     said = summarise(stored.manifest.recipe, stored.findings.evaluation, stored.findings.contest, origin).warnings
-    assert sum(warning.startswith("No funding rates are known for 100.0%") for warning in said) == warnings
+    unpaid = "No funding rates are known for 100.0\N{NO-BREAK SPACE}%"
+    assert sum(warning.startswith(unpaid) for warning in said) == warnings
 
 
 def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored):

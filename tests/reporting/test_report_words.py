@@ -48,11 +48,11 @@ def test_verdict_comes_first_then_why_then_evidence(page: str) -> None:
             "SYNTHETIC a made-up market: says nothing about a real one",
             "Not promoted: no position is taken",
             "5 of 7 conditions hold. Not met:",
-            "net result at 1.5x costs -7.42% > 0 % lead over the champion p = 0.71 p < 0.05",
+            "net result at 1.5x costs −7.42 % > 0 % lead over the champion p = 0.71 p < 0.05",
             "Sharpe ratio, daily",
             "Funding is switched off",
             "pass unseen days 83 >= 30",
-            "fail net result at 1.5x costs -7.42% > 0 %",
+            "fail net result at 1.5x costs −7.42 % > 0 %",
             "No bar had been seen by the model that predicted it.",
             "total return, net −2.11 % +10.42 % +0.00 %",
             "11, assumed −2.11 % −0.42 302 −2.54 %",
@@ -170,7 +170,7 @@ def test_small_p_value_is_called_small_and_never_zero() -> None:
 def test_summary_says_verdict_conditions_and_numbers_and_carries_one_picture() -> None:
     summary = summary_markdown(example())
     assert summary.startswith("# Not promoted: no position is taken\n")
-    assert "| **fail:** net result at 1.5x costs | -7.42% | &gt; 0 % |" in summary
+    assert "| **fail:** net result at 1.5x costs | −7.42 % | &gt; 0 % |" in summary
     assert "> **Funding is switched off: positions held over a funding stamp cost nothing here.**" in summary
     assert "- **Net return −2.11 %**: " in summary
     (uri,) = re.findall(r"!\[[^\]]*\]\(data:image/png;base64,([^)]+)\)", summary)
