@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -163,7 +164,12 @@ def test_orders_are_as_large_as_the_share_says(open_rig: OPEN) -> None:
         assert 0.0 <= coins - float(opening[bar.start_ms].leg.quantity) < step
 
 
-@given(hard=st.floats(1e-4, 0.5), vols=st.floats(1.0, 1e6), foreseen=st.floats(0.0, 1e3), bars=st.integers(1, 10_000))
+@given(
+    hard=st.floats(1e-4, 0.5),
+    vols=st.floats(1.0, 1e6),
+    foreseen=st.floats(-1.0, 1e3) | st.sampled_from([math.inf, -math.inf, 5e-324, 1e308]),
+    bars=st.integers(1, 10_000),
+)
 def test_stop_in_units_of_volatility_is_never_looser_than_the_hard_one(
     hard: float, vols: float, foreseen: float, bars: int
 ) -> None:
