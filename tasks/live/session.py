@@ -244,6 +244,12 @@ class Session:
         """Let the version decide that is chosen now; one that the account may not trade is none, as at a start."""
         own = market.own
         model, why_none, _, unknown = choose(market.market, own.model)
+        is_new, dear = (model.ref if model else None) != (own.model.ref if own.model else None), ""
+        if is_new and model is not None:
+            try:
+                dear = own.too_dear(model.recipe.costs.commission)
+            except TemporaryError as err:
+                is_new, unknown = False, f"whether {model.ref.version} may decide here: {err}"
         if bool(unknown) != own.is_in_doubt:
             own.is_in_doubt = bool(unknown)
             kind, said = KNOWN_CHAMPION, "its champion is known again"
@@ -251,10 +257,10 @@ class Session:
                 kind, said = UNKNOWN_CHAMPION, f"nobody knows its champion, nothing new is held: {unknown}"
             self._say(market, kind, said)
             own.tell(said)
-        if (model.ref if model else None) == (own.model.ref if own.model else None):
+        if not is_new:
             return
-        if model is not None and (why := own.too_dear(model.recipe.costs.commission)):
-            unfit = f"champion {model.ref.version} holds no position here: {why}"
+        if model is not None and dear:
+            unfit = f"champion {model.ref.version} holds no position here: {dear}"
             if own.model is None and own.why_none == unfit:
                 return  # as was said
             model, why_none = None, unfit

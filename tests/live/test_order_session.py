@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from storage.schema import TemporaryError
 from tasks.exchange.private_events import OrderNews
 from tasks.exchange.stream_events import Ticker
 from tasks.execution.accounting import Costs
@@ -169,6 +170,41 @@ def test_champion_that_was_judged_at_less_than_the_account_pays_is_not_taken_ove
             f"{right.ref.version} decides from the next bar on",
         ]
     trader.check()
+
+
+@pytest.mark.promise(15)
+def test_champion_of_which_nobody_knows_whether_the_account_pays_more_takes_over_when_that_is_known(
+    open_rig: OPEN,
+) -> None:
+    trader = Trader(open_rig)
+    champion, doubted = [trader.rig.model], list[bool]()
+    next_one = make_model(6)
+
+    def refused(market: Any) -> None:
+        raise TemporaryError("HTTP 503")
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        if bar != 5:
+            return
+        trading, own = market.own.desk.trading, market.own
+        answers, trading.taker_fee = trading.taker_fee, refused
+        champion[0] = next_one
+        give_up_s = monotonic() + WAIT_S
+        while not own.is_in_doubt and monotonic() < give_up_s:
+            sleep(0.002)
+        doubted.extend((own.is_in_doubt, own.model is trader.rig.model))
+        trading.taker_fee = answers
+        while own.model is not next_one and monotonic() < give_up_s:
+            sleep(0.002)
+        doubted.append(own.is_in_doubt)
+
+    trader.hold(8, before_bar, choose=lambda *asked: Chosen(champion[0]), config=SessionConfig(new_version_s=0.0))
+    assert doubted == [True, True, False]
+    decisions, _ = told(trader)
+    assert [one.version for one in decisions] == [trader.rig.model.ref.version] * 5 + [next_one.ref.version] * 3
+    first, then = trader.alerts
+    assert f"nothing new is held: whether {next_one.ref.version} may decide here: HTTP 503" in first
+    assert "its champion is known again" in then
 
 
 @pytest.mark.promise(17)
