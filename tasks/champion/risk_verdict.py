@@ -51,7 +51,7 @@ def _of_strangers(record: RiskRecord, rule: RiskRule) -> Iterator[Check]:
         failed = {symbol: check for symbol, check in asked.items() if check is None or not check.passed}
         held = len(asked) - len(failed)
         said = "".join(f", {symbol} {check.found if check else 'unforeseen'}" for symbol, check in failed.items())
-        wanted = f"{first.wanted} in {LED:.0%} of markets that networks never saw"
+        wanted = f"{first.wanted} in {written(LED, 'share')} of markets that networks never saw"
         yield checked(name, held >= LED * len(asked), f"{held} of {len(asked)}{said}", wanted)
     ewma = record.named(EWMA)  # None where its own days hold no whole window
     found = (

@@ -78,7 +78,7 @@ def test_of_a_new_listing_each_condition_is_asked_of_markets_that_networks_never
         *(check.name for check in judge_risk(RECORD, RiskRule())), "own days do not refute it",
     ]  # fmt: skip
     assert checks[0].found == "3 of 3"
-    assert checks[0].wanted == ">= 30 in 90% of markets that networks never saw"
+    assert checks[0].wanted == ">= 30 in 90.0\N{NO-BREAK SPACE}% of markets that networks never saw"
     assert checks[-1].found == "too few to tell"
 
 
