@@ -232,24 +232,25 @@ def bootstrap_means(values: FloatArray, mean_block: float, *, draws: int, seed: 
     # Blocks wrap around, so the series is laid twice; a block's sum is then one difference of running sums.
     centre = values.mean(axis=0)
     running = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(np.tile(values - centre, (2, 1)), axis=0)])
-    out = np.empty((draws, values.shape[1]))
+    out = np.zeros((draws, values.shape[1]))
     _resample(running, 1.0 / mean_block, np.random.default_rng(seed), out)
     return np.asarray(out + centre, np.float64)
 
 
 @compiled
 def _resample(running: FloatArray, restart: float, rng: np.random.Generator, out: FloatArray) -> None:
-    """Fill each row of `out` with the mean of blocks that begin anywhere and go on with probability 1 - `restart`."""
+    """Add to each row of `out` the mean of blocks that begin anywhere and go on with probability 1 - `restart`."""
     length = (len(running) - 1) // 2
     for draw in range(len(out)):
-        out[draw] = 0.0
         filled = 0
         while filled < length:
             first = rng.integers(0, length)
             block = min(rng.geometric(restart), length - filled)
-            out[draw] += running[first + block] - running[first]
+            for column in range(out.shape[1]):  # of whole rows, Numba would compile the text of an error for seconds
+                out[draw, column] += running[first + block, column] - running[first, column]
             filled += block
-        out[draw] /= length
+        for column in range(out.shape[1]):
+            out[draw, column] /= length
 
 
 def _shape(returns: FloatArray, sharpe: float) -> float:
