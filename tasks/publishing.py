@@ -32,8 +32,6 @@ from tasks.network.folding import load_weights
 from tasks.reporting.content import library_versions, report_data, side_by_side
 from tasks.reporting.panel import read_panel
 from tasks.reporting.panel_page import panel_line, panel_table, render_panel
-from tasks.reporting.report import render_report
-from tasks.reporting.run_page import checklist_rows, verdict_markdown, version_tables
 from tasks.reporting.summary import Verdict, summarise, verdict_of
 from tasks.runs import cost
 from tasks.runs.alerts import raise_alert
@@ -123,6 +121,8 @@ def _kept(work: ResultStore, data: DatasetRef, judgement: Judgement) -> str:
         + (" next='second seed'" if judgement.awaits_second_seed else "")
     )
     if not judgement.awaits_second_seed:
+        from tasks.reporting.run_page import checklist_rows
+
         rows, about = checklist_rows(judgement.checks), f"Promotion rule against champion {judgement.champion}"
         show_table("promotion", data.source, data.market, rows, about)
     return key
@@ -143,6 +143,9 @@ def publish_version(
     quality: str,
 ) -> VersionRef:
     """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version."""
+    from tasks.reporting.report import render_report  # Matplotlib: what trains beforehand need not hold it
+    from tasks.reporting.run_page import verdict_markdown, version_tables
+
     settings, now = Settings.from_environment(), datetime.now(UTC)
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
     findings = Findings.load(settings.work, settings.datasets, keys)

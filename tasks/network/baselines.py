@@ -85,9 +85,9 @@ class Samples:
     weights: FloatArray | None
 
     def thinned(self, stride: int) -> Samples:
-        """Return every `stride`-th sample."""
-        weights = None if self.weights is None else self.weights[::stride]
-        return Samples(x=self.x[::stride], y=self.y[::stride], weights=weights)
+        """Return every `stride`-th sample, copied: whoever lets go of the others has their memory back."""
+        weights = None if self.weights is None else self.weights[::stride].copy()
+        return Samples(x=self.x[::stride].copy(), y=self.y[::stride].copy(), weights=weights)
 
 
 Predict = Callable[[FloatArray], FloatArray]
@@ -250,9 +250,9 @@ class _Point:
 
 
 def _logistic(learn: Samples, check: Samples, config: BaselineConfig) -> Iterator[_Point]:
-    thinned, model = learn.thinned(_SEARCHED), None
+    learn, model = learn.thinned(_SEARCHED), None
     for strength in config.strengths:
-        model = logistic(thinned, strength * _SEARCHED, model)  # fewer samples, as strong a penalty for each
+        model = logistic(learn, strength * _SEARCHED, model)  # fewer samples, as strong a penalty for each
         loss = log_loss(model.predict_proba(check.x), check.y)
         yield _Point(setting=f"C={strength:g}", loss=loss, fitted=partial(_regression, strength, model))
 
@@ -287,7 +287,8 @@ def _boosting(learn: Samples, check: Samples, config: BaselineConfig) -> Iterato
         patience=-(-config.patience // _SEARCH_PATIENCE),
         leaf_bars=max(config.leaf_bars // _SEARCHED, 1),
     )
-    thinned = Boosting(learn.thinned(_SEARCHED), check, num_classes, quick)
+    learn = learn.thinned(_SEARCHED)
+    thinned = Boosting(learn, check, num_classes, quick)
     for leaves in config.leaves:
         predict = thinned.grown(leaves, use_quantized_grad=True)
         loss = log_loss(predict(check.x), check.y)
