@@ -58,6 +58,10 @@ def trade(
     markets = distinct(market, symbols) if symbols else [market]
     if mode == "live" and sys.stdin.isatty() and CONFIRM_LIVE not in os.environ:
         os.environ[CONFIRM_LIVE] = input(f"Orders with real money. Type '{confirmation(markets)}' to go on: ")
+    asked = SessionPlan(
+        exchange=exchange, markets=markets, mode=mode, version=version, shadows=shadows, bars=steps,
+        bar_every_s=bar_every_s, config=rules, name=session,
+    )  # fmt: skip
     if mode == "paper":
         plan(("train", "session"))
     if version == "newest":
@@ -66,12 +70,7 @@ def trade(
                 stage("train")
                 pipeline(market=one, exchange=exchange)
     stage("session")
-    result = hold_session(
-        SessionPlan(
-            exchange=exchange, markets=markets, mode=mode, version=version, shadows=shadows, bars=steps,
-            bar_every_s=bar_every_s, config=rules, name=session,
-        )
-    )  # fmt: skip
+    result = hold_session(asked)
     end_stage()
     print(result.text(), file=sys.stderr if mode == "signal" else sys.stdout)
     return result

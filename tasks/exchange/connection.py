@@ -187,7 +187,7 @@ def connect_stream(
         bans: Where the home's bans lie; None: no other process is told of one.
 
     Raises:
-        ConfigError: The candle file ends before, or the sandbox is to be live: in a session its bars make the time.
+        ConfigError: The candle file ends before.
     """
     pace: dict[str, Any] = {"requests_per_s": config.requests_per_s, "threads": config.threads, "on_retry": on_retry}
     pace["retry"] = _IN_A_SESSION
@@ -201,8 +201,6 @@ def connect_stream(
                 bans=bans,
             )  # fmt: skip
         return
-    if config.live:
-        raise ConfigError("a session with a sandbox goes by the time of its bars; leave out live")
     end_ms = now_ms + bars * max(market.interval_ms for market in markets)
     # One bar more: the last decision is filled at the open after it.
     candles = (

@@ -75,6 +75,9 @@ class SessionPlan:
         bar_every_s: Real seconds that a bar of the sandbox takes, at least.
         config: The session's rules.
         name: Of the session; empty for a new one.
+
+    Raises:
+        ConfigError: The sandbox that it would start is to be live: in a session its bars make the time.
     """
 
     exchange: ExchangeConfig
@@ -86,6 +89,13 @@ class SessionPlan:
     bar_every_s: float = 0.005
     config: SessionConfig = SessionConfig()
     name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.exchange.live and self.exchange.url is None:
+            raise ConfigError(
+                "a session with a sandbox goes by the time of its bars; leave out live (in the form: made-up market "
+                "moves with real time)"
+            )
 
     @property
     def most_bars(self) -> int | None:

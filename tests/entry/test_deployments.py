@@ -5,6 +5,7 @@ import importlib
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -14,6 +15,8 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas.schedules import CronSchedule as ServerCron
 
 from flows.entry.operation import MAIN_JOB, World, deployment_names, pause_others
+from storage.schema import ConfigError
+from tasks.exchange.connection import ExchangeConfig
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -71,6 +74,27 @@ def test_deployment_names_a_flow_and_parameters_that_it_takes(deployment):
                 assert {name: getattr(taken, name) for name in value} == value
             else:
                 assert str(taken)[:10] == str(value)[:10]
+
+
+@pytest.mark.parametrize(
+    "deployment", [one for one in DEPLOYMENTS if one["entrypoint"] == "flows.trade.trade"], ids=names
+)
+def test_deployed_session_is_held_with_its_parameters_as_they_stand(deployment, monkeypatch):
+    module = importlib.import_module("flows.trade")
+    held = []
+    monkeypatch.setattr(module, "lacks_a_version", lambda exchange, market: False)
+    monkeypatch.setattr(module, "hold_session", lambda plan: held.append(plan) or SimpleNamespace(text=lambda: ""))
+    module.trade.fn(**module.trade.validate_parameters(deployment["parameters"]))
+    (plan,) = held
+    assert str(plan.markets[0].symbol) == deployment["parameters"]["market"]["symbol"]
+    assert plan.mode == "paper"
+
+
+def test_session_on_a_sandbox_that_moves_with_real_time_is_refused_before_anything_is_trained(monkeypatch):
+    module = importlib.import_module("flows.trade")
+    monkeypatch.setattr(module, "lacks_a_version", lambda exchange, market: pytest.fail("the refusal comes first"))
+    with pytest.raises(ConfigError, match="goes by the time of its bars; leave out live"):
+        module.trade.fn(exchange=ExchangeConfig(live=True), version="newest")
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names)

@@ -3,7 +3,7 @@
 import pytest
 
 from storage.schema import CandleError, ConfigError, Market, Window
-from tasks.exchange.connection import ExchangeConfig, connect, connect_stream
+from tasks.exchange.connection import ExchangeConfig, connect
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.sandbox import Sandbox
 
@@ -59,14 +59,6 @@ def test_live_market_that_has_no_bar_yet_is_refused():
     with (
         pytest.raises(ConfigError, match="a live market must have a closed bar, its first one opens at start_ms=99999"),
         connect(ExchangeConfig(live=True, synthetic=SyntheticMarket(start_ms=9_999_900_000_000)), Market()),
-    ):
-        pass
-
-
-def test_live_market_is_refused_by_a_session_with_a_sandbox_of_its_own():
-    with (
-        pytest.raises(ConfigError, match="goes by the time of its bars; leave out live"),
-        connect_stream(ExchangeConfig(live=True), [Market()], 1_735_689_600_000, 5),
     ):
         pass
 
