@@ -73,6 +73,7 @@ class SessionResult:
             f"  unexplained  {one['unexplained']}",
             *(f"  volatility   {line}" for line in map(_foreseen_line, one["markets"]) if line),
             f"  equity       {one['equity']:,.2f} USDT, was {one['capital']:,.2f}; {parts_text(one['difference_bp'])}",
+            *(f"  rounding     {line}" for line in rounding_lines(one["difference_bp"], one["fills"])),
             *(f"  {name:<11}  p50 {at['p50']:.0f}, p99 {at['p99']:.0f}" for name, at in one["latency"].items()),
             f"  memory       {one['rss_mb']:.0f} MB",
             f"  journal      {self.journal}",
@@ -84,6 +85,16 @@ def parts_text(parts: Mapping[str, float]) -> str:
     """Return how far an account is from a backtest's and what each cause made of it, in basis points of the capital."""
     told = ", ".join(f"{cause} {part:+.1f}" for cause, part in parts.items() if abs(part) >= 0.05)  # what rounds to 0.0
     return f"{sum(parts.values()):+.1f} bp beside a backtest{f' ({told})' if told else ''}"
+
+
+def rounding_lines(parts: Mapping[str, float], fills: int) -> Iterator[str]:
+    """Yield what rounding is and what it costs a fill, in basis points of the capital; nothing where it costs none."""
+    cost = -parts.get("rounding", 0.0)
+    if fills and abs(cost) >= 0.05:
+        yield (
+            f"{cost:.1f} bp, {cost / fills:.2f} a fill: prices are rounded to the tick, against the trader, and sizes "
+            "to whole steps, which the backtest doesn't charge"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +135,12 @@ class SessionReview:
         rows = [[str(cell) for cell in row.values()] for row in self.rows()]
         wide = max((len(what) for what, _, _ in rows), default=0)
         lines = [f"  {what:<{wide}}  {times:>12}  {bp:>12}" for what, times, bp in rows]
+        lines += [
+            f"  rounding of {account}: {line}"
+            for account, one in self.accounts.items()
+            if one.comparison is not None
+            for line in rounding_lines(one.comparison.parts, one.fills)
+        ]
         return "\n".join([f"session {self.name} on {self.source}, basis points of the capital", *lines])
 
 

@@ -14,7 +14,7 @@ from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series
 from tasks.live.attribution import CAUSES, UNEXPLAINED, Comparison
-from tasks.live.outcome import parts_text
+from tasks.live.outcome import parts_text, rounding_lines
 from tasks.live.replay import replay
 from tasks.market.features import build_features
 from tasks.strategy.live_tick import PROBABILITIES
@@ -185,3 +185,10 @@ def test_parts_are_told_in_one_line_without_those_that_round_to_nothing() -> Non
         "+1.8 bp beside a backtest (rounding -1.2, stale +3.0)"
     )
     assert parts_text({}) == "+0.0 bp beside a backtest"
+
+
+def test_rounding_is_said_to_be_a_cost_that_the_backtest_does_not_charge() -> None:
+    (line,) = rounding_lines({"rounding": -181.0, "price": 3.0}, 255)
+    assert line.startswith("181.0 bp, 0.71 a fill: prices are rounded to the tick, against the trader")
+    assert line.endswith("which the backtest doesn't charge")
+    assert list(rounding_lines({"rounding": 0.0}, 255)) == list(rounding_lines({"price": -9.0}, 0)) == []
