@@ -13,6 +13,18 @@ FLAGS = $(call option,--exchange,$(EXCHANGE)) $(call option,--symbol,$(SYMBOL)) 
         $(call option,--end,$(END)) $(call option,--candles,$(CANDLES)) $(call option,--funding,$(FUNDING)) \
         $(call option,--preset,$(PRESET)) $(call option,--pool,$(POOL)) $(call option,--labels.horizon,$(HORIZON)) $(call option,--synthetic.kind,$(SYNTHETIC))
 
+# What may be given on the command line; a mistyped name would leave the default, and so another market, without a word.
+# The environment is not looked at: what it holds beside was meant for others.
+KNOWN := ARGS BARS CANDLES CATEGORY END EXCHANGE FUNDING HORIZON INTERVAL KILLS POOL PORT PRESET PYTHON SECONDS SEED START \
+         SYMBOL SYMBOLS SYNTHETIC VENV WORKERS
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN := $(firstword $(filter-out $(KNOWN) DSC_% PREFECT_% MAKE% SHELL,$(GIVEN)))
+ifneq ($(UNKNOWN),)
+  NEAREST := $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1))' \
+               $(call quoted,$(UNKNOWN)) $(KNOWN) 2>/dev/null)
+  $(error $(UNKNOWN) is no variable of this Makefile$(if $(NEAREST),; did you mean $(NEAREST)? Known,; known) are $(KNOWN))
+endif
+
 export DSC_HOME ?= $(CURDIR)/.dsc
 export PREFECT_HOME ?= $(DSC_HOME)/prefect
 export DO_NOT_TRACK := 1
