@@ -25,7 +25,7 @@ from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
 from tasks.publishing import show_panel
 from tasks.reporting.summary import Verdict
-from tasks.runs.display import plan, say, stage
+from tasks.runs.display import doing, plan, say, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.runs.memory import give_back_large_blocks
 from tasks.strategy.provenance import project_hash
@@ -111,6 +111,7 @@ def retrain_market(
 ) -> Verdict:
     """Take one market from its dataset to a verdict, with the code that the flow has."""
     with alone_on_equal_code(code):
+        doing(str(data.market))
         return judged_version(exchange, data, bars, quality, recipe)
 
 

@@ -15,6 +15,7 @@ from flows.entry.form import Folded, form
 from flows.entry.symbols import Symbols
 from flows.pipeline import pipeline
 from storage.schema import Market
+from storage.settings import pasteable
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import distinct
 from tasks.live.gates import CONFIRM_LIVE, confirmation
@@ -22,6 +23,7 @@ from tasks.live.outcome import SessionResult
 from tasks.live.run import SessionPlan
 from tasks.live.session_config import SessionConfig
 from tasks.runs.display import end_stage, plan, stage
+from tasks.runs.page import page_key
 from tasks.trading import hold_session, lacks_a_version
 
 
@@ -72,7 +74,13 @@ def trade(
     stage("session")
     result = hold_session(asked)
     end_stage()
-    print(result.text(), file=sys.stderr if mode == "signal" else sys.stdout)
+    pages = " ".join(page_key("session", exchange.source, one) for one in markets)
+    closing = {
+        "page": f"in the UI (make ui), under Artifacts: {pages}",
+        "next": f"compare it with a backtest again: {pasteable(f'flows.evaluate --session {result.name}')}",
+    }
+    lines = [result.text(), *(f"  {name:<11}  {value}" for name, value in closing.items())]
+    print("\n".join(lines), file=sys.stderr if mode == "signal" else sys.stdout)
     return result
 
 

@@ -54,7 +54,7 @@ def hold_session(plan: SessionPlan) -> SessionResult:
 
     def tell_progress() -> None:  # which asks a server, and so never by the session's own thread
         if plan.most_bars and plan.mode == "paper":
-            advance(stepped / plan.most_bars, f"{traded} fills")
+            advance(stepped / plan.most_bars, f"{stepped:,} of {plan.most_bars:,} bars, {traded} fills")
 
     def tell_stop() -> None:
         pages.ended = "it was stopped"

@@ -21,7 +21,7 @@ from storage.schema import DatasetRef
 from storage.settings import Settings
 from tasks.network.start import Start
 from tasks.runs import cost
-from tasks.runs.display import say
+from tasks.runs.display import found
 from tasks.runs.progress import ProgressReport
 from tasks.strategy import baselines, folds
 from tasks.strategy.pool import bars_for_listing, pooled_bars, with_pool_passes
@@ -132,7 +132,7 @@ def _made(key: str, title: str, make: Callable[[ProgressReport], Any], *, is_bes
     log, work = get_run_logger(), ResultStore(Settings.from_environment().work)
     if work.finished(key):
         log.info(f"{title} was made before key={key}")
-        say(f"{title} was made before from the same bars")
+        found()
         cost.found(title)
         return key
     with ProgressReport(title, is_beside=is_beside) as progress:

@@ -70,7 +70,7 @@ def run_by_hand(
     """Parse the command line into the parameters of `flow`, run it, say what it came to, and end the program.
 
     The exit status is 0, or what `status` makes of the result; 1 when the run was refused or failed with one of our
-    errors; 2 for a bad command line; 130 after Ctrl-C.
+    errors; 2 for a bad command line; 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
         flow: What is run.

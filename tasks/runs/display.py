@@ -1,7 +1,7 @@
 """What a person sees of a run that was started by hand: where it stands, and how long the present stage will take.
 
 On a terminal one live display, a line for each stage; elsewhere a line is written when a stage begins and finished
-when it ends. Where nobody shows a run, as under a worker, Prefect's log and UI say it alone.
+when it ends, one for each step of what a stage is made of, and one a minute from a step that says nothing else. Where nobody shows a run, as under a worker, Prefect's log and UI say it alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rich.text import Text
 from tasks.runs import cost, overall
 
 _WIDEST_BAR = 20  # columns; on a narrow terminal it leaves room for what the stage does
+_SILENT_S = 60.0  # after which a stage that goes on says how far it is, where there is no live display
 _KNOWN_FROM = 0.02  # of a stage; before that, how long the rest takes is a guess
 
 
@@ -45,7 +46,9 @@ class RunDisplay:
         self._closed = self._is_open = False
         self._at = -1
         self._began = 0.0
-        self._took: list[float] = []
+        self._took: list[tuple[float, int]] = []  # seconds, and parts that were found
+        self._found = 0
+        self._spoke = 0.0  # when the last line was written
         self._part, self._parts, self._what = 0, 1, ""
         self._within, self._share, self._note = "", 0.0, ""
         self._live = Live(console=self._console, get_renderable=self._stages, vertical_overflow="crop")
@@ -60,6 +63,8 @@ class RunDisplay:
         """Show that a stage begins, or a part of it; one that was not planned is what the present one does."""
         if name not in self._plan:
             self._within, self._note = f"{name} {part + 1} of {parts}" if parts > 1 else name, ""
+            if part == 0:
+                self._line_within(name)
             return
         at = self._plan.index(name)
         if at != self._at:
@@ -74,6 +79,17 @@ class RunDisplay:
     def advance(self, share: float, note: str) -> None:
         """Show how much of the present part is done, 0 to 1, and what it does."""
         self._share, self._note = 0.0 if self._within else share, note
+        if self._at >= 0 and time.monotonic() - self._spoke > _SILENT_S:
+            _, left, doing = self._present()
+            self._line_within(f"{left}, {doing}" if doing else left)
+
+    def doing(self, what: str) -> None:
+        """Show what the present part is of."""
+        self._what = what
+
+    def found(self) -> None:
+        """Count a part of the present stage that was made before."""
+        self._found += 1
 
     def say(self, line: str) -> None:
         """Write a line that stays."""
@@ -93,17 +109,23 @@ class RunDisplay:
         """Show that the present stage is over."""
         if self._at < 0:
             return
-        self._took.append(time.monotonic() - self._began)
+        self._took.append((time.monotonic() - self._began, self._found))
         if not self._is_terminal:
             if not self._is_open:
                 self._open_line()
-            self._console.print(duration(self._took[-1]))
-        self._at, self._is_open = -1, False
+            self._console.print(", ".join(filter(None, (duration(self._took[-1][0]), _found_text(self._found)))))
+        self._at, self._is_open, self._found = -1, False, 0
 
     def _open_line(self) -> None:
         if not self._is_terminal:
             self._console.print(f"{self._numbered(self._at)} ... ", end="")
-            self._is_open = True
+            self._is_open, self._spoke = True, time.monotonic()
+
+    def _line_within(self, what: str) -> None:
+        """Write what the present stage does, where no live display shows it."""
+        if not self._is_terminal and self._at >= 0:
+            self.say(f"  {self._what}: {what}" if self._what and self._what not in what else f"  {what}")
+            self._spoke = time.monotonic()
 
     @property
     def _bar(self) -> int:
@@ -126,7 +148,8 @@ class RunDisplay:
             if index == self._at:
                 rows.add_row(Text(name, "bold"), *self._present())
             elif index < len(self._took):
-                rows.add_row(name, ProgressBar(1.0, 1.0, width=self._bar), duration(self._took[index]), "")
+                took, parts = self._took[index]
+                rows.add_row(name, ProgressBar(1.0, 1.0, width=self._bar), duration(took), _found_text(parts))
             else:
                 rows.add_row(Text(name, "dim"), "", "", "")
         return Group(rows)
@@ -138,6 +161,10 @@ class RunDisplay:
         part = f"{min(self._part + 1, self._parts)} of {self._parts}" if self._parts > 1 else ""
         note = ", ".join(filter(None, (self._what or part, self._within, self._note)))
         return ProgressBar(1.0, share, width=self._bar), left, note
+
+
+def _found_text(found: int) -> str:
+    return f"{found} part{'s' * (found != 1)} made before from the same bars" if found else ""
 
 
 _shown: RunDisplay | None = None
@@ -193,6 +220,18 @@ def advance(share: float, note: str = "") -> None:
         run.advance(share)
     if _shown is not None:
         _shown.advance(share, note)
+
+
+def doing(what: str) -> None:
+    """Say what the present part is of, such as a market."""
+    if _shown is not None:
+        _shown.doing(what)
+
+
+def found() -> None:
+    """Count a part of the present stage that was made before, and is not made again."""
+    if _shown is not None:
+        _shown.found()
 
 
 def say(line: str) -> None:

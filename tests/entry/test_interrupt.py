@@ -1,4 +1,4 @@
-"""Ctrl-C on a run by hand: one line, status 130, at once, nothing left; also where the signal was ignored before."""
+"""Ctrl-C or SIGTERM on a run by hand: one line, status 130 or 143, at once, nothing left; also where the signal was ignored before."""
 
 import os
 import signal
@@ -62,6 +62,29 @@ def test_interrupt_ends_the_run_whatever_a_library_makes_of_it(made_of_it: str):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 130
     assert done.stderr == "interrupted; the same command goes on from what is finished\n"
+
+
+@pytest.mark.parametrize("made_of_it", ["raise RuntimeError('Query interrupted') from None", "raise"])
+def test_sigterm_ends_a_flow_with_one_line_whatever_a_library_makes_of_it(made_of_it: str):
+    code = (
+        "import os, signal, time\nfrom prefect.exceptions import TerminationSignal\n"
+        "from prefect.utilities.engine import capture_sigterm\nfrom flows.entry.interrupt import interruptible\n"
+        "with interruptible(), capture_sigterm():\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"        time.sleep(60)\n    except TerminationSignal as err:\n        {made_of_it}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 143
+    assert done.stderr == "interrupted; the same command goes on from what is finished\n"
+
+
+def test_session_that_ends_well_on_sigterm_was_not_interrupted():
+    code = (
+        "import os, signal\nfrom flows.entry.interrupt import interruptible\nwith interruptible():\n"
+        "    signal.signal(signal.SIGTERM, lambda number, frame: None)\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('summary')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.returncode, done.stdout, done.stderr) == (0, "summary\n", "")
 
 
 def takes_interrupts(process: psutil.Process) -> bool:

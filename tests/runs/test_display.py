@@ -5,7 +5,19 @@ import io
 import pytest
 
 from tasks.runs import display as run_display
-from tasks.runs.display import RunDisplay, advance, duration, end_stage, parts_of, plan, say, showing, stage
+from tasks.runs.display import (
+    RunDisplay,
+    advance,
+    doing,
+    duration,
+    end_stage,
+    found,
+    parts_of,
+    plan,
+    say,
+    showing,
+    stage,
+)
 
 
 class Terminal(io.StringIO):
@@ -38,6 +50,42 @@ def test_pipe_gets_a_line_a_stage_with_its_time(clock):
             clock.now_s += 30
         stage("judge")
     assert out.getvalue() == "1/3 ingest ... 4 s\n2/3 networks ... 1 min 30 s\n3/3 judge ... 0 s\n"
+
+
+def test_pipe_gets_a_line_for_each_step_of_a_market_and_one_for_all_that_was_made_before(clock):
+    out = io.StringIO()
+    with showing(out):
+        plan(("ingest", "markets"))
+        stage("ingest")
+        stage("markets", 0, 2)
+        for market in ("BTCUSDT", "ETHUSDT"):
+            doing(market)
+            for _ in parts_of("networks", 3):
+                found()
+            stage("judge")
+        clock.now_s += 9
+    assert out.getvalue().splitlines() == [
+        "1/2 ingest ... 0 s",
+        "2/2 markets ... ",
+        *(f"  {market}: {name}" for market in ("BTCUSDT", "ETHUSDT") for name in ("networks", "judge")),
+        "2/2 markets ... 9 s, 6 parts made before from the same bars",
+    ]
+
+
+def test_pipe_says_how_far_a_step_is_that_has_said_nothing_for_a_minute(clock):
+    out = io.StringIO()
+    with showing(out):
+        plan(("session",))
+        stage("session")
+        for bars in (10, 20, 30, 40):
+            clock.now_s += 40
+            advance(bars / 100, f"{bars} of 100 bars")
+    assert out.getvalue().splitlines() == [
+        "1/1 session ... ",
+        "  5 min 20 s left, 20 of 100 bars",
+        "  4 min 00 s left, 40 of 100 bars",
+        "1/1 session ... 2 min 40 s",
+    ]
 
 
 def test_what_a_run_prints_itself_stands_below_its_last_stage(clock, capsys):
