@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,6 +150,17 @@ class Settings:
         return Place(
             url=f"{self.home if self.is_at_home else self.artifact_url.rstrip('/')}/{name}", key=self.artifact_key
         )
+
+
+def pasteable(arguments: str) -> str:
+    """Return `python -m` with these arguments as it can be pasted into a shell of the present folder.
+
+    It names this very Python, and the home where that is not the default one.
+    """
+    python, here, home = Path(sys.executable), Path.cwd(), Settings.from_environment().home
+    shown = python.relative_to(here) if python.is_relative_to(here) else python
+    set_home = "" if home == here / ".dsc" else f"DSC_HOME={shlex.quote(str(home))} "
+    return f"{set_home}{shlex.quote(str(shown))} -m {arguments}"
 
 
 def _positive(name: str, text: str, unit: str) -> float:

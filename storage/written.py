@@ -12,7 +12,7 @@ Row = Mapping[str, Cell]
 
 Style = Literal[
     "count", "ratio", "chance", "signed chance", "p", "share", "signed share", "share as bp", "bp", "nat", "signed nat",
-    "us", "money",
+    "loss", "signed loss", "us", "money",
 ]  # fmt: skip
 """How a number is written; `written` shows each."""
 
@@ -37,6 +37,8 @@ def written(value: float | None, style: Style) -> str:
         "share as bp": f"{1e4 * value:,.2f} bp",
         "nat": f"{value:.5f} nat",
         "signed nat": f"{value:+.5f} nat",
+        "loss": f"{value:.3f}",
+        "signed loss": f"{value:+.3f}",
         "us": f"{value:,.1f} µs",
         "money": f"{round(value):,}",
     }[style]

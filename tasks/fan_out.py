@@ -21,7 +21,7 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from storage.schema import ClusterError, ConfigError, Market, MarketsError, one_line
-from storage.settings import Settings
+from storage.settings import Settings, pasteable
 from tasks.reporting.summary import Verdict
 from tasks.runs.page import put_table
 from tasks.strategy.provenance import project_hash
@@ -95,7 +95,7 @@ class Outcomes:
         promoted = sum(outcome.verdict is not None and outcome.verdict.promoted for outcome in self.each)
         headline = f"{'PROMOTED' if promoted else 'NOT PROMOTED'} - {promoted} of {len(self.each)} markets."
         page = [("markets", Path(self.panel).absolute().as_uri())] if self.panel else []
-        rows = [*page, *facts, ("next", "what each market needs: python -m flows.monitor")]
+        rows = [*page, *facts, ("next", f"what each market needs: {pasteable('flows.monitor')}")]
         return "\n".join([headline, *(f"  {name:<7}  {value}" for name, value in rows)])
 
     def show(self) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 
 from storage.api_keys import ApiKey, Environment
 from storage.schema import ConfigError, Market, PipelineError
+from storage.settings import pasteable
 from tasks.exchange.transport import Exchange
 
 ORDER_MODES: Mapping[str, Exchange] = {"sandbox": "sandbox", "demo": "bybit", "testnet": "testnet", "live": "bybit"}
@@ -81,7 +82,7 @@ def gate(
         if why:
             raise Denied(
                 "HALTED",
-                f"{market}: {why}; look into it; python -m flows.halt closes what is held, then the same with --rearm",
+                f"{market}: {why}; look into it; {pasteable('flows.halt')} closes what is held, then the same with --rearm",
             )
     environment: Environment = mode  # type: ignore[assignment]  # a mode that sends orders is named after it
     if mode == "live" and env.get(CONFIRM_LIVE) != (asked := confirmation(list(why_none))):

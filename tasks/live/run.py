@@ -28,7 +28,7 @@ from storage.schema import (
     UnreachableError,
     VersionRef,
 )
-from storage.settings import Settings
+from storage.settings import Settings, pasteable
 from storage.snapshots import load_dataset
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.manifest import read_manifest
@@ -217,7 +217,7 @@ def _telling_of(held: Mapping[Market, Decimal], mode: str, on_alert: Callable[[s
         yield
     except Denied:
         for market, coins in held.items():
-            close = f"python -m flows.halt --mode {mode} --symbols {market.symbol}"
+            close = pasteable(f"flows.halt --mode {mode} --symbols {market.symbol}")
             on_alert(
                 f"{market} on {mode}: STILL OPEN: {coins} by the journal, and no session minds it; close it: {close}"
             )

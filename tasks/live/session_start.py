@@ -23,6 +23,7 @@ from storage.schema import (
     Window,
     source_slug,
 )
+from storage.settings import pasteable
 from tasks.champion.serving import ServedModel
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
@@ -212,8 +213,8 @@ def _as_agreed(journal: Journal, one: MarketSession, on_note: Callable[[str], ob
     if binding := [said for name, said in changed.items() if name in _OF_FILLS]:
         raise StoreError(
             f"{one.market}: the exchange has changed what fills must keep to since this session began "
-            f"({', '.join(binding)}), so it can't go on; close what it holds (an account's: python -m flows.halt, then "
-            "the same with --rearm) and start another one, under another --session"
+            f"({', '.join(binding)}), so it can't go on; close what it holds (an account's: {pasteable('flows.halt')}, "
+            "then the same with --rearm) and start another one, under another --session"
         )
     on_note(f"{one.market}: the exchange has changed its rules since this session began: {', '.join(changed.values())}")
     return agreed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.schema import FUNDING_STEP_MS, VersionRef
+from storage.schema import FUNDING_STEP_MS, Market, VersionRef, sandbox_source
 from storage.trials import Origin
 from storage.written import written
 from tasks.champion.manifest import Manifest, Summary
@@ -17,10 +17,15 @@ from tasks.champion.risk_verdict import risk_line
 from tasks.execution.contenders import Contender
 from tasks.execution.fee_schedule import costs_text
 from tasks.execution.track_record import FEWEST_TRADES
+from tasks.market.synthetic import SyntheticMarket, description
 from tasks.strategy.contest import MODEL, Contest
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
+
+
+_USUAL_SOURCE = sandbox_source(description(SyntheticMarket()))
+"""Of the market that is made up where nobody asks for another: what `make paper` trades."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +76,19 @@ class Verdict:
             facts: Further lines at the end, name and value.
         """
         report = self.report if "://" in self.report else Path(self.report).absolute().as_uri()
-        further = (
-            "on Bybit's data, no key: make run EXCHANGE=bybit START=2025-01-01"
-            if self.manifest.origin == "synthetic"
-            else "retrained and judged daily, in a browser: make ui EXCHANGE=bybit"
-        )
-        rows = [("report", report), ("version", str(self.version)), *facts, ("next", further)]
+        rows = [("report", report), ("version", str(self.version)), *facts, *zip(("next", ""), self._next(), strict=False)]
         closing = [f"  {name:<7}  {value}" for name, value in rows]
         return "\n".join([*verdict_lines(self.headline, self.checks, self.manifest), *closing])
+
+
+    def _next(self) -> Iterator[str]:
+        """Yield what one may do next, a command each."""
+        if self.manifest.origin != "synthetic":
+            yield "retrained and judged daily, in a browser: make ui EXCHANGE=bybit"
+            return
+        if self.promoted and self.version.source == _USUAL_SOURCE and self.manifest.market == Market():
+            yield "let it trade on paper: make paper"
+        yield "on Bybit's data, no key: make run EXCHANGE=bybit START=2025-01-01"
 
 
 def verdict_of(
@@ -198,7 +208,7 @@ def verdict_lines(headline: str, checks: Sequence[Check], manifest: Manifest) ->
     warned = [f"  ! {warning}" for warning in (*origin, *manifest.summary.warnings)]
     said = [
         f"  costs: {costs_text(manifest.recipe.costs, manifest.recipe.fees)}",
-        f"  risk verdict {risk_line(manifest.risk)}",
+        f"  apart from promotion: the risk verdict {risk_line(manifest.risk)}",
     ]
     return [f"{headline}{count}", *marks, "", *_table(manifest.summary), *said, *warned]
 

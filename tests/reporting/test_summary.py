@@ -47,7 +47,7 @@ def test_verdict_stands_first_and_what_failed_is_said_as_found_and_asked():
         "  direction right                77.3 %                -              -",
         "  edge of a move              +12.35 bp                -              -",
         "  costs: source, 10 bp + 1 bp slippage a fill (the source text's commission; slippage ours)",
-        "  risk verdict does not hold: risk is foreseen no, asked a forecast",
+        "  apart from promotion: the risk verdict does not hold: risk is foreseen no, asked a forecast",
         "  ! synthetic market: says nothing about a real one",
         "  ! No slippage is charged: the result is not net of costs.",
     ]
