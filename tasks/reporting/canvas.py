@@ -129,7 +129,10 @@ def use_dates(axes: Axes, time_ms: IntArray, width: int) -> None:
     for unit, step in ((MINUTELY, 60), (HOURLY, 24)):  # without them it finds no step for 5 ticks in, say, 2.5 hours
         locator.intervald[unit] = [*locator.intervald[unit], step]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
+    dates = ConciseDateFormatter(locator, tz=UTC)  # type: ignore[no-untyped-call]
+    dates.formats[2] = dates.zero_formats[2] = "%d %b"  # a day names its month, and the corner the year alone
+    dates.offset_formats[1] = dates.offset_formats[2] = "%Y"
+    axes.xaxis.set_major_formatter(dates)
     axes.xaxis.get_offset_text().set(fontsize=9.5, color=MUTED)
     if len(time_ms) > 1:
         axes.set_xlim(time_ms[0] / DAY_MS, time_ms[-1] / DAY_MS)

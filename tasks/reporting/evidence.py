@@ -45,7 +45,8 @@ def highlights(data: ReportData) -> tuple[Measure, ...]:
         ),
         Measure(
             name="Direction right", value=skill.direction_accuracy, style="share",
-            note=f"of {skill.moves:,} moves; mean edge {_edge_text(skill)}; {p_text(skill.direction_p_value)}",
+            note=f"of {skill.moves:,} moves; mean edge {_edge_text(skill)}; log-loss of the side against "
+            f"{_reference(skill)}: {p_text(skill.direction_p_value)}",
         ),
     )  # fmt: skip
 
@@ -98,16 +99,26 @@ def cost_points(money: Comparison, costs: Costs) -> tuple[CostPoint, ...]:
     )
 
 
-def record_measures(record: TrackRecord, luck: Deflation) -> tuple[Measure, ...]:
-    """Return what the daily returns prove, alone and among all trials."""
+def trials_text(luck: Deflation, others: int) -> str:
+    """Return how many strategies were tried, and what they are.
+
+    Args:
+        luck: How the version stands among them.
+        others: How many of them were looked at before, when the default preset was chosen.
+    """
+    return f"{luck.trials:,} trials: {luck.trials - others:,} of this market here, {others:,} behind the default preset"
+
+
+def record_measures(record: TrackRecord, luck: Deflation, others: int) -> tuple[Measure, ...]:
+    """Return what the daily returns prove, alone and among all trials, `others` of which were looked at before."""
     needed = "undefined" if record.days_needed is None else f"{record.days_needed:,.0f}"
     tried = f"the best of {luck.trials} worthless ones with their spread of {luck.spread:.2f} would show"
     return (
         Measure(
             name="Sharpe ratio, √365", value=record.sharpe_ratio, low=record.low, high=record.high,
-            note=f"{record.days} UTC days" + (f"; {record.caveat}" if record.caveat else ""),
+            note=f"{record.days} UTC days, begun ones counted" + (f"; {record.caveat}" if record.caveat else ""),
         ),
-        Measure(name="Sharpe ratio, Lo's correction", value=record.sharpe_lo, note="autocorrelation taken in"),
+        Measure(name="Sharpe ratio, Lo's correction", value=record.sharpe_lo, note=_lo_text(record)),
         Measure(
             name="Probabilistic Sharpe ratio", value=record.probabilistic, style="chance",
             note=f"chance that the true ratio is above 0; days that would prove it at 5 %: {needed}",
@@ -115,21 +126,31 @@ def record_measures(record: TrackRecord, luck: Deflation) -> tuple[Measure, ...]
         Measure(name="Sharpe ratio of luck", value=luck.expected_best, note=tried),
         Measure(
             name="Deflated Sharpe ratio", value=luck.deflated, style="chance",
-            note=f"chance that the true ratio is above that; trials run: {luck.trials}",
+            note=f"chance that the true ratio is above that; {trials_text(luck, others)}",
         ),
     )  # fmt: skip
+
+
+def _lo_text(record: TrackRecord) -> str:
+    if record.sharpe_ratio is not None and record.sharpe_lo is None:
+        return "too few days, or days that offset each other: their autocorrelation leaves no variance over a year"
+    return "autocorrelation taken in"
 
 
 def direction_line(skill: Skill) -> str:
     """Return in one line whether the side of what moved was foreseen."""
     if skill.direction_accuracy is None:
         return "undefined: nothing moved"
-    lead, reference = skill.direction_skill or 0.0, skill.direction_reference
+    lead = skill.direction_skill or 0.0
     return (
         f"{written(skill.direction_accuracy, 'share')} of {skill.moves:,} moves right, mean edge {_edge_text(skill)}; "
         f"log-loss of the side {abs(lead):.5f} nat {'better' if lead > 0 else 'worse'} than "
-        f"{'the prior' if reference == 'prior' else reference} ({p_text(skill.direction_p_value)})"
+        f"{_reference(skill)} ({p_text(skill.direction_p_value)})"
     )
+
+
+def _reference(skill: Skill) -> str:
+    return "the prior" if skill.direction_reference == "prior" else skill.direction_reference
 
 
 def _edge_text(skill: Skill) -> str:

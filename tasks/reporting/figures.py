@@ -26,6 +26,7 @@ from tasks.reporting.canvas import (
     MUTED,
     NARROW,
     NOTHING,
+    PAPER,
     PART_COLOURS,
     SECOND,
     WIDE,
@@ -73,8 +74,10 @@ def draw_equity(equity: Equity, label: str, width: int = WIDE) -> Figure:
     """Account value above, on a logarithmic axis, drawdown below; beside the baselines, holding and doing nothing."""
     height, legend = (310, 22) if width > NARROW else (350, 52)
     figure = new_figure(width, height, "Equity and drawdown on unseen bars, net of costs", label)
-    value = add_axes(figure, (70, 124, width - 86, height - 160 - legend))
-    below = add_axes(figure, (70, 40, width - 86, 70))
+    most_money = max(float(np.nanmax(series)) for series in equity.series.values())
+    left = max(70, 28 + 6.2 * len(f"{most_money:,.0f}"))  # the name of the axis stands beside its longest number
+    value = add_axes(figure, (left, 124, width - left - 16, height - 160 - legend))
+    below = add_axes(figure, (left, 40, width - left - 16, 70))
     most = min(MOST_POINTS, 2 * width)
     for colour, (name, series) in reversed(_coloured(equity.series)):  # the model on top
         ours = colour == MODEL
@@ -87,7 +90,7 @@ def draw_equity(equity: Equity, label: str, width: int = WIDE) -> Figure:
         if ours:
             rows = downsample(lost, most)
             below.fill_between(as_dates(equity.time_ms[rows]), lost[rows], 0.0, color=colour, alpha=0.12, linewidth=0)
-    value.axhline(equity.initial, color=MUTED, linewidth=1.1, linestyle=DASHES, label="flat (no position)")
+    value.axhline(equity.initial, color=MUTED, linewidth=1.1, linestyle=DASHES, label=f"flat, {equity.initial:,.0f} at the start")
     for start in equity.block_starts_ms[1:]:
         for axes in (value, below):
             axes.axvline(start / DAY_MS, color=MUTED, linewidth=0.7, linestyle=DOTS)
@@ -313,18 +316,23 @@ def draw_contenders(lines: Sequence[Contender], label: str, width: int = WIDE) -
         if is_number(line.lead)
     ]
     unit = "thousandths of a nat; right of the line the model is better; bars: 95 %"
-    return _forest(leads, "The model's lead in log-loss", unit, label, width)
+    return _forest(leads, "The model's lead in log-loss", unit, label, width, ("the model is better", "worse"))
 
 
 def draw_importance(found: Sequence[Importance], label: str, width: int = WIDE) -> Figure | None:
     """How much worse the forecast gets without each input, with the spread over permutations."""
     losses = [(one.name, one.loss, one.spread) for one in found]
     unit = "log-loss gained by permuting it, thousandths of a nat; bars: spread over permutations"
-    return _forest(losses, "What each input is worth", unit, label, width)
+    return _forest(losses, "What each input is worth", unit, label, width, ("it helps", "it does not"))
 
 
-def _forest(rows: Sequence[tuple[str, float, float]], title: str, unit: str, label: str, width: int) -> Figure | None:
-    """One number a line, in thousandths, with what lies to both sides of it; None without lines."""
+def _forest(
+    rows: Sequence[tuple[str, float, float]], title: str, unit: str, label: str, width: int, sides: tuple[str, str]
+) -> Figure | None:
+    """One number a line, in thousandths, with what lies to both sides of it; None without lines.
+
+    `sides` is what a number right of the line says, and what one left of it does.
+    """
     if not rows:
         return None
     height = 112 + 22 * len(rows)
@@ -334,15 +342,18 @@ def _forest(rows: Sequence[tuple[str, float, float]], title: str, unit: str, lab
     places = range(len(rows))[::-1]
     axes.axvline(0.0, color=NOTHING, linewidth=1.1, linestyle=DASHES)
     for place, (_, value, reach) in zip(places, rows, strict=True):
-        colour = MODEL if value > 0 else ACCENT
+        colour, side = (MODEL, sides[0]) if value > 0 else (ACCENT, sides[1])
         axes.plot(
             (1e3 * (value - reach), 1e3 * (value + reach)), (place, place), color=colour, linewidth=2.4, alpha=0.35
         )
-        axes.plot(1e3 * value, place, "o", color=colour, markersize=6)
-        right = axes.annotate(f"{1e3 * value:+.2f}", (1e3 * (value + reach), place), (8, 0), textcoords="offset points")
+        axes.plot(1e3 * value, place, "o", color=colour, markersize=6, label=side)
+        right = axes.annotate(f"{1e3 * value:+.2f}".replace("-", "\N{MINUS SIGN}"), (1e3 * (value + reach), place), (8, 0), textcoords="offset points")
         right.set(fontsize=9, color=INK, va="center")
+        right.set_bbox({"facecolor": PAPER, "edgecolor": "none", "pad": 1.0})  # over the line, where they meet
     axes.set_yticks(places, [plain_text(name, 28) for name, *_ in rows], fontsize=9.5 if width > NARROW else 8)
     axes.set_ylim(-0.6, len(rows) - 0.4)
+    names = axes.get_legend_handles_labels()[1]
+    add_legend(axes, order=[names.index(side) for side in sides if side in names])
     label_axes(axes, unit if width > NARROW else unit.partition(";")[0], "")
     return figure
 

@@ -172,7 +172,7 @@ def _cells(facts: MarketFacts, panel: Panel) -> Iterator[_Cell]:
     yield _Cell(
         words=written(facts.edge_bp, "bp"),
         sort=facts.edge_bp,
-        notes=(*spread, _p_note(facts.direction_p, facts.direction_adjusted)),
+        notes=(*spread, f"log-loss of the side: {_p_note(facts.direction_p, facts.direction_adjusted)}"),
         kind="n",
         counts=facts.direction_counts,
     )

@@ -23,7 +23,14 @@ from tasks.execution.metrics import Metrics
 from tasks.execution.risk_skill import LEVELS
 from tasks.reporting import figures
 from tasks.reporting.canvas import NARROW, WIDE, png, svg
-from tasks.reporting.evidence import flat_cells, highlights, random_note, record_measures, skill_measures
+from tasks.reporting.evidence import (
+    flat_cells,
+    highlights,
+    random_note,
+    record_measures,
+    skill_measures,
+    trials_text,
+)
 from tasks.reporting.explorer import explorer_data, library
 from tasks.reporting.headline import headline_rows
 from tasks.reporting.markup import (
@@ -53,7 +60,7 @@ METRICS: dict[str, tuple[str, Style]] = {
     "num_trades": ("round trips", "count"),
     "win_rate": ("win rate, net", "share"),
     "profit_factor": ("profit factor, net", "ratio"),
-    "expectancy_bp": ("mean per round trip, net", "bp"),
+    "expectancy_bp": ("mean per round trip, net, of the position", "bp"),
     "break_even_cost_per_side": ("break-even cost per side", "share as bp"),
     "turnover_per_day": ("turnover per day, × equity", "ratio"),
     "exposure": ("bars with a position", "share"),
@@ -97,11 +104,13 @@ def render_report(data: ReportData) -> str:
     """Return the report as one self-contained page; equal data give equal text."""
     environment = _environment()
     manifest = data.manifest
+    luck, others = manifest.judgement.numbers.luck, manifest.recipe.promotion.other_trials
     said = _verdict(data) | {
         "pictures": _pictures(data),
         "latencies": (data.speed.model, *data.speed.rows),
         "metrics": [_metrics_grid(data.metrics, keys) for keys in (_MAIN_METRICS, _OTHER_METRICS)],
-        "record": record_measures(data.record, manifest.judgement.numbers.luck),
+        "record": record_measures(data.record, luck, others),
+        "trials": trials_text(luck, others),
         "skill": skill_measures(data.skill),
         "risk_holds": risk_holds(manifest.risk),
         "levels": LEVELS,

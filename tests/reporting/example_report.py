@@ -149,7 +149,7 @@ def judged() -> Manifest:
         ),
         Check(name="latency, p99", passed=True, found="4.1 µs", wanted="<= 1,000 µs"),
     )
-    luck = Deflation(trials=12, spread=1.2, expected_best=1.9, deflated=0.112)
+    luck = Deflation(trials=172, spread=1.2, expected_best=1.9, deflated=0.112)
     numbers = Numbers(champion=FLAT, challenger=OURS, second_seed=None, luck=luck)
     warning = "Funding is switched off: positions held over a funding stamp cost nothing here."
     return replace(

@@ -80,7 +80,8 @@ def stored(tmp_path_factory):
 
 
 def measures(report: ReportData):
-    record = record_measures(report.record, report.manifest.judgement.numbers.luck)
+    manifest = report.manifest
+    record = record_measures(report.record, manifest.judgement.numbers.luck, manifest.recipe.promotion.other_trials)
     return {measure.name: measure for measure in (*highlights(report), *record, *skill_measures(report.skill))}
 
 

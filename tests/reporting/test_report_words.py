@@ -109,6 +109,21 @@ def test_fixed_wording_never_implies_profit(page: str, checks: tuple[Check, ...]
     assert seen.count("It is no forecast and no advice.") == 3  # beside the verdict, at the foot, under the summary
 
 
+def test_page_says_what_its_numbers_are_of(page: str) -> None:
+    seen = Page(page).visible
+    for said in (
+        "log-loss of the side against the prior: p = ",  # a p-value beside the interval of another number
+        "172 trials: 12 of this market here, 160 behind the default preset",
+        "Kept are the weights of the last step, wherever the validation loss was least",
+        "A position opens with 95.0 % of the equity",
+        "this model 0.212 – – 0.51 9.0 % EWMA-100 0.335 +0.123",
+        "foreseen windows below it 5 % quantile 4.0 %",
+        "The first line is the trained model, called again and again by itself",
+        *("mean edge", "calibration error", "Diebold-Mariano", "QLIKE", "EWMA, HAR"),
+    ):
+        assert said in seen, said
+
+
 def test_headline_names_the_decision_and_the_champion() -> None:
     champion = "20260103T100000Z-00c0ffee"
     promoted = Page(render_report(with_judgement(checks=PASSED, champion=champion))).visible
