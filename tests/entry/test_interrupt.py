@@ -1,4 +1,4 @@
-"""Ctrl-C or SIGTERM on a run by hand: one line, status 130 or 143, at once, nothing left; also where the signal was ignored before."""
+"""Ctrl-C or SIGTERM on a run by hand: one line, status 130 or 143, at once, nothing left; also where it was ignored."""
 
 import os
 import signal
@@ -75,6 +75,18 @@ def test_sigterm_ends_a_flow_with_one_line_whatever_a_library_makes_of_it(made_o
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 143
     assert done.stderr == "interrupted; the same command goes on from what is finished\n"
+
+
+def test_sigterm_waits_for_no_thread_that_computes():
+    code = (
+        "import os, signal, threading\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "from prefect.utilities.engine import capture_sigterm\nfrom flows.entry.interrupt import interruptible\n"
+        "with interruptible(), capture_sigterm(), ThreadPoolExecutor() as beside:\n"
+        "    for_ever = beside.submit(threading.Event().wait)\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    for_ever.result()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.returncode, done.stderr) == (143, "interrupted; the same command goes on from what is finished\n")
 
 
 def test_session_that_ends_well_on_sigterm_was_not_interrupted():
