@@ -25,7 +25,7 @@ from tasks.runs.stale_runs import end_stale_runs
 @flow(name="monitor", flow_run_name="monitor")
 @form
 def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorConfig()) -> list[MarketHealth]:
-    """Print one line for each stored market: how fresh it is, gaps, last ingest, champion, and what needs a person.
+    """Print of each stored market what needs a person, then how fresh it is, gaps, last ingest, champion, drift, skill.
 
     Args:
         limits: When a market counts as stale or changed; how old a champion may be, DSC_RETRAIN_HOURS says.
@@ -33,7 +33,7 @@ def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorCo
     end_stale_runs()
     markets = inspect_markets(limits)
     for market in markets:
-        print(market.line())
+        print(market.text())
     if not markets:
         print(f"no market is stored in {Settings.from_environment().home}; ingest one, or set DSC_HOME")
     return markets

@@ -71,12 +71,17 @@ class MarketHealth:
         """What needs a person, one sentence each; empty when nothing does."""
         return tuple(self.breaches.values())
 
-    def line(self) -> str:
-        """Return everything in one line."""
-        facts = f"bars={self.bars} newest={self.newest} gaps={self.gaps} ingest={self.ingest!r}"
-        found = f"champion={self.champion} age={self.age!r} drift={self.drift!r} skill={self.skill!r}"
-        paper = f" paper={self.paper!r}" if self.paper else ""
-        return f"{self.market} {facts} {found}{paper}: {'; '.join(self.complaints) or 'ok'}"
+    def text(self) -> str:
+        """Return what a terminal shows: what needs a person in the first line, then what is known, a line each."""
+        known = {
+            "candles": f"{self.bars:,}, newest {self.newest}, {self.gaps:,} missing; last ingest {self.ingest}",
+            "champion": self.champion if self.age == "-" else f"{self.champion}, for {self.age}",
+            "drift": self.drift,
+            "skill": self.skill,
+            "paper": self.paper,
+        }
+        lines = [f"  {name:<8}  {said}" for name, said in known.items() if said]
+        return "\n".join([f"{self.market}: {'; '.join(self.complaints) or 'ok'}", *lines])
 
     def row(self) -> dict[str, str]:
         """Return what a person looks for first as a line of a table."""
