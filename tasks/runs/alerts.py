@@ -88,7 +88,10 @@ def alert_automations(block: UUID) -> list[AutomationCore]:
     """
     run: Labels = {"prefect.resource.id": "prefect.flow-run.*"}
     ended = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
-    run_text = "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
+    run_text = (
+        "{{ flow.name }} of {{ deployment.name | default('no deployment') }}, run {{ flow_run.name }}, is "
+        "{{ flow_run.state.name }}: {{ flow_run.state.message }} {{ flow_run | ui_url }}"
+    )
     tagged_ingest: Labels = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.ingest"}
     market: Labels = {"prefect.resource.id": "dsc.market.*"}
     text = "{{ event.resource.name }}: {{ event.payload.text }}"

@@ -6,8 +6,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from prefect.server.events.jinja_filters import all_filters
+from prefect.server.schemas.core import FlowRun
+from prefect.server.schemas.states import State
+from prefect.server.utilities.user_templates import register_user_template_filters, render_user_template
+from prefect.settings import PREFECT_UI_URL, temporary_settings
 from prefect.workers.process import ProcessJobConfiguration
 
 from flows.entry import operation
@@ -107,6 +113,23 @@ def test_alerts_are_told_once_an_event_and_only_of_what_is_raised():
     assert len(automations) == 2 + len(KINDS)
     assert automations["alert-drift"].trigger.expect == {"dsc.drift"}
     assert all(automation.trigger.threshold == 1 for automation in automations.values())
+
+
+@pytest.mark.parametrize(("deployment", "named"), [({"name": "daily-model"}, "daily-model"), (None, "no deployment")])
+def test_alert_of_a_failed_run_names_its_flow_its_deployment_and_its_page(deployment, named):
+    (failed, *_) = alert_automations("00000000-0000-0000-0000-000000000001")
+    run = FlowRun(
+        id=UUID(int=1), flow_id=UUID(int=2), name="magenta-kelpie",
+        state=State(type="FAILED", name="Failed", message="start must be before end"),
+    )  # fmt: skip
+    register_user_template_filters(all_filters)
+    objects = {"flow_run": run, "flow": {"name": "pipeline"}, "deployment": deployment}
+    with temporary_settings({PREFECT_UI_URL: "http://127.0.0.1:4200"}):
+        text = asyncio.run(render_user_template(failed.actions[0].body, objects))
+    assert text == (
+        f"pipeline of {named}, run magenta-kelpie, is Failed: start must be before end "
+        f"http://127.0.0.1:4200/runs/flow-run/{UUID(int=1)}"
+    )
 
 
 @pytest.mark.promise(18)
