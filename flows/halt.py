@@ -20,7 +20,7 @@ from cyclopts import Parameter
 
 from storage.schema import ConfigError, Market, PipelineError, StoreError
 from storage.settings import Settings
-from tasks.live.gates import key_of
+from tasks.live.gates import Denied, key_of
 from tasks.live.halting import close_all, latch_all
 from tasks.live.halts import Halts
 from tasks.live.orders import account_of
@@ -41,7 +41,8 @@ def main(
 
     Args:
         symbols: Perpetuals, comma-separated.
-        mode: Whose account; a sandbox's is that of DSC_BYBIT_SANDBOX_KEY.
+        mode: Whose account; a sandbox's is that of DSC_BYBIT_SANDBOX_KEY. A session on paper has none, and Ctrl-C or
+            SIGTERM ends it.
         why: What others will read.
         rearm: Let the markets be traded again; nothing is sent.
         url: Where a sandbox is running, as http://127.0.0.1:<port>.
@@ -63,7 +64,12 @@ def main(
     unlatched = latch_all(halts, mode, markets, why, note)  # before the key is looked for: without one too
     for line in unlatched:
         print(f"NOT LATCHED {line}", file=sys.stderr, flush=True)
-    with account_of(key_of(mode), url, settings.bans) as trading:
+    try:
+        key = key_of(mode)
+    except Denied as err:
+        print(f"NOT CLOSED {err}; no order was cancelled and no position closed", file=sys.stderr, flush=True)
+        return 1
+    with account_of(key, url, settings.bans) as trading:
         still_open = close_all(trading, markets, on_note=note)
     for line in still_open:
         print(f"STILL OPEN {line}", file=sys.stderr)

@@ -126,6 +126,19 @@ def test_halt_closes_all_markets_and_stays_while_the_session_is(
         assert Halts.of(tmp_path).read("sandbox", MARKET) is None
 
 
+def test_halt_without_a_key_says_that_it_latched_and_closed_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flows.halt", "--mode", "demo", "--symbols", "BTCUSDT"]
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("DSC_BYBIT_")}
+    done = subprocess.run(  # noqa: S603
+        command, env=kept | {"DSC_HOME": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "BTCUSDT on demo is halted" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("NOT CLOSED KEY: ")
+    assert line.endswith("; no order was cancelled and no position closed")
+
+
 @pytest.mark.promise(17)
 @pytest.mark.parametrize("damaged", ["home", "home/halts"])
 def test_halt_closes_and_ends_with_status_1_where_no_latch_can_be_written(tmp_path: Path, damaged: str) -> None:
