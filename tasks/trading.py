@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from storage.artifacts import ArtifactStore
-from storage.schema import Market, VersionRef
+from storage.schema import Market, VersionRef, utc_text
 from storage.settings import Settings
 from storage.whole_file import replace_file
 from tasks.champion.prediction import predict_history
@@ -58,8 +58,17 @@ def hold_session(plan: SessionPlan) -> SessionResult:
 
     def tell_stop() -> None:
         pages.ended = "it was stopped"
-        line = "stopping after the present bar ..."
+        tell_line("stopping after the present bar ...")
+
+    def tell_line(line: str) -> None:
         print(line, file=sys.stderr) if plan.mode == "signal" else say(line)
+
+    def tell_begin(journal: Journal) -> None:
+        pages.begin(journal)
+        for market in plan.markets:
+            candles, _ = journal.reader().candles(market.slug, last=1)
+            if bars := journal.reader().decided(market.slug):
+                tell_line(f"{market}: goes on after bar {utc_text(int(candles.start_ms[-1]))}, {bars:,} stepped so far")
 
     plan, log = plan.named(), get_run_logger()
     pages = _Pages(plan, settings)
@@ -67,7 +76,7 @@ def hold_session(plan: SessionPlan) -> SessionResult:
         try:
             result = run_session(
                 plan, settings, predict_history, on_decision=tell, on_note=log.info, on_stop=tell_stop,
-                on_open=pages.begin, on_alert=lambda line: raise_alert("halt", str(plan.exchange.source), line),
+                on_open=tell_begin, on_alert=lambda line: raise_alert("halt", str(plan.exchange.source), line),
             )  # fmt: skip
         except BaseException as err:
             pages.ended = f"it failed ({type(err).__name__}: {err})"

@@ -167,7 +167,7 @@ class _Here:
             yield "last bar", "none has closed since it began"
             return
         last_ms, step_ms = int(self.start_ms[-1]), self._market.interval_ms
-        age = "in the time of a replay" if self._is_replay else f"{_duration(step_ms / 1e3 - self._due_s)} ago"
+        age = "by the clock of its replay" if self._is_replay else f"{_duration(step_ms / 1e3 - self._due_s)} ago"
         yield "last bar", f"{utc_text(last_ms)}, closed {age}"
         if not self._shown.ended and not self._halted:
             due = "as soon as the replay goes on" if self._is_replay else f"in {_duration(max(self._due_s, 0.0))}"

@@ -20,7 +20,7 @@ from flows.monitor import monitor
 from flows.trade import trade
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
-from storage.schema import ArtifactError, ConfigError, StoreBusyError, StoreError, VersionRef, Window
+from storage.schema import ArtifactError, ConfigError, StoreBusyError, StoreError, VersionRef, Window, utc_text
 from storage.settings import Settings
 from tasks.champion.health import MonitorConfig
 from tasks.journal.journal_reader import JournalReader
@@ -86,6 +86,21 @@ def test_session_of_an_earlier_name_goes_on_with_its_ledger(version, home):
     assert (first.numbers["bars"], second.numbers["bars"]) == (20, BARS)
     for name in ("fills", "equity", "unexplained", "causes"):
         assert second.numbers[name] == whole.numbers[name], name
+
+
+def test_session_that_goes_on_says_after_which_bar_and_names_its_page_and_what_to_do_next(version, home, capsys):
+    hold(version, session="mine", mode="signal", steps=5)
+    first = capsys.readouterr().err
+    hold(version, session="mine", mode="signal", steps=8)
+    second = capsys.readouterr().err
+    assert "goes on after bar" not in first
+    with JournalReader.of(home / "sessions" / "mine.sqlite") as reader:
+        last_ms = reader.decisions(MARKET.slug)[4].start_ms
+    assert f"{MARKET}: goes on after bar {utc_text(last_ms)}, 5 stepped so far" in second
+    assert (
+        f"  page         in the UI (make ui), under Artifacts: {page_key('session', EXCHANGE.source, MARKET)}" in second
+    )
+    assert second.splitlines()[-1].endswith("-m flows.evaluate --session mine")
 
 
 def test_signals_are_lines_of_json_and_nothing_is_filled(version, home, capsys):
@@ -226,7 +241,7 @@ def test_monitor_says_what_the_newest_session_came_to_and_raises_what_nobody_can
     store.commit_window(EXCHANGE.source, MARKET, span, candles, (), span.last_ms + 2 * MARKET.interval_ms)
     limits = MonitorConfig(drift_bars=0, skill_labels=0)
     (before,) = monitor(limits=limits)
-    assert (before.paper, " paper=" in capsys.readouterr().out) == ("", False)
+    assert (before.paper, "  paper  " in capsys.readouterr().out) == ("", False)
     hold(version, session="watched")
     (found,) = monitor(limits=limits)
     assert found.paper.startswith(f"watched: version {version.version}, bars {BARS}, fills ")

@@ -234,7 +234,7 @@ def test_replay_has_no_age(tmp_path: Path) -> None:
     diary.day()
     page = diary.page()
     diary.journal.close()
-    assert cell(page, "last bar") == "2026-01-02T01:00Z, closed in the time of a replay"
+    assert cell(page, "last bar") == "2026-01-02T01:00Z, closed by the clock of its replay"
     assert "overdue" not in page
 
 
