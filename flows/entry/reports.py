@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flows.entry.headed import Headed
 from storage.artifacts import ArtifactStore
 from storage.authorship import Where
-from storage.schema import PipelineError, VersionRef, parse_source
+from storage.schema import ConfigError, Market, PipelineError, VersionRef, parse_source
 from storage.secret import home_secret
 from storage.settings import Settings
 
@@ -57,11 +57,13 @@ _ON_EVERY_ANSWER = {
     "cache-control": "no-store",
 }
 
-_PAGE = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+_PAGES = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+_PAGE = _PAGES.from_string(
     """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Reports</title><style>
 :root { color-scheme: light dark }
+a { color: light-dark(#1f5fa8, #8ab8ee); text-decoration: none } a:hover { text-decoration: underline }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .3rem 1rem .3rem 0 }
 tr { border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent) }
@@ -87,6 +89,13 @@ tr { border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent) 
 <p>There is none yet: a run of the pipeline makes the first one.</p>
 {% endfor %}
 </body></html>
+"""
+)
+
+_NOT_HERE = _PAGES.from_string(
+    """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Not here</title></head>
+<body><p>{{ what }}</p><p><a href="/">All reports</a></p></body></html>
 """
 )
 
@@ -116,7 +125,7 @@ def reports_app(store: Where, secret: str, hosts: Sequence[str]) -> ASGIApp:
         try:
             panel = read_panel(ArtifactStore(store), parse_source(request.path_params["source"]), datetime.now(UTC))
         except PipelineError as err:
-            return PlainTextResponse(f"no markets: {err}\n", 404)
+            return _not_here(f"no markets: {err}")
         return _policed(HTMLResponse(render_panel(panel, link=lambda ref: f"/{ref}")), _PANEL_POLICY)
 
     def show_report(request: Request) -> Response:
@@ -124,7 +133,7 @@ def reports_app(store: Where, secret: str, hosts: Sequence[str]) -> ASGIApp:
             ref = VersionRef(**request.path_params | {"source": parse_source(request.path_params["source"])})
             page = ArtifactStore(store).read(ref, "report.html")
         except PipelineError as err:
-            return PlainTextResponse(f"no report: {err}\n", 404)
+            return _not_here(f"no report: {err}")
         return _policed(HTMLResponse(page), _REPORT_POLICY)
 
     routes = [
@@ -170,6 +179,17 @@ def _policed(response: Response, policy: str) -> Response:
     return response
 
 
+def _not_here(what: str) -> Response:
+    return HTMLResponse(_NOT_HERE.render(what=what), 404)
+
+
+def _title(name: str) -> str:
+    try:
+        return str(Market.of_slug(name))
+    except ConfigError:
+        return name
+
+
 def _markets(store: ArtifactStore) -> list[dict[str, object]]:
     """Return what the list says of each market: its versions, the newest first, and which one is in force."""
     shown: list[dict[str, object]] = []
@@ -191,7 +211,7 @@ def _markets(store: ArtifactStore) -> list[dict[str, object]]:
             for one in versions[:_NEWEST]
         ]
         older = len(versions) - len(lines)
-        shown.append({"source": source, "title": f"{name} from {source}", "versions": lines, "older": older})
+        shown.append({"source": source, "title": f"{_title(name)} from {source}", "versions": lines, "older": older})
     return shown
 
 

@@ -77,7 +77,7 @@ def test_list_names_every_version_and_leads_to_its_report(served):
     reply = served.get("/")
     assert reply.status_code == 200
     assert f'href="/{served.version}"' in reply.text
-    assert "linear-BTCUSDT-5 from sandbox:0123abcd" in reply.text
+    assert "BTCUSDT linear 5m from sandbox:0123abcd" in reply.text
     assert "2026-01-04 11:00" in reply.text
 
 
@@ -112,6 +112,7 @@ def test_markets_of_a_source_are_shown_side_by_side_and_lead_to_their_reports(tm
     assert "Lead beyond luck in 0 of 1 market," in bybit.text
     assert "make run EXCHANGE=demo" in demo.text
     assert [reply.status_code for reply in unknown] == [404, 404]
+    assert all('<a href="/">All reports</a>' in reply.text for reply in unknown)
 
 
 @pytest.mark.promise(18)
@@ -225,7 +226,8 @@ def test_damaged_report_is_refused_with_the_reason(served):
     reply = served.get(f"/{version}")
     assert reply.status_code == 404
     assert "does not match its sha256" in reply.text
-    assert reply.headers["content-type"].startswith("text/plain")
+    assert "<script" not in reply.text
+    assert reply.headers["content-security-policy"] == "default-src 'none'"
 
 
 @pytest.mark.parametrize("url", ["folder", "memory", "s3"])
