@@ -47,8 +47,9 @@ def pipeline(
 
     Args:
         market: Symbol, category and interval.
-        symbols: Many markets instead of one, comma-separated symbols; category and interval are the market's.
-            They are ingested one by one, then retrained one task each, on the Dask cluster of DSC_DASK_ADDRESS if set.
+        symbols: Many markets instead of one, a symbol each, on a command line with commas; category and interval are
+            the market's. They are ingested one by one, then retrained one task each, on the Dask cluster of
+            DSC_DASK_ADDRESS if set.
         exchange: Where candles come from.
         bars: First and last day; the default is all there is.
         quality: How many bad rows are too many.
@@ -67,6 +68,8 @@ def _each_of(
 ) -> Outcomes:
     """Prepare the datasets here, where the one DuckDB file is; train wherever there is a worker; stop for no market."""
     plan(("ingest", "markets"))
+    if note := exchange.same_candles(markets):
+        say(f"! {note}")
     ended: dict[Market, Outcome] = {}
     calls: dict[Market, dict[str, Any]] = {}
 

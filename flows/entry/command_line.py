@@ -40,6 +40,7 @@ from flows.entry.interrupt import interruptible
 from flows.entry.server import server_at_hand
 from storage.private import keep_home_private
 from storage.schema import PipelineError, StoreError
+from tasks.exchange.connection import ExchangeConfig
 from tasks.runs.display import duration, showing
 
 Facts = Sequence[tuple[str, str]]
@@ -49,16 +50,23 @@ _LEAST_FREE_MB = 64  # on a full disk Prefect's server ends in pages of tracebac
 
 _OF_THE_DISK = (errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOLCK, errno.ENOSPC, errno.EPERM, errno.EROFS)
 _ON_THE_TERMINAL = (PrefectConsoleHandler, _SafeStreamHandler)
-_UNSAID = "no candle file says what its market is"
+_UNSAID = "a candle file does not say what its market is"
 _HANG = 12  # columns that the rest of a line stands in
 
 
 class _SaidOnce(logging.Filter):
-    """Drops Prefect's own lines about a refusal: the run ends with ours, which says what is wrong and what to do."""
+    """Drops Prefect's own lines about a refusal: the run ends with ours, which says what is wrong and what to do.
+
+    And the address of the run's page, unless the server `lasts`: one that was started for the run is gone after it.
+    """
+
+    def __init__(self, *, lasts: bool) -> None:
+        super().__init__()
+        self._dropped = ("Finished in state Failed", *(() if lasts else ("View at http",)))
 
     def filter(self, record: logging.LogRecord) -> bool:
         refused = record.exc_info is not None and isinstance(record.exc_info[1], PipelineError)
-        return not refused and "Finished in state Failed" not in record.getMessage()
+        return not refused and not any(words in record.getMessage() for words in self._dropped)
 
 
 def run_by_hand(
@@ -80,11 +88,14 @@ def run_by_hand(
         status: Returns the exit status.
     """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_SaidOnce())
+        logging.getLogger(name).addFilter(_SaidOnce(lasts=bool(get_current_settings().api.url)))
 
     @functools.wraps(flow.fn)
     def command(*args: Any, **kwargs: Any) -> int:
         with interruptible():
+            for given in (*args, *kwargs.values()):
+                if isinstance(given, ExchangeConfig):
+                    given.source  # noqa: B018 - reads the files that it names, before a server is started for them
             home = _prepared_home()
             log = log_to_file(home)
             # What failed runs leave lies in the home too, where it is pruned.

@@ -86,6 +86,16 @@ class ExchangeConfig(Checked):
             return "exchange"
         return "replayed" if self.candles else "synthetic"
 
+    def same_candles(self, markets: Sequence[Market]) -> str:
+        """Return a warning where the sandbox sends the same candles under several names; empty where it does not."""
+        if self.exchange != "sandbox" or len(markets) < 2:
+            return ""
+        names = ", ".join(market.symbol for market in markets)
+        return (
+            f"{names} have the same candles under different names: a sandbox replays one file, or makes one market up. "
+            "Side by side, or in a pool, they say no more than one"
+        )
+
     @property
     def origin_detail(self) -> str:
         """The replayed file, or the synthetic market's law and seed; empty for an exchange."""

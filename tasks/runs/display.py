@@ -1,7 +1,8 @@
 """What a person sees of a run that was started by hand: where it stands, and how long the present stage will take.
 
 On a terminal one live display, a line for each stage; elsewhere a line is written when a stage begins and finished
-when it ends, one for each step of what a stage is made of, and one a minute from a step that says nothing else. Where nobody shows a run, as under a worker, Prefect's log and UI say it alone.
+when it ends, one for each step of what a stage is made of, and one a minute from a step that says nothing else. Where
+nobody shows a run, as under a worker, Prefect's log and UI say it alone.
 """
 
 from __future__ import annotations
@@ -69,11 +70,11 @@ class RunDisplay:
         at = self._plan.index(name)
         if at != self._at:
             self.end_stage()
-            self._at, self._began = at, time.monotonic()
+            self._at, self._began, self._what = at, time.monotonic(), ""
             self._open_line()
         elif parts == 1:  # inside it already
             return
-        self._part, self._parts, self._what = part, parts, what
+        self._part, self._parts, self._what = part, parts, what or self._what
         self._within, self._share, self._note = "", 0.0, ""
 
     def advance(self, share: float, note: str) -> None:

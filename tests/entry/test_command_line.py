@@ -129,7 +129,7 @@ def test_category_of_a_candle_files_market_is_asked_for_where_somebody_is_there(
 def test_category_of_a_candle_files_market_is_assumed_in_a_line_where_nobody_is(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("spot\n"))
     assert with_category(["--candles=a.csv"]) == ["--candles=a.csv"]
-    said = "no candle file says what its market is: taken for linear; --category spot if it is spot\n"
+    said = "a candle file does not say what its market is: taken for linear; --category spot if it is spot\n"
     assert capsys.readouterr().err == said
 
 

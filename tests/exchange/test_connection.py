@@ -74,6 +74,12 @@ def test_running_sandbox_is_talked_to_at_its_address_under_the_label_of_its_mark
         assert gateway.source == config.source == source
 
 
+def test_several_names_of_one_sandbox_are_said_to_be_one_market():
+    two = [Market(symbol="AAAUSDT"), Market(symbol="BBBUSDT")]
+    assert ExchangeConfig().same_candles(two).startswith("AAAUSDT, BBBUSDT have the same candles")
+    assert ExchangeConfig().same_candles(two[:1]) == ExchangeConfig(exchange="bybit").same_candles(two) == ""
+
+
 def test_origin_is_said_in_words():
     assert ExchangeConfig().origin_detail == "drift, k=0.3, psi=0.85, seed 7"
     assert ExchangeConfig(candles="some/where/bars.parquet").origin_detail == "bars.parquet"

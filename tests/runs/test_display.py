@@ -58,8 +58,9 @@ def test_pipe_gets_a_line_for_each_step_of_a_market_and_one_for_all_that_was_mad
         plan(("ingest", "markets"))
         stage("ingest")
         stage("markets", 0, 2)
-        for market in ("BTCUSDT", "ETHUSDT"):
+        for ended, market in enumerate(("BTCUSDT", "ETHUSDT")):
             doing(market)
+            stage("markets", ended, 2)  # that one has ended is heard when the next has begun
             for _ in parts_of("networks", 3):
                 found()
             stage("judge")
