@@ -90,7 +90,9 @@ def draw_equity(equity: Equity, label: str, width: int = WIDE) -> Figure:
         if ours:
             rows = downsample(lost, most)
             below.fill_between(as_dates(equity.time_ms[rows]), lost[rows], 0.0, color=colour, alpha=0.12, linewidth=0)
-    value.axhline(equity.initial, color=MUTED, linewidth=1.1, linestyle=DASHES, label=f"flat, {equity.initial:,.0f} at the start")
+    value.axhline(
+        equity.initial, color=MUTED, linewidth=1.1, linestyle=DASHES, label=f"flat, {equity.initial:,.0f} at the start"
+    )
     for start in equity.block_starts_ms[1:]:
         for axes in (value, below):
             axes.axvline(start / DAY_MS, color=MUTED, linewidth=0.7, linestyle=DOTS)
@@ -347,7 +349,12 @@ def _forest(
             (1e3 * (value - reach), 1e3 * (value + reach)), (place, place), color=colour, linewidth=2.4, alpha=0.35
         )
         axes.plot(1e3 * value, place, "o", color=colour, markersize=6, label=side)
-        right = axes.annotate(f"{1e3 * value:+.2f}".replace("-", "\N{MINUS SIGN}"), (1e3 * (value + reach), place), (8, 0), textcoords="offset points")
+        right = axes.annotate(
+            f"{1e3 * value:+.2f}".replace("-", "\N{MINUS SIGN}"),
+            (1e3 * (value + reach), place),
+            (8, 0),
+            textcoords="offset points",
+        )
         right.set(fontsize=9, color=INK, va="center")
         right.set_bbox({"facecolor": PAPER, "edgecolor": "none", "pad": 1.0})  # over the line, where they meet
     axes.set_yticks(places, [plain_text(name, 28) for name, *_ in rows], fontsize=9.5 if width > NARROW else 8)

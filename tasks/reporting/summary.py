@@ -23,7 +23,6 @@ from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
 
-
 _USUAL_SOURCE = sandbox_source(description(SyntheticMarket()))
 """Of the market that is made up where nobody asks for another: what `make paper` trades."""
 
@@ -76,10 +75,14 @@ class Verdict:
             facts: Further lines at the end, name and value.
         """
         report = self.report if "://" in self.report else Path(self.report).absolute().as_uri()
-        rows = [("report", report), ("version", str(self.version)), *facts, *zip(("next", ""), self._next(), strict=False)]
+        rows = [
+            ("report", report),
+            ("version", str(self.version)),
+            *facts,
+            *zip(("next", ""), self._next(), strict=False),
+        ]
         closing = [f"  {name:<7}  {value}" for name, value in rows]
         return "\n".join([*verdict_lines(self.headline, self.checks, self.manifest), *closing])
-
 
     def _next(self) -> Iterator[str]:
         """Yield what one may do next, a command each."""

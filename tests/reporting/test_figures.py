@@ -119,6 +119,16 @@ def test_equity_chart_draws_at_most_2000_points_and_the_extremes_on_a_logarithmi
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("reached", [2e5, 5e6, 5e9])
+def test_name_of_the_equity_axis_stands_inside_the_chart_however_long_its_numbers(width: int, reached: float) -> None:
+    grown = np.geomspace(1e5, reached, 1_001)
+    equity = Equity(candles=market_of([1.0] * 1_000), interval_ms=300_000, model=grown, buy_and_hold=grown)
+    figure = draw_equity(equity, "BTCUSDT linear 5m · Bybit", width)
+    svg(figure, "equity")  # lays it out
+    assert figure.axes[0].yaxis.label.get_window_extent().x0 >= 0.0
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("calls", [(3, 9_000, 800, 0, 1), (0, 0, 5, 0, 0)])
 def test_histogram_of_steps_shows_every_bin_and_names_both_percentiles(width: int, calls: tuple[int, ...]) -> None:
     measured = example(500).speed

@@ -182,7 +182,10 @@ def test_page_has_a_row_a_market_with_values_to_sort_by(panel):
     ]
     assert [sort for _, sort in bitcoin][:6] == ["BTCUSDT linear 5m", "23993", "4", "1", "0.0052", "0.31"]
     assert ether[7] == ("\N{EN DASH}", None)
-    assert solana[5] == (f"+2.71{SPACE}bp counts ± 0.39 bp log-loss of the side: p <{SPACE}0.001, adjusted 0.003", "2.71")
+    assert solana[5] == (
+        f"+2.71{SPACE}bp counts ± 0.39 bp log-loss of the side: p <{SPACE}0.001, adjusted 0.003",
+        "2.71",
+    )
     assert damaged[0] == ("1000PEPEUSDT linear 5m 1 version, 1 trial", "1000PEPEUSDT linear 5m")
     assert damaged[1][0].startswith("Can't be shown: version sandbox:0123abcd/linear-1000PEPEUSDT-5/")
     assert len(damaged) == 2

@@ -112,7 +112,7 @@ def test_fixed_wording_never_implies_profit(page: str, checks: tuple[Check, ...]
 def test_page_says_what_its_numbers_are_of(page: str) -> None:
     seen = Page(page).visible
     for said in (
-        "log-loss of the side against the prior: p = ",  # a p-value beside the interval of another number
+        "log-loss of the side against 50:50: p = ",  # a p-value beside the interval of another number
         "172 trials: 12 of this market here, 160 behind the default preset",
         "Kept are the weights of the last step, wherever the validation loss was least",
         "A position opens with 95.0 % of the equity",

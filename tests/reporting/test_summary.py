@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from storage.schema import Source, VersionRef
+from storage.schema import Market, Source, VersionRef
 from tasks.champion.manifest import Summary
 from tasks.champion.promotion import Check
+from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.contenders import Contender
 from tasks.reporting.summary import Verdict, model_lines, verdict_lines
 from tests.champion.example_manifest import MANIFEST
@@ -74,6 +75,13 @@ def test_next_step_after_a_synthetic_market_is_the_same_on_real_data():
         headline="NOT PROMOTED - no position is taken.", checks=CHECKS,
     )  # fmt: skip
     assert verdict.text().endswith("make run EXCHANGE=bybit START=2025-01-01")
+    assert "make paper" not in verdict.text()
+    usual = replace(verdict.version, source=ExchangeConfig().source)
+    promoted = replace(verdict, promoted=True, version=usual, manifest=replace(VERSION, market=Market()))
+    assert promoted.text().splitlines()[-2:] == [
+        "  next     let it trade on paper: make paper",
+        "           on Bybit's data, no key: make run EXCHANGE=bybit START=2025-01-01",
+    ]
     real = replace(verdict, manifest=replace(VERSION, origin="exchange"))
     assert real.text().endswith("make ui EXCHANGE=bybit")
     assert "synthetic" not in real.text()
