@@ -35,8 +35,8 @@ def ingest(
 
     Args:
         market: Symbol, category and interval.
-        symbols: Many markets instead of one, comma-separated symbols; one is done after the other, category and
-            interval are the market's.
+        symbols: Many markets instead of one, a symbol each, on a command line with commas; one is done after the other,
+            category and interval are the market's.
         exchange: Where candles come from.
         bars: First and last day; the default is all there is.
         quality: How many bad rows are too many.

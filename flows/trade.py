@@ -47,7 +47,8 @@ def trade(
     Args:
         market: Symbol, category and interval.
         exchange: Where candles come from.
-        symbols: Many markets in one session, comma-separated symbols; category and interval are the market's.
+        symbols: Many markets in one session, a symbol each, on a command line with commas; category and interval are
+            the market's.
         mode: signal (a line of JSON a decision), paper (fills on paper), or orders to an account: sandbox, demo,
             testnet and live send them there, and need its key.
         version: champion, newest (which is trained first if there is none), or the name of one.

@@ -320,7 +320,11 @@ def operate(
     operation = Operation(exchange=exchange, port=port, workers=workers, host=host, join=join)
     # Not "/", which is the new UI for a browser that has ever chosen that one, on whatever port.
     print(f"{'joining' if join else f'starting on {exchange}'}: {operation.url}/deployments", flush=True)
-    print(f"it asks for the secret in {secret_path(operation.home)}\nlogs: {operation.logs}", flush=True)
+    print(
+        f"it asks for the secret in {secret_path(operation.home)}: paste the whole line, user:password, into its one "
+        f"field; two red notes before that are normal\nlogs: {operation.logs}",
+        flush=True,
+    )
     with contextlib.suppress(KeyboardInterrupt), operation as running:
         for line in running.ready_lines():
             print(line, flush=True)

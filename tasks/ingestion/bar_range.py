@@ -21,8 +21,8 @@ class BarRange(Checked):
     Attributes:
         start: First bar, UTC; None for the first that exists.
         end: End of the range, UTC, exclusive; None for the last closed bar.
-        days: Only the last so many days up to the end, in place of a start, and a sixteenth more at most: a schedule's
-            range moves with it, its start by a sixteenth at a time, so that most days' folds begin where they did.
+        days: Only the last so many days up to the end, in place of a start. The range may be up to a sixteenth longer:
+            its start moves in steps, so that a daily run mostly finds the folds of the day before.
     """
 
     start: datetime | None = None

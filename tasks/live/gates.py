@@ -82,7 +82,8 @@ def gate(
         if why:
             raise Denied(
                 "HALTED",
-                f"{market}: {why}; look into it; {pasteable('flows.halt')} closes what is held, then the same with --rearm",
+                f"{market}: {why}; look into it; {pasteable('flows.halt')} closes what is held, then the same with "
+                "--rearm",
             )
     environment: Environment = mode  # type: ignore[assignment]  # a mode that sends orders is named after it
     if mode == "live" and env.get(CONFIRM_LIVE) != (asked := confirmation(list(why_none))):

@@ -83,7 +83,9 @@ def test_deployed_session_is_held_with_its_parameters_as_they_stand(deployment, 
     module = importlib.import_module("flows.trade")
     held = []
     monkeypatch.setattr(module, "lacks_a_version", lambda exchange, market: False)
-    monkeypatch.setattr(module, "hold_session", lambda plan: held.append(plan) or SimpleNamespace(name="x", text=lambda: ""))
+    monkeypatch.setattr(
+        module, "hold_session", lambda plan: held.append(plan) or SimpleNamespace(name="x", text=lambda: "")
+    )
     module.trade.fn(**module.trade.validate_parameters(deployment["parameters"]))
     (plan,) = held
     assert str(plan.markets[0].symbol) == deployment["parameters"]["market"]["symbol"]
