@@ -1,12 +1,12 @@
-"""The accounting core: what a bar's open does to an account. Backtest, paper and live book through it alone.
+"""The accounting core: what a bar's open does to an account. Backtest, paper and live all book through it.
 
-    funding   cash -= q * open * rate, by the position held AT the stamp: before that bar's own fill
+    funding   cash -= q * open * rate, with the quantity held AT the funding stamp: before that bar's own fill
     fill      price = open * (1 + sign(dq) * slippage); fee = commission * |dq| * price; cash -= dq * price + fee
     equity    cash + q * price
 
-q is signed: a short is a negative quantity, and no formula asks for the side. A flip is one order of |q_new| + |q_old|
-coins, so it pays both legs. With an exchange's `Steps` a position is whole steps of at least the minimum, or none, and
-a price is the next tick against the account.
+q is signed: a short is a negative quantity, so the same formulas hold for both sides. A flip is one order of
+|q_new| + |q_old| coins, so it pays both legs. With an exchange's `Steps` a quantity is rounded down to whole steps, or
+to 0 below the minimum, and a price is rounded to the next tick against the account.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from storage.bounds import Checked
 from storage.compiled import compiled
 from storage.schema import MINUTE_MS, BoolArray, Candles, FloatArray, Instrument, IntArray
 
-_SAME = 1e-9  # of a step: binary noise of a quotient, far below what an exchange can tell apart
+_SAME = 1e-9  # of a step: allows for the rounding error of a quotient; no exchange distinguishes so little
 
-# A rate of 10 % and more is a percentage or a basis point typed as a share.
+# A rate of 10 % or more is most likely a percentage or basis points typed where a share was meant.
 Rate = Annotated[float, Ge(0), Lt(0.1), Unit("of the notional")]
 
 
@@ -35,8 +35,8 @@ class Costs(Checked):
     """What trading costs.
 
     Attributes:
-        commission: Fee of each fill, share of its notional; 0.001 is the source's: Bybit's taker fee plus 4.5 bp.
-        slippage: Half-spread and impact of each fill, share of the open.
+        commission: Fee of each fill, share of its notional; 0.001 is the source text's: Bybit's taker fee plus 4.5 bp.
+        slippage: Half-spread and impact of each fill, share of the bar's open price.
         funding: Whether funding is paid and received at its stamps.
     """
 
@@ -51,34 +51,34 @@ class Costs(Checked):
 
     @property
     def round_trip(self) -> float:
-        """Cost of getting in and out again, share of the notional."""
+        """Cost of opening and closing a position, share of the notional."""
         return 2.0 * self.per_side
 
     def scaled(self, factor: float) -> Costs:
-        """Return the same costs with commission and slippage times `factor`; funding is the market's and stays."""
+        """Return the same costs with commission and slippage times `factor`; funding stays as it is."""
         return replace(self, commission=self.commission * factor, slippage=self.slippage * factor)
 
     def at(self, per_side: float) -> Costs:
-        """Return costs of `per_side` a fill, share of the notional, split as these are; funding stays."""
+        """Return costs of `per_side` a fill, share of the notional, split in the same proportion; funding stays."""
         if not self.per_side:
             return replace(self, commission=per_side)
         return self.scaled(per_side / self.per_side)
 
     def free_costs(self) -> tuple[str, ...]:
-        """Return the names of the costs that are left out, for a report to say so loudly."""
+        """Return the names of the costs that are zero or off, so that a report can warn of them."""
         paid = {"commission": self.commission, "slippage": self.slippage, "funding": self.funding}
         return tuple(name for name, cost in paid.items() if not cost)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """What an exchange trades in; 0 is off, which is how a backtest sizes.
+    """An exchange's step sizes and minimums; 0 turns each off, which is the default of a backtest.
 
     Attributes:
         quantity: Coins; a position is a multiple of it.
         tick: Quote currency; a price is a multiple of it.
-        least_quantity: Coins that a position must have at least.
-        least_notional: Quote currency that a position must be worth at least when it is opened.
+        least_quantity: Smallest position, coins.
+        least_notional: Smallest notional of a position when it is opened, quote currency.
     """
 
     quantity: float = 0.0
@@ -98,28 +98,28 @@ class Steps:
 
 
 RULES = 9
-"""Numbers that `account_rules` gives."""
+"""Length of the array that `account_rules` returns."""
 
 
 def account_rules(fraction: float, coins: float | None, costs: Costs, steps: Steps = Steps()) -> FloatArray:
-    """Return (RULES,) what `trade_open` trades by: size, costs, steps, and whether funding is paid.
+    """Return (RULES,) the parameters of `trade_open`: size, costs, steps, and whether funding is paid.
 
     Args:
-        fraction: Share of equity that a position opens with.
-        coins: Coins per position instead; None: off.
+        fraction: Notional of a new position, share of equity.
+        coins: Fixed size of a new position, coins, instead of `fraction`; None: off.
         costs: What a fill pays.
-        steps: What the exchange trades in.
+        steps: Step sizes and minimums of the exchange.
     """
     sized = (steps.quantity, steps.tick, steps.least_quantity, steps.least_notional)
     return np.array([fraction, coins or 0.0, costs.commission, costs.slippage, *sized, float(costs.funding)])
 
 
 def sized(rules: FloatArray, share: float) -> FloatArray:
-    """Return the rules by which a position of that share of the usual one is opened: of all of it, the same array.
+    """Return the rules with the position size times `share`; for a share of 1, the same array.
 
     Args:
         rules: (RULES,) from `account_rules`.
-        share: In 0..1, from `decision.share_of`; 0 opens none.
+        share: In 0..1, from `decision.share_of`; 0 opens nothing.
     """
     if share == 1.0:
         return rules
@@ -130,15 +130,15 @@ def sized(rules: FloatArray, share: float) -> FloatArray:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bars:
-    """What an account sees of a market.
+    """The columns of a market's candles that the accounting uses.
 
     Attributes:
         start_ms: (T,) open time of each bar, UTC milliseconds, strictly increasing, at least one interval apart.
-        open: (T,) first price, USDT, > 0: where orders are filled.
-        close: (T,) last price, USDT, > 0: where equity is marked.
+        open: (T,) first price, USDT, > 0; orders are filled at it.
+        close: (T,) last price, USDT, > 0; equity is marked at it.
         interval_ms: Milliseconds per bar.
-        funding_rate: (T,) rate due at the bar's open from the position held until then, positive: longs pay; None: no
-            funding.
+        funding_rate: (T,) funding rate due at the bar's open, on the position held until then; if positive, longs pay.
+            None: no funding.
     """
 
     start_ms: IntArray
@@ -174,7 +174,7 @@ class Bars:
 
     @cached_property
     def contiguous(self) -> BoolArray:
-        """(T,) whether the bar follows the one before directly; the first follows none."""
+        """(T,) whether the bar directly follows the one before; False for the first."""
         follows = np.zeros(len(self), np.bool_)
         np.equal(np.diff(self.start_ms), self.interval_ms, out=follows[1:])
         return follows
@@ -200,9 +200,10 @@ class Bars:
 def funding_by_bar(stamp_ms: IntArray, rate: FloatArray, start_ms: IntArray, interval_ms: int) -> FloatArray:
     """Return the funding rate due at each bar's open.
 
-    A stamp belongs to the first bar that opens at or after its minute, since many come a few milliseconds late: whoever
-    trades at that open pays it before the trade, and a stamp inside a bar or a gap meets the position that was held
-    through it. Several stamps of one bar add up. What was due before the first bar met no position of this account.
+    A stamp is rounded down to its minute, since many are a few milliseconds late, and belongs to the first bar that
+    opens at or after that minute. An account that trades at that open pays the funding before the trade. A stamp inside
+    a bar or a gap applies to the position that was held through it. The rates of several stamps of one bar are added
+    up. Stamps that were due before the first bar are left out.
 
     Args:
         stamp_ms: (n,) UTC milliseconds.
@@ -220,7 +221,7 @@ def funding_by_bar(stamp_ms: IntArray, rate: FloatArray, start_ms: IntArray, int
 
 
 def as_compiled(values: NDArray[np.generic], dtype: type[np.generic]) -> NDArray[Any]:
-    """Return `values` contiguous and writable: compiled code is specialised by both, and each variant costs seconds."""
+    """Return `values` as a contiguous, writable array: Numba compiles each other layout anew, which takes seconds."""
     return np.require(values, dtype, ["C", "W"])
 
 
@@ -267,12 +268,12 @@ def price_of(change: float, price: float, slippage: float, tick: float, bid: flo
         change: Signed coins.
         price: Price before slippage, USDT.
         slippage: Share of `price`.
-        tick: Multiple to which the price is rounded against the account; 0: off.
-        bid: Highest price at which anybody buys: a sale gets no better one; infinite: off.
-        ask: Lowest price at which anybody sells: a purchase gets no better one; 0: off.
+        tick: The price is rounded against the account to a multiple of it; 0: off.
+        bid: Best bid: a sale gets no higher price; infinite: off.
+        ask: Best ask: a purchase gets no lower price; 0: off.
     """
     worse: float = price * (1.0 + slippage) if change > 0.0 else price * (1.0 - slippage)
-    # A price that is a tick's multiple but for the last digit of its binary form stays where it is.
+    # A price that differs from a multiple of the tick by a rounding error alone is not moved by a whole tick.
     if change > 0.0:
         return max(math.ceil(worse / tick - _SAME) * tick if tick > 0.0 else worse, ask)
     return min(math.floor(worse / tick + _SAME) * tick if tick > 0.0 else worse, bid)
@@ -280,7 +281,7 @@ def price_of(change: float, price: float, slippage: float, tick: float, bid: flo
 
 @compiled
 def size_of(wanted: int, value: float, price: float, rules: FloatArray) -> float:
-    """Return the signed coins of a position: whole steps, or none where that is less than the exchange takes.
+    """Return the signed coins of a position, rounded down to whole steps; 0 if that is below the exchange's minimum.
 
     Args:
         wanted: -1, 0 or 1.
@@ -308,15 +309,15 @@ def trade_open(
     bid: float = np.inf,
     ask: float = 0.0,
 ) -> tuple[float, float, float, float, float, float]:
-    """Let one bar open: pay its funding, then trade to the wanted weight.
+    """Book one bar's open: pay its funding, then trade to the side that was decided.
 
-    The quantity changes only when the weight does, and is sized before fees: q = weight * fraction * equity / price.
+    The quantity changes only when the side does, and is sized before fees: q = side * fraction * equity / price.
 
     Args:
         cash: USDT before the open.
         quantity: Signed coins before the open.
-        weight: Weight held before the open: -1, 0 or 1.
-        wanted: Weight decided at the close before: -1, 0 or 1. An account worth nothing is closed instead.
+        weight: Side held before the open: -1, 0 or 1.
+        wanted: Side decided at the close before: -1, 0 or 1. If equity is 0 or less, the position is closed instead.
         price: The bar's open, USDT.
         funding_rate: Rate due at this open, 0 for none.
         rules: (RULES,) from `account_rules`.
@@ -352,27 +353,30 @@ def run_account(
     equity: FloatArray,
     books: FloatArray,
 ) -> tuple[int, float]:
-    """Carry an account through T bars.
+    """Trade the targets of T bars in one account.
 
-    Decided at the close of t, filled at the open of t + 1 + delay if every bar in between follows the one before;
-    behind a gap whatever is held is closed at the first open. What is still held is closed at the last close. An
-    account worth nothing, at an open or a close, is closed there and stays at 0.
+    A target decided at the close of t is filled at the open of t + 1 + delay if every bar in between directly follows
+    the one before. After a gap an open position is closed at the first open. A position still open at the end is closed
+    at the last close. An account whose equity falls to 0 or less, at an open or a close, is closed there and stays at
+    0.
 
     Args:
         open_: (T,) USDT.
         close: (T,) USDT.
-        target: (T,) weight decided at each close: -1, 0 or 1.
-        share: (T,) of the usual position, decided at each close: what is opened after it takes so much.
-        contiguous: (T,) whether a bar follows the one before directly.
+        target: (T,) side decided at each close: -1, 0 or 1.
+        share: (T,) size decided at each close, as a share of the full position; a position opened by that decision has
+            this size.
+        contiguous: (T,) whether a bar directly follows the one before.
         funding_rate: (T,) or (0,) for none.
         capital: USDT at the start.
         delay: Bars between decision and fill beyond the next open.
         rules: (RULES,) from `account_rules`.
-        equity: (T + 1,) out: at the start, then at each close, USDT.
-        books: (5, T) out, zeros on entry: quantity held to the close; traded notional, fee, slippage, funding.
+        equity: (T + 1,) output: at the start, then at each close, USDT.
+        books: (5, T) output, zeros on entry: quantity held at the close; traded notional, fee, slippage, funding.
 
     Returns:
-        The bar in which the account was worth nothing, or -1; and what it lacked then, USDT >= 0: the exchange's loss.
+        The bar of the ruin, or -1 if there was none; and the negative equity at the ruin as USDT >= 0, which is the
+        exchange's loss.
     """
     bars = len(open_)
     cash, quantity, weight, run = capital, 0.0, 0, 0

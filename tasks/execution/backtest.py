@@ -1,7 +1,8 @@
-"""Run decided targets through the accounting core, out of sample, and say what is left.
+"""Trade decided targets out of sample through the accounting core and return the equity and its costs.
 
-Decision at the close of bar t, fill at the open of bar t + 1. Behind a gap nothing is filled: what is held is closed at
-the first open. What is held at the end is closed at the last close and pays for it, so no exit cost vanishes.
+A target decided at the close of bar t is filled at the open of bar t + 1. After a gap an open position is closed at the
+first open and no earlier decision is filled. A position still open at the end is closed at the last close and pays its
+exit costs.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from tasks.execution.trades import GAP, Trades, list_trades
 
 @dataclass(frozen=True, kw_only=True)
 class BacktestConfig(Checked):
-    """The account.
+    """Capital, position size and delay of a backtest.
 
     Attributes:
         initial_capital: USDT.
-        position_fraction: Share of equity that a position opens with; the rest pays fees. There is
-            no leverage, because no margin call is simulated.
+        position_fraction: Notional of a new position, share of equity; the rest pays fees. There is no leverage,
+            because margin calls are not simulated.
         fixed_coins: Coins per position instead of a share of equity; None: off.
-        delay: Bars between decision and fill beyond the next open. A result that collapses at 1 or 2 lived on bid-ask
-            bounce (Roll 1984).
+        delay: Bars between decision and fill beyond the next open. A profit that disappears at 1 or 2 came from
+            bid-ask bounce (Roll 1984).
     """
 
     initial_capital: PositiveFloat = 100_000.0
@@ -49,11 +50,11 @@ class BacktestConfig(Checked):
 
 
 class Positions(NamedTuple):
-    """What was decided at each close.
+    """Target decided at each close.
 
     Attributes:
-        target: (T,) weight: -1, 0 or 1.
-        share: (T,) of the usual position that one which is opened then takes, in 0..1; None: all of it.
+        target: (T,) side: -1, 0 or 1.
+        share: (T,) size of a position opened by that decision, as a share of the full one, in 0..1; None: always full.
     """
 
     target: NDArray[np.signedinteger]
@@ -62,20 +63,20 @@ class Positions(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BacktestResult:
-    """What became of the account. Money in USDT.
+    """Equity, position and costs of a backtest, bar by bar. Money in USDT.
 
     Attributes:
-        bars: The T bars it traded.
-        target: (T,) weight decided at each close.
-        contiguous: (T,) whether the account could trade from the bar before.
-        costs: What it paid.
-        equity: (T + 1,) at the start, then marked at each close, net of everything; 0 from ruin on.
+        bars: The T bars.
+        target: (T,) side decided at each close.
+        contiguous: (T,) whether a decision of the bar before could be filled.
+        costs: Rates that each fill paid.
+        equity: (T + 1,) at the start, then marked at each close, net of all costs; 0 after ruin.
         quantity: (T,) signed coins held from the bar's open to its close.
         traded, fees, slippage: (T,) notional traded in the bar at prices before slippage, and its costs.
         funding: (T,) paid at the bar's open; negative where received.
-        ruined_at: Bar in which the account was worth nothing; None: it never was.
-        shortfall: What the account lacked then, >= 0: a loss of the exchange's, not of the account's.
-        tick: Prices of fills are multiples of it, USDT; 0: of nothing.
+        ruined_at: Bar in which equity fell to 0 or less; None if it never did.
+        shortfall: Negative equity at the ruin, as a number >= 0: the exchange's loss, not the account's.
+        tick: Fill prices are multiples of it, USDT; 0: not rounded.
     """
 
     bars: Bars
@@ -116,13 +117,13 @@ class BacktestResult:
 
     @property
     def gross_profit(self) -> float:
-        """What the price alone earned: net profit before fees, slippage and funding."""
+        """Profit from price moves alone: net profit before fees, slippage and funding."""
         costs = self.fees_paid + self.slippage_paid + self.funding_paid
         return float(self.equity[-1] - self.equity[0]) - self.shortfall + costs
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What a reader should know beside the numbers, one sentence each."""
+        """Warnings that belong to the numbers, one sentence each."""
         said = []
         if self.ruined_at is not None:
             said.append(
@@ -154,38 +155,38 @@ def run_backtest(
 
     Args:
         bars: T bars.
-        target: (T,) weight decided at each close: -1, 0 or 1. The last one comes too late to be filled.
-        costs: What it pays.
-        config: The account.
-        trained_until_ms: Open time of the last bar that any choice behind the targets was fitted on, validation
+        target: (T,) side decided at each close: -1, 0 or 1. The last one is never filled.
+        costs: What each fill pays.
+        config: Capital, position size and delay.
+        trained_until_ms: Open time of the last bar that the model or any of its settings was fitted on, validation
             included, UTC milliseconds; None where nothing was fitted.
         label_span_ms: How far that bar's label looks ahead: (horizon + 1) bars, in milliseconds.
-        steps: What the exchange trades in; off by default, since a strategy's worth does not hang on a market's steps.
+        steps: Step sizes and minimums of the exchange; off by default, as a strategy should not depend on them.
         share: (T,) as in `Positions`.
 
     Raises:
-        LeakError: The first bar is not behind everything that training saw.
-        ValueError: `target` or `share` does not fit the bars or holds another number.
+        LeakError: The first bar is not later than all data that training used.
+        ValueError: `target` or `share` has another length than the bars, or a value that is not allowed.
     """
     require_unseen(int(bars.start_ms[0]), trained_until_ms=trained_until_ms, label_span_ms=label_span_ms)
     return _run(bars, target, costs, config, bars.contiguous, steps, share)
 
 
 def buy_and_hold(bars: Bars, costs: Costs, config: BacktestConfig) -> BacktestResult:
-    """Buy at the second open and hold to the last close, through gaps too: no decision hangs on them."""
+    """Buy at the second open and hold to the last close, through gaps too."""
     return _run(bars, np.ones(len(bars), np.int8), costs, config, np.ones(len(bars), np.bool_))
 
 
 def flat(bars: Bars, costs: Costs, config: BacktestConfig) -> BacktestResult:
-    """Do nothing: the first champion."""
+    """Hold no position at any time: the baseline while a market has no champion."""
     return _run(bars, np.zeros(len(bars), np.int8), costs, config, bars.contiguous)
 
 
 def require_unseen(first_ms: int, *, trained_until_ms: int | None, label_span_ms: int) -> None:
-    """Refuse bars that training saw; arguments as in `run_backtest`, with the first bar's open time.
+    """Refuse bars that training used; arguments as in `run_backtest`, with the first bar's open time.
 
     Raises:
-        LeakError: That bar is not behind everything that training saw.
+        LeakError: That bar is not later than all data that training used.
     """
     if trained_until_ms is None:
         return

@@ -1,4 +1,4 @@
-"""One set of decisions beside what it must beat: other costs, later fills, buy-and-hold, and doing nothing."""
+"""Compare one set of decisions with its baselines (buy-and-hold, flat), under other costs and with later fills."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tasks.execution.significance import BootstrapTest, draws_for, stationary_bo
 
 COST_FACTORS = (0.0, 1.0, 1.5, 2.0)
 COSTS_PER_SIDE = (0.0, 0.0002, 0.00055, 0.001, 0.0015)
-"""What others may pay for a fill: nothing, a maker's fee, a taker's, the source's, and a taker's in a thin market."""
+"""Costs per fill, share of notional: none, a maker's fee, a taker's, the source text's, a taker's in a thin market."""
 
 DELAYS = (0, 1, 2)
-_FEWEST_BLOCKS = 20  # with a handful a 5 % test is a 15 % one
+_FEWEST_BLOCKS = 20  # with only a few blocks, a test at the 5 % level rejects in 15 % of cases
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Performance:
-    """A backtest and what its numbers mean."""
+    """A named backtest and its metrics."""
 
     name: str
     result: BacktestResult
@@ -29,18 +29,18 @@ class Performance:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """The model under every circumstance; the one of each tuple that has factor 1 or delay 0 is `model` itself.
+    """The model's backtest under each cost and delay; in each tuple the entry of factor 1 or delay 0 equals `model`.
 
-    Who pays other costs decides otherwise: a rule that weighs an expected return against its costs trades more where
-    they are less. So every cost is shown twice: decided again by a rule that reckons with it, and as the positions of
-    the assumed costs re-priced, which is what an error in that assumption leaves.
+    A rule that compares an expected return with its costs trades more where costs are lower. So each cost appears
+    twice: with positions decided again for that cost, and with the positions of the assumed costs re-priced. The second
+    shows the effect of a wrong cost assumption.
 
     Attributes:
         model: At the assumed costs.
         buy_and_hold, flat: On the same bars, at the same costs.
         by_costs: The same positions with commission and slippage times each of COST_FACTORS.
         by_fee: The same positions at each of COSTS_PER_SIDE.
-        redecided_by_costs, redecided_by_fee: Decided again by a rule that reckons with those costs.
+        redecided_by_costs, redecided_by_fee: Positions decided again for those costs.
         by_delay: The same decisions filled each of DELAYS bars later.
     """
 
@@ -64,18 +64,18 @@ def compare(
     trained_until_ms: int | None,
     label_span_ms: int,
 ) -> Comparison:
-    """Run the decisions and what they must beat; arguments as in `run_backtest`, but for one.
+    """Backtest the decisions and their baselines; arguments as in `run_backtest`, except these.
 
     Args:
         bars: T bars.
-        decide: Returns the T positions of a rule that reckons with these costs.
-        costs: What is assumed.
-        config: The account.
+        decide: Returns the T positions that the rule decides at the given costs.
+        costs: The assumed costs.
+        config: Capital, position size and delay.
         bars_per_year: Bars in 365 days.
-        trained_until_ms: Last bar that a model was fitted on.
-        label_span_ms: How far that bar's label looks ahead.
+        trained_until_ms: Open time of the last bar that a model was fitted on, UTC milliseconds.
+        label_span_ms: How far that bar's label looks ahead, milliseconds.
     Raises:
-        LeakError: The first bar is not behind everything that training saw.
+        LeakError: The first bar is not later than all data that training used.
     """
     decided = decide(costs)
 
@@ -105,13 +105,14 @@ def compare(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Duel:
-    """Challenger and champion on the same bars, unseen by both, at the same costs.
+    """Challenger and champion on the same bars, out of sample for both, at the same costs.
 
     Attributes:
         challenger, champion: At the assumed costs.
         second: The challenger's recipe with a second seed, at the assumed costs; None where it was not trained.
-        stressed: The challenger's own positions at costs times the promotion rule's factor.
-        advantage: Test of the challenger's lead per bar; None where the two never differ, or on too few blocks of bars.
+        stressed: The challenger's positions with costs times the promotion rule's factor.
+        advantage: Test of the challenger's excess return per bar; None where the two never differ or the bars are too
+            few for the bootstrap.
     """
 
     challenger: Performance
@@ -140,19 +141,19 @@ def duel(
 
     Args:
         bars: T bars.
-        challenger: Decided at each of T closes.
-        champion: Decided at each of T closes; zeros are `flat`.
-        costs: What both pay.
-        config: The account of both.
-        second: What the challenger's recipe decided with a second seed.
-        cost_stress: Factor on commission and slippage for the stressed run, in which the same positions are dearer.
+        challenger: Its decisions at each of T closes.
+        champion: Its decisions at each of T closes; all zero for `flat`.
+        costs: Costs of both.
+        config: Capital, position size and delay of both.
+        second: Decisions of the challenger's recipe trained with a second seed.
+        cost_stress: Factor on commission and slippage in the stressed run of the same positions.
         bars_per_year: Bars in 365 days.
         horizon: Bars that a label spans.
-        level: P-value that the test of the lead must be able to go below.
-        trained_until_ms: Last bar that either side was fitted on, UTC milliseconds.
+        level: Significance level; the test makes enough draws for p-values far below it.
+        trained_until_ms: Open time of the last bar that either model was fitted on, UTC milliseconds.
         label_span_ms: How far that bar's label looks ahead, milliseconds.
     Raises:
-        LeakError: The first bar is not behind everything that either training saw.
+        LeakError: The first bar is not later than all data that either training used.
     """
 
     def run(name: str, decided: Positions, costs: Costs) -> Performance:
@@ -165,7 +166,7 @@ def duel(
     ours, theirs = run("challenger", challenger, costs), run("champion", champion, costs)
     difference = bar_returns(ours.result.equity) - bar_returns(theirs.result.equity)
     held = [side.metrics.mean_hold_bars or 0.0 for side in (ours, theirs)]
-    # The block must outlast the dependence: label, position, and the day's rhythm.
+    # The block must be longer than the dependence: the label's span, the time in a position, and one day.
     block = max(horizon, bars_per_year / DAYS_PER_YEAR, *held)
     enough = len(bars) >= _FEWEST_BLOCKS * block
     tested = difference.any() and enough

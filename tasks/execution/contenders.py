@@ -1,4 +1,4 @@
-"""The model beside everything that it must beat: the same bars, the same costs, the same decision rule."""
+"""Rows of the baseline comparison: the model and its baselines on the same bars, costs and decision rule."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tasks.execution.skill import log_losses, loss_lag
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One line of the table.
+    """One row of the baseline comparison.
 
     Attributes:
-        name: Who.
-        log_loss: Nat, on the labels that every forecaster knows; None for one without probabilities.
-        accuracy: On the same labels; None for one without a forecast.
-        lead: Its log-loss less the model's, nat: positive where the model is better.
-        lead_error: Standard error of that, dependence of a day included.
+        name: Name of the model or baseline.
+        log_loss: Nat, on the bars for which every forecaster has a forecast; None for one without probabilities.
+        accuracy: On the same bars; None for one without a forecast.
+        lead: Its log-loss minus the model's, nat: positive where the model is better.
+        lead_error: Standard error of that, with autocorrelation up to a day.
         p_value: Diebold-Mariano, one-sided: the chance of such a lead if the model were no better.
         total_return: Net of costs.
         sharpe_ratio: From UTC days; None where undefined.
         max_drawdown: Share of the peak; None for the median of random positions.
         num_trades: Round trips; None likewise.
-        direction: Share of the moves among these labels that went to the side it gave more; None without probabilities.
+        direction: Share of the moves among these bars that went to its more probable side; None without probabilities.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Forecast:
 
 
 def common_labels(classes: IntArray, forecasts: Mapping[str, FloatArray]) -> BoolArray:
-    """Return (N,) whether a bar has a label and every forecaster's probabilities: all are judged on the same ones."""
+    """Return (N,) whether a bar has a label and probabilities of every forecaster, so that all use the same bars."""
     known = classes >= 0
     for probabilities in forecasts.values():
         known &= np.isfinite(probabilities).all(axis=1)
@@ -71,10 +71,10 @@ def rate_forecasts(
 
     Args:
         model: Which of them is the model.
-        forecasts: Name -> (N, K) probabilities; rows that some do not know are left out.
+        forecasts: Name -> (N, K) probabilities; bars that are NaN in any of them are left out of all.
         classes: (N,) true class, -1 where unknown.
         overlap: Bars that one label spans.
-        bars_per_day: Of the market; with the overlap the lag of the Diebold-Mariano variance.
+        bars_per_day: Bars of the market in a day; `loss_lag` derives the Diebold-Mariano lag from it and the overlap.
     """
     known = common_labels(classes, forecasts)
     labels = classes[known]
@@ -103,7 +103,7 @@ def rate_forecasts(
 def contender(
     name: str, metrics: Metrics, forecast: Forecast | None = None, accuracy: float | None = None
 ) -> Contender:
-    """Return a line of the table; `accuracy` alone for one that names classes without probabilities."""
+    """Return a row of the comparison; `accuracy` is used if `forecast` is None: it predicts classes only."""
     said = {} if forecast is None else vars(forecast)
     return Contender(
         name=name,

@@ -1,18 +1,20 @@
-"""The one decision: probabilities, position and costs -> target position. Backtest, paper and live call `decide`.
+"""The decision rule: probabilities, position and costs -> target position. Backtest, paper and live call `decide`.
 
-The value rule asks what a move is worth after its costs, never how sure the model is. With mu the expected return until
-the horizon, c the cost of one fill and w a target of -1, 0 or 1, moving from `position` is worth
+The value rule compares the expected return of a target with its costs; it sets no threshold on the model's confidence.
+With mu the expected return until the horizon, c the cost of one fill and w a target of -1, 0 or 1, the value of moving
+from `position` to w is
 
     V(w) = mu * w - c * |w - position| - c * |w|            the fill now, and the later exit of what is opened
 
-less exit_margin when a position is left and less enter_margin when one is opened; a flip does both. The best target is
-taken when it beats staying. So from flat it asks mu > 2c + enter_margin; a long leaves for flat at mu < -exit_margin,
-since its exit is paid sooner or later anyway; and a flip needs -mu > 2c + enter_margin too, to be better than flat.
+minus exit_margin when a position is closed and minus enter_margin when one is opened; a flip does both. The rule
+chooses the target of the highest value and stays when none is better. So opening a long from flat needs
+mu > 2c + enter_margin; a long is closed at mu < -exit_margin, since its exit must be paid sooner or later anyway; and a
+flip to short also needs -mu > 2c + enter_margin, to be better than flat.
 
-The argmax rule is the source text's strategy: buy goes long, sell goes short, hold keeps what is held.
+The argmax rule is the source text's strategy: buy goes long, sell goes short, hold keeps the position.
 
-How large a position is, `share_of` says, once, when it is opened: all of the usual one, or the share of it at which its
-expected risk comes to a target. While it is held nothing is traded because the forecast moves.
+`share_of` sizes a position once, when it is opened: the full position, or the share of it at which its expected
+volatility equals the target. The size does not change while the position is held, even if the forecast does.
 """
 
 from __future__ import annotations
@@ -41,14 +43,15 @@ class DecisionConfig(Checked):
 
     Attributes:
         rule: "value" (expected return against costs) or "argmax" (the source's strategy).
-        enter_margin: Return that opening a position must promise beyond its costs; 0.0002 is 2 bp.
-        exit_margin: Return that staying must be expected to lose before a position is left.
-        min_hold: Bars that a position is held at least; the label's horizon is its natural value.
+        enter_margin: Expected return beyond costs that is needed to open a position; 0.0002 is 2 bp.
+        exit_margin: Expected loss of holding on that is needed to close a position.
+        min_hold: Fewest bars for which a position is held; the label's horizon is its natural value.
         allow_short: Whether sell opens a short; on spot the pipeline never does.
-        sizing: "fixed" (every position is the usual one) or "volatility" (smaller where more is foreseen).
-        target_vol: Volatility that a position sized by volatility is to have. It is annualised: 0.5 halves the usual
-            one where 100 % a year is foreseen, and takes all of it from 50 % down. A number of whoever trades, so that
-            nothing of a market's bars is in it.
+        sizing: "fixed" (every position is the full one) or "volatility" (smaller where the forecast volatility is
+            higher).
+        target_vol: Annualised volatility that a position sized by volatility should have: 0.5 halves the position where
+            100 % a year is forecast, and leaves it full at 50 % and below. The user chooses it; it is not estimated
+            from the market's bars.
     """
 
     rule: Literal["value", "argmax"] = "value"
@@ -63,21 +66,21 @@ class DecisionConfig(Checked):
 def packed(
     config: DecisionConfig, costs: Costs, class_means: FloatArray, horizon: int, bars_per_year: float = math.nan
 ) -> FloatArray:
-    """Return everything `decide` needs beside the market, as one array for compiled code.
+    """Return all constant inputs of `decide` as one array for compiled code.
 
     Args:
         config: The rule.
         costs: What a fill costs; funding is unknown at the decision and left out.
         class_means: (3,) mean over the train rows of return / (vol * sqrt(horizon)) for sell, hold and buy.
         horizon: Bars that the labels look ahead, >= 1.
-        bars_per_year: Bars in 365 days; sizing by volatility alone asks for it.
+        bars_per_year: Bars in 365 days; needed for sizing by volatility only.
 
     Returns:
         (10,) parameters.
 
     Raises:
-        ConfigError: The value rule got class means that are not three finite numbers, `horizon` < 1, or positions are
-            sized by volatility and `bars_per_year` is unknown.
+        ConfigError: `class_means` does not have three elements, or under the value rule they are not all finite;
+            `horizon` < 1; or positions are sized by volatility and `bars_per_year` is NaN.
     """
     if horizon < 1:
         raise ConfigError(f"horizon must be a number of bars >= 1, was {horizon!r}")
@@ -93,7 +96,7 @@ def packed(
 
 @compiled
 def expected_return(p_sell: float, p_hold: float, p_buy: float, vol: float, params: FloatArray) -> float:
-    """Return mu, the expected return until the horizon: its mean in each class, in units of vol, by probability.
+    """Return mu, the expected return until the horizon: the class means times vol, weighted by probability.
 
     Takes scalars, or (T,) arrays for a whole series.
     """
@@ -103,12 +106,12 @@ def expected_return(p_sell: float, p_hold: float, p_buy: float, vol: float, para
 
 @compiled
 def share_of(foreseen_vol: float, params: FloatArray) -> float:
-    """Return the share of the usual position that one which is opened now takes: in (0, 1], or 0 where that is unknown.
+    """Return the size of a position opened now as a share of the full one: in (0, 1], or 0 if it can't be sized.
 
-    Where it is below 1, share * foreseen_vol is the target, whatever the market does.
+    Where the share is below 1, share * foreseen_vol equals the target volatility.
 
     Args:
-        foreseen_vol: Volatility per bar that is foreseen; NaN where unknown.
+        foreseen_vol: Forecast of the volatility per bar; NaN where unknown.
         params: (10,) from `packed`.
     """
     target_vol = params[_TARGET_VOL]
@@ -134,18 +137,18 @@ def decide(
     """Return the position to hold from the next open.
 
     Args:
-        p_sell: Probability; with the others NaN or infinite where unknown.
-        p_hold: Probability.
-        p_buy: Probability.
+        p_sell: Probability of each class; NaN or infinite where unknown.
+        p_hold: As `p_sell`.
+        p_buy: As `p_sell`.
         vol: Volatility per bar, the unit of the class means.
-        foreseen_vol: Volatility per bar that is foreseen; looked at where positions are sized by it.
-        position: What is held now: -1, 0 or 1.
+        foreseen_vol: Forecast of the volatility per bar; used only where positions are sized by volatility.
+        position: Side held now: -1, 0 or 1.
         bars_held: Bars for which it has been held, the fill's own bar included.
         params: (10,) from `packed`.
 
     Returns:
-        -1, 0 or 1. 0 where a probability, or under the value rule vol, is unknown: what nobody can judge is neither
-        opened nor kept, min_hold or not. What nobody can size is not opened; what is held has its size.
+        -1, 0 or 1. It is 0 where a probability, or under the value rule vol, is unknown, even before min_hold is over.
+        Where the size is unknown nothing new is opened; an open position keeps its size.
     """
     target = _by_rule(p_sell, p_hold, p_buy, vol, position, bars_held, params)
     if target != position and share_of(foreseen_vol, params) == 0.0:
@@ -157,17 +160,17 @@ def decide(
 def _by_rule(
     p_sell: float, p_hold: float, p_buy: float, vol: float, position: int, bars_held: int, params: FloatArray
 ) -> int:
-    """Return the target whatever its size; arguments as in `decide`."""
+    """Return the target side, before sizing; arguments as in `decide`."""
     mu = expected_return(p_sell, p_hold, p_buy, vol, params) if params[_RULE] == 0.0 else 0.0
     if not math.isfinite(p_sell + p_hold + p_buy + mu):
         return 0
     lowest = -1 if params[_SHORT] != 0.0 else 0
-    if position < lowest:  # a short from before shorts were forbidden is left now, as if it were flat
+    if position < lowest:  # a short opened before shorts were forbidden is closed now: decide as if flat
         position = 0
     if position != 0 and bars_held < params[_MIN_HOLD]:
         return position
     if params[_RULE] != 0.0:
-        # The source's argmax takes the first of equals, so a tie would sell; here a tie is no signal.
+        # The source's argmax returns the first of equal values, so a tie would sell; here a tie keeps the position.
         if p_buy > p_hold and p_buy > p_sell:
             return 1
         if p_sell > p_hold and p_sell > p_buy:
@@ -178,7 +181,7 @@ def _by_rule(
 
 @compiled
 def _most_valuable(mu: float, position: int, lowest: int, params: FloatArray) -> int:
-    """Return the target whose value after costs and margins is greatest; staying, then flat, wins a tie."""
+    """Return the target of the highest value after costs and margins; on a tie stay, else go flat."""
     cost = params[_PER_SIDE]
     best, best_value = position, mu * position - cost * abs(position)
     for target in (0, 1, -1):
@@ -202,24 +205,24 @@ def decide_series(
     model: IntArray | None = None,
     foreseen_vol: FloatArray | None = None,
 ) -> NDArray[np.int8]:
-    """Decide at every close, each time from the position that the decisions before it led to.
+    """Decide at every close, each time from the position that the earlier decisions led to.
 
-    A target decided at t is held from the open of t + 1; a bar that doesn't follow the one before starts flat, as the
-    accounting closes it there. Where one model takes over from another, it takes over the position too.
+    A target decided at t is held from the open of t + 1. The first bar after a gap starts flat, because the accounting
+    closes the position there. A model that replaces another one also continues its position.
 
     Args:
         probabilities: (T, 3) sell, hold, buy; NaN where unknown.
         vol: (T,) volatility per bar; NaN where unknown.
         contiguous: (T,) whether a bar follows the one before directly.
         params: (10,) from `packed`, or (M, 10) of several models.
-        model: (T,) row of `params` that decides each bar; None: the first.
-        foreseen_vol: (T,) volatility per bar that is foreseen, NaN where unknown; None: unknown throughout.
+        model: (T,) row of `params` that decides each bar; None: always the first row.
+        foreseen_vol: (T,) forecast of the volatility per bar, NaN where unknown; None: unknown throughout.
 
     Returns:
         (T,) targets -1, 0 or 1.
 
     Raises:
-        ValueError: The shapes don't fit.
+        ValueError: The shapes don't fit, or `model` names a row that `params` does not have.
     """
     bars = len(vol)
     model = np.zeros(bars, np.int64) if model is None else model
@@ -266,7 +269,7 @@ def _decide_bars(
 
 
 def shares_of(foreseen_vol: FloatArray, params: FloatArray, model: IntArray | None = None) -> FloatArray:
-    """Return (T,) what `share_of` says at every close; arguments as in `decide_series`."""
+    """Return `share_of` at every close, (T,); arguments as in `decide_series`."""
     bars = len(foreseen_vol)
     shares, model = np.empty(bars), np.zeros(bars, np.int64) if model is None else model
     _size_bars(

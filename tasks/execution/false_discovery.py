@@ -1,4 +1,4 @@
-"""Which of many tests still count once they are counted: of twenty markets without any skill one shows p < 5 %."""
+"""Correct p-values for multiple testing: of twenty markets without any skill about one shows p < 5 %."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import numpy as np
 from storage.schema import FloatArray
 
 RATE = 0.05
-"""False discovery rate: the expected share of what is by luck alone among all that is kept."""
+"""False discovery rate: the expected share of false positives among the results that are kept."""
 
 
 def adjusted_p_values(p_values: FloatArray) -> FloatArray:
-    """Return p-values set right for how many there are: who keeps those <= q has a false discovery rate <= q.
+    """Return p-values adjusted for multiple testing: keeping those <= q gives a false discovery rate <= q.
 
-    Benjamini, Yekutieli 2001 (10.1214/aos/1013699998): p of rank j, times m (1 + 1/2 + ... + 1/m) / j, then the least
-    of its own and every higher rank. Benjamini and Hochberg's is smaller by that sum, but needs tests that are
-    independent, or positively dependent on each of those without skill. Markets share their hours, and often a network:
-    how their leads depend on each other is not known, and this holds however they do.
+    Benjamini, Yekutieli 2001 (10.1214/aos/1013699998): p of rank j, times m (1 + 1/2 + ... + 1/m) / j, then the minimum
+    of its own and every higher rank. The procedure of Benjamini and Hochberg is smaller by that sum, but it needs tests
+    that are independent or positively dependent. Markets share their hours and often a network, so the dependence of
+    their results is unknown; this procedure holds under any dependence.
 
     Args:
-        p_values: (m,) of every test that was made, 0 to 1; one that came to nothing counts as 1.
+        p_values: (m,) of every test that was made, 0 to 1; 1 for a test that could not be computed.
     Returns:
         (m,) in the same order, at most 1.
     Raises:
-        ValueError: One is no number from 0 to 1.
+        ValueError: One is not a number from 0 to 1.
     """
     if not ((p_values >= 0) & (p_values <= 1)).all():
         raise ValueError(f"p-values must be 0 to 1 (1 where there is none), were {p_values.tolist()}")

@@ -1,7 +1,7 @@
-"""What a fill costs by venue: fees of the first tier as published, and a slippage that is assumed.
+"""Cost of a fill by venue: the published fees of the lowest tier, and an assumed slippage.
 
-A venue changes its fees, and a larger account pays less: whoever trades live is refused a version that was judged at
-less than the account pays.
+Venues change their fees, and larger accounts pay less. A live session refuses a version that was evaluated at lower
+fees than its account pays.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Schedule = Literal["venue", "bybit-linear", "bybit-spot", "source", "own"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fees:
-    """A line of the schedule.
+    """One entry of the fee schedule.
 
     Attributes:
         commission: Fee of a fill that takes liquidity, share of its notional.
         slippage: Half-spread and impact of a fill, share of the open.
-        said_by: Who says so, and when it was read.
+        said_by: Where the fee is published, and when it was read.
     """
 
     commission: float
@@ -38,13 +38,13 @@ SCHEDULE = {
 
 
 def charged(costs: Costs, schedule: Schedule) -> Costs:
-    """Return the costs with the commission and slippage of a line of the schedule; "own" are as they were."""
+    """Return the costs with commission and slippage of a schedule entry; "own" and "venue" leave them unchanged."""
     fees = SCHEDULE.get(schedule)
     return costs if fees is None else replace(costs, commission=fees.commission, slippage=fees.slippage)
 
 
 def costs_text(costs: Costs, schedule: Schedule) -> str:
-    """Return in words what a fill pays, and by which line of the schedule."""
+    """Return a text that names the schedule entry and what a fill pays."""
     named = SCHEDULE.get(schedule)
     paid = f"{1e4 * costs.commission:g} bp + {1e4 * costs.slippage:g} bp slippage a fill"
     return f"{schedule}, {paid}" + (f" ({named.said_by})" if named else "")

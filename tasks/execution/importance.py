@@ -1,9 +1,9 @@
-"""What each input is worth to a forecast: how much worse it gets without that input's news.
+"""Permutation importance of each input: how much worse the forecast is when that input is shuffled.
 
-Permutation importance as Breiman 2001 has it, on bars that no training saw, with two differences. Blocks of bars change
-places, not single bars: an input keeps its own course within a block, so that what is lost is its link to the market
-and not its smoothness. And inputs that say one thing together, such as the waves of the week, change places together:
-alone each is missed by nobody, since the others still tell the hour.
+As in Breiman 2001, on held-out bars, with two differences. Blocks of bars are permuted instead of single bars: an input
+stays smooth within a block and loses only its relation to the market. And inputs that carry the same information, such
+as the sine and cosine of the time of the week, are permuted together: permuting one of them alone would cost nothing,
+since the others still give the hour.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tasks.execution.skill import log_losses
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """What one input, or a group of them, is worth.
+    """Importance of one input or one group of inputs.
 
     Attributes:
         name: Of the input or the group.
-        loss: Log-loss with it permuted less log-loss, nat, mean over the permutations; negative: it misled.
+        loss: Log-loss with it permuted minus log-loss, nat, mean over the permutations; if negative, it did harm.
         spread: Standard deviation over the permutations, nat.
     """
 
@@ -42,14 +42,14 @@ def permutation_importance(
     repeats: int,
     seed: int,
 ) -> tuple[Importance, ...]:
-    """Return what each group of inputs is worth, the most valuable first; nothing where no label is known.
+    """Return the importance of each group of inputs, the largest first; empty if no label is known.
 
     Args:
         predict: (T, F) features -> (T, K) probabilities, NaN where unknown.
-        features: (T, F); bars that lack one stay where they are.
+        features: (T, F); bars with a NaN are not permuted.
         classes: (T,) true class, -1 where unknown.
-        groups: Name -> columns that change places together.
-        block: Bars that stay together, >= 1.
+        groups: Name -> columns that are permuted together.
+        block: Bars per block, >= 1.
         repeats: Permutations of each group, >= 2.
         seed: Of the permutations.
     """

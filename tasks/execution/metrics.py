@@ -1,9 +1,9 @@
-"""What a backtest's numbers mean. Each metric is one function: array in, number out, None where it is not defined.
+"""Metrics of a backtest. Each metric is one function: array in, number out, None where it is not defined.
 
-Equity is E_0 at the start and E_1 .. E_T at the closes, net of everything. Returns are over every bar or every day,
-flat ones too. The headline ratios come from UTC days and sqrt(365), since returns of neighbouring bars are correlated
-and crypto never closes; the per-bar ones stand beside them. An undefined ratio is None: 0 would be a claim, and NaN or
-inf breaks a comparison.
+Equity is E_0 at the start and E_1 .. E_T at the closes, net of all costs. Returns are taken over every bar or day, also
+those without a position. The main ratios use UTC days and sqrt(365), since returns of neighbouring bars are correlated
+and crypto markets never close; per-bar ratios are given too. An undefined ratio is None, because 0 would be a claim and
+NaN or inf break comparisons.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.execution.backtest import BacktestResult
 from tasks.execution.trades import Trades
 
 DAYS_PER_YEAR = 365
-_FEWEST_DAYS_FOR_A_YEAR = 90  # weeks raised to the power of a year are fiction
+_FEWEST_DAYS_FOR_A_YEAR = 90  # a few weeks extrapolated to a year mean nothing
 _BP = 1e4
 _ROUNDING = 1e-12  # of the largest return: equal numbers rarely have a standard deviation of exactly 0
 
@@ -44,7 +44,7 @@ class Metrics:
         fees_paid, slippage_paid, funding_paid: USDT; funding is negative where received.
         cost_drag: Fees, slippage and funding, share of the capital.
         cost_share_of_gross: The same, share of the gross profit; None where that is not positive.
-        break_even_cost_per_side: Fee and slippage per fill, share of notional, that would leave nothing.
+        break_even_cost_per_side: Fee and slippage per fill, share of notional, at which the net profit is 0.
         sharpe_per_bar, sortino_per_bar: From bars, annualised with sqrt(bars per year).
         cagr, calmar: None under 90 days.
         days: Bars traded, in days.
@@ -82,7 +82,7 @@ def summarize(result: BacktestResult, bars_per_year: float) -> Metrics:
 
     Args:
         result: T bars traded.
-        bars_per_year: Bars in 365 days; the market's interval decides.
+        bars_per_year: Bars of the market's interval in 365 days.
     """
     equity, trades, capital = result.equity, result.trades, float(result.equity[0])
     returns, daily = bar_returns(equity), daily_returns(equity, result.bars.start_ms)
@@ -120,14 +120,14 @@ def summarize(result: BacktestResult, bars_per_year: float) -> Metrics:
 
 
 def bar_returns(equity: FloatArray) -> FloatArray:
-    """Return E_t / E_{t-1} - 1 over every bar, (T,) from (T + 1,); 0 after ruin, where nothing is left to change."""
+    """Return E_t / E_{t-1} - 1 over every bar, (T,) from (T + 1,); 0 after ruin."""
     return _over_equity(np.diff(equity), equity[:-1])
 
 
 def daily_returns(equity: FloatArray, start_ms: IntArray) -> FloatArray:
     """Return the return of every UTC day from the first bar's to the last bar's.
 
-    A bar belongs to the day in which it opens. A day without a bar returns 0: the year has 365 days, outages or not.
+    A bar belongs to the day in which it opens. A day without a bar returns 0, so that a year always has 365 days.
 
     Args:
         equity: (T + 1,) at the start, then at each close.
@@ -150,7 +150,7 @@ def total_return(equity: FloatArray) -> float:
 def sharpe_ratio(returns: FloatArray, periods_per_year: float) -> float | None:
     """Return sqrt(periods per year) * mean / standard deviation (n - 1); None for fewer than two or equal returns.
 
-    No risk-free rate is taken off: the account holds USDT, which pays none.
+    No risk-free rate is subtracted: the account holds USDT, which pays no interest.
     """
     if len(returns) < 2:
         return None
@@ -163,8 +163,8 @@ def sharpe_ratio(returns: FloatArray, periods_per_year: float) -> float | None:
 def sortino_ratio(returns: FloatArray, periods_per_year: float) -> float | None:
     """Return sqrt(periods per year) * mean / RMS of the losses over ALL periods; None without a loss.
 
-    Sortino, Price 1994, target 0. The source's standard deviation of the negative returns alone is another number: it
-    is 0 for equal losses.
+    Sortino, Price 1994, target 0. The source text uses the standard deviation of the negative returns alone, which is a
+    different number: it is 0 for equal losses.
     """
     if len(returns) < 2:
         return None
@@ -209,9 +209,9 @@ def expectancy_bp(trades: Trades) -> float | None:
 
 
 def break_even_cost_per_side(result: BacktestResult) -> float | None:
-    """Return (gross profit - funding) / traded notional: the cost per fill that leaves nothing; None without a fill.
+    """Return (gross profit - funding) / traded notional: the cost per fill at which net profit is 0; None if no fill.
 
-    Funding is due whatever a fill costs.
+    Funding is subtracted because it does not depend on the cost of a fill.
     """
     traded = float(result.traded.sum())
     return (result.gross_profit - result.funding_paid) / traded if traded > 0.0 else None

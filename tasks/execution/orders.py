@@ -1,15 +1,16 @@
-"""One order from its intent to its end: what is known of it, and what each piece of news changes. Pure.
+"""The state machine of one order: its status, its fills, and how each event changes them. Pure.
 
     INTENT -> SUBMITTING -> ACKED | REJECTED | UNKNOWN -> PARTIAL -> FILLED | CANCELLED | ABSENT
 
-Whoever sends one writes SUBMITTING down before a byte leaves; so an order that is found as INTENT was never sent, and
-one that is found as SUBMITTING may have been. Only an answer that refuses is a rejection: an answer that is lost, late
-or unreadable makes an order UNKNOWN, and the exchange is asked until it tells of it, or has not known it often enough
-and for long enough (`Absence`). Only what is ABSENT may be sent again, under the same id, which the exchange takes but
-once.
+The sender stores SUBMITTING before it sends the request. So after a restart an order stored as INTENT was never sent,
+and one stored as SUBMITTING may have been. Only an answer that refuses the order makes it REJECTED. An answer that is
+lost, late or unreadable makes it UNKNOWN; the exchange is then queried until it reports the order, or until it has not
+found the order often enough and for long enough (`Absence`). Only an ABSENT order may be sent again, under the same id,
+which the exchange accepts only once.
 
-News comes by three ways, in any order, more than once: the answer to the request, the private stream, and questions.
-What was filled never shrinks, an execution counts once, and what has ended does not begin again.
+Events come from three sources: the answer to the request, the private stream, and queries. They may come in any order
+and more than once. The filled quantity never falls, an execution counts once, and an ended order does not become open
+again.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ Side = Literal["Buy", "Sell"]
 
 ZERO = Decimal(0)
 HALT_ID = "halt-"
-"""Begins the ids of orders with which a halt closes."""
+"""Prefix of the ids of orders with which a halt closes positions."""
 LINK_ID_LENGTH = 36
-"""Characters of an order's own id that Bybit takes."""
+"""Most characters that Bybit accepts in a client's order id (orderLinkId)."""
 
 
 class OrderError(PipelineError):
-    """What is known of an order contradicts itself, or it would be sent a second time."""
+    """Events about an order contradict each other, or an order would be sent twice."""
 
 
 class Status(StrEnum):
-    """How far an order has come."""
+    """Status of an order."""
 
     INTENT = "intent"
     SUBMITTING = "submitting"
@@ -50,7 +51,7 @@ class Status(StrEnum):
 
 
 ENDED = frozenset({Status.FILLED, Status.CANCELLED, Status.REJECTED})
-"""From these an order comes back no more; a cancelled one may have been filled in part."""
+"""Statuses that are final; a cancelled order may have been filled in part."""
 
 _TOLD = {
     "New": Status.ACKED,
@@ -67,12 +68,12 @@ _TOLD = {
 
 
 class Leg(NamedTuple):
-    """What one order is to do.
+    """Side and quantity of one order.
 
     Attributes:
         side: Buy or Sell.
         quantity: Coins, > 0, a multiple of the step.
-        reduces: Whether it may only make the position smaller.
+        reduces: Whether it is reduce-only: it may only make the position smaller.
     """
 
     side: Side
@@ -81,13 +82,13 @@ class Leg(NamedTuple):
 
 
 class Execution(NamedTuple):
-    """A part of an order that was filled.
+    """One execution: a full or partial fill of an order.
 
     Attributes:
-        exec_id: The exchange's name of it.
+        exec_id: The exchange's id of it.
         quantity: Coins, > 0.
         price: Quote currency.
-        fee: Quote currency; negative where it was received.
+        fee: Quote currency; negative for a rebate.
     """
 
     exec_id: str
@@ -97,17 +98,17 @@ class Execution(NamedTuple):
 
 
 class Acked(NamedTuple):
-    """The answer says that the exchange took it in, and no more than that."""
+    """The exchange's answer: it received the order. This does not say that the order is filled or open."""
 
     order_id: str
 
 
 class Refused(NamedTuple):
-    """The answer says that the exchange did not take it.
+    """The exchange's answer: it refused the order.
 
     Attributes:
-        why: What it says.
-        is_final: Whether it will take no other order either: key, permission or clock.
+        why: Its reason.
+        is_final: Whether it will refuse every other order too, because of the key, a permission or the clock.
     """
 
     why: str
@@ -115,19 +116,19 @@ class Refused(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Nobody can tell what the answer was."""
+    """The answer was lost or unreadable, so the exchange may or may not have the order."""
 
     why: str
 
 
 class Reported(NamedTuple):
-    """What the exchange says of it, over the stream or when asked.
+    """The exchange's report on the order, from the stream or a query.
 
     Attributes:
-        order_id: The exchange's name of it.
+        order_id: The exchange's id of it.
         told: Bybit's orderStatus.
         executed: Coins filled so far.
-        updated_ms: When that was, UTC milliseconds: what is older than what is known says nothing new.
+        updated_ms: Time of the report, UTC milliseconds; a report older than the last one does not change the status.
         why: Bybit's rejectReason, where it has one.
     """
 
@@ -139,7 +140,7 @@ class Reported(NamedTuple):
 
 
 class NotFound(NamedTuple):
-    """The exchange was asked at `at_ms`, in every list that it has, and does not know it."""
+    """A query at `at_ms`, UTC milliseconds, found the order in none of the exchange's lists."""
 
     at_ms: int
 
@@ -149,11 +150,11 @@ News = Acked | Refused | Lost | Reported | Execution | NotFound
 
 @dataclass(frozen=True, kw_only=True)
 class Absence:
-    """When an order that nobody knows was never taken.
+    """When an order of unknown status counts as never received by the exchange.
 
     Attributes:
-        rounds: Questions in a row that found nothing.
-        after_ms: Not before so long after it was sent: until then a request that is still under way may be taken.
+        rounds: Queries in a row that must have found nothing.
+        after_ms: Milliseconds that must have passed since it was sent; before, the request may still arrive.
     """
 
     rounds: int = 3
@@ -162,18 +163,18 @@ class Absence:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is known of one order.
+    """One order as far as its events are known.
 
     Attributes:
-        link_id: Our id of it.
-        leg: What it is to do.
-        status: How far it has come.
-        sent_ms: When it was last sent, UTC milliseconds; 0 for not yet.
+        link_id: Our id of it (Bybit's orderLinkId).
+        leg: Its side and quantity.
+        status: Its status.
+        sent_ms: When it was last sent, UTC milliseconds; 0 if not yet.
         order_id: The exchange's id; empty until it is known.
-        executed: Coins filled, by whoever says most.
-        fills: Its executions, each once, in the order in which they came to be known.
-        updated_ms: How new what is known is.
-        misses: How often in a row the exchange did not know it.
+        executed: Coins filled: the largest number that a report or the sum of executions gives.
+        fills: Its executions, each once, in the order of arrival.
+        updated_ms: Time of the newest report, UTC milliseconds.
+        misses: Queries in a row that did not find it.
         why: Why it was refused, cancelled or lost.
     """
 
@@ -190,34 +191,34 @@ class Order:
 
     @property
     def known(self) -> Decimal:
-        """Coins whose executions are known."""
+        """Coins filled by the executions received so far; may lag behind `executed`."""
         return sum((one.quantity for one in self.fills), ZERO)
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing more can come of it: it has ended, and every execution is known."""
+        """Whether it has ended and every execution has been received."""
         return self.status in ENDED and self.known == self.executed
 
     @property
     def change(self) -> Decimal:
-        """Signed coins that its known executions moved."""
+        """Signed coins that the executions received so far add to the position."""
         return self.known if self.leg.side == "Buy" else -self.known
 
     def submitting(self, now_ms: int) -> Order:
-        """Return it as it is from just before it is sent.
+        """Return the order as SUBMITTING, to be stored just before it is sent at `now_ms`.
 
         Raises:
-            OrderError: It has been sent already, and nobody knows that the exchange did not take it.
+            OrderError: It has been sent already and is not known to be absent from the exchange.
         """
         if self.status not in (Status.INTENT, Status.ABSENT):
             raise OrderError(f"order {self.link_id} is {self.status} and must not be sent again")
         return replace(self, status=Status.SUBMITTING, sent_ms=now_ms, misses=0, why="")
 
     def after(self, news: News, absence: Absence = Absence()) -> Order:
-        """Return what is known after a piece of news.
+        """Return the order after an event.
 
         Raises:
-            OrderError: More was filled than was ordered, or one execution has two contents.
+            OrderError: More was filled than was ordered, or two executions of one id differ.
         """
         match news:
             case Acked(order_id):
@@ -235,7 +236,7 @@ class Order:
                 misses = self.misses + 1
                 gone = misses >= absence.rounds and at_ms - self.sent_ms > absence.after_ms
                 return replace(self, misses=misses, status=Status.ABSENT if gone else Status.UNKNOWN)
-            case _:  # a refusal or a loss of what the stream has told of already says nothing more
+            case _:  # a refused or lost answer changes nothing if the stream or a query has reported the order already
                 return self
 
     @property
@@ -271,7 +272,7 @@ class Order:
         return replace(self, fills=(*self.fills, fill), executed=executed, status=self._moved_by(executed))
 
     def _moved_by(self, executed: Decimal) -> Status:
-        """Return the status that follows from what was filled, where nothing else is said."""
+        """Return the status that follows from the filled quantity alone."""
         if executed == self.leg.quantity:
             return Status.FILLED
         if executed and self.status is Status.REJECTED:
@@ -284,14 +285,14 @@ def _said(why: str) -> str:
 
 
 def link_id(session: str, market: str, bar_ms: int, leg: str, ordinal: int) -> str:
-    """Return the id of an order: the same for the same decision, however often a process starts again.
+    """Return our id of an order. It depends on the decision only, so a restarted process derives the same id.
 
     Args:
         session: Name of the session.
         market: Slug.
-        bar_ms: Open time of the bar that is traded at, UTC milliseconds.
+        bar_ms: Open time of the bar at whose open the order trades, UTC milliseconds.
         leg: close or open.
-        ordinal: Counts the orders of this leg.
+        ordinal: Number of the order within this leg.
     """
     named = f"{session}\n{market}\n{bar_ms}\n{leg}\n{ordinal}"
     return f"dsc-{hashlib.sha256(named.encode()).hexdigest()[: LINK_ID_LENGTH - 4]}"
@@ -299,13 +300,13 @@ def link_id(session: str, market: str, bar_ms: int, leg: str, ordinal: int) -> s
 
 @dataclass(frozen=True, kw_only=True)
 class LotSize:
-    """What a market trades in, as decimals.
+    """A market's step size and order limits, as decimals.
 
     Attributes:
         step: Coins; a quantity is a multiple of it.
-        least: Coins of an order, at least.
-        most: Coins of a market order, at most.
-        least_notional: Quote currency that an order which opens must be worth.
+        least: Smallest order, coins.
+        most: Largest market order, coins.
+        least_notional: Smallest notional of an order that opens, quote currency.
     """
 
     step: Decimal
@@ -314,28 +315,28 @@ class LotSize:
     least_notional: Decimal = ZERO
 
     def floor(self, coins: Decimal) -> Decimal:
-        """Return the whole steps in a number of coins."""
+        """Return `coins` rounded down to whole steps."""
         return (coins / self.step).to_integral_value(ROUND_FLOOR) * self.step
 
 
 def next_leg(held: Decimal, wanted: Decimal, lot: LotSize, price: Decimal) -> Leg | None:
-    """Return the next order on the way from one position to another; None where there is nothing to do.
+    """Return the next order on the way from one position to another; None if no order is needed or possible.
 
-    What is held on the wrong side, or too much of, is closed first, by an order that can only reduce; so a flip is
-    two. What is less than the market trades in is dust, and stays.
+    A position on the wrong side or of too many coins is first closed or reduced by a reduce-only order, so a flip takes
+    two orders. A remainder below the market's smallest order (dust) is left.
 
     Args:
         held: Signed coins, as the exchange has them.
         wanted: Signed coins.
-        lot: What the market trades in.
-        price: Quote currency a coin, for the least notional of an order that opens.
+        lot: The market's step size and order limits.
+        price: Quote currency per coin, to check the smallest notional of an order that opens.
     """
     stays = min(abs(held), abs(wanted)) if held * wanted > 0 else ZERO
     surplus = lot.floor(min(abs(held) - stays, lot.most))
     if surplus >= lot.least and surplus:
         return Leg("Sell" if held > 0 else "Buy", surplus, True)
     if abs(held) > stays and wanted and held * wanted < 0:
-        held = ZERO  # dust on the other side: what opens ends it
+        held = ZERO  # dust on the other side: the opening order closes it too
     lacking = lot.floor(min(abs(wanted) - abs(held), lot.most))
     if lacking >= lot.least and lacking and lacking * price >= lot.least_notional:
         return Leg("Buy" if wanted > 0 else "Sell", lacking, False)

@@ -1,9 +1,9 @@
-"""The paper broker: fills a decision as the exchange would have, and books it through the backtest's own accounting.
+"""The paper broker: fills a decision as the exchange would have, and books it through the backtest's accounting.
 
-An order is decided at a bar's close and filled at the next bar's first price, worse by the recipe's slippage, on the
-tick, and never better than what the book offered then. Sizes are whole steps of at least the minimum. So a replay of
-the same candles with the same steps, capital and costs has the same fills; where the book was worse than the slippage,
-the price differs, and `Quote` says why.
+An order is decided at a bar's close and filled at the next bar's first price, worsened by the recipe's slippage,
+rounded to the tick, and never better than the best bid or ask at that time. Sizes are whole steps of at least the
+minimum. So a replay of the same candles with the same steps, capital and costs has the same fills. Only where the order
+book was worse than the slippage does the price differ; `Quote` records the bid and ask.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tasks.execution.accounting import price_of, trade_open
 
 
 class Ledger(NamedTuple):
-    """What a session owns: an account of its own, never a wallet's balance.
+    """Cash and position of a session, kept separately from the wallet's balance.
 
     Attributes:
         cash: USDT.
         quantity: Signed coins.
-        weight: -1, 0 or 1: the sign of `quantity`.
-        bars_held: Bars for which `weight` has been held, the open's own bar included.
+        weight: Side, -1, 0 or 1: the sign of `quantity`.
+        bars_held: Bars for which `weight` has been held, the bar of its fill included.
     """
 
     cash: float
@@ -31,17 +31,17 @@ class Ledger(NamedTuple):
     bars_held: int = 0
 
     def equity(self, price: float) -> float:
-        """Return what it is worth at `price`, USDT."""
+        """Return cash plus the position's value at `price`, USDT."""
         return self.cash + self.quantity * price
 
 
 class Quote(NamedTuple):
-    """What a market order meets at a bar's open.
+    """Prices at a bar's open that determine the fill of a market order.
 
     Attributes:
         first: The bar's first price, USDT.
-        bid: Highest price at which anybody buys; infinite where no book bounds the fill.
-        ask: Lowest price at which anybody sells; 0 where no book bounds the fill.
+        bid: Best bid; infinite where no order book bounds the fill.
+        ask: Best ask; 0 where no order book bounds the fill.
     """
 
     first: float
@@ -50,7 +50,7 @@ class Quote(NamedTuple):
 
 
 class Fill(NamedTuple):
-    """One order, filled.
+    """The fill of one order.
 
     Attributes:
         change: Signed coins traded.
@@ -71,12 +71,12 @@ class Fill(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """What a bar's open did.
+    """Result of booking a bar's open.
 
     Attributes:
-        ledger: After it.
-        fill: None where nothing traded.
-        funding: USDT paid; negative where received.
+        ledger: Cash and position after the open.
+        fill: None if nothing was traded.
+        funding: USDT paid; negative if received.
     """
 
     ledger: Ledger
@@ -85,12 +85,12 @@ class Opened(NamedTuple):
 
 
 def open_bar(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rules: FloatArray) -> Opened:
-    """Let one bar open: pay the funding that is due, then trade to the wanted weight.
+    """Book one bar's open: pay the funding that is due, then trade to the side that was decided.
 
     Args:
-        ledger: Before the open.
-        wanted: -1, 0 or 1; the weight that is held trades nothing.
-        quote: What an order meets.
+        ledger: Cash and position before the open.
+        wanted: -1, 0 or 1; nothing is traded if this side is held already.
+        quote: Prices that determine the fill.
         funding_rate: Sum of the rates due since the open before, 0 for none.
         rules: (RULES,) from `accounting.account_rules`.
     """

@@ -1,4 +1,4 @@
-"""What luck earns: positions with the model's exposure and turnover, at times that mean nothing."""
+"""Random baseline: positions with the model's exposure and turnover, at random times."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DRAWS = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class RandomPositions:
-    """The model among random timings of its own positions.
+    """The model's return compared with those of random timings of its positions.
 
     Attributes:
-        draws: How many.
-        percentile: Share of them that earned less than the model, a tie counting half.
-        total_return: Their median, net.
-        low, high: 95 % of them earned between these.
-        sharpe_ratio: Their median, from UTC days; None where most have none.
+        draws: Number of random timings.
+        percentile: Share of them that earned less than the model; a tie counts half.
+        total_return: Their median net return.
+        low, high: 2.5 % and 97.5 % quantiles of their returns.
+        sharpe_ratio: Median of their ratios from UTC days; None if half or more of them have none.
     """
 
     draws: int
@@ -36,10 +36,10 @@ class RandomPositions:
 
 
 def shuffled_positions(target: NDArray[np.signedinteger], rng: np.random.Generator) -> NDArray[np.int8]:
-    """Return positions of equal exposure and turnover at other times.
+    """Return positions of equal exposure and turnover at random times.
 
-    The order of states (long, flat, short ...) stays, so no change is won or lost; how long each lasts is exchanged
-    among runs of the same state, and the whole is turned around its ends, which may join or cut one run.
+    The sequence of states (long, flat, short ...) stays, so the number of trades stays; the durations are permuted
+    among runs of the same state, and the series is rotated by a random number of bars, which may join or split one run.
     """
     starts = np.flatnonzero(np.concatenate([[True], target[1:] != target[:-1]]))
     lengths, states = np.diff(np.append(starts, len(target))), target[starts]
@@ -60,9 +60,9 @@ def random_positions(
     draws: int = DRAWS,
     seed: int = 7,
 ) -> RandomPositions:
-    """Trade `draws` random timings of what was decided and place the model among them.
+    """Backtest `draws` random timings of the decided positions and compare the model with them.
 
-    Each is opened as large as the model would then have opened it. Arguments as in `run_backtest`.
+    Each position has the size that the model would have given it at that bar. Arguments as in `run_backtest`.
     """
     rng, seen = np.random.default_rng(seed), {"trained_until_ms": trained_until_ms, "label_span_ms": label_span_ms}
 

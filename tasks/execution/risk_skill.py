@@ -1,10 +1,10 @@
-"""How good forecasts of variance are: QLIKE, R2 of the logarithm, how often reality was far beyond, calibration.
+"""Scores of variance forecasts: QLIKE, R2 of the logarithm, how often the forecast was far exceeded, calibration.
 
-Realised variance is noisy, and most losses rank forecasts by its noise; QLIKE ranks them as if the true variance were
-seen (Patton 2011, 10.1016/j.jeconom.2010.03.034). It is the likelihood of a Gaussian of that variance, and depends on
-the ratio of the two alone, so calm and wild days count alike.
+Realised variance is a noisy measure, and most losses rank forecasts wrongly because of its noise; QLIKE ranks them as
+if the true variance were observed (Patton 2011, 10.1016/j.jeconom.2010.03.034). It is the likelihood of a Gaussian of
+that variance and depends only on the ratio of realised variance to forecast, so calm and volatile days count equally.
 
-Windows of consecutive bars overlap: every test takes the autocorrelation up to the horizon in.
+Windows of consecutive bars overlap, so every test accounts for autocorrelation up to the horizon.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from storage.schema import FloatArray
 from tasks.execution.significance import diebold_mariano
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""Quantiles of realised variance over its forecast that are foreseen, and counted."""
+"""Levels of the quantiles of realised variance / forecast that are forecast and checked."""
 
 FAR_BEYOND = 1.5
-"""Multiple of the expected risk, a standard deviation, beyond which a window counts as far beyond it."""
+"""Multiple of the expected standard deviation above which a window counts as far exceeding its forecast."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RiskForecast:
-    """Who foresees variance, and what it foresees of N bars.
+    """Variance forecasts of N bars.
 
     Attributes:
         mean: (N,) expected variance over the horizon, dimensionless, > 0; NaN where unknown.
-        log: (N,) expected logarithm of the variance: below the logarithm of `mean`, as variances are skewed.
+        log: (N,) expected logarithm of the variance; below the logarithm of `mean`, as variances are skewed.
     """
 
     mean: FloatArray
@@ -39,16 +39,16 @@ class RiskForecast:
 
 @dataclass(frozen=True, kw_only=True)
 class RiskScore:
-    """What one forecast was worth on the windows that every forecast speaks of.
+    """Scores of one forecast on the windows for which every forecast is known.
 
     Attributes:
-        name: Whose it is.
+        name: Of the forecast.
         qlike: Mean of RV / F - ln(RV / F) - 1, F the expected variance; 0 is perfect.
-        log_r2: Share of the variance of ln RV that the expected logarithm accounts for; below 0 where the mean of these
-            windows would have done better.
-        exceeding: Share of the windows whose realised risk, sqrt(RV), was above `FAR_BEYOND` times the expected.
-        lead: QLIKE of this one less the model's; positive where the model is better, None for the model itself.
-        lead_error: Standard error of that, overlap included.
+        log_r2: Share of the variance of ln RV that the expected logarithm explains; below 0 if the mean of these
+            windows would have been a better forecast.
+        exceeding: Share of the windows whose realised risk, sqrt(RV), was above `FAR_BEYOND` times the expected one.
+        lead: QLIKE of this one minus the model's; positive where the model is better, None for the model itself.
+        lead_error: Standard error of that, with autocorrelation up to the horizon.
         p_value: Diebold-Mariano, one-sided: the chance of such a lead without any; None where undefined.
     """
 
@@ -85,9 +85,9 @@ def exceeding(realised: FloatArray, foreseen: FloatArray, multiple: float = FAR_
 
 
 def beyond_usual(variance: FloatArray, multiple: float = FAR_BEYOND) -> float:
-    """Return the share of windows whose risk is above `multiple` times its usual one, the geometric mean over them.
+    """Return the share of windows whose risk is above `multiple` times its geometric mean over all windows.
 
-    It says how steady risk is, and nothing of whether its level was expected: a scale makes no difference.
+    This measures how steady the risk is, not whether its level was right: the scale cancels out.
 
     Args:
         variance: (N,) of an account over each window, in any unit, > 0.
@@ -98,12 +98,12 @@ def beyond_usual(variance: FloatArray, multiple: float = FAR_BEYOND) -> float:
 
 
 def below_quantiles(realised: FloatArray, foreseen: FloatArray, quantiles: FloatArray) -> FloatArray:
-    """Return the share of windows at or below each foreseen quantile.
+    """Return the share of windows at or below each forecast quantile.
 
     Args:
         realised: (N,) realised variance.
         foreseen: (N,) expected variance.
-        quantiles: (N, len(LEVELS)) of RV / F, as foreseen for each window.
+        quantiles: (N, len(LEVELS)) forecast quantiles of RV / F for each window.
     Returns:
         (len(LEVELS),): equal to `LEVELS` where the forecast is calibrated.
     """
@@ -111,12 +111,12 @@ def below_quantiles(realised: FloatArray, foreseen: FloatArray, quantiles: Float
 
 
 def rate_risk(realised: FloatArray, forecasts: Mapping[str, RiskForecast], horizon: int) -> tuple[RiskScore, ...]:
-    """Return what each forecast was worth, in their order; the first is the model, whose lead over the others counts.
+    """Return the scores of each forecast in their order; the first is the model, which is compared with the others.
 
     Args:
         realised: (N,) realised variance of consecutive bars, > 0.
-        forecasts: Name -> forecast of the same bars, known throughout.
-        horizon: Bars that a window spans: how far losses overlap.
+        forecasts: Name -> forecast of the same bars, without NaN.
+        horizon: Bars that a window spans: the lag up to which losses are autocorrelated.
     """
     losses = {name: qlike(realised, one.mean) for name, one in forecasts.items()}
     model = next(iter(losses))

@@ -1,7 +1,7 @@
-"""Whether a result could be luck. Ratios here are per observation, never annualised.
+"""Statistical tests of returns and losses. Ratios here are per observation, never annualised.
 
 PSR, DSR and the minimum track record assume independent observations, such as days; the bootstrap and the HAC variance
-take dependent ones, such as bars. Undefined is None, as in the metrics.
+allow dependent ones, such as bars. An undefined result is None, as in the metrics.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class BootstrapTest:
 
     Attributes:
         mean: Of the differences.
-        p_value: Of a mean that large or larger if the true one were 0 or less.
+        p_value: Probability of a mean at least this large if the true mean were 0 or less.
         low, high: 95 % interval of the mean.
     """
 
@@ -44,9 +44,10 @@ class DieboldMariano:
     """Outcome of `diebold_mariano`.
 
     Attributes:
-        mean_difference: Contender's loss less the model's: positive where the model is better.
+        mean_difference: Reference's loss minus the model's: positive where the model is better.
         standard_error: Of that mean, autocorrelation included.
-        p_value: One-sided, of a model no better than its reference: their ratio is then standard normal.
+        p_value: One-sided, under the null that the model is no better than the reference; mean / error is then
+            standard normal.
     """
 
     mean_difference: float
@@ -75,7 +76,7 @@ def probabilistic_sharpe(returns: FloatArray, benchmark: float = 0.0) -> float |
 
 
 def expected_max_sharpe(trials: float, variance: float) -> float:
-    """Return the Sharpe ratio that the best of `trials` worthless strategies is expected to show.
+    """Return the expected highest Sharpe ratio of `trials` strategies whose true ratio is 0.
 
     Args:
         trials: Strategies tried, >= 1, every seed and threshold included; the effective number where correlated.
@@ -90,7 +91,7 @@ def expected_max_sharpe(trials: float, variance: float) -> float:
 
 
 def deflated_sharpe(returns: FloatArray, trials: float, variance: float) -> float | None:
-    """Return the probability that the Sharpe ratio beats the best of `trials` worthless strategies.
+    """Return the probability that the true Sharpe ratio exceeds the expected best of `trials` strategies without skill.
 
     Bailey, Lopez de Prado 2014. Arguments as in `probabilistic_sharpe` and `expected_max_sharpe`.
     """
@@ -98,7 +99,7 @@ def deflated_sharpe(returns: FloatArray, trials: float, variance: float) -> floa
 
 
 def minimum_track_record(returns: FloatArray) -> float | None:
-    """Return how many observations would prove a Sharpe ratio above 0 at 5 %; None where it is not above."""
+    """Return how many observations make this Sharpe ratio significant at 5 %; None where it is not above 0."""
     sharpe = sharpe_ratio(returns, 1.0)
     if sharpe is None or sharpe <= 0.0:
         return None
@@ -106,7 +107,7 @@ def minimum_track_record(returns: FloatArray) -> float | None:
 
 
 def annualisation_factor(autocorrelation: FloatArray, periods: int) -> float | None:
-    """Return by what the Sharpe ratio grows from one period to `periods`; sqrt(periods) only without autocorrelation.
+    """Return the factor from the Sharpe ratio of one period to that of `periods`; sqrt(periods) if uncorrelated.
 
     Lo 2002: q / sqrt(q + 2 * sum over k < q of (q - k) * rho_k). None where that variance is not positive.
 
@@ -131,9 +132,10 @@ def autocorrelations(values: FloatArray, lags: int) -> FloatArray | None:
 def mean_variance(values: FloatArray, lag: int) -> float:
     """Return the variance of the mean of `values`, autocorrelation up to `lag` included.
 
-    The larger of two estimates. The plain sum (Hansen, Hodrick 1980, which Diebold and Mariano use) is unbiased where
-    values further apart than `lag` are independent, but may come out negative. With Bartlett weights (Newey, West 1987)
-    it never does, but of the overlap of lag + 1 bars they see two thirds: a 5 % test would reject 9 % of the time.
+    It is the larger of two estimates. The plain sum (Hansen, Hodrick 1980, used by Diebold and Mariano) is unbiased
+    where values further apart than `lag` are independent, but it can be negative. With Bartlett weights (Newey, West
+    1987) it never is, but they capture only two thirds of an overlap of lag + 1 bars: a 5 % test would reject 9 % of
+    the time.
     """
     centred = values - values.mean()
     bars = len(values)
@@ -153,10 +155,10 @@ def diebold_mariano(*, model_loss: FloatArray, reference_loss: FloatArray, lag: 
     Args:
         model_loss: (T,) loss of each forecast, such as log-loss.
         reference_loss: (T,) of the reference, same bars.
-        lag: Autocorrelation that the variance takes in, >= 0.
+        lag: Autocorrelation up to this lag enters the variance, >= 0.
 
     Returns:
-        None where the two losses differ by a constant: there is no variance to test against.
+        The test; None where the two losses differ by a constant, so that the variance is 0.
     """
     difference = reference_loss - model_loss
     mean, error = float(difference.mean()), math.sqrt(mean_variance(difference, lag))
@@ -166,7 +168,7 @@ def diebold_mariano(*, model_loss: FloatArray, reference_loss: FloatArray, lag: 
 
 
 def draws_for(level: float) -> int:
-    """Return how many resamples can say a p-value far below `level`: the least that they say is 1 / (draws + 1)."""
+    """Return how many resamples allow p-values far below `level`; the smallest possible one is 1 / (draws + 1)."""
     return max(_DRAWS, math.ceil(20.0 / level))
 
 
@@ -175,11 +177,11 @@ def stationary_bootstrap_test(
 ) -> BootstrapTest:
     """Test whether the mean of dependent differences is above 0, by resampling blocks of random length.
 
-    Politis, Romano 1994. The block must outlast the dependence: at least the label's horizon, the mean hold and one day
-    of bars. With blocks of one bar an autocorrelation of 0.3 turns a 5 % test into an 11 % one.
+    Politis, Romano 1994. The block must be longer than the dependence: at least the label's horizon, the mean holding
+    time and one day of bars. With blocks of one bar and an autocorrelation of 0.3, a 5 % test rejects 11 % of the time.
 
     Args:
-        difference: (T,) challenger's return less the champion's, same bars, both out of sample.
+        difference: (T,) challenger's return minus the champion's, same bars, both out of sample.
         mean_block: Mean block length, bars, >= 1.
         draws: Resamples.
         seed: Of the resampling.
@@ -195,10 +197,10 @@ def stationary_bootstrap_test(
 
 
 def sharpe_interval(returns: FloatArray, mean_block: float) -> tuple[float, float] | None:
-    """Return the 95 % interval of the Sharpe ratio per observation under that resampling; None where it is undefined.
+    """Return the 95 % interval of the Sharpe ratio per observation by stationary bootstrap; None where undefined.
 
-    A resample without variance, of days on which nothing was held, has earned nothing and counts as 0: without it the
-    interval of a single trade would hold the lucky resamples alone.
+    A resample without variance contains only days without a position and counts as a ratio of 0. If it were left out,
+    the interval of a single trade would come from the resamples that contain the trade alone.
     """
     if sharpe_ratio(returns, 1.0) is None:
         return None
@@ -229,7 +231,7 @@ def bootstrap_means(values: FloatArray, mean_block: float, *, draws: int, seed: 
         raise ValueError(f"mean_block must be >= 1 bar, was {mean_block!r}")
     if not len(values) or not np.isfinite(values).all():
         raise ValueError(f"values must be at least one row of finite numbers, were {values.shape}")
-    # Blocks wrap around, so the series is laid twice; a block's sum is then one difference of running sums.
+    # Blocks wrap around, so the series is repeated once; a block's sum is then a difference of two running sums.
     centre = values.mean(axis=0)
     running = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(np.tile(values - centre, (2, 1)), axis=0)])
     out = np.zeros((draws, values.shape[1]))
@@ -239,7 +241,11 @@ def bootstrap_means(values: FloatArray, mean_block: float, *, draws: int, seed: 
 
 @compiled
 def _resample(running: FloatArray, restart: float, rng: np.random.Generator, out: FloatArray) -> None:
+<<<<<<< HEAD
     """Add to each row of `out` the mean of blocks that begin anywhere and go on with probability 1 - `restart`."""
+=======
+    """Fill each row of `out` with the mean of blocks of random start and geometric length of mean 1 / `restart`."""
+>>>>>>> 4209b13 (execution: docstrings and comments in plain English)
     length = (len(running) - 1) // 2
     for draw in range(len(out)):
         filled = 0

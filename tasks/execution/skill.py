@@ -1,11 +1,12 @@
-"""How good probabilities are, before any money: log-loss against the prior, direction, calibration, confusion.
+"""Scores of forecast probabilities, before any trading: log-loss against the prior, direction, calibration, confusion.
 
-Accuracy misleads where classes are unbalanced and labels overlap, so the verdict rests on log-loss, every figure stands
-beside the one of the training classes' shares (the prior), and intervals use the number of labels that do not overlap.
+Accuracy misleads where classes are unbalanced and labels overlap. So log-loss decides, every figure is compared with
+that of the prior (the class shares in training), and intervals use the effective number of independent labels.
 
-Log-loss over three classes is not enough: how often nothing moves follows volatility, which can be foreseen in a random
-walk too. So the direction of what did move is tested by itself, against the better of the prior and 50:50: where the
-market went the other way in training, the prior is worse than a coin, and a lead over it no skill.
+Log-loss over three classes is not enough: how often a label is a hold depends on volatility, which can be forecast even
+in a random walk. So the direction of the moves (labels other than hold) is tested separately, against the better of the
+prior and 50:50: where the market trended the other way in training, the prior is worse than 50:50 and beating it shows
+no skill.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from storage.schema import BUY, HOLD, SELL, BoolArray, ConfigError, FloatArray, 
 from tasks.execution.significance import diebold_mariano, mean_variance
 
 COVERAGES = (1.0, 0.5, 0.2, 0.1, 0.05)
-"""Shares of the labels, the most confident first, on which accuracy is shown: a flat curve is no usable confidence."""
+"""Shares of the labels, most confident first, for which accuracy is shown; a flat curve: confidence tells nothing."""
 
 ALARM = 2.576
-"""Standard errors beyond which something is called lost: chance is beyond them, on one side, in one look of 200."""
+"""Standard errors beyond which skill or calibration counts as lost: one-sided, chance exceeds it once in 200 tests."""
 
 COIN = "50:50"
-"""Who gives both sides of a move the same chance, whatever training saw."""
+"""Name of the reference that gives both sides of a move the same probability."""
 
 _NORMAL = NormalDist()
 _BP = 1e4
@@ -35,37 +36,38 @@ _LEAST_PROBABILITY = 1e-12  # a class called impossible that happens costs 27.6 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Skill:
-    """What probabilities were worth on labels they had not seen.
+    """Scores of probabilities on held-out labels.
 
     Attributes:
-        samples: N labels.
-        effective_samples: Labels that count as independent: the sum of their uniqueness.
+        samples: Number N of labels.
+        effective_samples: Effective number of independent labels: the sum of their uniqueness.
         log_loss: Mean of -ln p(true class), nat.
-        prior_log_loss: The same for the classes' shares in training, nat.
-        p_value: Diebold-Mariano, one-sided: the chance of such a lead without skill; None where undefined.
-        accuracy: Share of labels that the most probable class meets.
-        majority_accuracy: Share of labels that the most frequent training class meets.
+        prior_log_loss: The same for the class shares in training, nat.
+        p_value: Diebold-Mariano, one-sided: the chance of such a lead over the prior without skill; None where
+            undefined.
+        accuracy: Share of labels equal to the most probable class.
+        majority_accuracy: Share of labels equal to the most frequent class in training.
         class_shares: (K,) share of each class among the labels.
         brier: Mean squared distance of the probabilities from the label, 0 to 2.
-        calibration_error: ECE in equal-mass bins.
-        perfect_calibration_error: ECE that labels drawn from these very probabilities would show: its bias.
+        calibration_error: Expected calibration error (ECE) in equal-mass bins.
+        perfect_calibration_error: ECE of labels drawn from these probabilities: the bias of a perfectly calibrated
+            forecast.
         macro_f1: Mean over classes of the harmonic mean of precision and recall.
         confusion: (K, K) labels by true class (row) and most probable class (column).
         reliability: (bins, 3) mean confidence, share right, labels.
-        auc: Per class, the chance that a label of it was given more probability than one of another (one-vs-rest);
-            None for a class that is all or none of the labels.
-        coverage: (len(COVERAGES), 3) share of the labels that were spoken on, most confident first; accuracy on them;
-            its standard error, from labels that do not overlap.
-        moves: Labels that are no hold.
-        direction_reference: Whoever foresaw the sides better, "prior" or "50:50": who has to be beaten.
-        direction_skill: How much better than by that one the side of a move was foreseen, nat a move; None where the
-            two never differ.
-        direction_error: Standard error of that, overlap included.
-        direction_p_value: Diebold-Mariano, one-sided: the chance of such a lead without any; None where undefined.
+        auc: Area under the ROC curve per class, one-vs-rest; None for a class that all labels or none have.
+        coverage: (len(COVERAGES), 3) share of the labels, most confident first; accuracy on them; its standard error,
+            from the effective number of labels.
+        moves: Labels other than hold.
+        direction_reference: The reference of the direction test: "prior" or "50:50", whichever has the lower loss.
+        direction_skill: Log-loss of the reference on the side of a move minus the model's, nat per move; None where
+            undefined.
+        direction_error: Standard error of that, overlap of labels included.
+        direction_p_value: Diebold-Mariano, one-sided: the chance of such a lead without skill; None where undefined.
         direction_accuracy: Share of the moves that went to the more probable side.
-        edge_bp: Mean over the moves of what the more probable side earned until the horizon, before costs, basis
-            points; None without a move.
-        edge_error_bp: Standard error of that, overlap included.
+        edge_bp: Mean return over the moves, until the horizon, of a position on the more probable side, before costs,
+            basis points; None without a move.
+        edge_error_bp: Standard error of that, overlap of labels included.
     """
 
     samples: int
@@ -95,17 +97,17 @@ class Skill:
 
     @property
     def log_loss_skill(self) -> float:
-        """How much better than the prior, nat; negative is worse."""
+        """Log-loss of the prior minus the model's, nat; positive where the model is better."""
         return self.prior_log_loss - self.log_loss
 
     @property
     def confidence(self) -> float:
-        """Mean probability of the most probable class: what the accuracy of a calibrated model would be."""
+        """Mean probability of the most probable class; equals the accuracy of a calibrated model."""
         return float(np.average(self.reliability[:, 0], weights=self.reliability[:, 2]))
 
     @property
     def accuracy_error(self) -> float:
-        """Standard error of the accuracy, from labels that do not overlap."""
+        """Standard error of the accuracy, from the effective number of labels."""
         return math.sqrt(self.accuracy * (1.0 - self.accuracy) / max(self.effective_samples, 1.0))
 
     @property
@@ -125,28 +127,29 @@ class Skill:
 
 
 def loss_lag(overlap: int, bars_per_day: float, labels: int) -> int:
-    """Return how far apart differences of log-loss still depend on each other, bars: the lag of their mean's variance.
+    """Return the lag, bars, up to which differences of log-loss are autocorrelated, for the variance of their mean.
 
-    How much is lost follows the market's volatility, which outlasts a label: a day, or the overlap if that is longer.
-    On five-minute candles of 2025 the error of LightGBM's lead over the prior is half of what blocks of five days say
-    if the overlap alone is counted, and equal with a day. Of few labels a twentieth at most is taken, but for the
-    overlap: with a longer lag the estimate itself is too small.
+    Log-loss depends on the market's volatility, which is correlated for longer than a label spans. So the lag is one
+    day, or the overlap of labels if that is longer. On five-minute candles of 2025, the standard error of LightGBM's
+    lead over the prior was half of that by blocks of five days if only the overlap was counted, and equal to it with a
+    day. The lag is at most a twentieth of the labels, but never below the overlap: longer lags make the estimated
+    variance too small.
     """
     return max(overlap, min(round(bars_per_day), labels // 20))
 
 
 def lost_skill(skill: Skill) -> bool:
-    """Return whether log-loss is worse than the prior's beyond what chance does in one look of 200."""
+    """Return whether log-loss is significantly worse than the prior's, at 0.5 % one-sided (`ALARM`)."""
     return skill.p_value is not None and 1.0 - skill.p_value < _NORMAL.cdf(-ALARM)
 
 
 def lost_calibration(skill: Skill, margin: float) -> bool:
-    """Return whether confidence is off by more than `margin`, and than chance does to labels that overlap."""
+    """Return whether confidence and accuracy differ by more than `margin` and more than `ALARM` standard errors."""
     return abs(skill.confidence - skill.accuracy) > max(margin, ALARM * skill.accuracy_error)
 
 
 def log_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:
-    """Return -ln of the probability that each label was given.
+    """Return -ln p(true class) of each label.
 
     Args:
         probabilities: (N, K), rows that sum to 1.
@@ -159,9 +162,9 @@ def log_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:
 
 
 def side_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:
-    """Return -ln p(side of the move | it moves) = -ln (p of the true class / (p_buy + p_sell)); 0 where nothing moved.
+    """Return -ln p(side of the move | it moves) = -ln (p of the true class / (p_buy + p_sell)); 0 for a hold.
 
-    A zero for every hold keeps the bars at their distance from each other, so overlap means what it does elsewhere.
+    Holds are kept as zeros, so that the lag of an autocorrelation still counts bars.
 
     Args:
         probabilities: (N, 3) sell, hold, buy.
@@ -177,9 +180,9 @@ def side_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:
 def mean_edge(
     probabilities: FloatArray, classes: IntArray, forward_return: FloatArray, lag: int
 ) -> tuple[float, float]:
-    """Return what a move earned on average on the side that was named, and the standard error of that.
+    """Return the mean return of the moves on the side that was forecast, and its standard error.
 
-    A move whose sides are equally probable has no side named and counts as 0.
+    A move whose sides are equally probable counts as 0.
 
     Args:
         probabilities: (N, 3) sell, hold, buy.
@@ -192,13 +195,13 @@ def mean_edge(
     moved = classes != HOLD
     earned = np.sign(probabilities[:, BUY] - probabilities[:, SELL]) * forward_return
     edge = float(earned[moved].mean())
-    # A mean over moves is a ratio of two sums; holds count 0, so that bars keep their distance from each other.
+    # A mean over moves is a ratio of two sums; holds are kept as 0, so that lags still count bars.
     around = np.where(moved, earned - edge, 0.0)
     return edge, math.sqrt(mean_variance(around, lag)) * len(classes) / int(moved.sum())
 
 
 def class_shares(classes: IntArray, num_classes: int) -> FloatArray:
-    """Return (K,) the share of each class, each counted once more than seen, so that none is impossible."""
+    """Return (K,) the share of each class, with one added to each count, so that no share is 0."""
     counts = np.bincount(classes, minlength=num_classes) + 1.0
     shares: FloatArray = counts / counts.sum()
     return shares
@@ -235,9 +238,9 @@ def calibration_error(table: FloatArray) -> float:
 
 
 def roc_auc(score: FloatArray, positive: BoolArray) -> float | None:
-    """Return the chance that a positive scores above a negative, a tie counting half; None without one of either.
+    """Return the area under the ROC curve; None without a positive or without a negative.
 
-    The area under the ROC curve as Mann and Whitney 1947 count it, from ranks.
+    It is the chance that a positive scores above a negative, a tie counting half (Mann, Whitney 1947), from ranks.
     """
     yes, no = int(positive.sum()), int((~positive).sum())
     if not yes or not no:
@@ -248,14 +251,14 @@ def roc_auc(score: FloatArray, positive: BoolArray) -> float | None:
 
 
 def coverage_curve(confidence: FloatArray, right: FloatArray, effective_samples: float) -> FloatArray:
-    """Return accuracy by how many labels one speaks on.
+    """Return the accuracy on each share of the most confident labels.
 
     Args:
         confidence: (N,) probability of the most probable class.
         right: (N,) 1 where it was the true class.
         effective_samples: Labels that count as independent among all N.
     Returns:
-        (len(COVERAGES), 3) share spoken on, accuracy, standard error.
+        (len(COVERAGES), 3) share of the labels, accuracy, standard error.
     """
     order = np.argsort(-confidence, kind="stable")
     rows = []
@@ -284,12 +287,12 @@ def measure_skill(
         prior: (N, 3) or (3,) share of each class in training.
         forward_return: (N,) natural-log return behind each label, before costs.
         overlap: Bars that one label spans: the lag of the variance of direction and edge.
-        bars_per_day: Of the market: losses depend on each other so long, see `loss_lag`.
+        bars_per_day: Of the market, for `loss_lag`.
         effective_samples: Sum of the labels' uniqueness.
         seed: Of the labels drawn for `perfect_calibration_error`.
 
     Raises:
-        ConfigError: No labels, or rows that are no probabilities.
+        ConfigError: There are no labels, or a row is not a probability distribution.
     """
     samples, num_classes = probabilities.shape
     if samples == 0:
@@ -303,7 +306,7 @@ def measure_skill(
     lag = loss_lag(overlap, bars_per_day, samples)
     lead = diebold_mariano(model_loss=losses, reference_loss=prior_losses, lag=lag)
     table = reliability(confidence, (predicted == classes).astype(float))
-    # Drawn from the predicted probabilities themselves, the labels are as calibrated as labels can be.
+    # For labels drawn from the predicted probabilities the forecast is perfectly calibrated.
     dice = np.random.default_rng(seed).random((samples, 1))
     drawn = (dice > probabilities.cumsum(1)[:, :-1]).sum(1)
     perfect = reliability(confidence, (predicted == drawn).astype(float))
@@ -332,7 +335,7 @@ def measure_skill(
         coverage=coverage_curve(confidence, (predicted == classes).astype(float), effective_samples),
         moves=moves,
         direction_reference=reference,
-        # The test averages over all labels, holds included; a person asks for the lead of a move.
+        # The test averages over all labels, holds included; these figures are per move.
         direction_skill=None if side is None else side.mean_difference * samples / moves,
         direction_error=None if side is None else side.standard_error * samples / moves,
         direction_p_value=None if side is None else side.p_value,
@@ -343,7 +346,7 @@ def measure_skill(
 
 
 def _side_reference(priors: FloatArray, classes: IntArray) -> tuple[str, FloatArray]:
-    """Return the better of the prior and the coin on the sides of these moves, and its (N,) losses."""
+    """Return the better of the prior and 50:50 on the sides of these moves, and its (N,) losses."""
     prior = side_losses(priors, classes)
     coin = np.where(classes == HOLD, 0.0, math.log(2.0))
     return (COIN, coin) if coin.sum() < prior.sum() else ("prior", prior)

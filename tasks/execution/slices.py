@@ -1,4 +1,4 @@
-"""When the result came about: by calendar year and by the state of the market. A description, not a selection."""
+"""Results by calendar year and by the state of the market; a description only, nothing is selected by them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _REGIMES = ("calm third of the days", "middle third of the days", "lively third 
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Some of the UTC days.
+    """Result of a subset of the UTC days.
 
     Attributes:
-        name: Which.
-        days: How many.
-        total_return: Their returns compounded, net.
-        sharpe_ratio: Of them, annualised with sqrt(365); None where undefined.
-        held_return: The same of buy-and-hold.
+        name: Of the subset.
+        days: Number of days.
+        total_return: Their compounded net return.
+        sharpe_ratio: Of these days, annualised with sqrt(365); None where undefined.
+        held_return: Compounded return of buy-and-hold on them.
         num_trades: Round trips that began on them.
     """
 
@@ -37,12 +37,12 @@ class Slice:
 
 
 def slices(result: BacktestResult, held: BacktestResult, vol: FloatArray) -> tuple[Slice, ...]:
-    """Return the result by year, by thirds of volatility, and by what the market did that day.
+    """Return the result by year, by thirds of volatility, and by whether the market rose or fell that day.
 
     Args:
         result: Of the model.
-        held: Buy-and-hold on the same bars.
-        vol: (T,) volatility per bar, NaN where unknown; a day's is the mean of its bars'.
+        held: Of buy-and-hold on the same bars.
+        vol: (T,) volatility per bar, NaN where unknown; a day's volatility is the mean over its bars.
     """
     start_ms = result.bars.start_ms
     own, market = daily_returns(result.equity, start_ms), daily_returns(held.equity, start_ms)

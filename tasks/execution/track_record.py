@@ -1,4 +1,4 @@
-"""How much a track record proves: the Sharpe ratio with its interval, its autocorrelation, and what luck would show."""
+"""Significance of a track record: interval, autocorrelation correction and deflation of its Sharpe ratio."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from tasks.execution.significance import (
 )
 
 FEWEST_TRADES = 30
-"""Closed trades below which daily returns, however many, say nothing: one trade makes a Sharpe ratio of anything."""
+"""With fewer closed trades no interval or probability is given: the Sharpe ratio then depends on single trades."""
 
-_BLOCK_DAYS = 5  # a position of many hours ties neighbouring days together, hardly more
-_FEWEST_BLOCKS = 4  # fewer can be put together in too few ways for an interval
-_MOST_LAGS = 10  # days; further autocorrelations are noise of some 1 / sqrt(days) each
+_BLOCK_DAYS = 5  # a position of many hours correlates neighbouring days, hardly more
+_FEWEST_BLOCKS = 4  # fewer blocks give too few different resamples for an interval
+_MOST_LAGS = 10  # days; autocorrelations at longer lags are noise of about 1 / sqrt(days) each
 _YEARLY = math.sqrt(DAYS_PER_YEAR)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackRecord:
-    """What the daily returns prove; None where undefined.
+    """Sharpe ratio of the daily returns and its significance; None where undefined.
 
     Attributes:
         days: UTC days.
         trades: Closed trades on them; below FEWEST_TRADES there is neither an interval nor a probability.
         sharpe_ratio: Annualised with sqrt(365).
-        low: Of its 95 % interval by stationary bootstrap; None on fewer than 20 days.
-        high: Of the same.
-        sharpe_lo: Annualised with Lo's factor, which takes the days' autocorrelation in.
+        low: Lower bound of its 95 % interval by stationary bootstrap; None on fewer than 20 days.
+        high: Upper bound of the same.
+        sharpe_lo: Annualised with Lo's factor, which corrects for the autocorrelation of days.
         probabilistic: Probability that the true ratio is above 0.
-        days_needed: Days that would prove this ratio to be above 0 at 5 %; None where it is not.
+        days_needed: Days after which this ratio is significantly above 0 at 5 %; None where it is not above 0.
     """
 
     days: int
@@ -62,13 +62,13 @@ class TrackRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Deflation:
-    """The track record as the best of all that was tried.
+    """The deflated Sharpe ratio: the track record corrected for the number of strategies that were tried.
 
     Attributes:
-        trials: Strategies that were looked at, this one included.
+        trials: Strategies that were tried, this one included.
         spread: Standard deviation of their Sharpe ratios, annualised.
-        expected_best: Annualised Sharpe ratio that the best of as many worthless ones is expected to show.
-        deflated: Probability that the true Sharpe ratio is above that; None where undefined, or of too few trades.
+        expected_best: Expected highest annualised Sharpe ratio of that many strategies without skill.
+        deflated: Probability that the true Sharpe ratio is above that; None where undefined or with too few trades.
     """
 
     trials: int
@@ -78,12 +78,12 @@ class Deflation:
 
 
 def too_few_trades(trades: int) -> str:
-    """Return in words that so few closed trades prove nothing."""
+    """Return the message for fewer than FEWEST_TRADES closed trades."""
     return f"too few trades to judge: {trades} of {FEWEST_TRADES}"
 
 
 def track_record(daily: FloatArray, trades: int) -> TrackRecord:
-    """Return what (D,) daily returns of so many closed trades prove by themselves."""
+    """Return the significance of (D,) daily returns from `trades` closed trades, before deflation."""
     enough = trades >= FEWEST_TRADES
     resampled = enough and len(daily) >= _FEWEST_BLOCKS * _BLOCK_DAYS
     interval = sharpe_interval(daily, _BLOCK_DAYS) if resampled else None
@@ -101,16 +101,17 @@ def track_record(daily: FloatArray, trades: int) -> TrackRecord:
 
 
 def deflate(daily: FloatArray, tried: FloatArray, others: int = 0, *, trades: int) -> Deflation:
-    """Return how the track record stands among all trials.
+    """Return the deflated Sharpe ratio of a track record among all trials.
 
-    Worthless strategies on D days lie sqrt(1 / (D - 1)) apart by chance alone. The trials' own spread is taken where
-    it is larger: resemblance, or trials that never traded, would make it smaller and the judged one look rare.
+    By chance alone, Sharpe ratios per day of strategies without skill have a standard deviation of sqrt(1 / (D - 1))
+    on D days. The trials' own spread is used where it is larger. Where it is smaller, because the trials resemble each
+    other, it would make this strategy's ratio look too exceptional.
 
     Args:
-        daily: (D,) returns of the one that is judged.
-        tried: (N,) Sharpe ratio per day of every strategy, that one included, each once; 0 for one that never traded.
-        others: Strategies that were looked at elsewhere and have no ratio here.
-        trades: Closed trades of the one that is judged.
+        daily: (D,) returns of the strategy in question.
+        tried: (N,) Sharpe ratio per day of every strategy, this one included, each once; 0 for one that never traded.
+        others: Further strategies that were tried elsewhere, without a ratio here.
+        trades: Closed trades of the strategy in question.
     """
     traded = tried[tried != 0.0]
     trials = len(tried) + others
@@ -124,7 +125,7 @@ def deflate(daily: FloatArray, tried: FloatArray, others: int = 0, *, trades: in
 
 
 def _sharpe_lo(daily: FloatArray) -> float | None:
-    """Lo 2002, with the autocorrelations of the first lags; None where too few days leave nothing to estimate."""
+    """Return the ratio annualised as in Lo 2002, with the autocorrelations of the first lags; None on too few days."""
     ratio, lags = sharpe_ratio(daily, 1.0), min(_MOST_LAGS, len(daily) // 4)
     rho = autocorrelations(daily, lags) if ratio is not None and lags else None
     factor = None if rho is None else annualisation_factor(rho, DAYS_PER_YEAR)

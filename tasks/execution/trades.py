@@ -1,6 +1,7 @@
-"""The ledger: round trips from flat to flat or from flip to flip, each leg with its costs.
+"""Round trips of a backtest, from flat to flat or from flip to flip, each leg with its costs.
 
-Derived from the quantities held, not booked along the way: its sum must equal the equity's change, which checks both.
+They are derived from the quantities held, independently of the booking: their sum must equal the change of equity,
+which checks both.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from storage.schema import FloatArray, IntArray
 from tasks.execution.accounting import Bars, Costs, price_of
 
 EXITS = ("signal", "gap", "end", "ruin")
-"""Why a trade ended: decided; closed at the first open after a gap; closed at the last close; nothing left."""
+"""Why a trade ended: by decision; at the first open after a gap; at the last close; because equity was 0 or less."""
 SIGNAL, GAP, END, RUIN = range(len(EXITS))
 
 
@@ -29,7 +30,7 @@ class Trades:
         side: (N,) 1 long, -1 short.
         quantity: (N,) coins, > 0.
         entry_price, exit_price: (N,) as filled, slippage included.
-        gross: (N,) what the price alone earned: before slippage, fees and funding.
+        gross: (N,) profit from the price move alone, before slippage, fees and funding.
         entry_fee, exit_fee, entry_slippage, exit_slippage: (N,) each leg's costs, >= 0.
         funding: (N,) paid; negative where received.
         exit: (N,) index into `EXITS`.
@@ -65,7 +66,7 @@ class Trades:
 
     @property
     def net(self) -> FloatArray:
-        """(N,) what the trade added to the account."""
+        """(N,) profit of the trade after all costs."""
         return self.gross - self.fees - self.slippage - self.funding
 
     @property
@@ -92,16 +93,16 @@ def list_trades(
     ruined_at: int | None,
     tick: float = 0.0,
 ) -> Trades:
-    """Return the trades behind the quantities held.
+    """Return the trades that led to the quantities held.
 
     Args:
         bars: T bars.
         quantity: (T,) signed coins held to each bar's close.
         funding: (T,) USDT paid at each bar's open.
         costs: What each fill paid.
-        contiguous: (T,) whether the account could trade from the bar before.
-        ruined_at: Bar in which the account was worth nothing; None: it never was.
-        tick: Prices of fills are multiples of it, USDT; 0: of nothing.
+        contiguous: (T,) whether a decision of the bar before could be filled.
+        ruined_at: Bar in which equity fell to 0 or less; None if it never did.
+        tick: Fill prices are multiples of it, USDT; 0: not rounded.
     """
     last = len(quantity) - 1 if ruined_at is None else ruined_at
     held = quantity[: last + 1]
@@ -135,12 +136,12 @@ def list_trades(
         exit_fee=costs.commission * coins * exit_price,
         entry_slippage=coins * np.abs(entry_price - entry_open),
         exit_slippage=coins * np.abs(exit_price - exit_mark),
-        funding=funded[exit_bar + 1] - funded[entry_bar + 1],  # a stamp at the entry's open came before the entry
+        funding=funded[exit_bar + 1] - funded[entry_bar + 1],  # funding at the entry's open is due before the entry
         exit=reason,
     )
 
 
 def _filled(side: IntArray, price: FloatArray, slippage: float, tick: float) -> FloatArray:
-    """Return (N,) what fills of that side cost, as the account pays it."""
+    """Return (N,) the fill prices of that side, slippage and tick included, as in the accounting."""
     fills = zip(side.tolist(), price.tolist(), strict=True)
     return np.array([price_of(float(one), at, slippage, tick, np.inf, 0.0) for one, at in fills], np.float64)
