@@ -1,9 +1,9 @@
-"""Until when Bybit refuses this machine's address, known to all processes of a home: who asks on is refused longer.
+"""The time until which Bybit bans this machine's IP address, shared by all processes of one home folder.
 
-A ban is an empty file whose time of change is its end. So it is written at once or not at all, nothing in it can be
-damaged, and reading it costs no more than a look. An end that is too far away to be one is moved to where a ban that
-begins now would end; a file that can't be looked at says nothing: then the first request finds out, which costs one
-refusal, where believing in a ban would leave a position that nobody may close.
+Requests during a ban prolong it. A ban is an empty file whose modification time is the end of the ban, so a write is
+atomic and a read is one `stat`. An end further away than a ban can last is moved to the end of a ban that begins now. A
+file that can't be read counts as no ban: the next request then finds out, at the cost of one refusal, while a wrongly
+assumed ban would prevent a position from being closed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from storage.schema import Banned
 from tasks.exchange.transport import Exchange
 
 BAN_S = 600.0
-"""How long Bybit wants to be left alone after HTTP 403."""
+"""Length of a ban after HTTP 403, seconds, as Bybit documents it."""
 
 _ADDRESSES = {"bybit": "bybit", "demo": "bybit", "testnet": "testnet"}  # demo is Bybit itself with other accounts
 
 
 class Ban:
-    """Until when an address is refused; who shares it asks nothing meanwhile.
+    """The ban of one address; no object that shares it sends requests until it ends.
 
     Args:
-        path: What other processes learn it from; None for a ban that they need not know.
+        path: File that shares the ban with other processes; None to share it within this process only.
         clock: Seconds, never going back.
         wall_clock_s: UTC seconds.
     """
@@ -47,35 +47,35 @@ class Ban:
         """Return the ban of an exchange.
 
         Args:
-            folder: Where a home's bans lie; None: nobody else is told.
-            exchange: Which of Bybit's hosts.
-            url: Where a sandbox listens; None elsewhere.
+            folder: The home's folder of bans; None to share the ban within this process only.
+            exchange: One of Bybit's hosts, or the sandbox.
+            url: Address of the sandbox; None for Bybit.
         """
         name = _ADDRESSES.get(exchange, f"{exchange}-{(url or '').rpartition(':')[2]}")
         return cls(folder and folder / name)
 
     def begin(self, wait_s: float) -> None:
-        """Note that the address is refused for so long from now on."""
+        """Record that the address is banned for `wait_s` seconds from now."""
         self._until_s = self._clock() + wait_s
         if self._path is None:
             return
-        with suppress(OSError):  # this process knows it all the same
+        with suppress(OSError):  # without the file, the ban still holds in this process
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.touch(mode=0o600)
             self._end(self._path, wait_s)
 
     def left_s(self) -> float:
-        """Return for how long the address is still refused, seconds; 0 while it is not."""
+        """Return the seconds until the ban ends; 0 if there is none."""
         if self._path is not None:
             with suppress(OSError):
                 self._look(self._path)
         return max(0.0, self._until_s - self._clock())
 
     def check(self, host: str) -> None:
-        """Return unless the address is refused now.
+        """Raise if the address is banned now; called before a request is sent to `host`.
 
         Raises:
-            Banned: It is; nothing was asked.
+            Banned: The address is banned; no request was sent.
         """
         if left_s := self.left_s():
             raise Banned(f"{host} refuses this address for {left_s:.0f} s more; nothing was asked")

@@ -1,7 +1,7 @@
-"""HTTP answers that are bounded in size and in time, whatever the other side sends.
+"""HTTP responses with a limit on size and on total time.
 
-`requests` has a limit for the wait between two pieces of an answer and none for the whole: a server that sends a byte
-every few seconds is read for ever, and one that sends gigabytes, or a few kilobytes that unpack to them, fills memory.
+`requests` limits the wait between two pieces of a response, but not the whole: it would read for ever from a server
+that sends one byte every few seconds, and a response of gigabytes, or one that unpacks to them, would fill the memory.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 MOST_BYTES = 4_000_000
-"""Of an answer, unpacked: a page of 1,000 candles has some 90,000."""
+"""Most bytes of a response, unpacked; a page of 1,000 candles has some 90,000."""
 
 _PIECE = 65_536
 
 
 class BoundedAdapter(HTTPAdapter):
-    """Reads an answer as a whole before it hands it over, or raises; follows no redirect.
+    """Reads a whole response before returning it, or raises; follows no redirect.
 
     Args:
-        most_s: Longest time until the last byte of an answer has come, its head included.
-        most_bytes: Most bytes of an answer, unpacked.
+        most_s: Longest time until the last byte of a response, seconds, headers included.
+        most_bytes: Most bytes of a response, unpacked.
     """
 
     def __init__(self, most_s: float, most_bytes: int = MOST_BYTES) -> None:
@@ -35,7 +35,7 @@ class BoundedAdapter(HTTPAdapter):
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Let connections give up on a head that takes too long."""
+        """Use connections that give up on headers which take too long."""
         super().init_poolmanager(*args, **kwargs)
         most_s = self._most_s
 
@@ -54,10 +54,10 @@ class BoundedAdapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send one request and return its answer, read to its end.
+        """Send one request and return its response, read to the end.
 
         Raises:
-            requests.RequestException: It is too long, too large, broken, or points elsewhere.
+            requests.RequestException: The response is too slow, too large, incomplete or a redirect.
         """
         give_up_s = monotonic() + self._most_s
         kwargs["stream"] = True
@@ -92,13 +92,13 @@ class BoundedAdapter(HTTPAdapter):
 
 
 class _ImpatientHead:
-    """A connection that is shut down where the head of an answer has not come in time."""
+    """A connection that is shut down if the headers of a response have not come in time."""
 
     limit_s: float
     sock: socket.socket | None
 
     def getresponse(self) -> Any:
-        """Return the head of an answer."""
+        """Return the response once its headers have come."""
         timer = threading.Timer(self.limit_s, self._shut_down)
         timer.daemon = True
         timer.start()
@@ -110,4 +110,4 @@ class _ImpatientHead:
     def _shut_down(self) -> None:
         if self.sock is not None:
             with suppress(OSError):
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # of TLS too, without its own farewell
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # the plain socket's, without a TLS close message

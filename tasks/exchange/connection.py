@@ -24,7 +24,7 @@ from tasks.sandbox.candle_files import base_interval, file_source, read_candle_f
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 
-_IN_A_SESSION = RetryPolicy(attempts=3, budget_s=8.0, bans=0)  # whose thread has more to do than to wait for an answer
+_IN_A_SESSION = RetryPolicy(attempts=3, budget_s=8.0, bans=0)  # a session's thread must not wait long for an answer
 _LOOPBACK = re.compile(r"http://127\.0\.0\.1:[0-9]{1,5}")
 
 
@@ -33,12 +33,12 @@ class ExchangeConfig(Checked):
     """Where candles come from.
 
     Attributes:
-        exchange: sandbox (a stand-in on 127.0.0.1), bybit, testnet or demo.
+        exchange: sandbox (a simulated exchange on 127.0.0.1), bybit, testnet or demo.
         candles: Candle file that the sandbox replays (.parquet, .csv, .csv.gz, .zip); None for the synthetic market.
         funding: Parquet file of funding rates (start_ms, funding_rate) for the same replay; None for no funding.
-        synthetic: The market that the sandbox makes up when it replays no file.
-        url: Where a sandbox is running already, as http://127.0.0.1:<port>; None starts one for each run.
-        live: The synthetic market moves on with real time, a new bar each interval; otherwise it stands still.
+        synthetic: The synthetic market that the sandbox generates when it replays no file.
+        url: Address of a sandbox that is running already, as http://127.0.0.1:<port>; None starts one for each run.
+        live: Whether the synthetic market continues in real time with a new bar each interval; otherwise it is fixed.
         requests_per_s: Most requests a second, all threads together; Bybit's limit is 120 for each address.
         threads: Requests in flight at once.
     """
@@ -54,7 +54,7 @@ class ExchangeConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "" in (self.candles, self.funding):  # else it would be a market of one label, whatever is made up
+        if "" in (self.candles, self.funding):  # an empty name would give different markets the same source label
             raise ConfigError("candles and funding must name a file, one is empty; name it or leave it out")
         if self.candles is not None and self.exchange != "sandbox":
             raise ConfigError(
@@ -72,7 +72,7 @@ class ExchangeConfig(Checked):
 
     @property
     def source(self) -> Source:
-        """The label that every candle, dataset and version from here carries."""
+        """The label stored with every candle, dataset and version that comes from this exchange."""
         if self.exchange != "sandbox":
             return parse_source(self.exchange)
         if self.candles is None:
@@ -81,7 +81,7 @@ class ExchangeConfig(Checked):
 
     @property
     def origin(self) -> Literal["exchange", "replayed", "synthetic"]:
-        """Who sends the candles: Bybit itself, or a sandbox that replays a file or makes a market up."""
+        """Origin of the candles: Bybit itself, or a sandbox that replays a file or generates a market."""
         if self.exchange != "sandbox":
             return "exchange"
         return "replayed" if self.candles else "synthetic"
@@ -98,7 +98,7 @@ class ExchangeConfig(Checked):
 
     @property
     def origin_detail(self) -> str:
-        """The replayed file, or the synthetic market's law and seed; empty for an exchange."""
+        """Name of the replayed file, or the synthetic market's parameters and seed; empty for an exchange."""
         if self.exchange != "sandbox":
             return ""
         market = self.synthetic
@@ -121,17 +121,17 @@ def connect(
     bans: Path | None = None,
     on_note: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Gateway]:
-    """Open the exchange; the sandbox is started for as long as the gateway is open.
+    """Open the exchange; a sandbox runs for as long as the gateway is open.
 
     Args:
-        config: Which one.
-        market: The market that is wanted; the sandbox serves it from what it replays.
-        on_retry: Is told, in one line, of every repeated request.
-        bans: Where the home's bans lie; None: no other process is told of one.
-        on_note: Is told, in one line each, what a candle file was taken for that does not say it.
+        config: Where candles come from.
+        market: The market to fetch; the sandbox serves it from the candles that it replays.
+        on_retry: Called with one line for every repeated request.
+        bans: The home's folder of bans; None to share bans within this process only.
+        on_note: Called with one line for each assumption made about a candle file (such as its time unit).
 
     Raises:
-        ConfigError: A synthetic market is asked for an interval shorter than its bars, or the candle file is unusable.
+        ConfigError: The market's interval is shorter than the synthetic market's bars, or the candle file is unusable.
     """
     pace: dict[str, Any] = {"requests_per_s": config.requests_per_s, "threads": config.threads, "on_retry": on_retry}
     source = config.source
@@ -154,16 +154,16 @@ def connect(
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """An exchange to hold a session with.
+    """The connection of a session to its exchange.
 
     Attributes:
-        exchange: Which.
-        gateway: Its REST.
-        url: Where a sandbox listens; None elsewhere.
-        stream_url: Where a sandbox's stream listens; None for the exchange's own.
-        sandbox: The sandbox that was started for it, its clock standing still; None elsewhere.
-        is_replay: Whether its time is that of data, and not this machine's.
-        bans: Where the home's bans lie; None: no other process is told of one.
+        exchange: One of Bybit's hosts, or the sandbox.
+        gateway: Its REST API.
+        url: Address of the sandbox; None for Bybit.
+        stream_url: Address of the sandbox's stream; None for Bybit's own.
+        sandbox: The sandbox that was started for the session, with its clock stopped; None otherwise.
+        is_replay: Whether time is that of the candles instead of this machine's clock.
+        bans: The home's folder of bans; None to share bans within this process only.
     """
 
     exchange: Exchange
@@ -185,19 +185,20 @@ def connect_stream(
     accounts: Sequence[AccountSpec] = (),
     bans: Path | None = None,
 ) -> Iterator[Link]:
-    """Open an exchange for a session; a sandbox is started, its clock where the session begins.
+    """Open an exchange for a session; a sandbox is started with its clock at the session's start.
 
     Args:
-        config: Which one.
-        markets: The markets that are wanted; a sandbox replays the same candles as each of them.
-        now_ms: Where a sandbox's clock stands.
-        bars: How many bars of the longest interval it must be able to play; a synthetic market grows that far.
-        on_retry: Is told, in one line, of every repeated request.
-        accounts: Who may trade on a sandbox that is started.
-        bans: Where the home's bans lie; None: no other process is told of one.
+        config: Where candles come from.
+        markets: The session's markets; a sandbox replays the same candles for each of them.
+        now_ms: Start of a sandbox's clock, UTC milliseconds.
+        bars: Bars of the longest interval that the sandbox must be able to replay; a synthetic market is generated
+            that far.
+        on_retry: Called with one line for every repeated request.
+        accounts: Trading accounts of a sandbox that is started.
+        bans: The home's folder of bans; None to share bans within this process only.
 
     Raises:
-        ConfigError: The candle file ends before.
+        ConfigError: The candle file ends too early.
     """
     pace: dict[str, Any] = {"requests_per_s": config.requests_per_s, "threads": config.threads, "on_retry": on_retry}
     pace["retry"] = _IN_A_SESSION

@@ -1,7 +1,7 @@
-"""The one door to Bybit's REST API: pacing, retries and checks for everything that is read from it.
+"""Bybit's public data over REST: pacing, retries and checks for everything that is read from it.
 
-A question is asked again when asking again may help (TemporaryError), within a budget; whatever is still unknown then
-ends in one line. Several windows are in flight at once, one pybit client a thread, one token bucket for all of them.
+A request is repeated after a TemporaryError, within a budget; after that it fails with a message of one line. Several
+windows are fetched at once, with one pybit client per thread and one token bucket for all threads.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ from tasks.exchange.session import Session
 from tasks.exchange.transport import HOST_NAMES, Exchange, refused
 
 ADDRESS_LIMIT_PER_S = 120  # 600 requests in 5 s, then 10 minutes of HTTP 403
-CLOCK_TOLERANCE_MS = 60_000  # NTP keeps a clock within a second; a minute off is a clock that nothing keeps
+CLOCK_TOLERANCE_MS = 60_000  # NTP keeps a clock within a second; a clock a minute off is not synchronised
 
 
 class Gateway:
-    """Bybit's public data for as long as the `with` block lasts. Needs no keys, sends none.
+    """Client of Bybit's public data, open for as long as the `with` block lasts. Needs no keys, sends none.
 
     Args:
         exchange: sandbox, bybit, testnet or demo.
-        source: The label of everything that comes from here: the sandbox's own, else the exchange's name.
-        url: Where the sandbox listens; only for the sandbox.
+        source: Source label of all data from here: the sandbox's own, else the exchange's name.
+        url: Address of the sandbox; for the sandbox only.
         requests_per_s: Most requests a second, all threads together.
-        threads: Windows in flight at once.
-        options: Retries, time-outs, clocks and who is told, as in `Session`.
+        threads: Windows fetched at once.
+        options: Retries, time-outs, clocks and callbacks, as in `Session`.
 
     Raises:
         ConfigError: An argument breaks a rule.
@@ -78,12 +78,12 @@ class Gateway:
         self.source = source
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway")
-        self._batches: set[threading.Event] = set()  # each withdraws the windows of one fetch_batches
+        self._batches: set[threading.Event] = set()  # each cancels the windows of one fetch_batches
         self._session = Session(exchange=exchange, url=url, requests_per_s=requests_per_s, burst=threads, **options)
 
     @property
     def ban(self) -> Ban:
-        """Until when its address is refused."""
+        """The ban that this client shares."""
         return self._session.known_ban
 
     def __enter__(self) -> Self:
@@ -95,7 +95,7 @@ class Gateway:
         self.close()
 
     def close(self) -> None:
-        """Withdraw what is still being asked and close every connection."""
+        """Cancel pending requests and close every connection."""
         self._session.close()
         for stop in tuple(self._batches):
             stop.set()
@@ -106,12 +106,12 @@ class Gateway:
         """Return Bybit's clock, UTC milliseconds.
 
         Raises:
-            ClockError: This machine's clock is more than a minute away from it (not checked against the sandbox, whose
-                clock is the replay's).
+            ClockError: This machine's clock differs by more than a minute. Not checked for the sandbox, whose clock is
+                that of the replay.
         """
         sent_ms = self._session.wall_clock_ms()
         now_ms = self._session.ask("the time", "get_server_time", {}, read_time)
-        # The answer was made about halfway between the two readings.
+        # The server read its clock about halfway between our two readings.
         offset_ms = self._session.offset_ms = now_ms - (sent_ms + self._session.wall_clock_ms()) // 2
         if self.exchange != "sandbox" and abs(offset_ms) > CLOCK_TOLERANCE_MS:
             seconds, way = abs(offset_ms) / 1000, "behind" if offset_ms > 0 else "ahead of"
@@ -122,10 +122,10 @@ class Gateway:
         return now_ms
 
     def instrument(self, market: Market) -> Instrument:
-        """Return what Bybit says of a market.
+        """Return the trading rules of a market.
 
         Raises:
-            Rejected: Bybit knows no such symbol in this category.
+            Rejected: Bybit has no such symbol in this category.
         """
         what = f"the rules of {market.symbol} {market.category}"
         for status in STATUSES:
@@ -136,7 +136,7 @@ class Gateway:
         raise refused(Rejected("no such symbol", 0), self.exchange, what)
 
     def newest_candle_ms(self, market: Market, now_ms: int) -> int | None:
-        """Return when the newest closed candle of a market opened, UTC milliseconds; None where there is none."""
+        """Return the open time of a market's newest closed candle, UTC milliseconds; None if there is none."""
         params = {"category": market.category, "symbol": market.symbol, "interval": market.interval}
         params |= {"end": now_ms, "limit": 2}  # type: ignore[dict-item]  # the newest may be open
         what = f"the newest candle of {market}"
@@ -160,7 +160,7 @@ class Gateway:
         return collect_funding(rates, start_ms, end_ms)
 
     def fetch_windows(self, market: Market, windows: Sequence[Window], now_ms: int) -> Iterator[FetchedWindow]:
-        """Yield the windows as they come in, several in flight. The first error withdraws the rest."""
+        """Yield the windows as they arrive, several fetched at once. The first error cancels the rest."""
         with closing(self.fetch_batches(market, windows, now_ms)) as batches:
             for batch in batches:
                 yield from batch
@@ -168,21 +168,21 @@ class Gateway:
     def fetch_batches(
         self, market: Market, windows: Sequence[Window], now_ms: int
     ) -> Generator[tuple[FetchedWindow, ...]]:
-        """Yield what has come in each time that somebody asks: one window or several, at most twice the threads.
+        """Yield the windows in batches: each holds all that have arrived, at most twice as many as there are threads.
 
-        So a consumer that is slower than the network pays once for many windows what it pays once a visit. Those of
-        one visit come in the order that they were asked for. The first error withdraws the rest; what came with it is
-        yielded before it is raised. A doubtful answer is asked for once more; then the newer one stands, unless the
-        first one had more usable rows.
+        So a consumer that is slower than the network can process many windows at once. The windows of a batch are in
+        the order of `windows`. The first error cancels the rest; windows that arrived with it are yielded before it is
+        raised. A doubtful window is fetched once more; the second result is used unless the first has more usable
+        candles.
 
         Args:
             market: Symbol, category and interval.
             windows: Each at most `WINDOW_BARS` long.
-            now_ms: Bybit's clock, UTC milliseconds: what closes later is not a candle yet.
+            now_ms: Bybit's clock, UTC milliseconds; bars that close later are left out.
 
         Raises:
             Rejected: Bybit refused.
-            TemporaryError: It could not be asked within the budget.
+            TemporaryError: No usable answer came within the budget.
         """
         stop = threading.Event()
         self._batches.add(stop)
@@ -192,12 +192,12 @@ class Gateway:
             chosen = islice(todo, count)
             return [self._pool.submit(self._fetch_window, market, window, now_ms, stop) for window in chosen]
 
-        # Twice the threads: each has its next window at hand while the consumer stores one, and memory stays bounded.
+        # Twice the threads: no thread waits while the consumer stores a window, and memory stays bounded.
         pending = submit(2 * self._threads)
         try:
             while pending:
                 ended = wait(pending, return_when=FIRST_COMPLETED).done
-                done = [future for future in pending if future in ended]  # a set has no order that a run could repeat
+                done = [future for future in pending if future in ended]  # the order of a set is not reproducible
                 failed = [future for future in done if future.exception() is not None]
                 pending = [future for future in pending if future not in ended]
                 pending += submit(0 if failed else len(done))
@@ -208,7 +208,7 @@ class Gateway:
         finally:
             stop.set()
             self._batches.discard(stop)
-            wait([future for future in pending if not future.cancel()])  # those that a thread is at
+            wait([future for future in pending if not future.cancel()])  # those already running
 
     def _fetch_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event) -> FetchedWindow:
         if window.bars(market.interval_ms) > WINDOW_BARS:

@@ -1,4 +1,4 @@
-"""When a request may be sent, and whether it is sent again."""
+"""Rate limiting and retries of requests."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Sleep = Callable[[float], object]
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy(Checked):
-    """How often and for how long one question is repeated.
+    """How often and for how long one request is repeated.
 
     Attributes:
-        attempts: Most requests for one question, bans apart.
-        budget_s: A repetition that would begin later than this after the first request is not made; bans apart.
-        first_wait_s: Wait after the first failure; doubles from one to the next.
+        attempts: Most attempts of one request, not counting those that meet a ban.
+        budget_s: Longest time from the first attempt to the last, seconds, not counting bans.
+        first_wait_s: Wait after the first failure; each further wait is twice as long.
         max_wait_s: Longest such wait.
-        jitter: Each wait is lengthened by up to this share, so that threads do not come back in step.
-        max_reset_wait_s: Longest wait for a rate limit whose reset Bybit tells: its clock may be wrong.
-        ban_wait_s: Everyone's wait after HTTP 403; Bybit asks for 10 minutes.
-        bans: How many bans one question waits out.
+        jitter: Each wait is lengthened at random by up to this share, so that threads do not retry at the same moment.
+        max_reset_wait_s: Longest wait for the reset time of a rate limit that Bybit sends: its clock may be wrong.
+        ban_wait_s: Wait of all threads after HTTP 403; Bybit requires 10 minutes.
+        bans: Bans that one request waits out before it fails.
     """
 
     attempts: PositiveInt = 6
@@ -45,12 +45,12 @@ class RetryPolicy(Checked):
 
 
 class Pace:
-    """A token bucket that all threads of a gateway share, and that one of them can close for everyone.
+    """A token bucket shared by all threads of a client; one thread can close it for all of them.
 
     Args:
         requests_per_s: Refill rate.
-        burst: Requests that may go at once after a quiet time.
-        clock: Seconds, never going back.
+        burst: Requests that may be sent at once after a pause.
+        clock: Monotonic clock, seconds.
     """
 
     def __init__(self, requests_per_s: float, burst: int, clock: Callable[[], float]) -> None:
@@ -64,7 +64,7 @@ class Pace:
         self._closed_until_s = self._next_s
 
     def wait(self, sleep: Sleep) -> None:
-        """Take a token, sleeping until there is one and nobody has closed the bucket."""
+        """Take a token; sleep until one is available and the bucket is not closed."""
         with self._lock:
             now = self._clock()
             turn = max(now, self._next_s - self._slack_s, self._closed_until_s)
@@ -75,6 +75,6 @@ class Pace:
                 turn = max(turn, self._closed_until_s)  # closed by another thread while this one slept
 
     def close_for(self, seconds: float) -> None:
-        """Let nobody through for so long."""
+        """Close the bucket for all threads for `seconds`."""
         with self._lock:
             self._closed_until_s = max(self._closed_until_s, self._clock() + seconds)

@@ -1,4 +1,4 @@
-"""Kline pages: from the rows that came to candles that may be stored, and a reason for every row that may not."""
+"""Parse kline pages into candles; every row that is rejected gets a reason."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ _NO_NUMBER = re.compile(r"[\s_]")
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedWindow:
-    """What came of asking for a window.
+    """Result of fetching a window.
 
     Attributes:
-        window: The bars that were asked for.
-        candles: Closed, inside the window, oldest first, unique. Their numbers are as they came: contracts judge them.
-        rejected: Rows that can't be candles of this window, and why.
+        window: The bars that were requested.
+        candles: Closed, inside the window, oldest first, unique. Their values are unchecked; `storage.contracts` checks
+            them later.
+        rejected: Rows that can't be candles of this window, with reasons.
         missing: (n,) open times of closed bars that `candles` lacks, UTC milliseconds.
-        asked: How often the window was asked for: once, twice if the first answer was doubtful, 0 if no bar has closed.
+        asked: Requests made for the window: 1, or 2 if the first result was doubtful, or 0 if no bar has closed yet.
     """
 
     window: Window
@@ -51,12 +52,12 @@ class FetchedWindow:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether asking once more may help: rows are missing, rejected, or hold numbers that can't be prices."""
+        """Whether a second request may help: bars are missing, rows are rejected, or values are implausible."""
         return bool(self.rejected) or len(self.missing) > 0 or not bool(plausible(self.candles).all())
 
     @property
     def usable(self) -> int:
-        """How many candles hold plausible numbers."""
+        """Number of candles with plausible values."""
         return int(plausible(self.candles).sum())
 
 
@@ -67,7 +68,7 @@ def closed_bars(market: Market, window: Window, now_ms: int) -> IntArray:
 
 
 def plausible(candles: Candles) -> BoolArray:
-    """Return (T,) whether the numbers can be a candle's: finite, prices positive, low and high around the others."""
+    """Return (T,) whether a candle is finite, with positive prices and open and close between low and high."""
     o, h, lo, c = candles.open, candles.high, candles.low, candles.close
     finite = np.isfinite([o, h, lo, c, candles.volume]).all(axis=0) & ~np.isinf(candles.turnover)
     ordered = (h >= np.maximum(o, c)) & (lo <= np.minimum(o, c)) & (lo > 0)  # false where a number is NaN
@@ -78,14 +79,13 @@ def plausible(candles: Candles) -> BoolArray:
 def read_page(answer: Answer, market: Market, window: Window, now_ms: int) -> FetchedWindow:
     """Turn a kline answer into candles.
 
-    Rows may come in any order, and a row that is repeated word for word counts once. A bar counts as closed when both
-    the clock that the caller read and the answer's own say so. Nothing is repaired by guessing: two rows that
-    contradict each other are both rejected.
+    Rows may come in any order; identical rows count once. A bar counts as closed if it is closed both at `now_ms` and
+    at the answer's own time. Nothing is repaired by guessing: two rows that contradict each other are both rejected.
 
     Args:
-        answer: What Bybit answered.
-        market: What was asked for.
-        window: The bars that were asked for.
+        answer: Bybit's answer.
+        market: The market that was requested.
+        window: The bars that were requested.
         now_ms: Bybit's clock before the request, UTC milliseconds.
 
     Raises:
@@ -110,7 +110,7 @@ def read_page(answer: Answer, market: Market, window: Window, now_ms: int) -> Fe
 
 
 def newest_start(answer: Answer, market: Market, now_ms: int) -> int | None:
-    """Return the open time of the newest closed candle of a kline answer, UTC milliseconds; None where it holds none.
+    """Return the open time of the newest closed candle of a kline answer, UTC milliseconds; None if it has none.
 
     Raises:
         Ambiguous: The answer holds no list, or is about another market.
@@ -131,7 +131,7 @@ def _require_rows(result: Mapping[str, Any], market: Market) -> list[Any]:
 
 
 def _parse(rows: list[Any]) -> tuple[IntArray, FloatArray, list[RejectedRow]]:
-    """Return what can be read as open times (n,) and numbers (n, 6), and the rows that can't, each with its reason."""
+    """Return the open times (n,) and values (n, 6) of the readable rows, and the other rows with reasons."""
     whole = _parse_whole(rows)
     if whole is not None:
         return *whole, []
@@ -152,7 +152,7 @@ def _parse(rows: list[Any]) -> tuple[IntArray, FloatArray, list[RejectedRow]]:
 
 
 def _parse_whole(rows: list[Any]) -> tuple[IntArray, FloatArray] | None:
-    """Return the rows in one go, a tenth of the time of reading them one by one; None unless all are as they should."""
+    """Parse all rows at once, ten times as fast as one by one; None if any of them is malformed."""
     if not all(isinstance(row, list) and len(row) == _FIELDS for row in rows):
         return None
     fields = list(chain.from_iterable(rows))
@@ -187,14 +187,14 @@ def _numbers(row: list[Any]) -> list[float]:
     except TypeError as err:
         raise ValueError("every field must be text") from err
     numbers = [float(field) for field in row[1:-1]]
-    numbers.append(float(row[-1]) if row[-1] else np.nan)  # Bybit leaves a turnover that it does not know empty
+    numbers.append(float(row[-1]) if row[-1] else np.nan)  # Bybit sends an empty text for an unknown turnover
     return numbers
 
 
 def _unique(starts: IntArray, numbers: FloatArray) -> tuple[IntArray, FloatArray, list[RejectedRow]]:
     order = np.argsort(starts, kind="stable")
     starts, numbers = starts[order], numbers[order]
-    again = np.flatnonzero(np.diff(starts) == 0) + 1  # rows whose bar the row before them has too
+    again = np.flatnonzero(np.diff(starts) == 0) + 1  # rows of the same bar as the row before
     if len(again) == 0:
         return starts, numbers, []
     differs = [row for row in again if not np.array_equal(numbers[row], numbers[row - 1], equal_nan=True)]

@@ -1,4 +1,4 @@
-"""What an account's private stream says: news of orders and executions, of which its positions are the sum."""
+"""Events of an account's private stream: orders and executions. Positions are the sum of the executions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRIVATE_TOPICS = ("order", "execution")
 
 
 class AccountReconnected(NamedTuple):
-    """A private connection was made; what was said between the one before and this one is lost.
+    """A private connection was made; messages since the end of the previous one are lost.
 
     Attributes:
         generation: Counts the connections, from 1.
@@ -27,15 +27,15 @@ class AccountReconnected(NamedTuple):
 
 
 class OrderNews(NamedTuple):
-    """What an order has become.
+    """A report on an order.
 
     Attributes:
         symbol: Of its market.
-        link_id: Ours, or of whoever sent it; empty for none.
-        parent: Link id of the order that it came with, as a stop does; else empty.
-        order_id: The exchange's.
-        news: Its state.
-        is_stop: Whether it is a stop of a whole position, as comes with an order that opens one.
+        link_id: The id that its sender (we or somebody else) chose; empty for none.
+        parent: For a stop that was attached to an order, that order's link id; else empty.
+        order_id: The exchange's id.
+        news: Its reported state.
+        is_stop: Whether it is the stop-loss of a whole position, as attached to an order that opens one.
     """
 
     symbol: str
@@ -48,18 +48,18 @@ class OrderNews(NamedTuple):
 
 
 class ExecutionNews(NamedTuple):
-    """What was booked.
+    """One booking of the account: a fill, a funding payment or a liquidation.
 
     Attributes:
         symbol: Of its market.
-        link_id: Of the order; empty where we have sent none.
-        order_id: The exchange's.
-        kind: Trade, Funding, AdlTrade, BustTrade ...
+        link_id: Link id of the order; empty if it has none.
+        order_id: The exchange's id of the order.
+        kind: Bybit's execType: Trade, Funding, AdlTrade, BustTrade ...
         side: Buy or Sell.
-        fill: Quantity, price and fee; of funding the fee alone counts.
-        time_ms: When, UTC milliseconds.
-        is_stop: Whether it is of a stop of a position.
-        fee_coin: What the fee was paid in.
+        fill: Quantity, price and fee; for funding only the fee counts.
+        time_ms: Time of the booking, UTC milliseconds.
+        is_stop: Whether a position's stop-loss caused it.
+        fee_coin: Coin in which the fee was paid.
     """
 
     symbol: str
@@ -81,11 +81,11 @@ class PrivateDecoder:
     """Reads the messages of one private connection."""
 
     def decode(self, message: Mapping[str, Any], received_ns: int) -> list[PrivateEvent]:
-        """Return the events of a message, in its order; of USDT perpetuals alone.
+        """Return the events of a message in their order; only those of category linear.
 
         Raises:
-            UnknownTopic: Nobody asked for it.
-            BadMessage: A field is missing, or no number.
+            UnknownTopic: The topic was not subscribed.
+            BadMessage: A field is missing or not a number.
         """
         topic = str(message.get("topic")).partition(".")[0]
         if topic not in PRIVATE_TOPICS:
@@ -99,7 +99,7 @@ class PrivateDecoder:
 
 
 def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
-    """Return what a row says of an order."""
+    """Return the order report of a row."""
     order_id = str(row.get("orderId") or "")
     news = Reported(
         order_id=order_id,
@@ -114,7 +114,7 @@ def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
 
 
 def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:
-    """Return what a row says of an execution."""
+    """Return the execution of a row."""
     fill = Execution(str(row["execId"]), number(row, "execQty"), number(row, "execPrice"), number(row, "execFee"))
     link_id, order_id = (str(row.get(name) or "") for name in ("orderLinkId", "orderId"))
     kind, side = str(row.get("execType") or "Trade"), str(row.get("side") or "")
@@ -132,10 +132,10 @@ _READERS: dict[str, Callable[[Mapping[str, Any], int], PrivateEvent]] = {
 
 
 def number(row: Mapping[str, Any], name: str) -> Decimal:
-    """Return a number that the exchange may leave out or leave empty: then it is 0.
+    """Return a number of a row; 0 if the field is missing or empty.
 
     Raises:
-        BadMessage: It is no number.
+        BadMessage: The field is not a finite number of reasonable length.
     """
     value = row.get(name)
     if value in (None, ""):
@@ -144,6 +144,6 @@ def number(row: Mapping[str, Any], name: str) -> Decimal:
         found = Decimal(str(value)) if len(str(value)) <= _LONGEST else Decimal("NaN")
     except InvalidOperation:
         found = Decimal("NaN")
-    if not found.is_finite() or abs(found.adjusted()) > _LONGEST:  # a whole number of 1e999999 would fill memory
+    if not found.is_finite() or abs(found.adjusted()) > _LONGEST:  # int(Decimal("1e999999")) would fill the memory
         raise BadMessage(f"{name} must be a number, was {str(value)[:40]!r}")
     return found

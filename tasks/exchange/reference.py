@@ -1,4 +1,4 @@
-"""What Bybit says of a market besides its candles: the time, the trading rules, the funding rates."""
+"""Parse Bybit's answers other than candles: server time, trading rules, funding rates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tasks.exchange.transport import Answer
 
 FUNDING_ROWS = 200  # the most that Bybit returns for one request
 STATUSES = ("Trading", "PreLaunch", "Delivering", "Closed")
-"""Of a market, the usual one first: Bybit answers for one at a time, and for Trading where none is named."""
+"""Statuses of a market, the most common first; Bybit filters by one at a time, by default Trading."""
 
-_NO_LIMIT = "100000000"  # coins: more than there are of any
-# Bybit's usual 8 hours, so that a span is one request; a market that pays more often is split until its rows fit.
+_NO_LIMIT = "100000000"  # coins: more than any coin's supply in practice
+# At Bybit's usual 8 hours a span is one request; for a market that pays more often it is split until its rows fit.
 _FUNDING_SPAN_MS = (FUNDING_ROWS - 1) * 8 * HOUR_MS - 1
 
 Rates = list[tuple[int, float]]
@@ -24,16 +24,16 @@ def read_time(answer: Answer) -> int:
     """Return the server's time, UTC milliseconds.
 
     Raises:
-        Ambiguous: The answer does not say.
+        Ambiguous: The answer has no valid time.
     """
     return _moment(_whole(answer.result, "timeNano") // 1_000_000, "timeNano")
 
 
 def read_instrument(answer: Answer, market: Market) -> Instrument | None:
-    """Return the trading rules of `market`; None where the list is empty.
+    """Return the trading rules of `market`; None if the list is empty.
 
     Raises:
-        Ambiguous: A rule is missing.
+        Ambiguous: A field is missing or unreadable, or the answer is about another symbol.
     """
     rows = _rows(answer.result)
     if not rows:
@@ -78,7 +78,7 @@ def read_funding(answer: Answer, symbol: str, first_ms: int, last_ms: int) -> Ra
 def collect_funding(ask: Callable[[int, int], Rates], first_ms: int, last_ms: int) -> Rates:
     """Return every rate of a range, both ends inclusive, oldest first.
 
-    An answer that is full may have been cut, and Bybit does not say at which end; so its range is asked in halves.
+    A full answer may have been truncated, and Bybit does not say at which end; so its range is requested in halves.
 
     Args:
         ask: Returns the rates of a range, at most FUNDING_ROWS of them.
@@ -94,7 +94,7 @@ def collect_funding(ask: Callable[[int, int], Rates], first_ms: int, last_ms: in
             middle = (start + end) // 2
             todo += [(start, middle), (middle + 1, end)]
         else:
-            # No market pays less than once a day: an empty answer is doubtful, so it is asked for once more.
+            # Every market pays at least once a day: an empty answer is doubtful, so it is requested once more.
             rates += part or (ask(start, end) if end - start >= DAY_MS else [])
     return sorted(rates)
 

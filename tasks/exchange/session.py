@@ -1,4 +1,4 @@
-"""Questions and answers: asks Bybit until it answers or the budget is spent, at a pace that all threads share."""
+"""Requests with retries: repeats a request until it is answered or the budget is spent, at a pace shared by threads."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ T = TypeVar("T")
 
 
 class Withdrawn(Exception):
-    """The question was withdrawn while it waited for its turn."""
+    """The request was cancelled while it waited for its turn."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Session:
-    """One pybit client a thread, one token bucket and one retry policy for all of them.
+    """REST client with one pybit client per thread, and one token bucket and one retry policy for all of them.
 
     Attributes:
-        exchange: Which of Bybit's hosts.
-        url: Where the sandbox listens; None elsewhere.
+        exchange: One of Bybit's hosts, or the sandbox.
+        url: Address of the sandbox; None for Bybit.
         requests_per_s: Most requests a second, all threads together.
-        burst: Requests that may go at once after a quiet time.
-        retry: How often a question is repeated.
+        burst: Requests that may be sent at once after a pause.
+        retry: How often a request is repeated.
         timeout_s: Longest wait for a connection and for the next bytes of an answer.
-        clock: Seconds, never going back.
+        clock: Monotonic clock, seconds.
         wall_clock_ms: This machine's UTC milliseconds.
-        sleep: Waits for so many seconds; None for a real wait that ends at once when the question is withdrawn.
-        on_retry: Is told, in one line, of every repetition.
-        offset_ms: Bybit's clock minus this machine's, as far as it is known.
-        key: What requests are signed with; None for public ones.
-        ban: Until when nothing may be asked; None for one that nobody shares.
+        sleep: Waits for a number of seconds; None for a real wait that ends at once when the request is cancelled.
+        on_retry: Called with one line for every repetition.
+        offset_ms: Bybit's clock minus this machine's; 0 until it has been measured.
+        key: API key that signs the requests; None for public ones.
+        ban: The shared ban of this address; None for one that is not shared.
     """
 
     exchange: Exchange
@@ -65,11 +65,11 @@ class Session:
         self.known_ban = self.ban or Ban(clock=self.clock)
 
     def close(self) -> None:
-        """Withdraw every question that still waits."""
+        """Cancel every request that still waits."""
         self._closed.set()
 
     def disconnect(self) -> None:
-        """Close the connections; no thread may be asking any more."""
+        """Close the connections; no thread may use this client any more."""
         for client in self._clients:
             client.client.close()
 
@@ -81,19 +81,19 @@ class Session:
         read: Callable[[Answer], T],
         stop: threading.Event | None = None,
     ) -> T:
-        """Ask until an answer can be read, or the budget is spent.
+        """Send a request until an answer can be read, or the budget is spent.
 
         Args:
-            what: What is asked for, as error texts name it.
+            what: Description of the request for error texts.
             method: Name of pybit's method, such as get_kline.
             params: Its arguments.
-            read: Reads the answer; raises Ambiguous where it is unusable, which counts as no answer.
-            stop: Withdraws the question when set.
+            read: Parses the answer; raises Ambiguous if it is unusable, which counts as a failed attempt.
+            stop: Cancels the request when set.
 
         Raises:
             TemporaryError: The budget is spent.
             PipelineError: Bybit refused.
-            Withdrawn: Nobody waits for the answer any more.
+            Withdrawn: The request was cancelled.
         """
         policy, failures, bans, spent_s = self.retry, 0, 0, 0.0
         while True:
@@ -113,7 +113,7 @@ class Session:
                 bans, failures = bans + banned, failures + (not banned)
                 wait_s = self._wait_s(err, failures)
                 spent_s += self.clock() - began
-                # An address that was never served will not be served in ten minutes either.
+                # If Bybit has never served this address, waiting ten minutes will hardly change that.
                 if banned:
                     hopeless = bans > policy.bans or not self._served
                 else:
@@ -124,7 +124,7 @@ class Session:
                     raise give_up(err, self.exchange, what, failures + bans, spent_s) from err
                 self._tell(f"asking again in {wait_s:.1f} s: {what} ({err})")
                 if isinstance(err, RateLimited | Banned):
-                    self._pace.close_for(wait_s)  # everyone's affair; this thread waits for its next turn
+                    self._pace.close_for(wait_s)  # for all threads; this one waits in its next turn
                 else:
                     self._wait(stop, wait_s)
                 spent_s += 0 if banned else wait_s
@@ -144,7 +144,7 @@ class Session:
         back_off_s = self.retry.back_off_s(failures)
         if isinstance(err, RateLimited) and err.reset_ms is not None:
             reset_s = (err.reset_ms - self.wall_clock_ms() - self.offset_ms) / 1000
-            # Never before the back-off: a reset that lies in the past is a clock that disagrees, not room for more.
+            # Never shorter than the back-off: a reset time in the past means that the clocks differ.
             return max(back_off_s, min(reset_s, self.retry.max_reset_wait_s))
         return back_off_s
 

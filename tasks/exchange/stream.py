@@ -1,6 +1,6 @@
-"""Bybit's streams, kept alive: who reads the queue never meets a socket.
+"""Bybit's websocket streams as a queue of events, with automatic reconnection.
 
-A message is read here, and a supervisor replaces a connection that is dead, or silent for too long, by a new one.
+Messages are decoded here, and a supervisor thread replaces a connection that is dead or silent for too long.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from tasks.exchange.stream_socket import StreamSocket, StreamTiming
 from tasks.exchange.transport import Exchange
 
 QUEUE_EVENTS = 100_000
-"""Events that may wait to be read: five bursts of 20,000, some 20 MB."""
+"""Most events in the queue: five bursts of 20,000, some 20 MB."""
 
 _LOOK_S = 0.1  # how soon a patient stream notices that it is closed
-_TOLD = 3  # bad messages whose text is kept
+_TOLD = 3  # most bad messages whose text is kept
 
 
 @dataclass
 class StreamCounts:
-    """What a stream has seen.
+    """Counters of a stream.
 
     Attributes:
-        messages: Read, of topics that were asked for.
-        bad: Dropped because they can't be what they say.
-        unknown: Dropped because nobody asked for their topic.
-        overflowed: Events dropped because nobody read the queue.
-        connections: Made.
-        failures: Attempts to connect that failed.
+        messages: Messages of subscribed topics that were decoded.
+        bad: Messages dropped because they were malformed.
+        unknown: Messages dropped because their topic was not subscribed.
+        overflowed: Events dropped because the queue was full.
+        connections: Connections made.
+        failures: Attempts that ended in an error of the socket.
     """
 
     messages: int = 0
@@ -58,28 +58,30 @@ class Reader(Protocol):
     """Reads the messages of one connection."""
 
     def decode(self, message: Mapping[str, Any], received_ns: int) -> Sequence[Any]:
-        """Return the events of a message, in its order.
+        """Return the events of a message in their order.
 
         Raises:
-            UnknownTopic: Nobody asked for it.
-            BadMessage: It can't be what its topic says.
+            UnknownTopic: The topic was not subscribed.
+            BadMessage: The message is malformed.
         """
 
 
 class Stream:
-    """A stream, for as long as the `with` block lasts.
+    """A stream, open for as long as the `with` block lasts.
 
     Args:
         channel: linear, spot, inverse or private.
-        groups: Topics; each group is asked for in one request, so that one alone is refused.
-        exchange: Which of Bybit's hosts.
-        url: Where a sandbox's stream listens, as ws://127.0.0.1:<port>; None elsewhere.
-        key: Of the account whose stream it is; None for a public one.
-        events: Where events go, in the order in which they came; several streams may share it. A full one loses events.
-        timing: When a connection counts as dead, and how soon there is a new one.
-        patient: A full queue is waited for, as the clock of a replay waits for its listeners; an exchange does not.
-        ban: Until when the address is refused: nothing is connected meanwhile. None for one that nobody shares.
-        on_note: Is told, in one line, of every connection lost and made.
+        groups: Topics; each group is subscribed by a request of its own, so that a refusal affects this group alone.
+        exchange: One of Bybit's hosts, or the sandbox.
+        url: Address of the sandbox's stream, as ws://127.0.0.1:<port>; None for Bybit.
+        key: API key of the account, for a private stream; None for a public one.
+        events: Queue for the events, in order of arrival; several streams may share it. Events are dropped if it is
+            full.
+        timing: When a connection counts as dead, and how soon the next one is made.
+        patient: Whether to wait while the queue is full instead of dropping events; for replays, whose clock waits for
+            its clients.
+        ban: The shared ban of this address: no connection is made while it lasts. None for one that is not shared.
+        on_note: Called with one line for every connection lost and made.
     """
 
     def __init__(
@@ -114,14 +116,14 @@ class Stream:
         self._on_note = on_note
         self._asked: dict[str, tuple[str, ...]] = {}
         self._decoder = self._reader()
-        self._data_s = 0.0  # when the last message came that shows that the feed is alive
+        self._data_s = 0.0  # time of the last message that shows that the feed is alive
         self._connection: StreamSocket | None = None
         self._closing = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="stream", daemon=True)
 
     @property
     def generation(self) -> int:
-        """How many connections there have been; a gap may lie before each."""
+        """Number of connections so far; events may have been lost before each."""
         return self.counts.connections
 
     def __enter__(self) -> Self:
@@ -134,7 +136,7 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """End the connection and every thread of it; nothing is put into the queue any more."""
+        """Close the connection and stop its threads; no event is put into the queue any more."""
         self._closing.set()
         if (connection := self._connection) is not None:
             connection.ended.set()
@@ -162,7 +164,7 @@ class Stream:
             self._closing.wait(wait_s)
 
     def _connect_and_watch(self) -> str:
-        """Hold one connection until it is dead, and return why it is."""
+        """Make one connection, watch it until it is dead, and return the reason."""
         connection = StreamSocket(
             self.channel,
             self._url,
@@ -178,7 +180,7 @@ class Stream:
             self._decoder = self._reader()
             self._greet(connection)
             self._put(self._reconnected())
-            # What is asked for is noted before it is sent: the answer may be faster than the next line.
+            # Stored before the requests are sent: an answer may come before the next line runs.
             self._asked = {f"{self.generation}-{place}": group for place, group in enumerate(self._groups)}
             for name, group in self._asked.items():
                 connection.ws.send(json.dumps({"op": "subscribe", "req_id": name, "args": list(group)}))
@@ -226,10 +228,10 @@ class Stream:
         raise NotImplementedError
 
     def _greet(self, connection: StreamSocket) -> None:
-        """Do what must be done before topics are asked for."""
+        """Do what must be done before topics are subscribed; nothing by default."""
 
     def _answered(self, message: dict[str, Any], received_ns: int) -> None:
-        """Take in the answer to a request."""
+        """Handle the answer to a request; ignored by default."""
 
     def _put(self, event: object) -> None:
         while not self._closing.is_set():
@@ -243,14 +245,14 @@ class Stream:
 
 
 class PublicStream(Stream):
-    """The public stream of some markets of one category; demo has none of its own and shares Bybit's.
+    """The public stream of markets of one category; demo has none of its own and uses Bybit's.
 
     Args:
-        markets: All of one category; the session needs their bars, best prices, trades and tickers.
+        markets: All of one category; their bars, best bid and ask, trades and tickers are subscribed.
         options: As of `Stream`.
 
     Raises:
-        ConfigError: No market, or markets of several categories.
+        ConfigError: `markets` is empty or of several categories.
     """
 
     def __init__(self, markets: Sequence[Market], **options: Any) -> None:
@@ -278,10 +280,12 @@ class PublicStream(Stream):
 
 
 class PrivateStream(Stream):
-    """What an account's orders, executions and positions do. Pongs show that it lives: it is silent for hours.
+    """The private stream of an account's orders and executions.
+
+    It may have no event for hours, so pongs count as signs of life.
 
     Args:
-        key: Of the account.
+        key: API key of the account.
         options: As of `Stream`.
     """
 
@@ -293,7 +297,7 @@ class PrivateStream(Stream):
 
     @property
     def down_s(self) -> float:
-        """For how long nothing of the account could be heard, seconds; 0 while its topics are subscribed."""
+        """Seconds since the topics were last subscribed; 0 while they are."""
         since_s = self._down_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
@@ -311,7 +315,7 @@ class PrivateStream(Stream):
         return AccountReconnected(self.generation, time.monotonic_ns())
 
     def _greet(self, connection: StreamSocket) -> None:
-        """Show the key; topics that are asked for before the answer are refused."""
+        """Authenticate and wait for the answer; topics subscribed before it would be refused."""
         self._admitted.clear()
         connection.show_key()
         give_up_s = time.monotonic() + self._timing.connect_s

@@ -1,12 +1,12 @@
-"""What the public stream says, as small tuples: each message is read once, checked, and stamped where it came in.
+"""Events of the public stream as named tuples. Each message is parsed once, checked, and stamped on arrival.
 
     kline.<interval>.<symbol>   ConfirmedBar, FormingBar
     orderbook.1.<symbol>        BookTop
     publicTrade.<symbol>        Trade
-    tickers.<symbol>            Ticker, put together from the snapshot and its changes
+    tickers.<symbol>            Ticker, from the snapshot and the deltas after it
 
 The stream itself adds Reconnected and Refused. `ts_ms` is the exchange's stamp, UTC milliseconds; `received_ns` is this
-machine's monotonic clock when the message had arrived, before anything was done with it.
+machine's monotonic clock when the message had arrived, before it was parsed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 from storage.schema import INTERVAL_MS, Category, Market
 
 Key = tuple[Category, str]
-"""Category and symbol: what tells markets of one stream apart."""
+"""Category and symbol, which identify a market within a stream."""
 
 
 class BadMessage(ValueError):
-    """A message that can't be what its topic says; counted and dropped."""
+    """A malformed message; counted and dropped."""
 
 
 class UnknownTopic(ValueError):
-    """A message of a topic that nobody asked for; counted and dropped."""
+    """A message of a topic that was not subscribed; counted and dropped."""
 
 
 class ConfirmedBar(NamedTuple):
@@ -46,7 +46,7 @@ class ConfirmedBar(NamedTuple):
 
 
 class FormingBar(NamedTuple):
-    """A bar as far as it has come; its open is final."""
+    """The current, still open bar; only its open price is final."""
 
     key: Key
     interval: str
@@ -84,7 +84,7 @@ class Trade(NamedTuple):
 
 
 class Ticker(NamedTuple):
-    """Mark price, and the funding rate that the next stamp will charge; NaN and 0 where there is none (spot)."""
+    """Mark price, and the funding rate and time of the next funding stamp; both 0 if the exchange sends none."""
 
     key: Key
     mark: float
@@ -95,10 +95,10 @@ class Ticker(NamedTuple):
 
 
 class Reconnected(NamedTuple):
-    """A connection was made; whatever was sent between the one before and this one is lost.
+    """A connection was made; messages since the end of the previous one are lost.
 
     Attributes:
-        stream: Which: the category of its markets.
+        stream: Category of its markets.
         generation: Counts the connections, from 1.
     """
 
@@ -108,7 +108,7 @@ class Reconnected(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The exchange does not give these topics; they are not asked for again."""
+    """The exchange refused these topics; they are not subscribed again."""
 
     topics: tuple[str, ...]
     message: str
@@ -119,7 +119,7 @@ Event = ConfirmedBar | FormingBar | BookTop | Trade | Ticker | Reconnected | Ref
 
 
 def topics_of(market: Market) -> tuple[str, ...]:
-    """Return what a session needs to hear of a market."""
+    """Return the topics of a market that a session needs."""
     symbol = market.symbol
     return f"kline.{market.interval}.{symbol}", f"orderbook.1.{symbol}", f"publicTrade.{symbol}", f"tickers.{symbol}"
 
@@ -128,8 +128,8 @@ class Decoder:
     """Reads the messages of one connection.
 
     Args:
-        category: Which of Bybit's public streams it is.
-        topics: What was asked for.
+        category: Category of the public stream.
+        topics: The subscribed topics.
     """
 
     def __init__(self, category: Category, topics: frozenset[str]) -> None:
@@ -138,11 +138,11 @@ class Decoder:
         self._tickers: dict[str, dict[str, Any]] = {}
 
     def decode(self, message: Mapping[str, Any], received_ns: int) -> list[Event]:
-        """Return the events of a message, in its order.
+        """Return the events of a message in their order.
 
         Raises:
-            UnknownTopic: Nobody asked for it.
-            BadMessage: A field is missing, or no number that a market could have.
+            UnknownTopic: The topic was not subscribed.
+            BadMessage: A field is missing or its value is impossible.
         """
         topic = message.get("topic")
         if not isinstance(topic, str) or topic not in self._topics:
@@ -167,7 +167,7 @@ class Decoder:
         if message["type"] == "snapshot":
             fields.clear()
         fields.update(message["data"])
-        if not fields.get("markPrice"):  # spot has none; a change may come before the snapshot that it changes
+        if not fields.get("markPrice"):  # spot has none; a delta may come before its snapshot
             return []
         rate, stamp = fields.get("fundingRate") or "0", fields.get("nextFundingTime") or "0"
         return [Ticker(key, _price(fields["markPrice"]), _number(rate), _milliseconds(stamp), ts_ms, received_ns)]
@@ -191,7 +191,7 @@ def _bar(key: Key, interval: str, row: Mapping[str, Any], ts_ms: int, received_n
 
 
 def _book(key: Key, data: Mapping[str, Any], ts_ms: int, received_ns: int) -> BookTop:
-    (bid, bid_size), (ask, ask_size) = data["b"][0], data["a"][0]  # one level, always whole
+    (bid, bid_size), (ask, ask_size) = data["b"][0], data["a"][0]  # orderbook.1 sends snapshots of one level only
     top = BookTop(key, _price(bid), _number(bid_size), _price(ask), _number(ask_size), ts_ms, received_ns)
     if top.bid >= top.ask:
         raise BadMessage(f"the bid must be below the ask, were {top.bid} and {top.ask}")

@@ -1,9 +1,9 @@
-"""One connection to Bybit's streams through pybit, which ends where pybit would connect again by itself.
+"""One connection to Bybit's streams through pybit, without pybit's automatic reconnection.
 
-pybit 5.17 alone does not do (observed against a local server): its reader dies of bad JSON, of an unknown topic and of
-a refused subscription; a fast acknowledgement finds no callback and kills it too; ten attempts to connect are spent in
-0.07 s; and a feed that is silent but answers pings is never noticed. So of its `WebSocket` stay the hosts and both
-kinds of ping.
+pybit 5.17 alone is not sufficient (observed against a local server): its reader thread dies of bad JSON, of an unknown
+topic and of a refused subscription; an acknowledgement that arrives before its callback is registered kills it too; it
+makes ten attempts to connect within 0.07 s; and it does not notice a feed that is silent but answers pings. So only the
+hosts, the authentication and both kinds of ping of its `WebSocket` are used.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from storage.schema import ConfigError, one_line
 from tasks.exchange.transport import CLIENT_NAME, Exchange
 
 MOST_MESSAGE = 4_000_000
-"""Bytes of a message: the largest that Bybit sends have some 200,000."""
+"""Most bytes of a message; the largest that Bybit sends have some 200,000."""
 
-_AUTH_S = 10  # for which what signs in is good: pybit's 1 s is less than what clocks may differ by
+_AUTH_S = 10  # validity of the signed authentication: pybit's 1 s is less than clocks may differ
 _JOIN_S = 15.0  # longer than any time-out of a socket
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamTiming(Checked):
-    """When a connection counts as dead, and how soon there is a new one.
+    """When a connection counts as dead, and how soon the next one is made.
 
     Attributes:
-        silence_s: Without a message of a topic for so long it is dead, pongs or not: `orderbook.1` repeats every 3 s.
-        first_wait_s: Wait before the first new connection; doubles from one to the next until data comes.
+        silence_s: Longest time without a message of a topic, even if pongs come; `orderbook.1` repeats every 3 s.
+        first_wait_s: Wait before the first reconnection; each further wait is twice as long until data comes.
         max_wait_s: Longest such wait. Bybit allows 500 connections in 5 minutes.
-        jitter: Each wait is lengthened by up to this share.
+        jitter: Each wait is lengthened at random by up to this share.
         connect_s: Longest wait for a connection, for its handshake and for the rest of a message.
-        ping_interval_s: Between two pings; Bybit asks for 20.
+        ping_interval_s: Time between two pings; Bybit recommends 20.
         ping_timeout_s: Longest wait for a pong, < `ping_interval_s`.
     """
 
@@ -63,10 +63,10 @@ class StreamTiming(Checked):
 
 
 class _BoundedFrames(frame_buffer):
-    """Frames of a bounded size; a header may announce 2**63 bytes, and all that come would be kept."""
+    """Frames of a bounded size; a header may announce 2**63 bytes, which would all be kept in memory."""
 
     def recv_length(self) -> None:
-        """Read how long a frame says that it is."""
+        """Read the length from a frame's header."""
         super().recv_length()
         if (self.length or 0) > MOST_MESSAGE:
             raise websocket.WebSocketPayloadException(
@@ -75,33 +75,33 @@ class _BoundedFrames(frame_buffer):
 
 
 class _BoundedMessage(continuous_frame):
-    """A message of a bounded size, however many frames it comes in."""
+    """A message of a bounded size over all its frames."""
 
     def add(self, frame: Any) -> None:
-        """Take in a frame."""
+        """Append a frame."""
         super().add(frame)
         if self.cont_data and len(self.cont_data[1]) > MOST_MESSAGE:
             raise websocket.WebSocketPayloadException(f"a message of more than {MOST_MESSAGE} bytes")
 
 
 class StreamSocket(WebSocket):  # type: ignore[misc]
-    """One connection of pybit's, made when this is.
+    """One connection through pybit; the constructor connects.
 
     Args:
         channel: linear, spot, inverse or private.
-        url: Where a sandbox's stream listens, as ws://127.0.0.1:<port>; None elsewhere.
-        exchange: Which of Bybit's hosts.
-        key: Of the account whose stream it is; None for a public one.
-        timing: How long is waited for it.
-        on_text: Is given every message, in the thread that reads.
-        stop: Ends the wait for the connection.
+        url: Address of the sandbox's stream, as ws://127.0.0.1:<port>; None for Bybit.
+        exchange: One of Bybit's hosts, or the sandbox.
+        key: API key of the account, for a private stream; None for a public one.
+        timing: Time-outs and ping intervals.
+        on_text: Called with every message, in the reader thread.
+        stop: When set, ends the wait for the connection.
 
     Attributes:
-        ended: Set when it is dead.
-        reason: Why, as far as the socket says.
+        ended: Set when the connection is dead.
+        reason: The reason, as far as the socket gives one.
 
     Raises:
-        WebSocketException: There is no connection, and the text says why.
+        WebSocketException: The connection could not be made; the text gives the reason.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
         self.ended = threading.Event()
         self.reason = "the connection ended"
         self._url, self._timing, self._on_text, self._stop = url, timing, on_text, stop
-        self._held: Any = None  # pybit's and its library's own reference is gone as soon as the server has closed
+        self._held: Any = None  # the libraries drop their own reference as soon as the server closes
         super().__init__(
             channel_type=channel,
             testnet=exchange == "testnet",
@@ -132,11 +132,11 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
         )
 
     def _connect(self, url: str) -> None:
-        """Connect once, in bounded time; pybit's own way tries ten times in a row and has no time-out."""
+        """Connect once, within `connect_s`; pybit's own method tries ten times in a row without a time-out."""
         subdomain = "stream-testnet" if self.testnet else "stream-demo" if self.demo else "stream"
         official = url.format(SUBDOMAIN=subdomain, DOMAIN="bybit", TLD="com")
         self.endpoint = official if self._url is None else f"{self._url}/v5/{official.partition('/v5/')[2]}"
-        websocket.setdefaulttimeout(self._timing.connect_s)  # else a handshake may last for ever; of this library alone
+        websocket.setdefaulttimeout(self._timing.connect_s)  # else a handshake may last for ever; for this library only
         self.ws = websocket.WebSocketApp(
             url=self.endpoint,
             header={} if self._url is None else {"User-Agent": CLIENT_NAME},
@@ -158,20 +158,20 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
             raise websocket.WebSocketException(self.reason)
 
     def show_key(self) -> None:
-        """Sign in."""
+        """Authenticate with the API key."""
         self._auth()
 
     def fail(self, reason: str) -> None:
-        """Give up, because the exchange says so."""
+        """Mark the connection as dead, with the exchange's reason."""
         self.reason = reason
         self.ended.set()
 
     def start_pings(self) -> None:
-        """Send the text ping that Bybit wants beside the frames."""
+        """Start the text pings that Bybit requires in addition to ping frames."""
         self._send_initial_ping()
 
     def end(self) -> None:
-        """Close the socket and wait for every thread; pybit's way leaves the reader for up to `ping_timeout_s`."""
+        """Close the socket and wait for its threads; pybit's own exit leaves the reader for up to `ping_timeout_s`."""
         self.exited = True
         timer = self.custom_ping_timer
         self._stop_custom_ping_timer()
@@ -181,7 +181,7 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
             with suppress(websocket.WebSocketException, OSError, AttributeError):
                 held.send_close()
             with suppress(OSError, AttributeError):
-                held.sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, in a handshake too
+                held.sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, even during a handshake
         for thread in (self.wst, timer):
             if thread is not None and thread.is_alive() and thread is not threading.current_thread():
                 thread.join(_JOIN_S)
@@ -190,7 +190,7 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
 
     def _hold(self, ws: websocket.WebSocketApp) -> None:
         self._held = sock = cast(websocket.WebSocket, ws.sock)
-        sock.frame_buffer = _BoundedFrames(sock._recv, False)  # nothing has been read into the one before
+        sock.frame_buffer = _BoundedFrames(sock._recv, False)  # the original buffer is still empty
         sock.cont_frame = _BoundedMessage(False, False)
 
     def _read(self) -> None:

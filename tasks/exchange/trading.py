@@ -1,7 +1,7 @@
-"""A trading account on Bybit over REST: an order is sent once and never repeated; everything else is a question.
+"""A trading account on Bybit over REST: queries are repeated on failure, orders are never repeated.
 
-USDT perpetuals in one-way mode alone. Questions go through `Session` and its retries; an order has a client of its own,
-which sends one request and says what the answer proves: that it was taken, that it was not, or nothing.
+Only USDT perpetuals in one-way mode. Queries go through `Session` and its retries. Orders use a separate client that
+sends one request and returns what the answer proves: the order was accepted, it was refused, or neither is known.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tasks.execution.orders import ZERO, Acked, Lost, Order, Refused
 T = TypeVar("T")
 
 ORDERS_PER_S = 5.0
-"""Half of what Bybit takes of one account."""
+"""Orders per second, half of Bybit's limit for one account."""
 
 _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=2.0, bans=0)
 _MAY_HAVE_LANDED = frozenset({110072, 110079})  # an id that is there already; an order that is being worked on
@@ -49,13 +49,13 @@ _UNCHANGED = frozenset({110043, 110025, 34040})
 
 
 class Position(NamedTuple):
-    """What the account holds of a market.
+    """The account's position in a market.
 
     Attributes:
         size: Signed coins.
-        leverage: As set; 0 where the exchange does not say.
-        entry: Average price at which it was opened, USDT; 0 while flat.
-        stop: Price of its stop, USDT; 0 for none.
+        leverage: As set; 0 if the exchange does not report it.
+        entry: Average entry price, USDT; 0 while flat.
+        stop: Price of its stop-loss, USDT; 0 for none.
     """
 
     size: Decimal
@@ -65,13 +65,13 @@ class Position(NamedTuple):
 
 
 class KeyFacts(NamedTuple):
-    """Whose a key is, and what it may do.
+    """Permissions and account of an API key.
 
     Attributes:
-        may_trade: Whether it opens and closes positions.
-        may_withdraw: Whether it can take money out.
-        is_unified: Whether its account is a unified one.
-        user_id: Of the account, whichever of its keys asks; 0 where the exchange does not say.
+        may_trade: Whether it may open and close positions.
+        may_withdraw: Whether it may withdraw funds.
+        is_unified: Whether its account is a unified trading account.
+        user_id: Of the account, the same for all its keys; 0 if the exchange does not report it.
     """
 
     may_trade: bool
@@ -82,11 +82,11 @@ class KeyFacts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Protection:
-    """What goes with a market order so that it can't fill anywhere.
+    """Slippage limit and stop-loss of a market order.
 
     Attributes:
-        slippage_percent: How far from the price at which it arrives it may fill; 0.01 to 10.
-        stop: Price of a stop that is attached to the position, for disasters; None for none.
+        slippage_percent: Largest distance of a fill from the price at the order's arrival, percent; 0.01 to 10.
+        stop: Price of an emergency stop-loss that is attached to the position; None for none.
     """
 
     slippage_percent: Decimal = Decimal("0.5")
@@ -94,16 +94,16 @@ class Protection:
 
 
 class TradingAccount:
-    """One account, for one thread, as long as the `with` block lasts.
+    """Client of one account, for one thread, open as long as the `with` block lasts.
 
     Args:
-        exchange: Which of Bybit's hosts.
-        key: Its key.
-        url: Where a sandbox listens; None elsewhere.
+        exchange: One of Bybit's hosts, or the sandbox.
+        key: API key of the account.
+        url: Address of the sandbox; None for Bybit.
         timeout_s: Longest wait for a connection and for the next bytes of an answer.
-        recv_window_ms: An order that arrives later than that after it was made is refused.
-        ban_s: After HTTP 403 nothing is asked for so long; Bybit wants 10 minutes.
-        ban: Who else is told, and heard; None for nobody.
+        recv_window_ms: The exchange refuses an order that arrives later than this after it was signed.
+        ban_s: Pause of all requests after HTTP 403, seconds; Bybit requires 10 minutes.
+        ban: The shared ban of this address; None for one that is not shared.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class TradingAccount:
         ban: Ban | None = None,
     ) -> None:
         self.exchange, self.recv_window_ms, self.ban_s = exchange, recv_window_ms, ban_s
-        self.ban = ban or Ban()  # one for orders and questions
+        self.ban = ban or Ban()  # shared by orders and queries
         self._questions = Session(
             exchange=exchange,
             url=url,
@@ -149,13 +149,13 @@ class TradingAccount:
     def place(
         self, market: Market, order: Order, protection: Protection, unless: Callable[[], str] = lambda: ""
     ) -> Acked | Refused | Lost:
-        """Send an order that is written down as SUBMITTING, and say what the answer proves.
+        """Send an order that is stored as SUBMITTING, and return what the answer proves.
 
         Args:
-            market: Where.
-            order: What.
-            protection: What goes with it.
-            unless: Returns why it may not be sent any more, asked when its turn has come; empty where it may.
+            market: Its market.
+            order: The order.
+            protection: Slippage limit and stop-loss; the stop is left out of an order that only reduces.
+            unless: Called just before sending; returns the reason why the order must not be sent any more, or "".
         """
         leg = order.leg
         params: dict[str, Any] = {
@@ -176,7 +176,7 @@ class TradingAccount:
             self._take_turn()
         except Banned as err:
             return Refused(str(err))  # nothing has left this machine
-        if why := unless():  # the exchange counts recv_window from here on
+        if why := unless():  # recv_window counts from here on
             return Refused(f"{why} before it was sent; nothing has left this machine")
         try:
             answer = self._send_now("place_order", params)
@@ -190,16 +190,16 @@ class TradingAccount:
         return Acked(str(answer.result.get("orderId") or ""))
 
     def cancel_all(self, market: Market, *, stops: bool = False) -> None:
-        """Cancel every order of a market that waits, and with `stops` those too that protect a position.
+        """Cancel every open order of a market; with `stops` also the stop-loss orders of a position.
 
         Raises:
-            PipelineError: It can't be told whether they are cancelled.
+            PipelineError: The exchange refused, or it is unknown whether the orders are cancelled.
         """
         kinds = {} if stops else {"orderFilter": "Order"}
         self._send("cancel_all_orders", {"category": market.category, "symbol": market.symbol} | kinds)
 
     def instrument(self, market: Market) -> Instrument:
-        """Return the rules of a market.
+        """Return the trading rules of a market.
 
         Raises:
             Rejected: There is no such market.
@@ -211,7 +211,7 @@ class TradingAccount:
         return found
 
     def set_leverage(self, market: Market, leverage: Decimal = Decimal(1)) -> None:
-        """Set the leverage of a market; that it is so already is no error."""
+        """Set the leverage of a market; no error if it is set already."""
         text = format(leverage, "f")
         params = {
             "category": market.category, "symbol": market.symbol, "buyLeverage": text, "sellLeverage": text,
@@ -223,11 +223,11 @@ class TradingAccount:
                 raise refused(err, self.exchange, f"a leverage of {text} for {market.symbol}") from err
 
     def set_stop(self, market: Market, stop: Decimal) -> bool:
-        """Give a position its stop, and return whether that was not there.
+        """Set the stop-loss of a position; return False if the same stop was set already.
 
         Raises:
-            Rejected: Nothing is held, or the price is beyond it already.
-            TemporaryError: Nobody can tell.
+            Rejected: There is no position, or the price is beyond the stop already.
+            TemporaryError: It is unknown whether the stop is set.
         """
         params = {"category": market.category, "symbol": market.symbol, "positionIdx": 0}
         try:
@@ -256,10 +256,10 @@ class TradingAccount:
     # --- questions ----------------------------------------------------------------------------------------------------
 
     def look_up(self, market: Market, link_id: str) -> list[OrderNews | ExecutionNews]:
-        """Return what the exchange says of one order: its state, then its executions; empty where it knows of none.
+        """Return the state of one order, then its executions; empty if the exchange has no record of it.
 
-        It is asked for in the open orders, in the history and in the executions: for some seconds after it was taken it
-        may be in one of them alone.
+        Open orders, order history and executions are all queried: in the first seconds an order may be in only one of
+        them.
         """
         named = {"category": market.category, "symbol": market.symbol, "orderLinkId": link_id}
         told = self._rows(f"order {link_id}", "get_open_orders", named, read_order)
@@ -287,19 +287,19 @@ class TradingAccount:
             params = named | {"limit": 100} | cursor
             page = self._ask(f"executions of {named['symbol']}", "get_executions", params, lambda answer: answer)
             rows = {one.fill.exec_id: one for one in _read(page, read_execution)}
-            is_new = not rows.keys() <= found.keys()  # else the pages go round in a circle
+            is_new = not rows.keys() <= found.keys()  # else the cursor repeats a page
             found |= rows
             cursor = {"cursor": str(page.result.get("nextPageCursor") or "")}
             if not cursor["cursor"] or not is_new:
                 return sorted(found.values(), key=lambda one: one.time_ms)
 
     def open_orders(self, market: Market) -> list[OrderNews]:
-        """Return the orders of a market that wait."""
+        """Return the open orders of a market."""
         params = {"category": market.category, "symbol": market.symbol, "openOnly": 0, "limit": 50}
         return self._rows(f"open orders of {market.symbol}", "get_open_orders", params, read_order)
 
     def position(self, market: Market) -> Position:
-        """Return what the account holds of a market.
+        """Return the account's position in a market.
 
         Raises:
             Rejected: The account is in hedge mode.
@@ -311,12 +311,12 @@ class TradingAccount:
         return rows[0][1] if rows else Position(ZERO, ZERO)
 
     def available(self) -> Decimal | None:
-        """Return USDT that new positions may use; None where the exchange does not say."""
+        """Return the balance available for new positions, Bybit's totalAvailableBalance; None if not reported."""
         rows = self._rows("the wallet", "get_wallet_balance", {"accountType": "UNIFIED"}, _row)
         return number(rows[0], "totalAvailableBalance") if rows and rows[0].get("totalAvailableBalance") else None
 
     def taker_fee(self, market: Market) -> Decimal | None:
-        """Return the fee of a market order, share of its notional; None where the venue does not say, as demo."""
+        """Return the taker fee, share of notional; None if the venue does not report it, as on demo."""
         params = {"category": market.category, "symbol": market.symbol}
         try:
             rows = self._rows("the fee", "get_fee_rates", params, _row)
@@ -325,7 +325,7 @@ class TradingAccount:
         return number(rows[0], "takerFeeRate") if rows and rows[0].get("takerFeeRate") else None
 
     def key_facts(self) -> KeyFacts:
-        """Return whose the key is, and what it may do."""
+        """Return the permissions and the account of the key."""
         found = self._one("the key's permissions", "get_api_key_information")
         permissions = found.get("permissions")
         granted = permissions if isinstance(permissions, dict) else {}
@@ -338,7 +338,7 @@ class TradingAccount:
         )
 
     def margin_mode(self) -> str:
-        """Return Bybit's marginMode: REGULAR_MARGIN is cross."""
+        """Return Bybit's marginMode; REGULAR_MARGIN means cross margin."""
         return str(self._one("the account", "get_account_info").get("marginMode") or "")
 
     def _one(self, what: str, method: str) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
-"""One request to Bybit through pybit: one checked answer, or one error that says what to do about it.
+"""One request to Bybit through pybit: returns one checked answer, or raises one error that says what to do about it.
 
-pybit's own retries are switched off: they sleep where nobody can interrupt them, lose the code of the last error, and
-with `force_retry` send an order twice. What each fault looks like when it leaves pybit 5.17 was observed against a
-local server, and `error_of` depends on it.
+pybit's own retries are switched off: their sleep can't be interrupted, they lose the code of the last error, and with
+`force_retry` they can send an order twice. `error_of` depends on the exceptions that pybit 5.17 raises for each fault,
+as observed against a local server.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HOST_NAMES: Mapping[Exchange, str] = {
     "demo": "Bybit demo",
 }
 
-NO_RETRY_CODES = frozenset({-99999})  # an empty set would bring pybit's defaults back
+NO_RETRY_CODES = frozenset({-99999})  # pybit replaces an empty set by its defaults
 RATE_CODES = frozenset({10006, 170005, 170222})
 BAN_CODES = frozenset({10018})
 CLOCK_CODES = frozenset({10002})
@@ -48,27 +48,27 @@ AUTH_CODES = frozenset({10003, 10004, 10005, 10010, 33004})
 SERVER_CODES = frozenset({10000, 10016, 10019, 10429, 170001, 170007, 170032, 170146, 500000})
 
 RECV_WINDOW_MS = 5_000
-"""A signed request that arrives later than that after it was made is refused."""
+"""Bybit refuses a signed request that arrives later than this after it was signed."""
 
 CLIENT_NAME = f"dsc-trading/{secrets.token_hex(8)}"
-"""What this process calls itself before a sandbox, where all have one address: others' requests don't count for its."""
+"""User agent of this process for a sandbox, which counts its rate limit by it, as all clients share one IP address."""
 
 _RESET_HEADER = "X-Bapi-Limit-Reset-Timestamp"
-_UNREADABLE_JSON = 409  # what pybit makes of a body that is no JSON
+_UNREADABLE_JSON = 409  # pybit's status for a body that is not JSON
 _CONNECTING = threading.Lock()  # pybit adds a log handler to one shared logger for each client
 
 
 class Unreachable(Ambiguous):
-    """No answer came back at all."""
+    """No answer came at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What Bybit answered, its envelope checked.
+    """Bybit's answer, its envelope checked.
 
     Attributes:
         result: The payload.
-        time_ms: Bybit's clock when it answered, UTC milliseconds; None where the envelope does not say.
+        time_ms: Bybit's clock when it answered, UTC milliseconds; None if the envelope has no time.
     """
 
     result: dict[str, Any]
@@ -76,7 +76,7 @@ class Answer:
 
 
 class _Client(HTTP):  # type: ignore[misc]
-    """pybit's, whose own repr shows key and secret."""
+    """pybit's client, without the key and secret that its own repr shows."""
 
     def __repr__(self) -> str:
         return f"<client of {self.endpoint}>"
@@ -92,11 +92,11 @@ def new_client(
     """Return a pybit client without retries; for one thread only.
 
     Args:
-        exchange: Which of Bybit's hosts.
-        url: Where the sandbox listens; None elsewhere.
-        timeout_s: Longest wait for a connection and for the next bytes; both together for a whole answer.
-        key: What requests are signed with; None for public ones.
-        recv_window_ms: A signed request that arrives later than that after it was made is refused.
+        exchange: One of Bybit's hosts, or the sandbox.
+        url: Address of the sandbox; None for Bybit.
+        timeout_s: Longest wait for a connection and for the next bytes; their sum limits a whole answer.
+        key: API key that signs the requests; None for public ones.
+        recv_window_ms: Bybit refuses a signed request that arrives later than this after it was signed.
     """
     logger = logging.getLogger("pybit._http_manager")
     with _CONNECTING:
@@ -114,10 +114,10 @@ def new_client(
         )
         for scheme in ("https://", "http://"):
             client.client.mount(scheme, BoundedAdapter(sum(timeout_s)))
-        logger.handlers[:] = handlers  # where our lines go is the application's choice, not pybit's
+        logger.handlers[:] = handlers  # the application configures logging, not pybit
     if url is not None:
         client.endpoint = url
-        client.client.trust_env = False  # no proxy stands between this process and itself
+        client.client.trust_env = False  # no proxy for a server on this machine
         client.client.headers["User-Agent"] = CLIENT_NAME
     return client
 
@@ -131,7 +131,7 @@ def ask(client: HTTP, method: str, params: Mapping[str, Any]) -> Answer:
         params: Its arguments.
 
     Raises:
-        TemporaryError: A rate limit, a ban, or an answer that is missing or unusable.
+        TemporaryError: A rate limit, a ban, or a missing or unusable answer.
         PipelineError: Bybit refused.
     """
     try:
@@ -140,7 +140,7 @@ def ask(client: HTTP, method: str, params: Mapping[str, Any]) -> Answer:
         FailedRequestError,
         InvalidRequestError,
         requests.RequestException,
-        # pybit lets these out when the body is not the object that it expects
+        # pybit raises these when the body is not the object that it expects
         ValueError,
         KeyError,
         TypeError,
@@ -148,7 +148,7 @@ def ask(client: HTTP, method: str, params: Mapping[str, Any]) -> Answer:
         RecursionError,
     ) as err:
         raise error_of(err) from None  # its text may echo the key
-    # bool is an int to Python, and pybit takes an answer without retCode for a good one.
+    # bool is a subclass of int, and pybit accepts an answer without retCode.
     if not isinstance(body, dict) or type(body.get("retCode")) is not int:
         raise Ambiguous("the answer is not Bybit's: no integer retCode")
     result, time_ms = body.get("result"), body.get("time")
@@ -158,7 +158,7 @@ def ask(client: HTTP, method: str, params: Mapping[str, Any]) -> Answer:
 
 
 def error_of(err: Exception) -> PipelineError:
-    """Return what an exception that left pybit means."""
+    """Return this project's error for an exception that pybit raised."""
     if isinstance(err, InvalidRequestError):
         return _refusal(err.status_code, one_line(err.message), err.resp_headers)
     if isinstance(err, FailedRequestError):
@@ -173,14 +173,14 @@ def error_of(err: Exception) -> PipelineError:
 
 
 def give_up(err: TemporaryError, exchange: Exchange, what: str, sent: int, spent_s: float) -> TemporaryError:
-    """Return the error that ends a question: one line that says what was asked, how often, and the way out.
+    """Return the final error of a request: one line that says what was requested, how often, and what to do.
 
     Args:
-        err: What the last request met.
-        exchange: Who was asked.
-        what: What was asked for, such as "BTCUSDT linear 5m candles".
-        sent: Requests sent for this question.
-        spent_s: Time that they and the waits between them took.
+        err: Error of the last attempt.
+        exchange: Where the request was sent.
+        what: Description of the request, such as "BTCUSDT linear 5m candles".
+        sent: Attempts made.
+        spent_s: Seconds that the attempts and the waits between them took.
     """
     host = HOST_NAMES[exchange]
     asked = f"{err}; asked {sent} times in {spent_s:.0f} s" if sent > 1 else str(err)
@@ -202,7 +202,7 @@ def give_up(err: TemporaryError, exchange: Exchange, what: str, sent: int, spent
 
 
 def refused(err: PipelineError, exchange: Exchange, what: str) -> PipelineError:
-    """Return a final refusal as one line that says what was asked and the way out."""
+    """Return the error of a final refusal: one line that says what was requested and what to do."""
     host = HOST_NAMES[exchange]
     if isinstance(err, Rejected):
         return Rejected(f"{host} refused {what} ({err}); check symbol, category and interval", err.code)
@@ -214,7 +214,7 @@ def refused(err: PipelineError, exchange: Exchange, what: str) -> PipelineError:
 def _refusal(code: object, message: str, headers: Mapping[str, str] | None) -> PipelineError:
     if type(code) is not int:
         return Ambiguous("the answer is not Bybit's: no integer retCode")
-    text = f"{code}: {message.partition('origin_string')[0].strip()}"  # which holds the key
+    text = f"{code}: {message.partition('origin_string')[0].strip()}"  # origin_string contains the key
     if code in RATE_CODES:
         return RateLimited(text, _reset_ms(headers))
     if code in BAN_CODES:

@@ -241,11 +241,7 @@ def bootstrap_means(values: FloatArray, mean_block: float, *, draws: int, seed: 
 
 @compiled
 def _resample(running: FloatArray, restart: float, rng: np.random.Generator, out: FloatArray) -> None:
-<<<<<<< HEAD
     """Add to each row of `out` the mean of blocks that begin anywhere and go on with probability 1 - `restart`."""
-=======
-    """Fill each row of `out` with the mean of blocks of random start and geometric length of mean 1 / `restart`."""
->>>>>>> 4209b13 (execution: docstrings and comments in plain English)
     length = (len(running) - 1) // 2
     for draw in range(len(out)):
         filled = 0
