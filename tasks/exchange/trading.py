@@ -41,10 +41,10 @@ ORDERS_PER_S = 5.0
 """Orders per second, half of Bybit's limit for one account."""
 
 _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=2.0, bans=0)
-_MAY_HAVE_LANDED = frozenset({110072, 110079})  # an id that is there already; an order that is being worked on
-_WEEK_MS = 7 * DAY_MS  # of executions that Bybit tells at a time
-_KEPT_MS = 730 * DAY_MS  # for which it keeps them; on demo for a week
-_HTTP = 1_000  # codes below are HTTP's: some box on the way speaks, not the exchange
+_MAY_HAVE_LANDED = frozenset({110072, 110079})  # the link id exists already; the order is being processed
+_WEEK_MS = 7 * DAY_MS  # longest range of one query of executions
+_KEPT_MS = 730 * DAY_MS  # for which Bybit keeps executions; on demo for a week
+_HTTP = 1_000  # lower codes are HTTP's and may come from a proxy instead of the exchange
 _UNCHANGED = frozenset({110043, 110025, 34040})
 
 
@@ -268,10 +268,10 @@ class TradingAccount:
         return [one for one in found if one.link_id == link_id]
 
     def executions(self, market: Market, since_ms: int) -> tuple[list[ExecutionNews], int]:
-        """Return what was booked since, oldest first, each row once; and until when that is all, UTC milliseconds.
+        """Return the executions since `since_ms`, oldest first, each once; and the time up to which they are complete.
 
-        Bybit gives seven days from a start on, whatever has happened after them; so it is asked for week by week. What
-        it does not keep any more is not there, and nothing says so: on demo that is all that is older than a week.
+        Both times are UTC milliseconds. Bybit returns the seven days after a given start, so the range is queried week
+        by week. Executions that Bybit has deleted are missing without notice: on demo all that are older than a week.
         """
         named = {"category": market.category, "symbol": market.symbol}
         now_ms = self._ask("the time", "get_server_time", {}, read_time)

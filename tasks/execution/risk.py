@@ -1,15 +1,15 @@
-"""Limits under which an account trades: each breach is a value, and what it latches only a person undoes. Pure.
+"""Trading limits of an account. A breach is a value (`Breach`), not an exception. Pure.
 
-    DAILY_LOSS   lost since the UTC day began      DAILY_VOLS   the same, in units of what was foreseen
-    DRAWDOWN     lost since the best close         LOSSES       losing round trips in a row
-    NOTIONAL     worth of a position               BAND         price away from the mark
-    RATE         orders in an hour                 UNFORESEEN   a limit in units of what nobody foresees
+    DAILY_LOSS   loss since the UTC day began                DAILY_VOLS   the same, in units of forecast volatility
+    DRAWDOWN     loss since the highest equity at a close    LOSSES       losing round trips in a row
+    NOTIONAL     notional of a position                      BAND         price away from the mark price
+    RATE         orders in an hour                           UNFORESEEN   DAILY_VOLS is set but the forecast is missing
 
-The first four latch: the position is closed, and nothing is opened until somebody says so. The others refuse one
-position, and the next decision may be another.
+The first four latch: the position is closed, and no position is opened until a person re-arms the account. The others
+refuse one order; the next decision is checked again.
 
-The unit of a day is what its riskiest position was foreseen to move the account in 24 hours when it was opened. It is
-not foreseen anew while the position is held: a market that grows wild under a position would loosen its own limit.
+The unit of DAILY_VOLS is the 24-hour volatility of the account that was forecast for the day's riskiest position when
+it was opened. It is not updated while the position is held: rising volatility would otherwise loosen the limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from storage.bounds import Checked
 from storage.schema import DAY_MS
 
 LATCHING = frozenset({"DAILY_LOSS", "DAILY_VOLS", "DRAWDOWN", "LOSSES"})
-"""Codes after which nothing is opened until a person re-arms the account."""
+"""Codes after which no position is opened until a person re-arms the account."""
 
 _HOUR_MS = 3_600_000
 
@@ -35,19 +35,20 @@ Part = Annotated[float, Gt(0), Le(1), Unit("of the capital")]
 
 @dataclass(frozen=True, kw_only=True)
 class RiskLimits(Checked):
-    """What an account may lose and risk.
+    """Limits of an account's losses, position size and orders.
 
     Attributes:
-        daily_loss: Lost since the UTC day began, share of the day's first equity.
-        daily_vols: The same in units of the volatility that is foreseen of the day's riskiest position over 24 hours;
-            3 halts after a loss of three such. It only ever tightens `daily_loss`, and a position of which nothing is
-            foreseen is not opened. None: `daily_loss` alone.
-        drawdown: Lost since the best close, share of it.
-        losses: Losing round trips in a row.
-        notional: Worth of a position, as a multiple of the start capital, or of the equity at the last close where
-            that is more: a position is a share of the equity, and what has been earned is to be traded with.
-        band: How far the price that a position opens at may be from the mark price, share of it.
-        orders_per_hour: Decisions that lead to orders.
+        daily_loss: Loss since the UTC day began that stops trading, share of the equity at the day's start.
+        daily_vols: The same in units of the 24-hour volatility that was forecast for the day's riskiest position; 3
+            stops trading after a loss of three times that volatility. It can only tighten `daily_loss`, and a position
+            without a volatility forecast is not opened. None: `daily_loss` alone.
+        drawdown: Loss since the highest equity at a close that stops trading, share of that equity.
+        losses: Losing round trips in a row that stop trading.
+        notional: Largest notional of a position, as a multiple of the start capital or of the equity at the last
+            close, whichever is more, so that profits can be reinvested.
+        band: Largest distance of the expected fill price from the mark price when a position is opened, share of the
+            mark price.
+        orders_per_hour: Most decisions to open a position in one hour.
     """
 
     daily_loss: Part = 0.02
@@ -59,11 +60,11 @@ class RiskLimits(Checked):
     orders_per_hour: Annotated[int, Ge(1)] = 60
 
     def of_day(self, risk: float) -> float:
-        """Return what may be lost in a day, share of its first equity: in (0, daily_loss].
+        """Return the loss that stops trading for the day, share of the equity at its start: in (0, daily_loss].
 
         Args:
-            risk: What the day's riskiest position is foreseen to move the account in 24 hours, share of it; 0 where
-                none was held, infinite or NaN where nobody knows.
+            risk: Forecast 24-hour volatility of the account with the day's riskiest position, share of equity; 0 if no
+                position was held, infinite or NaN if unknown.
         """
         if self.daily_vols is None or not risk > 0.0:  # NaN compares false
             return self.daily_loss
@@ -71,12 +72,12 @@ class RiskLimits(Checked):
 
 
 class Breach(NamedTuple):
-    """A limit that does not hold.
+    """A breached limit.
 
     Attributes:
-        code: Which.
-        limit: What is allowed.
-        found: What was found.
+        code: One of the codes at the top of this module.
+        limit: The limit.
+        found: The actual value.
     """
 
     code: str
@@ -89,18 +90,18 @@ class Breach(NamedTuple):
 
 @dataclass
 class RiskBook:
-    """What the limits are judged by: an account's equity at its closes, its round trips, its orders.
+    """State from which the limits are checked: equity at the closes, round trips, times of orders.
 
     Attributes:
         limits: The limits.
-        capital: USDT that the account began with.
-        best: Best equity at a close.
-        day: UTC day of the last close.
-        day_began: Equity with which that day began.
-        losses: Losing round trips in a row.
-        risk: What the position that is held was foreseen to move the account in 24 hours, share of it; 0 where none is
-            held, infinite where nobody foresaw it.
-        day_risk: The largest of the day.
+        capital: USDT at the start.
+        best: Highest equity at a close, USDT.
+        day: UTC day of the last close, days since 1970; -1 before the first.
+        day_began: Equity at that day's start, USDT.
+        losses: Losing round trips in a row so far.
+        risk: Forecast 24-hour volatility of the account with its present position, share of equity, as forecast when
+            the position was opened; 0 without a position, infinite without a forecast.
+        day_risk: The largest `risk` of the day.
         latched: The breach after which a person must re-arm; None for none.
     """
 
@@ -122,7 +123,7 @@ class RiskBook:
         self._equity = self._trip_began = self.capital
 
     def close(self, at_ms: int, equity: float) -> Breach | None:
-        """Note a bar's close and return what it latches, if it is new.
+        """Record a bar's close; return the breach if it latches now, None if none does or one has latched before.
 
         Args:
             at_ms: UTC milliseconds.
@@ -141,13 +142,13 @@ class RiskBook:
         return None
 
     def trip(self, before: int, after: int, worth: float, risk: float = math.inf) -> Breach | None:
-        """Note that a position has changed, and return what it latches, if it is new.
+        """Record a change of position; return the breach if it latches now, None if none does or one has before.
 
         Args:
-            before: Weight until now.
-            after: Weight from now on.
-            worth: USDT that the account is worth after it, costs paid.
-            risk: As in the attribute, of the position from now on.
+            before: Side until now: -1, 0 or 1.
+            after: Side from now on: -1, 0 or 1.
+            worth: Equity after the change, costs paid, USDT.
+            risk: The attribute `risk` of the new position.
         """
         if before == after:
             return None
@@ -163,21 +164,21 @@ class RiskBook:
     def may_open(
         self, coins: float, price: float, mark: float, now_ms: float, foreseen_vol: float = math.nan
     ) -> Breach | None:
-        """Return why a position may not be opened; None where it may, and then it is counted.
+        """Return the breach that forbids opening a position; None if it is allowed, and then it counts as an order.
 
         Args:
             coins: Signed.
-            price: About where it fills, USDT.
-            mark: Mark price, USDT; NaN where it is not known.
-            now_ms: The exchange's clock.
-            foreseen_vol: Volatility that is foreseen; NaN where unknown. Looked at where a limit is in its units.
+            price: Expected fill price, USDT.
+            mark: Mark price, USDT; NaN if unknown, which forbids the position.
+            now_ms: The exchange's clock, UTC milliseconds.
+            foreseen_vol: Forecast volatility; NaN if unknown, which forbids the position if `daily_vols` is set.
         """
         if self.latched is not None:
             return self.latched
         if self.limits.daily_vols is not None and not 0.0 < foreseen_vol < math.inf:
             return Breach("UNFORESEEN", self.limits.daily_vols, foreseen_vol)
         most = self.limits.notional * max(self.capital, self._equity)
-        if abs(coins) * price > most * 1.001:  # an allowance of a thousandth: all of it, at a price a tick away
+        if abs(coins) * price > most * 1.001:  # a thousandth more: a full position may fill a tick away
             return Breach("NOTIONAL", most, abs(coins) * price)
         if not abs(price / mark - 1) <= self.limits.band:  # NaN is refused too
             return Breach("BAND", self.limits.band, abs(price / mark - 1))
@@ -189,7 +190,7 @@ class RiskBook:
         return None
 
     def state(self) -> dict[str, Any]:
-        """Return what `resume` goes on from, as JSON has it."""
+        """Return the state for `resume`, as JSON values."""
         return {
             "equity": self._equity, "best": self.best, "day": self.day, "day_began": self.day_began,
             "trip_began": self._trip_began, "losses": self.losses, "orders_ms": list(self._orders_ms),
@@ -197,22 +198,22 @@ class RiskBook:
         }  # fmt: skip
 
     def resume(self, state: Mapping[str, Any], worth: float | None = None) -> None:
-        """Go on from what `state` was.
+        """Continue from a stored state.
 
         Args:
-            state: Of an earlier book of the same account and market.
-            worth: What the ledger of this book is worth now, USDT, where that one was of another: its losses are taken
-                over as shares. None where it was the same.
+            state: From `state` of an earlier book of the same account and market.
+            worth: Present equity of this book's ledger, USDT, if the stored state belongs to another ledger: its
+                equities are scaled to it, so losses stay the same shares. None if the ledger is the same.
 
         Raises:
-            ValueError: It can't be a book's.
+            ValueError: The state is not valid.
         """
         numbers = {name: float(state[name]) for name in ("equity", "best", "day_began", "trip_began")}
         if not (all(map(math.isfinite, numbers.values())) and numbers["best"] > 0):
             raise ValueError(f"equities must be finite, were {numbers}")
         day, losses, orders_ms = int(state["day"]), int(state["losses"]), [float(ms) for ms in state["orders_ms"]]
         latched = Breach(*state["latched"]) if state["latched"] is not None else None
-        # A book of before there were such says nothing: the fixed limit alone, until a position is opened.
+        # States of older versions lack these: the fixed limit alone applies until a position is opened.
         risk, day_risk = (math.inf if (known := state.get(name)) is None else known for name in ("risk", "day_risk"))
         if not (risk >= 0.0 and day_risk >= 0.0):
             raise ValueError(f"what a position was foreseen to move must be >= 0, was {risk} and {day_risk}")
@@ -221,7 +222,7 @@ class RiskBook:
             if not numbers["equity"] > 0:
                 raise ValueError("nothing was left")
             scale, numbers["trip_began"] = worth / numbers["equity"], numbers["equity"]
-            risk = 0.0  # it holds nothing yet
+            risk = 0.0  # the new ledger has no position yet
         self.best, self.day_began = numbers["best"] * scale, numbers["day_began"] * scale
         self._equity, self._trip_began = numbers["equity"] * scale, numbers["trip_began"] * scale
         self.day, self.losses, self.latched = day, losses, latched
@@ -229,7 +230,7 @@ class RiskBook:
         self._orders_ms = deque(orders_ms)
 
     def rearm(self) -> None:
-        """Begin anew from what the account is worth now, because a person says so."""
+        """Clear the latched breach; losses count from the present equity on. Called when a person re-arms."""
         self.latched, self.losses = None, 0
         self.best = self.day_began = self._equity
         self.day_risk = self.risk
@@ -242,5 +243,5 @@ class RiskBook:
 
 
 def _said(risk: float) -> float | None:
-    """Return a risk as JSON has it, which knows no infinity."""
+    """Return a risk as a JSON value: None for infinity, which JSON does not have."""
     return risk if math.isfinite(risk) else None

@@ -241,14 +241,14 @@ def bootstrap_means(values: FloatArray, mean_block: float, *, draws: int, seed: 
 
 @compiled
 def _resample(running: FloatArray, restart: float, rng: np.random.Generator, out: FloatArray) -> None:
-    """Add to each row of `out` the mean of blocks that begin anywhere and go on with probability 1 - `restart`."""
+    """Add to each row of `out` the mean of blocks of random start and geometric length of mean 1 / `restart`."""
     length = (len(running) - 1) // 2
     for draw in range(len(out)):
         filled = 0
         while filled < length:
             first = rng.integers(0, length)
             block = min(rng.geometric(restart), length - filled)
-            for column in range(out.shape[1]):  # of whole rows, Numba would compile the text of an error for seconds
+            for column in range(out.shape[1]):  # for whole rows, Numba would spend seconds compiling an error message
                 out[draw, column] += running[first + block, column] - running[first, column]
             filled += block
         for column in range(out.shape[1]):
