@@ -1,1 +1,1 @@
-"""What outlives the process: settings, the shared vocabulary, candles, datasets and versions. Knows no Prefect."""
+"""Persistent data and shared types: settings, schema, candles, datasets and versions. Does not import Prefect."""

@@ -1,4 +1,4 @@
-"""Keys of trading accounts: one pair for each environment, read where an order is to be sent, and shown nowhere.
+"""API keys of trading accounts: one pair for each environment, read only where orders are sent, and never shown.
 
 DSC_BYBIT_DEMO_KEY      DSC_BYBIT_DEMO_SECRET
 DSC_BYBIT_TESTNET_KEY   DSC_BYBIT_TESTNET_SECRET
@@ -20,12 +20,12 @@ Environment = Literal["sandbox", "demo", "testnet", "live"]
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key and its secret; neither is in a repr, and it can't be pickled.
+    """A key and its secret; the repr shows neither, and it can't be pickled.
 
     Attributes:
-        environment: Of the account that it opens.
+        environment: Environment of its account.
         key: The public part.
-        secret: What requests are signed with.
+        secret: The part that signs requests.
     """
 
     environment: Environment
@@ -39,7 +39,7 @@ class ApiKey:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve characters that tell this account's key from others and give nothing of it away."""
+        """Twelve characters of a hash that identify the key without revealing it."""
         return hashlib.sha256(f"{self.environment}\n{self.key}".encode()).hexdigest()[:12]
 
     def __reduce__(self) -> NoReturn:

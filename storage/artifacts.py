@@ -5,14 +5,15 @@
             weights.safetensors ...
             manifest.json               written last: a version exists once this file does
         champion/
-            000001.json                 append-only: the highest number is in force
+            000001.json                 append-only: the entry of the highest number is the current champion
 
-One primitive carries the promises: a file is made whole, or not at all, and only where none was (`storage/objects.py`).
-So a process killed at any point leaves no version or a complete one, and of two promoters that saw the same champion
-exactly one gets the next number. Pointer and history are one thing and cannot disagree.
+All guarantees rest on one primitive: a file is created completely or not at all, and only if it does not exist yet
+(`storage/objects.py`). So a process killed at any point leaves either no version or a complete one, and if two
+processes promote against the same champion, exactly one succeeds. The pointer to the champion is the last entry of its
+history, so the two cannot disagree.
 
-Nothing here executes what it reads: files are bytes, metadata is JSON, and file names are limited to formats that hold
-data only.
+Nothing that is read here is executed: files are bytes, metadata is JSON, and only file formats that hold data are
+allowed.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ from storage.version_names import PLAIN_NAME, is_version, market_folder, time_st
 
 MANIFEST = "manifest.json"
 FORMAT = 3
-"""Of a version's files and manifest: raised when what is written changes. What was written before stays readable, for
-which `tests/golden/` keeps a home of every format."""
+"""Format of a version's files and manifest, raised with every change of them. Older formats stay readable:
+`tests/golden/` keeps a home of each format."""
 STORE_KEYS = ("files", "format", "name", "seal", "signature", "source", "version")
-"""What the store itself puts into a manifest."""
+"""Keys of a manifest that the store itself writes."""
 DATA_SUFFIXES = (".csv", ".html", ".json", ".md", ".onnx", ".parquet", ".png", ".safetensors", ".svg", ".txt")
-"""Formats that hold data only. Pickle and its kin (.pkl, .pt, .joblib ...) run code when loaded, so they stay out."""
+"""Formats that hold data only. Pickle formats (.pkl, .pt, .joblib ...) can run code when loaded and are refused."""
 
 
 @dataclass(frozen=True)
 class _OwnPart:
-    """What the store reads of a manifest."""
+    """The part of a manifest that the store itself reads."""
 
     files: dict[str, dict[Literal["sha256", "bytes"], str | int]]
     features: list[str]
@@ -66,13 +67,13 @@ _OWN_PART = TypeAdapter(_OwnPart)
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A version whose every byte has been verified.
+    """A version whose files have all been verified.
 
     Attributes:
-        ref: Its name.
-        manifest: What was published with it, plus source, name, version, format, files (name -> sha256 and bytes) and
+        ref: Its reference.
+        manifest: The published manifest, plus source, name, version, format, files (name -> sha256 and bytes) and
             seal.
-        files: File name -> content; one that it has not is an ArtifactError.
+        files: File name -> content; a missing name raises ArtifactError.
     """
 
     ref: VersionRef
@@ -89,8 +90,8 @@ class ArtifactStore:
     """Publish, load, promote and roll back model versions.
 
     Args:
-        place: A path or any fsspec URL, see `ObjectStore`; with the key that versions and champions are signed with, if
-            there is one. The logs of trials and searches lie below it, too.
+        place: A path or any fsspec URL, see `ObjectStore`; with the key that signs versions and champion entries, if
+            there is one. The logs of trials and searches are stored below it too.
 
     Raises:
         ArtifactError: The URL's protocol is unknown, or the package that serves it is not installed.
@@ -110,18 +111,19 @@ class ArtifactStore:
         manifest: Mapping[str, Any],
         now: datetime,
     ) -> VersionRef:
-        """Store a version; it becomes visible at once and whole, when its manifest appears.
+        """Store a version; it becomes visible as a whole when its manifest is written.
 
-        The same `hash8` again returns the version that is there, as long as that one still verifies. Two processes that
-        publish one hash at the same moment may both store it: two complete versions of equal content.
+        If a version of the same `hash8` is stored already and passes verification, it is returned instead. Two
+        processes that publish the same hash at the same moment may both store it: two complete versions of equal
+        content.
 
         Args:
             source: Where its candles came from.
             name: The market's slug.
-            hash8: 8 hex digits over weights, config, dataset id, code and seed.
+            hash8: First 8 hex digits of a hash of weights, config, dataset id, code and seed.
             files: File name -> content.
-            manifest: Plain JSON values; must name the model's inputs under "features".
-            now: Time of publication, aware.
+            manifest: Plain JSON values; must list the model's inputs under "features".
+            now: Time of publication, with a time zone.
 
         Raises:
             ArtifactError: A name or the manifest breaks a rule, or the store refuses. No version is visible then.
@@ -145,7 +147,7 @@ class ArtifactStore:
                 except UnreachableError:
                     raise
                 except ArtifactError:
-                    continue  # a damaged twin is stored anew, not returned
+                    continue  # a damaged version of the same hash is not returned but stored anew
         try:
             for file, content in {**files, MANIFEST: manifest_bytes}.items():  # the manifest stays last
                 self._objects.create(f"{version_folder(ref)}/{file}", content)
@@ -154,17 +156,17 @@ class ArtifactStore:
         return ref
 
     def markets(self) -> tuple[tuple[Source, str], ...]:
-        """Return source and name of every market of which something is stored, in the order of their names."""
+        """Return source and name of every market that has stored files, sorted by name."""
         found = []
         for folder in self._objects.folders():
             source = folder.replace("sandbox-", "sandbox:", 1)
-            with suppress(ConfigError):  # what else lies there is no market's
+            with suppress(ConfigError):  # other folders are not markets
                 names = filter(PLAIN_NAME.fullmatch, self._objects.folders(folder))
                 found += [(parse_source(source), name) for name in names]
         return tuple(found)
 
     def versions(self, source: Source, name: str) -> tuple[VersionRef, ...]:
-        """Return the stored versions, oldest first; half-written ones are not among them."""
+        """Return the stored versions, oldest first, without unfinished ones."""
         stored = [
             path.split("/")[0]
             for path in self._objects.names(market_folder(source, name))
@@ -173,18 +175,18 @@ class ArtifactStore:
         return tuple(VersionRef(source=source, name=name, version=v) for v in sorted(stored) if is_version(v))
 
     def whole_versions(self, source: Source, name: str) -> tuple[VersionRef, ...]:
-        """Return the stored versions that have not expired, oldest first."""
+        """Return the stored versions whose files have not been removed by `expire`, oldest first."""
         paths = self._objects.names(market_folder(source, name))
         holding = {path.split("/")[0] for path in paths if not path.endswith(f"/{MANIFEST}")}
         return tuple(ref for ref in self.versions(source, name) if ref.version in holding)
 
     def expire(self, ref: VersionRef) -> int:
-        """Remove the files of a version that was never the champion, and return how many bytes they took.
+        """Remove the files of a version that was never the champion, and return the number of bytes freed.
 
-        Its manifest stays: it was tried, and counts as one that was.
+        Its manifest stays as a record that the version was tried.
 
         Raises:
-            ArtifactError: It was the champion, or it or the champion's history is damaged.
+            ArtifactError: It is or was the champion, or it or the champion's history is damaged.
         """
         if any(entry.ref == ref for entry in self.history(ref.source, ref.name)):
             raise ArtifactError(f"version {ref} must stay: it is or was the champion")
@@ -197,11 +199,11 @@ class ArtifactStore:
         return freed
 
     def manifest(self, ref: VersionRef) -> Document:
-        """Return a version's manifest, verified against its own seal and its place.
+        """Return a version's manifest, verified against its seal and its location.
 
         Raises:
-            ArtifactError: The version is unknown, its manifest is damaged, it was moved here from elsewhere, or its
-                format is not the one that this code reads.
+            ArtifactError: The version is unknown, its manifest is damaged, it was moved here from elsewhere, or this
+                code can't read its format.
         """
         try:
             content = self._objects.read(f"{version_folder(ref)}/{MANIFEST}")
@@ -223,27 +225,27 @@ class ArtifactStore:
         return document
 
     def read(self, ref: VersionRef, file: str) -> bytes:
-        """Return one verified file of a version, to show it (a report, an equity curve); models go through `load`.
+        """Return one verified file of a version for display (a report, an equity curve); use `load` for models.
 
         Raises:
-            ArtifactError: The version or the file is unknown, or its bytes are not the published ones.
+            ArtifactError: The version or the file is unknown, or its content has changed since it was published.
         """
         return self._read_verified(ref, file, self.manifest(ref))
 
     def location(self, ref: VersionRef, file: str) -> str:
-        """Return where a file of a version lies: a path on disk, a URL elsewhere."""
+        """Return the location of a version's file: a path on disk, else a URL."""
         return self._objects.location(f"{version_folder(ref)}/{file}")
 
     def load(
         self, ref: VersionRef, *, source: Source, features: Sequence[str] = FEATURES, seal: str | None = None
     ) -> Artifact:
-        """Return a whole version for use on `source` with `features`, after every hash has been verified.
+        """Return a version with all its files for use on `source` with `features`; every hash is verified.
 
         Args:
-            ref: Its name.
-            source: Where it is to be used.
-            features: What it is given.
-            seal: The one that the champion's entry names; None for a version that nobody has promoted.
+            ref: Its reference.
+            source: Source of the candles on which it will be used.
+            features: Names of the features that the caller will give it, in order.
+            seal: The seal in its champion entry; None for a version that was not promoted.
 
         Raises:
             ArtifactError: It is unknown, damaged, of another source or with another seal, or expects other features.
@@ -262,12 +264,13 @@ class ArtifactStore:
         return artifact
 
     def prune_unfinished(self, source: Source, name: str, before: datetime) -> tuple[str, ...]:
-        """Remove what killed writers left behind, and return the names of what went.
+        """Remove unfinished files of killed writers, and return their names.
 
         Args:
             source: Where the candles came from.
             name: The market's slug.
-            before: Only what is older goes, aware. Leave a margin, such as a day: a publish may be under way.
+            before: Only older files are removed; with a time zone. Leave a margin, such as a day, as another process
+                may be publishing.
         """
         market = market_folder(source, name)
         complete = {ref.version for ref in self.versions(source, name)}
@@ -280,10 +283,10 @@ class ArtifactStore:
         return tuple(gone)
 
     def champion(self, source: Source, name: str) -> ChampionEntry:
-        """Return the entry in force; its `ref` is None while the champion is flat.
+        """Return the current champion's entry; its `ref` is None while the champion is flat.
 
         Raises:
-            ArtifactError: The entry is damaged, or the version it names is gone or was exchanged after its promotion.
+            ArtifactError: The entry is damaged, or its version is missing or was replaced after its promotion.
         """
         entry = self._log.entry(source, name, self._log.newest(source, name))
         if entry.ref is not None and self.manifest(entry.ref)["seal"] != entry.seal:
@@ -291,7 +294,7 @@ class ArtifactStore:
         return entry
 
     def history(self, source: Source, name: str) -> tuple[ChampionEntry, ...]:
-        """Return every entry, oldest first: entry n stands at index n, and flat at 0."""
+        """Return every entry, oldest first: entry n is at index n; entry 0 is flat."""
         return tuple(self._log.entry(source, name, number) for number in range(self._log.newest(source, name) + 1))
 
     def promote(
@@ -304,19 +307,19 @@ class ArtifactStore:
         expected: int,
         now: datetime,
     ) -> ChampionEntry:
-        """Put a version (None: flat) in force, if the champion is still the one that it was compared with.
+        """Make a version (None: flat) the champion, if the champion has not changed since the comparison.
 
         Args:
             source: Where the candles came from.
             name: The market's slug.
             ref: The challenger, or None for flat.
             evidence: Plain JSON; holds the numbers of both sides under "champion" and "challenger".
-            expected: `sequence` of the champion that the evidence was measured against.
-            now: Time of promotion, aware.
+            expected: `sequence` of the champion with which the challenger was compared.
+            now: Time of promotion, with a time zone.
 
         Raises:
-            ArtifactError: Another source or market, a side without numbers, a damaged version, or a champion that
-                changed since. The champion is then as it was.
+            ArtifactError: `ref` is of another source or market, the numbers of a side are missing, the version is
+                damaged, or the champion has changed. The champion then stays.
         """
         if ref is not None and (ref.source, ref.name) != (source, name):
             raise ArtifactError(f"version {ref} must not be promoted on {source}/{name}; retrain there")
@@ -334,11 +337,11 @@ class ArtifactStore:
         return self._log.append(source, name, entry)
 
     def rollback(self, source: Source, name: str, reason: str, now: datetime) -> ChampionEntry:
-        """Put the champion before the present one in force again; repeated, it goes back step by step to flat.
+        """Restore the previous champion; repeated calls go back step by step to flat.
 
         Raises:
-            ArtifactError: The champion is flat, the first one; or the version to go back to is gone or damaged, and
-                then flat can be promoted.
+            ArtifactError: The champion is entry 0 already; or the previous version is missing or damaged, in which case
+                flat can be promoted.
         """
         history = self.history(source, name)
         present = _promotion(history, history[-1])
@@ -386,7 +389,7 @@ class ArtifactStore:
 
 
 def _promotion(history: Sequence[ChampionEntry], entry: ChampionEntry) -> ChampionEntry:
-    """Return the promotion that `entry` has in force: itself, or the one that a rollback restored."""
+    """Return the promotion behind `entry`: the entry itself, or for a rollback the entry that it restored."""
     return entry if entry.restores is None else history[entry.restores]
 
 

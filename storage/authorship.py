@@ -1,8 +1,9 @@
-"""Who wrote it: a key that the writers of a shared place have in common, so that nobody else's versions are served.
+"""Signatures with a key that all writers of a shared place hold, so that versions of other writers are refused.
 
-A seal shows damage and careless edits, and whoever may write to the place can make a new one. With DSC_ARTIFACT_KEY
-versions, champion entries, logs and results carry an HMAC-SHA256 (RFC 2104) too, and what carries none, or another one,
-is refused. It does not show what was taken away: whoever may delete can take the newest entry of a champion's history.
+A seal (a plain hash) shows damage and careless edits, but anyone who can write to the place can compute a new one. With
+DSC_ARTIFACT_KEY, versions, champion entries, logs and results also carry an HMAC-SHA256 (RFC 2104), and files with a
+missing or wrong signature are refused. Deletions are not detected: anyone who can delete files can remove the newest
+entry of a champion's history.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where things lie, and whose they must be.
+    """A storage location and the key of its writers.
 
     Attributes:
         url: A path or any fsspec URL.
-        key: What everything there is signed with; None: nobody asks who wrote it.
+        key: Key that signs everything stored there; None: signatures are neither made nor checked.
     """
 
     url: str = field(repr=False)
@@ -26,7 +27,7 @@ class Place:
 
     @classmethod
     def of(cls, place: Where) -> Place:
-        """Return the place that a path or URL names, without a key."""
+        """Return a path or URL as a place without a key; a `Place` as it is."""
         return place if isinstance(place, Place) else cls(url=str(place))
 
     def signature(self, digest: str) -> str | None:
@@ -34,7 +35,7 @@ class Place:
         return None if self.key is None else hmac.new(self.key.encode(), digest.encode(), "sha256").hexdigest()
 
     def is_ours(self, found: object, digest: str) -> bool:
-        """Return whether `found` is the signature of a hash; without a key, nothing is asked of it."""
+        """Return whether `found` is the valid signature of a hash; without a key, always True."""
         wanted = self.signature(digest)
         return wanted is None or hmac.compare_digest(str(found).encode(), wanted.encode())
 
@@ -43,4 +44,4 @@ class Place:
 
 
 Where = Place | Path | str
-"""A place; or a path or URL alone, where nothing is signed and nobody asks who wrote it."""
+"""A place; or a path or URL alone, which means without signatures."""

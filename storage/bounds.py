@@ -1,7 +1,7 @@
-"""Bounds that stand in a field's type, such as `Annotated[float, Ge(0), Lt(1)]`: stated once, and kept by every config.
+"""Bounds in a config field's type, such as `Annotated[float, Ge(0), Lt(1)]`, and a base class that checks them.
 
-Pydantic reads the same types, so that Prefect's form shows the bounds and its server refuses what breaks one before a
-run begins; `Checked` refuses it wherever else a config is made, in our words.
+Pydantic reads the same types, so Prefect's form shows the bounds and its server refuses invalid values before a run
+begins. `Checked` checks them wherever else a config is made, with error messages of this project.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Threads = Annotated[int, Ge(1), Le(256)]
 Moment = Annotated[int, Ge(0), Le(END_OF_TIME_MS)]
 """UTC milliseconds within the calendar."""
 Day = Annotated[int, Ge(0), Le(END_OF_TIME_MS // DAY_MS)]
-"""UTC days since 1970, likewise."""
+"""UTC days since 1970, within the calendar."""
 Seed = Annotated[int, Ge(0), Lt(2**31)]
-"""What every generator of random numbers here takes."""
+"""Seed that every random number generator in use accepts."""
 
 _KINDS: dict[type, tuple[type, str]] = {
     int: (Integral, "a whole number"),
@@ -39,16 +39,16 @@ _KINDS: dict[type, tuple[type, str]] = {
     bool: (bool, "True or False"),
     str: (str, "text"),
 }
-"""What is taken for each type, NumPy's numbers too, and its name."""
+"""Accepted classes of each type, NumPy's numbers included, and the type's name in messages."""
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 class Checked:
-    """Base of a dataclass whose fields are of their types and keep the bounds in them: Ge, Gt, Le, Lt and Literal.
+    """Base of a dataclass that checks the types of its fields and their bounds: Ge, Gt, Le, Lt and Literal.
 
-    Numbers are finite, bounds or none; a whole one may stand for any, and True for none. A type may be `<type> | None`
-    or `tuple[<type>, ...]`; `Unit` goes into the text of a refusal. Rules over several fields stand in the class's own
-    `__post_init__`, after this one.
+    Numbers must be finite, even without bounds; a float field accepts an integer; a number field refuses True and
+    False. A type may be `<type> | None` or `tuple[<type>, ...]`; a `Unit` appears in the error message. Rules over
+    several fields belong in the class's own `__post_init__`, which calls this one first.
 
     Raises:
         ConfigError: A value breaks a rule.
@@ -67,7 +67,7 @@ def _hints(config: type) -> dict[str, Any]:
 
 
 def _broken(hint: Any, value: Any) -> str:
-    """Return in words what the type demands and the value does not keep; empty where it keeps all."""
+    """Return the rule of the type that the value breaks, in words; empty if it breaks none."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType) and NoneType in parts:
         rule = "" if value is None else _broken(next(part for part in parts if part is not NoneType), value)
@@ -79,14 +79,14 @@ def _broken(hint: Any, value: Any) -> str:
     if kind is Literal:
         return "" if value in parts else " or ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
     plain, marks = (parts[0], parts[1:]) if kind is Annotated else (hint, ())
-    if not isinstance(plain, type):  # a mapping, say, which nobody looks into
+    if not isinstance(plain, type):  # such as a mapping, which is not checked
         return ""
     of_kind, said = _KINDS.get(plain, (plain, plain.__name__))
     fits = isinstance(value, of_kind) and isinstance(value, bool) == (plain is bool)
     if plain not in (int, float):
         return "" if fits else said
     bounds = {name: getattr(mark, name) for mark in marks if (name := type(mark).__name__.lower()) in _SIGNS}
-    finite = fits and abs(value) < math.inf  # as math.isfinite, which a whole number of 400 digits overflows
+    finite = fits and abs(value) < math.inf  # math.isfinite would overflow on an integer of 400 digits
     if finite and all(getattr(operator, name)(value, bound) for name, bound in bounds.items()):
         return ""
     unit = next((f" {mark.unit}" for mark in marks if isinstance(mark, Unit)), "")
@@ -97,7 +97,7 @@ def _broken(hint: Any, value: Any) -> str:
 
 
 def _range(bounds: Mapping[str, float]) -> str:
-    """Return bounds as text: >= 1, < 1, 0..1, or [0, 1) where an end is left out."""
+    """Return bounds as text: >= 1, < 1, in 0..1, or in [0, 1) where an end is excluded."""
     if len(bounds) < 2:
         return "".join(f"{_SIGNS[name]} {bound}" for name, bound in bounds.items())
     (low, least), (high, most) = sorted(bounds.items())

@@ -1,5 +1,5 @@
-"""Candles, funding, gaps, rejected rows and runs, in one DuckDB file that anyone may open."""
-# ruff: noqa: S608 - statements are put together from constants; every value goes in as a parameter
+"""Candles, funding, gaps, rejected rows and runs, in one DuckDB file that other tools can open too."""
+# ruff: noqa: S608 - statements are built from constants; every value is passed as a parameter
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _MERGE_FUNDING = """
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """A run of bars that are not stored for one reason; first and last open time, both inclusive, UTC milliseconds."""
+    """Consecutive missing bars of the same reason; first and last open time, both inclusive, UTC milliseconds."""
 
     first_ms: int
     last_ms: int
@@ -79,7 +79,7 @@ class Gap:
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """What is known of one market from one source; the times are None where no candle is stored."""
+    """Counts of the stored rows of one market and source; the times are None if no candle is stored."""
 
     source: Source
     market: Market
@@ -96,7 +96,7 @@ class Run:
 
     Attributes:
         market: The market's slug; None for a run over several.
-        status: "running" until the flow says how it ended.
+        status: "running" until the flow records how it ended.
     """
 
     run_id: str
@@ -111,11 +111,11 @@ class Run:
 class CandleStore:
     """The store; holds no connection between calls.
 
-    Every method may raise StoreBusyError (somebody else held the file for `timeout_s`) and StoreError (the file is
-    corrupt, unreadable, of a newer schema, or can't be written). Reading a file that does not exist finds nothing.
+    Every method may raise StoreBusyError (another process held the file for `timeout_s`) and StoreError (the file is
+    corrupt, unreadable, of a newer schema, or can't be written). A file that does not exist reads as empty.
 
     Args:
-        path: The DuckDB file; made by the first write.
+        path: The DuckDB file; created by the first write.
         timeout_s: Longest wait for the file, seconds.
     """
 
@@ -131,20 +131,20 @@ class CandleStore:
         rejected: Sequence[RejectedRow],
         now_ms: int,
     ) -> WindowReport:
-        """Store what was learned about one window; see `commit_windows`."""
+        """Store one window; see `commit_windows`."""
         page = Page(window=window, candles=candles, rejected=rejected)
         return self.commit_windows(source, market, [page], now_ms)[0]
 
     def commit_windows(self, source: Source, market: Market, pages: Sequence[Page], now_ms: int) -> list[WindowReport]:
-        """Store what was learned about windows, each in a transaction of its own; doing it again changes nothing.
+        """Store windows, each in a transaction of its own; storing the same again changes nothing.
 
-        A stored candle that comes with other values takes the new ones; a gap that is now filled is removed. Bars that
-        have not closed at `now_ms` are not expected yet, so they are no gap. A kill in between keeps the windows before
-        it, whole; one window that breaks a rule keeps all of them out.
+        New values replace those of a stored candle; a gap that is now filled is removed. Bars that have not closed at
+        `now_ms` do not count as gaps. If the process is killed, the windows committed so far are complete. If one
+        window breaks a rule, none is stored.
 
         Args:
             source: Where the candles came from.
-            market: Whose candles they are.
+            market: Their market.
             pages: The windows.
             now_ms: The exchange's time, UTC milliseconds.
 
@@ -170,23 +170,23 @@ class CandleStore:
         bars: int = WINDOW_BARS,
         recheck_gaps: bool = False,
     ) -> list[Window]:
-        """Return the windows of a range (`Window.cover`) about which something is unknown, oldest first.
+        """Return the windows of a range (`Window.cover`) that must still be fetched, oldest first.
 
-        A window whose every bar is stored or a recorded gap is left out; one without any stored bar never is, since
-        nothing tells the exchange's outage from the market's.
+        A window is complete if every bar is stored or a recorded gap. A window without any stored bar is never
+        complete, since the gap may come from an outage of the exchange's API.
 
         Args:
             source: Where the candles come from.
-            market: Whose candles.
+            market: Their market.
             first_ms: Earliest open time, UTC milliseconds; need not lie on the grid.
             last_ms: Latest open time, inclusive; need not lie on the grid.
-            bars: Longest window.
-            recheck_gaps: Ask again for bars that are recorded as gaps.
+            bars: Most bars of a window.
+            recheck_gaps: Also fetch bars again that are recorded as gaps.
         """
         windows = Window.cover(market, first_ms, last_ms, bars)
         if not windows:
             return []
-        # All but the outer two are equally long: a bar's place is counted back from the first one's end.
+        # All windows but the first and last are equally long, so a bar's window is counted from the end of the first.
         step, length = market.interval_ms, bars * market.interval_ms
         values = _span_of(source, market, windows[0].first_ms, windows[-1].last_ms)
         values |= {"origin": windows[0].last_ms + step - length, "length": length}
@@ -229,7 +229,7 @@ class CandleStore:
         return self._count(statement, _span_of(source, market, first_ms, last_ms))
 
     def quarantined_bars(self, source: Source, market: Market, first_ms: int, last_ms: int) -> int:
-        """Return how many bars between two open times (both inclusive) are missing because their rows were rejected."""
+        """Return the number of bars between two open times (both inclusive) whose rows were all rejected."""
         statement = f"""
             select count(*) from (
                 select start_time from rejected where {SPAN} except select start_time from candles where {SPAN}
@@ -238,7 +238,7 @@ class CandleStore:
         return self._count(statement, _span_of(source, market, first_ms, last_ms))
 
     def commonest_reason(self, source: Source, market: Market, first_ms: int, last_ms: int) -> str:
-        """Return why most rows between two open times (both inclusive) were rejected; empty where none was."""
+        """Return the most common reason for rejecting rows between two open times (both inclusive); empty if none."""
         statement = f"select reason from rejected where {SPAN} group by reason order by count(*) desc, reason limit 1"
         with self._database.reading() as con:
             rows = con.execute(statement, _span_of(source, market, first_ms, last_ms)).fetchall()
@@ -249,7 +249,7 @@ class CandleStore:
             return int(con.execute(statement, values).fetchall()[0][0])
 
     def coverage(self) -> list[Coverage]:
-        """Return one row for each source and market of which anything is known."""
+        """Return one row for each source and market that has candles, gaps or rejected rows."""
         with self._database.reading() as con:
             rows = con.execute(_COVERAGE).fetchall()
         return [
@@ -270,9 +270,9 @@ class CandleStore:
 
         Args:
             source: Where the rates came from.
-            market: Whose rates they are; its interval does not matter.
+            market: Their market; its interval does not matter.
             stamps_ms: (n,) time of payment, UTC milliseconds, strictly increasing.
-            rates: (n,) share of the position's value that a long pays to a short.
+            rates: (n,) share of the position's value that longs pay to shorts.
 
         Raises:
             CandleError: The stamps are not strictly increasing, or a rate is not finite.
@@ -284,9 +284,9 @@ class CandleStore:
             return int(con.execute(_MERGE_FUNDING, _funding_series_of(source, market)).fetchall()[0][0])
 
     def read_funding(self, source: Source, market: Market) -> tuple[IntArray, FloatArray]:
-        """Return the minutes (n,) of the funding stamps in UTC milliseconds and the rates (n,), oldest first.
+        """Return the funding stamps (n,), UTC milliseconds, and the rates (n,), oldest first.
 
-        Stamps are stored as they came; some sources stamp a few milliseconds late.
+        Stamps are stored as received and returned rounded down to the minute, since some are a few milliseconds late.
         """
         minute = "epoch_ms(date_trunc('minute', stamp)) as stamp_ms"
         statement = f"select {minute}, rate from funding where {_FUNDING_SERIES} order by stamp"

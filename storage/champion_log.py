@@ -1,4 +1,4 @@
-"""The champion's history of a market: numbered files, append-only, of which the highest number is in force."""
+"""The champion history of a market: append-only numbered entries, of which the highest is the current champion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENTRY = re.compile(r"([0-9]{6})\.json")
 
 @dataclass(frozen=True)
 class _EntryDocument:
-    """A champion's entry as it is written."""
+    """The stored form of a champion entry."""
 
     sequence: StrictInt
     version: str | None
@@ -37,16 +37,16 @@ _ENTRY_DOCUMENT = TypeAdapter(_EntryDocument)
 
 @dataclass(frozen=True, kw_only=True)
 class ChampionEntry:
-    """One line of the champion's history.
+    """One entry of the champion history.
 
     Attributes:
-        sequence: 0, 1, 2 ... without holes; 0 is `flat`, which nobody had to promote.
-        ref: The version in force from here on; None is `flat`, no position at all.
-        at: When, UTC, ISO 8601; empty for entry 0.
-        reason: Why, one line.
+        sequence: 0, 1, 2 ... without holes; 0 is `flat`, the champion before any promotion.
+        ref: The champion from this entry on; None is `flat`: no position at any time.
+        at: Time of the entry, UTC, ISO 8601; empty for entry 0.
+        reason: Reason, one line.
         evidence: Numbers of both sides ("champion" and "challenger") for a promotion; empty for a rollback.
-        restores: For a rollback, the sequence of the promotion that is in force again; else None.
-        seal: The manifest's seal at its promotion: a version exchanged later no longer fits. None for flat.
+        restores: For a rollback, the sequence of the promotion that it restores; else None.
+        seal: The manifest's seal at its promotion, which detects a version that was replaced later. None for flat.
     """
 
     sequence: int
@@ -59,21 +59,21 @@ class ChampionEntry:
 
 
 class ChampionLog:
-    """Reads and appends entries; what an entry may say, `ArtifactStore` decides.
+    """Reads and appends entries; `ArtifactStore` checks their content.
 
     Args:
-        objects: Where the versions lie, too.
-        place: The same, with the key that entries are signed with, if there is one.
+        objects: The store that also holds the versions.
+        place: The same location, with the key that signs entries, if there is one.
     """
 
     def __init__(self, objects: ObjectStore, place: Place) -> None:
         self._objects, self._place = objects, place
 
     def append(self, source: Source, name: str, entry: ChampionEntry) -> ChampionEntry:
-        """Write an entry, if none has come since the one before it, and return it as it is read back.
+        """Write an entry if it is the next one, and return it as read back.
 
         Raises:
-            ArtifactError: The champion has changed since; nothing was written.
+            ArtifactError: The champion has changed meanwhile; nothing was written.
         """
         document = {
             "sequence": entry.sequence,
@@ -83,7 +83,7 @@ class ChampionLog:
             "evidence": entry.evidence,
             "restores": entry.restores,
             "manifest_seal": entry.seal,
-            "nonce": secrets.token_hex(8),  # no two promoters write equal bytes, so the loser of a race is told
+            "nonce": secrets.token_hex(8),  # makes the bytes of each promoter unique, so the loser of a race fails
         }
         content = sealed(document, market_folder(source, name), self._place)
         found = self.newest(source, name)
@@ -99,7 +99,7 @@ class ChampionLog:
         )
 
     def newest(self, source: Source, name: str) -> int:
-        """Return the number of the entry in force; 0 where nobody was promoted.
+        """Return the number of the newest entry; 0 if there was no promotion.
 
         Raises:
             ArtifactError: An entry is missing.
@@ -115,7 +115,7 @@ class ChampionLog:
         """Return one entry.
 
         Raises:
-            ArtifactError: It is damaged, or another one.
+            ArtifactError: It is damaged, or belongs to another number or market.
         """
         if sequence == 0:
             return ChampionEntry(sequence=0, ref=None, at="", reason="flat is the first champion", evidence={})

@@ -1,8 +1,8 @@
-"""One window of candles, stored in one transaction: candles, rejected rows and gaps together, or nothing.
+"""Stores one window of candles in one transaction: candles, rejected rows and gaps together, or nothing.
 
 Afterwards every closed bar of the window is either in `candles` or in `gaps`, never in both.
 """
-# ruff: noqa: S608 - statements are put together from this file's constants; every value goes in as a parameter
+# ruff: noqa: S608 - statements are built from this file's constants; every value is passed as a parameter
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from storage.schema import (
 
 REJECTED = "rejected"
 MISSING = "missing"
-"""Why a bar is a gap: it came and broke the contract, or it did not come."""
+"""Reason of a gap: the bar's row was rejected, or no row came."""
 
 SERIES = "source = $source and category = $category and symbol = $symbol and interval = $interval"
 """SQL condition: rows of one source, market and interval."""
@@ -72,12 +72,12 @@ _NOTE_GAPS = f"""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Page:
-    """What was learned about one window.
+    """The fetched rows of one window, checked.
 
     Attributes:
-        window: The bars that were asked for, on the interval grid.
-        candles: Good rows of the window, as `split_candles` returns them.
-        rejected: Rows that broke the contract.
+        window: The bars that were requested, on the interval grid.
+        candles: Valid rows of the window, as `split_candles` returns them.
+        rejected: Rows that broke the candle contract.
     """
 
     window: Window
@@ -87,12 +87,12 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowReport:
-    """What one commit did.
+    """Counts of one commit.
 
     Attributes:
         inserted, revised, unchanged: Candles that were new, that replaced other values, that were stored already.
-        rejected: Rows of this commit that broke the contract.
-        gaps: Closed bars of the window that are not stored, for whatever reason.
+        rejected: Rows of this commit that broke the candle contract.
+        gaps: Closed bars of the window that are not stored, for any reason.
     """
 
     inserted: int
@@ -106,7 +106,7 @@ def series_of(source: Source, market: Market) -> dict[str, Any]:
     """Return the parameters of SERIES.
 
     Raises:
-        ConfigError: `source` is no source.
+        ConfigError: `source` is not a valid source.
     """
     return {
         "source": parse_source(source),
@@ -117,20 +117,20 @@ def series_of(source: Source, market: Market) -> dict[str, Any]:
 
 
 def commit(con: duckdb.DuckDBPyConnection, source: Source, market: Market, page: Page, now_ms: int) -> WindowReport:
-    """Write a window inside the transaction of `con`; `CandleStore.commit_windows` says what each argument is."""
+    """Write a window inside the transaction of `con`; arguments as in `CandleStore.commit_windows`."""
     series, window, candles, rejected = series_of(source, market), page.window, page.candles, page.rejected
     span = series | {"first_ms": window.first_ms, "last_ms": window.last_ms}
     known = con.execute(_KNOWN, span).fetchnumpy()
     bars, is_gap = np.asarray(known["ms"]), np.asarray(known["is_gap"], np.bool_)
     stored, had_gaps = bars[~is_gap], is_gap.any()
     before = len(stored)
-    # Adding 0.0 turns -0.0, which DuckDB takes for equal, into 0.0: the table's hash must not see which came first.
+    # Adding 0.0 turns -0.0 into 0.0: DuckDB treats them as equal, and a hash of the table must not depend on the sign.
     values = {name: getattr(candles, name) + 0.0 for name in CANDLE_COLUMNS}
     con.register("batch", {"start_ms": candles.start_ms, **values})  # NaN, an unknown turnover, arrives as NULL
-    statement = _MERGE if before else _INSERT  # a join with all that is stored takes five times as long
+    statement = _MERGE if before else _INSERT  # the merge's join with all stored rows takes five times as long
     (touched,) = con.execute(statement, series).fetchall()[0]
     stored = np.union1d(stored, candles.start_ms)
-    # No index guards the key, so the last look before the commit does.
+    # There is no unique index, so uniqueness is checked here, just before the commit.
     if con.execute(f"select count(*) from candles where {SPAN}", span).fetchall() != [(len(stored),)]:
         raise StoreError(f"{market}: start_time must be unique, it is repeated after {utc_text(window.first_ms)}")
     if rejected:
@@ -153,7 +153,7 @@ def commit(con: duckdb.DuckDBPyConnection, source: Source, market: Market, page:
 
 
 def require_storable(page: Page, market: Market, now_ms: int) -> None:
-    """Refuse what `split_candles` would not have let through: the store is the last place where it can be caught.
+    """Refuse candles that `split_candles` would have rejected; this is the last check before they are stored.
 
     Raises:
         ConfigError: The window is not on the interval grid.
@@ -180,7 +180,7 @@ def require_storable(page: Page, market: Market, now_ms: int) -> None:
 
 
 def _quarantine_columns(rejected: Sequence[RejectedRow]) -> dict[str, list[Any]]:
-    """Return the rows as columns that DuckDB takes; it refuses times beyond the calendar and halves of characters."""
+    """Return the rows as columns that DuckDB accepts: it refuses times beyond the calendar and lone surrogates."""
     times = [row.start_ms for row in rejected]
     return {
         "start_ms": [ms if ms is not None and 0 <= ms <= END_OF_TIME_MS else None for ms in times],

@@ -1,8 +1,8 @@
-"""The decorator of all that Numba compiles: machine code outlives the process, but no change of its sources.
+"""Decorators for Numba functions, with a cache on disk that is invalidated by any change of their sources.
 
-Numba's own cache looks at the file of the function that is called and not at the files of those that it calls, whose
-code is inside: after a change of a feature the compiled live tick would go on computing the old one. And it gives up
-where it may write neither beside the code nor in the user's own folder, as in a container: then it lies in DSC_HOME.
+Numba's own cache checks only the file of the called function, not the files of the functions that are compiled into
+it: after a change of a feature, the compiled live tick would still compute the old one. It also fails if neither the
+code's folder nor the user's cache folder is writable, as in a container; the cache is then kept in DSC_HOME.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _CONSTANTS = (bool, int, float, str, tuple)
 
 
 def compiled(function: Function) -> Dispatcher[Function]:
-    """Return `function` compiled: loaded from the cache, unless anything that it is made from has changed."""
+    """Return `function` compiled; loaded from the cache unless one of its sources has changed."""
     return cached(njit(function), function)
 
 
 def inlined(function: Function) -> Dispatcher[Function]:
-    """Return `function` compiled, as a part of each caller: to a call an array is seven numbers on the stack."""
+    """Return `function` compiled and inlined into each caller, since a call passes seven numbers for each array."""
     return cached(njit(function, forceinline=True), function)
 
 
 def cached(code: Code, function: Callable[..., Any]) -> Code:
-    """Give what Numba is to compile from `function` this cache."""
-    _file_hash(function.__code__.co_filename)  # of what was loaded; at the first call the file may be another
-    with suppress(StoreError):  # nothing can be written at all, which the program itself says: compiled every time
+    """Set this module's cache on `code`, the dispatcher that Numba made of `function`, and return `code`."""
+    _file_hash(function.__code__.co_filename)  # hashed when loaded: the file may have changed by the first call
+    with suppress(StoreError):  # nothing is writable, which the program reports itself: compile each time
         code._cache = _cache_of(function)  # type: ignore[attr-defined]  # where cache=True puts Numba's own
     return code
 
@@ -63,7 +63,7 @@ def _cache_of(function: Callable[..., Any]) -> _SourcesCache:
 
 
 def sources_hash(function: Callable[..., Any]) -> str:
-    """Return the SHA-256 of what compiled code is made from: the files of all it reaches, and its constants."""
+    """Return the SHA-256 over the source files of all functions that `function` calls, and their global constants."""
     files: set[str] = set()
     constants: set[str] = set()
     seen: set[Any] = set()

@@ -1,4 +1,4 @@
-"""What a candle and a feature must be, as pandera schemas, and what happens to rows that are not.
+"""The contracts of candles and features as pandera schemas, and the handling of rows that break them.
 
 pandas and pandera take more than a second to import, so the functions that need them load them; importing this module
 is cheap.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pa
 
-# Every range has an upper end although no market comes near it: a check for "> 0" lets infinity pass.
+# Every range has an upper bound, even if no market comes near it, since a check for "> 0" lets infinity pass.
 _MAX_PRICE = 1e9
 _MAX_VOLUME = 1e18  # bars of the cheapest coins come near 1e15
 _MAX_TURNOVER = 1e18
@@ -49,9 +49,9 @@ _FEATURE_RANGES = {
     **{name: (-1.0 - 1e-9, 1.0 + 1e-9) for name in FEATURES if name.startswith(("week_", "day_"))},
     "vol": (0.0, 10.0),
 }
-_REPORTED = 5  # kinds of failure in an error text: it ends up in a log line and in the UI
+_REPORTED = 5  # most kinds of failure in an error text, which appears in a log line and in the UI
 _RAW_LENGTH = 500
-_ROWS_AT_ONCE = 1 << 14  # of features: pandera keeps several copies of what it looks at, here 5 MB each
+_ROWS_AT_ONCE = 1 << 14  # of features: pandera keeps several copies of what it checks, here 5 MB each
 
 
 def candle_contract(market: Market, now_ms: int) -> pa.DataFrameSchema:
@@ -79,7 +79,7 @@ def candle_contract(market: Market, now_ms: int) -> pa.DataFrameSchema:
             "volume": pa.Column(np.float64, volume),
             "turnover": pa.Column(np.float64, turnover, nullable=True),
         },
-        checks=[  # asked the other way round, a NaN is left to the column that has it
+        checks=[  # written with "not", so that a NaN is reported by its column's check only
             pa.Check(
                 lambda bar: ~(bar["high"] < bar[["open", "low", "close"]].max(axis=1)), error="high is the highest"
             ),
@@ -90,7 +90,7 @@ def candle_contract(market: Market, now_ms: int) -> pa.DataFrameSchema:
 
 
 def feature_contract(interval_ms: int) -> pa.DataFrameSchema:
-    """Return the schema of features: columns start_ms, `FEATURES` and vol; a bar has all of them or none (NaN)."""
+    """Return the schema of features: columns start_ms, `FEATURES` and vol; in a bar either all are NaN or none is."""
     import pandera.pandas as pa
 
     names = [*FEATURES, "vol"]
@@ -113,17 +113,17 @@ def feature_contract(interval_ms: int) -> pa.DataFrameSchema:
 
 
 def split_candles(candles: Candles, market: Market, *, now_ms: int) -> tuple[Candles, tuple[RejectedRow, ...]]:
-    """Return the rows that keep the contract, oldest first, and the others with every check that they failed.
+    """Return the valid rows, oldest first, and the rejected ones with every check that they failed.
 
-    The order of the rows does not matter. Rows that are equal in everything count once; rows that disagree about a bar
-    are rejected together, since nothing says which one is true.
+    The order of the rows does not matter. Identical rows count once; different rows of the same bar are all rejected,
+    since it is unknown which one is right.
 
     Args:
         candles: (T,) columns in any order, NaN and infinities included.
-        market: Whose candles they are.
+        market: Their market.
         now_ms: The exchange's time, UTC milliseconds.
     Raises:
-        CandleError: A column is not of its type, so no single row is to blame.
+        CandleError: A column has the wrong type.
     """
     import pandas as pd
     import pandera.pandas as pa
@@ -153,7 +153,7 @@ def split_candles(candles: Candles, market: Market, *, now_ms: int) -> tuple[Can
 
 
 def validate_features(values: FloatArray, vol: FloatArray, start_ms: IntArray, interval_ms: int) -> None:
-    """Refuse features that break the contract; unlike a candle, a bad feature is a defect, so nothing goes on.
+    """Refuse features that break the contract; unlike a bad candle, a bad feature is a bug, so the run stops.
 
     Args:
         values: (T, F) in the order of `FEATURES`, NaN where not ready.
@@ -161,7 +161,7 @@ def validate_features(values: FloatArray, vol: FloatArray, start_ms: IntArray, i
         start_ms: (T,) open times, UTC milliseconds.
         interval_ms: Milliseconds per bar.
     Raises:
-        DatasetError: The kinds of failure, each with its count and its first bar.
+        DatasetError: A check failed; the text lists each kind of failure with its count and its first bar.
     """
     import pandas as pd
     import pandera.pandas as pa
@@ -173,7 +173,7 @@ def validate_features(values: FloatArray, vol: FloatArray, start_ms: IntArray, i
         )
     contract, broken = feature_contract(interval_ms), dict[str, _Broken]()
     for first in range(0, len(start_ms), _ROWS_AT_ONCE):
-        before = min(first, 1)  # of times the row before is needed, too
+        before = min(first, 1)  # the checks of times also need the row before
         rows = slice(first - before, first + _ROWS_AT_ONCE)
         frame = pd.DataFrame(values[rows], columns=list(FEATURES))
         frame.insert(0, "start_ms", start_ms[rows])
@@ -190,13 +190,13 @@ def validate_features(values: FloatArray, vol: FloatArray, start_ms: IntArray, i
 
 
 def enforce_quarantine_share(rejected: int, total: int, limit: float, why: str = "") -> None:
-    """Stop the run when too large a share of the rows broke the contract.
+    """Stop the run if too large a share of the rows broke the contract.
 
     Args:
-        rejected: Rows that broke it.
-        total: All rows that came.
-        limit: Largest share to go on with, 0 to 1.
-        why: The commonest reason.
+        rejected: Number of rows that broke it.
+        total: Number of all rows.
+        limit: Largest share that is allowed, 0 to 1.
+        why: The most common reason.
 
     Raises:
         QuarantineError: The share is above the limit.
@@ -212,9 +212,10 @@ def enforce_quarantine_share(rejected: int, total: int, limit: float, why: str =
 
 
 def _failures(cases: pd.DataFrame) -> pd.DataFrame:
-    """Return pandera's failure cases as columns row, check and column: once a row and check, in a fixed order.
+    """Return pandera's failure cases as columns row, check and column: one per row and check, in a fixed order.
 
-    A check on the whole frame comes once for each cell of a bad row; `row` is None where no row is to blame.
+    pandera reports a check on the whole frame once for each cell of a bad row; `row` is None if the failure is of a
+    whole column.
     """
     of_column = cases["schema_context"] == "Column"
     check = cases["check"].astype(str).replace("not_nullable", "not NaN")
@@ -225,7 +226,7 @@ def _failures(cases: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass
 class _Broken:
-    """A check that failed: at which bar first, in words (empty where the column as a whole is wrong), and how often."""
+    """A failed check: its first bar in words (empty if the whole column is wrong), and the number of failing bars."""
 
     first: str
     bars: int = 0

@@ -1,13 +1,14 @@
-"""The DuckDB file: made whole, opened briefly, waited for a bounded time.
+"""The DuckDB file: created atomically, opened briefly, with a bounded wait for other processes.
 
-DuckDB lets one process write, or several read, and refuses whoever comes second at once. So every operation opens its
-own connection, keeps it for milliseconds, and waits its turn. Anyone may open the file with their own tools; while they
-hold it, this project waits, then says who holds it.
+DuckDB allows one writing process or several reading ones, and refuses others immediately. So every operation opens its
+own connection, keeps it for milliseconds, and waits for its turn. Users may open the file with their own tools; while
+they hold it, this project waits, and after `timeout_s` raises an error that names the process.
 
-Processes and threads of this project take turns by locks of their own as well, `.<name>.lock` and `.queue` beside the
-file. DuckDB 2.0.0 lets the next process in before the last one has closed the file altogether: of some hundred turns
-between busy processes, one opened the file as it was before the other's commit, and its own commit then replaced that
-one, without an error. And it lets two connections of one process merge the same new key at once, and stores both rows.
+Processes and threads of this project also take turns by lock files of their own, `.<name>.lock` and `.<name>.queue`
+beside the database. DuckDB 2.0.0 admits the next process before the previous one has closed the file completely: about
+once in a hundred turns of busy processes, one opened the file in its state before the other's commit, and its own
+commit then silently replaced that one. It also lets two connections of one process merge the same new key at the same
+time, and stores both rows.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 
-# No primary key: its index costs 2.6 times the file and three times the load time. Whoever writes keeps keys unique.
-# Times are UTC in plain TIMESTAMP; a TIMESTAMPTZ would be read in the time zone of whichever machine opens the file.
+# No primary key: its index makes the file 2.6 times as large and loading three times as slow. The writers keep keys
+# unique. Times are UTC in plain TIMESTAMP; a TIMESTAMPTZ would be read in the time zone of the machine that opens it.
 _MARKET = "source varchar not null, category varchar not null, symbol varchar not null"
 _TABLES = f"""
     create table meta (name varchar not null, value varchar not null);
@@ -63,15 +64,15 @@ _COLUMNS = {
 _COLUMNS_OF_TABLES = """
     select t.table_name, upper(column_name), data_type from duckdb_columns() join duckdb_tables() t using (table_oid)
 """
-_LOOKED_AT: dict[Path, tuple[int, ...] | None] = {}  # files as this process left them: to look costs half a turn
+_LOOKED_AT: dict[Path, tuple[int, ...] | None] = {}  # state of files already checked: a check takes half a turn's time
 
-_SAY_AFTER_S = 3.0  # of waiting: turns are milliseconds, so somebody has opened the file and gone to lunch
-_LONG_TURN_S = 1.0  # the longest wait for turns of this project that is not worth a line
+_SAY_AFTER_S = 3.0  # wait before a warning: turns take milliseconds, so another tool probably keeps the file open
+_LONG_TURN_S = 1.0  # longest wait for turns of this project that is not logged
 _RETRY_S = (0.01, 0.06)  # random, so that two waiting processes do not stay in step
-_TURN_S = (0.002, 0.01)  # asking the kernel for a lock costs a microsecond, trying to open the file a millisecond
+_TURN_S = (0.002, 0.01)  # requesting a lock costs a microsecond, trying to open the file a millisecond
 _HOLDER_PID = re.compile(r"PID ([0-9]+)")
 _MISTAKES = (duckdb.ProgrammingError, duckdb.IntegrityError, duckdb.DataError, duckdb.NotSupportedError)
-_ADVICE = (  # signs in the cause, what they mean, the way out
+_ADVICE = (  # texts to look for in the cause; what they mean and what to do
     (
         ("No space left", "File too large", "Disk quota exceeded"),
         "the disk is full, nothing of this step was stored; free space and run again",
@@ -102,8 +103,8 @@ class Database:
     """One DuckDB file, opened anew for every operation.
 
     Args:
-        path: The file; made on first writing, with its folder.
-        timeout_s: How long to wait for others to let go of the file, seconds.
+        path: The file; created by the first write, with its folder.
+        timeout_s: Longest wait for other processes to close the file, seconds.
     """
 
     def __init__(self, path: Path, timeout_s: float = 60.0) -> None:
@@ -116,7 +117,7 @@ class Database:
 
         Raises:
             StoreBusyError: Another process held the file for `timeout_s`.
-            StoreError: The file is corrupt, unreadable, not ours, or of a newer schema.
+            StoreError: The file is corrupt, unreadable, not a candle store, or of another schema version.
         """
         if self._exists():
             with self._connected(read_only=True) as con:
@@ -128,7 +129,7 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a connection in a transaction: committed at the end of the block, undone by any exception or kill.
+        """Yield a connection in a transaction: committed at the end of the block, rolled back by any exception or kill.
 
         Raises:
             StoreBusyError: Another process held the file for `timeout_s`.
@@ -139,9 +140,9 @@ class Database:
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a connection for several transactions in a row: opening and closing the file costs as much as two.
+        """Yield a connection for several transactions: opening and closing the file takes as long as two of them.
 
-        Everybody else waits meanwhile, so nothing slow may happen inside. Raises what `writing` raises.
+        All other processes wait meanwhile, so nothing slow may happen inside. Raises what `writing` raises.
         """
         if not self._exists():
             self._create()
@@ -151,17 +152,17 @@ class Database:
     def _exists(self) -> bool:
         try:
             return self.path.exists()
-        except OSError as err:  # a folder on the way may not be entered: that is not the same as "not there"
+        except OSError as err:  # a folder on the path may not be entered; that does not mean that the file is missing
             raise self._error(str(err)) from err
 
     def _create(self) -> None:
-        """Make the file under another name and link it into place: a kill leaves no half-made database behind."""
+        """Create the file under another name and link it into place, so that a kill leaves no unfinished database."""
         draft = self.path.with_name(f".{self.path.name}-{uuid4().hex}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._explained(), contextlib.closing(duckdb.connect(draft)) as con:
                 con.execute(_TABLES)
-            with contextlib.suppress(FileExistsError):  # another process made it first, and may have written already
+            with contextlib.suppress(FileExistsError):  # another process created it first
                 os.link(draft, self.path)
         except OSError as err:
             raise self._error(str(err)) from err
@@ -180,19 +181,19 @@ class Database:
 
     @contextlib.contextmanager
     def _turn(self, read_only: bool, deadline: float) -> Iterator[None]:
-        """Hold the lock among processes and threads until the file is closed: readers share it, a writer is alone."""
+        """Hold the lock until the file is closed: readers share it, a writer holds it exclusively."""
         path = self.path.resolve()
         with contextlib.ExitStack() as files:
             try:
                 queue, lock = (
                     files.enter_context(path.with_name(f".{path.name}.{name}").open("a")) for name in ("queue", "lock")
                 )
-            except OSError:  # nobody writes in a folder that takes no file
+            except OSError:  # the folder is read-only, so nobody writes there
                 yield
                 return
             began = time.monotonic()
-            # Whoever is first in the queue waits for the file alone, so that a busy process cannot come back before it,
-            # nor a stream of readers keep a writer out.
+            # Only the first in the queue waits for the lock itself, so that neither a busy process nor a stream of
+            # readers can overtake a waiting writer.
             self._take(queue, fcntl.LOCK_EX, deadline)
             self._take(lock, fcntl.LOCK_SH if read_only else fcntl.LOCK_EX, deadline)
             fcntl.flock(queue, fcntl.LOCK_UN)
@@ -217,7 +218,7 @@ class Database:
         say_at = time.monotonic() + _SAY_AFTER_S
         while True:
             try:
-                # No statement of ours reads another file, nor may one that somebody put into this one.
+                # Our statements read no other file, and a view that somebody put into this file must not either.
                 return duckdb.connect(self.path, read_only=read_only, config={"enable_external_access": "false"})
             except (duckdb.IOException, duckdb.ConnectionException) as err:
                 holder = _holder(err)
@@ -231,7 +232,7 @@ class Database:
             time.sleep(random.uniform(*_RETRY_S))
 
     def _check_tables(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Refuse a file in which one of our tables is missing, another one, or a view, which may be endless."""
+        """Refuse a file in which one of our tables is missing, has other columns, or is a view."""
         found = self._as_it_is()
         is_known = found is not None and found == _LOOKED_AT.get(self.path)
         lacking = set() if is_known else _COLUMNS - set(con.execute(_COLUMNS_OF_TABLES).fetchall())
@@ -259,7 +260,7 @@ class Database:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn DuckDB's own trouble into a StoreError with a way out; mistakes in a statement stay what they are."""
+        """Turn DuckDB's operational errors into a StoreError that says what to do; errors in statements pass."""
         try:
             yield
         except _MISTAKES:
@@ -279,14 +280,14 @@ class Database:
 
 @contextlib.contextmanager
 def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Commit at the end of the block; after an exception, closing the connection undoes what was done."""
+    """Commit at the end of the block; after an exception, closing the connection rolls back."""
     con.begin()
     yield
     con.commit()
 
 
 def _holder(err: duckdb.Error) -> str | None:
-    """Return who has the file open; None where `err` is about something else."""
+    """Return which process has the file open; None if `err` has another cause."""
     if "different configuration" in str(err):  # a connection of this process that the store did not open
         return "another connection of this process"
     if "Could not set lock on file" not in str(err):

@@ -1,8 +1,8 @@
-"""Compiled code called by CPython's own convention, without Numba's dispatcher in between.
+"""Compiled code as a CPython builtin, called without Numba's dispatcher.
 
-The dispatcher looks up the type of every argument and wraps every array: 0.35 us for four of them, a third of what a
-bar takes. A function bound here is a builtin: it gets the vector of its arguments, and takes their numbers' addresses
-from the arrays' heads, which are a part of NumPy's binary interface (ndarraytypes.h, PyArrayObject_fields).
+The dispatcher looks up the type of every argument and wraps every array: 0.35 us for four of them, a third of the time
+of a bar. A function bound here is a builtin: it gets the vector of its arguments and reads the data addresses from the
+arrays' headers, which are part of NumPy's binary interface (ndarraytypes.h, PyArrayObject_fields).
 
     def call(own: int, arguments: int, count: int) -> int:
         x, out = given(arguments, 0), given(arguments, 1)
@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from storage.compiled import cached, inlined
 
 UNFIT = -(1 << 61)
-"""What a function answers whose arguments are not of the kind it takes; its caller then says why, at leisure."""
+"""Return value of a function whose arguments have the wrong type; its caller then finds and reports the reason."""
 
 _intrinsic: Any = intrinsic  # as Numba annotates it, callers would have to pass the typing context themselves
 _WORD = ir.IntType(64)
 _FASTCALL = 0x80  # METH_FASTCALL: (self, vector of arguments, how many)
-# In words of eight bytes from an array's start; what CPython puts before ends with the type.
+# Offsets in words of eight bytes from an array's start; CPython's own header ends with the type.
 _HEAD = object.__basicsize__ // 8
 _TYPE, _DATA, _DIMENSIONS, _SHAPE, _DTYPE, _FLAGS = _HEAD - 1, _HEAD, _HEAD + 1, _HEAD + 2, _HEAD + 5, _HEAD + 6
 _CONTIGUOUS_ALIGNED, _WRITEABLE = 0x101, 0x400
@@ -64,7 +64,7 @@ class Direct:
         self._method: Any = None
 
     def bind(self, *arrays: NDArray[Any]) -> Callable[..., int]:
-        """Return a builtin that runs the function on these arrays, which it keeps alive.
+        """Return a builtin that runs the function with these arrays bound; it keeps them alive.
 
         Raises:
             ValueError: One of them is not contiguous.
@@ -129,13 +129,13 @@ def fits(own: int, argument: int, size: int, writeable: bool) -> bool:
 
 @inlined
 def numbers(argument: int, size: int) -> Any:
-    """Return an argument that fits, as an array."""
+    """Return an argument for which `fits` is true, as an array."""
     return carray(_pointer(_word(argument, _DATA)), size, np.float64)
 
 
 @inlined
 def whole(argument: int) -> tuple[bool, int]:
-    """Return whether an argument is a whole number, and which; if it is none, Python's exception is set."""
+    """Return whether an argument is an integer, and its value; if it is not, Python's exception is set."""
     value = _as_long(argument)
     return value != -1 or _error() == 0, value
 

@@ -1,8 +1,8 @@
-"""What somebody else may have written, read within bounds: files, JSON, Parquet, zip archives, arrays.
+"""Bounded readers for untrusted data: files, JSON, Parquet, zip archives, arrays.
 
-A shared bucket, a downloaded file and a damaged disk are alike: no size, type or count that bytes state of themselves
-is believed before it has been compared with what is there. Whatever is wrong is a `DamagedError`, which is a ValueError
-too, so that whoever has a better word for it catches that.
+Data from a shared bucket, a download or a damaged disk is treated alike: a size, type or count in a header is compared
+with the actual bytes before it is used. Every fault raises `DamagedError`, which is also a ValueError, so that callers
+can replace it by a more specific error.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_BYTES = 1 << 28
-"""Of a file, unless its reader says otherwise: a version's largest is some megabytes."""
+"""Most bytes of a file by default; the largest of a version has some megabytes."""
 MOST_DATA_BYTES = 1 << 31
-"""Of a dataset, and of a file of candles."""
+"""Most bytes of a dataset or of a file of candles."""
 MOST_ROWS = 5_000_000
-"""Of a table: nine years of minutes."""
+"""Most rows of a table: nine years of minutes."""
 
 OTHERWISE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What a reader trips over where a document is not as it was written."""
+"""Errors that reading a malformed document raises."""
 
 _MOST_JSON = 1 << 26
 _MOST_MEMBERS = 1_000  # of an archive
@@ -45,11 +45,11 @@ _MOST_TEXT = 100  # characters of a text in a table of numbers
 
 
 def open_file(path: Path, most: int | None = None) -> IO[bytes]:
-    """Open a regular file for reading, through links too; a pipe or a device might never end.
+    """Open a regular file for reading, through links too; not a pipe or a device, which might never end.
 
     Raises:
-        OSError: It is not there, or may not be read.
-        DamagedError: It is no regular file, or has more than `most` bytes.
+        OSError: It does not exist or may not be read.
+        DamagedError: It is not a regular file, or has more than `most` bytes.
     """
     with refusing("no name of a file", ValueError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -65,8 +65,8 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     """Return the bytes of a regular file.
 
     Raises:
-        OSError: It is not there, or may not be read.
-        DamagedError: It is no regular file, or holds more than `most` bytes.
+        OSError: It does not exist or may not be read.
+        DamagedError: It is not a regular file, or has more than `most` bytes.
     """
     with open_file(path) as file:
         content = file.read(most + 1)
@@ -76,10 +76,10 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Return what JSON text says.
+    """Return the value of a JSON text.
 
     Raises:
-        DamagedError: It is none, too long, or nested too deeply.
+        DamagedError: It is not JSON, too long, or nested too deeply.
     """
     if len(content) > _MOST_JSON:
         raise DamagedError(f"JSON must have at most {_MOST_JSON:,} bytes, was {len(content):,}")
@@ -88,15 +88,15 @@ def parse_json(content: bytes | str) -> Any:
 
 
 class Archive(Mapping[str, bytes]):
-    """The files of an archive by name, each read when it is asked for.
+    """The files of an uncompressed zip archive by name, each read on access.
 
-    It holds them as they are: nothing unpacks to more than it was.
+    Compressed archives are refused, so that nothing unpacks to more than its size in the file.
 
     Args:
-        packed: The archive, open for as long as anything is read.
+        packed: The archive; must stay open while files are read.
 
     Raises:
-        DamagedError: It is no such archive; reading a file may raise it too.
+        DamagedError: It is not such an archive; reading a file may raise it too.
     """
 
     def __init__(self, packed: IO[bytes]) -> None:
@@ -122,7 +122,7 @@ class Archive(Mapping[str, bytes]):
         return len(self._members)
 
     def open(self, name: str) -> IO[bytes]:
-        """Return a file to read from place to place: one that is too large to be in memory as well as what it says."""
+        """Return a file as a seekable stream, for files too large to be read into memory at once."""
         member = self._members[name]
         with self._refusing():
             self._archive.open(member).close()  # looks at its header
@@ -135,12 +135,12 @@ class Archive(Mapping[str, bytes]):
 
     @staticmethod
     def _refusing() -> AbstractContextManager[None]:
-        # What `zipfile` makes of bytes that are none: an encrypted member, an unknown method, a place outside ...
+        # What `zipfile` raises for malformed archives: an encrypted member, an unknown method, a bad offset ...
         return refusing("no archive", zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, OverflowError)
 
 
 class _Part(io.RawIOBase):
-    """A stretch of a file, as a file of its own."""
+    """A range of bytes of a file, as a file of its own."""
 
     def __init__(self, file: IO[bytes], first: int, size: int) -> None:
         self._file, self._first, self._size, self._at = file, first, size, 0
@@ -167,7 +167,7 @@ def read_arrays(content: bytes) -> dict[str, NDArray[Any]]:
     """Return the arrays that `numpy.savez` wrote, by name.
 
     Raises:
-        DamagedError: There are none, one holds objects, or is not as long as it says.
+        DamagedError: It is not such an archive, or an array holds objects or is not as long as its header says.
     """
     return {name.removesuffix(".npy"): _array(member) for name, member in Archive(io.BytesIO(content)).items()}
 
@@ -175,7 +175,7 @@ def read_arrays(content: bytes) -> dict[str, NDArray[Any]]:
 def _array(content: bytes) -> NDArray[Any]:
     file = io.BytesIO(content)
     with refusing("no array", ValueError, OSError, TypeError, SyntaxError, RecursionError):
-        if np.lib.format.read_magic(file) != (1, 0):  # as savez writes what has a short header
+        if np.lib.format.read_magic(file) != (1, 0):  # the version that savez writes for short headers
             raise DamagedError("its version is unknown")
         shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
         if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
@@ -185,19 +185,19 @@ def _array(content: bytes) -> NDArray[Any]:
 
 
 class ParquetTable:
-    """A Parquet file of which nothing but the schema has been read; each column is read when it is asked for.
+    """A Parquet file; the schema is read at first, each column on access.
 
     Args:
         content: The file, or its bytes.
-        most_rows: Most rows.
+        most_rows: Most rows that are accepted.
 
     Raises:
-        DamagedError: It is no Parquet, too large, or has two columns of one name; reading a column may raise it too.
+        DamagedError: It is not Parquet, too large, or has two columns of one name; reading a column may raise it too.
 
     Attributes:
-        rows: How many it has.
-        types: Column name -> Arrow's type.
-        metadata: What its writer noted beside the columns.
+        rows: Number of rows.
+        types: Column name -> Arrow type.
+        metadata: Metadata of the schema.
     """
 
     def __init__(self, content: bytes | IO[bytes], most_rows: int = MOST_ROWS) -> None:
@@ -223,21 +223,21 @@ class ParquetTable:
             raise DamagedError(f"a table must have each column once, this one has {one_line(twice)} twice")
 
     def numbers(self, name: str, *kinds: str) -> NDArray[Any]:
-        """Return a column that must be there and of one of these types, such as int64 or double; nulls become NaN."""
+        """Return a column; it must exist and have one of these types, such as int64 or double. Nulls become NaN."""
         if (found := str(self.types.get(name, "missing"))) not in kinds:
             raise DamagedError(f"column {one_line(name, 40)} must be {' or '.join(kinds)}, was {one_line(found, 40)}")
-        # A copy, since Arrow's own memory is read-only, for which Numba would compile everything a second time.
+        # A copy, since Arrow's memory is read-only, and Numba would compile everything again for read-only arrays.
         return np.array(self.column(name).to_numpy())
 
     def moments(self, name: str) -> NDArray[np.int64]:
-        """Return a column of times, UTC milliseconds: whole, within the calendar and strictly increasing."""
+        """Return a column of times, UTC milliseconds; must be int64, within the calendar and strictly increasing."""
         times = self.numbers(name, "int64")
         if len(times) and (times[0] < 0 or times[-1] > END_OF_TIME_MS or (times[1:] <= times[:-1]).any()):
             raise DamagedError(f"column {name} must be UTC milliseconds, each later than the one before")
         return times
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return a column as Arrow holds it."""
+        """Return a column as an Arrow array."""
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
@@ -249,7 +249,7 @@ class ParquetTable:
         with refusing(f"column {one_line(name, 40)} can't be read", pa.ArrowException, OSError, ValueError):
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
                 column = self._file.read(columns=[name], use_threads=False).column(0)
-            else:  # a text that repeats is in the file once, and may be a million times as long in memory
+            else:  # a repeated text is stored once in the file, but could take a million times its size in memory
                 file = pq.ParquetFile(self._content, read_dictionary=[name])
                 packed = file.read(columns=[name], use_threads=False).column(0).unify_dictionaries()
                 if any((pc.max(pc.binary_length(one.dictionary)).as_py() or 0) > _MOST_TEXT for one in packed.chunks):
@@ -263,10 +263,10 @@ class ParquetTable:
 
 @contextmanager
 def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn these errors, which say that bytes are not what they should be, into one of ours; ours pass.
+    """Turn errors of these kinds into DamagedError; errors of this project pass unchanged.
 
     Raises:
-        DamagedError: `what`, and how the error puts it.
+        DamagedError: The text is `what` and the error's own text.
     """
     try:
         yield

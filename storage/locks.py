@@ -1,4 +1,4 @@
-"""One at a time, across processes: a lock that the operating system frees when its holder dies, however it dies."""
+"""A lock across processes, which the operating system frees when its holder exits or is killed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _POLL_S = 0.5
 def exclusive(
     path: Path, what: str, timeout_s: float, on_wait: Callable[[str], None] | None = None, note: str = ""
 ) -> Iterator[None]:
-    """Hold the lock of `path` for as long as the block lasts; wait for whoever holds it.
+    """Hold the lock of `path` while the block runs; wait while another process holds it.
 
-    It orders the processes of one machine, and is no substitute for an atomic write: a second machine does not see it.
+    The lock works between processes of one machine only, so it does not replace atomic writes.
 
     Args:
-        path: The lock's file; it stays when the lock is free.
+        path: The lock file; it is not removed when the lock is freed.
         what: What is locked, for messages.
-        timeout_s: How long to wait.
-        on_wait: Is told once, in one line, who is waited for.
-        note: What the holder says of itself, beside the number of its process.
+        timeout_s: Longest wait, seconds.
+        on_wait: Called once, with one line that names the holder, if the lock is not free.
+        note: Text that identifies the holder, shown with its process id.
 
     Raises:
         StoreBusyError: It was still held after `timeout_s`.
-        StoreError: The file can't be made, or its disk knows no locks.
+        StoreError: The file can't be created, or its disk does not support locks.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,14 +50,14 @@ def exclusive(
                 on_wait(f"waiting: {what} is held by {holder}")
             told = True
             time.sleep(_POLL_S)
-        with contextlib.suppress(OSError):  # on a full disk the holder has no name, but the lock
+        with contextlib.suppress(OSError):  # on a full disk the lock is held without a note
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()}{f' ({note})' if note else ''}".encode())
         yield  # closing the file frees the lock
 
 
 def held(path: Path, note: str) -> bool:
-    """Return whether a process that says this of itself holds the lock of `path`."""
+    """Return whether a process that gave this note holds the lock of `path`."""
     with contextlib.suppress(OSError), path.open() as file:
         if f"({note})" not in file.read():
             return False

@@ -1,8 +1,8 @@
-"""Files that appear whole, or not at all, and only where none was; on a disk or an object store.
+"""Files that are created atomically, and only if they do not exist yet; on a disk or an object store.
 
-Exclusive creation is atomic on local disks (a hard link to a finished temporary file), in memory, and where the store
-itself compares and swaps: S3 (`If-None-Match: *`, s3fs), Google Cloud (`ifGenerationMatch=0`, gcsfs), Azure (adlfs).
-Elsewhere fsspec looks first and then writes; that is safe for one writer at a time, and a warning says so.
+Exclusive creation is atomic on local disks (a hard link to a finished temporary file), in memory, and on stores with a
+conditional write: S3 (`If-None-Match: *`, s3fs), Google Cloud (`ifGenerationMatch=0`, gcsfs), Azure (adlfs). On others
+fsspec checks first and then writes, which is safe only for one writer at a time; a warning is logged.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 _COMPARES_AND_SWAPS = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs", "abfs", "az"})
 UNFINISHED = ".tmp"
-"""Ending of what a killed writer leaves behind on a disk."""
-_MEMORY_LOCK = threading.Lock()  # fsspec's memory store looks first and then writes; this makes the two one step
+"""Suffix of temporary files on a disk; a killed writer leaves them behind."""
+_MEMORY_LOCK = threading.Lock()  # fsspec's memory store checks first and then writes; the lock makes this atomic
 _NO_LINKS = "a disk without hard links cannot hold the store"
 _WAY_OUT = {
     errno.ENOSPC: "free some space and run it again",
@@ -48,11 +48,11 @@ class ObjectStore:
     """Create, read, list and remove files below a URL; paths are relative to it, with '/' between folders.
 
     Args:
-        url: A path or any fsspec URL, such as /var/lib/dsc/models, s3://bucket/models or memory://models. Credentials
-            and endpoints come from the environment, as the back end reads them.
-        error: Class of every error; the texts below say ArtifactError for it.
-        refusal: Class of the errors after which nobody knows what is there: no answer, no right to it, a broken disk.
-            None: `error`.
+        url: A path or any fsspec URL, such as /var/lib/dsc/models, s3://bucket/models or memory://models. The back end
+            reads credentials and endpoints from the environment.
+        error: Class of the errors that are raised; the docstrings below call it ArtifactError.
+        refusal: Class of the errors that leave unknown what is stored: no answer, no permission, a broken disk. None:
+            `error`.
 
     Raises:
         ArtifactError: The URL's protocol is unknown, or the package that serves it is not installed.
@@ -63,7 +63,7 @@ class ObjectStore:
     ) -> None:
         self._error, self._refusal = error, refusal or error
         try:
-            # Another process may write at any time, so a remembered listing would be a lie.
+            # Another process may write at any time, so listings must not be cached.
             self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as err:
             raise error(f"artifact URL must be a path or a known fsspec URL ({one_line(err)})") from err
@@ -74,20 +74,20 @@ class ObjectStore:
 
     @property
     def folder(self) -> Path | None:
-        """The folder that holds the files, absolute; None where that is no disk."""
+        """The folder that holds the files, absolute; None if the store is not a disk."""
         return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
     def create(self, path: str, content: bytes | Callable[[IO[bytes]], None]) -> None:
-        """Make a file, whole or not at all.
+        """Create a file, completely or not at all.
 
         Args:
-            path: Where.
-            content: Its bytes; or what writes them into a file that can be read again, where they are too many to be
-                in memory, as they are where the store is no disk.
+            path: Of the new file.
+            content: Its bytes; or, for files too large for memory, a function that writes them to a given file. On a
+                store that is not a disk they are collected in memory nevertheless.
 
         Raises:
-            FileExistsError: It is there with other content, or of what was written nothing is known. Equal content is
-                taken for ours: a client that retries a request whose answer was lost meets its own file.
+            FileExistsError: The file exists with other content or, on a disk, `content` is a function. A file of equal
+                content is no error: a client that repeats a request whose answer was lost finds its own file.
             ArtifactError: The store refuses.
         """
         if callable(content) and not isinstance(self._fs, LocalFileSystem):
@@ -110,8 +110,8 @@ class ObjectStore:
         """Return a file's bytes.
 
         Raises:
-            FileNotFoundError: There is none.
-            ArtifactError: The store refuses, it is no regular file, or has more than `most` bytes.
+            FileNotFoundError: It does not exist.
+            ArtifactError: The store refuses, it is not a regular file, or has more than `most` bytes.
         """
         full = f"{self._root}/{path}"
         with self._clear_errors("read", full, passing=(FileNotFoundError,)):
@@ -123,7 +123,7 @@ class ObjectStore:
             return content
 
     def open(self, path: str, most: int) -> IO[bytes]:
-        """Open a file for reading from place to place; where the store is no disk, it is in memory.
+        """Open a file as a seekable stream; if the store is not a disk, the file is read into memory.
 
         Raises:
             FileNotFoundError, ArtifactError: As `read`.
@@ -135,10 +135,10 @@ class ObjectStore:
             return open_file(Path(full), most)
 
     def exists(self, path: str) -> bool:
-        """Return whether a file is there.
+        """Return whether a file exists.
 
         Raises:
-            ArtifactError: The store refuses: that is not the same as "not there".
+            ArtifactError: The store refuses, so it is unknown.
         """
         full = f"{self._root}/{path}"
         with self._clear_errors("look for", full):
@@ -149,16 +149,16 @@ class ObjectStore:
         return True
 
     def location(self, path: str) -> str:
-        """Return where a file lies: a path on disk, a URL elsewhere."""
+        """Return the location of a file: a path on disk, else a URL."""
         full = f"{self._root}/{path}"
         return full if isinstance(self._fs, LocalFileSystem) else str(self._fs.unstrip_protocol(full))
 
     def names(self, folder: str) -> tuple[str, ...]:
-        """Return the files below a folder, relative to it, sorted; unfinished ones are not among them."""
+        """Return the files below a folder, relative to it, sorted, without unfinished ones."""
         return tuple(name for name in self._everything(folder) if not name.endswith(UNFINISHED))
 
     def folders(self, folder: str = "") -> tuple[str, ...]:
-        """Return the names of the folders in a folder, sorted; by default in the topmost one."""
+        """Return the names of the folders in a folder, sorted; by default in the root."""
         full = f"{self._root}/{folder}".rstrip("/")
         with self._clear_errors("list", full):
             try:
@@ -186,14 +186,14 @@ class ObjectStore:
         full = f"{self._root}/{folder}"
         with self._clear_errors("list", full):
             try:
-                self._fs.ls(full, detail=False)  # `find` passes in silence over what is refused
+                self._fs.ls(full, detail=False)  # `find` ignores permission errors silently
             except FileNotFoundError:
                 return []
             found = _files_on_disk(full) if isinstance(self._fs, LocalFileSystem) else self._fs.find(full)
             return sorted(path.removeprefix(f"{full}/") for path in found)
 
     def _create_on_disk(self, full: str, content: bytes | Callable[[IO[bytes]], None]) -> None:
-        # The temporary file lies beside its target: a hard link cannot leave its file system.
+        # The temporary file is in the same folder as its target, since a hard link can't cross file systems.
         folder, temporary = full.rsplit("/", 1)[0], f"{full}.{secrets.token_hex(8)}{UNFINISHED}"
         try:
             with place_umask(Path(folder)):
@@ -224,7 +224,7 @@ class ObjectStore:
             raise
         except DamagedError as err:
             raise self._error(f"{one_line(err, 1_200)}; move it away") from err
-        except Exception as err:  # each back end raises classes of its own; botocore's are not even OSErrors
+        except Exception as err:  # each back end raises its own classes; those of botocore are not even OSErrors
             code = err.errno if isinstance(err, OSError) else None
             if code is None and isinstance(err, PermissionError):
                 code = errno.EACCES  # as s3fs raises it, without a number
@@ -235,7 +235,7 @@ class ObjectStore:
 
 
 def _files_on_disk(folder: str) -> Iterator[str]:
-    """Yield the files below a folder; a link to a folder is not followed, it may lead round in a circle."""
+    """Yield the files below a folder; links to folders are not followed, since they may form a cycle."""
 
     def refuse(err: OSError) -> None:
         if not isinstance(err, FileNotFoundError):  # removed meanwhile

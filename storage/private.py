@@ -1,4 +1,4 @@
-"""Who may read what a process makes: the home is its owner's alone, a shared place keeps the umask the user has."""
+"""Permissions of created files: only the owner can read the home; files at a shared place get the user's umask."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from storage.settings import Settings
 PRIVATE = 0o077
 """The umask of the home."""
 
-_STARTED_WITH = "DSC_UMASK"  # children start with ours, and must know the user's
-_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # neither through a link nor, waiting for a writer, into a pipe
-_SHARING = threading.Lock()  # the umask is the whole process's
+_STARTED_WITH = "DSC_UMASK"  # child processes inherit our umask and need the user's
+_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # follow no link, and do not wait for the writer of a pipe
+_SHARING = threading.Lock()  # the umask is shared by all threads of the process
 
 
 def keep_home_private() -> Path:
-    """Make the home, and from now on let this process and its children make files that nobody else can read.
+    """Create the home, and set the umask so that only the owner can read files of this process and its children.
 
-    Temporary files lie in the home too, those of each process in a folder of their own, and whatever a killed one left
-    there goes. Whoever starts a program calls this first.
+    Temporary files are stored in the home too, in one folder for each process; those of killed processes are removed.
+    Every program calls this first.
 
     Returns:
         The home.
@@ -43,18 +43,18 @@ def keep_home_private() -> Path:
 
 
 def _own_folder(place: Path) -> Path:
-    """Return a folder for this process's temporary files, and remove what processes that are gone have left."""
+    """Return a folder for this process's temporary files, and remove those of processes that have ended."""
     folder = place / f"process-{os.getpid()}"
     if os.environ.get("TMPDIR") == str(folder) and folder.is_dir():
         return folder
     try:
         place.mkdir(exist_ok=True)
-        with _locked(place, fcntl.LOCK_EX):  # between the making of a folder and its lock nobody looks
+        with _locked(place, fcntl.LOCK_EX):  # no other process may look between creating a folder and locking it
             for left in place.iterdir():
                 with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
             folder.mkdir(exist_ok=True)
-            # Open, and so locked, for as long as this process lives, or a child that is a copy of it.
+            # Stays open, and so locked, until this process and its forked children have ended.
             fcntl.flock(os.open(folder, _LOOK), fcntl.LOCK_SH)
     except OSError as err:
         raise StoreError(f"{place} must be a writable folder, it is not ({err.strerror}); set DSC_HOME") from err
@@ -73,10 +73,10 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 
 @contextmanager
 def place_umask(place: Path) -> Iterator[None]:
-    """Make files at a place with the umask that belongs there: outside the home, the one that the user started with.
+    """Use the right umask for files below a folder: outside the home, the umask with which the user started.
 
     Args:
-        place: Absolute folder below which files are made while the block lasts.
+        place: Absolute folder below which files are created inside the block.
     """
     started = os.environ.get(_STARTED_WITH)
     if started is None or place.is_relative_to(Settings.from_environment().home):

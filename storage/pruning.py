@@ -1,4 +1,4 @@
-"""Room on the disk: what nobody needs any more of intermediate results, versions, datasets and temporary files."""
+"""Frees disk space: removes intermediate results, versions, datasets and temporary files that are no longer needed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from storage.version_names import time_stamp
 
 @dataclass(frozen=True, kw_only=True)
 class PruneRule(Checked):
-    """What may go.
+    """What may be removed.
 
     Attributes:
-        keep_days: Days since its last use for which anything stays: more than the longest run takes.
-        keep_datasets: Datasets of each source and market that stay, those used last, whatever their age.
-        version_days: Days for which a version stays that was never the champion and that no session has used.
-        keep_versions: The newest versions of each source and market, which stay whatever their age.
+        keep_days: Days for which everything is kept after its last use; must be longer than the longest run.
+        keep_datasets: Number of the most recently used datasets of each source and market that are always kept.
+        version_days: Days for which a version is kept that was never the champion and that no session has used.
+        keep_versions: Number of the newest versions of each source and market that are always kept.
     """
 
     keep_days: Annotated[float, Ge(1)] = 7.0
@@ -40,7 +40,7 @@ class PruneRule(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """What made room: intermediate results, versions, datasets that no version needs, and what failed runs left."""
+    """What was removed: intermediate results, versions, datasets that no version needs, and files of failed runs."""
 
     results: Pruned
     versions: Pruned
@@ -48,7 +48,7 @@ class Removed:
     leftovers: Pruned
 
     def lines(self) -> list[str]:
-        """Return what went, one line a kind."""
+        """Return what was removed, one line for each kind."""
         parts = {
             "work": self.results, "versions": self.versions, "datasets": self.datasets, "leftovers": self.leftovers
         }  # fmt: skip
@@ -65,15 +65,15 @@ def prune(
     used: Collection[str] | None = (),
     leftovers: Collection[Path] = (),
 ) -> Removed:
-    """Remove what nobody needs any more.
+    """Remove what is no longer needed.
 
-    Versions expire in the home alone: at a place that others share, nobody here knows what their sessions use.
+    Versions are removed from the home only: at a shared place it is unknown which versions other users' sessions need.
 
     Args:
-        settings: Where everything lies.
-        rule: What may go.
-        warn: Is told why something is kept that could have gone.
-        used: Names of the versions that sessions have used; None where that can't be told.
+        settings: The locations.
+        rule: What may be removed.
+        warn: Called with the reason if something is kept because of an error.
+        used: Names of the versions that sessions have used; None if unknown, and then no version is removed.
         leftovers: Folders of files that no run reads again.
     """
     now = datetime.now(UTC)
@@ -86,7 +86,7 @@ def prune(
         versions = _expire(store, rule, now - timedelta(days=rule.version_days), used, warn)
     try:
         datasets = prune_datasets(settings.datasets, before, rule.keep_datasets, lambda: _needed(store))
-    except ArtifactError as err:  # what a version refers to can't be read, so every dataset may be needed
+    except ArtifactError as err:  # a manifest can't be read, so any dataset may be needed
         warn(f"every dataset is kept: {err}")
         datasets = Pruned(keys=(), freed_bytes=0)
     return Removed(
@@ -95,7 +95,7 @@ def prune(
 
 
 def _needed(store: ArtifactStore) -> Set[str]:
-    """Return the datasets that versions were made from: their market's, and those of its pool."""
+    """Return the ids of the datasets that versions were made from: their market's, and those of its pool."""
     needed: set[str] = set()
     for ref in (ref for source, name in store.markets() for ref in store.whole_versions(source, name)):
         document = store.manifest(ref)
@@ -126,7 +126,7 @@ def _expire(
 def _clear(folders: Collection[Path], before_s: float) -> Pruned:
     gone, freed = [], 0
     for path in (path for folder in folders for path in sorted(folder.glob("*"))):
-        with suppress(OSError):  # another run was faster, or it is none of ours
+        with suppress(OSError):  # another run removed it first, or it belongs to another user
             found = path.lstat()
             if stat.S_ISREG(found.st_mode) and found.st_mtime < before_s:
                 path.unlink()

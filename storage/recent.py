@@ -1,9 +1,9 @@
-"""The newest candles of each market as Parquet, for readers that come often and must never hold the database.
+"""The newest candles of each market as Parquet, for frequent readers that must not lock the database.
 
     <folder>/<source, with '-' for ':'>/<market>.parquet      start_ms and candles, oldest first
 
-An ingest replaces the file whole after its last commit; a reader sees the one before or the one after, waits for nobody
-and makes nobody wait. A kill between commit and replacement leaves the older file, until the next ingest.
+An ingest replaces the file atomically after its last commit, so readers and writers never wait for each other. A kill
+between commit and replacement leaves the older file until the next ingest.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from storage.schema import (
 from storage.whole_file import replace_file
 
 RECENT_BARS = 10_000
-"""Enough to warm features and any network up several times over, and written in milliseconds."""
+"""Candles in a file: several times the warm-up of features and networks, and still written in milliseconds."""
 
 _OWNER = b"dsc"
 
 
 def write_recent(folder: Path, source: Source, market: Market, candles: Candles) -> Path:
-    """Replace the file of a market by its newest `RECENT_BARS` candles, and return where it lies.
+    """Replace the file of a market by its newest `RECENT_BARS` candles, and return its path.
 
     Raises:
-        StoreError: It can't be written; the one that was there is still there.
+        StoreError: It can't be written; the previous file is unchanged.
     """
     path, newest = _place(folder, source, market), candles[-RECENT_BARS:]
     columns = {name: getattr(newest, name) for name in ("start_ms", *CANDLE_COLUMNS)}
@@ -54,7 +54,7 @@ def write_recent(folder: Path, source: Source, market: Market, candles: Candles)
 
 
 def read_recent(folder: Path, source: Source, market: Market) -> Candles:
-    """Return the newest candles of a market as the last ingest left them; none before the first.
+    """Return the newest candles of a market as of the last ingest; empty before the first ingest.
 
     Raises:
         StoreError: The file is damaged, or of another source or market.

@@ -1,11 +1,11 @@
-"""Results, each named by what it was made from: the same work asked for again, by any process, is found and not done.
+"""Content-addressed results: the key is a hash of a step's inputs, so that no process computes the same result twice.
 
     <place>/<key>.zip        the files of one result, not compressed; the archive's comment ends with the SHA-256 of all
-                             that is before it, and with DSC_ARTIFACT_KEY begins with the signature of key and files
+                             bytes before it, and with DSC_ARTIFACT_KEY begins with the signature of key and files
 
-A place is a folder or an fsspec URL that every machine reaches. A result is one object, made only where none was, so a
-killed run leaves the whole of it or nothing. A folder may be deleted while nothing runs; `prune` may be called at any
-time, since whoever finds a result marks it as used.
+A place is a folder, or an fsspec URL that every machine can reach. A result is one object that is created atomically,
+so a killed run leaves all of it or nothing. The folder may be deleted while nothing runs; `prune` may be called at any
+time, since every lookup marks the result as used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from storage.schema import DamagedError, PipelineError, StoreError, content_hash
 
 Kind = TypeVar("Kind")
 Content = bytes | Callable[[IO[bytes]], None]
-"""Of a file: its bytes, or what writes them, where they are too many to be in memory as well as what they say."""
+"""Content of a file: its bytes, or a function that writes them, if they are too large to be in memory twice."""
 
 _ENDING = ".zip"
 _PLAIN = "result.json"
@@ -42,14 +42,14 @@ _PART = 1 << 20  # bytes that are hashed at a time
 
 @runtime_checkable
 class Filed(Protocol):
-    """A result with arrays or bytes in it, which says itself how it is kept."""
+    """A result with arrays or bytes, which defines its own files."""
 
     def files(self) -> Mapping[str, Content]:
         """Return it as files by name."""
 
     @classmethod
     def of(cls, files: Archive) -> Self:
-        """Return what `files` were made from; what it trips over says that they were not."""
+        """Return the result stored in `files`; raises an error of `foreign.OTHERWISE` if they are of another class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,8 @@ class Pruned:
     """What was removed to free space.
 
     Attributes:
-        keys: Names of the results; unfinished ones that killed runs left behind are among them.
-        freed_bytes: What they took.
+        keys: Names of the results, including unfinished ones of killed runs.
+        freed_bytes: Their size.
     """
 
     keys: tuple[str, ...]
@@ -66,7 +66,7 @@ class Pruned:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return `value` (JSON types and dataclasses) as text that is equal whenever the value is: sorted, no spaces."""
+    """Return `value` (JSON types and dataclasses) as canonical JSON: keys sorted, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain).encode()
 
 
@@ -82,8 +82,8 @@ class ResultStore:
     """Results by key.
 
     Args:
-        place: Folder that holds them all, or its fsspec URL; with the key that they are signed with, if there is one.
-        error: Class of every error; the texts below say StoreError for it.
+        place: Folder of all results, or its fsspec URL; with the key that signs them, if there is one.
+        error: Class of the errors that are raised; the docstrings below call it StoreError.
 
     Raises:
         StoreError: The URL's protocol is unknown, or the package that serves it is not installed.
@@ -99,26 +99,26 @@ class ResultStore:
         return f"{step}-{content_hash([canonical_json(made_from)])[:16]}"
 
     def location(self, key: str) -> str:
-        """Return where a result lies: a path on disk, a URL elsewhere."""
+        """Return the location of a result: a path on disk, else a URL."""
         return self._objects.location(f"{key}{_ENDING}")
 
     def finished(self, key: str) -> bool:
-        """Return whether the result is there; asking marks it as used, so that `prune` leaves it to whoever asked.
+        """Return whether the result exists, and mark it as used now, so that `prune` does not remove it.
 
         Raises:
-            StoreError: The store refuses: that is not the same as "not there".
+            StoreError: The store refuses, so it is unknown.
         """
         if self._objects.folder is not None:
-            with suppress(OSError):  # not there; or somebody else's, which can be read, though not marked
+            with suppress(OSError):  # it does not exist, or belongs to another user and can't be marked
                 os.utime(self.location(key))
         return self._objects.exists(f"{key}{_ENDING}")
 
     def save(self, key: str, result: Mapping[str, bytes] | object) -> None:
-        """Store a result, whole or not at all; one that is there already is left alone.
+        """Store a result, completely or not at all; an existing one is left unchanged.
 
         Args:
             key: Its key.
-            result: Files by name; or what has them (`Filed`); or a dataclass of plain values.
+            result: Files by name, or a `Filed` object, or a dataclass of plain values.
 
         Raises:
             StoreError: The store refuses, or the disk is full.
@@ -138,10 +138,10 @@ class ResultStore:
 
         Args:
             key: Its key.
-            kind: Its class: one with `of` (`Filed`), or a dataclass of plain values.
+            kind: Its class: a `Filed` class, or a dataclass of plain values.
 
         Raises:
-            StoreError: There is none, its bytes have changed, or it is of another kind.
+            StoreError: It does not exist, its bytes have changed, or it is of another class.
         """
         with self._verified(key) as files:
             try:
@@ -164,7 +164,7 @@ class ResultStore:
                 raise self._damaged(key, f"is damaged ({err})") from err
 
     def peek(self, key: str, name: str) -> bytes:
-        """Return one file of a result on a disk, without a look at the others and without proof.
+        """Return one file of a result on a disk, without verifying the result's hash.
 
         Raises:
             OSError, KeyError, DamagedError: There is no such result, or it is damaged.
@@ -173,7 +173,7 @@ class ResultStore:
             return Archive(packed)[name]
 
     def by_last_use(self) -> tuple[str, ...]:
-        """Return the keys on a disk, the one that was used last first; at a URL nothing says when something was."""
+        """Return the keys on a disk, most recently used first; empty at a URL, where the last use is not known."""
         found = []
         for path in self._on_disk():
             with suppress(FileNotFoundError):  # pruned meanwhile
@@ -182,13 +182,13 @@ class ResultStore:
         return tuple(key for _, key in sorted(found, reverse=True))
 
     def prune(self, before: datetime, keep: Callable[[str], bool] = lambda key: False) -> Pruned:
-        """Remove the results that nobody has used since a time, and return what went.
+        """Remove the results that have not been used since `before`, and return them.
 
-        Nothing goes from a URL: a rule of the bucket itself expires what is there, for every machine at once.
+        Nothing is removed from a URL: use the bucket's own expiry rule there.
 
         Args:
-            before: Aware. Leave more room than the longest run takes: it still needs what it found at its beginning.
-            keep: Says of a key that its result stays, whatever its age.
+            before: With a time zone. Must be earlier than the start of the oldest run that still needs its results.
+            keep: Returns whether the result of a key is kept whatever its age.
 
         Raises:
             StoreError: The folder can't be changed.
@@ -202,7 +202,7 @@ class ResultStore:
                 if found.st_mtime >= before.timestamp():
                     continue
                 path.unlink()
-            except FileNotFoundError:  # another run, of another market, prunes at the same time
+            except FileNotFoundError:  # another run prunes at the same time
                 continue
             except OSError as err:
                 raise self._error(f"{path.parent} can't be pruned ({err.strerror}); check its rights") from err
@@ -217,7 +217,7 @@ class ResultStore:
 
     @contextmanager
     def _verified(self, key: str) -> Iterator[Archive]:
-        """Open a result whose bytes are those that were saved, by whom they should be."""
+        """Open a result after verifying its hash and, with a key, its signature."""
         try:
             packed = self._objects.open(f"{key}{_ENDING}", MOST_DATA_BYTES)
         except FileNotFoundError as err:
@@ -241,11 +241,11 @@ class ResultStore:
             yield files
 
     def _pack(self, key: str, files: Mapping[str, Content], packed: IO[bytes]) -> None:
-        """Write files as the archive of a result."""
+        """Write files to `packed` as the archive of a result."""
         is_signed = self._place.key is not None
         with zipfile.ZipFile(packed, "w") as archive:
             for name, content in files.items():
-                with archive.open(zipfile.ZipInfo(name), "w") as file:  # no time of day: equal files are equal archives
+                with archive.open(zipfile.ZipInfo(name), "w") as file:  # without a time: equal files, equal archives
                     if callable(content):
                         content(file)
                     else:
@@ -265,13 +265,13 @@ class ResultStore:
 
 
 def _signed_hash(key: str, packed: IO[bytes], size: int) -> str:
-    """Return `content_hash` of a result's key and of all of its archive but the two numbers at its end."""
+    """Return `content_hash` of a result's key and its archive without the signature and the hash at its end."""
     name, body = key.encode(), max(size - 2 * _DIGEST, 0)
     return _hash_of(packed, body, len(name).to_bytes(8, "little") + name + body.to_bytes(8, "little"))
 
 
 def _hash_of(file: IO[bytes], size: int, before: bytes = b"") -> str:
-    """Return the SHA-256 of what stands before the first `size` bytes of a file, and of those."""
+    """Return the SHA-256 of `before` followed by the first `size` bytes of a file."""
     digest = hashlib.sha256(before)
     file.seek(0)
     while size > 0 and (part := file.read(min(size, _PART))):

@@ -1,19 +1,19 @@
-"""The shared vocabulary: names, units, references and errors. Standard library and NumPy only.
+"""Shared types: names, units, references and errors. Uses the standard library and NumPy only.
 
 The errors, by what to do about them:
 
     PipelineError
     ├── TemporaryError          the same call may succeed later: retried within a budget
-    │   ├── RateLimited         Bybit 10006: too many requests; knows when the limit resets
+    │   ├── RateLimited         Bybit 10006: too many requests; has the time at which the limit resets
     │   ├── Banned              HTTP 403: this address sent too much, or may not use Bybit; minutes, not seconds
     │   ├── Ambiguous           time-out, 5xx, broken body: unknown whether the request took effect
     │   ├── StoreBusyError      another process holds the database
     │   └── ClusterError        the Dask cluster is out of reach, without a worker, or runs other code
-    ├── Rejected                Bybit understood and said no (retCode)
+    ├── Rejected                Bybit understood the request and refused it (retCode)
     ├── AuthError               key, signature or permission
     ├── ClockError              this machine's clock is off
     ├── ConfigError             a parameter or setting breaks a rule
-    ├── DamagedError            bytes that somebody else may have written are not what they should be
+    ├── DamagedError            untrusted data is malformed
     ├── CandleError             candles that cannot be used
     │   ├── CandleGapError      bars are missing
     │   └── QuarantineError     too large a share of rows broke the contract
@@ -51,7 +51,7 @@ SYMBOL = re.compile(r"[A-Z0-9-]{2,40}")
 Symbol = Annotated[str, SYMBOL]
 """A market's name on Bybit."""
 Source = NewType("Source", str)
-"""Where candles came from: "bybit", "testnet", "demo", or "sandbox:<hash8>" of a replayed file or a market's law."""
+"""Source of candles: "bybit", "testnet", "demo", or "sandbox:<hash8>" of a replayed file or a synthetic market."""
 
 _USER = re.compile(r"//[^/\s@]*@")
 _QUERY = re.compile(r"(\w://[^\s?#]*)[?#][^\s'\")]*")
@@ -79,10 +79,10 @@ FEATURES = (
     *(f"week_{wave}_{k}" for k in range(1, 7) for wave in ("sin", "cos")),
     *(f"day_{wave}_{k}" for k in range(1, 5) for wave in ("sin", "cos")),
 )
-"""The model's inputs, in channel order: the source's ten come first. `tasks/market/features.py` says what each is."""
+"""The model's inputs, in channel order, the source text's ten first. `tasks/market/features.py` defines each."""
 
 ODD_FEATURES = frozenset({"return_1", "return_12", "rsi", "macd", "macd_signal", "vwap_deviation"})
-"""Those that change their sign where the market is turned upside down (1 / price); all others stay about the same."""
+"""Features that change sign if the price is inverted (1 / price); all others stay about the same."""
 
 CLASSES = ("sell", "hold", "buy")
 SELL, HOLD, BUY = 0, 1, 2
@@ -99,20 +99,20 @@ INTERVAL_MS = {
 """Milliseconds per bar of each `Interval`."""
 
 END_OF_TIME_MS = 253_402_300_799_000
-"""The last second of the year 9999: later times are taken for garbage."""
+"""The last second of the year 9999; later times are treated as invalid."""
 
 MONDAY_MS = 4 * DAY_MS  # weeks open on Mondays; 1970-01-01 was a Thursday
 FUNDING_STEP_MS = DAY_MS // 3
-"""The longest between two funding stamps: no market pays less often than every 8 hours; many pay more often."""
+"""Longest time between two funding stamps: every market pays at least every 8 hours, many more often."""
 
 WINDOW_BARS = 1_000
-"""Candles of one request: the most that Bybit returns."""
+"""Candles per request, the most that Bybit returns."""
 
 _MS_PER_YEAR = 365 * DAY_MS
 
 
 class PipelineError(Exception):
-    """Anything this project refuses to go on with."""
+    """Base of all errors of this project."""
 
 
 class TemporaryError(PipelineError):
@@ -124,7 +124,7 @@ class RateLimited(TemporaryError):
 
     Args:
         message: The rule and what was found.
-        reset_ms: Server time at which the limit resets, UTC milliseconds; None where Bybit did not say.
+        reset_ms: Server time at which the limit resets, UTC milliseconds; None if Bybit did not send it.
     """
 
     def __init__(self, message: str, reset_ms: int | None = None) -> None:
@@ -137,7 +137,7 @@ class Banned(TemporaryError):
 
 
 class Ambiguous(TemporaryError):
-    """Nobody knows whether the request took effect: a read may be repeated, an order must be looked up."""
+    """It is unknown whether the request took effect: a read may be repeated, an order must be looked up."""
 
 
 class StoreBusyError(TemporaryError):
@@ -174,7 +174,7 @@ class ConfigError(PipelineError, ValueError):
 
 
 class DamagedError(PipelineError, ValueError):
-    """Bytes that somebody else may have written are not what they should be."""
+    """Untrusted data is malformed."""
 
 
 class CandleError(PipelineError):
@@ -233,17 +233,17 @@ def parse_source(text: str) -> Source:
 
 
 def source_slug(source: Source) -> str:
-    """Return a source as a part of a file's name."""
+    """Return a source as part of a file name."""
     return source.replace(":", "-")
 
 
 def sandbox_source(content: bytes) -> Source:
-    """Return the source of a replay (the hash of what is replayed) or a synthetic market (its description)."""
+    """Return the source of a sandbox; `content` is the replayed data or the synthetic market's description."""
     return Source(f"sandbox:{content_hash([content])[:8]}")
 
 
 def content_hash(parts: Iterable[bytes | memoryview]) -> str:
-    """Return the SHA-256 of the parts in hexadecimal; lengths are hashed too, so that no two splits agree."""
+    """Return the SHA-256 of the parts in hexadecimal; lengths are hashed too, so that the split matters."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -252,7 +252,7 @@ def content_hash(parts: Iterable[bytes | memoryview]) -> str:
 
 
 def one_line(text: object, most: int = 200) -> str:
-    """Return what somebody else wrote as part of a line: nothing that steers a terminal, no key out of an address."""
+    """Return untrusted text safe for one line: without control characters, and without users and queries of URLs."""
     seen = "".join(char if char.isprintable() else " " for char in str(text)[: 10 * most])
     seen = _QUERY.sub(r"\1?...", _USER.sub("//...@", seen))
     return " ".join(seen.split())[:most]
@@ -301,7 +301,7 @@ class Market:
         """Return the market that `slug` names.
 
         Raises:
-            ConfigError: It names none.
+            ConfigError: It is not a valid slug.
         """
         category, _, rest = slug.partition("-")
         symbol, _, interval = rest.rpartition("-")
@@ -375,7 +375,7 @@ class Candles:
         return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def matrix(self) -> FloatArray:
-        """Return (T, 6): start_ms, open, high, low, close, volume, as the feature recurrences read them."""
+        """Return (T, 6): start_ms, open, high, low, close, volume; the input of the features."""
         return np.column_stack(
             [self.start_ms.astype(np.float64), self.open, self.high, self.low, self.close, self.volume]
         )
@@ -383,11 +383,11 @@ class Candles:
 
 @dataclass(frozen=True, kw_only=True)
 class RejectedRow:
-    """A row that was not stored, and why.
+    """A row that was rejected, with the reason.
 
     Attributes:
-        start_ms: Open time as far as it could be read, UTC milliseconds; None where not even that was readable.
-        raw: The row as it came, cut to 500 characters.
+        start_ms: Open time, UTC milliseconds; None if it was unreadable.
+        raw: The row as received, cut to 500 characters.
         reason: The failed check.
     """
 
@@ -405,16 +405,16 @@ class Window:
 
     @classmethod
     def cover(cls, market: Market, first_ms: int, last_ms: int, bars: int = WINDOW_BARS) -> list[Self]:
-        """Return the windows that cover a range, oldest first; none where it holds no bar.
+        """Return the windows that cover a range, oldest first; empty if it contains no bar.
 
-        They begin at multiples of `bars`, so the same ones come back however often and from wherever one asks; the
-        first and the last are cut to the range.
+        They begin at multiples of `bars` on the interval grid, so overlapping ranges share the same windows; the first
+        and the last are cut to the range.
 
         Args:
-            market: Its bars.
+            market: Gives the interval grid.
             first_ms: Earliest open time, UTC milliseconds; need not lie on the grid.
             last_ms: Latest open time, inclusive; need not lie on the grid.
-            bars: Longest window.
+            bars: Most bars of a window.
 
         Raises:
             ConfigError: `bars` < 1.
@@ -429,19 +429,19 @@ class Window:
         return [cls(first_ms=max(first, ms), last_ms=min(last, ms + length - step)) for ms in opens]
 
     def bars(self, interval_ms: int) -> int:
-        """Return how many bars the window holds."""
+        """Return the number of bars in the window."""
         return (self.last_ms - self.first_ms) // interval_ms + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instrument:
-    """What Bybit says of a market.
+    """Trading rules of a market, from Bybit.
 
     Attributes:
-        launch_ms: Start of trading, UTC milliseconds; 0 where Bybit does not say (spot).
+        launch_ms: Start of trading, UTC milliseconds; 0 if Bybit does not report it (spot).
         tick_size, qty_step, min_qty, min_notional: Decimal text, as Bybit sends it.
-        max_market_qty: Most coins of a market order, likewise.
-        funding_interval_min: Minutes between funding stamps; 0 where there is no funding.
+        max_market_qty: Largest market order, coins, as decimal text.
+        funding_interval_min: Minutes between funding stamps; 0 if there is no funding.
         status: Trading, PreLaunch, Delivering, Closed …
     """
 
@@ -457,11 +457,11 @@ class Instrument:
     max_market_qty: str = "100000000"
 
     def quantity_text(self, coins: float) -> str:
-        """Return a quantity as an order states it: the nearest multiple of the step, without a sign."""
+        """Return a quantity as order text: the nearest multiple of the step, without a sign."""
         return _on_grid(abs(coins), self.qty_step)
 
     def price_text(self, price: float) -> str:
-        """Return a price as an order states it: the nearest multiple of the tick."""
+        """Return a price as order text: the nearest multiple of the tick."""
         return _on_grid(price, self.tick_size)
 
 
@@ -473,7 +473,7 @@ def _on_grid(value: float, step: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRef:
-    """A dataset by name: what crosses a task instead of its rows."""
+    """Reference to a dataset; tasks pass it on instead of the data."""
 
     id: str
     source: Source
@@ -482,7 +482,7 @@ class DatasetRef:
 
 @dataclass(frozen=True, kw_only=True)
 class VersionRef:
-    """A stored model version by name.
+    """Reference to a stored model version.
 
     Attributes:
         source: Where its candles came from.
@@ -499,25 +499,25 @@ class VersionRef:
 
     @property
     def made(self) -> str:
-        """When it was stored, UTC, as 20260131T235959Z: text that sorts by time."""
+        """Time at which it was stored, UTC, as 20260131T235959Z; sorts by time."""
         return self.version.rpartition("-")[0]
 
     @property
     def made_at(self) -> datetime:
-        """When it was stored, UTC."""
+        """Time at which it was stored, UTC."""
         return datetime.fromisoformat(self.made)
 
     @property
     def hash8(self) -> str:
-        """Hash over what it was made from."""
+        """First 8 hex digits of the hash of its inputs."""
         return self.version.rpartition("-")[2]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the reference that `str` wrote.
+        """Return the reference from its `str` text.
 
         Raises:
-            ConfigError: `text` is no <source>/<market>/<version>.
+            ConfigError: `text` is not <source>/<market>/<version>.
         """
         parts = text.split("/")
         if len(parts) != 3 or not all(parts):

@@ -1,4 +1,4 @@
-"""JSON documents with a seal over what they say and, where DSC_ARTIFACT_KEY is set, a signature for their place."""
+"""JSON documents with a seal (a hash of their content) and, if DSC_ARTIFACT_KEY is set, a signature."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from storage.foreign import parse_json
 from storage.schema import ArtifactError, content_hash, one_line
 
 Document = dict[str, Any]
-"""What JSON can hold: text, finite numbers, booleans, None, lists and text-keyed dicts."""
+"""JSON values: text, finite numbers, booleans, None, lists and dicts with text keys."""
 
 
 def sealed(document: Mapping[str, Any], market: str, place: Place) -> bytes:
-    """Return the document as JSON with a seal: the hash of what a reader will see.
+    """Return the document as JSON with a seal: the hash of its content.
 
     Args:
         document: Plain JSON.
-        market: Folder of the market that it is of, which a signature covers too.
-        place: Where it will lie: with its key it is signed.
+        market: Folder of its market, which the signature covers too.
+        place: Where it will be stored; signed with the key of this place, if there is one.
 
     Raises:
-        ArtifactError: It holds what JSON can't, such as NaN.
+        ArtifactError: It contains a value that JSON can't represent, such as NaN.
     """
     try:
         plain = json.loads(json.dumps(document, allow_nan=False))
@@ -38,16 +38,16 @@ def sealed(document: Mapping[str, Any], market: str, place: Place) -> bytes:
 
 
 def unsealed(content: bytes, what: str, market: str, place: Place) -> Document:
-    """Return the document with its seal, or refuse it: a seal finds damage and careless edits, a key other writers.
+    """Return the document with its seal, after checking the seal (damage, edits) and the signature (other writers).
 
     Args:
         content: As `sealed` wrote it.
-        what: Its name, for the message.
-        market: Folder of the market that it is of.
-        place: Where it lies.
+        what: Its name, for error messages.
+        market: Folder of its market.
+        place: Where it is stored.
 
     Raises:
-        ArtifactError: It is damaged, edited, or somebody else's.
+        ArtifactError: It is damaged, edited, or not signed with the key of `place`.
     """
     try:
         document: Document = parse_json(content)
@@ -63,7 +63,7 @@ def unsealed(content: bytes, what: str, market: str, place: Place) -> Document:
 
 
 def require_shape(shape: TypeAdapter[Any], document: Document, what: str) -> None:
-    """Raise ArtifactError where a document is not of the shape that this program writes."""
+    """Raise ArtifactError if a document does not have the fields and types that this program writes."""
     try:
         shape.validate_python(document)
     except ValueError as err:

@@ -1,6 +1,6 @@
-"""The home's secret: what every process of one DSC_HOME shows to every server that it starts.
+"""The home's secret: the credentials with which processes of one DSC_HOME log in to the servers that it starts.
 
-It lies in a file that only its owner can read. Whoever can read it can do all that the owner can; nobody else gets in.
+It is stored in a file that only the owner can read. Anyone who can read it has all of the owner's rights.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from storage.locks import exclusive
 from storage.schema import ConfigError, StoreError
 
 USER = "dsc"
-"""The name before the colon, where a browser or a client asks for one."""
+"""The user name for browsers and clients that ask for one."""
 
 _FORM = re.compile(rf"{USER}:[A-Za-z0-9_-]{{43}}")  # 32 random bytes
 _WAIT_S = 30.0
 
 
 def secret_path(home: Path) -> Path:
-    """Return where the secret of a home lies."""
+    """Return the path of a home's secret."""
     return home / "secret"
 
 
 def home_secret(home: Path) -> str:
-    """Return the secret of a home, `user:password`; the first call makes it.
+    """Return the secret of a home, `user:password`; the first call creates it.
 
     Args:
         home: The folder of run-time data; it must exist.
 
     Raises:
-        ConfigError: Others can read the file, or it holds something else.
+        ConfigError: Others can read the file, or its content is not a secret.
         StoreError: It can't be read or written.
     """
     path = secret_path(home)
@@ -57,7 +57,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _read(path: Path) -> str:
-    # Neither through a link nor, waiting for a writer, from a pipe.
+    # Follow no link, and do not wait for the writer of a pipe.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:

@@ -1,15 +1,15 @@
-"""What the environment says: where things lie, which artifact store, which keys.
+"""Settings from environment variables: locations, the artifact store, keys.
 
 DSC_HOME              where run-time data lives (default ./.dsc)
 DSC_ARTIFACT_URL      where versions live, and with them the datasets and finished steps that they are made from: a path
                       or any fsspec URL that every machine reaches (default: models, datasets and work in $DSC_HOME)
-DSC_ARTIFACT_KEY      secret that all who write there have in common: what others wrote there is refused (default: none)
+DSC_ARTIFACT_KEY      secret that all writers of that place share; files of other writers are refused (default: none)
 DSC_DASK_ADDRESS      scheduler of the Dask cluster on which many markets are retrained (default: this process)
 DSC_DASK_WAIT_S       how long that cluster may be out of reach or without a worker, seconds (default 60)
-DSC_RETRAIN_HOURS     from one retrain of a market to the next, hours: after three missed ones its champion is served no
-                      more, by sessions and by the monitor alike (default 24; live takes no more)
+DSC_RETRAIN_HOURS     hours from one retrain of a market to the next: after three missed ones sessions and the monitor
+                      treat its champion as expired (default 24; live accepts no more)
 DSC_REPORTS_URL       where a browser finds the report of a version, set by `make ui` for its runs (default: nowhere)
-DSC_ALERT_URL         webhook that hears of failed runs, drift, promotions ... (default: nobody is told)
+DSC_ALERT_URL         webhook for alerts of failed runs, drift, promotions ... (default: none)
 DSC_BYBIT_..._KEY     keys of trading accounts, and their secrets: `storage/api_keys.py`
 """
 
@@ -33,18 +33,18 @@ _LEAST_KEY = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the environment says.
+    """Settings from the environment.
 
     Attributes:
         home: Folder of run-time data, absolute.
-        artifact_url: Path or fsspec URL of the model versions. In no repr, and nothing in it is secret: credentials
-            come from where its back end reads them.
-        artifact_key: What versions, champions, logs and results are signed with; None: nobody asks who wrote them.
+        artifact_url: Path or fsspec URL of the model versions. The repr leaves it out, and it must contain no secret:
+            the back end reads credentials from the environment.
+        artifact_key: Key that signs versions, champion entries, logs and results; None: no signatures.
         dask_address: Scheduler of the Dask cluster for many markets; None: this process.
-        dask_wait_s: How long the cluster may be out of reach or without a worker, seconds.
-        retrain_hours: From one retrain of a market to the next, as scheduled.
-        reports_url: Address of the server that shows reports; None: the page of a run says where the file lies.
-        alert_url: Webhook of alerts, never shown: whoever knows it can write there.
+        dask_wait_s: How long the cluster may be unreachable or without a worker, seconds.
+        retrain_hours: Scheduled time from one retrain of a market to the next, hours.
+        reports_url: Address of the server that shows reports; None: the page of a run gives the file's path.
+        alert_url: Webhook of alerts; never shown, since anyone who knows it can post there.
     """
 
     home: Path
@@ -97,37 +97,34 @@ class Settings:
 
     @property
     def models(self) -> Place:
-        """Where versions, champions and the logs of trials lie."""
+        """Place of versions, champions and the logs of trials."""
         return Place(url=self.artifact_url, key=self.artifact_key)
 
     @property
     def datasets(self) -> Place:
-        """Where immutable datasets lie."""
+        """Place of immutable datasets."""
         return self._beside("datasets")
 
     @property
     def recent(self) -> Path:
-        """Folder of the newest candles of each market, for readers that must not hold the DuckDB file."""
+        """Folder of the newest candles of each market, for readers that must not lock the DuckDB file."""
         return self.home / "recent"
 
     @property
     def bans(self) -> Path:
-        """Folder of what is known of addresses that an exchange refuses."""
+        """Folder of the exchanges' bans of this machine's address."""
         return self.home / "bans"
 
     @property
     def work(self) -> Place:
-        """Where intermediate results lie; each is named by what it was made from.
-
-        May be deleted while nothing runs.
-        """
+        """Place of intermediate results, keyed by their inputs. May be deleted while nothing runs."""
         return self._beside("work")
 
     def prepare_home(self) -> Path:
-        """Make the home folder and prove that it can be written.
+        """Create the home folder and check that it is writable.
 
         Raises:
-            StoreError: It can't.
+            StoreError: It is not.
         """
         probe = self.home / f".writable-{os.getpid()}"
         try:
@@ -142,11 +139,11 @@ class Settings:
 
     @property
     def is_at_home(self) -> bool:
-        """Whether the versions lie in the home, where nobody else's sessions use them."""
+        """Whether the versions are stored in the home, and so are not shared with others."""
         return self.artifact_url == str(self.home / "models")
 
     def _beside(self, name: str) -> Place:
-        """Return where this lies: at home, or below the place that the versions were given."""
+        """Return the place of this name: in the home, or below the URL of the versions if one is set."""
         return Place(
             url=f"{self.home if self.is_at_home else self.artifact_url.rstrip('/')}/{name}", key=self.artifact_key
         )

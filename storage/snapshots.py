@@ -1,12 +1,12 @@
-"""Immutable datasets: what one training run saw, as Parquet, named by the hash of its content and of its code.
+"""Immutable datasets: the input of a training run as Parquet, named by a hash of its content and of the feature code.
 
     <place>/<id>.zip        a result (`storage/results.py`) of three files:
         bars.parquet            start_ms, candles, features, vol, segment: one row a bar
         funding.parquet         stamp_ms, rate
         dataset.json            source, market, code_hash
 
-The id is of the values, not of the files, so it does not change with the Parquet writer. The archive's own hash is
-checked before Arrow parses a byte of it.
+The id is a hash of the values, not of the files, so it does not depend on the Parquet writer. The archive's own hash is
+checked before Arrow parses any of it.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ from storage.schema import (
 
 _BARS, _FUNDING, _ORIGIN = "bars.parquet", "funding.parquet", "dataset.json"
 _ID = re.compile(r"[0-9a-f]{16}")
-_ROWS = 1 << 15  # of a table that is written: a few megabytes
+_ROWS = 1 << 15  # rows written at a time: a few megabytes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """What one training run saw.
+    """The input of a training run.
 
     Attributes:
         source: Where the candles came from.
-        market: Whose candles they are.
+        market: Their market.
         candles: (T,) columns, T >= 1.
         features: (T, F) in the order of `FEATURES`, NaN where not ready.
         vol: (T,) per-bar volatility, NaN where not ready.
-        segment: (T,) number of the gapless stretch that the bar is in.
+        segment: (T,) number of the gap-free segment that contains the bar.
         funding_ms: (n,) funding stamps, UTC milliseconds.
         funding_rate: (n,) rate paid at each stamp.
-        code_hash: Hash of the code that made the features.
+        code_hash: Hash of the code that computed the features.
     """
 
     source: Source
@@ -74,7 +74,7 @@ class Dataset:
 
     @cached_property
     def ref(self) -> DatasetRef:
-        """Its name: the id is the SHA-256 of everything that it says, names of columns included."""
+        """Its reference: the id is the SHA-256 of its whole content, names of columns included."""
 
         def parts() -> Iterator[bytes]:
             yield from (self.source.encode(), self.market.slug.encode(), self.code_hash.encode())
@@ -86,7 +86,7 @@ class Dataset:
         return DatasetRef(id=content_hash(parts())[:16], source=self.source, market=self.market)
 
     def tables(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Return every column by file and name; none is copied."""
+        """Return every column by file and name, without copying."""
         bars = {name: getattr(self.candles, name) for name in ("start_ms", *CANDLE_COLUMNS)}
         bars |= dict(zip(FEATURES, self.features.T, strict=True)) | {"vol": self.vol, "segment": self.segment}
         return {_BARS: bars, _FUNDING: {"stamp_ms": self.funding_ms, "rate": self.funding_rate}}
@@ -99,7 +99,7 @@ class Dataset:
 
     @classmethod
     def of(cls, files: Archive) -> Dataset:
-        """Return the dataset that `files` hold."""
+        """Return the dataset stored in `files`."""
         origin = parse_json(files[_ORIGIN])
         source, market = _origin(origin)
         bars, funding = ParquetTable(files.open(_BARS)), ParquetTable(files[_FUNDING])
@@ -121,14 +121,14 @@ class Dataset:
 
 
 def write_dataset(place: Where, dataset: Dataset) -> DatasetRef:
-    """Store a dataset and return its reference; the same content again returns the same reference and writes nothing.
+    """Store a dataset and return its reference; an equal dataset is stored once.
 
     Args:
-        place: Folder of all datasets, made if need be; or its fsspec URL.
-        dataset: What is stored.
+        place: Folder of all datasets, created if needed; or its fsspec URL.
+        dataset: The dataset.
 
     Raises:
-        DatasetError: The columns do not fit each other, a dataset of this id is there and is damaged, or the place
+        DatasetError: The columns do not fit each other, the dataset of this id exists but is damaged, or the place
             can't be written.
     """
     market, bars, shape = dataset.market, len(dataset.candles), dataset.features.shape
@@ -149,14 +149,14 @@ def write_dataset(place: Where, dataset: Dataset) -> DatasetRef:
 
 
 def load_dataset(place: Where, ref: DatasetRef | str) -> Dataset:
-    """Read a dataset and prove that it is the one that was written.
+    """Read a dataset and verify that its content has its id.
 
     Args:
         place: Folder of all datasets, or its fsspec URL.
         ref: The reference, or the id alone.
 
     Raises:
-        DatasetError: It is missing, damaged, changed, or not of the reference's source and market.
+        DatasetError: It is missing, damaged, changed, or of another source or market than the reference.
     """
     dataset_id = ref if isinstance(ref, str) else ref.id
     if not _ID.fullmatch(dataset_id):
@@ -182,15 +182,15 @@ def load_dataset(place: Where, ref: DatasetRef | str) -> Dataset:
 
 
 def prune_datasets(place: Where, before: datetime, keep_newest: int, needed: Callable[[], Set[str]]) -> Pruned:
-    """Remove datasets that nobody has used since a time and that no version needs, and return what went.
+    """Remove datasets that have not been used since `before` and that no version needs, and return them.
 
-    A dataset that can't be read stays: it says of no market that it may go.
+    A dataset that can't be read is kept, since its market is unknown.
 
     Args:
-        place: Folder of all datasets; nothing goes from a URL.
-        before: Aware; see `ResultStore.prune`.
-        keep_newest: Datasets of each source and market that stay, those used last, whatever their age.
-        needed: Returns the ids of the datasets that stored versions need; asked only if one could go.
+        place: Folder of all datasets; nothing is removed from a URL.
+        before: With a time zone; see `ResultStore.prune`.
+        keep_newest: Number of the most recently used datasets of each source and market that are always kept.
+        needed: Returns the ids of the datasets that stored versions need; called only if one could be removed.
 
     Raises:
         DatasetError: The folder can't be changed.
@@ -214,19 +214,19 @@ def _origin(document: Mapping[str, Any]) -> tuple[Source, Market]:
 
 
 def _canonical(column: NDArray[Any]) -> NDArray[Any]:
-    """Return a column with one bit pattern for NaN and one for zero, so that equal values have equal hashes."""
+    """Return a column with a single bit pattern for NaN and for zero, so that equal values have equal hashes."""
     return np.where(np.isnan(column), np.nan, column + 0.0) if column.dtype.kind == "f" else column
 
 
 def _write_parquet(columns: Mapping[str, NDArray[Any]], file: IO[bytes]) -> None:
-    """Write columns of one length, a stretch of rows at a time: all of them at once would be in memory twice."""
+    """Write columns of one length, `_ROWS` rows at a time, so that they are not in memory twice."""
 
     def table(first: int, last: int) -> pa.Table:
         return pa.table({name: _canonical(column[first:last]) for name, column in columns.items()})
 
     rows = len(next(iter(columns.values())))
-    # Prices and features repeat no value, but the first bytes of one are like those of the next: 30 % less than Arrow's
-    # own choice, and four times as fast.
+    # Prices and features rarely repeat, but the leading bytes of neighbouring values are alike: byte stream split makes
+    # the file 30 % smaller than Arrow's default, and writing four times as fast.
     floats = [name for name, column in columns.items() if column.dtype.kind == "f"]
     packing = {"compression": "zstd", "use_dictionary": False, "use_byte_stream_split": floats}
     with pq.ParquetWriter(file, table(0, 0).schema, **packing) as writer:

@@ -23,10 +23,10 @@ def parquet_bytes(columns: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def read_columns(content: bytes) -> dict[str, NDArray[Any]]:
-    """Return the columns of a Parquet file by name, all of them numbers; nulls become NaN.
+    """Return the columns of a Parquet file by name; all must be numeric. Nulls become NaN.
 
     Raises:
-        DamagedError: It is none, or has other columns.
+        DamagedError: It is not Parquet, or a column is not numeric.
     """
     table = ParquetTable(content)
     return {name: table.numbers(name, *_NUMBERS) for name in table.types}

@@ -1,11 +1,12 @@
-"""What was tried: how many there were, and how far their results lie apart, are facts.
+"""Logs of everything that was tried, from which the deflated Sharpe ratio takes the number and spread of the trials.
 
-    <url>/<source, with '-' for ':'>/<name>/trials/<key>.json       strategies whose unseen bars were looked at
+    <url>/<source, with '-' for ':'>/<name>/trials/<key>.json       strategies that were evaluated on held-out bars
                                             searches/<key>.json     networks that a search trained
 
-One file an entry, made whole and only where none was: a log grows and never changes. The same work asked for again has
-the same key and is the same entry; another seed, threshold, feature, dataset or line of code is another one. A network
-that was only searched has not traded, so it is no trial; but who chose from its log has looked as often as it is long.
+Each entry is one file, created atomically: entries are added but never changed. Repeating the same work gives the same
+key and adds no entry; another seed, threshold, feature, dataset or version of the code is a new entry. A network of a
+search has not traded, so it is not a trial; but a strategy that was chosen from a search log counts as many tests as
+the log has entries.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from storage.objects import ObjectStore
 from storage.schema import ArtifactError, ConfigError, Source, content_hash, one_line, parse_source
 
 Origin = Literal["exchange", "replayed", "synthetic"]
-"""Who sent the candles: Bybit itself, or a sandbox that replays a recording or makes a market up."""
+"""Origin of the candles: Bybit itself, or a sandbox that replays a recording or generates a market."""
 
 _KEY = re.compile(r"[a-z]+-[0-9a-f]{16}")
 
@@ -36,12 +37,12 @@ class Tried(Checked):
     """One entry of a log.
 
     Attributes:
-        key: Of everything that it was made from.
+        key: Hash of all its inputs.
         source: Where the candles came from.
         name: The market's slug.
         made_from: What was tried, with data, code and seed; plain JSON.
-        origin: Who sent the candles: the same ones and a bar more are another source, and no other market. None in an
-            entry of before this was logged.
+        origin: Origin of the candles. A replayed file with one more bar is another source but the same market, so
+            sources can be matched by it. None in entries of older versions.
     """
 
     folder: ClassVar[str]
@@ -61,13 +62,13 @@ class Tried(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(Tried):
-    """One strategy on unseen bars.
+    """One strategy on held-out bars.
 
     Attributes:
         dataset: Id of the dataset.
-        first_day: First unseen UTC day, days since 1970.
-        daily_returns: Net, one a UTC day.
-        sharpe_per_day: Mean over standard deviation of them; 0 for a trial that never moved.
+        first_day: First held-out UTC day, days since 1970.
+        daily_returns: Net, one for each UTC day.
+        sharpe_per_day: Their mean divided by their standard deviation; 0 for a trial that never traded.
     """
 
     folder: ClassVar[str] = "trials"
@@ -84,7 +85,7 @@ class Candidate(Tried):
 
     Attributes:
         log_loss: Calibrated, on the folds' test bars, nats.
-        learned: What training took off the validation loss that it started from, before calibration, mean, nats.
+        learned: Decrease of the validation loss by training, before calibration, mean over trainings, nats.
         seconds: Wall time of the trainings.
     """
 
@@ -99,13 +100,13 @@ Entry = TypeVar("Entry", bound=Tried)
 
 
 class TrialLog(Generic[Entry]):
-    """A log beside the versions.
+    """The log of trials or of search candidates of every market, stored beside its versions.
 
-    A damaged entry, one of another source or market, or another writer's where there is a key, is an ArtifactError.
+    Reading raises ArtifactError for an entry that is damaged, of another source or market, or wrongly signed.
 
     Args:
         place: Of the artifact store.
-        kind: What is logged.
+        kind: Class of the entries.
     """
 
     def __init__(self, place: Where, kind: type[Entry]) -> None:
@@ -114,7 +115,7 @@ class TrialLog(Generic[Entry]):
         self._kind = kind
 
     def append(self, entry: Entry) -> None:
-        """Log an entry; one that is logged already stays as it was first logged."""
+        """Add an entry; an entry of the same key that exists already stays unchanged."""
         path, document = self._path(entry.source, entry.name, entry.key), asdict(entry)
         signed = self._place.signature(_hash(path, document))
         content = json.dumps({**document, **({"signature": signed} if signed else {})}, sort_keys=True, allow_nan=False)
@@ -122,16 +123,16 @@ class TrialLog(Generic[Entry]):
             self._objects.create(path, content.encode())
 
     def count(self, source: Source, name: str) -> int:
-        """Return how many entries a market from a source has."""
+        """Return the number of entries of a market."""
         return len(self._objects.names(self._folder(source, name)))
 
     def entries(self, source: Source, name: str) -> tuple[Entry, ...]:
-        """Return every entry of a market from a source, in the order of their keys."""
+        """Return every entry of a market, sorted by key."""
         folder = self._folder(source, name)
         return tuple(self._read(f"{folder}/{file}") for file in self._objects.names(folder))
 
     def find(self, source: Source, name: str, key: str) -> Entry | None:
-        """Return the entry of a key, or None where there is none."""
+        """Return the entry of a key, or None if there is none."""
         path = self._path(source, name, key)
         return self._read(path) if self._objects.exists(path) else None
 
@@ -158,12 +159,12 @@ class TrialLog(Generic[Entry]):
 
 
 def _hash(path: str, document: Mapping[str, Any]) -> str:
-    """Return the hash of what an entry says, and of where."""
+    """Return the hash of an entry's path and content."""
     return content_hash([path.encode(), json.dumps(document, sort_keys=True).encode()])
 
 
 def sharpe_per_strategy(trials: Iterable[Trial]) -> list[float]:
-    """Return the Sharpe ratio per day of each strategy once: a retrain on newer bars measures the same one again."""
+    """Return the newest Sharpe ratio per day of each strategy; a retrain on newer bars is the same strategy again."""
     newest: dict[str, Trial] = {}
     for trial in sorted(trials, key=lambda trial: trial.first_day + len(trial.daily_returns)):
         newest[json.dumps(trial.made_from, sort_keys=True)] = trial

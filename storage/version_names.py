@@ -1,4 +1,4 @@
-"""How versions, and the folders that they lie in, are named; no name leads out of its folder."""
+"""Names of versions and their folders; no valid name can lead out of its folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # no separator, no 
 
 
 def market_folder(source: Source, name: str) -> str:
-    """Return where a market's versions lie, below the store's URL.
+    """Return the folder of a market's versions, below the store's URL.
 
     Raises:
-        ArtifactError: The name is none that a folder may have.
+        ArtifactError: The name is not a valid folder name.
     """
     if not PLAIN_NAME.fullmatch(name):
         raise ArtifactError(f"name must be letters, digits, dots, dashes and underscores, was {name[:60]!r}")
@@ -25,10 +25,10 @@ def market_folder(source: Source, name: str) -> str:
 
 
 def version_folder(ref: VersionRef) -> str:
-    """Return where a version's files lie, below the store's URL.
+    """Return the folder of a version's files, below the store's URL.
 
     Raises:
-        ArtifactError: A part of its name is none that a folder may have.
+        ArtifactError: The version's or the market's name is not valid.
     """
     if not is_version(ref.version):
         raise ArtifactError(f"version must look like 20260104T100000Z-7f3c9a2e, was {ref.version[:60]!r}")
@@ -52,7 +52,7 @@ def time_stamp(time: datetime) -> str:
     """Return a time as 20260104T100000Z: text that sorts by time.
 
     Raises:
-        ArtifactError: It does not know its zone.
+        ArtifactError: It has no time zone.
     """
     if time.tzinfo is None:
         raise ArtifactError(f"time must know its zone, was {time.isoformat()}")

@@ -1,4 +1,4 @@
-"""A small file that is replaced whole: a reader sees the one before or the one after, whoever else writes it."""
+"""Atomic replacement of small files: a reader sees either the old or the new content, even with several writers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from uuid import uuid4
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in place of the one that is there, if any; its folder is made.
+    """Create or replace a file atomically; its folder is created if needed.
 
     Raises:
-        OSError: It can't be written; what was there is still there.
+        OSError: It can't be written; the previous content is unchanged.
     """
     draft = path.with_name(f".{path.name}-{uuid4().hex}")
     try:

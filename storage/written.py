@@ -1,4 +1,4 @@
-"""How values are written, in reports, on pages and in terminals alike: with their unit, never NaN, never infinite."""
+"""Formatting of values in reports, on pages and in terminals: with their unit, and never as NaN or infinity."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Literal
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Cell]
-"""A line of a table: column name -> value. All rows of one table have the same columns."""
+"""A row of a table: column name -> value. All rows of a table have the same columns."""
 
 Style = Literal[
     "count", "ratio", "chance", "signed chance", "p", "share", "signed share", "share as bp", "bp", "nat", "signed nat",
     "loss", "signed loss", "us", "money",
 ]  # fmt: skip
-"""How a number is written; `written` shows each."""
+"""Format of a number; `written` defines each."""
 
 UNDEFINED = "undefined"
 DASH = "\N{EN DASH}"
-"""Stands where a number does not apply, such as the log-loss of who gives no probabilities."""
+"""Shown where a number does not apply, such as the log-loss of a baseline without probabilities."""
 
 
 def written(value: float | None, style: Style) -> str:
@@ -30,7 +30,7 @@ def written(value: float | None, style: Style) -> str:
         "ratio": f"{value:,.2f}",
         "chance": f"{value:.3f}",
         "signed chance": f"{value:+.4f}",
-        "p": f"{value:.3f}" if value >= 0.0005 else "< 0.001",  # one that would round to 0 is small, not impossible
+        "p": f"{value:.3f}" if value >= 0.0005 else "< 0.001",  # a p-value is never exactly 0
         "share": f"{100 * value:,.1f} %",
         "signed share": f"{100 * value:+,.2f} %",
         "bp": f"{value:+,.2f} bp",
