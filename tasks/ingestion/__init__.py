@@ -1,1 +1,1 @@
-"""Candles from the exchange into the store, from the store into an immutable dataset; knows no Prefect."""
+"""Candles from the exchange into the store, and from the store into an immutable dataset. Does not import Prefect."""

@@ -1,4 +1,4 @@
-"""Which bars are asked for, and which of them have closed."""
+"""The range of bars of an ingest or a dataset, and the closed bars in it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from annotated_types import Gt, Lt
 from storage.bounds import Checked
 from storage.schema import DAY_MS, ConfigError, Instrument, Market, Window, one_line, utc_text
 
-_STEPS = 16  # so many starts of a moving range lie in its length; of fewer days than that, any start will do
+_STEPS = 16  # the start of a moving range moves in steps of 1 / 16 of its length; below 16 days it moves freely
 
 
 @dataclass(frozen=True, kw_only=True)
 class BarRange(Checked):
-    """Which bars.
+    """A range of bars.
 
     Attributes:
         start: First bar, UTC; None for the first that exists.
         end: End of the range, UTC, exclusive; None for the last closed bar.
-        days: Only the last so many days up to the end, in place of a start. The range may be up to a sixteenth longer:
-            its start moves in steps, so that a daily run mostly finds the folds of the day before.
+        days: Length in days up to the end, instead of a start. The range may be up to a sixteenth longer, because its
+            start moves in steps of a sixteenth; so on most days a scheduled run has the same start and the same folds.
     """
 
     start: datetime | None = None
@@ -49,14 +49,14 @@ class BarRange(Checked):
 
     @property
     def text(self) -> str:
-        """The range in a few words, as the name of a run has it."""
+        """The range in a few words, for the name of a run."""
         if self.days is not None:
             return f"last {self.days:g} days" + (f" to {self.end:%Y-%m-%d}" if self.end else "")
         start, end = (f"{moment:%Y-%m-%d}" if moment else "" for moment in (self.start, self.end))
         return f"from {start or 'the listing'} {f'to {end}' if end else 'on'}"
 
     def first_wanted_ms(self, end_ms: int) -> int:
-        """Return where the range starts when it ends at `end_ms`, UTC milliseconds; 0 for the first bar there is."""
+        """Return the start of the range if it ends at `end_ms`, UTC milliseconds; 0 for the first bar that exists."""
         if self.days is None:
             return self.start_ms or 0
         first_ms = end_ms - int(self.days * DAY_MS)
@@ -68,12 +68,12 @@ def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: 
 
     Args:
         market: Symbol, category and interval.
-        bars: The range asked for.
-        instrument: Knows when trading began.
+        bars: The requested range.
+        instrument: Gives the start of trading.
         now_ms: The exchange's clock, UTC milliseconds.
 
     Raises:
-        ConfigError: The range starts before the listing, or holds no closed bar; or nothing says where it starts.
+        ConfigError: The range starts before the listing, contains no closed bar, or its start is unknown.
     """
     if not instrument.launch_ms and bars.start_ms is None and bars.days is None:
         raise ConfigError(
@@ -101,26 +101,26 @@ def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: 
 
 
 def refuse_inverse(market: Market) -> None:
-    """Refuse a market that the accounting can't count.
+    """Refuse an inverse market: the accounting does not support profits in coins.
 
     Raises:
-        ConfigError: It is inverse.
+        ConfigError: The market is inverse.
     """
     if market.category == "inverse":
         raise ConfigError(f"{market} pays in coin, and the accounting is in quote currency; use linear or spot")
 
 
 def refuse_end_of_market(market: Market, span: Window, instrument: Instrument, newest_ms: int | None) -> None:
-    """Refuse a range that goes on after the last candle of a market that trades no more.
+    """Refuse a range that ends after the last candle of a market that no longer trades.
 
     Args:
         market: Symbol, category and interval.
         span: The range.
-        instrument: Knows what has become of the market.
-        newest_ms: Open time of its newest candle, UTC milliseconds; None where there is none.
+        instrument: Gives the market's status.
+        newest_ms: Open time of its newest candle, UTC milliseconds; None if there is none.
 
     Raises:
-        ConfigError: The range goes on, or there is no candle.
+        ConfigError: The range ends after the last candle, or there is no candle.
     """
     what = f"{market.symbol} {market.category} is not trading, its status is {one_line(instrument.status, 40)}"
     if newest_ms is None:

@@ -1,4 +1,4 @@
-"""Candles from the exchange into the store: what it lacks is asked for, judged, and committed a window at a time."""
+"""Candles from the exchange into the store: missing windows are fetched, checked, and committed one by one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tasks.ingestion.quality import QualityConfig, refuse_bad_data
 
 @dataclass(frozen=True, kw_only=True)
 class CandleReport:
-    """What an ingest did.
+    """Result of an ingest.
 
     Attributes:
-        source, market: What was brought up to date.
+        source, market: Source and market that were updated.
         first_ms, last_ms: First and last bar of the range, open times, UTC milliseconds.
-        bars: Bars that the range holds on the interval grid.
-        inserted, revised: Rows that are new, and rows that the exchange changed since.
-        rejected: Rows that broke the contract.
-        missing: Bars that the windows asked for lacked.
-        windows: Windows asked for; the newest two always are.
+        bars: Bars in the range on the interval grid.
+        inserted, revised: New rows, and rows whose values the exchange has changed.
+        rejected: Rows that broke the candle contract.
+        missing: Bars missing in the fetched windows.
+        windows: Windows fetched; the newest two always are.
         seconds: Wall time.
     """
 
@@ -47,14 +47,14 @@ class CandleReport:
 
     @property
     def line(self) -> str:
-        """What a terminal shows of it."""
+        """Summary for a terminal."""
         span = f"{self.bars:,} bars, {utc_text(self.first_ms)} to {utc_text(self.last_ms)}"
         counts = {"new": self.inserted, "revised": self.revised, "rejected": self.rejected, "missing": self.missing}
         return f"{self.market}: {span}; " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
     @property
     def table(self) -> list[dict[str, str | int | float]]:
-        """What a run's page shows of it."""
+        """Table for the page of a run."""
         facts = {"first bar": utc_text(self.first_ms), "last bar": utc_text(self.last_ms)}
         counted = ("bars", "inserted", "revised", "rejected", "missing", "windows", "seconds")
         facts |= {name: getattr(self, name) for name in counted}
@@ -71,23 +71,23 @@ def ingest(
     recent: Path,
     on_progress: Callable[[float, str], object],
 ) -> CandleReport:
-    """Fetch every window of a range that the store lacks, keep what is closed and true, and record the rest.
+    """Fetch every window of a range that the store lacks, store closed and valid candles, and record the rest.
 
     Args:
         gateway: The exchange.
-        store: Where the candles go, with a row in its table of runs.
+        store: Receives the candles, and a row in its table of runs.
         market: Symbol, category and interval.
-        bars: The range asked for.
-        quality: When to stop.
-        recent: Folder of the newest candles of each market, brought up to date too.
-        on_progress: Is told what share of the bars has come, 0 to 1, and that in words.
+        bars: The requested range.
+        quality: Limits beyond which the run stops.
+        recent: Folder of the newest candles of each market, updated too.
+        on_progress: Called with the share of the bars fetched so far, 0 to 1, and a text.
 
     Raises:
         ConfigError: The market is inverse; or the range starts before the listing, ends after the last candle of a
-            market that is closed, or holds no closed bar.
-        QuarantineError: Too many bars of the range are missing because their rows were rejected; the good ones are
+            market that no longer trades, or contains no closed bar.
+        QuarantineError: Too many bars of the range are missing because their rows were rejected; valid candles are
             stored.
-        CandleGapError: Too many are missing for whatever reason; what came is stored.
+        CandleGapError: Too many bars are missing for any reason; valid candles are stored.
     """
     began, source = time.monotonic(), gateway.source
     refuse_inverse(market)
@@ -122,7 +122,7 @@ def ingest(
 def windows_to_ask(
     store: CandleStore, source: Source, market: Market, span: Window, quality: QualityConfig
 ) -> list[Window]:
-    """Return what the store lacks, and always the newest two windows: a bar may come late, or be revised."""
+    """Return the incomplete windows, and always the newest two, whose bars may come late or be revised."""
     ends = span.first_ms, span.last_ms
     lacking = store.missing_windows(source, market, *ends, recheck_gaps=quality.recheck_gaps)
     newest = Window.cover(market, *ends)[-2:]
@@ -130,7 +130,7 @@ def windows_to_ask(
 
 
 def judge_windows(fetched: Sequence[FetchedWindow], market: Market, now_ms: int) -> list[Page]:
-    """Return the windows with every row judged by the candle contract, all in one look: pandera costs by the look."""
+    """Return the windows checked by the candle contract; one check for all, as pandera has a fixed cost per call."""
     good, broken = split_candles(Candles.join([one.candles for one in fetched]), market, now_ms=now_ms)
     pages = []
     for one in fetched:

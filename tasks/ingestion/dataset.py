@@ -1,4 +1,4 @@
-"""Stored candles into an immutable dataset."""
+"""Builds an immutable dataset from stored candles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.ingestion.quality import QualityConfig, refuse_bad_data
 from tasks.market import features
 from tasks.market.features import Features
 
-_FORMULAS = content_hash([Path(features.__file__).read_bytes()])  # as they were loaded, whatever becomes of the file
+_FORMULAS = content_hash([Path(features.__file__).read_bytes()])  # read at import: the file may change later
 
 
 def make_dataset(
@@ -25,21 +25,21 @@ def make_dataset(
     bars: BarRange,
     quality: QualityConfig,
 ) -> tuple[DatasetRef, Features]:
-    """Make the stored candles of a range and their features an immutable dataset; return its name and the features.
+    """Store the candles of a range with their features as an immutable dataset; return its reference and the features.
 
     Args:
-        store: Holds candles and funding.
+        store: Has the candles and funding rates.
         datasets: Folder of all datasets, or its fsspec URL.
         source: Where the candles came from.
         market: Symbol, category and interval.
-        bars: The range asked for.
-        quality: When the candles are too bad.
+        bars: The requested range.
+        quality: Limits beyond which the candles are refused.
 
     Raises:
         ConfigError: The market is inverse.
-        DatasetError: The store has no such candles, or too few to warm the features up.
+        DatasetError: The store has no such candles, or too few to warm up the features.
         QuarantineError: Too many bars of the range are missing because their rows were rejected.
-        CandleGapError: Too many are missing for whatever reason.
+        CandleGapError: Too many bars are missing for any reason.
     """
     refuse_inverse(market)
     candles = _stored(store, source, market, bars)
@@ -69,14 +69,12 @@ def make_dataset(
 
 
 def stored_markets(store: CandleStore, source: Source, like: Market) -> tuple[Market, ...]:
-    """Return every market of which candles are stored, whether it trades still or was delisted, by symbol.
-
-    To learn from those alone that are left is to learn from winners.
+    """Return every market with stored candles, sorted by symbol; delisted ones are included to avoid survivorship bias.
 
     Args:
-        store: Holds candles.
+        store: Has the candles.
         source: Where they came from.
-        like: Names category and interval.
+        like: Gives category and interval.
     """
     found = [row.market for row in store.coverage() if row.source == source and row.bars]
     same = [one for one in found if (one.category, one.interval) == (like.category, like.interval)]

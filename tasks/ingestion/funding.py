@@ -17,7 +17,7 @@ def ingest_rates(gateway: Gateway, store: CandleStore, market: Market, first_ms:
 
 
 def first_hole(stamps_ms: IntArray, first_ms: int, last_ms: int) -> int | None:
-    """Return from where on funding stamps are missing in a range, UTC milliseconds; None where none can be.
+    """Return the start of the first gap in a range's funding stamps, UTC milliseconds; None if there can be no gap.
 
     Args:
         stamps_ms: (n,) stored stamps, increasing.
@@ -29,6 +29,6 @@ def first_hole(stamps_ms: IntArray, first_ms: int, last_ms: int) -> int | None:
     holes = np.flatnonzero(np.diff(ends) > FUNDING_STEP_MS)
     if len(holes):
         return int(ends[holes[0]])
-    # A market that pays more often does so until it says otherwise: its newest stamps are due sooner.
+    # Assume that the market goes on at its latest step, which may be shorter than the longest one.
     due = len(inside) >= 2 and last_ms - inside[-1] >= inside[-1] - inside[-2]
     return int(inside[-1]) if due else None

@@ -1,4 +1,4 @@
-"""When candles are too bad to go on with, and what the store alone knows of a dataset's bars."""
+"""Limits on missing and rejected candles, and quality figures of a dataset's bars that only the store has."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from storage.schema import CandleGapError, Candles, Market, Source, Window, utc_
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig(Checked):
-    """When data is too bad to go on with.
+    """Limits of data quality beyond which a run stops.
 
     Attributes:
-        quarantine_limit: Largest share of rows that may break the contract, 0 to 1; more stops the run.
-        gap_limit: Largest share of bars that may be missing for whatever reason, 0 to 1; more stops the run.
-        recheck_gaps: Ask again for bars that were recorded as missing.
+        quarantine_limit: Largest share of bars that may be missing because their rows were rejected, 0 to 1; more stops
+            the run.
+        gap_limit: Largest share of bars that may be missing for any reason, 0 to 1; more stops the run.
+        recheck_gaps: Whether to fetch bars again that were recorded as missing.
     """
 
     quarantine_limit: Share = 0.01
@@ -27,10 +28,10 @@ class QualityConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredQuality:
-    """What the candle store knows of the bars of a dataset, and the dataset does not.
+    """Quality figures of a dataset's bars that only the candle store has.
 
     Attributes:
-        gaps: Runs of bars that are recorded as missing.
+        gaps: Number of runs of bars that are recorded as missing.
         longest_gap: Bars in the longest of them.
         quarantined: Bars that are missing because their rows were rejected.
     """
@@ -41,7 +42,7 @@ class StoredQuality:
 
 
 def stored_quality(store: CandleStore, source: Source, market: Market, candles: Candles) -> StoredQuality:
-    """Return what the store knows of the bars from the first of these candles to the last."""
+    """Return the quality figures of the bars from the first of these candles to the last."""
     ends = int(candles.start_ms[0]), int(candles.start_ms[-1])
     gaps = store.gaps(source, market, *ends)
     return StoredQuality(
@@ -52,11 +53,11 @@ def stored_quality(store: CandleStore, source: Source, market: Market, candles: 
 
 
 def refuse_bad_data(store: CandleStore, source: Source, market: Market, span: Window, quality: QualityConfig) -> None:
-    """Stop when too many bars of a range are missing, or broke the contract, whichever run saw them.
+    """Stop if too many bars of a range are missing or were rejected, in this or an earlier run.
 
     Raises:
-        QuarantineError: Too many are missing because their rows broke the contract.
-        CandleGapError: Too many are missing for whatever reason.
+        QuarantineError: Too many bars are missing because their rows were rejected.
+        CandleGapError: Too many bars are missing for any reason.
     """
     bars = span.bars(market.interval_ms)
     quarantined = store.quarantined_bars(source, market, span.first_ms, span.last_ms)

@@ -1,1 +1,1 @@
-"""What a session writes before it counts, and how it is read: by the session, its replay, its page, whoever prunes."""
+"""The write-ahead journal of a session, and its reader for the session, the replay, the session's page and pruning."""

@@ -1,19 +1,20 @@
-"""What a session did, in one SQLite file: written before it counts, read while it runs, replayed afterwards.
+"""The journal of a session, in one SQLite file: written before each action, read while it runs, replayed afterwards.
 
-    facts       what was agreed at the start, and the summary at the end: JSON by name
-    takeovers   which version decides from which bar on, and what its account trades by
-    candles     every closed candle that was stepped, those of the warm-up included, and where it came from
-    decisions   what each bar of the session led to: features, vol, probabilities, target, and what became of it
+    facts       the session's settings from its start, and its summary from its end: JSON by name
+    takeovers   which version decides from which bar on, and the rules of its account
+    candles     every closed candle that was processed, those of the warm-up included, and its origin
+    decisions   the decision at each bar of the session: features, vol, probabilities, target, and what was attempted
     opens       what an account did at a bar's open: quote, funding, fill, and the ledger after it; with orders also
-                what the exchange booked amid the bar, in rows of its own
-    notes       everything else that a person would ask about: connections, holes, revisions, stops
-    orders      each order that was ever to be sent, as far as it is known; none in a session on paper
-    executions  what the exchange booked for the account, each once; `seals` has a digest of each
+                bookings of the exchange within a bar, in rows of their own
+    notes       other events of interest: connections, gaps, revisions, stops
+    orders      each order that was to be sent, with its last known state; none in a paper session
+    executions  bookings of the exchange for the account, each once; `seals` has a digest of each
 
-An account is named by its market's slug, that of a shadow by slug@version.
+An account is named by its market's slug; a shadow account is named slug@version.
 
-In WAL mode a reader sees the last commit and blocks nobody. synchronous=FULL: what was committed survives a power cut.
-A row of `opens` that traded nothing is committed with the next decision: without it the same ledger comes out again.
+In WAL mode a reader sees the last commit and never blocks the writer. With synchronous=FULL, commits survive a power
+cut. A row of `opens` without a trade is committed with the next decision: if it is lost, a restart derives the same
+ledger again.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ CREATE INDEX IF NOT EXISTS unbooked ON executions (account) WHERE booked_ms IS N
 _CANDLE = "INSERT INTO candles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DECISION = "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OPEN = "INSERT INTO opens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_ORDER = (  # in its old place where there is one: rows stay in the order in which orders were sent
+_ORDER = (  # an update keeps the row's place, so rows stay in the order in which orders were sent
     "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (link_id) DO UPDATE SET "
     "status = excluded.status, sent_ms = excluded.sent_ms, order_id = excluded.order_id, executed = excluded.executed, "
     "updated_ms = excluded.updated_ms, misses = excluded.misses, why = excluded.why"
@@ -80,10 +81,10 @@ class Journal:
     """A session's journal, open for writing, for as long as the `with` block lasts.
 
     Args:
-        path: The file; made if need be.
+        path: The file; created if needed.
 
     Raises:
-        StoreError: It can't be made or written, is damaged, or of another format.
+        StoreError: It can't be created or written, is damaged, or of another format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,17 +109,17 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Commit what waits and close the file."""
+        """Commit pending rows and close the file."""
         with _writing(self.path):
             if self._db.in_transaction:
                 self._db.execute("COMMIT")
             self._db.close()
 
     def agree(self, facts: dict[str, Any]) -> None:
-        """Note what the session runs on, or prove that it is what the file says.
+        """Store the session's settings; for an existing journal, check that they are equal.
 
         Raises:
-            StoreError: The journal is of a session that runs on something else.
+            StoreError: The journal is of a session with other settings.
         """
         known = self.reader().facts()
         for name, value in facts.items():
@@ -132,18 +133,18 @@ class Journal:
                 self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
 
     def summarise(self, numbers: dict[str, Any]) -> None:
-        """Note what the session came to, in place of what it had come to before."""
+        """Store the session's summary; replaces an earlier one."""
         with self._committed():
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", ("summary", json.dumps(numbers)))
 
     def takeover(self, market: str, start_ms: int, version: str, rules: FloatArray) -> None:
-        """Note which version decides from the bar `start_ms` on, and the rules that its account trades by."""
+        """Record which version decides from the bar `start_ms` on, and the rules of its account."""
         with self._committed():
             row = (market, start_ms, version, json.dumps(rules.tolist()))
             self._db.execute("INSERT OR REPLACE INTO takeovers VALUES (?, ?, ?, ?)", row)
 
     def history(self, market: str, candles: Candles) -> None:
-        """Note the candles of a warm-up."""
+        """Record the candles of a warm-up."""
         rows = zip(*(getattr(candles, name).tolist() for name in ("start_ms", *CANDLE_COLUMNS)), strict=True)
         with self._committed():
             self._db.executemany(_CANDLE, ((market, *_known(row), "warm-up") for row in rows))
@@ -151,13 +152,13 @@ class Journal:
     def decided(
         self, market: str, candle: tuple[float, ...], origin: str, decisions: Sequence[tuple[str, Decision]]
     ) -> None:
-        """Note a closed candle and what it led to, and wait until it is safe.
+        """Record and commit a closed candle and the decisions at it.
 
         Args:
             market: Slug.
             candle: start_ms, open, high, low, close, volume, turnover.
             origin: stream or rest.
-            decisions: What it led to, by the account's name.
+            decisions: Account name and decision.
         """
         with self._committed():
             self._db.execute(_CANDLE, (market, int(candle[0]), *_known(candle[1:]), origin))
@@ -166,7 +167,7 @@ class Journal:
                 self._db.execute(_DECISION, (name, *_known(row)))
 
     def opened(self, opens: Sequence[tuple[str, BarOpen]]) -> None:
-        """Note what accounts did at an open; waits until it is safe if anything was paid or traded."""
+        """Record what accounts did at an open; commits at once if anything was paid or traded."""
         self._begin()
         for name, bar in opens:
             opened = bar.opened
@@ -180,11 +181,11 @@ class Journal:
             self._commit()
 
     def order(self, account: str, start_ms: int, order: Order) -> None:
-        """Note an order as it is now, and wait until it is safe: before it is sent, and with each thing that is known.
+        """Record and commit the present state of an order; called before it is sent and after each event.
 
         Args:
-            account: Whose.
-            start_ms: Open time of the bar that it trades at.
+            account: Name of its account.
+            start_ms: Open time of the bar at whose open it trades, UTC milliseconds.
             order: The order.
         """
         leg = order.leg
@@ -198,7 +199,7 @@ class Journal:
         self._commit(at_once=order.status is Status.SUBMITTING)
 
     def execution(self, account: str, start_ms: int, order: Order | None, booked: ExecutionNews) -> None:
-        """Note what the exchange has booked, with the order as it is after it, and wait until it is safe."""
+        """Record and commit a booking of the exchange, with the state of its order after it (None: not our order)."""
         fill = booked.fill
         row = (
             fill.exec_id, account, booked.link_id, booked.kind, booked.side, str(fill.quantity), str(fill.price),
@@ -214,17 +215,17 @@ class Journal:
             self._commit()
 
     def note(self, at_ms: int, market: str, kind: str, said: str) -> None:
-        """Note something else, in one line."""
+        """Record another event, in one line."""
         with self._committed():
             self._db.execute(_NOTE, (at_ms, market, kind, said))
 
     def reader(self) -> JournalReader:
-        """Return what reads this journal through the same connection."""
+        """Return a reader on the same connection."""
         return JournalReader(self._db)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Make what is written in the block safe at its end, all at once; an order that is to be sent does not wait."""
+        """Commit all rows of the block together at its end; an order that is about to be sent is committed at once."""
         self._gathers = True
         try:
             yield
@@ -253,7 +254,7 @@ class Journal:
 
 
 def _known(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return a row for SQLite, which has no NaN and no infinity: both are NULL."""
+    """Return a row for SQLite, with NULL for NaN and infinity."""
     return tuple(None if isinstance(value, float) and not np.isfinite(value) else value for value in row)
 
 

@@ -1,4 +1,4 @@
-"""Reads the journal of a session, also while the session writes it; `journal.py` says what lies in it."""
+"""Reads the journal of a session, also while the session writes it; `journal.py` describes its tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 def _read(method: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Make a method raise StoreError where what it reads is none of what a session writes."""
+    """Make a method raise StoreError if the data that it reads is malformed."""
 
     @wraps(method)
     def reading(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -53,17 +53,17 @@ class JournalReader:
     @classmethod
     @contextmanager
     def of(cls, path: Path) -> Iterator[JournalReader]:
-        """Open a journal for reading for as long as the block lasts, as it is at the first question.
+        """Open a journal for reading while the block runs; all reads see the state at the first one.
 
         Raises:
-            StoreError: There is none, or it is damaged or of another format.
+            StoreError: It does not exist, is damaged, or is of another format.
         """
         try:
             db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
         except sqlite3.Error as err:
             raise StoreError(f"the journal {path} can't be read ({err})") from err
         try:
-            db.execute("BEGIN")  # all that is read is of one moment
+            db.execute("BEGIN")  # all reads see one state
             (found,) = db.execute("PRAGMA user_version").fetchone()
             check_format(path, found)
             yield cls(db)
@@ -74,17 +74,17 @@ class JournalReader:
 
     @_read
     def facts(self) -> dict[str, Any]:
-        """Return what was agreed, and the summary if it has ended."""
+        """Return the session's settings, and its summary if it has ended."""
         return read_facts(self._db)
 
     @_read
     def markets(self) -> list[str]:
-        """Return the slugs of the markets that were stepped."""
+        """Return the slugs of the markets that have candles."""
         return [slug for (slug,) in self._db.execute("SELECT DISTINCT market FROM candles ORDER BY market")]
 
     @_read
     def orders(self, account: str) -> list[tuple[int, Order]]:
-        """Return every order of an account with the bar that it trades at, in the order in which they were written."""
+        """Return every order of an account with the open time of its bar, in the order in which they were sent."""
         fills: dict[str, list[Execution]] = {}
         for one in self.executions(account):
             fills.setdefault(one.link_id, []).append(one.fill)
@@ -102,7 +102,7 @@ class JournalReader:
 
     @_read
     def executions(self, account: str) -> list[BookedExecution]:
-        """Return what the exchange has booked for an account, oldest first."""
+        """Return the exchange's bookings for an account, oldest first."""
         query = (
             "SELECT kind, link_id, side, time_ms, exec_id, quantity, price, fee, booked_ms FROM executions "
             "WHERE account = ? ORDER BY time_ms, rowid"
@@ -114,7 +114,7 @@ class JournalReader:
 
     @_read
     def unsealed(self, account: str) -> list[str]:
-        """Return the names of executions that are not what was written; none of a journal that has no seals."""
+        """Return the ids of executions that were changed after they were written; empty for a journal without seals."""
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seals'").fetchone():
             return []
         query = "SELECT executions.*, seal FROM executions LEFT JOIN seals USING (exec_id) WHERE account = ?"
@@ -122,20 +122,20 @@ class JournalReader:
 
     @_read
     def takeovers(self, market: str) -> list[tuple[int, str, FloatArray]]:
-        """Return from which bar on which version decided, and the rules that its account traded by."""
+        """Return the first bar (open time), the version and the account rules of each takeover, oldest first."""
         query = "SELECT start_ms, version, rules FROM takeovers WHERE market = ? ORDER BY start_ms"
         found = self._db.execute(query, (market,))
         return [(start_ms, version, np.array(json.loads(rules), np.float64)) for start_ms, version, rules in found]
 
     @_read
     def versions(self) -> set[str]:
-        """Return the names of the versions that have decided, those that only watched among them."""
+        """Return the names of the versions that have decided, shadows included."""
         query = "SELECT version FROM takeovers UNION SELECT version FROM decisions"
         return {name for (name,) in self._db.execute(query) if name}
 
     @_read
     def candles(self, market: str, last: int | None = None) -> tuple[Candles, list[str]]:
-        """Return the candles that were stepped, oldest first, and where each came from: all, or the `last` ones."""
+        """Return the candles, oldest first, and the origin of each: all, or the `last` ones."""
         query = "SELECT * FROM candles WHERE market = ? ORDER BY start_ms DESC LIMIT ?"
         rows = self._db.execute(query, (market, -1 if last is None else last)).fetchall()[::-1]
         _, starts, *numbers, origins = list(zip(*rows, strict=True)) or [()] * 9
@@ -151,7 +151,7 @@ class JournalReader:
 
     @_read
     def decided(self, account: str) -> int:
-        """Return how many decisions an account has taken."""
+        """Return the number of decisions of an account."""
         (count,) = self._db.execute("SELECT count(*) FROM decisions WHERE account = ?", (account,)).fetchone()
         return int(count)
 
@@ -180,7 +180,7 @@ class JournalReader:
 
     @_read
     def fills(self, account: str, last: int | None = None) -> list[tuple[int, float, Fill]]:
-        """Return time, first price and fill of each trade, oldest first: of all, or of the `last` ones."""
+        """Return open time, first price and fill of each trade, oldest first: of all, or of the `last` ones."""
         query = (
             "SELECT start_ms, first, change, price, fee, slippage FROM opens WHERE account = ? AND change IS NOT NULL "
             "ORDER BY start_ms DESC LIMIT ?"
@@ -190,7 +190,7 @@ class JournalReader:
 
     @_read
     def turns(self, account: str, since_ms: int) -> list[tuple[int, float, int]]:
-        """Return time, price and what was held from then on, of each change of the position since `since_ms`."""
+        """Return open time, price and new side of each change of the position since `since_ms`."""
         query = (
             "SELECT start_ms, coalesce(price, first), weight FROM "
             "(SELECT *, lag(weight, 1, 0) OVER (ORDER BY start_ms) AS before FROM opens WHERE account = ?) "
@@ -200,11 +200,11 @@ class JournalReader:
 
     @_read
     def equity(self, market: Market, account: str) -> tuple[IntArray, FloatArray]:
-        """Return what an account was worth at each close.
+        """Return an account's equity at each close.
 
         Returns:
-            (T,) open time of each bar that was stepped in the session; (T + 1,) equity, USDT, at the start and at each
-            close.
+            (T,) open time of each bar of the session, without the warm-up; (T + 1,) equity, USDT, at the start and at
+            each close.
         """
         query = "SELECT start_ms, close FROM candles WHERE market = ? AND origin != 'warm-up' ORDER BY start_ms"
         bars = np.array(self._db.execute(query, (market.slug,)).fetchall(), np.float64).reshape(-1, 2)
@@ -217,7 +217,7 @@ class JournalReader:
 
     @_read
     def round_trips(self, account: str) -> int:
-        """Return how many positions were closed or turned round."""
+        """Return how many positions were closed or flipped."""
         query = (
             "SELECT count(*) FROM (SELECT weight, lag(weight, 1, 0) OVER (ORDER BY start_ms) AS before "
             "FROM opens WHERE account = ?) WHERE weight != before AND before != 0"
@@ -233,7 +233,7 @@ class JournalReader:
 
 
 def seal_of(execution: tuple[Any, ...]) -> str:
-    """Return the digest of a row of executions, without the row of the ledger that holds it."""
+    """Return the digest of a row of executions without its last column, `booked_ms`."""
     return hashlib.sha256(json.dumps(execution).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""What a journal's rows are, as objects: a decision, an open, an execution."""
+"""The rows of a journal as objects: a decision, an open, an execution."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from tasks.execution.orders import Execution
 from tasks.execution.paper import Opened, Quote
 
 DIRECTIONS = {-1: "short", 0: "flat", 1: "long"}
-"""What a weight is called."""
+"""Names of the sides."""
 
 UNKNOWN_CHAMPION, KNOWN_CHAMPION = "champion unknown", "champion known"
 OF_DOUBT = frozenset({UNKNOWN_CHAMPION, KNOWN_CHAMPION, "resumed"})
-"""Kinds of notes, the last of which says whether it is known who a market's champion is."""
+"""Kinds of notes; the newest one of a market tells whether its champion is known."""
 
 _STAYS = {(0, 0): "stay flat", (1, 1): "stay long", (-1, -1): "stay short"}
 _GOES = {0: "close", 1: "go long", -1: "go short"}
 
 
 class Decision(NamedTuple):
-    """What one closed bar led to.
+    """The decision at one closed bar.
 
     Attributes:
-        start_ms: Open time of the bar.
-        version: Which decided.
-        values: (F + 6,) features, vol, probabilities, foreseen volatility, NaN where unknown, and the share that a
-            position which is opened then takes of the usual one; a journal of before has neither of the last two.
-        position: Weight held at the close.
-        bars_held: For how many bars.
-        target: What the rule says, from that position.
-        wanted: What is attempted at the next open: the target, or the position where `cause` forbids it.
+        start_ms: Open time of the bar, UTC milliseconds.
+        version: The version that decided.
+        values: (F + 6,) features, vol, probabilities, forecast volatility, NaN where unknown, and the size of a
+            position opened by this decision as a share of the full one; older journals lack the last two.
+        position: Side held at the close.
+        bars_held: Bars for which it has been held.
+        target: Side that the decision rule chooses from that position.
+        wanted: Side that is attempted at the next open: the target, or the position if `cause` forbids a change.
         cause: Why the target is not attempted: late, stale, deadline, missed bars, restart, clock, champion, stop;
             with orders halted, unknown or stream; else empty.
-        lacks: Why there is no expected return; empty where there is one.
-        mu: Expected return of a long position over the horizon; NaN where there is none.
-        cost: Of a round trip, share of the price; NaN likewise.
-        late_ms: From the bar's close until its step began, on the exchange's clock.
-        feed_ms: From the exchange's stamp to receipt; NaN where the two clocks have nothing in common.
-        queue_us: From receipt to the beginning of the step.
-        step_us: From there until the decision stood.
+        lacks: Why there is no expected return; empty if there is one.
+        mu: Expected return of a long position over the horizon; NaN if there is none.
+        cost: Cost of a round trip, share of the price; NaN if `mu` is.
+        late_ms: Time from the bar's close to the start of its processing, on the exchange's clock.
+        feed_ms: Time from the exchange's stamp to receipt; NaN if the two clocks can't be compared.
+        queue_us: Time from receipt to the start of processing.
+        step_us: Time from the start of processing to the decision.
     """
 
     start_ms: int
@@ -61,7 +61,7 @@ class Decision(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why the rule says so, one line."""
+        """The reason of the target, one line."""
         if self.lacks:
             return self.lacks
         verb = _STAYS.get((self.position, self.target)) or _GOES[self.target]
@@ -69,16 +69,16 @@ class Decision(NamedTuple):
 
 
 class BarOpen(NamedTuple):
-    """What the account did at a bar's open.
+    """What an account did at a bar's open.
 
     Attributes:
-        start_ms: Open time of the bar.
-        wanted: What was traded to; with orders what was decided, whatever came of it.
-        cause: Why what was decided was not attempted; else empty. With orders: why it was not done as a whole.
-        quote: What an order met.
+        start_ms: Open time of the bar, UTC milliseconds.
+        wanted: Side after the open; with orders the side that was decided, even if it was not reached.
+        cause: Why the decision was not attempted; else empty. With orders: why it was not fully executed.
+        quote: Prices at the open.
         rate: Sum of the funding rates due.
-        late_ms: From the bar's open to the fill, on the exchange's clock.
-        opened: Ledger after it, fill, funding.
+        late_ms: Time from the bar's open to the fill, on the exchange's clock.
+        opened: Ledger after the open, fill, funding.
     """
 
     start_ms: int
@@ -91,15 +91,15 @@ class BarOpen(NamedTuple):
 
 
 class BookedExecution(NamedTuple):
-    """A row of what the exchange has booked.
+    """One booking of the exchange.
 
     Attributes:
-        kind: Trade, Funding, AdlTrade ...
-        link_id: Of the order; empty for none of ours.
+        kind: Bybit's execType: Trade, Funding, AdlTrade ...
+        link_id: Link id of the order; empty if it is not ours.
         side: Buy or Sell.
-        time_ms: When, UTC milliseconds.
+        time_ms: Time of the booking, UTC milliseconds.
         fill: Quantity, price, fee.
-        booked_ms: The row of `opens` whose ledger holds it; None while none does.
+        booked_ms: `start_ms` of the row of `opens` whose ledger includes it; None while none does.
     """
 
     kind: str
@@ -111,15 +111,15 @@ class BookedExecution(NamedTuple):
 
     @property
     def moves(self) -> bool:
-        """Whether it changes the position; funding moves cash alone."""
+        """Whether it changes the position; funding changes only cash."""
         return self.kind != "Funding"
 
     @property
     def change(self) -> Decimal:
-        """Signed coins."""
+        """Change of the position, signed coins."""
         return self.fill.quantity * (self.moves if self.side == "Buy" else -self.moves)
 
     @property
     def worth(self) -> Decimal:
-        """Quote currency that was traded."""
+        """Traded notional, quote currency; 0 for funding."""
         return self.fill.quantity * self.fill.price * self.moves

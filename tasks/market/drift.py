@@ -1,9 +1,9 @@
-"""Whether the bars of now still look like those that a model was trained on: the population stability index.
+"""Drift of recent bars from the training bars, by the population stability index.
 
-Folk limits ("above 0.1") are wrong for features that hang together over time: without any change 90 % of the blocks of
-a slow one exceed them. So the limit is what blocks of the training bars themselves show, by the same statistic.
-With 50 blocks that do not overlap, 3 to 12 % of unchanged ones exceed it: one breach is a hint, two blocks in a row
-that share no bar a reason.
+The usual rule of thumb ("above 0.1") is wrong for autocorrelated features: without any change, 90 % of the blocks of a
+slow feature exceed it. So the limit is a quantile of the same statistic over blocks of the training bars themselves.
+With 50 non-overlapping blocks, 3 to 12 % of unchanged blocks exceed it: one breach is only a hint; two consecutive
+breaches, of blocks that share no bar, are evidence.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from storage.schema import FloatArray
 _BINS = 10
 _FLOOR = 1e-4  # share of an empty bin, so that its logarithm exists
 _QUANTILE = 0.99
-_STRIDE = 4  # blocks of training bars overlap by three quarters: more of them, and no more than they hold
-_FEWEST_BLOCKS = 20  # fewer say nothing about a 99 % quantile
+_STRIDE = 4  # blocks of training bars overlap by three quarters; a smaller step would add hardly any information
+_FEWEST_BLOCKS = 20  # with fewer blocks a 99 % quantile can't be estimated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """How far recent bars are from the training bars.
+    """Distance of recent bars from the training bars.
 
     Attributes:
-        ratio: Largest index of a feature over its own limit.
-        limit: What `ratio` exceeds in 1 of 100 blocks of the training bars, >= 1.
-        feature: Number of the feature with that ratio.
+        ratio: Largest ratio of a feature's index to the feature's own limit.
+        limit: Limit of `ratio`, which 1 of 100 blocks of the training bars exceeds, >= 1.
+        feature: Number of the feature with the largest ratio.
         index: (F,) population stability index of each feature.
     """
 
@@ -39,16 +39,16 @@ class Drift:
 
     @property
     def breached(self) -> bool:
-        """Whether the recent bars are further away than blocks of the training bars are."""
+        """Whether `ratio` exceeds `limit`."""
         return self.ratio > self.limit
 
 
 def measure_drift(train: FloatArray, recent: FloatArray) -> Drift | None:
-    """Compare recent bars with training bars; None where the training has too few blocks of that length to tell.
+    """Compare recent bars with training bars; None if the training bars have too few blocks of that length.
 
     Args:
         train: (T, F) features that the model was trained on, oldest first; rows that are not finite are left out.
-        recent: (m, F) features of the newest bars; likewise.
+        recent: (m, F) features of the newest bars, oldest first; rows that are not finite are left out.
     """
     train, recent = (rows[np.isfinite(rows).all(axis=1)] for rows in (train, recent))
     length = len(recent)
@@ -62,7 +62,7 @@ def measure_drift(train: FloatArray, recent: FloatArray) -> Drift | None:
     index = _index(base, _shares(recent, edges))
     ratios = index / limits
     worst = int(np.argmax(ratios))
-    together = float(np.quantile((blocks / limits).max(axis=1), _QUANTILE))  # of the worst of F features, not of one
+    together = float(np.quantile((blocks / limits).max(axis=1), _QUANTILE))  # limit of the largest of F ratios
     return Drift(ratio=float(ratios[worst]), limit=max(together, 1.0), feature=worst, index=index)
 
 

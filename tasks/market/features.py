@@ -1,4 +1,4 @@
-"""The model's inputs: one recurrence each, advanced bar by bar, the same code for history and for live bars.
+"""The model's inputs: recurrences that are advanced bar by bar, with the same code for history and live bars.
 
 C, H, L, V are a bar's close, high, low and volume; C1 and C12 the closes 1 and 12 bars before; r = ln(C / C1).
 The unit of every price feature is `vol` = sqrt(EWMA of r^2, span 100), close to close, per bar, dimensionless.
@@ -31,27 +31,29 @@ The unit of every price feature is `vol` = sqrt(EWMA of r^2, span 100), close to
     day_sin_1 ..    sin and cos of k turns a UTC day, k = 1 to 4              this bar
     day_cos_4
 
-The first ten are the source text's, and a network with ten inputs reads those. The others tell how much the market is
-about to move, which decides whether a move will pay its costs: how much it moves now, and what its hour usually brings.
+The first ten are the source text's, and a network with ten inputs reads those. The others help to forecast how much the
+market will move, which decides whether a trade can pay its costs: the present volatility and volume at several time
+scales, and the time of day and week.
 
-An EMA of span n has the weight 2 / (n + 1). The choices that the formulas leave open:
+An EMA of span n has the weight 2 / (n + 1). Choices that the formulas leave open:
 
 - A bar without trades: volume_ratio and log_volume are -5 (ln 0, clipped), and it stays out of the mean of ln(V),
   which is over the bars of the last 2,000 that traded. vwap_deviation is 0 until the day's first trade.
-- A halt: a bar without trades whose close is the one before is silent, and from the 11th in a row on the market has
-  halted. Such bars have no features, NaN, and leave no trace but in the clock: nothing looks back on them, WARM_UP does
-  not count them, and after the halt all goes on as before it. Otherwise vol would decay to nothing while the day's VWAP
-  stands still, and bars of a halt would decide the scale of all others.
+- A halt: a bar is silent if it has no trades and the same close as the bar before; from the 11th silent bar in a row on
+  the market counts as halted. Bars of a halt have no features (NaN) and change nothing but the clock: no feature looks
+  back on them, WARM_UP does not count them, and after the halt the recurrences continue from their state before it.
+  Otherwise vol would decay to 0 during a halt while the day's VWAP stands still, and the huge vwap_deviation of these
+  bars would determine the scale of all others.
 - A flat market, vol < 1e-8: every price feature is 0, rsi and volatility included (an RSI of 50; TA-Lib says 0), and
   vol_level is at its floor.
-- Only range and vwap_deviation know prices that vol, close to close, does not, so only they need a bound of their own.
-  Of 0.7 million bars with features, of Bybit and Bitfinex, none came nearer to it than 71.
-- A gap, a repeated bar or a candle that is not one (not finite, not positive, high below close ...) restarts
-  everything: a new segment begins, and its first WARM_UP - 1 bars are NaN. Nothing is bridged or filled.
+- Only range and vwap_deviation use prices other than closes, which vol does not cover, so only they need a bound of
+  100. In 0.7 million bars with features, of Bybit and Bitfinex, none exceeded 71.
+- A gap, a repeated bar or an invalid candle (not finite, not positive, high below close ...) restarts all recurrences:
+  a new segment begins, and its first WARM_UP - 1 bars are NaN. Gaps are never filled.
 
-Recurrences start from zero, without seeding: WARM_UP outlives any seed. What lies before the start weighs
-(1 - 2/101)^2000 = 4e-18 in vol^2 and far less in the rest, so that features agree to 1e-9 wherever history starts,
-unless one bar before the start moved 70,000 times more than the market moves now.
+Recurrences start from zero, without seeding, since WARM_UP is long enough for any seed to be forgotten. Bars before the
+start have a weight of (1 - 2/101)^2000 = 4e-18 in vol^2 and far less in the rest, so features agree to 1e-9 wherever
+history starts, unless one bar before the start moved 70,000 times more than the market moves now.
 """
 
 from __future__ import annotations
@@ -67,27 +69,27 @@ from storage.compiled import compiled, inlined
 from storage.schema import DAY_MS, FEATURES, MONDAY_MS, FloatArray, IntArray
 
 WARM_UP = 2_000
-"""Bars of a segment after which features are given, those of a halt not counted: the slow mean of ln(V) is full, and
-seeds are forgotten to 1e-9."""
+"""Bars of a segment until features are given, bars of a halt not counted: by then the mean of ln(V) over 2,000 bars is
+full, and the initial state is forgotten to 1e-9."""
 
 OUTPUTS = (*FEATURES, "vol")
-"""What `advance` writes, in this order."""
+"""Names of the values that `advance` writes, in order."""
 
 FLAT_VOL = 1e-8
-"""Below this volatility per bar a market counts as flat: a millionth of a calm five minutes, and far above rounding."""
+"""Below this volatility per bar a market counts as flat; far below a calm market's, and far above rounding errors."""
 
-CLIP = 5.0  # logs of ratios: e^5 is 148 times the usual
+CLIP = 5.0  # bound of logs of ratios: e^5 is 148 times the usual
 FARTHEST = 100.0
-"""Bound of what is not bounded by its formula, in units of vol."""
+"""Bound of features that their formula does not bound, in units of vol."""
 
 _VOL_WEIGHT = 2 / 101
 _RSI_WEIGHT = 1 / 14
 _FAST_WEIGHT, _SLOW_WEIGHT, _SIGNAL_WEIGHT = 2 / 13, 2 / 27, 2 / 10
 _RANGE_FAST_WEIGHT, _RANGE_SLOW_WEIGHT, _VOLUME_WEIGHT = 2 / 13, 2 / 101, 2 / 101
 _SHORT = 20  # bars of `volatility` and `volume_ratio`
-_SILENT_AT_MOST = 10  # bars; the short means still hold as many of before, and vol nine tenths of itself
+_SILENT_AT_MOST = 10  # bars; half of the short means is then still from before, and vol has lost about a tenth
 _LAG = 12  # bars of `return_12`
-_LONG = WARM_UP - 1  # returns of `vol_2000`: all that the first bar with features has behind it
+_LONG = WARM_UP - 1  # returns of `vol_2000`: as many as the first bar with features has
 _WEEK_TURNS, _DAY_TURNS = 6, 4  # harmonics
 _USUAL_VOL = 1e-3  # centres vol_level; any other number would do
 _MONDAY = MONDAY_MS // DAY_MS
@@ -97,10 +99,10 @@ _WEEK_ANGLE = 2 * math.pi / (7 * DAY_MS)  # per millisecond
 _PARKINSON = 1 / (4 * math.log(2))
 _LEAST, _MOST = 1e-100, 1e100  # prices and volumes; no product or quotient of such numbers leaves float64
 
-_AT: Any = namedtuple("_AT", OUTPUTS)(*range(len(OUTPUTS)))  # where each of the outputs stands
+_AT: Any = namedtuple("_AT", OUTPUTS)(*range(len(OUTPUTS)))  # index of each output
 
-# The state is one float64 array, so that other compiled code can carry it: the clock, then what a restart clears
-# (scalars, four rings), then the ring of ln(V), NaN where a bar did not trade or has not come yet.
+# The state is one float64 array, so that other compiled code can hold it: the clock, then what a restart clears
+# (scalars, four ring buffers), then the ring buffer of ln(V), NaN where a bar did not trade or has not come yet.
 _INTERVAL_MS, _LAST_MS, _BARS, _CLOSE, _RETURN, _LAG_RETURN, _VARIANCE, _GAIN, _LOSS = range(9)
 _FAST, _SLOW, _SIGNAL, _DAY, _DAY_VALUE, _DAY_VOLUME, _LOG_VOLUME_SUM, _TRADED = range(9, 17)
 _RANGE_FAST, _RANGE_SLOW, _VOLUME_MEAN, _SLOW_SUM, _SLOW_REST, _SILENT = range(17, 23)
@@ -119,7 +121,7 @@ class Features:
     Attributes:
         values: (T, F) in the order of `storage.schema.FEATURES`, dimensionless; NaN while a segment warms up or halts.
         vol: (T,) volatility per bar, dimensionless, >= 0; NaN on the same bars.
-        segment: (T,) number of the gap-free run that the bar belongs to, from 0. An invalid candle is a run of its own.
+        segment: (T,) number of the gap-free segment of the bar, from 0. An invalid candle is a segment of its own.
     """
 
     values: FloatArray
@@ -128,7 +130,7 @@ class Features:
 
 
 def new_state(interval_ms: int) -> FloatArray:
-    """Return the state of a series that has not begun.
+    """Return the initial state of a series.
 
     Args:
         interval_ms: Milliseconds per bar, >= 1.
@@ -147,7 +149,7 @@ def new_state(interval_ms: int) -> FloatArray:
 
 @inlined
 def advance(state: FloatArray, candle: FloatArray, out: FloatArray) -> bool:
-    """Take in one closed candle and write its features.
+    """Update the state with one closed candle and write its features.
 
     Args:
         state: From `new_state`; changed in place.
@@ -218,7 +220,7 @@ def _advance_all(state: FloatArray, matrix: FloatArray, values: FloatArray, vol:
     for bar in range(len(matrix)):
         row, end = bar * width, bar * width + width
         number += advance(state, matrix[bar], values[row : end + 1])
-        vol[bar] = values[end]  # where the next bar's first feature comes
+        vol[bar] = values[end]  # the next bar overwrites it with its first feature
         segment[bar] = number
 
 
@@ -264,7 +266,7 @@ def _remember_prices(state: FloatArray, close: float) -> None:
     state[slow] = log_return**2
     state[_GAIN] += _RSI_WEIGHT * (max(change, 0.0) - state[_GAIN])
     state[_LOSS] += _RSI_WEIGHT * (max(-change, 0.0) - state[_LOSS])
-    # Both EMAs are kept as distances from the close, so that rounding is that of the moves and not of the price level.
+    # Both EMAs are stored as distances from the close, so that rounding errors scale with moves, not with the price.
     state[_FAST] = (1 - _FAST_WEIGHT) * (state[_FAST] - change)
     state[_SLOW] = (1 - _SLOW_WEIGHT) * (state[_SLOW] - change)
     state[_SIGNAL] += _SIGNAL_WEIGHT * (state[_FAST] - state[_SLOW] - state[_SIGNAL])
@@ -272,7 +274,7 @@ def _remember_prices(state: FloatArray, close: float) -> None:
 
 @compiled
 def _add_exactly(state: FloatArray, value: float) -> None:
-    # Knuth's two-sum: what rounding takes from the sum is kept beside it, so that a huge bar leaves nothing behind.
+    # Knuth's two-sum: rounding errors are summed separately, so that a huge bar leaves no error behind.
     total = state[_SLOW_SUM]
     added = total + value
     part = added - total
@@ -302,7 +304,7 @@ def _remember_volume(state: FloatArray, volume: float) -> None:
     if not math.isnan(newest):
         state[_LOG_VOLUME_SUM] += newest
         state[_TRADED] += 1
-    if place == 0:  # once a round the sum is taken anew, so that rounding never adds up over more than one round
+    if place == 0:  # once per round of the ring buffer the sum is computed anew, so that rounding errors can't pile up
         state[_LOG_VOLUME_SUM] = 0.0
         for log_volume in state[_LOG_VOLUMES:]:
             if not math.isnan(log_volume):
@@ -365,7 +367,7 @@ def _write_levels(state: FloatArray, out: FloatArray) -> None:
 
 @inlined
 def _write_calendar(state: FloatArray, start: float, out: FloatArray) -> None:
-    # The day's angle is seven times what it adds to the week's: one sine and one cosine for both.
+    # The day's angle is seven times its part of the week's angle, so one sine and one cosine serve both.
     day = int(state[_DAY])
     seventh = (start - state[_DAY] * DAY_MS) * _WEEK_ANGLE
     sine, cosine = math.sin(seventh), math.cos(seventh)
@@ -395,8 +397,8 @@ def _turned(s: float, c: float, sine: float, cosine: float) -> tuple[float, floa
 
 @compiled
 def _mean(state: FloatArray, ring: int) -> float:
-    # Summed anew for every bar: a running sum would keep the rounding of one huge bar in the quiet ones after it. In
-    # four parts, since one addition waiting for the one before was most of a bar's time.
+    # Summed anew for every bar: a running sum would keep the rounding error of a huge bar in the quiet bars after it.
+    # Four partial sums, because a chain of dependent additions took most of a bar's time.
     a, b, c, d = 0.0, 0.0, 0.0, 0.0
     for place in range(ring, ring + _SHORT, 4):
         a += state[place]

@@ -1,13 +1,13 @@
-"""What the model is to foresee. The only file of the project that looks ahead: horizon + 1 bars, or the risk horizon.
+"""The labels. The only file of the project that looks ahead: horizon + 1 bars, or the risk horizon.
 
-A decision taken at the close of bar t is filled at the open of t + 1, so the label is the return from that open on:
+A decision at the close of bar t is filled at the open of t + 1, so the label is the return from that open on:
 
     R_t = ln(O[t+1+H] / O[t+1])        buy if R_t > threshold_t, sell if R_t < -threshold_t, else hold
     threshold_t = max(k * vol_t * sqrt(H), cost_floor_multiple * round_trip_cost)
 
 For Gaussian returns P(hold) = 2 * Phi(k) - 1, so k = 0.4307 gives thirds wherever the cost floor does not bind.
 
-How much the market will move is foreseen too: the realised variance over a horizon of its own, close to close,
+The model also forecasts how much the market will move: the realised variance over a separate horizon, close to close,
 
     RV_t = sum of ln(C[t+i] / C[t+i-1])^2 over i = 1 .. risk horizon
 """
@@ -33,12 +33,13 @@ Rows = slice | IntArray | BoolArray
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig(Checked):
-    """How far ahead, and how much of a move counts.
+    """Horizon and thresholds of the labels.
 
     Attributes:
         horizon: Bars from fill to exit.
-        k: Threshold in units of the volatility over the horizon; 0.4307 makes Gaussian thirds.
-        cost_floor_multiple: Threshold in round-trip costs: a move that does not pay its costs is a hold.
+        k: Threshold in units of the volatility over the horizon; 0.4307 gives three equal classes for Gaussian returns.
+        cost_floor_multiple: Lower bound of the threshold in round-trip costs: a move that does not pay its costs is a
+            hold.
     """
 
     horizon: PositiveInt = 12
@@ -48,13 +49,14 @@ class LabelConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labels:
-    """What came after each bar.
+    """The label of each bar.
 
     Attributes:
         horizon: Bars from fill to exit.
-        classes: (T,) SELL, HOLD or BUY; UNKNOWN where either number below is NaN.
-        forward_return: (T,) natural log, open of t+1 to open of t+1+horizon; NaN where a gap or the end lies between.
-        threshold: (T,) same unit, >= 0; NaN where volatility is.
+        classes: (T,) SELL, HOLD or BUY; UNKNOWN where `forward_return` or `threshold` is NaN.
+        forward_return: (T,) log return from the open of t+1 to the open of t+1+horizon; NaN if a gap or the end of the
+            series lies in between.
+        threshold: (T,) in the same unit, >= 0; NaN where volatility is.
         end: (T,) t+1+horizon, the last bar that the label reads; beyond T - 1 for the newest bars, which are UNKNOWN.
     """
 
@@ -127,16 +129,16 @@ def realised_variance(close: FloatArray, segment: IntArray, horizon: int) -> Flo
 
 
 def class_means(labels: Labels, vol: FloatArray, rows: Rows) -> FloatArray:
-    """Return what a bar of each class earned on average, in units of its volatility over the horizon.
+    """Return the mean forward return of each class, in units of volatility over the horizon.
 
-    Multiplied by a bar's own vol * sqrt(horizon) and weighted with its probabilities, this is its expected return.
+    Multiplied by a bar's own vol * sqrt(horizon) and weighted with its probabilities, they give its expected return.
 
     Args:
         labels: Labels of T bars.
         vol: (T,) volatility per bar.
-        rows: Bars of the training set and no others: these numbers decide trades later.
+        rows: Bars of the training set only, since these numbers decide trades later.
     Returns:
-        (3,) sell, hold, buy, dimensionless; 0 for a class without bars. Flat bars, which have no unit, are left out.
+        (3,) sell, hold, buy, dimensionless; 0 for a class without bars. Bars with vol < FLAT_VOL are left out.
     """
     usable = _known(labels, rows) & (vol >= FLAT_VOL)
     classes = labels.classes[usable]
@@ -147,9 +149,9 @@ def class_means(labels: Labels, vol: FloatArray, rows: Rows) -> FloatArray:
 
 
 def sample_uniqueness(labels: Labels, rows: Rows) -> FloatArray:
-    """Return how much of each label is its own: the mean of 1 / (labels under way) over the bars that its return spans.
+    """Return the uniqueness of each label: the mean of 1 / (number of overlapping labels) over the bars of its return.
 
-    The sum is the effective number of independent samples: n overlapping labels of H bars are worth about n / H, and
+    The sum is the effective number of independent samples: n overlapping labels of H bars count as about n / H, and
     every standard error of a score must use that number.
 
     Args:

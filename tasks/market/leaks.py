@@ -1,20 +1,21 @@
-"""Leak checks: whether anything that a model learns from, or is judged by, knew what came after it.
+"""Leak checks: whether any input, label or fitted value uses data from later bars.
 
-A leak makes a backtest shine and a live account bleed, and no metric shows it. So each way for the future to get in has
-a check of its own, and a canary proves that the checks can fail: a leak is planted, and they must catch it.
+A leak makes a backtest look good while the live account loses, and no metric shows it. So each possible kind of leak
+has a check of its own, and a canary proves that the checks can fail: a leak is planted, and they must find it.
 
     check                 what is done                                         what must hold
-    stored inputs         features and labels are made again from the candles  they are what training was given
+    stored inputs         features and labels are computed again from candles  they equal the inputs of training
     prefix invariance     everything after a bar is cut off                    the bar keeps its values
     future perturbation   everything after a bar is scaled, shuffled, erased   the bar keeps its values
     start invariance      history starts later                                 the same values after the warm-up
-    label span            what the label may not read is replaced              the label stays; what it reads moves it
-    purged folds          each part's labels are followed to their ends        none reads a bar of a later part
+    label span            prices that the label must not read are replaced     the label stays
+                          the last open that it must read is replaced          the label changes
+    purged folds          the end of each part's labels is compared            none reads a bar of a later part
     train isolation       validation and test are replaced                     what is fitted before them stays
-    chance                a model learns what cannot be known                  its directions are right by chance alone
+    chance                a model is trained on unpredictable labels           its directions are right by chance only
     canary                the next bar's return is planted as a feature        the checks above fail
 
-Models come in as callables: this room knows none.
+Models are passed in as callables; this package imports none.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ Columns = Callable[[FloatArray], FloatArray]
 """(T, 6) candles as `Candles.matrix` gives them -> (T, F) numbers, one row a bar: features, predictions or labels."""
 
 LABEL_COLUMNS = ("forward_return", "threshold", "class")
-"""What the label of a bar consists of."""
+"""Columns of a bar's label."""
 
 _OPEN, _CLOSE = 1, 4
-_REMADE = 1e-9  # another processor's logarithm may round otherwise, and an old seed weighs less
-_SEED = 0  # of the bars that are looked at, and of what stands in their place
-_LABELS = 20  # that are followed to their ends
-_ERRORS = 3.0  # standard errors around chance: 1 honest run in 370 falls out
+_REMADE = 1e-9  # tolerance: another processor's logarithm may round differently, and initial states weigh less
+_SEED = 0  # of the bars that are checked, and of the replacements
+_LABELS = 20  # labels that are checked
+_ERRORS = 3.0  # standard errors around chance: 1 run in 370 without a leak falls outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,8 @@ class LeakCheck:
     Attributes:
         name: Of the check.
         passed: Whether nothing leaked.
-        found: What was seen; where it failed, the column, the bar, the first differing value and the likely cause.
-        wanted: What must hold.
+        found: The result; for a failure the column, the bar, the first differing value and the likely cause.
+        wanted: The condition that must hold.
     """
 
     name: str
@@ -61,11 +62,11 @@ class LeakCheck:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Learned:
-    """What a training left behind, by name.
+    """Fitted arrays of a training, by name.
 
     Attributes:
-        from_train: What only the training bars may decide: scaler, class shares, class means.
-        from_validation: What training and validation bars decide together: the kept weights, the temperature.
+        from_train: Fitted on the training bars only: scaler, class shares, class means.
+        from_validation: Fitted on training and validation bars: the selected weights, the temperature.
     """
 
     from_train: Mapping[str, FloatArray]
@@ -78,11 +79,11 @@ def prefix_invariance(
     """Cut everything after a bar off: the bar and all before it must keep their values.
 
     Args:
-        columns: What is checked.
+        columns: Computes the columns that are checked.
         candles: (T, 6) oldest first.
         names: (F,) of the columns.
-        first: First bar that may be cut off: before it, the columns give nothing yet.
-        cuts: Random bars at which history is cut.
+        first: First bar that may be cut off; before it the columns are NaN.
+        cuts: Number of random bars at which history is cut.
     """
     full = columns(candles)
     for stop in _bars(first, len(candles), cuts):
@@ -103,8 +104,8 @@ def future_perturbation(
 ) -> LeakCheck:
     """Scale, shuffle or erase everything after a bar: the bar and all before it must keep their values.
 
-    Arguments as in `prefix_invariance`; each of the `cuts` bars gets every kind of other future, and values may differ
-    by `tolerance`; 0 asks for the same bits.
+    Arguments as in `prefix_invariance`; every kind of future is tried at each of the `cuts` bars, and values may differ
+    by `tolerance`; 0 requires identical values.
     """
     full = columns(candles)
     rng = np.random.default_rng(_SEED)
@@ -124,11 +125,11 @@ def start_invariance(
     """Let history start later: from the first bar after the declared warm-up that has values, all must be the same.
 
     Args:
-        columns: What is checked.
+        columns: Computes the columns that are checked.
         candles: (T, 6) oldest first, T > warm_up.
         names: (F,) of the columns.
-        warm_up: Bars after which values are given, or later where the market halts meanwhile.
-        starts: Random bars at which history starts.
+        warm_up: Bars until values are given; more if the market halts meanwhile.
+        starts: Number of random bars at which history starts.
     """
     full = columns(candles)
     for start in _bars(1, len(candles) - warm_up, starts):
@@ -148,12 +149,12 @@ def start_invariance(
 
 
 def stored_inputs(stored: FloatArray, made: FloatArray, names: Sequence[str]) -> LeakCheck:
-    """Compare what training was given with what the candles give now: the other checks look at the latter alone.
+    """Compare the inputs of a training with those computed from the candles now, which the other checks use.
 
     Args:
-        stored: (T, F) numbers that a model was trained on.
-        made: (T, F) the same, made from the candles.
-        names: Of the columns.
+        stored: (T, F) columns that a model was trained on.
+        made: (T, F) the same columns, computed from the candles.
+        names: (F,) of the columns.
     """
     name = "stored inputs"
     moved = _first_difference(stored, made, names, _REMADE)
@@ -163,7 +164,7 @@ def stored_inputs(stored: FloatArray, made: FloatArray, names: Sequence[str]) ->
 
 
 def label_span(label: Columns, candles: FloatArray, horizon: int) -> LeakCheck:
-    """Replace what a label may not read, then the last open that it must read.
+    """Replace prices that a label must not read, then the last open that it must read.
 
     Args:
         label: Candles to (T, 3) numbers as LABEL_COLUMNS names them.
@@ -180,7 +181,7 @@ def label_span(label: Columns, candles: FloatArray, horizon: int) -> LeakCheck:
         moved = _first_difference(full[: t + 1], label(later)[: t + 1], LABEL_COLUMNS, 0.0)
         if moved:
             return _failed(name, f"{moved} when the bars from {end + 1} on change; it reads beyond t + 1 + {horizon}")
-        # The threshold rests on volatility, which remembers closed bars, as it should; the return must not.
+        # The threshold may depend on earlier bars, through volatility; the return must not.
         moved = _first_difference(full[t:, :1], label(earlier)[t:, :1], LABEL_COLUMNS, 0.0, first_bar=t)
         if moved:
             return _failed(name, f"{moved} when the bars up to {t} change; it reads a price from before its fill")
@@ -190,7 +191,7 @@ def label_span(label: Columns, candles: FloatArray, horizon: int) -> LeakCheck:
 
 
 def purged_folds(folds: Sequence[Fold], label_end: IntArray) -> LeakCheck:
-    """Follow the labels of each part to their ends: none may read a bar of a later part.
+    """Check the end of every label: none may read a bar of a later part.
 
     Args:
         folds: Walk-forward folds.
@@ -224,14 +225,14 @@ def train_isolation(
     validation_start: int,
     test_start: int,
 ) -> LeakCheck:
-    """Replace validation and test: what is fitted before each of them must not move.
+    """Replace validation and test bars: values fitted on earlier bars must not change.
 
     Args:
-        learn: (T, F) features and (T,) classes to what a training leaves behind.
+        learn: Trains on (T, F) features and (T,) classes, and returns the fitted arrays.
         features: (T, F) finite.
         classes: (T,) labels.
-        validation_start: First bar that training does not learn from.
-        test_start: First bar that nothing is fitted on.
+        validation_start: First bar of validation.
+        test_start: First bar of the test, on which nothing may be fitted.
     """
     name, honest = "train isolation", learn(features, classes)
     for part, start in (("test", test_start), ("validation", validation_start)):
@@ -249,15 +250,15 @@ def train_isolation(
 
 
 def chance_direction(name: str, probabilities: FloatArray, classes: IntArray, overlap: int) -> LeakCheck:
-    """Ask whether directions are right more often, or more seldom, than chance.
+    """Check that directions are right neither more nor less often than by chance.
 
-    Holds are left out: their share follows volatility, which can be foreseen without knowing any direction.
+    Holds are left out: their share depends on volatility, which can be forecast without any leak.
 
     Args:
         name: Of the check.
         probabilities: (N, 3) sell, hold, buy, finite.
         classes: (N,) labels.
-        overlap: Bars that one label spans; the moves count as 1 / overlap of their number.
+        overlap: Bars that one label spans; n moves count as n / overlap independent ones.
     """
     moves = (classes == BUY) | (classes == SELL)
     if not moves.any():
@@ -275,26 +276,26 @@ def chance_direction(name: str, probabilities: FloatArray, classes: IntArray, ov
 
 
 def permuted_in_blocks(values: IntArray, block: int) -> IntArray:
-    """Return `values` with blocks of `block` changed about, which unties them from their bars and keeps their runs."""
+    """Return `values` with blocks of `block` bars permuted: this breaks the link to their bars but keeps their runs."""
     starts = np.random.default_rng(_SEED).permutation(np.arange(0, len(values), block))
     return np.concatenate([values[start : start + block] for start in starts])
 
 
 def with_next_return(columns: Columns) -> Columns:
-    """Return `columns` with a leak planted: the first one tells the next bar's log return."""
+    """Return `columns` with a planted leak: the first column is the next bar's log return."""
 
     def leaky(candles: FloatArray) -> FloatArray:
         planted = columns(candles).copy()
         change = np.diff(np.log(np.maximum(candles[:, _CLOSE], np.finfo(np.float64).tiny)))
         known = np.isfinite(planted[:-1, 0])
-        planted[:-1, 0] = np.where(known, change / 1e-3, planted[:-1, 0])  # a scaler follows; any unit would do
+        planted[:-1, 0] = np.where(known, change / 1e-3, planted[:-1, 0])  # any unit would do, as a scaler follows
         return planted
 
     return leaky
 
 
 def canary(checks: Sequence[LeakCheck]) -> LeakCheck:
-    """Return whether every check on a planted leak has caught it."""
+    """Return a check that passes if every check in `checks`, made on a planted leak, has failed."""
     missed = [check.name for check in checks if check.passed]
     wanted = "the planted next return is caught by every one"
     if missed or not checks:
@@ -305,14 +306,14 @@ def canary(checks: Sequence[LeakCheck]) -> LeakCheck:
 
 
 def _bars(first: int, stop: int, count: int) -> list[int]:
-    """Return `count` bars of first .. stop - 1, newest first: the newer, the more of a leak is to be seen."""
+    """Return `count` random bars of first .. stop - 1, newest first, since a leak shows more at newer bars."""
     if stop <= first:
         raise DatasetError(f"leak checks need bars behind bar {first}, they end before {stop}; ingest more bars")
     return sorted(np.random.default_rng(_SEED).integers(first, stop, count).tolist(), reverse=True)
 
 
 def _other_futures(future: FloatArray, rng: np.random.Generator) -> dict[str, FloatArray]:
-    """Return other candles at the same times."""
+    """Return replacement candles at the same times, by kind."""
     scaled, erased = future.copy(), future.copy()
     scaled[:, 1:] *= 3.0
     erased[:, 1:] = np.nan
@@ -337,7 +338,7 @@ def _first_difference(
     first_bar: int = 0,
     what: str = "bar",
 ) -> str:
-    """Return column, bar and both values where two arrays first differ; nothing if they do not."""
+    """Return column, bar and both values of the first difference of two arrays; "" if there is none."""
     same = (np.abs(found - expected) <= tolerance) | (found == expected) | (np.isnan(found) & np.isnan(expected))
     if same.all():
         return ""

@@ -1,4 +1,4 @@
-"""The oldest forecast of all: what has just happened happens again. Looks back only."""
+"""The persistence forecast: the last move happens again. Looks back only."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tasks.market.labels import UNKNOWN, LabelConfig
 def past_classes(
     close: FloatArray, vol: FloatArray, segment: IntArray, config: LabelConfig, round_trip_cost: float
 ) -> IntArray:
-    """Return the class that the last `horizon` bars would have been given, had their move still been to come.
+    """Return the class of the move over the last `horizon` bars, by the thresholds of the labels.
 
     Args:
         close: (T,) last price of each bar, quote currency.
         vol: (T,) volatility per bar, NaN while warming up.
-        segment: (T,) number of the gap-free run of each bar.
+        segment: (T,) number of the gap-free segment of each bar.
         config: Horizon and thresholds of the labels.
         round_trip_cost: As in `label_bars`.
     Returns:
-        (T,) SELL, HOLD or BUY; UNKNOWN where the run is not `horizon` bars old or volatility is unknown.
+        (T,) SELL, HOLD or BUY; UNKNOWN where the segment is shorter than `horizon` bars or volatility is unknown.
     """
     horizon = config.horizon
     move = np.full(len(close), np.nan)

@@ -1,15 +1,16 @@
-"""Folds: which bars a model learns from, is tuned on, and is judged by.
+"""Walk-forward folds: the bars for training, validation and test.
 
-Labels overlap: the label of bar t reads on to bar t + 1 + H, so bars next to a boundary know what lies beyond it.
-Shuffled folds of a random walk reach 81 % accuracy that way, where the truth is 50 %. Hence walk-forward, oldest first,
+Labels overlap: the label of bar t reads up to bar t + 1 + H, so bars next to a boundary contain information from beyond
+it. With shuffled folds a random walk seems predictable with 81 % accuracy, where the truth is 50 %. Hence walk-forward,
+oldest first,
 
     [train]  gap  [validation]  gap  [test]            gap >= H + 1 bars, plus the embargo
 
 with every label ending before the next part begins. Test blocks follow each other without a hole up to the last bar.
 
-Parts are cut in time, so that one cut serves several markets. The newest fold ends at the last bar and moves with it.
-The others stand between boundaries that the calendar fixes: another day's bars leave what they read as it was, and a
-retrain finds what was learned from it.
+Parts are cut in time, so that the same cut serves several markets. The newest fold ends at the last bar and moves with
+it. The other folds lie between fixed calendar dates: a new day's bars do not change them, so a retrain can reuse the
+stored results of their training.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ Scheme = Literal["anchored", "rolling"]
 Cut = Literal["calendar", "shares"]
 Weights = Literal["equal", "uniqueness"]
 
-_LEAST_LABELS = 10  # non-overlapping labels per part: fewer say nothing about anything
-_LEAST_LISTED = 3 * _LEAST_LABELS  # of a new listing's test: leak checks divide it once more
+_LEAST_LABELS = 10  # fewest non-overlapping labels of a part; fewer allow no conclusion
+_LEAST_LISTED = 3 * _LEAST_LABELS  # for the test of a new listing, which leak checks divide further
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldConfig(Checked):
-    """How the usable bars are divided.
+    """How the usable bars are divided into folds.
 
     Attributes:
         folds: Number of test blocks.
-        test_share: Share of the usable bars that is test, over all folds together; met roughly, since all blocks
-            but the newest are as long as the calendar has it.
-        validation_share: Share of the usable bars to validate on, as roughly.
+        test_share: Share of the usable bars in all test blocks together; approximate with the calendar cut, where the
+            length of all blocks but the newest is rounded.
+        validation_share: Share of the usable bars in the validation of a fold; approximate in the same way.
         embargo: Bars left out before validation and before test, beyond the purge.
-        cut: By dates that the calendar fixes, or exact shares of the bars. By the calendar all folds but the newest are
-            found again on another day; by shares all move with the last bar.
+        cut: "calendar" (boundaries at fixed dates) or "shares" (exact shares of the bars). With calendar, all folds but
+            the newest stay the same on later days and can be reused; with shares, all folds move with the last bar.
         scheme: Train from the first usable bar ("anchored") or on about as many bars as the first fold has ("rolling").
-        weights: How much each training label counts: all alike ("equal"), or by what of it no other label covers
-            ("uniqueness"). Labels of one horizon that follow each other without a gap are all alike in that too.
+        weights: Weight of each training label: all the same ("equal"), or by the part of it that no other label
+            overlaps ("uniqueness"). Without gaps, both are nearly the same, since all labels overlap alike.
     """
 
     folds: PositiveInt = 4
@@ -82,13 +83,13 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One model's bars; or its times, UTC milliseconds, as `cut_times` has them.
+    """The bars of one model; or its times, UTC milliseconds, from `cut_times`.
 
     Attributes:
         index: Number of the fold, from 0, oldest first.
         train, validation, test: Bars whose labels may be used for that purpose. Features may reach back further.
-        predicted: What the model predicts: the test, and beyond its end as far as the calendar fixes. Where the last
-            of the fixed folds hands over to the newest moves from day to day, and what it predicts does not.
+        predicted: Bars that the model predicts: the test, and with the calendar cut up to a fixed date beyond it. The
+            end of the last fixed fold's test moves from day to day; its predicted bars do not, so they can be reused.
     """
 
     index: int
@@ -99,9 +100,9 @@ class Fold:
 
 
 def calendar_length(length: int, bar: int) -> int:
-    """Return the largest of 1, 2, 3, 4, 6, 8, 12, 16, 24 ... days within a length; of bars, where it is below a day.
+    """Return the largest of 1, 2, 3, 4, 6, 8, 12, 16, 24 ... days within a length; of bars, if it is below a day.
 
-    A length that grows from day to day rarely changes what it comes to.
+    So the result rarely changes while the length grows from day to day.
 
     Args:
         length: Milliseconds, at least one bar.
@@ -123,9 +124,9 @@ def cut_times(first_ms: int, end_ms: int, bar: int, horizon: int, config: FoldCo
         horizon: Label horizon H; a label at t reads up to bar t + 1 + H.
         config: Shares, embargo and scheme.
     Returns:
-        `config.folds` folds in UTC milliseconds. The newest has its exact shares and ends with the last bar. By the
-        calendar the others are as long as that has it and begin at multiples of their length since 1970; the last of
-        them is half as long to half as long again, since the newest follows.
+        `config.folds` folds in UTC milliseconds. The newest has its exact shares and ends with the last bar. With the
+        calendar cut, the others have the length that `calendar_length` gives and begin at multiples of it since 1970;
+        the last of them is 0.5 to 1.5 times as long, up to the start of the newest.
     """
     usable = max(end_ms - first_ms, 0) // bar
     gap = (horizon + 1 + config.embargo) * bar
@@ -155,12 +156,12 @@ def cut_times(first_ms: int, end_ms: int, bar: int, horizon: int, config: FoldCo
 
 
 def spans_of(cut: Fold, start_ms: IntArray, gap: int) -> Fold:
-    """Return the bars of a fold of times.
+    """Return the bars of a fold that is given in times.
 
     Args:
         cut: A fold in UTC milliseconds, from `cut_times`.
         start_ms: (T,) open time of each bar of a market, UTC milliseconds, ascending.
-        gap: Bars left out before validation and before test, missing ones not counted.
+        gap: Existing bars left out before validation and before test.
     """
 
     def span(times: Span, stop: int | None = None) -> Span:
@@ -174,10 +175,10 @@ def spans_of(cut: Fold, start_ms: IntArray, gap: int) -> Fold:
 
 
 def refit_fold(newest: Fold) -> Fold:
-    """Return the fold of a refit: validation at the newest bars, training on all before, and no bar left to test on.
+    """Return the fold of a refit: validation on the newest bars, training on the bars before, and no test.
 
     Args:
-        newest: The last walk-forward fold, in bars or in times; the refit's index follows.
+        newest: The last walk-forward fold, in bars or in times; the refit has the next index.
     """
     end, gap = newest.test.stop, newest.test.start - newest.validation.stop
     validation, none = Span(start=end - len(newest.validation), stop=end), Span(start=end, stop=end)
@@ -195,7 +196,7 @@ def walk_forward(start_ms: IntArray, bar: int, first_usable: int, horizon: int, 
         horizon: Label horizon H; a label at t reads up to bar t + 1 + H.
         config: Shares, embargo and scheme.
     Returns:
-        `config.folds` folds, cut as `cut_times` says; the last one's test ends at bar T.
+        `config.folds` folds, cut as in `cut_times`; the last one's test ends at bar T.
     Raises:
         ValueError: `horizon` < 1.
         DatasetError: A part of a fold would hold fewer bars than 10 labels span.
@@ -216,7 +217,7 @@ def walk_forward(start_ms: IntArray, bar: int, first_usable: int, horizon: int, 
 
 
 def short_part(fold: Fold, horizon: int) -> str:
-    """Return which part of a fold holds fewer bars than 10 labels span, in words; empty where none does."""
+    """Return a text that names a part of a fold with fewer bars than 10 labels span; empty if there is none."""
     least = _LEAST_LABELS * horizon
     for part, span in (("train", fold.train), ("validation", fold.validation), ("test", fold.predicted)):
         if len(span) < least:
@@ -226,14 +227,14 @@ def short_part(fold: Fold, horizon: int) -> str:
 
 
 def listing_fold(newest: Fold, first_usable: int, horizon: int) -> Fold | str:
-    """Return the newest fold of a market that was listed too late to learn from: its test, and nothing before.
+    """Return the newest fold of a market that was listed too late for training: a test without train and validation.
 
     Args:
-        newest: Of the market's bars, by the dates of its pool.
+        newest: The fold in bars of this market, cut at the dates of its pool.
         first_usable: First bar that has features.
         horizon: Label horizon H.
     Returns:
-        The fold; in words what it lacks where its test holds fewer bars than 30 labels span.
+        The fold; or a text with the reason if its test has fewer bars than 30 labels span.
     """
     start = max(newest.test.start, first_usable)
     none, test = Span(start=start, stop=start), Span(start=start, stop=newest.test.stop)
@@ -245,7 +246,7 @@ def listing_fold(newest: Fold, first_usable: int, horizon: int) -> Fold | str:
 
 
 def refuse_short(why: str, bars: int, usable: int) -> NoReturn:
-    """Refuse a dataset of so many bars, of which so many are usable.
+    """Refuse a dataset that is too short, with the reason and its numbers of bars.
 
     Raises:
         DatasetError: Always.

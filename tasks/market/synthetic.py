@@ -1,8 +1,8 @@
-"""Markets made from known laws, so that the best possible accuracy, log loss and profit are known in closed form.
+"""Synthetic markets of known distribution, for which the best accuracy, log-loss and profit are known in closed form.
 
 Every market has clustered volatility; its log returns are r_t = sigma_t * e_t with unit variance of e, so that sign(r)
-= sign(e) and the best direction forecast does not depend on volatility. x is seen at the close of bar t, e' is the next
-bar's:
+= sign(e) and the best direction forecast does not depend on volatility. x is known at the close of bar t, e' is the e
+of the next bar:
 
     kind     law of e, q = sqrt(1 - k^2), eps standard normal     x               finds
     null     e = eps                                              nothing         false discoveries
@@ -14,7 +14,7 @@ bar's:
 
     ln v = 3 + tau * nu + beta * h, and in drift ln v = 3 + s, so that the signal is in the candles and nowhere else
 
-Given x standard normal, e' is normal with mean k * x and variance q^2: from that one sentence follow all optima
+Given x, which is standard normal, e' is normal with mean k * x and variance q^2; all optima follow from this
 (`tests/verification/known_optimum.py`).
 """
 
@@ -35,25 +35,26 @@ from storage.schema import Candles, ConfigError, FloatArray
 Kind = Literal["null", "ar", "gated", "drift"]
 Correlation = Annotated[float, Gt(-1), Lt(1)]
 
-_LAW = 1  # raise it with any change that changes candles: they are then another source
+_LAW = 1  # increase it with any change of the generated candles, which then get another source
 _FIRST_PRICE = 100.0
 _LOG_VOLUME = 3.0  # median: 20 coins a bar
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticMarket(Checked):
-    """A seeded market.
+    """A seeded synthetic market.
 
-    The default ends a retrain of the default recipe in a promotion, on as few bars as that asks for: a signal much
-    stronger than any real market's, so that what it earns beyond its costs is more than the luck of all trials. Of
-    five training seeds each was promoted (`tests/verification/promoted_seeds.json`).
+    With the default market a retrain of the default recipe ends in a promotion, on as few bars as possible: its signal
+    is much stronger than any real market's, so that the profit after costs exceeds what the best of all trials could
+    earn by luck. All of five training seeds were promoted (`tests/verification/promoted_seeds.json`).
 
     Attributes:
-        kind: What can be foreseen: null nothing, ar the bar before, gated that only at high volume, drift slow waves.
-        k: Strength of the signal: correlation of what is seen with the next bar's return.
+        kind: The signal: null (none), ar (the last return), gated (the last return, its sign reversed at low volume)
+            or drift (a slow wave, visible in volume).
+        k: Strength of the signal: its correlation with the next bar's return in units of volatility.
         psi: drift: autocorrelation of s per bar.
-        bars: How many bars exist. A longer market begins with the shorter one, bar for bar.
-        seed: Of everything random.
+        bars: Number of bars. A longer market begins with exactly the bars of a shorter one.
+        seed: Of all random numbers.
         volatility: Mean standard deviation of a bar's log return; 8e-4 is bitcoin's over a calm 5 minutes.
         interval_ms: Milliseconds per bar.
         start_ms: Open time of the first bar, UTC milliseconds; 2025-01-01 by default.
@@ -78,9 +79,9 @@ class SyntheticMarket(Checked):
 
 
 def description(market: SyntheticMarket) -> bytes:
-    """Return the text that names a market's law and seed, for `storage.schema.sandbox_source`.
+    """Return all parameters of a market but the number of bars as JSON, for `storage.schema.sandbox_source`.
 
-    The number of bars is not part of it: a market that has gone on is the same source.
+    A market that is continued keeps its source.
     """
     law = asdict(market) | {"law": _LAW}
     del law["bars"]
@@ -88,10 +89,10 @@ def description(market: SyntheticMarket) -> bytes:
 
 
 def grown(market: SyntheticMarket, now_ms: int) -> SyntheticMarket:
-    """Return the market as far as it has come when it moves on with real time: one bar for each interval that is over.
+    """Return the market with all bars that have closed by `now_ms`, for a market that continues in real time.
 
     Args:
-        market: Its law, seed and first bar; how many bars it says it has does not matter.
+        market: The market; its number of bars is ignored.
         now_ms: UTC milliseconds.
 
     Raises:
@@ -104,12 +105,13 @@ def grown(market: SyntheticMarket, now_ms: int) -> SyntheticMarket:
 
 
 def generate(market: SyntheticMarket) -> Candles:
-    """Return the market's candles: same market, same candles, whatever was generated before.
+    """Return the market's candles; they depend on `market` only.
 
-    Each bar opens at the close before it, the first one at 100; high and low are those of Brownian bridges from open to
-    close (exact law each, approximate jointly). Turnover is volume at the mean of open, high, low and close.
+    Each bar opens at the close before it, the first one at 100; high and low are those of Brownian bridges from open
+    to close (each of exact distribution, jointly approximate). Turnover is volume at the mean of open, high, low and
+    close.
     """
-    # One stream a quantity, so that a longer market begins with the shorter one.
+    # One random stream for each quantity, so that a longer market begins with the bars of a shorter one.
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(market.seed).spawn(6)]
     eps, shocks, nu, signal = (stream.standard_normal(market.bars) for stream in streams[:4])
     up, down = (np.log1p(-stream.random(market.bars)) for stream in streams[4:])  # ln of a uniform number in (0, 1]

@@ -1,4 +1,4 @@
-"""How much a market has moved, by day, week and month: what the heterogeneous autoregression reads. Looks back only."""
+"""Past volatility over a day, a week and a month: the inputs of the HAR model. Looks back only."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from storage.schema import DAY_MS, FloatArray, IntArray
 
-_DAYS = (1, 7, 30)  # Corsi 2009 has 1, 5 and 22 trading days; these markets never close
+_DAYS = (1, 7, 30)  # Corsi 2009 uses 1, 5 and 22 trading days; crypto markets never close
 
 
 def summed_squares(close: FloatArray, segment: IntArray) -> FloatArray:
-    """Return (T,) the sum of all squared log returns up to each bar, those across the start of a run left out."""
+    """Return (T,) the sum of all squared log returns up to each bar, without returns across segment boundaries."""
     squares = np.zeros(len(close))
     inside = np.flatnonzero(segment[1:] == segment[:-1]) + 1
     squares[inside] = np.log(close[inside] / close[inside - 1]) ** 2
@@ -18,15 +18,15 @@ def summed_squares(close: FloatArray, segment: IntArray) -> FloatArray:
 
 
 def trailing_variance(close: FloatArray, segment: IntArray, bars: int, least: int) -> FloatArray:
-    """Return the mean squared log return of the newest `bars` bars, or of as many as the run has had.
+    """Return the mean squared log return of the last `bars` bars, or of all bars of the segment if it has fewer.
 
     Args:
         close: (T,) last price of each bar, quote currency, > 0.
         segment: (T,) never decreasing; bars of one number follow each other without a gap.
-        bars: Returns of the mean, >= 1.
-        least: Returns that there must be, 1 <= least <= bars.
+        bars: Number of returns in the mean, >= 1.
+        least: Smallest number of returns, 1 <= least <= bars.
     Returns:
-        (T,) per bar, dimensionless, >= 0; NaN where the run has had fewer than `least` returns.
+        (T,) per bar, dimensionless, >= 0; NaN where the segment has had fewer than `least` returns.
     Raises:
         ValueError: `bars` or `least` is out of range, or the arrays differ in length.
     """
@@ -44,25 +44,25 @@ def trailing_variance(close: FloatArray, segment: IntArray, bars: int, least: in
 def har_inputs(close: FloatArray, segment: IntArray, interval_ms: int) -> FloatArray:
     """Return each bar's mean squared log return over the last day, week and month.
 
-    Corsi 2009, 10.1093/jjfinec/nbp001. Where a run is younger than a week or a month, all that it has.
+    Corsi 2009, 10.1093/jjfinec/nbp001. If a segment is younger than a week or a month, over all its bars.
 
     Args:
         close: (T,) last price of each bar, quote currency, > 0.
-        segment: (T,) number of the unbroken run of each bar.
+        segment: (T,) number of the gap-free segment of each bar.
         interval_ms: Milliseconds per bar.
     Returns:
-        (T, 3) per bar; NaN where a run is younger than a day.
+        (T, 3) per bar; NaN where a segment is younger than a day.
     """
     lengths = [max(round(days * DAY_MS / interval_ms), 1) for days in _DAYS]
     return np.column_stack([trailing_variance(close, segment, bars, lengths[0]) for bars in lengths])
 
 
 def foreseen_volatility(vol: FloatArray, log_variance_ratio: FloatArray) -> FloatArray:
-    """Return the volatility per bar that is foreseen over the risk horizon, (T,).
+    """Return the forecast volatility per bar over the risk horizon, (T,).
 
     Args:
         vol: (T,) present volatility per bar.
-        log_variance_ratio: (T,) logarithm of the variance foreseen, as a multiple of what present volatility would
-            bring; NaN where unknown.
+        log_variance_ratio: (T,) log of the forecast variance over the variance at present volatility; NaN where
+            unknown.
     """
     return np.asarray(vol * np.exp(log_variance_ratio / 2.0))
