@@ -1,1 +1,1 @@
-"""The other side of the wire: an exchange on 127.0.0.1 that answers as Bybit does, with faults on demand."""
+"""A simulated exchange on 127.0.0.1 that answers as Bybit does, with faults on demand."""

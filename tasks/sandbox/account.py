@@ -1,4 +1,4 @@
-"""One trading account as the exchange keeps it: money, positions, orders, executions. It books and shows, no more.
+"""One trading account of the exchange: wallet, positions, orders, executions. Bookkeeping and output only.
 
 wallet = start + transfers + realised - fees - funding, position = sum of the executions' signed quantities
 """
@@ -23,20 +23,20 @@ class AccountSpec:
     """An account that a sandbox opens.
 
     Attributes:
-        key: Of its only API key; neither part is in a repr.
-        secret: What requests are signed with.
+        key: Its only API key; the repr shows neither key nor secret.
+        secret: Secret that signs its requests.
         capital: USDT in its wallet, decimal text.
-        may_trade: Whether the key may do more than read.
-        may_withdraw: Whether the key may take money out; it is only said, there is no such endpoint.
-        margin_mode: As Bybit names it.
+        may_trade: Whether the key may trade; otherwise it may only read.
+        may_withdraw: Whether the key reports the right to withdraw; there is no such endpoint.
+        margin_mode: Bybit's marginMode.
         unified_margin_status: 1 classic, 3 to 6 unified.
-        hedge: Whether the account starts in hedge mode: it may hold a position, and takes orders by hand alone.
+        hedge: Whether the account starts in hedge mode: it may have positions, but accepts only orders by hand.
         leverage: Of every symbol until it is set.
-        taker_fee, maker_fee: Shares of what is traded.
-        tells_fees: Whether there is an answer to /v5/account/fee-rate; demo accounts have none.
+        taker_fee, maker_fee: Shares of the traded notional.
+        tells_fees: Whether /v5/account/fee-rate answers; it does not for demo accounts.
 
     Raises:
-        ConfigError: No key, no secret, an unknown margin mode, or a number that is none or too small.
+        ConfigError: Key or secret is missing, the margin mode is unknown, or a number is invalid or too small.
     """
 
     key: str = field(repr=False)
@@ -66,19 +66,19 @@ class AccountSpec:
 
     @property
     def user_id(self) -> int:
-        """What the exchange calls the account: another one for each key."""
+        """The exchange's id of the account, derived from its key."""
         return crc32(self.key.encode())
 
 
 @dataclass(kw_only=True)
 class Position:
-    """What is held of one symbol.
+    """A position in one symbol.
 
     Attributes:
-        size: Coins, negative where short.
-        value: USDT that opening them cost, or brought, >= 0.
-        realised: USDT that closing has earned so far, before fees.
-        stop: The order that closes it at a loss.
+        size: Coins, negative for a short.
+        value: Entry value, USDT, >= 0.
+        realised: Realised profit so far, USDT, before fees.
+        stop: Its stop-loss order.
     """
 
     symbol: str
@@ -96,7 +96,7 @@ class Position:
         return abs(self.size) if (self.size < 0) == (side == "Buy") else ZERO
 
     def move(self, side: Side, qty: Decimal, price: Decimal) -> tuple[Decimal, Decimal]:
-        """Trade, and return coins closed and USDT realised."""
+        """Apply a trade; return the closed coins and the realised profit, USDT."""
         closed = min(qty, self.closable(side))
         freed = ZERO
         if closed:
@@ -108,11 +108,11 @@ class Position:
         return closed, earned
 
     def unrealised(self, mark: Decimal) -> Decimal:
-        """Return USDT that closing at `mark` would earn, before fees."""
+        """Return the unrealised profit at `mark`, USDT, before fees."""
         return self.size * mark - (self.value if self.size > 0 else -self.value)
 
     def row(self, mark: Decimal, hedge: bool) -> Fields:
-        """Return what Bybit shows of it at a mark price."""
+        """Return Bybit's row of the position at a mark price."""
         side = "" if not self.size else "Buy" if self.size > 0 else "Sell"
         return {
             "symbol": self.symbol,
@@ -151,9 +151,9 @@ class Account:
     """An account's books.
 
     Attributes:
-        wallet: USDT, without what open positions have earned.
-        transfers: USDT that were moved in since the start, out if negative.
-        orders: By order id, oldest first; none is ever forgotten.
+        wallet: USDT, without unrealised profit.
+        transfers: USDT transferred in since the start; negative if out.
+        orders: By order id, oldest first; never removed.
         executions: Oldest first.
         positions: By symbol.
         marks: Mark prices by symbol, as they are now.
@@ -172,18 +172,18 @@ class Account:
 
     @property
     def open_orders(self) -> list[Order]:
-        """Orders of which more may still become, oldest first; asked for at every trade of the market."""
+        """Open orders, oldest first; read at every trade of the market."""
         self._open = [order for order in self._open if order.is_open]
         return list(self._open)
 
     @property
     def unrealised(self) -> Decimal:
-        """USDT that closing everything at the mark prices would earn, before fees."""
+        """Unrealised profit of all positions at the mark prices, USDT, before fees."""
         return sum((one.unrealised(self.marks[one.symbol]) for one in self.positions.values() if one.size), ZERO)
 
     @property
     def initial_margin(self) -> Decimal:
-        """USDT that open positions and open orders hold."""
+        """Initial margin of open positions and open orders, USDT."""
         held = [abs(one.size) * self.marks[one.symbol] / one.leverage for one in self.positions.values() if one.size]
         asked = [
             order.leaves * order.price / self.position(order.symbol).leverage
@@ -194,11 +194,11 @@ class Account:
 
     @property
     def available(self) -> Decimal:
-        """USDT that new orders may cost."""
+        """Balance available for new orders, USDT."""
         return max(self.wallet + self.unrealised - self.initial_margin, ZERO)
 
     def position(self, symbol: str) -> Position:
-        """Return what is held of a symbol, nothing included."""
+        """Return the position in a symbol, also if it is flat."""
         return self.positions.setdefault(symbol, Position(symbol=symbol, leverage=Decimal(self.spec.leverage)))
 
     def find(self, order_id: str = "", link_id: str = "") -> Order | None:
@@ -208,17 +208,17 @@ class Account:
         return next((order for order in self.orders.values() if link_id and order.link_id == link_id), None)
 
     def add(self, order: Order) -> None:
-        """Take an order in."""
+        """Add an order."""
         self.orders[order.order_id] = order
         self._open.append(order)
 
     def book(self, execution: Execution) -> None:
-        """Take an execution's money into the wallet."""
+        """Book an execution: realised profit and fee change the wallet."""
         self.wallet += execution.realised - execution.fee
         self.executions.append(execution)
 
     def wallet_row(self) -> Fields:
-        """Return what Bybit shows of the wallet."""
+        """Return Bybit's row of the wallet."""
         unrealised, margin = self.unrealised, self.initial_margin
         equity = self.wallet + unrealised
         return {

@@ -1,7 +1,7 @@
-"""Bybit's limits per address, and per key.
+"""Bybit's rate limits per IP address and per key.
 
-Whoever asks a sandbox has the address 127.0.0.1, so there the name that a client gives itself stands for its address:
-else one that asks too much would have everybody banned.
+All clients of a sandbox have the address 127.0.0.1, so a client's User-Agent is used instead of its address; otherwise
+one client that sends too many requests would get all others banned.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections.abc import Callable, Mapping
 
 from tasks.sandbox.faults import RESET_HEADER
 
-IP_LIMIT = 600  # requests in a window of 5 s, as Bybit documents it
-SOCKET_LIMIT = 500  # connections in a window of 5 min, likewise
+IP_LIMIT = 600  # requests in a window of 5 s, as documented by Bybit
+SOCKET_LIMIT = 500  # connections in a window of 5 min, as documented by Bybit
 SOCKET_WINDOW_S = 300.0
 BAN_S = 600.0
-_MOST_CLIENTS = 1000  # remembered at once: names cost whoever makes them up nothing
+_MOST_CLIENTS = 1000  # most clients remembered, since a client can invent any number of names
 
 
 class AddressLimit:
-    """So many in a window, then none for 10 minutes: HTTP 403. A key's limit has no ban.
+    """A limit per time window; exceeding it leads to a ban (HTTP 403). A key's limit has no ban.
 
-    It counts real load, so it goes by a timer of its own and not by the exchange's virtual clock.
+    It limits the real load, so it uses real time instead of the exchange's virtual clock.
 
     Args:
-        limit: Requests or connections in a window.
-        timer: Seconds, never going back.
-        window_s: Length of the window.
-        ban_s: How long none is served that comes after one too many.
+        limit: Most requests or connections in a window.
+        timer: Monotonic clock, seconds.
+        window_s: Length of the window, seconds.
+        ban_s: Length of a ban, seconds.
     """
 
     def __init__(self, limit: int, timer: Callable[[], float], window_s: float = 5.0, ban_s: float = BAN_S) -> None:
@@ -39,7 +39,7 @@ class AddressLimit:
         self._banned_until = -1.0
 
     def admit(self) -> bool:
-        """Count one and return whether it is served."""
+        """Count one request or connection, and return whether it is served."""
         now = self._timer()
         while self._recent and self._recent[0] <= now - self._window_s:
             self._recent.popleft()
@@ -52,7 +52,7 @@ class AddressLimit:
         return True
 
     def headers(self, now_ms: int) -> dict[str, str]:
-        """Return Bybit's rate-limit headers, in the time of the exchange's clock."""
+        """Return Bybit's rate-limit headers, with times of the exchange's clock."""
         return {
             "X-Bapi-Limit": str(self.limit),
             "X-Bapi-Limit-Status": str(max(self.limit - len(self._recent), 0)),
@@ -72,10 +72,10 @@ class ClientLimits:
         self._of: dict[str, AddressLimit] = {}
 
     def of(self, headers: Mapping[str, str]) -> AddressLimit:
-        """Return the limit of whoever sent these headers."""
+        """Return the limit of the client that sent these headers."""
         name = headers.get("User-Agent", "")
         known = self._of.pop(name, None)
-        limit = self._of[name] = known or self._make()  # the one that asked last stands last
+        limit = self._of[name] = known or self._make()  # moved to the end: the first one is the least recent
         if len(self._of) > _MOST_CLIENTS:
             del self._of[next(iter(self._of))]
         return limit

@@ -1,4 +1,4 @@
-"""Candle and funding files that the sandbox replays: read as they stand, or refused with the row that is wrong."""
+"""Reads candle and funding files for a replay; a malformed file is refused with the row that is wrong."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ _MOST_STRANGE = 0.01  # of the rows: beyond it the columns are others, and not t
 
 
 def read_candle_file(path: Path, on_note: Callable[[str], object] = lambda line: None) -> Candles:
-    """Read candles from a file with the columns start_ms, open, high, low, close, volume and perhaps turnover.
+    """Read candles from a file with the columns start_ms, open, high, low, close, volume and optionally turnover.
 
-    Published dumps that are laid out otherwise (`candle_layout.py`) are read where no other reading is possible.
+    Published dumps with other layouts (`candle_layout.py`) are read too, if their layout is unambiguous.
 
     Args:
         path: A .parquet, .csv or .csv.gz file, or a .zip with one CSV file in it. start_ms is the open time, UTC
             milliseconds; other columns are ignored.
-        on_note: Is told, in one line, how a file was read that is laid out otherwise.
+        on_note: Called with one line that describes how a file of another layout was read.
 
     Returns:
-        The candles as they stand, turnover NaN where the file has none.
+        The candles, oldest first; turnover is NaN if the file has none.
 
     Raises:
-        ConfigError: There is no such file, or its name ends otherwise.
+        ConfigError: There is no such file, or its name has another ending.
         CandleError: It is unreadable, a column is missing or of the wrong type, a number is missing or not finite, or
             the rows are not strictly increasing in time.
     """
@@ -99,7 +99,7 @@ def read_funding_file(path: Path) -> list[tuple[int, float]]:
     """Read funding stamps (UTC milliseconds) and rates from a file with the columns start_ms and funding_rate.
 
     Raises:
-        ConfigError: There is no such file, or its name ends otherwise.
+        ConfigError: There is no such file, or its name has another ending.
         CandleError: It is unreadable, or a column is missing, of the wrong type, not finite or out of order.
     """
     table, _ = _read_table(path, _funding_layout)
@@ -109,10 +109,10 @@ def read_funding_file(path: Path) -> list[tuple[int, float]]:
 
 
 def file_source(candles: Path, funding: Path | None = None) -> Source:
-    """Return the source of a replay: sandbox:<hash8 of the candles, and of any funding>, in whatever file they are.
+    """Return the source of a replay: sandbox:<hash8 of candles and funding>, independent of the file format.
 
     Raises:
-        ConfigError, CandleError: As of `read_candle_file` and `read_funding_file`.
+        ConfigError, CandleError: As in `read_candle_file` and `read_funding_file`.
     """
     parts = [_candles_hash(candles, content_hash([_content(candles)]))]
     if funding is not None:
@@ -120,7 +120,7 @@ def file_source(candles: Path, funding: Path | None = None) -> Source:
     return sandbox_source("".join(parts).encode())
 
 
-@lru_cache(maxsize=8)  # a run asks for its source again and again
+@lru_cache(maxsize=8)  # a run computes its source many times
 def _candles_hash(path: Path, written: str) -> str:
     candles = read_candle_file(path)
     return _table_hash(candles.start_ms, *(getattr(candles, name) for name in CANDLE_COLUMNS))
@@ -133,15 +133,16 @@ def _funding_hash(path: Path, written: str) -> str:
 
 
 def _table_hash(stamps_ms: IntArray, *columns: FloatArray) -> str:
-    numbers = (np.where(np.isnan(column), np.nan, column + 0.0) for column in columns)  # one NaN, and one zero
+    numbers = (np.where(np.isnan(column), np.nan, column + 0.0) for column in columns)  # one bit pattern each of NaN, 0
     return content_hash([stamps_ms.astype("<i8").tobytes(), *(column.astype("<f8").tobytes() for column in numbers)])
 
 
 def base_interval(candles: Candles) -> Interval:
-    """Return Bybit's code of the commonest step between candles, on whose grid every one of them opens.
+    """Return Bybit's code of the interval of the candles, the most common step between them.
 
     Raises:
-        CandleError: Fewer than two candles, a step that is none of Bybit's intervals, or rows off the grid.
+        CandleError: There are fewer than two candles, the step is not one of Bybit's intervals, or a candle does not
+            open on the interval's grid.
     """
     if len(candles) < 2:
         raise CandleError(f"a market needs at least two candles, to show its interval; it has {len(candles)}")
@@ -189,7 +190,7 @@ def _content(path: Path) -> bytes:
 
 
 def _read_table(path: Path, layout_of: Callable[[list[str], str], Layout] | None = None) -> tuple[Table, Layout]:
-    """Return the columns that are wanted of a file, and what they are called in it."""
+    """Return the needed columns of a file by the file's names, and the layout with our names."""
     content = _content(path)
     if not path.name.endswith((".parquet", ".csv", ".csv.gz", ".zip")):
         raise ConfigError(f"a candle file must end in .parquet, .csv, .csv.gz or .zip, was {path.name!r}")
@@ -206,7 +207,7 @@ def _read_table(path: Path, layout_of: Callable[[list[str], str], Layout] | None
             layout = layout_of(_parsed(text, Layout(columns={})).column_names, path.name)
         table = _parsed(text, layout)
         return {name: table[name] for name in _wanted(layout)}, layout
-    except (DamagedError, UnicodeError) as err:  # names of columns may be no text
+    except (DamagedError, UnicodeError) as err:  # column names may not be valid text
         raise CandleError(f"{path.name} can't be read as a candle file ({err})") from err
 
 
@@ -215,7 +216,7 @@ def _wanted(layout: Layout) -> list[str]:
 
 
 def _unpacked(content: bytes, name: str) -> bytes:
-    """Return the text of a CSV file, which may be packed, to no more than a file may have."""
+    """Return the text of a CSV file, unpacked if it is compressed, up to a limit of size."""
 
     def bounded(file: IO[bytes] | gzip.GzipFile) -> bytes:
         text = file.read(_MOST_TEXT + 1)
@@ -246,7 +247,7 @@ def _parsed(text: bytes, layout: Layout) -> pa.Table:
 
 
 def _start_column(column: pa.ChunkedArray, path: Path) -> tuple[IntArray, tuple[str, ...]]:
-    """Return open times, UTC milliseconds, in the order of the file, and what was done to them in words."""
+    """Return open times, UTC milliseconds, in the order of the file, and notes on how they were converted."""
     start_ms, notes = _moments(column, path)
     if len(start_ms) > 1 and start_ms[0] > start_ms[-1]:
         unsorted, wrong = np.flatnonzero(np.diff(start_ms) >= 0), "is newer than the one before, unlike the others"
@@ -304,7 +305,7 @@ def _moments(column: pa.ChunkedArray, path: Path) -> tuple[IntArray, tuple[str, 
 
 
 def _dates(column: pa.ChunkedArray, path: Path) -> pa.ChunkedArray:
-    """Return text as the numbers or the dates that it is."""
+    """Convert a text column to numbers or dates."""
     for kind in (pa.int64(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
         with suppress(pa.ArrowException, ValueError):
             return pc.cast(column, kind)
@@ -317,7 +318,7 @@ def _dates(column: pa.ChunkedArray, path: Path) -> pa.ChunkedArray:
 
 
 def _floats(column: pa.ChunkedArray, name: str, path: Path) -> FloatArray:
-    """Return a column of numbers, whatever they are written as: decimals, whole numbers of any size, text."""
+    """Convert a column of any numeric type, or of text, to floats."""
     if pa.types.is_null(column.type):  # a CSV column without any value
         return np.full(len(column), np.nan)
     try:

@@ -1,6 +1,6 @@
-"""How a published dump of candles is laid out: where its rows begin, and which of its columns is which.
+"""Layouts of published candle dumps: where their rows begin and which columns they have.
 
-A layout is taken for granted only where no other reading is possible, and the reader says which one it took:
+A layout is assumed only if it is unambiguous, and the reader reports which one it assumed:
 
     Binance              no header: open time, open, high, low, close, volume, close time, turnover and four more
     Binance futures      open_time, open, high, low, close, volume, close_time, quote_volume ...
@@ -38,14 +38,14 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.{0,40}")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where what is.
+    """Layout of a file.
 
     Attributes:
-        skip: Lines above the header, or above the first row.
-        names: Of the columns, where there is no header; else none.
-        columns: Our name -> the file's, for start_ms, prices and volume, and turnover where there is one.
-        volumes: Two columns of which one is volume and the other turnover; none where volume is known.
-        notes: What is not as we write it ourselves.
+        skip: Lines above the header, or above the first row if there is no header.
+        names: Names of the columns if there is no header; else empty.
+        columns: Our name -> the file's name, for start_ms, prices and volume, and turnover if there is one.
+        volumes: Two columns of which one is volume and the other turnover; empty if volume is known.
+        notes: Differences from our own layout.
     """
 
     skip: int = 0

@@ -1,4 +1,4 @@
-"""The exchange's time: it stands still until someone moves it, and tells who listens."""
+"""The exchange's virtual clock: it stands still until it is moved, and then calls its listeners."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 
 class VirtualClock:
-    """UTC milliseconds that pass only when someone moves them on, so that a replay never runs past its file.
+    """A clock of UTC milliseconds that only advances when it is moved, so that a replay never runs past its file.
 
-    Any thread may move it; whoever listens is called in that thread, must be quick, and must not move it itself.
+    Any thread may move it; listeners are called in that thread, must return quickly, and must not move the clock.
 
     Args:
-        now_ms: Where it stands.
+        now_ms: Its initial time.
     """
 
     def __init__(self, now_ms: int) -> None:
@@ -27,21 +27,21 @@ class VirtualClock:
         return self._now_ms
 
     def told_ms(self) -> int:
-        """Return the time that the exchange tells: the same, unless its clock has jumped."""
+        """Return the time that the exchange reports: the same, unless a jump has been set."""
         return self._now_ms + sum(by_ms for ms, by_ms in self._jumps if ms <= self._now_ms)
 
     def jump(self, jumps: Sequence[tuple[int, int]]) -> None:
-        """Let the time that is told jump, at some times by some milliseconds, instead of any jumps before."""
+        """Set the jumps of the reported time (times and milliseconds); replaces earlier ones."""
         self._jumps = jumps
 
     def advance(self, ms: int) -> None:
-        """Move the clock on by `ms`."""
+        """Advance the clock by `ms`."""
         with self._lock:
             self._now_ms += ms
             self._tell()
 
     def move_to(self, now_ms: int) -> None:
-        """Move the clock on to `now_ms`; never back."""
+        """Advance the clock to `now_ms`; never back."""
         with self._lock:
             self._now_ms = max(self._now_ms, now_ms)
             self._tell()
@@ -52,7 +52,7 @@ class VirtualClock:
 
     @contextmanager
     def heard_by(self, listener: Callable[[], object]) -> Iterator[None]:
-        """Call `listener` whenever the clock has been moved, for as long as the block lasts."""
+        """Call `listener` whenever the clock has been moved, while the block runs."""
         with self._lock:
             self._listeners.append(listener)
         try:

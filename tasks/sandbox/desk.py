@@ -1,12 +1,12 @@
-"""The exchange's desk: takes orders, and lets them meet the market when their time has come or the market moves.
+"""The exchange's order desk: accepts orders, and matches them after a delay or when the market moves.
 
-An order is acknowledged first and meets the market a little later, in real time. Whenever the clock is moved, whatever
-waits meets the market before, at the prices of the time at which it came. As the clock passes a trade, limit orders
-that rest fill whole, as makers, if it comes strictly through their price, and a stop triggers if it is at its price or
-beyond; as it passes a funding stamp, open positions pay. Mark price is last price. Nobody is liquidated but by the
-outside world.
+An order is acknowledged first and matched a little later, in real time. Before the clock is moved, all waiting orders
+are matched at the prices of the time at which they came. When the clock passes a trade, resting limit orders are filled
+completely, as makers, if the trade is strictly through their price, and a stop triggers if the trade is at its price or
+beyond. When it passes a funding stamp, open positions pay. The mark price is the last price. A position is liquidated
+only if a test requests it (`outside.py`).
 
-Any thread may ask, one at a time: `with desk.caught_up():`.
+Any thread may use it, one at a time: `with desk.caught_up():`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal
 
 
 class Wire(Protocol):
-    """The private stream, as the desk sees it; any thread may call."""
+    """The desk's interface to the private stream; any thread may call it."""
 
     def tell(self, key: str, topic: PrivateTopic, row: Fields) -> None:
-        """Send a message to whoever listens with a key."""
+        """Send a message to the clients that authenticated with a key."""
 
     def cut(self) -> None:
-        """End every connection, and let nobody connect."""
+        """End every connection, and refuse new ones."""
 
     def restore(self) -> None:
         """Let clients connect again."""
@@ -49,14 +49,14 @@ class Desk:
 
     Args:
         listings: The markets, by category and symbol.
-        clock: The exchange's time; whoever moves it calls `hear`.
+        clock: The exchange's clock; `hear` must be called after each move.
         specs: The accounts.
         rules: How orders are handled.
-        wire: Where messages go.
-        later: Calls something after so many real seconds.
+        wire: Receives the messages of the private stream.
+        later: Calls a function after a number of real seconds.
 
     Raises:
-        ConfigError: Two accounts have one key.
+        ConfigError: Two accounts have the same key.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Desk:
 
     @contextmanager
     def caught_up(self) -> Iterator[None]:
-        """Keep everybody else out while the block lasts; everything has happened up to the clock's time."""
+        """Hold the desk's lock while the block runs, after processing all events up to the clock's time."""
         with self._lock:
             self.hear()
             yield
 
     def hear(self) -> None:
-        """Let everything happen that happens up to the clock's time."""
+        """Process all events up to the clock's time."""
         with self._lock:
             now_ms = self._clock.now_ms()
             if not self.accounts or now_ms <= self.market.now_ms:
@@ -110,15 +110,15 @@ class Desk:
             self.market.now_ms = now_ms
 
     def snapshot(self, key: str) -> Account:
-        """Return an account as it is now: a copy, with which nothing happens."""
+        """Return a copy of an account as it is now."""
         with self.caught_up():
             return copy.deepcopy(self.accounts[key])
 
     def listing(self, params: Params) -> Listing:
-        """Return the market that is asked for.
+        """Return the market that the parameters name.
 
         Raises:
-            Refusal: There is none.
+            Refusal: There is no such market.
         """
         if params.get("category") != "linear":
             raise Refusal(BAD_PARAMETER, "the sandbox takes orders of linear markets alone")
@@ -129,7 +129,7 @@ class Desk:
     def create(
         self, account: Account, params: Params, twist: OrderTwist | None = None, *, by_hand: bool = False
     ) -> Order:
-        """Take an order, which meets the market later; one by hand at once, and in hedge mode too.
+        """Accept an order, which is matched later; an order by hand is matched at once, in hedge mode too.
 
         Raises:
             Refusal: It breaks a rule.
@@ -151,7 +151,7 @@ class Desk:
         return order
 
     def amend(self, account: Account, params: Params) -> Order:
-        """Change quantity and price of an open limit order, which then meets the market, or the trigger of a stop.
+        """Change quantity and price of an open limit order, which is then matched again, or the trigger of a stop.
 
         Raises:
             Refusal: There is no such order, or nothing to change, or a rule is broken.
@@ -168,14 +168,14 @@ class Desk:
         """Cancel an open order.
 
         Raises:
-            Refusal: There is none of that id.
+            Refusal: There is no open order of that id.
         """
         order = self._open_order(account, params, "order not exists or too late to cancel")
         self.tell(account, self.market.end(account, order, cancel_type="CancelByUser"))
         return order
 
     def set_stop(self, account: Account, listing: Listing, stop_loss: Decimal, trigger_by: str) -> None:
-        """Set or move the stop of an open position, or take it away, 0.
+        """Set or move the stop-loss of an open position; 0 removes it.
 
         Raises:
             Refusal: There is no position, nothing changes, or the stop would trigger at once.
@@ -193,7 +193,7 @@ class Desk:
         self.tell(account, [*said, self.market.position_said(account, position)])
 
     def force(self, account: Account, listing: Listing, qty: Decimal, kind: ExecType, create_type: str) -> None:
-        """Close coins of a position at the mark price without asking its owner; to be deleveraged is free.
+        """Close coins of a position at the mark price by force (liquidation or ADL); ADL has no fee.
 
         Raises:
             ConfigError: There is no such position.
@@ -214,7 +214,7 @@ class Desk:
         self.tell(account, said + self.market.after(account, order))
 
     def position_rows(self, account: Account) -> list[Fields]:
-        """Return what a read shows of the positions in every market; it may lag."""
+        """Return the position rows of every market as a read shows them; they may lag."""
         polls, rows = self._outdated.get(account.spec.key, (0, []))
         if polls:
             self._outdated[account.spec.key] = polls - 1, rows
@@ -222,14 +222,14 @@ class Desk:
         return self._position_rows(account)
 
     def tell(self, account: Account, said: Said) -> None:
-        """Send messages to whoever listens to an account."""
+        """Send messages to the clients of an account."""
         for topic, row in said:
             self.wire.tell(account.spec.key, topic, row)
 
     def _position_rows(self, account: Account) -> list[Fields]:
         positions = [account.position(symbol) for symbol in self.market.listings]
         rows = [self.market.position_row(account, position) for position in positions]
-        if account.hedge:  # the other side of each is there too, flat
+        if account.hedge:  # the other side of each position is shown too, as flat
             others = [Position(symbol=position.symbol, leverage=position.leverage) for position in positions]
             flat = [self.market.position_row(account, other) for other in others]
             rows += [row | {"positionIdx": 3 - held["positionIdx"]} for row, held in zip(flat, rows, strict=True)]
@@ -247,7 +247,7 @@ class Desk:
         return self.market.end(account, stop, status="Deactivated", cancel_type="CancelByUser") if stop else []
 
     def _enter(self, order_id: str) -> None:
-        """Let an order that waits meet the market, unless it has already."""
+        """Match a waiting order, unless that has happened already."""
         with self._lock:
             if order_id not in self._waiting:
                 return
@@ -262,7 +262,7 @@ class Desk:
                 twist.then(self, account.spec.key)
 
     def _events(self, until_ms: int) -> list[tuple[int, Listing, Tick | float]]:
-        """Return trades and funding rates up to and with `until_ms`, oldest first; funding comes before a trade."""
+        """Return trades and funding rates up to and including `until_ms`, oldest first; funding before a trade."""
         since_ms = self.market.now_ms
         found: list[tuple[int, Listing, Tick | float]] = []
         for listing in self.market.listings.values():
@@ -272,7 +272,7 @@ class Desk:
         return sorted(found, key=lambda one: (one[0], isinstance(one[2], Tick)))
 
     def _meet(self, account: Account, listing: Listing, tick: Tick) -> None:
-        """Let a trade meet the orders that rest, and the stop."""
+        """Match a trade of the market with resting orders and the stop."""
         price, symbol = Decimal(decimal_text(tick.price)), listing.market.symbol
         for order in [one for one in account.open_orders if one.symbol == symbol]:
             if not order.is_open or order.order_id in self._waiting:

@@ -1,12 +1,11 @@
-"""What goes wrong between an exchange and its client, as an ordered plan that the sandbox follows.
+"""Fault plans of REST requests.
 
-A plan is a list of (match, action). The match says which requests, the action what happens to them: it may ask
-something else than the client did, and change the answer on its way back. Each fault counts the requests that it
-matches, and the first fault whose turn it is acts. `tests/sandbox/actions.py` has actions for all that goes wrong with
-reads, `tests/sandbox/order_actions.py` for what goes wrong with orders.
+A plan is a list of (match, action). The match selects requests; the action may change the request before the exchange
+sees it, and the answer on its way back. Each fault counts the requests that it matches, and the first fault whose turn
+it is acts. `tests/sandbox/actions.py` has actions for reads, `tests/sandbox/order_actions.py` for orders.
 
-The exchange decides about a request before anything happens to its answer. So an order whose answer is lost has been
-accepted, unless the action says that the exchange never sees the request.
+The exchange processes a request before its answer is changed. So an order whose answer is lost has been accepted,
+unless the action keeps the exchange from seeing the request (`unseen`).
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ class Reply:
     """An answer on its way to the client.
 
     Attributes:
-        envelope: What becomes the JSON body, unless `text` is set.
+        envelope: The JSON body, unless `text` is set.
         now_ms: The exchange's clock, UTC milliseconds.
-        text: The body as it is sent.
+        text: The body to send instead of the envelope.
         delivery: whole; short: fewer bytes than Content-Length says; chunk: a broken chunk; reset: the connection is
             reset instead; never: nothing is sent until the client gives up.
-        delay_s: How long the answer takes after everything has been decided, real seconds.
+        delay_s: Delay of the answer after the request was processed, real seconds.
     """
 
     envelope: Any
@@ -56,7 +55,7 @@ class Reply:
             self.envelope["retMsg"] = message
 
     def html(self, status: int, text: str) -> None:
-        """Make this a page of a proxy or a firewall instead of an answer of the API."""
+        """Make this an HTML page of a proxy or a firewall instead of an answer of the API."""
         page = f"<html><head><title>{status}</title></head><body>{text}</body></html>"
         self.status, self.text = status, page.encode()
         self.headers["Content-Type"] = "text/html"
@@ -64,19 +63,20 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderTwist(Checked):
-    """What becomes of an order after it has been acknowledged, where it is not the usual.
+    """A fault in the handling of an order after its acknowledgement.
 
     Attributes:
         rejected: It is rejected.
-        share: Of its quantity at most so much trades, in whole steps; the rest is cancelled. 0 cancels it unfilled.
-        parts: It trades in at least so many executions, as far as whole steps allow.
-        late_s: How much later than usual it meets the market, real seconds, whatever the clock does meanwhile.
+        share: Largest share of its quantity that is filled, in whole steps; the rest is cancelled. 0 cancels it
+            unfilled.
+        parts: Least number of executions, as far as whole steps allow.
+        late_s: Additional delay of its matching, real seconds, even if the clock is moved meanwhile.
         execution_first: The message of its first execution comes before the first message of the order.
         executions_twice: Each message of an execution comes twice, with the same execId.
         end_twice: The message of its end comes twice.
-        unseen: How many times a read does not know of it: of the order, of its executions, of the position it leads to.
-        stream_down: The private stream is down from its acceptance until all is over.
-        then: What the outside world does when it is over, given the `desk.Desk` and the account's key.
+        unseen: Number of reads each that do not show the order, its executions, and the position it leads to.
+        stream_down: The private stream is down from its acceptance to its end.
+        then: Called at its end with the `desk.Desk` and the account's key, to cause further events.
     """
 
     rejected: bool = False
@@ -93,16 +93,16 @@ class OrderTwist(Checked):
 
 @dataclass(frozen=True)
 class Action:
-    """What happens to a request and its answer.
+    """A fault of a request or its answer.
 
     Attributes:
-        name: For reading a plan.
+        name: Name for readers of a plan.
         spoil: Changes the answer in place.
-        rewrite: Takes the query, or an order's body, and returns what the exchange is asked instead.
-        hold_s: How long the request is under way to the exchange, real seconds. It arrives, whether the client is still
-            there or not.
-        unseen: The exchange never sees the request; the answer is `spoil`'s alone.
-        twist: What becomes of the order that the request makes.
+        rewrite: Takes the query, or an order's body, and returns what the exchange gets instead.
+        hold_s: Delay of the request before it reaches the exchange, real seconds; it arrives even if the client has
+            given up.
+        unseen: The exchange never sees the request; the answer comes from `spoil` only.
+        twist: Fault in the handling of the order that the request places.
     """
 
     name: str
@@ -115,13 +115,13 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True)
 class Match(Checked):
-    """Which requests.
+    """Selects requests.
 
     Attributes:
         path: The request's path; None for any.
-        params: Parameters that the request must have, in its query or its body; numbers as text, true and false too.
-        nth: The first of the matching requests that is meant, from 0.
-        times: How many from there on; None for all.
+        params: Parameters that the request must have, in its query or its body; numbers, true and false as text.
+        nth: Number of the first matching request that is selected, from 0.
+        times: Number of requests selected from there on; None for all.
         method: GET or POST.
     """
 
@@ -132,18 +132,18 @@ class Match(Checked):
     method: str = "GET"
 
     def covers(self, method: str, path: str, params: Mapping[str, str]) -> bool:
-        """Return whether the request is of the kind that is meant."""
+        """Return whether the request matches, apart from its number."""
         same = method == self.method and self.path in (None, path)
         return same and all(params.get(name) == value for name, value in self.params.items())
 
     def is_turn(self, seen: int) -> bool:
-        """Return whether the request after `seen` others of its kind is meant."""
+        """Return whether the matching request after `seen` earlier ones is selected."""
         return seen >= self.nth and (self.times is None or seen < self.nth + self.times)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An action and the requests that it befalls."""
+    """An action and the requests to which it applies."""
 
     match: Match
     action: Action
@@ -154,14 +154,14 @@ FaultPlan = Sequence[Fault]
 
 
 class PlannedFaults:
-    """A plan being followed: counts the requests that each of its faults has matched."""
+    """State of a plan that is being followed: counts the requests that each of its faults has matched."""
 
     def __init__(self, plan: FaultPlan) -> None:
         self._faults = tuple(plan)
         self._seen = [0] * len(self._faults)
 
     def take(self, method: str, path: str, params: Mapping[str, str]) -> Action | None:
-        """Return what happens to this request; None leaves it alone."""
+        """Return the action for this request, or None."""
         acting = None
         for index, fault in enumerate(self._faults):
             if fault.match.covers(method, path, params):

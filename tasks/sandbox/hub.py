@@ -1,4 +1,4 @@
-"""The public stream's centre: tells every subscriber what happens, in the exchange's order, and who is to come back."""
+"""The hub of the public stream: sends events to all subscribers in the exchange's order, and tracks lost clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STREAM_CATEGORIES = ("linear", "spot", "inverse")
 
 @dataclass(frozen=True)
 class _Missed:
-    """What a client heard before it lost its connection, that connection's number, and when the clock waits for it."""
+    """A client that lost its connection: its topics, the connection's number, and when the clock waits for it."""
 
     topics: frozenset[str]
     number: int
@@ -34,13 +34,13 @@ class _Missed:
 class Hub:
     """All connections of the public stream.
 
-    It belongs to the event loop that it was made in; every method but `hear` must be called there.
+    It belongs to the event loop in which it was created; every method but `hear` must be called there.
 
     Args:
         listings: The markets.
-        clock: The exchange's time.
-        timing: How long things take.
-        plan: What goes wrong.
+        clock: The exchange's clock.
+        timing: Delays of the stream.
+        plan: The fault plan.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Hub:
         self._refuse_until_ms, self._refuses = 0, False
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Hold one connection until either side ends it, or refuse it."""
+        """Serve one connection until either side ends it, or refuse it."""
         status = self.plan.handshake()
         if status or self._refuses or self.clock.now_ms() < self._refuse_until_ms:
             self._refuses = False
@@ -75,14 +75,14 @@ class Hub:
         return connection.socket
 
     def hear(self) -> None:
-        """Publish, from any thread."""
+        """Publish new events; may be called from any thread."""
         if threading.get_ident() == self._thread:
             self.publish()
         else:
             self._loop.call_soon_threadsafe(self.publish)
 
     def publish(self) -> None:
-        """Tell every subscriber what has happened since the last call, up to the clock's time."""
+        """Send all events since the last call, up to the clock's time, to every subscriber."""
         now_ms = self.clock.now_ms()
         markets: dict[tuple[str, str], dict[str, Topic]] = {}
         for connection in self._connections:
@@ -99,33 +99,33 @@ class Hub:
         self._told_ms = now_ms
 
     async def settle(self) -> None:
-        """Return when every client has taken everything that it was sent, or has been cut off for not taking it."""
+        """Wait until every client has received everything, or has been cut off for not receiving it."""
         await asyncio.gather(*(connection.settle() for connection in self._connections))
 
     async def subscribed(self, names: Collection[str]) -> None:
-        """Return when each of these topics has a subscriber that hears."""
+        """Wait until each of these topics has a subscriber that receives messages."""
         while not set(names) <= {name for connection in self._connections for name in connection.heard}:
             await self._news.wait()
 
     def tell_subscribed(self) -> None:
-        """Note that there are new subscriptions."""
+        """Record that there are new subscriptions."""
         self._news.set()
         self._news = asyncio.Event()
 
     def miss(self, connection: Connection, until_ms: int, *, refuse: bool = False) -> None:
-        """Note that a client has lost its connection.
+        """Record that a client has lost its connection.
 
         Args:
-            connection: Which one.
-            until_ms: A played clock goes on so far without it, nobody may connect before, and then it waits.
-            refuse: The next attempt to connect is refused, however late it is.
+            connection: The lost connection.
+            until_ms: Until this time a played clock runs on and connections are refused; then it waits for the client.
+            refuse: Whether the next attempt to connect is refused, however late it comes.
         """
         self._missed.append(_Missed(frozenset(connection.topics), connection.number, until_ms))
         self._refuse_until_ms = max(self._refuse_until_ms, until_ms)
         self._refuses |= refuse
 
     async def come_back(self) -> None:
-        """Return when the clients that have lost their connection, and whose time is over, hear their topics again."""
+        """Wait until the clients that lost their connection, and whose time is over, receive their topics again."""
         due = [missed for missed in self._missed if missed.until_ms <= self.clock.now_ms()]
         if due:
             with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""One market as the exchange shows it at a time of its clock: candles, trades, book, ticker, trading rules."""
+"""One market at a time of the exchange's clock: candles, trades, order book, ticker, trading rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.sandbox.tape import TICKS, Tick
 Fields = dict[str, Any]
 
 _FINEST_TICK = 8  # decimals
-_SIZES = 997  # a prime, so that no pattern of trades meets the same sizes again and again
+_SIZES = 997  # a prime number, so that sizes do not repeat in step with a pattern of trades
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Book:
     """The order book after a trade: prices and sizes as Bybit writes them, best first.
 
     Attributes:
-        update: Counts the books of a market; the same for as long as the book is.
-        time_ms: When it came about, UTC milliseconds.
+        update: Number of the book within its market; changes when the book does.
+        time_ms: Time since when it is valid, UTC milliseconds.
     """
 
     bids: list[list[str]]
@@ -44,9 +44,9 @@ class Listing:
 
     Attributes:
         candles: Oldest first.
-        market: Symbol, category and the interval of the candles; longer intervals are made from them.
+        market: Symbol, category and the interval of the candles; longer intervals are built from them.
         funding: Stamps (UTC milliseconds) and rates.
-        instrument: Trading rules; None for plausible ones, listed at the first candle.
+        instrument: Trading rules; None for plausible ones, with the first candle as the listing.
 
     Raises:
         CandleError: There are no candles, or they are not on the grid of the interval.
@@ -75,10 +75,10 @@ class Listing:
         return self.market.category, self.market.symbol
 
     def book(self, now_ms: int, levels: int = 1) -> Book | None:
-        """Return the order book, one tick wide around the last trade, or none before the first candle opens.
+        """Return the order book, one tick wide around the last trade, or None before the first candle opens.
 
-        The trade lies on the side that it took: a buyer's price is the ask. Where a price is between two ticks, so is
-        the book around it.
+        The last price is the ask if the taker bought, else the bid. If the price is between two ticks, the levels of
+        the book are too.
         """
         last = self.replay.last_tick(now_ms)
         if last is None:
@@ -88,10 +88,10 @@ class Listing:
         return self._books[last.ordinal, levels]
 
     def _book(self, last: Tick, levels: int) -> Book:
-        grid = round(last.price / self._tick_size, 6)  # in ticks; six decimals tell a tick from rounding
+        grid = round(last.price / self._tick_size, 6)  # in ticks; rounded to remove floating-point error
         bid = math.floor(grid) - (1 if grid == math.floor(grid) and last.side == "Buy" else 0)
         sizes = itertools.islice(itertools.cycle(self._sizes), last.ordinal % len(self._sizes), None)
-        pairs = [(next(sizes), next(sizes)) for _ in range(levels)]  # in turn: a level is the same at every depth
+        pairs = [(next(sizes), next(sizes)) for _ in range(levels)]  # alternating: a level is the same at every depth
         return Book(
             bids=[[self._price(bid - depth), size] for depth, (size, _) in enumerate(pairs)],
             asks=[[self._price(bid + 1 + depth), size] for depth, (_, size) in enumerate(pairs)],
@@ -115,13 +115,13 @@ class Listing:
             "ask1Price": book.asks[0][0],
             "ask1Size": book.asks[0][1],
         }
-        # The replay knows one price: mark and index are the last one.
+        # A replay has only one price, so mark and index price equal the last price.
         if self.market.category == "spot":
             return quote | {"usdIndexPrice": price}
         return quote | {"indexPrice": price, "markPrice": price}
 
     def ticker(self, now_ms: int) -> Fields:
-        """Return what the tickers endpoint shows; empty before the first candle opens."""
+        """Return the row of the tickers endpoint; empty before the first candle opens."""
         quote = self.quote(now_ms)
         if not quote:
             return {}
@@ -152,13 +152,13 @@ class Listing:
         }
 
     def _day(self, now_ms: int) -> Candles:
-        """Return the candles of the last 24 hours: from the one that the day begins in to the one that is forming."""
+        """Return the candles of the last 24 hours: from the one that contains the start to the one that is forming."""
         starts = self.candles.start_ms
         first, last = np.searchsorted(starts, [self.market.floor(now_ms - DAY_MS), self.market.floor(now_ms)])
         return Candles.join([self.candles[int(first) : int(last)], self.replay.forming(self.market.interval, now_ms)])
 
     def _funding_rate(self, stamp_ms: int, now_ms: int) -> float:
-        """Return the rate that the next stamp will charge, as Bybit's ticker does; the last one if it is unknown."""
+        """Return the rate of the next stamp, as in Bybit's ticker; the last rate if it is unknown."""
         due = next((rate for ms, rate in self.funding if ms == stamp_ms), None)
         return due if due is not None else next((rate for ms, rate in reversed(self.funding) if ms <= now_ms), 0.0)
 
@@ -170,18 +170,18 @@ class Listing:
         return [decimal_text(round(number * step, 8)) for number in steps]
 
     def trades(self, now_ms: int, count: int) -> list[Tick]:
-        """Return up to `count` of the last trades, oldest first; trades without a size are none."""
-        bars = count // TICKS + 1  # fewer trades than asked for where bars have little volume
+        """Return up to `count` of the last trades, oldest first, without trades of size 0."""
+        bars = count // TICKS + 1  # returns fewer trades than `count` if bars have little volume
         traded = self.replay.ticks(self.market.floor(now_ms) - bars * self.market.interval_ms, now_ms)
         return [tick for tick in traded if tick.size > 0][-count:]
 
     def trade_id(self, tick: Tick) -> str:
-        """Return the name that a trade has in every answer and message."""
+        """Return the id of a trade, the same in every answer and message."""
         return str(uuid.UUID(int=(self.replay.first_ms << 64) + tick.ordinal))
 
 
 def default_instrument(market: Market, launch_ms: int, candles: Candles) -> Instrument:
-    """Return plausible trading rules: those of the documents' BTCUSDT example, with the tick that the candles have."""
+    """Return plausible trading rules: those of Bybit's documented BTCUSDT example, with the tick of the candles."""
     spot = market.category == "spot"
     return Instrument(
         symbol=market.symbol,

@@ -1,8 +1,8 @@
-"""What an order does when it meets the market, and what is said of it. Clock, requests and sockets are the desk's.
+"""Order matching and the messages that follow. Clock, requests and sockets are handled by the desk.
 
-A market order takes the levels of the book from the touch on, and what they do not give is cancelled; a book does not
-remember what was taken from it. A limit order takes what is as good as its price, and rests with what is left. What is
-said comes in this order:
+A market order takes the levels of the book, best first, and the rest of it is cancelled; executions do not change the
+book. A limit order takes levels at its price or better, and the rest of it stays in the book. Messages come in this
+order:
 
     order (New), then for each execution: execution, order (PartiallyFilled or Filled); the stop; position; wallet
 """
@@ -31,15 +31,15 @@ USUAL = OrderTwist()
 
 
 class Matching:
-    """The linear markets as orders meet them.
+    """Matching in the linear markets.
 
     Args:
         listings: By symbol.
         rules: How orders are handled.
-        now_ms: Time of the market, UTC milliseconds; whoever moves it sets it, and then the marks.
+        now_ms: Time of the market, UTC milliseconds; after changing it, the marks must be updated.
 
     Attributes:
-        marks: Mark prices by symbol: the last ones.
+        marks: Mark prices by symbol, equal to the last prices.
     """
 
     def __init__(self, listings: Mapping[str, Listing], rules: DeskRules, now_ms: int) -> None:
@@ -50,15 +50,15 @@ class Matching:
         self._counter = itertools.count(1)
 
     def mark(self, listing: Listing) -> None:
-        """Note what the mark price is now."""
+        """Update the mark price."""
         if (tick := listing.replay.last_tick(self.now_ms)) is not None:
             self.marks[listing.market.symbol] = Decimal(decimal_text(tick.price))
 
     def quote(self, listing: Listing) -> Quote:
-        """Return how a market stands.
+        """Return best bid and ask and the last price of a market.
 
         Raises:
-            Refusal: It has not opened.
+            Refusal: It has not opened yet.
         """
         book = listing.book(self.now_ms)
         if book is None:
@@ -67,7 +67,7 @@ class Matching:
         return Quote(bid=Decimal(book.bids[0][0]), ask=Decimal(book.asks[0][0]), last=self.marks[listing.market.symbol])
 
     def name(self, what: str) -> tuple[str, int]:
-        """Return an id that nothing else has, and its sequence number."""
+        """Return a unique id and its sequence number."""
         seq = next(self._counter)
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{what} {seq}")), seq
 
@@ -77,7 +77,7 @@ class Matching:
         return {"order_id": order_id, "seq": seq, "created_ms": self.now_ms, "updated_ms": self.now_ms}
 
     def system_order(self, symbol: str, qty: Decimal, **more: Any) -> Order:
-        """Return a market order of the exchange's own that closes coins of a position."""
+        """Return a market order by the exchange itself that closes coins of a position."""
         return Order(
             **self.born(),
             link_id="",
@@ -91,7 +91,7 @@ class Matching:
         )
 
     def match(self, account: Account, order: Order, twist: OrderTwist = USUAL) -> Said:
-        """Let an order meet the market."""
+        """Match an order with the book."""
         said: Said = [order_said(order)]
         if twist.rejected:
             return said + self.end(account, order, status="Rejected", reason="EC_Others")
@@ -158,7 +158,7 @@ class Matching:
         return [*said, order_said(order)]
 
     def fund(self, account: Account, position: Position, rate: Decimal) -> Said:
-        """Let whoever is long pay a share of what is held, at the mark price, and whoever is short get it."""
+        """Book funding at the mark price: at a positive rate a long pays and a short receives."""
         mark = self.marks[position.symbol]
         said = self._book(
             account,
@@ -173,7 +173,7 @@ class Matching:
         return [*said, ("wallet", account.wallet_row())]
 
     def after(self, account: Account, order: Order) -> Said:
-        """Settle what follows when an order has traded: stop, position, wallet."""
+        """Update stop, position and wallet after an order has traded."""
         position = account.position(order.symbol)
         said: Said = []
         if position.stop and not position.closable(position.stop.side):
@@ -187,7 +187,7 @@ class Matching:
     def place_stop(
         self, account: Account, position: Position, trigger: Decimal, trigger_by: str, parent_link_id: str = ""
     ) -> Said:
-        """Give a position a stop, or move the one that it has."""
+        """Set or move the stop-loss of a position."""
         stop = position.stop
         if stop is None:
             stop = position.stop = self.system_order(
@@ -221,7 +221,7 @@ class Matching:
         return [order_said(order)]
 
     def position_row(self, account: Account, position: Position) -> Fields:
-        """Return what a read shows of a position."""
+        """Return the row of a position for REST."""
         return position.row(self.marks.get(position.symbol, ZERO), account.hedge)
 
     def position_said(self, account: Account, position: Position) -> tuple[PrivateTopic, Fields]:
@@ -258,7 +258,7 @@ def order_said(order: Order) -> tuple[PrivateTopic, Fields]:
 
 
 def twisted(said: Said, twist: OrderTwist) -> Said:
-    """Return what is said of an order instead of `said`, of which the first is the order's own first message."""
+    """Return the messages of an order as changed by a fault; the first of `said` is the order's own first message."""
     if twist.execution_first:
         first = next((place for place, (topic, _) in enumerate(said) if topic == "execution"), 0)
         said = [said[first], *said[:first], *said[first + 1 :]]

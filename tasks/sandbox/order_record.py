@@ -1,7 +1,7 @@
-"""Orders and executions as the exchange keeps them, and as it shows them: `row` is what REST says of one.
+"""Records of orders and executions; `row` returns the REST row of one.
 
-All amounts are Decimals: quantities of coins, prices and money in USDT. What has to be rounded is rounded to eight
-decimals as it is booked, so that books balance exactly. The stream's rows are the same but for a few fields more.
+All amounts are Decimals: quantities in coins, prices and money in USDT. Amounts are rounded to eight decimals when they
+are booked, so that books balance exactly. The stream's rows have a few more fields.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tasks.sandbox.tape import Side
 
 ExecType = Literal["Trade", "Funding", "AdlTrade", "BustTrade"]
 Read = Literal["realtime", "history", "executions", "positions"]
-"""What may not know yet of an order that the account has."""
+"""Reads that a fault can keep from showing an order for a while."""
 
 ZERO = Decimal(0)
 OPEN_STATUSES = ("New", "PartiallyFilled", "Untriggered", "Triggered")
@@ -45,16 +45,16 @@ class Order:
 
     Attributes:
         qty: Coins, > 0.
-        price: The worst that it trades at; of a market order too.
-        stop_loss: Trigger of the stop that comes with the position it opens; None for none.
+        price: Worst price at which it may trade, also for a market order.
+        stop_loss: Trigger of the stop-loss that is attached to the position it opens; None for none.
         trigger: Of a stop: the last price at which it becomes a market order; None for other orders.
-        trigger_by: Which price triggers the stop, LastPrice or MarkPrice: here they are the same.
-        parent_link_id: Of a stop: the link id of the order that it came with.
-        slippage: slippageToleranceType and slippageTolerance as asked for.
-        last_price: When it was made.
+        trigger_by: Price that triggers the stop, LastPrice or MarkPrice; both are the same here.
+        parent_link_id: Of a stop: the link id of the order to which it was attached.
+        slippage: slippageToleranceType and slippageTolerance of the request.
+        last_price: Last price of the market when the order was created.
         filled: Coins traded so far.
         value: USDT paid or received for them.
-        unseen: How many more times a read does not know of it.
+        unseen: Number of further reads that do not show it.
     """
 
     order_id: str
@@ -87,7 +87,7 @@ class Order:
 
     @property
     def is_open(self) -> bool:
-        """Whether more may still become of it."""
+        """Whether it is open."""
         return self.status in OPEN_STATUSES
 
     @property
@@ -97,16 +97,16 @@ class Order:
 
     @property
     def sign(self) -> int:
-        """1 of a buy, -1 of a sale."""
+        """1 for a buy, -1 for a sale."""
         return 1 if self.side == "Buy" else -1
 
     @property
     def rests(self) -> bool:
-        """Whether what the book does not give stays in it."""
+        """Whether its unfilled rest stays in the book."""
         return self.order_type == "Limit" and self.time_in_force in ("GTC", "PostOnly")
 
     def hidden_from(self, read: Read) -> bool:
-        """Return whether a read does not know of it yet; asking counts."""
+        """Return whether a read must not show it yet; each call counts as a read."""
         left = self.unseen.get(read, 0)
         self.unseen[read] = max(left - 1, 0)
         return left > 0
@@ -160,18 +160,18 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Something that moved a position, or money for holding one (funding).
+    """An execution of an order, or a funding payment.
 
     Attributes:
-        side: Of the order; of funding, of the position.
-        qty: Coins traded, or held when funding fell.
-        price: Traded at, or the mark price of funding.
-        fee: USDT paid, negative where received.
+        side: Of the order; for funding, of the position.
+        qty: Coins traded; for funding, coins held.
+        price: Execution price; for funding, the mark price.
+        fee: USDT paid, negative if received.
         fee_rate: Share of qty * price.
-        closed: Coins of them that closed a position.
-        realised: USDT that closing earned, before fees.
-        order: Of a trade: the order as it stands now.
-        leaves: Coins that it could still trade then.
+        closed: Coins of `qty` that closed a position.
+        realised: Realised profit, USDT, before fees.
+        order: The order in its present state; for funding none.
+        leaves: Coins of the order that were still unfilled after the execution.
     """
 
     exec_id: str
@@ -193,7 +193,7 @@ class Execution:
 
     @property
     def order_id(self) -> str:
-        """Of the order; of funding, one that can't be found."""
+        """Id of the order; for funding, an id that no order has."""
         return self.order.order_id if self.order else self.exec_id
 
     @property
@@ -203,7 +203,7 @@ class Execution:
 
     @property
     def moved(self) -> Decimal:
-        """Coins that the position grew by; negative where it fell."""
+        """Signed change of the position, coins."""
         if self.exec_type == "Funding":
             return ZERO
         return self.qty if self.side == "Buy" else -self.qty

@@ -1,7 +1,7 @@
-"""What the exchange demands of an order before it takes it. Orders of linear markets in one-way mode alone.
+"""Rules that an order must satisfy to be accepted. Only for linear markets in one-way mode.
 
-Documented at https://bybit-exchange.github.io/docs/v5/order/create-order and .../docs/v5/error; where the documents say
-nothing the sandbox refuses, so that a client does not come to depend on what it does not know.
+Documented at https://bybit-exchange.github.io/docs/v5/order/create-order and .../docs/v5/error. The sandbox refuses
+requests whose handling is not documented, so that a client does not come to depend on undocumented behaviour.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class DeskRules(Checked):
     """How the exchange handles orders.
 
     Attributes:
-        ack_to_fill_ms: How long after its acknowledgement an order meets the market, real milliseconds; 0 does it
-            before the acknowledgement is sent. Whenever the clock is moved, what waits meets the market first.
-        price_band: The worst price of an order lies so far from the mark price, as a share of it.
-        moves_price: A limit price beyond the band is moved to its edge in silence, as Bybit does unless told otherwise;
-            else it is refused, 110003.
+        ack_to_fill_ms: Real milliseconds from an order's acknowledgement to its matching; 0 matches it before the
+            acknowledgement is sent. Waiting orders are always matched before the clock is moved.
+        price_band: Largest distance of an order's worst price from the mark price, share of it.
+        moves_price: Whether a limit price beyond the band is silently moved to its edge, as Bybit does by default;
+            otherwise it is refused with code 110003.
         depth: Levels of the order book that an order can take.
     """
 
@@ -47,7 +47,7 @@ class DeskRules(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Quote:
-    """The market when an order comes: best bid and ask, last price; mark is last."""
+    """The market when an order arrives: best bid and ask, last price; the mark price equals the last price."""
 
     bid: Decimal
     ask: Decimal
@@ -59,7 +59,7 @@ class Quote:
 
 
 def number(params: Params, name: str) -> Decimal:
-    """Return a decimal number that is asked with; without exponent or sign, as Bybit demands it."""
+    """Return a decimal parameter; Bybit accepts neither exponent nor sign."""
     given = params.get(name, "")
     if not _NUMBER.fullmatch(given):
         raise Refusal(BAD_PARAMETER, f"params error: {name} invalid")
@@ -67,7 +67,7 @@ def number(params: Params, name: str) -> Decimal:
 
 
 def flag(params: Params, name: str) -> bool:
-    """Return a parameter that is true or false, false where it is absent."""
+    """Return a boolean parameter; False if it is absent."""
     given = params.get(name, "false")
     if given not in ("true", "false"):
         raise Refusal(BAD_PARAMETER, f"params error: {name} invalid")
@@ -75,7 +75,7 @@ def flag(params: Params, name: str) -> bool:
 
 
 def leverage_of(params: Params) -> Decimal:
-    """Return the leverage that is to be set, the same for both sides as one-way mode demands."""
+    """Return the requested leverage, which must be the same for both sides in one-way mode."""
     buy, sell = number(params, "buyLeverage"), number(params, "sellLeverage")
     if buy != sell:
         raise Refusal(BAD_PARAMETER, "buy leverage not equal sell leverage")
@@ -87,18 +87,18 @@ def leverage_of(params: Params) -> Decimal:
 def new_order(
     params: Params, account: Account, listing: Listing, quote: Quote, rules: DeskRules, born: Mapping[str, Any]
 ) -> Order:
-    """Return the order that is asked for.
+    """Return the order that a request describes.
 
     Args:
         params: The request's body, as text.
-        account: Whose order.
+        account: The account that sends it.
         listing: The market.
-        quote: How it stands.
-        rules: The exchange's.
+        quote: The market's present prices.
+        rules: The exchange's rules.
         born: The order's id, sequence number and times.
 
     Raises:
-        Refusal: The exchange does not take it.
+        Refusal: The exchange does not accept it.
     """
     side, kind, force = _kind(params, listing)
     link_id = _link_id(params, account)
@@ -142,7 +142,7 @@ def new_order(
 def changed_order(
     order: Order, params: Params, listing: Listing, quote: Quote
 ) -> tuple[Decimal, Decimal, Decimal | None]:
-    """Return quantity, price and trigger of an order that is to be changed.
+    """Return the new quantity, price and trigger of an order.
 
     Raises:
         Refusal: Nothing changes, or a rule is broken.
@@ -164,7 +164,7 @@ def changed_order(
 
 
 def worst_price(side: Side, listing: Listing, quote: Quote, rules: DeskRules) -> Decimal:
-    """Return the edge of the price band: no order trades beyond."""
+    """Return the edge of the price band, beyond which no order trades."""
     tick, sign = Decimal(listing.rules.tick_size), 1 if side == "Buy" else -1
     ticks = quote.last * (1 + sign * Decimal(repr(rules.price_band))) / tick
     return ticks.to_integral_value(ROUND_FLOOR if side == "Buy" else ROUND_CEILING) * tick
@@ -204,7 +204,7 @@ def _kind(params: Params, listing: Listing) -> tuple[Side, str, str]:
         raise Refusal(BAD_PARAMETER, f"the sandbox does not serve {asked[0]}")
     if params.get("tpslMode") not in (None, "", "Full"):
         raise Refusal(BAD_PARAMETER, "the sandbox serves stops of whole positions alone")
-    if params.get("slTriggerBy") not in (None, "", "LastPrice", "MarkPrice"):  # one price in a replay: mark is last
+    if params.get("slTriggerBy") not in (None, "", "LastPrice", "MarkPrice"):  # in a replay mark equals last price
         raise Refusal(BAD_PARAMETER, "slTriggerBy invalid")
     if listing.rules.status != "Trading":
         raise Refusal(110074, "contract not live")
@@ -245,7 +245,7 @@ def _price(params: Params, listing: Listing, quote: Quote, side: Side, kind: str
 
 
 def _slippage(params: Params, touch: Decimal, tick: Decimal) -> Decimal:
-    """Return how far from the best price a market order may trade."""
+    """Return the largest distance from the best price at which a market order may trade, USDT."""
     given = params.get("slippageToleranceType")
     if given is None:
         return touch  # as far as the band

@@ -1,4 +1,4 @@
-"""What one client is still to be sent, in order: answers at once, messages after their time under way."""
+"""Send queue of one client: answers are sent at once, messages after a delay, each in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Outbox:
     """A queue with two lanes.
 
     Args:
-        delay_s: How long what goes by the slow lane takes, real seconds.
+        delay_s: Delay of messages, real seconds.
     """
 
     def __init__(self, delay_s: float) -> None:
@@ -31,7 +31,7 @@ class Outbox:
         self._filled.set()
 
     def message(self, items: Iterable[Item | bytes]) -> None:
-        """Send these when their time has come; bytes are the content of a ping frame."""
+        """Send these after the delay; bytes are the content of a ping frame."""
         if self._delay_s:
             due = self._loop.time() + self._delay_s
             self._under_way.extend((due, item) for item in items)
@@ -40,9 +40,9 @@ class Outbox:
         self._filled.set()
 
     async def take(self) -> list[str] | Item | bytes:
-        """Return what is to be sent next, when there is something: texts that follow each other, or one other thing.
+        """Wait for the next items to send: several consecutive texts, or one other item.
 
-        A write for each text would cost more than all the rest.
+        Texts are batched, because a write for each would take more time than everything else.
         """
         while not self._ready:
             self._arrive()
@@ -71,7 +71,7 @@ class Outbox:
 
 
 def frame(payload: bytes, opcode: int = TEXT, *, final: bool = True) -> bytes:
-    """Return a frame as a server sends it, not masked (RFC 6455, sec. 5.2)."""
+    """Return a server's frame, which is not masked (RFC 6455, sec. 5.2)."""
     size = len(payload)
     if size < 126:
         length = bytes([size])

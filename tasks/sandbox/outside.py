@@ -1,4 +1,4 @@
-"""What happens to an account without its program: orders by hand, the exchange's own hand, money that moves."""
+"""Events of an account that its program does not cause: orders by hand, forced closes, transfers of money."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tasks.sandbox.order_record import ExecType, Order
 
 
 class Outside:
-    """The world beside the client: what happens to an account without its program.
+    """Controls for events of an account that its program does not cause.
 
     Args:
-        desk: The exchange's.
-        key: Which account.
+        desk: The exchange's order desk.
+        key: API key of the account.
     """
 
     def __init__(self, desk: Desk, key: str) -> None:
@@ -22,7 +22,7 @@ class Outside:
         self._account = desk.accounts[key]
 
     def order(self, symbol: str, side: str, qty: str, **more: str) -> Order:
-        """Trade by hand: a market order without a link id, which is filled at once, in hedge mode too.
+        """Trade by hand: place a market order without a link id, which is filled at once, in hedge mode too.
 
         Raises:
             Refusal: It breaks a rule.
@@ -32,16 +32,16 @@ class Outside:
             return copy.deepcopy(self._desk.create(self._account, given, by_hand=True))
 
     def size(self, symbol: str) -> Decimal:
-        """Return what is held of a symbol, coins, negative where short."""
+        """Return the position in a symbol, signed coins."""
         with self._desk.caught_up():
             return self._account.position(symbol).size
 
     def deleverage(self, symbol: str, qty: str) -> None:
-        """Let the exchange close coins of a position against somebody who is bankrupt (ADL), at the mark price."""
+        """Let the exchange close coins of a position by auto-deleveraging (ADL), at the mark price."""
         self._force(symbol, qty, "AdlTrade", "CreateByAdl_PassThrough")
 
     def liquidate(self, symbol: str, qty: str) -> None:
-        """Let the exchange close coins of a position because its margin is gone, at the mark price."""
+        """Let the exchange liquidate coins of a position, at the mark price."""
         self._force(symbol, qty, "BustTrade", "CreateByLiq")
 
     def set_leverage(self, symbol: str, leverage: str) -> None:
@@ -52,12 +52,12 @@ class Outside:
             self._desk.tell(self._account, [self._desk.market.position_said(self._account, position)])
 
     def set_hedge(self, hedge: bool) -> None:
-        """Change the position mode of all symbols, whatever is open."""
+        """Change the position mode of all symbols, even with open positions."""
         with self._desk.caught_up():
             self._account.hedge = hedge
 
     def transfer(self, amount: str) -> None:
-        """Move USDT into the wallet, out of it if negative."""
+        """Transfer USDT into the wallet, or out of it if negative."""
         with self._desk.caught_up():
             self._account.wallet += Decimal(amount)
             self._account.transfers += Decimal(amount)

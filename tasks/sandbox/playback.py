@@ -1,4 +1,4 @@
-"""Moves the exchange's clock: bar by bar, as fast as clients can follow, or with real time."""
+"""Moves the exchange's clock: bar by bar, as fast as clients can follow, or in real time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.sandbox.hub import Hub
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.tape import TICKS
 
-_LOOK_EVERY_S = 0.05  # how late the exchange may be with its own news
+_LOOK_EVERY_S = 0.05  # longest delay of the exchange's events
 
 
 async def play(
@@ -18,15 +18,15 @@ async def play(
 ) -> int:
     """Close bars until there are no more, and return how many.
 
-    The clock stops at each trade and at each end of a bar, and goes on when its real time has come.
-    At the end of a bar it also waits until every subscriber has taken what it was sent. It stops at the last candle.
+    The clock stops at each trade and at each end of a bar, and continues when its real time has come. At the end of a
+    bar it also waits until every subscriber has received everything. It stops at the last candle.
 
     Args:
         listings: The markets; a bar is one of the shortest interval among them.
-        clock: The exchange's time; it ends on the close of a bar.
-        hub: The stream, which hears the clock.
-        bars: Most bars to close; None for all there are.
-        bar_every_s: Real seconds a bar, at least.
+        clock: The exchange's clock; at the end it is at the close of a bar.
+        hub: The hub of the public stream, which listens to the clock.
+        bars: Most bars to close; None for all.
+        bar_every_s: Least real seconds per bar.
     """
     loop = asyncio.get_running_loop()
     shortest = min((listing.market for listing in listings), key=lambda market: market.interval_ms)
@@ -46,11 +46,11 @@ async def play(
 
 
 async def keep_time(listings: Collection[Listing], clock: VirtualClock, wall_clock_ms: Callable[[], int]) -> None:
-    """Let the clock say what the wall clock says, until the last candle has closed.
+    """Keep the clock equal to the wall clock until the last candle has closed.
 
     Args:
         listings: The markets.
-        clock: The exchange's time; it never goes back.
+        clock: The exchange's clock; it never goes back.
         wall_clock_ms: UTC milliseconds.
     """
     end_ms = max(listing.replay.end_ms for listing in listings)

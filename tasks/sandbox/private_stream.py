@@ -1,7 +1,7 @@
-"""The private stream: who has authenticated hears what happens to their account, in the order in which it happened.
+"""The private stream: authenticated clients receive the events of their account in order.
 
-Documented at https://bybit-exchange.github.io/docs/v5/ws/connect. What is said while nobody is connected is lost, as on
-Bybit; a client that comes back asks over REST what it has missed.
+Documented at https://bybit-exchange.github.io/docs/v5/ws/connect. Events while a client is not connected are lost to
+it, as on Bybit; it must query them over REST.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PRIVATE_TOPICS = frozenset(
 
 
 class PrivateStream:
-    """All connections of the private stream; it is opened in an event loop, and told things from any thread.
+    """All connections of the private stream; opened in an event loop, `tell` may be called from any thread.
 
     Args:
-        door: Who lets in.
-        timing: How long things take.
-        told_ms: The time that the exchange tells, UTC milliseconds.
+        door: Checks authentication.
+        timing: Delays of the stream.
+        told_ms: Returns the time that the exchange reports, UTC milliseconds.
     """
 
     def __init__(self, door: Door, timing: StreamTiming, told_ms: Callable[[], int]) -> None:
@@ -47,15 +47,15 @@ class PrivateStream:
         self._down = False
 
     def open(self) -> None:
-        """Belong to the running event loop."""
+        """Attach to the running event loop."""
         self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
 
     def tell(self, key: str, topic: PrivateTopic, row: Fields) -> None:
-        """Send a message to whoever has authenticated with a key and subscribed to a topic."""
+        """Send a message to the clients that authenticated with a key and subscribed to a topic."""
         self._soon(lambda: self._publish(key, topic, row))
 
     def cut(self) -> None:
-        """End every connection without a word, and refuse new ones with HTTP 503."""
+        """Abort every connection without a close frame, and refuse new ones with HTTP 503."""
         self._soon(self._cut)
 
     def restore(self) -> None:
@@ -63,7 +63,7 @@ class PrivateStream:
         self._soon(self._restore)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Hold one connection until either side ends it."""
+        """Serve one connection until either side ends it."""
         if self._down:
             return web.Response(status=503, text="not today")
         connection = _Connection(self, next(self._numbers), request.transport)
@@ -76,12 +76,12 @@ class PrivateStream:
         return connection.socket
 
     async def subscribed(self, names: Collection[str]) -> None:
-        """Return when each of these topics has a subscriber."""
+        """Wait until each of these topics has a subscriber."""
         while self._news and not set(names) <= {name for one in self._connections for name in one.topics}:
             await self._news.wait()
 
     def tell_subscribed(self) -> None:
-        """Note that there are new subscriptions."""
+        """Record that there are new subscriptions."""
         if self._news:
             self._news.set()
             self._news = asyncio.Event()
@@ -110,8 +110,8 @@ class _Connection:
     """One client of the private stream.
 
     Attributes:
-        key: Who it is, once it has said so.
-        topics: What it has subscribed to.
+        key: Its API key, once it has authenticated.
+        topics: Its subscribed topics.
     """
 
     def __init__(self, stream: PrivateStream, number: int, transport: asyncio.Transport | None) -> None:
@@ -123,12 +123,12 @@ class _Connection:
         self._outbox = Outbox(stream.timing.delay_s)
 
     def send(self, text: str) -> None:
-        """Send a message after everything before it."""
+        """Send a message, in order."""
         if not self.socket.closed:
             self._outbox.message([text])
 
     def abort(self) -> None:
-        """End without a word."""
+        """Abort the connection without a close frame."""
         self.topics.clear()
         if self._transport:
             self._transport.abort()

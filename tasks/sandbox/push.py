@@ -1,14 +1,14 @@
-"""What the public stream says: topics, and the messages that follow from a market's candles. No sockets here.
+"""Topics and messages of the public stream, derived from a market's candles. No sockets here.
 
-A message is made of what happens at one time of the exchange's clock. There are four topics:
+Each message belongs to one time of the exchange's clock. There are four topics:
 
-    kline.<interval>.<symbol>   a bar that closes (confirm true), then the forming one, at each trade
+    kline.<interval>.<symbol>   a closed bar (confirm true), and the forming bar at each trade
     publicTrade.<symbol>        each trade; the first of a bar is at the bar's open
-    orderbook.<depth>.<symbol>  so many bids and asks after each trade, always as a whole (snapshot)
-    tickers.<symbol>            last, mark and index price, funding; a snapshot first, then what has changed (delta)
+    orderbook.<depth>.<symbol>  `depth` bids and asks after each trade, always as a snapshot
+    tickers.<symbol>            last, mark and index price, funding; first a snapshot, then deltas
 
-In one market and at one time they come in this order: bars that close, trade, book, ticker, forming bars. Documented
-at https://bybit-exchange.github.io/docs/v5/websocket/public/kline and its neighbours.
+In one market and at one time they come in this order: closed bars, trade, book, ticker, forming bars. Documented at
+https://bybit-exchange.github.io/docs/v5/websocket/public/kline and the pages next to it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _DEPTHS = ("1", "50", "200", "1000")
 
 @dataclass(frozen=True, kw_only=True)
 class Topic:
-    """Something to subscribe to.
+    """A topic of the stream.
 
     Attributes:
-        text: As the client writes it.
-        interval: Of kline alone, Bybit's code.
-        depth: Of orderbook alone, levels of each side.
+        text: The topic's text in a subscription.
+        interval: For kline only: Bybit's code.
+        depth: For orderbook only: levels of each side.
     """
 
     text: str
@@ -64,7 +64,7 @@ def find_topic(listings: Mapping[tuple[str, str], Listing], category: str, text:
 
 
 def first_messages(topic: Topic, now_ms: int) -> list[Message]:
-    """Return what a new subscriber is told at once: how things stand. Trades have none."""
+    """Return the first message for a new subscriber, with the present state; None for trades."""
     if topic.kind == "kline":
         return _kline(topic, topic.listing.replay.forming_row(topic.interval, now_ms), now_ms, confirm=False)
     if topic.kind == "orderbook":
@@ -75,11 +75,11 @@ def first_messages(topic: Topic, now_ms: int) -> list[Message]:
 
 
 def messages_at(topics: Iterable[Topic], time_ms: int) -> list[tuple[Topic, Message]]:
-    """Return what happens at `time_ms` in one market, in the order in which it is told.
+    """Return the messages of one market at `time_ms`, in order.
 
     Args:
-        topics: What is wanted of one market.
-        time_ms: UTC milliseconds; nothing happens between the times that `Replay.next_event_ms` gives.
+        topics: Topics of one market.
+        time_ms: UTC milliseconds; there are only messages at the times that `Replay.next_event_ms` returns.
     """
     topics = list(topics)
     if not topics:
@@ -108,7 +108,7 @@ def _after_trade(topic: Topic, tick: Tick) -> list[Message]:
     if topic.kind == "orderbook":
         return _book(topic, tick.time_ms)
     opens = tick.time_ms == topic.listing.market.floor(tick.time_ms)
-    if opens or topic.listing.market.category == "spot":  # spot has snapshots alone
+    if opens or topic.listing.market.category == "spot":  # spot has only snapshots
         fields = topic.listing.ticker(tick.time_ms)
     else:
         fields = {"symbol": topic.listing.market.symbol, **topic.listing.quote(tick.time_ms)}

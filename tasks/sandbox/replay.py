@@ -1,7 +1,7 @@
-"""What the sandbox shows of its candles: in any Bybit interval, at any time of its clock, as rows of strings.
+"""The replayed candles in any Bybit interval, at any time of the sandbox's clock, as rows of strings.
 
 Nothing here looks ahead: at any time of the clock a replay shows the candles that have closed by then, and a forming
-one that holds the trades so far (`tape.py`). Where the file has no candle, the forming one is flat at the last close.
+one made of the trades so far (`tape.py`). Where the file has no candle, the forming one is flat at the last close.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from storage.schema import (
 from tasks.sandbox.tape import TICKS, Tick, bar_ticks
 
 RangePolicy = Literal["newest", "oldest"]
-"""Which rows come when a range holds more than `limit`: Bybit's documents do not say."""
+"""Which rows are returned if a range has more than `limit`; Bybit does not document it."""
 
 Row = tuple[int, float, float, float, float, float, float]
 """Start (UTC milliseconds), open, high, low, close, volume, turnover."""
@@ -33,7 +33,7 @@ Row = tuple[int, float, float, float, float, float, float]
 MARK_PRICE_FIELDS = 5
 """Start, open, high, low, close: a mark price has no volume."""
 
-_BARS_KEPT = 16  # whose trades are at hand
+_BARS_KEPT = 16  # bars whose trades are cached
 
 
 def bar_open(ms: IntArray, interval: str) -> IntArray:
@@ -76,9 +76,9 @@ def aggregate(candles: Candles, interval: str) -> Candles:
 
 
 def encode_rows(candles: Candles, columns: int = 1 + len(CANDLE_COLUMNS)) -> list[list[str]]:
-    """Return the candles as Bybit's rows: lists of strings, oldest first; a number that is NaN is the empty string.
+    """Return the candles as Bybit's rows: lists of strings, oldest first; NaN becomes the empty string.
 
-    Every string reads back as exactly the number it was made from.
+    Every string parses back to exactly the same number.
     """
     texts = [[str(ms) for ms in candles.start_ms.tolist()]]
     texts += [[decimal_text(x) for x in getattr(candles, name).tolist()] for name in CANDLE_COLUMNS[: columns - 1]]
@@ -111,7 +111,7 @@ class Replay:
                 f"every candle must open on the grid of its interval, {self.market}: row {off_grid[0]} opens at "
                 f"{starts[off_grid[0]]}; give the interval that the candles have"
             )
-        self._starts: list[int] = starts.tolist()  # found in by bisection at every trade
+        self._starts: list[int] = starts.tolist()  # searched by bisection at every trade
 
     @property
     def first_ms(self) -> int:
@@ -120,7 +120,7 @@ class Replay:
 
     @property
     def end_ms(self) -> int:
-        """When the last candle closes, UTC milliseconds."""
+        """Close time of the last candle, UTC milliseconds."""
         return int(bar_end(self.candles.start_ms[-1:], self.market.interval)[0])
 
     def serves(self, interval: str) -> bool:
@@ -145,7 +145,7 @@ class Replay:
         return start_ms + INTERVAL_MS[interval] if interval != "M" else int(bar_end(np.array([start_ms]), interval)[0])
 
     def ticks(self, since_ms: int, until_ms: int) -> list[Tick]:
-        """Return the trades after `since_ms` up to and with `until_ms`, oldest first."""
+        """Return the trades after `since_ms` up to and including `until_ms`, oldest first."""
         step_ms = self.market.interval_ms
         first = bisect_right(self._starts, since_ms - step_ms * (TICKS - 1) // TICKS)
         last = bisect_right(self._starts, until_ms)
@@ -154,7 +154,7 @@ class Replay:
         ]
 
     def last_tick(self, now_ms: int) -> Tick | None:
-        """Return the last trade up to and with `now_ms`, or none before the first candle opens."""
+        """Return the last trade up to and including `now_ms`, or None before the first candle opens."""
         row = bisect_right(self._starts, now_ms) - 1
         if row < 0:
             return None
@@ -162,7 +162,7 @@ class Replay:
         return self._bar_ticks(row)[min(quarter, TICKS - 1)]
 
     def next_event_ms(self, now_ms: int) -> int:
-        """Return when something happens next after `now_ms`: a trade, or the end of a bar."""
+        """Return the time of the next event after `now_ms`: a trade, or the end of a bar."""
         start_ms, step_ms = self.market.floor(now_ms), self.market.interval_ms
         return start_ms + ((now_ms - start_ms) * TICKS // step_ms + 1) * step_ms // TICKS
 
@@ -214,15 +214,15 @@ class Replay:
     def page(
         self, interval: str, now_ms: int, start_ms: int | None, end_ms: int | None, limit: int, policy: RangePolicy
     ) -> Candles:
-        """Return what Bybit's kline endpoint would show at `now_ms`, oldest first.
+        """Return the rows of Bybit's kline endpoint at `now_ms`, oldest first.
 
         Args:
-            interval: One that the replay serves.
-            now_ms: The clock.
-            start_ms: Floored to its bar; None for no lower bound.
+            interval: An interval that the replay serves.
+            now_ms: The clock, UTC milliseconds.
+            start_ms: Lower bound, floored to its bar; None for none.
             end_ms: Latest open time, inclusive; None for no upper bound.
             limit: Most rows.
-            policy: Which rows, when both bounds are given and there are more.
+            policy: Which rows are returned if both bounds are given and there are more than `limit`.
         """
         since = 0 if start_ms is None else int(bar_open(np.array([start_ms]), interval)[0])
         until = now_ms if end_ms is None else end_ms
@@ -239,8 +239,8 @@ def _row(candles: Candles, row: int) -> Row:
 
 
 def decimal_text(value: float) -> str:
-    """Return a number as Bybit writes it, the empty string for NaN; it reads back as exactly the same number."""
-    text = repr(float(value))  # the shortest text that does; float, because NumPy's scalars name their type
+    """Return a number as Bybit writes it, the empty string for NaN; it parses back to exactly the same number."""
+    text = repr(float(value))  # the shortest exact text; float, because the repr of NumPy scalars names their type
     if "e" in text:
         text = format(Decimal(text), "f")  # Bybit writes 0.00001, never 1e-05
     return "" if text == "nan" else text.removesuffix(".0")

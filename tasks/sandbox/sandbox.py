@@ -1,12 +1,12 @@
-"""A stand-in for Bybit on 127.0.0.1 that real clients talk to over real HTTP and a real WebSocket.
+"""A simulated Bybit on 127.0.0.1 for real clients, over real HTTP and real WebSockets.
 
-It replays the candles of one market or of several with Bybit's rules (`venue.py`, `push.py`), keeps trading accounts
-(`trading.py`, `desk.py`, `private_stream.py`), keeps Bybit's limits, and follows a fault plan (`faults.py`). It is
-controlled from Python alone: what is sent to it can change nothing but the sender's own account.
+It replays the candles of one or more markets by Bybit's rules (`venue.py`, `push.py`), keeps trading accounts
+(`trading.py`, `desk.py`, `private_stream.py`), applies Bybit's rate limits, and follows a fault plan (`faults.py`). It
+is controlled from Python only: requests can change nothing but the sender's own account.
 
-There are two times. Data time is the exchange's clock (`Sandbox.clock`): it stands still until someone moves it,
-`Sandbox.play` lets the next bars close one after the other, thousands in a few seconds, and `Sandbox.keep_time` ties it
-to this machine's. Everything that an answer or a message says is of that time. Sockets, pings, limits and delays run in
+There are two times. Data time is the exchange's clock (`Sandbox.clock`): it stands still until it is moved;
+`Sandbox.play` closes the next bars one after the other, thousands in a few seconds, and `Sandbox.keep_time` ties it to
+this machine's clock. The contents of answers and messages are of data time. Sockets, pings, limits and delays run in
 real time.
 """
 
@@ -55,10 +55,10 @@ class Request:
     """A request that reached the sandbox.
 
     Attributes:
-        params: The query as it came, or the body as text; neither key nor signature.
-        time_ms: When it came, UTC milliseconds of the exchange's clock.
-        signed: Whether it carried an API key.
-        known: Whether there is such an endpoint; the answer to others is HTTP 404.
+        params: The query, or the body as text; without key and signature.
+        time_ms: Time of arrival, UTC milliseconds of the exchange's clock.
+        signed: Whether it had an API key.
+        known: Whether the endpoint exists; others are answered with HTTP 404.
     """
 
     method: str
@@ -77,27 +77,27 @@ class Sandbox:
     """A local Bybit for as long as the `with` block lasts.
 
     Args:
-        candles: What is replayed, oldest first.
-        market: Symbol, category and the interval of the candles; longer intervals are made from them.
-        source: The label of everything that comes from here.
+        candles: Candles to replay, oldest first.
+        market: Symbol, category and the interval of the candles; longer intervals are built from them.
+        source: Source label of all data from here.
         funding: Funding stamps (UTC milliseconds) and rates.
-        instrument: Trading rules; None for plausible ones, listed at the first candle.
+        instrument: Trading rules; None for plausible ones, with the first candle as the listing.
         more: Further markets.
-        now_ms: Where the clock stands; None for just after the last candle closed.
-        faults: What goes wrong.
-        latency_ms: How long every answer takes.
+        now_ms: Initial time of the clock, UTC milliseconds; None for just after the last candle closed.
+        faults: Fault plan of REST.
+        latency_ms: Delay of every answer.
         ip_limit: Requests in 5 s before a client is banned.
-        range_policy: Which rows come when a range holds more than `limit`.
-        stream: How long things take on the stream; None for the usual.
-        stream_faults: What goes wrong on the stream.
-        timer: What the limits go by, seconds.
-        accounts: Who may trade here; without any there is neither an endpoint nor a stream of accounts.
+        range_policy: Which rows are returned if a range has more than `limit`.
+        stream: Delays of the stream; None for the defaults.
+        stream_faults: Fault plan of the stream.
+        timer: Monotonic clock of the rate limits, seconds.
+        accounts: Trading accounts; without any there are neither endpoints nor a stream of accounts.
         desk_rules: How orders are handled.
-        wall_clock_ms: What signatures are judged by, UTC milliseconds.
+        wall_clock_ms: Clock that the timestamps of signatures are compared with, UTC milliseconds.
 
     Raises:
         CandleError: There are no candles, or they are not on the grid of the interval.
-        ConfigError: A market or a key is there twice.
+        ConfigError: A market or a key is given twice.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Address of its REST API."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
@@ -172,19 +172,19 @@ class Sandbox:
 
     @property
     def stream_url(self) -> str:
-        """Where the stream listens; a client appends /v5/public/<category>."""
+        """Address of its stream, to which a client appends /v5/public/<category>."""
         return f"ws://127.0.0.1:{self._port}"
 
     def account(self, key: str) -> Account:
-        """Return an account as it is now: a copy, with which nothing happens."""
+        """Return a copy of an account as it is now."""
         return self._desk.snapshot(key)
 
     def outside(self, key: str) -> Outside:
-        """Return what can happen to an account without its client."""
+        """Return the controls for events of an account that its client does not cause."""
         return Outside(self._desk, key)
 
     def cut_private_stream(self) -> None:
-        """End every connection of the private stream, and refuse new ones; what happens meanwhile, nobody is told."""
+        """End every connection of the private stream, and refuse new ones; events meanwhile are not sent."""
         self._private.cut()
 
     def restore_private_stream(self) -> None:
@@ -192,40 +192,40 @@ class Sandbox:
         self._private.restore()
 
     def play(self, bars: int | None = None, *, bar_every_s: float = 0.005) -> Future[int]:
-        """Let the next bars close one after the other, in data time; returns at once.
+        """Close the next bars one after the other, in data time; returns at once.
 
-        A bar is one of the shortest interval among the markets. The clock waits for every subscriber of the stream to
-        take what it was sent, so that none falls behind by more than a bar, and it stops at the end of the replay.
+        A bar is one of the shortest interval among the markets. The clock waits until every subscriber of the stream
+        has received everything, so that none falls behind by more than a bar; it stops at the end of the replay.
 
         Args:
-            bars: Most bars to close; None for all there are.
-            bar_every_s: Real seconds a bar, at least.
+            bars: Most bars to close; None for all.
+            bar_every_s: Least real seconds per bar.
 
         Returns:
-            How many bars have closed, when they have; cancel it to stop the clock.
+            A future of the number of bars closed; cancel it to stop the clock.
         """
         loop, hub = self._open()
         playing = play(self.listings.values(), self.clock, hub, bars, bar_every_s)
         return asyncio.run_coroutine_threadsafe(playing, loop)
 
     def keep_time(self, wall_clock_ms: Callable[[], int] = _wall_clock_ms) -> Future[None]:
-        """Let data time be real time from now on, as clients expect it that go by their own clock; returns at once.
+        """Keep data time equal to real time from now on, for clients that use their own clock; returns at once.
 
         Args:
-            wall_clock_ms: What the time is, UTC milliseconds; data time never runs back to it.
+            wall_clock_ms: Returns the real time, UTC milliseconds; data time never goes back to it.
 
         Returns:
-            What is done when the last candle has closed; cancel it to stop the clock.
+            A future that is done when the last candle has closed; cancel it to stop the clock.
         """
         loop, _ = self._open()
         keeping = keep_time(self.listings.values(), self.clock, wall_clock_ms)
         return asyncio.run_coroutine_threadsafe(keeping, loop)
 
     def wait_for_subscribers(self, *topics: str, timeout_s: float = 30.0) -> None:
-        """Return when each of these topics has a subscriber, of the public stream or of the private one.
+        """Wait until each of these topics has a subscriber, on the public or the private stream.
 
         Raises:
-            TimeoutError: One has none in real time.
+            TimeoutError: A topic has no subscriber in time.
         """
         loop, hub = self._open()
         private = PRIVATE_TOPICS.intersection(topics)

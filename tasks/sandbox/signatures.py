@@ -1,6 +1,6 @@
-"""Who may ask what: keys, signatures, the time window, permissions, and limits per key and endpoint.
+"""Authentication of requests: keys, signatures, the time window, permissions, and limits per key and endpoint.
 
-The window goes by this machine's clock and not by the exchange's, since clients sign with their own.
+The time window uses this machine's clock instead of the exchange's, since clients sign with real time.
 Documented at https://bybit-exchange.github.io/docs/v5/guide and .../docs/v5/rate-limit.
 """
 
@@ -23,11 +23,11 @@ _MOST_WINDOW_MS = 60_000
 
 @dataclass(frozen=True, kw_only=True)
 class Signed:
-    """A request as it was signed.
+    """The signed parts of a request.
 
     Attributes:
-        headers: Its own, names in any case.
-        payload: The query string or the body, as it came over the wire.
+        headers: Its headers, names in any case.
+        payload: The query string or the body, as received.
     """
 
     headers: Mapping[str, str] = field(repr=False)
@@ -35,12 +35,12 @@ class Signed:
 
 
 class Door:
-    """Lets requests in.
+    """Checks requests before they are answered.
 
     Args:
         specs: The accounts.
         wall_clock_ms: This machine's clock, UTC milliseconds.
-        timer: What the limits go by, seconds.
+        timer: Monotonic clock of the limits, seconds.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Door:
         self._limits: dict[tuple[str, str], AddressLimit] = {}
 
     def identify(self, request: Signed) -> str:
-        """Return the key of a request that is well signed.
+        """Return the key of a request after checking its signature.
 
         Raises:
-            Refusal: It is not.
+            Refusal: The key, the signature or the timestamp is not valid.
         """
         headers = request.headers
         key, stamp, signature = (headers.get(name, "") for name in (KEY_HEADER, "X-BAPI-TIMESTAMP", "X-BAPI-SIGN"))
@@ -76,7 +76,7 @@ class Door:
         return key
 
     def identify_stream(self, key: object, expires_ms: object, signature: object) -> bool:
-        """Return whether somebody who authenticates on the private stream is who they say."""
+        """Return whether an authentication request on the private stream is valid."""
         if not (isinstance(key, str) and key in self._specs and isinstance(expires_ms, int)):
             return False
         return expires_ms > self._wall_clock_ms() and self._is_signed(
@@ -92,8 +92,8 @@ class Door:
         """Count a request, and return whether it is served and Bybit's rate-limit headers.
 
         Args:
-            key: Who asks.
-            path: What for.
+            key: API key of the request.
+            path: Its endpoint.
             limit: Requests a second.
             now_ms: The exchange's clock, UTC milliseconds.
         """

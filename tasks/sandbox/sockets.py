@@ -1,8 +1,8 @@
-"""The public stream over real sockets: connections, subscriptions, and what one client is sent, in order.
+"""The public stream over real sockets: connections, subscriptions, and the messages to each client in order.
 
-Sockets, pings and the repeats of a quiet order book run in real time; what messages say is of the exchange's clock.
-Each connection has a queue, so a slow client gets everything, in order, and late. Whoever moves the clock may wait
-until every client has taken what it was sent (`settle`): then the clock runs ahead of none, however slow it is.
+Sockets, pings and the repeats of an unchanged order book run in real time; the contents of messages are of the
+exchange's clock. Each connection has a queue, so a slow client receives everything in order, but late. `settle` waits
+until a client has received everything, so that the clock does not run ahead of slow clients.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _ARGS_LENGTH = 21_000  # characters of all topics of one connection, likewise
 
 @dataclass(frozen=True, kw_only=True)
 class StreamTiming:
-    """How long things take on the stream, real seconds.
+    """Delays of the stream, real seconds.
 
     Attributes:
-        delay_s: How long every message is under way.
-        ack_s: How long a request takes to be answered; pybit loses answers that come at once.
-        repeat_s: After how long an order book that has not changed is sent again.
-        stall_s: How long a played clock waits for a client that does not take what it was sent, which is then cut off,
-            or that has lost its connection by a fault.
+        delay_s: Delay of every message.
+        ack_s: Delay of the answer to a request; pybit loses answers that come immediately.
+        repeat_s: Time after which an unchanged order book is sent again.
+        stall_s: Longest time for which a played clock waits for a client that does not receive its messages, which is
+            then cut off, or that has lost its connection by a fault.
     """
 
     delay_s: float = 0.0
@@ -46,7 +46,7 @@ class StreamTiming:
 
 
 class Centre(Protocol):
-    """What a connection asks of the stream, and tells it."""
+    """The interface of the hub to a connection."""
 
     listings: Mapping[tuple[str, str], Listing]
     clock: VirtualClock
@@ -54,22 +54,22 @@ class Centre(Protocol):
     plan: FollowedPlan
 
     def publish(self) -> None:
-        """Tell every subscriber what has happened since the last call."""
+        """Send all events since the last call to every subscriber."""
 
     def tell_subscribed(self) -> None:
-        """Note that there are new subscriptions."""
+        """Record that there are new subscriptions."""
 
     def miss(self, connection: Connection, until_ms: int, *, refuse: bool = False) -> None:
-        """Note that a client has lost its connection, and until when nobody may connect."""
+        """Record that a client has lost its connection, and until when connections are refused."""
 
 
 class Connection:
     """One client of the stream.
 
     Attributes:
-        category: Of the markets that it may hear of.
-        number: Counts the connections of a sandbox.
-        topics: What it has subscribed to.
+        category: Category of the markets that it can subscribe to.
+        number: Number of the connection within the sandbox.
+        topics: Its subscribed topics.
         socket: Its socket.
     """
 
@@ -94,7 +94,7 @@ class Connection:
 
     @property
     def heard(self) -> Iterable[str]:
-        """The topics of which messages arrive."""
+        """The topics whose messages arrive."""
         return () if self._mute else self.topics.keys()
 
     async def run(self) -> None:
@@ -122,13 +122,13 @@ class Connection:
                 self._taken(name)
 
     def push(self, topic: Topic, message: Message, text: str, time_ms: int) -> None:
-        """Send a message of a topic, after everything before it, or what the fault plan makes of it.
+        """Send a message of a topic in order, or what the fault plan replaces it by.
 
         Args:
-            topic: Of what.
-            message: What is said.
+            topic: Its topic.
+            message: The message.
             text: The same as JSON.
-            time_ms: When it happened, UTC milliseconds of the exchange's clock.
+            time_ms: Time of the event, UTC milliseconds of the exchange's clock.
         """
         if self._mute:
             return
@@ -151,9 +151,9 @@ class Connection:
             self._centre.miss(self, until_ms, refuse=spoilt.refuse)
 
     async def settle(self) -> None:
-        """Return when the client has taken everything, or cut it off.
+        """Wait until the client has received everything, or cut it off.
 
-        A ping frame goes after the last message: a client answers it when it has handled what came before.
+        A ping frame is sent after the last message; a client answers it after it has received all messages before.
         """
         if not self._owes or self._mute or self._ended:
             return
@@ -275,7 +275,7 @@ class Connection:
         self._outbox.answer(json.dumps(reply))
 
     def _repeat(self, topic: Topic) -> None:
-        """Send a book again that has not changed for a while."""
+        """Send an order book again that has not changed for a while."""
         if self.topics.get(topic.text) is not topic or self.socket.closed or self._mute:
             return
         quiet_s = self._loop.time() - self._pushed_at.get(topic.text, 0.0)

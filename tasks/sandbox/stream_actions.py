@@ -1,7 +1,6 @@
-"""The things that go wrong on the public stream, each as a `StreamAction` for a plan (`stream_faults.py`).
+"""Faults of the public stream, each as a `StreamAction` for a plan (`stream_faults.py`).
 
-Where an action takes `bars`, so many are lost: the addressed one and those that close after it, before the client can
-come back.
+If an action has `bars`, that many bars are lost before the client can reconnect: the addressed one and those after it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def abort(bars: int = 1) -> StreamAction:
 
 
 def outage(bars: int) -> StreamAction:
-    """Abort the connection and refuse at least one attempt to come back."""
+    """Abort the connection and refuse at least one attempt to reconnect."""
 
     def spoil(delivery: Delivery) -> None:
         delivery.items, delivery.cost_bars, delivery.refuse = [Abort()], bars, True
@@ -93,7 +92,7 @@ def confirm_missing() -> StreamAction:
 
 
 def other_close(add: str) -> StreamAction:
-    """Confirm a bar whose close is `add` away from what REST says, high and low moved where they must."""
+    """Confirm a bar whose close differs by `add` from that of REST, with high and low adjusted if needed."""
 
     def spoil(delivery: Delivery) -> None:
         other = copy.deepcopy(delivery.message)
@@ -113,7 +112,7 @@ def bad_json() -> StreamAction:
 
 
 def unknown_topic(topic: str = "kline.5.NOBODYASKED") -> StreamAction:
-    """Send a message of a topic that nobody subscribed to before the right one."""
+    """Send a message of a topic that was not subscribed before the right one."""
     return _before(f"topic {topic}", lambda delivery: _text(delivery.message | {"topic": topic}))
 
 
@@ -123,7 +122,7 @@ def other_text(text: str) -> StreamAction:
 
 
 def burst(count: int = 20_000) -> StreamAction:
-    """Send a message so many times, as in a wild market; a confirmed bar is told so often as forming first."""
+    """Send a message many times, as in a volatile market; a confirmed bar is sent that often as forming first."""
 
     def spoil(delivery: Delivery) -> None:
         wild = copy.deepcopy(delivery.message)
@@ -145,7 +144,7 @@ def fragmented(count: int = 3) -> StreamAction:
 
 
 def clock_jump(ms: int) -> StreamAction:
-    """Let the time that the exchange tells jump when the bar closes; for `AtBar` alone."""
+    """Let the time that the exchange reports jump when the bar closes; for `AtBar` only."""
     return StreamAction(f"clock jumps {ms} ms", clock_jump_ms=ms)
 
 

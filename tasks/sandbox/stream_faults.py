@@ -1,17 +1,17 @@
-"""What goes wrong on the public stream, as a plan that the sandbox follows.
+"""Fault plans of the public stream.
 
-A plan says when something happens and what (`stream_actions.py` holds what). There are four whens:
+A plan consists of actions (`stream_actions.py`) and the times at which they happen. There are four kinds of times:
 
     AtBar(5, ...)           the message that confirms a bar. Bars are counted from the one that is forming when the plan
-                            begins, 0, in the shortest interval of the sandbox's markets; they pass, heard or not.
-    AtMessage(40, ...)      a message, counted from 0 over all connections. Repeats of a quiet order book, which come in
-                            real time, do not count.
+                            begins, 0, in the shortest interval of the sandbox's markets, also without subscribers.
+    AtMessage(40, ...)      a message, counted from 0 over all connections. Repeats of an unchanged order book, which
+                            come in real time, do not count.
     AtHandshake(1, ...)     an attempt to connect, counted from 0.
     AtSubscription(0, ...)  a request to subscribe, counted from 0.
 
-What ends or mutes a connection would cost the client as many bars as close until it is back, which is a matter of real
-time. So a played clock (`Sandbox.play`) lets a given number of bars close, during which nobody can connect (HTTP 503),
-and then waits until the client hears its topics again: it has missed that many bars and no other.
+An action that ends or mutes a connection would cost the client all bars until it has reconnected, which depends on real
+time. So a played clock (`Sandbox.play`) closes a given number of bars, during which connections are refused (HTTP 503),
+and then waits until the client receives its topics again: it has missed exactly that many bars.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Close:
 
 @dataclass(frozen=True)
 class Abort:
-    """The connection ends without a word."""
+    """The connection ends without a close frame."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class Delivery:
     """A message on its way to one client.
 
     Attributes:
-        message: What was to be sent.
+        message: The original message.
         text: The same as JSON.
-        items: What is sent instead, in order.
-        later: Sent after the next bar of the same topic is confirmed.
-        mute: Nothing more is sent on this connection but answers and pongs.
-        deaf: Pings on this connection are not answered any more.
-        cost_bars: The client has to come back on a new connection, and can when this many bars have closed, the one
-            that is confirmed now included; then the clock waits for it. 0 where the connection holds.
-        refuse: At least one attempt to come back is refused, with HTTP 503.
+        items: Items to send instead, in order.
+        later: Items to send after the next bar of the same topic is confirmed.
+        mute: Only answers and pongs are sent on this connection from now on.
+        deaf: Pings on this connection are no longer answered.
+        cost_bars: Bars that close before the client can reconnect, the one confirmed now included; then the clock
+            waits for it. 0 if the connection stays.
+        refuse: At least one attempt to reconnect is refused with HTTP 503.
     """
 
     message: Message
@@ -86,12 +86,12 @@ class Delivery:
 
 @dataclass(frozen=True)
 class StreamAction:
-    """What happens to a message or to the connection that it is sent on.
+    """A fault of a message or of its connection.
 
     Attributes:
-        name: For reading a plan.
+        name: Name for readers of a plan.
         spoil: Changes the delivery in place.
-        clock_jump_ms: How far the time that the exchange tells jumps; data time goes on as it was.
+        clock_jump_ms: Jump of the time that the exchange reports; data time is not changed.
     """
 
     name: str
@@ -101,7 +101,7 @@ class StreamAction:
 
 @dataclass(frozen=True)
 class AtBar:
-    """An action when a bar is confirmed; `topic` means one topic alone, such as kline.5.BTCUSDT."""
+    """An action when a bar is confirmed; with `topic`, such as kline.5.BTCUSDT, only for this topic."""
 
     bar: int
     action: StreamAction
@@ -110,7 +110,7 @@ class AtBar:
 
 @dataclass(frozen=True)
 class AtMessage:
-    """An action at the n-th message; `topic` counts and means one topic alone."""
+    """An action at the n-th message; with `topic`, only messages of this topic count."""
 
     message: int
     action: StreamAction
@@ -128,7 +128,7 @@ class AtHandshake:
 
 @dataclass(frozen=True)
 class AtSubscription:
-    """A request to subscribe is refused, or taken but not answered if `ret_msg` is None; `times` in a row."""
+    """A request to subscribe is refused, or if `ret_msg` is None accepted without an answer; `times` in a row."""
 
     subscription: int
     ret_msg: str | None
@@ -153,12 +153,12 @@ class StreamPlan:
 
 
 class FollowedPlan:
-    """A plan being followed.
+    """State of a plan that is being followed.
 
     Args:
-        plan: What goes wrong.
+        plan: The plan.
         begin_ms: Open time of the bar that is forming, UTC milliseconds.
-        step_ms: Length of a bar.
+        step_ms: Length of a bar, milliseconds.
     """
 
     def __init__(self, plan: StreamPlan, begin_ms: int, step_ms: int) -> None:
@@ -174,11 +174,11 @@ class FollowedPlan:
         self._subscribed = 0
 
     def clock_jumps(self) -> list[tuple[int, int]]:
-        """Return when the exchange's clock jumps and how far, milliseconds."""
+        """Return the times of the jumps of the reported time, and their size, milliseconds."""
         return [(ms, fault.action.clock_jump_ms) for ms, fault in self._bars if fault.action.clock_jump_ms]
 
     def take(self, message: Message, text: str, time_ms: int) -> Delivery | None:
-        """Return what becomes of a message to one client; None if it goes out as it is."""
+        """Return the changed delivery of a message to one client; None if it is sent unchanged."""
         topic = message["topic"]
         actions: list[StreamAction] = []
         if is_confirmed(message):
@@ -195,18 +195,18 @@ class FollowedPlan:
         return delivery
 
     def handshake(self) -> int | None:
-        """Count an attempt to connect; return the HTTP status that it gets instead, if any."""
+        """Count an attempt to connect; return the HTTP status with which it is refused, if any."""
         number, self._shaken = self._shaken, self._shaken + 1
         return next((f.status for f in self._handshakes if _is_turn(number, f.handshake, f.times)), None)
 
     def subscription(self) -> AtSubscription | None:
-        """Count a request to subscribe; return what befalls it, if anything."""
+        """Count a request to subscribe; return its fault, if any."""
         number, self._subscribed = self._subscribed, self._subscribed + 1
         return next((f for f in self._subscriptions if _is_turn(number, f.subscription, f.times)), None)
 
 
 def is_confirmed(message: Message) -> bool:
-    """Return whether this message says that a bar has closed."""
+    """Return whether this message confirms a closed bar."""
     return str(message["topic"]).startswith("kline.") and bool(message["data"][0]["confirm"])
 
 

@@ -1,9 +1,8 @@
-"""What happens inside a candle: its trades, in the order that makes that candle and no other.
+"""Simulated trades inside a candle, which together give exactly that candle.
 
-A candle says where its price opened, how far it went and where it closed, not when. The sandbox lets it trade four
-times: at the open when the bar opens, at the nearer and the farther extreme, at the close three quarters through. Every
-answer and every message of the sandbox is made of these trades, so that stream and REST agree at any time of the clock,
-and a bar's open is known as soon as the bar has opened while its other prices are not.
+The sandbox simulates four trades per bar: at the open price when the bar opens, at the nearer and then the farther
+extreme, and at the close price after three quarters of the bar. Every answer and message of the sandbox is derived from
+these trades, so stream and REST agree at any time of the clock, and at a bar's open only its open price is known.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from storage.schema import Candles
 Side = Literal["Buy", "Sell"]
 
 TICKS = 4
-"""Trades in a bar; the i-th comes i quarters of the bar after its open."""
+"""Trades per bar; the i-th is i quarters of the bar after its open."""
 
 _SHARES = (0.4, 0.25, 0.25, 0.1)  # of the bar's volume: most of it at the open, where a market order would trade
 
@@ -27,12 +26,12 @@ class Tick:
     """One trade.
 
     Attributes:
-        ordinal: Which trade of the replay it is, from 0: TICKS a bar.
+        ordinal: Number of the trade within the replay, from 0; TICKS per bar.
         time_ms: UTC milliseconds.
         price: Quote currency per coin.
-        size: Base currency; 0 where the bar's volume does not reach this far.
+        size: Base currency; 0 if the bar's volume is too small for four trades.
         side: Of the taker.
-        turnover: Quote currency; NaN where the bar's is unknown.
+        turnover: Quote currency; NaN if the bar's turnover is unknown.
     """
 
     ordinal: int
@@ -47,10 +46,10 @@ def bar_ticks(candles: Candles, row: int, step_ms: int, qty_step: float) -> list
     """Return the trades of one bar, oldest first; their sizes add up to its volume.
 
     Args:
-        candles: The replay.
-        row: Which bar.
-        step_ms: Length of a bar.
-        qty_step: Sizes are multiples of it, but for what rounding leaves to the last.
+        candles: The replayed candles.
+        row: Number of the bar.
+        step_ms: Length of a bar, milliseconds.
+        qty_step: Sizes are multiples of it, except that of the last trade, which gets the remainder.
     """
     first, high, low, last = (float(getattr(candles, name)[row]) for name in ("open", "high", "low", "close"))
     volume, turnover = float(candles.volume[row]), float(candles.turnover[row])

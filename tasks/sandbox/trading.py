@@ -1,7 +1,7 @@
-"""Bybit's endpoints of orders, positions and accounts. No HTTP here: a question is a path and parameters.
+"""Bybit's endpoints of orders, positions and accounts. No HTTP here: a request is a path and parameters.
 
-Parameters are text, as in a query; a body's true and false too. Lists come newest first, in pages that a cursor joins.
-Documented at https://bybit-exchange.github.io/docs/v5/order/create-order, its neighbours, and those of
+Parameters are text, as in a query, including a body's true and false. Lists are newest first, in pages with a cursor.
+Documented at https://bybit-exchange.github.io/docs/v5/order/create-order and the pages next to it, and at
 .../docs/v5/position and .../docs/v5/account.
 """
 
@@ -38,12 +38,12 @@ class _Endpoint:
 
 
 class Trading:
-    """What a key may ask.
+    """The endpoints that need an API key.
 
     Args:
-        desk: Who answers.
-        door: Who lets in.
-        told_ms: The time that the exchange tells, UTC milliseconds.
+        desk: The order desk.
+        door: Checks authentication.
+        told_ms: Returns the time that the exchange reports, UTC milliseconds.
     """
 
     def __init__(self, desk: Desk, door: Door, told_ms: Callable[[], int]) -> None:
@@ -67,7 +67,7 @@ class Trading:
         }
 
     def knows(self, method: str, path: str) -> bool:
-        """Return whether there is such an endpoint: none without accounts."""
+        """Return whether the endpoint exists; there are none without accounts."""
         return bool(self._desk.accounts) and (method, path) in self._endpoints
 
     def answer(
@@ -77,10 +77,10 @@ class Trading:
 
         Args:
             method: GET or POST.
-            path: Of an endpoint that is known.
-            params: What is asked.
-            signed: Who asks.
-            twist: What becomes of the order that is made.
+            path: Of an existing endpoint.
+            params: Its parameters.
+            signed: The signed parts of the request.
+            twist: Fault in the handling of the order that the request places.
         """
         headers: dict[str, str] = {}
 
@@ -248,7 +248,7 @@ class Trading:
         }
 
     def _some(self, orders: Iterable[Order], params: Params, *, needs_market: bool = True) -> list[Order]:
-        """Return the orders that are asked for by id, symbol or coin."""
+        """Return the orders that the parameters select by id, symbol or coin."""
         if params.get("category") != "linear":
             raise Refusal(BAD_PARAMETER, "the sandbox takes orders of linear markets alone")
         symbol, base, settle = (params.get(name) for name in ("symbol", "baseCoin", "settleCoin"))
@@ -266,7 +266,7 @@ class Trading:
         ]
 
     def _window(self, params: Params) -> tuple[int, int]:
-        """Return the time that is asked for, 7 days at most: the last ones unless said otherwise."""
+        """Return the requested time range, at most 7 days; by default the last 7 days."""
         since_ms, until_ms = integer(params, "startTime"), integer(params, "endTime")
         if since_ms is None:
             until_ms = self._desk.market.now_ms if until_ms is None else until_ms
@@ -279,7 +279,7 @@ class Trading:
 
 
 def body_params(body: bytes) -> dict[str, str]:
-    """Return a JSON body as text parameters: none if it is no object, and no number where Bybit wants a string."""
+    """Return a JSON body as text parameters; empty if it is not an object, and without numbers given for strings."""
     try:
         given: Any = parse_json(body)
     except ValueError:
@@ -301,7 +301,7 @@ def _named(order: Order) -> Result:
 
 
 def _page(rows: list[tuple[int, Fields]], params: Params, default: int, most: int) -> Result:
-    """Return the newest rows before the cursor, and the cursor of the next page, which goes back as it is."""
+    """Return the newest rows before the cursor, and the cursor of the next page, which the client sends back."""
     limit, cursor = row_limit(params, default, most), params.get("cursor", "")
     before = None
     if cursor:

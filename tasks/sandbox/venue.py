@@ -1,6 +1,6 @@
-"""The sandbox's state and Bybit's rules for reading it. No HTTP here: a question is a path and parameters.
+"""Bybit's market endpoints on the replayed markets. No HTTP here: a request is a path and parameters.
 
-What is documented of the endpoints: https://bybit-exchange.github.io/docs/v5/market/kline and its neighbours.
+Documented at https://bybit-exchange.github.io/docs/v5/market/kline and the pages next to it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Venue:
 
     Args:
         listings: The markets, by category and symbol.
-        clock: The exchange's time.
-        range_policy: Which rows come when a range holds more than `limit`.
+        clock: The exchange's clock.
+        range_policy: Which rows are returned if a range has more than `limit`.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Venue:
         }
 
     def knows(self, path: str) -> bool:
-        """Return whether there is such an endpoint."""
+        """Return whether the endpoint exists."""
         return path in self._endpoints
 
     def answer(self, path: str, params: Params) -> Result:
-        """Return the envelope that answers a question; parameters that the endpoint does not know are ignored."""
+        """Return the envelope that answers a request; unknown parameters are ignored."""
         return envelope(self.clock.told_ms(), lambda: self._endpoints[path](params))
 
     def _time(self, params: Params) -> Result:
@@ -181,7 +181,7 @@ class Venue:
         return {"category": category, "list": tiers, "nextPageCursor": ""}
 
     def _listing(self, params: Params, default_category: str = "") -> Listing:
-        """Return the market that is asked for."""
+        """Return the market that the parameters name."""
         category, symbol = params.get("category", default_category), params.get("symbol", "")
         if category not in CATEGORIES:
             raise Refusal(BAD_PARAMETER, "Category is invalid")
@@ -190,7 +190,7 @@ class Venue:
         return self._listings[category, symbol]
 
     def _some(self, params: Params) -> tuple[str, list[Listing]]:
-        """Return the category that is asked for and its markets, or the one that is named."""
+        """Return the requested category and its markets, or only the market that is named."""
         if "symbol" in params:
             return params.get("category", ""), [self._listing(params)]
         category = params.get("category", "")
@@ -200,7 +200,7 @@ class Venue:
 
 
 def envelope(time_ms: int, ask: Callable[[], Result]) -> Result:
-    """Return what `ask` returns, or its refusal, as Bybit answers it at a time of its clock."""
+    """Return Bybit's envelope with the result of `ask`, or with its refusal, at a time of the exchange's clock."""
     code, message, result = 0, "OK", {}
     try:
         result = ask()
@@ -244,7 +244,7 @@ def _describe(instrument: Instrument) -> Result:
 
 
 def integer(params: Params, name: str) -> int | None:
-    """Return a parameter that is a whole number, None where it is absent."""
+    """Return an integer parameter; None if it is absent."""
     text = params.get(name)
     if text is None:
         return None
@@ -254,7 +254,7 @@ def integer(params: Params, name: str) -> int | None:
 
 
 def row_limit(params: Params, default: int, most: int) -> int:
-    """Return how many rows are asked for."""
+    """Return the requested number of rows."""
     limit = integer(params, "limit")
     if limit is None:
         return default
