@@ -111,7 +111,7 @@ def test_signals_are_lines_of_json_and_nothing_is_filled(version, home, capsys):
     for line in lines:
         assert list(line) == [
             "time", "market", "version", "direction", "confidence", "probabilities", "expected_return",
-            "foreseen_volatility", "foreseen_volatility_24h", "share", "target", "reason",
+            "foreseen_volatility", "foreseen_volatility_24h", "share", "daily_limit", "target", "reason",
         ]  # fmt: skip
         assert line["version"] == version.version
         assert line["direction"] == {-1: "short", 0: "flat", 1: "long"}[line["target"]]
