@@ -63,7 +63,7 @@ clients: $(VENV)/installed-test
 # sent twice or the books differ. The random sequences that the suite has too are left out: there are 1,000 in tests/orders.
 orders: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
-	@DSC_ORDERS_JSON="$(DSC_HOME)/orders.json" $(BIN)/python -m pytest tests/orders tests/execution/test_orders.py tests/execution/test_risk.py \
+	@DSC_ORDERS_JSON="$(DSC_HOME)/orders.json" $(BIN)/python -m pytest tests/orders tests/execution/test_orders.py tests/execution/test_limits.py \
 		--deselect tests/execution/test_orders.py::TestExchange -p no:randomly -n 3 -q $(ARGS)
 
 # Hostile inputs of every kind (files, archives, answers, messages, stores), 9,500 of them, on loopback alone: a few

@@ -23,7 +23,7 @@ from storage.settings import Settings
 from tasks.live.gates import Denied, key_of
 from tasks.live.halting import close_all, latch_all
 from tasks.live.halts import Halts
-from tasks.live.orders import account_of
+from tasks.live.order_gateway import account_of
 
 app = cyclopts.App(name="python -m flows.halt", version_flags=(), help_format="plaintext", result_action="return_value")
 

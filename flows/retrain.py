@@ -20,9 +20,9 @@ from tasks.evaluation import (
     backtest_folds,
     check_leaks,
     compare_baselines,
-    foresee_risk,
-    foresee_strangers_risk,
     measure_latency,
+    rate_held_out_volatility,
+    rate_vol_forecasts,
 )
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import distinct
@@ -33,7 +33,7 @@ from tasks.publishing import (
     asks_for_second_seed,
     judge_listed,
     judge_version,
-    markets_to_ask,
+    markets_to_hold_out,
     promote_or_keep,
     publish_version,
 )
@@ -43,7 +43,7 @@ from tasks.runs.display import parts_of, plan, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.runs.memory import give_back_large_blocks
 from tasks.strategy.findings import StepKeys
-from tasks.strategy.leave_one_out import Stranger
+from tasks.strategy.leave_one_out import HeldOutMarket
 from tasks.strategy.recipe import Recipe
 from tasks.training import fold_count, prepare_fold, train_baselines, train_fold, train_twin
 
@@ -140,12 +140,12 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
     return starts, models, rivals
 
 
-def judged_by_strangers(
-    data: DatasetRef, recipe: Recipe, keys: StepKeys, to_ask: Sequence[Stranger]
+def judged_on_held_out(
+    data: DatasetRef, recipe: Recipe, keys: StepKeys, to_ask: Sequence[HeldOutMarket]
 ) -> tuple[str, StepKeys]:
     """Return the key of the judgement on a new listing, by networks of the pool that did not see the market they judge.
 
-    And with it what the steps found, the record of risk with what these networks foresaw of it.
+    And with it what the steps found, the volatility record with what these networks forecast of it.
 
     They are trained once for a pool, by whichever listing asks first.
 
@@ -153,10 +153,10 @@ def judged_by_strangers(
         data: The listing's dataset.
         recipe: With its pool.
         keys: Of what the steps found.
-        to_ask: Whom, from `markets_to_ask`.
+        to_ask: Whom, from `markets_to_hold_out`.
     """
 
-    def trained_strangers(what: str, *, second: bool) -> list[Stranger]:
+    def trained_held_out(what: str, *, second: bool) -> list[HeldOutMarket]:
         asked = []
         for number in parts_of("judge", len(to_ask), what):
             one = to_ask[number]
@@ -166,11 +166,11 @@ def judged_by_strangers(
             asked.append(replace(own, fold=train_fold(one.data, own.recipe, newest, start)))
         return asked
 
-    asked = trained_strangers("never seen,", second=False)
-    keys = replace(keys, risk=foresee_strangers_risk(keys.risk, asked))
+    asked = trained_held_out("never seen,", second=False)
+    keys = replace(keys, risk=rate_held_out_volatility(keys.risk, asked))
     judgement = judge_listed(data, recipe, keys, asked)
     if asks_for_second_seed(judgement):
-        judgement = judge_listed(data, recipe, keys, asked, trained_strangers("second seed,", second=True))
+        judgement = judge_listed(data, recipe, keys, asked, trained_held_out("second seed,", second=True))
     return judgement, keys
 
 
@@ -195,12 +195,12 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, q
     leaks = check_leaks(data, recipe, models[-1])
     stage("backtest")
     backtest = backtest_folds(data, bars, recipe, models, exchange.origin)
-    contest = compare_baselines(data, recipe, backtest, rivals)
-    risk = foresee_risk(data, recipe, models)
+    comparison = compare_baselines(data, recipe, backtest, rivals)
+    risk = rate_vol_forecasts(data, recipe, models)
     stage("judge")
-    keys = StepKeys(evaluation=backtest, speed=latency, leaks=leaks, contest=contest, risk=risk)
-    if to_ask := markets_to_ask(data, recipe):
-        judgement, keys = judged_by_strangers(data, recipe, keys, to_ask)
+    keys = StepKeys(evaluation=backtest, speed=latency, leaks=leaks, comparison=comparison, risk=risk)
+    if to_ask := markets_to_hold_out(data, recipe):
+        judgement, keys = judged_on_held_out(data, recipe, keys, to_ask)
     else:
         judgement = judge_version(data, recipe, keys)
         if asks_for_second_seed(judgement):

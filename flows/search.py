@@ -13,7 +13,7 @@ from tasks.data import build_dataset
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
-from tasks.search import rank_networks, try_network
+from tasks.network_search import rank_networks, try_network
 from tasks.strategy.candidates import SearchSpace
 from tasks.strategy.recipe import Recipe
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from storage.commit import SPAN, Page, WindowReport, commit, require_storable, series_of
+from storage.commit import SPAN, CheckedWindow, WindowReport, commit, require_storable, series_of
 from storage.database import Database, transaction
 from storage.schema import (
     CANDLE_COLUMNS,
@@ -91,7 +91,7 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class FlowRun:
     """One run of a flow; `ended_ms` is None while it runs, and stays None if it was killed.
 
     Attributes:
@@ -132,10 +132,12 @@ class CandleStore:
         now_ms: int,
     ) -> WindowReport:
         """Store one window; see `commit_windows`."""
-        page = Page(window=window, candles=candles, rejected=rejected)
+        page = CheckedWindow(window=window, candles=candles, rejected=rejected)
         return self.commit_windows(source, market, [page], now_ms)[0]
 
-    def commit_windows(self, source: Source, market: Market, pages: Sequence[Page], now_ms: int) -> list[WindowReport]:
+    def commit_windows(
+        self, source: Source, market: Market, pages: Sequence[CheckedWindow], now_ms: int
+    ) -> list[WindowReport]:
         """Store windows, each in a transaction of its own; storing the same again changes nothing.
 
         New values replace those of a stored candle; a gap that is now filled is removed. Bars that have not closed at
@@ -316,7 +318,7 @@ class CandleStore:
         if not changed:
             raise StoreError(f"a run must be started before it can finish, {run_id!r} was not")
 
-    def latest_runs(self) -> list[Run]:
+    def latest_runs(self) -> list[FlowRun]:
         """Return the latest run of each source and market, newest first."""
         columns = "run_id, kind, source, market, epoch_ms(started_at), epoch_ms(ended_at), status"
         names = ("run_id", "kind", "source", "market", "started_ms", "ended_ms", "status")
@@ -327,7 +329,7 @@ class CandleStore:
         """
         with self._database.reading() as con:
             rows = con.execute(statement).fetchall()
-        return [Run(**dict(zip(names, row, strict=True))) for row in rows]
+        return [FlowRun(**dict(zip(names, row, strict=True))) for row in rows]
 
 
 def _span_of(source: Source, market: Market, first_ms: int | None, last_ms: int | None) -> dict[str, Any]:

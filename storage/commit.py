@@ -71,7 +71,7 @@ _NOTE_GAPS = f"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Page:
+class CheckedWindow:
     """The fetched rows of one window, checked.
 
     Attributes:
@@ -116,7 +116,9 @@ def series_of(source: Source, market: Market) -> dict[str, Any]:
     }
 
 
-def commit(con: duckdb.DuckDBPyConnection, source: Source, market: Market, page: Page, now_ms: int) -> WindowReport:
+def commit(
+    con: duckdb.DuckDBPyConnection, source: Source, market: Market, page: CheckedWindow, now_ms: int
+) -> WindowReport:
     """Write a window inside the transaction of `con`; arguments as in `CandleStore.commit_windows`."""
     series, window, candles, rejected = series_of(source, market), page.window, page.candles, page.rejected
     span = series | {"first_ms": window.first_ms, "last_ms": window.last_ms}
@@ -152,7 +154,7 @@ def commit(con: duckdb.DuckDBPyConnection, source: Source, market: Market, page:
     )
 
 
-def require_storable(page: Page, market: Market, now_ms: int) -> None:
+def require_storable(page: CheckedWindow, market: Market, now_ms: int) -> None:
     """Refuse candles that `split_candles` would have rejected; this is the last check before they are stored.
 
     Raises:

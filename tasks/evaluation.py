@@ -18,18 +18,23 @@ from tasks.ingestion.bar_range import BarRange
 from tasks.runs.page import show_table
 from tasks.runs.progress import ProgressReport
 from tasks.strategy.backtest_record import trial_key, trial_of
-from tasks.strategy.baselines import BaselineFold, joined_baselines
-from tasks.strategy.contest import contest_files, contest_key, hold_contest, joined_forecasts
+from tasks.strategy.baseline_comparison import (
+    compare_with_baselines,
+    comparison_files,
+    comparison_key,
+    joined_forecasts,
+)
+from tasks.strategy.baseline_folds import BaselineFold, joined_baselines
 from tasks.strategy.folds import FoldResult
+from tasks.strategy.held_out_volatility import held_out_key, with_held_out
 from tasks.strategy.leak_suite import CHECKS, LeakReport, leak_checks, leaks_key
-from tasks.strategy.leave_one_out import Stranger
+from tasks.strategy.leave_one_out import HeldOutMarket
 from tasks.strategy.out_of_sample import EvaluationInputs, judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk import NETWORK, RiskRecord, record_risk, risk_key
-from tasks.strategy.risk_of_strangers import strangers_key, with_strangers
 from tasks.strategy.risk_rivals import rivals_of_pool
 from tasks.strategy.samples import samples_of_run
 from tasks.strategy.speed import measure_speed, speed_key
+from tasks.strategy.vol_forecast import NETWORK, VolForecastRecord, record_vol_forecasts, vol_forecast_key
 
 
 @task(cache_policy=NO_CACHE, task_run_name="measure latency {data.market.symbol}")
@@ -94,38 +99,38 @@ def backtest_folds(data: DatasetRef, bars: BarRange, recipe: Recipe, folds: list
     return key
 
 
-@task(cache_policy=NO_CACHE, task_run_name="foresee risk of {data.market.symbol}")
-def foresee_risk(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
-    """Rate what the folds' models foresaw of risk beside EWMA, HAR and LightGBM, and return the key of the record."""
-    settings, key = Settings.from_environment(), risk_key(data, recipe, folds)
+@task(cache_policy=NO_CACHE, task_run_name="rate volatility forecasts of {data.market.symbol}")
+def rate_vol_forecasts(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
+    """Rate the folds' volatility forecasts beside EWMA, HAR and LightGBM, and return the record's key."""
+    settings, key = Settings.from_environment(), vol_forecast_key(data, recipe, folds)
     work, log = ResultStore(settings.work), get_run_logger()
     if work.finished(key):
-        log.info(f"risk was foreseen before key={key}")
+        log.info(f"volatility was forecast before key={key}")
         return key
     samples = samples_of_run(settings.datasets, data, recipe)
     rivals = rivals_of_pool(settings.datasets, samples, recipe) if samples.is_listing else None
-    files = record_risk(samples, recipe, judged_folds(work, samples, folds), rivals)
+    files = record_vol_forecasts(samples, recipe, judged_folds(work, samples, folds), rivals)
     work.save(key, files)
-    scores = RiskRecord.of(files).scores
-    log.info(f"risk key={key} " + (" ".join(f"{one.name!r}={one.qlike:.4f}" for one in scores) or "not foreseen"))
+    scores = VolForecastRecord.of(files).scores
+    log.info(f"risk key={key} " + (" ".join(f"{one.name!r}={one.qlike:.4f}" for one in scores) or "not forecast"))
     return key
 
 
-@task(cache_policy=NO_CACHE, task_run_name="foresee risk of markets never seen")
-def foresee_strangers_risk(risk: str, asked: Sequence[Stranger]) -> str:
-    """Put beside a listing's record of risk those of markets that networks never saw, and return the key of all.
+@task(cache_policy=NO_CACHE, task_run_name="forecast risk of markets never seen")
+def rate_held_out_volatility(risk: str, asked: Sequence[HeldOutMarket]) -> str:
+    """Put beside a listing's volatility record those of markets that networks never saw, and return the key of all.
 
     Args:
-        risk: Key of its own, from `foresee_risk`.
+        risk: Key of its own, from `rate_vol_forecasts`.
         asked: The markets, with the keys of the networks that never saw them.
     """
-    settings, key = Settings.from_environment(), strangers_key(risk, asked)
+    settings, key = Settings.from_environment(), held_out_key(risk, asked)
     work = ResultStore(settings.work)
     if not work.finished(key):
-        work.save(key, with_strangers(work, settings.datasets, work.read(risk), asked))
-    records = RiskRecord.of(work.read(key)).strangers
+        work.save(key, with_held_out(work, settings.datasets, work.read(risk), asked))
+    records = VolForecastRecord.of(work.read(key)).held_out
     r2 = " ".join(f"{symbol}={ours.log_r2:.2f}" for symbol, one in records.items() if (ours := one.named(NETWORK)))
-    get_run_logger().info(f"risk of markets that networks never saw key={key} r2 {r2 or 'not foreseen'}")
+    get_run_logger().info(f"risk of markets that networks never saw key={key} r2 {r2 or 'not forecast'}")
     return key
 
 
@@ -135,7 +140,7 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
 
     The keys are of the model's evaluation, from `backtest_folds`, and of what was fitted on each fold.
     """
-    settings, key = Settings.from_environment(), contest_key(recipe, backtest, baselines)
+    settings, key = Settings.from_environment(), comparison_key(recipe, backtest, baselines)
     work = ResultStore(settings.work)
     evaluation = load_evaluation(settings.work, settings.datasets, backtest)
     parts = [
@@ -143,8 +148,8 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
         for fold, keys in zip(evaluation.samples.folds, baselines, strict=True)
     ]
     forecasts = joined_forecasts(parts)
-    found = hold_contest(recipe, evaluation, forecasts, [dict(part.facts) for part in parts])
-    work.save(key, contest_files(found, evaluation, forecasts))
+    found = compare_with_baselines(recipe, evaluation, forecasts, [dict(part.facts) for part in parts])
+    work.save(key, comparison_files(found, evaluation, forecasts))
     best = found.better_baseline
     lead = "undefined" if best.lead is None else f"{best.lead:+.5f}"
     get_run_logger().info(

@@ -19,11 +19,11 @@ from storage.schema import FEATURES, DatasetRef, Market, PipelineError, Source, 
 from storage.settings import Settings
 from storage.whole_file import replace_file
 from tasks.champion.judgement import champion_name, count_looks, judge_challenger, judge_new_listing
-from tasks.champion.listing_verdict import FEWEST_STRANGERS
+from tasks.champion.listing_verdict import FEWEST_HELD_OUT
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Judgement
-from tasks.champion.risk_verdict import judge_risk
-from tasks.champion.versions import version_code, version_hash
+from tasks.champion.version_hash import version_code, version_hash
+from tasks.champion.vol_verdict import judge_vol_forecast
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import StoredQuality
 from tasks.live.paper_record import paper_records
@@ -38,9 +38,9 @@ from tasks.runs.alerts import raise_alert
 from tasks.runs.page import panel_link, put_table, show_result, show_table, show_verdict
 from tasks.strategy.backtest_record import backtest_files
 from tasks.strategy.findings import Findings, StepKeys
-from tasks.strategy.inputs_worth import measure_importance
+from tasks.strategy.input_importance import measure_importance
 from tasks.strategy.leak_suite import leaks_json
-from tasks.strategy.leave_one_out import Stranger, judge_strangers, strangers
+from tasks.strategy.leave_one_out import HeldOutMarket, evaluate_held_out, held_out_markets
 from tasks.strategy.out_of_sample import judged_folds
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import samples_of_run, training_end
@@ -75,8 +75,8 @@ def judge_listed(
     data: DatasetRef,
     recipe: Recipe,
     keys: StepKeys,
-    asked: Sequence[Stranger],
-    second_seed: Sequence[Stranger] = (),
+    asked: Sequence[HeldOutMarket],
+    second_seed: Sequence[HeldOutMarket] = (),
 ) -> str:
     """Judge the pool's network for a new listing by markets that such networks never saw; return the judgement's key.
 
@@ -91,15 +91,15 @@ def judge_listed(
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
     findings = Findings.load(settings.work, settings.datasets, keys)
     level = recipe.promotion.alpha(count_looks(store, recipe, findings.evaluation))
-    found = judge_strangers(work, settings.datasets, asked, level)
-    second = judge_strangers(work, settings.datasets, second_seed) if second_seed else None
+    found = evaluate_held_out(work, settings.datasets, asked, level)
+    second = evaluate_held_out(work, settings.datasets, second_seed) if second_seed else None
     judgement = judge_new_listing(store, recipe, findings, found, second)
     leads = " ".join(f"{symbol}={lead:+.5f}" for symbol, lead in found.leads.items())
     get_run_logger().info(f"markets that networks never saw: log_loss_skill {leads}")
     return _kept(work, data, judgement)
 
 
-def markets_to_ask(data: DatasetRef, recipe: Recipe) -> tuple[Stranger, ...]:
+def markets_to_hold_out(data: DatasetRef, recipe: Recipe) -> tuple[HeldOutMarket, ...]:
     """Return whom the verdict on a new listing is asked of, whose network is still to be trained.
 
     Nobody where the ordinary rule judges: a market that has bars to learn from, or a champion to beat, or a pool of too
@@ -109,8 +109,8 @@ def markets_to_ask(data: DatasetRef, recipe: Recipe) -> tuple[Stranger, ...]:
     champion = ArtifactStore(settings.models).champion(data.source, data.market.slug)
     if champion.ref is not None or not samples_of_run(settings.datasets, data, recipe).is_listing:
         return ()
-    found = strangers(settings.datasets, data, recipe)
-    return found if len(found) >= FEWEST_STRANGERS else ()
+    found = held_out_markets(settings.datasets, data, recipe)
+    return found if len(found) >= FEWEST_HELD_OUT else ()
 
 
 def _kept(work: ResultStore, data: DatasetRef, judgement: Judgement) -> str:
@@ -163,8 +163,8 @@ def publish_version(
         **training_end(evaluation.samples, recipe, evaluation.samples.fold(len(evaluation.folds) - 1)),
         class_means=tuple(fold.class_means.tolist()),
         judgement=work.load(judgement, Judgement),
-        risk=judge_risk(findings.risk, recipe.risk),
-        summary=summarise(recipe, evaluation, findings.contest, exchange.origin),
+        risk=judge_vol_forecast(findings.risk, recipe.risk),
+        summary=summarise(recipe, evaluation, findings.comparison, exchange.origin),
     )
     importance = measure_importance(recipe, evaluation)
     files = {
@@ -172,7 +172,7 @@ def publish_version(
         **onnx_graphs(recipe.network_config, load_weights(fold.weights)),
         "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
         **backtest_files(evaluation),
-        **work.read(keys.contest),
+        **work.read(keys.comparison),
         **work.read(keys.risk),
         "importance.json": canonical_json(importance),
         "latency.json": canonical_json(findings.speed),

@@ -26,12 +26,12 @@ from tasks.journal.journal_rows import Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.outcome import SessionResult, signal_line
 from tasks.live.run import SessionPlan, run_session
-from tasks.live.versions import newest_version
+from tasks.live.version_selector import newest_version
 from tasks.reporting.session_page import Shown, deciding_version, session_page
 from tasks.reporting.version_facts import VersionFacts
 from tasks.runs.alerts import raise_alert
 from tasks.runs.display import advance, say
-from tasks.runs.live_page import Page, kept_up
+from tasks.runs.live_page import LivePage, kept_up
 from tasks.runs.page import page_key, report_link
 
 
@@ -110,7 +110,7 @@ class _Pages:
         """Show that journal from now on."""
         self._journal = journal.path
 
-    def __call__(self) -> Iterator[Page]:
+    def __call__(self) -> Iterator[LivePage]:
         """Yield the pages as they are now; none before there is a journal."""
         if self._journal is None:
             return
@@ -129,7 +129,7 @@ class _Pages:
                 )
                 about = f"Session of {market} from {source}, {self._plan.mode}"
                 markdown = session_page(reader, market, self._facts(ref) if ref else None, shown)
-                yield Page(page_key("session", source, market), about, markdown)
+                yield LivePage(page_key("session", source, market), about, markdown)
 
     def _facts(self, ref: VersionRef) -> VersionFacts:
         if ref not in self._known:

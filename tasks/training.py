@@ -23,7 +23,7 @@ from tasks.network.start import Start
 from tasks.runs import cost
 from tasks.runs.display import found
 from tasks.runs.progress import ProgressReport
-from tasks.strategy import baselines, folds
+from tasks.strategy import baseline_folds, folds
 from tasks.strategy.pool import bars_for_listing, pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, fold_bars, samples_of_run
@@ -56,23 +56,25 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
     They learn from the market's own bars; of a new listing, which has none, from the pool's, as the network does.
     """
 
-    def make(progress: ProgressReport) -> baselines.BaselineFold:
-        return baselines.train_baselines(bars, recipe, progress.update)
+    def make(progress: ProgressReport) -> baseline_folds.BaselineFold:
+        return baseline_folds.train_baselines(bars, recipe, progress.update)
 
     datasets = Settings.from_environment().datasets
     samples = samples_of_run(datasets, data, recipe)
     alone = not samples.is_listing
     bars = fold_bars(samples, recipe, index) if alone else bars_for_listing(datasets, recipe, samples)
-    return _made(baselines.baselines_key(bars.digest, recipe), f"baselines of fold {index + 1}", make, is_beside=True)
+    return _made(
+        baseline_folds.baselines_key(bars.digest, recipe), f"baselines of fold {index + 1}", make, is_beside=True
+    )
 
 
 @task(cache_policy=NO_CACHE, task_run_name="train twin {index} of {data.market.symbol}")
 def train_twin(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
     """Train the network's twin on a fold, and return the key of its predictions; `start` is of `prepare_fold`."""
     work = ResultStore(Settings.from_environment().work)
-    fold = _network(data, baselines.twin_recipe(recipe), index, start, f"twin of fold {index + 1}")
-    key = baselines.twin_key(fold)
-    work.save(key, baselines.twin_fold(recipe, work.load(fold, folds.FoldResult)))
+    fold = _network(data, baseline_folds.twin_recipe(recipe), index, start, f"twin of fold {index + 1}")
+    key = baseline_folds.twin_key(fold)
+    work.save(key, baseline_folds.twin_fold(recipe, work.load(fold, folds.FoldResult)))
     return key
 
 

@@ -72,7 +72,7 @@ from tasks.runs.stale_runs import HEARTBEAT_S, ZOMBIE_S, crash_stale_runs
 
 POOL = "local"
 
-World = Literal["sandbox", "bybit"]
+DeploymentSet = Literal["sandbox", "bybit"]
 """Ends of the names of those deployments of prefect.yaml that belong to one source of candles, not to both."""
 
 MAIN_JOB = "pipeline/daily-model"
@@ -102,15 +102,15 @@ class Operation:
     def __init__(
         self,
         *,
-        exchange: World = "sandbox",
+        exchange: DeploymentSet = "sandbox",
         port: int = 4200,
         workers: int = 1,
         host: str = HOST,
         join: str = "",
         environment: dict[str, str] | None = None,
     ) -> None:
-        if exchange not in get_args(World):
-            raise ConfigError(f"exchange must be one of {' '.join(get_args(World))}, was {exchange!r}")
+        if exchange not in get_args(DeploymentSet):
+            raise ConfigError(f"exchange must be one of {' '.join(get_args(DeploymentSet))}, was {exchange!r}")
         self.url = join.removesuffix("/").removesuffix("/api") or f"http://{HOST if host == ANY_HOST else host}:{port}"
         self.api_url = f"{self.url}/api"
         self.home = keep_home_private()
@@ -124,7 +124,7 @@ class Operation:
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self._port, self._host, self._joins = port, host, bool(join)
         self._wanted = workers
-        self._world = exchange
+        self._deployment_set = exchange
         self.up_since = self._look_at = math.inf
         self._stack = contextlib.ExitStack()
 
@@ -174,8 +174,8 @@ class Operation:
             make_pool()
             end_lost_runs()
             install_alerts()
-            pause_others(self._world)
-        names = [text for name in deployment_names(self._world) for text in ("--name", name)]
+            pause_others(self._deployment_set)
+        names = [text for name in deployment_names(self._deployment_set) for text in ("--name", name)]
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
@@ -199,7 +199,7 @@ class Operation:
             yield f"reports: {self.reports_url} (user and password stand in the secret, a colon between)"
             if not ArtifactStore(Settings.from_environment().models).markets():
                 with self.connected(), get_client(sync_client=True) as client:
-                    main_job = client.read_deployment_by_name(f"{MAIN_JOB}-{self._world}")
+                    main_job = client.read_deployment_by_name(f"{MAIN_JOB}-{self._deployment_set}")
                 yield f"a first run: press Submit on {self.url}/deployments/deployment/{main_job.id}/run"
         yield "Ctrl-C stops everything"
 
@@ -282,17 +282,17 @@ def end_lost_runs() -> None:
             client.set_flow_run_state(run.id, Crashed(message="its worker stopped before the run began"), force=True)
 
 
-def deployment_names(world: World) -> tuple[str, ...]:
+def deployment_names(deployment_set: DeploymentSet) -> tuple[str, ...]:
     """Return the names of the deployments of prefect.yaml that belong to a world, or to both."""
-    others = tuple(f"-{other}" for other in get_args(World) if other != world)
+    others = tuple(f"-{other}" for other in get_args(DeploymentSet) if other != deployment_set)
     with (ROOT / "prefect.yaml").open() as file:
         names = [str(one["name"]) for one in yaml.safe_load(file)["deployments"]]
     return tuple(name for name in names if not name.endswith(others))
 
 
-def pause_others(world: World) -> None:
+def pause_others(deployment_set: DeploymentSet) -> None:
     """Pause our deployments of another world or an earlier name: what was deployed once stays on the server."""
-    wanted = deployment_names(world)
+    wanted = deployment_names(deployment_set)
     with get_client(sync_client=True) as client:
         for found in client.read_deployments():
             if (found.entrypoint or "").startswith("flows.") and found.name not in wanted:
@@ -300,7 +300,7 @@ def pause_others(world: World) -> None:
 
 
 def operate(
-    *, exchange: World = "sandbox", port: int = 4200, workers: int = 1, host: str = HOST, join: str = ""
+    *, exchange: DeploymentSet = "sandbox", port: int = 4200, workers: int = 1, host: str = HOST, join: str = ""
 ) -> None:
     """Start everything, print the address, and stop everything on Ctrl-C or SIGTERM.
 

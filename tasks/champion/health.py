@@ -9,7 +9,7 @@ from datetime import datetime
 from storage.artifacts import ArtifactStore
 from storage.authorship import Where
 from storage.bounds import Checked, NonNegativeInt, PositiveInt, Share
-from storage.candles import CandleStore, Coverage, Run
+from storage.candles import CandleStore, Coverage, FlowRun
 from storage.schema import DAY_MS, PipelineError, utc_text
 from tasks.champion.expiry import USUAL_EXPIRY, ExpiryRule
 from tasks.champion.serving import CLOCK_SLACK_MS, served_champion
@@ -102,7 +102,7 @@ def health(
     now_ms: int,
     store: CandleStore | None = None,
     datasets: Where = "",
-    run: Run | None = None,
+    run: FlowRun | None = None,
     expiry: ExpiryRule = USUAL_EXPIRY,
 ) -> MarketHealth:
     """Judge one market.
@@ -139,7 +139,7 @@ def health(
     champion, age = "unreadable", "-"
     drift = skill = "not measured: the champion can't be read"
     try:
-        champion, age, drift, skill, found = _reigning(
+        champion, age, drift, skill, found = _current_champion(
             row, models, limits, now_ms, store, datasets, expiry, moves=moves
         )
         breaches |= found
@@ -160,7 +160,7 @@ def health(
     )
 
 
-def _reigning(
+def _current_champion(
     row: Coverage,
     models: ArtifactStore,
     limits: MonitorConfig,

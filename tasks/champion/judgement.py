@@ -12,22 +12,22 @@ from storage.artifacts import ArtifactStore
 from storage.champion_log import ChampionEntry
 from storage.schema import ArtifactError, DatasetRef, FloatArray
 from storage.trials import sharpe_per_strategy
-from tasks.champion.listing_verdict import evidence_of_strangers, judge_listing
+from tasks.champion.listing_verdict import held_out_evidence, judge_listing
 from tasks.champion.looks import Looked, looked_at
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Evidence, Judgement, Numbers, judge
-from tasks.champion.risk_verdict import judge_risk
-from tasks.champion.versions import version_hash
+from tasks.champion.version_hash import version_hash
+from tasks.champion.vol_verdict import judge_vol_forecast
 from tasks.execution.backtest import Positions
 from tasks.execution.comparison import Duel, duel
-from tasks.execution.track_record import Deflation, deflate
-from tasks.market.samples import Span
+from tasks.execution.track_record import DeflatedSharpe, deflate_sharpe
+from tasks.market.walk_forward import Span
 from tasks.network.dsc import load_model
 from tasks.network.folding import load_weights
-from tasks.network.inference import foresee_series
+from tasks.network.inference import forecast_series
 from tasks.strategy.findings import Findings
 from tasks.strategy.folds import FoldResult
-from tasks.strategy.leave_one_out import StrangersVerdict
+from tasks.strategy.leave_one_out import HeldOutEvaluation
 from tasks.strategy.out_of_sample import Evaluation, Forecast, bars_of, decide_span, one_after_the_other
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import training_end
@@ -60,8 +60,8 @@ def judge_new_listing(
     store: ArtifactStore,
     recipe: Recipe,
     findings: Findings,
-    found: StrangersVerdict,
-    second: StrangersVerdict | None = None,
+    found: HeldOutEvaluation,
+    second: HeldOutEvaluation | None = None,
 ) -> Judgement:
     """Judge the pool's network for a market that has no bars to learn from, by markets that such networks never saw.
 
@@ -69,16 +69,16 @@ def judge_new_listing(
         store: Of versions and champions.
         recipe: How the pool's network was made.
         findings: What its steps found, on the market's own days.
-        found: What networks foresaw of markets that they never saw.
+        found: What networks forecast of markets that they never saw.
         second: The same with the second seed; None before it is asked for.
     """
     data = findings.evaluation.samples.dataset.ref
     entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
     own = _evidence(store, entry, looked, recipe, findings)
-    luck = _luck(looked, recipe, found.daily, found.metrics.num_trades)
-    strange = evidence_of_strangers(own, found, second, luck)
-    checks = judge_listing(strange, found, findings.evaluation.skill, recipe.promotion)
-    return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=strange.numbers)
+    luck = _deflated_sharpe(looked, recipe, found.daily, found.metrics.num_trades)
+    held_out = held_out_evidence(own, found, second, luck)
+    checks = judge_listing(held_out, found, findings.evaluation.skill, recipe.promotion)
+    return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=held_out.numbers)
 
 
 def _evidence(
@@ -95,13 +95,13 @@ def _evidence(
     hash8 = _hash8(recipe, evaluation)
     looks = looked.looks(hash8)
     fought = _duel(recipe, evaluation, store, entry, second_seed, looks)
-    best, is_sized = findings.contest.better_baseline, recipe.decision_config.sizing == "volatility"
-    risk = tuple(check.name for check in judge_risk(findings.risk, recipe.risk) if not check.passed)
+    best, is_sized = findings.comparison.better_baseline, recipe.decision_config.sizing == "volatility"
+    risk = tuple(check.name for check in judge_vol_forecast(findings.risk, recipe.risk) if not check.passed)
     numbers = Numbers(
         champion=fought.champion.metrics if fought else None,
         challenger=fought.challenger.metrics if fought else None,
         second_seed=fought.second.metrics if fought and fought.second else None,
-        luck=_luck(looked, recipe, evaluation.daily_returns, evaluation.money.model.metrics.num_trades),
+        luck=_deflated_sharpe(looked, recipe, evaluation.daily_returns, evaluation.money.model.metrics.num_trades),
     )
     return Evidence(
         champion=champion_name(entry),
@@ -130,10 +130,10 @@ def _hash8(recipe: Recipe, evaluation: Evaluation) -> str:
     return version_hash(evaluation.samples.dataset.ref, recipe, evaluation.folds[-1].weights)
 
 
-def _luck(looked: Looked, recipe: Recipe, daily: FloatArray, trades: int) -> Deflation:
+def _deflated_sharpe(looked: Looked, recipe: Recipe, daily: FloatArray, trades: int) -> DeflatedSharpe:
     """Return how (D,) daily returns stand among all that was tried on a market."""
     tried = np.array(sharpe_per_strategy(looked.trials))
-    return deflate(daily, tried, recipe.promotion.other_trials + looked.searched, trades=trades)
+    return deflate_sharpe(daily, tried, recipe.promotion.other_trials + looked.searched, trades=trades)
 
 
 def _kept(store: ArtifactStore, data: DatasetRef, hash8: str) -> str:
@@ -170,7 +170,7 @@ def _duel(
         if len(span) < _FEWEST_BARS:
             return None
         model = load_model(theirs.recipe.network_config, load_weights(artifact.files["weights.safetensors"]))
-        said = foresee_series(model, samples.dataset.features, samples.dataset.segment)
+        said = forecast_series(model, samples.dataset.features, samples.dataset.segment)
         forecast = Forecast(*said, class_means=np.array(theirs.class_means)).since(span.start)
         champion = decide_span(samples, theirs.recipe, span, forecast)
 

@@ -1,4 +1,4 @@
-"""The verdict on a market that was just listed: its pool's network is served if such networks foresee strangers.
+"""The verdict on a new listing: its pool's network is served if such networks forecast held-out markets.
 
 The conditions are the promotion rule's, asked of markets that networks never saw; what is asked of the network itself,
 speed, parity and leaks, is the version's own. Its own few days decide nothing but where they speak against it. Once it
@@ -11,26 +11,26 @@ from dataclasses import replace
 
 from storage.written import written
 from tasks.champion.promotion import Check, Evidence, checked, judge, p_text
-from tasks.champion.risk_verdict import LED
+from tasks.champion.vol_verdict import LED
 from tasks.execution.skill import Skill
-from tasks.execution.track_record import Deflation
-from tasks.strategy.leave_one_out import StrangersVerdict
+from tasks.execution.track_record import DeflatedSharpe
+from tasks.strategy.leave_one_out import HeldOutEvaluation
 from tasks.strategy.promotion_rule import PromotionRule
 
-FEWEST_STRANGERS = 3
+FEWEST_HELD_OUT = 3
 """Markets that networks never saw: of fewer nothing follows for one more."""
 
 
-def evidence_of_strangers(
-    own: Evidence, found: StrangersVerdict, second: StrangersVerdict | None, luck: Deflation
+def held_out_evidence(
+    own: Evidence, found: HeldOutEvaluation, second: HeldOutEvaluation | None, luck: DeflatedSharpe
 ) -> Evidence:
-    """Return what the promotion rule looks at with the strangers' skill and money in place of a market's own.
+    """Return what the promotion rule looks at with the held-out markets' skill and money in place of a market's own.
 
     Args:
         own: Of the version's own days.
-        found: What networks foresaw of markets that they never saw.
+        found: What networks forecast of markets that they never saw.
         second: The same with the second seed; None before it is asked for.
-        luck: How the strangers' days stand among all trials.
+        luck: How the held-out markets' days stand among all trials.
     """
     numbers = replace(
         own.numbers,
@@ -44,13 +44,13 @@ def evidence_of_strangers(
     )
 
 
-def judge_listing(strange: Evidence, found: StrangersVerdict, own: Skill, rule: PromotionRule) -> tuple[Check, ...]:
+def judge_listing(held_out: Evidence, found: HeldOutEvaluation, own: Skill, rule: PromotionRule) -> tuple[Check, ...]:
     """Return every condition, passed or failed, the second seed's last.
 
     Args:
-        strange: From `evidence_of_strangers`.
-        found: What networks foresaw of markets that they never saw.
-        own: What the network foresaw of the market's own days.
+        held_out: From `held_out_evidence`.
+        found: What networks forecast of markets that they never saw.
+        own: What the network forecast of the market's own days.
         rule: The bounds.
     """
     worst, symbol = min((lead, symbol) for symbol, lead in found.leads.items())
@@ -70,7 +70,7 @@ def judge_listing(strange: Evidence, found: StrangersVerdict, own: Skill, rule: 
             f"p <= {1 - rule.significance:g}",
         ),
     )
-    *others, last = judge(strange, rule)
+    *others, last = judge(held_out, rule)
     if last.passed is None and not all(check.passed for check in (*first, *others)):
         last = replace(last, found="not run: other conditions failed")
     return (*first, *others, last)

@@ -21,9 +21,9 @@ from storage.schema import CLASSES, ArtifactError, FloatArray, Market, VersionRe
 from storage.sealed import Document
 from storage.trials import Origin
 from tasks.champion.promotion import Check, Judgement
-from tasks.execution.contenders import Contender
+from tasks.execution.comparison_rows import ComparisonRow
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk_rule import RiskRule
+from tasks.strategy.vol_forecast_rule import VolForecastRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Summary:
     """
 
     days: float
-    lines: tuple[Contender, ...]
+    lines: tuple[ComparisonRow, ...]
     sharpe_low: float | None
     sharpe_high: float | None
     edge_bp: float | None
@@ -64,7 +64,7 @@ class Manifest:
         label_span_ms: How far that bar's label looks ahead.
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         judgement: How it compared with the champion of that moment.
-        risk: The verdict on what it foresees of risk, condition by condition.
+        risk: The verdict on what it forecasts of volatility, condition by condition.
         summary: What it came to.
     """
 
@@ -123,7 +123,8 @@ class Manifest:
 def _said_in_format_1(said: dict[str, Any]) -> dict[str, Any]:
     """Return a manifest of format 1 with what went without saying then.
 
-    Folds were cut by shares, a market learned by itself, costs were charged as they stood, and no risk was foreseen.
+    Folds were cut by shares, a market learned by itself, costs were charged as they stood, and no volatility was
+    forecast.
     """
     recipe = said.get("recipe")
     parts: dict[str, dict[str, Any]] = {"folds": {"cut": "shares"}, "network": {"risk_head": False}}
@@ -131,7 +132,7 @@ def _said_in_format_1(said: dict[str, Any]) -> dict[str, Any]:
         return said
     unforeseen = Check(name="risk is foreseen", passed=False, found="no: made before it was", wanted="a forecast")
     filled = {name: {**unsaid, **recipe[name]} for name, unsaid in parts.items()}
-    recipe = {"fees": "own", "risk": asdict(RiskRule()), "pool": [], **recipe, **filled}
+    recipe = {"fees": "own", "risk": asdict(VolForecastRule()), "pool": [], **recipe, **filled}
     return {"risk": [asdict(unforeseen)], **said, "recipe": recipe}
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from storage.written import written
 from tasks.execution.metrics import Metrics
 from tasks.execution.skill import Skill
-from tasks.execution.track_record import FEWEST_TRADES, Deflation, too_few_trades
+from tasks.execution.track_record import FEWEST_TRADES, DeflatedSharpe, too_few_trades
 from tasks.strategy.promotion_rule import PromotionRule
 
 
@@ -50,7 +50,7 @@ class Numbers:
     champion: Metrics | None
     challenger: Metrics | None
     second_seed: Metrics | None
-    luck: Deflation
+    luck: DeflatedSharpe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Evidence:
         baseline_lead: Its log-loss less the challenger's on the same labels, nat; negative where it is better.
         looks: How many versions were compared with this champion, this one included.
         leaks: Names of the leak tests that failed; None where they were not run, which does not pass.
-        risk: Names of the conditions of its verdict on risk that failed; None where nothing is sized by it.
+        risk: Names of the conditions of its verdict on volatility that failed; None where nothing is sized by it.
         kept: The same version, where an earlier judgement kept it out; else empty.
     """
 
@@ -219,7 +219,7 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
 
 
 def _sizing(evidence: Evidence) -> tuple[Check, ...]:
-    """Return what is asked of a version that sizes its positions by what it foresees of risk."""
+    """Return what is asked of a version that sizes its positions by what it forecasts of volatility."""
     if evidence.risk is None:
         return ()
     failed = f"failed: {', '.join(evidence.risk)}" if evidence.risk else "all hold"
@@ -236,7 +236,7 @@ def _second_seed(evidence: Evidence, others_hold: bool) -> Check:
     return checked(name, second.total_return > 0, found, wanted)
 
 
-def _deflated(luck: Deflation, rule: PromotionRule, trades: int) -> Check:
+def _deflated(luck: DeflatedSharpe, rule: PromotionRule, trades: int) -> Check:
     """Return whether it is more than the luckiest of all trials; to lead over a champion that bleeds is not enough."""
     missing = too_few_trades(trades) if trades < FEWEST_TRADES else "undefined"
     shown = missing if luck.deflated is None else f"{luck.deflated:.3f}"

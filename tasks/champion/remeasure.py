@@ -15,19 +15,19 @@ from storage.schema import CLASSES, ArtifactError, DatasetRef
 from storage.tables import read_columns
 from tasks.champion.manifest import Manifest
 from tasks.champion.promotion import PARITY_BOUND, Check
-from tasks.champion.risk_verdict import judge_risk
+from tasks.champion.vol_verdict import judge_vol_forecast
 from tasks.network.dsc import load_model
 from tasks.network.fit import predict_series
 from tasks.network.folding import load_weights
 from tasks.strategy.backtest_record import backtest_numbers
-from tasks.strategy.contest import hold_contest, stored_forecasts
+from tasks.strategy.baseline_comparison import compare_with_baselines, stored_forecasts
 from tasks.strategy.folds import NO_HEAD, FoldResult
 from tasks.strategy.out_of_sample import Evaluation, evaluate_folds
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk import RiskRecord, rate_again
 from tasks.strategy.samples import Samples, fold_bars, load_samples
+from tasks.strategy.vol_forecast import VolForecastRecord, rate_again
 
-_RATED_AGAIN = 3  # the first format that keeps all that a verdict on risk is made of
+_RATED_AGAIN = 3  # the first format that keeps all that a verdict on volatility is made of
 _REPEATS = 1e-9  # relative; the same arithmetic on the same numbers, whatever the machine's rounding
 
 
@@ -77,7 +77,7 @@ class Reevaluation:
 
 
 def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
-    """Predict and backtest a version's unseen bars again, rate what it foresaw of risk, and compare.
+    """Predict and backtest a version's unseen bars again, rate what it forecast of volatility, and compare.
 
     Args:
         artifact: The version.
@@ -93,7 +93,7 @@ def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
         evaluation = evaluate_folds(samples, recipe, stored_folds(artifact, samples, recipe))
         table = parse_json(artifact.files["baselines.json"])
         forecasts = stored_forecasts(artifact.files["baselines.parquet"])
-        again = hold_contest(recipe, evaluation, forecasts, table["folds"])
+        again = compare_with_baselines(recipe, evaluation, forecasts, table["folds"])
         said = dict(_leaves(parse_json(artifact.files["backtest.json"]))) | dict(
             _leaves(_by_name(table["table"]), "baselines")
         )
@@ -102,14 +102,16 @@ def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
         )
         if artifact.manifest["format"] >= _RATED_AGAIN:
             risk = rate_again(samples, recipe, evaluation.folds, artifact.files["risk.parquet"])
-            risk = replace(risk, strangers=RiskRecord.of(dict(artifact.files)).strangers)  # their networks are not kept
-            said |= _risk_leaves(parse_json(artifact.files["risk.json"]), manifest.risk)
-            found |= _risk_leaves(asdict(risk), judge_risk(risk, recipe.risk))
+            risk = replace(
+                risk, held_out=VolForecastRecord.of(dict(artifact.files)).held_out
+            )  # their networks are not kept
+            said |= _vol_leaves(parse_json(artifact.files["risk.json"]), manifest.risk)
+            found |= _vol_leaves(asdict(risk), judge_vol_forecast(risk, recipe.risk))
     # Of what the version says: code of a later day may measure more.
     differences = tuple(name for name in sorted(said) if not _same(said[name], found.get(name)))
     headline = [f"metrics.model.{name}" for name in ("total_return", "sharpe_ratio", "max_drawdown", "num_trades")]
-    of_risk = [name for name in said if name.startswith("risk verdict")]
-    shown = dict.fromkeys([*headline, "skill.log_loss", "skill.accuracy", *of_risk, *differences])
+    of_volatility = [name for name in said if name.startswith("volatility verdict")]
+    shown = dict.fromkeys([*headline, "skill.log_loss", "skill.accuracy", *of_volatility, *differences])
     return Reevaluation(
         version=str(ref),
         rows=tuple((name, said.get(name), found.get(name)) for name in shown),
@@ -150,11 +152,11 @@ def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluati
     return float(np.nanmax(np.abs(again - stored)))
 
 
-def _risk_leaves(record: Mapping[str, Any], verdict: Sequence[Check]) -> dict[str, Any]:
-    """Return the numbers of a record of risk, by who foresaw it, and each condition of the verdict."""
-    numbers = {**record, "scores": _by_name(record["scores"]), "strangers": {}}
+def _vol_leaves(record: Mapping[str, Any], verdict: Sequence[Check]) -> dict[str, Any]:
+    """Return the numbers of a volatility record, by who forecast it, and each condition of the verdict."""
+    numbers = {**record, "scores": _by_name(record["scores"]), "held_out": {}}
     conditions = {check.name: check.passed for check in verdict}
-    return dict(_leaves(numbers, "risk")) | dict(_leaves(conditions, "risk verdict"))
+    return dict(_leaves(numbers, "risk")) | dict(_leaves(conditions, "volatility verdict"))
 
 
 def _by_name(table: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -54,7 +54,7 @@ def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int
     entry = store.champion(source, name)
     if entry.ref is None:
         return Served(ref=None, reason="the champion is flat")
-    last_ms = _questioned_ms(store, entry, now_ms)
+    last_ms = _last_challenged_ms(store, entry, now_ms)
     if now_ms < last_ms - CLOCK_SLACK_MS:
         return Served(
             ref=None,
@@ -123,7 +123,7 @@ def load_served(store: ArtifactStore, ref: VersionRef, seal: str | None = None) 
     )
 
 
-def _questioned_ms(store: ArtifactStore, entry: ChampionEntry, now_ms: int) -> int:
+def _last_challenged_ms(store: ArtifactStore, entry: ChampionEntry, now_ms: int) -> int:
     """Return when a champion was last compared with a version on newer bars, or was put in force.
 
     Every retrain on new bars stores a version, promoted or not; one on old bars, or on the same again, asks nothing.

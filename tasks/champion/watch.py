@@ -96,7 +96,7 @@ def champion_skill(
     )
     wrong = {}
     if lost_skill(skill):
-        wrong["skill"] = f"the champion foresees less than the class shares do: {found}; roll back or run retrain"
+        wrong["skill"] = f"the champion forecasts less than the class shares do: {found}; roll back or run retrain"
     if lost_calibration(skill, recipe.promotion.calibration_margin):
         wrong["calibration"] = f"the champion is not right as often as it says: {found}; run retrain"
     return found, wrong

@@ -19,10 +19,10 @@ from tasks.exchange.gateway import Gateway
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.transport import Exchange
 from tasks.market.synthetic import SyntheticMarket, description, generate, grown
-from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.candle_files import base_interval, file_source, read_candle_file, read_funding_file
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
+from tasks.sandbox.venue_account import AccountSpec
 
 _IN_A_SESSION = RetryPolicy(attempts=3, budget_s=8.0, bans=0)  # a session's thread must not wait long for an answer
 _LOOPBACK = re.compile(r"http://127\.0\.0\.1:[0-9]{1,5}")

@@ -41,7 +41,7 @@ from tasks.exchange.reference import (
     read_instrument,
     read_time,
 )
-from tasks.exchange.session import Session
+from tasks.exchange.rest_client import RestClient
 from tasks.exchange.transport import HOST_NAMES, Exchange, refused
 
 ADDRESS_LIMIT_PER_S = 120  # 600 requests in 5 s, then 10 minutes of HTTP 403
@@ -57,7 +57,7 @@ class Gateway:
         url: Address of the sandbox; for the sandbox only.
         requests_per_s: Most requests a second, all threads together.
         threads: Windows fetched at once.
-        options: Retries, time-outs, clocks and callbacks, as in `Session`.
+        options: Retries, time-outs, clocks and callbacks, as in `RestClient`.
 
     Raises:
         ConfigError: An argument breaks a rule.
@@ -79,7 +79,7 @@ class Gateway:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway")
         self._batches: set[threading.Event] = set()  # each cancels the windows of one fetch_batches
-        self._session = Session(exchange=exchange, url=url, requests_per_s=requests_per_s, burst=threads, **options)
+        self._session = RestClient(exchange=exchange, url=url, requests_per_s=requests_per_s, burst=threads, **options)
 
     @property
     def ban(self) -> Ban:

@@ -22,7 +22,7 @@ from storage.schema import ConfigError, Market, one_line
 from tasks.exchange.bans import Ban
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
-from tasks.exchange.stream_events import BadMessage, Decoder, Reconnected, Refused, UnknownTopic, topics_of
+from tasks.exchange.stream_events import BadMessage, Decoder, Reconnected, SubscriptionRefused, UnknownTopic, topics_of
 from tasks.exchange.stream_socket import StreamSocket, StreamTiming
 from tasks.exchange.transport import Exchange
 
@@ -274,7 +274,7 @@ class PublicStream(Stream):
         topics = self._asked.get(str(message.get("req_id")))
         if topics is not None:
             self._groups = [group for group in self._groups if group != topics]
-            self._put(Refused(topics, one_line(message.get("ret_msg"), 120), received_ns))
+            self._put(SubscriptionRefused(topics, one_line(message.get("ret_msg"), 120), received_ns))
             if not self._groups and self._connection is not None:
                 self._connection.ended.set()
 

@@ -107,7 +107,7 @@ class Reconnected(NamedTuple):
     received_ns: int
 
 
-class Refused(NamedTuple):
+class SubscriptionRefused(NamedTuple):
     """The exchange refused these topics; they are not subscribed again."""
 
     topics: tuple[str, ...]
@@ -115,7 +115,7 @@ class Refused(NamedTuple):
     received_ns: int
 
 
-Event = ConfirmedBar | FormingBar | BookTop | Trade | Ticker | Reconnected | Refused
+Event = ConfirmedBar | FormingBar | BookTop | Trade | Ticker | Reconnected | SubscriptionRefused
 
 
 def topics_of(market: Market) -> tuple[str, ...]:

@@ -301,7 +301,7 @@ def size_of(wanted: int, value: float, price: float, rules: FloatArray) -> float
 def trade_open(
     cash: float,
     quantity: float,
-    weight: int,
+    side: int,
     wanted: int,
     price: float,
     funding_rate: float,
@@ -316,7 +316,7 @@ def trade_open(
     Args:
         cash: USDT before the open.
         quantity: Signed coins before the open.
-        weight: Side held before the open: -1, 0 or 1.
+        side: Side held before the open: -1, 0 or 1.
         wanted: Side decided at the close before: -1, 0 or 1. If equity is 0 or less, the position is closed instead.
         price: The bar's open, USDT.
         funding_rate: Rate due at this open, 0 for none.
@@ -332,7 +332,7 @@ def trade_open(
     value = cash + quantity * price
     if value <= 0.0:
         wanted = 0
-    if wanted == weight:
+    if wanted == side:
         return cash, quantity, 0.0, 0.0, 0.0, paid
     coins = size_of(wanted, value, price, rules)
     cash, traded, fee, slipped = fill(cash, quantity, coins, price, rules[2], rules[3], rules[5], bid, ask)
@@ -379,20 +379,18 @@ def run_account(
         exchange's loss.
     """
     bars = len(open_)
-    cash, quantity, weight, run = capital, 0.0, 0, 0
+    cash, quantity, side, run = capital, 0.0, 0, 0
     part = rules.copy()
     equity[0] = capital
     for t in range(bars):
         run = run + 1 if t > 0 and contiguous[t] else 0
         wanted = target[t - 1 - delay] if run > delay else 0
         rate = funding_rate[t] if len(funding_rate) > 0 else 0.0
-        if wanted != weight or quantity != 0.0:
+        if wanted != side or quantity != 0.0:
             if wanted != 0:  # as `sized`
                 part[0], part[1] = rules[0] * share[t - 1 - delay], rules[1] * share[t - 1 - delay]
-            cash, quantity, traded, fee, slipped, paid = trade_open(
-                cash, quantity, weight, wanted, open_[t], rate, part
-            )
-            weight = wanted if quantity != 0.0 else 0
+            cash, quantity, traded, fee, slipped, paid = trade_open(cash, quantity, side, wanted, open_[t], rate, part)
+            side = wanted if quantity != 0.0 else 0
             books[0, t] = quantity
             if traded > 0.0:
                 books[1, t], books[2, t], books[3, t] = traded, fee, slipped

@@ -105,21 +105,21 @@ def expected_return(p_sell: float, p_hold: float, p_buy: float, vol: float, para
 
 
 @compiled
-def share_of(foreseen_vol: float, params: FloatArray) -> float:
+def share_of(forecast_vol: float, params: FloatArray) -> float:
     """Return the size of a position opened now as a share of the full one: in (0, 1], or 0 if it can't be sized.
 
-    Where the share is below 1, share * foreseen_vol equals the target volatility.
+    Where the share is below 1, share * forecast_vol equals the target volatility.
 
     Args:
-        foreseen_vol: Forecast of the volatility per bar; NaN where unknown.
+        forecast_vol: Forecast of the volatility per bar; NaN where unknown.
         params: (10,) from `packed`.
     """
     target_vol = params[_TARGET_VOL]
     if target_vol == 0.0:
         return 1.0
-    if not 0.0 < foreseen_vol < np.inf:  # NaN compares false
+    if not 0.0 < forecast_vol < np.inf:  # NaN compares false
         return 0.0
-    share: float = min(1.0, target_vol / foreseen_vol)
+    share: float = min(1.0, target_vol / forecast_vol)
     return share
 
 
@@ -129,7 +129,7 @@ def decide(
     p_hold: float,
     p_buy: float,
     vol: float,
-    foreseen_vol: float,
+    forecast_vol: float,
     position: int,
     bars_held: int,
     params: FloatArray,
@@ -141,7 +141,7 @@ def decide(
         p_hold: As `p_sell`.
         p_buy: As `p_sell`.
         vol: Volatility per bar, the unit of the class means.
-        foreseen_vol: Forecast of the volatility per bar; used only where positions are sized by volatility.
+        forecast_vol: Forecast of the volatility per bar; used only where positions are sized by volatility.
         position: Side held now: -1, 0 or 1.
         bars_held: Bars for which it has been held, the fill's own bar included.
         params: (10,) from `packed`.
@@ -151,7 +151,7 @@ def decide(
         Where the size is unknown nothing new is opened; an open position keeps its size.
     """
     target = _by_rule(p_sell, p_hold, p_buy, vol, position, bars_held, params)
-    if target != position and share_of(foreseen_vol, params) == 0.0:
+    if target != position and share_of(forecast_vol, params) == 0.0:
         return 0
     return target
 
@@ -203,7 +203,7 @@ def decide_series(
     contiguous: BoolArray,
     params: FloatArray,
     model: IntArray | None = None,
-    foreseen_vol: FloatArray | None = None,
+    forecast_vol: FloatArray | None = None,
 ) -> NDArray[np.int8]:
     """Decide at every close, each time from the position that the earlier decisions led to.
 
@@ -216,7 +216,7 @@ def decide_series(
         contiguous: (T,) whether a bar follows the one before directly.
         params: (10,) from `packed`, or (M, 10) of several models.
         model: (T,) row of `params` that decides each bar; None: always the first row.
-        foreseen_vol: (T,) forecast of the volatility per bar, NaN where unknown; None: unknown throughout.
+        forecast_vol: (T,) forecast of the volatility per bar, NaN where unknown; None: unknown throughout.
 
     Returns:
         (T,) targets -1, 0 or 1.
@@ -226,11 +226,11 @@ def decide_series(
     """
     bars = len(vol)
     model = np.zeros(bars, np.int64) if model is None else model
-    foreseen_vol = np.full(bars, np.nan) if foreseen_vol is None else foreseen_vol
-    shapes = contiguous.shape, model.shape, foreseen_vol.shape
+    forecast_vol = np.full(bars, np.nan) if forecast_vol is None else forecast_vol
+    shapes = contiguous.shape, model.shape, forecast_vol.shape
     if probabilities.shape != (bars, 3) or shapes != ((bars,),) * 3:
         raise ValueError(
-            f"probabilities must be (T, 3), contiguous, model and foreseen_vol (T,) with T={bars} as in vol,"
+            f"probabilities must be (T, 3), contiguous, model and forecast_vol (T,) with T={bars} as in vol,"
             f" were {probabilities.shape} and {shapes}"
         )
     params = np.atleast_2d(params)
@@ -240,7 +240,7 @@ def decide_series(
     _decide_bars(
         as_compiled(probabilities, np.float64),
         as_compiled(vol, np.float64),
-        as_compiled(foreseen_vol, np.float64),
+        as_compiled(forecast_vol, np.float64),
         as_compiled(contiguous, np.bool_),
         as_compiled(params, np.float64),
         as_compiled(model, np.int64),
@@ -253,7 +253,7 @@ def decide_series(
 def _decide_bars(
     probabilities: FloatArray,
     vol: FloatArray,
-    foreseen_vol: FloatArray,
+    forecast_vol: FloatArray,
     contiguous: BoolArray,
     params: FloatArray,
     model: IntArray,
@@ -265,15 +265,15 @@ def _decide_bars(
         position = int(targets[t - 1]) if t > 0 and contiguous[t] else 0
         bars_held = bars_held + 1 if position == before else 1
         p_sell, p_hold, p_buy = probabilities[t]
-        targets[t] = decide(p_sell, p_hold, p_buy, vol[t], foreseen_vol[t], position, bars_held, params[model[t]])
+        targets[t] = decide(p_sell, p_hold, p_buy, vol[t], forecast_vol[t], position, bars_held, params[model[t]])
 
 
-def shares_of(foreseen_vol: FloatArray, params: FloatArray, model: IntArray | None = None) -> FloatArray:
+def shares_of(forecast_vol: FloatArray, params: FloatArray, model: IntArray | None = None) -> FloatArray:
     """Return `share_of` at every close, (T,); arguments as in `decide_series`."""
-    bars = len(foreseen_vol)
+    bars = len(forecast_vol)
     shares, model = np.empty(bars), np.zeros(bars, np.int64) if model is None else model
     _size_bars(
-        as_compiled(foreseen_vol, np.float64),
+        as_compiled(forecast_vol, np.float64),
         as_compiled(np.atleast_2d(params), np.float64),
         as_compiled(model, np.int64),
         shares,
@@ -282,6 +282,6 @@ def shares_of(foreseen_vol: FloatArray, params: FloatArray, model: IntArray | No
 
 
 @compiled
-def _size_bars(foreseen_vol: FloatArray, params: FloatArray, model: IntArray, shares: FloatArray) -> None:
+def _size_bars(forecast_vol: FloatArray, params: FloatArray, model: IntArray, shares: FloatArray) -> None:
     for t in range(len(shares)):
-        shares[t] = share_of(foreseen_vol[t], params[model[t]])
+        shares[t] = share_of(forecast_vol[t], params[model[t]])

@@ -21,13 +21,13 @@ class Ledger(NamedTuple):
     Attributes:
         cash: USDT.
         quantity: Signed coins.
-        weight: Side, -1, 0 or 1: the sign of `quantity`.
-        bars_held: Bars for which `weight` has been held, the bar of its fill included.
+        side: Side, -1, 0 or 1: the sign of `quantity`.
+        bars_held: Bars for which `side` has been held, the bar of its fill included.
     """
 
     cash: float
     quantity: float = 0.0
-    weight: int = 0
+    side: int = 0
     bars_held: int = 0
 
     def equity(self, price: float) -> float:
@@ -95,10 +95,10 @@ def open_bar(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rul
         rules: (RULES,) from `accounting.account_rules`.
     """
     cash, coins, traded, fee, slipped, paid = trade_open(
-        ledger.cash, ledger.quantity, ledger.weight, wanted, quote.first, funding_rate, rules, quote.bid, quote.ask
+        ledger.cash, ledger.quantity, ledger.side, wanted, quote.first, funding_rate, rules, quote.bid, quote.ask
     )
-    weight = (coins > 0) - (coins < 0)
-    after = Ledger(cash, coins, weight, ledger.bars_held + 1 if weight == ledger.weight else 1)
+    side = (coins > 0) - (coins < 0)
+    after = Ledger(cash, coins, side, ledger.bars_held + 1 if side == ledger.side else 1)
     if traded <= 0.0:
         return Opened(after, None, paid)
     change = coins - ledger.quantity

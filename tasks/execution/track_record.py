@@ -61,7 +61,7 @@ class TrackRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deflation:
+class DeflatedSharpe:
     """The deflated Sharpe ratio: the track record corrected for the number of strategies that were tried.
 
     Attributes:
@@ -100,7 +100,7 @@ def track_record(daily: FloatArray, trades: int) -> TrackRecord:
     )
 
 
-def deflate(daily: FloatArray, tried: FloatArray, others: int = 0, *, trades: int) -> Deflation:
+def deflate_sharpe(daily: FloatArray, tried: FloatArray, others: int = 0, *, trades: int) -> DeflatedSharpe:
     """Return the deflated Sharpe ratio of a track record among all trials.
 
     By chance alone, Sharpe ratios per day of strategies without skill have a standard deviation of sqrt(1 / (D - 1))
@@ -116,7 +116,7 @@ def deflate(daily: FloatArray, tried: FloatArray, others: int = 0, *, trades: in
     traded = tried[tried != 0.0]
     trials = len(tried) + others
     variance = max(float(np.var(traded, ddof=1)) if len(traded) > 1 else 0.0, 1.0 / max(len(daily) - 1, 1))
-    return Deflation(
+    return DeflatedSharpe(
         trials=trials,
         spread=math.sqrt(variance) * _YEARLY,
         expected_best=expected_max_sharpe(trials, variance) * _YEARLY,

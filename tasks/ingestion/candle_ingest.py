@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.candles import CandleStore
-from storage.commit import Page
+from storage.commit import CheckedWindow
 from storage.contracts import split_candles
 from storage.recent import RECENT_BARS, write_recent
 from storage.schema import Candles, Market, Source, Window, utc_text
@@ -129,7 +129,7 @@ def windows_to_ask(
     return [window for window in lacking if window not in newest] + newest
 
 
-def judge_windows(fetched: Sequence[FetchedWindow], market: Market, now_ms: int) -> list[Page]:
+def judge_windows(fetched: Sequence[FetchedWindow], market: Market, now_ms: int) -> list[CheckedWindow]:
     """Return the windows checked by the candle contract; one check for all, as pandera has a fixed cost per call."""
     good, broken = split_candles(Candles.join([one.candles for one in fetched]), market, now_ms=now_ms)
     pages = []
@@ -137,7 +137,7 @@ def judge_windows(fetched: Sequence[FetchedWindow], market: Market, now_ms: int)
         first_ms, last_ms = one.window.first_ms, one.window.last_ms
         inside = (good.start_ms >= first_ms) & (good.start_ms <= last_ms)
         rows = (row for row in broken if row.start_ms is not None and first_ms <= row.start_ms <= last_ms)
-        pages.append(Page(window=one.window, candles=good[inside], rejected=(*one.rejected, *rows)))
+        pages.append(CheckedWindow(window=one.window, candles=good[inside], rejected=(*one.rejected, *rows)))
     return pages
 
 

@@ -25,13 +25,13 @@ _NOTHING = np.empty(0)
 
 
 Broker = Callable[[Ledger, int, Quote, float, FloatArray], Opened]
-"""Pays the funding that is due and trades to the wanted weight, as `paper.open_bar` does."""
+"""Pays the funding that is due and trades to the wanted side, as `paper.open_bar` does."""
 
 
 def watch(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rules: FloatArray) -> Opened:
     """Trade nothing and note what would be held: the broker of a session that only gives signals."""
-    held = ledger.bars_held + 1 if wanted == ledger.weight else 1
-    return Opened(ledger._replace(weight=wanted, bars_held=held), None, 0.0)
+    held = ledger.bars_held + 1 if wanted == ledger.side else 1
+    return Opened(ledger._replace(side=wanted, bars_held=held), None, 0.0)
 
 
 BROKERS: dict[str, Broker] = {"signal": watch, "paper": open_bar}
@@ -118,7 +118,7 @@ class Account:
         self._tick: LiveTick | None = None
         self._params: FloatArray | None = None
         self._pending_rules = self.rules  # of who took the last decision, by the share that it takes
-        self._is_stranded = False
+        self._has_stale_decision = False
         self._round_trip = math.nan
 
     @property
@@ -141,7 +141,7 @@ class Account:
             self.ledger, self.opened_ms = last.opened.ledger, last.start_ms
         self.pending, self.unfilled = pending, "restart"
         self._pending_rules = self.rules if pending is None else sized(self.rules, share_taken(pending.values))
-        self._is_stranded = pending is not None and pending.version != self.version
+        self._has_stale_decision = pending is not None and pending.version != self.version
 
     def warm_up(self, candles: Candles) -> None:
         """Let the version see the past."""
@@ -164,7 +164,7 @@ class Account:
             trusted: Whether the exchange's time is known.
         """
         began_ns = time.monotonic_ns()
-        position, bars_held = self.ledger.weight, self.ledger.bars_held
+        position, bars_held = self.ledger.side, self.ledger.bars_held
         tick = self._tick.step(candle, position, bars_held) if self._tick is not None else None
         target = tick.target if tick is not None else 0
         waited_us = (began_ns - bar.received_ns) / 1e3
@@ -182,9 +182,9 @@ class Account:
             cause = ""
         elif cause:
             self.count(cause)
-        self.unfilled, self._is_stranded = "stale", False
+        self.unfilled, self._has_stale_decision = "stale", False
         self._pending_rules = self.rules if tick is None else sized(self.rules, tick.share)
-        lacks, mu, cost = self._foresees(tick, unbroken)
+        lacks, mu, cost = self._forecast_return(tick, unbroken)
         step_us = (time.monotonic_ns() - began_ns) / 1e3
         self.pending = Decision(
             bar.start_ms, self.version, _NOTHING if tick is None else tick.values, position, bars_held, target, wanted,
@@ -192,8 +192,8 @@ class Account:
         )  # fmt: skip
         return self.pending
 
-    def _foresees(self, tick: Tick | None, unbroken: int) -> tuple[str, float, float]:
-        """Return why nothing is foreseen, or the expected return and what a round trip costs."""
+    def _forecast_return(self, tick: Tick | None, unbroken: int) -> tuple[str, float, float]:
+        """Return why nothing is forecast, or the expected return and what a round trip costs."""
         if tick is None or self._params is None:
             return self.why_none or "there is no version", math.nan, math.nan
         vol, (p_sell, p_hold, p_buy) = tick.vol, tick.probabilities.tolist()
@@ -227,8 +227,8 @@ class Account:
         if self.pending is None or self.opened_ms >= start_ms:
             return None
         _, at_ms, received_ns = first
-        trades = self.pending.wanted != self.ledger.weight
-        if trades and self._is_stranded:
+        trades = self.pending.wanted != self.ledger.side
+        if trades and self._has_stale_decision:
             return None
         quote = Quote(first.price)
         if trades:
@@ -239,7 +239,7 @@ class Account:
         late_ms = at_ms - start_ms + elapsed_ms(received_ns)
         wanted = self.pending.wanted
         if late_ms > deadline_ms:
-            wanted = nothing_new(self.ledger.weight, wanted)
+            wanted = nothing_new(self.ledger.side, wanted)
         return self._open(start_ms, wanted, "" if wanted == self.pending.wanted else "stale", quote, rate, late_ms)
 
     def only_closes(self, is_late: bool) -> bool:
@@ -252,8 +252,8 @@ class Account:
 
     def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
         """Book an open that nobody saw: funding is due, and nothing is traded."""
-        undone = self.pending is not None and self.pending.wanted != self.ledger.weight
-        return self._open(start_ms, self.ledger.weight, self.unfilled if undone else "", Quote(price), rate, math.nan)
+        undone = self.pending is not None and self.pending.wanted != self.ledger.side
+        return self._open(start_ms, self.ledger.side, self.unfilled if undone else "", Quote(price), rate, math.nan)
 
     def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
         """Book the end of a session that is to end flat, amid a bar."""
@@ -264,7 +264,7 @@ class Account:
         self.count(cause)
         return BarOpen(start_ms, wanted, cause, quote, rate, late_ms, opened)
 
-    def hear(self, event: OrderNews | ExecutionNews) -> None:
+    def on_account_event(self, event: OrderNews | ExecutionNews) -> None:
         """Take in what the exchange says of the account; on paper nothing."""
 
     def too_dear(self, commission: float) -> str:
@@ -274,7 +274,7 @@ class Account:
     def tell(self, line: str) -> None:
         """Tell somebody at once; on paper nobody needs to know."""
 
-    def look(self) -> str:
+    def poll(self) -> str:
         """Do what is due by the clock, and return why nothing more may be traded; empty where it may."""
         return ""
 
@@ -284,7 +284,7 @@ class Account:
     @property
     def is_open(self) -> bool:
         """Whether anything is held, or may come to be."""
-        return self.ledger.weight != 0
+        return self.ledger.side != 0
 
     @property
     def must_be_flat(self) -> str:
@@ -316,7 +316,7 @@ class Account:
         """Book amid a bar what the exchange has booked since its open; on paper nothing."""
         return None
 
-    def take(self, bar: BarOpen) -> None:
+    def apply(self, bar: BarOpen) -> None:
         """Go on with an open that is in the journal."""
         self.ledger, self.opened_ms = bar.opened.ledger, bar.start_ms
         self.traded += bar.opened.fill is not None

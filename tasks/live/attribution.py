@@ -22,8 +22,8 @@ from tasks.execution.orders import ZERO
 from tasks.execution.paper import Ledger, Quote
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.account import held_back
+from tasks.live.account_record import AccountRecord, Batch
 from tasks.live.booking import book, lot_size
-from tasks.live.told import Batch, Told
 
 CAUSES = (
     "rounding",  # to the exchange's steps, ticks and minima
@@ -53,7 +53,7 @@ UNEXPLAINED = "unexplained"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Attribution:
     """An account beside a backtest of the same candles; both are marked at the last close, nothing is sold for it.
 
     Attributes:
@@ -76,80 +76,82 @@ class Comparison:
         return 1e4 * (self.paper - self.backtest) / self.capital
 
 
-def attribute(told: Told, batch: Batch, reference: Batch | None = None) -> Comparison:
+def attribute(record: AccountRecord, batch: Batch, reference: Batch | None = None) -> Attribution:
     """Trade an account's bars as a backtest does, then with one cause after another.
 
     Args:
-        told: What the journal says.
+        record: What the journal says.
         batch: Of its candles.
         reference: Of the same bars as the exchange shows them today; None where they are the same.
     """
-    there = _there(told, reference is not None)
+    there = _there(record, reference is not None)
     named = sorted(there - {"", *CAUSES, *_LAST})
-    causes = (*CAUSES[:-1], *named, *_LAST) if told.by_orders else CAUSES
-    backtest = before = _traded(told, reference or batch, ())
+    causes = (*CAUSES[:-1], *named, *_LAST) if record.by_orders else CAUSES
+    backtest = before = _traded(record, reference or batch, ())
     parts: dict[str, float] = {}
     for number, cause in enumerate(causes, 1):
         if cause not in there:
             continue
         let_in = causes[:number]
-        after = _traded(told, batch if reference is None or "revised" in let_in else reference, let_in)
-        parts[cause], before = 1e4 * (after - before) / told.capital, after
-    ledger = told.opens[-1].opened.ledger if told.opens else Ledger(told.capital)
-    paper = ledger.equity(_last_close(told, batch))
-    parts[UNEXPLAINED] = 1e4 * (paper - before) / told.capital
-    return Comparison(bars=len(told.decisions), capital=told.capital, paper=paper, backtest=backtest, parts=parts)
+        after = _traded(record, batch if reference is None or "revised" in let_in else reference, let_in)
+        parts[cause], before = 1e4 * (after - before) / record.capital, after
+    ledger = record.opens[-1].opened.ledger if record.opens else Ledger(record.capital)
+    paper = ledger.equity(_last_close(record, batch))
+    parts[UNEXPLAINED] = 1e4 * (paper - before) / record.capital
+    return Attribution(bars=len(record.decisions), capital=record.capital, paper=paper, backtest=backtest, parts=parts)
 
 
-def _there(told: Told, is_revised: bool) -> set[str]:
+def _there(record: AccountRecord, is_revised: bool) -> set[str]:
     """Return the causes that this journal has anything of."""
-    found = {"rounding", "price"} | {told.cause(one) for one in told.decisions} | {bar.cause for bar in told.opens}
-    starts = np.array([one.start_ms for one in told.decisions])
-    if (np.diff(starts) > told.market.interval_ms).any():
+    found = (
+        {"rounding", "price"} | {record.cause(one) for one in record.decisions} | {bar.cause for bar in record.opens}
+    )
+    starts = np.array([one.start_ms for one in record.decisions])
+    if (np.diff(starts) > record.market.interval_ms).any():
         found.add("gap")
-    if told.by_orders:
-        found |= {"fee", "slippage"} | {_moved_by(told, bar) for bar in told.opens} - {""}
-    if any(bar.opened.funding for bar in told.opens if told.by_orders) or any(
-        bar.rate != told.rates.get(bar.start_ms, 0.0) for bar in told.opens
+    if record.by_orders:
+        found |= {"fee", "slippage"} | {_moved_by(record, bar) for bar in record.opens} - {""}
+    if any(bar.opened.funding for bar in record.opens if record.by_orders) or any(
+        bar.rate != record.rates.get(bar.start_ms, 0.0) for bar in record.opens
     ):
         found.add("funding")
     return found | ({"revised"} if is_revised else set())
 
 
-def _traded(told: Told, batch: Batch, causes: Collection[str]) -> float:
+def _traded(record: AccountRecord, batch: Batch, causes: Collection[str]) -> float:
     """Return what an account is worth at the last close that trades by the core, but where one of `causes` holds."""
     if "slippage" in causes:
-        return _booked(told).equity(_last_close(told, batch))
-    ledger, wanted, before = Ledger(told.capital), 0, None
+        return _booked(record).equity(_last_close(record, batch))
+    ledger, wanted, before = Ledger(record.capital), 0, None
     paid_by = batch.rules if "rounding" in causes else batch.unstepped
-    told_weight = 0  # what the journal's own account held
-    for step in told.steps():
+    recorded_side = 0  # what the journal's own account held
+    for step in record.steps():
         if isinstance(step, Decision):
-            wanted, before = _decided(told, batch, step, ledger, causes), step
+            wanted, before = _decided(record, batch, step, ledger, causes), step
             continue
         rules = paid_by[before.start_ms] if before is not None else np.zeros(RULES)
-        if told.by_orders:
-            ledger = _ordered(told, batch, step, ledger, wanted, before, causes, rules)
+        if record.by_orders:
+            ledger = _ordered(record, batch, step, ledger, wanted, before, causes, rules)
         else:
-            ledger = _opened(told, batch, step, ledger, wanted, before, bool(told_weight), causes, rules)
-        told_weight = step.opened.ledger.weight
-    return ledger.equity(_last_close(told, batch))
+            ledger = _opened(record, batch, step, ledger, wanted, before, bool(recorded_side), causes, rules)
+        recorded_side = step.opened.ledger.side
+    return ledger.equity(_last_close(record, batch))
 
 
-def _decided(told: Told, batch: Batch, one: Decision, ledger: Ledger, causes: Collection[str]) -> int:
+def _decided(record: AccountRecord, batch: Batch, one: Decision, ledger: Ledger, causes: Collection[str]) -> int:
     """Return what is wanted after a close, from the position that this account has."""
     target, row = 0, batch.row[one.start_ms]
     if one.version:
         p_sell, p_hold, p_buy = batch.probabilities[one.version][row].tolist()
-        vol, foreseen, params = float(batch.vol[row]), batch.foreseen[one.start_ms], batch.params[one.version]
-        target = decide(p_sell, p_hold, p_buy, vol, foreseen, ledger.weight, ledger.bars_held, params)
-    if (cause := told.cause(one)) not in causes:
+        vol, forecast, params = float(batch.vol[row]), batch.forecast[one.start_ms], batch.params[one.version]
+        target = decide(p_sell, p_hold, p_buy, vol, forecast, ledger.side, ledger.bars_held, params)
+    if (cause := record.cause(one)) not in causes:
         return target
-    return held_back(cause, ledger.weight, target)
+    return held_back(cause, ledger.side, target)
 
 
 def _opened(
-    told: Told,
+    record: AccountRecord,
     batch: Batch,
     bar: BarOpen,
     ledger: Ledger,
@@ -160,23 +162,23 @@ def _opened(
     rules: np.ndarray,
 ) -> Ledger:
     """Return the account after an open; amid a bar nothing opens but the end of a session that ends flat."""
-    if told.market.floor(bar.start_ms) != bar.start_ms:
-        return told.broker(ledger, 0, bar.quote, 0.0, rules).ledger if "stop" in causes else ledger
+    if record.market.floor(bar.start_ms) != bar.start_ms:
+        return record.broker(ledger, 0, bar.quote, 0.0, rules).ledger if "stop" in causes else ledger
     row = batch.row.get(bar.start_ms)  # None where the bar has not closed: its first price is all that is known
     first = Quote(float(batch.candles.open[row])) if row is not None else Quote(bar.quote.first)
     quote = bar.quote if "price" in causes else first
-    rate = told.rates.get(bar.start_ms, 0.0) if row is not None else bar.rate
+    rate = record.rates.get(bar.start_ms, 0.0) if row is not None else bar.rate
     if "funding" in causes and was_held:
         rate = bar.rate
     if bar.cause and bar.cause in causes:
-        wanted = 0 if was_held and not bar.wanted else ledger.weight  # of a flip that is late, one half is traded
-    elif "gap" not in causes and before is not None and bar.start_ms > before.start_ms + told.market.interval_ms:
+        wanted = 0 if was_held and not bar.wanted else ledger.side  # of a flip that is late, one half is traded
+    elif "gap" not in causes and before is not None and bar.start_ms > before.start_ms + record.market.interval_ms:
         wanted = 0
-    return told.broker(ledger, wanted, quote, rate, rules).ledger
+    return record.broker(ledger, wanted, quote, rate, rules).ledger
 
 
 def _ordered(
-    told: Told,
+    record: AccountRecord,
     batch: Batch,
     bar: BarOpen,
     ledger: Ledger,
@@ -186,46 +188,46 @@ def _ordered(
     rules: np.ndarray,
 ) -> Ledger:
     """Return the account after a row of a session with orders: as decided, or as booked where its cause is let in."""
-    opens = told.market.floor(bar.start_ms) == bar.start_ms
+    opens = record.market.floor(bar.start_ms) == bar.start_ms
     row = batch.row.get(bar.start_ms)
     first = Quote(float(batch.candles.open[row])) if row is not None else Quote(bar.quote.first)
     quote = bar.quote if "price" in causes or not opens else first
-    rate = told.rates.get(bar.start_ms, 0.0) if opens and "funding" not in causes else 0.0
+    rate = record.rates.get(bar.start_ms, 0.0) if opens and "funding" not in causes else 0.0
     if "funding" in causes:
         ledger = ledger._replace(cash=ledger.cash - bar.opened.funding)
-    trades = [one for one in told.booked.get(bar.start_ms, ()) if one.moves]
+    trades = [one for one in record.booked.get(bar.start_ms, ()) if one.moves]
     if "fee" in causes and (worth := sum(one.worth for one in trades)):
         rules = rules.copy()
         rules[2] = float(sum(one.fill.fee for one in trades) / worth)
-    if _moved_by(told, bar) in causes:
+    if _moved_by(record, bar) in causes:
         after, (_, bid, ask) = bar.opened.ledger, quote
         commission, slippage, tick = rules[2], rules[3], rules[5]
         cash, *_ = fill(ledger.cash, ledger.quantity, after.quantity, quote.first, commission, slippage, tick, bid, ask)
-        return Ledger(cash, after.quantity, after.weight, after.bars_held)
+        return Ledger(cash, after.quantity, after.side, after.bars_held)
     if not opens:
         return ledger
-    if "gap" not in causes and before is not None and bar.start_ms > before.start_ms + told.market.interval_ms:
+    if "gap" not in causes and before is not None and bar.start_ms > before.start_ms + record.market.interval_ms:
         wanted = 0
-    return told.broker(ledger, wanted, quote, rate, rules).ledger
+    return record.broker(ledger, wanted, quote, rate, rules).ledger
 
 
-def _moved_by(told: Told, bar: BarOpen) -> str:
+def _moved_by(record: AccountRecord, bar: BarOpen) -> str:
     """Return why a row holds something else than was decided; empty where it does not."""
-    moved = [one for one in told.booked.get(bar.start_ms, ()) if one.moves]
-    bars = {told.bar_of(one) for one in moved}
-    movers = [told.mover(one) or "foreign" for one in moved if told.bar_of(one) is None]
-    return next(iter(movers), bar.cause or ("unknown" if bars - {bar.start_ms} else ""))
+    moved = [one for one in record.booked.get(bar.start_ms, ()) if one.moves]
+    bars = {record.bar_of(one) for one in moved}
+    changes = [record.outside_change(one) or "foreign" for one in moved if record.bar_of(one) is None]
+    return next(iter(changes), bar.cause or ("unknown" if bars - {bar.start_ms} else ""))
 
 
-def _booked(told: Told) -> Ledger:
+def _booked(record: AccountRecord) -> Ledger:
     """Return the ledger that all executions in rows make, from the capital on."""
-    ledger, held, least = Ledger(told.capital), ZERO, lot_size(told.instrument).least
-    for bar in told.opens:
-        executions = told.booked.get(bar.start_ms, [])
+    ledger, held, least = Ledger(record.capital), ZERO, lot_size(record.instrument).least
+    for bar in record.opens:
+        executions = record.booked.get(bar.start_ms, [])
         held += sum((one.change for one in executions), ZERO)
         ledger = book(ledger, held, executions, bar.quote.first, least, opens=True).ledger
     return ledger
 
 
-def _last_close(told: Told, batch: Batch) -> float:
-    return float(batch.candles.close[batch.row[told.decisions[-1].start_ms]])
+def _last_close(record: AccountRecord, batch: Batch) -> float:
+    return float(batch.candles.close[batch.row[record.decisions[-1].start_ms]])

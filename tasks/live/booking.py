@@ -58,9 +58,9 @@ def book(
     change = sum((one.change for one in trades), ZERO)
     paid = sum((one.change * one.fill.price for one in trades), ZERO)
     fee = float(sum((one.fill.fee for one in trades), ZERO))
-    weight = 0 if abs(held) < least else 1 if held > 0 else -1
-    bars_held = ledger.bars_held + opens if weight == ledger.weight else 1
-    after = Ledger(ledger.cash - float(paid) - fee - funding, float(held), weight, bars_held)
+    side = 0 if abs(held) < least else 1 if held > 0 else -1
+    bars_held = ledger.bars_held + opens if side == ledger.side else 1
+    after = Ledger(ledger.cash - float(paid) - fee - funding, float(held), side, bars_held)
     if not trades:
         return Opened(after, None, funding)
     price = float(paid / change) if change else first

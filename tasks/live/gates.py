@@ -10,7 +10,7 @@ CAPITAL       live needs the capital that the session starts with
 UNKNOWN       live needs the distance of the stop at the exchange, and when to close what is held while something is
               unknown
 RISK          nobody knows what was lost: the file that says so is damaged
-UNFORESEEN    a limit is in units of foreseen volatility, and the version foresees none
+UNFORESEEN    a limit is in units of forecast volatility, and the version forecasts none
 CONFIRMATION  live asks a person, or the variable that a service sets
 """
 

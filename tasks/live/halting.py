@@ -8,7 +8,7 @@ from decimal import Decimal
 from time import monotonic
 
 from storage.schema import Banned, Market, PipelineError, StoreError
-from tasks.exchange.trading import Protection, TradingAccount
+from tasks.exchange.trading_account import Protection, TradingAccount
 from tasks.execution.orders import HALT_ID, ZERO, LotSize, Order, Refused, next_leg
 from tasks.live.booking import lot_size
 from tasks.live.halts import Halts

@@ -239,19 +239,19 @@ class MarketSession:
             self._price(event.start_ms, event.open, at_ms, event.received_ns)
         else:
             self._price(self.market.floor(event.ts_ms), event.price, at_ms, event.received_ns)
-        self.look(at_ms)
+        self.poll(at_ms)
 
     def on_account(self, events: Sequence[OrderNews | ExecutionNews]) -> None:
         """Take in events of the account's own stream, which are safe together before anything follows from them."""
         with self._journal.together():
             for event in events:
-                self.own.hear(event)
+                self.own.on_account_event(event)
         if not self.halted:
             self._go_on(self._time.now_ms())
 
     def _go_on(self, now_ms: float) -> None:
         """Go on with orders, and book what came of them."""
-        trouble = self.own.look()
+        trouble = self.own.poll()
         if now_ms - self._marked_ms > _MARK_MS:
             self.own.mark = math.nan
         self._try_open(now_ms)
@@ -265,7 +265,7 @@ class MarketSession:
         if trouble:
             raise Rejected(trouble, 0)
 
-    def look(self, now_ms: float) -> None:
+    def poll(self, now_ms: float) -> None:
         """Go on with orders, and ask REST for a bar whose confirmation is overdue.
 
         What REST lacks too, or does not say, is asked for more and more seldom.
@@ -401,7 +401,7 @@ class MarketSession:
         if opened:
             self._journal.opened([(one.name, bar) for one, bar in opened])
             for one, bar in opened:
-                one.take(bar)
+                one.apply(bar)
 
     def _rate_due(self, account: Account, start_ms: int) -> float:
         """Return the sum of the rates whose stamps came since the open before, as the stream told them.
@@ -410,7 +410,7 @@ class MarketSession:
         orders, which would wait for the answer: what it lacks it does not pay.
         """
         interval_ms = self.instrument.funding_interval_min * MINUTE_MS
-        if not account.ledger.weight or not interval_ms or not account.pays_by_rate:
+        if not account.ledger.side or not interval_ms or not account.pays_by_rate:
             return 0.0
         since_ms = max(account.opened_ms, start_ms - self._step_ms)
         due = range((since_ms // interval_ms + 1) * interval_ms, start_ms + 1, interval_ms)

@@ -18,18 +18,18 @@ from typing import NamedTuple
 from storage.schema import DAY_MS, Banned, FloatArray, PipelineError, TemporaryError
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
+from tasks.execution.limits import Breach, LimitBook
 from tasks.execution.orders import ZERO
 from tasks.execution.paper import Quote
-from tasks.execution.risk import Breach, RiskBook
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.account import Account, ClosedBar, FirstPrice, nothing_new
 from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
 from tasks.live.halting import Closing
-from tasks.live.order_desk import OrderDesk, Wanted
-from tasks.live.risk_memory import foreseen_risk
+from tasks.live.limits_state import forecast_risk
+from tasks.live.order_desk import Intent, OrderDesk
 from tasks.live.session_config import ExchangeTime, OrderConfig, elapsed_ms
-from tasks.strategy.live_tick import foreseen_vol
+from tasks.strategy.live_tick import forecast_vol
 
 CLOSE_S = 15.0
 """How long the end of a session waits for its last position to be closed."""
@@ -66,23 +66,23 @@ class OrderAccount(Account):
 
     Attributes:
         desk: Its orders.
-        risk: Its limits, and what they are judged by.
+        limit_book: Its limits, and what they are judged by.
         halted: Returns why nothing may be held, whoever said so; empty while it may.
         latch: Writes down what only a person undoes.
         alert: Tells somebody, one line each.
         stream_down_s: Returns for how long the account's stream has been down.
         config: How orders are sent, and what becomes of a position when something is unknown.
-        remember: Writes the limits' book down, as `RiskMemory.keep`.
+        remember: Writes the limits' book down, as `LimitsState.keep`.
     """
 
     desk: OrderDesk = field(kw_only=True)
-    risk: RiskBook = field(kw_only=True)
+    limit_book: LimitBook = field(kw_only=True)
     halted: Callable[[], str] = field(kw_only=True)
     latch: Callable[[str], object] = field(kw_only=True)
     alert: Callable[[str], object] = field(kw_only=True)
     stream_down_s: Callable[[], float] = field(kw_only=True)
     config: OrderConfig = field(kw_only=True)
-    remember: Callable[[RiskBook, int, int], object] = field(kw_only=True)
+    remember: Callable[[LimitBook, int, int], object] = field(kw_only=True)
     pays_by_rate: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -98,14 +98,14 @@ class OrderAccount(Account):
         """Go on from what the journal says."""
         super().resume(last, pending)
         self._closed_ms = pending.start_ms if pending else -1
-        if pending is not None and not self._is_stranded:
+        if pending is not None and not self._has_stale_decision:
             self._decided_away = self._away(pending)
 
     # --- what the exchange says ---------------------------------------------------------------------------------------
 
-    def hear(self, event: OrderNews | ExecutionNews) -> None:
+    def on_account_event(self, event: OrderNews | ExecutionNews) -> None:
         """Take in what the exchange says of the account."""
-        self.desk.hear(event)
+        self.desk.on_account_event(event)
 
     def too_dear(self, commission: float) -> str:
         """Return why a version that was judged at that commission may not decide here; empty where it may.
@@ -122,23 +122,23 @@ class OrderAccount(Account):
         """Tell somebody at once."""
         self.alert(line)
 
-    def look(self) -> str:
+    def poll(self) -> str:
         """Go on with what is unsettled, compare if that is due, and return why nothing more may be traded."""
         self.desk.work()
         self.desk.reconcile()
         if self.desk.trouble:
             self.halt(self.desk.trouble)
-        bare = self._bare()
-        self._mind_stream()
-        return self.desk.stopped or bare
+        without_stop = self._position_without_stop()
+        self._check_stream()
+        return self.desk.stopped or without_stop
 
-    def _bare(self) -> str:
+    def _position_without_stop(self) -> str:
         """Set the stop again of what is held without one, and return why it gets none; empty where all is well."""
-        bare, self.desk.bare = self.desk.bare, None
-        if bare is None:
+        without_stop, self.desk.without_stop = self.desk.without_stop, None
+        if without_stop is None:
             return ""
-        stop = self._stop_at(bare.entry, 1 if bare.size > 0 else -1, self._held_away)
-        said = f"{bare.size} had no stop at the exchange"
+        stop = self._stop_at(without_stop.entry, 1 if without_stop.size > 0 else -1, self._held_away)
+        said = f"{without_stop.size} had no stop at the exchange"
         try:
             if self.desk.trading.set_stop(self.desk.market, stop):
                 self.desk.note(self._closed_ms, "bare", f"{said}; it is set again, at {stop}")
@@ -149,7 +149,7 @@ class OrderAccount(Account):
             return f"{said}, and gets none at {stop} ({err})"
         return ""
 
-    def _mind_stream(self) -> None:
+    def _check_stream(self) -> None:
         """Tell somebody, once, that nothing new is opened because the account's own stream is down."""
         if (down_s := self.stream_down_s()) <= self.config.stream_down_s:
             self._told.discard(_STREAM)
@@ -195,7 +195,7 @@ class OrderAccount(Account):
         if self._closing is not None or is_due:
             self.desk.compare_soon()
         self.desk.reconcile()
-        is_due |= self._closing is None and bool(self._bare())  # it waits behind its stop alone
+        is_due |= self._closing is None and bool(self._position_without_stop())  # it waits behind its stop alone
         if self._closing is None and not (self.is_open and is_due):
             return self.is_open
         if self._closing is None:
@@ -247,12 +247,12 @@ class OrderAccount(Account):
         """Step a closed bar and decide; what a limit or a person has halted wants nothing."""
         decision = super().decide(bar, candle, unbroken, step_ms, deadline_ms, trusted)
         self._decided_away = self._away(decision)
-        breach = self.risk.close(bar.start_ms + step_ms, self.ledger.equity(bar.row[4]))
+        breach = self.limit_book.close(bar.start_ms + step_ms, self.ledger.equity(bar.row[4]))
         self._closed_ms = bar.start_ms
         self._remember(breach)
         if decision.wanted and (why := self._halted()):
             self.pending = self._restrained(decision, 0, "halted", why)
-        elif decision.wanted not in (0, decision.position) and (why := self._deaf()):
+        elif decision.wanted not in (0, decision.position) and (why := self._private_stream_down()):
             wanted = nothing_new(decision.position, decision.wanted)
             self.pending = self._restrained(decision, wanted, "stream", why)
         elif decision.wanted != decision.position and (unsettled := self.desk.unsettled):
@@ -271,11 +271,11 @@ class OrderAccount(Account):
             self._tell(why)
             return why
         self._told &= {_STREAM}
-        if self.risk.latched is not None:
-            self.risk.rearm()
+        if self.limit_book.latched is not None:
+            self.limit_book.rearm()
         return ""
 
-    def _deaf(self) -> str:
+    def _private_stream_down(self) -> str:
         """Return why nothing is heard of the account; empty where it is, or has been until just now."""
         down_s = self.stream_down_s()
         return f"{_STREAM} has been down for {down_s:.0f} s" if down_s > self.config.stream_down_s else ""
@@ -283,7 +283,7 @@ class OrderAccount(Account):
     def _remember(self, breach: Breach | None = None) -> None:
         if breach is not None:
             self.halt(str(breach))
-        self.remember(self.risk, self._closed_ms, self.opened_ms)
+        self.remember(self.limit_book, self._closed_ms, self.opened_ms)
 
     # --- a bar opens --------------------------------------------------------------------------------------------------
 
@@ -291,7 +291,7 @@ class OrderAccount(Account):
         """Return whether the last decision only closes what is held, or can do no more any longer."""
         if self.pending is None:
             return False
-        held, wanted = self.ledger.weight, self.pending.wanted
+        held, wanted = self.ledger.side, self.pending.wanted
         return bool(held) and (wanted == 0 or (is_late and wanted == -held))
 
     def try_open(
@@ -308,11 +308,11 @@ class OrderAccount(Account):
             return None
         if self._begun.start_ms != start_ms:
             begun = _Begun(start_ms, Quote(first.price), first.at_ms, first.received_ns)
-            trades = self.pending.wanted != self.ledger.weight
+            trades = self.pending.wanted != self.ledger.side
             if trades:
                 is_fresh = book is not None and book.ts_ms >= start_ms
                 waits = (not is_fresh or math.isnan(self.mark)) and not self.only_closes(begun.late_ms > deadline_ms)
-                if self._is_stranded or waits:
+                if self._has_stale_decision or waits:
                     return None  # what only closes waits for neither
                 if book is not None and is_fresh:
                     quote = Quote(first.price, book.bid, book.ask)
@@ -338,10 +338,10 @@ class OrderAccount(Account):
                 self._said = "stale"
             elif why := self.desk.trouble or self._halted():
                 self._said, self._why = "halted", why
-            elif why := self._deaf():
+            elif why := self._private_stream_down():
                 self._said, self._why = "stream", why
-            elif breach := self.risk.may_open(
-                float(coins), quote.first, self.mark, start_ms + late_ms, self._foreseen_vol
+            elif breach := self.limit_book.may_open(
+                float(coins), quote.first, self.mark, start_ms + late_ms, self._forecast_vol
             ):
                 self._said, self._why = breach.code, str(breach)
             else:
@@ -355,18 +355,18 @@ class OrderAccount(Account):
         if wanted:
             self._held_away = self._decided_away
             stop = self._stop_at(price, wanted, self._held_away)
-        self.desk.want(Wanted(start_ms, coins, price, give_up_s, stop, received_ns))
+        self.desk.submit_intent(Intent(start_ms, coins, price, give_up_s, stop, received_ns))
 
     def _away(self, decision: Decision) -> float:
         """Return how far the stop lies of what a decision opens: by the version that took it, whoever follows on it."""
         if self.model is None:
             return self.config.stop_at
-        return self.config.stop_distance(foreseen_vol(decision.values), self.model.recipe.holding_bars)
+        return self.config.stop_distance(forecast_vol(decision.values), self.model.recipe.holding_bars)
 
     @property
-    def _foreseen_vol(self) -> float:
-        """Volatility per bar that was foreseen at the last decision; NaN where unknown."""
-        return math.nan if self.pending is None else foreseen_vol(self.pending.values)
+    def _forecast_vol(self) -> float:
+        """Volatility per bar that was forecast at the last decision; NaN where unknown."""
+        return math.nan if self.pending is None else forecast_vol(self.pending.values)
 
     def _stop_at(self, price: Decimal, side: int, away: float) -> Decimal:
         """Return the price of a stop, a tick away at least: at the price itself the exchange would refuse it."""
@@ -401,13 +401,13 @@ class OrderAccount(Account):
             return None  # a row there would be the next bar's open, which will hold it
         if not self.desk.untaken or self.desk.is_busy or (self.desk.unsettled and not closes):
             return None
-        return self._booked(at_ms, self.ledger.weight, "", Quote(price), float("nan"))
+        return self._booked(at_ms, self.ledger.side, "", Quote(price), float("nan"))
 
     def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
         """Close the position and book it; what can't be closed in time stays, behind its stop."""
         price = Decimal(str(quote.first))
         give_up_s = monotonic() + CLOSE_S
-        self.desk.want(Wanted(at_ms, ZERO, price, give_up_s, None))
+        self.desk.submit_intent(Intent(at_ms, ZERO, price, give_up_s, None))
         self._work_until(give_up_s)
         self.desk.give_up()
         if self.is_open:
@@ -422,11 +422,11 @@ class OrderAccount(Account):
             quote: What orders met.
             late_ms: From the bar's open to now.
         """
-        start_ms, before = self._begun.start_ms, self.ledger.weight
+        start_ms, before = self._begun.start_ms, self.ledger.side
         wanted = before if self.pending is None else self.pending.wanted
         row = self._booked(start_ms, wanted, "", quote, late_ms)
         outcome = self.desk.outcome(start_ms)
-        if wanted == before or (row.opened.ledger.weight == wanted and not outcome):
+        if wanted == before or (row.opened.ledger.side == wanted and not outcome):
             return row
         cause = outcome or self._said or unless
         if cause not in _PROVEN:
@@ -442,10 +442,10 @@ class OrderAccount(Account):
         self.count(cause)
         return BarOpen(at_ms, wanted, cause, quote, 0.0, late_ms, opened)
 
-    def take(self, bar: BarOpen) -> None:
+    def apply(self, bar: BarOpen) -> None:
         """Go on with an open that is in the journal."""
-        before = self.ledger.weight
-        super().take(bar)
-        self.desk.taken()
-        risk = foreseen_risk(bar, self.pending, self.desk.market)
-        self._remember(self.risk.trip(before, self.ledger.weight, self.ledger.equity(bar.quote.first), risk))
+        before = self.ledger.side
+        super().apply(bar)
+        self.desk.mark_booked()
+        risk = forecast_risk(bar, self.pending, self.desk.market)
+        self._remember(self.limit_book.trip(before, self.ledger.side, self.ledger.equity(bar.quote.first), risk))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from storage.schema import Market, PipelineError, TemporaryError
 from tasks.exchange.private_events import ExecutionNews, OrderNews
-from tasks.exchange.trading import Position, Protection, TradingAccount
+from tasks.exchange.trading_account import Position, Protection, TradingAccount
 from tasks.execution.orders import (
     HALT_ID,
     ZERO,
@@ -41,7 +41,7 @@ PROTECTION = Protection()
 LEGS = 2
 """Orders of a kind for one decision: what the first leaves open gets one further one."""
 
-MOVERS = ("stop-out", "halted", "foreign")
+OUTSIDE_CHANGES = ("stop-out", "halted", "foreign")
 """What moves a position beside the session's orders: its stop at the exchange, a halt of the home, anybody else."""
 
 
@@ -75,7 +75,7 @@ class DeskTiming:
     unknown_s: float = 60.0
 
 
-class Wanted(NamedTuple):
+class Intent(NamedTuple):
     """What one bar's decision asks for.
 
     Attributes:
@@ -129,7 +129,7 @@ class OrderDesk:
     Attributes:
         held: Signed coins, the sum of all executions.
         there: Signed coins that the exchange told of last.
-        bare: What it told of last, where that had no stop and no order was under way; None otherwise.
+        without_stop: What it told of last, where that had no stop and no order was under way; None otherwise.
         untaken: What was booked and is in no ledger yet.
         trouble: Why nothing more may be sent; empty while nothing is wrong.
         trading: The exchange.
@@ -154,7 +154,7 @@ class OrderDesk:
     ) -> None:
         self.name, self.market = name, market
         self.held = self.there = ZERO
-        self.bare: Position | None = None
+        self.without_stop: Position | None = None
         self.untaken: list[BookedExecution] = []
         self.trouble = ""
         self.sent: list[Sent] = []
@@ -166,7 +166,7 @@ class OrderDesk:
         self._open: dict[str, Order] = {}  # of which more may come
         self._bars: dict[str, int] = {}
         self._booked: set[str] = set()
-        self._wanted: Wanted | None = None
+        self._wanted: Intent | None = None
         self._ended = (-1, "")  # the last bar whose orders came to an end, and why nothing more was sent
         self._asked: dict[str, tuple[float, float]] = {}  # when an order is asked for next, and the wait after that
         self._compare_s, self._differed, self._is_over = 0.0, 0, False
@@ -217,7 +217,7 @@ class OrderDesk:
         """Return whether anything was sent for a bar."""
         return start_ms in self._bars.values()
 
-    def want(self, wanted: Wanted) -> None:
+    def submit_intent(self, wanted: Intent) -> None:
         """Begin to carry out a decision; `work` goes on with it."""
         self._wanted = wanted
 
@@ -225,7 +225,7 @@ class OrderDesk:
         """Send nothing more for the present decision; what is under way is followed to its end."""
         self._wanted = None
 
-    def taken(self) -> None:
+    def mark_booked(self) -> None:
         """Note that a ledger in the journal holds what was booked."""
         self.untaken = []
 
@@ -245,7 +245,7 @@ class OrderDesk:
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 
-    def hear(self, event: OrderNews | ExecutionNews) -> None:
+    def on_account_event(self, event: OrderNews | ExecutionNews) -> None:
         """Take in what the exchange says of this market, once however often it is said."""
         if isinstance(event, OrderNews):
             if event.link_id in self._orders:
@@ -257,10 +257,10 @@ class OrderDesk:
         else:
             self._book(event)
 
-    def _hear_all(self, events: Iterable[OrderNews | ExecutionNews]) -> None:
+    def _apply_all(self, events: Iterable[OrderNews | ExecutionNews]) -> None:
         with self._journal.together():
             for event in events:
-                self.hear(event)
+                self.on_account_event(event)
 
     def _learn(self, order: Order, news: News) -> Order:
         after = order.after(news, self._absence)
@@ -281,25 +281,25 @@ class OrderDesk:
         if order is not None:
             order = self._keep(order.after(fill))
             self._asked.pop(event.link_id, None)
-        mover = self._mover(event) if order is None and event.kind != "Funding" else ""
-        if mover:
-            self.note(event.time_ms, mover, move_text(event.kind, fill))
+        outside_change = self._outside_change(event) if order is None and event.kind != "Funding" else ""
+        if outside_change:
+            self.note(event.time_ms, outside_change, move_text(event.kind, fill))
         self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event._replace(fill=fill))
         self._booked.add(fill.exec_id)
         self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))
         self.held += self.untaken[-1].change
         self._since_ms = max(self._since_ms, event.time_ms - _OVERLAP_MS)
-        if mover == "stop-out":
+        if outside_change == "stop-out":
             self._stop(f"the stop at the exchange closed {fill.quantity} at {fill.price}")
-        elif mover == "foreign":
+        elif outside_change == "foreign":
             self._stop(f"{event.kind} of {fill.quantity} at {fill.price} by no order of this session")
         elif is_odd:
             self._stop(
                 f"a fee was paid in {event.fee_coin}, and the ledger counts USDT alone; let fees be paid in USDT"
             )
 
-    def _mover(self, event: ExecutionNews) -> str:
-        """Return what has moved the position that was no order of this session: `MOVERS` says what there is."""
+    def _outside_change(self, event: ExecutionNews) -> str:
+        """Return what has moved the position that was no order of this session, of `OUTSIDE_CHANGES`."""
         if event.is_stop and self._opened:
             return "stop-out"
         return "halted" if event.link_id.startswith(HALT_ID) and self._halted() else "foreign"
@@ -322,7 +322,7 @@ class OrderDesk:
                 self._compare_within(self._timing.differ_s)
             self._ended, self._wanted = (self._wanted.start_ms, due), None
 
-    def _next(self, wanted: Wanted) -> Order | str:
+    def _next(self, wanted: Intent) -> Order | str:
         """Return what is sent next, or why nothing is; empty where nothing is left to do."""
         sent = [self._orders[name] for name, start_ms in self._bars.items() if start_ms == wanted.start_ms]
         if any(order.status is Status.REJECTED for order in sent):
@@ -338,13 +338,13 @@ class OrderDesk:
         kind = "close" if leg.reduces else "open"
         return Order(link_id=link_id(self._session, self.market.slug, wanted.start_ms, kind, ordinal), leg=leg)
 
-    def _barred(self, order: Order, wanted: Wanted) -> str:
+    def _barred(self, order: Order, wanted: Intent) -> str:
         """Return why an order that is due may not be sent; empty where it may."""
         if not order.leg.reduces and (self.trouble or self._halted()):
             return "halted"
         return "stale" if monotonic() > wanted.until_s else ""
 
-    def _send(self, order: Order, wanted: Wanted) -> None:
+    def _send(self, order: Order, wanted: Intent) -> None:
         is_first = not self.has_sent(wanted.start_ms)  # what follows waits for its end
         order = self._keep(order.submitting(self._now_ms()))
         self._bars[order.link_id] = wanted.start_ms
@@ -373,7 +373,7 @@ class OrderDesk:
             found = self.trading.look_up(self.market, order.link_id)
         except TemporaryError:
             found = None  # nobody can tell: it stays as it is
-        self._hear_all(found or ())
+        self._apply_all(found or ())
         if found == []:
             self._learn(self._orders[order.link_id], NotFound(self._now_ms()))
         if order.link_id in self._open and self._now_ms() - order.sent_ms > 1e3 * self._timing.unknown_s:
@@ -388,9 +388,9 @@ class OrderDesk:
         self._compare_s = monotonic() + self._timing.reconcile_s
         try:
             booked, known_ms = self.trading.executions(self.market, self._since_ms)
-            self._hear_all(booked)
+            self._apply_all(booked)
             waiting = self.trading.open_orders(self.market)
-            self._hear_all(waiting)
+            self._apply_all(waiting)
             position = self.trading.position(self.market)
             if position.leverage > 1:  # somebody has set it since
                 self.trading.set_leverage(self.market)
@@ -405,8 +405,8 @@ class OrderDesk:
             return
         size, is_open = position.size, bool(self.unsettled)
         self.there = size
-        self.bare = position if abs(size) >= self._lot.least and not position.stop and not is_open else None
-        if self.bare is not None:
+        self.without_stop = position if abs(size) >= self._lot.least and not position.stop and not is_open else None
+        if self.without_stop is not None:
             self._compare_within(self._timing.differ_s)
         if self.trouble:  # nothing is sent any more; what somebody else's order leads to is booked
             self._is_over = size == self.held and not is_open and all(map(self._is_ours, waiting))

@@ -9,7 +9,7 @@ named:
     partial, rejected, absent                   as the orders' own ends say
     stale, restart, stop                        as on paper
     unknown    nobody could tell in time, or an execution came after its bar's open had been booked
-    halted, and the codes of `risk.py`          as noted when it was so; a code that refuses one side closes the other
+    halted, and the codes of `limits.py`        as noted when it was so; a code that refuses one side closes the other
     stop-out, halted, foreign
                moved by the stop at the exchange, by a halt of the home, or by anybody else, as noted when it was so
     stream     nothing new while the account's own stream was down
@@ -28,9 +28,9 @@ from tasks.execution.accounting import RULES
 from tasks.execution.orders import ENDED, ZERO, Order, Status, link_id, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
 from tasks.journal.journal_rows import BarOpen, BookedExecution, Decision
+from tasks.live.account_record import AccountRecord, Batch
 from tasks.live.booking import book, coins_of, lot_size
 from tasks.live.order_desk import LEGS
-from tasks.live.told import Batch, Told
 
 Found = tuple[int, str, str, str]
 """Bar, what differs, its cause or nothing, and a line about it."""
@@ -42,20 +42,20 @@ class OrderBooks:
     """Keeps an account's books again, row by row, oldest first.
 
     Args:
-        told: What the journal says of it.
+        record: What the journal says of it.
         batch: Of its candles.
     """
 
-    def __init__(self, told: Told, batch: Batch) -> None:
-        self._told, self._batch = told, batch
-        self._lot = lot_size(told.instrument)
+    def __init__(self, record: AccountRecord, batch: Batch) -> None:
+        self._record, self._batch = record, batch
+        self._lot = lot_size(record.instrument)
         self._held = ZERO
-        self._notes = set(told.notes)
-        self._sides = {order.link_id: order.leg.side for _, order in told.orders}
+        self._notes = set(record.notes)
+        self._sides = {order.link_id: order.leg.side for _, order in record.orders}
         self._due: dict[int, list[Order]] = {}
-        for start_ms, order in told.orders:
+        for start_ms, order in record.orders:
             self._due.setdefault(start_ms, []).append(order)
-        self._rows = dict(told.booked)
+        self._rows = dict(record.booked)
         self._causes: dict[int, str] = {}  # of each row that was kept again
 
     def row(self, bar: BarOpen, ledger: Ledger, before: Decision | None) -> Iterator[Found]:
@@ -70,7 +70,7 @@ class OrderBooks:
         booked = self._rows.pop(start_ms, [])
         orders = self._due.pop(start_ms, [])
         self._held += sum((one.change for one in booked), ZERO)
-        opens = self._told.market.floor(start_ms) == start_ms
+        opens = self._record.market.floor(start_ms) == start_ms
         met = book(ledger, self._held, booked, bar.quote.first, self._lot.least, opens=opens)
         if met != bar.opened:
             yield start_ms, "fill", "", f"booked {bar.opened}, its executions make {met}"
@@ -78,22 +78,22 @@ class OrderBooks:
             yield from self._execution(start_ms, one)
         self._causes[start_ms] = bar.cause
         if opens:
-            late = sum((one.change for one in booked if self._told.bar_of(one) not in (None, start_ms)), ZERO)
+            late = sum((one.change for one in booked if self._record.bar_of(one) not in (None, start_ms)), ZERO)
             yield from self._open(bar, ledger, before, orders, earlier + late)
         elif bar.cause == "stop":
             holds = not bar.wanted and any(kind == "stopped" for _, kind in self._notes)
             yield start_ms, "fill", "stop" if holds else "", "closed because the session ended"
-        elif orders or bar.cause or bar.wanted != ledger.weight or not booked:
+        elif orders or bar.cause or bar.wanted != ledger.side or not booked:
             yield start_ms, "fill", "", f"booked {bar.opened} amid the bar"
 
     def rest(self) -> Iterator[Found]:
         """Yield what no row holds, and orders that contradict themselves."""
-        last_ms = self._told.decisions[-1].start_ms if self._told.decisions else -1
+        last_ms = self._record.decisions[-1].start_ms if self._record.decisions else -1
         for booked_ms, executions in self._rows.items():
             for one in executions:
-                bar_ms = self._told.bar_of(one)
+                bar_ms = self._record.bar_of(one)
                 if bar_ms is None:
-                    cause = self._told.mover(one)
+                    cause = self._record.outside_change(one)
                 else:
                     cause = "unknown" if bar_ms > last_ms or self._causes.get(bar_ms) in ("unknown", "stop") else ""
                 holds = booked_ms is None and cause
@@ -101,13 +101,15 @@ class OrderBooks:
         for start_ms, orders in self._due.items():
             if start_ms <= last_ms:
                 yield start_ms, "order", "", f"no row of the ledger follows {[one.link_id for one in orders]}"
-        yield from ((last_ms, "fill", "", f"execution {name} is not what was written") for name in self._told.unsealed)
+        yield from (
+            (last_ms, "fill", "", f"execution {name} is not what was written") for name in self._record.unsealed
+        )
         counted = Counter[tuple[int, bool]]()
-        for start_ms, order in self._told.orders:
+        for start_ms, order in self._record.orders:
             leg, ordinal = "close" if order.leg.reduces else "open", counted[start_ms, order.leg.reduces]
             counted[start_ms, order.leg.reduces] += 1
-            known = (self._told.session, self._told.market.slug, start_ms, leg, ordinal)
-            if self._told.session and order.link_id != link_id(*known):
+            known = (self._record.session, self._record.market.slug, start_ms, leg, ordinal)
+            if self._record.session and order.link_id != link_id(*known):
                 yield start_ms, "order", "", f"{order.link_id} is not the id of its decision"
             whole = order.executed == order.leg.quantity
             true = (order.status is Status.FILLED) == whole and not (order.status in _MUST_BE_EMPTY and order.executed)
@@ -121,8 +123,8 @@ class OrderBooks:
     def _execution(self, start_ms: int, one: BookedExecution) -> Iterator[Found]:
         if not one.moves:
             yield start_ms, "funding", "funding", f"the exchange booked {one.fill.fee} USDT"
-        elif (bar_ms := self._told.bar_of(one)) is None:
-            yield start_ms, "fill", self._told.mover(one), f"{one} is of no order of the session"
+        elif (bar_ms := self._record.bar_of(one)) is None:
+            yield start_ms, "fill", self._record.outside_change(one), f"{one} is of no order of the session"
         elif self._sides[one.link_id] != one.side:
             yield start_ms, "fill", "", f"{one} is on the other side of its order"
         elif bar_ms != start_ms:
@@ -143,13 +145,13 @@ class OrderBooks:
         start_ms, decided = bar.start_ms, before.wanted if before is not None else 0
         if bar.wanted != decided:
             yield start_ms, "fill", "", f"wanted {bar.wanted}, decided was {decided}"
-        if decided == ledger.weight:
+        if decided == ledger.side:
             if orders or bar.cause:
                 yield start_ms, "order", "", f"{bar.cause or 'orders'}, though nothing was to be traded"
             return
         if bar.cause:
             holds = self._holds(bar, orders)
-            yield start_ms, "fill", bar.cause if holds else "", f"{bar.opened.ledger.weight} is held, not {decided}"
+            yield start_ms, "fill", bar.cause if holds else "", f"{bar.opened.ledger.side} is held, not {decided}"
         rules = self._batch.rules[before.start_ms] if before is not None else np.zeros(RULES)
         coins = coins_of(decided, ledger, bar.quote.first, rules, self._lot)
         yield from self._legs(bar, ZERO if _refuses(bar.cause) else coins, orders, held)
@@ -160,7 +162,7 @@ class OrderBooks:
             return
         if first != bar.quote.first:
             yield start_ms, "fill", "price", f"met {bar.quote}, the candle opened at {first}"
-        if self._told.instrument.price_text(fill.price) != self._told.instrument.price_text(core.price):
+        if self._record.instrument.price_text(fill.price) != self._record.instrument.price_text(core.price):
             yield start_ms, "fill", "slippage", f"filled at {fill.price:.8g}, the core at {core.price:.8g}"
         if not np.isclose(fill.fee, rules[2] * self._traded(start_ms), rtol=1e-4, atol=1e-9):
             yield start_ms, "fill", "fee", f"paid {fill.fee:.8g} USDT, the core {core.fee:.8g}"
@@ -168,7 +170,7 @@ class OrderBooks:
     def _legs(self, bar: BarOpen, coins: Decimal, orders: list[Order], held: Decimal) -> Iterator[Found]:
         """Prove that each order is the one that was due when it was sent, and that the last one leaves nothing due."""
         price = Decimal(str(bar.quote.first))
-        again = "restart" if (bar.start_ms - self._told.market.interval_ms, "resumed") in self._notes else ""
+        again = "restart" if (bar.start_ms - self._record.market.interval_ms, "resumed") in self._notes else ""
         for order in orders:
             leg = next_leg(held, coins, self._lot, price)
             if leg != order.leg:  # a process that starts amid a bar does not know its first price
@@ -179,10 +181,10 @@ class OrderBooks:
             yield bar.start_ms, "order", again, f"{leg} was due and not sent"
 
     def _holds(self, bar: BarOpen, orders: list[Order]) -> bool:
-        before_ms, statuses = bar.start_ms - self._told.market.interval_ms, {order.status for order in orders}
+        before_ms, statuses = bar.start_ms - self._record.market.interval_ms, {order.status for order in orders}
         most = max(Counter(order.leg.reduces for order in orders).values(), default=0)
         true = {
-            "stale": not bar.late_ms <= self._told.deadline_ms,
+            "stale": not bar.late_ms <= self._record.deadline_ms,
             "restart": (before_ms, "resumed") in self._notes,
             "stop": (before_ms, "stopped") in self._notes,
             "rejected": Status.REJECTED in statuses,
@@ -193,9 +195,9 @@ class OrderBooks:
 
     def _traded(self, start_ms: int) -> float:
         """Return what the executions of a row were worth, USDT."""
-        return float(sum((one.worth for one in self._told.booked.get(start_ms, ())), ZERO))
+        return float(sum((one.worth for one in self._record.booked.get(start_ms, ())), ZERO))
 
 
 def _refuses(cause: str) -> bool:
     """Return whether a cause says that nothing was opened, and what was held on the other side closed."""
-    return cause == "stream" or cause.isupper()  # a code of `risk.py`
+    return cause == "stream" or cause.isupper()  # a code of `limits.py`

@@ -16,8 +16,8 @@ from storage.written import Row, written
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import DIRECTIONS, Decision
 from tasks.live.market_session import MarketSession
-from tasks.live.replay import Replayed
-from tasks.strategy.live_tick import PROBABILITIES, day_vol, foreseen_vol, share_taken
+from tasks.live.session_replay import Replayed
+from tasks.strategy.live_tick import PROBABILITIES, day_vol, forecast_vol, share_taken
 
 _SUMS = (
     "bars",
@@ -71,7 +71,7 @@ class SessionResult:
             f"  features     within {one['feature_diff']:.1e}, probabilities within {one['probability_diff']:.1e}",
             f"  explained    {causes or 'nothing to explain'}",
             f"  unexplained  {one['unexplained']}",
-            *(f"  volatility   {line}" for line in map(_foreseen_line, one["markets"]) if line),
+            *(f"  volatility   {line}" for line in map(_forecast_line, one["markets"]) if line),
             f"  equity       {one['equity']:,.2f} USDT, was {one['capital']:,.2f}; {parts_text(one['difference_bp'])}",
             *(f"  rounding     {line}" for line in rounding_lines(one["difference_bp"], one["fills"])),
             *(f"  {name:<11}  p50 {at['p50']:.0f}, p99 {at['p99']:.0f}" for name, at in one["latency"].items()),
@@ -151,13 +151,13 @@ def _row(what: str, times: str, bp: float | None = None) -> Row:
 def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
     """Return a decision as it is printed: time names the bar by its open, UTC, RFC 3339.
 
-    The foreseen volatility is per bar, over the version's risk horizon, and that of 24 hours at the same rate; both are
-    null where the version foresees none. The share is what a position that is opened now takes of the usual one; 0
-    opens none. The daily limit is what an account that sends orders may lose on a day of such a position, share of its
-    equity, before it is halted.
+    The forecast volatility is per bar, over the version's volatility horizon, and that of 24 hours at the same rate;
+    both are null where the version forecasts none. The share is what a position that is opened now takes of the usual
+    one; 0 opens none. The daily limit is what an account that sends orders may lose on a day of such a position, share
+    of its equity, before it is halted.
     """
     known = decision.values[PROBABILITIES].tolist() if not decision.lacks else []
-    foreseen, day = foreseen_vol(decision.values), day_vol(decision.values, session.market.interval_ms)
+    forecast, day = forecast_vol(decision.values), day_vol(decision.values, session.market.interval_ms)
     return {
         "time": datetime.fromtimestamp(decision.start_ms / 1000, UTC).isoformat().replace("+00:00", "Z"),
         "market": str(session.market),
@@ -166,7 +166,7 @@ def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
         "confidence": max(known) if known else None,
         "probabilities": dict(zip(CLASSES, known, strict=True)) if known else None,
         "expected_return": decision.mu if known else None,
-        "foreseen_volatility": foreseen if math.isfinite(foreseen) else None,
+        "foreseen_volatility": forecast if math.isfinite(forecast) else None,
         "foreseen_volatility_24h": day if math.isfinite(day) else None,
         "share": share_taken(decision.values),
         "daily_limit": session.daily_limit(decision),
@@ -225,15 +225,15 @@ def market_numbers(
     }
 
 
-def _foreseen_line(numbers: Mapping[str, Any]) -> str:
-    """Return what a market's numbers say of its last bar's volatility; empty where none was foreseen."""
+def _forecast_line(numbers: Mapping[str, Any]) -> str:
+    """Return what a market's numbers say of its last bar's volatility; empty where none was forecast."""
     if numbers["foreseen_volatility_24h"] is None:
         return ""
     day, share, limit = (
         written(numbers[name], "share") for name in ("foreseen_volatility_24h", "share", "daily_limit")
     )
     return (
-        f"{numbers['market']}: {day} in the next 24 hours foreseen; {share} of a position is taken; "
+        f"{numbers['market']}: {day} in the next 24 hours forecast; {share} of a position is taken; "
         f"by orders a day may lose {limit}"
     )
 

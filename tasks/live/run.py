@@ -39,18 +39,18 @@ from tasks.execution.orders import ZERO
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import Decision
+from tasks.live.account_record import PredictHistory
 from tasks.live.gates import ORDER_MODES, Denied, gate, key_of
 from tasks.live.halts import Halts
 from tasks.live.market_session import MarketSession
-from tasks.live.orders import Orders
+from tasks.live.order_gateway import OrderGateway
 from tasks.live.outcome import SessionResult, SessionReview, differing, market_numbers, session_numbers
-from tasks.live.replay import Replayed, replay
-from tasks.live.session import Chosen, Session
+from tasks.live.session import Session, VersionChoice
 from tasks.live.session_config import SessionConfig
+from tasks.live.session_replay import Replayed, replay
 from tasks.live.session_start import RestFeed, one_session, open_session
-from tasks.live.told import Predict
-from tasks.live.versions import Chooser
-from tasks.sandbox.account import AccountSpec
+from tasks.live.version_selector import VersionSelector
+from tasks.sandbox.venue_account import AccountSpec
 
 Mode = Literal["signal", "paper", "sandbox", "demo", "testnet", "live"]
 
@@ -113,7 +113,7 @@ class SessionPlan:
 def run_session(
     plan: SessionPlan,
     settings: Settings,
-    predict: Predict,
+    predict: PredictHistory,
     *,
     on_decision: Callable[[MarketSession, Decision], object] = lambda market, decision: None,
     on_note: Callable[[str], object] = lambda line: None,
@@ -144,7 +144,7 @@ def run_session(
     source, store = plan.exchange.source, ArtifactStore(settings.models)
     live = plan.mode == "live"
     expiry = ExpiryRule(retrain_hours=settings.retrain_hours)
-    chooser = Chooser(
+    selector = VersionSelector(
         store=store, source=source, version=plan.version, shadows=plan.shadows, real_money=live, expiry=expiry
     )
     path = session_path(settings.prepare_home(), plan.name)
@@ -154,7 +154,7 @@ def run_session(
         stack.enter_context(_telling_of(held, plan.mode, on_alert))
         known = _watching(path)
         try:
-            chosen = {market: chooser.begin(market, known.get(market.slug)) for market in plan.markets}
+            chosen = {market: selector.at_start(market, known.get(market.slug)) for market in plan.markets}
         except UnreachableError as err:
             if plan.mode in ORDER_MODES:
                 raise Denied("CHAMPION", f"nobody knows it: {err}; nothing is traded") from err
@@ -167,7 +167,7 @@ def run_session(
         key, halts = None, Halts.of(settings.home)
         if plan.mode in ORDER_MODES:
             key = _admitted(plan, chosen, halts, held)
-            on_note(plan.config.orders.told(plan.config.limits))
+            on_note(plan.config.orders.describe(plan.config.limits))
         journal = stack.enter_context(Journal(path))
         begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
         stepped = min(journal.reader().decided(market.slug) for market in plan.markets)
@@ -179,14 +179,14 @@ def run_session(
         orders = None
         if key is not None:
             orders = stack.enter_context(
-                Orders(
+                OrderGateway(
                     link, key, plan.name, halts, limits=plan.config.limits, config=plan.config.orders, on_alert=on_alert
                 )
             )
         stop = stack.enter_context(stopped_by_signals(on_stop))
         on_open(journal)
         with open_session(
-            link, chosen, journal, mode=plan.mode, config=plan.config, orders=orders, choose=chooser.again,
+            link, chosen, journal, mode=plan.mode, config=plan.config, orders=orders, choose=selector.refresh,
             bars=plan.most_bars, stop=stop, on_decision=on_decision, on_note=on_note,
         ) as session:  # fmt: skip
             session.run(lambda: _play(link, plan, bars))
@@ -225,11 +225,11 @@ def _telling_of(held: Mapping[Market, Decimal], mode: str, on_alert: Callable[[s
 
 
 def _admitted(
-    plan: SessionPlan, chosen: Mapping[Market, Chosen], halts: Halts, held: Mapping[Market, Decimal]
+    plan: SessionPlan, chosen: Mapping[Market, VersionChoice], halts: Halts, held: Mapping[Market, Decimal]
 ) -> ApiKey:
     if plan.mode == "live" and plan.config.capital is None:
         raise Denied("CAPITAL", "live needs the capital that the session starts with: --capital")
-    if plan.mode == "live" and (unsaid := plan.config.orders.unsaid):
+    if plan.mode == "live" and (unsaid := plan.config.orders.unset):
         asked = {"stop_share": "0.1", "close_after_bars": "3"}
         give = " ".join(f"--orders.{name.replace('_', '-')} {asked[name]}" for name in unsaid)
         raise Denied("UNKNOWN", f"live needs said what becomes of a position when something is unknown: {give}")
@@ -238,7 +238,7 @@ def _admitted(
     if blind and plan.config.limits.daily_vols is not None:
         raise Denied(
             "UNFORESEEN",
-            f"--limits.daily-vols counts in foreseen volatility, and what decides in {', '.join(blind)} foresees none; "
+            f"--limits.daily-vols counts in forecast volatility, and what decides in {', '.join(blind)} has none; "
             "leave it out, or let a version decide whose network has a risk head",
         )
     unheld = [market for market in chosen if market not in held]  # what a halted one holds, the session closes
@@ -252,13 +252,13 @@ def _admitted(
     return key_of(environment)
 
 
-def _sandbox_account(plan: SessionPlan, chosen: Mapping[Market, Chosen], key: ApiKey) -> AccountSpec:
+def _sandbox_account(plan: SessionPlan, chosen: Mapping[Market, VersionChoice], key: ApiKey) -> AccountSpec:
     each = [model.recipe.backtest.initial_capital for model, *_ in chosen.values() if model]
     return AccountSpec(key=key.key, secret=key.secret, capital=str(plan.config.capital or sum(each)))
 
 
 def _begins_ms(
-    settings: Settings, store: ArtifactStore, source: Source, market: Market, chosen: Chosen, journal: Journal
+    settings: Settings, store: ArtifactStore, source: Source, market: Market, chosen: VersionChoice, journal: Journal
 ) -> int:
     """Return where a sandbox's clock stands: after what was stepped, else after the last bar that was stored."""
     candles, _ = journal.reader().candles(market.slug)
@@ -295,7 +295,7 @@ def _numbers(
     link: Link,
     store: ArtifactStore,
     reader: JournalReader,
-    predict: Predict,
+    predict: PredictHistory,
     on_note: Callable[[str], object],
 ) -> dict[str, Any]:
     each = []
@@ -316,7 +316,7 @@ def replayed(
     store: ArtifactStore,
     reader: JournalReader,
     market: Market,
-    predict: Predict,
+    predict: PredictHistory,
     account: str = "",
 ) -> Replayed:
     """Replay one account of a session, beside what the exchange says of the same bars today, where there is one."""
@@ -338,7 +338,7 @@ def replayed(
 
 
 def review_session(
-    settings: Settings, name: str, predict: Predict, on_note: Callable[[str], object] = lambda line: None
+    settings: Settings, name: str, predict: PredictHistory, on_note: Callable[[str], object] = lambda line: None
 ) -> SessionReview:
     """Replay every account of a session from its journal, beside the exchange where that can be asked.
 

@@ -26,7 +26,7 @@ from tasks.exchange.stream_events import (
     FormingBar,
     Key,
     Reconnected,
-    Refused,
+    SubscriptionRefused,
     Ticker,
     Trade,
 )
@@ -40,7 +40,7 @@ _RETRY_S = 5.0  # between two questions for what REST did not give
 _CLOCK_FAILURES = 3  # to compare the clocks, in a row, after which nobody knows the exchange's time
 
 
-class Chosen(NamedTuple):
+class VersionChoice(NamedTuple):
     """What decides in a market.
 
     Attributes:
@@ -56,7 +56,7 @@ class Chosen(NamedTuple):
     unknown: str = ""
 
 
-Choose = Callable[[Market, ServedModel | None], Chosen]
+ChooseVersion = Callable[[Market, ServedModel | None], VersionChoice]
 """Which version decides in a market now, given the one that did; loads nothing where that is the same."""
 
 
@@ -88,7 +88,7 @@ class Session:
         *,
         time: ExchangeTime,
         config: SessionConfig,
-        choose: Choose | None = None,
+        choose: ChooseVersion | None = None,
         compare_clocks: Callable[[], float] | None = None,
         streams: int = 1,
         stop: threading.Event | None = None,
@@ -104,7 +104,7 @@ class Session:
         self._stop = stop or threading.Event()
         self.on_note = on_note
         self.retry_s, self.look_every_s = _RETRY_S, _LOOK_S
-        self._winding: set[Key] = set()  # markets that are halted and may still hold something
+        self._closing: set[Key] = set()  # markets that are halted and may still hold something
         self._behind: dict[Key, None] = {}  # markets of which REST must be asked again, the longest waiting first
         self._asked_s = self._looked_s = 0.0
         self._chose_s = self._compared_s = monotonic()
@@ -132,7 +132,7 @@ class Session:
                     connected.add(event.stream)
                     if len(connected) == self._streams:
                         on_ready()
-            elif isinstance(event, Refused):
+            elif isinstance(event, SubscriptionRefused):
                 self._refused(event)
             elif isinstance(event, AccountReconnected):
                 for market in self.markets.values():
@@ -179,7 +179,7 @@ class Session:
         return [market for market in self.markets.values() if market.goes_on]
 
     def _over(self) -> bool:
-        return self._stop.is_set() or not (self._winding or self._going_on)
+        return self._stop.is_set() or not (self._closing or self._going_on)
 
     def _guard(self, market: MarketSession, do: Callable[[], object]) -> bool:
         """Do something for a market, and return whether it could be done; what befalls it befalls no other."""
@@ -214,8 +214,8 @@ class Session:
         """Do what is due by the clock: overdue bars, other versions, this machine's clock."""
         now_s = self._looked_s = monotonic()
         for market in self._going_on:
-            self._guard(market, partial(market.look, self._time.now_ms()))
-        for key in sorted(self._winding):
+            self._guard(market, partial(market.poll, self._time.now_ms()))
+        for key in sorted(self._closing):
             self._wind_down(key)
         if self._choose is not None and now_s - self._chose_s >= self._config.new_version_s:
             for market in self._going_on:
@@ -235,12 +235,12 @@ class Session:
             raise
         except PipelineError as err:
             self._say(market, "halted", f"what it holds can't be closed here: {err}")
-            self._winding.discard(key)
+            self._closing.discard(key)
         else:
             if not goes_on:
-                self._winding.discard(key)
+                self._closing.discard(key)
 
-    def _take_over(self, choose: Choose, market: MarketSession) -> None:
+    def _take_over(self, choose: ChooseVersion, market: MarketSession) -> None:
         """Let the version decide that is chosen now; one that the account may not trade is none, as at a start."""
         own = market.own
         model, why_none, _, unknown = choose(market.market, own.model)
@@ -286,7 +286,7 @@ class Session:
             for market in self.markets.values():
                 self._say(market, "clock on" if self._time.trusted else "clock off", f"{said}; {then}")
 
-    def _refused(self, event: Refused) -> None:
+    def _refused(self, event: SubscriptionRefused) -> None:
         symbols = {topic.rpartition(".")[2] for topic in event.topics}
         for (_, symbol), market in self.markets.items():
             if symbol in symbols:
@@ -295,7 +295,7 @@ class Session:
     def _halt(self, market: MarketSession, why: str) -> None:
         market.halted = why
         market.own.halt(why)
-        self._winding.add((market.market.category, market.market.symbol))
+        self._closing.add((market.market.category, market.market.symbol))
         self._say(market, "halted", f"is stepped no more: {why}")
 
     def _say(self, market: MarketSession, kind: str, said: str) -> None:

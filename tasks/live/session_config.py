@@ -13,7 +13,7 @@ from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
 from storage.schema import FloatArray, Instrument
 from storage.written import written
 from tasks.execution.accounting import Steps, account_rules
-from tasks.execution.risk import RiskLimits
+from tasks.execution.limits import TradingLimits
 from tasks.strategy.recipe import Recipe
 
 
@@ -25,8 +25,8 @@ class OrderConfig(Checked):
         slippage_percent: How far from the best price a market order may fill.
         stop_share: How far from the open the exchange's stop lies that goes with a position, share of the price; None:
             a tenth, and live needs it said.
-        stop_vols: How far the stop lies in units of the volatility that is foreseen over the holding time. It is never
-            further than `stop_share`, where it lies if none is foreseen, nor nearer than a fill may slip. None: at
+        stop_vols: How far the stop lies in units of the volatility that is forecast over the holding time. It is never
+            further than `stop_share`, where it lies if none is forecast, nor nearer than a fill may slip. None: at
             `stop_share`.
         close_after_bars: After how many bars without a word, or since the market was halted because something is
             unknown, what is held is closed; None: three, and live needs it said.
@@ -44,16 +44,16 @@ class OrderConfig(Checked):
         """How far from the open the stop lies at most, share of the price."""
         return 0.1 if self.stop_share is None else self.stop_share
 
-    def stop_distance(self, foreseen_vol: float, bars: int) -> float:
+    def stop_distance(self, forecast_vol: float, bars: int) -> float:
         """Return how far from the open the stop of a position lies, share of the price: in (0, stop_at].
 
         Args:
-            foreseen_vol: Volatility per bar that is foreseen; NaN where unknown.
+            forecast_vol: Volatility per bar that is forecast; NaN where unknown.
             bars: How long a position is meant to be held.
         """
-        if self.stop_vols is None or not foreseen_vol > 0.0:  # NaN compares false
+        if self.stop_vols is None or not forecast_vol > 0.0:  # NaN compares false
             return self.stop_at
-        units = self.stop_vols * foreseen_vol * math.sqrt(bars)
+        units = self.stop_vols * forecast_vol * math.sqrt(bars)
         return min(self.stop_at, max(units, self.slippage_percent / 100))
 
     @property
@@ -62,23 +62,23 @@ class OrderConfig(Checked):
         return 3 if self.close_after_bars is None else self.close_after_bars
 
     @property
-    def unsaid(self) -> list[str]:
+    def unset(self) -> list[str]:
         """Names of what live needs said and nobody has."""
         return [name for name in ("stop_share", "close_after_bars") if getattr(self, name) is None]
 
-    def told(self, limits: RiskLimits) -> str:
+    def describe(self, limits: TradingLimits) -> str:
         """Return the limits that orders are sent under, one line."""
         hard = written(self.stop_at, "share")
         stop = f"{hard} away"
         if self.stop_vols is not None:
-            stop = f"{self.stop_vols:g}x the foreseen volatility of the holding time away, at most {hard}"
+            stop = f"{self.stop_vols:g}x the forecast volatility of the holding time away, at most {hard}"
         daily_loss, drawdown, band = (
             written(part, "share") for part in (limits.daily_loss, limits.drawdown, limits.band)
         )
         day = f"{daily_loss} of a day's equity"
         if limits.daily_vols is not None:
             day += (
-                f", and no more than {limits.daily_vols:g}x what its riskiest position is foreseen to move it in 24 h"
+                f", and no more than {limits.daily_vols:g}x what its riskiest position is forecast to move it in 24 h"
             )
         return (
             f"limits: {day}, {drawdown} below the best close, "
@@ -114,7 +114,7 @@ class SessionConfig(Checked):
     clock_limit_s: PositiveFloat = 1.0
     at_end: Literal["hold", "flat"] = "hold"
     orders: OrderConfig = OrderConfig()
-    limits: RiskLimits = RiskLimits()
+    limits: TradingLimits = TradingLimits()
 
 
 class ExchangeTime(Protocol):

@@ -40,8 +40,8 @@ from tasks.journal.journal_rows import Decision
 from tasks.live.account import BROKERS, Account
 from tasks.live.market_session import MarketSession, Recent
 from tasks.live.order_account import OrderAccount
-from tasks.live.orders import Orders
-from tasks.live.session import Choose, Chosen, Session
+from tasks.live.order_gateway import OrderGateway
+from tasks.live.session import ChooseVersion, Session, VersionChoice
 from tasks.live.session_config import DataTime, ExchangeTime, SessionConfig, WallTime
 from tasks.market.features import WARM_UP
 from tasks.strategy.recipe import Recipe
@@ -98,14 +98,14 @@ def one_session(folder: Path, source: Source, markets: Sequence[Market], stack: 
 @contextmanager
 def open_session(
     link: Link,
-    versions: Mapping[Market, Chosen],
+    versions: Mapping[Market, VersionChoice],
     journal: Journal,
     *,
     mode: str,
     config: SessionConfig = SessionConfig(),
-    orders: Orders | None = None,
+    orders: OrderGateway | None = None,
     timing: StreamTiming = StreamTiming(),
-    choose: Choose | None = None,
+    choose: ChooseVersion | None = None,
     bars: int | None = None,
     stop: threading.Event | None = None,
     on_decision: Callable[[MarketSession, Decision], object] = lambda market, decision: None,

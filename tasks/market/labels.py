@@ -1,4 +1,4 @@
-"""The labels. The only file of the project that looks ahead: horizon + 1 bars, or the risk horizon.
+"""The labels. The only file that looks ahead: horizon + 1 bars, or the volatility horizon.
 
 A decision at the close of bar t is filled at the open of t + 1, so the label is the return from that open on:
 
@@ -9,7 +9,7 @@ For Gaussian returns P(hold) = 2 * Phi(k) - 1, so k = 0.4307 gives thirds wherev
 
 The model also forecasts how much the market will move: the realised variance over a separate horizon, close to close,
 
-    RV_t = sum of ln(C[t+i] / C[t+i-1])^2 over i = 1 .. risk horizon
+    RV_t = sum of ln(C[t+i] / C[t+i-1])^2 over i = 1 .. volatility horizon
 """
 
 from __future__ import annotations

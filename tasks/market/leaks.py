@@ -28,7 +28,7 @@ from itertools import pairwise
 import numpy as np
 
 from storage.schema import BUY, SELL, DatasetError, FloatArray, IntArray
-from tasks.market.samples import Fold
+from tasks.market.walk_forward import Fold
 
 Columns = Callable[[FloatArray], FloatArray]
 """(T, 6) candles as `Candles.matrix` gives them -> (T, F) numbers, one row a bar: features, predictions or labels."""

@@ -57,8 +57,8 @@ def har_inputs(close: FloatArray, segment: IntArray, interval_ms: int) -> FloatA
     return np.column_stack([trailing_variance(close, segment, bars, lengths[0]) for bars in lengths])
 
 
-def foreseen_volatility(vol: FloatArray, log_variance_ratio: FloatArray) -> FloatArray:
-    """Return the forecast volatility per bar over the risk horizon, (T,).
+def forecast_volatility(vol: FloatArray, log_variance_ratio: FloatArray) -> FloatArray:
+    """Return the forecast volatility per bar over the volatility horizon, (T,).
 
     Args:
         vol: (T,) present volatility per bar.

@@ -9,9 +9,9 @@ The network maps the newest `context` bars of F features to K class logits:
     head = mean of s over the window, beside it s at the newest bar if `newest_step`
     logits = (classifier(dropout(head)) + bypass(z at the newest bar) if `linear_bypass`) / temperature
 
-With a risk head, classifier and bypass have one row more, which no temperature divides: the logarithm of the variance
-foreseen over the risk horizon, as a multiple of what the present volatility would bring. A row of zeros says that
-nothing will change.
+With a volatility head, classifier and bypass have one row more, which no temperature divides: the logarithm of the
+variance forecast over the volatility horizon, as a multiple of what the present volatility would bring. A row of zeros
+says that nothing will change.
 
 Its block is one of three; with f = BN1(depthwise_{K, dilation}(.)), one filter a channel along time:
 
@@ -62,7 +62,7 @@ class DSCConfig(Checked):
         input_clip: Bound of the scaled features, standard deviations; None for no bound.
         members: Networks that are trained apart and joined (members.py), each with an equal part of the channels. What
             would mix their channels is zero: a window's path counts and computes it, the engine does neither.
-        risk_head: Whether it also says how much the market will move (risk_head.py): one row more of every head.
+        risk_head: Whether it also says how much the market will move (vol_head.py): one row more of every head.
     """
 
     input_features: Annotated[int, Ge(1), Le(256)] = 10
@@ -98,7 +98,7 @@ class DSCConfig(Checked):
 
     @property
     def outputs(self) -> int:
-        """Numbers that it says of a bar: K logits, then the logarithm of the variance ratio of a risk head."""
+        """Numbers that it says of a bar: K logits, then the logarithm of the variance ratio of a volatility head."""
         return self.num_classes + self.risk_head
 
     @property

@@ -37,7 +37,7 @@ _LEAST_PROBABILITY = 1e-12  # a logarithm is taken of it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
+class GridPoint:
     """One point of a grid.
 
     Attributes:
@@ -65,13 +65,13 @@ class Baseline:
 
     name: str
     probabilities: FloatArray
-    tried: tuple[Tried, ...]
+    tried: tuple[GridPoint, ...]
     temperature: float
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Samples:
+class TabularSamples:
     """What a simple model is fitted on.
 
     Attributes:
@@ -84,10 +84,10 @@ class Samples:
     y: IntArray
     weights: FloatArray | None
 
-    def thinned(self, stride: int) -> Samples:
+    def thinned(self, stride: int) -> TabularSamples:
         """Return every `stride`-th sample, copied: whoever lets go of the others has their memory back."""
         weights = None if self.weights is None else self.weights[::stride].copy()
-        return Samples(x=self.x[::stride].copy(), y=self.y[::stride].copy(), weights=weights)
+        return TabularSamples(x=self.x[::stride].copy(), y=self.y[::stride].copy(), weights=weights)
 
 
 Predict = Callable[[FloatArray], FloatArray]
@@ -123,7 +123,7 @@ class TabularSeries:
         labelled = bars[self._series.labels[bars] >= 0]
         return labelled[finite_bars(self.scaled(labelled))]
 
-    def samples(self, bars: IntArray, *, mirrored: bool = False) -> Samples:
+    def samples(self, bars: IntArray, *, mirrored: bool = False) -> TabularSamples:
         """Return the samples of `known` bars, and the mirror image of each too if asked.
 
         Raises:
@@ -136,14 +136,14 @@ class TabularSeries:
             raise DatasetError(f"bars {span} hold no labelled bar with features; ingest more bars")
         y, weights = series.labels[bars], None if series.weights is None else series.weights[bars]
         if not mirrored or series.signs is None:
-            return Samples(x=self.scaled(bars), y=y, weights=weights)
+            return TabularSamples(x=self.scaled(bars), y=y, weights=weights)
         x = np.empty((2 * len(bars), series.features.shape[1]))
         x[: len(bars)] = self.scaled(bars)
         x[len(bars) :] = self.scaled(bars, series.signs)
         y = np.concatenate([y, self._num_classes - 1 - y])
-        return Samples(x=x, y=y, weights=None if weights is None else np.tile(weights, 2))
+        return TabularSamples(x=x, y=y, weights=None if weights is None else np.tile(weights, 2))
 
-    def samples_of_either_side(self, bars: IntArray) -> Samples:
+    def samples_of_either_side(self, bars: IntArray) -> TabularSamples:
         """Return the samples of `known` bars, of every second one its mirror image instead, where there are signs.
 
         Labels overlap, so that both sides of each say little more; they take twice the work.
@@ -196,7 +196,9 @@ def fit_baseline(
     search = _logistic if name == LOGISTIC else _boosting
     kinds = {"": False} if series.signs is None else {"": False, ", mirrored": True}
 
-    def learned_from(kind: str) -> Samples:  # made anew whenever it is asked for: one such table at a time is enough
+    def learned_from(
+        kind: str,
+    ) -> TabularSamples:  # made anew whenever it is asked for: one such table at a time is enough
         learn = table.samples(np.arange(*train), mirrored=kinds[kind])
         require_every_class(learn, train, num_classes)
         return learn
@@ -220,7 +222,7 @@ def fit_baseline(
         name=name,
         probabilities=probabilities,
         tried=tuple(
-            Tried(setting=point.setting + point.kind, validation_loss=point.loss, chosen=i == best)
+            GridPoint(setting=point.setting + point.kind, validation_loss=point.loss, chosen=i == best)
             for i, point in enumerate(found)
         ),
         temperature=temperature,
@@ -228,7 +230,7 @@ def fit_baseline(
     )
 
 
-def require_every_class(learn: Samples, train: tuple[int, int], num_classes: int) -> None:
+def require_every_class(learn: TabularSamples, train: tuple[int, int], num_classes: int) -> None:
     """Refuse training bars that never show what is to be learned.
 
     Raises:
@@ -245,11 +247,11 @@ class _Point:
 
     setting: str
     loss: float
-    fitted: Callable[[Samples], Predict]
+    fitted: Callable[[TabularSamples], Predict]
     kind: str = ""
 
 
-def _logistic(learn: Samples, check: Samples, config: BaselineConfig) -> Iterator[_Point]:
+def _logistic(learn: TabularSamples, check: TabularSamples, config: BaselineConfig) -> Iterator[_Point]:
     learn, model = learn.thinned(_SEARCHED), None
     for strength in config.strengths:
         model = logistic(learn, strength * _SEARCHED, model)  # fewer samples, as strong a penalty for each
@@ -257,12 +259,12 @@ def _logistic(learn: Samples, check: Samples, config: BaselineConfig) -> Iterato
         yield _Point(setting=f"C={strength:g}", loss=loss, fitted=partial(_regression, strength, model))
 
 
-def _regression(strength: float, near: Any, learn: Samples) -> Predict:
+def _regression(strength: float, near: Any, learn: TabularSamples) -> Predict:
     predict: Predict = logistic(learn, strength, near).predict_proba
     return predict
 
 
-def logistic(learn: Samples, strength: float, near: Any = None) -> Any:
+def logistic(learn: TabularSamples, strength: float, near: Any = None) -> Any:
     """Return scikit-learn's logistic regression of the samples.
 
     Args:
@@ -279,7 +281,7 @@ def logistic(learn: Samples, strength: float, near: Any = None) -> Any:
     return model.fit(learn.x, learn.y, sample_weight=learn.weights)
 
 
-def _boosting(learn: Samples, check: Samples, config: BaselineConfig) -> Iterator[_Point]:
+def _boosting(learn: TabularSamples, check: TabularSamples, config: BaselineConfig) -> Iterator[_Point]:
     num_classes = int(learn.y.max()) + 1
     quick = replace(
         config,
@@ -295,7 +297,7 @@ def _boosting(learn: Samples, check: Samples, config: BaselineConfig) -> Iterato
         yield _Point(setting=f"leaves={leaves}", loss=loss, fitted=partial(_boosted, check, leaves, config))
 
 
-def _boosted(check: Samples, leaves: int, config: BaselineConfig, learn: Samples) -> Predict:
+def _boosted(check: TabularSamples, leaves: int, config: BaselineConfig, learn: TabularSamples) -> Predict:
     return Boosting(learn, check, int(learn.y.max()) + 1, config).grown(leaves)
 
 
@@ -309,7 +311,7 @@ class Boosting:
         config: How they are grown.
     """
 
-    def __init__(self, learn: Samples, check: Samples, num_classes: int, config: BaselineConfig) -> None:
+    def __init__(self, learn: TabularSamples, check: TabularSamples, num_classes: int, config: BaselineConfig) -> None:
         import lightgbm
 
         self._lightgbm = lightgbm

@@ -23,7 +23,7 @@ def ridge(x: FloatArray, y: FloatArray, penalty: float) -> tuple[FloatArray, flo
 
     Args:
         x: (N, F) inputs; one that never varies gets the weight 0.
-        y: (N,) what is to be foreseen.
+        y: (N,) what is to be forecast.
         penalty: Of the squared weights, as a share of the samples.
     """
     mean, scale = x.mean(axis=0), x.std(axis=0)

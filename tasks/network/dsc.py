@@ -128,14 +128,14 @@ class DSCTradingModel(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the calibrated logits of windows, and the logarithm of the variance ratio of a risk head.
+        """Return the calibrated logits of windows, and the logarithm of the variance ratio of a volatility head.
 
         Args:
             x: (B, F, context) raw features, oldest bar first.
 
         Returns:
-            (B, outputs): K logits over the temperature, whose softmax gives probabilities, then what the risk head
-            says.
+            (B, outputs): K logits over the temperature, whose softmax gives probabilities, then what the volatility
+            head says.
 
         Raises:
             ValueError: Another shape. A longer window would be averaged whole and be another function.

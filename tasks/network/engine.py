@@ -79,8 +79,8 @@ class Engine:
             out: (outputs,) float64 to write to, and to return; a new array, without one, is a fifth of a bar's time.
 
         Returns:
-            (outputs,): K calibrated probabilities, then of a network with a risk head the variance foreseen over the
-            risk horizon, as a multiple of present volatility's; NaN until `config.context` bars were seen.
+            (outputs,): K calibrated probabilities, then of a network with a volatility head the variance forecast over
+            the volatility horizon, as a multiple of present volatility's; NaN until `config.context` bars were seen.
 
         Raises:
             ValueError: Another shape, a feature that is not finite, or an unsuitable `out`; the state is as before.
@@ -137,7 +137,7 @@ class Engine:
         self._rows[market][:] = state
 
     def run_series(self, features: ArrayLike) -> FloatArray:
-        """Return the logits, and a risk head's logarithm, of every bar that has its context; changes no state.
+        """Return the logits, and a volatility head's logarithm, of every bar that has its context; changes no state.
 
         Args:
             features: (T, F) raw features of consecutive bars, finite, oldest first.

@@ -64,8 +64,8 @@ def check_parity(
         step: ONNX graph of one bar; with padding "history" only.
 
     Returns:
-        The largest absolute difference of what a network says (calibrated logits, a risk head's logarithm) per path:
-        "torch series", "onnx window", and with padding "history" "engine" and "onnx step".
+        The largest absolute difference of what a network says (calibrated logits, a volatility head's logarithm) per
+        path: "torch series", "onnx window", and with padding "history" "engine" and "onnx step".
 
     Raises:
         ArtifactError: A difference is above TOLERANCE.

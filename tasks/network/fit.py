@@ -28,7 +28,7 @@ from tasks.network.fit_config import FitConfig
 from tasks.network.inference import predict_series as predict_series
 from tasks.network.inference import sample_logits, torch_threads
 from tasks.network.members import joined, member_config
-from tasks.network.segments import UNKNOWN, Stream, stream_of
+from tasks.network.segments import UNKNOWN, BarStream, stream_of
 from tasks.network.segments import Series as Series
 from tasks.network.stack import MemberStack, Trained
 from tasks.network.start import Start, prepare, require_spans
@@ -108,7 +108,7 @@ def fit(
     The scaler is of the train bars only. Purging labels that reach from one span into the next is the caller's.
 
     Args:
-        config: Shape of the network; its risk head is not trained, but solved afterwards (risk_head.py).
+        config: Shape of the network; its volatility head is not trained, but solved afterwards (vol_head.py).
         series: Features, labels and runs; of the features the first `config.input_features` are read.
         train: Half-open span of bars.
         validation: Half-open span of bars, after `train`.
@@ -180,7 +180,7 @@ def _train(
     members: Sequence[DSCTradingModel],
     batches: TrainingBatches,
     per_epoch: int,
-    check: Stream,
+    check: BarStream,
     config: FitConfig,
     on_progress: Callable[[Progress], None] | None,
 ) -> tuple[tuple[Progress, ...], tuple[int, ...]]:
@@ -251,7 +251,7 @@ def _step(
     return losses.tolist(), counts.tolist()
 
 
-def _validation_loss(model: DSCTradingModel, stream: Stream) -> float:
+def _validation_loss(model: DSCTradingModel, stream: BarStream) -> float:
     """Return the mean plain cross-entropy of a stream's samples, nats."""
     logits, labels = sample_logits(model, stream)
     return float(functional.cross_entropy(logits.double(), labels))
@@ -289,7 +289,7 @@ def _check(config: DSCConfig, fit_config: FitConfig) -> None:
 
 
 def _check_samples(
-    config: DSCConfig, learn: Stream, train: tuple[int, int], check: Stream, validation: tuple[int, int]
+    config: DSCConfig, learn: BarStream, train: tuple[int, int], check: BarStream, validation: tuple[int, int]
 ) -> None:
     """Refuse spans with fewer samples than a window has bars, and a class that training would never see."""
     for name, stream, (start, stop) in (("train", learn, train), ("validation", check, validation)):

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from storage.schema import FloatArray, IntArray
 from tasks.network.dsc import DSCTradingModel
-from tasks.network.segments import UNKNOWN, Series, Stream, stream_of
+from tasks.network.segments import UNKNOWN, BarStream, Series, stream_of
 
 _BARS_AT_ONCE = 8_192  # bars per series pass: bounds memory whatever the series; longer passes are no faster
 
 
-class Foreseen(NamedTuple):
+class SeriesForecast(NamedTuple):
     """What a network says of T bars.
 
     Attributes:
         probabilities: (T, K) float64, calibrated.
-        log_variance_ratio: (T,) logarithm of the variance over the risk horizon, as a multiple of what present
-            volatility would bring; NaN throughout without a risk head.
+        log_variance_ratio: (T,) logarithm of the variance over the volatility horizon, as a multiple of what present
+            volatility would bring; NaN throughout without a volatility head.
     """
 
     probabilities: FloatArray
@@ -31,11 +31,11 @@ class Foreseen(NamedTuple):
 
 
 def predict_series(model: DSCTradingModel, features: FloatArray, segment: IntArray) -> FloatArray:
-    """Return the calibrated probabilities of every bar, (T, K) float64; arguments and errors as in `foresee_series`."""
-    return foresee_series(model, features, segment).probabilities
+    """Return the calibrated probabilities of every bar, (T, K); arguments and errors as in `forecast_series`."""
+    return forecast_series(model, features, segment).probabilities
 
 
-def foresee_series(model: DSCTradingModel, features: FloatArray, segment: IntArray) -> Foreseen:
+def forecast_series(model: DSCTradingModel, features: FloatArray, segment: IntArray) -> SeriesForecast:
     """Return everything that a network says of every bar, on one thread; NaN where it lacks its full, finite context.
 
     Args:
@@ -52,7 +52,7 @@ def foresee_series(model: DSCTradingModel, features: FloatArray, segment: IntArr
     series = Series(features=features, labels=np.zeros(len(features), np.int64), segment=segment)
     stream = stream_of(series.first(model.config.input_features), (0, len(features)), model.config.context)
     classes, bars = model.config.num_classes, stream.bars[(stream.labels != UNKNOWN).numpy()]
-    found = Foreseen(np.full((len(features), classes), np.nan), np.full(len(features), np.nan))
+    found = SeriesForecast(np.full((len(features), classes), np.nan), np.full(len(features), np.nan))
     with torch_threads(1):
         outputs, _ = sample_logits(model, stream)
     found.probabilities[bars] = torch.softmax(outputs[:, :classes].double(), dim=1).numpy()
@@ -62,7 +62,7 @@ def foresee_series(model: DSCTradingModel, features: FloatArray, segment: IntArr
 
 
 @torch.no_grad()
-def sample_logits(model: DSCTradingModel, stream: Stream) -> tuple[Tensor, Tensor]:
+def sample_logits(model: DSCTradingModel, stream: BarStream) -> tuple[Tensor, Tensor]:
     """Return outputs (N, outputs), the calibrated logits first, and labels (N,) of a stream's samples.
 
     `model` is in evaluation mode.

@@ -67,8 +67,8 @@ def step_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) 
         weights: As `pack` made it.
         state: One row of `new_states`; changed in place, unless the bar is refused.
         x: (F,) float64 raw features of the bar.
-        out: (outputs,) float64, set to the calibrated probabilities, then the variance ratio that a risk head says;
-            NaN while warming up.
+        out: (outputs,) float64, set to the calibrated probabilities, then the variance ratio that a volatility head
+            says; NaN while warming up.
 
     Returns:
         READY, WARMING, WRONG_SHAPE, or -1 - i where feature i is NaN, infinite or out of float32's range.

@@ -3,7 +3,7 @@
 No candle check tells prices of noise from a market's. As the fourth of four hourly markets a random walk cost the other
 three 5 mnat, prices that lie around a level 1.3, and prints a tenth away that return at once 1.2: as much as pooling
 gains. So each is asked three times, of training hours alone: how much of a move the next bar takes back; and twice by
-logistic regressions of the newest bar on labels that do not overlap. Who fails teaches nobody, and is foreseen by the
+logistic regressions of the newest bar on labels that do not overlap. Who fails teaches nobody, and is forecast by the
 others' network all the same.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from storage.schema import FEATURES, BoolArray, FloatArray, IntArray
-from tasks.network.baselines import Samples, logistic
+from tasks.network.baselines import TabularSamples, logistic
 from tasks.network.segments import UNKNOWN, Series, finite_bars
 
 FEWEST = 3
@@ -28,7 +28,7 @@ FEWEST = 3
 _RETURNING = 0.2
 # Nats, chosen on candles before 2024-01-23 (1 hour) and 2026-02-12 (5 minutes), on nine dates of four markets each.
 _STRANGE = 0.008  # by which the others' knowledge may be worse than their class shares: markets 0.003, a walk 0.014
-_HARM = 0.005  # by which the others may be worse foreseen with a market than without it: markets 0.0025, noise 0.007
+_HARM = 0.005  # by which the others may be worse forecast with a market than without it: markets 0.0025, noise 0.007
 _RETURN = FEATURES.index("return_1")
 _ERRORS = 3.0  # standard errors that it must be, too: of a month of bars both are chance
 _PENALTY, _STRONG = 100.0, 10_000.0  # of the squared weights; strong where a few young markets speak for an old one
@@ -107,9 +107,9 @@ class _Table:
         return _excess(_losses(model.predict_proba(x), y) - _losses(prior, y), _STRANGE)
 
     def _harm(self, market: int) -> float:
-        """Return by how much the others are worse foreseen for a market's labels; 0 within bounds.
+        """Return by how much the others are worse forecast for a market's labels; 0 within bounds.
 
-        Each half of the time is foreseen by what was learned in the other.
+        Each half of the time is forecast by what was learned in the other.
         """
         harm = []
         for half, everybody in zip((False, True), self._with_all, strict=True):
@@ -132,7 +132,7 @@ class _Table:
         y = self._y[rows]
         if len(np.unique(y)) < self._classes or self._classes < 2:
             return None
-        return logistic(Samples(x=self._x[rows], y=y, weights=self._weights(rows)), 1 / penalty, near)
+        return logistic(TabularSamples(x=self._x[rows], y=y, weights=self._weights(rows)), 1 / penalty, near)
 
     def _weights(self, rows: BoolArray) -> FloatArray:
         counts: IntArray = np.bincount(self._of[rows])

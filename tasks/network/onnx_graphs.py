@@ -4,7 +4,7 @@
     window   the same function, folded (folding.py)
     step     one new bar, folded, with its memory in and out
 
-Each says "logits", and with a risk head "log_variance_ratio" (risk_head.py) as its last output.
+Each says "logits", and with a volatility head "log_variance_ratio" (vol_head.py) as its last output.
 
 Everything is float32. onnx is loaded where a graph is built: nothing that trades needs it.
 """
@@ -196,7 +196,7 @@ def _said(config: DSCConfig) -> dict[str, list[int]]:
 
 
 def _say(graph: _Graph, config: DSCConfig, outputs: str) -> None:
-    """Name what a network says of a bar: its outputs (rows, outputs) are the logits, then the risk head's."""
+    """Name what a network says of a bar: its outputs (rows, outputs) are the logits, then the volatility head's."""
     if not config.risk_head:
         graph.add("Identity", outputs, output="logits")
         return

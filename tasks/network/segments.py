@@ -88,7 +88,7 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Stream:
+class BarStream:
     """Bars of a span and of the context before it, without the bars that are not finite.
 
     Attributes:
@@ -103,10 +103,10 @@ class Stream:
     bars: IntArray
     kept: Tensor | None = None
 
-    def to(self, device: str) -> Stream:
+    def to(self, device: str) -> BarStream:
         """Return the stream with its tensors on `device`."""
         kept = None if self.kept is None else self.kept.to(device)
-        return Stream(features=self.features.to(device), labels=self.labels.to(device), bars=self.bars, kept=kept)
+        return BarStream(features=self.features.to(device), labels=self.labels.to(device), bars=self.bars, kept=kept)
 
 
 def finite_bars(features: FloatArray) -> BoolArray:
@@ -138,7 +138,7 @@ def newest_run(features: FloatArray, segment: IntArray, bars: int) -> slice:
     return slice(int(ends[-1]) - bars + 1, int(ends[-1]) + 1)
 
 
-def stream_of(series: Series, span: tuple[int, int], context: int) -> Stream:
+def stream_of(series: Series, span: tuple[int, int], context: int) -> BarStream:
     """Return the stream of bars [start, stop): context may reach back before `start`, labels may not."""
     first = max(0, span[0] - context + 1)
     features = series.features[first : span[1]]
@@ -151,7 +151,7 @@ def stream_of(series: Series, span: tuple[int, int], context: int) -> Stream:
         weights = np.where(labels == UNKNOWN, 0.0, series.weights[first : span[1]])[finite]
         largest = weights.max(initial=0.0)
         kept = torch.from_numpy(weights / largest) if largest > 0 else None
-    return Stream(
+    return BarStream(
         features=torch.from_numpy(features[finite].astype(np.float32)),
         labels=torch.from_numpy(labels[finite].astype(np.int64)),
         bars=first + np.flatnonzero(finite),

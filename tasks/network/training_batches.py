@@ -18,7 +18,7 @@ from torch.nn import functional
 from storage.schema import FloatArray
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.fit_config import FitConfig
-from tasks.network.segments import UNKNOWN, Stream, draw_segments, segment_length
+from tasks.network.segments import UNKNOWN, BarStream, draw_segments, segment_length
 
 
 class TrainingBatch(NamedTuple):
@@ -41,7 +41,7 @@ class TrainingBatches:
     def __init__(
         self,
         model: DSCTradingModel,
-        stream: Stream,
+        stream: BarStream,
         config: FitConfig,
         seeds: Sequence[int],
         teacher: NDArray[np.float32] | None = None,

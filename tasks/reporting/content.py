@@ -17,11 +17,11 @@ from tasks.champion.manifest import Manifest, read_manifest
 from tasks.execution.importance import Importance
 from tasks.ingestion.quality import StoredQuality
 from tasks.market.features import halted_bars
-from tasks.market.samples import folds_table
+from tasks.market.walk_forward import folds_table
 from tasks.reporting.evidence import compared_rows, cost_points, fold_rows, version_cells
 from tasks.reporting.report_data import Equity, ReportData
 from tasks.runs.cost import Cost
-from tasks.strategy.contest import Contest, stored_forecasts, traded_by_rule
+from tasks.strategy.baseline_comparison import BaselineComparison, stored_forecasts, traded_by_rule
 from tasks.strategy.findings import Findings
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import Recipe
@@ -49,29 +49,29 @@ def report_data(
         created: When it was made, aware.
         manifest: What it says of itself.
         findings: What the steps of its retrain found.
-        forecasts: The baselines' probabilities on the unseen bars, as `contest_files` wrote them.
+        forecasts: The baselines' probabilities on the unseen bars, as `comparison_files` wrote them.
         importance: What each input is worth.
         beside: This version and another, from `side_by_side`.
         quality: What the store knows of the candles.
         spent: What making the version took until then.
         paper: Sessions of the market on paper.
     """
-    evaluation, contest, baselines = findings.evaluation, findings.contest, stored_forecasts(forecasts)
+    evaluation, comparison, baselines = findings.evaluation, findings.comparison, stored_forecasts(forecasts)
     money, samples = evaluation.money, evaluation.samples
     return ReportData(
         ref=ref,
         created=created.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         manifest=manifest,
-        equity=_equity(manifest.recipe, evaluation, contest, baselines),
+        equity=_equity(manifest.recipe, evaluation, comparison, baselines),
         metrics={side.name: side.metrics for side in (money.model, money.buy_and_hold, money.flat)},
         costs=cost_points(money, manifest.recipe.costs),
         delays=tuple(side.metrics for side in money.by_delay),
-        contest=contest,
-        risks=findings.risk,
+        comparison=comparison,
+        vol_record=findings.risk,
         record=evaluation.record,
         slices=evaluation.slices,
         skill=evaluation.skill,
-        fold_scores=tuple(fold_rows(evaluation, contest.better_baseline.name, baselines)),
+        fold_scores=tuple(fold_rows(evaluation, comparison.better_baseline.name, baselines)),
         importance=tuple(importance),
         beside=tuple(beside),
         class_mix=_class_mix(evaluation),
@@ -92,12 +92,12 @@ def library_versions() -> dict[str, str]:
 def _equity(
     recipe: Recipe,
     evaluation: Evaluation,
-    contest: Contest,
+    comparison: BaselineComparison,
     forecasts: Mapping[str, FloatArray],
 ) -> Equity:
     """Return the account beside LightGBM's, the better baseline's, where that is another, and holding."""
     money, samples = evaluation.money, evaluation.samples
-    names = dict.fromkeys(name for name in ("LightGBM", contest.better_baseline.name) if name in forecasts)
+    names = dict.fromkeys(name for name in ("LightGBM", comparison.better_baseline.name) if name in forecasts)
     return Equity(
         candles=samples.dataset.candles[evaluation.unseen.rows],
         interval_ms=samples.dataset.ref.market.interval_ms,

@@ -14,12 +14,12 @@ from storage.written import Cell, Row, written
 from tasks.champion.manifest import Manifest
 from tasks.execution.accounting import Costs
 from tasks.execution.comparison import COST_FACTORS, COSTS_PER_SIDE, Comparison
-from tasks.execution.contenders import common_labels
+from tasks.execution.comparison_rows import common_labels
 from tasks.execution.metrics import Metrics, total_return
 from tasks.execution.skill import Skill, log_losses
-from tasks.execution.track_record import Deflation, TrackRecord
+from tasks.execution.track_record import DeflatedSharpe, TrackRecord
 from tasks.reporting.report_data import CostPoint, Measure, ReportData
-from tasks.strategy.contest import Contest
+from tasks.strategy.baseline_comparison import BaselineComparison
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.speed import speed_of
 
@@ -27,7 +27,7 @@ from tasks.strategy.speed import speed_of
 def highlights(data: ReportData) -> tuple[Measure, ...]:
     """Return the few numbers of the head line."""
     ours, held, skill, record = data.metrics["model"], data.metrics["buy and hold"], data.skill, data.record
-    best = data.contest.best_baseline
+    best = data.comparison.best_baseline
     theirs, holding = (written(side.total_return, "signed share") for side in (best, held))
     traded = f"{ours.num_trades:,} trade{'' if ours.num_trades == 1 else 's'} in {ours.days:.0f} unseen days"
     return (
@@ -99,7 +99,7 @@ def cost_points(money: Comparison, costs: Costs) -> tuple[CostPoint, ...]:
     )
 
 
-def trials_text(luck: Deflation, others: int) -> str:
+def trials_text(luck: DeflatedSharpe, others: int) -> str:
     """Return how many strategies were tried, and what they are.
 
     Args:
@@ -109,7 +109,7 @@ def trials_text(luck: Deflation, others: int) -> str:
     return f"{luck.trials:,} trials: {luck.trials - others:,} of this market here, {others:,} behind the default preset"
 
 
-def record_measures(record: TrackRecord, luck: Deflation, others: int) -> tuple[Measure, ...]:
+def record_measures(record: TrackRecord, luck: DeflatedSharpe, others: int) -> tuple[Measure, ...]:
     """Return what the daily returns prove, alone and among all trials, `others` of which were looked at before."""
     needed = "undefined" if record.days_needed is None else f"{record.days_needed:,.0f}"
     tried = f"the best of {luck.trials} worthless ones with their spread of {luck.spread:.2f} would show"
@@ -138,7 +138,7 @@ def _lo_text(record: TrackRecord) -> str:
 
 
 def direction_line(skill: Skill) -> str:
-    """Return in one line whether the side of what moved was foreseen."""
+    """Return in one line whether the side of what moved was forecast."""
     if skill.direction_accuracy is None:
         return "undefined: nothing moved"
     lead = skill.direction_skill or 0.0
@@ -235,9 +235,9 @@ def flat_cells(values: Mapping[str, Any], prefix: str = "") -> dict[str, Cell]:
     return cells
 
 
-def random_note(contest: Contest) -> str:
+def random_note(comparison: BaselineComparison) -> str:
     """Return what random timings say."""
-    drawn = contest.random
+    drawn = comparison.random
     return (
         f"Of {drawn.draws:,} random timings of the model's own positions, with its exposure and turnover, "
         f"{written(drawn.percentile, 'share')} ended below the model; 95 % of them ended between "

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from storage.schema import DAY_MS, FloatArray, IntArray
 from storage.written import Cell, Row
-from tasks.execution.contenders import Contender
+from tasks.execution.comparison_rows import ComparisonRow
 from tasks.execution.importance import Importance
 from tasks.execution.skill import Skill
 from tasks.network.fit import Progress
@@ -310,7 +310,7 @@ def draw_step(speed: Speed, label: str, width: int = WIDE) -> Figure:
     return figure
 
 
-def draw_contenders(lines: Sequence[Contender], label: str, width: int = WIDE) -> Figure | None:
+def draw_comparison(lines: Sequence[ComparisonRow], label: str, width: int = WIDE) -> Figure | None:
     """The model's log-loss lead over every forecaster, with its 95 % interval; None where there is no lead to draw."""
     leads = [
         (line.name, line.lead, 1.96 * line.lead_error if is_number(line.lead_error) else 0.0)

@@ -9,8 +9,8 @@ from storage.written import DASH, Row, or_dash, written
 from tasks.network.architecture import DSCConfig, layer_macs, macs_per_window, parameters
 from tasks.network.latency import RUNTIMES
 from tasks.reporting.report_data import ReportData
-from tasks.strategy.baselines import twin_name
-from tasks.strategy.contest import MODEL
+from tasks.strategy.baseline_comparison import MODEL
+from tasks.strategy.baseline_folds import twin_name
 
 _CHANNELS, _TAPS, _BARS = 64, 9, 100  # the text's "64ch, 3x3" is K=9 in one dimension; its window has 100 bars
 
@@ -59,9 +59,9 @@ def _times(data: ReportData, config: DSCConfig) -> Iterator[Row]:
 
 
 def _results(data: ReportData, config: DSCConfig) -> Iterator[Row]:
-    contest, record, twin = data.contest, data.record, twin_name(data.manifest.recipe)
-    lines = [contest.named(twin), contest.named(MODEL)]
-    weights: list[Any] = [contest.facts[-1].get(twin, {}).get("weights_bytes"), len(data.training[-1].weights)]
+    comparison, record, twin = data.comparison, data.record, twin_name(data.manifest.recipe)
+    lines = [comparison.named(twin), comparison.named(MODEL)]
+    weights: list[Any] = [comparison.facts[-1].get(twin, {}).get("weights_bytes"), len(data.training[-1].weights)]
     if config.block == "standard":
         lines.reverse()
         weights.reverse()

@@ -21,9 +21,9 @@ from storage.foreign import MOST_ROWS, OTHERWISE, parse_json, refusing
 from storage.schema import ArtifactError, Source, VersionRef, one_line
 from storage.trials import Candidate, Trial, TrialLog
 from tasks.champion.manifest import Manifest
-from tasks.execution.contenders import Contender
+from tasks.execution.comparison_rows import ComparisonRow
 from tasks.execution.false_discovery import RATE, adjusted_p_values
-from tasks.execution.risk_skill import LEVELS
+from tasks.execution.vol_skill import LEVELS
 
 MOST_MARKETS = 1_000
 """Of a source, on one page: twice as many as Bybit lists perpetuals."""
@@ -47,15 +47,15 @@ class _Backtest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Risk:
-    """What is read of its risk.json; see `tasks.strategy.risk.RiskRecord`."""
+class _VolRecord:
+    """What is read of its risk.json; see `tasks.strategy.vol_forecast.VolForecastRecord`."""
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     below: tuple[float, ...]
 
 
-_BACKTEST, _RISK = TypeAdapter(_Backtest), TypeAdapter(_Risk)
+_BACKTEST, _VOL_RECORD = TypeAdapter(_Backtest), TypeAdapter(_VolRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ class MarketFacts:
         direction_p: Chance of its skill in direction without any; None where undefined.
         edge_bp, edge_error_bp: Mean of what a move earned on the side that the model named, before costs, and its
             standard error, basis points; None without a move.
-        risk_off: Largest distance between the share of windows below a foreseen quantile of risk and its level; None
-            where no risk was foreseen.
+        vol_calibration_gap: Largest distance between the share of windows below a forecast quantile of volatility and
+            its level; None where no volatility was forecast.
         lead_adjusted, direction_adjusted: p-values of lead and direction, set right for the number of markets.
     """
 
@@ -82,11 +82,11 @@ class MarketFacts:
     made: datetime
     labels: int
     folds: int
-    baseline: Contender | None
+    baseline: ComparisonRow | None
     direction_p: float | None
     edge_bp: float | None
     edge_error_bp: float | None
-    risk_off: float | None
+    vol_calibration_gap: float | None
     lead_adjusted: float = 1.0
     direction_adjusted: float = 1.0
 
@@ -154,7 +154,7 @@ class Panel:
 
     @property
     def directions(self) -> int:
-        """How many foresee direction by more than luck."""
+        """How many forecast direction by more than luck."""
         return sum(one.direction_counts for one in self.facts)
 
 
@@ -198,13 +198,15 @@ def _facts(store: ArtifactStore, ref: VersionRef) -> MarketFacts:
     with refusing(f"version {ref} must be made again, its numbers are not as they were written", *OTHERWISE):
         skill = _read(_BACKTEST, parse_json(store.read(ref, "backtest.json"))).skill
         folds = len(parse_json(store.read(ref, "folds.json")))
-        # Before format 2 nothing was foreseen of risk.
+        # Before format 2 nothing was forecast of volatility.
         risk = parse_json(store.read(ref, "risk.json")) if "risk.json" in document["files"] else {"below": ()}
-        below = _read(_RISK, risk).below
+        below = _read(_VOL_RECORD, risk).below
         baseline = next((line for line in manifest.summary.lines if line.lead is not None), None)
         if baseline and not 0 <= _known(baseline.p_value) <= 1:
             raise ValueError(f"p_value of the lead must be 0 to 1, was {baseline.p_value}")
-        risk_off = max(abs(share - level) for share, level in zip(below, LEVELS, strict=True)) if below else None
+        vol_calibration_gap = (
+            max(abs(share - level) for share, level in zip(below, LEVELS, strict=True)) if below else None
+        )
         return MarketFacts(
             ref=ref,
             manifest=manifest,
@@ -215,7 +217,7 @@ def _facts(store: ArtifactStore, ref: VersionRef) -> MarketFacts:
             direction_p=skill.direction_p_value,
             edge_bp=skill.edge_bp,
             edge_error_bp=skill.edge_error_bp,
-            risk_off=risk_off,
+            vol_calibration_gap=vol_calibration_gap,
         )
 
 

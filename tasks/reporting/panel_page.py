@@ -32,10 +32,10 @@ _WORDS = (
         "What a move earned on average on the side that the model named, before costs, with its 95 % interval; p is "
         "that of its log-loss on the side of a move, against the better of the prior and 50:50.",
     ),
-    ("Risk", "Whether every condition on the foreseen risk held: it stands apart from trading."),
+    ("Risk", "Whether every condition on the forecast volatility held: it stands apart from trading."),
     (
         "Risk calibration",
-        "How far the share of windows below a foreseen quantile of risk is from its level, at the worst one; 0 is "
+        "How far the share of windows below a forecast quantile of variance is from its level, at the worst; 0 is "
         "perfect.",
     ),
     ("Age", "Since the version was made."),
@@ -127,7 +127,7 @@ def _cards(panel: Panel) -> Iterator[tuple[str, str, str]]:
     versions, trials = sum(row.versions for row in panel.rows), sum(row.trials for row in panel.rows)
     yield "Markets", f"{total:,}", f"{silent} can't be shown, and count as without skill" if silent else "all shown"
     yield "Trading", f"{sum(_holds(one.manifest.judgement.checks) for one in facts)} of {total}", "meet every condition"
-    yield "Risk foreseen", f"{sum(_holds(one.manifest.risk) for one in facts)} of {total}", "meet every condition"
+    yield "Volatility forecast", f"{sum(_holds(one.manifest.risk) for one in facts)} of {total}", "meet every condition"
     yield "Trials on unseen bars", f"{trials:,}", f"of all markets; versions stored: {versions:,}"
 
 
@@ -178,8 +178,8 @@ def _cells(facts: MarketFacts, panel: Panel) -> Iterator[_Cell]:
     )
     yield _chip(manifest.risk)
     yield _Cell(
-        words=DASH if facts.risk_off is None else f"off by {written(facts.risk_off, 'ratio')}",
-        sort=facts.risk_off,
+        words=DASH if facts.vol_calibration_gap is None else f"off by {written(facts.vol_calibration_gap, 'ratio')}",
+        sort=facts.vol_calibration_gap,
         kind="n",
     )
     yield _Cell(words=f"{days:,.1f} days", sort=days, notes=(f"{facts.made:%Y-%m-%d}",), kind="n")

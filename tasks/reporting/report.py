@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 
 from storage.schema import CLASSES
 from storage.written import Style, or_dash, written
-from tasks.champion.risk_verdict import risk_holds
+from tasks.champion.vol_verdict import vol_forecast_holds
 from tasks.execution.fee_schedule import costs_text
 from tasks.execution.metrics import Metrics
-from tasks.execution.risk_skill import LEVELS
+from tasks.execution.vol_skill import LEVELS
 from tasks.reporting import figures
 from tasks.reporting.canvas import NARROW, WIDE, png, svg
 from tasks.reporting.evidence import (
@@ -87,7 +87,7 @@ _SECTIONS = {
     "money": "Money, net of costs",
     "track": "Month by month",
     "skill": "Skill of the predictions",
-    "risk": "Risk foreseen",
+    "risk": "Volatility forecast",
     "beside": "Beside the version before",
     "paper": "On paper",
     "claims": "Claimed and measured",
@@ -112,11 +112,11 @@ def render_report(data: ReportData) -> str:
         "record": record_measures(data.record, luck, others),
         "trials": trials_text(luck, others),
         "skill": skill_measures(data.skill),
-        "risk_holds": risk_holds(manifest.risk),
+        "vol_forecast_holds": vol_forecast_holds(manifest.risk),
         "levels": LEVELS,
         "costs_text": costs_text(manifest.recipe.costs, manifest.recipe.fees),
         "claims": list(headline_rows(data)),
-        "random_note": random_note(data.contest),
+        "random_note": random_note(data.comparison),
         "configuration": {name: flat_cells(asdict(part)) for name, part in manifest.recipe.parts().items()},
         "spent": [
             (one.stage, f"{one.wall_s:,.1f} s", f"{one.cpu_s:,.1f} s")
@@ -208,7 +208,7 @@ _PICTURES: dict[str, tuple[str, dict[str, int], Callable[[ReportData, str, int],
     ),
     "contenders": (
         "The model's lead over each forecaster", _BOTH,
-        lambda data, label, width: figures.draw_contenders(data.contest.table, label, width),
+        lambda data, label, width: figures.draw_comparison(data.comparison.table, label, width),
     ),
     "importance": (
         "What each input is worth to the forecast", _BOTH,

@@ -19,10 +19,10 @@ from tasks.execution.track_record import TrackRecord
 from tasks.execution.trades import Trades
 from tasks.reporting.source_names import ribbon, source_label
 from tasks.runs.cost import Cost
-from tasks.strategy.contest import Contest
+from tasks.strategy.baseline_comparison import BaselineComparison
 from tasks.strategy.folds import FoldResult
-from tasks.strategy.risk import RiskRecord
 from tasks.strategy.speed import Speed
+from tasks.strategy.vol_forecast import VolForecastRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +123,8 @@ class ReportData:
         metrics: Who -> the account in numbers: the model first, then buy and hold and flat.
         costs: The cost sweep, cheapest first.
         delays: The same decisions filled at the next open, one bar later, two bars later.
-        contest: The model and what it had to beat.
-        risks: What was foreseen of risk, and what came.
+        comparison: The model and what it had to beat.
+        vol_record: What was forecast of volatility, and what came.
         record: What the daily returns prove.
         slices: The result by year and by state of the market.
         skill: How good the predictions were.
@@ -147,8 +147,8 @@ class ReportData:
     metrics: Mapping[str, Metrics]
     costs: tuple[CostPoint, ...]
     delays: tuple[Metrics, ...]
-    contest: Contest
-    risks: RiskRecord
+    comparison: BaselineComparison
+    vol_record: VolForecastRecord
     record: TrackRecord
     slices: tuple[Slice, ...]
     skill: Skill

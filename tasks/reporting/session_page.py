@@ -15,8 +15,8 @@ import numpy as np
 
 from storage.schema import CLASSES, DAY_MS, FEATURES, Candles, FloatArray, Market, utc_text
 from storage.written import written
+from tasks.execution.limits import TradingLimits
 from tasks.execution.metrics import max_drawdown, total_return
-from tasks.execution.risk import RiskLimits
 from tasks.execution.skill import log_losses
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import DIRECTIONS, OF_DOUBT, UNKNOWN_CHAMPION, Decision
@@ -27,7 +27,7 @@ from tasks.reporting.markup import data_uri, markdown_text
 from tasks.reporting.session_figure import Drawn, session_figure
 from tasks.reporting.source_names import source_label
 from tasks.reporting.version_facts import VersionFacts
-from tasks.strategy.live_tick import PROBABILITIES, day_vol, foreseen_vol, share_taken
+from tasks.strategy.live_tick import PROBABILITIES, day_vol, forecast_vol, share_taken
 
 _WIDTH = 760  # points: what a Markdown view shows without shrinking it
 _SHOWN = 10  # decisions, fills
@@ -58,7 +58,7 @@ class Shown:
     report: str = ""
     ended: str = ""
     summary: str = ""
-    limits: RiskLimits = RiskLimits()
+    limits: TradingLimits = TradingLimits()
 
 
 def session_page(reader: JournalReader, market: Market, facts: VersionFacts | None, shown: Shown) -> str:
@@ -179,18 +179,18 @@ class _Here:
 
     def _position_lines(self) -> Iterator[_Line]:
         ledger, mark = self._ledger, float(self._candles.close[-1])
-        if ledger is None or not ledger.weight:
+        if ledger is None or not ledger.side:
             yield "position", "flat"
             yield "mark", f"{mark:,.10g} USDT"
             return
         coins = f" {abs(ledger.quantity):,.10g} coins" if ledger.quantity else ""
         yield (
             "position",
-            f"{DIRECTIONS[ledger.weight]}{coins}, held for {ledger.bars_held} bar{'s' * (ledger.bars_held != 1)}",
+            f"{DIRECTIONS[ledger.side]}{coins}, held for {ledger.bars_held} bar{'s' * (ledger.bars_held != 1)}",
         )
         if self._fills:
             at_ms, _, fill = self._fills[-1]
-            moved = ledger.weight * (mark / fill.price - 1.0)
+            moved = ledger.side * (mark / fill.price - 1.0)
             yield "entry", f"{fill.price:,.10g} USDT at {utc_text(at_ms)}"
             yield "mark", f"{mark:,.10g} USDT, {written(moved, 'signed share')} since the entry"
         else:
@@ -256,12 +256,12 @@ class _Here:
         if own:
             said = zip(CLASSES, own[-1].values[PROBABILITIES].tolist(), strict=True)
             yield "probabilities", ", ".join(f"{name} {written(p, 'share')}" for name, p in said)
-            if math.isfinite(foreseen := foreseen_vol(own[-1].values)):
+            if math.isfinite(forecast := forecast_vol(own[-1].values)):
                 now = written(float(own[-1].values[PROBABILITIES.start - 1]), "share as bp")
-                yield "volatility of a bar", f"{now} now, {written(foreseen, 'share as bp')} foreseen"
+                yield "volatility of a bar", f"{now} now, {written(forecast, 'share as bp')} forecast"
                 day, share = day_vol(own[-1].values, self._market.interval_ms), share_taken(own[-1].values)
                 taken = f"{written(share, 'share')} of a position is taken"
-                yield "volatility of 24 hours", f"{written(day, 'share')} foreseen; {taken}"
+                yield "volatility of 24 hours", f"{written(day, 'share')} forecast; {taken}"
                 if self._facts is not None:
                     usual = self._facts.manifest.recipe.backtest.usual_share(
                         self._worth, float(self._candles.close[-1])
@@ -292,7 +292,7 @@ class _Here:
         for name in self._reader.accounts():
             if name.startswith(begins):
                 _, equity = self._reader.equity(self._market, name)
-                side = "".join(DIRECTIONS[bar.opened.ledger.weight] for bar in self._reader.opens(name, last=1))
+                side = "".join(DIRECTIONS[bar.opened.ledger.side] for bar in self._reader.opens(name, last=1))
                 fills = len(self._reader.fills(name))
                 version = markdown_text(name.removeprefix(begins))
                 lines.append(f"- {version}: {written(total_return(equity), 'signed share')}, {fills:,} fills, {side}")

@@ -13,12 +13,12 @@ from storage.trials import Origin
 from storage.written import written
 from tasks.champion.manifest import Manifest, Summary
 from tasks.champion.promotion import Check, Judgement
-from tasks.champion.risk_verdict import risk_line
-from tasks.execution.contenders import Contender
+from tasks.champion.vol_verdict import vol_forecast_line
+from tasks.execution.comparison_rows import ComparisonRow
 from tasks.execution.fee_schedule import costs_text
 from tasks.execution.track_record import FEWEST_TRADES
 from tasks.market.synthetic import SyntheticMarket, description
-from tasks.strategy.contest import MODEL, Contest
+from tasks.strategy.baseline_comparison import MODEL, BaselineComparison
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
@@ -64,7 +64,7 @@ class Verdict:
             ("decision", self.decision),
             *(("failed", name) for name in self.failed),
             *model_lines(self.manifest.summary),
-            ("risk verdict", risk_line(self.manifest.risk)),
+            ("volatility verdict", vol_forecast_line(self.manifest.risk)),
             ("version", str(self.version)),
         ]
 
@@ -138,19 +138,19 @@ def verdict_of(
     )
 
 
-def summarise(recipe: Recipe, evaluation: Evaluation, contest: Contest, origin: Origin) -> Summary:
+def summarise(recipe: Recipe, evaluation: Evaluation, comparison: BaselineComparison, origin: Origin) -> Summary:
     """Return a version in a few numbers.
 
     Args:
         recipe: How it was made.
         evaluation: What its predictions were worth.
-        contest: What it had to beat.
+        comparison: What it had to beat.
         origin: Who sent the candles.
     """
-    names = (MODEL, contest.best_baseline.name, evaluation.money.buy_and_hold.name)
+    names = (MODEL, comparison.best_baseline.name, evaluation.money.buy_and_hold.name)
     return Summary(
         days=evaluation.money.model.metrics.days,
-        lines=tuple(line for name in names if (line := contest.named(name))),
+        lines=tuple(line for name in names if (line := comparison.named(name))),
         sharpe_low=evaluation.record.low,
         sharpe_high=evaluation.record.high,
         edge_bp=evaluation.skill.edge_bp,
@@ -191,7 +191,7 @@ def _share_without_funding(evaluation: Evaluation) -> float:
 
 
 def verdict_lines(headline: str, checks: Sequence[Check], manifest: Manifest) -> list[str]:
-    """Return the verdict, each failed condition as found and asked, the table, the verdict on risk, and the warnings.
+    """Return the verdict, each failed condition as found and asked, the table, the volatility verdict and the warnings.
 
     Args:
         headline: The verdict in words.
@@ -211,7 +211,7 @@ def verdict_lines(headline: str, checks: Sequence[Check], manifest: Manifest) ->
     warned = [f"  ! {warning}" for warning in (*origin, *manifest.summary.warnings)]
     said = [
         f"  costs: {costs_text(manifest.recipe.costs, manifest.recipe.fees)}",
-        f"  apart from promotion: the risk verdict {risk_line(manifest.risk)}",
+        f"  apart from promotion: the volatility verdict {vol_forecast_line(manifest.risk)}",
     ]
     return [f"{headline}{count}", *marks, "", *_table(manifest.summary), *said, *warned]
 
@@ -222,10 +222,10 @@ def model_lines(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _rows(summary: Summary) -> list[tuple[str, list[str]]]:
-    def each(shown: Callable[[Contender], str]) -> list[str]:
+    def each(shown: Callable[[ComparisonRow], str]) -> list[str]:
         return [shown(line) for line in summary.lines]
 
-    def sharpe(line: Contender) -> str:
+    def sharpe(line: ComparisonRow) -> str:
         if line.log_loss is not None and (line.num_trades or 0) < FEWEST_TRADES:
             return "too few trades"
         of_the_model = line.name == MODEL and summary.sharpe_low is not None

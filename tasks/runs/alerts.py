@@ -32,7 +32,7 @@ KINDS = {
     "ingest": "the last ingest failed",
     "champion": "the champion is not served, or soon not",
     "drift": "the market has changed",
-    "skill": "the champion foresees less than class shares do",
+    "skill": "the champion forecasts less than class shares do",
     "calibration": "the champion's confidence is off",
     "clock": "this machine's clock is behind",
     "paper": "a session on paper differs from the backtest",

@@ -29,7 +29,7 @@ _ANSWER_S = 4.0  # a server that takes longer is asked again next time
 _LAST_WORD_S = 6.0  # what the run waits for the last writing
 
 
-class Page(NamedTuple):
+class LivePage(NamedTuple):
     """A page as it is now.
 
     Attributes:
@@ -45,7 +45,7 @@ class Page(NamedTuple):
 
 @contextmanager
 def kept_up(
-    render: Callable[[], Iterable[Page]], tell: Callable[[], object], on_error: Callable[[str], object]
+    render: Callable[[], Iterable[LivePage]], tell: Callable[[], object], on_error: Callable[[str], object]
 ) -> Iterator[None]:
     """Write pages now and again for as long as the block lasts, and once more when it is over.
 
@@ -89,7 +89,7 @@ def kept_up(
         thread.join(_LAST_WORD_S)
 
 
-def _put(client: SyncPrefectClient, page: Page, written: dict[str, UUID], run: UUID | None) -> None:
+def _put(client: SyncPrefectClient, page: LivePage, written: dict[str, UUID], run: UUID | None) -> None:
     if page.key in written:
         # Not by `client.update_artifact`, which also sends an event with the whole page in it, to be kept for a week.
         client.request(

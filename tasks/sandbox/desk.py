@@ -19,16 +19,16 @@ from decimal import Decimal
 from typing import Protocol
 
 from storage.schema import ConfigError
-from tasks.sandbox.account import Account, AccountSpec, Position
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Fields, Listing
 from tasks.sandbox.matching import USUAL, Matching, PrivateTopic, Said, order_said, twisted
-from tasks.sandbox.order_record import ExecType, Order
+from tasks.sandbox.order_record import ExecType, VenueOrder
 from tasks.sandbox.order_rules import DeskRules, changed_order, check_stop, new_order
 from tasks.sandbox.replay import decimal_text
-from tasks.sandbox.tape import Tick
+from tasks.sandbox.tape import TapeTick
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal
+from tasks.sandbox.venue_account import AccountSpec, VenueAccount, VenuePosition
 
 
 class Wire(Protocol):
@@ -72,14 +72,14 @@ class Desk:
         self.market = Matching(linear, rules, clock.now_ms())
         self.wire = wire
         self.accounts = {
-            spec.key: Account(spec=spec, wallet=Decimal(spec.capital), hedge=spec.hedge, marks=self.market.marks)
+            spec.key: VenueAccount(spec=spec, wallet=Decimal(spec.capital), hedge=spec.hedge, marks=self.market.marks)
             for spec in specs
         }
         if len(self.accounts) != len(specs):
             raise ConfigError("each account must have a key of its own, one key is there twice")
         self._clock, self._later = clock, later
         self._lock = threading.RLock()
-        self._waiting: dict[str, tuple[Account, Order, OrderTwist]] = {}
+        self._waiting: dict[str, tuple[VenueAccount, VenueOrder, OrderTwist]] = {}
         self._outdated: dict[str, tuple[int, list[Fields]]] = {}
         for listing in linear.values():
             self.market.mark(listing)
@@ -103,13 +103,13 @@ class Desk:
                 self.market.now_ms = time_ms
                 self.market.mark(listing)
                 for account in self.accounts.values():
-                    if isinstance(event, Tick):
+                    if isinstance(event, TapeTick):
                         self._meet(account, listing, event)
                     else:
                         self._fund(account, listing, event)
             self.market.now_ms = now_ms
 
-    def snapshot(self, key: str) -> Account:
+    def snapshot(self, key: str) -> VenueAccount:
         """Return a copy of an account as it is now."""
         with self.caught_up():
             return copy.deepcopy(self.accounts[key])
@@ -127,8 +127,8 @@ class Desk:
         return listing
 
     def create(
-        self, account: Account, params: Params, twist: OrderTwist | None = None, *, by_hand: bool = False
-    ) -> Order:
+        self, account: VenueAccount, params: Params, twist: OrderTwist | None = None, *, by_hand: bool = False
+    ) -> VenueOrder:
         """Accept an order, which is matched later; an order by hand is matched at once, in hedge mode too.
 
         Raises:
@@ -150,7 +150,7 @@ class Desk:
             self._later(delay_s, lambda: self._enter(order.order_id))
         return order
 
-    def amend(self, account: Account, params: Params) -> Order:
+    def amend(self, account: VenueAccount, params: Params) -> VenueOrder:
         """Change quantity and price of an open limit order, which is then matched again, or the trigger of a stop.
 
         Raises:
@@ -164,7 +164,7 @@ class Desk:
         self.tell(account, [order_said(order)] if waits else self.market.match(account, order))
         return order
 
-    def cancel(self, account: Account, params: Params) -> Order:
+    def cancel(self, account: VenueAccount, params: Params) -> VenueOrder:
         """Cancel an open order.
 
         Raises:
@@ -174,7 +174,7 @@ class Desk:
         self.tell(account, self.market.end(account, order, cancel_type="CancelByUser"))
         return order
 
-    def set_stop(self, account: Account, listing: Listing, stop_loss: Decimal, trigger_by: str) -> None:
+    def set_stop(self, account: VenueAccount, listing: Listing, stop_loss: Decimal, trigger_by: str) -> None:
         """Set or move the stop-loss of an open position; 0 removes it.
 
         Raises:
@@ -192,7 +192,7 @@ class Desk:
             said = self._drop_stop(account, listing)
         self.tell(account, [*said, self.market.position_said(account, position)])
 
-    def force(self, account: Account, listing: Listing, qty: Decimal, kind: ExecType, create_type: str) -> None:
+    def force(self, account: VenueAccount, listing: Listing, qty: Decimal, kind: ExecType, create_type: str) -> None:
         """Close coins of a position at the mark price by force (liquidation or ADL); ADL has no fee.
 
         Raises:
@@ -213,7 +213,7 @@ class Desk:
         said = self.market.trade(account, order, mark, qty, fee_rate, kind=kind)
         self.tell(account, said + self.market.after(account, order))
 
-    def position_rows(self, account: Account) -> list[Fields]:
+    def position_rows(self, account: VenueAccount) -> list[Fields]:
         """Return the position rows of every market as a read shows them; they may lag."""
         polls, rows = self._outdated.get(account.spec.key, (0, []))
         if polls:
@@ -221,28 +221,28 @@ class Desk:
             return rows
         return self._position_rows(account)
 
-    def tell(self, account: Account, said: Said) -> None:
+    def tell(self, account: VenueAccount, said: Said) -> None:
         """Send messages to the clients of an account."""
         for topic, row in said:
             self.wire.tell(account.spec.key, topic, row)
 
-    def _position_rows(self, account: Account) -> list[Fields]:
+    def _position_rows(self, account: VenueAccount) -> list[Fields]:
         positions = [account.position(symbol) for symbol in self.market.listings]
         rows = [self.market.position_row(account, position) for position in positions]
         if account.hedge:  # the other side of each position is shown too, as flat
-            others = [Position(symbol=position.symbol, leverage=position.leverage) for position in positions]
+            others = [VenuePosition(symbol=position.symbol, leverage=position.leverage) for position in positions]
             flat = [self.market.position_row(account, other) for other in others]
             rows += [row | {"positionIdx": 3 - held["positionIdx"]} for row, held in zip(flat, rows, strict=True)]
         return rows
 
-    def _open_order(self, account: Account, params: Params, missing: str) -> Order:
+    def _open_order(self, account: VenueAccount, params: Params, missing: str) -> VenueOrder:
         listing = self.listing(params)
         order = account.find(params.get("orderId", ""), params.get("orderLinkId", ""))
         if order is None or not order.is_open or order.symbol != listing.market.symbol:
             raise Refusal(110001, missing)
         return order
 
-    def _drop_stop(self, account: Account, listing: Listing) -> Said:
+    def _drop_stop(self, account: VenueAccount, listing: Listing) -> Said:
         stop = account.position(listing.market.symbol).stop
         return self.market.end(account, stop, status="Deactivated", cancel_type="CancelByUser") if stop else []
 
@@ -261,17 +261,17 @@ class Desk:
             if twist.then:
                 twist.then(self, account.spec.key)
 
-    def _events(self, until_ms: int) -> list[tuple[int, Listing, Tick | float]]:
+    def _events(self, until_ms: int) -> list[tuple[int, Listing, TapeTick | float]]:
         """Return trades and funding rates up to and including `until_ms`, oldest first; funding before a trade."""
         since_ms = self.market.now_ms
-        found: list[tuple[int, Listing, Tick | float]] = []
+        found: list[tuple[int, Listing, TapeTick | float]] = []
         for listing in self.market.listings.values():
             first_ms = max(since_ms + 1, listing.replay.first_ms)
             found += [(ms, listing, rate) for ms, rate in listing.funding if first_ms <= ms <= until_ms]
             found += [(tick.time_ms, listing, tick) for tick in listing.replay.ticks(since_ms, until_ms)]
-        return sorted(found, key=lambda one: (one[0], isinstance(one[2], Tick)))
+        return sorted(found, key=lambda one: (one[0], isinstance(one[2], TapeTick)))
 
-    def _meet(self, account: Account, listing: Listing, tick: Tick) -> None:
+    def _meet(self, account: VenueAccount, listing: Listing, tick: TapeTick) -> None:
         """Match a trade of the market with resting orders and the stop."""
         price, symbol = Decimal(decimal_text(tick.price)), listing.market.symbol
         for order in [one for one in account.open_orders if one.symbol == symbol]:
@@ -283,7 +283,7 @@ class Desk:
             elif order.sign * price < order.sign * order.price:
                 self._fill_resting(account, order)
 
-    def _fill_resting(self, account: Account, order: Order) -> None:
+    def _fill_resting(self, account: VenueAccount, order: VenueOrder) -> None:
         closable = account.position(order.symbol).closable(order.side)
         if order.reduce_only and not closable:
             self.tell(account, self.market.end(account, order, cancel_type="CancelByReduceOnly"))
@@ -294,7 +294,7 @@ class Desk:
         said = self.market.trade(account, order, order.price, order.leaves, fee_rate, is_maker=True)
         self.tell(account, said + self.market.after(account, order))
 
-    def _fund(self, account: Account, listing: Listing, rate: float) -> None:
+    def _fund(self, account: VenueAccount, listing: Listing, rate: float) -> None:
         position = account.positions.get(listing.market.symbol)
         if position and position.size:
             self.tell(account, self.market.fund(account, position, Decimal(decimal_text(rate))))

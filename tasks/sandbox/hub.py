@@ -15,7 +15,7 @@ from aiohttp import web
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.push import Topic, messages_at
-from tasks.sandbox.sockets import Connection, StreamTiming
+from tasks.sandbox.sockets import Connection, PushTiming
 from tasks.sandbox.stream_faults import FollowedPlan, Message
 
 STREAM_PATH = "/v5/public/"
@@ -44,7 +44,7 @@ class Hub:
     """
 
     def __init__(
-        self, listings: Mapping[tuple[str, str], Listing], clock: VirtualClock, timing: StreamTiming, plan: FollowedPlan
+        self, listings: Mapping[tuple[str, str], Listing], clock: VirtualClock, timing: PushTiming, plan: FollowedPlan
     ) -> None:
         self.listings = listings
         self.clock = clock

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from decimal import ROUND_DOWN, Decimal
 from typing import Any, Literal
 
-from tasks.sandbox.account import Account, Position
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Fields, Listing
-from tasks.sandbox.order_record import ZERO, ExecType, Execution, Order, money
-from tasks.sandbox.order_rules import DeskRules, Quote, worst_price
+from tasks.sandbox.order_record import ZERO, ExecType, VenueExecution, VenueOrder, money
+from tasks.sandbox.order_rules import DeskRules, VenueQuote, worst_price
 from tasks.sandbox.replay import decimal_text
 from tasks.sandbox.venue import Refusal
+from tasks.sandbox.venue_account import VenueAccount, VenuePosition
 
 PrivateTopic = Literal["order", "execution", "position", "wallet"]
 Said = list[tuple[PrivateTopic, Fields]]
@@ -54,7 +54,7 @@ class Matching:
         if (tick := listing.replay.last_tick(self.now_ms)) is not None:
             self.marks[listing.market.symbol] = Decimal(decimal_text(tick.price))
 
-    def quote(self, listing: Listing) -> Quote:
+    def quote(self, listing: Listing) -> VenueQuote:
         """Return best bid and ask and the last price of a market.
 
         Raises:
@@ -64,7 +64,9 @@ class Matching:
         if book is None:
             raise Refusal(110118, "no market price")
         self.mark(listing)
-        return Quote(bid=Decimal(book.bids[0][0]), ask=Decimal(book.asks[0][0]), last=self.marks[listing.market.symbol])
+        return VenueQuote(
+            bid=Decimal(book.bids[0][0]), ask=Decimal(book.asks[0][0]), last=self.marks[listing.market.symbol]
+        )
 
     def name(self, what: str) -> tuple[str, int]:
         """Return a unique id and its sequence number."""
@@ -76,9 +78,9 @@ class Matching:
         order_id, seq = self.name("order")
         return {"order_id": order_id, "seq": seq, "created_ms": self.now_ms, "updated_ms": self.now_ms}
 
-    def system_order(self, symbol: str, qty: Decimal, **more: Any) -> Order:
+    def system_order(self, symbol: str, qty: Decimal, **more: Any) -> VenueOrder:
         """Return a market order by the exchange itself that closes coins of a position."""
-        return Order(
+        return VenueOrder(
             **self.born(),
             link_id="",
             symbol=symbol,
@@ -90,7 +92,7 @@ class Matching:
             **more,
         )
 
-    def match(self, account: Account, order: Order, twist: OrderTwist = USUAL) -> Said:
+    def match(self, account: VenueAccount, order: VenueOrder, twist: OrderTwist = USUAL) -> Said:
         """Match an order with the book."""
         said: Said = [order_said(order)]
         if twist.rejected:
@@ -111,7 +113,7 @@ class Matching:
             said += self.end(account, order, reason="EC_NoImmediateQtyToFill")
         return said + (self.after(account, order) if takes else [])
 
-    def trigger(self, account: Account, stop: Order) -> Said:
+    def trigger(self, account: VenueAccount, stop: VenueOrder) -> Said:
         """Turn a stop into a market order."""
         listing = self.listings[stop.symbol]
         account.position(stop.symbol).stop = None
@@ -121,8 +123,8 @@ class Matching:
 
     def trade(
         self,
-        account: Account,
-        order: Order,
+        account: VenueAccount,
+        order: VenueOrder,
         price: Decimal,
         qty: Decimal,
         fee_rate: Decimal,
@@ -157,7 +159,7 @@ class Matching:
         order.status, order.updated_ms = "PartiallyFilled" if leaves else "Filled", self.now_ms
         return [*said, order_said(order)]
 
-    def fund(self, account: Account, position: Position, rate: Decimal) -> Said:
+    def fund(self, account: VenueAccount, position: VenuePosition, rate: Decimal) -> Said:
         """Book funding at the mark price: at a positive rate a long pays and a short receives."""
         mark = self.marks[position.symbol]
         said = self._book(
@@ -172,7 +174,7 @@ class Matching:
         )
         return [*said, ("wallet", account.wallet_row())]
 
-    def after(self, account: Account, order: Order) -> Said:
+    def after(self, account: VenueAccount, order: VenueOrder) -> Said:
         """Update stop, position and wallet after an order has traded."""
         position = account.position(order.symbol)
         said: Said = []
@@ -185,7 +187,12 @@ class Matching:
         return [*said, self.position_said(account, position), ("wallet", account.wallet_row())]
 
     def place_stop(
-        self, account: Account, position: Position, trigger: Decimal, trigger_by: str, parent_link_id: str = ""
+        self,
+        account: VenueAccount,
+        position: VenuePosition,
+        trigger: Decimal,
+        trigger_by: str,
+        parent_link_id: str = "",
     ) -> Said:
         """Set or move the stop-loss of a position."""
         stop = position.stop
@@ -205,8 +212,8 @@ class Matching:
 
     def end(
         self,
-        account: Account,
-        order: Order,
+        account: VenueAccount,
+        order: VenueOrder,
         *,
         status: str = "Cancelled",
         reason: str = "EC_NoError",
@@ -220,24 +227,24 @@ class Matching:
             position.stop = None
         return [order_said(order)]
 
-    def position_row(self, account: Account, position: Position) -> Fields:
+    def position_row(self, account: VenueAccount, position: VenuePosition) -> Fields:
         """Return the row of a position for REST."""
         return position.row(self.marks.get(position.symbol, ZERO), account.hedge)
 
-    def position_said(self, account: Account, position: Position) -> tuple[PrivateTopic, Fields]:
+    def position_said(self, account: VenueAccount, position: VenuePosition) -> tuple[PrivateTopic, Fields]:
         """Return the message of a position, in which one field has another name."""
         row = self.position_row(account, position)
         return "position", {"category": "linear", "entryPrice": row.pop("avgPrice"), **row}
 
-    def _book(self, account: Account, *, symbol: str, **given: Any) -> Said:
+    def _book(self, account: VenueAccount, *, symbol: str, **given: Any) -> Said:
         exec_id, seq = self.name("execution")
-        execution = Execution(
+        execution = VenueExecution(
             exec_id=exec_id, seq=seq, time_ms=self.now_ms, symbol=symbol, mark=self.marks[symbol], **given
         )
         account.book(execution)
         return [("execution", {"category": "linear", **execution.row()})]
 
-    def _takes(self, order: Order, twist: OrderTwist) -> Iterator[tuple[Decimal, Decimal]]:
+    def _takes(self, order: VenueOrder, twist: OrderTwist) -> Iterator[tuple[Decimal, Decimal]]:
         """Yield prices and quantities at which an order trades at once."""
         listing = self.listings[order.symbol]
         book, step = listing.book(self.now_ms, levels=self.rules.depth), Decimal(listing.rules.qty_step)
@@ -252,7 +259,7 @@ class Matching:
                 left, size = left - qty, size - qty
 
 
-def order_said(order: Order) -> tuple[PrivateTopic, Fields]:
+def order_said(order: VenueOrder) -> tuple[PrivateTopic, Fields]:
     """Return the message of an order."""
     return "order", {"category": "linear", **order.row()}
 

@@ -40,7 +40,7 @@ def empty(*names: str) -> Fields:
 
 
 @dataclass(kw_only=True)
-class Order:
+class VenueOrder:
     """An order, open or over.
 
     Attributes:
@@ -159,7 +159,7 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
+class VenueExecution:
     """An execution of an order, or a funding payment.
 
     Attributes:
@@ -188,7 +188,7 @@ class Execution:
     is_maker: bool = False
     closed: Decimal = ZERO
     realised: Decimal = ZERO
-    order: Order | None = None
+    order: VenueOrder | None = None
     leaves: Decimal = ZERO
 
     @property

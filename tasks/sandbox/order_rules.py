@@ -13,11 +13,11 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, cast
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat, PositiveInt
-from tasks.sandbox.account import Account
 from tasks.sandbox.listing import Listing
-from tasks.sandbox.order_record import ZERO, Order, money
+from tasks.sandbox.order_record import ZERO, VenueOrder, money
 from tasks.sandbox.tape import Side
 from tasks.sandbox.venue import BAD_PARAMETER, MAX_LEVERAGE, MAX_LIMIT_QTY, Params, Refusal
+from tasks.sandbox.venue_account import VenueAccount
 
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 _LINK_ID = re.compile(r"[A-Za-z0-9_-]{1,36}")
@@ -46,7 +46,7 @@ class DeskRules(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quote:
+class VenueQuote:
     """The market when an order arrives: best bid and ask, last price; the mark price equals the last price."""
 
     bid: Decimal
@@ -85,8 +85,13 @@ def leverage_of(params: Params) -> Decimal:
 
 
 def new_order(
-    params: Params, account: Account, listing: Listing, quote: Quote, rules: DeskRules, born: Mapping[str, Any]
-) -> Order:
+    params: Params,
+    account: VenueAccount,
+    listing: Listing,
+    quote: VenueQuote,
+    rules: DeskRules,
+    born: Mapping[str, Any],
+) -> VenueOrder:
     """Return the order that a request describes.
 
     Args:
@@ -119,7 +124,7 @@ def new_order(
         raise Refusal(110094, f"Order does not meet minimum order value {listing.rules.min_notional}USDT")
     if stop_loss is not None:
         check_stop(stop_loss, listing, quote, long=side == "Buy")
-    order = Order(
+    order = VenueOrder(
         link_id=link_id,
         symbol=position.symbol,
         side=side,
@@ -140,7 +145,7 @@ def new_order(
 
 
 def changed_order(
-    order: Order, params: Params, listing: Listing, quote: Quote
+    order: VenueOrder, params: Params, listing: Listing, quote: VenueQuote
 ) -> tuple[Decimal, Decimal, Decimal | None]:
     """Return the new quantity, price and trigger of an order.
 
@@ -163,7 +168,7 @@ def changed_order(
     return qty, price, trigger
 
 
-def worst_price(side: Side, listing: Listing, quote: Quote, rules: DeskRules) -> Decimal:
+def worst_price(side: Side, listing: Listing, quote: VenueQuote, rules: DeskRules) -> Decimal:
     """Return the edge of the price band, beyond which no order trades."""
     tick, sign = Decimal(listing.rules.tick_size), 1 if side == "Buy" else -1
     ticks = quote.last * (1 + sign * Decimal(repr(rules.price_band))) / tick
@@ -182,7 +187,7 @@ def check_tick(price: Decimal, listing: Listing) -> None:
         raise Refusal(BAD_PARAMETER, "Price invalid")
 
 
-def check_stop(stop_loss: Decimal, listing: Listing, quote: Quote, *, long: bool) -> None:
+def check_stop(stop_loss: Decimal, listing: Listing, quote: VenueQuote, *, long: bool) -> None:
     """Refuse a stop that would trigger at once."""
     check_tick(stop_loss, listing)
     if long and stop_loss >= quote.last:
@@ -211,7 +216,7 @@ def _kind(params: Params, listing: Listing) -> tuple[Side, str, str]:
     return cast(Side, side), kind, "IOC" if kind == "Market" else force
 
 
-def _link_id(params: Params, account: Account) -> str:
+def _link_id(params: Params, account: VenueAccount) -> str:
     link_id = params.get("orderLinkId", "")
     if link_id and not _LINK_ID.fullmatch(link_id):
         raise Refusal(BAD_PARAMETER, "orderLinkId must have 36 characters at most, of A-Z a-z 0-9 - _")
@@ -230,7 +235,7 @@ def _quantity(params: Params, listing: Listing, kind: str) -> Decimal:
     return qty
 
 
-def _price(params: Params, listing: Listing, quote: Quote, side: Side, kind: str, rules: DeskRules) -> Decimal:
+def _price(params: Params, listing: Listing, quote: VenueQuote, side: Side, kind: str, rules: DeskRules) -> Decimal:
     """Return the worst price of the order."""
     tick, sign = Decimal(listing.rules.tick_size), 1 if side == "Buy" else -1
     edge = worst_price(side, listing, quote, rules)
@@ -257,7 +262,7 @@ def _slippage(params: Params, touch: Decimal, tick: Decimal) -> Decimal:
     raise Refusal(BAD_PARAMETER, "slippageTolerance invalid")
 
 
-def _check_margin(order: Order, account: Account, quote: Quote) -> None:
+def _check_margin(order: VenueOrder, account: VenueAccount, quote: VenueQuote) -> None:
     position = account.position(order.symbol)
     opening = max(order.qty - position.closable(order.side), ZERO)
     price = order.price if order.order_type == "Limit" else quote.touch(order.side)

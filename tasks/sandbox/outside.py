@@ -6,7 +6,7 @@ import copy
 from decimal import Decimal
 
 from tasks.sandbox.desk import Desk
-from tasks.sandbox.order_record import ExecType, Order
+from tasks.sandbox.order_record import ExecType, VenueOrder
 
 
 class Outside:
@@ -21,7 +21,7 @@ class Outside:
         self._desk = desk
         self._account = desk.accounts[key]
 
-    def order(self, symbol: str, side: str, qty: str, **more: str) -> Order:
+    def order(self, symbol: str, side: str, qty: str, **more: str) -> VenueOrder:
         """Trade by hand: place a market order without a link id, which is filled at once, in hedge mode too.
 
         Raises:

@@ -20,7 +20,7 @@ from tasks.sandbox.listing import Fields
 from tasks.sandbox.matching import PrivateTopic
 from tasks.sandbox.outbox import Outbox
 from tasks.sandbox.signatures import Door
-from tasks.sandbox.sockets import StreamTiming
+from tasks.sandbox.sockets import PushTiming
 
 PRIVATE_PATH = "/v5/private"
 PRIVATE_TOPICS = frozenset(
@@ -28,7 +28,7 @@ PRIVATE_TOPICS = frozenset(
 ) | {"wallet"}
 
 
-class PrivateStream:
+class PrivatePush:
     """All connections of the private stream; opened in an event loop, `tell` may be called from any thread.
 
     Args:
@@ -37,7 +37,7 @@ class PrivateStream:
         told_ms: Returns the time that the exchange reports, UTC milliseconds.
     """
 
-    def __init__(self, door: Door, timing: StreamTiming, told_ms: Callable[[], int]) -> None:
+    def __init__(self, door: Door, timing: PushTiming, told_ms: Callable[[], int]) -> None:
         self.door, self.timing, self.told_ms = door, timing, told_ms
         self._numbers = itertools.count(1)
         self._messages = itertools.count(1)
@@ -114,7 +114,7 @@ class _Connection:
         topics: Its subscribed topics.
     """
 
-    def __init__(self, stream: PrivateStream, number: int, transport: asyncio.Transport | None) -> None:
+    def __init__(self, stream: PrivatePush, number: int, transport: asyncio.Transport | None) -> None:
         self.key: str | None = None
         self.topics: set[str] = set()
         self.socket = web.WebSocketResponse(compress=False)  # it answers ping frames by itself

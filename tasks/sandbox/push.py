@@ -20,7 +20,7 @@ from typing import Any, Literal
 from storage.schema import CANDLE_COLUMNS
 from tasks.sandbox.listing import Fields, Listing
 from tasks.sandbox.replay import Row, decimal_text
-from tasks.sandbox.tape import Tick
+from tasks.sandbox.tape import TapeTick
 
 Message = dict[str, Any]
 Kind = Literal["kline", "publicTrade", "orderbook", "tickers"]
@@ -102,7 +102,7 @@ def messages_at(topics: Iterable[Topic], time_ms: int) -> list[tuple[Topic, Mess
     return found
 
 
-def _after_trade(topic: Topic, tick: Tick) -> list[Message]:
+def _after_trade(topic: Topic, tick: TapeTick) -> list[Message]:
     if topic.kind == "publicTrade":
         return [_trade(topic, tick)] if tick.size > 0 else []
     if topic.kind == "orderbook":
@@ -130,7 +130,7 @@ def _kline(topic: Topic, row: Row | None, time_ms: int, confirm: bool) -> list[M
     return [{"topic": topic.text, "data": [data], "ts": time_ms, "type": "snapshot"}]
 
 
-def _trade(topic: Topic, tick: Tick) -> Message:
+def _trade(topic: Topic, tick: TapeTick) -> Message:
     trade = {
         "T": tick.time_ms,
         "s": topic.listing.market.symbol,

@@ -22,7 +22,7 @@ from storage.schema import (
     IntArray,
     Market,
 )
-from tasks.sandbox.tape import TICKS, Tick, bar_ticks
+from tasks.sandbox.tape import TICKS, TapeTick, bar_ticks
 
 RangePolicy = Literal["newest", "oldest"]
 """Which rows are returned if a range has more than `limit`; Bybit does not document it."""
@@ -99,7 +99,7 @@ class Replay:
     market: Market
     qty_step: float = 0.001
     _series: dict[str, tuple[Candles, IntArray]] = field(default_factory=dict, repr=False)
-    _traded: dict[int, list[Tick]] = field(default_factory=dict, repr=False)
+    _traded: dict[int, list[TapeTick]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.candles) == 0:
@@ -144,7 +144,7 @@ class Replay:
         """Return when the bar of `interval` that opens at `start_ms` closes, UTC milliseconds."""
         return start_ms + INTERVAL_MS[interval] if interval != "M" else int(bar_end(np.array([start_ms]), interval)[0])
 
-    def ticks(self, since_ms: int, until_ms: int) -> list[Tick]:
+    def ticks(self, since_ms: int, until_ms: int) -> list[TapeTick]:
         """Return the trades after `since_ms` up to and including `until_ms`, oldest first."""
         step_ms = self.market.interval_ms
         first = bisect_right(self._starts, since_ms - step_ms * (TICKS - 1) // TICKS)
@@ -153,7 +153,7 @@ class Replay:
             tick for row in range(first, last) for tick in self._bar_ticks(row) if since_ms < tick.time_ms <= until_ms
         ]
 
-    def last_tick(self, now_ms: int) -> Tick | None:
+    def last_tick(self, now_ms: int) -> TapeTick | None:
         """Return the last trade up to and including `now_ms`, or None before the first candle opens."""
         row = bisect_right(self._starts, now_ms) - 1
         if row < 0:
@@ -204,7 +204,7 @@ class Replay:
             self._series[interval] = bars, bar_end(bars.start_ms, interval)
         return self._series[interval]
 
-    def _bar_ticks(self, row: int) -> list[Tick]:
+    def _bar_ticks(self, row: int) -> list[TapeTick]:
         if row not in self._traded:
             if len(self._traded) >= _BARS_KEPT:
                 self._traded.clear()

@@ -1,8 +1,8 @@
 """A simulated Bybit on 127.0.0.1 for real clients, over real HTTP and real WebSockets.
 
 It replays the candles of one or more markets by Bybit's rules (`venue.py`, `push.py`), keeps trading accounts
-(`trading.py`, `desk.py`, `private_stream.py`), applies Bybit's rate limits, and follows a fault plan (`faults.py`). It
-is controlled from Python only: requests can change nothing but the sender's own account.
+(`order_endpoints.py`, `desk.py`, `private_stream.py`), applies Bybit's rate limits, and follows a fault plan
+(`faults.py`). It is controlled from Python only: requests can change nothing but the sender's own account.
 
 There are two times. Data time is the exchange's clock (`Sandbox.clock`): it stands still until it is moved;
 `Sandbox.play` closes the next bars one after the other, thousands in a few seconds, and `Sandbox.keep_time` ties it to
@@ -26,23 +26,23 @@ from typing import Self
 from aiohttp import web
 
 from storage.schema import Candles, ConfigError, Instrument, Market, PipelineError, Source
-from tasks.sandbox.account import Account, AccountSpec
 from tasks.sandbox.address_limit import IP_LIMIT, SOCKET_LIMIT, SOCKET_WINDOW_S, AddressLimit, ClientLimits
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import Action, FaultPlan, PlannedFaults, Reply
 from tasks.sandbox.hub import STREAM_CATEGORIES, STREAM_PATH, Hub
 from tasks.sandbox.listing import Listing
+from tasks.sandbox.order_endpoints import Trading, body_params
 from tasks.sandbox.order_rules import DeskRules
 from tasks.sandbox.outside import Outside
 from tasks.sandbox.playback import keep_time, play
-from tasks.sandbox.private_stream import PRIVATE_PATH, PRIVATE_TOPICS, PrivateStream
+from tasks.sandbox.private_stream import PRIVATE_PATH, PRIVATE_TOPICS, PrivatePush
 from tasks.sandbox.replay import RangePolicy
 from tasks.sandbox.signatures import KEY_HEADER, Door, Signed
-from tasks.sandbox.sockets import StreamTiming
+from tasks.sandbox.sockets import PushTiming
 from tasks.sandbox.stream_faults import FollowedPlan, StreamPlan
-from tasks.sandbox.trading import Trading, body_params
 from tasks.sandbox.venue import Venue
+from tasks.sandbox.venue_account import AccountSpec, VenueAccount
 
 _JUST_AFTER_MS = 1_000  # how long after the last close a replay begins: any time inside the next bar would do
 _START_LIMIT_S = 30.0
@@ -114,7 +114,7 @@ class Sandbox:
         latency_ms: int = 0,
         ip_limit: int = IP_LIMIT,
         range_policy: RangePolicy = "newest",
-        stream: StreamTiming | None = None,
+        stream: PushTiming | None = None,
         stream_faults: StreamPlan | None = None,
         timer: Callable[[], float] = time.monotonic,
         accounts: Sequence[AccountSpec] = (),
@@ -128,9 +128,9 @@ class Sandbox:
         self.source = source
         self.clock = VirtualClock(first.replay.end_ms + _JUST_AFTER_MS if now_ms is None else now_ms)
         self._venue = Venue(self.listings, self.clock, range_policy)
-        self._timing = stream or StreamTiming()
+        self._timing = stream or PushTiming()
         door = Door(accounts, wall_clock_ms, timer)
-        self._private = PrivateStream(door, self._timing, self.clock.told_ms)
+        self._private = PrivatePush(door, self._timing, self.clock.told_ms)
         rules = desk_rules or DeskRules()
         self._desk = Desk(self.listings, self.clock, accounts, rules, self._private, self._later)
         self._trading = Trading(self._desk, door, self.clock.told_ms)
@@ -175,7 +175,7 @@ class Sandbox:
         """Address of its stream, to which a client appends /v5/public/<category>."""
         return f"ws://127.0.0.1:{self._port}"
 
-    def account(self, key: str) -> Account:
+    def account(self, key: str) -> VenueAccount:
         """Return a copy of an account as it is now."""
         return self._desk.snapshot(key)
 

@@ -11,9 +11,9 @@ import hmac
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.address_limit import AddressLimit
 from tasks.sandbox.venue import BAD_PARAMETER, Refusal
+from tasks.sandbox.venue_account import AccountSpec
 
 KEY_HEADER = "X-BAPI-API-KEY"
 

@@ -28,7 +28,7 @@ _ARGS_LENGTH = 21_000  # characters of all topics of one connection, likewise
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamTiming:
+class PushTiming:
     """Delays of the stream, real seconds.
 
     Attributes:
@@ -50,7 +50,7 @@ class Centre(Protocol):
 
     listings: Mapping[tuple[str, str], Listing]
     clock: VirtualClock
-    timing: StreamTiming
+    timing: PushTiming
     plan: FollowedPlan
 
     def publish(self) -> None:

@@ -22,7 +22,7 @@ _SHARES = (0.4, 0.25, 0.25, 0.1)  # of the bar's volume: most of it at the open,
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tick:
+class TapeTick:
     """One trade.
 
     Attributes:
@@ -42,7 +42,7 @@ class Tick:
     turnover: float
 
 
-def bar_ticks(candles: Candles, row: int, step_ms: int, qty_step: float) -> list[Tick]:
+def bar_ticks(candles: Candles, row: int, step_ms: int, qty_step: float) -> list[TapeTick]:
     """Return the trades of one bar, oldest first; their sizes add up to its volume.
 
     Args:
@@ -61,7 +61,7 @@ def bar_ticks(candles: Candles, row: int, step_ms: int, qty_step: float) -> list
     for i, (price, size) in enumerate(zip(prices, sizes, strict=True)):
         share = size / volume if volume > 0 else 0.0
         ticks.append(
-            Tick(
+            TapeTick(
                 ordinal=row * TICKS + i,
                 time_ms=start_ms + step_ms * i // TICKS,
                 price=price,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from storage.authorship import Where
 from storage.results import ResultStore
-from tasks.strategy.contest import Contest, load_contest
+from tasks.strategy.baseline_comparison import BaselineComparison, load_comparison
 from tasks.strategy.leak_suite import LeakReport
 from tasks.strategy.out_of_sample import Evaluation, load_evaluation
-from tasks.strategy.risk import RiskRecord
 from tasks.strategy.speed import Speed
+from tasks.strategy.vol_forecast import VolForecastRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,14 @@ class StepKeys:
         evaluation: From `backtest_folds`.
         speed: From `measure_latency`.
         leaks: From `check_leaks`.
-        contest: From `compare_baselines`.
-        risk: From `foresee_risk`.
+        comparison: From `compare_baselines`.
+        risk: From `rate_vol_forecasts`.
     """
 
     evaluation: str
     speed: str
     leaks: str
-    contest: str
+    comparison: str
     risk: str
 
 
@@ -40,15 +40,15 @@ class Findings:
         evaluation: Predictions of unseen bars, their skill and their money.
         speed: Latency of one step, and how far the ways to run the model differ.
         leaks: Each leak check.
-        contest: The model beside its baselines.
+        comparison: The model beside its baselines.
         risk: Forecasts of volatility beside EWMA's, HAR's and LightGBM's.
     """
 
     evaluation: Evaluation
     speed: Speed
     leaks: LeakReport
-    contest: Contest
-    risk: RiskRecord
+    comparison: BaselineComparison
+    risk: VolForecastRecord
 
     @classmethod
     def load(cls, work: Where, datasets: Where, keys: StepKeys) -> Findings:
@@ -64,6 +64,6 @@ class Findings:
             evaluation=load_evaluation(work, datasets, keys.evaluation),
             speed=results.load(keys.speed, Speed),
             leaks=results.load(keys.leaks, LeakReport),
-            contest=load_contest(results, keys.contest),
-            risk=RiskRecord.of(results.read(keys.risk)),
+            comparison=load_comparison(results, keys.comparison),
+            risk=VolForecastRecord.of(results.read(keys.risk)),
         )

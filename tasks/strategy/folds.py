@@ -14,23 +14,23 @@ import numpy as np
 from storage.foreign import parse_json, read_arrays
 from storage.results import ResultStore
 from storage.schema import FloatArray
-from tasks.execution.risk_skill import LEVELS
-from tasks.market.samples import Fold
+from tasks.execution.vol_skill import LEVELS
+from tasks.market.walk_forward import Fold
 from tasks.network.dsc import DSCTradingModel, load_model
 from tasks.network.export import weights_bytes
 from tasks.network.fit import Progress, fit
 from tasks.network.folding import load_weights
-from tasks.network.inference import Foreseen, foresee_series
-from tasks.network.risk_head import RiskFit, add_risk_head
+from tasks.network.inference import SeriesForecast, forecast_series
 from tasks.network.start import Start, prepare
+from tasks.network.vol_head import VolHeadFit, add_vol_head
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars
 
 _START_ARRAYS = ("weight", "bias", "teacher")
 _START_LIBRARIES = ("numpy", "numba", "scikit-learn", "lightgbm")
-NO_HEAD = RiskFit(windows=0.0, log_gap=0.0, quantiles=(1.0,) * len(LEVELS))
-"""How the risk head of a network without one was solved."""
+NO_HEAD = VolHeadFit(windows=0.0, log_gap=0.0, quantiles=(1.0,) * len(LEVELS))
+"""How the volatility head of a network without one was solved."""
 _LIBRARIES = (*_START_LIBRARIES, "torch")
 
 
@@ -43,8 +43,9 @@ class FoldResult:
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         prior: (3,) share of each class in training.
         probabilities: (N, 3) on the bars that the fold predicts, NaN where a bar lacks its context.
-        log_variance_ratio: (N,) what the risk head foresees there; NaN where a bar lacks its context, or without one.
-        risk: How the risk head was solved.
+        log_variance_ratio: (N,) what the volatility head forecasts there; NaN where a bar lacks its context, or without
+            one.
+        risk: How the volatility head was solved.
         history: Losses along the training, of all members, oldest first.
         best_steps: Step whose weights were kept, of each member.
         temperature: Of the calibration.
@@ -56,7 +57,7 @@ class FoldResult:
     prior: FloatArray
     probabilities: FloatArray
     log_variance_ratio: FloatArray
-    risk: RiskFit
+    risk: VolHeadFit
     history: tuple[Progress, ...]
     best_steps: tuple[int, ...]
     temperature: float
@@ -86,7 +87,7 @@ class FoldResult:
         typed = {
             "class_means": np.array(facts["class_means"]),
             "prior": np.array(facts["prior"]),
-            "risk": RiskFit(**facts["risk"] | {"quantiles": tuple(facts["risk"]["quantiles"])}),
+            "risk": VolHeadFit(**facts["risk"] | {"quantiles": tuple(facts["risk"]["quantiles"])}),
             "history": tuple(Progress(**point) for point in facts["history"]),
             "best_steps": tuple(facts["best_steps"]),
         }
@@ -196,8 +197,8 @@ def train(
         on_progress=lambda now: on_progress(now.share, f"loss {now.validation_loss:.4f}"),
         start=start,
     )
-    model, risk = _with_risk_head(fitted.model, bars, recipe)
-    said = _foreseen(model, bars)
+    model, risk = _with_vol_head(fitted.model, bars, recipe)
+    said = _forecast(model, bars)
     return FoldResult(
         weights=weights_bytes(model),
         class_means=bars.class_means,
@@ -223,7 +224,7 @@ def of_market(pooled: FoldResult, bars: FoldBars, recipe: Recipe) -> FoldResult:
         recipe: The network.
     """
     model = load_model(recipe.network_config, load_weights(pooled.weights))
-    said = _foreseen(model, bars)
+    said = _forecast(model, bars)
     prior = bars.prior if bars.train[0] < bars.train[1] else pooled.prior  # a new listing has shares of others alone
     return replace(pooled, prior=prior, probabilities=said.probabilities, log_variance_ratio=said.log_variance_ratio)
 
@@ -233,18 +234,18 @@ def market_key(pooled: str, bars: FoldBars) -> str:
     return ResultStore.key("fold", {"pooled": pooled, "bars": bars.digest})
 
 
-def _foreseen(model: DSCTradingModel, bars: FoldBars) -> Foreseen:
+def _forecast(model: DSCTradingModel, bars: FoldBars) -> SeriesForecast:
     """Return what the network says of the bars that are to be predicted."""
     series, rows = bars.series, bars.predicted
     if rows.start == rows.stop:
-        return Foreseen(np.empty((0, model.config.num_classes)), np.empty(0))
-    said = foresee_series(model, series.features, series.segment)
-    return Foreseen(said.probabilities[rows], said.log_variance_ratio[rows])
+        return SeriesForecast(np.empty((0, model.config.num_classes)), np.empty(0))
+    said = forecast_series(model, series.features, series.segment)
+    return SeriesForecast(said.probabilities[rows], said.log_variance_ratio[rows])
 
 
-def _with_risk_head(model: DSCTradingModel, bars: FoldBars, recipe: Recipe) -> tuple[DSCTradingModel, RiskFit]:
-    """Return a fold's network with its risk head, if the recipe's has one, and how that was solved."""
+def _with_vol_head(model: DSCTradingModel, bars: FoldBars, recipe: Recipe) -> tuple[DSCTradingModel, VolHeadFit]:
+    """Return a fold's network with its volatility head, if the recipe's has one, and how that was solved."""
     if not recipe.network_config.risk_head:
         return model, NO_HEAD
     series, learned = bars.series, np.flatnonzero(np.isfinite(bars.log_ratio))
-    return add_risk_head(model, series.features, series.segment, bars.log_ratio, learned, bars.risk_horizon, LEVELS)
+    return add_vol_head(model, series.features, series.segment, bars.log_ratio, learned, bars.vol_horizon, LEVELS)

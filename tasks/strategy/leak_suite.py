@@ -15,8 +15,8 @@ from tasks.market import leaks
 from tasks.market.features import OUTPUTS, WARM_UP, build_features
 from tasks.market.labels import UNKNOWN, LabelConfig, Labels, label_bars
 from tasks.market.leaks import Columns, LeakCheck, Learned
-from tasks.market.samples import Fold, FoldConfig, Span, walk_forward
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import Fold, FoldConfig, Span, walk_forward
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel, load_model
 from tasks.network.fit import Fitted, Series, fit, predict_series

@@ -1,7 +1,7 @@
 """What a pool's network knows of markets that it never saw: each market beside a network of the others.
 
 A market that was just listed has no bars to learn from and too few to be judged by. What can be said of it is how far
-networks of the same recipe foresaw other markets that were as strange to them: each is predicted by a network that saw
+networks of the same recipe forecast other markets that were as strange to them: each is predicted by a network that saw
 neither it nor, in any market, the hours of its test.
 """
 
@@ -29,7 +29,7 @@ _FEWEST_BLOCKS = 20  # of days: with a handful a 5 % test is a 15 % one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stranger:
+class HeldOutMarket:
     """A market of a pool, and a recipe that it is strange to.
 
     Attributes:
@@ -44,8 +44,8 @@ class Stranger:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StrangersVerdict:
-    """What networks foresaw of markets that they never saw, in the newest fold.
+class HeldOutEvaluation:
+    """What networks forecast of markets that they never saw, in the newest fold.
 
     Attributes:
         leads: Symbol -> how much less a network lost there than the prior, nat a label.
@@ -64,7 +64,7 @@ class StrangersVerdict:
     p_value: float | None
 
 
-def strangers(datasets: Where, data: DatasetRef, recipe: Recipe) -> tuple[Stranger, ...]:
+def held_out_markets(datasets: Where, data: DatasetRef, recipe: Recipe) -> tuple[HeldOutMarket, ...]:
     """Return the pool's markets that have folds of their own, each with the recipe whose pool is the others.
 
     Args:
@@ -72,10 +72,10 @@ def strangers(datasets: Where, data: DatasetRef, recipe: Recipe) -> tuple[Strang
         data: A market that the pool serves; names source, category and interval.
         recipe: With the pool; a seed of its own is each one's.
     """
-    return tuple(_strangers(datasets, data, recipe))
+    return tuple(_held_out_markets(datasets, data, recipe))
 
 
-def _strangers(datasets: Where, data: DatasetRef, recipe: Recipe) -> Iterator[Stranger]:
+def _held_out_markets(datasets: Where, data: DatasetRef, recipe: Recipe) -> Iterator[HeldOutMarket]:
     parts = min(len(recipe.pool), _NETWORKS)
     for number in range(parts):
         left_out = recipe.pool[number::parts]
@@ -89,13 +89,13 @@ def _strangers(datasets: Where, data: DatasetRef, recipe: Recipe) -> Iterator[St
             except DatasetError:  # it was not traded in those hours: it teaches, and is not asked
                 continue
             if not is_listing:
-                yield Stranger(data=ref, recipe=others)
+                yield HeldOutMarket(data=ref, recipe=others)
 
 
-def judge_strangers(
-    work: ResultStore, datasets: Where, trained: Sequence[Stranger], level: float = 0.05
-) -> StrangersVerdict:
-    """Return what the networks foresaw of markets that they never saw.
+def evaluate_held_out(
+    work: ResultStore, datasets: Where, trained: Sequence[HeldOutMarket], level: float = 0.05
+) -> HeldOutEvaluation:
+    """Return what the networks forecast of markets that they never saw.
 
     Args:
         work: Where the trained folds lie.
@@ -119,7 +119,7 @@ def judge_strangers(
     )
     enough = daily.any() and len(daily) >= _FEWEST_BLOCKS * block
     symbols = [one.data.market.symbol for one in trained]
-    return StrangersVerdict(
+    return HeldOutEvaluation(
         leads={symbol: one.skill.log_loss_skill for symbol, one in zip(symbols, each, strict=True)},
         skill=_skill(each),
         metrics=together,
@@ -129,10 +129,10 @@ def judge_strangers(
     )
 
 
-def _evaluation(work: ResultStore, datasets: Where, stranger: Stranger) -> Evaluation:
-    samples = load_samples(datasets, stranger.data, stranger.recipe)
+def _evaluation(work: ResultStore, datasets: Where, held_out: HeldOutMarket) -> Evaluation:
+    samples = load_samples(datasets, held_out.data, held_out.recipe)
     newest = replace(samples, folds=samples.folds[-1:])
-    return evaluate_folds(newest, stranger.recipe, judged_folds(work, newest, [stranger.fold]))
+    return evaluate_folds(newest, held_out.recipe, judged_folds(work, newest, [held_out.fold]))
 
 
 def _skill(each: Sequence[Evaluation]) -> Skill:

@@ -4,7 +4,7 @@ It calls the very functions that history is made with, `features.advance`, `kern
 so live and backtest agree. A bar without features, as after a gap or in a halt, makes the network forget; until both
 are warm again the probabilities are NaN and the target is 0.
 
-A network with a risk head foresees volatility too; without one that is NaN.
+A network with a volatility head forecasts volatility too; without one that is NaN.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from tasks.network.kernels import Packed, step_packed
 _INPUTS, _KNOWN = len(FEATURES), len(OUTPUTS)
 PROBABILITIES = slice(_KNOWN, _KNOWN + len(CLASSES))
 """Where the probabilities stand in the values of a tick; before them the features and vol."""
-_FORESEEN = PROBABILITIES.stop
-_SHARE = _FORESEEN + 1
+_FORECAST = PROBABILITIES.stop
+_SHARE = _FORECAST + 1
 _VALUES = _SHARE + 1
 
 
-def foreseen_vol(values: FloatArray) -> float:
-    """Return the foreseen volatility among the values of a tick; NaN where they end before it."""
-    return float(values[_FORESEEN]) if len(values) > _FORESEEN else math.nan
+def forecast_vol(values: FloatArray) -> float:
+    """Return the forecast volatility among the values of a tick; NaN where they end before it."""
+    return float(values[_FORECAST]) if len(values) > _FORECAST else math.nan
 
 
 def share_taken(values: FloatArray) -> float:
@@ -44,8 +44,8 @@ def share_taken(values: FloatArray) -> float:
 
 
 def day_vol(values: FloatArray, interval_ms: int) -> float:
-    """Return the foreseen volatility of 24 hours among the values of a tick of a bar that long; NaN where unknown."""
-    return foreseen_vol(values) * math.sqrt(DAY_MS / interval_ms)
+    """Return the forecast volatility of 24 hours among the values of a tick of a bar that long; NaN where unknown."""
+    return forecast_vol(values) * math.sqrt(DAY_MS / interval_ms)
 
 
 class Tick(NamedTuple):
@@ -53,7 +53,7 @@ class Tick(NamedTuple):
 
     Attributes:
         target: Position to hold from the next open: -1, 0 or 1.
-        values: (F + 6,) features, vol, three probabilities, foreseen volatility, NaN where not ready; the share of the
+        values: (F + 6,) features, vol, three probabilities, forecast volatility, NaN where not ready; the share of the
             usual position that one which is opened now takes, 0 where that is unknown.
     """
 
@@ -76,9 +76,9 @@ class Tick(NamedTuple):
         return self.values[PROBABILITIES]
 
     @property
-    def foreseen_vol(self) -> float:
-        """Volatility per bar foreseen over the risk horizon: the square root of the expected mean variance."""
-        return foreseen_vol(self.values)
+    def forecast_vol(self) -> float:
+        """Volatility per bar forecast over the volatility horizon: the square root of the expected mean variance."""
+        return forecast_vol(self.values)
 
     @property
     def share(self) -> float:
@@ -172,10 +172,10 @@ def tick_packed(
         )
         if status < 0:  # out of float32's range: a bar that history leaves out too, and whose context is lost
             network[:] = 0
-        values[_FORESEEN] = values[_INPUTS] * math.sqrt(values[_FORESEEN])
-    vol, foreseen = values[_INPUTS], values[_FORESEEN]
-    values[_SHARE] = share_of(foreseen, params)
-    return decide(values[_KNOWN], values[_KNOWN + 1], values[_KNOWN + 2], vol, foreseen, position, bars_held, params)
+        values[_FORECAST] = values[_INPUTS] * math.sqrt(values[_FORECAST])
+    vol, forecast = values[_INPUTS], values[_FORECAST]
+    values[_SHARE] = share_of(forecast, params)
+    return decide(values[_KNOWN], values[_KNOWN + 1], values[_KNOWN + 2], vol, forecast, position, bars_held, params)
 
 
 def _tick_call(own: int, arguments: int, count: int) -> int:

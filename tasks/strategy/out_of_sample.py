@@ -22,8 +22,8 @@ from tasks.execution.skill import Skill, measure_skill
 from tasks.execution.slices import Slice, slices
 from tasks.execution.track_record import TrackRecord, track_record
 from tasks.market.labels import UNKNOWN, sample_uniqueness
-from tasks.market.samples import Span
-from tasks.market.volatility import foreseen_volatility
+from tasks.market.volatility import forecast_volatility
+from tasks.market.walk_forward import Span
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.recipe import Recipe, decision_params
 from tasks.strategy.samples import Samples, load_samples, training_end
@@ -45,7 +45,7 @@ class EvaluationInputs:
 
 
 class Forecast(NamedTuple):
-    """What models foresee of N bars, and which of them speaks of each.
+    """What models forecast of N bars, and which of them speaks of each.
 
     Attributes:
         probabilities: (N, 3), NaN where unknown.
@@ -60,7 +60,7 @@ class Forecast(NamedTuple):
     model: IntArray | None = None
 
     def since(self, bar: int) -> Forecast:
-        """Return what is foreseen of the bars from that one on."""
+        """Return what is forecast of the bars from that one on."""
         model = None if self.model is None else self.model[bar:]
         return self._replace(
             probabilities=self.probabilities[bar:], log_variance_ratio=self.log_variance_ratio[bar:], model=model
@@ -138,7 +138,7 @@ def evaluate_folds(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]
 
 
 def one_after_the_other(folds: Sequence[FoldResult]) -> Forecast:
-    """Return what the folds' models foresee of all unseen bars, each of its own test."""
+    """Return what the folds' models forecast of all unseen bars, each of its own test."""
     return Forecast(
         probabilities=np.concatenate([fold.probabilities for fold in folds]),
         log_variance_ratio=np.concatenate([fold.log_variance_ratio for fold in folds]),
@@ -165,13 +165,13 @@ def decide_span(samples: Samples, recipe: Recipe, span: Span, forecast: Forecast
     """
     market, vol = samples.dataset.ref.market, samples.dataset.vol[span.rows]
     params = np.array([decision_params(recipe, market, means) for means in np.atleast_2d(forecast.class_means)])
-    foreseen = foreseen_volatility(vol, forecast.log_variance_ratio)
+    forecast_vol = forecast_volatility(vol, forecast.log_variance_ratio)
     segment = samples.dataset.segment[span.rows]
     contiguous = np.concatenate([[False], segment[1:] == segment[:-1]])
-    target = decide_series(forecast.probabilities, vol, contiguous, params, forecast.model, foreseen)
+    target = decide_series(forecast.probabilities, vol, contiguous, params, forecast.model, forecast_vol)
     if recipe.decision_config.sizing == "fixed":
         return Positions(target)
-    return Positions(target, shares_of(foreseen, params, forecast.model))
+    return Positions(target, shares_of(forecast_vol, params, forecast.model))
 
 
 def _skill(samples: Samples, folds: Sequence[FoldResult], probabilities: FloatArray, unseen: Span) -> Skill:

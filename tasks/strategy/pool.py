@@ -17,12 +17,12 @@ from storage.authorship import Where
 from storage.schema import CLASSES, DatasetError, FloatArray, LeakError
 from tasks.execution.skill import class_shares
 from tasks.market.labels import UNKNOWN, Labels, class_means
-from tasks.market.samples import Fold, Span
+from tasks.market.walk_forward import Fold, Span
 from tasks.network.calibration import scaler
 from tasks.network.likeness import FEWEST, alike
 from tasks.network.segments import Series, finite_bars
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import FoldBars, Run, Samples, pool_member, risk_horizon, run_of
+from tasks.strategy.samples import BarRun, FoldBars, Samples, pool_member, run_of, vol_horizon
 
 _MOST = 4.0  # so that an epoch learns from a quarter of the longest market's labels at least
 
@@ -56,7 +56,7 @@ def pooled_bars(datasets: Where, recipe: Recipe, number: int) -> FoldBars:
         train=(0, stop),
         validation=(stop, bars),
         log_ratio=np.concatenate([run.log_ratio for run in (*learn, *check)]),
-        risk_horizon=risk_horizon(members[0], recipe),
+        vol_horizon=vol_horizon(members[0], recipe),
         predicted=slice(bars, bars),
         class_means=class_means(labels, np.concatenate([run.vol for run in (*learn, *check)]), slice(0, stop)),
         prior=class_shares(known[known >= 0], len(CLASSES)),
@@ -115,7 +115,7 @@ def bars_for_listing(datasets: Where, recipe: Recipe, samples: Samples) -> FoldB
 def with_pool_passes(recipe: Recipe) -> Recipe:
     """Return the recipe with as many passes over a pool's bars as its network is trained for; no pool: as it is.
 
-    The more markets, the less often each bar: of four markets at 5 minutes, 5 passes foresaw as well as 9.
+    The more markets, the less often each bar: of four markets at 5 minutes, 5 passes forecast as well as 9.
     """
     fit = recipe.fit_config
     passes = math.ceil(fit.epochs / math.sqrt(max(len(recipe.pool), 1)))
@@ -143,7 +143,7 @@ def _teachers(asked: Sequence[Samples], recipe: Recipe, number: int) -> list[Sam
     return [samples for samples in asked if samples not in odd]
 
 
-def _runs(members: Sequence[Samples], recipe: Recipe, parts: Sequence[tuple[Fold, Span]]) -> list[Run]:
+def _runs(members: Sequence[Samples], recipe: Recipe, parts: Sequence[tuple[Fold, Span]]) -> list[BarRun]:
     """Return each market's bars of a span of its fold, with the context before them, whose labels are left out."""
     runs = []
     for samples, (fold, span) in zip(members, parts, strict=True):
@@ -154,7 +154,7 @@ def _runs(members: Sequence[Samples], recipe: Recipe, parts: Sequence[tuple[Fold
     return runs
 
 
-def _joined(runs: Sequence[Run]) -> Series:
+def _joined(runs: Sequence[BarRun]) -> Series:
     """Return runs end to end as one series, each in segments of its own."""
     parts = [run.series for run in runs]
     segments, after = [], 0
@@ -172,7 +172,7 @@ def _joined(runs: Sequence[Run]) -> Series:
     )
 
 
-def _scaling(runs: Sequence[Run]) -> tuple[FloatArray, FloatArray]:
+def _scaling(runs: Sequence[BarRun]) -> tuple[FloatArray, FloatArray]:
     """Return the median of what scales each market's labelled bars: an absurd market decides nobody's scale."""
     known = [run.series.features[run.labels.classes != UNKNOWN] for run in runs]
     each = [scaler(features) for features in known if finite_bars(features).any()]
@@ -193,7 +193,7 @@ def _weights(parts: Sequence[Series]) -> FloatArray | None:
     return np.concatenate([weights * factor for weights, factor in zip(own, factors, strict=True)])
 
 
-def _joined_labels(runs: Sequence[Run]) -> Labels:
+def _joined_labels(runs: Sequence[BarRun]) -> Labels:
     """Return the labels of runs end to end."""
     labels = [run.labels for run in runs]
     return Labels(

@@ -13,13 +13,13 @@ from tasks.execution.backtest import BacktestConfig
 from tasks.execution.decision import DecisionConfig, packed
 from tasks.execution.fee_schedule import Schedule, charged
 from tasks.market.labels import LabelConfig
-from tasks.market.samples import FoldConfig
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.architecture import preset as network_preset
 from tasks.network.baseline_config import BaselineConfig
 from tasks.network.fit_config import FitConfig, fit_preset
 from tasks.strategy.promotion_rule import PromotionRule
-from tasks.strategy.risk_rule import RiskRule
+from tasks.strategy.vol_forecast_rule import VolForecastRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Recipe(Checked):
         decision: From probabilities to a position; None takes the preset's.
         backtest: Capital and position size.
         promotion: What a challenger must show.
-        risk: How far ahead risk is foreseen, and what that must show.
+        risk: How far ahead volatility is forecast, and what that must show.
         baselines: What the simple models that it must beat may try.
         pool: Markets whose bars one network learns from, by symbol, of the market's category and interval; "yes" in a
             run of many: all of them; "stored": all that candles are stored of, delisted ones too. None: from the
@@ -56,7 +56,7 @@ class Recipe(Checked):
     decision: DecisionConfig | None = None
     backtest: BacktestConfig = field(default_factory=BacktestConfig)
     promotion: PromotionRule = field(default_factory=PromotionRule)
-    risk: RiskRule = field(default_factory=RiskRule)
+    risk: VolForecastRule = field(default_factory=VolForecastRule)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     pool: tuple[str, ...] = ()
     refit: bool = False
@@ -64,7 +64,9 @@ class Recipe(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.decision_config.sizing == "volatility" and not self.network_config.risk_head:
-            raise ConfigError("a network must foresee risk where it sizes by it, was risk_head=False; set it to True")
+            raise ConfigError(
+                "a network must forecast volatility where it sizes by it, was risk_head=False; set it to True"
+            )
 
     @property
     def network_config(self) -> DSCConfig:

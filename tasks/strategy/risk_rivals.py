@@ -1,4 +1,4 @@
-"""Who foresees risk without a network, learned from the bars that the network learned from: EWMA, HAR, LightGBM.
+"""Who forecasts risk without a network, learned from the bars that the network learned from: EWMA, HAR, LightGBM.
 
 Each is set right by what its logarithm fell short of the mean where it learned.
 """
@@ -13,16 +13,16 @@ from threadpoolctl import threadpool_limits
 
 from storage.authorship import Where
 from storage.schema import FloatArray, IntArray
-from tasks.execution.risk_skill import RiskForecast
-from tasks.market.samples import Fold
+from tasks.execution.vol_skill import VarianceForecast
 from tasks.market.volatility import har_inputs
+from tasks.market.walk_forward import Fold
 from tasks.network.baselines import TabularSeries
 from tasks.network.calibration import scaler
-from tasks.network.risk_baselines import EWMA, FEWEST_WINDOWS, HAR, TREES, har, trees
+from tasks.network.vol_baselines import EWMA, FEWEST_WINDOWS, HAR, TREES, har, trees
 from tasks.strategy.pool import teaching
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk_windows import RiskWindows, bars_to_learn_from, risk_windows
-from tasks.strategy.samples import Samples, mirrored_series, risk_horizon
+from tasks.strategy.samples import Samples, mirrored_series, vol_horizon
+from tasks.strategy.vol_windows import VolWindows, bars_to_learn_from, vol_windows
 
 RIVALS = (EWMA, HAR, TREES)
 
@@ -34,7 +34,7 @@ class _Table(NamedTuple):
         start_ms: (N,) open time.
         inputs: (N, F) what the network reads.
         squares: (N, 3) what HAR reads.
-        log_ratio, log_unit: (N,) as in `RiskWindows`; the first is NaN where nobody may learn it.
+        log_ratio, log_unit: (N,) as in `VolWindows`; the first is NaN where nobody may learn it.
     """
 
     start_ms: IntArray
@@ -46,7 +46,7 @@ class _Table(NamedTuple):
     @classmethod
     def of(cls, samples: Samples, recipe: Recipe, bars: IntArray, *, learned: bool) -> _Table:
         dataset, features = samples.dataset, recipe.network_config.input_features
-        windows = risk_windows(dataset, risk_horizon(samples, recipe))
+        windows = vol_windows(dataset, vol_horizon(samples, recipe))
         squares = har_inputs(dataset.candles.close, dataset.segment, dataset.ref.market.interval_ms)
         log_ratio = windows.log_ratio[bars] if learned else np.full(len(bars), np.nan)
         inputs = dataset.features[bars, :features]
@@ -60,8 +60,8 @@ class _Table(NamedTuple):
         return _Table._make(np.concatenate(columns) for columns in zip(*tables, strict=True))
 
 
-def rivals_of_market(samples: Samples, recipe: Recipe, windows: RiskWindows, fold: Fold) -> dict[str, RiskForecast]:
-    """Return what each rival foresees on a fold's test bars, learned from the market's own bars before.
+def rivals_of_market(samples: Samples, recipe: Recipe, windows: VolWindows, fold: Fold) -> dict[str, VarianceForecast]:
+    """Return what each rival forecasts on a fold's test bars, learned from the market's own bars before.
 
     Args:
         samples: The dataset as the recipe sees it.
@@ -77,7 +77,7 @@ def rivals_of_market(samples: Samples, recipe: Recipe, windows: RiskWindows, fol
     log_ratio, log_unit, log_variance = windows.log_ratio, windows.log_unit, windows.log_variance
     if np.isfinite(log_ratio[bars]).sum() < FEWEST_WINDOWS * windows.horizon:
         silent = np.full(len(fold.test), np.nan)
-        return dict.fromkeys(RIVALS, RiskForecast(mean=silent, log=silent))
+        return dict.fromkeys(RIVALS, VarianceForecast(mean=silent, log=silent))
     inputs = har_inputs(dataset.candles.close, dataset.segment, dataset.ref.market.interval_ms)
     series = mirrored_series(dataset.features, samples.labels, dataset.segment).first(network.input_features)
     train = fold.train.start, fold.train.stop
@@ -91,8 +91,8 @@ def rivals_of_market(samples: Samples, recipe: Recipe, windows: RiskWindows, fol
     return {name: _set_right(log, log_variance, bars, fold.test.rows) for name, log in expected.items()}
 
 
-def rivals_of_pool(datasets: Where, samples: Samples, recipe: Recipe) -> dict[str, RiskForecast]:
-    """Return what each rival foresees on the test bars of a market's newest fold, learned from its pool's bars before.
+def rivals_of_pool(datasets: Where, samples: Samples, recipe: Recipe) -> dict[str, VarianceForecast]:
+    """Return what each rival forecasts on the test bars of a market's newest fold, learned from its pool's bars before.
 
     So they know as little of a market outside the pool as the pool's network does.
 
@@ -104,7 +104,7 @@ def rivals_of_pool(datasets: Where, samples: Samples, recipe: Recipe) -> dict[st
     Returns:
         By name; NaN throughout where there are too few windows to learn from.
     """
-    fold, horizon = samples.folds[-1], risk_horizon(samples, recipe)
+    fold, horizon = samples.folds[-1], vol_horizon(samples, recipe)
     members, tables = teaching(datasets, recipe, fold.index), []
     for one in members:
         bars = bars_to_learn_from(one.fold(fold.index), recipe.labels.horizon + 1, horizon)
@@ -113,7 +113,7 @@ def rivals_of_pool(datasets: Where, samples: Samples, recipe: Recipe) -> dict[st
     known = np.flatnonzero(np.isfinite(learned.log_ratio))
     if len(known) < FEWEST_WINDOWS * horizon:
         silent = np.full(len(fold.test), np.nan)
-        return dict.fromkeys(RIVALS, RiskForecast(mean=silent, log=silent))
+        return dict.fromkeys(RIVALS, VarianceForecast(mean=silent, log=silent))
     # By time, markets of one hour in any order: trees read every so many rows, which would else be one market's.
     shuffled = np.random.default_rng(recipe.baselines.seed).random(len(known))
     learned = learned.at(known[np.lexsort((shuffled, learned.start_ms[known]))])
@@ -135,8 +135,8 @@ def rivals_of_pool(datasets: Where, samples: Samples, recipe: Recipe) -> dict[st
     return {name: _set_right(log, both.log_ratio + log_unit, bars, rows) for name, log in expected.items()}
 
 
-def _set_right(log: FloatArray, log_variance: FloatArray, bars: IntArray, test: slice) -> RiskForecast:
+def _set_right(log: FloatArray, log_variance: FloatArray, bars: IntArray, test: slice) -> VarianceForecast:
     """Return a forecast of the test bars, its logarithm and its mean set right by what was missed where it learned."""
     missed = (log_variance - log)[bars]
     missed = missed[np.isfinite(missed)]
-    return RiskForecast(mean=np.exp(log[test]) * np.mean(np.exp(missed)), log=log[test] + missed.mean())
+    return VarianceForecast(mean=np.exp(log[test]) * np.mean(np.exp(missed)), log=log[test] + missed.mean())

@@ -25,7 +25,7 @@ from storage.schema import (
 from storage.snapshots import Dataset, load_dataset
 from tasks.execution.skill import class_shares
 from tasks.market.labels import UNKNOWN, Labels, class_means, label_bars, sample_uniqueness
-from tasks.market.samples import (
+from tasks.market.walk_forward import (
     Fold,
     Span,
     cut_times,
@@ -38,7 +38,7 @@ from tasks.market.samples import (
 )
 from tasks.network.segments import Series
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk_windows import bars_to_learn_from, risk_windows
+from tasks.strategy.vol_windows import bars_to_learn_from, vol_windows
 
 MOST_POOLED_BARS = 6_000_000
 """Bars of all markets of a pool together. All of them are in memory while their network is trained, 1.1 kB a bar."""
@@ -80,9 +80,10 @@ class FoldBars:
     Attributes:
         series: The bars, context before the first training bar included; labels of training and validation alone.
         train, validation: Half-open spans of its bars, as `fit` takes them.
-        log_ratio: (T,) what a risk head learns: ln of the variance realised over the risk horizon, as a multiple of
-            what present volatility would bring; NaN where unknown, and where the window reaches into what is unseen.
-        risk_horizon: Bars of those windows.
+        log_ratio: (T,) what a volatility head learns: ln of the variance realised over the volatility horizon, as a
+            multiple of what present volatility would bring; NaN where unknown, and where the window reaches into what
+            is unseen.
+        vol_horizon: Bars of those windows.
         predicted: Its bars that the models predict; none of a pool's, whose markets are predicted each by itself.
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         prior: (3,) share of each class in training.
@@ -93,7 +94,7 @@ class FoldBars:
     train: tuple[int, int]
     validation: tuple[int, int]
     log_ratio: FloatArray
-    risk_horizon: int
+    vol_horizon: int
     predicted: slice
     class_means: FloatArray
     prior: FloatArray
@@ -106,7 +107,7 @@ class FoldBars:
 
         def parts() -> Iterator[bytes | memoryview]:
             spans = (*self.train, *self.validation, self.predicted.start, self.predicted.stop)
-            yield " ".join(map(str, (*spans, series.label_span, self.risk_horizon))).encode()
+            yield " ".join(map(str, (*spans, series.label_span, self.vol_horizon))).encode()
             scaling = (None, None) if series.scaling is None else series.scaling
             read = (series.features, series.labels, series.segment, series.signs, series.weights, series.clock)
             for array in (*read, *scaling):
@@ -279,7 +280,7 @@ def fold_bars(samples: Samples, recipe: Recipe, index: int) -> FoldBars:
         train=(train.start, train.stop),
         validation=(validation.start, validation.stop),
         log_ratio=run.log_ratio,
-        risk_horizon=risk_horizon(samples, recipe),
+        vol_horizon=vol_horizon(samples, recipe),
         predicted=predicted,
         class_means=class_means(run.labels, run.vol, train),
         prior=class_shares(known[known >= 0], len(CLASSES)),
@@ -287,7 +288,7 @@ def fold_bars(samples: Samples, recipe: Recipe, index: int) -> FoldBars:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Run:
+class BarRun:
     """Consecutive bars of a market.
 
     Attributes:
@@ -303,17 +304,17 @@ class Run:
     log_ratio: FloatArray
 
 
-def risk_horizon(samples: Samples, recipe: Recipe) -> int:
-    """Return the risk horizon in bars of a market."""
+def vol_horizon(samples: Samples, recipe: Recipe) -> int:
+    """Return the volatility horizon in bars of a market."""
     return recipe.risk.horizon(samples.dataset.market.interval_ms)
 
 
-def run_of(samples: Samples, recipe: Recipe, fold: Fold, rows: slice, *labelled: slice) -> Run:
+def run_of(samples: Samples, recipe: Recipe, fold: Fold, rows: slice, *labelled: slice) -> BarRun:
     """Return rows of a dataset with the labels of some parts of them alone.
 
     Args:
         samples: The dataset as the recipe sees it.
-        recipe: How labels are weighted, and how far ahead risk is foreseen.
+        recipe: How labels are weighted, and how far ahead volatility is forecast.
         fold: Whose bars they are.
         rows: Which bars.
         labelled: Which of these, counted from the first, keep their labels; weights are of the first part's.
@@ -326,7 +327,7 @@ def run_of(samples: Samples, recipe: Recipe, fold: Fold, rows: slice, *labelled:
         threshold=labels.threshold[rows],
         end=labels.end[rows] - rows.start,
     )
-    windows = risk_windows(dataset, risk_horizon(samples, recipe))
+    windows = vol_windows(dataset, vol_horizon(samples, recipe))
     learned = bars_to_learn_from(fold, labels.horizon + 1, windows.horizon)
     known, log_ratio = np.full(len(dataset.vol), np.nan), np.full(rows.stop - rows.start, np.nan)
     known[learned] = windows.log_ratio[learned]
@@ -338,7 +339,7 @@ def run_of(samples: Samples, recipe: Recipe, fold: Fold, rows: slice, *labelled:
     series = mirrored_series(dataset.features[rows], own, segment - segment[:1])
     clock = dataset.candles.start_ms[rows] // dataset.market.interval_ms
     series = replace(series, weights=weights, clock=clock)
-    return Run(series=series, labels=own, vol=dataset.vol[rows], log_ratio=log_ratio)
+    return BarRun(series=series, labels=own, vol=dataset.vol[rows], log_ratio=log_ratio)
 
 
 def training_end(samples: Samples, recipe: Recipe, fold: Fold) -> TrainingEnd:

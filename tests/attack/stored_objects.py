@@ -31,7 +31,7 @@ from tasks.network.engine import Engine
 from tasks.network.folding import load_weights
 from tasks.reporting.version_facts import VersionFacts
 from tasks.sandbox.candle_files import base_interval, read_candle_file, read_funding_file
-from tasks.strategy.baselines import BaselineFold
+from tasks.strategy.baseline_folds import BaselineFold
 from tasks.strategy.folds import FoldResult
 from tests.attack.classes import Attempt, each, require_plain
 from tests.attack.lab import EVIDENCE, NETWORK, NOW, NOW_MS, SOURCE, Lab, candles, resealed_result

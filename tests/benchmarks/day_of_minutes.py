@@ -16,7 +16,7 @@ from tasks.exchange.gateway import Gateway
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import Decision
 from tasks.live.market_session import MarketSession
-from tasks.live.session import Chosen
+from tasks.live.session import VersionChoice
 from tasks.live.session_start import open_session
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
@@ -55,7 +55,7 @@ def session(told: Connection, url: str, stream_url: str, path: Path) -> None:
         if market.market == MARKETS[-1] and market.counts.stepped in (HOUR, MINUTES):
             seen.append((process.memory_info().rss / 1e6, threading.active_count(), time.monotonic()))
 
-    versions = {market: Chosen(make_model(market=market)) for market in MARKETS}
+    versions = {market: VersionChoice(make_model(market=market)) for market in MARKETS}
     with (
         Gateway("sandbox", source=SOURCE, url=url, requests_per_s=1e6) as gateway,
         Journal(path) as journal,

@@ -22,7 +22,7 @@ from tasks.live.account import Account
 from tasks.live.market_session import MarketSession
 from tasks.live.session_config import DataTime, SessionConfig
 from tasks.market.synthetic import SyntheticMarket, generate
-from tasks.sandbox.sockets import StreamTiming
+from tasks.sandbox.sockets import PushTiming
 from tasks.strategy.recipe import Recipe
 from tests.benchmarks import day_of_minutes
 from tests.live.conftest import SOURCE, rigs
@@ -104,7 +104,7 @@ def test_session_decides_faster_than_onnx_on_a_ready_window(
             rounds=40,
         )
     assert alone.own.pending is not None
-    assert np.isfinite(alone.own.pending.values[:-2]).all()  # volatility is foreseen by a risk head alone
+    assert np.isfinite(alone.own.pending.values[:-2]).all()  # volatility is forecast by a volatility head alone
     decision, with_shadows = times.median_us("parsed bar to decision"), times.median_us(f"with {SHADOWS} shadows")
     beside = {"us that the journal's commit adds": times.median_us("with its journal") - decision}
     ledger.enter(
@@ -128,7 +128,7 @@ def test_session_decides_faster_than_onnx_on_a_ready_window(
 def test_session_adds_little_to_a_feed_of_20_ms(benchmark, ledger, line, tmp_path: Path) -> None:
     bars = 200
     with rigs(tmp_path) as start:
-        rig = start(stream=StreamTiming(delay_s=FEED_S))
+        rig = start(stream=PushTiming(delay_s=FEED_S))
         with rig.session(bars) as session:
             benchmark.pedantic(lambda: session.run(lambda: rig.play(bars, bar_every_s=0.05)), rounds=1)
         (market,) = session.markets.values()

@@ -25,7 +25,7 @@ from tasks.network.calibration import scaler
 from tasks.network.fit import fit
 from tasks.network.fit_config import FitConfig
 from tasks.network.inference import sample_logits
-from tasks.network.segments import UNKNOWN, Series, Stream, draw_segments, stream_of
+from tasks.network.segments import UNKNOWN, BarStream, Series, draw_segments, stream_of
 
 TRAIN, CHECK = 20_000, 10_000
 SEGMENT = 640  # bars
@@ -45,7 +45,7 @@ def planted_series(config):
 Batches = list[tuple[Tensor, Tensor]]
 
 
-def windows_of_segments(stream: Stream, context: int, seed: int) -> Batches:
+def windows_of_segments(stream: BarStream, context: int, seed: int) -> Batches:
     """Return the batches of an epoch of `fit`, each (N, F, context) windows of a segment and their (N,) labels."""
 
     def steps() -> Iterator[tuple[Tensor, Tensor]]:
@@ -59,7 +59,7 @@ def windows_of_segments(stream: Stream, context: int, seed: int) -> Batches:
     return list(islice(steps(), math.ceil((len(stream.labels) - context + 1) / SEGMENT)))
 
 
-def shuffled_windows(stream: Stream, context: int, seed: int) -> Batches:
+def shuffled_windows(stream: BarStream, context: int, seed: int) -> Batches:
     """Return the batches of an epoch of the source text."""
     windows = stream.features.unfold(0, context, 1)
     labels = stream.labels[context - 1 :]

@@ -5,9 +5,9 @@ from dataclasses import replace
 from storage.schema import FEATURES, Market
 from tasks.champion.manifest import Manifest, Summary
 from tasks.champion.promotion import Check, Judgement, Numbers
-from tasks.execution.contenders import Contender
+from tasks.execution.comparison_rows import ComparisonRow
 from tasks.execution.metrics import Metrics
-from tasks.execution.track_record import Deflation
+from tasks.execution.track_record import DeflatedSharpe
 from tasks.strategy.recipe import Recipe
 
 METRICS = Metrics(
@@ -37,13 +37,13 @@ MANIFEST = Manifest(
             champion=None,
             challenger=METRICS,
             second_seed=None,
-            luck=Deflation(trials=1, spread=1.0, expected_best=0.0, deflated=None),
+            luck=DeflatedSharpe(trials=1, spread=1.0, expected_best=0.0, deflated=None),
         ),
     ),
     risk=(Check(name="risk is foreseen", passed=False, found="no", wanted="a forecast"),),
     summary=Summary(
         days=81.0,
-        lines=(Contender(name="this model", total_return=0.05, sharpe_ratio=1.0),),
+        lines=(ComparisonRow(name="this model", total_return=0.05, sharpe_ratio=1.0),),
         sharpe_low=None,
         sharpe_high=None,
         edge_bp=None,

@@ -51,7 +51,7 @@ def test_champion_on_the_market_that_it_learned_has_the_skill_that_it_was_publis
 def test_champion_on_a_market_that_has_turned_round_needs_a_person(champion):
     found = inspected(champion, replace(LAW, psi=-LAW.psi))
     assert set(found.breaches) == {"skill"}
-    assert found.breaches["skill"].startswith("the champion foresees less than the class shares do: log-loss 1.")
+    assert found.breaches["skill"].startswith("the champion forecasts less than the class shares do: log-loss 1.")
     assert "; roll back or run retrain" in found.text().splitlines()[0]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from storage.artifacts import ArtifactStore
-from storage.candles import CandleStore, Coverage, Run
+from storage.candles import CandleStore, Coverage, FlowRun
 from storage.schema import ConfigError, Market, Source, utc_text
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.health import MonitorConfig, changes, health
@@ -151,7 +151,7 @@ def test_many_gaps_and_a_failed_ingest_need_a_person_and_stand_in_the_first_line
     now = MONDAY + timedelta(days=1)
     row = replace(coverage(now - timedelta(minutes=5)), bars=80, gaps=20)
     began = ms(now - timedelta(minutes=4))
-    run = Run(
+    run = FlowRun(
         run_id="1", kind="ingest", source=SOURCE, market=MARKET.slug, started_ms=began, ended_ms=None, status="failed"
     )
     found = health(row, reigning, MonitorConfig(), ms(now), run=run)

@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.champion.listing_verdict import evidence_of_strangers, judge_listing
-from tasks.execution.track_record import Deflation
-from tasks.strategy.leave_one_out import StrangersVerdict
+from tasks.champion.listing_verdict import held_out_evidence, judge_listing
+from tasks.execution.track_record import DeflatedSharpe
+from tasks.strategy.leave_one_out import HeldOutEvaluation
 from tasks.strategy.promotion_rule import PromotionRule
 from tests.champion.example_manifest import METRICS
 from tests.champion.test_promotion import GOOD, SKILL
 
-LUCK = Deflation(trials=12, spread=1.0, expected_best=1.0, deflated=0.97)
-FOUND = StrangersVerdict(
+LUCK = DeflatedSharpe(trials=12, spread=1.0, expected_best=1.0, deflated=0.97)
+FOUND = HeldOutEvaluation(
     leads={"ADAUSDT": 0.004, "BTCUSDT": 0.002, "SOLUSDT": 0.006},
     skill=SKILL,
     metrics=replace(METRICS, days=60.0, num_trades=250, total_return=0.10, max_drawdown=0.10),
@@ -30,8 +30,8 @@ RULE = PromotionRule()
 
 
 def judged(found=FOUND, own=FEW_DAYS, second=FOUND):
-    strange = evidence_of_strangers(own, found, second, LUCK)
-    return judge_listing(strange, found, own.skill, RULE)
+    held_out = held_out_evidence(own, found, second, LUCK)
+    return judge_listing(held_out, found, own.skill, RULE)
 
 
 def failed(**given) -> list[str]:

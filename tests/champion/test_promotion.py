@@ -8,7 +8,7 @@ import pytest
 from storage.schema import ConfigError
 from tasks.champion.promotion import Check, Evidence, Numbers, judge
 from tasks.execution.skill import Skill, measure_skill
-from tasks.execution.track_record import Deflation
+from tasks.execution.track_record import DeflatedSharpe
 from tasks.strategy.promotion_rule import PromotionRule
 from tests.champion.example_manifest import MANIFEST, METRICS
 
@@ -41,7 +41,7 @@ GOOD = Evidence(
         champion=replace(METRICS, total_return=0.0, max_drawdown=0.0),
         challenger=replace(METRICS, days=60.0, num_trades=250, total_return=0.10, max_drawdown=0.10),
         second_seed=replace(METRICS, total_return=0.05),
-        luck=Deflation(trials=12, spread=1.0, expected_best=1.0, deflated=0.97),
+        luck=DeflatedSharpe(trials=12, spread=1.0, expected_best=1.0, deflated=0.97),
     ),
     skill=SKILL,
     stressed_return=0.04,
@@ -122,8 +122,8 @@ def test_lead_in_direction_over_a_prior_that_the_market_left_behind_is_none():
     rng = np.random.default_rng(1)
     rose = rng.random(6_000) < 0.45
     side = np.where(rose, 2, 0)
-    for foreseen, condition in ((0.0, ["direction of moves better than prior and 50:50"]), (0.05, [])):
-        up = 0.55 + foreseen * np.where(rose, 1, -1) + 0.01 * rng.standard_normal(len(rose))
+    for forecast, condition in ((0.0, ["direction of moves better than prior and 50:50"]), (0.05, [])):
+        up = 0.55 + forecast * np.where(rose, 1, -1) + 0.01 * rng.standard_normal(len(rose))
         probabilities = np.column_stack([1 - up, np.zeros(len(up)), up])
         measured = measure_skill(
             probabilities, side, np.array([0.35, 0.0, 0.65]), 1e-3 * (side - 1),

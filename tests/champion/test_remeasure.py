@@ -25,7 +25,7 @@ def test_verdict_on_risk_comes_out_again_and_a_number_that_does_not_is_named(art
     again = remeasure(artifact, datasets)
     assert again.differences == ()
     shown = {name: (said, found) for name, said, found in again.rows}
-    conditions = {name: pair for name, pair in shown.items() if name.startswith("risk verdict")}
+    conditions = {name: pair for name, pair in shown.items() if name.startswith("volatility verdict")}
     assert len(conditions) >= 6
     assert all(said is found for said, found in conditions.values())
 

@@ -249,7 +249,7 @@ def test_session_that_is_cancelled_ends_as_its_rules_say_and_its_page_tells(syst
     assert "| position | flat |" in page["data"]
     with JournalReader.of(system.home / "sessions" / "cancelled.sqlite") as reader:
         (slug,) = reader.markets()
-        assert reader.opens(slug, last=1)[0].opened.ledger.weight == 0
+        assert reader.opens(slug, last=1)[0].opened.ledger.side == 0
         assert reader.facts()["summary"]["unexplained"] == 0
 
 

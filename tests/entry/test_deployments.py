@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas.schedules import CronSchedule as ServerCron
 
-from flows.entry.operation import MAIN_JOB, World, deployment_names, pause_others
+from flows.entry.operation import MAIN_JOB, DeploymentSet, deployment_names, pause_others
 from storage.schema import ConfigError
 from tasks.exchange.connection import ExchangeConfig
 
@@ -36,14 +36,16 @@ def test_ingest_retrain_and_pipeline_are_deployed():
 def test_name_is_shown_whole_in_the_uis_list_and_belongs_to_a_world_or_to_both(deployment):
     name = deployment["name"]
     assert re.fullmatch(r"[a-z-]{1,19}", name)  # a longer one was cut off in the list, looked at in a browser
-    deployed = [world for world in get_args(World) if name in deployment_names(world)]
-    assert deployed == ([tag for tag in deployment["tags"] if tag in get_args(World)] or list(get_args(World)))
+    deployed = [world for world in get_args(DeploymentSet) if name in deployment_names(world)]
+    assert deployed == (
+        [tag for tag in deployment["tags"] if tag in get_args(DeploymentSet)] or list(get_args(DeploymentSet))
+    )
 
 
 def test_main_job_is_deployed_in_every_world():
     flow, _, name = MAIN_JOB.partition("/")
     found = {one["name"] for one in DEPLOYMENTS if one["entrypoint"].endswith(f".{flow}")}
-    assert found == {f"{name}-{world}" for world in get_args(World)}
+    assert found == {f"{name}-{world}" for world in get_args(DeploymentSet)}
 
 
 def test_what_another_world_or_an_earlier_name_left_on_the_server_fires_no_more(prefect_api):

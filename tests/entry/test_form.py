@@ -24,8 +24,8 @@ from tasks.execution.decision import DecisionConfig
 from tasks.ingestion.quality import QualityConfig
 from tasks.live.session_config import SessionConfig
 from tasks.market.labels import LabelConfig
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.baseline_config import BaselineConfig
 from tasks.network.fit_config import FitConfig

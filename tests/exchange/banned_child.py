@@ -11,7 +11,7 @@ from storage.schema import Banned, Market, Source
 from tasks.exchange.bans import Ban
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pacing import RetryPolicy
-from tasks.exchange.trading import TradingAccount
+from tasks.exchange.trading_account import TradingAccount
 
 KEY = ApiKey("sandbox", "KEYFORTESTS", "SECRETFORTESTS")
 

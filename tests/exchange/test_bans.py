@@ -18,9 +18,9 @@ from tasks.exchange.bans import Ban
 from tasks.exchange.connection import ExchangeConfig, connect, connect_stream
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.stream import PublicStream
-from tasks.live.orders import account_of
-from tasks.sandbox.account import AccountSpec
+from tasks.live.order_gateway import account_of
 from tasks.sandbox.faults import Fault, Match
+from tasks.sandbox.venue_account import AccountSpec
 from tests.exchange.banned_child import KEY
 from tests.sandbox import actions
 

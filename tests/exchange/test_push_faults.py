@@ -10,7 +10,7 @@ import pytest
 
 from storage.schema import Candles, ConfigError
 from tasks.sandbox import stream_actions as act
-from tasks.sandbox.sockets import StreamTiming
+from tasks.sandbox.sockets import PushTiming
 from tasks.sandbox.stream_faults import AtBar, AtHandshake, AtMessage, AtSubscription, StreamPlan
 from tests.exchange.raw_client import WAIT_S, RawClient
 
@@ -34,7 +34,7 @@ def played(make_candles: Callable[..., Candles], open_sandbox: OPEN, open_raw: O
 
     def play(*faults: Any, topics: tuple[str, ...] = (TOPIC,)) -> RawClient:
         sandbox = open_sandbox(
-            make_candles(20), now_ms=at(5.1), stream_faults=StreamPlan(faults), stream=StreamTiming(ack_s=0)
+            make_candles(20), now_ms=at(5.1), stream_faults=StreamPlan(faults), stream=PushTiming(ack_s=0)
         )
         client: RawClient = open_raw(sandbox)
         client.subscribe(*topics)
@@ -84,7 +84,7 @@ def test_silent_feed_says_nothing_more_answers_pings_and_the_clock_waits_for_the
     make_candles: Callable[..., Candles], open_sandbox: OPEN, open_raw: OPEN
 ):
     sandbox = open_sandbox(
-        make_candles(20), now_ms=at(5.1), stream=StreamTiming(repeat_s=0.01),
+        make_candles(20), now_ms=at(5.1), stream=PushTiming(repeat_s=0.01),
         stream_faults=StreamPlan([AtBar(4, act.silence(bars=2))]),
     )  # fmt: skip
     client = open_raw(sandbox)

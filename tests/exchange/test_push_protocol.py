@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from storage.schema import Candles, Market
-from tasks.sandbox.sockets import StreamTiming
+from tasks.sandbox.sockets import PushTiming
 from tests.exchange.raw_client import RawClient
 
 START_MS = 1_735_689_600_000
@@ -27,7 +27,7 @@ def opened(make_candles: Callable[..., Candles], open_sandbox: OPEN, open_raw: O
 
     def start(category: Any = "linear", **timing: float) -> tuple[Any, RawClient]:
         market = Market(category=category)
-        options = {"market": market, "stream": StreamTiming(**{"ack_s": 0.0} | timing)}
+        options = {"market": market, "stream": PushTiming(**{"ack_s": 0.0} | timing)}
         sandbox = open_sandbox(make_candles(20), now_ms=START_MS + 5 * STEP_MS + 1, **options)
         return sandbox, open_raw(sandbox, category)
 

@@ -22,7 +22,7 @@ from tasks.exchange.stream_events import (
     Event,
     FormingBar,
     Reconnected,
-    Refused,
+    SubscriptionRefused,
     Ticker,
     Trade,
     UnknownTopic,
@@ -120,8 +120,8 @@ def test_market_that_is_refused_is_told_and_the_other_goes_on(
 ) -> None:
     sandbox = open_sandbox(make_candles(30), now_ms=at(10.1))
     stream = open_public(sandbox, Market(symbol="NOSUCHUSDT"), MARKET)
-    refused = read_until(stream, lambda event: isinstance(event, Refused))[-1]
-    assert isinstance(refused, Refused)
+    refused = read_until(stream, lambda event: isinstance(event, SubscriptionRefused))[-1]
+    assert isinstance(refused, SubscriptionRefused)
     assert refused.topics == topics_of(Market(symbol="NOSUCHUSDT"))
     assert "handler not found" in refused.message
     sandbox.wait_for_subscribers(KLINE)

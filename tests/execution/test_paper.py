@@ -45,7 +45,7 @@ def test_flip_is_one_order_and_restarts_the_bars_held():
     assert opened.fill.side == "Sell"
     assert BITCOIN.quantity_text(opened.fill.change) == "1.200"
     assert BITCOIN.price_text(opened.fill.price) == "99.90"  # 99.99, a tick of 0.1 below
-    assert (round(opened.ledger.quantity, 9), opened.ledger.weight, opened.ledger.bars_held) == (-0.95, -1, 1)
+    assert (round(opened.ledger.quantity, 9), opened.ledger.side, opened.ledger.bars_held) == (-0.95, -1, 1)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_bar_by_bar_paper_account_equals_the_backtest_with_the_same_steps(make_b
     open_ = np.round(np.append(100.0, close[:-1]) * np.exp(rng.normal(0, 2e-4, 600)), 2)
     bars = make_bars(open_, close, funding_rate=np.where(np.arange(600) % 96 == 0, 1e-4, 0.0))
     probabilities, vol = rng.dirichlet([1.0, 1.0, 1.0], 600), np.full(600, 0.004)
-    foreseen = 0.004 * np.exp(rng.normal(0.0, 1.0, 600))
-    foreseen[rng.random(600) < 0.1] = np.nan
+    forecast = 0.004 * np.exp(rng.normal(0.0, 1.0, 600))
+    forecast[rng.random(600) < 0.1] = np.nan
     rule = DecisionConfig(min_hold=3, allow_short=allow_short, sizing=sizing, target_vol=0.4)
     params = packed(rule, COSTS, np.array([-1.0, 0.0, 1.0]), 4, bars_per_year=10_000)
     targets, share = (
-        decide_series(probabilities, vol, bars.contiguous, params, None, foreseen),
-        shares_of(foreseen, params),
+        decide_series(probabilities, vol, bars.contiguous, params, None, forecast),
+        shares_of(forecast, params),
     )
     config, steps = BacktestConfig(initial_capital=777.0), Steps(quantity=0.01, tick=0.01, least_notional=5.0)
     result = run_backtest(
@@ -125,10 +125,10 @@ def test_bar_by_bar_paper_account_equals_the_backtest_with_the_same_steps(make_b
     rules = account_rules(SHARE, None, COSTS, steps)
     ledger, wanted, found = Ledger(777.0), 0, []
     for t in range(600):
-        by = sized(rules, share_of(foreseen[t - 1], params)) if t else rules
+        by = sized(rules, share_of(forecast[t - 1], params)) if t else rules
         ledger, fill, funding = open_bar(ledger, wanted, Quote(open_[t]), bars.funding_rate[t], by)
         found.append((ledger.quantity, ledger.equity(close[t]), fill.fee if fill else 0.0, funding))
-        wanted = decide(*probabilities[t], vol[t], foreseen[t], ledger.weight, ledger.bars_held, params)
+        wanted = decide(*probabilities[t], vol[t], forecast[t], ledger.side, ledger.bars_held, params)
         assert wanted == targets[t]
     books = np.column_stack([result.quantity, result.equity[1:], result.fees, result.funding])
     np.testing.assert_array_equal(found[:-1], books[:-1])  # at the last close the backtest closes what is held

@@ -208,13 +208,13 @@ def foretells_holds(seed: int, overlap: int, samples: int = 3_000, tilt: float =
 
 
 @pytest.mark.parametrize("overlap", [1, 12])
-def test_direction_of_a_random_walk_is_found_in_one_of_twenty_however_well_holds_are_foreseen(overlap):
-    foreseen, found = 0, 0
+def test_direction_of_a_random_walk_is_found_in_one_of_twenty_however_well_holds_are_forecast(overlap):
+    forecast, found = 0, 0
     for seed in range(200):
         skill = measured(*foretells_holds(seed, overlap, tilt=0.02), (0.25, 0.5, 0.25), overlap=overlap)
-        foreseen += skill.p_value < 0.05
+        forecast += skill.p_value < 0.05
         found += skill.direction_p_value < 0.05
-    assert foreseen == 200
+    assert forecast == 200
     assert found <= 0.05 * 200 + 3 * np.sqrt(0.05 * 0.95 * 200)
 
 
@@ -237,18 +237,18 @@ OVERLAP, THRESHOLD = 12, 1.5  # bars that a label spans; the move that counts, w
 RISEN = (0.35 * 0.7, 0.3, 0.65 * 0.7)
 
 
-def turned_market(seed: int, foreseen: float, samples: int = 6_000):
+def turned_market(seed: int, forecast: float, samples: int = 6_000):
     """A market that rose in training, 65 moves of 100, and falls now.
 
-    The model learnt that it rises, and keeps some of it; `foreseen` is the correlation of its other half with what a
+    The model learnt that it rises, and keeps some of it; `forecast` is the correlation of its other half with what a
     label's bars will do.
     """
     rng = np.random.default_rng(seed)
     steps = rng.standard_normal(samples + OVERLAP - 1)
     ahead = np.convolve(steps, np.ones(OVERLAP), mode="valid")
     noise = np.convolve(rng.standard_normal(samples + OVERLAP - 1), np.ones(OVERLAP), mode="valid")
-    view = (foreseen * ahead + np.sqrt(1 - foreseen**2) * noise) / np.sqrt(OVERLAP)
-    up = 1 / (1 + np.exp(-(0.25 + 1.5 * foreseen * view)))
+    view = (forecast * ahead + np.sqrt(1 - forecast**2) * noise) / np.sqrt(OVERLAP)
+    up = 1 / (1 + np.exp(-(0.25 + 1.5 * forecast * view)))
     forward = 1e-3 * (ahead - 0.35)
     labels = np.where(forward > 1e-3 * THRESHOLD, 2, np.where(forward < -1e-3 * THRESHOLD, 0, 1))
     return np.column_stack([0.7 * (1 - up), np.full(samples, 0.3), 0.7 * up]), labels, forward
@@ -268,7 +268,7 @@ def test_direction_has_no_lead_when_the_market_turned_and_the_model_only_forgot_
         assert skill.edge_bp < 0
 
 
-def test_direction_has_a_lead_when_the_market_turned_and_the_model_foresees_it():
+def test_direction_has_a_lead_when_the_market_turned_and_the_model_forecasts_it():
     for seed in range(10):
         probabilities, labels, forward = turned_market(seed, 0.6)
         skill = measured(probabilities, labels, RISEN, forward, overlap=OVERLAP)
@@ -279,7 +279,7 @@ def test_direction_has_a_lead_when_the_market_turned_and_the_model_foresees_it()
 
 
 @pytest.mark.parametrize(("prior", "reference"), [(RISEN, "50:50"), ((0.385, 0.3, 0.315), "prior")])
-def test_direction_is_the_same_however_well_holds_are_foreseen(prior, reference):
+def test_direction_is_the_same_however_well_holds_are_forecast(prior, reference):
     unaware, labels, forward = turned_market(0, 0.2)
     hold = np.where(labels == 1, 0.9, 0.1)
     aware = np.column_stack([(1 - hold) * unaware[:, 0] / 0.7, hold, (1 - hold) * unaware[:, 2] / 0.7])

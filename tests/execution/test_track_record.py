@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.execution.metrics import sharpe_ratio
-from tasks.execution.track_record import deflate, track_record
+from tasks.execution.track_record import deflate_sharpe, track_record
 
 TRADES = 200  # enough to be judged by
 
@@ -53,7 +53,7 @@ def test_days_too_few_for_an_interval_have_none():
 
 def test_single_trial_is_not_deflated():
     daily = days(2)
-    single = deflate(daily, np.array([sharpe_ratio(daily, 1.0)]), trades=TRADES)
+    single = deflate_sharpe(daily, np.array([sharpe_ratio(daily, 1.0)]), trades=TRADES)
     assert single.expected_best == 0.0
     assert single.deflated == pytest.approx(track_record(daily, TRADES).probabilistic, abs=1e-12)
 
@@ -66,7 +66,7 @@ def test_best_of_fifty_worthless_strategies_looks_good_alone_and_not_among_its_k
         tried = np.array([sharpe_ratio(column, 1.0) for column in returns.T])
         best = returns[:, tried.argmax()]
         fooled_alone.append(track_record(best, TRADES).probabilistic > 0.95)
-        fooled.append(deflate(best, tried, trades=TRADES).deflated > 0.95)
+        fooled.append(deflate_sharpe(best, tried, trades=TRADES).deflated > 0.95)
     assert np.mean(fooled_alone) > 0.8
     assert np.mean(fooled) < 0.1
 
@@ -79,13 +79,15 @@ def test_crowd_that_is_no_other_strategy_does_not_make_the_winner_look_rare(crow
         tried = np.array([sharpe_ratio(column, 1.0) for column in returns.T])
         more = np.zeros(1_000) if crowd == "never traded" else np.full(1_000, np.median(tried))
         best = returns[:, tried.argmax()]
-        fooled.append(deflate(best, np.concatenate([tried, more]), trades=TRADES).deflated > 0.95)
+        fooled.append(deflate_sharpe(best, np.concatenate([tried, more]), trades=TRADES).deflated > 0.95)
     assert np.mean(fooled) < 0.05
 
 
 def test_strategies_that_were_looked_at_elsewhere_count():
     daily = days(2)
-    alone, among = (deflate(daily, np.array([sharpe_ratio(daily, 1.0)]), others, trades=TRADES) for others in (0, 15))
+    alone, among = (
+        deflate_sharpe(daily, np.array([sharpe_ratio(daily, 1.0)]), others, trades=TRADES) for others in (0, 15)
+    )
     assert (alone.trials, among.trials) == (1, 16)
     # One of sixteen worthless ones shows 1.80 standard errors by luck alone.
     assert among.expected_best == pytest.approx(1.80 * math.sqrt(365 / (len(daily) - 1)), rel=0.01)
@@ -94,7 +96,7 @@ def test_strategies_that_were_looked_at_elsewhere_count():
 
 def test_more_trials_of_the_same_spread_expect_more_of_luck():
     daily = days(3)
-    few, many = (deflate(daily, np.tile([-0.05, 0.05], count), trades=TRADES) for count in (5, 50))
+    few, many = (deflate_sharpe(daily, np.tile([-0.05, 0.05], count), trades=TRADES) for count in (5, 50))
     assert (few.trials, many.trials) == (10, 100)
     assert few.expected_best < many.expected_best
     assert few.deflated > many.deflated
@@ -107,10 +109,10 @@ def test_record_of_too_few_trades_has_neither_interval_nor_probability():
     assert few.sharpe_ratio == enough.sharpe_ratio
     assert (few.low, few.high, few.probabilistic, few.days_needed) == (None,) * 4
     assert few.caveat == "too few trades to judge: 29 of 30"
-    assert deflate(daily, tried, trades=29).deflated is None
+    assert deflate_sharpe(daily, tried, trades=29).deflated is None
     assert None not in (enough.low, enough.high, enough.probabilistic, enough.days_needed)
     assert enough.caveat == ""
-    assert deflate(daily, tried, trades=30).deflated is not None
+    assert deflate_sharpe(daily, tried, trades=30).deflated is not None
 
 
 def test_record_of_too_few_days_says_so():

@@ -22,8 +22,8 @@ from storage.results import ResultStore
 from storage.schema import Market
 from storage.settings import Settings
 from tasks.exchange.connection import ExchangeConfig
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.provenance import sources_behind

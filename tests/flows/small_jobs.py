@@ -10,7 +10,7 @@ import pytest
 from tasks.execution.random_positions import random_positions
 from tasks.network.baseline_config import BaselineConfig
 from tasks.reporting import figures, report, run_page
-from tasks.strategy import contest, leak_suite, speed
+from tasks.strategy import baseline_comparison, leak_suite, speed
 
 FEW_BASELINES = BaselineConfig(strengths=(0.01,), leaves=(2,), most_trees=20, twin=False)
 
@@ -27,7 +27,7 @@ def leave_out_side_work(put=setattr) -> None:
     """Leave it out for good, in a process that does nothing else."""
     put(speed, "measure_latency", lambda networks, on_progress: [])
     put(leak_suite, "_FIT", replace(leak_suite._FIT, distil=0.0))
-    put(contest, "random_positions", partial(random_positions, draws=20))
+    put(baseline_comparison, "random_positions", partial(random_positions, draws=20))
     put(report, "_pictures", lambda data: dict.fromkeys(report._PICTURES, ""))
     for page, drawn in ((figures, "draw_equity"), (run_page, "draw_training")):  # those of the run's page
         put(page, drawn, lambda *given: None)

@@ -23,8 +23,8 @@ from storage.written import written
 from tasks.champion import judgement
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.backtest import Positions
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.folds import FoldResult, fold_key

@@ -9,8 +9,8 @@ from flows.pipeline import pipeline
 from storage.artifacts import ArtifactStore
 from storage.schema import Market
 from tasks.exchange.connection import ExchangeConfig
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.recipe import Recipe

@@ -1,4 +1,4 @@
-"""A market that was just listed is served by its pool's network, if such networks foresaw markets they never saw."""
+"""A market that was just listed is served by its pool's network, if such networks forecast markets they never saw."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +11,11 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import DatasetRef, Market, Window
 from tasks.exchange.connection import ExchangeConfig
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.publishing import markets_to_ask
+from tasks.publishing import markets_to_hold_out
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
 from tests.flows.small_jobs import FEW_BASELINES, side_work_left_out
@@ -75,7 +75,7 @@ def test_listing_is_promoted_where_networks_foresaw_markets_they_never_saw(liste
 
 
 @pytest.mark.promise(13)
-def test_listing_is_kept_apart_where_nothing_can_be_foreseen(listed):
+def test_listing_is_kept_apart_where_nothing_can_be_forecast(listed):
     _, verdict = listed["null"]
     assert not verdict.promoted
     assert verdict.champion == "flat"
@@ -116,4 +116,4 @@ def test_networks_are_trained_once_and_of_a_listing_with_a_champion_nobody_is_as
         data = DatasetRef(id=manifest.dataset, source=EXCHANGE.source, market=LISTED)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DSC_HOME", str(home))
-            assert len(markets_to_ask(data, manifest.recipe)) == asked
+            assert len(markets_to_hold_out(data, manifest.recipe)) == asked

@@ -28,8 +28,8 @@ from storage.schema import ClusterError, ConfigError, DatasetRef, Market, Market
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import alone_on_equal_code, distinct, run_each
 from tasks.ingestion.bar_range import BarRange
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.provenance import project_hash

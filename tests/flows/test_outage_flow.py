@@ -19,8 +19,8 @@ from tasks.exchange import connection
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import QualityConfig
 from tasks.market.labels import LabelConfig
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
+from tasks.market.walk_forward import FoldConfig
 from tasks.monitoring import _write_breaches
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig

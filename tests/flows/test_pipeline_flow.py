@@ -44,8 +44,8 @@ from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.decision import DecisionConfig
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.sandbox.faults import Fault, Match
@@ -305,7 +305,7 @@ def test_same_job_again_ingests_nothing_and_gives_the_same_version(job, again, o
     assert repeated.version == verdict.version
 
 
-@pytest.mark.parametrize("step", ["tasks.strategy.folds.prepare", "tasks.strategy.baselines.fit_baseline"])
+@pytest.mark.parametrize("step", ["tasks.strategy.folds.prepare", "tasks.strategy.baseline_folds.fit_baseline"])
 def test_what_fails_beside_the_networks_ends_the_run_with_its_error(prefect_api, tmp_path, monkeypatch, step):
     def fails(*args, **options):
         raise TrainingError("planted")

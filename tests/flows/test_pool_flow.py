@@ -17,8 +17,8 @@ from tasks.champion.manifest import Manifest
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.recipe import Recipe

@@ -7,8 +7,8 @@ from flows.search import search
 from storage.schema import Market
 from storage.trials import Candidate, Trial, TrialLog
 from tasks.exchange.connection import ExchangeConfig
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy import candidates as tried

@@ -25,7 +25,7 @@ from storage.settings import Settings
 from tasks.champion.health import MonitorConfig
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.session_start import one_session
-from tasks.live.versions import Chooser
+from tasks.live.version_selector import VersionSelector
 from tasks.market.synthetic import generate
 from tasks.runs import live_page
 from tasks.runs.page import page_key
@@ -128,15 +128,15 @@ def test_signals_are_lines_of_json_and_nothing_is_filled(version, home, capsys):
 
 def test_champion_decides_and_another_version_only_if_it_is_named(version, home, monkeypatch):
     store = ArtifactStore(Settings.from_environment().models)
-    chooser = Chooser(store=store, source=EXCHANGE.source)
+    selector = VersionSelector(store=store, source=EXCHANGE.source)
     day_ns = 86_400 * 10**9
     made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
-    monkeypatch.setattr("tasks.live.versions.time.time_ns", lambda: made_ns + day_ns)
-    chosen = chooser.begin(MARKET)
+    monkeypatch.setattr("tasks.live.version_selector.time.time_ns", lambda: made_ns + day_ns)
+    chosen = selector.at_start(MARKET)
     assert chosen.model.ref == version
-    assert chooser.again(MARKET, chosen.model).model is chosen.model
-    monkeypatch.setattr("tasks.live.versions.time.time_ns", lambda: made_ns + 400 * day_ns)
-    late = chooser.again(MARKET, chosen.model)
+    assert selector.refresh(MARKET, chosen.model).model is chosen.model
+    monkeypatch.setattr("tasks.live.version_selector.time.time_ns", lambda: made_ns + 400 * day_ns)
+    late = selector.refresh(MARKET, chosen.model)
     assert late.model is None
     assert "has expired" in late.why_none
 

@@ -18,8 +18,8 @@ from storage.artifacts import FORMAT, ArtifactStore
 from storage.schema import Market
 from storage.settings import Settings
 from tasks.exchange.connection import ExchangeConfig
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe

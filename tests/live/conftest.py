@@ -23,14 +23,14 @@ from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
-from tasks.live.replay import Replayed, replay
-from tasks.live.session import Chosen, Session
+from tasks.live.session import Session, VersionChoice
+from tasks.live.session_replay import Replayed, replay
 from tasks.live.session_start import open_session
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel, load_model
-from tasks.network.inference import Foreseen, foresee_series
+from tasks.network.inference import SeriesForecast, forecast_series
 from tasks.sandbox.sandbox import Sandbox
 from tasks.strategy.recipe import Recipe
 
@@ -62,9 +62,9 @@ def make_model(seed: int = 5, market: Market = MARKET, **changes: Any) -> Served
     )
 
 
-def predict(model: ServedModel, features: FloatArray, segment: IntArray) -> Foreseen:
+def predict(model: ServedModel, features: FloatArray, segment: IntArray) -> SeriesForecast:
     """Predict history with torch, as a backtest does."""
-    return foresee_series(load_model(model.recipe.network_config, model.weights), features, segment)
+    return forecast_series(load_model(model.recipe.network_config, model.weights), features, segment)
 
 
 class Rig:
@@ -91,7 +91,11 @@ class Rig:
     @contextmanager
     def session(self, bars: int | None, **options: Any) -> Iterator[Session]:
         """Open a session, resumed if its journal says so."""
-        given: dict[str, Any] = {"mode": "paper", "timing": QUICK, "versions": {MARKET: Chosen(self.model)}} | options
+        given: dict[str, Any] = {
+            "mode": "paper",
+            "timing": QUICK,
+            "versions": {MARKET: VersionChoice(self.model)},
+        } | options
         with Journal(self.path) as journal:
             versions = given.pop("versions")
             with open_session(self.link, versions, journal, bars=bars, on_note=self.notes.append, **given) as session:

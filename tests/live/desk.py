@@ -12,8 +12,8 @@ from tasks.execution.paper import Ledger, open_bar
 from tasks.journal.journal import Journal
 from tasks.live.account import Account
 from tasks.live.market_session import MarketSession, Recent
-from tasks.live.replay import Replayed, replay
 from tasks.live.session_config import DataTime, SessionConfig
+from tasks.live.session_replay import Replayed, replay
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, make_model, predict
 
 INSTRUMENT = Instrument(

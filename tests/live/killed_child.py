@@ -17,7 +17,7 @@ from tasks.exchange.stream_events import ConfirmedBar
 from tasks.journal.journal import Journal
 from tasks.live.account import Account
 from tasks.live.market_session import MarketSession
-from tasks.live.session import Chosen
+from tasks.live.session import VersionChoice
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_start import open_session
 from tests.live.conftest import MARKET, QUICK, SOURCE, make_model
@@ -62,8 +62,8 @@ def hold(asked: dict[str, Any]) -> None:
     first, second = make_model(5), make_model(6)
     path = Path(asked["path"])
 
-    def choose(stepped: Callable[[], int], market: Market, present: ServedModel | None) -> Chosen:
-        return Chosen(second if stepped() >= asked["takeover"] else first)
+    def choose(stepped: Callable[[], int], market: Market, present: ServedModel | None) -> VersionChoice:
+        return VersionChoice(second if stepped() >= asked["takeover"] else first)
 
     with Gateway("sandbox", source=SOURCE, url=asked["url"], requests_per_s=1e6) as gateway, Journal(path) as journal:
         link = Link(exchange="sandbox", gateway=gateway, stream_url=asked["stream_url"], is_replay=True)

@@ -7,13 +7,13 @@ from typing import Any
 
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
-from tasks.exchange.trading import TradingAccount
+from tasks.exchange.trading_account import TradingAccount
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.orders import Status
 from tasks.journal.journal import Journal
 from tasks.live.halts import Halts
-from tasks.live.orders import Orders
-from tasks.live.session import Chosen
+from tasks.live.order_gateway import OrderGateway
+from tasks.live.session import VersionChoice
 from tasks.live.session_start import open_session
 from tests.live.conftest import MARKET, QUICK, SOURCE, make_model
 from tests.live.killed_child import die_when
@@ -76,12 +76,13 @@ def hold(asked: dict[str, Any]) -> None:
             exchange="sandbox", gateway=gateway, url=asked["url"], stream_url=asked["stream_url"], is_replay=True
         )  # fmt: skip
         with (
-            Orders(
+            OrderGateway(
                 link, KEY, "tests", Halts.of(path.parent), limits=NO_LIMITS, desk_timing=DESK, recv_window_ms=500,
                 timeout_s=(1.0, 0.3),
             ) as orders,
             open_session(
-                link, {MARKET: Chosen(model)}, journal, mode="sandbox", orders=orders, timing=QUICK, bars=asked["bars"],
+                link, {MARKET: VersionChoice(model)}, journal, mode="sandbox", orders=orders, timing=QUICK,
+                bars=asked["bars"],
             ) as session,
         ):  # fmt: skip
             session.look_every_s = 0.05

@@ -11,20 +11,20 @@ from typing import Any
 
 from storage.api_keys import ApiKey
 from tasks.execution.backtest import BacktestConfig
-from tasks.execution.risk import RiskLimits
+from tasks.execution.limits import TradingLimits
 from tasks.live.halts import Halts
 from tasks.live.market_session import MarketSession
 from tasks.live.order_desk import DeskTiming
-from tasks.live.orders import OrderConfig, Orders
-from tasks.live.replay import Replayed
+from tasks.live.order_gateway import OrderConfig, OrderGateway
 from tasks.live.session import Session
-from tasks.sandbox.account import Account, AccountSpec
+from tasks.live.session_replay import Replayed
+from tasks.sandbox.venue_account import AccountSpec, VenueAccount
 from tests.live.conftest import MARKET, START_MS, STEP_MS, WAIT_S, Rig, make_model
 
 KEY = ApiKey("sandbox", "KEYFORTESTS", "SECRETFORTESTS")
 ACCOUNT = AccountSpec(key=KEY.key, secret=KEY.secret, capital="20000", taker_fee="0.000001", leverage="1")
 DESK = DeskTiming(first_s=0.1, most_s=0.2, reconcile_s=5.0, differ_s=0.25)
-NO_LIMITS = RiskLimits(daily_loss=1.0, drawdown=1.0, losses=1_000)
+NO_LIMITS = TradingLimits(daily_loss=1.0, drawdown=1.0, losses=1_000)
 CAPITAL = 200.0  # USDT, so little that an order fills in one execution or two
 
 _HALTED_S = 0.2  # that a bar of a halted market takes
@@ -54,7 +54,7 @@ class Trader:
         self.halts = Halts.of(self.rig.path.parent)
 
     @property
-    def account(self) -> Account:
+    def account(self) -> VenueAccount:
         """What the exchange has of it now."""
         return self.rig.sandbox.account(KEY.key)
 
@@ -89,7 +89,7 @@ class Trader:
     def session(self, bars: int, **options: Any) -> Iterator[Session]:
         """Open a session."""
         with (
-            Orders(
+            OrderGateway(
                 self.rig.link, KEY, "tests", self.halts, limits=self.limits, config=self.config, desk_timing=DESK,
                 recv_window_ms=500, timeout_s=(1.0, 0.3), on_alert=self.alerts.append,
             ) as orders,

@@ -13,9 +13,9 @@ from tasks.exchange.stream_events import FormingBar
 from tasks.execution.accounting import Bars, Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
 from tasks.execution.decision import DecisionConfig, decide_series
-from tasks.live.attribution import CAUSES, UNEXPLAINED, Comparison
+from tasks.live.attribution import CAUSES, UNEXPLAINED, Attribution
 from tasks.live.outcome import parts_text, rounding_lines
-from tasks.live.replay import replay
+from tasks.live.session_replay import replay
 from tasks.market.features import build_features
 from tasks.strategy.live_tick import PROBABILITIES
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, make_model, predict
@@ -27,7 +27,7 @@ ONE_COIN = make_model(backtest=BacktestConfig(initial_capital=CAPITAL, fixed_coi
 SAT = Callable[..., Desk]
 
 
-def compared(desk: Desk, **options: Any) -> Comparison:
+def compared(desk: Desk, **options: Any) -> Attribution:
     """Return the desk's account beside the backtest; the parts are those of its whole difference."""
     reader, model = desk.market._journal.reader(), desk.own.model
     again = replay(reader, MARKET, {model.ref.version: model}, INSTRUMENT, predict, **({"funding": []} | options))
@@ -131,7 +131,7 @@ def test_rates_that_the_stream_told_otherwise_cost_their_difference(desk: SAT) -
     here = desk(model=ONE_COIN)
     here.step(BARS)
     opens = here.market._journal.reader().opens(MARKET.slug)
-    bar = next(n for n, one in enumerate(opens) if n and opens[n - 1].opened.ledger.weight and n > 5)
+    bar = next(n for n, one in enumerate(opens) if n and opens[n - 1].opened.ledger.side and n > 5)
     held = opens[bar - 1].opened.ledger.quantity
     due = held * float(CANDLES.open[FIRST + bar]) * 0.001  # the history has a rate, the stream told none
     assert compared(here, funding=[(opens[bar].start_ms, 0.001)]).parts["funding"] == bp(due)

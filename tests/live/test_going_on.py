@@ -30,8 +30,8 @@ from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.outcome import SessionResult
 from tasks.live.run import SessionPlan, review_session, run_session, session_path
-from tasks.live.session import Chosen
-from tasks.live.versions import Chooser
+from tasks.live.session import VersionChoice
+from tasks.live.version_selector import VersionSelector
 from tasks.market.synthetic import generate
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 from tests.live.conftest import WAIT_S
@@ -92,7 +92,9 @@ def test_versions_that_watched_go_on_watching_whatever_is_newest_now(
     store = ArtifactStore(Settings.from_environment().models)
     model = load_served(store, version)
     with monkeypatch.context() as patch:
-        patch.setattr(Chooser, "begin", lambda chooser, market, watching=None: Chosen(model, "", [model]))
+        patch.setattr(
+            VersionSelector, "at_start", lambda selector, market, watching=None: VersionChoice(model, "", [model])
+        )
         hold(version)
     result = hold(version, bars=20)
     with JournalReader.of(Path(result.journal)) as reader:
@@ -106,53 +108,59 @@ def test_champion_that_this_code_can_t_serve_holds_no_position_and_says_why(
     def refuse(*args: Any) -> Any:
         raise ArtifactError("expects 99 features")
 
-    monkeypatch.setattr("tasks.live.versions.load_served", refuse)
-    monkeypatch.setattr(Chooser, "_named", lambda chooser, market: (version, "", None))
-    chooser = Chooser(store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source)
-    for chosen in (chooser.begin(MARKET), chooser.again(MARKET, None)):
+    monkeypatch.setattr("tasks.live.version_selector.load_served", refuse)
+    monkeypatch.setattr(VersionSelector, "_named", lambda selector, market: (version, "", None))
+    selector = VersionSelector(store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source)
+    for chosen in (selector.at_start(MARKET), selector.refresh(MARKET, None)):
         assert (chosen.model, chosen.why_none) == (None, "the champion can't be used (expects 99 features)")
     with pytest.raises(ArtifactError, match="99 features"):
-        replace(chooser, version=str(version)).begin(MARKET)
+        replace(selector, version=str(version)).at_start(MARKET)
 
 
 def test_real_money_follows_no_champion_of_a_rule_that_asks_for_less(version: VersionRef) -> None:
-    chooser = Chooser(store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source, real_money=True)
+    selector = VersionSelector(
+        store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source, real_money=True
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Chooser, "_named", lambda chooser, market: (version, "", None))
-        for chosen in (chooser.begin(MARKET), chooser.again(MARKET, None)):
+        patch.setattr(VersionSelector, "_named", lambda selector, market: (version, "", None))
+        for chosen in (selector.at_start(MARKET), selector.refresh(MARKET, None)):
             assert chosen.model is None
             assert chosen.why_none.startswith("the champion was promoted by a rule that asks for less: min_days ")
-        assert replace(chooser, real_money=False).begin(MARKET).model is not None
+        assert replace(selector, real_money=False).at_start(MARKET).model is not None
 
 
 @pytest.fixture
-def chooser(version: VersionRef, monkeypatch: pytest.MonkeyPatch) -> Chooser:
+def selector(version: VersionRef, monkeypatch: pytest.MonkeyPatch) -> VersionSelector:
     """What says who decides, while the champion is in force."""
     made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
-    monkeypatch.setattr("tasks.live.versions.time.time_ns", lambda: made_ns + 10**9)
-    return Chooser(store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source)
+    monkeypatch.setattr("tasks.live.version_selector.time.time_ns", lambda: made_ns + 10**9)
+    return VersionSelector(store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source)
 
 
 @pytest.mark.promise(15)
-def test_store_that_does_not_answer_takes_no_champion_away(chooser: Chooser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_that_does_not_answer_takes_no_champion_away(
+    selector: VersionSelector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*args: Any) -> Any:
         raise OSError(errno.ETIMEDOUT, "")
 
-    model = chooser.begin(MARKET).model
+    model = selector.at_start(MARKET).model
     assert model is not None
     with monkeypatch.context() as patch:
         patch.setattr("storage.objects.read_file", refuse)
-        found = chooser.again(MARKET, model)
+        found = selector.refresh(MARKET, model)
         assert (found.model, found.why_none) == (model, "")
         assert re.match(r"can't read .* \(Connection timed out\)", found.unknown)
-        assert chooser.again(MARKET, None).unknown == found.unknown
+        assert selector.refresh(MARKET, None).unknown == found.unknown
         with pytest.raises(UnreachableError, match="Connection timed out"):
-            chooser.begin(MARKET)
-    found = chooser.again(MARKET, model)
+            selector.at_start(MARKET)
+    found = selector.refresh(MARKET, model)
     assert (found.model, found.unknown) == (model, "")
 
 
-def test_version_is_loaded_once_for_as_long_as_it_decides(chooser: Chooser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_is_loaded_once_for_as_long_as_it_decides(
+    selector: VersionSelector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded: list[VersionRef] = []
     real = ArtifactStore.load
 
@@ -161,13 +169,13 @@ def test_version_is_loaded_once_for_as_long_as_it_decides(chooser: Chooser, monk
         return real(store, ref, **options)
 
     monkeypatch.setattr(ArtifactStore, "load", load)
-    model = chooser.begin(MARKET).model
+    model = selector.at_start(MARKET).model
     assert model is not None
     assert loaded == [model.ref]
     for _ in range(3):
-        assert chooser.again(MARKET, model).model is model
+        assert selector.refresh(MARKET, model).model is model
     assert loaded == [model.ref]
-    assert chooser.again(MARKET, None).model is not None
+    assert selector.refresh(MARKET, None).model is not None
     assert loaded == [model.ref] * 2
 
 
@@ -179,17 +187,17 @@ def test_session_says_how_old_a_champion_may_be_and_goes_by_it(
     notes: list[str] = []
     monkeypatch.setenv("DSC_RETRAIN_HOURS", hours)
     made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
-    monkeypatch.setattr("tasks.live.versions.time.time_ns", lambda: made_ns + 20 * 86_400 * 10**9)
+    monkeypatch.setattr("tasks.live.version_selector.time.time_ns", lambda: made_ns + 20 * 86_400 * 10**9)
     hold("champion", bars=1, on_note=notes.append)
     assert f"a champion expires after 3 missed retrains, one every {float(hours):g} hours" in notes
     assert any(said in note for note in notes) == (said != "in force")
     assert any(str(version) in note for note in notes) == (said == "in force")
 
 
-def test_real_money_trusts_no_champion_for_longer_than_by_default(chooser: Chooser) -> None:
-    rule = replace(chooser, expiry=ExpiryRule(retrain_hours=25.0))
-    assert rule.begin(MARKET).model is not None
-    assert replace(rule, real_money=True).begin(MARKET).why_none == (
+def test_real_money_trusts_no_champion_for_longer_than_by_default(selector: VersionSelector) -> None:
+    rule = replace(selector, expiry=ExpiryRule(retrain_hours=25.0))
+    assert rule.at_start(MARKET).model is not None
+    assert replace(rule, real_money=True).at_start(MARKET).why_none == (
         "a champion expires after 3 missed retrains, one every 25 hours: real money trusts none for longer than "
         "3 missed retrains, one every 24 hours"
     )

@@ -39,7 +39,7 @@ def news(number: int) -> ExecutionNews:
 def test_everything_that_waits_in_the_queue_is_one_commit_and_what_came_behind_it_is_not_lost(desk: Any) -> None:
     here = desk()
     journal: Journal = here.market._journal
-    here.own.hear = lambda event: journal.execution(MARKET.slug, -1, None, event)
+    here.own.on_account_event = lambda event: journal.execution(MARKET.slug, -1, None, event)
     session = Session([here.market], here.events, journal, time=here.time, config=SessionConfig())
     for number in range(1, 47):
         here.events.put(news(number))

@@ -16,7 +16,7 @@ import pytest
 from storage.schema import FEATURES, StoreError
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
-from tasks.live.replay import Replayed, replay
+from tasks.live.session_replay import Replayed, replay
 from tests.live.conftest import CANDLES, MARKET, Rig, predict
 
 OPEN = Callable[..., Rig]

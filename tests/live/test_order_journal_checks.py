@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.journal.journal_reader import JournalReader
-from tasks.live.replay import Replayed, replay
+from tasks.live.session_replay import Replayed, replay
 from tests.live.conftest import MARKET, START_MS, STEP_MS, Rig, predict
 from tests.live.order_rig import Trader
 from tests.sandbox.order_actions import order_fault

@@ -40,7 +40,7 @@ def has_traded(rig: Rig, closed: int) -> bool:
         if reader.decided(MARKET.slug) < closed:
             return False
         decisions, opens = reader.decisions(MARKET.slug, last=1), reader.opens(MARKET.slug, last=1)
-        held = opens[-1].opened.ledger.weight if opens else 0
+        held = opens[-1].opened.ledger.side if opens else 0
         next_ms = START_MS + closed * STEP_MS
         return not decisions or decisions[-1].wanted == held or (bool(opens) and opens[-1].start_ms >= next_ms)
 

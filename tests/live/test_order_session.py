@@ -17,12 +17,12 @@ from storage.schema import TemporaryError
 from tasks.exchange.private_events import OrderNews
 from tasks.exchange.stream_events import Ticker
 from tasks.execution.accounting import Costs
+from tasks.execution.limits import TradingLimits
 from tasks.execution.orders import Reported
-from tasks.execution.risk import RiskLimits
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.market_session import MarketSession
-from tasks.live.orders import OrderConfig
-from tasks.live.session import Chosen
+from tasks.live.order_gateway import OrderConfig
+from tasks.live.session import VersionChoice
 from tasks.live.session_config import SessionConfig
 from tasks.sandbox import stream_actions as act
 from tasks.sandbox.stream_faults import AtMessage, Delivery, StreamAction, StreamPlan
@@ -109,7 +109,7 @@ def while_held(do: Callable[[], object]) -> Callable[[int, MarketSession], None]
     done: list[int] = []
 
     def before_bar(bar: int, market: MarketSession) -> None:
-        if bar >= 5 and market.own.ledger.weight and market.own.opened_ms > market.last_ms and not done:
+        if bar >= 5 and market.own.ledger.side and market.own.opened_ms > market.last_ms and not done:
             done.append(bar)
             do()
 
@@ -127,7 +127,7 @@ def test_halted_position_is_closed_when_neither_book_nor_private_stream_comes(op
         trader.halts.latch("sandbox", MARKET, "a person says so")
 
     market = trader.hold(14, while_held(latch), patience_s=0.5)
-    assert (market.halted, market.own.ledger.weight) == ("", 0)
+    assert (market.halted, market.own.ledger.side) == ("", 0)
     assert trader.check().causes["halted"] >= 1
 
 
@@ -138,7 +138,7 @@ def test_champion_that_was_judged_at_less_than_the_account_pays_is_not_taken_ove
     champion, refused = [right], list[int]()
 
     def before_bar(bar: int, market: MarketSession) -> None:
-        if bar >= 5 and market.own.ledger.weight and not refused:
+        if bar >= 5 and market.own.ledger.side and not refused:
             refused.append(bar)
             champion[0] = cheap
         elif refused and bar == refused[0] + 4:
@@ -151,7 +151,7 @@ def test_champion_that_was_judged_at_less_than_the_account_pays_is_not_taken_ove
             sleep(0.002)
 
     market = trader.hold(
-        BARS, before_bar, choose=lambda *asked: Chosen(champion[0]), config=SessionConfig(new_version_s=0.0)
+        BARS, before_bar, choose=lambda *asked: VersionChoice(champion[0]), config=SessionConfig(new_version_s=0.0)
     )
     (first,) = refused
     why = f"champion {cheap.ref.version} holds no position here: this account pays 0.000001 a fill, the version was "
@@ -198,7 +198,9 @@ def test_champion_of_which_nobody_knows_whether_the_account_pays_more_takes_over
             sleep(0.002)
         doubted.append(own.is_in_doubt)
 
-    trader.hold(8, before_bar, choose=lambda *asked: Chosen(champion[0]), config=SessionConfig(new_version_s=0.0))
+    trader.hold(
+        8, before_bar, choose=lambda *asked: VersionChoice(champion[0]), config=SessionConfig(new_version_s=0.0)
+    )
     assert doubted == [True, True, False]
     decisions, _ = told(trader)
     assert [one.version for one in decisions] == [trader.rig.model.ref.version] * 5 + [next_one.ref.version] * 3
@@ -211,7 +213,7 @@ def test_champion_of_which_nobody_knows_whether_the_account_pays_more_takes_over
 def test_halt_closes_the_position_and_nothing_opens_until_it_is_removed(open_rig: OPEN) -> None:
     trader = Trader(open_rig)
     market = trader.hold(14, while_held(lambda: trader.halts.latch("sandbox", MARKET, "a person says so")))
-    assert (market.halted, market.own.ledger.weight) == ("", 0)
+    assert (market.halted, market.own.ledger.side) == ("", 0)
     assert trader.check().causes["halted"] >= 1
     orders = len(trader.account.orders)
 
@@ -230,7 +232,7 @@ def test_halt_closes_the_position_and_nothing_opens_until_it_is_removed(open_rig
 def test_loss_of_a_day_latches_closes_and_survives_a_restart(open_rig: OPEN) -> None:
     trader = Trader(open_rig, limits=replace(NO_LIMITS, daily_loss=1e-6))
     market = trader.hold(BARS)
-    assert market.own.ledger.weight == 0
+    assert market.own.ledger.side == 0
     (line,) = trader.alerts
     assert "DAILY_LOSS" in line
     halt = trader.halts.read("sandbox", MARKET)
@@ -254,7 +256,7 @@ def test_loss_of_a_day_latches_closes_and_survives_a_restart(open_rig: OPEN) -> 
     [({"notional": 0.001}, "NOTIONAL"), ({"orders_per_hour": 1}, "RATE")],
 )
 def test_position_that_a_limit_refuses_is_named_by_its_code(open_rig: OPEN, limits: Any, code: str) -> None:
-    trader = Trader(open_rig, limits=RiskLimits(**(vars(NO_LIMITS) | limits)))
+    trader = Trader(open_rig, limits=TradingLimits(**(vars(NO_LIMITS) | limits)))
     trader.hold(14)
     assert trader.check().causes[code] >= 1
 
@@ -295,10 +297,10 @@ def test_flip_whose_new_side_is_refused_closes_the_old_one(open_rig: OPEN, cause
     flips, before = [], 0
     for bar in told(trader)[1]:
         if before * bar.wanted < 0 and bar.cause == cause:
-            flips.append((bar.start_ms, bar.opened.ledger.weight))
-        before = bar.opened.ledger.weight
+            flips.append((bar.start_ms, bar.opened.ledger.side))
+        before = bar.opened.ledger.side
     assert flips
-    assert {weight for _, weight in flips} == {0}
+    assert {side for _, side in flips} == {0}
 
 
 def deleverage(trader: Trader) -> None:
@@ -342,7 +344,7 @@ def test_what_comes_between_a_bar_s_end_and_its_confirmation_is_booked_in_that_b
 
 def test_position_that_is_closed_after_a_bar_s_end_is_closed_in_that_bar(desk: Any) -> None:
     here, bar = desk(), 0
-    while not here.own.ledger.weight:
+    while not here.own.ledger.side:
         here.step(1, first=bar)
         bar += 1
     here.open(bar)
@@ -357,7 +359,7 @@ def test_position_that_is_closed_after_a_bar_s_end_is_closed_in_that_bar(desk: A
 def test_end_of_a_session_is_explained_and_the_next_goes_on_from_it(open_rig: OPEN, at_end: Any) -> None:
     trader = Trader(open_rig)
     market = trader.hold(10, config=SessionConfig(at_end=at_end))
-    assert (market.own.ledger.weight == 0) == (at_end == "flat")
+    assert (market.own.ledger.side == 0) == (at_end == "flat")
     assert ("stop" in trader.check().causes) == (at_end == "flat")
     trader.hold(16)
     trader.check()
@@ -381,7 +383,7 @@ def test_funding_moves_cash_alone_and_does_not_age_the_position(open_rig: OPEN) 
 def test_price_away_from_the_mark_opens_nothing_and_the_reason_is_on_record(open_rig: OPEN) -> None:
     trader = Trader(open_rig, stream_faults=_mark_off())
     market = trader.hold(16)
-    assert (market.halted, market.own.ledger.weight, list(trader.account.orders)) == ("", 0, [])
+    assert (market.halted, market.own.ledger.side, list(trader.account.orders)) == ("", 0, [])
     assert trader.check().causes["BAND"] >= 2
 
 
@@ -406,9 +408,9 @@ def test_mark_price_is_forgotten_after_ten_seconds_and_with_its_connection(desk:
     here = desk()
     here.open(0)
     here.market.on_event(Ticker(LINEAR, 83.0, 0.0, 0, START_MS, monotonic_ns()))
-    here.market.look(START_MS + 9_000)
+    here.market.poll(START_MS + 9_000)
     assert here.own.mark == 83.0
-    here.market.look(START_MS + 11_000)
+    here.market.poll(START_MS + 11_000)
     assert isnan(here.own.mark)
     here.market.on_event(Ticker(LINEAR, 84.0, 0.0, 0, START_MS + 12_000, monotonic_ns()))
     assert here.own.mark == 84.0

@@ -19,9 +19,9 @@ from tasks.execution.paper import Ledger, open_bar
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.account import Account, nothing_new
-from tasks.live.replay import replay
-from tasks.live.session import Chosen, Session
+from tasks.live.session import Session, VersionChoice
 from tasks.live.session_config import SessionConfig, WallTime
+from tasks.live.session_replay import replay
 from tasks.live.session_start import RestFeed
 from tasks.sandbox.listing import Listing
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, Rig, make_model, predict
@@ -48,7 +48,7 @@ def test_clock_that_is_off_opens_nothing_and_closes_what_the_rule_closes(desk: A
     held = [(one.position, one.target, one.wanted, one.cause) for one in decisions_of(here)[20:]]
     assert all(wanted == nothing_new(position, target) for position, target, wanted, _ in held)
     assert any(cause == "clock" for *_, cause in held)
-    assert here.own.ledger.weight == 0
+    assert here.own.ledger.side == 0
     assert again(here).unexplained == 0
 
 
@@ -108,7 +108,7 @@ def test_decision_after_its_deadline_is_recorded_and_not_traded(desk: Any) -> No
         here.close(bar, late_ms=0.11 * STEP_MS)
     causes = {one.cause for one in decisions_of(here) if one.target != one.position}
     assert causes == {"deadline"}
-    assert (here.own.traded, here.own.ledger.weight) == (0, 0)
+    assert (here.own.traded, here.own.ledger.side) == (0, 0)
     assert again(here).unexplained == 0
 
 
@@ -123,7 +123,7 @@ def test_open_that_is_seen_too_late_is_not_traded(desk: Any) -> None:
 
 def test_open_that_is_seen_too_late_closes_what_is_not_to_be_held_any_more(desk: Any) -> None:
     here, bar = desk(), 0
-    while not here.own.ledger.weight:
+    while not here.own.ledger.side:
         here.step(1, first=bar)
         bar += 1
     opened, first = here.own.traded, bar
@@ -146,7 +146,7 @@ def test_book_of_before_the_open_fills_nothing(desk: Any) -> None:
     traded = here.own.traded
     assert traded >= 1
     bar = 30
-    while decisions_of(here)[-1].wanted == here.own.ledger.weight:
+    while decisions_of(here)[-1].wanted == here.own.ledger.side:
         here.open(bar)
         here.close(bar)
         bar += 1
@@ -177,7 +177,7 @@ def test_hole_that_rest_can_t_fill_restarts_the_features_and_holds_no_position(d
     after = decisions_of(here)[30:]
     assert here.market.counts.missing == 3
     assert all(one.target == 0 and one.reason.startswith("warming up: lacks") for one in after)
-    assert here.own.ledger.weight == 0
+    assert here.own.ledger.side == 0
     lacks = [int(one.reason.split()[3]) for one in after]
     assert lacks == list(range(here.market.history_bars, here.market.history_bars - 20, -1))
     found = again(here)
@@ -197,10 +197,10 @@ def test_overdue_bar_is_asked_for_with_growing_pauses(desk: Any) -> None:
 def test_overdue_bar_is_found_without_any_event(desk: Any) -> None:
     here = desk(Rest(CANDLES[: FIRST + 6]))
     here.step(5)
-    here.market.look(here.market.last_ms + 2 * STEP_MS + 2_001)
+    here.market.poll(here.market.last_ms + 2 * STEP_MS + 2_001)
     assert here.market.counts.stepped == 5  # the stream told of that bar as none that has closed
     here.market.reconnected()
-    here.market.look(here.market.last_ms + 2 * STEP_MS + 10_000)
+    here.market.poll(here.market.last_ms + 2 * STEP_MS + 10_000)
     assert here.market.counts.stepped == 6
 
 
@@ -208,10 +208,10 @@ def test_stream_that_has_been_silent_for_long_keeps_no_bar_back_that_rest_says_h
     here = desk(Rest(CANDLES[: FIRST + 6]))
     here.step(5)
     here.open(5)
-    here.market.look(here.market.last_ms + 2 * STEP_MS + 2_001)
+    here.market.poll(here.market.last_ms + 2 * STEP_MS + 2_001)
     assert here.market.counts.stepped == 5
     here.market._heard_ns -= 6_000_000_000
-    here.market.look(here.market.last_ms + 2 * STEP_MS + 4_000)
+    here.market.poll(here.market.last_ms + 2 * STEP_MS + 4_000)
     assert here.market.counts.stepped == 6
 
 
@@ -219,7 +219,7 @@ def test_market_that_is_closed_stops_alone(open_rig: OPEN) -> None:
     other = Market(symbol="OTHERUSDT")
     short = Listing(candles=CANDLES[: FIRST + 20], market=other)
     rig = open_rig(more=[short])
-    versions = {MARKET: Chosen(rig.model), other: Chosen(make_model(market=other))}
+    versions = {MARKET: VersionChoice(rig.model), other: VersionChoice(make_model(market=other))}
     with rig.session(60, versions=versions) as session:
         (here,) = (one for one in session.markets.values() if one.market == other)
 
@@ -295,7 +295,7 @@ def test_markets_do_not_wait_for_each_other_s_answers_while_rest_is_down(
 ) -> None:
     others = [Market(symbol=f"{name}USDT") for name in ("ONE", "TWO")]
     rig, stop = open_rig(more=[Listing(candles=CANDLES, market=other) for other in others]), threading.Event()
-    versions = {market: Chosen(make_model(market=market)) for market in (MARKET, *others)}
+    versions = {market: VersionChoice(make_model(market=market)) for market in (MARKET, *others)}
     asked: list[Market] = []
 
     def down(feed: RestFeed, market: Market, first_ms: int) -> Any:
@@ -348,7 +348,7 @@ def test_funding_rate_that_only_a_shadow_lacks_keeps_no_order_waiting_and_is_nam
     while not lacked:
         here.step(1, first=bar)
         bar += 1
-        lacked = shadow.ledger.weight and (START_MS + bar * STEP_MS) % HOUR_MS == 0
+        lacked = shadow.ledger.side and (START_MS + bar * STEP_MS) % HOUR_MS == 0
     here.step(3, first=bar)
     assert (here.market.counts.stepped, asked) == (bar + 3, [])
     reader = here.market._journal.reader()
@@ -391,7 +391,7 @@ def test_market_without_any_candle_asks_for_none_of_before_it_was_listed(
 def test_markets_of_one_session_decide_as_each_alone_and_share_the_capital(open_rig: OPEN) -> None:
     other = Market(symbol="OTHERUSDT")
     rig = open_rig(more=[Listing(candles=CANDLES, market=other)])
-    versions = {MARKET: Chosen(rig.model), other: Chosen(make_model(6, market=other))}
+    versions = {MARKET: VersionChoice(rig.model), other: VersionChoice(make_model(6, market=other))}
     rig.run(80, versions=versions, config=SessionConfig(capital=30_000.0))
     with rig.reader() as reader:
         assert reader.facts()["capital"] == {MARKET.slug: 15_000.0, other.slug: 15_000.0}

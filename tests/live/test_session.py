@@ -48,4 +48,4 @@ def test_decisions_come_with_the_reason_and_can_be_printed(open_rig: OPEN) -> No
         "stay flat", "stay long", "stay short", "close", "go long", "go short"
     }  # fmt: skip
     assert all(bar.opened.fill is None and bar.opened.ledger.cash == 10_000.0 for bar in opens)
-    assert {bar.opened.ledger.weight for bar in opens} > {0}
+    assert {bar.opened.ledger.side for bar in opens} > {0}

@@ -15,7 +15,7 @@ from storage.schema import Instrument, Market, StoreBusyError, StoreError
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.market_session import MarketSession
-from tasks.live.session import Chosen
+from tasks.live.session import VersionChoice
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_start import one_session
 from tests.live.conftest import CANDLES, MARKET, SOURCE, START_MS, STEP_MS, Rig
@@ -36,7 +36,7 @@ def test_session_ends_flat_or_held_as_its_rules_say(open_rig: OPEN, at_end: Any)
     with rig.session(None, config=rules, stop=stop, on_decision=stop_when_held) as session:
         session.run(lambda: rig.play(300))
     (one,) = session.markets.values()
-    assert (one.own.ledger.weight == 0) is (at_end == "flat")
+    assert (one.own.ledger.side == 0) is (at_end == "flat")
     assert one.counts.stepped < 300
     again = rig.replayed(reference=CANDLES, funding=[])
     assert again.unexplained == 0
@@ -60,8 +60,8 @@ def test_journal_of_another_session_is_refused(open_rig: OPEN) -> None:
 def test_session_goes_on_with_its_capital_though_nothing_decides_any_more(open_rig: OPEN) -> None:
     rig = open_rig()
     rig.run(20)
-    session = rig.run(30, versions={MARKET: Chosen(None, "the champion is flat")})
-    assert (session.markets[KEY].counts.stepped, session.markets[KEY].own.ledger.weight) == (30, 0)
+    session = rig.run(30, versions={MARKET: VersionChoice(None, "the champion is flat")})
+    assert (session.markets[KEY].counts.stepped, session.markets[KEY].own.ledger.side) == (30, 0)
     with rig.reader() as reader:
         assert reader.facts()["capital"] == {MARKET.slug: 10_000.0}
     assert rig.replayed().unexplained == 0

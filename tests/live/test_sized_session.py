@@ -1,4 +1,4 @@
-"""Sessions whose positions are sized by foreseen volatility: one share in backtest, paper, orders and replay."""
+"""Sessions whose positions are sized by forecast volatility: one share in backtest, paper, orders and replay."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tasks.live.outcome import SessionResult, market_numbers, session_numbers, s
 from tasks.live.session_config import OrderConfig, SessionConfig
 from tasks.market.features import build_features
 from tasks.market.labels import LabelConfig
-from tasks.market.volatility import foreseen_volatility
-from tasks.strategy.live_tick import day_vol, foreseen_vol, share_taken
+from tasks.market.volatility import forecast_volatility
+from tasks.strategy.live_tick import day_vol, forecast_vol, share_taken
 from tasks.strategy.recipe import Recipe
 from tests.live.conftest import CANDLES, FIRST, MARKET, NETWORK, STEP_MS, Rig, make_model, predict
 from tests.live.desk import INSTRUMENT, Desk, again, decisions_of
@@ -65,9 +65,9 @@ def test_sized_session_is_the_backtest_of_its_shares_and_its_replay(desk: SAT) -
     candles = CANDLES[: FIRST + BARS]
     built, rows = build_features(candles.matrix(), STEP_MS), slice(FIRST, None)
     probabilities, log_ratio = predict(model, built.values, built.segment)
-    foreseen = foreseen_volatility(built.vol, log_ratio)[rows]
-    np.testing.assert_allclose([foreseen_vol(one.values) for one in told], foreseen, rtol=1e-5)
-    told_of = np.array([foreseen_vol(one.values) for one in told])
+    forecast = forecast_volatility(built.vol, log_ratio)[rows]
+    np.testing.assert_allclose([forecast_vol(one.values) for one in told], forecast, rtol=1e-5)
+    told_of = np.array([forecast_vol(one.values) for one in told])
     bars = Bars.of(candles[rows], STEP_MS)
     targets = decide_series(probabilities[rows], built.vol[rows], bars.contiguous, model.params, None, told_of)
     shares = shares_of(told_of, model.params)
@@ -91,11 +91,11 @@ def test_quantity_follows_the_share_and_stays_while_the_position_does(desk: SAT)
     before = {bar.start_ms: opens[n - 1].opened.ledger for n, bar in enumerate(opens) if n}
     for one, bar in pairs[1:]:
         share, price = share_taken(one.values), bar.quote.first
-        assert share * foreseen_vol(one.values) * np.sqrt(MARKET.bars_per_year) == pytest.approx(TARGET, rel=1e-12)
+        assert share * forecast_vol(one.values) * np.sqrt(MARKET.bars_per_year) == pytest.approx(TARGET, rel=1e-12)
         coins = 0.95 * share * before[bar.start_ms].equity(price) / price
         assert 0.0 <= coins - abs(bar.opened.ledger.quantity) < float(INSTRUMENT.qty_step)
     stays = [(a.opened.ledger, b.opened.ledger) for a, b in pairwise(opens)]
-    assert all(a.quantity == b.quantity for a, b in stays if a.weight == b.weight)
+    assert all(a.quantity == b.quantity for a, b in stays if a.side == b.side)
 
 
 @pytest.mark.promise(16)
@@ -136,11 +136,11 @@ def test_signal_and_summary_say_the_volatility_of_a_day_and_the_share_of_a_posit
         (market,) = session.markets.values()
         numbers = session_numbers([(market, market_numbers(market, reader, rig.replayed(funding=[]), {}))], reader)
     for line, one in zip(lines, told, strict=True):
-        assert line["foreseen_volatility_24h"] == pytest.approx(foreseen_vol(one.values) * 288**0.5, rel=1e-12)
+        assert line["foreseen_volatility_24h"] == pytest.approx(forecast_vol(one.values) * 288**0.5, rel=1e-12)
         assert line["share"] == share_taken(one.values) < 1.0
     text = SessionResult(name="sized", mode="paper", journal="", numbers={**numbers, "still_open": []}).text()
     day, share = lines[-1]["foreseen_volatility_24h"], lines[-1]["share"]
-    said = f"{MARKET}: {100 * day:.1f} % in the next 24 hours foreseen; {100 * share:.1f} % of a position is taken"
+    said = f"{MARKET}: {100 * day:.1f} % in the next 24 hours forecast; {100 * share:.1f} % of a position is taken"
     said += "; by orders a day may lose 2.0 %"
     assert f"  volatility   {said}" in text.replace("\N{NO-BREAK SPACE}", " ").splitlines()
 
@@ -167,25 +167,25 @@ def test_orders_are_as_large_as_the_share_says(open_rig: OPEN) -> None:
 @given(
     hard=st.floats(1e-4, 0.5),
     vols=st.floats(1.0, 1e6),
-    foreseen=st.floats(-1.0, 1e3) | st.sampled_from([math.inf, -math.inf, 5e-324, 1e308]),
+    forecast=st.floats(-1.0, 1e3) | st.sampled_from([math.inf, -math.inf, 5e-324, 1e308]),
     bars=st.integers(1, 10_000),
 )
 def test_stop_in_units_of_volatility_is_never_looser_than_the_hard_one(
-    hard: float, vols: float, foreseen: float, bars: int
+    hard: float, vols: float, forecast: float, bars: int
 ) -> None:
     config = OrderConfig(stop_share=hard, stop_vols=vols)
-    away = config.stop_distance(foreseen, bars)
+    away = config.stop_distance(forecast, bars)
     assert 0.0 < away <= hard
     assert config.stop_distance(float("nan"), bars) == hard
-    assert OrderConfig(stop_share=hard).stop_distance(foreseen, bars) == hard
+    assert OrderConfig(stop_share=hard).stop_distance(forecast, bars) == hard
 
 
-def test_stop_lies_so_many_times_the_foreseen_volatility_of_the_holding_time_away() -> None:
+def test_stop_lies_so_many_times_the_forecast_volatility_of_the_holding_time_away() -> None:
     config = OrderConfig(stop_share=0.1, stop_vols=3.0)
     assert config.stop_distance(0.002, 25) == pytest.approx(3 * 0.002 * 5, rel=1e-12)
     assert config.stop_distance(0.002, 10_000) == 0.1
     assert config.stop_distance(1e-5, 1) == 0.005  # where a fill may slip to
-    assert "3x the foreseen volatility of the holding time away, at most 10.0\N{NO-BREAK SPACE}%" in config.told(
+    assert "3x the forecast volatility of the holding time away, at most 10.0\N{NO-BREAK SPACE}%" in config.describe(
         NO_LIMITS
     )
     assert Recipe(labels=LabelConfig(horizon=7)).holding_bars == 7
@@ -197,13 +197,13 @@ def test_stop_is_of_the_version_that_decided_whoever_follows_and_stays_so_when_i
     trader = Trader(open_rig, capital=2_000.0, recipe=SIZED, config=OrderConfig(stop_vols=2.0))
     market = trader.hold(20)
     own, decided = market.own, decisions_in(trader)[-1]
-    away = 2.0 * foreseen_vol(decided.values) * Recipe().labels.horizon ** 0.5
+    away = 2.0 * forecast_vol(decided.values) * Recipe().labels.horizon ** 0.5
     assert 0.005 < away < 0.1
     assert own._decided_away == pytest.approx(away, rel=1e-12)
     own.decide_by(make_model(**SIZED | {"labels": LabelConfig(horizon=48)}))
     assert own._decided_away == pytest.approx(away, rel=1e-12)
     own.decide_by(None, "the champion is gone")
-    assert own._away(decided) == own.config.stop_at  # nothing is foreseen any more: what opens has the hard stop
+    assert own._away(decided) == own.config.stop_at  # nothing is forecast any more: what opens has the hard stop
 
 
 def decisions_in(trader: Trader) -> list[Decision]:
@@ -229,11 +229,11 @@ def test_share_that_is_less_than_the_exchange_takes_opens_nothing_and_counts_no_
     found = trader.check()
     assert (found.fills, found.backtest_fills, found.causes) == (0, 0, {})
     assert sum(one.wanted != 0 for one in decisions_in(trader)) >= 10
-    assert (trader.account.orders, market.own.risk.state()["orders_ms"]) == ({}, [])
+    assert (trader.account.orders, market.own.limit_book.state()["orders_ms"]) == ({}, [])
 
 
 @pytest.mark.promise(15)
-def test_stop_at_the_exchange_goes_with_what_was_foreseen_at_the_decision(open_rig: OPEN) -> None:
+def test_stop_at_the_exchange_goes_with_what_was_forecast_at_the_decision(open_rig: OPEN) -> None:
     trader = Trader(open_rig, capital=2_000.0, recipe=SIZED, config=OrderConfig(stop_vols=2.0))
     seen: dict[int, Any] = {}
 
@@ -249,7 +249,7 @@ def test_stop_at_the_exchange_goes_with_what_was_foreseen_at_the_decision(open_r
     found = [(one, bar, seen[bar.start_ms]) for one, bar in pairs if bar.start_ms in seen]
     assert len(found) >= 3
     for one, bar, (stop,) in found:
-        away = 2.0 * foreseen_vol(one.values) * Recipe().labels.horizon ** 0.5
+        away = 2.0 * forecast_vol(one.values) * Recipe().labels.horizon ** 0.5
         assert 0.005 < away < 0.1
         assert float(stop) == pytest.approx(bar.quote.first * (1 - one.wanted * away), abs=0.006)  # half a tick
 
@@ -281,23 +281,23 @@ def test_paper_trades_as_if_there_were_no_limits(open_rig: OPEN) -> None:
 
 
 def moved_against(opens: list[BarOpen], vols: float, told: list[Decision]) -> tuple[int, Candles]:
-    """Return a bar, and candles that move at its open against the position held then, by so many foreseen vols a day.
+    """Return a bar, and candles that move at its open against the position held then, by so many forecast vols a day.
 
     Nothing is traded at that open, and it is not the first bar that holds the position.
     """
-    bar = next(n for n, one in enumerate(opens) if one.opened.ledger.weight and one.opened.ledger.bars_held == 3)
+    bar = next(n for n, one in enumerate(opens) if one.opened.ledger.side and one.opened.ledger.bars_held == 3)
     held, opened_by = opens[bar].opened.ledger, told[bar - 3]  # what was decided at the close before
     by = vols * day_vol(opened_by.values, STEP_MS)
     columns = {name: getattr(CANDLES, name).copy() for name in CANDLE_COLUMNS}
     for name in ("open", "high", "low", "close"):
-        columns[name][FIRST + bar :] *= 1.0 - held.weight * by
+        columns[name][FIRST + bar :] *= 1.0 - held.side * by
     return bar, Candles(start_ms=CANDLES.start_ms, **columns)
 
 
 @pytest.mark.promise(16)
 @pytest.mark.promise(17)
 @pytest.mark.parametrize(("vols", "halts"), [(1.4, True), (0.6, False)])
-def test_session_that_loses_so_many_foreseen_volatilities_in_a_day_halts_and_a_restart_keeps_it(
+def test_session_that_loses_so_many_forecast_volatilities_in_a_day_halts_and_a_restart_keeps_it(
     open_rig: OPEN, vols: float, halts: bool
 ) -> None:
     undisturbed = open_rig(make_model(**SIZED), name="undisturbed")
@@ -325,14 +325,14 @@ def test_session_that_loses_so_many_foreseen_volatilities_in_a_day_halts_and_a_r
     assert (told[bar].start_ms, MARKET.slug, "halted at close", halt.why) in notes
     orders = len(trader.account.orders)
     market = trader.hold(bar + 14)
-    assert (market.own.ledger.weight, len(trader.account.orders)) == (0, orders)
+    assert (market.own.ledger.side, len(trader.account.orders)) == (0, orders)
     trader.check()
 
 
 @pytest.mark.promise(15)
 @pytest.mark.promise(16)
-def test_position_of_which_nothing_is_foreseen_is_not_opened_where_a_limit_counts_in_that(open_rig: OPEN) -> None:
-    trader = Trader(open_rig, limits=VOLS)  # a network without a risk head
+def test_position_of_which_nothing_is_forecast_is_not_opened_where_a_limit_counts_in_that(open_rig: OPEN) -> None:
+    trader = Trader(open_rig, limits=VOLS)  # a network without a volatility head
     trader.hold(14)
     found = trader.check()
     assert found.fills == 0

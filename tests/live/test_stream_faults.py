@@ -24,27 +24,27 @@ SOON_DEAD = replace(QUICK, silence_s=2.0)
 
 
 @dataclass(frozen=True)
-class Told:
+class AccountRecord:
     """What a journal says of a session's own bars."""
 
     decisions: list[Decision]
     opens: list[BarOpen]
 
 
-def told(rig: Rig) -> Told:
+def told(rig: Rig) -> AccountRecord:
     with rig.reader() as reader:
-        return Told(reader.decisions(MARKET.slug), reader.opens(MARKET.slug))
+        return AccountRecord(reader.decisions(MARKET.slug), reader.opens(MARKET.slug))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, module_rig: OPEN) -> Told:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, module_rig: OPEN) -> AccountRecord:
     rig = module_rig()
     rig.run(BARS)
     assert sum(bar.opened.fill is not None for bar in told(rig).opens) >= 5
     return told(rig)
 
 
-def check(rig: Rig, undisturbed: Told, *, equal: bool, revised: Sequence[int] = ()) -> Told:
+def check(rig: Rig, undisturbed: AccountRecord, *, equal: bool, revised: Sequence[int] = ()) -> AccountRecord:
     """Check every bar: stepped once, features unbroken, each difference with a cause that a replay believes."""
     found = told(rig)
     assert [one.start_ms for one in found.decisions] == [one.start_ms for one in undisturbed.decisions]
@@ -66,7 +66,7 @@ def check(rig: Rig, undisturbed: Told, *, equal: bool, revised: Sequence[int] = 
     return found
 
 
-def facts(one: Told) -> list[tuple[Any, ...]]:
+def facts(one: AccountRecord) -> list[tuple[Any, ...]]:
     return [
         (d.start_ms, d.version, d.position, d.bars_held, d.target, d.wanted, d.cause, d.reason) for d in one.decisions
     ]
@@ -103,7 +103,7 @@ HARMLESS = {
 
 @pytest.mark.promise(16)
 @pytest.mark.parametrize("fault", HARMLESS.values(), ids=HARMLESS)
-def test_session_is_the_same_when_nothing_is_lost(open_rig: OPEN, undisturbed: Told, fault: Any) -> None:
+def test_session_is_the_same_when_nothing_is_lost(open_rig: OPEN, undisturbed: AccountRecord, fault: Any) -> None:
     rig = open_rig(stream_faults=StreamPlan([fault]))
     rig.run(BARS)
     check(rig, undisturbed, equal=True)
@@ -127,7 +127,7 @@ LOSSES = {
 @pytest.mark.promise(16)
 @pytest.mark.parametrize("faults", LOSSES.values(), ids=LOSSES)
 def test_what_the_stream_lost_is_stepped_from_rest_and_every_difference_has_a_cause(
-    open_rig: OPEN, undisturbed: Told, faults: Any
+    open_rig: OPEN, undisturbed: AccountRecord, faults: Any
 ) -> None:
     rig = open_rig(stream_faults=StreamPlan(faults if isinstance(faults, tuple) else [faults]))
     rig.run(BARS)
@@ -137,7 +137,7 @@ def test_what_the_stream_lost_is_stepped_from_rest_and_every_difference_has_a_ca
 @pytest.mark.promise(16)
 @pytest.mark.parametrize("status", [403, 429, 503])
 def test_session_begins_when_the_handshake_was_refused_three_times(
-    open_rig: OPEN, undisturbed: Told, status: int
+    open_rig: OPEN, undisturbed: AccountRecord, status: int
 ) -> None:
     rig = open_rig(stream_faults=StreamPlan([AtHandshake(0, status, times=3)]))
     rig.run(BARS)
@@ -150,7 +150,7 @@ def test_session_begins_when_the_handshake_was_refused_three_times(
     ("action", "timing"), [(act.silence(), SOON_DEAD), (act.no_pongs(), PINGING)], ids=["silent", "no pongs"]
 )
 def test_feed_that_is_dead_without_a_word_is_replaced(
-    open_rig: OPEN, undisturbed: Told, action: Any, timing: Any
+    open_rig: OPEN, undisturbed: AccountRecord, action: Any, timing: Any
 ) -> None:
     rig = open_rig(stream_faults=StreamPlan([AtBar(AT, action)]))
     with rig.session(BARS, timing=timing) as session:
@@ -159,13 +159,13 @@ def test_feed_that_is_dead_without_a_word_is_replaced(
     assert any("lost (" in line for line in rig.notes)
 
 
-def test_acknowledgement_that_never_comes_stops_nothing(open_rig: OPEN, undisturbed: Told) -> None:
+def test_acknowledgement_that_never_comes_stops_nothing(open_rig: OPEN, undisturbed: AccountRecord) -> None:
     rig = open_rig(stream_faults=StreamPlan([AtSubscription(0, None)]))
     rig.run(BARS)
     check(rig, undisturbed, equal=True)
 
 
-def test_candle_that_rest_shows_otherwise_is_named_as_revised(open_rig: OPEN, undisturbed: Told) -> None:
+def test_candle_that_rest_shows_otherwise_is_named_as_revised(open_rig: OPEN, undisturbed: AccountRecord) -> None:
     rig = open_rig(stream_faults=StreamPlan([AtBar(AT, act.other_close("0.37"))]))
     rig.run(BARS)
     check(rig, undisturbed, equal=False, revised=[int(CANDLES.start_ms[FIRST + AT])])

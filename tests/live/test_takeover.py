@@ -12,9 +12,9 @@ import pytest
 
 from storage.schema import StoreError
 from tasks.live.account import nothing_new
-from tasks.live.replay import replay
-from tasks.live.session import Chosen, Session
+from tasks.live.session import Session, VersionChoice
 from tasks.live.session_config import SessionConfig
+from tasks.live.session_replay import replay
 from tests.live.conftest import CANDLES, MARKET, STEP_MS, Rig, make_model, predict
 from tests.live.desk import INSTRUMENT, again, decisions_of
 
@@ -41,12 +41,12 @@ def test_next_version_takes_over_at_a_bar_with_the_position(desk: Any) -> None:
 
 def test_late_bar_after_the_champion_was_taken_away_changes_nothing_and_is_explained(desk: Any) -> None:
     here, bar = desk(), 0
-    while here.own.ledger.weight == 0:
+    while here.own.ledger.side == 0:
         here.step(1, first=bar)
         bar += 1
     here.market.take_over(None, "the champion is flat")
     here.open(bar)
-    held = here.own.ledger.weight
+    held = here.own.ledger.side
     here.close(bar, late_ms=0.11 * STEP_MS)
     last = decisions_of(here)[-1]
     assert (last.version, last.target, last.wanted, last.cause) == ("", 0, held, "deadline")
@@ -57,7 +57,7 @@ def test_late_bar_after_the_champion_was_taken_away_changes_nothing_and_is_expla
 
 def test_version_that_follows_on_none_is_ready_at_once(open_rig: OPEN) -> None:
     rig = open_rig()
-    rig.run(5, versions={MARKET: Chosen(None, "the champion is flat")})
+    rig.run(5, versions={MARKET: VersionChoice(None, "the champion is flat")})
     rig.run(10)
     with rig.reader() as reader:
         assert [one.lacks for one in reader.decisions(MARKET.slug)] == ["the champion is flat"] * 5 + [""] * 5
@@ -67,12 +67,12 @@ def test_version_that_follows_on_none_is_ready_at_once(open_rig: OPEN) -> None:
 def test_champion_that_is_taken_away_ends_flat_at_the_next_open(desk: Any) -> None:
     here = desk()
     bar = 0
-    while here.own.ledger.weight == 0 or bar < 20:
+    while here.own.ledger.side == 0 or bar < 20:
         here.step(1, first=bar)
         bar += 1
     here.market.take_over(None, "the champion is flat")
     here.step(2, first=bar)
-    assert here.own.ledger.weight == 0
+    assert here.own.ledger.side == 0
     last = decisions_of(here)[-1]
     assert (last.version, last.target, last.reason) == ("", 0, "the champion is flat")
     assert again(here).unexplained == 0
@@ -87,7 +87,7 @@ def test_champion_that_nobody_knows_keeps_what_is_held_and_opens_nothing_new_and
     told = ["", "can't read s3://models (Connect timeout)", "can't read s3://models (Connect timeout)", ""]
     session = Session(
         [here.market], here.events, here.market._journal, time=here.time, config=SessionConfig(new_version_s=0.0),
-        choose=lambda market, present: Chosen(present, unknown=told.pop(0)), on_note=notes.append,
+        choose=lambda market, present: VersionChoice(present, unknown=told.pop(0)), on_note=notes.append,
     )  # fmt: skip
     held, model = here.own.ledger, here.own.model
     session._look()
@@ -114,7 +114,7 @@ def test_champion_that_nobody_knows_keeps_what_is_held_and_opens_nothing_new_and
 def test_shadow_equals_a_session_of_its_own(open_rig: OPEN) -> None:
     rig, alone = open_rig(), open_rig(model=make_model(6), name="alone")
     shadows = [make_model(seed) for seed in (6, 7)]
-    rig.run(80, versions={MARKET: Chosen(rig.model, shadows=shadows)})
+    rig.run(80, versions={MARKET: VersionChoice(rig.model, shadows=shadows)})
     alone.run(80)
     name = f"{MARKET.slug}@{shadows[0].ref.version}"
     with rig.reader() as beside, alone.reader() as by_itself:
@@ -135,7 +135,7 @@ def test_shadow_equals_a_session_of_its_own(open_rig: OPEN) -> None:
 def test_version_that_nobody_says_has_taken_over_is_unexplained(open_rig: OPEN) -> None:
     rig = open_rig()
     rig.run(10)
-    with rig.session(20, versions={MARKET: Chosen(make_model(6))}) as session:
+    with rig.session(20, versions={MARKET: VersionChoice(make_model(6))}) as session:
         session.run(lambda: rig.play(10))
     models = {model.ref.version: model for model in (rig.model, make_model(6))}
     assert rig.replayed(models=models, funding=[]).unexplained == 0
@@ -146,4 +146,4 @@ def test_version_that_nobody_says_has_taken_over_is_unexplained(open_rig: OPEN) 
     (first, *rest) = rig.replayed(models=models, funding=[]).differences
     assert (len(rest), first.said) == (19, f"by {rig.model.ref.version}, the journal lacks who had taken over")
     with pytest.raises(StoreError, match=f"it lacks which version decides in {MARKET.slug}; start another session"):
-        rig.run(30, versions={MARKET: Chosen(make_model(6))})
+        rig.run(30, versions={MARKET: VersionChoice(make_model(6))})

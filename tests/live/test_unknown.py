@@ -18,9 +18,9 @@ from tasks.execution.orders import HALT_ID, Execution
 from tasks.live.gates import Denied
 from tasks.live.halting import close_all, latch_all
 from tasks.live.market_session import MarketSession
-from tasks.live.orders import OrderConfig, account_of
+from tasks.live.order_gateway import OrderConfig, account_of
 from tasks.live.outcome import SessionResult
-from tasks.live.session import Chosen
+from tasks.live.session import VersionChoice
 from tasks.live.session_config import DataTime, SessionConfig
 from tasks.sandbox import order_record
 from tasks.sandbox import stream_actions as act
@@ -65,7 +65,7 @@ def test_champion_that_nobody_knows_orders_nothing_new_and_is_told_once(open_rig
 
     market = trader.hold(
         20, before_bar, config=SessionConfig(new_version_s=0.0),
-        choose=lambda market, present: Chosen(present, unknown=why[0]),
+        choose=lambda market, present: VersionChoice(present, unknown=why[0]),
     )  # fmt: skip
     assert trader.account.orders
     assert trader.alerts == [
@@ -134,15 +134,15 @@ def test_session_that_can_t_end_flat_says_so(open_rig: OPEN, monkeypatch: pytest
 def test_position_of_which_nothing_is_heard_for_so_many_bars_is_closed(desk: Any) -> None:
     rest = Rest()
     here, bar = desk(rest), 0
-    while not here.own.ledger.weight:
+    while not here.own.ledger.side:
         here.step(1, first=bar)
         bar += 1
     rest.down = True
     here.own.is_lost = lambda last_ms, step_ms, now_ms: now_ms >= last_ms + (1 + AFTER) * step_ms
     with pytest.raises(Exception, match="REST is down"):
-        here.market.look(here.market.last_ms + 4 * STEP_MS)
+        here.market.poll(here.market.last_ms + 4 * STEP_MS)
     with pytest.raises(Exception, match=r"no bar since .* \(REST is down\), while a position is held"):
-        here.market.look(here.market.last_ms + 5 * STEP_MS)
+        here.market.poll(here.market.last_ms + 5 * STEP_MS)
 
 
 @pytest.mark.promise(15)
@@ -230,7 +230,7 @@ def test_position_that_was_opened_without_its_stop_gets_it_while_its_bar_forms(o
     safe: list[bool] = []
 
     def before_bar(bar: int, market: MarketSession) -> None:
-        if market.own.ledger.weight and market.own.opened_ms > market.last_ms and safe != [False]:
+        if market.own.ledger.side and market.own.opened_ms > market.last_ms and safe != [False]:
             safe.append(soon(lambda: len(stops(trader)) == 1))
 
     trader.hold(14, before_bar)
@@ -410,8 +410,8 @@ def test_fee_in_another_coin_is_in_no_ledger_and_halts(open_rig: OPEN, monkeypat
     trader = Trader(open_rig, config=CONFIG)
 
     def pay_otherwise() -> None:
-        row = order_record.Execution.row
-        monkeypatch.setattr(order_record.Execution, "row", lambda self: row(self) | {"feeCurrency": "MNT"})
+        row = order_record.VenueExecution.row
+        monkeypatch.setattr(order_record.VenueExecution, "row", lambda self: row(self) | {"feeCurrency": "MNT"})
 
     market = trader.hold(24, while_held(pay_otherwise))
     assert "a fee was paid in MNT, and the ledger counts USDT alone" in market.halted
@@ -434,7 +434,7 @@ def test_halt_of_this_home_moves_the_position_and_is_no_stranger(tmp_path: Path)
         for halted, trouble in (("the news", ""), ("", "by no order of this session")):
             here = Desk(tmp_path / f"{len(halted)}.sqlite", stack)
             here.desk._halted = lambda halted=halted: halted
-            here.desk.hear(news)
+            here.desk.on_account_event(news)
             assert trouble in here.desk.trouble
             assert bool(trouble) == bool(here.desk.trouble)
 

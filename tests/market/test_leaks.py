@@ -23,8 +23,8 @@ from tasks.market.leaks import (
     train_isolation,
     with_next_return,
 )
-from tasks.market.samples import FoldConfig, Span, walk_forward
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import FoldConfig, Span, walk_forward
 
 INTERVAL_MS, HORIZON = 300_000, 5
 CANDLES = generate(SyntheticMarket(kind="gated", bars=5_000, seed=3)).matrix()

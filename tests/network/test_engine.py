@@ -65,7 +65,7 @@ def exact_logits(model: DSCTradingModel, x: Floats) -> Floats:
 
 
 def told(config: DSCConfig, outputs: Floats) -> Floats:
-    """What the engine tells of a bar with these outputs: probabilities, then a risk head's variance ratio."""
+    """What the engine tells of a bar with these outputs: probabilities, then a volatility head's variance ratio."""
     classes = config.num_classes
     return np.hstack([softmax(outputs[:, :classes]), np.exp(outputs[:, classes:])])
 

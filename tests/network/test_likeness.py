@@ -42,7 +42,7 @@ def test_market_in_which_what_the_others_know_misleads_does_not_teach(weight):
     assert asked(*THREE, market(3, weight=weight)) == [True, True, True, False]
 
 
-def test_market_that_is_foreseen_by_what_means_nothing_elsewhere_does_not_teach():
+def test_market_that_is_forecast_by_what_means_nothing_elsewhere_does_not_teach():
     # It shares the others' law, so nothing misleads in it; what it has beside that would be believed everywhere.
     both = market(3)
     score = both.features[:, 0] * 0.7 + 3.0 * both.features[:, 1] + np.random.default_rng(9).normal(size=BARS)

@@ -11,7 +11,7 @@ from storage.schema import FloatArray
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.fit_config import FitConfig
-from tasks.network.segments import UNKNOWN, Stream
+from tasks.network.segments import UNKNOWN, BarStream
 from tasks.network.training_batches import TrainingBatch, TrainingBatches
 
 NETWORK = DSCConfig(input_features=2, hidden_channels=4, num_blocks=1, window=3, dropout=0.5, newest_step=True)
@@ -19,15 +19,17 @@ CONFIG = FitConfig(segment_bars=6, batch_segments=3, input_noise=0.0)
 BARS = 60
 
 
-def counted(**changes: Any) -> Stream:
+def counted(**changes: Any) -> BarStream:
     """Return bars that count themselves in both features, under classes that follow from the count."""
     count = torch.arange(1.0, BARS + 1)
-    stream = Stream(features=torch.stack([count, -count], 1), labels=(torch.arange(BARS) + 1) % 3, bars=np.arange(BARS))
+    stream = BarStream(
+        features=torch.stack([count, -count], 1), labels=(torch.arange(BARS) + 1) % 3, bars=np.arange(BARS)
+    )
     return replace(stream, **changes)
 
 
 def batches(
-    stream: Stream,
+    stream: BarStream,
     network: DSCConfig = NETWORK,
     config: FitConfig = CONFIG,
     seeds: tuple[int, ...] = (1, 2),

@@ -17,14 +17,14 @@ from storage.schema import Instrument, Market, Source
 from tasks.exchange.private_events import AccountReconnected
 from tasks.exchange.stream import PrivateStream
 from tasks.exchange.stream_socket import StreamTiming
-from tasks.exchange.trading import TradingAccount
+from tasks.exchange.trading_account import TradingAccount
 from tasks.execution.orders import LotSize, Order, Status
 from tasks.journal.journal import Journal
-from tasks.live.order_desk import DeskTiming, OrderDesk, Wanted
+from tasks.live.order_desk import DeskTiming, Intent, OrderDesk
 from tasks.market.synthetic import SyntheticMarket, generate
-from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.faults import CREATE_PATH, FaultPlan
 from tasks.sandbox.sandbox import Sandbox
+from tasks.sandbox.venue_account import AccountSpec
 
 D = Decimal
 MARKET = Market()
@@ -119,7 +119,7 @@ class Desk:
     def want(self, coins: str, bar: int = 0, stop: Decimal | None = None) -> None:
         """Ask for a position at the open of a bar."""
         start_ms = BAR_MS + bar * MARKET.interval_ms
-        self.desk.want(Wanted(start_ms, D(coins), PRICE, monotonic() + LIMIT_S, stop))
+        self.desk.submit_intent(Intent(start_ms, D(coins), PRICE, monotonic() + LIMIT_S, stop))
 
     def work(self, until: Callable[[], bool] | None = None) -> None:
         """Let the desk work until it has nothing to do."""
@@ -133,7 +133,7 @@ class Desk:
             with suppress(queue.Empty):
                 event = self._events.get(timeout=0.01)
                 if not isinstance(event, AccountReconnected):
-                    self.desk.hear(event)
+                    self.desk.on_account_event(event)
 
     def reconcile(self) -> None:
         """Compare until both sides agree, or that is given up."""

@@ -34,7 +34,7 @@ from tasks.live.account import Account
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
 from tasks.live.order_account import OrderAccount
-from tasks.live.orders import Orders
+from tasks.live.order_gateway import OrderGateway
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
 from tests.orders.cells import CANDLES, KEY, LIMIT_S, MARKET, PRICE, TIMING, Desk
 from tests.sandbox import actions
@@ -51,11 +51,11 @@ def open_desk(tmp_path: Path) -> Iterator[OPEN]:
         yield lambda faults=(), **options: Desk(tmp_path / "orders.sqlite", stack, faults, **options)
 
 
-def account_of(here: Desk, stack: ExitStack, key: ApiKey = KEY) -> tuple[Orders, OrderAccount]:
+def account_of(here: Desk, stack: ExitStack, key: ApiKey = KEY) -> tuple[OrderGateway, OrderAccount]:
     gateway = stack.enter_context(Gateway("sandbox", source=here.sandbox.source, url=here.sandbox.url))
     link = Link(exchange="sandbox", gateway=gateway, url=here.sandbox.url, stream_url=here.sandbox.stream_url)
     halts = Halts.of(here.journal.path.parent)
-    orders = stack.enter_context(Orders(link, key, "tests", halts, desk_timing=TIMING, recv_window_ms=400))
+    orders = stack.enter_context(OrderGateway(link, key, "tests", halts, desk_timing=TIMING, recv_window_ms=400))
     paper = Account(MARKET.slug, gateway.instrument(MARKET), open_bar, Ledger(5_000.0))
     paper.rules[2] = 0.001
     return orders, orders.account(paper, MARKET, here.journal)
@@ -84,7 +84,7 @@ def test_funding_moves_cash_and_no_coins(open_desk: OPEN) -> None:
     here = open_desk()
     with ExitStack() as stack:
         _, own = account_of(here, stack)
-        own.hear(
+        own.on_account_event(
             ExecutionNews(MARKET.symbol, "", "f1", "Funding", "Buy", Execution("f1", D(".045"), PRICE, D(".3")), 1, 1)
         )
         booked = own.late(5, float(PRICE))
@@ -224,10 +224,10 @@ def test_dust_is_flat_and_no_order(open_desk: OPEN) -> None:
     with ExitStack() as stack:
         _, own = account_of(here, stack)
         fill = Execution("e1", D("0.0004"), PRICE, D(0))
-        own.hear(ExecutionNews(MARKET.symbol, "", "x", "Trade", "Buy", fill, 1, 1))
+        own.on_account_event(ExecutionNews(MARKET.symbol, "", "x", "Trade", "Buy", fill, 1, 1))
         booked = own.late(5, float(PRICE))
         assert booked is not None
-        assert (booked.opened.ledger.weight, booked.opened.ledger.quantity) == (0, 0.0004)
+        assert (booked.opened.ledger.side, booked.opened.ledger.quantity) == (0, 0.0004)
     here.desk.held = D("0.0004")
     here.want("0")
     here.work()
@@ -316,7 +316,7 @@ def test_stop_that_fires_latches_the_market_for_the_next_session_too(open_desk: 
         here.want("0.4", stop=D(50))
         here.work()
         here.sandbox.outside(KEY.key).deleverage(MARKET.symbol, "0.4")
-        here.work(until=lambda: bool(own.look()))
+        here.work(until=lambda: bool(own.poll()))
         assert own.desk.held == 0
         halt = Halts.of(here.journal.path.parent).read("sandbox", MARKET)
     assert halt is not None
@@ -404,7 +404,7 @@ def test_end_of_a_session_closes_what_is_held_after_trouble_too(open_desk: OPEN)
         own.desk._stop("an order of somebody else")
         assert own.is_open  # though no row of its ledger says so yet
         booked = own.close_out(int(CANDLES.start_ms[-1]) + 1, Quote(float(PRICE)))
-        assert (booked.opened.ledger.weight, own.is_open) == (0, False)
+        assert (booked.opened.ledger.side, own.is_open) == (0, False)
     assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
 
 
@@ -445,9 +445,9 @@ def test_stop_without_a_parent_is_ours_and_an_order_by_hand_is_not(open_desk: OP
     here.want("0.4")
     here.work()
     row = ORDER | {"orderLinkId": "", "orderStatus": "Untriggered", "stopOrderType": "StopLoss"}
-    here.desk.hear(read_order(row, 1))
+    here.desk.on_account_event(read_order(row, 1))
     assert here.desk.trouble == ""
-    here.desk.hear(read_order(row | {"stopOrderType": ""}, 1))
+    here.desk.on_account_event(read_order(row | {"stopOrderType": ""}, 1))
     assert "an order of somebody else" in here.desk.trouble
 
 

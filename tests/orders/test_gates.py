@@ -16,14 +16,14 @@ from storage.schema import Market
 from storage.settings import Settings
 from tasks.exchange.connection import ExchangeConfig
 from tasks.exchange.private_events import ExecutionNews
+from tasks.execution.limits import TradingLimits
 from tasks.execution.orders import Execution
-from tasks.execution.risk import RiskLimits
 from tasks.journal.journal import Journal
 from tasks.live import run
 from tasks.live.gates import CONFIRM_LIVE, Denied
 from tasks.live.halts import Halts
 from tasks.live.run import SessionPlan, run_session, session_path
-from tasks.live.session import Chosen
+from tasks.live.session import VersionChoice
 from tasks.live.session_config import OrderConfig, SessionConfig
 from tests.live.conftest import NETWORK, make_model, predict
 
@@ -36,7 +36,7 @@ CHAMPIONS = {
 MARKET = Market(symbol="BTCUSDT")
 ENVIRONMENTS = ("demo", "testnet", "live")
 SAID = OrderConfig(stop_share=0.1, close_after_bars=3)
-IN_VOLS = RiskLimits(daily_vols=3.0)
+IN_VOLS = TradingLimits(daily_vols=3.0)
 
 
 class Connected(Exception):
@@ -57,10 +57,10 @@ def knock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             monkeypatch.setenv(f"DSC_BYBIT_{whose.upper()}_KEY", "publicpart")
             monkeypatch.setenv(f"DSC_BYBIT_{whose.upper()}_SECRET", "hunter2")
         monkeypatch.setenv(CONFIRM_LIVE, "live BTCUSDT" if confirmed else "live BTCUSD")
-        network = replace(NETWORK, risk_head=changes.pop("foresees", True))
+        network = replace(NETWORK, risk_head=changes.pop("forecasts", True))
         model = None if CHAMPIONS[champion] else make_model(market=MARKET, network=network)
-        chosen = Chosen(model, CHAMPIONS[champion])
-        monkeypatch.setattr(run.Chooser, "begin", lambda self, market, watching: chosen)
+        chosen = VersionChoice(model, CHAMPIONS[champion])
+        monkeypatch.setattr(run.VersionSelector, "at_start", lambda self, market, watching: chosen)
         exchange = "testnet" if mode == "testnet" else "bybit"
         given: dict[str, Any] = {
             "exchange": ExchangeConfig(exchange=exchange), "markets": [MARKET], "mode": mode, "name": "gates",
@@ -116,8 +116,8 @@ def test_eleven_of_120_cells_trade(knock: Any, found: dict[str, Any]) -> None:
         ("live", {"config": SessionConfig(capital=1.0, orders=OrderConfig(stop_share=0.1))}, "UNKNOWN"),
         ("live", {"config": SessionConfig(capital=1.0, orders=OrderConfig(close_after_bars=3))}, "UNKNOWN"),
         ("live", {"config": SessionConfig(capital=1.0, orders=SAID, limits=IN_VOLS)}, "trades"),
-        ("demo", {"config": SessionConfig(limits=IN_VOLS), "foresees": False}, "UNFORESEEN"),
-        ("live", {"config": SessionConfig(capital=1.0, orders=SAID, limits=IN_VOLS), "foresees": False}, "UNFORESEEN"),
+        ("demo", {"config": SessionConfig(limits=IN_VOLS), "forecasts": False}, "UNFORESEEN"),
+        ("live", {"config": SessionConfig(capital=1.0, orders=SAID, limits=IN_VOLS), "forecasts": False}, "UNFORESEEN"),
         ("demo", {"config": SessionConfig()}, "trades"),
         ("sandbox", {"exchange": ExchangeConfig()}, "trades"),
         ("sandbox", {"exchange": ExchangeConfig(url="http://127.0.0.1:1")}, "KEY"),

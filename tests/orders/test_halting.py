@@ -11,11 +11,11 @@ from time import monotonic, sleep
 
 import pytest
 
-from tasks.exchange.trading import Protection
+from tasks.exchange.trading_account import Protection
 from tasks.execution.orders import Leg, Order, Refused
 from tasks.live.halting import close_all, latch_all
 from tasks.live.halts import Halts
-from tasks.live.orders import account_of
+from tasks.live.order_gateway import account_of
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
 from tasks.sandbox.listing import default_instrument
 from tests.orders.cells import CANDLES, KEY, LIMIT_S, MARKET, Desk

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tasks.live.halts import Halts
-from tasks.live.orders import Orders
-from tasks.sandbox.sockets import StreamTiming
+from tasks.live.order_gateway import OrderGateway
+from tasks.sandbox.sockets import PushTiming
 from tests.live.conftest import MARKET, rigs
 from tests.live.order_rig import ACCOUNT, KEY, NO_LIMITS
 
@@ -18,9 +18,9 @@ DELAY_S, BARS = 0.02, 40
 
 def test_orders_go_out_and_their_stages_are_told(tmp_path: Path, found: dict[str, Any]) -> None:
     with rigs(tmp_path) as start:
-        rig = start(accounts=[ACCOUNT], stream=StreamTiming(delay_s=DELAY_S), latency_ms=int(1e3 * DELAY_S))
+        rig = start(accounts=[ACCOUNT], stream=PushTiming(delay_s=DELAY_S), latency_ms=int(1e3 * DELAY_S))
         with (
-            Orders(rig.link, KEY, "tests", Halts.of(tmp_path), limits=NO_LIMITS) as orders,
+            OrderGateway(rig.link, KEY, "tests", Halts.of(tmp_path), limits=NO_LIMITS) as orders,
             rig.session(BARS, mode="sandbox", orders=orders) as session,
         ):
             session.run(lambda: rig.play(BARS, bar_every_s=0.25))

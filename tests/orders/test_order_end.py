@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasks.live.halts import Halts
-from tasks.live.orders import Orders
+from tasks.live.order_gateway import OrderGateway
 from tasks.live.session_config import SessionConfig
 from tasks.sandbox.faults import Fault, Match
 from tests.live.conftest import MARKET, rigs
@@ -30,7 +30,7 @@ def test_session_ends_as_asked_and_shows_no_key(
         config = SessionConfig(at_end=at_end)  # type: ignore[arg-type]
         echoes = f"error sign! origin_string[1795925842237{KEY.key}5000{{}}]"
         alerts: list[str] = []
-        with Orders(
+        with OrderGateway(
             rig.link, KEY, "tests", Halts.of(tmp_path), limits=NO_LIMITS, desk_timing=DESK, on_alert=alerts.append
         ) as orders:
             with rig.session(bars, mode="sandbox", orders=orders, config=config) as session:
@@ -50,7 +50,7 @@ def test_session_ends_as_asked_and_shows_no_key(
                 repr(reader.facts()),
             ]
         own = market.own
-        things = (orders, orders.trading, session, own, own.desk, own.risk, orders.trading._questions)
+        things = (orders, orders.trading, session, own, own.desk, own.limit_book, orders.trading._questions)
         shown = [repr(one) + repr(vars(one)) for one in things]
     printed = capfd.readouterr()
     written = [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]

@@ -9,9 +9,9 @@ from storage.schema import Market, Source, VersionRef
 from storage.trials import Trial, TrialLog
 from tasks.champion.manifest import Manifest
 from tasks.champion.promotion import Check
-from tasks.champion.risk_verdict import judge_risk
-from tasks.execution.contenders import Contender
-from tasks.strategy.risk_rule import RiskRule
+from tasks.champion.vol_verdict import judge_vol_forecast
+from tasks.execution.comparison_rows import ComparisonRow
+from tasks.strategy.vol_forecast_rule import VolForecastRule
 from tests.champion.example_manifest import MANIFEST
 from tests.reporting.example_report import RISKS
 
@@ -35,14 +35,14 @@ def version_of(
 ) -> VersionRef:
     """Store a version of a market, and return its name; `skill` and `files` change what lies beside the manifest."""
     market = Market(symbol=symbol)
-    line = Contender(
+    line = ComparisonRow(
         name=baseline, log_loss=1.09, lead=lead, lead_error=0.0006, p_value=p_value, total_return=0.0, sharpe_ratio=None
     )
     summary = replace(MANIFEST.summary, lines=(*MANIFEST.summary.lines, line))
     usual = {
         "origin": "synthetic" if source.startswith("sandbox:") else "exchange",
         "summary": summary,
-        "risk": judge_risk(RISKS, RiskRule()),
+        "risk": judge_vol_forecast(RISKS, VolForecastRule()),
     }
     manifest: Manifest = replace(MANIFEST, market=market, **{**usual, **changed})
     numbers = {"samples": 23_993, "direction_p_value": 0.4, "edge_bp": 0.31, "edge_error_bp": 0.2} | (skill or {})

@@ -7,27 +7,27 @@ import numpy as np
 from storage.schema import Candles, Market, Source, VersionRef, utc_text
 from tasks.champion.manifest import Manifest
 from tasks.champion.promotion import Check, Judgement, Numbers
-from tasks.champion.risk_verdict import judge_risk
-from tasks.execution.contenders import Contender
+from tasks.champion.vol_verdict import judge_vol_forecast
+from tasks.execution.comparison_rows import ComparisonRow
 from tasks.execution.importance import Importance
 from tasks.execution.random_positions import RandomPositions
-from tasks.execution.risk_skill import RiskScore
 from tasks.execution.skill import Skill
 from tasks.execution.slices import Slice
-from tasks.execution.track_record import Deflation, TrackRecord
+from tasks.execution.track_record import DeflatedSharpe, TrackRecord
 from tasks.execution.trades import Trades
+from tasks.execution.vol_skill import VolScore
 from tasks.live.paper_record import PaperRecord
 from tasks.network.architecture import preset
 from tasks.network.fit import Progress
 from tasks.network.latency import RUNTIMES, LatencyRow, Runtime, twins
-from tasks.network.risk_head import RiskFit
+from tasks.network.vol_head import VolHeadFit
 from tasks.reporting.report_data import CostPoint, Equity, ReportData
 from tasks.runs.cost import Cost, StageCost
-from tasks.strategy.contest import Contest
+from tasks.strategy.baseline_comparison import BaselineComparison
 from tasks.strategy.folds import FoldResult
-from tasks.strategy.risk import RiskRecord
-from tasks.strategy.risk_rule import RiskRule
 from tasks.strategy.speed import Speed
+from tasks.strategy.vol_forecast import VolForecastRecord
+from tasks.strategy.vol_forecast_rule import VolForecastRule
 from tests.champion.example_manifest import MANIFEST, METRICS
 
 START_MS = 1_735_689_600_000  # 2025-01-01
@@ -48,14 +48,14 @@ RECORD = TrackRecord(
     days=83, trades=412, sharpe_ratio=-0.42, low=-2.6, high=1.7, sharpe_lo=-0.4, probabilistic=0.43, days_needed=None
 )
 
-RISKS = RiskRecord(
+RISKS = VolForecastRecord(
     horizon=288,
     windows=82.4,
     scores=(
-        RiskScore(name="this model", qlike=0.212, log_r2=0.51, exceeding=0.09),
-        RiskScore(name="EWMA-100", qlike=0.335, log_r2=0.33, exceeding=0.15, lead=0.123, lead_error=0.03, p_value=1e-4),
-        RiskScore(name="HAR", qlike=0.262, log_r2=0.41, exceeding=0.12, lead=0.05, lead_error=0.02, p_value=0.006),
-        RiskScore(name="LightGBM", qlike=0.214, log_r2=0.5, exceeding=0.1, lead=0.002, lead_error=0.01, p_value=0.42),
+        VolScore(name="this model", qlike=0.212, log_r2=0.51, exceeding=0.09),
+        VolScore(name="EWMA-100", qlike=0.335, log_r2=0.33, exceeding=0.15, lead=0.123, lead_error=0.03, p_value=1e-4),
+        VolScore(name="HAR", qlike=0.262, log_r2=0.41, exceeding=0.12, lead=0.05, lead_error=0.02, p_value=0.006),
+        VolScore(name="LightGBM", qlike=0.214, log_r2=0.5, exceeding=0.1, lead=0.002, lead_error=0.01, p_value=0.42),
     ),
     below=(0.04, 0.22, 0.47, 0.74, 0.93),
     steadiness=(0.19, 0.12),
@@ -149,7 +149,7 @@ def judged() -> Manifest:
         ),
         Check(name="latency, p99", passed=True, found="4.1 µs", wanted="<= 1,000 µs"),
     )
-    luck = Deflation(trials=172, spread=1.2, expected_best=1.9, deflated=0.112)
+    luck = DeflatedSharpe(trials=172, spread=1.2, expected_best=1.9, deflated=0.112)
     numbers = Numbers(champion=FLAT, challenger=OURS, second_seed=None, luck=luck)
     warning = "Funding is switched off: positions held over a funding stamp cost nothing here."
     return replace(
@@ -159,16 +159,16 @@ def judged() -> Manifest:
         origin_detail="Synthetic market drift, k=0.2, psi=0.995, 60,000 bars, seed 7",
         dataset="d41a0c77b2e9f310",
         judgement=Judgement(champion="flat", sequence=0, checks=checks, numbers=numbers),
-        risk=judge_risk(RISKS, RiskRule()),
+        risk=judge_vol_forecast(RISKS, VolForecastRule()),
         summary=replace(MANIFEST.summary, warnings=(warning,)),
         libraries={"torch": "2.13.0", "numpy": "2.4.6", "numba": "0.62.1"},
     )
 
 
-def contest() -> Contest:
+def comparison() -> BaselineComparison:
     """Return the model beside what it had to beat; logistic regression was better."""
     table = tuple(
-        Contender(
+        ComparisonRow(
             name=name,
             log_loss=loss,
             accuracy=accuracy,
@@ -191,7 +191,9 @@ def contest() -> Contest:
         )
     )
     drawn = RandomPositions(draws=1_000, percentile=0.812, total_return=-0.081, low=-0.2, high=0.1, sharpe_ratio=-1.6)
-    return Contest(table=table, random=drawn, facts=[{"standard convolution twin": {"weights_bytes": 68_000}}])
+    return BaselineComparison(
+        table=table, random=drawn, facts=[{"standard convolution twin": {"weights_bytes": 68_000}}]
+    )
 
 
 def latency(config, runtime: Runtime, name: str, p50_us: float) -> LatencyRow:
@@ -241,7 +243,7 @@ def trained(rng: np.random.Generator) -> FoldResult:
         prior=np.full(3, 1 / 3),
         probabilities=np.empty((0, 3)),
         log_variance_ratio=np.empty(0),
-        risk=RiskFit(windows=180.0, log_gap=-0.2, quantiles=(0.3, 0.6, 0.9, 1.3, 2.1)),
+        risk=VolHeadFit(windows=180.0, log_gap=-0.2, quantiles=(0.3, 0.6, 0.9, 1.3, 2.1)),
         history=points,
         best_steps=(400,),
         temperature=1.0,
@@ -296,8 +298,8 @@ def example(bars: int = 24_000) -> ReportData:
             for bp in (0.0, 2.0, 5.5, 11.0, 15.0, 22.0)
         ),
         delays=tuple(replace(OURS, total_return=earned) for earned in (-0.0211, -0.0302, -0.0387)),
-        contest=contest(),
-        risks=RISKS,
+        comparison=comparison(),
+        vol_record=RISKS,
         record=RECORD,
         slices=(
             Slice(name="2025", days=83, total_return=-0.0211, sharpe_ratio=-0.42, held_return=0.1, num_trades=412),

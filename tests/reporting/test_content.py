@@ -12,7 +12,7 @@ from tasks.champion.manifest import Manifest, Summary
 from tasks.champion.remeasure import stored_folds
 from tasks.execution.track_record import track_record
 from tasks.ingestion.quality import StoredQuality
-from tasks.market.samples import Span
+from tasks.market.walk_forward import Span
 from tasks.reporting.content import report_data
 from tasks.reporting.evidence import highlights, record_measures, skill_measures
 from tasks.reporting.headline import headline_rows
@@ -20,7 +20,7 @@ from tasks.reporting.report import render_report
 from tasks.reporting.report_data import ReportData
 from tasks.reporting.summary import _share_without_funding, summarise
 from tasks.runs.cost import Cost
-from tasks.strategy.contest import Contest
+from tasks.strategy.baseline_comparison import BaselineComparison
 from tasks.strategy.findings import Findings
 from tasks.strategy.leak_suite import LeakReport
 from tasks.strategy.out_of_sample import evaluate_folds
@@ -51,7 +51,7 @@ class Stored:
         )  # fmt: skip
 
     def summary(self) -> Summary:
-        return summarise(self.manifest.recipe, self.findings.evaluation, self.findings.contest, self.manifest.origin)
+        return summarise(self.manifest.recipe, self.findings.evaluation, self.findings.comparison, self.manifest.origin)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def stored(tmp_path_factory):
                 evaluation=evaluate_folds(samples, manifest.recipe, stored_folds(artifact, samples, manifest.recipe)),
                 speed=speed_of(artifact.files["latency.json"]),
                 leaks=LeakReport(checks=()),
-                contest=Contest.of(artifact.files["baselines.json"]),
+                comparison=BaselineComparison.of(artifact.files["baselines.json"]),
                 risk=RISKS,
             ),
             forecasts=artifact.files["baselines.parquet"],
@@ -93,7 +93,7 @@ def test_version_says_again_what_its_manifest_says_of_it(stored):
 def test_promotion_rule_that_asks_for_less_than_the_default_is_warned_of(stored):
     def warned(rule):
         recipe = replace(stored.manifest.recipe, promotion=rule)
-        said = summarise(recipe, stored.findings.evaluation, stored.findings.contest, "synthetic").warnings
+        said = summarise(recipe, stored.findings.evaluation, stored.findings.comparison, "synthetic").warnings
         return [warning for warning in said if warning.startswith("The promotion rule asks for less")]
 
     assert warned(PromotionRule()) == []
@@ -106,7 +106,7 @@ def test_promotion_rule_that_asks_for_less_than_the_default_is_warned_of(stored)
 @pytest.mark.parametrize(("origin", "warnings"), [("synthetic", 0), ("replayed", 1), ("exchange", 1)])
 def test_missing_funding_rates_are_warned_of_where_there_are_any_to_know(stored, origin, warnings):
     assert not len(stored.findings.evaluation.samples.dataset.funding_ms)
-    said = summarise(stored.manifest.recipe, stored.findings.evaluation, stored.findings.contest, origin).warnings
+    said = summarise(stored.manifest.recipe, stored.findings.evaluation, stored.findings.comparison, origin).warnings
     unpaid = "No funding rates are known for 100.0\N{NO-BREAK SPACE}%"
     assert sum(warning.startswith(unpaid) for warning in said) == warnings
 
@@ -128,7 +128,7 @@ def test_edge_of_a_move_stands_beside_the_hit_rate_in_report_and_summary(stored)
 
 
 def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
-    losses = {line.name: line.log_loss for line in stored.findings.contest.table if line.log_loss is not None}
+    losses = {line.name: line.log_loss for line in stored.findings.comparison.table if line.log_loss is not None}
     better = min(("logistic regression", "LightGBM"), key=losses.__getitem__)
     assert losses[better] < losses["prior"]
     card = measures(stored.report())["Lead over the best baseline"]
@@ -141,10 +141,10 @@ def test_card_shows_the_lead_over_the_best_baseline_with_its_chance(stored):
 def test_card_shows_the_lead_over_the_prior_when_every_baseline_is_worse_than_that(stored):
     worse = tuple(
         replace(line, log_loss=9.0, lead=7.9) if line.name in ("logistic regression", "LightGBM") else line
-        for line in stored.findings.contest.table
+        for line in stored.findings.comparison.table
     )
-    contest = replace(stored.findings.contest, table=worse)
-    card = highlights(replace(stored, findings=replace(stored.findings, contest=contest)).report())[2]
+    comparison = replace(stored.findings.comparison, table=worse)
+    card = highlights(replace(stored, findings=replace(stored.findings, comparison=comparison)).report())[2]
     assert card.note.startswith("log-loss, over prior; p")
     assert card.value == pytest.approx(stored.findings.evaluation.skill.log_loss_skill, abs=0.01)
 

@@ -10,7 +10,7 @@ from storage.results import canonical_json
 from storage.schema import BUY, HOLD, SELL
 from tasks.champion.manifest import Manifest
 from tasks.execution.backtest import BacktestConfig
-from tasks.market.samples import Span
+from tasks.market.walk_forward import Span
 from tasks.reporting.evidence import compared_rows, flat_cells, fold_rows, version_cells
 from tests.champion.example_manifest import MANIFEST, METRICS
 from tests.reporting.example_report import example

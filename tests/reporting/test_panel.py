@@ -68,7 +68,7 @@ def test_each_market_is_told_by_its_newest_version(panel):
         0.03,
     )
     assert facts.made.isoformat() == "2026-01-05T16:00:00+00:00"
-    assert facts.risk_off == pytest.approx(0.03)  # 0.22 of the windows are below the quantile of 0.25
+    assert facts.vol_calibration_gap == pytest.approx(0.03)  # 0.22 of the windows are below the quantile of 0.25
 
 
 def test_what_counts_is_set_right_for_every_market_the_damaged_one_too(panel):
@@ -145,10 +145,10 @@ def test_market_that_was_tried_but_has_no_version_is_shown_and_counted(store):
     assert bitcoin.facts.lead_adjusted == pytest.approx(0.04 * 2 * 1.5)
 
 
-def test_version_without_foreseen_risk_or_rated_baseline_has_neither(store):
+def test_version_without_forecast_risk_or_rated_baseline_has_neither(store):
     version_of(store, summary=MANIFEST.summary, files={"risk.json": b'{"below": []}'})
     (row,) = read_panel(store, SANDBOX, NOW).rows
-    assert (row.facts.risk_off, row.facts.baseline, row.facts.lead_p, row.facts.lead_adjusted) == (
+    assert (row.facts.vol_calibration_gap, row.facts.baseline, row.facts.lead_p, row.facts.lead_adjusted) == (
         None,
         None,
         None,

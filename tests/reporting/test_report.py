@@ -107,7 +107,7 @@ HOSTILE = (
 
 def test_hostile_text_stays_text() -> None:
     data = example(500)
-    manifest, table = data.manifest, data.contest.table
+    manifest, table = data.manifest, data.comparison.table
     data = replace(
         data,
         ref=replace(data.ref, version=HOSTILE),
@@ -128,7 +128,7 @@ def test_hostile_text_stays_text() -> None:
             ),
             summary=replace(manifest.summary, warnings=(HOSTILE,)),
         ),
-        contest=replace(data.contest, table=(*table[:1], replace(table[1], name=HOSTILE), *table[1:])),
+        comparison=replace(data.comparison, table=(*table[:1], replace(table[1], name=HOSTILE), *table[1:])),
         metrics={**data.metrics, HOSTILE: data.metrics["flat"]},
         slices=(replace(data.slices[0], name=HOSTILE),),
         skill=replace(data.skill, direction_reference=HOSTILE),
@@ -173,14 +173,14 @@ def test_undefined_values_are_named_and_nothing_is_infinite() -> None:
     undefined = replace(
         data.metrics["model"], sharpe_ratio=None, sortino_ratio=math.nan, calmar=math.inf, cagr=-math.inf
     )
-    line, row, fold = data.contest.table[1], data.speed.model, data.training[0]
+    line, row, fold = data.comparison.table[1], data.speed.model, data.training[0]
     points = [replace(point, train_loss=math.inf, validation_loss=math.nan) for point in fold.history[1:]]
     data = replace(
         data,
-        contest=replace(
-            data.contest,
+        comparison=replace(
+            data.comparison,
             table=(
-                *data.contest.table,
+                *data.comparison.table,
                 *(
                     replace(line, log_loss=value, lead=value, lead_error=value, accuracy=value, total_return=value)
                     for value in nothing[1:]

@@ -117,7 +117,7 @@ def test_page_says_what_its_numbers_are_of(page: str) -> None:
         "Kept are the weights of the last step, wherever the validation loss was least",
         "A position opens with 95.0 % of the equity",
         "this model 0.212 – – 0.51 9.0 % EWMA-100 0.335 +0.123",
-        "foreseen windows below it 5 % quantile 4.0 %",
+        "forecast windows below it 5 % quantile 4.0 %",
         "The first line is the trained model, called again and again by itself",
         *("mean edge", "calibration error", "Diebold-Mariano", "QLIKE", "EWMA, HAR"),
     ):
@@ -176,8 +176,8 @@ def test_claims_stand_beside_what_was_measured(page: str) -> None:
 
 def test_small_p_value_is_called_small_and_never_zero() -> None:
     data = example(500)
-    line = replace(data.contest.table[1], p_value=1e-9)
-    seen = Page(render_report(replace(data, contest=replace(data.contest, table=(line,))))).visible
+    line = replace(data.comparison.table[1], p_value=1e-9)
+    seen = Page(render_report(replace(data, comparison=replace(data.comparison, table=(line,))))).visible
     assert "< 0.001" in seen
     assert "nat 0.000 " not in seen
 

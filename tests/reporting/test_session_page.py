@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from storage.schema import FEATURES, Candles, Market, Source, VersionRef
+from tasks.execution.limits import TradingLimits
 from tasks.execution.paper import Fill, Ledger, Opened, Quote
-from tasks.execution.risk import RiskLimits
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import BarOpen, Decision
@@ -53,7 +53,7 @@ def decision(bar: int, position: int = 0, wanted: int = 0, **changed: Any) -> De
 
 
 def opened(bar: int, ledger: Ledger, fill: Fill | None = None, first: float = 100.0) -> BarOpen:
-    return BarOpen(START_MS + bar * HOUR_MS, ledger.weight, "", Quote(first), 0.0, 1.0, Opened(ledger, fill, 0.0))
+    return BarOpen(START_MS + bar * HOUR_MS, ledger.side, "", Quote(first), 0.0, 1.0, Opened(ledger, fill, 0.0))
 
 
 class Diary:
@@ -104,16 +104,16 @@ def cell(page: str, name: str) -> str:
     return found[0].replace("\\", "").replace("\N{MINUS SIGN}", "-")
 
 
-def test_page_says_what_volatility_is_foreseen_and_what_share_of_a_position_it_leaves(diary: Diary) -> None:
+def test_page_says_what_volatility_is_forecast_and_what_share_of_a_position_it_leaves(diary: Diary) -> None:
     diary.journal.opened([(MARKET.slug, opened(0, Ledger(1_000.0)))])
     diary.bar(0, 100.0, decision(0, values=np.append(np.full(len(FEATURES) + 1, 1e-3), (0.2, 0.3, 0.5, 0.01, 0.42))))
-    shown = replace(SHOWN, limits=RiskLimits(daily_loss=0.05, daily_vols=2.0))
+    shown = replace(SHOWN, limits=TradingLimits(daily_loss=0.05, daily_vols=2.0))
     page = diary.page(facts(), shown).replace("\N{NO-BREAK SPACE}", " ")
     assert (
         cell(page, "a day may lose, by orders") == "3.9 % with such a position, and is halted"
     )  # 2 * 95 % * 42 % * 4.9 %
-    assert cell(page, "volatility of a bar") == "10.00 bp now, 100.00 bp foreseen"
-    assert cell(page, "volatility of 24 hours") == "4.9 % foreseen; 42.0 % of a position is taken"  # 1 % * sqrt(24)
+    assert cell(page, "volatility of a bar") == "10.00 bp now, 100.00 bp forecast"
+    assert cell(page, "volatility of 24 hours") == "4.9 % forecast; 42.0 % of a position is taken"  # 1 % * sqrt(24)
 
 
 def test_page_says_as_of_when_it_is_and_how_the_account_stands(diary: Diary) -> None:

@@ -6,21 +6,21 @@ from storage.schema import Market, Source, VersionRef
 from tasks.champion.manifest import Summary
 from tasks.champion.promotion import Check
 from tasks.exchange.connection import ExchangeConfig
-from tasks.execution.contenders import Contender
+from tasks.execution.comparison_rows import ComparisonRow
 from tasks.reporting.summary import Verdict, model_lines, verdict_lines
 from tests.champion.example_manifest import MANIFEST
 
 SUMMARY = Summary(
     days=81.2,
     lines=(
-        Contender(
+        ComparisonRow(
             name="this model", total_return=3.916, sharpe_ratio=14.6, max_drawdown=0.0199, num_trades=37,
             log_loss=0.90273, direction=0.7734,
         ),
-        Contender(
+        ComparisonRow(
             name="LightGBM", total_return=4.8962, sharpe_ratio=9.9, max_drawdown=0.02, num_trades=29, log_loss=0.90424
         ),
-        Contender(name="buy and hold", total_return=0.4733, sharpe_ratio=3.1, max_drawdown=0.1, num_trades=1),
+        ComparisonRow(name="buy and hold", total_return=0.4733, sharpe_ratio=3.1, max_drawdown=0.1, num_trades=1),
     ),
     sharpe_low=10.2,
     sharpe_high=19.9,
@@ -48,7 +48,7 @@ def test_verdict_stands_first_and_what_failed_is_said_as_found_and_asked():
         "  direction right                77.3 %                -              -",
         "  edge of a move              +12.35 bp                -              -",
         "  costs: source, 10 bp + 1 bp slippage a fill (the source text's commission; slippage ours)",
-        "  apart from promotion: the risk verdict does not hold: risk is foreseen no, asked a forecast",
+        "  apart from promotion: the volatility verdict does not hold: risk is foreseen no, asked a forecast",
         "  ! synthetic market: says nothing about a real one",
         "  ! No slippage is charged: the result is not net of costs.",
     ]

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.runs import live_page
-from tasks.runs.live_page import Page, kept_up
+from tasks.runs.live_page import LivePage, kept_up
 
 WAIT_S = 60.0
 
@@ -30,12 +30,12 @@ class Book:
     def __init__(self, *keys: str) -> None:
         self.keys, self.asked, self.enough = keys, 0, threading.Event()
 
-    def __call__(self) -> Iterator[Page]:
+    def __call__(self) -> Iterator[LivePage]:
         self.asked += 1
         if self.asked >= 4:
             self.enough.set()
         for key in self.keys:
-            yield Page(key, f"about {key}", f"written {self.asked} times")
+            yield LivePage(key, f"about {key}", f"written {self.asked} times")
 
 
 def artifacts(key: str) -> list[Artifact]:
@@ -78,7 +78,7 @@ def test_server_that_is_gone_is_told_of_once_and_costs_the_run_nothing(prefect_a
 def test_page_that_can_t_be_made_is_told_of_once_and_later_ones_are_written(prefect_api, hurried):
     book, errors = Book("live-page-late"), []
 
-    def fails_at_first() -> Iterator[Page]:
+    def fails_at_first() -> Iterator[LivePage]:
         if book.asked < 2:
             book.asked += 1
             raise ValueError("no bars yet")

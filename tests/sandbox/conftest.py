@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from storage.schema import Candles, Instrument, Source
-from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.order_rules import DeskRules
 from tasks.sandbox.sandbox import Sandbox
+from tasks.sandbox.venue_account import AccountSpec
 from tests.sandbox.trader import MARKET, SYMBOL, PrivateClient, RawPrivate, trading_client
 
 START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z, a funding stamp

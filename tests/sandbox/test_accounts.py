@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from storage.schema import ConfigError, Market
-from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.listing import Listing
+from tasks.sandbox.venue_account import AccountSpec
 from tests.sandbox.conftest import AT_ONCE, FLAT, SPEC, START_MS, STEP_MS, candles_of
 from tests.sandbox.trader import LIMIT_BUY, MARKET_BUY, SYMBOL, only_position, refused
 

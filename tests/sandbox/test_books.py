@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.schema import Candles
-from tasks.sandbox.account import Account
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import OrderTwist
@@ -20,6 +19,7 @@ from tasks.sandbox.listing import Listing
 from tasks.sandbox.order_rules import DeskRules
 from tasks.sandbox.outside import Outside
 from tasks.sandbox.venue import Refusal
+from tasks.sandbox.venue_account import VenueAccount
 from tests.sandbox.conftest import INSTRUMENT, SPEC, START_MS, STEP_MS, candles_of
 from tests.sandbox.trader import MARKET, SYMBOL
 
@@ -111,7 +111,7 @@ def do(desk: Desk, clock: VirtualClock, step: tuple[Any, ...]) -> None:
                 outside.deleverage(SYMBOL, qty)
 
 
-def check(account: Account, heard: Heard) -> None:
+def check(account: VenueAccount, heard: Heard) -> None:
     done, position = account.executions, account.position(SYMBOL)
     start, fees = Decimal(SPEC.capital) + account.transfers, sum(one.fee for one in done)
     assert account.wallet == start + sum(one.realised for one in done) - fees

@@ -11,7 +11,7 @@ import pytest
 import requests
 from pybit.exceptions import FailedRequestError, InvalidRequestError
 
-from tasks.sandbox.account import AccountSpec
+from tasks.sandbox.venue_account import AccountSpec
 from tests.sandbox.conftest import SPEC
 from tests.sandbox.trader import MARKET_BUY, SYMBOL, refused
 

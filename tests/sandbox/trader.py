@@ -17,9 +17,9 @@ from pybit.unified_trading import HTTP, WebSocket
 
 from storage.schema import Market
 from tasks.exchange.transport import new_client
-from tasks.sandbox.account import AccountSpec
 from tasks.sandbox.private_stream import PRIVATE_PATH
 from tasks.sandbox.sandbox import Sandbox
+from tasks.sandbox.venue_account import AccountSpec
 
 WAIT_S = 30.0  # for what comes in milliseconds; only a failure waits so long
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from storage.candles import CandleStore, Coverage, Gap
-from storage.commit import Page
+from storage.commit import CheckedWindow
 from storage.schema import (
     CandleError,
     Candles,
@@ -54,7 +54,8 @@ def test_windows_over_one_connection_are_stored_as_if_one_by_one(store, market, 
     kept = candles[np.r_[0:12, 13:30]]
     parts = {window(0, 9): slice(0, 10), window(10, 19): slice(10, 19), window(20, 29): slice(19, 29)}
     pages = [
-        Page(window=w, candles=kept[rows], rejected=[rejected] * (w == window(10, 19))) for w, rows in parts.items()
+        CheckedWindow(window=w, candles=kept[rows], rejected=[rejected] * (w == window(10, 19)))
+        for w, rows in parts.items()
     ]
     alone = CandleStore(tmp_path / "alone.duckdb")
 
@@ -74,8 +75,8 @@ def test_windows_over_one_connection_are_stored_as_if_one_by_one(store, market, 
 def test_window_that_breaks_a_rule_keeps_the_windows_beside_it_out(store, market, make_candles):
     candles = make_candles(20)
     pages = [
-        Page(window=window(0, 9), candles=candles[:10], rejected=()),
-        Page(window=window(10, 19), candles=candles[5:15], rejected=()),
+        CheckedWindow(window=window(0, 9), candles=candles[:10], rejected=()),
+        CheckedWindow(window=window(10, 19), candles=candles[5:15], rejected=()),
     ]
     with pytest.raises(CandleError, match="must be inside its window"):
         store.commit_windows(BYBIT, market, pages, LATER)
@@ -89,8 +90,8 @@ def test_windows_before_a_failing_transaction_stay_stored_and_the_failing_one_le
     candles = make_candles(20)
     twice = RejectedRow(start_ms=None, raw="\ud800", reason=None)  # a reason that the table must not hold
     pages = [
-        Page(window=window(0, 9), candles=candles[:10], rejected=()),
-        Page(window=window(10, 19), candles=candles[10:], rejected=[twice]),
+        CheckedWindow(window=window(0, 9), candles=candles[:10], rejected=()),
+        CheckedWindow(window=window(10, 19), candles=candles[10:], rejected=[twice]),
     ]
     with pytest.raises(duckdb.ConstraintException):
         store.commit_windows(BYBIT, market, pages, LATER)

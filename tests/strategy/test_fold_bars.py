@@ -7,8 +7,8 @@ import pytest
 
 from tasks.market.features import WARM_UP
 from tasks.market.labels import UNKNOWN
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.strategy.folds import fold_key
 from tasks.strategy.recipe import Recipe

@@ -11,8 +11,8 @@ import pytest
 from storage.schema import Market, Source
 from storage.snapshots import Dataset, write_dataset
 from tasks.market.features import build_features
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import FoldConfig
 from tasks.strategy import leak_suite
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import load_samples

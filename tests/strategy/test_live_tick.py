@@ -15,8 +15,8 @@ from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.engine import Engine
-from tasks.network.inference import foresee_series
-from tasks.strategy.live_tick import LiveTick, foreseen_vol, tick_packed
+from tasks.network.inference import forecast_series
+from tasks.strategy.live_tick import LiveTick, forecast_vol, tick_packed
 
 STEP_MS = 300_000
 CONFIG = DSCConfig(hidden_channels=16, num_blocks=2, window=12, newest_step=True, linear_bypass=True, risk_head=True)
@@ -51,7 +51,7 @@ def test_live_ticks_equal_features_probabilities_and_decisions_of_the_batch_path
     model: DSCTradingModel, matrix: FloatArray
 ) -> None:
     batch = build_features(matrix, STEP_MS)
-    probabilities, log_ratio = foresee_series(model, batch.values, batch.segment)
+    probabilities, log_ratio = forecast_series(model, batch.values, batch.segment)
     contiguous = np.concatenate([[False], batch.segment[1:] == batch.segment[:-1]])
     targets = decide_series(probabilities, batch.vol, contiguous, PARAMS)
 
@@ -65,8 +65,8 @@ def test_live_ticks_equal_features_probabilities_and_decisions_of_the_batch_path
     np.testing.assert_allclose([tick.features for tick in ticks], batch.values, rtol=0, atol=1e-9)
     np.testing.assert_allclose([tick.vol for tick in ticks], batch.vol, rtol=0, atol=1e-9)
     np.testing.assert_allclose([tick.probabilities for tick in ticks], probabilities, rtol=0, atol=1e-5)
-    foreseen = [tick.foreseen_vol for tick in ticks]
-    np.testing.assert_allclose(foreseen, batch.vol * np.exp(log_ratio / 2), rtol=1e-5)
+    forecast = [tick.forecast_vol for tick in ticks]
+    np.testing.assert_allclose(forecast, batch.vol * np.exp(log_ratio / 2), rtol=1e-5)
     np.testing.assert_array_equal([tick.target for tick in ticks], targets)
     known = np.isfinite(probabilities[:, 0])
     assert np.flatnonzero(~known[WARM_UP + 100 : WARM_UP + 200]).tolist() == list(range(10, 50 + CONFIG.context - 1))
@@ -119,7 +119,7 @@ def test_candle_of_any_kind_runs_the_one_compiled_tick(model: DSCTradingModel, m
     assert len(tick_packed.signatures) == signatures
 
 
-def test_network_without_a_risk_head_foresees_no_volatility(matrix: FloatArray) -> None:
+def test_network_without_a_risk_head_forecasts_no_volatility(matrix: FloatArray) -> None:
     config = replace(CONFIG, risk_head=False)
     with torch.random.fork_rng():
         weights = {name: one.numpy() for name, one in DSCTradingModel(config).eval().state_dict().items()}
@@ -127,8 +127,8 @@ def test_network_without_a_risk_head_foresees_no_volatility(matrix: FloatArray) 
     live.warm_up(matrix[: live.history_bars])
     tick = live.step(matrix[live.history_bars])
     assert np.isfinite(tick.probabilities).all()
-    assert np.isnan(tick.foreseen_vol)
-    assert np.isnan(foreseen_vol(tick.values[:-2]))  # as a journal of before has them
+    assert np.isnan(tick.forecast_vol)
+    assert np.isnan(forecast_vol(tick.values[:-2]))  # as a journal of before has them
 
 
 @pytest.mark.promise(15)

@@ -1,4 +1,4 @@
-"""A pool: many markets, one network; hours that are to be foreseen are read in no market."""
+"""A pool: many markets, one network; hours that are to be forecast are read in no market."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ import pytest
 from storage.schema import FEATURES, ConfigError, DatasetError, LeakError
 from tasks.execution.backtest import require_unseen
 from tasks.market.labels import UNKNOWN
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import load_model
 from tasks.network.fit import predict_series

@@ -17,15 +17,15 @@ from storage.results import ResultStore
 from storage.schema import DatasetRef, Market, OperationError, Source
 from storage.settings import Settings
 from tasks import evaluation
-from tasks.champion.versions import version_hash
-from tasks.execution.contenders import Contender
+from tasks.champion.version_hash import version_hash
+from tasks.execution.comparison_rows import ComparisonRow
 from tasks.execution.random_positions import RandomPositions
-from tasks.market.samples import Fold, Span
+from tasks.market.walk_forward import Fold, Span
 from tasks.network.baselines import CLASSICAL
 from tasks.strategy import provenance
 from tasks.strategy.backtest_record import trial_key
-from tasks.strategy.baselines import BaselineFold, baselines_key
-from tasks.strategy.contest import Contest, contest_key, load_contest
+from tasks.strategy.baseline_comparison import BaselineComparison, comparison_key, load_comparison
+from tasks.strategy.baseline_folds import BaselineFold, baselines_key
 from tasks.strategy.folds import fold_key, start_key
 from tasks.strategy.provenance import project_hash, sources_behind
 from tasks.strategy.recipe import Recipe
@@ -64,7 +64,7 @@ def keys():
         "start": start_key("bars", RECIPE),
         "fold": fold_key("bars", RECIPE),
         "baselines": baselines_key("bars", RECIPE),
-        "contest": contest_key(RECIPE, "evaluation-0", [["baselines-0"]]),
+        "comparison": comparison_key(RECIPE, "evaluation-0", [["baselines-0"]]),
         "trial": trial_key(RECIPE, ["fold-0"]),
         "version": version_hash(DATA, RECIPE, b"weights"),
     }
@@ -73,23 +73,23 @@ def keys():
 @pytest.mark.parametrize(
     ("file", "changed"),
     [
-        ("tasks/strategy/contest.py", {"contest", "version"}),
-        ("tasks/strategy/baselines.py", {"baselines", "contest", "version"}),
-        ("tasks/execution/contenders.py", {"contest", "version"}),
-        ("tasks/strategy/out_of_sample.py", {"contest", "trial", "version"}),
-        ("tasks/execution/decision.py", {"contest", "trial", "version"}),
+        ("tasks/strategy/baseline_comparison.py", {"comparison", "version"}),
+        ("tasks/strategy/baseline_folds.py", {"baselines", "comparison", "version"}),
+        ("tasks/execution/comparison_rows.py", {"comparison", "version"}),
+        ("tasks/strategy/out_of_sample.py", {"comparison", "trial", "version"}),
+        ("tasks/execution/decision.py", {"comparison", "trial", "version"}),
         ("tasks/evaluation.py", set()),
         ("tasks/publishing.py", set()),
         ("tasks/strategy/leak_suite.py", {"version"}),
         ("tasks/market/leaks.py", {"version"}),
         (
             "tasks/network/baselines.py",
-            {"start", "fold", "baselines", "contest", "trial", "version"},
+            {"start", "fold", "baselines", "comparison", "trial", "version"},
         ),  # the network's teacher too
-        ("tasks/network/dsc.py", {"fold", "baselines", "contest", "trial", "version"}),
-        ("tasks/market/labels.py", {"start", "fold", "baselines", "contest", "trial", "version"}),
-        ("storage/schema.py", {"start", "fold", "baselines", "contest", "trial", "version"}),
-        ("storage/compiled.py", {"start", "fold", "baselines", "contest", "trial", "version"}),
+        ("tasks/network/dsc.py", {"fold", "baselines", "comparison", "trial", "version"}),
+        ("tasks/market/labels.py", {"start", "fold", "baselines", "comparison", "trial", "version"}),
+        ("storage/schema.py", {"start", "fold", "baselines", "comparison", "trial", "version"}),
+        ("storage/compiled.py", {"start", "fold", "baselines", "comparison", "trial", "version"}),
         ("tasks/reporting/templates/report.css", set()),
         ("tasks/reporting/canvas.py", set()),
         ("tasks/reporting/content.py", set()),
@@ -110,7 +110,7 @@ def test_results_of_the_loaded_code_keep_its_keys_when_a_file_is_edited_during_t
     before, machine = keys(), project_hash()
     monkeypatch.setattr(provenance, "_loaded", set())
     assert start_key("bars", RECIPE) == before["start"]  # the first of a run, after which nothing is loaded any more
-    edit(checkout / "tasks" / "strategy" / "contest.py")
+    edit(checkout / "tasks" / "strategy" / "baseline_comparison.py")
     edit(checkout / "tasks" / "market" / "labels.py")
     (checkout / "tasks" / "market" / "new.py").write_text("NEW = True\n")
     assert (keys(), project_hash()) == (before, machine)
@@ -141,7 +141,9 @@ def test_modules_behind_a_number_are_those_that_import_linter_finds():
     for room in ("tasks.runs", "tasks.reporting"):
         for shown in (*graph.find_descendants(room), room):
             graph.remove_module(shown)
-    for module in (f"tasks.strategy.{name}" for name in ("folds", "out_of_sample", "contest", "leak_suite")):
+    for module in (
+        f"tasks.strategy.{name}" for name in ("folds", "out_of_sample", "baseline_comparison", "leak_suite")
+    ):
         imported = {module, *graph.find_upstream_modules(module)}
         counts = {"storage.schema", "storage.compiled", "storage.direct_call"}
         assert sources_behind(module).keys() == {
@@ -157,10 +159,10 @@ def test_what_is_known_by_value_is_left_out_with_what_it_alone_imports():
 
 def table(log_loss):
     lines = [
-        Contender(name=name, total_return=0.0, sharpe_ratio=None, log_loss=log_loss, lead=0.0) for name in CLASSICAL
+        ComparisonRow(name=name, total_return=0.0, sharpe_ratio=None, log_loss=log_loss, lead=0.0) for name in CLASSICAL
     ]
     drawn = RandomPositions(draws=1, percentile=0.5, total_return=0.0, low=0.0, high=0.0, sharpe_ratio=None)
-    return Contest(table=tuple(lines), random=drawn, facts=[])
+    return BaselineComparison(table=tuple(lines), random=drawn, facts=[])
 
 
 def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monkeypatch):
@@ -171,7 +173,7 @@ def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monke
     part = BaselineFold(probabilities={name: np.full((1, 3), 1 / 3) for name in CLASSICAL}, facts={})
     replaced = {
         "load_evaluation": lambda work, datasets, key: SimpleNamespace(samples=SimpleNamespace(folds=(FOLD,))),
-        "contest_files": files,
+        "comparison_files": files,
         "show_table": lambda *args: None,
         "get_run_logger": lambda: logging.getLogger("test"),
     }
@@ -180,12 +182,12 @@ def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monke
         monkeypatch.setattr(evaluation, name, stub)
 
     def compared(log_loss):
-        monkeypatch.setattr(evaluation, "hold_contest", lambda *args: table(log_loss))
+        monkeypatch.setattr(evaluation, "compare_with_baselines", lambda *args: table(log_loss))
         key = evaluation.compare_baselines.fn(DATA, RECIPE, "evaluation-0", [["baselines-0"]])
-        return load_contest(ResultStore(Settings.from_environment().work), key).better_baseline.log_loss
+        return load_comparison(ResultStore(Settings.from_environment().work), key).better_baseline.log_loss
 
     assert compared(0.9) == 0.9
-    edit_between_runs(checkout / "tasks" / "strategy" / "contest.py", monkeypatch)
+    edit_between_runs(checkout / "tasks" / "strategy" / "baseline_comparison.py", monkeypatch)
     assert compared(0.8) == 0.8
 
 

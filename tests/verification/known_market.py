@@ -21,8 +21,8 @@ from tasks.execution.decision import DecisionConfig, decide_series, packed
 from tasks.execution.skill import Skill, class_shares, log_losses, measure_skill
 from tasks.market.features import Features, build_features
 from tasks.market.labels import LabelConfig, Labels, class_means, label_bars, sample_uniqueness
-from tasks.market.samples import Fold, FoldConfig, walk_forward
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import Fold, FoldConfig, walk_forward
 from tasks.network.baselines import CLASSICAL, LOGISTIC, fit_baseline
 from tasks.network.fit import fit
 from tasks.network.inference import predict_series
@@ -96,7 +96,7 @@ def walk(
 
 
 def direction(kind: str, k: float, bars: int, seed: int, test_share: float) -> dict[str, float]:
-    """Return how often the next bar's direction was foreseen, by the network and by logistic regression."""
+    """Return how often the next bar's direction was forecast, by the network and by logistic regression."""
     candles = generate(SyntheticMarket(kind=kind, k=k, bars=bars, seed=seed, volatility=_CALM))  # type: ignore[arg-type]  # from JSON
     labels = LabelConfig(horizon=1, cost_floor_multiple=0.0)
     recipe = Recipe(labels=labels, folds=FoldConfig(folds=1, test_share=test_share))
@@ -118,9 +118,9 @@ def random_walks(seeds: list[int], bars: int) -> list[dict[str, Any]]:
 
 
 def fair_walks(seeds: list[int], bars: int) -> list[dict[str, float]]:
-    """Return what log-loss makes of random walks in which nothing can be foreseen, not even how much they will move.
+    """Return what log-loss makes of random walks in which nothing can be forecast, not even how much they will move.
 
-    Volatility is constant, and labels are in its own units: an estimate's noise, which features see, would be foreseen.
+    Volatility is constant, and labels are in its own units: an estimate's noise, which features see, would be forecast.
     """
     return [_fair_walk(seed, bars) for seed in seeds]
 

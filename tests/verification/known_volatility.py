@@ -1,4 +1,4 @@
-"""What the risk head reaches on real candles, and on a market whose variance is a known process; one process each.
+"""What the volatility head reaches on real candles, and where the variance is a known process; one process each.
 
 python tests/verification/known_volatility.py '{"measure": "volatility", "file": "...", "minutes": 60, ...}'
 """
@@ -15,15 +15,15 @@ import numpy as np
 
 from storage.schema import END_OF_TIME_MS, Candles, FloatArray, Market, Source
 from storage.snapshots import Dataset, write_dataset
-from tasks.execution.risk_skill import qlike
+from tasks.execution.vol_skill import qlike
 from tasks.market.features import build_features
-from tasks.market.samples import FoldConfig
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import FoldConfig
 from tasks.strategy.folds import FoldResult, prepare_start, train
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk import record_risk
-from tasks.strategy.risk_windows import risk_windows
 from tasks.strategy.samples import Samples, fold_bars, load_samples
+from tasks.strategy.vol_forecast import record_vol_forecasts
+from tasks.strategy.vol_windows import vol_windows
 from tests.verification.known_market import recorded
 
 FOLDS = 2
@@ -58,12 +58,14 @@ def trained(samples: Samples, recipe: Recipe, seeds: int) -> list[list[FoldResul
 
 
 def volatility(file: str, symbol: str, interval: str, test_from_ms: int, seeds: int) -> list[str]:
-    """Return each seed's record of risk from `test_from_ms` on, as JSON."""
+    """Return each seed's volatility record from `test_from_ms` on, as JSON."""
     market = Market(symbol=symbol, interval=interval)  # type: ignore[arg-type]  # from JSON
     candles = recorded(Path(file), 5, END_OF_TIME_MS)  # 5: as they are in the file
     with tempfile.TemporaryDirectory() as place:
         samples, recipe = samples_of(candles, market, Recipe(), test_from_ms, place)
-    return [record_risk(samples, recipe, folds)["risk.json"].decode() for folds in trained(samples, recipe, seeds)]
+    return [
+        record_vol_forecasts(samples, recipe, folds)["risk.json"].decode() for folds in trained(samples, recipe, seeds)
+    ]
 
 
 def planted(bars: int, seed: int, hours: float) -> dict[str, float]:
@@ -74,7 +76,7 @@ def planted(bars: int, seed: int, hours: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         samples, recipe = samples_of(candles, market, recipe, int(candles.start_ms[bars * 2 // 3]), place)
     (folds,) = trained(samples, recipe, 1)
-    windows = risk_windows(samples.dataset, recipe.risk.horizon(market.interval_ms))
+    windows = vol_windows(samples.dataset, recipe.risk.horizon(market.interval_ms))
     rows = slice(samples.folds[0].test.start, samples.folds[-1].test.stop)
     realised = np.exp(windows.log_variance)
     said = np.exp(windows.log_unit[rows] + np.concatenate([fold.log_variance_ratio for fold in folds]))

@@ -42,10 +42,10 @@ from storage.snapshots import Dataset, write_dataset
 from tasks.execution.accounting import Costs
 from tasks.execution.skill import log_losses
 from tasks.market.features import build_features
-from tasks.market.samples import FoldConfig
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.baselines import BOOSTING
 from tasks.strategy import folds
-from tasks.strategy.baselines import train_baselines
+from tasks.strategy.baseline_folds import train_baselines
 from tasks.strategy.pool import pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, Samples, fold_bars, load_samples
@@ -96,7 +96,7 @@ PANELS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Read:
-    """What was foreseen of one market's holdout.
+    """What was forecast of one market's holdout.
 
     Attributes:
         clock: (N,) when each labelled bar opened, in bars.
@@ -132,7 +132,7 @@ def read_panel(panel: Panel, candles: Path, seeds: Sequence[int]) -> tuple[dict[
         seeds: Of the networks; each is trained once with each.
 
     Returns:
-        What was foreseen by market; and CPU seconds of the pooled networks, of the single ones, and of all baselines.
+        What was forecast by market; and CPU seconds of the pooled networks, of the single ones, and of all baselines.
     """
     with tempfile.TemporaryDirectory() as folder:
         datasets = Path(folder)
@@ -185,8 +185,8 @@ def _read(
             predicted[symbol]["own"].append(alone.probabilities)
     found = {}
     for symbol, bars in own.items():
-        stranger = timed("without", folds.train, others[symbol], with_pool_passes(recipe))
-        predicted[symbol]["without it"] = [folds.of_market(stranger, bars, recipe).probabilities]
+        held_out = timed("without", folds.train, others[symbol], with_pool_passes(recipe))
+        predicted[symbol]["without it"] = [folds.of_market(held_out, bars, recipe).probabilities]
         trees = timed("baselines", train_baselines, bars, recipe).probabilities[BOOSTING]
         test = samples[symbol].folds[0].test.rows
         classes = samples[symbol].labels.classes[test]

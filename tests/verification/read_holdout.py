@@ -23,7 +23,7 @@ from storage.settings import Settings
 from tasks.execution.significance import diebold_mariano
 from tasks.execution.skill import log_losses, loss_lag
 from tasks.market.features import build_features
-from tasks.market.samples import FoldConfig
+from tasks.market.walk_forward import FoldConfig
 from tasks.network.baselines import CLASSICAL
 from tasks.network.latency import machine_fingerprint
 from tasks.strategy.recipe import Recipe

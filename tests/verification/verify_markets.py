@@ -164,8 +164,8 @@ def test_models_of_random_walks_are_found_out_and_earn_what_trading_costs(starte
     def significant(what):
         return [one[f"{what}skill"] > 0 and one[f"{what}p_value"] < bound for one in found]
 
-    foreseen, sided = significant("log_loss_"), significant("direction_")
-    hits = sum(a and b for a, b in zip(foreseen, sided, strict=True))
+    forecast, sided = significant("log_loss_"), significant("direction_")
+    hits = sum(a and b for a, b in zip(forecast, sided, strict=True))
     gross = np.array([one["gross"] for one in found])
     error = gross.std(ddof=1) / math.sqrt(len(gross))
     z = gross.mean() / error
@@ -175,7 +175,7 @@ def test_models_of_random_walks_are_found_out_and_earn_what_trading_costs(starte
             market=f"null, {SEEDS} seeds",
             what="models that the skill and the direction condition pass",
             optimum=f"{bound * SEEDS:g} at a nominal {bound:.0%}",
-            reached=f"{hits} (log-loss alone {sum(foreseen)}, direction alone {sum(sided)})",
+            reached=f"{hits} (log-loss alone {sum(forecast)}, direction alone {sum(sided)})",
             interval="{:.1%} .. {:.1%} of all seeds".format(*stats.binomtest(hits, SEEDS).proportion_ci()),
             bar="<= 3",
             met=hits <= 3,
@@ -194,7 +194,7 @@ def test_models_of_random_walks_are_found_out_and_earn_what_trading_costs(starte
     assert net == pytest.approx(gross.mean() - costs, abs=1e-9)
 
 
-def test_log_loss_finds_nothing_where_nothing_can_be_foreseen(started, ledger, answer):
+def test_log_loss_finds_nothing_where_nothing_can_be_forecast(started, ledger, answer):
     found = started["fair null, first"].result() + started["fair null, second"].result()
     bound = PromotionRule().significance
     hits = sum(one["skill"] > 0 and one["p_value"] < bound for one in found)

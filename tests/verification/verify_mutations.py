@@ -5,7 +5,7 @@ The control plants nothing that matters: with it every test named here is green,
 
 import pytest
 
-FEATURES, LABELS, SAMPLES = "tasks/market/features.py", "tasks/market/labels.py", "tasks/market/samples.py"
+FEATURES, LABELS, SAMPLES = "tasks/market/features.py", "tasks/market/labels.py", "tasks/market/walk_forward.py"
 LEAKS, RECIPE = "tasks/market/leaks.py", "tasks/strategy/recipe.py"
 ACCOUNTING, TRADES, BACKTEST = (f"tasks/execution/{name}.py" for name in ("accounting", "trades", "backtest"))
 METRICS, DECISION, SIGNIFICANCE = (f"tasks/execution/{name}.py" for name in ("metrics", "decision", "significance"))
@@ -17,7 +17,7 @@ TEACHER, IN_TEACHER = "tasks/network/teacher.py", "tests/network/test_teacher.py
 
 IN_BACKTEST = "tests/execution/test_backtest.py::test_"
 IN_METRICS = "tests/execution/test_metrics.py::test_"
-IN_SAMPLES = "tests/market/test_samples.py::test_"
+IN_SAMPLES = "tests/market/test_walk_forward.py::test_"
 IN_LABELS = "tests/market/test_labels.py::test_"
 IN_FIT = "tests/network/test_fit.py::test_"
 IN_SIGNIFICANCE = "tests/execution/test_significance.py::test_"
@@ -57,14 +57,14 @@ PLANTED = [
         "tests/market/test_volatility.py::test_realised_variance_is_the_sum_of_the_next_squared_returns",
     ),
     (
-        "windows of risk are purged by the span of a label", "tasks/strategy/risk_windows.py",
+        "windows of risk are purged by the span of a label", "tasks/strategy/vol_windows.py",
         "    seen = fold.validation.stop + label_span\n", "    seen = fold.validation.stop + horizon\n",
-        "tests/strategy/test_risk.py::test_windows_that_are_learned_from_end_where_the_labels_of_validation_do",
+        "tests/strategy/test_vol_forecast.py::test_windows_that_are_learned_from_end_where_the_labels_of_validation_do",
     ),
     (
-        "losses of windows that overlap count as independent", "tasks/execution/risk_skill.py",
+        "losses of windows that overlap count as independent", "tasks/execution/vol_skill.py",
         "reference_loss=losses[name], lag=horizon)", "reference_loss=losses[name], lag=0)",
-        "tests/execution/test_risk_skill.py::test_lead_is_no_news_where_windows_overlap_as_far_as_the_horizon",
+        "tests/execution/test_vol_skill.py::test_lead_is_no_news_where_windows_overlap_as_far_as_the_horizon",
     ),
     # --- splits -----------------------------------------------------------------------------------------------------
     (
@@ -175,7 +175,7 @@ PLANTED = [
     (
         "a market may teach whatever harm it does", "tasks/network/likeness.py",
         "(self._returning, self._harm, self._strangeness)", "(self._returning, self._strangeness)",
-        "tests/network/test_likeness.py::test_market_that_is_foreseen_by_what_means_nothing_elsewhere_does_not_teach",
+        "tests/network/test_likeness.py::test_market_that_is_forecast_by_what_means_nothing_elsewhere_does_not_teach",
     ),
     (
         "prints that return at once teach the others", "tasks/network/likeness.py",
@@ -186,12 +186,12 @@ PLANTED = [
         "rivals learn the risk of a market's test hours in other markets", "tasks/strategy/risk_rivals.py",
         "        bars = bars_to_learn_from(one.fold(fold.index), recipe.labels.horizon + 1, horizon)\n",
         "        bars = np.arange(len(one.dataset.vol))\n",
-        "tests/strategy/test_risk_of_strangers.py::test_rivals_read_no_hour_of_the_test_in_any_market",
+        "tests/strategy/test_risk_of_held_out_markets.py::test_rivals_read_no_hour_of_the_test_in_any_market",
     ),
     (
-        "a limit in foreseen volatility loosens the fixed one", "tasks/execution/risk.py",
+        "a limit in forecast volatility loosens the fixed one", "tasks/execution/limits.py",
         "        return min(self.daily_loss, self.daily_vols * risk)\n", "        return self.daily_vols * risk\n",
-        "tests/execution/test_risk.py::test_limit_in_foreseen_volatility_is_never_looser_than_the_fixed_one",
+        "tests/execution/test_limits.py::test_limit_in_forecast_volatility_is_never_looser_than_the_fixed_one",
     ),
     (
         "a market is asked of a network that saw it", "tasks/strategy/leave_one_out.py",
@@ -251,8 +251,8 @@ PLANTED = [
     ),
     (
         "an order is filled at the close that decided it", ACCOUNTING,
-        "cash, quantity, weight, wanted, open_[t], rate, part",
-        "cash, quantity, weight, wanted, close[t - 1] if t > 0 else open_[t], rate, part",
+        "cash, quantity, side, wanted, open_[t], rate, part",
+        "cash, quantity, side, wanted, close[t - 1] if t > 0 else open_[t], rate, part",
         IN_BACKTEST + "target_is_filled_at_the_next_open",
     ),
     (
@@ -315,9 +315,9 @@ PLANTED = [
         IN_SIGNIFICANCE + "diebold_mariano_keeps_its_size_only_with_the_lag_of_the_overlap",
     ),
     (
-        "a hold counts as a side that was foreseen", SKILL,
+        "a hold counts as a side that was forecast", SKILL,
         "    return np.where(classes == HOLD, 0.0, losses)", "    return log_losses(probabilities, classes)",
-        "tests/execution/test_skill.py::test_direction_is_the_same_however_well_holds_are_foreseen",
+        "tests/execution/test_skill.py::test_direction_is_the_same_however_well_holds_are_forecast",
     ),
     (
         "a prior that the market left behind is all that a side must beat", SKILL,
@@ -347,7 +347,7 @@ PLANTED = [
     (
         "random positions trade less than the model", RANDOM,
         "        lengths[places] = lengths[rng.permutation(places)]\n", "        lengths[places[:-1]] += 1\n",
-        "tests/execution/test_contenders.py::test_random_timing_keeps_exposure_and_turnover",
+        "tests/execution/test_comparison_rows.py::test_random_timing_keeps_exposure_and_turnover",
     ),
     (
         "the hundredth look at a champion is as good as the first", PROMOTION,
@@ -383,7 +383,7 @@ PLANTED = [
 def planted(plant, mutation):
     """Every copy's promise, by name; they are judged as many at a time as there are processors."""
     tests = " ".join(dict.fromkeys(test for *_, test in PLANTED))
-    control = mutation("nothing", LABELS, '"""What the model is to foresee.', '"""What is to be foreseen.', tests)
+    control = mutation("nothing", LABELS, '"""What the model is to forecast.', '"""What is to be forecast.', tests)
     return {fault.name: plant(fault) for fault in (control, *(mutation(*one) for one in PLANTED))}
 
 

@@ -18,7 +18,7 @@ from tasks.execution.significance import (
     probabilistic_sharpe,
     stationary_bootstrap_test,
 )
-from tasks.market.samples import FoldConfig, walk_forward
+from tasks.market.walk_forward import FoldConfig, walk_forward
 
 EXACT = 1e-9
 

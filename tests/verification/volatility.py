@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.champion.risk_verdict import judge_risk, risk_holds
-from tasks.execution.risk_skill import RiskScore
-from tasks.network.risk_baselines import HAR, TREES
-from tasks.strategy.risk import NETWORK, RiskRecord
-from tasks.strategy.risk_rule import RiskRule
+from tasks.champion.vol_verdict import judge_vol_forecast, vol_forecast_holds
+from tasks.execution.vol_skill import VolScore
+from tasks.network.vol_baselines import HAR, TREES
+from tasks.strategy.vol_forecast import NETWORK, VolForecastRecord
+from tasks.strategy.vol_forecast_rule import VolForecastRule
 
 SYMBOLS = ("BTCUSDT", "SOLUSDT", "BNBUSDT", "XRPUSDT")
 SEEN_FROM_MS = 1_705_968_000_000  # 2024-01-23
@@ -43,7 +43,7 @@ def started(measure):
     return trainings
 
 
-def mean_of(records: list[RiskRecord], name: str) -> RiskScore:
+def mean_of(records: list[VolForecastRecord], name: str) -> VolScore:
     """Return a score's mean over the seeds; its lead is the least significant seed's."""
     scores = [record.named(name) for record in records]
     least = max(scores, key=lambda one: -1.0 if one.p_value is None else one.p_value)
@@ -69,12 +69,12 @@ def test_head_reaches_what_can_be_known_of_a_known_process(started, ledger, answ
     )
 
 
-def test_risk_is_foreseen_better_than_without_a_network(started, ledger, answer):
+def test_risk_is_forecast_better_than_without_a_network(started, ledger, answer):
     if not os.environ.get("DSC_TEST_DATA"):
         pytest.skip("recorded hourly candles are asked for: set DSC_TEST_DATA")
     answers, worst = [], {}
     for symbol in SYMBOLS:
-        records = [RiskRecord.of({"risk.json": one.encode()}) for one in started[symbol].result()]
+        records = [VolForecastRecord.of({"risk.json": one.encode()}) for one in started[symbol].result()]
         ours, har, trees = (mean_of(records, name) for name in (NETWORK, HAR, TREES))
         fixed, sized = np.mean([record.steadiness for record in records], axis=0)
         p_value = 1.0 if har.p_value is None else har.p_value
@@ -86,7 +86,7 @@ def test_risk_is_foreseen_better_than_without_a_network(started, ledger, answer)
             "vol_vs_lightgbm_qlike": ours.qlike / trees.qlike,
         }
         worst = {name: max(value, worst.get(name, value)) for name, value in figures.items()}
-        holds = sum(risk_holds(judge_risk(record, RiskRule())) for record in records)
+        holds = sum(vol_forecast_holds(judge_vol_forecast(record, VolForecastRule())) for record in records)
         answers.append(
             answer(
                 market=f"{symbol} 1 h, from 2024-01-23, seen",

@@ -23,7 +23,7 @@ class Withdrawn(Exception):
 
 
 @dataclass(kw_only=True, eq=False)
-class Session:
+class RestClient:
     """REST client with one pybit client per thread, and one token bucket and one retry policy for all of them.
 
     Attributes:

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.schema import DAY_MS, ConfigError
-from tasks.execution.risk import LATCHING, RiskBook, RiskLimits
+from tasks.execution.limits import LATCHING, LimitBook, TradingLimits
 
-LIMITS = RiskLimits(daily_loss=0.02, drawdown=0.10, losses=3, notional=1.0, band=0.02, orders_per_hour=2)
+LIMITS = TradingLimits(daily_loss=0.02, drawdown=0.10, losses=3, notional=1.0, band=0.02, orders_per_hour=2)
 
 
-def book(**changes: float) -> RiskBook:
-    return RiskBook(LIMITS, capital=10_000.0)
+def book(**changes: float) -> LimitBook:
+    return LimitBook(LIMITS, capital=10_000.0)
 
 
 def code(breach: object) -> str:
@@ -141,8 +141,8 @@ VOLS = replace(LIMITS, daily_vols=3.0)
         (math.inf, 9_800.0, "DAILY_LOSS"),
     ],
 )
-def test_loss_of_a_day_latches_at_so_many_foreseen_volatilities(risk: float, equity: float, found: str) -> None:
-    here = RiskBook(VOLS, capital=10_000.0)
+def test_loss_of_a_day_latches_at_so_many_forecast_volatilities(risk: float, equity: float, found: str) -> None:
+    here = LimitBook(VOLS, capital=10_000.0)
     assert here.close(DAY_MS, 10_000.0) is None
     here.trip(0, 1, 10_000.0, risk)
     assert code(here.close(DAY_MS + 1, equity)) == found
@@ -152,11 +152,11 @@ def test_loss_of_a_day_latches_at_so_many_foreseen_volatilities(risk: float, equ
 
 
 def test_unit_of_a_day_is_its_riskiest_position_as_it_was_opened_and_the_next_day_begins_with_what_is_held() -> None:
-    here = RiskBook(VOLS, capital=10_000.0)
+    here = LimitBook(VOLS, capital=10_000.0)
     here.close(DAY_MS, 10_000.0)
     for before, after, risk in ((0, 1, 0.004), (1, -1, 0.002), (-1, 0, 0.005), (0, 1, 0.003)):
         here.trip(before, after, 10_000.0, risk)
-    here.trip(1, 1, 10_000.0, 0.006)  # held on: nothing is foreseen anew
+    here.trip(1, 1, 10_000.0, 0.006)  # held on: nothing is forecast anew
     assert (here.risk, here.day_risk) == (0.003, 0.004)
     here.close(2 * DAY_MS, 10_000.0)
     assert here.day_risk == 0.003
@@ -171,13 +171,13 @@ def test_unit_of_a_day_is_its_riskiest_position_as_it_was_opened_and_the_next_da
     risk=st.one_of(st.just(math.nan), st.floats(0.0)),
     losses=st.lists(st.floats(-0.3, 0.3), min_size=1, max_size=20),
 )
-def test_limit_in_foreseen_volatility_is_never_looser_than_the_fixed_one(
+def test_limit_in_forecast_volatility_is_never_looser_than_the_fixed_one(
     fixed: float, vols: float, risk: float, losses: list[float]
 ) -> None:
-    limits = RiskLimits(daily_loss=fixed, drawdown=1.0, daily_vols=vols)
+    limits = TradingLimits(daily_loss=fixed, drawdown=1.0, daily_vols=vols)
     assert 0.0 < limits.of_day(risk) <= fixed
     assert replace(limits, daily_vols=None).of_day(risk) == fixed
-    fixed_book, here = (RiskBook(one, capital=1.0) for one in (replace(limits, daily_vols=None), limits))
+    fixed_book, here = (LimitBook(one, capital=1.0) for one in (replace(limits, daily_vols=None), limits))
     for bar, loss in enumerate(losses):
         at_ms = (1 + bar // 4) * DAY_MS + bar
         for one in (fixed_book, here):
@@ -187,33 +187,33 @@ def test_limit_in_foreseen_volatility_is_never_looser_than_the_fixed_one(
 
 
 @pytest.mark.promise(15)
-@pytest.mark.parametrize("foreseen", [math.nan, 0.0, math.inf])
-def test_position_of_which_nothing_is_foreseen_is_refused_where_a_limit_counts_in_that(foreseen: float) -> None:
-    here = RiskBook(VOLS, capital=10_000.0)
-    assert code(here.may_open(1.0, 100.0, 100.0, 0.0, foreseen)) == "UNFORESEEN"
+@pytest.mark.parametrize("forecast", [math.nan, 0.0, math.inf])
+def test_position_of_which_nothing_is_forecast_is_refused_where_a_limit_counts_in_that(forecast: float) -> None:
+    here = LimitBook(VOLS, capital=10_000.0)
+    assert code(here.may_open(1.0, 100.0, 100.0, 0.0, forecast)) == "UNFORESEEN"
     assert code(here.may_open(1.0, 100.0, 100.0, 0.0)) == "UNFORESEEN"
     assert here.may_open(1.0, 100.0, 100.0, 0.0, 0.01) is None
-    assert book().may_open(1.0, 100.0, 100.0, 0.0, foreseen) is None
+    assert book().may_open(1.0, 100.0, 100.0, 0.0, forecast) is None
 
 
 def test_book_of_before_risk_was_in_it_has_the_fixed_limit_until_a_position_is_opened() -> None:
-    here = RiskBook(VOLS, capital=10_000.0)
+    here = LimitBook(VOLS, capital=10_000.0)
     here.close(DAY_MS, 10_000.0)
     here.trip(0, 1, 10_000.0, 0.001)
     state = here.state()
-    again = RiskBook(VOLS, capital=10_000.0)
+    again = LimitBook(VOLS, capital=10_000.0)
     again.resume(json.loads(json.dumps(state)))
     assert code(again.close(DAY_MS + 1, 9_960.0)) == "DAILY_VOLS"
-    older = RiskBook(VOLS, capital=10_000.0)
+    older = LimitBook(VOLS, capital=10_000.0)
     older.resume({name: part for name, part in state.items() if name not in ("risk", "day_risk")})
     assert code(older.close(DAY_MS + 1, 9_960.0)) == ""
     assert code(older.close(DAY_MS + 2, 9_800.0)) == "DAILY_LOSS"
-    with pytest.raises(ValueError, match=r"foreseen to move must be >= 0, was -1.0"):
+    with pytest.raises(ValueError, match=r"forecast to move must be >= 0, was -1.0"):
         older.resume(state | {"risk": -1.0})
 
 
 def test_person_who_re_arms_begins_anew_with_the_unit_of_what_is_held() -> None:
-    here = RiskBook(VOLS, capital=10_000.0)
+    here = LimitBook(VOLS, capital=10_000.0)
     here.close(DAY_MS, 10_000.0)
     here.trip(0, 1, 10_000.0, 0.004)
     here.trip(1, -1, 10_000.0, 0.002)
@@ -225,6 +225,6 @@ def test_person_who_re_arms_begins_anew_with_the_unit_of_what_is_held() -> None:
 
 def test_limits_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="daily_loss must be"):
-        RiskLimits(daily_loss=0.0)
+        TradingLimits(daily_loss=0.0)
     with pytest.raises(ConfigError, match="notional must be"):
-        RiskLimits(notional=2.0)
+        TradingLimits(notional=2.0)

@@ -12,7 +12,7 @@ from zlib import crc32
 
 from storage.schema import ConfigError
 from tasks.sandbox.listing import Fields
-from tasks.sandbox.order_record import COIN, ZERO, Execution, Order, empty, money, text
+from tasks.sandbox.order_record import COIN, ZERO, VenueExecution, VenueOrder, empty, money, text
 from tasks.sandbox.tape import Side
 
 _MARGIN_MODES = ("REGULAR_MARGIN", "ISOLATED_MARGIN", "PORTFOLIO_MARGIN")
@@ -71,7 +71,7 @@ class AccountSpec:
 
 
 @dataclass(kw_only=True)
-class Position:
+class VenuePosition:
     """A position in one symbol.
 
     Attributes:
@@ -86,7 +86,7 @@ class Position:
     size: Decimal = ZERO
     value: Decimal = ZERO
     realised: Decimal = ZERO
-    stop: Order | None = None
+    stop: VenueOrder | None = None
     created_ms: int = 0
     updated_ms: int = 0
     seq: int = 0
@@ -147,7 +147,7 @@ class Position:
 
 
 @dataclass(kw_only=True)
-class Account:
+class VenueAccount:
     """An account's books.
 
     Attributes:
@@ -165,13 +165,13 @@ class Account:
     marks: Mapping[str, Decimal]
     transfers: Decimal = ZERO
     hedge: bool = False
-    orders: dict[str, Order] = field(default_factory=dict)
-    executions: list[Execution] = field(default_factory=list)
-    positions: dict[str, Position] = field(default_factory=dict)
-    _open: list[Order] = field(default_factory=list, repr=False)
+    orders: dict[str, VenueOrder] = field(default_factory=dict)
+    executions: list[VenueExecution] = field(default_factory=list)
+    positions: dict[str, VenuePosition] = field(default_factory=dict)
+    _open: list[VenueOrder] = field(default_factory=list, repr=False)
 
     @property
-    def open_orders(self) -> list[Order]:
+    def open_orders(self) -> list[VenueOrder]:
         """Open orders, oldest first; read at every trade of the market."""
         self._open = [order for order in self._open if order.is_open]
         return list(self._open)
@@ -197,22 +197,22 @@ class Account:
         """Balance available for new orders, USDT."""
         return max(self.wallet + self.unrealised - self.initial_margin, ZERO)
 
-    def position(self, symbol: str) -> Position:
+    def position(self, symbol: str) -> VenuePosition:
         """Return the position in a symbol, also if it is flat."""
-        return self.positions.setdefault(symbol, Position(symbol=symbol, leverage=Decimal(self.spec.leverage)))
+        return self.positions.setdefault(symbol, VenuePosition(symbol=symbol, leverage=Decimal(self.spec.leverage)))
 
-    def find(self, order_id: str = "", link_id: str = "") -> Order | None:
+    def find(self, order_id: str = "", link_id: str = "") -> VenueOrder | None:
         """Return the order of an id, or else the first of a link id."""
         if order_id:
             return self.orders.get(order_id)
         return next((order for order in self.orders.values() if link_id and order.link_id == link_id), None)
 
-    def add(self, order: Order) -> None:
+    def add(self, order: VenueOrder) -> None:
         """Add an order."""
         self.orders[order.order_id] = order
         self._open.append(order)
 
-    def book(self, execution: Execution) -> None:
+    def book(self, execution: VenueExecution) -> None:
         """Book an execution: realised profit and fee change the wallet."""
         self.wallet += execution.realised - execution.fee
         self.executions.append(execution)

@@ -1,4 +1,4 @@
-"""What is recorded of foreseen risk: from bars that it may know, of windows that nobody learned from."""
+"""What is recorded of forecast volatility: from bars that it may know, of windows that nobody learned from."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from storage.schema import FEATURES, ConfigError, FloatArray
 from storage.tables import read_columns
 from tasks.execution.decision import DecisionConfig
-from tasks.market.samples import Fold, FoldConfig, Span
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.market.walk_forward import Fold, FoldConfig, Span
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.backtest_record import backtest_files
@@ -20,10 +20,10 @@ from tasks.strategy.folds import FoldResult, train
 from tasks.strategy.out_of_sample import evaluate_folds
 from tasks.strategy.pool import pooled_bars
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.risk import RiskRecord, rate_again, record_risk
-from tasks.strategy.risk_rule import RiskRule
-from tasks.strategy.risk_windows import bars_to_learn_from, risk_windows
 from tasks.strategy.samples import Samples, fold_bars, load_samples
+from tasks.strategy.vol_forecast import VolForecastRecord, rate_again, record_vol_forecasts
+from tasks.strategy.vol_forecast_rule import VolForecastRule
+from tasks.strategy.vol_windows import bars_to_learn_from, vol_windows
 from tests.strategy.stored_candles import stored
 
 NETWORK = DSCConfig(
@@ -34,7 +34,7 @@ RECIPE = Recipe(
     network=NETWORK,
     fit=FitConfig(epochs=1, distil=0.0),
     folds=FoldConfig(folds=2, cut="shares"),
-    risk=RiskRule(hours=2.0),
+    risk=VolForecastRule(hours=2.0),
 )
 LAW = SyntheticMarket(kind="null", bars=9_000, tau=0.1)
 
@@ -80,8 +80,8 @@ def test_no_bar_is_learned_from_where_the_horizon_outlasts_training() -> None:
 def test_record_names_everybody_on_the_same_windows_and_the_head_beats_present_volatility(
     samples: Samples, folds: list[FoldResult]
 ) -> None:
-    files = record_risk(samples, RECIPE, folds)
-    record = RiskRecord.of(files)
+    files = record_vol_forecasts(samples, RECIPE, folds)
+    record = VolForecastRecord.of(files)
     assert [score.name for score in record.scores] == ["this model", "EWMA-100", "HAR", "LightGBM"]
     tested = sum(len(one.probabilities) for one in folds)
     assert record.windows == pytest.approx((tested - 24) / 24)
@@ -98,8 +98,8 @@ def test_record_names_everybody_on_the_same_windows_and_the_head_beats_present_v
 def test_risk_of_positions_sized_by_the_head_is_steadier_than_of_one_size(
     samples: Samples, folds: list[FoldResult]
 ) -> None:
-    files = record_risk(samples, RECIPE, folds)
-    record, columns = RiskRecord.of(files), read_columns(files["risk.parquet"])
+    files = record_vol_forecasts(samples, RECIPE, folds)
+    record, columns = VolForecastRecord.of(files), read_columns(files["risk.parquet"])
     known = np.isfinite([columns["realised"], columns["this model"]]).all(axis=0)  # unseen bars alone are in the file
     fixed, sized = np.sqrt(columns["realised"][known]), np.sqrt(columns["realised"] / columns["this model"])[known]
     beyond = [np.mean(risk > 1.5 * np.exp(np.log(risk).mean())) for risk in (fixed, sized)]
@@ -108,16 +108,16 @@ def test_risk_of_positions_sized_by_the_head_is_steadier_than_of_one_size(
 
 
 def test_stored_forecasts_are_rated_again_as_they_were(samples: Samples, folds: list[FoldResult]) -> None:
-    files = record_risk(samples, RECIPE, folds)
+    files = record_vol_forecasts(samples, RECIPE, folds)
     again = rate_again(samples, RECIPE, folds, files["risk.parquet"])
-    assert again == RiskRecord.of(files)
+    assert again == VolForecastRecord.of(files)
     surer = [replace(one, log_variance_ratio=one.log_variance_ratio - 0.1) for one in folds]
     other = rate_again(samples, RECIPE, surer, files["risk.parquet"])
     assert [one.qlike == two.qlike for one, two in zip(other.scores, again.scores, strict=True)] == [False] + [True] * 3
 
 
 def test_forecast_on_record_is_the_heads_over_the_horizon(samples: Samples, folds: list[FoldResult]) -> None:
-    columns = read_columns(record_risk(samples, RECIPE, folds)["risk.parquet"])
+    columns = read_columns(record_vol_forecasts(samples, RECIPE, folds)["risk.parquet"])
     rows = slice(samples.folds[0].test.start, samples.folds[-1].test.stop)
     ratio = np.exp(np.concatenate([one.log_variance_ratio for one in folds]))
     np.testing.assert_allclose(columns["this model"], 24 * samples.dataset.vol[rows] ** 2 * ratio, rtol=1e-9)
@@ -134,7 +134,7 @@ def test_nobody_learns_anything_of_the_test(samples: Samples, folds: list[FoldRe
     assert before.risk == after.risk
     # A rival that had learned of the jump would say something else of the bars before it.
     said = [
-        read_columns(record_risk(one, RECIPE, results)["risk.parquet"])
+        read_columns(record_vol_forecasts(one, RECIPE, results)["risk.parquet"])
         for one, results in ((samples, folds), (jumped, [*folds[:-1], after]))
     ]
     older = slice(len(samples.folds[0].test))
@@ -148,7 +148,7 @@ def test_a_pool_learns_from_every_market_s_windows_and_from_none_that_reaches_be
         stored(tmp_path, generate(replace(LAW, seed=seed)).matrix(), symbol)
         for seed, symbol in enumerate(("BTCUSDT", "SOLUSDT"))
     ]
-    recipe = replace(RECIPE, risk=RiskRule(hours=6.0)).pooled_on(data)
+    recipe = replace(RECIPE, risk=VolForecastRule(hours=6.0)).pooled_on(data)
     own = [fold_bars(load_samples(tmp_path, one, recipe), recipe, 0).log_ratio for one in data]
     together = pooled_bars(tmp_path, recipe, 0)
     assert len(together.log_ratio) == len(together.series.labels)
@@ -159,13 +159,13 @@ def test_a_pool_learns_from_every_market_s_windows_and_from_none_that_reaches_be
 def test_version_without_a_head_and_one_with_too_few_windows_are_not_measured(samples: Samples) -> None:
     for recipe in (
         replace(RECIPE, network=replace(NETWORK, risk_head=False)),
-        replace(RECIPE, risk=RiskRule(hours=24.0)),  # 288 bars: 18 windows to learn from
+        replace(RECIPE, risk=VolForecastRule(hours=24.0)),  # 288 bars: 18 windows to learn from
     ):
-        assert RiskRecord.of(record_risk(samples, recipe, trained(samples, recipe))).scores == ()
+        assert VolForecastRecord.of(record_vol_forecasts(samples, recipe, trained(samples, recipe))).scores == ()
 
 
 @pytest.mark.promise(12)
-def test_backtest_opens_what_each_fold_s_own_network_foresees_and_fixed_sizing_is_as_if_none_did(
+def test_backtest_opens_what_each_fold_s_own_network_forecasts_and_fixed_sizing_is_as_if_none_did(
     samples: Samples, folds: list[FoldResult]
 ) -> None:
     rule = DecisionConfig(rule="argmax", sizing="volatility", target_vol=0.3)
@@ -196,8 +196,10 @@ def test_backtest_opens_what_each_fold_s_own_network_foresees_and_fixed_sizing_i
     np.testing.assert_array_equal(stored["share"], sized.decided.share)
 
 
-def test_recipe_that_sizes_by_what_its_network_does_not_foresee_is_refused() -> None:
-    with pytest.raises(ConfigError, match="a network must foresee risk where it sizes by it, was risk_head=False"):
+def test_recipe_that_sizes_by_what_its_network_does_not_forecast_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="a network must forecast volatility where it sizes by it, was risk_head=False"
+    ):
         replace(RECIPE, network=replace(NETWORK, risk_head=False), decision=DecisionConfig(sizing="volatility"))
 
 
@@ -213,7 +215,7 @@ def test_flat_market_and_gaps_have_no_window(samples: Samples) -> None:
     vol[5_000] = 0.0
     segment = dataset.segment.copy()
     segment[6_000:] += 1
-    windows = risk_windows(replace(dataset, vol=vol, segment=segment), 24)
+    windows = vol_windows(replace(dataset, vol=vol, segment=segment), 24)
     assert np.isnan(windows.log_ratio[5_000])
     assert np.isfinite(windows.log_ratio[5_001])
     assert np.isnan(windows.log_variance[5_976:6_000]).all()

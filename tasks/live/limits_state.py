@@ -11,7 +11,7 @@ from pathlib import Path
 
 from storage.api_keys import ApiKey
 from storage.schema import Market, StoreError
-from tasks.execution.risk import Breach, RiskBook, RiskLimits
+from tasks.execution.limits import Breach, LimitBook, TradingLimits
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.gates import Denied
@@ -20,8 +20,8 @@ from tasks.strategy.live_tick import day_vol
 _LONGEST = 1_000_000  # bytes
 
 
-def foreseen_risk(bar: BarOpen, decision: Decision | None, market: Market) -> float:
-    """Return what the position of a row was foreseen to move its account in 24 hours, share of it.
+def forecast_risk(bar: BarOpen, decision: Decision | None, market: Market) -> float:
+    """Return what the position of a row was forecast to move its account in 24 hours, share of it.
 
     Args:
         bar: The row.
@@ -29,7 +29,7 @@ def foreseen_risk(bar: BarOpen, decision: Decision | None, market: Market) -> fl
         market: Whose bars they are.
 
     Returns:
-        Infinite where nobody foresaw it, or the account is worth nothing.
+        Infinite where nobody forecast it, or the account is worth nothing.
     """
     ledger, price = bar.opened.ledger, bar.quote.first
     worth = ledger.equity(price)
@@ -39,7 +39,7 @@ def foreseen_risk(bar: BarOpen, decision: Decision | None, market: Market) -> fl
 
 
 @dataclass(frozen=True)
-class RiskMemory:
+class LimitsState:
     """The book of one account and market.
 
     Attributes:
@@ -51,7 +51,7 @@ class RiskMemory:
     session: str
 
     @classmethod
-    def of(cls, folder: Path, key: ApiKey, user_id: int, market: Market, session: str) -> RiskMemory:
+    def of(cls, folder: Path, key: ApiKey, user_id: int, market: Market, session: str) -> LimitsState:
         """Return that of an account in a market.
 
         Args:
@@ -74,8 +74,8 @@ class RiskMemory:
         return cls(path(user_id or key.fingerprint), session)
 
     def recall(
-        self, limits: RiskLimits, capital: float, reader: JournalReader, market: Market, account: str
-    ) -> tuple[RiskBook, Breach | None]:
+        self, limits: TradingLimits, capital: float, reader: JournalReader, market: Market, account: str
+    ) -> tuple[LimitBook, Breach | None]:
         """Return the book as it was left, and as the session's journal goes on from there.
 
         Args:
@@ -91,7 +91,7 @@ class RiskMemory:
         Raises:
             Denied: The file is damaged: nobody knows what has been lost.
         """
-        book, closed_ms, opened_ms = RiskBook(limits, capital), -1, -1
+        book, closed_ms, opened_ms = LimitBook(limits, capital), -1, -1
         starts, equity = _equity(reader, market, account, capital)
         try:
             with self.path.open("rb") as file:
@@ -106,7 +106,7 @@ class RiskMemory:
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
             why = f"{self.path} can't be read ({type(err).__name__}: {err}), and with it what has been lost"
             raise Denied("RISK", f"{why}; look into it, and remove it to begin anew") from err
-        known, weight, decisions = book.latched, 0, reader.decisions(account)
+        known, side, decisions = book.latched, 0, reader.decisions(account)
         happened: list[tuple[int, float | BarOpen]] = [(bar.start_ms, bar) for bar in reader.opens(account)]
         happened += [(ms + market.interval_ms, worth) for ms, worth in zip(starts, equity[1:], strict=True)]
         # A bar opens after the one before it has closed.
@@ -118,12 +118,12 @@ class RiskMemory:
             after = what.opened.ledger
             if at_ms > opened_ms:
                 n = bisect_right(decisions, at_ms - market.interval_ms, key=lambda one: one.start_ms)
-                risk = foreseen_risk(what, decisions[n - 1] if n else None, market)
-                book.trip(weight, after.weight, after.equity(what.quote.first), risk)
-            weight = after.weight
+                risk = forecast_risk(what, decisions[n - 1] if n else None, market)
+                book.trip(side, after.side, after.equity(what.quote.first), risk)
+            side = after.side
         return book, book.latched if known is None else None
 
-    def keep(self, book: RiskBook, closed_ms: int, opened_ms: int) -> None:
+    def keep(self, book: LimitBook, closed_ms: int, opened_ms: int) -> None:
         """Write the book down; an order waits for it, so nobody waits for the disk.
 
         What a power cut takes of it is damaged, and denies the next start; the journal has the rest of this session.

@@ -10,12 +10,12 @@ from storage.artifacts import ArtifactStore
 from storage.schema import ArtifactError, ConfigError, Market, Source, UnreachableError, VersionRef
 from tasks.champion.expiry import USUAL_EXPIRY, ExpiryRule
 from tasks.champion.serving import ServedModel, load_served, served_champion
-from tasks.live.session import Chosen
+from tasks.live.session import VersionChoice
 from tasks.strategy.promotion_rule import PromotionRule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chooser:
+class VersionSelector:
     """Says what decides in a market.
 
     Attributes:
@@ -35,7 +35,7 @@ class Chooser:
     real_money: bool = False
     expiry: ExpiryRule = USUAL_EXPIRY
 
-    def begin(self, market: Market, watching: Sequence[str] | None = None) -> Chosen:
+    def at_start(self, market: Market, watching: Sequence[str] | None = None) -> VersionChoice:
         """Return what decides and what watches at a session's start.
 
         Args:
@@ -54,22 +54,22 @@ class Chooser:
             beside = others[-self.shadows :] if self.shadows else []
         else:
             beside = [VersionRef(source=self.source, name=market.slug, version=name) for name in watching]
-        return Chosen(model, why_none, [load_served(self.store, other) for other in beside])
+        return VersionChoice(model, why_none, [load_served(self.store, other) for other in beside])
 
-    def again(self, market: Market, present: ServedModel | None) -> Chosen:
+    def refresh(self, market: Market, present: ServedModel | None) -> VersionChoice:
         """Return what decides now, given what did; only a champion is ever followed by another.
 
         Nothing is loaded where that is the same, nor taken away where the store can't be read.
         """
         if self.version != "champion":
-            return Chosen(present)
+            return VersionChoice(present)
         try:
             ref, why_none, seal = self._named(market)
             if ref is None or (present is not None and present.ref == ref):
-                return Chosen(present if ref else None, why_none)
-            return Chosen(*self._served(ref, why_none, seal))
+                return VersionChoice(present if ref else None, why_none)
+            return VersionChoice(*self._served(ref, why_none, seal))
         except UnreachableError as err:
-            return Chosen(present, unknown=str(err))
+            return VersionChoice(present, unknown=str(err))
 
     def _served(self, ref: VersionRef | None, why_none: str, seal: str | None) -> tuple[ServedModel | None, str]:
         """Return what decides, or why nothing does: a champion that this code can't serve holds no position."""

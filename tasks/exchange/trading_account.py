@@ -1,6 +1,6 @@
 """A trading account on Bybit over REST: queries are repeated on failure, orders are never repeated.
 
-Only USDT perpetuals in one-way mode. Queries go through `Session` and its retries. Orders use a separate client that
+Only USDT perpetuals in one-way mode. Queries go through `RestClient` and its retries. Orders use a separate client that
 sends one request and returns what the answer proves: the order was accepted, it was refused, or neither is known.
 """
 
@@ -31,7 +31,7 @@ from tasks.exchange.bans import BAN_S, Ban
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order
 from tasks.exchange.reference import read_instrument, read_time
-from tasks.exchange.session import Session
+from tasks.exchange.rest_client import RestClient
 from tasks.exchange.transport import HOST_NAMES, RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
 from tasks.execution.orders import ZERO, Acked, Lost, Order, Refused
 
@@ -119,7 +119,7 @@ class TradingAccount:
     ) -> None:
         self.exchange, self.recv_window_ms, self.ban_s = exchange, recv_window_ms, ban_s
         self.ban = ban or Ban()  # shared by orders and queries
-        self._questions = Session(
+        self._questions = RestClient(
             exchange=exchange,
             url=url,
             requests_per_s=20.0,

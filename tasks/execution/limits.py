@@ -34,7 +34,7 @@ Part = Annotated[float, Gt(0), Le(1), Unit("of the capital")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RiskLimits(Checked):
+class TradingLimits(Checked):
     """Limits of an account's losses, position size and orders.
 
     Attributes:
@@ -89,7 +89,7 @@ class Breach(NamedTuple):
 
 
 @dataclass
-class RiskBook:
+class LimitBook:
     """State from which the limits are checked: equity at the closes, round trips, times of orders.
 
     Attributes:
@@ -105,7 +105,7 @@ class RiskBook:
         latched: The breach after which a person must re-arm; None for none.
     """
 
-    limits: RiskLimits
+    limits: TradingLimits
     capital: float
     best: float = 0.0
     day: int = -1
@@ -162,7 +162,7 @@ class RiskBook:
         return None
 
     def may_open(
-        self, coins: float, price: float, mark: float, now_ms: float, foreseen_vol: float = math.nan
+        self, coins: float, price: float, mark: float, now_ms: float, forecast_vol: float = math.nan
     ) -> Breach | None:
         """Return the breach that forbids opening a position; None if it is allowed, and then it counts as an order.
 
@@ -171,12 +171,12 @@ class RiskBook:
             price: Expected fill price, USDT.
             mark: Mark price, USDT; NaN if unknown, which forbids the position.
             now_ms: The exchange's clock, UTC milliseconds.
-            foreseen_vol: Forecast volatility; NaN if unknown, which forbids the position if `daily_vols` is set.
+            forecast_vol: Forecast volatility; NaN if unknown, which forbids the position if `daily_vols` is set.
         """
         if self.latched is not None:
             return self.latched
-        if self.limits.daily_vols is not None and not 0.0 < foreseen_vol < math.inf:
-            return Breach("UNFORESEEN", self.limits.daily_vols, foreseen_vol)
+        if self.limits.daily_vols is not None and not 0.0 < forecast_vol < math.inf:
+            return Breach("UNFORESEEN", self.limits.daily_vols, forecast_vol)
         most = self.limits.notional * max(self.capital, self._equity)
         if abs(coins) * price > most * 1.001:  # a thousandth more: a full position may fill a tick away
             return Breach("NOTIONAL", most, abs(coins) * price)
@@ -216,7 +216,7 @@ class RiskBook:
         # States of older versions lack these: the fixed limit alone applies until a position is opened.
         risk, day_risk = (math.inf if (known := state.get(name)) is None else known for name in ("risk", "day_risk"))
         if not (risk >= 0.0 and day_risk >= 0.0):
-            raise ValueError(f"what a position was foreseen to move must be >= 0, was {risk} and {day_risk}")
+            raise ValueError(f"what a position was forecast to move must be >= 0, was {risk} and {day_risk}")
         scale = 1.0
         if worth is not None:
             if not numbers["equity"] > 0:

@@ -16,14 +16,14 @@ from urllib.parse import quote
 
 from storage.foreign import parse_json
 from storage.schema import DAY_MS
-from tasks.sandbox.account import Account
 from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import CREATE_PATH, OrderTwist
 from tasks.sandbox.listing import Fields
-from tasks.sandbox.order_record import COIN, Order
+from tasks.sandbox.order_record import COIN, VenueOrder
 from tasks.sandbox.order_rules import leverage_of, number
 from tasks.sandbox.signatures import Door, Signed
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal, Result, envelope, integer, row_limit
+from tasks.sandbox.venue_account import VenueAccount
 
 _WEEK_MS = 7 * DAY_MS
 _CLOSED_KEPT = 500  # closed orders that /v5/order/realtime knows
@@ -33,7 +33,7 @@ _ONE_WAY, _HEDGE = "0", "3"
 
 @dataclass(frozen=True)
 class _Endpoint:
-    ask: Callable[[Account, Params], Result]
+    ask: Callable[[VenueAccount, Params], Result]
     limit: int  # requests of a key in a second
 
 
@@ -99,22 +99,22 @@ class Trading:
 
         return envelope(self._told_ms(), ask), headers
 
-    def _create(self, account: Account, params: Params, twist: OrderTwist | None = None) -> Result:
+    def _create(self, account: VenueAccount, params: Params, twist: OrderTwist | None = None) -> Result:
         return _named(self._desk.create(account, params, twist))
 
-    def _amend(self, account: Account, params: Params) -> Result:
+    def _amend(self, account: VenueAccount, params: Params) -> Result:
         return _named(self._desk.amend(account, params))
 
-    def _cancel(self, account: Account, params: Params) -> Result:
+    def _cancel(self, account: VenueAccount, params: Params) -> Result:
         return _named(self._desk.cancel(account, params))
 
-    def _cancel_all(self, account: Account, params: Params) -> Result:
+    def _cancel_all(self, account: VenueAccount, params: Params) -> Result:
         orders = self._some(account.open_orders, params)
         for order in orders:
             self._desk.cancel(account, {"category": "linear", "symbol": order.symbol, "orderId": order.order_id})
         return {"list": [_named(order) for order in orders], "success": "1"}
 
-    def _set_leverage(self, account: Account, params: Params) -> Result:
+    def _set_leverage(self, account: VenueAccount, params: Params) -> Result:
         position, leverage = account.position(self._desk.listing(params).market.symbol), leverage_of(params)
         if leverage == position.leverage:
             raise Refusal(110043, "leverage not modified")
@@ -125,7 +125,7 @@ class Trading:
         self._desk.tell(account, [self._desk.market.position_said(account, position)])
         return {}
 
-    def _switch_mode(self, account: Account, params: Params) -> Result:
+    def _switch_mode(self, account: VenueAccount, params: Params) -> Result:
         mode = params.get("mode")
         if mode not in (_ONE_WAY, _HEDGE) or not (params.get("symbol") or params.get("coin")):
             raise Refusal(BAD_PARAMETER, "mode must be 0 or 3, of a symbol or a coin")
@@ -138,14 +138,14 @@ class Trading:
         account.hedge = mode == _HEDGE
         return {}
 
-    def _trading_stop(self, account: Account, params: Params) -> Result:
+    def _trading_stop(self, account: VenueAccount, params: Params) -> Result:
         if asked := [name for name in ("takeProfit", "trailingStop") if params.get(name, "0") not in ("", "0")]:
             raise Refusal(BAD_PARAMETER, f"the sandbox does not serve {asked[0]}")
         trigger_by = params.get("slTriggerBy") or "LastPrice"
         self._desk.set_stop(account, self._desk.listing(params), number(params, "stopLoss"), trigger_by)
         return {}
 
-    def _realtime(self, account: Account, params: Params) -> Result:
+    def _realtime(self, account: VenueAccount, params: Params) -> Result:
         found = self._some(account.orders.values(), params)
         if not (params.get("orderId") or params.get("orderLinkId")):
             open_only = integer(params, "openOnly") or 0
@@ -155,14 +155,14 @@ class Trading:
         found = [one for one in found if one.order_id not in forgotten and not one.hidden_from("realtime")]
         return _page([(order.seq, order.row()) for order in found], params, default=20, most=50)
 
-    def _history(self, account: Account, params: Params) -> Result:
+    def _history(self, account: VenueAccount, params: Params) -> Result:
         since_ms, until_ms = self._window(params)
         found = self._some(account.orders.values(), params, needs_market=False)
         found = [order for order in found if not order.is_open and since_ms <= order.created_ms <= until_ms]
         rows = [(order.seq, order.row()) for order in found if not order.hidden_from("history")]
         return _page(rows, params, default=20, most=50)
 
-    def _executions(self, account: Account, params: Params) -> Result:
+    def _executions(self, account: VenueAccount, params: Params) -> Result:
         since_ms, until_ms = self._window(params)
         symbol, kind = params.get("symbol"), params.get("execType")
         order_id, link_id = params.get("orderId"), params.get("orderLinkId")
@@ -179,7 +179,7 @@ class Trading:
         rows = [(one.seq, one.row()) for one in found if one.order_id not in hidden]
         return _page(rows, params, default=50, most=100)
 
-    def _positions(self, account: Account, params: Params) -> Result:
+    def _positions(self, account: VenueAccount, params: Params) -> Result:
         symbol, coin = params.get("symbol"), params.get("settleCoin")
         if symbol:
             self._desk.listing(params)
@@ -192,7 +192,7 @@ class Trading:
         ]
         return _page(list(enumerate(rows, 1)), params, default=20, most=200)
 
-    def _wallet(self, account: Account, params: Params) -> Result:
+    def _wallet(self, account: VenueAccount, params: Params) -> Result:
         if params.get("accountType") != "UNIFIED":
             raise Refusal(BAD_PARAMETER, "accountType only support UNIFIED.")
         row = account.wallet_row()
@@ -200,7 +200,7 @@ class Trading:
             row["coin"] = []
         return {"list": [row]}
 
-    def _info(self, account: Account, params: Params) -> Result:
+    def _info(self, account: VenueAccount, params: Params) -> Result:
         return {
             "unifiedMarginStatus": account.spec.unified_margin_status,
             "marginMode": account.spec.margin_mode,
@@ -212,7 +212,7 @@ class Trading:
             "updatedTime": str(self._told_ms()),
         }
 
-    def _fee_rate(self, account: Account, params: Params) -> Result:
+    def _fee_rate(self, account: VenueAccount, params: Params) -> Result:
         if not account.spec.tells_fees:
             raise Refusal(BAD_PARAMETER, "Request parameter error.")
         if params.get("category") != "linear":
@@ -221,7 +221,7 @@ class Trading:
         fees = {"takerFeeRate": account.spec.taker_fee, "makerFeeRate": account.spec.maker_fee}
         return {"list": [{"symbol": symbol, **fees} for symbol in symbols]}
 
-    def _query_api(self, account: Account, params: Params) -> Result:
+    def _query_api(self, account: VenueAccount, params: Params) -> Result:
         spec = account.spec
         withdraw = ["Withdraw"] if spec.may_withdraw else []
         return {
@@ -247,7 +247,7 @@ class Trading:
             "isMaster": False,
         }
 
-    def _some(self, orders: Iterable[Order], params: Params, *, needs_market: bool = True) -> list[Order]:
+    def _some(self, orders: Iterable[VenueOrder], params: Params, *, needs_market: bool = True) -> list[VenueOrder]:
         """Return the orders that the parameters select by id, symbol or coin."""
         if params.get("category") != "linear":
             raise Refusal(BAD_PARAMETER, "the sandbox takes orders of linear markets alone")
@@ -296,7 +296,7 @@ def _body_text(name: str, value: Any) -> str:
     return f"not a string: {value}" if is_number and name not in _NUMBERS else json.dumps(value)
 
 
-def _named(order: Order) -> Result:
+def _named(order: VenueOrder) -> Result:
     return {"orderId": order.order_id, "orderLinkId": order.link_id}
 
 

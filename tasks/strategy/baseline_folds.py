@@ -12,7 +12,7 @@ import numpy as np
 from storage.foreign import parse_json, read_arrays
 from storage.results import ResultStore, canonical_json
 from storage.schema import FloatArray
-from tasks.market.samples import Fold
+from tasks.market.walk_forward import Fold
 from tasks.network.architecture import parameters
 from tasks.network.baselines import BOOSTING, CLASSICAL, LOGISTIC, fit_baseline
 from tasks.strategy.folds import FoldResult, training_inputs
@@ -70,7 +70,7 @@ def baselines_key(bars: str, recipe: Recipe) -> str:
         "bars": bars,
         "fold": training_inputs(recipe),
         "baselines": recipe.baselines,
-        "code": code_behind("tasks.strategy.baselines", known=("tasks.strategy.recipe",)),
+        "code": code_behind("tasks.strategy.baseline_folds", known=("tasks.strategy.recipe",)),
     }
     return ResultStore.key("baselines", made_from)
 
@@ -120,7 +120,7 @@ def twin_recipe(recipe: Recipe) -> Recipe:
 
 def twin_key(fold: str) -> str:
     """Return the key of the twin as a baseline; `fold` is the key of what was trained by the `twin_recipe`."""
-    return ResultStore.key("twin", {"fold": fold, "code": code_behind("tasks.strategy.baselines")})
+    return ResultStore.key("twin", {"fold": fold, "code": code_behind("tasks.strategy.baseline_folds")})
 
 
 def twin_fold(recipe: Recipe, result: FoldResult) -> BaselineFold:

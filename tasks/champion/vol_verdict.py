@@ -1,7 +1,7 @@
-"""The verdict on risk: whether a version foresees how much its market will move, whatever it knows of direction.
+"""The verdict on volatility: whether a version forecasts how much its market will move, whatever it knows of direction.
 
 Kept apart from the promotion: a version that never trades may hold it, and a champion may not. It is on record in every
-version's manifest, and a version that sizes its positions by the foreseen volatility is promoted only with it.
+version's manifest, and a version that sizes its positions by the forecast volatility is promoted only with it.
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ from collections.abc import Iterator, Sequence
 
 from storage.written import written
 from tasks.champion.promotion import Check, checked, is_below, p_text
-from tasks.execution.risk_skill import FAR_BEYOND, LEVELS
-from tasks.network.risk_baselines import EWMA, HAR, TREES
-from tasks.strategy.risk import NETWORK, RiskRecord
-from tasks.strategy.risk_rule import RiskRule
+from tasks.execution.vol_skill import FAR_BEYOND, LEVELS
+from tasks.network.vol_baselines import EWMA, HAR, TREES
+from tasks.strategy.vol_forecast import NETWORK, VolForecastRecord
+from tasks.strategy.vol_forecast_rule import VolForecastRule
 
 LED = 0.9
 """Share of the markets that networks never saw in which a condition must hold: a new listing is one more of them."""
 
 
-def judge_risk(record: RiskRecord, rule: RiskRule) -> tuple[Check, ...]:
-    """Return every condition, passed or failed, with its numbers; of a version that foresees none, that alone.
+def judge_vol_forecast(record: VolForecastRecord, rule: VolForecastRule) -> tuple[Check, ...]:
+    """Return every condition, passed or failed, with its numbers; of a version that forecasts none, that alone.
 
     Of a new listing each is asked of markets that networks of its pool never saw: it must hold in nearly all of them.
     """
-    if record.strangers:
-        return tuple(_of_strangers(record, rule))
+    if record.held_out:
+        return tuple(_held_out_checks(record, rule))
     if not record.scores:
         return (checked("risk is foreseen", False, "no: no risk head, or too few windows", "a forecast"),)
     return tuple(_checks(record, rule))
 
 
-def risk_holds(checks: Sequence[Check]) -> bool:
+def vol_forecast_holds(checks: Sequence[Check]) -> bool:
     """Return whether every condition holds."""
     return all(check.passed for check in checks)
 
 
-def risk_line(checks: Sequence[Check]) -> str:
+def vol_forecast_line(checks: Sequence[Check]) -> str:
     """Return the verdict in one line."""
     failed = [check for check in checks if not check.passed]
     if not failed:
@@ -44,10 +44,10 @@ def risk_line(checks: Sequence[Check]) -> str:
     return f"does not hold: {'; '.join(f'{check.name} {check.found}, asked {check.wanted}' for check in failed)}"
 
 
-def _of_strangers(record: RiskRecord, rule: RiskRule) -> Iterator[Check]:
-    each = {symbol: {one.name: one for one in judge_risk(its, rule)} for symbol, its in record.strangers.items()}
+def _held_out_checks(record: VolForecastRecord, rule: VolForecastRule) -> Iterator[Check]:
+    each = {symbol: {one.name: one for one in judge_vol_forecast(its, rule)} for symbol, its in record.held_out.items()}
     for name, first in max(each.values(), key=len).items():
-        asked = {symbol: checks.get(name) for symbol, checks in each.items()}  # None where no risk was foreseen
+        asked = {symbol: checks.get(name) for symbol, checks in each.items()}  # None where no volatility was forecast
         failed = {symbol: check for symbol, check in asked.items() if check is None or not check.passed}
         held = len(asked) - len(failed)
         said = "".join(f", {symbol} {check.found if check else 'unforeseen'}" for symbol, check in failed.items())
@@ -61,7 +61,7 @@ def _of_strangers(record: RiskRecord, rule: RiskRule) -> Iterator[Check]:
     yield checked("own days do not refute it", not against, found, f"p <= {1 - rule.significance:g}")
 
 
-def _checks(record: RiskRecord, rule: RiskRule) -> Iterator[Check]:
+def _checks(record: VolForecastRecord, rule: VolForecastRule) -> Iterator[Check]:
     scores = {score.name: score for score in record.scores}
     ours = scores[NETWORK]
     yield checked(

@@ -1,36 +1,36 @@
-"""The verdict on risk, condition by condition: each fails by itself at its own bound."""
+"""The verdict on volatility, condition by condition: each fails by itself at its own bound."""
 
 from dataclasses import replace
 
 import pytest
 
-from tasks.champion.risk_verdict import judge_risk, risk_holds, risk_line
-from tasks.execution.risk_skill import RiskScore
-from tasks.strategy.risk import RiskRecord
-from tasks.strategy.risk_rule import RiskRule
+from tasks.champion.vol_verdict import judge_vol_forecast, vol_forecast_holds, vol_forecast_line
+from tasks.execution.vol_skill import VolScore
+from tasks.strategy.vol_forecast import VolForecastRecord
+from tasks.strategy.vol_forecast_rule import VolForecastRule
 
-RECORD = RiskRecord(
+RECORD = VolForecastRecord(
     horizon=24,
     windows=120.0,
     scores=(
-        RiskScore(name="this model", qlike=0.3, log_r2=0.5, exceeding=0.1),
-        RiskScore(name="EWMA-100", qlike=0.5, log_r2=0.2, exceeding=0.17, lead=0.2, lead_error=0.02, p_value=1e-6),
-        RiskScore(name="HAR", qlike=0.4, log_r2=0.3, exceeding=0.15, lead=0.1, lead_error=0.03, p_value=0.004),
-        RiskScore(name="LightGBM", qlike=0.295, log_r2=0.5, exceeding=0.1, lead=-0.005, lead_error=0.01, p_value=0.6),
+        VolScore(name="this model", qlike=0.3, log_r2=0.5, exceeding=0.1),
+        VolScore(name="EWMA-100", qlike=0.5, log_r2=0.2, exceeding=0.17, lead=0.2, lead_error=0.02, p_value=1e-6),
+        VolScore(name="HAR", qlike=0.4, log_r2=0.3, exceeding=0.15, lead=0.1, lead_error=0.03, p_value=0.004),
+        VolScore(name="LightGBM", qlike=0.295, log_r2=0.5, exceeding=0.1, lead=-0.005, lead_error=0.01, p_value=0.6),
     ),
     below=(0.05, 0.2, 0.45, 0.7, 0.93),
 )
 
 
-def with_score(name: str, **changed: float | None) -> RiskRecord:
+def with_score(name: str, **changed: float | None) -> VolForecastRecord:
     scores = tuple(replace(one, **changed) if one.name == name else one for one in RECORD.scores)
     return replace(RECORD, scores=scores)
 
 
 def test_verdict_holds_where_every_condition_does() -> None:
-    checks = judge_risk(RECORD, RiskRule())
-    assert risk_holds(checks)
-    assert risk_line(checks) == (
+    checks = judge_vol_forecast(RECORD, VolForecastRule())
+    assert vol_forecast_holds(checks)
+    assert vol_forecast_line(checks) == (
         "holds: QLIKE better than EWMA-100's 0.300 against 0.500, p < 0.001, "
         "QLIKE better than HAR's 0.300 against 0.400, p = 0.004"
     )
@@ -53,29 +53,31 @@ def test_verdict_holds_where_every_condition_does() -> None:
         (replace(RECORD, below=(0.05, 0.25, 0.61, 0.75, 0.95)), "calibration of quantiles", "off by 0.110 at most"),
     ],
 )
-def test_one_condition_that_fails_is_enough_and_says_what_was_found(record: RiskRecord, name: str, found: str) -> None:
-    checks = judge_risk(record, RiskRule())
+def test_one_condition_that_fails_is_enough_and_says_what_was_found(
+    record: VolForecastRecord, name: str, found: str
+) -> None:
+    checks = judge_vol_forecast(record, VolForecastRule())
     assert [(check.name, check.found) for check in checks if not check.passed] == [(name, found)]
-    assert not risk_holds(checks)
-    assert risk_line(checks).startswith(f"does not hold: {name} {found}, asked ")
+    assert not vol_forecast_holds(checks)
+    assert vol_forecast_line(checks).startswith(f"does not hold: {name} {found}, asked ")
 
 
-def test_version_that_foresees_none_holds_none() -> None:
-    checks = judge_risk(replace(RECORD, scores=(), below=()), RiskRule())
+def test_version_that_forecasts_none_holds_none() -> None:
+    checks = judge_vol_forecast(replace(RECORD, scores=(), below=()), VolForecastRule())
     assert [check.name for check in checks] == ["risk is foreseen"]
-    assert not risk_holds(checks)
+    assert not vol_forecast_holds(checks)
 
 
-def listing(**of: RiskRecord) -> RiskRecord:
+def listing(**of: VolForecastRecord) -> VolForecastRecord:
     """Return the record of a new listing: its own days hold no whole window, and networks of its pool say the rest."""
-    return replace(RECORD, windows=0.0, scores=(), below=(), strangers=of)
+    return replace(RECORD, windows=0.0, scores=(), below=(), held_out=of)
 
 
 def test_of_a_new_listing_each_condition_is_asked_of_markets_that_networks_never_saw() -> None:
-    checks = judge_risk(listing(ADAUSDT=RECORD, BTCUSDT=RECORD, SOLUSDT=RECORD), RiskRule())
-    assert risk_holds(checks)
+    checks = judge_vol_forecast(listing(ADAUSDT=RECORD, BTCUSDT=RECORD, SOLUSDT=RECORD), VolForecastRule())
+    assert vol_forecast_holds(checks)
     assert [check.name for check in checks] == [
-        *(check.name for check in judge_risk(RECORD, RiskRule())), "own days do not refute it",
+        *(check.name for check in judge_vol_forecast(RECORD, VolForecastRule())), "own days do not refute it",
     ]  # fmt: skip
     assert checks[0].found == "3 of 3"
     assert checks[0].wanted == ">= 30 in 90.0\N{NO-BREAK SPACE}% of markets that networks never saw"
@@ -90,25 +92,25 @@ def test_of_a_new_listing_each_condition_is_asked_of_markets_that_networks_never
         (replace(RECORD, windows=12.0), "unseen windows", "2 of 3, SOLUSDT 12"),
     ],
 )
-def test_one_stranger_of_three_whose_risk_was_not_foreseen_keeps_a_listing_apart(
-    odd: RiskRecord, name: str, found: str
+def test_one_stranger_of_three_whose_risk_was_not_forecast_keeps_a_listing_apart(
+    odd: VolForecastRecord, name: str, found: str
 ) -> None:
-    checks = judge_risk(listing(ADAUSDT=RECORD, BTCUSDT=RECORD, SOLUSDT=odd), RiskRule())
+    checks = judge_vol_forecast(listing(ADAUSDT=RECORD, BTCUSDT=RECORD, SOLUSDT=odd), VolForecastRule())
     assert [(check.name, check.found) for check in checks if not check.passed] == [(name, found)]
     many = {f"M{number}USDT": RECORD for number in range(9)}
-    assert risk_holds(judge_risk(listing(**many, SOLUSDT=odd), RiskRule()))
+    assert vol_forecast_holds(judge_vol_forecast(listing(**many, SOLUSDT=odd), VolForecastRule()))
 
 
-def test_stranger_of_whom_nothing_was_foreseen_fails_every_condition() -> None:
+def test_stranger_of_whom_nothing_was_forecast_fails_every_condition() -> None:
     silent = replace(RECORD, scores=(), below=())
-    checks = judge_risk(listing(ADAUSDT=RECORD, BTCUSDT=RECORD, SOLUSDT=silent), RiskRule())
+    checks = judge_vol_forecast(listing(ADAUSDT=RECORD, BTCUSDT=RECORD, SOLUSDT=silent), VolForecastRule())
     assert {check.found for check in checks[:-1]} == {"2 of 3, SOLUSDT unforeseen"}
-    assert not risk_holds(judge_risk(listing(ADAUSDT=silent), RiskRule()))
+    assert not vol_forecast_holds(judge_vol_forecast(listing(ADAUSDT=silent), VolForecastRule()))
 
 
 @pytest.mark.parametrize(("p_value", "refuted"), [(0.94, False), (0.96, True), (None, False)])
 def test_own_days_of_a_listing_decide_only_against_it(p_value: float | None, refuted: bool) -> None:
     own = with_score("EWMA-100", lead=-0.1, p_value=p_value)
-    record = replace(own, windows=3.0, strangers=dict.fromkeys(("ADAUSDT", "BTCUSDT", "SOLUSDT"), RECORD))
-    failed = [check.name for check in judge_risk(record, RiskRule()) if not check.passed]
+    record = replace(own, windows=3.0, held_out=dict.fromkeys(("ADAUSDT", "BTCUSDT", "SOLUSDT"), RECORD))
+    failed = [check.name for check in judge_vol_forecast(record, VolForecastRule()) if not check.passed]
     assert failed == ["own days do not refute it"] * refuted

@@ -25,7 +25,7 @@ FAR_BEYOND = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class RiskForecast:
+class VarianceForecast:
     """Variance forecasts of N bars.
 
     Attributes:
@@ -38,7 +38,7 @@ class RiskForecast:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RiskScore:
+class VolScore:
     """Scores of one forecast on the windows for which every forecast is known.
 
     Attributes:
@@ -61,14 +61,14 @@ class RiskScore:
     p_value: float | None = None
 
 
-def qlike(realised: FloatArray, foreseen: FloatArray) -> FloatArray:
+def qlike(realised: FloatArray, forecast: FloatArray) -> FloatArray:
     """Return the QLIKE loss of each forecast: RV / F - ln(RV / F) - 1, at least 0.
 
     Args:
         realised: (N,) realised variance, > 0.
-        foreseen: (N,) expected variance over the same windows, > 0.
+        forecast: (N,) expected variance over the same windows, > 0.
     """
-    ratio = realised / foreseen
+    ratio = realised / forecast
     return np.asarray(ratio - np.log(ratio) - 1.0)
 
 
@@ -79,9 +79,9 @@ def log_r2(realised: FloatArray, expected_log: FloatArray) -> float:
     return 1.0 - float(np.sum((logs - expected_log) ** 2)) / spread if spread > 0.0 else float("nan")
 
 
-def exceeding(realised: FloatArray, foreseen: FloatArray, multiple: float = FAR_BEYOND) -> float:
+def exceeding(realised: FloatArray, forecast: FloatArray, multiple: float = FAR_BEYOND) -> float:
     """Return the share of windows whose sqrt(RV) is above `multiple` times the expected risk sqrt(F)."""
-    return float(np.mean(realised > multiple**2 * foreseen))
+    return float(np.mean(realised > multiple**2 * forecast))
 
 
 def beyond_usual(variance: FloatArray, multiple: float = FAR_BEYOND) -> float:
@@ -97,20 +97,22 @@ def beyond_usual(variance: FloatArray, multiple: float = FAR_BEYOND) -> float:
     return float(np.mean(logs - logs.mean() > 2.0 * np.log(multiple)))
 
 
-def below_quantiles(realised: FloatArray, foreseen: FloatArray, quantiles: FloatArray) -> FloatArray:
+def below_quantiles(realised: FloatArray, forecast: FloatArray, quantiles: FloatArray) -> FloatArray:
     """Return the share of windows at or below each forecast quantile.
 
     Args:
         realised: (N,) realised variance.
-        foreseen: (N,) expected variance.
+        forecast: (N,) expected variance.
         quantiles: (N, len(LEVELS)) forecast quantiles of RV / F for each window.
     Returns:
         (len(LEVELS),): equal to `LEVELS` where the forecast is calibrated.
     """
-    return np.asarray(np.mean((realised / foreseen)[:, None] <= quantiles, axis=0))
+    return np.asarray(np.mean((realised / forecast)[:, None] <= quantiles, axis=0))
 
 
-def rate_risk(realised: FloatArray, forecasts: Mapping[str, RiskForecast], horizon: int) -> tuple[RiskScore, ...]:
+def score_vol_forecasts(
+    realised: FloatArray, forecasts: Mapping[str, VarianceForecast], horizon: int
+) -> tuple[VolScore, ...]:
     """Return the scores of each forecast in their order; the first is the model, which is compared with the others.
 
     Args:
@@ -126,7 +128,7 @@ def rate_risk(realised: FloatArray, forecasts: Mapping[str, RiskForecast], horiz
         if name != model:
             test = diebold_mariano(model_loss=losses[model], reference_loss=losses[name], lag=horizon)
         scores.append(
-            RiskScore(
+            VolScore(
                 name=name,
                 qlike=float(losses[name].mean()),
                 log_r2=log_r2(realised, one.log),

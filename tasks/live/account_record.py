@@ -17,22 +17,22 @@ from tasks.execution.paper import open_bar
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import BarOpen, BookedExecution, Decision
 from tasks.live.account import BROKERS, Broker
-from tasks.live.order_desk import MOVERS, move_text
+from tasks.live.order_desk import OUTSIDE_CHANGES, move_text
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
-from tasks.market.volatility import foreseen_volatility
-from tasks.strategy.live_tick import foreseen_vol
+from tasks.market.volatility import forecast_volatility
+from tasks.strategy.live_tick import forecast_vol
 
-Predict = Callable[[ServedModel, FloatArray, IntArray], tuple[FloatArray, FloatArray]]
+PredictHistory = Callable[[ServedModel, FloatArray, IntArray], tuple[FloatArray, FloatArray]]
 """A version, (T, F) features and (T,) segments to (T, 3) probabilities and the (T,) logarithm of the variance ratio of
 its risk: the way that history is predicted."""
 
-FORESEEN_BOUND = 1e-5
-"""How far the volatility that a session foresaw may lie from the batch's, share of it."""
+FORECAST_BOUND = 1e-5
+"""How far the volatility that a session forecast may lie from the batch's, share of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class AccountRecord:
     """What the journal says of an account.
 
     Attributes:
@@ -81,7 +81,7 @@ class Told:
         account: str,
         instrument: Instrument,
         funding: list[tuple[int, float]] | None,
-    ) -> Told:
+    ) -> AccountRecord:
         """Read it.
 
         Args:
@@ -101,7 +101,7 @@ class Told:
             decisions=[one for one in reader.decisions(account) if one.start_ms in known],
             opens=opens,
             notes=[(at_ms, kind) for at_ms, kind, _ in notes],
-            moves=frozenset(note for note in notes if note[1] in MOVERS),
+            moves=frozenset(note for note in notes if note[1] in OUTSIDE_CHANGES),
             broker=BROKERS.get(facts["mode"], open_bar),
             by_orders=facts["mode"] not in BROKERS and account == market.slug,  # shadows fill on paper
             orders=reader.orders(account),
@@ -131,10 +131,10 @@ class Told:
             found.setdefault(one.booked_ms, []).append(one)
         return found
 
-    def mover(self, one: BookedExecution) -> str:
+    def outside_change(self, one: BookedExecution) -> str:
         """Return who moved the position where no order of the session did, as noted then; empty where nobody."""
         said = move_text(one.kind, one.fill)
-        return next((kind for kind in MOVERS if (one.time_ms, kind, said) in self.moves), "")
+        return next((kind for kind in OUTSIDE_CHANGES if (one.time_ms, kind, said) in self.moves), "")
 
     @cached_property
     def _bars(self) -> Mapping[str, int]:
@@ -167,7 +167,7 @@ class Batch:
     """Features and probabilities of all candles at once, and what is decided and traded by.
 
     Args:
-        told: Whose decisions and candles they are.
+        record: Whose decisions and candles they are.
         models: Every version that decided, by name.
         predict: Predicts history.
         candles: What to predict in place of the journal's candles, bar for bar.
@@ -180,7 +180,7 @@ class Batch:
         models: By name.
         probabilities: Version -> (T, 3).
         params: Version -> (10,) for `decide`.
-        foreseen: Open time of a decided bar -> volatility per bar that its version foresees there. Of the two numbers
+        forecast: Open time of a decided bar -> volatility per bar that its version forecasts there. Of the two numbers
             that a session and a batch have for it, which differ in digits that are nobody's, it is the session's.
         share: Open time of a decided bar -> share of the usual position that one which is opened then takes.
         rules: Open time of a decided bar -> (RULES,) what its account opens a position by.
@@ -188,37 +188,41 @@ class Batch:
     """
 
     def __init__(
-        self, told: Told, models: Mapping[str, ServedModel], predict: Predict, candles: Candles | None = None
+        self,
+        record: AccountRecord,
+        models: Mapping[str, ServedModel],
+        predict: PredictHistory,
+        candles: Candles | None = None,
     ) -> None:
-        self.candles = told.candles if candles is None else candles
-        built = build_features(self.candles.matrix(), told.market.interval_ms)
+        self.candles = record.candles if candles is None else candles
+        built = build_features(self.candles.matrix(), record.market.interval_ms)
         self.values, self.vol = built.values, built.vol
         self.row = {int(ms): row for row, ms in enumerate(self.candles.start_ms)}
-        self.models = {one.version: models[one.version] for one in told.decisions if one.version}
+        self.models = {one.version: models[one.version] for one in record.decisions if one.version}
         said = {name: predict(model, built.values, built.segment) for name, model in self.models.items()}
         self.probabilities = {name: probabilities for name, (probabilities, _) in said.items()}
-        foreseen = {name: foreseen_volatility(self.vol, ratio) for name, (_, ratio) in said.items()}
+        forecast = {name: forecast_volatility(self.vol, ratio) for name, (_, ratio) in said.items()}
         self.params = {name: model.params for name, model in self.models.items()}
         # Where there is no version, what is held is closed by the rules of the one before; at first nothing is held.
-        self.foreseen: dict[int, float] = {}
+        self.forecast: dict[int, float] = {}
         self.share: dict[int, float] = {}
         self.rules: dict[int, FloatArray] = {}
         self.unstepped: dict[int, FloatArray] = {}
         rules = unstepped = np.zeros(RULES)
-        for one in told.decisions:
+        for one in record.decisions:
             share = 1.0
             if one.version:
                 recipe = self.models[one.version].recipe
                 account = recipe.backtest
-                rules = session_rules(recipe, told.instrument)
+                rules = session_rules(recipe, record.instrument)
                 unstepped = account_rules(account.position_fraction, account.fixed_coins, recipe.costs, Steps())
-                self.foreseen[one.start_ms] = _settled(float(foreseen[one.version][self.row[one.start_ms]]), one)
-                share = share_of(self.foreseen[one.start_ms], self.params[one.version])
+                self.forecast[one.start_ms] = _settled(float(forecast[one.version][self.row[one.start_ms]]), one)
+                share = share_of(self.forecast[one.start_ms], self.params[one.version])
             self.share[one.start_ms] = share
             self.rules[one.start_ms], self.unstepped[one.start_ms] = sized(rules, share), sized(unstepped, share)
 
 
-def _settled(foreseen: float, one: Decision) -> float:
-    """Return what a session foresaw where that is, but for its last digits, what the batch foresees."""
-    told = foreseen_vol(one.values)
-    return told if abs(told - foreseen) <= FORESEEN_BOUND * foreseen else foreseen
+def _settled(forecast: float, one: Decision) -> float:
+    """Return what a session forecast where that is, but for its last digits, what the batch forecasts."""
+    journalled = forecast_vol(one.values)
+    return journalled if abs(journalled - forecast) <= FORECAST_BOUND * forecast else forecast

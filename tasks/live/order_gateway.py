@@ -17,22 +17,22 @@ from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream
 from tasks.exchange.stream_socket import StreamTiming
-from tasks.exchange.trading import KeyFacts, Protection, TradingAccount
+from tasks.exchange.trading_account import KeyFacts, Protection, TradingAccount
 from tasks.exchange.transport import Exchange
+from tasks.execution.limits import TradingLimits
 from tasks.execution.orders import OrderError
-from tasks.execution.risk import RiskLimits
 from tasks.journal.journal import Journal
 from tasks.live.account import Account
 from tasks.live.booking import lot_size
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
+from tasks.live.limits_state import LimitsState
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_desk import DeskTiming, OrderDesk
-from tasks.live.risk_memory import RiskMemory
 from tasks.live.session_config import OrderConfig
 
 DESK_TIMING = DeskTiming()
-RISK_LIMITS = RiskLimits()
+TRADING_LIMITS = TradingLimits()
 
 ONE = Decimal(1)
 _ACCOUNTS: Mapping[Environment, Exchange] = {
@@ -54,7 +54,7 @@ def account_of(key: ApiKey, url: str | None = None, bans: Path | None = None, **
     return TradingAccount(exchange, key, **{"url": url, "ban": Ban.of(bans, exchange, url)} | options)
 
 
-class Orders:
+class OrderGateway:
     """An account that orders go to, for as long as the `with` block lasts.
 
     Args:
@@ -76,7 +76,7 @@ class Orders:
         session: str,
         halts: Halts,
         *,
-        limits: RiskLimits = RISK_LIMITS,
+        limits: TradingLimits = TRADING_LIMITS,
         on_alert: Callable[[str], object] = lambda line: None,
         config: OrderConfig = OrderConfig(),
         desk_timing: DeskTiming = DESK_TIMING,
@@ -132,11 +132,12 @@ class Orders:
             self._halts.latch(environment, market, why)
 
         user_id = self._facts.user_id if self._facts else 0
-        memory = RiskMemory.of(self._halts.folder.with_name("risk"), self._key, user_id, market, self.session)
-        risk, breach = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
+        memory = LimitsState.of(self._halts.folder.with_name("risk"), self._key, user_id, market, self.session)
+        limit_book, breach = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
         given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
         own = OrderAccount(
-            **given, desk=desk, config=self._config, halted=halted, latch=latch, risk=risk, remember=memory.keep,
+            **given, desk=desk, config=self._config, halted=halted, latch=latch,
+            limit_book=limit_book, remember=memory.keep,
             alert=lambda line: self._on_alert(f"{market} on {environment}: {line}"),
             stream_down_s=lambda: self._stream.down_s if self._stream else 0.0,
         )  # fmt: skip
@@ -174,7 +175,7 @@ class Orders:
                 raise Denied("RECONCILIATION", own.desk.trouble)
             return
         available = self.trading.available()
-        self._needed += own.ledger.cash if own.ledger.weight == 0 else 0.0  # all markets draw on one account
+        self._needed += own.ledger.cash if own.ledger.side == 0 else 0.0  # all markets draw on one account
         if available is None or float(available) < self._needed:
             said = "can't be read" if available is None else f"is {available} USDT"
             raise Denied(

@@ -1,4 +1,4 @@
-"""The risk head: what a ridge regression finds, folded into the network, and nothing else of it changed."""
+"""The volatility head: what a ridge regression finds, folded into the network, and nothing else of it changed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tasks.network.calibration import ridge
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.engine import Engine
 from tasks.network.export import check_parity, onnx_graphs
-from tasks.network.inference import foresee_series, predict_series
-from tasks.network.risk_baselines import har, sample_stride, trees
-from tasks.network.risk_head import add_risk_head
+from tasks.network.inference import forecast_series, predict_series
+from tasks.network.vol_baselines import har, sample_stride, trees
+from tasks.network.vol_head import add_vol_head
 
 MakeModel = Callable[..., DSCTradingModel]
 CONFIG = DSCConfig(
@@ -36,7 +36,7 @@ def market(bars: int = 4_000, seed: int = 5) -> tuple[FloatArray, FloatArray]:
 
 
 def headed(model: DSCTradingModel, x: FloatArray, y: FloatArray, horizon: int = 6, stop: int = 3_000):
-    return add_risk_head(model, x, np.zeros(len(x), np.int64), y, np.arange(stop), horizon, LEVELS)
+    return add_vol_head(model, x, np.zeros(len(x), np.int64), y, np.arange(stop), horizon, LEVELS)
 
 
 def test_ridge_is_that_of_scikit_learn_on_standardised_inputs() -> None:
@@ -69,13 +69,13 @@ def test_what_is_said_of_classes_is_as_it_was(random_model: MakeModel) -> None:
     # One row more, and a matrix product may sum in another order.
     np.testing.assert_allclose(predict_series(whole, x, segment), predict_series(model, x, segment), rtol=0, atol=1e-6)
     assert whole.config == replace(CONFIG, risk_head=True)
-    assert np.isnan(foresee_series(model, x, segment).log_variance_ratio).all()
+    assert np.isnan(forecast_series(model, x, segment).log_variance_ratio).all()
 
 
-def test_head_foresees_what_can_be_foreseen_of_unseen_bars(random_model: MakeModel) -> None:
+def test_head_forecasts_what_can_be_forecast_of_unseen_bars(random_model: MakeModel) -> None:
     x, y = market()
     model, head = headed(random_model(CONFIG), x, y)
-    said = foresee_series(model, x, np.zeros(len(x), np.int64)).log_variance_ratio[3_000:]
+    said = forecast_series(model, x, np.zeros(len(x), np.int64)).log_variance_ratio[3_000:]
     expected = 0.7 * x[3_000:, 0] - 0.2 + 0.5**2 / 2  # E[e^y] of a lognormal; the head is of the mean
     assert np.corrcoef(said, expected)[0, 1] > 0.98
     assert abs(np.mean(said - expected)) < 0.05
@@ -98,7 +98,7 @@ def test_head_knows_nothing_of_bars_that_it_was_not_given(random_model: MakeMode
 def test_head_is_silent_where_there_are_too_few_windows(random_model: MakeModel) -> None:
     x, y = market()
     model, head = headed(random_model(CONFIG), x, y, horizon=150)  # 20 windows
-    said = foresee_series(model, x, np.zeros(len(x), np.int64)).log_variance_ratio
+    said = forecast_series(model, x, np.zeros(len(x), np.int64)).log_variance_ratio
     assert head.windows == 0
     assert (said[CONFIG.context :] == 0).all()
 
@@ -117,14 +117,14 @@ def test_bars_without_context_or_outcome_are_no_samples(random_model: MakeModel)
 def test_every_way_to_run_it_says_the_same(random_model: MakeModel, config: DSCConfig) -> None:
     x = np.random.default_rng(2).standard_normal((2_000, config.input_features))
     y = x[:, 0] * 0.3
-    model, _ = add_risk_head(random_model(config), x, np.zeros(2_000, np.int64), y, np.arange(1_500), 6, LEVELS)
+    model, _ = add_vol_head(random_model(config), x, np.zeros(2_000, np.int64), y, np.arange(1_500), 6, LEVELS)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     graphs = onnx_graphs(model.config, weights)
     found = check_parity(model, x, window=graphs["model.onnx"], step=graphs["step.onnx"])
     assert set(found) == {"torch series", "onnx window", "engine", "onnx step"}
     engine = Engine.from_weights(model.config, weights)
     said = np.array([engine.step(row) for row in x])
-    expected = foresee_series(model, x, np.zeros(2_000, np.int64))
+    expected = forecast_series(model, x, np.zeros(2_000, np.int64))
     np.testing.assert_allclose(said[:, -1], np.exp(expected.log_variance_ratio), rtol=1e-5)
     np.testing.assert_allclose(said[:, :-1], expected.probabilities, atol=1e-5)
 

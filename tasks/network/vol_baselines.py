@@ -1,7 +1,7 @@
-"""What a risk head must beat: the heterogeneous autoregression, and boosted trees of the network's own inputs.
+"""What a volatility head must beat: the heterogeneous autoregression, and boosted trees of the network's own inputs.
 
-Both foresee the logarithm of realised variance, from the same bars as the head. scikit-learn is not needed, LightGBM is
-loaded where it is used.
+Both forecast the logarithm of realised variance, from the same bars as the head. scikit-learn is not needed, LightGBM
+is loaded where it is used.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Contest: the same labels for all, leads with their test, and what random timing earns."""
+"""Baseline comparison: the same labels for all, leads with their test, and what random timing earns."""
 
 import numpy as np
 import pytest
 
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, Positions, run_backtest
-from tasks.execution.contenders import common_labels, rate_forecasts
+from tasks.execution.comparison_rows import common_labels, rate_forecasts
 from tasks.execution.metrics import total_return
 from tasks.execution.random_positions import random_positions, shuffled_positions
 

@@ -1,4 +1,4 @@
-"""How far ahead risk is foreseen, and what the forecast must show: a part of every recipe."""
+"""How far ahead volatility is forecast, and what the forecast must show: a part of every recipe."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from storage.schema import HOUR_MS
 
 
 @dataclass(frozen=True, kw_only=True)
-class RiskRule(Checked):
-    """Horizon of the risk head, and the bounds of its verdict.
+class VolForecastRule(Checked):
+    """Horizon of the volatility head, and the bounds of its verdict.
 
     Attributes:
-        hours: Over how long the variance is foreseen. A day holds each hour of the day once.
+        hours: Over how long the variance is forecast. A day holds each hour of the day once.
         min_windows: Fewest unseen windows that do not overlap.
         significance: Largest p-value of a lead in QLIKE. It is over the present volatility (EWMA) and over HAR.
         lightgbm_margin: Share by which LightGBM's QLIKE may be smaller.
         least_r2: Least R2 of ln RV.
         most_exceeding: Largest share of windows beyond 1.5 x the risk.
-        calibration_margin: Largest miss of a foreseen quantile. That is, of the share of windows below it.
+        calibration_margin: Largest miss of a forecast quantile. That is, of the share of windows below it.
     """
 
     hours: PositiveFloat = 24.0
@@ -31,5 +31,5 @@ class RiskRule(Checked):
     calibration_margin: ProperShare = 0.1
 
     def horizon(self, interval_ms: int) -> int:
-        """Return the risk horizon in bars of so many milliseconds, >= 1."""
+        """Return the volatility horizon in bars of so many milliseconds, >= 1."""
         return max(1, round(self.hours * HOUR_MS / interval_ms))

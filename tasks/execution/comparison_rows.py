@@ -14,7 +14,7 @@ from tasks.execution.skill import log_losses, loss_lag
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
+class ComparisonRow:
     """One row of the baseline comparison.
 
     Attributes:
@@ -45,8 +45,8 @@ class Contender:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """Log-loss and accuracy of one forecaster, and the model's lead over it; attributes as in `Contender`."""
+class ForecastScore:
+    """Log-loss and accuracy of one forecaster, and the model's lead over it; attributes as in `ComparisonRow`."""
 
     log_loss: float
     accuracy: float
@@ -66,7 +66,7 @@ def common_labels(classes: IntArray, forecasts: Mapping[str, FloatArray]) -> Boo
 
 def rate_forecasts(
     model: str, forecasts: Mapping[str, FloatArray], classes: IntArray, *, overlap: int, bars_per_day: float
-) -> dict[str, Forecast]:
+) -> dict[str, ForecastScore]:
     """Return every forecaster's log-loss, accuracy and direction, and the lead of `model` over it.
 
     Args:
@@ -87,7 +87,7 @@ def rate_forecasts(
         moved = (labels == down) | (labels == up)
         said_up = probabilities[known, up] > probabilities[known, down]
         direction = float(np.mean((said_up == (labels == up))[moved])) if moved.any() else None
-        rated[name] = Forecast(log_loss=float(losses[name].mean()), accuracy=accuracy, direction=direction)
+        rated[name] = ForecastScore(log_loss=float(losses[name].mean()), accuracy=accuracy, direction=direction)
         if name == model:
             continue
         lead = diebold_mariano(model_loss=losses[model], reference_loss=losses[name], lag=lag)
@@ -100,12 +100,12 @@ def rate_forecasts(
     return rated
 
 
-def contender(
-    name: str, metrics: Metrics, forecast: Forecast | None = None, accuracy: float | None = None
-) -> Contender:
+def comparison_row(
+    name: str, metrics: Metrics, forecast: ForecastScore | None = None, accuracy: float | None = None
+) -> ComparisonRow:
     """Return a row of the comparison; `accuracy` is used if `forecast` is None: it predicts classes only."""
     said = {} if forecast is None else vars(forecast)
-    return Contender(
+    return ComparisonRow(
         name=name,
         **said or {"accuracy": accuracy},
         total_return=metrics.total_return,

@@ -1,4 +1,4 @@
-"""The contest: the model beside everything that it must beat, on the same unseen bars and at the same costs."""
+"""The model beside every baseline that it must beat, on the same unseen bars and at the same costs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from storage.results import ResultStore
 from storage.schema import CLASSES, FloatArray
 from storage.tables import parquet_bytes, read_columns
 from tasks.execution.backtest import BacktestResult, run_backtest
-from tasks.execution.contenders import Contender, contender, rate_forecasts
+from tasks.execution.comparison_rows import ComparisonRow, comparison_row, rate_forecasts
 from tasks.execution.metrics import Metrics, summarize
 from tasks.execution.random_positions import RandomPositions, random_positions
 from tasks.market.persistence import past_classes
 from tasks.network.baselines import CLASSICAL
-from tasks.strategy.baselines import BaselineFold
+from tasks.strategy.baseline_folds import BaselineFold
 from tasks.strategy.out_of_sample import Evaluation, bars_of, decide_span
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
@@ -30,7 +30,7 @@ MODEL, PRIOR = "this model", "prior"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
+class BaselineComparison:
     """The model beside everything that it must beat.
 
     Attributes:
@@ -39,42 +39,42 @@ class Contest:
         facts: One entry a fold: name -> what the baseline tried and chose.
     """
 
-    table: tuple[Contender, ...]
+    table: tuple[ComparisonRow, ...]
     random: RandomPositions
     facts: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, content: bytes) -> Contest:
-        """Return the table that `contest_files` wrote as JSON."""
+    def of(cls, content: bytes) -> BaselineComparison:
+        """Return the table that `comparison_files` wrote as JSON."""
         document = parse_json(content)
         return cls(
-            table=tuple(Contender(**line) for line in document["table"]),
+            table=tuple(ComparisonRow(**line) for line in document["table"]),
             random=RandomPositions(**document["random"]),
             facts=document["folds"],
         )
 
-    def named(self, name: str) -> Contender | None:
+    def named(self, name: str) -> ComparisonRow | None:
         """Return the line of that name, or None."""
         return next((line for line in self.table if line.name == name), None)
 
     @property
-    def better_baseline(self) -> Contender:
+    def better_baseline(self) -> ComparisonRow:
         """The classical baseline with the smaller log-loss."""
         return self._best_of(CLASSICAL)
 
     @property
-    def best_baseline(self) -> Contender:
+    def best_baseline(self) -> ComparisonRow:
         """Whoever of them and the prior has the smallest log-loss: the prior, where they learnt what was not there."""
         return self._best_of((*CLASSICAL, PRIOR))
 
-    def _best_of(self, names: Sequence[str]) -> Contender:
+    def _best_of(self, names: Sequence[str]) -> ComparisonRow:
         return min(
             (line for line in self.table if line.name in names),
             key=lambda line: np.inf if line.log_loss is None else line.log_loss,
         )
 
 
-def contest_key(recipe: Recipe, backtest: str, baselines: Sequence[Sequence[str]]) -> str:
+def comparison_key(recipe: Recipe, backtest: str, baselines: Sequence[Sequence[str]]) -> str:
     """Return the key of the table of the model and its baselines: everything that it depends on.
 
     Args:
@@ -83,7 +83,7 @@ def contest_key(recipe: Recipe, backtest: str, baselines: Sequence[Sequence[str]
         baselines: Keys of what was fitted on each fold.
     """
     made_from = {"backtest": backtest, "baselines": baselines, "recipe": recipe.parts()}
-    return ResultStore.key("contest", made_from | {"code": code_behind("tasks.strategy.contest")})
+    return ResultStore.key("contest", made_from | {"code": code_behind("tasks.strategy.baseline_comparison")})
 
 
 def joined_forecasts(folds: Sequence[BaselineFold]) -> dict[str, FloatArray]:
@@ -91,12 +91,12 @@ def joined_forecasts(folds: Sequence[BaselineFold]) -> dict[str, FloatArray]:
     return {name: np.concatenate([fold.probabilities[name] for fold in folds]) for name in folds[0].probabilities}
 
 
-def hold_contest(
+def compare_with_baselines(
     recipe: Recipe,
     evaluation: Evaluation,
     forecasts: Mapping[str, FloatArray],
     facts: Sequence[dict[str, Any]],
-) -> Contest:
+) -> BaselineComparison:
     """Judge every baseline on the model's unseen bars, by the model's decision rule and at its costs.
 
     Args:
@@ -128,24 +128,24 @@ def hold_contest(
     repeated = np.where((past >= 0)[:, None], np.eye(len(CLASSES))[past], np.nan)
     drawn = random_positions(bars, evaluation.decided, recipe.costs, recipe.backtest, **end)
     table = [
-        contender(MODEL, money.model.metrics, rated[MODEL]),
-        *(contender(name, traded(p), rated[name]) for name, p in forecasts.items()),
-        contender(PRIOR, traded(prior), rated[PRIOR]),
-        contender("persistence", traded(repeated), accuracy=_share(past[both] == classes[both])),
-        contender(
+        comparison_row(MODEL, money.model.metrics, rated[MODEL]),
+        *(comparison_row(name, traded(p), rated[name]) for name, p in forecasts.items()),
+        comparison_row(PRIOR, traded(prior), rated[PRIOR]),
+        comparison_row("persistence", traded(repeated), accuracy=_share(past[both] == classes[both])),
+        comparison_row(
             "persistence reversed",
             traded(repeated[:, ::-1]),
             accuracy=_share(len(CLASSES) - 1 - past[both] == classes[both]),
         ),
-        Contender(
+        ComparisonRow(
             name=f"random timing, median of {drawn.draws:,}",
             total_return=drawn.total_return,
             sharpe_ratio=drawn.sharpe_ratio,
         ),
-        contender("buy and hold", money.buy_and_hold.metrics),
-        contender("flat", money.flat.metrics),
+        comparison_row("buy and hold", money.buy_and_hold.metrics),
+        comparison_row("flat", money.flat.metrics),
     ]
-    return Contest(table=tuple(table), random=drawn, facts=list(facts))
+    return BaselineComparison(table=tuple(table), random=drawn, facts=list(facts))
 
 
 def traded_by_rule(recipe: Recipe, evaluation: Evaluation, probabilities: FloatArray) -> BacktestResult:
@@ -158,12 +158,14 @@ def traded_by_rule(recipe: Recipe, evaluation: Evaluation, probabilities: FloatA
     return run_backtest(bars, decided.target, recipe.costs, recipe.backtest, share=decided.share, **end)
 
 
-def contest_files(contest: Contest, evaluation: Evaluation, forecasts: Mapping[str, FloatArray]) -> dict[str, bytes]:
+def comparison_files(
+    comparison: BaselineComparison, evaluation: Evaluation, forecasts: Mapping[str, FloatArray]
+) -> dict[str, bytes]:
     """Return the table, and every baseline's predictions, as a version keeps them."""
     document = {
-        "table": [asdict(line) for line in contest.table],
-        "random": asdict(contest.random),
-        "folds": contest.facts,
+        "table": [asdict(line) for line in comparison.table],
+        "random": asdict(comparison.random),
+        "folds": comparison.facts,
     }
     columns: dict[str, NDArray[Any]] = {
         "start_ms": evaluation.samples.dataset.candles.start_ms[evaluation.unseen.rows],
@@ -175,13 +177,13 @@ def contest_files(contest: Contest, evaluation: Evaluation, forecasts: Mapping[s
     }
 
 
-def load_contest(work: ResultStore, key: str) -> Contest:
+def load_comparison(work: ResultStore, key: str) -> BaselineComparison:
     """Return the table whose files lie under `key`."""
-    return Contest.of(work.read(key)["baselines.json"])
+    return BaselineComparison.of(work.read(key)["baselines.json"])
 
 
 def stored_forecasts(content: bytes) -> dict[str, FloatArray]:
-    """Return the predictions by baseline that `contest_files` wrote as Parquet."""
+    """Return the predictions by baseline that `comparison_files` wrote as Parquet."""
     columns = read_columns(content)
     names = dict.fromkeys(name.rpartition(": ")[0] for name in columns if name != "start_ms")
     return {name: np.column_stack([columns[f"{name}: {one}"] for one in CLASSES]) for name in names}

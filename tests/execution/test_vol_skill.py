@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.execution.risk_skill import (
+from tasks.execution.vol_skill import (
     LEVELS,
-    RiskForecast,
+    VarianceForecast,
     below_quantiles,
     beyond_usual,
     exceeding,
     log_r2,
     qlike,
-    rate_risk,
+    score_vol_forecasts,
 )
 
 
 def forecast(mean):
-    return RiskForecast(mean=mean, log=np.log(mean))
+    return VarianceForecast(mean=mean, log=np.log(mean))
 
 
 def test_qlike_is_zero_for_the_truth_and_the_gaussian_likelihood_but_for_what_no_forecast_changes():
@@ -55,8 +55,8 @@ def test_r2_of_the_logarithm_is_one_for_the_truth_nothing_for_the_mean_and_less_
 
 
 def test_far_beyond_counts_risk_and_not_variance():
-    foreseen = np.full(4, 1e-4)
-    assert exceeding(np.array([1.4, 1.6, 0.2, 3.0]) ** 2 * 1e-4, foreseen) == 0.5
+    forecast = np.full(4, 1e-4)
+    assert exceeding(np.array([1.4, 1.6, 0.2, 3.0]) ** 2 * 1e-4, forecast) == 0.5
 
 
 def test_share_below_the_quantiles_is_their_level_for_draws_of_that_very_distribution():
@@ -73,7 +73,7 @@ def test_scores_name_the_better_forecast_and_its_luck():
     realised = np.convolve(squares, np.ones(h), "valid")
     truth = np.convolve(variance, np.ones(h), "valid")
     flat = np.full(len(realised), realised.mean())
-    model, rival = rate_risk(realised, {"model": forecast(truth), "flat": forecast(flat)}, h)
+    model, rival = score_vol_forecasts(realised, {"model": forecast(truth), "flat": forecast(flat)}, h)
     assert (model.name, model.lead, model.p_value) == ("model", None, None)
     assert rival.lead == pytest.approx(rival.qlike - model.qlike)
     assert rival.lead > 2 * rival.lead_error > 0
@@ -88,7 +88,7 @@ def test_lead_is_no_news_where_windows_overlap_as_far_as_the_horizon():
         squares = rng.standard_normal(1_000 + h) ** 2
         realised = np.convolve(squares, np.ones(h), "valid")
         one, two = (np.full(len(realised), h * scale) for scale in (np.exp(0.1), _equally_bad(0.1)))
-        _, rival = rate_risk(realised, {"one": forecast(one), "two": forecast(two)}, h)
+        _, rival = score_vol_forecasts(realised, {"one": forecast(one), "two": forecast(two)}, h)
         hits += rival.p_value < 0.05
     assert hits / of < 0.10  # nominally 0.05; 0.10 is 4 standard errors above
 

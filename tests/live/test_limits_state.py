@@ -11,16 +11,16 @@ import pytest
 
 from storage.api_keys import ApiKey
 from storage.schema import DAY_MS
+from tasks.execution.limits import LimitBook, TradingLimits
 from tasks.execution.paper import Ledger, open_bar
-from tasks.execution.risk import RiskBook, RiskLimits
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import BarOpen
 from tasks.live.account import Account
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
+from tasks.live.limits_state import LimitsState
 from tasks.live.order_account import OrderAccount
-from tasks.live.orders import Orders
-from tasks.live.risk_memory import RiskMemory
+from tasks.live.order_gateway import OrderGateway
 from tasks.sandbox.faults import Fault, Match
 from tests.live.conftest import MARKET, WAIT_S, Rig
 from tests.live.desk import INSTRUMENT
@@ -29,18 +29,18 @@ from tests.live.test_sized_session import SIZED
 from tests.sandbox import actions
 
 OPEN = Callable[..., Rig]
-LIMITS = RiskLimits(daily_loss=0.02, drawdown=0.10, losses=3, orders_per_hour=2)
+LIMITS = TradingLimits(daily_loss=0.02, drawdown=0.10, losses=3, orders_per_hour=2)
 VOLS = replace(LIMITS, daily_vols=3.0)
 
 
 @pytest.fixture
-def recall(tmp_path: Path) -> Callable[..., tuple[RiskMemory, RiskBook]]:
+def recall(tmp_path: Path) -> Callable[..., tuple[LimitsState, LimitBook]]:
     """Return what gives the book of a session without a journal, as its home remembers it."""
 
     def recall(
-        session: str, capital: float = 1_000.0, key: ApiKey = KEY, limits: RiskLimits = LIMITS
-    ) -> tuple[RiskMemory, RiskBook]:
-        memory = RiskMemory.of(tmp_path / "risk", key, 0, MARKET, session)
+        session: str, capital: float = 1_000.0, key: ApiKey = KEY, limits: TradingLimits = LIMITS
+    ) -> tuple[LimitsState, LimitBook]:
+        memory = LimitsState.of(tmp_path / "risk", key, 0, MARKET, session)
         with Journal(tmp_path / f"{session}.sqlite") as journal:
             return memory, memory.recall(limits, capital, journal.reader(), MARKET, MARKET.slug)[0]
 
@@ -125,15 +125,15 @@ def test_another_key_of_the_same_account_goes_on_with_its_book(open_rig: OPEN) -
 
     def account(key: ApiKey, session: str) -> OrderAccount:
         with (
-            Orders(rig.link, key, session, Halts.of(rig.path.parent)) as orders,
+            OrderGateway(rig.link, key, session, Halts.of(rig.path.parent)) as orders,
             Journal(rig.path.with_name(f"{session}.sqlite")) as journal,
         ):
             return orders.account(Account(MARKET.slug, INSTRUMENT, open_bar, Ledger(1_000.0)), MARKET, journal)
 
     def lose(own: OrderAccount) -> None:
-        own.risk.trip(0, 1, 1_000.0)
-        own.risk.trip(1, 0, 999.0)
-        own.remember(own.risk, 0, 0)
+        own.limit_book.trip(0, 1, 1_000.0)
+        own.limit_book.trip(1, 0, 999.0)
+        own.remember(own.limit_book, 0, 0)
 
     def says(user_id: int) -> None:
         said = actions.result_fields({"userID": user_id})
@@ -141,14 +141,14 @@ def test_another_key_of_the_same_account_goes_on_with_its_book(open_rig: OPEN) -
 
     says(7)
     lose(account(KEY, "one"))
-    assert account(other, "two").risk.losses == 1
+    assert account(other, "two").limit_book.losses == 1
     says(8)
-    assert account(other, "three").risk.losses == 0  # another account
+    assert account(other, "three").limit_book.losses == 0  # another account
     says(0)
     lose(account(KEY, "four"))  # nobody says whose it is
     says(9)
-    assert account(KEY, "five").risk.losses == 1
-    assert account(other, "six").risk.losses == 1
+    assert account(KEY, "five").limit_book.losses == 1
+    assert account(other, "six").limit_book.losses == 1
     says(0)
     lose(account(KEY, "seven"))
     says(9)
@@ -163,20 +163,20 @@ def test_latch_of_a_day_s_loss_is_known_to_a_session_of_another_name(open_rig: O
     (line,) = trader.alerts
     assert "DAILY_LOSS" in line
     for session in ("tests", "another"):
-        memory = RiskMemory.of(trader.halts.folder.with_name("risk"), KEY, ACCOUNT.user_id, MARKET, session)
+        memory = LimitsState.of(trader.halts.folder.with_name("risk"), KEY, ACCOUNT.user_id, MARKET, session)
         with Journal(trader.rig.path.with_name(f"{session}.sqlite")) as journal:
             book, _ = memory.recall(trader.limits, trader.capital, journal.reader(), MARKET, MARKET.slug)
         assert book.latched is not None
         assert book.latched.code == "DAILY_LOSS"
 
 
-@pytest.mark.parametrize("recipe", [{}, SIZED], ids=["nothing is foreseen", "risk is foreseen"])
+@pytest.mark.parametrize("recipe", [{}, SIZED], ids=["nothing is forecast", "risk is foreseen"])
 def test_restarted_session_counts_what_was_written_after_the_book_was(open_rig: OPEN, recipe: dict[str, Any]) -> None:
     trader = Trader(open_rig, recipe=recipe)
-    memory = RiskMemory.of(trader.halts.folder.with_name("risk"), KEY, ACCOUNT.user_id, MARKET, "tests")
+    memory = LimitsState.of(trader.halts.folder.with_name("risk"), KEY, ACCOUNT.user_id, MARKET, "tests")
     early: list[bytes] = []
     market = trader.hold(14, lambda bar, market: early.append(memory.path.read_bytes()) if bar == 6 else None)
-    whole = market.own.risk.state()
+    whole = market.own.limit_book.state()
 
     def again() -> dict[str, Any]:
         with trader.rig.reader() as reader:
@@ -206,16 +206,16 @@ class Killed(BaseException):
 def test_loss_whose_process_died_before_its_book_was_kept_latches_the_next_one(
     open_rig: OPEN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trader, take = Trader(open_rig, limits=replace(NO_LIMITS, losses=1)), OrderAccount.take
+    trader, take = Trader(open_rig, limits=replace(NO_LIMITS, losses=1)), OrderAccount.apply
 
     def die_at_a_loss(own: OrderAccount, bar: BarOpen) -> None:  # its row is in the journal already
-        before, after = own.ledger.weight, bar.opened.ledger
-        if before and after.weight != before and after.equity(bar.quote.first) < own.risk._trip_began:
+        before, after = own.ledger.side, bar.opened.ledger
+        if before and after.side != before and after.equity(bar.quote.first) < own.limit_book._trip_began:
             raise Killed
         take(own, bar)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OrderAccount, "take", die_at_a_loss)
+        patch.setattr(OrderAccount, "apply", die_at_a_loss)
         with pytest.raises(Killed):
             trader.hold(40)
     trader.playing.join(WAIT_S)
@@ -227,5 +227,5 @@ def test_loss_whose_process_died_before_its_book_was_kept_latches_the_next_one(
     assert halt is not None
     assert halt.why.startswith("LOSSES: ")
     assert [line.partition("is halted: ")[2] for line in trader.alerts] == [halt.why]
-    assert (market.own.ledger.weight, [one for one in later if not one.reduce_only]) == (0, [])
+    assert (market.own.ledger.side, [one for one in later if not one.reduce_only]) == (0, [])
     trader.check()

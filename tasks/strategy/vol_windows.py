@@ -1,4 +1,4 @@
-"""The windows over which risk is foreseen: what came of each, and from which bars it may be learned."""
+"""The windows over which volatility is forecast: what came of each, and from which bars it may be learned."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from storage.schema import FloatArray, IntArray
 from storage.snapshots import Dataset
 from tasks.market.features import FLAT_VOL
 from tasks.market.labels import realised_variance
-from tasks.market.samples import Fold
+from tasks.market.walk_forward import Fold
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RiskWindows:
+class VolWindows:
     """The window after each bar of a dataset.
 
     Attributes:
@@ -33,11 +33,11 @@ class RiskWindows:
         return self.log_variance - self.log_unit
 
 
-def risk_windows(dataset: Dataset, horizon: int) -> RiskWindows:
+def vol_windows(dataset: Dataset, horizon: int) -> VolWindows:
     """Return the window of `horizon` bars after each bar."""
     variance = realised_variance(dataset.candles.close, dataset.segment, horizon)
     moved, vol = variance > horizon * FLAT_VOL**2, dataset.vol >= FLAT_VOL  # NaN compares false
-    return RiskWindows(
+    return VolWindows(
         horizon=horizon,
         log_variance=np.log(np.where(moved, variance, np.nan)),
         log_unit=np.log(horizon * np.where(vol, dataset.vol, np.nan) ** 2),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from storage.schema import ConfigError, DatasetError, IntArray
 from tasks.market.labels import LabelConfig, label_bars
-from tasks.market.samples import FoldConfig, Scheme, Span, calendar_length, folds_table, walk_forward
+from tasks.market.walk_forward import FoldConfig, Scheme, Span, calendar_length, folds_table, walk_forward
 
 HOUR = 3_600_000
 NEW_YEAR = 1_735_689_600_000  # 2025-01-01, UTC

@@ -1,9 +1,9 @@
 """How much the market will move: one row more of a trained network's head, solved rather than trained.
 
-The row says the logarithm of the variance foreseen over the risk horizon, as a multiple of what present volatility
-would bring over it: horizon * vol^2. It reads what the classes' rows read, the pooled and the newest position of the
-trained channels and the newest bar's scaled features, so the engine, the graphs and the joining of members know nothing
-new, and the classes' rows are as they were.
+The row says the logarithm of the variance forecast over the volatility horizon, as a multiple of what present
+volatility would bring over it: horizon * vol^2. It reads what the classes' rows read, the pooled and the newest
+position of the trained channels and the newest bar's scaled features, so the engine, the graphs and the joining of
+members know nothing new, and the classes' rows are as they were.
 
 Realised variance is an estimate whose errors are about multiplicative, so the row is a ridge regression of its
 logarithm; the expected variance is then exp(row) times what exp(row) fell short of in training (Duan 1983,
@@ -24,16 +24,16 @@ from storage.schema import FloatArray, IntArray
 from tasks.network.calibration import ridge
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.inference import torch_threads
-from tasks.network.risk_baselines import FEWEST_WINDOWS, sample_stride
 from tasks.network.segments import ready_bars
+from tasks.network.vol_baselines import FEWEST_WINDOWS, sample_stride
 
 _PENALTY = 30.0  # windows that do not overlap: so much evidence says that every weight is 0
 _AT_ONCE = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
-class RiskFit:
-    """How a risk head was solved, and how far off it was there.
+class VolHeadFit:
+    """How a volatility head was solved, and how far off it was there.
 
     Attributes:
         windows: How many windows that do not overlap it was solved on; 0 where they were too few and the row is silent:
@@ -47,7 +47,7 @@ class RiskFit:
     quantiles: tuple[float, ...]
 
 
-def add_risk_head(
+def add_vol_head(
     model: DSCTradingModel,
     features: FloatArray,
     segment: IntArray,
@@ -55,8 +55,8 @@ def add_risk_head(
     bars: IntArray,
     horizon: int,
     levels: tuple[float, ...],
-) -> tuple[DSCTradingModel, RiskFit]:
-    """Return a trained network with a row that foresees variance, in evaluation mode, and how it was solved.
+) -> tuple[DSCTradingModel, VolHeadFit]:
+    """Return a trained network with a row that forecasts variance, in evaluation mode, and how it was solved.
 
     The weights behind its classes are as they were, bit for bit.
 
@@ -85,7 +85,7 @@ def add_risk_head(
         quantiles = tuple(np.quantile(np.exp(missed - short), levels).tolist())
     else:
         windows = 0.0
-    return _with_row(model, weight, bias), RiskFit(windows=windows, log_gap=log_gap, quantiles=quantiles)
+    return _with_row(model, weight, bias), VolHeadFit(windows=windows, log_gap=log_gap, quantiles=quantiles)
 
 
 def _head_size(model: DSCTradingModel) -> int:

@@ -16,4 +16,6 @@ def version_hash(data: DatasetRef, recipe: Recipe, weights: bytes) -> str:
 
 def version_code() -> str:
     """Return the hash of the code behind a version: of its weights, evaluation, baselines and leak report."""
-    return code_behind("tasks.strategy.backtest_record", "tasks.strategy.contest", "tasks.strategy.leak_suite")
+    return code_behind(
+        "tasks.strategy.backtest_record", "tasks.strategy.baseline_comparison", "tasks.strategy.leak_suite"
+    )

@@ -29,10 +29,10 @@ from tasks.execution.paper import Ledger, Opened, Quote
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import OF_DOUBT, UNKNOWN_CHAMPION, BarOpen, Decision
 from tasks.live.account import held_back, nothing_new
-from tasks.live.attribution import Comparison, attribute
+from tasks.live.account_record import AccountRecord, Batch, PredictHistory
+from tasks.live.attribution import Attribution, attribute
 from tasks.live.order_replay import OrderBooks
-from tasks.live.told import Batch, Predict, Told
-from tasks.strategy.live_tick import PROBABILITIES, foreseen_vol, share_taken
+from tasks.strategy.live_tick import PROBABILITIES, forecast_vol, share_taken
 
 FEATURE_BOUND, PROBABILITY_BOUND = 1e-9, 1e-5
 """How far features and probabilities of the session may lie from the batch's."""
@@ -89,7 +89,7 @@ class Replayed:
     feature_diff: float = 0.0
     probability_diff: float = 0.0
     differences: list[Difference] = field(default_factory=list)
-    comparison: Comparison | None = None
+    comparison: Attribution | None = None
 
     def add(self, start_ms: int, what: str, cause: str, said: str) -> None:
         """Note a difference."""
@@ -112,7 +112,7 @@ def replay(
     market: Market,
     models: Mapping[str, ServedModel],
     instrument: Instrument,
-    predict: Predict,
+    predict: PredictHistory,
     *,
     account: str = "",
     reference: Candles | None = None,
@@ -131,32 +131,32 @@ def replay(
         funding: Stamps and rates as the exchange shows them today; None: as the journal has them.
     """
     account = account or market.slug
-    told = Told.of(reader, market, account, instrument, funding)
+    record = AccountRecord.of(reader, market, account, instrument, funding)
     decided = [one.start_ms for one in reader.decisions(account)]
-    fills = sum(bar.opened.fill is not None for bar in told.opens)
-    result = Replayed(by_orders=told.by_orders, bars=len(decided), fills=fills)
-    revised = _compare_candles(told.candles, reference, result)
-    for start_ms in sorted(set(told.origins) - set(decided)):
-        if told.origins[start_ms] != "warm-up":
+    fills = sum(bar.opened.fill is not None for bar in record.opens)
+    result = Replayed(by_orders=record.by_orders, bars=len(decided), fills=fills)
+    revised = _compare_candles(record.candles, reference, result)
+    for start_ms in sorted(set(record.origins) - set(decided)):
+        if record.origins[start_ms] != "warm-up":
             result.add(start_ms, "decision", "", "the journal lacks the decision of a candle")
     for start_ms in decided:
-        if start_ms not in told.origins:
+        if start_ms not in record.origins:
             result.add(start_ms, "candle", "", "the journal lacks the candle of a decision")
     if account == market.slug:
-        _compare_takeovers(reader, told, result)
-    if told.decisions:
-        batch = Batch(told, models, predict)
-        _check_steps(told, batch, result)
-        _compare_backtest(told, batch, result)
-        as_today = None if revised is None else Batch(told, models, predict, revised)
-        result.comparison = attribute(told, batch, as_today)
+        _compare_takeovers(reader, record, result)
+    if record.decisions:
+        batch = Batch(record, models, predict)
+        _check_steps(record, batch, result)
+        _compare_backtest(record, batch, result)
+        as_today = None if revised is None else Batch(record, models, predict, revised)
+        result.comparison = attribute(record, batch, as_today)
     return result
 
 
-def _compare_takeovers(reader: JournalReader, told: Told, result: Replayed) -> None:
+def _compare_takeovers(reader: JournalReader, record: AccountRecord, result: Replayed) -> None:
     """Note each decision of another version than the journal says had taken over by then."""
-    left, deciding = reader.takeovers(told.market.slug)[::-1], None
-    for one in told.decisions:
+    left, deciding = reader.takeovers(record.market.slug)[::-1], None
+    for one in record.decisions:
         while left and left[-1][0] <= one.start_ms:
             _, deciding, _ = left.pop()
         if deciding != one.version:
@@ -181,59 +181,59 @@ def _compare_candles(candles: Candles, reference: Candles | None, result: Replay
     return Candles(start_ms=candles.start_ms, **columns)
 
 
-def _check_steps(told: Told, batch: Batch, result: Replayed) -> None:
+def _check_steps(record: AccountRecord, batch: Batch, result: Replayed) -> None:
     """Compute each open and each decision again from the account's own ledger before it."""
-    ledger, before, booked_ms = Ledger(told.capital), None, -1
-    books = OrderBooks(told, batch) if told.by_orders else None
-    for one in told.steps():
+    ledger, before, booked_ms = Ledger(record.capital), None, -1
+    books = OrderBooks(record, batch) if record.by_orders else None
+    for one in record.steps():
         if isinstance(one, BarOpen):
             if books is None:
-                _open_again(told, batch, one, ledger, before, result)
+                _open_again(record, batch, one, ledger, before, result)
             else:
                 result.differences += starmap(Difference, books.row(one, ledger, before))
             ledger = one.opened.ledger  # so that one difference is counted once
-            if books is None or told.market.floor(one.start_ms) == one.start_ms:
-                booked_ms = told.market.floor(one.start_ms)
+            if books is None or record.market.floor(one.start_ms) == one.start_ms:
+                booked_ms = record.market.floor(one.start_ms)
             continue
         if booked_ms != one.start_ms:
             result.add(one.start_ms, "fill", "", "the journal lacks what the account did at the open")
-        elif (one.position, one.bars_held) != (ledger.weight, ledger.bars_held):
-            said = f"held {one.position} for {one.bars_held}, was {ledger.weight} for {ledger.bars_held}"
+        elif (one.position, one.bars_held) != (ledger.side, ledger.bars_held):
+            said = f"held {one.position} for {one.bars_held}, was {ledger.side} for {ledger.bars_held}"
             result.add(one.start_ms, "decision", "", said)
-        _decide_again(told, batch, one, result)
+        _decide_again(record, batch, one, result)
         if before is not None:
-            result.missing += (one.start_ms - before.start_ms) // told.market.interval_ms - 1
+            result.missing += (one.start_ms - before.start_ms) // record.market.interval_ms - 1
         before = one
     if books is not None:
         result.differences += starmap(Difference, books.rest())
 
 
 def _open_again(
-    told: Told, batch: Batch, bar: BarOpen, ledger: Ledger, before: Decision | None, result: Replayed
+    record: AccountRecord, batch: Batch, bar: BarOpen, ledger: Ledger, before: Decision | None, result: Replayed
 ) -> None:
     """Say what the journal has otherwise than the core at an open."""
     rules = batch.rules[before.start_ms] if before is not None else np.zeros(RULES)
-    met = told.broker(ledger, bar.wanted, bar.quote, bar.rate, rules)
-    if told.market.floor(bar.start_ms) != bar.start_ms:
+    met = record.broker(ledger, bar.wanted, bar.quote, bar.rate, rules)
+    if record.market.floor(bar.start_ms) != bar.start_ms:
         cause = "stop" if (bar.wanted, bar.cause, bar.rate) == (0, "stop", 0.0) and _same(met, bar.opened) else ""
         result.add(bar.start_ms, "fill", cause, f"booked {bar.opened} amid the bar")
         return
     decided = before.wanted if before is not None else 0
     if bar.wanted != decided:
-        before_ms = bar.start_ms - told.market.interval_ms
+        before_ms = bar.start_ms - record.market.interval_ms
         true = {
-            "stale": not bar.late_ms <= told.deadline_ms,
-            "restart": (before_ms, "resumed") in told.notes,
-            "stop": (before_ms, "stopped") in told.notes,
+            "stale": not bar.late_ms <= record.deadline_ms,
+            "restart": (before_ms, "resumed") in record.notes,
+            "stop": (before_ms, "stopped") in record.notes,
         }
         was_seen = bar.cause == "stale" and np.isfinite(bar.late_ms)  # too late to open, and not to close
-        left = nothing_new(ledger.weight, decided) if was_seen else ledger.weight
+        left = nothing_new(ledger.side, decided) if was_seen else ledger.side
         held = bar.wanted == left and true.get(bar.cause, False)
         result.add(bar.start_ms, "fill", bar.cause if held else "", f"traded to {bar.wanted}, decided was {decided}")
     row = batch.row.get(bar.start_ms)  # None where the bar has not closed
-    first = Quote(float(told.candles.open[row])) if row is not None else Quote(bar.quote.first)
-    rate = told.rates.get(bar.start_ms, 0.0) if ledger.weight and row is not None else bar.rate
-    if _same(told.broker(ledger, bar.wanted, first, rate, rules), bar.opened):
+    first = Quote(float(record.candles.open[row])) if row is not None else Quote(bar.quote.first)
+    rate = record.rates.get(bar.start_ms, 0.0) if ledger.side and row is not None else bar.rate
+    if _same(record.broker(ledger, bar.wanted, first, rate, rules), bar.opened):
         return
     # What the session met at the open explains a difference only if exactly this comes out of it.
     if not _same(met, bar.opened):
@@ -251,24 +251,24 @@ def _same(one: Opened, other: Opened) -> bool:
     return bool((np.abs(numbers[0] - numbers[1]) <= _CENT).all())
 
 
-def _decide_again(told: Told, batch: Batch, one: Decision, result: Replayed) -> None:
+def _decide_again(record: AccountRecord, batch: Batch, one: Decision, result: Replayed) -> None:
     if one.version:
         _compute_again(batch, one, result)
     elif one.target != 0:
         result.add(one.start_ms, "decision", "", f"target {one.target} without a version")
     if one.wanted != one.target:
-        before = [kind for at_ms, kind in told.notes if at_ms < one.start_ms]
+        before = [kind for at_ms, kind in record.notes if at_ms < one.start_ms]
         clock = [kind for kind in before if kind.startswith("clock")]
         doubt = [kind for kind in before if kind in OF_DOUBT]
         true = {
-            "deadline": one.late_ms > told.deadline_ms,
-            "missed bars": told.origins[one.start_ms] == "rest",
+            "deadline": one.late_ms > record.deadline_ms,
+            "missed bars": record.origins[one.start_ms] == "rest",
             "clock": clock[-1:] == ["clock off"],
             "champion": doubt[-1:] == [UNKNOWN_CHAMPION],
-            **{cause: (one.start_ms, f"{cause} at close") in told.notes for cause in ("halted", "unknown", "stream")},
+            **{cause: (one.start_ms, f"{cause} at close") in record.notes for cause in ("halted", "unknown", "stream")},
         }
         holds = one.wanted == held_back(one.cause, one.position, one.target) and true.get(one.cause, False)
-        result.add(one.start_ms, "decision", told.cause(one) if holds else "", f"target {one.target} was not traded")
+        result.add(one.start_ms, "decision", record.cause(one) if holds else "", f"target {one.target} was not traded")
 
 
 def _compute_again(batch: Batch, one: Decision, result: Replayed) -> None:
@@ -285,14 +285,14 @@ def _compute_again(batch: Batch, one: Decision, result: Replayed) -> None:
     if apart > PROBABILITY_BOUND:
         result.add(one.start_ms, "probabilities", "", f"differ by {apart:.1e}")
     p_sell, p_hold, p_buy = probabilities.tolist()
-    foreseen, share = batch.foreseen[one.start_ms], batch.share[one.start_ms]
-    told = foreseen_vol(one.values)
-    if told != foreseen and not np.isnan([told, foreseen]).all() and len(one.values) > PROBABILITIES.stop:
-        # A journal of before volatility was foreseen has none.
-        result.add(one.start_ms, "volatility", "", f"foreseen was {told:.6g}, comes out as {foreseen:.6g}")
+    forecast, share = batch.forecast[one.start_ms], batch.share[one.start_ms]
+    journalled = forecast_vol(one.values)
+    if journalled != forecast and not np.isnan([journalled, forecast]).all() and len(one.values) > PROBABILITIES.stop:
+        # A journal of before volatility was forecast has none.
+        result.add(one.start_ms, "volatility", "", f"forecast was {journalled:.6g}, comes out as {forecast:.6g}")
     if share_taken(one.values) != share:
         result.add(one.start_ms, "share", "", f"{share_taken(one.values):.6g} of a position, comes out as {share:.6g}")
-    target = decide(p_sell, p_hold, p_buy, vol, foreseen, one.position, one.bars_held, batch.params[one.version])
+    target = decide(p_sell, p_hold, p_buy, vol, forecast, one.position, one.bars_held, batch.params[one.version])
     if target != one.target:
         result.add(one.start_ms, "decision", "", f"target {one.target}, comes out as {target}")
 
@@ -303,39 +303,39 @@ def _apart(one: FloatArray, other: FloatArray) -> float:
     return float(np.abs(np.nan_to_num(one - other)).max())
 
 
-def _compare_backtest(told: Told, batch: Batch, result: Replayed) -> None:
+def _compare_backtest(record: AccountRecord, batch: Batch, result: Replayed) -> None:
     """Count what a backtest over the session's bars decides and fills alike."""
-    decisions = [one for one in told.decisions if one.version]
+    decisions = [one for one in record.decisions if one.version]
     if not decisions:
         return
     rows = np.array([batch.row[one.start_ms] for one in decisions])
     names = sorted(batch.models)
     which = np.array([names.index(one.version) for one in decisions])
-    candles, step_ms = told.candles[rows], told.market.interval_ms
+    candles, step_ms = record.candles[rows], record.market.interval_ms
     bars = Bars(
         start_ms=candles.start_ms,
         open=candles.open,
         close=candles.close,
         interval_ms=step_ms,
-        funding_rate=np.array([told.rates.get(ms, 0.0) for ms in candles.start_ms.tolist()]),
+        funding_rate=np.array([record.rates.get(ms, 0.0) for ms in candles.start_ms.tolist()]),
     )
     probabilities = np.stack([batch.probabilities[names[k]][row] for k, row in zip(which, rows, strict=True)])
     params = np.stack([batch.params[name] for name in names])
-    foreseen, share = (np.array([of[one.start_ms] for one in decisions]) for of in (batch.foreseen, batch.share))
-    targets = decide_series(probabilities, batch.vol[rows], bars.contiguous, params, which, foreseen)
+    forecast, share = (np.array([of[one.start_ms] for one in decisions]) for of in (batch.forecast, batch.share))
+    targets = decide_series(probabilities, batch.vol[rows], bars.contiguous, params, which, forecast)
     result.equal_decisions = int((targets == [one.target for one in decisions]).sum())
     # One recipe's costs and size for all bars, the last one's: a backtest has one account.
     recipe = batch.models[decisions[-1].version].recipe
-    account = replace(recipe.backtest, initial_capital=told.capital, delay=0)
-    steps = Steps.of(told.instrument)
+    account = replace(recipe.backtest, initial_capital=record.capital, delay=0)
+    steps = Steps.of(record.instrument)
     # What training saw is not asked: a session steps bars that did not exist then.
     backtest = run_backtest(
         bars, targets, recipe.costs, account, trained_until_ms=None, label_span_ms=0, steps=steps, share=share
     )
-    there = _fills_of(backtest, told.instrument)
+    there = _fills_of(backtest, record.instrument)
     booked = {
-        _named(bar.start_ms, fill.change, fill.price, told.instrument)
-        for bar in told.opens
+        _named(bar.start_ms, fill.change, fill.price, record.instrument)
+        for bar in record.opens
         if (fill := bar.opened.fill) is not None
     }
     result.backtest_fills, result.equal_fills = len(there), len(booked & there)
