@@ -82,7 +82,7 @@ def session(installed, verdict) -> dict[str, Any]:
     first = datetime.now(UTC) + timedelta(seconds=15)
     given = {name: SMALL[name] for name in ("market", "exchange")} | {"version": "newest", "session": "cancelled"}
     schedule = {
-        "schedule": {"interval": 600.0, "anchor_date": first.isoformat()},
+        "schedule": {"interval": 60.0, "anchor_date": first.isoformat()},
         "active": True,
         "slug": "often",
         "parameters": given | {"steps": 100_000, "rules": {"at_end": "flat"}},

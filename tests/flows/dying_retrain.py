@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 # What a retrain imports where it first needs it; not onnxruntime, which starts a thread.
@@ -45,19 +46,24 @@ RECIPE = Recipe(
 
 
 def die_at(call: str, word: str, side: str, home: Path) -> None:
-    """Have this process killed before or after a write whose target has the word in it; note every result's name."""
+    """Have this process killed before or after a write whose target has the word in it; note every result's name.
+
+    One thread writes at a time: another one's kill would fall between a result and its note.
+    """
+    turn = threading.RLock()
 
     def dying(real, hits):
         def write(self, target, content):
-            new = real is not save or not self.finished(target)
-            if new and hits(target) and side == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            real(self, target, content)
-            if new and real is save:
-                with (home / "made.txt").open("a") as file:
-                    file.write(target + "\n")
-            if new and hits(target) and side == "after":
-                os.kill(os.getpid(), signal.SIGKILL)
+            with turn:
+                new = real is not save or not self.finished(target)
+                if new and hits(target) and side == "before":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                real(self, target, content)
+                if new and real is save:
+                    with (home / "made.txt").open("a") as file:
+                        file.write(target + "\n")
+                if new and hits(target) and side == "after":
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return write
 

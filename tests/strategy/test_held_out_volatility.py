@@ -118,10 +118,10 @@ def test_listing_is_rated_by_every_market_that_a_network_never_saw(tmp_path: Pat
 
     files = with_held_out(work, tmp_path, own, asked)
     record = VolForecastRecord.of(files)
-    assert sorted(record.held_out_markets) == [*OLD]
-    assert replace(record, held_out_markets={}) == VolForecastRecord.of(own)
+    assert sorted(record.held_out) == [*OLD]
+    assert replace(record, held_out={}) == VolForecastRecord.of(own)
     assert files["risk.parquet"] == own["risk.parquet"]
-    for symbol, its in record.held_out_markets.items():
+    for symbol, its in record.held_out.items():
         test = next(load_samples(tmp_path, one.data, one.recipe).folds[-1].test for one in asked
                     if one.data.market.symbol == symbol)  # fmt: skip
         assert its.windows == pytest.approx((len(test) - HORIZON) / HORIZON)

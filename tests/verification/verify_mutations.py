@@ -186,7 +186,7 @@ PLANTED = [
         "rivals learn the risk of a market's test hours in other markets", "tasks/strategy/risk_rivals.py",
         "        bars = bars_to_learn_from(one.fold(fold.index), recipe.labels.horizon + 1, horizon)\n",
         "        bars = np.arange(len(one.dataset.vol))\n",
-        "tests/strategy/test_risk_of_held_out_markets.py::test_rivals_read_no_hour_of_the_test_in_any_market",
+        "tests/strategy/test_held_out_volatility.py::test_rivals_read_no_hour_of_the_test_in_any_market",
     ),
     (
         "a limit in forecast volatility loosens the fixed one", "tasks/execution/limits.py",
