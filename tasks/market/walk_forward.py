@@ -136,7 +136,8 @@ def cut_times(first_ms: int, end_ms: int, bar: int, horizon: int, config: FoldCo
     step, checked = (calendar_length(length, bar) if fixed else length for length in (tested, validated))
     last = (newest - step // 2) // step * step if fixed else newest - step
     starts = [last - number * step for number in reversed(range(config.folds - 1))]
-    learned = starts[0] - 2 * gap - checked - first_ms if starts else 0
+    # The newest fold may train until before the first one does: its validation is the longer one where that is rounded.
+    learned = min(starts[0] - checked, newest - validated) - 2 * gap - first_ms if starts else 0
 
     def fold(index: int, test: Span, predicted: Span, checked: int) -> Fold:
         validation = Span(start=test.start - gap - checked, stop=test.start - gap)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from storage.schema import ConfigError, DatasetError, IntArray
@@ -17,6 +17,8 @@ from tasks.market.walk_forward import FoldConfig, Scheme, Span, calendar_length,
 
 HOUR = 3_600_000
 NEW_YEAR = 1_735_689_600_000  # 2025-01-01, UTC
+# The newest fold, whose validation is not rounded, begins to learn before the first one.
+LONG_VALIDATION = FoldConfig(folds=2, test_share=0.125, validation_share=0.28125, scheme="rolling")
 
 
 def hours(bars: int, first_ms: int = NEW_YEAR) -> IntArray:
@@ -91,6 +93,7 @@ def test_calendar_length_is_the_largest_that_fits(length: int, bar: int, found: 
 
 @pytest.mark.promise(6)
 @settings(deadline=None, max_examples=150)
+@example(bars=13_696, first_usable=1, horizon=1, config=LONG_VALIDATION)
 @given(
     bars=st.integers(500, 20_000),
     first_usable=st.integers(0, 2_000),
