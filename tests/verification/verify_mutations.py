@@ -377,14 +377,16 @@ PLANTED = [
         "tests/champion/test_promotion.py::test_one_bad_number_fails_its_condition_alone",
     ),
 ]  # fmt: skip
+CONTROL = (
+    "nothing", LABELS, '"""The labels.', '"""The label.',
+    " ".join(dict.fromkeys(test for *_, test in PLANTED)),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def planted(plant, mutation):
     """Every copy's promise, by name; they are judged as many at a time as there are processors."""
-    tests = " ".join(dict.fromkeys(test for *_, test in PLANTED))
-    control = mutation("nothing", LABELS, '"""What the model is to forecast.', '"""What is to be forecast.', tests)
-    return {fault.name: plant(fault) for fault in (control, *(mutation(*one) for one in PLANTED))}
+    return {fault.name: plant(fault) for fault in (mutation(*one) for one in (CONTROL, *PLANTED))}
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in PLANTED])
