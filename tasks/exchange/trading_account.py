@@ -43,6 +43,7 @@ ORDERS_PER_S = 5.0
 _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=2.0, bans=0)
 _MAY_HAVE_LANDED = frozenset({110072, 110079})  # the link id exists already; the order is being processed
 _WEEK_MS = 7 * DAY_MS  # longest range of one query of executions
+_MOST_PAGES = 1_000  # of 100 executions, in one week
 _KEPT_MS = 730 * DAY_MS  # for which Bybit keeps executions; on demo for a week
 _HTTP = 1_000  # lower codes are HTTP's and may come from a proxy instead of the exchange
 _UNCHANGED = frozenset({110043, 110025, 34040})
@@ -272,6 +273,9 @@ class TradingAccount:
 
         Both times are UTC milliseconds. Bybit returns the seven days after a given start, so the range is queried week
         by week. Executions that Bybit has deleted are missing without notice: on demo all that are older than a week.
+
+        Raises:
+            Rejected: There are more than 100,000 in one week.
         """
         named = {"category": market.category, "symbol": market.symbol}
         now_ms = self._ask("the time", "get_server_time", {}, read_time)
@@ -283,7 +287,7 @@ class TradingAccount:
 
     def _executions(self, named: dict[str, Any]) -> list[ExecutionNews]:
         found, cursor = dict[str, ExecutionNews](), dict[str, str]()
-        while True:
+        for _ in range(_MOST_PAGES):
             params = named | {"limit": 100} | cursor
             page = self._ask(f"executions of {named['symbol']}", "get_executions", params, lambda answer: answer)
             rows = {one.fill.exec_id: one for one in _read(page, read_execution)}
@@ -291,7 +295,8 @@ class TradingAccount:
             found |= rows
             cursor = {"cursor": str(page.result.get("nextPageCursor") or "")}
             if not cursor["cursor"] or not is_new:
-                return sorted(found.values(), key=lambda one: one.time_ms)
+                return list(found.values())
+        raise Rejected(f"{named['symbol']} has more than {len(found):,} executions in a week", 0)
 
     def open_orders(self, market: Market) -> list[OrderNews]:
         """Return the open orders of a market."""

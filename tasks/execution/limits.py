@@ -23,12 +23,10 @@ from typing import Annotated, Any, NamedTuple
 from annotated_types import Ge, Gt, Le, Unit
 
 from storage.bounds import Checked
-from storage.schema import DAY_MS
+from storage.schema import DAY_MS, HOUR_MS
 
 LATCHING = frozenset({"DAILY_LOSS", "DAILY_VOLS", "DRAWDOWN", "LOSSES"})
 """Codes after which no position is opened until a person re-arms the account."""
-
-_HOUR_MS = 3_600_000
 
 Part = Annotated[float, Gt(0), Le(1), Unit("of the capital")]
 
@@ -182,7 +180,7 @@ class LimitBook:
             return Breach("NOTIONAL", most, abs(coins) * price)
         if not abs(price / mark - 1) <= self.limits.band:  # NaN is refused too
             return Breach("BAND", self.limits.band, abs(price / mark - 1))
-        while self._orders_ms and self._orders_ms[0] <= now_ms - _HOUR_MS:
+        while self._orders_ms and self._orders_ms[0] <= now_ms - HOUR_MS:
             self._orders_ms.popleft()
         if len(self._orders_ms) >= self.limits.orders_per_hour:
             return Breach("RATE", self.limits.orders_per_hour, len(self._orders_ms) + 1)

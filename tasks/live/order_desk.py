@@ -15,7 +15,7 @@ from functools import partial
 from time import monotonic, monotonic_ns, time_ns
 from typing import NamedTuple
 
-from storage.schema import Market, PipelineError, TemporaryError
+from storage.schema import HOUR_MS, Market, PipelineError, TemporaryError
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.trading_account import Position, Protection, TradingAccount
 from tasks.execution.orders import (
@@ -51,7 +51,7 @@ def move_text(kind: str, fill: Execution) -> str:
 
 
 _OF_AN_ORDER = "Trade"
-_OVERLAP_MS = 3_600_000  # executions are asked for again from so long before they were all known: one may come late
+_OVERLAP_MS = HOUR_MS  # executions are asked for again from so long before they were all known: one may come late
 
 
 @dataclass(frozen=True, kw_only=True)

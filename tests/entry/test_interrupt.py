@@ -13,6 +13,7 @@ import pytest
 
 from flows.entry.child import ROOT
 
+SAID = "interrupted; the same command goes on from what is finished\n"
 WAIT_S = 300.0  # a busy machine is no failure
 COMMAND = ["-m", "flows.pipeline", "--synthetic.bars", "6500", "--folds.folds", "2", "--fit.epochs", "400"]
 
@@ -44,7 +45,7 @@ def test_run_is_interrupted_with_one_line(tmp_path, moment: Callable[[Path], boo
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=WAIT_S)
     assert run.returncode == 130, errors
-    assert errors.splitlines()[-1] == "interrupted; the same command goes on from what is finished"
+    assert errors.endswith(SAID)
     assert "Traceback" not in errors
     _, alive = psutil.wait_procs(family, timeout=WAIT_S)
     assert alive == []
@@ -59,9 +60,7 @@ def test_interrupt_ends_the_run_whatever_a_library_makes_of_it(made_of_it: str):
         "with interruptible():\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n        time.sleep(60)\n"
         f"    except KeyboardInterrupt as err:\n        {made_of_it}\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
-    assert done.returncode == 130
-    assert done.stderr == "interrupted; the same command goes on from what is finished\n"
+    assert ended(code) == (130, "", SAID)
 
 
 @pytest.mark.parametrize("made_of_it", ["raise RuntimeError('Query interrupted') from None", "raise"])
@@ -72,9 +71,7 @@ def test_sigterm_ends_a_flow_with_one_line_whatever_a_library_makes_of_it(made_o
         "with interruptible(), capture_sigterm():\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
         f"        time.sleep(60)\n    except TerminationSignal as err:\n        {made_of_it}\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
-    assert done.returncode == 143
-    assert done.stderr == "interrupted; the same command goes on from what is finished\n"
+    assert ended(code) == (143, "", SAID)
 
 
 def test_sigterm_waits_for_no_thread_that_computes():
@@ -85,8 +82,7 @@ def test_sigterm_waits_for_no_thread_that_computes():
         "    for_ever = beside.submit(threading.Event().wait)\n    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    for_ever.result()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
-    assert (done.returncode, done.stderr) == (143, "interrupted; the same command goes on from what is finished\n")
+    assert ended(code) == (143, "", SAID)
 
 
 def test_session_that_ends_well_on_sigterm_was_not_interrupted():
@@ -95,8 +91,13 @@ def test_session_that_ends_well_on_sigterm_was_not_interrupted():
         "    signal.signal(signal.SIGTERM, lambda number, frame: None)\n    os.kill(os.getpid(), signal.SIGTERM)\n"
         "print('summary')"
     )
+    assert ended(code) == (0, "summary\n", "")
+
+
+def ended(code: str) -> tuple[int, str, str]:
+    """Run a program, and return its status and what it wrote."""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
-    assert (done.returncode, done.stdout, done.stderr) == (0, "summary\n", "")
+    return done.returncode, done.stdout, done.stderr
 
 
 def takes_interrupts(process: psutil.Process) -> bool:

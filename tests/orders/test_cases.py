@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from decimal import Decimal
+from itertools import count
 from math import nan
 from pathlib import Path
 from time import monotonic
@@ -35,7 +36,7 @@ from tasks.live.gates import Denied
 from tasks.live.halts import Halts
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_gateway import OrderGateway
-from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
+from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist, Reply
 from tests.orders.cells import CANDLES, KEY, LIMIT_S, MARKET, PRICE, TIMING, Desk
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
@@ -471,6 +472,23 @@ def test_pages_that_go_round_in_a_circle_and_a_clock_that_moves_end(open_desk: O
     booked, _ = here.trading.executions(MARKET, here.sandbox.clock.now_ms() - 1_000)
     assert len(booked) == len(here.orders[0].fills)
     assert len(here.sandbox.requests) <= asked + 4
+
+
+def test_pages_without_end_are_not_read_to_the_end(open_desk: OPEN, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, numbers = open_desk(), count()
+    here.want("0.4")
+    here.work()
+
+    def another(reply: Reply) -> None:
+        (row, *_) = reply.envelope["result"]["list"]
+        reply.envelope["result"] = {"list": [row | {"execId": f"made-up-{next(numbers)}"}], "nextPageCursor": "more"}
+
+    page = Action("one more", another, lambda params: {name: text for name, text in params.items() if name != "cursor"})
+    here.sandbox.follow([Fault(Match(path="/v5/execution/list", times=None), page)])
+    monkeypatch.setattr("tasks.exchange.trading_account._MOST_PAGES", 5)
+    with pytest.raises(Rejected, match="more than 5 executions in a week"):
+        here.trading.executions(MARKET, here.sandbox.clock.now_ms() - 1_000)
+    assert next(numbers) == 5
 
 
 @pytest.mark.promise(15)
