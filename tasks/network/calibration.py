@@ -13,7 +13,8 @@ _BISECTIONS = 60  # halve a range of 20 below float64's resolution
 
 def scaler(features: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the (F,) mean and standard deviation of the finite rows of (N, F); a constant feature has scale 1."""
-    finite = features[finite_bars(features)]
+    known = finite_bars(features)
+    finite = features if known.all() else features[known]  # a copy of years of bars only where one is needed
     mean, scale = finite.mean(axis=0), finite.std(axis=0)
     return mean, np.where(scale > 1e-12 * (1 + np.abs(mean)), scale, 1.0)
 

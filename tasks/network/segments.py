@@ -111,7 +111,7 @@ class BarStream:
 
 def finite_bars(features: FloatArray) -> BoolArray:
     """Return (T,) whether every feature of a bar is finite, in float32, which the network computes in."""
-    return np.asarray((np.abs(features) <= _LARGEST).all(axis=1))
+    return np.asarray(((features <= _LARGEST) & (features >= -_LARGEST)).all(axis=1))
 
 
 def ready_bars(features: FloatArray, segment: IntArray, context: int) -> BoolArray:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from storage.schema import ConfigError, FloatArray, LeakError
 from tasks.network.architecture import DSCConfig
-from tasks.network.baselines import TabularSeries, log_loss, logistic, require_every_class
+from tasks.network.baselines import MANY_BARS, TabularSeries, log_loss, logistic, require_every_class
 from tasks.network.fit_config import FitConfig
 from tasks.network.segments import Series
 from tasks.network.teacher import cross_fitted
@@ -121,10 +121,14 @@ def _regression(
     near: Any = None,
 ) -> Any:
     """Return scikit-learn's logistic regression of the training bars; every label counts alike."""
-    samples = replace(table.samples(np.arange(*train), mirrored=mirrored), weights=None)
+    bars = table.known(np.arange(*train))
+    one_side = mirrored and len(bars) >= MANY_BARS
+    samples = table.samples_of_either_side(bars) if one_side else table.samples(bars, mirrored=mirrored)
+    samples = replace(samples, weights=None)
     require_every_class(samples, train, num_classes)
-    # As strong for a sample and its mirror image; of two classes there is one line, whose halves have half its square.
-    strength = (2 if num_classes == 2 else 1) / (fit_config.start_penalty * (2 if mirrored else 1))
+    # As strong for a bar with one side or both; of two classes there is one line, whose halves have half its square.
+    sides = 2 if mirrored and not one_side else 1
+    strength = (2 if num_classes == 2 else 1) / (fit_config.start_penalty * sides)
     return logistic(samples, strength, near)
 
 

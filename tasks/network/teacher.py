@@ -20,10 +20,9 @@ import numpy as np
 
 from storage.schema import FloatArray
 from tasks.network.baseline_config import BaselineConfig
-from tasks.network.baselines import Boosting, TabularSeries
+from tasks.network.baselines import MANY_BARS, Boosting, TabularSeries
 from tasks.network.segments import Series
 
-_MANY = 50_000  # bars: of 55,000 to 82,000 it was as good on bars not seen, of some 20,000 up to 2 mnat worse
 _LEAVES = 4  # interactions of three at most; 12 knew less of unseen bars
 _RATE = 0.15  # a third of the trees of 0.05, and the network learns as much from them; with fewer bars it learned less
 
@@ -63,7 +62,7 @@ def cross_fitted(
     probabilities = np.full((len(series.labels), num_classes), np.nan)
     bars, reach = table.known(np.arange(*train)), 1 + series.label_span
     shared = None
-    if len(bars) >= _MANY:
+    if len(bars) >= MANY_BARS:
         shared = Boosting(table.samples_of_either_side(bars), check, num_classes, config)
     times = series.times[bars]
     hours = np.unique(times)

@@ -22,6 +22,7 @@ FEWEST_WINDOWS = 30.0
 _LEAVES = (4, 8)  # more find noise: there are few windows that do not overlap
 _LEAF_WINDOWS = 10  # that do not overlap, in each leaf
 _PER_WINDOW = 12  # samples of each horizon: those between hold the same returns
+_AT_ONCE = 10_000  # bars that trees forecast: the table of years would be copied twice
 _CHECKED = 0.15  # share of the bars, the newest, that say when trees are enough
 
 
@@ -96,5 +97,7 @@ def trees(
     best = min(range(len(_LEAVES)), key=lambda i: grown[i].best_score["valid_0"]["l2"])
     final = lightgbm.train({**options, "num_leaves": _LEAVES[best]}, data(fit), max(grown[best].best_iteration, 1))
     expected = np.full(len(scaled), np.nan)
-    expected[known] = final.predict(scaled[known])
+    rows = np.flatnonzero(known)
+    for part in (rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE)):
+        expected[part] = final.predict(scaled[part])
     return expected

@@ -29,7 +29,7 @@ def series_of(seed: int = 0) -> Series:
 def however_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few bars are told from both sides, many from either, of one table of bins."""
     if request.param == "many bars":
-        monkeypatch.setattr("tasks.network.teacher._MANY", 0)
+        monkeypatch.setattr("tasks.network.teacher.MANY_BARS", 0)
 
 
 def taught(series: Series) -> FloatArray:
@@ -96,7 +96,7 @@ def test_probabilities_are_those_of_trees_grown_by_hand():
 
 def test_of_many_bars_every_second_one_is_told_as_its_mirror_image(monkeypatch):
     # Of even bars, class 0 has the feature below zero and class 1 above; of odd ones, the images of just these.
-    monkeypatch.setattr("tasks.network.teacher._MANY", 0)
+    monkeypatch.setattr("tasks.network.teacher.MANY_BARS", 0)
     series, train = series_of(), slice(*TRAIN)
     even, below = np.arange(BARS) % 2 == TRAIN[0] % 2, series.features[:, 0] < 0
     labels = np.where(even | (np.arange(BARS) >= VALIDATION[0]), np.where(below, 0, 1), np.where(below, 1, 2))
