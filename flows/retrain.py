@@ -134,9 +134,11 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
         for index in parts_of("networks", fitted):
             starts.append(preparing[index].result())
             models.append(train_fold(data, recipe, index, starts[index]))
+            give_back_large_blocks()
         for index in parts_of("baselines", walked):
             twin = [train_twin(data, recipe, index, starts[index])] if recipe.baselines.twin else []
             rivals.append([fitting[index].result(), *twin])
+            give_back_large_blocks()
     return starts, models, rivals
 
 
