@@ -21,7 +21,7 @@ Models are passed in as callables; this package imports none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -149,19 +149,19 @@ def start_invariance(
     return _passed("start invariance", f"{len(names)} columns within {_REMADE:g} at {starts} later starts")
 
 
-def stored_inputs(stored: FloatArray, made: FloatArray, names: Sequence[str]) -> LeakCheck:
+def stored_inputs(tables: Iterable[tuple[FloatArray, FloatArray, Sequence[str]]]) -> LeakCheck:
     """Compare the inputs of a training with those computed from the candles now, which the other checks use.
 
     Args:
-        stored: (T, F) columns that a model was trained on.
-        made: (T, F) the same columns, computed from the candles.
-        names: (F,) of the columns.
+        tables: Of each: (T, F) columns that a model was trained on, (T, F) the same columns computed from the candles,
+            and their (F,) names.
     """
-    name = "stored inputs"
-    moved = _first_difference(stored, made, names, _REMADE)
-    if moved:
-        return _failed(name, f"{moved} between what training was given and what the candles give")
-    return _passed(name, f"{len(stored):,} bars of features and labels are what the candles give")
+    name, bars = "stored inputs", 0
+    for stored, made, names in tables:
+        bars = len(stored)
+        if moved := _first_difference(stored, made, names, _REMADE):
+            return _failed(name, f"{moved} between what training was given and what the candles give")
+    return _passed(name, f"{bars:,} bars of features and labels are what the candles give")
 
 
 def label_span(label: Columns, candles: FloatArray, horizon: int) -> LeakCheck:

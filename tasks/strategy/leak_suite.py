@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -107,12 +107,17 @@ def leak_checks(samples: Samples, interval_ms: int, recipe: Recipe, fold: FoldRe
 def remade_inputs(samples: Samples, interval_ms: int, recipe: Recipe) -> LeakCheck:
     """Make features and labels of the whole dataset again, and compare."""
     dataset, labels = samples.dataset, samples.labels
-    candles = dataset.candles.matrix()
-    features, classes = feature_columns(interval_ms), label_columns(recipe.labels, recipe.costs.round_trip, interval_ms)
-    given = (dataset.features, dataset.vol, labels.forward_return, labels.threshold, labels.classes)
-    return leaks.stored_inputs(
-        np.column_stack(given), np.column_stack([features(candles), classes(candles)]), (*OUTPUTS, *leaks.LABEL_COLUMNS)
-    )
+    candles, inputs = dataset.candles.matrix(), len(OUTPUTS) - 1
+    classes = label_columns(recipe.labels, recipe.costs.round_trip, interval_ms)
+
+    def tables() -> Iterator[tuple[FloatArray, FloatArray, Sequence[str]]]:  # in turn, for one of years is large
+        made = build_features(candles, interval_ms)
+        yield dataset.features, made.values, OUTPUTS[:inputs]
+        yield dataset.vol[:, None], made.vol[:, None], OUTPUTS[inputs:]
+        given = np.column_stack([labels.forward_return, labels.threshold, labels.classes])
+        yield given, classes(candles), leaks.LABEL_COLUMNS
+
+    return leaks.stored_inputs(tables())
 
 
 def feature_columns(interval_ms: int) -> Columns:

@@ -26,7 +26,7 @@ from tasks.market.volatility import forecast_volatility
 from tasks.market.walk_forward import Span
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.recipe import Recipe, decision_params
-from tasks.strategy.samples import Samples, load_samples, training_end
+from tasks.strategy.samples import Samples, samples_of_run, training_end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ def load_evaluation(work: Where, datasets: Where, key: str) -> Evaluation:
     """
     results = ResultStore(work)
     inputs = TypeAdapter(EvaluationInputs).validate_json(results.read(key)["inputs.json"])
-    samples = load_samples(datasets, inputs.data, inputs.recipe)
+    samples = samples_of_run(datasets, inputs.data, inputs.recipe)
     folds = judged_folds(results, samples, inputs.folds)
     return evaluate_folds(samples, inputs.recipe, folds)
 

@@ -226,8 +226,8 @@ def test_inputs_that_are_not_what_the_candles_give_are_named():
     made = np.random.default_rng(3).normal(size=(50, 2))
     made[:5] = np.nan
     stored = made * (1 + 1e-13)  # as another processor rounds
-    assert stored_inputs(stored, made, ("a", "b")).passed
+    assert stored_inputs([(stored, made, ("a", "b"))]).passed
     stored[30, 1] = made[31, 1]
-    found = stored_inputs(stored, made, ("a", "b"))
+    found = stored_inputs([(stored, made, ("a", "b"))])
     assert not found.passed
     assert found.found.startswith("b at bar 30 was ")
