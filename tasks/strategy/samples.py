@@ -164,13 +164,15 @@ def load_samples(datasets: Where, data: DatasetRef, recipe: Recipe) -> Samples:
     return Samples(dataset=dataset, labels=labels, folds=folds, refit=refit, known_until_ms=known)
 
 
-@lru_cache(maxsize=1)
 def samples_of_run(datasets: Where, data: DatasetRef, recipe: Recipe) -> Samples:
     """Return `load_samples` of these, read once for all steps of a run: every fold asks, and two at a time.
 
     Arguments and errors as in `load_samples`.
     """
-    return load_samples(datasets, data, recipe)
+    return _newest_loaded(datasets, data, recipe.resolved)  # what is stored of a recipe is resolved, and as good
+
+
+_newest_loaded = lru_cache(maxsize=1)(load_samples)
 
 
 def pool_member(datasets: Where, data: DatasetRef | str, recipe: Recipe) -> Samples:
