@@ -12,7 +12,7 @@ from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.strategy.folds import fold_key
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import FoldBars, fold_bars, load_samples
+from tasks.strategy.samples import FoldBars, fold_bars, load_samples, samples_of_run
 from tests.strategy.stored_candles import stored
 
 DAY = 288  # bars
@@ -40,6 +40,13 @@ def test_another_day_leaves_the_keys_of_all_folds_but_the_newest_and_the_refit(b
     before, now = (keys(bars_of(CANDLES[:bars])) for bars in (BARS, BARS + DAY))
     assert before[:2] == now[:2]
     assert not {*before[2:]} & {*now[2:]}
+
+
+def test_steps_of_a_run_share_one_dataset_whether_their_recipe_names_a_preset_or_spells_it_out(tmp_path):
+    named = replace(RECIPE, network=None, preset="default")
+    data = stored(tmp_path, CANDLES)
+    assert named != named.resolved
+    assert samples_of_run(tmp_path, data, named) is samples_of_run(tmp_path, data, named.resolved)
 
 
 @pytest.mark.promise(6)
