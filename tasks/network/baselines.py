@@ -298,7 +298,7 @@ def _boosting(num_classes: int, samples: _Samples, check: TabularSamples, config
     )
     thinned = Boosting(samples(_SEARCHED), check, num_classes, quick)
     for leaves in config.leaves:
-        predict = thinned.grown(leaves, use_quantized_grad=True)
+        predict = thinned.grown(leaves)
         loss = log_loss(predict(check.x), check.y)
         yield _Point(
             setting=f"leaves={leaves}", loss=loss, fitted=partial(_boosted, num_classes, check, leaves, config)

@@ -3,10 +3,10 @@
     python -m tests.verification.panel
 
 All learn from bars before the holdout and are compared by log-loss on it: the pool's network, the market's own, one of
-the pool without the market, and LightGBM by the full grid on the market's own bars. Gains are in nats, with standard
-errors that count how long losses depend on each other, a day; markets of one hour are averaged before. The holdouts
-have been read before, so nothing here confirms a choice. A bar that is missed is written down first and fails then.
-Costs are 10 bp and 1 bp.
+the pool without the market, and LightGBM as the pipeline fits it on the market's own bars. Gains are in nats, with
+standard errors that count how long losses depend on each other, a day; markets of one hour are averaged before. The
+holdouts have been read before, so nothing here confirms a choice. A bar that is missed is written down first and fails
+then. Costs are 10 bp and 1 bp.
 """
 
 from __future__ import annotations
