@@ -67,6 +67,7 @@ class BoundedAdapter(HTTPAdapter):
                 raise requests.TooManyRedirects("the answer points elsewhere", response=response)
             response._content = self._read(response, give_up_s)
             response._content_consumed = True
+            response.encoding = "utf-8"  # whatever the header says: "punycode" would take minutes for 1 MB
         finally:
             response.close()
         return response

@@ -242,7 +242,8 @@ def _http_failure(status: int) -> PipelineError:
 
 def _reset_ms(headers: Mapping[str, str] | None) -> int | None:
     text = (headers or {}).get(_RESET_HEADER, "")
-    return int(text) if text.isascii() and text.isdecimal() else None
+    # At most 15 digits: milliseconds until the year 33,658; Python refuses to read some thousands of digits.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else None
 
 
 def _innermost_reason(err: BaseException) -> str:

@@ -123,6 +123,20 @@ def test_redirect_is_not_followed(serve: Serve) -> None:
         asked(serve(lambda wire: wire.sendall(elsewhere)))
 
 
+def test_charset_of_the_header_is_not_looked_at(serve: Serve) -> None:
+    page = b"a-" + b"b" * 60_000  # as punycode, each letter moves all that come after it
+
+    def answer(wire: socket.socket) -> None:
+        wire.sendall(b"HTTP/1.1 500 Oh\r\nContent-Type: text/html; charset=punycode\r\n")
+        wire.sendall(b"Content-Length: %d\r\n\r\n" % len(page) + page)
+
+    url = serve(answer)
+    with closing(requests.Session()) as session:
+        session.trust_env = False
+        session.mount("http://", BoundedAdapter(5.0))
+        assert session.get(url, timeout=1).text == page.decode()
+
+
 def test_connection_is_kept_for_the_next_request(serve: Serve) -> None:
     seen = []
 
