@@ -153,7 +153,7 @@ class Stream:
             opened_s = time.monotonic()
             try:
                 reason = self._connect_and_watch()
-            except (websocket.WebSocketException, OSError) as err:
+            except Exception as err:  # whatever else it is: without this thread the stream would be silent for ever
                 self.counts.failures += 1
                 reason = f"{type(err).__name__}: {one_line(err, 120)}"
             if self._closing.is_set():

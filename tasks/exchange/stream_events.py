@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from storage.schema import INTERVAL_MS, Category, Market
 
+_TICKER_FIELDS = ("markPrice", "fundingRate", "nextFundingTime")
+
 Key = tuple[Category, str]
 """Category and symbol, which identify a market within a stream."""
 
@@ -166,7 +168,8 @@ class Decoder:
         fields = self._tickers.setdefault(key[1], {})
         if message["type"] == "snapshot":
             fields.clear()
-        fields.update(message["data"])
+        told = message["data"]
+        fields |= {name: told[name] for name in _TICKER_FIELDS if name in told}
         if not fields.get("markPrice"):  # spot has none; a delta may come before its snapshot
             return []
         rate, stamp = fields.get("fundingRate") or "0", fields.get("nextFundingTime") or "0"

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import websocket
 
 from storage.schema import Candles, ConfigError, Market
 from tasks.exchange.stream import PublicStream
@@ -115,6 +116,25 @@ def test_attempts_to_connect_come_slower_and_slower_and_closing_ends_them() -> N
     gc.collect()
 
 
+def test_socket_that_is_gone_between_two_looks_is_connected_again(
+    make_candles: MAKE, open_sandbox: OPEN, open_public: OPEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, send = threading.Event(), websocket.WebSocketApp.send
+
+    def fails_once(app: websocket.WebSocketApp, *args: Any, **kwargs: Any) -> None:
+        if not broken.is_set():  # as websocket-client does where its reader drops the socket meanwhile
+            broken.set()
+            raise AttributeError("'NoneType' object has no attribute 'send'")
+        send(app, *args, **kwargs)
+
+    monkeypatch.setattr(websocket.WebSocketApp, "send", fails_once)
+    notes: queue.Queue[str] = queue.Queue()
+    stream = open_public(open_sandbox(make_candles(5)), on_note=notes.put)
+    assert "AttributeError" in notes.get(timeout=5.0)
+    assert "connected, generation=2" in notes.get(timeout=5.0)
+    assert stream.counts.failures == 1
+
+
 def test_market_that_is_refused_is_told_and_the_other_goes_on(
     make_candles: MAKE, open_sandbox: OPEN, open_public: OPEN
 ) -> None:
@@ -192,6 +212,16 @@ def test_ticker_is_put_together_from_its_changes() -> None:
     (second,) = told("delta", markPrice="101")
     assert first[1:4] == (100.0, 0.0001, 900)
     assert second[1:4] == (101.0, 0.0001, 900)
+
+
+def test_what_a_ticker_says_beyond_its_three_fields_is_not_kept() -> None:
+    topic = "tickers.SYNTHUSDT"
+    decoder = Decoder("linear", frozenset({topic}))
+    for place in range(100):
+        data = {"markPrice": "100", f"more{place}": "x" * 10_000}
+        (ticker,) = decoder.decode({"topic": topic, "type": "delta", "ts": 5, "data": data}, 0)
+        assert isinstance(ticker, Ticker)
+    assert decoder._tickers == {"SYNTHUSDT": {"markPrice": "100"}}
 
 
 def test_crossed_book_is_refused() -> None:
