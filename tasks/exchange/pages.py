@@ -28,7 +28,7 @@ from tasks.exchange.transport import Answer
 _FIELDS = 1 + len(CANDLE_COLUMNS)
 _RAW_LIMIT = 500
 _REASON_LIMIT = 200
-_NO_NUMBER = re.compile(r"[\s_]")
+_NO_NUMBER = re.compile(r"[\s_]|[^\x00-\x7f]")  # Python also reads "1_000", " 1" and "\u0661"; Bybit writes none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +181,8 @@ def _start(row: object) -> int:
 
 def _numbers(row: list[Any]) -> list[float]:
     try:
-        # Python also reads "1_000" and " 1"; Bybit writes neither.
         if _NO_NUMBER.search("".join(row)):
-            raise ValueError("a number must hold no blank or underscore")
+            raise ValueError("a number must be ASCII without a blank or underscore")
     except TypeError as err:
         raise ValueError("every field must be text") from err
     numbers = [float(field) for field in row[1:-1]]

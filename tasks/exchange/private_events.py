@@ -7,6 +7,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 from storage.schema import one_line
+from tasks.exchange.reference import NUMBER
 from tasks.exchange.stream_events import BadMessage, UnknownTopic
 from tasks.execution.orders import Execution, Reported
 
@@ -104,7 +105,7 @@ def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
     news = Reported(
         order_id=order_id,
         told=str(row["orderStatus"]),
-        executed=number(row, "cumExecQty"),
+        executed=amount(row, "cumExecQty"),
         updated_ms=int(number(row, "updatedTime")),
         why=one_line(row.get("rejectReason") or "", 80),
     )
@@ -115,7 +116,7 @@ def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
 
 def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:
     """Return the execution of a row."""
-    fill = Execution(str(row["execId"]), number(row, "execQty"), number(row, "execPrice"), number(row, "execFee"))
+    fill = Execution(str(row["execId"]), amount(row, "execQty"), amount(row, "execPrice"), number(row, "execFee"))
     link_id, order_id = (str(row.get(name) or "") for name in ("orderLinkId", "orderId"))
     kind, side = str(row.get("execType") or "Trade"), str(row.get("side") or "")
     time_ms = int(number(row, "execTime"))
@@ -140,10 +141,22 @@ def number(row: Mapping[str, Any], name: str) -> Decimal:
     value = row.get(name)
     if value in (None, ""):
         return Decimal(0)
+    text = str(value)
     try:
-        found = Decimal(str(value)) if len(str(value)) <= _LONGEST else Decimal("NaN")
+        found = Decimal(text) if len(text) <= _LONGEST and NUMBER.fullmatch(text) else Decimal("NaN")
     except InvalidOperation:
         found = Decimal("NaN")
     if not found.is_finite() or abs(found.adjusted()) > _LONGEST:  # int(Decimal("1e999999")) would fill the memory
-        raise BadMessage(f"{name} must be a number, was {str(value)[:40]!r}")
+        raise BadMessage(f"{name} must be a number, was {text[:40]!r}")
+    return found
+
+
+def amount(row: Mapping[str, Any], name: str) -> Decimal:
+    """Return a number of a row that has no sign: coins, a price; 0 if the field is missing or empty.
+
+    Raises:
+        BadMessage: As `number`, or it is negative.
+    """
+    if (found := number(row, name)) < 0:
+        raise BadMessage(f"{name} must be >= 0, was {found}")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from tasks.exchange.transport import Answer
 FUNDING_ROWS = 200  # the most that Bybit returns for one request
 STATUSES = ("Trading", "PreLaunch", "Delivering", "Closed")
 """Statuses of a market, the most common first; Bybit filters by one at a time, by default Trading."""
+
+NUMBER = re.compile(r"[0-9.eE+-]+")
+"""Text of a number as Bybit writes it; Python also reads "1_000", " 1" and "\u0661"."""
 
 _NO_LIMIT = "100000000"  # coins: more than any coin's supply in practice
 # At Bybit's usual 8 hours a span is one request; for a market that pays more often it is split until its rows fit.
@@ -48,12 +52,12 @@ def read_instrument(answer: Answer, market: Market) -> Instrument | None:
         category=market.category,
         status=_text(found, "status"),
         launch_ms=0 if spot else _moment(_whole(found, "launchTime"), "launchTime"),
-        tick_size=_decimal(prices, "tickSize"),
-        qty_step=_decimal(lots, "basePrecision" if spot else "qtyStep"),
-        min_qty=_decimal(lots, "minOrderQty"),
-        min_notional=_decimal(lots, "minOrderAmt" if spot else "minNotionalValue", default="0"),
+        tick_size=_limit(prices, "tickSize", is_step=True),
+        qty_step=_limit(lots, "basePrecision" if spot else "qtyStep", is_step=True),
+        min_qty=_limit(lots, "minOrderQty"),
+        min_notional=_limit(lots, "minOrderAmt" if spot else "minNotionalValue", default="0"),
         funding_interval_min=0 if spot else _whole(found, "fundingInterval"),
-        max_market_qty=_decimal(lots, "maxMarketOrderQty" if spot else "maxMktOrderQty", default=_NO_LIMIT),
+        max_market_qty=_limit(lots, "maxMarketOrderQty" if spot else "maxMktOrderQty", default=_NO_LIMIT),
     )
 
 
@@ -128,12 +132,20 @@ def _whole(fields: object, name: str) -> int:
     raise Ambiguous(f"{name} must be a whole number, was {str(value)[:40]!r}")
 
 
-def _decimal(fields: object, name: str, default: str | None = None) -> str:
+def _limit(fields: object, name: str, *, default: str | None = None, is_step: bool = False) -> str:
+    """Return the text of a number >= 0, of a step > 0; `default` if it is missing or empty."""
     if default is not None and isinstance(fields, dict) and not fields.get(name):
         return default
+    text = _decimal(fields, name)
+    if float(text) < 0 or (is_step and float(text) == 0):
+        raise Ambiguous(f"{name} must be {'>' if is_step else '>='} 0, was {text[:40]!r}")
+    return text
+
+
+def _decimal(fields: object, name: str) -> str:
     text = _text(fields, name)
     try:
-        if math.isfinite(float(text)):
+        if NUMBER.fullmatch(text) and math.isfinite(float(text)):
             return text
     except ValueError:
         pass

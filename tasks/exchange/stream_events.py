@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from storage.schema import INTERVAL_MS, Category, Market
+from tasks.exchange.reference import NUMBER
 
 _TICKER_FIELDS = ("markPrice", "fundingRate", "nextFundingTime")
 
@@ -206,8 +207,7 @@ def _trade(key: Key, row: Mapping[str, Any], received_ns: int) -> Trade:
 
 
 def _number(text: object) -> float:
-    # Python also reads "1_000" and " 1"; Bybit writes neither.
-    if isinstance(text, str) and text.isascii() and not set(text) & {"_", " "}:
+    if isinstance(text, str) and NUMBER.fullmatch(text):
         try:
             number = float(text)
         except ValueError:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -29,9 +30,10 @@ from storage.schema import (
 )
 from tasks.exchange.bans import BAN_S, Ban
 from tasks.exchange.pacing import Pace, RetryPolicy
-from tasks.exchange.private_events import ExecutionNews, OrderNews, number, read_execution, read_order
+from tasks.exchange.private_events import ExecutionNews, OrderNews, amount, number, read_execution, read_order
 from tasks.exchange.reference import read_instrument, read_time
 from tasks.exchange.rest_client import RestClient
+from tasks.exchange.stream_events import BadMessage
 from tasks.exchange.transport import HOST_NAMES, RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
 from tasks.execution.orders import ZERO, Acked, Lost, Order, Refused
 
@@ -286,15 +288,18 @@ class TradingAccount:
         return sorted(found.values(), key=lambda one: one.time_ms), now_ms
 
     def _executions(self, named: dict[str, Any]) -> list[ExecutionNews]:
+        def page(answer: Answer) -> tuple[dict[str, ExecutionNews], str]:
+            rows = {one.fill.exec_id: one for one in _read(answer, read_execution)}
+            return rows, str(answer.result.get("nextPageCursor") or "")
+
         found, cursor = dict[str, ExecutionNews](), dict[str, str]()
         for _ in range(_MOST_PAGES):
             params = named | {"limit": 100} | cursor
-            page = self._ask(f"executions of {named['symbol']}", "get_executions", params, lambda answer: answer)
-            rows = {one.fill.exec_id: one for one in _read(page, read_execution)}
+            rows, after = self._ask(f"executions of {named['symbol']}", "get_executions", params, page)
             is_new = not rows.keys() <= found.keys()  # else the cursor repeats a page
             found |= rows
-            cursor = {"cursor": str(page.result.get("nextPageCursor") or "")}
-            if not cursor["cursor"] or not is_new:
+            cursor = {"cursor": after}
+            if not after or not is_new:
                 return list(found.values())
         raise Rejected(f"{named['symbol']} has more than {len(found):,} executions in a week", 0)
 
@@ -310,44 +315,41 @@ class TradingAccount:
             Rejected: The account is in hedge mode.
         """
         params = {"category": market.category, "symbol": market.symbol}
-        rows = self._rows(f"the position in {market.symbol}", "get_positions", params, _position)
+        read = partial(_position, symbol=market.symbol)
+        rows = self._rows(f"the position in {market.symbol}", "get_positions", params, read)
         if len(rows) > 1 or any(index for index, _ in rows):
             raise Rejected(f"the account is in hedge mode for {market.symbol}; switch it to one-way mode", 0)
         return rows[0][1] if rows else Position(ZERO, ZERO)
 
     def available(self) -> Decimal | None:
         """Return the balance available for new positions, Bybit's totalAvailableBalance; None if not reported."""
-        rows = self._rows("the wallet", "get_wallet_balance", {"accountType": "UNIFIED"}, _row)
-        return number(rows[0], "totalAvailableBalance") if rows and rows[0].get("totalAvailableBalance") else None
+        read = partial(_told, name="totalAvailableBalance")
+        rows = self._rows("the wallet", "get_wallet_balance", {"accountType": "UNIFIED"}, read)
+        return rows[0] if rows else None
 
     def taker_fee(self, market: Market) -> Decimal | None:
         """Return the taker fee, share of notional; None if the venue does not report it, as on demo."""
         params = {"category": market.category, "symbol": market.symbol}
         try:
-            rows = self._rows("the fee", "get_fee_rates", params, _row)
+            rows = self._rows("the fee", "get_fee_rates", params, partial(_told, name="takerFeeRate"))
         except Rejected:
             return None
-        return number(rows[0], "takerFeeRate") if rows and rows[0].get("takerFeeRate") else None
+        return rows[0] if rows else None
 
     def key_facts(self) -> KeyFacts:
         """Return the permissions and the account of the key."""
-        found = self._one("the key's permissions", "get_api_key_information")
-        permissions = found.get("permissions")
-        granted = permissions if isinstance(permissions, dict) else {}
-        contracts, wallet = (granted.get(name) or [] for name in ("ContractTrade", "Wallet"))
-        return KeyFacts(
-            may_trade={"Order", "Position"} <= set(contracts) and not number(found, "readOnly"),
-            may_withdraw="Withdraw" in wallet,
-            is_unified=bool(number(found, "uta") or number(found, "unified")),
-            user_id=int(number(found, "userID")),
-        )
+        return self._one("the key's permissions", "get_api_key_information", _key_facts)
 
     def margin_mode(self) -> str:
         """Return Bybit's marginMode; REGULAR_MARGIN means cross margin."""
-        return str(self._one("the account", "get_account_info").get("marginMode") or "")
+        return self._one("the account", "get_account_info", lambda found: str(found.get("marginMode") or ""))
 
-    def _one(self, what: str, method: str) -> Mapping[str, Any]:
-        return self._ask(what, method, {}, lambda answer: answer.result)
+    def _one(self, what: str, method: str, read: Callable[[Mapping[str, Any]], T]) -> T:
+        def readable(answer: Answer) -> T:
+            with _ambiguous("the answer"):
+                return read(answer.result)
+
+        return self._ask(what, method, {}, readable)
 
     def _rows(
         self, what: str, method: str, params: Mapping[str, Any], read: Callable[[Mapping[str, Any], int], T]
@@ -366,18 +368,37 @@ def _read(answer: Answer, read: Callable[[Mapping[str, Any], int], T]) -> list[T
     rows, now_ns = answer.result.get("list"), time.monotonic_ns()
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise Ambiguous("the answer holds no list of rows")
-    try:
+    with _ambiguous("a row of the answer"):
         return [read(row, now_ns) for row in rows]
+
+
+@contextmanager
+def _ambiguous(what: str) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, KeyError, TypeError, ArithmeticError) as err:
-        raise Ambiguous(f"a row of the answer can't be read: {type(err).__name__} {err}") from err
+        raise Ambiguous(f"{what} can't be read: {type(err).__name__} {err}") from err
 
 
-def _row(row: Mapping[str, Any], received_ns: int) -> Mapping[str, Any]:
-    return row
+def _told(row: Mapping[str, Any], received_ns: int, name: str) -> Decimal | None:
+    return number(row, name) if row.get(name) else None
 
 
-def _position(row: Mapping[str, Any], received_ns: int) -> tuple[int, Position]:
-    size = number(row, "size")
-    held = -size if row.get("side") == "Sell" else size
-    rest = (number(row, name) for name in ("leverage", "avgPrice", "stopLoss"))
-    return int(number(row, "positionIdx")), Position(held, *rest)
+def _position(row: Mapping[str, Any], received_ns: int, symbol: str) -> tuple[int, Position]:
+    size, side = amount(row, "size"), row.get("side")
+    if row.get("symbol") != symbol or (size and side not in ("Buy", "Sell")):
+        raise BadMessage(f"must be a side of {symbol}, was {str(side)[:40]!r} of {str(row.get('symbol'))[:40]!r}")
+    rest = (amount(row, name) for name in ("leverage", "avgPrice", "stopLoss"))
+    return int(number(row, "positionIdx")), Position(-size if side == "Sell" else size, *rest)
+
+
+def _key_facts(found: Mapping[str, Any]) -> KeyFacts:
+    permissions = found.get("permissions")
+    granted = permissions if isinstance(permissions, dict) else {}
+    contracts, wallet = (granted.get(name) or [] for name in ("ContractTrade", "Wallet"))
+    return KeyFacts(
+        may_trade={"Order", "Position"} <= set(contracts) and not number(found, "readOnly"),
+        may_withdraw="Withdraw" in wallet,
+        is_unified=bool(number(found, "uta") or number(found, "unified")),
+        user_id=int(number(found, "userID")),
+    )

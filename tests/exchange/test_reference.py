@@ -50,6 +50,26 @@ def test_rules_of_spot_have_no_launch_and_no_funding() -> None:
     assert (rules.qty_step, rules.min_qty, rules.min_notional) == ("0.000001", "0.000011", "5")
 
 
+@pytest.mark.parametrize(
+    ("step", "found"),
+    [
+        ("0", "qtyStep must be > 0, was '0'"), ("-0.001", "qtyStep must be > 0, was '-0.001'"),
+        ("1e-400", "qtyStep must be > 0, was '1e-400'"), ("1_0", "qtyStep must be a number, was '1_0'"),
+        ("\u0661", "qtyStep must be a number"), ("nan", "qtyStep must be a number"),
+    ],
+)  # fmt: skip
+def test_step_by_which_nothing_can_be_rounded_is_no_rule(step: str, found: str) -> None:
+    lots = LINEAR["lotSizeFilter"] | {"qtyStep": step}  # type: ignore[operator]
+    with pytest.raises(Ambiguous, match=found):
+        read_instrument(answer(LINEAR | {"lotSizeFilter": lots}), Market(symbol="BTCUSDT"))
+
+
+def test_least_order_below_0_is_no_rule() -> None:
+    lots = LINEAR["lotSizeFilter"] | {"minOrderQty": "-1"}  # type: ignore[operator]
+    with pytest.raises(Ambiguous, match="minOrderQty must be >= 0, was '-1'"):
+        read_instrument(answer(LINEAR | {"lotSizeFilter": lots}), Market(symbol="BTCUSDT"))
+
+
 def test_rules_without_a_least_notional_have_none() -> None:
     lots = {"qtyStep": "1", "minOrderQty": "1"}
     market = Market(symbol="BTCUSDT", category="inverse")

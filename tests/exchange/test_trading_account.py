@@ -1,0 +1,94 @@
+"""What an account makes of answers that are not as Bybit writes them: asked again, then refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from storage.schema import Ambiguous, Market
+from tasks.exchange import rest_client
+from tasks.exchange.private_events import amount, number
+from tasks.exchange.stream_events import BadMessage
+from tasks.exchange.trading_account import Position, TradingAccount
+from tasks.exchange.transport import Answer
+from tests.exchange.banned_child import KEY
+
+MARKET = Market(symbol="BTCUSDT")
+HELD = {"symbol": "BTCUSDT", "side": "Sell", "size": "2", "leverage": "1", "avgPrice": "", "positionIdx": 0}
+FILL = {
+    "symbol": "BTCUSDT", "execId": "1", "execQty": "1", "execPrice": "100", "execFee": "-0.1", "execTime": "5",
+    "side": "Buy", "orderLinkId": "a",
+}  # fmt: skip
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TradingAccount]]:
+    """Return a maker of accounts to which every question gets one answer."""
+    accounts = []
+
+    def start(*rows: dict[str, Any], **result: Any) -> TradingAccount:
+        answer = Answer(result={"list": list(rows), "timeNano": "7000000"} | result, time_ms=7)
+        monkeypatch.setattr(rest_client, "ask", lambda *asked: answer)
+        accounts.append(TradingAccount("sandbox", KEY, url="http://127.0.0.1:1"))
+        accounts[-1]._questions.sleep = lambda seconds: None
+        return accounts[-1]
+
+    yield start
+    for account in accounts:
+        account.__exit__(None, None, None)
+
+
+def test_position_is_read_with_its_side(answering: Callable[..., TradingAccount]) -> None:
+    assert answering(HELD).position(MARKET) == Position(Decimal(-2), Decimal(1))
+    flat = HELD | {"side": "", "size": "0"}
+    assert answering(flat).position(MARKET) == Position(Decimal(0), Decimal(1))
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"size": "-2"}, "size must be >= 0, was -2"), ({"side": ""}, "a side of BTCUSDT, was ''"),
+        ({"side": None}, "a side of BTCUSDT, was 'None'"), ({"symbol": "ETHUSDT"}, "was 'Sell' of 'ETHUSDT'"),
+        ({"size": "2_0"}, "size must be a number, was '2_0'"), ({"size": "\u0662"}, "size must be a number"),
+    ],
+)  # fmt: skip
+def test_position_that_nobody_can_hold_is_unknown(
+    answering: Callable[..., TradingAccount], changes: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(Ambiguous, match=found):
+        answering(HELD | changes).position(MARKET)
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda start: start(totalAvailableBalance="1", list=[{"totalAvailableBalance": "soon"}]).available(),
+        lambda start: start({"takerFeeRate": "low"}).taker_fee(MARKET),
+        lambda start: start(readOnly="x", permissions={"ContractTrade": ["Order", "Position"]}).key_facts(),
+        lambda start: start(permissions={"ContractTrade": 5}).key_facts(),
+        lambda start: start(permissions={"Wallet": 5}).key_facts(),
+        lambda start: start(FILL | {"execQty": "-1"}).executions(MARKET, 0),
+        lambda start: start(FILL | {"execPrice": "1_0"}).executions(MARKET, 0),
+    ],
+)
+def test_account_that_can_t_be_read_is_unknown_in_one_line(
+    answering: Callable[..., TradingAccount], ask: Callable[..., object]
+) -> None:
+    with pytest.raises(Ambiguous, match=r"the sandbox gave no usable answer for .*can't be read: .*; asked 3 times"):
+        ask(answering)
+
+
+def test_numbers_of_odd_form_are_none() -> None:
+    for text in ("1_000", " 1", "1\n", "\u0661", "nan", "inf", "0x1", "1e400", "--1", "1e", True, [1]):
+        with pytest.raises(BadMessage, match="a must be a number"):
+            number({"a": text}, "a")
+    assert [number({"a": text}, "a") for text in ("-1.50", "1e-8", 7, 0.1, "", None)] == [
+        Decimal("-1.5"), Decimal("1e-8"), 7, Decimal("0.1"), 0, 0,
+    ]  # fmt: skip
+    with pytest.raises(BadMessage, match="a must be >= 0, was -1"):
+        amount({"a": "-1"}, "a")
