@@ -15,6 +15,7 @@ from flows.entry.command_line import run_by_hand
 from flows.entry.form import Folded, form
 from storage.pruning import PruneRule
 from storage.schema import DatasetRef, Market, PipelineError, one_line
+from storage.trials import Origin
 from tasks.data import build_dataset, markets_in_store, note_quality
 from tasks.evaluation import (
     backtest_folds,
@@ -143,7 +144,7 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
 
 
 def judged_on_held_out(
-    data: DatasetRef, recipe: Recipe, keys: StepKeys, to_ask: Sequence[HeldOutMarket]
+    data: DatasetRef, recipe: Recipe, keys: StepKeys, origin: Origin, to_ask: Sequence[HeldOutMarket]
 ) -> tuple[str, StepKeys]:
     """Return the key of the judgement on a new listing, by networks of the pool that did not see the market they judge.
 
@@ -155,6 +156,7 @@ def judged_on_held_out(
         data: The listing's dataset.
         recipe: With its pool.
         keys: Of what the steps found.
+        origin: Who sent the candles.
         to_ask: Whom, from `markets_to_hold_out`.
     """
 
@@ -170,9 +172,9 @@ def judged_on_held_out(
 
     asked = trained_held_out("never seen,", second=False)
     keys = replace(keys, risk=rate_held_out_volatility(keys.risk, asked))
-    judgement = judge_listed(data, recipe, keys, asked)
+    judgement = judge_listed(data, recipe, keys, origin, asked)
     if asks_for_second_seed(judgement):
-        judgement = judge_listed(data, recipe, keys, asked, trained_held_out("second seed,", second=True))
+        judgement = judge_listed(data, recipe, keys, origin, asked, trained_held_out("second seed,", second=True))
     return judgement, keys
 
 
@@ -202,15 +204,15 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, q
     stage("judge")
     keys = StepKeys(evaluation=backtest, speed=latency, leaks=leaks, comparison=comparison, risk=risk)
     if to_ask := markets_to_hold_out(data, recipe):
-        judgement, keys = judged_on_held_out(data, recipe, keys, to_ask)
+        judgement, keys = judged_on_held_out(data, recipe, keys, exchange.origin, to_ask)
     else:
-        judgement = judge_version(data, recipe, keys)
+        judgement = judge_version(data, recipe, keys, exchange.origin)
         if asks_for_second_seed(judgement):
             again = [
                 train_fold(data, recipe.second_seed, index, starts[index])
                 for index in parts_of("judge", fold_count(data, recipe), "second seed,")
             ]
-            judgement = judge_version(data, recipe, keys, again)
+            judgement = judge_version(data, recipe, keys, exchange.origin, again)
     stage("publish")
     version = publish_version(exchange, data, recipe, keys, judgement, quality)
     verdict = promote_or_keep(version, judgement)

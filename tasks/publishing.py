@@ -17,6 +17,7 @@ from storage.artifacts import ArtifactStore
 from storage.results import ResultStore, canonical_json
 from storage.schema import FEATURES, DatasetRef, Market, PipelineError, Source, VersionRef, one_line
 from storage.settings import Settings
+from storage.trials import Origin
 from storage.whole_file import replace_file
 from tasks.champion.judgement import champion_name, count_looks, judge_challenger, judge_new_listing
 from tasks.champion.listing_verdict import FEWEST_HELD_OUT
@@ -53,6 +54,7 @@ def judge_version(
     data: DatasetRef,
     recipe: Recipe,
     keys: StepKeys,
+    origin: Origin,
     second_seed: Sequence[str] = (),
 ) -> str:
     """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement.
@@ -61,13 +63,14 @@ def judge_version(
         data: The dataset.
         recipe: How the challenger was made.
         keys: Of what the steps found.
+        origin: Who sent the candles.
         second_seed: Keys of the folds of `recipe.second_seed`; none before it is asked for.
     """
     settings = Settings.from_environment()
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
     findings = Findings.load(settings.work, settings.datasets, keys)
     again = judged_folds(work, findings.evaluation.samples, second_seed)
-    return _kept(work, data, judge_challenger(store, recipe, findings, again))
+    return _kept(work, data, judge_challenger(store, recipe, findings, origin, again))
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge new listing {data.market.symbol}")
@@ -75,6 +78,7 @@ def judge_listed(
     data: DatasetRef,
     recipe: Recipe,
     keys: StepKeys,
+    origin: Origin,
     asked: Sequence[HeldOutMarket],
     second_seed: Sequence[HeldOutMarket] = (),
 ) -> str:
@@ -84,6 +88,7 @@ def judge_listed(
         data: The listing's dataset.
         recipe: With its pool.
         keys: Of what the steps found, on its own days.
+        origin: Who sent the candles.
         asked: The markets, with the keys of the networks that never saw them.
         second_seed: The same of `recipe.second_seed`; none before it is asked for.
     """
@@ -91,9 +96,9 @@ def judge_listed(
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
     findings = Findings.load(settings.work, settings.datasets, keys)
     level = recipe.promotion.alpha(count_looks(store, recipe, findings.evaluation))
-    found = evaluate_held_out(work, settings.datasets, asked, level)
-    second = evaluate_held_out(work, settings.datasets, second_seed) if second_seed else None
-    judgement = judge_new_listing(store, recipe, findings, found, second)
+    found = evaluate_held_out(work, settings.datasets, asked, origin, level)
+    second = evaluate_held_out(work, settings.datasets, second_seed, origin) if second_seed else None
+    judgement = judge_new_listing(store, recipe, findings, origin, found, second)
     leads = " ".join(f"{symbol}={lead:+.5f}" for symbol, lead in found.leads.items())
     get_run_logger().info(f"markets that networks never saw: log_loss_skill {leads}")
     return _kept(work, data, judgement)

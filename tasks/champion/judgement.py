@@ -11,7 +11,7 @@ import numpy as np
 from storage.artifacts import ArtifactStore
 from storage.champion_log import ChampionEntry
 from storage.schema import ArtifactError, DatasetRef, FloatArray
-from storage.trials import sharpe_per_strategy
+from storage.trials import Origin, sharpe_per_strategy
 from tasks.champion.listing_verdict import held_out_evidence, judge_listing
 from tasks.champion.looks import Looked, looked_at
 from tasks.champion.manifest import Manifest, read_manifest
@@ -27,6 +27,7 @@ from tasks.network.folding import load_weights
 from tasks.network.inference import forecast_series
 from tasks.strategy.findings import Findings
 from tasks.strategy.folds import FoldResult
+from tasks.strategy.funding_record import funding_record
 from tasks.strategy.leave_one_out import HeldOutEvaluation
 from tasks.strategy.out_of_sample import Evaluation, Forecast, bars_of, decide_span, one_after_the_other
 from tasks.strategy.recipe import Recipe
@@ -39,6 +40,7 @@ def judge_challenger(
     store: ArtifactStore,
     recipe: Recipe,
     findings: Findings,
+    origin: Origin,
     second_seed: Sequence[FoldResult] = (),
 ) -> Judgement:
     """Compare a challenger with the champion on bars that neither has seen.
@@ -47,11 +49,12 @@ def judge_challenger(
         store: Of versions and champions; its logs say what else was tried.
         recipe: How the challenger was made.
         findings: What its steps found; the forecasts of volatility count where it sizes positions by them.
+        origin: Who sent the candles.
         second_seed: Folds of `recipe.second_seed`; none before it is asked for.
     """
     data = findings.evaluation.samples.dataset.ref
     entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
-    evidence = _evidence(store, entry, looked, recipe, findings, second_seed)
+    evidence = _evidence(store, entry, looked, recipe, findings, origin, second_seed)
     checks = judge(evidence, recipe.promotion)
     return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=evidence.numbers)
 
@@ -60,6 +63,7 @@ def judge_new_listing(
     store: ArtifactStore,
     recipe: Recipe,
     findings: Findings,
+    origin: Origin,
     found: HeldOutEvaluation,
     second: HeldOutEvaluation | None = None,
 ) -> Judgement:
@@ -69,12 +73,13 @@ def judge_new_listing(
         store: Of versions and champions.
         recipe: How the pool's network was made.
         findings: What its steps found, on the market's own days.
+        origin: Who sent the candles.
         found: What networks forecast of markets that they never saw.
         second: The same with the second seed; None before it is asked for.
     """
     data = findings.evaluation.samples.dataset.ref
     entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
-    own = _evidence(store, entry, looked, recipe, findings)
+    own = _evidence(store, entry, looked, recipe, findings, origin)
     luck = _deflated_sharpe(looked, recipe, found.daily, found.metrics.num_trades)
     held_out = held_out_evidence(own, found, second, luck)
     checks = judge_listing(held_out, found, findings.evaluation.skill, recipe.promotion)
@@ -87,6 +92,7 @@ def _evidence(
     looked: Looked,
     recipe: Recipe,
     findings: Findings,
+    origin: Origin,
     second_seed: Sequence[FoldResult] = (),
 ) -> Evidence:
     """Return what the rule looks at."""
@@ -107,6 +113,7 @@ def _evidence(
         champion=champion_name(entry),
         numbers=numbers,
         skill=evaluation.skill,
+        funding=funding_record(evaluation.samples.dataset, evaluation.unseen, recipe.costs, origin),
         stressed_return=fought.stressed.metrics.total_return if fought else math.nan,
         p_value=fought.advantage.p_value if fought and fought.advantage else None,
         latency_p99_us=findings.speed.model.p99_us,

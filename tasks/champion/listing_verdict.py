@@ -40,7 +40,12 @@ def held_out_evidence(
         luck=luck,
     )
     return replace(
-        own, numbers=numbers, skill=found.skill, stressed_return=found.stressed_return, p_value=found.p_value
+        own,
+        numbers=numbers,
+        skill=found.skill,
+        funding=found.funding,
+        stressed_return=found.stressed_return,
+        p_value=found.p_value,
     )
 
 

@@ -17,6 +17,7 @@ from storage.written import written
 from tasks.execution.metrics import Metrics
 from tasks.execution.skill import Skill
 from tasks.execution.track_record import FEWEST_TRADES, DeflatedSharpe, too_few_trades
+from tasks.strategy.funding_record import FundingRecord
 from tasks.strategy.promotion_rule import PromotionRule
 
 
@@ -61,6 +62,7 @@ class Evidence:
         champion: Version of the champion, or "flat".
         numbers: Of both sides.
         skill: Of the challenger's probabilities on all its unseen bars.
+        funding: What of it the challenger's account has booked on these bars.
         stressed_return: The challenger's positions' total return with the costs times `cost_stress`.
         p_value: Stationary bootstrap, one-sided: the chance of such a lead in return by luck; None where undefined.
         latency_p99_us: One bar through the compiled engine, microseconds.
@@ -76,6 +78,7 @@ class Evidence:
     champion: str
     numbers: Numbers
     skill: Skill
+    funding: FundingRecord
     stressed_return: float
     p_value: float | None
     latency_p99_us: float
@@ -170,6 +173,7 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
             f"{written(evidence.baseline_lead, 'signed nat')} against {evidence.baseline}",
             f">= {written(-rule.baseline_margin, 'signed nat')}",
         ),
+        checked("funding known", evidence.funding.is_whole, str(evidence.funding), "all"),
         checked(
             f"net result at {rule.cost_stress:g}x costs",
             evidence.stressed_return > 0,

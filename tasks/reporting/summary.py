@@ -6,11 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from storage.schema import FUNDING_STEP_MS, Market, VersionRef, sandbox_source
+from storage.schema import Market, VersionRef, sandbox_source
 from storage.trials import Origin
-from storage.written import written
 from tasks.champion.manifest import Manifest, Summary
 from tasks.champion.promotion import Check, Judgement
 from tasks.champion.vol_verdict import vol_forecast_line
@@ -19,6 +16,7 @@ from tasks.execution.fee_schedule import costs_text
 from tasks.execution.track_record import FEWEST_TRADES
 from tasks.market.synthetic import SyntheticMarket, description
 from tasks.strategy.baseline_comparison import MODEL, BaselineComparison
+from tasks.strategy.funding_record import funding_record
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
@@ -161,10 +159,9 @@ def summarise(recipe: Recipe, evaluation: Evaluation, comparison: BaselineCompar
 def _warnings(recipe: Recipe, evaluation: Evaluation, origin: Origin) -> Iterator[str]:
     if free := recipe.costs.free_costs():
         yield f"No {' and no '.join(free)} is charged: the result is not net of costs."
-    pays = recipe.costs.funding and origin != "synthetic"  # a market that is made up has no rates to know
-    if unpaid := _share_without_funding(evaluation) if pays else 0.0:
-        share = written(unpaid, "share")
-        yield f"No funding rates are known for {share} of the unseen time, so none was paid or received in it."
+    funding = funding_record(evaluation.samples.dataset, evaluation.unseen, recipe.costs, origin)
+    if recipe.costs.funding and not funding.is_whole:
+        yield f"The funding rate is known of {funding} in the unseen time: at the others none was paid or received."
     if looser := recipe.promotion.looser_than(PromotionRule()):
         yield f"The promotion rule asks for less than the default: {', '.join(looser)}; mode live refuses it."
     if evaluation.samples.is_listing:
@@ -175,19 +172,6 @@ def _warnings(recipe: Recipe, evaluation: Evaluation, origin: Origin) -> Iterato
         )
     if recipe.refit:
         yield "The published weights were refit up to the last bar; the verdict belongs to the recipe, not to them."
-
-
-def _share_without_funding(evaluation: Evaluation) -> float:
-    """Return the share of the unseen time that no funding stamp can account for; spot pays none."""
-    dataset, unseen = evaluation.samples.dataset, evaluation.unseen
-    if dataset.ref.market.category == "spot":
-        return 0.0
-    first_ms, last_ms = dataset.candles.start_ms[[unseen.start, unseen.stop - 1]]
-    inside = dataset.funding_ms[(dataset.funding_ms >= first_ms) & (dataset.funding_ms <= last_ms)]
-    if not len(inside):
-        return float(last_ms - first_ms > FUNDING_STEP_MS)
-    steps = np.diff(np.concatenate([[first_ms], inside, [last_ms]]))
-    return float(np.maximum(steps - FUNDING_STEP_MS, 0).sum() / max(last_ms - first_ms, 1))
 
 
 def verdict_lines(headline: str, checks: Sequence[Check], manifest: Manifest) -> list[str]:

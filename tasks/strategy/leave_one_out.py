@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 
 from storage.authorship import Where
 from storage.results import ResultStore
 from storage.schema import DAY_MS, DatasetError, DatasetRef, FloatArray, Market
+from storage.trials import Origin
 from tasks.execution.backtest import run_backtest
 from tasks.execution.metrics import DAYS_PER_YEAR, Metrics, sharpe_ratio, total_return
 from tasks.execution.significance import draws_for, stationary_bootstrap_test
 from tasks.execution.skill import Skill, measure_skill
 from tasks.market.labels import UNKNOWN, sample_uniqueness
+from tasks.strategy.funding_record import FundingRecord, funding_record
 from tasks.strategy.out_of_sample import Evaluation, bars_of, evaluate_folds, judged_folds
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import load_samples, training_end
@@ -52,6 +56,7 @@ class HeldOutEvaluation:
         skill: Of all of them, hour after hour: what happened to several at once counts once.
         metrics: An account on each, of equal capital, together; its largest drawdown is the worst account's.
         daily: (D,) return of every UTC day, mean of the accounts.
+        funding: What the accounts together have booked of it.
         stressed_return: What is left of the same positions at costs times the promotion rule's factor.
         p_value: The chance of such a return by luck, one-sided; None where undefined or of too few days.
     """
@@ -60,6 +65,7 @@ class HeldOutEvaluation:
     skill: Skill
     metrics: Metrics
     daily: FloatArray
+    funding: FundingRecord
     stressed_return: float
     p_value: float | None
 
@@ -93,7 +99,7 @@ def _held_out_markets(datasets: Where, data: DatasetRef, recipe: Recipe) -> Iter
 
 
 def evaluate_held_out(
-    work: ResultStore, datasets: Where, trained: Sequence[HeldOutMarket], level: float = 0.05
+    work: ResultStore, datasets: Where, trained: Sequence[HeldOutMarket], origin: Origin, level: float = 0.05
 ) -> HeldOutEvaluation:
     """Return what the networks forecast of markets that they never saw.
 
@@ -101,6 +107,7 @@ def evaluate_held_out(
         work: Where the trained folds lie.
         datasets: Where datasets lie.
         trained: Markets and networks, at least one, of one recipe and seed.
+        origin: Who sent the candles.
         level: P-value that the test of the return must be able to go below.
     """
     each = [_evaluation(work, datasets, one) for one in trained]
@@ -124,6 +131,7 @@ def evaluate_held_out(
         skill=_skill(each),
         metrics=together,
         daily=daily,
+        funding=reduce(add, (funding_record(one.samples.dataset, one.unseen, recipe.costs, origin) for one in each)),
         stressed_return=float(np.mean(stressed)),
         p_value=stationary_bootstrap_test(daily, block, draws=draws_for(level)).p_value if enough else None,
     )

@@ -10,7 +10,7 @@ from tasks.execution.track_record import DeflatedSharpe
 from tasks.strategy.leave_one_out import HeldOutEvaluation
 from tasks.strategy.promotion_rule import PromotionRule
 from tests.champion.example_manifest import METRICS
-from tests.champion.test_promotion import GOOD, SKILL
+from tests.champion.test_promotion import GOOD, KNOWN, SKILL
 
 LUCK = DeflatedSharpe(trials=12, spread=1.0, expected_best=1.0, deflated=0.97)
 FOUND = HeldOutEvaluation(
@@ -18,6 +18,7 @@ FOUND = HeldOutEvaluation(
     skill=SKILL,
     metrics=replace(METRICS, days=60.0, num_trades=250, total_return=0.10, max_drawdown=0.10),
     daily=np.zeros(60),
+    funding=KNOWN,
     stressed_return=0.04,
     p_value=0.01,
 )
@@ -52,6 +53,7 @@ def test_listing_passes_when_networks_foresaw_markets_they_never_saw():
         ({"own": replace(FEW_DAYS, skill=replace(SKILL, p_value=0.97))}, "own days do not refute it"),
         ({"found": replace(FOUND, metrics=replace(FOUND.metrics, days=20.0))}, "unseen days"),
         ({"found": replace(FOUND, stressed_return=-0.01)}, "net result at 1.5x costs"),
+        ({"found": replace(FOUND, funding=replace(KNOWN, booked=179))}, "funding known"),
         ({"found": replace(FOUND, p_value=None)}, "beats the champion (flat)"),
         ({"own": replace(FEW_DAYS, parity=1e-3)}, "all ways to run it agree"),
         ({"own": replace(FEW_DAYS, leaks=("label span",))}, "leak"),

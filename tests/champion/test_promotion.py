@@ -9,6 +9,7 @@ from storage.schema import ConfigError
 from tasks.champion.promotion import Check, Evidence, Numbers, judge
 from tasks.execution.skill import Skill, measure_skill
 from tasks.execution.track_record import DeflatedSharpe
+from tasks.strategy.funding_record import FundingRecord
 from tasks.strategy.promotion_rule import PromotionRule
 from tests.champion.example_manifest import MANIFEST, METRICS
 
@@ -35,6 +36,7 @@ SKILL = Skill(
     edge_bp=1.5,
     edge_error_bp=0.5,
 )
+KNOWN = FundingRecord(booked=180, due=180)
 GOOD = Evidence(
     champion="flat",
     numbers=Numbers(
@@ -44,6 +46,7 @@ GOOD = Evidence(
         luck=DeflatedSharpe(trials=12, spread=1.0, expected_best=1.0, deflated=0.97),
     ),
     skill=SKILL,
+    funding=KNOWN,
     stressed_return=0.04,
     p_value=0.01,
     latency_p99_us=12.0,
@@ -101,6 +104,7 @@ def test_one_bad_number_of_a_side_fails_its_condition_alone(side, change, condit
             {"skill": replace(SKILL, direction_skill=None, direction_p_value=None)},
             "direction of moves better than prior and 50:50",
         ),
+        ({"funding": replace(KNOWN, booked=179)}, "funding known"),
         ({"stressed_return": 0.0}, "net result at 1.5x costs"),
         ({"p_value": 0.06}, "beats the champion (flat)"),
         ({"p_value": None}, "beats the champion (flat)"),
@@ -200,6 +204,7 @@ def test_every_check_shows_its_number_and_its_bound():
     assert checks["unseen days"].wanted == ">= 30"
     assert checks["deflated Sharpe ratio"].found == "0.970, 12 trials"
     assert checks["log-loss near the better baseline"].found == "+0.00020\N{NO-BREAK SPACE}nat against LightGBM"
+    assert (checks["funding known"].found, checks["funding known"].wanted) == ("180 of 180 settlements", "all")
     assert checks["leak tests"].found == "all green"
     assert checks["log-loss better than the prior"].found == "+0.01000\N{NO-BREAK SPACE}nat, p = 0.001"
     direction = checks["direction of moves better than prior and 50:50"]

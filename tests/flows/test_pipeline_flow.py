@@ -175,7 +175,7 @@ def test_dataset_whose_features_are_those_of_the_bar_after_fails_the_leak_report
 def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
     _, verdict = job
     lines = verdict.text((("log", "/a/log"),)).splitlines()
-    assert re.fullmatch(r"NOT PROMOTED - no position is taken\. \d+ of 14 conditions hold(, 1 not run)?\.", lines[0])
+    assert re.fullmatch(r"NOT PROMOTED - no position is taken\. \d+ of 15 conditions hold(, 1 not run)?\.", lines[0])
     assert re.fullmatch(r"  failed: unseen days 6, asked >= 30", lines[1])
     assert any(
         re.fullmatch(r"  6 unseen days +model +(LightGBM|logistic regression) +buy and hold", one) for one in lines
@@ -414,6 +414,7 @@ def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, small_jobs, h
     verdict = pipeline(market=replace(MARKET, category="spot"), exchange=EXCHANGE, bars=bars, recipe=small)
     trades = read_columns(ArtifactStore(str(home / "models")).read(verdict.version, "trades.parquet"))
     assert set(trades["side"]) <= {1}
+    assert [check.found for check in verdict.checks if check.name == "funding known"] == ["none due: spot"]
     with pytest.raises(ConfigError, match="when SPOTUSDT spot began; give its first day as start"):
         ingest(market=Market(symbol="SPOTUSDT", category="spot"), exchange=EXCHANGE)
     with pytest.raises(ConfigError, match="pays in coin, and the accounting is in quote currency"):

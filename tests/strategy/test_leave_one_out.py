@@ -85,7 +85,7 @@ def test_what_happens_to_three_markets_at_once_is_counted_once(tmp_path):
     trained = folds.train(fold_bars(samples, recipe, newest), recipe)
     work.save("fold-0", trained)
     each = [HeldOutMarket(data=data, recipe=recipe, fold="fold-0") for data in same]
-    together, alone = (evaluate_held_out(work, tmp_path, asked) for asked in (each, each[:1]))
+    together, alone = (evaluate_held_out(work, tmp_path, asked, "replayed") for asked in (each, each[:1]))
     assert set(together.leads) == {*OLD}
     assert together.skill.log_loss == pytest.approx(alone.skill.log_loss)
     assert together.skill.p_value == pytest.approx(alone.skill.p_value, rel=0.2)  # its lag ends between two bars
@@ -95,6 +95,8 @@ def test_what_happens_to_three_markets_at_once_is_counted_once(tmp_path):
     assert together.metrics.num_trades == 3 * alone.metrics.num_trades
     np.testing.assert_allclose(together.daily, alone.daily)
     assert together.stressed_return < together.metrics.total_return
+    assert (together.funding.booked, together.funding.due) == (0, 3 * alone.funding.due)
+    assert not together.funding.is_whole
 
 
 @pytest.mark.promise(6)
