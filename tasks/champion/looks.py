@@ -2,7 +2,8 @@
 
 Candles that are downloaded again with one bar more are another source, and no other market. So where they are a
 market's own, whatever was tried on it counts, in every source. A market that is made up is one of its own: another seed
-is another one. Versions and champions cross no source all the same.
+is another one. And a sandbox sends the same candles under every name, so that another name there is no other market.
+Versions and champions cross no source, and no name, all the same.
 """
 
 from __future__ import annotations
@@ -39,18 +40,30 @@ def looked_at(store: ArtifactStore, source: Source, name: str) -> Looked:
     Raises:
         ArtifactError: A log, or a champion's history, of one of them is damaged.
     """
-    known = {source} | {one for one, other in store.markets() if other == name}
-    trials = {one: TrialLog(store.place, Trial).entries(one, name) for one in sorted(known)}
-    searched = {one: TrialLog(store.place, Candidate).entries(one, name) for one in sorted(known)}
+    known = sorted({(source, name)} | {one for one in store.markets() if _has_its_candles(one, source, name)})
+    trials = {one: TrialLog(store.place, Trial).entries(*one) for one in known}
+    searched = {one: TrialLog(store.place, Candidate).entries(*one) for one in known}
     # Entries of before the origin was logged do not say: they count.
-    made_up = {one for one in known if any(entry.origin == "synthetic" for entry in (*trials[one], *searched[one]))}
-    alike = [source] if source in made_up else sorted(known - made_up)
+    made_up = {one[0] for one in known if any(entry.origin == "synthetic" for entry in (*trials[one], *searched[one]))}
+    alike = [one for one in known if (one[0] == source if source in made_up else one[0] not in made_up)]
     champion = store.history(source, name)[-1].ref
     return Looked(
         trials=tuple(trial for one in alike for trial in trials[one]),
         searched=sum(len(searched[one]) for one in alike),
-        versions=tuple(version for one in alike for version in _made_under(store, champion, one, name)),
+        versions=tuple(version for one in alike for version in _made_under(store, champion, *one)),
     )
+
+
+def _has_its_candles(other: tuple[Source, str], source: Source, name: str) -> bool:
+    """Return whether another market has, or may have, the candles of a source's market.
+
+    In every source it has its name. A sandbox replays one file, or makes one market up, under whatever name.
+    """
+    its_source, its_name = other
+    if its_name == name:
+        return True
+    is_named_anew = its_source == source and source.startswith("sandbox:")
+    return is_named_anew and its_name.rpartition("-")[2] == name.rpartition("-")[2]  # of one interval
 
 
 def _made_under(store: ArtifactStore, champion: VersionRef | None, source: Source, name: str) -> list[VersionRef]:

@@ -123,3 +123,24 @@ def test_other_market_s_trials_are_none_of_it(store):
     publish(store, 1, OTHER, name="linear-ADAUSDT-5")
     assert looked_at(store, SOURCE, NAME).looks("ffffffff") == 1
     assert looked_at(store, SOURCE, NAME).trials == ()
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize("origin", ["replayed", "synthetic"])
+def test_candles_of_a_sandbox_under_another_name_forget_neither_trial_nor_look(store, origin):
+    publish(store, 1, name="linear-COPYUSDT-5")
+    for number in range(3):
+        tried(store, SOURCE, origin, number, name="linear-COPYUSDT-5")
+    tried(store, SOURCE, origin, 2)  # one of them again, under this name
+    looked = looked_at(store, SOURCE, NAME)
+    assert looked.looks("ffffffff") == 2
+    assert sorted(sharpe_per_strategy(looked.trials)) == [0.0, 0.01, 0.02]
+    assert looked.searched == 4
+
+
+@pytest.mark.promise(13)
+def test_another_name_on_an_exchange_or_another_interval_is_another_market(store):
+    for source, name in ((Source("bybit"), "linear-ADAUSDT-5"), (SOURCE, "linear-COPYUSDT-15")):
+        tried(store, source, "exchange" if source == "bybit" else "replayed", 1, name=name)
+    for source in (Source("bybit"), SOURCE):
+        assert looked_at(store, source, NAME).trials == ()
