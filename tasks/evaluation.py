@@ -63,7 +63,7 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     """Look for leaks in features, labels, folds and training, and return the key of the report."""
     settings, log = Settings.from_environment(), get_run_logger()
-    work, key = ResultStore(settings.work), leaks_key(data, fold)
+    work, key = ResultStore(settings.work), leaks_key(data, recipe, fold)
     if work.finished(key):
         log.info(f"leaks were looked for before key={key}")
         return key

@@ -67,9 +67,15 @@ class LeakReport:
         return tuple(check.name for check in self.checks if not check.passed)
 
 
-def leaks_key(data: DatasetRef, fold: str) -> str:
-    """Return the key of the report on a fold's model: of the model, the dataset and the code."""
-    made_from = {"fold": fold, "code": code_behind("tasks.strategy.leak_suite"), "dataset": data.id}
+def leaks_key(data: DatasetRef, recipe: Recipe, fold: str) -> str:
+    """Return the key of the report on a fold's model: of the model, the code, the dataset, and how that is divided."""
+    made_from = {
+        "fold": fold,
+        "code": code_behind("tasks.strategy.leak_suite"),
+        "dataset": data.id,
+        "labels": [recipe.labels, recipe.costs.round_trip],
+        "folds": [recipe.folds, recipe.pool, recipe.network_config.context],
+    }
     return ResultStore.key("leaks", made_from)
 
 
