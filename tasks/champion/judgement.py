@@ -123,7 +123,7 @@ def _evidence(
         looks=looks,
         leaks=findings.leaks.failed,
         risk=risk if is_sized else None,
-        kept=_kept(store, data, hash8),
+        spoken_against=_spoken_against(store, data, hash8),
     )
 
 
@@ -143,13 +143,21 @@ def _deflated_sharpe(looked: Looked, recipe: Recipe, daily: FloatArray, trades: 
     return deflate_sharpe(daily, tried, recipe.promotion.other_trials + looked.searched, trades=trades)
 
 
-def _kept(store: ArtifactStore, data: DatasetRef, hash8: str) -> str:
-    """Return the version of this hash that an earlier judgement kept out; empty where there is none."""
+def _spoken_against(store: ArtifactStore, data: DatasetRef, hash8: str) -> str:
+    """Return what was said against a version of this hash; empty where there is none, or nothing was.
+
+    A judgement that kept it out, which its page says for good; or a person who rolled it back, or a version that
+    replaced it, which a second run on the same bars does not undo.
+    """
+    *before, present = (entry.ref for entry in store.history(data.source, data.market.slug))
     for stored in store.whole_versions(data.source, data.market.slug):
-        if stored.hash8 == hash8:
-            with suppress(ArtifactError):  # a damaged one is published anew, with the new judgement
-                if not read_manifest(store, stored).judgement.passed:
-                    return stored.version
+        if stored.hash8 != hash8 or stored == present:
+            continue
+        if stored in before:
+            return f"{stored.version} was the champion before"
+        with suppress(ArtifactError):  # a damaged one is published anew, with the new judgement
+            if not read_manifest(store, stored).judgement.passed:
+                return f"{stored.version} was kept out"
     return ""
 
 

@@ -72,7 +72,7 @@ class Evidence:
         looks: How many versions were compared with this champion, this one included.
         leaks: Names of the leak tests that failed; None where they were not run, which does not pass.
         risk: Names of the conditions of its verdict on volatility that failed; None where nothing is sized by it.
-        kept: The same version, where an earlier judgement kept it out; else empty.
+        spoken_against: What was said against the same version before; empty where nothing was.
     """
 
     champion: str
@@ -88,7 +88,7 @@ class Evidence:
     looks: int = 1
     leaks: tuple[str, ...] | None = None
     risk: tuple[str, ...] | None = None
-    kept: str = ""
+    spoken_against: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +131,8 @@ PARITY_BOUND = 1e-5
 def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
     """Return every condition, passed or failed, in the order in which a sceptic asks; the second seed's is the last."""
     checks = _first_seed(evidence, rule)
-    if evidence.kept and all(check.passed for check in checks):  # else that is why, as it was before
-        # What was published says NOT PROMOTED, and a version never changes.
-        found = f"{evidence.kept} was kept out; retrain on newer bars"
+    if evidence.spoken_against and all(check.passed for check in checks):  # else that is why, as it was before
+        found = f"{evidence.spoken_against}; retrain on newer bars"
         checks = (*checks, checked("no earlier verdict against it", False, found, "none"))
     return (*checks, _second_seed(evidence, all(check.passed for check in checks)))
 

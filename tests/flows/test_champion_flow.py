@@ -138,6 +138,17 @@ def test_version_whose_page_says_that_it_was_kept_out_is_not_promoted_by_a_secon
     assert not again.manifest.judgement.passed
 
 
+@pytest.mark.promise(13)
+def test_champion_that_a_person_rolled_back_does_not_return_by_a_retrain_on_the_same_bars(reign):
+    rollback(market=MARKET, exchange=EXCHANGE, reason="it loses")
+    again = pipeline(market=MARKET, exchange=EXCHANGE, recipe=recipe(seed=1))
+    assert (again.version, again.promoted, again.champion) == (reign.version, False, "flat")
+    assert again.reason == "kept flat; failed: no earlier verdict against it"
+    (check,) = (one for one in again.checks if one.passed is False)
+    assert check.found == f"{reign.version.version} was the champion before; retrain on newer bars"
+    assert store().champion(EXCHANGE.source, MARKET.slug).ref is None
+
+
 def second_seed_reversed(duel):
     """Return the duel in which the second seed is on the wrong side all the time."""
 
