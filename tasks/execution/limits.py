@@ -139,7 +139,9 @@ class LimitBook:
             return self._latch(Breach("DRAWDOWN", self.limits.drawdown, lost_in_all))
         return None
 
-    def trip(self, before: int, after: int, worth: float, risk: float = math.inf) -> Breach | None:
+    def trip(
+        self, before: int, after: int, worth: float, risk: float = math.inf, entry_costs: float = 0.0
+    ) -> Breach | None:
         """Record a change of position; return the breach if it latches now, None if none does or one has before.
 
         Args:
@@ -147,9 +149,11 @@ class LimitBook:
             after: Side from now on: -1, 0 or 1.
             worth: Equity after the change, costs paid, USDT.
             risk: The attribute `risk` of the new position.
+            entry_costs: What opening it has cost, USDT: the new trip pays this part of `worth`, not the old one.
         """
         if before == after:
             return None
+        worth += entry_costs
         self.risk = risk if after else 0.0
         self.day_risk = max(self.day_risk, self.risk)
         if before:
@@ -176,9 +180,9 @@ class LimitBook:
         if self.limits.daily_vols is not None and not 0.0 < forecast_vol < math.inf:
             return Breach("UNFORESEEN", self.limits.daily_vols, forecast_vol)
         most = self.limits.notional * max(self.capital, self._equity)
-        if abs(coins) * price > most * 1.001:  # a thousandth more: a full position may fill a tick away
+        if not abs(coins) * price <= most * 1.001:  # a thousandth more: a full position may fill a tick away
             return Breach("NOTIONAL", most, abs(coins) * price)
-        if not abs(price / mark - 1) <= self.limits.band:  # NaN is refused too
+        if not abs(price / mark - 1) <= self.limits.band:  # NaN is refused too, as above
             return Breach("BAND", self.limits.band, abs(price / mark - 1))
         while self._orders_ms and self._orders_ms[0] <= now_ms - HOUR_MS:
             self._orders_ms.popleft()

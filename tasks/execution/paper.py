@@ -83,6 +83,14 @@ class Opened(NamedTuple):
     fill: Fill | None
     funding: float
 
+    @property
+    def entry_costs(self) -> float:
+        """Fee and slippage of what the fill opened, USDT: all of it from flat, of a flip its share of the coins."""
+        if self.fill is None or self.fill.change * self.ledger.quantity <= 0.0:
+            return 0.0
+        share = min(self.ledger.quantity / self.fill.change, 1.0)
+        return share * (self.fill.fee + self.fill.slippage)
+
 
 def open_bar(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rules: FloatArray) -> Opened:
     """Book one bar's open: pay the funding that is due, then trade to the side that was decided.

@@ -119,7 +119,7 @@ class LimitsState:
             if at_ms > opened_ms:
                 n = bisect_right(decisions, at_ms - market.interval_ms, key=lambda one: one.start_ms)
                 risk = forecast_risk(what, decisions[n - 1] if n else None, market)
-                book.trip(side, after.side, after.equity(what.quote.first), risk)
+                book.trip(side, after.side, after.equity(what.quote.first), risk, what.opened.entry_costs)
             side = after.side
         return book, book.latched if known is None else None
 

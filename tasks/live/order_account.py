@@ -448,4 +448,5 @@ class OrderAccount(Account):
         super().apply(bar)
         self.desk.mark_booked()
         risk = forecast_risk(bar, self.pending, self.desk.market)
-        self._remember(self.limit_book.trip(before, self.ledger.side, self.ledger.equity(bar.quote.first), risk))
+        worth, entry_costs = self.ledger.equity(bar.quote.first), bar.opened.entry_costs
+        self._remember(self.limit_book.trip(before, self.ledger.side, worth, risk, entry_costs))

@@ -62,6 +62,20 @@ def test_losing_round_trips_in_a_row_latch_and_a_gain_begins_anew() -> None:
     assert [code(here.trip(*one)) for one in falls] == ["", "", "", "LOSSES"]
 
 
+@pytest.mark.promise(17)
+def test_trip_is_lost_where_both_its_costs_eat_the_gain_and_a_flip_pays_those_of_each_side() -> None:
+    here = book()
+    here.trip(0, 1, 9_994.5, entry_costs=5.5)
+    here.trip(1, 0, 9_997.0)  # 8 gained, and 5.5 paid to leave: 3 lost in all
+    assert here.losses == 1
+    here = book()
+    here.trip(0, 1, 9_994.5, entry_costs=5.5)
+    here.trip(1, -1, 9_995.5, entry_costs=5.5)  # 12 gained, twice 5.5 paid for this trip: 1 gained in all
+    assert here.losses == 0
+    here.trip(-1, 0, 9_998.0)  # 8 gained, 5.5 paid to leave after 5.5 to enter: 3 lost
+    assert here.losses == 1
+
+
 @pytest.mark.parametrize(
     ("coins", "price", "mark", "found"),
     [
@@ -73,6 +87,8 @@ def test_losing_round_trips_in_a_row_latch_and_a_gain_begins_anew() -> None:
         (90.0, 102.1, 100.0, "BAND"),
         (90.0, 97.9, 100.0, "BAND"),
         (90.0, 100.0, math.nan, "BAND"),
+        (math.nan, 100.0, 100.0, "NOTIONAL"),
+        (90.0, math.nan, 100.0, "NOTIONAL"),
     ],
 )
 def test_position_that_is_too_large_or_too_far_from_the_mark_is_refused(

@@ -36,6 +36,7 @@ def test_purchase_is_whole_steps_on_the_tick_above():
     assert fill.slippage == pytest.approx(1.507 * 6.4, rel=1e-9)
     assert opened.ledger.cash == pytest.approx(100_000 - 1.001 * 1.507 * 63_006.5, rel=1e-12)
     assert opened.ledger[1:] == (fill.change, 1, 1)
+    assert opened.entry_costs == fill.fee + fill.slippage
 
 
 def test_flip_is_one_order_and_restarts_the_bars_held():
@@ -46,6 +47,8 @@ def test_flip_is_one_order_and_restarts_the_bars_held():
     assert BITCOIN.quantity_text(opened.fill.change) == "1.200"
     assert BITCOIN.price_text(opened.fill.price) == "99.90"  # 99.99, a tick of 0.1 below
     assert (round(opened.ledger.quantity, 9), opened.ledger.side, opened.ledger.bars_held) == (-0.95, -1, 1)
+    assert opened.entry_costs == pytest.approx(0.95 * (0.0999 + 0.1), rel=1e-9)  # of 1.2 coins traded
+    assert open_bar(opened.ledger, 0, Quote(100.0), 0.0, RULES).entry_costs == 0.0
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,8 @@ def test_loss_whose_process_died_before_its_book_was_kept_latches_the_next_one(
 
     def die_at_a_loss(own: OrderAccount, bar: BarOpen) -> None:  # its row is in the journal already
         before, after = own.ledger.side, bar.opened.ledger
-        if before and after.side != before and after.equity(bar.quote.first) < own.limit_book._trip_began:
+        worth = after.equity(bar.quote.first) + bar.opened.entry_costs
+        if before and after.side != before and worth < own.limit_book._trip_began:
             raise Killed
         take(own, bar)
 
