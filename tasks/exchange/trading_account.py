@@ -43,7 +43,7 @@ ORDERS_PER_S = 5.0
 """Orders per second, half of Bybit's limit for one account."""
 
 _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=2.0, bans=0)
-_MAY_HAVE_LANDED = frozenset({110072, 110079})  # the link id exists already; the order is being processed
+_MAY_HAVE_LANDED = frozenset({10014, 110072, 110079})  # a duplicate request, or link id; the order is being processed
 _WEEK_MS = 7 * DAY_MS  # longest range of one query of executions
 _MOST_PAGES = 1_000  # of 100 executions, in one week
 _KEPT_MS = 730 * DAY_MS  # for which Bybit keeps executions; on demo for a week

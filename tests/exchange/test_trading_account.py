@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from storage.schema import Ambiguous, Market
-from tasks.exchange import rest_client
+from storage.schema import Ambiguous, Market, Rejected
+from tasks.exchange import rest_client, trading_account
 from tasks.exchange.private_events import amount, number
 from tasks.exchange.stream_events import BadMessage
-from tasks.exchange.trading_account import Position, TradingAccount
+from tasks.exchange.trading_account import Position, Protection, TradingAccount
 from tasks.exchange.transport import Answer
+from tasks.execution.orders import Leg, Lost, Order, Refused
 from tests.exchange.banned_child import KEY
 
 MARKET = Market(symbol="BTCUSDT")
@@ -81,6 +82,26 @@ def test_account_that_can_t_be_read_is_unknown_in_one_line(
 ) -> None:
     with pytest.raises(Ambiguous, match=r"the sandbox gave no usable answer for .*can't be read: .*; asked 3 times"):
         ask(answering)
+
+
+@pytest.mark.promise(14)
+@pytest.mark.parametrize(
+    ("code", "kind"), [(10014, Lost), (110072, Lost), (110079, Lost), (400, Lost), (110007, Refused), (10001, Refused)]
+)
+def test_refusal_that_an_order_may_have_landed_before_is_no_proof(
+    answering: Callable[..., TradingAccount], monkeypatch: pytest.MonkeyPatch, code: int, kind: type
+) -> None:
+    asked = []
+
+    def refuse(client: object, method: str, params: dict[str, Any]) -> Answer:
+        asked.append(params["orderLinkId"])
+        raise Rejected("said so", code)
+
+    account = answering()
+    monkeypatch.setattr(trading_account, "ask", refuse)
+    order = Order(link_id="a", leg=Leg("Buy", Decimal(1), False)).submitting(1)
+    assert isinstance(account.place(MARKET, order, Protection()), kind)
+    assert asked == ["a"]
 
 
 def test_numbers_of_odd_form_are_none() -> None:
