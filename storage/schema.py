@@ -259,8 +259,8 @@ def one_line(text: object, most: int = 200) -> str:
 
 
 def utc_text(ms: int) -> str:
-    """Return UTC milliseconds as 2026-01-04T10:00Z."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%MZ")
+    """Return UTC milliseconds as 2026-01-04T10:00Z; a bar that opens after the calendar's end, as its last minute."""
+    return datetime.fromtimestamp(min(ms, END_OF_TIME_MS) / 1000, UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from storage.schema import DAY_MS, ConfigError, Instrument, Market, Window
+from storage.schema import DAY_MS, END_OF_TIME_MS, ConfigError, Instrument, Market, Window
 from tasks.ingestion.bar_range import BarRange, closed_span, refuse_end_of_market
 from tasks.ingestion.quality import QualityConfig
 
@@ -89,6 +89,14 @@ def test_start_before_the_listing_is_refused_with_the_first_day_there_is():
         ConfigError, match=r"must not be before the listing, BTCUSDT was listed 2020-03-25T10:40Z, start was 2019"
     ):
         span(start=datetime(2019, 1, 1, tzinfo=UTC))
+
+
+def test_listing_or_start_at_the_end_of_the_calendar_is_refused_in_one_line():
+    last = "9999-12-31T23:59Z"
+    with pytest.raises(ConfigError, match=f"has them from {last} to 2026-01-04T10:00Z, asked for {last} to"):
+        closed_span(MARKET, BarRange(), replace(INSTRUMENT, launch_ms=END_OF_TIME_MS), NOW)
+    with pytest.raises(ConfigError, match=f"asked for {last} to 2026-01-04T10:00Z"):
+        span(start=datetime(9999, 12, 31, 23, 58))
 
 
 def test_start_after_end_is_refused():
