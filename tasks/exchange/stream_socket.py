@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import websocket
 from pybit.unified_trading import WebSocket
@@ -148,12 +149,12 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
         self.wst = threading.Thread(target=self._read, name="stream reader", daemon=True)
         self.wst.start()
         give_up_s = time.monotonic() + self._timing.connect_s
-        while self.wst.is_alive() and not self.is_connected() and not self._stop.is_set():
+        while self._held is None and not (self.ended.is_set() or self._stop.is_set()):
             if time.monotonic() > give_up_s:
                 self.reason = f"no connection within {self._timing.connect_s:g} s"
                 break
             time.sleep(0.01)
-        if not self.is_connected():
+        if self._held is None or not self.is_connected():
             self.end()
             raise websocket.WebSocketException(self.reason)
 
@@ -189,9 +190,20 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
             held.shutdown()  # its own close() does nothing after send_close()
 
     def _hold(self, ws: websocket.WebSocketApp) -> None:
-        self._held = sock = cast(websocket.WebSocket, ws.sock)
+        sock = cast(websocket.WebSocket, ws.sock)
+        if self._is_elsewhere(sock.sock):
+            self.fail("the exchange points elsewhere")
+            return
+        self._held = sock
         sock.frame_buffer = _BoundedFrames(sock._recv, False)  # the original buffer is still empty
         sock.cont_frame = _BoundedMessage(False, False)
+
+    def _is_elsewhere(self, wire: Any) -> bool:
+        """Return whether websocket-client has followed a redirect, to a host that must not see the key."""
+        asked = urlsplit(self.endpoint)
+        if asked.scheme == "wss":
+            return getattr(wire, "server_hostname", None) != asked.hostname
+        return bool(wire.getpeername()[:2] != (asked.hostname, asked.port))
 
     def _read(self) -> None:
         try:

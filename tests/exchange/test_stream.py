@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -133,6 +134,27 @@ def test_socket_that_is_gone_between_two_looks_is_connected_again(
     assert "AttributeError" in notes.get(timeout=5.0)
     assert "connected, generation=2" in notes.get(timeout=5.0)
     assert stream.counts.failures == 1
+
+
+@pytest.mark.promise(19)
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # of the host that pointed, by websocket-client
+def test_stream_that_is_pointed_elsewhere_is_not_followed(make_candles: MAKE, open_sandbox: OPEN) -> None:
+    elsewhere, notes = open_sandbox(make_candles(5)), queue.Queue[str]()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def point() -> None:
+            with closing(listener.accept()[0]) as wire:
+                wire.recv(65_536)
+                wire.sendall(b"HTTP/1.1 302 Found\r\nLocation: %b/v5/public/linear\r\n\r\n" % to)
+
+        to, here = elsewhere.stream_url.encode(), f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        threading.Thread(target=point, daemon=True).start()
+        with PublicStream((MARKET,), exchange="sandbox", url=here, timing=QUICK, on_note=notes.put) as stream:
+            assert "the exchange points elsewhere" in notes.get(timeout=5.0)
+            assert stream.generation == 0
+    gc.collect()
 
 
 def test_market_that_is_refused_is_told_and_the_other_goes_on(
