@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 from storage.schema import one_line
-from tasks.exchange.reference import NUMBER
-from tasks.exchange.stream_events import BadMessage, UnknownTopic
+from tasks.exchange.stream_events import UnknownTopic
+from tasks.exchange.wire_values import BadMessage, moment, number, price, required, unsigned
 from tasks.execution.orders import Execution, Reported
 
-_LONGEST = 40  # digits
+_FILLS = frozenset({"Filled", "PartiallyFilled", "PartiallyFilledCanceled", "Cancelled"})
+"""Statuses of an order that mean nothing without how much of it was filled."""
 
 PRIVATE_TOPICS = ("order", "execution")
 
@@ -100,13 +100,20 @@ class PrivateDecoder:
 
 
 def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
-    """Return the order report of a row."""
-    order_id = str(row.get("orderId") or "")
+    """Return the order report of a row.
+
+    Raises:
+        BadMessage: A number is malformed, or the status says that something was filled and no field how much.
+        KeyError: A field is missing.
+    """
+    order_id, told = str(row.get("orderId") or ""), str(row["orderStatus"])
+    if told in _FILLS:
+        required(row, "cumExecQty")
     news = Reported(
         order_id=order_id,
-        told=str(row["orderStatus"]),
-        executed=amount(row, "cumExecQty"),
-        updated_ms=int(number(row, "updatedTime")),
+        told=told,
+        executed=unsigned(row, "cumExecQty"),
+        updated_ms=moment(row, "updatedTime"),
         why=one_line(row.get("rejectReason") or "", 80),
     )
     link_id, parent = (str(row.get(name) or "") for name in ("orderLinkId", "parentOrderLinkId"))
@@ -115,12 +122,23 @@ def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
 
 
 def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:
-    """Return the execution of a row."""
-    fill = Execution(str(row["execId"]), amount(row, "execQty"), amount(row, "execPrice"), number(row, "execFee"))
+    """Return the execution of a row.
+
+    Raises:
+        BadMessage: A number is malformed, the side is none, or the fee is more than what was traded.
+        KeyError: A field is missing.
+    """
+    price(row.get("execPrice"))  # which is kept as decimal
+    quantity, fee = required(row, "execQty"), number(row, "execFee")
+    fill = Execution(str(row["execId"]), quantity, required(row, "execPrice"), fee)
     link_id, order_id = (str(row.get(name) or "") for name in ("orderLinkId", "orderId"))
     kind, side = str(row.get("execType") or "Trade"), str(row.get("side") or "")
-    time_ms = int(number(row, "execTime"))
+    time_ms = moment(row, "execTime")
     is_stop, fee_coin = row.get("stopOrderType") == "StopLoss", str(row.get("feeCurrency") or "USDT")[:20]
+    if not fill.exec_id or side not in ("Buy", "Sell") or quantity <= 0:
+        raise BadMessage(f"an execution must be of an id, a side and a quantity > 0, was {side[:40]!r} of {quantity}")
+    if fee_coin == "USDT" and abs(fee) > quantity * fill.price:
+        raise BadMessage(f"a fee must be less than what was traded, was {fee} for {quantity} at {fill.price}")
     return ExecutionNews(
         str(row["symbol"]), link_id, order_id, kind, side, fill, time_ms, received_ns, is_stop, fee_coin
     )
@@ -130,33 +148,3 @@ _READERS: dict[str, Callable[[Mapping[str, Any], int], PrivateEvent]] = {
     "order": read_order,
     "execution": read_execution,
 }
-
-
-def number(row: Mapping[str, Any], name: str) -> Decimal:
-    """Return a number of a row; 0 if the field is missing or empty.
-
-    Raises:
-        BadMessage: The field is not a finite number of reasonable length.
-    """
-    value = row.get(name)
-    if value in (None, ""):
-        return Decimal(0)
-    text = str(value)
-    try:
-        found = Decimal(text) if len(text) <= _LONGEST and NUMBER.fullmatch(text) else Decimal("NaN")
-    except InvalidOperation:
-        found = Decimal("NaN")
-    if not found.is_finite() or abs(found.adjusted()) > _LONGEST:  # int(Decimal("1e999999")) would fill the memory
-        raise BadMessage(f"{name} must be a number, was {text[:40]!r}")
-    return found
-
-
-def amount(row: Mapping[str, Any], name: str) -> Decimal:
-    """Return a number of a row that has no sign: coins, a price; 0 if the field is missing or empty.
-
-    Raises:
-        BadMessage: As `number`, or it is negative.
-    """
-    if (found := number(row, name)) < 0:
-        raise BadMessage(f"{name} must be >= 0, was {found}")
-    return found

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from storage.schema import DAY_MS, END_OF_TIME_MS, HOUR_MS, Ambiguous, Instrument, Market
 from tasks.exchange.transport import Answer
+from tasks.exchange.wire_values import MOST_AMOUNT, BadMessage, plain, rate
 
 FUNDING_ROWS = 200  # the most that Bybit returns for one request
 STATUSES = ("Trading", "PreLaunch", "Delivering", "Closed")
 """Statuses of a market, the most common first; Bybit filters by one at a time, by default Trading."""
-
-NUMBER = re.compile(r"[0-9.eE+-]+")
-"""Text of a number as Bybit writes it; Python also reads "1_000", " 1" and "\u0661"."""
 
 _NO_LIMIT = "100000000"  # coins: more than any coin's supply in practice
 # At Bybit's usual 8 hours a span is one request; for a market that pays more often it is split until its rows fit.
@@ -69,12 +65,12 @@ def read_funding(answer: Answer, symbol: str, first_ms: int, last_ms: int) -> Ra
     """
     rates: dict[int, float] = {}
     for row in _rows(answer.result):
-        stamp, rate = _whole(row, "fundingRateTimestamp"), float(_decimal(row, "fundingRate"))
+        stamp, paid = _whole(row, "fundingRateTimestamp"), _rate(row)
         if row.get("symbol") != symbol:
             raise Ambiguous(f"the answer is about symbol {str(row.get('symbol'))[:40]!r}")
         if not first_ms <= stamp <= last_ms:
             raise Ambiguous(f"a funding stamp lies outside the range that was asked for: {stamp}")
-        if rates.setdefault(stamp, rate) != rate:
+        if rates.setdefault(stamp, paid) != paid:
             raise Ambiguous(f"two funding rates for one stamp: {stamp}")
     return sorted(rates.items())
 
@@ -139,14 +135,20 @@ def _limit(fields: object, name: str, *, default: str | None = None, is_step: bo
     text = _decimal(fields, name)
     if float(text) < 0 or (is_step and float(text) == 0):
         raise Ambiguous(f"{name} must be {'>' if is_step else '>='} 0, was {text[:40]!r}")
+    if float(text) > MOST_AMOUNT:
+        raise Ambiguous(f"{name} must be within {MOST_AMOUNT:g}, was {text[:40]!r}")
     return text
 
 
 def _decimal(fields: object, name: str) -> str:
-    text = _text(fields, name)
     try:
-        if NUMBER.fullmatch(text) and math.isfinite(float(text)):
-            return text
-    except ValueError:
-        pass
-    raise Ambiguous(f"{name} must be a number, was {text[:40]!r}")
+        return plain(_text(fields, name), name)
+    except BadMessage as err:
+        raise Ambiguous(str(err)) from err
+
+
+def _rate(row: Mapping[str, Any]) -> float:
+    try:
+        return rate(_decimal(row, "fundingRate"))
+    except BadMessage as err:
+        raise Ambiguous(str(err)) from err

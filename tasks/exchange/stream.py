@@ -22,9 +22,10 @@ from storage.schema import ConfigError, Market, one_line
 from tasks.exchange.bans import Ban
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
-from tasks.exchange.stream_events import BadMessage, Decoder, Reconnected, SubscriptionRefused, UnknownTopic, topics_of
+from tasks.exchange.stream_events import Decoder, Reconnected, SubscriptionRefused, UnknownTopic, topics_of
 from tasks.exchange.stream_socket import StreamSocket, StreamTiming
 from tasks.exchange.transport import Exchange
+from tasks.exchange.wire_values import BadMessage
 
 QUEUE_EVENTS = 100_000
 """Most events in the queue: five bursts of 20,000, some 20 MB."""

@@ -16,16 +16,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from storage.schema import INTERVAL_MS, Category, Market
-from tasks.exchange.reference import NUMBER
+from tasks.exchange.wire_values import BadMessage, amount, milliseconds, price, rate
 
 _TICKER_FIELDS = ("markPrice", "fundingRate", "nextFundingTime")
 
 Key = tuple[Category, str]
 """Category and symbol, which identify a market within a stream."""
-
-
-class BadMessage(ValueError):
-    """A malformed message; counted and dropped."""
 
 
 class UnknownTopic(ValueError):
@@ -154,7 +150,7 @@ class Decoder:
         detail, _, symbol = rest.rpartition(".")
         key: Key = (self._category, symbol)
         try:
-            data, ts_ms = message["data"], _milliseconds(message["ts"])
+            data, ts_ms = message["data"], milliseconds(message["ts"])
             if kind == "kline":
                 return [_bar(key, detail, row, ts_ms, received_ns) for row in data]
             if kind == "orderbook":
@@ -173,21 +169,19 @@ class Decoder:
         fields |= {name: told[name] for name in _TICKER_FIELDS if name in told}
         if not fields.get("markPrice"):  # spot has none; a delta may come before its snapshot
             return []
-        rate, stamp = fields.get("fundingRate") or "0", fields.get("nextFundingTime") or "0"
-        return [Ticker(key, _price(fields["markPrice"]), _number(rate), _milliseconds(stamp), ts_ms, received_ns)]
+        paid, stamp = rate(fields.get("fundingRate") or "0"), milliseconds(fields.get("nextFundingTime") or "0")
+        return [Ticker(key, price(fields["markPrice"]), paid, stamp, ts_ms, received_ns)]
 
 
 def _bar(key: Key, interval: str, row: Mapping[str, Any], ts_ms: int, received_ns: int) -> Event:
-    start_ms = _milliseconds(row["start"])
+    start_ms = milliseconds(row["start"])
     market = Market(symbol=key[1], category=key[0], interval=interval) if interval in INTERVAL_MS else None  # type: ignore[arg-type]
     if row["interval"] != interval or market is None or market.floor(start_ms) != start_ms:
         raise BadMessage(f"a bar of interval {interval} can't open at {start_ms} with interval {row['interval']!r}")
-    open_, high, low, close = (_price(row[name]) for name in ("open", "high", "low", "close"))
+    open_, high, low, close = (price(row[name]) for name in ("open", "high", "low", "close"))
     if not low <= min(open_, close) <= max(open_, close) <= high:
         raise BadMessage(f"high and low must lie around open and close, were {high} {low} {open_} {close}")
-    volume, turnover = _number(row["volume"]), _number(row["turnover"]) if row["turnover"] else math.nan
-    if volume < 0 or turnover < 0:
-        raise BadMessage(f"volume and turnover must be >= 0, were {volume} {turnover}")
+    volume, turnover = amount(row["volume"]), amount(row["turnover"]) if row["turnover"] else math.nan
     if type(row["confirm"]) is not bool:
         raise BadMessage(f"confirm must be true or false, was {row['confirm']!r}")
     numbers = (start_ms, open_, high, low, close, volume, turnover, ts_ms, received_ns)
@@ -196,37 +190,11 @@ def _bar(key: Key, interval: str, row: Mapping[str, Any], ts_ms: int, received_n
 
 def _book(key: Key, data: Mapping[str, Any], ts_ms: int, received_ns: int) -> BookTop:
     (bid, bid_size), (ask, ask_size) = data["b"][0], data["a"][0]  # orderbook.1 sends snapshots of one level only
-    top = BookTop(key, _price(bid), _number(bid_size), _price(ask), _number(ask_size), ts_ms, received_ns)
+    top = BookTop(key, price(bid), amount(bid_size), price(ask), amount(ask_size), ts_ms, received_ns)
     if top.bid >= top.ask:
         raise BadMessage(f"the bid must be below the ask, were {top.bid} and {top.ask}")
     return top
 
 
 def _trade(key: Key, row: Mapping[str, Any], received_ns: int) -> Trade:
-    return Trade(key, _price(row["p"]), _number(row["v"]), _milliseconds(row["T"]), received_ns)
-
-
-def _number(text: object) -> float:
-    if isinstance(text, str) and NUMBER.fullmatch(text):
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise BadMessage(f"must be a number, was {str(text)[:40]!r}")
-
-
-def _price(text: object) -> float:
-    price = _number(text)
-    if price <= 0:
-        raise BadMessage(f"a price must be > 0, was {price}")
-    return price
-
-
-def _milliseconds(value: object) -> int:
-    if type(value) is int and 0 <= value < 10**15:
-        return value
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 15:
-        return int(value)
-    raise BadMessage(f"must be whole milliseconds, was {str(value)[:40]!r}")
+    return Trade(key, price(row["p"]), amount(row["v"]), milliseconds(row["T"]), received_ns)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
 from storage.api_keys import ApiKey
 from storage.schema import (
@@ -30,11 +30,11 @@ from storage.schema import (
 )
 from tasks.exchange.bans import BAN_S, Ban
 from tasks.exchange.pacing import Pace, RetryPolicy
-from tasks.exchange.private_events import ExecutionNews, OrderNews, amount, number, read_execution, read_order
+from tasks.exchange.private_events import ExecutionNews, OrderNews, read_execution, read_order
 from tasks.exchange.reference import read_instrument, read_time
 from tasks.exchange.rest_client import RestClient
-from tasks.exchange.stream_events import BadMessage
 from tasks.exchange.transport import HOST_NAMES, RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
+from tasks.exchange.wire_values import BadMessage, number, required, unsigned
 from tasks.execution.orders import ZERO, Acked, Lost, Order, Refused
 
 T = TypeVar("T")
@@ -289,7 +289,7 @@ class TradingAccount:
 
     def _executions(self, named: dict[str, Any]) -> list[ExecutionNews]:
         def page(answer: Answer) -> tuple[dict[str, ExecutionNews], str]:
-            rows = {one.fill.exec_id: one for one in _read(answer, read_execution)}
+            rows = {one.fill.exec_id: one for one in _read(answer, read_execution, named["symbol"])}
             return rows, str(answer.result.get("nextPageCursor") or "")
 
         found, cursor = dict[str, ExecutionNews](), dict[str, str]()
@@ -313,48 +313,51 @@ class TradingAccount:
 
         Raises:
             Rejected: The account is in hedge mode.
+            TemporaryError: Nobody can tell: an answer without a row or a size says nothing, above all not that it is
+                flat.
         """
         params = {"category": market.category, "symbol": market.symbol}
-        read = partial(_position, symbol=market.symbol)
-        rows = self._rows(f"the position in {market.symbol}", "get_positions", params, read)
+
+        def read(answer: Answer) -> list[tuple[int, Position]]:
+            return _read(answer, _position, market.symbol) or _nothing(f"no position in {market.symbol}")
+
+        rows = self._ask(f"the position in {market.symbol}", "get_positions", params, read)
         if len(rows) > 1 or any(index for index, _ in rows):
             raise Rejected(f"the account is in hedge mode for {market.symbol}; switch it to one-way mode", 0)
-        return rows[0][1] if rows else Position(ZERO, ZERO)
+        return rows[0][1]
 
     def available(self) -> Decimal | None:
         """Return the balance available for new positions, Bybit's totalAvailableBalance; None if not reported."""
-        read = partial(_told, name="totalAvailableBalance")
-        rows = self._rows("the wallet", "get_wallet_balance", {"accountType": "UNIFIED"}, read)
+        rows = self._rows(
+            "the wallet", "get_wallet_balance", {"accountType": "UNIFIED"}, _number_of("totalAvailableBalance")
+        )
         return rows[0] if rows else None
 
     def taker_fee(self, market: Market) -> Decimal | None:
         """Return the taker fee, share of notional; None if the venue does not report it, as on demo."""
         params = {"category": market.category, "symbol": market.symbol}
         try:
-            rows = self._rows("the fee", "get_fee_rates", params, partial(_told, name="takerFeeRate"))
+            rows = self._rows("the fee", "get_fee_rates", params, _number_of("takerFeeRate"))
         except Rejected:
             return None
         return rows[0] if rows else None
 
     def key_facts(self) -> KeyFacts:
-        """Return the permissions and the account of the key."""
-        return self._one("the key's permissions", "get_api_key_information", _key_facts)
+        """Return the permissions and the account of the key.
+
+        Raises:
+            TemporaryError: The answer does not say what the key may do.
+        """
+        return self._ask("the key's permissions", "get_api_key_information", {}, _key_facts)
 
     def margin_mode(self) -> str:
-        """Return Bybit's marginMode; REGULAR_MARGIN means cross margin."""
-        return self._one("the account", "get_account_info", lambda found: str(found.get("marginMode") or ""))
-
-    def _one(self, what: str, method: str, read: Callable[[Mapping[str, Any]], T]) -> T:
-        def readable(answer: Answer) -> T:
-            with _ambiguous("the answer"):
-                return read(answer.result)
-
-        return self._ask(what, method, {}, readable)
+        """Return Bybit's marginMode; REGULAR_MARGIN means cross margin, and empty that it is not told."""
+        return self._ask("the account", "get_account_info", {}, lambda told: str(told.result.get("marginMode") or ""))
 
     def _rows(
         self, what: str, method: str, params: Mapping[str, Any], read: Callable[[Mapping[str, Any], int], T]
     ) -> list[T]:
-        return self._ask(what, method, params, partial(_read, read=read))
+        return self._ask(what, method, params, partial(_read, read=read, symbol=params.get("symbol")))
 
     def _ask(self, what: str, method: str, params: Mapping[str, Any], read: Callable[[Answer], T]) -> T:
         return self._questions.ask(what, method, params, read)
@@ -364,41 +367,51 @@ def _stop_at(price: Decimal) -> dict[str, str]:
     return {"stopLoss": format(price, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
 
 
-def _read(answer: Answer, read: Callable[[Mapping[str, Any], int], T]) -> list[T]:
+def _read(answer: Answer, read: Callable[[Mapping[str, Any], int], T], symbol: str | None = None) -> list[T]:
     rows, now_ns = answer.result.get("list"), time.monotonic_ns()
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise Ambiguous("the answer holds no list of rows")
-    with _ambiguous("a row of the answer"):
+    if symbol is not None and (others := [row.get("symbol") for row in rows if row.get("symbol") != symbol]):
+        raise Ambiguous(f"the answer is about symbol {str(others[0])[:40]!r}, {symbol} was asked for")
+    with _readable("a row of the answer"):
         return [read(row, now_ns) for row in rows]
 
 
 @contextmanager
-def _ambiguous(what: str) -> Iterator[None]:
+def _readable(what: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, ArithmeticError) as err:
         raise Ambiguous(f"{what} can't be read: {type(err).__name__} {err}") from err
 
 
-def _told(row: Mapping[str, Any], received_ns: int, name: str) -> Decimal | None:
-    return number(row, name) if row.get(name) else None
+def _nothing(what: str) -> NoReturn:
+    raise Ambiguous(f"the answer holds {what}")
 
 
-def _position(row: Mapping[str, Any], received_ns: int, symbol: str) -> tuple[int, Position]:
-    size, side = amount(row, "size"), row.get("side")
-    if row.get("symbol") != symbol or (size and side not in ("Buy", "Sell")):
-        raise BadMessage(f"must be a side of {symbol}, was {str(side)[:40]!r} of {str(row.get('symbol'))[:40]!r}")
-    rest = (amount(row, name) for name in ("leverage", "avgPrice", "stopLoss"))
+def _number_of(name: str) -> Callable[[Mapping[str, Any], int], Decimal | None]:
+    """Return what reads one number of a row; None where the row does not tell it."""
+    return lambda row, received_ns: required(row, name) if row.get(name) else None
+
+
+def _position(row: Mapping[str, Any], received_ns: int) -> tuple[int, Position]:
+    required(row, "size")  # an answer without one does not say that it is flat
+    size, side = unsigned(row, "size"), row.get("side")
+    if size and side not in ("Buy", "Sell"):
+        raise BadMessage(f"a position must be of a side, was {str(side)[:40]!r} of {size}")
+    rest = (unsigned(row, name) for name in ("leverage", "avgPrice", "stopLoss"))
     return int(number(row, "positionIdx")), Position(-size if side == "Sell" else size, *rest)
 
 
-def _key_facts(found: Mapping[str, Any]) -> KeyFacts:
-    permissions = found.get("permissions")
-    granted = permissions if isinstance(permissions, dict) else {}
-    contracts, wallet = (granted.get(name) or [] for name in ("ContractTrade", "Wallet"))
-    return KeyFacts(
-        may_trade={"Order", "Position"} <= set(contracts) and not number(found, "readOnly"),
-        may_withdraw="Withdraw" in wallet,
-        is_unified=bool(number(found, "uta") or number(found, "unified")),
-        user_id=int(number(found, "userID")),
-    )
+def _key_facts(answer: Answer) -> KeyFacts:
+    told = answer.result
+    with _readable("what the key may do"):
+        contracts, wallet = (told["permissions"][name] for name in ("ContractTrade", "Wallet"))
+        if not (isinstance(contracts, list) and isinstance(wallet, list)):
+            raise TypeError("permissions must be lists")
+        return KeyFacts(
+            may_trade={"Order", "Position"} <= set(contracts) and not number(told, "readOnly"),
+            may_withdraw="Withdraw" in wallet,
+            is_unified=bool(number(told, "uta") or number(told, "unified")),
+            user_id=int(number(told, "userID")),
+        )

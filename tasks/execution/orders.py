@@ -249,6 +249,8 @@ class Order:
             raise OrderError(f"order {self.link_id} of {self.leg.quantity} is said to have filled {executed}")
         known = replace(self, order_id=self.order_id or news.order_id, executed=executed)
         told = _TOLD.get(news.told)
+        if told is Status.FILLED and executed < self.leg.quantity:
+            told = None  # it contradicts itself: the next order of this leg must not go by it
         if told is None or news.updated_ms < self.updated_ms:
             return replace(known, status=known._moved_by(executed))
         if told is Status.REJECTED and executed:

@@ -17,7 +17,6 @@ import websocket
 from storage.schema import Candles, ConfigError, Market
 from tasks.exchange.stream import PublicStream
 from tasks.exchange.stream_events import (
-    BadMessage,
     BookTop,
     ConfirmedBar,
     Decoder,
@@ -31,6 +30,7 @@ from tasks.exchange.stream_events import (
     topics_of,
 )
 from tasks.exchange.stream_socket import StreamTiming
+from tasks.exchange.wire_values import BadMessage
 
 START_MS = 1_735_689_600_000
 STEP_MS = 300_000

@@ -10,10 +10,9 @@ import pytest
 
 from storage.schema import Ambiguous, Market, Rejected
 from tasks.exchange import rest_client, trading_account
-from tasks.exchange.private_events import amount, number
-from tasks.exchange.stream_events import BadMessage
 from tasks.exchange.trading_account import Position, Protection, TradingAccount
 from tasks.exchange.transport import Answer
+from tasks.exchange.wire_values import BadMessage, number, unsigned
 from tasks.execution.orders import Leg, Lost, Order, Refused
 from tests.exchange.banned_child import KEY
 
@@ -52,8 +51,8 @@ def test_position_is_read_with_its_side(answering: Callable[..., TradingAccount]
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"size": "-2"}, "size must be >= 0, was -2"), ({"side": ""}, "a side of BTCUSDT, was ''"),
-        ({"side": None}, "a side of BTCUSDT, was 'None'"), ({"symbol": "ETHUSDT"}, "was 'Sell' of 'ETHUSDT'"),
+        ({"size": "-2"}, "size must be >= 0, was -2"), ({"side": ""}, "of a side, was '' of 2"),
+        ({"side": None}, "of a side, was 'None'"), ({"symbol": "ETHUSDT"}, "about symbol 'ETHUSDT', BTCUSDT was"),
         ({"size": "2_0"}, "size must be a number, was '2_0'"), ({"size": "\u0662"}, "size must be a number"),
     ],
 )  # fmt: skip
@@ -69,7 +68,7 @@ def test_position_that_nobody_can_hold_is_unknown(
     "ask",
     [
         lambda start: start(totalAvailableBalance="1", list=[{"totalAvailableBalance": "soon"}]).available(),
-        lambda start: start({"takerFeeRate": "low"}).taker_fee(MARKET),
+        lambda start: start({"symbol": "BTCUSDT", "takerFeeRate": "low"}).taker_fee(MARKET),
         lambda start: start(readOnly="x", permissions={"ContractTrade": ["Order", "Position"]}).key_facts(),
         lambda start: start(permissions={"ContractTrade": 5}).key_facts(),
         lambda start: start(permissions={"Wallet": 5}).key_facts(),
@@ -112,4 +111,4 @@ def test_numbers_of_odd_form_are_none() -> None:
         Decimal("-1.5"), Decimal("1e-8"), 7, Decimal("0.1"), 0, 0,
     ]  # fmt: skip
     with pytest.raises(BadMessage, match="a must be >= 0, was -1"):
-        amount({"a": "-1"}, "a")
+        unsigned({"a": "-1"}, "a")

@@ -26,7 +26,7 @@ from tasks.exchange.private_events import (
     read_execution,
     read_order,
 )
-from tasks.exchange.stream_events import BadMessage
+from tasks.exchange.wire_values import BadMessage
 from tasks.execution.accounting import RULES
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar

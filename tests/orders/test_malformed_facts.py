@@ -1,0 +1,141 @@
+"""An account of which the exchange says what can't be: it is unknown then, never flat, and nothing is sent twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.schema import TemporaryError
+from tasks.exchange.private_events import ExecutionNews, read_execution, read_order
+from tasks.exchange.wire_values import BadMessage
+from tasks.execution.orders import Leg, Order, Reported, Status
+from tasks.live.halting import close_all
+from tasks.sandbox.faults import Action, Fault, Match, Reply
+from tests.orders.cells import KEY, MARKET, Desk
+from tests.orders.test_cases import EXECUTION, ORDER
+
+OPEN = Callable[..., Desk]
+POSITIONS, FILLS = "/v5/position/list", "/v5/execution/list"
+LISTS = ("/v5/order/realtime", "/v5/order/history")
+
+
+@pytest.fixture
+def open_desk(tmp_path: Path) -> Iterator[OPEN]:
+    with ExitStack() as stack:
+        yield lambda **options: Desk(tmp_path / "orders.sqlite", stack, **options)
+
+
+def says(path: str, times: int | None = None, **fields: Any) -> Fault:
+    """Let each row of an answer say something else; None leaves a field out, and no field at all leaves no row."""
+
+    def spoil(reply: Reply) -> None:
+        rows = reply.envelope["result"]["list"]
+        reply.envelope["result"]["list"] = [
+            {name: value for name, value in (row | fields).items() if value is not None} for row in rows if fields
+        ]
+
+    return Fault(Match(path=path, times=times), Action("says something else", spoil))
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"size": None}, {"size": ""}, {"size": " 0"}, {"size": "0_0"}, {"size": "٠"}, {"side": ""}, {"symbol": "X"}],
+)
+def test_halt_never_takes_a_position_that_it_can_t_read_for_flat(open_desk: OPEN, fields: dict[str, Any]) -> None:
+    here = open_desk()
+    here.want("0.4")
+    here.work()
+    here.sandbox.follow([says(POSITIONS, **fields)])
+    notes: list[str] = []
+    (open_still,) = close_all(here.trading, [MARKET], within_s=0.0, on_note=notes.append)
+    assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == Decimal("0.4")
+    assert f"no usable answer for the position in {MARKET.symbol}" in open_still
+    assert notes == []
+
+
+@pytest.mark.promise(14)
+@pytest.mark.parametrize("executed", [None, "", "0", "0.1"])
+def test_order_that_is_said_to_be_filled_without_saying_how_much_is_not_followed_by_another(
+    open_desk: OPEN, executed: str | None
+) -> None:
+    here = open_desk()
+    silent = [says(path, 4, cumExecQty=executed) for path in LISTS]
+    here.sandbox.follow([*silent, says(FILLS, 4)])
+    here.want("0.4")
+    here.work()
+    assert (len(here.posts), here.desk.held, here.violations()) == (1, Decimal("0.4"), [])
+
+
+def test_report_of_a_whole_fill_that_says_less_leaves_the_order_open() -> None:
+    order = Order(link_id="dsc-1", leg=Leg("Buy", Decimal(2), False)).submitting(1)
+    half = order.after(Reported("x", "Filled", Decimal(1), 5))
+    assert (half.status, half.executed, half.is_settled) == (Status.PARTIAL, 1, False)
+    assert half.after(Reported("x", "Filled", Decimal(2), 6)).status is Status.FILLED
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"side": ""}, {"side": "SELL"}, {"execQty": "-0.4"}, {"execQty": "٠.4"}, {"execPrice": "0"}, {"execId": ""},
+     {"execTime": "99999999999999999"}, {"execFee": "1e10"}, {"symbol": "ETHUSDT"}],
+)  # fmt: skip
+def test_execution_that_can_t_be_is_booked_when_it_is_told_as_it_was(open_desk: OPEN, fields: dict[str, Any]) -> None:
+    here = open_desk()
+    here.sandbox.follow([says(FILLS, 6, **fields)])
+    here.want("0.4")
+    here.work()
+    assert (len(here.posts), here.desk.held, here.violations()) == (1, Decimal("0.4"), [])
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "said"),
+    [
+        (read_execution, EXECUTION | {"side": "None"}, "an execution must be of an id, a side and a quantity > 0"),
+        (read_execution, EXECUTION | {"execQty": "0"}, "an execution must be of an id, a side and a quantity > 0"),
+        (read_execution, EXECUTION | {"execPrice": "1e13"}, r"a price must be in 1e-12\.\.1e\+12, was 10000000000000"),
+        (read_execution, EXECUTION | {"execFee": "11"}, "a fee must be less than what was traded, was 11"),
+        (read_execution, EXECUTION | {"execQty": "1e21"}, r"execQty must be within 1e\+20"),
+        (read_order, ORDER | {"orderStatus": "Cancelled"}, "cumExecQty must be a number, was ''"),
+        (read_order, ORDER | {"cumExecQty": "-1"}, "cumExecQty must be >= 0, was -1"),
+        (read_order, ORDER | {"cumExecQty": "1_0"}, "cumExecQty must be a number, was '1_0'"),
+    ],
+)  # fmt: skip
+def test_row_that_can_t_be_is_refused(
+    read: Callable[[dict[str, Any], int], ExecutionNews], row: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadMessage, match=said):
+        read(row, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "ask", "fields"),
+    [
+        ("/v5/account/fee-rate", lambda trading: trading.taker_fee(MARKET), {"takerFeeRate": "free"}),
+        ("/v5/account/wallet-balance", lambda trading: trading.available(), {"totalAvailableBalance": "1_000"}),
+    ],
+)
+def test_number_of_the_account_that_is_none_is_unknown_and_no_end_of_the_session(
+    open_desk: OPEN, path: str, ask: Callable[[Any], object], fields: dict[str, Any]
+) -> None:
+    here = open_desk()
+    here.sandbox.follow([says(path, **fields)])
+    with pytest.raises(TemporaryError, match="no usable answer for the"):
+        ask(here.trading)
+
+
+@pytest.mark.parametrize("permissions", [None, {}, {"ContractTrade": ["Order", "Position"]}, {"Wallet": None}])
+def test_key_of_which_nobody_says_whether_it_may_withdraw_is_unknown(open_desk: OPEN, permissions: Any) -> None:
+    here = open_desk()
+
+    def spoil(reply: Reply) -> None:
+        told = reply.envelope["result"]["permissions"]
+        reply.envelope["result"]["permissions"] = permissions if permissions != {"Wallet": None} else told | permissions
+
+    here.sandbox.follow([Fault(Match(path="/v5/user/query-api", times=None), Action("permissions", spoil))])
+    with pytest.raises(TemporaryError, match="what the key may do can't be read"):
+        here.trading.key_facts()
