@@ -51,7 +51,15 @@ class BoundedAdapter(HTTPAdapter):
         class HttpsPool(urllib3.HTTPSConnectionPool):
             ConnectionCls = Https
 
-        self.poolmanager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
+        self._pools = {"http": HttpPool, "https": HttpsPool}
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.PoolManager:
+        """Return the connections through a proxy; one for SOCKS has classes of its own, which wait longer."""
+        manager: urllib3.PoolManager = super().proxy_manager_for(proxy, **kwargs)
+        if isinstance(manager, urllib3.ProxyManager):
+            manager.pool_classes_by_scheme = self._pools
+        return manager
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send one request and return its response, read to the end.

@@ -55,8 +55,9 @@ def head(length: int | None, *more: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def asked(url: str, most_s: float = 0.5, most_bytes: int = 10_000) -> object:
+def asked(url: str, most_s: float = 0.5, most_bytes: int = 10_000, proxies: dict[str, str] | None = None) -> object:
     client = new_client("sandbox", url, (1.0, 0.4))
+    client.client.proxies = proxies or {}
     client.client.mount("http://", BoundedAdapter(most_s, most_bytes))
     with closing(client.client):
         return ask(client, "get_kline", {"symbol": "BTCUSDT", "interval": "5"})
@@ -82,16 +83,17 @@ def test_trickle_ends_in_time(serve: Serve) -> None:
     assert monotonic() - began_s < 8  # it would go on for 10 s; the limit is 0.5
 
 
-def test_head_that_trickles_ends_in_time(serve: Serve) -> None:
+@pytest.mark.parametrize("is_proxy", [False, True])
+def test_head_that_trickles_ends_in_time(serve: Serve, is_proxy: bool) -> None:
     def trickle(wire: socket.socket) -> None:
         with suppress(OSError):
-            for letter in head(10_000) + b"X-Long: " + b"x" * 200:
+            for letter in head(10_000)[:-2] + b"X-Long: " + b"x" * 200:
                 wire.sendall(bytes([letter]))
                 sleep(0.05)
 
-    began_s = monotonic()
+    began_s, url = monotonic(), serve(trickle)
     with pytest.raises(Ambiguous):
-        asked(serve(trickle))
+        asked("http://exchange.invalid", proxies={"http": url}) if is_proxy else asked(url)
     assert monotonic() - began_s < 8  # it would go on for 15 s; the limit is 0.5
 
 
