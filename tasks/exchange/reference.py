@@ -48,12 +48,14 @@ def read_instrument(answer: Answer, market: Market) -> Instrument | None:
         category=market.category,
         status=_text(found, "status"),
         launch_ms=0 if spot else _moment(_whole(found, "launchTime"), "launchTime"),
-        tick_size=_limit(prices, "tickSize", is_step=True),
-        qty_step=_limit(lots, "basePrecision" if spot else "qtyStep", is_step=True),
+        tick_size=_limit(prices, "tickSize", positive=True),
+        qty_step=_limit(lots, "basePrecision" if spot else "qtyStep", positive=True),
         min_qty=_limit(lots, "minOrderQty"),
         min_notional=_limit(lots, "minOrderAmt" if spot else "minNotionalValue", default="0"),
         funding_interval_min=0 if spot else _whole(found, "fundingInterval"),
-        max_market_qty=_limit(lots, "maxMarketOrderQty" if spot else "maxMktOrderQty", default=_NO_LIMIT),
+        max_market_qty=_limit(
+            lots, "maxMarketOrderQty" if spot else "maxMktOrderQty", default=_NO_LIMIT, positive=True
+        ),
     )
 
 
@@ -128,13 +130,13 @@ def _whole(fields: object, name: str) -> int:
     raise Ambiguous(f"{name} must be a whole number, was {str(value)[:40]!r}")
 
 
-def _limit(fields: object, name: str, *, default: str | None = None, is_step: bool = False) -> str:
-    """Return the text of a number >= 0, of a step > 0; `default` if it is missing or empty."""
+def _limit(fields: object, name: str, *, default: str | None = None, positive: bool = False) -> str:
+    """Return the text of a number >= 0, or > 0 where it must be `positive`; `default` if it is missing or empty."""
     if default is not None and isinstance(fields, dict) and not fields.get(name):
         return default
     text = _decimal(fields, name)
-    if float(text) < 0 or (is_step and float(text) == 0):
-        raise Ambiguous(f"{name} must be {'>' if is_step else '>='} 0, was {text[:40]!r}")
+    if float(text) < 0 or (positive and float(text) == 0):
+        raise Ambiguous(f"{name} must be {'>' if positive else '>='} 0, was {text[:40]!r}")
     if float(text) > MOST_AMOUNT:
         raise Ambiguous(f"{name} must be within {MOST_AMOUNT:g}, was {text[:40]!r}")
     return text

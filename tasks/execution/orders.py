@@ -249,8 +249,11 @@ class Order:
             raise OrderError(f"order {self.link_id} of {self.leg.quantity} is said to have filled {executed}")
         known = replace(self, order_id=self.order_id or news.order_id, executed=executed)
         told = _TOLD.get(news.told)
-        if told is Status.FILLED and executed < self.leg.quantity:
-            told = None  # it contradicts itself: the next order of this leg must not go by it
+        # What only reduces is cut to the position. Anything else that says so contradicts itself, and as an end it
+        # would let the next order of this leg trade the same coins again.
+        is_cut = self.leg.reduces and executed > 0
+        if told is Status.FILLED and executed < self.leg.quantity and not is_cut:
+            told = None
         if told is None or news.updated_ms < self.updated_ms:
             return replace(known, status=known._moved_by(executed))
         if told is Status.REJECTED and executed:

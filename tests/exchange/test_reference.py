@@ -64,9 +64,13 @@ def test_step_by_which_nothing_can_be_rounded_is_no_rule(step: str, found: str) 
         read_instrument(answer(LINEAR | {"lotSizeFilter": lots}), Market(symbol="BTCUSDT"))
 
 
-def test_least_order_below_0_is_no_rule() -> None:
-    lots = LINEAR["lotSizeFilter"] | {"minOrderQty": "-1"}  # type: ignore[operator]
-    with pytest.raises(Ambiguous, match="minOrderQty must be >= 0, was '-1'"):
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("minOrderQty", "minOrderQty must be >= 0, was '-1'"), ("maxMktOrderQty", "maxMktOrderQty must be > 0, was '-1'")],
+)
+def test_limit_below_0_is_no_rule(name: str, found: str) -> None:
+    lots = LINEAR["lotSizeFilter"] | {name: "-1"}  # type: ignore[operator]
+    with pytest.raises(Ambiguous, match=found):
         read_instrument(answer(LINEAR | {"lotSizeFilter": lots}), Market(symbol="BTCUSDT"))
 
 

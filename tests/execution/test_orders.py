@@ -76,6 +76,14 @@ def test_end_is_not_settled_before_its_executions_are_known() -> None:
     assert after(order, FIRST, SECOND).is_settled
 
 
+def test_order_that_only_reduces_ends_with_the_position_that_was_left() -> None:
+    closing = Order(link_id="dsc-1", leg=LEG._replace(reduces=True)).submitting(1_000)
+    order = after(closing, Acked("x1"), told("Filled", "0.2", 3), FIRST)
+    assert (order.status, order.change, order.is_settled) == (Status.FILLED, D("0.2"), True)
+    assert not after(closing, Acked("x1"), told("Filled", "0", 3)).is_settled
+    assert not after(sent(), Acked("x1"), told("Filled", "0.2", 3), FIRST).is_settled
+
+
 def test_refusal_is_a_rejection_and_a_lost_answer_is_not() -> None:
     assert after(sent(), Refused("110007: no money")).status is Status.REJECTED
     assert after(sent(), Lost("no answer in time")).status is Status.UNKNOWN
