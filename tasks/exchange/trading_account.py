@@ -31,7 +31,7 @@ from storage.schema import (
 from tasks.exchange.bans import BAN_S, Ban
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, read_execution, read_order
-from tasks.exchange.reference import read_instrument, read_time
+from tasks.exchange.reference import STATUSES, read_instrument, read_time
 from tasks.exchange.rest_client import RestClient
 from tasks.exchange.transport import HOST_NAMES, RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
 from tasks.exchange.wire_values import BadMessage, number, required, unsigned
@@ -208,10 +208,12 @@ class TradingAccount:
             Rejected: There is no such market.
         """
         what, params = f"the rules of {market.symbol}", {"category": market.category, "symbol": market.symbol}
-        found = self._ask(what, "get_instruments_info", params, partial(read_instrument, market=market))
-        if found is None:
-            raise refused(Rejected("no such symbol", 0), self.exchange, what)
-        return found
+        for status in STATUSES:  # a market before its launch is traded, and a position in it must be closed too
+            asked = params | {"status": status}
+            found = self._ask(what, "get_instruments_info", asked, partial(read_instrument, market=market))
+            if found is not None:
+                return found
+        raise refused(Rejected("no such symbol", 0), self.exchange, what)
 
     def set_leverage(self, market: Market, leverage: Decimal = Decimal(1)) -> None:
         """Set the leverage of a market; no error if it is set already."""

@@ -35,7 +35,7 @@ CLOSE_S = 15.0
 """How long the end of a session waits for its last position to be closed."""
 
 _BEAT_S = 0.05
-_STREAM = "its stream of orders"
+_UNHEARD = "nobody hears of the account"  # as somebody was told
 
 _SURELY_KEPT_MS = 7 * DAY_MS  # in which every venue tells all that was booked
 
@@ -129,7 +129,7 @@ class OrderAccount(Account):
         if self.desk.trouble:
             self.halt(self.desk.trouble)
         without_stop = self._position_without_stop()
-        self._check_stream()
+        self._check_heard()
         return self.desk.stopped or without_stop
 
     def _position_without_stop(self) -> str:
@@ -149,13 +149,13 @@ class OrderAccount(Account):
             return f"{said}, and gets none at {stop} ({err})"
         return ""
 
-    def _check_stream(self) -> None:
-        """Tell somebody, once, that nothing new is opened because the account's own stream is down."""
-        if (down_s := self.stream_down_s()) <= self.config.stream_down_s:
-            self._told.discard(_STREAM)
-        elif _STREAM not in self._told:
-            self._told.add(_STREAM)
-            self.alert(f"{_STREAM} has been down for {down_s:.0f} s; nothing new is opened until it is back")
+    def _check_heard(self) -> None:
+        """Tell somebody, once, that nothing new is opened because nobody hears of the account."""
+        if not (why := self._unheard()):
+            self._told.discard(_UNHEARD)
+        elif _UNHEARD not in self._told:
+            self._told.add(_UNHEARD)
+            self.alert(f"{why}; nothing new is opened until that is over")
 
     @property
     def is_open(self) -> bool:
@@ -252,7 +252,7 @@ class OrderAccount(Account):
         self._remember(breach)
         if decision.wanted and (why := self._halted()):
             self.pending = self._restrained(decision, 0, "halted", why)
-        elif decision.wanted not in (0, decision.position) and (why := self._private_stream_down()):
+        elif decision.wanted not in (0, decision.position) and (why := self._unheard()):
             wanted = nothing_new(decision.position, decision.wanted)
             self.pending = self._restrained(decision, wanted, "stream", why)
         elif decision.wanted != decision.position and (unsettled := self.desk.unsettled):
@@ -270,15 +270,17 @@ class OrderAccount(Account):
         if why := self.halted():
             self._tell(why)
             return why
-        self._told &= {_STREAM}
+        self._told &= {_UNHEARD}
         if self.limit_book.latched is not None:
             self.limit_book.rearm()
         return ""
 
-    def _private_stream_down(self) -> str:
+    def _unheard(self) -> str:
         """Return why nothing is heard of the account; empty where it is, or has been until just now."""
         down_s = self.stream_down_s()
-        return f"{_STREAM} has been down for {down_s:.0f} s" if down_s > self.config.stream_down_s else ""
+        if down_s > self.config.stream_down_s:
+            return f"its stream of orders has been down for {down_s:.0f} s"
+        return self.desk.unknown
 
     def _remember(self, breach: Breach | None = None) -> None:
         if breach is not None:
@@ -338,7 +340,7 @@ class OrderAccount(Account):
                 self._said = "stale"
             elif why := self.desk.trouble or self._halted():
                 self._said, self._why = "halted", why
-            elif why := self._private_stream_down():
+            elif why := self._unheard():
                 self._said, self._why = "stream", why
             elif breach := self.limit_book.may_open(
                 float(coins), quote.first, self.mark, start_ms + late_ms, self._forecast_vol

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
+from math import inf
 from time import monotonic, monotonic_ns, time_ns
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from tasks.execution.orders import (
     News,
     NotFound,
     Order,
+    OrderError,
     Refused,
     Status,
     link_id,
@@ -40,6 +42,9 @@ PROTECTION = Protection()
 
 LEGS = 2
 """Orders of a kind for one decision: what the first leaves open gets one further one."""
+
+REFUSALS = 2
+"""Decisions in a row whose order to close the exchange refused, after which that is trouble."""
 
 OUTSIDE_CHANGES = ("stop-out", "halted", "foreign")
 """What moves a position beside the session's orders: its stop at the exchange, a halt of the home, anybody else."""
@@ -170,6 +175,8 @@ class OrderDesk:
         self._ended = (-1, "")  # the last bar whose orders came to an end, and why nothing more was sent
         self._asked: dict[str, tuple[float, float]] = {}  # when an order is asked for next, and the wait after that
         self._compare_s, self._differed, self._is_over = 0.0, 0, False
+        self._compared_s, self._incomparable = -inf, "nobody has asked yet"
+        self._refusals = 0  # to close, of decisions in a row
         self.begin_ms = self._since_ms = begin_ms
         self._resume()
 
@@ -213,6 +220,12 @@ class OrderDesk:
         """The trouble, once what it led to is booked too, or that can't be told; empty before."""
         return self.trouble if self._is_over else ""
 
+    @property
+    def unknown(self) -> str:
+        """Why nobody knows what the account holds now; empty where the exchange has told it, or did until just now."""
+        old_s = monotonic() - self._compared_s
+        return self._incomparable if old_s > self._timing.reconcile_s + self._timing.unknown_s else ""
+
     def has_sent(self, start_ms: int) -> bool:
         """Return whether anything was sent for a bar."""
         return start_ms in self._bars.values()
@@ -246,7 +259,16 @@ class OrderDesk:
     # --- what comes in ------------------------------------------------------------------------------------------------
 
     def on_account_event(self, event: OrderNews | ExecutionNews) -> None:
-        """Take in what the exchange says of this market, once however often it is said."""
+        """Take in what the exchange says of this market, once however often it is said.
+
+        What contradicts itself is trouble: nobody knows then what the order has become.
+        """
+        try:
+            self._take_in(event)
+        except OrderError as err:
+            self._stop(str(err))
+
+    def _take_in(self, event: OrderNews | ExecutionNews) -> None:
         if isinstance(event, OrderNews):
             if event.link_id in self._orders:
                 self._learn(self._orders[event.link_id], event.news)
@@ -320,6 +342,7 @@ class OrderDesk:
         else:
             if self.has_sent(self._wanted.start_ms):  # whether what was opened has its stop, only the exchange knows
                 self._compare_within(self._timing.differ_s)
+            self._count_refusals(self._wanted.start_ms)
             self._ended, self._wanted = (self._wanted.start_ms, due), None
 
     def _next(self, wanted: Intent) -> Order | str:
@@ -337,6 +360,18 @@ class OrderDesk:
             return "partial"
         kind = "close" if leg.reduces else "open"
         return Order(link_id=link_id(self._session, self.market.slug, wanted.start_ms, kind, ordinal), leg=leg)
+
+    def _count_refusals(self, start_ms: int) -> None:
+        """Count decisions whose order to close was refused: what can't be closed so must be closed in another way."""
+        closes = [self._orders[name] for name, bar in self._bars.items() if bar == start_ms]
+        refused = [one for one in closes if one.leg.reduces and one.status is Status.REJECTED]
+        if not refused or self.trading.ban.left_s():  # while that lasts nobody closes anything
+            self._refusals *= not closes
+            return
+        self._refusals += 1
+        self._compare_within(self._timing.differ_s)
+        if self._refusals >= REFUSALS:
+            self._stop(f"the exchange refuses to close {self.held} ({refused[-1].why})")
 
     def _barred(self, order: Order, wanted: Intent) -> str:
         """Return why an order that is due may not be sent; empty where it may."""
@@ -394,7 +429,8 @@ class OrderDesk:
             position = self.trading.position(self.market)
             if position.leverage > 1:  # somebody has set it since
                 self.trading.set_leverage(self.market)
-        except TemporaryError:
+        except TemporaryError as err:
+            self._incomparable = f"the exchange does not tell what the account holds ({err})"
             self._compare_s = monotonic() + self._timing.differ_s
             self._differed += bool(self.trouble)
             self._is_over |= self._differed >= self._timing.rounds and bool(self.trouble)
@@ -404,7 +440,7 @@ class OrderDesk:
             self._is_over = True
             return
         size, is_open = position.size, bool(self.unsettled)
-        self.there = size
+        self.there, self._compared_s = size, monotonic()
         self.without_stop = position if abs(size) >= self._lot.least and not position.stop and not is_open else None
         if self.without_stop is not None:
             self._compare_within(self._timing.differ_s)

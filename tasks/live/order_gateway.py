@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from storage.api_keys import ApiKey, Environment
-from storage.schema import Market, Rejected, StoreError
+from storage.schema import Market, Rejected
 from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream
@@ -20,7 +20,6 @@ from tasks.exchange.stream_socket import StreamTiming
 from tasks.exchange.trading_account import KeyFacts, Protection, TradingAccount
 from tasks.exchange.transport import Exchange
 from tasks.execution.limits import TradingLimits
-from tasks.execution.orders import OrderError
 from tasks.journal.journal import Journal
 from tasks.live.account import Account
 from tasks.live.booking import lot_size
@@ -151,8 +150,7 @@ class OrderGateway:
         What the session itself holds is no reason to stay away: in trouble, it is wound down as while a session runs.
 
         Raises:
-            Denied: It is not; the code says why.
-            StoreError: The exchange holds something else than the journal says.
+            Denied: It is not, or the exchange holds something else than the journal says; the code says why.
         """
         if self._facts is not None:
             self._admit_key(self._facts)
@@ -165,10 +163,7 @@ class OrderGateway:
         if why := own.too_dear(float(own.rules[2])):
             raise Denied("COSTS", why)
         holds = bool(own.desk.held or own.desk.unsettled)
-        try:
-            own.settle(self._link.gateway.server_time_ms())
-        except OrderError as err:
-            raise StoreError(f"orders of an earlier process can't be understood ({err})") from err
+        own.settle(self._link.gateway.server_time_ms())
         if own.desk.trouble:
             own.halt(own.desk.trouble)
             if not (holds and own.desk.there):

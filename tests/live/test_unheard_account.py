@@ -1,0 +1,112 @@
+"""An account that nobody can compare, close or understand: nothing new is opened, and somebody hears."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.live.market_session import MarketSession
+from tasks.live.order_gateway import OrderConfig
+from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
+from tests.live.conftest import MARKET, Rig
+from tests.live.order_rig import Trader
+from tests.live.test_order_session import while_held
+from tests.live.test_unknown import size
+from tests.orders.cells import Desk
+from tests.orders.test_malformed_facts import LISTS, says
+from tests.sandbox import actions
+
+OPEN = Callable[..., Rig]
+FILLS = "/v5/execution/list"
+
+
+@pytest.fixture
+def open_orders(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
+    with ExitStack() as stack:
+        yield lambda **options: Desk(tmp_path / "orders.sqlite", stack, **options)
+
+
+@pytest.mark.promise(15)
+def test_nothing_is_opened_while_nobody_can_compare_the_account_and_somebody_hears(open_rig: OPEN) -> None:
+    trader = Trader(open_rig)
+    down = Action("down", lambda reply: reply.html(502, "bad gateway"))
+    trader.rig.sandbox.follow([Fault(Match(path=FILLS, times=None), down)])
+    sent: list[int] = []
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        sent.append(len(trader.account.orders))
+        if bar == 8:
+            trader.rig.sandbox.follow([])
+            market.own.compare_soon()
+
+    market = trader.hold(24, before_bar, patience_s=2.0)
+    assert sent[8] == 0
+    assert trader.account.orders
+    assert market.own.causes["stream"] == trader.check().causes["stream"] >= 1
+    (line,) = trader.alerts
+    assert "the exchange does not tell what the account holds" in line
+    assert line.endswith("; nothing new is opened until that is over")
+
+
+@pytest.mark.promise(15)
+def test_position_that_the_exchange_refuses_to_close_twice_is_trouble_and_closed_by_its_rules_of_now(
+    open_rig: OPEN,
+) -> None:
+    trader = Trader(open_rig, config=OrderConfig(close_after_bars=2))
+    refusal = Action("refused", actions.ret_code(10001, "Qty invalid").spoil, unseen=True)
+
+    def refuse() -> None:
+        match = Match(path=CREATE_PATH, method="POST", times=2, params={"reduceOnly": "true"})
+        trader.rig.sandbox.follow([Fault(match, refusal)])
+
+    market = trader.hold(40, while_held(refuse), patience_s=1.0)
+    assert "the exchange refuses to close" in market.halted
+    assert "10001: Qty invalid" in trader.alerts[0]
+    assert (size(trader), market.still_open) == (0, "")
+    assert trader.closed < 40
+
+
+def test_one_refusal_to_close_is_no_trouble(open_rig: OPEN) -> None:
+    trader = Trader(open_rig)
+    refusal = Action("refused", actions.ret_code(10001, "Qty invalid").spoil, unseen=True)
+
+    def refuse() -> None:
+        match = Match(path=CREATE_PATH, method="POST", params={"reduceOnly": "true"})
+        trader.rig.sandbox.follow([Fault(match, refusal)])
+
+    market = trader.hold(24, while_held(refuse), patience_s=1.0)
+    assert (market.halted, trader.alerts) == ("", [])
+    assert trader.check().causes["rejected"] == 1
+
+
+@pytest.mark.promise(15)
+def test_reports_that_contradict_each_other_are_trouble_however_often_they_come(
+    open_orders: Callable[..., Desk],
+) -> None:
+    here = open_orders()
+    here.sandbox.follow([says(path, cumExecQty="9") for path in LISTS])
+    here.want("0.4")
+    here.work(lambda: bool(here.desk.trouble))
+    assert "is said to have filled 9" in here.desk.trouble
+    here.desk.give_up()
+    for _ in range(3):
+        here.desk.work()
+        here.desk.compare_soon()
+        here.desk.reconcile()
+    assert len(here.posts) == 1
+
+
+@pytest.mark.promise(17)
+def test_rules_of_a_market_before_its_launch_are_known_to_what_closes_a_position(
+    open_orders: Callable[..., Desk],
+) -> None:
+    here = open_orders()
+    rules = here.trading.instrument(MARKET)
+    (listing,) = here.sandbox.listings.values()
+    for status in ("PreLaunch", "Delivering"):
+        listing.rules = replace(rules, status=status)
+        assert here.trading.instrument(MARKET) == replace(rules, status=status)
