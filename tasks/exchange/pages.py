@@ -24,6 +24,7 @@ from storage.schema import (
     utc_text,
 )
 from tasks.exchange.transport import Answer
+from tasks.exchange.wire_values import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
 
 _FIELDS = 1 + len(CANDLE_COLUMNS)
 _RAW_LIMIT = 500
@@ -68,11 +69,12 @@ def closed_bars(market: Market, window: Window, now_ms: int) -> IntArray:
 
 
 def plausible(candles: Candles) -> BoolArray:
-    """Return (T,) whether a candle is finite, with positive prices and open and close between low and high."""
+    """Return (T,) whether a candle's numbers are of a plausible size, with open and close between low and high."""
     o, h, lo, c = candles.open, candles.high, candles.low, candles.close
-    finite = np.isfinite([o, h, lo, c, candles.volume]).all(axis=0) & ~np.isinf(candles.turnover)
-    ordered = (h >= np.maximum(o, c)) & (lo <= np.minimum(o, c)) & (lo > 0)  # false where a number is NaN
-    sound: BoolArray = finite & ordered & (candles.volume >= 0) & ~(candles.turnover < 0)
+    ordered = (h >= np.maximum(o, c)) & (lo <= np.minimum(o, c))  # false where a number is NaN
+    priced = (lo >= LEAST_PRICE) & (h <= MOST_PRICE)
+    traded = (candles.volume >= 0) & (candles.volume <= MOST_AMOUNT)
+    sound: BoolArray = ordered & priced & traded & ~((candles.turnover < 0) | (candles.turnover > MOST_AMOUNT))
     return sound
 
 

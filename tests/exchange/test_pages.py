@@ -232,6 +232,16 @@ def test_plausible_candle_has_low_and_high_around_open_and_close() -> None:
     assert plausible(candles).tolist() == [True, False, False, False, False, False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("column", "inside", "outside"),
+    [("high", 1e12, 1.1e12), ("low", 1e-12, 0.9e-12), ("volume", 1e20, 1.1e20), ("turnover", 1e20, 1.1e20)],
+)
+def test_candle_beyond_what_any_market_has_is_not_plausible(column: str, inside: float, outside: float) -> None:
+    columns = {name: np.full(2, 10.0) for name in ("open", "high", "low", "close", "volume", "turnover")}
+    columns[column] = np.array([inside, outside])
+    assert plausible(Candles(start_ms=np.arange(2), **columns)).tolist() == [True, False]
+
+
 def test_closed_bars_of_weeks_open_on_mondays() -> None:
     week = 7 * 86_400_000
     monday = 1_735_516_800_000  # 2024-12-30

@@ -202,7 +202,8 @@ def kline(**changes: Any) -> dict[str, Any]:
     [
         {"open": "NaN"}, {"open": "0"}, {"close": "-1"}, {"close": "1e309"}, {"high": "98"}, {"low": "100.5"},
         {"volume": "-1"}, {"volume": ""}, {"volume": None}, {"close": "1_01"}, {"close": 101}, {"start": at(0.5)},
-        {"start": "x"}, {"interval": "15"}, {"confirm": "true"},
+        {"start": "x"}, {"interval": "15"}, {"confirm": "true"}, {"high": "1e13"}, {"low": "1e-13"},
+        {"volume": "1e21"}, {"turnover": "1e21"}, {"close": "\u0661"}, {"start": 10**15},
     ],
 )  # fmt: skip
 def test_bar_that_no_market_could_have_is_refused(changes: dict[str, Any]) -> None:
