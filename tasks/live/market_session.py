@@ -218,8 +218,8 @@ class MarketSession:
         at_ms = self._time.at(event.ts_ms, event.received_ns)
         self._heard_ns = event.received_ns
         if isinstance(event, ConfirmedBar):
-            if event.start_ms > max(at_ms, event.ts_ms):
-                # Taken for true, it would make every bar until then an old one.
+            if event.start_ms > at_ms:
+                # Taken for true, it would make every bar until then an old one, whatever its message says of itself.
                 self.note("future", f"bar {utc_text(event.start_ms)} has not begun, so it is dropped")
                 return
             start_ms = self._told_ms = event.start_ms

@@ -193,7 +193,12 @@ class OrderDesk:
             self.held += one.change
             if one.booked_ms is None:
                 self.untaken.append(one)
-            self._since_ms = max(self._since_ms, one.time_ms - _OVERLAP_MS)
+            self._know_until(one.time_ms)
+
+    def _know_until(self, time_ms: int) -> None:
+        """Ask for no execution again of long before a time; one that is yet to come would hide all until then."""
+        if time_ms <= self._now_ms() + _OVERLAP_MS:
+            self._since_ms = max(self._since_ms, time_ms - _OVERLAP_MS)
 
     def _keep(self, order: Order) -> Order:
         self._orders[order.link_id] = order
@@ -310,7 +315,7 @@ class OrderDesk:
         self._booked.add(fill.exec_id)
         self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))
         self.held += self.untaken[-1].change
-        self._since_ms = max(self._since_ms, event.time_ms - _OVERLAP_MS)
+        self._know_until(event.time_ms)
         if outside_change == "stop-out":
             self._stop(f"the stop at the exchange closed {fill.quantity} at {fill.price}")
         elif outside_change == "foreign":
@@ -449,7 +454,7 @@ class OrderDesk:
         elif size == self.held or is_open:
             self._differed = 0
             if size == self.held:
-                self._since_ms = max(self._since_ms, known_ms - _OVERLAP_MS)
+                self._know_until(known_ms)
             return
         self._differed += 1
         self._compare_s = monotonic() + self._timing.differ_s

@@ -20,7 +20,7 @@ from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.account import Account, nothing_new
 from tasks.live.session import Session, VersionChoice
-from tasks.live.session_config import SessionConfig, WallTime
+from tasks.live.session_config import DataTime, SessionConfig, WallTime
 from tasks.live.session_replay import replay
 from tasks.live.session_start import RestFeed
 from tasks.sandbox.listing import Listing
@@ -368,6 +368,26 @@ def test_bar_that_has_not_begun_is_dropped_and_noted(desk: Any) -> None:
     whole.step(20)
     assert (here.market.counts.stepped, here.market.counts.missing) == (20, 0)
     assert here.own.ledger == whole.own.ledger
+    assert len(here.market._journal.reader().notes("future")) == 1
+
+
+def test_bar_whose_message_says_that_it_is_of_the_future_too_is_dropped(desk: Any) -> None:
+    class Clock(DataTime):
+        """A clock that no message sets."""
+
+        def at(self, ts_ms: int, received_ns: int) -> float:
+            return min(ts_ms, self.latest_ms)
+
+    clock = Clock(latest_ms=START_MS + 100 * STEP_MS)
+    here = desk(time=clock)
+    here.step(5)
+    row = CANDLES.matrix()[FIRST + 5]
+    start_ms = START_MS + 1_000 * STEP_MS
+    here.market.on_event(
+        ConfirmedBar(KEY, "5", start_ms, *row[1:6].tolist(), 0.0, start_ms + STEP_MS, time.monotonic_ns())
+    )
+    here.step(15, first=5)
+    assert (here.market.counts.stepped, here.market.counts.missing) == (20, 0)
     assert len(here.market._journal.reader().notes("future")) == 1
 
 

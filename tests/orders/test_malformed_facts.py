@@ -139,3 +139,15 @@ def test_key_of_which_nobody_says_whether_it_may_withdraw_is_unknown(open_desk: 
     here.sandbox.follow([Fault(Match(path="/v5/user/query-api", times=None), Action("permissions", spoil))])
     with pytest.raises(TemporaryError, match="what the key may do can't be read"):
         here.trading.key_facts()
+
+
+def test_execution_of_the_future_hides_none_of_before_it(open_desk: OPEN) -> None:
+    here = open_desk()
+    here.sandbox.follow([says(FILLS, 6, execTime="99999999999999")])
+    here.want("0.4")
+    here.work()
+    here.start()  # from the journal, where that execution stands
+    here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.1")
+    here.reconcile()
+    assert "by no order of this session" in here.desk.trouble
+    assert here.desk.held == Decimal("0.5")
