@@ -37,7 +37,7 @@ ONE = Decimal(1)
 _ACCOUNTS: Mapping[Environment, Exchange] = {
     "sandbox": "sandbox", "demo": "demo", "testnet": "testnet", "live": "bybit",
 }  # fmt: skip
-_CROSS = ("REGULAR_MARGIN", "")
+_CROSS = "REGULAR_MARGIN"
 
 
 def account_of(key: ApiKey, url: str | None = None, bans: Path | None = None, **options: Any) -> TradingAccount:
@@ -194,5 +194,5 @@ class OrderGateway:
             raise Denied("KEY", "this key may not trade contracts; make one that may")
         if not facts.is_unified:
             raise Denied("ACCOUNT", "classic accounts are not traded; upgrade to a unified account")
-        if (mode := self.trading.margin_mode()) not in _CROSS:
-            raise Denied("MARGIN", f"margin mode must be cross (REGULAR_MARGIN), was {mode}")
+        if (mode := self.trading.margin_mode()) != _CROSS:
+            raise Denied("MARGIN", f"margin mode must be cross ({_CROSS}), was {mode or 'not told'}")

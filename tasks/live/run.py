@@ -149,9 +149,11 @@ def run_session(
     )
     path = session_path(settings.prepare_home(), plan.name)
     with ExitStack() as stack:
-        one_session(settings.home, source, plan.markets, stack)
-        held = _held(plan, path) if plan.mode in ORDER_MODES else {}
-        stack.enter_context(_telling_of(held, plan.mode, on_alert))
+        sends = plan.mode in ORDER_MODES and not _has_own_account(plan)
+        one_session(settings.home, source, plan.markets, stack, plan.mode if sends else None)
+        held = _held(plan, path) if sends else {}
+        if sends:
+            stack.enter_context(_telling_of(plan, path, on_alert))
         known = _watching(path)
         try:
             chosen = {market: selector.at_start(market, known.get(market.slug)) for market in plan.markets}
@@ -201,8 +203,8 @@ def _has_own_account(plan: SessionPlan) -> bool:
 
 
 def _held(plan: SessionPlan, path: Path) -> dict[Market, Decimal]:
-    """Return the signed coins that a session which goes on holds by its journal, of markets where it does."""
-    if not path.exists() or _has_own_account(plan):
+    """Return the signed coins that a session holds by its journal, of markets where it does."""
+    if not path.exists():
         return {}
     with Journal(path) as journal:
         booked = {market: journal.reader().executions(market.slug) for market in plan.markets}
@@ -211,16 +213,18 @@ def _held(plan: SessionPlan, path: Path) -> dict[Market, Decimal]:
 
 
 @contextmanager
-def _telling_of(held: Mapping[Market, Decimal], mode: str, on_alert: Callable[[str], object]) -> Iterator[None]:
-    """Tell of what is held when the session that holds it is denied: nobody minds it then."""
+def _telling_of(plan: SessionPlan, path: Path, on_alert: Callable[[str], object]) -> Iterator[None]:
+    """Tell of what is held when the session that holds it is denied or fails: nobody minds it then."""
     try:
         yield
-    except Denied:
-        for market, coins in held.items():
-            close = pasteable(f"flows.halt --mode {mode} --symbols {market.symbol}")
-            on_alert(
-                f"{market} on {mode}: STILL OPEN: {coins} by the journal, and no session minds it; close it: {close}"
-            )
+    except Exception:
+        with suppress(PipelineError):  # a journal that can't be read; why it failed is told all the same
+            for market, coins in _held(plan, path).items():
+                close = pasteable(f"flows.halt --mode {plan.mode} --symbols {market.symbol}")
+                on_alert(
+                    f"{market} on {plan.mode}: STILL OPEN: {coins} by the journal, and no session minds it; close it: "
+                    f"{close}"
+                )
         raise
 
 

@@ -84,8 +84,18 @@ class RestFeed:
         return self.gateway.instrument(market).status
 
 
-def one_session(folder: Path, source: Source, markets: Sequence[Market], stack: ExitStack) -> None:
+def one_session(
+    folder: Path, source: Source, markets: Sequence[Market], stack: ExitStack, account: str | None = None
+) -> None:
     """Hold each market's lock for as long as `stack` is open: two sessions would trade each other's decisions.
+
+    Args:
+        folder: The home.
+        source: Where candles come from.
+        markets: Which.
+        stack: Holds the locks.
+        account: Whose orders it sends, demo or the like: a position there is of one session, whatever its interval.
+            None for none.
 
     Raises:
         StoreBusyError: Another process has a session of one of them; the text names it.
@@ -93,6 +103,9 @@ def one_session(folder: Path, source: Source, markets: Sequence[Market], stack: 
     for market in markets:
         path = folder / "locks" / f"session-{source_slug(source)}-{market.slug}"
         stack.enter_context(exclusive(path, f"a session of {market} from {source}", 0.0))
+        if account is not None:
+            path = folder / "locks" / f"orders-{account}-{market.category}-{market.symbol}"
+            stack.enter_context(exclusive(path, f"a session that sends orders of {market.symbol} to {account}", 0.0))
 
 
 @contextmanager

@@ -172,6 +172,16 @@ def test_account_that_is_not_fit_is_denied(open_desk: OPEN, options: dict[str, A
     assert posted(here) == 0
 
 
+def test_account_whose_margin_mode_is_not_told_is_denied(open_desk: OPEN) -> None:
+    here = open_desk()
+    silent = Action("silent", lambda reply: reply.envelope["result"].pop("marginMode"))
+    here.sandbox.follow([Fault(Match(path="/v5/account/info", times=None), silent)])
+    with ExitStack() as stack:
+        orders, own = account_of(here, stack)
+        with pytest.raises(Denied, match=r"MARGIN: margin mode must be cross .*, was not told"):
+            orders.admit(own, MARKET)
+
+
 def test_venue_that_tells_no_fees_is_traded_at_the_recipe_s(open_desk: OPEN) -> None:
     here = open_desk(tells_fees=False)
     with ExitStack() as stack:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from itertools import product
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from storage.schema import Market
+from storage.schema import Market, Source, StoreBusyError, StoreError
 from storage.settings import Settings
 from tasks.exchange.connection import ExchangeConfig
 from tasks.exchange.private_events import ExecutionNews
@@ -25,6 +25,7 @@ from tasks.live.halts import Halts
 from tasks.live.run import SessionPlan, run_session, session_path
 from tasks.live.session import VersionChoice
 from tasks.live.session_config import OrderConfig, SessionConfig
+from tasks.live.session_start import one_session
 from tests.live.conftest import NETWORK, make_model, predict
 
 MODES = ("paper", "demo", "testnet", "live")
@@ -39,8 +40,8 @@ SAID = OrderConfig(stop_share=0.1, close_after_bars=3)
 IN_VOLS = TradingLimits(daily_vols=3.0)
 
 
-class Connected(Exception):
-    """The session goes on: it would connect now."""
+class Connected(BaseException):
+    """The session goes on: it would connect now. No error, which would end it."""
 
 
 @pytest.fixture
@@ -163,3 +164,36 @@ def test_session_that_holds_something_goes_on_though_halted_and_is_told_of_when_
         journal.execution(MARKET.slug, 0, None, sold)
         assert knock("demo", "own", "right", False, on_alert=alerts.append) == "HALTED"
         assert len(alerts) == 1
+
+
+@pytest.mark.promise(15)
+def test_session_that_fails_while_it_holds_something_tells_of_it(
+    knock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts: list[str] = []
+
+    def fail(*args: Any) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(run, "connect_stream", fail)
+    with pytest.raises(StoreError, match="the disk is full"):
+        knock("demo", "own", "right", False, on_alert=alerts.append)
+    assert alerts == []  # nothing is held
+    with Journal(session_path(tmp_path, "gates")) as journal:
+        bought = Execution("e", Decimal("0.4"), Decimal(100), Decimal(0))
+        journal.execution(MARKET.slug, 0, None, ExecutionNews(MARKET.symbol, "", "o", "Trade", "Buy", bought, 1, 1))
+    with pytest.raises(StoreError, match="the disk is full"):
+        knock("demo", "own", "right", False, on_alert=alerts.append)
+    (line,) = alerts
+    assert line.startswith(f"{MARKET} on demo: STILL OPEN: 0.4 by the journal")
+
+
+@pytest.mark.promise(14)
+def test_position_of_an_account_is_of_one_session_whatever_its_interval(knock: Any, tmp_path: Path) -> None:
+    with ExitStack() as first:
+        one_session(tmp_path, Source("bybit"), [MARKET], first, "demo")
+        hourly = replace(MARKET, interval="60")
+        with pytest.raises(StoreBusyError, match="sends orders of BTCUSDT to demo must be one at a time"):
+            knock("demo", "own", "right", False, markets=[hourly])
+        assert knock("paper", "none", "right", False, markets=[hourly]) == "trades"
+        assert knock("live", "own", "right", True, markets=[hourly]) == "trades"  # another account
