@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from storage.artifacts import ArtifactStore
 from storage.authorship import Where
@@ -117,81 +118,108 @@ def health(
         run: Its last ingest, where one is on record.
         expiry: When a champion is no longer served; a missed retrain before that, it is a complaint.
     """
-    breaches = {}
-    moves = not row.source.startswith("sandbox:")
-    if limits.live_sandbox and row.last_ms is not None and now_ms - row.last_ms < DAY_MS:
-        moves = True
-    if row.last_ms is None:
-        breaches["stale"] = "no candle is stored"
-    elif moves:
-        if row.last_ms + row.market.interval_ms > now_ms + CLOCK_SLACK_MS:
-            closed = utc_text(row.last_ms + row.market.interval_ms)
-            breaches["clock"] = f"this machine's clock says {utc_text(now_ms)}, a bar closed {closed}; set the clock"
-        late = (row.market.floor(now_ms) - row.last_ms) // row.market.interval_ms - 1
-        if late > limits.stale_bars:
-            breaches["stale"] = f"stale: {late} closed bars are missing at the end; run ingest"
+    moves = _moves_on(row, limits, now_ms)
+    breaches = _breaches_of_candles(row, limits, now_ms) if moves or row.last_ms is None else {}
     expected = row.bars + row.gaps
     if row.gaps > limits.gap_limit * expected:
         share = f"{row.gaps:,} of {expected:,} bars are missing ({row.gaps / expected:.2%})"
         breaches["gaps"] = f"{share}, at most {limits.gap_limit:.2%} may; run ingest with recheck_gaps"
     if run is not None and run.status == "failed":
         breaches["ingest"] = "the last ingest failed; its run says why"
-    champion, age = "unreadable", "-"
-    drift = skill = "not measured: the champion can't be read"
-    try:
-        champion, age, drift, skill, found = _current_champion(
-            row, models, limits, now_ms, store, datasets, expiry, moves=moves
-        )
-        breaches |= found
-    except Exception as err:  # whatever it is, the other markets are looked at
-        why = err if isinstance(err, PipelineError) else f"{type(err).__name__}: {err}"
-        breaches["champion"] = f"the champion can't be read ({why}); nothing is served, see flows.rollback"
+    champion = _state_of_champion(row, models, limits, now_ms, store, datasets, expiry if moves else None)
     return MarketHealth(
         market=f"{row.source}/{row.market.slug}",
         bars=row.bars,
         newest="none" if row.last_ms is None else utc_text(row.last_ms),
         gaps=row.gaps,
-        champion=champion,
-        age=age,
+        champion=champion.name,
+        age=champion.age,
         ingest="none" if run is None else f"{run.status} {utc_text(run.started_ms)}",
-        drift=drift,
-        skill=skill,
-        breaches=breaches,
+        drift=champion.drift,
+        skill=champion.skill,
+        breaches=breaches | champion.breaches,
     )
 
 
-def _current_champion(
+def _moves_on(row: Coverage, limits: MonitorConfig, now_ms: int) -> bool:
+    """Return whether new candles are due; a replay is over, and its champion never grows old."""
+    is_fresh = row.last_ms is not None and now_ms - row.last_ms < DAY_MS
+    return not row.source.startswith("sandbox:") or (limits.live_sandbox and is_fresh)
+
+
+def _breaches_of_candles(row: Coverage, limits: MonitorConfig, now_ms: int) -> dict[str, str]:
+    """Return what is wrong with the newest candle: none, from the future, or too old."""
+    if row.last_ms is None:
+        return {"stale": "no candle is stored"}
+    breaches, closed_ms = {}, row.last_ms + row.market.interval_ms
+    if closed_ms > now_ms + CLOCK_SLACK_MS:
+        said = f"this machine's clock says {utc_text(now_ms)}, a bar closed {utc_text(closed_ms)}"
+        breaches["clock"] = f"{said}; set the clock"
+    late = (row.market.floor(now_ms) - row.last_ms) // row.market.interval_ms - 1
+    if late > limits.stale_bars:
+        breaches["stale"] = f"stale: {late} closed bars are missing at the end; run ingest"
+    return breaches
+
+
+class _ChampionState(NamedTuple):
+    """As the attributes of `MarketHealth` say; `breaches` are the champion's alone."""
+
+    name: str
+    age: str
+    drift: str
+    skill: str
+    breaches: dict[str, str]
+
+
+def _state_of_champion(
     row: Coverage,
     models: ArtifactStore,
     limits: MonitorConfig,
     now_ms: int,
     store: CandleStore | None,
     datasets: Where,
-    expiry: ExpiryRule,
-    *,
-    moves: bool,
-) -> tuple[str, str, str, str, dict[str, str]]:
-    """Return name and age of the champion, drift, skill, and what needs a person."""
-    breaches = {}
-    entry = models.champion(row.source, row.market.slug)
-    if entry.ref is not None and moves:
-        served = served_champion(models, row.source, row.market.slug, now_ms, expiry)
-        if served.ref is None:
-            breaches["champion"] = served.reason
-        elif served.missed and served.missed >= expiry.most_missed - 1:
-            breaches["champion"] = f"one more missed retrain and champion {served.ref.version} expires; run retrain"
-    drift = "not measured: no champion" if limits.drift_bars else "not measured: drift_bars is 0"
-    if entry.ref is not None and store is not None and limits.drift_bars:
-        drift, breached = champion_drift(entry.ref, row, models, store, datasets, limits.drift_bars)
-        if breached:
-            breaches["drift"] = f"the market has changed: {drift}; run retrain"
-    skill = "not measured: no champion" if limits.skill_labels else "not measured: skill_labels is 0"
-    if entry.ref is not None and store is not None and limits.skill_labels:
-        skill, wrong = champion_skill(entry.ref, row, models, store, limits.skill_labels)
-        breaches |= wrong
-    if entry.ref is None:
-        return "flat", "-", drift, skill, breaches
-    return entry.ref.version, _days_since(entry.at, now_ms), drift, skill, breaches
+    expiry: ExpiryRule | None,
+) -> _ChampionState:
+    """Return how a market's champion does, or that it can't be read; `expiry` is None where none expires."""
+    try:
+        entry = models.champion(row.source, row.market.slug)
+        if entry.ref is None:
+            return _ChampionState("flat", "-", *_unmeasured(limits), {})
+        breaches = {}
+        if expiry is not None and (said := _expiry_text(row, models, now_ms, expiry)):
+            breaches["champion"] = said
+        drift, skill = _unmeasured(limits)
+        if store is not None and limits.drift_bars:
+            drift, has_changed = champion_drift(entry.ref, row, models, store, datasets, limits.drift_bars)
+            if has_changed:
+                breaches["drift"] = f"the market has changed: {drift}; run retrain"
+        if store is not None and limits.skill_labels:
+            skill, wrong = champion_skill(entry.ref, row, models, store, limits.skill_labels)
+            breaches |= wrong
+        return _ChampionState(entry.ref.version, _days_since(entry.at, now_ms), drift, skill, breaches)
+    except Exception as err:  # whatever it is, the other markets are looked at
+        why = err if isinstance(err, PipelineError) else f"{type(err).__name__}: {err}"
+        lost = "not measured: the champion can't be read"
+        said = f"the champion can't be read ({why}); nothing is served, see flows.rollback"
+        return _ChampionState("unreadable", "-", lost, lost, {"champion": said})
+
+
+def _unmeasured(limits: MonitorConfig) -> tuple[str, str]:
+    """Return what is said of drift and skill where they are not measured."""
+    none = "not measured: no champion"
+    return (
+        none if limits.drift_bars else "not measured: drift_bars is 0",
+        none if limits.skill_labels else "not measured: skill_labels is 0",
+    )
+
+
+def _expiry_text(row: Coverage, models: ArtifactStore, now_ms: int, rule: ExpiryRule) -> str:
+    """Return why a champion is no longer served, or that one more missed retrain ends it; empty while it is young."""
+    served = served_champion(models, row.source, row.market.slug, now_ms, rule)
+    if served.ref is None:
+        return served.reason
+    is_last = served.missed and served.missed >= rule.most_missed - 1
+    return f"one more missed retrain and champion {served.ref.version} expires; run retrain" if is_last else ""
 
 
 def _days_since(at: str, now_ms: int) -> str:

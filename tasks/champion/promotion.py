@@ -138,19 +138,29 @@ def judge(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
 
 
 def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
-    skill, ours, theirs = evidence.skill, evidence.numbers.challenger, evidence.numbers.champion
-    # Where there is nothing to compare on, NaN fails every condition about money.
+    return (
+        *_enough(evidence, rule),
+        *_forecast(evidence, rule),
+        *_money(evidence, rule),
+        *_model(evidence, rule),
+        *_sizing(evidence),
+    )
+
+
+def _enough(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
+    """Return whether there is enough to judge by: days that neither side has seen, and trades on them."""
+    ours = evidence.numbers.challenger
     days, trades = (ours.days, ours.num_trades) if ours else (0.0, 0)
-    earned, drawdown = (ours.total_return, ours.max_drawdown) if ours else (math.nan, math.nan)
-    champion_earned, champion_drawdown = (theirs.total_return, theirs.max_drawdown) if theirs else (math.nan, math.nan)
-    excess = skill.calibration_error - skill.perfect_calibration_error
-    # A champion that held nothing on these bars lost nothing: no challenger could trade within a multiple of that.
-    idle = champion_drawdown == 0
-    alpha = rule.alpha(evidence.looks)
-    drawdown_bound = rule.max_drawdown if idle else rule.drawdown_ratio * champion_drawdown
     return (
         checked("unseen days", days >= rule.min_days, f"{days:.0f}", f">= {rule.min_days:.0f}"),
         checked("closed trades", trades >= rule.min_trades, f"{trades}", f">= {rule.min_trades}"),
+    )
+
+
+def _forecast(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
+    """Return whether the probabilities know more than the class shares do, and no less than a simple model."""
+    skill = evidence.skill
+    return (
         checked(
             "log-loss better than the prior",
             skill.log_loss_skill > 0 and is_below(skill.p_value, rule.significance),
@@ -172,6 +182,19 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
             f"{written(evidence.baseline_lead, 'signed nat')} against {evidence.baseline}",
             f">= {written(-rule.baseline_margin, 'signed nat')}",
         ),
+    )
+
+
+def _money(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
+    """Return whether the decisions earn, all costs known, more than the champion's and more than luck would."""
+    ours, theirs = evidence.numbers.challenger, evidence.numbers.champion
+    # Where there is nothing to compare on, NaN fails every condition about money.
+    earned, drawdown = (ours.total_return, ours.max_drawdown) if ours else (math.nan, math.nan)
+    champion_earned, champion_drawdown = (theirs.total_return, theirs.max_drawdown) if theirs else (math.nan, math.nan)
+    # A champion that held nothing on these bars lost nothing: no challenger could trade within a multiple of that.
+    drawdown_bound = rule.max_drawdown if champion_drawdown == 0 else rule.drawdown_ratio * champion_drawdown
+    alpha = rule.alpha(evidence.looks)
+    return (
         checked("funding known", evidence.funding.is_whole, str(evidence.funding), "all"),
         checked(
             f"net result at {rule.cost_stress:g}x costs",
@@ -186,13 +209,20 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
             f"{p_text(evidence.p_value, alpha)}",
             f"greater, p < {alpha:.2g}" + (f", look {evidence.looks}" if evidence.looks > 1 else ""),
         ),
-        _deflated(evidence.numbers.luck, rule, trades),
+        _deflated(evidence.numbers.luck, rule, ours.num_trades if ours else 0),
         checked(
             "maximum drawdown",
             drawdown <= drawdown_bound,
             written(drawdown, "share"),
             f"<= {written(drawdown_bound, 'share')}",
         ),
+    )
+
+
+def _model(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
+    """Return whether the model is what it says: as sure as it is right, fast, one in every runtime, without a leak."""
+    excess = evidence.skill.calibration_error - evidence.skill.perfect_calibration_error
+    return (
         checked(
             "calibration error above a perfect model's",
             excess <= rule.calibration_margin,
@@ -217,7 +247,6 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
             "not run" if evidence.leaks is None else ", ".join(evidence.leaks) or "all green",
             "all green",
         ),
-        *_sizing(evidence),
     )
 
 
