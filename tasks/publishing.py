@@ -44,7 +44,7 @@ from tasks.strategy.leak_suite import leaks_json
 from tasks.strategy.leave_one_out import HeldOutMarket, evaluate_held_out, held_out_markets
 from tasks.strategy.out_of_sample import judged_folds
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import samples_of_run, training_end
+from tasks.strategy.samples import samples_of_run
 
 _SESSIONS = 5  # on paper, that a report shows
 
@@ -165,7 +165,7 @@ def publish_version(
         recipe=recipe.resolved,
         code=version_code(),
         libraries=library_versions(),
-        **training_end(evaluation.samples, recipe, evaluation.samples.fold(len(evaluation.folds) - 1)),
+        **evaluation.samples.training_end(evaluation.samples.fold(len(evaluation.folds) - 1)),
         class_means=tuple(fold.class_means.tolist()),
         judgement=work.load(judgement, Judgement),
         risk=judge_vol_forecast(findings.risk, recipe.risk),

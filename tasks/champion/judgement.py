@@ -21,7 +21,7 @@ from tasks.champion.vol_verdict import judge_vol_forecast
 from tasks.execution.backtest import Positions
 from tasks.execution.comparison import Duel, duel
 from tasks.execution.track_record import DeflatedSharpe, deflate_sharpe
-from tasks.market.walk_forward import Span
+from tasks.market.walk_forward import Span, seen_until_ms
 from tasks.network.dsc import load_model
 from tasks.network.folding import load_weights
 from tasks.network.inference import forecast_series
@@ -31,7 +31,6 @@ from tasks.strategy.funding_record import funding_record
 from tasks.strategy.leave_one_out import HeldOutEvaluation
 from tasks.strategy.out_of_sample import Evaluation, Forecast, bars_of, decide_span, one_after_the_other
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import training_end
 
 _FEWEST_BARS = 2  # fewer make no return
 
@@ -171,7 +170,7 @@ def _duel(
 ) -> Duel | None:
     """Run challenger, champion and second seed on the bars that none had seen; None where there are none."""
     samples, span = evaluation.samples, evaluation.unseen
-    end = training_end(samples, recipe, samples.folds[0])
+    end = samples.training_end(samples.folds[0])
     champion = Positions(np.zeros(len(span), np.int8))  # flat
     if entry.ref is not None:
         try:
@@ -179,8 +178,8 @@ def _duel(
             theirs = Manifest.of(artifact.manifest, entry.ref)
         except ArtifactError as err:
             raise ArtifactError(f"the champion can't be compared with: {err}; roll it back (flows.rollback)") from err
-        end = {"trained_until_ms": theirs.trained_until_ms, "label_span_ms": theirs.label_span_ms}
-        unseen_from = np.searchsorted(samples.dataset.candles.start_ms, theirs.seen_until_ms, side="right")
+        end = theirs.training_end
+        unseen_from = np.searchsorted(samples.dataset.candles.start_ms, seen_until_ms(end), side="right")
         span = Span(start=max(int(unseen_from), span.start), stop=span.stop)
         if len(span) < _FEWEST_BARS:
             return None

@@ -22,6 +22,7 @@ from storage.sealed import Document
 from storage.trials import Origin
 from tasks.champion.promotion import Check, Judgement
 from tasks.execution.comparison_rows import ComparisonRow
+from tasks.market.walk_forward import TrainingEnd
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.vol_forecast_rule import VolForecastRule
 
@@ -87,9 +88,9 @@ class Manifest:
     summary: Summary
 
     @property
-    def seen_until_ms(self) -> int:
-        """The last moment that training knew of: a bar that opens after it is unseen."""
-        return self.trained_until_ms + self.label_span_ms
+    def training_end(self) -> TrainingEnd:
+        """Up to where the published weights know the market."""
+        return {"trained_until_ms": self.trained_until_ms, "label_span_ms": self.label_span_ms}
 
     def document(self) -> Document:
         """Return it as plain JSON, to be published."""

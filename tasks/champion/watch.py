@@ -18,7 +18,8 @@ from tasks.champion.manifest import read_manifest, training_shares
 from tasks.execution.skill import lost_calibration, lost_skill, measure_skill
 from tasks.market import features
 from tasks.market.drift import measure_drift
-from tasks.market.labels import UNKNOWN, label_bars, sample_uniqueness
+from tasks.market.labels import label_bars, sample_uniqueness, scored
+from tasks.market.walk_forward import seen_until_ms
 from tasks.network.dsc import load_model
 from tasks.network.fit import predict_series
 from tasks.network.folding import load_weights
@@ -75,8 +76,8 @@ def champion_skill(
     known = label_bars(candles.open, built.vol, built.segment, recipe.labels, recipe.costs.round_trip)
     model = load_model(network, load_weights(models.read(ref, "weights.safetensors")))
     probabilities = predict_series(model, built.values, built.segment)
-    labelled = (known.classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
-    rows = np.flatnonzero(labelled & (candles.start_ms > manifest.seen_until_ms))[-labels:]
+    is_unseen = candles.start_ms > seen_until_ms(manifest.training_end)
+    rows = np.flatnonzero(scored(known.classes, probabilities) & is_unseen)[-labels:]
     if len(rows) < _LEAST_LABELS * horizon:
         return f"not measured: {len(rows):,} of {_LEAST_LABELS * horizon:,} new labels", {}
     skill = measure_skill(

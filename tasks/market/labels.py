@@ -171,6 +171,19 @@ def sample_uniqueness(labels: Labels, rows: Rows) -> FloatArray:
     return uniqueness
 
 
+def scored(classes: IntArray, probabilities: FloatArray) -> BoolArray:
+    """Return which bars a forecast can be scored on: those whose label and whose probabilities are known.
+
+    Args:
+        classes: (N,) label of each bar.
+        probabilities: (N, 3), NaN where unknown.
+    Returns:
+        (N,) mask.
+    """
+    known: BoolArray = (classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
+    return known
+
+
 def _known(labels: Labels, rows: Rows) -> BoolArray:
     chosen = np.zeros(len(labels.end), np.bool_)
     chosen[rows] = True

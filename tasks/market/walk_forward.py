@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypedDict
 
 import numpy as np
 
@@ -97,6 +97,24 @@ class Fold:
     validation: Span
     test: Span
     predicted: Span
+
+
+class TrainingEnd(TypedDict):
+    """Up to where a model knows its market, and of a pool every market; argument names of `run_backtest`.
+
+    Attributes:
+        trained_until_ms: Open time of the last bar that it was fitted on, its validation's, in any market, UTC
+            milliseconds.
+        label_span_ms: How far that bar's label looks ahead, milliseconds.
+    """
+
+    trained_until_ms: int
+    label_span_ms: int
+
+
+def seen_until_ms(end: TrainingEnd) -> int:
+    """Return the last moment that training knew of, UTC milliseconds: a bar that opens after it is unseen."""
+    return end["trained_until_ms"] + end["label_span_ms"]
 
 
 def calendar_length(length: int, bar: int) -> int:

@@ -21,7 +21,7 @@ from tasks.execution.skill import log_losses
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import DIRECTIONS, OF_DOUBT, UNKNOWN_CHAMPION, Decision
 from tasks.market.drift import Drift, measure_drift
-from tasks.market.labels import UNKNOWN, label_bars
+from tasks.market.labels import label_bars, scored
 from tasks.reporting.canvas import png
 from tasks.reporting.markup import data_uri, markdown_text
 from tasks.reporting.session_figure import Drawn, session_figure
@@ -344,7 +344,7 @@ def skill_text(facts: VersionFacts, decisions: Sequence[Decision], candles: Cand
     segment = np.cumsum(np.diff(start_ms, prepend=start_ms[0] - step_ms) != step_ms)
     vol, probabilities = values[:, PROBABILITIES.start - 1], values[:, PROBABILITIES]
     classes = label_bars(open_, vol, segment, recipe.labels, recipe.costs.round_trip).classes
-    rows = (classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
+    rows = scored(classes, probabilities)
     known = int(rows.sum())
     if known < _FEWEST_LABELS:
         return f"not measured: {known:,} of {_FEWEST_LABELS:,} labels have matured"

@@ -52,7 +52,7 @@ def trial_of(
     """
     daily, start_ms = evaluation.daily_returns, evaluation.samples.dataset.candles.start_ms
     tried = {name: part for name, part in recipe.parts().items() if name not in ("promotion", "baselines")}
-    tried["pool"] = recipe.pool_symbols
+    tried["pool"] = [one.symbol for one in recipe.members]
     tried["bars"] = {"first_day": int(start_ms[0] // DAY_MS)} if last_days is None else {"last_days": last_days}
     return Trial(
         key=key,

@@ -24,7 +24,6 @@ from tasks.strategy.baseline_folds import BaselineFold
 from tasks.strategy.out_of_sample import Evaluation, bars_of, decide_span
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import training_end
 
 MODEL, PRIOR = "this model", "prior"
 
@@ -107,7 +106,7 @@ def compare_with_baselines(
     """
     samples, unseen, money = evaluation.samples, evaluation.unseen, evaluation.money
     prior = np.concatenate([np.tile(fold.prior, (len(fold.probabilities), 1)) for fold in evaluation.folds])
-    bars, end = bars_of(samples, unseen), training_end(samples, recipe, samples.folds[0])
+    bars, end = bars_of(samples, unseen), samples.training_end(samples.folds[0])
 
     def traded(probabilities: FloatArray) -> Metrics:
         return summarize(traded_by_rule(recipe, evaluation, probabilities), samples.dataset.ref.market.bars_per_year)
@@ -153,7 +152,7 @@ def traded_by_rule(recipe: Recipe, evaluation: Evaluation, probabilities: FloatA
     samples, unseen = evaluation.samples, evaluation.unseen
     forecast = evaluation.forecast._replace(probabilities=probabilities)  # and sized as the model's
     decided = decide_span(samples, recipe, unseen, forecast)
-    end = training_end(samples, recipe, samples.folds[0])
+    end = samples.training_end(samples.folds[0])
     bars = bars_of(samples, unseen)
     return run_backtest(bars, decided.target, recipe.costs, recipe.backtest, share=decided.share, **end)
 

@@ -19,6 +19,7 @@ from storage.results import ResultStore, canonical_json
 from storage.schema import ConfigError, DatasetRef
 from storage.trials import Candidate, Origin, TrialLog
 from tasks.execution.skill import log_losses
+from tasks.market.labels import scored
 from tasks.network.architecture import Block, DSCConfig, macs_per_bar, parameters, scaled
 from tasks.network.fit import fit, predict_series
 from tasks.network.latency import measure_latency
@@ -108,8 +109,9 @@ def try_candidate(
         bars, rows = fold_bars(samples, variant, index), fold.test.rows
         fitted = fit(network, bars.series, bars.train, bars.validation, variant.fit_config)
         p = predict_series(fitted.model, bars.series.features, bars.series.segment)[bars.predicted][: len(fold.test)]
-        known = (samples.labels.classes[rows] >= 0) & np.isfinite(p).all(axis=1)
-        losses.append(log_losses(p[known], samples.labels.classes[rows][known]))
+        classes = samples.labels.classes[rows]
+        known = scored(classes, p)
+        losses.append(log_losses(p[known], classes[known]))
         fits.append(fitted)
     candidate = Candidate(
         key=key,

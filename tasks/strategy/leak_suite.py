@@ -13,7 +13,7 @@ from storage.schema import CLASSES, DAY_MS, FEATURES, DatasetRef, FloatArray, In
 from tasks.execution.skill import class_shares
 from tasks.market import leaks
 from tasks.market.features import OUTPUTS, WARM_UP, build_features
-from tasks.market.labels import UNKNOWN, LabelConfig, Labels, label_bars
+from tasks.market.labels import LabelConfig, Labels, label_bars, scored
 from tasks.market.leaks import Columns, LeakCheck, Learned
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.market.walk_forward import Fold, FoldConfig, Span, walk_forward
@@ -251,7 +251,7 @@ def _chance(name: str, features: FloatArray, labels: Labels, fold: Fold, segment
     fitted = _quick_fit(features, labels.classes, fold, segment)
     probabilities = predict_series(fitted.model, features, segment)[fold.test.rows]
     classes = labels.classes[fold.test.rows]
-    known = (classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
+    known = scored(classes, probabilities)
     return leaks.chance_direction(name, probabilities[known], classes[known], labels.horizon)
 
 

@@ -16,17 +16,17 @@ import numpy as np
 
 from storage.authorship import Where
 from storage.results import ResultStore
-from storage.schema import DAY_MS, DatasetError, DatasetRef, FloatArray, Market
+from storage.schema import DAY_MS, DatasetError, DatasetRef, FloatArray
 from storage.trials import Origin
 from tasks.execution.backtest import run_backtest
 from tasks.execution.metrics import DAYS_PER_YEAR, Metrics, sharpe_ratio, total_return
 from tasks.execution.significance import draws_for, stationary_bootstrap_test
 from tasks.execution.skill import Skill, measure_skill
-from tasks.market.labels import UNKNOWN, sample_uniqueness
+from tasks.market.labels import sample_uniqueness, scored
 from tasks.strategy.funding_record import FundingRecord, funding_record
 from tasks.strategy.out_of_sample import Evaluation, bars_of, evaluate_folds, judged_folds
-from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import load_samples, training_end
+from tasks.strategy.recipe import PoolMember, Recipe
+from tasks.strategy.samples import load_samples
 
 _NETWORKS = 5  # at most: of more markets several are left out at once, and the network of the others knows less of them
 _FEWEST_BLOCKS = 20  # of days: with a handful a 5 % test is a 15 % one
@@ -86,10 +86,8 @@ def _held_out_markets(datasets: Where, data: DatasetRef, recipe: Recipe) -> Iter
     for number in range(parts):
         left_out = recipe.pool[number::parts]
         others = replace(recipe, pool=tuple(member for member in recipe.pool if member not in left_out), refit=False)
-        for member in left_out if others.pool else ():
-            symbol, _, dataset = member.partition(":")
-            market = Market(symbol=symbol, category=data.market.category, interval=data.market.interval)
-            ref = DatasetRef(id=dataset, source=data.source, market=market)
+        for one in map(PoolMember.of, left_out) if others.pool else ():
+            ref = DatasetRef(id=one.dataset, source=data.source, market=replace(data.market, symbol=one.symbol))
             try:
                 is_listing = load_samples(datasets, ref, others).is_listing
             except DatasetError:  # it was not traded in those hours: it teaches, and is not asked
@@ -149,7 +147,7 @@ def _skill(each: Sequence[Evaluation]) -> Skill:
     for one in each:
         samples, rows = one.samples, one.unseen.rows
         classes = samples.labels.classes[rows]
-        known = (classes != UNKNOWN) & np.isfinite(one.probabilities).all(axis=1)
+        known = scored(classes, one.probabilities)
         at = one.unseen.start + np.flatnonzero(known)
         prior = np.tile(one.folds[0].prior, (len(at), 1))
         own = sample_uniqueness(samples.labels, at).sum() / len(each)
@@ -181,7 +179,7 @@ def _mean_by_day(each: Sequence[Evaluation]) -> FloatArray:
 
 def _stressed_return(recipe: Recipe, one: Evaluation) -> float:
     samples, dearer = one.samples, recipe.costs.scaled(recipe.promotion.cost_stress)
-    end = training_end(samples, recipe, samples.folds[0])
+    end = samples.training_end(samples.folds[0])
     return total_return(
         run_backtest(
             bars_of(samples, one.unseen), one.decided.target, dearer, recipe.backtest, **end, share=one.decided.share

@@ -21,12 +21,12 @@ from tasks.execution.metrics import daily_returns
 from tasks.execution.skill import Skill, measure_skill
 from tasks.execution.slices import Slice, slices
 from tasks.execution.track_record import TrackRecord, track_record
-from tasks.market.labels import UNKNOWN, sample_uniqueness
+from tasks.market.labels import sample_uniqueness, scored
 from tasks.market.volatility import forecast_volatility
 from tasks.market.walk_forward import Span
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.recipe import Recipe, decision_params
-from tasks.strategy.samples import Samples, samples_of_run, training_end
+from tasks.strategy.samples import Samples, samples_of_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def evaluate_folds(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]
     """Put the folds' predictions of unseen bars together, decide on them, and measure skill and money."""
     unseen = Span(start=samples.folds[0].test.start, stop=samples.folds[-1].test.stop)
     for fold in samples.folds:
-        require_unseen(int(samples.dataset.candles.start_ms[fold.test.start]), **training_end(samples, recipe, fold))
+        require_unseen(int(samples.dataset.candles.start_ms[fold.test.start]), **samples.training_end(fold))
     forecast = one_after_the_other(folds)
 
     def decide(costs: Costs) -> Positions:
@@ -121,7 +121,7 @@ def evaluate_folds(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]
         recipe.costs,
         recipe.backtest,
         bars_per_year=samples.dataset.ref.market.bars_per_year,
-        **training_end(samples, recipe, samples.folds[0]),
+        **samples.training_end(samples.folds[0]),
     )
     result = money.model.result
     return Evaluation(
@@ -177,7 +177,7 @@ def decide_span(samples: Samples, recipe: Recipe, span: Span, forecast: Forecast
 def _skill(samples: Samples, folds: Sequence[FoldResult], probabilities: FloatArray, unseen: Span) -> Skill:
     priors = np.concatenate([np.tile(fold.prior, (len(fold.probabilities), 1)) for fold in folds])
     classes = samples.labels.classes[unseen.rows]
-    known = (classes != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
+    known = scored(classes, probabilities)
     rows = unseen.start + np.flatnonzero(known)
     return measure_skill(
         probabilities[known],

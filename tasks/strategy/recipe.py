@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from storage.bounds import Checked
 from storage.schema import ConfigError, DatasetRef, FloatArray, Market
@@ -20,6 +20,24 @@ from tasks.network.baseline_config import BaselineConfig
 from tasks.network.fit_config import FitConfig, fit_preset
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.vol_forecast_rule import VolForecastRule
+
+
+class PoolMember(NamedTuple):
+    """A market of a pool.
+
+    Attributes:
+        symbol: Bybit's.
+        dataset: Id of its dataset; empty before there is one.
+    """
+
+    symbol: str
+    dataset: str
+
+    @classmethod
+    def of(cls, named: str) -> PoolMember:
+        """Return what a recipe names SYMBOL or SYMBOL:id."""
+        symbol, _, dataset = named.partition(":")
+        return cls(symbol, dataset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,24 +113,23 @@ class Recipe(Checked):
         return replace(self, fit=replace(fit, seed=fit.seed + self.network_config.members), refit=False)
 
     @property
+    def members(self) -> tuple[PoolMember, ...]:
+        """The markets of the pool, with datasets or without."""
+        return tuple(PoolMember.of(named) for named in self.pool)
+
+    @property
     def pool_datasets(self) -> tuple[str, ...]:
         """Ids of the datasets that a pool's network learns from.
 
         Raises:
             ConfigError: A market of the pool has no dataset yet.
         """
-        parts = [member.partition(":") for member in self.pool]
-        bare = [symbol for symbol, _, data in parts if not data]
+        bare = [one.symbol for one in self.members if not one.dataset]
         if bare:
             raise ConfigError(
                 f"every market of a pool must have its dataset, {', '.join(bare)} had none; `pooled_on` does"
             )
-        return tuple(data for *_, data in parts)
-
-    @property
-    def pool_symbols(self) -> tuple[str, ...]:
-        """Symbols of the markets of the pool, with datasets or without."""
-        return tuple(member.partition(":")[0] for member in self.pool)
+        return tuple(one.dataset for one in self.members)
 
     def pooled_on(self, datasets: Sequence[DatasetRef]) -> Recipe:
         """Return the recipe of a pool of these datasets, in whatever order they are given."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from tasks.market.labels import UNKNOWN, Labels, class_means, label_bars, sample
 from tasks.market.walk_forward import (
     Fold,
     Span,
+    TrainingEnd,
     cut_times,
     listing_fold,
     refit_fold,
@@ -72,6 +73,11 @@ class Samples:
         """Return the walk-forward fold of that number, or the refit, which follows the last one."""
         return (*self.folds, self.refit)[index]
 
+    def training_end(self, fold: Fold) -> TrainingEnd:
+        """Return the last bar that a fold's model was fitted on, in any market, and how far that bar's label looks."""
+        span_ms = (self.labels.horizon + 1) * self.dataset.market.interval_ms
+        return {"trained_until_ms": self.known_until_ms[fold.index], "label_span_ms": span_ms}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FoldBars:
@@ -115,18 +121,6 @@ class FoldBars:
             yield from (self.log_ratio.tobytes(), self.class_means.tobytes(), self.prior.tobytes())
 
         return content_hash(parts())
-
-
-class TrainingEnd(TypedDict):
-    """Up to where a model knows the market; argument names of `run_backtest`.
-
-    Attributes:
-        trained_until_ms: Open time of the last bar that it was fitted on, its validation's, UTC milliseconds.
-        label_span_ms: How far that bar's label looks ahead.
-    """
-
-    trained_until_ms: int
-    label_span_ms: int
 
 
 def load_samples(datasets: Where, data: DatasetRef, recipe: Recipe) -> Samples:
@@ -342,11 +336,3 @@ def run_of(samples: Samples, recipe: Recipe, fold: Fold, rows: slice, *labelled:
     clock = dataset.candles.start_ms[rows] // dataset.market.interval_ms
     series = replace(series, weights=weights, clock=clock)
     return BarRun(series=series, labels=own, vol=dataset.vol[rows], log_ratio=log_ratio)
-
-
-def training_end(samples: Samples, recipe: Recipe, fold: Fold) -> TrainingEnd:
-    """Return the last bar that a fold's model was fitted on, its validation's, and how far that bar's label looks."""
-    return {
-        "trained_until_ms": samples.known_until_ms[fold.index],
-        "label_span_ms": (recipe.labels.horizon + 1) * samples.dataset.ref.market.interval_ms,
-    }

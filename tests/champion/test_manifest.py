@@ -12,6 +12,7 @@ from storage.artifacts import ArtifactStore
 from storage.schema import ArtifactError, Source, VersionRef
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.market.labels import LabelConfig
+from tasks.market.walk_forward import seen_until_ms
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.recipe import Recipe
 from tests.champion.example_manifest import MANIFEST, METRICS
@@ -29,7 +30,7 @@ def test_manifest_comes_back_from_the_store_as_it_was_published(tmp_path):
 
 
 def test_training_knew_nothing_after_the_last_label_of_its_last_bar():
-    assert replace(MANIFEST, trained_until_ms=1_000, label_span_ms=300).seen_until_ms == 1_300
+    assert seen_until_ms(replace(MANIFEST, trained_until_ms=1_000, label_span_ms=300).training_end) == 1_300
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

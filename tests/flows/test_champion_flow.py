@@ -24,7 +24,7 @@ from tasks.champion import judgement
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.backtest import Positions
 from tasks.market.synthetic import SyntheticMarket
-from tasks.market.walk_forward import FoldConfig
+from tasks.market.walk_forward import FoldConfig, seen_until_ms
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.folds import FoldResult, fold_key
@@ -187,7 +187,7 @@ def test_champion_and_challenger_are_compared_on_bars_that_neither_has_seen(reig
     )
     last_test = samples.dataset.candles.start_ms[samples.folds[-1].test.rows]
     # The champion's weights are its last fold's: only that fold's test bars are new to it, and all of them are.
-    assert seen["bars"].start_ms[0] > reign.manifest.seen_until_ms
+    assert seen["bars"].start_ms[0] > seen_until_ms(reign.manifest.training_end)
     assert seen["bars"].start_ms[0] <= last_test[0]
     assert seen["bars"].start_ms[-1] == last_test[-1]
     assert len(seen["challenger"].target) == len(seen["champion"].target) == len(seen["bars"])

@@ -20,7 +20,7 @@ from tasks.strategy import folds, pool
 from tasks.strategy import samples as samples_room
 from tasks.strategy.pool import pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import fold_bars, load_samples, pool_member, training_end
+from tasks.strategy.samples import fold_bars, load_samples, pool_member
 from tests.strategy.stored_candles import stored
 
 DAY, BARS = 288, 25 * 288
@@ -200,7 +200,7 @@ def test_a_market_is_judged_after_the_last_bar_that_any_market_was_learned_from(
     recipe, data = stored_pool()
     samples = load_samples(tmp_path, data[LONG], recipe)
     (*_, newest) = samples.folds
-    end = training_end(samples, recipe, newest)
+    end = samples.training_end(newest)
     start_ms = samples.dataset.candles.start_ms
     assert end["trained_until_ms"] == start_ms[newest.validation.stop - 1]
     require_unseen(int(start_ms[newest.test.start]), **end)
@@ -231,7 +231,7 @@ def test_a_young_market_outside_the_pool_has_the_folds_that_its_own_bars_reach(s
     old, young = (load_samples(tmp_path, ref, recipe) for ref in (data[LONG], new))
     assert [fold.index for fold in old.folds] == [0, 1, 2]
     assert [fold.index for fold in young.folds] == [1, 2]
-    assert training_end(young, recipe, young.folds[-1]) == training_end(old, recipe, old.folds[-1])
+    assert young.training_end(young.folds[-1]) == old.training_end(old.folds[-1])
 
 
 def test_a_market_too_young_to_be_judged_by_is_refused(stored_pool, tmp_path):
