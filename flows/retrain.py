@@ -30,14 +30,8 @@ from tasks.fan_out import distinct
 from tasks.housekeeping import prune_home
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
-from tasks.publishing import (
-    asks_for_second_seed,
-    judge_listed,
-    judge_version,
-    markets_to_hold_out,
-    promote_or_keep,
-    publish_version,
-)
+from tasks.judging import asks_for_second_seed, judge_listed, judge_version, markets_to_hold_out
+from tasks.publishing import promote_or_keep, publish_version
 from tasks.reporting.summary import Verdict
 from tasks.runs import cost
 from tasks.runs.display import parts_of, plan, stage

@@ -1,9 +1,8 @@
-"""Publishing tasks: judge a model against the champion, store it as a version, promote it or keep the champion."""
+"""Publishing tasks: a judged model becomes a version, is promoted or not; which version was the champion when."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,10 +16,8 @@ from storage.artifacts import ArtifactStore
 from storage.results import ResultStore, canonical_json
 from storage.schema import FEATURES, DatasetRef, Market, PipelineError, Source, VersionRef, one_line
 from storage.settings import Settings
-from storage.trials import Origin
 from storage.whole_file import replace_file
-from tasks.champion.judgement import champion_name, count_looks, judge_challenger, judge_new_listing
-from tasks.champion.listing_verdict import FEWEST_HELD_OUT
+from tasks.champion.judgement import champion_name
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Judgement
 from tasks.champion.version_hash import version_code, version_hash
@@ -41,101 +38,9 @@ from tasks.strategy.backtest_record import backtest_files
 from tasks.strategy.findings import Findings, StepKeys
 from tasks.strategy.input_importance import measure_importance
 from tasks.strategy.leak_suite import leaks_json
-from tasks.strategy.leave_one_out import HeldOutMarket, evaluate_held_out, held_out_markets
-from tasks.strategy.out_of_sample import judged_folds
 from tasks.strategy.recipe import Recipe
-from tasks.strategy.samples import samples_of_run
 
 _SESSIONS = 5  # on paper, that a report shows
-
-
-@task(cache_policy=NO_CACHE, task_run_name="judge {data.market.symbol}")
-def judge_version(
-    data: DatasetRef,
-    recipe: Recipe,
-    keys: StepKeys,
-    origin: Origin,
-    second_seed: Sequence[str] = (),
-) -> str:
-    """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement.
-
-    Args:
-        data: The dataset.
-        recipe: How the challenger was made.
-        keys: Of what the steps found.
-        origin: Who sent the candles.
-        second_seed: Keys of the folds of `recipe.second_seed`; none before it is asked for.
-    """
-    settings = Settings.from_environment()
-    work, store = ResultStore(settings.work), ArtifactStore(settings.models)
-    findings = Findings.load(settings.work, settings.datasets, keys)
-    again = judged_folds(work, findings.evaluation.samples, second_seed)
-    return _kept(work, data, judge_challenger(store, recipe, findings, origin, again))
-
-
-@task(cache_policy=NO_CACHE, task_run_name="judge new listing {data.market.symbol}")
-def judge_listed(
-    data: DatasetRef,
-    recipe: Recipe,
-    keys: StepKeys,
-    origin: Origin,
-    asked: Sequence[HeldOutMarket],
-    second_seed: Sequence[HeldOutMarket] = (),
-) -> str:
-    """Judge the pool's network for a new listing by markets that such networks never saw; return the judgement's key.
-
-    Args:
-        data: The listing's dataset.
-        recipe: With its pool.
-        keys: Of what the steps found, on its own days.
-        origin: Who sent the candles.
-        asked: The markets, with the keys of the networks that never saw them.
-        second_seed: The same of `recipe.second_seed`; none before it is asked for.
-    """
-    settings = Settings.from_environment()
-    work, store = ResultStore(settings.work), ArtifactStore(settings.models)
-    findings = Findings.load(settings.work, settings.datasets, keys)
-    level = recipe.promotion.alpha(count_looks(store, recipe, findings.evaluation))
-    found = evaluate_held_out(work, settings.datasets, asked, origin, level)
-    second = evaluate_held_out(work, settings.datasets, second_seed, origin) if second_seed else None
-    judgement = judge_new_listing(store, recipe, findings, origin, found, second)
-    leads = " ".join(f"{symbol}={lead:+.5f}" for symbol, lead in found.leads.items())
-    get_run_logger().info(f"markets that networks never saw: log_loss_skill {leads}")
-    return _kept(work, data, judgement)
-
-
-def markets_to_hold_out(data: DatasetRef, recipe: Recipe) -> tuple[HeldOutMarket, ...]:
-    """Return whom the verdict on a new listing is asked of, whose network is still to be trained.
-
-    Nobody where the ordinary rule judges: a market that has bars to learn from, or a champion to beat, or a pool of too
-    few.
-    """
-    settings = Settings.from_environment()
-    champion = ArtifactStore(settings.models).champion(data.source, data.market.slug)
-    if champion.ref is not None or not samples_of_run(settings.datasets, data, recipe).is_listing:
-        return ()
-    found = held_out_markets(settings.datasets, data, recipe)
-    return found if len(found) >= FEWEST_HELD_OUT else ()
-
-
-def _kept(work: ResultStore, data: DatasetRef, judgement: Judgement) -> str:
-    key = ResultStore.key("judgement", judgement)  # by its content: it belongs to one moment's champion
-    work.save(key, judgement)
-    get_run_logger().info(
-        f"judged key={key} champion={judgement.champion} passed={judgement.passed} failed={list(judgement.failed)}"
-        + (" next='second seed'" if judgement.awaits_second_seed else "")
-    )
-    if not judgement.awaits_second_seed:
-        from tasks.reporting.run_page import checklist_rows
-
-        rows, about = checklist_rows(judgement.checks), f"Promotion rule against champion {judgement.champion}"
-        show_table("promotion", data.source, data.market, rows, about)
-    return key
-
-
-def asks_for_second_seed(judgement: str) -> bool:
-    """Return whether `judge_version` needs the folds of a second seed to come to an end."""
-    return ResultStore(Settings.from_environment().work).load(judgement, Judgement).awaits_second_seed
 
 
 @task(cache_policy=NO_CACHE, task_run_name="publish {data.market.symbol}")
@@ -147,46 +52,32 @@ def publish_version(
     judgement: str,
     quality: str,
 ) -> VersionRef:
-    """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version."""
+    """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version.
+
+    Args:
+        exchange: Named in the version.
+        data: The dataset.
+        recipe: How it was made.
+        keys: Of what the steps found.
+        judgement: Key of how it compared with the champion; a version that is stored already keeps its own.
+        quality: Key of what the candle store knows of the bars.
+
+    Raises:
+        ArtifactError: The store refuses; no version is visible then.
+    """
     from tasks.reporting.report import render_report  # Matplotlib: what trains beforehand need not hold it
     from tasks.reporting.run_page import verdict_markdown, version_tables
 
     settings, now = Settings.from_environment(), datetime.now(UTC)
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
     findings = Findings.load(settings.work, settings.datasets, keys)
-    evaluation = findings.evaluation
-    fold = evaluation.folds[-1]
-    manifest = Manifest(
-        features=FEATURES,
-        market=data.market,
-        origin=exchange.origin,
-        origin_detail=exchange.origin_detail,
-        dataset=data.id,
-        recipe=recipe.resolved,
-        code=version_code(),
-        libraries=library_versions(),
-        **evaluation.samples.training_end(evaluation.samples.fold(len(evaluation.folds) - 1)),
-        class_means=tuple(fold.class_means.tolist()),
-        judgement=work.load(judgement, Judgement),
-        risk=judge_vol_forecast(findings.risk, recipe.risk),
-        summary=summarise(recipe, evaluation, findings.comparison, exchange.origin),
-    )
-    importance = measure_importance(recipe, evaluation)
-    files = {
-        "weights.safetensors": fold.weights,
-        **onnx_graphs(recipe.network_config, load_weights(fold.weights)),
-        "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
-        **backtest_files(evaluation),
-        **work.read(keys.comparison),
-        **work.read(keys.risk),
-        "importance.json": canonical_json(importance),
-        "latency.json": canonical_json(findings.speed),
-        "leaks.json": leaks_json(findings.leaks),
-    }
-    hash8 = version_hash(data, recipe, fold.weights)
-    ref = VersionRef(source=data.source, name=data.market.slug, version=f"{now:%Y%m%dT%H%M%SZ}-{hash8}")
+    importance = measure_importance(recipe, findings.evaluation)
+    manifest = _manifest(exchange, data, recipe, findings, work.load(judgement, Judgement))
+    files = _files(recipe, findings) | work.read(keys.comparison) | work.read(keys.risk)
     spent = cost.so_far()
-    files["cost.json"] = canonical_json(spent)
+    files |= {"importance.json": canonical_json(importance), "cost.json": canonical_json(spent)}
+    hash8 = version_hash(data, recipe, files["weights.safetensors"])
+    ref = VersionRef(source=data.source, name=data.market.slug, version=f"{now:%Y%m%dT%H%M%SZ}-{hash8}")
     beside = side_by_side(store, ref, manifest, files)
     report = report_data(
         ref, now, manifest, findings, files["baselines.parquet"], importance, beside,
@@ -203,6 +94,44 @@ def publish_version(
     show_verdict(data.source, data.market, version, verdict_markdown(shown), location)
     get_run_logger().info(f"published version={version} files={len(files)}")
     return version
+
+
+def _manifest(
+    exchange: ExchangeConfig, data: DatasetRef, recipe: Recipe, findings: Findings, judgement: Judgement
+) -> Manifest:
+    """Return what a version says of itself; the published weights are those of the last fold, or of the refit."""
+    evaluation = findings.evaluation
+    published = evaluation.samples.fold(len(evaluation.folds) - 1)
+    means = evaluation.folds[-1].class_means
+    return Manifest(
+        features=FEATURES,
+        market=data.market,
+        origin=exchange.origin,
+        origin_detail=exchange.origin_detail,
+        dataset=data.id,
+        recipe=recipe.resolved,
+        code=version_code(),
+        libraries=library_versions(),
+        **evaluation.samples.training_end(published),
+        class_means=tuple(means.tolist()),
+        judgement=judgement,
+        risk=judge_vol_forecast(findings.risk, recipe.risk),
+        summary=summarise(recipe, evaluation, findings.comparison, exchange.origin),
+    )
+
+
+def _files(recipe: Recipe, findings: Findings) -> dict[str, bytes]:
+    """Return the model in both formats, and what its steps found of it."""
+    evaluation = findings.evaluation
+    weights = evaluation.folds[-1].weights
+    return {
+        "weights.safetensors": weights,
+        **onnx_graphs(recipe.network_config, load_weights(weights)),
+        "folds.json": json.dumps([fold.facts() for fold in evaluation.folds], indent=1).encode(),
+        **backtest_files(evaluation),
+        "latency.json": canonical_json(findings.speed),
+        "leaks.json": leaks_json(findings.leaks),
+    }
 
 
 @task(cache_policy=NO_CACHE, task_run_name="promote or keep {version.name}")

@@ -83,7 +83,9 @@ def attempt(kill: list[str]) -> None:
 def main() -> None:
     """Make an attempt a line, until the input ends."""
     leave_out_side_work()
-    sources_behind("tasks.training", "tasks.evaluation", "tasks.publishing")  # each attempt would parse them again
+    sources_behind(
+        "tasks.training", "tasks.evaluation", "tasks.judging", "tasks.publishing"
+    )  # each attempt would parse them again
     for line in sys.stdin:
         child = os.fork()  # here nothing has run that starts a thread
         if not child:

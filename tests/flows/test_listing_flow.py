@@ -11,11 +11,11 @@ from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import DatasetRef, Market, Window
 from tasks.exchange.connection import ExchangeConfig
+from tasks.judging import markets_to_hold_out
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.publishing import markets_to_hold_out
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
 from tests.flows.small_jobs import FEW_BASELINES, side_work_left_out
