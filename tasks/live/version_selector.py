@@ -11,7 +11,6 @@ from storage.schema import ArtifactError, ConfigError, Market, Source, Unreachab
 from tasks.champion.expiry import USUAL_EXPIRY, ExpiryRule
 from tasks.champion.serving import ServedModel, load_served, served_champion
 from tasks.live.session import VersionChoice
-from tasks.strategy.promotion_rule import PromotionRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ class VersionSelector:
         """Return what decides, or why nothing does: a champion that this code can't serve holds no position."""
         try:
             model = load_served(self.store, ref, seal) if ref else None
-            looser = model.recipe.promotion.looser_than(PromotionRule()) if model and self.real_money else ()
+            looser = model.recipe.asks_less() if model and self.real_money else ()
             if looser:
                 return None, f"the champion was promoted by a rule that asks for less: {', '.join(looser)}"
             return model, why_none

@@ -37,6 +37,19 @@ class BaselineConfig(Checked):
     seed: Seed = 7
     threads: Threads = 1
 
+    def weaker_than(self, other: BaselineConfig) -> tuple[str, ...]:
+        """Return what makes the simple models weaker than another's, with both values; a weak rival is soon beaten."""
+        lacking = [
+            f"baselines.{name} without {', '.join(f'{one:g}' for one in sorted(missing))}"
+            for name in ("strengths", "leaves")
+            if (missing := {*getattr(other, name)} - {*getattr(self, name)})
+        ]
+        fewer = [name for name in ("most_trees", "patience") if getattr(self, name) < getattr(other, name)]
+        # Smaller or larger may be the weaker one.
+        odd = [name for name in ("boosting_rate", "leaf_bars") if getattr(self, name) != getattr(other, name)]
+        both = (f"baselines.{name} {getattr(self, name):g} ({getattr(other, name):g})" for name in (*fewer, *odd))
+        return (*lacking, *both)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.strengths or len(self.strengths) != len(self.leaves):

@@ -18,7 +18,6 @@ from tasks.market.synthetic import SyntheticMarket, description
 from tasks.strategy.baseline_comparison import MODEL, BaselineComparison
 from tasks.strategy.funding_record import funding_record
 from tasks.strategy.out_of_sample import Evaluation
-from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
 
 _USUAL_SOURCE = sandbox_source(description(SyntheticMarket()))
@@ -162,7 +161,7 @@ def _warnings(recipe: Recipe, evaluation: Evaluation, origin: Origin) -> Iterato
     funding = funding_record(evaluation.samples.dataset, evaluation.unseen, recipe.costs, origin)
     if recipe.costs.funding and not funding.is_whole:
         yield f"The funding rate is known of {funding} in the unseen time: at the others none was paid or received."
-    if looser := recipe.promotion.looser_than(PromotionRule()):
+    if looser := recipe.asks_less():
         yield f"The promotion rule asks for less than the default: {', '.join(looser)}; mode live refuses it."
     if evaluation.samples.is_listing:
         days = evaluation.money.model.metrics.days

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 
 from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveFloat, ProperShare
@@ -48,13 +49,22 @@ class PromotionRule(Checked):
 
     def looser_than(self, other: PromotionRule) -> tuple[str, ...]:
         """Return the bounds that ask for less than another rule's, each with both values."""
-        ours, theirs = asdict(self), asdict(other)
-        return tuple(
-            f"{name} {ours[name]:g} ({theirs[name]:g})"
-            for name in ours
-            if (ours[name] < theirs[name] if name in _AT_LEAST else ours[name] > theirs[name])
-        )
+        return looser_bounds(asdict(self), asdict(other), at_least=_AT_LEAST)
 
 
 _AT_LEAST = frozenset({"min_days", "min_trades", "cost_stress", "deflated_sharpe", "other_trials"})
-"""Bounds that ask for more when they are larger; of the others a smaller one does."""
+
+
+def looser_bounds(ours: Mapping[str, float], theirs: Mapping[str, float], *, at_least: Set[str]) -> tuple[str, ...]:
+    """Return the bounds that ask for less than others of the same names, each with both values.
+
+    Args:
+        ours: By name.
+        theirs: By the same names.
+        at_least: Names of those that ask for more when they are larger; of the others a smaller one does.
+    """
+    return tuple(
+        f"{name} {ours[name]:g} ({theirs[name]:g})"
+        for name in ours
+        if (ours[name] < theirs[name] if name in at_least else ours[name] > theirs[name])
+    )

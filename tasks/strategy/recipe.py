@@ -140,6 +140,20 @@ class Recipe(Checked):
         """The same recipe with presets filled in, so that a later change of a preset does not change it."""
         return replace(self, network=self.network_config, fit=self.fit_config, decision=self.decision_config)
 
+    def asks_less(self) -> tuple[str, ...]:
+        """Return where a promotion by this recipe asks for less than by the default one; real money takes no such one.
+
+        What a volatility forecast must show is asked of those alone that size positions by it.
+        """
+        usual, is_sized = Recipe(), self.decision_config.sizing == "volatility"
+        slippage, assumed = self.costs.slippage, usual.costs.slippage
+        return (
+            *self.promotion.looser_than(usual.promotion),
+            *(self.risk.looser_than(usual.risk) if is_sized else ()),
+            *self.baselines.weaker_than(usual.baselines),
+            *((f"costs.slippage {slippage:g} ({assumed:g})",) if slippage < assumed else ()),
+        )
+
     def charged(self, market: Market, *, is_made_up: bool) -> Recipe:
         """Return the recipe with the costs that a user of the market pays, and the line of the schedule by its name.
 

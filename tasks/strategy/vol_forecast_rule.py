@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat, ProperShare
 from storage.schema import HOUR_MS
+from tasks.strategy.promotion_rule import looser_bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,12 @@ class VolForecastRule(Checked):
     least_r2: float = 0.2
     most_exceeding: ProperShare = 0.16  # what present volatility reached on four hourly markets: .14 to .19
     calibration_margin: ProperShare = 0.1
+
+    def looser_than(self, other: VolForecastRule) -> tuple[str, ...]:
+        """Return the bounds that ask for less than another rule's, each with both values."""
+        ours, theirs = ({f"risk.{name}": bound for name, bound in asdict(one).items()} for one in (self, other))
+        ours.pop("risk.hours")  # no bound, but what is forecast
+        return looser_bounds(ours, theirs, at_least={"risk.min_windows", "risk.least_r2"})
 
     def horizon(self, interval_ms: int) -> int:
         """Return the volatility horizon in bars of so many milliseconds, >= 1."""

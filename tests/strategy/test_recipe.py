@@ -13,8 +13,11 @@ from tasks.execution.accounting import Costs
 from tasks.execution.decision import DecisionConfig, decide
 from tasks.market.labels import LabelConfig
 from tasks.network.architecture import preset
+from tasks.network.baseline_config import BaselineConfig
 from tasks.network.fit_config import fit_preset
+from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe, decision_params
+from tasks.strategy.vol_forecast_rule import VolForecastRule
 
 
 @pytest.mark.parametrize("name", ["default", "source"])
@@ -51,6 +54,32 @@ def test_decision_of_a_recipe_sells_short_except_on_spot(rule, category, lowest)
 def test_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match="preset must be default or source, was 'fast'"):
         Recipe(preset="fast")
+
+
+SIZED = DecisionConfig(sizing="volatility")
+
+
+@pytest.mark.promise(14)
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (Recipe(), ()),
+        (Recipe(promotion=PromotionRule(min_trades=1, min_days=60.0)), ("min_trades 1 (100)",)),
+        (Recipe(decision=SIZED), ()),
+        (Recipe(decision=SIZED, risk=VolForecastRule(least_r2=-1.0, hours=12.0)), ("risk.least_r2 -1 (0.2)",)),
+        (Recipe(risk=VolForecastRule(least_r2=-1.0)), ()),  # where nothing is sized by it, it decides nothing
+        (
+            Recipe(baselines=BaselineConfig(strengths=(0.1,), leaves=(2,), most_trees=1)),
+            ("baselines.strengths without 0.0001, 0.001, 0.01", "baselines.leaves without 4, 12, 32",
+             "baselines.most_trees 1 (400)"),
+        ),
+        (Recipe(baselines=BaselineConfig(boosting_rate=1e-9)), ("baselines.boosting_rate 1e-09 (0.05)",)),
+        (Recipe(baselines=BaselineConfig(most_trees=800, patience=40, twin=False)), ()),
+        (Recipe(fees="own", costs=Costs(slippage=0.0)), ("costs.slippage 0 (0.0001)",)),
+    ],
+)  # fmt: skip
+def test_recipe_says_wherever_its_promotion_asks_for_less_than_the_default(recipe, said):
+    assert recipe.asks_less() == said
 
 
 LINEAR, SPOT = Market(symbol="BTCUSDT"), Market(symbol="BTCUSDT", category="spot")
