@@ -61,7 +61,13 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 
 @task(cache_policy=NO_CACHE, task_run_name="check leaks {data.market.symbol}")
 def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
-    """Look for leaks in features, labels, folds and training, and return the key of the report."""
+    """Look for leaks in features, labels, folds and training, and return the key of the report.
+
+    Args:
+        data: The dataset.
+        recipe: How it is labelled and divided.
+        fold: Key of the network that is to be published.
+    """
     settings, log = Settings.from_environment(), get_run_logger()
     work, key = ResultStore(settings.work), leaks_key(data, recipe, fold)
     if work.finished(key):
@@ -83,7 +89,18 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 
 @task(cache_policy=NO_CACHE, task_run_name="backtest {data.market.symbol}")
 def backtest_folds(data: DatasetRef, bars: BarRange, recipe: Recipe, folds: list[str], origin: Origin) -> str:
-    """Backtest the folds' predictions of unseen bars net of costs, log the trial, and return the evaluation's key."""
+    """Backtest the folds' predictions of unseen bars net of costs, log the trial, and return the evaluation's key.
+
+    Args:
+        data: The dataset.
+        bars: The range that was asked for: another first day is another trial.
+        recipe: Rule, costs and account.
+        folds: Keys of the networks, oldest first, a refit's last.
+        origin: Who sent the candles.
+
+    Raises:
+        LeakError: A test begins before what its training knew ends.
+    """
     settings = Settings.from_environment()
     inputs = EvaluationInputs(data=data, recipe=recipe.resolved, folds=tuple(folds))
     key = ResultStore.key("evaluation", inputs)

@@ -42,9 +42,19 @@ def prepare_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
 
 @task(cache_policy=NO_CACHE, task_run_name="train fold {index} of {data.market.symbol}, seed {recipe.fit_config.seed}")
 def train_fold(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
-    """Train one fold, predict its unseen bars, and return the key of both; `start` is of `prepare_fold`.
+    """Train one fold, predict its unseen bars, and return the key of both.
 
     Of a pool the first market trains, and the others find what it trained.
+
+    Args:
+        data: The dataset.
+        recipe: Labels, folds, network and training.
+        index: Of the market's walk-forward fold, from 0; the number of folds for the refit.
+        start: From `prepare_fold`.
+
+    Raises:
+        DatasetError: A dataset is missing or damaged, or too short for the folds.
+        LeakError: A training label reads an hour of a validation bar.
     """
     return _network(data, recipe, index, start, f"fold {index + 1}, seed {recipe.fit_config.seed}")
 

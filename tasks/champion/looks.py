@@ -37,6 +37,11 @@ class Looked:
 def looked_at(store: ArtifactStore, source: Source, name: str) -> Looked:
     """Return what was looked at in a market, from a source and from all that have the same market's candles.
 
+    Args:
+        store: Of versions and champions; the logs of trials and searches lie there, too.
+        source: Where the candles come from.
+        name: The market's slug.
+
     Raises:
         ArtifactError: A log, or a champion's history, of one of them is damaged.
     """

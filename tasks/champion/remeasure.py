@@ -121,7 +121,16 @@ def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
 
 
 def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[FoldResult]:
-    """Return the folds' results that a version keeps; only the last fold has weights."""
+    """Return the folds' results that a version keeps; only the last fold has weights.
+
+    Args:
+        artifact: The version.
+        samples: Its dataset, as its recipe divides it.
+        recipe: The version's.
+
+    Raises:
+        LookupError, ValueError: Its files are not as they are written; any of `foreign.OTHERWISE`.
+    """
     predictions = read_columns(artifact.files["predictions.parquet"])
     probabilities = np.column_stack([predictions[f"p_{name}"] for name in CLASSES])
     unforeseen = np.full(len(probabilities), np.nan)  # format 1 knows no risk

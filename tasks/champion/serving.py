@@ -107,7 +107,12 @@ class ServedModel:
 
 
 def load_served(store: ArtifactStore, ref: VersionRef, seal: str | None = None) -> ServedModel:
-    """Load a version to decide with, after every hash of it has been verified, and the seal of a champion's entry.
+    """Load a version to decide with, after every hash of it has been verified.
+
+    Args:
+        store: The versions.
+        ref: Which one.
+        seal: As its promotion recorded it, `Served.seal`; None for a version that is no champion.
 
     Raises:
         ArtifactError: It is unknown, damaged or expects other features.

@@ -32,8 +32,19 @@ def champion_drift(
 ) -> tuple[str, bool]:
     """Compare the newest stored bars with those that the champion was trained on.
 
+    Args:
+        ref: The champion.
+        row: What is stored of its market.
+        models: Where it is.
+        store: Where the candles are.
+        datasets: Where the one that it was trained on lies; on another machine nothing is compared.
+        bars: Of a block, >= 1; the newest two blocks are compared.
+
     Returns:
-        What was found, in words, and whether it is more than blocks of the training bars show.
+        What was found, in words, and whether both blocks differ by more than blocks of the training bars do.
+
+    Raises:
+        ArtifactError: The version is damaged.
     """
     manifest, interval_ms = read_manifest(models, ref), row.market.interval_ms
     try:
@@ -62,10 +73,20 @@ def champion_skill(
 ) -> tuple[str, dict[str, str]]:
     """Judge a champion by the newest labels that have matured, on bars that it was not trained on.
 
+    Args:
+        ref: The champion.
+        row: What is stored of its market.
+        models: Where it is.
+        store: Where the candles are.
+        labels: How many at most; fewer than 10 that do not overlap are not judged.
+
     Returns:
         What was found, in words, and what is wrong: "skill" where its log-loss is beyond chance worse than that of the
         class shares in its training, "calibration" where it is right less or more often than it says, by more than its
         promotion allowed and beyond chance.
+
+    Raises:
+        ArtifactError: The version is damaged.
     """
     manifest = read_manifest(models, ref)
     recipe, interval_ms = manifest.recipe, row.market.interval_ms

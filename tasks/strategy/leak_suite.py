@@ -147,7 +147,13 @@ def prediction_columns(model: DSCTradingModel, interval_ms: int) -> Columns:
 
 
 def label_columns(config: LabelConfig, round_trip_cost: float, interval_ms: int) -> Columns:
-    """Return what turns candles into labels."""
+    """Return what turns (T, 6) candles into (T, 3) labels: forward return, threshold, class.
+
+    Args:
+        config: Horizon and thresholds.
+        round_trip_cost: Share of the notional.
+        interval_ms: Milliseconds per bar.
+    """
 
     def columns(candles: FloatArray) -> FloatArray:
         features = build_features(candles, interval_ms)
@@ -158,7 +164,13 @@ def label_columns(config: LabelConfig, round_trip_cost: float, interval_ms: int)
 
 
 def steady_predictions(model: DSCTradingModel, candles: FloatArray, interval_ms: int) -> LeakCheck:
-    """Give the published model other futures: what it has predicted stays."""
+    """Give the published model other futures: what it has predicted stays.
+
+    Args:
+        model: In evaluation mode.
+        candles: (T, 6) as `Candles.matrix` gives them, T at least the features' warm-up and the model's context.
+        interval_ms: Milliseconds per bar.
+    """
     settled = WARM_UP + model.config.context
     check = leaks.future_perturbation(
         prediction_columns(model, interval_ms),

@@ -106,7 +106,17 @@ class Evaluation:
 
 
 def evaluate_folds(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]) -> Evaluation:
-    """Put the folds' predictions of unseen bars together, decide on them, and measure skill and money."""
+    """Put the folds' predictions of unseen bars together, decide on them, and measure skill and money.
+
+    Args:
+        samples: The dataset, its labels and folds.
+        recipe: Rule, costs and account.
+        folds: What each training left behind, a refit's last; together they predict N bars, of all tests in turn.
+
+    Raises:
+        LeakError: A fold's test begins before what its training knew ends, in whatever market of a pool.
+        ConfigError: No unseen bar has a label and a forecast.
+    """
     unseen = Span(start=samples.folds[0].test.start, stop=samples.folds[-1].test.stop)
     for fold in samples.folds:
         require_unseen(int(samples.dataset.candles.start_ms[fold.test.start]), **samples.training_end(fold))
@@ -211,5 +221,14 @@ def load_evaluation(work: Where, datasets: Where, key: str) -> Evaluation:
 
 
 def judged_folds(work: ResultStore, samples: Samples, keys: Sequence[str]) -> list[FoldResult]:
-    """Return the folds' results with the predictions of their tests."""
+    """Return the folds' results with the predictions of their tests.
+
+    Args:
+        work: Where they lie.
+        samples: Has the folds.
+        keys: Of the results, in the order of the folds.
+
+    Raises:
+        StoreError: A result is missing or damaged.
+    """
     return [work.load(key, FoldResult).judged(samples.fold(index)) for index, key in enumerate(keys)]
