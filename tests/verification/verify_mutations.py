@@ -38,7 +38,7 @@ PLANTED = [
     ),
     (
         "the leak checks compare nothing", LEAKS,
-        "    if same.all():\n", "    if same.any():\n",
+        "        if not same.all():\n", "        if not same.any():\n",
         "tests/market/test_leaks.py::test_feature_that_reads_on_is_named_with_bar_values_and_cause",
     ),
     (
@@ -368,8 +368,24 @@ PLANTED = [
     ),
     (
         "the leak report does not look at what training was given", "tasks/market/leaks.py",
-        "moved = _first_difference(stored, made,", "moved = _first_difference(made, made,",
+        "moved := _first_difference(stored, made,", "moved := _first_difference(made, made,",
         "tests/market/test_leaks.py::test_inputs_that_are_not_what_the_candles_give_are_named",
+    ),
+    (
+        "a funding rate that nobody stored was not due", "tasks/strategy/funding_record.py",
+        "due=len(inside) + missing", "due=len(inside)",
+        "tests/strategy/test_funding_record.py::test_every_settlement_without_a_stored_rate_is_missing",
+    ),
+    (
+        "the same candles under another name were never looked at", "tasks/champion/looks.py",
+        'its_source == source and source.startswith("sandbox:")', "False",
+        "tests/champion/test_looks.py::"
+        "test_candles_of_a_sandbox_under_another_name_forget_neither_trial_nor_look",
+    ),
+    (
+        "real money takes a version that beat one tree", RECIPE,
+        "            *self.baselines.weaker_than(usual.baselines),\n", "",
+        "tests/strategy/test_recipe.py::test_recipe_says_wherever_its_promotion_asks_for_less_than_the_default",
     ),
     (
         "leak tests that were not run pass", PROMOTION,
