@@ -23,6 +23,8 @@ from pathlib import Path
 
 import psutil
 
+from flows.entry.refusals import shorten_refusals
+
 ROOT = Path(__file__).parents[2]
 
 LOG_BYTES = 10_000_000
@@ -129,6 +131,7 @@ def _run(module: str, arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     end_with_parent(int(os.environ.get(_PARENT) or os.getppid()))
     os.environ[_PARENT] = str(os.getpid())  # of whatever this one starts
+    shorten_refusals()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -37,6 +37,7 @@ from flows.entry.child import LOG_BYTES
 from flows.entry.command_help import command_app
 from flows.entry.environment import prefect_home
 from flows.entry.interrupt import interruptible
+from flows.entry.refusals import shorten_refusals
 from flows.entry.server import server_at_hand
 from storage.private import keep_home_private
 from storage.schema import PipelineError, StoreError
@@ -52,21 +53,6 @@ _OF_THE_DISK = (errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOLCK, errno.ENOSP
 _ON_THE_TERMINAL = (PrefectConsoleHandler, _SafeStreamHandler)
 _UNSAID = "a candle file does not say what its market is"
 _HANG = 12  # columns that the rest of a line stands in
-
-
-class _SaidOnce(logging.Filter):
-    """Drops Prefect's own lines about a refusal: the run ends with ours, which says what is wrong and what to do.
-
-    And the address of the run's page, unless the server `lasts`: one that was started for the run is gone after it.
-    """
-
-    def __init__(self, *, lasts: bool) -> None:
-        super().__init__()
-        self._dropped = ("Finished in state Failed", *(() if lasts else ("View at http",)))
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        refused = record.exc_info is not None and isinstance(record.exc_info[1], PipelineError)
-        return not refused and not any(words in record.getMessage() for words in self._dropped)
 
 
 def run_by_hand(
@@ -87,8 +73,8 @@ def run_by_hand(
             that prints for itself.
         status: Returns the exit status.
     """
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_SaidOnce(lasts=bool(get_current_settings().api.url)))
+    # The page of a run lasts no longer than a server that was started for it.
+    shorten_refusals(*(() if get_current_settings().api.url else ("View at http",)))
 
     @functools.wraps(flow.fn)
     def command(*args: Any, **kwargs: Any) -> int:
@@ -96,7 +82,7 @@ def run_by_hand(
             for given in (*args, *kwargs.values()):
                 if isinstance(given, ExchangeConfig):
                     given.source  # noqa: B018 - reads the files that it names, before a server is started for them
-            home = _prepared_home()
+            home = prepared_home()
             log = log_to_file(home)
             # What failed runs leave lies in the home too, where it is pruned.
             kept = temporary_settings({PREFECT_LOCAL_STORAGE_PATH: prefect_home(home) / "storage"})
@@ -209,7 +195,12 @@ def _address_giver() -> str:
     return f"prefect.toml, pyproject.toml or .env in {Path.cwd()}"
 
 
-def _prepared_home() -> Path:
+def prepared_home() -> Path:
+    """Return the home, and PREFECT_HOME made: both can be written and have room for a run.
+
+    Raises:
+        StoreError: One can't, or has not.
+    """
     home = keep_home_private()
     folder = prefect_home(home)
     try:

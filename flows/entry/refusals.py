@@ -1,0 +1,50 @@
+"""What the log says of a run that was refused: one line with what to do, and not the way there through Prefect's code.
+
+Prefect writes a traceback when a task fails, when each flow around it does, and when its engine ends. Of our own
+errors the flow's line is kept, without the traceback, and what says that a step is tried again; of any other error the
+first traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+
+_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
+_SAID_BEFORE = ("Finished in state Failed", "Engine execution exited", "exited with unexpected exception")
+_OF_A_FLOW, _TRIED_AGAIN = "Encountered exception during execution", "Retry "
+
+
+class _OneLine(logging.Filter):
+    """Keeps of what Prefect says about a failure what was not said before."""
+
+    def __init__(self, further: tuple[str, ...]) -> None:
+        super().__init__()
+        self._dropped = (*_SAID_BEFORE, *further)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
+        if any(words in message for words in self._dropped):
+            return False
+        if error is None or not _is_ours(error):
+            return True
+        record.exc_info = None
+        if _OF_A_FLOW in message:
+            record.msg, record.args = f"{type(error).__name__}: {error}", ()
+            return True
+        return _TRIED_AGAIN in message
+
+
+def _is_ours(error: BaseException) -> bool:
+    from storage.schema import PipelineError  # here: it is needed where something fails, and every process starts here
+
+    return isinstance(error, PipelineError)
+
+
+def shorten_refusals(*further: str) -> None:
+    """Have Prefect's loggers in this process say a failure once, and one of our own errors in a line.
+
+    Args:
+        further: Words of lines that are left out as well.
+    """
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_OneLine(further))

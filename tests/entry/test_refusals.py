@@ -1,0 +1,50 @@
+"""A refused run's log says why in one line; a mistake of ours keeps its traceback, once."""
+
+import logging
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from prefect.settings import get_current_settings
+
+from flows.entry.child import child_command
+from flows.entry.refusals import _OneLine
+from storage.schema import StoreBusyError
+
+ROOT = Path(__file__).parents[2]
+
+
+def logged(*arguments: str) -> list[str]:
+    """Return what Prefect logs of a run that a child process runs."""
+    environment = os.environ | {
+        "PREFECT_API_URL": get_current_settings().api.url,
+        "PREFECT_LOGGING_TO_API_ENABLED": "0",
+    }
+    command = child_command("tests.entry.refused_run", *arguments)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 1
+    return [line for line in (done.stdout + done.stderr).splitlines() if "| ERROR " in line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [((), "ConfigError: days must be 5 % of it; give more"), (("mistake",), "ZeroDivisionError")]
+)
+def test_failure_is_said_once_by_each_flow(prefect_api, arguments, said):
+    errors = logged(*arguments)
+    of_flows = [line for line in errors if "Flow run " in line]
+    assert len(of_flows) == 2
+    assert all(said in line for line in of_flows)
+    assert (len(errors) == 2) is not bool(arguments)  # a step's own line, with its traceback, is of a mistake alone
+
+
+def test_refused_step_that_is_tried_again_says_so_without_its_traceback():
+    error = StoreBusyError("held")
+    record = logging.LogRecord(
+        "prefect.task_runs", logging.ERROR, "", 0, "Task run failed with exception: %r - Retry 1/3 will start",
+        (error,), (StoreBusyError, error, None),
+    )  # fmt: skip
+    assert _OneLine(()).filter(record)
+    assert logging.Formatter("%(message)s").format(record) == (
+        "Task run failed with exception: StoreBusyError('held') - Retry 1/3 will start"
+    )
