@@ -49,11 +49,12 @@ from prefect.settings import (
 from prefect.states import Crashed
 
 from flows.entry.child import ROOT, bound_log, child_command, end_family, start_child
-from flows.entry.command_line import plain_errors
+from flows.entry.command_line import plain_errors, prepared_home
 from flows.entry.environment import client_environment, server_environment
 from flows.entry.server import (
     ANY_HOST,
     HOST,
+    PORTS,
     START_S,
     answers,
     bound_socket,
@@ -77,7 +78,6 @@ DeploymentSet = Literal["sandbox", "bybit"]
 
 MAIN_JOB = "pipeline/daily-model"
 
-_PORTS = 1 << 16
 _LOOK_S = 10.0
 
 
@@ -113,7 +113,7 @@ class Operation:
             raise ConfigError(f"exchange must be one of {' '.join(get_args(DeploymentSet))}, was {exchange!r}")
         self.url = join.removesuffix("/").removesuffix("/api") or f"http://{HOST if host == ANY_HOST else host}:{port}"
         self.api_url = f"{self.url}/api"
-        self.home = keep_home_private()
+        self.home = prepared_home()
         self.logs = self.home / "logs"
         self._secret = (join and os.environ.get("PREFECT_API_AUTH_STRING")) or home_secret(self.home)
         self.environment = client_environment(self.home, self.api_url, self._secret, environment or {})
@@ -152,7 +152,7 @@ class Operation:
     def start_reports(self) -> None:
         """Start the server of the reports, on the port behind the server's or, where that is taken, on a free one."""
         try:
-            listening = bound_socket(self._host, (self._port + 1) % _PORTS)
+            listening = bound_socket(self._host, (self._port + 1) % PORTS)
         except ConfigError:
             listening = bound_socket(self._host, 0)
         with listening:

@@ -31,6 +31,7 @@ from storage.schema import ConfigError, OperationError
 from storage.secret import home_secret
 
 HOST = "127.0.0.1"
+PORTS = 1 << 16
 ANY_HOST = "0.0.0.0"  # noqa: S104 - only where a person asks for it
 
 _OF_A_PAGE = {  # a page asks no other host for anything, and no page of another site frames it
@@ -55,8 +56,10 @@ def bound_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens; port 0 takes a free one.
 
     Raises:
-        ConfigError: Something has the port, or the address is none of this machine.
+        ConfigError: Something has the port, it is none, or the address is none of this machine.
     """
+    if not 0 <= port < PORTS:
+        raise ConfigError(f"port must be 0 to {PORTS - 1}, was {port}; set PORT")
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,11 +1,13 @@
 """Starting the system: what is refused, with which words, and which settings every process gets."""
 
 import asyncio
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -20,7 +22,7 @@ from flows.entry import operation
 from flows.entry.environment import client_environment
 from flows.entry.operation import Operation, pool_template
 from flows.entry.server import bound_socket
-from storage.schema import ConfigError, StoreBusyError
+from storage.schema import ConfigError, StoreBusyError, StoreError
 from tasks.runs.alerts import KINDS, alert_automations
 from tasks.runs.stale_runs import HEARTBEAT_S, ZOMBIE_S
 
@@ -41,6 +43,18 @@ def test_taken_port_is_refused_with_the_way_out():
         other.listen()
         with pytest.raises(ConfigError, match=rf"port {port} of 127\.0\.0\.1 must be free .* or set PORT"):
             bound_socket("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_port_that_is_none_is_refused(port):
+    with pytest.raises(ConfigError, match=f"port must be 0 to 65535, was {port}; set PORT"):
+        bound_socket("127.0.0.1", port)
+
+
+def test_home_without_room_is_refused_before_anything_starts(home, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1_500_000))
+    with pytest.raises(StoreError, match=r"DSC_HOME must have 64 MB free, .* has 1\.5; free space or set DSC_HOME"):
+        Operation()
 
 
 def test_second_server_on_one_home_is_refused_with_the_first_ones_address(home, monkeypatch):
