@@ -13,16 +13,21 @@ FLAGS = $(call option,--exchange,$(EXCHANGE)) $(call option,--symbol,$(SYMBOL)) 
         $(call option,--end,$(END)) $(call option,--candles,$(CANDLES)) $(call option,--funding,$(FUNDING)) \
         $(call option,--preset,$(PRESET)) $(call option,--pool,$(POOL)) $(call option,--labels.horizon,$(HORIZON)) $(call option,--synthetic.kind,$(SYNTHETIC))
 
-# What may be given on the command line; a mistyped name would leave the default, and so another market, without a word.
-# The environment is not looked at: what it holds beside was meant for others.
-KNOWN := ARGS BARS CANDLES CATEGORY END EXCHANGE FUNDING HORIZON INTERVAL KILLS POOL PORT PRESET PYTHON SECONDS SEED START \
-         SYMBOL SYMBOLS SYNTHETIC VENV WORKERS
+# What each target takes on the command line; a mistyped name, or another target's, would leave the default, and so another
+# market, without a word. The environment is not looked at: what it holds beside was meant for others.
+run := CANDLES CATEGORY END EXCHANGE FUNDING HORIZON INTERVAL POOL PRESET START SYMBOL SYMBOLS SYNTHETIC
+paper := $(run) BARS
+ui := EXCHANGE PORT WORKERS
+attack := SEED
+soak := KILLS PORT SECONDS SEED
+GOALS := $(or $(MAKECMDGOALS),run)
+KNOWN := ARGS PYTHON VENV $(sort $(foreach goal,$(filter run paper ui attack soak,$(GOALS)),$($(goal))))
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN := $(firstword $(filter-out $(KNOWN) DSC_% PREFECT_% MAKE% SHELL,$(GIVEN)))
 ifneq ($(UNKNOWN),)
   NEAREST := $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1))' \
                $(call quoted,$(UNKNOWN)) $(KNOWN) 2>/dev/null)
-  $(error $(UNKNOWN) is no variable of this Makefile$(if $(NEAREST),; did you mean $(NEAREST)? Known,; known) are $(KNOWN))
+  $(error $(UNKNOWN) is no variable of make $(GOALS)$(if $(NEAREST),; did you mean $(NEAREST)? It,; it) takes $(KNOWN))
 endif
 
 export DSC_HOME ?= $(CURDIR)/.dsc

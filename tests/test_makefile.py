@@ -42,11 +42,24 @@ def test_variable_is_one_word(target, name, option):
     assert words[words.index(option) + 1] == given
 
 
-@pytest.mark.parametrize("target", ["run", "paper", "ui", "test", "verify", "lint", "clean"])
-def test_variable_that_is_mistyped_is_refused_with_the_nearest_name(target):
-    done = dry_run(target, "SYMBLE=BTCUSDT")
+@pytest.mark.parametrize(
+    ("target", "given", "nearest"),
+    [("run", "SYMBLE", "SYMBOL"), ("paper", "BAR", "BARS"), ("ui", "PROT", "PORT"), ("test", "ARG", "ARGS")],
+)
+def test_variable_that_is_mistyped_is_refused_with_the_nearest_name(target, given, nearest):
+    done = dry_run(target, f"{given}=BTCUSDT")
     assert done.returncode == 2
-    assert "SYMBLE is no variable of this Makefile; did you mean SYMBOL?" in done.stderr
+    assert f"{given} is no variable of make {target}; did you mean {nearest}?" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "given"), [("ui", "SYMBOL"), ("run", "BARS"), ("run", "SEED"), ("lint", "EXCHANGE"), ("clean", "START")]
+)
+def test_variable_of_another_target_is_refused(target, given):
+    done = dry_run(target, f"{given}=1")
+    assert done.returncode == 2
+    assert f"{given} is no variable of make {target};" in done.stderr
     assert done.stdout == ""
 
 
@@ -55,8 +68,14 @@ def test_variables_of_the_environment_and_of_prefect_are_nobodys_typing_error():
     assert dry_run("run", "PREFECT_API_URL=http://127.0.0.1:4200/api", "DSC_HOME=/tmp/x").returncode == 0
 
 
-def test_every_variable_that_a_recipe_reads_is_known():
+def test_every_variable_that_a_recipe_reads_is_taken_by_its_target():
     makefile = (ROOT / "Makefile").read_text()
-    (known,) = re.findall(r"^KNOWN := ((?:.*\\\n)*.*)$", makefile, re.M)
-    read = set(re.findall(r"call (?:option,--[a-z.-]+|quoted),\$\(([A-Z]+)\)", makefile)) | {"ARGS", "BARS"}
-    assert read <= set(known.replace("\\", "").split()) | {"UNKNOWN"}
+    flags = makefile.partition("FLAGS = ")[2].partition("\n\n")[0]
+    read = r"call (?:option,--[a-z.-]+|quoted),\$\((?:or \$\()?([A-Z]+)"
+    taken = set()
+    for target in ("run", "paper", "ui", "attack", "soak"):
+        recipe = re.search(rf"^{target}: .*\n((?:\t.*\n)+)", makefile, re.M)[1].replace("$(FLAGS)", flags)
+        for name in sorted(set(re.findall(read, recipe))):
+            assert dry_run(target, f"{name}=1").returncode == 0, (target, name)
+            taken.add(name)
+    assert {"SYMBOL", "BARS", "PORT", "SEED", "KILLS"} <= taken
