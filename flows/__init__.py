@@ -2,12 +2,16 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 if sys.argv[:1] == ["-m"]:  # one is being started, and what it imports takes seconds
     from flows.entry.interrupt import leave_on_interrupt
 
     leave_on_interrupt()
+
+# Of a home that can't be written; what is wrong with it, the program says.
+warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
 
 try:
     Path.home()

@@ -21,7 +21,7 @@ def evaluate(*, version: str = "", session: str = "") -> Reevaluation | SessionR
     """Verify a version and backtest its unseen bars again, or replay a session and say why it differs from a backtest.
 
     Args:
-        version: <source>/<market>/<version> as a retrain prints it.
+        version: SOURCE/MARKET/VERSION, as a retrain prints it.
         session: Name of a session as it prints it, in place of a version.
     """
     if bool(version) == bool(session):

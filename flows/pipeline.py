@@ -123,7 +123,7 @@ if __name__ == "__main__":
         pipeline,
         (
             "flows.pipeline --exchange bybit --symbol BTCUSDT --start 2025-01-01",
-            "flows.pipeline --exchange bybit --symbols BTCUSDT,SOLUSDT,ADAUSDT --pool yes",
+            "flows.pipeline --exchange bybit --symbols BTCUSDT,SOLUSDT --pool yes",
         ),
         summary=lambda result, facts: result.text(facts),
     )

@@ -1,4 +1,7 @@
-"""Help on the command line: one screen with what most runs need and two examples, and `--help-all` with the rest."""
+"""Help on the command line: one screen with what most runs need and two examples, and `--help-all` with the rest.
+
+And what is said of a command line that can't be read.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import cyclopts
 from cyclopts.help import DefaultFormatter
+from cyclopts.panel import CycloptsPanel
 
 if TYPE_CHECKING:
+    from cyclopts.exceptions import CycloptsError
     from cyclopts.help import HelpEntry, HelpPanel
     from rich.console import Console, ConsoleOptions
+    from rich.panel import Panel
 
 _FEW = 8  # so many options fit the first screen whatever they are
 _FIRST = {
@@ -21,6 +27,7 @@ _FIRST = {
     "--seeds",
 }  # fmt: skip
 _COLUMN = 32  # where descriptions begin on the second screen
+_OF_PYDANTIC = re.compile(r"\d+ validation errors? for \S+\n\s*|\s*\[type=.*", re.DOTALL)
 _NOTHING = ("()", '""')  # a default that says no more than its absence
 
 
@@ -68,6 +75,12 @@ def _short(entry: HelpEntry, ends: str = ".;:") -> HelpEntry:
     return entry.copy(description=first, default=None if entry.default in _NOTHING else entry.default)
 
 
+def _error_box(error: CycloptsError) -> Panel:
+    """Return what is said of an option's value: the rule alone, without Pydantic's type, input and address."""
+    text = _OF_PYDANTIC.sub("", str(error))
+    return CycloptsPanel(text.replace("into datetime.", "into a time such as 2025-01-31 or 2025-01-31T12:00."))
+
+
 def command_app(command: Callable[..., Any], examples: Sequence[str]) -> cyclopts.App:
     """Return what parses a command line into the parameters of `command` and calls it.
 
@@ -80,6 +93,7 @@ def command_app(command: Callable[..., Any], examples: Sequence[str]) -> cyclopt
         version_flags=(),
         help_format="plaintext",
         help_formatter=_FirstScreen(),
+        error_formatter=_error_box,
         help_epilogue="\n".join(["Examples:", *(f"  python -m {example}" for example in examples)]),
         result_action="return_value",
     )

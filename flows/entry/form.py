@@ -29,6 +29,7 @@ AS_USUAL, CHANGED = "as usual", "changed"
 _KINDS = {
     "null": "none", "integer": "number", "number": "number", "string": "text", "date-time": "date and time"
 }  # fmt: skip
+_PLACEHOLDER = re.compile(r"<(\w+)>")  # which a browser takes for markup, and leaves out
 
 
 class Folded:
@@ -144,7 +145,8 @@ def described_fields(config: type) -> tuple[str, dict[str, str]]:
     said = docstring_parser.parse(config.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
     fields: dict[str, str] = {}
     for one in said.params:
-        fields |= dict.fromkeys(one.arg_name.split(", "), " ".join((one.description or "").split()))
+        text = _PLACEHOLDER.sub(lambda found: found[1].upper(), " ".join((one.description or "").split()))
+        fields |= dict.fromkeys(one.arg_name.split(", "), text)
     return said.short_description or "", fields
 
 

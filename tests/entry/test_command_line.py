@@ -169,8 +169,9 @@ def test_second_screen_has_every_option_in_less_than_two_lines(helped):
     assert any(line.startswith("--candles STR ") for line in everything)
 
 
-def test_help_swallows_no_placeholder(helped):
-    assert any("<source>/<market>/<version>" in line for line in helped("evaluate", "--help"))
+def test_help_shows_an_example_as_it_is_typed(helped):
+    example = "  python -m flows.pipeline --exchange bybit --symbols BTCUSDT,SOLUSDT --pool yes"
+    assert example in helped("pipeline", "--help")
 
 
 @pytest.fixture
@@ -206,6 +207,21 @@ def test_parameter_that_breaks_a_rule_is_said_with_what_it_may_be(home, ended):
     words = " ".join(said.err.replace("│", " ").split())
     assert 'Invalid value "7" for --interval. Choose from: "1", "3", "5", "15", "30",' in words
     assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "rule"),
+    [
+        ("--labels.horizon", "0", "Input should be greater than or equal to 1"),
+        ("--start", "yesterday", 'unable to convert "yesterday" into a time such as 2025-01-31 or 2025-01-31T12:00.'),
+    ],
+)
+def test_value_that_is_refused_is_said_with_the_rule_alone(home, ended, option, given, rule):
+    status, said = ended("pipeline", option, given)
+    words = " ".join(said.err.replace("│", " ").split())
+    assert status == 2
+    assert words.rstrip("─╰╯ ").endswith(rule)
+    assert "pydantic" not in words
 
 
 def test_symbol_in_a_list_is_refused_before_a_run_begins(home, ended):

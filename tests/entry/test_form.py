@@ -63,6 +63,14 @@ def test_every_field_of_the_form_has_a_title_in_words_of_its_own(flow):
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_description_has_nothing_that_a_browser_takes_for_markup(flow):
+    schema = parameter_schema(flow)
+    said = [*schema.properties.values(), *schema.definitions.values()]
+    said += [field for body in schema.definitions.values() for field in body["properties"].values()]
+    assert [text for one in said if re.search("<|&", text := one.get("description", ""))] == []
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
 def test_form_shows_few_fields_until_a_part_is_opened(flow):
     schema = parameter_schema(flow)
 
