@@ -14,7 +14,7 @@ import base64
 import secrets
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import uvicorn
@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flows.entry.headed import Headed
 from storage.artifacts import ArtifactStore
 from storage.authorship import Where
-from storage.schema import ConfigError, Market, PipelineError, VersionRef, parse_source
+from storage.schema import ConfigError, Market, PipelineError, Source, VersionRef, parse_source
 from storage.secret import home_secret
 from storage.settings import Settings
 
@@ -78,10 +78,10 @@ tr { border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent) 
 {% endif %}
 {% for market in markets %}
 <h2>{{ market.title }}</h2>
-<table><thead><tr><th scope="col">made, UTC</th><th scope="col">version</th><th scope="col">in force</th></tr></thead>
+<table><thead><tr><th scope="col">made, UTC</th><th scope="col">version</th><th scope="col">verdict</th></tr></thead>
 <tbody>
 {% for one in market.versions %}
-<tr><td>{{ one.made }}</td><td><a href="{{ one.path }}">{{ one.version }}</a></td><td>{{ one.role }}</td></tr>
+<tr><td>{{ one.made }}</td><td><a href="{{ one.path }}">{{ one.version }}</a></td><td>{{ one.verdict }}</td></tr>
 {% endfor %}
 </tbody></table>
 {% if market.older %}<p class="note">and {{ market.older }} older ones</p>{% endif %}
@@ -190,23 +190,31 @@ def _title(name: str) -> str:
         return name
 
 
+def _verdicts(store: ArtifactStore, source: Source, name: str) -> Callable[[VersionRef], str]:
+    """Return what became of a version, by the history of champions alone: a manifest each would be many requests."""
+    try:
+        history = store.history(source, name)
+    except PipelineError as err:
+        unknown = f"unknown: {err}"
+        return lambda ref: unknown
+    promoted, champion = {entry.ref for entry in history}, history[-1].ref
+    return lambda ref: "champion" if ref == champion else "champion before" if ref in promoted else "not promoted"
+
+
 def _markets(store: ArtifactStore) -> list[dict[str, object]]:
-    """Return what the list says of each market: its versions, the newest first, and which one is in force."""
+    """Return what the list says of each market: its versions, the newest first, and what became of each."""
     shown: list[dict[str, object]] = []
     for source, name in store.markets():
         versions = store.versions(source, name)[::-1]
         if not versions:
             continue
-        try:
-            champion, role = store.champion(source, name).ref, "champion"
-        except PipelineError as err:
-            champion, role = None, f"unknown: {err}"
+        verdict = _verdicts(store, source, name)
         lines = [
             {
                 "made": f"{one.made[:4]}-{one.made[4:6]}-{one.made[6:8]} {one.made[9:11]}:{one.made[11:13]}",
                 "version": one.version,
                 "path": f"/{one}",
-                "role": role if one == champion or role != "champion" else "",
+                "verdict": verdict(one),
             }
             for one in versions[:_NEWEST]
         ]

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -79,6 +80,21 @@ def test_list_names_every_version_and_leads_to_its_report(served):
     assert f'href="/{served.version}"' in reply.text
     assert "BTCUSDT linear 5m from sandbox:0123abcd" in reply.text
     assert "2026-01-04 11:00" in reply.text
+
+
+def test_list_says_what_became_of_each_version(tmp_path):
+    store = ArtifactStore(str(tmp_path))
+    for number, one in enumerate([published(store, "bybit", number) for number in (1, 2, 3)][:2]):
+        sides = {"champion": {"net": 0.0}, "challenger": {"net": 0.1}}
+        store.promote(one.source, one.name, one, sides, expected=number, now=MADE)
+    transport = httpx.ASGITransport(app=reports_app(str(tmp_path), "dsc:secret", [HOST]))
+
+    async def page() -> str:
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}", auth=("dsc", "secret")) as client:
+            return (await client.get("/")).text
+
+    cells = re.findall(r"<td>([^<>]*)</td></tr>", anyio.run(page))
+    assert cells == ["not promoted", "champion", "champion before"]  # the newest first
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
