@@ -14,6 +14,7 @@ from prefect.runtime import deployment
 from storage.locks import exclusive
 from storage.schema import Market, Source, TemporaryError, source_slug
 from storage.settings import Settings
+from tasks.runs.display import say
 
 RETRAIN_WAIT_S = 4 * 3600.0  # longer than any retrain; whoever waits finds the other's folds and is done in a minute
 
@@ -39,7 +40,12 @@ def one_retrain_at_a_time(source: Source, market: Market) -> Iterator[None]:
     Raises:
         StoreBusyError: Another one held it for hours.
     """
+
+    def tell(waiting: str) -> None:
+        get_run_logger().info(waiting)
+        say(waiting)
+
     settings = Settings.from_environment()
     path = settings.prepare_home() / "locks" / f"retrain-{source_slug(source)}-{market.slug}"
-    with exclusive(path, f"retraining {market} from {source}", RETRAIN_WAIT_S, get_run_logger().info):
+    with exclusive(path, f"retraining {market} from {source}", RETRAIN_WAIT_S, tell):
         yield
