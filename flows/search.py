@@ -14,6 +14,7 @@ from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
 from tasks.network_search import rank_networks, try_network
+from tasks.runs.display import end_stage, parts_of, plan, stage
 from tasks.strategy.candidates import SearchSpace
 from tasks.strategy.recipe import Recipe
 
@@ -38,14 +39,18 @@ def search(
         recipe: Labels, folds, training and the base network.
         space: What is varied.
     """
+    plan(("dataset", "networks"))
+    stage("dataset")
     data = build_dataset(exchange, market, bars, quality)
     recipe = recipe.charged(market, is_made_up=exchange.origin == "synthetic")
     networks = space.networks(recipe.network_config)
     longest = max(networks, key=lambda network: network.context)
-    tried = [
-        [try_network(data, recipe, network, seed, longest, exchange.origin) for seed in space.seeds]
-        for network in networks
-    ]
+    tried: list[list[str]] = [[] for _ in networks]
+    for training in parts_of("networks", len(networks) * len(space.seeds)):
+        number, seed = divmod(training, len(space.seeds))
+        key = try_network(data, recipe, networks[number], space.seeds[seed], longest, exchange.origin)
+        tried[number].append(key)
+    end_stage()
     table = rank_networks(data, networks, tried)
     print(table)
     return table

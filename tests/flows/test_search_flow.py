@@ -1,5 +1,7 @@
 """The search end to end on stored candles: what it prints, what it keeps, and that it judges nothing."""
 
+import io
+
 import pytest
 
 from flows.ingest import ingest
@@ -11,6 +13,7 @@ from tasks.market.synthetic import SyntheticMarket
 from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
+from tasks.runs.display import showing
 from tasks.strategy import candidates as tried
 from tasks.strategy.candidates import SearchSpace
 from tasks.strategy.recipe import Recipe
@@ -35,10 +38,12 @@ def searched(prefect_api, tmp_path_factory):
         patch.delenv("DSC_ARTIFACT_URL", raising=False)
         patch.setattr(tried, "fit", lambda network, *rest: trained.append(network) or fit(network, *rest))
         ingest(market=MARKET, exchange=EXCHANGE)
-        tables, counts = [], []
+        tables, counts, shown = [], [], io.StringIO()
         for _ in range(2):
-            tables.append(search(market=MARKET, exchange=EXCHANGE, recipe=RECIPE, space=SPACE))
+            with showing(shown):
+                tables.append(search(market=MARKET, exchange=EXCHANGE, recipe=RECIPE, space=SPACE))
             counts.append(len(trained))
+        (home / "shown").write_text(shown.getvalue())
         yield home, tables, counts
 
 
@@ -51,6 +56,12 @@ def test_search_prints_every_network_once_best_first(searched):
     losses = [float(line[column:].split()[0]) for line in table.splitlines()[1:]]
     assert losses == sorted(losses)
     assert all(0.5 < loss < 1.5 for loss in losses)
+
+
+def test_search_says_where_it_is(searched):
+    home, _, _ = searched
+    stages = [line.partition(" ... ")[0] for line in (home / "shown").read_text().splitlines() if " ... " in line]
+    assert stages == ["1/2 dataset", "2/2 networks"] * 2
 
 
 def test_second_search_finds_every_training_in_the_log(searched):
