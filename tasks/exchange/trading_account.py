@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from storage.api_keys import ApiKey
 from storage.schema import (
     DAY_MS,
-    Ambiguous,
     AuthError,
     Banned,
     ClockError,
@@ -28,14 +26,14 @@ from storage.schema import (
     Rejected,
     TemporaryError,
 )
+from tasks.exchange.account_answers import KeyFacts, Position, read_key_facts, read_number, read_positions, read_rows
 from tasks.exchange.bans import BAN_S, Ban
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, read_execution, read_order
 from tasks.exchange.reference import STATUSES, read_instrument, read_time
 from tasks.exchange.rest_client import RestClient
 from tasks.exchange.transport import HOST_NAMES, RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
-from tasks.exchange.wire_values import BadMessage, number, required, unsigned
-from tasks.execution.orders import ZERO, Acked, Lost, Order, Refused
+from tasks.execution.orders import Acked, Lost, Order, Refused
 
 T = TypeVar("T")
 
@@ -49,38 +47,6 @@ _MOST_PAGES = 1_000  # of 100 executions, in one week
 _KEPT_MS = 730 * DAY_MS  # for which Bybit keeps executions; on demo for a week
 _HTTP = 1_000  # lower codes are HTTP's and may come from a proxy instead of the exchange
 _UNCHANGED = frozenset({110043, 110025, 34040})
-
-
-class Position(NamedTuple):
-    """The account's position in a market.
-
-    Attributes:
-        size: Signed coins.
-        leverage: As set; 0 if the exchange does not report it.
-        entry: Average entry price, USDT; 0 while flat.
-        stop: Price of its stop-loss, USDT; 0 for none.
-    """
-
-    size: Decimal
-    leverage: Decimal
-    entry: Decimal = ZERO
-    stop: Decimal = ZERO
-
-
-class KeyFacts(NamedTuple):
-    """Permissions and account of an API key.
-
-    Attributes:
-        may_trade: Whether it may open and close positions.
-        may_withdraw: Whether it may withdraw funds.
-        is_unified: Whether its account is a unified trading account.
-        user_id: Of the account, the same for all its keys; 0 if the exchange does not report it.
-    """
-
-    may_trade: bool
-    may_withdraw: bool
-    is_unified: bool
-    user_id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +257,7 @@ class TradingAccount:
 
     def _executions(self, named: dict[str, Any]) -> list[ExecutionNews]:
         def page(answer: Answer) -> tuple[dict[str, ExecutionNews], str]:
-            rows = {one.fill.exec_id: one for one in _read(answer, read_execution, named["symbol"])}
+            rows = {one.fill.exec_id: one for one in read_rows(answer, read_execution, named["symbol"])}
             return rows, str(answer.result.get("nextPageCursor") or "")
 
         found, cursor = dict[str, ExecutionNews](), dict[str, str]()
@@ -319,10 +285,7 @@ class TradingAccount:
                 flat.
         """
         params = {"category": market.category, "symbol": market.symbol}
-
-        def read(answer: Answer) -> list[tuple[int, Position]]:
-            return _read(answer, _position, market.symbol) or _nothing(f"no position in {market.symbol}")
-
+        read = partial(read_positions, symbol=market.symbol)
         rows = self._ask(f"the position in {market.symbol}", "get_positions", params, read)
         if len(rows) > 1 or any(index for index, _ in rows):
             raise Rejected(f"the account is in hedge mode for {market.symbol}; switch it to one-way mode", 0)
@@ -330,19 +293,17 @@ class TradingAccount:
 
     def available(self) -> Decimal | None:
         """Return the balance available for new positions, Bybit's totalAvailableBalance; None if not reported."""
-        rows = self._rows(
-            "the wallet", "get_wallet_balance", {"accountType": "UNIFIED"}, _number_of("totalAvailableBalance")
-        )
-        return rows[0] if rows else None
+        read = partial(read_number, name="totalAvailableBalance")
+        return self._ask("the wallet", "get_wallet_balance", {"accountType": "UNIFIED"}, read)
 
     def taker_fee(self, market: Market) -> Decimal | None:
         """Return the taker fee, share of notional; None if the venue does not report it, as on demo."""
         params = {"category": market.category, "symbol": market.symbol}
+        read = partial(read_number, name="takerFeeRate", symbol=market.symbol)
         try:
-            rows = self._rows("the fee", "get_fee_rates", params, _number_of("takerFeeRate"))
+            return self._ask("the fee", "get_fee_rates", params, read)
         except Rejected:
             return None
-        return rows[0] if rows else None
 
     def key_facts(self) -> KeyFacts:
         """Return the permissions and the account of the key.
@@ -350,7 +311,7 @@ class TradingAccount:
         Raises:
             TemporaryError: The answer does not say what the key may do.
         """
-        return self._ask("the key's permissions", "get_api_key_information", {}, _key_facts)
+        return self._ask("the key's permissions", "get_api_key_information", {}, read_key_facts)
 
     def margin_mode(self) -> str:
         """Return Bybit's marginMode; REGULAR_MARGIN means cross margin, and empty that it is not told."""
@@ -359,7 +320,7 @@ class TradingAccount:
     def _rows(
         self, what: str, method: str, params: Mapping[str, Any], read: Callable[[Mapping[str, Any], int], T]
     ) -> list[T]:
-        return self._ask(what, method, params, partial(_read, read=read, symbol=params.get("symbol")))
+        return self._ask(what, method, params, partial(read_rows, read=read, symbol=params.get("symbol")))
 
     def _ask(self, what: str, method: str, params: Mapping[str, Any], read: Callable[[Answer], T]) -> T:
         return self._questions.ask(what, method, params, read)
@@ -367,53 +328,3 @@ class TradingAccount:
 
 def _stop_at(price: Decimal) -> dict[str, str]:
     return {"stopLoss": format(price, "f"), "slTriggerBy": "MarkPrice", "tpslMode": "Full"}
-
-
-def _read(answer: Answer, read: Callable[[Mapping[str, Any], int], T], symbol: str | None = None) -> list[T]:
-    rows, now_ns = answer.result.get("list"), time.monotonic_ns()
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise Ambiguous("the answer holds no list of rows")
-    if symbol is not None and (others := [row.get("symbol") for row in rows if row.get("symbol") != symbol]):
-        raise Ambiguous(f"the answer is about symbol {str(others[0])[:40]!r}, {symbol} was asked for")
-    with _readable("a row of the answer"):
-        return [read(row, now_ns) for row in rows]
-
-
-@contextmanager
-def _readable(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, ArithmeticError) as err:
-        raise Ambiguous(f"{what} can't be read: {type(err).__name__} {err}") from err
-
-
-def _nothing(what: str) -> NoReturn:
-    raise Ambiguous(f"the answer holds {what}")
-
-
-def _number_of(name: str) -> Callable[[Mapping[str, Any], int], Decimal | None]:
-    """Return what reads one number of a row; None where the row does not tell it."""
-    return lambda row, received_ns: required(row, name) if row.get(name) else None
-
-
-def _position(row: Mapping[str, Any], received_ns: int) -> tuple[int, Position]:
-    required(row, "size")  # an answer without one does not say that it is flat
-    size, side = unsigned(row, "size"), row.get("side")
-    if size and side not in ("Buy", "Sell"):
-        raise BadMessage(f"a position must be of a side, was {str(side)[:40]!r} of {size}")
-    rest = (unsigned(row, name) for name in ("leverage", "avgPrice", "stopLoss"))
-    return int(number(row, "positionIdx")), Position(-size if side == "Sell" else size, *rest)
-
-
-def _key_facts(answer: Answer) -> KeyFacts:
-    told = answer.result
-    with _readable("what the key may do"):
-        contracts, wallet = (told["permissions"][name] for name in ("ContractTrade", "Wallet"))
-        if not (isinstance(contracts, list) and isinstance(wallet, list)):
-            raise TypeError("permissions must be lists")
-        return KeyFacts(
-            may_trade={"Order", "Position"} <= set(contracts) and not number(told, "readOnly"),
-            may_withdraw="Withdraw" in wallet,
-            is_unified=bool(number(told, "uta") or number(told, "unified")),
-            user_id=int(number(told, "userID")),
-        )

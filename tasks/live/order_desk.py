@@ -17,8 +17,9 @@ from time import monotonic, monotonic_ns, time_ns
 from typing import NamedTuple
 
 from storage.schema import HOUR_MS, Market, PipelineError, TemporaryError
+from tasks.exchange.account_answers import Position
 from tasks.exchange.private_events import ExecutionNews, OrderNews
-from tasks.exchange.trading_account import Position, Protection, TradingAccount
+from tasks.exchange.trading_account import Protection, TradingAccount
 from tasks.execution.orders import (
     HALT_ID,
     ZERO,

@@ -13,11 +13,12 @@ from typing import Any, Self
 
 from storage.api_keys import ApiKey, Environment
 from storage.schema import Market, Rejected
+from tasks.exchange.account_answers import KeyFacts
 from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
 from tasks.exchange.stream import PrivateStream
 from tasks.exchange.stream_socket import StreamTiming
-from tasks.exchange.trading_account import KeyFacts, Protection, TradingAccount
+from tasks.exchange.trading_account import Protection, TradingAccount
 from tasks.exchange.transport import Exchange
 from tasks.execution.limits import TradingLimits
 from tasks.journal.journal import Journal

@@ -10,7 +10,8 @@ import pytest
 
 from storage.schema import Ambiguous, Market, Rejected
 from tasks.exchange import rest_client, trading_account
-from tasks.exchange.trading_account import Position, Protection, TradingAccount
+from tasks.exchange.account_answers import Position
+from tasks.exchange.trading_account import Protection, TradingAccount
 from tasks.exchange.transport import Answer
 from tasks.exchange.wire_values import BadMessage, number, unsigned
 from tasks.execution.orders import Leg, Lost, Order, Refused

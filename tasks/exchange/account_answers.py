@@ -1,0 +1,121 @@
+"""What an account's answers say: rows, its position, what a key may do. An answer that can't be read is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any, NamedTuple, TypeVar
+
+from storage.schema import Ambiguous
+from tasks.exchange.transport import Answer
+from tasks.exchange.wire_values import BadMessage, number, required, unsigned
+from tasks.execution.orders import ZERO
+
+T = TypeVar("T")
+
+
+class Position(NamedTuple):
+    """The account's position in a market.
+
+    Attributes:
+        size: Signed coins.
+        leverage: As set; 0 if the exchange does not report it.
+        entry: Average entry price, USDT; 0 while flat.
+        stop: Price of its stop-loss, USDT; 0 for none.
+    """
+
+    size: Decimal
+    leverage: Decimal
+    entry: Decimal = ZERO
+    stop: Decimal = ZERO
+
+
+class KeyFacts(NamedTuple):
+    """Permissions and account of an API key.
+
+    Attributes:
+        may_trade: Whether it may open and close positions.
+        may_withdraw: Whether it may withdraw funds.
+        is_unified: Whether its account is a unified trading account.
+        user_id: Of the account, the same for all its keys; 0 if the exchange does not report it.
+    """
+
+    may_trade: bool
+    may_withdraw: bool
+    is_unified: bool
+    user_id: int
+
+
+def read_rows(answer: Answer, read: Callable[[Mapping[str, Any], int], T], symbol: str | None = None) -> list[T]:
+    """Return the rows of an answer.
+
+    Args:
+        answer: Bybit's answer.
+        read: Reads a row, given the monotonic clock when it came, ns.
+        symbol: Of every row; None where rows have none.
+
+    Raises:
+        Ambiguous: There is no list of rows, or one can't be read or is of another symbol.
+    """
+    rows, now_ns = answer.result.get("list"), time.monotonic_ns()
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise Ambiguous("the answer holds no list of rows")
+    if symbol is not None and (others := [row.get("symbol") for row in rows if row.get("symbol") != symbol]):
+        raise Ambiguous(f"the answer is about symbol {str(others[0])[:40]!r}, {symbol} was asked for")
+    with _readable("a row of the answer"):
+        return [read(row, now_ns) for row in rows]
+
+
+def read_number(answer: Answer, name: str, symbol: str | None = None) -> Decimal | None:
+    """Return one number of the first row; None where there is no row, or it does not tell it. Raises as `read_rows`."""
+    rows = read_rows(answer, lambda row, received_ns: required(row, name) if row.get(name) else None, symbol)
+    return rows[0] if rows else None
+
+
+def read_positions(answer: Answer, symbol: str) -> list[tuple[int, Position]]:
+    """Return the index (0 in one-way mode) and the position of each row; at least one.
+
+    Raises:
+        Ambiguous: As `read_rows`, or there is no row: that does not say that the account is flat.
+    """
+    if not (rows := read_rows(answer, _position, symbol)):
+        raise Ambiguous(f"the answer holds no position in {symbol}")
+    return rows
+
+
+def read_key_facts(answer: Answer) -> KeyFacts:
+    """Return what an answer about the key says.
+
+    Raises:
+        Ambiguous: A permission is missing or malformed.
+    """
+    told = answer.result
+    with _readable("what the key may do"):
+        contracts, wallet = (told["permissions"][name] for name in ("ContractTrade", "Wallet"))
+        if not (isinstance(contracts, list) and isinstance(wallet, list)):
+            raise TypeError("permissions must be lists")
+        return KeyFacts(
+            may_trade={"Order", "Position"} <= set(contracts) and not number(told, "readOnly"),
+            may_withdraw="Withdraw" in wallet,
+            is_unified=bool(number(told, "uta") or number(told, "unified")),
+            user_id=int(number(told, "userID")),
+        )
+
+
+def _position(row: Mapping[str, Any], received_ns: int) -> tuple[int, Position]:
+    required(row, "size")  # an answer without one does not say that it is flat
+    size, side = unsigned(row, "size"), row.get("side")
+    if size and side not in ("Buy", "Sell"):
+        raise BadMessage(f"a position must be of a side, was {str(side)[:40]!r} of {size}")
+    rest = (unsigned(row, name) for name in ("leverage", "avgPrice", "stopLoss"))
+    return int(number(row, "positionIdx")), Position(-size if side == "Sell" else size, *rest)
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, ArithmeticError) as err:
+        raise Ambiguous(f"{what} can't be read: {type(err).__name__} {err}") from err
