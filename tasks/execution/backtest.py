@@ -199,6 +199,17 @@ def require_unseen(first_ms: int, *, trained_until_ms: int | None, label_span_ms
         )
 
 
+def _require_positions(target: NDArray[np.signedinteger], share: FloatArray, bars: int) -> None:
+    if target.shape != (bars,):
+        raise ValueError(f"target must be ({bars},) as the bars, was {target.shape}")
+    strange = (target != -1) & (target != 0) & (target != 1)
+    if strange.any():
+        bar = int(np.argmax(strange))
+        raise ValueError(f"target must be -1, 0 or 1, was {target[bar].item()!r} in bar {bar}")
+    if share.shape != (bars,) or not ((share >= 0.0) & (share <= 1.0)).all():
+        raise ValueError(f"share must be ({bars},) numbers in 0..1, was {share.shape} {share}")
+
+
 def _run(
     bars: Bars,
     target: NDArray[np.signedinteger],
@@ -209,14 +220,7 @@ def _run(
     share: FloatArray | None = None,
 ) -> BacktestResult:
     share = np.ones(len(bars)) if share is None else share
-    if target.shape != (len(bars),):
-        raise ValueError(f"target must be ({len(bars)},) as the bars, was {target.shape}")
-    strange = (target != -1) & (target != 0) & (target != 1)
-    if strange.any():
-        bar = int(np.argmax(strange))
-        raise ValueError(f"target must be -1, 0 or 1, was {target[bar].item()!r} in bar {bar}")
-    if share.shape != (len(bars),) or not ((share >= 0.0) & (share <= 1.0)).all():
-        raise ValueError(f"share must be ({len(bars)},) numbers in 0..1, was {share.shape} {share}")
+    _require_positions(target, share, len(bars))
     rates = np.empty(0) if bars.funding_rate is None else bars.funding_rate
     rules = account_rules(config.position_fraction, config.fixed_coins, costs, steps)
     equity = np.empty(len(bars) + 1)
@@ -234,18 +238,14 @@ def _run(
         equity,
         books,
     )
-    quantity, traded, fees, slippage, funding = books
+    names = ("quantity", "traded", "fees", "slippage", "funding")
     return BacktestResult(
         bars=bars,
         target=target.astype(np.int8),
         contiguous=contiguous,
         costs=costs,
         equity=equity,
-        quantity=quantity,
-        traded=traded,
-        fees=fees,
-        slippage=slippage,
-        funding=funding,
+        **dict(zip(names, books, strict=True)),
         ruined_at=None if ruined_at < 0 else int(ruined_at),
         shortfall=float(shortfall),
         tick=steps.tick,

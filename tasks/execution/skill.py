@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -305,24 +306,20 @@ def measure_skill(
     confidence = probabilities.max(1)
     lag = loss_lag(overlap, bars_per_day, samples)
     lead = diebold_mariano(model_loss=losses, reference_loss=prior_losses, lag=lag)
-    table = reliability(confidence, (predicted == classes).astype(float))
+    right = (predicted == classes).astype(float)
+    table = reliability(confidence, right)
     # For labels drawn from the predicted probabilities the forecast is perfectly calibrated.
     dice = np.random.default_rng(seed).random((samples, 1))
     drawn = (dice > probabilities.cumsum(1)[:, :-1]).sum(1)
     perfect = reliability(confidence, (predicted == drawn).astype(float))
     confusion = confusion_matrix(classes, predicted, num_classes)
-    moved = classes != HOLD
-    moves, said_up = int(moved.sum()), probabilities[:, BUY] > probabilities[:, SELL]
-    reference, reference_losses = _side_reference(priors, classes)
-    side = diebold_mariano(model_loss=side_losses(probabilities, classes), reference_loss=reference_losses, lag=overlap)
-    edge, edge_error = mean_edge(probabilities, classes, forward_return, overlap) if moves else (None, None)
     return Skill(
         samples=samples,
         effective_samples=effective_samples,
         log_loss=float(losses.mean()),
         prior_log_loss=float(prior_losses.mean()),
         p_value=None if lead is None else lead.p_value,
-        accuracy=float(np.mean(predicted == classes)),
+        accuracy=float(right.mean()),
         majority_accuracy=float(np.mean(priors.argmax(1) == classes)),
         class_shares=np.bincount(classes, minlength=num_classes) / samples,
         brier=float(np.mean(np.sum((probabilities - np.eye(num_classes)[classes]) ** 2, axis=1))),
@@ -332,17 +329,33 @@ def measure_skill(
         confusion=confusion,
         reliability=table,
         auc=tuple(roc_auc(probabilities[:, place], classes == place) for place in range(num_classes)),
-        coverage=coverage_curve(confidence, (predicted == classes).astype(float), effective_samples),
-        moves=moves,
-        direction_reference=reference,
-        # The test averages over all labels, holds included; these figures are per move.
-        direction_skill=None if side is None else side.mean_difference * samples / moves,
-        direction_error=None if side is None else side.standard_error * samples / moves,
-        direction_p_value=None if side is None else side.p_value,
-        direction_accuracy=float(np.mean(said_up[moved] == (classes[moved] == BUY))) if moves else None,
-        edge_bp=None if edge is None else edge * _BP,
-        edge_error_bp=None if edge_error is None else edge_error * _BP,
+        coverage=coverage_curve(confidence, right, effective_samples),
+        **_direction_skill(probabilities, classes, priors, forward_return, overlap),
     )
+
+
+def _direction_skill(
+    probabilities: FloatArray, classes: IntArray, priors: FloatArray, forward_return: FloatArray, overlap: int
+) -> dict[str, Any]:
+    """Return the fields of `Skill` about the side of the moves; arguments as in `measure_skill`."""
+    moved = classes != HOLD
+    moves, said_up = int(moved.sum()), probabilities[:, BUY] > probabilities[:, SELL]
+    reference, reference_losses = _side_reference(priors, classes)
+    if not moves:
+        return {"direction_reference": reference}
+    side = diebold_mariano(model_loss=side_losses(probabilities, classes), reference_loss=reference_losses, lag=overlap)
+    edge, edge_error = mean_edge(probabilities, classes, forward_return, overlap)
+    labels = len(classes)  # the test averages over all of them, holds included; these figures are per move
+    return {
+        "moves": moves,
+        "direction_reference": reference,
+        "direction_skill": None if side is None else side.mean_difference * labels / moves,
+        "direction_error": None if side is None else side.standard_error * labels / moves,
+        "direction_p_value": None if side is None else side.p_value,
+        "direction_accuracy": float(np.mean(said_up[moved] == (classes[moved] == BUY))),
+        "edge_bp": edge * _BP,
+        "edge_error_bp": edge_error * _BP,
+    }
 
 
 def _side_reference(priors: FloatArray, classes: IntArray) -> tuple[str, FloatArray]:
