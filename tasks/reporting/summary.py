@@ -160,7 +160,8 @@ def _warnings(recipe: Recipe, evaluation: Evaluation, origin: Origin) -> Iterato
         yield f"No {' and no '.join(free)} is charged: the result is not net of costs."
     funding = funding_record(evaluation.samples.dataset, evaluation.unseen, recipe.costs, origin)
     if recipe.costs.funding and not funding.is_whole:
-        yield f"The funding rate is known of {funding} in the unseen time: at the others none was paid or received."
+        said = f"The funding rate is known of {funding} in the unseen time: at the others none was paid or received"
+        yield f"{said}; run ingest, or for a file of candles name that of its rates (--funding)."
     if looser := recipe.asks_less():
         yield f"The promotion rule asks for less than the default: {', '.join(looser)}; mode live refuses it."
     if evaluation.samples.is_listing:
