@@ -69,7 +69,10 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
         DamagedError: It is not a regular file, or has more than `most` bytes.
     """
     with open_file(path) as file:
-        content = file.read(most + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1)  # as many as asked for are reserved: of `most`, two gigabytes
+        if len(content) > size:  # it grew meanwhile
+            content += file.read(most + 1 - len(content))
     if len(content) > most:
         raise DamagedError(f"{one_line(path, 1_000)} must have at most {most:,} bytes")
     return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,23 @@ def test_regular_file_is_read_and_nothing_else_is(tmp_path):
         read_file(tmp_path / "nowhere")
     with pytest.raises(DamagedError, match="no name of a file"):
         read_file(tmp_path / "a\x00b")
+
+
+def test_reading_reserves_what_the_file_has_and_not_what_it_might_have(tmp_path):
+    (file := tmp_path / "file").write_bytes(b"12345")
+    tracemalloc.start()
+    try:
+        assert read_file(file, 1 << 30) == b"12345"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_has_grown_since_it_was_asked_for_its_size_is_read_to_its_end():
+    grown = Path("/proc/version")  # its size is said to be 0
+    assert read_file(grown) == grown.read_bytes() != b""
+    with pytest.raises(DamagedError, match="must have at most 5 bytes"):
+        read_file(grown, 5)
 
 
 def test_archive_is_read_whole_or_in_part():
