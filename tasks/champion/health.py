@@ -11,7 +11,7 @@ from storage.artifacts import ArtifactStore
 from storage.authorship import Where
 from storage.bounds import Checked, NonNegativeInt, PositiveInt, Share
 from storage.candles import CandleStore, Coverage, FlowRun
-from storage.schema import DAY_MS, PipelineError, utc_text
+from storage.schema import DAY_MS, ArtifactError, PipelineError, VersionRef, utc_text
 from tasks.champion.expiry import USUAL_EXPIRY, ExpiryRule
 from tasks.champion.serving import CLOCK_SLACK_MS, served_champion
 from tasks.champion.watch import champion_drift, champion_skill
@@ -188,20 +188,47 @@ def _state_of_champion(
         breaches = {}
         if expiry is not None and (said := _expiry_text(row, models, now_ms, expiry)):
             breaches["champion"] = said
-        drift, skill = _unmeasured(limits)
+        drift, skill, wrong = _measured(entry.ref, row, models, limits, store, datasets)
+        return _ChampionState(entry.ref.version, _days_since(entry.at, now_ms), drift, skill, breaches | wrong)
+    except Exception as err:  # whatever it is, the other markets are looked at
+        lost = "not measured: the champion can't be read"
+        said = f"the champion can't be read ({_why(err)}); nothing is served, see flows.rollback"
+        return _ChampionState("unreadable", "-", lost, lost, {"champion": said})
+
+
+def _measured(
+    ref: VersionRef,
+    row: Coverage,
+    models: ArtifactStore,
+    limits: MonitorConfig,
+    store: CandleStore | None,
+    datasets: Where,
+) -> tuple[str, str, dict[str, str]]:
+    """Return drift and skill in words, and what of them needs a person.
+
+    Raises:
+        ArtifactError: The version is damaged. Whatever else fails, its candles above all, leaves it as good as it was.
+    """
+    drift, skill = _unmeasured(limits)
+    breaches: dict[str, str] = {}
+    try:
         if store is not None and limits.drift_bars:
-            drift, has_changed = champion_drift(entry.ref, row, models, store, datasets, limits.drift_bars)
+            drift, has_changed = champion_drift(ref, row, models, store, datasets, limits.drift_bars)
             if has_changed:
                 breaches["drift"] = f"the market has changed: {drift}; run retrain"
         if store is not None and limits.skill_labels:
-            skill, wrong = champion_skill(entry.ref, row, models, store, limits.skill_labels)
+            skill, wrong = champion_skill(ref, row, models, store, limits.skill_labels)
             breaches |= wrong
-        return _ChampionState(entry.ref.version, _days_since(entry.at, now_ms), drift, skill, breaches)
-    except Exception as err:  # whatever it is, the other markets are looked at
-        why = err if isinstance(err, PipelineError) else f"{type(err).__name__}: {err}"
-        lost = "not measured: the champion can't be read"
-        said = f"the champion can't be read ({why}); nothing is served, see flows.rollback"
-        return _ChampionState("unreadable", "-", lost, lost, {"champion": said})
+    except ArtifactError:
+        raise
+    except Exception as err:
+        skill = f"not measured: {_why(err)}"
+        breaches["skill"] = f"the champion can't be judged ({_why(err)}); look again later"
+    return drift, skill, breaches
+
+
+def _why(err: Exception) -> str:
+    return str(err) if isinstance(err, PipelineError) else f"{type(err).__name__}: {err}"
 
 
 def _unmeasured(limits: MonitorConfig) -> tuple[str, str]:

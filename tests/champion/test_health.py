@@ -8,12 +8,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore, Coverage, FlowRun
-from storage.schema import ConfigError, Market, Source, utc_text
+from storage.schema import ConfigError, Market, Source, StoreBusyError, utc_text
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.health import MonitorConfig, changes, health
 from tasks.champion.serving import served_champion
@@ -178,6 +179,21 @@ def test_latest_run_of_each_market_is_found(tmp_path):
         store.finish_run(run, status, ms(MONDAY) + 60_000 * minute + 1)
     found = {run.market: run.status for run in store.latest_runs()}
     assert found == {MARKET.slug: "completed", other.slug: "failed"}
+
+
+def test_champion_whose_candles_can_t_be_read_is_not_called_unreadable(reigning):
+    def busy(*_):
+        raise StoreBusyError("market.duckdb is in use by another process")
+
+    found = health(
+        coverage(MONDAY), reigning, MonitorConfig(), ms(MONDAY + timedelta(days=2)), SimpleNamespace(read=busy)
+    )
+    assert found.champion == reigning.champion(SOURCE, MARKET.slug).ref.version
+    assert "one more missed retrain" in found.breaches["champion"]
+    assert found.breaches["skill"] == (
+        "the champion can't be judged (market.duckdb is in use by another process); look again later"
+    )
+    assert found.skill == "not measured: market.duckdb is in use by another process"
 
 
 def test_every_breach_that_monitoring_names_is_an_alert_that_can_be_raised():
