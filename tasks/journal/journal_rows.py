@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from enum import StrEnum
 from typing import NamedTuple
 
 from storage.schema import FloatArray
@@ -11,6 +12,40 @@ from tasks.execution.paper import Opened, Quote
 
 DIRECTIONS = {-1: "short", 0: "flat", 1: "long"}
 """Names of the sides."""
+
+
+class Cause(StrEnum):
+    """Why an account has something else than a backtest of its candles; a code of `limits.py` is one too."""
+
+    # A decision that was not taken over, at a bar's close.
+    DEADLINE = "deadline"  # it was stepped too late
+    LATE = "late"  # the same, and by the feed alone; a replay tells the two apart
+    MISSED_BARS = "missed bars"  # a later bar had closed already
+    CLOCK = "clock"  # nobody knew the exchange's time
+    CHAMPION = "champion"  # nobody knew who it was
+    STREAM = "stream"  # nobody heard of the account; at an open too
+    # One that was not carried out, at an open.
+    STALE = "stale"  # first price or book came too late, or no time was left for an order
+    RESTART = "restart"  # it had been taken by an earlier process
+    STOP = "stop"  # the session ended
+    REJECTED = "rejected"  # the exchange refused an order
+    PARTIAL = "partial"  # it filled less than was asked
+    ABSENT = "absent"  # it never had the order
+    # At both.
+    UNKNOWN = "unknown"  # nobody could tell in time what an order had become
+    HALTED = "halted"  # by a limit, a person or trouble; also a position that a halt of the home has moved
+    # A position that no order of the session has moved.
+    STOP_OUT = "stop-out"  # its stop at the exchange
+    FOREIGN = "foreign"  # anybody else
+    # What a comparison finds, as `attribution.py` lets it in.
+    ROUNDING = "rounding"  # to the exchange's steps, ticks and minima
+    REVISED = "revised"  # candles that the exchange shows otherwise today
+    GAP = "gap"  # a backtest closes at the first open behind one; a session holds until features are missing
+    FUNDING = "funding"  # rates of the stream, or bookings, in place of the history's
+    PRICE = "price"  # what the first price and the book were, in place of the candle's open
+    FEE = "fee"  # charged otherwise than the version was judged at
+    SLIPPAGE = "slippage"  # everything as the exchange booked it
+
 
 UNKNOWN_CHAMPION, KNOWN_CHAMPION = "champion unknown", "champion known"
 OF_DOUBT = frozenset({UNKNOWN_CHAMPION, KNOWN_CHAMPION, "resumed"})
@@ -32,8 +67,7 @@ class Decision(NamedTuple):
         bars_held: Bars for which it has been held.
         target: Side that the decision rule chooses from that position.
         wanted: Side that is attempted at the next open: the target, or the position if `cause` forbids a change.
-        cause: Why the target is not attempted: late, stale, deadline, missed bars, restart, clock, champion, stop;
-            with orders halted, unknown or stream; else empty.
+        cause: Why the target is not attempted, a `Cause`; else empty.
         lacks: Why there is no expected return; empty if there is one.
         mu: Expected return of a long position over the horizon; NaN if there is none.
         cost: Cost of a round trip, share of the price; NaN if `mu` is.
@@ -74,7 +108,8 @@ class BarOpen(NamedTuple):
     Attributes:
         start_ms: Open time of the bar, UTC milliseconds.
         wanted: Side after the open; with orders the side that was decided, even if it was not reached.
-        cause: Why the decision was not attempted; else empty. With orders: why it was not fully executed.
+        cause: Why the decision was not attempted, a `Cause`; else empty. With orders: why it was not fully executed,
+            also a code of `limits.py`.
         quote: Prices at the open.
         rate: Sum of the funding rates due.
         late_ms: Time from the bar's open to the fill, on the exchange's clock.

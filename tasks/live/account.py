@@ -17,7 +17,7 @@ from tasks.exchange.stream_events import BookTop
 from tasks.execution.accounting import RULES, sized
 from tasks.execution.decision import expected_return
 from tasks.execution.paper import Ledger, Opened, Quote, open_bar
-from tasks.journal.journal_rows import BarOpen, Decision
+from tasks.journal.journal_rows import BarOpen, Cause, Decision
 from tasks.live.session_config import ExchangeTime, elapsed_ms, session_rules
 from tasks.strategy.live_tick import LiveTick, Tick, share_taken
 
@@ -107,7 +107,7 @@ class Account:
     rules: FloatArray = field(default_factory=lambda: np.zeros(RULES))
     opened_ms: int = -1
     pending: Decision | None = None
-    unfilled: str = "stale"
+    unfilled: str = Cause.STALE
     traded: int = 0
     pays_by_rate: bool = field(init=False, default=True)
     mark: float = field(init=False, default=math.nan)
@@ -139,7 +139,7 @@ class Account:
         """Go on from what the journal says; another version's decision that found no open is not traded any more."""
         if last is not None:
             self.ledger, self.opened_ms = last.opened.ledger, last.start_ms
-        self.pending, self.unfilled = pending, "restart"
+        self.pending, self.unfilled = pending, Cause.RESTART
         self._pending_rules = self.rules if pending is None else sized(self.rules, share_taken(pending.values))
         self._has_stale_decision = pending is not None and pending.version != self.version
 
@@ -171,18 +171,18 @@ class Account:
         late_ms = bar.at_ms - bar.start_ms - step_ms + waited_us / 1e3
         cause, wanted = "", target
         if not bar.is_newest:
-            cause, wanted = "missed bars", position
+            cause, wanted = Cause.MISSED_BARS, position
         elif late_ms > deadline_ms:
-            cause, wanted = "deadline", position
+            cause, wanted = Cause.DEADLINE, position
         elif not trusted:
-            cause, wanted = "clock", nothing_new(position, target)
+            cause, wanted = Cause.CLOCK, nothing_new(position, target)
         elif self.is_in_doubt:
-            cause, wanted = "champion", nothing_new(position, target)
+            cause, wanted = Cause.CHAMPION, nothing_new(position, target)
         if wanted == target:
             cause = ""
         elif cause:
             self.count(cause)
-        self.unfilled, self._has_stale_decision = "stale", False
+        self.unfilled, self._has_stale_decision = Cause.STALE, False
         self._pending_rules = self.rules if tick is None else sized(self.rules, tick.share)
         lacks, mu, cost = self._forecast_return(tick, unbroken)
         step_us = (time.monotonic_ns() - began_ns) / 1e3
@@ -240,7 +240,7 @@ class Account:
         wanted = self.pending.wanted
         if late_ms > deadline_ms:
             wanted = nothing_new(self.ledger.side, wanted)
-        return self._open(start_ms, wanted, "" if wanted == self.pending.wanted else "stale", quote, rate, late_ms)
+        return self._open(start_ms, wanted, "" if wanted == self.pending.wanted else Cause.STALE, quote, rate, late_ms)
 
     def only_closes(self, is_late: bool) -> bool:
         """Return whether any price will do, for nothing is opened at it; on paper none that nobody has seen.
@@ -257,7 +257,7 @@ class Account:
 
     def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
         """Book the end of a session that is to end flat, amid a bar."""
-        return self._open(at_ms, 0, "stop", quote, 0.0, math.nan)
+        return self._open(at_ms, 0, Cause.STOP, quote, 0.0, math.nan)
 
     def _open(self, start_ms: int, wanted: int, cause: str, quote: Quote, rate: float, late_ms: float) -> BarOpen:
         opened = self.broker(self.ledger, wanted, quote, rate, self._pending_rules)
@@ -334,6 +334,6 @@ def nothing_new(position: int, target: int) -> int:
 
 def held_back(cause: str, position: int, target: int) -> int:
     """Return what is wanted where a cause forbids the target."""
-    if cause == "halted":
+    if cause == Cause.HALTED:
         return 0
-    return nothing_new(position, target) if cause in ("clock", "champion", "stream") else position
+    return nothing_new(position, target) if cause in (Cause.CLOCK, Cause.CHAMPION, Cause.STREAM) else position

@@ -15,7 +15,7 @@ from tasks.execution.decision import share_of
 from tasks.execution.orders import Order
 from tasks.execution.paper import open_bar
 from tasks.journal.journal_reader import JournalReader
-from tasks.journal.journal_rows import BarOpen, BookedExecution, Decision
+from tasks.journal.journal_rows import BarOpen, BookedExecution, Cause, Decision
 from tasks.live.account import BROKERS, Broker
 from tasks.live.order_desk import OUTSIDE_CHANGES, move_text
 from tasks.live.session_config import session_rules
@@ -146,7 +146,7 @@ class AccountRecord:
 
     def cause(self, one: Decision) -> str:
         """Return why a decision was not traded: late is a deadline that the feed alone has missed."""
-        return "late" if one.cause == "deadline" and one.feed_ms > self.deadline_ms else one.cause
+        return Cause.LATE if one.cause == Cause.DEADLINE and one.feed_ms > self.deadline_ms else one.cause
 
 
 def _rates(

@@ -20,33 +20,18 @@ from tasks.execution.accounting import RULES, fill
 from tasks.execution.decision import decide
 from tasks.execution.orders import ZERO
 from tasks.execution.paper import Ledger, Quote
-from tasks.journal.journal_rows import BarOpen, Decision
+from tasks.journal.journal_rows import BarOpen, Cause, Decision
 from tasks.live.account import held_back
 from tasks.live.account_record import AccountRecord, Batch
 from tasks.live.booking import book, lot_size
 
 CAUSES = (
-    "rounding",  # to the exchange's steps, ticks and minima
-    "revised",  # candles that the exchange shows otherwise today
-    "gap",  # a backtest closes at the first open behind one; a session holds until features are missing
-    "funding",  # rates of the stream in place of the history's
-    "late",
-    "deadline",
-    "missed bars",
-    "clock",
-    "champion",  # nobody knew who it was
-    "stale",
-    "restart",
-    "stop",
-    "price",  # what the first price and the book were, in place of the candle's open
-)
+    Cause.ROUNDING, Cause.REVISED, Cause.GAP, Cause.FUNDING, Cause.LATE, Cause.DEADLINE, Cause.MISSED_BARS, Cause.CLOCK,
+    Cause.CHAMPION, Cause.STALE, Cause.RESTART, Cause.STOP, Cause.PRICE,
+)  # fmt: skip
 """In the order in which they are let in."""
 
-_LAST = (
-    "price",
-    "fee",  # charged otherwise than the version was judged at
-    "slippage",  # everything as the exchange booked it
-)
+_LAST = (Cause.PRICE, Cause.FEE, Cause.SLIPPAGE)
 """With orders: in place of the last of `CAUSES`, and behind what `order_replay.py` names."""
 
 UNEXPLAINED = "unexplained"
@@ -93,7 +78,7 @@ def attribute(record: AccountRecord, batch: Batch, reference: Batch | None = Non
         if cause not in there:
             continue
         let_in = causes[:number]
-        after = _traded(record, batch if reference is None or "revised" in let_in else reference, let_in)
+        after = _traded(record, batch if reference is None or Cause.REVISED in let_in else reference, let_in)
         parts[cause], before = 1e4 * (after - before) / record.capital, after
     ledger = record.opens[-1].opened.ledger if record.opens else Ledger(record.capital)
     paper = ledger.equity(_last_close(record, batch))
@@ -103,27 +88,26 @@ def attribute(record: AccountRecord, batch: Batch, reference: Batch | None = Non
 
 def _there(record: AccountRecord, is_revised: bool) -> set[str]:
     """Return the causes that this journal has anything of."""
-    found = (
-        {"rounding", "price"} | {record.cause(one) for one in record.decisions} | {bar.cause for bar in record.opens}
-    )
+    found: set[str] = {Cause.ROUNDING, Cause.PRICE}
+    found |= {record.cause(one) for one in record.decisions} | {bar.cause for bar in record.opens}
     starts = np.array([one.start_ms for one in record.decisions])
     if (np.diff(starts) > record.market.interval_ms).any():
-        found.add("gap")
+        found.add(Cause.GAP)
     if record.by_orders:
-        found |= {"fee", "slippage"} | {_moved_by(record, bar) for bar in record.opens} - {""}
+        found |= {Cause.FEE, Cause.SLIPPAGE} | {_moved_by(record, bar) for bar in record.opens} - {""}
     if any(bar.opened.funding for bar in record.opens if record.by_orders) or any(
         bar.rate != record.rates.get(bar.start_ms, 0.0) for bar in record.opens
     ):
-        found.add("funding")
-    return found | ({"revised"} if is_revised else set())
+        found.add(Cause.FUNDING)
+    return found | ({Cause.REVISED} if is_revised else set())
 
 
 def _traded(record: AccountRecord, batch: Batch, causes: Collection[str]) -> float:
     """Return what an account is worth at the last close that trades by the core, but where one of `causes` holds."""
-    if "slippage" in causes:
+    if Cause.SLIPPAGE in causes:
         return _booked(record).equity(_last_close(record, batch))
     ledger, wanted, before = Ledger(record.capital), 0, None
-    paid_by = batch.rules if "rounding" in causes else batch.unstepped
+    paid_by = batch.rules if Cause.ROUNDING in causes else batch.unstepped
     recorded_side = 0  # what the journal's own account held
     for step in record.steps():
         if isinstance(step, Decision):
@@ -163,16 +147,16 @@ def _opened(
 ) -> Ledger:
     """Return the account after an open; amid a bar nothing opens but the end of a session that ends flat."""
     if record.market.floor(bar.start_ms) != bar.start_ms:
-        return record.broker(ledger, 0, bar.quote, 0.0, rules).ledger if "stop" in causes else ledger
+        return record.broker(ledger, 0, bar.quote, 0.0, rules).ledger if Cause.STOP in causes else ledger
     row = batch.row.get(bar.start_ms)  # None where the bar has not closed: its first price is all that is known
     first = Quote(float(batch.candles.open[row])) if row is not None else Quote(bar.quote.first)
-    quote = bar.quote if "price" in causes else first
+    quote = bar.quote if Cause.PRICE in causes else first
     rate = record.rates.get(bar.start_ms, 0.0) if row is not None else bar.rate
-    if "funding" in causes and was_held:
+    if Cause.FUNDING in causes and was_held:
         rate = bar.rate
     if bar.cause and bar.cause in causes:
         wanted = 0 if was_held and not bar.wanted else ledger.side  # of a flip that is late, one half is traded
-    elif "gap" not in causes and before is not None and bar.start_ms > before.start_ms + record.market.interval_ms:
+    elif Cause.GAP not in causes and before is not None and bar.start_ms > before.start_ms + record.market.interval_ms:
         wanted = 0
     return record.broker(ledger, wanted, quote, rate, rules).ledger
 
@@ -191,12 +175,12 @@ def _ordered(
     opens = record.market.floor(bar.start_ms) == bar.start_ms
     row = batch.row.get(bar.start_ms)
     first = Quote(float(batch.candles.open[row])) if row is not None else Quote(bar.quote.first)
-    quote = bar.quote if "price" in causes or not opens else first
-    rate = record.rates.get(bar.start_ms, 0.0) if opens and "funding" not in causes else 0.0
-    if "funding" in causes:
+    quote = bar.quote if Cause.PRICE in causes or not opens else first
+    rate = record.rates.get(bar.start_ms, 0.0) if opens and Cause.FUNDING not in causes else 0.0
+    if Cause.FUNDING in causes:
         ledger = ledger._replace(cash=ledger.cash - bar.opened.funding)
     trades = [one for one in record.booked.get(bar.start_ms, ()) if one.moves]
-    if "fee" in causes and (worth := sum(one.worth for one in trades)):
+    if Cause.FEE in causes and (worth := sum(one.worth for one in trades)):
         rules = rules.copy()
         rules[2] = float(sum(one.fill.fee for one in trades) / worth)
     if _moved_by(record, bar) in causes:
@@ -206,7 +190,7 @@ def _ordered(
         return Ledger(cash, after.quantity, after.side, after.bars_held)
     if not opens:
         return ledger
-    if "gap" not in causes and before is not None and bar.start_ms > before.start_ms + record.market.interval_ms:
+    if Cause.GAP not in causes and before is not None and bar.start_ms > before.start_ms + record.market.interval_ms:
         wanted = 0
     return record.broker(ledger, wanted, quote, rate, rules).ledger
 
@@ -215,8 +199,8 @@ def _moved_by(record: AccountRecord, bar: BarOpen) -> str:
     """Return why a row holds something else than was decided; empty where it does not."""
     moved = [one for one in record.booked.get(bar.start_ms, ()) if one.moves]
     bars = {record.bar_of(one) for one in moved}
-    changes = [record.outside_change(one) or "foreign" for one in moved if record.bar_of(one) is None]
-    return next(iter(changes), bar.cause or ("unknown" if bars - {bar.start_ms} else ""))
+    changes = [record.outside_change(one) or Cause.FOREIGN for one in moved if record.bar_of(one) is None]
+    return next(iter(changes), bar.cause or (Cause.UNKNOWN if bars - {bar.start_ms} else ""))
 
 
 def _booked(record: AccountRecord) -> Ledger:

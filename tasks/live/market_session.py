@@ -37,7 +37,7 @@ from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Ticker, Trade
 from tasks.execution.paper import Quote
 from tasks.journal.journal import Journal
-from tasks.journal.journal_rows import BarOpen, Decision
+from tasks.journal.journal_rows import BarOpen, Cause, Decision
 from tasks.live.account import Account, ClosedBar, FirstPrice
 from tasks.live.session_config import ExchangeTime, SessionConfig, elapsed_ms
 from tasks.strategy.live_tick import day_vol, share_taken
@@ -442,7 +442,7 @@ class MarketSession:
             self.note("stopped", "positions are closed because the session ends")
         unseen = [account for account in held if account.opened_ms < start_ms]
         for one in unseen:
-            one.unfilled = "stop"
+            one.unfilled = Cause.STOP
         price = self._first.price if self._first else self.close
         self._book_opens([(one, one.open_unseen(start_ms, price, self._rate_due(one, start_ms))) for one in unseen])
         book = self._book

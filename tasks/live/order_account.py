@@ -21,7 +21,7 @@ from tasks.exchange.stream_events import BookTop
 from tasks.execution.limits import Breach, LimitBook
 from tasks.execution.orders import ZERO
 from tasks.execution.paper import Quote
-from tasks.journal.journal_rows import BarOpen, Decision
+from tasks.journal.journal_rows import BarOpen, Cause, Decision
 from tasks.live.account import Account, ClosedBar, FirstPrice, nothing_new
 from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
@@ -39,7 +39,7 @@ _UNHEARD = "nobody hears of the account"  # as somebody was told
 
 _SURELY_KEPT_MS = 7 * DAY_MS  # in which every venue tells all that was booked
 
-_PROVEN = frozenset({"", "stale", "stop", "restart", "rejected", "partial", "absent"})
+_PROVEN = frozenset({"", Cause.STALE, Cause.STOP, Cause.RESTART, Cause.REJECTED, Cause.PARTIAL, Cause.ABSENT})
 """Causes that the journal's rows prove; of any other one the reason is noted."""
 
 
@@ -251,13 +251,13 @@ class OrderAccount(Account):
         self._closed_ms = bar.start_ms
         self._remember(breach)
         if decision.wanted and (why := self._halted()):
-            self.pending = self._restrained(decision, 0, "halted", why)
+            self.pending = self._restrained(decision, 0, Cause.HALTED, why)
         elif decision.wanted not in (0, decision.position) and (why := self._unheard()):
             wanted = nothing_new(decision.position, decision.wanted)
-            self.pending = self._restrained(decision, wanted, "stream", why)
+            self.pending = self._restrained(decision, wanted, Cause.STREAM, why)
         elif decision.wanted != decision.position and (unsettled := self.desk.unsettled):
             why = f"order {unsettled[0].link_id} is {unsettled[0].status}"
-            self.pending = self._restrained(decision, decision.position, "unknown", why)
+            self.pending = self._restrained(decision, decision.position, Cause.UNKNOWN, why)
         return self.pending or decision
 
     def _restrained(self, decision: Decision, wanted: int, cause: str, why: str) -> Decision:
@@ -337,11 +337,11 @@ class OrderAccount(Account):
             wanted = 0  # less than the exchange takes is no position, and no order that counts
         if wanted:
             if left_s < 0.0:
-                self._said = "stale"
+                self._said = Cause.STALE
             elif why := self.desk.trouble or self._halted():
-                self._said, self._why = "halted", why
+                self._said, self._why = Cause.HALTED, why
             elif why := self._unheard():
-                self._said, self._why = "stream", why
+                self._said, self._why = Cause.STREAM, why
             elif breach := self.limit_book.may_open(
                 float(coins), quote.first, self.mark, start_ms + late_ms, self._forecast_vol
             ):
@@ -382,12 +382,11 @@ class OrderAccount(Account):
         begun = self._begun.start_ms == start_ms
         if not begun:
             self._begun, self._said, self._why = _Begun(start_ms, Quote(price), 0.0, 0), "", ""
+        unless = self.unfilled
         if self.desk.trouble:
-            unless, self._why = "halted", self.desk.trouble
+            unless, self._why = Cause.HALTED, self.desk.trouble
         elif begun or self.desk.has_sent(start_ms):
-            unless, self._why = "unknown", self._why or "the bar was over before its orders were"
-        else:
-            unless = self.unfilled
+            unless, self._why = Cause.UNKNOWN, self._why or "the bar was over before its orders were"
         return self._opened(unless, self._begun.quote, float("nan"))
 
     def late(self, at_ms: int, price: float, *, closes: bool = False) -> BarOpen | None:
@@ -414,7 +413,7 @@ class OrderAccount(Account):
         self.desk.give_up()
         if self.is_open:
             self.halt(f"{self.desk.held} could not be closed at the end of the session; it is still held")
-        return self._booked(at_ms, 0, "stop", quote, float("nan"))
+        return self._booked(at_ms, 0, Cause.STOP, quote, float("nan"))
 
     def _opened(self, unless: str, quote: Quote, late_ms: float) -> BarOpen:
         """Return the row of a bar's open.

@@ -37,7 +37,7 @@ from tasks.execution.orders import (
     next_leg,
 )
 from tasks.journal.journal import Journal
-from tasks.journal.journal_rows import BookedExecution
+from tasks.journal.journal_rows import BookedExecution, Cause
 
 PROTECTION = Protection()
 
@@ -47,7 +47,7 @@ LEGS = 2
 REFUSALS = 2
 """Decisions in a row whose order to close the exchange refused, after which that is trouble."""
 
-OUTSIDE_CHANGES = ("stop-out", "halted", "foreign")
+OUTSIDE_CHANGES = (Cause.STOP_OUT, Cause.HALTED, Cause.FOREIGN)
 """What moves a position beside the session's orders: its stop at the exchange, a halt of the home, anybody else."""
 
 
@@ -256,11 +256,11 @@ class OrderDesk:
         if self._ended[0] == start_ms:
             return self._ended[1]
         if any(self._bars[name] == start_ms for name in self._open):
-            return "unknown"
+            return Cause.UNKNOWN
         statuses = {order.status for name, order in self._orders.items() if self._bars[name] == start_ms}
         if Status.REJECTED in statuses:
-            return "rejected"
-        return "partial" if Status.CANCELLED in statuses else "absent" if Status.ABSENT in statuses else ""
+            return Cause.REJECTED
+        return Cause.PARTIAL if Status.CANCELLED in statuses else Cause.ABSENT if Status.ABSENT in statuses else ""
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 
@@ -317,9 +317,9 @@ class OrderDesk:
         self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))
         self.held += self.untaken[-1].change
         self._know_until(event.time_ms)
-        if outside_change == "stop-out":
+        if outside_change == Cause.STOP_OUT:
             self._stop(f"the stop at the exchange closed {fill.quantity} at {fill.price}")
-        elif outside_change == "foreign":
+        elif outside_change == Cause.FOREIGN:
             self._stop(f"{event.kind} of {fill.quantity} at {fill.price} by no order of this session")
         elif is_odd:
             self._stop(
@@ -329,8 +329,8 @@ class OrderDesk:
     def _outside_change(self, event: ExecutionNews) -> str:
         """Return what has moved the position that was no order of this session, of `OUTSIDE_CHANGES`."""
         if event.is_stop and self._opened:
-            return "stop-out"
-        return "halted" if event.link_id.startswith(HALT_ID) and self._halted() else "foreign"
+            return Cause.STOP_OUT
+        return Cause.HALTED if event.link_id.startswith(HALT_ID) and self._halted() else Cause.FOREIGN
 
     # --- what it does -------------------------------------------------------------------------------------------------
 
@@ -355,7 +355,7 @@ class OrderDesk:
         """Return what is sent next, or why nothing is; empty where nothing is left to do."""
         sent = [self._orders[name] for name, start_ms in self._bars.items() if start_ms == wanted.start_ms]
         if any(order.status is Status.REJECTED for order in sent):
-            return "rejected"
+            return Cause.REJECTED
         if absent := [order for order in sent if order.status is Status.ABSENT]:
             return absent[0]
         leg = next_leg(self.held, wanted.coins, self._lot, wanted.price)
@@ -363,7 +363,7 @@ class OrderDesk:
             return ""
         ordinal = sum(order.leg.reduces == leg.reduces for order in sent)
         if ordinal >= LEGS:
-            return "partial"
+            return Cause.PARTIAL
         kind = "close" if leg.reduces else "open"
         return Order(link_id=link_id(self._session, self.market.slug, wanted.start_ms, kind, ordinal), leg=leg)
 
@@ -382,8 +382,8 @@ class OrderDesk:
     def _barred(self, order: Order, wanted: Intent) -> str:
         """Return why an order that is due may not be sent; empty where it may."""
         if not order.leg.reduces and (self.trouble or self._halted()):
-            return "halted"
-        return "stale" if monotonic() > wanted.until_s else ""
+            return Cause.HALTED
+        return Cause.STALE if monotonic() > wanted.until_s else ""
 
     def _send(self, order: Order, wanted: Intent) -> None:
         is_first = not self.has_sent(wanted.start_ms)  # what follows waits for its end

@@ -27,7 +27,7 @@ import numpy as np
 from tasks.execution.accounting import RULES
 from tasks.execution.orders import ENDED, ZERO, Order, Status, link_id, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
-from tasks.journal.journal_rows import BarOpen, BookedExecution, Decision
+from tasks.journal.journal_rows import BarOpen, BookedExecution, Cause, Decision
 from tasks.live.account_record import AccountRecord, Batch
 from tasks.live.booking import book, coins_of, lot_size
 from tasks.live.order_desk import LEGS
@@ -80,9 +80,9 @@ class OrderBooks:
         if opens:
             late = sum((one.change for one in booked if self._record.bar_of(one) not in (None, start_ms)), ZERO)
             yield from self._open(bar, ledger, before, orders, earlier + late)
-        elif bar.cause == "stop":
+        elif bar.cause == Cause.STOP:
             holds = not bar.wanted and any(kind == "stopped" for _, kind in self._notes)
-            yield start_ms, "fill", "stop" if holds else "", "closed because the session ended"
+            yield start_ms, "fill", Cause.STOP if holds else "", "closed because the session ended"
         elif orders or bar.cause or bar.wanted != ledger.side or not booked:
             yield start_ms, "fill", "", f"booked {bar.opened} amid the bar"
 
@@ -95,7 +95,8 @@ class OrderBooks:
                 if bar_ms is None:
                     cause = self._record.outside_change(one)
                 else:
-                    cause = "unknown" if bar_ms > last_ms or self._causes.get(bar_ms) in ("unknown", "stop") else ""
+                    is_late = bar_ms > last_ms or self._causes.get(bar_ms) in (Cause.UNKNOWN, Cause.STOP)
+                    cause = Cause.UNKNOWN if is_late else ""
                 holds = booked_ms is None and cause
                 yield one.time_ms, "fill", cause if holds else "", f"no row of the ledger holds {one}"
         for start_ms, orders in self._due.items():
@@ -117,18 +118,18 @@ class OrderBooks:
                 yield start_ms, "order", "", f"{order.link_id} is {order.status} with {order.executed} filled"
             elif order.known < order.executed or order.status not in ENDED | {Status.ABSENT}:
                 followed = self._causes.get(start_ms)  # "" where nothing more could come of it
-                cause = "" if followed == "" or (followed is None and start_ms <= last_ms) else "unknown"
+                cause = "" if followed == "" or (followed is None and start_ms <= last_ms) else Cause.UNKNOWN
                 yield start_ms, "order", cause, f"nobody knows what became of {order.link_id}"
 
     def _execution(self, start_ms: int, one: BookedExecution) -> Iterator[Found]:
         if not one.moves:
-            yield start_ms, "funding", "funding", f"the exchange booked {one.fill.fee} USDT"
+            yield start_ms, "funding", Cause.FUNDING, f"the exchange booked {one.fill.fee} USDT"
         elif (bar_ms := self._record.bar_of(one)) is None:
             yield start_ms, "fill", self._record.outside_change(one), f"{one} is of no order of the session"
         elif self._sides[one.link_id] != one.side:
             yield start_ms, "fill", "", f"{one} is on the other side of its order"
         elif bar_ms != start_ms:
-            yield start_ms, "fill", "unknown" if self._causes.get(bar_ms) else "", f"{one} came late"
+            yield start_ms, "fill", Cause.UNKNOWN if self._causes.get(bar_ms) else "", f"{one} came late"
 
     def _open(
         self, bar: BarOpen, ledger: Ledger, before: Decision | None, orders: list[Order], held: Decimal
@@ -161,16 +162,16 @@ class OrderBooks:
         if fill is None or core is None:
             return
         if first != bar.quote.first:
-            yield start_ms, "fill", "price", f"met {bar.quote}, the candle opened at {first}"
+            yield start_ms, "fill", Cause.PRICE, f"met {bar.quote}, the candle opened at {first}"
         if self._record.instrument.price_text(fill.price) != self._record.instrument.price_text(core.price):
-            yield start_ms, "fill", "slippage", f"filled at {fill.price:.8g}, the core at {core.price:.8g}"
+            yield start_ms, "fill", Cause.SLIPPAGE, f"filled at {fill.price:.8g}, the core at {core.price:.8g}"
         if not np.isclose(fill.fee, rules[2] * self._traded(start_ms), rtol=1e-4, atol=1e-9):
-            yield start_ms, "fill", "fee", f"paid {fill.fee:.8g} USDT, the core {core.fee:.8g}"
+            yield start_ms, "fill", Cause.FEE, f"paid {fill.fee:.8g} USDT, the core {core.fee:.8g}"
 
     def _legs(self, bar: BarOpen, coins: Decimal, orders: list[Order], held: Decimal) -> Iterator[Found]:
         """Prove that each order is the one that was due when it was sent, and that the last one leaves nothing due."""
         price = Decimal(str(bar.quote.first))
-        again = "restart" if (bar.start_ms - self._record.market.interval_ms, "resumed") in self._notes else ""
+        again = Cause.RESTART if (bar.start_ms - self._record.market.interval_ms, "resumed") in self._notes else ""
         for order in orders:
             leg = next_leg(held, coins, self._lot, price)
             if leg != order.leg:  # a process that starts amid a bar does not know its first price
@@ -183,13 +184,13 @@ class OrderBooks:
     def _holds(self, bar: BarOpen, orders: list[Order]) -> bool:
         before_ms, statuses = bar.start_ms - self._record.market.interval_ms, {order.status for order in orders}
         most = max(Counter(order.leg.reduces for order in orders).values(), default=0)
-        true = {
-            "stale": not bar.late_ms <= self._record.deadline_ms,
-            "restart": (before_ms, "resumed") in self._notes,
-            "stop": (before_ms, "stopped") in self._notes,
-            "rejected": Status.REJECTED in statuses,
-            "partial": Status.CANCELLED in statuses or most >= LEGS,
-            "absent": Status.ABSENT in statuses,
+        true: dict[str, bool] = {
+            Cause.STALE: not bar.late_ms <= self._record.deadline_ms,
+            Cause.RESTART: (before_ms, "resumed") in self._notes,
+            Cause.STOP: (before_ms, "stopped") in self._notes,
+            Cause.REJECTED: Status.REJECTED in statuses,
+            Cause.PARTIAL: Status.CANCELLED in statuses or most >= LEGS,
+            Cause.ABSENT: Status.ABSENT in statuses,
         }
         return true.get(bar.cause, (bar.start_ms, f"{bar.cause} at open") in self._notes)
 
@@ -200,4 +201,4 @@ class OrderBooks:
 
 def _refuses(cause: str) -> bool:
     """Return whether a cause says that nothing was opened, and what was held on the other side closed."""
-    return cause == "stream" or cause.isupper()  # a code of `limits.py`
+    return cause == Cause.STREAM or cause.isupper()  # a code of `limits.py`

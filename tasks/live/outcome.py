@@ -14,7 +14,7 @@ import psutil
 from storage.schema import CLASSES
 from storage.written import Row, written
 from tasks.journal.journal_reader import JournalReader
-from tasks.journal.journal_rows import DIRECTIONS, Decision
+from tasks.journal.journal_rows import DIRECTIONS, Cause, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.session_replay import Replayed
 from tasks.strategy.live_tick import PROBABILITIES, day_vol, forecast_vol, share_taken
@@ -89,7 +89,7 @@ def parts_text(parts: Mapping[str, float]) -> str:
 
 def rounding_lines(parts: Mapping[str, float], fills: int) -> Iterator[str]:
     """Yield what rounding is and what it costs a fill, in basis points of the capital; nothing where it costs none."""
-    cost = -parts.get("rounding", 0.0)
+    cost = -parts.get(Cause.ROUNDING, 0.0)
     if fills and abs(cost) >= 0.05:
         yield (
             f"{cost:.1f} bp, {cost / fills:.2f} a fill: prices are rounded to the tick, against the trader, and sizes "
@@ -121,7 +121,7 @@ class SessionReview:
         for account, one in self.accounts.items():
             if one.comparison is None:
                 continue
-            found, counts = one.comparison, one.causes | {"unexplained": one.unexplained, "gap": one.missing}
+            found, counts = one.comparison, one.causes | {"unexplained": one.unexplained, Cause.GAP: one.missing}
             paper, backtest = (1e4 * (worth / found.capital - 1.0) for worth in (found.paper, found.backtest))
             yield _row(f"{account}, {'by orders' if one.by_orders else 'on paper'}", f"{one.fills} fills", paper)
             yield _row("a backtest of its candles", f"{one.backtest_fills} fills", backtest)

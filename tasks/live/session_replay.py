@@ -27,7 +27,7 @@ from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
 from tasks.journal.journal_reader import JournalReader
-from tasks.journal.journal_rows import OF_DOUBT, UNKNOWN_CHAMPION, BarOpen, Decision
+from tasks.journal.journal_rows import OF_DOUBT, UNKNOWN_CHAMPION, BarOpen, Cause, Decision
 from tasks.live.account import held_back, nothing_new
 from tasks.live.account_record import AccountRecord, Batch, PredictHistory
 from tasks.live.attribution import Attribution, attribute
@@ -50,8 +50,7 @@ class Difference:
     Attributes:
         start_ms: Bar.
         what: candle, features, probabilities, volatility, share, decision, fill or funding.
-        cause: late, stale, deadline, rounding, price, funding, revised, restart, missed bars, stop, clock, champion;
-            with orders those of `order_replay.py` too; empty where nobody knows.
+        cause: A `Cause`, with orders also a code of `limits.py`; empty where nobody knows.
         said: What the journal says, and what came out.
     """
 
@@ -172,7 +171,7 @@ def _compare_candles(candles: Candles, reference: Candles | None, result: Replay
     other = reference[np.isin(reference.start_ms, candles.start_ms)]
     differs = (matrix[rows] != other.matrix()).any(axis=1)
     for ms in candles.start_ms[rows[differs]].tolist():
-        result.add(ms, "candle", "revised", "the exchange shows another candle today")
+        result.add(ms, "candle", Cause.REVISED, "the exchange shows another candle today")
     if not differs.any():
         return None
     columns = {name: getattr(candles, name).copy() for name in CANDLE_COLUMNS}
@@ -215,18 +214,18 @@ def _open_again(
     rules = batch.rules[before.start_ms] if before is not None else np.zeros(RULES)
     met = record.broker(ledger, bar.wanted, bar.quote, bar.rate, rules)
     if record.market.floor(bar.start_ms) != bar.start_ms:
-        cause = "stop" if (bar.wanted, bar.cause, bar.rate) == (0, "stop", 0.0) and _same(met, bar.opened) else ""
-        result.add(bar.start_ms, "fill", cause, f"booked {bar.opened} amid the bar")
+        holds = (bar.wanted, bar.cause, bar.rate) == (0, Cause.STOP, 0.0) and _same(met, bar.opened)
+        result.add(bar.start_ms, "fill", Cause.STOP if holds else "", f"booked {bar.opened} amid the bar")
         return
     decided = before.wanted if before is not None else 0
     if bar.wanted != decided:
         before_ms = bar.start_ms - record.market.interval_ms
-        true = {
-            "stale": not bar.late_ms <= record.deadline_ms,
-            "restart": (before_ms, "resumed") in record.notes,
-            "stop": (before_ms, "stopped") in record.notes,
+        true: dict[str, bool] = {
+            Cause.STALE: not bar.late_ms <= record.deadline_ms,
+            Cause.RESTART: (before_ms, "resumed") in record.notes,
+            Cause.STOP: (before_ms, "stopped") in record.notes,
         }
-        was_seen = bar.cause == "stale" and np.isfinite(bar.late_ms)  # too late to open, and not to close
+        was_seen = bar.cause == Cause.STALE and np.isfinite(bar.late_ms)  # too late to open, and not to close
         left = nothing_new(ledger.side, decided) if was_seen else ledger.side
         held = bar.wanted == left and true.get(bar.cause, False)
         result.add(bar.start_ms, "fill", bar.cause if held else "", f"traded to {bar.wanted}, decided was {decided}")
@@ -239,9 +238,9 @@ def _open_again(
     if not _same(met, bar.opened):
         result.add(bar.start_ms, "fill", "", f"booked {bar.opened}, comes out as {met}")
     elif bar.rate != rate:
-        result.add(bar.start_ms, "funding", "funding", f"rate {bar.rate}, the exchange's history says {rate}")
+        result.add(bar.start_ms, "funding", Cause.FUNDING, f"rate {bar.rate}, the exchange's history says {rate}")
     else:
-        result.add(bar.start_ms, "fill", "price", f"met {bar.quote}, the candle opened at {first.first}")
+        result.add(bar.start_ms, "fill", Cause.PRICE, f"met {bar.quote}, the candle opened at {first.first}")
 
 
 def _same(one: Opened, other: Opened) -> bool:
@@ -260,12 +259,15 @@ def _decide_again(record: AccountRecord, batch: Batch, one: Decision, result: Re
         before = [kind for at_ms, kind in record.notes if at_ms < one.start_ms]
         clock = [kind for kind in before if kind.startswith("clock")]
         doubt = [kind for kind in before if kind in OF_DOUBT]
-        true = {
-            "deadline": one.late_ms > record.deadline_ms,
-            "missed bars": record.origins[one.start_ms] == "rest",
-            "clock": clock[-1:] == ["clock off"],
-            "champion": doubt[-1:] == [UNKNOWN_CHAMPION],
-            **{cause: (one.start_ms, f"{cause} at close") in record.notes for cause in ("halted", "unknown", "stream")},
+        true: dict[str, bool] = {
+            Cause.DEADLINE: one.late_ms > record.deadline_ms,
+            Cause.MISSED_BARS: record.origins[one.start_ms] == "rest",
+            Cause.CLOCK: clock[-1:] == ["clock off"],
+            Cause.CHAMPION: doubt[-1:] == [UNKNOWN_CHAMPION],
+            **{
+                cause: (one.start_ms, f"{cause} at close") in record.notes
+                for cause in (Cause.HALTED, Cause.UNKNOWN, Cause.STREAM)
+            },
         }
         holds = one.wanted == held_back(one.cause, one.position, one.target) and true.get(one.cause, False)
         result.add(one.start_ms, "decision", record.cause(one) if holds else "", f"target {one.target} was not traded")
