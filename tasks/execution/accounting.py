@@ -99,6 +99,8 @@ class Steps:
 
 RULES = 9
 """Length of the array that `account_rules` returns."""
+COMMISSION, SLIPPAGE, TICK = 2, 3, 5
+"""Places in it."""
 
 
 def account_rules(fraction: float, coins: float | None, costs: Costs, steps: Steps = Steps()) -> FloatArray:

@@ -12,7 +12,7 @@ import math
 from typing import NamedTuple
 
 from storage.schema import FloatArray
-from tasks.execution.accounting import price_of, trade_open
+from tasks.execution.accounting import SLIPPAGE, TICK, price_of, trade_open
 
 
 class Ledger(NamedTuple):
@@ -110,5 +110,5 @@ def open_bar(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rul
     if traded <= 0.0:
         return Opened(after, None, paid)
     change = coins - ledger.quantity
-    price = price_of(change, quote.first, rules[3], rules[5], quote.bid, quote.ask)
+    price = price_of(change, quote.first, rules[SLIPPAGE], rules[TICK], quote.bid, quote.ask)
     return Opened(after, Fill(change, price, fee, slipped), paid)

@@ -1,10 +1,14 @@
-"""One version's decisions in a market and what comes of them: the session's own account, or a shadow's beside it."""
+"""One version's decisions in a market: what every account has, whether on paper or by orders.
+
+Account         decides at a bar's close, and answers what a session asks
+PaperAccount    fills at once, by the backtest's accounting: `paper_account.py`
+OrderAccount    by orders, whose ledger follows what the exchange books: `order_account.py`
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,26 +20,12 @@ from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.accounting import RULES, sized
 from tasks.execution.decision import expected_return
-from tasks.execution.paper import Ledger, Opened, Quote, open_bar
+from tasks.execution.paper import Ledger, Quote
 from tasks.journal.journal_rows import BarOpen, Cause, Decision
-from tasks.live.session_config import ExchangeTime, elapsed_ms, session_rules
+from tasks.live.session_config import ExchangeTime, session_rules
 from tasks.strategy.live_tick import LiveTick, Tick, share_taken
 
 _NOTHING = np.empty(0)
-
-
-Broker = Callable[[Ledger, int, Quote, float, FloatArray], Opened]
-"""Pays the funding that is due and trades to the wanted side, as `paper.open_bar` does."""
-
-
-def watch(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rules: FloatArray) -> Opened:
-    """Trade nothing and note what would be held: the broker of a session that only gives signals."""
-    held = ledger.bars_held + 1 if wanted == ledger.side else 1
-    return Opened(ledger._replace(side=wanted, bars_held=held), None, 0.0)
-
-
-BROKERS: dict[str, Broker] = {"signal": watch, "paper": open_bar}
-"""By the session's mode."""
 
 
 class ClosedBar(NamedTuple):
@@ -59,6 +49,16 @@ class ClosedBar(NamedTuple):
     feed_ms: float
     is_newest: bool
 
+    @property
+    def open(self) -> float:
+        """First price, USDT."""
+        return self.row[1]
+
+    @property
+    def close(self) -> float:
+        """Last price, USDT."""
+        return self.row[4]
+
 
 class FirstPrice(NamedTuple):
     """The first price of a bar.
@@ -76,12 +76,11 @@ class FirstPrice(NamedTuple):
 
 @dataclass(eq=False)
 class Account:
-    """A version that decides, and a ledger that follows it.
+    """A version that decides, a ledger that follows it, and all that a session asks of the two.
 
     Attributes:
         name: In the journal: the market's slug, for a shadow with the version behind it.
         instrument: The exchange's rules.
-        broker: Who trades.
         ledger: What it owns.
         model: What decides; None holds no position.
         why_none: Why there is no model.
@@ -99,7 +98,6 @@ class Account:
 
     name: str
     instrument: Instrument
-    broker: Broker
     ledger: Ledger
     model: ServedModel | None = None
     why_none: str = ""
@@ -132,7 +130,7 @@ class Account:
         self.version = model.ref.version if model else ""
         self._tick, self._params = (model.tick(), model.params) if model else (None, None)
         if self._params is not None and model is not None:
-            self._round_trip = 2.0 * float(self._params[1])
+            self._round_trip = model.recipe.costs.round_trip
             self.rules = session_rules(model.recipe, self.instrument)
 
     def resume(self, last: BarOpen | None, pending: Decision | None) -> None:
@@ -214,7 +212,7 @@ class Account:
         deadline_ms: float,
         rate: float,
     ) -> BarOpen | None:
-        """Follow the last decision at a bar's open; None while the book is of before the open.
+        """Follow the last decision at a bar's open; None while what that needs is not known yet.
 
         Args:
             start_ms: Open time of the bar.
@@ -224,23 +222,28 @@ class Account:
             deadline_ms: Later than that after the open is too late to open anything; what only closes may be late.
             rate: Sum of the funding rates due.
         """
-        if self.pending is None or self.opened_ms >= start_ms:
-            return None
-        _, at_ms, received_ns = first
-        trades = self.pending.wanted != self.ledger.side
-        if trades and self._has_stale_decision:
-            return None
-        quote = Quote(first.price)
-        if trades:
-            if book is None or book.ts_ms < start_ms:
-                return None  # the book of before the open says nothing about the open
-            quote = Quote(first.price, book.bid, book.ask)
-            at_ms, received_ns = time.at(book.ts_ms, book.received_ns), book.received_ns
-        late_ms = at_ms - start_ms + elapsed_ms(received_ns)
-        wanted = self.pending.wanted
-        if late_ms > deadline_ms:
-            wanted = nothing_new(self.ledger.side, wanted)
-        return self._open(start_ms, wanted, "" if wanted == self.pending.wanted else Cause.STALE, quote, rate, late_ms)
+        raise NotImplementedError
+
+    def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
+        """Book an open whose bar is over and that nobody followed.
+
+        Args:
+            start_ms: Open time of the bar.
+            price: Its first price, USDT, as far as anybody knows.
+            rate: Sum of the funding rates due.
+        """
+        raise NotImplementedError
+
+    def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
+        """Close what is held, because the session ends, and book it amid a bar.
+
+        Args:
+            at_ms: The row's time, UTC milliseconds.
+            quote: What the market last offered.
+        """
+        raise NotImplementedError
+
+    # --- what orders lead to; on paper nothing ------------------------------------------------------------------------
 
     def only_closes(self, is_late: bool) -> bool:
         """Return whether any price will do, for nothing is opened at it; on paper none that nobody has seen.
@@ -249,20 +252,6 @@ class Account:
             is_late: Whether it is too late to open anything.
         """
         return False
-
-    def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
-        """Book an open that nobody saw: funding is due, and nothing is traded."""
-        undone = self.pending is not None and self.pending.wanted != self.ledger.side
-        return self._open(start_ms, self.ledger.side, self.unfilled if undone else "", Quote(price), rate, math.nan)
-
-    def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
-        """Book the end of a session that is to end flat, amid a bar."""
-        return self._open(at_ms, 0, Cause.STOP, quote, 0.0, math.nan)
-
-    def _open(self, start_ms: int, wanted: int, cause: str, quote: Quote, rate: float, late_ms: float) -> BarOpen:
-        opened = self.broker(self.ledger, wanted, quote, rate, self._pending_rules)
-        self.count(cause)
-        return BarOpen(start_ms, wanted, cause, quote, rate, late_ms, opened)
 
     def on_account_event(self, event: OrderNews | ExecutionNews) -> None:
         """Take in what the exchange says of the account; on paper nothing."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.execution.accounting import RULES, fill
+from tasks.execution.accounting import COMMISSION, RULES, SLIPPAGE, TICK, fill
 from tasks.execution.decision import decide
 from tasks.execution.orders import ZERO
 from tasks.execution.paper import Ledger, Quote
@@ -182,10 +182,10 @@ def _ordered(
     trades = [one for one in record.booked.get(bar.start_ms, ()) if one.moves]
     if Cause.FEE in causes and (worth := sum(one.worth for one in trades)):
         rules = rules.copy()
-        rules[2] = float(sum(one.fill.fee for one in trades) / worth)
+        rules[COMMISSION] = float(sum(one.fill.fee for one in trades) / worth)
     if _moved_by(record, bar) in causes:
         after, (_, bid, ask) = bar.opened.ledger, quote
-        commission, slippage, tick = rules[2], rules[3], rules[5]
+        commission, slippage, tick = rules[COMMISSION], rules[SLIPPAGE], rules[TICK]
         cash, *_ = fill(ledger.cash, ledger.quantity, after.quantity, quote.first, commission, slippage, tick, bid, ask)
         return Ledger(cash, after.quantity, after.side, after.bars_held)
     if not opens:

@@ -358,9 +358,9 @@ class MarketSession:
     def _step(self, bar: ClosedBar) -> None:
         if unseen := [one for one in self.accounts if one.opened_ms < bar.start_ms]:
             self._book_opens(
-                [(one, one.open_unseen(bar.start_ms, bar.row[1], self._rate_due(one, bar.start_ms))) for one in unseen]
+                [(one, one.open_unseen(bar.start_ms, bar.open, self._rate_due(one, bar.start_ms))) for one in unseen]
             )
-        if late := self.own.late(bar.start_ms + self._step_ms - 1, bar.row[4], closes=True):
+        if late := self.own.late(bar.start_ms + self._step_ms - 1, bar.close, closes=True):
             self._book_opens([(self.own, late)])
         _CANDLE.pack_into(self._candle_bytes, 0, *bar.row[:6])
         candle, trusted = self._candle, self._time.trusted
@@ -373,7 +373,7 @@ class MarketSession:
         self._journal.decided(self._slug, bar.row, bar.origin, decisions)
         self.counts.journal_us.append((time.monotonic_ns() - began_ns) / 1e3)
         self.counts.stepped += 1
-        self.last_ms, self._unbroken, self.close, self._last_row = bar.start_ms, unbroken, bar.row[4], bar.row
+        self.last_ms, self._unbroken, self.close, self._last_row = bar.start_ms, unbroken, bar.close, bar.row
         self._first, self._ask_ms, self._wait_ms = None, -math.inf, _FIRST_WAIT_MS
         if self._rates:
             self._rates = {stamp: rate for stamp, rate in self._rates.items() if stamp > bar.start_ms}

@@ -247,7 +247,7 @@ class OrderAccount(Account):
         """Step a closed bar and decide; what a limit or a person has halted wants nothing."""
         decision = super().decide(bar, candle, unbroken, step_ms, deadline_ms, trusted)
         self._decided_away = self._away(decision)
-        breach = self.limit_book.close(bar.start_ms + step_ms, self.ledger.equity(bar.row[4]))
+        breach = self.limit_book.close(bar.start_ms + step_ms, self.ledger.equity(bar.close))
         self._closed_ms = bar.start_ms
         self._remember(breach)
         if decision.wanted and (why := self._halted()):

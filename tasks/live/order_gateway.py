@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from storage.api_keys import ApiKey, Environment
-from storage.schema import Market, Rejected
+from storage.schema import Instrument, Market, Rejected
 from tasks.exchange.account_answers import KeyFacts
 from tasks.exchange.bans import Ban
 from tasks.exchange.connection import Link
@@ -20,9 +19,10 @@ from tasks.exchange.stream import PrivateStream
 from tasks.exchange.stream_socket import StreamTiming
 from tasks.exchange.trading_account import Protection, TradingAccount
 from tasks.exchange.transport import Exchange
+from tasks.execution.accounting import COMMISSION
 from tasks.execution.limits import TradingLimits
+from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
-from tasks.live.account import Account
 from tasks.live.booking import lot_size
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
@@ -105,8 +105,14 @@ class OrderGateway:
         )  # fmt: skip
         return self._stream
 
-    def account(self, paper: Account, market: Market, journal: Journal) -> OrderAccount:
-        """Return an account that sends orders where `paper` fills on paper.
+    def account(self, market: Market, instrument: Instrument, ledger: Ledger, journal: Journal) -> OrderAccount:
+        """Return the session's own account of a market, whose decisions are carried out by orders.
+
+        Args:
+            market: USDT perpetual.
+            instrument: The exchange's rules of it.
+            ledger: What the session begins with.
+            journal: Of the session.
 
         Raises:
             Denied: The account is not fit to trade this market.
@@ -123,7 +129,7 @@ class OrderGateway:
 
         began_ms = journal.reader().facts().get("began_ms", {}).get(market.slug)
         desk = OrderDesk(
-            paper.name, market, self.session, trading=self.trading, journal=journal, lot=lot_size(paper.instrument),
+            market.slug, market, self.session, trading=self.trading, journal=journal, lot=lot_size(instrument),
             begin_ms=began_ms or self._link.gateway.server_time_ms(), timing=self._desk_timing, halted=halted,
             protection=Protection(slippage_percent=Decimal(str(self._config.slippage_percent))),
         )  # fmt: skip
@@ -133,10 +139,9 @@ class OrderGateway:
 
         user_id = self._facts.user_id if self._facts else 0
         memory = LimitsState.of(self._halts.folder.with_name("risk"), self._key, user_id, market, self.session)
-        limit_book, breach = memory.recall(self._limits, paper.ledger.cash, journal.reader(), market, paper.name)
-        given = {one.name: getattr(paper, one.name) for one in fields(Account) if one.init}
+        limit_book, breach = memory.recall(self._limits, ledger.cash, journal.reader(), market, market.slug)
         own = OrderAccount(
-            **given, desk=desk, config=self._config, halted=halted, latch=latch,
+            market.slug, instrument, ledger, desk=desk, config=self._config, halted=halted, latch=latch,
             limit_book=limit_book, remember=memory.keep,
             alert=lambda line: self._on_alert(f"{market} on {environment}: {line}"),
             stream_down_s=lambda: self._stream.down_s if self._stream else 0.0,
@@ -161,7 +166,7 @@ class OrderGateway:
             raise Denied("ACCOUNT", str(err)) from err
         if position.leverage != ONE:
             self.trading.set_leverage(market, ONE)
-        if why := own.too_dear(float(own.rules[2])):
+        if why := own.too_dear(float(own.rules[COMMISSION])):
             raise Denied("COSTS", why)
         holds = bool(own.desk.held or own.desk.unsettled)
         own.settle(self._link.gateway.server_time_ms())

@@ -24,7 +24,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from tasks.execution.accounting import RULES
+from tasks.execution.accounting import COMMISSION, RULES
 from tasks.execution.orders import ENDED, ZERO, Order, Status, link_id, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
 from tasks.journal.journal_rows import BarOpen, BookedExecution, Cause, Decision
@@ -165,7 +165,7 @@ class OrderBooks:
             yield start_ms, "fill", Cause.PRICE, f"met {bar.quote}, the candle opened at {first}"
         if self._record.instrument.price_text(fill.price) != self._record.instrument.price_text(core.price):
             yield start_ms, "fill", Cause.SLIPPAGE, f"filled at {fill.price:.8g}, the core at {core.price:.8g}"
-        if not np.isclose(fill.fee, rules[2] * self._traded(start_ms), rtol=1e-4, atol=1e-9):
+        if not np.isclose(fill.fee, rules[COMMISSION] * self._traded(start_ms), rtol=1e-4, atol=1e-9):
             yield start_ms, "fill", Cause.FEE, f"paid {fill.fee:.8g} USDT, the core {core.fee:.8g}"
 
     def _legs(self, bar: BarOpen, coins: Decimal, orders: list[Order], held: Decimal) -> Iterator[Found]:

@@ -30,17 +30,16 @@ from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import plausible
 from tasks.exchange.private_events import PrivateEvent
 from tasks.exchange.stream import QUEUE_EVENTS, PublicStream
-from tasks.exchange.stream_events import (
-    Event,
-)
+from tasks.exchange.stream_events import Event
 from tasks.exchange.stream_socket import StreamTiming
 from tasks.execution.paper import Ledger, open_bar
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import Decision
-from tasks.live.account import BROKERS, Account
+from tasks.live.account import Account
 from tasks.live.market_session import MarketSession, Recent
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_gateway import OrderGateway
+from tasks.live.paper_account import BROKERS, PaperAccount
 from tasks.live.session import ChooseVersion, Session, VersionChoice
 from tasks.live.session_config import DataTime, ExchangeTime, SessionConfig, WallTime
 from tasks.market.features import WARM_UP
@@ -146,70 +145,114 @@ def open_session(
         StoreError: The journal is of another session, or of fills that the exchange's rules of today do not allow.
     """
     feed = RestFeed(gateway=link.gateway)
-    exchange_time: ExchangeTime = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
-    events: queue.Queue[Event | PrivateEvent] = queue.Queue(_REPLAY_EVENTS if link.is_replay else QUEUE_EVENTS)
-    held: dict[str, float] = journal.reader().facts().get("capital", {})  # what a session that goes on began with
+    clock: ExchangeTime = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
     markets = []
     for market, chosen in versions.items():
         instrument = link.gateway.instrument(market)
-
-        def account(name: str, model: ServedModel | None, instrument: Instrument = instrument) -> Account:
-            recipe = model.recipe if model else Recipe()
-            own = held.get(name, recipe.backtest.initial_capital)
-            capital = config.capital / len(versions) if config.capital else own
-            return Account(name, instrument, BROKERS.get(mode, open_bar), Ledger(capital))
-
-        own = account(market.slug, chosen.model)
-        if orders is not None:
-            own = orders.account(own, market, journal)
-        own.decide_by(chosen.model, chosen.why_none)
-        shadows = []
-        for model in chosen.shadows:
-            shadows.append(account(f"{market.slug}@{model.ref.version}", model))
-            shadows[-1].decide_by(model)
+        own, shadows = _accounts(market, instrument, chosen, journal, mode, orders, _capital(config, len(versions)))
         markets.append(
             MarketSession(
-                market, own, shadows=shadows, instrument=instrument, journal=journal, feed=feed, time=exchange_time,
+                market, own, shadows=shadows, instrument=instrument, journal=journal, feed=feed, time=clock,
                 config=config, bars=bars, on_decision=on_decision,
             )
         )  # fmt: skip
-    begun = {one.market.slug: one.own.desk.begin_ms for one in markets if isinstance(one.own, OrderAccount)}
-    journal.agree(
-        {
-            "mode": mode,
-            "source": link.gateway.source,
-            "capital": {one.name: one.ledger.cash for market in markets for one in market.accounts},
-            "deadline_ms": {one.market.slug: config.deadline_share * one.market.interval_ms for one in markets},
-            "instruments": {one.market.slug: _as_agreed(journal, one, on_note) for one in markets},
-            **({"session": orders.session, "began_ms": begun} if orders is not None else {}),
-        }
-    )
+    journal.agree(_facts(markets, journal, link, mode, config, orders, on_note))
     for one in markets:
         if not one.resume():
             one.warm_up(*_past(feed, one, on_note))
         if orders is not None and isinstance(one.own, OrderAccount):
             orders.admit(one.own, one.market)
     with ExitStack() as stack:
+        events: queue.Queue[Event | PrivateEvent] = queue.Queue(_REPLAY_EVENTS if link.is_replay else QUEUE_EVENTS)
         if orders is not None:
             stack.enter_context(orders.stream(events, timing, on_note))
-        categories = sorted({market.category for market in versions})
-        for category in categories:
-            stream = PublicStream(
-                [market for market in versions if market.category == category],
-                exchange=link.exchange,
-                url=link.stream_url,
-                events=events,
-                timing=timing,
-                patient=link.is_replay,
-                ban=link.gateway.ban,
-                on_note=on_note,
-            )
+        streams = _public_streams(list(versions), link, events, timing, on_note)
+        for stream in streams:
             stack.enter_context(stream)
         yield Session(
-            markets, events, journal, time=exchange_time, config=config, choose=choose,
+            markets, events, journal, time=clock, config=config, choose=choose,
             compare_clocks=None if link.is_replay else partial(clock_offset_ms, link.gateway),
-            streams=len(categories), stop=stop, on_note=on_note,
+            streams=len(streams), stop=stop, on_note=on_note,
         )  # fmt: skip
+
+
+def _capital(config: SessionConfig, markets: int) -> float | None:
+    """Return the USDT that each market begins with; None where each has its version's own."""
+    return config.capital / markets if config.capital else None
+
+
+def _accounts(
+    market: Market,
+    instrument: Instrument,
+    chosen: VersionChoice,
+    journal: Journal,
+    mode: str,
+    orders: OrderGateway | None,
+    capital: float | None,
+) -> tuple[Account, list[Account]]:
+    """Return the session's own account of a market, and those of the versions that watch there."""
+    held: dict[str, float] = journal.reader().facts().get("capital", {})  # what a session that goes on began with
+
+    def ledger(name: str, model: ServedModel | None) -> Ledger:
+        usual = (model.recipe if model else Recipe()).backtest.initial_capital
+        return Ledger(held.get(name, usual) if capital is None else capital)
+
+    def on_paper(name: str, model: ServedModel | None) -> Account:
+        return PaperAccount(name, instrument, ledger(name, model), broker=BROKERS.get(mode, open_bar))
+
+    if orders is not None:
+        own: Account = orders.account(market, instrument, ledger(market.slug, chosen.model), journal)
+    else:
+        own = on_paper(market.slug, chosen.model)
+    own.decide_by(chosen.model, chosen.why_none)
+    shadows = []
+    for model in chosen.shadows:
+        shadows.append(on_paper(f"{market.slug}@{model.ref.version}", model))
+        shadows[-1].decide_by(model)
+    return own, shadows
+
+
+def _facts(
+    markets: Sequence[MarketSession],
+    journal: Journal,
+    link: Link,
+    mode: str,
+    config: SessionConfig,
+    orders: OrderGateway | None,
+    on_note: Callable[[str], object],
+) -> dict[str, Any]:
+    """Return what a journal says of its session at the start, and must say again when that goes on.
+
+    Raises:
+        StoreError: It was begun under other rules of the exchange.
+    """
+    begun = {one.market.slug: one.own.desk.begin_ms for one in markets if isinstance(one.own, OrderAccount)}
+    return {
+        "mode": mode,
+        "source": link.gateway.source,
+        "capital": {one.name: one.ledger.cash for market in markets for one in market.accounts},
+        "deadline_ms": {one.market.slug: config.deadline_share * one.market.interval_ms for one in markets},
+        "instruments": {one.market.slug: _as_agreed(journal, one, on_note) for one in markets},
+        **({"session": orders.session, "began_ms": begun} if orders is not None else {}),
+    }
+
+
+def _public_streams(
+    markets: Sequence[Market],
+    link: Link,
+    events: queue.Queue[Event | PrivateEvent],
+    timing: StreamTiming,
+    on_note: Callable[[str], object],
+) -> list[PublicStream]:
+    """Return the streams of the markets, one a category."""
+    return [
+        PublicStream(
+            [market for market in markets if market.category == category], exchange=link.exchange,
+            url=link.stream_url, events=events, timing=timing, patient=link.is_replay, ban=link.gateway.ban,
+            on_note=on_note,
+        )
+        for category in sorted({market.category for market in markets})
+    ]  # fmt: skip
 
 
 def _as_agreed(journal: Journal, one: MarketSession, on_note: Callable[[str], object]) -> dict[str, Any]:

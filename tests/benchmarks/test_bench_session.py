@@ -16,10 +16,10 @@ import pytest
 from storage.schema import Market, VersionRef
 from tasks.champion.serving import ServedModel
 from tasks.exchange.stream_events import ConfirmedBar
-from tasks.execution.paper import Ledger, open_bar
+from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
-from tasks.live.account import Account
 from tasks.live.market_session import MarketSession
+from tasks.live.paper_account import PaperAccount
 from tasks.live.session_config import DataTime, SessionConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.sockets import PushTiming
@@ -60,7 +60,7 @@ def session_of(network: Any, journal: Any, bars: int, shadows: int = 0) -> tuple
     candles = generate(SyntheticMarket(bars=BARS))
     accounts = []
     for number in range(1 + shadows):
-        accounts.append(Account(str(number), INSTRUMENT, open_bar, Ledger(10_000.0)))
+        accounts.append(PaperAccount(str(number), INSTRUMENT, Ledger(10_000.0)))
         accounts[-1].decide_by(served(network, number))
     own, *others = accounts
     market = MarketSession(

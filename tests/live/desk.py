@@ -8,10 +8,10 @@ from typing import Any
 
 from storage.schema import Candles, Instrument, Market, TemporaryError
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar
-from tasks.execution.paper import Ledger, open_bar
+from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
-from tasks.live.account import Account
 from tasks.live.market_session import MarketSession, Recent
+from tasks.live.paper_account import PaperAccount
 from tasks.live.session_config import DataTime, SessionConfig
 from tasks.live.session_replay import Replayed, replay
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, make_model, predict
@@ -56,7 +56,7 @@ class Desk:
 
     def __init__(self, journal: Journal, rest: Rest, **options: Any) -> None:
         self.rest, self.time = rest, options.pop("time", DataTime())
-        self.own = Account(MARKET.slug, INSTRUMENT, open_bar, Ledger(10_000.0))
+        self.own = PaperAccount(MARKET.slug, INSTRUMENT, Ledger(10_000.0))
         self.own.decide_by(options.pop("model", make_model()))
         self.market = MarketSession(
             MARKET, self.own, instrument=INSTRUMENT, journal=journal, feed=rest, time=self.time,

@@ -12,10 +12,9 @@ import pytest
 from storage.api_keys import ApiKey
 from storage.schema import DAY_MS
 from tasks.execution.limits import LimitBook, TradingLimits
-from tasks.execution.paper import Ledger, open_bar
+from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import BarOpen
-from tasks.live.account import Account
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
 from tasks.live.limits_state import LimitsState
@@ -128,7 +127,7 @@ def test_another_key_of_the_same_account_goes_on_with_its_book(open_rig: OPEN) -
             OrderGateway(rig.link, key, session, Halts.of(rig.path.parent)) as orders,
             Journal(rig.path.with_name(f"{session}.sqlite")) as journal,
         ):
-            return orders.account(Account(MARKET.slug, INSTRUMENT, open_bar, Ledger(1_000.0)), MARKET, journal)
+            return orders.account(MARKET, INSTRUMENT, Ledger(1_000.0), journal)
 
     def lose(own: OrderAccount) -> None:
         own.limit_book.trip(0, 1, 1_000.0)

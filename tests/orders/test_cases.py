@@ -27,11 +27,10 @@ from tasks.exchange.private_events import (
     read_order,
 )
 from tasks.exchange.wire_values import BadMessage
-from tasks.execution.accounting import RULES
+from tasks.execution.accounting import COMMISSION, RULES
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
-from tasks.execution.paper import Ledger, Quote, open_bar
+from tasks.execution.paper import Ledger, Quote
 from tasks.journal.journal_rows import Decision
-from tasks.live.account import Account
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
 from tasks.live.order_account import OrderAccount
@@ -57,9 +56,9 @@ def account_of(here: Desk, stack: ExitStack, key: ApiKey = KEY) -> tuple[OrderGa
     link = Link(exchange="sandbox", gateway=gateway, url=here.sandbox.url, stream_url=here.sandbox.stream_url)
     halts = Halts.of(here.journal.path.parent)
     orders = stack.enter_context(OrderGateway(link, key, "tests", halts, desk_timing=TIMING, recv_window_ms=400))
-    paper = Account(MARKET.slug, gateway.instrument(MARKET), open_bar, Ledger(5_000.0))
-    paper.rules[2] = 0.001
-    return orders, orders.account(paper, MARKET, here.journal)
+    own = orders.account(MARKET, gateway.instrument(MARKET), Ledger(5_000.0), here.journal)
+    own.rules[COMMISSION] = 0.001
+    return orders, own
 
 
 def posted(here: Desk) -> int:
