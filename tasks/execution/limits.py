@@ -94,7 +94,7 @@ class LimitBook:
         limits: The limits.
         capital: USDT at the start.
         best: Highest equity at a close, USDT.
-        day: UTC day of the last close, days since 1970; -1 before the first.
+        day: UTC day that the last close is of, days since 1970; -1 before the first. Midnight ends a day.
         day_began: Equity at that day's start, USDT.
         losses: Losing round trips in a row so far.
         risk: Forecast 24-hour volatility of the account with its present position, share of equity, as forecast when
@@ -127,8 +127,9 @@ class LimitBook:
             at_ms: UTC milliseconds.
             equity: USDT at the close.
         """
-        if at_ms // DAY_MS != self.day:
-            self.day, self.day_began, self.day_risk = at_ms // DAY_MS, self._equity, self.risk
+        day = (at_ms - 1) // DAY_MS  # a close at midnight ends its day: the next one begins with this equity
+        if day != self.day:
+            self.day, self.day_began, self.day_risk = day, self._equity, self.risk
         self._equity, self.best = equity, max(self.best, equity)
         lost_today, lost_in_all = 1 - equity / self.day_began, 1 - equity / self.best
         if lost_today >= self.limits.daily_loss:

@@ -41,6 +41,19 @@ def test_day_begins_with_the_equity_of_the_last_close() -> None:
 
 
 @pytest.mark.promise(17)
+def test_loss_until_midnight_counts_in_the_day_that_ends_there() -> None:
+    hour_ms, here = DAY_MS // 24, book()
+    assert [here.close(DAY_MS + hour * hour_ms, 10_000.0 - 5 * hour) for hour in range(1, 24)] == [None] * 23
+    assert here.day_began == 10_000.0
+    early = replace(here)
+    early.resume(here.state())
+    assert early.close(2 * DAY_MS, 9_801.0) is None
+    assert early.close(2 * DAY_MS + hour_ms, 9_801.0 * 0.9801) is None  # begins with what midnight left
+    assert code(early.close(2 * DAY_MS + 2 * hour_ms, 9_801.0 * 0.98)) == "DAILY_LOSS"
+    assert code(here.close(2 * DAY_MS, 9_800.0)) == "DAILY_LOSS"
+
+
+@pytest.mark.promise(17)
 def test_drawdown_latches_over_days_and_is_told_once() -> None:
     here, equity = book(), 10_000.0
     told = []
@@ -131,7 +144,7 @@ def test_person_re_arms_from_what_is_left() -> None:
 def test_nothing_is_opened_once_a_limit_has_been_broken(changes: list[float]) -> None:
     here, equity, best, day_began, broken = book(), 10_000.0, 10_000.0, 10_000.0, False
     for bar, change in enumerate(changes):
-        at_ms = bar * DAY_MS // 4
+        at_ms = (bar + 1) * DAY_MS // 4  # four bars a day, the last of which closes at midnight
         if bar % 4 == 0:
             day_began = equity
         equity *= 1 + change

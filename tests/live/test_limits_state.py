@@ -49,7 +49,7 @@ def recall(tmp_path: Path) -> Callable[..., tuple[LimitsState, LimitBook]]:
 @pytest.mark.promise(17)
 def test_loss_of_a_day_is_not_forgotten_by_a_session_of_another_name_and_capital(recall: Any) -> None:
     memory, book = recall("one")
-    assert book.close(DAY_MS, 990.0) is None  # 1 % lost today
+    assert book.close(DAY_MS + 1, 990.0) is None  # 1 % lost today
     memory.keep(book, 0, 0)
     _, other = recall("other", capital=50_000.0)
     assert other.close(DAY_MS + 1, 50_000 * 0.991) is None
@@ -63,7 +63,7 @@ def test_loss_of_a_day_is_not_forgotten_by_a_session_of_another_name_and_capital
 @pytest.mark.promise(17)
 def test_unit_of_the_day_is_not_forgotten_by_a_session_of_another_name(recall: Any) -> None:
     memory, book = recall("one", limits=VOLS)
-    book.close(DAY_MS, 1_000.0)
+    book.close(DAY_MS + 1, 1_000.0)
     book.trip(0, 1, 1_000.0, 0.002)
     memory.keep(book, 0, 0)
     _, other = recall("other", capital=50_000.0, limits=VOLS)
