@@ -1,6 +1,7 @@
 """Fault plans of the public stream.
 
-A plan consists of actions (`stream_actions.py`) and the times at which they happen. There are four kinds of times:
+A plan consists of actions (`tests/sandbox/stream_actions.py` has them) and the times at which they happen. There are
+four kinds of times:
 
     AtBar(5, ...)           the message that confirms a bar. Bars are counted from the one that is forming when the plan
                             begins, 0, in the shortest interval of the sandbox's markets, also without subscribers.

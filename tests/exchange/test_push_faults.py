@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from storage.schema import Candles, ConfigError
-from tasks.sandbox import stream_actions as act
 from tasks.sandbox.sockets import PushTiming
 from tasks.sandbox.stream_faults import AtBar, AtHandshake, AtMessage, AtSubscription, StreamPlan
 from tests.exchange.raw_client import WAIT_S, RawClient
+from tests.sandbox import stream_actions as act
 
 START_MS = 1_735_689_600_000
 STEP_MS = 300_000

@@ -24,12 +24,12 @@ from tasks.live.market_session import MarketSession
 from tasks.live.order_gateway import OrderConfig
 from tasks.live.session import VersionChoice
 from tasks.live.session_config import SessionConfig
-from tasks.sandbox import stream_actions as act
 from tasks.sandbox.stream_faults import AtMessage, Delivery, StreamAction, StreamPlan
 from tests.live.conftest import MARKET, START_MS, STEP_MS, WAIT_S, Rig, make_model
 from tests.live.desk import KEY as LINEAR
 from tests.live.desk import again as replay_of
 from tests.live.order_rig import CAPITAL, KEY, NO_LIMITS, Trader
+from tests.sandbox import stream_actions as act
 from tests.sandbox.order_actions import order_fault
 
 OPEN = Callable[..., Rig]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tasks.journal.journal_rows import BarOpen, Decision
-from tasks.sandbox import stream_actions as act
 from tasks.sandbox.stream_faults import AtBar, AtHandshake, AtMessage, AtSubscription, StreamPlan
 from tests.live.conftest import CANDLES, FIRST, MARKET, QUICK, STEP_MS, Rig
+from tests.sandbox import stream_actions as act
 
 BARS, AT = 70, 30
 KLINE, TRADES = f"kline.{MARKET.interval}.{MARKET.symbol}", f"publicTrade.{MARKET.symbol}"

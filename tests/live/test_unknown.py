@@ -23,7 +23,6 @@ from tasks.live.outcome import SessionResult
 from tasks.live.session import VersionChoice
 from tasks.live.session_config import DataTime, SessionConfig
 from tasks.sandbox import order_record
-from tasks.sandbox import stream_actions as act
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
 from tasks.sandbox.stream_faults import AtMessage, StreamPlan
 from tests.live.conftest import MARKET, QUICK, START_MS, STEP_MS, WAIT_S, Rig
@@ -34,6 +33,7 @@ from tests.live.test_order_session import while_held
 from tests.live.test_sized_session import SIZED
 from tests.orders.cells import Desk
 from tests.sandbox import actions
+from tests.sandbox import stream_actions as act
 
 OPEN = Callable[..., Rig]
 AFTER = 4

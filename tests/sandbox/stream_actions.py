@@ -1,4 +1,4 @@
-"""Faults of the public stream, each as a `StreamAction` for a plan (`stream_faults.py`).
+"""Faults of the public stream, each as a `StreamAction` for a plan (`tasks/sandbox/stream_faults.py`).
 
 If an action has `bars`, that many bars are lost before the client can reconnect: the addressed one and those after it.
 """
