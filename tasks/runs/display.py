@@ -3,6 +3,9 @@
 On a terminal one live display, a line for each stage; elsewhere a line is written when a stage begins and finished
 when it ends, one for each step of what a stage is made of, and one a minute from a step that says nothing else. Where
 nobody shows a run, as under a worker, Prefect's log and UI say it alone.
+
+What is known of the run under way is here: whoever works says where it is, and told are this display, the bar on the
+run's page (`overall.py`) and the meter of what it costs (`cost.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
+from uuid import UUID
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,7 +23,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tasks.runs import cost, overall
+from tasks.runs import cost
+from tasks.runs.overall import OverallProgress, root_run
+from tasks.runs.overall import ProgressBar as PageBar
 
 _WIDEST_BAR = 20  # columns; on a narrow terminal it leaves room for what the stage does
 _SILENT_S = 60.0  # after which a stage that goes on says how far it is, where there is no live display
@@ -169,6 +175,8 @@ def _found_text(found: int) -> str:
 
 
 _shown: RunDisplay | None = None
+_overall: OverallProgress | None = None
+_of: UUID | None = None  # the run whose page has the bar
 
 
 @contextmanager
@@ -187,7 +195,9 @@ def showing(out: TextIO | None = None) -> Iterator[None]:
 
 def plan(stages: Sequence[str]) -> None:
     """Name every stage of the run, in order; a flow inside another one has no say."""
-    overall.progress(stages)
+    global _of, _overall
+    if (run := root_run()) != _of:
+        _of, _overall = run, None if run is None else OverallProgress(stages, PageBar(run))
     if _shown is not None:
         _shown.plan(stages)
 
@@ -202,8 +212,8 @@ def stage(name: str, part: int = 0, parts: int = 1, what: str = "") -> None:
         what: What the part is of, where its number says too little.
     """
     cost.stage(name)
-    if (run := overall.progress()) is not None:
-        run.stage(name, part, parts)
+    if _overall is not None:
+        _overall.stage(name, part, parts)
     if _shown is not None:
         _shown.stage(name, part, parts, what)
 
@@ -217,8 +227,8 @@ def parts_of(name: str, parts: int, what: str = "") -> Iterator[int]:
 
 def advance(share: float, note: str = "") -> None:
     """Say how much of the present stage, or part of it, is done, 0 to 1, and what it does."""
-    if (run := overall.progress()) is not None:
-        run.advance(share)
+    if _overall is not None:
+        _overall.advance(share)
     if _shown is not None:
         _shown.advance(share, note)
 

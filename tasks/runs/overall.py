@@ -79,18 +79,6 @@ class ProgressBar:
             update_progress_artifact(self._artifact, progress=percent, description=said)
 
 
-_of: UUID | None = None
-_progress: OverallProgress | None = None
-
-
-def progress(stages: Sequence[str] = ()) -> OverallProgress | None:
-    """Return how far the run is that was started, by the stages that it named first; None for what is no run."""
-    global _of, _progress
-    if stages and (run := root_run()) != _of:
-        _of, _progress = run, None if run is None else OverallProgress(stages, ProgressBar(run))
-    return _progress
-
-
 def root_run() -> UUID | None:
     """Return the run that was started by a person or a schedule, of which the present one may be a part."""
     found = flow_run.root_flow_run_id
