@@ -25,9 +25,6 @@ from annotated_types import Ge, Gt, Le, Unit
 from storage.bounds import Checked
 from storage.schema import DAY_MS, HOUR_MS
 
-LATCHING = frozenset({"DAILY_LOSS", "DAILY_VOLS", "DRAWDOWN", "LOSSES"})
-"""Codes after which no position is opened until a person re-arms the account."""
-
 Part = Annotated[float, Gt(0), Le(1), Unit("of the capital")]
 
 

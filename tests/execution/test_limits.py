@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.schema import DAY_MS, ConfigError
-from tasks.execution.limits import LATCHING, LimitBook, TradingLimits
+from tasks.execution.limits import LimitBook, TradingLimits
 
 LIMITS = TradingLimits(daily_loss=0.02, drawdown=0.10, losses=3, notional=1.0, band=0.02, orders_per_hour=2)
 
@@ -107,9 +107,9 @@ def test_trip_is_lost_where_both_its_costs_eat_the_gain_and_a_flip_pays_those_of
 def test_position_that_is_too_large_or_too_far_from_the_mark_is_refused(
     coins: float, price: float, mark: float, found: str
 ) -> None:
-    breach = book().may_open(coins, price, mark, 0.0)
-    assert code(breach) == found
-    assert found not in LATCHING
+    here = book()
+    assert code(here.may_open(coins, price, mark, 0.0)) == found
+    assert here.latched is None
 
 
 def test_position_may_be_worth_what_has_been_earned_too_and_the_refusal_says_that_number() -> None:
