@@ -113,7 +113,9 @@ class OrderBooks:
             if self._record.session and order.link_id != link_id(*known):
                 yield start_ms, "order", "", f"{order.link_id} is not the id of its decision"
             whole = order.executed == order.leg.quantity
-            true = (order.status is Status.FILLED) == whole and not (order.status in _MUST_BE_EMPTY and order.executed)
+            is_cut = order.leg.reduces and order.executed > 0  # to the position that was left, and called filled then
+            true = (order.status is Status.FILLED) == whole or is_cut
+            true &= not (order.status in _MUST_BE_EMPTY and order.executed)
             if not true or order.known > order.executed:
                 yield start_ms, "order", "", f"{order.link_id} is {order.status} with {order.executed} filled"
             elif order.known < order.executed or order.status not in ENDED | {Status.ABSENT}:
