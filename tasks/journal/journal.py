@@ -138,7 +138,14 @@ class Journal:
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", ("summary", json.dumps(numbers)))
 
     def takeover(self, market: str, start_ms: int, version: str, rules: FloatArray) -> None:
-        """Record which version decides from the bar `start_ms` on, and the rules of its account."""
+        """Record which version decides from the bar `start_ms` on, and the rules of its account.
+
+        Args:
+            market: Slug.
+            start_ms: Open time of the first bar that it decides at, UTC milliseconds.
+            version: Its name; empty for none.
+            rules: (RULES,) from `account_rules`.
+        """
         with self._committed():
             row = (market, start_ms, version, json.dumps(rules.tolist()))
             self._db.execute("INSERT OR REPLACE INTO takeovers VALUES (?, ?, ?, ?)", row)
@@ -199,7 +206,14 @@ class Journal:
         self._commit(at_once=order.status is Status.SUBMITTING)
 
     def execution(self, account: str, start_ms: int, order: Order | None, booked: ExecutionNews) -> None:
-        """Record and commit a booking of the exchange, with the state of its order after it (None: not our order)."""
+        """Record and commit a booking of the exchange, with the state of its order after it.
+
+        Args:
+            account: Name of the account.
+            start_ms: Open time of the bar of its order; -1 for none.
+            order: Its order after it; None for one that is not the session's.
+            booked: The booking.
+        """
         fill = booked.fill
         row = (
             fill.exec_id, account, booked.link_id, booked.kind, booked.side, str(fill.quantity), str(fill.price),
@@ -215,7 +229,14 @@ class Journal:
             self._commit()
 
     def note(self, at_ms: int, market: str, kind: str, said: str) -> None:
-        """Record another event, in one line."""
+        """Record another event, in one line.
+
+        Args:
+            at_ms: UTC milliseconds on the exchange's clock, as far as known.
+            market: Slug.
+            kind: One or two words, by which a replay looks for it.
+            said: What a person reads.
+        """
         with self._committed():
             self._db.execute(_NOTE, (at_ms, market, kind, said))
 

@@ -125,7 +125,12 @@ class Account:
         return self._tick.history_bars if self._tick else 0
 
     def decide_by(self, model: ServedModel | None, why_none: str = "") -> None:
-        """Let a version decide that has seen no candle yet."""
+        """Let a version decide that has seen no candle yet.
+
+        Args:
+            model: None holds no position from the next decision on; what is held is closed by the rules there were.
+            why_none: Why there is none, which each decision then gives as its reason.
+        """
         self.model, self.why_none = model, why_none
         self.version = model.ref.version if model else ""
         self._tick, self._params = (model.tick(), model.params) if model else (None, None)
@@ -134,7 +139,12 @@ class Account:
             self.rules = session_rules(model.recipe, self.instrument)
 
     def resume(self, last: BarOpen | None, pending: Decision | None) -> None:
-        """Go on from what the journal says; another version's decision that found no open is not traded any more."""
+        """Go on from what the journal says; another version's decision that found no open is not traded any more.
+
+        Args:
+            last: The newest row of the ledger; None for none.
+            pending: The newest decision; None for none.
+        """
         if last is not None:
             self.ledger, self.opened_ms = last.opened.ledger, last.start_ms
         self.pending, self.unfilled = pending, Cause.RESTART
@@ -302,7 +312,16 @@ class Account:
         """Let nobody trade this account's market before a person has looked; on paper nothing."""
 
     def late(self, at_ms: int, price: float, *, closes: bool = False) -> BarOpen | None:
-        """Book amid a bar what the exchange has booked since its open; on paper nothing."""
+        """Book amid a bar what the exchange has booked since its open; on paper nothing.
+
+        Args:
+            at_ms: Time of the row, UTC milliseconds, within the bar.
+            price: The market's, USDT, against which slippage is counted.
+            closes: Whether the bar is over, so that what is under way is waited for no more.
+
+        Returns:
+            None where nothing has been booked.
+        """
         return None
 
     def apply(self, bar: BarOpen) -> None:
@@ -317,12 +336,23 @@ class Account:
 
 
 def nothing_new(position: int, target: int) -> int:
-    """Return what may be wanted where nothing new may be held: what is held, or flat where the target is elsewhere."""
+    """Return what may be wanted where nothing new may be held: what is held, or flat where the target is elsewhere.
+
+    Args:
+        position: Side that is held: -1, 0 or 1.
+        target: Side that the rule chooses.
+    """
     return position if position == target else 0
 
 
 def held_back(cause: str, position: int, target: int) -> int:
-    """Return what is wanted where a cause forbids the target."""
+    """Return what is wanted where a cause forbids the target: flat, nothing new, or what is held.
+
+    Args:
+        cause: A `Cause` of a decision.
+        position: Side that is held: -1, 0 or 1.
+        target: Side that the rule chooses.
+    """
     if cause == Cause.HALTED:
         return 0
     return nothing_new(position, target) if cause in (Cause.CLOCK, Cause.CHAMPION, Cause.STREAM) else position

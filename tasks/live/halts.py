@@ -47,7 +47,15 @@ class Halts:
         return cls(home / "halts")
 
     def read(self, environment: str, market: Market) -> Halt | None:
-        """Return the halt of a market; one that can't be read is a halt too."""
+        """Return the halt of a market; one that can't be read is a halt too.
+
+        Args:
+            environment: Of the account: sandbox, demo, testnet or live.
+            market: Which; the interval does not matter.
+
+        Returns:
+            None where it is not halted.
+        """
         path = self._path(environment, market)
         try:
             said = parse_json(read_file(path, _LONGEST))
@@ -59,6 +67,11 @@ class Halts:
 
     def latch(self, environment: str, market: Market, why: str) -> Halt:
         """Halt a market; the first reason stays.
+
+        Args:
+            environment: Of the account.
+            market: Which; the interval does not matter.
+            why: One line, which others will read.
 
         Raises:
             StoreError: It can't be written.
@@ -75,7 +88,15 @@ class Halts:
         return halt
 
     def rearm(self, environment: str, market: Market) -> Halt | None:
-        """Remove a halt, because a person says so, and return what it was."""
+        """Remove a halt, because a person says so, and return what it was.
+
+        Args:
+            environment: Of the account.
+            market: Which; the interval does not matter.
+
+        Returns:
+            None where it was not halted.
+        """
         halt = self.read(environment, market)
         self._path(environment, market).unlink(missing_ok=True)
         return halt

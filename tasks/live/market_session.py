@@ -68,10 +68,30 @@ class Feed(Protocol):
     """What a market asks over REST."""
 
     def closed_since(self, market: Market, first_ms: int) -> Recent:
-        """Return what has closed from the bar `first_ms` on."""
+        """Return what has closed from the bar `first_ms` on.
+
+        Args:
+            market: Which.
+            first_ms: Open time of a bar, UTC milliseconds.
+
+        Raises:
+            TemporaryError: It gives no answer now.
+        """
 
     def funding(self, market: Market, first_ms: int, last_ms: int) -> list[tuple[int, float]]:
-        """Return funding stamps and rates of a range, both ends inclusive."""
+        """Return funding stamps and rates of a range, both ends inclusive.
+
+        Args:
+            market: Which.
+            first_ms: Start of the range, UTC milliseconds.
+            last_ms: Its end.
+
+        Returns:
+            UTC milliseconds and share of the notional, oldest first.
+
+        Raises:
+            TemporaryError: It gives no answer now.
+        """
 
     def status(self, market: Market) -> str:
         """Return what the exchange says of it: Trading, Closed ..."""
@@ -182,7 +202,11 @@ class MarketSession:
         self._remember(candles)
 
     def resume(self) -> bool:
-        """Go on from what the journal says; return whether it says anything."""
+        """Go on from what the journal says; return whether it says anything.
+
+        Raises:
+            StoreError: It is damaged.
+        """
         reader, slug = self._journal.reader(), self.market.slug
         candles, _ = reader.candles(slug)
         if not len(candles):
@@ -462,7 +486,12 @@ class MarketSession:
     # --- versions and notes -------------------------------------------------------------------------------------------
 
     def take_over(self, model: ServedModel | None, why_none: str = "") -> None:
-        """Let another version decide from the next bar on; position and bars held are taken over too."""
+        """Let another version decide from the next bar on; position and bars held are taken over too.
+
+        Args:
+            model: None holds no position: what is held is closed at the next open.
+            why_none: Why there is none.
+        """
         candles, _ = self._journal.reader().candles(self.market.slug)
         self.own.decide_by(model, why_none)
         self.own.warm_up(candles)

@@ -369,15 +369,13 @@ class OrderDesk:
 
     def _count_refusals(self, start_ms: int) -> None:
         """Count decisions whose order to close was refused: what can't be closed so must be closed in another way."""
-        closes = [self._orders[name] for name, bar in self._bars.items() if bar == start_ms]
-        refused = [one for one in closes if one.leg.reduces and one.status is Status.REJECTED]
-        if not refused or self.trading.ban.left_s():  # while that lasts nobody closes anything
-            self._refusals *= not closes
+        sent = [self._orders[name] for name, bar in self._bars.items() if bar == start_ms]
+        closes = [one for one in sent if one.leg.reduces]
+        if not closes or self.trading.ban.left_s():  # while that lasts nobody closes anything
             return
-        self._refusals += 1
-        self._compare_within(self._timing.differ_s)
+        self._refusals = self._refusals + 1 if closes[-1].status is Status.REJECTED else 0
         if self._refusals >= REFUSALS:
-            self._stop(f"the exchange refuses to close {self.held} ({refused[-1].why})")
+            self._stop(f"the exchange refuses to close {self.held} ({closes[-1].why})")
 
     def _barred(self, order: Order, wanted: Intent) -> str:
         """Return why an order that is due may not be sent; empty where it may."""

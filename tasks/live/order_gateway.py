@@ -98,7 +98,13 @@ class OrderGateway:
         self.trading.__exit__(kind, error, trace)
 
     def stream(self, events: queue.Queue[Any], timing: StreamTiming, on_note: Callable[[str], object]) -> PrivateStream:
-        """Return the account's stream, which puts into the session's queue."""
+        """Return the account's stream, which puts into the session's queue.
+
+        Args:
+            events: The queue.
+            timing: When a connection counts as dead.
+            on_note: Is told of each connection, one line each.
+        """
         self._stream = PrivateStream(
             self._key, exchange=self.trading.exchange, url=self._link.stream_url, events=events, timing=timing,
             patient=self._link.is_replay, ban=self.trading.ban, on_note=on_note,
@@ -155,8 +161,13 @@ class OrderGateway:
 
         What the session itself holds is no reason to stay away: in trouble, it is wound down as while a session runs.
 
+        Args:
+            own: The session's account, gone on from its journal.
+            market: Whose.
+
         Raises:
             Denied: It is not, or the exchange holds something else than the journal says; the code says why.
+            TemporaryError: The exchange does not tell what its key, position or balance is.
         """
         if self._facts is not None:
             self._admit_key(self._facts)

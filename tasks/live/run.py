@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -140,44 +140,23 @@ def run_session(
         UnreachableError: The store of the versions can't be read.
         ConfigError: The version is of another source or market, or a candle file ends too early.
     """
-    plan = plan.named()
-    source, store = plan.exchange.source, ArtifactStore(settings.models)
-    live = plan.mode == "live"
-    expiry = ExpiryRule(retrain_hours=settings.retrain_hours)
-    selector = VersionSelector(
-        store=store, source=source, version=plan.version, shadows=plan.shadows, real_money=live, expiry=expiry
-    )
-    path = session_path(settings.prepare_home(), plan.name)
+    plan, store = plan.named(), ArtifactStore(settings.models)
+    selector = _selector(plan, store, settings)
+    path, sends = session_path(settings.prepare_home(), plan.name), plan.mode in ORDER_MODES
+    outlives = sends and not _has_own_account(plan)  # what is held then is there without the session too
     with ExitStack() as stack:
-        sends = plan.mode in ORDER_MODES and not _has_own_account(plan)
-        one_session(settings.home, source, plan.markets, stack, plan.mode if sends else None)
-        held = _held(plan, path) if sends else {}
-        if sends:
+        one_session(settings.home, selector.source, plan.markets, stack, plan.mode if outlives else None)
+        held = _held(plan, path) if outlives else {}
+        if outlives:
             stack.enter_context(_telling_of(plan, path, on_alert))
-        known = _watching(path)
-        try:
-            chosen = {market: selector.at_start(market, known.get(market.slug)) for market in plan.markets}
-        except UnreachableError as err:
-            if plan.mode in ORDER_MODES:
-                raise Denied("CHAMPION", f"nobody knows it: {err}; nothing is traded") from err
-            raise
-        for market, one in chosen.items():
-            beside = f", {len(one.shadows)} beside it" if one.shadows else ""
-            on_note(f"session of {market}: {one.model.ref if one.model else one.why_none}{beside}")
-        if plan.version == "champion":
-            on_note(f"a champion expires after {expiry}")
+        chosen = _chosen(plan, selector, path, on_note)
         key, halts = None, Halts.of(settings.home)
-        if plan.mode in ORDER_MODES:
+        if sends:
             key = _admitted(plan, chosen, halts, held)
             on_note(plan.config.orders.describe(plan.config.limits))
         journal = stack.enter_context(Journal(path))
-        begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
-        stepped = min(journal.reader().decided(market.slug) for market in plan.markets)
-        bars = max((plan.most_bars or 0) - stepped, 0)
-        accounts = [_sandbox_account(plan, chosen, key)] if key and _has_own_account(plan) else []
-        link = stack.enter_context(
-            connect_stream(plan.exchange, plan.markets, begin_ms, bars, on_note, accounts, settings.bans)
-        )
+        bars = _bars_left(plan, journal)
+        link = stack.enter_context(_connected(plan, settings, chosen, key, journal, bars, on_note))
         orders = None
         if key is not None:
             orders = stack.enter_context(
@@ -195,6 +174,54 @@ def run_session(
         numbers = _numbers(session, link, store, journal.reader(), predict, on_note)
         journal.summarise(numbers)
     return SessionResult(name=plan.name, mode=plan.mode, journal=str(path), numbers=numbers)
+
+
+def _selector(plan: SessionPlan, store: ArtifactStore, settings: Settings) -> VersionSelector:
+    return VersionSelector(
+        store=store, source=plan.exchange.source, version=plan.version, shadows=plan.shadows,
+        real_money=plan.mode == "live", expiry=ExpiryRule(retrain_hours=settings.retrain_hours),
+    )  # fmt: skip
+
+
+def _chosen(
+    plan: SessionPlan, selector: VersionSelector, path: Path, on_note: Callable[[str], object]
+) -> dict[Market, VersionChoice]:
+    """Return what decides and watches in each market, and say so."""
+    known = _watching(path)
+    try:
+        chosen = {market: selector.at_start(market, known.get(market.slug)) for market in plan.markets}
+    except UnreachableError as err:
+        if plan.mode in ORDER_MODES:
+            raise Denied("CHAMPION", f"nobody knows it: {err}; nothing is traded") from err
+        raise
+    for market, one in chosen.items():
+        beside = f", {len(one.shadows)} beside it" if one.shadows else ""
+        on_note(f"session of {market}: {one.model.ref if one.model else one.why_none}{beside}")
+    if plan.version == "champion":
+        on_note(f"a champion expires after {selector.expiry}")
+    return chosen
+
+
+def _bars_left(plan: SessionPlan, journal: Journal) -> int:
+    """Return how many bars a session that ends by itself has still to step; 0 for one that does not."""
+    stepped = min(journal.reader().decided(market.slug) for market in plan.markets)
+    return max((plan.most_bars or 0) - stepped, 0)
+
+
+def _connected(
+    plan: SessionPlan,
+    settings: Settings,
+    chosen: Mapping[Market, VersionChoice],
+    key: ApiKey | None,
+    journal: Journal,
+    bars: int,
+    on_note: Callable[[str], object],
+) -> AbstractContextManager[Link]:
+    """Return the connection to the exchange; a sandbox of the session's own has its account too."""
+    store, source = ArtifactStore(settings.models), plan.exchange.source
+    begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
+    accounts = [_sandbox_account(plan, chosen, key)] if key and _has_own_account(plan) else []
+    return connect_stream(plan.exchange, plan.markets, begin_ms, bars, on_note, accounts, settings.bans)
 
 
 def _has_own_account(plan: SessionPlan) -> bool:
@@ -323,7 +350,20 @@ def replayed(
     predict: PredictHistory,
     account: str = "",
 ) -> Replayed:
-    """Replay one account of a session, beside what the exchange says of the same bars today, where there is one."""
+    """Replay one account of a session, beside what the exchange says of the same bars today, where there is one.
+
+    Args:
+        gateway: The exchange; None compares with none.
+        store: The versions.
+        reader: The session's journal.
+        market: Which market.
+        predict: Predicts history.
+        account: Name in the journal; empty for the session's own.
+
+    Raises:
+        ArtifactError: A version that decided is gone or damaged.
+        StoreError: The journal is damaged.
+    """
     account, facts = account or market.slug, reader.facts()
     models = {
         version: load_served(store, VersionRef(source=facts["source"], name=market.slug, version=version))
@@ -378,6 +418,10 @@ def review_session(
 
 def session_path(home: Path, name: str) -> Path:
     """Return where the journal of a session lies.
+
+    Args:
+        home: DSC_HOME.
+        name: Of the session.
 
     Raises:
         ConfigError: The name can't be one.

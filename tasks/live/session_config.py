@@ -135,7 +135,12 @@ class ExchangeTime(Protocol):
         """Return UTC milliseconds of the exchange's clock now, as far as anybody knows."""
 
     def feed_ms(self, ts_ms: int, received_ns: int) -> float:
-        """Return how long something was under way; NaN where nobody can tell."""
+        """Return how long something was under way, milliseconds; NaN where nobody can tell.
+
+        Args:
+            ts_ms: The exchange's own stamp of it, UTC milliseconds.
+            received_ns: This machine's monotonic clock when it had come in.
+        """
 
     def set_offset(self, offset_ms: float) -> None:
         """Correct this machine's clock from now on."""

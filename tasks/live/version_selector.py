@@ -59,6 +59,10 @@ class VersionSelector:
         """Return what decides now, given what did; only a champion is ever followed by another.
 
         Nothing is loaded where that is the same, nor taken away where the store can't be read.
+
+        Args:
+            market: Where.
+            present: What decides now; None for nothing.
         """
         if self.version != "champion":
             return VersionChoice(present)
