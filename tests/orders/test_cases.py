@@ -189,6 +189,15 @@ def test_venue_that_tells_no_fees_is_traded_at_the_recipe_s(open_desk: OPEN) -> 
         assert len(own.rules) == RULES
 
 
+def test_live_account_of_which_nobody_says_what_it_pays_is_denied(open_desk: OPEN) -> None:
+    here = open_desk(tells_fees=False)
+    with ExitStack() as stack:
+        orders, own = account_of(here, stack)
+        own.desk.trading.exchange = "bybit"  # real money
+        with pytest.raises(Denied, match="COSTS: nobody says what this account pays a fill"):
+            orders.admit(own, MARKET)
+
+
 def test_position_of_somebody_else_is_denied(open_desk: OPEN) -> None:
     here = open_desk()
     here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.1")
