@@ -56,7 +56,7 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
         DatasetError: A dataset is missing or damaged, or too short for the folds.
         LeakError: A training label reads an hour of a validation bar.
     """
-    return _network(data, recipe, index, start, f"fold {index + 1}, seed {recipe.fit_config.seed}")
+    return _network(data, recipe, recipe, index, start, f"fold {index + 1}, seed {recipe.fit_config.seed}")
 
 
 @task(cache_policy=NO_CACHE, task_run_name="train baselines {index} of {data.market.symbol}")
@@ -82,7 +82,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
 def train_twin(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
     """Train the network's twin on a fold, and return the key of its predictions; `start` is of `prepare_fold`."""
     work = ResultStore(Settings.from_environment().work)
-    fold = _network(data, baseline_folds.twin_recipe(recipe), index, start, f"twin of fold {index + 1}")
+    fold = _network(data, recipe, baseline_folds.twin_recipe(recipe), index, start, f"twin of fold {index + 1}")
     key = baseline_folds.twin_key(fold)
     work.save(key, baseline_folds.twin_fold(recipe, work.load(fold, folds.FoldResult)))
     return key
@@ -95,21 +95,24 @@ def fold_count(data: DatasetRef, recipe: Recipe) -> int:
     return len(samples_of_run(Settings.from_environment().datasets, data, recipe).folds)
 
 
-def _network(data: DatasetRef, recipe: Recipe, index: int, start: str, title: str) -> str:
-    """Return the key of the recipe's network on a fold, trained before or now."""
+def _network(data: DatasetRef, recipe: Recipe, of: Recipe, index: int, start: str, title: str) -> str:
+    """Return the key of a network on a fold of the recipe, trained before or now by the recipe `of`, which is its own.
+
+    The twin's own has the same bars, but it is another recipe: asked for by it, the dataset would be read once more.
+    """
 
     def make(progress: ProgressReport) -> folds.FoldResult:
         return folds.train(bars(), passed, _start(start), progress.update)
 
     digest, bars = _learned_from(data, recipe, index)
-    passed = with_pool_passes(recipe)
+    passed = with_pool_passes(of)
     key = _made(folds.fold_key(digest, passed), title, make)
     if not recipe.pool:
         return key
     work, own = ResultStore(Settings.from_environment().work), _own(data, recipe, index)
     ours = folds.market_key(key, own)
     if not work.finished(ours):
-        work.save(ours, folds.of_market(work.load(key, folds.FoldResult), own, recipe))
+        work.save(ours, folds.of_market(work.load(key, folds.FoldResult), own, of))
     return ours
 
 
