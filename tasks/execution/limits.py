@@ -128,7 +128,7 @@ class LimitBook:
         if day != self.day:
             self.day, self.day_began, self.day_risk = day, self._equity, self.risk
         self._equity, self.best = equity, max(self.best, equity)
-        lost_today, lost_in_all = 1 - equity / self.day_began, 1 - equity / self.best
+        lost_today, lost_in_all = _lost(equity, self.day_began), _lost(equity, self.best)
         if lost_today >= self.limits.daily_loss:
             return self._latch(Breach("DAILY_LOSS", self.limits.daily_loss, lost_today))
         if self.limits.daily_vols is not None and lost_today >= self.limits.of_day(self.day_risk):
@@ -240,6 +240,11 @@ class LimitBook:
             return None
         self.latched = breach
         return breach
+
+
+def _lost(equity: float, of: float) -> float:
+    """Return the share that is lost; all of it where there was nothing to lose."""
+    return 1 - equity / of if of > 0.0 else 1.0
 
 
 def _said(risk: float) -> float | None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.schema import DAY_MS, ConfigError
-from tasks.execution.limits import LimitBook, TradingLimits
+from tasks.execution.limits import Breach, LimitBook, TradingLimits
 
 LIMITS = TradingLimits(daily_loss=0.02, drawdown=0.10, losses=3, notional=1.0, band=0.02, orders_per_hour=2)
 
@@ -63,6 +63,16 @@ def test_drawdown_latches_over_days_and_is_told_once() -> None:
     assert told.count("DRAWDOWN") == 1
     assert told.index("DRAWDOWN") == 6  # 0.985^7 is below 0.9
     assert code(here.may_open(1.0, 100.0, 100.0, 0.0)) == "DRAWDOWN"
+
+
+@pytest.mark.promise(17)
+@pytest.mark.parametrize("left", [0.0, -5.0])
+def test_day_that_begins_with_nothing_is_lost_and_stays_so_when_re_armed(left: float) -> None:
+    here = book()
+    assert code(here.close(DAY_MS, left)) == "DAILY_LOSS"
+    assert here.close(2 * DAY_MS, left) is None  # latched before
+    here.rearm()
+    assert here.close(3 * DAY_MS, left) == Breach("DAILY_LOSS", 0.02, 1.0)
 
 
 @pytest.mark.promise(17)
