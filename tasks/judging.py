@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from prefect import task
@@ -45,7 +46,7 @@ def judge_version(
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
     findings = Findings.load(settings.work, settings.datasets, keys)
     again = judged_folds(work, findings.evaluation.samples, second_seed)
-    return _kept(work, data, judge_challenger(store, recipe, findings, origin, again))
+    return _kept(work, data, judge_challenger(store, recipe, findings, origin, _now_ms(), again))
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge new listing {data.market.symbol}")
@@ -73,7 +74,7 @@ def judge_listed(
     level = recipe.promotion.alpha(count_looks(store, recipe, findings.evaluation))
     found = evaluate_held_out(work, settings.datasets, asked, origin, level)
     second = evaluate_held_out(work, settings.datasets, second_seed, origin) if second_seed else None
-    judgement = judge_new_listing(store, recipe, findings, origin, found, second)
+    judgement = judge_new_listing(store, recipe, findings, origin, _now_ms(), found, second)
     leads = " ".join(f"{symbol}={lead:+.5f}" for symbol, lead in found.leads.items())
     get_run_logger().info(f"markets that networks never saw: log_loss_skill {leads}")
     return _kept(work, data, judgement)
@@ -91,6 +92,10 @@ def markets_to_hold_out(data: DatasetRef, recipe: Recipe) -> tuple[HeldOutMarket
         return ()
     found = held_out_markets(settings.datasets, data, recipe)
     return found if len(found) >= FEWEST_HELD_OUT else ()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _kept(work: ResultStore, data: DatasetRef, judgement: Judgement) -> str:

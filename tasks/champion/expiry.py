@@ -1,11 +1,46 @@
-"""When a champion may no longer be served: nobody has asked for too long whether it still deserves to be one."""
+"""When what speaks for a champion is too old: the bars that judged it, or the last retrain that questioned it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from storage.bounds import Checked, PositiveFloat, PositiveInt
-from storage.schema import HOUR_MS
+from storage.schema import DAY_MS, HOUR_MS
+
+UP_TO_DATE = "bars up to date"
+"""A condition of promotion; a version that fails it has questioned no champion."""
+
+MOST_AGE_MS = 2 * DAY_MS
+"""With a retrain a day one may fail. No part of a recipe, so that none can ask for less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastBar:
+    """The last bar of a verdict, at the moment of judging.
+
+    Attributes:
+        age_ms: Since it closed; negative where the clock says that it is still open.
+        interval_ms: From its open to its close.
+        has_present: Whether an exchange sent it; a replay and a synthetic market have no present, and their champions
+            are none on an exchange.
+    """
+
+    age_ms: int
+    interval_ms: int
+    has_present: bool
+
+    @property
+    def most_ms(self) -> int:
+        """The oldest that it may be; the newest weekly bar is up to a week old."""
+        return max(MOST_AGE_MS, self.interval_ms)
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether the verdict is about the present; by a clock that is far behind nobody knows."""
+        return not self.has_present or abs(self.age_ms) <= self.most_ms
+
+    def __str__(self) -> str:
+        return f"{self.age_ms / DAY_MS:,.2f} days old" if self.has_present else "no present: replayed or made up"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +50,8 @@ class ExpiryRule(Checked):
     Attributes:
         retrain_hours: Hours from one retrain to the next, as scheduled.
         most_missed: Retrains that may be missed in a row; from this many on nothing is served. A retrain that keeps the
-            champion has questioned it, so they count from the last retrain, not from the champion's promotion.
+            champion has questioned it, so they count from the last retrain on bars up to date, not from the champion's
+            promotion.
     """
 
     retrain_hours: PositiveFloat = 24.0

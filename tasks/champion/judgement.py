@@ -12,6 +12,7 @@ from storage.artifacts import ArtifactStore
 from storage.champion_log import ChampionEntry
 from storage.schema import ArtifactError, DatasetRef, FloatArray
 from storage.trials import Origin, sharpe_per_strategy
+from tasks.champion.expiry import LastBar
 from tasks.champion.listing_verdict import held_out_evidence, judge_listing
 from tasks.champion.looks import Looked, looked_at
 from tasks.champion.manifest import Manifest, read_manifest
@@ -40,6 +41,7 @@ def judge_challenger(
     recipe: Recipe,
     findings: Findings,
     origin: Origin,
+    now_ms: int,
     second_seed: Sequence[FoldResult] = (),
 ) -> Judgement:
     """Compare a challenger with the champion on bars that neither has seen.
@@ -49,11 +51,12 @@ def judge_challenger(
         recipe: How the challenger was made.
         findings: What its steps found; the forecasts of volatility count where it sizes positions by them.
         origin: Who sent the candles.
+        now_ms: The moment of judging, UTC milliseconds.
         second_seed: Folds of `recipe.second_seed`; none before it is asked for.
     """
     data = findings.evaluation.samples.dataset.ref
     entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
-    evidence = _evidence(store, entry, looked, recipe, findings, origin, second_seed)
+    evidence = _evidence(store, entry, looked, recipe, findings, origin, now_ms, second_seed)
     checks = judge(evidence, recipe.promotion)
     return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=evidence.numbers)
 
@@ -63,6 +66,7 @@ def judge_new_listing(
     recipe: Recipe,
     findings: Findings,
     origin: Origin,
+    now_ms: int,
     found: HeldOutEvaluation,
     second: HeldOutEvaluation | None = None,
 ) -> Judgement:
@@ -73,12 +77,13 @@ def judge_new_listing(
         recipe: How the pool's network was made.
         findings: What its steps found, on the market's own days.
         origin: Who sent the candles.
+        now_ms: The moment of judging, UTC milliseconds; the market's own bars must be up to date.
         found: What networks forecast of markets that they never saw.
         second: The same with the second seed; None before it is asked for.
     """
     data = findings.evaluation.samples.dataset.ref
     entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
-    own = _evidence(store, entry, looked, recipe, findings, origin)
+    own = _evidence(store, entry, looked, recipe, findings, origin, now_ms)
     luck = _deflated_sharpe(looked, recipe, found.daily, found.metrics.num_trades)
     held_out = held_out_evidence(own, found, second, luck)
     checks = judge_listing(held_out, found, findings.evaluation.skill, recipe.promotion)
@@ -92,6 +97,7 @@ def _evidence(
     recipe: Recipe,
     findings: Findings,
     origin: Origin,
+    now_ms: int,
     second_seed: Sequence[FoldResult] = (),
 ) -> Evidence:
     """Return what the rule looks at."""
@@ -111,6 +117,7 @@ def _evidence(
     return Evidence(
         champion=champion_name(entry),
         numbers=numbers,
+        last_bar=_last_bar(evaluation, origin, now_ms),
         skill=evaluation.skill,
         funding=funding_record(evaluation.samples.dataset, evaluation.unseen, recipe.costs, origin),
         stressed_return=fought.stressed.metrics.total_return if fought else math.nan,
@@ -124,6 +131,13 @@ def _evidence(
         risk=risk if is_sized else None,
         spoken_against=_spoken_against(store, data, hash8),
     )
+
+
+def _last_bar(evaluation: Evaluation, origin: Origin, now_ms: int) -> LastBar:
+    dataset = evaluation.samples.dataset
+    interval_ms = dataset.ref.market.interval_ms
+    closed_ms = int(dataset.candles.start_ms[evaluation.unseen.stop - 1]) + interval_ms
+    return LastBar(age_ms=now_ms - closed_ms, interval_ms=interval_ms, has_present=origin == "exchange")
 
 
 def count_looks(store: ArtifactStore, recipe: Recipe, evaluation: Evaluation) -> int:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from storage.schema import DAY_MS
 from storage.written import written
+from tasks.champion.expiry import UP_TO_DATE, LastBar
 from tasks.execution.metrics import Metrics
 from tasks.execution.skill import Skill
 from tasks.execution.track_record import FEWEST_TRADES, DeflatedSharpe, too_few_trades
@@ -61,6 +63,7 @@ class Evidence:
     Attributes:
         champion: Version of the champion, or "flat".
         numbers: Of both sides.
+        last_bar: The newest of the challenger's unseen bars.
         skill: Of the challenger's probabilities on all its unseen bars.
         funding: What of it the challenger's account has booked on these bars.
         stressed_return: The challenger's positions' total return with the costs times `cost_stress`.
@@ -77,6 +80,7 @@ class Evidence:
 
     champion: str
     numbers: Numbers
+    last_bar: LastBar
     skill: Skill
     funding: FundingRecord
     stressed_return: float
@@ -148,12 +152,13 @@ def _first_seed(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
 
 
 def _enough(evidence: Evidence, rule: PromotionRule) -> tuple[Check, ...]:
-    """Return whether there is enough to judge by: days that neither side has seen, and trades on them."""
-    ours = evidence.numbers.challenger
+    """Return whether there is enough to judge by: days that neither side has seen, up to now, and trades on them."""
+    ours, last = evidence.numbers.challenger, evidence.last_bar
     days, trades = (ours.days, ours.num_trades) if ours else (0.0, 0)
     return (
         checked("unseen days", days >= rule.min_days, f"{days:.0f}", f">= {rule.min_days:.0f}"),
         checked("closed trades", trades >= rule.min_trades, f"{trades}", f">= {rule.min_trades}"),
+        checked(UP_TO_DATE, last.is_up_to_date, str(last), f"<= {last.most_ms / DAY_MS:g} days"),
     )
 
 

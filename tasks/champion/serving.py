@@ -10,7 +10,7 @@ import numpy as np
 from storage.artifacts import ArtifactStore
 from storage.champion_log import ChampionEntry
 from storage.schema import FloatArray, Market, Source, VersionRef, utc_text
-from tasks.champion.expiry import ExpiryRule, missed_retrains
+from tasks.champion.expiry import UP_TO_DATE, ExpiryRule, missed_retrains
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.network.engine import Engine
 from tasks.network.folding import Weights, load_weights
@@ -142,6 +142,8 @@ def _last_challenged_ms(store: ArtifactStore, entry: ChampionEntry, now_ms: int)
         manifest = read_manifest(store, ref)
         if ref != entry.ref and manifest.judgement.sequence != entry.sequence:
             continue
+        if UP_TO_DATE in manifest.judgement.failed:
+            continue  # newer bars than the champion's, perhaps, but none of the present
         if manifest.trained_until_ms < now_ms < _ms(ref.made) - CLOCK_SLACK_MS:
             continue  # made by a clock that was wrong: by this one its bars are past, and it is still to come
         if manifest.trained_until_ms < newest_bar:

@@ -1,9 +1,9 @@
-"""A champion that nobody questions expires."""
+"""A champion that nobody questions expires, and old bars judge none."""
 
 import pytest
 
 from storage.schema import ConfigError
-from tasks.champion.expiry import ExpiryRule, missed_retrains
+from tasks.champion.expiry import ExpiryRule, LastBar, missed_retrains
 
 DAY_MS = 86_400_000
 NOON_MS = 20_454 * DAY_MS + DAY_MS // 2
@@ -25,6 +25,26 @@ def test_rule_under_which_a_champion_lives_longer_is_looser():
     usual = ExpiryRule()
     assert ExpiryRule(retrain_hours=25.0).is_looser_than(usual)
     assert not ExpiryRule(retrain_hours=12.0, most_missed=6).is_looser_than(usual)
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize(
+    ("age_ms", "interval_ms", "held"),
+    [
+        (0, 300_000, True),
+        (2 * DAY_MS, 300_000, True),
+        (2 * DAY_MS + 1, 300_000, False),
+        (730 * DAY_MS, 300_000, False),
+        (2 * DAY_MS + 1, 7 * DAY_MS, True),  # no weekly bar has closed since
+        (7 * DAY_MS + 1, 7 * DAY_MS, False),
+        (-300_000, 300_000, True),  # a clock that is a little behind
+        (-2 * DAY_MS - 1, 300_000, False),  # one that knows nothing of the age
+    ],
+)
+def test_last_bar_is_up_to_date_for_two_days_or_until_the_next_one_closes(age_ms, interval_ms, held):
+    bar = LastBar(age_ms=age_ms, interval_ms=interval_ms, has_present=True)
+    assert bar.is_up_to_date is held
+    assert LastBar(age_ms=age_ms, interval_ms=interval_ms, has_present=False).is_up_to_date
 
 
 def test_rule_refuses_a_schedule_that_never_expires():

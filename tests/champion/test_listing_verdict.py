@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from storage.schema import DAY_MS
 from tasks.champion.listing_verdict import held_out_evidence, judge_listing
 from tasks.execution.track_record import DeflatedSharpe
 from tasks.strategy.leave_one_out import HeldOutEvaluation
 from tasks.strategy.promotion_rule import PromotionRule
 from tests.champion.example_manifest import METRICS
-from tests.champion.test_promotion import GOOD, KNOWN, SKILL
+from tests.champion.test_promotion import GOOD, KNOWN, SKILL, TODAY
 
 LUCK = DeflatedSharpe(trials=12, spread=1.0, expected_best=1.0, deflated=0.97)
 FOUND = HeldOutEvaluation(
@@ -54,6 +55,7 @@ def test_listing_passes_when_networks_foresaw_markets_they_never_saw():
         ({"found": replace(FOUND, metrics=replace(FOUND.metrics, days=20.0))}, "unseen days"),
         ({"found": replace(FOUND, stressed_return=-0.01)}, "net result at 1.5x costs"),
         ({"found": replace(FOUND, funding=replace(KNOWN, booked=179))}, "funding known"),
+        ({"own": replace(FEW_DAYS, last_bar=replace(TODAY, age_ms=730 * DAY_MS))}, "bars up to date"),
         ({"found": replace(FOUND, p_value=None)}, "beats the champion (flat)"),
         ({"own": replace(FEW_DAYS, parity=1e-3)}, "all ways to run it agree"),
         ({"own": replace(FEW_DAYS, leaks=("label span",))}, "leak"),

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from storage.schema import ConfigError
+from storage.schema import DAY_MS, ConfigError
+from tasks.champion.expiry import LastBar
 from tasks.champion.promotion import Check, Evidence, Numbers, judge
 from tasks.execution.skill import Skill, measure_skill
 from tasks.execution.track_record import DeflatedSharpe
@@ -37,6 +38,7 @@ SKILL = Skill(
     edge_error_bp=0.5,
 )
 KNOWN = FundingRecord(booked=180, due=180)
+TODAY = LastBar(age_ms=DAY_MS // 4, interval_ms=300_000, has_present=True)
 GOOD = Evidence(
     champion="flat",
     numbers=Numbers(
@@ -45,6 +47,7 @@ GOOD = Evidence(
         second_seed=replace(METRICS, total_return=0.05),
         luck=DeflatedSharpe(trials=12, spread=1.0, expected_best=1.0, deflated=0.97),
     ),
+    last_bar=TODAY,
     skill=SKILL,
     funding=KNOWN,
     stressed_return=0.04,
@@ -95,6 +98,7 @@ def test_one_bad_number_of_a_side_fails_its_condition_alone(side, change, condit
 @pytest.mark.parametrize(
     ("change", "condition"),
     [
+        ({"last_bar": replace(TODAY, age_ms=2 * DAY_MS + 1)}, "bars up to date"),
         ({"skill": replace(SKILL, log_loss=1.07)}, "log-loss better than the prior"),
         ({"skill": replace(SKILL, p_value=0.05)}, "log-loss better than the prior"),
         ({"skill": replace(SKILL, p_value=None)}, "log-loss better than the prior"),
@@ -204,12 +208,23 @@ def test_every_check_shows_its_number_and_its_bound():
     assert checks["unseen days"].wanted == ">= 30"
     assert checks["deflated Sharpe ratio"].found == "0.970, 12 trials"
     assert checks["log-loss near the better baseline"].found == "+0.00020\N{NO-BREAK SPACE}nat against LightGBM"
+    assert (checks["bars up to date"].found, checks["bars up to date"].wanted) == ("0.25 days old", "<= 2 days")
     assert (checks["funding known"].found, checks["funding known"].wanted) == ("180 of 180 settlements", "all")
     assert checks["leak tests"].found == "all green"
     assert checks["log-loss better than the prior"].found == "+0.01000\N{NO-BREAK SPACE}nat, p = 0.001"
     direction = checks["direction of moves better than prior and 50:50"]
     assert direction.found == "+0.00400\N{NO-BREAK SPACE}nat against prior, p = 0.001"
     assert all(check.found and check.wanted for check in checks.values())
+
+
+@pytest.mark.promise(13)
+def test_bars_of_two_years_ago_keep_the_champion_unless_they_are_a_replays():
+    old = replace(TODAY, age_ms=730 * DAY_MS)
+    (check,) = (one for one in judge(replace(GOOD, last_bar=old), PromotionRule()) if not one.passed)
+    assert (check.name, check.found, check.wanted) == ("bars up to date", "730.00 days old", "<= 2 days")
+    replayed = judge(replace(GOOD, last_bar=replace(old, has_present=False)), PromotionRule())
+    assert all(check.passed for check in replayed)
+    assert "no present: replayed or made up" in {check.found for check in replayed}
 
 
 def test_nan_never_passes():

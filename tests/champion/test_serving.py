@@ -10,6 +10,7 @@ import torch
 from storage.artifacts import ArtifactStore
 from storage.schema import ArtifactError, Source
 from tasks.champion.expiry import ExpiryRule
+from tasks.champion.promotion import Check
 from tasks.champion.serving import load_served, served_champion
 from tasks.execution.accounting import Costs
 from tasks.market.features import WARM_UP, build_features
@@ -87,6 +88,27 @@ def test_version_that_did_not_question_the_champion_on_newer_bars_renews_nothing
     assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE).ref is None
     stored("89ababcd", 2, 2, 1)
     assert served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE).ref == ref
+
+
+@pytest.mark.promise(13)
+@pytest.mark.parametrize(("is_up_to_date", "renewed"), [(False, False), (True, True)])
+def test_retrain_on_newer_bars_that_are_not_of_the_present_renews_nothing(tmp_path, is_up_to_date, renewed):
+    """Each day one day more of two years ago: newer than the champion's bars, and nothing to do with today's."""
+    store, years = ArtifactStore(str(tmp_path)), timedelta(days=730)
+
+    def stored(hash8: str, day: int, sequence: int, passed: bool):
+        check = Check(name="bars up to date", passed=passed, found="730.00 days old", wanted="<= 2 days")
+        now = MONDAY + timedelta(days=day)
+        manifest = judged_against(sequence, trained_until_ms=ms(now - years))
+        manifest = replace(manifest, judgement=replace(manifest.judgement, checks=(check,)))
+        return store.publish(SOURCE, NAME, hash8, {"a.txt": b"a"}, manifest.document(), now)
+
+    ref = stored("0123abcd", 0, 0, True)
+    store.promote(SOURCE, NAME, ref, EVIDENCE, expected=0, now=MONDAY)
+    for day, hash8 in ((1, "4567abcd"), (2, "89ababcd")):
+        stored(hash8, day, 1, is_up_to_date)
+    served = served_champion(store, SOURCE, NAME, ms(MONDAY + timedelta(days=3)), RULE)
+    assert served.ref == (ref if renewed else None)
 
 
 @pytest.mark.promise(13)

@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -14,16 +15,19 @@ from prefect.client.schemas.filters import ArtifactFilter
 
 from flows.evaluate import evaluate
 from flows.pipeline import pipeline
+from flows.retrain import retrain
 from flows.rollback import rollback
 from storage.artifacts import ArtifactStore
+from storage.candles import CandleStore
 from storage.results import ResultStore
-from storage.schema import ArtifactError, DatasetRef, Market
+from storage.schema import DAY_MS, ArtifactError, DatasetRef, Market, Window
 from storage.settings import Settings
 from storage.written import written
+from tasks import judging
 from tasks.champion import judgement
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.backtest import Positions
-from tasks.market.synthetic import SyntheticMarket
+from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.market.walk_forward import FoldConfig, seen_until_ms
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
@@ -211,6 +215,24 @@ def test_champion_that_knew_every_bar_leaves_nothing_to_compare_on_and_is_kept(r
     assert after.champion == refit.version.version
     failed = {check.name for check in after.manifest.judgement.checks if not check.passed}
     assert {"unseen days", f"beats the champion ({refit.version.version})"} <= failed
+
+
+@pytest.mark.promise(13)
+def test_old_bars_of_an_exchange_promote_nothing_and_newer_ones_do(prefect_api, small_jobs, home, monkeypatch):
+    """Spot, as no funding is due there; a clock of two days after the last bar, and then one millisecond later."""
+    market, bybit, bars = replace(MARKET, category="spot"), ExchangeConfig(exchange="bybit"), generate(LAW)
+    span = Window(first_ms=int(bars.start_ms[0]), last_ms=int(bars.start_ms[-1]))
+    closed_ms = span.last_ms + market.interval_ms
+    home.mkdir()
+    CandleStore(home / "market.duckdb").commit_window(bybit.source, market, span, bars, (), closed_ms)
+    verdicts = []
+    for seed, age_ms in ((1, 2 * DAY_MS + 1), (2, 2 * DAY_MS)):
+        now_ns = (closed_ms + age_ms) * 1_000_000
+        monkeypatch.setattr(judging, "time", SimpleNamespace(time_ns=lambda now_ns=now_ns: now_ns))
+        verdicts.append(retrain(market=market, exchange=bybit, recipe=recipe(seed=seed)))
+    old, new = verdicts
+    assert (old.promoted, old.failed, old.champion) == (False, ("bars up to date",), "flat")
+    assert (new.promoted, new.failed, new.champion) == (True, (), new.version.version)
 
 
 @pytest.mark.promise(13)

@@ -175,7 +175,7 @@ def test_dataset_whose_features_are_those_of_the_bar_after_fails_the_leak_report
 def test_main_job_ends_with_a_table_of_what_a_person_asks_first(job):
     _, verdict = job
     lines = verdict.text((("log", "/a/log"),)).splitlines()
-    assert re.fullmatch(r"NOT PROMOTED - no position is taken\. \d+ of 15 conditions hold(, 1 not run)?\.", lines[0])
+    assert re.fullmatch(r"NOT PROMOTED - no position is taken\. \d+ of 16 conditions hold(, 1 not run)?\.", lines[0])
     assert re.fullmatch(r"  failed: unseen days 6, asked >= 30", lines[1])
     assert any(
         re.fullmatch(r"  6 unseen days +model +(LightGBM|logistic regression) +buy and hold", one) for one in lines
