@@ -70,7 +70,7 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(size + 1)  # as many as asked for are reserved: of `most`, two gigabytes
+        content = file.read(min(size, most) + 1)  # as many as asked for are reserved: of `most`, two gigabytes
         if len(content) > size:  # it grew meanwhile
             content += file.read(most + 1 - len(content))
     if len(content) > most:

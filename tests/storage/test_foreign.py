@@ -68,6 +68,10 @@ def test_reading_reserves_what_the_file_has_and_not_what_it_might_have(tmp_path)
     try:
         assert read_file(file, 1 << 30) == b"12345"
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        os.truncate(file, 1 << 26)  # more than it may have is not read, only to be refused
+        with pytest.raises(DamagedError, match="must have at most 1,000 bytes"):
+            read_file(file, 1_000)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
 
