@@ -122,23 +122,24 @@ def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
 
 
 def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:
-    """Return the execution of a row.
+    """Return the execution of a row; of funding only the fee counts, and the rest may be missing or 0.
 
     Raises:
         BadMessage: A number is malformed, the side is none, or the fee is more than what was traded.
         KeyError: A field is missing.
     """
-    price(row.get("execPrice"))  # which is kept as decimal
-    quantity, fee = required(row, "execQty"), number(row, "execFee")
-    fill = Execution(str(row["execId"]), quantity, required(row, "execPrice"), fee)
-    link_id, order_id = (str(row.get(name) or "") for name in ("orderLinkId", "orderId"))
     kind, side = str(row.get("execType") or "Trade"), str(row.get("side") or "")
+    if trades := kind != "Funding":
+        price(row.get("execPrice"))  # which is kept as decimal
+    quantity, at = ((required if trades else unsigned)(row, name) for name in ("execQty", "execPrice"))
+    fill = Execution(str(row["execId"]), quantity, at, number(row, "execFee"))
+    link_id, order_id = (str(row.get(name) or "") for name in ("orderLinkId", "orderId"))
     time_ms = moment(row, "execTime")
     is_stop, fee_coin = row.get("stopOrderType") == "StopLoss", str(row.get("feeCurrency") or "USDT")[:20]
-    if not fill.exec_id or side not in ("Buy", "Sell") or quantity <= 0:
+    if not fill.exec_id or (trades and (side not in ("Buy", "Sell") or quantity <= 0)):
         raise BadMessage(f"an execution must be of an id, a side and a quantity > 0, was {side[:40]!r} of {quantity}")
-    if fee_coin == "USDT" and abs(fee) > quantity * fill.price:
-        raise BadMessage(f"a fee must be less than what was traded, was {fee} for {quantity} at {fill.price}")
+    if fee_coin == "USDT" and (worth := quantity * at) and abs(fill.fee) > worth:
+        raise BadMessage(f"a fee must be less than what was traded, was {fill.fee} for {quantity} at {at}")
     return ExecutionNews(
         str(row["symbol"]), link_id, order_id, kind, side, fill, time_ms, received_ns, is_stop, fee_coin
     )

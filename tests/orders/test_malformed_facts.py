@@ -14,6 +14,7 @@ from storage.schema import TemporaryError
 from tasks.exchange.private_events import ExecutionNews, read_execution, read_order
 from tasks.exchange.wire_values import BadMessage
 from tasks.execution.orders import Leg, Order, Reported, Status
+from tasks.journal.journal_rows import BookedExecution
 from tasks.live.halting import close_all
 from tasks.sandbox.faults import Action, Fault, Match, Reply
 from tests.orders.cells import KEY, MARKET, Desk
@@ -99,6 +100,7 @@ def test_execution_that_can_t_be_is_booked_when_it_is_told_as_it_was(open_desk: 
         (read_execution, EXECUTION | {"execQty": "0"}, "an execution must be of an id, a side and a quantity > 0"),
         (read_execution, EXECUTION | {"execPrice": "1e13"}, r"a price must be in 1e-12\.\.1e\+12, was 10000000000000"),
         (read_execution, EXECUTION | {"execFee": "11"}, "a fee must be less than what was traded, was 11"),
+        (read_execution, EXECUTION | {"execType": "Funding", "execFee": "11"}, "a fee must be less than what was"),
         (read_execution, EXECUTION | {"execQty": "1e21"}, r"execQty must be within 1e\+20"),
         (read_order, ORDER | {"orderStatus": "Cancelled"}, "cumExecQty must be a number, was ''"),
         (read_order, ORDER | {"cumExecQty": "-1"}, "cumExecQty must be >= 0, was -1"),
@@ -110,6 +112,18 @@ def test_row_that_can_t_be_is_refused(
 ) -> None:
     with pytest.raises(BadMessage, match=said):
         read(row, 1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"side": ""}, {"side": "None"}, {"execQty": "0"}, {"execQty": ""}, {"execPrice": "0"}, {"execPrice": None}],
+)
+def test_funding_needs_nothing_but_its_fee(fields: dict[str, Any]) -> None:
+    told = read_execution(EXECUTION | {"execType": "Funding", "execFee": "-0.3"} | fields, 1)
+    booked = BookedExecution(told.kind, told.link_id, told.side, told.time_ms, told.fill, None)
+    assert (booked.fill.fee, booked.change, booked.worth) == (Decimal("-0.3"), 0, 0)
+    with pytest.raises(BadMessage, match="execFee must be a number, was 'x'"):
+        read_execution(EXECUTION | {"execType": "Funding", "execFee": "x"} | fields, 1)
 
 
 @pytest.mark.parametrize(
