@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 
-_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
+_OF_TASKS = "prefect.task_runs"
+_LOGGERS = ("prefect.flow_runs", _OF_TASKS, "prefect.engine")
 _SAID_BEFORE = ("Finished in state Failed", "Engine execution exited", "exited with unexpected exception")
-_OF_A_FLOW, _TRIED_AGAIN = "Encountered exception during execution", "Retry "
+_TRIED_AGAIN = "Retry "
+_said: set[int] = set()  # ids of errors; where no flow could begin, the engine's line is the only one
 
 
 class _OneLine(logging.Filter):
@@ -23,15 +25,17 @@ class _OneLine(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         message, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
-        if any(words in message for words in self._dropped):
+        if any(words in message for words in self._dropped) and (error is None or id(error) in _said):
             return False
-        if error is None or not _is_ours(error):
+        if error is None:
             return True
-        record.exc_info = None
-        if _OF_A_FLOW in message:
+        if _is_ours(error):
+            record.exc_info = None
+            if record.name == _OF_TASKS:  # the flow around it says what is wrong
+                return _TRIED_AGAIN in message
             record.msg, record.args = f"{type(error).__name__}: {error}", ()
-            return True
-        return _TRIED_AGAIN in message
+        _said.add(id(error))
+        return True
 
 
 def _is_ours(error: BaseException) -> bool:

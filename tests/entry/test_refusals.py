@@ -38,6 +38,33 @@ def test_failure_is_said_once_by_each_flow(prefect_api, arguments, said):
     assert (len(errors) == 2) is not bool(arguments)  # a step's own line, with its traceback, is of a mistake alone
 
 
+def line_of(logger: str, message: str, error: Exception) -> logging.LogRecord:
+    return logging.LogRecord(logger, logging.ERROR, "", 0, message, (), (type(error), error, None))
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, StoreBusyError])
+@pytest.mark.parametrize(
+    "first",
+    ["Encountered exception during execution", "trying to load flow", "Engine execution exited with unexpected"],
+)
+def test_failure_is_said_once_whether_a_flow_began_or_not(first, kind):
+    error = kind("held")
+    of_flow = line_of("prefect.flow_runs", first, error)
+    assert _OneLine(()).filter(of_flow)
+    assert (of_flow.exc_info is None) is (kind is StoreBusyError)
+    of_engine = line_of("prefect.engine", "Execution of flow run '1' exited with unexpected exception", error)
+    assert not _OneLine(()).filter(of_engine)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(ConnectionError("no"), "Execution exited"), (StoreBusyError("held"), "held")]
+)
+def test_what_ends_the_engine_alone_is_said_by_it(error, said):
+    record = line_of("prefect.engine", "Execution exited with unexpected exception", error)
+    assert _OneLine(()).filter(record)
+    assert said in record.getMessage()
+
+
 def test_refused_step_that_is_tried_again_says_so_without_its_traceback():
     error = StoreBusyError("held")
     record = logging.LogRecord(
