@@ -223,6 +223,8 @@ def _measured(
         raise
     except Exception as err:
         skill = f"not measured: {_why(err)}"
+        if limits.drift_bars and drift == _unmeasured(limits)[0]:
+            drift = skill
         breaches["skill"] = f"the champion can't be judged ({_why(err)}); look again later"
     return drift, skill, breaches
 

@@ -181,19 +181,24 @@ def test_latest_run_of_each_market_is_found(tmp_path):
     assert found == {MARKET.slug: "completed", other.slug: "failed"}
 
 
-def test_champion_whose_candles_can_t_be_read_is_not_called_unreadable(reigning):
+def test_champion_whose_candles_can_t_be_read_is_not_called_unreadable(reigning, monkeypatch):
     def busy(*_):
         raise StoreBusyError("market.duckdb is in use by another process")
 
-    found = health(
-        coverage(MONDAY), reigning, MonitorConfig(), ms(MONDAY + timedelta(days=2)), SimpleNamespace(read=busy)
-    )
+    def look():
+        now_ms = ms(MONDAY + timedelta(days=2))
+        return health(coverage(MONDAY), reigning, MonitorConfig(), now_ms, SimpleNamespace(read=busy))
+
+    found = look()
     assert found.champion == reigning.champion(SOURCE, MARKET.slug).ref.version
     assert "one more missed retrain" in found.breaches["champion"]
     assert found.breaches["skill"] == (
         "the champion can't be judged (market.duckdb is in use by another process); look again later"
     )
     assert found.skill == "not measured: market.duckdb is in use by another process"
+    assert found.drift.endswith("is not on this machine")  # what was found before stays
+    monkeypatch.setattr("tasks.champion.health.champion_drift", busy)
+    assert look().drift == found.skill
 
 
 def test_every_breach_that_monitoring_names_is_an_alert_that_can_be_raised():
