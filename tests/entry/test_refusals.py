@@ -9,7 +9,7 @@ import pytest
 from prefect.settings import get_current_settings
 
 from flows.entry.child import child_command
-from flows.entry.refusals import _OneLine
+from flows.entry.refusals import _LOGGERS, _OneLine, shorten_refusals
 from storage.schema import StoreBusyError
 
 ROOT = Path(__file__).parents[2]
@@ -59,9 +59,13 @@ def test_failure_is_said_once_whether_a_flow_began_or_not(first, kind):
 @pytest.mark.parametrize(
     ("error", "said"), [(ConnectionError("no"), "Execution exited"), (StoreBusyError("held"), "held")]
 )
-def test_what_ends_the_engine_alone_is_said_by_it(error, said):
+def test_what_ends_the_engine_alone_is_said_by_it(error, said, monkeypatch):
+    for logger in map(logging.getLogger, _LOGGERS):
+        monkeypatch.setattr(logger, "filters", [])
+    shorten_refusals()  # a child
+    shorten_refusals("View at http")  # that runs a flow by hand
     record = line_of("prefect.engine", "Execution exited with unexpected exception", error)
-    assert _OneLine(()).filter(record)
+    assert logging.getLogger(record.name).filter(record)
     assert said in record.getMessage()
 
 
