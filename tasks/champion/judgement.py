@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 
 import numpy as np
 
 from storage.artifacts import ArtifactStore
 from storage.champion_log import ChampionEntry
-from storage.schema import ArtifactError, DatasetRef, FloatArray
+from storage.schema import ArtifactError, DatasetRef, FloatArray, UnreachableError
 from storage.trials import Origin, sharpe_per_strategy
 from tasks.champion.expiry import LastBar
 from tasks.champion.listing_verdict import held_out_evidence, judge_listing
@@ -161,6 +160,9 @@ def _spoken_against(store: ArtifactStore, data: DatasetRef, hash8: str) -> str:
 
     A judgement that kept it out, which its page says for good; or a person who rolled it back, or a version that
     replaced it, which a second run on the same bars does not undo.
+
+    Raises:
+        UnreachableError: The store does not answer.
     """
     *before, present = (entry.ref for entry in store.history(data.source, data.market.slug))
     for stored in store.whole_versions(data.source, data.market.slug):
@@ -168,9 +170,13 @@ def _spoken_against(store: ArtifactStore, data: DatasetRef, hash8: str) -> str:
             continue
         if stored in before:
             return f"{stored.version} was the champion before"
-        with suppress(ArtifactError):  # a damaged one is published anew, with the new judgement
+        try:
             if not read_manifest(store, stored).judgement.passed:
                 return f"{stored.version} was kept out"
+        except UnreachableError:  # nobody knows what was said
+            raise
+        except ArtifactError:
+            continue  # a damaged one is published anew, with the new judgement
     return ""
 
 

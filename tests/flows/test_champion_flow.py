@@ -20,7 +20,7 @@ from flows.rollback import rollback
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.results import ResultStore
-from storage.schema import DAY_MS, ArtifactError, DatasetRef, Market, Window
+from storage.schema import DAY_MS, ArtifactError, DatasetRef, Market, UnreachableError, Window
 from storage.settings import Settings
 from storage.written import written
 from tasks import judging
@@ -135,6 +135,10 @@ def test_version_whose_page_says_that_it_was_kept_out_is_not_promoted_by_a_secon
     with monkeypatch.context() as patch:
         patch.setattr(judgement, "duel", second_seed_reversed(judgement.duel))
         first = pipeline(market=MARKET, exchange=EXCHANGE, recipe=looser)
+    with monkeypatch.context() as patch:
+        patch.setattr(judgement, "read_manifest", no_answer)
+        with pytest.raises(UnreachableError, match="does not answer"):
+            pipeline(market=MARKET, exchange=EXCHANGE, recipe=looser)
     again = pipeline(market=MARKET, exchange=EXCHANGE, recipe=looser)
     assert (again.version, again.promoted, again.champion) == (first.version, False, "flat")
     assert again.reason == "kept flat; failed: no earlier verdict against it"
@@ -151,6 +155,10 @@ def test_champion_that_a_person_rolled_back_does_not_return_by_a_retrain_on_the_
     (check,) = (one for one in again.checks if one.passed is False)
     assert check.found == f"{reign.version.version} was the champion before; retrain on newer bars"
     assert store().champion(EXCHANGE.source, MARKET.slug).ref is None
+
+
+def no_answer(*of):
+    raise UnreachableError("the store does not answer")
 
 
 def second_seed_reversed(duel):
