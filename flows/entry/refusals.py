@@ -13,7 +13,7 @@ _OF_TASKS = "prefect.task_runs"
 _LOGGERS = ("prefect.flow_runs", _OF_TASKS, "prefect.engine")
 _SAID_BEFORE = ("Finished in state Failed", "Engine execution exited", "exited with unexpected exception")
 _TRIED_AGAIN = "Retry "
-_said: set[int] = set()  # ids of errors; where no flow could begin, the engine's line is the only one
+_SAID = "_has_been_logged"  # attribute of an error; where no flow could begin, the engine's line is the only one
 
 
 class _OneLine(logging.Filter):
@@ -25,7 +25,7 @@ class _OneLine(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         message, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
-        if any(words in message for words in self._dropped) and (error is None or id(error) in _said):
+        if any(words in message for words in self._dropped) and (error is None or hasattr(error, _SAID)):
             return False
         if error is None:
             return True
@@ -34,7 +34,7 @@ class _OneLine(logging.Filter):
             if record.name == _OF_TASKS:  # the flow around it says what is wrong
                 return _TRIED_AGAIN in message
             record.msg, record.args = f"{type(error).__name__}: {error}", ()
-        _said.add(id(error))
+        setattr(error, _SAID, True)
         return True
 
 

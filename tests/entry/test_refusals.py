@@ -69,6 +69,13 @@ def test_what_ends_the_engine_alone_is_said_by_it(error, said, monkeypatch):
     assert said in record.getMessage()
 
 
+def test_failure_is_no_repetition_of_one_that_is_long_forgotten():
+    for _ in range(100):  # each error lies where one before it lay
+        assert _OneLine(()).filter(line_of("prefect.flow_runs", "Encountered exception", ConnectionError("no")))
+        alone = line_of("prefect.engine", "Execution exited with unexpected exception", ConnectionError("no"))
+        assert _OneLine(()).filter(alone)
+
+
 def test_refused_step_that_is_tried_again_says_so_without_its_traceback():
     error = StoreBusyError("held")
     record = logging.LogRecord(
