@@ -56,7 +56,7 @@ class ExecutionNews(NamedTuple):
         link_id: Link id of the order; empty if it has none.
         order_id: The exchange's id of the order.
         kind: Bybit's execType: Trade, Funding, AdlTrade, BustTrade ...
-        side: Buy or Sell.
+        side: Buy or Sell; empty where the exchange does not say.
         fill: Quantity, price and fee; for funding only the fee counts.
         time_ms: Time of the booking, UTC milliseconds.
         is_stop: Whether a position's stop-loss caused it.
@@ -73,6 +73,11 @@ class ExecutionNews(NamedTuple):
     received_ns: int
     is_stop: bool = False
     fee_coin: str = "USDT"
+
+    @property
+    def moves(self) -> bool:
+        """Whether it changes the position; funding changes only cash."""
+        return self.kind != "Funding" and self.fill.quantity > 0
 
 
 PrivateEvent = AccountReconnected | OrderNews | ExecutionNews
@@ -122,24 +127,30 @@ def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
 
 
 def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:
-    """Return the execution of a row; of funding only the fee counts, and the rest may be missing or 0.
+    """Return the execution of a row; of what moves no coins, as funding, only the fee counts.
+
+    A trade has a side. What else moves coins (Delivery, BustTrade ...) is returned without one too: that it happened
+    must not be lost.
 
     Raises:
-        BadMessage: A number is malformed, the side is none, or the fee is more than what was traded.
+        BadMessage: A number is malformed, a trade has no side or quantity, or the fee is more than what was traded.
         KeyError: A field is missing.
     """
-    kind, side = str(row.get("execType") or "Trade"), str(row.get("side") or "")
-    if trades := kind != "Funding":
+    kind = str(row.get("execType") or "Trade")
+    side = str(row.get("side")) if row.get("side") in ("Buy", "Sell") else ""
+    quantity = (unsigned if kind == "Funding" else required)(row, "execQty")
+    is_moved = kind != "Funding" and (quantity != 0 or kind == "Trade")
+    if is_moved:
         price(row.get("execPrice"))  # which is kept as decimal
-    quantity, at = ((required if trades else unsigned)(row, name) for name in ("execQty", "execPrice"))
-    fill = Execution(str(row["execId"]), quantity, at, number(row, "execFee"))
+    fill = Execution(str(row["execId"]), quantity, unsigned(row, "execPrice"), number(row, "execFee"))
     link_id, order_id = (str(row.get(name) or "") for name in ("orderLinkId", "orderId"))
     time_ms = moment(row, "execTime")
     is_stop, fee_coin = row.get("stopOrderType") == "StopLoss", str(row.get("feeCurrency") or "USDT")[:20]
-    if not fill.exec_id or (trades and (side not in ("Buy", "Sell") or quantity <= 0)):
-        raise BadMessage(f"an execution must be of an id, a side and a quantity > 0, was {side[:40]!r} of {quantity}")
-    if fee_coin == "USDT" and (worth := quantity * at) and abs(fill.fee) > worth:
-        raise BadMessage(f"a fee must be less than what was traded, was {fill.fee} for {quantity} at {at}")
+    if not fill.exec_id or (kind == "Trade" and not side) or (is_moved and quantity <= 0):
+        told = str(row.get("side") or "")[:40]
+        raise BadMessage(f"an execution must be of an id, a side and a quantity > 0, was {told!r} of {quantity}")
+    if fee_coin == "USDT" and (worth := quantity * fill.price) and abs(fill.fee) > worth:
+        raise BadMessage(f"a fee must be less than what was traded, was {fill.fee} for {quantity} at {fill.price}")
     return ExecutionNews(
         str(row["symbol"]), link_id, order_id, kind, side, fill, time_ms, received_ns, is_stop, fee_coin
     )

@@ -131,7 +131,7 @@ class BookedExecution(NamedTuple):
     Attributes:
         kind: Bybit's execType: Trade, Funding, AdlTrade ...
         link_id: Link id of the order; empty if it is not ours.
-        side: Buy or Sell.
+        side: Buy or Sell; empty where the exchange does not say and no coins moved.
         time_ms: Time of the booking, UTC milliseconds.
         fill: Quantity, price, fee.
         booked_ms: `start_ms` of the row of `opens` whose ledger includes it; None while none does.
@@ -147,7 +147,7 @@ class BookedExecution(NamedTuple):
     @property
     def moves(self) -> bool:
         """Whether it changes the position; funding changes only cash."""
-        return self.kind != "Funding"
+        return self.kind != "Funding" and self.fill.quantity > 0
 
     @property
     def change(self) -> Decimal:

@@ -302,6 +302,10 @@ class OrderDesk:
         fill = event.fill
         if fill.exec_id in self._booked:
             return
+        if event.moves and not event.side:
+            said = f"{event.kind} of {fill.quantity} at {fill.price} has no side, so nobody knows which way it went"
+            self._stop(f"{said}; look into it, and go on under another --session")
+            return
         if is_odd := fill.fee and event.fee_coin != "USDT":  # what that is worth, nobody says
             self.note(event.time_ms, "fee", f"{fill.fee} {event.fee_coin} for {fill.exec_id} are in no ledger")
             fill = fill._replace(fee=ZERO)
@@ -309,7 +313,7 @@ class OrderDesk:
         if order is not None:
             order = self._keep(order.after(fill))
             self._asked.pop(event.link_id, None)
-        outside_change = self._outside_change(event) if order is None and event.kind != "Funding" else ""
+        outside_change = self._outside_change(event) if order is None and event.moves else ""
         if outside_change:
             self.note(event.time_ms, outside_change, move_text(event.kind, fill))
         self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event._replace(fill=fill))
@@ -421,44 +425,57 @@ class OrderDesk:
         self._asked[order.link_id] = (monotonic() + wait_s, wait_s)
 
     def reconcile(self) -> None:
-        """Compare with the exchange if that is due: executions, open orders, position."""
+        """Compare with the exchange if that is due: the position by itself, then executions and open orders.
+
+        A booking that can't be read hides no coins: what is held is compared whatever becomes of the rest.
+        """
         if monotonic() < self._compare_s:
             return
         self._compare_s = monotonic() + self._timing.reconcile_s
+        is_open, waiting = bool(self.unsettled), None
+        try:
+            position = self.trading.position(self.market)
+            if position.leverage > 1:  # somebody has set it since
+                self.trading.set_leverage(self.market)
+        except PipelineError as err:
+            self._compare_again(err)
+            self._differed += bool(self.trouble)
+            self._is_over |= self._differed >= self._timing.rounds and bool(self.trouble)
+            return
         try:
             booked, known_ms = self.trading.executions(self.market, self._since_ms)
             self._apply_all(booked)
             waiting = self.trading.open_orders(self.market)
             self._apply_all(waiting)
-            position = self.trading.position(self.market)
-            if position.leverage > 1:  # somebody has set it since
-                self.trading.set_leverage(self.market)
-        except TemporaryError as err:
-            self._incomparable = f"the exchange does not tell what the account holds ({err})"
-            self._compare_s = monotonic() + self._timing.differ_s
-            self._differed += bool(self.trouble)
-            self._is_over |= self._differed >= self._timing.rounds and bool(self.trouble)
-            return
+            self._compared_s = monotonic()
         except PipelineError as err:
-            self._stop(str(err))
-            self._is_over = True
-            return
-        size, is_open = position.size, bool(self.unsettled)
-        self.there, self._compared_s = size, monotonic()
+            self._compare_again(err)
+        is_open |= bool(self.unsettled)
+        size = self.there = position.size
         self.without_stop = position if abs(size) >= self._lot.least and not position.stop and not is_open else None
         if self.without_stop is not None:
             self._compare_within(self._timing.differ_s)
         if self.trouble:  # nothing is sent any more; what somebody else's order leads to is booked
-            self._is_over = size == self.held and not is_open and all(map(self._is_ours, waiting))
+            agrees = size == self.held and not is_open
+            self._is_over |= agrees and waiting is not None and all(map(self._is_ours, waiting))
         elif size == self.held or is_open:
             self._differed = 0
-            if size == self.held:
+            if size == self.held and waiting is not None:
                 self._know_until(known_ms)
             return
         self._differed += 1
         self._compare_s = monotonic() + self._timing.differ_s
         if self._differed >= self._timing.rounds:
             self._stop(f"the exchange holds {size}, the journal says {self.held}")
+            self._is_over = True
+
+    def _compare_again(self, err: PipelineError) -> None:
+        """Compare again soon, for the exchange has not told everything; what no repetition changes is trouble."""
+        if isinstance(err, TemporaryError):
+            self._incomparable = f"the exchange does not tell what the account holds ({err})"
+            self._compare_within(self._timing.differ_s)
+        else:
+            self._stop(str(err))
             self._is_over = True
 
     def _is_ours(self, one: OrderNews) -> bool:

@@ -93,9 +93,86 @@ def test_execution_that_can_t_be_is_booked_when_it_is_told_as_it_was(open_desk: 
     assert (len(here.posts), here.desk.held, here.violations()) == (1, Decimal("0.4"), [])
 
 
+def only(kind: str, **fields: Any) -> Fault:
+    """Let each execution of a kind say something else, over REST."""
+
+    def spoil(reply: Reply) -> None:
+        for row in reply.envelope["result"]["list"]:
+            row |= fields if row["execType"] == kind else {}
+
+    return Fault(Match(path=FILLS, times=None), Action("one kind says something else", spoil))
+
+
+@pytest.mark.promise(15)
+def test_position_that_differs_is_seen_though_an_execution_can_t_be_read(open_desk: OPEN) -> None:
+    here = open_desk()
+    here.want("0.4")
+    here.work()
+    here.sandbox.outside(KEY.key).deleverage(MARKET.symbol, "0.4")
+    here.sandbox.follow([only("AdlTrade", execQty="x")])
+    here.reconcile()
+    assert here.desk.trouble == "the exchange holds 0, the journal says 0.4"
+    assert (here.desk.stopped, here.desk.there) == (here.desk.trouble, 0)
+
+
+def test_position_that_agrees_is_no_whole_comparison_while_an_execution_can_t_be_read(open_desk: OPEN) -> None:
+    here = open_desk()
+    here.want("0.4")
+    here.work()
+    here.sandbox.follow([only("Trade", side="")])
+    here.desk.compare_soon()
+    here.desk.reconcile()
+    assert (here.desk.there, here.desk.trouble) == (Decimal("0.4"), "")
+    assert "the exchange does not tell what the account holds" in here.desk.unknown
+    here.sandbox.follow([])
+    here.desk.compare_soon()
+    here.desk.reconcile()
+    assert (here.desk.unknown, here.desk.trouble) == ("", "")
+
+
+@pytest.mark.promise(15)
+def test_coins_that_move_without_a_side_are_trouble_at_once_and_in_no_book(open_desk: OPEN) -> None:
+    here = open_desk()
+    here.want("0.4")
+    here.work()
+    here.sandbox.outside(KEY.key).deleverage(MARKET.symbol, "0.4")
+    here.sandbox.follow([only("AdlTrade", side="", execType="Delivery")])
+    here.desk.compare_soon()
+    here.desk.reconcile()
+    assert here.desk.trouble.startswith("Delivery of 0.4 at ")
+    assert "nobody knows which way" in here.desk.trouble
+    assert (here.desk.held, here.desk.there) == (Decimal("0.4"), 0)
+    assert {one.kind for one in here.journal.reader().executions(MARKET.slug)} == {"Trade"}
+    here.want("0.8", bar=1)
+    here.work()
+    assert len(here.posts) == 1
+
+
+@pytest.mark.parametrize("side", ["", "None", "Buy"])
+def test_booking_that_moves_no_coins_is_harmless_and_counts_by_its_fee(open_desk: OPEN, side: str) -> None:
+    here = open_desk()
+    here.want("0.4")
+    here.work()
+    settled = {"execType": "Settle", "side": side, "execQty": "0", "execPrice": "0", "execFee": "0.2"}
+
+    def spoil(reply: Reply) -> None:
+        rows = reply.envelope["result"]["list"]
+        made_up = rows[0] | settled | {"execId": "settle-1", "orderLinkId": "", "orderId": ""}
+        reply.envelope["result"]["list"] = [*rows, made_up]
+
+    here.sandbox.follow([Fault(Match(path=FILLS, times=None), Action("a settlement", spoil))])
+    here.desk.compare_soon()
+    here.desk.reconcile()
+    assert (here.desk.trouble, here.desk.held, here.desk.unknown) == ("", Decimal("0.4"), "")
+    (booked,) = (one for one in here.journal.reader().executions(MARKET.slug) if one.kind == "Settle")
+    assert (booked.fill.fee, booked.change, booked.moves) == (Decimal("0.2"), 0, False)
+
+
 @pytest.mark.parametrize(
     ("read", "row", "said"),
     [
+        (read_execution, EXECUTION | {"execType": "Delivery", "execQty": "-1"}, "an execution must be of an id"),
+        (read_execution, EXECUTION | {"execType": "Settle", "execQty": ""}, "execQty must be a number, was ''"),
         (read_execution, EXECUTION | {"side": "None"}, "an execution must be of an id, a side and a quantity > 0"),
         (read_execution, EXECUTION | {"execQty": "0"}, "an execution must be of an id, a side and a quantity > 0"),
         (read_execution, EXECUTION | {"execPrice": "1e13"}, r"a price must be in 1e-12\.\.1e\+12, was 10000000000000"),
