@@ -57,6 +57,11 @@ class ChampionEntry:
     restores: int | None = None
     seal: str | None = None
 
+    @property
+    def champion(self) -> str:
+        """Version of the champion, or "flat"."""
+        return self.ref.version if self.ref else "flat"
+
 
 class ChampionLog:
     """Reads and appends entries; `ArtifactStore` checks their content.

@@ -2,6 +2,7 @@
 
     <url>/<source, with '-' for ':'>/<name>/trials/<key>.json       strategies that were evaluated on held-out bars
                                             searches/<key>.json     networks that a search trained
+                                            looks/<key>.json        versions that were compared with a champion
 
 Each entry is one file, created atomically: entries are added but never changed. Repeating the same work gives the same
 key and adds no entry; another seed, threshold, feature, dataset or version of the code is a new entry. A network of a
@@ -40,7 +41,6 @@ class Tried(Checked):
         key: Hash of all its inputs.
         source: Where the candles came from.
         name: The market's slug.
-        made_from: What was tried, with data, code and seed; plain JSON.
         origin: Origin of the candles. A replayed file with one more bar is another source but the same market, so
             sources can be matched by it. None in entries of older versions.
     """
@@ -50,7 +50,6 @@ class Tried(Checked):
     key: str
     source: Source
     name: str
-    made_from: Mapping[str, Any]
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +68,7 @@ class Trial(Tried):
         first_day: First held-out UTC day, days since 1970.
         daily_returns: Net, one for each UTC day.
         sharpe_per_day: Their mean divided by their standard deviation; 0 for a trial that never traded.
+        made_from: What was tried, with data, code and seed; plain JSON.
     """
 
     folder: ClassVar[str] = "trials"
@@ -77,6 +77,7 @@ class Trial(Tried):
     first_day: Day
     daily_returns: tuple[float, ...]
     sharpe_per_day: float
+    made_from: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,7 @@ class Candidate(Tried):
         log_loss: Calibrated, on the folds' test bars, nats.
         learned: Decrease of the validation loss by training, before calibration, mean over trainings, nats.
         seconds: Wall time of the trainings.
+        made_from: What was tried, with data, code and seed; plain JSON.
     """
 
     folder: ClassVar[str] = "searches"
@@ -94,13 +96,29 @@ class Candidate(Tried):
     log_loss: float
     learned: float
     seconds: float
+    made_from: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look(Tried):
+    """One version that was compared with a champion: logged by its verdict, whether it was published then or not.
+
+    Attributes:
+        hash8: Of the version.
+        champion: Version of the champion, or "flat".
+    """
+
+    folder: ClassVar[str] = "looks"
+
+    hash8: str
+    champion: str
 
 
 Entry = TypeVar("Entry", bound=Tried)
 
 
 class TrialLog(Generic[Entry]):
-    """The log of trials or of search candidates of every market, stored beside its versions.
+    """The log of trials, of search candidates or of looks of every market, stored beside its versions.
 
     Reading raises ArtifactError for an entry that is damaged, of another source or market, or wrongly signed.
 

@@ -14,8 +14,9 @@ from storage.results import ResultStore
 from storage.schema import DatasetRef
 from storage.settings import Settings
 from storage.trials import Origin
-from tasks.champion.judgement import count_looks, judge_challenger, judge_new_listing
+from tasks.champion.judgement import judge_challenger, judge_new_listing
 from tasks.champion.listing_verdict import FEWEST_HELD_OUT
+from tasks.champion.looks import count_looks, record_look
 from tasks.champion.promotion import Judgement
 from tasks.runs.page import show_table
 from tasks.strategy.findings import Findings, StepKeys
@@ -46,7 +47,9 @@ def judge_version(
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
     findings = Findings.load(settings.work, settings.datasets, keys)
     again = judged_folds(work, findings.evaluation.samples, second_seed)
-    return _kept(work, data, judge_challenger(store, recipe, findings, origin, _now_ms(), again))
+    judgement = judge_challenger(store, recipe, findings, origin, _now_ms(), again)
+    record_look(store, recipe, findings.evaluation, origin, judgement.champion)
+    return _kept(work, data, judgement)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge new listing {data.market.symbol}")
@@ -75,6 +78,7 @@ def judge_listed(
     found = evaluate_held_out(work, settings.datasets, asked, origin, level)
     second = evaluate_held_out(work, settings.datasets, second_seed, origin) if second_seed else None
     judgement = judge_new_listing(store, recipe, findings, origin, _now_ms(), found, second)
+    record_look(store, recipe, findings.evaluation, origin, judgement.champion)
     leads = " ".join(f"{symbol}={lead:+.5f}" for symbol, lead in found.leads.items())
     get_run_logger().info(f"markets that networks never saw: log_loss_skill {leads}")
     return _kept(work, data, judgement)

@@ -17,7 +17,6 @@ from storage.results import ResultStore, canonical_json
 from storage.schema import FEATURES, DatasetRef, Market, PipelineError, Source, VersionRef, one_line
 from storage.settings import Settings
 from storage.whole_file import replace_file
-from tasks.champion.judgement import champion_name
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Judgement
 from tasks.champion.version_hash import version_code, version_hash
@@ -192,9 +191,9 @@ def roll_back(exchange: ExchangeConfig, market: Market, reason: str) -> str:
     """
     store = ArtifactStore(Settings.from_environment().models)
     entry = store.rollback(exchange.source, market.slug, reason, datetime.now(UTC))
-    raise_alert("rollback", f"{exchange.source}/{market.slug}", f"champion is now {champion_name(entry)}: {reason}")
-    get_run_logger().info(f"rolled back market={market.slug} champion={champion_name(entry)} reason={reason!r}")
-    return champion_name(entry)
+    raise_alert("rollback", f"{exchange.source}/{market.slug}", f"champion is now {entry.champion}: {reason}")
+    get_run_logger().info(f"rolled back market={market.slug} champion={entry.champion} reason={reason!r}")
+    return entry.champion
 
 
 @task(cache_policy=NO_CACHE, task_run_name="champions of {market.symbol}")
@@ -202,10 +201,8 @@ def champion_history(exchange: ExchangeConfig, market: Market) -> list[str]:
     """Return every champion there was, oldest first, one line each; the page of the run has the newest first."""
     history = ArtifactStore(Settings.from_environment().models).history(exchange.source, market.slug)
     rows = [
-        {"since": entry.at or "the beginning", "champion": champion_name(entry), "why": entry.reason}
+        {"since": entry.at or "the beginning", "champion": entry.champion, "why": entry.reason}
         for entry in reversed(history)
     ]
     show_table("champions", exchange.source, market, rows, "Champions, the one in force first")
-    return [
-        f"{entry.sequence}  {entry.at or 'first':20}  {champion_name(entry):26}  {entry.reason}" for entry in history
-    ]
+    return [f"{entry.sequence}  {entry.at or 'first':20}  {entry.champion:26}  {entry.reason}" for entry in history]

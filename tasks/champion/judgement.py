@@ -13,10 +13,9 @@ from storage.schema import ArtifactError, DatasetRef, FloatArray, UnreachableErr
 from storage.trials import Origin, sharpe_per_strategy
 from tasks.champion.expiry import LastBar
 from tasks.champion.listing_verdict import held_out_evidence, judge_listing
-from tasks.champion.looks import Looked, looked_at
+from tasks.champion.looks import Looked, hash_of, looked_at
 from tasks.champion.manifest import Manifest, read_manifest
 from tasks.champion.promotion import Evidence, Judgement, Numbers, judge
-from tasks.champion.version_hash import version_hash
 from tasks.champion.vol_verdict import judge_vol_forecast
 from tasks.execution.backtest import Positions
 from tasks.execution.comparison import Duel, duel
@@ -57,7 +56,7 @@ def judge_challenger(
     entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
     evidence = _evidence(store, entry, looked, recipe, findings, origin, now_ms, second_seed)
     checks = judge(evidence, recipe.promotion)
-    return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=evidence.numbers)
+    return Judgement(champion=entry.champion, sequence=entry.sequence, checks=checks, numbers=evidence.numbers)
 
 
 def judge_new_listing(
@@ -86,7 +85,7 @@ def judge_new_listing(
     luck = _deflated_sharpe(looked, recipe, found.daily, found.metrics.num_trades)
     held_out = held_out_evidence(own, found, second, luck)
     checks = judge_listing(held_out, found, findings.evaluation.skill, recipe.promotion)
-    return Judgement(champion=champion_name(entry), sequence=entry.sequence, checks=checks, numbers=held_out.numbers)
+    return Judgement(champion=entry.champion, sequence=entry.sequence, checks=checks, numbers=held_out.numbers)
 
 
 def _evidence(
@@ -102,7 +101,7 @@ def _evidence(
     """Return what the rule looks at."""
     evaluation = findings.evaluation
     data = evaluation.samples.dataset.ref
-    hash8 = _hash8(recipe, evaluation)
+    hash8 = hash_of(recipe, evaluation)
     looks = looked.looks(hash8)
     fought = _duel(recipe, evaluation, store, entry, second_seed, looks)
     best, is_sized = findings.comparison.better_baseline, recipe.decision_config.sizing == "volatility"
@@ -114,7 +113,7 @@ def _evidence(
         luck=_deflated_sharpe(looked, recipe, evaluation.daily_returns, evaluation.money.model.metrics.num_trades),
     )
     return Evidence(
-        champion=champion_name(entry),
+        champion=entry.champion,
         numbers=numbers,
         last_bar=_last_bar(evaluation, origin, now_ms),
         skill=evaluation.skill,
@@ -137,16 +136,6 @@ def _last_bar(evaluation: Evaluation, origin: Origin, now_ms: int) -> LastBar:
     interval_ms = dataset.ref.market.interval_ms
     closed_ms = int(dataset.candles.start_ms[evaluation.unseen.stop - 1]) + interval_ms
     return LastBar(age_ms=now_ms - closed_ms, interval_ms=interval_ms, has_present=origin == "exchange")
-
-
-def count_looks(store: ArtifactStore, recipe: Recipe, evaluation: Evaluation) -> int:
-    """Return how many versions were compared with the champion of the moment, this one included."""
-    data = evaluation.samples.dataset.ref
-    return looked_at(store, data.source, data.market.slug).looks(_hash8(recipe, evaluation))
-
-
-def _hash8(recipe: Recipe, evaluation: Evaluation) -> str:
-    return version_hash(evaluation.samples.dataset.ref, recipe, evaluation.folds[-1].weights)
 
 
 def _deflated_sharpe(looked: Looked, recipe: Recipe, daily: FloatArray, trades: int) -> DeflatedSharpe:
@@ -226,8 +215,3 @@ def _duel(
         level=recipe.promotion.alpha(looks),
         **end,
     )
-
-
-def champion_name(entry: ChampionEntry) -> str:
-    """Return the version in force, or "flat"."""
-    return entry.ref.version if entry.ref else "flat"

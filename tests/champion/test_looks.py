@@ -1,13 +1,15 @@
 """How often a market was looked at: in every source of its candles, and a champion in each of its reigns."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from storage.artifacts import ArtifactStore
+from storage.results import ResultStore
 from storage.schema import Source, VersionRef
-from storage.trials import Candidate, Origin, Trial, TrialLog, sharpe_per_strategy
+from storage.trials import Candidate, Look, Origin, Trial, TrialLog, sharpe_per_strategy
 from tasks.champion.looks import looked_at
 
 SOURCE, NAME = Source("sandbox:0123abcd"), "linear-SYNTHUSDT-5"
@@ -49,22 +51,35 @@ def tried(store: ArtifactStore, source: Source, origin: Origin | None, number: i
     )
 
 
-def versions(store: ArtifactStore, source: Source = SOURCE) -> list[VersionRef]:
-    return list(looked_at(store, source, NAME).versions)
+def compared(store: ArtifactStore, source: Source = SOURCE) -> frozenset[str]:
+    return looked_at(store, source, NAME).compared
+
+
+def hashes(versions: Iterable[VersionRef]) -> frozenset[str]:
+    return frozenset(one.hash8 for one in versions)
+
+
+def judged(store: ArtifactStore, hash8: str, champion: str = "flat", source: Source = SOURCE) -> None:
+    """Log a verdict as `record_look` does, of a version that is not stored."""
+    look = Look(
+        key=ResultStore.key("look", [hash8, champion]),
+        source=source, name=NAME, origin="replayed", hash8=hash8, champion=champion,
+    )  # fmt: skip
+    TrialLog(store.place, Look).append(look)
 
 
 def test_rollback_forgets_no_look(store):
     early = [publish(store, hour) for hour in range(3)]
-    assert versions(store) == early  # at flat
+    assert compared(store) == hashes(early)  # at flat
     promote(store, early[-1], 0, 3)
-    assert versions(store) == []  # at the first champion
+    assert not compared(store)  # at the first champion
     during = [publish(store, 4), publish(store, 5)]
-    assert versions(store) == during
+    assert compared(store) == hashes(during)
     store.rollback(SOURCE, NAME, "a drawdown", BEGIN + timedelta(hours=6))
     after = publish(store, 7)
-    assert versions(store) == [*early, after]  # at flat, in both of its reigns
+    assert compared(store) == hashes([*early, after])  # at flat, in both of its reigns
     promote(store, early[-1], 2, 8)
-    assert versions(store) == during
+    assert compared(store) == hashes(during)
 
 
 def test_version_that_is_judged_again_is_no_further_look(store):
@@ -73,9 +88,25 @@ def test_version_that_is_judged_again_is_no_further_look(store):
     assert (looked.looks(f"{2:08x}"), looked.looks("ffffffff")) == (2, 3)
 
 
+@pytest.mark.promise(13)
+def test_verdict_of_a_run_that_stored_no_version_is_a_look_at_its_champion_alone(store):
+    first = publish(store, 1)
+    judged(store, "aaaaaaaa"), judged(store, "aaaaaaaa")
+    assert compared(store) == {first.hash8, "aaaaaaaa"}
+    publish(store, 2), judged(store, f"{2:08x}")  # published after all, it is one and the same
+    assert looked_at(store, SOURCE, NAME).looks("ffffffff") == 4
+    assert looked_at(store, SOURCE, NAME).looks("aaaaaaaa") == 3
+    promote(store, first, 0, 3)
+    judged(store, "aaaaaaaa", first.version), judged(store, "bbbbbbbb", first.version, OTHER)
+    assert compared(store) == {"aaaaaaaa"}  # the same bars again, at a champion that no other source has
+    store.rollback(SOURCE, NAME, "a drawdown", BEGIN + timedelta(hours=6))
+    judged(store, "cccccccc", source=OTHER)
+    assert compared(store) == {first.hash8, f"{2:08x}", "aaaaaaaa", "cccccccc"}  # at flat, in any source
+
+
 def test_market_without_versions_was_never_looked_at(store):
     looked = looked_at(store, SOURCE, NAME)
-    assert (looked.trials, looked.searched, looked.versions, looked.looks("ffffffff")) == ((), 0, (), 1)
+    assert (looked.trials, looked.searched, looked.compared, looked.looks("ffffffff")) == ((), 0, frozenset(), 1)
 
 
 @pytest.mark.promise(13)
@@ -94,9 +125,11 @@ def test_one_more_bar_forgets_neither_trial_nor_look(store, origins):
     assert looked.searched == 4
     promote(store, early[0], 0, 4)
     publish(store, 5, earlier)
-    assert versions(store, now) == early  # compared with flat; what came after, with a champion that reigns there alone
+    assert compared(store, now) == hashes(
+        early
+    )  # compared with flat; what came after, with a champion that reigns there alone
     promote(store, publish(store, 6, now), 0, 7)
-    assert versions(store, now) == []
+    assert not compared(store, now)
 
 
 def test_strategy_on_one_more_bar_is_the_same_one(store):
@@ -114,7 +147,7 @@ def test_market_that_is_made_up_counts_for_itself_alone(store):
     for number, source in enumerate(markets):
         looked = looked_at(store, source, NAME)
         assert [trial.source for trial in looked.trials] == [source]
-        assert (looked.searched, [one.source for one in looked.versions]) == (1, [source])
+        assert (looked.searched, looked.compared) == (1, {f"{number:08x}"})
         assert looked.trials[0].made_from == {"seed": number}
 
 

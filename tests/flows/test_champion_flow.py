@@ -157,6 +157,28 @@ def test_champion_that_a_person_rolled_back_does_not_return_by_a_retrain_on_the_
     assert store().champion(EXCHANGE.source, MARKET.slug).ref is None
 
 
+@pytest.mark.promise(13)
+def test_verdict_of_a_run_that_died_before_it_published_counts_and_counts_once(reign, monkeypatch):
+    def judged(seed: int):
+        return retrain(market=MARKET, exchange=EXCHANGE, recipe=recipe(seed)).manifest.judgement
+
+    def wanted(judgement) -> str:
+        (check,) = (one for one in judgement.checks if one.name.startswith("beats the champion"))
+        return check.wanted
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.retrain.publish_version", died)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                judged(seed=2)
+    assert wanted(judged(seed=3)) == "greater, p < 0.5, look 2"
+    assert wanted(judged(seed=2)) == "greater, p < 0.5, look 2"  # it goes on; its own verdict is no further one
+
+
+def died(*of):
+    raise KeyboardInterrupt
+
+
 def no_answer(*of):
     raise UnreachableError("the store does not answer")
 
