@@ -35,7 +35,7 @@ CLOSE_S = 15.0
 """How long the end of a session waits for its last position to be closed."""
 
 _BEAT_S = 0.05
-_UNHEARD = "nobody hears of the account"  # as somebody was told
+_UNHEARD, _REFUSED = "nobody hears of the account", "openings are refused"  # of which somebody was told
 
 _SURELY_KEPT_MS = 7 * DAY_MS  # in which every venue tells all that was booked
 
@@ -90,7 +90,7 @@ class OrderAccount(Account):
         self._lot = lot_size(self.instrument)
         self._begun, self._closed_ms = _NOT_BEGUN, -1
         self._said = self._why = ""  # why nothing is sent for the present bar: the cause, and a line about it
-        self._told: set[str] = set()  # why the market is halted, as somebody was told
+        self._told: set[str] = set()  # why the market is halted, or nothing is opened, as somebody was told
         self._closing: Closing | None = None
         self._decided_away = self._held_away = self.config.stop_at  # of the stop, by the last decision and as opened
 
@@ -131,7 +131,8 @@ class OrderAccount(Account):
         if self.desk.trouble:
             self.halt(self.desk.trouble)
         without_stop = self._position_without_stop()
-        self._check_heard()
+        self._tell_of(_UNHEARD, self._unheard(), "nothing new is opened until that is over")
+        self._tell_of(_REFUSED, self.desk.refuses_to_open, "nothing is opened until that is over")
         return self.desk.stopped or without_stop
 
     def _position_without_stop(self) -> str:
@@ -151,13 +152,13 @@ class OrderAccount(Account):
             return f"{said}, and gets none at {stop} ({err})"
         return ""
 
-    def _check_heard(self) -> None:
-        """Tell somebody, once, that nothing new is opened because nobody hears of the account."""
-        if not (why := self._unheard()):
-            self._told.discard(_UNHEARD)
-        elif _UNHEARD not in self._told:
-            self._told.add(_UNHEARD)
-            self.alert(f"{why}; nothing new is opened until that is over")
+    def _tell_of(self, what: str, why: str, then: str) -> None:
+        """Tell somebody of what does not halt the market: once, and anew when it was over; `why` is empty then."""
+        if not why:
+            self._told.discard(what)
+        elif what not in self._told:
+            self._told.add(what)
+            self.alert(f"{why}; {then}")
 
     @property
     def is_open(self) -> bool:
@@ -272,7 +273,7 @@ class OrderAccount(Account):
         if why := self.halted():
             self._tell(why)
             return why
-        self._told &= {_UNHEARD}
+        self._told &= {_UNHEARD, _REFUSED}
         if self.limit_book.latched is not None:
             self.limit_book.rearm()
         return ""

@@ -47,6 +47,9 @@ LEGS = 2
 REFUSALS = 2
 """Decisions in a row whose order to close the exchange refused, after which that is trouble."""
 
+OPEN_REFUSALS = 3
+"""Decisions in a row whose order to open it refused with one code, after which somebody is told."""
+
 OUTSIDE_CHANGES = (Cause.STOP_OUT, Cause.HALTED, Cause.FOREIGN)
 """What moves a position beside the session's orders: its stop at the exchange, a halt of the home, anybody else."""
 
@@ -138,6 +141,7 @@ class OrderDesk:
         without_stop: What it told of last, where that had no stop and no order was under way; None otherwise.
         untaken: What was booked and is in no ledger yet.
         trouble: Why nothing more may be sent; empty while nothing is wrong.
+        refuses_to_open: That the exchange takes no order to open, again and again; empty while it does.
         trading: The exchange.
         begin_ms: As given.
         sent: How long each order took, up to where it was answered.
@@ -162,7 +166,7 @@ class OrderDesk:
         self.held = self.there = ZERO
         self.without_stop: Position | None = None
         self.untaken: list[BookedExecution] = []
-        self.trouble = ""
+        self.trouble = self.refuses_to_open = ""
         self.sent: list[Sent] = []
         self.trading, self._session, self._journal = trading, session, journal
         self._lot, self._protection, self._timing = lot, protection, timing
@@ -178,6 +182,7 @@ class OrderDesk:
         self._compare_s, self._differed, self._is_over = 0.0, 0, False
         self._compared_s, self._incomparable = -inf, "nobody has asked yet"
         self._refusals = 0  # to close, of decisions in a row
+        self._refused_opens: list[str] = []  # codes of those to open, of decisions in a row
         self.begin_ms = self._since_ms = begin_ms
         self._resume()
 
@@ -372,14 +377,20 @@ class OrderDesk:
         return Order(link_id=link_id(self._session, self.market.slug, wanted.start_ms, kind, ordinal), leg=leg)
 
     def _count_refusals(self, start_ms: int) -> None:
-        """Count decisions whose order to close was refused: what can't be closed so must be closed in another way."""
-        sent = [self._orders[name] for name, bar in self._bars.items() if bar == start_ms]
-        closes = [one for one in sent if one.leg.reduces]
-        if not closes or self.trading.ban.left_s():  # while that lasts nobody closes anything
+        """Count decisions whose order was refused: what can't be closed so must be closed in another way."""
+        if self.trading.ban.left_s():  # while that lasts nobody closes anything
             return
-        self._refusals = self._refusals + 1 if closes[-1].status is Status.REJECTED else 0
-        if self._refusals >= REFUSALS:
-            self._stop(f"the exchange refuses to close {self.held} ({closes[-1].why})")
+        sent = [self._orders[name] for name, bar in self._bars.items() if bar == start_ms]
+        if closes := [one for one in sent if one.leg.reduces]:
+            self._refusals = self._refusals + 1 if closes[-1].status is Status.REJECTED else 0
+            if self._refusals >= REFUSALS:
+                self._stop(f"the exchange refuses to close {self.held} ({closes[-1].why})")
+        if opens := [one for one in sent if not one.leg.reduces]:
+            code = opens[-1].why.partition(":")[0] if opens[-1].status is Status.REJECTED else ""
+            self._refused_opens = [one for one in (*self._refused_opens, code) if one == code != ""]
+            n, self.refuses_to_open = len(self._refused_opens), ""
+            if n >= OPEN_REFUSALS:
+                self.refuses_to_open = f"the exchange has refused to open {n} times in a row ({opens[-1].why})"
 
     def _barred(self, order: Order, wanted: Intent) -> str:
         """Return why an order that is due may not be sent; empty where it may."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,38 @@ def test_one_refusal_to_close_is_no_trouble(open_rig: OPEN) -> None:
     market = trader.hold(24, while_held(refuse), patience_s=1.0)
     assert (market.halted, trader.alerts) == ("", [])
     assert trader.check().causes["rejected"] == 1
+
+
+def refuse_to_open(trader: Trader, code: int, times: int | None = None) -> None:
+    refusal = Action("refused", actions.ret_code(code, "ab not enough for new order").spoil, unseen=True)
+    match = Match(path=CREATE_PATH, method="POST", times=times, params={"reduceOnly": "false"})
+    trader.rig.sandbox.follow([Fault(match, refusal)])
+
+
+def test_openings_that_are_refused_one_after_another_are_told_once(open_rig: OPEN) -> None:
+    trader = Trader(open_rig)
+    refuse_to_open(trader, 110007)
+    market = trader.hold(40, patience_s=1.0)
+    assert market.own.causes["rejected"] == trader.check().causes["rejected"] > 3
+    assert trader.alerts == [
+        f"{MARKET} on sandbox: the exchange has refused to open 3 times in a row "
+        "(110007: ab not enough for new order); nothing is opened until that is over"
+    ]
+    assert market.halted == ""
+
+
+def test_refused_openings_are_told_from_the_third_in_a_row_of_one_code_and_anew_after_one_that_was_taken(
+    open_orders: Callable[..., Desk],
+) -> None:
+    here, told = open_orders(), list[bool]()
+    for bar, code in enumerate((110007, 110007, 110012, 110012, 0, 110012, 110012, 110012, 110012)):
+        refusal = Action("refused", actions.ret_code(code, "no").spoil, unseen=True)
+        here.sandbox.follow([Fault(Match(path=CREATE_PATH, method="POST"), refusal)] if code else [])
+        here.want(f"{here.desk.held + Decimal('0.1')}", bar)
+        here.work()
+        told.append(bool(here.desk.refuses_to_open))
+    assert told == [False] * 7 + [True] * 2
+    assert here.desk.refuses_to_open == "the exchange has refused to open 4 times in a row (110012: no)"
 
 
 @pytest.mark.promise(15)
