@@ -22,7 +22,8 @@ from tasks.execution.accounting import RULES, sized
 from tasks.execution.decision import expected_return
 from tasks.execution.paper import Ledger, Quote
 from tasks.journal.journal_rows import BarOpen, Cause, Decision
-from tasks.live.session_config import ExchangeTime, session_rules
+from tasks.live.exchange_time import ExchangeTime
+from tasks.live.session_config import session_rules
 from tasks.strategy.live_tick import LiveTick, Tick, share_taken
 
 _NOTHING = np.empty(0)

@@ -39,7 +39,8 @@ from tasks.execution.paper import Quote
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import BarOpen, Cause, Decision
 from tasks.live.account import Account, ClosedBar, FirstPrice
-from tasks.live.session_config import ExchangeTime, SessionConfig, elapsed_ms
+from tasks.live.exchange_time import ExchangeTime, elapsed_ms
+from tasks.live.session_config import SessionConfig
 from tasks.strategy.live_tick import day_vol, share_taken
 
 _OPEN_STATUS = ("Trading", "PreLaunch")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
-from time import monotonic, sleep
+from time import sleep
 from typing import NamedTuple
 
 from storage.schema import DAY_MS, Banned, FloatArray, PipelineError, TemporaryError
@@ -25,10 +25,11 @@ from tasks.journal.journal_rows import BarOpen, Cause, Decision
 from tasks.live.account import Account, ClosedBar, FirstPrice, nothing_new
 from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
+from tasks.live.exchange_time import ExchangeTime, boottime_s, elapsed_ms
 from tasks.live.halting import Closing
 from tasks.live.limits_state import forecast_risk
 from tasks.live.order_desk import Intent, OrderDesk
-from tasks.live.session_config import ExchangeTime, OrderConfig, elapsed_ms
+from tasks.live.session_config import OrderConfig
 from tasks.strategy.live_tick import forecast_vol
 
 CLOSE_S = 15.0
@@ -222,7 +223,7 @@ class OrderAccount(Account):
         Args:
             now_ms: The exchange's clock.
         """
-        self._work_until(monotonic() + CLOSE_S)
+        self._work_until(boottime_s() + CLOSE_S)
         for _ in range(3):
             self.desk.compare_soon()
             self.desk.reconcile()
@@ -238,7 +239,7 @@ class OrderAccount(Account):
             self.alert(said)
 
     def _work_until(self, give_up_s: float) -> None:
-        while (self.desk.is_busy or self.desk.unsettled) and monotonic() < give_up_s:
+        while (self.desk.is_busy or self.desk.unsettled) and boottime_s() < give_up_s:
             self.desk.work()
             sleep(_BEAT_S)
 
@@ -355,7 +356,7 @@ class OrderAccount(Account):
             if self.desk.held * wanted >= 0:
                 return
             wanted, coins = 0, ZERO
-        give_up_s = monotonic() + (left_s if wanted else max(left_s, CLOSE_S))
+        give_up_s = boottime_s() + (left_s if wanted else max(left_s, CLOSE_S))
         price, stop = Decimal(str(quote.first)), None
         if wanted:
             self._held_away = self._decided_away
@@ -410,7 +411,7 @@ class OrderAccount(Account):
     def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
         """Close the position and book it; what can't be closed in time stays, behind its stop."""
         price = Decimal(str(quote.first))
-        give_up_s = monotonic() + CLOSE_S
+        give_up_s = boottime_s() + CLOSE_S
         self.desk.submit_intent(Intent(at_ms, ZERO, price, give_up_s, None))
         self._work_until(give_up_s)
         self.desk.give_up()

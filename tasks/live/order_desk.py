@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from math import inf
-from time import monotonic, monotonic_ns, time_ns
+from time import monotonic_ns, time_ns
 from typing import NamedTuple
 
 from storage.schema import HOUR_MS, Market, PipelineError, TemporaryError
@@ -38,6 +38,7 @@ from tasks.execution.orders import (
 )
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import BookedExecution, Cause
+from tasks.live.exchange_time import boottime_s
 
 PROTECTION = Protection()
 
@@ -91,7 +92,7 @@ class Intent(NamedTuple):
         start_ms: Open time of the bar.
         coins: Signed position.
         price: Quote currency a coin, about.
-        until_s: Of the monotonic clock: nothing new is sent later.
+        until_s: Of `boottime_s`: nothing new is sent later.
         stop: Price of the stop that goes with an order that opens; None for none.
         received_ns: This machine's monotonic clock when what it is sent for had come in; 0 where nobody waits.
     """
@@ -234,8 +235,10 @@ class OrderDesk:
     @property
     def unknown(self) -> str:
         """Why nobody knows what the account holds now; empty where the exchange has told it, or did until just now."""
-        old_s = monotonic() - self._compared_s
-        return self._incomparable if old_s > self._timing.reconcile_s + self._timing.unknown_s else ""
+        old_s = boottime_s() - self._compared_s
+        if old_s <= self._timing.reconcile_s + self._timing.unknown_s:
+            return ""
+        return self._incomparable or f"nobody has asked for {old_s:.0f} s what the account holds"
 
     def has_sent(self, start_ms: int) -> bool:
         """Return whether anything was sent for a bar."""
@@ -396,7 +399,7 @@ class OrderDesk:
         """Return why an order that is due may not be sent; empty where it may."""
         if not order.leg.reduces and (self.trouble or self._halted()):
             return Cause.HALTED
-        return Cause.STALE if monotonic() > wanted.until_s else ""
+        return Cause.STALE if boottime_s() > wanted.until_s else ""
 
     def _send(self, order: Order, wanted: Intent) -> None:
         is_first = not self.has_sent(wanted.start_ms)  # what follows waits for its end
@@ -419,9 +422,9 @@ class OrderDesk:
     def _ask(self, order: Order) -> None:
         due_s, wait_s = self._asked.get(order.link_id, (0.0, self._timing.first_s))
         if not due_s:
-            self._asked[order.link_id] = (monotonic() + wait_s, wait_s)
+            self._asked[order.link_id] = (boottime_s() + wait_s, wait_s)
             return
-        if monotonic() < due_s:
+        if boottime_s() < due_s:
             return
         try:
             found = self.trading.look_up(self.market, order.link_id)
@@ -433,16 +436,16 @@ class OrderDesk:
         if order.link_id in self._open and self._now_ms() - order.sent_ms > 1e3 * self._timing.unknown_s:
             self._stop(f"nobody can tell for {self._timing.unknown_s:g} s what has become of order {order.link_id}")
         wait_s = min(2 * wait_s, self._timing.most_s)
-        self._asked[order.link_id] = (monotonic() + wait_s, wait_s)
+        self._asked[order.link_id] = (boottime_s() + wait_s, wait_s)
 
     def reconcile(self) -> None:
         """Compare with the exchange if that is due: the position by itself, then executions and open orders.
 
         A booking that can't be read hides no coins: what is held is compared whatever becomes of the rest.
         """
-        if monotonic() < self._compare_s:
+        if boottime_s() < self._compare_s:
             return
-        self._compare_s = monotonic() + self._timing.reconcile_s
+        self._compare_s = boottime_s() + self._timing.reconcile_s
         is_open, waiting = bool(self.unsettled), None
         try:
             position = self.trading.position(self.market)
@@ -458,7 +461,7 @@ class OrderDesk:
             self._apply_all(booked)
             waiting = self.trading.open_orders(self.market)
             self._apply_all(waiting)
-            self._compared_s = monotonic()
+            self._compared_s, self._incomparable = boottime_s(), ""
         except PipelineError as err:
             self._compare_again(err)
         is_open |= bool(self.unsettled)
@@ -475,7 +478,7 @@ class OrderDesk:
                 self._know_until(known_ms)
             return
         self._differed += 1
-        self._compare_s = monotonic() + self._timing.differ_s
+        self._compare_s = boottime_s() + self._timing.differ_s
         if self._differed >= self._timing.rounds:
             self._stop(f"the exchange holds {size}, the journal says {self.held}")
             self._is_over = True
@@ -504,7 +507,7 @@ class OrderDesk:
         self._compare_s = 0.0
 
     def _compare_within(self, seconds: float) -> None:
-        self._compare_s = min(self._compare_s, monotonic() + seconds)
+        self._compare_s = min(self._compare_s, boottime_s() + seconds)
 
     def note(self, at_ms: int, kind: str, said: str) -> None:
         """Note in the journal why something is not done."""

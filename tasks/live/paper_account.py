@@ -11,7 +11,7 @@ from tasks.exchange.stream_events import BookTop
 from tasks.execution.paper import Ledger, Opened, Quote, open_bar
 from tasks.journal.journal_rows import BarOpen, Cause
 from tasks.live.account import Account, FirstPrice, nothing_new
-from tasks.live.session_config import ExchangeTime, elapsed_ms
+from tasks.live.exchange_time import ExchangeTime, elapsed_ms
 
 Broker = Callable[[Ledger, int, Quote, float, FloatArray], Opened]
 """Pays the funding that is due and trades to the wanted side, as `paper.open_bar` does."""

@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from time import monotonic
 from typing import NamedTuple
 
 from storage.schema import (
@@ -32,8 +31,9 @@ from tasks.exchange.stream_events import (
 )
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import KNOWN_CHAMPION, UNKNOWN_CHAMPION
+from tasks.live.exchange_time import ExchangeTime, boottime_s
 from tasks.live.market_session import MarketSession
-from tasks.live.session_config import ExchangeTime, SessionConfig
+from tasks.live.session_config import SessionConfig
 
 _LOOK_S = 1.0  # how long the queue is waited for before somebody looks whether to stop
 _RETRY_S = 5.0  # between two questions for what REST did not give
@@ -107,7 +107,7 @@ class Session:
         self._closing: set[Key] = set()  # markets that are halted and may still hold something
         self._behind: dict[Key, None] = {}  # markets of which REST must be asked again, the longest waiting first
         self._asked_s = self._looked_s = 0.0
-        self._chose_s = self._compared_s = monotonic()
+        self._chose_s = self._compared_s = boottime_s()
         self._failures = 0  # to compare the clocks, in a row
 
     def run(self, on_ready: Callable[[], object] = lambda: None) -> None:
@@ -143,7 +143,7 @@ class Session:
                 self._take(self.markets[event.key], event)
             if self._behind:
                 self._catch_up()
-            if monotonic() - self._looked_s > self.look_every_s:
+            if boottime_s() - self._looked_s > self.look_every_s:
                 self._look()
         if self._config.at_end == "flat":
             for market in self.markets.values():
@@ -199,7 +199,7 @@ class Session:
 
     def _catch_up(self) -> None:
         """Ask REST for what was missed; what can't be had is asked for again a little later."""
-        if not self._behind or monotonic() - self._asked_s < self.retry_s:
+        if not self._behind or boottime_s() - self._asked_s < self.retry_s:
             return
         for key in list(self._behind):
             market = self.markets[key]
@@ -208,11 +208,11 @@ class Session:
                 self._guard(market, market.catch_up)
             if key in self._behind:
                 break  # the others would wait for an answer as long, and with them what the stream says meanwhile
-        self._asked_s = monotonic()
+        self._asked_s = boottime_s()
 
     def _look(self) -> None:
         """Do what is due by the clock: overdue bars, other versions, this machine's clock."""
-        now_s = self._looked_s = monotonic()
+        now_s = self._looked_s = boottime_s()
         for market in self._going_on:
             self._guard(market, partial(market.poll, self._time.now_ms()))
         for key in sorted(self._closing):
@@ -220,10 +220,10 @@ class Session:
         if self._choose is not None and now_s - self._chose_s >= self._config.new_version_s:
             for market in self._going_on:
                 self._guard(market, partial(self._take_over, self._choose, market))
-            self._chose_s = monotonic()
+            self._chose_s = boottime_s()
         if self._compare_clocks is not None and now_s - self._compared_s >= self._config.clock_check_s:
             self._compare(self._compare_clocks)
-            self._compared_s = monotonic()
+            self._compared_s = boottime_s()
 
     def _wind_down(self, key: Key) -> None:
         market = self.markets[key]
@@ -278,7 +278,7 @@ class Session:
             said = str(err)
         else:
             self._failures = 0
-            self._time.set_offset(offset_ms)
+            self._time.offset_ms = offset_ms
             self._time.trusted = abs(offset_ms) <= 1_000 * self._config.clock_limit_s
             said = f"this machine's clock is {abs(offset_ms):.0f} ms {'behind' if offset_ms > 0 else 'ahead'}"
         if self._time.trusted != before:

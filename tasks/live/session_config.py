@@ -1,11 +1,10 @@
-"""How a session behaves where the exchange leaves a choice, whose time it goes by, and what its account trades by."""
+"""How a session behaves where the exchange leaves a choice, and what its account trades by."""
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -115,98 +114,6 @@ class SessionConfig(Checked):
     at_end: Literal["hold", "flat"] = "hold"
     orders: OrderConfig = OrderConfig()
     limits: TradingLimits = TradingLimits()
-
-
-class ExchangeTime(Protocol):
-    """What time it is at the exchange."""
-
-    trusted: bool
-    """Whether it is known well enough to hold anything new."""
-
-    def at(self, ts_ms: int, received_ns: int) -> float:
-        """Return UTC milliseconds of the exchange's clock when something came in.
-
-        Args:
-            ts_ms: The exchange's own stamp of what came in.
-            received_ns: This machine's monotonic clock when it had come in.
-        """
-
-    def now_ms(self) -> float:
-        """Return UTC milliseconds of the exchange's clock now, as far as anybody knows."""
-
-    def feed_ms(self, ts_ms: int, received_ns: int) -> float:
-        """Return how long something was under way, milliseconds; NaN where nobody can tell.
-
-        Args:
-            ts_ms: The exchange's own stamp of it, UTC milliseconds.
-            received_ns: This machine's monotonic clock when it had come in.
-        """
-
-    def set_offset(self, offset_ms: float) -> None:
-        """Correct this machine's clock from now on."""
-
-
-@dataclass
-class WallTime:
-    """An exchange in real time: this machine's clock, corrected.
-
-    Attributes:
-        offset_ms: The exchange's clock minus this machine's.
-        trusted: Whether the two were close to each other when they were last compared.
-    """
-
-    offset_ms: float = 0.0
-    trusted: bool = True
-
-    def at(self, ts_ms: int, received_ns: int) -> float:
-        """Return this machine's time at receipt, corrected."""
-        return self.now_ms() - elapsed_ms(received_ns)
-
-    def now_ms(self) -> float:
-        """Return this machine's time, corrected."""
-        return time.time_ns() / 1e6 + self.offset_ms
-
-    def feed_ms(self, ts_ms: int, received_ns: int) -> float:
-        """Return receipt minus stamp."""
-        return self.at(ts_ms, received_ns) - ts_ms
-
-    def set_offset(self, offset_ms: float) -> None:
-        """Correct this machine's clock from now on."""
-        self.offset_ms = offset_ms
-
-
-@dataclass
-class DataTime:
-    """A replay, whose bars close every few milliseconds: no time passes between a stamp and its receipt.
-
-    Attributes:
-        latest_ms: The latest stamp that came in.
-        trusted: Always: there is but one clock.
-    """
-
-    latest_ms: float = 0.0
-    trusted: bool = True
-
-    def at(self, ts_ms: int, received_ns: int) -> float:
-        """Return the stamp."""
-        self.latest_ms = max(self.latest_ms, ts_ms)
-        return float(ts_ms)
-
-    def now_ms(self) -> float:
-        """Return the latest stamp."""
-        return self.latest_ms
-
-    def feed_ms(self, ts_ms: int, received_ns: int) -> float:
-        """Return NaN."""
-        return float("nan")
-
-    def set_offset(self, offset_ms: float) -> None:
-        """Do nothing: this machine's clock says nothing here."""
-
-
-def elapsed_ms(since_ns: int) -> float:
-    """Return real milliseconds since `since_ns` of the monotonic clock."""
-    return (time.monotonic_ns() - since_ns) / 1e6
 
 
 def session_rules(recipe: Recipe, instrument: Instrument) -> FloatArray:

@@ -36,12 +36,13 @@ from tasks.execution.paper import Ledger, open_bar
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import Decision
 from tasks.live.account import Account
+from tasks.live.exchange_time import DataTime, ExchangeTime
 from tasks.live.market_session import MarketSession, Recent
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_gateway import OrderGateway
 from tasks.live.paper_account import BROKERS, PaperAccount
 from tasks.live.session import ChooseVersion, Session, VersionChoice
-from tasks.live.session_config import DataTime, ExchangeTime, SessionConfig, WallTime
+from tasks.live.session_config import SessionConfig
 from tasks.market.features import WARM_UP
 from tasks.strategy.recipe import Recipe
 
@@ -145,7 +146,7 @@ def open_session(
         StoreError: The journal is of another session, or of fills that the exchange's rules of today do not allow.
     """
     feed = RestFeed(gateway=link.gateway)
-    clock: ExchangeTime = DataTime() if link.is_replay else WallTime(_checked_offset(link.gateway))
+    clock: ExchangeTime = DataTime() if link.is_replay else ExchangeTime(_checked_offset(link.gateway))
     markets = []
     for market, chosen in versions.items():
         instrument = link.gateway.instrument(market)

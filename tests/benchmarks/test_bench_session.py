@@ -18,9 +18,10 @@ from tasks.champion.serving import ServedModel
 from tasks.exchange.stream_events import ConfirmedBar
 from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
+from tasks.live.exchange_time import DataTime
 from tasks.live.market_session import MarketSession
 from tasks.live.paper_account import PaperAccount
-from tasks.live.session_config import DataTime, SessionConfig
+from tasks.live.session_config import SessionConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.sockets import PushTiming
 from tasks.strategy.recipe import Recipe

@@ -10,9 +10,10 @@ from storage.schema import Candles, Instrument, Market, TemporaryError
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar
 from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
+from tasks.live.exchange_time import DataTime
 from tasks.live.market_session import MarketSession, Recent
 from tasks.live.paper_account import PaperAccount
-from tasks.live.session_config import DataTime, SessionConfig
+from tasks.live.session_config import SessionConfig
 from tasks.live.session_replay import Replayed, replay
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, make_model, predict
 

@@ -19,9 +19,10 @@ from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.account import nothing_new
+from tasks.live.exchange_time import DataTime, ExchangeTime
 from tasks.live.paper_account import PaperAccount
 from tasks.live.session import Session, VersionChoice
-from tasks.live.session_config import DataTime, SessionConfig, WallTime
+from tasks.live.session_config import SessionConfig
 from tasks.live.session_replay import replay
 from tasks.live.session_start import RestFeed
 from tasks.sandbox.listing import Listing
@@ -80,7 +81,7 @@ class Offsets:
     ],
 )
 def test_clock_is_trusted_while_it_is_close_to_the_exchange_s(desk: Any, told: Any, trusted: bool) -> None:
-    time_there = WallTime()
+    time_there = ExchangeTime()
     here = desk(time=time_there)
     stop, offsets = threading.Event(), Offsets(*told)
 
@@ -274,7 +275,7 @@ def test_rest_that_is_down_is_asked_again_and_loses_nothing(desk: Any) -> None:
 def test_rest_that_is_down_is_asked_for_an_overdue_bar_with_growing_pauses_and_noted_once(
     desk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.live.session.monotonic", lambda: 1e6)  # the time of the bars alone goes on
+    monkeypatch.setattr("tasks.live.session.boottime_s", lambda: 1e6)  # the time of the bars alone goes on
     here = desk(bars=6)
     here.step(5)
     here.rest.down, asked, due_ms = True, here.rest.asked, here.market.last_ms + 2 * STEP_MS + 2_000

@@ -15,13 +15,14 @@ import pytest
 from tasks.exchange.private_events import ExecutionNews
 from tasks.exchange.stream import PrivateStream
 from tasks.execution.orders import HALT_ID, Execution
+from tasks.live.exchange_time import DataTime
 from tasks.live.gates import Denied
 from tasks.live.halting import close_all, latch_all
 from tasks.live.market_session import MarketSession
 from tasks.live.order_gateway import OrderConfig, account_of
 from tasks.live.outcome import SessionResult
 from tasks.live.session import VersionChoice
-from tasks.live.session_config import DataTime, SessionConfig
+from tasks.live.session_config import SessionConfig
 from tasks.sandbox import order_record
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
 from tasks.sandbox.stream_faults import AtMessage, StreamPlan

@@ -20,6 +20,7 @@ from tasks.exchange.stream_socket import StreamTiming
 from tasks.exchange.trading_account import TradingAccount
 from tasks.execution.orders import LotSize, Order, Status
 from tasks.journal.journal import Journal
+from tasks.live.exchange_time import boottime_s
 from tasks.live.order_desk import DeskTiming, Intent, OrderDesk
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.faults import CREATE_PATH, FaultPlan
@@ -119,7 +120,7 @@ class Desk:
     def want(self, coins: str, bar: int = 0, stop: Decimal | None = None) -> None:
         """Ask for a position at the open of a bar."""
         start_ms = BAR_MS + bar * MARKET.interval_ms
-        self.desk.submit_intent(Intent(start_ms, D(coins), PRICE, monotonic() + LIMIT_S, stop))
+        self.desk.submit_intent(Intent(start_ms, D(coins), PRICE, boottime_s() + LIMIT_S, stop))
 
     def work(self, until: Callable[[], bool] | None = None) -> None:
         """Let the desk work until it has nothing to do."""

@@ -31,6 +31,7 @@ from tasks.execution.accounting import COMMISSION, RULES
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
 from tasks.execution.paper import Ledger, Quote
 from tasks.journal.journal_rows import Decision
+from tasks.live.exchange_time import boottime_s
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
 from tasks.live.order_account import OrderAccount
@@ -389,13 +390,13 @@ def test_order_that_was_held_up_on_its_way_out_opens_nothing_that_may_not_be_ope
         here.desk, halts = own.desk, Halts.of(here.journal.path.parent)
         here.want("0.3")
         here.work()
-        write, clock = here.journal.order, "tasks.live.order_desk.monotonic"
+        write, clock = here.journal.order, "tasks.live.order_desk.boottime_s"
 
         def held_up(*args: Any) -> None:
             if said == "halted":
                 halts.latch("sandbox", MARKET, "the news")
             else:
-                monkeypatch.setattr(clock, lambda: monotonic() + 2 * LIMIT_S)
+                monkeypatch.setattr(clock, lambda: boottime_s() + 2 * LIMIT_S)
             if at == "disk":
                 write(*args)
 
@@ -404,7 +405,7 @@ def test_order_that_was_held_up_on_its_way_out_opens_nothing_that_may_not_be_ope
         here.work()
         assert (here.desk.held, posted(here)) == (0, 2)  # what closes goes out all the same
         halts.rearm("sandbox", MARKET)
-        monkeypatch.setattr(clock, monotonic)
+        monkeypatch.setattr(clock, boottime_s)
         here.want("0.3", bar=2)
         here.work()
         assert (here.desk.held, posted(here), here.desk.trouble) == (0, 2, "")

@@ -1,0 +1,74 @@
+"""What time it is at the exchange, and how long ago something was."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+# CLOCK_BOOTTIME goes on while a Linux machine is suspended; elsewhere (macOS) CLOCK_MONOTONIC does that.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+@dataclass
+class ExchangeTime:
+    """The clock of an exchange in real time: this machine's clock, corrected.
+
+    Attributes:
+        offset_ms: The exchange's clock minus this machine's.
+        trusted: Whether it is known well enough to hold anything new.
+    """
+
+    offset_ms: float = 0.0
+    trusted: bool = True
+
+    def at(self, ts_ms: int, received_ns: int) -> float:
+        """Return UTC milliseconds of the exchange's clock when something came in.
+
+        Args:
+            ts_ms: The exchange's own stamp of what came in.
+            received_ns: This machine's monotonic clock when it had come in.
+        """
+        return self.now_ms() - elapsed_ms(received_ns)
+
+    def now_ms(self) -> float:
+        """Return UTC milliseconds of the exchange's clock now, as far as anybody knows."""
+        return time.time_ns() / 1e6 + self.offset_ms
+
+    def feed_ms(self, ts_ms: int, received_ns: int) -> float:
+        """Return how long something was under way, milliseconds; NaN where nobody can tell. Arguments as in `at`."""
+        return self.at(ts_ms, received_ns) - ts_ms
+
+
+@dataclass
+class DataTime(ExchangeTime):
+    """The clock of a replay, whose bars close every few milliseconds: the latest stamp, which is met as it is made.
+
+    Attributes:
+        latest_ms: The latest stamp that came in.
+    """
+
+    latest_ms: float = 0.0
+
+    def at(self, ts_ms: int, received_ns: int) -> float:
+        """Return the stamp."""
+        self.latest_ms = max(self.latest_ms, ts_ms)
+        return float(ts_ms)
+
+    def now_ms(self) -> float:
+        """Return the latest stamp."""
+        return self.latest_ms
+
+    def feed_ms(self, ts_ms: int, received_ns: int) -> float:
+        """Return NaN: no time passes between a stamp and its receipt."""
+        return math.nan
+
+
+def elapsed_ms(since_ns: int) -> float:
+    """Return real milliseconds since `since_ns` of the monotonic clock."""
+    return (time.monotonic_ns() - since_ns) / 1e6
+
+
+def boottime_s() -> float:
+    """Return seconds of a clock that goes on while the machine is suspended, which `time.monotonic` does not."""
+    return time.clock_gettime(_CLOCK)
