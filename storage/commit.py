@@ -19,7 +19,6 @@ from storage.schema import (
     CandleError,
     Candles,
     ConfigError,
-    IntArray,
     Market,
     RejectedRow,
     Source,
@@ -137,7 +136,7 @@ def commit(
         raise StoreError(f"{market}: start_time must be unique, it is repeated after {utc_text(window.first_ms)}")
     if rejected:
         con.execute(_QUARANTINE, series | _quarantine_columns(rejected) | {"now_ms": now_ms})
-    missing = np.setdiff1d(_closed_bars(market, window, now_ms), stored, assume_unique=True)
+    missing = np.setdiff1d(window.closed(market, now_ms), stored, assume_unique=True)
     if had_gaps:
         con.execute(f"delete from gaps where {SPAN}", span)
     if len(missing):
@@ -189,10 +188,3 @@ def _quarantine_columns(rejected: Sequence[RejectedRow]) -> dict[str, list[Any]]
         "raw": [row.raw.encode("utf-8", "replace").decode() for row in rejected],
         "reason": [row.reason for row in rejected],
     }
-
-
-def _closed_bars(market: Market, window: Window, now_ms: int) -> IntArray:
-    """Return the open times of the window's bars that have closed by `now_ms`."""
-    step = market.interval_ms
-    starts = np.arange(window.first_ms, window.last_ms + step, step, dtype=np.int64)
-    return starts[starts + step <= now_ms]

@@ -432,6 +432,11 @@ class Window:
         """Return the number of bars in the window."""
         return (self.last_ms - self.first_ms) // interval_ms + 1
 
+    def closed(self, market: Market, now_ms: int) -> IntArray:
+        """Return the open times (n,) of the window's bars that have closed by `now_ms`."""
+        step = market.interval_ms
+        return np.arange(self.first_ms, min(self.last_ms, market.floor(now_ms) - step) + 1, step, dtype=np.int64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Instrument:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
-from storage.schema import Ambiguous
 from tasks.exchange.transport import Answer
-from tasks.exchange.wire_values import BadMessage, number, required, unsigned
+from tasks.exchange.wire_values import BadMessage, number, required, rows, unsigned
 from tasks.execution.orders import ZERO
 
 T = TypeVar("T")
@@ -49,73 +47,56 @@ class KeyFacts(NamedTuple):
 
 
 def read_rows(answer: Answer, read: Callable[[Mapping[str, Any], int], T], symbol: str | None = None) -> list[T]:
-    """Return the rows of an answer.
+    """Return the rows of an answer, read by a function that is given the monotonic clock when they came, ns.
 
     Args:
         answer: Bybit's answer.
-        read: Reads a row, given the monotonic clock when it came, ns.
+        read: Reads a row.
         symbol: Of every row; None where rows have none.
-
-    Raises:
-        Ambiguous: There is no list of rows, or one can't be read or is of another symbol.
     """
-    rows, now_ns = answer.result.get("list"), time.monotonic_ns()
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise Ambiguous("the answer holds no list of rows")
-    if symbol is not None and (others := [row.get("symbol") for row in rows if row.get("symbol") != symbol]):
-        raise Ambiguous(f"the answer is about symbol {str(others[0])[:40]!r}, {symbol} was asked for")
-    with _readable("a row of the answer"):
-        return [read(row, now_ns) for row in rows]
+    now_ns = time.monotonic_ns()
+    return [read(row, now_ns) for row in rows(answer.result, symbol)]
 
 
 def read_number(answer: Answer, name: str, symbol: str | None = None) -> Decimal | None:
-    """Return one number of the first row; None where there is no row, or it does not tell it. Raises as `read_rows`."""
-    rows = read_rows(answer, lambda row, received_ns: required(row, name) if row.get(name) else None, symbol)
-    return rows[0] if rows else None
+    """Return one number of the first row; None where there is no row, or it does not tell it."""
+    found = [required(row, name) if row.get(name) else None for row in rows(answer.result, symbol)]
+    return found[0] if found else None
 
 
 def read_positions(answer: Answer, symbol: str) -> list[tuple[int, Position]]:
     """Return the index (0 in one-way mode) and the position of each row; at least one.
 
     Raises:
-        Ambiguous: As `read_rows`, or there is no row: that does not say that the account is flat.
+        BadMessage: A row is malformed, or there is none: that does not say that the account is flat.
     """
-    if not (rows := read_rows(answer, _position, symbol)):
-        raise Ambiguous(f"the answer holds no position in {symbol}")
-    return rows
+    if not (found := rows(answer.result, symbol)):
+        raise BadMessage(f"the answer holds no position in {symbol}")
+    return [_position(row) for row in found]
 
 
 def read_key_facts(answer: Answer) -> KeyFacts:
     """Return what an answer about the key says.
 
     Raises:
-        Ambiguous: A permission is missing or malformed.
+        BadMessage, KeyError, TypeError: A permission is missing or malformed.
     """
     told = answer.result
-    with _readable("what the key may do"):
-        contracts, wallet = (told["permissions"][name] for name in ("ContractTrade", "Wallet"))
-        if not (isinstance(contracts, list) and isinstance(wallet, list)):
-            raise TypeError("permissions must be lists")
-        return KeyFacts(
-            may_trade={"Order", "Position"} <= set(contracts) and not number(told, "readOnly"),
-            may_withdraw="Withdraw" in wallet,
-            is_unified=bool(number(told, "uta") or number(told, "unified")),
-            user_id=int(number(told, "userID")),
-        )
+    contracts, wallet = (told["permissions"][name] for name in ("ContractTrade", "Wallet"))
+    if not (isinstance(contracts, list) and isinstance(wallet, list)):
+        raise BadMessage("permissions must be lists")
+    return KeyFacts(
+        may_trade={"Order", "Position"} <= set(contracts) and not number(told, "readOnly"),
+        may_withdraw="Withdraw" in wallet,
+        is_unified=bool(number(told, "uta") or number(told, "unified")),
+        user_id=int(number(told, "userID")),
+    )
 
 
-def _position(row: Mapping[str, Any], received_ns: int) -> tuple[int, Position]:
+def _position(row: Mapping[str, Any]) -> tuple[int, Position]:
     required(row, "size")  # an answer without one does not say that it is flat
     size, side = unsigned(row, "size"), row.get("side")
     if size and side not in ("Buy", "Sell"):
         raise BadMessage(f"a position must be of a side, was {str(side)[:40]!r} of {size}")
     rest = (unsigned(row, name) for name in ("leverage", "avgPrice", "stopLoss"))
     return int(number(row, "positionIdx")), Position(-size if side == "Sell" else size, *rest)
-
-
-@contextmanager
-def _readable(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, ArithmeticError) as err:
-        raise Ambiguous(f"{what} can't be read: {type(err).__name__} {err}") from err

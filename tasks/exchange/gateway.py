@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from types import TracebackType
 from typing import Any, Self
 
 from storage.schema import (
@@ -24,27 +23,17 @@ from storage.schema import (
     ConfigError,
     Instrument,
     Market,
-    Rejected,
     Source,
     Window,
     parse_source,
     utc_text,
 )
 from tasks.exchange.bans import Ban
-from tasks.exchange.pages import FetchedWindow, closed_bars, newest_start, read_page
-from tasks.exchange.reference import (
-    FUNDING_ROWS,
-    STATUSES,
-    Rates,
-    collect_funding,
-    read_funding,
-    read_instrument,
-    read_time,
-)
+from tasks.exchange.pages import FetchedWindow, newest_start, read_page
+from tasks.exchange.reference import FUNDING_ROWS, Rates, collect_funding, find_instrument, read_funding, read_time
 from tasks.exchange.rest_client import RestClient
-from tasks.exchange.transport import HOST_NAMES, Exchange, refused
+from tasks.exchange.transport import HOST_NAMES, Exchange
 
-ADDRESS_LIMIT_PER_S = 120  # 600 requests in 5 s, then 10 minutes of HTTP 403
 CLOCK_TOLERANCE_MS = 60_000  # NTP keeps a clock within a second; a clock a minute off is not synchronised
 
 
@@ -60,7 +49,7 @@ class Gateway:
         options: Retries, time-outs, clocks and callbacks, as in `RestClient`.
 
     Raises:
-        ConfigError: An argument breaks a rule.
+        ConfigError: The source is another place than the exchange.
     """
 
     def __init__(
@@ -73,7 +62,8 @@ class Gateway:
         threads: int = 16,
         **options: Any,
     ) -> None:
-        _check(exchange, source, url, requests_per_s, threads)
+        if exchange != ("sandbox" if parse_source(source).startswith("sandbox:") else source):
+            raise ConfigError(f"source must say where candles come from, was {source!r} for exchange {exchange!r}")
         self.exchange = exchange
         self.source = source
         self._threads = threads
@@ -89,9 +79,7 @@ class Gateway:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -127,13 +115,7 @@ class Gateway:
         Raises:
             Rejected: Bybit has no such symbol in this category.
         """
-        what = f"the rules of {market.symbol} {market.category}"
-        for status in STATUSES:
-            params = {"category": market.category, "symbol": market.symbol, "status": status}
-            found = self._session.ask(what, "get_instruments_info", params, partial(read_instrument, market=market))
-            if found is not None:
-                return found
-        raise refused(Rejected("no such symbol", 0), self.exchange, what)
+        return find_instrument(self._session, market)
 
     def newest_candle_ms(self, market: Market, now_ms: int) -> int | None:
         """Return the open time of a market's newest closed candle, UTC milliseconds; None if there is none."""
@@ -213,7 +195,7 @@ class Gateway:
     def _fetch_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event) -> FetchedWindow:
         if window.bars(market.interval_ms) > WINDOW_BARS:
             raise ConfigError(f"a window must hold at most {WINDOW_BARS} bars, was {window.bars(market.interval_ms)}")
-        expected = closed_bars(market, window, now_ms)
+        expected = window.closed(market, now_ms)
         if len(expected) == 0:
             return FetchedWindow(window=window, candles=Candles.empty(), rejected=(), missing=expected, asked=0)
         first = self._ask_window(market, window, now_ms, stop)
@@ -231,17 +213,3 @@ class Gateway:
         what = f"{market} candles from {utc_text(window.first_ms)}"
         read = partial(read_page, market=market, window=window, now_ms=now_ms)
         return self._session.ask(what, "get_kline", params, read, stop)
-
-
-def _check(exchange: Exchange, source: Source, url: str | None, requests_per_s: float, threads: int) -> None:
-    if exchange not in HOST_NAMES:
-        raise ConfigError(f"exchange must be one of {', '.join(HOST_NAMES)}, was {exchange!r}")
-    sandboxed = exchange == "sandbox"
-    if sandboxed != parse_source(source).startswith("sandbox:") or (not sandboxed and source != exchange):
-        raise ConfigError(f"source must say where candles come from, was {source!r} for exchange {exchange!r}")
-    if sandboxed != (url is not None):
-        raise ConfigError(f"url must be given for the sandbox alone, was {url!r} for exchange {exchange!r}")
-    if not sandboxed and not 0 < requests_per_s <= ADDRESS_LIMIT_PER_S:
-        raise ConfigError(f"requests_per_s must be in (0, {ADDRESS_LIMIT_PER_S}], was {requests_per_s!r}")
-    if threads < 1:
-        raise ConfigError(f"threads must be >= 1, was {threads!r}")

@@ -13,7 +13,6 @@ import numpy as np
 
 from storage.schema import (
     CANDLE_COLUMNS,
-    Ambiguous,
     BoolArray,
     Candles,
     FloatArray,
@@ -24,7 +23,7 @@ from storage.schema import (
     utc_text,
 )
 from tasks.exchange.transport import Answer
-from tasks.exchange.wire_values import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
+from tasks.exchange.wire_values import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE, BadMessage
 
 _FIELDS = 1 + len(CANDLE_COLUMNS)
 _RAW_LIMIT = 500
@@ -62,12 +61,6 @@ class FetchedWindow:
         return int(plausible(self.candles).sum())
 
 
-def closed_bars(market: Market, window: Window, now_ms: int) -> IntArray:
-    """Return the open times (n,) of the window's bars that have closed by `now_ms`."""
-    last_ms = min(window.last_ms, market.floor(now_ms) - market.interval_ms)
-    return np.arange(window.first_ms, last_ms + 1, market.interval_ms, dtype=np.int64)
-
-
 def plausible(candles: Candles) -> BoolArray:
     """Return (T,) whether a candle's numbers are of a plausible size, with open and close between low and high."""
     o, h, lo, c = candles.open, candles.high, candles.low, candles.close
@@ -91,7 +84,7 @@ def read_page(answer: Answer, market: Market, window: Window, now_ms: int) -> Fe
         now_ms: Bybit's clock before the request, UTC milliseconds.
 
     Raises:
-        Ambiguous: The answer holds no list, or is about another market.
+        BadMessage: The answer holds no list, or is about another market.
     """
     rows = _require_rows(answer.result, market)
     starts, numbers, rejected = _parse(rows)
@@ -107,7 +100,7 @@ def read_page(answer: Answer, market: Market, window: Window, now_ms: int) -> Fe
     starts, numbers, contradicting = _unique(starts[kept], numbers[kept])
     rejected += contradicting
     candles = Candles(start_ms=starts, **{name: numbers[:, i].copy() for i, name in enumerate(CANDLE_COLUMNS)})
-    missing = np.setdiff1d(closed_bars(market, window, now_ms), starts, assume_unique=True)
+    missing = np.setdiff1d(window.closed(market, now_ms), starts, assume_unique=True)
     return FetchedWindow(window=window, candles=candles, rejected=tuple(rejected), missing=missing, asked=1)
 
 
@@ -115,7 +108,7 @@ def newest_start(answer: Answer, market: Market, now_ms: int) -> int | None:
     """Return the open time of the newest closed candle of a kline answer, UTC milliseconds; None if it has none.
 
     Raises:
-        Ambiguous: The answer holds no list, or is about another market.
+        BadMessage: The answer holds no list, or is about another market.
     """
     starts, _, _ = _parse(_require_rows(answer.result, market))
     closed = starts[starts + market.interval_ms <= now_ms]
@@ -125,10 +118,10 @@ def newest_start(answer: Answer, market: Market, now_ms: int) -> int | None:
 def _require_rows(result: Mapping[str, Any], market: Market) -> list[Any]:
     for name, wanted in (("symbol", market.symbol), ("category", market.category)):
         if result.get(name, wanted) != wanted:
-            raise Ambiguous(f"the answer is about {name} {str(result[name])[:40]!r}")
+            raise BadMessage(f"the answer is about {name} {str(result[name])[:40]!r}")
     rows = result.get("list")
     if not isinstance(rows, list):
-        raise Ambiguous("the answer holds no list of rows")
+        raise BadMessage("the answer holds no list of rows")
     return rows
 
 

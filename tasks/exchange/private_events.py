@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from storage.schema import one_line
@@ -83,25 +83,21 @@ class ExecutionNews(NamedTuple):
 PrivateEvent = AccountReconnected | OrderNews | ExecutionNews
 
 
-class PrivateDecoder:
-    """Reads the messages of one private connection."""
+def decode_private(message: Mapping[str, Any], received_ns: int) -> list[PrivateEvent]:
+    """Return the events of a private message in their order; only those of category linear.
 
-    def decode(self, message: Mapping[str, Any], received_ns: int) -> list[PrivateEvent]:
-        """Return the events of a message in their order; only those of category linear.
-
-        Raises:
-            UnknownTopic: The topic was not subscribed.
-            BadMessage: A field is missing or not a number.
-        """
-        topic = str(message.get("topic")).partition(".")[0]
-        if topic not in PRIVATE_TOPICS:
-            raise UnknownTopic(topic[:80])
-        try:
-            rows = [row for row in message["data"] if row.get("category", "linear") == "linear"]
-            read = _READERS[topic]
-            return [read(row, received_ns) for row in rows]
-        except (KeyError, TypeError, AttributeError) as err:
-            raise BadMessage(f"{topic}: {type(err).__name__} {err}") from err
+    Raises:
+        UnknownTopic: The topic was not subscribed.
+        BadMessage: A field is missing or not a number.
+    """
+    topic = str(message.get("topic")).partition(".")[0]
+    if topic not in PRIVATE_TOPICS:
+        raise UnknownTopic(topic[:80])
+    read = read_order if topic == "order" else read_execution
+    try:
+        return [read(row, received_ns) for row in message["data"] if row.get("category", "linear") == "linear"]
+    except (KeyError, TypeError, AttributeError) as err:
+        raise BadMessage(f"{topic}: {type(err).__name__} {err}") from err
 
 
 def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
@@ -154,9 +150,3 @@ def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:
     return ExecutionNews(
         str(row["symbol"]), link_id, order_id, kind, side, fill, time_ms, received_ns, is_stop, fee_coin
     )
-
-
-_READERS: dict[str, Callable[[Mapping[str, Any], int], PrivateEvent]] = {
-    "order": read_order,
-    "execution": read_execution,
-}

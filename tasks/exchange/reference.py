@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from storage.schema import DAY_MS, END_OF_TIME_MS, HOUR_MS, Ambiguous, Instrument, Market
-from tasks.exchange.transport import Answer
-from tasks.exchange.wire_values import MOST_AMOUNT, BadMessage, plain, rate
+from storage.schema import DAY_MS, HOUR_MS, Instrument, Market, Rejected
+from tasks.exchange.rest_client import RestClient
+from tasks.exchange.transport import Answer, refused
+from tasks.exchange.wire_values import BadMessage, milliseconds, rate, required, rows, whole
 
 FUNDING_ROWS = 200  # the most that Bybit returns for one request
-STATUSES = ("Trading", "PreLaunch", "Delivering", "Closed")
-"""Statuses of a market, the most common first; Bybit filters by one at a time, by default Trading."""
 
+# The most common first. Bybit filters by one at a time, by default Trading; a position in a market before its launch
+# must be closed too.
+_STATUSES = ("Trading", "PreLaunch", "Delivering", "Closed")
 _NO_LIMIT = "100000000"  # coins: more than any coin's supply in practice
 # At Bybit's usual 8 hours a span is one request; for a market that pays more often it is split until its rows fit.
 _FUNDING_SPAN_MS = (FUNDING_ROWS - 1) * 8 * HOUR_MS - 1
@@ -21,41 +24,48 @@ Rates = list[tuple[int, float]]
 
 
 def read_time(answer: Answer) -> int:
-    """Return the server's time, UTC milliseconds.
+    """Return the server's time, UTC milliseconds."""
+    return milliseconds(whole(answer.result, "timeNano") // 1_000_000, "timeNano")
+
+
+def find_instrument(client: RestClient, market: Market) -> Instrument:
+    """Return the trading rules of a market.
 
     Raises:
-        Ambiguous: The answer has no valid time.
+        Rejected: Bybit has no such symbol in this category.
     """
-    return _moment(_whole(answer.result, "timeNano") // 1_000_000, "timeNano")
+    what = f"the rules of {market.symbol} {market.category}"
+    for status in _STATUSES:
+        params = {"category": market.category, "symbol": market.symbol, "status": status}
+        found = client.ask(what, "get_instruments_info", params, partial(read_instrument, market=market))
+        if found is not None:
+            return found
+    raise refused(Rejected("no such symbol", 0), client.exchange, what)
 
 
 def read_instrument(answer: Answer, market: Market) -> Instrument | None:
     """Return the trading rules of `market`; None if the list is empty.
 
     Raises:
-        Ambiguous: A field is missing or unreadable, or the answer is about another symbol.
+        BadMessage: A field is missing or unreadable, or the answer is about another symbol.
     """
-    rows = _rows(answer.result)
-    if not rows:
+    listed = rows(answer.result, market.symbol)
+    if not listed:
         return None
-    found = rows[0]
-    if found.get("symbol") != market.symbol:
-        raise Ambiguous(f"the answer is about symbol {str(found.get('symbol'))[:40]!r}")
-    spot = market.category == "spot"
-    prices, lots = found.get("priceFilter"), found.get("lotSizeFilter")
+    found, spot = listed[0], market.category == "spot"
+    prices, lots = _fields(found, "priceFilter"), _fields(found, "lotSizeFilter")
+    most = "maxMarketOrderQty" if spot else "maxMktOrderQty"
     return Instrument(
         symbol=market.symbol,
         category=market.category,
         status=_text(found, "status"),
-        launch_ms=0 if spot else _moment(_whole(found, "launchTime"), "launchTime"),
+        launch_ms=0 if spot else milliseconds(found.get("launchTime"), "launchTime"),
         tick_size=_limit(prices, "tickSize", positive=True),
         qty_step=_limit(lots, "basePrecision" if spot else "qtyStep", positive=True),
         min_qty=_limit(lots, "minOrderQty"),
         min_notional=_limit(lots, "minOrderAmt" if spot else "minNotionalValue", default="0"),
-        funding_interval_min=0 if spot else _whole(found, "fundingInterval"),
-        max_market_qty=_limit(
-            lots, "maxMarketOrderQty" if spot else "maxMktOrderQty", default=_NO_LIMIT, positive=True
-        ),
+        funding_interval_min=0 if spot else whole(found, "fundingInterval"),
+        max_market_qty=_limit(lots, most, default=_NO_LIMIT, positive=True),
     )
 
 
@@ -63,17 +73,15 @@ def read_funding(answer: Answer, symbol: str, first_ms: int, last_ms: int) -> Ra
     """Return the stamps and rates of a funding answer, oldest first; a repeated row counts once.
 
     Raises:
-        Ambiguous: A row can't be read, is of another symbol, lies outside the range, or contradicts another one.
+        BadMessage: A row can't be read, is of another symbol, lies outside the range, or contradicts another one.
     """
     rates: dict[int, float] = {}
-    for row in _rows(answer.result):
-        stamp, paid = _whole(row, "fundingRateTimestamp"), _rate(row)
-        if row.get("symbol") != symbol:
-            raise Ambiguous(f"the answer is about symbol {str(row.get('symbol'))[:40]!r}")
+    for row in rows(answer.result, symbol):
+        stamp, paid = whole(row, "fundingRateTimestamp"), rate(_text(row, "fundingRate"), "fundingRate")
         if not first_ms <= stamp <= last_ms:
-            raise Ambiguous(f"a funding stamp lies outside the range that was asked for: {stamp}")
+            raise BadMessage(f"a funding stamp lies outside the range that was asked for: {stamp}")
         if rates.setdefault(stamp, paid) != paid:
-            raise Ambiguous(f"two funding rates for one stamp: {stamp}")
+            raise BadMessage(f"two funding rates for one stamp: {stamp}")
     return sorted(rates.items())
 
 
@@ -101,56 +109,23 @@ def collect_funding(ask: Callable[[int, int], Rates], first_ms: int, last_ms: in
     return sorted(rates)
 
 
-def _rows(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    rows = result.get("list")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise Ambiguous("the answer holds no list of rows")
-    return rows
+def _fields(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = row.get(name)
+    return found if isinstance(found, dict) else {}
 
 
-def _text(fields: object, name: str) -> str:
-    value = fields.get(name) if isinstance(fields, dict) else None
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
     if isinstance(value, str) and value:
         return value
-    raise Ambiguous(f"the answer lacks {name}")
+    raise BadMessage(f"the answer lacks {name}")
 
 
-def _moment(ms: int, name: str) -> int:
-    if ms > END_OF_TIME_MS:
-        raise Ambiguous(f"{name} must be a time, was {str(ms)[:40]}")
-    return ms
-
-
-def _whole(fields: object, name: str) -> int:
-    value = fields.get(name) if isinstance(fields, dict) else None
-    if type(value) is int and value >= 0:
-        return value
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
-        return int(value)
-    raise Ambiguous(f"{name} must be a whole number, was {str(value)[:40]!r}")
-
-
-def _limit(fields: object, name: str, *, default: str | None = None, positive: bool = False) -> str:
+def _limit(row: Mapping[str, Any], name: str, *, default: str | None = None, positive: bool = False) -> str:
     """Return the text of a number >= 0, or > 0 where it must be `positive`; `default` if it is missing or empty."""
-    if default is not None and isinstance(fields, dict) and not fields.get(name):
+    if default is not None and not row.get(name):
         return default
-    text = _decimal(fields, name)
-    if float(text) < 0 or (positive and float(text) == 0):
-        raise Ambiguous(f"{name} must be {'>' if positive else '>='} 0, was {text[:40]!r}")
-    if float(text) > MOST_AMOUNT:
-        raise Ambiguous(f"{name} must be within {MOST_AMOUNT:g}, was {text[:40]!r}")
+    text, found = _text(row, name), required(row, name)
+    if found < 0 or (positive and not found):
+        raise BadMessage(f"{name} must be {'>' if positive else '>='} 0, was {text!r}")
     return text
-
-
-def _decimal(fields: object, name: str) -> str:
-    try:
-        return plain(_text(fields, name), name)
-    except BadMessage as err:
-        raise Ambiguous(str(err)) from err
-
-
-def _rate(row: Mapping[str, Any]) -> float:
-    try:
-        return rate(_decimal(row, "fundingRate"))
-    except BadMessage as err:
-        raise Ambiguous(str(err)) from err

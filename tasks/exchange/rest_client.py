@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from storage.api_keys import ApiKey
-from storage.schema import Banned, PipelineError, RateLimited, TemporaryError
+from storage.schema import Ambiguous, Banned, PipelineError, RateLimited, TemporaryError, one_line
 from tasks.exchange.bans import Ban
 from tasks.exchange.pacing import Pace, RetryPolicy, Sleep
 from tasks.exchange.transport import HOST_NAMES, Answer, Exchange, ask, give_up, new_client, refused
+from tasks.exchange.wire_values import BadMessage
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class RestClient:
             what: Description of the request for error texts.
             method: Name of pybit's method, such as get_kline.
             params: Its arguments.
-            read: Parses the answer; raises Ambiguous if it is unusable, which counts as a failed attempt.
+            read: Parses the answer; an error of it means that the answer is unusable, which is a failed attempt.
             stop: Cancels the request when set.
 
         Raises:
@@ -105,9 +106,9 @@ class RestClient:
                 self._tell(f"this address is refused, as another process was told: waiting {left_s:.0f} s for {what}")
                 self._pace.close_for(left_s)
                 continue
-            began = self.clock()
+            client, began = self._client(), self.clock()
             try:
-                parsed = read(ask(self._client(), method, params))
+                parsed = _parsed(ask(client, method, params), read)
             except TemporaryError as err:
                 banned = isinstance(err, Banned)
                 bans, failures = bans + banned, failures + (not banned)
@@ -162,3 +163,12 @@ class RestClient:
             self._local.client = new_client(self.exchange, self.url, self.timeout_s, self.key)
             self._clients.append(self._local.client)
         return self._local.client
+
+
+def _parsed(answer: Answer, read: Callable[[Answer], T]) -> T:
+    try:
+        return read(answer)
+    except BadMessage as err:
+        raise Ambiguous(str(err)) from err
+    except (ValueError, KeyError, TypeError, ArithmeticError) as err:
+        raise Ambiguous(f"the answer can't be read: {type(err).__name__} {one_line(err)}") from err

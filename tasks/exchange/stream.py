@@ -11,8 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import websocket
 
@@ -21,7 +20,7 @@ from storage.foreign import parse_json
 from storage.schema import ConfigError, Market, one_line
 from tasks.exchange.bans import Ban
 from tasks.exchange.pacing import RetryPolicy
-from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, PrivateDecoder
+from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, decode_private
 from tasks.exchange.stream_events import Decoder, Reconnected, SubscriptionRefused, UnknownTopic, topics_of
 from tasks.exchange.stream_socket import StreamSocket, StreamTiming
 from tasks.exchange.transport import Exchange
@@ -55,16 +54,8 @@ class StreamCounts:
     failures: int = 0
 
 
-class Reader(Protocol):
-    """Reads the messages of one connection."""
-
-    def decode(self, message: Mapping[str, Any], received_ns: int) -> Sequence[Any]:
-        """Return the events of a message in their order.
-
-        Raises:
-            UnknownTopic: The topic was not subscribed.
-            BadMessage: The message is malformed.
-        """
+Decode = Callable[[Mapping[str, Any], int], Sequence[Any]]
+"""Returns the events of a message that came at a monotonic time, ns; raises UnknownTopic or BadMessage."""
 
 
 class Stream:
@@ -116,7 +107,7 @@ class Stream:
         )
         self._on_note = on_note
         self._asked: dict[str, tuple[str, ...]] = {}
-        self._decoder = self._reader()
+        self._decode = self._decoder()
         self._data_s = 0.0  # time of the last message that shows that the feed is alive
         self._connection: StreamSocket | None = None
         self._closing = threading.Event()
@@ -131,9 +122,7 @@ class Stream:
         self._supervisor.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -178,7 +167,7 @@ class Stream:
         self._connection = connection
         try:
             self.counts.connections += 1
-            self._decoder = self._reader()
+            self._decode = self._decoder()
             self._greet(connection)
             self._put(self._reconnected())
             # Stored before the requests are sent: an answer may come before the next line runs.
@@ -209,7 +198,7 @@ class Stream:
             if not isinstance(message, dict):
                 raise BadMessage(f"must be an object, was {type(message).__name__}")
             if "topic" in message:
-                for event in self._decoder.decode(message, received_ns):
+                for event in self._decode(message, received_ns):
                     self._put(event)
                 self.counts.messages += 1
                 self._data_s = received_ns / 1e9
@@ -222,7 +211,8 @@ class Stream:
             if len(self.bad_messages) < _TOLD:
                 self.bad_messages.append(f"{type(err).__name__}: {one_line(err)}; {text[:80]!r}")
 
-    def _reader(self) -> Reader:
+    def _decoder(self) -> Decode:
+        """Return what decodes the messages of one connection."""
         raise NotImplementedError
 
     def _reconnected(self) -> object:
@@ -263,8 +253,8 @@ class PublicStream(Stream):
         (self.category,) = categories
         super().__init__(self.category, [topics_of(market) for market in markets], **options)
 
-    def _reader(self) -> Reader:
-        return Decoder(self.category, frozenset(topic for group in self._groups for topic in group))
+    def _decoder(self) -> Decode:
+        return Decoder(self.category, frozenset(topic for group in self._groups for topic in group)).decode
 
     def _reconnected(self) -> Reconnected:
         return Reconnected(self.category, self.generation, time.monotonic_ns())
@@ -309,8 +299,8 @@ class PrivateStream(Stream):
             if self._down_since_s is None:
                 self._down_since_s = time.monotonic()
 
-    def _reader(self) -> Reader:
-        return PrivateDecoder()
+    def _decoder(self) -> Decode:
+        return decode_private
 
     def _reconnected(self) -> AccountReconnected:
         return AccountReconnected(self.generation, time.monotonic_ns())

@@ -28,8 +28,8 @@ class UnknownTopic(ValueError):
     """A message of a topic that was not subscribed; counted and dropped."""
 
 
-class ConfirmedBar(NamedTuple):
-    """A bar that has closed. Prices in quote currency per coin, volume in coins, turnover in quote currency."""
+class _Bar(NamedTuple):
+    """Prices in quote currency per coin, volume in coins, turnover in quote currency."""
 
     key: Key
     interval: str
@@ -44,20 +44,16 @@ class ConfirmedBar(NamedTuple):
     received_ns: int
 
 
-class FormingBar(NamedTuple):
+class ConfirmedBar(_Bar):
+    """A bar that has closed."""
+
+    __slots__ = ()
+
+
+class FormingBar(_Bar):
     """The current, still open bar; only its open price is final."""
 
-    key: Key
-    interval: str
-    start_ms: int
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-    turnover: float
-    ts_ms: int
-    received_ns: int
+    __slots__ = ()
 
 
 class BookTop(NamedTuple):

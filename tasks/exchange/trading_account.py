@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from storage.api_keys import ApiKey
@@ -30,7 +29,7 @@ from tasks.exchange.account_answers import KeyFacts, Position, read_key_facts, r
 from tasks.exchange.bans import BAN_S, Ban
 from tasks.exchange.pacing import Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, read_execution, read_order
-from tasks.exchange.reference import STATUSES, read_instrument, read_time
+from tasks.exchange.reference import find_instrument, read_time
 from tasks.exchange.rest_client import RestClient
 from tasks.exchange.transport import HOST_NAMES, RECV_WINDOW_MS, Answer, Exchange, ask, new_client, refused
 from tasks.execution.orders import Acked, Lost, Order, Refused
@@ -105,9 +104,7 @@ class TradingAccount:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._closed.set()
         self._questions.close()
         self._questions.disconnect()
@@ -173,13 +170,7 @@ class TradingAccount:
         Raises:
             Rejected: There is no such market.
         """
-        what, params = f"the rules of {market.symbol}", {"category": market.category, "symbol": market.symbol}
-        for status in STATUSES:  # a market before its launch is traded, and a position in it must be closed too
-            asked = params | {"status": status}
-            found = self._ask(what, "get_instruments_info", asked, partial(read_instrument, market=market))
-            if found is not None:
-                return found
-        raise refused(Rejected("no such symbol", 0), self.exchange, what)
+        return find_instrument(self._questions, market)
 
     def set_leverage(self, market: Market, leverage: Decimal = Decimal(1)) -> None:
         """Set the leverage of a market; no error if it is set already."""

@@ -24,6 +24,7 @@ from storage.schema import (
     AuthError,
     Banned,
     ClockError,
+    ConfigError,
     PipelineError,
     RateLimited,
     Rejected,
@@ -97,7 +98,12 @@ def new_client(
         timeout_s: Longest wait for a connection and for the next bytes; their sum limits a whole answer.
         key: API key that signs the requests; None for public ones.
         recv_window_ms: Bybit refuses a signed request that arrives later than this after it was signed.
+
+    Raises:
+        ConfigError: The sandbox has no address, so that requests would go to Bybit.
     """
+    if exchange == "sandbox" and url is None:
+        raise ConfigError("url must be given for the sandbox, was None")
     logger = logging.getLogger("pybit._http_manager")
     with _CONNECTING:
         handlers = list(logger.handlers)

@@ -20,7 +20,7 @@ from storage.settings import Settings
 from storage.snapshots import load_dataset
 from tasks.champion.manifest import read_manifest
 from tasks.exchange.connection import ExchangeConfig
-from tasks.exchange.private_events import PrivateDecoder
+from tasks.exchange.private_events import decode_private
 from tasks.exchange.stream import PublicStream
 from tasks.live.halts import Halts
 from tasks.sandbox.candle_files import base_interval, file_source, read_candle_file, read_funding_file
@@ -227,7 +227,6 @@ def stream_messages(lab: Lab, rng: Random) -> Generator[Attempt]:
     """Messages of the public and the private stream with other parts."""
     market = Market(symbol="BTCUSDT")
     stream = PublicStream([market], exchange="bybit")
-    private = PrivateDecoder()
     bar = {
         "start": 1672324800000, "end": 1672325099999, "interval": "5", "open": "16649.5", "close": "16677",
         "high": "16677", "low": "16608", "volume": "2.081", "turnover": "34666.4005", "confirm": True,
@@ -266,7 +265,7 @@ def stream_messages(lab: Lab, rng: Random) -> Generator[Attempt]:
             stream._receive(text)
             if isinstance(changed, dict):
                 with suppress(ValueError):  # what is dropped, and counted
-                    private.decode(changed, 0)
+                    decode_private(changed, 0)
             while not stream.events.empty():
                 stream.events.get()
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.schema import CANDLE_COLUMNS, Ambiguous, Candles, Market, Window
-from tasks.exchange.pages import closed_bars, plausible, read_page
+from storage.schema import CANDLE_COLUMNS, Candles, Market, Window
+from tasks.exchange.pages import plausible, read_page
 from tasks.exchange.transport import Answer
+from tasks.exchange.wire_values import BadMessage
 
 MARKET = Market(symbol="BTCUSDT", interval="5")
 START_MS = 1_735_689_600_000
@@ -209,7 +210,7 @@ def test_turnover_that_bybit_leaves_empty_is_unknown_and_not_doubtful() -> None:
     ],
 )
 def test_answer_that_is_no_page_of_this_market_is_unusable(result: dict[str, Any], message: str) -> None:
-    with pytest.raises(Ambiguous, match=message):
+    with pytest.raises(BadMessage, match=message):
         read(FULL, **result)
 
 
@@ -247,7 +248,7 @@ def test_closed_bars_of_weeks_open_on_mondays() -> None:
     monday = 1_735_516_800_000  # 2024-12-30
     market = Market(interval="W")
     window = Window(first_ms=monday, last_ms=monday + 5 * week)
-    assert closed_bars(market, window, monday + 2 * week).tolist() == [monday, monday + week]
+    assert window.closed(market, monday + 2 * week).tolist() == [monday, monday + week]
     page = read_page(Answer(result={"list": [[str(monday), *["1"] * 6]]}, time_ms=None), market, window, monday + week)
     assert page.candles.start_ms.tolist() == [monday]
 

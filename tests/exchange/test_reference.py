@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from storage.schema import Ambiguous, Instrument, Market
+from storage.schema import Instrument, Market
 from tasks.exchange.reference import collect_funding, read_funding, read_instrument, read_time
 from tasks.exchange.transport import Answer
+from tasks.exchange.wire_values import BadMessage
 
 HOUR_MS = 3_600_000
 T0 = 1_735_689_600_000
@@ -60,7 +61,7 @@ def test_rules_of_spot_have_no_launch_and_no_funding() -> None:
 )  # fmt: skip
 def test_step_by_which_nothing_can_be_rounded_is_no_rule(step: str, found: str) -> None:
     lots = LINEAR["lotSizeFilter"] | {"qtyStep": step}  # type: ignore[operator]
-    with pytest.raises(Ambiguous, match=found):
+    with pytest.raises(BadMessage, match=found):
         read_instrument(answer(LINEAR | {"lotSizeFilter": lots}), Market(symbol="BTCUSDT"))
 
 
@@ -70,7 +71,7 @@ def test_step_by_which_nothing_can_be_rounded_is_no_rule(step: str, found: str) 
 )
 def test_limit_below_0_is_no_rule(name: str, found: str) -> None:
     lots = LINEAR["lotSizeFilter"] | {name: "-1"}  # type: ignore[operator]
-    with pytest.raises(Ambiguous, match=found):
+    with pytest.raises(BadMessage, match=found):
         read_instrument(answer(LINEAR | {"lotSizeFilter": lots}), Market(symbol="BTCUSDT"))
 
 
@@ -99,20 +100,20 @@ def test_empty_list_of_instruments_has_no_rules() -> None:
     ],
 )
 def test_rules_that_cannot_be_read_are_unusable(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(Ambiguous, match=message):
+    with pytest.raises(BadMessage, match=message):
         read_instrument(answer(LINEAR | change), Market(symbol="BTCUSDT"))
 
 
 @pytest.mark.parametrize("rows", [None, {}, [[]], ["BTCUSDT"]])
 def test_list_that_is_none_is_unusable(rows: Any) -> None:
-    with pytest.raises(Ambiguous, match="the answer holds no list of rows"):
+    with pytest.raises(BadMessage, match="the answer holds no list of rows"):
         read_instrument(Answer(result={"list": rows}, time_ms=None), Market(symbol="BTCUSDT"))
 
 
 def test_time_is_read_from_the_nanoseconds() -> None:
     result = {"timeSecond": "1688639403", "timeNano": "1688639403423213947"}
     assert read_time(Answer(result=result, time_ms=None)) == 1_688_639_403_423
-    with pytest.raises(Ambiguous, match="timeNano must be a whole number, was 'None'"):
+    with pytest.raises(BadMessage, match="timeNano must be a whole number, was 'None'"):
         read_time(Answer(result={}, time_ms=None))
 
 
@@ -143,7 +144,7 @@ def test_funding_is_read_oldest_first_and_repeated_rows_count_once() -> None:
     ],
 )
 def test_funding_that_cannot_be_trusted_is_unusable(row: dict[str, str], message: str) -> None:
-    with pytest.raises(Ambiguous, match=message):
+    with pytest.raises(BadMessage, match=message):
         read_rates(stamp(0), row)
 
 
@@ -202,5 +203,5 @@ def test_documented_funding_is_read() -> None:
 
 @pytest.mark.promise(19)
 def test_time_beyond_the_calendar_is_refused() -> None:
-    with pytest.raises(Ambiguous, match="launchTime must be a time, was 9999999999999999"):
+    with pytest.raises(BadMessage, match="launchTime must be a time, was 9999999999999999"):
         read_instrument(answer(LINEAR | {"launchTime": "9999999999999999"}), Market(symbol="BTCUSDT"))

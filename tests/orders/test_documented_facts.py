@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.exchange.account_answers import Position, read_number, read_positions, read_rows
-from tasks.exchange.private_events import ExecutionNews, PrivateDecoder, read_execution, read_order
+from tasks.exchange.private_events import ExecutionNews, decode_private, read_execution, read_order
 from tasks.exchange.transport import Answer
 from tasks.execution.orders import Execution
 
@@ -45,7 +45,7 @@ def test_executions_are_read(real_data: Path) -> None:
     (asked,) = read_rows(answer(real_data, "order__execution__0"), read_execution, "ETHPERP")
     known = Execution("e0cbe81d-0f18-5866-9415-cf319b5dab3b", Decimal("0.1"), Decimal("1190.15"), Decimal("0.071409"))
     assert (asked.fill, asked.side, asked.kind, asked.time_ms) == (known, "Buy", "Trade", 1_672_282_722_429)
-    (pushed,) = PrivateDecoder().decode(document(real_data, "websocket__private__execution__1"), 1)
+    (pushed,) = decode_private(document(real_data, "websocket__private__execution__1"), 1)
     assert isinstance(pushed, ExecutionNews)
     known = Execution("0ab1bdf7-4219-438b-b30a-32ec863018f7", Decimal("0.5"), Decimal("95900.1"), Decimal("26.3725275"))
     assert (pushed.fill, pushed.side, pushed.fee_coin) == (known, "Sell", "USDT")

@@ -228,7 +228,7 @@ def test_key_of_which_nobody_says_whether_it_may_withdraw_is_unknown(open_desk: 
         reply.envelope["result"]["permissions"] = permissions if permissions != {"Wallet": None} else told | permissions
 
     here.sandbox.follow([Fault(Match(path="/v5/user/query-api", times=None), Action("permissions", spoil))])
-    with pytest.raises(TemporaryError, match="what the key may do can't be read"):
+    with pytest.raises(TemporaryError, match="no usable answer for the key's permissions"):
         here.trading.key_facts()
 
 
