@@ -30,7 +30,6 @@ from storage.schema import (
     FloatArray,
     IntArray,
     Interval,
-    Market,
     Source,
     content_hash,
     one_line,
@@ -38,6 +37,7 @@ from storage.schema import (
     utc_text,
 )
 from tasks.sandbox.candle_layout import PRICES, Layout, layout_of_names, layout_of_text
+from tasks.sandbox.replay import bar_open
 
 Table = Mapping[str, pa.ChunkedArray]
 """Columns by the names that the file gives them."""
@@ -154,8 +154,7 @@ def base_interval(candles: Candles) -> Interval:
             f"candles must follow each other at one of Bybit's intervals ({' '.join(INTERVAL_MS)}), most of these are "
             f"{timedelta(milliseconds=-least)} apart; make one of them by resampling"
         )
-    grid = Market(interval=cast(Interval, code))
-    late_ms: IntArray = candles.start_ms - grid.floor(candles.start_ms)  # type: ignore[arg-type]  # all at once
+    late_ms: IntArray = candles.start_ms - bar_open(candles.start_ms, code)
     off = np.flatnonzero(late_ms)
     if len(off) == len(candles) and (late_ms == late_ms[0]).all():
         raise CandleError(f"{_GRID.get(code, _OTHER_GRID)}, these open {timedelta(milliseconds=int(late_ms[0]))} later")

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from storage.schema import CANDLE_COLUMNS
+from storage.schema import CANDLE_COLUMNS, INTERVAL_MS
 from tasks.sandbox.listing import Fields, Listing
 from tasks.sandbox.replay import Row, decimal_text
 from tasks.sandbox.tape import TapeTick
@@ -121,7 +121,7 @@ def _kline(topic: Topic, row: Row | None, time_ms: int, confirm: bool) -> list[M
     start_ms, *numbers = row
     data = {
         "start": start_ms,
-        "end": topic.listing.replay.end_of(topic.interval, start_ms) - 1,
+        "end": start_ms + INTERVAL_MS[topic.interval] - 1,
         "interval": topic.interval,
         **{name: decimal_text(number) for name, number in zip(CANDLE_COLUMNS, numbers, strict=True)},
         "confirm": confirm,

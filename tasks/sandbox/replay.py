@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -33,23 +33,16 @@ Row = tuple[int, float, float, float, float, float, float]
 MARK_PRICE_FIELDS = 5
 """Start, open, high, low, close: a mark price has no volume."""
 
+Moments = TypeVar("Moments", int, IntArray)
+
 _BARS_KEPT = 16  # bars whose trades are cached
 
 
-def bar_open(ms: IntArray, interval: str) -> IntArray:
-    """Return the open times of the bars that contain `ms` (n,), UTC milliseconds. Weeks open on Mondays."""
-    if interval == "M":
-        return ms.astype("datetime64[ms]").astype("datetime64[M]").astype("datetime64[ms]").astype(np.int64)
+def bar_open(ms: Moments, interval: str) -> Moments:
+    """Return the open times of the bars that contain `ms` (n,), or one, UTC milliseconds. Weeks open on Mondays."""
     origin = MONDAY_MS if interval == "W" else 0
     step = INTERVAL_MS[interval]
     return (ms - origin) // step * step + origin
-
-
-def bar_end(start_ms: IntArray, interval: str) -> IntArray:
-    """Return when the bars that open at `start_ms` (n,) close: the next bar's open time."""
-    if interval == "M":
-        return (start_ms.astype("datetime64[ms]").astype("datetime64[M]") + 1).astype("datetime64[ms]").astype(np.int64)
-    return start_ms + INTERVAL_MS[interval]
 
 
 def aggregate(candles: Candles, interval: str) -> Candles:
@@ -57,7 +50,7 @@ def aggregate(candles: Candles, interval: str) -> Candles:
 
     Args:
         candles: Oldest first, of an interval that divides the new one.
-        interval: Bybit's code, W and M included.
+        interval: Bybit's code.
     """
     if len(candles) == 0:
         return candles
@@ -98,7 +91,7 @@ class Replay:
     candles: Candles
     market: Market
     qty_step: float = 0.001
-    _series: dict[str, tuple[Candles, IntArray]] = field(default_factory=dict, repr=False)
+    _series: dict[str, Candles] = field(default_factory=dict, repr=False)
     _traded: dict[int, list[TapeTick]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -121,28 +114,22 @@ class Replay:
     @property
     def end_ms(self) -> int:
         """Close time of the last candle, UTC milliseconds."""
-        return int(bar_end(self.candles.start_ms[-1:], self.market.interval)[0])
+        return int(self.candles.start_ms[-1]) + self.market.interval_ms
 
     def serves(self, interval: str) -> bool:
         """Return whether bars of `interval` can be made from the base candles."""
-        if interval == "M":
-            return self.market.interval_ms <= INTERVAL_MS["D"]  # months cut weeks in two
         return interval in INTERVAL_MS and INTERVAL_MS[interval] % self.market.interval_ms == 0
 
     def closed(self, interval: str, now_ms: int) -> Candles:
         """Return the bars of `interval` that have closed by `now_ms`."""
-        series, ends = self._bars(interval)
-        return series[: int(np.searchsorted(ends, now_ms, side="right"))]
+        series = self._bars(interval)
+        return series[: int(np.searchsorted(series.start_ms, now_ms - INTERVAL_MS[interval], side="right"))]
 
     def closing(self, interval: str, now_ms: int) -> Row | None:
         """Return the bar of `interval` that closes at `now_ms`, if one does."""
-        series, ends = self._bars(interval)
-        row = int(np.searchsorted(ends, now_ms))
-        return _row(series, row) if row < len(ends) and ends[row] == now_ms else None
-
-    def end_of(self, interval: str, start_ms: int) -> int:
-        """Return when the bar of `interval` that opens at `start_ms` closes, UTC milliseconds."""
-        return start_ms + INTERVAL_MS[interval] if interval != "M" else int(bar_end(np.array([start_ms]), interval)[0])
+        series, start_ms = self._bars(interval), now_ms - INTERVAL_MS[interval]
+        row = int(np.searchsorted(series.start_ms, start_ms))
+        return _row(series, row) if row < len(series) and series.start_ms[row] == start_ms else None
 
     def ticks(self, since_ms: int, until_ms: int) -> list[TapeTick]:
         """Return the trades after `since_ms` up to and including `until_ms`, oldest first."""
@@ -175,7 +162,7 @@ class Replay:
         closed = bisect_left(self._starts, start_ms)
         prices = [tick.price for tick in traded] or [float(self.candles.close[closed - 1])]
         volume, turnover = sum(tick.size for tick in traded), sum(tick.turnover for tick in traded)
-        open_ms = int(bar_open(np.array([now_ms]), interval)[0]) if interval != self.market.interval else start_ms
+        open_ms = bar_open(now_ms, interval)
         first = bisect_left(self._starts, open_ms)
         if first == closed:
             return (open_ms, prices[0], max(prices), min(prices), prices[-1], volume, turnover)
@@ -198,10 +185,9 @@ class Replay:
         values = {name: np.array([value]) for name, value in zip(CANDLE_COLUMNS, row[1:], strict=True)}
         return Candles(start_ms=np.array([row[0]]), **values)
 
-    def _bars(self, interval: str) -> tuple[Candles, IntArray]:
+    def _bars(self, interval: str) -> Candles:
         if interval not in self._series:
-            bars = aggregate(self.candles, interval)
-            self._series[interval] = bars, bar_end(bars.start_ms, interval)
+            self._series[interval] = aggregate(self.candles, interval)
         return self._series[interval]
 
     def _bar_ticks(self, row: int) -> list[TapeTick]:
@@ -224,7 +210,7 @@ class Replay:
             limit: Most rows.
             policy: Which rows are returned if both bounds are given and there are more than `limit`.
         """
-        since = 0 if start_ms is None else int(bar_open(np.array([start_ms]), interval)[0])
+        since = 0 if start_ms is None else bar_open(start_ms, interval)
         until = now_ms if end_ms is None else end_ms
         closed = _between(self.closed(interval, now_ms), since, until)
         forming = _between(self.forming(interval, now_ms), since, until)

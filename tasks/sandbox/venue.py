@@ -19,7 +19,6 @@ Result = dict[str, Any]
 CATEGORIES = ("linear", "spot", "inverse", "option")
 KLINE_FIELDS = 1 + len(CANDLE_COLUMNS)
 BAD_PARAMETER = 10001
-INTERVALS = (*INTERVAL_MS, "M")
 MAX_LEVERAGE = "100.00"
 MAX_LIMIT_QTY = "100000"  # coins in one order
 
@@ -83,7 +82,7 @@ class Venue:
     def _candles(self, params: Params, fields: int) -> Result:
         listing = self._listing(params, default_category="linear")
         interval = params.get("interval", "")
-        if interval not in INTERVALS:
+        if interval not in INTERVAL_MS:
             raise Refusal(BAD_PARAMETER, "Invalid period!")
         if not listing.replay.serves(interval):
             raise Refusal(BAD_PARAMETER, f"this replay holds candles of {listing.market.interval}, ask for a multiple")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from storage.schema import CANDLE_COLUMNS, DAY_MS, CandleError, Candles, Market
 from tasks.sandbox.candle_files import read_candle_file
-from tasks.sandbox.replay import Replay, aggregate, bar_end, bar_open, decimal_text, encode_rows
+from tasks.sandbox.replay import Replay, aggregate, bar_open, decimal_text, encode_rows
 
 START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z, a Wednesday
 STEP_MS = 300_000
@@ -64,11 +64,11 @@ def test_aggregate_when_one_turnover_is_unknown_leaves_the_sum_unknown() -> None
 @pytest.mark.oracle
 @pytest.mark.parametrize(
     ("interval", "rule"),
-    [("30", "30min"), ("240", "4h"), ("D", "1D"), ("W", "W-MON"), ("M", "MS")],
+    [("30", "30min"), ("240", "4h"), ("D", "1D"), ("W", "W-MON")],
 )
 def test_aggregate_equals_pandas_resample(make_candles: Callable[..., Candles], interval: str, rule: str) -> None:
     pd = pytest.importorskip("pandas", reason="oracle of the aggregation")
-    candles = make_candles(20_000)  # 69 days: over two ends of months, and not whole weeks
+    candles = make_candles(20_000)  # 69 days: not whole weeks
     frame = pd.DataFrame(
         {name: getattr(candles, name) for name in CANDLE_COLUMNS}, index=pd.to_datetime(candles.start_ms, unit="ms")
     )
@@ -96,23 +96,12 @@ def test_real_minutes_aggregate_to_the_real_five_minute_candles() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "opens", "ends"),
-    [
-        ("5", START_MS, START_MS + STEP_MS),
-        ("D", START_MS, START_MS + DAY_MS),
-        ("W", START_MS - 2 * DAY_MS, START_MS + 5 * DAY_MS),  # Monday 2024-12-30
-        ("M", START_MS, START_MS + 31 * DAY_MS),
-    ],
+    ("interval", "opens"),
+    [("5", START_MS), ("D", START_MS), ("W", START_MS - 2 * DAY_MS)],  # Monday 2024-12-30
 )
-def test_bar_open_and_end_follow_the_calendar(interval: str, opens: int, ends: int) -> None:
+def test_bar_open_follows_the_calendar(interval: str, opens: int) -> None:
     inside = np.array([START_MS, START_MS + 1, START_MS + STEP_MS - 1])
     assert bar_open(inside, interval).tolist() == [opens] * 3
-    assert bar_end(np.array([opens]), interval).tolist() == [ends]
-
-
-def test_bar_end_of_february_knows_leap_years() -> None:
-    first_of_february_2024 = 1_706_745_600_000
-    assert bar_end(np.array([first_of_february_2024]), "M").tolist() == [first_of_february_2024 + 29 * DAY_MS]
 
 
 def test_forming_candle_after_the_last_close_is_flat_at_that_close() -> None:
@@ -235,9 +224,7 @@ def test_replay_serves_multiples_of_its_interval_alone() -> None:
         for code in ("1", "3", "5", "15", "30", "60", "120", "240", "360", "720", "D", "W", "M")
         if replay.serves(code)
     ]
-    assert served == ["5", "15", "30", "60", "120", "240", "360", "720", "D", "W", "M"]
-    monday = table_candles([1_736_121_600_000 + 7 * DAY_MS * i for i in range(5)])
-    assert not Replay(candles=monday, market=Market(interval="W")).serves("M")
+    assert served == ["5", "15", "30", "60", "120", "240", "360", "720", "D", "W"]
 
 
 def test_replay_of_candles_off_the_grid_is_refused() -> None:
