@@ -3,8 +3,7 @@
 An order is acknowledged first and matched a little later, in real time. Before the clock is moved, all waiting orders
 are matched at the prices of the time at which they came. When the clock passes a trade, resting limit orders are filled
 completely, as makers, if the trade is strictly through their price, and a stop triggers if the trade is at its price or
-beyond. When it passes a funding stamp, open positions pay. The mark price is the last price. A position is liquidated
-only if a test requests it (`outside.py`).
+beyond. When it passes a funding stamp, open positions pay. The mark price is the last price. No position is liquidated.
 
 Any thread may use it, one at a time: `with desk.caught_up():`.
 """
@@ -16,32 +15,22 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from storage.schema import ConfigError
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Fields, Listing
-from tasks.sandbox.matching import USUAL, Matching, PrivateTopic, Said, order_said, twisted
-from tasks.sandbox.order_record import ExecType, VenueOrder
-from tasks.sandbox.order_rules import DeskRules, changed_order, check_stop, new_order
+from tasks.sandbox.matching import USUAL, Matching, Said, twisted
+from tasks.sandbox.order_record import VenueOrder
+from tasks.sandbox.order_rules import DeskRules, check_stop, new_order
 from tasks.sandbox.replay import decimal_text
 from tasks.sandbox.tape import TapeTick
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal
 from tasks.sandbox.venue_account import AccountSpec, VenueAccount, VenuePosition
 
-
-class Wire(Protocol):
-    """The desk's interface to the private stream; any thread may call it."""
-
-    def tell(self, key: str, topic: PrivateTopic, row: Fields) -> None:
-        """Send a message to the clients that authenticated with a key."""
-
-    def cut(self) -> None:
-        """End every connection, and refuse new ones."""
-
-    def restore(self) -> None:
-        """Let clients connect again."""
+if TYPE_CHECKING:
+    from tasks.sandbox.private_stream import PrivatePush
 
 
 class Desk:
@@ -52,7 +41,7 @@ class Desk:
         clock: The exchange's clock; `hear` must be called after each move.
         specs: The accounts.
         rules: How orders are handled.
-        wire: Receives the messages of the private stream.
+        wire: The private stream.
         later: Calls a function after a number of real seconds.
 
     Raises:
@@ -65,7 +54,7 @@ class Desk:
         clock: VirtualClock,
         specs: Sequence[AccountSpec],
         rules: DeskRules,
-        wire: Wire,
+        wire: PrivatePush,
         later: Callable[[float, Callable[[], object]], object],
     ) -> None:
         linear = {symbol: listing for (category, symbol), listing in listings.items() if category == "linear"}
@@ -150,27 +139,16 @@ class Desk:
             self._later(delay_s, lambda: self._enter(order.order_id))
         return order
 
-    def amend(self, account: VenueAccount, params: Params) -> VenueOrder:
-        """Change quantity and price of an open limit order, which is then matched again, or the trigger of a stop.
-
-        Raises:
-            Refusal: There is no such order, or nothing to change, or a rule is broken.
-        """
-        order = self._open_order(account, params, "order not exists or too late to replace")
-        listing = self.market.listings[order.symbol]
-        order.qty, order.price, order.trigger = changed_order(order, params, listing, self.market.quote(listing))
-        order.updated_ms = self.market.now_ms
-        waits = order.trigger is not None or order.order_id in self._waiting
-        self.tell(account, [order_said(order)] if waits else self.market.match(account, order))
-        return order
-
     def cancel(self, account: VenueAccount, params: Params) -> VenueOrder:
         """Cancel an open order.
 
         Raises:
             Refusal: There is no open order of that id.
         """
-        order = self._open_order(account, params, "order not exists or too late to cancel")
+        listing = self.listing(params)
+        order = account.find(params.get("orderId", ""), params.get("orderLinkId", ""))
+        if order is None or not order.is_open or order.symbol != listing.market.symbol:
+            raise Refusal(110001, "order not exists or too late to cancel")
         self.tell(account, self.market.end(account, order, cancel_type="CancelByUser"))
         return order
 
@@ -192,8 +170,8 @@ class Desk:
             said = self._drop_stop(account, listing)
         self.tell(account, [*said, self.market.position_said(account, position)])
 
-    def force(self, account: VenueAccount, listing: Listing, qty: Decimal, kind: ExecType, create_type: str) -> None:
-        """Close coins of a position at the mark price by force (liquidation or ADL); ADL has no fee.
+    def deleverage(self, account: VenueAccount, listing: Listing, qty: Decimal) -> None:
+        """Close coins of a position at the mark price by force (ADL), without a fee.
 
         Raises:
             ConfigError: There is no such position.
@@ -206,11 +184,10 @@ class Desk:
             qty,
             side="Sell" if position.size > 0 else "Buy",
             price=mark,
-            create_type=create_type,
+            create_type="CreateByAdl_PassThrough",
         )
         account.add(order)
-        fee_rate = Decimal(0 if kind == "AdlTrade" else account.spec.taker_fee)
-        said = self.market.trade(account, order, mark, qty, fee_rate, kind=kind)
+        said = self.market.trade(account, order, mark, qty, Decimal(0), kind="AdlTrade")
         self.tell(account, said + self.market.after(account, order))
 
     def position_rows(self, account: VenueAccount) -> list[Fields]:
@@ -234,13 +211,6 @@ class Desk:
             flat = [self.market.position_row(account, other) for other in others]
             rows += [row | {"positionIdx": 3 - held["positionIdx"]} for row, held in zip(flat, rows, strict=True)]
         return rows
-
-    def _open_order(self, account: VenueAccount, params: Params, missing: str) -> VenueOrder:
-        listing = self.listing(params)
-        order = account.find(params.get("orderId", ""), params.get("orderLinkId", ""))
-        if order is None or not order.is_open or order.symbol != listing.market.symbol:
-            raise Refusal(110001, missing)
-        return order
 
     def _drop_stop(self, account: VenueAccount, listing: Listing) -> Said:
         stop = account.position(listing.market.symbol).stop

@@ -103,10 +103,6 @@ class Matching:
                 return said + self.end(account, order, cancel_type="CancelByReduceOnly")
             order.qty = min(order.qty, closable)
         takes = list(self._takes(order, twist))
-        if takes and order.time_in_force == "PostOnly":
-            return said + self.end(account, order, reason="EC_PostOnlyWillTakeLiquidity")
-        if order.time_in_force == "FOK" and sum(qty for _, qty in takes) < order.qty:
-            return said + self.end(account, order, reason="EC_CancelForNoFullFill")
         for price, qty in takes:
             said += self.trade(account, order, price, qty, Decimal(account.spec.taker_fee))
         if order.leaves and (not order.rests or twist.share < 1):

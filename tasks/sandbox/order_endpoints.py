@@ -27,8 +27,7 @@ from tasks.sandbox.venue_account import VenueAccount
 
 _WEEK_MS = 7 * DAY_MS
 _CLOSED_KEPT = 500  # closed orders that /v5/order/realtime knows
-_NUMBERS = ("positionIdx", "triggerDirection", "mode")  # in a body; every other number is text there
-_ONE_WAY, _HEDGE = "0", "3"
+_NUMBERS = ("positionIdx", "triggerDirection")  # in a body; every other number is text there
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,9 @@ class Trading:
         self._desk, self._door, self._told_ms = desk, door, told_ms
         self._endpoints = {
             ("POST", CREATE_PATH): _Endpoint(self._create, 10),
-            ("POST", "/v5/order/amend"): _Endpoint(self._amend, 10),
             ("POST", "/v5/order/cancel"): _Endpoint(self._cancel, 10),
             ("POST", "/v5/order/cancel-all"): _Endpoint(self._cancel_all, 10),
             ("POST", "/v5/position/set-leverage"): _Endpoint(self._set_leverage, 10),
-            ("POST", "/v5/position/switch-mode"): _Endpoint(self._switch_mode, 10),
             ("POST", "/v5/position/trading-stop"): _Endpoint(self._trading_stop, 10),
             ("GET", "/v5/order/realtime"): _Endpoint(self._realtime, 50),
             ("GET", "/v5/order/history"): _Endpoint(self._history, 50),
@@ -102,9 +99,6 @@ class Trading:
     def _create(self, account: VenueAccount, params: Params, twist: OrderTwist | None = None) -> Result:
         return _named(self._desk.create(account, params, twist))
 
-    def _amend(self, account: VenueAccount, params: Params) -> Result:
-        return _named(self._desk.amend(account, params))
-
     def _cancel(self, account: VenueAccount, params: Params) -> Result:
         return _named(self._desk.cancel(account, params))
 
@@ -123,19 +117,6 @@ class Trading:
             position.leverage = before
             raise Refusal(110007, "ab not enough for new leverage")
         self._desk.tell(account, [self._desk.market.position_said(account, position)])
-        return {}
-
-    def _switch_mode(self, account: VenueAccount, params: Params) -> Result:
-        mode = params.get("mode")
-        if mode not in (_ONE_WAY, _HEDGE) or not (params.get("symbol") or params.get("coin")):
-            raise Refusal(BAD_PARAMETER, "mode must be 0 or 3, of a symbol or a coin")
-        if account.hedge == (mode == _HEDGE):
-            raise Refusal(110025, "Position mode is not modified")
-        if any(position.size for position in account.positions.values()):
-            raise Refusal(110024, "You have an existing position, so position mode can not be switched")
-        if account.open_orders:
-            raise Refusal(110028, "You have existing open orders, so position mode can not be switched")
-        account.hedge = mode == _HEDGE
         return {}
 
     def _trading_stop(self, account: VenueAccount, params: Params) -> Result:

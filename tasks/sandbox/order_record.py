@@ -13,7 +13,7 @@ from typing import Literal
 from tasks.sandbox.listing import Fields
 from tasks.sandbox.tape import Side
 
-ExecType = Literal["Trade", "Funding", "AdlTrade", "BustTrade"]
+ExecType = Literal["Trade", "Funding", "AdlTrade"]
 Read = Literal["realtime", "history", "executions", "positions"]
 """Reads that a fault can keep from showing an order for a while."""
 
@@ -103,7 +103,7 @@ class VenueOrder:
     @property
     def rests(self) -> bool:
         """Whether its unfilled rest stays in the book."""
-        return self.order_type == "Limit" and self.time_in_force in ("GTC", "PostOnly")
+        return self.order_type == "Limit" and self.time_in_force == "GTC"
 
     def hidden_from(self, read: Read) -> bool:
         """Return whether a read must not show it yet; each call counts as a read."""

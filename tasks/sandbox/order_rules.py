@@ -21,9 +21,9 @@ from tasks.sandbox.venue_account import VenueAccount
 
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 _LINK_ID = re.compile(r"[A-Za-z0-9_-]{1,36}")
-_FORCES = ("GTC", "IOC", "FOK", "PostOnly")
+_FORCES = ("GTC", "IOC")
 _NOT_SERVED = ("takeProfit", "triggerPrice", "orderFilter", "smpType", "orderIv", "tpOrderType", "slLimitPrice", "mmp")
-_TICK_SLIPPAGE, _PERCENT_SLIPPAGE = (1, 10_000), (Decimal("0.01"), Decimal(10))
+_SLIPPAGE = Decimal("0.01"), Decimal(10)  # percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,13 @@ class DeskRules(Checked):
     Attributes:
         ack_to_fill_ms: Real milliseconds from an order's acknowledgement to its matching; 0 matches it before the
             acknowledgement is sent. Waiting orders are always matched before the clock is moved.
-        price_band: Largest distance of an order's worst price from the mark price, share of it.
-        moves_price: Whether a limit price beyond the band is silently moved to its edge, as Bybit does by default;
-            otherwise it is refused with code 110003.
+        price_band: Largest distance of an order's worst price from the mark price, share of it; a limit price beyond
+            it is silently moved to its edge, as Bybit does by default.
         depth: Levels of the order book that an order can take.
     """
 
     ack_to_fill_ms: NonNegativeFloat = 5.0
     price_band: PositiveFloat = 0.05
-    moves_price: bool = True
     depth: PositiveInt = 200
 
 
@@ -119,7 +117,7 @@ def new_order(
         closable = position.closable(side)
         if not closable:
             raise Refusal(110017, "current position is zero, cannot fix reduce-only order qty")
-        qty = min(qty, closable) or closable
+        qty = min(qty, closable)
     elif qty * (price if kind == "Limit" else quote.last) < Decimal(listing.rules.min_notional):
         raise Refusal(110094, f"Order does not meet minimum order value {listing.rules.min_notional}USDT")
     if stop_loss is not None:
@@ -144,41 +142,11 @@ def new_order(
     return order
 
 
-def changed_order(
-    order: VenueOrder, params: Params, listing: Listing, quote: VenueQuote
-) -> tuple[Decimal, Decimal, Decimal | None]:
-    """Return the new quantity, price and trigger of an order.
-
-    Raises:
-        Refusal: Nothing changes, or a rule is broken.
-    """
-    qty, price, trigger = order.qty, order.price, order.trigger
-    if trigger is not None:
-        trigger = number(params, "triggerPrice")
-        check_stop(trigger, listing, quote, long=order.side == "Sell")
-    else:
-        qty = number(params, "qty") if params.get("qty") else qty
-        price = number(params, "price") if params.get("price") else price
-        check_step(qty, listing)
-        check_tick(price, listing)
-        if qty <= order.filled:
-            raise Refusal(BAD_PARAMETER, "qty must be more than what has traded")
-    if (qty, price, trigger) == (order.qty, order.price, order.trigger):
-        raise Refusal(BAD_PARAMETER, "The order remains unchanged as the parameters entered match the existing ones.")
-    return qty, price, trigger
-
-
 def worst_price(side: Side, listing: Listing, quote: VenueQuote, rules: DeskRules) -> Decimal:
     """Return the edge of the price band, beyond which no order trades."""
     tick, sign = Decimal(listing.rules.tick_size), 1 if side == "Buy" else -1
     ticks = quote.last * (1 + sign * Decimal(repr(rules.price_band))) / tick
     return ticks.to_integral_value(ROUND_FLOOR if side == "Buy" else ROUND_CEILING) * tick
-
-
-def check_step(qty: Decimal, listing: Listing) -> None:
-    """Refuse a quantity below the smallest or between two steps."""
-    if qty < Decimal(listing.rules.min_qty) or qty % Decimal(listing.rules.qty_step):
-        raise Refusal(BAD_PARAMETER, "Qty invalid")
 
 
 def check_tick(price: Decimal, listing: Listing) -> None:
@@ -227,9 +195,8 @@ def _link_id(params: Params, account: VenueAccount) -> str:
 
 def _quantity(params: Params, listing: Listing, kind: str) -> Decimal:
     qty = number(params, "qty")
-    if not qty and flag(params, "reduceOnly") and flag(params, "closeOnTrigger"):
-        return ZERO  # all of the position
-    check_step(qty, listing)
+    if qty < Decimal(listing.rules.min_qty) or qty % Decimal(listing.rules.qty_step):
+        raise Refusal(BAD_PARAMETER, "Qty invalid")
     if qty > Decimal(listing.rules.max_market_qty if kind == "Market" else MAX_LIMIT_QTY):
         raise Refusal(BAD_PARAMETER, "The number of contracts exceeds maximum limit allowed: too large")
     return qty
@@ -242,8 +209,6 @@ def _price(params: Params, listing: Listing, quote: VenueQuote, side: Side, kind
     if kind == "Limit":
         price = number(params, "price")
         check_tick(price, listing)
-        if sign * price > sign * edge and not rules.moves_price:
-            raise Refusal(110003, "Order price exceeds the allowable range.")
     else:
         price = quote.touch(side) + sign * _slippage(params, quote.touch(side), tick)
     return min(price, edge) if sign > 0 else max(price, edge)
@@ -255,11 +220,9 @@ def _slippage(params: Params, touch: Decimal, tick: Decimal) -> Decimal:
     if given is None:
         return touch  # as far as the band
     tolerance = number(params, "slippageTolerance")
-    if given == "TickSize" and tolerance == int(tolerance) and _TICK_SLIPPAGE[0] <= tolerance <= _TICK_SLIPPAGE[1]:
-        return tolerance * tick
-    if given == "Percent" and _PERCENT_SLIPPAGE[0] <= tolerance <= _PERCENT_SLIPPAGE[1]:
-        return touch * tolerance / 100 // tick * tick
-    raise Refusal(BAD_PARAMETER, "slippageTolerance invalid")
+    if given != "Percent" or not _SLIPPAGE[0] <= tolerance <= _SLIPPAGE[1]:
+        raise Refusal(BAD_PARAMETER, "slippageTolerance invalid")
+    return touch * tolerance / 100 // tick * tick
 
 
 def _check_margin(order: VenueOrder, account: VenueAccount, quote: VenueQuote) -> None:

@@ -1,4 +1,4 @@
-"""Events of an account that its program does not cause: orders by hand, forced closes, transfers of money."""
+"""Events of an account that its program does not cause: orders by hand, auto-deleveraging, transfers of money."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from decimal import Decimal
 
 from tasks.sandbox.desk import Desk
-from tasks.sandbox.order_record import ExecType, VenueOrder
+from tasks.sandbox.order_record import VenueOrder
 
 
 class Outside:
@@ -38,11 +38,8 @@ class Outside:
 
     def deleverage(self, symbol: str, qty: str) -> None:
         """Let the exchange close coins of a position by auto-deleveraging (ADL), at the mark price."""
-        self._force(symbol, qty, "AdlTrade", "CreateByAdl_PassThrough")
-
-    def liquidate(self, symbol: str, qty: str) -> None:
-        """Let the exchange liquidate coins of a position, at the mark price."""
-        self._force(symbol, qty, "BustTrade", "CreateByLiq")
+        with self._desk.caught_up():
+            self._desk.deleverage(self._account, self._desk.market.listings[symbol], Decimal(qty))
 
     def set_leverage(self, symbol: str, leverage: str) -> None:
         """Change a symbol's leverage."""
@@ -62,8 +59,3 @@ class Outside:
             self._account.wallet += Decimal(amount)
             self._account.transfers += Decimal(amount)
             self._desk.tell(self._account, [("wallet", self._account.wallet_row())])
-
-    def _force(self, symbol: str, qty: str, kind: ExecType, create_type: str) -> None:
-        with self._desk.caught_up():
-            listing = self._desk.market.listings[symbol]
-            self._desk.force(self._account, listing, Decimal(qty), kind, create_type)

@@ -12,16 +12,17 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
 from storage.foreign import parse_json
-from tasks.sandbox.clock import VirtualClock
-from tasks.sandbox.listing import Listing
 from tasks.sandbox.outbox import PING, Outbox, frame, frames
 from tasks.sandbox.push import Topic, find_topic, first_messages
-from tasks.sandbox.stream_faults import Abort, Close, FollowedPlan, Frames, Item, Message, Pieces, is_confirmed
+from tasks.sandbox.stream_faults import Abort, Close, Frames, Item, Message, Pieces, is_confirmed
+
+if TYPE_CHECKING:
+    from tasks.sandbox.hub import Hub
 
 _SPOT_ARGS = 10  # topics in one request, as Bybit documents it
 _ARGS_LENGTH = 21_000  # characters of all topics of one connection, likewise
@@ -45,24 +46,6 @@ class PushTiming:
     stall_s: float = 30.0
 
 
-class Centre(Protocol):
-    """The interface of the hub to a connection."""
-
-    listings: Mapping[tuple[str, str], Listing]
-    clock: VirtualClock
-    timing: PushTiming
-    plan: FollowedPlan
-
-    def publish(self) -> None:
-        """Send all events since the last call to every subscriber."""
-
-    def tell_subscribed(self) -> None:
-        """Record that there are new subscriptions."""
-
-    def miss(self, connection: Connection, until_ms: int, *, refuse: bool = False) -> None:
-        """Record that a client has lost its connection, and until when connections are refused."""
-
-
 class Connection:
     """One client of the stream.
 
@@ -73,15 +56,15 @@ class Connection:
         socket: Its socket.
     """
 
-    def __init__(self, centre: Centre, category: str, number: int, transport: asyncio.Transport | None) -> None:
+    def __init__(self, hub: Hub, category: str, number: int, transport: asyncio.Transport | None) -> None:
         self.category = category
         self.number = number
         self.topics: dict[str, Topic] = {}
         self.socket = web.WebSocketResponse(autoping=False, compress=False)
-        self._centre = centre
+        self._hub = hub
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._outbox = Outbox(centre.timing.delay_s)
+        self._outbox = Outbox(hub.timing.delay_s)
         self._writing = asyncio.Lock()
         self._ping_names = itertools.count(1)
         self._awaited: dict[bytes, asyncio.Future[None]] = {}
@@ -116,7 +99,7 @@ class Connection:
             self._ended = True
             sender.cancel()
             if self._deaf:
-                self._centre.miss(self, self._centre.clock.now_ms())
+                self._hub.miss(self, self._hub.clock.now_ms())
             self.topics.clear()
             for name in list(self._awaited):
                 self._taken(name)
@@ -132,7 +115,7 @@ class Connection:
         """
         if self._mute:
             return
-        spoilt = self._centre.plan.take(message, text, time_ms)
+        spoilt = self._hub.plan.take(message, text, time_ms)
         if spoilt is None and not self._later:
             self._queue_up([text], topic)
             return
@@ -147,8 +130,8 @@ class Connection:
         self._deaf |= spoilt.deaf
         if spoilt.cost_bars:
             self._mute = True
-            until_ms = time_ms + (spoilt.cost_bars - 1) * self._centre.plan.step_ms
-            self._centre.miss(self, until_ms, refuse=spoilt.refuse)
+            until_ms = time_ms + (spoilt.cost_bars - 1) * self._hub.plan.step_ms
+            self._hub.miss(self, until_ms, refuse=spoilt.refuse)
 
     async def settle(self) -> None:
         """Wait until the client has received everything, or cut it off.
@@ -162,7 +145,7 @@ class Connection:
         taken = self._awaited[name] = self._loop.create_future()
         self._outbox.message([name])
         try:
-            await asyncio.wait_for(taken, self._centre.timing.stall_s)
+            await asyncio.wait_for(taken, self._hub.timing.stall_s)
         except TimeoutError:
             self._abort()
 
@@ -205,7 +188,7 @@ class Connection:
             self._transport.write(data)
 
     async def _answer(self, text: str) -> None:
-        await asyncio.sleep(self._centre.timing.ack_s)
+        await asyncio.sleep(self._hub.timing.ack_s)
         try:
             request = parse_json(text)
             op, args = request.get("op"), request.get("args", [])
@@ -227,9 +210,9 @@ class Connection:
             self._reply(request, str(op), "error:invalid op")
 
     def _subscribe(self, request: Mapping[str, Any], args: list[str]) -> None:
-        self._centre.publish()  # what has happened before is not for this subscription
-        topics = {name: find_topic(self._centre.listings, self.category, name) for name in args}
-        fault = self._centre.plan.subscription()
+        self._hub.publish()  # what has happened before is not for this subscription
+        topics = {name: find_topic(self._hub.listings, self.category, name) for name in args}
+        fault = self._hub.plan.subscription()
         refusal = (fault and fault.ret_msg) or self._refusal(args, topics)
         if refusal:  # one topic that can't be had, and none of the request is
             self._reply(request, "subscribe", refusal)
@@ -241,11 +224,11 @@ class Connection:
                 self.topics[name] = topic
                 self._push_first(topic)
                 if topic.depth == 1:  # deeper ones Bybit does not repeat
-                    self._loop.call_later(self._centre.timing.repeat_s, self._repeat, topic)
-        self._centre.tell_subscribed()
+                    self._loop.call_later(self._hub.timing.repeat_s, self._repeat, topic)
+        self._hub.tell_subscribed()
 
     def _push_first(self, topic: Topic) -> None:
-        now_ms = self._centre.clock.now_ms()
+        now_ms = self._hub.clock.now_ms()
         for message in first_messages(topic, now_ms):
             self.push(topic, message, json.dumps(message, separators=(",", ":")), now_ms)
 
@@ -279,8 +262,8 @@ class Connection:
         if self.topics.get(topic.text) is not topic or self.socket.closed or self._mute:
             return
         quiet_s = self._loop.time() - self._pushed_at.get(topic.text, 0.0)
-        if quiet_s >= self._centre.timing.repeat_s:
-            now_ms = self._centre.clock.now_ms()
+        if quiet_s >= self._hub.timing.repeat_s:
+            now_ms = self._hub.clock.now_ms()
             self._queue_up([json.dumps(m, separators=(",", ":")) for m in first_messages(topic, now_ms)], topic)
             quiet_s = 0.0
-        self._loop.call_later(self._centre.timing.repeat_s - quiet_s, self._repeat, topic)
+        self._loop.call_later(self._hub.timing.repeat_s - quiet_s, self._repeat, topic)

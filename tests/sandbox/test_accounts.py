@@ -30,21 +30,6 @@ def test_leverage_is_set_once(desk: Any) -> None:
     assert "not enough" in refused(client.set_leverage, 110007, **asked, buyLeverage="1", sellLeverage="1")
 
 
-def test_position_mode_is_switched_while_nothing_is_open(desk: Any) -> None:
-    _, client = desk
-    asked = {"category": "linear", "coin": "USDT"}
-    refused(client.switch_position_mode, 110025, **asked, mode=0)
-    refused(client.switch_position_mode, 10001, **asked, mode=1)
-    order = client.place_order(**LIMIT_BUY)["result"]
-    refused(client.switch_position_mode, 110028, **asked, mode=3)
-    client.cancel_order(category="linear", symbol=SYMBOL, orderId=order["orderId"])
-    client.place_order(**MARKET_BUY)
-    refused(client.switch_position_mode, 110024, **asked, mode=3)
-    client.place_order(**MARKET_BUY | {"side": "Sell"})
-    client.switch_position_mode(**asked, mode=3)
-    refused(client.place_order, 10001, **MARKET_BUY)
-
-
 def test_account_in_hedge_mode_shows_a_position_by_its_side(open_sandbox: OPEN, open_client: OPEN) -> None:
     sandbox = open_sandbox(accounts=[dataclasses.replace(SPEC, hedge=True)])
     sandbox.outside(SPEC.key).order(SYMBOL, "Sell", "2")
@@ -196,21 +181,18 @@ def test_world_outside_moves_an_account_without_its_client(desk: Any) -> None:
     outside = sandbox.outside(SPEC.key)
     outside.order(SYMBOL, "Buy", "3")
     outside.deleverage(SYMBOL, "1")
-    outside.liquidate(SYMBOL, "0.5")
     outside.transfer("-1000")
     outside.set_leverage(SYMBOL, "5")
     account = sandbox.account(SPEC.key)
-    assert [(one.exec_type, one.moved) for one in account.executions] == [
-        ("Trade", 3), ("AdlTrade", -1), ("BustTrade", Decimal("-0.5"))
-    ]  # fmt: skip
-    assert outside.size(SYMBOL) == account.positions[SYMBOL].size == Decimal("1.5")
+    assert [(one.exec_type, one.moved) for one in account.executions] == [("Trade", 3), ("AdlTrade", -1)]
+    assert outside.size(SYMBOL) == account.positions[SYMBOL].size == 2
     assert account.wallet == 9_000 - sum(one.fee for one in account.executions)
     assert only_position(client)["leverage"] == "5"
     assert {order.link_id for order in account.orders.values()} == {""}
     outside.set_hedge(True)
     refused(client.place_order, 10001, **MARKET_BUY)
-    with pytest.raises(ConfigError, match=r"qty must be of an open position, in 0\.\.1\.500, was 2"):
-        outside.deleverage(SYMBOL, "2")
+    with pytest.raises(ConfigError, match=r"qty must be of an open position, in 0\.\.2\.000, was 3"):
+        outside.deleverage(SYMBOL, "3")
 
 
 def test_snapshot_is_a_copy(desk: Any) -> None:

@@ -67,7 +67,7 @@ ORDERS = st.fixed_dictionaries(
         "side": st.sampled_from(["Buy", "Sell"]),
         "qty": QUANTITIES,
         "orderType": st.sampled_from(["Market", "Limit"]),
-        "timeInForce": st.sampled_from(["GTC", "GTC", "GTC", "IOC", "FOK", "PostOnly"]),
+        "timeInForce": st.sampled_from(["GTC", "GTC", "GTC", "IOC"]),
         "price": st.integers(-20, 20),  # ticks from the last price
     },
     optional={"reduceOnly": st.sampled_from(["true", "false", "false"]), "stopLoss": TICKS_AWAY},
