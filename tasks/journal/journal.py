@@ -128,13 +128,13 @@ class Journal:
                     f"the journal {self.path} is of a session with {name}={known[name]!r}, was asked for {value!r}; "
                     "start another session"
                 )
-        with self._committed():
+        with self._written():
             for name, value in facts.items():
                 self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
 
     def summarise(self, numbers: dict[str, Any]) -> None:
         """Store the session's summary; replaces an earlier one."""
-        with self._committed():
+        with self._written():
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", ("summary", json.dumps(numbers)))
 
     def takeover(self, market: str, start_ms: int, version: str, rules: FloatArray) -> None:
@@ -146,14 +146,14 @@ class Journal:
             version: Its name; empty for none.
             rules: (RULES,) from `account_rules`.
         """
-        with self._committed():
+        with self._written():
             row = (market, start_ms, version, json.dumps(rules.tolist()))
             self._db.execute("INSERT OR REPLACE INTO takeovers VALUES (?, ?, ?, ?)", row)
 
     def history(self, market: str, candles: Candles) -> None:
         """Record the candles of a warm-up."""
         rows = zip(*(getattr(candles, name).tolist() for name in ("start_ms", *CANDLE_COLUMNS)), strict=True)
-        with self._committed():
+        with self._written():
             self._db.executemany(_CANDLE, ((market, *_known(row), "warm-up") for row in rows))
 
     def decided(
@@ -167,7 +167,7 @@ class Journal:
             origin: stream or rest.
             decisions: Account name and decision.
         """
-        with self._committed():
+        with self._written():
             self._db.execute(_CANDLE, (market, int(candle[0]), *_known(candle[1:]), origin))
             for name, decision in decisions:
                 row = decision._replace(values=decision.values.tobytes())  # type: ignore[arg-type]
@@ -175,17 +175,14 @@ class Journal:
 
     def opened(self, opens: Sequence[tuple[str, BarOpen]]) -> None:
         """Record what accounts did at an open; commits at once if anything was paid or traded."""
-        self._begin()
-        for name, bar in opens:
-            opened = bar.opened
-            paid = _known((bar.rate, bar.late_ms, opened.funding))
-            traded = opened.fill or (None,) * len(Fill._fields)
-            row = (name, bar.start_ms, bar.wanted, bar.cause, *_known(bar.quote), *paid, *traded, *opened.ledger)
-            with _writing(self.path):
+        with self._written(commit=any(bar.opened.fill is not None or bar.opened.funding for _, bar in opens)):
+            for name, bar in opens:
+                opened = bar.opened
+                paid = _known((bar.rate, bar.late_ms, opened.funding))
+                traded = opened.fill or (None,) * len(Fill._fields)
+                row = (name, bar.start_ms, bar.wanted, bar.cause, *_known(bar.quote), *paid, *traded, *opened.ledger)
                 self._db.execute(_OPEN, row)
                 self._db.execute(_BOOKED, (bar.start_ms, name))
-        if any(bar.opened.fill is not None or bar.opened.funding for _, bar in opens):
-            self._commit()
 
     def order(self, account: str, start_ms: int, order: Order) -> None:
         """Record and commit the present state of an order; called before it is sent and after each event.
@@ -200,10 +197,8 @@ class Journal:
             order.link_id, account, start_ms, leg.side, str(leg.quantity), int(leg.reduces), order.status.value,
             order.sent_ms, order.order_id, str(order.executed), order.updated_ms, order.misses, order.why,
         )  # fmt: skip
-        self._begin()
-        with _writing(self.path):
+        with self._written(at_once=order.status is Status.SUBMITTING):
             self._db.execute(_ORDER, row)
-        self._commit(at_once=order.status is Status.SUBMITTING)
 
     def execution(self, account: str, start_ms: int, order: Order | None, booked: ExecutionNews) -> None:
         """Record and commit a booking of the exchange, with the state of its order after it.
@@ -219,14 +214,11 @@ class Journal:
             fill.exec_id, account, booked.link_id, booked.kind, booked.side, str(fill.quantity), str(fill.price),
             str(fill.fee), booked.time_ms, None,
         )  # fmt: skip
-        self._begin()
-        with _writing(self.path):
+        with self._written(commit=order is None):
             self._db.execute(_EXECUTION, row)
             self._db.execute(_SEAL, (fill.exec_id, seal_of(row[:-1])))
         if order is not None:
             self.order(account, start_ms, order)
-        else:
-            self._commit()
 
     def note(self, at_ms: int, market: str, kind: str, said: str) -> None:
         """Record another event, in one line.
@@ -237,7 +229,7 @@ class Journal:
             kind: One or two words, by which a replay looks for it.
             said: What a person reads.
         """
-        with self._committed():
+        with self._written():
             self._db.execute(_NOTE, (at_ms, market, kind, said))
 
     def reader(self) -> JournalReader:
@@ -253,25 +245,18 @@ class Journal:
         finally:
             self._gathers = False
             if self._db.in_transaction:
-                self._commit()
+                with _writing(self.path):
+                    self._db.execute("COMMIT")
 
     @contextmanager
-    def _committed(self) -> Iterator[None]:
-        self._begin()
+    def _written(self, *, commit: bool = True, at_once: bool = False) -> Iterator[None]:
+        """Write the block's rows; commit them unless rows of the same transaction follow, or in any case `at_once`."""
         with _writing(self.path):
-            yield
-        self._commit()
-
-    def _begin(self) -> None:
-        if not self._db.in_transaction:
-            with _writing(self.path):
+            if not self._db.in_transaction:
                 self._db.execute("BEGIN IMMEDIATE")
-
-    def _commit(self, *, at_once: bool = False) -> None:
-        if self._gathers and not at_once:
-            return
-        with _writing(self.path):
-            self._db.execute("COMMIT")
+            yield
+            if at_once or (commit and not self._gathers):
+                self._db.execute("COMMIT")
 
 
 def _known(row: tuple[Any, ...]) -> tuple[Any, ...]:

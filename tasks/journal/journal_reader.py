@@ -21,6 +21,7 @@ from tasks.journal.journal_rows import BarOpen, BookedExecution, Decision
 
 FORMAT = 2
 
+_ALL = -1  # as a LIMIT of SQLite
 _PRICES = ("open", "high", "low", "close")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -134,10 +135,10 @@ class JournalReader:
         return {name for (name,) in self._db.execute(query) if name}
 
     @_read
-    def candles(self, market: str, last: int | None = None) -> tuple[Candles, list[str]]:
+    def candles(self, market: str, last: int = _ALL) -> tuple[Candles, list[str]]:
         """Return the candles, oldest first, and the origin of each: all, or the `last` ones."""
         query = "SELECT * FROM candles WHERE market = ? ORDER BY start_ms DESC LIMIT ?"
-        rows = self._db.execute(query, (market, -1 if last is None else last)).fetchall()[::-1]
+        rows = self._db.execute(query, (market, last)).fetchall()[::-1]
         _, starts, *numbers, origins = list(zip(*rows, strict=True)) or [()] * 9
         columns = {name: np.array(column, np.float64) for name, column in zip(CANDLE_COLUMNS, numbers, strict=True)}
         if not all((columns[name] > 0).all() for name in _PRICES):
@@ -156,21 +157,21 @@ class JournalReader:
         return int(count)
 
     @_read
-    def decisions(self, account: str, last: int | None = None) -> list[Decision]:
+    def decisions(self, account: str, last: int = _ALL) -> list[Decision]:
         """Return the decisions, oldest first: all, or the `last` ones."""
         query = "SELECT * FROM decisions WHERE account = ? ORDER BY start_ms DESC LIMIT ?"
         found = [
             Decision(start_ms, version, np.frombuffer(values), *rest[:6], *map(_number, rest[6:]))
-            for _, start_ms, version, values, *rest in self._db.execute(query, (account, -1 if last is None else last))
+            for _, start_ms, version, values, *rest in self._db.execute(query, (account, last))
         ]
         return found[::-1]
 
     @_read
-    def opens(self, account: str, last: int | None = None) -> list[BarOpen]:
+    def opens(self, account: str, last: int = _ALL) -> list[BarOpen]:
         """Return what the account did at each open, oldest first: all, or the `last` ones."""
         query = "SELECT * FROM opens WHERE account = ? ORDER BY start_ms DESC LIMIT ?"
         found = []
-        for row in self._db.execute(query, (account, -1 if last is None else last)):
+        for row in self._db.execute(query, (account, last)):
             _, start_ms, wanted, cause, first, bid, ask, rate, late_ms, funding, *rest = row
             quote = Quote(_number(first), np.inf if bid is None else bid, ask)
             fill = None if rest[0] is None else Fill(*rest[:4])
@@ -179,13 +180,13 @@ class JournalReader:
         return found[::-1]
 
     @_read
-    def fills(self, account: str, last: int | None = None) -> list[tuple[int, float, Fill]]:
+    def fills(self, account: str, last: int = _ALL) -> list[tuple[int, float, Fill]]:
         """Return open time, first price and fill of each trade, oldest first: of all, or of the `last` ones."""
         query = (
             "SELECT start_ms, first, change, price, fee, slippage FROM opens WHERE account = ? AND change IS NOT NULL "
             "ORDER BY start_ms DESC LIMIT ?"
         )
-        found = self._db.execute(query, (account, -1 if last is None else last))
+        found = self._db.execute(query, (account, last))
         return [(start_ms, first, Fill(*fill)) for start_ms, first, *fill in found][::-1]
 
     @_read
