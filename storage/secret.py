@@ -13,6 +13,7 @@ from pathlib import Path
 
 from storage.locks import exclusive
 from storage.schema import ConfigError, StoreError
+from storage.whole_file import replace_file
 
 USER = "dsc"
 """The user name for browsers and clients that ask for one."""
@@ -40,20 +41,10 @@ def home_secret(home: Path) -> str:
     try:
         with exclusive(home / "locks" / "secret", f"the secret of {home}", _WAIT_S):
             if not path.exists():
-                _write(path, f"{USER}:{secrets.token_urlsafe(32)}")
+                replace_file(path, f"{USER}:{secrets.token_urlsafe(32)}".encode(), mode=0o600)
         return _read(path)
     except OSError as err:
         raise StoreError(f"the home's secret must be readable, {path} is not ({err.strerror}); set DSC_HOME") from err
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    beside.unlink(missing_ok=True)
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def _read(path: Path) -> str:

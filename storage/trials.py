@@ -26,6 +26,7 @@ from storage.bounds import Checked, Day
 from storage.foreign import parse_json
 from storage.objects import ObjectStore
 from storage.schema import ArtifactError, ConfigError, Source, content_hash, one_line, parse_source
+from storage.version_names import market_folder
 
 Origin = Literal["exchange", "replayed", "synthetic"]
 """Origin of the candles: Bybit itself, or a sandbox that replays a recording or generates a market."""
@@ -173,7 +174,7 @@ class TrialLog(Generic[Entry]):
         return f"{self._folder(source, name)}/{key}.json"
 
     def _folder(self, source: Source, name: str) -> str:
-        return f"{parse_source(source).replace(':', '-')}/{name}/{self._kind.folder}"
+        return f"{market_folder(source, name)}/{self._kind.folder}"
 
 
 def _hash(path: str, document: Mapping[str, Any]) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from uuid import uuid4
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Create or replace a file atomically; its folder is created if needed.
+def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Create or replace a file atomically, with these permissions at most; its folder is created if needed.
 
     Raises:
         OSError: It can't be written; the previous content is unchanged.
@@ -17,7 +17,7 @@ def replace_file(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}-{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # a power cut must not leave a name without its content
