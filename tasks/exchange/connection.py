@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from storage.bounds import Checked
-from storage.schema import INTERVAL_MS, ConfigError, Market, Source, parse_source, sandbox_source, utc_text
+from storage.schema import INTERVAL_MS, Candles, ConfigError, Market, Source, parse_source, sandbox_source, utc_text
 from tasks.exchange.bans import Ban
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pacing import RetryPolicy
@@ -133,23 +133,12 @@ def connect(
     Raises:
         ConfigError: The market's interval is shorter than the synthetic market's bars, or the candle file is unusable.
     """
-    pace: dict[str, Any] = {"requests_per_s": config.requests_per_s, "threads": config.threads, "on_retry": on_retry}
-    source = config.source
-    if config.exchange != "sandbox" or config.url is not None:
-        ban = Ban.of(bans, config.exchange, config.url)
-        with Gateway(config.exchange, source=source, url=config.url, ban=ban, **pace) as gateway:
-            yield gateway
-        return
     now_ms = int(time.time() * 1000) if config.live else None
-    synthetic = config.synthetic if now_ms is None else grown(config.synthetic, now_ms)
-    candles = read_candle_file(_path(config.candles), on_note) if config.candles else generate(synthetic)
-    funding = read_funding_file(_path(config.funding)) if config.funding else ()
-    base = Market(symbol=market.symbol, category=market.category, interval=base_interval(candles))
-    with (
-        Sandbox(candles, market=base, source=source, funding=funding, now_ms=now_ms) as sandbox,
-        Gateway("sandbox", source=source, url=sandbox.url, **pace) as gateway,
-    ):
-        yield gateway
+    own = None if _is_elsewhere(config) else Sandbox(
+        _listings(config, [market], _candles(config, now_ms, on_note)), source=config.source, now_ms=now_ms
+    )  # fmt: skip
+    with _opened(config, own, bans, on_retry=on_retry) as link:
+        yield link.gateway
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,22 +146,31 @@ class Link:
     """The connection of a session to its exchange.
 
     Attributes:
-        exchange: One of Bybit's hosts, or the sandbox.
         gateway: Its REST API.
         url: Address of the sandbox; None for Bybit.
-        stream_url: Address of the sandbox's stream; None for Bybit's own.
         sandbox: The sandbox that was started for the session, with its clock stopped; None otherwise.
-        is_replay: Whether time is that of the candles instead of this machine's clock.
         bans: The home's folder of bans; None to share bans within this process only.
     """
 
-    exchange: Exchange
     gateway: Gateway
     url: str | None = None
-    stream_url: str | None = None
     sandbox: Sandbox | None = None
-    is_replay: bool = False
     bans: Path | None = None
+
+    @property
+    def exchange(self) -> Exchange:
+        """One of Bybit's hosts, or the sandbox."""
+        return self.gateway.exchange
+
+    @property
+    def stream_url(self) -> str | None:
+        """Address of the sandbox's stream; None for Bybit's own."""
+        return self.url and self.url.replace("http:", "ws:")
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether time is that of the candles instead of this machine's clock."""
+        return self.url is not None
 
 
 @contextmanager
@@ -200,43 +198,50 @@ def connect_stream(
     Raises:
         ConfigError: The candle file ends too early.
     """
-    pace: dict[str, Any] = {"requests_per_s": config.requests_per_s, "threads": config.threads, "on_retry": on_retry}
-    pace["retry"] = _IN_A_SESSION
-    source = config.source
-    if config.exchange != "sandbox" or config.url is not None:
-        url = None if config.url is None else config.url.replace("http:", "ws:")
-        ban = Ban.of(bans, config.exchange, config.url)
-        with Gateway(config.exchange, source=source, url=config.url, ban=ban, **pace) as gateway:
-            yield Link(
-                exchange=config.exchange, gateway=gateway, url=config.url, stream_url=url, is_replay=url is not None,
-                bans=bans,
-            )  # fmt: skip
-        return
-    end_ms = now_ms + bars * max(market.interval_ms for market in markets)
-    # One bar more: the last decision is filled at the open after it.
-    candles = (
-        read_candle_file(_path(config.candles))
-        if config.candles
-        else generate(grown(config.synthetic, end_ms + config.synthetic.interval_ms))
-    )
+    own = None
+    if not _is_elsewhere(config):
+        end_ms = now_ms + bars * max(market.interval_ms for market in markets)
+        # One bar more: the last decision is filled at the open after it.
+        candles = _candles(config, end_ms + config.synthetic.interval_ms)
+        known_ms = int(candles.start_ms[-1]) + INTERVAL_MS[base_interval(candles)]
+        if known_ms < end_ms:
+            raise ConfigError(
+                f"a session of {bars} bars from {utc_text(now_ms)} needs candles until {utc_text(end_ms)}, "
+                f"{config.candles} ends at {utc_text(known_ms)}; use a version that was trained on earlier bars "
+                "(end=...)"
+            )
+        listings = _listings(config, markets, candles)
+        own = Sandbox(listings, source=config.source, now_ms=now_ms, accounts=accounts)
+    with _opened(config, own, bans, on_retry=on_retry, retry=_IN_A_SESSION) as link:
+        yield link
+
+
+def _is_elsewhere(config: ExchangeConfig) -> bool:
+    return config.exchange != "sandbox" or config.url is not None
+
+
+@contextmanager
+def _opened(config: ExchangeConfig, own: Sandbox | None, bans: Path | None, **options: Any) -> Iterator[Link]:
+    """Open the configured exchange, or a sandbox of our own, whose bans are its own too."""
+    with own or nullcontext():
+        url = own.url if own else config.url
+        options |= {"requests_per_s": config.requests_per_s, "threads": config.threads}
+        if own is None:
+            options["ban"] = Ban.of(bans, config.exchange, url)
+        with Gateway(config.exchange, source=config.source, url=url, **options) as gateway:
+            yield Link(gateway=gateway, url=url, sandbox=own, bans=None if own else bans)
+
+
+def _candles(
+    config: ExchangeConfig, until_ms: int | None, on_note: Callable[[str], object] = lambda line: None
+) -> Candles:
+    """Return the candles that a sandbox replays; those of a synthetic market until a time, if one is given."""
+    if config.candles:
+        return read_candle_file(_path(config.candles), on_note)
+    return generate(config.synthetic if until_ms is None else grown(config.synthetic, until_ms))
+
+
+def _listings(config: ExchangeConfig, markets: Sequence[Market], candles: Candles) -> list[Listing]:
     interval = base_interval(candles)
-    known_ms = int(candles.start_ms[-1]) + INTERVAL_MS[interval]
-    if known_ms < end_ms:
-        raise ConfigError(
-            f"a session of {bars} bars from {utc_text(now_ms)} needs candles until {utc_text(end_ms)}, "
-            f"{config.candles} ends at {utc_text(known_ms)}; use a version that was trained on earlier bars (end=...)"
-        )
     funding = read_funding_file(_path(config.funding)) if config.funding else ()
-    first, *more = (
-        Listing(candles=candles, market=replace(market, interval=interval), funding=funding) for market in markets
-    )
-    with (
-        Sandbox(
-            candles, market=first.market, source=source, funding=funding, more=more, now_ms=now_ms, accounts=accounts
-        ) as sandbox,
-        Gateway("sandbox", source=source, url=sandbox.url, **pace) as gateway,
-    ):
-        yield Link(
-            exchange="sandbox", gateway=gateway, url=sandbox.url, stream_url=sandbox.stream_url, sandbox=sandbox,
-            is_replay=True,
-        )  # fmt: skip
+    return [Listing(candles=candles, market=replace(one, interval=interval), funding=funding) for one in markets]

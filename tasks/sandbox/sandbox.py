@@ -20,12 +20,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from aiohttp import web
 
-from storage.schema import Candles, ConfigError, Instrument, Market, PipelineError, Source
+from storage.schema import ConfigError, PipelineError, Source
 from tasks.sandbox.address_limit import IP_LIMIT, SOCKET_LIMIT, SOCKET_WINDOW_S, AddressLimit, ClientLimits
 from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.desk import Desk
@@ -77,13 +76,9 @@ class Sandbox:
     """A local Bybit for as long as the `with` block lasts.
 
     Args:
-        candles: Candles to replay, oldest first.
-        market: Symbol, category and the interval of the candles; longer intervals are built from them.
+        listings: The markets.
         source: Source label of all data from here.
-        funding: Funding stamps (UTC milliseconds) and rates.
-        instrument: Trading rules; None for plausible ones, with the first candle as the listing.
-        more: Further markets.
-        now_ms: Initial time of the clock, UTC milliseconds; None for just after the last candle closed.
+        now_ms: Initial time of the clock, UTC milliseconds; None for just after the first market's last candle closed.
         faults: Fault plan of REST.
         latency_ms: Delay of every answer.
         ip_limit: Requests in 5 s before a client is banned.
@@ -96,19 +91,14 @@ class Sandbox:
         wall_clock_ms: Clock that the timestamps of signatures are compared with, UTC milliseconds.
 
     Raises:
-        CandleError: There are no candles, or they are not on the grid of the interval.
         ConfigError: A market or a key is given twice.
     """
 
     def __init__(
         self,
-        candles: Candles,
+        listings: Sequence[Listing],
         *,
-        market: Market,
         source: Source,
-        funding: Sequence[tuple[int, float]] = (),
-        instrument: Instrument | None = None,
-        more: Sequence[Listing] = (),
         now_ms: int | None = None,
         faults: FaultPlan = (),
         latency_ms: int = 0,
@@ -121,12 +111,11 @@ class Sandbox:
         desk_rules: DeskRules | None = None,
         wall_clock_ms: Callable[[], int] = _wall_clock_ms,
     ) -> None:
-        first = Listing(candles=candles, market=market, funding=funding, instrument=instrument)
-        self.listings = {listing.key: listing for listing in (first, *more)}
-        if len(self.listings) != 1 + len(more):
+        self.listings = {listing.key: listing for listing in listings}
+        if len(self.listings) != len(listings):
             raise ConfigError("each market of a sandbox must be there once, one category and symbol is there twice")
         self.source = source
-        self.clock = VirtualClock(first.replay.end_ms + _JUST_AFTER_MS if now_ms is None else now_ms)
+        self.clock = VirtualClock(listings[0].replay.end_ms + _JUST_AFTER_MS if now_ms is None else now_ms)
         self._venue = Venue(self.listings, self.clock, range_policy)
         self._timing = stream or PushTiming()
         door = Door(accounts, wall_clock_ms, timer)
@@ -251,9 +240,7 @@ class Sandbox:
             raise PipelineError(f"the sandbox can't listen on 127.0.0.1 ({self._failure})") from self._failure
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._loop is not None and self._stop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()

@@ -30,24 +30,21 @@ PAST = WARM_UP + NETWORK.context + 300
 
 
 def exchange(told: Connection) -> None:
-    """Serve twenty markets and play a day once asked to; tells its URLs first."""
+    """Serve twenty markets and play a day once asked to; tells its URL first."""
     law = SyntheticMarket(bars=PAST + MINUTES + 1, interval_ms=60_000)
     listings = [
         Listing(candles=generate(replace(law, seed=number)), market=market) for number, market in enumerate(MARKETS)
     ]
-    first, *more = listings
-    now_ms = int(first.candles.start_ms[PAST])
-    with Sandbox(
-        first.candles, market=first.market, source=SOURCE, more=more, now_ms=now_ms, ip_limit=10**9
-    ) as sandbox:  # fmt: skip
-        told.send((sandbox.url, sandbox.stream_url))
+    now_ms = int(listings[0].candles.start_ms[PAST])
+    with Sandbox(listings, source=SOURCE, now_ms=now_ms, ip_limit=10**9) as sandbox:
+        told.send(sandbox.url)
         told.recv()
         sandbox.wait_for_subscribers(*(f"kline.1.{market.symbol}" for market in MARKETS), timeout_s=WAIT_S)
         told.send(sandbox.play(bars=MINUTES, bar_every_s=0).result())
         told.recv()
 
 
-def session(told: Connection, url: str, stream_url: str, path: Path) -> None:
+def session(told: Connection, url: str, path: Path) -> None:
     """Step the day; tells bars, seconds, and memory in MB and threads after the first hour and at the end."""
     process, seen = psutil.Process(), []
 
@@ -60,7 +57,7 @@ def session(told: Connection, url: str, stream_url: str, path: Path) -> None:
         Gateway("sandbox", source=SOURCE, url=url, requests_per_s=1e6) as gateway,
         Journal(path) as journal,
         open_session(
-            Link(exchange="sandbox", gateway=gateway, stream_url=stream_url, is_replay=True), versions, journal,
+            Link(gateway=gateway, url=url), versions, journal,
             mode="paper", bars=MINUTES, on_decision=note,
         ) as held,
     ):  # fmt: skip

@@ -160,8 +160,8 @@ def test_day_of_twenty_markets_holds_its_memory(benchmark, ledger, line, tmp_pat
     (here, there), (mine, its) = context.Pipe(), context.Pipe()
     exchange = context.Process(target=day_of_minutes.exchange, args=(there,), daemon=True)
     exchange.start()
-    urls = here.recv()
-    session = context.Process(target=day_of_minutes.session, args=(its, *urls, tmp_path / "day.sqlite"), daemon=True)
+    url = here.recv()
+    session = context.Process(target=day_of_minutes.session, args=(its, url, tmp_path / "day.sqlite"), daemon=True)
     session.start()
     assert mine.recv() == "ready"
     here.send("play")

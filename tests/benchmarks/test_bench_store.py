@@ -26,11 +26,12 @@ SERIAL_WINDOWS = 12  # of 132, one request at a time; each is like any other
 SERVE = f"""
 import json, sys
 from storage.schema import Market, Source
+from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 from tasks.market.synthetic import SyntheticMarket, generate
 candles = generate(SyntheticMarket(bars={INGESTED}))
-market = Market(interval="5")
-with Sandbox(candles, market=market, source=Source({SOURCE!r}), latency_ms={LATENCY_MS}) as sandbox:
+listing = Listing(candles=candles, market=Market(interval="5"))
+with Sandbox([listing], source=Source({SOURCE!r}), latency_ms={LATENCY_MS}) as sandbox:
     print(json.dumps([sandbox.url, sandbox.clock.now_ms()]), flush=True)
     for _ in sys.stdin:
         print(len(sandbox.requests), flush=True)

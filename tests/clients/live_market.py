@@ -28,10 +28,8 @@ def live_market() -> Iterator[Sandbox]:
     law = SyntheticMarket(bars=HISTORY + FUTURE, interval_ms=MARKET.interval_ms, start_ms=start_ms)
     stamps = range(start_ms // _FUNDING_MS * _FUNDING_MS, now_ms, _FUNDING_MS)
     with Sandbox(
-        generate(law),
-        market=MARKET,
+        [Listing(candles=generate(law), market=MARKET, funding=[(stamp, _FUNDING_RATE) for stamp in stamps])],
         source=ExchangeConfig(synthetic=law).source,
-        funding=[(stamp, _FUNDING_RATE) for stamp in stamps],
         now_ms=now_ms,
     ) as sandbox:
         sandbox.keep_time()

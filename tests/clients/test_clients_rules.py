@@ -107,7 +107,7 @@ def test_ccxt_is_pointed_at_the_sandbox_with_all_it_has():
     def addresses(found: Any) -> list[str]:
         return [found] if isinstance(found, str) else [one for part in found.values() for one in addresses(part)]
 
-    sandbox = Sandbox(CANDLES, market=Market(), source=Source("sandbox:0123abcd"))
+    sandbox = Sandbox([Listing(candles=CANDLES, market=Market())], source=Source("sandbox:0123abcd"))
     known = addresses(ccxt.pro.bybit(ccxt_options(sandbox)).urls["api"])
     assert len(known) > 10
     assert {address.split(":0")[0] for address in known} == {"http://127.0.0.1", "ws://127.0.0.1"}

@@ -14,6 +14,7 @@ from pybit.unified_trading import HTTP, WebSocket
 from storage.schema import Candles, Market, Source
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.transport import new_client
+from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 from tests.exchange.raw_client import RawClient
 
@@ -75,8 +76,10 @@ def open_sandbox(fake_time: FakeTime) -> Iterator[Callable[..., Sandbox]]:
     with ExitStack() as stack:
 
         def start(candles: Candles, **options: Any) -> Sandbox:
-            options = {"market": Market(), "source": SOURCE, "timer": fake_time.clock} | options
-            return stack.enter_context(Sandbox(candles, **options))
+            given = {name: options.pop(name) for name in ("market", "instrument", "funding") if name in options}
+            listings = [Listing(candles=candles, **{"market": Market()} | given), *options.pop("more", ())]
+            options = {"source": SOURCE, "timer": fake_time.clock} | options
+            return stack.enter_context(Sandbox(listings, **options))
 
         yield start
 

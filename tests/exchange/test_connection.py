@@ -5,6 +5,7 @@ import pytest
 from storage.schema import CandleError, ConfigError, Market, Window
 from tasks.exchange.connection import ExchangeConfig, connect
 from tasks.market.synthetic import SyntheticMarket, generate
+from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 
 
@@ -66,7 +67,7 @@ def test_live_market_that_has_no_bar_yet_is_refused():
 def test_running_sandbox_is_talked_to_at_its_address_under_the_label_of_its_market():
     market, law = Market(), SyntheticMarket(bars=50)
     source = ExchangeConfig(synthetic=law).source
-    with Sandbox(generate(law), market=market, source=source) as sandbox:
+    with Sandbox([Listing(candles=generate(law), market=market)], source=source) as sandbox:
         config = ExchangeConfig(synthetic=law, url=sandbox.url)
         for _ in range(2):  # it goes on when a run ends
             with connect(config, market) as gateway:

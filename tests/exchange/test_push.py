@@ -252,7 +252,7 @@ def test_several_markets_play_on_one_clock(make_candles: MAKE, open_sandbox: OPE
 def test_a_market_that_is_there_twice_is_refused(make_candles: MAKE):
     again = Listing(candles=make_candles(5), market=Market(interval="5"))
     with pytest.raises(ConfigError, match="each market of a sandbox must be there once"):
-        Sandbox(make_candles(5), market=Market(), source=Source("sandbox:0123abcd"), more=[again])
+        Sandbox([again, again], source=Source("sandbox:0123abcd"))
 
 
 def test_bars_missing_in_the_file_are_never_told(make_candles: MAKE, open_sandbox: OPEN, open_raw: OPEN):
@@ -335,4 +335,4 @@ def test_real_time_that_is_cancelled_stands_still(make_candles: MAKE, open_sandb
 @pytest.mark.parametrize("move", [Sandbox.play, Sandbox.keep_time])
 def test_a_sandbox_that_is_not_open_cannot_play(make_candles: MAKE, move: Callable[[Sandbox], Any]):
     with pytest.raises(ConfigError, match="must be open before its clock can play"):
-        move(Sandbox(make_candles(5), market=Market(), source=Source("sandbox:0123abcd")))
+        move(Sandbox([Listing(candles=make_candles(5), market=Market())], source=Source("sandbox:0123abcd")))

@@ -49,6 +49,7 @@ from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.sandbox.faults import Fault, Match
+from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 from tasks.strategy import out_of_sample
 from tasks.strategy.leak_suite import remade_inputs
@@ -384,7 +385,9 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
     environment = os.environ | {"DSC_HOME": str(killed_home), "PREFECT_API_URL": get_current_settings().api.url}
     store = CandleStore(killed_home / "market.duckdb")
     silent = [Fault(Match(nth=2, times=None), actions.delivery("never"))]  # from the third window on
-    with Sandbox(generate(EXCHANGE.synthetic), market=MARKET, source=EXCHANGE.source, faults=silent) as sandbox:
+    with Sandbox(
+        [Listing(candles=generate(EXCHANGE.synthetic), market=MARKET)], source=EXCHANGE.source, faults=silent
+    ) as sandbox:
         half = [
             sys.executable,
             "-m",

@@ -31,6 +31,7 @@ from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel, load_model
 from tasks.network.inference import SeriesForecast, forecast_series
+from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 from tasks.strategy.recipe import Recipe
 
@@ -79,12 +80,9 @@ class Rig:
     def __init__(self, sandbox: Sandbox, gateway: Gateway, path: Path, model: ServedModel) -> None:
         self.sandbox, self.model, self.path = sandbox, model, path
         self.link = Link(
-            exchange="sandbox",
             gateway=gateway,
             url=sandbox.url,
-            stream_url=sandbox.stream_url,
             sandbox=sandbox,
-            is_replay=True,
         )
         self.notes: list[str] = []
 
@@ -129,13 +127,10 @@ def rigs(folder: Path) -> Iterator[Callable[..., Rig]]:
     with ExitStack() as stack:
 
         def start(model: ServedModel | None = None, name: str = "session", **options: Any) -> Rig:
-            given: dict[str, Any] = {
-                "market": MARKET,
-                "source": SOURCE,
-                "now_ms": START_MS,
-                "ip_limit": 10**9,
-            } | options
-            sandbox = stack.enter_context(Sandbox(given.pop("candles", CANDLES), **given))
+            listing = {name: options.pop(name) for name in ("candles", "instrument", "funding") if name in options}
+            listings = [Listing(**{"candles": CANDLES, "market": MARKET} | listing), *options.pop("more", ())]
+            given: dict[str, Any] = {"source": SOURCE, "now_ms": START_MS, "ip_limit": 10**9} | options
+            sandbox = stack.enter_context(Sandbox(listings, **given))
             gateway = stack.enter_context(Gateway("sandbox", source=SOURCE, url=sandbox.url, requests_per_s=1e6))
             return Rig(sandbox, gateway, folder / f"{name}.sqlite", model or make_model())
 

@@ -66,7 +66,7 @@ def hold(asked: dict[str, Any]) -> None:
         return VersionChoice(second if stepped() >= asked["takeover"] else first)
 
     with Gateway("sandbox", source=SOURCE, url=asked["url"], requests_per_s=1e6) as gateway, Journal(path) as journal:
-        link = Link(exchange="sandbox", gateway=gateway, stream_url=asked["stream_url"], is_replay=True)
+        link = Link(gateway=gateway, url=asked["url"])
         chooses = partial(choose, partial(journal.reader().decided, MARKET.slug))
         with open_session(
             link, {MARKET: chooses(MARKET, None)}, journal, mode="paper", config=SessionConfig(new_version_s=0.0),

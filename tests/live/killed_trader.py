@@ -72,9 +72,7 @@ def hold(asked: dict[str, Any]) -> None:
     plant(asked["point"], asked["bar_ms"])
     model, path = make_model(backtest=BacktestConfig(initial_capital=CAPITAL)), Path(asked["path"])
     with Gateway("sandbox", source=SOURCE, url=asked["url"], requests_per_s=1e6) as gateway, Journal(path) as journal:
-        link = Link(
-            exchange="sandbox", gateway=gateway, url=asked["url"], stream_url=asked["stream_url"], is_replay=True
-        )  # fmt: skip
+        link = Link(gateway=gateway, url=asked["url"])
         with (
             OrderGateway(
                 link, KEY, "tests", Halts.of(path.parent), limits=NO_LIMITS, desk_timing=DESK, recv_window_ms=500,

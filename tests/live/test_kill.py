@@ -53,7 +53,7 @@ def hold(rig: Rig, start: Callable[[dict[str, Any]], Any], point: str = "") -> l
         ready = rig.path.with_name(f"ready-{len(ends)}")
         child = start(
             {
-                "url": rig.sandbox.url, "stream_url": rig.sandbox.stream_url, "path": str(rig.path), "bars": BARS,
+                "url": rig.sandbox.url, "path": str(rig.path), "bars": BARS,
                 "takeover": TAKEOVER, "point": "" if ends else point, "bar_ms": START_MS + AT * STEP_MS,
                 "ready": str(ready),
             }

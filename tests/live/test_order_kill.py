@@ -54,7 +54,7 @@ def hold(rig: Rig, start: Callable[[dict[str, Any]], Any], point: str) -> list[i
         ready = rig.path.with_name(f"ready-{len(ends)}")
         child = start(
             {
-                "url": rig.sandbox.url, "stream_url": rig.sandbox.stream_url, "path": str(rig.path), "bars": BARS,
+                "url": rig.sandbox.url, "path": str(rig.path), "bars": BARS,
                 "point": "" if ends else point, "bar_ms": START_MS + AT * STEP_MS, "ready": str(ready),
             }
         )  # fmt: skip

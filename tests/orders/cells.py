@@ -24,6 +24,7 @@ from tasks.live.exchange_time import boottime_s
 from tasks.live.order_desk import DeskTiming, Intent, OrderDesk
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.faults import CREATE_PATH, FaultPlan
+from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 from tasks.sandbox.venue_account import AccountSpec
 
@@ -66,12 +67,10 @@ class Desk:
         spec = AccountSpec(key=KEY.key, secret=KEY.secret, leverage="1", **options)
         self.sandbox = stack.enter_context(
             Sandbox(
-                CANDLES,
-                market=MARKET,
+                [Listing(candles=CANDLES, market=MARKET, instrument=instrument)],
                 source=Source("sandbox:0123abcd"),
                 accounts=[spec],
                 faults=faults,
-                instrument=instrument,
             )
         )
         self._life: ExitStack | None = None

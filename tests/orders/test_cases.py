@@ -54,7 +54,7 @@ def open_desk(tmp_path: Path) -> Iterator[OPEN]:
 
 def account_of(here: Desk, stack: ExitStack, key: ApiKey = KEY) -> tuple[OrderGateway, OrderAccount]:
     gateway = stack.enter_context(Gateway("sandbox", source=here.sandbox.source, url=here.sandbox.url))
-    link = Link(exchange="sandbox", gateway=gateway, url=here.sandbox.url, stream_url=here.sandbox.stream_url)
+    link = Link(gateway=gateway, url=here.sandbox.url)
     halts = Halts.of(here.journal.path.parent)
     orders = stack.enter_context(OrderGateway(link, key, "tests", halts, desk_timing=TIMING, recv_window_ms=400))
     own = orders.account(MARKET, gateway.instrument(MARKET), Ledger(5_000.0), here.journal)

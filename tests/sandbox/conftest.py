@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from storage.schema import Candles, Instrument, Source
+from tasks.sandbox.listing import Listing
 from tasks.sandbox.order_rules import DeskRules
 from tasks.sandbox.sandbox import Sandbox
 from tasks.sandbox.venue_account import AccountSpec
@@ -58,16 +59,15 @@ def open_sandbox() -> Iterator[Callable[..., Sandbox]]:
     with ExitStack() as stack:
 
         def start(**options: Any) -> Sandbox:
+            listing = {"candles": candles_of(PATH), "market": MARKET, "instrument": INSTRUMENT}
+            listing |= {name: options.pop(name) for name in ("candles", "instrument", "funding") if name in options}
             given = {
-                "candles": candles_of(PATH),
-                "market": MARKET,
                 "source": Source("sandbox:0123abcd"),
-                "instrument": INSTRUMENT,
                 "now_ms": START_MS + STEP_MS + 1_000,
                 "accounts": [SPEC],
                 "desk_rules": AT_ONCE,
             } | options
-            return stack.enter_context(Sandbox(given.pop("candles"), **given))
+            return stack.enter_context(Sandbox([Listing(**listing), *given.pop("more", ())], **given))
 
         yield start
 

@@ -12,6 +12,7 @@ from storage.schema import CANDLE_COLUMNS, Candles, Market, content_hash
 from tasks.exchange.connection import ExchangeConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.faults import Fault, FaultPlan, Match
+from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
 from tests.sandbox.actions import delivery, http_status, rate_limit, truncated
 
@@ -38,7 +39,9 @@ class SoakExchange:
         self.candles = candles[np.setdiff1d(np.arange(len(candles)), holes)]
         self.holes_ms = candles.start_ms[holes]
         self.sandbox = Sandbox(
-            self.candles, market=MARKET, source=SOURCE, now_ms=int(candles.start_ms[FIRST_BARS]) + 1_000
+            [Listing(candles=self.candles, market=MARKET)],
+            source=SOURCE,
+            now_ms=int(candles.start_ms[FIRST_BARS]) + 1_000,
         )
         self.sandbox.follow(_faults(rng))
         self._over = threading.Event()
