@@ -103,7 +103,7 @@ END_OF_TIME_MS = 253_402_300_799_000
 
 MONDAY_MS = 4 * DAY_MS  # weeks open on Mondays; 1970-01-01 was a Thursday
 FUNDING_STEP_MS = DAY_MS // 3
-"""Longest time between two funding stamps: every market pays at least every 8 hours, many more often."""
+"""Bybit's usual time between two funding stamps; many markets pay more often, and change."""
 
 WINDOW_BARS = 1_000
 """Candles per request, the most that Bybit returns."""

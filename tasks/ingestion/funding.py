@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from storage.candles import CandleStore
-from storage.schema import FUNDING_STEP_MS, IntArray, Market
+from storage.schema import IntArray, Market
 from tasks.exchange.gateway import Gateway
+from tasks.market.settlements import missing_settlements
 
 
 def ingest_rates(gateway: Gateway, store: CandleStore, market: Market, first_ms: int, last_ms: int) -> int:
@@ -17,18 +18,12 @@ def ingest_rates(gateway: Gateway, store: CandleStore, market: Market, first_ms:
 
 
 def first_hole(stamps_ms: IntArray, first_ms: int, last_ms: int) -> int | None:
-    """Return the start of the first gap in a range's funding stamps, UTC milliseconds; None if there can be no gap.
+    """Return the start of the first gap in a range's funding stamps, UTC milliseconds; None if nothing is missing.
 
     Args:
         stamps_ms: (n,) stored stamps, increasing.
         first_ms: Start of the range.
         last_ms: Its end, inclusive.
     """
-    inside = stamps_ms[(stamps_ms >= first_ms) & (stamps_ms <= last_ms)]
-    ends = np.concatenate([[first_ms], inside, [last_ms + 1]])
-    holes = np.flatnonzero(np.diff(ends) > FUNDING_STEP_MS)
-    if len(holes):
-        return int(ends[holes[0]])
-    # Assume that the market goes on at its latest step, which may be shorter than the longest one.
-    due = len(inside) >= 2 and last_ms - inside[-1] >= inside[-1] - inside[-2]
-    return int(inside[-1]) if due else None
+    begins, missing = missing_settlements(stamps_ms, first_ms, last_ms)
+    return int(begins[np.argmax(missing > 0)]) if missing.any() else None

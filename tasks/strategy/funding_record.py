@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from storage.schema import FUNDING_STEP_MS, MINUTE_MS, Market
+from storage.schema import Market
 from storage.snapshots import Dataset
 from storage.trials import Origin
 from tasks.execution.accounting import Costs
+from tasks.market.settlements import missing_settlements
 from tasks.market.walk_forward import Span
 
 
@@ -23,7 +22,7 @@ class FundingRecord:
 
     Attributes:
         booked: How many the account booked: their rate is stored, and the recipe charges funding.
-        due: How many there were, at least: a hole counts one every `FUNDING_STEP_MS`, the longest time between two.
+        due: How many there were, at least: in a hole, as many as around it (`missing_settlements`).
         none_due: Why the market has no funding; empty where it has.
     """
 
@@ -53,12 +52,10 @@ def funding_record(dataset: Dataset, unseen: Span, costs: Costs, origin: Origin)
         origin: Who sent the candles.
     """
     first_ms, last_ms = (int(at) for at in dataset.candles.start_ms[[unseen.start, unseen.stop - 1]])
-    stamps = dataset.funding_ms // MINUTE_MS * MINUTE_MS  # many are a few milliseconds late
-    inside = stamps[(stamps > first_ms) & (stamps <= last_ms)]  # nothing is held at the first open
-    steps = np.diff(np.concatenate([[first_ms], inside, [last_ms + 1]]))
-    missing = int((-(-steps // FUNDING_STEP_MS) - 1).sum())
-    booked = len(inside) if costs.funding else 0
-    return FundingRecord(booked=booked, due=len(inside) + missing, none_due=_none_due(dataset.ref.market, origin))
+    begins, lacking = missing_settlements(dataset.funding_ms, first_ms, last_ms)  # nothing is held at the first open
+    inside, missing = len(begins) - 1, int(lacking.sum())
+    booked = inside if costs.funding else 0
+    return FundingRecord(booked=booked, due=inside + missing, none_due=_none_due(dataset.ref.market, origin))
 
 
 def _none_due(market: Market, origin: Origin) -> str:

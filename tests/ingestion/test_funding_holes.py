@@ -22,6 +22,8 @@ EVERY_8_HOURS = np.arange(0, 240 * HOUR, 8 * HOUR)
         (EVERY_8_HOURS[:10], 60 * HOUR, 80 * HOUR, 72 * HOUR),  # now it is
         (np.arange(0, 10 * HOUR, HOUR), 0, 10 * HOUR - 1, None),  # hourly, complete
         (np.arange(0, 10 * HOUR, HOUR), 0, 10 * HOUR, 9 * HOUR),  # hourly, the newest is due
+        (np.delete(np.arange(0, 10 * HOUR, HOUR), 5), 0, 10 * HOUR - 1, 4 * HOUR),  # hourly, one in the middle
+        (np.arange(0, 240 * HOUR, 24 * HOUR), 0, 239 * HOUR, None),  # once a day
     ],
 )
 def test_first_hole_is_where_a_step_is_longer_than_funding_ever_waits(stamps, first, last, hole):

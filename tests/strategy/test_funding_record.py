@@ -12,7 +12,12 @@ from tasks.strategy.funding_record import FundingRecord, funding_record
 
 HOUR = 3_600_000
 EVERY_8_HOURS = np.arange(0, 241 * HOUR, 8 * HOUR)  # 30 of them at an open where something may be held
+EVERY_HOUR = np.arange(0, 241 * HOUR, HOUR)
 NONE = EVERY_8_HOURS[:0]
+# Each 8 hours, then 4, then each hour, then each 8 again: 10 + 5 + 40 + 13; from hour 139 to 144 in one step.
+FASTER_AND_BACK = (
+    np.concatenate([np.arange(0, 80, 8), np.arange(80, 100, 4), np.arange(100, 140), np.arange(144, 241, 8)]) * HOUR
+)
 CHARGED = Costs()
 
 
@@ -31,7 +36,7 @@ def recorded(stamps, costs=CHARGED, symbol="BTCUSDT", category="linear", origin=
     [
         (EVERY_8_HOURS, 30, 30),
         (EVERY_8_HOURS + 5, 30, 30),  # stamps are a few milliseconds late
-        (np.arange(0, 241 * HOUR, HOUR), 240, 240),
+        (EVERY_HOUR, 240, 240),
         (np.concatenate([EVERY_8_HOURS[:16], np.arange(121 * HOUR, 241 * HOUR, HOUR)]), 135, 135),  # then every hour
         (NONE, 0, 30),
         (EVERY_8_HOURS[:16], 15, 30),  # training has them, half of the test has not
@@ -39,6 +44,12 @@ def recorded(stamps, costs=CHARGED, symbol="BTCUSDT", category="linear", origin=
         (np.delete(EVERY_8_HOURS, 7), 29, 30),
         (np.delete(EVERY_8_HOURS, [7, 8, 20]), 27, 30),
         (EVERY_8_HOURS[:-1], 29, 30),  # the last one is due at the last open
+        (np.arange(0, 241 * HOUR, 24 * HOUR), 10, 10),  # a market that pays once a day
+        (np.delete(np.arange(0, 241 * HOUR, 24 * HOUR), 4), 9, 10),
+        (np.delete(EVERY_HOUR, [50, 51, 52, 200]), 236, 240),  # of an hourly market, shorter than 8 hours
+        (np.delete(EVERY_8_HOURS, [7, 9]), 28, 30),  # one stands alone between two holes, which is no step of 16 hours
+        (FASTER_AND_BACK, 67, 67),
+        (np.delete(FASTER_AND_BACK, 20), 66, 67),
     ],
 )
 def test_every_settlement_without_a_stored_rate_is_missing(stamps, booked, due):

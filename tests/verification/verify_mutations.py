@@ -373,7 +373,7 @@ PLANTED = [
     ),
     (
         "a funding rate that nobody stored was not due", "tasks/strategy/funding_record.py",
-        "due=len(inside) + missing", "due=len(inside)",
+        "due=inside + missing", "due=inside",
         "tests/strategy/test_funding_record.py::test_every_settlement_without_a_stored_rate_is_missing",
     ),
     (
