@@ -18,12 +18,10 @@ from storage.schema import (
     FEATURES,
     CandleError,
     Candles,
-    ConfigError,
     DatasetError,
     FloatArray,
     IntArray,
     Market,
-    QuarantineError,
     RejectedRow,
     utc_text,
 )
@@ -187,28 +185,6 @@ def validate_features(values: FloatArray, vol: FloatArray, start_ms: IntArray, i
                 known.bars += len(group)
     if broken:
         raise DatasetError(f"features break the contract: {_feature_report(broken, len(start_ms))}")
-
-
-def enforce_quarantine_share(rejected: int, total: int, limit: float, why: str = "") -> None:
-    """Stop the run if too large a share of the rows broke the contract.
-
-    Args:
-        rejected: Number of rows that broke it.
-        total: Number of all rows.
-        limit: Largest share that is allowed, 0 to 1.
-        why: The most common reason.
-
-    Raises:
-        QuarantineError: The share is above the limit.
-    """
-    if not 0.0 <= limit <= 1.0:
-        raise ConfigError(f"the quarantine limit must be a share from 0 to 1, was {limit!r}")
-    if rejected > limit * total:
-        raise QuarantineError(
-            f"{rejected} of {total} rows broke the candle contract ({rejected / total:.2%}), at most {limit:.2%} may"
-            f"{f', most of them: {why}' if why else ''}; "
-            "the table rejected has the reasons, a higher limit goes on without them"
-        )
 
 
 def _failures(cases: pd.DataFrame) -> pd.DataFrame:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from storage.bounds import Checked, Share
 from storage.candles import CandleStore
-from storage.contracts import enforce_quarantine_share
-from storage.schema import CandleGapError, Candles, Market, Source, Window, utc_text
+from storage.schema import CandleGapError, Candles, Market, QuarantineError, Source, Window, utc_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +60,13 @@ def refuse_bad_data(store: CandleStore, source: Source, market: Market, span: Wi
     """
     bars = span.bars(market.interval_ms)
     quarantined = store.quarantined_bars(source, market, span.first_ms, span.last_ms)
-    why = store.commonest_reason(source, market, span.first_ms, span.last_ms) if quarantined else ""
-    enforce_quarantine_share(quarantined, bars, quality.quarantine_limit, why)
+    if quarantined > quality.quarantine_limit * bars:
+        why = store.commonest_reason(source, market, span.first_ms, span.last_ms)
+        raise QuarantineError(
+            f"{quarantined} of {bars} rows broke the candle contract ({quarantined / bars:.2%}), at most "
+            f"{quality.quarantine_limit:.2%} may, most of them: {why}; the table rejected has the reasons, a higher "
+            "limit goes on without them"
+        )
     missing = bars - store.count(source, market, span.first_ms, span.last_ms)
     if missing > quality.gap_limit * bars:
         first, last = utc_text(span.first_ms), utc_text(span.last_ms)

@@ -13,16 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.contracts import enforce_quarantine_share, split_candles, validate_features
+from storage.contracts import split_candles, validate_features
 from storage.schema import (
     CANDLE_COLUMNS,
     FEATURES,
     CandleError,
     Candles,
-    ConfigError,
     DatasetError,
     Market,
-    QuarantineError,
 )
 
 STEP = 300_000
@@ -188,27 +186,6 @@ def test_half_a_thousand_bad_rows_are_all_set_aside(market, make_candles):
     good, rejected = split_candles(candles, market, now_ms=LATER)
     assert (len(good), len(rejected)) == (0, 500)
     assert [row.start_ms for row in rejected] == candles.start_ms.tolist()
-
-
-# --- share ------------------------------------------------------------------------------------------------------------
-
-
-def test_share_at_the_limit_passes_and_one_row_more_stops_the_run():
-    enforce_quarantine_share(0, 0, 0.0)
-    enforce_quarantine_share(10, 1_000, 0.01)
-    text = (
-        r"11 of 1000 rows broke the candle contract \(1\.10%\), at most 1\.00% may; the table rejected has the reasons"
-    )
-    with pytest.raises(QuarantineError, match=text):
-        enforce_quarantine_share(11, 1_000, 0.01)
-    with pytest.raises(QuarantineError, match=r"1\.00% may, most of them: high below low; the table"):
-        enforce_quarantine_share(11, 1_000, 0.01, "high below low")
-
-
-@pytest.mark.parametrize("limit", [-0.1, 1.1, math.nan])
-def test_limit_that_is_no_share_is_refused(limit):
-    with pytest.raises(ConfigError, match="the quarantine limit must be a share from 0 to 1, was"):
-        enforce_quarantine_share(0, 1, limit)
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
