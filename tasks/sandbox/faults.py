@@ -136,10 +136,6 @@ class Match(Checked):
         same = method == self.method and self.path in (None, path)
         return same and all(params.get(name) == value for name, value in self.params.items())
 
-    def is_turn(self, seen: int) -> bool:
-        """Return whether the matching request after `seen` earlier ones is selected."""
-        return seen >= self.nth and (self.times is None or seen < self.nth + self.times)
-
 
 @dataclass(frozen=True)
 class Fault:
@@ -165,7 +161,12 @@ class PlannedFaults:
         acting = None
         for index, fault in enumerate(self._faults):
             if fault.match.covers(method, path, params):
-                if acting is None and fault.match.is_turn(self._seen[index]):
+                if acting is None and is_turn(self._seen[index], fault.match.nth, fault.match.times):
                     acting = fault.action
                 self._seen[index] += 1
         return acting
+
+
+def is_turn(seen: int, first: int, times: int | None) -> bool:
+    """Return whether what comes after `seen` others is one of the `times` from number `first` on; None for all."""
+    return seen >= first and (times is None or seen < first + times)

@@ -15,7 +15,7 @@ import numpy as np
 
 from storage.schema import DAY_MS, HOUR_MS, MINUTE_MS, Candles, FloatArray, Instrument, Market
 from tasks.sandbox.replay import Replay, decimal_text
-from tasks.sandbox.tape import TICKS, TapeTick
+from tasks.sandbox.tape import TapeTick
 
 Fields = dict[str, Any]
 
@@ -169,14 +169,8 @@ class Listing:
         steps = [max(round(usual * seeded.lognormvariate(0.0, 0.5) / step), 1) for _ in range(_SIZES)]
         return [decimal_text(round(number * step, 8)) for number in steps]
 
-    def trades(self, now_ms: int, count: int) -> list[TapeTick]:
-        """Return up to `count` of the last trades, oldest first, without trades of size 0."""
-        bars = count // TICKS + 1  # returns fewer trades than `count` if bars have little volume
-        traded = self.replay.ticks(self.market.floor(now_ms) - bars * self.market.interval_ms, now_ms)
-        return [tick for tick in traded if tick.size > 0][-count:]
-
     def trade_id(self, tick: TapeTick) -> str:
-        """Return the id of a trade, the same in every answer and message."""
+        """Return the id of a trade."""
         return str(uuid.UUID(int=(self.replay.first_ms << 64) + tick.ordinal))
 
 

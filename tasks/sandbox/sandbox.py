@@ -119,9 +119,9 @@ class Sandbox:
         self._venue = Venue(self.listings, self.clock, range_policy)
         self._timing = stream or PushTiming()
         door = Door(accounts, wall_clock_ms, timer)
-        self._private = PrivatePush(door, self._timing, self.clock.told_ms)
+        self.private_stream = PrivatePush(door, self._timing, self.clock.told_ms)
         rules = desk_rules or DeskRules()
-        self._desk = Desk(self.listings, self.clock, accounts, rules, self._private, self._later)
+        self._desk = Desk(self.listings, self.clock, accounts, rules, self.private_stream, self._later)
         self._trading = Trading(self._desk, door, self.clock.told_ms)
         self._hub: Hub | None = None
         self._socket_limits = ClientLimits(lambda: AddressLimit(SOCKET_LIMIT, timer, SOCKET_WINDOW_S))
@@ -172,14 +172,6 @@ class Sandbox:
         """Return the controls for events of an account that its client does not cause."""
         return Outside(self._desk, key)
 
-    def cut_private_stream(self) -> None:
-        """End every connection of the private stream, and refuse new ones; events meanwhile are not sent."""
-        self._private.cut()
-
-    def restore_private_stream(self) -> None:
-        """Let clients connect to the private stream again."""
-        self._private.restore()
-
     def play(self, bars: int | None = None, *, bar_every_s: float = 0.005) -> Future[int]:
         """Close the next bars one after the other, in data time; returns at once.
 
@@ -220,7 +212,7 @@ class Sandbox:
         private = PRIVATE_TOPICS.intersection(topics)
 
         async def subscribed() -> None:
-            await self._private.subscribed(private)
+            await self.private_stream.subscribed(private)
             await hub.subscribed(set(topics) - private)
 
         waiting = asyncio.run_coroutine_threadsafe(subscribed(), loop)
@@ -255,7 +247,7 @@ class Sandbox:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         hub = self._hub = Hub(self.listings, self.clock, self._timing, self._stream_plan)
-        self._private.open()
+        self.private_stream.open()
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         # Cancelled when the client leaves, so that an answer that never comes holds nothing up; no access log.
@@ -277,8 +269,11 @@ class Sandbox:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path, params = request.path, dict(request.query)
-        is_public = path.removeprefix(STREAM_PATH) in STREAM_CATEGORIES
-        stream = self._hub if is_public else self._private if path == PRIVATE_PATH and self._desk.accounts else None
+        stream: Hub | PrivatePush | None = None
+        if path.removeprefix(STREAM_PATH) in STREAM_CATEGORIES:
+            stream = self._hub
+        elif path == PRIVATE_PATH and self._desk.accounts:
+            stream = self.private_stream
         if stream:
             if not self._socket_limits.of(request.headers).admit():
                 return web.Response(status=403, text="access too frequent")

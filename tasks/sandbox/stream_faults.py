@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.schema import ConfigError
+from tasks.sandbox.faults import is_turn
 
 Message = dict[str, Any]
 
@@ -68,10 +69,9 @@ class Delivery:
         text: The same as JSON.
         items: Items to send instead, in order.
         later: Items to send after the next bar of the same topic is confirmed.
-        mute: Only answers and pongs are sent on this connection from now on.
         deaf: Pings on this connection are no longer answered.
         cost_bars: Bars that close before the client can reconnect, the one confirmed now included; then the clock
-            waits for it. 0 if the connection stays.
+            waits for it. Nothing but answers and pongs is sent on this connection any more. 0 if it goes on.
         refuse: At least one attempt to reconnect is refused with HTTP 503.
     """
 
@@ -79,7 +79,6 @@ class Delivery:
     text: str
     items: list[Item]
     later: list[str] = field(default_factory=list)
-    mute: bool = False
     deaf: bool = False
     cost_bars: int = 0
     refuse: bool = False
@@ -198,18 +197,14 @@ class FollowedPlan:
     def handshake(self) -> int | None:
         """Count an attempt to connect; return the HTTP status with which it is refused, if any."""
         number, self._shaken = self._shaken, self._shaken + 1
-        return next((f.status for f in self._handshakes if _is_turn(number, f.handshake, f.times)), None)
+        return next((f.status for f in self._handshakes if is_turn(number, f.handshake, f.times)), None)
 
     def subscription(self) -> AtSubscription | None:
         """Count a request to subscribe; return its fault, if any."""
         number, self._subscribed = self._subscribed, self._subscribed + 1
-        return next((f for f in self._subscriptions if _is_turn(number, f.subscription, f.times)), None)
+        return next((f for f in self._subscriptions if is_turn(number, f.subscription, f.times)), None)
 
 
 def is_confirmed(message: Message) -> bool:
     """Return whether this message confirms a closed bar."""
     return str(message["topic"]).startswith("kline.") and bool(message["data"][0]["confirm"])
-
-
-def _is_turn(number: int, first: int, times: int | None) -> bool:
-    return number >= first and (times is None or number < first + times)

@@ -55,7 +55,6 @@ class Venue:
             "/v5/market/instruments-info": self._instruments_info,
             "/v5/market/tickers": self._tickers,
             "/v5/market/orderbook": self._orderbook,
-            "/v5/market/recent-trade": self._recent_trade,
             "/v5/market/risk-limit": self._risk_limit,
         }
 
@@ -140,25 +139,6 @@ class Venue:
         counts = {"u": book.update, "seq": book.update, "cts": book.time_ms} if book else {"u": 0, "seq": 0, "cts": 0}
         sides = {"b": book.bids, "a": book.asks} if book else {"b": [], "a": []}
         return {"s": listing.market.symbol, **sides, "ts": self.clock.told_ms(), **counts}
-
-    def _recent_trade(self, params: Params) -> Result:
-        listing = self._listing(params)
-        default, most = (60, 60) if listing.market.category == "spot" else (500, 1000)
-        trades = [
-            {
-                "execId": listing.trade_id(tick),
-                "symbol": listing.market.symbol,
-                "price": decimal_text(tick.price),
-                "size": decimal_text(tick.size),
-                "side": tick.side,
-                "time": str(tick.time_ms),
-                "isBlockTrade": False,
-                "isRPITrade": False,
-                "seq": str(tick.ordinal + 1),
-            }
-            for tick in listing.trades(self.clock.now_ms(), row_limit(params, default, most))
-        ]
-        return {"category": listing.market.category, "list": trades[::-1]}
 
     def _risk_limit(self, params: Params) -> Result:
         category, listings = self._some(params)

@@ -1,4 +1,4 @@
-"""Order book, trades and risk limits of the sandbox over REST, as real clients ask for them."""
+"""Order book and risk limits of the sandbox over REST, as real clients ask for them."""
 
 from __future__ import annotations
 
@@ -45,22 +45,6 @@ def test_orderbook_has_as_many_levels_as_asked_for_a_tick_apart(
         client.get_orderbook(category=category, symbol="SYNTHUSDT", limit=501)
 
 
-def test_recent_trades_are_newest_first_and_as_many_as_asked_for(
-    make_candles: MAKE, open_sandbox: OPEN, open_client: OPEN
-) -> None:
-    candles = make_candles(300)
-    client = open_client(open_sandbox(candles))
-    market = {"category": "linear", "symbol": "SYNTHUSDT"}
-    trades = client.get_public_trade_history(**market, limit=9)["result"]["list"]
-    assert len(trades) == 9
-    assert [int(trade["time"]) for trade in trades] == [at(300) - STEP_MS * (i + 1) // 4 for i in range(9)]
-    assert [float(trade["price"]) for trade in trades[::4]] == candles.close[:-4:-1].tolist()
-    assert len(client.get_public_trade_history(**market)["result"]["list"]) == 500
-    assert set(trades[0]) == {
-        *("execId", "symbol", "price", "size", "side", "time", "isBlockTrade", "isRPITrade", "seq"),
-    }
-
-
 def test_risk_limit_and_leverage_agree_and_spot_has_none(
     make_candles: MAKE, open_sandbox: OPEN, open_client: OPEN
 ) -> None:
@@ -75,14 +59,13 @@ def test_risk_limit_and_leverage_agree_and_spot_has_none(
         client.get_risk_limit(category="spot")
 
 
-def test_before_the_first_candle_there_is_no_book_no_trade_and_no_ticker(
+def test_before_the_first_candle_there_is_neither_book_nor_ticker(
     make_candles: MAKE, open_sandbox: OPEN, open_client: OPEN
 ) -> None:
     client = open_client(open_sandbox(make_candles(10), now_ms=at(-1)))
     market = {"category": "linear", "symbol": "SYNTHUSDT"}
     book = client.get_orderbook(**market)["result"]
     assert (book["b"], book["a"]) == ([], [])
-    assert client.get_public_trade_history(**market)["result"]["list"] == []
     assert client.get_tickers(**market)["result"]["list"] == []
 
 

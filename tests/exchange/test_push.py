@@ -195,11 +195,6 @@ def test_rest_shows_what_the_stream_told(make_candles: MAKE, open_sandbox: OPEN,
     assert ticker.items() >= last["tickers"]["data"].items()
     bar, (row, *_) = last["kline"]["data"][0], rest_rows(rest, limit=1)
     assert row == [str(bar[name]) for name in ("start", "open", "high", "low", "close", "volume", "turnover")]
-    trades = [m["data"][0] for m in client.messages if m["topic"] == "publicTrade.SYNTHUSDT"]
-    listed = rest.get_public_trade_history(**market, limit=20)["result"]["list"]
-    assert [(t["execId"], t["price"], t["size"], t["side"], int(t["time"])) for t in listed] == [
-        (t["i"], t["p"], t["v"], t["S"], t["T"]) for t in trades[:-21:-1]
-    ]
 
 
 def test_spot_tells_snapshots_of_tickers_without_funding(four_topics: OPEN):

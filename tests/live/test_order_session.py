@@ -123,7 +123,7 @@ def test_halted_position_is_closed_when_neither_book_nor_private_stream_comes(op
     def latch() -> None:
         silent = [AtMessage(n, act.confirm_missing(), topic=BOOK) for n in range(1_000)]
         trader.rig.sandbox.follow_stream(StreamPlan(silent))
-        trader.rig.sandbox.cut_private_stream()
+        trader.rig.sandbox.private_stream.cut()
         trader.halts.latch("sandbox", MARKET, "a person says so")
 
     market = trader.hold(14, while_held(latch), patience_s=0.5)

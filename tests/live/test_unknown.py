@@ -389,11 +389,11 @@ def test_nothing_new_is_opened_while_the_account_s_stream_is_down_for_long_and_s
             wait_until(lambda: not market.own.stream_down_s())
         if bar == 2:
             told.append(len(trader.alerts))
-            trader.rig.sandbox.cut_private_stream()
+            trader.rig.sandbox.private_stream.cut()
         if bar == 12:
             wait_until(lambda: len(trader.alerts) > told[0])
             told.append(len(trader.alerts))
-            trader.rig.sandbox.restore_private_stream()
+            trader.rig.sandbox.private_stream.restore()
         if bar in (5, 12):
             orders.append(sum(not one.reduce_only for one in trader.account.orders.values() if one.trigger is None))
 
@@ -455,5 +455,5 @@ def test_stream_whose_topics_are_refused_is_down_though_its_key_is_admitted(
                 assert deaf.down_s > 0
         with PrivateStream(KEY, events=queue.Queue(), **given) as hears:
             wait_until(lambda: hears.down_s == 0)
-            here.sandbox.cut_private_stream()
+            here.sandbox.private_stream.cut()
             wait_until(lambda: hears.down_s > 0)

@@ -46,7 +46,7 @@ def silence(bars: int = 1) -> StreamAction:
     """Send nothing more on this connection, this message included; pings are still answered."""
 
     def spoil(delivery: Delivery) -> None:
-        delivery.items, delivery.mute, delivery.cost_bars = [], True, bars
+        delivery.items, delivery.cost_bars = [], bars
 
     return StreamAction("silence", spoil)
 

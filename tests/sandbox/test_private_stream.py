@@ -178,9 +178,9 @@ def test_pybit_that_lost_its_connection_hears_again_and_what_was_said_meanwhile_
     stream, outside = open_stream(sandbox), sandbox.outside(SPEC.key)
     outside.order(SYMBOL, "Buy", "1")
     stream.wait_for_end()
-    sandbox.cut_private_stream()
+    sandbox.private_stream.cut()
     outside.order(SYMBOL, "Buy", "2")
-    sandbox.restore_private_stream()
+    sandbox.private_stream.restore()
     sandbox.wait_for_subscribers("order", "execution", "position", "wallet")
     outside.order(SYMBOL, "Buy", "3")
     stream.wait_for_end(2)
@@ -190,10 +190,10 @@ def test_pybit_that_lost_its_connection_hears_again_and_what_was_said_meanwhile_
 def test_stream_that_is_down_refuses_connections(open_sandbox: OPEN, open_raw: OPEN) -> None:
     sandbox = open_sandbox()
     open_raw(sandbox)
-    sandbox.cut_private_stream()
+    sandbox.private_stream.cut()
     with pytest.raises(websocket.WebSocketBadStatusException, match="503"):
         open_raw(sandbox)
-    sandbox.restore_private_stream()
+    sandbox.private_stream.restore()
     open_raw(sandbox)
 
 
