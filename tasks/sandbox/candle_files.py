@@ -207,7 +207,7 @@ def _read_table(path: Path, layout_of: Callable[[list[str], str], Layout] | None
         table = _parsed(text, layout)
         return {name: table[name] for name in _wanted(layout)}, layout
     except (DamagedError, UnicodeError) as err:  # column names may not be valid text
-        raise CandleError(f"{path.name} can't be read as a candle file ({err})") from err
+        raise CandleError(f"{path.name} can't be read as a candle file ({err}); download or export it again") from err
 
 
 def _wanted(layout: Layout) -> list[str]:

@@ -112,7 +112,8 @@ def test_candles_of_the_future_are_refused(tmp_path: Path) -> None:
 def test_file_that_is_no_parquet_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "candles.parquet"
     path.write_bytes(b"not a table")
-    with pytest.raises(CandleError, match=r"^candles.parquet can't be read as a candle file \(.*\)$"):
+    text = r"^candles.parquet can't be read as a candle file \(.*\); download or export it again$"
+    with pytest.raises(CandleError, match=text):
         read_candle_file(path)
 
 
