@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from storage.schema import one_line
-from tasks.exchange.stream_events import UnknownTopic
 from tasks.exchange.wire_values import BadMessage, moment, number, price, required, unsigned
 from tasks.execution.orders import Execution, Reported
 
@@ -87,12 +86,11 @@ def decode_private(message: Mapping[str, Any], received_ns: int) -> list[Private
     """Return the events of a private message in their order; only those of category linear.
 
     Raises:
-        UnknownTopic: The topic was not subscribed.
-        BadMessage: A field is missing or not a number.
+        BadMessage: The topic was not subscribed, or a field is missing or not a number.
     """
     topic = str(message.get("topic")).partition(".")[0]
     if topic not in PRIVATE_TOPICS:
-        raise UnknownTopic(topic[:80])
+        raise BadMessage(f"topic {topic[:80]} was not subscribed")
     read = read_order if topic == "order" else read_execution
     try:
         return [read(row, received_ns) for row in message["data"] if row.get("category", "linear") == "linear"]

@@ -21,7 +21,7 @@ from storage.schema import ConfigError, Market, one_line
 from tasks.exchange.bans import Ban
 from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, decode_private
-from tasks.exchange.stream_events import Decoder, Reconnected, SubscriptionRefused, UnknownTopic, topics_of
+from tasks.exchange.stream_events import Decoder, Reconnected, SubscriptionRefused, topics_of
 from tasks.exchange.stream_socket import StreamSocket, StreamTiming
 from tasks.exchange.transport import Exchange
 from tasks.exchange.wire_values import BadMessage
@@ -30,7 +30,7 @@ QUEUE_EVENTS = 100_000
 """Most events in the queue: five bursts of 20,000, some 20 MB."""
 
 _LOOK_S = 0.1  # how soon a patient stream notices that it is closed
-_TOLD = 3  # most bad messages whose text is kept
+_TOLD = 3  # most bad messages of a stream that are told of
 
 
 @dataclass
@@ -39,8 +39,7 @@ class StreamCounts:
 
     Attributes:
         messages: Messages of subscribed topics that were decoded.
-        bad: Messages dropped because they were malformed.
-        unknown: Messages dropped because their topic was not subscribed.
+        bad: Messages dropped because they were malformed, or of a topic that was not subscribed.
         overflowed: Events dropped because the queue was full.
         connections: Connections made.
         failures: Attempts that ended in an error of the socket.
@@ -48,14 +47,13 @@ class StreamCounts:
 
     messages: int = 0
     bad: int = 0
-    unknown: int = 0
     overflowed: int = 0
     connections: int = 0
     failures: int = 0
 
 
 Decode = Callable[[Mapping[str, Any], int], Sequence[Any]]
-"""Returns the events of a message that came at a monotonic time, ns; raises UnknownTopic or BadMessage."""
+"""Returns the events of a message that came at a monotonic time, ns; raises BadMessage."""
 
 
 class Stream:
@@ -73,7 +71,7 @@ class Stream:
         patient: Whether to wait while the queue is full instead of dropping events; for replays, whose clock waits for
             its clients.
         ban: The shared ban of this address: no connection is made while it lasts. None for one that is not shared.
-        on_note: Called with one line for every connection lost and made.
+        on_note: Called with one line for every connection lost and made, and for the first malformed messages.
     """
 
     def __init__(
@@ -93,7 +91,6 @@ class Stream:
         self.channel = channel
         self.events: queue.Queue[Any] = events or queue.Queue(QUEUE_EVENTS)
         self.counts = StreamCounts()
-        self.bad_messages: list[str] = []
         self._groups = list(groups)
         self._exchange = exchange
         self._key = key
@@ -204,12 +201,10 @@ class Stream:
                 self._data_s = received_ns / 1e9
             else:
                 self._answered(message, received_ns)
-        except UnknownTopic:
-            self.counts.unknown += 1
         except ValueError as err:
             self.counts.bad += 1
-            if len(self.bad_messages) < _TOLD:
-                self.bad_messages.append(f"{type(err).__name__}: {one_line(err)}; {text[:80]!r}")
+            if self.counts.bad <= _TOLD:
+                self._on_note(f"stream {self.channel} dropped a message ({type(err).__name__}: {one_line(err)})")
 
     def _decoder(self) -> Decode:
         """Return what decodes the messages of one connection."""

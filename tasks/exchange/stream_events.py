@@ -24,10 +24,6 @@ Key = tuple[Category, str]
 """Category and symbol, which identify a market within a stream."""
 
 
-class UnknownTopic(ValueError):
-    """A message of a topic that was not subscribed; counted and dropped."""
-
-
 class _Bar(NamedTuple):
     """Prices in quote currency per coin, volume in coins, turnover in quote currency."""
 
@@ -136,12 +132,11 @@ class Decoder:
         """Return the events of a message in their order.
 
         Raises:
-            UnknownTopic: The topic was not subscribed.
-            BadMessage: A field is missing or its value is impossible.
+            BadMessage: The topic was not subscribed, a field is missing or its value is impossible.
         """
         topic = message.get("topic")
         if not isinstance(topic, str) or topic not in self._topics:
-            raise UnknownTopic(str(topic)[:80])
+            raise BadMessage(f"topic {str(topic)[:80]} was not subscribed")
         kind, _, rest = topic.partition(".")
         detail, _, symbol = rest.rpartition(".")
         key: Key = (self._category, symbol)

@@ -59,9 +59,11 @@ class RestFeed:
 
     Attributes:
         gateway: Open.
+        on_note: Is told of candles that can't be read, one line each time.
     """
 
     gateway: Gateway
+    on_note: Callable[[str], object] = lambda line: None
 
     def closed_since(self, market: Market, first_ms: int) -> Recent:
         """Return what has closed from the bar `first_ms` on."""
@@ -73,7 +75,10 @@ class RestFeed:
         windows = Window.cover(market, first_ms, last_ms)
         fetched = sorted(self.gateway.fetch_windows(market, windows, now_ms), key=lambda part: part.window.first_ms)
         candles = Candles.join([part.candles for part in fetched])
-        return Recent(candles[plausible(candles)], now_ms, asked_ns)
+        good = plausible(candles)
+        if left_out := sum(len(part.rejected) for part in fetched) + int((~good).sum()):
+            self.on_note(f"{market}: {left_out} candles of REST can't be read and are left out")
+        return Recent(candles[good], now_ms, asked_ns)
 
     def funding(self, market: Market, first_ms: int, last_ms: int) -> list[tuple[int, float]]:
         """Return funding stamps and rates of a range, both ends inclusive."""
@@ -145,7 +150,7 @@ def open_session(
         Rejected: The exchange knows no such market.
         StoreError: The journal is of another session, or of fills that the exchange's rules of today do not allow.
     """
-    feed = RestFeed(gateway=link.gateway)
+    feed = RestFeed(gateway=link.gateway, on_note=on_note)
     clock: ExchangeTime = DataTime() if link.is_replay else ExchangeTime(_checked_offset(link.gateway))
     markets = []
     for market, chosen in versions.items():

@@ -26,7 +26,6 @@ from tasks.exchange.stream_events import (
     SubscriptionRefused,
     Ticker,
     Trade,
-    UnknownTopic,
     topics_of,
 )
 from tasks.exchange.stream_socket import StreamTiming
@@ -92,7 +91,7 @@ def test_events_of_played_bars_equal_the_candles(make_candles: MAKE, open_sandbo
     ticker = next(event for event in events if isinstance(event, Ticker))
     assert (ticker.mark, ticker.next_funding_ms) == (candles.close[9], START_MS + 8 * 3_600_000)
     assert isinstance(events[0], Reconnected)
-    assert (stream.generation, stream.counts.bad, stream.counts.unknown) == (1, 0, 0)
+    assert (stream.generation, stream.counts.bad) == (1, 0)
 
 
 def test_closing_leaves_no_thread_and_takes_no_time(make_candles: MAKE, open_sandbox: OPEN, open_public: OPEN) -> None:
@@ -219,7 +218,7 @@ def test_bar_without_a_turnover_is_a_bar() -> None:
 
 
 def test_message_of_another_topic_is_refused() -> None:
-    with pytest.raises(UnknownTopic):
+    with pytest.raises(BadMessage, match=r"topic kline\.1\.SYNTHUSDT was not subscribed"):
         Decoder("linear", frozenset({KLINE})).decode(kline() | {"topic": "kline.1.SYNTHUSDT"}, 0)
 
 
@@ -256,7 +255,13 @@ def test_crossed_book_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "7", json.dumps({"topic": 5}), json.dumps({"topic": KLINE})])
 def test_text_that_is_no_message_is_counted_and_nothing_raised(text: str) -> None:
-    stream = PublicStream((MARKET,), exchange="bybit")
+    told: list[str] = []
+    stream = PublicStream((MARKET,), exchange="bybit", on_note=told.append)
     stream._receive(text)
-    assert stream.counts.bad + stream.counts.unknown == 1
+    assert stream.counts.bad == 1
     assert stream.events.empty()
+    (line,) = told
+    assert line.startswith("stream linear dropped a message (")
+    for _ in range(9):
+        stream._receive(text)
+    assert (stream.counts.bad, len(told)) == (10, 3)  # no flood of them fills a log
