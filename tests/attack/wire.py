@@ -199,7 +199,7 @@ def _given_up(sent: bytes, silence_s: float) -> str:
                     asked = b""
                     while b"\r\n\r\n" not in asked:
                         asked += wire.recv(4_096)
-                    wire.sendall(_handshake(asked))
+                    wire.sendall(handshake(asked))
                     wire.sendall(sent)
                     while (heard := wire.recv(4_096)) and heard[0] != _CLOSE:  # the other side must end this
                         pass
@@ -215,7 +215,7 @@ def _given_up(sent: bytes, silence_s: float) -> str:
             return told.get(timeout=25)
 
 
-def _handshake(asked: bytes) -> bytes:
+def handshake(asked: bytes) -> bytes:
     """Return what a server answers to who asks for a WebSocket (RFC 6455)."""
     lines = dict(line.split(b": ", 1) for line in asked.split(b"\r\n") if b": " in line)
     key = lines[b"Sec-WebSocket-Key"] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import queue
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,12 +34,15 @@ from tasks.exchange.stream_events import (
 )
 from tasks.exchange.stream_socket import StreamTiming
 from tasks.exchange.wire_values import BadMessage
+from tests.attack.wire import handshake
 
 START_MS = 1_735_689_600_000
 STEP_MS = 300_000
 WAIT_S = 30.0  # for what comes in milliseconds; only a failure waits so long
 MARKET = Market()
 KLINE = "kline.5.SYNTHUSDT"
+OPENSSL = shutil.which("openssl") or ""
+ONCE = StreamTiming(first_wait_s=60.0)
 QUICK = StreamTiming(first_wait_s=0.01, max_wait_s=0.1, jitter=0.0)
 MAKE = Callable[..., Candles]
 OPEN = Callable[..., Any]
@@ -153,6 +160,39 @@ def test_stream_that_is_pointed_elsewhere_is_not_followed(make_candles: MAKE, op
         with PublicStream((MARKET,), exchange="sandbox", url=here, timing=QUICK, on_note=notes.put) as stream:
             assert "the exchange points elsewhere" in notes.get(timeout=5.0)
             assert stream.generation == 0
+    gc.collect()
+
+
+@pytest.mark.promise(19)
+@pytest.mark.skipif(not OPENSSL, reason="openssl, which makes the certificate, is not installed")
+@pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")  # of both hosts, by websocket-client
+def test_encrypted_stream_that_is_pointed_elsewhere_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    made = ["-keyout", key, "-out", certificate, "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    made += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run([OPENSSL, "req", "-x509", *made], check=True, capture_output=True)  # noqa: S603 - our own words
+    monkeypatch.setenv("WEBSOCKET_CLIENT_CA_BUNDLE", certificate)
+    context, asked, notes = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), list[bytes](), queue.Queue[str]()
+    context.load_cert_chain(certificate, key)
+
+    def answer(listener: socket.socket, reply: Callable[[bytes], bytes]) -> None:
+        with closing(context.wrap_socket(listener.accept()[0], server_side=True)) as wire:
+            asked.append(wire.recv(65_536))
+            wire.sendall(reply(asked[-1]))
+            wire.recv(65_536)  # until the client hangs up
+
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        port, to = (one.getsockname()[1] for one in (first, second))
+        pointer = f"HTTP/1.1 302 Found\r\nLocation: wss://127.0.0.1:{to}/v5/public/linear\r\n\r\n".encode()
+        for listener, reply in ((first, lambda request: pointer), (second, handshake)):
+            threading.Thread(target=answer, args=(listener, reply), daemon=True).start()
+        url = f"wss://localhost:{port}"
+        with PublicStream((MARKET,), exchange="sandbox", url=url, timing=ONCE, on_note=notes.put) as stream:
+            assert "the exchange points elsewhere" in notes.get(timeout=5.0)
+            assert stream.generation == 0
+    assert len(asked) == 2  # the other host has been reached, and was told nothing of a subscription
     gc.collect()
 
 
