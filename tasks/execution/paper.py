@@ -9,6 +9,7 @@ book was worse than the slippage does the price differ; `Quote` records the bid 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from storage.schema import FloatArray
@@ -112,3 +113,24 @@ def open_bar(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rul
     change = coins - ledger.quantity
     price = price_of(change, quote.first, rules[SLIPPAGE], rules[TICK], quote.bid, quote.ask)
     return Opened(after, Fill(change, price, fee, slipped), paid)
+
+
+def watch(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rules: FloatArray) -> Opened:
+    """Trade nothing and note what would be held: the broker of a session that only gives signals.
+
+    Args:
+        ledger: Before the open.
+        wanted: Side that is decided: -1, 0 or 1.
+        quote: Not looked at, as the two after it.
+        funding_rate: Sum of the rates due.
+        rules: (RULES,) from `account_rules`.
+    """
+    held = ledger.bars_held + 1 if wanted == ledger.side else 1
+    return Opened(ledger._replace(side=wanted, bars_held=held), None, 0.0)
+
+
+Broker = Callable[[Ledger, int, Quote, float, FloatArray], Opened]
+"""Books one bar's open, as `open_bar` does."""
+
+BROKERS: dict[str, Broker] = {"signal": watch, "paper": open_bar}
+"""By the session's mode; the other modes send orders."""

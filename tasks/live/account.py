@@ -1,8 +1,6 @@
-"""One version's decisions in a market: what every account has, whether on paper or by orders.
+"""One version's decisions in a market, filled on paper at once, by the backtest's accounting.
 
-Account         decides at a bar's close, and answers what a session asks
-PaperAccount    fills at once, by the backtest's accounting: `paper_account.py`
-OrderAccount    by orders, whose ledger follows what the exchange books: `order_account.py`
+An account that sends orders decides alike and does the rest otherwise: `order_account.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.accounting import RULES, sized
 from tasks.execution.decision import expected_return
-from tasks.execution.paper import Ledger, Quote
+from tasks.execution.paper import Broker, Ledger, Quote, open_bar
 from tasks.journal.journal_rows import BarOpen, Cause, Decision
-from tasks.live.exchange_time import ExchangeTime
+from tasks.live.exchange_time import ExchangeTime, elapsed_ms
 from tasks.live.session_config import session_rules
 from tasks.strategy.live_tick import LiveTick, Tick, share_taken
 
@@ -61,18 +59,32 @@ class ClosedBar(NamedTuple):
         return self.row[4]
 
 
-class FirstPrice(NamedTuple):
-    """The first price of a bar.
+class BarStart(NamedTuple):
+    """What an order at a bar's open meets.
 
     Attributes:
-        price: USDT.
-        at_ms: The exchange's clock when it came in.
+        start_ms: Open time of the bar.
+        quote: Its first price, and the best prices where they are known.
+        at_ms: The exchange's clock when the latest of them came in.
         received_ns: This machine's monotonic clock then.
     """
 
-    price: float
+    start_ms: int
+    quote: Quote
     at_ms: float
     received_ns: int
+
+    @property
+    def late_ms(self) -> float:
+        """From the bar's open until now, on the exchange's clock."""
+        return self.at_ms - self.start_ms + elapsed_ms(self.received_ns)
+
+    def beside(self, book: BookTop | None, time: ExchangeTime) -> BarStart | None:
+        """Return it with a book's best prices; None for a book of before the open, which says nothing about it."""
+        if book is None or book.ts_ms < self.start_ms:
+            return None
+        quote, at_ms = Quote(self.quote.first, book.bid, book.ask), time.at(book.ts_ms, book.received_ns)
+        return BarStart(self.start_ms, quote, at_ms, book.received_ns)
 
 
 @dataclass(eq=False)
@@ -95,6 +107,7 @@ class Account:
         mark: Mark price as the stream has told it just now; NaN where it has not.
         causes: How often something was not traded, by cause.
         is_in_doubt: Whether nobody knows if another version should decide: nothing new is held then.
+        broker: Who fills on paper.
     """
 
     name: str
@@ -112,6 +125,7 @@ class Account:
     mark: float = field(init=False, default=math.nan)
     causes: dict[str, int] = field(default_factory=dict)
     is_in_doubt: bool = field(init=False, default=False)
+    broker: Broker = field(kw_only=True, default=open_bar)
 
     def __post_init__(self) -> None:
         self._tick: LiveTick | None = None
@@ -215,35 +229,41 @@ class Account:
     # --- a bar opens --------------------------------------------------------------------------------------------------
 
     def try_open(
-        self,
-        start_ms: int,
-        first: FirstPrice,
-        book: BookTop | None,
-        time: ExchangeTime,
-        deadline_ms: float,
-        rate: float,
+        self, first: BarStart, book: BookTop | None, time: ExchangeTime, deadline_ms: float, rate: float
     ) -> BarOpen | None:
         """Follow the last decision at a bar's open; None while what that needs is not known yet.
 
         Args:
-            start_ms: Open time of the bar.
-            first: Its first price.
+            first: The bar, and its first price.
             book: Best prices.
             time: Whose time the deadline is in.
             deadline_ms: Later than that after the open is too late to open anything; what only closes may be late.
             rate: Sum of the funding rates due.
         """
-        raise NotImplementedError
+        if self.pending is None or self.opened_ms >= first.start_ms:
+            return None
+        wanted, met = self.pending.wanted, first
+        if wanted != self.ledger.side:
+            beside = None if self._has_stale_decision else first.beside(book, time)
+            if beside is None:
+                return None
+            met = beside
+        late_ms = met.late_ms
+        if late_ms > deadline_ms:
+            wanted = nothing_new(self.ledger.side, wanted)
+        cause = "" if wanted == self.pending.wanted else Cause.STALE
+        return self._open(first.start_ms, wanted, cause, met.quote, rate, late_ms)
 
     def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
-        """Book an open whose bar is over and that nobody followed.
+        """Book an open whose bar is over and that nobody followed: funding is due, and nothing is traded.
 
         Args:
             start_ms: Open time of the bar.
             price: Its first price, USDT, as far as anybody knows.
             rate: Sum of the funding rates due.
         """
-        raise NotImplementedError
+        undone = self.pending is not None and self.pending.wanted != self.ledger.side
+        return self._open(start_ms, self.ledger.side, self.unfilled if undone else "", Quote(price), rate, math.nan)
 
     def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
         """Close what is held, because the session ends, and book it amid a bar.
@@ -252,7 +272,12 @@ class Account:
             at_ms: The row's time, UTC milliseconds.
             quote: What the market last offered.
         """
-        raise NotImplementedError
+        return self._open(at_ms, 0, Cause.STOP, quote, 0.0, math.nan)
+
+    def _open(self, start_ms: int, wanted: int, cause: str, quote: Quote, rate: float, late_ms: float) -> BarOpen:
+        opened = self.broker(self.ledger, wanted, quote, rate, self._pending_rules)
+        self.count(cause)
+        return BarOpen(start_ms, wanted, cause, quote, rate, late_ms, opened)
 
     # --- what orders lead to; on paper nothing ------------------------------------------------------------------------
 

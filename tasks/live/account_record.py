@@ -13,11 +13,10 @@ from tasks.champion.serving import ServedModel
 from tasks.execution.accounting import RULES, Steps, account_rules, funding_by_bar, sized
 from tasks.execution.decision import share_of
 from tasks.execution.orders import Order
-from tasks.execution.paper import open_bar
+from tasks.execution.paper import BROKERS, Broker, open_bar
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import BarOpen, BookedExecution, Cause, Decision
 from tasks.live.order_desk import OUTSIDE_CHANGES, move_text
-from tasks.live.paper_account import BROKERS, Broker
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
 from tasks.market.volatility import forecast_volatility

@@ -38,7 +38,7 @@ from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Tick
 from tasks.execution.paper import Quote
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import BarOpen, Cause, Decision
-from tasks.live.account import Account, ClosedBar, FirstPrice
+from tasks.live.account import Account, BarStart, ClosedBar
 from tasks.live.exchange_time import ExchangeTime, elapsed_ms
 from tasks.live.session_config import SessionConfig
 from tasks.strategy.live_tick import day_vol, share_taken
@@ -163,7 +163,7 @@ class MarketSession:
         self._step_ms = market.interval_ms
         self._deadline_ms = config.deadline_share * market.interval_ms
         self._unbroken = 0
-        self._first: FirstPrice | None = None
+        self._first: BarStart | None = None
         self._told_ms = math.inf  # the newest bar that the present connection has told of
         self._marked_ms = -math.inf  # of when the mark price is
         self._heard_ns = 0  # when the stream told of anything last
@@ -280,7 +280,7 @@ class MarketSession:
         if now_ms - self._marked_ms > _MARK_MS:
             self.own.mark = math.nan
         self._try_open(now_ms)
-        start_ms, price = self.last_ms + self._step_ms, self._first.price if self._first else self.close
+        start_ms, price = self.last_ms + self._step_ms, self._first.quote.first if self._first else self.close
         if trouble and self.own.opened_ms < start_ms:
             self._book_opens([(self.own, self.own.open_unseen(start_ms, price, 0.0))])
         if self.own.opened_ms >= start_ms:
@@ -334,7 +334,7 @@ class MarketSession:
         unknown_ms = now_ms - self.last_ms - self._step_ms
         goes_on = self.own.wind_down(self.own.is_lost(self.last_ms, self._step_ms, now_ms))
         start_ms = self.last_ms + self._step_ms
-        price = self._first.price if self._first else self.close
+        price = self._first.quote.first if self._first else self.close
         late = self.own.late(min(int(now_ms), start_ms + self._step_ms - 2), price)
         self._book_opens([(self.own, late)] if late else [])
         return goes_on and (self._bars is None or unknown_ms < (self._bars - self.counts.stepped) * self._step_ms)
@@ -360,7 +360,7 @@ class MarketSession:
 
     def _price(self, start_ms: int, price: float, at_ms: float, received_ns: int) -> None:
         if self._first is None and start_ms == self.last_ms + self._step_ms:
-            self._first = FirstPrice(price, at_ms, received_ns)
+            self._first = BarStart(start_ms, Quote(price), at_ms, received_ns)
 
     # --- a bar closes -------------------------------------------------------------------------------------------------
 
@@ -411,16 +411,17 @@ class MarketSession:
         for one in self.accounts:
             if one.opened_ms < start_ms and (first := self._first or self._instead(one, now_ms - start_ms)):
                 rate = self._rate_due(one, start_ms)
-                bar = one.try_open(start_ms, first, self._book, self._time, self._deadline_ms, rate)
+                bar = one.try_open(first, self._book, self._time, self._deadline_ms, rate)
                 opened += [(one, bar)] if bar else []
         self._book_opens(opened)
 
-    def _instead(self, account: Account, late_ms: float) -> FirstPrice | None:
+    def _instead(self, account: Account, late_ms: float) -> BarStart | None:
         """Return the last price that is known, where nobody tells of a first one and that is enough; else None."""
+        start_ms = self.last_ms + self._step_ms
         waits = late_ms <= 1_000 * self._config.confirm_grace_s
         if waits or not account.only_closes(late_ms > self._deadline_ms):
             return None
-        return FirstPrice(self.close, self.last_ms + self._step_ms + late_ms, time.monotonic_ns())
+        return BarStart(start_ms, Quote(self.close), start_ms + late_ms, time.monotonic_ns())
 
     def _book_opens(self, opened: Sequence[tuple[Account, BarOpen]]) -> None:
         if opened:
@@ -468,7 +469,7 @@ class MarketSession:
         unseen = [account for account in held if account.opened_ms < start_ms]
         for one in unseen:
             one.unfilled = Cause.STOP
-        price = self._first.price if self._first else self.close
+        price = self._first.quote.first if self._first else self.close
         self._book_opens([(one, one.open_unseen(start_ms, price, self._rate_due(one, start_ms))) for one in unseen])
         book = self._book
         quote = Quote(price) if book is None else Quote((book.bid + book.ask) / 2, book.bid, book.ask)

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from time import sleep
-from typing import NamedTuple
 
 from storage.schema import DAY_MS, Banned, FloatArray, PipelineError, TemporaryError
 from tasks.exchange.private_events import ExecutionNews, OrderNews
@@ -22,10 +21,10 @@ from tasks.execution.limits import Breach, LimitBook
 from tasks.execution.orders import ZERO
 from tasks.execution.paper import Quote
 from tasks.journal.journal_rows import BarOpen, Cause, Decision
-from tasks.live.account import Account, ClosedBar, FirstPrice, nothing_new
+from tasks.live.account import Account, BarStart, ClosedBar, nothing_new
 from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
-from tasks.live.exchange_time import ExchangeTime, boottime_s, elapsed_ms
+from tasks.live.exchange_time import ExchangeTime, boottime_s
 from tasks.live.halting import Closing
 from tasks.live.limits_state import forecast_risk
 from tasks.live.order_desk import Intent, OrderDesk
@@ -44,21 +43,7 @@ _PROVEN = frozenset({"", Cause.STALE, Cause.STOP, Cause.RESTART, Cause.REJECTED,
 """Causes that the journal's rows prove; of any other one the reason is noted."""
 
 
-class _Begun(NamedTuple):
-    """An open that is being carried out: its bar, what orders met, and since when its lateness counts."""
-
-    start_ms: int
-    quote: Quote
-    at_ms: float
-    received_ns: int
-
-    @property
-    def late_ms(self) -> float:
-        """From the bar's open until now, on the exchange's clock."""
-        return self.at_ms - self.start_ms + elapsed_ms(self.received_ns)
-
-
-_NOT_BEGUN = _Begun(-1, Quote(float("nan")), 0.0, 0)
+_NOT_BEGUN = BarStart(-1, Quote(math.nan), 0.0, 0)
 
 
 @dataclass(eq=False)
@@ -301,40 +286,30 @@ class OrderAccount(Account):
         return bool(held) and (wanted == 0 or (is_late and wanted == -held))
 
     def try_open(
-        self,
-        start_ms: int,
-        first: FirstPrice,
-        book: BookTop | None,
-        time: ExchangeTime,
-        deadline_ms: float,
-        rate: float,
+        self, first: BarStart, book: BookTop | None, time: ExchangeTime, deadline_ms: float, rate: float
     ) -> BarOpen | None:
         """Carry out the last decision; None while book or mark price are not known, or orders are under way."""
-        if self.pending is None or self.opened_ms >= start_ms:
+        if self.pending is None or self.opened_ms >= first.start_ms:
             return None
-        if self._begun.start_ms != start_ms:
-            begun = _Begun(start_ms, Quote(first.price), first.at_ms, first.received_ns)
-            trades = self.pending.wanted != self.ledger.side
+        if self._begun.start_ms != first.start_ms:
+            trades, begun = self.pending.wanted != self.ledger.side, first
             if trades:
-                is_fresh = book is not None and book.ts_ms >= start_ms
-                waits = (not is_fresh or math.isnan(self.mark)) and not self.only_closes(begun.late_ms > deadline_ms)
+                beside = first.beside(book, time)
+                waits = (beside is None or math.isnan(self.mark)) and not self.only_closes(first.late_ms > deadline_ms)
                 if self._has_stale_decision or waits:
                     return None  # what only closes waits for neither
-                if book is not None and is_fresh:
-                    quote = Quote(first.price, book.bid, book.ask)
-                    begun = _Begun(start_ms, quote, time.at(book.ts_ms, book.received_ns), book.received_ns)
+                begun = beside or first
             self._begun, self._said, self._why = begun, "", ""
             if trades:
-                self._begin(self.pending.wanted, deadline_ms, max(first.received_ns, begun.received_ns))
+                self._begin(self.pending.wanted, deadline_ms)
         self.desk.work()
         if self.desk.is_busy:
             return None
         return self._opened("", self._begun.quote, self._begun.late_ms)
 
-    def _begin(self, wanted: int, deadline_ms: float, received_ns: int) -> None:
+    def _begin(self, wanted: int, deadline_ms: float) -> None:
         """Want what was decided; or say why not, and close what is held on the other side. What closes may be late."""
-        start_ms, quote = self._begun.start_ms, self._begun.quote
-        late_ms = self._begun.late_ms
+        start_ms, quote, late_ms = self._begun.start_ms, self._begun.quote, self._begun.late_ms
         left_s = (deadline_ms - late_ms) / 1e3
         coins = coins_of(wanted, self.ledger, quote.first, self._pending_rules, self._lot)
         if not coins:
@@ -361,7 +336,7 @@ class OrderAccount(Account):
         if wanted:
             self._held_away = self._decided_away
             stop = self._stop_at(price, wanted, self._held_away)
-        self.desk.submit_intent(Intent(start_ms, coins, price, give_up_s, stop, received_ns))
+        self.desk.submit_intent(Intent(start_ms, coins, price, give_up_s, stop))
 
     def _away(self, decision: Decision) -> float:
         """Return how far the stop lies of what a decision opens: by the version that took it, whoever follows on it."""
@@ -385,7 +360,7 @@ class OrderAccount(Account):
         self.desk.give_up()
         begun = self._begun.start_ms == start_ms
         if not begun:
-            self._begun, self._said, self._why = _Begun(start_ms, Quote(price), 0.0, 0), "", ""
+            self._begun, self._said, self._why = BarStart(start_ms, Quote(price), 0.0, 0), "", ""
         unless = self.unfilled
         if self.desk.trouble:
             unless, self._why = Cause.HALTED, self.desk.trouble

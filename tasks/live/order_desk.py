@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from math import inf
-from time import monotonic_ns, time_ns
+from time import time_ns
 from typing import NamedTuple
 
 from storage.schema import HOUR_MS, Market, PipelineError, TemporaryError
@@ -94,7 +94,6 @@ class Intent(NamedTuple):
         price: Quote currency a coin, about.
         until_s: Of `boottime_s`: nothing new is sent later.
         stop: Price of the stop that goes with an order that opens; None for none.
-        received_ns: This machine's monotonic clock when what it is sent for had come in; 0 where nobody waits.
     """
 
     start_ms: int
@@ -102,21 +101,6 @@ class Intent(NamedTuple):
     price: Decimal
     until_s: float
     stop: Decimal | None
-    received_ns: int = 0
-
-
-class Sent(NamedTuple):
-    """How long an order took, milliseconds.
-
-    Attributes:
-        own: From when the news that it follows had come in until it was to be written down: the session's own share.
-        fsync: Until it was safe on disk.
-        answer: From there until the exchange had answered.
-    """
-
-    own: float
-    fsync: float
-    answer: float
 
 
 class OrderDesk:
@@ -145,7 +129,6 @@ class OrderDesk:
         refuses_to_open: That the exchange takes no order to open, again and again; empty while it does.
         trading: The exchange.
         begin_ms: As given.
-        sent: How long each order took, up to where it was answered.
     """
 
     def __init__(
@@ -168,7 +151,6 @@ class OrderDesk:
         self.without_stop: Position | None = None
         self.untaken: list[BookedExecution] = []
         self.trouble = self.refuses_to_open = ""
-        self.sent: list[Sent] = []
         self.trading, self._session, self._journal = trading, session, journal
         self._lot, self._protection, self._timing = lot, protection, timing
         self._absence = Absence(after_ms=trading.recv_window_ms + 1_000)
@@ -402,19 +384,13 @@ class OrderDesk:
         return Cause.STALE if boottime_s() > wanted.until_s else ""
 
     def _send(self, order: Order, wanted: Intent) -> None:
-        is_first = not self.has_sent(wanted.start_ms)  # what follows waits for its end
         order = self._keep(order.submitting(self._now_ms()))
         self._bars[order.link_id] = wanted.start_ms
-        before_ns = monotonic_ns()
         self._journal.order(self.name, wanted.start_ms, order)
-        written_ns = monotonic_ns()
         protection = replace(self._protection, stop=wanted.stop)
         # Disk and pace may have taken long; what closes goes out all the same.
         unless = (lambda: "") if order.leg.reduces else partial(self._barred, order, wanted)
         answer = self.trading.place(self.market, order, protection, unless)
-        if wanted.received_ns and is_first:
-            own_ms, fsync_ms = (before_ns - wanted.received_ns) / 1e6, (written_ns - before_ns) / 1e6
-            self.sent.append(Sent(own_ms, fsync_ms, (monotonic_ns() - written_ns) / 1e6))
         self._learn(order, answer)
         if isinstance(answer, Refused) and answer.is_final:
             self._stop(answer.why)

@@ -32,7 +32,7 @@ from tasks.exchange.private_events import PrivateEvent
 from tasks.exchange.stream import QUEUE_EVENTS, PublicStream
 from tasks.exchange.stream_events import Event
 from tasks.exchange.stream_socket import StreamTiming
-from tasks.execution.paper import Ledger, open_bar
+from tasks.execution.paper import BROKERS, Ledger, open_bar
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import Decision
 from tasks.live.account import Account
@@ -40,7 +40,6 @@ from tasks.live.exchange_time import DataTime, ExchangeTime
 from tasks.live.market_session import MarketSession, Recent
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_gateway import OrderGateway
-from tasks.live.paper_account import BROKERS, PaperAccount
 from tasks.live.session import ChooseVersion, Session, VersionChoice
 from tasks.live.session_config import SessionConfig
 from tasks.market.features import WARM_UP
@@ -204,7 +203,7 @@ def _accounts(
         return Ledger(held.get(name, usual) if capital is None else capital)
 
     def on_paper(name: str, model: ServedModel | None) -> Account:
-        return PaperAccount(name, instrument, ledger(name, model), broker=BROKERS.get(mode, open_bar))
+        return Account(name, instrument, ledger(name, model), broker=BROKERS.get(mode, open_bar))
 
     if orders is not None:
         own: Account = orders.account(market, instrument, ledger(market.slug, chosen.model), journal)

@@ -18,9 +18,9 @@ from tasks.champion.serving import ServedModel
 from tasks.exchange.stream_events import ConfirmedBar
 from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
+from tasks.live.account import Account
 from tasks.live.exchange_time import DataTime
 from tasks.live.market_session import MarketSession
-from tasks.live.paper_account import PaperAccount
 from tasks.live.session_config import SessionConfig
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.sockets import PushTiming
@@ -61,7 +61,7 @@ def session_of(network: Any, journal: Any, bars: int, shadows: int = 0) -> tuple
     candles = generate(SyntheticMarket(bars=BARS))
     accounts = []
     for number in range(1 + shadows):
-        accounts.append(PaperAccount(str(number), INSTRUMENT, Ledger(10_000.0)))
+        accounts.append(Account(str(number), INSTRUMENT, Ledger(10_000.0)))
         accounts[-1].decide_by(served(network, number))
     own, *others = accounts
     market = MarketSession(

@@ -10,9 +10,9 @@ from storage.schema import Candles, Instrument, Market, TemporaryError
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar
 from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
+from tasks.live.account import Account
 from tasks.live.exchange_time import DataTime
 from tasks.live.market_session import MarketSession, Recent
-from tasks.live.paper_account import PaperAccount
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_replay import Replayed, replay
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, make_model, predict
@@ -57,7 +57,7 @@ class Desk:
 
     def __init__(self, journal: Journal, rest: Rest, **options: Any) -> None:
         self.rest, self.time = rest, options.pop("time", DataTime())
-        self.own = PaperAccount(MARKET.slug, INSTRUMENT, Ledger(10_000.0))
+        self.own = Account(MARKET.slug, INSTRUMENT, Ledger(10_000.0))
         self.own.decide_by(options.pop("model", make_model()))
         self.market = MarketSession(
             MARKET, self.own, instrument=INSTRUMENT, journal=journal, feed=rest, time=self.time,

@@ -18,9 +18,8 @@ from tasks.execution.accounting import Costs
 from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
-from tasks.live.account import nothing_new
+from tasks.live.account import Account, nothing_new
 from tasks.live.exchange_time import DataTime, ExchangeTime
-from tasks.live.paper_account import PaperAccount
 from tasks.live.session import Session, VersionChoice
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_replay import replay
@@ -334,7 +333,7 @@ def test_funding_rate_that_nobody_knows_is_not_asked_for_with_every_quote(
 
 def test_funding_rate_that_only_a_shadow_lacks_keeps_no_order_waiting_and_is_named(desk: Any) -> None:
     model = make_model(6)
-    shadow = PaperAccount(f"{MARKET.slug}@{model.ref.version}", INSTRUMENT, Ledger(10_000.0))
+    shadow = Account(f"{MARKET.slug}@{model.ref.version}", INSTRUMENT, Ledger(10_000.0))
     shadow.decide_by(model)
     here, asked = desk(shadows=[shadow]), []
 
