@@ -17,13 +17,11 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from storage.schema import (
     CANDLE_COLUMNS,
-    MINUTE_MS,
     Candles,
     Instrument,
     Market,
@@ -40,62 +38,16 @@ from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import BarOpen, Cause, Decision
 from tasks.live.account import Account, BarStart, ClosedBar
 from tasks.live.exchange_time import ExchangeTime, elapsed_ms
+from tasks.live.funding_rates import FundingRates
+from tasks.live.rest_feed import RestFeed
 from tasks.live.session_config import SessionConfig
 from tasks.strategy.live_tick import day_vol, share_taken
 
 _OPEN_STATUS = ("Trading", "PreLaunch")
 _CANDLE = struct.Struct("6d")
 _FIRST_WAIT_MS, _MAX_WAIT_MS = 1_000.0, 60_000.0  # between two questions for a bar that REST lacks too
-_RATES_S = 5.0  # between two questions for funding rates that REST did not give
 _MARK_MS = 10_000  # after which a mark price that was told says nothing of now
 _SILENT_S = 5.0  # longer than `orderbook.1` is ever silent: what a stream told before that says nothing of now
-
-
-class Recent(NamedTuple):
-    """Closed candles that were asked for, and when.
-
-    Attributes:
-        candles: Oldest first, plausible, perhaps with holes.
-        now_ms: The exchange's clock before the question.
-        asked_ns: This machine's monotonic clock then.
-    """
-
-    candles: Candles
-    now_ms: int
-    asked_ns: int
-
-
-class Feed(Protocol):
-    """What a market asks over REST."""
-
-    def closed_since(self, market: Market, first_ms: int) -> Recent:
-        """Return what has closed from the bar `first_ms` on.
-
-        Args:
-            market: Which.
-            first_ms: Open time of a bar, UTC milliseconds.
-
-        Raises:
-            TemporaryError: It gives no answer now.
-        """
-
-    def funding(self, market: Market, first_ms: int, last_ms: int) -> list[tuple[int, float]]:
-        """Return funding stamps and rates of a range, both ends inclusive.
-
-        Args:
-            market: Which.
-            first_ms: Start of the range, UTC milliseconds.
-            last_ms: Its end.
-
-        Returns:
-            UTC milliseconds and share of the notional, oldest first.
-
-        Raises:
-            TemporaryError: It gives no answer now.
-        """
-
-    def status(self, market: Market) -> str:
-        """Return what the exchange says of it: Trading, Closed ..."""
 
 
 @dataclass
@@ -144,7 +96,7 @@ class MarketSession:
         shadows: Sequence[Account] = (),
         instrument: Instrument,
         journal: Journal,
-        feed: Feed,
+        feed: RestFeed,
         time: ExchangeTime,
         config: SessionConfig,
         bars: int | None = None,
@@ -168,12 +120,11 @@ class MarketSession:
         self._marked_ms = -math.inf  # of when the mark price is
         self._heard_ns = 0  # when the stream told of anything last
         self._book: BookTop | None = None
-        self._rates: dict[int, float] = {}
+        self._rates = FundingRates(market, instrument.funding_interval_min, feed)
         self._last_row: tuple[float, ...] = ()
         self._candle = np.empty(6)  # of the bar that is stepped
         self._candle_bytes = self._candle.data
         self._ask_ms, self._wait_ms = -math.inf, _FIRST_WAIT_MS
-        self._ask_rates_s = -math.inf
         self._since_ms = 0
 
     @property
@@ -254,7 +205,7 @@ class MarketSession:
             return
         if isinstance(event, Ticker):
             if event.next_funding_ms:
-                self._rates[event.next_funding_ms] = event.funding_rate
+                self._rates.learn(event.next_funding_ms, event.funding_rate)
             self.own.mark, self._marked_ms = event.mark, event.ts_ms
             return
         if isinstance(event, BookTop):
@@ -400,8 +351,7 @@ class MarketSession:
         self.counts.stepped += 1
         self.last_ms, self._unbroken, self.close, self._last_row = bar.start_ms, unbroken, bar.close, bar.row
         self._first, self._ask_ms, self._wait_ms = None, -math.inf, _FIRST_WAIT_MS
-        if self._rates:
-            self._rates = {stamp: rate for stamp, rate in self._rates.items() if stamp > bar.start_ms}
+        self._rates.forget_until(bar.start_ms)
         self._on_decision(self, decisions[0][1])
 
     # --- a bar opens --------------------------------------------------------------------------------------------------
@@ -430,25 +380,12 @@ class MarketSession:
                 one.apply(bar)
 
     def _rate_due(self, account: Account, start_ms: int) -> float:
-        """Return the sum of the rates whose stamps came since the open before, as the stream told them.
-
-        REST is asked for what the stream did not tell; but not for a shadow's where the session's own account sends
-        orders, which would wait for the answer: what it lacks it does not pay.
-        """
-        interval_ms = self.instrument.funding_interval_min * MINUTE_MS
-        if not account.ledger.side or not interval_ms or not account.pays_by_rate:
+        """Return the sum of the rates that an account pays for the stamps since the open before."""
+        if not account.ledger.side or not account.pays_by_rate:
             return 0.0
         since_ms = max(account.opened_ms, start_ms - self._step_ms)
-        due = range((since_ms // interval_ms + 1) * interval_ms, start_ms + 1, interval_ms)
-        lacking = [stamp for stamp in due if stamp not in self._rates]
-        if lacking and self.own.pays_by_rate:
-            if time.monotonic() < self._ask_rates_s:  # every trade and quote of an outage would ask
-                raise TemporaryError(f"the funding rate of {utc_text(lacking[0])} is not known yet")
-            self._ask_rates_s = time.monotonic() + _RATES_S
-            told = self._feed.funding(self.market, lacking[0], lacking[-1] + MINUTE_MS)
-            self._ask_rates_s = -math.inf
-            self._rates |= {stamp // MINUTE_MS * MINUTE_MS: rate for stamp, rate in told}
-        return sum(self._rates.get(stamp, 0.0) for stamp in due)
+        # Nobody asks for a shadow's where orders are sent, which would wait for the answer: it does not pay them.
+        return self._rates.due(since_ms, start_ms, asks=self.own.pays_by_rate)
 
     @property
     def still_open(self) -> str:

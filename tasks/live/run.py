@@ -45,10 +45,11 @@ from tasks.live.halts import Halts
 from tasks.live.market_session import MarketSession
 from tasks.live.order_gateway import OrderGateway
 from tasks.live.outcome import SessionResult, SessionReview, differing, market_numbers, session_numbers
+from tasks.live.rest_feed import RestFeed
 from tasks.live.session import Session, VersionChoice
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_replay import Replayed, replay
-from tasks.live.session_start import RestFeed, one_session, open_session
+from tasks.live.session_start import one_session, open_session
 from tasks.live.version_selector import VersionSelector
 from tasks.sandbox.venue_account import AccountSpec
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,12 @@ from storage.schema import (
     Market,
     Source,
     StoreError,
-    Window,
     source_slug,
 )
 from storage.settings import pasteable
 from tasks.champion.serving import ServedModel
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
-from tasks.exchange.pages import plausible
 from tasks.exchange.private_events import PrivateEvent
 from tasks.exchange.stream import QUEUE_EVENTS, PublicStream
 from tasks.exchange.stream_events import Event
@@ -37,9 +35,10 @@ from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import Decision
 from tasks.live.account import Account
 from tasks.live.exchange_time import DataTime, ExchangeTime
-from tasks.live.market_session import MarketSession, Recent
+from tasks.live.market_session import MarketSession
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_gateway import OrderGateway
+from tasks.live.rest_feed import RestFeed
 from tasks.live.session import ChooseVersion, Session, VersionChoice
 from tasks.live.session_config import SessionConfig
 from tasks.market.features import WARM_UP
@@ -50,42 +49,6 @@ _USUAL_BARS = WARM_UP + Recipe().network_config.context - 2  # where nothing dec
 _CLOCK_MS = 500  # a session does not begin with a clock that is further off
 _OF_FILLS = ("tick_size", "qty_step", "min_qty", "min_notional", "max_market_qty")  # of an instrument
 _REPLAY_EVENTS = 32  # some two bars: a replay's clock waits, so that REST is never far ahead of the stream
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestFeed:
-    """What a session asks over REST, through the gateway's pacing and retries.
-
-    Attributes:
-        gateway: Open.
-        on_note: Is told of candles that can't be read, one line each time.
-    """
-
-    gateway: Gateway
-    on_note: Callable[[str], object] = lambda line: None
-
-    def closed_since(self, market: Market, first_ms: int) -> Recent:
-        """Return what has closed from the bar `first_ms` on."""
-        asked_ns = time.monotonic_ns()
-        now_ms = self.gateway.server_time_ms()
-        last_ms = market.floor(now_ms) - market.interval_ms
-        if first_ms > last_ms:
-            return Recent(Candles.empty(), now_ms, asked_ns)
-        windows = Window.cover(market, first_ms, last_ms)
-        fetched = sorted(self.gateway.fetch_windows(market, windows, now_ms), key=lambda part: part.window.first_ms)
-        candles = Candles.join([part.candles for part in fetched])
-        good = plausible(candles)
-        if left_out := sum(len(part.rejected) for part in fetched) + int((~good).sum()):
-            self.on_note(f"{market}: {left_out} candles of REST can't be read and are left out")
-        return Recent(candles[good], now_ms, asked_ns)
-
-    def funding(self, market: Market, first_ms: int, last_ms: int) -> list[tuple[int, float]]:
-        """Return funding stamps and rates of a range, both ends inclusive."""
-        return self.gateway.funding(market.category, market.symbol, first_ms, last_ms)
-
-    def status(self, market: Market) -> str:
-        """Return what the exchange says of it: Trading, Closed ..."""
-        return self.gateway.instrument(market).status
 
 
 def one_session(

@@ -12,7 +12,8 @@ from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
 from tasks.live.account import Account
 from tasks.live.exchange_time import DataTime
-from tasks.live.market_session import MarketSession, Recent
+from tasks.live.market_session import MarketSession
+from tasks.live.rest_feed import Recent
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_replay import Replayed, replay
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, make_model, predict

@@ -6,7 +6,7 @@ import numpy as np
 
 from storage.schema import Candles, Market, RejectedRow, Window
 from tasks.exchange.pages import FetchedWindow
-from tasks.live.session_start import RestFeed
+from tasks.live.rest_feed import RestFeed
 
 MARKET = Market()
 STEP_MS = MARKET.interval_ms

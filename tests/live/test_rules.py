@@ -20,10 +20,10 @@ from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.account import Account, nothing_new
 from tasks.live.exchange_time import DataTime, ExchangeTime
+from tasks.live.rest_feed import RestFeed
 from tasks.live.session import Session, VersionChoice
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_replay import replay
-from tasks.live.session_start import RestFeed
 from tasks.sandbox.listing import Listing
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, Rig, make_model, predict
 from tests.live.desk import INSTRUMENT, KEY, PAST, Rest, again, decisions_of
@@ -313,7 +313,7 @@ def test_markets_do_not_wait_for_each_other_s_answers_while_rest_is_down(
 def test_funding_rate_that_nobody_knows_is_not_asked_for_with_every_quote(
     desk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.live.market_session._RATES_S", 1e9)
+    monkeypatch.setattr("tasks.live.funding_rates._ASK_S", 1e9)
     here, asked, bar = desk(), [], -1
 
     def down(*args: Any) -> Any:
@@ -442,7 +442,7 @@ def test_warm_up_is_safe_as_a_whole_or_not_at_all(desk: Any, monkeypatch: pytest
 def test_funding_is_paid_where_the_recipe_says_so(desk: Any, funding: bool) -> None:
     here = desk(model=make_model(costs=Costs(commission=1e-6, slippage=1e-6, funding=funding)))
     stamps = range(START_MS // DAY_MS * DAY_MS, START_MS + 2 * DAY_MS, 8 * HOUR_MS)
-    here.market._rates = dict.fromkeys(stamps, 1e-3)
+    here.market._rates._rates = dict.fromkeys(stamps, 1e-3)
     here.step(120)
     paid = [bar.opened.funding for bar in here.market._journal.reader().opens(MARKET.slug)]
     assert any(paid) is funding

@@ -1,0 +1,59 @@
+"""What a position pays at a market's funding stamps, as the stream told it, or REST where the stream did not."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from storage.schema import MINUTE_MS, Market, TemporaryError, utc_text
+from tasks.live.rest_feed import RestFeed
+
+_ASK_S = 5.0  # between two questions for rates that REST did not give
+
+
+class FundingRates:
+    """The rates of the stamps to come, and of those of a bar that is not booked yet.
+
+    Args:
+        market: Which.
+        interval_min: Minutes between two stamps; 0 for none.
+        feed: REST.
+    """
+
+    def __init__(self, market: Market, interval_min: int, feed: RestFeed) -> None:
+        self._market, self._interval_ms, self._feed = market, interval_min * MINUTE_MS, feed
+        self._rates: dict[int, float] = {}
+        self._ask_s = -math.inf
+
+    def learn(self, stamp_ms: int, rate: float) -> None:
+        """Take in what the stream tells of a stamp, share of the notional."""
+        self._rates[stamp_ms] = rate
+
+    def forget_until(self, stamp_ms: int) -> None:
+        """Forget the rates of stamps until then, which is included."""
+        if self._rates:
+            self._rates = {stamp: rate for stamp, rate in self._rates.items() if stamp > stamp_ms}
+
+    def due(self, since_ms: int, until_ms: int, *, asks: bool) -> float:
+        """Return the sum of the rates whose stamps came after one time and until another.
+
+        Args:
+            since_ms: UTC milliseconds, left out.
+            until_ms: UTC milliseconds, included.
+            asks: Whether REST is asked for what is lacking; else that counts as 0.
+
+        Raises:
+            TemporaryError: REST does not tell now.
+        """
+        if not self._interval_ms:
+            return 0.0
+        due = range((since_ms // self._interval_ms + 1) * self._interval_ms, until_ms + 1, self._interval_ms)
+        lacking = [stamp for stamp in due if stamp not in self._rates]
+        if lacking and asks:
+            if time.monotonic() < self._ask_s:  # every trade and quote of an outage would ask
+                raise TemporaryError(f"the funding rate of {utc_text(lacking[0])} is not known yet")
+            self._ask_s = time.monotonic() + _ASK_S
+            told = self._feed.funding(self._market, lacking[0], lacking[-1] + MINUTE_MS)
+            self._ask_s = -math.inf
+            self._rates |= {stamp // MINUTE_MS * MINUTE_MS: rate for stamp, rate in told}
+        return sum(self._rates.get(stamp, 0.0) for stamp in due)
