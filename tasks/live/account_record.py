@@ -113,6 +113,23 @@ class AccountRecord:
             instrument=instrument,
         )
 
+    def begins_bar(self, row: BarOpen) -> bool:
+        """Return whether a row of the ledger is a bar's open, not amid one."""
+        return self.market.floor(row.start_ms) == row.start_ms
+
+    def follows_gap(self, row: BarOpen, before: Decision | None) -> bool:
+        """Return whether bars are missing between a decision and the open that follows it."""
+        return before is not None and row.start_ms > before.start_ms + self.market.interval_ms
+
+    def proofs(self, row: BarOpen) -> dict[str, bool]:
+        """Return the causes of a row that was not carried out which the journal proves, and whether each holds."""
+        before_ms = row.start_ms - self.market.interval_ms
+        return {
+            Cause.STALE: not row.late_ms <= self.deadline_ms,
+            Cause.RESTART: (before_ms, "resumed") in self.notes,
+            Cause.STOP: (before_ms, "stopped") in self.notes,
+        }
+
     def steps(self) -> Iterator[BarOpen | Decision]:
         """Yield opens and decisions in the order in which they came about: a bar's open, then what its close led to."""
         opens = self.opens[::-1]
@@ -219,6 +236,15 @@ class Batch:
                 share = share_of(self.forecast[one.start_ms], self.params[one.version])
             self.share[one.start_ms] = share
             self.rules[one.start_ms], self.unstepped[one.start_ms] = sized(rules, share), sized(unstepped, share)
+
+    def first_price(self, bar: BarOpen) -> float:
+        """Return the first price of a bar, USDT: its candle's, or where it has not closed, all that is known."""
+        row = self.row.get(bar.start_ms)
+        return bar.quote.first if row is None else float(self.candles.open[row])
+
+    def rules_after(self, decision: Decision | None) -> FloatArray:
+        """Return (RULES,) what follows a decision trades by; before the first one nothing is held."""
+        return np.zeros(RULES) if decision is None else self.rules[decision.start_ms]
 
 
 def _settled(forecast: float, one: Decision) -> float:

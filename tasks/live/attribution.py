@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from storage.schema import FloatArray
 from tasks.execution.accounting import COMMISSION, RULES, SLIPPAGE, TICK, fill
 from tasks.execution.decision import decide
 from tasks.execution.orders import ZERO
@@ -72,13 +73,14 @@ def attribute(record: AccountRecord, batch: Batch, reference: Batch | None = Non
     there = _there(record, reference is not None)
     named = sorted(there - {"", *CAUSES, *_LAST})
     causes = (*CAUSES[:-1], *named, *_LAST) if record.by_orders else CAUSES
-    backtest = before = _traded(record, reference or batch, ())
+    backtest = before = _Trading(record, reference or batch, ()).worth()
     parts: dict[str, float] = {}
     for number, cause in enumerate(causes, 1):
         if cause not in there:
             continue
         let_in = causes[:number]
-        after = _traded(record, batch if reference is None or Cause.REVISED in let_in else reference, let_in)
+        bars = batch if reference is None or Cause.REVISED in let_in else reference
+        after = _Trading(record, bars, let_in).worth()
         parts[cause], before = 1e4 * (after - before) / record.capital, after
     ledger = record.opens[-1].opened.ledger if record.opens else Ledger(record.capital)
     paper = ledger.equity(_last_close(record, batch))
@@ -102,97 +104,83 @@ def _there(record: AccountRecord, is_revised: bool) -> set[str]:
     return found | ({Cause.REVISED} if is_revised else set())
 
 
-def _traded(record: AccountRecord, batch: Batch, causes: Collection[str]) -> float:
-    """Return what an account is worth at the last close that trades by the core, but where one of `causes` holds."""
-    if Cause.SLIPPAGE in causes:
-        return _booked(record).equity(_last_close(record, batch))
-    ledger, wanted, before = Ledger(record.capital), 0, None
-    paid_by = batch.rules if Cause.ROUNDING in causes else batch.unstepped
-    recorded_side = 0  # what the journal's own account held
-    for step in record.steps():
-        if isinstance(step, Decision):
-            wanted, before = _decided(record, batch, step, ledger, causes), step
-            continue
-        rules = paid_by[before.start_ms] if before is not None else np.zeros(RULES)
-        if record.by_orders:
-            ledger = _ordered(record, batch, step, ledger, wanted, before, causes, rules)
-        else:
-            ledger = _opened(record, batch, step, ledger, wanted, before, bool(recorded_side), causes, rules)
-        recorded_side = step.opened.ledger.side
-    return ledger.equity(_last_close(record, batch))
+@dataclass(frozen=True)
+class _Trading:
+    """An account's bars traded by the core, but where one of `causes` holds.
 
+    Attributes:
+        record: What the journal says.
+        batch: Of its candles.
+        causes: What is let in.
+    """
 
-def _decided(record: AccountRecord, batch: Batch, one: Decision, ledger: Ledger, causes: Collection[str]) -> int:
-    """Return what is wanted after a close, from the position that this account has."""
-    target, row = 0, batch.row[one.start_ms]
-    if one.version:
-        p_sell, p_hold, p_buy = batch.probabilities[one.version][row].tolist()
-        vol, forecast, params = float(batch.vol[row]), batch.forecast[one.start_ms], batch.params[one.version]
-        target = decide(p_sell, p_hold, p_buy, vol, forecast, ledger.side, ledger.bars_held, params)
-    if (cause := record.cause(one)) not in causes:
-        return target
-    return held_back(cause, ledger.side, target)
+    record: AccountRecord
+    batch: Batch
+    causes: Collection[str]
 
+    def worth(self) -> float:
+        """Return what the account is worth at the last close, USDT."""
+        if Cause.SLIPPAGE in self.causes:
+            return _booked(self.record).equity(_last_close(self.record, self.batch))
+        ledger, wanted, before = Ledger(self.record.capital), 0, None
+        was_held = False  # by the journal's own account
+        for step in self.record.steps():
+            if isinstance(step, Decision):
+                wanted, before = self._decided(step, ledger), step
+                continue
+            if Cause.GAP not in self.causes and self.record.follows_gap(step, before):
+                wanted = 0
+            rules = np.zeros(RULES)
+            if before is not None:
+                by = self.batch.rules if Cause.ROUNDING in self.causes else self.batch.unstepped
+                rules = by[before.start_ms]
+            if self.record.by_orders:
+                ledger = self._ordered(step, ledger, wanted, rules)
+            else:
+                ledger = self._opened(step, ledger, wanted, was_held, rules)
+            was_held = bool(step.opened.ledger.side)
+        return ledger.equity(_last_close(self.record, self.batch))
 
-def _opened(
-    record: AccountRecord,
-    batch: Batch,
-    bar: BarOpen,
-    ledger: Ledger,
-    wanted: int,
-    before: Decision | None,
-    was_held: bool,
-    causes: Collection[str],
-    rules: np.ndarray,
-) -> Ledger:
-    """Return the account after an open; amid a bar nothing opens but the end of a session that ends flat."""
-    if record.market.floor(bar.start_ms) != bar.start_ms:
-        return record.broker(ledger, 0, bar.quote, 0.0, rules).ledger if Cause.STOP in causes else ledger
-    row = batch.row.get(bar.start_ms)  # None where the bar has not closed: its first price is all that is known
-    first = Quote(float(batch.candles.open[row])) if row is not None else Quote(bar.quote.first)
-    quote = bar.quote if Cause.PRICE in causes else first
-    rate = record.rates.get(bar.start_ms, 0.0) if row is not None else bar.rate
-    if Cause.FUNDING in causes and was_held:
-        rate = bar.rate
-    if bar.cause and bar.cause in causes:
-        wanted = 0 if was_held and not bar.wanted else ledger.side  # of a flip that is late, one half is traded
-    elif Cause.GAP not in causes and before is not None and bar.start_ms > before.start_ms + record.market.interval_ms:
-        wanted = 0
-    return record.broker(ledger, wanted, quote, rate, rules).ledger
+    def _decided(self, one: Decision, ledger: Ledger) -> int:
+        """Return what is wanted after a close, from the position that this account has."""
+        target, row, batch = 0, self.batch.row[one.start_ms], self.batch
+        if one.version:
+            p_sell, p_hold, p_buy = batch.probabilities[one.version][row].tolist()
+            vol, forecast, params = float(batch.vol[row]), batch.forecast[one.start_ms], batch.params[one.version]
+            target = decide(p_sell, p_hold, p_buy, vol, forecast, ledger.side, ledger.bars_held, params)
+        cause = self.record.cause(one)
+        return held_back(cause, ledger.side, target) if cause in self.causes else target
 
+    def _opened(self, bar: BarOpen, ledger: Ledger, wanted: int, was_held: bool, rules: FloatArray) -> Ledger:
+        """Return the account after an open; amid a bar nothing opens but the end of a session that ends flat."""
+        record, causes = self.record, self.causes
+        if not record.begins_bar(bar):
+            return record.broker(ledger, 0, bar.quote, 0.0, rules).ledger if Cause.STOP in causes else ledger
+        quote = bar.quote if Cause.PRICE in causes else Quote(self.batch.first_price(bar))
+        rate = record.rates.get(bar.start_ms, 0.0)
+        if bar.start_ms not in self.batch.row or (Cause.FUNDING in causes and was_held):
+            rate = bar.rate
+        if bar.cause and bar.cause in causes:
+            wanted = 0 if was_held and not bar.wanted else ledger.side  # of a flip that is late, one half is traded
+        return record.broker(ledger, wanted, quote, rate, rules).ledger
 
-def _ordered(
-    record: AccountRecord,
-    batch: Batch,
-    bar: BarOpen,
-    ledger: Ledger,
-    wanted: int,
-    before: Decision | None,
-    causes: Collection[str],
-    rules: np.ndarray,
-) -> Ledger:
-    """Return the account after a row of a session with orders: as decided, or as booked where its cause is let in."""
-    opens = record.market.floor(bar.start_ms) == bar.start_ms
-    row = batch.row.get(bar.start_ms)
-    first = Quote(float(batch.candles.open[row])) if row is not None else Quote(bar.quote.first)
-    quote = bar.quote if Cause.PRICE in causes or not opens else first
-    rate = record.rates.get(bar.start_ms, 0.0) if opens and Cause.FUNDING not in causes else 0.0
-    if Cause.FUNDING in causes:
-        ledger = ledger._replace(cash=ledger.cash - bar.opened.funding)
-    trades = [one for one in record.booked.get(bar.start_ms, ()) if one.moves]
-    if Cause.FEE in causes and (worth := sum(one.worth for one in trades)):
-        rules = rules.copy()
-        rules[COMMISSION] = float(sum(one.fill.fee for one in trades) / worth)
-    if _moved_by(record, bar) in causes:
-        after, (_, bid, ask) = bar.opened.ledger, quote
-        commission, slippage, tick = rules[COMMISSION], rules[SLIPPAGE], rules[TICK]
-        cash, *_ = fill(ledger.cash, ledger.quantity, after.quantity, quote.first, commission, slippage, tick, bid, ask)
-        return Ledger(cash, after.quantity, after.side, after.bars_held)
-    if not opens:
-        return ledger
-    if Cause.GAP not in causes and before is not None and bar.start_ms > before.start_ms + record.market.interval_ms:
-        wanted = 0
-    return record.broker(ledger, wanted, quote, rate, rules).ledger
+    def _ordered(self, bar: BarOpen, ledger: Ledger, wanted: int, rules: FloatArray) -> Ledger:
+        """Return the account after a row of orders: as decided, or as booked where its cause is let in."""
+        record, causes, opens = self.record, self.causes, self.record.begins_bar(bar)
+        quote = bar.quote if Cause.PRICE in causes or not opens else Quote(self.batch.first_price(bar))
+        rate = record.rates.get(bar.start_ms, 0.0) if opens and Cause.FUNDING not in causes else 0.0
+        if Cause.FUNDING in causes:
+            ledger = ledger._replace(cash=ledger.cash - bar.opened.funding)
+        trades = [one for one in record.booked.get(bar.start_ms, ()) if one.moves]
+        if Cause.FEE in causes and (worth := sum(one.worth for one in trades)):
+            rules = rules.copy()
+            rules[COMMISSION] = float(sum(one.fill.fee for one in trades) / worth)
+        if _moved_by(record, bar) in causes:
+            after, (_, bid, ask) = bar.opened.ledger, quote
+            costs = rules[COMMISSION], rules[SLIPPAGE], rules[TICK]
+            cash, *_ = fill(ledger.cash, ledger.quantity, after.quantity, quote.first, *costs, bid, ask)
+            return Ledger(cash, after.quantity, after.side, after.bars_held)
+        return record.broker(ledger, wanted, quote, rate, rules).ledger if opens else ledger
 
 
 def _moved_by(record: AccountRecord, bar: BarOpen) -> str:

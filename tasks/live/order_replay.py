@@ -24,7 +24,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from tasks.execution.accounting import COMMISSION, RULES
+from tasks.execution.accounting import COMMISSION
 from tasks.execution.orders import ENDED, ZERO, Order, Status, link_id, next_leg
 from tasks.execution.paper import Ledger, Quote, open_bar
 from tasks.journal.journal_rows import BarOpen, BookedExecution, Cause, Decision
@@ -70,7 +70,7 @@ class OrderBooks:
         booked = self._rows.pop(start_ms, [])
         orders = self._due.pop(start_ms, [])
         self._held += sum((one.change for one in booked), ZERO)
-        opens = self._record.market.floor(start_ms) == start_ms
+        opens = self._record.begins_bar(bar)
         met = book(ledger, self._held, booked, bar.quote.first, self._lot.least, opens=opens)
         if met != bar.opened:
             yield start_ms, "fill", "", f"booked {bar.opened}, its executions make {met}"
@@ -155,11 +155,10 @@ class OrderBooks:
         if bar.cause:
             holds = self._holds(bar, orders)
             yield start_ms, "fill", bar.cause if holds else "", f"{bar.opened.ledger.side} is held, not {decided}"
-        rules = self._batch.rules[before.start_ms] if before is not None else np.zeros(RULES)
+        rules = self._batch.rules_after(before)
         coins = coins_of(decided, ledger, bar.quote.first, rules, self._lot)
         yield from self._legs(bar, ZERO if _refuses(bar.cause) else coins, orders, held)
-        row = self._batch.row.get(start_ms)  # None where the bar has not closed
-        first = float(self._batch.candles.open[row]) if row is not None else bar.quote.first
+        first = self._batch.first_price(bar)
         core, fill = open_bar(ledger, decided, Quote(first), 0.0, rules).fill, bar.opened.fill
         if fill is None or core is None:
             return
@@ -184,12 +183,9 @@ class OrderBooks:
             yield bar.start_ms, "order", again, f"{leg} was due and not sent"
 
     def _holds(self, bar: BarOpen, orders: list[Order]) -> bool:
-        before_ms, statuses = bar.start_ms - self._record.market.interval_ms, {order.status for order in orders}
+        statuses = {order.status for order in orders}
         most = max(Counter(order.leg.reduces for order in orders).values(), default=0)
-        true: dict[str, bool] = {
-            Cause.STALE: not bar.late_ms <= self._record.deadline_ms,
-            Cause.RESTART: (before_ms, "resumed") in self._notes,
-            Cause.STOP: (before_ms, "stopped") in self._notes,
+        true = self._record.proofs(bar) | {
             Cause.REJECTED: Status.REJECTED in statuses,
             Cause.PARTIAL: Status.CANCELLED in statuses or most >= LEGS,
             Cause.ABSENT: Status.ABSENT in statuses,

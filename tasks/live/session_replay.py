@@ -22,7 +22,7 @@ import numpy as np
 
 from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, Instrument, Market
 from tasks.champion.serving import ServedModel
-from tasks.execution.accounting import RULES, Bars, Steps, price_of
+from tasks.execution.accounting import Bars, Steps, price_of
 from tasks.execution.backtest import BacktestResult, run_backtest
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
@@ -191,7 +191,7 @@ def _check_steps(record: AccountRecord, batch: Batch, result: Replayed) -> None:
             else:
                 result.differences += starmap(Difference, books.row(one, ledger, before))
             ledger = one.opened.ledger  # so that one difference is counted once
-            if books is None or record.market.floor(one.start_ms) == one.start_ms:
+            if books is None or record.begins_bar(one):
                 booked_ms = record.market.floor(one.start_ms)
             continue
         if booked_ms != one.start_ms:
@@ -211,27 +211,20 @@ def _open_again(
     record: AccountRecord, batch: Batch, bar: BarOpen, ledger: Ledger, before: Decision | None, result: Replayed
 ) -> None:
     """Say what the journal has otherwise than the core at an open."""
-    rules = batch.rules[before.start_ms] if before is not None else np.zeros(RULES)
+    rules = batch.rules_after(before)
     met = record.broker(ledger, bar.wanted, bar.quote, bar.rate, rules)
-    if record.market.floor(bar.start_ms) != bar.start_ms:
+    if not record.begins_bar(bar):
         holds = (bar.wanted, bar.cause, bar.rate) == (0, Cause.STOP, 0.0) and _same(met, bar.opened)
         result.add(bar.start_ms, "fill", Cause.STOP if holds else "", f"booked {bar.opened} amid the bar")
         return
     decided = before.wanted if before is not None else 0
     if bar.wanted != decided:
-        before_ms = bar.start_ms - record.market.interval_ms
-        true: dict[str, bool] = {
-            Cause.STALE: not bar.late_ms <= record.deadline_ms,
-            Cause.RESTART: (before_ms, "resumed") in record.notes,
-            Cause.STOP: (before_ms, "stopped") in record.notes,
-        }
         was_seen = bar.cause == Cause.STALE and np.isfinite(bar.late_ms)  # too late to open, and not to close
         left = nothing_new(ledger.side, decided) if was_seen else ledger.side
-        held = bar.wanted == left and true.get(bar.cause, False)
+        held = bar.wanted == left and record.proofs(bar).get(bar.cause, False)
         result.add(bar.start_ms, "fill", bar.cause if held else "", f"traded to {bar.wanted}, decided was {decided}")
-    row = batch.row.get(bar.start_ms)  # None where the bar has not closed
-    first = Quote(float(record.candles.open[row])) if row is not None else Quote(bar.quote.first)
-    rate = record.rates.get(bar.start_ms, 0.0) if ledger.side and row is not None else bar.rate
+    first, is_closed = Quote(batch.first_price(bar)), bar.start_ms in batch.row
+    rate = record.rates.get(bar.start_ms, 0.0) if ledger.side and is_closed else bar.rate
     if _same(record.broker(ledger, bar.wanted, first, rate, rules), bar.opened):
         return
     # What the session met at the open explains a difference only if exactly this comes out of it.
