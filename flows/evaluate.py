@@ -11,7 +11,7 @@ from flows.entry.command_line import run_by_hand
 from flows.entry.form import form
 from storage.schema import ConfigError
 from tasks.champion.remeasure import Reevaluation
-from tasks.live.outcome import SessionReview
+from tasks.live.session_review import SessionReview
 from tasks.reevaluation import reevaluate, review
 
 

@@ -20,8 +20,8 @@ from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import distinct
 from tasks.live.gates import CONFIRM_LIVE, confirmation
 from tasks.live.outcome import SessionResult
-from tasks.live.run import SessionPlan
 from tasks.live.session_config import SessionConfig
+from tasks.live.session_plan import SessionPlan
 from tasks.runs.display import end_stage, plan, stage
 from tasks.runs.page import page_key
 from tasks.trading import hold_session, lacks_a_version

@@ -11,8 +11,7 @@ from storage.schema import VersionRef
 from storage.settings import Settings
 from tasks.champion.prediction import predict_history
 from tasks.champion.remeasure import Reevaluation, remeasure
-from tasks.live.outcome import SessionReview
-from tasks.live.run import review_session
+from tasks.live.session_review import SessionReview, review_session
 from tasks.runs.page import put_table
 
 

@@ -25,7 +25,8 @@ from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.outcome import SessionResult, signal_line
-from tasks.live.run import SessionPlan, run_session
+from tasks.live.run import run_session
+from tasks.live.session_plan import SessionPlan
 from tasks.live.version_selector import newest_version
 from tasks.reporting.session_page import Shown, deciding_version, session_page
 from tasks.reporting.version_facts import VersionFacts

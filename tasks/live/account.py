@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -108,6 +109,8 @@ class Account:
         causes: How often something was not traded, by cause.
         is_in_doubt: Whether nobody knows if another version should decide: nothing new is held then.
         broker: Who fills on paper.
+        alert: Tells somebody at once; on paper nobody needs to know.
+        bars_unknown: After how many bars of which nothing is heard what is held is closed; on paper it stays.
     """
 
     name: str
@@ -126,6 +129,8 @@ class Account:
     causes: dict[str, int] = field(default_factory=dict)
     is_in_doubt: bool = field(init=False, default=False)
     broker: Broker = field(kw_only=True, default=open_bar)
+    alert: Callable[[str], object] = field(kw_only=True, default=lambda line: None)
+    bars_unknown: float = field(init=False, default=math.inf)
 
     def __post_init__(self) -> None:
         self._tick: LiveTick | None = None
@@ -296,9 +301,6 @@ class Account:
         """Return why a version that was judged at that commission may not decide here; on paper any may."""
         return ""
 
-    def tell(self, line: str) -> None:
-        """Tell somebody at once; on paper nobody needs to know."""
-
     def poll(self) -> str:
         """Do what is due by the clock, and return why nothing more may be traded; empty where it may."""
         return ""
@@ -315,16 +317,6 @@ class Account:
     def must_be_flat(self) -> str:
         """Why nothing should be held; empty where it may. On paper nobody halts."""
         return ""
-
-    def is_lost(self, last_ms: int, step_ms: int, now_ms: float) -> bool:
-        """Return whether something is held of which nobody has heard for too long; on paper it is not.
-
-        Args:
-            last_ms: The last bar that was stepped.
-            step_ms: Length of a bar.
-            now_ms: The exchange's clock.
-        """
-        return False
 
     def wind_down(self, is_due: bool) -> bool:
         """Go on with what a halted market still holds; return whether there is more to do. On paper there is not.

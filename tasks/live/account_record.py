@@ -16,7 +16,7 @@ from tasks.execution.orders import Order
 from tasks.execution.paper import BROKERS, Broker, open_bar
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import BarOpen, BookedExecution, Cause, Decision
-from tasks.live.order_desk import OUTSIDE_CHANGES, move_text
+from tasks.live.position_keeper import OUTSIDE_CHANGES, move_text
 from tasks.live.session_config import session_rules
 from tasks.market.features import build_features
 from tasks.market.volatility import forecast_volatility

@@ -17,15 +17,16 @@ CONFIRMATION  live asks a person, or the variable that a service sets
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 from storage.api_keys import ApiKey, Environment
 from storage.schema import ConfigError, Market, PipelineError
 from storage.settings import pasteable
-from tasks.exchange.transport import Exchange
-
-ORDER_MODES: Mapping[str, Exchange] = {"sandbox": "sandbox", "demo": "bybit", "testnet": "testnet", "live": "bybit"}
-"""Modes that send orders, and where the candles of each come from."""
+from tasks.live.halts import Halts
+from tasks.live.session_plan import ORDER_MODES, SessionPlan
+from tasks.live.version_selector import VersionChoice
 
 CONFIRM_LIVE = "DSC_CONFIRM_LIVE"
 """Variable with which a service confirms what a person types: `confirmation`'s words."""
@@ -50,54 +51,61 @@ def confirmation(markets: Sequence[Market]) -> str:
 
 
 def gate(
-    mode: str,
-    exchange: Exchange,
-    version: str,
-    why_none: Mapping[Market, str],
-    halts: Mapping[Market, str],
-    environ: Mapping[str, str] | None = None,
-) -> Environment:
-    """Return the environment that orders may go to.
+    plan: SessionPlan, chosen: Mapping[Market, VersionChoice], halts: Halts, held: Mapping[Market, Decimal]
+) -> ApiKey:
+    """Return the key of the account that a session's orders may go to; nothing has been connected to.
 
     Args:
-        mode: One of `ORDER_MODES`.
-        exchange: Where candles come from.
-        version: What is asked to decide.
-        why_none: Of each market, why nothing decides; empty where the champion does.
-        halts: Of each market, why it is halted; empty where it is not, or where the session is to close what it holds.
-        environ: For the confirmation; None: the process's own.
+        plan: The session; its mode sends orders.
+        chosen: What decides in each market.
+        halts: Of the home.
+        held: Signed coins that the session holds by its journal; what a halted market holds, it is to close.
 
     Raises:
-        Denied: Something is missing; nothing has been connected to.
+        Denied: Something is missing.
     """
-    env = os.environ if environ is None else environ
-    if exchange != ORDER_MODES[mode]:
-        raise Denied("SOURCE", f"mode {mode} trades on candles of {ORDER_MODES[mode]}, was {exchange}")
-    if version != "champion" and mode != "sandbox":
-        raise Denied("VERSION", f"only the champion sends orders, was version {version!r}; paper trades any")
-    for market, why in why_none.items():
-        if why:
-            raise Denied("CHAMPION", f"{market}: {why}; nothing is traded")
-    for market, why in halts.items():
-        if why:
+    if plan.mode == "live" and plan.config.capital is None:
+        raise Denied("CAPITAL", "live needs the capital that the session starts with: --capital")
+    if plan.mode == "live" and (unsaid := plan.config.orders.unset):
+        asked = {"stop_share": "0.1", "close_after_bars": "3"}
+        give = " ".join(f"--orders.{name.replace('_', '-')} {asked[name]}" for name in unsaid)
+        raise Denied("UNKNOWN", f"live needs said what becomes of a position when something is unknown: {give}")
+    deciding = {market: model for market, (model, *_) in chosen.items() if model}
+    blind = [str(market) for market, model in deciding.items() if not model.recipe.network_config.risk_head]
+    if blind and plan.config.limits.daily_vols is not None:
+        raise Denied(
+            "UNFORESEEN",
+            f"--limits.daily-vols counts in forecast volatility, and what decides in {', '.join(blind)} has none; "
+            "leave it out, or let a version decide whose network has a risk head",
+        )
+    if (exchange := plan.exchange.exchange) != ORDER_MODES[plan.mode]:
+        raise Denied("SOURCE", f"mode {plan.mode} trades on candles of {ORDER_MODES[plan.mode]}, was {exchange}")
+    if plan.version != "champion" and plan.mode != "sandbox":
+        raise Denied("VERSION", f"only the champion sends orders, was version {plan.version!r}; paper trades any")
+    for market, one in chosen.items():
+        if one.model is None and one.why_none:
+            raise Denied("CHAMPION", f"{market}: {one.why_none}; nothing is traded")
+    for market in chosen:
+        if market not in held and (halt := halts.read(plan.mode, market)):
             raise Denied(
                 "HALTED",
-                f"{market}: {why}; look into it; {pasteable('flows.halt')} closes what is held, then the same with "
-                "--rearm",
+                f"{market}: {halt.why}; look into it; {pasteable('flows.halt')} closes what is held, then the same "
+                "with --rearm",
             )
-    environment: Environment = mode  # type: ignore[assignment]  # a mode that sends orders is named after it
-    if mode == "live" and env.get(CONFIRM_LIVE) != (asked := confirmation(list(why_none))):
-        raise Denied("CONFIRMATION", f"orders with real money need {CONFIRM_LIVE}={asked!r}, or the words typed")
-    return environment
+    if plan.mode == "live" and os.environ.get(CONFIRM_LIVE) != (words := confirmation(list(chosen))):
+        raise Denied("CONFIRMATION", f"orders with real money need {CONFIRM_LIVE}={words!r}, or the words typed")
+    if plan.has_own_account:
+        return ApiKey("sandbox", secrets.token_hex(9), secrets.token_hex(18))
+    return key_of(plan.mode)  # type: ignore[arg-type]  # a mode that sends orders is named after its environment
 
 
-def key_of(environment: Environment, environ: Mapping[str, str] | None = None) -> ApiKey:
+def key_of(environment: Environment) -> ApiKey:
     """Return the key of an environment.
 
     Raises:
         Denied: It is not there.
     """
     try:
-        return ApiKey.of(environment, environ)
+        return ApiKey.of(environment)
     except ConfigError as err:
         raise Denied("KEY", str(err)) from err

@@ -175,14 +175,14 @@ class MarketSession:
         self.counts.stepped = reader.decided(slug)
         self.note("resumed", f"with {self.own.ledger}")
         if version != self.own.version:
-            self._journal.takeover(slug, self.last_ms + self._step_ms, self.own.version, self.own.rules)
+            self._journal.takeover(slug, self._next_ms, self.own.version, self.own.rules)
         return True
 
     def _remember(self, candles: Candles) -> None:
         for account in self.accounts:
             account.warm_up(candles)
         for start_ms in candles.start_ms.tolist():
-            self._unbroken = self._unbroken + 1 if start_ms == self.last_ms + self._step_ms else 1
+            self._unbroken = self._unbroken + 1 if start_ms == self._next_ms else 1
             self.last_ms = start_ms
         if len(candles):
             self.close, self._last_row = float(candles.close[-1]), _rows(candles[-1:])[0]
@@ -231,15 +231,27 @@ class MarketSession:
         if now_ms - self._marked_ms > _MARK_MS:
             self.own.mark = math.nan
         self._try_open(now_ms)
-        start_ms, price = self.last_ms + self._step_ms, self._first.quote.first if self._first else self.close
-        if trouble and self.own.opened_ms < start_ms:
-            self._book_opens([(self.own, self.own.open_unseen(start_ms, price, 0.0))])
-        if self.own.opened_ms >= start_ms:
-            # The bar may be over before its confirmation is here, and its last millisecond is for what comes with that.
-            late = self.own.late(min(int(now_ms), start_ms + self._step_ms - 2), price)
-            self._book_opens([(self.own, late)] if late else [])
+        if trouble and self.own.opened_ms < self._next_ms:
+            self._book_opens([(self.own, self.own.open_unseen(self._next_ms, self._price_now, 0.0))])
+        if self.own.opened_ms >= self._next_ms:
+            self._book_late(now_ms)
         if trouble:
             raise Rejected(trouble, 0)
+
+    def _book_late(self, now_ms: float) -> None:
+        """Book what came since the open. The bar may be over by now: its last millisecond is its confirmation's."""
+        late = self.own.late(min(int(now_ms), self._next_ms + self._step_ms - 2), self._price_now)
+        self._book_opens([(self.own, late)] if late else [])
+
+    @property
+    def _next_ms(self) -> int:
+        """Open time of the bar that forms."""
+        return self.last_ms + self._step_ms
+
+    @property
+    def _price_now(self) -> float:
+        """Its first price, or the last close where nobody has told of one, USDT."""
+        return self._first.quote.first if self._first else self.close
 
     def poll(self, now_ms: float) -> None:
         """Go on with orders, and ask REST for a bar whose confirmation is overdue.
@@ -273,8 +285,12 @@ class MarketSession:
         self._ask_ms, self._wait_ms = now_ms + self._wait_ms, min(2 * self._wait_ms, _MAX_WAIT_MS)
 
     def _give_up_if_lost(self, now_ms: float, why: str) -> None:
-        if self.own.is_lost(self.last_ms, self._step_ms, now_ms):
+        if self._is_lost(now_ms):
             raise Rejected(f"no bar since {utc_text(self.last_ms)} ({why}), while a position is held", 0)
+
+    def _is_lost(self, now_ms: float) -> bool:
+        """Return whether something is held of which nobody has heard for too long."""
+        return self.own.is_open and now_ms >= self.last_ms + (1 + self.own.bars_unknown) * self._step_ms
 
     def wind_down(self, now_ms: float) -> bool:
         """Go on with what is held after the market was halted; return whether there is more to do in this session.
@@ -282,24 +298,18 @@ class MarketSession:
         Args:
             now_ms: The exchange's clock.
         """
-        unknown_ms = now_ms - self.last_ms - self._step_ms
-        goes_on = self.own.wind_down(self.own.is_lost(self.last_ms, self._step_ms, now_ms))
-        start_ms = self.last_ms + self._step_ms
-        price = self._first.quote.first if self._first else self.close
-        late = self.own.late(min(int(now_ms), start_ms + self._step_ms - 2), price)
-        self._book_opens([(self.own, late)] if late else [])
-        return goes_on and (self._bars is None or unknown_ms < (self._bars - self.counts.stepped) * self._step_ms)
+        goes_on = self.own.wind_down(self._is_lost(now_ms))
+        self._book_late(now_ms)
+        left_ms = math.inf if self._bars is None else (self._bars - self.counts.stepped) * self._step_ms
+        return goes_on and now_ms - self._next_ms < left_ms
 
     def reconnected(self) -> None:
         """Note that the stream begins anew and has told of no bar yet."""
         self._told_ms, self.own.mark = math.inf, math.nan
 
-    def catch_up(self) -> None:
-        """Ask REST for every bar that has closed and was not stepped, and step it."""
-        self._ask_rest()
-
-    def _ask_rest(self, before_ms: float = math.inf) -> None:
-        first_ms = self.last_ms + self._step_ms if self.last_ms >= 0 else self._since_ms
+    def catch_up(self, before_ms: float = math.inf) -> None:
+        """Ask REST for every bar that has closed, before that time, and was not stepped, and step it."""
+        first_ms = self._next_ms if self.last_ms >= 0 else self._since_ms
         recent = self._feed.closed_since(self.market, first_ms)
         rows = [row for row in _rows(recent.candles) if row[0] < before_ms]
         told_ms = self._told_ms if elapsed_ms(self._heard_ns) < 1_000 * _SILENT_S else math.inf
@@ -310,7 +320,7 @@ class MarketSession:
             self._closed(ClosedBar(int(row[0]), row, "rest", recent.now_ms, recent.asked_ns, math.nan, newest))
 
     def _price(self, start_ms: int, price: float, at_ms: float, received_ns: int) -> None:
-        if self._first is None and start_ms == self.last_ms + self._step_ms:
+        if self._first is None and start_ms == self._next_ms:
             self._first = BarStart(start_ms, Quote(price), at_ms, received_ns)
 
     # --- a bar closes -------------------------------------------------------------------------------------------------
@@ -322,9 +332,9 @@ class MarketSession:
                 said = f"bar {utc_text(bar.start_ms)} came again as {bar.row[1:6]}, was {self._last_row[1:6]}"
                 self.note("revised", said)
             return
-        if bar.start_ms > self.last_ms + self._step_ms and self.last_ms >= 0:
+        if bar.start_ms > self._next_ms and self.last_ms >= 0:
             if bar.origin == "stream":
-                self._ask_rest(before_ms=bar.start_ms)
+                self.catch_up(before_ms=bar.start_ms)
             if (lost := (bar.start_ms - self.last_ms) // self._step_ms - 1) > 0 and self.goes_on:
                 self.counts.missing += lost
                 self.note("gap", f"{lost} bars before {utc_text(bar.start_ms)} are missing on REST too")
@@ -340,7 +350,7 @@ class MarketSession:
             self._book_opens([(self.own, late)])
         _CANDLE.pack_into(self._candle_bytes, 0, *bar.row[:6])
         candle, trusted = self._candle, self._time.trusted
-        unbroken = self._unbroken + 1 if bar.start_ms == self.last_ms + self._step_ms else 1
+        unbroken = self._unbroken + 1 if bar.start_ms == self._next_ms else 1
         decisions = [
             (one.name, one.decide(bar, candle, unbroken, self._step_ms, self._deadline_ms, trusted))
             for one in self.accounts
@@ -357,7 +367,7 @@ class MarketSession:
     # --- a bar opens --------------------------------------------------------------------------------------------------
 
     def _try_open(self, now_ms: float) -> None:
-        start_ms, opened = self.last_ms + self._step_ms, []
+        start_ms, opened = self._next_ms, []
         for one in self.accounts:
             if one.opened_ms < start_ms and (first := self._first or self._instead(one, now_ms - start_ms)):
                 rate = self._rate_due(one, start_ms)
@@ -367,7 +377,7 @@ class MarketSession:
 
     def _instead(self, account: Account, late_ms: float) -> BarStart | None:
         """Return the last price that is known, where nobody tells of a first one and that is enough; else None."""
-        start_ms = self.last_ms + self._step_ms
+        start_ms = self._next_ms
         waits = late_ms <= 1_000 * self._config.confirm_grace_s
         if waits or not account.only_closes(late_ms > self._deadline_ms):
             return None
@@ -398,7 +408,7 @@ class MarketSession:
 
     def close_out(self) -> None:
         """Close every position amid the bar, at what the market last offered, because the session ends."""
-        start_ms = self.last_ms + self._step_ms
+        start_ms, price = self._next_ms, self._price_now
         at_ms = min(int(self._time.now_ms()), start_ms + self._step_ms - 1)  # a later row would be another bar's
         held = [account for account in self.accounts if account.is_open]
         if held:
@@ -406,7 +416,6 @@ class MarketSession:
         unseen = [account for account in held if account.opened_ms < start_ms]
         for one in unseen:
             one.unfilled = Cause.STOP
-        price = self._first.quote.first if self._first else self.close
         self._book_opens([(one, one.open_unseen(start_ms, price, self._rate_due(one, start_ms))) for one in unseen])
         book = self._book
         quote = Quote(price) if book is None else Quote((book.bid + book.ask) / 2, book.bid, book.ask)
@@ -434,8 +443,7 @@ class MarketSession:
         candles, _ = self._journal.reader().candles(self.market.slug)
         self.own.decide_by(model, why_none)
         self.own.warm_up(candles)
-        start_ms = self.last_ms + self._step_ms
-        self._journal.takeover(self.market.slug, start_ms, self.own.version, self.own.rules)
+        self._journal.takeover(self.market.slug, self._next_ms, self.own.version, self.own.rules)
 
     def note(self, kind: str, said: str) -> None:
         """Note something in the journal."""

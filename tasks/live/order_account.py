@@ -73,7 +73,7 @@ class OrderAccount(Account):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._lot = lot_size(self.instrument)
+        self._lot, self.bars_unknown = lot_size(self.instrument), self.config.bars_unknown
         self._begun, self._closed_ms = _NOT_BEGUN, -1
         self._said = self._why = ""  # why nothing is sent for the present bar: the cause, and a line about it
         self._told: set[str] = set()  # why the market is halted, or nothing is opened, as somebody was told
@@ -105,10 +105,6 @@ class OrderAccount(Account):
         if float(fee) <= commission:
             return ""
         return f"this account pays {fee} a fill, the version was judged at {commission:g}"
-
-    def tell(self, line: str) -> None:
-        """Tell somebody at once."""
-        self.alert(line)
 
     def poll(self) -> str:
         """Go on with what is unsettled, compare if that is due, and return why nothing more may be traded."""
@@ -169,10 +165,6 @@ class OrderAccount(Account):
             self.alert(f"is halted: {why}")
 
     # --- something is unknown -----------------------------------------------------------------------------------------
-
-    def is_lost(self, last_ms: int, step_ms: int, now_ms: float) -> bool:
-        """Return whether something is held of which nobody has heard for too long."""
-        return self.is_open and now_ms >= last_ms + (1 + self.config.bars_unknown) * step_ms
 
     def wind_down(self, is_due: bool) -> bool:
         """Go on with what a halted market still holds: it waits behind its stop, and is then closed.
@@ -364,7 +356,7 @@ class OrderAccount(Account):
         unless = self.unfilled
         if self.desk.trouble:
             unless, self._why = Cause.HALTED, self.desk.trouble
-        elif begun or self.desk.has_sent(start_ms):
+        elif begun or self.desk.sent(start_ms):
             unless, self._why = Cause.UNKNOWN, self._why or "the bar was over before its orders were"
         return self._opened(unless, self._begun.quote, float("nan"))
 

@@ -2,43 +2,27 @@
 
 The desk belongs to the session's thread. An order is one request, which is waited for; what becomes of it comes over
 the private stream, and is asked for where the stream says nothing. While anything is unsettled nothing else is sent.
-What the exchange books is the truth: the position is the sum of its executions, and a difference that stays is trouble,
-which ends the trading of the market.
+What is held is compared with the exchange; a difference that stays is trouble, which ends the trading of the market.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from math import inf
-from time import time_ns
 from typing import NamedTuple
 
-from storage.schema import HOUR_MS, Market, PipelineError, TemporaryError
+from storage.schema import Market, PipelineError, TemporaryError
 from tasks.exchange.account_answers import Position
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.trading_account import Protection, TradingAccount
-from tasks.execution.orders import (
-    HALT_ID,
-    ZERO,
-    Absence,
-    Execution,
-    Lost,
-    LotSize,
-    News,
-    NotFound,
-    Order,
-    OrderError,
-    Refused,
-    Status,
-    link_id,
-    next_leg,
-)
+from tasks.execution.orders import ZERO, Absence, LotSize, NotFound, Order, Refused, Status, link_id, next_leg
 from tasks.journal.journal import Journal
-from tasks.journal.journal_rows import BookedExecution, Cause
+from tasks.journal.journal_rows import Cause
 from tasks.live.exchange_time import boottime_s
+from tasks.live.position_keeper import PositionKeeper
 
 PROTECTION = Protection()
 
@@ -50,18 +34,6 @@ REFUSALS = 2
 
 OPEN_REFUSALS = 3
 """Decisions in a row whose order to open it refused with one code, after which somebody is told."""
-
-OUTSIDE_CHANGES = (Cause.STOP_OUT, Cause.HALTED, Cause.FOREIGN)
-"""What moves a position beside the session's orders: its stop at the exchange, a halt of the home, anybody else."""
-
-
-def move_text(kind: str, fill: Execution) -> str:
-    """Return what a note of a mover says of an execution: with its time, which one it is."""
-    return f"{kind} of {fill.quantity} at {fill.price}"
-
-
-_OF_AN_ORDER = "Trade"
-_OVERLAP_MS = HOUR_MS  # executions are asked for again from so long before they were all known: one may come late
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +75,7 @@ class Intent(NamedTuple):
     stop: Decimal | None
 
 
-class OrderDesk:
+class OrderDesk(PositionKeeper):
     """The orders of one account in one market.
 
     Args:
@@ -113,22 +85,16 @@ class OrderDesk:
         trading: The exchange.
         journal: Where everything is written first.
         lot: What the market trades in.
-        begin_ms: The exchange's clock when the session began, not this process of it, UTC milliseconds: what was booked
-            before is not this session's.
+        begin_ms: As of `PositionKeeper`.
         protection: What goes with each order.
         timing: When it asks.
         halted: Returns why nothing may be opened, asked before each order that would; empty while it may.
-        now_ms: This machine's UTC milliseconds.
 
     Attributes:
-        held: Signed coins, the sum of all executions.
         there: Signed coins that the exchange told of last.
         without_stop: What it told of last, where that had no stop and no order was under way; None otherwise.
-        untaken: What was booked and is in no ledger yet.
-        trouble: Why nothing more may be sent; empty while nothing is wrong.
         refuses_to_open: That the exchange takes no order to open, again and again; empty while it does.
         trading: The exchange.
-        begin_ms: As given.
     """
 
     def __init__(
@@ -144,58 +110,20 @@ class OrderDesk:
         protection: Protection = PROTECTION,
         timing: DeskTiming = DeskTiming(),
         halted: Callable[[], str] = lambda: "",
-        now_ms: Callable[[], int] = lambda: time_ns() // 1_000_000,
     ) -> None:
-        self.name, self.market = name, market
-        self.held = self.there = ZERO
+        self.there, self.refuses_to_open = ZERO, ""
         self.without_stop: Position | None = None
-        self.untaken: list[BookedExecution] = []
-        self.trouble = self.refuses_to_open = ""
-        self.trading, self._session, self._journal = trading, session, journal
+        self.trading, self._session = trading, session
         self._lot, self._protection, self._timing = lot, protection, timing
-        self._absence = Absence(after_ms=trading.recv_window_ms + 1_000)
-        self._halted, self._now_ms = halted, now_ms
-        self._orders: dict[str, Order] = {}
-        self._open: dict[str, Order] = {}  # of which more may come
-        self._bars: dict[str, int] = {}
-        self._booked: set[str] = set()
         self._wanted: Intent | None = None
         self._ended = (-1, "")  # the last bar whose orders came to an end, and why nothing more was sent
-        self._asked: dict[str, tuple[float, float]] = {}  # when an order is asked for next, and the wait after that
+        self._asked: dict[str, tuple[Order, float, float]] = {}  # as it was, when it is asked for next, the wait then
         self._compare_s, self._differed, self._is_over = 0.0, 0, False
         self._compared_s, self._incomparable = -inf, "nobody has asked yet"
         self._refusals = 0  # to close, of decisions in a row
         self._refused_opens: list[str] = []  # codes of those to open, of decisions in a row
-        self.begin_ms = self._since_ms = begin_ms
-        self._resume()
-
-    def _resume(self) -> None:
-        """Go on from the journal; an order that was being sent when a process died may have been taken."""
-        reader = self._journal.reader()
-        for start_ms, order in reader.orders(self.name):
-            self._bars[order.link_id] = start_ms
-            self._keep(order)
-            if order.status is Status.SUBMITTING:
-                self._learn(order, Lost("the process ended while it was sent"))
-        for one in reader.executions(self.name):
-            self._booked.add(one.fill.exec_id)
-            self.held += one.change
-            if one.booked_ms is None:
-                self.untaken.append(one)
-            self._know_until(one.time_ms)
-
-    def _know_until(self, time_ms: int) -> None:
-        """Ask for no execution again of long before a time; one that is yet to come would hide all until then."""
-        if time_ms <= self._now_ms() + _OVERLAP_MS:
-            self._since_ms = max(self._since_ms, time_ms - _OVERLAP_MS)
-
-    def _keep(self, order: Order) -> Order:
-        self._orders[order.link_id] = order
-        if order.is_settled or order.status is Status.ABSENT:
-            self._open.pop(order.link_id, None)
-        else:
-            self._open[order.link_id] = order
-        return order
+        absence = Absence(after_ms=trading.recv_window_ms + 1_000)
+        super().__init__(name, market, journal=journal, begin_ms=begin_ms, absence=absence, halted=halted)
 
     # --- what is asked of it ------------------------------------------------------------------------------------------
 
@@ -203,11 +131,6 @@ class OrderDesk:
     def is_busy(self) -> bool:
         """Whether a decision is still being carried out."""
         return self._wanted is not None
-
-    @property
-    def unsettled(self) -> list[Order]:
-        """Orders of which more may come."""
-        return list(self._open.values())
 
     @property
     def stopped(self) -> str:
@@ -222,10 +145,6 @@ class OrderDesk:
             return ""
         return self._incomparable or f"nobody has asked for {old_s:.0f} s what the account holds"
 
-    def has_sent(self, start_ms: int) -> bool:
-        """Return whether anything was sent for a bar."""
-        return start_ms in self._bars.values()
-
     def submit_intent(self, wanted: Intent) -> None:
         """Begin to carry out a decision; `work` goes on with it."""
         self._wanted = wanted
@@ -233,10 +152,6 @@ class OrderDesk:
     def give_up(self) -> None:
         """Send nothing more for the present decision; what is under way is followed to its end."""
         self._wanted = None
-
-    def mark_booked(self) -> None:
-        """Note that a ledger in the journal holds what was booked."""
-        self.untaken = []
 
     def outcome(self, start_ms: int) -> str:
         """Return why a bar's decision was not carried out as a whole; empty where it was.
@@ -247,84 +162,16 @@ class OrderDesk:
             return self._ended[1]
         if any(self._bars[name] == start_ms for name in self._open):
             return Cause.UNKNOWN
-        statuses = {order.status for name, order in self._orders.items() if self._bars[name] == start_ms}
+        statuses = {order.status for order in self.sent(start_ms)}
         if Status.REJECTED in statuses:
             return Cause.REJECTED
         return Cause.PARTIAL if Status.CANCELLED in statuses else Cause.ABSENT if Status.ABSENT in statuses else ""
 
-    # --- what comes in ------------------------------------------------------------------------------------------------
-
     def on_account_event(self, event: OrderNews | ExecutionNews) -> None:
-        """Take in what the exchange says of this market, once however often it is said.
-
-        What contradicts itself is trouble: nobody knows then what the order has become.
-        """
-        try:
-            self._take_in(event)
-        except OrderError as err:
-            self._stop(str(err))
-
-    def _take_in(self, event: OrderNews | ExecutionNews) -> None:
-        if isinstance(event, OrderNews):
-            if event.link_id in self._orders:
-                self._learn(self._orders[event.link_id], event.news)
-            elif not self._is_ours(event):
-                self._stop(f"an order of somebody else: {event.link_id or event.order_id}")
-            elif event.is_stop:  # it may be gone
-                self._compare_within(self._timing.differ_s)
-        else:
-            self._book(event)
-
-    def _apply_all(self, events: Iterable[OrderNews | ExecutionNews]) -> None:
-        with self._journal.together():
-            for event in events:
-                self.on_account_event(event)
-
-    def _learn(self, order: Order, news: News) -> Order:
-        after = order.after(news, self._absence)
-        if after != order:
-            self._keep(after)
-            self._journal.order(self.name, self._bars[order.link_id], after)
-            self._asked.pop(order.link_id, None)
-        return after
-
-    def _book(self, event: ExecutionNews) -> None:
-        fill = event.fill
-        if fill.exec_id in self._booked:
-            return
-        if event.moves and not event.side:
-            said = f"{event.kind} of {fill.quantity} at {fill.price} has no side, so nobody knows which way it went"
-            self._stop(f"{said}; look into it, and go on under another --session")
-            return
-        if is_odd := fill.fee and event.fee_coin != "USDT":  # what that is worth, nobody says
-            self.note(event.time_ms, "fee", f"{fill.fee} {event.fee_coin} for {fill.exec_id} are in no ledger")
-            fill = fill._replace(fee=ZERO)
-        order = self._orders.get(event.link_id) if event.kind == _OF_AN_ORDER else None
-        if order is not None:
-            order = self._keep(order.after(fill))
-            self._asked.pop(event.link_id, None)
-        outside_change = self._outside_change(event) if order is None and event.moves else ""
-        if outside_change:
-            self.note(event.time_ms, outside_change, move_text(event.kind, fill))
-        self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event._replace(fill=fill))
-        self._booked.add(fill.exec_id)
-        self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))
-        self.held += self.untaken[-1].change
-        self._know_until(event.time_ms)
-        if outside_change == Cause.STOP_OUT:
-            self._stop(f"the stop at the exchange closed {fill.quantity} at {fill.price}")
-        elif outside_change == Cause.FOREIGN:
-            self._stop(f"{event.kind} of {fill.quantity} at {fill.price} by no order of this session")
-        elif is_odd:
-            self._stop(
-                f"a fee was paid in {event.fee_coin}, and the ledger counts USDT alone; let fees be paid in USDT"
-            )
-
-    def _outside_change(self, event: ExecutionNews) -> str:
-        """Return what has moved the position that was no order of this session, of `OUTSIDE_CHANGES`."""
-        if event.is_stop and self._opened:
-            return Cause.STOP_OUT
-        return Cause.HALTED if event.link_id.startswith(HALT_ID) and self._halted() else Cause.FOREIGN
+        """Take in what the exchange says of this market; a stop of which it says something may be gone."""
+        super().on_account_event(event)
+        if isinstance(event, OrderNews) and event.is_stop:
+            self._compare_within(self._timing.differ_s)
 
     # --- what it does -------------------------------------------------------------------------------------------------
 
@@ -340,14 +187,14 @@ class OrderDesk:
         if isinstance(due, Order):
             self._send(due, self._wanted)
         else:
-            if self.has_sent(self._wanted.start_ms):  # whether what was opened has its stop, only the exchange knows
+            if self.sent(self._wanted.start_ms):  # whether what was opened has its stop, only the exchange knows
                 self._compare_within(self._timing.differ_s)
             self._count_refusals(self._wanted.start_ms)
             self._ended, self._wanted = (self._wanted.start_ms, due), None
 
     def _next(self, wanted: Intent) -> Order | str:
         """Return what is sent next, or why nothing is; empty where nothing is left to do."""
-        sent = [self._orders[name] for name, start_ms in self._bars.items() if start_ms == wanted.start_ms]
+        sent = self.sent(wanted.start_ms)
         if any(order.status is Status.REJECTED for order in sent):
             return Cause.REJECTED
         if absent := [order for order in sent if order.status is Status.ABSENT]:
@@ -365,7 +212,7 @@ class OrderDesk:
         """Count decisions whose order was refused: what can't be closed so must be closed in another way."""
         if self.trading.ban.left_s():  # while that lasts nobody closes anything
             return
-        sent = [self._orders[name] for name, bar in self._bars.items() if bar == start_ms]
+        sent = self.sent(start_ms)
         if closes := [one for one in sent if one.leg.reduces]:
             self._refusals = self._refusals + 1 if closes[-1].status is Status.REJECTED else 0
             if self._refusals >= REFUSALS:
@@ -396,9 +243,9 @@ class OrderDesk:
             self._stop(answer.why)
 
     def _ask(self, order: Order) -> None:
-        due_s, wait_s = self._asked.get(order.link_id, (0.0, self._timing.first_s))
-        if not due_s:
-            self._asked[order.link_id] = (boottime_s() + wait_s, wait_s)
+        known, due_s, wait_s = self._asked.get(order.link_id, (None, 0.0, 0.0))
+        if known is not order:  # something has been said of it since
+            self._asked[order.link_id] = (order, boottime_s() + self._timing.first_s, self._timing.first_s)
             return
         if boottime_s() < due_s:
             return
@@ -412,7 +259,7 @@ class OrderDesk:
         if order.link_id in self._open and self._now_ms() - order.sent_ms > 1e3 * self._timing.unknown_s:
             self._stop(f"nobody can tell for {self._timing.unknown_s:g} s what has become of order {order.link_id}")
         wait_s = min(2 * wait_s, self._timing.most_s)
-        self._asked[order.link_id] = (boottime_s() + wait_s, wait_s)
+        self._asked[order.link_id] = (self._orders[order.link_id], boottime_s() + wait_s, wait_s)
 
     def reconcile(self) -> None:
         """Compare with the exchange if that is due: the position by itself, then executions and open orders.
@@ -425,14 +272,14 @@ class OrderDesk:
         is_open, waiting = bool(self.unsettled), None
         try:
             position = self.trading.position(self.market)
-            if position.leverage > 1:  # somebody has set it since
-                self.trading.set_leverage(self.market)
         except PipelineError as err:
             self._compare_again(err)
             self._differed += bool(self.trouble)
             self._is_over |= self._differed >= self._timing.rounds and bool(self.trouble)
             return
         try:
+            if position.leverage > 1:  # somebody has set it since
+                self.trading.set_leverage(self.market)
             booked, known_ms = self.trading.executions(self.market, self._since_ms)
             self._apply_all(booked)
             waiting = self.trading.open_orders(self.market)
@@ -468,16 +315,6 @@ class OrderDesk:
             self._stop(str(err))
             self._is_over = True
 
-    def _is_ours(self, one: OrderNews) -> bool:
-        """Return whether an order is of this session, or the stop that came with one that is."""
-        is_halt = one.link_id.startswith(HALT_ID) and bool(self._halted())
-        return one.link_id in self._orders or one.parent in self._orders or (one.is_stop and self._opened) or is_halt
-
-    @property
-    def _opened(self) -> bool:
-        """Whether any order of this session was to open a position."""
-        return any(not order.leg.reduces for order in self._orders.values())
-
     def compare_soon(self) -> None:
         """Let the next `reconcile` compare, because something may have been missed."""
         self._compare_s = 0.0
@@ -485,10 +322,7 @@ class OrderDesk:
     def _compare_within(self, seconds: float) -> None:
         self._compare_s = min(self._compare_s, boottime_s() + seconds)
 
-    def note(self, at_ms: int, kind: str, said: str) -> None:
-        """Note in the journal why something is not done."""
-        self._journal.note(at_ms, self.market.slug, kind, said)
-
     def _stop(self, why: str) -> None:
         if not self.trouble:
-            self.trouble, self._compare_s, self._differed = why, 0.0, 0
+            self._compare_s, self._differed = 0.0, 0
+        super()._stop(why)

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 
 from storage.schema import CLASSES
-from storage.written import Row, written
+from storage.written import written
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import DIRECTIONS, Cause, Decision
 from tasks.live.market_session import MarketSession
@@ -95,57 +95,6 @@ def rounding_lines(parts: Mapping[str, float], fills: int) -> Iterator[str]:
             f"{cost:.1f} bp, {cost / fills:.2f} a fill: prices are rounded to the tick, against the trader, and sizes "
             "to whole steps, which the backtest doesn't charge"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionReview:
-    """A session that was replayed after its end, or while it runs.
-
-    Attributes:
-        name: Of the session.
-        source: Where its candles came from.
-        accounts: What came of replaying each, by its name in the journal.
-    """
-
-    name: str
-    source: str
-    accounts: Mapping[str, Replayed]
-
-    @property
-    def unexplained(self) -> int:
-        """Differences from the backtest that have no cause."""
-        return sum(one.unexplained for one in self.accounts.values())
-
-    def rows(self) -> Iterator[Row]:
-        """Yield what each account and its backtest came to, and what each cause made of the difference."""
-        for account, one in self.accounts.items():
-            if one.comparison is None:
-                continue
-            found, counts = one.comparison, one.causes | {"unexplained": one.unexplained, Cause.GAP: one.missing}
-            paper, backtest = (1e4 * (worth / found.capital - 1.0) for worth in (found.paper, found.backtest))
-            yield _row(f"{account}, {'by orders' if one.by_orders else 'on paper'}", f"{one.fills} fills", paper)
-            yield _row("a backtest of its candles", f"{one.backtest_fills} fills", backtest)
-            yield _row("decisions that are equal", f"{one.equal_decisions} of {one.bars}")
-            for cause, part in found.parts.items():
-                yield _row(f"- {cause}", str(counts.get(cause, "")), part)
-            yield _row("difference, all together", "", found.difference_bp)
-
-    def text(self) -> str:
-        """Return it for a terminal."""
-        rows = [[str(cell) for cell in row.values()] for row in self.rows()]
-        wide = max((len(what) for what, _, _ in rows), default=0)
-        lines = [f"  {what:<{wide}}  {times:>12}  {bp:>12}" for what, times, bp in rows]
-        lines += [
-            f"  rounding of {account}: {line}"
-            for account, one in self.accounts.items()
-            if one.comparison is not None
-            for line in rounding_lines(one.comparison.parts, one.fills)
-        ]
-        return "\n".join([f"session {self.name} on {self.source}, basis points of the capital", *lines])
-
-
-def _row(what: str, times: str, bp: float | None = None) -> Row:
-    return {"what": what, "times": times, "bp of the capital": "" if bp is None else f"{bp:+,.1f}"}
 
 
 def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
@@ -281,11 +230,3 @@ def _latency(markets: Sequence[MarketSession], reader: JournalReader) -> dict[st
         for name, values in stages.items()
         if (known := [value for value in values if np.isfinite(value)])
     }
-
-
-def differing(again: Replayed) -> list[str]:
-    """Return the first differences, one line each."""
-    return [
-        f"differs bar={one.start_ms} what={one.what} cause={one.cause or 'unexplained'}: {one.said}"
-        for one in again.differences[:20]
-    ]

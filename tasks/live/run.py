@@ -2,113 +2,46 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 from storage.api_keys import ApiKey
 from storage.artifacts import ArtifactStore
 from storage.recent import read_recent
 from storage.schema import (
-    ConfigError,
-    Instrument,
     Market,
     PipelineError,
     Source,
-    StoreError,
     UnreachableError,
-    VersionRef,
 )
 from storage.settings import Settings, pasteable
 from storage.snapshots import load_dataset
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.manifest import read_manifest
-from tasks.champion.serving import load_served
-from tasks.exchange.connection import ExchangeConfig, Link, connect, connect_stream
-from tasks.exchange.gateway import Gateway
+from tasks.exchange.connection import Link, connect_stream
 from tasks.execution.orders import ZERO
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import Decision
 from tasks.live.account_record import PredictHistory
-from tasks.live.gates import ORDER_MODES, Denied, gate, key_of
+from tasks.live.gates import Denied, gate
 from tasks.live.halts import Halts
 from tasks.live.market_session import MarketSession
 from tasks.live.order_gateway import OrderGateway
-from tasks.live.outcome import SessionResult, SessionReview, differing, market_numbers, session_numbers
-from tasks.live.rest_feed import RestFeed
-from tasks.live.session import Session, VersionChoice
-from tasks.live.session_config import SessionConfig
-from tasks.live.session_replay import Replayed, replay
+from tasks.live.outcome import SessionResult, market_numbers, session_numbers
+from tasks.live.session import Session
+from tasks.live.session_plan import SessionPlan, session_path
+from tasks.live.session_review import differing, replayed
 from tasks.live.session_start import one_session, open_session
-from tasks.live.version_selector import VersionSelector
+from tasks.live.version_selector import VersionChoice, VersionSelector
 from tasks.sandbox.venue_account import AccountSpec
-
-Mode = Literal["signal", "paper", "sandbox", "demo", "testnet", "live"]
-
-SANDBOX_BARS = 2_000
-"""Bars of a session on the sandbox where nobody says how many."""
-
-_NAME = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionPlan:
-    """What session is to be held.
-
-    Attributes:
-        exchange: Where candles come from.
-        markets: One or more, each symbol once.
-        mode: signal has no broker; paper fills on paper; the others send orders to an account of that name.
-        version: champion, newest, or a version's name.
-        shadows: How many of the newest other versions watch in each market.
-        bars: After how many bars of each market it ends, those of before a restart included; None goes on until it is
-            stopped, on the sandbox after 2,000.
-        bar_every_s: Real seconds that a bar of the sandbox takes, at least.
-        config: The session's rules.
-        name: Of the session; empty for a new one.
-
-    Raises:
-        ConfigError: The sandbox that it would start is to be live: in a session its bars make the time.
-    """
-
-    exchange: ExchangeConfig
-    markets: Sequence[Market]
-    mode: Mode
-    version: str = "champion"
-    shadows: int = 0
-    bars: int | None = None
-    bar_every_s: float = 0.005
-    config: SessionConfig = SessionConfig()
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        if self.exchange.live and self.exchange.url is None:
-            raise ConfigError(
-                "a session with a sandbox goes by the time of its bars; leave out live (in the form: made-up market "
-                "moves with real time)"
-            )
-
-    @property
-    def most_bars(self) -> int | None:
-        """After how many bars it ends; None for no end."""
-        return self.bars or (SANDBOX_BARS if self.exchange.exchange == "sandbox" else None)
-
-    def named(self) -> SessionPlan:
-        """Return the same plan with a name."""
-        (market, *more) = self.markets
-        rest = f"-and-{len(more)}-more" if more else ""
-        name = self.name or f"{self.mode}-{market.slug}{rest}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        return SessionPlan(**(vars(self) | {"name": name}))
 
 
 def run_session(
@@ -143,8 +76,8 @@ def run_session(
     """
     plan, store = plan.named(), ArtifactStore(settings.models)
     selector = _selector(plan, store, settings)
-    path, sends = session_path(settings.prepare_home(), plan.name), plan.mode in ORDER_MODES
-    outlives = sends and not _has_own_account(plan)  # what is held then is there without the session too
+    path = session_path(settings.prepare_home(), plan.name)
+    outlives = plan.sends_orders and not plan.has_own_account  # what is held then is there without the session too
     with ExitStack() as stack:
         one_session(settings.home, selector.source, plan.markets, stack, plan.mode if outlives else None)
         held = _held(plan, path) if outlives else {}
@@ -152,8 +85,8 @@ def run_session(
             stack.enter_context(_telling_of(plan, path, on_alert))
         chosen = _chosen(plan, selector, path, on_note)
         key, halts = None, Halts.of(settings.home)
-        if sends:
-            key = _admitted(plan, chosen, halts, held)
+        if plan.sends_orders:
+            key = gate(plan, chosen, halts, held)
             on_note(plan.config.orders.describe(plan.config.limits))
         journal = stack.enter_context(Journal(path))
         bars = _bars_left(plan, journal)
@@ -192,7 +125,7 @@ def _chosen(
     try:
         chosen = {market: selector.at_start(market, known.get(market.slug)) for market in plan.markets}
     except UnreachableError as err:
-        if plan.mode in ORDER_MODES:
+        if plan.sends_orders:
             raise Denied("CHAMPION", f"nobody knows it: {err}; nothing is traded") from err
         raise
     for market, one in chosen.items():
@@ -221,13 +154,8 @@ def _connected(
     """Return the connection to the exchange; a sandbox of the session's own has its account too."""
     store, source = ArtifactStore(settings.models), plan.exchange.source
     begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
-    accounts = [_sandbox_account(plan, chosen, key)] if key and _has_own_account(plan) else []
+    accounts = [_sandbox_account(plan, chosen, key)] if key and plan.has_own_account else []
     return connect_stream(plan.exchange, plan.markets, begin_ms, bars, on_note, accounts, settings.bans)
-
-
-def _has_own_account(plan: SessionPlan) -> bool:
-    """Return whether the account lasts as long as the session, as its sandbox does."""
-    return plan.mode == "sandbox" and plan.exchange.url is None
 
 
 def _held(plan: SessionPlan, path: Path) -> dict[Market, Decimal]:
@@ -254,34 +182,6 @@ def _telling_of(plan: SessionPlan, path: Path, on_alert: Callable[[str], object]
                     f"{close}"
                 )
         raise
-
-
-def _admitted(
-    plan: SessionPlan, chosen: Mapping[Market, VersionChoice], halts: Halts, held: Mapping[Market, Decimal]
-) -> ApiKey:
-    if plan.mode == "live" and plan.config.capital is None:
-        raise Denied("CAPITAL", "live needs the capital that the session starts with: --capital")
-    if plan.mode == "live" and (unsaid := plan.config.orders.unset):
-        asked = {"stop_share": "0.1", "close_after_bars": "3"}
-        give = " ".join(f"--orders.{name.replace('_', '-')} {asked[name]}" for name in unsaid)
-        raise Denied("UNKNOWN", f"live needs said what becomes of a position when something is unknown: {give}")
-    deciding = {market: model for market, (model, *_) in chosen.items() if model}
-    blind = [str(market) for market, model in deciding.items() if not model.recipe.network_config.risk_head]
-    if blind and plan.config.limits.daily_vols is not None:
-        raise Denied(
-            "UNFORESEEN",
-            f"--limits.daily-vols counts in forecast volatility, and what decides in {', '.join(blind)} has none; "
-            "leave it out, or let a version decide whose network has a risk head",
-        )
-    unheld = [market for market in chosen if market not in held]  # what a halted one holds, the session closes
-    environment = gate(
-        plan.mode, plan.exchange.exchange, plan.version,
-        {market: "" if one.model else one.why_none for market, one in chosen.items()},
-        {market: halt.why if (halt := halts.read(plan.mode, market)) else "" for market in unheld},
-    )  # fmt: skip
-    if _has_own_account(plan):
-        return ApiKey("sandbox", secrets.token_hex(9), secrets.token_hex(18))
-    return key_of(environment)
 
 
 def _sandbox_account(plan: SessionPlan, chosen: Mapping[Market, VersionChoice], key: ApiKey) -> AccountSpec:
@@ -341,95 +241,6 @@ def _numbers(
             on_note(line)
         each.append((one, market_numbers(one, reader, again, shadows)))
     return session_numbers(each, reader)
-
-
-def replayed(
-    gateway: Gateway | None,
-    store: ArtifactStore,
-    reader: JournalReader,
-    market: Market,
-    predict: PredictHistory,
-    account: str = "",
-) -> Replayed:
-    """Replay one account of a session, beside what the exchange says of the same bars today, where there is one.
-
-    Args:
-        gateway: The exchange; None compares with none.
-        store: The versions.
-        reader: The session's journal.
-        market: Which market.
-        predict: Predicts history.
-        account: Name in the journal; empty for the session's own.
-
-    Raises:
-        ArtifactError: A version that decided is gone or damaged.
-        StoreError: The journal is damaged.
-    """
-    account, facts = account or market.slug, reader.facts()
-    models = {
-        version: load_served(store, VersionRef(source=facts["source"], name=market.slug, version=version))
-        for version in {decision.version for decision in reader.decisions(account)}
-        if version
-    }
-    candles, _ = reader.candles(market.slug)
-    reference = funding = None
-    with suppress(PipelineError):  # what the exchange does not say any more is not compared
-        if len(candles) and gateway is not None:
-            first_ms, last_ms = int(candles.start_ms[0]), int(candles.start_ms[-1])
-            reference = RestFeed(gateway=gateway).closed_since(market, first_ms).candles
-            funding = gateway.funding(market.category, market.symbol, first_ms, last_ms)
-    instrument = Instrument(**facts["instruments"][market.slug])
-    return replay(reader, market, models, instrument, predict, account=account, reference=reference, funding=funding)
-
-
-def review_session(
-    settings: Settings, name: str, predict: PredictHistory, on_note: Callable[[str], object] = lambda line: None
-) -> SessionReview:
-    """Replay every account of a session from its journal, beside the exchange where that can be asked.
-
-    Args:
-        settings: Home and artifacts.
-        name: Of the session.
-        predict: Predicts history.
-        on_note: Is told of the differences, one line each.
-
-    Raises:
-        StoreError: There is no such journal, or it is damaged.
-        ArtifactError: A version that decided is not there any more.
-    """
-    path, store = session_path(settings.home, name), ArtifactStore(settings.models)
-    if not path.exists():
-        raise StoreError(f"there is no session {name!r} in {path.parent}; a session prints its name when it ends")
-    with ExitStack() as stack:
-        reader = stack.enter_context(JournalReader.of(path))
-        facts = reader.facts()
-        if "source" not in facts:
-            raise StoreError(f"session {name!r} never began: its journal has nothing to replay")
-        source, found = str(facts["source"]), {}
-        for account in reader.accounts():
-            slug, _, _ = account.partition("@")
-            market, gateway = Market.of_slug(slug), None
-            if not source.startswith("sandbox:"):
-                gateway = stack.enter_context(connect(ExchangeConfig(exchange=source), market, bans=settings.bans))  # type: ignore[arg-type]
-            found[account] = replayed(gateway, store, reader, market, predict, account)
-            for line in differing(found[account]):
-                on_note(line)
-    return SessionReview(name=name, source=source, accounts=found)
-
-
-def session_path(home: Path, name: str) -> Path:
-    """Return where the journal of a session lies.
-
-    Args:
-        home: DSC_HOME.
-        name: Of the session.
-
-    Raises:
-        ConfigError: The name can't be one.
-    """
-    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > _NAME:
-        raise ConfigError(f"a session's name must be up to {_NAME} letters, digits, - and _, was {name!r}")
-    return home / "sessions" / f"{name}.sqlite"
 
 
 @contextmanager

@@ -6,17 +6,14 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from storage.schema import (
     ClockError,
     ConfigError,
-    Market,
     PipelineError,
     StoreError,
     TemporaryError,
 )
-from tasks.champion.serving import ServedModel
 from tasks.exchange.private_events import AccountReconnected, ExecutionNews, OrderNews, PrivateEvent
 from tasks.exchange.stream_events import (
     BookTop,
@@ -34,30 +31,11 @@ from tasks.journal.journal_rows import KNOWN_CHAMPION, UNKNOWN_CHAMPION
 from tasks.live.exchange_time import ExchangeTime, boottime_s
 from tasks.live.market_session import MarketSession
 from tasks.live.session_config import SessionConfig
+from tasks.live.version_selector import ChooseVersion
 
 _LOOK_S = 1.0  # how long the queue is waited for before somebody looks whether to stop
 _RETRY_S = 5.0  # between two questions for what REST did not give
 _CLOCK_FAILURES = 3  # to compare the clocks, in a row, after which nobody knows the exchange's time
-
-
-class VersionChoice(NamedTuple):
-    """What decides in a market.
-
-    Attributes:
-        model: None holds no position.
-        why_none: Why there is none.
-        shadows: Versions that decide and fill on paper beside it.
-        unknown: Why nobody knows whether another one should decide; empty where it is known.
-    """
-
-    model: ServedModel | None
-    why_none: str = ""
-    shadows: Sequence[ServedModel] = ()
-    unknown: str = ""
-
-
-ChooseVersion = Callable[[Market, ServedModel | None], VersionChoice]
-"""Which version decides in a market now, given the one that did; loads nothing where that is the same."""
 
 
 class Session:
@@ -256,7 +234,7 @@ class Session:
             if unknown:
                 kind, said = UNKNOWN_CHAMPION, f"nobody knows its champion, nothing new is held: {unknown}"
             self._say(market, kind, said)
-            own.tell(said)
+            own.alert(said)
         if not is_new:
             return
         if model is not None and dear:
@@ -264,7 +242,7 @@ class Session:
             if own.model is None and own.why_none == unfit:
                 return  # as was said
             model, why_none = None, unfit
-            own.tell(unfit)
+            own.alert(unfit)
         market.take_over(model, why_none)
         self._say(market, "version", f"{model.ref.version} decides from the next bar on" if model else why_none)
 

@@ -39,8 +39,9 @@ from tasks.live.market_session import MarketSession
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_gateway import OrderGateway
 from tasks.live.rest_feed import RestFeed
-from tasks.live.session import ChooseVersion, Session, VersionChoice
+from tasks.live.session import Session
 from tasks.live.session_config import SessionConfig
+from tasks.live.version_selector import ChooseVersion, VersionChoice
 from tasks.market.features import WARM_UP
 from tasks.strategy.recipe import Recipe
 

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from storage.artifacts import ArtifactStore
 from storage.schema import ArtifactError, ConfigError, Market, Source, UnreachableError, VersionRef
 from tasks.champion.expiry import USUAL_EXPIRY, ExpiryRule
 from tasks.champion.serving import ServedModel, load_served, served_champion
-from tasks.live.session import VersionChoice
+
+
+class VersionChoice(NamedTuple):
+    """What decides in a market.
+
+    Attributes:
+        model: None holds no position.
+        why_none: Why there is none.
+        shadows: Versions that decide and fill on paper beside it.
+        unknown: Why nobody knows whether another one should decide; empty where it is known.
+    """
+
+    model: ServedModel | None
+    why_none: str = ""
+    shadows: Sequence[ServedModel] = ()
+    unknown: str = ""
+
+
+ChooseVersion = Callable[[Market, ServedModel | None], VersionChoice]
+"""Which version decides in a market now, given the one that did; loads nothing where that is the same."""
 
 
 @dataclass(frozen=True, kw_only=True)

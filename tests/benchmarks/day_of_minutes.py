@@ -16,8 +16,8 @@ from tasks.exchange.gateway import Gateway
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import Decision
 from tasks.live.market_session import MarketSession
-from tasks.live.session import VersionChoice
 from tasks.live.session_start import open_session
+from tasks.live.version_selector import VersionChoice
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.listing import Listing

@@ -23,9 +23,10 @@ from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
-from tasks.live.session import Session, VersionChoice
+from tasks.live.session import Session
 from tasks.live.session_replay import Replayed, replay
 from tasks.live.session_start import open_session
+from tasks.live.version_selector import VersionChoice
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig

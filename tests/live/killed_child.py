@@ -17,9 +17,9 @@ from tasks.exchange.stream_events import ConfirmedBar
 from tasks.journal.journal import Journal
 from tasks.live.account import Account
 from tasks.live.market_session import MarketSession
-from tasks.live.session import VersionChoice
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_start import open_session
+from tasks.live.version_selector import VersionChoice
 from tests.live.conftest import MARKET, QUICK, SOURCE, make_model
 
 

@@ -13,8 +13,8 @@ from tasks.execution.orders import Status
 from tasks.journal.journal import Journal
 from tasks.live.halts import Halts
 from tasks.live.order_gateway import OrderGateway
-from tasks.live.session import VersionChoice
 from tasks.live.session_start import open_session
+from tasks.live.version_selector import VersionChoice
 from tests.live.conftest import MARKET, QUICK, SOURCE, make_model
 from tests.live.killed_child import die_when
 from tests.live.order_rig import CAPITAL, DESK, KEY, NO_LIMITS

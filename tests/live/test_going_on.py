@@ -29,9 +29,10 @@ from tasks.exchange.connection import ExchangeConfig
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.outcome import SessionResult
-from tasks.live.run import SessionPlan, review_session, run_session, session_path
-from tasks.live.session import VersionChoice
-from tasks.live.version_selector import VersionSelector
+from tasks.live.run import run_session
+from tasks.live.session_plan import SessionPlan, session_path
+from tasks.live.session_review import review_session
+from tasks.live.version_selector import VersionChoice, VersionSelector
 from tasks.market.synthetic import generate
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 from tests.live.conftest import WAIT_S

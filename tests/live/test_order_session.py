@@ -22,8 +22,8 @@ from tasks.execution.orders import Reported
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.order_gateway import OrderConfig
-from tasks.live.session import VersionChoice
 from tasks.live.session_config import SessionConfig
+from tasks.live.version_selector import VersionChoice
 from tasks.sandbox.stream_faults import AtMessage, Delivery, StreamAction, StreamPlan
 from tests.live.conftest import MARKET, START_MS, STEP_MS, WAIT_S, Rig, make_model
 from tests.live.desk import KEY as LINEAR

@@ -21,9 +21,10 @@ from tasks.journal.journal_reader import JournalReader
 from tasks.live.account import Account, nothing_new
 from tasks.live.exchange_time import DataTime, ExchangeTime
 from tasks.live.rest_feed import RestFeed
-from tasks.live.session import Session, VersionChoice
+from tasks.live.session import Session
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_replay import replay
+from tasks.live.version_selector import VersionChoice
 from tasks.sandbox.listing import Listing
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, Rig, make_model, predict
 from tests.live.desk import INSTRUMENT, KEY, PAST, Rest, again, decisions_of

@@ -21,8 +21,8 @@ from tasks.live.halting import close_all, latch_all
 from tasks.live.market_session import MarketSession
 from tasks.live.order_gateway import OrderConfig, account_of
 from tasks.live.outcome import SessionResult
-from tasks.live.session import VersionChoice
 from tasks.live.session_config import SessionConfig
+from tasks.live.version_selector import VersionChoice
 from tasks.sandbox import order_record
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
 from tasks.sandbox.stream_faults import AtMessage, StreamPlan
@@ -139,7 +139,7 @@ def test_position_of_which_nothing_is_heard_for_so_many_bars_is_closed(desk: Any
         here.step(1, first=bar)
         bar += 1
     rest.down = True
-    here.own.is_lost = lambda last_ms, step_ms, now_ms: now_ms >= last_ms + (1 + AFTER) * step_ms
+    here.own.bars_unknown = AFTER
     with pytest.raises(Exception, match="REST is down"):
         here.market.poll(here.market.last_ms + 4 * STEP_MS)
     with pytest.raises(Exception, match=r"no bar since .* \(REST is down\), while a position is held"):

@@ -22,10 +22,11 @@ from tasks.journal.journal import Journal
 from tasks.live import run
 from tasks.live.gates import CONFIRM_LIVE, Denied
 from tasks.live.halts import Halts
-from tasks.live.run import SessionPlan, run_session, session_path
-from tasks.live.session import VersionChoice
+from tasks.live.run import run_session
 from tasks.live.session_config import OrderConfig, SessionConfig
+from tasks.live.session_plan import SessionPlan, session_path
 from tasks.live.session_start import one_session
+from tasks.live.version_selector import VersionChoice
 from tests.live.conftest import NETWORK, make_model, predict
 
 MODES = ("paper", "demo", "testnet", "live")
