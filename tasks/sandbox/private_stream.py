@@ -23,9 +23,7 @@ from tasks.sandbox.signatures import Door
 from tasks.sandbox.sockets import PushTiming
 
 PRIVATE_PATH = "/v5/private"
-PRIVATE_TOPICS = frozenset(
-    f"{topic}{suffix}" for topic in ("order", "execution", "position") for suffix in ("", ".linear")
-) | {"wallet"}
+PRIVATE_TOPICS = frozenset({"order", "execution", "position", "wallet"})
 
 
 class PrivatePush:
@@ -91,11 +89,10 @@ class PrivatePush:
             self._loop.call_soon_threadsafe(action)
 
     def _publish(self, key: str, topic: str, row: Fields) -> None:
-        message = {"id": f"sandbox-{next(self._messages)}", "creationTime": self.told_ms(), "data": [row]}
+        named = {"topic": topic, "id": f"sandbox-{next(self._messages)}", "creationTime": self.told_ms()}
         for connection in self._connections:
-            if connection.key == key:
-                for name in sorted({topic, f"{topic}.linear"} & connection.topics):
-                    connection.send(json.dumps({"topic": name, **message}))
+            if connection.key == key and topic in connection.topics:
+                connection.send(json.dumps(named | {"data": [row]}))
 
     def _restore(self) -> None:
         self._down = False
@@ -165,12 +162,12 @@ class _Connection:
         if not refusal and op == "auth":
             self.key = args[0]
         elif not refusal:
-            self.topics = self.topics | set(args) if op == "subscribe" else self.topics - set(args)
+            self.topics |= set(args)
             self._stream.tell_subscribed()
         return {"success": not refusal, "ret_msg": refusal, "op": op, "conn_id": self._name, **named}
 
     def _refusal(self, op: object, args: object) -> str:
-        if op not in ("auth", "subscribe", "unsubscribe"):
+        if op not in ("auth", "subscribe"):
             return "error:invalid op"
         if not isinstance(args, list):
             return "error:invalid args"
@@ -181,5 +178,5 @@ class _Connection:
             return "Request not authorized"
         if wrong := [name for name in args if not isinstance(name, str) or name not in PRIVATE_TOPICS]:
             return f"error:handler not found,topic:{wrong[0]}"
-        again = [name for name in args if op == "subscribe" and name in self.topics]
+        again = [name for name in args if name in self.topics]
         return f"error:already subscribed,topic:{again[0]}" if again else ""

@@ -202,10 +202,6 @@ class Connection:
                 self._reply(request, op, "pong", success=True)
         elif op == "subscribe":
             self._subscribe(request, args)
-        elif op == "unsubscribe":
-            for name in args:
-                self.topics.pop(name, None)
-            self._reply(request, op, self._good(op), success=True)
         else:
             self._reply(request, str(op), "error:invalid op")
 
@@ -218,7 +214,7 @@ class Connection:
             self._reply(request, "subscribe", refusal)
             return
         if fault is None:
-            self._reply(request, "subscribe", self._good("subscribe"), success=True)
+            self._reply(request, "subscribe", "subscribe" if self.category == "spot" else "", success=True)
         for name, topic in topics.items():
             if topic:
                 self.topics[name] = topic
@@ -243,9 +239,6 @@ class Connection:
             if topics[name] is None:
                 return f"error:handler not found,topic:{name}"
         return ""
-
-    def _good(self, op: str) -> str:
-        return op if self.category == "spot" else ""
 
     def _reply(self, request: Mapping[str, Any], op: str, message: str, *, success: bool = False) -> None:
         reply = {

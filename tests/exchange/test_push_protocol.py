@@ -118,16 +118,6 @@ def test_topics_of_one_connection_have_21000_characters_at_most(opened: OPENER):
     assert client.ask({"op": "subscribe", "args": ["x" * 20_983]})["ret_msg"].startswith("error:handler not found")
 
 
-def test_unsubscribed_topic_ends_and_others_go_on(opened: OPENER):
-    sandbox, client = opened()
-    client.subscribe(KLINE, TRADES)
-    answer = client.ask({"op": "unsubscribe", "req_id": "u", "args": [TRADES]})
-    assert answer == {"success": True, "ret_msg": "", "conn_id": "sandbox-1", "req_id": "u", "op": "unsubscribe"}
-    client.follow(sandbox.play(bars=2, bar_every_s=0))
-    assert {message["topic"] for message in client.messages} == {KLINE}
-    assert client.subscribe(TRADES)["success"] is True
-
-
 def test_text_ping_and_ping_frame_are_answered(opened: OPENER):
     _, client = opened()
     pong = {"success": True, "ret_msg": "pong", "conn_id": "sandbox-1", "req_id": "p", "op": "ping"}
