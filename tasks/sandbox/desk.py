@@ -23,11 +23,11 @@ from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Fields, Listing
 from tasks.sandbox.matching import USUAL, Matching, Said, twisted
 from tasks.sandbox.order_record import VenueOrder
-from tasks.sandbox.order_rules import DeskRules, check_stop, new_order
+from tasks.sandbox.order_rules import check_stop, new_order
 from tasks.sandbox.replay import decimal_text
 from tasks.sandbox.tape import TapeTick
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal
-from tasks.sandbox.venue_account import AccountSpec, VenueAccount, VenuePosition
+from tasks.sandbox.venue_account import MAKER_FEE, AccountSpec, VenueAccount, VenuePosition
 
 if TYPE_CHECKING:
     from tasks.sandbox.private_stream import PrivatePush
@@ -40,7 +40,8 @@ class Desk:
         listings: The markets, by category and symbol.
         clock: The exchange's clock; `hear` must be called after each move.
         specs: The accounts.
-        rules: How orders are handled.
+        ack_to_fill_ms: Real milliseconds from an order's acknowledgement to its matching; 0 matches it before the
+            acknowledgement is sent. Waiting orders are always matched before the clock is moved.
         wire: The private stream.
         later: Calls a function after a number of real seconds.
 
@@ -53,12 +54,12 @@ class Desk:
         listings: Mapping[tuple[str, str], Listing],
         clock: VirtualClock,
         specs: Sequence[AccountSpec],
-        rules: DeskRules,
+        ack_to_fill_ms: float,
         wire: PrivatePush,
         later: Callable[[float, Callable[[], object]], object],
     ) -> None:
         linear = {symbol: listing for (category, symbol), listing in listings.items() if category == "linear"}
-        self.market = Matching(linear, rules, clock.now_ms())
+        self.market = Matching(linear, clock.now_ms())
         self.wire = wire
         self.accounts = {
             spec.key: VenueAccount(spec=spec, wallet=Decimal(spec.capital), hedge=spec.hedge, marks=self.market.marks)
@@ -66,7 +67,7 @@ class Desk:
         }
         if len(self.accounts) != len(specs):
             raise ConfigError("each account must have a key of its own, one key is there twice")
-        self._clock, self._later = clock, later
+        self._clock, self._later, self._ack_to_fill_ms = clock, later, ack_to_fill_ms
         self._lock = threading.RLock()
         self._waiting: dict[str, tuple[VenueAccount, VenueOrder, OrderTwist]] = {}
         self._outdated: dict[str, tuple[int, list[Fields]]] = {}
@@ -126,13 +127,13 @@ class Desk:
         listing, twist = self.listing(params), twist or USUAL
         if account.hedge and not by_hand:
             raise Refusal(BAD_PARAMETER, "position idx not match position mode")
-        order = new_order(params, account, listing, self.market.quote(listing), self.market.rules, self.market.born())
+        order = new_order(params, account, listing, self.market.quote(listing), self.market.born())
         order.unseen = dict(twist.unseen)
         account.add(order)
         self._waiting[order.order_id] = account, order, twist
         if twist.stream_down:
             self.wire.cut()
-        delay_s = self.market.rules.ack_to_fill_ms / 1000 + twist.late_s
+        delay_s = self._ack_to_fill_ms / 1000 + twist.late_s
         if by_hand or not delay_s:
             self._enter(order.order_id)
         else:
@@ -260,8 +261,7 @@ class Desk:
             return
         if order.reduce_only:
             order.qty = order.filled + min(order.leaves, closable)
-        fee_rate = Decimal(account.spec.maker_fee)
-        said = self.market.trade(account, order, order.price, order.leaves, fee_rate, is_maker=True)
+        said = self.market.trade(account, order, order.price, order.leaves, Decimal(MAKER_FEE), is_maker=True)
         self.tell(account, said + self.market.after(account, order))
 
     def _fund(self, account: VenueAccount, listing: Listing, rate: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Fields, Listing
 from tasks.sandbox.order_record import ZERO, ExecType, VenueExecution, VenueOrder, money
-from tasks.sandbox.order_rules import DeskRules, VenueQuote, worst_price
+from tasks.sandbox.order_rules import VenueQuote, worst_price
 from tasks.sandbox.replay import decimal_text
 from tasks.sandbox.venue import Refusal
 from tasks.sandbox.venue_account import VenueAccount, VenuePosition
@@ -29,22 +29,22 @@ Said = list[tuple[PrivateTopic, Fields]]
 
 USUAL = OrderTwist()
 
+_DEPTH = 200  # levels of the book that an order can take
+
 
 class Matching:
     """Matching in the linear markets.
 
     Args:
         listings: By symbol.
-        rules: How orders are handled.
         now_ms: Time of the market, UTC milliseconds; after changing it, the marks must be updated.
 
     Attributes:
         marks: Mark prices by symbol, equal to the last prices.
     """
 
-    def __init__(self, listings: Mapping[str, Listing], rules: DeskRules, now_ms: int) -> None:
+    def __init__(self, listings: Mapping[str, Listing], now_ms: int) -> None:
         self.listings = listings
-        self.rules = rules
         self.now_ms = now_ms
         self.marks: dict[str, Decimal] = {}
         self._counter = itertools.count(1)
@@ -114,7 +114,7 @@ class Matching:
         listing = self.listings[stop.symbol]
         account.position(stop.symbol).stop = None
         stop.status, stop.updated_ms = "Triggered", self.now_ms
-        stop.price = worst_price(stop.side, listing, self.quote(listing), self.rules)
+        stop.price = worst_price(stop.side, listing, self.quote(listing))
         return self.match(account, stop)
 
     def trade(
@@ -243,7 +243,7 @@ class Matching:
     def _takes(self, order: VenueOrder, twist: OrderTwist) -> Iterator[tuple[Decimal, Decimal]]:
         """Yield prices and quantities at which an order trades at once."""
         listing = self.listings[order.symbol]
-        book, step = listing.book(self.now_ms, levels=self.rules.depth), Decimal(listing.rules.qty_step)
+        book, step = listing.book(self.now_ms, levels=_DEPTH), Decimal(listing.rules.qty_step)
         left = _floor(order.leaves * Decimal(repr(float(twist.share))), step)
         piece = max(_floor(left / twist.parts, step), step)
         for price_text, size_text in (book.asks if order.side == "Buy" else book.bids) if book else []:

@@ -23,7 +23,7 @@ from tasks.sandbox.order_record import COIN, VenueOrder
 from tasks.sandbox.order_rules import leverage_of, number
 from tasks.sandbox.signatures import Door, Signed
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal, Result, envelope, integer, row_limit
-from tasks.sandbox.venue_account import VenueAccount
+from tasks.sandbox.venue_account import MAKER_FEE, VenueAccount
 
 _WEEK_MS = 7 * DAY_MS
 _CLOSED_KEPT = 500  # closed orders that /v5/order/realtime knows
@@ -199,7 +199,7 @@ class Trading:
         if params.get("category") != "linear":
             raise Refusal(BAD_PARAMETER, "the sandbox knows the fees of linear markets alone")
         symbols = [self._desk.listing(params).market.symbol] if "symbol" in params else self._desk.market.listings
-        fees = {"takerFeeRate": account.spec.taker_fee, "makerFeeRate": account.spec.maker_fee}
+        fees = {"takerFeeRate": account.spec.taker_fee, "makerFeeRate": MAKER_FEE}
         return {"list": [{"symbol": symbol, **fees} for symbol in symbols]}
 
     def _query_api(self, account: VenueAccount, params: Params) -> Result:

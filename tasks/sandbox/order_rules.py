@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, cast
 
-from storage.bounds import Checked, NonNegativeFloat, PositiveFloat, PositiveInt
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.order_record import ZERO, VenueOrder, money
 from tasks.sandbox.tape import Side
@@ -23,24 +22,10 @@ _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 _LINK_ID = re.compile(r"[A-Za-z0-9_-]{1,36}")
 _FORCES = ("GTC", "IOC")
 _NOT_SERVED = ("takeProfit", "triggerPrice", "orderFilter", "smpType", "orderIv", "tpOrderType", "slLimitPrice", "mmp")
+# Largest distance of an order's worst price from the mark price, share of it. A limit price beyond it is silently moved
+# to its edge, as Bybit does by default.
+_PRICE_BAND = Decimal("0.05")
 _SLIPPAGE = Decimal("0.01"), Decimal(10)  # percent
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeskRules(Checked):
-    """How the exchange handles orders.
-
-    Attributes:
-        ack_to_fill_ms: Real milliseconds from an order's acknowledgement to its matching; 0 matches it before the
-            acknowledgement is sent. Waiting orders are always matched before the clock is moved.
-        price_band: Largest distance of an order's worst price from the mark price, share of it; a limit price beyond
-            it is silently moved to its edge, as Bybit does by default.
-        depth: Levels of the order book that an order can take.
-    """
-
-    ack_to_fill_ms: NonNegativeFloat = 5.0
-    price_band: PositiveFloat = 0.05
-    depth: PositiveInt = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +72,6 @@ def new_order(
     account: VenueAccount,
     listing: Listing,
     quote: VenueQuote,
-    rules: DeskRules,
     born: Mapping[str, Any],
 ) -> VenueOrder:
     """Return the order that a request describes.
@@ -97,7 +81,6 @@ def new_order(
         account: The account that sends it.
         listing: The market.
         quote: The market's present prices.
-        rules: The exchange's rules.
         born: The order's id, sequence number and times.
 
     Raises:
@@ -112,7 +95,7 @@ def new_order(
     if reduce_only and stop_loss is not None:
         raise Refusal(BAD_PARAMETER, "reduceOnly order can not set TP/SL")
     qty = _quantity(params, listing, kind)
-    price = _price(params, listing, quote, side, kind, rules)
+    price = _price(params, listing, quote, side, kind)
     if reduce_only:
         closable = position.closable(side)
         if not closable:
@@ -142,10 +125,10 @@ def new_order(
     return order
 
 
-def worst_price(side: Side, listing: Listing, quote: VenueQuote, rules: DeskRules) -> Decimal:
+def worst_price(side: Side, listing: Listing, quote: VenueQuote) -> Decimal:
     """Return the edge of the price band, beyond which no order trades."""
     tick, sign = Decimal(listing.rules.tick_size), 1 if side == "Buy" else -1
-    ticks = quote.last * (1 + sign * Decimal(repr(rules.price_band))) / tick
+    ticks = quote.last * (1 + sign * _PRICE_BAND) / tick
     return ticks.to_integral_value(ROUND_FLOOR if side == "Buy" else ROUND_CEILING) * tick
 
 
@@ -202,10 +185,10 @@ def _quantity(params: Params, listing: Listing, kind: str) -> Decimal:
     return qty
 
 
-def _price(params: Params, listing: Listing, quote: VenueQuote, side: Side, kind: str, rules: DeskRules) -> Decimal:
+def _price(params: Params, listing: Listing, quote: VenueQuote, side: Side, kind: str) -> Decimal:
     """Return the worst price of the order."""
     tick, sign = Decimal(listing.rules.tick_size), 1 if side == "Buy" else -1
-    edge = worst_price(side, listing, quote, rules)
+    edge = worst_price(side, listing, quote)
     if kind == "Limit":
         price = number(params, "price")
         check_tick(price, listing)

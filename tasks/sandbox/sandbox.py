@@ -32,7 +32,6 @@ from tasks.sandbox.faults import Action, FaultPlan, PlannedFaults, Reply
 from tasks.sandbox.hub import STREAM_CATEGORIES, STREAM_PATH, Hub
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.order_endpoints import Trading, body_params
-from tasks.sandbox.order_rules import DeskRules
 from tasks.sandbox.outside import Outside
 from tasks.sandbox.playback import keep_time, play
 from tasks.sandbox.private_stream import PRIVATE_PATH, PRIVATE_TOPICS, PrivatePush
@@ -87,7 +86,7 @@ class Sandbox:
         stream_faults: Fault plan of the stream.
         timer: Monotonic clock of the rate limits, seconds.
         accounts: Trading accounts; without any there are neither endpoints nor a stream of accounts.
-        desk_rules: How orders are handled.
+        ack_to_fill_ms: Real milliseconds from an order's acknowledgement to its matching.
         wall_clock_ms: Clock that the timestamps of signatures are compared with, UTC milliseconds.
 
     Raises:
@@ -108,7 +107,7 @@ class Sandbox:
         stream_faults: StreamPlan | None = None,
         timer: Callable[[], float] = time.monotonic,
         accounts: Sequence[AccountSpec] = (),
-        desk_rules: DeskRules | None = None,
+        ack_to_fill_ms: float = 5.0,
         wall_clock_ms: Callable[[], int] = _wall_clock_ms,
     ) -> None:
         self.listings = {listing.key: listing for listing in listings}
@@ -120,8 +119,7 @@ class Sandbox:
         self._timing = stream or PushTiming()
         door = Door(accounts, wall_clock_ms, timer)
         self.private_stream = PrivatePush(door, self._timing, self.clock.told_ms)
-        rules = desk_rules or DeskRules()
-        self._desk = Desk(self.listings, self.clock, accounts, rules, self.private_stream, self._later)
+        self._desk = Desk(self.listings, self.clock, accounts, ack_to_fill_ms, self.private_stream, self._later)
         self._trading = Trading(self._desk, door, self.clock.told_ms)
         self._hub: Hub | None = None
         self._socket_limits = ClientLimits(lambda: AddressLimit(SOCKET_LIMIT, timer, SOCKET_WINDOW_S))

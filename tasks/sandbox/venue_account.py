@@ -15,6 +15,9 @@ from tasks.sandbox.listing import Fields
 from tasks.sandbox.order_record import COIN, ZERO, VenueExecution, VenueOrder, empty, money, text
 from tasks.sandbox.tape import Side
 
+MAKER_FEE = "0.0002"
+"""Share of the traded notional."""
+
 _MARGIN_MODES = ("REGULAR_MARGIN", "ISOLATED_MARGIN", "PORTFOLIO_MARGIN")
 
 
@@ -32,7 +35,7 @@ class AccountSpec:
         unified_margin_status: 1 classic, 3 to 6 unified.
         hedge: Whether the account starts in hedge mode: it may have positions, but accepts only orders by hand.
         leverage: Of every symbol until it is set.
-        taker_fee, maker_fee: Shares of the traded notional.
+        taker_fee: Share of the traded notional.
         tells_fees: Whether /v5/account/fee-rate answers; it does not for demo accounts.
 
     Raises:
@@ -49,7 +52,6 @@ class AccountSpec:
     hedge: bool = False
     leverage: str = "10"
     taker_fee: str = "0.00055"
-    maker_fee: str = "0.0002"
     tells_fees: bool = True
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class AccountSpec:
             raise ConfigError("an account must have a key and a secret, one is empty")
         if self.margin_mode not in _MARGIN_MODES:
             raise ConfigError(f"margin_mode must be one of {', '.join(_MARGIN_MODES)}, was {self.margin_mode!r}")
-        for name in ("capital", "leverage", "taker_fee", "maker_fee"):
+        for name in ("capital", "leverage", "taker_fee"):
             value = getattr(self, name)
             if not value.replace(".", "", 1).isdecimal():
                 raise ConfigError(f"{name} must be a decimal number in text, was {value!r}")

@@ -11,7 +11,6 @@ import pytest
 
 from storage.schema import Candles, Instrument, Source
 from tasks.sandbox.listing import Listing
-from tasks.sandbox.order_rules import DeskRules
 from tasks.sandbox.sandbox import Sandbox
 from tasks.sandbox.venue_account import AccountSpec
 from tests.sandbox.trader import MARKET, SYMBOL, PrivateClient, RawPrivate, trading_client
@@ -19,7 +18,6 @@ from tests.sandbox.trader import MARKET, SYMBOL, PrivateClient, RawPrivate, trad
 START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z, a funding stamp
 STEP_MS = 300_000
 SPEC = AccountSpec(key="key-of-a-test", secret="secret-of-a-test", leverage="1")  # noqa: S106  # it opens a sandbox alone
-AT_ONCE = DeskRules(ack_to_fill_ms=0)  # an order is over when it is acknowledged
 
 FLAT = (100.0, 100.0, 100.0, 100.0)
 PATH = [FLAT, FLAT, (100.0, 100.5, 94.0, 99.0), (99.0, 105.0, 98.0, 104.0), (104.0, 104.0, 104.0, 104.0)]
@@ -65,7 +63,7 @@ def open_sandbox() -> Iterator[Callable[..., Sandbox]]:
                 "source": Source("sandbox:0123abcd"),
                 "now_ms": START_MS + STEP_MS + 1_000,
                 "accounts": [SPEC],
-                "desk_rules": AT_ONCE,
+                "ack_to_fill_ms": 0,  # an order is over when it is acknowledged
             } | options
             return stack.enter_context(Sandbox([Listing(**listing), *given.pop("more", ())], **given))
 

@@ -12,7 +12,7 @@ import pytest
 from storage.schema import ConfigError, Market
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.venue_account import AccountSpec
-from tests.sandbox.conftest import AT_ONCE, FLAT, SPEC, START_MS, STEP_MS, candles_of
+from tests.sandbox.conftest import FLAT, SPEC, START_MS, STEP_MS, candles_of
 from tests.sandbox.trader import LIMIT_BUY, MARKET_BUY, SYMBOL, only_position, refused
 
 OPEN = Callable[..., Any]
@@ -220,7 +220,7 @@ def test_account_that_can_not_be_is_refused(wrong: dict[str, str], says: str) ->
 
 def test_two_accounts_of_one_key_are_refused(open_sandbox: OPEN) -> None:
     with pytest.raises(ConfigError, match="one key is there twice"):
-        open_sandbox(accounts=[SPEC, SPEC], desk_rules=AT_ONCE)
+        open_sandbox(accounts=[SPEC, SPEC])
 
 
 def test_neither_key_nor_secret_is_in_a_repr() -> None:

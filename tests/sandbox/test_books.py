@@ -16,7 +16,6 @@ from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Listing
-from tasks.sandbox.order_rules import DeskRules
 from tasks.sandbox.outside import Outside
 from tasks.sandbox.venue import Refusal
 from tasks.sandbox.venue_account import VenueAccount
@@ -141,12 +140,12 @@ def check(account: VenueAccount, heard: Heard) -> None:
 @settings(max_examples=150)
 @given(st.lists(STEPS, min_size=10, max_size=40), st.sampled_from([0.0, 5.0]))
 def test_books_balance_after_every_step(steps: list[tuple[Any, ...]], ack_to_fill_ms: float) -> None:
-    clock, heard, rules = VirtualClock(START_MS + 1_000), Heard(), DeskRules(ack_to_fill_ms=ack_to_fill_ms)
+    clock, heard = VirtualClock(START_MS + 1_000), Heard()
 
     def never(delay_s: float, action: Callable[[], object]) -> None:
         """Leave what waits to the next move of the clock."""
 
-    desk = Desk({LISTING.key: LISTING}, clock, [SPEC], rules, heard, never)
+    desk = Desk({LISTING.key: LISTING}, clock, [SPEC], ack_to_fill_ms, heard, never)
     with clock.heard_by(desk.hear):
         for step in steps:
             do(desk, clock, step)

@@ -11,7 +11,6 @@ import requests
 from pybit.exceptions import FailedRequestError, InvalidRequestError
 
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
-from tasks.sandbox.order_rules import DeskRules
 from tests.sandbox.actions import delivery
 from tests.sandbox.conftest import SPEC, STEP_MS
 from tests.sandbox.order_actions import FAULTS, late_request, order_fault
@@ -26,7 +25,7 @@ def meet(open_sandbox: OPEN, open_client: OPEN) -> Callable[..., Any]:
     """Return a starter of a sandbox whose next order meets a fault, with a client."""
 
     def start(name: str, **options: Any) -> tuple[Any, Any]:
-        sandbox = open_sandbox(desk_rules=DeskRules(ack_to_fill_ms=0))
+        sandbox = open_sandbox(ack_to_fill_ms=0)
         sandbox.follow(order_fault(name, SYMBOL, **options))
         return sandbox, open_client(sandbox)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tasks.sandbox.order_rules import DeskRules
 from tests.sandbox.conftest import FLAT, INSTRUMENT, SPEC, START_MS, STEP_MS, candles_of
 from tests.sandbox.trader import LIMIT_BUY, MARKET_BUY, SYMBOL, only_position, order_of, place, refused
 
@@ -174,7 +173,7 @@ def test_reduce_only_order_below_the_minimum_notional_is_taken(desk: Any) -> Non
 
 
 def test_second_of_two_closing_orders_finds_nothing_to_close(open_sandbox: OPEN, open_client: OPEN) -> None:
-    sandbox = open_sandbox(desk_rules=DeskRules(ack_to_fill_ms=3_600_000))
+    sandbox = open_sandbox(ack_to_fill_ms=3_600_000)
     client = open_client(sandbox)
     sandbox.outside(SPEC.key).order(SYMBOL, "Buy", "1")
     for _ in range(2):
@@ -341,7 +340,7 @@ def test_trading_stop_sets_moves_and_takes_away_a_stop(desk: Any) -> None:
 def test_order_waits_for_its_fill_and_meets_the_market_before_the_clock_moves(
     open_sandbox: OPEN, open_client: OPEN
 ) -> None:
-    sandbox = open_sandbox(desk_rules=DeskRules(ack_to_fill_ms=3_600_000))
+    sandbox = open_sandbox(ack_to_fill_ms=3_600_000)
     client = open_client(sandbox)
     order = place(client, **MARKET_BUY)
     assert (order["orderStatus"], order["leavesQty"]) == ("New", "1")
@@ -350,7 +349,7 @@ def test_order_waits_for_its_fill_and_meets_the_market_before_the_clock_moves(
 
 
 def test_acknowledged_order_is_filled_a_little_later(open_sandbox: OPEN, open_client: OPEN, open_stream: OPEN) -> None:
-    sandbox = open_sandbox(desk_rules=DeskRules(ack_to_fill_ms=1))
+    sandbox = open_sandbox(ack_to_fill_ms=1)
     client, stream = open_client(sandbox), open_stream(sandbox)
     order_id = client.place_order(**MARKET_BUY)["result"]["orderId"]
     stream.wait_for_end()
