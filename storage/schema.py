@@ -44,7 +44,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-Category = Literal["linear", "spot", "inverse"]
+Category = Literal["linear", "spot"]
+"""Bybit's inverse markets pay in coin, and the accounting is in quote currency."""
 Interval = Literal["1", "3", "5", "15", "30", "60", "120", "240", "360", "720", "D", "W"]
 """Bybit's codes of bars with a fixed step: minutes, days and weeks; "M", a calendar month, has none."""
 SYMBOL = re.compile(r"[A-Z0-9-]{2,40}")
@@ -58,7 +59,7 @@ _QUERY = re.compile(r"(\w://[^\s?#]*)[?#][^\s'\")]*")
 _SOURCE = re.compile(r"bybit|testnet|demo|sandbox:[0-9a-f]{8}")
 
 CANDLE_COLUMNS = ("open", "high", "low", "close", "volume", "turnover")
-"""Prices in USDT per coin, volume in coins, turnover in USDT (inverse: USD and coins); turnover NaN where unknown."""
+"""Prices in USDT per coin, volume in coins, turnover in USDT, NaN where unknown."""
 
 FEATURES = (
     "return_1",
@@ -269,7 +270,7 @@ class Market:
 
     Attributes:
         symbol: Bybit's symbol, upper case, such as BTCUSDT.
-        category: linear (perpetuals margined in USDT or USDC), spot or inverse.
+        category: linear (perpetuals margined in USDT or USDC) or spot.
         interval: Bybit's interval code: 1 3 5 15 30 60 120 240 360 720 (minutes), D or W.
     """
 
@@ -282,8 +283,8 @@ class Market:
             raise ConfigError(
                 f"symbol must be upper-case letters, digits and dashes such as BTCUSDT, was {self.symbol[:60]!r}"
             )
-        if self.category not in ("linear", "spot", "inverse"):
-            raise ConfigError(f"category must be linear, spot or inverse, was {self.category!r}")
+        if self.category not in ("linear", "spot"):
+            raise ConfigError(f"category must be linear or spot, which pay in quote currency, was {self.category!r}")
         if self.interval not in INTERVAL_MS:
             raise ConfigError(f"interval must be one of {' '.join(INTERVAL_MS)}, was {self.interval!r}")
 

@@ -60,7 +60,7 @@ class Stream:
     """A stream, open for as long as the `with` block lasts.
 
     Args:
-        channel: linear, spot, inverse or private.
+        channel: linear, spot or private.
         groups: Topics; each group is subscribed by a request of its own, so that a refusal affects this group alone.
         exchange: One of Bybit's hosts, or the sandbox.
         url: Address of the sandbox's stream, as ws://127.0.0.1:<port>; None for Bybit.

@@ -89,7 +89,7 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
     """One connection through pybit; the constructor connects.
 
     Args:
-        channel: linear, spot, inverse or private.
+        channel: linear, spot or private.
         url: Address of the sandbox's stream, as ws://127.0.0.1:<port>; None for Bybit.
         exchange: One of Bybit's hosts, or the sandbox.
         key: API key of the account, for a private stream; None for a public one.

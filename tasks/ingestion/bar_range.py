@@ -100,16 +100,6 @@ def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: 
     return Window(first_ms=first_ms, last_ms=last_ms)
 
 
-def refuse_inverse(market: Market) -> None:
-    """Refuse an inverse market: the accounting does not support profits in coins.
-
-    Raises:
-        ConfigError: The market is inverse.
-    """
-    if market.category == "inverse":
-        raise ConfigError(f"{market} pays in coin, and the accounting is in quote currency; use linear or spot")
-
-
 def refuse_end_of_market(market: Market, span: Window, instrument: Instrument, newest_ms: int | None) -> None:
     """Refuse a range that ends after the last candle of a market that no longer trades.
 

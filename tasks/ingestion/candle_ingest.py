@@ -14,7 +14,7 @@ from storage.recent import RECENT_BARS, write_recent
 from storage.schema import Candles, Market, Source, Window, utc_text
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import FetchedWindow
-from tasks.ingestion.bar_range import BarRange, closed_span, refuse_end_of_market, refuse_inverse
+from tasks.ingestion.bar_range import BarRange, closed_span, refuse_end_of_market
 from tasks.ingestion.quality import QualityConfig, refuse_bad_data
 
 
@@ -83,14 +83,13 @@ def ingest(
         on_progress: Called with the share of the bars fetched so far, 0 to 1, and a text.
 
     Raises:
-        ConfigError: The market is inverse; or the range starts before the listing, ends after the last candle of a
-            market that no longer trades, or contains no closed bar.
+        ConfigError: The range starts before the listing, ends after the last candle of a market that no longer trades,
+            or contains no closed bar.
         QuarantineError: Too many bars of the range are missing because their rows were rejected; valid candles are
             stored.
         CandleGapError: Too many bars are missing for any reason; valid candles are stored.
     """
     began, source = time.monotonic(), gateway.source
-    refuse_inverse(market)
     now_ms = gateway.server_time_ms()
     instrument = gateway.instrument(market)
     span = closed_span(market, bars, instrument, now_ms)

@@ -9,7 +9,7 @@ from storage.candles import CandleStore
 from storage.contracts import validate_features
 from storage.schema import Candles, DatasetError, DatasetRef, Market, Source, Window, content_hash
 from storage.snapshots import Dataset, write_dataset
-from tasks.ingestion.bar_range import BarRange, refuse_inverse
+from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig, refuse_bad_data
 from tasks.market import features
 from tasks.market.features import Features
@@ -36,12 +36,10 @@ def make_dataset(
         quality: Limits beyond which the candles are refused.
 
     Raises:
-        ConfigError: The market is inverse.
         DatasetError: The store has no such candles, or too few to warm up the features.
         QuarantineError: Too many bars of the range are missing because their rows were rejected.
         CandleGapError: Too many bars are missing for any reason.
     """
-    refuse_inverse(market)
     candles = _stored(store, source, market, bars)
     if len(candles) <= features.WARM_UP:
         raise DatasetError(

@@ -19,7 +19,7 @@ from tasks.sandbox.sockets import Connection, PushTiming
 from tasks.sandbox.stream_faults import FollowedPlan, Message
 
 STREAM_PATH = "/v5/public/"
-STREAM_CATEGORIES = ("linear", "spot", "inverse")
+STREAM_CATEGORIES = ("linear", "spot")
 
 
 @dataclass(frozen=True)

@@ -212,12 +212,12 @@ def _describe(instrument: Instrument) -> Result:
         "maxMktOrderQty": instrument.max_market_qty,
     }
     return described | {
-        "contractType": "LinearPerpetual" if instrument.category == "linear" else "InversePerpetual",
+        "contractType": "LinearPerpetual",
         "launchTime": str(instrument.launch_ms),
         "fundingInterval": instrument.funding_interval_min,
         "deliveryTime": "0",
         "leverageFilter": {"minLeverage": "1", "maxLeverage": MAX_LEVERAGE, "leverageStep": "0.01"},
-        "settleCoin": quote if instrument.category == "linear" else instrument.symbol.removesuffix(quote),
+        "settleCoin": quote,
         "lotSizeFilter": lot,
     }
 

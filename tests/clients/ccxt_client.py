@@ -20,7 +20,8 @@ WAIT_S = 60.0  # for what comes in milliseconds; only a failure waits so long
 def ccxt_options(sandbox: Sandbox) -> dict[str, Any]:
     """Return the options that point all of ccxt, or of whatever is built on it, at a sandbox: it asks nobody else."""
     hosts = dict.fromkeys(("spot", "futures", "v2", "public", "private"), sandbox.url)
-    public = {category: f"{sandbox.stream_url}{STREAM_PATH}{category}" for category in (*STREAM_CATEGORIES, "option")}
+    categories = (*STREAM_CATEGORIES, "inverse", "option")
+    public = {category: f"{sandbox.stream_url}{STREAM_PATH}{category}" for category in categories}
     private = f"{sandbox.stream_url}/v5/private"
     accounts = dict.fromkeys(("contract", "usdc", "trade"), private)
     accounts |= {"spot": dict.fromkeys(("unified", "nonUnified"), private)}

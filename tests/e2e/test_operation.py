@@ -66,7 +66,7 @@ def test_form_shows_what_each_field_means_and_takes(system):
     schema = system.api("/deployments/name/retrain/retrain-sandbox")["parameter_openapi_schema"]
     folds = schema["definitions"]["FoldConfig"]["properties"]["folds"]
     assert (folds["description"], folds["minimum"], folds["default"]) == ("Number of test blocks.", 1, 4)
-    assert schema["definitions"]["Market"]["properties"]["category"]["enum"] == ["linear", "spot", "inverse"]
+    assert schema["definitions"]["Market"]["properties"]["category"]["enum"] == ["linear", "spot"]
 
 
 def test_value_out_of_bounds_is_refused_with_its_reason_when_a_run_is_asked_for(system):

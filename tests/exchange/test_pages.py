@@ -258,9 +258,10 @@ def test_documented_page_is_read_without_doubt() -> None:
     if not folder:
         pytest.skip("needs the documented answers: DSC_TEST_DATA is not set")
     body = json.loads((Path(folder) / "bybit_v5" / "market__kline__0.json").read_text())
-    market = Market(symbol="BTCUSD", category="inverse", interval="60")
+    market = Market(symbol="BTCUSD", interval="60")
     window = Window(first_ms=1_670_601_600_000, last_ms=1_670_608_800_000)
-    page = read_page(Answer(result=body["result"], time_ms=body["time"]), market, window, body["time"])
+    answer = Answer(result=body["result"] | {"category": "linear"}, time_ms=body["time"])
+    page = read_page(answer, market, window, body["time"])
     assert page.candles.close.tolist() == [17071.5, 17071, 17055.5]
     assert page.candles.turnover[0] == 0.37288112
     assert not page.is_doubtful

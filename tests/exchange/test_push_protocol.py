@@ -38,7 +38,7 @@ def refused(message: str, op: str = "subscribe") -> dict[str, Any]:
     return {"success": False, "ret_msg": message, "conn_id": "sandbox-1", "req_id": "", "op": op}
 
 
-@pytest.mark.parametrize(("category", "message"), [("linear", ""), ("inverse", ""), ("spot", "subscribe")])
+@pytest.mark.parametrize(("category", "message"), [("linear", ""), ("spot", "subscribe")])
 def test_subscription_is_answered_before_its_first_message(opened: OPENER, category: str, message: str):
     _, client = opened(category)
     answer = client.subscribe(KLINE)

@@ -77,8 +77,7 @@ def test_limit_below_0_is_no_rule(name: str, found: str) -> None:
 
 def test_rules_without_a_least_notional_have_none() -> None:
     lots = {"qtyStep": "1", "minOrderQty": "1"}
-    market = Market(symbol="BTCUSDT", category="inverse")
-    assert read_instrument(answer(LINEAR | {"lotSizeFilter": lots}), market).min_notional == "0"
+    assert read_instrument(answer(LINEAR | {"lotSizeFilter": lots}), Market(symbol="BTCUSDT")).min_notional == "0"
 
 
 def test_empty_list_of_instruments_has_no_rules() -> None:

@@ -276,11 +276,11 @@ NO_TICKER = {
     ("page", "method", "category", "left_out"),
     [
         ("market__time__0", "get_server_time", None, set()),
-        ("market__kline__0", "get_kline", "inverse", set()),
+        ("market__kline__0", "get_kline", "linear", set()),
         ("market__mark-kline__0", "get_mark_price_kline", "linear", set()),
         ("market__history-fund-rate__0", "get_funding_rate_history", "linear", set()),
         ("market__instrument__2", "get_instruments_info", "spot", NO_SPOT_RULE),
-        ("market__tickers__0", "get_tickers", "inverse", NO_TICKER),
+        ("market__tickers__0", "get_tickers", "linear", NO_TICKER),
         ("market__tickers__2", "get_tickers", "spot", set()),
     ],
 )

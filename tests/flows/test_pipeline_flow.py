@@ -411,7 +411,7 @@ def test_killed_ingest_ends_with_the_same_table_when_it_is_started_again(job, pr
     assert table_hash(store, EXCHANGE.source, MARKET) == expected
 
 
-def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, small_jobs, home):
+def test_spot_is_never_shorted(prefect_api, small_jobs, home):
     bars = BarRange(start=datetime(2025, 1, 1, tzinfo=UTC))
     small = replace(RECIPE, baselines=FEW_BASELINES)
     verdict = pipeline(market=replace(MARKET, category="spot"), exchange=EXCHANGE, bars=bars, recipe=small)
@@ -420,8 +420,6 @@ def test_spot_is_never_shorted_and_inverse_is_refused(prefect_api, small_jobs, h
     assert [check.found for check in verdict.checks if check.name == "funding known"] == ["none due: spot"]
     with pytest.raises(ConfigError, match="when SPOTUSDT spot began; give its first day as start"):
         ingest(market=Market(symbol="SPOTUSDT", category="spot"), exchange=EXCHANGE)
-    with pytest.raises(ConfigError, match="pays in coin, and the accounting is in quote currency"):
-        pipeline(market=replace(MARKET, category="inverse"), exchange=EXCHANGE, recipe=RECIPE)
 
 
 @pytest.mark.promise(2)

@@ -78,7 +78,8 @@ def test_content_hash_differs_when_the_same_bytes_are_split_elsewhere():
     [
         ("symbol", "btcusdt", r"symbol must be upper-case letters, digits and dashes such as BTCUSDT, was 'btcusdt'"),
         ("symbol", "../BTC", r"symbol must be .* was '\.\./BTC'"),
-        ("category", "option", r"category must be linear, spot or inverse, was 'option'"),
+        ("category", "option", r"category must be linear or spot, which pay in quote currency, was 'option'"),
+        ("category", "inverse", r"category must be linear or spot, which pay in quote currency, was 'inverse'"),
         ("interval", "7", r"interval must be one of 1 3 5 15 30 60 120 240 360 720 D W, was '7'"),
         ("interval", "M", r"interval must be one of .* D W, was 'M'"),
     ],

@@ -44,7 +44,7 @@ def test_second_seed_is_another_of_every_member_and_nothing_else():
 
 
 @pytest.mark.parametrize("rule", ["value", "argmax"])
-@pytest.mark.parametrize(("category", "lowest"), [("linear", -1), ("inverse", -1), ("spot", 0)])
+@pytest.mark.parametrize(("category", "lowest"), [("linear", -1), ("spot", 0)])
 def test_decision_of_a_recipe_sells_short_except_on_spot(rule, category, lowest):
     recipe = Recipe(decision=DecisionConfig(rule=rule))
     params = decision_params(recipe, Market(category=category), np.array([-1.0, 0.0, 1.0]))
@@ -90,7 +90,6 @@ OWN = Costs(commission=0.0002)
     ("recipe", "market", "is_made_up", "fees", "commission"),
     [
         (Recipe(), LINEAR, False, "bybit-linear", 0.00055),  # of an exchange, and of what it recorded
-        (Recipe(), replace(LINEAR, category="inverse"), False, "bybit-linear", 0.00055),
         (Recipe(), SPOT, False, "bybit-spot", 0.001),
         (Recipe(), LINEAR, True, "source", 0.001),  # no venue
         (Recipe(preset="source"), LINEAR, False, "source", 0.001),
