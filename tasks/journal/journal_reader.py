@@ -76,7 +76,7 @@ class JournalReader:
     @_read
     def facts(self) -> dict[str, Any]:
         """Return the session's settings, and its summary if it has ended."""
-        return read_facts(self._db)
+        return {name: json.loads(value) for name, value in self._db.execute("SELECT name, value FROM facts")}
 
     @_read
     def markets(self) -> list[str]:
@@ -236,11 +236,6 @@ class JournalReader:
 def seal_of(execution: tuple[Any, ...]) -> str:
     """Return the digest of a row of executions without its last column, `booked_ms`."""
     return hashlib.sha256(json.dumps(execution).encode()).hexdigest()[:16]
-
-
-def read_facts(db: sqlite3.Connection) -> dict[str, Any]:
-    """Return the facts of an open journal."""
-    return {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
 
 
 def _number(value: float | None) -> float:

@@ -168,7 +168,8 @@ class Desk:
             check_stop(stop_loss, listing, self.market.quote(listing), long=position.size > 0)
             said = self.market.place_stop(account, position, stop_loss, trigger_by)
         else:
-            said = self._drop_stop(account, listing)
+            stop = position.stop
+            said = self.market.end(account, stop, status="Deactivated", cancel_type="CancelByUser") if stop else []
         self.tell(account, [*said, self.market.position_said(account, position)])
 
     def deleverage(self, account: VenueAccount, listing: Listing, qty: Decimal) -> None:
@@ -212,10 +213,6 @@ class Desk:
             flat = [self.market.position_row(account, other) for other in others]
             rows += [row | {"positionIdx": 3 - held["positionIdx"]} for row, held in zip(flat, rows, strict=True)]
         return rows
-
-    def _drop_stop(self, account: VenueAccount, listing: Listing) -> Said:
-        stop = account.position(listing.market.symbol).stop
-        return self.market.end(account, stop, status="Deactivated", cancel_type="CancelByUser") if stop else []
 
     def _enter(self, order_id: str) -> None:
         """Match a waiting order, unless that has happened already."""

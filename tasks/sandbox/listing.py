@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -168,10 +167,6 @@ class Listing:
         seeded = random.Random(self.replay.first_ms)
         steps = [max(round(usual * seeded.lognormvariate(0.0, 0.5) / step), 1) for _ in range(_SIZES)]
         return [decimal_text(round(number * step, 8)) for number in steps]
-
-    def trade_id(self, tick: TapeTick) -> str:
-        """Return the id of a trade."""
-        return str(uuid.UUID(int=(self.replay.first_ms << 64) + tick.ordinal))
 
 
 def default_instrument(market: Market, launch_ms: int, candles: Candles) -> Instrument:

@@ -13,6 +13,7 @@ https://bybit-exchange.github.io/docs/v5/websocket/public/kline and the pages ne
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -138,7 +139,7 @@ def _trade(topic: Topic, tick: TapeTick) -> Message:
         "v": decimal_text(tick.size),
         "p": decimal_text(tick.price),
         "L": "PlusTick" if tick.side == "Buy" else "MinusTick",
-        "i": topic.listing.trade_id(tick),
+        "i": str(uuid.UUID(int=(topic.listing.replay.first_ms << 64) + tick.ordinal)),
         "BT": False,
         "RPI": False,
         "seq": tick.ordinal + 1,
