@@ -182,16 +182,8 @@ class Trading:
         return {"list": [row]}
 
     def _info(self, account: VenueAccount, params: Params) -> Result:
-        return {
-            "unifiedMarginStatus": account.spec.unified_margin_status,
-            "marginMode": account.spec.margin_mode,
-            "isMasterTrader": False,
-            "spotHedgingStatus": "OFF",
-            "dcpStatus": "OFF",
-            "timeWindow": 10,
-            "smpGroup": 0,
-            "updatedTime": str(self._told_ms()),
-        }
+        spec = account.spec
+        return {"unifiedMarginStatus": spec.unified_margin_status, "marginMode": spec.margin_mode}
 
     def _fee_rate(self, account: VenueAccount, params: Params) -> Result:
         if not account.spec.tells_fees:
@@ -206,26 +198,16 @@ class Trading:
         spec = account.spec
         withdraw = ["Withdraw"] if spec.may_withdraw else []
         return {
-            "id": "1",
-            "note": "sandbox",
             "apiKey": spec.key,
-            "readOnly": 0 if spec.may_trade else 1,
             "secret": "",
+            "readOnly": 0 if spec.may_trade else 1,
             "permissions": {
                 "ContractTrade": ["Order", "Position"] if spec.may_trade else [],
-                "Spot": [],
                 "Wallet": ["AccountTransfer", *withdraw],
-                "Options": [],
-                "Derivatives": ["DerivativesTrade"] if spec.may_trade else [],
-                "Exchange": [],
             },
-            "ips": ["*"],
-            "type": 1,
-            "deadlineDay": 90,
             "unified": 0,
             "uta": 1 if spec.unified_margin_status > 1 else 0,
-            "userID": account.spec.user_id,
-            "isMaster": False,
+            "userID": spec.user_id,
         }
 
     def _some(self, orders: Iterable[VenueOrder], params: Params, *, needs_market: bool = True) -> list[VenueOrder]:
