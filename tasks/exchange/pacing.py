@@ -15,15 +15,32 @@ Sleep = Callable[[float], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetryPolicy(Checked):
+class BackOff(Checked):
+    """How long to wait after failures in a row.
+
+    Attributes:
+        first_wait_s: Wait after the first failure; each further wait is twice as long.
+        max_wait_s: Longest such wait.
+        jitter: Each wait is lengthened at random by up to this share, so that threads do not retry at the same moment.
+    """
+
+    first_wait_s: NonNegativeFloat = 0.5
+    max_wait_s: NonNegativeFloat = 8.0
+    jitter: NonNegativeFloat = 0.25
+
+    def back_off_s(self, failures: int) -> float:
+        """Return the wait after `failures` failures in a row, seconds."""
+        wait = min(self.first_wait_s * 2.0 ** (failures - 1), self.max_wait_s)
+        return wait * (1 + self.jitter * random.random())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy(BackOff):
     """How often and for how long one request is repeated.
 
     Attributes:
         attempts: Most attempts of one request, not counting those that meet a ban.
         budget_s: Longest time from the first attempt to the last, seconds, not counting bans.
-        first_wait_s: Wait after the first failure; each further wait is twice as long.
-        max_wait_s: Longest such wait.
-        jitter: Each wait is lengthened at random by up to this share, so that threads do not retry at the same moment.
         max_reset_wait_s: Longest wait for the reset time of a rate limit that Bybit sends: its clock may be wrong.
         ban_wait_s: Wait of all threads after HTTP 403; Bybit requires 10 minutes.
         bans: Bans that one request waits out before it fails.
@@ -31,17 +48,9 @@ class RetryPolicy(Checked):
 
     attempts: PositiveInt = 6
     budget_s: NonNegativeFloat = 60.0
-    first_wait_s: NonNegativeFloat = 0.5
-    max_wait_s: NonNegativeFloat = 8.0
-    jitter: NonNegativeFloat = 0.25
     max_reset_wait_s: NonNegativeFloat = 5.0
     ban_wait_s: NonNegativeFloat = BAN_S
     bans: NonNegativeInt = 1
-
-    def back_off_s(self, failures: int) -> float:
-        """Return the wait after `failures` failures in a row, seconds."""
-        wait = min(self.first_wait_s * 2.0 ** (failures - 1), self.max_wait_s)
-        return wait * (1 + self.jitter * random.random())
 
 
 class Pace:

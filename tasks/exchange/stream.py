@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import websocket
@@ -19,7 +20,6 @@ from storage.api_keys import ApiKey
 from storage.foreign import parse_json
 from storage.schema import ConfigError, Market, one_line
 from tasks.exchange.bans import Ban
-from tasks.exchange.pacing import RetryPolicy
 from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, decode_private
 from tasks.exchange.stream_events import Decoder, Reconnected, SubscriptionRefused, topics_of
 from tasks.exchange.stream_socket import StreamSocket, StreamTiming
@@ -92,22 +92,20 @@ class Stream:
         self.events: queue.Queue[Any] = events or queue.Queue(QUEUE_EVENTS)
         self.counts = StreamCounts()
         self._groups = list(groups)
-        self._exchange = exchange
-        self._key = key
         self._silence_s = timing.silence_s
-        self._url = url
         self._timing = timing
         self._patient = patient
         self._ban = ban or Ban()
-        self._back_off = RetryPolicy(
-            first_wait_s=timing.first_wait_s, max_wait_s=timing.max_wait_s, jitter=timing.jitter
-        )
         self._on_note = on_note
         self._asked: dict[str, tuple[str, ...]] = {}
         self._decode = self._decoder()
         self._data_s = 0.0  # time of the last message that shows that the feed is alive
         self._connection: StreamSocket | None = None
         self._closing = threading.Event()
+        self._connect = partial(
+            StreamSocket, channel, url, exchange=exchange, key=key, timing=timing, on_text=self._receive,
+            stop=self._closing,
+        )  # fmt: skip
         self._supervisor = threading.Thread(target=self._supervise, name="stream", daemon=True)
 
     @property
@@ -146,22 +144,13 @@ class Stream:
             if self._closing.is_set():
                 break
             fruitless = 1 if self._data_s > opened_s else fruitless + 1
-            wait_s = self._back_off.back_off_s(fruitless)
+            wait_s = self._timing.back_off_s(fruitless)
             self._on_note(f"stream {self.channel} lost ({reason}), connecting again in {wait_s:.1f} s")
             self._closing.wait(wait_s)
 
     def _connect_and_watch(self) -> str:
         """Make one connection, watch it until it is dead, and return the reason."""
-        connection = StreamSocket(
-            self.channel,
-            self._url,
-            exchange=self._exchange,
-            key=self._key,
-            timing=self._timing,
-            on_text=self._receive,
-            stop=self._closing,
-        )
-        self._connection = connection
+        self._connection = connection = self._connect()
         try:
             self.counts.connections += 1
             self._decode = self._decoder()

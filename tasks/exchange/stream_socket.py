@@ -22,8 +22,9 @@ from pybit.unified_trading import WebSocket
 from websocket._abnf import continuous_frame, frame_buffer
 
 from storage.api_keys import ApiKey
-from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
+from storage.bounds import PositiveFloat
 from storage.schema import ConfigError, one_line
+from tasks.exchange.pacing import BackOff
 from tasks.exchange.transport import CLIENT_NAME, Exchange
 
 MOST_MESSAGE = 4_000_000
@@ -34,14 +35,11 @@ _JOIN_S = 15.0  # longer than any time-out of a socket
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamTiming(Checked):
-    """When a connection counts as dead, and how soon the next one is made.
+class StreamTiming(BackOff):
+    """When a connection counts as dead, and how soon the next one is made. Bybit allows 500 in 5 minutes.
 
     Attributes:
         silence_s: Longest time without a message of a topic, even if pongs come; `orderbook.1` repeats every 3 s.
-        first_wait_s: Wait before the first reconnection; each further wait is twice as long until data comes.
-        max_wait_s: Longest such wait. Bybit allows 500 connections in 5 minutes.
-        jitter: Each wait is lengthened at random by up to this share.
         connect_s: Longest wait for a connection, for its handshake and for the rest of a message.
         ping_interval_s: Time between two pings; Bybit recommends 20.
         ping_timeout_s: Longest wait for a pong, < `ping_interval_s`.
@@ -50,7 +48,6 @@ class StreamTiming(Checked):
     silence_s: PositiveFloat = 10.0
     first_wait_s: PositiveFloat = 1.0
     max_wait_s: PositiveFloat = 60.0
-    jitter: NonNegativeFloat = 0.25
     connect_s: PositiveFloat = 10.0
     ping_interval_s: PositiveFloat = 20.0
     ping_timeout_s: PositiveFloat = 10.0

@@ -261,7 +261,7 @@ def _start_column(column: pa.ChunkedArray, path: Path) -> tuple[IntArray, tuple[
 
 
 def _moments(column: pa.ChunkedArray, path: Path) -> tuple[IntArray, tuple[str, ...]]:
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if _is_text(column):
         column = _dates(column, path)
     if (
         pa.types.is_floating(column.type)
@@ -308,11 +308,8 @@ def _dates(column: pa.ChunkedArray, path: Path) -> pa.ChunkedArray:
     for kind in (pa.int64(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
         with suppress(pa.ArrowException, ValueError):
             return pc.cast(column, kind)
-    text = column.to_pylist()
-    first = next((row for row, one in enumerate(text) if not _is_number(one)), 0)
     raise CandleError(
-        f"start_ms must be a number or a date such as 2025-01-31T23:55:00Z, in {path.name} row {first} has "
-        f"{one_line(text[first], 40)!r}"
+        f"start_ms must be a number or a date such as 2025-01-31T23:55:00Z, in {path.name} {_first_text(column)}"
     )
 
 
@@ -323,22 +320,23 @@ def _floats(column: pa.ChunkedArray, name: str, path: Path) -> FloatArray:
     try:
         values: FloatArray = pc.cast(column, pa.float64(), safe=False).to_numpy()
     except (pa.ArrowException, ValueError) as err:
-        found = f"it is {one_line(column.type, 40)}"
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            row, text = next(
-                ((row, text) for row, text in enumerate(column.to_pylist()) if not _is_number(text)), (0, "")
-            )
-            found = f"row {row} has {one_line(text, 40)!r}"
+        found = _first_text(column) if _is_text(column) else f"it is {one_line(column.type, 40)}"
         raise CandleError(f"{name} must hold numbers, in {path.name} {found}") from err
     return values
 
 
-def _is_number(value: object) -> bool:
-    try:
-        float(str(value))
-    except ValueError:
-        return False
-    return True
+def _is_text(column: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def _first_text(column: pa.ChunkedArray) -> str:
+    """Return the first row of a column that is no number, in words."""
+    for row, text in enumerate(column.to_pylist()):
+        try:
+            float(str(text))
+        except ValueError:
+            return f"row {row} has {one_line(text, 40)!r}"
+    return f"row 0 has {one_line(column[0], 40)!r}"
 
 
 def _number_column(column: pa.ChunkedArray, name: str, path: Path) -> FloatArray:
