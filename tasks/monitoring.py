@@ -20,7 +20,7 @@ from storage.settings import Settings
 from storage.whole_file import replace_file
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.health import MarketHealth, MonitorConfig, changes, health
-from tasks.live.paper_record import paper_records
+from tasks.reporting.paper_record import paper_records
 from tasks.runs.alerts import raise_alert
 from tasks.runs.page import put_table
 

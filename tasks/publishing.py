@@ -23,12 +23,12 @@ from tasks.champion.version_hash import version_code, version_hash
 from tasks.champion.vol_verdict import judge_vol_forecast
 from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.quality import StoredQuality
-from tasks.live.paper_record import paper_records
 from tasks.network.export import onnx_graphs
 from tasks.network.folding import load_weights
 from tasks.reporting.content import library_versions, report_data, side_by_side
 from tasks.reporting.panel import read_panel
 from tasks.reporting.panel_page import panel_line, panel_table, render_panel
+from tasks.reporting.paper_record import paper_records
 from tasks.reporting.summary import Verdict, summarise, verdict_of
 from tasks.runs import cost
 from tasks.runs.alerts import raise_alert

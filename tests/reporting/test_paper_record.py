@@ -16,7 +16,7 @@ from tasks.execution.paper import Fill, Ledger, Opened, Quote
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import BarOpen, Decision
-from tasks.live.paper_record import PaperRecord, paper_records
+from tasks.reporting.paper_record import PaperRecord, paper_records
 
 MARKET = Market(interval="240", symbol="BTC-27MAR26")
 BYBIT = Source("bybit")

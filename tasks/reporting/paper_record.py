@@ -78,14 +78,7 @@ class PaperRecord:
 
 
 def paper_records(home: Path, source: Source, market: Market, most: int = 1) -> list[PaperRecord]:
-    """Return the newest paper sessions of a market, the newest first; a journal that can't be read is left out.
-
-    Args:
-        home: Where sessions are journalled.
-        source: Where candles come from.
-        market: The market.
-        most: How many, at most.
-    """
+    """Return the newest paper sessions of a market, newest first; a journal that can't be read is left out."""
     found: list[PaperRecord] = []
     paths = sorted((home / "sessions").glob("*.sqlite"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in paths:
