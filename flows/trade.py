@@ -13,6 +13,7 @@ from prefect import flow
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import Folded, form
 from flows.entry.symbols import Symbols
+from flows.pipeline import pipeline
 from storage.schema import Market
 from storage.settings import pasteable
 from tasks.exchange.connection import ExchangeConfig
@@ -69,8 +70,6 @@ def trade(
     if version == "newest":
         for one in markets:
             if lacks_a_version(exchange, one):
-                from flows.pipeline import pipeline  # with torch: only training needs it
-
                 stage("train")
                 pipeline(market=one, exchange=exchange)
     stage("session")

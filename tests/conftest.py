@@ -20,12 +20,9 @@ settings.load_profile("unhurried")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[object]:
-    """Collect in one worker before the others: in a fresh environment it compiles its imports, half a minute."""
+    """Collect in one worker at a time: in a fresh environment it compiles its imports, half a minute, the next none."""
     with (session.config.rootpath / "pyproject.toml").open() as turn:
-        try:
-            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # the first one collects
-            fcntl.flock(turn, fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_EX)
         return (yield)
 
 

@@ -159,12 +159,7 @@ class Account:
             self.rules = session_rules(model.recipe, self.instrument)
 
     def resume(self, last: BarOpen | None, pending: Decision | None) -> None:
-        """Go on from what the journal says; another version's decision that found no open is not traded any more.
-
-        Args:
-            last: The newest row of the ledger; None for none.
-            pending: The newest decision; None for none.
-        """
+        """Go on from what the journal says; another version's decision that found no open is not traded any more."""
         if last is not None:
             self.ledger, self.opened_ms = last.opened.ledger, last.start_ms
         self.pending, self.unfilled = pending, Cause.RESTART
@@ -271,12 +266,7 @@ class Account:
         return self._open(start_ms, self.ledger.side, self.unfilled if undone else "", Quote(price), rate, math.nan)
 
     def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
-        """Close what is held, because the session ends, and book it amid a bar.
-
-        Args:
-            at_ms: The row's time, UTC milliseconds.
-            quote: What the market last offered.
-        """
+        """Close what is held, because the session ends, and book it amid a bar, at `at_ms` (UTC milliseconds)."""
         return self._open(at_ms, 0, Cause.STOP, quote, 0.0, math.nan)
 
     def _open(self, start_ms: int, wanted: int, cause: str, quote: Quote, rate: float, late_ms: float) -> BarOpen:
@@ -287,11 +277,7 @@ class Account:
     # --- what orders lead to; on paper nothing ------------------------------------------------------------------------
 
     def only_closes(self, is_late: bool) -> bool:
-        """Return whether any price will do, for nothing is opened at it; on paper none that nobody has seen.
-
-        Args:
-            is_late: Whether it is too late to open anything.
-        """
+        """Return whether any price will do, for nothing is opened at it; on paper none that nobody has seen."""
         return False
 
     def on_account_event(self, event: OrderNews | ExecutionNews) -> None:
@@ -321,8 +307,7 @@ class Account:
     def wind_down(self, is_due: bool) -> bool:
         """Go on with what a halted market still holds; return whether there is more to do. On paper there is not.
 
-        Args:
-            is_due: Whether it has waited long enough behind its stop.
+        It is closed when that `is_due`: it has waited long enough behind its stop.
         """
         return False
 
@@ -354,23 +339,12 @@ class Account:
 
 
 def nothing_new(position: int, target: int) -> int:
-    """Return what may be wanted where nothing new may be held: what is held, or flat where the target is elsewhere.
-
-    Args:
-        position: Side that is held: -1, 0 or 1.
-        target: Side that the rule chooses.
-    """
+    """Return the side that may be wanted where nothing new may be held: the one that is held, or flat."""
     return position if position == target else 0
 
 
 def held_back(cause: str, position: int, target: int) -> int:
-    """Return what is wanted where a cause forbids the target: flat, nothing new, or what is held.
-
-    Args:
-        cause: A `Cause` of a decision.
-        position: Side that is held: -1, 0 or 1.
-        target: Side that the rule chooses.
-    """
+    """Return the side that is wanted where a cause forbids the target: flat, nothing new, or what is held."""
     if cause == Cause.HALTED:
         return 0
     return nothing_new(position, target) if cause in (Cause.CLOCK, Cause.CHAMPION, Cause.STREAM) else position

@@ -15,7 +15,7 @@ from tasks.live.halts import Halts
 
 ONE = Decimal(1)
 
-PROTECTION = Protection(slippage_percent=Decimal(2))
+_PROTECTION = Protection(slippage_percent=Decimal(2))  # how far from the best price what closes may fill
 WITHIN_S = 5.0
 
 _BEAT_S = 0.25
@@ -30,15 +30,7 @@ def latch_all(
     why: str,
     on_note: Callable[[str], object] = lambda line: None,
 ) -> list[str]:
-    """Latch markets, before anything is asked of the exchange; return which could not be, one line each.
-
-    Args:
-        halts: Of the home.
-        environment: Of the account.
-        markets: Which; the interval does not matter.
-        why: One line.
-        on_note: Is told what was latched, one line each.
-    """
+    """Latch markets, before anything is asked of the exchange; return which could not be, one line each."""
     unlatched = []
     for market in markets:
         try:
@@ -55,7 +47,6 @@ def close_all(
     markets: Sequence[Market],
     *,
     within_s: float = WITHIN_S,
-    protection: Protection = PROTECTION,
     on_note: Callable[[str], object] = lambda line: None,
 ) -> list[str]:
     """Cancel the orders of markets and close their positions; return what is still open, one line each.
@@ -68,12 +59,9 @@ def close_all(
         trading: The account.
         markets: Which; the interval does not matter.
         within_s: How long a market is tried beyond the time in which an order that was under way may still be taken.
-        protection: How far from the best price a closing order may fill.
         on_note: Is told what was done, one line each.
     """
-    closings = [
-        Closing(trading, market, on_note=on_note, protection=protection, within_s=within_s) for market in markets
-    ]
+    closings = [Closing(trading, market, on_note=on_note, within_s=within_s) for market in markets]
     bans = 0
     while undone := [one for one in closings if not one.is_done]:
         try:
@@ -99,7 +87,6 @@ class Closing:
         trading: The account.
         market: Which.
         on_note: Is told what was done, one line each.
-        protection: How far from the best price a closing order may fill.
         within_s: How long it is tried beyond the time in which an order that was under way may still be taken.
 
     Attributes:
@@ -113,11 +100,10 @@ class Closing:
         market: Market,
         *,
         on_note: Callable[[str], object],
-        protection: Protection = PROTECTION,
         within_s: float = WITHIN_S,
     ) -> None:
         self.market, self.is_done, self.still_open = market, False, ""
-        self._trading, self._on_note, self._protection = trading, on_note, protection
+        self._trading, self._on_note = trading, on_note
         self._within_s, self._watch_s = within_s, trading.recv_window_ms / 1e3 + _SPARE_S
         self._began_s = monotonic()
         self._until_s = self._began_s + self._watch_s + within_s
@@ -153,7 +139,7 @@ class Closing:
             self._is_flat = False
             order = Order(link_id=f"{HALT_ID}{time.time_ns()}-{self._orders}", leg=leg)
             self._orders += 1
-            answer = self._trading.place(self.market, order, self._protection)
+            answer = self._trading.place(self.market, order, _PROTECTION)
             return f"holds {size}" + (
                 f", and closing it was refused ({answer.why})" if isinstance(answer, Refused) else ""
             )
@@ -181,9 +167,5 @@ class Closing:
         return ""
 
     def end(self, still_open: str) -> None:
-        """Give up, or be done: nothing is still open then.
-
-        Args:
-            still_open: What is; empty for nothing.
-        """
+        """Be done, or give up and say what is still open; empty for nothing."""
         self.is_done, self.still_open = True, still_open

@@ -33,7 +33,7 @@ class Halt:
 
 @dataclass(frozen=True)
 class Halts:
-    """The halts of a home.
+    """The halts of a home: of a market, whatever its interval, in an environment (sandbox, demo, testnet, live).
 
     Attributes:
         folder: Where they lie.
@@ -49,10 +49,6 @@ class Halts:
     def read(self, environment: str, market: Market) -> Halt | None:
         """Return the halt of a market; one that can't be read is a halt too.
 
-        Args:
-            environment: Of the account: sandbox, demo, testnet or live.
-            market: Which; the interval does not matter.
-
         Returns:
             None where it is not halted.
         """
@@ -67,11 +63,6 @@ class Halts:
 
     def latch(self, environment: str, market: Market, why: str) -> Halt:
         """Halt a market; the first reason stays.
-
-        Args:
-            environment: Of the account.
-            market: Which; the interval does not matter.
-            why: One line, which others will read.
 
         Raises:
             StoreError: It can't be written.
@@ -89,10 +80,6 @@ class Halts:
 
     def rearm(self, environment: str, market: Market) -> Halt | None:
         """Remove a halt, because a person says so, and return what it was.
-
-        Args:
-            environment: Of the account.
-            market: Which; the interval does not matter.
 
         Returns:
             None where it was not halted.

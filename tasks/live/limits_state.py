@@ -21,12 +21,7 @@ _LONGEST = 1_000_000  # bytes
 
 
 def forecast_risk(bar: BarOpen, decision: Decision | None, market: Market) -> float:
-    """Return what the position of a row was forecast to move its account in 24 hours, share of it.
-
-    Args:
-        bar: The row.
-        decision: The last one before it; None for none.
-        market: Whose bars they are.
+    """Return what the position of a row was forecast to move its account in 24 hours, share of it, by a decision.
 
     Returns:
         Infinite where nobody forecast it, or the account is worth nothing.

@@ -258,9 +258,6 @@ class MarketSession:
 
         What REST lacks too, or does not say, is asked for more and more seldom.
 
-        Args:
-            now_ms: The exchange's clock.
-
         Raises:
             Rejected: The exchange trades or knows this market no more, or its orders are in trouble.
         """
@@ -293,11 +290,7 @@ class MarketSession:
         return self.own.is_open and now_ms >= self.last_ms + (1 + self.own.bars_unknown) * self._step_ms
 
     def wind_down(self, now_ms: float) -> bool:
-        """Go on with what is held after the market was halted; return whether there is more to do in this session.
-
-        Args:
-            now_ms: The exchange's clock.
-        """
+        """Go on with what is held after the market was halted; return whether there is more to do in this session."""
         goes_on = self.own.wind_down(self._is_lost(now_ms))
         self._book_late(now_ms)
         left_ms = math.inf if self._bars is None else (self._bars - self.counts.stepped) * self._step_ms
@@ -434,12 +427,7 @@ class MarketSession:
     # --- versions and notes -------------------------------------------------------------------------------------------
 
     def take_over(self, model: ServedModel | None, why_none: str = "") -> None:
-        """Let another version decide from the next bar on; position and bars held are taken over too.
-
-        Args:
-            model: None holds no position: what is held is closed at the next open.
-            why_none: Why there is none.
-        """
+        """Let another version decide from the next bar on; position and bars held are taken over too."""
         candles, _ = self._journal.reader().candles(self.market.slug)
         self.own.decide_by(model, why_none)
         self.own.warm_up(candles)

@@ -195,11 +195,7 @@ class OrderAccount(Account):
         self.desk.compare_soon()
 
     def settle(self, now_ms: int) -> None:
-        """Follow what a former process left under way to its end, as long as that takes at most.
-
-        Args:
-            now_ms: The exchange's clock.
-        """
+        """Follow what a former process left under way to its end, as long as that takes at most."""
         self._work_until(boottime_s() + CLOSE_S)
         for _ in range(3):
             self.desk.compare_soon()

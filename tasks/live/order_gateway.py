@@ -98,13 +98,7 @@ class OrderGateway:
         self.trading.__exit__(kind, error, trace)
 
     def stream(self, events: queue.Queue[Any], timing: StreamTiming, on_note: Callable[[str], object]) -> PrivateStream:
-        """Return the account's stream, which puts into the session's queue.
-
-        Args:
-            events: The queue.
-            timing: When a connection counts as dead.
-            on_note: Is told of each connection, one line each.
-        """
+        """Return the account's stream, which puts into the session's queue."""
         self._stream = PrivateStream(
             self._key, exchange=self.trading.exchange, url=self._link.stream_url, events=events, timing=timing,
             patient=self._link.is_replay, ban=self.trading.ban, on_note=on_note,
@@ -113,12 +107,6 @@ class OrderGateway:
 
     def account(self, market: Market, instrument: Instrument, ledger: Ledger, journal: Journal) -> OrderAccount:
         """Return the session's own account of a market, whose decisions are carried out by orders.
-
-        Args:
-            market: USDT perpetual.
-            instrument: The exchange's rules of it.
-            ledger: What the session begins with.
-            journal: Of the session.
 
         Raises:
             Denied: The account is not fit to trade this market.
@@ -160,10 +148,6 @@ class OrderGateway:
         """Prove that the account is fit to trade a market, and let what a former process left come to its end.
 
         What the session itself holds is no reason to stay away: in trouble, it is wound down as while a session runs.
-
-        Args:
-            own: The session's account, gone on from its journal.
-            market: Whose.
 
         Raises:
             Denied: It is not, or the exchange holds something else than the journal says; the code says why.

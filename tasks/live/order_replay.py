@@ -39,12 +39,7 @@ _MUST_BE_EMPTY = frozenset({Status.REJECTED, Status.ABSENT})
 
 
 class OrderBooks:
-    """Keeps an account's books again, row by row, oldest first.
-
-    Args:
-        record: What the journal says of it.
-        batch: Of its candles.
-    """
+    """Keeps an account's books again, row by row, oldest first."""
 
     def __init__(self, record: AccountRecord, batch: Batch) -> None:
         self._record, self._batch = record, batch
@@ -59,13 +54,7 @@ class OrderBooks:
         self._causes: dict[int, str] = {}  # of each row that was kept again
 
     def row(self, bar: BarOpen, ledger: Ledger, before: Decision | None) -> Iterator[Found]:
-        """Keep a row again, and yield what differs.
-
-        Args:
-            bar: The row.
-            ledger: Before it.
-            before: The decision that it follows.
-        """
+        """Keep a row again, after its ledger and decision, and yield what differs."""
         start_ms, earlier = bar.start_ms, self._held
         booked = self._rows.pop(start_ms, [])
         orders = self._due.pop(start_ms, [])

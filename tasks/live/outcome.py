@@ -127,14 +127,7 @@ def signal_line(session: MarketSession, decision: Decision) -> dict[str, Any]:
 def market_numbers(
     one: MarketSession, reader: JournalReader, again: Replayed, shadows: Mapping[str, Replayed]
 ) -> dict[str, Any]:
-    """Return what became of one market.
-
-    Args:
-        one: After its session.
-        reader: Its journal.
-        again: What came of replaying its own account.
-        shadows: What came of replaying each shadow's, by version.
-    """
+    """Return what became of one market: of its own account, and of the shadows by version."""
     fills = [bar.start_ms for bar in reader.opens(one.market.slug) if bar.opened.fill]
     ledger, last = one.own.ledger, reader.decisions(one.market.slug, last=1)
     day = day_vol(last[0].values, one.market.interval_ms) if last else math.nan

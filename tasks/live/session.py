@@ -91,8 +91,7 @@ class Session:
     def run(self, on_ready: Callable[[], object] = lambda: None) -> None:
         """Step bars until the session is over, and end it as its rules say.
 
-        Args:
-            on_ready: Is called once, when every stream is connected and every market is up to date.
+        `on_ready` is called once, when every stream is connected and every market is up to date.
         """
         self._behind = dict.fromkeys(self.markets)
         behind: Event | PrivateEvent | None = None

@@ -87,10 +87,6 @@ class SessionPlan:
 def session_path(home: Path, name: str) -> Path:
     """Return where the journal of a session lies.
 
-    Args:
-        home: DSC_HOME.
-        name: Of the session.
-
     Raises:
         ConfigError: The name can't be one.
     """

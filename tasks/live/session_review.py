@@ -117,12 +117,6 @@ def review_session(
 ) -> SessionReview:
     """Replay every account of a session from its journal, beside the exchange where that can be asked.
 
-    Args:
-        settings: Home and artifacts.
-        name: Of the session.
-        predict: Predicts history.
-        on_note: Is told of the differences, one line each.
-
     Raises:
         StoreError: There is no such journal, or it is damaged.
         ArtifactError: A version that decided is not there any more.

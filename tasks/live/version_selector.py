@@ -55,11 +55,7 @@ class VersionSelector:
     expiry: ExpiryRule = USUAL_EXPIRY
 
     def at_start(self, market: Market, watching: Sequence[str] | None = None) -> VersionChoice:
-        """Return what decides and what watches at a session's start.
-
-        Args:
-            market: Where.
-            watching: Names of the versions that have watched so far, in a session that goes on; None for a new one.
+        """Return what decides and what watches at a session's start; `watching` names those of one that goes on.
 
         Raises:
             ConfigError: The version is of another source or market.
@@ -79,10 +75,6 @@ class VersionSelector:
         """Return what decides now, given what did; only a champion is ever followed by another.
 
         Nothing is loaded where that is the same, nor taken away where the store can't be read.
-
-        Args:
-            market: Where.
-            present: What decides now; None for nothing.
         """
         if self.version != "champion":
             return VersionChoice(present)
