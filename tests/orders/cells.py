@@ -14,14 +14,21 @@ from typing import Any
 
 from storage.api_keys import ApiKey
 from storage.schema import Instrument, Market, Source
+from tasks.exchange.connection import Link
+from tasks.exchange.gateway import Gateway
 from tasks.exchange.private_events import AccountReconnected
 from tasks.exchange.stream import PrivateStream
 from tasks.exchange.stream_socket import StreamTiming
 from tasks.exchange.trading_account import TradingAccount
+from tasks.execution.accounting import COMMISSION
 from tasks.execution.orders import LotSize, Order, Status
+from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
 from tasks.live.exchange_time import boottime_s
+from tasks.live.halts import Halts
+from tasks.live.order_account import OrderAccount
 from tasks.live.order_desk import DeskTiming, Intent, OrderDesk
+from tasks.live.order_gateway import OrderGateway
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.faults import CREATE_PATH, FaultPlan
 from tasks.sandbox.listing import Listing
@@ -39,6 +46,16 @@ TIMING = DeskTiming(first_s=0.05, most_s=0.1, reconcile_s=0.0, differ_s=0.02, ro
 STREAM = StreamTiming(first_wait_s=0.01, max_wait_s=0.05, jitter=0.0)
 WINDOW_MS = 400
 LIMIT_S = 60.0  # for what takes a second; only a failure waits so long
+
+ORDER = {
+    "symbol": "BTCUSDT", "orderId": "x", "orderLinkId": "dsc-1", "orderStatus": "New", "cumExecQty": "",
+    "category": "linear", "rejectReason": "", "updatedTime": "0", "parentOrderLinkId": "", "avgPrice": "",
+}  # fmt: skip
+EXECUTION = {
+    "symbol": "BTCUSDT", "execId": "e", "execQty": "0.1", "execPrice": "100", "execFee": "0", "execType": "Trade",
+    "side": "Buy", "orderId": "", "orderLinkId": "", "execTime": "0", "closedSize": "", "isMaker": False,
+}  # fmt: skip
+"""Rows of REST, as a test spoils them."""
 
 POINTS = (
     "decision", "intent", "submitting", "send", "answer", "acknowledged", "first part", "close leg filled", "filled",
@@ -192,6 +209,21 @@ class Desk:
 def _word(status: str, is_whole: bool) -> str:
     words = {"Filled": "filled", "Rejected": "rejected", "New": "acked", "PartiallyFilled": "partial"}
     return words.get(status, "filled" if is_whole else "cancelled")
+
+
+OPEN = Callable[..., Desk]
+"""Of the fixture `open_desk`."""
+
+
+def account_of(here: Desk, stack: ExitStack, key: ApiKey = KEY) -> tuple[OrderGateway, OrderAccount]:
+    """Return a session's account in the sandbox of a desk, with 5,000 USDT, and its gateway."""
+    gateway = stack.enter_context(Gateway("sandbox", source=here.sandbox.source, url=here.sandbox.url))
+    link = Link(gateway=gateway, url=here.sandbox.url)
+    halts = Halts.of(here.journal.path.parent)
+    orders = stack.enter_context(OrderGateway(link, key, "tests", halts, desk_timing=TIMING, recv_window_ms=400))
+    own = orders.account(MARKET, gateway.instrument(MARKET), Ledger(5_000.0), here.journal)
+    own.rules[COMMISSION] = 0.001
+    return orders, own
 
 
 def plant(desk: Desk, point: str) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.orders.cells import OPEN, Desk
+
 _FOUND = pytest.StashKey[dict[str, Any]]()
 NAMES = (
     "fault_cells", "sequences", "gate_cells", "gate_trading", "fills", "violations", "duplicate_orders", "unexplained",
@@ -34,6 +36,13 @@ def stack() -> Iterator[ExitStack]:
     """What is open for as long as the test lasts."""
     with ExitStack() as opened:
         yield opened
+
+
+@pytest.fixture
+def open_desk(tmp_path: Path) -> Iterator[OPEN]:
+    """Return an opener of desks, on one journal, that lasts for a test."""
+    with ExitStack() as stack:
+        yield lambda faults=(), **options: Desk(tmp_path / "orders.sqlite", stack, faults, **options)
 
 
 @pytest.hookimpl(optionalhook=True)  # it is of pytest-xdist

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +15,10 @@ from tasks.execution.orders import Leg, Order, Reported, Status
 from tasks.journal.journal_rows import BookedExecution
 from tasks.live.halting import close_all
 from tasks.sandbox.faults import Action, Fault, Match, Reply
-from tests.orders.cells import KEY, MARKET, Desk
-from tests.orders.test_cases import EXECUTION, ORDER
+from tests.orders.cells import EXECUTION, KEY, MARKET, OPEN, ORDER
 
-OPEN = Callable[..., Desk]
 POSITIONS, FILLS = "/v5/position/list", "/v5/execution/list"
 LISTS = ("/v5/order/realtime", "/v5/order/history")
-
-
-@pytest.fixture
-def open_desk(tmp_path: Path) -> Iterator[OPEN]:
-    with ExitStack() as stack:
-        yield lambda **options: Desk(tmp_path / "orders.sqlite", stack, **options)
 
 
 def says(path: str, times: int | None = None, **fields: Any) -> Fault:

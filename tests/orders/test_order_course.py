@@ -1,0 +1,137 @@
+"""An order's course from a decision to its books: what is sent, once, and what is left alone."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from decimal import Decimal
+
+import pytest
+
+from storage.schema import StoreError
+from tasks.exchange.private_events import (
+    ExecutionNews,
+)
+from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
+from tasks.execution.paper import Ledger
+from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
+from tests.orders.cells import (
+    CANDLES,
+    MARKET,
+    OPEN,
+    PRICE,
+    account_of,
+)
+from tests.sandbox import actions
+from tests.sandbox.order_actions import order_fault
+
+D = Decimal
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_position_is_opened_flipped_and_closed(open_desk: OPEN, streams: bool) -> None:
+    here = open_desk()
+    if streams:
+        here.listen()
+    for bar, coins, posts in ((0, "0.4", 1), (1, "-0.3", 3), (2, "0", 4), (3, "0", 4)):
+        here.want(coins, bar)
+        here.work()
+        assert (here.desk.held, len(here.posts)) == (D(coins), posts)
+        assert here.desk.outcome(int(CANDLES.start_ms[-1]) + bar * MARKET.interval_ms) == ""
+    here.reconcile()
+    assert (here.violations(), here.desk.trouble) == ([], "")
+    assert [order.leg.reduces for order in here.orders] == [False, True, False, True]
+
+
+def test_funding_moves_cash_and_no_coins(open_desk: OPEN) -> None:
+    here = open_desk()
+    with ExitStack() as stack:
+        _, own = account_of(here, stack)
+        own.on_account_event(
+            ExecutionNews(MARKET.symbol, "", "f1", "Funding", "Buy", Execution("f1", D(".045"), PRICE, D(".3")), 1, 1)
+        )
+        booked = own.late(5, float(PRICE))
+        assert booked is not None
+        assert booked.opened.ledger == Ledger(4_999.7, 0.0, 0, 0)
+        assert (own.desk.held, booked.opened.funding, own.desk.trouble) == (0, 0.3, "")
+
+
+def test_order_event_after_a_time_out_ends_the_doubt(open_desk: OPEN) -> None:
+    here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), actions.delivery("never"))])
+    here.listen()
+    here.want("0.4")
+    here.work()
+    assert (here.desk.held, len(here.posts), here.violations()) == (D("0.4"), 1, [])
+
+
+def test_filled_order_that_four_polls_do_not_see_is_sent_once(open_desk: OPEN) -> None:
+    here = open_desk(order_fault("accepted, invisible, refused as duplicate when sent again", MARKET.symbol, polls=4))
+    here.want("0.4")
+    here.work()
+    (order,) = here.orders
+    assert (order.status, len(here.posts)) == (Status.FILLED, 1)
+
+
+def test_message_that_comes_twice_is_booked_once(open_desk: OPEN) -> None:
+    here = open_desk(order_fault("execution told twice", MARKET.symbol, parts=3))
+    here.listen()
+    here.want("0.4")
+    here.work()
+    assert (here.desk.held, here.violations()) == (D("0.4"), [])
+
+
+def test_full_disk_sends_nothing(open_desk: OPEN) -> None:
+    here = open_desk()
+    (pages,) = here.journal._db.execute("PRAGMA page_count").fetchone()
+    here.journal._db.execute(f"PRAGMA max_page_count={pages}")
+
+    def trade() -> None:
+        for bar in range(200):
+            here.want("0.4" if bar % 2 else "0", bar=bar)
+            here.work()
+
+    with pytest.raises(StoreError, match="full"):
+        trade()
+    assert len(here.posts) == len([one for one in here.orders if one.status is not Status.INTENT])
+
+
+@pytest.mark.parametrize(
+    ("held", "leg"), [("172.1", Leg("Sell", D("172.1"), True)), ("147.7", Leg("Sell", D("147.7"), True))]
+)
+def test_next_leg_closes_what_is_left(held: str, leg: Leg) -> None:
+    lot = LotSize(step=D("0.1"), least=D("0.1"), most=D(1_000), least_notional=D(5))
+    assert next_leg(D(held), D(0), lot, D(10)) == leg
+
+
+def test_dust_is_flat_and_no_order(open_desk: OPEN) -> None:
+    here = open_desk()
+    with ExitStack() as stack:
+        _, own = account_of(here, stack)
+        fill = Execution("e1", D("0.0004"), PRICE, D(0))
+        own.on_account_event(ExecutionNews(MARKET.symbol, "", "x", "Trade", "Buy", fill, 1, 1))
+        booked = own.late(5, float(PRICE))
+        assert booked is not None
+        assert (booked.opened.ledger.side, booked.opened.ledger.quantity) == (0, 0.0004)
+    here.desk.held = D("0.0004")
+    here.want("0")
+    here.work()
+    assert len(here.posts) == 0
+
+
+def test_position_that_stays_asks_for_nothing(open_desk: OPEN) -> None:
+    here = open_desk()
+    here.want("0.4", stop=D(50))
+    here.work()
+    asked = len(here.sandbox.requests)
+    for bar in range(1, 101):
+        here.want("0.4", bar=bar, stop=D(50))
+        here.work()
+    assert len(here.sandbox.requests) == asked
+
+
+def test_order_of_more_executions_than_a_page_holds_is_settled_by_questions_alone(open_desk: OPEN) -> None:
+    twist = OrderTwist(parts=130)
+    here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), Action("130 parts", twist=twist))])
+    here.want("0.4")
+    here.work()
+    assert len(here.orders[0].fills) >= 130
+    assert (here.desk.held, here.violations()) == (D("0.4"), [])
