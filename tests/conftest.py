@@ -6,7 +6,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +155,20 @@ def prefect_api(tmp_path_factory):
         PREFECT_LOGGING_TO_API_ENABLED,
         temporary_settings,
     )
-    from prefect.testing.utilities import prefect_test_harness
+    from prefect.testing import utilities
 
+    from flows.entry.fresh_database import give_database
+
+    folder = tmp_path_factory.mktemp("prefect")
+    give_database({"PREFECT_HOME": str(folder)})  # which no test is about, and each server would make anew
+    with suppress(FileNotFoundError):
+        (folder / "prefect.db").rename(folder / "prefect-test.db")
     own = {
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # the engine waits a second for it at the end of every flow
         PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
         PREFECT_LOGGING_TO_API_ENABLED: False,  # a copy of each line that no test reads
     }
-    with prefect_test_harness(server_startup_timeout=300), temporary_settings(own):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utilities, "mkdtemp", lambda: str(folder))
+        with utilities.prefect_test_harness(server_startup_timeout=300), temporary_settings(own):
+            yield

@@ -15,16 +15,20 @@ from storage.settings import Settings
 
 
 def import_modules() -> None:
-    """Import what a run imports, and start and stop a server such as it starts."""
+    """Import what a run imports, start and stop a server such as it starts, and keep the database that it made."""
     import pandera.pandas  # noqa: F401
     import prefect.flow_engine
     import prefect.task_engine  # noqa: F401
 
     import flows.pipeline  # noqa: F401
+    from flows.entry.environment import prefect_home
+    from flows.entry.fresh_database import keep_database
     from flows.entry.server import server_at_hand
 
-    with server_at_hand(Settings.from_environment().prepare_home()):
+    home = Settings.from_environment().prepare_home()
+    with server_at_hand(home):
         pass
+    keep_database(prefect_home(home))
 
 
 def compile_kernels() -> None:

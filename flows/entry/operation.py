@@ -51,6 +51,7 @@ from prefect.states import Crashed
 from flows.entry.child import ROOT, bound_log, child_command, end_family, start_child
 from flows.entry.command_line import plain_errors, prepared_home
 from flows.entry.environment import client_environment, server_environment
+from flows.entry.fresh_database import give_database
 from flows.entry.server import (
     ANY_HOST,
     HOST,
@@ -162,6 +163,7 @@ class Operation:
 
     def start_server(self) -> None:
         """Start the server, and wait until it answers."""
+        give_database(self._of_server)
         with bound_socket(self._host, self._port) as listening:
             self.server = start_server(listening, self._of_server, self._log("server"))
         wait_until_up(self.server, self.api_url, START_S, self._log("server"))

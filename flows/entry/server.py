@@ -26,6 +26,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_curre
 
 from flows.entry.child import end_family, start_child
 from flows.entry.environment import prefect_home, server_environment
+from flows.entry.fresh_database import give_database
 from storage.locks import exclusive, held
 from storage.schema import ConfigError, OperationError
 from storage.secret import home_secret
@@ -160,6 +161,7 @@ def _temporary_server(home: Path, limit_s: float) -> Iterator[None]:
     with bound_socket(HOST, 0) as listening:
         api_url = f"http://{HOST}:{listening.getsockname()[1]}/api"
         environment = server_environment(home, api_url, secret) | {"PREFECT__SERVER_EPHEMERAL": "1"}
+        give_database(environment)
         server = start_server(listening, environment, log)
     try:
         wait_until_up(server, api_url, limit_s, log)

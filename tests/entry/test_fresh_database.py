@@ -1,0 +1,80 @@
+"""A server in a fresh home begins with the database that the installation has kept."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flows.entry import fresh_database, operation, server
+from flows.entry.fresh_database import give_database, keep_database
+from flows.entry.operation import Operation
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch) -> Path:
+    """A database whose only row still stands in its log, kept while a server has it open."""
+    folder, kept = tmp_path / "installed", tmp_path / "share" / "prefect.db"
+    folder.mkdir()
+    monkeypatch.setattr(fresh_database, "KEPT", kept)
+    with closing(sqlite3.connect(folder / "prefect.db")) as database:
+        database.execute("pragma journal_mode = wal")
+        database.execute("create table migrated (version)")
+        database.execute("insert into migrated values ('newest')")
+        database.commit()
+        keep_database(folder)
+    return kept
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A PREFECT_HOME without a database."""
+    made = tmp_path / "prefect"
+    made.mkdir()
+    return made
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_was_kept_is_whole_and_given_to_a_home_without_a_database(kept, folder):
+    give_database({"PREFECT_HOME": str(folder)})
+    assert list(contents(folder)) == ["prefect.db"]
+    with closing(sqlite3.connect(folder / "prefect.db")) as database:
+        assert database.execute("select version from migrated").fetchall() == [("newest",)]
+    assert list(contents(kept.parent)) == ["prefect.db"]
+
+
+@pytest.mark.parametrize("name", ["prefect.db", "prefect.db-wal"])
+def test_database_that_is_there_or_has_left_its_log_is_left_alone(kept, folder, name):
+    (folder / name).write_bytes(b"of a home in use")
+    give_database({"PREFECT_HOME": str(folder)})
+    assert contents(folder) == {name: b"of a home in use"}
+
+
+@pytest.mark.parametrize("name", ["PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"])
+def test_server_with_a_database_elsewhere_is_given_none(kept, folder, name):
+    give_database({"PREFECT_HOME": str(folder), name: "postgresql+asyncpg://127.0.0.1/prefect"})
+    assert contents(folder) == {}
+
+
+def test_server_makes_its_own_where_nothing_was_kept(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(fresh_database, "KEPT", tmp_path / "nothing")
+    give_database({"PREFECT_HOME": str(folder)})
+    assert contents(folder) == {}
+
+
+@pytest.mark.parametrize(
+    "start", [lambda home: server.server_at_hand(home).__enter__(), lambda home: Operation(port=0).start_server()]
+)
+def test_temporary_server_and_operation_start_with_what_was_kept(kept, home, monkeypatch, start):
+    def started(listening, environment, log):
+        raise InterruptedError(*contents(Path(environment["PREFECT_HOME"])))
+
+    (home / "prefect").mkdir(parents=True)
+    monkeypatch.setenv("PREFECT_HOME", str(home / "prefect"))
+    for module in (server, operation):
+        monkeypatch.setattr(module, "start_server", started)
+    with pytest.raises(InterruptedError, match=r"^prefect\.db$"):
+        start(home)
