@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
 from prefect import flow
 from prefect.logging import get_run_logger
 
 from flows.entry.command_line import Facts, run_by_hand
-from flows.entry.form import Folded, form
-from flows.entry.symbols import Symbols, run_name
+from flows.entry.form import form
+from flows.entry.parameters import Bars, Exchange, OneMarket, Quality, Symbols, run_name
 from storage.schema import Market
 from tasks.data import ingest_candles, ingest_funding
 from tasks.exchange.connection import ExchangeConfig
@@ -25,11 +22,11 @@ from tasks.runs.display import plan, stage
 @form
 def ingest(
     *,
-    market: Annotated[Market, Parameter(name="*")] = Market(),
+    market: OneMarket = Market(),
     symbols: Symbols = (),
-    exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
-    bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
-    quality: Annotated[QualityConfig, Parameter(name="*"), Folded] = QualityConfig(),
+    exchange: Exchange = ExchangeConfig(),
+    bars: Bars = BarRange(),
+    quality: Quality = QualityConfig(),
 ) -> CandleReport | tuple[CandleReport, ...]:
     """Fetch what the store lacks of a market, up to the last closed candle, and its funding.
 

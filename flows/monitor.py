@@ -16,6 +16,7 @@ from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import form
+from storage.schema import Title
 from storage.settings import Settings
 from tasks.champion.health import MarketHealth, MonitorConfig
 from tasks.monitoring import inspect_markets
@@ -24,7 +25,9 @@ from tasks.runs.stale_runs import end_stale_runs
 
 @flow(name="monitor", flow_run_name="monitor")
 @form
-def monitor(*, limits: Annotated[MonitorConfig, Parameter(name="*")] = MonitorConfig()) -> list[MarketHealth]:
+def monitor(
+    *, limits: Annotated[MonitorConfig, Parameter(name="*"), Title("When something needs a person")] = MonitorConfig()
+) -> list[MarketHealth]:
     """Print of each stored market what needs a person, then how fresh it is, gaps, last ingest, champion, drift, skill.
 
     Args:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.entry.command_line import run_by_hand
-from flows.entry.form import Folded, form
-from flows.entry.symbols import Symbols, run_name
+from flows.entry.form import form
+from flows.entry.parameters import Bars, Exchange, HowMade, OneMarket, Quality, Symbols, run_name
 from flows.ingest import ingest
 from flows.retrain import STAGES, judged_version, pooled, retrain
 from storage.pruning import PruneRule
@@ -36,12 +35,12 @@ from tasks.strategy.recipe import Recipe
 @form
 def pipeline(
     *,
-    market: Annotated[Market, Parameter(name="*")] = Market(),
+    market: OneMarket = Market(),
     symbols: Symbols = (),
-    exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
-    bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
-    quality: Annotated[QualityConfig, Parameter(name="*"), Folded] = QualityConfig(),
-    recipe: Annotated[Recipe, Parameter(name="*"), Folded] = Recipe(),
+    exchange: Exchange = ExchangeConfig(),
+    bars: Bars = BarRange(),
+    quality: Quality = QualityConfig(),
+    recipe: HowMade = Recipe(),
 ) -> Verdict | Outcomes:
     """Ingest a market, then train, measure, backtest and publish its model, and promote it or keep the champion.
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
 
-from cyclopts import Parameter
 from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.entry.command_line import run_by_hand
-from flows.entry.form import Folded, form
+from flows.entry.form import form
+from flows.entry.parameters import Bars, Exchange, HowMade, OneMarket, Quality
 from storage.pruning import PruneRule
 from storage.schema import DatasetRef, Market, PipelineError, one_line
 from storage.trials import Origin
@@ -49,11 +48,11 @@ STAGES = ("dataset", "networks", "baselines", "latency", "leak checks", "backtes
 @form
 def retrain(
     *,
-    market: Annotated[Market, Parameter(name="*")] = Market(),
-    exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
-    bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
-    quality: Annotated[QualityConfig, Parameter(name="*"), Folded] = QualityConfig(),
-    recipe: Annotated[Recipe, Parameter(name="*"), Folded] = Recipe(),
+    market: OneMarket = Market(),
+    exchange: Exchange = ExchangeConfig(),
+    bars: Bars = BarRange(),
+    quality: Quality = QualityConfig(),
+    recipe: HowMade = Recipe(),
 ) -> Verdict:
     """Train, measure, backtest and publish a model on stored candles, then promote it or keep the champion.
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
 from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import form
+from flows.entry.parameters import Exchange, OneMarket
 from storage.schema import Market
 from tasks.exchange.connection import ExchangeConfig
 from tasks.publishing import champion_history, roll_back
@@ -18,8 +16,8 @@ from tasks.publishing import champion_history, roll_back
 @form
 def rollback(
     *,
-    market: Annotated[Market, Parameter(name="*")] = Market(),
-    exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
+    market: OneMarket = Market(),
+    exchange: Exchange = ExchangeConfig(),
     reason: str = "",
 ) -> list[str]:
     """Put the champion before the present one in force again, and print the history; without a reason only print it.

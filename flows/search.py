@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from prefect import flow
 
 from flows.entry.command_line import run_by_hand
+from flows.entry.parameters import Bars, Exchange, HowMade, OneMarket, Quality
 from storage.schema import Market
 from tasks.data import build_dataset
 from tasks.exchange.connection import ExchangeConfig
@@ -22,11 +23,11 @@ from tasks.strategy.recipe import Recipe
 @flow(name="search", flow_run_name="search {market.symbol} {market.interval} {exchange.exchange}")
 def search(
     *,
-    market: Annotated[Market, Parameter(name="*")] = Market(),
-    exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
-    bars: Annotated[BarRange, Parameter(name="*")] = BarRange(),
-    quality: Annotated[QualityConfig, Parameter(name="*")] = QualityConfig(),
-    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
+    market: OneMarket = Market(),
+    exchange: Exchange = ExchangeConfig(),
+    bars: Bars = BarRange(),
+    quality: Quality = QualityConfig(),
+    recipe: HowMade = Recipe(),
     space: Annotated[SearchSpace, Parameter(name="*")] = SearchSpace(),
 ) -> str:
     """Train networks around the recipe's on stored candles and print them by log-loss on bars that they had not seen.

@@ -12,9 +12,9 @@ from prefect import flow
 
 from flows.entry.command_line import run_by_hand
 from flows.entry.form import Folded, form
-from flows.entry.symbols import Symbols
-from flows.pipeline import pipeline
-from storage.schema import Market
+from flows.entry.parameters import Exchange, OneMarket, Symbols
+from storage.bounds import PositiveInt
+from storage.schema import Market, Title
 from storage.settings import pasteable
 from tasks.exchange.connection import ExchangeConfig
 from tasks.fan_out import distinct
@@ -31,16 +31,21 @@ from tasks.trading import hold_session, lacks_a_version
 @form
 def trade(
     *,
-    market: Annotated[Market, Parameter(name="*")] = Market(),
-    exchange: Annotated[ExchangeConfig, Parameter(name="*")] = ExchangeConfig(),
+    market: OneMarket = Market(),
+    exchange: Exchange = ExchangeConfig(),
     symbols: Symbols = (),
-    mode: Literal["signal", "paper", "sandbox", "demo", "testnet", "live"] = "paper",
+    mode: Annotated[
+        Literal["signal", "paper", "sandbox", "demo", "testnet", "live"],
+        Title("Signals alone, fills on paper, or orders to an account"),
+    ] = "paper",
     version: str = "champion",
-    shadows: Annotated[int, Ge(0), Le(10)] = 0,
-    steps: Annotated[int, Ge(1)] | None = None,
-    bar_every_s: Annotated[float, Ge(0), Le(60)] = 0.005,
+    shadows: Annotated[int, Ge(0), Le(10), Title("Other versions beside it")] = 0,
+    steps: Annotated[PositiveInt | None, Title("Bars until it ends")] = None,
+    bar_every_s: Annotated[float, Ge(0), Le(60), Title("Seconds of a bar, on the sandbox")] = 0.005,
     session: str = "",
-    rules: Annotated[SessionConfig, Parameter(name="*"), Folded] = SessionConfig(),
+    rules: Annotated[
+        SessionConfig, Parameter(name="*"), Folded, Title("Deadlines, clock, how it ends")
+    ] = SessionConfig(),
 ) -> SessionResult:
     """Step markets as their bars close: decide, fill, journal, and replay it all at the end. Sends no order by default.
 

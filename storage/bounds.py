@@ -79,6 +79,8 @@ def _broken(hint: Any, value: Any) -> str:
     if kind is Literal:
         return "" if value in parts else " or ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
     plain, marks = (parts[0], parts[1:]) if kind is Annotated else (hint, ())
+    if get_origin(plain) is not None and plain is not hint:
+        return _broken(plain, value)
     if not isinstance(plain, type):  # such as a mapping, which is not checked
         return ""
     of_kind, said = _KINDS.get(plain, (plain, plain.__name__))

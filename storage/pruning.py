@@ -15,7 +15,7 @@ from annotated_types import Ge
 from storage.artifacts import ArtifactStore
 from storage.bounds import Checked, NonNegativeInt, PositiveInt
 from storage.results import Pruned, ResultStore
-from storage.schema import ArtifactError
+from storage.schema import ArtifactError, Title
 from storage.settings import Settings
 from storage.snapshots import prune_datasets
 from storage.version_names import time_stamp
@@ -32,8 +32,8 @@ class PruneRule(Checked):
         keep_versions: Number of the newest versions of each source and market that are always kept.
     """
 
-    keep_days: Annotated[float, Ge(1)] = 7.0
-    keep_datasets: NonNegativeInt = 3
+    keep_days: Annotated[float, Ge(1), Title("Days since last use")] = 7.0
+    keep_datasets: Annotated[NonNegativeInt, Title("Datasets of a market that stay")] = 3
     version_days: Annotated[float, Ge(1)] = 30.0
     keep_versions: PositiveInt = 10
 

@@ -44,6 +44,17 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+
+class Title(str):
+    """What a form calls a field: a mark of its type, where the field's name alone is no plain words."""
+
+    __slots__ = ()
+
+
+class Hidden:
+    """Marks a field that a form leaves out, since only an expert sets it, by JSON or on a command line."""
+
+
 Category = Literal["linear", "spot"]
 """Bybit's inverse markets pay in coin, and the accounting is in quote currency."""
 Interval = Literal["1", "3", "5", "15", "30", "60", "120", "240", "360", "720", "D", "W"]
@@ -275,8 +286,8 @@ class Market:
     """
 
     symbol: Symbol = "SYNTHUSDT"
-    category: Category = "linear"
-    interval: Interval = "5"
+    category: Annotated[Category, Title("Kind of market")] = "linear"
+    interval: Annotated[Interval, Title("Bar length")] = "5"
 
     def __post_init__(self) -> None:
         if not SYMBOL.fullmatch(self.symbol):

@@ -1,8 +1,8 @@
 """A flow's parameters as the form that the Prefect UI shows: what each field means, and which values it takes.
 
 Both are known already: a config's docstring describes its fields, and their types hold the bounds, which Pydantic reads
-(`storage/bounds.py`). So nothing is stated twice, and Prefect's server refuses a value out of bounds when a run is
-created, before anything starts.
+(`storage/bounds.py`), and a `Title` where a name alone is no plain words. So nothing is stated twice, and Prefect's
+server refuses a value out of bounds when a run is created, before anything starts.
 
 A config inside another, and what the flow marks as `Folded`, is one line that says "as usual" until somebody opens it.
 """
@@ -12,14 +12,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 
-from flows.entry.form_titles import HIDDEN, title
+from storage.schema import Hidden, Title
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,7 +43,7 @@ def form(function: F) -> F:
         if name == "return":
             continue
         kind, marks = _parts(hint)
-        extra: dict[str, Any] = {"title": title(name)}
+        extra: dict[str, Any] = {"title": _title(name, marks)}
         if _is_config(kind):
             folded = Folded in marks
             extra["default"] = None if folded else {}  # so that its fields take their own, folded ones included
@@ -80,13 +80,13 @@ class _Described:
             done.add(config.__name__)
             summary, fields = described_fields(config)
             hints = get_type_hints(config, include_extras=True)
-            hidden = HIDDEN.get(config.__name__, frozenset())
+            hidden = {name for name, hint in hints.items() if Hidden in _parts(hint)[1]}
             resolved |= {"title": CHANGED, "description": summary + _more(hidden)}
             for name in hidden:
                 del resolved["properties"][name]
             for name, field in resolved["properties"].items():
-                field |= {"title": title(name, config.__name__), "description": fields.get(name, "")}
-                field |= _pattern(hints[name])
+                marks = _parts(hints[name])[1]
+                field |= {"title": _title(name, marks), "description": fields.get(name, "")} | _pattern(marks)
                 self._describe(field, handler, done)
                 if "$ref" in field:
                     field |= _fold({"$ref": field.pop("$ref")}) | {"default": None}
@@ -111,10 +111,15 @@ def _name_options(field: JsonSchemaValue) -> None:
             option["title"] = AS_USUAL if kind == "null" and of_config else _KINDS[kind]
 
 
-def _pattern(hint: Any) -> dict[str, str]:
+def _title(name: str, marks: Sequence[Any]) -> str:
+    """Return what the form calls a field."""
+    words = name[:1].upper() + name[1:].replace("_", " ")
+    return next((str(mark) for mark in marks if isinstance(mark, Title)), words)
+
+
+def _pattern(marks: Sequence[Any]) -> dict[str, str]:
     """Return what a text must look like, where its type says so."""
-    found = [mark for mark in _parts(hint)[1] if isinstance(mark, re.Pattern)]
-    return {"pattern": f"^{found[0].pattern}$"} if found else {}
+    return next(({"pattern": f"^{mark.pattern}$"} for mark in marks if isinstance(mark, re.Pattern)), {})
 
 
 def _opened(config: type, given: Any) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from storage.artifacts import ArtifactStore
 from storage.authorship import Where
 from storage.bounds import Checked, NonNegativeInt, PositiveInt, Share
 from storage.candles import CandleStore, Coverage, FlowRun
-from storage.schema import DAY_MS, ArtifactError, PipelineError, VersionRef, utc_text
+from storage.schema import DAY_MS, ArtifactError, PipelineError, Title, VersionRef, utc_text
 from tasks.champion.expiry import USUAL_EXPIRY, ExpiryRule
 from tasks.champion.serving import CLOCK_SLACK_MS, served_champion
 from tasks.champion.watch import champion_drift, champion_skill
@@ -30,11 +30,11 @@ class MonitorConfig(Checked):
         skill_labels: Newest labels whose bars the champion was not trained on, by which it is judged; 0 for none.
     """
 
-    stale_bars: PositiveInt = 3
-    gap_limit: Share = 0.1
-    live_sandbox: bool = False
-    drift_bars: NonNegativeInt = 1_000
-    skill_labels: NonNegativeInt = 2_000
+    stale_bars: Annotated[PositiveInt, Title("Bars missing at the end, at most")] = 3
+    gap_limit: Annotated[Share, Title("Share of missing bars, at most")] = 0.1
+    live_sandbox: Annotated[bool, Title("Judge a made-up market like others")] = False
+    drift_bars: Annotated[NonNegativeInt, Title("Bars compared for a change of the market")] = 1_000
+    skill_labels: Annotated[NonNegativeInt, Title("Labels that skill is judged by")] = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)

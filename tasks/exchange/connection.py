@@ -13,7 +13,18 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from storage.bounds import Checked
-from storage.schema import INTERVAL_MS, Candles, ConfigError, Market, Source, parse_source, sandbox_source, utc_text
+from storage.schema import (
+    INTERVAL_MS,
+    Candles,
+    ConfigError,
+    Hidden,
+    Market,
+    Source,
+    Title,
+    parse_source,
+    sandbox_source,
+    utc_text,
+)
 from tasks.exchange.bans import Ban
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pacing import RetryPolicy
@@ -43,14 +54,14 @@ class ExchangeConfig(Checked):
         threads: Requests in flight at once.
     """
 
-    exchange: Exchange = "sandbox"
-    candles: str | None = None
-    funding: str | None = None
-    synthetic: SyntheticMarket = field(default_factory=SyntheticMarket)
-    url: str | None = None
-    live: bool = False
-    requests_per_s: Annotated[float, Gt(0), Le(120)] = 60.0
-    threads: Annotated[int, Ge(1), Le(32)] = 16
+    exchange: Annotated[Exchange, Title("Exchange")] = "sandbox"
+    candles: Annotated[str | None, Title("Candle file to replay")] = None
+    funding: Annotated[str | None, Title("Funding file to replay")] = None
+    synthetic: Annotated[SyntheticMarket, Title("Made-up market")] = field(default_factory=SyntheticMarket)
+    url: Annotated[str | None, Hidden] = None
+    live: Annotated[bool, Title("Made-up market moves with real time")] = False
+    requests_per_s: Annotated[float, Gt(0), Le(120), Hidden] = 60.0
+    threads: Annotated[int, Ge(1), Le(32), Hidden] = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,7 @@ from annotated_types import Gt, Le
 from numpy.typing import NDArray
 
 from storage.bounds import Checked, NonNegativeInt, PositiveFloat
-from storage.schema import MINUTE_MS, BoolArray, FloatArray, LeakError, utc_text
+from storage.schema import MINUTE_MS, BoolArray, FloatArray, LeakError, Title, utc_text
 from tasks.execution.accounting import Bars, Costs, Steps, account_rules, as_compiled, run_account
 from tasks.execution.trades import GAP, Trades, list_trades
 
@@ -34,10 +34,10 @@ class BacktestConfig(Checked):
             bid-ask bounce (Roll 1984).
     """
 
-    initial_capital: PositiveFloat = 100_000.0
-    position_fraction: Annotated[float, Gt(0), Le(1)] = 0.95
-    fixed_coins: PositiveFloat | None = None
-    delay: NonNegativeInt = 0
+    initial_capital: Annotated[PositiveFloat, Title("Capital, USDT")] = 100_000.0
+    position_fraction: Annotated[float, Gt(0), Le(1), Title("Share of the capital in a position")] = 0.95
+    fixed_coins: Annotated[PositiveFloat | None, Title("Coins in a position")] = None
+    delay: Annotated[NonNegativeInt, Title("Delay of a fill, bars")] = 0
 
     def usual_share(self, equity: float, price: float) -> float:
         """Return what the usual position is worth, share of an equity; where coins are fixed it hangs on the price.

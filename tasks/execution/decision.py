@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from storage.compiled import compiled
-from storage.schema import BoolArray, ConfigError, FloatArray, IntArray
+from storage.schema import BoolArray, ConfigError, FloatArray, IntArray, Title
 from tasks.execution.accounting import Costs, as_compiled
 
 _RULES = ("value", "argmax")
@@ -54,13 +54,13 @@ class DecisionConfig(Checked):
             from the market's bars.
     """
 
-    rule: Literal["value", "argmax"] = "value"
+    rule: Annotated[Literal["value", "argmax"], Title("Rule of the position")] = "value"
     enter_margin: NonNegativeFloat = 0.0
     exit_margin: NonNegativeFloat = 0.0
-    min_hold: NonNegativeInt = 0
+    min_hold: Annotated[NonNegativeInt, Title("Bars held at least")] = 0
     allow_short: bool = True
-    sizing: Literal["fixed", "volatility"] = "fixed"
-    target_vol: PositiveFloat = 0.5
+    sizing: Annotated[Literal["fixed", "volatility"], Title("Size of a position")] = "fixed"
+    target_vol: Annotated[PositiveFloat, Title("Volatility of a sized position, a year")] = 0.5
 
 
 def packed(

@@ -23,7 +23,7 @@ from typing import Annotated, Any, NamedTuple
 from annotated_types import Ge, Gt, Le, Unit
 
 from storage.bounds import Checked
-from storage.schema import DAY_MS, HOUR_MS
+from storage.schema import DAY_MS, HOUR_MS, Title
 
 Part = Annotated[float, Gt(0), Le(1), Unit("of the capital")]
 
@@ -46,8 +46,8 @@ class TradingLimits(Checked):
         orders_per_hour: Most decisions to open a position in one hour.
     """
 
-    daily_loss: Part = 0.02
-    daily_vols: Annotated[float, Ge(1)] | None = None
+    daily_loss: Annotated[Part, Title("Lost in a day at most, share")] = 0.02
+    daily_vols: Annotated[Annotated[float, Ge(1)] | None, Title("Lost in a day at most, forecast volatilities")] = None
     drawdown: Part = 0.10
     losses: Annotated[int, Ge(1)] = 5
     notional: Annotated[float, Gt(0), Le(1)] = 1.0

@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_types import Gt, Lt
 
 from storage.bounds import Checked
-from storage.schema import DAY_MS, ConfigError, Instrument, Market, Window, one_line, utc_text
+from storage.schema import DAY_MS, ConfigError, Instrument, Market, Title, Window, one_line, utc_text
 
 _STEPS = 16  # the start of a moving range moves in steps of 1 / 16 of its length; below 16 days it moves freely
 
@@ -25,9 +25,9 @@ class BarRange(Checked):
             start moves in steps of a sixteenth; so on most days a scheduled run has the same start and the same folds.
     """
 
-    start: datetime | None = None
-    end: datetime | None = None
-    days: Annotated[float, Gt(0), Lt(100_000)] | None = None
+    start: Annotated[datetime | None, Title("From")] = None
+    end: Annotated[datetime | None, Title("Until")] = None
+    days: Annotated[Annotated[float, Gt(0), Lt(100_000)] | None, Title("Only the last days")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

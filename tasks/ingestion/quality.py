@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from storage.bounds import Checked, Share
 from storage.candles import CandleStore
-from storage.schema import CandleGapError, Candles, Market, QuarantineError, Source, Window, utc_text
+from storage.schema import CandleGapError, Candles, Market, QuarantineError, Source, Title, Window, utc_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,9 @@ class QualityConfig(Checked):
         recheck_gaps: Whether to fetch bars again that were recorded as missing.
     """
 
-    quarantine_limit: Share = 0.01
-    gap_limit: Share = 0.1
-    recheck_gaps: bool = False
+    quarantine_limit: Annotated[Share, Title("Share of bad rows, at most")] = 0.01
+    gap_limit: Annotated[Share, Title("Share of missing bars, at most")] = 0.1
+    recheck_gaps: Annotated[bool, Title("Ask again for missing bars")] = False
 
 
 @dataclass(frozen=True, kw_only=True)

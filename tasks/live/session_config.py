@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat
-from storage.schema import FloatArray, Instrument
+from storage.schema import FloatArray, Instrument, Title
 from storage.written import written
 from tasks.execution.accounting import Steps, account_rules
 from tasks.execution.limits import TradingLimits
@@ -105,13 +105,13 @@ class SessionConfig(Checked):
         limits: What an account that sends orders may lose and risk before its market is halted.
     """
 
-    capital: PositiveFloat | None = None
-    deadline_share: Annotated[float, Gt(0), Le(1)] = 0.1
-    confirm_grace_s: NonNegativeFloat = 2.0
-    new_version_s: NonNegativeFloat = 60.0
-    clock_check_s: PositiveFloat = 120.0
-    clock_limit_s: PositiveFloat = 1.0
-    at_end: Literal["hold", "flat"] = "hold"
+    capital: Annotated[PositiveFloat | None, Title("Capital of all markets, USDT")] = None
+    deadline_share: Annotated[float, Gt(0), Le(1), Title("Share of a bar after which it is too late")] = 0.1
+    confirm_grace_s: Annotated[NonNegativeFloat, Title("Seconds until a missing bar is asked for")] = 2.0
+    new_version_s: Annotated[NonNegativeFloat, Title("Seconds between looks for another version")] = 60.0
+    clock_check_s: Annotated[PositiveFloat, Title("Seconds between looks at the clock")] = 120.0
+    clock_limit_s: Annotated[PositiveFloat, Title("Seconds that the clock may be off")] = 1.0
+    at_end: Annotated[Literal["hold", "flat"], Title("Position when it is stopped")] = "hold"
     orders: OrderConfig = OrderConfig()
     limits: TradingLimits = TradingLimits()
 

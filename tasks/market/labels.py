@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveInt
-from storage.schema import BUY, CLASSES, HOLD, SELL, BoolArray, FloatArray, IntArray
+from storage.schema import BUY, CLASSES, HOLD, SELL, BoolArray, FloatArray, IntArray, Title
 from tasks.market.features import FLAT_VOL
 from tasks.market.volatility import summed_squares
 
@@ -42,9 +43,9 @@ class LabelConfig(Checked):
             hold.
     """
 
-    horizon: PositiveInt = 12
-    k: NonNegativeFloat = 0.4307
-    cost_floor_multiple: NonNegativeFloat = 1.0
+    horizon: Annotated[PositiveInt, Title("Bars ahead")] = 12
+    k: Annotated[NonNegativeFloat, Title("Threshold, in units of volatility")] = 0.4307
+    cost_floor_multiple: Annotated[NonNegativeFloat, Title("Threshold, in units of costs")] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -30,7 +30,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from storage.bounds import Checked, HalfOpen, NonNegativeFloat, NonNegativeInt, PositiveInt, ProperShare
 from storage.compiled import compiled
-from storage.schema import Candles, ConfigError, FloatArray
+from storage.schema import Candles, ConfigError, FloatArray, Hidden, Title
 
 Kind = Literal["null", "ar", "gated", "drift"]
 Correlation = Annotated[float, Gt(-1), Lt(1)]
@@ -64,18 +64,18 @@ class SyntheticMarket(Checked):
         beta: Share of h in log volume (not in drift).
     """
 
-    kind: Kind = "drift"
-    k: HalfOpen = 0.3
-    psi: Correlation = 0.85
+    kind: Annotated[Kind, Title("Kind of signal")] = "drift"
+    k: Annotated[HalfOpen, Title("Strength of the signal")] = 0.3
+    psi: Annotated[Correlation, Hidden] = 0.85
     bars: Annotated[int, Ge(1), Le(10_000_000)] = 30_000  # so many as may be take about a gigabyte
     seed: NonNegativeInt = 7
-    volatility: ProperShare = 1.75e-3
-    interval_ms: PositiveInt = 300_000
-    start_ms: NonNegativeInt = 1_735_689_600_000
-    phi: Correlation = 0.985
-    sv: NonNegativeFloat = 0.12
-    tau: NonNegativeFloat = 0.5
-    beta: float = 0.5
+    volatility: Annotated[ProperShare, Hidden] = 1.75e-3
+    interval_ms: Annotated[PositiveInt, Hidden] = 300_000
+    start_ms: Annotated[NonNegativeInt, Hidden] = 1_735_689_600_000
+    phi: Annotated[Correlation, Hidden] = 0.985
+    sv: Annotated[NonNegativeFloat, Hidden] = 0.12
+    tau: Annotated[NonNegativeFloat, Hidden] = 0.5
+    beta: Annotated[float, Hidden] = 0.5
 
 
 def description(market: SyntheticMarket) -> bytes:

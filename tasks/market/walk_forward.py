@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NoReturn, TypedDict
+from typing import Annotated, Literal, NoReturn, TypedDict
 
 import numpy as np
 
 from storage.bounds import Checked, NonNegativeInt, PositiveInt, ProperShare
-from storage.schema import DAY_MS, ConfigError, DatasetError, IntArray, utc_text
+from storage.schema import DAY_MS, ConfigError, DatasetError, IntArray, Title, utc_text
 
 Scheme = Literal["anchored", "rolling"]
 Cut = Literal["calendar", "shares"]
@@ -50,13 +50,13 @@ class FoldConfig(Checked):
             overlaps ("uniqueness"). Without gaps, both are nearly the same, since all labels overlap alike.
     """
 
-    folds: PositiveInt = 4
+    folds: Annotated[PositiveInt, Title("Test blocks")] = 4
     test_share: ProperShare = 0.4
     validation_share: ProperShare = 0.1
-    embargo: NonNegativeInt = 0
-    cut: Cut = "calendar"
-    scheme: Scheme = "anchored"
-    weights: Weights = "equal"
+    embargo: Annotated[NonNegativeInt, Title("Bars left out between blocks")] = 0
+    cut: Annotated[Cut, Title("Where blocks begin and end")] = "calendar"
+    scheme: Annotated[Scheme, Title("Bars to train on")] = "anchored"
+    weights: Annotated[Weights, Title("How much each label counts")] = "equal"
 
     def __post_init__(self) -> None:
         super().__post_init__()

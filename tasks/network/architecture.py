@@ -31,7 +31,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from storage.bounds import Checked, HalfOpen, PositiveFloat
-from storage.schema import FEATURES, ConfigError
+from storage.schema import FEATURES, ConfigError, Title
 
 Padding = Literal["history", "zeros"]
 Block = Literal["separable", "xception", "standard"]
@@ -67,18 +67,18 @@ class DSCConfig(Checked):
 
     input_features: Annotated[int, Ge(1), Le(256)] = 10
     hidden_channels: Annotated[int, Ge(1), Le(1024)] = 64
-    num_blocks: Annotated[int, Ge(1), Le(12)] = 4
-    num_classes: Annotated[int, Ge(2), Le(64)] = 3
+    num_blocks: Annotated[int, Ge(1), Le(12), Title("Blocks")] = 4
+    num_classes: Annotated[int, Ge(2), Le(64), Title("Classes")] = 3
     dropout: HalfOpen = 0.2
     kernel_size: Annotated[int, Ge(3), Le(63)] = 3
     window: Annotated[int, Ge(1), Le(100_000)] = 100
     padding: Padding = "history"
-    block: Block = "separable"
-    newest_step: bool = False
-    linear_bypass: bool = False
-    input_clip: PositiveFloat | None = 5.0
-    members: Annotated[int, Ge(1), Le(64)] = 1
-    risk_head: bool = False
+    block: Annotated[Block, Title("What a block is")] = "separable"
+    newest_step: Annotated[bool, Title("Newest bar by itself as well")] = False
+    linear_bypass: Annotated[bool, Title("Newest bar straight to the output")] = False
+    input_clip: Annotated[PositiveFloat | None, Title("Inputs are cut off at")] = 5.0
+    members: Annotated[int, Ge(1), Le(64), Title("Networks joined")] = 1
+    risk_head: Annotated[bool, Title("Forecasts how much the market will move")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,9 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from storage.bounds import Checked, PositiveFloat, PositiveInt, Seed, Threads
-from storage.schema import ConfigError
+from storage.schema import ConfigError, Title
+
+_Penalties = tuple[PositiveFloat, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +29,13 @@ class BaselineConfig(Checked):
         threads: Of both; one gives the same trees and sums everywhere.
     """
 
-    strengths: tuple[PositiveFloat, ...] = (0.0001, 0.001, 0.01, 0.1)
-    leaves: tuple[Annotated[int, Ge(2), Le(131_072)], ...] = (2, 4, 12, 32)
+    strengths: Annotated[_Penalties, Title("Penalties of the logistic regression")] = (0.0001, 0.001, 0.01, 0.1)
+    leaves: Annotated[tuple[Annotated[int, Ge(2), Le(131_072)], ...], Title("Leaves of a tree")] = (2, 4, 12, 32)
     boosting_rate: PositiveFloat = 0.05
-    most_trees: PositiveInt = 400
-    patience: PositiveInt = 20
-    leaf_bars: PositiveInt = 200
-    twin: bool = True
+    most_trees: Annotated[PositiveInt, Title("Trees at most")] = 400
+    patience: Annotated[PositiveInt, Title("Trees without gain before it stops")] = 20
+    leaf_bars: Annotated[PositiveInt, Title("Bars in a leaf at least")] = 200
+    twin: Annotated[bool, Title("Standard convolutions as well")] = True
     seed: Seed = 7
     threads: Threads = 1
 

@@ -18,7 +18,7 @@ from storage.bounds import (
     Share,
     Threads,
 )
-from storage.schema import ConfigError
+from storage.schema import ConfigError, Title
 
 FIT_PRESETS = ("default", "source")
 """Names that `fit_preset` knows."""
@@ -59,21 +59,22 @@ class FitConfig(Checked):
         device: cpu, cuda or cuda:<number>; the fitted model comes back to the CPU.
     """
 
-    epochs: PositiveInt = 12  # nine lose 0.0003 nat on a year of 15-minute bars, nothing on one of 5-minute bars
+    # Nine lose 0.0003 nat on a year of 15-minute bars, nothing on one of 5-minute bars.
+    epochs: Annotated[PositiveInt, Title("Passes over the bars")] = 12
     learning_rate: PositiveFloat = 4e-3  # lower ones hardly leave the logistic start
     weight_decay: NonNegativeFloat = 1e-4
     label_smoothing: HalfOpen = 0.0
     gradient_clip: PositiveFloat = 1.0
-    keep: Literal["best", "last"] = "last"
+    keep: Annotated[Literal["best", "last"], Title("Weights that are kept")] = "last"
     patience: PositiveInt = 20
-    distil: Share = 1.0
+    distil: Annotated[Share, Title("Share that a teacher tells")] = 1.0
     teacher_parts: Annotated[int, Ge(2)] = 5  # trees of two parts of three knew 0.002 to 0.005 nat less of the other
     segment_bars: Annotated[int, Ge(1), Le(100_000)] = 32  # labels overlap: 20 short segments say more than one long
     batch_segments: Annotated[int, Ge(1), Le(100_000)] = 20
     validations_per_epoch: PositiveInt = 1
     input_noise: NonNegativeFloat = 0.2
     weight_average: HalfOpen = 0.99  # a slower one lags behind what an epoch finds
-    bypass_start: Literal["logistic", "zero"] = "logistic"
+    bypass_start: Annotated[Literal["logistic", "zero"], Title("Where training begins")] = "logistic"
     start_penalty: PositiveFloat = 100.0
     mirror_margin: NonNegativeFloat | None = (
         0.002  # no fold of BTCUSDT was beyond it; led by an even feature, folds are

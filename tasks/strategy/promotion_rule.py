@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveFloat, ProperShare
+from storage.schema import Title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +33,17 @@ class PromotionRule(Checked):
         other_trials: Strategies that were looked at before the log of trials began: those behind the default preset.
     """
 
-    min_days: PositiveFloat = 30.0
-    min_trades: NonNegativeInt = 100
-    significance: ProperShare = 0.05
-    cost_stress: PositiveFloat = 1.5
-    drawdown_ratio: PositiveFloat = 1.2
-    max_drawdown: PositiveFloat = 0.25
+    min_days: Annotated[PositiveFloat, Title("Unseen days at least")] = 30.0
+    min_trades: Annotated[NonNegativeInt, Title("Closed trades at least")] = 100
+    significance: Annotated[ProperShare, Title("Largest p-value")] = 0.05
+    cost_stress: Annotated[PositiveFloat, Title("Profit at costs times")] = 1.5
+    drawdown_ratio: Annotated[PositiveFloat, Title("Drawdown at most, beside the champion's")] = 1.2
+    max_drawdown: Annotated[PositiveFloat, Title("Drawdown at most, beside no position")] = 0.25
     calibration_margin: NonNegativeFloat = 0.02
-    latency_budget_us: PositiveFloat = 1_000.0
+    latency_budget_us: Annotated[PositiveFloat, Title("Time of one bar at most, µs")] = 1_000.0
     baseline_margin: NonNegativeFloat = 0.001
-    deflated_sharpe: ProperShare = 0.95
-    other_trials: NonNegativeInt = 160
+    deflated_sharpe: Annotated[ProperShare, Title("Deflated Sharpe ratio at least")] = 0.95
+    other_trials: Annotated[NonNegativeInt, Title("Strategies tried before")] = 160
 
     def alpha(self, looks: int) -> float:
         """Return what the p-value of the return lead must be below at so many looks at one champion."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from storage.bounds import Checked
-from storage.schema import ConfigError, DatasetRef, FloatArray, Market
+from storage.schema import ConfigError, DatasetRef, FloatArray, Market, Title
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.decision import DecisionConfig, packed
@@ -65,19 +65,21 @@ class Recipe(Checked):
     """
 
     preset: Literal["default", "source"] = "default"
-    labels: LabelConfig = field(default_factory=LabelConfig)
-    folds: FoldConfig = field(default_factory=FoldConfig)
+    labels: Annotated[LabelConfig, Title("What counts as buy, hold and sell")] = field(default_factory=LabelConfig)
+    folds: Annotated[FoldConfig, Title("Blocks that are trained and tested on")] = field(default_factory=FoldConfig)
     network: DSCConfig | None = None
-    fit: FitConfig | None = None
+    fit: Annotated[FitConfig | None, Title("Training")] = None
     fees: Schedule = "venue"
     costs: Costs = field(default_factory=Costs)
-    decision: DecisionConfig | None = None
-    backtest: BacktestConfig = field(default_factory=BacktestConfig)
-    promotion: PromotionRule = field(default_factory=PromotionRule)
-    risk: VolForecastRule = field(default_factory=VolForecastRule)
-    baselines: BaselineConfig = field(default_factory=BaselineConfig)
-    pool: tuple[str, ...] = ()
-    refit: bool = False
+    decision: Annotated[DecisionConfig | None, Title("From forecast to position")] = None
+    backtest: Annotated[BacktestConfig, Title("Capital and size")] = field(default_factory=BacktestConfig)
+    promotion: Annotated[PromotionRule, Title("When a model is promoted")] = field(default_factory=PromotionRule)
+    risk: Annotated[VolForecastRule, Title("When the volatility forecast is trusted")] = field(
+        default_factory=VolForecastRule
+    )
+    baselines: Annotated[BaselineConfig, Title("Simple models to beat")] = field(default_factory=BaselineConfig)
+    pool: Annotated[tuple[str, ...], Title("Markets that one network learns from")] = ()
+    refit: Annotated[bool, Title("Train once more on every bar")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat, ProperShare
-from storage.schema import HOUR_MS
+from storage.schema import HOUR_MS, Title
 from tasks.strategy.promotion_rule import looser_bounds
 
 
@@ -23,13 +24,14 @@ class VolForecastRule(Checked):
         calibration_margin: Largest miss of a forecast quantile. That is, of the share of windows below it.
     """
 
-    hours: PositiveFloat = 24.0
-    min_windows: PositiveFloat = 30.0
-    significance: ProperShare = 0.05
-    lightgbm_margin: NonNegativeFloat = 0.02
-    least_r2: float = 0.2
-    most_exceeding: ProperShare = 0.16  # what present volatility reached on four hourly markets: .14 to .19
-    calibration_margin: ProperShare = 0.1
+    hours: Annotated[PositiveFloat, Title("Hours ahead")] = 24.0
+    min_windows: Annotated[PositiveFloat, Title("Unseen windows at least")] = 30.0
+    significance: Annotated[ProperShare, Title("Largest p-value")] = 0.05
+    lightgbm_margin: Annotated[NonNegativeFloat, Title("LightGBM's lead at most, share")] = 0.02
+    least_r2: Annotated[float, Title("Share of its variance explained, at least")] = 0.2
+    # What present volatility reached on four hourly markets: .14 to .19.
+    most_exceeding: Annotated[ProperShare, Title("Windows far beyond the risk, at most")] = 0.16
+    calibration_margin: Annotated[ProperShare, Title("Quantiles off by at most")] = 0.1
 
     def looser_than(self, other: VolForecastRule) -> tuple[str, ...]:
         """Return the bounds that ask for less than another rule's, each with both values."""

@@ -19,7 +19,7 @@ import pytest
 from cyclopts import Token
 from prefect import flow
 
-from flows.entry.symbols import Symbols
+from flows.entry.parameters import Symbols
 from flows.ingest import ingest
 from flows.pipeline import pipeline, retrain_market
 from storage.artifacts import ArtifactStore

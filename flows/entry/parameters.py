@@ -1,4 +1,4 @@
-"""Many markets in place of one: how a flow takes their symbols, and what its run is then called."""
+"""The parameters that flows share, with their titles in the form; and what a run is called by them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from cyclopts import Parameter, Token
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from storage.schema import SYMBOL, Market
+from flows.entry.form import Folded
+from storage.schema import SYMBOL, Market, Title
+from tasks.exchange.connection import ExchangeConfig
+from tasks.ingestion.bar_range import BarRange
+from tasks.ingestion.quality import QualityConfig
+from tasks.strategy.recipe import Recipe
+
+_FLAT = Parameter(name="*")  # on a command line its fields stand without a prefix
+OneMarket = Annotated[Market, _FLAT]
+Exchange = Annotated[ExchangeConfig, _FLAT, Title("Exchange or sandbox")]
+Bars = Annotated[BarRange, _FLAT, Title("Which candles")]
+Quality = Annotated[QualityConfig, _FLAT, Folded, Title("When data is too bad")]
+HowMade = Annotated[Recipe, _FLAT, Folded, Title("How the model is made and judged")]
 
 
 def _comma_separated(_: type, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -18,7 +30,11 @@ def _comma_separated(_: type, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 
 _Symbol = Annotated[str, Field(pattern=f"^{SYMBOL.pattern}$")]
-Symbols = Annotated[tuple[_Symbol, ...], Parameter(converter=_comma_separated, n_tokens=1, negative="")]
+Symbols = Annotated[
+    tuple[_Symbol, ...],
+    Parameter(converter=_comma_separated, n_tokens=1, negative=""),
+    Title("Many markets in place of one"),
+]
 """On a command line, one comma-separated text."""
 
 
