@@ -75,6 +75,8 @@ def trade(
     if version == "newest":
         for one in markets:
             if lacks_a_version(exchange, one):
+                from flows.pipeline import pipeline  # with torch: only training needs it
+
                 stage("train")
                 pipeline(market=one, exchange=exchange)
     stage("session")

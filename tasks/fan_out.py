@@ -22,12 +22,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from storage.schema import ClusterError, ConfigError, Market, MarketsError, one_line
 from storage.settings import Settings, pasteable
-from tasks.reporting.summary import Verdict
 from tasks.runs.page import put_table
 from tasks.strategy.provenance import project_hash
 
 if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner
+
+    from tasks.reporting.summary import Verdict  # with torch: an ingest needs none
 
 _LOOK_EVERY_S = 0.5
 _MOST = 1_000  # characters of an error: one of ours names files and a way out
@@ -51,9 +52,9 @@ class Outcome:
     @classmethod
     def of(cls, market: Market, ended: Verdict | BaseException) -> Outcome:
         """Return the outcome of a step that returned `ended`, or raised it."""
-        if isinstance(ended, Verdict):
-            return cls(market=market, verdict=ended)
-        return cls(market=market, error=error_line(ended))
+        if isinstance(ended, BaseException):
+            return cls(market=market, error=error_line(ended))
+        return cls(market=market, verdict=ended)
 
     @property
     def line(self) -> str:

@@ -5,17 +5,13 @@
 A line in is a kill of `test_kills.py`, as JSON; the line out is the status that its attempt ended with.
 """
 
+import importlib
 import json
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
-
-# What a retrain imports where it first needs it; not onnxruntime, which starts a thread.
-import lightgbm  # noqa: F401
-import sklearn.linear_model  # noqa: F401
-import torch._dynamo  # noqa: F401
 
 from flows.retrain import retrain
 from storage.objects import ObjectStore
@@ -82,6 +78,8 @@ def attempt(kill: list[str]) -> None:
 
 def main() -> None:
     """Make an attempt a line, until the input ends."""
+    for first_needed_later in ("lightgbm", "sklearn.linear_model"):  # not onnxruntime, which starts a thread
+        importlib.import_module(first_needed_later)
     leave_out_side_work()
     sources_behind(
         "tasks.training", "tasks.evaluation", "tasks.judging", "tasks.publishing"
