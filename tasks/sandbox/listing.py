@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.schema import DAY_MS, HOUR_MS, MINUTE_MS, Candles, FloatArray, Instrument, Market
+from storage.schema import MINUTE_MS, Candles, FloatArray, Instrument, Market
 from tasks.sandbox.replay import Replay, decimal_text
 from tasks.sandbox.tape import TapeTick
 
@@ -124,37 +124,17 @@ class Listing:
         quote = self.quote(now_ms)
         if not quote:
             return {}
-        day = self._day(now_ms)
-        before = float(day.open[0])
-        ticker = {
-            "symbol": self.market.symbol,
-            **quote,
-            "prevPrice24h": decimal_text(before),
-            "price24hPcnt": decimal_text(round(day.close[-1] / before - 1, 6)),
-            "highPrice24h": decimal_text(day.high.max()),
-            "lowPrice24h": decimal_text(day.low.min()),
-            "volume24h": decimal_text(day.volume.sum()),
-            "turnover24h": decimal_text(day.turnover.sum()),
-        }
+        ticker = {"symbol": self.market.symbol, **quote}
         if self.market.category == "spot":
             return ticker
-        hour = min(int(np.searchsorted(day.start_ms, now_ms - HOUR_MS)), len(day) - 1)
         interval_ms = self.rules.funding_interval_min * MINUTE_MS
         stamp = (now_ms // interval_ms + 1) * interval_ms
         return ticker | {
-            "prevPrice1h": decimal_text(day.open[hour]),
             "openInterest": "0",  # nobody holds a position in a replay; ccxt tells contracts from spot by these two
             "openInterestValue": "0",
             "fundingRate": decimal_text(self._funding_rate(stamp, now_ms)),
             "nextFundingTime": str(stamp),
-            "fundingIntervalHour": str(self.rules.funding_interval_min // 60),
         }
-
-    def _day(self, now_ms: int) -> Candles:
-        """Return the candles of the last 24 hours: from the one that contains the start to the one that is forming."""
-        starts = self.candles.start_ms
-        first, last = np.searchsorted(starts, [self.market.floor(now_ms - DAY_MS), self.market.floor(now_ms)])
-        return Candles.join([self.candles[int(first) : int(last)], self.replay.forming(self.market.interval, now_ms)])
 
     def _funding_rate(self, stamp_ms: int, now_ms: int) -> float:
         """Return the rate of the next stamp, as in Bybit's ticker; the last rate if it is unknown."""

@@ -19,14 +19,13 @@ from storage.schema import DAY_MS
 from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import CREATE_PATH, OrderTwist
 from tasks.sandbox.listing import Fields
-from tasks.sandbox.order_record import COIN, VenueOrder
+from tasks.sandbox.order_record import VenueOrder
 from tasks.sandbox.order_rules import leverage_of, number
 from tasks.sandbox.signatures import Door, Signed
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal, Result, envelope, integer, row_limit
 from tasks.sandbox.venue_account import MAKER_FEE, VenueAccount
 
 _WEEK_MS = 7 * DAY_MS
-_CLOSED_KEPT = 500  # closed orders that /v5/order/realtime knows
 _NUMBERS = ("positionIdx", "triggerDirection")  # in a body; every other number is text there
 
 
@@ -131,10 +130,8 @@ class Trading:
         if not (params.get("orderId") or params.get("orderLinkId")):
             open_only = integer(params, "openOnly") or 0
             found = [order for order in found if order.is_open == (open_only == 0)]
-        closed = [order for order in account.orders.values() if not order.is_open][:-_CLOSED_KEPT]
-        forgotten = {order.order_id for order in closed}
-        found = [one for one in found if one.order_id not in forgotten and not one.hidden_from("realtime")]
-        return _page([(order.seq, order.row()) for order in found], params, default=20, most=50)
+        rows = [(order.seq, order.row()) for order in found if not order.hidden_from("realtime")]
+        return _page(rows, params, default=20, most=50)
 
     def _history(self, account: VenueAccount, params: Params) -> Result:
         since_ms, until_ms = self._window(params)
@@ -176,10 +173,7 @@ class Trading:
     def _wallet(self, account: VenueAccount, params: Params) -> Result:
         if params.get("accountType") != "UNIFIED":
             raise Refusal(BAD_PARAMETER, "accountType only support UNIFIED.")
-        row = account.wallet_row()
-        if params.get("coin", COIN) != COIN:
-            row["coin"] = []
-        return {"list": [row]}
+        return {"list": [account.wallet_row()]}
 
     def _info(self, account: VenueAccount, params: Params) -> Result:
         spec = account.spec
@@ -188,11 +182,8 @@ class Trading:
     def _fee_rate(self, account: VenueAccount, params: Params) -> Result:
         if not account.spec.tells_fees:
             raise Refusal(BAD_PARAMETER, "Request parameter error.")
-        if params.get("category") != "linear":
-            raise Refusal(BAD_PARAMETER, "the sandbox knows the fees of linear markets alone")
-        symbols = [self._desk.listing(params).market.symbol] if "symbol" in params else self._desk.market.listings
-        fees = {"takerFeeRate": account.spec.taker_fee, "makerFeeRate": MAKER_FEE}
-        return {"list": [{"symbol": symbol, **fees} for symbol in symbols]}
+        symbol = self._desk.listing(params).market.symbol
+        return {"list": [{"symbol": symbol, "takerFeeRate": account.spec.taker_fee, "makerFeeRate": MAKER_FEE}]}
 
     def _query_api(self, account: VenueAccount, params: Params) -> Result:
         spec = account.spec
