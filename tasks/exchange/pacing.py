@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveInt
-from storage.schema import ConfigError
 from tasks.exchange.bans import BAN_S
 
 Sleep = Callable[[float], object]
@@ -63,8 +62,6 @@ class Pace:
     """
 
     def __init__(self, requests_per_s: float, burst: int, clock: Callable[[], float]) -> None:
-        if not requests_per_s > 0:
-            raise ConfigError(f"requests_per_s must be > 0, was {requests_per_s!r}")
         self._interval_s = 1 / requests_per_s
         self._slack_s = (burst - 1) / requests_per_s
         self._clock = clock

@@ -42,13 +42,10 @@ class Listing:
     """A market that the sandbox replays.
 
     Attributes:
-        candles: Oldest first.
+        candles: Oldest first, at least one, on the grid of their interval: `base_interval` refuses others.
         market: Symbol, category and the interval of the candles; longer intervals are built from them.
         funding: Stamps (UTC milliseconds) and rates.
         instrument: Trading rules; None for plausible ones, with the first candle as the listing.
-
-    Raises:
-        CandleError: There are no candles, or they are not on the grid of the interval.
     """
 
     candles: Candles
@@ -59,8 +56,7 @@ class Listing:
     replay: Replay = field(init=False)
 
     def __post_init__(self) -> None:
-        first = int(self.candles.start_ms[0]) if len(self.candles) else 0
-        self.rules = self.instrument or default_instrument(self.market, first, self.candles)
+        self.rules = self.instrument or default_instrument(self.market, int(self.candles.start_ms[0]), self.candles)
         self.replay = Replay(candles=self.candles, market=self.market, qty_step=float(self.rules.qty_step))
         self.funding = sorted(self.funding)
         self._books: dict[tuple[int, int], Book] = {}

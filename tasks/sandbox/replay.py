@@ -17,7 +17,6 @@ from storage.schema import (
     CANDLE_COLUMNS,
     INTERVAL_MS,
     MONDAY_MS,
-    CandleError,
     Candles,
     IntArray,
     Market,
@@ -83,7 +82,7 @@ class Replay:
     """One market's candles, seen at a given time, in any interval.
 
     Attributes:
-        candles: The base candles, oldest first.
+        candles: The base candles, oldest first, at least one, on the grid of their interval.
         market: Symbol, category and the interval of the base candles.
         qty_step: Trades are of multiples of it.
     """
@@ -95,16 +94,7 @@ class Replay:
     _traded: dict[int, list[TapeTick]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.candles) == 0:
-            raise CandleError("a replay must hold candles, there are none")
-        starts = self.candles.start_ms
-        off_grid = np.flatnonzero(bar_open(starts, self.market.interval) != starts)
-        if len(off_grid):
-            raise CandleError(
-                f"every candle must open on the grid of its interval, {self.market}: row {off_grid[0]} opens at "
-                f"{starts[off_grid[0]]}; give the interval that the candles have"
-            )
-        self._starts: list[int] = starts.tolist()  # searched by bisection at every trade
+        self._starts: list[int] = self.candles.start_ms.tolist()  # searched by bisection at every trade
 
     @property
     def first_ms(self) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Literal
 from zlib import crc32
 
+from storage.bounds import Checked
 from storage.schema import ConfigError
 from tasks.sandbox.listing import Fields
 from tasks.sandbox.order_record import COIN, ZERO, VenueExecution, VenueOrder, empty, money, text
@@ -18,11 +20,9 @@ from tasks.sandbox.tape import Side
 MAKER_FEE = "0.0002"
 """Share of the traded notional."""
 
-_MARGIN_MODES = ("REGULAR_MARGIN", "ISOLATED_MARGIN", "PORTFOLIO_MARGIN")
-
 
 @dataclass(frozen=True, kw_only=True)
-class AccountSpec:
+class AccountSpec(Checked):
     """An account that a sandbox opens.
 
     Attributes:
@@ -39,7 +39,7 @@ class AccountSpec:
         tells_fees: Whether /v5/account/fee-rate answers; it does not for demo accounts.
 
     Raises:
-        ConfigError: Key or secret is missing, the margin mode is unknown, or a number is invalid or too small.
+        ConfigError: Key or secret is missing, or the margin mode is unknown.
     """
 
     key: str = field(repr=False)
@@ -47,7 +47,7 @@ class AccountSpec:
     capital: str = "10000"
     may_trade: bool = True
     may_withdraw: bool = False
-    margin_mode: str = "REGULAR_MARGIN"
+    margin_mode: Literal["REGULAR_MARGIN", "ISOLATED_MARGIN", "PORTFOLIO_MARGIN"] = "REGULAR_MARGIN"
     unified_margin_status: int = 5
     hedge: bool = False
     leverage: str = "10"
@@ -55,16 +55,9 @@ class AccountSpec:
     tells_fees: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.key or not self.secret:
             raise ConfigError("an account must have a key and a secret, one is empty")
-        if self.margin_mode not in _MARGIN_MODES:
-            raise ConfigError(f"margin_mode must be one of {', '.join(_MARGIN_MODES)}, was {self.margin_mode!r}")
-        for name in ("capital", "leverage", "taker_fee"):
-            value = getattr(self, name)
-            if not value.replace(".", "", 1).isdecimal():
-                raise ConfigError(f"{name} must be a decimal number in text, was {value!r}")
-        if Decimal(self.leverage) < 1:
-            raise ConfigError(f"leverage must be >= 1, was {self.leverage!r}")
 
     @property
     def user_id(self) -> int:

@@ -83,9 +83,3 @@ def test_back_off_is_lengthened_by_at_most_the_jitter() -> None:
 def test_retry_policy_that_breaks_a_rule_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RetryPolicy(**options)
-
-
-@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan")])
-def test_pace_without_a_rate_is_refused(fake_time: Any, rate: float) -> None:
-    with pytest.raises(ConfigError, match="requests_per_s must be > 0"):
-        Pace(rate, burst=1, clock=fake_time.clock)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.schema import CANDLE_COLUMNS, DAY_MS, CandleError, Candles, Market
+from storage.schema import CANDLE_COLUMNS, DAY_MS, Candles, Market
 from tasks.sandbox.candle_files import read_candle_file
 from tasks.sandbox.replay import Replay, aggregate, bar_open, decimal_text, encode_rows
 
@@ -225,15 +225,3 @@ def test_replay_serves_multiples_of_its_interval_alone() -> None:
         if replay.serves(code)
     ]
     assert served == ["5", "15", "30", "60", "120", "240", "360", "720", "D", "W"]
-
-
-def test_replay_of_candles_off_the_grid_is_refused() -> None:
-    with pytest.raises(
-        CandleError, match="must open on the grid of its interval, SYNTHUSDT linear 15m: row 1 opens at"
-    ):
-        Replay(candles=table_candles(), market=Market(interval="15"))
-
-
-def test_replay_of_no_candles_is_refused() -> None:
-    with pytest.raises(CandleError, match="must hold candles"):
-        Replay(candles=Candles.empty(), market=Market())

@@ -13,7 +13,7 @@ import pytest
 import requests
 from pybit.exceptions import FailedRequestError, InvalidRequestError
 
-from storage.schema import CandleError, Candles, Instrument, Market, Source
+from storage.schema import Candles, Instrument, Market, Source
 from tasks.sandbox.address_limit import AddressLimit, ClientLimits
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.sandbox import Sandbox
@@ -398,13 +398,6 @@ def test_sandbox_after_its_block_listens_no_more(make_candles: MAKE, open_client
         client.get_server_time()
     with pytest.raises(requests.ConnectionError):
         client.get_server_time()
-
-
-def test_market_of_candles_off_the_grid_is_refused(make_candles: MAKE) -> None:
-    candles = make_candles(3)
-    candles.start_ms[1] += 1
-    with pytest.raises(CandleError, match="must open on the grid"):
-        Listing(candles=candles, market=Market())
 
 
 def test_unknown_turnover_is_sent_as_an_empty_string(make_candles: MAKE, open_sandbox: OPEN, open_client: OPEN) -> None:

@@ -208,9 +208,7 @@ def test_snapshot_is_a_copy(desk: Any) -> None:
     ("wrong", "says"),
     [
         ({"key": ""}, "a key and a secret"),
-        ({"capital": "-5"}, "capital must be a decimal number in text, was '-5'"),
-        ({"leverage": "0"}, "leverage must be >= 1, was '0'"),
-        ({"margin_mode": "CROSS"}, "margin_mode must be one of REGULAR_MARGIN"),
+        ({"margin_mode": "CROSS"}, "margin_mode must be REGULAR_MARGIN, ISOLATED_MARGIN or PORTFOLIO_MARGIN, was"),
     ],
 )
 def test_account_that_can_not_be_is_refused(wrong: dict[str, str], says: str) -> None:
