@@ -19,6 +19,7 @@ from storage.schema import Market, VersionRef, utc_text
 from storage.settings import Settings
 from storage.whole_file import replace_file
 from tasks.champion.prediction import predict_history
+from tasks.champion.version_selector import newest_version
 from tasks.exchange.connection import ExchangeConfig
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
@@ -27,7 +28,6 @@ from tasks.live.market_session import MarketSession
 from tasks.live.outcome import SessionResult, signal_line
 from tasks.live.run import run_session
 from tasks.live.session_plan import SessionPlan
-from tasks.live.version_selector import newest_version
 from tasks.reporting.session_page import Shown, deciding_version, session_page
 from tasks.reporting.version_facts import VersionFacts
 from tasks.runs.alerts import raise_alert

@@ -192,19 +192,18 @@ class Account:
         target = tick.target if tick is not None else 0
         waited_us = (began_ns - bar.received_ns) / 1e3
         late_ms = bar.at_ms - bar.start_ms - step_ms + waited_us / 1e3
-        cause, wanted = "", target
+        cause = ""
         if not bar.is_newest:
-            cause, wanted = Cause.MISSED_BARS, position
+            cause = Cause.MISSED_BARS
         elif late_ms > deadline_ms:
-            cause, wanted = Cause.DEADLINE, position
+            cause = Cause.DEADLINE
         elif not trusted:
-            cause, wanted = Cause.CLOCK, nothing_new(position, target)
+            cause = Cause.CLOCK
         elif self.is_in_doubt:
-            cause, wanted = Cause.CHAMPION, nothing_new(position, target)
-        if wanted == target:
-            cause = ""
-        elif cause:
-            self.count(cause)
+            cause = Cause.CHAMPION
+        wanted = held_back(cause, position, target) if cause else target
+        cause = "" if wanted == target else cause
+        self.count(cause)
         self.unfilled, self._has_stale_decision = Cause.STALE, False
         self._pending_rules = self.rules if tick is None else sized(self.rules, tick.share)
         lacks, mu, cost = self._forecast_return(tick, unbroken)

@@ -24,9 +24,9 @@ from decimal import Decimal
 from storage.api_keys import ApiKey, Environment
 from storage.schema import ConfigError, Market, PipelineError
 from storage.settings import pasteable
+from tasks.champion.version_selector import VersionChoice
 from tasks.live.halts import Halts
 from tasks.live.session_plan import ORDER_MODES, SessionPlan
-from tasks.live.version_selector import VersionChoice
 
 CONFIRM_LIVE = "DSC_CONFIRM_LIVE"
 """Variable with which a service confirms what a person types: `confirmation`'s words."""

@@ -414,11 +414,12 @@ class MarketSession:
         quote = Quote(price) if book is None else Quote((book.bid + book.ask) / 2, book.bid, book.ask)
         self._book_opens([(one, one.close_out(max(at_ms, one.opened_ms + 1), quote)) for one in held])
 
-    def daily_limit(self, decision: Decision) -> float:
-        """Return what an account that sends orders may lose on a day on which it opens a position of a decision.
+    def worth(self, account: Account) -> float:
+        """Return what an account is worth at the last close, USDT; before the first one nothing is held."""
+        return account.ledger.equity(self.close) if account.ledger.quantity else account.ledger.cash
 
-        As share of its equity.
-        """
+    def daily_limit(self, decision: Decision) -> float:
+        """Return what an account by orders may lose on a day of a decision's position, share of its equity."""
         model, worth = self.own.model, self.own.ledger.equity(self.close)
         usual = model.recipe.backtest.usual_share(worth, self.close) if model is not None and worth > 0.0 else math.nan
         risk = usual * share_taken(decision.values) * day_vol(decision.values, self._step_ms)

@@ -21,7 +21,7 @@ from tasks.execution.limits import Breach, LimitBook
 from tasks.execution.orders import ZERO
 from tasks.execution.paper import Quote
 from tasks.journal.journal_rows import BarOpen, Cause, Decision
-from tasks.live.account import Account, BarStart, ClosedBar, nothing_new
+from tasks.live.account import Account, BarStart, ClosedBar, held_back
 from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
 from tasks.live.exchange_time import ExchangeTime, boottime_s
@@ -228,19 +228,18 @@ class OrderAccount(Account):
         self._closed_ms = bar.start_ms
         self._remember(breach)
         if decision.wanted and (why := self._halted()):
-            self.pending = self._restrained(decision, 0, Cause.HALTED, why)
+            self._hold_back(decision, Cause.HALTED, why)
         elif decision.wanted not in (0, decision.position) and (why := self._unheard()):
-            wanted = nothing_new(decision.position, decision.wanted)
-            self.pending = self._restrained(decision, wanted, Cause.STREAM, why)
+            self._hold_back(decision, Cause.STREAM, why)
         elif decision.wanted != decision.position and (unsettled := self.desk.unsettled):
-            why = f"order {unsettled[0].link_id} is {unsettled[0].status}"
-            self.pending = self._restrained(decision, decision.position, Cause.UNKNOWN, why)
+            self._hold_back(decision, Cause.UNKNOWN, f"order {unsettled[0].link_id} is {unsettled[0].status}")
         return self.pending or decision
 
-    def _restrained(self, decision: Decision, wanted: int, cause: str, why: str) -> Decision:
+    def _hold_back(self, decision: Decision, cause: str, why: str) -> None:
         self.count(cause)
         self.desk.note(decision.start_ms, f"{cause} at close", why)
-        return decision._replace(wanted=wanted, cause=cause)
+        wanted = held_back(cause, decision.position, decision.wanted)
+        self.pending = decision._replace(wanted=wanted, cause=cause)
 
     def _halted(self) -> str:
         """Return why nothing may be held; empty where it may. What a person has re-armed is judged anew."""

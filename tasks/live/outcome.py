@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -129,7 +130,7 @@ def market_numbers(
 ) -> dict[str, Any]:
     """Return what became of one market: of its own account, and of the shadows by version."""
     fills = [bar.start_ms for bar in reader.opens(one.market.slug) if bar.opened.fill]
-    ledger, last = one.own.ledger, reader.decisions(one.market.slug, last=1)
+    last = reader.decisions(one.market.slug, last=1)
     day = day_vol(last[0].values, one.market.interval_ms) if last else math.nan
     return {
         "market": str(one.market),
@@ -153,12 +154,12 @@ def market_numbers(
         "share": share_taken(last[0].values) if last else None,
         "daily_limit": one.daily_limit(last[0]) if last else None,
         "capital": float(reader.facts()["capital"][one.market.slug]),
-        "equity": ledger.equity(one.close) if ledger.quantity else ledger.cash,
+        "equity": one.worth(one.own),
         "backtest_equity": again.comparison.backtest if again.comparison else None,
         "difference_bp": dict(again.comparison.parts) if again.comparison else {},
         "shadows": {
             account.version: {
-                "equity": account.ledger.equity(one.close) if account.ledger.quantity else account.ledger.cash,
+                "equity": one.worth(account),
                 "fills": shadows[account.version].fills,
                 "unexplained": shadows[account.version].unexplained,
             }
@@ -183,10 +184,6 @@ def _forecast_line(numbers: Mapping[str, Any]) -> str:
 def session_numbers(markets: Sequence[tuple[MarketSession, dict[str, Any]]], reader: JournalReader) -> dict[str, Any]:
     """Return what became of a session: sums, extremes and stages over its markets, and each market's own numbers."""
     each = [numbers for _, numbers in markets]
-    causes: dict[str, int] = {}
-    for numbers in each:
-        for cause, count in numbers["causes"].items():
-            causes[cause] = causes.get(cause, 0) + count
     capital = sum(numbers["capital"] for numbers in each)
     parts: dict[str, float] = {}  # of the capital of all markets together
     for numbers in each:
@@ -194,7 +191,7 @@ def session_numbers(markets: Sequence[tuple[MarketSession, dict[str, Any]]], rea
             parts[cause] = parts.get(cause, 0.0) + part * numbers["capital"] / capital
     return {
         **{name: sum(numbers[name] for numbers in each) for name in _SUMS},
-        "causes": causes,
+        "causes": dict(sum((Counter(numbers["causes"]) for numbers in each), Counter[str]())),
         "halted": [f"{numbers['market']}: {numbers['halted']}" for numbers in each if numbers["halted"]],
         "still_open": [numbers["still_open"] for numbers in each if numbers["still_open"]],
         "feature_diff": max(numbers["feature_diff"] for numbers in each),

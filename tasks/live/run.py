@@ -25,6 +25,7 @@ from storage.settings import Settings, pasteable
 from storage.snapshots import load_dataset
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.manifest import read_manifest
+from tasks.champion.version_selector import VersionChoice, VersionSelector
 from tasks.exchange.connection import Link, connect_stream
 from tasks.execution.orders import ZERO
 from tasks.journal.journal import Journal
@@ -40,7 +41,6 @@ from tasks.live.session import Session
 from tasks.live.session_plan import SessionPlan, session_path
 from tasks.live.session_review import differing, replayed
 from tasks.live.session_start import one_session, open_session
-from tasks.live.version_selector import VersionChoice, VersionSelector
 from tasks.sandbox.venue_account import AccountSpec
 
 

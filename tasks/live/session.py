@@ -14,6 +14,7 @@ from storage.schema import (
     StoreError,
     TemporaryError,
 )
+from tasks.champion.version_selector import ChooseVersion
 from tasks.exchange.private_events import AccountReconnected, ExecutionNews, OrderNews, PrivateEvent
 from tasks.exchange.stream_events import (
     BookTop,
@@ -31,7 +32,6 @@ from tasks.journal.journal_rows import KNOWN_CHAMPION, UNKNOWN_CHAMPION
 from tasks.live.exchange_time import ExchangeTime, boottime_s
 from tasks.live.market_session import MarketSession
 from tasks.live.session_config import SessionConfig
-from tasks.live.version_selector import ChooseVersion
 
 _LOOK_S = 1.0  # how long the queue is waited for before somebody looks whether to stop
 _RETRY_S = 5.0  # between two questions for what REST did not give

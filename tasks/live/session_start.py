@@ -24,6 +24,7 @@ from storage.schema import (
 )
 from storage.settings import pasteable
 from tasks.champion.serving import ServedModel
+from tasks.champion.version_selector import ChooseVersion, VersionChoice
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.private_events import PrivateEvent
@@ -41,7 +42,6 @@ from tasks.live.order_gateway import OrderGateway
 from tasks.live.rest_feed import RestFeed
 from tasks.live.session import Session
 from tasks.live.session_config import SessionConfig
-from tasks.live.version_selector import ChooseVersion, VersionChoice
 from tasks.market.features import WARM_UP
 from tasks.strategy.recipe import Recipe
 
@@ -116,9 +116,10 @@ def open_session(
     feed = RestFeed(gateway=link.gateway, on_note=on_note)
     clock: ExchangeTime = DataTime() if link.is_replay else ExchangeTime(_checked_offset(link.gateway))
     markets = []
+    capital = config.capital / len(versions) if config.capital else None  # each version's own
     for market, chosen in versions.items():
         instrument = link.gateway.instrument(market)
-        own, shadows = _accounts(market, instrument, chosen, journal, mode, orders, _capital(config, len(versions)))
+        own, shadows = _accounts(market, instrument, chosen, journal, mode, orders, capital)
         markets.append(
             MarketSession(
                 market, own, shadows=shadows, instrument=instrument, journal=journal, feed=feed, time=clock,
@@ -135,19 +136,20 @@ def open_session(
         events: queue.Queue[Event | PrivateEvent] = queue.Queue(_REPLAY_EVENTS if link.is_replay else QUEUE_EVENTS)
         if orders is not None:
             stack.enter_context(orders.stream(events, timing, on_note))
-        streams = _public_streams(list(versions), link, events, timing, on_note)
-        for stream in streams:
-            stack.enter_context(stream)
+        categories = sorted({market.category for market in versions})
+        for category in categories:
+            stack.enter_context(
+                PublicStream(
+                    [market for market in versions if market.category == category], exchange=link.exchange,
+                    url=link.stream_url, events=events, timing=timing, patient=link.is_replay, ban=link.gateway.ban,
+                    on_note=on_note,
+                )
+            )  # fmt: skip
         yield Session(
             markets, events, journal, time=clock, config=config, choose=choose,
             compare_clocks=None if link.is_replay else partial(clock_offset_ms, link.gateway),
-            streams=len(streams), stop=stop, on_note=on_note,
+            streams=len(categories), stop=stop, on_note=on_note,
         )  # fmt: skip
-
-
-def _capital(config: SessionConfig, markets: int) -> float | None:
-    """Return the USDT that each market begins with; None where each has its version's own."""
-    return config.capital / markets if config.capital else None
 
 
 def _accounts(
@@ -204,24 +206,6 @@ def _facts(
         "instruments": {one.market.slug: _as_agreed(journal, one, on_note) for one in markets},
         **({"session": orders.session, "began_ms": begun} if orders is not None else {}),
     }
-
-
-def _public_streams(
-    markets: Sequence[Market],
-    link: Link,
-    events: queue.Queue[Event | PrivateEvent],
-    timing: StreamTiming,
-    on_note: Callable[[str], object],
-) -> list[PublicStream]:
-    """Return the streams of the markets, one a category."""
-    return [
-        PublicStream(
-            [market for market in markets if market.category == category], exchange=link.exchange,
-            url=link.stream_url, events=events, timing=timing, patient=link.is_replay, ban=link.gateway.ban,
-            on_note=on_note,
-        )
-        for category in sorted({market.category for market in markets})
-    ]  # fmt: skip
 
 
 def _as_agreed(journal: Journal, one: MarketSession, on_note: Callable[[str], object]) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 
 from storage.schema import Market
+from tasks.champion.version_selector import VersionChoice
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.session_start import open_session
-from tasks.live.version_selector import VersionChoice
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.listing import Listing

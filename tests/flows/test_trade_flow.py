@@ -23,9 +23,9 @@ from storage.candles import CandleStore
 from storage.schema import ArtifactError, ConfigError, StoreBusyError, StoreError, VersionRef, Window, utc_text
 from storage.settings import Settings
 from tasks.champion.health import MonitorConfig
+from tasks.champion.version_selector import VersionSelector
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.session_start import one_session
-from tasks.live.version_selector import VersionSelector
 from tasks.market.synthetic import generate
 from tasks.runs import live_page
 from tasks.runs.page import page_key
@@ -131,11 +131,11 @@ def test_champion_decides_and_another_version_only_if_it_is_named(version, home,
     selector = VersionSelector(store=store, source=EXCHANGE.source)
     day_ns = 86_400 * 10**9
     made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
-    monkeypatch.setattr("tasks.live.version_selector.time.time_ns", lambda: made_ns + day_ns)
+    monkeypatch.setattr("tasks.champion.version_selector.time.time_ns", lambda: made_ns + day_ns)
     chosen = selector.at_start(MARKET)
     assert chosen.model.ref == version
     assert selector.refresh(MARKET, chosen.model).model is chosen.model
-    monkeypatch.setattr("tasks.live.version_selector.time.time_ns", lambda: made_ns + 400 * day_ns)
+    monkeypatch.setattr("tasks.champion.version_selector.time.time_ns", lambda: made_ns + 400 * day_ns)
     late = selector.refresh(MARKET, chosen.model)
     assert late.model is None
     assert "has expired" in late.why_none

@@ -16,6 +16,7 @@ import torch
 
 from storage.schema import FloatArray, IntArray, Market, Source, VersionRef
 from tasks.champion.serving import ServedModel
+from tasks.champion.version_selector import VersionChoice
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.stream_socket import StreamTiming
@@ -26,7 +27,6 @@ from tasks.journal.journal_reader import JournalReader
 from tasks.live.session import Session
 from tasks.live.session_replay import Replayed, replay
 from tasks.live.session_start import open_session
-from tasks.live.version_selector import VersionChoice
 from tasks.market.features import WARM_UP
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.architecture import DSCConfig

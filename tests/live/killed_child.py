@@ -11,6 +11,7 @@ from typing import Any
 
 from storage.schema import Market
 from tasks.champion.serving import ServedModel
+from tasks.champion.version_selector import VersionChoice
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.stream_events import ConfirmedBar
@@ -19,7 +20,6 @@ from tasks.live.account import Account
 from tasks.live.market_session import MarketSession
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_start import open_session
-from tasks.live.version_selector import VersionChoice
 from tests.live.conftest import MARKET, QUICK, SOURCE, make_model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tasks.champion.version_selector import VersionChoice
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.trading_account import TradingAccount
@@ -14,7 +15,6 @@ from tasks.journal.journal import Journal
 from tasks.live.halts import Halts
 from tasks.live.order_gateway import OrderGateway
 from tasks.live.session_start import open_session
-from tasks.live.version_selector import VersionChoice
 from tests.live.conftest import MARKET, QUICK, SOURCE, make_model
 from tests.live.killed_child import die_when
 from tests.live.order_rig import CAPITAL, DESK, KEY, NO_LIMITS

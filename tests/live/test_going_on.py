@@ -25,6 +25,7 @@ from storage.settings import Settings
 from tasks.champion.expiry import ExpiryRule
 from tasks.champion.prediction import predict_history
 from tasks.champion.serving import load_served
+from tasks.champion.version_selector import VersionChoice, VersionSelector
 from tasks.exchange.connection import ExchangeConfig
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
@@ -32,7 +33,6 @@ from tasks.live.outcome import SessionResult
 from tasks.live.run import run_session
 from tasks.live.session_plan import SessionPlan, session_path
 from tasks.live.session_review import review_session
-from tasks.live.version_selector import VersionChoice, VersionSelector
 from tasks.market.synthetic import generate
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 from tests.live.conftest import WAIT_S
@@ -109,7 +109,7 @@ def test_champion_that_this_code_can_t_serve_holds_no_position_and_says_why(
     def refuse(*args: Any) -> Any:
         raise ArtifactError("expects 99 features")
 
-    monkeypatch.setattr("tasks.live.version_selector.load_served", refuse)
+    monkeypatch.setattr("tasks.champion.version_selector.load_served", refuse)
     monkeypatch.setattr(VersionSelector, "_named", lambda selector, market: (version, "", None))
     selector = VersionSelector(store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source)
     for chosen in (selector.at_start(MARKET), selector.refresh(MARKET, None)):
@@ -134,7 +134,7 @@ def test_real_money_follows_no_champion_of_a_rule_that_asks_for_less(version: Ve
 def selector(version: VersionRef, monkeypatch: pytest.MonkeyPatch) -> VersionSelector:
     """What says who decides, while the champion is in force."""
     made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
-    monkeypatch.setattr("tasks.live.version_selector.time.time_ns", lambda: made_ns + 10**9)
+    monkeypatch.setattr("tasks.champion.version_selector.time.time_ns", lambda: made_ns + 10**9)
     return VersionSelector(store=ArtifactStore(Settings.from_environment().models), source=EXCHANGE.source)
 
 
@@ -188,7 +188,7 @@ def test_session_says_how_old_a_champion_may_be_and_goes_by_it(
     notes: list[str] = []
     monkeypatch.setenv("DSC_RETRAIN_HOURS", hours)
     made_ns = int(datetime.fromisoformat(version.made).timestamp()) * 10**9
-    monkeypatch.setattr("tasks.live.version_selector.time.time_ns", lambda: made_ns + 20 * 86_400 * 10**9)
+    monkeypatch.setattr("tasks.champion.version_selector.time.time_ns", lambda: made_ns + 20 * 86_400 * 10**9)
     hold("champion", bars=1, on_note=notes.append)
     assert f"a champion expires after 3 missed retrains, one every {float(hours):g} hours" in notes
     assert any(said in note for note in notes) == (said != "in force")

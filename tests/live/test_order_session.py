@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from storage.schema import TemporaryError
+from tasks.champion.version_selector import VersionChoice
 from tasks.exchange.private_events import OrderNews
 from tasks.exchange.stream_events import Ticker
 from tasks.execution.accounting import Costs
@@ -23,7 +24,6 @@ from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.order_gateway import OrderConfig
 from tasks.live.session_config import SessionConfig
-from tasks.live.version_selector import VersionChoice
 from tasks.sandbox.stream_faults import AtMessage, Delivery, StreamAction, StreamPlan
 from tests.live.conftest import MARKET, START_MS, STEP_MS, WAIT_S, Rig, make_model
 from tests.live.desk import KEY as LINEAR

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from storage.schema import DAY_MS, ClockError, Market, TemporaryError
+from tasks.champion.version_selector import VersionChoice
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, Reconnected, Trade
 from tasks.execution.accounting import Costs
 from tasks.execution.paper import Ledger
@@ -24,7 +25,6 @@ from tasks.live.rest_feed import RestFeed
 from tasks.live.session import Session
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_replay import replay
-from tasks.live.version_selector import VersionChoice
 from tasks.sandbox.listing import Listing
 from tests.live.conftest import CANDLES, FIRST, MARKET, START_MS, STEP_MS, Rig, make_model, predict
 from tests.live.desk import INSTRUMENT, KEY, PAST, Rest, again, decisions_of

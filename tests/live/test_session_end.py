@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from storage.schema import Instrument, Market, StoreBusyError, StoreError
+from tasks.champion.version_selector import VersionChoice
 from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.market_session import MarketSession
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_start import one_session
-from tasks.live.version_selector import VersionChoice
 from tests.live.conftest import CANDLES, MARKET, SOURCE, START_MS, STEP_MS, Rig
 from tests.live.desk import KEY
 

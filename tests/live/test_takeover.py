@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from storage.schema import StoreError
+from tasks.champion.version_selector import VersionChoice
 from tasks.live.account import nothing_new
 from tasks.live.session import Session
 from tasks.live.session_config import SessionConfig
 from tasks.live.session_replay import replay
-from tasks.live.version_selector import VersionChoice
 from tests.live.conftest import CANDLES, MARKET, STEP_MS, Rig, make_model, predict
 from tests.live.desk import INSTRUMENT, again, decisions_of
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tasks.champion.version_selector import VersionChoice
 from tasks.exchange.private_events import ExecutionNews
 from tasks.exchange.stream import PrivateStream
 from tasks.execution.orders import HALT_ID, Execution
@@ -22,7 +23,6 @@ from tasks.live.market_session import MarketSession
 from tasks.live.order_gateway import OrderConfig, account_of
 from tasks.live.outcome import SessionResult
 from tasks.live.session_config import SessionConfig
-from tasks.live.version_selector import VersionChoice
 from tasks.sandbox import order_record
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match
 from tasks.sandbox.stream_faults import AtMessage, StreamPlan

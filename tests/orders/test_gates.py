@@ -14,6 +14,7 @@ import pytest
 
 from storage.schema import Market, Source, StoreBusyError, StoreError
 from storage.settings import Settings
+from tasks.champion.version_selector import VersionChoice
 from tasks.exchange.connection import ExchangeConfig
 from tasks.exchange.private_events import ExecutionNews
 from tasks.execution.limits import TradingLimits
@@ -26,7 +27,6 @@ from tasks.live.run import run_session
 from tasks.live.session_config import OrderConfig, SessionConfig
 from tasks.live.session_plan import SessionPlan, session_path
 from tasks.live.session_start import one_session
-from tasks.live.version_selector import VersionChoice
 from tests.live.conftest import NETWORK, make_model, predict
 
 MODES = ("paper", "demo", "testnet", "live")
