@@ -128,7 +128,7 @@ def _path(name: str) -> Path:
 def connect(
     config: ExchangeConfig,
     market: Market,
-    on_retry: Callable[[str], None] | None = None,
+    on_retry: Callable[[str], object] = lambda line: None,
     bans: Path | None = None,
     on_note: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Gateway]:
@@ -190,7 +190,7 @@ def connect_stream(
     markets: Sequence[Market],
     now_ms: int,
     bars: int,
-    on_retry: Callable[[str], object] | None = None,
+    on_retry: Callable[[str], object] = lambda line: None,
     accounts: Sequence[AccountSpec] = (),
     bans: Path | None = None,
 ) -> Iterator[Link]:

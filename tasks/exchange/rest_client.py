@@ -52,7 +52,7 @@ class RestClient:
     clock: Callable[[], float] = time.monotonic
     wall_clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     sleep: Sleep | None = None
-    on_retry: Callable[[str], object] | None = None
+    on_retry: Callable[[str], object] = lambda line: None
     offset_ms: int = 0
     key: ApiKey | None = field(default=None, repr=False)
     ban: Ban | None = None
@@ -103,45 +103,38 @@ class RestClient:
                 if bans >= policy.bans or not self._served:
                     self.known_ban.check(HOST_NAMES[self.exchange])
                 bans += 1
-                self._tell(f"this address is refused, as another process was told: waiting {left_s:.0f} s for {what}")
+                self.on_retry(f"this address is refused, another process was told: waiting {left_s:.0f} s for {what}")
                 self._pace.close_for(left_s)
                 continue
             client, began = self._client(), self.clock()
             try:
                 parsed = _parsed(ask(client, method, params), read)
-            except TemporaryError as err:
-                banned = isinstance(err, Banned)
-                bans, failures = bans + banned, failures + (not banned)
-                wait_s = self._wait_s(err, failures)
-                spent_s += self.clock() - began
+            except Banned as err:
+                bans, spent_s = bans + 1, spent_s + self.clock() - began
+                self.known_ban.begin(policy.ban_wait_s)
                 # If Bybit has never served this address, waiting ten minutes will hardly change that.
-                if banned:
-                    hopeless = bans > policy.bans or not self._served
-                else:
-                    hopeless = failures >= policy.attempts or spent_s + wait_s > policy.budget_s
-                if banned:
-                    self.known_ban.begin(wait_s)
-                if hopeless:
+                if bans > policy.bans or not self._served:
                     raise give_up(err, self.exchange, what, failures + bans, spent_s) from err
-                self._tell(f"asking again in {wait_s:.1f} s: {what} ({err})")
-                if isinstance(err, RateLimited | Banned):
-                    self._pace.close_for(wait_s)  # for all threads; this one waits in its next turn
+                self.on_retry(f"asking again in {policy.ban_wait_s:.1f} s: {what} ({err})")
+                self._pace.close_for(policy.ban_wait_s)  # for all threads; this one waits in its next turn
+            except TemporaryError as err:
+                failures, spent_s = failures + 1, spent_s + self.clock() - began
+                wait_s = self._wait_s(err, failures)
+                if failures >= policy.attempts or spent_s + wait_s > policy.budget_s:
+                    raise give_up(err, self.exchange, what, failures + bans, spent_s) from err
+                self.on_retry(f"asking again in {wait_s:.1f} s: {what} ({err})")
+                if isinstance(err, RateLimited):
+                    self._pace.close_for(wait_s)
                 else:
                     self._wait(stop, wait_s)
-                spent_s += 0 if banned else wait_s
+                spent_s += wait_s
             except PipelineError as err:
                 raise refused(err, self.exchange, what) from err
             else:
                 self._served = True
                 return parsed
 
-    def _tell(self, line: str) -> None:
-        if self.on_retry is not None:
-            self.on_retry(line)
-
     def _wait_s(self, err: TemporaryError, failures: int) -> float:
-        if isinstance(err, Banned):
-            return self.retry.ban_wait_s
         back_off_s = self.retry.back_off_s(failures)
         if isinstance(err, RateLimited) and err.reset_ms is not None:
             reset_s = (err.reset_ms - self.wall_clock_ms() - self.offset_ms) / 1000

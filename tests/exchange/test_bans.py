@@ -100,7 +100,7 @@ def test_ban_that_another_process_was_told_of_is_waited_out_by_a_gateway_that_wa
     other.begin(600.0)
     gateway.server_time_ms()
     assert sum(fake_time.slept) == pytest.approx(600.0, abs=0.1)
-    assert told == ["this address is refused, as another process was told: waiting 600 s for the time"]
+    assert told == ["this address is refused, another process was told: waiting 600 s for the time"]
     other.begin(600.0)
     asked = len(here.requests)
     with pytest.raises(Banned, match="for 600 s more; nothing was asked"):
