@@ -89,14 +89,13 @@ class WindowReport:
     """Counts of one commit.
 
     Attributes:
-        inserted, revised, unchanged: Candles that were new, that replaced other values, that were stored already.
+        inserted, revised: Candles that were new, and that replaced other values.
         rejected: Rows of this commit that broke the candle contract.
         gaps: Closed bars of the window that are not stored, for any reason.
     """
 
     inserted: int
     revised: int
-    unchanged: int
     rejected: int
     gaps: int
 
@@ -147,7 +146,6 @@ def commit(
     return WindowReport(
         inserted=inserted,
         revised=touched - inserted,
-        unchanged=len(candles) - touched,
         rejected=len(rejected),
         gaps=len(missing),
     )

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, Self
@@ -197,13 +196,12 @@ class Gateway:
             raise ConfigError(f"a window must hold at most {WINDOW_BARS} bars, was {window.bars(market.interval_ms)}")
         expected = window.closed(market, now_ms)
         if len(expected) == 0:
-            return FetchedWindow(window=window, candles=Candles.empty(), rejected=(), missing=expected, asked=0)
+            return FetchedWindow(window=window, candles=Candles.empty(), rejected=(), missing=expected)
         first = self._ask_window(market, window, now_ms, stop)
         if not first.is_doubtful:
             return first
         second = self._ask_window(market, window, now_ms, stop)
-        better = first if first.usable > second.usable else second
-        return replace(better, asked=2)
+        return first if first.usable > second.usable else second
 
     def _ask_window(self, market: Market, window: Window, now_ms: int, stop: threading.Event) -> FetchedWindow:
         params = {

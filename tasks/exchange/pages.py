@@ -41,14 +41,12 @@ class FetchedWindow:
             them later.
         rejected: Rows that can't be candles of this window, with reasons.
         missing: (n,) open times of closed bars that `candles` lacks, UTC milliseconds.
-        asked: Requests made for the window: 1, or 2 if the first result was doubtful, or 0 if no bar has closed yet.
     """
 
     window: Window
     candles: Candles
     rejected: tuple[RejectedRow, ...]
     missing: IntArray
-    asked: int
 
     @property
     def is_doubtful(self) -> bool:
@@ -101,7 +99,7 @@ def read_page(answer: Answer, market: Market, window: Window, now_ms: int) -> Fe
     rejected += contradicting
     candles = Candles(start_ms=starts, **{name: numbers[:, i].copy() for i, name in enumerate(CANDLE_COLUMNS)})
     missing = np.setdiff1d(window.closed(market, now_ms), starts, assume_unique=True)
-    return FetchedWindow(window=window, candles=candles, rejected=tuple(rejected), missing=missing, asked=1)
+    return FetchedWindow(window=window, candles=candles, rejected=tuple(rejected), missing=missing)
 
 
 def newest_start(answer: Answer, market: Market, now_ms: int) -> int | None:

@@ -17,7 +17,7 @@ NOW = int(CANDLES.start_ms[-1]) + MARKET.interval_ms
 def fetched(rows: slice, candles: Candles = CANDLES, rejected: tuple[RejectedRow, ...] = ()) -> FetchedWindow:
     part = candles[rows]
     window = Window(first_ms=int(part.start_ms[0]), last_ms=int(part.start_ms[-1]))
-    return FetchedWindow(window=window, candles=part, rejected=rejected, missing=np.empty(0, np.int64), asked=1)
+    return FetchedWindow(window=window, candles=part, rejected=rejected, missing=np.empty(0, np.int64))
 
 
 def test_each_window_keeps_its_own_good_and_broken_rows_in_any_order():

@@ -19,7 +19,7 @@ def fetched(*closes: float, rejected: int = 0) -> FetchedWindow:
     )
     rows = (RejectedRow(start_ms=None, raw="?", reason="no number"),) * rejected
     window = Window(first_ms=0, last_ms=int(opens[-1]))
-    return FetchedWindow(window=window, candles=candles, rejected=rows, missing=opens[:0], asked=2)
+    return FetchedWindow(window=window, candles=candles, rejected=rows, missing=opens[:0])
 
 
 def test_candles_that_can_t_be_read_are_left_out_and_counted() -> None:

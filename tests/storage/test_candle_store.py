@@ -43,7 +43,7 @@ def store(tmp_path):
 def test_commit_stores_candles_as_they_are_and_reports_them(store, market, make_candles, equal):
     candles = make_candles(10)
     report = store.commit_window(BYBIT, market, window(0, 9), candles, (), LATER)
-    assert (report.inserted, report.revised, report.unchanged, report.rejected, report.gaps) == (10, 0, 0, 0, 0)
+    assert (report.inserted, report.revised, report.rejected, report.gaps) == (10, 0, 0, 0)
     assert equal(store.read(BYBIT, market), candles)
     assert equal(store.read(BYBIT, market, START + 2 * STEP, START + 4 * STEP), candles[2:5])
 
@@ -109,7 +109,7 @@ def test_commit_takes_new_values_and_fills_gaps_when_a_window_comes_again(store,
     close[[1, 7]] = candles.low[[1, 7]]
     revised = replace(candles, close=close)
     second = store.commit_window(BYBIT, market, window(0, 9), revised, (), LATER)
-    assert (second.inserted, second.revised, second.unchanged, second.gaps) == (2, 2, 6, 0)
+    assert (second.inserted, second.revised, second.gaps) == (2, 2, 0)
     assert store.gaps(BYBIT, market) == []
     assert equal(store.read(BYBIT, market), revised)
 
