@@ -145,9 +145,10 @@ def connect(
         ConfigError: The market's interval is shorter than the synthetic market's bars, or the candle file is unusable.
     """
     now_ms = int(time.time() * 1000) if config.live else None
-    own = None if _is_elsewhere(config) else Sandbox(
-        _listings(config, [market], _candles(config, now_ms, on_note)), source=config.source, now_ms=now_ms
-    )  # fmt: skip
+    own = None
+    if not _is_elsewhere(config):
+        listings = _listings(config, [market], _candles(config, now_ms, on_note))
+        own = Sandbox(listings, source=config.source, now_ms=now_ms)
     with _opened(config, own, bans, on_retry=on_retry) as link:
         yield link.gateway
 
