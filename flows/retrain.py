@@ -87,14 +87,6 @@ def pooled(
     Who is in a pool is said before it is known how a market fared: one that was delisted, and can't be brought up to
     date any more, teaches with what is stored of it.
 
-    Args:
-        exchange: Names the source.
-        markets: Of the run; the first one's category and interval are the pool's.
-        bars: The range of each.
-        quality: How many bad rows are too many.
-        recipe: Names the pool; "yes" is the markets of the run, "stored" all that candles are stored of.
-        built: The datasets that there are.
-
     Raises:
         ConfigError: A symbol is none, or named twice.
         DatasetError, QuarantineError, CandleGapError: Of a market that the recipe names nothing usable is stored.
@@ -144,13 +136,6 @@ def judged_on_held_out(
     And with it what the steps found, the volatility record with what these networks forecast of it.
 
     They are trained once for a pool, by whichever listing asks first.
-
-    Args:
-        data: The listing's dataset.
-        recipe: With its pool.
-        keys: Of what the steps found.
-        origin: Who sent the candles.
-        to_ask: Whom, from `markets_to_hold_out`.
     """
 
     def trained_held_out(what: str, *, second: bool) -> list[HeldOutMarket]:
@@ -172,15 +157,7 @@ def judged_on_held_out(
 
 
 def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, quality: str, recipe: Recipe) -> Verdict:
-    """Return the verdict on a model made now; needs nothing but the place of datasets, finished steps and versions.
-
-    Args:
-        exchange: Named in the version; nothing is fetched.
-        data: The dataset.
-        bars: The range that was asked for.
-        quality: Key of what the candle store knows of its bars.
-        recipe: Labels, folds, network, training, costs and decision rule.
-    """
+    """Return the verdict on a model made now; needs nothing but the place of datasets, finished steps and versions."""
     give_back_large_blocks()
     recipe = recipe.charged(data.market, is_made_up=exchange.origin == "synthetic")
     cost.measure(STAGES[1:])

@@ -61,13 +61,7 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 
 @task(cache_policy=NO_CACHE, task_run_name="check leaks {data.market.symbol}")
 def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
-    """Look for leaks in features, labels, folds and training, and return the key of the report.
-
-    Args:
-        data: The dataset.
-        recipe: How it is labelled and divided.
-        fold: Key of the network that is to be published.
-    """
+    """Look for leaks in features, labels, folds and training of the fold that is published; return the report's key."""
     settings, log = Settings.from_environment(), get_run_logger()
     work, key = ResultStore(settings.work), leaks_key(data, recipe, fold)
     if work.finished(key):
@@ -91,12 +85,7 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 def backtest_folds(data: DatasetRef, bars: BarRange, recipe: Recipe, folds: list[str], origin: Origin) -> str:
     """Backtest the folds' predictions of unseen bars net of costs, log the trial, and return the evaluation's key.
 
-    Args:
-        data: The dataset.
-        bars: The range that was asked for: another first day is another trial.
-        recipe: Rule, costs and account.
-        folds: Keys of the networks, oldest first, a refit's last.
-        origin: Who sent the candles.
+    `folds` are keys, oldest first, a refit's last; `bars` was asked for: another first day is another trial.
 
     Raises:
         LeakError: A test begins before what its training knew ends.
@@ -137,9 +126,7 @@ def rate_vol_forecasts(data: DatasetRef, recipe: Recipe, folds: list[str]) -> st
 def rate_held_out_volatility(risk: str, asked: Sequence[HeldOutMarket]) -> str:
     """Put beside a listing's volatility record those of markets that networks never saw, and return the key of all.
 
-    Args:
-        risk: Key of its own, from `rate_vol_forecasts`.
-        asked: The markets, with the keys of the networks that never saw them.
+    `risk` is the key of its own, from `rate_vol_forecasts`.
     """
     settings, key = Settings.from_environment(), held_out_key(risk, asked)
     work = ResultStore(settings.work)

@@ -90,8 +90,7 @@ class Outcomes:
     def text(self, facts: Sequence[tuple[str, str]] = ()) -> str:
         """Return what a terminal shows when every market has had its line.
 
-        Args:
-            facts: Further lines at the end, name and value.
+        `facts` are further lines at the end, name and value.
         """
         promoted = sum(outcome.verdict is not None and outcome.verdict.promoted for outcome in self.each)
         headline = f"{'PROMOTED' if promoted else 'NOT PROMOTED'} - {promoted} of {len(self.each)} markets."
@@ -121,10 +120,6 @@ def error_line(err: BaseException) -> str:
 def refuse_failures(failed: Sequence[str], markets: int) -> None:
     """Refuse to call a run done in which one of its markets failed.
 
-    Args:
-        failed: Each market that did, with its reason.
-        markets: How many there were.
-
     Raises:
         MarketsError: There is one.
     """
@@ -149,8 +144,7 @@ def distinct(market: Market, symbols: Sequence[str]) -> tuple[Market, ...]:
 def alone_on_equal_code(code: str) -> Iterator[None]:
     """Let one market at a time through in this process, on the code of the flow that asks for it.
 
-    Args:
-        code: The flow's `project_hash`.
+    `code` is the flow's `project_hash`.
 
     Raises:
         ClusterError: This process runs other code: its versions would carry another hash than the flow expects.
@@ -167,12 +161,7 @@ def alone_on_equal_code(code: str) -> Iterator[None]:
 def run_each(
     step: Task[..., Verdict], calls: Mapping[Market, Mapping[str, Any]]
 ) -> Iterator[tuple[Market, Verdict | BaseException]]:
-    """Run a step for each market, and yield what it returned or raised; one market's failure stops no other.
-
-    Args:
-        step: Takes references and returns a verdict.
-        calls: Its arguments for each market.
-    """
+    """Run a step for each market, and yield what it returned or raised; one market's failure stops no other."""
     left = dict(calls)
     try:
         for market, ended in _run_each(step, calls) if calls else ():

@@ -36,12 +36,7 @@ def judge_version(
 ) -> str:
     """Compare the challenger with the champion on bars that neither has seen, and return the key of the judgement.
 
-    Args:
-        data: The dataset.
-        recipe: How the challenger was made.
-        keys: Of what the steps found.
-        origin: Who sent the candles.
-        second_seed: Keys of the folds of `recipe.second_seed`; none before it is asked for.
+    `second_seed` are the keys of the folds of `recipe.second_seed`; none before it is asked for.
     """
     settings = Settings.from_environment()
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)
@@ -63,13 +58,7 @@ def judge_listed(
 ) -> str:
     """Judge the pool's network for a new listing by markets that such networks never saw; return the judgement's key.
 
-    Args:
-        data: The listing's dataset.
-        recipe: With its pool.
-        keys: Of what the steps found, on its own days.
-        origin: Who sent the candles.
-        asked: The markets, with the keys of the networks that never saw them.
-        second_seed: The same of `recipe.second_seed`; none before it is asked for.
+    `asked` has the keys of those networks; `second_seed` the same of `recipe.second_seed`, none before it is asked for.
     """
     settings = Settings.from_environment()
     work, store = ResultStore(settings.work), ArtifactStore(settings.models)

@@ -53,13 +53,7 @@ def publish_version(
 ) -> VersionRef:
     """Store weights, graphs, numbers, predictions, leak report and report page as one immutable version.
 
-    Args:
-        exchange: Named in the version.
-        data: The dataset.
-        recipe: How it was made.
-        keys: Of what the steps found.
-        judgement: Key of how it compared with the champion; a version that is stored already keeps its own.
-        quality: Key of what the candle store knows of the bars.
+    `judgement` and `quality` are keys; a version that is stored already keeps its own judgement.
 
     Raises:
         ArtifactError: The store refuses; no version is visible then.

@@ -44,13 +44,8 @@ def prepare_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
 def train_fold(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
     """Train one fold, predict its unseen bars, and return the key of both.
 
-    Of a pool the first market trains, and the others find what it trained.
-
-    Args:
-        data: The dataset.
-        recipe: Labels, folds, network and training.
-        index: Of the market's walk-forward fold, from 0; the number of folds for the refit.
-        start: From `prepare_fold`.
+    Of a pool the first market trains, and the others find what it trained. `index` is of the market's walk-forward
+    fold, from 0, the number of folds for the refit; `start` from `prepare_fold`.
 
     Raises:
         DatasetError: A dataset is missing or damaged, or too short for the folds.

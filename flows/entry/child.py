@@ -47,12 +47,6 @@ def start_child(
     """Start a module as a child in a session of its own, its output behind that of earlier ones in `log`.
 
     Ctrl-C in the terminal reaches this process alone, which then stops its children in order.
-
-    Args:
-        module: Its name and its arguments.
-        environment: Of the child.
-        log: File for what it prints.
-        pass_fds: File descriptors that it inherits.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     bound_log(log)
@@ -83,11 +77,8 @@ def bound_log(log: Path) -> None:
 def end_family(child: subprocess.Popen[bytes], stop_s: float = _STOP_S) -> None:
     """Stop a child and all its descendants: politely, then for good.
 
-    A worker ends its flow runs itself; one that was killed can't, and each run has a session of its own.
-
-    Args:
-        child: The child.
-        stop_s: How long it may take to end by itself, and then its descendants.
+    A worker ends its flow runs itself; one that was killed can't, and each run has a session of its own. `stop_s` is
+    what it may take to end by itself, and then its descendants.
     """
     try:
         family = psutil.Process(child.pid).children(recursive=True)
@@ -110,11 +101,7 @@ def end_family(child: subprocess.Popen[bytes], stop_s: float = _STOP_S) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Watch the parent from a thread; once it is gone, stop this process.
-
-    Args:
-        parent: Its process id.
-    """
+    """Watch the parent, a process id, from a thread; once it is gone, stop this process."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -84,9 +84,7 @@ def _error_box(error: CycloptsError) -> Panel:
 def command_app(command: Callable[..., Any], examples: Sequence[str]) -> cyclopts.App:
     """Return what parses a command line into the parameters of `command` and calls it.
 
-    Args:
-        command: A flow's function; its docstring describes every parameter.
-        examples: Command lines for the first screen, without `python -m`.
+    `examples` stand on the first screen, without `python -m`.
     """
     app = cyclopts.App(
         name="python -m " + examples[0].split()[0],

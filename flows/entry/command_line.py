@@ -102,9 +102,6 @@ def with_category(arguments: Sequence[str]) -> list[str]:
     """Return a command line that says what the market of a candle file is, which no such file does.
 
     Where nobody is there to be asked, it is taken for linear, and a line says so.
-
-    Args:
-        arguments: As they were typed.
     """
     given = {one.partition("=")[0] for one in arguments}
     if "--candles" not in given or given & {"--category", "--help", "--help-all"}:
@@ -139,11 +136,7 @@ def _fitted(text: str) -> str:
 
 
 def log_to_file(home: Path) -> Path:
-    """Send what the loggers write to the terminal to a file instead, and return where it is.
-
-    Args:
-        home: Folder of run-time data.
-    """
+    """Send what the loggers write to the terminal to a file instead, and return where it is."""
     path = home / "logs" / "run.log"
     path.parent.mkdir(exist_ok=True)
     setup_logging()  # as Prefect does at the first run; later calls leave handlers alone

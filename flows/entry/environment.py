@@ -29,11 +29,7 @@ def client_environment(
 ) -> dict[str, str]:
     """Return the environment of workers, flow runs and whatever else talks to the server at `api_url`.
 
-    Args:
-        home: Folder of run-time data; Prefect's own lies in it unless PREFECT_HOME says otherwise.
-        api_url: Address of the server's API.
-        secret: What the server asks for.
-        further: Variables beside those of this process.
+    `further` are variables beside those of this process.
     """
     return _UNLESS_SET | _without(_OF_THE_SERVER, further) | _of_all(home, api_url, secret)
 

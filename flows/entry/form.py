@@ -57,9 +57,7 @@ def form(function: F) -> F:
 class _Described:
     """Adds to the JSON schema of a config, and of those inside it, what each field means and takes.
 
-    Args:
-        config: The config.
-        folded: Whether it stands in one line, as those inside it do.
+    `folded` says whether the config stands in one line, as those inside it do.
     """
 
     def __init__(self, config: type, *, folded: bool) -> None:

@@ -9,12 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Headed:
-    """Adds headers to every answer that does not say something else itself.
-
-    Args:
-        app: Who answers.
-        headers: Name, in lower case, and value.
-    """
+    """Adds headers, their names in lower case, to every answer that does not say something else itself."""
 
     def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self._app, self._headers = app, headers

@@ -46,9 +46,7 @@ _EXTRA_GB = 0.6  # for what tests need beside
 def pip_settings(listed: str) -> dict[str, str]:
     """Return what `pip config list` says of an install, by option.
 
-    Args:
-        listed: What it printed: lines such as `global.find-links='/wheels'`; the environment's win over a command's,
-            these over the global ones.
+    Lines are such as `global.find-links='/wheels'`; the environment's win over a command's, these over the global ones.
     """
     found: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
     for section, option, value in re.findall(r"^(global|install|:env:)\.([a-z-]+)=(?:'|\")(.*)(?:'|\")$", listed, re.M):
@@ -57,11 +55,7 @@ def pip_settings(listed: str) -> dict[str, str]:
 
 
 def uv_settings(settings: Mapping[str, str]) -> tuple[dict[str, str], list[str]] | None:
-    """Return the environment and the arguments with which uv does what pip is set to; None where it can't.
-
-    Args:
-        settings: From `pip_settings`.
-    """
+    """Return the environment and the arguments with which uv does what pip is set to; None where it can't."""
     environment = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # as pip: the best of all indexes, not of the first
     arguments: list[str] = []
     for option, value in settings.items():
@@ -85,12 +79,7 @@ def torch_file(report: str) -> tuple[str, str]:
 
 
 def steps(target: str, torch: str) -> list[tuple[str, ...]]:
-    """Return the arguments of each `install`, in order, for pip and uv alike.
-
-    Args:
-        target: The project, with or without extras.
-        torch: What is installed for torch.
-    """
+    """Return the arguments of each `install`, in order, for pip and uv alike."""
     wheels = ("--only-binary", ":all:")
     hashed = ("-r", EVERYTHING) if "[" in target else (*wheels, "-r", RUN)
     return [

@@ -48,9 +48,7 @@ def shorten_refusals(*further: str) -> None:
     """Have Prefect's loggers in this process say a failure once, and one of our own errors in a line.
 
     A later call takes the place of an earlier one: two in a row would each take the other's line for a repetition.
-
-    Args:
-        further: Words of lines that are left out as well.
+    Lines with the `further` words are left out as well.
     """
     for logger in map(logging.getLogger, _LOGGERS):
         logger.filters[:] = (one for one in logger.filters if not isinstance(one, _OneLine))

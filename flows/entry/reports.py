@@ -103,10 +103,7 @@ _NOT_HERE = _PAGES.from_string(
 def reports_app(store: Where, secret: str, hosts: Sequence[str]) -> ASGIApp:
     """Return the server of the reports.
 
-    Args:
-        store: Where the versions live.
-        secret: What a caller must show, `user:password`.
-        hosts: Host names that it answers to.
+    A caller must show the `secret`, `user:password`, and use one of the `hosts`.
     """
 
     def show_list(request: Request) -> Response:

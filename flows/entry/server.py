@@ -77,11 +77,7 @@ def start_server(
 ) -> subprocess.Popen[bytes]:
     """Start a server on a socket that listens; the caller may close its own copy.
 
-    Args:
-        listening: The socket.
-        environment: From `server_environment`; of another server, what that one needs.
-        log: File for what the server prints.
-        module: Prefect's server, or another one that takes the socket and the names that it answers to.
+    `module` is Prefect's server, or another one that takes the socket and the names that it answers to.
     """
     command = [module, str(listening.fileno()), *served_names(listening)]
     return start_child(command, environment=environment, log=log, pass_fds=[listening.fileno()])
@@ -133,9 +129,6 @@ def server_at_hand(home: Path) -> Iterator[None]:
 
     That is the one that PREFECT_API_URL names, with this home's secret where it is this home's own; else a temporary
     one, for this process alone.
-
-    Args:
-        home: Folder of run-time data.
 
     Raises:
         OperationError: The temporary one did not start; the message names its log.

@@ -70,11 +70,5 @@ USUAL_EXPIRY = ExpiryRule()
 
 
 def missed_retrains(last_ms: int, now_ms: int, rule: ExpiryRule) -> int:
-    """Return how many scheduled retrains have not happened.
-
-    Args:
-        last_ms: When the last one stored its version, UTC milliseconds.
-        now_ms: UTC milliseconds; before `last_ms` none is missed.
-        rule: The schedule.
-    """
+    """Return how many scheduled retrains have not happened since the last one stored its version; UTC milliseconds."""
     return max(int((now_ms - last_ms) / (rule.retrain_hours * HOUR_MS)), 0)

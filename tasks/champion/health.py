@@ -108,15 +108,7 @@ def health(
 ) -> MarketHealth:
     """Judge one market.
 
-    Args:
-        row: What is stored of it.
-        models: Where its champion is.
-        limits: When something needs a person.
-        now_ms: UTC milliseconds.
-        store: Where its candles are; None leaves drift and skill out.
-        datasets: Where datasets lie.
-        run: Its last ingest, where one is on record.
-        expiry: When a champion is no longer served; a missed retrain before that, it is a complaint.
+    Without its candles (`store`), drift and skill are not measured; `run` is its last ingest, where one is on record.
     """
     moves = _moves_on(row, limits, now_ms)
     breaches = _breaches_of_candles(row, limits, now_ms) if moves or row.last_ms is None else {}

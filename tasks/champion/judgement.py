@@ -44,13 +44,7 @@ def judge_challenger(
 ) -> Judgement:
     """Compare a challenger with the champion on bars that neither has seen.
 
-    Args:
-        store: Of versions and champions; its logs say what else was tried.
-        recipe: How the challenger was made.
-        findings: What its steps found; the forecasts of volatility count where it sizes positions by them.
-        origin: Who sent the candles.
-        now_ms: The moment of judging, UTC milliseconds.
-        second_seed: Folds of `recipe.second_seed`; none before it is asked for.
+    `second_seed` are the folds of `recipe.second_seed`; none before it is asked for.
     """
     data = findings.evaluation.samples.dataset.ref
     entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)
@@ -70,14 +64,8 @@ def judge_new_listing(
 ) -> Judgement:
     """Judge the pool's network for a market that has no bars to learn from, by markets that such networks never saw.
 
-    Args:
-        store: Of versions and champions.
-        recipe: How the pool's network was made.
-        findings: What its steps found, on the market's own days.
-        origin: Who sent the candles.
-        now_ms: The moment of judging, UTC milliseconds; the market's own bars must be up to date.
-        found: What networks forecast of markets that they never saw.
-        second: The same with the second seed; None before it is asked for.
+    `found` is what networks forecast of such markets; `second` the same with the second seed, None before it is asked
+    for.
     """
     data = findings.evaluation.samples.dataset.ref
     entry, looked = store.champion(data.source, data.market.slug), looked_at(store, data.source, data.market.slug)

@@ -26,11 +26,7 @@ def held_out_evidence(
 ) -> Evidence:
     """Return what the promotion rule looks at with the held-out markets' skill and money in place of a market's own.
 
-    Args:
-        own: Of the version's own days.
-        found: What networks forecast of markets that they never saw.
-        second: The same with the second seed; None before it is asked for.
-        luck: How the held-out markets' days stand among all trials.
+    `own` is of the version's own days, `luck` of the held-out markets' days among all trials.
     """
     numbers = replace(
         own.numbers,
@@ -52,11 +48,7 @@ def held_out_evidence(
 def judge_listing(held_out: Evidence, found: HeldOutEvaluation, own: Skill, rule: PromotionRule) -> tuple[Check, ...]:
     """Return every condition, passed or failed, the second seed's last.
 
-    Args:
-        held_out: From `held_out_evidence`.
-        found: What networks forecast of markets that they never saw.
-        own: What the network forecast of the market's own days.
-        rule: The bounds.
+    `own` is what the network forecast of the market's own days.
     """
     worst, symbol = min((lead, symbol) for symbol, lead in found.leads.items())
     led = sum(lead > 0 for lead in found.leads.values())

@@ -43,15 +43,7 @@ class Looked:
 
 
 def record_look(store: ArtifactStore, recipe: Recipe, evaluation: Evaluation, origin: Origin, champion: str) -> None:
-    """Log that a version was compared with a champion, before its verdict can be seen; judged again, it counts once.
-
-    Args:
-        store: Where the version will be stored.
-        recipe: How it was made.
-        evaluation: Of its folds.
-        origin: Who sent the candles.
-        champion: Version of the champion, or "flat".
-    """
+    """Log that a version was compared with a champion, before its verdict can be seen; judged again, it counts once."""
     data, hash8 = evaluation.samples.dataset.ref, hash_of(recipe, evaluation)
     key = ResultStore.key("look", [hash8, champion])
     TrialLog(store.place, Look).append(
@@ -72,11 +64,6 @@ def hash_of(recipe: Recipe, evaluation: Evaluation) -> str:
 
 def looked_at(store: ArtifactStore, source: Source, name: str) -> Looked:
     """Return what was looked at in a market, from a source and from all that have the same market's candles.
-
-    Args:
-        store: Of versions and champions; the logs of trials and searches lie there, too.
-        source: Where the candles come from.
-        name: The market's slug.
 
     Raises:
         ArtifactError: A log, or a champion's history, of one of them is damaged.

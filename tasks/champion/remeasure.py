@@ -79,10 +79,6 @@ class Reevaluation:
 def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
     """Predict and backtest a version's unseen bars again, rate what it forecast of volatility, and compare.
 
-    Args:
-        artifact: The version.
-        datasets: Where datasets lie.
-
     Raises:
         PipelineError: The version or its dataset is damaged, or not as it is written.
     """
@@ -122,11 +118,6 @@ def remeasure(artifact: Artifact, datasets: Where) -> Reevaluation:
 
 def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[FoldResult]:
     """Return the folds' results that a version keeps; only the last fold has weights.
-
-    Args:
-        artifact: The version.
-        samples: Its dataset, as its recipe divides it.
-        recipe: The version's.
 
     Raises:
         LookupError, ValueError: Its files are not as they are written; any of `foreign.OTHERWISE`.

@@ -41,13 +41,6 @@ class Served:
 def served_champion(store: ArtifactStore, source: Source, name: str, now_ms: int, rule: ExpiryRule) -> Served:
     """Return the champion, or nothing where it is flat or expired, or the clock can't tell.
 
-    Args:
-        store: The versions.
-        source: Where the candles come from.
-        name: The market's slug.
-        now_ms: UTC milliseconds.
-        rule: When a champion expires.
-
     Raises:
         ArtifactError: The champion's entry or version is damaged.
     """
@@ -109,10 +102,7 @@ class ServedModel:
 def load_served(store: ArtifactStore, ref: VersionRef, seal: str | None = None) -> ServedModel:
     """Load a version to decide with, after every hash of it has been verified.
 
-    Args:
-        store: The versions.
-        ref: Which one.
-        seal: As its promotion recorded it, `Served.seal`; None for a version that is no champion.
+    `seal` is what its promotion recorded, `Served.seal`; None for a version that is no champion.
 
     Raises:
         ArtifactError: It is unknown, damaged or expects other features.

@@ -9,13 +9,7 @@ from tasks.strategy.recipe import Recipe
 
 
 def version_hash(data: DatasetRef, recipe: Recipe, weights: bytes) -> str:
-    """Return the 8 hex digits that name a version, of everything that it was made from and of no clock or path.
-
-    Args:
-        data: The dataset.
-        recipe: With its seed; what a promotion asks for is a part of it.
-        weights: The published ones, safetensors.
-    """
+    """Return the 8 hex digits that name a version, of everything that it was made from and of no clock or path."""
     document = canonical_json({"recipe": recipe.resolved, "dataset": data.id, "code": version_code()})
     return content_hash([weights, document])[:8]
 

@@ -32,13 +32,7 @@ def champion_drift(
 ) -> tuple[str, bool]:
     """Compare the newest stored bars with those that the champion was trained on.
 
-    Args:
-        ref: The champion.
-        row: What is stored of its market.
-        models: Where it is.
-        store: Where the candles are.
-        datasets: Where the one that it was trained on lies; on another machine nothing is compared.
-        bars: Of a block, >= 1; the newest two blocks are compared.
+    Blocks of `bars`, >= 1, are compared, the newest two; nothing is where the dataset lies on another machine.
 
     Returns:
         What was found, in words, and whether both blocks differ by more than blocks of the training bars do.
@@ -73,12 +67,7 @@ def champion_skill(
 ) -> tuple[str, dict[str, str]]:
     """Judge a champion by the newest labels that have matured, on bars that it was not trained on.
 
-    Args:
-        ref: The champion.
-        row: What is stored of its market.
-        models: Where it is.
-        store: Where the candles are.
-        labels: How many at most; fewer than 10 that do not overlap are not judged.
+    `labels` are the most; fewer than 10 that do not overlap are not judged.
 
     Returns:
         What was found, in words, and what is wrong: "skill" where its log-loss is beyond chance worse than that of the

@@ -44,17 +44,8 @@ def report_data(
 ) -> ReportData:
     """Return everything that the report on one version shows.
 
-    Args:
-        ref: Name of the version.
-        created: When it was made, aware.
-        manifest: What it says of itself.
-        findings: What the steps of its retrain found.
-        forecasts: The baselines' probabilities on the unseen bars, as `comparison_files` wrote them.
-        importance: What each input is worth.
-        beside: This version and another, from `side_by_side`.
-        quality: What the store knows of the candles.
-        spent: What making the version took until then.
-        paper: Sessions of the market on paper.
+    `forecasts` are the baselines' as `comparison_files` wrote them, `beside` is from `side_by_side`, `created` is
+    aware.
     """
     evaluation, comparison, baselines = findings.evaluation, findings.comparison, stored_forecasts(forecasts)
     money, samples = evaluation.money, evaluation.samples

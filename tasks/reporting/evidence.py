@@ -102,9 +102,7 @@ def cost_points(money: Comparison, costs: Costs) -> tuple[CostPoint, ...]:
 def trials_text(luck: DeflatedSharpe, others: int) -> str:
     """Return how many strategies were tried, and what they are.
 
-    Args:
-        luck: How the version stands among them.
-        others: How many of them were looked at before, when the default preset was chosen.
+    `others` of them were looked at before, when the default preset was chosen.
     """
     return f"{luck.trials:,} trials: {luck.trials - others:,} of this market here, {others:,} behind the default preset"
 
@@ -190,9 +188,7 @@ Cells = dict[str, Cell]
 def version_cells(manifest: Manifest, read: Callable[[str], bytes]) -> tuple[Cells, Cells]:
     """Return what versions are compared by: results with dataset and code, and every parameter of the recipe.
 
-    Args:
-        manifest: The version's.
-        read: Returns one of its files.
+    `read` returns one of its files.
     """
     backtest = json.loads(read("backtest.json"))
     metrics, skill = Metrics(**backtest["metrics"]["model"]), backtest["skill"]

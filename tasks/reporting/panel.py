@@ -161,10 +161,7 @@ class Panel:
 def read_panel(store: ArtifactStore, source: Source, now: datetime) -> Panel:
     """Return the newest version of each market; one that is damaged is a row that says so, and stops no other.
 
-    Args:
-        store: Of the versions, and of the logs of what was tried.
-        source: Whose markets; nothing of another source is beside them.
-        now: Aware.
+    `now` is aware.
 
     Raises:
         ArtifactError: The store can't be listed.

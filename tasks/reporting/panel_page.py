@@ -57,9 +57,7 @@ class _Cell:
 def render_panel(panel: Panel, link: Callable[[VersionRef], str]) -> str:
     """Return the page, which asks nobody for anything; equal panels give equal text.
 
-    Args:
-        panel: What it shows.
-        link: Returns where the report of a version is.
+    `link` returns where the report of a version is.
     """
     environment, (label, band) = template_environment(), _named(panel)
     sheet, script = (own_file(environment, name) for name in ("report.css", "panel.js"))

@@ -62,14 +62,7 @@ class Shown:
 
 
 def session_page(reader: JournalReader, market: Market, facts: VersionFacts | None, shown: Shown) -> str:
-    """Return the page.
-
-    Args:
-        reader: The journal.
-        market: Which of its markets.
-        facts: Of the version that decides; None for none.
-        shown: What is not in the journal.
-    """
+    """Return the page of one market of the journal; `facts` are of the version that decides, None for none."""
     here = _Here(reader, market, facts, shown)
     parts = [
         f"# {markdown_text(market)}, {here.mode}: {here.state}",

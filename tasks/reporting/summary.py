@@ -68,8 +68,7 @@ class Verdict:
     def text(self, facts: Sequence[tuple[str, str]] = ()) -> str:
         """Return everything that a terminal shows of it, the verdict first and what to do next last.
 
-        Args:
-            facts: Further lines at the end, name and value.
+        `facts` are further lines at the end, name and value.
         """
         report = self.report if "://" in self.report else Path(self.report).absolute().as_uri()
         rows = [
@@ -102,13 +101,7 @@ def verdict_of(
 ) -> Verdict:
     """Return in words what became of a version.
 
-    Args:
-        version: The version.
-        manifest: What it says of itself.
-        judged: The judgement that decided.
-        champion: The champion afterwards; None for flat.
-        report: Where the version's report lies.
-        already: Whether the version was the champion before it was judged.
+    `champion` is that of afterwards, None for flat; `already`, whether it was this version before it was judged.
     """
     promoted, name = champion == version, champion.version if champion else "flat"
     decision = (
@@ -136,14 +129,7 @@ def verdict_of(
 
 
 def summarise(recipe: Recipe, evaluation: Evaluation, comparison: BaselineComparison, origin: Origin) -> Summary:
-    """Return a version in a few numbers.
-
-    Args:
-        recipe: How it was made.
-        evaluation: What its predictions were worth.
-        comparison: What it had to beat.
-        origin: Who sent the candles.
-    """
+    """Return a version in a few numbers."""
     names = (MODEL, comparison.best_baseline.name, evaluation.money.buy_and_hold.name)
     return Summary(
         days=evaluation.money.model.metrics.days,
@@ -175,13 +161,7 @@ def _warnings(recipe: Recipe, evaluation: Evaluation, origin: Origin) -> Iterato
 
 
 def verdict_lines(headline: str, checks: Sequence[Check], manifest: Manifest) -> list[str]:
-    """Return the verdict, each failed condition as found and asked, the table, the volatility verdict and the warnings.
-
-    Args:
-        headline: The verdict in words.
-        checks: Every condition; none where there was nothing to judge.
-        manifest: Of the version.
-    """
+    """Return the verdict, each failed condition as found and asked, the table, the volatility verdict, the warnings."""
     held, unjudged = (sum(check.passed is how for check in checks) for how in (True, None))
     rest = f", {unjudged} not run" if unjudged else ""
     count = f" {held} of {len(checks)} conditions hold{rest}." if checks else ""

@@ -83,8 +83,7 @@ def _webhook_block(url: str) -> UUID:
 def alert_automations(block: UUID) -> list[AutomationCore]:
     """Return the automations that send a message for failed and late runs, and for everything that tasks raise.
 
-    Args:
-        block: The notification block that sends.
+    `block` is the notification block that sends.
     """
     run: Labels = {"prefect.resource.id": "prefect.flow-run.*"}
     ended = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}

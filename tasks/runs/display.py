@@ -40,11 +40,7 @@ class _Console(Console):
 
 
 class RunDisplay:
-    """The stages of one run, shown on `out`.
-
-    Args:
-        out: A terminal, or anything else that takes lines.
-    """
+    """The stages of one run, shown on `out`: a terminal, or anything else that takes lines."""
 
     def __init__(self, out: TextIO) -> None:
         self._console = _Console(file=out, highlight=False)

@@ -20,9 +20,7 @@ _WEIGHTS = {"networks": 31.0, "baselines": 60.0, "markets": 91.0}
 class OverallProgress:
     """The share of a run that is done, from the stages that it says it is in.
 
-    Args:
-        stages: Every stage, in order.
-        put: Is told the share, 0 to 1, and a few words; it is not told more often than the UI can be asked.
+    `put` is told the share, 0 to 1, and a few words; it is not told more often than the UI can be asked.
     """
 
     def __init__(self, stages: Sequence[str], put: Callable[[float, str], None]) -> None:
@@ -59,11 +57,7 @@ class OverallProgress:
 
 
 class ProgressBar:
-    """A bar on a run's page.
-
-    Args:
-        run: The flow run whose page it is.
-    """
+    """A bar on a run's page."""
 
     def __init__(self, run: UUID) -> None:
         self._run = run

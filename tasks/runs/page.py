@@ -26,10 +26,7 @@ def page_key(what: str, source: Source, market: Market) -> str:
 def put_table(key: str, rows: Iterable[Mapping[str, object]], about: str) -> None:
     """Show a table on the page of the step that made it.
 
-    Args:
-        key: Lower case, digits and dashes.
-        rows: Lines with the same columns, three at most.
-        about: One line above it.
+    `key` is lower case, digits and dashes; three columns at most; `about` is one line above it.
     """
     create_table_artifact(_cells(rows), key=key, description=about)
 

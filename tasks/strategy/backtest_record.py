@@ -21,12 +21,7 @@ from tasks.strategy.recipe import Recipe
 
 
 def trial_key(recipe: Recipe, folds: Sequence[str]) -> str:
-    """Return the key of a trial, what was decided on unseen bars: other bounds of promotion are no other one.
-
-    Args:
-        recipe: Rule, costs and account.
-        folds: Keys of the trained folds.
-    """
+    """Return the key of a trial, what was decided on unseen bars: other bounds of promotion are no other one."""
     decided = {"folds": folds, "decision": recipe.decision_config, "costs": recipe.costs, "account": recipe.backtest}
     return ResultStore.key("backtest", decided | {"code": code_behind("tasks.strategy.out_of_sample")})
 
@@ -41,14 +36,8 @@ def trial_of(
 ) -> Trial:
     """Return the evaluation as the log of trials keeps it.
 
-    Args:
-        key: From `trial_key`.
-        data: The dataset.
-        recipe: With its pool.
-        evaluation: Of its folds.
-        origin: Who sent the candles.
-        last_days: Length of a range that moves with its end: where it starts today nobody has chosen. None: its first
-            bar was, and another one is another trial.
+    `last_days` is the length of a range that moves with its end: where it starts today nobody has chosen. None: its
+    first bar was, and another one is another trial.
     """
     daily, start_ms = evaluation.daily_returns, evaluation.samples.dataset.candles.start_ms
     tried = {name: part for name, part in recipe.parts().items() if name not in ("promotion", "baselines")}

@@ -74,13 +74,7 @@ class BaselineComparison:
 
 
 def comparison_key(recipe: Recipe, backtest: str, baselines: Sequence[Sequence[str]]) -> str:
-    """Return the key of the table of the model and its baselines: everything that it depends on.
-
-    Args:
-        recipe: How the model was made.
-        backtest: Key of its evaluation.
-        baselines: Keys of what was fitted on each fold.
-    """
+    """Return the key of the table of the model and its baselines: everything that it depends on."""
     made_from = {"backtest": backtest, "baselines": baselines, "recipe": recipe.parts()}
     return ResultStore.key("contest", made_from | {"code": code_behind("tasks.strategy.baseline_comparison")})
 
@@ -98,11 +92,8 @@ def compare_with_baselines(
 ) -> BaselineComparison:
     """Judge every baseline on the model's unseen bars, by the model's decision rule and at its costs.
 
-    Args:
-        recipe: Rule, costs and labels.
-        evaluation: The model's own.
-        forecasts: Name -> (N, 3) probabilities of the fitted baselines on the unseen bars.
-        facts: What each fold tried, kept beside the table.
+    `forecasts` are the fitted ones', name -> (N, 3) on the unseen bars; `facts`, what each fold tried, stands beside
+    the table.
     """
     samples, unseen, money = evaluation.samples, evaluation.unseen, evaluation.money
     prior = np.concatenate([np.tile(fold.prior, (len(fold.probabilities), 1)) for fold in evaluation.folds])

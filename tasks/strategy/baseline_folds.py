@@ -78,13 +78,7 @@ def baselines_key(bars: str, recipe: Recipe) -> str:
 def train_baselines(
     bars: FoldBars, recipe: Recipe, on_progress: Callable[[float, str], None] = lambda share, note: None
 ) -> BaselineFold:
-    """Fit logistic regression and boosting on one fold, and predict its unseen bars.
-
-    Args:
-        bars: The fold's.
-        recipe: Network and training of the model; what the baselines may try.
-        on_progress: Is told the share of both that is done, 0 to 1, and which one is at work.
-    """
+    """Fit logistic regression and boosting on one fold, and predict its unseen bars."""
     network = recipe.network_config
     series = bars.series.first(network.input_features)
     probabilities: dict[str, FloatArray] = {}

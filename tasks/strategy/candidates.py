@@ -79,15 +79,7 @@ def try_candidate(
 ) -> Candidate:
     """Return a candidate from the log, or train and log it.
 
-    Args:
-        datasets: Where datasets lie.
-        searches: The log.
-        data: The dataset.
-        recipe: Labels and training.
-        network: What is tried.
-        seed: Of this training.
-        longest: The network of the search that reads furthest back.
-        origin: Who sent the candles.
+    `longest` is the network of the search that reads furthest back.
     """
     slug = data.market.slug
     variant = replace(recipe, network=network, fit=replace(recipe.fit_config, seed=seed))
@@ -132,11 +124,7 @@ def ranked(
 ) -> list[Row]:
     """Return a line a network, best log-loss first, with the time of a bar in the engine.
 
-    Args:
-        searches: The log.
-        data: The dataset that they were tried on.
-        networks: Each network.
-        tried: Its candidates' keys, one a seed.
+    `tried` are the keys of each network's candidates, one a seed.
     """
     times = {row.config: row.p50_us for row in measure_latency(networks, 2_000, runtimes=("engine",))}
     rows: list[tuple[float, Row]] = []

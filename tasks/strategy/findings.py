@@ -52,13 +52,7 @@ class Findings:
 
     @classmethod
     def load(cls, work: Where, datasets: Where, keys: StepKeys) -> Findings:
-        """Return the results under the keys.
-
-        Args:
-            work: Where intermediate results lie.
-            datasets: Where datasets lie.
-            keys: Of the results.
-        """
+        """Return the results under the keys."""
         results = ResultStore(work)
         return cls(
             evaluation=load_evaluation(work, datasets, keys.evaluation),

@@ -131,12 +131,7 @@ class StoredStart:
 
 
 def start_key(bars: str, recipe: Recipe) -> str:
-    """Return the key of what a fold's networks start from: every seed's, and the twin's, have the same.
-
-    Args:
-        bars: Digest of the fold's.
-        recipe: Network and training.
-    """
+    """Return the key of what a fold's networks start from: every seed's, and the twin's, have the same."""
     network, how = recipe.network_config, recipe.fit_config
     made_from = {
         "bars": bars,
@@ -149,13 +144,7 @@ def start_key(bars: str, recipe: Recipe) -> str:
 
 
 def prepare_start(bars: FoldBars, recipe: Recipe, on_progress: Callable[[float], None] = lambda share: None) -> Start:
-    """Return what every network of a fold starts from.
-
-    Args:
-        bars: The fold's.
-        recipe: Network and training.
-        on_progress: Is told the share that is done, 0 to 1.
-    """
+    """Return what every network of a fold starts from."""
     return prepare(recipe.network_config, bars.series, bars.train, bars.validation, recipe.fit_config, on_progress)
 
 
@@ -180,14 +169,7 @@ def train(
     start: Start | None = None,
     on_progress: Callable[[float, str], None] = lambda share, note: None,
 ) -> FoldResult:
-    """Train one fold and predict its unseen bars.
-
-    Args:
-        bars: The fold's.
-        recipe: Network and training.
-        start: What `prepare_start` made of the fold; None makes it.
-        on_progress: Is told the share that is done, 0 to 1, and a few words.
-    """
+    """Train one fold and predict its unseen bars. `start` is what `prepare_start` made of the fold; None makes it."""
     fitted = fit(
         recipe.network_config,
         bars.series,
@@ -217,11 +199,6 @@ def of_market(pooled: FoldResult, bars: FoldBars, recipe: Recipe) -> FoldResult:
     """Return what a pool's network says of one market: its weights, and predictions of the market's unseen bars.
 
     The prior is the market's own, or the pool's where it has no bars to learn one from.
-
-    Args:
-        pooled: Of the pool's fold.
-        bars: The market's own of that fold.
-        recipe: The network.
     """
     model = load_model(recipe.network_config, load_weights(pooled.weights))
     said = _forecast(model, bars)

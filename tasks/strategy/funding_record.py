@@ -43,14 +43,7 @@ class FundingRecord:
 
 
 def funding_record(dataset: Dataset, unseen: Span, costs: Costs, origin: Origin) -> FundingRecord:
-    """Return what an account on unseen bars knew of their funding.
-
-    Args:
-        dataset: The bars, and the stored stamps.
-        unseen: Which bars.
-        costs: Whether funding is charged.
-        origin: Who sent the candles.
-    """
+    """Return what an account on unseen bars knew of their funding."""
     first_ms, last_ms = (int(at) for at in dataset.candles.start_ms[[unseen.start, unseen.stop - 1]])
     begins, lacking = missing_settlements(dataset.funding_ms, first_ms, last_ms)  # nothing is held at the first open
     inside, missing = len(begins) - 1, int(lacking.sum())

@@ -31,13 +31,8 @@ def with_held_out(
 ) -> dict[str, bytes]:
     """Return a listing's record with those of markets that networks of its pool never saw, in the newest fold.
 
-    The rivals there learned from the network's own bars, so that they never saw the market either.
-
-    Args:
-        work: Where the trained folds lie.
-        datasets: Where datasets lie.
-        own: What `record_vol_forecasts` made of the listing's own days.
-        trained: Markets and networks, at least one.
+    The rivals there learned from the network's own bars, so that they never saw the market either. `own` is what
+    `record_vol_forecasts` made of the listing's own days; `trained` are one at least.
     """
     records = {}
     for one in trained:

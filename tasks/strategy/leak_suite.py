@@ -87,11 +87,7 @@ def leaks_json(report: LeakReport) -> bytes:
 def leak_checks(samples: Samples, interval_ms: int, recipe: Recipe, fold: FoldResult) -> Iterator[LeakCheck]:
     """Yield every check of a fold's model, of its data and of the recipe that it came from.
 
-    Args:
-        samples: The dataset, its labels and folds.
-        interval_ms: Milliseconds per bar.
-        recipe: How the model was made. What is trained here is one small network, for a few steps.
-        fold: The model that is to be published.
+    What is trained here is one small network, for a few steps.
     """
     candles = samples.dataset.candles[-_BARS:].matrix()
     features = feature_columns(interval_ms)
@@ -147,13 +143,7 @@ def prediction_columns(model: DSCTradingModel, interval_ms: int) -> Columns:
 
 
 def label_columns(config: LabelConfig, round_trip_cost: float, interval_ms: int) -> Columns:
-    """Return what turns (T, 6) candles into (T, 3) labels: forward return, threshold, class.
-
-    Args:
-        config: Horizon and thresholds.
-        round_trip_cost: Share of the notional.
-        interval_ms: Milliseconds per bar.
-    """
+    """Return what turns (T, 6) candles into (T, 3) labels: forward return, threshold, class."""
 
     def columns(candles: FloatArray) -> FloatArray:
         features = build_features(candles, interval_ms)

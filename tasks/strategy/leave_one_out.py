@@ -73,10 +73,7 @@ class HeldOutEvaluation:
 def held_out_markets(datasets: Where, data: DatasetRef, recipe: Recipe) -> tuple[HeldOutMarket, ...]:
     """Return the pool's markets that have folds of their own, each with the recipe whose pool is the others.
 
-    Args:
-        datasets: Where datasets lie.
-        data: A market that the pool serves; names source, category and interval.
-        recipe: With the pool; a seed of its own is each one's.
+    `data` is a market that the pool serves, and names source, category and interval.
     """
     return tuple(_held_out_markets(datasets, data, recipe))
 
@@ -101,12 +98,7 @@ def evaluate_held_out(
 ) -> HeldOutEvaluation:
     """Return what the networks forecast of markets that they never saw.
 
-    Args:
-        work: Where the trained folds lie.
-        datasets: Where datasets lie.
-        trained: Markets and networks, at least one, of one recipe and seed.
-        origin: Who sent the candles.
-        level: P-value that the test of the return must be able to go below.
+    `trained` are of one recipe and seed, one at least; the test of the return must be able to go below `level`.
     """
     each = [_evaluation(work, datasets, one) for one in trained]
     recipe = trained[0].recipe

@@ -108,10 +108,7 @@ class Evaluation:
 def evaluate_folds(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult]) -> Evaluation:
     """Put the folds' predictions of unseen bars together, decide on them, and measure skill and money.
 
-    Args:
-        samples: The dataset, its labels and folds.
-        recipe: Rule, costs and account.
-        folds: What each training left behind, a refit's last; together they predict N bars, of all tests in turn.
+    `folds` predict N bars together, of all tests in turn; a refit's is the last, and predicts none.
 
     Raises:
         LeakError: A fold's test begins before what its training knew ends, in whatever market of a pool.
@@ -165,14 +162,7 @@ def bars_of(samples: Samples, span: Span) -> Bars:
 
 
 def decide_span(samples: Samples, recipe: Recipe, span: Span, forecast: Forecast) -> Positions:
-    """Return the positions that the recipe's rule takes on a span, from flat.
-
-    Args:
-        samples: The dataset and its labels.
-        recipe: Rule, costs and horizon.
-        span: N bars.
-        forecast: Of them.
-    """
+    """Return the positions that the recipe's rule takes on a span, from flat."""
     market, vol = samples.dataset.ref.market, samples.dataset.vol[span.rows]
     params = np.array([decision_params(recipe, market, means) for means in np.atleast_2d(forecast.class_means)])
     forecast_vol = forecast_volatility(vol, forecast.log_variance_ratio)
@@ -207,11 +197,6 @@ def load_evaluation(work: Where, datasets: Where, key: str) -> Evaluation:
 
     It is worked out once a process: what lies under the key is what it was made from, which takes a hundredth of its
     space and gives the same evaluation everywhere, in a second.
-
-    Args:
-        work: Where intermediate results lie.
-        datasets: Where datasets lie.
-        key: Of its `EvaluationInputs`.
     """
     results = ResultStore(work)
     inputs = TypeAdapter(EvaluationInputs).validate_json(results.read(key)["inputs.json"])
@@ -222,11 +207,6 @@ def load_evaluation(work: Where, datasets: Where, key: str) -> Evaluation:
 
 def judged_folds(work: ResultStore, samples: Samples, keys: Sequence[str]) -> list[FoldResult]:
     """Return the folds' results with the predictions of their tests.
-
-    Args:
-        work: Where they lie.
-        samples: Has the folds.
-        keys: Of the results, in the order of the folds.
 
     Raises:
         StoreError: A result is missing or damaged.

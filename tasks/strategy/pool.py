@@ -30,10 +30,7 @@ _MOST = 4.0  # so that an epoch learns from a quarter of the longest market's la
 def pooled_bars(datasets: Where, recipe: Recipe, number: int) -> FoldBars:
     """Return what the models of a pool's fold are made from.
 
-    Args:
-        datasets: Where datasets lie.
-        recipe: The pool, labels, folds, and how far back the network reads.
-        number: Of the fold, from 0, oldest first; the number of folds for the refit.
+    `number` is of the fold, from 0, oldest first; the number of folds for the refit.
 
     Raises:
         DatasetError: A dataset is missing or corrupt, or no market has bars to train or to validate on.
@@ -67,11 +64,6 @@ def pooled_bars(datasets: Where, recipe: Recipe, number: int) -> FoldBars:
 def teaching(datasets: Where, recipe: Recipe, number: int) -> list[Samples]:
     """Return the markets that a pool's fold learns from: all but those that are unlike the others.
 
-    Args:
-        datasets: Where datasets lie.
-        recipe: As for `pooled_bars`.
-        number: Of the fold.
-
     Raises:
         DatasetError: A dataset is missing or corrupt.
     """
@@ -82,11 +74,6 @@ def bars_for_listing(datasets: Where, recipe: Recipe, samples: Samples) -> FoldB
     """Return a pool's newest fold with the test of a market behind it that has no bars to learn from.
 
     It is for models that are fitted anew for each market; the pool's network is there.
-
-    Args:
-        datasets: Where datasets lie.
-        recipe: As for `pooled_bars`.
-        samples: The market's, a new listing.
 
     Raises:
         DatasetError, LeakError: As `pooled_bars` says.

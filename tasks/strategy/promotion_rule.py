@@ -60,10 +60,7 @@ _AT_LEAST = frozenset({"min_days", "min_trades", "cost_stress", "deflated_sharpe
 def looser_bounds(ours: Mapping[str, float], theirs: Mapping[str, float], *, at_least: Set[str]) -> tuple[str, ...]:
     """Return the bounds that ask for less than others of the same names, each with both values.
 
-    Args:
-        ours: By name.
-        theirs: By the same names.
-        at_least: Names of those that ask for more when they are larger; of the others a smaller one does.
+    Of those in `at_least` a larger one asks for more; of the others a smaller one does.
     """
     return tuple(
         f"{name} {ours[name]:g} ({theirs[name]:g})"

@@ -159,9 +159,7 @@ class Recipe(Checked):
     def charged(self, market: Market, *, is_made_up: bool) -> Recipe:
         """Return the recipe with the costs that a user of the market pays, and the line of the schedule by its name.
 
-        Args:
-            market: Where it trades.
-            is_made_up: Whether the market is a synthetic one, which has no venue: it charges the source's costs.
+        A market that is made up has no venue: it charges the source's costs.
         """
         name = self.fees
         if name == "venue":
@@ -183,10 +181,8 @@ class Recipe(Checked):
 def decision_params(recipe: Recipe, market: Market, class_means: FloatArray) -> FloatArray:
     """Return what `decide` needs of a model that the recipe made on a market: for backtest and live alike.
 
-    Args:
-        recipe: Rule, costs and horizon.
-        market: Where it trades. On spot nobody lends the coins, so that nothing is sold short.
-        class_means: (3,) of the model, in units of vol * sqrt(horizon).
+    On spot nobody lends the coins, so that nothing is sold short. `class_means` are (3,), in units of vol *
+    sqrt(horizon).
     """
     rule = recipe.decision_config
     if market.category == "spot":

@@ -63,12 +63,6 @@ class _Table(NamedTuple):
 def rivals_of_market(samples: Samples, recipe: Recipe, windows: VolWindows, fold: Fold) -> dict[str, VarianceForecast]:
     """Return what each rival forecasts on a fold's test bars, learned from the market's own bars before.
 
-    Args:
-        samples: The dataset as the recipe sees it.
-        recipe: Horizon and inputs, and how trees are grown.
-        windows: Of the dataset.
-        fold: Which one.
-
     Returns:
         By name; NaN throughout where there are too few windows to learn from.
     """
@@ -95,11 +89,6 @@ def rivals_of_pool(datasets: Where, samples: Samples, recipe: Recipe) -> dict[st
     """Return what each rival forecasts on the test bars of a market's newest fold, learned from its pool's bars before.
 
     So they know as little of a market outside the pool as the pool's network does.
-
-    Args:
-        datasets: Where datasets lie.
-        samples: The market's.
-        recipe: With the pool; horizon and inputs, and how trees are grown.
 
     Returns:
         By name; NaN throughout where there are too few windows to learn from.

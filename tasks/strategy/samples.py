@@ -126,11 +126,6 @@ class FoldBars:
 def load_samples(datasets: Where, data: DatasetRef, recipe: Recipe) -> Samples:
     """Load a dataset and divide it as the recipe says.
 
-    Args:
-        datasets: Where datasets lie.
-        data: Which one.
-        recipe: Labels and folds; of a pool, the markets that share their dates.
-
     Returns:
         With all folds of the recipe; in a pool a young market has those that its bars reach, and a new listing, which
         has none to learn from, the newest one's test alone.
@@ -258,10 +253,7 @@ def mirrored_series(features: FloatArray, labels: Labels, segment: IntArray) -> 
 def fold_bars(samples: Samples, recipe: Recipe, index: int) -> FoldBars:
     """Return what a fold's models are made from; network and baselines alike, mirror signs and weights with it.
 
-    Args:
-        samples: The dataset as the recipe sees it.
-        recipe: How labels are weighted, and how far back the network reads.
-        index: Number of the walk-forward fold, from 0; the number of folds for the refit.
+    `index` is of the walk-forward fold, from 0; the number of folds for the refit.
     """
     fold = samples.fold(index)
     first = max(fold.train.start - recipe.network_config.context + 1, 0)
@@ -308,12 +300,7 @@ def vol_horizon(samples: Samples, recipe: Recipe) -> int:
 def run_of(samples: Samples, recipe: Recipe, fold: Fold, rows: slice, *labelled: slice) -> BarRun:
     """Return rows of a dataset with the labels of some parts of them alone.
 
-    Args:
-        samples: The dataset as the recipe sees it.
-        recipe: How labels are weighted, and how far ahead volatility is forecast.
-        fold: Whose bars they are.
-        rows: Which bars.
-        labelled: Which of these, counted from the first, keep their labels; weights are of the first part's.
+    `labelled` are parts of `rows`, counted from the first, that keep their labels; weights are of the first part's.
     """
     dataset, labels = samples.dataset, samples.labels
     own = Labels(

@@ -51,12 +51,6 @@ def measure_speed(
 ) -> Speed:
     """Prove that all ways to run a model agree on the newest bars, and time it beside its twins.
 
-    Args:
-        dataset: Its bars.
-        recipe: Names the network.
-        weights: The trained model, safetensors.
-        on_progress: Is told the share that is done, 0 to 1.
-
     Raises:
         ArtifactError: Two ways to run the model disagree.
         DatasetError: No run of bars is long enough to compare them on.

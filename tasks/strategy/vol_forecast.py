@@ -93,12 +93,9 @@ def record_vol_forecasts(
 ) -> dict[str, bytes]:
     """Rate what the folds' models forecast on their unseen bars beside EWMA, HAR and LightGBM.
 
-    Args:
-        samples: The dataset as the recipe sees it.
-        recipe: Horizon and network, and how trees are grown.
-        folds: Of the walk-forward, oldest first, with the predictions of their tests; a refit after them, which has no
-            unseen bars, is left out.
-        rivals: What these forecast of the unseen bars; None lets them learn from the market's own.
+    `rivals` are what these forecast of the unseen bars; None lets them learn from the market's own. A refit's fold,
+    which has no unseen bars, is left out.
+
     Returns:
         What a version keeps: the record as risk.json, and every forecast beside what came as risk.parquet.
     """
@@ -123,11 +120,7 @@ def record_vol_forecasts(
 def rate_again(samples: Samples, recipe: Recipe, folds: Sequence[FoldResult], forecasts: bytes) -> VolForecastRecord:
     """Rate what a version's folds forecast once more, beside its rivals' forecasts as they are stored.
 
-    Args:
-        samples: The dataset as the recipe sees it.
-        recipe: Horizon and network.
-        folds: With the predictions of their tests, as in `record_vol_forecasts`.
-        forecasts: The version's risk.parquet.
+    `forecasts` is the version's risk.parquet.
     """
     windows, columns = vol_windows(samples.dataset, vol_horizon(samples, recipe)), read_columns(forecasts)
     rivals = {name: VarianceForecast(mean=columns[name], log=columns[f"{name}: ln RV"]) for name in RIVALS}
