@@ -32,7 +32,7 @@ from tasks.ingestion.quality import QualityConfig
 from tasks.judging import asks_for_second_seed, judge_listed, judge_version, markets_to_hold_out
 from tasks.publishing import promote_or_keep, publish_version
 from tasks.reporting.summary import Verdict
-from tasks.runs import cost
+from tasks.runs.cost import METER
 from tasks.runs.display import parts_of, plan, stage
 from tasks.runs.market_lock import one_retrain_at_a_time
 from tasks.runs.memory import give_back_large_blocks
@@ -160,7 +160,7 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, q
     """Return the verdict on a model made now; needs nothing but the place of datasets, finished steps and versions."""
     give_back_large_blocks()
     recipe = recipe.charged(data.market, is_made_up=exchange.origin == "synthetic")
-    cost.measure(STAGES[1:])
+    METER.begin(STAGES[1:])
     starts, models, rivals = trained(data, recipe)
     give_back_large_blocks()
     stage("latency")

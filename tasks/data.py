@@ -25,7 +25,7 @@ from tasks.runs.alerts import raise_alert
 from tasks.runs.display import say
 from tasks.runs.market_lock import LATER
 from tasks.runs.page import show_table
-from tasks.runs.progress import ProgressReport
+from tasks.runs.progress import progress_of
 
 
 # The gateway repeats what may be repeated, within its own budget, and the store waits for its file. Beyond that only a
@@ -38,10 +38,10 @@ def ingest_candles(exchange: ExchangeConfig, market: Market, bars: BarRange, qua
     with (
         _quarantine_alert(exchange, market),
         connect(exchange, market, on_retry=log.warning, on_note=say, bans=settings.bans) as gateway,
-        ProgressReport(f"ingest {market.slug}") as progress,
+        progress_of(f"ingest {market.slug}") as tell,
     ):
         store = CandleStore(settings.database)
-        report = ingest(gateway, store, market, bars, quality, recent=settings.recent, on_progress=progress.update)
+        report = ingest(gateway, store, market, bars, quality, recent=settings.recent, on_progress=tell)
     show_table("ingest", report.source, market, report.table, "What the ingest did")
     log.info(
         f"ingested market={market.slug} source={report.source} inserted={report.inserted} revised={report.revised} "

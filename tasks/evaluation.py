@@ -16,7 +16,7 @@ from storage.trials import Origin, Trial, TrialLog
 from storage.written import or_dash, written
 from tasks.ingestion.bar_range import BarRange
 from tasks.runs.page import show_table
-from tasks.runs.progress import ProgressReport
+from tasks.runs.progress import progress_of
 from tasks.strategy.backtest_record import trial_key, trial_of
 from tasks.strategy.baseline_comparison import (
     compare_with_baselines,
@@ -51,8 +51,8 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
         log.info(f"latency was measured before key={key}")
         return key
     dataset = load_dataset(settings.datasets, data)
-    with ProgressReport("latency") as progress:
-        speed = measure_speed(dataset, recipe, work.load(fold, FoldResult).weights, progress.update)
+    with progress_of("latency") as tell:
+        speed = measure_speed(dataset, recipe, work.load(fold, FoldResult).weights, tell)
     work.save(key, speed)
     row = speed.model
     log.info(f"latency key={key} p50_us={row.p50_us:.2f} p99_us={row.p99_us:.2f} parity={speed.parity:.1e}")
@@ -68,10 +68,10 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
         log.info(f"leaks were looked for before key={key}")
         return key
     samples, checks = samples_of_run(settings.datasets, data, recipe), []
-    with ProgressReport("leak checks") as progress:
+    with progress_of("leak checks") as tell:
         for check in leak_checks(samples, data.market.interval_ms, recipe, work.load(fold, FoldResult)):
             checks.append(check)
-            progress.update(len(checks) / CHECKS, check.name)
+            tell(len(checks) / CHECKS, check.name)
     report = LeakReport(checks=tuple(checks))
     work.save(key, report)
     for check in checks:

@@ -30,8 +30,8 @@ from tasks.reporting.panel import read_panel
 from tasks.reporting.panel_page import panel_line, panel_table, render_panel
 from tasks.reporting.paper_record import paper_records
 from tasks.reporting.summary import Verdict, summarise, verdict_of
-from tasks.runs import cost
 from tasks.runs.alerts import raise_alert
+from tasks.runs.cost import METER
 from tasks.runs.page import panel_link, put_table, show_result, show_table, show_verdict
 from tasks.strategy.backtest_record import backtest_files
 from tasks.strategy.findings import Findings, StepKeys
@@ -67,7 +67,7 @@ def publish_version(
     importance = measure_importance(recipe, findings.evaluation)
     manifest = _manifest(exchange, data, recipe, findings, work.load(judgement, Judgement))
     files = _files(recipe, findings) | work.read(keys.comparison) | work.read(keys.risk)
-    spent = cost.so_far()
+    spent = METER.so_far()
     files |= {"importance.json": canonical_json(importance), "cost.json": canonical_json(spent)}
     hash8 = version_hash(data, recipe, files["weights.safetensors"])
     ref = VersionRef(source=data.source, name=data.market.slug, version=f"{now:%Y%m%dT%H%M%SZ}-{hash8}")

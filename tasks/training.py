@@ -19,10 +19,8 @@ from storage.authorship import Where
 from storage.results import ResultStore
 from storage.schema import DatasetRef
 from storage.settings import Settings
-from tasks.network.start import Start
-from tasks.runs import cost
 from tasks.runs.display import found
-from tasks.runs.progress import ProgressReport
+from tasks.runs.progress import Tell, progress_of
 from tasks.strategy import baseline_folds, folds
 from tasks.strategy.pool import bars_for_listing, pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
@@ -32,12 +30,13 @@ from tasks.strategy.samples import FoldBars, fold_bars, samples_of_run
 @task(cache_policy=NO_CACHE, task_run_name="prepare fold {index} of {data.market.symbol}")
 def prepare_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
     """Make what every network of a fold starts from, and return its key; see `folds.prepare_start`."""
-
-    def make(progress: ProgressReport) -> folds.StoredStart:
-        return folds.StoredStart(start=folds.prepare_start(bars(), recipe, progress.update))
-
     digest, bars = _learned_from(data, recipe, index)
-    return _made(folds.start_key(digest, recipe), f"start of fold {index + 1}", make, is_beside=True)
+    return _made(
+        folds.start_key(digest, recipe),
+        f"start of fold {index + 1}",
+        lambda tell: folds.StoredStart(start=folds.prepare_start(bars(), recipe, tell)),
+        is_beside=True,
+    )
 
 
 @task(cache_policy=NO_CACHE, task_run_name="train fold {index} of {data.market.symbol}, seed {recipe.fit_config.seed}")
@@ -60,16 +59,15 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
 
     They learn from the market's own bars; of a new listing, which has none, from the pool's, as the network does.
     """
-
-    def make(progress: ProgressReport) -> baseline_folds.BaselineFold:
-        return baseline_folds.train_baselines(bars, recipe, progress.update)
-
     datasets = Settings.from_environment().datasets
     samples = samples_of_run(datasets, data, recipe)
     alone = not samples.is_listing
     bars = fold_bars(samples, recipe, index) if alone else bars_for_listing(datasets, recipe, samples)
     return _made(
-        baseline_folds.baselines_key(bars.digest, recipe), f"baselines of fold {index + 1}", make, is_beside=True
+        baseline_folds.baselines_key(bars.digest, recipe),
+        f"baselines of fold {index + 1}",
+        lambda tell: baseline_folds.train_baselines(bars, recipe, tell),
+        is_beside=True,
     )
 
 
@@ -95,24 +93,21 @@ def _network(data: DatasetRef, recipe: Recipe, of: Recipe, index: int, start: st
 
     The twin's own has the same bars, but it is another recipe: asked for by it, the dataset would be read once more.
     """
-
-    def make(progress: ProgressReport) -> folds.FoldResult:
-        return folds.train(bars(), passed, _start(start), progress.update)
-
     digest, bars = _learned_from(data, recipe, index)
     passed = with_pool_passes(of)
-    key = _made(folds.fold_key(digest, passed), title, make)
+    work = ResultStore(Settings.from_environment().work)
+    key = _made(
+        folds.fold_key(digest, passed),
+        title,
+        lambda tell: folds.train(bars(), passed, work.load(start, folds.StoredStart).start, tell),
+    )
     if not recipe.pool:
         return key
-    work, own = ResultStore(Settings.from_environment().work), _own(data, recipe, index)
+    own = fold_bars(samples_of_run(Settings.from_environment().datasets, data, recipe), recipe, index)
     ours = folds.market_key(key, own)
     if not work.finished(ours):
         work.save(ours, folds.of_market(work.load(key, folds.FoldResult), own, of))
     return ours
-
-
-def _own(data: DatasetRef, recipe: Recipe, index: int) -> FoldBars:
-    return fold_bars(samples_of_run(Settings.from_environment().datasets, data, recipe), recipe, index)
 
 
 def _learned_from(data: DatasetRef, recipe: Recipe, index: int) -> tuple[str, Callable[[], FoldBars]]:
@@ -137,20 +132,15 @@ def _pool_digest(datasets: Where, recipe: Recipe, number: int) -> str:
     return bars.digest
 
 
-def _made(key: str, title: str, make: Callable[[ProgressReport], Any], *, is_beside: bool = False) -> str:
+def _made(key: str, title: str, make: Callable[[Tell], Any], *, is_beside: bool = False) -> str:
     """Return the key of a result that was made before, or is now; `is_beside` another step, whose display it leaves."""
     log, work = get_run_logger(), ResultStore(Settings.from_environment().work)
     if work.finished(key):
         log.info(f"{title} was made before key={key}")
-        found()
-        cost.found(title)
+        found(title)
         return key
-    with ProgressReport(title, is_beside=is_beside) as progress:
-        result = make(progress)
+    with progress_of(title, is_beside=is_beside) as tell:
+        result = make(tell)
     work.save(key, result)
     log.info(f"made {title} key={key}")
     return key
-
-
-def _start(key: str) -> Start:
-    return ResultStore(Settings.from_environment().work).load(key, folds.StoredStart).start

@@ -49,13 +49,13 @@ class Cost:
 
 
 class CostMeter:
-    """Measures the stages of a run.
+    """Measures the stages of a run."""
 
-    Args:
-        stages: Their names; whatever else begins is part of the present one.
-    """
+    def __init__(self, stages: Sequence[str] = ()) -> None:
+        self.begin(stages)
 
-    def __init__(self, stages: Sequence[str]) -> None:
+    def begin(self, stages: Sequence[str]) -> None:
+        """Measure a run of these stages; whatever else begins is part of the present one."""
         self._stages = frozenset(stages)
         self._took: dict[str, tuple[float, float]] = {}
         self._found: list[str] = []
@@ -89,25 +89,5 @@ class CostMeter:
         self._began = now
 
 
-_meter = CostMeter(())
-
-
-def measure(stages: Sequence[str]) -> None:
-    """Begin to measure a run of these stages; what was measured before is forgotten."""
-    global _meter
-    _meter = CostMeter(stages)
-
-
-def stage(name: str) -> None:
-    """Take note that a stage begins."""
-    _meter.stage(name)
-
-
-def found(step: str) -> None:
-    """Take note that the result of a step was there."""
-    _meter.found(step)
-
-
-def so_far() -> Cost:
-    """Return what the run that is measured has taken."""
-    return _meter.so_far()
+METER = CostMeter()
+"""Of the run that this process is at."""

@@ -23,7 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tasks.runs import cost
+from tasks.runs.cost import METER
 from tasks.runs.overall import OverallProgress, root_run
 from tasks.runs.overall import ProgressBar as PageBar
 
@@ -207,7 +207,7 @@ def stage(name: str, part: int = 0, parts: int = 1, what: str = "") -> None:
         parts: How many there are.
         what: What the part is of, where its number says too little.
     """
-    cost.stage(name)
+    METER.stage(name)
     if _overall is not None:
         _overall.stage(name, part, parts)
     if _shown is not None:
@@ -235,8 +235,9 @@ def doing(what: str) -> None:
         _shown.doing(what)
 
 
-def found() -> None:
-    """Count a part of the present stage that was made before, and is not made again."""
+def found(step: str) -> None:
+    """Say that a part of the present stage was made before, and is not made again."""
+    METER.found(step)
     if _shown is not None:
         _shown.found()
 

@@ -3,9 +3,10 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Self
 
 import pytest
 from prefect.logging import disable_run_logger
@@ -29,20 +30,10 @@ ALLOWED_S = 8.0  # for a new process, its imports and its first contact with the
 SERVER_START_S = 180.0
 
 
-class Silent:
-    """Progress that nobody is told of."""
-
-    def __init__(self, title: str) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        pass
-
-    def update(self, share: float, note: str = "") -> None:
-        pass
+@contextmanager
+def silent(title: str) -> Iterator[Callable[[float], None]]:
+    """Report progress to nobody."""
+    yield lambda share: None
 
 
 @pytest.fixture
@@ -78,7 +69,7 @@ def test_warm_ingest_of_many_markets_costs_little_more_than_its_calls(race, ledg
     with pytest.MonkeyPatch.context() as patch, disable_run_logger():
         patch.setenv("DSC_HOME", str(tmp_path / "calls"))
         patch.setattr(data, "show_table", lambda *args: None)
-        patch.setattr(data, "ProgressReport", Silent)
+        patch.setattr(data, "progress_of", silent)
         calls()
         flow()
         times = race({"flow": side(flow), "calls": side(calls)}, rounds=ROUNDS, warm=False)

@@ -62,7 +62,7 @@ def test_pipe_gets_a_line_for_each_step_of_a_market_and_one_for_all_that_was_mad
             doing(market)
             stage("markets", ended, 2)  # that one has ended is heard when the next has begun
             for _ in parts_of("networks", 3):
-                found()
+                found("a fold")
             stage("judge")
         clock.now_s += 9
     assert out.getvalue().splitlines() == [
