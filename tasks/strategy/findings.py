@@ -15,15 +15,7 @@ from tasks.strategy.vol_forecast import VolForecastRecord
 
 @dataclass(frozen=True, kw_only=True)
 class StepKeys:
-    """Keys of the steps' results in the result store.
-
-    Attributes:
-        evaluation: From `backtest_folds`.
-        speed: From `measure_latency`.
-        leaks: From `check_leaks`.
-        comparison: From `compare_baselines`.
-        risk: From `rate_vol_forecasts`.
-    """
+    """Keys of the results of `Findings` in the result store."""
 
     evaluation: str
     speed: str

@@ -132,16 +132,6 @@ def feature_columns(interval_ms: int) -> Columns:
     return columns
 
 
-def prediction_columns(model: DSCTradingModel, interval_ms: int) -> Columns:
-    """Return what turns candles into a model's probabilities."""
-
-    def columns(candles: FloatArray) -> FloatArray:
-        features = build_features(candles, interval_ms)
-        return predict_series(model, features.values, features.segment)
-
-    return columns
-
-
 def label_columns(config: LabelConfig, round_trip_cost: float, interval_ms: int) -> Columns:
     """Return what turns (T, 6) candles into (T, 3) labels: forward return, threshold, class."""
 
@@ -161,9 +151,14 @@ def steady_predictions(model: DSCTradingModel, candles: FloatArray, interval_ms:
         candles: (T, 6) as `Candles.matrix` gives them, T at least the features' warm-up and the model's context.
         interval_ms: Milliseconds per bar.
     """
+
+    def probabilities(candles: FloatArray) -> FloatArray:
+        features = build_features(candles, interval_ms)
+        return predict_series(model, features.values, features.segment)
+
     settled = WARM_UP + model.config.context
     check = leaks.future_perturbation(
-        prediction_columns(model, interval_ms),
+        probabilities,
         candles[-(settled + _PREDICTED) :],
         [f"p_{name}" for name in CLASSES],
         first=min(settled, len(candles) - 2),
