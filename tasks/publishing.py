@@ -29,7 +29,7 @@ from tasks.reporting.content import library_versions, report_data, side_by_side
 from tasks.reporting.panel import read_panel
 from tasks.reporting.panel_page import panel_line, panel_table, render_panel
 from tasks.reporting.paper_record import paper_records
-from tasks.reporting.summary import Verdict, summarise, verdict_of
+from tasks.reporting.summary import Verdict, summarise
 from tasks.runs.alerts import raise_alert
 from tasks.runs.cost import METER
 from tasks.runs.page import panel_link, put_table, show_result, show_table, show_verdict
@@ -138,7 +138,9 @@ def promote_or_keep(version: VersionRef, judgement: str) -> Verdict:
         evidence, now = {"beaten": judged.champion, **asdict(judged.numbers)}, datetime.now(UTC)
         entry = store.promote(version.source, version.name, version, evidence, expected=judged.sequence, now=now)
     report, manifest = store.location(version, "report.html"), read_manifest(store, version)
-    verdict = verdict_of(version, manifest, judged, entry.ref, report, already=already)
+    verdict = Verdict(
+        version=version, manifest=manifest, judged=judged, champion=entry.champion, report=report, already=already
+    )
     if verdict.promoted and not already:
         said = f"{version.version} {verdict.decision}; report: {report}"
         raise_alert("promotion", f"{version.source}/{version.name}", said)

@@ -6,6 +6,7 @@ page shows one point as about one pixel.
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import threading
@@ -22,6 +23,8 @@ from storage.schema import DAY_MS, FloatArray, IntArray
 
 WIDE, NARROW = 840, 400
 """Widths: a desktop's column; a phone, or half a column."""
+MARKDOWN = 760
+"""The widest that a Markdown view shows without shrinking it."""
 
 INK, MUTED, GRID, AXIS, PAPER = "#1f2933", "#5f6b7a", "#e6e9ed", "#b8c0ca", "#ffffff"
 MODEL, ACCENT, SECOND, NOTHING, PAST = "#1f5fa8", "#b5762a", "#3d8a84", "#8a95a3", "#b9c6d6"
@@ -70,6 +73,11 @@ def png(figure: Figure, dpi: int = 80) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     return content.getvalue()
+
+
+def png_uri(figure: Figure) -> str:
+    """Return a figure as an address that carries it, for a Markdown view."""
+    return f"data:image/png;base64,{base64.b64encode(png(figure)).decode()}"
 
 
 def new_figure(width: int, height: int, title: str, label: str) -> Figure:

@@ -11,6 +11,7 @@ import numpy as np
 
 from storage.schema import BUY, CLASSES, HOLD, SELL, FloatArray, utc_text
 from storage.written import Cell, Row, written
+from tasks.champion import promotion
 from tasks.champion.manifest import Manifest
 from tasks.execution.accounting import Costs
 from tasks.execution.comparison import COST_FACTORS, COSTS_PER_SIDE, Comparison
@@ -243,8 +244,4 @@ def random_note(comparison: BaselineComparison) -> str:
 
 def p_text(p_value: float | None) -> str:
     """Return the p-value of a Diebold-Mariano test in words."""
-    return "no test: the two never differ" if p_value is None else f"{_shown(p_value)}, Diebold-Mariano"
-
-
-def _shown(p_value: float) -> str:
-    return f"p = {p_value:.3f}" if p_value >= 0.0005 else "p < 0.001"
+    return "no test: the two never differ" if p_value is None else f"{promotion.p_text(p_value)}, Diebold-Mariano"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import math
 import re
@@ -90,8 +89,3 @@ def markdown_text(value: object) -> str:
     """Return text that Markdown shows as it is, on one line."""
     line = " ".join(html.escape(printable(value), quote=False).split())
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~$" else letter for letter in line)
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Return bytes as an address that carries them."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

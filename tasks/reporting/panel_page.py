@@ -18,28 +18,6 @@ _COLUMNS = (
     ("market", ""), ("unseen bars", "n"), ("folds", "n"), ("trading", ""), ("lead over the best baseline", "n"),
     ("direction edge", "n"), ("risk", ""), ("risk calibration", "n"), ("age", "n"),
 )  # fmt: skip
-_WORDS = (
-    ("Unseen bars", "Bars with a label that no training of the model which judged them saw, in so many folds."),
-    ("Trading", "Whether every condition of the promotion rule held when the version was made."),
-    (
-        "Lead over the best baseline",
-        "Log-loss of the better of logistic regression, LightGBM and the prior, less the model's: above 0 the model is "
-        "better. p is Diebold-Mariano's, one-sided, dependence of a day included; adjusted, it is set right for the "
-        "number of markets, whatever they have in common.",
-    ),
-    (
-        "Direction edge",
-        "What a move earned on average on the side that the model named, before costs, with its 95 % interval; p is "
-        "that of its log-loss on the side of a move, against the better of the prior and 50:50.",
-    ),
-    ("Risk", "Whether every condition on the forecast volatility held: it stands apart from trading."),
-    (
-        "Risk calibration",
-        "How far the share of windows below a forecast quantile of variance is from its level, at the worst; 0 is "
-        "perfect.",
-    ),
-    ("Age", "Since the version was made."),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +38,7 @@ def render_panel(panel: Panel, link: Callable[[VersionRef], str]) -> str:
     `link` returns where the report of a version is.
     """
     environment, (label, band) = template_environment(), _named(panel)
+    environment.filters["holds"] = _holds
     sheet, script = (own_file(environment, name) for name in ("report.css", "panel.js"))
     facts = panel.facts
     return environment.get_template("panel.html").render(
@@ -70,15 +49,11 @@ def render_panel(panel: Panel, link: Callable[[VersionRef], str]) -> str:
         sheet=sheet,
         script=script,
         script_hash=script_hash(script.encode()),
-        first_run=_first_run(panel),
         rate=RATE,
         leads_alone=sum(is_below(one.lead_p, RATE) for one in facts),
         directions_alone=sum(is_below(one.direction_p, RATE) for one in facts),
-        caveat=_caveat(panel),
-        cards=list(_cards(panel)),
         columns=_COLUMNS,
         lines=[_line(row, panel, link) for row in panel.rows],
-        words=_WORDS,
     )
 
 
@@ -112,30 +87,6 @@ def _named(panel: Panel) -> tuple[str, tuple[str, str]]:
     if origin is None and panel.source.startswith("sandbox:"):
         return panel.source, ("SANDBOX", "recorded candles or a made-up market")
     return source_label(panel.source, origin or "exchange"), ribbon(panel.source, origin or "exchange")
-
-
-def _first_run(panel: Panel) -> str:
-    exchange = "" if panel.source.startswith("sandbox:") else f" EXCHANGE={panel.source}"
-    return f"make run{exchange} SYMBOLS=BTCUSDT,ETHUSDT,SOLUSDT"
-
-
-def _cards(panel: Panel) -> Iterator[tuple[str, str, str]]:
-    facts, total = panel.facts, len(panel.rows)
-    silent = total - len(facts)
-    versions, trials = sum(row.versions for row in panel.rows), sum(row.trials for row in panel.rows)
-    yield "Markets", f"{total:,}", f"{silent} can't be shown, and count as without skill" if silent else "all shown"
-    yield "Trading", f"{sum(_holds(one.manifest.judgement.checks) for one in facts)} of {total}", "meet every condition"
-    yield "Volatility forecast", f"{sum(_holds(one.manifest.risk) for one in facts)} of {total}", "meet every condition"
-    yield "Trials on unseen bars", f"{trials:,}", f"of all markets; versions stored: {versions:,}"
-
-
-def _caveat(panel: Panel) -> str:
-    trials, searched = sum(row.trials for row in panel.rows), sum(row.searched for row in panel.rows)
-    before = max((one.manifest.recipe.promotion.other_trials for one in panel.facts), default=0)
-    return (
-        "Counted are markets, each by its newest version, and not what was tried before on the same bars. That was: "
-        f"trials {trials:,}, networks of searches {searched:,}, strategies behind the default preset {before:,}."
-    )
 
 
 def _line(row: MarketRow, panel: Panel, link: Callable[[VersionRef], str]) -> dict[str, object]:

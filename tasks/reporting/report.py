@@ -22,7 +22,7 @@ from tasks.execution.fee_schedule import costs_text
 from tasks.execution.metrics import Metrics
 from tasks.execution.vol_skill import LEVELS
 from tasks.reporting import figures
-from tasks.reporting.canvas import NARROW, WIDE, png, svg
+from tasks.reporting.canvas import MARKDOWN, NARROW, WIDE, png_uri, svg
 from tasks.reporting.evidence import (
     flat_cells,
     highlights,
@@ -35,7 +35,6 @@ from tasks.reporting.explorer import explorer_data, library
 from tasks.reporting.headline import headline_rows
 from tasks.reporting.markup import (
     Grid,
-    data_uri,
     grid,
     heading,
     interval,
@@ -77,7 +76,6 @@ METRICS: dict[str, tuple[str, Style]] = {
     "cost_share_of_gross": ("costs, share of the gross result", "share"),
     "days": ("days", "ratio"),
 }
-_SUMMARY_WIDTH = 760  # points: what a Markdown view shows without shrinking it
 _MAIN_METRICS, _OTHER_METRICS = list(METRICS)[:13], list(METRICS)[13:]  # the latter are folded away
 _FEWEST_TO_SPREAD = 10  # days or trades: fewer have no distribution to look at
 
@@ -146,8 +144,8 @@ def render_report(data: ReportData) -> str:
 
 def summary_markdown(data: ReportData) -> str:
     """Return the verdict, its conditions, the head line's numbers and one picture as Markdown, below 200 kB."""
-    picture = png(figures.draw_equity(data.equity, data.title_label, _SUMMARY_WIDTH))
-    return _environment().get_template("summary.md").render(_verdict(data), picture=data_uri(picture, "png"))
+    picture = png_uri(figures.draw_equity(data.equity, data.title_label, MARKDOWN))
+    return _environment().get_template("summary.md").render(_verdict(data), picture=picture)
 
 
 @lru_cache(maxsize=1)

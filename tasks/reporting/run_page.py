@@ -8,13 +8,10 @@ from storage.written import Row, written
 from tasks.champion.promotion import Check
 from tasks.execution.metrics import Metrics
 from tasks.network.latency import LatencyRow
-from tasks.reporting.canvas import png
+from tasks.reporting.canvas import MARKDOWN, png_uri
 from tasks.reporting.figures import draw_training
-from tasks.reporting.markup import data_uri
 from tasks.reporting.report import METRICS, summary_markdown
 from tasks.reporting.report_data import ReportData
-
-_WIDTH = 760  # points: what a Markdown view shows without shrinking it
 
 
 def checklist_rows(checks: Iterable[Check]) -> list[Row]:
@@ -39,7 +36,7 @@ def version_tables(report: ReportData) -> Iterator[tuple[str, Sequence[Row], str
 
 def verdict_markdown(report: ReportData) -> str:
     """Return the verdict in words and pictures."""
-    uri = data_uri(png(draw_training(report.training, report.title_label, _WIDTH)), "png")
+    uri = png_uri(draw_training(report.training, report.title_label, MARKDOWN))
     return f"{summary_markdown(report)}\n![Loss of each fold's training, step by step]({uri})\n"
 
 

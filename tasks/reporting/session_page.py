@@ -22,14 +22,13 @@ from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import DIRECTIONS, OF_DOUBT, UNKNOWN_CHAMPION, Decision
 from tasks.market.drift import Drift, measure_drift
 from tasks.market.labels import label_bars, scored
-from tasks.reporting.canvas import png
-from tasks.reporting.markup import data_uri, markdown_text
+from tasks.reporting.canvas import MARKDOWN, png_uri
+from tasks.reporting.markup import markdown_text
 from tasks.reporting.session_figure import Drawn, session_figure
 from tasks.reporting.source_names import source_label
 from tasks.reporting.version_facts import VersionFacts
 from tasks.strategy.live_tick import PROBABILITIES, day_vol, forecast_vol, share_taken
 
-_WIDTH = 760  # points: what a Markdown view shows without shrinking it
 _SHOWN = 10  # decisions, fills
 _DRAWN = 300  # bars of the market: more are no picture of what happens now
 _JUDGED = 2_000  # newest decisions by which skill, drift and latency are judged
@@ -219,7 +218,7 @@ class _Here:
             daily=self._facts.daily if self._facts and self.mode == "paper" else np.empty(0),
         )
         label = f"{self._market} · {self._told['source']} · {self.mode}"
-        uri = data_uri(png(session_figure(drawn, label, _WIDTH)), "png")
+        uri = png_uri(session_figure(drawn, label, MARKDOWN))
         return f"![The newest bars with what was traded, and the account since the start]({uri})"
 
     # --- what it did --------------------------------------------------------------------------------------------------

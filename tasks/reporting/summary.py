@@ -31,29 +31,53 @@ class Verdict:
     Attributes:
         version: The version that was stored.
         manifest: What it says of itself.
-        promoted: Whether it is the champion now.
-        champion: The champion now: a version, or "flat".
+        judged: The judgement that decided.
+        champion: The champion afterwards: a version, or "flat".
         report: Where the report lies.
-        decision: What was decided, one line.
-        failed: The conditions that failed; none for a version that was the champion already.
-        headline: The same in words for whoever started the run.
-        checks: Every condition of the promotion rule; none for a version that was the champion already.
+        already: Whether the version was the champion before it was judged; no condition was asked for then.
     """
 
     version: VersionRef
     manifest: Manifest
-    promoted: bool
+    judged: Judgement
     champion: str
     report: str
-    decision: str
-    failed: tuple[str, ...]
-    headline: str
-    checks: tuple[Check, ...]
+    already: bool = False
+
+    @property
+    def promoted(self) -> bool:
+        """Whether it is the champion now."""
+        return self.champion == self.version.version
+
+    @property
+    def decision(self) -> str:
+        """What was decided, one line."""
+        if self.already:
+            return "champion already"
+        return f"promoted over {self.judged.champion}" if self.promoted else f"kept {self.judged.champion}"
+
+    @property
+    def headline(self) -> str:
+        """The same in words for whoever started the run."""
+        if self.promoted:
+            return f"PROMOTED - it {'has been the champion already' if self.already else 'is the champion now'}."
+        kept = "no position is taken" if self.champion == "flat" else f"the champion stays {self.champion}"
+        return f"NOT PROMOTED - {kept}."
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Every condition of the promotion rule that was asked for."""
+        return () if self.already else self.judged.checks
 
     @property
     def reason(self) -> str:
         """What was decided and why, one line."""
-        return f"{self.decision}; failed: {', '.join(self.failed)}" if self.failed else self.decision
+        return "; failed: ".join(filter(None, (self.decision, ", ".join(self.failed))))
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The conditions that failed."""
+        return () if self.already else self.judged.failed
 
     def rows(self) -> list[tuple[str, str]]:
         """Return name and value of what the page of a run shows; a line a reason, for it cuts off long ones."""
@@ -88,44 +112,6 @@ class Verdict:
         if self.promoted and self.version.source == _USUAL_SOURCE and self.manifest.market == Market():
             yield "let it trade on paper: make paper"
         yield "on Bybit's data, no key: make run EXCHANGE=bybit START=2025-01-01"
-
-
-def verdict_of(
-    version: VersionRef,
-    manifest: Manifest,
-    judged: Judgement,
-    champion: VersionRef | None,
-    report: str,
-    *,
-    already: bool,
-) -> Verdict:
-    """Return in words what became of a version.
-
-    `champion` is that of afterwards, None for flat; `already`, whether it was this version before it was judged.
-    """
-    promoted, name = champion == version, champion.version if champion else "flat"
-    decision = (
-        "champion already" if already
-        else f"promoted over {judged.champion}" if promoted
-        else f"kept {judged.champion}"
-    )  # fmt: skip
-    headline = (
-        "PROMOTED - it has been the champion already." if already
-        else "PROMOTED - it is the champion now." if promoted
-        else "NOT PROMOTED - no position is taken." if champion is None
-        else f"NOT PROMOTED - the champion stays {name}."
-    )  # fmt: skip
-    return Verdict(
-        version=version,
-        manifest=manifest,
-        promoted=promoted,
-        champion=name,
-        report=report,
-        decision=decision,
-        failed=() if already else judged.failed,
-        headline=headline,
-        checks=() if already else judged.checks,
-    )
 
 
 def summarise(recipe: Recipe, evaluation: Evaluation, comparison: BaselineComparison, origin: Origin) -> Summary:

@@ -34,8 +34,8 @@ def leave_out_side_work(put=setattr) -> None:
     put(report, "_pictures", lambda data: dict.fromkeys(report._PICTURES, ""))
     for page, drawn in ((figures, "draw_equity"), (run_page, "draw_training")):  # those of the run's page
         put(page, drawn, lambda *given: None)
-    put(report, "png", lambda figure: b"")
-    put(run_page, "png", lambda figure: b"")
+    for page in (report, run_page):
+        put(page, "png_uri", lambda figure: "")
 
 
 def leaks_of_inputs(samples: Any, interval_ms: int, recipe: Any, fold: object) -> Iterator[LeakCheck]:

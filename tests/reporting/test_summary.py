@@ -71,13 +71,12 @@ def test_model_without_an_interval_or_with_too_few_trades_says_so():
 def test_next_step_after_a_synthetic_market_is_the_same_on_real_data():
     verdict = Verdict(
         version=VersionRef(source=Source("sandbox:0123abcd"), name="linear-SYNTHUSDT-5", version="v"), manifest=VERSION,
-        promoted=False, champion="flat", report="s3://somewhere/report.html", decision="kept flat", failed=(),
-        headline="NOT PROMOTED - no position is taken.", checks=CHECKS,
+        judged=replace(MANIFEST.judgement, checks=CHECKS), champion="flat", report="s3://somewhere/report.html",
     )  # fmt: skip
     assert verdict.text().endswith("make run EXCHANGE=bybit START=2025-01-01")
     assert "make paper" not in verdict.text()
     usual = replace(verdict.version, source=ExchangeConfig().source)
-    promoted = replace(verdict, promoted=True, version=usual, manifest=replace(VERSION, market=Market()))
+    promoted = replace(verdict, champion="v", version=usual, manifest=replace(VERSION, market=Market()))
     assert promoted.text().splitlines()[-2:] == [
         "  next     let it trade on paper: make paper",
         "           on Bybit's data, no key: make run EXCHANGE=bybit START=2025-01-01",
