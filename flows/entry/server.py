@@ -48,7 +48,7 @@ START_S = 180.0
 """What a server may take until it answers: at first it migrates a database, and a busy machine has needed a minute."""
 
 _LOCK = "operation.lock"
-_POLL_S = 0.1
+_POLL_S, _ANSWER_S = 0.1, 5.0
 _DRAIN_S = 3  # what a server that was told to stop gives to requests under way
 _STOP_S = 3.0  # of a temporary one, whose caller waits
 
@@ -111,10 +111,10 @@ def wait_until_up(server: subprocess.Popen[bytes], api_url: str, limit_s: float,
         time.sleep(_POLL_S)
 
 
-def answers(api_url: str, timeout_s: float = 5.0) -> bool:
+def answers(api_url: str) -> bool:
     """Return whether a Prefect server answers at an address."""
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{api_url}/health", timeout=timeout_s).status_code == httpx.codes.OK
+        return httpx.get(f"{api_url}/health", timeout=_ANSWER_S).status_code == httpx.codes.OK
     return False
 
 

@@ -68,10 +68,10 @@ def svg(figure: Figure, name: str) -> str:
     return _LINES.sub(lambda line: _DIGITS.sub(r"\1", line[0]), drawn)
 
 
-def png(figure: Figure, dpi: int = 80) -> bytes:
+def png(figure: Figure) -> bytes:
     """Return a figure as PNG."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(content, format="png", dpi=80, metadata={"Software": None})
     return content.getvalue()
 
 

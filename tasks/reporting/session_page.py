@@ -128,16 +128,12 @@ class _Here:
         """Why it does not run, or runs and holds nothing new; empty where all is well."""
         if self._shown.ended or self._halted:
             return self._shown.ended or self._halted
-        clock = [(kind, said) for _, _, kind, said in self._reader.notes() if kind.startswith("clock")]
-        if clock and clock[-1][0] == "clock off":
-            return clock[-1][1]
-        doubt = [
-            (kind, said)
-            for _, slug, kind, said in self._reader.notes()
-            if slug == self._market.slug and kind in OF_DOUBT
-        ]
-        if doubt and doubt[-1][0] == UNKNOWN_CHAMPION:
-            return doubt[-1][1]
+        notes = self._reader.notes()
+        clock = [(kind, said) for _, _, kind, said in notes if kind.startswith("clock")]
+        doubt = [(kind, said) for _, slug, kind, said in notes if slug == self._market.slug and kind in OF_DOUBT]
+        for told, trouble in ((clock, "clock off"), (doubt, UNKNOWN_CHAMPION)):
+            if told and told[-1][0] == trouble:
+                return told[-1][1]
         if (overdue := -self._due_s) > _SILENT_S:
             return f"the next bar is {_duration(overdue)} overdue: the stream or the exchange is silent"
         return self._decisions[-1].lacks if self._decisions else ""

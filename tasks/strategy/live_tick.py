@@ -90,10 +90,9 @@ class LiveTick:
     """One market, candle by candle.
 
     Args:
-        engine: The trained network; this object advances the state of one of its markets.
+        engine: The trained network; this object advances the state of its first market.
         interval_ms: Milliseconds per bar.
         params: (10,) from `tasks.strategy.recipe.decision_params`.
-        market: Which of the engine's markets.
 
     Attributes:
         history_bars: Candles of unbroken history, without those of halts, after which the next one has probabilities.
@@ -102,7 +101,7 @@ class LiveTick:
         ConfigError: The network takes more inputs, or has other classes, than features and decision know.
     """
 
-    def __init__(self, engine: Engine, interval_ms: int, params: FloatArray, market: int = 0) -> None:
+    def __init__(self, engine: Engine, interval_ms: int, params: FloatArray) -> None:
         inputs, classes = engine.config.input_features, engine.config.num_classes
         if inputs > _INPUTS or classes != len(CLASSES):
             raise ConfigError(
@@ -111,7 +110,7 @@ class LiveTick:
             )
         self.history_bars = WARM_UP + engine.config.context - 2
         packed = np.array(params, np.float64)
-        self._tick = _tick_direct.bind(engine.weights, engine.state(market), new_state(interval_ms), packed)
+        self._tick = _tick_direct.bind(engine.weights, engine.state(0), new_state(interval_ms), packed)
 
     def step(self, candle: ArrayLike, position: int = 0, bars_held: int = 0) -> Tick:
         """Take in one closed candle.

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 """Folder of the packages."""
 
 _COMPUTES = ("tasks", "storage.schema", "storage.compiled", "storage.direct_call")
-_SHOWS = ("tasks.runs", "tasks.reporting")
+_SHOWS = ("tasks.runs.", "tasks.reporting.")
 _parsing = Lock()  # Python 3.11 counts the depth of a tree for all threads together, and raises SystemError
 
 
@@ -86,11 +86,7 @@ def _file(name: str) -> bytes | None:
 
 
 def _computes(name: str) -> bool:
-    return name in SOURCES and not _is_in(_SHOWS, name)
-
-
-def _is_in(parts: tuple[str, ...], name: str) -> bool:
-    return any(name == part or name.startswith(f"{part}.") for part in parts)
+    return name in SOURCES and not name.startswith(_SHOWS)
 
 
 @cache
