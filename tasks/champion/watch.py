@@ -20,8 +20,6 @@ from tasks.market import features
 from tasks.market.drift import measure_drift
 from tasks.market.labels import label_bars, sample_uniqueness, scored
 from tasks.market.walk_forward import seen_until_ms
-from tasks.network.dsc import load_model
-from tasks.network.fit import predict_series
 from tasks.network.folding import load_weights
 
 _LEAST_LABELS = 10  # non-overlapping ones: fewer say nothing about anything
@@ -77,6 +75,9 @@ def champion_skill(
     Raises:
         ArtifactError: The version is damaged.
     """
+    from tasks.network.dsc import load_model  # with torch: most looks at a market find no champion
+    from tasks.network.fit import predict_series
+
     manifest = read_manifest(models, ref)
     recipe, interval_ms = manifest.recipe, row.market.interval_ms
     horizon, network = recipe.labels.horizon, recipe.network_config
