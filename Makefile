@@ -86,7 +86,7 @@ test: $(VENV)/installed-test
 	@mkdir -p "$(PREFECT_HOME)"
 	@$(MAKE) --no-print-directory -j 2 lint suite
 
-# Files, those that take a minute before the others, and the tests in them in a random order; ARGS=--randomly-seed=N repeats the one that named this seed.
+# Files, those that take half a minute before the others, and the tests in them in a random order; ARGS=--randomly-seed=N repeats the one that named this seed.
 # Three processes on two cores: a quarter of their time they wait, for a server, a stream or a clock. One thread each
 # for arithmetic, but where a test asks for more: more wait for each other, and burn what they wait.
 suite: $(VENV)/installed-test

@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_API_URL, Profile, get_current_settings
 from flows.entry.command_line import _fitted, plain_errors, run_by_hand, with_category
 from flows.monitor import monitor
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 NOWHERE = "http://127.0.0.1:9/api"  # the port of a service that nobody runs
 WAY_OUT = "start it, or change or remove that address, which ends in /api, in"

@@ -13,6 +13,7 @@ import pytest
 
 from flows.entry.child import ROOT
 
+pytestmark = pytest.mark.long
 SAID = "interrupted; the same command goes on from what is finished\n"
 WAIT_S = 300.0  # a busy machine is no failure
 COMMAND = ["-m", "flows.pipeline", "--synthetic.bars", "6500", "--folds.folds", "2", "--fit.epochs", "400"]

@@ -31,6 +31,7 @@ from tasks.runs import live_page
 from tasks.runs.page import page_key
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
 
+pytestmark = pytest.mark.long
 BARS = 60
 
 

@@ -15,6 +15,7 @@ from tasks.sandbox.stream_faults import AtBar, AtHandshake, AtMessage, AtSubscri
 from tests.live.conftest import CANDLES, FIRST, MARKET, QUICK, STEP_MS, Rig
 from tests.sandbox import stream_actions as act
 
+pytestmark = pytest.mark.long
 BARS, AT = 70, 30
 KLINE, TRADES = f"kline.{MARKET.interval}.{MARKET.symbol}", f"publicTrade.{MARKET.symbol}"
 BOOK, TICKERS = f"orderbook.1.{MARKET.symbol}", f"tickers.{MARKET.symbol}"

@@ -27,6 +27,8 @@ from tasks.reporting.report_data import CostPoint, Equity
 from tests.reporting.example_report import BAR_MS, example, market_of
 from tests.reporting.read_page import Page
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def page() -> str:
