@@ -38,8 +38,9 @@ def compile_kernels() -> None:
     import numpy as np
     import sklearn.linear_model  # noqa: F401
 
-    from tasks.execution.accounting import Bars, Costs
+    from tasks.execution.accounting import Costs
     from tasks.execution.backtest import BacktestConfig, buy_and_hold
+    from tasks.execution.bars import Bars
     from tasks.execution.decision import DecisionConfig, decide_series, packed
     from tasks.execution.significance import bootstrap_means
     from tasks.market.features import build_features

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from storage.bounds import Checked, NonNegativeInt, PositiveFloat
 from storage.schema import MINUTE_MS, BoolArray, FloatArray, LeakError, Title, utc_text
-from tasks.execution.accounting import Bars, Costs, Steps, account_rules, as_compiled, run_account
+from tasks.execution.accounting import Costs, Steps, account_rules, as_compiled, run_account
+from tasks.execution.bars import Bars
 from tasks.execution.trades import GAP, Trades, list_trades
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, BacktestResult, Positions, buy_and_hold, flat, run_backtest
+from tasks.execution.bars import Bars
 from tasks.execution.metrics import DAYS_PER_YEAR, Metrics, bar_returns, summarize
 from tasks.execution.significance import BootstrapTest, draws_for, stationary_bootstrap_test
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.schema import FloatArray
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, Positions, run_backtest
+from tasks.execution.bars import Bars
 from tasks.execution.metrics import DAYS_PER_YEAR, daily_returns, sharpe_ratio, total_return
 
 DRAWS = 1_000

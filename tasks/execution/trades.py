@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.schema import FloatArray, IntArray
-from tasks.execution.accounting import Bars, Costs, price_of
+from tasks.execution.accounting import Costs, price_of
+from tasks.execution.bars import Bars
 
 EXITS = ("signal", "gap", "end", "ruin")
 """Why a trade ended: by decision; at the first open after a gap; at the last close; because equity was 0 or less."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from storage.schema import MINUTE_MS, Candles, FloatArray, Instrument, IntArray, Market
 from tasks.champion.serving import ServedModel
-from tasks.execution.accounting import RULES, Steps, account_rules, funding_by_bar, sized
+from tasks.execution.accounting import RULES, Steps, account_rules, sized
+from tasks.execution.bars import funding_by_bar
 from tasks.execution.decision import share_of
 from tasks.execution.orders import Order
 from tasks.execution.paper import BROKERS, Broker, open_bar

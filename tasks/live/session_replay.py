@@ -22,8 +22,9 @@ import numpy as np
 
 from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, Instrument, Market
 from tasks.champion.serving import ServedModel
-from tasks.execution.accounting import Bars, Steps, price_of
+from tasks.execution.accounting import Steps, price_of
 from tasks.execution.backtest import BacktestResult, run_backtest
+from tasks.execution.bars import Bars
 from tasks.execution.decision import decide, decide_series
 from tasks.execution.paper import Ledger, Opened, Quote
 from tasks.journal.journal_reader import JournalReader

@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 from storage.authorship import Where
 from storage.results import ResultStore
 from storage.schema import DatasetRef, FloatArray, IntArray
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Costs
 from tasks.execution.backtest import Positions, require_unseen
+from tasks.execution.bars import Bars
 from tasks.execution.comparison import Comparison, compare
 from tasks.execution.decision import decide_series, shares_of
 from tasks.execution.metrics import daily_returns

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.bars import Bars
 from tasks.market.features import WARM_UP, build_features
 from tasks.market.synthetic import SyntheticMarket, generate
 from tests.benchmarks.pandas_features import pandas_features

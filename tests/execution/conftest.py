@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from storage.schema import MINUTE_MS
-from tasks.execution.accounting import Bars
+from tasks.execution.bars import Bars
 
 STEP_MS = 5 * MINUTE_MS
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.schema import MINUTE_MS, Candles, ConfigError, LeakError
-from tasks.execution.accounting import Bars, Costs, Steps, account_rules, fill, funding_by_bar, trade_open
+from tasks.execution.accounting import Costs, Steps, account_rules, fill, trade_open
 from tasks.execution.backtest import BacktestConfig, buy_and_hold, flat, run_backtest
+from tasks.execution.bars import Bars, funding_by_bar
 from tasks.execution.decision import DecisionConfig, decide, decide_series, packed
 from tasks.execution.trades import EXITS
 

@@ -17,8 +17,9 @@ import pytest
 from numba import njit
 
 from tasks.execution import accounting, backtest
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.bars import Bars
 from tasks.execution.decision import DecisionConfig, decide_series, packed
 
 SIGMA, PSI, COMMISSION = 8e-4, 0.995, 0.001

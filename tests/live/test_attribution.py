@@ -10,8 +10,9 @@ import pytest
 
 from storage.schema import Candles
 from tasks.exchange.stream_events import FormingBar
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.bars import Bars
 from tasks.execution.decision import DecisionConfig, decide_series
 from tasks.live.attribution import CAUSES, UNEXPLAINED, Attribution
 from tasks.live.outcome import parts_text, rounding_lines

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.schema import CANDLE_COLUMNS, Candles
-from tasks.execution.accounting import Bars, Costs, Steps
+from tasks.execution.accounting import Costs, Steps
 from tasks.execution.backtest import run_backtest
+from tasks.execution.bars import Bars
 from tasks.execution.decision import DecisionConfig, decide_series, shares_of
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.market_session import MarketSession

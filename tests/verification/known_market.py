@@ -15,8 +15,9 @@ import numpy as np
 
 from storage.schema import BUY, SELL, Candles, FloatArray, IntArray
 from storage.tables import read_columns
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.bars import Bars
 from tasks.execution.decision import DecisionConfig, decide_series, packed
 from tasks.execution.skill import Skill, class_shares, log_losses, measure_skill
 from tasks.market.features import Features, build_features

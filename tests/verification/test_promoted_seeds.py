@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from storage.schema import Candles, FloatArray, Market, sandbox_source
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, BacktestResult, run_backtest
+from tasks.execution.bars import Bars
 from tasks.execution.decision import decide_series, packed
 from tasks.market.synthetic import SyntheticMarket, description, generate
 from tasks.strategy.recipe import Recipe

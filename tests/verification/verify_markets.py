@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from storage.schema import SELL, Candles
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.bars import Bars
 from tasks.execution.decision import DecisionConfig, decide_series, packed
 from tasks.market.labels import LabelConfig, label_bars
 from tasks.market.synthetic import SyntheticMarket, generate

@@ -7,7 +7,9 @@ import pytest
 
 FEATURES, LABELS, SAMPLES = "tasks/market/features.py", "tasks/market/labels.py", "tasks/market/walk_forward.py"
 LEAKS, RECIPE = "tasks/market/leaks.py", "tasks/strategy/recipe.py"
-ACCOUNTING, TRADES, BACKTEST = (f"tasks/execution/{name}.py" for name in ("accounting", "trades", "backtest"))
+ACCOUNTING, BARS, TRADES, BACKTEST = (
+    f"tasks/execution/{name}.py" for name in ("accounting", "bars", "trades", "backtest")
+)
 METRICS, DECISION, SIGNIFICANCE = (f"tasks/execution/{name}.py" for name in ("metrics", "decision", "significance"))
 SKILL, RECORD, COMPARISON = (f"tasks/execution/{name}.py" for name in ("skill", "track_record", "comparison"))
 PROMOTION, RANDOM = "tasks/champion/promotion.py", "tasks/execution/random_positions.py"
@@ -235,7 +237,7 @@ PLANTED = [
         IN_BACKTEST + "funding_is_paid_at_its_stamp_by_the_position_held_until_then",
     ),
     (
-        "a late funding stamp is due a bar later", ACCOUNTING,
+        "a late funding stamp is due a bar later", BARS,
         "    minute = stamp_ms // MINUTE_MS * MINUTE_MS\n", "    minute = stamp_ms\n",
         IN_BACKTEST + "long_that_is_closed_at_a_funding_stamp_pays_it_when_the_stamp_comes_late",
     ),

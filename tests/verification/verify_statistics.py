@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.execution.accounting import Bars, Costs
+from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, run_backtest
+from tasks.execution.bars import Bars
 from tasks.execution.metrics import DAYS_PER_YEAR, cagr, max_drawdown, sharpe_ratio, sortino_ratio
 from tasks.execution.significance import (
     bootstrap_means,
