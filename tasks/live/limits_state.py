@@ -87,7 +87,9 @@ class LimitsState:
             Denied: The file is damaged: nobody knows what has been lost.
         """
         book, closed_ms, opened_ms = LimitBook(limits, capital), -1, -1
-        starts, equity = _equity(reader, market, account, capital)
+        starts, equity = list[int](), [capital]  # at the start, and at each close
+        if reader.facts():
+            starts, equity = (one.tolist() for one in reader.equity(market, account))
         try:
             with self.path.open("rb") as file:
                 said = json.loads(file.read(_LONGEST))
@@ -160,11 +162,3 @@ def _take_for(of_key: Path, of_account: Path) -> None:
         of_key.rename(of_account)
     except OSError as err:
         raise StoreError(f"{of_key} must become {of_account}, which can't be done ({err})") from err
-
-
-def _equity(reader: JournalReader, market: Market, account: str, capital: float) -> tuple[list[int], list[float]]:
-    """Return open times of the bars that a session has stepped, and its equity, at the start and at each close."""
-    if not reader.facts():
-        return [], [capital]
-    starts, equity = reader.equity(market, account)
-    return starts.tolist(), equity.tolist()

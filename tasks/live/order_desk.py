@@ -219,7 +219,8 @@ class OrderDesk(PositionKeeper):
                 self._stop(f"the exchange refuses to close {self.held} ({closes[-1].why})")
         if opens := [one for one in sent if not one.leg.reduces]:
             code = opens[-1].why.partition(":")[0] if opens[-1].status is Status.REJECTED else ""
-            self._refused_opens = [one for one in (*self._refused_opens, code) if one == code != ""]
+            # Without a number it is not the exchange that has refused it.
+            self._refused_opens = [one for one in (*self._refused_opens, code) if one == code and code.isdecimal()]
             n, self.refuses_to_open = len(self._refused_opens), ""
             if n >= OPEN_REFUSALS:
                 self.refuses_to_open = f"the exchange has refused to open {n} times in a row ({opens[-1].why})"

@@ -75,7 +75,10 @@ def run_session(
         ConfigError: The version is of another source or market, or a candle file ends too early.
     """
     plan, store = plan.named(), ArtifactStore(settings.models)
-    selector = _selector(plan, store, settings)
+    selector = VersionSelector(
+        store=store, source=plan.exchange.source, version=plan.version, shadows=plan.shadows,
+        real_money=plan.mode == "live", expiry=ExpiryRule(retrain_hours=settings.retrain_hours),
+    )  # fmt: skip
     path = session_path(settings.prepare_home(), plan.name)
     outlives = plan.sends_orders and not plan.has_own_account  # what is held then is there without the session too
     with ExitStack() as stack:
@@ -89,7 +92,8 @@ def run_session(
             key = gate(plan, chosen, halts, held)
             on_note(plan.config.orders.describe(plan.config.limits))
         journal = stack.enter_context(Journal(path))
-        bars = _bars_left(plan, journal)
+        stepped = min(journal.reader().decided(market.slug) for market in plan.markets)
+        bars = max((plan.most_bars or 0) - stepped, 0)  # still to step, of a session that ends by itself
         link = stack.enter_context(_connected(plan, settings, chosen, key, journal, bars, on_note))
         orders = None
         if key is not None:
@@ -108,13 +112,6 @@ def run_session(
         numbers = _numbers(session, link, store, journal.reader(), predict, on_note)
         journal.summarise(numbers)
     return SessionResult(name=plan.name, mode=plan.mode, journal=str(path), numbers=numbers)
-
-
-def _selector(plan: SessionPlan, store: ArtifactStore, settings: Settings) -> VersionSelector:
-    return VersionSelector(
-        store=store, source=plan.exchange.source, version=plan.version, shadows=plan.shadows,
-        real_money=plan.mode == "live", expiry=ExpiryRule(retrain_hours=settings.retrain_hours),
-    )  # fmt: skip
 
 
 def _chosen(
@@ -136,12 +133,6 @@ def _chosen(
     return chosen
 
 
-def _bars_left(plan: SessionPlan, journal: Journal) -> int:
-    """Return how many bars a session that ends by itself has still to step; 0 for one that does not."""
-    stepped = min(journal.reader().decided(market.slug) for market in plan.markets)
-    return max((plan.most_bars or 0) - stepped, 0)
-
-
 def _connected(
     plan: SessionPlan,
     settings: Settings,
@@ -154,7 +145,10 @@ def _connected(
     """Return the connection to the exchange; a sandbox of the session's own has its account too."""
     store, source = ArtifactStore(settings.models), plan.exchange.source
     begin_ms = max(_begins_ms(settings, store, source, market, chosen[market], journal) for market in plan.markets)
-    accounts = [_sandbox_account(plan, chosen, key)] if key and plan.has_own_account else []
+    accounts = []
+    if key is not None and plan.has_own_account:
+        each = [model.recipe.backtest.initial_capital for model, *_ in chosen.values() if model]
+        accounts = [AccountSpec(key=key.key, secret=key.secret, capital=str(plan.config.capital or sum(each)))]
     return connect_stream(plan.exchange, plan.markets, begin_ms, bars, on_note, accounts, settings.bans)
 
 
@@ -182,11 +176,6 @@ def _telling_of(plan: SessionPlan, path: Path, on_alert: Callable[[str], object]
                     f"{close}"
                 )
         raise
-
-
-def _sandbox_account(plan: SessionPlan, chosen: Mapping[Market, VersionChoice], key: ApiKey) -> AccountSpec:
-    each = [model.recipe.backtest.initial_capital for model, *_ in chosen.values() if model]
-    return AccountSpec(key=key.key, secret=key.secret, capital=str(plan.config.capital or sum(each)))
 
 
 def _begins_ms(

@@ -206,16 +206,14 @@ class Session:
         market = self.markets[key]
         try:
             goes_on = market.wind_down(self._time.now_ms())
-        except (TemporaryError, ClockError) as err:
-            self._say(market, "rest", str(err))
         except StoreError:
             raise
         except PipelineError as err:
-            self._say(market, "halted", f"what it holds can't be closed here: {err}")
+            goes_on = isinstance(err, TemporaryError | ClockError)
+            why = str(err) if goes_on else f"what it holds can't be closed here: {err}"
+            self._say(market, "rest" if goes_on else "halted", why)
+        if not goes_on:
             self._closing.discard(key)
-        else:
-            if not goes_on:
-                self._closing.discard(key)
 
     def _take_over(self, choose: ChooseVersion, market: MarketSession) -> None:
         """Let the version decide that is chosen now; one that the account may not trade is none, as at a start."""
