@@ -1,12 +1,13 @@
 """A server in a fresh home begins with the database that the installation has kept."""
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from flows.entry import fresh_database, operation, server
+from flows.entry.first_start import import_modules
 from flows.entry.fresh_database import give_database, keep_database
 from flows.entry.operation import Operation
 
@@ -78,3 +79,18 @@ def test_temporary_server_and_operation_start_with_what_was_kept(kept, home, mon
         monkeypatch.setattr(module, "start_server", started)
     with pytest.raises(InterruptedError, match=r"^prefect\.db$"):
         start(home)
+
+
+def test_installation_keeps_what_its_server_made(folder, tmp_path, monkeypatch):
+    @contextmanager
+    def served(home):
+        with closing(sqlite3.connect(folder / "prefect.db")) as database:
+            yield database.execute("create table migrated (version)")
+
+    monkeypatch.setenv("DSC_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PREFECT_HOME", str(folder))
+    monkeypatch.setattr(server, "server_at_hand", served)
+    monkeypatch.setattr(fresh_database, "KEPT", tmp_path / "kept")
+    import_modules()
+    with closing(sqlite3.connect(tmp_path / "kept")) as database:
+        assert database.execute("select name from sqlite_master").fetchall() == [("migrated",)]
