@@ -107,4 +107,5 @@ def _compared(store: ArtifactStore, champion: ChampionEntry, source: Source, nam
         if any(one.made > begin and (end is None or one.made <= end) for begin, end in reigns)
     }
     logged = TrialLog(store.place, Look).entries(source, name)
-    return made | {one.hash8 for one in logged if one.champion == champion.champion}
+    found = made | {one.hash8 for one in logged if one.champion == champion.champion}
+    return found - {champion.ref.hash8} if champion.ref else found  # beside itself it is no look

@@ -99,6 +99,8 @@ def test_verdict_of_a_run_that_stored_no_version_is_a_look_at_its_champion_alone
     promote(store, first, 0, 3)
     judged(store, "aaaaaaaa", first.version), judged(store, "bbbbbbbb", first.version, OTHER)
     assert compared(store) == {"aaaaaaaa"}  # the same bars again, at a champion that no other source has
+    judged(store, first.hash8, first.version)  # by its own run, killed once it was promoted, and started again
+    assert compared(store) == {"aaaaaaaa"}
     store.rollback(SOURCE, NAME, "a drawdown", BEGIN + timedelta(hours=6))
     judged(store, "cccccccc", source=OTHER)
     assert compared(store) == {first.hash8, f"{2:08x}", "aaaaaaaa", "cccccccc"}  # at flat, in any source

@@ -17,6 +17,7 @@ from prefect.settings import get_current_settings
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import Window
+from tasks.champion.looks import looked_at
 from tasks.market.synthetic import generate
 from tests.flows.dying_retrain import EXCHANGE, MARKET
 
@@ -30,6 +31,7 @@ KILLS = [
     ("save", "latency", "before"),
     ("save", "leaks", "after"),
     ("create", "trials", "after"),
+    ("create", "looks", "after"),
     ("save", "fold", "after"),  # those of the first seed are there: it is the second one's
     ("create", "manifest.json", "before"),  # every other file of the version is there
     ("create", "champion", "before"),
@@ -64,8 +66,9 @@ def test_retrain_killed_at_every_step_ends_with_one_whole_version_promoted_once(
                 models.load(version, source=EXCHANGE.source)  # raises unless it is whole
             seen.append((len(versions), models.champion(EXCHANGE.source, MARKET.slug).ref))
     (version,) = models.versions(EXCHANGE.source, MARKET.slug)
-    assert seen == [(0, None)] * 7 + [(1, None), (1, version), (1, version)]
+    assert seen == [(0, None)] * 8 + [(1, None), (1, version), (1, version)]
     assert [entry.ref for entry in models.history(EXCHANGE.source, MARKET.slug)] == [None, version]
+    assert looked_at(models, EXCHANGE.source, MARKET.slug).looks("ffffffff") == 1  # none at the new champion but this
     assert json.loads((home / "verdict.json").read_text()) == [str(version), True]
     made = (home / "made.txt").read_text().split()
     assert len(made) == len(set(made))  # nothing that was finished is done again
