@@ -294,7 +294,7 @@ class OrderDesk(PositionKeeper):
         if self.without_stop is not None:
             self._compare_within(self._timing.differ_s)
         if self.trouble:  # nothing is sent any more; what somebody else's order leads to is booked
-            agrees = size == self.held and not is_open
+            agrees = size == self.held and not self.unsettled
             self._is_over |= agrees and waiting is not None and all(map(self._is_ours, waiting))
         elif size == self.held or is_open:
             self._differed = 0

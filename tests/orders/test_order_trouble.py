@@ -136,3 +136,15 @@ def test_stop_without_a_parent_is_ours_and_an_order_by_hand_is_not(open_desk: OP
     assert here.desk.trouble == ""
     here.desk.on_account_event(read_order(row | {"stopOrderType": ""}, 1))
     assert "an order of somebody else" in here.desk.trouble
+
+
+def test_trouble_that_comes_with_the_end_of_an_order_is_over_as_soon_as_both_sides_agree(open_desk: OPEN) -> None:
+    here = open_desk()
+    spoil = Action("MNT", lambda reply: [row.update(feeCurrency="MNT") for row in reply.envelope["result"]["list"]])
+    here.sandbox.follow([Fault(Match(path="/v5/execution/list", times=None), spoil)])
+    here.want("0.4")
+    here.desk.work()
+    assert here.desk.unsettled
+    here.desk.compare_soon()
+    here.desk.reconcile()
+    assert "a fee was paid in MNT" in here.desk.stopped
