@@ -28,6 +28,7 @@ from tasks.live.exchange_time import ExchangeTime, boottime_s
 from tasks.live.halting import Closing
 from tasks.live.limits_state import forecast_risk
 from tasks.live.order_desk import Intent, OrderDesk
+from tasks.live.protective_stop import ProtectiveStop
 from tasks.live.session_config import OrderConfig
 from tasks.strategy.live_tick import forecast_vol
 
@@ -78,14 +79,14 @@ class OrderAccount(Account):
         self._said = self._why = ""  # why nothing is sent for the present bar: the cause, and a line about it
         self._told: set[str] = set()  # why the market is halted, or nothing is opened, as somebody was told
         self._closing: Closing | None = None
-        self._decided_away = self._held_away = self.config.stop_at  # of the stop, by the last decision and as opened
+        self._stop = ProtectiveStop(self.config, self.instrument.tick_size)
 
     def resume(self, last: BarOpen | None, pending: Decision | None) -> None:
         """Go on from what the journal says."""
         super().resume(last, pending)
         self._closed_ms = pending.start_ms if pending else -1
         if pending is not None and not self._has_stale_decision:
-            self._decided_away = self._away(pending)
+            self._stop.follow(pending, self.model)
 
     # --- what the exchange says ---------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class OrderAccount(Account):
         without_stop, self.desk.without_stop = self.desk.without_stop, None
         if without_stop is None:
             return ""
-        stop = self._stop_at(without_stop.entry, 1 if without_stop.size > 0 else -1, self._held_away)
+        stop = self._stop.of_held(without_stop)
         said = f"{without_stop.size} had no stop at the exchange"
         try:
             if self.desk.trading.set_stop(self.desk.market, stop):
@@ -223,7 +224,7 @@ class OrderAccount(Account):
     ) -> Decision:
         """Step a closed bar and decide; what a limit or a person has halted wants nothing."""
         decision = super().decide(bar, candle, unbroken, step_ms, deadline_ms, trusted)
-        self._decided_away = self._away(decision)
+        self._stop.follow(decision, self.model)
         breach = self.limit_book.close(bar.start_ms + step_ms, self.ledger.equity(bar.close))
         self._closed_ms = bar.start_ms
         self._remember(breach)
@@ -319,28 +320,14 @@ class OrderAccount(Account):
                 return
             wanted, coins = 0, ZERO
         give_up_s = boottime_s() + (left_s if wanted else max(left_s, CLOSE_S))
-        price, stop = Decimal(str(quote.first)), None
-        if wanted:
-            self._held_away = self._decided_away
-            stop = self._stop_at(price, wanted, self._held_away)
+        price = Decimal(str(quote.first))
+        stop = self._stop.of_new(price, wanted) if wanted else None
         self.desk.submit_intent(Intent(start_ms, coins, price, give_up_s, stop))
-
-    def _away(self, decision: Decision) -> float:
-        """Return how far the stop lies of what a decision opens: by the version that took it, whoever follows on it."""
-        if self.model is None:
-            return self.config.stop_at
-        return self.config.stop_distance(forecast_vol(decision.values), self.model.recipe.holding_bars)
 
     @property
     def _forecast_vol(self) -> float:
         """Volatility per bar that was forecast at the last decision; NaN where unknown."""
         return math.nan if self.pending is None else forecast_vol(self.pending.values)
-
-    def _stop_at(self, price: Decimal, side: int, away: float) -> Decimal:
-        """Return the price of a stop, a tick away at least: at the price itself the exchange would refuse it."""
-        tick = Decimal(self.instrument.tick_size)
-        share = max(Decimal(str(away)), tick / price)
-        return (price * (1 - side * share) / tick).to_integral_value() * tick
 
     def open_unseen(self, start_ms: int, price: float, rate: float) -> BarOpen:
         """Book an open whose bar is over: what was filled until now, and nothing more is sent for it."""

@@ -22,6 +22,7 @@ from tasks.execution.decision import DecisionConfig, decide_series, shares_of
 from tasks.journal.journal_rows import BarOpen, Decision
 from tasks.live.market_session import MarketSession
 from tasks.live.outcome import SessionResult, market_numbers, session_numbers, signal_line
+from tasks.live.protective_stop import ProtectiveStop
 from tasks.live.session_config import OrderConfig, SessionConfig
 from tasks.market.features import build_features
 from tasks.market.labels import LabelConfig
@@ -200,11 +201,12 @@ def test_stop_is_of_the_version_that_decided_whoever_follows_and_stays_so_when_i
     own, decided = market.own, decisions_in(trader)[-1]
     away = 2.0 * forecast_vol(decided.values) * Recipe().labels.horizon ** 0.5
     assert 0.005 < away < 0.1
-    assert own._decided_away == pytest.approx(away, rel=1e-12)
+    assert own._stop._decided == pytest.approx(away, rel=1e-12)
     own.decide_by(make_model(**SIZED | {"labels": LabelConfig(horizon=48)}))
-    assert own._decided_away == pytest.approx(away, rel=1e-12)
+    assert own._stop._decided == pytest.approx(away, rel=1e-12)
     own.decide_by(None, "the champion is gone")
-    assert own._away(decided) == own.config.stop_at  # nothing is forecast any more: what opens has the hard stop
+    own._stop.follow(decided, own.model)
+    assert own._stop._decided == own.config.stop_at  # nothing is forecast any more: what opens has the hard stop
 
 
 def decisions_in(trader: Trader) -> list[Decision]:
@@ -214,13 +216,9 @@ def decisions_in(trader: Trader) -> list[Decision]:
 
 @pytest.mark.parametrize("side", [1, -1])
 @pytest.mark.parametrize(("price", "away"), [("0.02", 0.005), ("100", 0.00001), ("0.01", 0.1)])
-def test_stop_is_a_tick_away_where_that_is_more_than_was_asked_for(
-    open_rig: OPEN, price: str, away: float, side: int
-) -> None:
-    with Trader(open_rig).session(1) as session:
-        (market,) = session.markets.values()
-        stop = market.own._stop_at(Decimal(price), side, away)
-        assert (Decimal(price) - stop) * side == Decimal(market.instrument.tick_size)
+def test_stop_is_a_tick_away_where_that_is_more_than_was_asked_for(price: str, away: float, side: int) -> None:
+    stop = ProtectiveStop(OrderConfig(stop_share=away), "0.01")
+    assert (Decimal(price) - stop.of_new(Decimal(price), side)) * side == Decimal("0.01")
 
 
 def test_share_that_is_less_than_the_exchange_takes_opens_nothing_and_counts_no_order(open_rig: OPEN) -> None:
