@@ -55,7 +55,8 @@ class Halts:
         path = self._path(environment, market)
         try:
             said = parse_json(read_file(path, _LONGEST))
-            return Halt(one_line(said["why"]), one_line(said["at"]))
+            # An empty reason would count as no halt wherever one is asked for by its reason.
+            return Halt(one_line(said["why"]) or "nobody has said why", one_line(said["at"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as err:

@@ -40,6 +40,21 @@ def test_halt_between_two_legs_opens_nothing(open_desk: OPEN) -> None:
 
 
 @pytest.mark.promise(17)
+@pytest.mark.parametrize("why", ["", " \n"])  # as `--why "$REASON"` gives it where nobody has set REASON
+def test_halt_for_no_reason_given_opens_nothing_either(open_desk: OPEN, why: str) -> None:
+    here = open_desk()
+    with ExitStack() as stack:
+        _, own = account_of(here, stack)
+        here.desk = own.desk
+        Halts.of(here.journal.path.parent).latch("sandbox", MARKET, why)
+        assert own.must_be_flat == "nobody has said why"
+        here.want("0.3")
+        here.work()
+        assert here.desk.outcome(int(CANDLES.start_ms[-1])) == "halted"
+    assert (here.desk.held, len(here.posts)) == (0, 0)
+
+
+@pytest.mark.promise(17)
 @pytest.mark.parametrize("at", ["disk", "pace"])
 @pytest.mark.parametrize("said", ["halted", "stale"])
 def test_order_that_was_held_up_on_its_way_out_opens_nothing_that_may_not_be_opened_any_more(
