@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from storage.schema import FUNDING_STEP_MS, MINUTE_MS, IntArray
+from storage.schema import DAY_MS, FUNDING_STEP_MS, MINUTE_MS, IntArray
 
 
 def missing_settlements(stamps_ms: IntArray, first_ms: int, last_ms: int) -> tuple[IntArray, IntArray]:
     """Return where each stretch without a settlement begins, and how many are missing in it, at least.
 
     In a stretch one is due each time the longer of the steps before and after it has passed: a market that has changed
-    its step has paid at one of the two. A step longer than 8 hours counts only where half of the market's are, since
-    one stamp between two holes looks like it.
+    its step has paid at one of the two. A step longer than 8 hours, of a day at most, counts only where half of the
+    market's are, since one stamp between two holes looks like it.
 
     Args:
         stamps_ms: (n,) known stamps, UTC milliseconds, increasing; those outside the range tell steps too.
@@ -30,7 +30,7 @@ def missing_settlements(stamps_ms: IntArray, first_ms: int, last_ms: int) -> tup
     inside = stamps[(stamps > first_ms) & (stamps <= last_ms)]
     ends = np.concatenate([[first_ms], inside, [last_ms + 1]])
     steps = np.diff(stamps)
-    longest = max(FUNDING_STEP_MS, int(np.median(steps))) if len(steps) else FUNDING_STEP_MS
+    longest = int(np.clip(np.median(steps), FUNDING_STEP_MS, DAY_MS)) if len(steps) else FUNDING_STEP_MS
     padded = np.concatenate([[0, 0], steps, [0, 0]])  # padded[i + 2] is the step that begins at stamp i
     begins = np.searchsorted(stamps, ends[:-1], side="right") - 1  # the stamp before, or -1
     due = np.minimum(np.maximum(padded[begins + 1], padded[begins + 3]), longest)
