@@ -16,7 +16,8 @@ class FundingRates:
 
     Args:
         market: Which.
-        interval_min: Minutes between two stamps; 0 for none.
+        interval_min: Minutes between two stamps as the session began; 0 for none. A market that has changed its step
+            since has others: they are due where the stream tells of them.
         feed: REST.
     """
 
@@ -47,7 +48,8 @@ class FundingRates:
         """
         if not self._interval_ms:
             return 0.0
-        due = range((since_ms // self._interval_ms + 1) * self._interval_ms, until_ms + 1, self._interval_ms)
+        usual = range((since_ms // self._interval_ms + 1) * self._interval_ms, until_ms + 1, self._interval_ms)
+        due = sorted({*usual, *(stamp for stamp in self._rates if since_ms < stamp <= until_ms)})
         lacking = [stamp for stamp in due if stamp not in self._rates]
         if lacking and asks:
             if time.monotonic() < self._ask_s:  # every trade and quote of an outage would ask

@@ -21,6 +21,7 @@ from tasks.journal.journal import Journal
 from tasks.journal.journal_reader import JournalReader
 from tasks.live.account import Account, nothing_new
 from tasks.live.exchange_time import DataTime, ExchangeTime
+from tasks.live.funding_rates import FundingRates
 from tasks.live.rest_feed import RestFeed
 from tasks.live.session import Session
 from tasks.live.session_config import SessionConfig
@@ -344,7 +345,7 @@ def test_funding_rate_that_only_a_shadow_lacks_keeps_no_order_waiting_and_is_nam
 
     here.rest.funding = down
     here.own.pays_by_rate = False  # as where orders trade
-    here.market.instrument = replace(INSTRUMENT, funding_interval_min=60)
+    here.market._rates = FundingRates(MARKET, 60, here.rest)
     stamps = [(ms, 1e-3) for ms in range(START_MS // DAY_MS * DAY_MS, START_MS + 2 * DAY_MS, HOUR_MS)]
     bar, lacked = 0, 0
     while not lacked:
@@ -356,6 +357,15 @@ def test_funding_rate_that_only_a_shadow_lacks_keeps_no_order_waiting_and_is_nam
     reader = here.market._journal.reader()
     found = replay(reader, MARKET, {model.ref.version: model}, INSTRUMENT, predict, account=shadow.name, funding=stamps)
     assert (found.unexplained, found.causes["funding"]) == (0, 1)
+
+
+@pytest.mark.promise(11)
+def test_stamp_that_a_market_tells_of_beside_its_step_of_the_start_is_paid_too() -> None:
+    rates = FundingRates(MARKET, 480, Rest())
+    rates.learn(8 * HOUR_MS, 1e-3)
+    rates.learn(12 * HOUR_MS, 2e-3)  # from now on each four hours
+    due = [rates.due(hour * HOUR_MS, (hour + 1) * HOUR_MS, asks=True) for hour in range(7, 13)]
+    assert due == [1e-3, 0.0, 0.0, 0.0, 2e-3, 0.0]
 
 
 def test_bar_that_has_not_begun_is_dropped_and_noted(desk: Any) -> None:
