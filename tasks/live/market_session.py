@@ -77,7 +77,7 @@ class MarketSession:
         instrument: The exchange's rules.
         journal: Where everything is written first.
         feed: REST.
-        time: Whose time deadlines are in.
+        time: Whose time deadlines are in; `now_ms` is always of this clock, the exchange's.
         config: The rules.
         bars: After how many stepped bars nothing is stepped any more; None for no end.
         on_decision: Is given each decision of the session's own account when it is safe.

@@ -196,7 +196,10 @@ class OrderAccount(Account):
         self.desk.compare_soon()
 
     def settle(self, now_ms: int) -> None:
-        """Follow what a former process left under way to its end, as long as that takes at most."""
+        """Follow what a former process left under way to its end, as long as that takes at most.
+
+        `now_ms` is of the exchange's clock.
+        """
         self._work_until(boottime_s() + CLOSE_S)
         for _ in range(3):
             self.desk.compare_soon()
