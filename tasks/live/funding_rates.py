@@ -28,7 +28,7 @@ class FundingRates:
 
     def learn(self, stamp_ms: int, rate: float) -> None:
         """Take in what the stream tells of a stamp, share of the notional."""
-        self._rates[stamp_ms] = rate
+        self._rates[_minute(stamp_ms)] = rate
 
     def forget_until(self, stamp_ms: int) -> None:
         """Forget the rates of stamps until then, which is included."""
@@ -57,5 +57,10 @@ class FundingRates:
             self._ask_s = time.monotonic() + _ASK_S
             told = self._feed.funding(self._market, lacking[0], lacking[-1] + MINUTE_MS)
             self._ask_s = -math.inf
-            self._rates |= {stamp // MINUTE_MS * MINUTE_MS: rate for stamp, rate in told}
+            self._rates |= {_minute(stamp): rate for stamp, rate in told}
         return sum(self._rates.get(stamp, 0.0) for stamp in due)
+
+
+def _minute(stamp_ms: int) -> int:
+    """Return the minute of a stamp: many are a few milliseconds late."""
+    return stamp_ms // MINUTE_MS * MINUTE_MS
