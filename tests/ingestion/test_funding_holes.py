@@ -23,7 +23,7 @@ EVERY_8_HOURS = np.arange(0, 240 * HOUR, 8 * HOUR)
         (np.arange(0, 10 * HOUR, HOUR), 0, 10 * HOUR - 1, None),  # hourly, complete
         (np.arange(0, 10 * HOUR, HOUR), 0, 10 * HOUR, 9 * HOUR),  # hourly, the newest is due
         (np.delete(np.arange(0, 10 * HOUR, HOUR), 5), 0, 10 * HOUR - 1, 4 * HOUR),  # hourly, one in the middle
-        (np.arange(0, 240 * HOUR, 24 * HOUR), 0, 239 * HOUR, None),  # once a day
+        (np.arange(0, 240 * HOUR, 24 * HOUR), 0, 239 * HOUR, 0),  # one of three a day is stored
     ],
 )
 def test_first_hole_is_where_a_step_is_longer_than_funding_ever_waits(stamps, first, last, hole):

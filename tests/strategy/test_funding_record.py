@@ -44,9 +44,7 @@ def recorded(stamps, costs=CHARGED, symbol="BTCUSDT", category="linear", origin=
         (np.delete(EVERY_8_HOURS, 7), 29, 30),
         (np.delete(EVERY_8_HOURS, [7, 8, 20]), 27, 30),
         (EVERY_8_HOURS[:-1], 29, 30),  # the last one is due at the last open
-        (np.arange(0, 241 * HOUR, 24 * HOUR), 10, 10),  # a market that pays once a day
-        (np.delete(np.arange(0, 241 * HOUR, 24 * HOUR), 4), 9, 10),
-        (np.arange(0, 241 * HOUR, 96 * HOUR), 2, 10),  # alike, but no market pays more seldom than once a day
+        (np.arange(0, 241 * HOUR, 24 * HOUR), 10, 30),  # a file of one rate a day: no market pays so seldom
         (np.delete(EVERY_HOUR, [50, 51, 52, 200]), 236, 240),  # of an hourly market, shorter than 8 hours
         (np.delete(EVERY_8_HOURS, [7, 9]), 28, 30),  # one stands alone between two holes, which is no step of 16 hours
         (FASTER_AND_BACK, 67, 67),
