@@ -16,8 +16,8 @@ def missing_settlements(stamps_ms: IntArray, first_ms: int, last_ms: int) -> tup
     """Return where each stretch without a settlement begins, and how many are missing in it.
 
     In a stretch one is due each time the longer of the steps before and after it has passed: a market that has changed
-    its step has paid at one of the two. After 8 hours one is due in any case. Behind the newest stamp the step before it
-    is all that is known, so a market that has just gone back to a longer one lacks some until it has paid twice.
+    its step has paid at one of the two. After 8 hours one is due in any case. Behind the newest stamp only the step
+    before it is known, so a market that has just gone back to a longer one lacks some until it has paid twice.
 
     Args:
         stamps_ms: (n,) known stamps, UTC milliseconds, increasing; those outside the range tell steps too.

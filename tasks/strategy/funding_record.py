@@ -22,7 +22,7 @@ class FundingRecord:
 
     Attributes:
         booked: How many the account booked: their rate is stored, and the recipe charges funding.
-        due: How many there were, at least: in a hole, as many as around it (`missing_settlements`).
+        due: How many there were: in a hole, as many as around it (`missing_settlements`).
         none_due: Why the market has no funding; empty where it has.
     """
 
