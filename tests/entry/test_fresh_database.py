@@ -5,6 +5,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.entry import fresh_database, operation, server
 from flows.entry.first_start import import_modules
@@ -77,7 +78,8 @@ def test_temporary_server_and_operation_start_with_what_was_kept(kept, home, mon
     monkeypatch.setenv("PREFECT_HOME", str(home / "prefect"))
     for module in (server, operation):
         monkeypatch.setattr(module, "start_server", started)
-    with pytest.raises(InterruptedError, match=r"^prefect\.db$"):
+    nowhere = temporary_settings(restore_defaults={PREFECT_API_URL})  # though other tests here have a server
+    with nowhere, pytest.raises(InterruptedError, match=r"^prefect\.db$"):
         start(home)
 
 
