@@ -6,11 +6,13 @@ import math
 import os
 import resource
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import cyclopts
 
+from flows.entry.server import server_at_hand
 from flows.ingest import ingest
 from flows.retrain import retrain
 from storage.schema import DAY_MS, FUNDING_STEP_MS, WINDOW_BARS, Interval, Market
@@ -71,9 +73,10 @@ def size(sample: Sample, markets: int, market: Market, years: float) -> dict[str
 def measure(bars: int) -> Sample:
     """Ingest and retrain a synthetic market of that many bars in a home of its own."""
     market, exchange = Market(), ExchangeConfig(synthetic=SyntheticMarket(bars=bars))
-    with tempfile.TemporaryDirectory(prefix="dsc-sizing-") as home:
+    with tempfile.TemporaryDirectory(prefix="dsc-sizing-") as home, ExitStack() as stack:
         os.environ["DSC_HOME"] = home
         os.environ.pop("DSC_ARTIFACT_URL", None)
+        stack.enter_context(server_at_hand(Settings.from_environment().prepare_home()))
         began = _cpu_s()
         ingest(market=market, exchange=exchange)
         ingested = _cpu_s()
