@@ -115,7 +115,7 @@ END_OF_TIME_MS = 253_402_300_799_000
 
 MONDAY_MS = 4 * DAY_MS  # weeks open on Mondays; 1970-01-01 was a Thursday
 FUNDING_STEP_MS = DAY_MS // 3
-"""Bybit's usual time between two funding stamps; many markets pay more often, and change."""
+"""Longest time between two funding stamps of a market; many pay more often, and change."""
 
 WINDOW_BARS = 1_000
 """Candles per request, the most that Bybit returns."""

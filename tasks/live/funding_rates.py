@@ -26,9 +26,18 @@ class FundingRates:
         self._rates: dict[int, float] = {}
         self._ask_s = -math.inf
 
-    def learn(self, stamp_ms: int, rate: float) -> None:
-        """Take in what the stream tells of a stamp, share of the notional."""
-        self._rates[_minute(stamp_ms)] = rate
+    def learn(self, stamp_ms: int, rate: float, told_ms: int) -> None:
+        """Take in what the stream told of the next stamp; one it had told of before and that has not come is off.
+
+        Args:
+            stamp_ms: UTC milliseconds.
+            rate: Share of the notional.
+            told_ms: When it was told, by the exchange's clock, UTC milliseconds; a stamp of before is not the next.
+        """
+        now_ms, stamp_ms = _minute(told_ms), _minute(stamp_ms)
+        self._rates = {stamp: known for stamp, known in self._rates.items() if stamp <= now_ms + MINUTE_MS}
+        if stamp_ms >= now_ms:
+            self._rates[stamp_ms] = rate
 
     def forget_until(self, stamp_ms: int) -> None:
         """Forget the rates of stamps until then, which is included."""

@@ -205,7 +205,7 @@ class MarketSession:
             return
         if isinstance(event, Ticker):
             if event.next_funding_ms:
-                self._rates.learn(event.next_funding_ms, event.funding_rate)
+                self._rates.learn(event.next_funding_ms, event.funding_rate, event.ts_ms)
             self.own.mark, self._marked_ms = event.mark, event.ts_ms
             return
         if isinstance(event, BookTop):

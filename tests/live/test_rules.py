@@ -362,10 +362,20 @@ def test_funding_rate_that_only_a_shadow_lacks_keeps_no_order_waiting_and_is_nam
 @pytest.mark.promise(11)
 def test_stamp_that_a_market_tells_of_beside_its_step_of_the_start_is_paid_too() -> None:
     rates = FundingRates(MARKET, 480, Rest())
-    rates.learn(8 * HOUR_MS + 5, 1e-3)  # a few milliseconds late, and paid once
-    rates.learn(12 * HOUR_MS, 2e-3)  # from now on each four hours
+    rates.learn(8 * HOUR_MS + 5, 1e-3, 7 * HOUR_MS)  # a few milliseconds late, and paid once
+    rates.learn(12 * HOUR_MS, 2e-3, 8 * HOUR_MS + 9)  # from now on each four hours
     due = [rates.due(hour * HOUR_MS, (hour + 1) * HOUR_MS, asks=True) for hour in range(7, 13)]
     assert due == [1e-3, 0.0, 0.0, 0.0, 2e-3, 0.0]
+
+
+@pytest.mark.promise(11)
+def test_stamp_that_the_market_has_called_off_is_not_paid() -> None:
+    rates = FundingRates(MARKET, 480, Rest())
+    rates.learn(12 * HOUR_MS, 2e-3, 9 * HOUR_MS)  # each four hours
+    rates.learn(9 * HOUR_MS, 3e-3, 10 * HOUR_MS)  # an old one is not the next
+    rates.learn(16 * HOUR_MS, 1e-3, 11 * HOUR_MS)  # and back to eight
+    due = [rates.due(hour * HOUR_MS, (hour + 1) * HOUR_MS, asks=True) for hour in range(8, 16)]
+    assert due == [0.0] * 7 + [1e-3]
 
 
 def test_bar_that_has_not_begun_is_dropped_and_noted(desk: Any) -> None:
