@@ -45,17 +45,18 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
         ArtifactError: Two ways to run the model disagree.
         DatasetError: No run of bars is long enough to compare them on.
     """
-    settings, log = Settings.from_environment(), get_run_logger()
-    work, key = ResultStore(settings.work), speed_key(fold)
-    if work.finished(key):
-        log.info(f"latency was measured before key={key}")
+    settings, key = Settings.from_environment(), speed_key(fold)
+    work = ResultStore(settings.work)
+    if _was_made(work, key):
         return key
     dataset = load_dataset(settings.datasets, data)
     with progress_of("latency") as tell:
         speed = measure_speed(dataset, recipe, work.load(fold, FoldResult).weights, tell)
     work.save(key, speed)
     row = speed.model
-    log.info(f"latency key={key} p50_us={row.p50_us:.2f} p99_us={row.p99_us:.2f} parity={speed.parity:.1e}")
+    get_run_logger().info(
+        f"latency key={key} p50_us={row.p50_us:.2f} p99_us={row.p99_us:.2f} parity={speed.parity:.1e}"
+    )
     return key
 
 
@@ -64,8 +65,7 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     """Look for leaks in features, labels, folds and training of the fold that is published; return the report's key."""
     settings, log = Settings.from_environment(), get_run_logger()
     work, key = ResultStore(settings.work), leaks_key(data, recipe, fold)
-    if work.finished(key):
-        log.info(f"leaks were looked for before key={key}")
+    if _was_made(work, key):
         return key
     samples, checks = samples_of_run(settings.datasets, data, recipe), []
     with progress_of("leak checks") as tell:
@@ -109,16 +109,16 @@ def backtest_folds(data: DatasetRef, bars: BarRange, recipe: Recipe, folds: list
 def rate_vol_forecasts(data: DatasetRef, recipe: Recipe, folds: list[str]) -> str:
     """Rate the folds' volatility forecasts beside EWMA, HAR and LightGBM, and return the record's key."""
     settings, key = Settings.from_environment(), vol_forecast_key(data, recipe, folds)
-    work, log = ResultStore(settings.work), get_run_logger()
-    if work.finished(key):
-        log.info(f"volatility was forecast before key={key}")
+    work = ResultStore(settings.work)
+    if _was_made(work, key):
         return key
     samples = samples_of_run(settings.datasets, data, recipe)
     rivals = rivals_of_pool(settings.datasets, samples, recipe) if samples.is_listing else None
     files = record_vol_forecasts(samples, recipe, judged_folds(work, samples, folds), rivals)
     work.save(key, files)
     scores = VolForecastRecord.of(files).scores
-    log.info(f"risk key={key} " + (" ".join(f"{one.name!r}={one.qlike:.4f}" for one in scores) or "not forecast"))
+    said = " ".join(f"{one.name!r}={one.qlike:.4f}" for one in scores) or "not forecast"
+    get_run_logger().info(f"risk key={key} {said}")
     return key
 
 
@@ -170,3 +170,10 @@ def compare_baselines(data: DatasetRef, recipe: Recipe, backtest: str, baselines
     ]
     show_table("baselines", data.source, data.market, rows, "The model beside what it must beat, unseen bars")
     return key
+
+
+def _was_made(work: ResultStore, key: str) -> bool:
+    """Return whether a result was made before, which is then said in place of what it came to."""
+    if was_made := work.finished(key):
+        get_run_logger().info(f"made before key={key}")
+    return was_made
