@@ -14,30 +14,20 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Literal, Self, get_args
+from types import FrameType
+from typing import Self, get_args
 
 import cyclopts
 import httpx
-import yaml
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import StateType
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import PrefectException
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_REQUEST_TIMEOUT,
@@ -46,10 +36,18 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
-from prefect.states import Crashed
 
-from flows.entry.child import ROOT, bound_log, child_command, end_family, start_child
+from flows.entry.child import bound_log, end_family, start_child
 from flows.entry.command_line import plain_errors, prepared_home
+from flows.entry.deployments import (
+    MAIN_JOB,
+    POOL,
+    DeploymentSet,
+    deploy,
+    end_lost_runs,
+    make_pool,
+    pause_others,
+)
 from flows.entry.environment import client_environment, server_environment
 from flows.entry.fresh_database import give_database
 from flows.entry.server import (
@@ -71,13 +69,6 @@ from storage.secret import home_secret, secret_path
 from storage.settings import Settings
 from tasks.runs.alerts import install_alerts
 from tasks.runs.stale_runs import HEARTBEAT_S, ZOMBIE_S, crash_stale_runs
-
-POOL = "local"
-
-DeploymentSet = Literal["sandbox", "bybit"]
-"""Ends of the names of those deployments of prefect.yaml that belong to one source of candles, not to both."""
-
-MAIN_JOB = "pipeline/daily-model"
 
 _LOOK_S = 10.0
 
@@ -145,9 +136,7 @@ class Operation:
             undo.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     def start_reports(self) -> None:
@@ -177,11 +166,7 @@ class Operation:
             end_lost_runs()
             install_alerts()
             pause_others(self._deployment_set)
-        names = [text for name in deployment_names(self._deployment_set) for text in ("--name", name)]
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode:
-            raise OperationError(f"prefect deploy failed:\n{done.stdout}{done.stderr}")
+        deploy(self._deployment_set, self.environment)
 
     def start_worker(self, name: str) -> None:
         """Start a worker of that name."""
@@ -256,49 +241,6 @@ class Operation:
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
-
-
-def pool_template() -> dict[str, Any]:
-    """Return how the work pool starts a flow run: by one command, ending with its worker, whatever a run asks for."""
-    variables = {"type": "object", "properties": {}, "additionalProperties": False}
-    return {"job_configuration": {"command": shlex.join(child_command("prefect.engine"))}, "variables": variables}
-
-
-def make_pool() -> None:
-    """Make the work pool where it is missing, and bring it up to date."""
-    template = pool_template()
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_work_pool(POOL)
-        except ObjectNotFound:
-            client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-        else:
-            client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
-
-
-def end_lost_runs() -> None:
-    """Mark as crashed what an earlier worker took and never started; one that did start is looked after."""
-    with get_client(sync_client=True) as client:
-        pending = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=pending)):
-            client.set_flow_run_state(run.id, Crashed(message="its worker stopped before the run began"), force=True)
-
-
-def deployment_names(deployment_set: DeploymentSet) -> tuple[str, ...]:
-    """Return the names of the deployments of prefect.yaml that belong to a world, or to both."""
-    others = tuple(f"-{other}" for other in get_args(DeploymentSet) if other != deployment_set)
-    with (ROOT / "prefect.yaml").open() as file:
-        names = [str(one["name"]) for one in yaml.safe_load(file)["deployments"]]
-    return tuple(name for name in names if not name.endswith(others))
-
-
-def pause_others(deployment_set: DeploymentSet) -> None:
-    """Pause our deployments of another world or an earlier name: what was deployed once stays on the server."""
-    wanted = deployment_names(deployment_set)
-    with get_client(sync_client=True) as client:
-        for found in client.read_deployments():
-            if (found.entrypoint or "").startswith("flows.") and found.name not in wanted:
-                client.pause_deployment(found.id)
 
 
 def operate(

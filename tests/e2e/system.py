@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 
-from flows.entry import operation
+from flows.entry import deployments
 
 ROOT = Path(__file__).parents[2]
-MAIN_JOB = f"{operation.MAIN_JOB}-sandbox"
+MAIN_JOB = f"{deployments.MAIN_JOB}-sandbox"
 LIMIT_S = 600.0  # of every wait: a busy machine is no failure
 KEYS = {"DSC_BYBIT_LIVE_KEY": "KEY-0F-THE-ACC0UNT", "DSC_BYBIT_LIVE_SECRET": "SECRET-0F-THE-ACC0UNT"}
 

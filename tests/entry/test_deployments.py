@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas.schedules import CronSchedule as ServerCron
 
-from flows.entry.operation import MAIN_JOB, DeploymentSet, deployment_names, pause_others
+from flows.entry.deployments import MAIN_JOB, DeploymentSet, deployment_names, pause_others
 from storage.schema import ConfigError
 from tasks.exchange.connection import ExchangeConfig
 

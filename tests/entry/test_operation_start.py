@@ -19,8 +19,9 @@ from prefect.settings import PREFECT_UI_URL, temporary_settings
 from prefect.workers.process import ProcessJobConfiguration
 
 from flows.entry import operation
+from flows.entry.deployments import pool_template
 from flows.entry.environment import client_environment
-from flows.entry.operation import Operation, pool_template
+from flows.entry.operation import Operation
 from flows.entry.server import bound_socket
 from storage.schema import ConfigError, StoreBusyError, StoreError
 from tasks.runs.alerts import KINDS, alert_automations

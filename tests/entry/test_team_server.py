@@ -16,7 +16,8 @@ from prefect.client.schemas.filters import ArtifactFilter
 from prefect.deployments import run_deployment
 
 from flows.entry.child import end_family
-from flows.entry.operation import MAIN_JOB, Operation
+from flows.entry.deployments import MAIN_JOB
+from flows.entry.operation import Operation
 from storage.schema import OperationError
 
 pytestmark = pytest.mark.long

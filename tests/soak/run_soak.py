@@ -32,7 +32,8 @@ from prefect.exceptions import PrefectException
 from prefect.states import Scheduled
 
 from flows.entry.child import ROOT, end_family
-from flows.entry.operation import Operation, make_pool
+from flows.entry.deployments import make_pool
+from flows.entry.operation import Operation
 from storage.artifacts import ArtifactStore
 from storage.candles import CandleStore
 from storage.schema import OperationError, PipelineError
