@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from storage.schema import ConfigError
 from tasks.sandbox.clock import VirtualClock
@@ -24,13 +23,11 @@ from tasks.sandbox.listing import Fields, Listing
 from tasks.sandbox.matching import USUAL, Matching, Said, twisted
 from tasks.sandbox.order_record import VenueOrder
 from tasks.sandbox.order_rules import check_stop, new_order
+from tasks.sandbox.private_stream import PrivatePush
 from tasks.sandbox.replay import decimal_text
 from tasks.sandbox.tape import TapeTick
 from tasks.sandbox.venue import BAD_PARAMETER, Params, Refusal
 from tasks.sandbox.venue_account import MAKER_FEE, AccountSpec, VenueAccount, VenuePosition
-
-if TYPE_CHECKING:
-    from tasks.sandbox.private_stream import PrivatePush
 
 
 class Desk:

@@ -16,6 +16,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from storage.foreign import parse_json
+from tasks.sandbox.audience import Audience
 from tasks.sandbox.listing import Fields
 from tasks.sandbox.matching import PrivateTopic
 from tasks.sandbox.outbox import Outbox
@@ -37,16 +38,14 @@ class PrivatePush:
 
     def __init__(self, door: Door, timing: PushTiming, told_ms: Callable[[], int]) -> None:
         self.door, self.timing, self.told_ms = door, timing, told_ms
-        self._numbers = itertools.count(1)
+        self.audience: Audience[_Connection] = Audience()
         self._messages = itertools.count(1)
-        self._connections: list[_Connection] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._news: asyncio.Event | None = None
         self._down = False
 
     def open(self) -> None:
         """Attach to the running event loop."""
-        self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     def tell(self, key: str, topic: PrivateTopic, row: Fields) -> None:
         """Send a message to the clients that authenticated with a key and subscribed to a topic."""
@@ -64,25 +63,12 @@ class PrivatePush:
         """Serve one connection until either side ends it."""
         if self._down:
             return web.Response(status=503, text="not today")
-        connection = _Connection(self, next(self._numbers), request.transport)
-        await connection.socket.prepare(request)
-        self._connections.append(connection)
-        try:
-            await connection.run()
-        finally:
-            self._connections.remove(connection)
-        return connection.socket
+        connection = _Connection(self, self.audience.next_number(), request.transport)
+        return await self.audience.attend(connection, request)
 
     async def subscribed(self, names: Collection[str]) -> None:
         """Wait until each of these topics has a subscriber."""
-        while self._news and not set(names) <= {name for one in self._connections for name in one.topics}:
-            await self._news.wait()
-
-    def tell_subscribed(self) -> None:
-        """Record that there are new subscriptions."""
-        if self._news:
-            self._news.set()
-            self._news = asyncio.Event()
+        await self.audience.subscribed(names)
 
     def _soon(self, action: Callable[[], object]) -> None:
         if self._loop and not self._loop.is_closed():
@@ -90,8 +76,8 @@ class PrivatePush:
 
     def _publish(self, key: str, topic: str, row: Fields) -> None:
         named = {"topic": topic, "id": f"sandbox-{next(self._messages)}", "creationTime": self.told_ms()}
-        for connection in self._connections:
-            if connection.key == key and topic in connection.topics:
+        for connection in self.audience.connections:
+            if connection.key == key and topic in connection.heard:
                 connection.send(json.dumps(named | {"data": [row]}))
 
     def _restore(self) -> None:
@@ -99,7 +85,7 @@ class PrivatePush:
 
     def _cut(self) -> None:
         self._down = True
-        for connection in self._connections:
+        for connection in self.audience.connections:
             connection.abort()
 
 
@@ -108,12 +94,15 @@ class _Connection:
 
     Attributes:
         key: Its API key, once it has authenticated.
-        topics: Its subscribed topics.
+        number: Number of the connection within the stream.
+        heard: Its subscribed topics.
+        socket: Its socket.
     """
 
     def __init__(self, stream: PrivatePush, number: int, transport: asyncio.Transport | None) -> None:
         self.key: str | None = None
-        self.topics: set[str] = set()
+        self.number = number
+        self.heard: set[str] = set()
         self.socket = web.WebSocketResponse(compress=False)  # it answers ping frames by itself
         self._stream, self._transport = stream, transport
         self._name = f"sandbox-private-{number}"
@@ -126,7 +115,7 @@ class _Connection:
 
     def abort(self) -> None:
         """Abort the connection without a close frame."""
-        self.topics.clear()
+        self.heard.clear()
         if self._transport:
             self._transport.abort()
 
@@ -140,7 +129,7 @@ class _Connection:
                     self._outbox.answer(json.dumps(self._reply(received.data)))
         finally:
             sender.cancel()
-            self.topics.clear()
+            self.heard.clear()
 
     async def _send_queued(self) -> None:
         with suppress(ConnectionError):  # the client is gone
@@ -162,8 +151,8 @@ class _Connection:
         if not refusal and op == "auth":
             self.key = args[0]
         elif not refusal:
-            self.topics |= set(args)
-            self._stream.tell_subscribed()
+            self.heard |= set(args)
+            self._stream.audience.tell_subscribed()
         return {"success": not refusal, "ret_msg": refusal, "op": op, "conn_id": self._name, **named}
 
     def _refusal(self, op: object, args: object) -> str:
@@ -178,5 +167,5 @@ class _Connection:
             return "Request not authorized"
         if wrong := [name for name in args if not isinstance(name, str) or name not in PRIVATE_TOPICS]:
             return f"error:handler not found,topic:{wrong[0]}"
-        again = [name for name in args if name in self.topics]
+        again = [name for name in args if name in self.heard]
         return f"error:already subscribed,topic:{again[0]}" if again else ""

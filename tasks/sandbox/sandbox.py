@@ -155,7 +155,7 @@ class Sandbox:
         self._stream_plan = FollowedPlan(plan, shortest.floor(self.clock.now_ms()), shortest.interval_ms)
         self.clock.jump(self._stream_plan.clock_jumps())
         if self._hub is not None:
-            self._hub.plan = self._stream_plan
+            self._hub.feed.plan = self._stream_plan
 
     @property
     def stream_url(self) -> str:

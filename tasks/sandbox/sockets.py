@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
 from storage.foreign import parse_json
+from tasks.sandbox.audience import LostClients
+from tasks.sandbox.clock import VirtualClock
+from tasks.sandbox.listing import Listing
 from tasks.sandbox.outbox import PING, Outbox, frame, frames
 from tasks.sandbox.push import Topic, find_topic, first_messages
-from tasks.sandbox.stream_faults import Abort, Close, Frames, Item, Message, Pieces, is_confirmed
-
-if TYPE_CHECKING:
-    from tasks.sandbox.hub import Hub
+from tasks.sandbox.stream_faults import Abort, Close, FollowedPlan, Frames, Item, Message, Pieces, is_confirmed
 
 _SPOT_ARGS = 10  # topics in one request, as Bybit documents it
 _ARGS_LENGTH = 21_000  # characters of all topics of one connection, likewise
@@ -46,6 +46,29 @@ class PushTiming:
     stall_s: float = 30.0
 
 
+@dataclass(kw_only=True)
+class Feed:
+    """What every connection of the stream is served from.
+
+    Attributes:
+        listings: The markets.
+        clock: The exchange's clock.
+        timing: Delays of the stream.
+        plan: The fault plan; another one may take its place.
+        catch_up: Sends what has happened up to the clock's time.
+        on_subscribed: Called after a subscription.
+        lost: Is told of connections that a fault ends.
+    """
+
+    listings: Mapping[tuple[str, str], Listing]
+    clock: VirtualClock
+    timing: PushTiming
+    plan: FollowedPlan
+    catch_up: Callable[[], None]
+    on_subscribed: Callable[[], None]
+    lost: LostClients
+
+
 class Connection:
     """One client of the stream.
 
@@ -56,15 +79,15 @@ class Connection:
         socket: Its socket.
     """
 
-    def __init__(self, hub: Hub, category: str, number: int, transport: asyncio.Transport | None) -> None:
+    def __init__(self, feed: Feed, category: str, number: int, transport: asyncio.Transport | None) -> None:
         self.category = category
         self.number = number
         self.topics: dict[str, Topic] = {}
         self.socket = web.WebSocketResponse(autoping=False, compress=False)
-        self._hub = hub
+        self._feed = feed
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._outbox = Outbox(hub.timing.delay_s)
+        self._outbox = Outbox(feed.timing.delay_s)
         self._writing = asyncio.Lock()
         self._ping_names = itertools.count(1)
         self._awaited: dict[bytes, asyncio.Future[None]] = {}
@@ -76,7 +99,7 @@ class Connection:
         self._pushed_at: dict[str, float] = {}
 
     @property
-    def heard(self) -> Iterable[str]:
+    def heard(self) -> Collection[str]:
         """The topics whose messages arrive."""
         return () if self._mute else self.topics.keys()
 
@@ -99,7 +122,7 @@ class Connection:
             self._ended = True
             sender.cancel()
             if self._deaf:
-                self._hub.miss(self, self._hub.clock.now_ms())
+                self._feed.lost.miss(self.topics, self.number, self._feed.clock.now_ms())
             self.topics.clear()
             for name in list(self._awaited):
                 self._taken(name)
@@ -115,7 +138,7 @@ class Connection:
         """
         if self._mute:
             return
-        spoilt = self._hub.plan.take(message, text, time_ms)
+        spoilt = self._feed.plan.take(message, text, time_ms)
         if spoilt is None and not self._later:
             self._queue_up([text], topic)
             return
@@ -130,8 +153,8 @@ class Connection:
         self._deaf |= spoilt.deaf
         if spoilt.cost_bars:
             self._mute = True
-            until_ms = time_ms + (spoilt.cost_bars - 1) * self._hub.plan.step_ms
-            self._hub.miss(self, until_ms, refuse=spoilt.refuse)
+            until_ms = time_ms + (spoilt.cost_bars - 1) * self._feed.plan.step_ms
+            self._feed.lost.miss(self.topics, self.number, until_ms, refuse=spoilt.refuse)
 
     async def settle(self) -> None:
         """Wait until the client has received everything, or cut it off.
@@ -145,7 +168,7 @@ class Connection:
         taken = self._awaited[name] = self._loop.create_future()
         self._outbox.message([name])
         try:
-            await asyncio.wait_for(taken, self._hub.timing.stall_s)
+            await asyncio.wait_for(taken, self._feed.timing.stall_s)
         except TimeoutError:
             self._abort()
 
@@ -188,7 +211,7 @@ class Connection:
             self._transport.write(data)
 
     async def _answer(self, text: str) -> None:
-        await asyncio.sleep(self._hub.timing.ack_s)
+        await asyncio.sleep(self._feed.timing.ack_s)
         try:
             request = parse_json(text)
             op, args = request.get("op"), request.get("args", [])
@@ -206,9 +229,9 @@ class Connection:
             self._reply(request, str(op), "error:invalid op")
 
     def _subscribe(self, request: Mapping[str, Any], args: list[str]) -> None:
-        self._hub.publish()  # what has happened before is not for this subscription
-        topics = {name: find_topic(self._hub.listings, self.category, name) for name in args}
-        fault = self._hub.plan.subscription()
+        self._feed.catch_up()  # what has happened before is not for this subscription
+        topics = {name: find_topic(self._feed.listings, self.category, name) for name in args}
+        fault = self._feed.plan.subscription()
         refusal = (fault and fault.ret_msg) or self._refusal(args, topics)
         if refusal:  # one topic that can't be had, and none of the request is
             self._reply(request, "subscribe", refusal)
@@ -220,11 +243,11 @@ class Connection:
                 self.topics[name] = topic
                 self._push_first(topic)
                 if topic.depth == 1:  # deeper ones Bybit does not repeat
-                    self._loop.call_later(self._hub.timing.repeat_s, self._repeat, topic)
-        self._hub.tell_subscribed()
+                    self._loop.call_later(self._feed.timing.repeat_s, self._repeat, topic)
+        self._feed.on_subscribed()
 
     def _push_first(self, topic: Topic) -> None:
-        now_ms = self._hub.clock.now_ms()
+        now_ms = self._feed.clock.now_ms()
         for message in first_messages(topic, now_ms):
             self.push(topic, message, json.dumps(message, separators=(",", ":")), now_ms)
 
@@ -255,8 +278,8 @@ class Connection:
         if self.topics.get(topic.text) is not topic or self.socket.closed or self._mute:
             return
         quiet_s = self._loop.time() - self._pushed_at.get(topic.text, 0.0)
-        if quiet_s >= self._hub.timing.repeat_s:
-            now_ms = self._hub.clock.now_ms()
+        if quiet_s >= self._feed.timing.repeat_s:
+            now_ms = self._feed.clock.now_ms()
             self._queue_up([json.dumps(m, separators=(",", ":")) for m in first_messages(topic, now_ms)], topic)
             quiet_s = 0.0
-        self._loop.call_later(self._hub.timing.repeat_s - quiet_s, self._repeat, topic)
+        self._loop.call_later(self._feed.timing.repeat_s - quiet_s, self._repeat, topic)
