@@ -9,6 +9,7 @@
     notes       other events of interest: connections, gaps, revisions, stops
     orders      each order that was to be sent, with its last known state; none in a paper session
     executions  bookings of the exchange for the account, each once; `seals` has a digest of each
+    stops       of each order that opens, how far from the price its stop lies; none in older journals
 
 An account is named by its market's slug; a shadow account is named slug@version.
 
@@ -61,6 +62,7 @@ CREATE TABLE IF NOT EXISTS executions (
     exec_id TEXT PRIMARY KEY, account TEXT, link_id TEXT, kind TEXT, side TEXT, quantity TEXT, price TEXT, fee TEXT,
     time_ms INTEGER, booked_ms INTEGER) STRICT;
 CREATE TABLE IF NOT EXISTS seals (exec_id TEXT PRIMARY KEY, seal TEXT) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS stops (link_id TEXT PRIMARY KEY, share REAL) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS unbooked ON executions (account) WHERE booked_ms IS NULL;
 """
 _CANDLE = "INSERT INTO candles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -73,6 +75,7 @@ _ORDER = (  # an update keeps the row's place, so rows stay in the order in whic
 )
 _EXECUTION = "INSERT OR IGNORE INTO executions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SEAL = "INSERT OR IGNORE INTO seals VALUES (?, ?)"
+_STOP = "INSERT OR REPLACE INTO stops VALUES (?, ?)"
 _BOOKED = "UPDATE executions SET booked_ms = ? WHERE account = ? AND booked_ms IS NULL"
 _NOTE = "INSERT INTO notes (at_ms, market, kind, said) VALUES (?, ?, ?, ?)"
 
@@ -184,13 +187,15 @@ class Journal:
                 self._db.execute(_OPEN, row)
                 self._db.execute(_BOOKED, (bar.start_ms, name))
 
-    def order(self, account: str, start_ms: int, order: Order) -> None:
+    def order(self, account: str, start_ms: int, order: Order, stop_share: float | None = None) -> None:
         """Record and commit the present state of an order; called before it is sent and after each event.
 
         Args:
             account: Name of its account.
             start_ms: Open time of the bar at whose open it trades, UTC milliseconds.
             order: The order.
+            stop_share: How far from the price the stop lies that goes with it, share of the price; None where that is
+                recorded already, or nothing goes with it.
         """
         leg = order.leg
         row = (
@@ -199,6 +204,8 @@ class Journal:
         )  # fmt: skip
         with self._written(at_once=order.status is Status.SUBMITTING):
             self._db.execute(_ORDER, row)
+            if stop_share is not None:
+                self._db.execute(_STOP, (order.link_id, stop_share))
 
     def execution(self, account: str, start_ms: int, order: Order | None, booked: ExecutionNews) -> None:
         """Record and commit a booking of the exchange, with the state of its order after it.

@@ -102,6 +102,19 @@ class JournalReader:
         return found
 
     @_read
+    def stop_share(self, account: str) -> float | None:
+        """Return how far from the price the stop of the last order to open lies, share of the price; None: not told.
+
+        An older journal does not tell it.
+        """
+        query = (
+            "SELECT share FROM orders LEFT JOIN stops USING (link_id) WHERE account = ? AND NOT reduces "
+            "ORDER BY start_ms DESC, orders.rowid DESC LIMIT 1"
+        )
+        (share,) = self._db.execute(query, (account,)).fetchone() or (None,)
+        return None if share is None else float(share)
+
+    @_read
     def executions(self, account: str) -> list[BookedExecution]:
         """Return the exchange's bookings for an account, oldest first."""
         query = (

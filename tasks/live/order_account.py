@@ -123,7 +123,7 @@ class OrderAccount(Account):
         without_stop, self.desk.without_stop = self.desk.without_stop, None
         if without_stop is None:
             return ""
-        stop = self._stop.of_held(without_stop)
+        stop = self._stop.of_held(without_stop, self.desk.stop_share)
         said = f"{without_stop.size} had no stop at the exchange"
         try:
             if self.desk.trading.set_stop(self.desk.market, stop):
@@ -325,7 +325,7 @@ class OrderAccount(Account):
         give_up_s = boottime_s() + (left_s if wanted else max(left_s, CLOSE_S))
         price = Decimal(str(quote.first))
         stop = self._stop.of_new(price, wanted) if wanted else None
-        self.desk.submit_intent(Intent(start_ms, coins, price, give_up_s, stop))
+        self.desk.submit_intent(Intent(start_ms, coins, price, give_up_s, stop, self._stop.share))
 
     @property
     def _forecast_vol(self) -> float:

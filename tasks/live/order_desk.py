@@ -66,6 +66,7 @@ class Intent(NamedTuple):
         price: Quote currency a coin, about.
         until_s: Of `boottime_s`: nothing new is sent later.
         stop: Price of the stop that goes with an order that opens; None for none.
+        stop_share: How far that is from `price`, share of it.
     """
 
     start_ms: int
@@ -73,6 +74,7 @@ class Intent(NamedTuple):
     price: Decimal
     until_s: float
     stop: Decimal | None
+    stop_share: float | None = None
 
 
 class OrderDesk(PositionKeeper):
@@ -93,6 +95,8 @@ class OrderDesk(PositionKeeper):
     Attributes:
         there: Signed coins that the exchange told of last.
         without_stop: What it told of last, where that had no stop and no order was under way; None otherwise.
+        stop_share: How far from the price the stop of the last order to open lay, share of it; None where the journal
+            does not say.
         refuses_to_open: That the exchange takes no order to open, again and again; empty while it does.
         trading: The exchange.
     """
@@ -124,6 +128,7 @@ class OrderDesk(PositionKeeper):
         self._refused_opens: list[str] = []  # codes of those to open, of decisions in a row
         absence = Absence(after_ms=trading.recv_window_ms + 1_000)
         super().__init__(name, market, journal=journal, begin_ms=begin_ms, absence=absence, halted=halted)
+        self.stop_share = journal.reader().stop_share(name)
 
     # --- what is asked of it ------------------------------------------------------------------------------------------
 
@@ -234,7 +239,9 @@ class OrderDesk(PositionKeeper):
     def _send(self, order: Order, wanted: Intent) -> None:
         order = self._keep(order.submitting(self._now_ms()))
         self._bars[order.link_id] = wanted.start_ms
-        self._journal.order(self.name, wanted.start_ms, order)
+        if not order.leg.reduces:
+            self.stop_share = wanted.stop_share
+        self._journal.order(self.name, wanted.start_ms, order, None if order.leg.reduces else wanted.stop_share)
         protection = replace(self._protection, stop=wanted.stop)
         # Disk and pace may have taken long; what closes goes out all the same.
         unless = (lambda: "") if order.leg.reduces else partial(self._barred, order, wanted)

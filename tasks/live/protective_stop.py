@@ -17,29 +17,31 @@ class ProtectiveStop:
     Args:
         config: How far it lies.
         tick_size: A price is a multiple of it, USDT.
+
+    Attributes:
+        share: How far it lies by the last decision, share of the price.
     """
 
     def __init__(self, config: OrderConfig, tick_size: str) -> None:
         self._config, self._tick = config, Decimal(tick_size)
-        self._decided = self._held = config.stop_at  # share of the price: by the last decision, and as opened
+        self.share = config.stop_at
 
     def follow(self, decision: Decision, model: ServedModel | None) -> None:
         """Lie as a decision asks for: by the version that took it, whoever follows on it."""
-        self._decided = self._config.stop_at
+        self.share = self._config.stop_at
         if model is not None:
             vol = forecast_vol(decision.values)
-            self._decided = self._config.stop_distance(vol, model.recipe.holding_bars)
+            self.share = self._config.stop_distance(vol, model.recipe.holding_bars)
 
     def of_new(self, price: Decimal, side: int) -> Decimal:
-        """Return the price of the stop of what is opened at a price on a side, -1 or 1, and keep its distance."""
-        self._held = self._decided
-        return self._price(price, side)
+        """Return the price of the stop of what is opened at a price on a side, -1 or 1."""
+        return self._price(price, side, self.share)
 
-    def of_held(self, position: Position) -> Decimal:
-        """Return the price of the stop of a position that has none any more."""
-        return self._price(position.entry, 1 if position.size > 0 else -1)
+    def of_held(self, position: Position, share: float | None) -> Decimal:
+        """Return the price of the stop of a position that has none any more: as it was opened, where that is known."""
+        return self._price(position.entry, 1 if position.size > 0 else -1, share or self._config.stop_at)
 
-    def _price(self, price: Decimal, side: int) -> Decimal:
+    def _price(self, price: Decimal, side: int, share: float) -> Decimal:
         """Return the price of a stop, a tick away at least: at the price itself the exchange would refuse it."""
-        share = max(Decimal(str(self._held)), self._tick / price)
-        return (price * (1 - side * share) / self._tick).to_integral_value() * self._tick
+        away = max(Decimal(str(share)), self._tick / price)
+        return (price * (1 - side * away) / self._tick).to_integral_value() * self._tick

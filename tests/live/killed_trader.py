@@ -30,7 +30,7 @@ def plant(point: str, bar_ms: int) -> None:
     """Let this process die at a point."""
     if point in ("order submitted", "order acknowledged", "close leg filled"):
 
-        def written(self: Journal, account: str, start_ms: int, order: Any) -> bool:
+        def written(self: Journal, account: str, start_ms: int, order: Any, *more: Any) -> bool:
             is_submitted = order.status is Status.SUBMITTING
             is_it = {
                 "order submitted": is_submitted,

@@ -201,12 +201,12 @@ def test_stop_is_of_the_version_that_decided_whoever_follows_and_stays_so_when_i
     own, decided = market.own, decisions_in(trader)[-1]
     away = 2.0 * forecast_vol(decided.values) * Recipe().labels.horizon ** 0.5
     assert 0.005 < away < 0.1
-    assert own._stop._decided == pytest.approx(away, rel=1e-12)
+    assert own._stop.share == pytest.approx(away, rel=1e-12)
     own.decide_by(make_model(**SIZED | {"labels": LabelConfig(horizon=48)}))
-    assert own._stop._decided == pytest.approx(away, rel=1e-12)
+    assert own._stop.share == pytest.approx(away, rel=1e-12)
     own.decide_by(None, "the champion is gone")
     own._stop.follow(decided, own.model)
-    assert own._stop._decided == own.config.stop_at  # nothing is forecast any more: what opens has the hard stop
+    assert own._stop.share == own.config.stop_at  # nothing is forecast any more: what opens has the hard stop
 
 
 def decisions_in(trader: Trader) -> list[Decision]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import re
+import sqlite3
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,30 @@ def test_stop_that_somebody_has_cancelled_is_set_again_and_somebody_hears(
     (line,) = trader.alerts
     assert f"had no stop at the exchange; it is set again, at {after}" in line
     assert market.halted == ""
+    trader.check()
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["journal of today", "journal that tells no distance"])
+def test_stop_that_was_lost_while_nobody_ran_is_set_again_as_far_away_as_it_was_opened(
+    open_rig: OPEN, is_old: bool
+) -> None:
+    trader = Trader(open_rig, capital=2_000.0, recipe=SIZED, config=OrderConfig(stop_vols=2.0))
+    bars, seen = until_held(trader), list[Decimal]()
+    (before,), position = stops(trader), trader.account.positions[MARKET.symbol]
+    opened = position.value / abs(position.size)
+    cancel_stops(trader)
+    if is_old:
+        with closing(sqlite3.connect(trader.rig.path)) as db:
+            db.execute("DROP TABLE stops")
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        if soon(lambda: len(stops(trader)) == 1):
+            seen.append(stops(trader)[0].trigger)
+
+    trader.hold(bars + 1, before_bar)
+    away, before_away = (abs(float(trigger / opened) - 1) for trigger in (seen[0], before.trigger))
+    assert 0.005 < before_away < 0.05
+    assert away == pytest.approx(0.1 if is_old else before_away, abs=1e-3)
     trader.check()
 
 

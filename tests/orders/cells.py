@@ -235,9 +235,9 @@ def plant(desk: Desk, point: str) -> None:
         if point_is:
             raise Killed(point)
 
-    def write_order(account: str, start_ms: int, one: Order) -> None:
+    def write_order(account: str, start_ms: int, one: Order, *more: Any) -> None:
         dies(point == "intent" and one.status is Status.SUBMITTING)
-        order(account, start_ms, one)
+        order(account, start_ms, one, *more)
         dies(point == "submitting" and one.status is Status.SUBMITTING)
         dies(point == "acknowledged" and one.status not in (Status.SUBMITTING, Status.INTENT))
         dies(point == "close leg filled" and one.leg.reduces and one.is_settled)

@@ -33,9 +33,9 @@ def timed(market: MarketSession) -> list[tuple[float, float, float]]:
         met[:] = [max(market._first.received_ns, own._begun.received_ns)] if market._first else []
         submit(wanted)
 
-    def writes(account: str, start_ms: int, order: Order) -> None:
+    def writes(account: str, start_ms: int, order: Order, *more: Any) -> None:
         began_ns = time.monotonic_ns()
-        write(account, start_ms, order)
+        write(account, start_ms, order, *more)
         if order.status is Status.SUBMITTING and len(met) == 1:
             met[1:] = [began_ns, time.monotonic_ns()]
 
