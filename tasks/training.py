@@ -1,8 +1,8 @@
 """Training tasks: one fold of a dataset into weights and predictions; and what they must beat, fitted alike.
 
 A killed run finds what is finished by its key, whatever Prefect knows of it: so no Prefect cache, and no retry.
-torch's random numbers and its number of threads belong to the process, so whoever calls runs one of `train_fold` and
-`train_twin` at a time; `prepare_fold` and `train_baselines` know no torch and may run beside them.
+Two networks at a time would need the memory of both, so whoever calls runs one of `train_fold` and `train_twin` after
+the other; `prepare_fold` and `train_baselines` may run beside them.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ from tasks.network.segments import Series as Series
 from tasks.network.stack import MemberStack, Trained
 from tasks.network.start import Start, prepare, require_spans
 from tasks.network.training_batches import TrainingBatch, TrainingBatches
+
+_SEEDING = Lock()  # torch's random numbers are the process's, where another network may be trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +131,7 @@ def fit(
     series = series.first(config.input_features)
     require_spans(series, train, validation)
     _check(config, fit_config)
-    devices = [torch.device(fit_config.device)] if fit_config.device.startswith("cuda") else []
-    with torch_threads(fit_config.threads), torch.random.fork_rng(devices):
+    with torch_threads(fit_config.threads):
         learn, check = (stream_of(series, span, config.context) for span in (train, validation))
         _check_samples(config, learn, train, check, validation)
         start = prepare(config, series, train, validation, fit_config) if start is None else start
@@ -168,8 +170,9 @@ def fit(
 
 def _new_model(config: DSCConfig, mean: FloatArray, scale: FloatArray, start: Start, seed: int) -> DSCTradingModel:
     """Return a member before its first step: torch's start of a seed, the scaler, what `start` knows."""
-    torch.manual_seed(seed)
-    model = DSCTradingModel(config)
+    with _SEEDING, torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        model = DSCTradingModel(config)
     model.feature_mean.copy_(torch.from_numpy(mean))
     model.feature_scale.copy_(torch.from_numpy(scale))
     _set_start(model, start)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Condition
 from typing import NamedTuple
 
 import numpy as np
@@ -79,12 +81,37 @@ def sample_logits(model: DSCTradingModel, stream: BarStream) -> tuple[Tensor, Te
     return torch.cat(logits)[sample], labels[sample]
 
 
+@dataclass
+class _Sharing:
+    """How many blocks share torch's number of threads, that number, and the one before them."""
+
+    free: Condition = field(default_factory=Condition)
+    blocks: int = 0
+    threads: int = 0
+    before: int = 0
+
+
+_SHARED = _Sharing()
+
+
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Give torch this many threads, and back what it had."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    """Give torch this many threads, and back what it had once nobody needs them any more.
+
+    The number is the process's: who asks for the same one meanwhile shares it, who asks for another one waits, which a
+    block inside this one must not.
+    """
+    with _SHARED.free:
+        _SHARED.free.wait_for(lambda: _SHARED.blocks == 0 or _SHARED.threads == threads)
+        if _SHARED.blocks == 0:
+            _SHARED.before, _SHARED.threads = torch.get_num_threads(), threads
+        _SHARED.blocks += 1
+        torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _SHARED.free:
+            _SHARED.blocks -= 1
+            if _SHARED.blocks == 0:
+                torch.set_num_threads(_SHARED.before)
+                _SHARED.free.notify_all()

@@ -1,4 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,7 @@ import torch
 
 from storage.schema import ConfigError, DatasetError, FloatArray, LeakError, TrainingError
 from tasks.network.architecture import DSCConfig
-from tasks.network.fit import Progress, fit
+from tasks.network.fit import Fitted, Progress, fit
 from tasks.network.fit_config import FIT_PRESETS, FitConfig, fit_preset
 from tasks.network.inference import predict_series
 from tasks.network.segments import Series
@@ -103,6 +105,20 @@ def test_fit_leaves_the_random_state_and_the_threads_of_others_alone() -> None:
     fit(NETWORK, planted_series(1_600), TRAIN, VALIDATION, replace(QUICK, epochs=1, threads=2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
+
+
+def test_two_networks_that_are_trained_at_a_time_are_those_that_are_trained_in_turn() -> None:
+    series, configs = planted_series(1_600), [replace(QUICK, epochs=2, seed=seed) for seed in (1, 2)]
+    in_turn = [fit(NETWORK, series, TRAIN, VALIDATION, config) for config in configs]
+    begun = Barrier(2, timeout=60)
+
+    def beside(config: FitConfig) -> Fitted:
+        begun.wait()
+        return fit(NETWORK, series, TRAIN, VALIDATION, config)
+
+    with ThreadPoolExecutor(2) as threads:
+        for alone, one in zip(in_turn, threads.map(beside, configs), strict=True):
+            assert_same_weights(alone, one)
 
 
 def test_training_is_the_same_when_validation_and_everything_after_train_is_different() -> None:

@@ -1,6 +1,8 @@
 """Predictions of a whole series: each is that of its window, and missing where the window is not whole."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from torch.nn import functional
 from storage.schema import ConfigError
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.fit import fit
-from tasks.network.inference import predict_series
+from tasks.network.inference import predict_series, torch_threads
 from tests.network.planted_series import (
     NETWORK,
     QUICK,
@@ -90,3 +92,24 @@ def test_network_reads_the_first_features_when_the_series_has_more() -> None:
         predict_series(wide.model, wider.features, wider.segment),
         predict_series(narrow.model, series.features, series.segment),
     )
+
+
+def test_number_of_threads_is_shared_with_who_asks_for_the_same_and_given_to_another_afterwards() -> None:
+    before, has_two = torch.get_num_threads(), Event()
+
+    def ask(threads: int) -> None:
+        with torch_threads(threads):
+            if threads == 2:
+                has_two.set()
+
+    with ThreadPoolExecutor(1) as other:
+        with torch_threads(1):
+            other.submit(ask, 1).result(timeout=60)
+            with ThreadPoolExecutor(1) as new:  # it begins with the number that the process has
+                assert new.submit(torch.get_num_threads).result(timeout=60) == 1
+            waits = other.submit(ask, 2)
+            assert not has_two.wait(0.05)
+            assert torch.get_num_threads() == 1
+        waits.result(timeout=60)
+    assert has_two.is_set()
+    assert torch.get_num_threads() == before
