@@ -41,7 +41,16 @@ from tasks.strategy.leave_one_out import HeldOutMarket
 from tasks.strategy.recipe import Recipe
 from tasks.training import fold_count, prepare_fold, train_baselines, train_fold, train_twin
 
-STAGES = ("dataset", "networks", "baselines", "latency", "leak checks", "backtest", "judge", "publish")
+STAGES = ("dataset", "networks", "baselines", "leak checks", "latency", "backtest", "judge", "publish")
+
+LIBRARIES = (
+    "pandera.backends.pandas.builtin_checks",
+    "sklearn.linear_model",
+    "lightgbm",
+    "onnxruntime",
+    "matplotlib.figure",
+)
+"""What a retrain imports late, for a command that ends early does without."""
 
 
 @flow(name="retrain", flow_run_name="retrain {market} {exchange.exchange} {bars.text}")
@@ -105,10 +114,10 @@ def pooled(
     return recipe.pooled_on([*of.values()])
 
 
-def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], list[list[str]]]:
-    """Return keys: of what each fold's networks start from, of each network, and of what was fitted against each.
+def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], list[list[str]], str]:
+    """Return keys: of what each fold's networks start from, of each network, of what was fitted against each, of leaks.
 
-    What knows no torch, the trees above all, is done in a second thread beside the networks, which it teaches.
+    What is no network of a fold's, the trees above all, is made in a second thread beside them, whom it teaches.
     """
     of, walked = {"data": data, "recipe": recipe}, fold_count(data, recipe)
     fitted = walked + recipe.refit
@@ -121,11 +130,14 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
             starts.append(preparing[index].result())
             models.append(train_fold(data, recipe, index, starts[index]))
             give_back_large_blocks()
+        checking = beside.submit(check_leaks, {"data": data, "recipe": recipe, "fold": models[-1]})
         for index in parts_of("baselines", walked):
             twin = [train_twin(data, recipe, index, starts[index])] if recipe.baselines.twin else []
             rivals.append([fitting[index].result(), *twin])
             give_back_large_blocks()
-    return starts, models, rivals
+        stage("leak checks")
+        leaks = checking.result()
+    return starts, models, rivals, leaks
 
 
 def judged_on_held_out(
@@ -161,12 +173,10 @@ def judged_version(exchange: ExchangeConfig, data: DatasetRef, bars: BarRange, q
     give_back_large_blocks()
     recipe = recipe.charged(data.market, is_made_up=exchange.origin == "synthetic")
     METER.begin(STAGES[1:])
-    starts, models, rivals = trained(data, recipe)
+    starts, models, rivals, leaks = trained(data, recipe)
     give_back_large_blocks()
     stage("latency")
     latency = measure_latency(data, recipe, models[-1])
-    stage("leak checks")
-    leaks = check_leaks(data, recipe, models[-1])
     stage("backtest")
     backtest = backtest_folds(data, bars, recipe, models, exchange.origin)
     comparison = compare_baselines(data, recipe, backtest, rivals)
@@ -198,4 +208,5 @@ if __name__ == "__main__":
             "flows.retrain --preset source --labels.horizon 4",
         ),
         summary=lambda verdict, facts: verdict.text(facts),
+        libraries=LIBRARIES,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -27,7 +28,7 @@ from tasks.strategy.baseline_comparison import (
 from tasks.strategy.baseline_folds import BaselineFold, joined_baselines
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.held_out_volatility import held_out_key, with_held_out
-from tasks.strategy.leak_suite import CHECKS, LeakReport, leak_checks, leaks_key
+from tasks.strategy.leak_suite import CHECKS, LeakReport, checks_of_code, leak_checks, leaks_key
 from tasks.strategy.leave_one_out import HeldOutMarket
 from tasks.strategy.out_of_sample import EvaluationInputs, judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
@@ -68,8 +69,9 @@ def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     if _was_made(work, key):
         return key
     samples, checks = samples_of_run(settings.datasets, data, recipe), []
-    with progress_of("leak checks") as tell:
-        for check in leak_checks(samples, data.market.interval_ms, recipe, work.load(fold, FoldResult)):
+    of_fold = leak_checks(samples, data.market.interval_ms, recipe, work.load(fold, FoldResult))
+    with progress_of("leak checks", is_beside=True) as tell:
+        for check in chain(of_fold, checks_of_code(work)):
             checks.append(check)
             tell(len(checks) / CHECKS, check.name)
     report = LeakReport(checks=tuple(checks))

@@ -56,7 +56,7 @@ class LeakReport:
     """Every leak check of a version.
 
     Attributes:
-        checks: In the order of the ways in: features, predictions, labels, folds, training, then chance and canary.
+        checks: In the order of the ways in: features, predictions, labels, folds; then those of the code alone.
     """
 
     checks: tuple[LeakCheck, ...]
@@ -85,10 +85,7 @@ def leaks_json(report: LeakReport) -> bytes:
 
 
 def leak_checks(samples: Samples, interval_ms: int, recipe: Recipe, fold: FoldResult) -> Iterator[LeakCheck]:
-    """Yield every check of a fold's model, of its data and of the recipe that it came from.
-
-    What is trained here is one small network, for a few steps.
-    """
+    """Yield the checks of a fold's model, of its data and of the recipe that it came from."""
     candles = samples.dataset.candles[-_BARS:].matrix()
     features = feature_columns(interval_ms)
     yield remade_inputs(samples, interval_ms, recipe)
@@ -99,11 +96,23 @@ def leak_checks(samples: Samples, interval_ms: int, recipe: Recipe, fold: FoldRe
     labels = label_columns(recipe.labels, recipe.costs.round_trip, interval_ms)
     yield leaks.label_span(labels, candles, recipe.labels.horizon)
     yield leaks.purged_folds(samples.folds, samples.labels.end)
-    yield isolated_training()
     yield permuted_labels(samples, interval_ms)
-    null = feature_columns(_NULL.interval_ms)
-    yield random_walk(null)
-    yield planted_leak(null)
+
+
+def checks_of_code(work: ResultStore) -> Iterator[LeakCheck]:
+    """Yield the checks of the code alone: of training, of chance, and whether a check sees a leak that is planted.
+
+    They ask no market and no recipe, so they are found in `work` where the same code was checked before.
+    """
+    key = ResultStore.key("code-checks", {"code": code_behind("tasks.strategy.leak_suite")})
+    if work.finished(key):
+        yield from work.load(key, LeakReport).checks
+        return
+    null, checks = feature_columns(_NULL.interval_ms), []
+    for check in (isolated_training, lambda: random_walk(null), lambda: planted_leak(null)):
+        checks.append(check())
+        yield checks[-1]
+    work.save(key, LeakReport(checks=tuple(checks)))
 
 
 def remade_inputs(samples: Samples, interval_ms: int, recipe: Recipe) -> LeakCheck:

@@ -30,6 +30,7 @@ def leave_out_side_work(put=setattr) -> None:
     """Leave it out for good, in a process that does nothing else."""
     put(speed, "measure_latency", lambda networks, on_progress: [])
     put(evaluation, "leak_checks", leaks_of_inputs)
+    put(evaluation, "checks_of_code", lambda work: ())
     put(baseline_comparison, "random_positions", partial(random_positions, draws=20))
     put(report, "_pictures", lambda data: dict.fromkeys(report._PICTURES, ""))
     for page, drawn in ((figures, "draw_equity"), (run_page, "draw_training")):  # those of the run's page

@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[2]
 KILLS = [
     ("save", "fold", "after"),
     ("save", "baselines", "after"),
-    ("save", "latency", "before"),
     ("save", "leaks", "after"),
+    ("save", "latency", "before"),
     ("create", "trials", "after"),
     ("create", "looks", "after"),
     ("save", "fold", "after"),  # those of the first seed are there: it is the second one's

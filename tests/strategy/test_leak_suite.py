@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from storage.results import ResultStore
 from storage.schema import FloatArray, IntArray, Market
 from tasks.market import leaks
+from tasks.market.leaks import LeakCheck
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.market.walk_forward import Fold, FoldConfig
 from tasks.network import fit as network_fit
@@ -113,3 +115,16 @@ def test_report_on_other_folds_is_another_report_though_the_newest_network_is_th
     (fold, report), (same, other) = keys
     assert fold == same
     assert report != other
+
+
+def test_checks_of_the_code_are_made_once_for_all_markets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = ResultStore(tmp_path)
+    made = LeakCheck(name="made", passed=True, found="", wanted="")
+    for check in ("isolated_training", "random_walk", "planted_leak"):
+        monkeypatch.setattr(leak_suite, check, lambda *args: made)
+    assert [*leak_suite.checks_of_code(work)] == [made] * 3
+    monkeypatch.setattr(leak_suite, "isolated_training", lambda: pytest.fail("made again"))
+    assert [*leak_suite.checks_of_code(work)] == [made] * 3
+    monkeypatch.setattr(leak_suite, "code_behind", lambda *modules: "other code")
+    with pytest.raises(pytest.fail.Exception, match="made again"):
+        next(leak_suite.checks_of_code(work))
