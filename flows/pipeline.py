@@ -13,7 +13,7 @@ from flows.entry.command_line import run_by_hand
 from flows.entry.form import form
 from flows.entry.parameters import Bars, Exchange, HowMade, OneMarket, Quality, Symbols, run_name
 from flows.ingest import ingest
-from flows.retrain import STAGES, judged_version, pooled, retrain
+from flows.retrain import LIBRARIES, STAGES, judged_version, pooled, retrain
 from storage.pruning import PruneRule
 from storage.schema import DatasetRef, Market
 from tasks.data import build_dataset, note_quality
@@ -125,4 +125,5 @@ if __name__ == "__main__":
             "flows.pipeline --exchange bybit --symbols BTCUSDT,SOLUSDT --pool yes",
         ),
         summary=lambda result, facts: result.text(facts),
+        libraries=LIBRARIES,
     )

@@ -60,6 +60,7 @@ def run_by_hand(
     examples: Sequence[str],
     summary: Callable[[Any, Facts], str] | None = None,
     status: Callable[[Any], int] = lambda result: 0,
+    libraries: Sequence[str] = (),
 ) -> NoReturn:
     """Parse the command line into the parameters of `flow`, run it, say what it came to, and end the program.
 
@@ -72,6 +73,7 @@ def run_by_hand(
         summary: Returns the text that stands last, from the result and further facts about the run; None for a flow
             that prints for itself.
         status: Returns the exit status.
+        libraries: Modules that the flow imports late.
     """
     # The page of a run lasts no longer than a server that was started for it.
     shorten_refusals(*(() if get_current_settings().api.url else ("View at http",)))
@@ -86,7 +88,7 @@ def run_by_hand(
             log = log_to_file(home)
             # What failed runs leave lies in the home too, where it is pruned.
             kept = temporary_settings({PREFECT_LOCAL_STORAGE_PATH: prefect_home(home) / "storage"})
-            with showing(), kept, server_at_hand(home):
+            with showing(), kept, server_at_hand(home, libraries):
                 result = flow(*args, **kwargs)
         if summary is not None:
             total = duration(time.time() - psutil.Process().create_time())

@@ -10,6 +10,7 @@ goes to a log.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import socket
 import subprocess
@@ -124,11 +125,15 @@ def sole_server(folder: Path, url: str) -> contextlib.AbstractContextManager[Non
 
 
 @contextlib.contextmanager
-def server_at_hand(home: Path) -> Iterator[None]:
+def server_at_hand(home: Path, libraries: Sequence[str] = ()) -> Iterator[None]:
     """Let Prefect calls of this process reach a server for as long as the block lasts.
 
     That is the one that PREFECT_API_URL names, with this home's secret where it is this home's own; else a temporary
     one, for this process alone.
+
+    Args:
+        home: Of the run.
+        libraries: Modules that the block will import, late; they are while a temporary server starts.
 
     Raises:
         OperationError: The temporary one did not start; the message names its log.
@@ -137,7 +142,7 @@ def server_at_hand(home: Path) -> Iterator[None]:
     with contextlib.ExitStack() as server:
         if not settings.api.url:
             limit_s = max(settings.server.ephemeral.startup_timeout_seconds, START_S)  # Prefect's 20 s are too few
-            server.enter_context(_temporary_server(home, limit_s))
+            server.enter_context(_temporary_server(home, limit_s, libraries))
         elif settings.api.auth_string is None and held(
             prefect_home(home) / _LOCK, settings.api.url.removesuffix("/").removesuffix("/api")
         ):  # it is this home's, and not whoever took its port after it
@@ -149,7 +154,7 @@ def server_at_hand(home: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _temporary_server(home: Path, limit_s: float) -> Iterator[None]:
+def _temporary_server(home: Path, limit_s: float, libraries: Sequence[str]) -> Iterator[None]:
     log, secret = home / "logs" / "server.log", home_secret(home)
     with bound_socket(HOST, 0) as listening:
         api_url = f"http://{HOST}:{listening.getsockname()[1]}/api"
@@ -157,6 +162,8 @@ def _temporary_server(home: Path, limit_s: float) -> Iterator[None]:
         give_database(environment)
         server = start_server(listening, environment, log)
     try:
+        for library in libraries:
+            importlib.import_module(library)
         wait_until_up(server, api_url, limit_s, log)
         with temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: secret}):
             yield

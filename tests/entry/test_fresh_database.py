@@ -1,6 +1,7 @@
 """A server in a fresh home begins with the database that the installation has kept."""
 
 import sqlite3
+import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -81,6 +82,18 @@ def test_temporary_server_and_operation_start_with_what_was_kept(kept, home, mon
     nowhere = temporary_settings(restore_defaults={PREFECT_API_URL})  # though other tests here have a server
     with nowhere, pytest.raises(InterruptedError, match=r"^prefect\.db$"):
         start(home)
+
+
+def test_libraries_are_imported_while_the_server_of_a_run_starts(home, tmp_path, monkeypatch):
+    (tmp_path / "imported_late.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(server, "start_server", lambda *given: order.append("imported_late" in sys.modules))
+    monkeypatch.setattr(server, "wait_until_up", lambda *given: order.append("imported_late" in sys.modules))
+    monkeypatch.setattr(server, "end_family", lambda *given: None)
+    monkeypatch.setenv("PREFECT_HOME", str(home))
+    order = []
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), server.server_at_hand(home, ["imported_late"]):
+        assert order == [False, True]
 
 
 def test_installation_keeps_what_its_server_made(folder, tmp_path, monkeypatch):
