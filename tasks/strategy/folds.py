@@ -31,7 +31,8 @@ _START_ARRAYS = ("weight", "bias", "teacher")
 _START_LIBRARIES = ("numpy", "numba", "scikit-learn", "lightgbm")
 NO_HEAD = VolHeadFit(windows=0.0, log_gap=0.0, quantiles=(1.0,) * len(LEVELS))
 """How the volatility head of a network without one was solved."""
-_LIBRARIES = (*_START_LIBRARIES, "torch")
+LIBRARIES = (*_START_LIBRARIES, "torch")
+"""On whose versions the weights of a network depend."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,7 +158,7 @@ def training_inputs(recipe: Recipe) -> dict[str, Any]:
     """Return everything but a fold's bars that its weights depend on, by name."""
     return {
         "code": code_behind("tasks.strategy.folds", known=("tasks.strategy.recipe",)),  # the recipe's part stands here
-        "libraries": [version(name) for name in _LIBRARIES],
+        "libraries": [version(name) for name in LIBRARIES],
         "network": recipe.network_config,
         "fit": recipe.fit_config,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from tasks.network.dsc import DSCTradingModel, load_model
 from tasks.network.fit import Fitted, Series, fit, predict_series
 from tasks.network.fit_config import FitConfig
 from tasks.network.folding import load_weights
-from tasks.strategy.folds import FoldResult
+from tasks.strategy.folds import LIBRARIES, FoldResult
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples
@@ -104,7 +105,8 @@ def checks_of_code(work: ResultStore) -> Iterator[LeakCheck]:
 
     They ask no market and no recipe, so they are found in `work` where the same code was checked before.
     """
-    key = ResultStore.key("code-checks", {"code": code_behind("tasks.strategy.leak_suite")})
+    code, libraries = code_behind("tasks.strategy.leak_suite"), [version(name) for name in LIBRARIES]
+    key = ResultStore.key("code-checks", {"code": code, "libraries": libraries})
     if work.finished(key):
         yield from work.load(key, LeakReport).checks
         return
