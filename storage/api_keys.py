@@ -23,7 +23,6 @@ class ApiKey:
     """A key and its secret; the repr shows neither, and it can't be pickled.
 
     Attributes:
-        environment: Environment of its account.
         key: The public part.
         secret: The part that signs requests.
     """

@@ -70,7 +70,6 @@ class Artifact:
     """A version whose files have all been verified.
 
     Attributes:
-        ref: Its reference.
         manifest: The published manifest, plus source, name, version, format, files (name -> sha256 and bytes) and
             seal.
         files: File name -> content; a missing name raises ArtifactError.
@@ -117,13 +116,8 @@ class ArtifactStore:
         processes that publish the same hash at the same moment may both store it: two complete versions of equal
         content.
 
-        Args:
-            source: Where its candles came from.
-            name: The market's slug.
-            hash8: First 8 hex digits of a hash of weights, config, dataset id, code and seed.
-            files: File name -> content.
-            manifest: Plain JSON values; must list the model's inputs under "features".
-            now: Time of publication, with a time zone.
+        `name` is the market's slug, `hash8` the first 8 hex digits of a hash of weights, config, dataset id, code and
+        seed. The manifest holds plain JSON values, the model's inputs under "features"; `now` has a time zone.
 
         Raises:
             ArtifactError: A name or the manifest breaks a rule, or the store refuses. No version is visible then.
@@ -264,13 +258,9 @@ class ArtifactStore:
         return artifact
 
     def prune_unfinished(self, source: Source, name: str, before: datetime) -> tuple[str, ...]:
-        """Remove unfinished files of killed writers, and return their names.
+        """Remove unfinished files of killed writers that are older than `before`, and return their names.
 
-        Args:
-            source: Where the candles came from.
-            name: The market's slug.
-            before: Only older files are removed; with a time zone. Leave a margin, such as a day, as another process
-                may be publishing.
+        Leave a margin, such as a day, as another process may be publishing. `before` has a time zone.
         """
         market = market_folder(source, name)
         complete = {ref.version for ref in self.versions(source, name)}
@@ -309,13 +299,8 @@ class ArtifactStore:
     ) -> ChampionEntry:
         """Make a version (None: flat) the champion, if the champion has not changed since the comparison.
 
-        Args:
-            source: Where the candles came from.
-            name: The market's slug.
-            ref: The challenger, or None for flat.
-            evidence: Plain JSON; holds the numbers of both sides under "champion" and "challenger".
-            expected: `sequence` of the champion with which the challenger was compared.
-            now: Time of promotion, with a time zone.
+        `expected` is the `sequence` of the champion with which `ref` was compared. The evidence is plain JSON and holds
+        the numbers of both sides under "champion" and "challenger"; `now` has a time zone.
 
         Raises:
             ArtifactError: `ref` is of another source or market, the numbers of a side are missing, the version is

@@ -141,14 +141,8 @@ class CandleStore:
         """Store windows, each in a transaction of its own; storing the same again changes nothing.
 
         New values replace those of a stored candle; a gap that is now filled is removed. Bars that have not closed at
-        `now_ms` do not count as gaps. If the process is killed, the windows committed so far are complete. If one
-        window breaks a rule, none is stored.
-
-        Args:
-            source: Where the candles came from.
-            market: Their market.
-            pages: The windows.
-            now_ms: The exchange's time, UTC milliseconds.
+        `now_ms`, the exchange's time, do not count as gaps. If the process is killed, the windows committed so far are
+        complete. If one window breaks a rule, none is stored.
 
         Raises:
             ConfigError: A window is not on the interval grid.
@@ -174,16 +168,8 @@ class CandleStore:
     ) -> list[Window]:
         """Return the windows of a range (`Window.cover`) that must still be fetched, oldest first.
 
-        A window is complete if every bar is stored or a recorded gap. A window without any stored bar is never
-        complete, since the gap may come from an outage of the exchange's API.
-
-        Args:
-            source: Where the candles come from.
-            market: Their market.
-            first_ms: Earliest open time, UTC milliseconds; need not lie on the grid.
-            last_ms: Latest open time, inclusive; need not lie on the grid.
-            bars: Most bars of a window.
-            recheck_gaps: Also fetch bars again that are recorded as gaps.
+        A window is complete if every bar is stored or a recorded gap; with `recheck_gaps`, if every bar is stored. A
+        window without any stored bar is never complete, since the gap may come from an outage of the exchange's API.
         """
         windows = Window.cover(market, first_ms, last_ms, bars)
         if not windows:

@@ -64,12 +64,7 @@ class ChampionEntry:
 
 
 class ChampionLog:
-    """Reads and appends entries; `ArtifactStore` checks their content.
-
-    Args:
-        objects: The store that also holds the versions.
-        place: The same location, with the key that signs entries, if there is one.
-    """
+    """Reads and appends entries; `ArtifactStore` checks their content."""
 
     def __init__(self, objects: ObjectStore, place: Place) -> None:
         self._objects, self._place = objects, place

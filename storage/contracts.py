@@ -53,12 +53,7 @@ _ROWS_AT_ONCE = 1 << 14  # of features: pandera keeps several copies of what it 
 
 
 def candle_contract(market: Market, now_ms: int) -> pa.DataFrameSchema:
-    """Return the schema of closed candles: columns start_ms and `CANDLE_COLUMNS`.
-
-    Args:
-        market: Gives the interval grid.
-        now_ms: A bar must have closed by then, UTC milliseconds.
-    """
+    """Return the schema of candles that have closed by `now_ms`: columns start_ms and `CANDLE_COLUMNS`."""
     import pandera.pandas as pa
 
     step, origin = market.interval_ms, market.floor(0)
@@ -113,13 +108,9 @@ def feature_contract(interval_ms: int) -> pa.DataFrameSchema:
 def split_candles(candles: Candles, market: Market, *, now_ms: int) -> tuple[Candles, tuple[RejectedRow, ...]]:
     """Return the valid rows, oldest first, and the rejected ones with every check that they failed.
 
-    The order of the rows does not matter. Identical rows count once; different rows of the same bar are all rejected,
-    since it is unknown which one is right.
+    The rows may come in any order, NaN and infinities included; `now_ms` is the exchange's time. Identical rows count
+    once; different rows of the same bar are all rejected, since it is unknown which one is right.
 
-    Args:
-        candles: (T,) columns in any order, NaN and infinities included.
-        market: Their market.
-        now_ms: The exchange's time, UTC milliseconds.
     Raises:
         CandleError: A column has the wrong type.
     """

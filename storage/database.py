@@ -100,11 +100,9 @@ _ADVICE = (  # texts to look for in the cause; what they mean and what to do
 
 
 class Database:
-    """One DuckDB file, opened anew for every operation.
+    """One DuckDB file, opened anew for every operation; the first write creates it, with its folder.
 
-    Args:
-        path: The file; created by the first write, with its folder.
-        timeout_s: Longest wait for other processes to close the file, seconds.
+    Other processes get up to `timeout_s` seconds to close it.
     """
 
     def __init__(self, path: Path, timeout_s: float = 60.0) -> None:

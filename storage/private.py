@@ -73,11 +73,7 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 
 @contextmanager
 def place_umask(place: Path) -> Iterator[None]:
-    """Use the right umask for files below a folder: outside the home, the umask with which the user started.
-
-    Args:
-        place: Absolute folder below which files are created inside the block.
-    """
+    """Use the right umask for files below a folder: outside the home, the umask with which the user started."""
     started = os.environ.get(_STARTED_WITH)
     if started is None or place.is_relative_to(Settings.from_environment().home):
         yield

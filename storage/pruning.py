@@ -68,13 +68,8 @@ def prune(
     """Remove what is no longer needed.
 
     Versions are removed from the home only: at a shared place it is unknown which versions other users' sessions need.
-
-    Args:
-        settings: The locations.
-        rule: What may be removed.
-        warn: Called with the reason if something is kept because of an error.
-        used: Names of the versions that sessions have used; None if unknown, and then no version is removed.
-        leftovers: Folders of files that no run reads again.
+    `used` names the versions that sessions have used; None if unknown, and then no version is removed. `leftovers` are
+    folders of files that no run reads again. `warn` is called with the reason if something is kept because of an error.
     """
     now = datetime.now(UTC)
     before = now - timedelta(days=rule.keep_days)

@@ -116,9 +116,7 @@ class ResultStore:
     def save(self, key: str, result: Mapping[str, bytes] | object) -> None:
         """Store a result, completely or not at all; an existing one is left unchanged.
 
-        Args:
-            key: Its key.
-            result: Files by name, or a `Filed` object, or a dataclass of plain values.
+        A result is files by name, or a `Filed` object, or a dataclass of plain values.
 
         Raises:
             StoreError: The store refuses, or the disk is full.
@@ -134,11 +132,7 @@ class ResultStore:
             self._objects.create(f"{key}{_ENDING}", partial(self._pack, key, files))
 
     def load(self, key: str, kind: type[Kind]) -> Kind:
-        """Return the result that was saved under a key.
-
-        Args:
-            key: Its key.
-            kind: Its class: a `Filed` class, or a dataclass of plain values.
+        """Return the result that was saved under a key; `kind` is a `Filed` class, or a dataclass of plain values.
 
         Raises:
             StoreError: It does not exist, its bytes have changed, or it is of another class.

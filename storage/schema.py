@@ -161,12 +161,7 @@ class ClusterError(TemporaryError):
 
 
 class Rejected(PipelineError):
-    """Bybit understood the request and refused it.
-
-    Args:
-        message: The rule and what was found.
-        code: Bybit's retCode.
-    """
+    """Bybit understood the request and refused it; `code` is its retCode."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)

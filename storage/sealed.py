@@ -18,12 +18,9 @@ Document = dict[str, Any]
 
 
 def sealed(document: Mapping[str, Any], market: str, place: Place) -> bytes:
-    """Return the document as JSON with a seal: the hash of its content.
+    """Return the document, plain JSON, with a seal: the hash of its content.
 
-    Args:
-        document: Plain JSON.
-        market: Folder of its market, which the signature covers too.
-        place: Where it will be stored; signed with the key of this place, if there is one.
+    If there is a key of `place`, where the document will be stored, it signs the seal and the market's folder too.
 
     Raises:
         ArtifactError: It contains a value that JSON can't represent, such as NaN.
@@ -39,12 +36,6 @@ def sealed(document: Mapping[str, Any], market: str, place: Place) -> bytes:
 
 def unsealed(content: bytes, what: str, market: str, place: Place) -> Document:
     """Return the document with its seal, after checking the seal (damage, edits) and the signature (other writers).
-
-    Args:
-        content: As `sealed` wrote it.
-        what: Its name, for error messages.
-        market: Folder of its market.
-        place: Where it is stored.
 
     Raises:
         ArtifactError: It is damaged, edited, or not signed with the key of `place`.

@@ -28,10 +28,7 @@ def secret_path(home: Path) -> Path:
 
 
 def home_secret(home: Path) -> str:
-    """Return the secret of a home, `user:password`; the first call creates it.
-
-    Args:
-        home: The folder of run-time data; it must exist.
+    """Return the secret of a home, an existing folder: `user:password`; the first call creates it.
 
     Raises:
         ConfigError: Others can read the file, or its content is not a secret.

@@ -51,8 +51,6 @@ class Dataset:
     """The input of a training run.
 
     Attributes:
-        source: Where the candles came from.
-        market: Their market.
         candles: (T,) columns, T >= 1.
         features: (T, F) in the order of `FEATURES`, NaN where not ready.
         vol: (T,) per-bar volatility, NaN where not ready.
@@ -123,10 +121,6 @@ class Dataset:
 def write_dataset(place: Where, dataset: Dataset) -> DatasetRef:
     """Store a dataset and return its reference; an equal dataset is stored once.
 
-    Args:
-        place: Folder of all datasets, created if needed; or its fsspec URL.
-        dataset: The dataset.
-
     Raises:
         DatasetError: The columns do not fit each other, the dataset of this id exists but is damaged, or the place
             can't be written.
@@ -150,10 +144,6 @@ def write_dataset(place: Where, dataset: Dataset) -> DatasetRef:
 
 def load_dataset(place: Where, ref: DatasetRef | str) -> Dataset:
     """Read a dataset and verify that its content has its id.
-
-    Args:
-        place: Folder of all datasets, or its fsspec URL.
-        ref: The reference, or the id alone.
 
     Raises:
         DatasetError: It is missing, damaged, changed, or of another source or market than the reference.

@@ -40,7 +40,6 @@ class Tried(Checked):
 
     Attributes:
         key: Hash of all its inputs.
-        source: Where the candles came from.
         name: The market's slug.
         origin: Origin of the candles. A replayed file with one more bar is another source but the same market, so
             sources can be matched by it. None in entries of older versions.
@@ -65,7 +64,6 @@ class Trial(Tried):
     """One strategy on held-out bars.
 
     Attributes:
-        dataset: Id of the dataset.
         first_day: First held-out UTC day, days since 1970.
         daily_returns: Net, one for each UTC day.
         sharpe_per_day: Their mean divided by their standard deviation; 0 for a trial that never traded.
@@ -122,10 +120,6 @@ class TrialLog(Generic[Entry]):
     """The log of trials, of search candidates or of looks of every market, stored beside its versions.
 
     Reading raises ArtifactError for an entry that is damaged, of another source or market, or wrongly signed.
-
-    Args:
-        place: Of the artifact store.
-        kind: Class of the entries.
     """
 
     def __init__(self, place: Where, kind: type[Entry]) -> None:

@@ -40,7 +40,6 @@ class Outcome:
     """How one market ended.
 
     Attributes:
-        market: Which one.
         verdict: What its retrain came to; None if it failed.
         error: Why it failed, one line; empty if it did not.
     """

@@ -39,11 +39,7 @@ def keep_database(folder: Path) -> None:
 
 
 def give_database(environment: Mapping[str, str]) -> None:
-    """Put a copy into the PREFECT_HOME of a server that would begin with none; where that fails it makes its own.
-
-    Args:
-        environment: Of the server.
-    """
+    """Put a copy into the PREFECT_HOME of a server that would begin with none; where that fails it makes its own."""
     folder = Path(environment["PREFECT_HOME"])
     # A log that was left of another database would be taken for this one's.
     if any(environment.get(name) for name in _ELSEWHERE) or any(folder.glob(f"{_NAME}*")):

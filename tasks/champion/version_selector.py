@@ -38,8 +38,6 @@ class VersionSelector:
     """Says what decides in a market.
 
     Attributes:
-        store: The versions.
-        source: Where candles come from.
         version: champion, newest, or a version's name.
         shadows: How many of the newest other versions watch.
         real_money: Whether a champion decides nothing if its promotion rule asks for less than the default, or may

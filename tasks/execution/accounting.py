@@ -105,11 +105,7 @@ COMMISSION, SLIPPAGE, TICK = 2, 3, 5
 def account_rules(fraction: float, coins: float | None, costs: Costs, steps: Steps = Steps()) -> FloatArray:
     """Return (RULES,) the parameters of `trade_open`: size, costs, steps, and whether funding is paid.
 
-    Args:
-        fraction: Notional of a new position, share of equity.
-        coins: Fixed size of a new position, coins, instead of `fraction`; None: off.
-        costs: What a fill pays.
-        steps: Step sizes and minimums of the exchange.
+    A new position has the notional `fraction`, share of equity, or where given a fixed size in coins.
     """
     sized = (steps.quantity, steps.tick, steps.least_quantity, steps.least_notional)
     return np.array([fraction, coins or 0.0, costs.commission, costs.slippage, *sized, float(costs.funding)])

@@ -63,13 +63,7 @@ class Bars:
 
     @classmethod
     def of(cls, candles: Candles, interval_ms: int, funding: tuple[IntArray, FloatArray] | None = None) -> Bars:
-        """Return the bars of `candles`.
-
-        Args:
-            candles: T closed candles.
-            interval_ms: Milliseconds per bar.
-            funding: (n,) stamps, UTC milliseconds, and (n,) rates.
-        """
+        """Return the bars of T closed candles; funding is (n,) stamps, UTC milliseconds, and (n,) rates."""
         return cls(
             start_ms=candles.start_ms,
             open=candles.open,

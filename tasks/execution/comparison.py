@@ -65,16 +65,10 @@ def compare(
     trained_until_ms: int | None,
     label_span_ms: int,
 ) -> Comparison:
-    """Backtest the decisions and their baselines; arguments as in `run_backtest`, except these.
+    """Backtest the decisions and their baselines on T bars; arguments as in `run_backtest`, except these.
 
-    Args:
-        bars: T bars.
-        decide: Returns the T positions that the rule decides at the given costs.
-        costs: The assumed costs.
-        config: Capital, position size and delay.
-        bars_per_year: Bars in 365 days.
-        trained_until_ms: Open time of the last bar that a model was fitted on, UTC milliseconds.
-        label_span_ms: How far that bar's label looks ahead, milliseconds.
+    `decide` returns the T positions that the rule decides at the given costs, `bars_per_year` counts 365 days.
+
     Raises:
         LeakError: The first bar is not later than all data that training used.
     """
@@ -138,21 +132,12 @@ def duel(
     trained_until_ms: int,
     label_span_ms: int,
 ) -> Duel:
-    """Run two sets of decisions against each other.
+    """Run two sets of decisions, at each of T closes, against each other; arguments as in `run_backtest`, except these.
 
-    Args:
-        bars: T bars.
-        challenger: Its decisions at each of T closes.
-        champion: Its decisions at each of T closes; all zero for `flat`.
-        costs: Costs of both.
-        config: Capital, position size and delay of both.
-        second: Decisions of the challenger's recipe trained with a second seed.
-        cost_stress: Factor on commission and slippage in the stressed run of the same positions.
-        bars_per_year: Bars in 365 days.
-        horizon: Bars that a label spans.
-        level: Significance level; the test makes enough draws for p-values far below it.
-        trained_until_ms: Open time of the last bar that either model was fitted on, UTC milliseconds.
-        label_span_ms: How far that bar's label looks ahead, milliseconds.
+    The champion's are all zero for `flat`; those of `second` are of the challenger's recipe trained with a second seed.
+    `cost_stress` multiplies commission and slippage in the stressed run of the same positions. A label spans `horizon`
+    bars. The test makes enough draws for p-values far below `level`.
+
     Raises:
         LeakError: The first bar is not later than all data that either training used.
     """

@@ -18,7 +18,6 @@ class ComparisonRow:
     """One row of the baseline comparison.
 
     Attributes:
-        name: Name of the model or baseline.
         log_loss: Nat, on the bars for which every forecaster has a forecast; None for one without probabilities.
         accuracy: On the same bars; None for one without a forecast.
         lead: Its log-loss minus the model's, nat: positive where the model is better.
@@ -69,12 +68,8 @@ def rate_forecasts(
 ) -> dict[str, ForecastScore]:
     """Return every forecaster's log-loss, accuracy and direction, and the lead of `model` over it.
 
-    Args:
-        model: Which of them is the model.
-        forecasts: Name -> (N, K) probabilities; bars that are NaN in any of them are left out of all.
-        classes: (N,) true class, -1 where unknown.
-        overlap: Bars that one label spans.
-        bars_per_day: Bars of the market in a day; `loss_lag` derives the Diebold-Mariano lag from it and the overlap.
+    The (N, K) forecasts are scored where none of them is NaN; a class of -1 is unknown. One label spans `overlap` bars,
+    from which and `bars_per_day` `loss_lag` derives the Diebold-Mariano lag.
     """
     known = common_labels(classes, forecasts)
     labels = classes[known]

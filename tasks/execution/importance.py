@@ -22,7 +22,6 @@ class Importance:
     """Importance of one input or one group of inputs.
 
     Attributes:
-        name: Of the input or the group.
         loss: Log-loss with it permuted minus log-loss, nat, mean over the permutations; if negative, it did harm.
         spread: Standard deviation over the permutations, nat.
     """

@@ -71,8 +71,6 @@ class Breach(NamedTuple):
 
     Attributes:
         code: One of the codes at the top of this module.
-        limit: The limit.
-        found: The actual value.
     """
 
     code: str
@@ -88,7 +86,6 @@ class LimitBook:
     """State from which the limits are checked: equity at the closes, round trips, times of orders.
 
     Attributes:
-        limits: The limits.
         capital: USDT at the start.
         best: Highest equity at a close, USDT.
         day: UTC day that the last close is of, days since 1970; -1 before the first. Midnight ends a day.
@@ -118,12 +115,7 @@ class LimitBook:
         self._equity = self._trip_began = self.capital
 
     def close(self, at_ms: int, equity: float) -> Breach | None:
-        """Record a bar's close; return the breach if it latches now, None if none does or one has latched before.
-
-        Args:
-            at_ms: UTC milliseconds.
-            equity: USDT at the close.
-        """
+        """Record a bar's close and its equity, USDT; return the breach if it latches now, else None."""
         day = (at_ms - 1) // DAY_MS  # a close at midnight ends its day: the next one begins with this equity
         if day != self.day:
             self.day, self.day_began, self.day_risk = day, self._equity, self.risk

@@ -78,12 +78,7 @@ class Metrics:
 
 
 def summarize(result: BacktestResult, bars_per_year: float) -> Metrics:
-    """Return every metric of a backtest.
-
-    Args:
-        result: T bars traded.
-        bars_per_year: Bars of the market's interval in 365 days.
-    """
+    """Return every metric of a backtest; a year has 365 days."""
     equity, trades, capital = result.equity, result.trades, float(result.equity[0])
     returns, daily = bar_returns(equity), daily_returns(equity, result.bars.start_ms)
     days = len(returns) / bars_per_year * DAYS_PER_YEAR

@@ -71,7 +71,6 @@ class Leg(NamedTuple):
     """Side and quantity of one order.
 
     Attributes:
-        side: Buy or Sell.
         quantity: Coins, > 0, a multiple of the step.
         reduces: Whether it is reduce-only: it may only make the position smaller.
     """
@@ -107,7 +106,6 @@ class Refused(NamedTuple):
     """The exchange's answer: it refused the order.
 
     Attributes:
-        why: Its reason.
         is_final: Whether it will refuse every other order too, because of the key, a permission or the clock.
     """
 
@@ -167,8 +165,6 @@ class Order:
 
     Attributes:
         link_id: Our id of it (Bybit's orderLinkId).
-        leg: Its side and quantity.
-        status: Its status.
         sent_ms: When it was last sent, UTC milliseconds; 0 if not yet.
         order_id: The exchange's id; empty until it is known.
         executed: Coins filled: the largest number that a report or the sum of executions gives.

@@ -116,15 +116,7 @@ def open_bar(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rul
 
 
 def watch(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rules: FloatArray) -> Opened:
-    """Trade nothing and note what would be held: the broker of a session that only gives signals.
-
-    Args:
-        ledger: Before the open.
-        wanted: Side that is decided: -1, 0 or 1.
-        quote: Not looked at, as the two after it.
-        funding_rate: Sum of the rates due.
-        rules: (RULES,) from `account_rules`.
-    """
+    """Trade nothing and note what would be held: the broker of a session that only gives signals."""
     held = ledger.bars_held + 1 if wanted == ledger.side else 1
     return Opened(ledger._replace(side=wanted, bars_held=held), None, 0.0)
 

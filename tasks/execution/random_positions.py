@@ -21,7 +21,6 @@ class RandomPositions:
     """The model's return compared with those of random timings of its positions.
 
     Attributes:
-        draws: Number of random timings.
         percentile: Share of them that earned less than the model; a tie counts half.
         total_return: Their median net return.
         low, high: 2.5 % and 97.5 % quantiles of their returns.

@@ -150,14 +150,7 @@ def lost_calibration(skill: Skill, margin: float) -> bool:
 
 
 def log_losses(probabilities: FloatArray, classes: IntArray) -> FloatArray:
-    """Return -ln p(true class) of each label.
-
-    Args:
-        probabilities: (N, K), rows that sum to 1.
-        classes: (N,) true class, 0 to K - 1.
-    Returns:
-        (N,) nat.
-    """
+    """Return -ln p(true class) of each label, (N,) nat; probabilities are (N, K), their rows sum to 1."""
     chosen = probabilities[np.arange(len(classes)), classes]
     return -np.log(np.maximum(chosen, _LEAST_PROBABILITY))
 

@@ -20,8 +20,6 @@ class Slice:
     """Result of a subset of the UTC days.
 
     Attributes:
-        name: Of the subset.
-        days: Number of days.
         total_return: Their compounded net return.
         sharpe_ratio: Of these days, annualised with sqrt(365); None where undefined.
         held_return: Compounded return of buy-and-hold on them.
@@ -39,10 +37,8 @@ class Slice:
 def slices(result: BacktestResult, held: BacktestResult, vol: FloatArray) -> tuple[Slice, ...]:
     """Return the result by year, by thirds of volatility, and by whether the market rose or fell that day.
 
-    Args:
-        result: Of the model.
-        held: Of buy-and-hold on the same bars.
-        vol: (T,) volatility per bar, NaN where unknown; a day's volatility is the mean over its bars.
+    `held` is buy-and-hold on the same bars; a day's volatility is the mean over its bars of `vol`, (T,), NaN where
+    unknown.
     """
     start_ms = result.bars.start_ms
     own, market = daily_returns(result.equity, start_ms), daily_returns(held.equity, start_ms)

@@ -42,7 +42,6 @@ class VolScore:
     """Scores of one forecast on the windows for which every forecast is known.
 
     Attributes:
-        name: Of the forecast.
         qlike: Mean of RV / F - ln(RV / F) - 1, F the expected variance; 0 is perfect.
         log_r2: Share of the variance of ln RV that the expected logarithm explains; below 0 if the mean of these
             windows would have been a better forecast.
@@ -62,12 +61,7 @@ class VolScore:
 
 
 def qlike(realised: FloatArray, forecast: FloatArray) -> FloatArray:
-    """Return the QLIKE loss of each forecast: RV / F - ln(RV / F) - 1, at least 0.
-
-    Args:
-        realised: (N,) realised variance, > 0.
-        forecast: (N,) expected variance over the same windows, > 0.
-    """
+    """Return the QLIKE loss of each forecast variance, both (N,) and > 0: RV / F - ln(RV / F) - 1, at least 0."""
     ratio = realised / forecast
     return np.asarray(ratio - np.log(ratio) - 1.0)
 

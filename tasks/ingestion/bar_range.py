@@ -64,13 +64,7 @@ class BarRange(Checked):
 
 
 def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: int) -> Window:
-    """Return the bars of the range that have closed.
-
-    Args:
-        market: Symbol, category and interval.
-        bars: The requested range.
-        instrument: Gives the start of trading.
-        now_ms: The exchange's clock, UTC milliseconds.
+    """Return the bars of the range that have closed by `now_ms`; the instrument tells when trading began.
 
     Raises:
         ConfigError: The range starts before the listing, contains no closed bar, or its start is unknown.
@@ -101,13 +95,7 @@ def closed_span(market: Market, bars: BarRange, instrument: Instrument, now_ms: 
 
 
 def refuse_end_of_market(market: Market, span: Window, instrument: Instrument, newest_ms: int | None) -> None:
-    """Refuse a range that ends after the last candle of a market that no longer trades.
-
-    Args:
-        market: Symbol, category and interval.
-        span: The range.
-        instrument: Gives the market's status.
-        newest_ms: Open time of its newest candle, UTC milliseconds; None if there is none.
+    """Refuse a range that ends after the last candle, that of `newest_ms`, of a market that no longer trades.
 
     Raises:
         ConfigError: The range ends after the last candle, or there is no candle.

@@ -73,14 +73,8 @@ def ingest(
 ) -> CandleReport:
     """Fetch every window of a range that the store lacks, store closed and valid candles, and record the rest.
 
-    Args:
-        gateway: The exchange.
-        store: Receives the candles, and a row in its table of runs.
-        market: Symbol, category and interval.
-        bars: The requested range.
-        quality: Limits beyond which the run stops.
-        recent: Folder of the newest candles of each market, updated too.
-        on_progress: Called with the share of the bars fetched so far, 0 to 1, and a text.
+    The store's table of runs gets a row, and `recent`, the folder of the newest candles of each market, is updated.
+    `on_progress` is called with the share of the bars fetched so far, 0 to 1, and a text.
 
     Raises:
         ConfigError: The range starts before the listing, ends after the last candle of a market that no longer trades,

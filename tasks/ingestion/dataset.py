@@ -27,14 +27,6 @@ def make_dataset(
 ) -> tuple[DatasetRef, Features]:
     """Store the candles of a range with their features as an immutable dataset; return its reference and the features.
 
-    Args:
-        store: Has the candles and funding rates.
-        datasets: Folder of all datasets, or its fsspec URL.
-        source: Where the candles came from.
-        market: Symbol, category and interval.
-        bars: The requested range.
-        quality: Limits beyond which the candles are refused.
-
     Raises:
         DatasetError: The store has no such candles, or too few to warm up the features.
         QuarantineError: Too many bars of the range are missing because their rows were rejected.
@@ -67,12 +59,9 @@ def make_dataset(
 
 
 def stored_markets(store: CandleStore, source: Source, like: Market) -> tuple[Market, ...]:
-    """Return every market with stored candles, sorted by symbol; delisted ones are included to avoid survivorship bias.
+    """Return every market with stored candles of the category and interval of `like`, sorted by symbol.
 
-    Args:
-        store: Has the candles.
-        source: Where they came from.
-        like: Gives category and interval.
+    Delisted ones are included to avoid survivorship bias.
     """
     found = [row.market for row in store.coverage() if row.source == source and row.bars]
     same = [one for one in found if (one.category, one.interval) == (like.category, like.interval)]

@@ -20,10 +20,7 @@ def ingest_rates(gateway: Gateway, store: CandleStore, market: Market, first_ms:
 def first_hole(stamps_ms: IntArray, first_ms: int, last_ms: int) -> int | None:
     """Return the start of the first gap in a range's funding stamps, UTC milliseconds; None if nothing is missing.
 
-    Args:
-        stamps_ms: (n,) stored stamps, increasing.
-        first_ms: Start of the range.
-        last_ms: Its end, inclusive.
+    The stamps (n,) increase; `last_ms` is inclusive.
     """
     begins, missing = missing_settlements(stamps_ms, first_ms, last_ms)
     return int(begins[np.argmax(missing > 0)]) if missing.any() else None

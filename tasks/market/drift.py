@@ -44,11 +44,9 @@ class Drift:
 
 
 def measure_drift(train: FloatArray, recent: FloatArray) -> Drift | None:
-    """Compare recent bars with training bars; None if the training bars have too few blocks of that length.
+    """Compare recent bars (m, F) with training bars (T, F), oldest first; rows that are not finite are left out.
 
-    Args:
-        train: (T, F) features that the model was trained on, oldest first; rows that are not finite are left out.
-        recent: (m, F) features of the newest bars, oldest first; rows that are not finite are left out.
+    The result is None if the training bars have too few blocks of that length.
     """
     train, recent = (rows[np.isfinite(rows).all(axis=1)] for rows in (train, recent))
     length = len(recent)

@@ -203,12 +203,7 @@ def build_features(matrix: FloatArray, interval_ms: int) -> Features:
 
 
 def halted_bars(vol: FloatArray, segment: IntArray) -> int:
-    """Return how many bars were left out of warm segments because the market had halted.
-
-    Args:
-        vol: (T,) as in `Features`.
-        segment: (T,) as in `Features`.
-    """
+    """Return how many bars were left out of warm segments because the market had halted; (T,) as in `Features`."""
     known = np.isfinite(vol)
     warm = np.maximum.accumulate(np.where(known, segment, -1)) == segment
     return int((warm & ~known).sum())

@@ -152,9 +152,7 @@ def start_invariance(
 def stored_inputs(tables: Iterable[tuple[FloatArray, FloatArray, Sequence[str]]]) -> LeakCheck:
     """Compare the inputs of a training with those computed from the candles now, which the other checks use.
 
-    Args:
-        tables: Of each: (T, F) columns that a model was trained on, (T, F) the same columns computed from the candles,
-            and their (F,) names.
+    Of each table: the (T, F) columns that a model was trained on, the same computed from the candles, their (F,) names.
     """
     name, bars = "stored inputs", 0
     for stored, made, names in tables:
@@ -192,12 +190,7 @@ def label_span(label: Columns, candles: FloatArray, horizon: int) -> LeakCheck:
 
 
 def purged_folds(folds: Sequence[Fold], label_end: IntArray) -> LeakCheck:
-    """Check the end of every label: none may read a bar of a later part.
-
-    Args:
-        folds: Walk-forward folds.
-        label_end: (T,) last bar that each label reads.
-    """
+    """Check the last bar that each label reads (T,): none may lie in a later part of a walk-forward fold."""
     for fold in folds:
         parts = (("train", fold.train), ("validation", fold.validation), ("test", fold.test))
         for (name, part), (later_name, later) in pairwise(parts):

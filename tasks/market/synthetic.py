@@ -91,10 +91,6 @@ def description(market: SyntheticMarket) -> bytes:
 def grown(market: SyntheticMarket, now_ms: int) -> SyntheticMarket:
     """Return the market with all bars that have closed by `now_ms`, for a market that continues in real time.
 
-    Args:
-        market: The market; its number of bars is ignored.
-        now_ms: UTC milliseconds.
-
     Raises:
         ConfigError: Its first bar has not closed yet.
     """

@@ -196,8 +196,7 @@ def spans_of(cut: Fold, start_ms: IntArray, gap: int) -> Fold:
 def refit_fold(newest: Fold) -> Fold:
     """Return the fold of a refit: validation on the newest bars, training on the bars before, and no test.
 
-    Args:
-        newest: The last walk-forward fold, in bars or in times; the refit has the next index.
+    `newest` is the last walk-forward fold, in bars or in times; the refit has the next index.
     """
     end, gap = newest.test.stop, newest.test.start - newest.validation.stop
     validation, none = Span(start=end - len(newest.validation), stop=end), Span(start=end, stop=end)

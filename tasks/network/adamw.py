@@ -16,11 +16,7 @@ from torch.optim.adamw import adamw
 class AdamW:
     """The optimiser of one tensor: Loshchilov and Hutter 2019, arXiv:1711.05101, with torch's betas and eps.
 
-    Args:
-        weights: What is trained; its gradient is read at every step.
-        learning_rate: At the first step, as `torch.optim.lr_scheduler.CosineAnnealingLR` has it.
-        weight_decay: Of every weight.
-        steps: After so many the rate is zero.
+    The learning rate falls from its first to zero as `torch.optim.lr_scheduler.CosineAnnealingLR` has it.
     """
 
     def __init__(self, weights: Tensor, learning_rate: float, weight_decay: float, steps: int) -> None:

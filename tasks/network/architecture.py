@@ -170,7 +170,6 @@ class Layer:
     """One layer of the window path.
 
     Attributes:
-        name: Its name in the model.
         parameters: Trained numbers in it, its BatchNorm's included.
         macs: Multiply-adds at one position; BatchNorm, ReLU and averages count nothing.
         positions: Positions of one window at which it is computed.

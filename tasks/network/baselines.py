@@ -95,14 +95,7 @@ Predict = Callable[[FloatArray], FloatArray]
 
 
 class TabularSeries:
-    """A series as simple models see it, a row a bar: the newest bar's features, scaled by the training bars.
-
-    Args:
-        series: Features, labels and runs; their signs and weights where training uses them.
-        train: Half-open span of bars that the scaler is of.
-        input_clip: Bound of the scaled features; None for none.
-        num_classes: K.
-    """
+    """A series as simple models see it, a row a bar: the newest bar's features, scaled by the bars of `train`."""
 
     def __init__(self, series: Series, train: tuple[int, int], input_clip: float | None, num_classes: int) -> None:
         self._series = series
@@ -177,16 +170,8 @@ def fit_baseline(
 ) -> Baseline:
     """Fit a simple model on `train`, choose and calibrate it on `validation`, and predict `test`.
 
-    Args:
-        name: One of CLASSICAL.
-        series: Features, labels and runs; their signs and weights where training uses them.
-        train: Half-open span of bars.
-        validation: Half-open span of bars; purged by the caller.
-        test: Bars to predict.
-        config: The grids.
-        input_clip: Bound of the scaled features, as the network's.
-        num_classes: K.
-        on_progress: Called after every point of the grid with the share of them that is done.
+    The spans are half-open, and purged by the caller; `input_clip` bounds the scaled features as the network's.
+    `on_progress` is told the share of the grid that is done.
 
     Raises:
         ConfigError: The name is not known.
@@ -273,12 +258,9 @@ def _regression(strength: float, near: Any, samples: _Samples) -> Predict:
 
 
 def logistic(learn: TabularSamples, strength: float, near: Any = None) -> Any:
-    """Return scikit-learn's logistic regression of the samples.
+    """Return scikit-learn's logistic regression of the samples with C = `strength`.
 
-    Args:
-        learn: The samples.
-        strength: Its C.
-        near: Another one, of much the same samples: begun from, half of the steps are left.
+    Begun from another one of much the same samples, `near`, half of the steps are left.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -314,11 +296,7 @@ def _boosted(
 class Boosting:
     """LightGBM on one set of samples, which is binned once however often trees are grown from it.
 
-    Args:
-        learn: What trees are grown from.
-        check: What tells them to stop.
-        num_classes: K.
-        config: How they are grown.
+    Trees are grown from `learn`, and `check` tells them to stop.
     """
 
     def __init__(self, learn: TabularSamples, check: TabularSamples, num_classes: int, config: BaselineConfig) -> None:
@@ -347,12 +325,9 @@ class Boosting:
         self._check = lightgbm.Dataset(check.x, check.y, reference=self._learn)
 
     def grown(self, leaves: int, rows: IntArray | None = None, **options: Any) -> Predict:
-        """Return what boosted trees of so many leaves say.
+        """Return what boosted trees of so many leaves say, grown from some samples; None: from all.
 
-        Args:
-            leaves: Of each tree.
-            rows: Which samples they are grown from; None: all.
-            options: Further ones, by LightGBM's names.
+        Further options go by LightGBM's names.
         """
         trees = self.trees(leaves, rows, **options)
         return lambda x: np.asarray(trees.predict(x), np.float64)

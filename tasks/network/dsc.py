@@ -240,11 +240,7 @@ def _block(config: DSCConfig, dilation: int) -> nn.Module:
 
 
 def load_model(config: DSCConfig, weights: Mapping[str, NDArray[Any]]) -> DSCTradingModel:
-    """Return a trained network in evaluation mode.
-
-    Args:
-        config: Its shape.
-        weights: Its tensors by their names in `state_dict`.
+    """Return a trained network, its tensors by their names in `state_dict`, in evaluation mode.
 
     Raises:
         ArtifactError: The weights don't fit the config, or are such as the engine refuses: not finite, a scale or a

@@ -25,7 +25,6 @@ class Engine:
     """A trained network and the state of one market.
 
     Attributes:
-        config: The network's shape.
         weights: Its packed weights, for compiled callers.
         state: The packed state itself, for compiled callers.
     """
@@ -40,11 +39,7 @@ class Engine:
 
     @classmethod
     def from_weights(cls, config: DSCConfig, weights: Weights) -> Self:
-        """Return an engine that has seen no bar.
-
-        Args:
-            config: The network's shape.
-            weights: Its tensors by their names in DSCTradingModel.state_dict().
+        """Return an engine that has seen no bar; the weights go by their names in DSCTradingModel.state_dict().
 
         Raises:
             ConfigError: Padding is not "history".

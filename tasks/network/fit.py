@@ -108,16 +108,9 @@ def fit(
 ) -> Fitted:
     """Train a network on bars [start, stop) of `train`; stop early and calibrate on those of `validation`.
 
-    The scaler is of the train bars only. Purging labels that reach from one span into the next is the caller's.
-
-    Args:
-        config: Shape of the network; its volatility head is not trained, but solved afterwards (vol_head.py).
-        series: Features, labels and runs; of the features the first `config.input_features` are read.
-        train: Half-open span of bars.
-        validation: Half-open span of bars, after `train`.
-        fit_config: How to train.
-        on_progress: Called after every validation.
-        start: What `prepare` made of the same series, spans and options; None makes it.
+    The scaler is of the train bars only. Purging labels that reach from one span into the next is the caller's. The
+    network reads the first `config.input_features` of the features; its volatility head is not trained, but solved
+    afterwards (vol_head.py). `start` is what `prepare` made of the same series, spans and options; None makes it.
 
     Raises:
         ConfigError: Spans outside the series or empty; fewer features than the network reads; a logistic start

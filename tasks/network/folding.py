@@ -64,7 +64,6 @@ class FoldedWeights:
     h is the concatenation of the blocks' outputs at one position, (B*C,); z the scaled and clipped features, (F,).
 
     Attributes:
-        config: Its shape.
         feature_mean, feature_scale: (F,) the scaler: z = (x - mean) / scale.
         stem, stem_bias: (C, F) and (C,).
         blocks: B of them.
@@ -99,11 +98,7 @@ def load_weights(data: bytes) -> dict[str, NDArray[Any]]:
 
 
 def fold(config: DSCConfig, weights: Weights) -> FoldedWeights:
-    """Fold a trained network.
-
-    Args:
-        config: Its shape.
-        weights: Its tensors, any float type.
+    """Fold a trained network, whose weights are of any float type.
 
     Raises:
         ArtifactError: A tensor is missing, of another shape, or not finite; a scale or the temperature is not

@@ -40,10 +40,8 @@ def predict_series(model: DSCTradingModel, features: FloatArray, segment: IntArr
 def forecast_series(model: DSCTradingModel, features: FloatArray, segment: IntArray) -> SeriesForecast:
     """Return everything that a network says of every bar, on one thread; NaN where it lacks its full, finite context.
 
-    Args:
-        model: In evaluation mode, on the CPU.
-        features: (T, F or more) raw features; the network reads the first F, as in training.
-        segment: (T,) number of the unbroken run of each bar.
+    Of the (T, F or more) raw features the network reads the first F, as in training; `segment` numbers each bar's
+    unbroken run.
 
     Raises:
         RuntimeError: The model is in training mode.

@@ -69,7 +69,6 @@ class LatencyRow:
 
     Attributes:
         name: "DSC K=3" or "standard K=3"; "this model" for the trained one.
-        config: Its shape.
         runtime: What ran it. The engine does one new bar, the others a whole window.
         parameters: Trained numbers.
         macs: Multiply-adds of what was timed.
@@ -116,13 +115,8 @@ def measure_latency(
 ) -> list[LatencyRow]:
     """Time every network in every runtime, one prediction at a time, on one thread.
 
-    Args:
-        configs: The networks; their weights are random, which leaves about half the channels at 0, as training does.
-        repetitions: Timed calls of each.
-        runtimes: Which of them.
-        seed: Of weights and inputs.
-        on_progress: Called with (bursts done, bursts in all).
-        clock: Nanoseconds.
+    Weights are random, which leaves about half the channels at 0, as training does. `on_progress` is called with
+    (bursts done, bursts in all); the clock counts nanoseconds.
 
     Returns:
         A row per network and runtime; padding "zeros" has none for the engine.
@@ -160,13 +154,7 @@ def measure_model(
 ) -> tuple[LatencyRow, Timing]:
     """Time a trained network on real features, one new bar at a time: by the engine, or whole windows where it can't.
 
-    Python's call is in each time.
-
-    Args:
-        config: The network's shape.
-        weights: Its tensors by their names in `state_dict`.
-        features: (T, F) raw features of consecutive bars, finite; T >= context.
-        clock: Nanoseconds.
+    Python's call is in each time. The features are (T, F), T >= context, raw and finite, of consecutive bars.
     """
     runtime: Runtime
     call: Call

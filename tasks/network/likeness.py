@@ -124,10 +124,7 @@ class _Table:
     def _fitted(self, rows: BoolArray, penalty: float, near: Any = None) -> Any:
         """Return the logistic regression of some rows, markets of one weight; None without a row of every class.
 
-        Args:
-            rows: Which.
-            penalty: Of the squared weights.
-            near: Another one, of much the same rows, to begin from.
+        It begins from `near`, one of much the same rows.
         """
         y = self._y[rows]
         if len(np.unique(y)) < self._classes or self._classes < 2:

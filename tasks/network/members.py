@@ -30,9 +30,7 @@ def member_config(config: DSCConfig) -> DSCConfig:
 def joined(members: Sequence[DSCTradingModel], config: DSCConfig) -> DSCTradingModel:
     """Return the network whose logits are the mean of its members'; uncalibrated, in evaluation mode.
 
-    Args:
-        members: Of one shape, `member_config(config)`, on one device and with one scaler.
-        config: Of the network that they make.
+    The members are of one shape, `member_config(config)`, on one device and with one scaler.
     """
     model = DSCTradingModel(config).to(members[0].feature_mean.device)
     states = [member.state_dict() for member in members]

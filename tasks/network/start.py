@@ -48,16 +48,9 @@ def prepare(
 ) -> Start:
     """Solve the logistic start on bars [start, stop) of `train`, and let trees of them teach each other's bars.
 
-    Mirror images are learned from unless the logistic start is worse on `validation` for it. Of the network's shape
-    only what it reads and says matters, of the options nothing of the training loop.
-
-    Args:
-        config: Shape of the network.
-        series: Features, labels and runs; of the features the first `config.input_features` are read.
-        train: Half-open span of bars.
-        validation: Half-open span of bars, after `train`; purged by the caller.
-        fit_config: How to train.
-        on_progress: Is told the share that is done, 0 to 1.
+    Mirror images are learned from unless the logistic start is worse for it on `validation`, which the caller purges.
+    Of the network's shape only what it reads and says matters, of the options nothing of the training loop.
+    `on_progress` is told the share that is done, 0 to 1.
 
     Raises:
         ConfigError: Spans outside the series or empty; fewer features than the network reads.

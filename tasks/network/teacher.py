@@ -40,15 +40,8 @@ def cross_fitted(
 ) -> FloatArray:
     """Return (T, K) probabilities of the training bars, each part's from trees of the other parts.
 
-    Args:
-        series: Features, labels, weights, and signs where mirror images are learned from too.
-        train: Half-open span of bars.
-        validation: Half-open span of bars, after `train`.
-        parts: How many consecutive stretches of time the labelled training bars are divided into, >= 2.
-        input_clip: Bound of the scaled features, as the network's.
-        num_classes: K.
-        threads: Of LightGBM.
-        on_progress: Is told the share of the parts that is done, 0 to 1.
+    Signs of the series let mirror images be learned from too; `parts` >= 2 are consecutive stretches of the labelled
+    training bars; `on_progress` is told the share of them that is done, 0 to 1.
 
     Returns:
         NaN outside `train`, where label or features are unknown, and where no other part is far enough away.

@@ -48,9 +48,7 @@ _SVG_LOCK = threading.Lock()  # matplotlib reads the SVG writer's options from i
 def svg(figure: Figure, name: str) -> str:
     """Return a figure as an SVG element of a page, with real text and the page's colours.
 
-    Args:
-        figure: What to draw.
-        name: A word, unique in the page: it begins every id within.
+    Every id within begins with `name`, a word that is unique in the page.
     """
     content = io.StringIO()
     options = {

@@ -63,7 +63,6 @@ class MarketFacts:
     """What the newest version of a market says of itself, all on bars that it had not seen.
 
     Attributes:
-        ref: Its name.
         manifest: The verdicts on it, and who sent its candles.
         made: When, aware.
         labels: Unseen bars that have a label.
@@ -131,7 +130,6 @@ class Panel:
     """Every market of a source.
 
     Attributes:
-        source: Where their candles came from.
         now: As of when, aware.
         rows: In the order of their names.
         left_out: Markets beyond `MOST_MARKETS`.

@@ -23,12 +23,8 @@ class PaperRecord:
     """One market of one session.
 
     Attributes:
-        session: Its name.
-        source: Where candles come from.
-        market: The market.
         version: The version that decided last; empty for none.
         bars: Decisions.
-        fills: Fills.
         net_return: After costs, share of the capital.
         sharpe_ratio: From UTC days, annualised with sqrt(365); None for too few days or trades.
         backtest_return: A backtest's of the same candles; None until the session has ended, as the next two.

@@ -116,7 +116,6 @@ class ReportData:
     """Everything that the page of one version shows.
 
     Attributes:
-        ref: Its name.
         created: When it was made, UTC text.
         manifest: What it says of itself, the verdict on it included.
         equity: On unseen bars.

@@ -30,7 +30,6 @@ class Verdict:
 
     Attributes:
         version: The version that was stored.
-        manifest: What it says of itself.
         judged: The judgement that decided.
         champion: The champion afterwards: a version, or "flat".
         report: Where the report lies.

@@ -18,8 +18,6 @@ class VersionFacts:
     """A version, beside what a session's journal says of it.
 
     Attributes:
-        ref: Its name.
-        manifest: What it says of itself.
         daily: (D,) net return of each day that was unseen when it was made.
         max_drawdown: Of its equity on them.
         prior: (3,) share of each class in its last training.

@@ -43,13 +43,7 @@ KINDS = {
 
 
 def raise_alert(kind: str, market: str, text: str) -> None:
-    """Emit the event of an alert.
-
-    Args:
-        kind: One of `KINDS`.
-        market: Source and slug, <source>/<market>.
-        text: What a person reads, one sentence.
-    """
+    """Emit the event of an alert of one of `KINDS`: a sentence about a market, <source>/<slug>."""
     resource = {"prefect.resource.id": f"dsc.market.{market}", "prefect.resource.name": market}
     emit_event(event=f"dsc.{kind}", resource=resource, payload={"text": text, "what": KINDS[kind]})
 

@@ -13,7 +13,6 @@ class StageCost:
     """What a stage took.
 
     Attributes:
-        stage: Its name.
         wall_s: Seconds that passed.
         cpu_s: Seconds of CPU time of the process, all threads together; Prefect's server is another process.
     """

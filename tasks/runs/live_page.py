@@ -49,10 +49,8 @@ def kept_up(
 ) -> Iterator[None]:
     """Write pages now and again for as long as the block lasts, and once more when it is over.
 
-    Args:
-        render: Returns the pages as they are now; called by another thread, a last time when the block has ended.
-        tell: Called every second by the same thread, for what else a run tells its server.
-        on_error: Is told of the first error, one line.
+    Another thread calls `render` for the pages as they are now, and every second `tell`, for what else a run tells its
+    server. `on_error` is told of the first error, one line.
     """
     over, run = threading.Event(), root_run()
 

@@ -21,13 +21,7 @@ _MOST_CLIENTS = 1000  # most clients remembered, since a client can invent any n
 class AddressLimit:
     """A limit per time window; exceeding it leads to a ban (HTTP 403). A key's limit has no ban.
 
-    It limits the real load, so it uses real time instead of the exchange's virtual clock.
-
-    Args:
-        limit: Most requests or connections in a window.
-        timer: Monotonic clock, seconds.
-        window_s: Length of the window, seconds.
-        ban_s: Length of a ban, seconds.
+    It limits the real load, so it uses real time, in seconds, instead of the exchange's virtual clock.
     """
 
     def __init__(self, limit: int, timer: Callable[[], float], window_s: float = 5.0, ban_s: float = BAN_S) -> None:
@@ -61,11 +55,7 @@ class AddressLimit:
 
 
 class ClientLimits:
-    """An `AddressLimit` for each client.
-
-    Args:
-        make: Returns a new one.
-    """
+    """An `AddressLimit` for each client."""
 
     def __init__(self, make: Callable[[], AddressLimit]) -> None:
         self._make = make

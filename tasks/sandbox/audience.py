@@ -74,12 +74,7 @@ class _Missed:
 
 
 class LostClients:
-    """The clients that lost their connection by a fault, and for which a played clock waits.
-
-    Args:
-        audience: Of the stream.
-        wait_s: Longest wait, real seconds.
-    """
+    """The clients cut off by a fault, for whose return a played clock waits up to `wait_s` real seconds."""
 
     def __init__(self, audience: Audience[Any], wait_s: float) -> None:
         self._audience, self._wait_s = audience, wait_s

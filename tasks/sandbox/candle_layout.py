@@ -56,11 +56,7 @@ class Layout:
 
 
 def layout_of_text(lines: Sequence[str], file: str) -> Layout:
-    """Return the layout of a CSV file.
-
-    Args:
-        lines: Its first lines.
-        file: Its name, for errors.
+    """Return the layout of a CSV file by its first lines; `file` is its name, for errors.
 
     Raises:
         CandleError: It has columns that no candle file has, or no header and another number of columns.
@@ -86,11 +82,7 @@ def layout_of_text(lines: Sequence[str], file: str) -> Layout:
 def layout_of_names(names: Sequence[str], file: str, skip: int = 0, notes: tuple[str, ...] = ()) -> Layout:
     """Return the layout of columns of these names.
 
-    Args:
-        names: As the file has them.
-        file: Its name, for errors.
-        skip: Lines above the names.
-        notes: What is known already.
+    `skip` counts the lines above the names, `notes` say what is known already.
 
     Raises:
         CandleError: A column is missing, or there twice.

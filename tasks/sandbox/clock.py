@@ -11,9 +11,6 @@ class VirtualClock:
     """A clock of UTC milliseconds that only advances when it is moved, so that a replay never runs past its file.
 
     Any thread may move it; listeners are called in that thread, must return quickly, and must not move the clock.
-
-    Args:
-        now_ms: Its initial time.
     """
 
     def __init__(self, now_ms: int) -> None:

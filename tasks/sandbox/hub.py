@@ -24,12 +24,6 @@ class Hub:
     """All connections of the public stream.
 
     It belongs to the event loop in which it was created; every method but `hear` must be called there.
-
-    Args:
-        listings: The markets.
-        clock: The exchange's clock.
-        timing: Delays of the stream.
-        plan: The fault plan.
     """
 
     def __init__(

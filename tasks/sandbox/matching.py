@@ -33,11 +33,7 @@ _DEPTH = 200  # levels of the book that an order can take
 
 
 class Matching:
-    """Matching in the linear markets.
-
-    Args:
-        listings: By symbol.
-        now_ms: Time of the market, UTC milliseconds; after changing it, the marks must be updated.
+    """Matching in the linear markets. After changing `now_ms`, time of the market, the marks must be updated.
 
     Attributes:
         marks: Mark prices by symbol, equal to the last prices.

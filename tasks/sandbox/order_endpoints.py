@@ -36,13 +36,7 @@ class _Endpoint:
 
 
 class Trading:
-    """The endpoints that need an API key.
-
-    Args:
-        desk: The order desk.
-        door: Checks authentication.
-        told_ms: Returns the time that the exchange reports, UTC milliseconds.
-    """
+    """The endpoints that need an API key. `told_ms` returns the time that the exchange reports."""
 
     def __init__(self, desk: Desk, door: Door, told_ms: Callable[[], int]) -> None:
         self._desk, self._door, self._told_ms = desk, door, told_ms
@@ -71,12 +65,8 @@ class Trading:
     ) -> tuple[Result, dict[str, str]]:
         """Return the envelope that answers a request, and its rate-limit headers.
 
-        Args:
-            method: GET or POST.
-            path: Of an existing endpoint.
-            params: Its parameters.
-            signed: The signed parts of the request.
-            twist: Fault in the handling of the order that the request places.
+        The path is one of an existing endpoint; a twist is a fault in the handling of the order that the request
+        places.
         """
         headers: dict[str, str] = {}
 

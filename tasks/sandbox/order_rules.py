@@ -74,14 +74,7 @@ def new_order(
     quote: VenueQuote,
     born: Mapping[str, Any],
 ) -> VenueOrder:
-    """Return the order that a request describes.
-
-    Args:
-        params: The request's body, as text.
-        account: The account that sends it.
-        listing: The market.
-        quote: The market's present prices.
-        born: The order's id, sequence number and times.
+    """Return the order that a request's body describes; `born` is the order's id, sequence number and times.
 
     Raises:
         Refusal: The exchange does not accept it.

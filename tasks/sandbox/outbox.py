@@ -12,11 +12,7 @@ FINAL, CONTINUATION, TEXT, PING = 0x80, 0x0, 0x1, 0x9  # of a frame's first byte
 
 
 class Outbox:
-    """A queue with two lanes.
-
-    Args:
-        delay_s: Delay of messages, real seconds.
-    """
+    """A queue with two lanes; messages are delayed by `delay_s` real seconds."""
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s

@@ -10,12 +10,7 @@ from tasks.sandbox.order_record import VenueOrder
 
 
 class Outside:
-    """Controls for events of an account that its program does not cause.
-
-    Args:
-        desk: The exchange's order desk.
-        key: API key of the account.
-    """
+    """Controls for events of an account that its program does not cause."""
 
     def __init__(self, desk: Desk, key: str) -> None:
         self._desk = desk

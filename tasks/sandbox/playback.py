@@ -16,17 +16,11 @@ _LOOK_EVERY_S = 0.05  # longest delay of the exchange's events
 async def play(
     listings: Collection[Listing], clock: VirtualClock, hub: Hub, bars: int | None, bar_every_s: float
 ) -> int:
-    """Close bars until there are no more, and return how many.
+    """Close bars, of the shortest interval among the markets, until there are no more, and return how many.
 
-    The clock stops at each trade and at each end of a bar, and continues when its real time has come. At the end of a
-    bar it also waits until every subscriber has received everything. It stops at the last candle.
-
-    Args:
-        listings: The markets; a bar is one of the shortest interval among them.
-        clock: The exchange's clock; at the end it is at the close of a bar.
-        hub: The hub of the public stream, which listens to the clock.
-        bars: Most bars to close; None for all.
-        bar_every_s: Least real seconds per bar.
+    The clock stops at each trade and at each end of a bar, and continues when its real time has come: a bar takes
+    `bar_every_s` real seconds at least. At the end of a bar it also waits until every subscriber has received
+    everything. It stops at the last candle.
     """
     loop = asyncio.get_running_loop()
     shortest = min((listing.market for listing in listings), key=lambda market: market.interval_ms)
@@ -46,13 +40,7 @@ async def play(
 
 
 async def keep_time(listings: Collection[Listing], clock: VirtualClock, wall_clock_ms: Callable[[], int]) -> None:
-    """Keep the clock equal to the wall clock until the last candle has closed.
-
-    Args:
-        listings: The markets.
-        clock: The exchange's clock; it never goes back.
-        wall_clock_ms: UTC milliseconds.
-    """
+    """Keep the clock equal to the wall clock until the last candle has closed; it never goes back."""
     end_ms = max(listing.replay.end_ms for listing in listings)
     while clock.now_ms() < end_ms:
         clock.move_to(min(wall_clock_ms(), end_ms))

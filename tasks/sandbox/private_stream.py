@@ -28,13 +28,7 @@ PRIVATE_TOPICS = frozenset({"order", "execution", "position", "wallet"})
 
 
 class PrivatePush:
-    """All connections of the private stream; opened in an event loop, `tell` may be called from any thread.
-
-    Args:
-        door: Checks authentication.
-        timing: Delays of the stream.
-        told_ms: Returns the time that the exchange reports, UTC milliseconds.
-    """
+    """All connections of the private stream; opened in an event loop, `tell` may be called from any thread."""
 
     def __init__(self, door: Door, timing: PushTiming, told_ms: Callable[[], int]) -> None:
         self.door, self.timing, self.told_ms = door, timing, told_ms

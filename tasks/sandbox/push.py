@@ -78,9 +78,7 @@ def first_messages(topic: Topic, now_ms: int) -> list[Message]:
 def messages_at(topics: Iterable[Topic], time_ms: int) -> list[tuple[Topic, Message]]:
     """Return the messages of one market at `time_ms`, in order.
 
-    Args:
-        topics: Topics of one market.
-        time_ms: UTC milliseconds; there are only messages at the times that `Replay.next_event_ms` returns.
+    There are only messages at the times that `Replay.next_event_ms` returns.
     """
     topics = list(topics)
     if not topics:

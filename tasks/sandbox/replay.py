@@ -45,11 +45,9 @@ def bar_open(ms: Moments, interval: str) -> Moments:
 
 
 def aggregate(candles: Candles, interval: str) -> Candles:
-    """Return the candles as bars of a longer Bybit interval; a bar whose candles are all missing is missing too.
+    """Return the candles as bars of a longer Bybit interval, which theirs divides.
 
-    Args:
-        candles: Oldest first, of an interval that divides the new one.
-        interval: Bybit's code.
+    A bar whose candles are all missing is missing too.
     """
     if len(candles) == 0:
         return candles
@@ -192,13 +190,8 @@ class Replay:
     ) -> Candles:
         """Return the rows of Bybit's kline endpoint at `now_ms`, oldest first.
 
-        Args:
-            interval: An interval that the replay serves.
-            now_ms: The clock, UTC milliseconds.
-            start_ms: Lower bound, floored to its bar; None for none.
-            end_ms: Latest open time, inclusive; None for no upper bound.
-            limit: Most rows.
-            policy: Which rows are returned if both bounds are given and there are more than `limit`.
+        `start_ms` is floored to its bar, `end_ms` is inclusive. The policy says which rows are returned if both bounds
+        are given and there are more than `limit`.
         """
         since = 0 if start_ms is None else bar_open(start_ms, interval)
         until = now_ms if end_ms is None else end_ms

@@ -173,12 +173,9 @@ class Sandbox:
     def play(self, bars: int | None = None, *, bar_every_s: float = 0.005) -> Future[int]:
         """Close the next bars one after the other, in data time; returns at once.
 
-        A bar is one of the shortest interval among the markets. The clock waits until every subscriber of the stream
-        has received everything, so that none falls behind by more than a bar; it stops at the end of the replay.
-
-        Args:
-            bars: Most bars to close; None for all.
-            bar_every_s: Least real seconds per bar.
+        A bar is one of the shortest interval among the markets, and takes `bar_every_s` real seconds at least. The
+        clock waits until every subscriber of the stream has received everything, so that none falls behind by more than
+        a bar; it stops at the end of the replay.
 
         Returns:
             A future of the number of bars closed; cancel it to stop the clock.
@@ -190,8 +187,7 @@ class Sandbox:
     def keep_time(self, wall_clock_ms: Callable[[], int] = _wall_clock_ms) -> Future[None]:
         """Keep data time equal to real time from now on, for clients that use their own clock; returns at once.
 
-        Args:
-            wall_clock_ms: Returns the real time, UTC milliseconds; data time never goes back to it.
+        Data time never goes back to the clock's.
 
         Returns:
             A future that is done when the last candle has closed; cancel it to stop the clock.

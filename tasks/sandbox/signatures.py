@@ -35,13 +35,7 @@ class Signed:
 
 
 class Door:
-    """Checks requests before they are answered.
-
-    Args:
-        specs: The accounts.
-        wall_clock_ms: This machine's clock, UTC milliseconds.
-        timer: Monotonic clock of the limits, seconds.
-    """
+    """Checks requests before they are answered."""
 
     def __init__(
         self, specs: Iterable[AccountSpec], wall_clock_ms: Callable[[], int], timer: Callable[[], float]
@@ -89,14 +83,7 @@ class Door:
             raise Refusal(10005, "Permission denied, please check your API key permissions.")
 
     def count(self, key: str, path: str, limit: int, now_ms: int) -> tuple[bool, dict[str, str]]:
-        """Count a request, and return whether it is served and Bybit's rate-limit headers.
-
-        Args:
-            key: API key of the request.
-            path: Its endpoint.
-            limit: Requests a second.
-            now_ms: The exchange's clock, UTC milliseconds.
-        """
+        """Count a request of a key; return whether it is served and Bybit's rate-limit headers."""
         counted = self._limits.setdefault((key, path), AddressLimit(limit, self._timer, 1.0, ban_s=0.0))
         return counted.admit(), counted.headers(now_ms)
 

@@ -130,11 +130,7 @@ class Connection:
     def push(self, topic: Topic, message: Message, text: str, time_ms: int) -> None:
         """Send a message of a topic in order, or what the fault plan replaces it by.
 
-        Args:
-            topic: Its topic.
-            message: The message.
-            text: The same as JSON.
-            time_ms: Time of the event, UTC milliseconds of the exchange's clock.
+        `text` is the message as JSON, `time_ms` the event's time by the exchange's clock.
         """
         if self._mute:
             return

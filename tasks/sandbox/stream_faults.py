@@ -153,13 +153,7 @@ class StreamPlan:
 
 
 class FollowedPlan:
-    """State of a plan that is being followed.
-
-    Args:
-        plan: The plan.
-        begin_ms: Open time of the bar that is forming, UTC milliseconds.
-        step_ms: Length of a bar, milliseconds.
-    """
+    """State of a plan that is being followed, from the bar that is forming."""
 
     def __init__(self, plan: StreamPlan, begin_ms: int, step_ms: int) -> None:
         self.step_ms = step_ms

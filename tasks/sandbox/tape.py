@@ -45,11 +45,7 @@ class TapeTick:
 def bar_ticks(candles: Candles, row: int, step_ms: int, qty_step: float) -> list[TapeTick]:
     """Return the trades of one bar, oldest first; their sizes add up to its volume.
 
-    Args:
-        candles: The replayed candles.
-        row: Number of the bar.
-        step_ms: Length of a bar, milliseconds.
-        qty_step: Sizes are multiples of it, except that of the last trade, which gets the remainder.
+    Sizes are multiples of `qty_step`, except that of the last trade, which gets the remainder.
     """
     first, high, low, last = (float(getattr(candles, name)[row]) for name in ("open", "high", "low", "close"))
     volume, turnover = float(candles.volume[row]), float(candles.turnover[row])

@@ -32,13 +32,7 @@ class Refusal(Exception):
 
 
 class Venue:
-    """The replayed markets behind Bybit's market endpoints.
-
-    Args:
-        listings: The markets, by category and symbol.
-        clock: The exchange's clock.
-        range_policy: Which rows are returned if a range has more than `limit`.
-    """
+    """The replayed markets behind Bybit's market endpoints."""
 
     def __init__(
         self, listings: Mapping[tuple[str, str], Listing], clock: VirtualClock, range_policy: RangePolicy

@@ -155,12 +155,9 @@ def label_columns(config: LabelConfig, round_trip_cost: float, interval_ms: int)
 
 
 def steady_predictions(model: DSCTradingModel, candles: FloatArray, interval_ms: int) -> LeakCheck:
-    """Give the published model other futures: what it has predicted stays.
+    """Give the published model, in evaluation mode, other futures: what it has predicted stays.
 
-    Args:
-        model: In evaluation mode.
-        candles: (T, 6) as `Candles.matrix` gives them, T at least the features' warm-up and the model's context.
-        interval_ms: Milliseconds per bar.
+    The candles are (T, 6), at least the features' warm-up and the model's context.
     """
 
     def probabilities(candles: FloatArray) -> FloatArray:

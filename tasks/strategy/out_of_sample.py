@@ -35,7 +35,6 @@ class EvaluationInputs:
     """What an evaluation is made from.
 
     Attributes:
-        data: The dataset.
         recipe: Presets filled in.
         folds: Keys of the trained folds.
     """

@@ -54,9 +54,7 @@ def code_behind(*modules: str, known: tuple[str, ...] = ()) -> str:
 def sources_behind(*modules: str, known: tuple[str, ...] = ()) -> dict[str, bytes]:
     """Return the modules and all that they import, directly or not, as far as it computes: name -> source.
 
-    Args:
-        modules: Such as "tasks.evaluation".
-        known: Modules whose results the caller names apart, as values: neither they nor what they alone import.
+    Left out are `known` modules, whose results the caller names apart, as values, with what they alone import.
 
     Raises:
         OperationError: One was not loaded when the process started, and its file has changed since.

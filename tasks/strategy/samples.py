@@ -241,10 +241,7 @@ def _first_ready(dataset: Dataset) -> int | None:
 def mirrored_series(features: FloatArray, labels: Labels, segment: IntArray) -> Series:
     """Return a series whose mirror image is the market upside down: sell is buy, and odd features change their sign.
 
-    Args:
-        features: (T, F) in the order of `FEATURES`.
-        labels: Of T bars.
-        segment: (T,) number of the unbroken run of each bar.
+    The features are (T, F) in the order of `FEATURES`, `segment` numbers each bar's unbroken run.
     """
     signs = np.array([-1.0 if name in ODD_FEATURES else 1.0 for name in FEATURES])
     return Series(features=features, labels=labels.classes, segment=segment, signs=signs, label_span=labels.horizon + 1)

@@ -47,10 +47,7 @@ def vol_windows(dataset: Dataset, horizon: int) -> VolWindows:
 def bars_to_learn_from(fold: Fold, label_span: int, horizon: int) -> IntArray:
     """Return the training and validation bars of a fold whose windows end before anything unseen begins.
 
-    Args:
-        fold: The fold.
-        label_span: How many bars after its own a label of validation reads: what training has seen ends there.
-        horizon: Bars of a window.
+    What training has seen ends where the labels of validation do, `label_span` bars after their own.
     """
     seen = fold.validation.stop + label_span
     parts = (fold.train, fold.validation)
