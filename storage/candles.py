@@ -111,16 +111,13 @@ class FlowRun:
 class CandleStore:
     """The store; holds no connection between calls.
 
-    Every method may raise StoreBusyError (another process held the file for `timeout_s`) and StoreError (the file is
-    corrupt, unreadable, of a newer schema, or can't be written). A file that does not exist reads as empty.
-
-    Args:
-        path: The DuckDB file; created by the first write.
-        timeout_s: Longest wait for the file, seconds.
+    Every method may raise StoreBusyError (another process held the file for a minute) and StoreError (the file is
+    corrupt, unreadable, of a newer schema, or can't be written). A file that does not exist reads as empty; the first
+    write creates it.
     """
 
-    def __init__(self, path: Path | str, timeout_s: float = 60.0) -> None:
-        self._database = Database(Path(path), timeout_s)
+    def __init__(self, path: Path | str) -> None:
+        self._database = Database(Path(path), timeout_s=60.0)
 
     def commit_window(
         self,

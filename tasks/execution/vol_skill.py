@@ -73,22 +73,19 @@ def log_r2(realised: FloatArray, expected_log: FloatArray) -> float:
     return 1.0 - float(np.sum((logs - expected_log) ** 2)) / spread if spread > 0.0 else float("nan")
 
 
-def exceeding(realised: FloatArray, forecast: FloatArray, multiple: float = FAR_BEYOND) -> float:
-    """Return the share of windows whose sqrt(RV) is above `multiple` times the expected risk sqrt(F)."""
-    return float(np.mean(realised > multiple**2 * forecast))
+def exceeding(realised: FloatArray, forecast: FloatArray) -> float:
+    """Return the share of windows whose sqrt(RV) is above FAR_BEYOND times the expected risk sqrt(F)."""
+    return float(np.mean(realised > FAR_BEYOND**2 * forecast))
 
 
-def beyond_usual(variance: FloatArray, multiple: float = FAR_BEYOND) -> float:
-    """Return the share of windows whose risk is above `multiple` times its geometric mean over all windows.
+def beyond_usual(variance: FloatArray) -> float:
+    """Return the share of windows whose risk is above FAR_BEYOND times its geometric mean over all windows.
 
-    This measures how steady the risk is, not whether its level was right: the scale cancels out.
-
-    Args:
-        variance: (N,) of an account over each window, in any unit, > 0.
-        multiple: Of the usual risk, a standard deviation.
+    This measures how steady the risk is, not whether its level was right: the scale, and so the unit of the variances
+    (N,), cancels out.
     """
     logs = np.log(variance)
-    return float(np.mean(logs - logs.mean() > 2.0 * np.log(multiple)))
+    return float(np.mean(logs - logs.mean() > 2.0 * np.log(FAR_BEYOND)))
 
 
 def below_quantiles(realised: FloatArray, forecast: FloatArray, quantiles: FloatArray) -> FloatArray:

@@ -241,9 +241,9 @@ class _Graph:
             group=len(weight) if weight.shape[1] == 1 < weight.shape[-1] else 1,
         )
 
-    def gemm(self, x: str, matrix: NDArray[Any], addend: str, output: str = "") -> str:
+    def gemm(self, x: str, matrix: NDArray[Any], addend: str) -> str:
         """Return x @ matrix + addend."""
-        return self.add("Gemm", x, self.constant(matrix), addend, output=output)
+        return self.add("Gemm", x, self.constant(matrix), addend)
 
     def slice(self, x: str, start: int, axis: int, stop: int = _END, output: str = "") -> str:
         """Return x from `start` up to `stop` along an axis."""
