@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
+from tasks.exchange.boot_clock import boottime_ns
 from tasks.exchange.transport import Answer
 from tasks.exchange.wire_values import BadMessage, number, required, rows, unsigned
 from tasks.execution.orders import ZERO
@@ -47,14 +47,14 @@ class KeyFacts(NamedTuple):
 
 
 def read_rows(answer: Answer, read: Callable[[Mapping[str, Any], int], T], symbol: str | None = None) -> list[T]:
-    """Return the rows of an answer, read by a function that is given the monotonic clock when they came, ns.
+    """Return the rows of an answer, read by a function that is given `boottime_ns` when they came.
 
     Args:
         answer: Bybit's answer.
         read: Reads a row.
         symbol: Of every row; None where rows have none.
     """
-    now_ns = time.monotonic_ns()
+    now_ns = boottime_ns()
     return [read(row, now_ns) for row in rows(answer.result, symbol)]
 
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from storage.schema import Banned
+from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.transport import Exchange
 
 BAN_S = 600.0
@@ -28,7 +29,7 @@ class Ban:
 
     Args:
         path: File that shares the ban with other processes; None to share it within this process only.
-        clock: Seconds, never going back.
+        clock: Seconds, never going back nor standing still.
         wall_clock_s: UTC seconds.
     """
 
@@ -36,7 +37,7 @@ class Ban:
         self,
         path: Path | None = None,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boottime_s,
         wall_clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._path, self._clock, self._wall_clock_s = path, clock, wall_clock_s

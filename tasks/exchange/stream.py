@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from storage.api_keys import ApiKey
 from storage.foreign import parse_json
 from storage.schema import ConfigError, Market, one_line
 from tasks.exchange.bans import Ban
+from tasks.exchange.boot_clock import AWAKE_S, boottime_ns, boottime_s
 from tasks.exchange.private_events import PRIVATE_TOPICS, AccountReconnected, decode_private
 from tasks.exchange.stream_events import Decoder, Reconnected, SubscriptionRefused, topics_of
 from tasks.exchange.stream_socket import StreamSocket, StreamTiming
@@ -53,7 +53,7 @@ class StreamCounts:
 
 
 Decode = Callable[[Mapping[str, Any], int], Sequence[Any]]
-"""Returns the events of a message that came at a monotonic time, ns; raises BadMessage."""
+"""Returns the events of a message that came at a time of `boottime_ns`; raises BadMessage."""
 
 
 class Stream:
@@ -133,9 +133,10 @@ class Stream:
         while not self._closing.is_set() and self._groups:
             if left_s := self._ban.left_s():
                 self._on_note(f"stream {self.channel} is not connected for {left_s:.0f} s: this address is refused")
-                self._closing.wait(left_s)
+                while (left_s := self._ban.left_s()) and not self._closing.wait(min(left_s, AWAKE_S)):
+                    pass
                 continue
-            opened_s = time.monotonic()
+            opened_s = boottime_s()
             try:
                 reason = self._connect_and_watch()
             except Exception as err:  # whatever else it is: without this thread the stream would be silent for ever
@@ -168,17 +169,17 @@ class Stream:
             connection.end()
 
     def _watch(self, connection: StreamSocket) -> str:
-        since_s = time.monotonic()
+        since_s = boottime_s()
         while not self._closing.is_set() and self._groups:
-            left_s = max(self._data_s, since_s) + self._silence_s - time.monotonic()
+            left_s = max(self._data_s, since_s) + self._silence_s - boottime_s()
             if left_s <= 0:
                 return f"silent for {self._silence_s:g} s"
-            if connection.ended.wait(left_s):
+            if connection.ended.wait(min(left_s, AWAKE_S)):
                 return connection.reason
         return "closed"
 
     def _receive(self, text: str) -> None:
-        received_ns = time.monotonic_ns()
+        received_ns = boottime_ns()
         try:
             message = parse_json(text)
             if not isinstance(message, dict):
@@ -241,7 +242,7 @@ class PublicStream(Stream):
         return Decoder(self.category, frozenset(topic for group in self._groups for topic in group)).decode
 
     def _reconnected(self) -> Reconnected:
-        return Reconnected(self.category, self.generation, time.monotonic_ns())
+        return Reconnected(self.category, self.generation, boottime_ns())
 
     def _answered(self, message: dict[str, Any], received_ns: int) -> None:
         if message.get("op") != "subscribe" or message.get("success") is not False:
@@ -268,34 +269,34 @@ class PrivateStream(Stream):
         super().__init__("private", [PRIVATE_TOPICS], key=key, **options)
         self._silence_s = 2 * self._timing.ping_interval_s + self._timing.ping_timeout_s
         self._admitted = threading.Event()
-        self._down_since_s: float | None = time.monotonic()
+        self._down_since_s: float | None = boottime_s()
 
     @property
     def down_s(self) -> float:
         """Seconds since the topics were last subscribed; 0 while they are."""
         since_s = self._down_since_s
-        return 0.0 if since_s is None else time.monotonic() - since_s
+        return 0.0 if since_s is None else boottime_s() - since_s
 
     def _connect_and_watch(self) -> str:
         try:
             return super()._connect_and_watch()
         finally:
             if self._down_since_s is None:
-                self._down_since_s = time.monotonic()
+                self._down_since_s = boottime_s()
 
     def _decoder(self) -> Decode:
         return decode_private
 
     def _reconnected(self) -> AccountReconnected:
-        return AccountReconnected(self.generation, time.monotonic_ns())
+        return AccountReconnected(self.generation, boottime_ns())
 
     def _greet(self, connection: StreamSocket) -> None:
         """Authenticate and wait for the answer; topics subscribed before it would be refused."""
         self._admitted.clear()
         connection.show_key()
-        give_up_s = time.monotonic() + self._timing.connect_s
+        give_up_s = boottime_s() + self._timing.connect_s
         while not self._admitted.wait(_LOOK_S) and not self._closing.is_set():
-            if connection.ended.is_set() or time.monotonic() > give_up_s:
+            if connection.ended.is_set() or boottime_s() > give_up_s:
                 raise websocket.WebSocketException(f"the key is not admitted: {connection.reason}")
 
     def _answered(self, message: dict[str, Any], received_ns: int) -> None:

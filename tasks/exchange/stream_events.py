@@ -6,7 +6,7 @@
     tickers.<symbol>            Ticker, from the snapshot and the deltas after it
 
 The stream itself adds Reconnected and Refused. `ts_ms` is the exchange's stamp, UTC milliseconds; `received_ns` is this
-machine's monotonic clock when the message had arrived, before it was parsed.
+machine's `boottime_ns` when the message had arrived, before it was parsed.
 """
 
 from __future__ import annotations

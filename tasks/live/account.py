@@ -6,7 +6,6 @@ An account that sends orders decides alike and does the rest otherwise: `order_a
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 
 from storage.schema import Candles, FloatArray, Instrument
 from tasks.champion.serving import ServedModel
+from tasks.exchange.boot_clock import boottime_ns
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.accounting import RULES, sized
@@ -36,7 +36,7 @@ class ClosedBar(NamedTuple):
         row: start_ms, open, high, low, close, volume, turnover.
         origin: stream or rest.
         at_ms: The exchange's clock when it came in.
-        received_ns: This machine's monotonic clock then.
+        received_ns: `boottime_ns` then.
         feed_ms: How long it was under way; NaN where nobody can tell.
         is_newest: Whether no later bar has closed, as far as anybody knows.
     """
@@ -67,7 +67,7 @@ class BarStart(NamedTuple):
         start_ms: Open time of the bar.
         quote: Its first price, and the best prices where they are known.
         at_ms: The exchange's clock when the latest of them came in.
-        received_ns: This machine's monotonic clock then.
+        received_ns: `boottime_ns` then.
     """
 
     start_ms: int
@@ -186,7 +186,7 @@ class Account:
             deadline_ms: Later than that after the close is too late to trade.
             trusted: Whether the exchange's time is known.
         """
-        began_ns = time.monotonic_ns()
+        began_ns = boottime_ns()
         position, bars_held = self.ledger.side, self.ledger.bars_held
         tick = self._tick.step(candle, position, bars_held) if self._tick is not None else None
         target = tick.target if tick is not None else 0
@@ -207,7 +207,7 @@ class Account:
         self.unfilled, self._has_stale_decision = Cause.STALE, False
         self._pending_rules = self.rules if tick is None else sized(self.rules, tick.share)
         lacks, mu, cost = self._forecast_return(tick, unbroken)
-        step_us = (time.monotonic_ns() - began_ns) / 1e3
+        step_us = (boottime_ns() - began_ns) / 1e3
         self.pending = Decision(
             bar.start_ms, self.version, _NOTHING if tick is None else tick.values, position, bars_held, target, wanted,
             cause, lacks, mu, cost, late_ms, bar.feed_ms, waited_us, step_us,

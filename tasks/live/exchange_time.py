@@ -6,8 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 
-# CLOCK_BOOTTIME goes on while a Linux machine is suspended; elsewhere (macOS) CLOCK_MONOTONIC does that.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+from tasks.exchange.boot_clock import boottime_ns
 
 
 @dataclass
@@ -27,7 +26,7 @@ class ExchangeTime:
 
         Args:
             ts_ms: The exchange's own stamp of what came in.
-            received_ns: This machine's monotonic clock when it had come in.
+            received_ns: `boottime_ns` when it had come in.
         """
         return self.now_ms() - elapsed_ms(received_ns)
 
@@ -65,10 +64,5 @@ class DataTime(ExchangeTime):
 
 
 def elapsed_ms(since_ns: int) -> float:
-    """Return real milliseconds since `since_ns` of the monotonic clock."""
-    return (time.monotonic_ns() - since_ns) / 1e6
-
-
-def boottime_s() -> float:
-    """Return seconds of a clock that goes on while the machine is suspended, which `time.monotonic` does not."""
-    return time.clock_gettime(_CLOCK)
+    """Return real milliseconds since `since_ns` of `boottime_ns`."""
+    return (boottime_ns() - since_ns) / 1e6

@@ -8,6 +8,7 @@ from decimal import Decimal
 from time import monotonic
 
 from storage.schema import Banned, Market, PipelineError, StoreError
+from tasks.exchange.boot_clock import AWAKE_S
 from tasks.exchange.trading_account import Protection, TradingAccount
 from tasks.execution.orders import HALT_ID, ZERO, LotSize, Order, Refused, next_leg
 from tasks.live.booking import lot_size
@@ -74,7 +75,8 @@ def close_all(
                 break
             bans, left_s = bans + 1, trading.ban.left_s()
             on_note(f"{err}; what is held is closed in {left_s:.0f} s")
-            time.sleep(left_s)
+            while left_s := trading.ban.left_s():
+                time.sleep(min(left_s, AWAKE_S))
         else:
             time.sleep(_BEAT_S)
     return [one.still_open for one in closings if one.still_open]

@@ -31,6 +31,7 @@ from storage.schema import (
     utc_text,
 )
 from tasks.champion.serving import ServedModel
+from tasks.exchange.boot_clock import boottime_ns
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop, ConfirmedBar, FormingBar, Ticker, Trade
 from tasks.execution.paper import Quote
@@ -374,7 +375,7 @@ class MarketSession:
         waits = late_ms <= 1_000 * self._config.confirm_grace_s
         if waits or not account.only_closes(late_ms > self._deadline_ms):
             return None
-        return BarStart(start_ms, Quote(self.close), start_ms + late_ms, time.monotonic_ns())
+        return BarStart(start_ms, Quote(self.close), start_ms + late_ms, boottime_ns())
 
     def _book_opens(self, opened: Sequence[tuple[Account, BarOpen]]) -> None:
         if opened:

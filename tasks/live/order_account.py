@@ -15,6 +15,7 @@ from decimal import Decimal
 from time import sleep
 
 from storage.schema import DAY_MS, Banned, FloatArray, PipelineError, TemporaryError
+from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
 from tasks.execution.limits import Breach, LimitBook
@@ -24,7 +25,7 @@ from tasks.journal.journal_rows import BarOpen, Cause, Decision
 from tasks.live.account import Account, BarStart, ClosedBar, held_back
 from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
-from tasks.live.exchange_time import ExchangeTime, boottime_s
+from tasks.live.exchange_time import ExchangeTime
 from tasks.live.halting import Closing
 from tasks.live.limits_state import forecast_risk
 from tasks.live.order_desk import Intent, OrderDesk

@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 from storage.schema import Market, PipelineError, TemporaryError
 from tasks.exchange.account_answers import Position
+from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.trading_account import Protection, TradingAccount
 from tasks.execution.orders import ZERO, Absence, LotSize, NotFound, Order, Refused, Status, link_id, next_leg
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import Cause
-from tasks.live.exchange_time import boottime_s
 from tasks.live.position_keeper import PositionKeeper
 
 PROTECTION = Protection()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from storage.schema import Candles, Market, Window
+from tasks.exchange.boot_clock import boottime_ns
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.pages import plausible
 
@@ -18,7 +18,7 @@ class Recent(NamedTuple):
     Attributes:
         candles: Oldest first, plausible, perhaps with holes.
         now_ms: The exchange's clock before the question.
-        asked_ns: This machine's monotonic clock then.
+        asked_ns: `boottime_ns` then.
     """
 
     candles: Candles
@@ -40,7 +40,7 @@ class RestFeed:
 
     def closed_since(self, market: Market, first_ms: int) -> Recent:
         """Return what has closed from the bar that opened at `first_ms`, UTC milliseconds, on."""
-        asked_ns = time.monotonic_ns()
+        asked_ns = boottime_ns()
         now_ms = self.gateway.server_time_ms()
         last_ms = market.floor(now_ms) - market.interval_ms
         if first_ms > last_ms:

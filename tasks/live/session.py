@@ -15,6 +15,7 @@ from storage.schema import (
     TemporaryError,
 )
 from tasks.champion.version_selector import ChooseVersion
+from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.private_events import AccountReconnected, ExecutionNews, OrderNews, PrivateEvent
 from tasks.exchange.stream_events import (
     BookTop,
@@ -29,7 +30,7 @@ from tasks.exchange.stream_events import (
 )
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import KNOWN_CHAMPION, UNKNOWN_CHAMPION
-from tasks.live.exchange_time import ExchangeTime, boottime_s
+from tasks.live.exchange_time import ExchangeTime
 from tasks.live.market_session import MarketSession
 from tasks.live.session_config import SessionConfig
 

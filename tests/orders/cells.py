@@ -14,6 +14,7 @@ from typing import Any
 
 from storage.api_keys import ApiKey
 from storage.schema import Instrument, Market, Source
+from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.connection import Link
 from tasks.exchange.gateway import Gateway
 from tasks.exchange.private_events import AccountReconnected
@@ -24,7 +25,6 @@ from tasks.execution.accounting import COMMISSION
 from tasks.execution.orders import LotSize, Order, Status
 from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
-from tasks.live.exchange_time import boottime_s
 from tasks.live.halts import Halts
 from tasks.live.order_account import OrderAccount
 from tasks.live.order_desk import DeskTiming, Intent, OrderDesk

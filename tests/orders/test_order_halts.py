@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tasks.exchange.boot_clock import boottime_s
 from tasks.execution.paper import Quote
-from tasks.live.exchange_time import boottime_s
 from tasks.live.halts import Halts
 from tests.orders.cells import (
     CANDLES,
