@@ -44,6 +44,7 @@ from tasks.training import fold_count, prepare_fold, train_baselines, train_fold
 STAGES = ("dataset", "networks", "baselines", "leak checks", "latency", "backtest", "judge", "publish")
 
 LIBRARIES = (
+    "torch",
     "pandera.backends.pandas.builtin_checks",
     "sklearn.linear_model",
     "lightgbm",

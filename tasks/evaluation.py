@@ -28,7 +28,7 @@ from tasks.strategy.baseline_comparison import (
 from tasks.strategy.baseline_folds import BaselineFold, joined_baselines
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.held_out_volatility import held_out_key, with_held_out
-from tasks.strategy.leak_suite import CHECKS, LeakReport, checks_of_code, leak_checks, leaks_key
+from tasks.strategy.leak_report import CHECKS, LeakReport, leaks_key
 from tasks.strategy.leave_one_out import HeldOutMarket
 from tasks.strategy.out_of_sample import EvaluationInputs, judged_folds, load_evaluation
 from tasks.strategy.recipe import Recipe
@@ -64,6 +64,8 @@ def measure_latency(data: DatasetRef, recipe: Recipe, fold: str) -> str:
 @task(cache_policy=NO_CACHE, task_run_name="check leaks {data.market.symbol}")
 def check_leaks(data: DatasetRef, recipe: Recipe, fold: str) -> str:
     """Look for leaks in features, labels, folds and training of the fold that is published; return the report's key."""
+    from tasks.strategy.leak_suite import checks_of_code, leak_checks  # with torch
+
     settings, log = Settings.from_environment(), get_run_logger()
     work, key = ResultStore(settings.work), leaks_key(data, recipe, fold)
     if _was_made(work, key):

@@ -36,7 +36,7 @@ from tasks.runs.page import panel_link, put_table, show_result, show_table, show
 from tasks.strategy.backtest_record import backtest_files
 from tasks.strategy.findings import Findings, StepKeys
 from tasks.strategy.input_importance import measure_importance
-from tasks.strategy.leak_suite import leaks_json
+from tasks.strategy.leak_report import leaks_json
 from tasks.strategy.recipe import Recipe
 
 _SESSIONS = 5  # on paper, that a report shows

@@ -2,7 +2,8 @@
 
 A killed run finds what is finished by its key, whatever Prefect knows of it: so no Prefect cache, and no retry.
 Two networks at a time would need the memory of both, so whoever calls runs one of `train_fold` and `train_twin` after
-the other; `prepare_fold` and `train_baselines` may run beside them.
+the other; `prepare_fold` and `train_baselines` may run beside them. torch is imported where
+one is trained: a command that ends early does without it, and a run has it while its server starts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from storage.schema import DatasetRef
 from storage.settings import Settings
 from tasks.runs.display import found
 from tasks.runs.progress import Tell, progress_of
-from tasks.strategy import baseline_folds, folds
+from tasks.strategy import baseline_folds
+from tasks.strategy.folds import FoldResult, StoredStart, fold_key, market_key, start_key
 from tasks.strategy.pool import bars_for_listing, pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, fold_bars, samples_of_run
@@ -29,12 +31,14 @@ from tasks.strategy.samples import FoldBars, fold_bars, samples_of_run
 
 @task(cache_policy=NO_CACHE, task_run_name="prepare fold {index} of {data.market.symbol}")
 def prepare_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
-    """Make what every network of a fold starts from, and return its key; see `folds.prepare_start`."""
+    """Make what every network of a fold starts from, and return its key; see `prepare_start`."""
+    from tasks.strategy.fold_training import prepare_start
+
     digest, bars = _learned_from(data, recipe, index)
     return _made(
-        folds.start_key(digest, recipe),
+        start_key(digest, recipe),
         f"start of fold {index + 1}",
-        lambda tell: folds.StoredStart(start=folds.prepare_start(bars(), recipe, tell)),
+        lambda tell: StoredStart(start=prepare_start(bars(), recipe, tell)),
         is_beside=True,
     )
 
@@ -77,7 +81,7 @@ def train_twin(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
     work = ResultStore(Settings.from_environment().work)
     fold = _network(data, recipe, baseline_folds.twin_recipe(recipe), index, start, f"twin of fold {index + 1}")
     key = baseline_folds.twin_key(fold)
-    work.save(key, baseline_folds.twin_fold(recipe, work.load(fold, folds.FoldResult)))
+    work.save(key, baseline_folds.twin_fold(recipe, work.load(fold, FoldResult)))
     return key
 
 
@@ -93,20 +97,22 @@ def _network(data: DatasetRef, recipe: Recipe, of: Recipe, index: int, start: st
 
     The twin's own has the same bars, but it is another recipe: asked for by it, the dataset would be read once more.
     """
+    from tasks.strategy.fold_training import of_market, train
+
     digest, bars = _learned_from(data, recipe, index)
     passed = with_pool_passes(of)
     work = ResultStore(Settings.from_environment().work)
     key = _made(
-        folds.fold_key(digest, passed),
+        fold_key(digest, passed),
         title,
-        lambda tell: folds.train(bars(), passed, work.load(start, folds.StoredStart).start, tell),
+        lambda tell: train(bars(), passed, work.load(start, StoredStart).start, tell),
     )
     if not recipe.pool:
         return key
     own = fold_bars(samples_of_run(Settings.from_environment().datasets, data, recipe), recipe, index)
-    ours = folds.market_key(key, own)
+    ours = market_key(key, own)
     if not work.finished(ours):
-        work.save(ours, folds.of_market(work.load(key, folds.FoldResult), own, of))
+        work.save(ours, of_market(work.load(key, FoldResult), own, of))
     return ours
 
 

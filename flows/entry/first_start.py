@@ -16,7 +16,6 @@ from storage.settings import Settings
 
 def import_modules() -> None:
     """Import what a run imports, start and stop a server such as it starts, and keep the database that it made."""
-    import pandera.pandas  # noqa: F401
     import prefect.flow_engine
     import prefect.task_engine  # noqa: F401
 
@@ -24,19 +23,17 @@ def import_modules() -> None:
     from flows.entry.environment import prefect_home
     from flows.entry.fresh_database import keep_database
     from flows.entry.server import server_at_hand
+    from flows.retrain import LIBRARIES
 
     home = Settings.from_environment().prepare_home()
-    with server_at_hand(home):
+    with server_at_hand(home, LIBRARIES):
         pass
     keep_database(prefect_home(home))
 
 
 def compile_kernels() -> None:
-    """Call whatever of a retrain Numba compiles, once, on a few bars; and load the libraries that it loads late."""
-    import lightgbm  # noqa: F401
-    import matplotlib.figure  # noqa: F401
+    """Call whatever of a retrain Numba compiles, once, on a few bars."""
     import numpy as np
-    import sklearn.linear_model  # noqa: F401
 
     from tasks.execution.accounting import Costs
     from tasks.execution.backtest import BacktestConfig, buy_and_hold

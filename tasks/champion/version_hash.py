@@ -16,6 +16,5 @@ def version_hash(data: DatasetRef, recipe: Recipe, weights: bytes) -> str:
 
 def version_code() -> str:
     """Return the hash of the code behind a version: of its weights, evaluation, baselines and leak report."""
-    return code_behind(
-        "tasks.strategy.backtest_record", "tasks.strategy.baseline_comparison", "tasks.strategy.leak_suite"
-    )
+    steps = "fold_training", "backtest_record", "baseline_comparison", "leak_suite"
+    return code_behind(*(f"tasks.strategy.{step}" for step in steps))

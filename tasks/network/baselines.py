@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from storage.schema import ConfigError, DatasetError, FloatArray, IntArray
 from tasks.network.baseline_config import BaselineConfig
 from tasks.network.calibration import best_temperature, series_scaler
-from tasks.network.segments import Series, finite_bars
+from tasks.network.series import Series, finite_bars
 
 LOGISTIC, BOOSTING = "logistic regression", "LightGBM"
 CLASSICAL = (LOGISTIC, BOOSTING)

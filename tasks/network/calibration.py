@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from storage.schema import FloatArray, IntArray
-from tasks.network.segments import Series, finite_bars
+from tasks.network.series import Series, finite_bars
 
 _SHARPEST, _FLATTEST = 0.05, 20.0  # bounds of the temperature: beyond them the answer is "no skill" or a tiny sample
 _BISECTIONS = 60  # halve a range of 20 below float64's resolution

@@ -29,42 +29,15 @@ from tasks.network.fit_config import FitConfig
 from tasks.network.inference import predict_series as predict_series
 from tasks.network.inference import sample_logits, torch_threads
 from tasks.network.members import joined, member_config
-from tasks.network.segments import UNKNOWN, BarStream, stream_of
-from tasks.network.segments import Series as Series
+from tasks.network.segments import BarStream, stream_of
+from tasks.network.series import UNKNOWN
+from tasks.network.series import Series as Series
 from tasks.network.stack import MemberStack, Trained
 from tasks.network.start import Start, prepare, require_spans
 from tasks.network.training_batches import TrainingBatch, TrainingBatches
+from tasks.network.training_record import Progress
 
 _SEEDING = Lock()  # torch's random numbers are the process's, where another network may be trained
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """One validation.
-
-    Attributes:
-        step: Steps done.
-        steps: Steps at most.
-        member: Which member of the network it is of, from 0.
-        members: How many it has.
-        train_loss: Mean loss per sample since the validation before, against the teacher where there is one, smoothing
-            included, nats; None at step 0.
-        validation_loss: Mean plain cross-entropy per validation sample, uncalibrated, nats.
-        best_loss: The least validation loss so far.
-    """
-
-    step: int
-    steps: int
-    member: int
-    members: int
-    train_loss: float | None
-    validation_loss: float
-    best_loss: float
-
-    @property
-    def share(self) -> float:
-        """Share of the whole fit that is done, if no member stops early."""
-        return self.step / self.steps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from storage.schema import FloatArray, IntArray
 from tasks.network.dsc import DSCTradingModel
-from tasks.network.segments import UNKNOWN, BarStream, Series, stream_of
+from tasks.network.segments import BarStream, stream_of
+from tasks.network.series import UNKNOWN, Series
 
 _BARS_AT_ONCE = 8_192  # bars per series pass: bounds memory whatever the series; longer passes are no faster
 

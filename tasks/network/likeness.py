@@ -17,7 +17,7 @@ import numpy as np
 
 from storage.schema import FEATURES, BoolArray, FloatArray, IntArray
 from tasks.network.baselines import TabularSamples, logistic
-from tasks.network.segments import UNKNOWN, Series, finite_bars
+from tasks.network.series import UNKNOWN, Series, finite_bars
 
 FEWEST = 3
 """Markets that a majority needs: of two, nobody can say which is the odd one."""

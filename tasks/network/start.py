@@ -15,7 +15,7 @@ from storage.schema import ConfigError, FloatArray, LeakError
 from tasks.network.architecture import DSCConfig
 from tasks.network.baselines import MANY_BARS, TabularSeries, log_loss, logistic, require_every_class
 from tasks.network.fit_config import FitConfig
-from tasks.network.segments import Series
+from tasks.network.series import Series
 from tasks.network.teacher import cross_fitted
 
 

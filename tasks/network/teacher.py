@@ -21,7 +21,7 @@ import numpy as np
 from storage.schema import FloatArray
 from tasks.network.baseline_config import BaselineConfig
 from tasks.network.baselines import MANY_BARS, Boosting, TabularSeries
-from tasks.network.segments import Series
+from tasks.network.series import Series
 
 _LEAVES = 4  # interactions of three at most; 12 knew less of unseen bars
 _RATE = 0.15  # a third of the trees of 0.05, and the network learns as much from them; with fewer bars it learned less

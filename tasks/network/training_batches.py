@@ -18,7 +18,8 @@ from torch.nn import functional
 from storage.schema import FloatArray
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.fit_config import FitConfig
-from tasks.network.segments import UNKNOWN, BarStream, draw_segments, segment_length
+from tasks.network.segments import BarStream, draw_segments, segment_length
+from tasks.network.series import UNKNOWN
 
 
 class TrainingBatch(NamedTuple):

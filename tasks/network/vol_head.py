@@ -13,7 +13,7 @@ did no better: a crash in training bends it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,27 +24,12 @@ from storage.schema import FloatArray, IntArray
 from tasks.network.calibration import ridge
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.inference import torch_threads
-from tasks.network.segments import ready_bars
+from tasks.network.series import ready_bars
+from tasks.network.training_record import VolHeadFit
 from tasks.network.vol_baselines import FEWEST_WINDOWS, sample_stride
 
 _PENALTY = 30.0  # windows that do not overlap: so much evidence says that every weight is 0
 _AT_ONCE = 4_096
-
-
-@dataclass(frozen=True, kw_only=True)
-class VolHeadFit:
-    """How a volatility head was solved, and how far off it was there.
-
-    Attributes:
-        windows: How many windows that do not overlap it was solved on; 0 where they were too few and the row is silent:
-            present volatility goes on.
-        log_gap: Mean of ln(RV / F), F the expected variance.
-        quantiles: Of RV / F at the levels asked for.
-    """
-
-    windows: float
-    log_gap: float
-    quantiles: tuple[float, ...]
 
 
 def add_vol_head(

@@ -16,7 +16,7 @@ from storage.written import Cell, Row
 from tasks.execution.comparison_rows import ComparisonRow
 from tasks.execution.importance import Importance
 from tasks.execution.skill import Skill
-from tasks.network.fit import Progress
+from tasks.network.training_record import Progress
 from tasks.reporting.canvas import (
     ACCENT,
     DASHES,

@@ -19,11 +19,13 @@ from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
 
+_BEHIND = "tasks.strategy.fold_training", "tasks.strategy.out_of_sample"
+
 
 def trial_key(recipe: Recipe, folds: Sequence[str]) -> str:
     """Return the key of a trial, what was decided on unseen bars: other bounds of promotion are no other one."""
     decided = {"folds": folds, "decision": recipe.decision_config, "costs": recipe.costs, "account": recipe.backtest}
-    return ResultStore.key("backtest", decided | {"code": code_behind("tasks.strategy.out_of_sample")})
+    return ResultStore.key("backtest", decided | {"code": code_behind(*_BEHIND)})
 
 
 def trial_of(
@@ -52,7 +54,7 @@ def trial_of(
         first_day=int(start_ms[evaluation.unseen.start] // DAY_MS),
         daily_returns=tuple(daily.tolist()),
         sharpe_per_day=sharpe_ratio(daily, 1.0) or 0.0,
-        made_from=json.loads(canonical_json(tried)) | {"code": code_behind("tasks.strategy.out_of_sample")},
+        made_from=json.loads(canonical_json(tried)) | {"code": code_behind(*_BEHIND)},
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from storage.authorship import Where
 from storage.results import ResultStore
 from tasks.strategy.baseline_comparison import BaselineComparison, load_comparison
-from tasks.strategy.leak_suite import LeakReport
+from tasks.strategy.leak_report import LeakReport
 from tasks.strategy.out_of_sample import Evaluation, load_evaluation
 from tasks.strategy.speed import Speed
 from tasks.strategy.vol_forecast import VolForecastRecord

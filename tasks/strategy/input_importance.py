@@ -6,23 +6,22 @@ from storage.schema import FEATURES
 from tasks.execution.importance import Importance, permutation_importance
 from tasks.market.labels import UNKNOWN
 from tasks.network.architecture import macs_per_bar, macs_per_window
-from tasks.network.dsc import load_model
 from tasks.network.folding import load_weights
-from tasks.network.inference import predict_series
 from tasks.strategy.out_of_sample import Evaluation
 from tasks.strategy.recipe import Recipe
 
 _IMPORTANCE_BARS = 8_192  # the newest unseen ones: enough labels for a thousandth of a nat
 
-
 _IMPORTANCE_MACS = 1e11  # a few seconds; a large network gets fewer bars
-
 
 _PERMUTATIONS = 5
 
 
 def measure_importance(recipe: Recipe, evaluation: Evaluation) -> tuple[Importance, ...]:
     """Return what each input is worth to the newest walk-forward fold's model, on its newest unseen bars."""
+    from tasks.network.dsc import load_model  # with torch, as the next
+    from tasks.network.inference import predict_series
+
     samples, config = evaluation.samples, recipe.network_config
     test = samples.folds[-1].test
     model = load_model(config, load_weights(evaluation.folds[len(samples.folds) - 1].weights))

@@ -1,16 +1,15 @@
-"""The leak report: what every version says about whether its features, labels, folds and training knew the future."""
+"""The leak checks: whether features, labels, folds and training of a version knew the future."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
 
 from storage.results import ResultStore
-from storage.schema import CLASSES, DAY_MS, FEATURES, DatasetRef, FloatArray, IntArray
+from storage.schema import CLASSES, DAY_MS, FEATURES, FloatArray, IntArray
 from tasks.execution.skill import class_shares
 from tasks.market import leaks
 from tasks.market.features import OUTPUTS, WARM_UP, build_features
@@ -24,12 +23,10 @@ from tasks.network.fit import Fitted, Series, fit, predict_series
 from tasks.network.fit_config import FitConfig
 from tasks.network.folding import load_weights
 from tasks.strategy.folds import LIBRARIES, FoldResult
+from tasks.strategy.leak_report import LeakReport
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples
-
-CHECKS = 11
-"""How many checks there are."""
 
 _BARS = 4 * WARM_UP  # of real candles: enough for every ring and sum to turn over, and built in milliseconds
 _NULL = SyntheticMarket(kind="null", bars=14_000, seed=11)
@@ -50,39 +47,6 @@ _NETWORK = DSCConfig(
 )
 _FIT = FitConfig(epochs=2, learning_rate=1e-3, segment_bars=640, batch_segments=1, weight_average=0.995)
 _AGREE = 1e-5  # of probabilities: series passes of other lengths round differently in float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeakReport:
-    """Every leak check of a version.
-
-    Attributes:
-        checks: In the order of the ways in: features, predictions, labels, folds; then those of the code alone.
-    """
-
-    checks: tuple[LeakCheck, ...]
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Names of the checks that failed; none if nothing leaked and the planted leak was caught."""
-        return tuple(check.name for check in self.checks if not check.passed)
-
-
-def leaks_key(data: DatasetRef, recipe: Recipe, fold: str) -> str:
-    """Return the key of the report on a fold's model: of the model, the code, the dataset, and how that is divided."""
-    made_from = {
-        "fold": fold,
-        "code": code_behind("tasks.strategy.leak_suite"),
-        "dataset": data.id,
-        "labels": [recipe.labels, recipe.costs.round_trip],
-        "folds": [recipe.folds, recipe.pool, recipe.network_config.context],
-    }
-    return ResultStore.key("leaks", made_from)
-
-
-def leaks_json(report: LeakReport) -> bytes:
-    """Return the report as a version keeps it."""
-    return json.dumps(asdict(report) | {"passed": not report.failed}, indent=1).encode()
 
 
 def leak_checks(samples: Samples, interval_ms: int, recipe: Recipe, fold: FoldResult) -> Iterator[LeakCheck]:

@@ -20,7 +20,7 @@ from tasks.market.labels import UNKNOWN, Labels, class_means
 from tasks.market.walk_forward import Fold, Span
 from tasks.network.calibration import scaler
 from tasks.network.likeness import FEWEST, alike
-from tasks.network.segments import Series, finite_bars
+from tasks.network.series import Series, finite_bars
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import BarRun, FoldBars, Samples, pool_member, run_of, vol_horizon
 

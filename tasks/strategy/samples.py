@@ -37,7 +37,7 @@ from tasks.market.walk_forward import (
     spans_of,
     walk_forward,
 )
-from tasks.network.segments import Series
+from tasks.network.series import Series
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.vol_windows import bars_to_learn_from, vol_windows
 

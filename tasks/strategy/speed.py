@@ -9,11 +9,10 @@ from pydantic import TypeAdapter
 
 from storage.results import ResultStore
 from storage.snapshots import Dataset
-from tasks.network.dsc import load_model
 from tasks.network.export import check_parity, onnx_graphs
 from tasks.network.folding import load_weights
 from tasks.network.latency import LatencyRow, machine_fingerprint, measure_latency, measure_model, twins
-from tasks.network.segments import newest_run
+from tasks.network.series import newest_run
 from tasks.strategy.provenance import code_behind
 from tasks.strategy.recipe import Recipe
 
@@ -55,6 +54,8 @@ def measure_speed(
         ArtifactError: Two ways to run the model disagree.
         DatasetError: No run of bars is long enough to compare them on.
     """
+    from tasks.network.dsc import load_model  # with torch, which who reads a speed does without
+
     config, tensors = recipe.network_config, load_weights(weights)
     graphs = onnx_graphs(config, tensors)
     inputs = dataset.features[:, : config.input_features]

@@ -25,7 +25,8 @@ from tasks.network.calibration import scaler
 from tasks.network.fit import fit
 from tasks.network.fit_config import FitConfig
 from tasks.network.inference import sample_logits
-from tasks.network.segments import UNKNOWN, BarStream, Series, draw_segments, stream_of
+from tasks.network.segments import BarStream, draw_segments, stream_of
+from tasks.network.series import UNKNOWN, Series
 
 TRAIN, CHECK = 20_000, 10_000
 SEGMENT = 640  # bars

@@ -16,7 +16,6 @@ from numba.core.dispatcher import Dispatcher
 from flows.entry.first_start import compile_kernels
 from flows.retrain import retrain
 from tests.flows.dying_retrain import EXCHANGE, MARKET, RECIPE
-from tasks import evaluation
 from tasks.strategy import leak_suite
 from tests.flows.small_jobs import leave_out_side_work
 from flows.ingest import ingest
@@ -25,9 +24,9 @@ def signatures():
     found = [one for one in gc.get_objects() if isinstance(one, Dispatcher)]
     return {(one.py_func.__module__, one.py_func.__name__, str(sig)) for one in found for sig in one.signatures}
 
+checks = leak_suite.leak_checks, leak_suite.checks_of_code
 leave_out_side_work()
-evaluation.leak_checks = leak_suite.leak_checks  # which call what nobody else does
-evaluation.checks_of_code = leak_suite.checks_of_code
+leak_suite.leak_checks, leak_suite.checks_of_code = checks  # which call what nobody else does
 leak_suite._FIT = replace(leak_suite._FIT, distil=0.0)
 compile_kernels()
 before = signatures()

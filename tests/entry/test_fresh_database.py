@@ -1,6 +1,7 @@
 """A server in a fresh home begins with the database that the installation has kept."""
 
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -96,9 +97,15 @@ def test_libraries_are_imported_while_the_server_of_a_run_starts(home, tmp_path,
         assert order == [False, True]
 
 
+def test_command_of_the_main_job_loads_no_library_that_is_imported_late():
+    script = "import sys, flows.pipeline as job; print([name for name in job.LIBRARIES if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603
+    assert found.stdout == "[]\n"
+
+
 def test_installation_keeps_what_its_server_made(folder, tmp_path, monkeypatch):
     @contextmanager
-    def served(home):
+    def served(home, libraries):
         with closing(sqlite3.connect(folder / "prefect.db")) as database:
             yield database.execute("create table migrated (version)")
 

@@ -306,7 +306,7 @@ def test_same_job_again_ingests_nothing_and_gives_the_same_version(job, again, o
     assert repeated.version == verdict.version
 
 
-@pytest.mark.parametrize("step", ["tasks.strategy.folds.prepare", "tasks.strategy.baseline_folds.fit_baseline"])
+@pytest.mark.parametrize("step", ["tasks.strategy.fold_training.prepare", "tasks.strategy.baseline_folds.fit_baseline"])
 def test_what_fails_beside_the_networks_ends_the_run_with_its_error(prefect_api, tmp_path, monkeypatch, step):
     def fails(*args, **options):
         raise TrainingError("planted")

@@ -7,7 +7,7 @@ from storage.schema import FloatArray
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit import Fitted
 from tasks.network.fit_config import FitConfig
-from tasks.network.segments import Series
+from tasks.network.series import Series
 
 NETWORK = DSCConfig(
     input_features=3,

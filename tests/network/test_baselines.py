@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from storage.schema import ConfigError, DatasetError
 from tasks.network.baseline_config import BaselineConfig
 from tasks.network.baselines import BOOSTING, CLASSICAL, LOGISTIC, fit_baseline
-from tasks.network.segments import Series
+from tasks.network.series import Series
 
 BARS, CLASSES = 6_000, 3
 TRAIN, VALIDATION, TEST = (0, 3_500), (3_500, 4_500), slice(4_500, BARS)

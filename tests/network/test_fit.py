@@ -9,10 +9,11 @@ import torch
 
 from storage.schema import ConfigError, DatasetError, FloatArray, LeakError, TrainingError
 from tasks.network.architecture import DSCConfig
-from tasks.network.fit import Fitted, Progress, fit
+from tasks.network.fit import Fitted, fit
 from tasks.network.fit_config import FIT_PRESETS, FitConfig, fit_preset
 from tasks.network.inference import predict_series
-from tasks.network.segments import Series
+from tasks.network.series import Series
+from tasks.network.training_record import Progress
 from tests.network.planted_series import (
     NETWORK,
     QUICK,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.network.likeness import alike
-from tasks.network.segments import Series
+from tasks.network.series import Series
 
 BARS, SPAN, FEATURES = 12_000, 5, 6
 SCALING = np.zeros(FEATURES), np.ones(FEATURES)

@@ -17,7 +17,7 @@ from tasks.network.fit_config import FitConfig
 from tasks.network.kernels import GROUPS
 from tasks.network.lanes import LANES
 from tasks.network.members import joined, member_config
-from tasks.network.segments import Series
+from tasks.network.series import Series
 
 PARITY = 1e-5
 FIT = FitConfig(epochs=1, segment_bars=64, batch_segments=2)

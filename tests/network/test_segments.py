@@ -6,15 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.network.segments import (
-    UNKNOWN,
-    Series,
-    draw_segments,
-    ready_bars,
-    segment_length,
-    segment_starts,
-    stream_of,
-)
+from tasks.network.segments import draw_segments, segment_length, segment_starts, stream_of
+from tasks.network.series import UNKNOWN, Series, ready_bars
 
 
 @settings(deadline=None, max_examples=50)

@@ -13,7 +13,7 @@ from storage.schema import DatasetError, FloatArray, LeakError
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit import fit
 from tasks.network.fit_config import FitConfig
-from tasks.network.segments import Series
+from tasks.network.series import Series
 from tasks.network.start import Start, prepare
 from tasks.strategy.folds import StoredStart
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from storage.schema import FloatArray
-from tasks.network.segments import Series
+from tasks.network.series import Series
 from tasks.network.teacher import cross_fitted
 
 BARS, TRAIN, VALIDATION = 3_000, (20, 2_420), (2_430, 2_900)

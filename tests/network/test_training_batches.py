@@ -11,7 +11,8 @@ from storage.schema import FloatArray
 from tasks.network.architecture import DSCConfig
 from tasks.network.dsc import DSCTradingModel
 from tasks.network.fit_config import FitConfig
-from tasks.network.segments import UNKNOWN, BarStream
+from tasks.network.segments import BarStream
+from tasks.network.series import UNKNOWN
 from tasks.network.training_batches import TrainingBatch, TrainingBatches
 
 NETWORK = DSCConfig(input_features=2, hidden_channels=4, num_blocks=1, window=3, dropout=0.5, newest_step=True)

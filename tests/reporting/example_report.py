@@ -17,9 +17,8 @@ from tasks.execution.track_record import DeflatedSharpe, TrackRecord
 from tasks.execution.trades import Trades
 from tasks.execution.vol_skill import VolScore
 from tasks.network.architecture import preset
-from tasks.network.fit import Progress
 from tasks.network.latency import RUNTIMES, LatencyRow, Runtime, twins
-from tasks.network.vol_head import VolHeadFit
+from tasks.network.training_record import Progress, VolHeadFit
 from tasks.reporting.paper_record import PaperRecord
 from tasks.reporting.report_data import CostPoint, Equity, ReportData
 from tasks.runs.cost import Cost, StageCost

@@ -21,7 +21,7 @@ from tasks.reporting.summary import summarise
 from tasks.runs.cost import Cost
 from tasks.strategy.baseline_comparison import BaselineComparison
 from tasks.strategy.findings import Findings
-from tasks.strategy.leak_suite import LeakReport
+from tasks.strategy.leak_report import LeakReport
 from tasks.strategy.out_of_sample import evaluate_folds
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.samples import load_samples

@@ -16,7 +16,8 @@ from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.network.vol_baselines import EWMA, HAR
-from tasks.strategy import folds
+from tasks.strategy import fold_training
+from tasks.strategy.folds import FoldResult
 from tasks.strategy.held_out_volatility import held_out_key, with_held_out
 from tasks.strategy.leave_one_out import HeldOutMarket, held_out_markets
 from tasks.strategy.pool import pooled_bars
@@ -101,10 +102,10 @@ def test_listing_is_rated_by_every_market_that_a_network_never_saw(tmp_path: Pat
     listing = stored(tmp_path, candles(9)[BARS - 2_600 :], "NEWUSDT")
     recipe, work = RECIPE.pooled_on(old_ones), ResultStore(tmp_path / "work")
 
-    def said(data: DatasetRef, by: Recipe) -> folds.FoldResult:
+    def said(data: DatasetRef, by: Recipe) -> FoldResult:
         samples = load_samples(tmp_path, data, by)
-        network = folds.train(pooled_bars(tmp_path, by, samples.folds[-1].index), by)
-        return folds.of_market(network, fold_bars(samples, by, len(samples.folds) - 1), by)
+        network = fold_training.train(pooled_bars(tmp_path, by, samples.folds[-1].index), by)
+        return fold_training.of_market(network, fold_bars(samples, by, len(samples.folds) - 1), by)
 
     asked: list[HeldOutMarket] = []
     for one in held_out_markets(tmp_path, listing, recipe):

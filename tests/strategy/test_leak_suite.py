@@ -20,7 +20,7 @@ from tasks.network.dsc import DSCTradingModel
 from tasks.network.fit import Fitted
 from tasks.strategy import leak_suite
 from tasks.strategy.folds import fold_key
-from tasks.strategy.leak_suite import leaks_key
+from tasks.strategy.leak_report import leaks_key
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples, fold_bars, load_samples
 from tests.strategy.stored_candles import stored

@@ -10,7 +10,7 @@ from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.market.walk_forward import FoldConfig
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
-from tasks.strategy import folds
+from tasks.strategy import fold_training
 from tasks.strategy.leave_one_out import HeldOutMarket, evaluate_held_out, held_out_markets
 from tasks.strategy.pool import bars_for_listing, pooled_bars
 from tasks.strategy.recipe import Recipe
@@ -82,7 +82,7 @@ def test_what_happens_to_three_markets_at_once_is_counted_once(tmp_path):
     recipe = RECIPE.pooled_on(same)
     samples = load_samples(tmp_path, same[0], recipe)
     newest = len(samples.folds) - 1
-    trained = folds.train(fold_bars(samples, recipe, newest), recipe)
+    trained = fold_training.train(fold_bars(samples, recipe, newest), recipe)
     work.save("fold-0", trained)
     each = [HeldOutMarket(data=data, recipe=recipe, fold="fold-0") for data in same]
     together, alone = (evaluate_held_out(work, tmp_path, asked, "replayed") for asked in (each, each[:1]))
@@ -129,8 +129,8 @@ def test_a_listings_prior_is_of_its_pool(tmp_path, old_ones, listing):
     recipe = RECIPE.pooled_on(old_ones)
     samples = load_samples(tmp_path, listing, recipe)
     pooled = pooled_bars(tmp_path, recipe, samples.folds[-1].index)
-    trained = folds.train(pooled, recipe)
-    said = folds.of_market(trained, fold_bars(samples, recipe, 0), recipe)
+    trained = fold_training.train(pooled, recipe)
+    said = fold_training.of_market(trained, fold_bars(samples, recipe, 0), recipe)
     np.testing.assert_array_equal(said.prior, pooled.prior)
     assert said.probabilities.shape == (len(samples.folds[-1].predicted), 3)
     assert np.isfinite(said.probabilities).all()

@@ -16,7 +16,7 @@ from tasks.network.fit import predict_series
 from tasks.network.fit_config import FitConfig
 from tasks.network.folding import load_weights
 from tasks.network.segments import stream_of
-from tasks.strategy import folds, pool
+from tasks.strategy import fold_training, pool
 from tasks.strategy import samples as samples_room
 from tasks.strategy.pool import pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
@@ -210,12 +210,12 @@ def test_a_market_is_judged_after_the_last_bar_that_any_market_was_learned_from(
 
 def test_each_market_has_the_pools_weights_and_its_own_predictions_and_prior(stored_pool, tmp_path):
     recipe, data = stored_pool()
-    trained = folds.train(pooled_bars(tmp_path, recipe, 1), recipe)
+    trained = fold_training.train(pooled_bars(tmp_path, recipe, 1), recipe)
     assert trained.probabilities.shape == (0, 3)
     found = []
     for symbol in (LONG, OTHER):
         samples = load_samples(tmp_path, data[symbol], recipe)
-        result = folds.of_market(trained, fold_bars(samples, recipe, 1), recipe)
+        result = fold_training.of_market(trained, fold_bars(samples, recipe, 1), recipe)
         model, dataset = load_model(recipe.network_config, load_weights(trained.weights)), samples.dataset
         whole = predict_series(model, dataset.features, dataset.segment)[samples.folds[1].predicted.rows]
         np.testing.assert_allclose(result.probabilities, whole, rtol=0, atol=1e-6)

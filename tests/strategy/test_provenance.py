@@ -86,7 +86,7 @@ def keys():
             "tasks/network/baselines.py",
             {"start", "fold", "baselines", "comparison", "trial", "version"},
         ),  # the network's teacher too
-        ("tasks/network/dsc.py", {"fold", "baselines", "comparison", "trial", "version"}),
+        ("tasks/network/dsc.py", {"fold", "baselines", "trial", "version"}),
         ("tasks/market/labels.py", {"start", "fold", "baselines", "comparison", "trial", "version"}),
         ("storage/schema.py", {"start", "fold", "baselines", "comparison", "trial", "version"}),
         ("storage/compiled.py", {"start", "fold", "baselines", "comparison", "trial", "version"}),
@@ -142,7 +142,7 @@ def test_modules_behind_a_number_are_those_that_import_linter_finds():
         for shown in (*graph.find_descendants(room), room):
             graph.remove_module(shown)
     for module in (
-        f"tasks.strategy.{name}" for name in ("folds", "out_of_sample", "baseline_comparison", "leak_suite")
+        f"tasks.strategy.{name}" for name in ("fold_training", "out_of_sample", "baseline_comparison", "leak_suite")
     ):
         imported = {module, *graph.find_upstream_modules(module)}
         counts = {"storage.schema", "storage.compiled", "storage.direct_call"}
@@ -152,7 +152,7 @@ def test_modules_behind_a_number_are_those_that_import_linter_finds():
 
 
 def test_what_is_known_by_value_is_left_out_with_what_it_alone_imports():
-    sources = sources_behind("tasks.strategy.folds", known=("tasks.strategy.recipe",))
+    sources = sources_behind("tasks.strategy.fold_training", known=("tasks.strategy.recipe",))
     assert "tasks.network.fit" in sources
     assert not sources.keys() & {"tasks.strategy.recipe", "tasks.champion.promotion", "tasks.execution.decision"}
 

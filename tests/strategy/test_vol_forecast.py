@@ -16,7 +16,8 @@ from tasks.market.walk_forward import Fold, FoldConfig, Span
 from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.backtest_record import backtest_files
-from tasks.strategy.folds import FoldResult, train
+from tasks.strategy.fold_training import train
+from tasks.strategy.folds import FoldResult
 from tasks.strategy.out_of_sample import evaluate_folds
 from tasks.strategy.pool import pooled_bars
 from tasks.strategy.recipe import Recipe

@@ -19,7 +19,8 @@ from tasks.execution.vol_skill import qlike
 from tasks.market.features import build_features
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.market.walk_forward import FoldConfig
-from tasks.strategy.folds import FoldResult, prepare_start, train
+from tasks.strategy.fold_training import prepare_start, train
+from tasks.strategy.folds import FoldResult
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples, fold_bars, load_samples
 from tasks.strategy.vol_forecast import record_vol_forecasts

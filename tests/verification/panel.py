@@ -44,7 +44,7 @@ from tasks.execution.skill import log_losses
 from tasks.market.features import build_features
 from tasks.market.walk_forward import FoldConfig
 from tasks.network.baselines import BOOSTING
-from tasks.strategy import folds
+from tasks.strategy import fold_training
 from tasks.strategy.baseline_folds import train_baselines
 from tasks.strategy.pool import pooled_bars, with_pool_passes
 from tasks.strategy.recipe import Recipe
@@ -174,19 +174,19 @@ def _read(
         return found
 
     predicted: dict[str, dict[str, list[FloatArray]]] = {symbol: {"pool": [], "own": []} for symbol in own}
-    pool_start = timed("pooled", folds.prepare_start, joined, recipe)
-    starts = {symbol: timed("single", folds.prepare_start, bars, recipe) for symbol, bars in own.items()}
+    pool_start = timed("pooled", fold_training.prepare_start, joined, recipe)
+    starts = {symbol: timed("single", fold_training.prepare_start, bars, recipe) for symbol, bars in own.items()}
     for seed in seeds:
         seeded = replace(recipe, fit=replace(recipe.fit_config, seed=seed))
-        network = timed("pooled", folds.train, joined, with_pool_passes(seeded), pool_start)
+        network = timed("pooled", fold_training.train, joined, with_pool_passes(seeded), pool_start)
         for symbol, bars in own.items():
-            predicted[symbol]["pool"].append(folds.of_market(network, bars, seeded).probabilities)
-            alone = timed("single", folds.train, bars, seeded, starts[symbol])
+            predicted[symbol]["pool"].append(fold_training.of_market(network, bars, seeded).probabilities)
+            alone = timed("single", fold_training.train, bars, seeded, starts[symbol])
             predicted[symbol]["own"].append(alone.probabilities)
     found = {}
     for symbol, bars in own.items():
-        held_out = timed("without", folds.train, others[symbol], with_pool_passes(recipe))
-        predicted[symbol]["without it"] = [folds.of_market(held_out, bars, recipe).probabilities]
+        held_out = timed("without", fold_training.train, others[symbol], with_pool_passes(recipe))
+        predicted[symbol]["without it"] = [fold_training.of_market(held_out, bars, recipe).probabilities]
         trees = timed("baselines", train_baselines, bars, recipe).probabilities[BOOSTING]
         test = samples[symbol].folds[0].test.rows
         classes = samples[symbol].labels.classes[test]
