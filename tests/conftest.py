@@ -171,7 +171,12 @@ def prefect_api(tmp_path_factory):
         PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
         PREFECT_LOGGING_TO_API_ENABLED: False,  # a copy of each line that no test reads
     }
+    # As `prefect server start --no-services` has it: no test asks this server for a schedule, an event or a task's run,
+    # and it would work four times as long.
+    without_services = "PREFECT__SERVER_WEBSERVER_ONLY"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utilities, "mkdtemp", lambda: str(folder))
+        patch.setenv(without_services, "1")
         with utilities.prefect_test_harness(server_startup_timeout=300), temporary_settings(own):
+            patch.delenv(without_services)  # of this server alone
             yield
