@@ -53,7 +53,7 @@ def compile_kernels() -> None:
     bars = Bars(start_ms=candles.start_ms, open=candles.open, close=candles.close, interval_ms=market.interval_ms)
     params = packed(DecisionConfig(), Costs(), np.array([-0.5, 0.0, 0.5]), 12)
     decide_series(np.full((len(bars), 3), 1 / 3), vol, bars.contiguous, params)
-    buy_and_hold(bars, Costs(), BacktestConfig())
+    _ = buy_and_hold(bars, Costs(), BacktestConfig()).trades
     bootstrap_means(np.zeros((2, 2)), 1.0, draws=1, seed=7)
 
 
