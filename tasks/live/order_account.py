@@ -37,7 +37,8 @@ CLOSE_S = 15.0
 """How long the end of a session waits for its last position to be closed."""
 
 _BEAT_S = 0.05
-_UNHEARD, _REFUSED = "nobody hears of the account", "openings are refused"  # of which somebody was told
+# Of which somebody was told.
+_UNHEARD, _REFUSED, _STILL_OPEN = "nobody hears of the account", "openings are refused", "what can't be closed"
 
 _SURELY_KEPT_MS = 7 * DAY_MS  # in which every venue tells all that was booked
 
@@ -130,8 +131,9 @@ class OrderAccount(Account):
             if self.desk.trading.set_stop(self.desk.market, stop):
                 self.desk.note(self._closed_ms, "bare", f"{said}; it is set again, at {stop}")
                 self.alert(f"{said}; it is set again, at {stop}")
-        except TemporaryError:
-            pass  # it is compared again soon
+        except TemporaryError as err:  # it is compared again soon
+            if self.desk.bare_s > self.desk.timing.unknown_s:
+                return f"{said}, and got none for {self.desk.timing.unknown_s:g} s ({err})"
         except PipelineError as err:
             return f"{said}, and gets none at {stop} ({err})"
         return ""
@@ -182,15 +184,18 @@ class OrderAccount(Account):
         if self._closing is None and not (self.is_open and is_due):
             return self.is_open
         if self._closing is None:
-            self.alert("what is held is closed: something has been unknown for too long")
+            if _STILL_OPEN not in self._told:
+                self.alert("what is held is closed: something has been unknown for too long")
             self._closing = Closing(self.desk.trading, self.desk.market, on_note=self.alert)
         if not self._closing.is_done:
             with suppress(Banned):  # it goes on when that has ended
                 self._closing.work()
             return True
-        if self._closing.still_open:
-            self.alert(f"STILL OPEN {self._closing.still_open}")
-        return False
+        still_open, self._closing = self._closing.still_open, None
+        if still_open and _STILL_OPEN not in self._told:
+            self._told.add(_STILL_OPEN)
+            self.alert(f"STILL OPEN {still_open}")
+        return bool(still_open) and self.is_open  # it is tried again: what was in the way may be over soon
 
     def compare_soon(self) -> None:
         """Compare with the exchange at the next look: something may have been missed."""

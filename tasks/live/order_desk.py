@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from math import inf
+from time import monotonic
 from typing import NamedTuple
 
 from storage.schema import Market, PipelineError, TemporaryError
@@ -99,6 +100,7 @@ class OrderDesk(PositionKeeper):
             does not say.
         refuses_to_open: That the exchange takes no order to open, again and again; empty while it does.
         trading: The exchange.
+        timing: When it asks.
     """
 
     def __init__(
@@ -117,11 +119,13 @@ class OrderDesk(PositionKeeper):
     ) -> None:
         self.there, self.refuses_to_open = ZERO, ""
         self.without_stop: Position | None = None
+        self._bare_since_s: float | None = None
         self.trading, self._session = trading, session
-        self._lot, self._protection, self._timing = lot, protection, timing
+        self._lot, self._protection, self.timing = lot, protection, timing
         self._wanted: Intent | None = None
         self._ended = (-1, "")  # the last bar whose orders came to an end, and why nothing more was sent
         self._asked: dict[str, tuple[Order, float, float]] = {}  # as it was, when it is asked for next, the wait then
+        self._sent_s: dict[str, float] = {}  # when each order was sent, or first asked for by this process
         self._compare_s, self._differed, self._is_over = 0.0, 0, False
         self._compared_s, self._incomparable = -inf, "nobody has asked yet"
         self._refusals = 0  # to close, of decisions in a row
@@ -146,9 +150,14 @@ class OrderDesk(PositionKeeper):
     def unknown(self) -> str:
         """Why nobody knows what the account holds now; empty where the exchange has told it, or did until just now."""
         old_s = boottime_s() - self._compared_s
-        if old_s <= self._timing.reconcile_s + self._timing.unknown_s:
+        if old_s <= self.timing.reconcile_s + self.timing.unknown_s:
             return ""
         return self._incomparable or f"nobody has asked for {old_s:.0f} s what the account holds"
+
+    @property
+    def bare_s(self) -> float:
+        """For how long each comparison has found what is held without a stop, seconds; 0 where the last one has not."""
+        return 0.0 if self._bare_since_s is None else monotonic() - self._bare_since_s
 
     def submit_intent(self, wanted: Intent) -> None:
         """Begin to carry out a decision; `work` goes on with it."""
@@ -176,7 +185,7 @@ class OrderDesk(PositionKeeper):
         """Take in what the exchange says of this market; a stop of which it says something may be gone."""
         super().on_account_event(event)
         if isinstance(event, OrderNews) and event.is_stop:
-            self._compare_within(self._timing.differ_s)
+            self._compare_within(self.timing.differ_s)
 
     # --- what it does -------------------------------------------------------------------------------------------------
 
@@ -193,7 +202,7 @@ class OrderDesk(PositionKeeper):
             self._send(due, self._wanted)
         else:
             if self.sent(self._wanted.start_ms):  # whether what was opened has its stop, only the exchange knows
-                self._compare_within(self._timing.differ_s)
+                self._compare_within(self.timing.differ_s)
             self._count_refusals(self._wanted.start_ms)
             self._ended, self._wanted = (self._wanted.start_ms, due), None
 
@@ -238,7 +247,7 @@ class OrderDesk(PositionKeeper):
 
     def _send(self, order: Order, wanted: Intent) -> None:
         order = self._keep(order.submitting(self._now_ms()))
-        self._bars[order.link_id] = wanted.start_ms
+        self._bars[order.link_id], self._sent_s[order.link_id] = wanted.start_ms, monotonic()
         if not order.leg.reduces:
             self.stop_share = wanted.stop_share
         self._journal.order(self.name, wanted.start_ms, order, None if order.leg.reduces else wanted.stop_share)
@@ -251,9 +260,10 @@ class OrderDesk(PositionKeeper):
             self._stop(answer.why)
 
     def _ask(self, order: Order) -> None:
+        since_s = self._sent_s.setdefault(order.link_id, monotonic())  # by no clock that somebody may set back
         known, due_s, wait_s = self._asked.get(order.link_id, (None, 0.0, 0.0))
         if known is not order:  # something has been said of it since
-            self._asked[order.link_id] = (order, boottime_s() + self._timing.first_s, self._timing.first_s)
+            self._asked[order.link_id] = (order, boottime_s() + self.timing.first_s, self.timing.first_s)
             return
         if boottime_s() < due_s:
             return
@@ -264,9 +274,9 @@ class OrderDesk(PositionKeeper):
         self._apply_all(found or ())
         if found == []:
             self._learn(self._orders[order.link_id], NotFound(self._now_ms()))
-        if order.link_id in self._open and self._now_ms() - order.sent_ms > 1e3 * self._timing.unknown_s:
-            self._stop(f"nobody can tell for {self._timing.unknown_s:g} s what has become of order {order.link_id}")
-        wait_s = min(2 * wait_s, self._timing.most_s)
+        if order.link_id in self._open and monotonic() - since_s > self.timing.unknown_s:
+            self._stop(f"nobody can tell for {self.timing.unknown_s:g} s what has become of order {order.link_id}")
+        wait_s = min(2 * wait_s, self.timing.most_s)
         self._asked[order.link_id] = (self._orders[order.link_id], boottime_s() + wait_s, wait_s)
 
     def reconcile(self) -> None:
@@ -276,14 +286,14 @@ class OrderDesk(PositionKeeper):
         """
         if boottime_s() < self._compare_s:
             return
-        self._compare_s = boottime_s() + self._timing.reconcile_s
+        self._compare_s = boottime_s() + self.timing.reconcile_s
         is_open, waiting = bool(self.unsettled), None
         try:
             position = self.trading.position(self.market)
         except PipelineError as err:
             self._compare_again(err)
             self._differed += bool(self.trouble)
-            self._is_over |= self._differed >= self._timing.rounds and bool(self.trouble)
+            self._is_over |= self._differed >= self.timing.rounds and bool(self.trouble)
             return
         try:
             if position.leverage > 1:  # somebody has set it since
@@ -298,8 +308,9 @@ class OrderDesk(PositionKeeper):
         is_open |= bool(self.unsettled)
         size = self.there = position.size
         self.without_stop = position if abs(size) >= self._lot.least and not position.stop and not is_open else None
+        self._bare_since_s = None if self.without_stop is None else self._bare_since_s or monotonic()
         if self.without_stop is not None:
-            self._compare_within(self._timing.differ_s)
+            self._compare_within(self.timing.differ_s)
         if self.trouble:  # nothing is sent any more; what somebody else's order leads to is booked
             agrees = size == self.held and not self.unsettled
             self._is_over |= agrees and waiting is not None and all(map(self._is_ours, waiting))
@@ -309,8 +320,8 @@ class OrderDesk(PositionKeeper):
                 self._know_until(known_ms)
             return
         self._differed += 1
-        self._compare_s = boottime_s() + self._timing.differ_s
-        if self._differed >= self._timing.rounds:
+        self._compare_s = boottime_s() + self.timing.differ_s
+        if self._differed >= self.timing.rounds:
             self._stop(f"the exchange holds {size}, the journal says {self.held}")
             self._is_over = True
 
@@ -318,7 +329,7 @@ class OrderDesk(PositionKeeper):
         """Compare again soon, for the exchange has not told everything; what no repetition changes is trouble."""
         if isinstance(err, TemporaryError):
             self._incomparable = f"the exchange does not tell what the account holds ({err})"
-            self._compare_within(self._timing.differ_s)
+            self._compare_within(self.timing.differ_s)
         else:
             self._stop(str(err))
             self._is_over = True

@@ -62,7 +62,7 @@ def test_state_that_can_t_be_asked_for_stays_unknown_and_nothing_is_opened(open_
 def test_order_of_which_nobody_can_tell_for_long_is_trouble(open_desk: OPEN) -> None:
     lost = Fault(Match(path=CREATE_PATH, method="POST"), actions.delivery("reset"))
     here = open_desk([lost, Fault(Match(path=REALTIME, times=None), actions.http_status(500))])
-    here.desk._timing = replace(TIMING, unknown_s=0.3)
+    here.desk.timing = replace(TIMING, unknown_s=0.3)
     here.want("0.4")
     here.work(until=lambda: bool(here.desk.trouble))
     assert "nobody can tell for 0.3 s what has become of order dsc-" in here.desk.trouble
@@ -72,7 +72,7 @@ def test_order_of_which_nobody_can_tell_for_long_is_trouble(open_desk: OPEN) -> 
 def test_order_that_is_acknowledged_and_never_heard_of_again_is_trouble(open_desk: OPEN) -> None:
     unseen = {"realtime": 10_000, "history": 10_000, "executions": 10_000}
     here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), Action("unseen", twist=OrderTwist(unseen=unseen)))])
-    here.desk._timing = replace(TIMING, unknown_s=0.3)
+    here.desk.timing = replace(TIMING, unknown_s=0.3)
     here.want("0.4")
     here.work(until=lambda: bool(here.desk.trouble))
     assert (here.orders[0].status, len(here.posts)) == (Status.ACKED, 1)

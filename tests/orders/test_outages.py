@@ -1,0 +1,72 @@
+"""What an outage may not lead to: what is held is minded until somebody knows that it is flat."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from time import monotonic
+
+import pytest
+
+from tasks.sandbox.faults import Action, Fault, Match
+from tests.orders.cells import KEY, LIMIT_S, MARKET, OPEN, TIMING, D, account_of
+from tests.sandbox import actions
+
+POSITION, SET_STOP = "/v5/position/list", "/v5/position/trading-stop"
+
+
+def down(path: str, method: str = "GET") -> list[Fault]:
+    """Return the plan in which nothing of a path is answered, or done, any more."""
+    gone = Action("down", actions.http_status(500).spoil, unseen=True)
+    return [Fault(Match(path=path, method=method, times=None), gone)]
+
+
+@pytest.mark.promise(15)
+def test_position_that_could_not_be_closed_in_an_outage_is_closed_after_it(
+    open_desk: OPEN, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, told, late_s = open_desk(), list[str](), [0.0]
+    _, own = account_of(here, stack)
+    here.desk, own.alert = own.desk, told.append
+    monkeypatch.setattr("tasks.live.halting.monotonic", lambda: monotonic() + late_s[0])
+    here.want("0.4", stop=D(50))
+    here.work()
+    own.desk._stop("an order of somebody else")
+    here.sandbox.follow(down(POSITION))
+    for late_s[0] in (0.0, 60.0, 120.0, 180.0, 240.0):
+        assert own.wind_down(True)
+    here.sandbox.follow([])
+    give_up_s = monotonic() + LIMIT_S
+    while own.wind_down(True):
+        assert monotonic() < give_up_s
+    assert here.sandbox.account(KEY.key).position(MARKET.symbol).size == 0
+    (line,) = [one for one in told if "STILL OPEN" in one]
+    assert MARKET.symbol in line
+
+
+@pytest.mark.promise(15)
+def test_position_whose_stop_can_t_be_set_for_a_while_is_to_be_closed(open_desk: OPEN, stack: ExitStack) -> None:
+    here = open_desk(down(SET_STOP, "POST"))
+    _, own = account_of(here, stack)
+    here.desk, own.desk.timing = own.desk, replace(TIMING, unknown_s=0.3)
+    here.want("0.4")
+    here.work()
+    give_up_s = monotonic() + LIMIT_S
+    while not (said := own.poll()):
+        assert monotonic() < give_up_s
+    assert "0.4 had no stop at the exchange, and got none for 0.3 s" in said
+
+
+@pytest.mark.promise(15)
+def test_order_of_which_nobody_can_tell_is_trouble_though_this_machine_s_clock_was_set_back(open_desk: OPEN) -> None:
+    lost = Fault(Match(path="/v5/order/create", method="POST"), actions.delivery("reset"))
+    here = open_desk([lost, *down("/v5/order/realtime")])
+    here.desk.timing = replace(TIMING, unknown_s=0.3)
+    here.want("0.4")
+    here.desk.work()
+    here.desk._now_ms = lambda: 0
+    give_up_s = monotonic() + 10.0
+    while not here.desk.trouble:
+        assert monotonic() < give_up_s
+        here.desk.work()
+    assert "nobody can tell for 0.3 s what has become of order dsc-" in here.desk.trouble
