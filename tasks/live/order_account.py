@@ -34,7 +34,7 @@ from tasks.live.session_config import OrderConfig
 from tasks.strategy.live_tick import forecast_vol
 
 CLOSE_S = 15.0
-"""How long the end of a session waits for its last position to be closed."""
+"""How long the end of a session waits for its last position to be closed, and its start for what was under way."""
 
 _BEAT_S = 0.05
 # Of which somebody was told.
@@ -328,7 +328,7 @@ class OrderAccount(Account):
             if self.desk.held * wanted >= 0:
                 return
             wanted, coins = 0, ZERO
-        give_up_s = boottime_s() + (left_s if wanted else max(left_s, CLOSE_S))
+        give_up_s = boottime_s() + max(left_s, 0.0)
         price = Decimal(str(quote.first))
         stop = self._stop.of_new(price, wanted) if wanted else None
         self.desk.submit_intent(Intent(start_ms, coins, price, give_up_s, stop, self._stop.share))

@@ -30,6 +30,9 @@ PROTECTION = Protection()
 LEGS = 2
 """Orders of a kind for one decision: what the first leaves open gets one further one."""
 
+CLOSES_LATER_S = 15.0
+"""How much later than what opens may be sent what closes: what was decided to go is not kept for another bar."""
+
 REFUSALS = 2
 """Decisions in a row whose order to close the exchange refused, after which that is trouble."""
 
@@ -65,7 +68,7 @@ class Intent(NamedTuple):
         start_ms: Open time of the bar.
         coins: Signed position.
         price: Quote currency a coin, about.
-        until_s: Of `boottime_s`: nothing new is sent later.
+        until_s: Of `boottime_s`: nothing is opened later; what closes may be `CLOSES_LATER_S` later.
         stop: Price of the stop that goes with an order that opens; None for none.
         stop_share: How far that is from `price`, share of it.
     """
@@ -243,7 +246,8 @@ class OrderDesk(PositionKeeper):
         """Return why an order that is due may not be sent; empty where it may."""
         if not order.leg.reduces and (self.trouble or self._halted()):
             return Cause.HALTED
-        return Cause.STALE if boottime_s() > wanted.until_s else ""
+        late_s = boottime_s() - wanted.until_s
+        return Cause.STALE if late_s > (CLOSES_LATER_S if order.leg.reduces else 0.0) else ""
 
     def _send(self, order: Order, wanted: Intent) -> None:
         order = self._keep(order.submitting(self._now_ms()))

@@ -8,9 +8,11 @@ from time import monotonic
 
 import pytest
 
+from tasks.exchange.boot_clock import boottime_s
 from tasks.sandbox.faults import Action, Fault, Match
-from tests.orders.cells import KEY, LIMIT_S, MARKET, OPEN, TIMING, D, account_of
+from tests.orders.cells import BAR_MS, KEY, LIMIT_S, MARKET, OPEN, TIMING, D, account_of
 from tests.sandbox import actions
+from tests.sandbox.order_actions import order_fault
 
 POSITION, SET_STOP = "/v5/position/list", "/v5/position/trading-stop"
 
@@ -55,6 +57,23 @@ def test_position_whose_stop_can_t_be_set_for_a_while_is_to_be_closed(open_desk:
     while not (said := own.poll()):
         assert monotonic() < give_up_s
     assert "0.4 had no stop at the exchange, and got none for 0.3 s" in said
+
+
+@pytest.mark.promise(15)
+def test_rest_of_what_a_flip_closes_goes_out_after_it_is_too_late_to_open(
+    open_desk: OPEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = open_desk()
+    here.want("0.3")
+    here.work()
+    here.sandbox.follow(order_fault("partly filled, then cancelled", MARKET.symbol, parts=2))
+    here.want("-0.4", bar=1)
+    here.desk.work()
+    assert len(here.posts) == 2
+    monkeypatch.setattr("tasks.live.order_desk.boottime_s", lambda: boottime_s() + LIMIT_S + 1.0)
+    here.work()
+    assert (here.desk.held, len(here.posts)) == (0, 3)
+    assert here.desk.outcome(BAR_MS + MARKET.interval_ms) == "stale"
 
 
 @pytest.mark.promise(15)
