@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from storage.api_keys import ApiKey
-from storage.schema import Ambiguous, Banned, PipelineError, RateLimited, TemporaryError, one_line
+from storage.schema import Ambiguous, Banned, ClockError, PipelineError, RateLimited, TemporaryError, one_line
 from tasks.exchange.bans import Ban
 from tasks.exchange.pacing import Pace, RetryPolicy, Sleep
 from tasks.exchange.transport import HOST_NAMES, Answer, Exchange, ask, give_up, new_client, refused
@@ -97,6 +97,7 @@ class RestClient:
             Withdrawn: The request was cancelled.
         """
         policy, failures, bans, spent_s = self.retry, 0, 0, 0.0
+        is_signed_anew = self.key is None
         while True:
             self._pace.wait(partial(self._wait, stop))
             if left_s := self.known_ban.left_s():
@@ -128,6 +129,12 @@ class RestClient:
                 else:
                     self._wait(stop, wait_s)
                 spent_s += wait_s
+            except ClockError as err:
+                # Signed too long ago: it was held up, as by a machine that slept, or the clock is off indeed.
+                if is_signed_anew:
+                    raise refused(err, self.exchange, what) from err
+                is_signed_anew = True
+                self.on_retry(f"asking again: {what} ({err})")
             except PipelineError as err:
                 raise refused(err, self.exchange, what) from err
             else:

@@ -149,8 +149,10 @@ class TradingAccount:
         except Rejected as err:
             proven = err.code >= _HTTP and err.code not in _MAY_HAVE_LANDED
             return Refused(str(err)) if proven else Lost(str(err))
-        except (AuthError, ClockError) as err:
+        except AuthError as err:
             return Refused(str(err), is_final=True)
+        except ClockError as err:  # signed too long ago: the next one may arrive in time
+            return Refused(str(err))
         except TemporaryError as err:
             return Lost(str(err))
         return Acked(str(answer.result.get("orderId") or ""))

@@ -106,7 +106,7 @@ class Refused(NamedTuple):
     """The exchange's answer: it refused the order.
 
     Attributes:
-        is_final: Whether it will refuse every other order too, because of the key, a permission or the clock.
+        is_final: Whether it will refuse every other order too, because of the key or a permission.
     """
 
     why: str

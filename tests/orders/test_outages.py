@@ -89,3 +89,22 @@ def test_order_of_which_nobody_can_tell_is_trouble_though_this_machine_s_clock_w
         assert monotonic() < give_up_s
         here.desk.work()
     assert "nobody can tell for 0.3 s what has become of order dsc-" in here.desk.trouble
+
+
+@pytest.mark.promise(15)
+def test_question_that_was_signed_too_long_ago_once_does_not_halt_the_market(open_desk: OPEN) -> None:
+    here = open_desk([Fault(Match(path=POSITION, times=1), actions.ret_code(10002, "late"))])
+    here.desk.reconcile()
+    assert (here.desk.trouble, here.desk.unknown) == ("", "")
+
+
+@pytest.mark.promise(15)
+def test_order_that_arrived_too_late_once_is_refused_and_the_next_decision_s_is_sent(open_desk: OPEN) -> None:
+    late = Action("late", actions.ret_code(10002, "late").spoil, unseen=True)
+    here = open_desk([Fault(Match(path="/v5/order/create", method="POST", times=1), late)])
+    here.want("0.4")
+    here.work()
+    assert (here.desk.outcome(BAR_MS), here.desk.trouble) == ("rejected", "")
+    here.want("0.4", bar=1)
+    here.work()
+    assert (here.desk.held, len(here.posts)) == (D("0.4"), 2)
