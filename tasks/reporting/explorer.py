@@ -55,7 +55,7 @@ def explorer_data(equity: Equity) -> dict[str, Any]:
         "close": _rounded(candles.close[last]),
         "series": series,
         "folds": list(equity.block_starts_ms[1:]),
-        "trades": [] if equity.trades is None else _marks(equity, equity.trades),
+        "trades": _marks(equity, equity.trades),
     }
 
 

@@ -14,8 +14,6 @@ from tasks.reporting.templating import printable
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _NUMBER = re.compile(r"(<\s)?[-+\N{MINUS SIGN}]?[\d,.]+(\s(%|bp|nat|µs))?$|undefined$|\N{EN DASH}$")
-_NAMES = {"sharpe_ratio": "Sharpe ratio", "sortino_ratio": "Sortino ratio", "macs": "MACs"}
-_UNITS = {"_us": ", µs", "_bp": ", bp", "_ms": ", ms", "_usdt": ", USDT"}
 
 
 def interval(measure: Measure) -> str:
@@ -23,16 +21,6 @@ def interval(measure: Measure) -> str:
     if measure.low is None or measure.high is None:
         return ""
     return f"95 %: {written(measure.low, measure.style)} to {written(measure.high, measure.style)}"
-
-
-def heading(column: str) -> str:
-    """Return a column's name for readers: p50_us -> p50, µs."""
-    if column in _NAMES:
-        return _NAMES[column]
-    for suffix, unit in _UNITS.items():
-        if column.endswith(suffix):
-            return column.removesuffix(suffix).replace("_", " ") + unit
-    return column.replace("_", " ")
 
 
 def exact_text(value: Cell) -> str:
@@ -77,7 +65,7 @@ def grid(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Grid:
 def row_grid(rows: Sequence[Row]) -> Grid:
     """Return a table of rows that name their columns."""
     columns = list(rows[0])
-    return grid([heading(column) for column in columns], [[row.get(column) for column in columns] for row in rows])
+    return grid(columns, [[row.get(column) for column in columns] for row in rows])
 
 
 def pair_grid(values: Row) -> Grid:

@@ -36,7 +36,6 @@ from tasks.reporting.headline import headline_rows
 from tasks.reporting.markup import (
     Grid,
     grid,
-    heading,
     interval,
     markdown_text,
     pair_grid,
@@ -153,7 +152,7 @@ def _environment() -> Environment:
     environment = template_environment()
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in the order given
     environment.filters |= {
-        "written": written, "or_dash": or_dash, "heading": heading, "interval": interval, "md": markdown_text,
+        "written": written, "or_dash": or_dash, "interval": interval, "md": markdown_text,
         "used_months": used_months, "largest_month": largest_month,
     }  # fmt: skip
     environment.globals |= {
@@ -252,7 +251,7 @@ def _days_figure(data: ReportData, label: str) -> Figure | None:
 
 def _trades_figure(data: ReportData, label: str) -> Figure | None:
     trades = data.equity.trades
-    if trades is None or len(trades) < _FEWEST_TO_SPREAD:
+    if len(trades) < _FEWEST_TO_SPREAD:
         return None
     earned = 1e4 * trades.net / trades.entry_notional
     return figures.draw_distribution(earned, f"Net result of {len(trades):,} round trips", "bp", label)

@@ -62,8 +62,8 @@ class Equity:
         candles: (T,) those bars.
         interval_ms: Milliseconds per bar.
         model, buy_and_hold: (T + 1,) quote currency, at the start, then at each close.
-        baselines: Name -> the same of a baseline that trades by the model's rule.
         trades: The model's round trips; bars count from the first of `candles`.
+        baselines: Name -> the same of a baseline that trades by the model's rule.
         block_starts_ms: Start of each fold's test block, UTC milliseconds: another model decides from there on.
     """
 
@@ -71,8 +71,8 @@ class Equity:
     interval_ms: int
     model: FloatArray
     buy_and_hold: FloatArray
+    trades: Trades
     baselines: Mapping[str, FloatArray] = field(default_factory=dict)
-    trades: Trades | None = None
     block_starts_ms: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

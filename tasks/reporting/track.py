@@ -103,8 +103,6 @@ def worst_drawdowns(equity: Equity, most: int = 5) -> list[Row]:
 def trade_rows(equity: Equity, most: int = 20) -> list[Row]:
     """Return the newest round trips of the model, the oldest of them first."""
     trades, start_ms = equity.trades, equity.candles.start_ms
-    if trades is None:
-        return []
     return [
         {
             "entered": utc_text(int(start_ms[trades.entry_bar[i]])),

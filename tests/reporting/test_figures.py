@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
+from storage.schema import FloatArray
 from storage.written import Cell, Style, cell_text, written
 from tasks.reporting.canvas import NARROW, WIDE, svg
 from tasks.reporting.figures import downsample, draw_equity, draw_step
 from tasks.reporting.markup import exact_text
 from tasks.reporting.report_data import Equity
 from tasks.reporting.templating import printable
-from tests.reporting.example_report import example, market_of
+from tests.reporting.example_report import example, market_of, round_trips
 
 
 @pytest.mark.parametrize(
@@ -102,10 +103,15 @@ def test_downsampling_keeps_the_ends_and_the_extremes(series: list[float], most:
         assert np.nanmax(values[rows]) == np.nanmax(values)
 
 
+def account(bars: int, model: FloatArray, held: FloatArray) -> Equity:
+    candles = market_of([1.0] * bars)
+    return Equity(candles=candles, interval_ms=300_000, model=model, buy_and_hold=held, trades=round_trips(candles, 0))
+
+
 def test_equity_chart_draws_at_most_2000_points_and_the_extremes_on_a_logarithmic_axis() -> None:
     rng = np.random.default_rng(7)
     model, held = (100_000 * np.exp(np.cumsum(np.r_[0.0, rng.normal(0, 1e-3, 100_000)])) for _ in range(2))
-    equity = Equity(candles=market_of([1.0] * 100_000), interval_ms=300_000, model=model, buy_and_hold=held)
+    equity = account(100_000, model, held)
     value, below = draw_equity(equity, "BTCUSDT linear 5m · Bybit").axes
     assert value.get_yscale() == "log"
     for line, series in zip(value.lines[:2], (equity.buy_and_hold, equity.model), strict=True):
@@ -122,7 +128,7 @@ def test_equity_chart_draws_at_most_2000_points_and_the_extremes_on_a_logarithmi
 @pytest.mark.parametrize("reached", [2e5, 5e6, 5e9])
 def test_name_of_the_equity_axis_stands_inside_the_chart_however_long_its_numbers(width: int, reached: float) -> None:
     grown = np.geomspace(1e5, reached, 1_001)
-    equity = Equity(candles=market_of([1.0] * 1_000), interval_ms=300_000, model=grown, buy_and_hold=grown)
+    equity = account(1_000, grown, grown)
     figure = draw_equity(equity, "BTCUSDT linear 5m · Bybit", width)
     svg(figure, "equity")  # lays it out
     assert figure.axes[0].yaxis.label.get_window_extent().x0 >= 0.0

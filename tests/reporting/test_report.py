@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,7 +25,7 @@ from tasks.execution.track_record import TrackRecord
 from tasks.reporting.explorer import library
 from tasks.reporting.report import render_report, summary_markdown
 from tasks.reporting.report_data import CostPoint, Equity
-from tests.reporting.example_report import BAR_MS, example, market_of
+from tests.reporting.example_report import BAR_MS, example, market_of, round_trips
 from tests.reporting.read_page import Page
 
 pytestmark = pytest.mark.long
@@ -221,9 +222,8 @@ def test_what_is_not_there_is_left_out() -> None:
 
 @pytest.mark.parametrize("bars", [1, 2, 3])
 def test_shortest_series_can_be_drawn(bars: int) -> None:
-    few = Equity(
-        candles=market_of([100.0] * bars), interval_ms=BAR_MS, model=np.ones(bars + 1), buy_and_hold=np.ones(bars + 1)
-    )
+    candles, flat = market_of([100.0] * bars), np.ones(bars + 1)
+    few = Equity(candles=candles, interval_ms=BAR_MS, model=flat, buy_and_hold=flat, trades=round_trips(candles, 0))
     drawn = pictures(render_report(replace(example(500), equity=few)))
     assert len([picture for picture in drawn if "Equity and drawdown" in picture]) == 2
 
@@ -281,9 +281,10 @@ def test_report_refuses_an_origin_that_hides_the_source() -> None:
 
 def test_equity_refuses_series_of_different_lengths() -> None:
     bars = market_of([1.0, 2.0])
+    account = partial(Equity, interval_ms=BAR_MS, trades=round_trips(bars, 0))
     with pytest.raises(ConfigError, match=r"equity of 2 bars must have one value more in every series, had .*: 2"):
-        Equity(candles=bars, interval_ms=BAR_MS, model=np.ones(2), buy_and_hold=np.ones(3))
+        account(candles=bars, model=np.ones(2), buy_and_hold=np.ones(3))
     with pytest.raises(ConfigError, match=r"equity must be finite in every bar, was not in that of buy and hold"):
-        Equity(candles=bars, interval_ms=BAR_MS, model=np.ones(3), buy_and_hold=np.array([1.0, math.nan, 1.0]))
+        account(candles=bars, model=np.ones(3), buy_and_hold=np.array([1.0, math.nan, 1.0]))
     with pytest.raises(ConfigError, match=r"equity of 0 bars must have one value more"):
-        Equity(candles=bars[:0], interval_ms=BAR_MS, model=np.ones(1), buy_and_hold=np.ones(1))
+        account(candles=bars[:0], model=np.ones(1), buy_and_hold=np.ones(1))

@@ -27,11 +27,13 @@ HOUR = 3_600_000
 def daily(model: list[float], held: list[float] | None = None, start_ms: int = START_MS) -> Equity:
     """Return an account on daily bars."""
     bars = len(model) - 1
+    candles = market_of([1.0] * bars, DAY_MS, start_ms)
     return Equity(
-        candles=market_of([1.0] * bars, DAY_MS, start_ms),
+        candles=candles,
         interval_ms=DAY_MS,
         model=np.array(model),
         buy_and_hold=np.array(held or [1.0] * (bars + 1)),
+        trades=round_trips(candles, 0),
     )
 
 
@@ -44,7 +46,11 @@ def test_days_belong_to_the_day_in_which_their_bars_open_also_behind_a_gap() -> 
     bars = market_of([1.0] * 4, 12 * HOUR)
     bars.start_ms[2:] += 2 * DAY_MS  # two days are missing
     equity = Equity(
-        candles=bars, interval_ms=12 * HOUR, model=np.array([1, 1.1, 1.1, 2.2, 2.2]), buy_and_hold=np.ones(5)
+        candles=bars,
+        interval_ms=12 * HOUR,
+        model=np.array([1, 1.1, 1.1, 2.2, 2.2]),
+        buy_and_hold=np.ones(5),
+        trades=round_trips(bars, 0),
     )
     np.testing.assert_allclose(days_of(equity, equity.model), [0.1, 0.0, 0.0, 1.0], atol=1e-15)
 
@@ -92,7 +98,8 @@ def test_chart_holds_few_candles_and_loses_no_high_no_low_and_no_fall(bars: int)
     rng = np.random.default_rng(11)
     candles = market_of((100.0 * np.exp(np.cumsum(rng.normal(0, 0.01, bars)))).tolist())
     model = 1e5 * np.exp(np.cumsum(np.r_[0.0, rng.normal(0, 0.01, bars)]))
-    chart = explorer_data(Equity(candles=candles, interval_ms=300_000, model=model, buy_and_hold=np.ones(bars + 1)))
+    held, none = np.ones(bars + 1), round_trips(candles, 0)
+    chart = explorer_data(Equity(candles=candles, interval_ms=300_000, model=model, buy_and_hold=held, trades=none))
     assert len(chart["time"]) <= MOST_BARS
     assert {len(chart[name]) for name in ("time", "open", "high", "low", "close")} == {len(chart["time"])}
     assert (chart["open"][0], chart["close"][-1]) == pytest.approx((candles.open[0], candles.close[-1]), rel=1e-5)
