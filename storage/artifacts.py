@@ -235,11 +235,8 @@ class ArtifactStore:
     ) -> Artifact:
         """Return a version with all its files for use on `source` with `features`; every hash is verified.
 
-        Args:
-            ref: Its reference.
-            source: Source of the candles on which it will be used.
-            features: Names of the features that the caller will give it, in order.
-            seal: The seal in its champion entry; None for a version that was not promoted.
+        The features are the names of those that the caller will give it, in order. The seal is that in its champion
+        entry; None for a version that was not promoted.
 
         Raises:
             ArtifactError: It is unknown, damaged, of another source or with another seal, or expects other features.

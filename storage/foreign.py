@@ -91,12 +91,9 @@ def parse_json(content: bytes | str) -> Any:
 
 
 class Archive(Mapping[str, bytes]):
-    """The files of an uncompressed zip archive by name, each read on access.
+    """The files of an uncompressed zip archive by name, each read on access, for which the archive must stay open.
 
     Compressed archives are refused, so that nothing unpacks to more than its size in the file.
-
-    Args:
-        packed: The archive; must stay open while files are read.
 
     Raises:
         DamagedError: It is not such an archive; reading a file may raise it too.
@@ -188,11 +185,7 @@ def _array(content: bytes) -> NDArray[Any]:
 
 
 class ParquetTable:
-    """A Parquet file; the schema is read at first, each column on access.
-
-    Args:
-        content: The file, or its bytes.
-        most_rows: Most rows that are accepted.
+    """A Parquet file of at most `most_rows` rows; the schema is read at first, each column on access.
 
     Raises:
         DamagedError: It is not Parquet, too large, or has two columns of one name; reading a column may raise it too.

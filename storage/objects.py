@@ -80,10 +80,8 @@ class ObjectStore:
     def create(self, path: str, content: bytes | Callable[[IO[bytes]], None]) -> None:
         """Create a file, completely or not at all.
 
-        Args:
-            path: Of the new file.
-            content: Its bytes; or, for files too large for memory, a function that writes them to a given file. On a
-                store that is not a disk they are collected in memory nevertheless.
+        `content` is its bytes; or, for files too large for memory, a function that writes them to a given file. On a
+        store that is not a disk they are collected in memory nevertheless.
 
         Raises:
             FileExistsError: The file exists with other content or, on a disk, `content` is a function. A file of equal

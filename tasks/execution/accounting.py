@@ -188,11 +188,7 @@ def price_of(change: float, price: float, slippage: float, tick: float, bid: flo
 def size_of(wanted: int, value: float, price: float, rules: FloatArray) -> float:
     """Return the signed coins of a position, rounded down to whole steps; 0 if that is below the exchange's minimum.
 
-    Args:
-        wanted: -1, 0 or 1.
-        value: Equity, USDT.
-        price: USDT.
-        rules: (RULES,) from `account_rules`.
+    `wanted` is -1, 0 or 1; equity `value` and price are in USDT.
     """
     coins: float = wanted * rules[1] if rules[1] > 0.0 else wanted * rules[0] * value / price
     if rules[4] > 0.0:

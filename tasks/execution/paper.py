@@ -96,12 +96,8 @@ class Opened(NamedTuple):
 def open_bar(ledger: Ledger, wanted: int, quote: Quote, funding_rate: float, rules: FloatArray) -> Opened:
     """Book one bar's open: pay the funding that is due, then trade to the side that was decided.
 
-    Args:
-        ledger: Cash and position before the open.
-        wanted: -1, 0 or 1; nothing is traded if this side is held already.
-        quote: Prices that determine the fill.
-        funding_rate: Sum of the rates due since the open before, 0 for none.
-        rules: (RULES,) from `accounting.account_rules`.
+    Nothing is traded if `wanted`, -1, 0 or 1, is held already. `funding_rate` is the sum of the rates due since the
+    open before, 0 for none; the rules are from `accounting.account_rules`.
     """
     cash, coins, traded, fee, slipped, paid = trade_open(
         ledger.cash, ledger.quantity, ledger.side, wanted, quote.first, funding_rate, rules, quote.bid, quote.ask

@@ -79,12 +79,8 @@ def prefix_invariance(
 ) -> LeakCheck:
     """Cut everything after a bar off: the bar and all before it must keep their values.
 
-    Args:
-        columns: Computes the columns that are checked.
-        candles: (T, 6) oldest first.
-        names: (F,) of the columns.
-        first: First bar that may be cut off; before it the columns are NaN.
-        cuts: Number of random bars at which history is cut.
+    The candles are (T, 6), oldest first. Of the columns `names`, (F,), bars before `first` are NaN: they are not cut
+    off. `cuts` bars are drawn at random.
     """
     full = columns(candles)
     for stop in _bars(first, len(candles), cuts):
@@ -125,12 +121,8 @@ def start_invariance(
 ) -> LeakCheck:
     """Let history start later: from the first bar after the declared warm-up that has values, all must be the same.
 
-    Args:
-        columns: Computes the columns that are checked.
-        candles: (T, 6) oldest first, T > warm_up.
-        names: (F,) of the columns.
-        warm_up: Bars until values are given; more if the market halts meanwhile.
-        starts: Number of random bars at which history starts.
+    The candles are (T, 6), oldest first, T > `warm_up`; values are given after so many bars, or more if the market
+    halts meanwhile. `starts` bars are drawn at random.
     """
     full = columns(candles)
     for start in _bars(1, len(candles) - warm_up, starts):

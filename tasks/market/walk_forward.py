@@ -205,14 +205,10 @@ def refit_fold(newest: Fold) -> Fold:
 
 
 def walk_forward(start_ms: IntArray, bar: int, first_usable: int, horizon: int, config: FoldConfig) -> tuple[Fold, ...]:
-    """Divide a series into folds, oldest first.
+    """Divide a series into folds, oldest first; horizon and shares as in `cut_times`.
 
-    Args:
-        start_ms: (T,) open time of each bar, UTC milliseconds, ascending.
-        bar: Milliseconds per bar.
-        first_usable: First bar that has features.
-        horizon: Label horizon H; a label at t reads up to bar t + 1 + H.
-        config: Shares, embargo and scheme.
+    The bars open at `start_ms`, (T,), UTC milliseconds, ascending; `first_usable` is the first one that has features.
+
     Returns:
         `config.folds` folds, cut as in `cut_times`; the last one's test ends at bar T.
     Raises:

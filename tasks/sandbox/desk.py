@@ -33,14 +33,9 @@ from tasks.sandbox.venue_account import MAKER_FEE, AccountSpec, VenueAccount, Ve
 class Desk:
     """Orders and accounts of the linear markets.
 
-    Args:
-        listings: The markets, by category and symbol.
-        clock: The exchange's clock; `hear` must be called after each move.
-        specs: The accounts.
-        ack_to_fill_ms: Real milliseconds from an order's acknowledgement to its matching; 0 matches it before the
-            acknowledgement is sent. Waiting orders are always matched before the clock is moved.
-        wire: The private stream.
-        later: Calls a function after a number of real seconds.
+    `hear` must be called after each move of the clock. An order is matched `ack_to_fill_ms` real milliseconds after its
+    acknowledgement, or at 0 before that is sent, and in any case before the clock is moved. `later` calls a function
+    after a number of real seconds.
 
     Raises:
         ConfigError: Two accounts have the same key.
