@@ -291,7 +291,7 @@ class OrderDesk(PositionKeeper):
         if boottime_s() < self._compare_s:
             return
         self._compare_s = boottime_s() + self.timing.reconcile_s
-        is_open, waiting = bool(self.unsettled), None
+        is_open, waiting, unread = bool(self.unsettled), None, ""
         try:
             position = self.trading.position(self.market)
         except PipelineError as err:
@@ -309,6 +309,7 @@ class OrderDesk(PositionKeeper):
             self._compared_s, self._incomparable = boottime_s(), ""
         except PipelineError as err:
             self._compare_again(err)
+            unread = f"; what moved it, its stop or anybody else, can't be read: {err}"
         is_open |= bool(self.unsettled)
         size = self.there = position.size
         self.without_stop = position if abs(size) >= self._lot.least and not position.stop and not is_open else None
@@ -326,7 +327,7 @@ class OrderDesk(PositionKeeper):
         self._differed += 1
         self._compare_s = boottime_s() + self.timing.differ_s
         if self._differed >= self.timing.rounds:
-            self._stop(f"the exchange holds {size}, the journal says {self.held}")
+            self._stop(f"the exchange holds {size}, the journal says {self.held}{unread}")
             self._is_over = True
 
     def _compare_again(self, err: PipelineError) -> None:

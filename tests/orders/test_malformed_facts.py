@@ -101,7 +101,9 @@ def test_position_that_differs_is_seen_though_an_execution_can_t_be_read(open_de
     here.sandbox.outside(KEY.key).deleverage(MARKET.symbol, "0.4")
     here.sandbox.follow([only("AdlTrade", execQty="x")])
     here.reconcile()
-    assert here.desk.trouble == "the exchange holds 0, the journal says 0.4"
+    said = "the exchange holds 0, the journal says 0.4; what moved it, its stop or anybody else, can't be read: "
+    assert here.desk.trouble.startswith(said)
+    assert "execQty must be a number, was 'x'" in here.desk.trouble
     assert (here.desk.stopped, here.desk.there) == (here.desk.trouble, 0)
 
 
