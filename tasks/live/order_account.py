@@ -149,7 +149,10 @@ class OrderAccount(Account):
     @property
     def is_open(self) -> bool:
         """Whether anything is held at the exchange, or may come to be."""
-        size = max(abs(self.desk.held), abs(self.desk.there) if self.desk.trouble else ZERO)
+        there = self.desk.there if self.desk.trouble else ZERO
+        if there is None:
+            return True
+        size = max(abs(self.desk.held), abs(there))
         return size >= self._lot.least or bool(self.desk.unsettled) or self.desk.is_busy
 
     @property
@@ -373,6 +376,9 @@ class OrderAccount(Account):
         self.desk.submit_intent(Intent(at_ms, ZERO, price, give_up_s, None))
         self._work_until(give_up_s)
         self.desk.give_up()
+        if self.desk.trouble:  # what is held there may be no order's of the session
+            self.desk.compare_soon()
+            self.desk.reconcile()
         if self.is_open:
             self.halt(f"{self.desk.held} could not be closed at the end of the session; it is still held")
         return self._booked(at_ms, 0, Cause.STOP, quote, float("nan"))

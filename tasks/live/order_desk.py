@@ -97,7 +97,7 @@ class OrderDesk(PositionKeeper):
         halted: Returns why nothing may be opened, asked before each order that would; empty while it may.
 
     Attributes:
-        there: Signed coins that the exchange told of last.
+        there: Signed coins that the exchange told of last; None where it has told none since there was trouble.
         without_stop: What it told of last, where that had no stop and no order was under way; None otherwise.
         stop_share: How far from the price the stop of the last order to open lay, share of it; None where the journal
             does not say.
@@ -120,7 +120,8 @@ class OrderDesk(PositionKeeper):
         timing: DeskTiming = DeskTiming(),
         halted: Callable[[], str] = lambda: "",
     ) -> None:
-        self.there, self.refuses_to_open = ZERO, ""
+        self.there: Decimal | None = ZERO
+        self.refuses_to_open = ""
         self.without_stop: Position | None = None
         self._bare_since_s: float | None = None
         self.trading, self._session = trading, session
@@ -328,7 +329,7 @@ class OrderDesk(PositionKeeper):
         self._compare_s = boottime_s() + self.timing.differ_s
         if self._differed >= self.timing.rounds:
             self._stop(f"the exchange holds {size}, the journal says {self.held}{unread}")
-            self._is_over = True
+            self._is_over, self.there = True, size
 
     def _compare_again(self, err: PipelineError) -> None:
         """Compare again soon, for the exchange has not told everything; what no repetition changes is trouble."""
@@ -348,5 +349,5 @@ class OrderDesk(PositionKeeper):
 
     def _stop(self, why: str) -> None:
         if not self.trouble:
-            self._compare_s, self._differed = 0.0, 0
+            self._compare_s, self._differed, self.there = 0.0, 0, None
         super()._stop(why)

@@ -9,8 +9,9 @@ from time import monotonic
 import pytest
 
 from tasks.exchange.boot_clock import boottime_s
+from tasks.exchange.private_events import read_order
 from tasks.sandbox.faults import Action, Fault, Match
-from tests.orders.cells import BAR_MS, KEY, LIMIT_S, MARKET, OPEN, TIMING, D, account_of
+from tests.orders.cells import BAR_MS, KEY, LIMIT_S, MARKET, OPEN, ORDER, TIMING, D, account_of
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
 
@@ -108,3 +109,17 @@ def test_order_that_arrived_too_late_once_is_refused_and_the_next_decision_s_is_
     here.want("0.4", bar=1)
     here.work()
     assert (here.desk.held, len(here.posts)) == (D("0.4"), 2)
+
+
+@pytest.mark.promise(15)
+def test_market_in_trouble_is_not_called_flat_before_the_exchange_has_told(open_desk: OPEN, stack: ExitStack) -> None:
+    here = open_desk()
+    _, own = account_of(here, stack)
+    own.desk.reconcile()
+    here.sandbox.follow(down(POSITION))
+    own.desk.on_account_event(read_order(ORDER | {"symbol": MARKET.symbol, "orderLinkId": "by hand"}, 1))
+    assert own.wind_down(False)
+    here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.3")
+    here.sandbox.follow([])
+    assert own.wind_down(False)
+    assert own.desk.there == D("0.3")
