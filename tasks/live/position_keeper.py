@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from time import time_ns
 
-from storage.schema import HOUR_MS, Market
+from storage.schema import DAY_MS, HOUR_MS, Market
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.execution.orders import HALT_ID, ZERO, Absence, Execution, Lost, News, Order, OrderError, Status
 from tasks.journal.journal import Journal
@@ -26,6 +26,7 @@ def move_text(kind: str, fill: Execution) -> str:
 
 _OF_AN_ORDER = "Trade"
 _OVERLAP_MS = HOUR_MS  # executions are asked for again from so long before they were all known: one may come late
+_AFRESH_MS = 7 * DAY_MS  # the same for a process that goes on: a week is one question
 
 
 class PositionKeeper:
@@ -83,12 +84,12 @@ class PositionKeeper:
             self.held += one.change
             if one.booked_ms is None:
                 self.untaken.append(one)
-            self._know_until(one.time_ms)
+            self._know_until(one.time_ms, _AFRESH_MS)  # that it was told does not say that all before it were
 
-    def _know_until(self, time_ms: int) -> None:
+    def _know_until(self, time_ms: int, overlap_ms: int = _OVERLAP_MS) -> None:
         """Ask for no execution again of long before a time; one that is yet to come would hide all until then."""
         if time_ms <= self._now_ms() + _OVERLAP_MS:
-            self._since_ms = max(self._since_ms, time_ms - _OVERLAP_MS)
+            self._since_ms = max(self._since_ms, time_ms - overlap_ms)
 
     def _keep(self, order: Order) -> Order:
         self._orders[order.link_id] = order
@@ -169,7 +170,6 @@ class PositionKeeper:
         self._booked.add(fill.exec_id)
         self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))
         self.held += self.untaken[-1].change
-        self._know_until(event.time_ms)
         if outside_change == Cause.STOP_OUT:
             self._stop(f"the stop at the exchange closed {fill.quantity} at {fill.price}")
         elif outside_change == Cause.FOREIGN:

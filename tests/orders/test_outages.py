@@ -8,10 +8,11 @@ from time import monotonic
 
 import pytest
 
+from storage.schema import HOUR_MS
 from tasks.exchange.boot_clock import boottime_s
-from tasks.exchange.private_events import read_order
+from tasks.exchange.private_events import read_execution, read_order
 from tasks.sandbox.faults import Action, Fault, Match
-from tests.orders.cells import BAR_MS, KEY, LIMIT_S, MARKET, OPEN, ORDER, TIMING, D, account_of
+from tests.orders.cells import BAR_MS, EXECUTION, KEY, LIMIT_S, MARKET, OPEN, ORDER, TIMING, D, account_of
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
 
@@ -123,3 +124,13 @@ def test_market_in_trouble_is_not_called_flat_before_the_exchange_has_told(open_
     here.sandbox.follow([])
     assert own.wind_down(False)
     assert own.desk.there == D("0.3")
+
+
+def test_booking_that_is_told_does_not_say_that_all_before_it_were(open_desk: OPEN) -> None:
+    here = open_desk()
+    begin_ms = here.sandbox.clock.now_ms()
+    funding = EXECUTION | {"symbol": MARKET.symbol, "execType": "Funding", "execQty": "0"}
+    here.desk.on_account_event(read_execution(funding | {"execTime": str(begin_ms + 3 * HOUR_MS)}, 1))
+    here.desk.reconcile()
+    (asked,) = [one.params["startTime"] for one in here.sandbox.requests if one.path == "/v5/execution/list"]
+    assert asked == str(begin_ms)
