@@ -226,6 +226,10 @@ def account_of(here: Desk, stack: ExitStack, key: ApiKey = KEY) -> tuple[OrderGa
     return orders, own
 
 
+ACCOUNT = Callable[..., tuple[OrderGateway, OrderAccount]]
+"""Of the fixture `open_account`."""
+
+
 def plant(desk: Desk, point: str) -> None:
     """Let the process die at a point of what comes next."""
     journal, trading = desk.journal, desk.trading

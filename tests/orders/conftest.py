@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.orders.cells import OPEN, Desk
+from tests.orders.cells import ACCOUNT, KEY, OPEN, Desk, account_of
 
 _FOUND = pytest.StashKey[dict[str, Any]]()
 NAMES = (
@@ -32,17 +32,17 @@ def found(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """What is open for as long as the test lasts."""
-    with ExitStack() as opened:
-        yield opened
-
-
-@pytest.fixture
 def open_desk(tmp_path: Path) -> Iterator[OPEN]:
     """Return an opener of desks, on one journal, that lasts for a test."""
     with ExitStack() as stack:
         yield lambda faults=(), **options: Desk(tmp_path / "orders.sqlite", stack, faults, **options)
+
+
+@pytest.fixture
+def open_account(open_desk: OPEN) -> Iterator[ACCOUNT]:
+    """Return what gives a session's account in a desk's sandbox, and its gateway; they last for a test."""
+    with ExitStack() as stack:
+        yield lambda here, key=KEY: account_of(here, stack, key)
 
 
 @pytest.hookimpl(optionalhook=True)  # it is of pytest-xdist

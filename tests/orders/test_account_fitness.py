@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from math import nan
 from typing import Any
 
@@ -16,21 +15,20 @@ from tasks.journal.journal_rows import Decision
 from tasks.live.gates import Denied
 from tasks.sandbox.faults import Action, Fault, Match
 from tests.orders.cells import (
+    ACCOUNT,
     KEY,
     MARKET,
     OPEN,
-    account_of,
 )
 from tests.sandbox import actions
 
 
-def test_hedge_mode_is_denied_before_any_order(open_desk: OPEN) -> None:
+def test_hedge_mode_is_denied_before_any_order(open_desk: OPEN, open_account: ACCOUNT) -> None:
     here = open_desk()
     here.sandbox.outside(KEY.key).set_hedge(True)
-    with ExitStack() as stack:
-        orders, own = account_of(here, stack)
-        with pytest.raises(Denied, match=r"ACCOUNT: .*hedge mode"):
-            orders.admit(own, MARKET)
+    orders, own = open_account(here)
+    with pytest.raises(Denied, match=r"ACCOUNT: .*hedge mode"):
+        orders.admit(own, MARKET)
     assert len(here.posts) == 0
 
 
@@ -45,75 +43,70 @@ def test_hedge_mode_is_denied_before_any_order(open_desk: OPEN) -> None:
         ({"capital": "4999"}, "CAPITAL: the session starts with 5000 USDT"),
     ],
 )
-def test_account_that_is_not_fit_is_denied(open_desk: OPEN, options: dict[str, Any], said: str) -> None:
+def test_account_that_is_not_fit_is_denied(
+    open_desk: OPEN, open_account: ACCOUNT, options: dict[str, Any], said: str
+) -> None:
     here = open_desk(**options)
-    with ExitStack() as stack:
-        orders, own = account_of(here, stack)
-        with pytest.raises(Denied, match=said):
-            orders.admit(own, MARKET)
+    orders, own = open_account(here)
+    with pytest.raises(Denied, match=said):
+        orders.admit(own, MARKET)
     assert len(here.posts) == 0
 
 
-def test_account_whose_margin_mode_is_not_told_is_denied(open_desk: OPEN) -> None:
+def test_account_whose_margin_mode_is_not_told_is_denied(open_desk: OPEN, open_account: ACCOUNT) -> None:
     here = open_desk()
     silent = Action("silent", lambda reply: reply.envelope["result"].pop("marginMode"))
     here.sandbox.follow([Fault(Match(path="/v5/account/info", times=None), silent)])
-    with ExitStack() as stack:
-        orders, own = account_of(here, stack)
-        with pytest.raises(Denied, match=r"MARGIN: margin mode must be cross .*, was not told"):
-            orders.admit(own, MARKET)
-
-
-def test_venue_that_tells_no_fees_is_traded_at_the_recipe_s(open_desk: OPEN) -> None:
-    here = open_desk(tells_fees=False)
-    with ExitStack() as stack:
-        orders, own = account_of(here, stack)
+    orders, own = open_account(here)
+    with pytest.raises(Denied, match=r"MARGIN: margin mode must be cross .*, was not told"):
         orders.admit(own, MARKET)
-        assert len(own.rules) == RULES
 
 
-def test_live_account_of_which_nobody_says_what_it_pays_is_denied(open_desk: OPEN) -> None:
+def test_venue_that_tells_no_fees_is_traded_at_the_recipe_s(open_desk: OPEN, open_account: ACCOUNT) -> None:
     here = open_desk(tells_fees=False)
-    with ExitStack() as stack:
-        orders, own = account_of(here, stack)
-        own.desk.trading.exchange = "bybit"  # real money
-        with pytest.raises(Denied, match="COSTS: nobody says what this account pays a fill"):
-            orders.admit(own, MARKET)
+    orders, own = open_account(here)
+    orders.admit(own, MARKET)
+    assert len(own.rules) == RULES
 
 
-def test_position_of_somebody_else_is_denied(open_desk: OPEN) -> None:
+def test_live_account_of_which_nobody_says_what_it_pays_is_denied(open_desk: OPEN, open_account: ACCOUNT) -> None:
+    here = open_desk(tells_fees=False)
+    orders, own = open_account(here)
+    own.desk.trading.exchange = "bybit"  # real money
+    with pytest.raises(Denied, match="COSTS: nobody says what this account pays a fill"):
+        orders.admit(own, MARKET)
+
+
+def test_position_of_somebody_else_is_denied(open_desk: OPEN, open_account: ACCOUNT) -> None:
     here = open_desk()
     here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.1")
-    with ExitStack() as stack:
-        orders, own = account_of(here, stack)
-        with pytest.raises(Denied, match="RECONCILIATION"):
-            orders.admit(own, MARKET)
+    orders, own = open_account(here)
+    with pytest.raises(Denied, match="RECONCILIATION"):
+        orders.admit(own, MARKET)
 
 
-def test_demo_that_does_not_tell_what_its_key_may_do_is_traded(open_desk: OPEN) -> None:
+def test_demo_that_does_not_tell_what_its_key_may_do_is_traded(open_desk: OPEN, open_account: ACCOUNT) -> None:
     silent = Fault(Match(path="/v5/user/query-api", times=None), actions.ret_code(10032, "not on demo"))
     here = open_desk([silent])
-    with ExitStack() as stack:
-        with pytest.raises(Rejected):
-            account_of(here, stack)
-        orders, own = account_of(here, stack, ApiKey("demo", KEY.key, KEY.secret))
-        orders.admit(own, MARKET)
+    with pytest.raises(Rejected):
+        open_account(here)
+    orders, own = open_account(here, ApiKey("demo", KEY.key, KEY.secret))
+    orders.admit(own, MARKET)
 
 
 @pytest.mark.promise(15)
 @pytest.mark.parametrize(("days", "told"), [(6, False), (9, True)])
 def test_session_that_nobody_ran_for_longer_than_executions_are_kept_says_what_it_does_not_know(
-    open_desk: OPEN, days: int, told: bool
+    open_desk: OPEN, open_account: ACCOUNT, days: int, told: bool
 ) -> None:
     here = open_desk()
     closed_ms = MARKET.floor(here.sandbox.clock.now_ms() - days * DAY_MS)
     last = Decision(closed_ms, "", np.empty(0), 0, 0, 0, 0, "", "flat", nan, nan, 0.0, nan, 0.0, 0.0)
     alerts: list[str] = []
-    with ExitStack() as stack:
-        orders, own = account_of(here, stack)
-        own.alert = alerts.append
-        own.resume(None, last)
-        orders.admit(own, MARKET)
-        notes = [said for _, _, kind, said in here.journal.reader().notes() if kind == "away"]
+    orders, own = open_account(here)
+    own.alert = alerts.append
+    own.resume(None, last)
+    orders.admit(own, MARKET)
+    notes = [said for _, _, kind, said in here.journal.reader().notes() if kind == "away"]
     assert alerts == notes
     assert [one[:43] for one in notes] == ["nobody ran this session for 9 days: what it"] * told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from decimal import Decimal
 
 import pytest
@@ -15,11 +14,11 @@ from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
 from tasks.execution.paper import Ledger
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
 from tests.orders.cells import (
+    ACCOUNT,
     CANDLES,
     MARKET,
     OPEN,
     PRICE,
-    account_of,
 )
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
@@ -42,17 +41,16 @@ def test_position_is_opened_flipped_and_closed(open_desk: OPEN, streams: bool) -
     assert [order.leg.reduces for order in here.orders] == [False, True, False, True]
 
 
-def test_funding_moves_cash_and_no_coins(open_desk: OPEN) -> None:
+def test_funding_moves_cash_and_no_coins(open_desk: OPEN, open_account: ACCOUNT) -> None:
     here = open_desk()
-    with ExitStack() as stack:
-        _, own = account_of(here, stack)
-        own.on_account_event(
-            ExecutionNews(MARKET.symbol, "", "f1", "Funding", "Buy", Execution("f1", D(".045"), PRICE, D(".3")), 1, 1)
-        )
-        booked = own.late(5, float(PRICE))
-        assert booked is not None
-        assert booked.opened.ledger == Ledger(4_999.7, 0.0, 0, 0)
-        assert (own.desk.held, booked.opened.funding, own.desk.trouble) == (0, 0.3, "")
+    _, own = open_account(here)
+    own.on_account_event(
+        ExecutionNews(MARKET.symbol, "", "f1", "Funding", "Buy", Execution("f1", D(".045"), PRICE, D(".3")), 1, 1)
+    )
+    booked = own.late(5, float(PRICE))
+    assert booked is not None
+    assert booked.opened.ledger == Ledger(4_999.7, 0.0, 0, 0)
+    assert (own.desk.held, booked.opened.funding, own.desk.trouble) == (0, 0.3, "")
 
 
 def test_order_event_after_a_time_out_ends_the_doubt(open_desk: OPEN) -> None:
@@ -102,15 +100,14 @@ def test_next_leg_closes_what_is_left(held: str, leg: Leg) -> None:
     assert next_leg(D(held), D(0), lot, D(10)) == leg
 
 
-def test_dust_is_flat_and_no_order(open_desk: OPEN) -> None:
+def test_dust_is_flat_and_no_order(open_desk: OPEN, open_account: ACCOUNT) -> None:
     here = open_desk()
-    with ExitStack() as stack:
-        _, own = account_of(here, stack)
-        fill = Execution("e1", D("0.0004"), PRICE, D(0))
-        own.on_account_event(ExecutionNews(MARKET.symbol, "", "x", "Trade", "Buy", fill, 1, 1))
-        booked = own.late(5, float(PRICE))
-        assert booked is not None
-        assert (booked.opened.ledger.side, booked.opened.ledger.quantity) == (0, 0.0004)
+    _, own = open_account(here)
+    fill = Execution("e1", D("0.0004"), PRICE, D(0))
+    own.on_account_event(ExecutionNews(MARKET.symbol, "", "x", "Trade", "Buy", fill, 1, 1))
+    booked = own.late(5, float(PRICE))
+    assert booked is not None
+    assert (booked.opened.ledger.side, booked.opened.ledger.quantity) == (0, 0.0004)
     here.desk.held = D("0.0004")
     here.want("0")
     here.work()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from decimal import Decimal
 from time import monotonic
@@ -17,6 +16,7 @@ from tasks.execution.orders import Status
 from tasks.live.halts import Halts
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
 from tests.orders.cells import (
+    ACCOUNT,
     CANDLES,
     KEY,
     LIMIT_S,
@@ -25,7 +25,6 @@ from tests.orders.cells import (
     ORDER,
     PRICE,
     TIMING,
-    account_of,
 )
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
@@ -93,18 +92,17 @@ def test_key_that_is_refused_ends_it_at_once(open_desk: OPEN, code: int) -> None
     assert len(here.posts) == 1
 
 
-def test_stop_that_fires_latches_the_market_for_the_next_session_too(open_desk: OPEN) -> None:
+def test_stop_that_fires_latches_the_market_for_the_next_session_too(open_desk: OPEN, open_account: ACCOUNT) -> None:
     here = open_desk()
-    with ExitStack() as stack:
-        _, own = account_of(here, stack)
-        here.desk = own.desk
-        here.listen()
-        here.want("0.4", stop=D(50))
-        here.work()
-        here.sandbox.outside(KEY.key).deleverage(MARKET.symbol, "0.4")
-        here.work(until=lambda: bool(own.poll()))
-        assert own.desk.held == 0
-        halt = Halts.of(here.journal.path.parent).read("sandbox", MARKET)
+    _, own = open_account(here)
+    here.desk = own.desk
+    here.listen()
+    here.want("0.4", stop=D(50))
+    here.work()
+    here.sandbox.outside(KEY.key).deleverage(MARKET.symbol, "0.4")
+    here.work(until=lambda: bool(own.poll()))
+    assert own.desk.held == 0
+    halt = Halts.of(here.journal.path.parent).read("sandbox", MARKET)
     assert halt is not None
     assert "by no order of this session" in halt.why
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import replace
 from time import monotonic
 
@@ -12,7 +11,7 @@ from storage.schema import HOUR_MS
 from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.private_events import read_execution, read_order
 from tasks.sandbox.faults import Action, Fault, Match
-from tests.orders.cells import BAR_MS, EXECUTION, KEY, LIMIT_S, MARKET, OPEN, ORDER, TIMING, D, account_of
+from tests.orders.cells import ACCOUNT, BAR_MS, EXECUTION, KEY, LIMIT_S, MARKET, OPEN, ORDER, TIMING, D
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
 
@@ -27,10 +26,10 @@ def down(path: str, method: str = "GET") -> list[Fault]:
 
 @pytest.mark.promise(15)
 def test_position_that_could_not_be_closed_in_an_outage_is_closed_after_it(
-    open_desk: OPEN, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+    open_desk: OPEN, open_account: ACCOUNT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, told, late_s = open_desk(), list[str](), [0.0]
-    _, own = account_of(here, stack)
+    _, own = open_account(here)
     here.desk, own.alert = own.desk, told.append
     monkeypatch.setattr("tasks.live.halting.monotonic", lambda: monotonic() + late_s[0])
     here.want("0.4", stop=D(50))
@@ -49,9 +48,9 @@ def test_position_that_could_not_be_closed_in_an_outage_is_closed_after_it(
 
 
 @pytest.mark.promise(15)
-def test_position_whose_stop_can_t_be_set_for_a_while_is_to_be_closed(open_desk: OPEN, stack: ExitStack) -> None:
+def test_position_whose_stop_can_t_be_set_for_a_while_is_to_be_closed(open_desk: OPEN, open_account: ACCOUNT) -> None:
     here = open_desk(down(SET_STOP, "POST"))
-    _, own = account_of(here, stack)
+    _, own = open_account(here)
     here.desk, own.desk.timing = own.desk, replace(TIMING, unknown_s=0.3)
     here.want("0.4")
     here.work()
@@ -113,9 +112,11 @@ def test_order_that_arrived_too_late_once_is_refused_and_the_next_decision_s_is_
 
 
 @pytest.mark.promise(15)
-def test_market_in_trouble_is_not_called_flat_before_the_exchange_has_told(open_desk: OPEN, stack: ExitStack) -> None:
+def test_market_in_trouble_is_not_called_flat_before_the_exchange_has_told(
+    open_desk: OPEN, open_account: ACCOUNT
+) -> None:
     here = open_desk()
-    _, own = account_of(here, stack)
+    _, own = open_account(here)
     own.desk.reconcile()
     here.sandbox.follow(down(POSITION))
     own.desk.on_account_event(read_order(ORDER | {"symbol": MARKET.symbol, "orderLinkId": "by hand"}, 1))
