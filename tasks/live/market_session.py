@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from storage.schema import (
-    CANDLE_COLUMNS,
     Candles,
     Instrument,
     Market,
@@ -38,17 +37,16 @@ from tasks.execution.paper import Quote
 from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import BarOpen, Cause, Decision
 from tasks.live.account import Account, BarStart, ClosedBar
-from tasks.live.exchange_time import ExchangeTime, elapsed_ms
+from tasks.live.exchange_time import ExchangeTime
 from tasks.live.funding_rates import FundingRates
+from tasks.live.missed_bars import MissedBars
 from tasks.live.rest_feed import RestFeed
 from tasks.live.session_config import SessionConfig
 from tasks.strategy.live_tick import day_vol, share_taken
 
 _OPEN_STATUS = ("Trading", "PreLaunch")
 _CANDLE = struct.Struct("6d")
-_FIRST_WAIT_MS, _MAX_WAIT_MS = 1_000.0, 60_000.0  # between two questions for a bar that REST lacks too
 _MARK_MS = 10_000  # after which a mark price that was told says nothing of now
-_SILENT_S = 5.0  # longer than `orderbook.1` is ever silent: what a stream told before that says nothing of now
 
 
 @dataclass
@@ -117,15 +115,13 @@ class MarketSession:
         self._deadline_ms = config.deadline_share * market.interval_ms
         self._unbroken = 0
         self._first: BarStart | None = None
-        self._told_ms = math.inf  # the newest bar that the present connection has told of
         self._marked_ms = -math.inf  # of when the mark price is
-        self._heard_ns = 0  # when the stream told of anything last
         self._book: BookTop | None = None
         self._rates = FundingRates(market, instrument.funding_interval_min, feed)
         self._last_row: tuple[float, ...] = ()
         self._candle = np.empty(6)  # of the bar that is stepped
         self._candle_bytes = self._candle.data
-        self._ask_ms, self._wait_ms = -math.inf, _FIRST_WAIT_MS
+        self._missed = MissedBars(market, feed, config.confirm_grace_s)
         self._since_ms = 0
 
     @property
@@ -186,20 +182,21 @@ class MarketSession:
             self._unbroken = self._unbroken + 1 if start_ms == self._next_ms else 1
             self.last_ms = start_ms
         if len(candles):
-            self.close, self._last_row = float(candles.close[-1]), _rows(candles[-1:])[0]
+            self.close, self._last_row = float(candles.close[-1]), tuple(candles[-1:].matrix()[0].tolist())
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 
     def on_event(self, event: ConfirmedBar | FormingBar | BookTop | Trade | Ticker) -> None:
         """Take in one event of this market's stream."""
         at_ms = self._time.at(event.ts_ms, event.received_ns)
-        self._heard_ns = event.received_ns
+        self._missed.heard(event.received_ns, event.start_ms if isinstance(event, FormingBar) else None)
         if isinstance(event, ConfirmedBar):
             if event.start_ms > at_ms:
                 # Taken for true, it would make every bar until then an old one, whatever its message says of itself.
                 self.note("future", f"bar {utc_text(event.start_ms)} has not begun, so it is dropped")
                 return
-            start_ms = self._told_ms = event.start_ms
+            start_ms = event.start_ms
+            self._missed.heard(event.received_ns, start_ms)
             feed_ms = self._time.feed_ms(event.ts_ms, event.received_ns)
             row = (start_ms, *event[3:9])
             self._closed(ClosedBar(start_ms, row, "stream", at_ms, event.received_ns, feed_ms, True))
@@ -212,7 +209,6 @@ class MarketSession:
         if isinstance(event, BookTop):
             self._book = event
         elif isinstance(event, FormingBar):
-            self._told_ms = event.start_ms
             self._price(event.start_ms, event.open, at_ms, event.received_ns)
         else:
             self._price(self.market.floor(event.ts_ms), event.price, at_ms, event.received_ns)
@@ -263,24 +259,20 @@ class MarketSession:
             Rejected: The exchange trades or knows this market no more, or its orders are in trouble.
         """
         self._go_on(now_ms)
-        due_ms = self.last_ms + 2 * self._step_ms + 1_000 * self._config.confirm_grace_s
-        if self.last_ms < 0 or now_ms <= max(due_ms, self._ask_ms):
+        if not self._missed.is_overdue(self.last_ms, now_ms):
             return
         known_ms = self.last_ms
         try:
             self.catch_up()
         except TemporaryError as err:
-            self._ask_later(now_ms)
+            self._missed.ask_later(now_ms)
             self._give_up_if_lost(now_ms, str(err))
             raise
         if self.last_ms == known_ms:
-            self._ask_later(now_ms)
+            self._missed.ask_later(now_ms)
             self._give_up_if_lost(now_ms, "the exchange has none")
             if (status := self._feed.status(self.market)) not in _OPEN_STATUS:
                 raise Rejected(f"the exchange says that it is {status}", 0)
-
-    def _ask_later(self, now_ms: float) -> None:
-        self._ask_ms, self._wait_ms = now_ms + self._wait_ms, min(2 * self._wait_ms, _MAX_WAIT_MS)
 
     def _give_up_if_lost(self, now_ms: float, why: str) -> None:
         if self._is_lost(now_ms):
@@ -299,19 +291,14 @@ class MarketSession:
 
     def reconnected(self) -> None:
         """Note that the stream begins anew and has told of no bar yet."""
-        self._told_ms, self.own.mark = math.inf, math.nan
+        self._missed.reconnected()
+        self.own.mark = math.nan
 
     def catch_up(self, before_ms: float = math.inf) -> None:
         """Ask REST for every bar that has closed, before that time, and was not stepped, and step it."""
         first_ms = self._next_ms if self.last_ms >= 0 else self._since_ms
-        recent = self._feed.closed_since(self.market, first_ms)
-        rows = [row for row in _rows(recent.candles) if row[0] < before_ms]
-        told_ms = self._told_ms if elapsed_ms(self._heard_ns) < 1_000 * _SILENT_S else math.inf
-        if rows and rows[-1][0] >= told_ms:
-            rows.pop()  # while the stream tells of none later it may be forming, whatever the exchange's clock says
-        for i, row in enumerate(rows):
-            newest = before_ms == math.inf and i == len(rows) - 1
-            self._closed(ClosedBar(int(row[0]), row, "rest", recent.now_ms, recent.asked_ns, math.nan, newest))
+        for bar in self._missed.since(first_ms, before_ms):
+            self._closed(bar)
 
     def _price(self, start_ms: int, price: float, at_ms: float, received_ns: int) -> None:
         if self._first is None and start_ms == self._next_ms:
@@ -354,7 +341,8 @@ class MarketSession:
         self.counts.journal_us.append((time.monotonic_ns() - began_ns) / 1e3)
         self.counts.stepped += 1
         self.last_ms, self._unbroken, self.close, self._last_row = bar.start_ms, unbroken, bar.close, bar.row
-        self._first, self._ask_ms, self._wait_ms = None, -math.inf, _FIRST_WAIT_MS
+        self._first = None
+        self._missed.stepped()
         self._rates.forget_until(bar.start_ms)
         self._on_decision(self, decisions[0][1])
 
@@ -438,8 +426,3 @@ class MarketSession:
     def note(self, kind: str, said: str) -> None:
         """Note something in the journal."""
         self._journal.note(self.last_ms, self.market.slug, kind, said)
-
-
-def _rows(candles: Candles) -> list[tuple[float, ...]]:
-    columns = [getattr(candles, name).tolist() for name in CANDLE_COLUMNS]
-    return [(float(ms), *row) for ms, *row in zip(candles.start_ms.tolist(), *columns, strict=True)]

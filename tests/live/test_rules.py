@@ -213,7 +213,7 @@ def test_stream_that_has_been_silent_for_long_keeps_no_bar_back_that_rest_says_h
     here.open(5)
     here.market.poll(here.market.last_ms + 2 * STEP_MS + 2_001)
     assert here.market.counts.stepped == 5
-    here.market._heard_ns -= 6_000_000_000
+    here.market._missed._heard_ns -= 6_000_000_000
     here.market.poll(here.market.last_ms + 2 * STEP_MS + 4_000)
     assert here.market.counts.stepped == 6
 

@@ -153,7 +153,7 @@ def test_position_is_closed_on_what_rest_says_while_the_public_stream_is_down(
     open_rig: OPEN, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     trader, cut = Trader(open_rig), []
-    monkeypatch.setattr("tasks.live.market_session._SILENT_S", 0.0)
+    monkeypatch.setattr("tasks.live.missed_bars._SILENT_S", 0.0)
 
     def fall_silent() -> None:
         trader.rig.sandbox.follow_stream(StreamPlan([AtMessage(n, act.confirm_missing()) for n in range(2_000)]))
