@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+from flows.entry.first_start import compile_kernels
 from flows.retrain import retrain
 from storage.objects import ObjectStore
 from storage.results import ResultStore
@@ -39,6 +40,9 @@ RECIPE = Recipe(
     baselines=FEW_BASELINES,
     promotion=ANYTHING,
 )
+
+# By every attempt; pandera looks for hypothesis. Not onnxruntime, which starts a thread.
+_NEEDED_LATER = ("fastapi", "hypothesis.extra.pandas", "pandera.backends.pandas.register", "prefect.task_engine")
 
 
 def die_at(call: str, word: str, side: str, home: Path) -> None:
@@ -78,8 +82,9 @@ def attempt(kill: list[str]) -> None:
 
 def main() -> None:
     """Make an attempt a line, until the input ends."""
-    for first_needed_later in ("lightgbm", "sklearn.linear_model"):  # not onnxruntime, which starts a thread
-        importlib.import_module(first_needed_later)
+    for needed_later in _NEEDED_LATER:
+        importlib.import_module(needed_later)
+    compile_kernels()
     leave_out_side_work()
     sources_behind(
         "tasks.training", "tasks.evaluation", "tasks.judging", "tasks.publishing"
