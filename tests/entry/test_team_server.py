@@ -15,7 +15,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter
 from prefect.deployments import run_deployment
 
-from flows.entry.child import end_family
 from flows.entry.deployments import MAIN_JOB
 from flows.entry.operation import Operation
 from storage.schema import OperationError
@@ -56,7 +55,10 @@ def database_url(free_port):
 
 @pytest.fixture(scope="module")
 def team(database_url, free_port, tmp_path_factory):
-    """The operation on that database, with one worker that has run a flow, and who knew the password meanwhile."""
+    """The operation on that database: a worker that joined it has run a flow and left, one of its own another.
+
+    With it come the name of the one that joined, and who knew the password meanwhile.
+    """
     home = tmp_path_factory.mktemp("team") / "home"
     environment = {"PREFECT_API_DATABASE_CONNECTION_URL": database_url}
     with pytest.MonkeyPatch.context() as patch:
@@ -68,10 +70,15 @@ def team(database_url, free_port, tmp_path_factory):
             with running.connected(), get_client(sync_client=True) as client:
                 for deployment in client.read_deployments():
                     client.pause_deployment(deployment.id)  # no scheduled run takes the slot of the test's
+            patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("joined")))
+            with Operation(join=running.api_url) as joined:
+                (name,) = joined.workers
+                run_a_flow(running)  # the one that joined is the only one
+            patch.setenv("PREFECT_HOME", str(home / "prefect"))
             running.start_worker("worker-1")
             known_to = who_knows_the_password(running)
             run_a_flow(running)
-            yield SimpleNamespace(operation=running, home=home, password_known_to=known_to)
+            yield SimpleNamespace(operation=running, home=home, joined=name, password_known_to=known_to)
 
 
 def run_a_flow(running: Operation) -> None:
@@ -92,17 +99,11 @@ def who_knows_the_password(running: Operation) -> set[str]:
     return {name for name, content in environments.items() if PASSWORD.encode() in content}
 
 
-def test_flows_run_through_each_of_two_workers_of_a_server_on_postgresql(team, tmp_path, monkeypatch):
-    first, home = team.operation, team.home
-    assert not (home / "prefect" / "prefect.db").exists()  # nothing lies in a file of its own
-    assert "submitting flow run" in (first.logs / "worker-1.log").read_text().lower()
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    with Operation(join=first.api_url) as joined:
-        (name,) = joined.workers
-        assert name.endswith("-worker-1")
-        end_family(first.workers.pop("worker-1"))
-        run_a_flow(first)  # the one that joined is the only one left
-        assert "submitting flow run" in (joined.logs / f"{name}.log").read_text().lower()
+def test_flows_run_through_each_of_two_workers_of_a_server_on_postgresql(team):
+    assert not (team.home / "prefect" / "prefect.db").exists()  # nothing lies in a file of its own
+    assert team.joined.endswith("-worker-1")
+    for worker in (team.joined, "worker-1"):
+        assert "submitting flow run" in (team.operation.logs / f"{worker}.log").read_text().lower()
 
 
 def test_password_of_the_database_is_known_to_the_server_alone_and_in_no_log(team):
@@ -115,8 +116,6 @@ def test_password_of_the_database_is_known_to_the_server_alone_and_in_no_log(tea
 @pytest.mark.ends_file
 def test_stop_leaves_nothing_behind_not_even_a_running_flow(team):
     running = team.operation
-    if not running.workers:  # another test has stopped the one there was
-        running.start_worker("worker-2")
     with running.connected(), get_client(sync_client=True) as client:
         run, deadline = run_deployment(f"{MAIN_JOB}-sandbox", timeout=0).id, time.monotonic() + LIMIT_S
         while not client.read_flow_run(run).state.is_running():
