@@ -125,9 +125,11 @@ class OrderAccount(Account):
         without_stop, self.desk.without_stop = self.desk.without_stop, None
         if without_stop is None:
             return ""
-        stop = self._stop.of_held(without_stop, self.desk.stop_share)
         said = f"{without_stop.size} had no stop at the exchange"
         try:
+            if not without_stop.entry:
+                raise TemporaryError("nobody says at what it was opened")
+            stop = self._stop.of_held(without_stop, self.desk.stop_share)
             if self.desk.trading.set_stop(self.desk.market, stop):
                 self.desk.note(self._closed_ms, "bare", f"{said}; it is set again, at {stop}")
                 self.alert(f"{said}; it is set again, at {stop}")

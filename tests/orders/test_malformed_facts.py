@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from tasks.execution.orders import Leg, Order, Reported, Status
 from tasks.journal.journal_rows import BookedExecution
 from tasks.live.halting import close_all
 from tasks.sandbox.faults import Action, Fault, Match, Reply
-from tests.orders.cells import EXECUTION, KEY, MARKET, OPEN, ORDER
+from tests.orders.cells import ACCOUNT, EXECUTION, KEY, LIMIT_S, MARKET, OPEN, ORDER, TIMING
 
 POSITIONS, FILLS = "/v5/position/list", "/v5/execution/list"
 LISTS = ("/v5/order/realtime", "/v5/order/history")
@@ -234,3 +236,20 @@ def test_execution_of_the_future_hides_none_of_before_it(open_desk: OPEN) -> Non
     here.reconcile()
     assert "by no order of this session" in here.desk.trouble
     assert here.desk.held == Decimal("0.5")
+
+
+@pytest.mark.promise(19)
+@pytest.mark.parametrize("entry", ["", "0", None])
+def test_position_without_stop_nor_price_is_to_be_closed_and_ends_no_session(
+    open_desk: OPEN, open_account: ACCOUNT, entry: str | None
+) -> None:
+    here = open_desk()
+    _, own = open_account(here)
+    here.desk, own.desk.timing = own.desk, replace(TIMING, unknown_s=0.3)
+    here.want("0.4")
+    here.work()
+    here.sandbox.follow([says(POSITIONS, avgPrice=entry)])
+    give_up_s = monotonic() + LIMIT_S
+    while not (said := own.poll()):
+        assert monotonic() < give_up_s
+    assert "0.4 had no stop at the exchange, and got none for 0.3 s (nobody says at what it was opened)" in said
