@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from storage.schema import one_line
-from tasks.exchange.wire_values import BadMessage, moment, number, price, required, unsigned
+from tasks.exchange.wire_values import BadMessage, moment, name_in, number, price, required, unsigned
 from tasks.execution.orders import Execution, Reported
 
 _FILLS = frozenset({"Filled", "PartiallyFilled", "PartiallyFilledCanceled", "Cancelled"})
@@ -105,7 +105,7 @@ def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
         BadMessage: A number is malformed, or the status says that something was filled and no field how much.
         KeyError: A field is missing.
     """
-    order_id, told = str(row.get("orderId") or ""), str(row["orderStatus"])
+    order_id, told = name_in(row, "orderId"), str(row["orderStatus"])
     if told in _FILLS:
         required(row, "cumExecQty")
     news = Reported(
@@ -115,7 +115,7 @@ def read_order(row: Mapping[str, Any], received_ns: int) -> OrderNews:
         updated_ms=moment(row, "updatedTime"),
         why=one_line(row.get("rejectReason") or "", 80),
     )
-    link_id, parent = (str(row.get(name) or "") for name in ("orderLinkId", "parentOrderLinkId"))
+    link_id, parent = name_in(row, "orderLinkId"), name_in(row, "parentOrderLinkId")
     is_stop = row.get("stopOrderType") == "StopLoss" and not link_id
     return OrderNews(str(row["symbol"]), link_id, parent, order_id, news, received_ns, is_stop)
 
@@ -130,14 +130,14 @@ def read_execution(row: Mapping[str, Any], received_ns: int) -> ExecutionNews:
         BadMessage: A number is malformed, a trade has no side or quantity, or the fee is more than what was traded.
         KeyError: A field is missing.
     """
-    kind = str(row.get("execType") or "Trade")
+    kind = name_in(row, "execType") or "Trade"
     side = str(row.get("side")) if row.get("side") in ("Buy", "Sell") else ""
     quantity = (unsigned if kind == "Funding" else required)(row, "execQty")
     is_moved = kind != "Funding" and (quantity != 0 or kind == "Trade")
     if is_moved:
         price(row.get("execPrice"))  # which is kept as decimal
-    fill = Execution(str(row["execId"]), quantity, unsigned(row, "execPrice"), number(row, "execFee"))
-    link_id, order_id = (str(row.get(name) or "") for name in ("orderLinkId", "orderId"))
+    fill = Execution(name_in(row, "execId"), quantity, unsigned(row, "execPrice"), number(row, "execFee"))
+    link_id, order_id = name_in(row, "orderLinkId"), name_in(row, "orderId")
     time_ms = moment(row, "execTime")
     is_stop, fee_coin = row.get("stopOrderType") == "StopLoss", str(row.get("feeCurrency") or "USDT")[:20]
     if not fill.exec_id or (kind == "Trade" and not side) or (is_moved and quantity <= 0):

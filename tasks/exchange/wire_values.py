@@ -20,6 +20,7 @@ MOST_AMOUNT = 1e20
 """Coins or quote currency: of an order, a bar's volume or turnover, a balance."""
 
 _LONGEST = 40  # characters
+_LONGEST_NAME = 100  # Bybit's have 45 at most
 _WHOLE = re.compile(r"[0-9]{1,19}")
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?")  # Python also reads "1_000", " 1" and "\u0661"
 
@@ -57,6 +58,14 @@ def unsigned(row: Mapping[str, Any], name: str) -> Decimal:
     """Return a number of a row that has no sign: coins, a price; 0 if the field is missing or empty."""
     if (found := number(row, name)) < 0:
         raise BadMessage(f"{name} must be >= 0, was {found}")
+    return found
+
+
+def name_in(row: Mapping[str, Any], field: str) -> str:
+    """Return the name of something in a row, such as an order's id; empty if the field is missing or empty."""
+    found = str(row.get(field) or "")
+    if len(found) > _LONGEST_NAME or not found.isprintable():
+        raise BadMessage(f"{field} must be a name of up to {_LONGEST_NAME} characters, was {found[:_LONGEST]!r}")
     return found
 
 

@@ -253,3 +253,20 @@ def test_position_without_stop_nor_price_is_to_be_closed_and_ends_no_session(
     while not (said := own.poll()):
         assert monotonic() < give_up_s
     assert "0.4 had no stop at the exchange, and got none for 0.3 s (nobody says at what it was opened)" in said
+
+
+@pytest.mark.promise(19)
+@pytest.mark.parametrize(
+    ("read", "row", "field"),
+    [
+        *((read_order, ORDER, field) for field in ("orderId", "orderLinkId", "parentOrderLinkId")),
+        *((read_execution, EXECUTION, field) for field in ("execId", "orderId", "orderLinkId", "execType")),
+    ],
+)
+@pytest.mark.parametrize("name", ["x" * 101, "two\nlines"])
+def test_name_that_is_no_name_is_written_nowhere(
+    read: Callable[..., Any], row: dict[str, str], field: str, name: str
+) -> None:
+    read(row | {field: "x" * 100}, 1)
+    with pytest.raises(BadMessage, match=f"{field} must be a name of up to 100 characters, was "):
+        read(row | {field: name}, 1)
