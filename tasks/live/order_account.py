@@ -39,6 +39,7 @@ CLOSE_S = 15.0
 _BEAT_S = 0.05
 # Of which somebody was told.
 _UNHEARD, _REFUSED, _STILL_OPEN = "nobody hears of the account", "openings are refused", "what can't be closed"
+_BARE = "what has no stop"
 
 _SURELY_KEPT_MS = 7 * DAY_MS  # in which every venue tells all that was booked
 
@@ -136,6 +137,7 @@ class OrderAccount(Account):
         except TemporaryError as err:  # it is compared again soon
             if self.desk.bare_s > self.desk.timing.unknown_s:
                 return f"{said}, and got none for {self.desk.timing.unknown_s:g} s ({err})"
+            self._tell_of(_BARE, f"{said}, and whether it has one now is not known ({err})", "that is asked again")
         except PipelineError as err:
             return f"{said}, and gets none at {stop} ({err})"
         return ""

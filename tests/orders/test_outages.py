@@ -60,6 +60,23 @@ def test_position_whose_stop_can_t_be_set_for_a_while_is_to_be_closed(open_desk:
     assert "0.4 had no stop at the exchange, and got none for 0.3 s" in said
 
 
+def test_stop_that_is_set_again_by_a_request_whose_answer_is_lost_is_told_of(
+    open_desk: OPEN, open_account: ACCOUNT
+) -> None:
+    lost = Fault(Match(path=SET_STOP, method="POST", times=1), actions.http_status(500))
+    here, told = open_desk([lost]), list[str]()
+    _, own = open_account(here)
+    here.desk, own.alert = own.desk, told.append
+    here.want("0.4")
+    here.work()
+    give_up_s = monotonic() + LIMIT_S
+    while own.desk.bare_s or here.trading.position(MARKET).stop == 0:
+        assert monotonic() < give_up_s
+        assert own.poll() == ""
+    (line,) = told
+    assert "0.4 had no stop at the exchange, and whether it has one now is not known (HTTP 500); " in line
+
+
 @pytest.mark.promise(15)
 def test_rest_of_what_a_flip_closes_goes_out_after_it_is_too_late_to_open(
     open_desk: OPEN, monkeypatch: pytest.MonkeyPatch
