@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,8 @@ def interval(measure: Measure) -> str:
 
 
 def exact_text(value: Cell) -> str:
-    """Return a parameter as it would be typed again; an infinite bound is no bound."""
-    if value is None:
-        return "not set"
-    if isinstance(value, float) and math.isinf(value):
-        return "unlimited" if value > 0 else UNDEFINED
-    return cell_text(value) if isinstance(value, bool) or value != value else str(value)  # NaN is not itself
+    """Return a parameter as it would be typed again."""
+    return cell_text(value) if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
