@@ -5,9 +5,8 @@ Two questions are asked, and both must be answered; a third, what each cause mad
     Is each step what the core says?   From the session's own position and ledger, bar by bar: features, probabilities,
                                        decision and open are computed again. What differs needs a cause on record, and
                                        the cause must hold; else it is `unexplained`.
-    Is the whole what a backtest says? `decide_series` and `run_account` over the same candles, with the session's steps
-                                       and capital; so many decisions and fills are equal. One that was not traded makes
-                                       later ones differ too, and all of them have its cause.
+    Is the whole what a backtest says? `backtest_comparison.py`: so many decisions and fills are equal. One that was not
+                                       traded makes later ones differ too, and all of them have its cause.
 
 An open that orders carried out is no fill of the core's: `order_replay.py` keeps its books again.
 """
@@ -15,23 +14,21 @@ An open that orders carried out is no fill of the core's: `order_replay.py` keep
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import starmap
 
 import numpy as np
 
 from storage.schema import CANDLE_COLUMNS, Candles, FloatArray, Instrument, Market
 from tasks.champion.serving import ServedModel
-from tasks.execution.accounting import Steps, price_of
-from tasks.execution.backtest import BacktestResult, run_backtest
-from tasks.execution.bars import Bars
-from tasks.execution.decision import decide, decide_series
+from tasks.execution.decision import decide
 from tasks.execution.paper import Ledger, Opened, Quote
 from tasks.journal.journal_reader import JournalReader
 from tasks.journal.journal_rows import OF_DOUBT, UNKNOWN_CHAMPION, BarOpen, Cause, Decision
 from tasks.live.account import held_back, nothing_new
 from tasks.live.account_record import AccountRecord, Batch, PredictHistory
 from tasks.live.attribution import Attribution, attribute
+from tasks.live.backtest_comparison import compare_backtest
 from tasks.live.order_replay import OrderBooks
 from tasks.strategy.live_tick import PROBABILITIES, forecast_vol, share_taken
 
@@ -39,9 +36,6 @@ FEATURE_BOUND, PROBABILITY_BOUND = 1e-9, 1e-5
 """How far features and probabilities of the session may lie from the batch's."""
 
 _CENT = 1e-6  # USDT; ledgers are sums of the same numbers in the same order
-
-NamedFill = tuple[int, str, str, str]
-"""Bar, side, price on the tick, quantity: what makes two fills equal."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +141,7 @@ def replay(
     if record.decisions:
         batch = Batch(record, models, predict)
         _check_steps(record, batch, result)
-        _compare_backtest(record, batch, result)
+        result.equal_decisions, result.equal_fills, result.backtest_fills = compare_backtest(record, batch)
         as_today = None if revised is None else Batch(record, models, predict, revised)
         result.comparison = attribute(record, batch, as_today)
     return result
@@ -297,57 +291,3 @@ def _apart(one: FloatArray, other: FloatArray) -> float:
     if one.shape != other.shape or not np.array_equal(np.isnan(one), np.isnan(other)):
         return float("inf")
     return float(np.abs(np.nan_to_num(one - other)).max())
-
-
-def _compare_backtest(record: AccountRecord, batch: Batch, result: Replayed) -> None:
-    """Count what a backtest over the session's bars decides and fills alike."""
-    decisions = [one for one in record.decisions if one.version]
-    if not decisions:
-        return
-    rows = np.array([batch.row[one.start_ms] for one in decisions])
-    names = sorted(batch.models)
-    which = np.array([names.index(one.version) for one in decisions])
-    candles, step_ms = record.candles[rows], record.market.interval_ms
-    bars = Bars(
-        start_ms=candles.start_ms,
-        open=candles.open,
-        close=candles.close,
-        interval_ms=step_ms,
-        funding_rate=np.array([record.rates.get(ms, 0.0) for ms in candles.start_ms.tolist()]),
-    )
-    probabilities = np.stack([batch.probabilities[names[k]][row] for k, row in zip(which, rows, strict=True)])
-    params = np.stack([batch.params[name] for name in names])
-    forecast, share = (np.array([of[one.start_ms] for one in decisions]) for of in (batch.forecast, batch.share))
-    targets = decide_series(probabilities, batch.vol[rows], bars.contiguous, params, which, forecast)
-    result.equal_decisions = int((targets == [one.target for one in decisions]).sum())
-    # One recipe's costs and size for all bars, the last one's: a backtest has one account.
-    recipe = batch.models[decisions[-1].version].recipe
-    account = replace(recipe.backtest, initial_capital=record.capital, delay=0)
-    steps = Steps.of(record.instrument)
-    # What training saw is not asked: a session steps bars that did not exist then.
-    backtest = run_backtest(
-        bars, targets, recipe.costs, account, trained_until_ms=None, label_span_ms=0, steps=steps, share=share
-    )
-    there = _fills_of(backtest, record.instrument)
-    booked = {
-        _named(bar.start_ms, fill.change, fill.price, record.instrument)
-        for bar in record.opens
-        if (fill := bar.opened.fill) is not None
-    }
-    result.backtest_fills, result.equal_fills = len(there), len(booked & there)
-
-
-def _fills_of(backtest: BacktestResult, instrument: Instrument) -> set[NamedFill]:
-    """Return each fill at an open; the one at the last close is the backtest's own."""
-    changes = np.diff(backtest.quantity, prepend=0.0)
-    tick, slippage = float(instrument.tick_size), backtest.costs.slippage
-    found = set()
-    for bar in np.flatnonzero(changes):
-        price = price_of(changes[bar], backtest.bars.open[bar], slippage, tick, np.inf, 0.0)
-        found.add(_named(int(backtest.bars.start_ms[bar]), changes[bar], price, instrument))
-    return found
-
-
-def _named(start_ms: int, change: float, price: float, instrument: Instrument) -> NamedFill:
-    side = "Buy" if change > 0 else "Sell"
-    return start_ms, side, instrument.price_text(price), instrument.quantity_text(change)
