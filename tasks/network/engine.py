@@ -4,7 +4,7 @@ With padding "history" every position of a window is shared with the windows bef
 of work, whatever the window: rings keep what the dilated filters look back on, and running sums stand for the
 average. The sums are started afresh once per window, so their error does not grow with the bars seen.
 
-Imports NumPy and Numba, never torch. Compiled code calls `step_packed(engine.weights, engine.state, x, out)`.
+Imports NumPy and Numba, never torch. Compiled code calls `step_packed(engine.weights, engine.state(), x, out)`.
 """
 
 from __future__ import annotations
@@ -17,32 +17,40 @@ from numpy.typing import ArrayLike
 from storage.schema import ConfigError, FloatArray
 from tasks.network.architecture import DSCConfig
 from tasks.network.folding import Weights, fold
-from tasks.network.kernels import Packed, series_packed, step_call
-from tasks.network.packing import new_state, pack
+from tasks.network.kernels import Packed, markets_packed, series_packed, step_call
+from tasks.network.packing import new_states, pack
 
 
 class Engine:
-    """A trained network and the state of one market.
+    """A trained network and the state of one or more markets, all advanced with the same weights, in one thread.
 
     Attributes:
         weights: Its packed weights, for compiled callers.
-        state: The packed state itself, for compiled callers.
+        markets: M, how many markets have a state here.
     """
 
-    def __init__(self, config: DSCConfig, weights: Packed) -> None:
+    def __init__(self, config: DSCConfig, weights: Packed, markets: int = 1) -> None:
+        if markets < 1:
+            raise ConfigError(f"markets must be >= 1, was {markets}")
         self.config = config
         self.weights = weights
-        self.state = new_state(weights)
+        self.markets = markets
         self._outputs = config.outputs
         self._features = config.input_features
-        self._step = step_call.bind(weights, self.state)
+        self._states = new_states(weights, markets)
+        self._flat = self._states.reshape(-1)
+        self._rows: list[Packed] = list(self._states)
+        self._steps = [step_call.bind(weights, row) for row in self._rows]
+        if markets > 1:  # the same for its kernel: compiled, or loaded, now rather than at the first bar
+            one = new_states(weights, 1).reshape(-1)
+            markets_packed(weights, one, np.zeros(self._features), np.empty(self._outputs))
 
     @classmethod
-    def from_weights(cls, config: DSCConfig, weights: Weights) -> Self:
+    def from_weights(cls, config: DSCConfig, weights: Weights, markets: int = 1) -> Self:
         """Return an engine that has seen no bar; the weights go by their names in DSCTradingModel.state_dict().
 
         Raises:
-            ConfigError: Padding is not "history".
+            ConfigError: Padding is not "history", or `markets` < 1.
             ArtifactError: The weights don't fit the config, or are not finite.
         """
         if config.padding != "history":
@@ -50,13 +58,18 @@ class Engine:
                 f'the engine needs padding "history", was {config.padding!r}: with zeros at its edges every window is'
                 " new work; run such a network through torch or ONNX Runtime"
             )
-        return cls(config, pack(fold(config, weights)))
+        return cls(config, pack(fold(config, weights)), markets)
 
-    def step(self, features: ArrayLike, out: FloatArray | None = None) -> FloatArray:
-        """Advance by one closed bar.
+    def state(self, market: int = 0) -> Packed:
+        """Return a market's state itself, not a copy, for compiled callers."""
+        return self._rows[market]
+
+    def step(self, features: ArrayLike, market: int = 0, out: FloatArray | None = None) -> FloatArray:
+        """Advance a market by one closed bar.
 
         Args:
             features: (F,) raw features, finite; contiguous float64 is fastest, anything else is copied first.
+            market: Which market.
             out: (outputs,) float64 to write to, and to return; a new array, without one, is a fifth of a bar's time.
 
         Returns:
@@ -67,33 +80,55 @@ class Engine:
             ValueError: Another shape, a feature that is not finite, or an unsuitable `out`; the state is as before.
         """
         result = np.empty(self._outputs) if out is None else out
-        status = self._step(features, result)
+        status = self._steps[market](features, result)
         if status < 0:
-            self._step_slowly(features, result)
+            self._step_slowly(features, market, result)
         return result
 
-    def _step_slowly(self, features: ArrayLike, out: FloatArray) -> None:
+    def _step_slowly(self, features: ArrayLike, market: int, out: FloatArray) -> None:
         """Do `step` where the compiled call refused: another kind of array is copied, anything else is an error."""
         self._check_out(out)
         x, fresh = np.array(features, np.float64), np.empty(self._outputs)
         if x.shape != (self._features,):
             raise ValueError(f"features must be ({self._features},), was {x.shape}")
-        status = self._step(x, fresh)
+        status = self._steps[market](x, fresh)
         if status < 0:
             raise self._unusable(x, status)
         out[:] = fresh
 
-    def warm_up(self, history: ArrayLike) -> None:
-        """Start from the market's past; `config.context - 1` bars make it ready.
+    def step_markets(self, features: ArrayLike) -> FloatArray:
+        """Advance every market by one closed bar.
+
+        Args:
+            features: (M, F) raw features, finite.
+
+        Returns:
+            (M, outputs), bit for bit those of `step`; NaN where a market is still warming up.
+
+        Raises:
+            ValueError: Another shape, or a feature that is not finite; every state is as before.
+        """
+        x = self._table(features)
+        if len(x) != self.markets:
+            raise ValueError(f"features must be ({self.markets}, {self._features}), one row per market, was {x.shape}")
+        out = np.empty((self.markets, self._outputs))
+        status = markets_packed(self.weights, self._flat, x.reshape(-1), out.reshape(-1))
+        if status < 0:
+            raise self._unusable(x, status)
+        return out
+
+    def warm_up(self, history: ArrayLike, market: int = 0) -> None:
+        """Start a market from its past; `config.context - 1` bars make it ready.
 
         Args:
             history: (n, F) raw features of consecutive bars, finite, oldest first, up to the last closed one.
+            market: Which market.
 
         Raises:
             ValueError: Another shape, or a feature that is not finite; the state is as before.
         """
         state, _ = self._run(history)
-        self.state[:] = state
+        self._rows[market][:] = state
 
     def run_series(self, features: ArrayLike) -> FloatArray:
         """Return the logits, and a volatility head's logarithm, of every bar that has its context; changes no state.
@@ -116,7 +151,7 @@ class Engine:
     def _run(self, features: ArrayLike) -> tuple[Packed, FloatArray]:
         """Return the state and the (T, outputs) outputs of a fresh market after this series."""
         x = self._table(features)
-        state = new_state(self.weights)
+        state = new_states(self.weights, 1)[0]
         logits = np.empty((len(x), self._outputs))
         status = series_packed(self.weights, state, x.reshape(-1), logits.reshape(-1))
         if status < 0:

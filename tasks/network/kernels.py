@@ -13,8 +13,8 @@ Channels fall into groups that mix with each other alone. The groups' matrices s
 
 A ring's length is a power of two, so that one clock serves every ring through a mask.
 
-A tile is up to four columns: consecutive bars. Each weight it loads serves four columns, and every sum runs in the same
-order as for one column, so results are equal bit for bit.
+A tile is up to four columns: four consecutive bars of one market, or one bar each of four. Each weight it loads
+serves four columns, and every sum runs in the same order as for one column, so results are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def step_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) 
 
     Args:
         weights: As `pack` made it.
-        state: As `new_state` made it; changed in place, unless the bar is refused.
+        state: One row of `new_states`; changed in place, unless the bar is refused.
         x: (F,) float64 raw features of the bar.
         out: (outputs,) float64, set to the calibrated probabilities, then the variance ratio that a volatility head
             says; NaN while warming up.
@@ -95,6 +95,27 @@ is not contiguous float64 of its shape."""
 
 
 @compiled
+def markets_packed(weights: Packed, states: Packed, x: FloatArray, out: FloatArray) -> int:
+    """Advance every market by one bar: states (M*size,), x (M*F,), out (M*outputs,), all flat."""
+    features, outputs = int(weights[FEATURES]), int(weights[OUTPUTS])
+    markets = x.shape[0] // features
+    size = states.shape[0] // markets
+    numbers, state, bars, says = pointer(weights), pointer(states), pointer(x), pointer(out)
+    unusable = _first_unusable(numbers, bars, markets)
+    if unusable >= 0:
+        return -1 - unusable
+    done = 0
+    while done < markets:
+        count = TILE if markets - done >= TILE else 1
+        _scale(numbers, state, count, bars, done * features)
+        _advance(numbers, state, done * size, size, count, says, done * outputs)
+        done += count
+    for market in range(markets):
+        _say(numbers, says, market * outputs)
+    return READY
+
+
+@compiled
 def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray) -> int:
     """Advance one market by T bars: x (T*F,), out (T*outputs,) logits first, both flat; NaN while warming up."""
     features, outputs = int(weights[FEATURES]), int(weights[OUTPUTS])
@@ -107,7 +128,7 @@ def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray
     while done < bars:
         count = TILE if bars - done >= TILE else 1
         _scale(numbers, kept, count, table, done * features)
-        _advance(numbers, kept, count, says, done * outputs)
+        _advance(numbers, kept, 0, 0, count, says, done * outputs)
         done += count
     return READY
 
@@ -116,8 +137,8 @@ def series_packed(weights: Packed, state: Packed, x: FloatArray, out: FloatArray
 def _step(weights: Floats, state: Floats, x: Floats, out: Floats) -> int:
     if not _scale(weights, state, 1, x, 0):
         return -1 - _first_unusable(weights, x, 1)
-    _advance(weights, state, 1, out, 0)
-    _say(weights, out)
+    _advance(weights, state, 0, 0, 1, out, 0)
+    _say(weights, out, 0)
     return READY if int(state[SEEN]) == int(weights[CONTEXT]) else WARMING
 
 
@@ -161,23 +182,25 @@ def _columns(weights: Floats) -> tuple[int, int]:
 
 
 @compiled
-def _advance(weights: Floats, state: Floats, count: int, out: Floats, target: int) -> None:
-    """Advance by `count` bars, whose z is set."""
+def _advance(weights: Floats, state: Floats, base: int, stride: int, count: int, out: Floats, target: int) -> None:
+    """Advance `count` columns with z set; column c has its state at base + c*stride (stride 0: bars of one market)."""
     features, width, blocks = int(weights[FEATURES]), int(weights[WIDTH]), int(weights[BLOCKS])
     taps, kind, outputs = int(weights[TAPS]), int(weights[KIND]), int(weights[OUTPUTS])
     inner, groups = int(weights[INNER]), int(weights[GROUPS])
     rows, group = inner // groups, width // groups
     z, column = _columns(weights)
-    h = int(weights[SCRATCH])
+    h = int(weights[SCRATCH])  # of the first state, whichever market this is: it stays in the cache
     u = h + TILE * column
     sums = u + TILE * inner
+    lag = 1 if stride == 0 else 0
     _mix(weights, int(weights[STEM]), features, width, width, False, state, h + z, column, h, column, count)
     for block in range(blocks):
         entry = TABLE + block * TABLE_ROW
         place, mask = int(weights[entry + BLOCK]), int(weights[entry + MASK])
         dilation = int(weights[entry + DILATION])
         for c in range(count):
-            ring, time, newest = int(weights[entry + RING]), int(state[TIME]) + c, h + c * column
+            own, newest = base + c * stride, h + c * column
+            ring, time = own + int(weights[entry + RING]), int(state[own + TIME]) + c * lag
             if kind == STANDARD:
                 _gather(taps, width, group, state, ring, mask, time, dilation, newest, u + c * inner)
             else:
@@ -188,7 +211,7 @@ def _advance(weights: Floats, state: Floats, count: int, out: Floats, target: in
         _mix(weights, place, rows, width, group, kind != XCEPTION, state, u, inner, h, column, count)
     h -= (blocks - 1) * width  # h_1
     for c in range(count):
-        _head(weights, state, h + c * column, column - width, sums, out, target + c * outputs)
+        _head(weights, state, base + c * stride, h + c * column, column - width, sums, out, target + c * outputs)
 
 
 @compiled
@@ -381,7 +404,7 @@ def _dense_tile(
 
 
 @compiled
-def _head(weights: Floats, state: Floats, h: int, length: int, sums: int, out: Floats, target: int) -> None:
+def _head(weights: Floats, state: Floats, base: int, h: int, length: int, sums: int, out: Floats, target: int) -> None:
     """Add the newest bar to the pool, set out to the outputs (NaN while warming up), and move the clock on.
 
     `h` is the place of h_1 .. h_B and z, `length` floats in all; `sums` that of some room.
@@ -389,9 +412,9 @@ def _head(weights: Floats, state: Floats, h: int, length: int, sums: int, out: F
     outputs, window, context = int(weights[OUTPUTS]), int(weights[WINDOW]), int(weights[CONTEXT])
     rows = (outputs + DOTS - 1) // DOTS * DOTS
     sees_newest = weights[SEES_NEWEST] != 0
-    time, age = int(state[TIME]), int(state[AGE]) + 1
-    seen = min(int(state[SEEN]) + 1, context)
-    pool, mask = int(weights[POOL]), int(weights[POOL_MASK])
+    time, age = int(state[base + TIME]), int(state[base + AGE]) + 1
+    seen = min(int(state[base + SEEN]) + 1, context)
+    pool, mask = base + int(weights[POOL]), int(weights[POOL_MASK])
     now, gone = pool + (time & mask) * outputs, pool + ((time - window) & mask) * outputs
     pooled, blocks = int(weights[HEAD]), int(weights[BLOCKS]) * int(weights[WIDTH])
     newest = pooled + rows * blocks
@@ -400,7 +423,7 @@ def _head(weights: Floats, state: Floats, h: int, length: int, sums: int, out: F
     if sees_newest:
         _dots(weights, newest, rows, length, state, h, sums + rows)
     for c in range(outputs):
-        value, place = np.float64(state[sums + c]), SUMS + c * SUMS_ROW
+        value, place = np.float64(state[sums + c]), base + SUMS + c * SUMS_ROW
         running: float = _read_sum(state, place) + (value - np.float64(state[gone + c]))
         fresh: float = _read_sum(state, place + 2) + value
         state[now + c] = value
@@ -412,9 +435,9 @@ def _head(weights: Floats, state: Floats, h: int, length: int, sums: int, out: F
         if sees_newest:
             logit += np.float64(state[sums + rows + c])
         out[target + c] = logit if seen == context else math.nan
-    state[TIME] = (time + 1) & (_TIME_WRAP - 1)
-    state[SEEN] = seen
-    state[AGE] = 0 if age == window else age
+    state[base + TIME] = (time + 1) & (_TIME_WRAP - 1)
+    state[base + SEEN] = seen
+    state[base + AGE] = 0 if age == window else age
 
 
 @compiled
@@ -449,17 +472,23 @@ def _write_sum(state: Floats, place: int, value: float) -> None:
 
 
 @compiled
-def _say(weights: Floats, out: Floats) -> None:
+def _say(weights: Floats, out: Floats, start: int) -> None:
     """Turn logits into probabilities in place, and the logarithm that follows them into the variance ratio."""
     classes = int(weights[CLASSES])
-    top = out[0]
-    for c in range(1, classes):
+    _softmax(out, start, classes)
+    for c in range(start + classes, start + int(weights[OUTPUTS])):
+        out[c] = math.exp(out[c])
+
+
+@compiled
+def _softmax(out: Floats, start: int, classes: int) -> None:
+    """Turn logits into probabilities in place."""
+    top = out[start]
+    for c in range(start + 1, start + classes):
         top = max(top, out[c])
     mass = 0.0
-    for c in range(classes):
+    for c in range(start, start + classes):
         out[c] = math.exp(out[c] - top)
         mass += out[c]
-    for c in range(classes):
+    for c in range(start, start + classes):
         out[c] /= mass
-    for c in range(classes, int(weights[OUTPUTS])):
-        out[c] = math.exp(out[c])

@@ -71,12 +71,12 @@ def pack(folded: FoldedWeights) -> Packed:
     return _aligned(weights)
 
 
-def new_state(weights: Packed) -> Packed:
-    """Return the state of a market that has seen nothing."""
+def new_states(weights: Packed, markets: int) -> Packed:
+    """Return (markets, size) states that have seen nothing."""
     width, blocks = int(weights[kernels.WIDTH]), int(weights[kernels.BLOCKS])
     column = (blocks + 1) * width + _padded(int(weights[kernels.FEATURES])) + int(weights[kernels.INNER])
     sums = _padded(2 * (int(weights[kernels.OUTPUTS]) + kernels.DOTS))
-    return _aligned(np.zeros(kept_size(weights) + kernels.TILE * column + sums, np.float32))
+    return _aligned(np.zeros((markets, kept_size(weights) + kernels.TILE * column + sums), np.float32))
 
 
 def kept_size(weights: Packed) -> int:

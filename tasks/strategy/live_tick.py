@@ -90,7 +90,7 @@ class LiveTick:
     """One market, candle by candle.
 
     Args:
-        engine: The trained network, whose state this object advances.
+        engine: The trained network; this object advances the state of its first market.
         interval_ms: Milliseconds per bar.
         params: (10,) from `tasks.strategy.recipe.decision_params`.
 
@@ -110,7 +110,7 @@ class LiveTick:
             )
         self.history_bars = WARM_UP + engine.config.context - 2
         packed = np.array(params, np.float64)
-        self._tick = _tick_direct.bind(engine.weights, engine.state, new_state(interval_ms), packed)
+        self._tick = _tick_direct.bind(engine.weights, engine.state(0), new_state(interval_ms), packed)
 
     def step(self, candle: ArrayLike, position: int = 0, bars_held: int = 0) -> Tick:
         """Take in one closed candle.

@@ -218,10 +218,11 @@ class Network:
         table = np.random.default_rng(7).normal(size=(bars, config.input_features))
         return cls(config=config, model=model, weights=weights, bars=table)
 
-    def engine(self) -> Engine:
-        """An engine that has seen its context."""
-        engine = Engine.from_weights(self.config, self.weights)
-        engine.warm_up(self.bars[: self.config.context])
+    def engine(self, markets: int = 1) -> Engine:
+        """An engine whose every market has seen its context."""
+        engine = Engine.from_weights(self.config, self.weights, markets)
+        for market in range(markets):
+            engine.warm_up(self.bars[: self.config.context], market)
         return engine
 
     def onnx(self, *, folded: bool = False) -> Any:

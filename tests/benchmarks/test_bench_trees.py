@@ -111,7 +111,7 @@ def raw_calls(path: str, rows: Any) -> tuple[Callable[[], object], Any]:
 
 def step_of(network: Any) -> Callable[[], object]:
     engine, turn, out = network.engine(), cycle(network.bars), np.empty(network.config.outputs)
-    return lambda: engine.step(next(turn), out)
+    return lambda: engine.step(next(turn), 0, out)
 
 
 def p99_us(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:

@@ -45,14 +45,14 @@ def bars(config: DSCConfig, count: int, seed: int = 1) -> Floats:
     return np.random.default_rng(seed).normal(size=(count, config.input_features)) * 2
 
 
-def engine_of(model: DSCTradingModel) -> Engine:
+def engine_of(model: DSCTradingModel, markets: int = 1) -> Engine:
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    return Engine.from_weights(model.config, weights)
+    return Engine.from_weights(model.config, weights, markets)
 
 
-def kept(engine: Engine) -> bytes:
-    """What the state carries from bar to bar; the rest is scratch."""
-    return engine.state[: kept_size(engine.weights)].tobytes()
+def kept(engine: Engine, market: int = 0) -> bytes:
+    """What a market's state carries from bar to bar; the rest is scratch."""
+    return engine.state(market)[: kept_size(engine.weights)].tobytes()
 
 
 def exact_logits(model: DSCTradingModel, x: Floats) -> Floats:
@@ -100,17 +100,24 @@ def test_steps_and_series_equal_the_network_in_float64(
 
 @settings(deadline=None, max_examples=10)
 @given(config=configs, seed=st.integers(0, 99))
-def test_series_leaves_the_state_of_single_steps_bit_for_bit(
+def test_series_and_markets_leave_the_state_of_single_steps_bit_for_bit(
     random_model: MakeModel, config: DSCConfig, seed: int
 ) -> None:
-    model, x = random_model(config, seed), bars(config, 23, seed)
-    stepped, warmed = engine_of(model), engine_of(model)
+    model, markets = random_model(config, seed), 6
+    x = np.stack([bars(config, 23, market) for market in range(markets)], axis=1)  # (T, M, F)
+    stepped, together, warmed = (engine_of(model, markets) for _ in range(3))
 
     for row in x:
-        stepped.step(row)
-    warmed.warm_up(x)
+        alone = [stepped.step(features, market) for market, features in enumerate(row)]
+        at_once = together.step_markets(row)
+        np.testing.assert_array_equal(at_once, alone)
+    for market in range(markets):
+        warmed.warm_up(x[:, market], market)
 
-    assert kept(warmed) == kept(stepped)
+    for market in range(markets):
+        state = kept(stepped, market)
+        assert kept(together, market) == state
+        assert kept(warmed, market) == state
 
 
 @pytest.mark.promise(7)
@@ -155,19 +162,22 @@ def test_engine_has_probabilities_from_the_bar_that_completes_the_context(random
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 def test_bar_that_is_not_finite_is_refused_before_the_state_changes(random_model: MakeModel, value: float) -> None:
-    engine = engine_of(random_model(SMALL))
-    engine.warm_up(bars(SMALL, 20))
-    before = kept(engine)
+    engine = engine_of(random_model(SMALL), markets=2)
+    for row in bars(SMALL, 20):
+        engine.step_markets([row, -row])
+    before = [kept(engine, market) for market in (0, 1)]
     bad = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, value]])
 
     with pytest.raises(ValueError, match=r"features must be finite, in float32 too, was .+ at \[2\]; no state was"):
         engine.step(bad[1])
     with pytest.raises(ValueError, match=r"at \[1, 2\]"):
+        engine.step_markets(bad)
+    with pytest.raises(ValueError, match=r"at \[1, 2\]"):
         engine.warm_up(bad)
     with pytest.raises(ValueError, match=r"at \[1, 2\]"):
         engine.run_series(bad)
 
-    assert kept(engine) == before
+    assert [kept(engine, market) for market in (0, 1)] == before
 
 
 @pytest.mark.parametrize(
@@ -180,10 +190,12 @@ def test_step_of_another_shape_is_refused(random_model: MakeModel, features: Any
 
 
 def test_tables_of_another_shape_are_refused(random_model: MakeModel) -> None:
-    engine = engine_of(random_model(SMALL))
+    engine = engine_of(random_model(SMALL), markets=2)
 
     with pytest.raises(ValueError, match=r"features must be \(rows, 3\), was \(2, 4\)"):
-        engine.warm_up(np.zeros((2, 4)))
+        engine.step_markets(np.zeros((2, 4)))
+    with pytest.raises(ValueError, match=r"features must be \(2, 3\), one row per market, was \(3, 3\)"):
+        engine.step_markets(np.zeros((3, 3)))
     with pytest.raises(ValueError, match=r"features must be \(rows, 3\), was \(3,\)"):
         engine.run_series(np.zeros(3))
     with pytest.raises(ValueError, match=f"a series must have at least the context of {SMALL.context} bars, was 4"):
@@ -191,27 +203,27 @@ def test_tables_of_another_shape_are_refused(random_model: MakeModel) -> None:
 
 
 def test_any_kind_of_array_runs_the_one_compiled_step(random_model: MakeModel) -> None:
-    engines = [engine_of(random_model(SMALL)) for _ in range(6)]
+    engine = engine_of(random_model(SMALL), markets=6)
     x = bars(SMALL, 1)[0].astype(np.float32).astype(np.float64)  # the same numbers in every type
     frozen = x.copy()
     frozen.flags.writeable = False
     kinds = [x, x.tolist(), x.astype(np.float32), np.repeat(x, 2)[::2], x[::-1].copy()[::-1], frozen]
 
     signatures = len(step_packed.signatures)
-    for engine, kind in zip(engines, kinds, strict=True):
-        engine.step(kind)
+    for market, kind in enumerate(kinds):
+        engine.step(kind, market)
 
-    assert len({kept(engine) for engine in engines}) == 1
+    assert len({kept(engine, market) for market in range(6)}) == 1
     assert len(step_packed.signatures) == signatures  # nothing was compiled for a kind of its own
 
 
 def test_step_writes_to_a_given_array_what_it_returns_without_one(random_model: MakeModel) -> None:
-    model, x = random_model(SMALL), bars(SMALL, SMALL.context)
-    engine, writing, out = engine_of(model), engine_of(model), np.empty(3)
+    engine, x = engine_of(random_model(SMALL), markets=2), bars(SMALL, SMALL.context)
+    out = np.empty(3)
 
     for row in x:
         new = engine.step(row)
-        assert writing.step(row, out) is out
+        assert engine.step(row, 1, out) is out
         np.testing.assert_array_equal(out, new)
 
 
@@ -223,7 +235,7 @@ def test_unsuitable_array_for_a_result_is_refused_and_no_state_changed(random_mo
 
     for out in (np.empty(2), np.empty(3, np.float32), np.empty(6)[::2], np.empty((3, 1)), frozen, [0.0, 0.0, 0.0]):
         with pytest.raises(ValueError, match=r"out must be a writable, contiguous \(3,\) array of float64"):
-            engine.step(features, out)  # type: ignore[arg-type]  # that is the point
+            engine.step(features, 0, out)  # type: ignore[arg-type]  # that is the point
 
     assert kept(engine) == before
 
@@ -234,17 +246,17 @@ def step_inside(weights: Any, state: Any, x: Any, out: Any) -> Any:
 
 
 def test_step_runs_inside_other_compiled_code(random_model: MakeModel) -> None:
-    model, x = random_model(SMALL), bars(SMALL, SMALL.context)
-    engine, inside, out = engine_of(model), engine_of(model), np.empty(3)
+    engine, x = engine_of(random_model(SMALL), markets=2), bars(SMALL, SMALL.context)
+    out = np.empty(3)
 
     for row in x:
-        status = step_inside(inside.weights, inside.state, row, out)
+        status = step_inside(engine.weights, engine.state(1), row, out)
         alone = engine.step(row)
         np.testing.assert_array_equal(out, alone)
 
     assert status == READY
-    assert step_inside(inside.weights, inside.state, x[0, :2].copy(), out) == WRONG_SHAPE
-    assert kept(inside) == kept(engine)
+    assert step_inside(engine.weights, engine.state(1), x[0, :2].copy(), out) == WRONG_SHAPE
+    assert kept(engine, 1) == kept(engine, 0)
 
 
 def test_network_that_cannot_stream_is_refused() -> None:
@@ -252,7 +264,9 @@ def test_network_that_cannot_stream_is_refused() -> None:
         Engine.from_weights(preset("source"), {})
 
 
-def test_state_too_large_is_refused(random_model: MakeModel) -> None:
+def test_no_markets_and_a_state_too_large_are_refused(random_model: MakeModel) -> None:
+    with pytest.raises(ConfigError, match="markets must be >= 1, was 0"):
+        engine_of(random_model(SMALL), markets=0)
     with pytest.raises(ConfigError, match=r"weights and state must each be under 16777216 numbers, was "):
         engine_of(random_model(DSCConfig(kernel_size=63, num_blocks=12, hidden_channels=128)))
 

@@ -72,10 +72,11 @@ def test_joined_network_gives_the_mean_of_its_members_logits(
     blocks=st.integers(1, 3),
     block=st.sampled_from(get_args(Block)),
     mixed=st.booleans(),
+    markets=st.integers(1, 9),
     seed=st.integers(0, 2**20),
 )
 def test_engine_of_a_joined_network_equals_it_and_leaves_out_only_what_is_zero(
-    random_model, members, channels, blocks, block, mixed, seed
+    random_model, members, channels, blocks, block, mixed, markets, seed
 ):
     config = DSCConfig(
         input_features=3, hidden_channels=members * channels, num_blocks=blocks, window=3, members=members, block=block
@@ -85,14 +86,17 @@ def test_engine_of_a_joined_network_equals_it_and_leaves_out_only_what_is_zero(
         layer = whole.blocks[-1].conv if block == "standard" else whole.blocks[-1].pointwise
         layer.weight.data[0, -1] += 0.5
     weights = {name: tensor.numpy() for name, tensor in whole.state_dict().items()}
-    engine = Engine.from_weights(config, weights)
+    engine = Engine.from_weights(config, weights, markets)
     assert engine.weights[GROUPS] == (members if channels % LANES == 0 and not mixed else 1)
     x = torch.randn(config.context + 4, 3, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         expected = torch.softmax(whole.forward_series(x), dim=1).numpy()
-    steps = np.array([engine.step(row) for row in x.double().numpy()])
-    np.testing.assert_allclose(steps[config.context - 1 :], expected, atol=PARITY, rtol=PARITY)
-    np.testing.assert_allclose(softmax(engine.run_series(x.double().numpy())), expected, atol=PARITY, rtol=PARITY)
+    steps = np.array([engine.step_markets(np.tile(row, (markets, 1))) for row in x.double().numpy()])
+    np.testing.assert_allclose(steps[config.context - 1 :, 0], expected, atol=PARITY, rtol=PARITY)
+    np.testing.assert_array_equal(steps, np.broadcast_to(steps[:, :1], steps.shape))
+    one = Engine.from_weights(config, weights)
+    np.testing.assert_array_equal([one.step(row) for row in x.double().numpy()], steps[:, 0])
+    np.testing.assert_allclose(softmax(one.run_series(x.double().numpy())), expected, atol=PARITY, rtol=PARITY)
 
 
 def softmax(logits):
