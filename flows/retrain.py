@@ -41,7 +41,7 @@ from tasks.strategy.leave_one_out import HeldOutMarket
 from tasks.strategy.recipe import Recipe
 from tasks.training import fold_count, prepare_fold, train_baselines, train_fold, train_twin
 
-STAGES = ("dataset", "networks", "baselines", "leak checks", "latency", "backtest", "judge", "publish")
+STAGES = ("dataset", "networks", "baselines and leaks", "latency", "backtest", "judge", "publish")
 
 LIBRARIES = (
     "torch",
@@ -132,11 +132,10 @@ def trained(data: DatasetRef, recipe: Recipe) -> tuple[list[str], list[str], lis
             models.append(train_fold(data, recipe, index, starts[index]))
             give_back_large_blocks()
         checking = beside.submit(check_leaks, {"data": data, "recipe": recipe, "fold": models[-1]})
-        for index in parts_of("baselines", walked):
+        for index in parts_of("baselines and leaks", walked):
             twin = [train_twin(data, recipe, index, starts[index])] if recipe.baselines.twin else []
             rivals.append([fitting[index].result(), *twin])
             give_back_large_blocks()
-        stage("leak checks")
         leaks = checking.result()
     return starts, models, rivals, leaks
 

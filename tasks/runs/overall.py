@@ -13,8 +13,8 @@ from prefect.runtime import flow_run
 
 _EVERY_S = 2.0  # each update is a request to the API
 
-_WEIGHTS = {"networks": 31.0, "baselines": 60.0, "markets": 91.0}
-"""Parts of the time that stages took on a market of 60,000 bars, where all others took 9 together; 1 for any other."""
+_WEIGHTS = {"networks": 8.0, "baselines and leaks": 6.0, "markets": 14.0}
+"""Parts of the time that stages took on a market of 30,000 bars, where six others took 6 together; 1 for any other."""
 
 
 class OverallProgress:

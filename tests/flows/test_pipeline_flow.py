@@ -321,7 +321,7 @@ def test_version_says_what_each_stage_of_its_making_took(job):
     _, verdict = job
     cost = json.loads(Path(verdict.report).with_name("cost.json").read_bytes())
     stages = {one["stage"]: one for one in cost["stages"]}
-    assert list(stages) == ["networks", "baselines", "leak checks", "latency", "backtest", "judge", "publish"]
+    assert list(stages) == ["networks", "baselines and leaks", "latency", "backtest", "judge", "publish"]
     assert all(one["wall_s"] > 0 and one["cpu_s"] > 0 for one in stages.values())
     assert stages["networks"]["cpu_s"] > stages["judge"]["cpu_s"]
     assert 100 < cost["peak_mb"] < 10_000
