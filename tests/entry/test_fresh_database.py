@@ -88,6 +88,7 @@ def test_temporary_server_and_operation_start_with_what_was_kept(kept, home, mon
 def test_libraries_are_imported_while_the_server_of_a_run_starts(home, tmp_path, monkeypatch):
     (tmp_path / "imported_late.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "imported_late", raising=False)  # by this test before, in the same process
     monkeypatch.setattr(server, "start_server", lambda *given: order.append("imported_late" in sys.modules))
     monkeypatch.setattr(server, "wait_until_up", lambda *given: order.append("imported_late" in sys.modules))
     monkeypatch.setattr(server, "end_family", lambda *given: None)
