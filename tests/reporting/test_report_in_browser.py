@@ -15,8 +15,6 @@ from tasks.reporting.report import render_report
 from tests.reporting.example_panel import NOW, SANDBOX, four_markets
 from tests.reporting.example_report import example
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 LIMIT_MS = 600_000.0  # of every wait: a busy machine is no failure
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--no-proxy-server", "--disable-background-networking",
@@ -26,6 +24,8 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
+    # Here, and not where every worker of the suite imports it: it takes a second.
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium on the PATH; set CHROMIUM to one")
@@ -124,9 +124,11 @@ def test_first_column_stays_in_sight_when_a_table_is_scrolled_on_a_phone(browser
 
 
 def test_button_copies_the_command_that_gives_the_numbers_again(browser, report) -> None:
+    from playwright.sync_api import expect
+
     page, wrong = opened(browser, report, permissions=["clipboard-read", "clipboard-write"])
     page.click("button[data-copy]")
-    playwright.expect(page.locator("button[data-copy]")).to_have_text("Copied", timeout=LIMIT_MS)
+    expect(page.locator("button[data-copy]")).to_have_text("Copied", timeout=LIMIT_MS)
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied == (
         ".venv/bin/python -m flows.evaluate --version "
