@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from time import sleep
 
-from storage.schema import DAY_MS, Banned, FloatArray, PipelineError, TemporaryError
+from storage.schema import DAY_MS, FloatArray
 from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.private_events import ExecutionNews, OrderNews
 from tasks.exchange.stream_events import BookTop
@@ -26,7 +25,7 @@ from tasks.live.account import Account, BarStart, ClosedBar, held_back
 from tasks.live.booking import book as book_executions
 from tasks.live.booking import coins_of, lot_size
 from tasks.live.exchange_time import ExchangeTime
-from tasks.live.halting import Closing
+from tasks.live.held_position import HeldPosition
 from tasks.live.limits_state import forecast_risk
 from tasks.live.order_desk import Intent, OrderDesk
 from tasks.live.protective_stop import ProtectiveStop
@@ -37,9 +36,7 @@ CLOSE_S = 15.0
 """How long the end of a session waits for its last position to be closed, and its start for what was under way."""
 
 _BEAT_S = 0.05
-# Of which somebody was told.
-_UNHEARD, _REFUSED, _STILL_OPEN = "nobody hears of the account", "openings are refused", "what can't be closed"
-_BARE = "what has no stop"
+_UNHEARD, _REFUSED = "nobody hears of the account", "openings are refused"  # of which somebody was told
 
 _SURELY_KEPT_MS = 7 * DAY_MS  # in which every venue tells all that was booked
 
@@ -81,8 +78,8 @@ class OrderAccount(Account):
         self._begun, self._closed_ms = _NOT_BEGUN, -1
         self._said = self._why = ""  # why nothing is sent for the present bar: the cause, and a line about it
         self._told: set[str] = set()  # why the market is halted, or nothing is opened, as somebody was told
-        self._closing: Closing | None = None
         self._stop = ProtectiveStop(self.config, self.instrument.tick_size)
+        self._held = HeldPosition(self.desk, self._stop, self._lot.least, lambda line: self.alert(line))
 
     def resume(self, last: BarOpen | None, pending: Decision | None) -> None:
         """Go on from what the journal says."""
@@ -116,31 +113,10 @@ class OrderAccount(Account):
         self.desk.reconcile()
         if self.desk.trouble:
             self.halt(self.desk.trouble)
-        without_stop = self._position_without_stop()
+        without_stop = self._held.keep_stop(self._closed_ms)
         self._tell_of(_UNHEARD, self._unheard(), "nothing new is opened until that is over")
         self._tell_of(_REFUSED, self.desk.refuses_to_open, "nothing is opened until that is over")
         return self.desk.stopped or without_stop
-
-    def _position_without_stop(self) -> str:
-        """Set the stop again of what is held without one, and return why it gets none; empty where all is well."""
-        without_stop, self.desk.without_stop = self.desk.without_stop, None
-        if without_stop is None:
-            return ""
-        said = f"{without_stop.size} had no stop at the exchange"
-        try:
-            if not without_stop.entry:
-                raise TemporaryError("nobody says at what it was opened")
-            stop = self._stop.of_held(without_stop, self.desk.stop_share)
-            if self.desk.trading.set_stop(self.desk.market, stop):
-                self.desk.note(self._closed_ms, "bare", f"{said}; it is set again, at {stop}")
-                self.alert(f"{said}; it is set again, at {stop}")
-        except TemporaryError as err:  # it is compared again soon
-            if self.desk.bare_s > self.desk.timing.unknown_s:
-                return f"{said}, and got none for {self.desk.timing.unknown_s:g} s ({err})"
-            self._tell_of(_BARE, f"{said}, and whether it has one now is not known ({err})", "that is asked again")
-        except PipelineError as err:
-            return f"{said}, and gets none at {stop} ({err})"
-        return ""
 
     def _tell_of(self, what: str, why: str, then: str) -> None:
         """Tell somebody of what does not halt the market: once, and anew when it was over; `why` is empty then."""
@@ -153,11 +129,7 @@ class OrderAccount(Account):
     @property
     def is_open(self) -> bool:
         """Whether anything is held at the exchange, or may come to be."""
-        there = self.desk.there if self.desk.trouble else ZERO
-        if there is None:
-            return True
-        size = max(abs(self.desk.held), abs(there))
-        return size >= self._lot.least or bool(self.desk.unsettled) or self.desk.is_busy
+        return self._held.is_open
 
     @property
     def must_be_flat(self) -> str:
@@ -178,31 +150,8 @@ class OrderAccount(Account):
     # --- something is unknown -----------------------------------------------------------------------------------------
 
     def wind_down(self, is_due: bool) -> bool:
-        """Go on with what a halted market still holds: it waits behind its stop, and is then closed.
-
-        It is closed by what the exchange says is held, as `flows.halt` does it.
-        """
-        self.desk.give_up()
-        self.desk.work()
-        if self._closing is not None or is_due:
-            self.desk.compare_soon()
-        self.desk.reconcile()
-        is_due |= self._closing is None and bool(self._position_without_stop())  # it waits behind its stop alone
-        if self._closing is None and not (self.is_open and is_due):
-            return self.is_open
-        if self._closing is None:
-            if _STILL_OPEN not in self._told:
-                self.alert("what is held is closed: something has been unknown for too long")
-            self._closing = Closing(self.desk.trading, self.desk.market, on_note=self.alert)
-        if not self._closing.is_done:
-            with suppress(Banned):  # it goes on when that has ended
-                self._closing.work()
-            return True
-        still_open, self._closing = self._closing.still_open, None
-        if still_open and _STILL_OPEN not in self._told:
-            self._told.add(_STILL_OPEN)
-            self.alert(f"STILL OPEN {still_open}")
-        return bool(still_open) and self.is_open  # it is tried again: what was in the way may be over soon
+        """Go on with what a halted market still holds, as `HeldPosition.wind_down`."""
+        return self._held.wind_down(is_due, self._closed_ms)
 
     def compare_soon(self) -> None:
         """Compare with the exchange at the next look: something may have been missed."""
