@@ -43,15 +43,11 @@ from tasks.training import fold_count, prepare_fold, train_baselines, train_fold
 
 STAGES = ("dataset", "networks", "baselines and leaks", "latency", "backtest", "judge", "publish")
 
-LIBRARIES = (
-    "torch",
-    "pandera.backends.pandas.builtin_checks",
-    "sklearn.linear_model",
-    "lightgbm",
-    "onnxruntime",
-    "matplotlib.figure",
-)
-"""What a retrain imports late, for a command that ends early does without."""
+LIBRARIES = ("torch", "pandera.backends.pandas.builtin_checks", "sklearn.linear_model", "lightgbm")
+"""What a retrain imports late, for a command that ends early does without, and needs until its networks are trained.
+
+What is needed afterwards, to export and to draw, would only be in memory while that is scarce.
+"""
 
 
 @flow(name="retrain", flow_run_name="retrain {market} {exchange.exchange} {bars.text}")

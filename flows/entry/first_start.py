@@ -16,6 +16,8 @@ from storage.settings import Settings
 
 def import_modules() -> None:
     """Import what a run imports, start and stop a server such as it starts, and keep the database that it made."""
+    import matplotlib.figure  # noqa: F401
+    import onnxruntime  # noqa: F401
     import prefect.flow_engine
     import prefect.task_engine  # noqa: F401
 
