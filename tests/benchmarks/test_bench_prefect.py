@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -22,6 +22,7 @@ from tasks.exchange.connection import ExchangeConfig
 from tasks.ingestion.bar_range import BarRange
 from tasks.ingestion.quality import QualityConfig
 from tasks.market.synthetic import SyntheticMarket
+from tasks.runs.progress import Tell
 
 SYMBOLS = tuple(f"M{i:02d}USDT" for i in range(20))
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=3_000))
@@ -31,9 +32,9 @@ SERVER_START_S = 180.0
 
 
 @contextmanager
-def silent(title: str) -> Iterator[Callable[[float], None]]:
+def silent(title: str) -> Iterator[Tell]:
     """Report progress to nobody."""
-    yield lambda share: None
+    yield lambda share, note="": None
 
 
 @pytest.fixture
