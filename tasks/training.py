@@ -2,8 +2,8 @@
 
 A killed run finds what is finished by its key, whatever Prefect knows of it: so no Prefect cache, and no retry.
 Two networks at a time would need the memory of both, so whoever calls runs one of `train_fold` and `train_twin` after
-the other; `prepare_fold` and `train_baselines` may run beside them. torch is imported where
-one is trained: a command that ends early does without it, and a run has it while its server starts.
+the other; `prepare_fold` and `train_baselines` may run beside them. torch is imported where one is trained: a command
+that ends early does without it, and a run has it while its server starts.
 """
 
 from __future__ import annotations

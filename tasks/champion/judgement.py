@@ -21,7 +21,6 @@ from tasks.execution.backtest import Positions
 from tasks.execution.comparison import Duel, duel
 from tasks.execution.track_record import DeflatedSharpe, deflate_sharpe
 from tasks.market.walk_forward import Span, seen_until_ms
-from tasks.network.folding import load_weights
 from tasks.strategy.findings import Findings
 from tasks.strategy.folds import FoldResult
 from tasks.strategy.funding_record import funding_record
@@ -178,11 +177,10 @@ def _duel(
         span = Span(start=max(int(unseen_from), span.start), stop=span.stop)
         if len(span) < _FEWEST_BARS:
             return None
-        from tasks.network.dsc import load_model  # with torch, as the next
-        from tasks.network.inference import forecast_series
+        from tasks.champion.prediction import forecast_history  # with torch, which a run loads late
 
-        model = load_model(theirs.recipe.network_config, load_weights(artifact.files["weights.safetensors"]))
-        said = forecast_series(model, samples.dataset.features, samples.dataset.segment)
+        data, weights = samples.dataset, artifact.files["weights.safetensors"]
+        said = forecast_history(theirs.recipe.network_config, weights, data.features, data.segment)
         forecast = Forecast(*said, class_means=np.array(theirs.class_means)).since(span.start)
         champion = decide_span(samples, theirs.recipe, span, forecast)
 

@@ -14,11 +14,9 @@ from storage.foreign import OTHERWISE, parse_json, refusing
 from storage.schema import CLASSES, ArtifactError, DatasetRef
 from storage.tables import read_columns
 from tasks.champion.manifest import Manifest
+from tasks.champion.prediction import forecast_history
 from tasks.champion.promotion import PARITY_BOUND, Check
 from tasks.champion.vol_verdict import judge_vol_forecast
-from tasks.network.dsc import load_model
-from tasks.network.fit import predict_series
-from tasks.network.folding import load_weights
 from tasks.strategy.backtest_record import backtest_numbers
 from tasks.strategy.baseline_comparison import compare_with_baselines, stored_forecasts
 from tasks.strategy.folds import NO_HEAD, FoldResult
@@ -144,8 +142,9 @@ def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluati
     if not len(fold.test):
         return 0.0
     bars = fold_bars(evaluation.samples, recipe, len(evaluation.folds) - 1)
-    model = load_model(recipe.network_config, load_weights(artifact.files["weights.safetensors"]))
-    again = predict_series(model, bars.series.features, bars.series.segment)[bars.predicted]
+    weights = artifact.files["weights.safetensors"]
+    said = forecast_history(recipe.network_config, weights, bars.series.features, bars.series.segment)
+    again = said.probabilities[bars.predicted]
     stored = evaluation.folds[-1].probabilities
     if not np.array_equal(np.isnan(again), np.isnan(stored)):
         return float("inf")

@@ -20,7 +20,6 @@ from tasks.market import features
 from tasks.market.drift import measure_drift
 from tasks.market.labels import label_bars, sample_uniqueness, scored
 from tasks.market.walk_forward import seen_until_ms
-from tasks.network.folding import load_weights
 
 _LEAST_LABELS = 10  # non-overlapping ones: fewer say nothing about anything
 
@@ -75,8 +74,7 @@ def champion_skill(
     Raises:
         ArtifactError: The version is damaged.
     """
-    from tasks.network.dsc import load_model  # with torch: most looks at a market find no champion
-    from tasks.network.fit import predict_series
+    from tasks.champion.prediction import forecast_history  # with torch: most looks at a market find no champion
 
     manifest = read_manifest(models, ref)
     recipe, interval_ms = manifest.recipe, row.market.interval_ms
@@ -85,8 +83,8 @@ def champion_skill(
     candles = store.read(row.source, row.market, (row.last_ms or 0) - span_ms + interval_ms)
     built = features.build_features(candles.matrix(), interval_ms)
     known = label_bars(candles.open, built.vol, built.segment, recipe.labels, recipe.costs.round_trip)
-    model = load_model(network, load_weights(models.read(ref, "weights.safetensors")))
-    probabilities = predict_series(model, built.values, built.segment)
+    weights = models.read(ref, "weights.safetensors")
+    probabilities = forecast_history(network, weights, built.values, built.segment).probabilities
     is_unseen = candles.start_ms > seen_until_ms(manifest.training_end)
     rows = np.flatnonzero(scored(known.classes, probabilities) & is_unseen)[-labels:]
     if len(rows) < _LEAST_LABELS * horizon:
