@@ -44,7 +44,7 @@ _MAY_HAVE_LANDED = frozenset({10014, 110072, 110079})  # a duplicate request, or
 _WEEK_MS = 7 * DAY_MS  # longest range of one query of executions
 _MOST_PAGES = 1_000  # of 100 executions, in one week
 _KEPT_MS = 730 * DAY_MS  # for which Bybit keeps executions; on demo for a week
-_HTTP = 1_000  # lower codes are HTTP's and may come from a proxy instead of the exchange
+_HTTP = 1_000  # lower retCodes are named after statuses of HTTP: what was on the way may have landed
 _UNCHANGED = frozenset({110043, 110025, 34040})
 
 

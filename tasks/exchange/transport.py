@@ -46,7 +46,7 @@ RATE_CODES = frozenset({10006, 170005, 170222})
 BAN_CODES = frozenset({10018})
 CLOCK_CODES = frozenset({10002})
 AUTH_CODES = frozenset({10003, 10004, 10005, 10010, 33004})
-SERVER_CODES = frozenset({10000, 10016, 10019, 10429, 170001, 170007, 170032, 170146, 500000})
+SERVER_CODES = frozenset({429, 10000, 10016, 10019, 10429, 170001, 170007, 170032, 170146, 500000})
 
 RECV_WINDOW_MS = 5_000
 """Bybit refuses a signed request that arrives later than this after it was signed."""
@@ -56,6 +56,7 @@ CLIENT_NAME = f"dsc-trading/{secrets.token_hex(8)}"
 
 _RESET_HEADER = "X-Bapi-Limit-Reset-Timestamp"
 _UNREADABLE_JSON = 409  # pybit's status for a body that is not JSON
+_MAY_BE_BYBITS = frozenset({400, 401, 404})  # https://bybit-exchange.github.io/docs/v5/error has 403 and 429 too
 _CONNECTING = threading.Lock()  # pybit adds a log handler to one shared logger for each client
 
 
@@ -81,6 +82,11 @@ class _Client(HTTP):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"<client of {self.endpoint}>"
+
+    def _check_status_code(self, response: requests.Response, *asked: Any) -> None:
+        """Let a refusal of Bybit's own be read under 4xx too: a proxy's page, which is no answer, has none."""
+        if not (response.status_code in _MAY_BE_BYBITS and _is_refusal(response)):
+            super()._check_status_code(response, *asked)
 
 
 def new_client(
@@ -241,9 +247,16 @@ def _http_failure(status: int) -> PipelineError:
         return Banned("HTTP 403")
     if status == 429:
         return RateLimited("HTTP 429")
-    if status >= 500:
-        return Ambiguous(f"HTTP {status}")
-    return Rejected(f"HTTP {status}", status)
+    # Who answers without a retCode may be a proxy or a load balancer on the way: that says nothing of the exchange.
+    return Ambiguous("HTTP 401: the key is refused, or a proxy asks for a login" if status == 401 else f"HTTP {status}")
+
+
+def _is_refusal(response: requests.Response) -> bool:
+    try:
+        body = response.json()
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(body, dict) and type(body.get("retCode")) is int and body["retCode"] != 0
 
 
 def _reset_ms(headers: Mapping[str, str] | None) -> int | None:

@@ -19,6 +19,7 @@ from tests.sandbox import actions
 MAKE = Callable[..., Candles]
 OPEN = Callable[..., Any]
 TIME = "/v5/market/time"
+HTTP_401 = "HTTP 401: the key is refused, or a proxy asks for a login"
 
 
 @pytest.fixture
@@ -56,7 +57,18 @@ def ask_time(make_candles: MAKE, open_sandbox: OPEN, open_client: OPEN) -> Calla
         (actions.http_status(502), Ambiguous, "HTTP 502"),
         (actions.http_status(503), Ambiguous, "HTTP 503"),
         (actions.http_status(504), Ambiguous, "HTTP 504"),
-        (actions.http_status(404), Rejected, "HTTP 404"),
+        (actions.http_status(400), Ambiguous, "HTTP 400"),
+        (actions.http_status(401), Ambiguous, HTTP_401),
+        (actions.http_status(404), Ambiguous, "HTTP 404"),
+        (actions.http_status(407), Ambiguous, "HTTP 407"),
+        (actions.http_status(204), Ambiguous, "HTTP 204"),
+        (actions.with_status(401, actions.ret_code(10003)), AuthError, "10003: refused"),
+        (actions.with_status(400, actions.ret_code(10001)), Rejected, "10001: refused"),
+        (actions.with_status(401, actions.body(b'{"retCode": 0, "result": {}}')), Ambiguous, HTTP_401),
+        (actions.with_status(404, actions.body(b'{"code": 404, "retCode": "10003"}')), Ambiguous, "HTTP 404"),
+        (actions.with_status(403, actions.ret_code(10009)), Banned, "HTTP 403"),
+        (actions.with_status(503, actions.ret_code(10001)), Ambiguous, "HTTP 503"),
+        (actions.ret_code(429), Ambiguous, "429: refused"),
         (actions.truncated(), Ambiguous, "the answer is not JSON"),
         (actions.body(b"<html>"), Ambiguous, "the answer is not JSON"),
         (actions.body(b""), Ambiguous, "the answer is not JSON"),

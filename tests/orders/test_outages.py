@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from time import monotonic
 
@@ -114,6 +115,34 @@ def test_question_that_was_signed_too_long_ago_once_does_not_halt_the_market(ope
     here = open_desk([Fault(Match(path=POSITION, times=1), actions.ret_code(10002, "late"))])
     here.desk.reconcile()
     assert (here.desk.trouble, here.desk.unknown) == ("", "")
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("status", [400, 401, 404, 407, 502])
+@pytest.mark.parametrize("path", [POSITION, "/v5/execution/list", "/v5/order/realtime"])
+def test_page_of_a_proxy_is_no_refusal_and_the_account_is_unknown_while_it_lasts(
+    open_desk: OPEN, path: str, status: int
+) -> None:
+    here = open_desk([Fault(Match(path=path, times=None), actions.http_status(status))])
+    here.desk.reconcile()
+    assert here.desk.trouble == ""
+    assert re.search(f"HTTP {status}.*; asked 3 times", here.desk.unknown)
+    here.sandbox.follow([])
+    here.desk.compare_soon()
+    here.desk.reconcile()
+    assert (here.desk.trouble, here.desk.unknown) == ("", "")
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("status", [200, 401])
+@pytest.mark.parametrize("code", [10003, 10004, 10005, 10010, 33004])
+def test_key_that_a_question_meets_a_refusal_of_is_trouble_at_once_whatever_its_status(
+    open_desk: OPEN, code: int, status: int
+) -> None:
+    refusal = actions.with_status(status, actions.ret_code(code, "no"))
+    here = open_desk([Fault(Match(path=POSITION), refusal)])
+    here.desk.reconcile()
+    assert f"{code}: no" in here.desk.stopped
 
 
 @pytest.mark.promise(15)

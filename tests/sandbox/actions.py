@@ -31,6 +31,16 @@ def http_status(status: int) -> Action:
     return Action(f"HTTP {status}", lambda reply: reply.html(status, "not today"))
 
 
+def with_status(status: int, action: Action) -> Action:
+    """Answer as an action does, under a status."""
+
+    def spoil(reply: Reply) -> None:
+        action.spoil(reply)
+        reply.status = status
+
+    return Action(f"{action.name} under HTTP {status}", spoil)
+
+
 def ret_code(code: int | str, message: str | None = "refused") -> Action:
     """Refuse with a retCode, which may be text; `message=None` leaves retMsg out."""
     return Action(f"retCode {code!r}", lambda reply: reply.refuse(code, message))
