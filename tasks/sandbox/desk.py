@@ -164,26 +164,6 @@ class Desk:
             said = self.market.end(account, stop, status="Deactivated", cancel_type="CancelByUser") if stop else []
         self.tell(account, [*said, self.market.position_said(account, position)])
 
-    def deleverage(self, account: VenueAccount, listing: Listing, qty: Decimal) -> None:
-        """Close coins of a position at the mark price by force (ADL), without a fee.
-
-        Raises:
-            ConfigError: There is no such position.
-        """
-        position, mark = account.position(listing.market.symbol), self.market.marks[listing.market.symbol]
-        if not 0 < qty <= abs(position.size):
-            raise ConfigError(f"qty must be of an open position, in 0..{abs(position.size)}, was {qty}")
-        order = self.market.system_order(
-            position.symbol,
-            qty,
-            side="Sell" if position.size > 0 else "Buy",
-            price=mark,
-            create_type="CreateByAdl_PassThrough",
-        )
-        account.add(order)
-        said = self.market.trade(account, order, mark, qty, Decimal(0), kind="AdlTrade")
-        self.tell(account, said + self.market.after(account, order))
-
     def position_rows(self, account: VenueAccount) -> list[Fields]:
         """Return the position rows of every market as a read shows them; they may lag."""
         polls, rows = self._outdated.get(account.spec.key, (0, []))

@@ -32,7 +32,6 @@ from tasks.sandbox.faults import Action, FaultPlan, PlannedFaults, Reply
 from tasks.sandbox.hub import STREAM_CATEGORIES, STREAM_PATH, Hub
 from tasks.sandbox.listing import Listing
 from tasks.sandbox.order_endpoints import Trading, body_params
-from tasks.sandbox.outside import Outside
 from tasks.sandbox.playback import keep_time, play
 from tasks.sandbox.private_stream import PRIVATE_PATH, PRIVATE_TOPICS, PrivatePush
 from tasks.sandbox.replay import RangePolicy
@@ -119,8 +118,8 @@ class Sandbox:
         self._timing = stream or PushTiming()
         door = Door(accounts, wall_clock_ms, timer)
         self.private_stream = PrivatePush(door, self._timing, self.clock.told_ms)
-        self._desk = Desk(self.listings, self.clock, accounts, ack_to_fill_ms, self.private_stream, self._later)
-        self._trading = Trading(self._desk, door, self.clock.told_ms)
+        self.desk = Desk(self.listings, self.clock, accounts, ack_to_fill_ms, self.private_stream, self._later)
+        self._trading = Trading(self.desk, door, self.clock.told_ms)
         self._hub: Hub | None = None
         self._socket_limits = ClientLimits(lambda: AddressLimit(SOCKET_LIMIT, timer, SOCKET_WINDOW_S))
         self._latency_s = latency_ms / 1000
@@ -164,11 +163,7 @@ class Sandbox:
 
     def account(self, key: str) -> VenueAccount:
         """Return a copy of an account as it is now."""
-        return self._desk.snapshot(key)
-
-    def outside(self, key: str) -> Outside:
-        """Return the controls for events of an account that its client does not cause."""
-        return Outside(self._desk, key)
+        return self.desk.snapshot(key)
 
     def play(self, bars: int | None = None, *, bar_every_s: float = 0.005) -> Future[int]:
         """Close the next bars one after the other, in data time; returns at once.
@@ -252,7 +247,7 @@ class Sandbox:
             await site.start()
             self._port = runner.addresses[0][1]
             self._started.set()
-            with self.clock.heard_by(self._desk.hear), self.clock.heard_by(hub.hear):
+            with self.clock.heard_by(self.desk.hear), self.clock.heard_by(hub.hear):
                 await self._stop.wait()
         finally:
             await runner.cleanup()
@@ -266,7 +261,7 @@ class Sandbox:
         stream: Hub | PrivatePush | None = None
         if path.removeprefix(STREAM_PATH) in STREAM_CATEGORIES:
             stream = self._hub
-        elif path == PRIVATE_PATH and self._desk.accounts:
+        elif path == PRIVATE_PATH and self.desk.accounts:
             stream = self.private_stream
         if stream:
             if not self._socket_limits.of(request.headers).admit():

@@ -31,6 +31,7 @@ from tests.live.desk import again as replay_of
 from tests.live.order_rig import CAPITAL, KEY, NO_LIMITS, Trader
 from tests.sandbox import stream_actions as act
 from tests.sandbox.order_actions import order_fault
+from tests.sandbox.outside import Outside
 
 OPEN = Callable[..., Rig]
 BARS, BOOK = 24, f"orderbook.1.{MARKET.symbol}"
@@ -304,13 +305,16 @@ def test_flip_whose_new_side_is_refused_closes_the_old_one(open_rig: OPEN, cause
 
 
 def deleverage(trader: Trader) -> None:
-    outside = trader.rig.sandbox.outside(KEY.key)
+    outside = Outside(trader.rig.sandbox.desk, KEY.key)
     outside.deleverage(MARKET.symbol, format(abs(outside.size(MARKET.symbol)), "f"))
 
 
 SOMEBODY = "somebody else|by no order of this session"  # what was heard first: the order, or its fill
 STRANGERS = {
-    "an order by hand": (lambda one: one.rig.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.3"), SOMEBODY),
+    "an order by hand": (
+        lambda one: Outside(one.rig.sandbox.desk, KEY.key).order(MARKET.symbol, "Buy", "0.3"),
+        SOMEBODY,
+    ),
     "deleveraged": (deleverage, "AdlTrade"),
 }
 

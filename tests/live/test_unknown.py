@@ -36,6 +36,7 @@ from tests.live.test_sized_session import SIZED
 from tests.orders.cells import Desk
 from tests.sandbox import actions
 from tests.sandbox import stream_actions as act
+from tests.sandbox.outside import Outside
 
 OPEN = Callable[..., Rig]
 AFTER = 4
@@ -52,7 +53,7 @@ def stops(trader: Trader) -> list[Any]:
 
 
 def stranger(trader: Trader) -> None:
-    trader.rig.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.3")
+    Outside(trader.rig.sandbox.desk, KEY.key).order(MARKET.symbol, "Buy", "0.3")
 
 
 @pytest.mark.promise(15)
@@ -305,7 +306,7 @@ def pass_by(trader: Trader, bars: int) -> None:
 
 
 def deleverage(trader: Trader) -> None:
-    trader.rig.sandbox.outside(KEY.key).deleverage(MARKET.symbol, format(abs(size(trader)), "f"))
+    Outside(trader.rig.sandbox.desk, KEY.key).deleverage(MARKET.symbol, format(abs(size(trader)), "f"))
 
 
 def halt_and_rearm(trader: Trader) -> None:
@@ -354,7 +355,7 @@ def test_funding_of_while_no_session_was_there_is_in_the_books_of_the_one_that_g
 
 
 MEANWHILE = {
-    "an order by hand": lambda one: one.rig.sandbox.outside(KEY.key).order(
+    "an order by hand": lambda one: Outside(one.rig.sandbox.desk, KEY.key).order(
         MARKET.symbol, "Buy" if size(one) > 0 else "Sell", "0.3"
     ),
     "a halt": lambda one: one.halts.latch("sandbox", MARKET, "by no order of this session"),

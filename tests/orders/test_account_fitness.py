@@ -21,11 +21,12 @@ from tests.orders.cells import (
     OPEN,
 )
 from tests.sandbox import actions
+from tests.sandbox.outside import Outside
 
 
 def test_hedge_mode_is_denied_before_any_order(open_desk: OPEN, open_account: ACCOUNT) -> None:
     here = open_desk()
-    here.sandbox.outside(KEY.key).set_hedge(True)
+    Outside(here.sandbox.desk, KEY.key).set_hedge(True)
     orders, own = open_account(here)
     with pytest.raises(Denied, match=r"ACCOUNT: .*hedge mode"):
         orders.admit(own, MARKET)
@@ -79,7 +80,7 @@ def test_live_account_of_which_nobody_says_what_it_pays_is_denied(open_desk: OPE
 
 def test_position_of_somebody_else_is_denied(open_desk: OPEN, open_account: ACCOUNT) -> None:
     here = open_desk()
-    here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.1")
+    Outside(here.sandbox.desk, KEY.key).order(MARKET.symbol, "Buy", "0.1")
     orders, own = open_account(here)
     with pytest.raises(Denied, match="RECONCILIATION"):
         orders.admit(own, MARKET)

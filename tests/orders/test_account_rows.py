@@ -25,6 +25,7 @@ from tests.orders.cells import (
     ORDER,
 )
 from tests.sandbox import actions
+from tests.sandbox.outside import Outside
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_pages_without_end_are_not_read_to_the_end(open_desk: OPEN, monkeypatch:
 @pytest.mark.promise(15)
 def test_what_was_booked_in_weeks_in_which_nobody_ran_is_asked_for_week_by_week_and_once(open_desk: OPEN) -> None:
     here = open_desk()
-    outside, clock = here.sandbox.outside(KEY.key), here.sandbox.clock
+    outside, clock = Outside(here.sandbox.desk, KEY.key), here.sandbox.clock
     began_ms, booked_ms = clock.now_ms(), list[int]()
     for _ in range(4):
         for side in ("Buy", "Sell"):

@@ -21,6 +21,7 @@ from tests.live import killed_trader
 from tests.live.conftest import CANDLES, MARKET, START_MS, rigs
 from tests.live.order_rig import ACCOUNT, KEY
 from tests.live.test_kill import play_bar, wait_until
+from tests.sandbox.outside import Outside
 
 ROOT = Path(__file__).parents[2]
 BARS, LATER = 60, 12
@@ -89,8 +90,8 @@ def test_halt_closes_all_markets_and_stays_while_the_session_is(
             wait_until(lambda: account().positions[MARKET.symbol].size or monotonic() > give_up_s)  # noqa: B023
         os.kill(child.process.pid, signal.SIGSTOP if how == "hung" else signal.SIGKILL)
         for one in OTHERS:
-            rig.sandbox.outside(KEY.key).order(one.symbol, "Sell", "0.3")
-            rig.sandbox.outside(KEY.key).order(one.symbol, "Buy", "0.1", orderType="Limit", price="60")
+            Outside(rig.sandbox.desk, KEY.key).order(one.symbol, "Sell", "0.3")
+            Outside(rig.sandbox.desk, KEY.key).order(one.symbol, "Buy", "0.1", orderType="Limit", price="60")
         before = opened(rig)
 
         status, said, flat_s = halted(tmp_path, rig.sandbox.url, "--why", "the news")
@@ -146,7 +147,7 @@ def test_halt_closes_and_ends_with_status_1_where_no_latch_can_be_written(tmp_pa
     (tmp_path / damaged).touch()  # a file where a folder must be, for root may write anywhere
     with rigs(tmp_path) as start:
         rig = start(accounts=[ACCOUNT], more=[Listing(candles=CANDLES, market=one) for one in OTHERS])
-        rig.sandbox.outside(KEY.key).order(MARKET.symbol, "Sell", "0.3")
+        Outside(rig.sandbox.desk, KEY.key).order(MARKET.symbol, "Sell", "0.3")
         status, said, _ = halted(tmp_path / "home", rig.sandbox.url)
         assert rig.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0, said
         assert (status, said.count("NOT LATCHED"), "STILL OPEN" in said) == (1, len(MARKETS), False), said

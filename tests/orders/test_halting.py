@@ -21,6 +21,7 @@ from tasks.sandbox.listing import default_instrument
 from tests.orders.cells import CANDLES, KEY, LIMIT_S, MARKET, Desk
 from tests.sandbox import actions
 from tests.sandbox.order_actions import late_request
+from tests.sandbox.outside import Outside
 
 
 @pytest.mark.promise(17)
@@ -30,7 +31,7 @@ def test_position_is_closed_and_orders_are_cancelled_without_the_session(tmp_pat
         here = Desk(tmp_path / "orders.sqlite", stack)
         here.want(coins, stop=None if coins == "0" else Decimal(50 if coins[0] != "-" else 150))
         here.work()
-        here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.1", orderType="Limit", price="50")
+        Outside(here.sandbox.desk, KEY.key).order(MARKET.symbol, "Buy", "0.1", orderType="Limit", price="50")
         told: list[str] = []
         assert close_all(here.trading, [MARKET], on_note=told.append) == []
         account = here.sandbox.account(KEY.key)
@@ -157,7 +158,7 @@ def test_position_beyond_the_largest_order_is_closed_in_pieces(tmp_path: Path) -
     with ExitStack() as stack:
         here = Desk(tmp_path / "orders.sqlite", stack, instrument=rules)
         for _ in range(3):
-            here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.15")
+            Outside(here.sandbox.desk, KEY.key).order(MARKET.symbol, "Buy", "0.15")
         assert close_all(here.trading, [MARKET]) == []
         assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
 

@@ -18,6 +18,7 @@ from tasks.journal.journal_rows import BookedExecution
 from tasks.live.halting import close_all
 from tasks.sandbox.faults import Action, Fault, Match, Reply
 from tests.orders.cells import ACCOUNT, EXECUTION, KEY, LIMIT_S, MARKET, OPEN, ORDER, TIMING
+from tests.sandbox.outside import Outside
 
 POSITIONS, FILLS = "/v5/position/list", "/v5/execution/list"
 LISTS = ("/v5/order/realtime", "/v5/order/history")
@@ -100,7 +101,7 @@ def test_position_that_differs_is_seen_though_an_execution_can_t_be_read(open_de
     here = open_desk()
     here.want("0.4")
     here.work()
-    here.sandbox.outside(KEY.key).deleverage(MARKET.symbol, "0.4")
+    Outside(here.sandbox.desk, KEY.key).deleverage(MARKET.symbol, "0.4")
     here.sandbox.follow([only("AdlTrade", execQty="x")])
     here.reconcile()
     said = "the exchange holds 0, the journal says 0.4; what moved it, its stop or anybody else, can't be read: "
@@ -129,7 +130,7 @@ def test_coins_that_move_without_a_side_are_trouble_at_once_and_in_no_book(open_
     here = open_desk()
     here.want("0.4")
     here.work()
-    here.sandbox.outside(KEY.key).deleverage(MARKET.symbol, "0.4")
+    Outside(here.sandbox.desk, KEY.key).deleverage(MARKET.symbol, "0.4")
     here.sandbox.follow([only("AdlTrade", side="", execType="Delivery")])
     here.desk.compare_soon()
     here.desk.reconcile()
@@ -232,7 +233,7 @@ def test_execution_of_the_future_hides_none_of_before_it(open_desk: OPEN) -> Non
     here.want("0.4")
     here.work()
     here.start()  # from the journal, where that execution stands
-    here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.1")
+    Outside(here.sandbox.desk, KEY.key).order(MARKET.symbol, "Buy", "0.1")
     here.reconcile()
     assert "by no order of this session" in here.desk.trouble
     assert here.desk.held == Decimal("0.5")

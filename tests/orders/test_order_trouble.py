@@ -28,6 +28,7 @@ from tests.orders.cells import (
 )
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
+from tests.sandbox.outside import Outside
 
 D = Decimal
 REALTIME = "/v5/order/realtime"
@@ -99,7 +100,7 @@ def test_stop_that_fires_latches_the_market_for_the_next_session_too(open_desk: 
     here.listen()
     here.want("0.4", stop=D(50))
     here.work()
-    here.sandbox.outside(KEY.key).deleverage(MARKET.symbol, "0.4")
+    Outside(here.sandbox.desk, KEY.key).deleverage(MARKET.symbol, "0.4")
     here.work(until=lambda: bool(own.poll()))
     assert own.desk.held == 0
     halt = Halts.of(here.journal.path.parent).read("sandbox", MARKET)
@@ -109,7 +110,7 @@ def test_stop_that_fires_latches_the_market_for_the_next_session_too(open_desk: 
 
 def test_stranger_s_order_is_followed_before_the_market_stops(open_desk: OPEN) -> None:
     here = open_desk()
-    outside = here.sandbox.outside(KEY.key)
+    outside = Outside(here.sandbox.desk, KEY.key)
     waits = outside.order(MARKET.symbol, "Buy", "0.3", orderType="Limit", price=format(PRICE / 2, ".2f"))
     here.desk.reconcile()
     assert waits.order_id in here.desk.trouble

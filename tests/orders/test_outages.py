@@ -15,6 +15,7 @@ from tasks.sandbox.faults import Action, Fault, Match
 from tests.orders.cells import ACCOUNT, BAR_MS, EXECUTION, KEY, LIMIT_S, MARKET, OPEN, ORDER, TIMING, D
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
+from tests.sandbox.outside import Outside
 
 POSITION, SET_STOP = "/v5/position/list", "/v5/position/trading-stop"
 
@@ -167,7 +168,7 @@ def test_market_in_trouble_is_not_called_flat_before_the_exchange_has_told(
     here.sandbox.follow(down(POSITION))
     own.desk.on_account_event(read_order(ORDER | {"symbol": MARKET.symbol, "orderLinkId": "by hand"}, 1))
     assert own.wind_down(False)
-    here.sandbox.outside(KEY.key).order(MARKET.symbol, "Buy", "0.3")
+    Outside(here.sandbox.desk, KEY.key).order(MARKET.symbol, "Buy", "0.3")
     here.sandbox.follow([])
     assert own.wind_down(False)
     assert own.desk.there == D("0.3")

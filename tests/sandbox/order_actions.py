@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, FaultPlan, Match, OrderTwist, Reply
-from tasks.sandbox.outside import Outside
 from tests.sandbox.actions import delivery, ret_code
+from tests.sandbox.outside import Outside
 
 FAULTS = (
     "accepted, answer lost",

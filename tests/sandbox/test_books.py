@@ -16,10 +16,10 @@ from tasks.sandbox.clock import VirtualClock
 from tasks.sandbox.desk import Desk
 from tasks.sandbox.faults import OrderTwist
 from tasks.sandbox.listing import Listing
-from tasks.sandbox.outside import Outside
 from tasks.sandbox.venue import Refusal
 from tasks.sandbox.venue_account import VenueAccount
 from tests.sandbox.conftest import INSTRUMENT, SPEC, START_MS, STEP_MS, candles_of
+from tests.sandbox.outside import Outside
 from tests.sandbox.trader import MARKET, SYMBOL
 
 BARS = 200

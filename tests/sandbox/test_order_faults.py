@@ -14,6 +14,7 @@ from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
 from tests.sandbox.actions import delivery
 from tests.sandbox.conftest import SPEC, STEP_MS
 from tests.sandbox.order_actions import FAULTS, late_request, order_fault
+from tests.sandbox.outside import Outside
 from tests.sandbox.trader import LIMIT_BUY, MARKET_BUY, SYMBOL, only_position, refused, told
 
 OPEN = Callable[..., Any]
@@ -140,7 +141,7 @@ def test_position_lags_behind_the_fill(meet: OPEN) -> None:
     sandbox, client = meet("position lags", polls=2)
     client.place_order(**MARKET_BUY)
     assert [only_position(client)["size"] for _ in range(3)] == ["0", "0", "1"]
-    assert sandbox.outside(SPEC.key).size(SYMBOL) == 1
+    assert Outside(sandbox.desk, SPEC.key).size(SYMBOL) == 1
 
 
 def test_fill_while_the_private_stream_is_down_is_told_to_nobody(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.sandbox.conftest import FLAT, INSTRUMENT, SPEC, START_MS, STEP_MS, candles_of
+from tests.sandbox.outside import Outside
 from tests.sandbox.trader import LIMIT_BUY, MARKET_BUY, SYMBOL, only_position, order_of, place, refused
 
 OPEN = Callable[..., Any]
@@ -175,7 +176,7 @@ def test_reduce_only_order_below_the_minimum_notional_is_taken(desk: Any) -> Non
 def test_second_of_two_closing_orders_finds_nothing_to_close(open_sandbox: OPEN, open_client: OPEN) -> None:
     sandbox = open_sandbox(ack_to_fill_ms=3_600_000)
     client = open_client(sandbox)
-    sandbox.outside(SPEC.key).order(SYMBOL, "Buy", "1")
+    Outside(sandbox.desk, SPEC.key).order(SYMBOL, "Buy", "1")
     for _ in range(2):
         client.place_order(**MARKET_BUY | {"side": "Sell"}, reduceOnly=True)
     sandbox.clock.advance(1)
@@ -188,7 +189,7 @@ def test_resting_order_that_reduces_closes_what_is_left(desk: Any, left: str, st
     sandbox, client = desk
     client.place_order(**MARKET_BUY)
     order = client.place_order(**LIMIT_BUY | {"side": "Sell", "price": "104"}, reduceOnly=True)["result"]
-    sandbox.outside(SPEC.key).order(SYMBOL, "Sell", str(1 - Decimal(left)), reduceOnly="true")
+    Outside(sandbox.desk, SPEC.key).order(SYMBOL, "Sell", str(1 - Decimal(left)), reduceOnly="true")
     sandbox.clock.advance(3 * STEP_MS)  # up to 105
     over = order_of(client, order["orderId"])
     assert (over["orderStatus"], over["cumExecQty"]) == (status, filled)

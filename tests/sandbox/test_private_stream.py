@@ -11,6 +11,7 @@ import pytest
 import websocket
 
 from tests.sandbox.conftest import FLAT, SPEC, START_MS, STEP_MS, candles_of
+from tests.sandbox.outside import Outside
 from tests.sandbox.trader import LIMIT_BUY, MARKET_BUY, SYMBOL, told
 
 OPEN = Callable[..., Any]
@@ -79,7 +80,7 @@ def test_stop_that_triggers_is_told(open_sandbox: OPEN, open_client: OPEN, open_
 def test_funding_is_told_as_an_execution(open_sandbox: OPEN, open_stream: OPEN) -> None:
     sandbox = open_sandbox(funding=[(START_MS + 2 * STEP_MS, 0.0001)])
     stream = open_stream(sandbox)
-    sandbox.outside(SPEC.key).order(SYMBOL, "Buy", "1")
+    Outside(sandbox.desk, SPEC.key).order(SYMBOL, "Buy", "1")
     stream.wait_for_end()
     sandbox.clock.advance(STEP_MS)
     assert told(stream.wait_for_end(2))[5:] == ["execution", "wallet"]
@@ -126,7 +127,7 @@ def test_key_hears_its_own_account_alone(open_sandbox: OPEN, open_raw: OPEN) -> 
     raw.authenticate(other)
     raw.ask({"op": "subscribe", "args": ["execution"]})
     for key in (SPEC.key, other.key):
-        sandbox.outside(key).order(SYMBOL, "Buy", "1")
+        Outside(sandbox.desk, key).order(SYMBOL, "Buy", "1")
     raw.ask({"op": "ping"})
     (message,) = raw.messages
     assert message["data"][0]["execId"] == sandbox.account(other.key).executions[0].exec_id
@@ -170,7 +171,7 @@ def test_pybit_that_lost_its_connection_hears_again_and_what_was_said_meanwhile_
     open_sandbox: OPEN, open_stream: OPEN
 ) -> None:
     sandbox = open_sandbox()
-    stream, outside = open_stream(sandbox), sandbox.outside(SPEC.key)
+    stream, outside = open_stream(sandbox), Outside(sandbox.desk, SPEC.key)
     outside.order(SYMBOL, "Buy", "1")
     stream.wait_for_end()
     sandbox.private_stream.cut()

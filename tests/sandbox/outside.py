@@ -32,9 +32,16 @@ class Outside:
             return self._account.position(symbol).size
 
     def deleverage(self, symbol: str, qty: str) -> None:
-        """Let the exchange close coins of a position by auto-deleveraging (ADL), at the mark price."""
+        """Let the exchange close coins of a position by auto-deleveraging (ADL), at the mark price, without a fee."""
+        market, account, coins = self._desk.market, self._account, Decimal(qty)
         with self._desk.caught_up():
-            self._desk.deleverage(self._account, self._desk.market.listings[symbol], Decimal(qty))
+            position, mark = account.position(symbol), market.marks[symbol]
+            assert 0 < coins <= abs(position.size), f"{qty} of {position.size} coins"
+            side = "Sell" if position.size > 0 else "Buy"
+            order = market.system_order(symbol, coins, side=side, price=mark, create_type="CreateByAdl_PassThrough")
+            account.add(order)
+            said = market.trade(account, order, mark, coins, Decimal(0), kind="AdlTrade")
+            self._desk.tell(account, said + market.after(account, order))
 
     def set_leverage(self, symbol: str, leverage: str) -> None:
         """Change a symbol's leverage."""
