@@ -23,7 +23,6 @@ from storage.schema import (
     FloatArray,
     IntArray,
     Market,
-    RejectedRow,
     Source,
     StoreError,
     Window,
@@ -118,19 +117,6 @@ class CandleStore:
 
     def __init__(self, path: Path | str) -> None:
         self._database = Database(Path(path), timeout_s=60.0)
-
-    def commit_window(
-        self,
-        source: Source,
-        market: Market,
-        window: Window,
-        candles: Candles,
-        rejected: Sequence[RejectedRow],
-        now_ms: int,
-    ) -> WindowReport:
-        """Store one window; see `commit_windows`."""
-        page = CheckedWindow(window=window, candles=candles, rejected=rejected)
-        return self.commit_windows(source, market, [page], now_ms)[0]
 
     def commit_windows(
         self, source: Source, market: Market, pages: Sequence[CheckedWindow], now_ms: int

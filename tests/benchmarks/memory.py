@@ -15,6 +15,7 @@ import tempfile
 import cyclopts
 
 from storage.schema import Market, Source
+from tests.storage.stored import commit_window
 
 SOURCE, MARKET = Source("sandbox:0123abcd"), Market(interval="1")
 HISTORY = 1_500_000
@@ -33,7 +34,7 @@ def store(bars: int) -> None:
     candles = generate(SyntheticMarket(bars=bars, interval_ms=MARKET.interval_ms))
     window = Window(first_ms=int(candles.start_ms[0]), last_ms=int(candles.start_ms[-1]))
     now_ms = window.last_ms + MARKET.interval_ms
-    CandleStore(settings.database).commit_window(SOURCE, MARKET, window, candles, (), now_ms)
+    commit_window(CandleStore(settings.database), SOURCE, MARKET, window, candles, (), now_ms)
 
 
 def prepare() -> None:

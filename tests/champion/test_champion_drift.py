@@ -15,6 +15,7 @@ from tasks.champion.health import MarketHealth, MonitorConfig, health
 from tasks.market.features import build_features
 from tasks.market.synthetic import SyntheticMarket, generate
 from tests.champion.example_manifest import MANIFEST
+from tests.storage.stored import commit_window
 
 SOURCE, MARKET, TRAINED, ALL = Source("sandbox:0123abcd"), Market(), 25_000, 28_000
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
@@ -45,7 +46,7 @@ def inspected(candles: Candles, bars: int = ALL, drift_bars: int = 1_000) -> Mar
     store = CandleStore(settings.database)
     kept = candles[:bars]
     span = Window(first_ms=int(kept.start_ms[0]), last_ms=int(kept.start_ms[-1]))
-    store.commit_window(SOURCE, MARKET, span, kept, (), span.last_ms + 2 * MARKET.interval_ms)
+    commit_window(store, SOURCE, MARKET, span, kept, (), span.last_ms + 2 * MARKET.interval_ms)
     (row,) = store.coverage()
     limits = MonitorConfig(drift_bars=drift_bars, skill_labels=0)
     return health(row, models, limits, span.last_ms, store, settings.datasets)

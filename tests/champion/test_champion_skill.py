@@ -17,6 +17,7 @@ from tasks.champion.manifest import Manifest, read_manifest
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.network.folding import load_weights
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
+from tests.storage.stored import commit_window
 
 LAW = EXCHANGE.synthetic
 
@@ -32,7 +33,7 @@ def inspected(models: ArtifactStore, law: SyntheticMarket, bars: int | None = No
     store, candles = CandleStore(Settings.from_environment().database), generate(law)[:bars]
     span = Window(first_ms=int(candles.start_ms[0]), last_ms=int(candles.start_ms[-1]))
     now_ms = span.last_ms + MARKET.interval_ms
-    store.commit_window(EXCHANGE.source, MARKET, span, candles, (), now_ms + MARKET.interval_ms)
+    commit_window(store, EXCHANGE.source, MARKET, span, candles, (), now_ms + MARKET.interval_ms)
     (row,) = store.coverage()
     return health(row, models, MonitorConfig(drift_bars=0, **limits), now_ms, store)
 

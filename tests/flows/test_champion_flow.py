@@ -36,6 +36,7 @@ from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import fold_bars, load_samples
 from tests.flows.small_jobs import FEW_BASELINES, side_work_left_out
 from tests.golden.make_golden import ANYTHING
+from tests.storage.stored import commit_window
 
 pytestmark = pytest.mark.long
 # Four-hour bars and a signal that fades within a day: enough independent blocks of bars for a test of the lead.
@@ -254,7 +255,7 @@ def test_old_bars_of_an_exchange_promote_nothing_and_newer_ones_do(prefect_api, 
     span = Window(first_ms=int(bars.start_ms[0]), last_ms=int(bars.start_ms[-1]))
     closed_ms = span.last_ms + market.interval_ms
     home.mkdir()
-    CandleStore(home / "market.duckdb").commit_window(bybit.source, market, span, bars, (), closed_ms)
+    commit_window(CandleStore(home / "market.duckdb"), bybit.source, market, span, bars, (), closed_ms)
     verdicts = []
     for seed, age_ms in ((1, 2 * DAY_MS + 1), (2, 2 * DAY_MS)):
         now_ns = (closed_ms + age_ms) * 1_000_000

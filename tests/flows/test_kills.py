@@ -20,6 +20,7 @@ from storage.schema import Window
 from tasks.champion.looks import looked_at
 from tasks.market.synthetic import generate
 from tests.flows.dying_retrain import EXCHANGE, MARKET
+from tests.storage.stored import commit_window
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
@@ -43,9 +44,8 @@ KILLS = [
 def test_retrain_killed_at_every_step_ends_with_one_whole_version_promoted_once(prefect_api, home, tmp_path):
     candles = generate(EXCHANGE.synthetic)
     window = Window(first_ms=int(candles.start_ms[0]), last_ms=int(candles.start_ms[-1]))
-    CandleStore(home / "market.duckdb").commit_window(
-        EXCHANGE.source, MARKET, window, candles, (), window.last_ms + MARKET.interval_ms
-    )
+    store, now_ms = CandleStore(home / "market.duckdb"), window.last_ms + MARKET.interval_ms
+    commit_window(store, EXCHANGE.source, MARKET, window, candles, (), now_ms)
     models = ArtifactStore(str(home / "models"))
     seen = []
     command = [sys.executable, "-m", "tests.flows.dying_retrain"]

@@ -19,6 +19,7 @@ from tasks.network.fit_config import FitConfig
 from tasks.strategy.promotion_rule import PromotionRule
 from tasks.strategy.recipe import Recipe
 from tests.flows.small_jobs import FEW_BASELINES, side_work_left_out
+from tests.storage.stored import commit_window
 
 pytestmark = pytest.mark.long
 BARS, NEWEST = 7_200, 2_600  # of the pool's markets; of the listing, of which 2,000 warm up the features
@@ -40,7 +41,7 @@ def store_candles(home: Path, symbol: str, kind: str, seed: int, first: int = 0)
     bars = generate(replace(EXCHANGE.synthetic, kind=kind, seed=seed))[first:]
     span = Window(first_ms=int(bars.start_ms[0]), last_ms=int(bars.start_ms[-1]))
     store, now_ms = CandleStore(home / "market.duckdb"), span.last_ms + market.interval_ms
-    store.commit_window(EXCHANGE.source, market, span, bars, (), now_ms)
+    commit_window(store, EXCHANGE.source, market, span, bars, (), now_ms)
 
 
 def served(home: Path, kind: str):

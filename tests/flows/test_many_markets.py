@@ -36,6 +36,7 @@ from tasks.strategy.provenance import project_hash
 from tasks.strategy.recipe import Recipe
 from tests.flows import small_jobs
 from tests.flows.small_jobs import FEW_BASELINES, side_work_left_out
+from tests.storage.stored import commit_window
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
@@ -77,8 +78,8 @@ def store_a_bar_twice(home: Path, market: Market) -> None:
     first = EXCHANGE.synthetic.start_ms
     bar = generate(EXCHANGE.synthetic)[:1]
     window = Window(first_ms=first, last_ms=first)
-    CandleStore(home / "market.duckdb").commit_window(
-        EXCHANGE.source, market, window, bar, (), first + market.interval_ms
+    commit_window(
+        CandleStore(home / "market.duckdb"), EXCHANGE.source, market, window, bar, (), first + market.interval_ms
     )
     with duckdb.connect(home / "market.duckdb") as con:
         con.execute("insert into candles from candles")

@@ -23,6 +23,7 @@ from tasks.network.architecture import DSCConfig
 from tasks.network.fit_config import FitConfig
 from tasks.strategy.recipe import Recipe
 from tests.flows.small_jobs import FEW_BASELINES, side_work_left_out
+from tests.storage.stored import commit_window
 
 pytestmark = pytest.mark.long
 EXCHANGE = ExchangeConfig(synthetic=SyntheticMarket(bars=25 * 288))
@@ -90,8 +91,8 @@ def test_market_that_can_be_brought_up_to_date_no_more_is_in_the_pool_still(ende
     bars = generate(EXCHANGE.synthetic)[:5_000]
     span = Window(first_ms=int(bars.start_ms[0]), last_ms=int(bars.start_ms[-1]))
     gone = Market(symbol="GONEUSDT")
-    CandleStore(home / "market.duckdb").commit_window(
-        EXCHANGE.source, gone, span, bars, (), span.last_ms + gone.interval_ms
+    commit_window(
+        CandleStore(home / "market.duckdb"), EXCHANGE.source, gone, span, bars, (), span.last_ms + gone.interval_ms
     )
 
     @flow

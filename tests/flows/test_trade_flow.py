@@ -30,6 +30,7 @@ from tasks.market.synthetic import generate
 from tasks.runs import live_page
 from tasks.runs.page import page_key
 from tests.golden.make_golden import EXCHANGE, MARKET, restore
+from tests.storage.stored import commit_window
 
 pytestmark = pytest.mark.long
 BARS = 60
@@ -239,7 +240,7 @@ def test_session_is_reviewed_from_its_journal_alone(version, home, capsys):
 def test_monitor_says_what_the_newest_session_came_to_and_raises_what_nobody_can_explain(version, home, capsys):
     store, candles = CandleStore(Settings.from_environment().database), generate(EXCHANGE.synthetic)
     span = Window(first_ms=int(candles.start_ms[0]), last_ms=int(candles.start_ms[-1]))
-    store.commit_window(EXCHANGE.source, MARKET, span, candles, (), span.last_ms + 2 * MARKET.interval_ms)
+    commit_window(store, EXCHANGE.source, MARKET, span, candles, (), span.last_ms + 2 * MARKET.interval_ms)
     limits = MonitorConfig(drift_bars=0, skill_labels=0)
     (before,) = monitor(limits=limits)
     assert (before.paper, "  paper  " in capsys.readouterr().out) == ("", False)

@@ -4,6 +4,7 @@ from storage.candles import CandleStore
 from storage.schema import Market, Source, Window
 from tasks.ingestion.dataset import stored_markets
 from tasks.market.synthetic import SyntheticMarket, generate
+from tests.storage.stored import commit_window
 
 SOURCE = Source("bybit")
 YEAR_LATER = 105_120
@@ -12,7 +13,7 @@ YEAR_LATER = 105_120
 def store_bars(store: CandleStore, market: Market, first: int, source: Source = SOURCE) -> None:
     bars = generate(SyntheticMarket(bars=first + 3))[first:]
     span = Window(first_ms=int(bars.start_ms[0]), last_ms=int(bars.start_ms[-1]))
-    store.commit_window(source, market, span, bars, (), span.last_ms + market.interval_ms)
+    commit_window(store, source, market, span, bars, (), span.last_ms + market.interval_ms)
 
 
 def test_market_that_was_delisted_a_year_ago_is_among_those_that_are_stored(tmp_path):

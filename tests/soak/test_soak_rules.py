@@ -16,6 +16,7 @@ from storage.settings import Settings
 from tests.soak.soak_exchange import MARKET, SOURCE, SoakExchange
 from tests.soak.soak_invariants import Decisions, decision_violations, store_violations
 from tests.soak.soak_kills import WEIGHTS, plan
+from tests.storage.stored import commit_window
 
 NOW = datetime(2026, 1, 4, 10, tzinfo=UTC)
 SIDES = {"beaten": "flat", "champion": {"num_trades": 0}, "challenger": {"sharpe_ratio": 1.0}}
@@ -34,7 +35,7 @@ def settings(exchange, tmp_path):
     served, now_ms = exchange.served(), exchange.sandbox.clock.now_ms()
     last_ms = MARKET.floor(now_ms) - MARKET.interval_ms
     window = Window(first_ms=int(served.start_ms[0]), last_ms=last_ms)
-    CandleStore(found.database).commit_window(SOURCE, MARKET, window, served, (), now_ms)
+    commit_window(CandleStore(found.database), SOURCE, MARKET, window, served, (), now_ms)
     write_recent(found.recent, SOURCE, MARKET, served)
     models = ArtifactStore(found.models)
     manifest = {"features": list(FEATURES)}

@@ -1,8 +1,24 @@
-"""What lies in a candle store, as tests look at it."""
+"""What lies in a candle store, as tests put it there and look at it."""
+
+from collections.abc import Sequence
 
 from storage.candles import CandleStore
-from storage.commit import SERIES, series_of
-from storage.schema import CANDLE_COLUMNS, Market, RejectedRow, Source, content_hash
+from storage.commit import SERIES, CheckedWindow, WindowReport, series_of
+from storage.schema import CANDLE_COLUMNS, Candles, Market, RejectedRow, Source, Window, content_hash
+
+
+def commit_window(
+    store: CandleStore,
+    source: Source,
+    market: Market,
+    window: Window,
+    candles: Candles,
+    rejected: Sequence[RejectedRow],
+    now_ms: int,
+) -> WindowReport:
+    """Store one window; see `CandleStore.commit_windows`."""
+    page = CheckedWindow(window=window, candles=candles, rejected=rejected)
+    return store.commit_windows(source, market, [page], now_ms)[0]
 
 
 def table_hash(store: CandleStore, source: Source, market: Market) -> str:

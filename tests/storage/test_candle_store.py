@@ -18,7 +18,7 @@ from storage.schema import (
     StoreError,
     Window,
 )
-from tests.storage.stored import rejected_rows, table_hash
+from tests.storage.stored import commit_window, rejected_rows, table_hash
 
 BYBIT = Source("bybit")
 REPLAY = Source("sandbox:0123abcd")
@@ -42,7 +42,7 @@ def store(tmp_path):
 
 def test_commit_stores_candles_as_they_are_and_reports_them(store, market, make_candles, equal):
     candles = make_candles(10)
-    report = store.commit_window(BYBIT, market, window(0, 9), candles, (), LATER)
+    report = commit_window(store, BYBIT, market, window(0, 9), candles, (), LATER)
     assert (report.inserted, report.revised, report.rejected, report.gaps) == (10, 0, 0, 0)
     assert equal(store.read(BYBIT, market), candles)
     assert equal(store.read(BYBIT, market, START + 2 * STEP, START + 4 * STEP), candles[2:5])
@@ -61,7 +61,7 @@ def test_windows_over_one_connection_are_stored_as_if_one_by_one(store, market, 
 
     together = store.commit_windows(BYBIT, market, pages, LATER)
 
-    one_by_one = [alone.commit_window(BYBIT, market, p.window, p.candles, p.rejected, LATER) for p in pages]
+    one_by_one = [commit_window(alone, BYBIT, market, p.window, p.candles, p.rejected, LATER) for p in pages]
     assert together == one_by_one
     assert [(report.inserted, report.rejected, report.gaps) for report in together] == [
         (10, 0, 0),
@@ -100,7 +100,7 @@ def test_windows_before_a_failing_transaction_stay_stored_and_the_failing_one_le
 
 def test_commit_takes_new_values_and_fills_gaps_when_a_window_comes_again(store, market, make_candles, equal):
     candles = make_candles(10)
-    first = store.commit_window(BYBIT, market, window(0, 9), candles[np.r_[0:4, 6:10]], (), LATER)
+    first = commit_window(store, BYBIT, market, window(0, 9), candles[np.r_[0:4, 6:10]], (), LATER)
     assert (first.inserted, first.gaps) == (8, 2)
     assert store.gaps(BYBIT, market) == [
         Gap(first_ms=START + 4 * STEP, last_ms=START + 5 * STEP, bars=2, reason="missing")
@@ -108,7 +108,7 @@ def test_commit_takes_new_values_and_fills_gaps_when_a_window_comes_again(store,
     close = candles.close.copy()
     close[[1, 7]] = candles.low[[1, 7]]
     revised = replace(candles, close=close)
-    second = store.commit_window(BYBIT, market, window(0, 9), revised, (), LATER)
+    second = commit_window(store, BYBIT, market, window(0, 9), revised, (), LATER)
     assert (second.inserted, second.revised, second.gaps) == (2, 2, 0)
     assert store.gaps(BYBIT, market) == []
     assert equal(store.read(BYBIT, market), revised)
@@ -116,7 +116,7 @@ def test_commit_takes_new_values_and_fills_gaps_when_a_window_comes_again(store,
 
 def test_bar_that_has_not_closed_is_no_gap(store, market, make_candles):
     now = START + 8 * STEP + STEP // 2  # bars 0 to 7 have closed
-    report = store.commit_window(BYBIT, market, window(0, 9), make_candles(7), (), now)
+    report = commit_window(store, BYBIT, market, window(0, 9), make_candles(7), (), now)
     assert report.gaps == 1
     assert [gap.first_ms for gap in store.gaps(BYBIT, market)] == [START + 7 * STEP]
 
@@ -136,7 +136,7 @@ def test_bar_that_has_not_closed_is_no_gap(store, market, make_candles):
 )
 def test_untrue_candle_is_refused_and_nothing_is_stored(store, market, make_candles, spoil, message):
     with pytest.raises(CandleError, match=f"a stored candle must be {message}.* is not; use split_candles first"):
-        store.commit_window(BYBIT, market, window(0, 9), spoil(make_candles(10)), (), LATER)
+        commit_window(store, BYBIT, market, window(0, 9), spoil(make_candles(10)), (), LATER)
     assert store.coverage() == []
 
 
@@ -144,22 +144,22 @@ def test_untrue_candle_is_refused_and_nothing_is_stored(store, market, make_cand
 def test_forming_candle_is_refused_until_the_millisecond_it_closes(store, market, make_candles):
     closes = START + 10 * STEP
     with pytest.raises(CandleError, match=r"a stored candle must be closed, that of 2025-01-01T00:45Z is not"):
-        store.commit_window(BYBIT, market, window(0, 9), make_candles(10), (), closes - 1)
-    assert store.commit_window(BYBIT, market, window(0, 9), make_candles(10), (), closes).inserted == 10
+        commit_window(store, BYBIT, market, window(0, 9), make_candles(10), (), closes - 1)
+    assert commit_window(store, BYBIT, market, window(0, 9), make_candles(10), (), closes).inserted == 10
 
 
 @pytest.mark.parametrize("wrong", [window(3, 2), Window(first_ms=START + 1, last_ms=START + STEP)])
 def test_window_off_the_grid_is_refused(store, market, wrong):
     with pytest.raises(ConfigError, match=r"a window must lie on the interval grid, first <= last, was Window\(first"):
-        store.commit_window(BYBIT, market, wrong, Candles.empty(), (), LATER)
+        commit_window(store, BYBIT, market, wrong, Candles.empty(), (), LATER)
 
 
 def test_repeated_key_written_by_other_hands_is_noticed(store, market, make_candles, tmp_path):
-    store.commit_window(BYBIT, market, window(0, 4), make_candles(5), (), LATER)
+    commit_window(store, BYBIT, market, window(0, 4), make_candles(5), (), LATER)
     with duckdb.connect(tmp_path / "market.duckdb") as con:
         con.execute("insert into candles from candles limit 1")
     with pytest.raises(StoreError, match=r"start_time must be unique, it is repeated after 2025-01-01T00:00Z"):
-        store.commit_window(BYBIT, market, window(0, 9), make_candles(10), (), LATER)
+        commit_window(store, BYBIT, market, window(0, 9), make_candles(10), (), LATER)
     assert len(store.read(BYBIT, market)) == 6
 
 
@@ -181,7 +181,7 @@ def test_nothing_crosses_sources_or_markets_in_any_table(store, make_candles, eq
         kept = candles[candles.start_ms != candles.start_ms[seed % 10]]
         asked = Window(first_ms=START, last_ms=int(candles.start_ms[-1]))
         refused = RejectedRow(start_ms=START, raw=f"row {seed}", reason="tried")
-        store.commit_window(source, market, asked, kept, (refused,), LATER)
+        commit_window(store, source, market, asked, kept, (refused,), LATER)
         if market.interval == "5":
             store.upsert_funding(source, market, np.array([START]), np.array([float(seed)]))
         rows[source, market] = kept
@@ -201,10 +201,10 @@ def test_nothing_crosses_sources_or_markets_in_any_table(store, make_candles, eq
 @pytest.mark.promise(0)
 def test_revision_in_one_source_leaves_the_same_bar_of_another_alone(store, market, make_candles):
     for source in (BYBIT, REPLAY):
-        store.commit_window(source, market, window(0, 9), make_candles(10), (), LATER)
+        commit_window(store, source, market, window(0, 9), make_candles(10), (), LATER)
     before = table_hash(store, BYBIT, market)
     assert table_hash(store, REPLAY, market) == before
-    store.commit_window(REPLAY, market, window(0, 9), make_candles(10, seed=2), (), LATER)
+    commit_window(store, REPLAY, market, window(0, 9), make_candles(10, seed=2), (), LATER)
     assert table_hash(store, BYBIT, market) == before
     assert table_hash(store, REPLAY, market) != before
 
@@ -213,7 +213,7 @@ def test_revision_in_one_source_leaves_the_same_bar_of_another_alone(store, mark
 def test_row_without_a_true_source_is_refused_everywhere(store, market, make_candles):
     wrong = Source("Bybit")
     calls = [
-        lambda: store.commit_window(wrong, market, window(0, 9), make_candles(10), (), LATER),
+        lambda: commit_window(store, wrong, market, window(0, 9), make_candles(10), (), LATER),
         lambda: store.read(wrong, market),
         lambda: store.gaps(wrong, market),
         lambda: store.missing_windows(wrong, market, START, START),
@@ -236,8 +236,8 @@ def test_missing_windows_of_an_empty_store_are_those_that_cover_the_range(store,
 
 def test_missing_windows_leave_out_what_is_stored_or_a_recorded_gap(store, market, make_candles):
     candles = make_candles(100)
-    store.commit_window(BYBIT, market, window(0, 49), candles[:40], (), LATER)
-    store.commit_window(BYBIT, market, window(60, 99), candles[60:], (), LATER)
+    commit_window(store, BYBIT, market, window(0, 49), candles[:40], (), LATER)
+    commit_window(store, BYBIT, market, window(60, 99), candles[60:], (), LATER)
     ask = (BYBIT, market, START, START + 99 * STEP, 10)
     assert store.missing_windows(*ask) == [window(48, 57), window(58, 67)]
     assert store.missing_windows(*ask, recheck_gaps=True)[:2] == [window(38, 47), window(48, 57)]
@@ -246,11 +246,11 @@ def test_missing_windows_leave_out_what_is_stored_or_a_recorded_gap(store, marke
 @pytest.mark.promise(1)
 def test_window_that_came_back_empty_is_asked_again_until_a_bar_of_it_is_stored(store, market, make_candles):
     ask = (BYBIT, market, START, START + 99 * STEP)
-    store.commit_window(BYBIT, market, window(0, 99), Candles.empty(), (), LATER)
+    commit_window(store, BYBIT, market, window(0, 99), Candles.empty(), (), LATER)
     assert sum(gap.bars for gap in store.gaps(BYBIT, market)) == 100
     assert store.missing_windows(*ask) == [window(0, 99)]
     assert store.count(*ask) == 0
-    store.commit_window(BYBIT, market, window(0, 99), make_candles(1), (), LATER)
+    commit_window(store, BYBIT, market, window(0, 99), make_candles(1), (), LATER)
     assert store.missing_windows(*ask) == []
     assert store.count(*ask) == 1
     assert store.count(BYBIT, market, START + STEP, START + 99 * STEP) == 0
@@ -260,7 +260,7 @@ def test_gaps_are_runs_of_bars_split_by_reason_and_cut_to_the_range(store, marke
     candles = make_candles(20)
     kept = candles[np.r_[0:5, 12:20]]
     rejected = [RejectedRow(start_ms=START + bar * STEP, raw="", reason="tried") for bar in (7, 8)]
-    store.commit_window(BYBIT, market, window(0, 19), kept, rejected, LATER)
+    commit_window(store, BYBIT, market, window(0, 19), kept, rejected, LATER)
     runs = [(gap.first_ms, gap.last_ms, gap.bars, gap.reason) for gap in store.gaps(BYBIT, market)]
     assert runs == [
         (START + 5 * STEP, START + 6 * STEP, 2, "missing"),
@@ -275,9 +275,9 @@ def test_gaps_are_runs_of_bars_split_by_reason_and_cut_to_the_range(store, marke
 
 
 def test_coverage_has_a_row_for_each_source_and_market(store, market, make_candles):
-    store.commit_window(BYBIT, market, window(0, 9), make_candles(8), (), LATER)
+    commit_window(store, BYBIT, market, window(0, 9), make_candles(8), (), LATER)
     unread = RejectedRow(start_ms=None, raw="?", reason="unreadable")
-    store.commit_window(REPLAY, market, window(0, 0), Candles.empty(), (unread,), LATER)
+    commit_window(store, REPLAY, market, window(0, 0), Candles.empty(), (unread,), LATER)
     assert store.coverage() == [
         Coverage(source=BYBIT, market=market, bars=8, first_ms=START, last_ms=START + 7 * STEP, gaps=2, rejected=0),
         Coverage(source=REPLAY, market=market, bars=0, first_ms=None, last_ms=None, gaps=1, rejected=1),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from storage.candles import CandleStore
 from storage.contracts import split_candles
 from storage.schema import CANDLE_COLUMNS, Candles, Market, RejectedRow, Source, Window
-from tests.storage.stored import rejected_rows, table_hash
+from tests.storage.stored import commit_window, rejected_rows, table_hash
 
 BYBIT = Source("bybit")
 STEP = 300_000
@@ -53,7 +53,7 @@ def column_hash(candles: Candles) -> str:
 @pytest.mark.promise(1)
 def test_table_hash_is_that_of_the_columns(store, market, make_candles):
     candles = make_candles(10)
-    store.commit_window(BYBIT, market, window(0, 9), candles, (), LATER)
+    commit_window(store, BYBIT, market, window(0, 9), candles, (), LATER)
     assert table_hash(store, BYBIT, market) == column_hash(candles)
 
 
@@ -62,7 +62,7 @@ def test_table_hash_is_that_of_the_columns(store, market, make_candles):
 def test_table_hash_is_the_same_whichever_zero_came_first(store, market, make_candles, zeros):
     for zero in zeros:
         candles = replace(make_candles(10), volume=np.full(10, zero))
-        store.commit_window(BYBIT, market, window(0, 9), candles, (), LATER)
+        commit_window(store, BYBIT, market, window(0, 9), candles, (), LATER)
     assert table_hash(store, BYBIT, market) == column_hash(replace(candles, volume=np.zeros(10)))
 
 
@@ -85,7 +85,7 @@ def test_ingest_is_the_same_whatever_the_order_size_and_repeats_of_pages(data, t
     for page in pages:
         rows = served[(served.start_ms >= page.first_ms) & (served.start_ms <= page.last_ms)]
         good, rejected = split_candles(rows[::-1], market, now_ms=LATER)
-        store.commit_window(BYBIT, market, page, good, rejected, LATER)
+        commit_window(store, BYBIT, market, page, good, rejected, LATER)
 
     true = served[served.low > 0]
     assert equal(store.read(BYBIT, market), true)
@@ -102,7 +102,7 @@ def test_bar_is_stored_once_when_threads_commit_it_at_once(store, market, make_c
     candles = make_candles(500)
 
     def commit(_):
-        return store.commit_window(BYBIT, market, window(0, 499), candles, (), LATER).inserted
+        return commit_window(store, BYBIT, market, window(0, 499), candles, (), LATER).inserted
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(commit, range(4))) == [0, 0, 0, 500]
@@ -113,6 +113,7 @@ INGEST = """
 import os, signal, sys
 import numpy as np
 from storage.candles import CandleStore
+from storage.commit import CheckedWindow
 from storage.schema import CANDLE_COLUMNS, Candles, Market, Source
 
 path, rows, where, left = sys.argv[1], np.load(sys.argv[2]), sys.argv[3], int(sys.argv[4])
@@ -132,7 +133,8 @@ store, source, market = CandleStore(path), Source("bybit"), Market(symbol="BTCUS
 for window in store.missing_windows(source, market, int(rows["first_ms"]), int(rows["last_ms"]), 100):
     page = candles[(candles.start_ms >= window.first_ms) & (candles.start_ms <= window.last_ms)]
     print("begin", flush=True)
-    store.commit_window(source, market, window, page, (), int(rows["last_ms"]) + 10**9)
+    checked = CheckedWindow(window=window, candles=page, rejected=())
+    store.commit_windows(source, market, [checked], int(rows["last_ms"]) + 10**9)
     print("committed", flush=True)
 print("complete", flush=True)
 """
@@ -217,7 +219,7 @@ def test_good_rejected_and_missing_account_for_every_expected_bar(store, market,
         columns[name][bar] = value
     served = Candles(**columns)[~np.isin(np.arange(100), [0, 50, 51, 99])]
     good, rejected = split_candles(served, market, now_ms=LATER)
-    report = store.commit_window(BYBIT, market, window(0, 99), good, rejected, LATER)
+    report = commit_window(store, BYBIT, market, window(0, 99), good, rejected, LATER)
 
     bars = {"rejected": {3, 14, 15, 35, 65, 89, 92}, "missing": {0, 50, 51, 99}}
     assert (report.inserted, report.rejected, report.gaps) == (89, 7, 11)
@@ -249,7 +251,7 @@ def test_good_rejected_and_missing_account_for_every_expected_bar(store, market,
 def test_unreadable_row_is_kept_once_whatever_it_holds(rows, tmp_path_factory):
     store, market = CandleStore(tmp_path_factory.mktemp("store") / "market.duckdb"), Market(interval="5")
     for _ in range(2):
-        report = store.commit_window(BYBIT, market, window(0, 0), Candles.empty(), rows, LATER)
+        report = commit_window(store, BYBIT, market, window(0, 0), Candles.empty(), rows, LATER)
         assert report.rejected == len(rows)
     kept = {(row.start_ms, row.raw, row.reason) for row in rejected_rows(store, BYBIT, market)}
     assert kept == {
@@ -276,7 +278,7 @@ def test_every_bar_of_a_real_gappy_file_is_accounted_for(store, name):
     for page in store.missing_windows(BYBIT, market, first, last, 100_000):
         rows = served[(served.start_ms >= page.first_ms) & (served.start_ms <= page.last_ms)]
         good, rejected = split_candles(rows, market, now_ms=last + 60_000)
-        store.commit_window(BYBIT, market, page, good, rejected, last + 60_000)
+        commit_window(store, BYBIT, market, page, good, rejected, last + 60_000)
 
     (coverage,) = store.coverage()
     assert coverage.bars + coverage.gaps == bars
