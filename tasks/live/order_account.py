@@ -163,9 +163,12 @@ class OrderAccount(Account):
         `now_ms` is of the exchange's clock.
         """
         self._work_until(boottime_s() + CLOSE_S)
-        for _ in range(3):
+        for left in range(self.desk.timing.rounds)[::-1]:
             self.desk.compare_soon()
             self.desk.reconcile()
+            if self.desk.is_compared or not left:
+                break
+            sleep(self.desk.timing.differ_s)  # a list of the exchange's may lag behind its fills
         away_ms = now_ms - self._closed_ms - self.desk.market.interval_ms
         if self._closed_ms >= 0 and away_ms > _SURELY_KEPT_MS:
             days = f"{away_ms / DAY_MS:.0f} days"

@@ -151,6 +151,11 @@ class OrderDesk(PositionKeeper):
         return self.trouble if self._is_over else ""
 
     @property
+    def is_compared(self) -> bool:
+        """Whether the last comparison was whole, and both sides agree or what is wrong is known to its end."""
+        return self._is_over or not (self._differed or self._incomparable or self.trouble)
+
+    @property
     def unknown(self) -> str:
         """Why nobody knows what the account holds now; empty where the exchange has told it, or did until just now."""
         old_s = boottime_s() - self._compared_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import nan
 from typing import Any
 
@@ -14,12 +15,8 @@ from tasks.execution.accounting import RULES
 from tasks.journal.journal_rows import Decision
 from tasks.live.gates import Denied
 from tasks.sandbox.faults import Action, Fault, Match
-from tests.orders.cells import (
-    ACCOUNT,
-    KEY,
-    MARKET,
-    OPEN,
-)
+from tests.orders.cells import ACCOUNT, KEY, MARKET, OPEN, TIMING, D, Desk
+from tests.orders.test_malformed_facts import says
 from tests.sandbox import actions
 from tests.sandbox.outside import Outside
 
@@ -84,6 +81,45 @@ def test_position_of_somebody_else_is_denied(open_desk: OPEN, open_account: ACCO
     orders, own = open_account(here)
     with pytest.raises(Denied, match="RECONCILIATION"):
         orders.admit(own, MARKET)
+
+
+def opened(here: Desk) -> None:
+    """Hold 0.4 coins, of which the exchange's list of positions says nothing yet."""
+    here.want("0.4", stop=D(50))
+    here.work()
+    here.sandbox.follow([says("/v5/position/list", size="0", side="")])
+
+
+@pytest.mark.promise(15)
+def test_position_that_is_told_a_little_later_than_its_fill_is_waited_for_at_the_start(
+    open_desk: OPEN, open_account: ACCOUNT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, waits = open_desk(), list[float]()
+    opened(here)
+    orders, own = open_account(here)
+    own.desk.timing = replace(TIMING, rounds=3)
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        here.sandbox.follow([])
+
+    monkeypatch.setattr("tasks.live.order_account.sleep", wait)
+    orders.admit(own, MARKET)
+    assert (own.desk.trouble, own.desk.there, waits) == ("", D("0.4"), [TIMING.differ_s])
+
+
+@pytest.mark.promise(15)
+def test_position_that_stays_another_is_denied_after_as_many_comparisons_as_a_session_makes(
+    open_desk: OPEN, open_account: ACCOUNT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, waits = open_desk(), list[float]()
+    opened(here)
+    orders, own = open_account(here)
+    own.desk.timing = replace(TIMING, rounds=3)
+    monkeypatch.setattr("tasks.live.order_account.sleep", waits.append)
+    with pytest.raises(Denied, match=r"RECONCILIATION: the exchange holds 0, the journal says 0\.4"):
+        orders.admit(own, MARKET)
+    assert waits == [TIMING.differ_s] * 2
 
 
 def test_demo_that_does_not_tell_what_its_key_may_do_is_traded(open_desk: OPEN, open_account: ACCOUNT) -> None:
