@@ -43,6 +43,7 @@ _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=
 _MAY_HAVE_LANDED = frozenset({10014, 110072, 110079})  # a duplicate request, or link id; the order is being processed
 _WEEK_MS = 7 * DAY_MS  # longest range of one query of executions
 _MOST_PAGES = 1_000  # of 100 executions, in one week
+_MOST_BARREN = 3  # pages in a row that tell of nothing new
 _KEPT_MS = 730 * DAY_MS  # for which Bybit keeps executions; on demo for a week
 _HTTP = 1_000  # lower retCodes are named after statuses of HTTP: what was on the way may have landed
 _UNCHANGED = frozenset({110043, 110025, 34040})
@@ -253,15 +254,17 @@ class TradingAccount:
             rows = {one.fill.exec_id: one for one in read_rows(answer, read_execution, named["symbol"])}
             return rows, str(answer.result.get("nextPageCursor") or "")
 
-        found, cursor = dict[str, ExecutionNews](), dict[str, str]()
+        found, cursor, known, barren = dict[str, ExecutionNews](), dict[str, str](), set[str](), 0
         for _ in range(_MOST_PAGES):
             params = named | {"limit": 100} | cursor
             rows, after = self._ask(f"executions of {named['symbol']}", "get_executions", params, page)
-            is_new = not rows.keys() <= found.keys()  # else the cursor repeats a page
+            # What is booked meanwhile may move a page's worth of known rows to the next one.
+            barren = barren + 1 if rows.keys() <= found.keys() else 0
             found |= rows
-            cursor = {"cursor": after}
-            if not after or not is_new:
+            if not after or (barren and after in known) or barren == _MOST_BARREN:
                 return list(found.values())
+            known.add(after)
+            cursor = {"cursor": after}
         raise Rejected(f"{named['symbol']} has more than {len(found):,} executions in a week", 0)
 
     def open_orders(self, market: Market) -> list[OrderNews]:

@@ -65,6 +65,45 @@ def test_pages_that_go_round_in_a_circle_and_a_clock_that_moves_end(open_desk: O
     assert len(here.sandbox.requests) <= asked + 4
 
 
+def pages(told: list[list[str]], cursors: list[str]) -> Action:
+    """Answer page after page with executions of these names, each with its cursor."""
+    left = iter(zip(told, cursors, strict=True))
+
+    def spoil(reply: Reply) -> None:
+        names, cursor = next(left)
+        (row, *_) = reply.envelope["result"]["list"]
+        reply.envelope["result"] = {"list": [row | {"execId": name} for name in names], "nextPageCursor": cursor}
+
+    return Action("pages", spoil, lambda params: {name: text for name, text in params.items() if name != "cursor"})
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("again", [["b", "a"], ["a"], []])
+def test_page_that_brings_nothing_new_is_not_the_last_one_while_there_are_others(
+    open_desk: OPEN, again: list[str]
+) -> None:
+    here = open_desk()
+    here.want("0.4")
+    here.work()
+    page = pages([["a", "b"], again, ["c"]], ["1", "2", ""])
+    here.sandbox.follow([Fault(Match(path="/v5/execution/list", times=3), page)])
+    booked, _ = here.trading.executions(MARKET, here.sandbox.clock.now_ms() - 1_000)
+    assert [one.fill.exec_id for one in booked] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("cursors", ["1231231231", "1234567890"])
+def test_pages_that_bring_nothing_new_again_and_again_are_not_followed_for_ever(open_desk: OPEN, cursors: str) -> None:
+    here = open_desk()
+    here.want("0.4")
+    here.work()
+    asked = len(here.sandbox.requests)
+    page = pages([["a", "b"]] + [["b"]] * 9, list(cursors))
+    here.sandbox.follow([Fault(Match(path="/v5/execution/list", times=10), page)])
+    booked, _ = here.trading.executions(MARKET, here.sandbox.clock.now_ms() - 1_000)
+    assert {one.fill.exec_id for one in booked} == {"a", "b"}
+    assert len(here.sandbox.requests) == asked + 1 + 4  # the time, and the pages
+
+
 def test_pages_without_end_are_not_read_to_the_end(open_desk: OPEN, monkeypatch: pytest.MonkeyPatch) -> None:
     here, numbers = open_desk(), count()
     here.want("0.4")
