@@ -202,7 +202,11 @@ class OrderDesk(PositionKeeper):
         """Ask for what is unsettled; if nothing is, send what is wanted next."""
         for order in self.unsettled:
             self._ask(order)
-        if self.unsettled or self._wanted is None:
+        if self.unsettled:
+            return
+        self._asked.clear()
+        self._sent_s.clear()
+        if self._wanted is None:
             return
         due = self._next(self._wanted)
         if isinstance(due, Order):

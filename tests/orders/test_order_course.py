@@ -125,6 +125,15 @@ def test_position_that_stays_asks_for_nothing(open_desk: OPEN) -> None:
     assert len(here.sandbox.requests) == asked
 
 
+def test_desk_remembers_when_it_asked_of_no_order_that_is_over(open_desk: OPEN) -> None:
+    here = open_desk()
+    for bar in range(6):
+        here.want("0.4" if bar % 2 else "-0.4", bar=bar)
+        here.work()
+    assert len(here.posts) == 11
+    assert (here.desk._sent_s, here.desk._asked) == ({}, {})
+
+
 def test_order_of_more_executions_than_a_page_holds_is_settled_by_questions_alone(open_desk: OPEN) -> None:
     twist = OrderTwist(parts=130)
     here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), Action("130 parts", twist=twist))])
