@@ -51,6 +51,8 @@ class HeldPosition:
             if not without_stop.entry:
                 raise TemporaryError("nobody says at what it was opened")
             stop = self._stop.of_held(without_stop, self._desk.stop_share)
+            if stop is None:
+                return f"{said}, and can have none: {self._stop.impossible(without_stop.entry)}"
             if self._desk.trading.set_stop(self._desk.market, stop):
                 self._desk.note(at_ms, "bare", f"{said}; it is set again, at {stop}")
                 self._alert(f"{said}; it is set again, at {stop}")

@@ -270,6 +270,8 @@ class OrderAccount(Account):
         coins = coins_of(wanted, self.ledger, quote.first, self._pending_rules, self._lot)
         if not coins:
             wanted = 0  # less than the exchange takes is no position, and no order that counts
+        price = Decimal(str(quote.first))
+        stop = self._stop.of_new(price, wanted) if wanted else None
         if wanted:
             if left_s < 0.0:
                 self._said = Cause.STALE
@@ -277,6 +279,8 @@ class OrderAccount(Account):
                 self._said, self._why = Cause.HALTED, why
             elif why := self._unheard():
                 self._said, self._why = Cause.STREAM, why
+            elif stop is None:
+                self._said, self._why = Cause.NO_STOP, self._stop.impossible(price)
             elif breach := self.limit_book.may_open(
                 float(coins), quote.first, self.mark, start_ms + late_ms, self._forecast_vol
             ):
@@ -286,10 +290,8 @@ class OrderAccount(Account):
         if self._said:
             if self.desk.held * wanted >= 0:
                 return
-            wanted, coins = 0, ZERO
+            wanted, coins, stop = 0, ZERO, None
         give_up_s = boottime_s() + max(left_s, 0.0)
-        price = Decimal(str(quote.first))
-        stop = self._stop.of_new(price, wanted) if wanted else None
         self.desk.submit_intent(Intent(start_ms, coins, price, give_up_s, stop, self._stop.share))
 
     @property

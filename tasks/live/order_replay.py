@@ -188,4 +188,4 @@ class OrderBooks:
 
 def _refuses(cause: str) -> bool:
     """Return whether a cause says that nothing was opened, and what was held on the other side closed."""
-    return cause == Cause.STREAM or cause.isupper()  # a code of `limits.py`
+    return cause == Cause.STREAM or cause.isupper()  # a code of `limits.py`, or `NO_STOP`

@@ -33,15 +33,23 @@ class ProtectiveStop:
             vol = forecast_vol(decision.values)
             self.share = self._config.stop_distance(vol, model.recipe.holding_bars)
 
-    def of_new(self, price: Decimal, side: int) -> Decimal:
-        """Return the price of the stop of what is opened at a price on a side, -1 or 1."""
+    def of_new(self, price: Decimal, side: int) -> Decimal | None:
+        """Return the price of the stop of what is opened at a price on a side, -1 or 1; None where it can have none."""
         return self._price(price, side, self.share)
 
-    def of_held(self, position: Position, share: float | None) -> Decimal:
-        """Return the price of the stop of a position that has none any more: as it was opened, where that is known."""
+    def of_held(self, position: Position, share: float | None) -> Decimal | None:
+        """Return the same for a position that has lost its stop: as far away as it was opened, where that is known."""
         return self._price(position.entry, 1 if position.size > 0 else -1, share or self._config.stop_at)
 
-    def _price(self, price: Decimal, side: int, share: float) -> Decimal:
-        """Return the price of a stop, a tick away at least: at the price itself the exchange would refuse it."""
+    def impossible(self, price: Decimal) -> str:
+        """Return why what is long at a price can have no stop."""
+        return f"a long at {price} can have no stop: the tick is {self._tick}"
+
+    def _price(self, price: Decimal, side: int, share: float) -> Decimal | None:
+        """Return the price of a stop, a tick away at least: at the price itself the exchange would refuse it.
+
+        None for one at 0, which to the exchange is a position without a stop.
+        """
         away = max(Decimal(str(share)), self._tick / price)
-        return (price * (1 - side * away) / self._tick).to_integral_value() * self._tick
+        stop = (price * (1 - side * away) / self._tick).to_integral_value() * self._tick
+        return stop if stop > 0 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -215,10 +216,36 @@ def decisions_in(trader: Trader) -> list[Decision]:
 
 
 @pytest.mark.parametrize("side", [1, -1])
-@pytest.mark.parametrize(("price", "away"), [("0.02", 0.005), ("100", 0.00001), ("0.01", 0.1)])
+@pytest.mark.parametrize(("price", "away"), [("0.02", 0.005), ("100", 0.00001), ("0.02", 0.1)])
 def test_stop_is_a_tick_away_where_that_is_more_than_was_asked_for(price: str, away: float, side: int) -> None:
     stop = ProtectiveStop(OrderConfig(stop_share=away), "0.01")
     assert (Decimal(price) - stop.of_new(Decimal(price), side)) * side == Decimal("0.01")
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize(
+    ("price", "side", "stop"),
+    [("1", 1, None), ("1", -1, "2"), ("1.5", 1, None), ("1.6", 1, "1"), ("2", 1, "1"), ("3", 1, "2")],
+)
+def test_long_position_at_a_tick_has_no_stop_for_at_0_it_would_be_none(price: str, side: int, stop: str | None) -> None:
+    found = ProtectiveStop(OrderConfig(), "1").of_new(Decimal(price), side)
+    assert found == (None if stop is None else Decimal(stop))
+
+
+@pytest.mark.promise(15)
+def test_position_that_could_have_no_stop_is_not_opened_and_says_why(open_rig: OPEN) -> None:
+    trader = Trader(open_rig)
+
+    def before_bar(bar: int, market: MarketSession) -> None:
+        market.own._stop._tick = Decimal(1_000)  # USDT, more than the market's price
+
+    market = trader.hold(24, before_bar)
+    assert market.halted == ""
+    assert {order.side for order in trader.account.orders.values() if not order.reduce_only} == {"Sell"}
+    assert market.own.causes["NO_STOP"] == trader.check().causes["NO_STOP"] >= 1
+    with trader.rig.reader() as reader:
+        said = {line for *_, line in reader.notes("NO_STOP at open")}
+    assert all(re.fullmatch(r"a long at [0-9.]+ can have no stop: the tick is 1000", line) for line in said)
 
 
 def test_share_that_is_less_than_the_exchange_takes_opens_nothing_and_counts_no_order(open_rig: OPEN) -> None:

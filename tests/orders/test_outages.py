@@ -62,6 +62,26 @@ def test_position_whose_stop_can_t_be_set_for_a_while_is_to_be_closed(open_desk:
     assert "0.4 had no stop at the exchange, and got none for 0.3 s" in said
 
 
+@pytest.mark.promise(15)
+def test_position_that_can_have_no_stop_is_to_be_closed_and_its_stop_is_not_set_to_0(
+    open_desk: OPEN, open_account: ACCOUNT
+) -> None:
+    here = open_desk()
+    _, own = open_account(here)
+    here.desk = own.desk
+    own._stop._tick = D(1_000)
+    here.want("0.4")
+    here.work()
+    give_up_s = monotonic() + LIMIT_S
+    while not (said := own.poll()):
+        assert monotonic() < give_up_s
+    assert re.fullmatch(
+        r"0\.4 had no stop at the exchange, and can have none: a long at [0-9.]+ can have no stop: the tick is 1000",
+        said,
+    )
+    assert not any(one.path == SET_STOP for one in here.sandbox.requests)
+
+
 def test_stop_that_is_set_again_by_a_request_whose_answer_is_lost_is_told_of(
     open_desk: OPEN, open_account: ACCOUNT
 ) -> None:
