@@ -89,21 +89,18 @@ class Coverage:
     rejected: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FlowRun:
-    """One run of a flow; `ended_ms` is None while it runs, and stays None if it was killed.
+    """One ingest of a market.
 
     Attributes:
-        market: The market's slug; None for a run over several.
-        status: "running" until the flow records how it ended.
+        market: The market's slug.
+        status: "running" until the flow records how it ended, and for ever if it was killed.
     """
 
-    run_id: str
-    kind: str
     source: Source
-    market: str | None
+    market: str
     started_ms: int
-    ended_ms: int | None
     status: str
 
 
@@ -265,13 +262,13 @@ class CandleStore:
             columns = con.execute(statement, _funding_series_of(source, market)).fetchnumpy()
         return np.asarray(columns["stamp_ms"]), np.asarray(columns["rate"])
 
-    def start_run(self, kind: str, source: Source, market: Market | None, now_ms: int) -> str:
-        """Record that a flow has started, and return the run's id."""
-        run_id, slug = uuid4().hex, market.slug if market else None
+    def start_run(self, source: Source, market: Market, now_ms: int) -> str:
+        """Record that an ingest has started, and return the run's id."""
+        run_id = uuid4().hex
         with self._database.writing() as con:
             con.execute(
-                "insert into runs values ($1, $2, $3, $4, make_timestamp_ms($5), null, 'running', '{}')",
-                [run_id, kind, parse_source(source), slug, now_ms],
+                "insert into runs values ($1, 'ingest', $2, $3, make_timestamp_ms($4), null, 'running', '{}')",
+                [run_id, parse_source(source), market.slug, now_ms],
             )
         return run_id
 
@@ -289,16 +286,14 @@ class CandleStore:
 
     def latest_runs(self) -> list[FlowRun]:
         """Return the latest run of each source and market, newest first."""
-        columns = "run_id, kind, source, market, epoch_ms(started_at), epoch_ms(ended_at), status"
-        names = ("run_id", "kind", "source", "market", "started_ms", "ended_ms", "status")
-        statement = f"""
-            select {columns} from runs
+        statement = """
+            select source, market, epoch_ms(started_at) as started_ms, status from runs
             qualify row_number() over (partition by source, market order by started_at desc) = 1
             order by started_at desc
         """
         with self._database.reading() as con:
             rows = con.execute(statement).fetchall()
-        return [FlowRun(**dict(zip(names, row, strict=True))) for row in rows]
+        return [FlowRun(*row) for row in rows]
 
 
 def _span_of(source: Source, market: Market, first_ms: int | None, last_ms: int | None) -> dict[str, Any]:

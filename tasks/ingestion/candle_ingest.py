@@ -90,7 +90,7 @@ def ingest(
     if instrument.status != "Trading":
         refuse_end_of_market(market, span, instrument, gateway.newest_candle_ms(market, now_ms))
     windows = windows_to_ask(store, source, market, span, quality)
-    run_id = store.start_run("ingest", source, market, now_ms)
+    run_id = store.start_run(source, market, now_ms)
     status = "failed"
     try:
         counts = _ingest_windows(gateway, store, market, windows, now_ms, on_progress)

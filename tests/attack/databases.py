@@ -39,7 +39,7 @@ def databases(lab: Lab, rng: Random) -> Generator[Attempt]:
     store = CandleStore(made)
     stamps = np.array([1_735_689_600_000])
     store.upsert_funding(SOURCE, lab.market, stamps, np.array([0.0001]))
-    store.finish_run(store.start_run("ingest", SOURCE, lab.market, NOW_MS), "completed", NOW_MS)
+    store.finish_run(store.start_run(SOURCE, lab.market, NOW_MS), "completed", NOW_MS)
     whole = made.read_bytes()
     for place in count():
         path = lab.folder / f"{place}.duckdb"

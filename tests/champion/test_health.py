@@ -152,9 +152,7 @@ def test_many_gaps_and_a_failed_ingest_need_a_person_and_stand_in_the_first_line
     now = MONDAY + timedelta(days=1)
     row = replace(coverage(now - timedelta(minutes=5)), bars=80, gaps=20)
     began = ms(now - timedelta(minutes=4))
-    run = FlowRun(
-        run_id="1", kind="ingest", source=SOURCE, market=MARKET.slug, started_ms=began, ended_ms=None, status="failed"
-    )
+    run = FlowRun(source=SOURCE, market=MARKET.slug, started_ms=began, status="failed")
     found = health(row, reigning, MonitorConfig(), ms(now), run=run)
     assert found.complaints == (
         "20 of 100 bars are missing (20.00%), at most 10.00% may; run ingest with recheck_gaps",
@@ -175,7 +173,7 @@ def test_latest_run_of_each_market_is_found(tmp_path):
     store, other = CandleStore(tmp_path / "market.duckdb"), replace(MARKET, symbol="ETHUSDT")
     assert store.latest_runs() == []
     for market, minute, status in ((MARKET, 0, "failed"), (MARKET, 5, "completed"), (other, 1, "failed")):
-        run = store.start_run("ingest", SOURCE, market, ms(MONDAY) + 60_000 * minute)
+        run = store.start_run(SOURCE, market, ms(MONDAY) + 60_000 * minute)
         store.finish_run(run, status, ms(MONDAY) + 60_000 * minute + 1)
     found = {run.market: run.status for run in store.latest_runs()}
     assert found == {MARKET.slug: "completed", other.slug: "failed"}

@@ -6,7 +6,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from storage.candles import CandleStore, Coverage, Gap
+from storage.candles import CandleStore, Coverage, FlowRun, Gap
 from storage.commit import CheckedWindow
 from storage.schema import (
     CandleError,
@@ -218,7 +218,7 @@ def test_row_without_a_true_source_is_refused_everywhere(store, market, make_can
         lambda: store.gaps(wrong, market),
         lambda: store.missing_windows(wrong, market, START, START),
         lambda: store.upsert_funding(wrong, market, np.array([START]), np.array([0.1])),
-        lambda: store.start_run("ingest", wrong, market, START),
+        lambda: store.start_run(wrong, market, START),
     ]
     for call in calls:
         with pytest.raises(ConfigError, match=r"source must be bybit, .* was 'Bybit'"):
@@ -318,20 +318,14 @@ def test_funding_is_refused_when_stamps_repeat_or_a_rate_is_not_finite(store, ma
 
 
 def test_run_is_recorded_from_its_start_and_says_how_it_ended(store, market):
-    killed = store.start_run("ingest", BYBIT, market, START)
-    done = store.start_run("retrain", REPLAY, None, START + 1)
+    store.start_run(BYBIT, market, START)
+    done = store.start_run(REPLAY, market, START + 1)
     store.finish_run(done, "completed", START + 2)
-    newest, oldest = store.latest_runs()
-    assert (newest.run_id, newest.kind, newest.source, newest.market) == (done, "retrain", REPLAY, None)
-    assert (newest.started_ms, newest.ended_ms, newest.status) == (START + 1, START + 2, "completed")
-    assert (oldest.run_id, oldest.market, oldest.ended_ms, oldest.status) == (
-        killed,
-        "linear-BTCUSDT-5",
-        None,
-        "running",
-    )
-    again = store.start_run("ingest", BYBIT, market, START + 2)
-    assert [run.run_id for run in store.latest_runs()] == [again, done]
+    slug = "linear-BTCUSDT-5"
+    killed = FlowRun(BYBIT, slug, START, "running")
+    assert store.latest_runs() == [FlowRun(REPLAY, slug, START + 1, "completed"), killed]
+    store.start_run(BYBIT, market, START + 2)
+    assert [run.started_ms for run in store.latest_runs()] == [START + 2, START + 1]
 
 
 def test_run_that_was_never_started_cannot_finish(store):
