@@ -104,7 +104,7 @@ def _evidence(
         skill=evaluation.skill,
         funding=funding_record(evaluation.samples.dataset, evaluation.unseen, recipe.costs, origin),
         stressed_return=fought.stressed.metrics.total_return if fought else math.nan,
-        p_value=fought.advantage.p_value if fought and fought.advantage else None,
+        p_value=fought.p_value if fought else None,
         latency_p99_us=findings.speed.model.p99_us,
         parity=findings.speed.parity,
         baseline=best.name,

@@ -9,7 +9,7 @@ from tasks.execution.accounting import Costs
 from tasks.execution.backtest import BacktestConfig, BacktestResult, Positions, buy_and_hold, flat, run_backtest
 from tasks.execution.bars import Bars
 from tasks.execution.metrics import DAYS_PER_YEAR, Metrics, bar_returns, summarize
-from tasks.execution.significance import BootstrapTest, draws_for, stationary_bootstrap_test
+from tasks.execution.significance import draws_for, stationary_bootstrap_test
 
 COST_FACTORS = (0.0, 1.0, 1.5, 2.0)
 COSTS_PER_SIDE = (0.0, 0.0002, 0.00055, 0.001, 0.0015)
@@ -106,15 +106,15 @@ class Duel:
         challenger, champion: At the assumed costs.
         second: The challenger's recipe with a second seed, at the assumed costs; None where it was not trained.
         stressed: The challenger's positions with costs times the promotion rule's factor.
-        advantage: Test of the challenger's excess return per bar; None where the two never differ or the bars are too
-            few for the bootstrap.
+        p_value: Stationary bootstrap: the chance of the challenger's excess return per bar by luck; None where the two
+            never differ or the bars are too few for it.
     """
 
     challenger: Performance
     champion: Performance
     second: Performance | None
     stressed: Performance
-    advantage: BootstrapTest | None
+    p_value: float | None
 
 
 def duel(
@@ -161,5 +161,5 @@ def duel(
         champion=theirs,
         second=None if second is None else run("second seed", second, costs),
         stressed=run("stressed challenger", challenger, costs.scaled(cost_stress)),
-        advantage=stationary_bootstrap_test(difference, block, draws=draws_for(level)) if tested else None,
+        p_value=stationary_bootstrap_test(difference, block, draws=draws_for(level)) if tested else None,
     )

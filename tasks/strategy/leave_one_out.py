@@ -70,15 +70,11 @@ class HeldOutEvaluation:
     p_value: float | None
 
 
-def held_out_markets(datasets: Where, data: DatasetRef, recipe: Recipe) -> tuple[HeldOutMarket, ...]:
-    """Return the pool's markets that have folds of their own, each with the recipe whose pool is the others.
+def held_out_markets(datasets: Where, data: DatasetRef, recipe: Recipe) -> Iterator[HeldOutMarket]:
+    """Yield the pool's markets that have folds of their own, each with the recipe whose pool is the others.
 
     `data` is a market that the pool serves, and names source, category and interval.
     """
-    return tuple(_held_out_markets(datasets, data, recipe))
-
-
-def _held_out_markets(datasets: Where, data: DatasetRef, recipe: Recipe) -> Iterator[HeldOutMarket]:
     parts = min(len(recipe.pool), _NETWORKS)
     for number in range(parts):
         left_out = recipe.pool[number::parts]
@@ -123,7 +119,7 @@ def evaluate_held_out(
         daily=daily,
         funding=reduce(add, (funding_record(one.samples.dataset, one.unseen, recipe.costs, origin) for one in each)),
         stressed_return=float(np.mean(stressed)),
-        p_value=stationary_bootstrap_test(daily, block, draws=draws_for(level)).p_value if enough else None,
+        p_value=stationary_bootstrap_test(daily, block, draws=draws_for(level)) if enough else None,
     )
 
 

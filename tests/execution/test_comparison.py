@@ -87,7 +87,7 @@ def fought(traded, challenger, champion, horizon, level=0.05):
 def test_certain_lead_is_below_the_level_of_any_number_of_looks(traded, looks):
     bars, _ = traded
     up = np.sign(np.append(np.diff(np.log(bars.open))[1:], [0.0, 0.0])).astype(np.int64)  # knows what comes
-    assert fought(traded, up, -up, 12, level=0.05 / looks).advantage.p_value < 0.05 / looks
+    assert fought(traded, up, -up, 12, level=0.05 / looks).p_value < 0.05 / looks
 
 
 @pytest.mark.promise(13)
@@ -111,17 +111,19 @@ def test_blocks_of_a_duel_outlast_label_day_and_position(traded, monkeypatch, ho
 
 
 @pytest.mark.promise(13)
-def test_duel_tests_the_difference_of_both_sides_on_the_same_bars(traded):
+def test_duel_tests_the_difference_of_both_sides_on_the_same_bars(traded, monkeypatch):
     bars, target = traded
+    tested = []
+    monkeypatch.setattr(comparison, "stationary_bootstrap_test", lambda difference, *_, **__: tested.append(difference))
     fight = fought(traded, target, -target, 12)
     sides = [bar_returns(run_backtest(bars, one, Costs(), ONE_COIN, **UNSEEN).equity) for one in (target, -target)]
-    assert fight.advantage.mean == pytest.approx(np.mean(sides[0] - sides[1]), rel=1e-12)
+    np.testing.assert_allclose(tested, [sides[0] - sides[1]], rtol=1e-12, atol=1e-15)
     dearer = run_backtest(bars, target, Costs().scaled(1.5), ONE_COIN, **UNSEEN)
     assert fight.stressed.result.equity[-1] == dearer.equity[-1]
 
 
 def test_duel_has_no_test_when_the_sides_never_differ_or_too_few_days_are_there(traded, random_market):
     _, target = traded
-    assert fought(traded, target, target, 12).advantage is None
+    assert fought(traded, target, target, 12).p_value is None
     few = random_market(19 * DAY_BARS, seed=4, switch=0.05)
-    assert fought(few, few[1], np.zeros(len(few[1]), np.int64), 12).advantage is None
+    assert fought(few, few[1], np.zeros(len(few[1]), np.int64), 12).p_value is None
