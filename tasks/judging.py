@@ -83,7 +83,7 @@ def markets_to_hold_out(data: DatasetRef, recipe: Recipe) -> tuple[HeldOutMarket
     champion = ArtifactStore(settings.models).champion(data.source, data.market.slug)
     if champion.ref is not None or not samples_of_run(settings.datasets, data, recipe).is_listing:
         return ()
-    found = held_out_markets(settings.datasets, data, recipe)
+    found = tuple(held_out_markets(settings.datasets, data, recipe))
     return found if len(found) >= FEWEST_HELD_OUT else ()
 
 

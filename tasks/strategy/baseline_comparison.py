@@ -167,11 +167,6 @@ def comparison_files(
     }
 
 
-def load_comparison(work: ResultStore, key: str) -> BaselineComparison:
-    """Return the table whose files lie under `key`."""
-    return BaselineComparison.of(work.read(key)["baselines.json"])
-
-
 def stored_forecasts(content: bytes) -> dict[str, FloatArray]:
     """Return the predictions by baseline that `comparison_files` wrote as Parquet."""
     columns = read_columns(content)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from storage.authorship import Where
 from storage.results import ResultStore
-from tasks.strategy.baseline_comparison import BaselineComparison, load_comparison
+from tasks.strategy.baseline_comparison import BaselineComparison
 from tasks.strategy.leak_report import LeakReport
 from tasks.strategy.out_of_sample import Evaluation, load_evaluation
 from tasks.strategy.speed import Speed
@@ -50,6 +50,6 @@ class Findings:
             evaluation=load_evaluation(work, datasets, keys.evaluation),
             speed=results.load(keys.speed, Speed),
             leaks=results.load(keys.leaks, LeakReport),
-            comparison=load_comparison(results, keys.comparison),
+            comparison=BaselineComparison.of(results.read(keys.comparison)["baselines.json"]),
             risk=VolForecastRecord.of(results.read(keys.risk)),
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from storage.foreign import parse_json
 from storage.results import ResultStore
@@ -54,15 +55,8 @@ class VolForecastRecord:
 
     @classmethod
     def of(cls, files: dict[str, bytes]) -> VolForecastRecord:
-        """Return the record that `record_vol_forecasts` wrote."""
-        return cls._of_document(parse_json(files["risk.json"]))
-
-    @classmethod
-    def _of_document(cls, document: Mapping[str, Any]) -> VolForecastRecord:
-        scores = tuple(VolScore(**line) for line in document["scores"])
-        parts = {name: tuple(document.get(name, ())) for name in ("below", "steadiness")}  # format 2 has the first
-        held_out = {symbol: cls._of_document(one) for symbol, one in document.get("held_out", {}).items()}
-        return cls(**{**document, "scores": scores, **parts, "held_out": held_out})
+        """Return the record that `record_vol_forecasts` wrote; before format 3 without steadiness."""
+        return TypeAdapter(cls).validate_python(parse_json(files["risk.json"]))
 
     def file(self) -> bytes:
         """Return it as risk.json."""

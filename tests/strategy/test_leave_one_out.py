@@ -44,7 +44,7 @@ def listing(tmp_path):
 def test_every_old_market_is_asked_of_a_network_of_the_others(tmp_path, old_ones, listing):
     gone = stored(tmp_path, candles(8)[:5_000], "GONEUSDT")  # delisted before the tests: it teaches, and is not asked
     recipe = RECIPE.pooled_on([*old_ones, listing, gone])
-    found = held_out_markets(tmp_path, listing, recipe)
+    found = tuple(held_out_markets(tmp_path, listing, recipe))
     assert sorted(one.data.market.symbol for one in found) == [*OLD]
     for one in found:
         own = f"{one.data.market.symbol}:{one.data.id}"
@@ -53,7 +53,7 @@ def test_every_old_market_is_asked_of_a_network_of_the_others(tmp_path, old_ones
 
 @pytest.mark.promise(12)
 def test_network_that_a_market_is_asked_of_saw_neither_it_nor_the_hours_of_its_test(tmp_path, old_ones, listing):
-    before = held_out_markets(tmp_path, listing, RECIPE.pooled_on(old_ones))
+    before = tuple(held_out_markets(tmp_path, listing, RECIPE.pooled_on(old_ones)))
     samples = load_samples(tmp_path, before[0].data, before[0].recipe)
     test_ms = samples.dataset.candles.start_ms[samples.folds[-1].test.start]
     changed = []
@@ -61,7 +61,7 @@ def test_network_that_a_market_is_asked_of_saw_neither_it_nor_the_hours_of_its_t
         other = candles(number if symbol != before[0].data.market.symbol else 77)
         other[other[:, 0] >= test_ms, 1:5] *= 1.01
         changed.append(stored(tmp_path, other, symbol))
-    after = held_out_markets(tmp_path, listing, RECIPE.pooled_on(changed))
+    after = tuple(held_out_markets(tmp_path, listing, RECIPE.pooled_on(changed)))
     newest = samples.folds[-1].index
     one, other = (pooled_bars(tmp_path, asked[0].recipe, newest).digest for asked in (before, after))
     assert one == other
@@ -69,7 +69,7 @@ def test_network_that_a_market_is_asked_of_saw_neither_it_nor_the_hours_of_its_t
 
 def test_of_many_markets_several_are_left_out_at_once(tmp_path, old_ones, listing):
     more = [stored(tmp_path, candles(number), f"M{number}USDT") for number in range(10, 14)]
-    found = held_out_markets(tmp_path, listing, RECIPE.pooled_on([*old_ones, *more]))
+    found = tuple(held_out_markets(tmp_path, listing, RECIPE.pooled_on([*old_ones, *more])))
     assert len(found) == 7
     assert len({one.recipe.pool for one in found}) == 5
     for one in found:
@@ -138,5 +138,5 @@ def test_a_listings_prior_is_of_its_pool(tmp_path, old_ones, listing):
 
 def test_second_seed_is_asked_of_networks_of_the_same_markets(tmp_path, old_ones, listing):
     recipe = RECIPE.pooled_on(old_ones)
-    first, second = (held_out_markets(tmp_path, listing, one) for one in (recipe, recipe.second_seed))
+    first, second = (tuple(held_out_markets(tmp_path, listing, one)) for one in (recipe, recipe.second_seed))
     assert [replace(one, recipe=one.recipe.second_seed).recipe for one in first] == [one.recipe for one in second]

@@ -24,7 +24,7 @@ from tasks.market.walk_forward import Fold, Span
 from tasks.network.baselines import CLASSICAL
 from tasks.strategy import provenance
 from tasks.strategy.backtest_record import trial_key
-from tasks.strategy.baseline_comparison import BaselineComparison, comparison_key, load_comparison
+from tasks.strategy.baseline_comparison import BaselineComparison, comparison_key
 from tasks.strategy.baseline_folds import BaselineFold, baselines_key
 from tasks.strategy.folds import fold_key, start_key
 from tasks.strategy.provenance import project_hash, sources_behind
@@ -184,7 +184,8 @@ def test_corrected_table_is_never_answered_by_an_older_one(checkout, home, monke
     def compared(log_loss):
         monkeypatch.setattr(evaluation, "compare_with_baselines", lambda *args: table(log_loss))
         key = evaluation.compare_baselines.fn(DATA, RECIPE, "evaluation-0", [["baselines-0"]])
-        return load_comparison(ResultStore(Settings.from_environment().work), key).better_baseline.log_loss
+        files = ResultStore(Settings.from_environment().work).read(key)
+        return BaselineComparison.of(files["baselines.json"]).better_baseline.log_loss
 
     assert compared(0.9) == 0.9
     edit_between_runs(checkout / "tasks" / "strategy" / "baseline_comparison.py", monkeypatch)
