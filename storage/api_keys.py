@@ -20,12 +20,7 @@ Environment = Literal["sandbox", "demo", "testnet", "live"]
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key and its secret; the repr shows neither, and it can't be pickled.
-
-    Attributes:
-        key: The public part.
-        secret: The part that signs requests.
-    """
+    """A key and its secret; the repr shows neither, and it can't be pickled."""
 
     environment: Environment
     key: str = field(repr=False)

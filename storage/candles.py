@@ -237,7 +237,6 @@ class CandleStore:
         """Store funding rates by stamp and return how many were new or changed.
 
         Args:
-            source: Where the rates came from.
             market: Their market; its interval does not matter.
             stamps_ms: (n,) time of payment, UTC milliseconds, strictly increasing.
             rates: (n,) share of the position's value that longs pay to shorts.

@@ -76,7 +76,6 @@ class CheckedWindow:
     Attributes:
         window: The bars that were requested, on the interval grid.
         candles: Valid rows of the window, as `split_candles` returns them.
-        rejected: Rows that broke the candle contract.
     """
 
     window: Window

@@ -148,7 +148,6 @@ def validate_features(values: FloatArray, vol: FloatArray, start_ms: IntArray, i
         values: (T, F) in the order of `FEATURES`, NaN where not ready.
         vol: (T,) per-bar volatility, NaN where not ready.
         start_ms: (T,) open times, UTC milliseconds.
-        interval_ms: Milliseconds per bar.
     Raises:
         DatasetError: A check failed; the text lists each kind of failure with its count and its first bar.
     """

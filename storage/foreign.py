@@ -191,9 +191,7 @@ class ParquetTable:
         DamagedError: It is not Parquet, too large, or has two columns of one name; reading a column may raise it too.
 
     Attributes:
-        rows: Number of rows.
         types: Column name -> Arrow type.
-        metadata: Metadata of the schema.
     """
 
     def __init__(self, content: bytes | IO[bytes], most_rows: int = MOST_ROWS) -> None:

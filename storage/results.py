@@ -58,7 +58,6 @@ class Pruned:
 
     Attributes:
         keys: Names of the results, including unfinished ones of killed runs.
-        freed_bytes: Their size.
     """
 
     keys: tuple[str, ...]

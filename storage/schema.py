@@ -497,7 +497,6 @@ class VersionRef:
     """Reference to a stored model version.
 
     Attributes:
-        source: Where its candles came from.
         name: The market's slug.
         version: <UTC>-<hash8>.
     """

@@ -79,7 +79,6 @@ class Outcomes:
     """How every market of a run ended, in the order asked for.
 
     Attributes:
-        each: One a market.
         panel: Where the page of all markets lies; empty where it could not be written.
     """
 

@@ -91,13 +91,8 @@ def hold_session(plan: SessionPlan) -> SessionResult:
 class _Pages:
     """The page of each market, read from the journal at each call.
 
-    Args:
-        plan: The session, named.
-        settings: Where versions and datasets lie.
-
     Attributes:
         ended: How it ended; empty while it runs.
-        summary: What it came to.
     """
 
     def __init__(self, plan: SessionPlan, settings: Settings) -> None:

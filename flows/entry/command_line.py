@@ -68,11 +68,9 @@ def run_by_hand(
     errors; 2 for a bad command line; 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
-        flow: What is run.
         examples: Command lines for the help's first screen, without `python -m`.
         summary: Returns the text that stands last, from the result and further facts about the run; None for a flow
             that prints for itself.
-        status: Returns the exit status.
         libraries: Modules that the flow imports late.
     """
     # The page of a run lasts no longer than a server that was started for it.

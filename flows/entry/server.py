@@ -132,7 +132,6 @@ def server_at_hand(home: Path, libraries: Sequence[str] = ()) -> Iterator[None]:
     one, for this process alone.
 
     Args:
-        home: Of the run.
         libraries: Modules that the block will import, late; they are while a temporary server starts.
 
     Raises:

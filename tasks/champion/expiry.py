@@ -20,7 +20,6 @@ class LastBar:
 
     Attributes:
         age_ms: Since it closed; negative where the clock says that it is still open.
-        interval_ms: From its open to its close.
         has_present: Whether an exchange sent it; a replay and a synthetic market have no present, and their champions
             are none on an exchange.
     """

@@ -54,8 +54,6 @@ class Manifest:
 
     Attributes:
         features: The model's inputs, in their order.
-        market: Where it trades.
-        origin: Who sent the candles.
         origin_detail: The replayed file, or the synthetic market's law and seed; empty for an exchange.
         dataset: Id of the bars that it was made from.
         recipe: How, presets filled in.
@@ -66,7 +64,6 @@ class Manifest:
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
         judgement: How it compared with the champion of that moment.
         risk: The verdict on what it forecasts of volatility, condition by condition.
-        summary: What it came to.
     """
 
     # Of every part, too: a number is a finite number, and what is not known is refused.

@@ -28,7 +28,6 @@ class Check:
     """One condition with its numbers.
 
     Attributes:
-        name: What is asked.
         passed: Whether it holds; None where it was not run.
         found: The number, with its unit.
         wanted: The bound, with its unit.
@@ -62,7 +61,6 @@ class Evidence:
 
     Attributes:
         champion: Version of the champion, or "flat".
-        numbers: Of both sides.
         last_bar: The newest of the challenger's unseen bars.
         skill: Of the challenger's probabilities on all its unseen bars.
         funding: What of it the challenger's account has booked on these bars.
@@ -102,7 +100,6 @@ class Judgement:
     Attributes:
         champion: Version of the champion, or "flat".
         sequence: The champion's number in its history: a promotion holds only against this one.
-        checks: Every condition of the promotion rule.
         numbers: Of both sides on the same unseen bars.
     """
 

@@ -34,7 +34,6 @@ class Reevaluation:
     """A version measured again.
 
     Attributes:
-        version: Its name.
         rows: Name of a number, what the version says, what came out now; those that differ, and the headline ones.
         differences: Names of the numbers that differ.
         parity: Largest difference between stored and repeated probabilities of the published weights.

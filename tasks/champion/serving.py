@@ -70,9 +70,6 @@ class ServedModel:
     """A version that decides.
 
     Attributes:
-        ref: Its name.
-        market: Where it trades.
-        recipe: Rule, costs, capital.
         weights: By the names that the network gives them.
         class_means: (3,) what `decide` knows of its classes.
     """

@@ -18,7 +18,6 @@ class VersionChoice(NamedTuple):
 
     Attributes:
         model: None holds no position.
-        why_none: Why there is none.
         shadows: Versions that decide and fill on paper beside it.
         unknown: Why nobody knows whether another one should decide; empty where it is known.
     """
@@ -42,7 +41,6 @@ class VersionSelector:
         shadows: How many of the newest other versions watch.
         real_money: Whether a champion decides nothing if its promotion rule asks for less than the default, or may
             be older than by default.
-        expiry: How old a champion may be.
     """
 
     store: ArtifactStore

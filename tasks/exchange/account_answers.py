@@ -35,7 +35,6 @@ class KeyFacts(NamedTuple):
 
     Attributes:
         may_trade: Whether it may open and close positions.
-        may_withdraw: Whether it may withdraw funds.
         is_unified: Whether its account is a unified trading account.
         user_id: Of the account, the same for all its keys; 0 if the exchange does not report it.
     """
@@ -50,8 +49,6 @@ def read_rows(answer: Answer, read: Callable[[Mapping[str, Any], int], T], symbo
     """Return the rows of an answer, read by a function that is given `boottime_ns` when they came.
 
     Args:
-        answer: Bybit's answer.
-        read: Reads a row.
         symbol: Of every row; None where rows have none.
     """
     now_ns = boottime_ns()

@@ -135,7 +135,6 @@ def connect(
     """Open the exchange; a sandbox runs for as long as the gateway is open.
 
     Args:
-        config: Where candles come from.
         market: The market to fetch; the sandbox serves it from the candles that it replays.
         on_retry: Called with one line for every repeated request.
         bans: The home's folder of bans; None to share bans within this process only.
@@ -158,7 +157,6 @@ class Link:
     """The connection of a session to its exchange.
 
     Attributes:
-        gateway: Its REST API.
         url: Address of the sandbox; None for Bybit.
         sandbox: The sandbox that was started for the session, with its clock stopped; None otherwise.
         bans: The home's folder of bans; None to share bans within this process only.
@@ -198,7 +196,6 @@ def connect_stream(
     """Open an exchange for a session; a sandbox is started with its clock at the session's start.
 
     Args:
-        config: Where candles come from.
         markets: The session's markets; a sandbox replays the same candles for each of them.
         now_ms: Start of a sandbox's clock, UTC milliseconds.
         bars: Bars of the longest interval that the sandbox must be able to replay; a synthetic market is generated

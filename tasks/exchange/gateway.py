@@ -157,7 +157,6 @@ class Gateway:
         candles.
 
         Args:
-            market: Symbol, category and interval.
             windows: Each at most `WINDOW_BARS` long.
             now_ms: Bybit's clock, UTC milliseconds; bars that close later are left out.
 

@@ -36,7 +36,6 @@ class FetchedWindow:
     """Result of fetching a window.
 
     Attributes:
-        window: The bars that were requested.
         candles: Closed, inside the window, oldest first, unique. Their values are unchecked; `storage.contracts` checks
             them later.
         rejected: Rows that can't be candles of this window, with reasons.
@@ -76,9 +75,6 @@ def read_page(answer: Answer, market: Market, window: Window, now_ms: int) -> Fe
     at the answer's own time. Nothing is repaired by guessing: two rows that contradict each other are both rejected.
 
     Args:
-        answer: Bybit's answer.
-        market: The market that was requested.
-        window: The bars that were requested.
         now_ms: Bybit's clock before the request, UTC milliseconds.
 
     Raises:

@@ -30,11 +30,9 @@ class OrderNews(NamedTuple):
     """A report on an order.
 
     Attributes:
-        symbol: Of its market.
         link_id: The id that its sender (we or somebody else) chose; empty for none.
         parent: For a stop that was attached to an order, that order's link id; else empty.
         order_id: The exchange's id.
-        news: Its reported state.
         is_stop: Whether it is the stop-loss of a whole position, as attached to an order that opens one.
     """
 
@@ -51,7 +49,6 @@ class ExecutionNews(NamedTuple):
     """One booking of the account: a fill, a funding payment or a liquidation.
 
     Attributes:
-        symbol: Of its market.
         link_id: Link id of the order; empty if it has none.
         order_id: The exchange's id of the order.
         kind: Bybit's execType: Trade, Funding, AdlTrade, BustTrade ...

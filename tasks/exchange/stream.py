@@ -41,7 +41,6 @@ class StreamCounts:
         messages: Messages of subscribed topics that were decoded.
         bad: Messages dropped because they were malformed, or of a topic that was not subscribed.
         overflowed: Events dropped because the queue was full.
-        connections: Connections made.
         failures: Attempts that ended in an error of the socket.
     """
 
@@ -261,7 +260,6 @@ class PrivateStream(Stream):
     It may have no event for hours, so pongs count as signs of life.
 
     Args:
-        key: API key of the account.
         options: As of `Stream`.
     """
 

@@ -116,12 +116,7 @@ def topics_of(market: Market) -> tuple[str, ...]:
 
 
 class Decoder:
-    """Reads the messages of one connection.
-
-    Args:
-        category: Category of the public stream.
-        topics: The subscribed topics.
-    """
+    """Reads the messages of one connection."""
 
     def __init__(self, category: Category, topics: frozenset[str]) -> None:
         self._category = category

@@ -69,7 +69,6 @@ class Answer:
     """Bybit's answer, its envelope checked.
 
     Attributes:
-        result: The payload.
         time_ms: Bybit's clock when it answered, UTC milliseconds; None if the envelope has no time.
     """
 
@@ -140,7 +139,6 @@ def ask(client: HTTP, method: str, params: Mapping[str, Any]) -> Answer:
     Args:
         client: This thread's client.
         method: Name of pybit's method, such as get_kline.
-        params: Its arguments.
 
     Raises:
         TemporaryError: A rate limit, a ban, or a missing or unusable answer.
@@ -189,9 +187,7 @@ def give_up(err: TemporaryError, exchange: Exchange, what: str, sent: int, spent
 
     Args:
         err: Error of the last attempt.
-        exchange: Where the request was sent.
         what: Description of the request, such as "BTCUSDT linear 5m candles".
-        sent: Attempts made.
         spent_s: Seconds that the attempts and the waits between them took.
     """
     host = HOST_NAMES[exchange]

@@ -151,9 +151,7 @@ def fill(
         price: Price before slippage, USDT.
         commission: Share of the fill's notional.
         slippage: Share of `price`.
-        tick: As in `price_of`.
-        bid: As in `price_of`.
-        ask: As in `price_of`.
+        tick, bid, ask: As in `price_of`.
 
     Returns:
         Cash after the fill; traded notional at `price`; fee; slippage paid: all USDT.
@@ -222,8 +220,7 @@ def trade_open(
         price: The bar's open, USDT.
         funding_rate: Rate due at this open, 0 for none.
         rules: (RULES,) from `account_rules`.
-        bid: As in `price_of`.
-        ask: As in `price_of`.
+        bid, ask: As in `price_of`.
 
     Returns:
         Cash and quantity after the open; traded notional, fee, slippage and funding paid: all but the quantity in USDT.

@@ -70,7 +70,6 @@ class BacktestResult:
         bars: The T bars.
         target: (T,) side decided at each close.
         contiguous: (T,) whether a decision of the bar before could be filled.
-        costs: Rates that each fill paid.
         equity: (T + 1,) at the start, then marked at each close, net of all costs; 0 after ruin.
         quantity: (T,) signed coins held from the bar's open to its close.
         traded, fees, slippage: (T,) notional traded in the bar at prices before slippage, and its costs.
@@ -157,8 +156,6 @@ def run_backtest(
     Args:
         bars: T bars.
         target: (T,) side decided at each close: -1, 0 or 1. The last one is never filled.
-        costs: What each fill pays.
-        config: Capital, position size and delay.
         trained_until_ms: Open time of the last bar that the model or any of its settings was fitted on, validation
             included, UTC milliseconds; None where nothing was fitted.
         label_span_ms: How far that bar's label looks ahead: (horizon + 1) bars, in milliseconds.

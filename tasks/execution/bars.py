@@ -18,7 +18,6 @@ class Bars:
         start_ms: (T,) open time of each bar, UTC milliseconds, strictly increasing, at least one interval apart.
         open: (T,) first price, USDT, > 0; orders are filled at it.
         close: (T,) last price, USDT, > 0; equity is marked at it.
-        interval_ms: Milliseconds per bar.
         funding_rate: (T,) funding rate due at the bar's open, on the position held until then; if positive, longs pay.
             None: no funding.
     """
@@ -85,7 +84,6 @@ def funding_by_bar(stamp_ms: IntArray, rate: FloatArray, start_ms: IntArray, int
         stamp_ms: (n,) UTC milliseconds.
         rate: (n,) share of the position's value.
         start_ms: (T,) open time of each bar, UTC milliseconds, increasing.
-        interval_ms: Milliseconds per bar.
 
     Returns:
         (T,) rate, 0 where none is due.

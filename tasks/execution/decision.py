@@ -69,7 +69,6 @@ def packed(
     """Return all constant inputs of `decide` as one array for compiled code.
 
     Args:
-        config: The rule.
         costs: What a fill costs; funding is unknown at the decision and left out.
         class_means: (3,) mean over the train rows of return / (vol * sqrt(horizon)) for sell, hold and buy.
         horizon: Bars that the labels look ahead, >= 1.
@@ -137,9 +136,7 @@ def decide(
     """Return the position to hold from the next open.
 
     Args:
-        p_sell: Probability of each class; NaN or infinite where unknown.
-        p_hold: As `p_sell`.
-        p_buy: As `p_sell`.
+        p_sell, p_hold, p_buy: Probability of each class; NaN or infinite where unknown.
         vol: Volatility per bar, the unit of the class means.
         forecast_vol: Forecast of the volatility per bar; used only where positions are sized by volatility.
         position: Side held now: -1, 0 or 1.

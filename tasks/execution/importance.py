@@ -50,7 +50,6 @@ def permutation_importance(
         groups: Name -> columns that are permuted together.
         block: Bars per block, >= 1.
         repeats: Permutations of each group, >= 2.
-        seed: Of the permutations.
     """
     ready = np.flatnonzero(np.isfinite(features).all(axis=1))
     known = (classes >= 0) & np.isfinite(predict(features)).all(axis=1)

@@ -289,7 +289,6 @@ def link_id(session: str, market: str, bar_ms: int, leg: str, ordinal: int) -> s
     """Return our id of an order. It depends on the decision only, so a restarted process derives the same id.
 
     Args:
-        session: Name of the session.
         market: Slug.
         bar_ms: Open time of the bar at whose open the order trades, UTC milliseconds.
         leg: close or open.

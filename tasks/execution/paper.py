@@ -75,7 +75,6 @@ class Opened(NamedTuple):
     """Result of booking a bar's open.
 
     Attributes:
-        ledger: Cash and position after the open.
         fill: None if nothing was traded.
         funding: USDT paid; negative if received.
     """

@@ -168,8 +168,6 @@ def stationary_bootstrap_test(
     Args:
         difference: (T,) challenger's return minus the champion's, same bars, both out of sample.
         mean_block: Mean block length, bars, >= 1.
-        draws: Resamples.
-        seed: Of the resampling.
 
     Returns:
         p = (1 + #{resampled mean - mean >= mean}) / (draws + 1), so it is never 0.
@@ -202,8 +200,6 @@ def bootstrap_means(values: FloatArray, mean_block: float, *, draws: int, seed: 
     Args:
         values: (T, k) observations; the columns of a row stay together.
         mean_block: Mean block length, >= 1.
-        draws: Resamples.
-        seed: Of the resampling.
 
     Returns:
         (draws, k).

@@ -100,7 +100,6 @@ def list_trades(
         bars: T bars.
         quantity: (T,) signed coins held to each bar's close.
         funding: (T,) USDT paid at each bar's open.
-        costs: What each fill paid.
         contiguous: (T,) whether a decision of the bar before could be filled.
         ruined_at: Bar in which equity fell to 0 or less; None if it never did.
         tick: Fill prices are multiples of it, USDT; 0: not rounded.

@@ -27,7 +27,6 @@ class CandleReport:
         first_ms, last_ms: First and last bar of the range, open times, UTC milliseconds.
         bars: Bars in the range on the interval grid.
         inserted, revised: New rows, and rows whose values the exchange has changed.
-        rejected: Rows that broke the candle contract.
         missing: Bars missing in the fetched windows.
         windows: Windows fetched; the newest two always are.
         seconds: Wall time.

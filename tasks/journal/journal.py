@@ -168,7 +168,6 @@ class Journal:
             market: Slug.
             candle: start_ms, open, high, low, close, volume, turnover.
             origin: stream or rest.
-            decisions: Account name and decision.
         """
         with self._written():
             self._db.execute(_CANDLE, (market, int(candle[0]), *_known(candle[1:]), origin))
@@ -191,9 +190,7 @@ class Journal:
         """Record and commit the present state of an order; called before it is sent and after each event.
 
         Args:
-            account: Name of its account.
             start_ms: Open time of the bar at whose open it trades, UTC milliseconds.
-            order: The order.
             stop_share: How far from the price the stop lies that goes with it, share of the price; None where that is
                 recorded already, or nothing goes with it.
         """
@@ -211,10 +208,8 @@ class Journal:
         """Record and commit a booking of the exchange, with the state of its order after it.
 
         Args:
-            account: Name of the account.
             start_ms: Open time of the bar of its order; -1 for none.
             order: Its order after it; None for one that is not the session's.
-            booked: The booking.
         """
         fill = booked.fill
         row = (
@@ -234,7 +229,6 @@ class Journal:
             at_ms: UTC milliseconds on the exchange's clock, as far as known.
             market: Slug.
             kind: One or two words, by which a replay looks for it.
-            said: What a person reads.
         """
         with self._written():
             self._db.execute(_NOTE, (at_ms, market, kind, said))

@@ -42,11 +42,7 @@ def _read(method: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 class JournalReader:
-    """Reads a journal, also while a session writes it.
-
-    Args:
-        db: An open connection.
-    """
+    """Reads a journal, also while a session writes it."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db

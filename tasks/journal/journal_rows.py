@@ -63,7 +63,6 @@ class Decision(NamedTuple):
 
     Attributes:
         start_ms: Open time of the bar, UTC milliseconds.
-        version: The version that decided.
         values: (F + 6,) features, vol, probabilities, forecast volatility, NaN where unknown, and the size of a
             position opened by this decision as a share of the full one; older journals lack the last two.
         position: Side held at the close.
@@ -113,10 +112,8 @@ class BarOpen(NamedTuple):
         wanted: Side after the open; with orders the side that was decided, even if it was not reached.
         cause: Why the decision was not attempted, a `Cause`; else empty. With orders: why it was not fully executed,
             also a code of `limits.py`.
-        quote: Prices at the open.
         rate: Sum of the funding rates due.
         late_ms: Time from the bar's open to the fill, on the exchange's clock.
-        opened: Ledger after the open, fill, funding.
     """
 
     start_ms: int
@@ -136,7 +133,6 @@ class BookedExecution(NamedTuple):
         link_id: Link id of the order; empty if it is not ours.
         side: Buy or Sell; empty where the exchange does not say and no coins moved.
         time_ms: Time of the booking, UTC milliseconds.
-        fill: Quantity, price, fee.
         booked_ms: `start_ms` of the row of `opens` whose ledger includes it; None while none does.
     """
 

@@ -36,23 +36,18 @@ class AccountRecord:
     """What the journal says of an account.
 
     Attributes:
-        market: Where it trades.
         candles: Every candle that was stepped, those of the warm-up included.
         origins: Open time of each -> warm-up, stream or rest.
         decisions: Those whose candle is there.
-        opens: What it did at each open.
         notes: Time and kind of each note of the market.
         moves: Time, kind and text of the notes of what moved the position beside the session's orders.
-        broker: Who traded.
         by_orders: Whether orders carried its decisions out; else they were filled on paper.
         orders: Every order, with the bar that it trades at.
-        executions: What the exchange has booked.
         rates: Open time -> sum of the funding rates due.
         session: Name of the session; empty where the journal does not say.
         unsealed: Names of executions that are not what was written.
         capital: USDT at the start.
         deadline_ms: What is later than that is too late.
-        instrument: The exchange's rules.
     """
 
     market: Market
@@ -85,10 +80,6 @@ class AccountRecord:
         """Read it.
 
         Args:
-            reader: The journal.
-            market: Which market.
-            account: Which account.
-            instrument: The exchange's rules.
             funding: Stamps and rates as the exchange shows them today; None: as the journal has them.
         """
         facts, (candles, origins) = reader.facts(), reader.candles(market.slug)
@@ -184,9 +175,7 @@ class Batch:
     """Features and probabilities of all candles at once, and what is decided and traded by.
 
     Args:
-        record: Whose decisions and candles they are.
         models: Every version that decided, by name.
-        predict: Predicts history.
         candles: What to predict in place of the journal's candles, bar for bar.
 
     Attributes:

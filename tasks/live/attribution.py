@@ -66,8 +66,6 @@ def attribute(record: AccountRecord, batch: Batch, reference: Batch | None = Non
     """Trade an account's bars as a backtest does, then with one cause after another.
 
     Args:
-        record: What the journal says.
-        batch: Of its candles.
         reference: Of the same bars as the exchange shows them today; None where they are the same.
     """
     there = _there(record, reference is not None)
@@ -106,13 +104,7 @@ def _there(record: AccountRecord, is_revised: bool) -> set[str]:
 
 @dataclass(frozen=True)
 class _Trading:
-    """An account's bars traded by the core, but where one of `causes` holds.
-
-    Attributes:
-        record: What the journal says.
-        batch: Of its candles.
-        causes: What is let in.
-    """
+    """An account's bars traded by the core, but where one of `causes` holds."""
 
     record: AccountRecord
     batch: Batch

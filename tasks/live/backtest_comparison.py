@@ -24,7 +24,6 @@ class Met(NamedTuple):
     Attributes:
         equal_decisions: Decisions that both take.
         equal_fills: Fills that both have: same bar, side, price on the tick and quantity.
-        backtest_fills: Fills that the backtest has.
     """
 
     equal_decisions: int

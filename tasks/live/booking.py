@@ -33,7 +33,6 @@ def coins_of(wanted: int, ledger: Ledger, first: float, rules: FloatArray, lot: 
         ledger: Before the open.
         first: The bar's first price, USDT.
         rules: (RULES,) from `accounting.account_rules`.
-        lot: What the market trades in.
     """
     value = ledger.equity(first)
     coins = size_of(wanted, value, first, rules) if wanted and value > 0 else 0.0
@@ -48,7 +47,6 @@ def book(
     Args:
         ledger: Before them.
         held: Signed coins after them.
-        executions: What the exchange booked.
         first: The bar's first price, USDT, against which slippage is counted.
         least: Coins of an order, at least: less is flat.
         opens: Whether a bar begins; amid one no bar more has been held.

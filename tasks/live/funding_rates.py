@@ -15,10 +15,8 @@ class FundingRates:
     """The rates of the stamps to come, and of those of a bar that is not booked yet.
 
     Args:
-        market: Which.
         interval_min: Minutes between two stamps as the session began; 0 for none. A market that has changed its step
             since has others: they are due where the stream tells of them.
-        feed: REST.
     """
 
     def __init__(self, market: Market, interval_min: int, feed: RestFeed) -> None:

@@ -57,8 +57,6 @@ def gate(
 
     Args:
         plan: The session; its mode sends orders.
-        chosen: What decides in each market.
-        halts: Of the home.
         held: Signed coins that the session holds by its journal; what a halted market holds, it is to close.
 
     Raises:

@@ -57,7 +57,6 @@ def close_all(
     has ended.
 
     Args:
-        trading: The account.
         markets: Which; the interval does not matter.
         within_s: How long a market is tried beyond the time in which an order that was under way may still be taken.
         on_note: Is told what was done, one line each.
@@ -86,13 +85,10 @@ class Closing:
     """One market that is closed, and watched until nothing that was under way can open it again.
 
     Args:
-        trading: The account.
-        market: Which.
         on_note: Is told what was done, one line each.
         within_s: How long it is tried beyond the time in which an order that was under way may still be taken.
 
     Attributes:
-        is_done: Whether nothing is left to do.
         still_open: What is, at the end; empty for nothing.
     """
 

@@ -33,11 +33,7 @@ class Halt:
 
 @dataclass(frozen=True)
 class Halts:
-    """The halts of a home: of a market, whatever its interval, in an environment (sandbox, demo, testnet, live).
-
-    Attributes:
-        folder: Where they lie.
-    """
+    """The halts of a home: of a market, whatever its interval, in an environment (sandbox, demo, testnet, live)."""
 
     folder: Path
 

@@ -50,11 +50,8 @@ class LimitsState:
         """Return that of an account in a market.
 
         Args:
-            folder: Of the home.
             key: Of the account; names it where the exchange does not say whose it is.
             user_id: The exchange's name of the account; 0 where it does not say.
-            market: Which market.
-            session: Name of the session.
 
         Raises:
             Denied: There is a book of the account and one of its key, and nobody knows which of them counts.
@@ -74,10 +71,8 @@ class LimitsState:
         """Return the book as it was left, and as the session's journal goes on from there.
 
         Args:
-            limits: The limits.
             capital: USDT that the session began with.
             reader: Its journal, empty for a new one.
-            market: Which market.
             account: The account's name in the journal.
 
         Returns:
@@ -126,7 +121,6 @@ class LimitsState:
         What a power cut takes of it is damaged, and denies the next start; the journal has the rest of this session.
 
         Args:
-            book: As it is now.
             closed_ms: The last bar whose close it has seen.
             opened_ms: The last row of the ledger that it has seen.
 

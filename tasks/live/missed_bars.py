@@ -17,8 +17,6 @@ class MissedBars:
     """The bars of one market that a stream has not told of.
 
     Args:
-        market: Which.
-        feed: REST.
         grace_s: How long after a bar's end its confirmation may be missing before it is asked for.
     """
 

@@ -58,11 +58,7 @@ class OrderGateway:
     """An account that orders go to, for as long as the `with` block lasts.
 
     Args:
-        link: The exchange.
-        key: Of the account.
         session: Name of the session, for the orders' ids.
-        halts: Of the home.
-        config: How orders are sent.
         limits: What an account may lose and risk.
         on_alert: Is told of what latches, one line each.
         desk_timing: When the exchange is asked about them.

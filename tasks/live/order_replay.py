@@ -128,10 +128,7 @@ class OrderBooks:
         """Compare a bar's open with what was decided, and with the core's fill.
 
         Args:
-            bar: Its row.
-            ledger: Before it.
             before: The decision that it follows.
-            orders: Of this bar.
             held: Signed coins when the first of them was sent.
         """
         start_ms, decided = bar.start_ms, before.wanted if before is not None else 0

@@ -40,7 +40,6 @@ class SessionResult:
     Attributes:
         name: Of the session; the same name again goes on with it.
         mode: signal, paper, or the account that orders went to: sandbox, demo, testnet or live.
-        journal: Where it is.
         numbers: As paper.json has them.
     """
 

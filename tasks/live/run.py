@@ -58,9 +58,6 @@ def run_session(
     """Step markets as their bars close, until so many have or somebody stops it; then replay them.
 
     Args:
-        plan: What session.
-        settings: Home and artifacts.
-        predict: Predicts history, for the replay.
         on_decision: Is given each decision when it is safe.
         on_note: Is told what a person would want to know, one line each.
         on_stop: Is called when Ctrl-C or SIGTERM asks the session to end.

@@ -45,9 +45,6 @@ class Session:
     Args:
         markets: Each warmed up or resumed.
         events: What comes in, from one stream a category and from the account's.
-        journal: Where everything is written first.
-        time: The exchange's.
-        config: The rules.
         choose: Says which version decides in each market now; None where that never changes.
         compare_clocks: Returns the exchange's clock minus this machine's, milliseconds; None in a replay.
         streams: How many streams put into `events`.

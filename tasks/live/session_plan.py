@@ -29,7 +29,6 @@ class SessionPlan:
     """What session is to be held.
 
     Attributes:
-        exchange: Where candles come from.
         markets: One or more, each symbol once.
         mode: signal has no broker; paper fills on paper; the others send orders to an account of that name.
         version: champion, newest, or a version's name.
@@ -37,7 +36,6 @@ class SessionPlan:
         bars: After how many bars of each market it ends, those of before a restart included; None goes on until it is
             stopped, on the sandbox after 2,000.
         bar_every_s: Real seconds that a bar of the sandbox takes, at least.
-        config: The session's rules.
         name: Of the session; empty for a new one.
 
     Raises:

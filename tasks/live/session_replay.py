@@ -62,14 +62,11 @@ class Replayed:
     Attributes:
         by_orders: Whether orders carried them out; else they were filled on paper.
         bars: Decisions in the journal.
-        fills: Fills in the journal.
         missing: Bars that lie between its decisions and are not there.
         equal_decisions: Decisions that a backtest over the same candles takes too.
         equal_fills: Fills that it has too: same bar, side, price on the tick and quantity.
-        backtest_fills: Fills that it has.
         feature_diff: Largest difference of a feature or vol from the batch's.
         probability_diff: Largest difference of a probability.
-        differences: Every one.
         comparison: The account's equity beside the backtest's, by cause; None without a decision.
     """
 
@@ -115,11 +112,7 @@ def replay(
     """Compute what an account did in a market again, and compare.
 
     Args:
-        reader: The journal.
-        market: Which market.
         models: Every version that decided, by name.
-        instrument: The exchange's rules.
-        predict: Predicts history.
         account: Which account; empty for the session's own.
         reference: The same candles as the exchange shows them today; None: not compared.
         funding: Stamps and rates as the exchange shows them today; None: as the journal has them.

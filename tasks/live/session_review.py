@@ -27,8 +27,6 @@ class SessionReview:
     """A session that was replayed after its end, or while it runs.
 
     Attributes:
-        name: Of the session.
-        source: Where its candles came from.
         accounts: What came of replaying each, by its name in the journal.
     """
 
@@ -85,10 +83,6 @@ def replayed(
 
     Args:
         gateway: The exchange; None compares with none.
-        store: The versions.
-        reader: The session's journal.
-        market: Which market.
-        predict: Predicts history.
         account: Name in the journal; empty for the session's own.
 
     Raises:

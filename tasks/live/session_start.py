@@ -58,9 +58,6 @@ def one_session(
     """Hold each market's lock for as long as `stack` is open: two sessions would trade each other's decisions.
 
     Args:
-        folder: The home.
-        source: Where candles come from.
-        markets: Which.
         stack: Holds the locks.
         account: Whose orders it sends, demo or the like: a position there is of one session, whatever its interval.
             None for none.
@@ -95,13 +92,10 @@ def open_session(
     """Connect a session to an exchange: resumed from its journal, or warmed up from the exchange's past.
 
     Args:
-        link: The exchange.
         versions: What decides in each market, and what watches there.
         journal: Empty, or of this very session.
         mode: signal only says what it would hold; paper fills on paper; any other sends orders.
-        config: The rules.
         orders: Where orders go; None where none are sent.
-        timing: Of the stream.
         choose: Says which version decides in each market now; None where that never changes.
         bars: After how many bars it ends; None goes on until `stop`.
         stop: Set by whoever wants it to end.

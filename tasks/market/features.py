@@ -188,7 +188,6 @@ def build_features(matrix: FloatArray, interval_ms: int) -> Features:
 
     Args:
         matrix: (T, 6) as `Candles.matrix` gives it: start_ms, open, high, low, close, volume; oldest first.
-        interval_ms: Milliseconds per bar.
     Returns:
         Features of T bars.
     Raises:

@@ -77,7 +77,6 @@ def label_bars(
         open_: (T,) open of each bar, quote currency.
         vol: (T,) volatility per bar as `features.Features` gives it, NaN while warming up.
         segment: (T,) never decreasing; bars of one number follow each other without a gap.
-        config: Horizon and thresholds.
         round_trip_cost: Fees and slippage of entry and exit together, as a share of notional, >= 0.
     Returns:
         Labels of T bars.

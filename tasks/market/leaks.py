@@ -49,8 +49,6 @@ class LeakCheck:
     """Outcome of one check.
 
     Attributes:
-        name: Of the check.
-        passed: Whether nothing leaked.
         found: The result; for a failure the column, the bar, the first differing value and the likely cause.
         wanted: The condition that must hold.
     """
@@ -241,7 +239,6 @@ def chance_direction(name: str, probabilities: FloatArray, classes: IntArray, ov
     Holds are left out: their share depends on volatility, which can be forecast without any leak.
 
     Args:
-        name: Of the check.
         probabilities: (N, 3) sell, hold, buy, finite.
         classes: (N,) labels.
         overlap: Bars that one label spans; n moves count as n / overlap independent ones.

@@ -19,7 +19,6 @@ def past_classes(
         close: (T,) last price of each bar, quote currency.
         vol: (T,) volatility per bar, NaN while warming up.
         segment: (T,) number of the gap-free segment of each bar.
-        config: Horizon and thresholds of the labels.
         round_trip_cost: As in `label_bars`.
     Returns:
         (T,) SELL, HOLD or BUY; UNKNOWN where the segment is shorter than `horizon` bars or volatility is unknown.

@@ -49,7 +49,6 @@ def har_inputs(close: FloatArray, segment: IntArray, interval_ms: int) -> FloatA
     Args:
         close: (T,) last price of each bar, quote currency, > 0.
         segment: (T,) number of the gap-free segment of each bar.
-        interval_ms: Milliseconds per bar.
     Returns:
         (T, 3) per bar; NaN where a segment is younger than a day.
     """

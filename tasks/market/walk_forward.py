@@ -275,7 +275,6 @@ def folds_table(folds: Sequence[Fold], start_ms: IntArray) -> list[dict[str, str
     """Return the folds as a table of dates, one row a part.
 
     Args:
-        folds: From `walk_forward`.
         start_ms: (T,) open time of each bar, UTC milliseconds.
     Returns:
         Rows of fold (from 1), part, first and last (open times of the first and last bar, UTC), bars; none for a part

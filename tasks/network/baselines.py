@@ -48,7 +48,6 @@ class GridPoint:
     Attributes:
         setting: The grid's parameter and its value.
         validation_loss: Mean log-loss on validation before calibration, nat; of the search.
-        chosen: Whether it was the best.
     """
 
     setting: str
@@ -63,7 +62,6 @@ class Baseline:
     Attributes:
         name: One of CLASSICAL.
         probabilities: (N, K) calibrated, on the bars asked for; NaN where a feature is unknown.
-        tried: The whole grid.
         temperature: Fitted on validation.
         seconds: Wall time.
     """

@@ -69,7 +69,6 @@ class Engine:
 
         Args:
             features: (F,) raw features, finite; contiguous float64 is fastest, anything else is copied first.
-            market: Which market.
             out: (outputs,) float64 to write to, and to return; a new array, without one, is a fifth of a bar's time.
 
         Returns:
@@ -122,7 +121,6 @@ class Engine:
 
         Args:
             history: (n, F) raw features of consecutive bars, finite, oldest first, up to the last closed one.
-            market: Which market.
 
         Raises:
             ValueError: Another shape, or a feature that is not finite; the state is as before.

@@ -55,7 +55,6 @@ class MemberStack:
     """M networks of one shape, which learn apart.
 
     Attributes:
-        config: Shape of one member.
         trained: The live tensors: a step changes them in place. `weights` is the leaf that gradients are asked of.
     """
 

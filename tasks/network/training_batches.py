@@ -52,7 +52,6 @@ class TrainingBatches:
 
         Args:
             model: One of them: its scaler is all members'.
-            stream: Training bars.
             config: How to train; its seed is not read.
             seeds: Of each member.
             teacher: (P, K) what it says of each bar of the stream, NaN where it is silent; None without a teacher.

@@ -10,14 +10,11 @@ class Progress:
     """One validation.
 
     Attributes:
-        step: Steps done.
         steps: Steps at most.
         member: Which member of the network it is of, from 0.
-        members: How many it has.
         train_loss: Mean loss per sample since the validation before, against the teacher where there is one, smoothing
             included, nats; None at step 0.
         validation_loss: Mean plain cross-entropy per validation sample, uncalibrated, nats.
-        best_loss: The least validation loss so far.
     """
 
     step: int

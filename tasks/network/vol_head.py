@@ -52,7 +52,6 @@ def add_vol_head(
         log_ratio: (T,) ln of the realised variance over horizon * vol^2; NaN where unknown.
         bars: Which it may be solved on, ascending: no window of theirs may reach into a bar that is to be unseen.
         horizon: Bars that a window spans.
-        levels: Quantiles asked for.
     """
     config = model.config
     x = features[:, : config.input_features]

@@ -32,7 +32,6 @@ class Grid:
     """A table as its template lays it out.
 
     Attributes:
-        header: Column names.
         lines: Cells as text, and the class of each: n for a number, u for undefined, d for a date.
     """
 

@@ -30,9 +30,7 @@ class Measure:
     """A number with its interval.
 
     Attributes:
-        name: What it is.
         value: None where undefined.
-        style: How it is written.
         low, high: 95 % interval; both None where there is none.
         note: What it is compared with, or why it is undefined.
         doubtful: Whether too little stands behind it, as the note says: shown in grey.
@@ -60,7 +58,6 @@ class Equity:
 
     Attributes:
         candles: (T,) those bars.
-        interval_ms: Milliseconds per bar.
         model, buy_and_hold: (T + 1,) quote currency, at the start, then at each close.
         trades: The model's round trips; bars count from the first of `candles`.
         baselines: Name -> the same of a baseline that trades by the model's rule.
@@ -124,17 +121,11 @@ class ReportData:
         delays: The same decisions filled at the next open, one bar later, two bars later.
         comparison: The model and what it had to beat.
         vol_record: What was forecast of volatility, and what came.
-        record: What the daily returns prove.
         slices: The result by year and by state of the market.
-        skill: How good the predictions were.
         fold_scores: Skill and money of each fold's test block.
         importance: What each input is worth to the forecast.
         beside: This version and the champion or the one before, line by line; nothing where there is none.
         class_mix: Part of the data -> labels of each class.
-        speed: How fast the model is.
-        data_quality: What was found in the candles.
-        folds: The table of dates.
-        training: What each fold's training left behind.
         spent: What making the version took, but for its publication.
         paper: The newest sessions of the market on paper, beside the backtest's of the same candles; none, no section.
     """

@@ -37,7 +37,6 @@ class Drawn:
 
     Attributes:
         candles: The newest ones.
-        interval_ms: Milliseconds per bar.
         trades: Time, price, and -1, 0 or 1 for what was held from then on, of each change of the position among them.
         start_ms: (T,) open time of each bar of the session.
         equity: (T + 1,) USDT, at the start and at each close.

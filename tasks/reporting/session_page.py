@@ -45,7 +45,6 @@ class Shown:
 
     Attributes:
         now_ms: This machine's clock, UTC milliseconds.
-        journal: Where it lies.
         report: Where the version's report is: an address, or where the file lies.
         ended: How the session ended, one line; empty while it runs.
         summary: What it came to, as a terminal shows it; empty while it runs.

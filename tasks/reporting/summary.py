@@ -29,10 +29,7 @@ class Verdict:
     """What a retrain came to.
 
     Attributes:
-        version: The version that was stored.
-        judged: The judgement that decided.
         champion: The champion afterwards: a version, or "flat".
-        report: Where the report lies.
         already: Whether the version was the champion before it was judged; no condition was asked for then.
     """
 

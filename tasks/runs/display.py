@@ -204,7 +204,6 @@ def stage(name: str, part: int = 0, parts: int = 1, what: str = "") -> None:
     Args:
         name: As planned; any other name is shown as what the present stage does.
         part: Which part of it, from 0.
-        parts: How many there are.
         what: What the part is of, where its number says too little.
     """
     METER.stage(name)

@@ -35,7 +35,6 @@ class LivePage(NamedTuple):
     Attributes:
         key: Lower case, digits and dashes; it stays the same.
         about: One line above it.
-        markdown: What it says.
     """
 
     key: str

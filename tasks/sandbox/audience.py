@@ -85,8 +85,6 @@ class LostClients:
         """Record that a client has lost its connection.
 
         Args:
-            topics: What it was subscribed to.
-            number: Of the lost connection.
             until_ms: Until this time a played clock runs on and connections are refused; then it waits for the client.
             refuse: Whether the next attempt to connect is refused, however late it comes.
         """

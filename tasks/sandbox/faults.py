@@ -96,7 +96,6 @@ class Action:
     """A fault of a request or its answer.
 
     Attributes:
-        name: Name for readers of a plan.
         spoil: Changes the answer in place.
         rewrite: Takes the query, or an order's body, and returns what the exchange gets instead.
         hold_s: Delay of the request before it reaches the exchange, real seconds; it arrives even if the client has

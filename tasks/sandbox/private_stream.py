@@ -89,8 +89,6 @@ class _Connection:
     Attributes:
         key: Its API key, once it has authenticated.
         number: Number of the connection within the stream.
-        heard: Its subscribed topics.
-        socket: Its socket.
     """
 
     def __init__(self, stream: PrivatePush, number: int, transport: asyncio.Transport | None) -> None:

@@ -74,15 +74,11 @@ class Sandbox:
     """A local Bybit for as long as the `with` block lasts.
 
     Args:
-        listings: The markets.
         source: Source label of all data from here.
         now_ms: Initial time of the clock, UTC milliseconds; None for just after the first market's last candle closed.
-        faults: Fault plan of REST.
-        latency_ms: Delay of every answer.
         ip_limit: Requests in 5 s before a client is banned.
         range_policy: Which rows are returned if a range has more than `limit`.
         stream: Delays of the stream; None for the defaults.
-        stream_faults: Fault plan of the stream.
         timer: Monotonic clock of the rate limits, seconds.
         accounts: Trading accounts; without any there are neither endpoints nor a stream of accounts.
         ack_to_fill_ms: Real milliseconds from an order's acknowledgement to its matching.

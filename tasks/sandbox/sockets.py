@@ -51,12 +51,8 @@ class Feed:
     """What every connection of the stream is served from.
 
     Attributes:
-        listings: The markets.
-        clock: The exchange's clock.
-        timing: Delays of the stream.
         plan: The fault plan; another one may take its place.
         catch_up: Sends what has happened up to the clock's time.
-        on_subscribed: Called after a subscription.
         lost: Is told of connections that a fault ends.
     """
 
@@ -75,8 +71,6 @@ class Connection:
     Attributes:
         category: Category of the markets that it can subscribe to.
         number: Number of the connection within the sandbox.
-        topics: Its subscribed topics.
-        socket: Its socket.
     """
 
     def __init__(self, feed: Feed, category: str, number: int, transport: asyncio.Transport | None) -> None:

@@ -65,7 +65,6 @@ class Delivery:
     """A message on its way to one client.
 
     Attributes:
-        message: The original message.
         text: The same as JSON.
         items: Items to send instead, in order.
         later: Items to send after the next bar of the same topic is confirmed.
@@ -89,7 +88,6 @@ class StreamAction:
     """A fault of a message or of its connection.
 
     Attributes:
-        name: Name for readers of a plan.
         spoil: Changes the delivery in place.
         clock_jump_ms: Jump of the time that the exchange reports; data time is not changed.
     """

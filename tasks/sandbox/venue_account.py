@@ -73,7 +73,6 @@ class VenuePosition:
         size: Coins, negative for a short.
         value: Entry value, USDT, >= 0.
         realised: Realised profit so far, USDT, before fees.
-        stop: Its stop-loss order.
     """
 
     symbol: str

@@ -31,8 +31,6 @@ class Findings:
     Attributes:
         evaluation: Predictions of unseen bars, their skill and their money.
         speed: Latency of one step, and how far the ways to run the model differ.
-        leaks: Each leak check.
-        comparison: The model beside its baselines.
         risk: Forecasts of volatility beside EWMA's, HAR's and LightGBM's.
     """
 

@@ -47,7 +47,6 @@ class FoldResult:
         risk: How the volatility head was solved.
         history: Losses along the training, of all members, oldest first.
         best_steps: Step whose weights were kept, of each member.
-        temperature: Of the calibration.
         seconds: Wall time of the training.
     """
 

@@ -37,7 +37,6 @@ class HeldOutMarket:
     """A market of a pool, and a recipe that it is strange to.
 
     Attributes:
-        data: The market's dataset.
         recipe: The pool's without it.
         fold: Key of what the recipe's newest network says of it; empty before it was trained.
     """

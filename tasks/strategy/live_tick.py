@@ -91,7 +91,6 @@ class LiveTick:
 
     Args:
         engine: The trained network; this object advances the state of its first market.
-        interval_ms: Milliseconds per bar.
         params: (10,) from `tasks.strategy.recipe.decision_params`.
 
     Attributes:

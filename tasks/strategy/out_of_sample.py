@@ -72,13 +72,10 @@ class Evaluation:
     """What the folds' models were worth on the bars that none of them had seen.
 
     Attributes:
-        samples: The dataset, its labels and folds.
         folds: What each training left behind; the last one is published, and has no predictions if it is a refit.
         unseen: Bars of all test blocks, one after the other.
         forecast: Of them, by each fold's model.
         decided: Position and share at each of their closes.
-        skill: Of the probabilities.
-        money: Of the decisions.
         record: What the money's days prove by themselves.
         slices: The money by year and by state of the market.
     """

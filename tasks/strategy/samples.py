@@ -50,8 +50,6 @@ class Samples:
     """A dataset as a recipe sees it.
 
     Attributes:
-        dataset: Its bars.
-        labels: What came after each.
         folds: Walk-forward; the last one's weights are published.
         refit: Up to the last bar, for a recipe whose refit is published instead.
         known_until_ms: Of each fold and of the refit, the open time of the last bar that its model was fitted on, its
